@@ -1,0 +1,101 @@
+"""Every error raised on purpose; each carries file, place, finding and advice.
+
+Inner code knows the place and the finding; the outermost function adds the file (``in_file``),
+so that a reader gets one line and no chain of exceptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+_LONGEST_NAME = 200
+
+
+def printable(text: object) -> str:
+    """Make a text from a file safe to print: ASCII escapes for the rest, 200 characters at most."""
+    escaped = str(text).encode("ascii", "backslashreplace").decode("ascii")
+    escaped = "".join(c if " " <= c <= "~" else f"\\x{ord(c):02x}" for c in escaped)
+    return escaped if len(escaped) <= _LONGEST_NAME else escaped[: _LONGEST_NAME - 3] + "..."
+
+
+class K2TError(Exception):
+    """Base of every error raised on purpose.
+
+    ``found`` says what was found, ``advice`` what to do, ``place`` where in the file. ``str()`` is
+    one line per problem: ``FILE: PLACE: found; advice``.
+    """
+
+    exit_code = 70
+
+    def __init__(self, found: str, advice: str = "", *, place: str = "", file: str = "") -> None:
+        super().__init__(found)
+        self.found, self.advice, self.place, self.file = found, advice, place, file
+        self.problems: tuple[K2TError, ...] = (self,)
+
+    def lines(self) -> tuple[str, ...]:
+        """One line for each problem, all with the file's name."""
+        return tuple(p._line(self.file) for p in self.problems)
+
+    def _line(self, file: str) -> str:
+        where = ": ".join(printable(p) for p in (self.file or file, self.place) if p)
+        what = f"{self.found}; {self.advice}" if self.advice else self.found
+        return f"{where}: {what}" if where else what
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+class InvalidModelFileError(K2TError):
+    """The input is broken, hostile, or not what it says it is (exit code 3)."""
+
+    exit_code = 3
+
+
+class WeightMismatchError(InvalidModelFileError):
+    """Weights are missing, too many, or shaped unlike what the configuration says (exit code 3)."""
+
+
+class UnsupportedLayerError(K2TError):
+    """The input is fine but holds layers that cannot be converted (exit code 4)."""
+
+    exit_code = 4
+
+
+class UnsupportedOptionError(K2TError):
+    """A layer can be converted, but not with this option or value (exit code 4)."""
+
+    exit_code = 4
+
+
+class OutputError(K2TError):
+    """The result cannot be written (exit code 5)."""
+
+    exit_code = 5
+
+
+class UsageError(K2TError):
+    """The call itself is wrong: a device that is not there, an option that does not fit (exit 2)."""
+
+    exit_code = 2
+
+
+def gather(problems: Sequence[K2TError]) -> K2TError:
+    """Join several problems into one error that lists them all, in order.
+
+    The class is that of the first unsupported layer, if any, else that of the first problem.
+    """
+    first = next((p for p in problems if isinstance(p, UnsupportedLayerError)), problems[0])
+    joined = type(first)(first.found, first.advice, place=first.place, file=first.file)
+    joined.problems = tuple(q for p in problems for q in p.problems)
+    return joined
+
+
+@contextmanager
+def in_file(file: object) -> Iterator[None]:
+    """Add the file's name to any K2TError that passes through without one."""
+    try:
+        yield
+    except K2TError as error:
+        error.file = error.file or str(file)
+        raise

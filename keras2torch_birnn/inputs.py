@@ -1,0 +1,143 @@
+"""Random inputs that suit a model: ids below the vocabulary, padding of every kind. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.readers.shapes import expected_weights, infer_model
+from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, TensorRef, leaves
+
+# Rows of a batch: the plain one, and one for each kind of padding. (start, stop, keep every n-th)
+ROWS = 5
+# Layers that hand on their input's values (not their places), at inference.
+_HANDS_ON = frozenset(
+    "InputLayer Reshape Flatten Permute RepeatVector Dropout SpatialDropout1D GaussianNoise "
+    "GaussianDropout AlphaDropout ActivityRegularization".split()
+)
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """What is known of one model input: ids below ``vocabulary`` or reals; what marks padding."""
+
+    shape: tuple[int | None, ...] | None
+    vocabulary: int | None = None
+    padding: float | None = None
+
+
+def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
+    """Facts on every input, in order, found by following its values through the graph."""
+    names = [ref.layer for ref in leaves(model.graph.inputs)]
+    found = {
+        name: InputFacts(model.graph.layer(name).config["shape"]) for name in names
+    }
+    for origin, layer in _readers(model.graph, {name: name for name in names}):
+        facts = found[origin]
+        if layer.class_name == "Embedding":
+            size = layer.config["input_dim"]
+            found[origin] = replace(
+                facts,
+                vocabulary=min(size, facts.vocabulary or size),
+                padding=0.0 if layer.config["mask_zero"] else facts.padding,
+            )
+        elif layer.class_name == "Masking":
+            found[origin] = replace(facts, padding=layer.config["mask_value"])
+    return tuple(found[name] for name in names)
+
+
+def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, LayerSpec]]:
+    """Yield (model input, layer) for every Embedding and Masking that reads an input as it is."""
+    known: dict[tuple[str, int], str] = {}
+    for call in graph.calls:
+        layer = graph.layer(call.layer)
+        if layer.class_name == "InputLayer":
+            if call.layer in origins:
+                known[call.layer, 0] = origins[call.layer]
+            continue
+        refs = [ref for ref in leaves(call.args) if isinstance(ref, TensorRef)]
+        sources = [known.get((ref.layer, ref.call)) for ref in refs]
+        if not any(sources):
+            continue
+        inner = layer.parts["layer"] if layer.class_name == "TimeDistributed" else layer
+        if inner.graph is not None:
+            ends = [ref.layer for ref in leaves(inner.graph.inputs)]
+            reached = {e: s for e, s in zip(ends, sources, strict=False) if s}
+            yield from _readers(inner.graph, reached)
+        elif len(sources) == 1 and sources[0]:
+            if inner.class_name in ("Embedding", "Masking"):
+                yield sources[0], inner
+            if inner.class_name in _HANDS_ON:
+                known[call.layer, call.index] = sources[0]
+
+
+def draw_inputs(
+    model: ModelSpec, *, steps: int, seed: int, shorten: bool = False
+) -> tuple[Array, ...]:
+    """Draw one batch: float32 or int32 arrays, ``steps`` for every free axis.
+
+    Where a mask begins at an input, rows are full, right-padded, left-padded, gappy and empty.
+    ``shorten``: use ``steps`` also for a fixed second axis, where the model lets itself be
+    computed on that (a model that flattens its steps does not).
+    """
+    rng = np.random.default_rng(seed)
+    facts = input_facts(model)
+    if shorten and all(_can_shorten(f.shape, steps) for f in facts):
+        shorter = tuple(
+            replace(f, shape=(f.shape[0], None, *f.shape[2:])) if f.shape else f for f in facts
+        )
+        facts = shorter if _fits(model, shorter, steps) else facts
+    return tuple(_draw(f, steps, rng) for f in facts)
+
+
+def _can_shorten(shape: tuple[int | None, ...] | None, steps: int) -> bool:
+    return shape is None or len(shape) < 3 or shape[1] is None or shape[1] > steps
+
+
+def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
+    """Whether shapes and weights still agree with inputs of so many steps."""
+    layers = {layer.name: layer for layer in model.graph.layers}
+    for ref, fact in zip(leaves(model.graph.inputs), facts, strict=True):
+        if fact.shape is not None:
+            shape = tuple(steps if s is None and i else s for i, s in enumerate(fact.shape))
+            layer = layers[ref.layer]
+            layers[ref.layer] = replace(layer, config={**layer.config, "shape": shape})
+    graph = replace(model.graph, layers=tuple(layers.values()))
+    problems: list[K2TError] = []
+    root = infer_model(replace(model.root, graph=graph), problems)
+    return not problems and all(
+        wanted is None or have == wanted
+        for layer in root.walk()
+        for name, shape in expected_weights(layer).items()
+        if name in layer.weights
+        for have, wanted in zip(layer.weights[name].shape, shape, strict=False)
+    )
+
+
+def _draw(facts: InputFacts, steps: int, rng: np.random.Generator) -> Array:
+    declared = facts.shape or (None, steps)
+    batch = declared[0] or (ROWS if facts.padding is not None else 3)
+    shape = (batch, *(steps if size is None else size for size in declared[1:]))
+    x: Array
+    if facts.vocabulary is not None:
+        first = 1 if facts.padding is not None and facts.vocabulary > 1 else 0
+        x = rng.integers(first, facts.vocabulary, shape).astype(np.int32)
+    else:
+        x = rng.standard_normal(shape).astype(np.float32)
+    if facts.padding is None or len(shape) < 2:
+        return x
+    for row in range(batch):
+        x[row, ~_kept(row % ROWS, shape[1])] = facts.padding
+    return x
+
+
+def _kept(kind: int, steps: int) -> Array:
+    """Which steps of a row count: all, a left part, a right part, some, none."""
+    t = np.arange(steps)
+    part = max(1, (2 * steps) // 3)
+    return np.stack([t >= 0, t < part, t >= steps - part, (t * 7 + 3) % 5 > 1, t < 0])[kind]
+
+

@@ -1,0 +1,116 @@
+"""Activation layers. Each works elementwise unless it says otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.activations import activation, label
+from keras2torch_birnn.layers.registry import MaskFlow, converts
+from keras2torch_birnn.rnn.parameters import parameter
+from keras2torch_birnn.spec import LayerSpec
+
+
+class Activation(nn.Module):
+    """An activation of Keras as a module."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.function = activation(value)
+        self.shown = label(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it."""
+        return self.function(x)
+
+    def extra_repr(self) -> str:
+        """Its name and options."""
+        return self.shown
+
+
+@converts("Activation")
+def activation_layer(layer: LayerSpec) -> nn.Module:
+    """Build an Activation."""
+    value = layer.config["activation"]
+    return nn.Identity() if value == "linear" else Activation(value)
+
+
+@converts("ReLU")
+def relu(layer: LayerSpec) -> nn.Module:
+    """Build a ReLU, an nn.ReLU where it has no options."""
+    options = {k: layer.config[k] for k in ("negative_slope", "max_value", "threshold")}
+    if options == {"negative_slope": 0.0, "max_value": None, "threshold": 0.0}:
+        return nn.ReLU()
+    return Activation({"name": "relu", **options})
+
+
+@converts("LeakyReLU")
+def leaky_relu(layer: LayerSpec) -> nn.Module:
+    """Build a LeakyReLU."""
+    return nn.LeakyReLU(layer.config["negative_slope"])
+
+
+@converts("ELU")
+def elu(layer: LayerSpec) -> nn.Module:
+    """Build an ELU."""
+    return nn.ELU(layer.config["alpha"])
+
+
+class ThresholdedReLU(nn.Module):
+    """Let x pass where x > theta, else zero (Keras 2.2.4 ``layers/advanced_activations.py``)."""
+
+    def __init__(self, theta: float) -> None:
+        super().__init__()
+        self.theta = theta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it."""
+        return x * (x > self.theta)
+
+
+@converts("ThresholdedReLU")
+def thresholded_relu(layer: LayerSpec) -> nn.Module:
+    """Build a ThresholdedReLU."""
+    return ThresholdedReLU(layer.config["theta"])
+
+
+class PReLU(nn.Module):
+    """relu(x) - weight * relu(-x); weight has the input's shape without B, 1 on shared axes."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it."""
+        return torch.relu(x) - self.weight * torch.relu(-x)
+
+
+@converts("PReLU")
+def prelu(layer: LayerSpec) -> nn.Module:
+    """Build a PReLU. Keras' ``alpha`` is torch's ``weight``."""
+    return PReLU(parameter(layer.weights["alpha"]))
+
+
+class Softmax(nn.Module):
+    """Softmax over one axis or several; masked entries get -1e9 first (Keras ``Softmax``)."""
+
+    def __init__(self, axes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.axes = axes
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x and a mask that broadcasts to it."""
+        if mask is not None:
+            x = x + (1.0 - mask.to(x.dtype)) * -1e9
+        if len(self.axes) == 1:
+            return torch.softmax(x, dim=self.axes[0])
+        return torch.exp(x - torch.logsumexp(x, dim=self.axes, keepdim=True))
+
+
+@converts("Softmax", mask=MaskFlow(takes=True))
+def softmax(layer: LayerSpec) -> nn.Module:
+    """Build a Softmax."""
+    return Softmax(layer.config["axis"])

@@ -1,0 +1,68 @@
+"""Where masks begin: Embedding and Masking."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from keras2torch_birnn.layers.registry import NONE, MaskFlow, converts
+from keras2torch_birnn.rnn.parameters import parameter
+from keras2torch_birnn.spec import LayerSpec
+
+
+class Embedding(nn.Embedding):
+    """An ``nn.Embedding`` that also takes ids given as floats, as Keras does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Ids of any shape -> the shape and (output_dim,). Row 0 is an ordinary row."""
+        return super().forward(input.long())
+
+
+def not_zero(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mask of Embedding(mask_zero=True): id 0 is padding."""
+    return x.ne(0)
+
+
+def _embedding_mask(layer: LayerSpec) -> MaskFlow:
+    return MaskFlow(after=not_zero, makes=True) if layer.config["mask_zero"] else NONE
+
+
+@converts("Embedding", mask=_embedding_mask)
+def embedding(layer: LayerSpec) -> nn.Module:
+    """Build an Embedding."""
+    table = parameter(layer.weights["embeddings"])
+    module = Embedding(*table.shape, _weight=table)
+    module.weight = table
+    return module
+
+
+def differs(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    """Mask of Masking: a step counts if any feature differs from ``value``."""
+    return x.ne(value).any(dim=-1)
+
+
+class Masking(nn.Module):
+    """Sets steps to zero where every feature is ``mask_value``; the mask says which."""
+
+    def __init__(self, mask_value: float) -> None:
+        super().__init__()
+        self.mask_value = mask_value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., F) -> the same shape."""
+        return x * differs(x, None, self.mask_value)[..., None].to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """The value."""
+        return f"mask_value={self.mask_value}"
+
+
+def _masking_mask(layer: LayerSpec) -> MaskFlow:
+    return MaskFlow(after=differs, makes=True, constants={"value": layer.config["mask_value"]})
+
+
+@converts("Masking", mask=_masking_mask)
+def masking(layer: LayerSpec) -> nn.Module:
+    """Build a Masking."""
+    return Masking(layer.config["mask_value"])
+
+

@@ -1,0 +1,206 @@
+"""A model's graph as a ``torch.fx.GraphModule``: straight-line code with Keras' layer names.
+
+Nested models are inlined; their layers stand under their name (``encoder.lstm_1``). Whether a
+tensor has a mask is known when the graph is built, so the code that runs only what it needs.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx, nn
+
+from keras2torch_birnn.errors import UnsupportedOptionError
+from keras2torch_birnn.layers.registry import MaskFlow, convert_layer, converts, mask_flow
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, map_structure
+
+# Names that torch's modules and this one's graph use themselves.
+_TAKEN = frozenset(dir(nn.Module())) | {"graph", "code", "meta", "print_readable", "recompile"}
+
+
+def attribute_names(names: list[str]) -> dict[str, str]:
+    """Keras layer names -> attribute names: the same where Python and torch allow it, unique."""
+    out: dict[str, str] = {}
+    used: set[str] = set()
+    for name in names:
+        plain = re.sub(r"\W", "_", name, flags=re.ASCII)
+        if not plain or plain[0].isdigit() or plain.startswith("_"):
+            plain = f"layer_{plain.lstrip('_')}"
+        while plain in used or plain in _TAKEN or keyword.iskeyword(plain):
+            plain += "_"
+        used.add(plain)
+        out[name] = plain
+    return out
+
+
+class _Emitter:
+    """Writes one model's calls into an fx graph, with every tensor's mask beside it."""
+
+    def __init__(self) -> None:
+        self.root = nn.Module()
+        self.graph = fx.Graph()
+        # fx node name -> path of the Keras call ("dense", "dense#1", "encoder/lstm")
+        self.paths: dict[str, str] = {}
+
+    def modules(self, graph: Graph, parent: nn.Module) -> dict[str, str]:
+        """Build every layer of the graph under ``parent``; returns its attribute names."""
+        names = attribute_names([layer.name for layer in graph.layers])
+        for layer in graph.layers:
+            if layer.graph is not None:
+                holder = nn.Module()
+                parent.add_module(names[layer.name], holder)
+                self.modules(layer.graph, holder)
+            elif layer.class_name != "InputLayer":
+                parent.add_module(names[layer.name], convert_layer(layer))
+        return names
+
+    def run(
+        self,
+        graph: Graph,
+        given: list[tuple[Any, Any]],
+        names: Mapping[str, str],
+        prefix: str,
+        path: str,
+    ) -> tuple[Structure, Structure]:
+        """Emit all calls of a graph whose inputs are (tensor, mask); returns outputs and masks."""
+        values: dict[tuple[str, int], Structure] = {}
+        masks: dict[tuple[str, int], Structure] = {}
+        inputs = [ref.layer for ref in graph.inputs]
+
+        def value(leaf: Any) -> Any:
+            if not isinstance(leaf, TensorRef):
+                return leaf
+            found = values[leaf.layer, leaf.call]
+            return found[leaf.output] if isinstance(found, tuple) else found
+
+        def mask(leaf: Any) -> Any:
+            if not isinstance(leaf, TensorRef):
+                return None
+            found = masks[leaf.layer, leaf.call]
+            return found[leaf.output] if isinstance(found, tuple) else found
+
+        for call in graph.calls:
+            layer, key = graph.layer(call.layer), (call.layer, call.index)
+            where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
+            if layer.class_name == "InputLayer":
+                values[key], masks[key] = given[inputs.index(call.layer)]
+                continue
+            args = tuple(map_structure(value, arg) for arg in call.args)
+            arg_masks = tuple(map_structure(mask, arg) for arg in call.args)
+            target = f"{prefix}{names[call.layer]}"
+            if layer.graph is not None:
+                pairs = list(zip(_flat(args), _flat(arg_masks), strict=True))
+                inner = attribute_names([inner.name for inner in layer.graph.layers])
+                values[key], masks[key] = self.run(
+                    layer.graph, pairs, inner, f"{target}.", f"{where}/"
+                )
+            else:
+                kwargs = {k: map_structure(value, v) for k, v in call.kwargs.items()}
+                values[key], masks[key] = self.call(
+                    layer, call, target, where, args, arg_masks, kwargs
+                )
+        return map_structure(value, graph.outputs), map_structure(mask, graph.outputs)
+
+    def call(
+        self,
+        layer: LayerSpec,
+        call: Call,
+        target: str,
+        where: str,
+        args: tuple[Structure, ...],
+        arg_masks: tuple[Structure, ...],
+        kwargs: dict[str, Structure],
+    ) -> tuple[Structure, Structure]:
+        """Emit one call of a layer that is no model."""
+        flow = mask_flow(layer)
+        mask = kwargs.pop("mask", arg_masks[0] if arg_masks else None)
+        ignored = kwargs.pop("ignore_mask", False)
+        if flow.takes and mask is not None and not ignored:
+            _check_mask(layer)
+            kwargs["mask"] = mask
+        node = self.graph.call_module(target, args, kwargs)
+        self.paths[node.name] = where
+        after = self._mask_after(flow, target, args, mask)
+        count = _outputs(layer)
+        if count == 1:
+            return node, after
+        # States carry no mask; with merge_mode None both halves do.
+        heads = 2 if layer.config.get("merge_mode", "") is None else 1
+        return (
+            tuple(node[i] for i in range(count)),
+            tuple(after if i < heads else None for i in range(count)),
+        )
+
+    def _mask_after(
+        self, flow: MaskFlow, target: str, args: tuple[Structure, ...], mask: Any
+    ) -> Any:
+        if flow.after == "none" or (mask is None and not flow.makes):
+            return None
+        if callable(flow.after):
+            return self.graph.create_node(
+                "call_function",
+                flow.after,
+                (args[0], mask),
+                dict(flow.constants),
+                name=f"{target.replace('.', '_')}_mask",
+            )
+        return mask
+
+
+def _flat(structure: Structure) -> list[Any]:
+    """Leaves of a structure of fx nodes, None included."""
+    if isinstance(structure, tuple):
+        return [leaf for part in structure for leaf in _flat(part)]
+    return [structure]
+
+
+def _outputs(layer: LayerSpec) -> int:
+    """How many tensors a layer gives."""
+    one = layer.parts.get("forward_layer", layer)
+    if not one.config.get("return_state") and layer.config.get("merge_mode", "") is not None:
+        return 1
+    shape = layer.output_shape
+    return len(shape) if isinstance(shape, tuple) and isinstance(shape[0], tuple) else 1
+
+
+def _check_mask(layer: LayerSpec) -> None:
+    """Refuse where what Keras does with a mask here was never compared with Keras."""
+    if layer.class_name == "TimeDistributed" and layer.parts["layer"].graph is not None:
+        raise UnsupportedOptionError(
+            "a mask into TimeDistributed over a whole model is not supported", place=layer.place
+        )
+    shape = layer.input_shape
+    if layer.class_name == "Softmax" and shape is not None and len(shape) != 2:
+        raise UnsupportedOptionError(
+            "a mask into a Softmax of more than two dimensions does not fit in Keras either",
+            place=layer.place,
+        )
+
+
+def graph_module(layer: LayerSpec) -> fx.GraphModule:
+    """Build a Sequential or Functional model as a GraphModule.
+
+    It takes the model's inputs in Keras' order and returns its outputs in Keras' structure.
+    ``meta["paths"]`` tells which Keras call each node of the graph is.
+    """
+    if layer.graph is None:
+        raise TypeError("a model has a graph")
+    emitter = _Emitter()
+    names = emitter.modules(layer.graph, emitter.root)
+    given = [(emitter.graph.placeholder(names[ref.layer]), None) for ref in layer.graph.inputs]
+    outputs, _ = emitter.run(layer.graph, given, names, "", "")
+    emitter.graph.output(outputs)
+    emitter.graph.lint()
+    class_name = attribute_names([layer.name])[layer.name]
+    module = fx.GraphModule(emitter.root, emitter.graph, class_name)
+    module.meta["paths"] = emitter.paths
+    return module
+
+
+@converts("Sequential", "Functional")
+def model(layer: LayerSpec) -> nn.Module:
+    """Build a model that stands inside a wrapper."""
+    return graph_module(layer)

@@ -1,0 +1,117 @@
+"""BatchNormalization and LayerNormalization over any axes. Keras' epsilon is 1e-3, torch's 1e-5."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from keras2torch_birnn.errors import UnsupportedOptionError
+from keras2torch_birnn.layers.registry import converts
+from keras2torch_birnn.rnn.parameters import parameter
+from keras2torch_birnn.schema import normalized_axes
+from keras2torch_birnn.spec import LayerSpec
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """An ``nn.BatchNorm1d`` whose channels stand on any one axis, not only the second.
+
+    A layer that Keras froze (``trainable=False``) keeps its statistics in training too.
+    """
+
+    def __init__(self, features: int, *, axis: int, eps: float, momentum: float, frozen: bool):
+        super().__init__(features, eps=eps, momentum=momentum, device="meta")
+        self.axis, self.frozen = axis, frozen
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise every channel: y = (x - mean) / sqrt(var + eps) * weight + bias."""
+        learning = self.training and not self.frozen
+        y = functional.batch_norm(
+            input.movedim(self.axis, 1),
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            learning,
+            self.momentum or 0.0,
+            self.eps,
+        )
+        return y.movedim(1, self.axis)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any rank is fine."""
+
+
+@converts("BatchNormalization")
+def batch_normalization(layer: LayerSpec) -> nn.Module:
+    """Build a BatchNormalization: gamma, beta, moving mean and variance as torch calls them.
+
+    Keras' momentum is the share of the old statistics, torch's that of the new.
+    """
+    config, weights = layer.config, layer.weights
+    if len(config["axis"]) != 1:
+        raise UnsupportedOptionError(
+            f"BatchNormalization option axis={list(config['axis'])} is not supported: one axis "
+            "is expected",
+            place=layer.place,
+        )
+    axis = config["axis"][0]
+    if layer.input_shape is not None:
+        (axis,) = normalized_axes(config, len(layer.input_shape))
+    module = BatchNorm(
+        len(weights["moving_mean"]),
+        axis=axis,
+        eps=config["epsilon"],
+        momentum=1.0 - config["momentum"],
+        frozen=not config["trainable"],
+    )
+    for name, source in (("weight", "gamma"), ("bias", "beta")):
+        setattr(module, name, parameter(weights[source]) if source in weights else None)
+    module.running_mean = parameter(weights["moving_mean"]).data
+    module.running_var = parameter(weights["moving_variance"]).data
+    module.num_batches_tracked = torch.tensor(0)
+    return module
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over any axes, with or without weight and bias.
+
+    For axes at the end it is an ``nn.LayerNorm`` in all but the option to drop either parameter.
+    """
+
+    def __init__(
+        self, axes: tuple[int, ...], weight: nn.Parameter | None, bias: nn.Parameter | None, eps: float
+    ) -> None:
+        super().__init__()
+        self.axes, self.eps = axes, eps
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y = (x - mean) / sqrt(var + eps) * weight + bias, statistics over the axes."""
+        tail = tuple(range(-len(self.axes), 0))
+        moved = x.movedim(self.axes, tail)
+        y = functional.layer_norm(
+            moved, moved.shape[-len(tail) :], self.weight, self.bias, self.eps
+        )
+        return y.movedim(tail, self.axes)
+
+    def extra_repr(self) -> str:
+        """Axes and epsilon."""
+        return f"axes={self.axes}, eps={self.eps}"
+
+
+@converts("LayerNormalization")
+def layer_normalization(layer: LayerSpec) -> nn.Module:
+    """Build a LayerNormalization: an nn.LayerNorm where it has both parameters on the last axes."""
+    config, weights = layer.config, layer.weights
+    axes = config["axis"]
+    if layer.input_shape is not None:
+        rank = len(layer.input_shape)
+        axes = tuple(a - rank for a in normalized_axes(config, rank))
+    gamma = parameter(weights["gamma"]) if "gamma" in weights else None
+    beta = parameter(weights["beta"]) if "beta" in weights else None
+    if gamma is not None and beta is not None and axes == tuple(range(-len(axes), 0)):
+        module = nn.LayerNorm(gamma.shape, eps=config["epsilon"], device="meta")
+        module.weight, module.bias = gamma, beta
+        return module
+    return LayerNorm(axes, gamma, beta, config["epsilon"])

@@ -1,0 +1,241 @@
+"""Bytes -> ModelSpec: containers first, then dialects. Never imports torch, h5py or Keras."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    WeightMismatchError,
+    gather,
+    in_file,
+    printable,
+)
+from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.arrays import StoredArray
+from keras2torch_birnn.readers.containers import Container, open_container
+from keras2torch_birnn.readers.generations import consequences, generation_of, version_by_shape
+from keras2torch_birnn.readers.layouts import from_cudnn, is_cudnn, settle_reset_after
+from keras2torch_birnn.readers.legacy_weights import legacy_paths, weights_group
+from keras2torch_birnn.readers.limits import JSON_BYTES
+from keras2torch_birnn.readers.shapes import expected_weights, infer_model
+from keras2torch_birnn.readers.slots import Key, fill, slots
+from keras2torch_birnn.readers.strict_json import decode_text, parse_object
+from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
+from keras2torch_birnn.schema import SCHEMA, ShapeError
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The parsed JSON of a model and the Keras version that goes with it."""
+
+    model: Mapping[str, Any]
+    version: str
+
+
+def read_model(
+    path: PathLike, *, config: PathLike | None = None, custom: Iterable[str] = ()
+) -> ModelSpec:
+    """Read a Keras model file, or a weights file with ``config`` (the text of ``to_json()``).
+
+    ``custom`` names layer classes that the user's own converters take; their options and weights
+    come as they stand in the file.
+
+    Raises:
+        InvalidModelFileError: broken, hostile, or no model; WeightMismatchError: weights and
+            configuration differ; UnsupportedLayerError, UnsupportedOptionError: all that cannot
+            be converted.
+    """
+    given = None if config is None else _read_json(config)
+    with in_file(path), open_container(path) as container:
+        architecture = _architecture(container, given)
+        parsing = Parsing(_generation(architecture), frozenset(custom))
+        root = infer_model(parse_architecture(architecture.model, parsing), parsing.problems)
+        if parsing.problems:
+            raise gather(parsing.problems)
+        root, notes = _with_weights(root, container, parsing)
+        notes = (consequences(parsing.generation), *notes)
+        return ModelSpec(root, parsing.generation, notes)
+
+
+def _read_json(path: PathLike) -> Mapping[str, Any]:
+    with in_file(path):
+        try:
+            if Path(path).stat().st_size > JSON_BYTES:
+                raise InvalidModelFileError(f"more than {JSON_BYTES} bytes of JSON", "refused")
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InvalidModelFileError(f"cannot be read ({error.strerror})") from None
+        return parse_object(decode_text(data, place=""), place="", needed=["class_name", "config"])
+
+
+def _architecture(container: Container, given: Mapping[str, Any] | None) -> Architecture:
+    """Find the architecture and the version: in an archive, in attributes, or in ``given``."""
+    if container.config_text is not None:
+        model = parse_object(container.config_text, place="config.json", needed=["class_name"])
+        metadata = parse_object(container.metadata_text or "{}", place="metadata.json")
+        return Architecture(given or model, str(metadata.get("keras_version") or ""))
+    root = container.store.attributes("/", ["model_config", "keras_version"])
+    version = str(root.get("keras_version") or "")
+    text = root.get("model_config")
+    if given is None and isinstance(text, str):
+        model = parse_object(text, place="model_config", needed=["class_name", "config"])
+        return Architecture(model, version or version_by_shape(model) or "1.0")
+    if given is None:
+        raise _without_architecture(container)
+    version = version or str(given.get("keras_version") or "") or version_by_shape(given)
+    return Architecture(given, version or "1.0")
+
+
+def _without_architecture(container: Container) -> K2TError:
+    members = container.store.members("/")
+    if weights_group(container.store) or is_v3(members) or "model_weights" in members:
+        return InvalidModelFileError(
+            "holds weights but no architecture",
+            "give the text of model.to_json() with --config ARCH.json",
+        )
+    return InvalidModelFileError(
+        "an HDF5 file without model_config: not a Keras model",
+        "a Keras model or weights file is expected",
+    )
+
+
+def _generation(architecture: Architecture) -> Any:
+    generation = generation_of(architecture.version)
+    if generation.name == "keras1":
+        raise InvalidModelFileError(
+            f"written by Keras {printable(generation.version)}",
+            "files of Keras 1 are not supported yet",
+        )
+    return generation
+
+
+# ---- weights ----------------------------------------------------------------------------------
+
+
+def _with_weights(
+    root: LayerSpec, container: Container, parsing: Parsing
+) -> tuple[LayerSpec, tuple[str, ...]]:
+    group = weights_group(container.store)
+    if group is not None:
+        paths = legacy_paths(root, container.store, group)
+    elif is_v3(container.store.members("/")):
+        paths = v3_paths(root, container.store, parsing.generation)
+    elif any(True for _ in slots(root)):
+        raise WeightMismatchError("no weights in the file", "save the whole model again")
+    else:
+        paths = {}
+    stored = _stored(paths, container)
+    root = fill(root, stored, settle_reset_after)
+    root = _known_input(root, stored)
+    problems: list[K2TError] = []
+    root = infer_model(root, problems)
+    fill(root, stored, lambda layer, weights: _check(layer, weights, problems))
+    if problems:
+        raise gather(problems)
+    notes: list[str] = []
+    root = fill(root, stored, lambda layer, weights: _read(layer, weights, notes))
+    return root, tuple(notes)
+
+
+def _stored(
+    paths: Mapping[Key, Mapping[str, str]], container: Container
+) -> dict[Key, dict[str, StoredArray]]:
+    flat = [path for names in paths.values() for path in names.values()]
+    arrays = iter(container.store.arrays(flat))
+    return {owner: {n: next(arrays) for n in names} for owner, names in paths.items()}
+
+
+def _known_input(root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]]) -> LayerSpec:
+    """Where the file tells no input shape, take it from the first layer's weights.
+
+    Keras 2.2.4 and 2.3.1 lose it for a Sequential with an explicit InputLayer; models built on
+    their first call never had it.
+    """
+    graph = root.graph
+    if graph is None or len(graph.layers) < 2:
+        return root
+    first, follower = graph.layers[0], graph.layers[1]
+    if first.class_name != "InputLayer" or first.config["shape"] is not None:
+        return root
+    inner: LayerSpec | None = follower
+    while inner is not None and inner.parts:
+        inner = next(iter(inner.parts.values()))
+    owner = next((key for key in stored if key[0] == follower.name), None)
+    shape = _input_shape(inner, stored.get(owner, {}) if owner else {})
+    if shape is None:
+        return root
+    shape = (shape[0], None, *shape[1:]) if follower.class_name == "TimeDistributed" else shape
+    named = replace(first, config={**first.config, "shape": shape})
+    return replace(root, graph=replace(graph, layers=(named, *graph.layers[1:])))
+
+
+def _input_shape(
+    layer: LayerSpec | None, weights: Mapping[str, StoredArray]
+) -> tuple[int | None, ...] | None:
+    if layer is None:
+        return None
+    if layer.class_name == "Embedding":
+        return (None, None)
+    if "kernel" not in weights or len(weights["kernel"].shape) < 2:
+        return None
+    width = weights["kernel"].shape[-2] * layer.config.get("groups", 1)
+    return (None, width) if layer.class_name == "Dense" else (None, None, width)
+
+
+def _check(
+    layer: LayerSpec, weights: Mapping[str, StoredArray], problems: list[K2TError]
+) -> LayerSpec:
+    expected = expected_weights(layer)
+    if layer.class_name in SCHEMA:
+        try:
+            SCHEMA[layer.class_name].weights(layer.config, layer.input_shape)
+        except ShapeError as error:
+            problems.append(WeightMismatchError(str(error), place=layer.place))
+    for name, array in weights.items():
+        wanted = expected.get(name)
+        if name == "bias" and is_cudnn(layer, weights):
+            wanted = None
+        if wanted is not None and not _fits(array.shape, wanted):
+            shown = ", ".join("any" if size is None else str(size) for size in wanted)
+            problems.append(
+                WeightMismatchError(
+                    f"{name} {array.shape}, the configuration implies ({shown})",
+                    "the file is damaged or belongs to another model",
+                    place=array.path,
+                )
+            )
+        elif array.dtype.kind != "f":
+            problems.append(
+                WeightMismatchError(
+                    f"{name} holds {array.dtype.name}, float weights are expected",
+                    place=array.path,
+                )
+            )
+    return layer
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(
+        w is None or s == w for s, w in zip(shape, wanted, strict=True)
+    )
+
+
+def _read(layer: LayerSpec, stored: Mapping[str, StoredArray], notes: list[str]) -> LayerSpec:
+    weights: dict[str, Any] = {name: array.read() for name, array in stored.items()}
+    for name, values in weights.items():
+        if not np.isfinite(values).all():
+            notes.append(f"{printable(layer.place)}: {name} holds values that are not finite")
+    if is_cudnn(layer, weights):
+        weights = from_cudnn(layer, weights)
+    return replace(layer, weights=weights)

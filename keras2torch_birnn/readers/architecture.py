@@ -1,0 +1,342 @@
+"""Config JSON -> LayerSpec tree without weights. Every unsupported thing is collected, not only one.
+
+Hostile input: no name in the file is ever resolved to anything but a row of ``schema.SCHEMA`` or a
+class name that the user registered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    UnsupportedLayerError,
+    UnsupportedOptionError,
+    printable,
+)
+from keras2torch_birnn.readers import dialects
+from keras2torch_birnn.readers.graphs import functional_graph, sequential_graph, shape_value
+from keras2torch_birnn.schema import CLASS_NAMES, REQUIRED, SCHEMA, BadOptionError, Option
+from keras2torch_birnn.spec import Generation, Graph, LayerSpec
+
+MODEL_CLASSES = ("Sequential", "Functional")
+# Nested models in Keras files go two or three deep; this stops a hostile file.
+DEEPEST_NESTING = 50
+
+_KERAS_MODULES = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
+
+_REFUSED_CLASSES: Mapping[str, str] = {
+    "Lambda": "holds Python code, which k2t never runs",
+    "TorchModuleWrapper": "holds a pickle, which k2t never opens",
+    "TFSMLayer": "loads a TensorFlow SavedModel from elsewhere",
+    "StringLookup": "looks up text; do that before the model, on integer ids",
+    "IntegerLookup": "looks ids up in a vocabulary; do that before the model",
+    "TextVectorization": "turns text into ids; do that before the model",
+}
+_HOW_TO_SUPPLY = (
+    "`k2t layers` lists what can be converted; your own layer can be supplied with --plugin"
+)
+
+
+@dataclass
+class Parsing:
+    """What every step of one parse shares. ``problems`` grows; nothing else changes."""
+
+    generation: Generation
+    custom: frozenset[str] = frozenset()
+    problems: list[K2TError] = field(default_factory=list)
+
+
+def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
+    """Parse the root object ``{"class_name": ..., "config": ...}``.
+
+    Problems of single layers go to ``parsing.problems``.
+
+    Raises:
+        InvalidModelFileError: the text has not the structure of a Keras model.
+    """
+    class_name = _class_name(model, "model_config")
+    if CLASS_NAMES.get(class_name) not in MODEL_CLASSES:
+        raise UnsupportedLayerError(
+            f"the model is of class {printable(class_name)}, which its own Python code defines",
+            "only Sequential and Functional models hold their whole structure in the file",
+            place="model_config",
+        )
+    return _parse_layer(model, parsing, "", depth=0)
+
+
+def _class_name(entry: Any, place: str) -> str:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
+        raise InvalidModelFileError("no layer's configuration", "refused", place=place)
+    return str(entry["class_name"])
+
+
+def _config(entry: Mapping[str, Any], place: str) -> Any:
+    config = entry.get("config")
+    if not isinstance(config, Mapping | list):
+        raise InvalidModelFileError("a layer without config", "refused", place=place)
+    return config
+
+
+def _parse_layer(
+    entry: Any, parsing: Parsing, outer: str, *, depth: int, wrapped: bool = False
+) -> LayerSpec:
+    file_class = _class_name(entry, outer or "model_config")
+    config = _config(entry, outer or "model_config")
+    named = config if isinstance(config, Mapping) else {}
+    name = entry.get("name", named.get("name", file_class.lower()))
+    if not isinstance(name, str):
+        raise InvalidModelFileError("a layer's name is not a text", "refused", place=outer)
+    place = f"{outer}/{name}" if outer else name
+    if depth > DEEPEST_NESTING:
+        raise InvalidModelFileError(
+            f"layers nested deeper than {DEEPEST_NESTING}", "refused", place=printable(place)
+        )
+    refusal = _refusal(entry, file_class, parsing)
+    if refusal is not None:
+        refusal.place = place
+        parsing.problems.append(refusal)
+        return LayerSpec(file_class, name, {}, place=place)
+    if file_class in parsing.custom:
+        return LayerSpec(file_class, name, dict(named), place=place)
+    class_name = CLASS_NAMES[file_class]
+    if class_name in MODEL_CLASSES:
+        return _parse_model(class_name, name, config, parsing, place, depth)
+    if not isinstance(config, Mapping):
+        raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
+    if class_name == "Bidirectional":
+        parts = _bidirectional_parts(config, parsing, place, depth)
+    elif class_name == "TimeDistributed":
+        parts = {"layer": _inner(config, "layer", parsing, place, depth)}
+    else:
+        parts = {}
+    options = _options(file_class, class_name, config, parsing, place, wrapped=wrapped)
+    return LayerSpec(class_name, name, options, parts=parts, place=place)
+
+
+def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
+    """Why this layer's class cannot be converted, or None."""
+    if class_name in parsing.custom:
+        return None
+    shown = printable(class_name)
+    if class_name in _REFUSED_CLASSES:
+        return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}")
+    module = entry.get("module")
+    foreign = isinstance(module, str) and module.split(".")[0] not in (
+        root.split(".")[0] for root in _KERAS_MODULES
+    )
+    if class_name not in CLASS_NAMES or foreign:
+        return UnsupportedLayerError(f"layer class {shown} is not supported", _HOW_TO_SUPPLY)
+    if isinstance(module, str) and ".ops." in module:
+        return UnsupportedLayerError(f"operation {shown} ({printable(module)}) is not supported")
+    return None
+
+
+def _options(
+    file_class: str,
+    class_name: str,
+    given: Mapping[str, Any],
+    parsing: Parsing,
+    place: str,
+    *,
+    wrapped: bool,
+) -> dict[str, Any]:
+    """The explicit options of a layer; what cannot be honoured goes to the problems."""
+    schema = SCHEMA[class_name]
+    config = dialects.renamed(class_name, given)
+    trainable = config.pop("trainable", True)
+    if class_name == "InputLayer":
+        if config.get("shape") is not None:
+            config["shape"] = shape_value(config["shape"], place)
+        for key in ("sparse", "ragged"):
+            if config.get(key):
+                parsing.problems.append(
+                    UnsupportedOptionError(f"{key}=True is not supported", place=place)
+                )
+    else:
+        _check_dtype(config.pop("dtype", None), parsing, place)
+    if "masked_output" in schema.options:
+        config = dialects.recurrent_defaults(
+            file_class, config, parsing.generation, wrapped=wrapped
+        )
+    if class_name == "GlobalAveragePooling1D":
+        config["use_mask"] = parsing.generation.average_pooling_uses_mask
+    if class_name == "TimeDistributed":
+        config["output_mask"] = "input" if parsing.generation.name == "keras3" else "inner"
+    options: dict[str, Any] = {"trainable": trainable is not False}
+    for key, option in schema.options.items():
+        options[key] = _option(class_name, key, option, config, parsing, place)
+    for key in config.keys() - schema.options.keys():
+        if key not in (*schema.parts, "layer") and dialects.has_effect(class_name, key):
+            parsing.problems.append(
+                UnsupportedOptionError(
+                    f"{class_name} option {printable(key)}={printable(repr(config[key]))} "
+                    "is unknown",
+                    place=place,
+                )
+            )
+    return options
+
+
+def _option(
+    class_name: str,
+    key: str,
+    option: Option,
+    config: Mapping[str, Any],
+    parsing: Parsing,
+    place: str,
+) -> Any:
+    if key not in config and option.default is not REQUIRED:
+        return option.default
+    try:
+        if key not in config:
+            raise InvalidModelFileError(
+                f"{class_name} without {key}", "the file is incomplete", place=place
+            )
+        value = config[key]
+        if key in ("activation", "recurrent_activation"):
+            value = dialects.activation(value, parsing.generation)
+        return option.parse(value)
+    except BadOptionError as error:
+        parsing.problems.append(
+            UnsupportedOptionError(
+                f"{class_name} option {key}={printable(repr(config[key]))} is not supported: "
+                f"{error}",
+                place=place,
+            )
+        )
+    except K2TError as error:
+        parsing.problems.append(error)
+    return None if option.default is REQUIRED else option.default
+
+
+def _check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
+    if isinstance(policy, Mapping):
+        config = policy.get("config")
+        policy = config.get("name") if isinstance(config, Mapping) else policy
+    # Old Embedding layers carry the dtype of their input here.
+    if policy not in (None, "float32", "int32", "int64"):
+        parsing.problems.append(
+            UnsupportedOptionError(
+                f"dtype {printable(policy)} is not supported: float32 is expected", place=place
+            )
+        )
+
+
+# ---- wrappers ---------------------------------------------------------------------------------
+
+
+def _inner(
+    config: Mapping[str, Any],
+    key: str,
+    parsing: Parsing,
+    place: str,
+    depth: int,
+    *,
+    wrapped: bool = False,
+) -> LayerSpec:
+    if key not in config:
+        raise InvalidModelFileError(f"a wrapper without {key}", "refused", place=place)
+    return _parse_layer(config[key], parsing, place, depth=depth + 1, wrapped=wrapped)
+
+
+RECURRENT = ("LSTM", "GRU", "SimpleRNN")
+
+
+def _bidirectional_parts(
+    config: Mapping[str, Any], parsing: Parsing, place: str, depth: int
+) -> dict[str, LayerSpec]:
+    """The two halves, each with its own explicit ``go_backwards``.
+
+    Without ``backward_layer`` (Keras 2 and tf.keras write it only when the user gave one) the
+    backward half is the forward one's twin with ``go_backwards`` turned round
+    (Keras 2.2.4 ``layers/wrappers.py``, tf.keras 2.15 ``layers/rnn/bidirectional.py``).
+    """
+    forward = _inner(config, "layer", parsing, place, depth, wrapped=True)
+    if config.get("backward_layer") is not None:
+        backward = _inner(config, "backward_layer", parsing, place, depth, wrapped=True)
+    elif forward.class_name in RECURRENT:
+        entry = config["layer"]
+        mirrored = {
+            **entry["config"],
+            "go_backwards": not entry["config"].get("go_backwards", False),
+        }
+        quiet = Parsing(parsing.generation, parsing.custom)  # its problems are the forward half's
+        backward = _parse_layer(
+            {**entry, "config": mirrored}, quiet, place, depth=depth + 1, wrapped=True
+        )
+    else:
+        backward = forward
+    for half in (forward, backward):
+        if half.class_name not in RECURRENT and half.class_name in SCHEMA:
+            parsing.problems.append(
+                UnsupportedLayerError(
+                    f"Bidirectional over {half.class_name} is not supported", place=place
+                )
+            )
+            break
+    halves = (forward, backward)
+    if all(h.class_name in RECURRENT for h in halves):
+        _check_halves(forward, backward, parsing, place)
+    return {
+        "forward_layer": replace(forward, place=f"{place}/forward_layer"),
+        "backward_layer": replace(backward, place=f"{place}/backward_layer"),
+    }
+
+
+def _check_halves(forward: LayerSpec, backward: LayerSpec, parsing: Parsing, place: str) -> None:
+    if forward.config["go_backwards"] == backward.config["go_backwards"]:
+        parsing.problems.append(
+            UnsupportedOptionError(
+                "both halves of the Bidirectional read in the same direction (go_backwards), "
+                "which Keras refuses",
+                place=place,
+            )
+        )
+    for key in ("return_sequences", "return_state", "stateful"):
+        if forward.config[key] != backward.config[key]:
+            parsing.problems.append(
+                UnsupportedOptionError(
+                    f"the halves of the Bidirectional differ in {key}, which Keras refuses",
+                    place=place,
+                )
+            )
+
+
+# ---- models -----------------------------------------------------------------------------------
+
+
+def _parse_model(
+    class_name: str, name: str, config: Any, parsing: Parsing, place: str, depth: int
+) -> LayerSpec:
+    entries = config if isinstance(config, list) else config.get("layers")
+    if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
+        raise InvalidModelFileError(
+            "a model without layers", "refused", place=place or "model_config"
+        )
+    # The root's own name is no part of a place: a reader of messages knows which model it is.
+    inner = place if depth else ""
+    layers = tuple(_parse_layer(e, parsing, inner, depth=depth + 1) for e in entries)
+    names = [layer.name for layer in layers]
+    repeated, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise InvalidModelFileError(
+            f"{times} layers are called {printable(repeated)}", "refused", place=place
+        )
+    graph: Graph
+    if class_name == "Sequential":
+        declared = config if isinstance(config, Mapping) else {}
+        graph = sequential_graph(layers, entries, declared, place)
+    else:
+        if not isinstance(config, Mapping):
+            raise InvalidModelFileError("a Functional model's config is a list", place=place)
+        graph = functional_graph(layers, entries, config, place, parsing.problems)
+    return LayerSpec(class_name, name, {"trainable": _trainable(config)}, graph=graph, place=place)
+
+
+def _trainable(config: Any) -> bool:
+    return not isinstance(config, Mapping) or config.get("trainable", True) is not False

@@ -1,0 +1,214 @@
+"""The ``.keras`` archive: a zip with ``config.json``, ``metadata.json`` and ``model.weights.h5``.
+
+Nothing is extracted to a name. Texts are inflated in memory, weights are used where they stand in
+the archive, or, if someone compressed them, inflated into a nameless temporary file. Every cap
+holds on the bytes that come out, not on those that the archive's directory announces.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, BinaryIO, cast
+
+from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.readers import limits
+from keras2torch_birnn.readers.strict_json import decode_text
+from keras2torch_birnn.readers.window import Window, WindowFile
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+
+_PIECE = 1 << 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 0x1
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
+_LOCAL_SIGNATURE = b"PK\x03\x04"
+
+# Zips that are something else: a member's name or its end -> what the file is
+_OTHER_ZIPS = (
+    ("data.pkl", "a PyTorch file", "the input must be a Keras model"),
+    (
+        "model.weights.npz",
+        "a .keras file whose weights are pickled (.npz), which can run code",
+        "save it again with Keras' default weights format",
+    ),
+    ("model.weights.json", "a .keras file with its weights in shards", "save it without shards"),
+    (".weights.json", "a .keras file with its weights in shards", "save it without shards"),
+    ("saved_model.pb", "a zipped SavedModel", "save it as .keras or .h5"),
+    (".npy", "a NumPy .npz file", "the input must be a Keras model"),
+    ("word/document.xml", "a Word document", "the input must be a Keras model"),
+    ("META-INF/MANIFEST.MF", "a Java archive", "the input must be a Keras model"),
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What a ``.keras`` file holds. ``weights`` may be in another file than the archive."""
+
+    config_text: str
+    metadata_text: str
+    weights: Window
+
+
+@contextmanager
+def _broken_zip_refused() -> Iterator[None]:
+    """Turn what ``zipfile`` raises on damaged archives into our own error."""
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        OSError,
+        UnicodeError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+        IndexError,
+        KeyError,
+    ) as error:
+        reason = printable(" ".join(str(error).split()) or type(error).__name__)
+        raise InvalidModelFileError(f"a damaged zip archive ({reason})", "refused") from None
+
+
+def read_archive(window: Window) -> Archive:
+    """Check the whole archive, then take out its three members."""
+    with _broken_zip_refused():
+        reader = WindowFile(window, most=limits.DIRECTORY_BYTES)
+        with zipfile.ZipFile(cast(IO[bytes], reader)) as archive:
+            members = archive.infolist()
+            _check_members(members)
+            _check_overlaps(window, members, archive.start_dir)
+            found = {member.filename: member for member in members}
+            _check_names(found)
+            budget = _Budget(limits.inflated(window.size))
+            return Archive(
+                config_text=_text(archive, found[CONFIG], budget),
+                metadata_text=_text(archive, found[METADATA], budget),
+                weights=_weights(archive, found[WEIGHTS], budget, window),
+            )
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
+    if len(members) > limits.ARCHIVE_MEMBERS:
+        raise InvalidModelFileError(
+            f"an archive of {len(members)} members, more than {limits.ARCHIVE_MEMBERS}", "refused"
+        )
+    name, times = Counter(m.filename for m in members).most_common(1)[0] if members else ("", 0)
+    if times > 1:
+        raise InvalidModelFileError(f"it is {times} times in the archive", "refused", place=name)
+    for member in members:
+        if member.flag_bits & _ENCRYPTED:
+            raise InvalidModelFileError("encrypted", "refused", place=member.filename)
+        if member.compress_type not in _METHODS:
+            raise InvalidModelFileError(
+                f"compressed by method {member.compress_type}; only stored and deflated are read",
+                "refused",
+                place=member.filename,
+            )
+
+
+def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
+    missing = [name for name in (CONFIG, METADATA, WEIGHTS) if name not in found]
+    if not missing:
+        return
+    for ending, what, advice in _OTHER_ZIPS:
+        if any(name == ending or name.endswith(ending) for name in found):
+            raise InvalidModelFileError(what, advice)
+    folder = next((name[: -len(CONFIG)] for name in found if name.endswith("/" + CONFIG)), None)
+    if folder is not None:
+        raise InvalidModelFileError(
+            f"the model is in the folder '{printable(folder)}' of the archive",
+            "zip the files themselves, without the folder",
+        )
+    if len(missing) == 3:
+        raise InvalidModelFileError("a zip archive, but not a Keras model", "refused")
+    raise InvalidModelFileError("missing in the archive", "refused", place=missing[0])
+
+
+def _data_start(window: Window, member: zipfile.ZipInfo) -> int:
+    header = window.read(_LOCAL_HEADER.size, member.header_offset)
+    signature, name, extra = _LOCAL_HEADER.unpack(header)
+    if signature != _LOCAL_SIGNATURE:
+        raise InvalidModelFileError(
+            "no member of the archive where one should be", "refused", place=member.filename
+        )
+    return int(member.header_offset + len(header) + name + extra)
+
+
+def _check_overlaps(window: Window, members: Sequence[zipfile.ZipInfo], end: int) -> None:
+    """No member reaches into the next one or the directory.
+
+    Not every Python that we run on checks this itself (CVE-2024-0450).
+    """
+    ordered = sorted(members, key=lambda member: member.header_offset)
+    ends = [member.header_offset for member in ordered[1:]] + [end]
+    for member, limit in zip(ordered, ends, strict=True):
+        if _data_start(window, member) + member.compress_size > limit:
+            raise InvalidModelFileError(
+                "it overlaps with what follows in the archive", "refused", place=member.filename
+            )
+
+
+class _Budget:
+    """Bytes that may still come out of the archive."""
+
+    def __init__(self, most: int) -> None:
+        self._left = self._most = most
+
+    def spend(self, count: int, member: zipfile.ZipInfo) -> None:
+        """Take ``count`` bytes, or refuse."""
+        self._left -= count
+        if self._left < 0:
+            raise InvalidModelFileError(
+                f"it inflates to more than {self._most} bytes", "refused", place=member.filename
+            )
+
+
+def _pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Iterator[bytes]:
+    """The member's content; its CRC-32 has been checked when the last piece is out."""
+    with archive.open(member) as content:
+        while piece := content.read(_PIECE):
+            budget.spend(len(piece), member)
+            yield piece
+
+
+def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> str:
+    text = bytearray()
+    for piece in _pieces(archive, member, budget):
+        text += piece
+        if len(text) > limits.JSON_BYTES:
+            raise InvalidModelFileError(
+                f"longer than {limits.JSON_BYTES} bytes", "refused", place=member.filename
+            )
+    return decode_text(bytes(text), place=member.filename)
+
+
+def _weights(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget, window: Window
+) -> Window:
+    if member.compress_type == zipfile.ZIP_STORED:
+        for _ in _pieces(archive, member, budget):
+            pass  # reading it all checks its CRC-32, once
+        return window.part(_data_start(window, member), member.compress_size)
+    return _inflated(archive, member, budget)
+
+
+def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Window:
+    file = cast(BinaryIO, tempfile.TemporaryFile())
+    try:
+        for piece in _pieces(archive, member, budget):
+            file.write(piece)
+        file.flush()
+        return Window(file, 0, file.tell())
+    except BaseException:
+        file.close()
+        raise

@@ -1,0 +1,133 @@
+"""The words of every Keras generation, as tables: renamed keys, keys without effect, defaults.
+
+Everything here turns what a file says into the explicit, canonical options of ``schema``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keras2torch_birnn.schema import BadOptionError, parse_activation
+from keras2torch_birnn.spec import Generation
+
+# Keys that cannot change what a trained layer computes, in any class.
+_NO_EFFECT = frozenset(
+    "name batch_input_shape batch_shape input_dtype seed unit_forget_bias sparse ragged optional "
+    "input_length input_dim_hint build_config build_input_shape quantization_config "
+    "num_constants renorm_clipping renorm_momentum synchronized fused virtual_batch_size "
+    "lora_rank lora_alpha autocast".split()
+)
+_NO_EFFECT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+
+_RENAMED: Mapping[str, Mapping[str, str]] = {
+    "LeakyReLU": {"alpha": "negative_slope"},
+    "InputLayer": {"batch_input_shape": "shape", "batch_shape": "shape"},
+    "Dropout": {"p": "rate"},
+}
+
+# Keys without effect in one class only: SpatialDropout1D derives its own noise_shape.
+_NO_EFFECT_IN: Mapping[str, frozenset[str]] = {"SpatialDropout1D": frozenset({"noise_shape"})}
+
+
+def has_effect(class_name: str, key: str) -> bool:
+    """Whether a config key can change what the layer computes."""
+    return not (
+        key in _NO_EFFECT or key.endswith(_NO_EFFECT_ENDINGS) or key in _IGNORED.get(class_name, ())
+    )
+
+
+def renamed(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config with the canonical names of its keys."""
+    names = _RENAMED.get(class_name, {})
+    return {names.get(key, key): plain_value(value) for key, value in config.items()}
+
+
+def plain_value(value: Any) -> Any:
+    """Unwrap the ways in which Keras wrote a NumPy number: 0-d arrays, ``__numpy__``, tuples."""
+    if isinstance(value, Mapping):
+        if set(value) == {"type", "value"}:
+            return value["value"]
+        if value.get("class_name") == "__numpy__" and isinstance(value.get("config"), Mapping):
+            return value["config"].get("value")
+        if value.get("class_name") == "__tuple__":
+            return value.get("items")
+    return value
+
+
+_ACTIVATION_LAYERS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "LeakyReLU": lambda c: {
+        "name": "leaky_relu",
+        "negative_slope": plain_value(c.get("negative_slope", c.get("alpha", 0.3))),
+    },
+    "ELU": lambda c: {"name": "elu", "alpha": plain_value(c.get("alpha", 1.0))},
+    "ReLU": lambda c: {
+        "name": "relu",
+        **{k: plain_value(c[k]) for k in ("negative_slope", "max_value", "threshold") if k in c},
+    },
+    "Softmax": lambda c: {"name": "softmax", "axis": plain_value(c.get("axis", -1))},
+}
+# Strings that Keras resolves to a layer's default rather than to a function.
+_LAYER_STRINGS = ("LeakyReLU", "ELU", "ReLU", "Softmax")
+
+
+def activation(value: Any, generation: Generation) -> Any:
+    """Read an activation of any dialect and make its meaning explicit.
+
+    Forms: a name, None, ``{"class_name": "function", "config": name}``, or a serialized layer.
+
+    Raises:
+        BadOptionError: it is not an activation that can be converted.
+    """
+    if isinstance(value, Mapping):
+        class_name, config = value.get("class_name"), value.get("config")
+        if class_name in ("Lambda", "__lambda__"):
+            raise BadOptionError("it holds Python code, which k2t never runs")
+        if class_name in _ACTIVATION_LAYERS and isinstance(config, Mapping):
+            return parse_activation(_ACTIVATION_LAYERS[class_name](config))
+        if class_name == "Activation" and isinstance(config, Mapping):
+            return activation(config.get("activation"), generation)
+        value = config if class_name == "function" else value.get("registered_name")
+    if value is None:
+        return "linear"
+    if not isinstance(value, str):
+        raise BadOptionError("an activation's name is expected")
+    if value in _LAYER_STRINGS:
+        return parse_activation(_ACTIVATION_LAYERS[value]({}))
+    name = {"hard_sigmoid": generation.hard_sigmoid, "softmax_v2": "softmax"}.get(value, value)
+    if name != value or not value.startswith("hard_sigmoid"):
+        return parse_activation(name)
+    raise BadOptionError(f"{value!r} is not an activation of Keras")
+
+
+def recurrent_defaults(
+    class_name: str, given: Mapping[str, Any], generation: Generation, *, wrapped: bool
+) -> dict[str, Any]:
+    """Make explicit what a recurrent layer's config leaves to its generation.
+
+    ``wrapped``: inside a Bidirectional, which forces zeros at masked steps since tf.keras.
+    """
+    config = dict(given)
+    cudnn = class_name.startswith("CuDNN")
+    if class_name != "SimpleRNN":
+        default = "sigmoid" if cudnn else generation.recurrent_activation
+        config.setdefault("recurrent_activation", default)
+    if class_name.endswith("GRU"):
+        config.setdefault("reset_after", cudnn or generation.reset_after)
+    config["masked_output"] = _masked_output(config, generation, wrapped=wrapped)
+    config.pop("zero_output_for_mask", None)
+    # Not in Keras 3's configs: 2, but 1 (a mask per gate) with recurrent_dropout
+    # (Keras 3.15 ``layers/rnn/lstm.py``). SimpleRNN has one gate and no such option.
+    config.setdefault("implementation", 1 if config.get("recurrent_dropout") else 2)
+    return config
+
+
+def _masked_output(config: Mapping[str, Any], generation: Generation, *, wrapped: bool) -> str:
+    if generation.masked_output != "zeros":
+        return generation.masked_output
+    zeros = config.get("return_sequences") if wrapped else config.get("zero_output_for_mask")
+    if not zeros:
+        return "previous_output"
+    # With unroll=True tf.keras and Keras 3 apply the mask in the order of time to outputs in the
+    # order of reading. Where both orders agree it is the plain rule.
+    return "zeros_unreversed" if config.get("unroll") and config.get("go_backwards") else "zeros"

@@ -1,0 +1,87 @@
+"""Which Keras wrote the file, and what it meant by its words.
+
+Sources: Keras at its tags 1.2.2, 2.0.8, 2.2.4, 2.3.1 (``keras/layers/recurrent.py``,
+``keras/backend/tensorflow_backend.py``), tf.keras 2.15 (``keras/src/backend.py`` ``rnn``) and
+Keras 3 (``keras/src/activations``, ``keras/src/backend/*/rnn.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.spec import Generation
+
+_VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(.*)")
+_OLD_SIGMOID, _NEW_SIGMOID = "hard_sigmoid_0.2", "hard_sigmoid_1/6"
+
+
+def generation_of(version: str) -> Generation:
+    """Settle what ``version`` ("2.2.4", "2.2.4-tf", "3.3.3") means.
+
+    Raises:
+        InvalidModelFileError: it is not a version of Keras.
+    """
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        raise InvalidModelFileError(
+            f"keras_version {printable(version)!r} is not a version of Keras",
+            place="keras_version",
+        )
+    major, minor, patch = int(match[1]), int(match[2]), int(match[3] or 0)
+    if major == 1:
+        return Generation(
+            "keras1", version, _OLD_SIGMOID, "hard_sigmoid", False, "previous_state", False
+        )
+    if major == 2 and minor <= 3 and "-tf" not in match[4]:
+        old = minor < 3
+        return Generation(
+            "keras2",
+            version,
+            _OLD_SIGMOID,
+            "hard_sigmoid" if old else "sigmoid",
+            False,
+            "previous_state" if old else "previous_output",
+            average_pooling_uses_mask=(minor, patch) >= (2, 3),
+        )
+    if major == 2:
+        return Generation("tf.keras", version, _OLD_SIGMOID, "sigmoid", True, "zeros")
+    if major == 3:
+        return Generation("keras3", version, _NEW_SIGMOID, "sigmoid", True, "zeros")
+    raise InvalidModelFileError(
+        f"keras_version {printable(version)!r} is newer than this k2t knows",
+        "upgrade keras2torch_birnn",
+        place="keras_version",
+    )
+
+
+def version_by_shape(model: Mapping[str, Any]) -> str:
+    """Guess a version for an architecture that names none (JSON of Keras 3, files of Keras 1).
+
+    Only Keras 3 writes ``batch_shape``, ``build_config`` with a ``module`` and dtype policies; a
+    text that has ``time_major`` comes from tf.keras.
+    """
+    text = str(model)
+    if "'batch_shape'" in text or "'DTypePolicy'" in text or "'zero_output_for_mask'" in text:
+        return "3.0"
+    if "'time_major'" in text or "'registered_name'" in text:
+        return "2.15"
+    return "1" if "'output_dim'" in text and "'inner_activation'" in text else ""
+
+
+def consequences(generation: Generation) -> str:
+    """Say in one line what honouring this version changes."""
+    facts = {
+        "hard_sigmoid_0.2": "hard_sigmoid is clip(0.2 x + 0.5, 0, 1)",
+        "hard_sigmoid_1/6": "hard_sigmoid is clip(x/6 + 0.5, 0, 1)",
+        "zeros": "Bidirectional gives zeros at masked steps",
+        "previous_output": "masked steps repeat the previous output",
+        "previous_state": "masked steps repeat the previous state",
+    }
+    name = {"tf.keras": "tf.keras", "keras3": "Keras"}.get(generation.name, "Keras")
+    return (
+        f"written by {name} {printable(generation.version)}, honoured as such: "
+        f"{facts[generation.hard_sigmoid]}; {facts[generation.masked_output]}"
+    )

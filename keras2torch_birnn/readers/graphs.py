@@ -1,0 +1,335 @@
+"""How layers are connected: every dialect of ``inbound_nodes`` -> calls in executable order.
+
+Nothing here recurses over the chain of layers and nothing is quadratic: a file may hold thousands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    UnsupportedOptionError,
+    printable,
+)
+from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.spec import (
+    Call,
+    Graph,
+    LayerSpec,
+    Structure,
+    TensorRef,
+    leaves,
+    map_structure,
+)
+
+RECURRENT = (*CELL_GATES, "Bidirectional")
+
+
+# ---- Sequential -------------------------------------------------------------------------------
+
+
+def sequential_graph(
+    layers: Sequence[LayerSpec],
+    entries: Sequence[Any],
+    declared: Mapping[str, Any],
+    place: str,
+) -> Graph:
+    """A chain. Where the file has no InputLayer one is made from what the first layer says.
+
+    Only the first layer's ``batch_input_shape`` counts: later ones are stale (TF 1.14 keeps the
+    model's own there; Keras 1 writes one on every Embedding).
+    """
+    if layers[0].class_name != "InputLayer":
+        taken = {layer.name for layer in layers}
+        name = f"{layers[0].name}_input"
+        while name in taken:
+            name += "_"
+        config = {
+            "trainable": True,
+            "shape": _first_shape(layers[0], entries[0], declared),
+            "dtype": "float32",
+        }
+        layers = (LayerSpec("InputLayer", name, config, place=name), *layers)
+    if any(layer.class_name == "InputLayer" for layer in layers[1:]):
+        raise InvalidModelFileError("an InputLayer amid the layers", "refused", place=place)
+    refs = [TensorRef(layer.name) for layer in layers]
+    calls = [Call(layers[0].name, 0, ())]
+    calls += [
+        Call(layer.name, 0, (ref,)) for layer, ref in zip(layers[1:], refs, strict=False)
+    ]
+    return Graph(tuple(layers), tuple(calls), (refs[0],), refs[-1])
+
+
+def _first_shape(first: LayerSpec, entry: Any, declared: Mapping[str, Any]) -> Any:
+    if first.graph is not None:
+        ref = next(leaves(first.graph.inputs))
+        return first.graph.layer(ref.layer).config["shape"]
+    config = entry["config"]
+    for source, key in (
+        (config, "batch_input_shape"),
+        (config, "batch_shape"),
+        (declared, "build_input_shape"),
+    ):
+        if isinstance(source, Mapping) and source.get(key) is not None:
+            return shape_value(source[key], first.place)
+    return None
+
+
+def shape_value(value: Any, place: str) -> tuple[int | None, ...]:
+    """Read a shape from a config: whole numbers and null, at most 32 of them."""
+    if isinstance(value, Mapping) and value.get("class_name") == "__tuple__":
+        value = value.get("items")
+    if (
+        not isinstance(value, list | tuple)
+        or not 1 <= len(value) <= 32
+        or not all(v is None or (type(v) is int and 0 < v < 2**31) for v in value)
+    ):
+        raise InvalidModelFileError(
+            f"{printable(value)} is not the shape of an input", "refused", place=place
+        )
+    return tuple(value)
+
+
+# ---- Functional -------------------------------------------------------------------------------
+
+
+def functional_graph(
+    layers: Sequence[LayerSpec],
+    entries: Sequence[Any],
+    config: Mapping[str, Any],
+    place: str,
+    problems: list[K2TError],
+) -> Graph:
+    """Any graph of layers, in any dialect."""
+    by_name = {layer.name: layer for layer in layers}
+    nodes: dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]] = {}
+    for layer, entry in zip(layers, entries, strict=True):
+        found = entry.get("inbound_nodes") or []
+        if not isinstance(found, list):
+            raise InvalidModelFileError("inbound_nodes is no list", "refused", place=layer.place)
+        if not found and layer.class_name == "InputLayer":
+            nodes[layer.name, 0] = ((), {})
+        for index, node in enumerate(found):
+            nodes[layer.name, index] = _parse_node(node, by_name, layer.place)
+    inputs = _ends(config, "input_layers", by_name, place)
+    outputs = _ends(config, "output_layers", by_name, place)
+    dict_nodes = any(isinstance(n, Mapping) for e in entries for n in e.get("inbound_nodes") or ())
+    nodes, outputs = _zero_based(nodes, outputs, by_name, dict_nodes=dict_nodes)
+    calls = [
+        _canonical(by_name[name], index, args, kwargs, dict_nodes, problems)
+        for (name, index), (args, kwargs) in nodes.items()
+    ]
+    return Graph(tuple(layers), _in_order(calls, outputs, place), inputs, outputs)
+
+
+def _is_ref(value: Any, by_name: Mapping[str, LayerSpec]) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) >= 3
+        and isinstance(value[0], str)
+        and value[0] in by_name
+        and type(value[1]) is int
+        and type(value[2]) is int
+    )
+
+
+def _parse_node(
+    node: Any, by_name: Mapping[str, LayerSpec], place: str
+) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+    if isinstance(node, Mapping):  # Keras 3: {"args": [...], "kwargs": {...}}
+        args, kwargs = node.get("args", []), node.get("kwargs", {})
+        if not isinstance(args, list) or not isinstance(kwargs, Mapping):
+            raise InvalidModelFileError("a call without args", "refused", place=place)
+        return (
+            tuple(_tensors(a, by_name, place) for a in args),
+            {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()},
+        )
+    if not isinstance(node, list) or not node:
+        raise InvalidModelFileError("a call of unknown form", "refused", place=place)
+    if isinstance(node[0], str):  # one tensor, not in a list of tensors
+        node = [node]
+    refs: list[TensorRef] = []
+    for tensor in node:
+        if not _is_ref(tensor, by_name):
+            raise InvalidModelFileError(
+                f"an input from {printable(tensor)}, which is no layer of the model",
+                "refused",
+                place=place,
+            )
+        refs.append(TensorRef(tensor[0], tensor[1], tensor[2]))
+    # The same kwargs are repeated on every tensor.
+    kwargs = node[0][3] if len(node[0]) > 3 and isinstance(node[0][3], Mapping) else {}
+    return tuple(refs), {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()}
+
+
+def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Structure:
+    """Turn every reference inside a structure into a TensorRef."""
+    if isinstance(value, Mapping):
+        if value.get("class_name") == "__keras_tensor__":
+            config = value.get("config")
+            history = config.get("keras_history") if isinstance(config, Mapping) else None
+            if not _is_ref(history, by_name):
+                raise InvalidModelFileError(
+                    f"an input from {printable(history)}, which is no layer of the model",
+                    "refused",
+                    place=place,
+                )
+            return TensorRef(*history[:3])
+        return {str(k): _tensors(v, by_name, place) for k, v in value.items()}
+    if _is_ref(value, by_name) and len(value) == 3:
+        return TensorRef(*value)
+    if isinstance(value, list):
+        return tuple(_tensors(v, by_name, place) for v in value)
+    return value
+
+
+def _ends(
+    config: Mapping[str, Any], key: str, by_name: Mapping[str, LayerSpec], place: str
+) -> Structure:
+    """``input_layers`` / ``output_layers``: a triple, or lists and dicts of triples."""
+    ends = _tensors(config.get(key), by_name, place)
+    if isinstance(ends, TensorRef):
+        ends = (ends,) if key == "input_layers" else ends
+    found = list(leaves(ends))
+    if not found or not all(isinstance(end, TensorRef) for end in found):
+        raise InvalidModelFileError(f"{key} names no layer of the model", "refused", place=place)
+    # A list of one output is one tensor: Keras' predict gives it so.
+    return ends[0] if key == "output_layers" and isinstance(ends, tuple) and len(ends) == 1 else ends
+
+
+def _refs(structure: Structure) -> Iterator[TensorRef]:
+    return (leaf for leaf in leaves(structure) if isinstance(leaf, TensorRef))
+
+
+def _zero_based(
+    nodes: Mapping[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]],
+    outputs: Structure,
+    by_name: Mapping[str, LayerSpec],
+    *,
+    dict_nodes: bool,
+) -> tuple[dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]], Structure]:
+    """Number the calls of nested models from 0, as those of all other layers.
+
+    A nested model that was built on its own input has that as its call 0, which files do not
+    list. List-form files count from 1 then: the highest index in use equals the number of calls.
+    Keras 3 does so in ``output_layers`` only, and only for Functional ones.
+    """
+    nested = {n for n, layer in by_name.items() if layer.graph is not None}
+    if not nested:
+        return dict(nodes), outputs
+
+    def shift(names: set[str], structure: Structure) -> Structure:
+        return map_structure(
+            lambda leaf: (
+                replace(leaf, call=leaf.call - 1)
+                if isinstance(leaf, TensorRef) and leaf.layer in names
+                else leaf
+            ),
+            structure,
+        )
+
+    if dict_nodes:
+        functional = {n for n in nested if by_name[n].class_name == "Functional"}
+        return dict(nodes), shift(functional, outputs)
+    calls = Counter(name for name, _ in nodes)
+    highest: dict[str, int] = {}
+    for ref in _refs((tuple(nodes.values()), outputs)):
+        highest[ref.layer] = max(ref.call, highest.get(ref.layer, 0))
+    from_one = {n for n in nested if highest.get(n) == calls[n]}
+    return (
+        {
+            key: (shift(from_one, args), shift(from_one, kwargs))
+            for key, (args, kwargs) in nodes.items()
+        },
+        shift(from_one, outputs),
+    )
+
+
+def _canonical(
+    layer: LayerSpec,
+    index: int,
+    args: tuple[Structure, ...],
+    kwargs: Mapping[str, Structure],
+    dict_nodes: bool,
+    problems: list[K2TError],
+) -> Call:
+    """One meaning, one form: ``args`` as the layer is called, no keyword without effect."""
+    kept = {k: v for k, v in kwargs.items() if v is not None and k not in ("training",)}
+    if kwargs.get("training") not in (None, False, 0):
+        problems.append(
+            UnsupportedOptionError("a layer called with training=True", place=layer.place)
+        )
+    if layer.class_name in RECURRENT:
+        if len(args) > 1:
+            states = args[1] if dict_nodes else args[1:]
+            kept.setdefault("initial_state", states)
+            args = args[:1]
+        if isinstance(kept.get("initial_state"), TensorRef):
+            kept["initial_state"] = (kept["initial_state"],)
+        if kept.get("constants") is not None:
+            problems.append(
+                UnsupportedOptionError("constants of a recurrent layer", place=layer.place)
+            )
+        if dict_nodes and "initial_state" in kept and "mask" not in kept:
+            # Keras 3 fills in masks for layers with one tensor argument only, so the recurrence
+            # runs unmasked; the output carries the mask on (Keras 3.15 ``layers/layer.py``).
+            kept["ignore_mask"] = True
+    elif not dict_nodes and len(args) > 1:
+        args = (args,)
+    known = {"initial_state", "mask", "ignore_mask", "constants"}
+    for key in kept.keys() - known:
+        problems.append(
+            UnsupportedOptionError(
+                f"a layer called with {printable(key)}={printable(repr(kept[key]))}",
+                place=layer.place,
+            )
+        )
+    return Call(layer.name, index, args, kept)
+
+
+def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Call, ...]:
+    """Sort so that every call comes after those it needs, else in the file's order."""
+    by_key = {(call.layer, call.index): call for call in calls}
+    waiting: dict[tuple[str, int], int] = {}
+    users: dict[tuple[str, int], list[tuple[str, int]]] = {key: [] for key in by_key}
+    for key, call in by_key.items():
+        needs = {(ref.layer, ref.call) for ref in _refs((call.args, call.kwargs))}
+        waiting[key] = len(needs)
+        for need in needs:
+            _check_exists(need, by_key, place)
+            users[need].append(key)
+    for ref in _refs(outputs):
+        _check_exists((ref.layer, ref.call), by_key, place)
+    ready = deque(key for key, count in waiting.items() if count == 0)
+    ordered: list[Call] = []
+    while ready:
+        key = ready.popleft()
+        ordered.append(by_key[key])
+        for user in users[key]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                ready.append(user)
+    if len(ordered) < len(calls):
+        stuck = sorted({name for (name, _), count in waiting.items() if count})
+        raise InvalidModelFileError(
+            f"layers {', '.join(printable(name) for name in stuck[:5])} form a cycle",
+            "refused",
+            place=place,
+        )
+    return tuple(ordered)
+
+
+def _check_exists(
+    key: tuple[str, int], by_key: Mapping[tuple[str, int], Call], place: str
+) -> None:
+    if key not in by_key:
+        raise InvalidModelFileError(
+            f"call {key[1]} of layer {printable(key[0])} is used but not there",
+            "refused",
+            place=place,
+        )

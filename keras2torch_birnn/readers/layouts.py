@@ -1,0 +1,59 @@
+"""Recurrent weights in the one layout everything else knows: that of Keras' LSTM, GRU, SimpleRNN.
+
+cuDNN layout, per Keras 2.2.4 ``engine/saving.py`` ``_convert_rnn_weights``: per gate the input
+kernel's flat buffer *is* the (units, input) matrix, the recurrent kernel is the matrix that
+multiplies from the left, and there are two biases per gate, input ones first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.spec import Array, LayerSpec
+
+
+class HasShape(Protocol):
+    """Anything with a shape: an array, or one that is not read yet."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        ...
+
+
+def is_cudnn(layer: LayerSpec, weights: Mapping[str, HasShape]) -> bool:
+    """Whether an LSTM's or GRU's weights are in cuDNN's layout: its bias is one long vector."""
+    if layer.class_name not in ("LSTM", "GRU") or "bias" not in weights:
+        return False
+    doubled = 2 * CELL_GATES[layer.class_name] * layer.config["units"]
+    return tuple(weights["bias"].shape) == (doubled,)
+
+
+def settle_reset_after(layer: LayerSpec, weights: Mapping[str, HasShape]) -> LayerSpec:
+    """Trust the shape of a GRU's bias over its configuration: it cannot be wrong."""
+    if layer.class_name != "GRU" or "bias" not in weights:
+        return layer
+    reset_after = is_cudnn(layer, weights) or len(weights["bias"].shape) == 2
+    return replace(layer, config={**layer.config, "reset_after": reset_after})
+
+
+def from_cudnn(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
+    """Turn cuDNN's layout into Keras' own.
+
+    ``kernel`` (input, G*units), ``recurrent_kernel`` (units, G*units), ``bias`` (2*G*units,) give
+    the same with ``bias`` (G*units,) for an LSTM and (2, G*units) for a GRU (reset_after).
+    """
+    gates, units = CELL_GATES[layer.class_name], layer.config["units"]
+    kernels = np.split(weights["kernel"], gates, axis=1)
+    recurrent = np.split(weights["recurrent_kernel"], gates, axis=1)
+    biases = weights["bias"].reshape(2, gates * units)
+    return {
+        "kernel": np.concatenate([k.reshape(units, -1).T for k in kernels], axis=1),
+        "recurrent_kernel": np.concatenate([k.T for k in recurrent], axis=1),
+        "bias": biases.sum(axis=0) if layer.class_name == "LSTM" else biases,
+    }

@@ -1,0 +1,150 @@
+"""Weights of the legacy layout: a group per layer, ``weight_names`` listing what it holds.
+
+Keras lists all trainable weights of a layer before its frozen ones, so a position alone can swap
+the halves of a Bidirectional. Names decide; positions count only where names cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.readers.hdf5 import HDF5Store
+from keras2torch_birnn.readers.slots import Key, Slot, slots
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.spec import LayerSpec
+
+# "kernel:0", "kernel_1:0" (made unique by TensorFlow 1), "kernel" (Keras 3)
+_BASENAME = re.compile(r"(.+?)(?:_\d+)?(?::\d+)?")
+
+
+def weights_group(store: HDF5Store) -> str | None:
+    """The group with ``layer_names``, or None if the file has no legacy weights."""
+    for group in ("/", "/model_weights"):
+        if store.kind(group) == "group" and "layer_names" in store.attributes(
+            group, ["layer_names"]
+        ):
+            return group
+    return None
+
+
+def legacy_paths(root: LayerSpec, store: HDF5Store, group: str) -> dict[Key, dict[str, str]]:
+    """Where the weights of each layer stand: owner -> name -> path in the file.
+
+    Raises:
+        WeightMismatchError: the file's lists and the configuration do not fit each other.
+    """
+    names = _names(store.attributes(group, ["layer_names"])["layer_names"], group)
+    groups = [f"{group.rstrip('/')}/{name}" for name in names]
+    for name in names:
+        _check_name(name, group)
+    listed = {
+        name: _names(found.get("weight_names", ()), where)
+        for name, where, found in zip(
+            names, groups, store.attributes_of(groups, ["weight_names"]), strict=True
+        )
+    }
+    layers = root.graph.layers if root.graph else ()
+    needed = {layer.name: list(slots(layer, (layer.name,))) for layer in layers}
+    custom = {layer.name for layer in layers if layer.class_name not in SCHEMA}
+    pairs = _pair_layers(needed, listed, custom)
+    found: dict[Key, dict[str, str]] = {}
+    problems: list[str] = []
+    for layer_name, group_name in pairs.items():
+        base = f"{group.rstrip('/')}/{group_name}"
+        for entry in listed[group_name]:
+            _check_name(entry, base)
+        if layer_name in custom:
+            found[(layer_name,)] = {
+                _basename(entry): f"{base}/{entry}" for entry in listed[group_name]
+            }
+            continue
+        for slot, entry in _assign(needed[layer_name], listed[group_name], base):
+            found.setdefault(slot.owner, {})[slot.name] = f"{base}/{entry}"
+    if problems:
+        raise WeightMismatchError(problems[0])
+    return found
+
+
+def _names(value: object, place: str) -> tuple[str, ...]:
+    if isinstance(value, tuple):
+        return value
+    raise InvalidModelFileError("a list of names is expected", "refused", place=place)
+
+
+def _check_name(name: str, place: str) -> None:
+    parts = name.split("/")
+    if "" in parts or "." in parts or ".." in parts:
+        raise InvalidModelFileError(
+            f"the name {printable(name)!r} leaves its group", "refused", place=place
+        )
+
+
+def _pair_layers(
+    needed: Mapping[str, Sequence[Slot]],
+    listed: Mapping[str, Sequence[str]],
+    custom: set[str],
+) -> dict[str, str]:
+    """Layer of the configuration -> layer of the file, for all that have weights.
+
+    By name; where the names differ (a configuration written on its own numbers its layers anew)
+    by order, as Keras' ``load_weights`` does, when the counts agree.
+    """
+    config = [name for name, wanted in needed.items() if wanted or name in custom]
+    stored = [name for name, entries in listed.items() if entries]
+    if set(stored) <= set(config) or set(config) <= set(listed):
+        missing = [n for n in config if n not in stored and n not in custom]
+        extra = [n for n in stored if n not in config]
+        if not missing and not extra:
+            return {n: n for n in config if n in listed}
+    elif len(config) == len(stored):
+        return dict(zip(config, stored, strict=True))
+    else:
+        missing = [n for n in config if n not in stored]
+        extra = [n for n in stored if n not in config]
+    if missing:
+        raise WeightMismatchError(
+            f"no weights for layer {', '.join(map(printable, missing[:5]))}",
+            "the file is incomplete or belongs to another model",
+            place=printable(missing[0]),
+        )
+    raise WeightMismatchError(
+        f"weights for layer {', '.join(map(printable, extra[:5]))}, which needs none",
+        "the file belongs to another model",
+        place=printable(extra[0]),
+    )
+
+
+def _basename(entry: str) -> str:
+    match = _BASENAME.fullmatch(entry.rsplit("/", 1)[-1])
+    return match[1] if match else entry
+
+
+def _assign(
+    wanted: Sequence[Slot], entries: Sequence[str], place: str
+) -> list[tuple[Slot, str]]:
+    """Pair every slot with one entry: by name if the names say enough, else by position."""
+    if len(wanted) != len(entries):
+        raise WeightMismatchError(
+            f"{len(entries)} weights where the configuration implies {len(wanted)}",
+            "the file is incomplete or belongs to another model",
+            place=place,
+        )
+    named = [
+        [e for e in entries if _basename(e) == s.name and s.fits(tuple(e.split("/")[:-1]))]
+        for s in wanted
+    ]
+    if all(len(found) == 1 for found in named) and len({f[0] for f in named}) == len(wanted):
+        return [(slot, found[0]) for slot, found in zip(wanted, named, strict=True)]
+    by_position = sorted(wanted, key=lambda slot: not slot.trainable)
+    names = {slot.name for slot in wanted}
+    for slot, entry in zip(by_position, entries, strict=True):
+        if _basename(entry) in names and _basename(entry) != slot.name:
+            raise WeightMismatchError(
+                f"the weight {printable(entry)} stands where {slot.name} of "
+                f"{printable(slot.place)} is expected",
+                "refused",
+                place=place,
+            )
+    return list(zip(by_position, entries, strict=True))

@@ -1,0 +1,44 @@
+"""Every limit the readers keep against hostile files, in one table.
+
+Sizes are bytes. What is read never needs more memory than a fixed multiple of the file's own size.
+"""
+
+from __future__ import annotations
+
+MIB = 1 << 20
+
+# Texts and names
+JSON_BYTES = 32 * MIB
+JSON_DEPTH = 200
+JSON_VALUES = 2_000_000
+JSON_DIGITS = 19
+NAME_BYTES = 1024
+NAMES = 100_000
+
+# HDF5 objects
+GROUP_DEPTH = 64
+MEMBERS = 100_000
+RANK = 32
+CHUNKS = 100_000  # of one file, all datasets together
+INLINE_BYTES = 64 << 10
+OPEN_GROUPS = 4096
+
+# Inflating: at most this many times the compressed file, plus a floor for small files
+INFLATE_FACTOR = 64
+INFLATE_FLOOR = 64 * MIB
+
+# The .keras archive
+ARCHIVE_MEMBERS = 10_000
+DIRECTORY_BYTES = 4 * MIB
+
+# The process that runs the HDF5 library
+PARSER_CPU_SECONDS = 5
+PARSER_WALL_SECONDS = 30.0
+PARSER_MEMORY = 512 * MIB  # on top of what the process has mapped when the parsing starts
+REPLY_BYTES = 96 * MIB
+BATCH = 512
+
+
+def inflated(stored: int) -> int:
+    """Bytes that ``stored`` compressed bytes may inflate to."""
+    return INFLATE_FACTOR * stored + INFLATE_FLOOR

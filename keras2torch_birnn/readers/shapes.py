@@ -1,0 +1,105 @@
+"""Shapes through a parsed model, before a byte of a weight is read or allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from keras2torch_birnn.errors import K2TError, WeightMismatchError
+from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
+from keras2torch_birnn.spec import Graph, LayerSpec, Structure, TensorRef, map_structure
+
+
+def infer_model(root: LayerSpec, problems: list[K2TError]) -> LayerSpec:
+    """Fill in ``input_shape`` and ``output_shape`` everywhere; what does not fit is a problem."""
+    return _infer(root, None, problems)
+
+
+def _infer(layer: LayerSpec, shape: Structure, problems: list[K2TError]) -> LayerSpec:
+    if layer.graph is not None:
+        graph, output = _infer_graph(layer.graph, shape, problems)
+        return replace(layer, graph=graph, input_shape=shape, output_shape=output)
+    try:
+        return _infer_leaf(layer, shape, problems)
+    except ShapeError as error:
+        problems.append(
+            WeightMismatchError(f"{layer.class_name}: {error}", place=layer.place)
+        )
+        return replace(layer, input_shape=shape)
+
+
+def _infer_leaf(layer: LayerSpec, shape: Structure, problems: list[K2TError]) -> LayerSpec:
+    if layer.class_name not in SCHEMA:  # the user's own layer: only it knows
+        return replace(layer, input_shape=shape)
+    if layer.class_name == "Bidirectional":
+        halves = {key: _infer(part, shape, problems) for key, part in layer.parts.items()}
+        heads = [half.output_shape for half in halves.values()]
+        output = None
+        if None not in heads:
+            output = merged_output(layer.config["merge_mode"], heads[0], heads[1])
+        return replace(layer, parts=halves, input_shape=shape, output_shape=output)
+    if layer.class_name == "TimeDistributed":
+        if shape is not None and len(shape) < 3:
+            raise ShapeError(f"at least 3 dimensions are expected, found {list(shape)}")
+        step = None if shape is None else (shape[0], *shape[2:])
+        inner = _infer(layer.parts["layer"], step, problems)
+        output = inner.output_shape
+        if output is not None:
+            output = (output[0], shape[1] if shape else None, *output[1:])
+        return replace(layer, parts={"layer": inner}, input_shape=shape, output_shape=output)
+    schema = SCHEMA[layer.class_name]
+    schema.weights(layer.config, shape)
+    return replace(layer, input_shape=shape, output_shape=schema.output(layer.config, shape))
+
+
+def _infer_graph(
+    graph: Graph, given: Structure, problems: list[K2TError]
+) -> tuple[Graph, Structure]:
+    layers = {layer.name: layer for layer in graph.layers}
+    inputs = [given] if given is None or _is_shape(given) else list(given)
+    for ref, shape in zip(_refs(graph.inputs), inputs, strict=False):
+        if shape is not None:
+            own = layers[ref.layer]
+            layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
+    shapes: dict[tuple[str, int], Structure] = {}
+
+    def shape_of(ref: object) -> Structure:
+        if not isinstance(ref, TensorRef):
+            return None
+        found = shapes.get((ref.layer, ref.call))
+        return found if found is None or _is_shape(found) else found[ref.output]
+
+    for call in graph.calls:
+        layer = layers[call.layer]
+        if layer.class_name == "InputLayer":
+            shape = layer.config["shape"]
+            layers[call.layer] = replace(layer, input_shape=shape, output_shape=shape)
+        else:
+            if call.args and not isinstance(call.args[0], TensorRef):
+                shape = map_structure(shape_of, call.args[0])
+            else:
+                shape = shape_of(call.args[0]) if call.args else None
+            layers[call.layer] = _infer(layer, shape, problems)
+        shapes[call.layer, call.index] = layers[call.layer].output_shape
+    output = map_structure(shape_of, graph.outputs)
+    return replace(graph, layers=tuple(layers.values())), output
+
+
+def _is_shape(value: Structure) -> bool:
+    return isinstance(value, tuple) and all(v is None or isinstance(v, int) for v in value)
+
+
+def _refs(structure: Structure) -> list[TensorRef]:
+    found: list[TensorRef] = []
+    map_structure(lambda leaf: found.append(leaf), structure)
+    return found
+
+
+def expected_weights(layer: LayerSpec) -> Mapping[str, tuple[int | None, ...]]:
+    """Name -> shape of the weights that this layer itself owns, by its config and input."""
+    if layer.class_name not in SCHEMA or layer.graph is not None:
+        return {}
+    try:
+        return SCHEMA[layer.class_name].weights(layer.config, layer.input_shape)
+    except ShapeError:
+        return {}

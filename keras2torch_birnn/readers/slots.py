@@ -1,0 +1,93 @@
+"""The places of a model that hold weights, in the order in which Keras creates them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from keras2torch_birnn.readers.shapes import expected_weights
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.spec import LayerSpec, Shape
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One weight that a layer needs. ``owner`` is the way from the root to the layer."""
+
+    owner: Key
+    name: str
+    shape: Shape
+    trainable: bool
+    place: str
+    # Whether the segments of a name in the file can belong to this slot.
+    fits: Callable[[tuple[str, ...]], bool]
+
+
+def _anywhere(segments: tuple[str, ...]) -> bool:
+    return True
+
+
+def _forward(segments: tuple[str, ...]) -> bool:
+    return any(s.startswith("forward_") for s in segments)
+
+
+def _backward(segments: tuple[str, ...]) -> bool:
+    # Keras 3 keeps a custom backward layer's own name, so only the forward half is sure.
+    return not _forward(segments)
+
+
+_HALVES = {"forward_layer": _forward, "backward_layer": _backward}
+
+
+def slots(
+    layer: LayerSpec,
+    owner: Key = (),
+    trainable: bool = True,
+    fits: Callable[[tuple[str, ...]], bool] = _anywhere,
+) -> Iterator[Slot]:
+    """Yield every slot of the layer and of all inside it.
+
+    Within one layer trainable weights come first (Keras' ``Layer.weights``).
+    """
+    trainable = trainable and layer.config.get("trainable", True)
+    not_trained = SCHEMA[layer.class_name].not_trained if layer.class_name in SCHEMA else ()
+    for name, shape in expected_weights(layer).items():
+        yield Slot(owner, name, shape, trainable and name not in not_trained, layer.place, fits)
+    for key, part in layer.parts.items():
+        half = _HALVES.get(key)
+        part_fits = _both(fits, half) if half else fits
+        yield from slots(part, (*owner, key), trainable, part_fits)
+    for inner in layer.graph.layers if layer.graph else ():
+        inner_fits = _both(fits, _named(inner.name)) if owner else _anywhere
+        yield from slots(inner, (*owner, inner.name), trainable, inner_fits)
+
+
+def _named(name: str) -> Callable[[tuple[str, ...]], bool]:
+    return lambda segments: name in segments
+
+
+def _both(
+    first: Callable[[tuple[str, ...]], bool], second: Callable[[tuple[str, ...]], bool]
+) -> Callable[[tuple[str, ...]], bool]:
+    return lambda segments: first(segments) and second(segments)
+
+
+def fill(
+    layer: LayerSpec,
+    found: Mapping[Key, Mapping[str, Any]],
+    change: Callable[[LayerSpec, Mapping[str, Any]], LayerSpec],
+    owner: Key = (),
+) -> LayerSpec:
+    """Return the tree with ``change(layer, weights)`` applied wherever ``found`` has weights."""
+    if layer.parts:
+        layer = replace(
+            layer,
+            parts={k: fill(p, found, change, (*owner, k)) for k, p in layer.parts.items()},
+        )
+    if layer.graph is not None:
+        inner = tuple(fill(i, found, change, (*owner, i.name)) for i in layer.graph.layers)
+        layer = replace(layer, graph=replace(layer.graph, layers=inner))
+    return change(layer, found[owner]) if owner in found else layer

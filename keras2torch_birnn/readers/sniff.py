@@ -1,0 +1,99 @@
+"""Say what a file is from its content, never from its name, and name the usual mistakes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers.hdf5 import find_signature
+from keras2torch_birnn.readers.window import Window
+
+ContainerKind = Literal["hdf5", "keras_zip"]
+
+_HEAD = 4096
+_WANTED = "the input must be a Keras model (.h5 or .keras)"
+
+# What the first bytes match -> what the file is, what to do. The first match counts.
+_MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), what, advice)
+    for pattern, what, advice in (
+        (rb"\Z", "an empty file", "was the download or the copy complete?"),
+        (rb"version https://git-lfs\.github\.com/spec/", "a Git LFS pointer", "run git lfs pull"),
+        (
+            rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head|<\?xml)",
+            "an HTML or XML page (a login or error page?)",
+            "download the file itself",
+        ),
+        (
+            rb"\x89HDF(\n|\r\n\n|\n\x1a\n)|\xef\xbf\xbdHDF|\xc2\x89HDF",
+            "an HDF5 file damaged by a copy in text mode",
+            "copy it again as binary",
+        ),
+        (
+            rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",
+            "a PyTorch file (old format)",
+            _WANTED,
+        ),
+        (
+            rb"\x80[\x02-\x05][\x95}\]c(q\x8a\x8c]",
+            "a pickle, which can run code; it is never opened",
+            "save the model with model.save",
+        ),
+        (rb".{4}TFL3", "a TensorFlow Lite model", _WANTED),
+        (rb"GGUF", "a GGUF model", _WANTED),
+        (rb"\x93NUMPY", "a NumPy .npy file", _WANTED),
+        (rb"[^\0].{2,5}\0{2,5}\{\s*\"", "a safetensors file", _WANTED),
+        (
+            rb"\x08[\x01-\x20]\x12.{1,64}?(onnx|pytorch|tf2onnx|keras2onnx)",
+            "an ONNX model",
+            _WANTED,
+        ),
+        (rb"\x08[\x01-\x20](\x12.|:)", "an ONNX model, or a similar protocol buffer", _WANTED),
+        (
+            rb"\s*\{.{0,4000}\"weight_map\"",
+            "the index of sharded weights (JSON)",
+            "save the weights without shards",
+        ),
+        (
+            rb"(\xef\xbb\xbf)?\s*[\[{]\s*[\"{\]}]",
+            "JSON text without weights",
+            "an architecture goes with --config, next to the weights file",
+        ),
+        (rb"(class_name|backend|config|keras_version):", "YAML text without weights", _WANTED),
+        (
+            rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!",
+            "compressed",
+            "unpack it",
+        ),
+        (rb".{257}ustar", "a tar archive", "unpack it"),
+        (rb"\0{512}", "zero bytes, no data", "was the download or the copy complete?"),
+    )
+)
+
+
+def sniff(window: Window) -> ContainerKind:
+    """The kind of container in the window; refuses everything else by name."""
+    head = window.head(_HEAD)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "keras_zip"
+    if find_signature(window) is not None:
+        return "hdf5"
+    for pattern, what, advice in _MISTAKES:
+        if pattern.match(head):
+            raise InvalidModelFileError(what, advice)
+    raise InvalidModelFileError("not an HDF5 or Keras file", _WANTED)
+
+
+def refuse_folder(path: Path) -> InvalidModelFileError:
+    """The error for a folder in the place of a file."""
+    if (path / "saved_model.pb").exists():
+        return InvalidModelFileError(
+            "a SavedModel folder", "load it in TensorFlow and save it as .keras or .h5"
+        )
+    if (path / "config.json").exists():
+        return InvalidModelFileError(
+            "an unzipped .keras folder", "zip what is in it (zip -0 -r ../model.keras .)"
+        )
+    return InvalidModelFileError("a folder", _WANTED)

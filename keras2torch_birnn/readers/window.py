@@ -1,0 +1,117 @@
+"""A part of an open file, read by position: the one way in which readers touch the input's bytes.
+
+Nothing is mapped into memory (a file that shrinks would then kill the process), and the file's own
+position is never moved, so that the HDF5 parser's process can share the open file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from keras2torch_birnn.errors import InvalidModelFileError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_PIECE = 16 << 20
+
+
+def _read_some(file: BinaryIO, count: int, at: int) -> bytes:
+    if sys.platform == "win32":
+        file.seek(at)
+        return file.read(count)
+    return os.pread(file.fileno(), count, at)
+
+
+@dataclass(frozen=True)
+class Window:
+    """``size`` bytes of ``file`` from ``offset`` on; positions count from ``offset``."""
+
+    file: BinaryIO
+    offset: int
+    size: int
+
+    def part(self, at: int, size: int) -> Window:
+        """The window of ``size`` bytes at ``at``; it must lie inside this one."""
+        if at < 0 or size < 0 or at + size > self.size:
+            raise InvalidModelFileError(
+                f"bytes {at} to {at + size} are needed, but there are {self.size}",
+                "truncated file?",
+            )
+        return Window(self.file, self.offset + at, size)
+
+    def head(self, count: int, at: int = 0) -> bytes:
+        """Up to ``count`` bytes from ``at`` on."""
+        count = max(0, min(count, self.size - at))
+        return _read_some(self.file, count, self.offset + at) if count else b""
+
+    def read_into(self, buffer: memoryview, at: int = 0) -> None:
+        """Fill ``buffer`` with the bytes from ``at`` on."""
+        part, done = self.part(at, len(buffer)), 0
+        while done < len(buffer):
+            wanted = min(_PIECE, len(buffer) - done)
+            piece = _read_some(self.file, wanted, part.offset + done)
+            if not piece:
+                raise InvalidModelFileError(
+                    "the file became shorter while it was read", "run again when it is complete"
+                )
+            buffer[done : done + len(piece)] = piece
+            done += len(piece)
+
+    def read(self, count: int, at: int = 0) -> bytes:
+        """Exactly ``count`` bytes from ``at`` on."""
+        self.part(at, count)
+        buffer = bytearray(count)
+        self.read_into(memoryview(buffer), at)
+        return bytes(buffer)
+
+
+class WindowFile(io.RawIOBase):
+    """A window as a read-only file for code that wants one; reads ``most`` bytes at once."""
+
+    def __init__(self, window: Window, most: int) -> None:
+        super().__init__()
+        self._window, self._most, self._at = window, most, 0
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say that it can be moved."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position, as in any file."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._window.size}[whence]
+        if base + offset < 0:
+            raise ValueError("negative seek position")
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes; refuses to read more than ``most`` at once."""
+        left = max(0, self._window.size - self._at)
+        size = left if size < 0 else min(size, left)
+        if size > self._most:
+            raise InvalidModelFileError(
+                f"a block of {size} bytes where {self._most} are allowed", "refused"
+            )
+        data = self._window.head(size, self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read into ``buffer``."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)

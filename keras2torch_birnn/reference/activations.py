@@ -1,0 +1,190 @@
+"""Keras' activation functions in NumPy, written so that no finite input overflows.
+
+Sources: ``keras/activations.py`` and ``keras/backend`` of Keras 2.2.4 and 2.15;
+``keras/src/activations`` and ``keras/src/backend/numpy/nn.py`` of Keras 3.15.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.spec import Array
+
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+
+
+def erf(x: Array) -> Array:
+    """The error function, value by value."""
+    return np.array([math.erf(value) for value in x.ravel()]).reshape(x.shape)
+
+
+def linear(x: Array) -> Array:
+    """The input."""
+    return x
+
+
+def relu(
+    x: Array, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
+) -> Array:
+    """x above the threshold, at most max_value; negative_slope (x - threshold) below it.
+
+    ``keras.backend.relu`` (2.15), ``keras.activations.relu`` (3.15): max_value also clips at 0.
+    """
+    below = np.maximum(threshold - x, 0)
+    above = np.where(x > threshold, x, 0)
+    above = above if max_value is None else np.clip(above, 0, max_value)
+    return above - negative_slope * below
+
+
+def relu6(x: Array) -> Array:
+    """min(max(x, 0), 6)."""
+    return np.clip(x, 0, 6)
+
+
+def leaky_relu(x: Array, negative_slope: float = 0.2) -> Array:
+    """x where x > 0, else negative_slope x. The default is the function's, not the layer's."""
+    return np.where(x > 0, x, negative_slope * x)
+
+
+def elu(x: Array, alpha: float = 1.0) -> Array:
+    """x where x > 0, else alpha (exp(x) - 1)."""
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def selu(x: Array) -> Array:
+    """scale elu(x, alpha)."""
+    return SELU_SCALE * elu(x, SELU_ALPHA)
+
+
+def celu(x: Array, alpha: float = 1.0) -> Array:
+    """max(x, 0) + alpha (exp(min(x, 0) / alpha) - 1)."""
+    return np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def hard_sigmoid_02(x: Array) -> Array:
+    """clip(0.2 x + 0.5, 0, 1): ``keras.backend.hard_sigmoid``, Keras 1 to 2.15."""
+    return np.clip(0.2 * x + 0.5, 0, 1)
+
+
+def hard_sigmoid_16(x: Array) -> Array:
+    """clip(x / 6 + 0.5, 0, 1): ``keras.ops.hard_sigmoid``, Keras 3."""
+    return np.clip(x / 6 + 0.5, 0, 1)
+
+
+def hard_silu(x: Array) -> Array:
+    """x clip(x / 6 + 0.5, 0, 1): Keras 3."""
+    return x * hard_sigmoid_16(x)
+
+
+def silu(x: Array) -> Array:
+    """x sigmoid(x); also called swish."""
+    return x * sigmoid(x)
+
+
+def tanh(x: Array) -> Array:
+    """tanh(x)."""
+    return np.tanh(x)
+
+
+def hard_tanh(x: Array) -> Array:
+    """clip(x, -1, 1)."""
+    return np.clip(x, -1, 1)
+
+
+def tanh_shrink(x: Array) -> Array:
+    """x - tanh(x)."""
+    return x - np.tanh(x)
+
+
+def softplus(x: Array) -> Array:
+    """log(exp(x) + 1)."""
+    return np.logaddexp(x, 0)
+
+
+def softsign(x: Array) -> Array:
+    """x / (1 + |x|)."""
+    y: Array = x / (1 + np.abs(x))
+    return y
+
+
+def log_sigmoid(x: Array) -> Array:
+    """log(sigmoid(x))."""
+    return -np.logaddexp(-x, 0)
+
+
+def mish(x: Array) -> Array:
+    """x tanh(softplus(x))."""
+    y: Array = x * np.tanh(softplus(x))
+    return y
+
+
+def exponential(x: Array) -> Array:
+    """exp(x)."""
+    return np.exp(x)
+
+
+def gelu(x: Array, approximate: bool = False) -> Array:
+    """x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation."""
+    approximation = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    y: Array = x / 2 * (1 + (approximation if approximate else erf(x / math.sqrt(2))))
+    return y
+
+
+def log_softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """x - log(sum(exp(x))) along the axis, or along several together."""
+    x = x - x.max(axis=axis, keepdims=True)
+    y: Array = x - np.log(np.exp(x).sum(axis=axis, keepdims=True))
+    return y
+
+
+def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
+    """exp(x) / sum(exp(x)) along the axis, or along several together."""
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    y: Array = e / e.sum(axis=axis, keepdims=True)
+    return y
+
+
+FUNCTIONS: Mapping[str, Callable[..., Array]] = {
+    "linear": linear,
+    "relu": relu,
+    "relu6": relu6,
+    "leaky_relu": leaky_relu,
+    "elu": elu,
+    "selu": selu,
+    "celu": celu,
+    "sigmoid": sigmoid,
+    "hard_sigmoid_0.2": hard_sigmoid_02,
+    "hard_sigmoid_1/6": hard_sigmoid_16,
+    "hard_silu": hard_silu,
+    "silu": silu,
+    "tanh": tanh,
+    "hard_tanh": hard_tanh,
+    "tanh_shrink": tanh_shrink,
+    "softplus": softplus,
+    "softsign": softsign,
+    "log_sigmoid": log_sigmoid,
+    "mish": mish,
+    "exponential": exponential,
+    "gelu": gelu,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+}
+
+
+def activate(activation: Any, x: Array) -> Array:
+    """Apply an activation as a spec holds it: a name, or ``{"name": ..., option: value}``."""
+    if isinstance(activation, str):
+        activation = {"name": activation}
+    options = {key: value for key, value in activation.items() if key != "name"}
+    return FUNCTIONS[activation["name"]](x, **options).astype(x.dtype)

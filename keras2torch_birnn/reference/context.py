@@ -1,0 +1,107 @@
+"""What every equation of the reference is given besides its layer: where it is, which Keras it is.
+
+An equation is a function ``(layer, inputs, mask, context) -> (output, mask)``. ``mask`` has the
+structure of what it belongs to, with None for "no mask"; True marks a step that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from keras2torch_birnn.spec import Array, Generation, LayerSpec, Structure
+
+Equation: TypeAlias = Callable[
+    [LayerSpec, Structure, Structure, "Context"], tuple[Structure, Structure]
+]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a layer stands in a run.
+
+    ``path`` names the call (``outer#1/inner``), ``place`` the layer, whatever call reaches it
+    (``outer/inner``). ``layers`` and ``masks`` collect what the calls give; ``states`` holds what
+    stateful layers carry, None where nothing is carried.
+    """
+
+    generation: Generation
+    dtype: npt.DTypeLike
+    equations: Mapping[str, Equation]
+    layers: dict[str, Structure]
+    masks: dict[str, Structure]
+    states: dict[str, tuple[Array, ...]] | None
+    path: str = ""
+    place: str = ""
+    initial_state: tuple[Array, ...] | None = None
+
+    def inside(self, name: str, call: int = 0) -> Context:
+        """The context of call number ``call`` of the layer ``name`` inside this one."""
+        step = name if call == 0 else f"{name}#{call}"
+        return replace(
+            self,
+            path=f"{self.path}/{step}" if self.path else step,
+            place=f"{self.place}/{name}" if self.place else name,
+            initial_state=None,
+        )
+
+    def starting(self, initial_state: tuple[Array, ...] | None) -> Context:
+        """The same context with the states that the call was given."""
+        return replace(self, initial_state=initial_state)
+
+    def aside(self) -> Context:
+        """The same place in a run that leaves no trace and carries nothing."""
+        return replace(self, layers={}, masks={}, states=None)
+
+    def apply(self, layer: LayerSpec, inputs: Structure, mask: Structure) -> Any:
+        """Run the equation of the layer's class here."""
+        return self.equations[layer.class_name](layer, inputs, mask, self)
+
+    def number(self, array: Array) -> Array:
+        """The array in the precision of this run."""
+        return np.asarray(array).astype(self.dtype)
+
+    def weight(self, layer: LayerSpec, name: str) -> Array:
+        """A weight in the precision of this run."""
+        return self.number(layer.weights[name])
+
+
+# ---- rules that changed between Keras versions, where the spec does not hold them --------------
+
+
+def _tf_keras_since(generation: Generation, major: int, minor: int) -> bool:
+    """Whether this is tf.keras of at least that version ("2.2.4-tf" is TF 1.13 to 2.1)."""
+    numbers = tuple(int(part) for part in generation.version.split(".")[:2] if part.isdigit())
+    return generation.name == "tf.keras" and numbers >= (major, minor)
+
+
+def passed_mask_goes_on(generation: Generation) -> bool:
+    """Whether a mask passed as an argument is the one that later layers see.
+
+    Yes in Keras 3 (``Layer.__call__``, 3.15; 3.0 differs) and in tf.keras 2.x
+    (``Layer._get_input_masks``, 2.15). In multi-backend Keras (``Layer.__call__``, 2.2.4) and in
+    TF 1 the mask of the input tensor goes on, whatever was passed.
+    """
+    return generation.name == "keras3" or _tf_keras_since(generation, 2, 3)
+
+
+def softmax_uses_mask(generation: Generation) -> bool:
+    """Whether the Softmax layer looks at its mask: tf.keras from 2.4 on, Keras 3."""
+    return generation.name == "keras3" or _tf_keras_since(generation, 2, 4)
+
+
+def relu_passes_mask(generation: Generation) -> bool:
+    """Whether the ReLU layer passes its mask on: not in tf.keras up to 2.4 (TF 1.14 to 2.4)."""
+    return generation.name != "tf.keras" or _tf_keras_since(generation, 2, 5)
+
+
+def carried_state_wins(generation: Generation) -> bool:
+    """Whether a stateful layer prefers what it carries, unless all zero, to ``initial_state``.
+
+    tf.keras 2.x does (``RNN._process_inputs``, 2.4 and 2.15); the others use ``initial_state``.
+    """
+    return _tf_keras_since(generation, 2, 3)

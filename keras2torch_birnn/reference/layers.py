@@ -1,0 +1,193 @@
+"""Layers that look at one position or one sample at a time, and those that change shapes.
+
+Letters: B batch, T time, F features. Sources name class and method of Keras 2.15 and 3.15, which
+agree unless said.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from keras2torch_birnn.reference import activations
+from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.context import (
+    Context,
+    Equation,
+    relu_passes_mask,
+    softmax_uses_mask,
+)
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+Result = tuple[Structure, Structure]
+
+# ``_large_negative_number``, for float32: what Softmax puts in the place of masked values
+LARGE_NEGATIVE = -1e9
+
+
+def identity(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """Layers that do something in training only."""
+    return x, mask
+
+
+def input_layer(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """An input: cast to its kind (``Functional._conform_to_reference_input``, 2.15)."""
+    kind = str(layer.config["dtype"])
+    if kind.startswith(("int", "uint")):
+        return np.asarray(x).astype(np.int64), mask
+    if kind == "bool":
+        return np.asarray(x).astype(bool), mask
+    return context.number(x), mask
+
+
+# ---- dense, embedding, masking -----------------------------------------------------------------
+
+
+def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Dense.call``: activation(x W + b) over the last axis."""
+    y = context.number(x) @ context.weight(layer, "kernel")
+    if layer.config["use_bias"]:
+        y = y + context.weight(layer, "bias")
+    return activate(layer.config["activation"], y), mask
+
+
+def embedding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Embedding.call``: row number id, an id that is not whole is cut; (B, T) -> (B, T, F).
+
+    ``Embedding.compute_mask``: the mask is id != 0, before the cut; the incoming one is dropped.
+    """
+    ids = np.asarray(x).astype(np.int64)
+    if np.any(ids < 0):
+        raise ValueError(f"layer {layer.name}: ids from 0 on are expected, found {ids.min()}")
+    out_mask = np.asarray(x) != 0 if layer.config["mask_zero"] else None
+    return context.weight(layer, "embeddings")[ids], out_mask
+
+
+def masking(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Masking.call``: a step all equal to mask_value is masked and zeroed.
+
+    The incoming mask is dropped. Keras compares in float32, where 0.1 equals 0.1.
+    """
+    mask_value = np.float32(layer.config["mask_value"])
+    valid = np.any(np.asarray(x).astype(np.float32) != mask_value, axis=-1)
+    return np.where(valid[..., np.newaxis], x, 0), valid
+
+
+# ---- activations -------------------------------------------------------------------------------
+
+
+def activation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Activation.call``."""
+    return activate(layer.config["activation"], context.number(x)), mask
+
+
+def activation_layer(name: str) -> Equation:
+    """A layer whose options are those of the activation ``name``."""
+
+    def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+        return activate({"name": name, **layer.config}, context.number(x)), mask
+
+    return equation
+
+
+def relu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``ReLU.call``."""
+    y = activations.relu(context.number(x), **layer.config)
+    return y, mask if relu_passes_mask(context.generation) else None
+
+
+def thresholded_relu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``ThresholdedReLU.call`` (2.15): x where x > theta, else 0."""
+    return np.where(x > layer.config["theta"], context.number(x), 0), mask
+
+
+def prelu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``PReLU.call``: relu(x) - alpha relu(-x); alpha has size 1 on shared axes."""
+    x = context.number(x)
+    return np.maximum(x, 0) - context.weight(layer, "alpha") * np.maximum(-x, 0), mask
+
+
+def softmax(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Softmax.call``: over one axis or several together.
+
+    The mask is broadcast against x from the last axis on, as it comes: a mask of steps rarely fits.
+    tf.keras 2.15 adds -1e9 to masked values; Keras 3.15 replaces them and zeroes the result.
+    """
+    x, axis = context.number(x), layer.config["axis"]
+    if mask is None or not softmax_uses_mask(context.generation):
+        return activations.softmax(x, axis), mask
+    if np.broadcast_shapes(np.shape(mask), x.shape) != x.shape:
+        raise ValueError(f"a mask of shape {np.shape(mask)} does not fit values {x.shape}")
+    if context.generation.name == "keras3":
+        return np.where(mask, activations.softmax(np.where(mask, x, LARGE_NEGATIVE), axis), 0), mask
+    return activations.softmax(x + np.where(mask, 0, LARGE_NEGATIVE), axis), mask
+
+
+# ---- normalisation -----------------------------------------------------------------------------
+
+
+def _axes(layer: LayerSpec, x: Array) -> tuple[int, ...]:
+    return tuple(sorted(axis % x.ndim for axis in layer.config["axis"]))
+
+
+def _scale_and_shift(layer: LayerSpec, x: Array, y: Array, context: Context) -> Array:
+    """gamma y + beta, each only if the layer has it."""
+    shape = _along(_axes(layer, x), x)
+    if layer.config["scale"]:
+        y = y * context.weight(layer, "gamma").reshape(shape)
+    if layer.config["center"]:
+        y = y + context.weight(layer, "beta").reshape(shape)
+    return y
+
+
+def _along(axes: tuple[int, ...], x: Array) -> tuple[int, ...]:
+    """The shape of x with 1 for every axis that is not among ``axes``."""
+    return tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))
+
+
+def batch_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``BatchNormalization.call`` at inference: gamma (x - mean) / sqrt(variance + eps) + beta."""
+    x = context.number(x)
+    shape = _along(_axes(layer, x), x)
+    mean = context.weight(layer, "moving_mean").reshape(shape)
+    variance = context.weight(layer, "moving_variance").reshape(shape)
+    y = (x - mean) / np.sqrt(variance + layer.config["epsilon"])
+    return _scale_and_shift(layer, x, y, context), mask
+
+
+def layer_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``LayerNormalization.call``: the same with each sample's own mean and (biased) variance."""
+    x = context.number(x)
+    axes = _axes(layer, x)
+    mean, variance = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True)
+    y = (x - mean) / np.sqrt(variance + layer.config["epsilon"])
+    return _scale_and_shift(layer, x, y, context), mask
+
+
+# ---- shapes: all drop the mask -----------------------------------------------------------------
+
+
+def flatten(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Flatten.call``: (B, ...) -> (B, all); channels_first moves axis 1 to the end first."""
+    if layer.config["data_format"] == "channels_first" and x.ndim > 1:
+        x = np.moveaxis(x, 1, -1)
+    return x.reshape(len(x), math.prod(x.shape[1:])), None
+
+
+def reshape(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Reshape.call``: (B, ...) -> (B, *target_shape), one size may be -1."""
+    target = layer.config["target_shape"]
+    known = math.prod(size for size in target if size != -1)
+    free = math.prod(x.shape[1:]) // max(known, 1)
+    return x.reshape(len(x), *(free if size == -1 else size for size in target)), None
+
+
+def permute(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Permute.call``: axis i + 1 of the output is axis dims[i] of the input."""
+    return x.transpose(0, *layer.config["dims"]), None
+
+
+def repeat_vector(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``RepeatVector.call``: (B, F) -> (B, n, F)."""
+    return np.repeat(x[:, np.newaxis], layer.config["n"], axis=1), None

@@ -1,0 +1,1 @@
+"""The heart: cell equations, merge modes, masks, and the engines that run them in torch."""

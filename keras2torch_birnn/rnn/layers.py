@@ -1,0 +1,401 @@
+"""Recurrent layers as torch modules: an nn.LSTM, nn.GRU or nn.RNN wherever one computes it.
+
+``LSTM``, ``GRU`` and ``RNN`` are torch's own modules, with torch's parameter names, called the way
+Keras calls its layer; ``LoopRNN`` has the same names and runs any cell. Both offer
+``run_sequence``; all that Keras adds around it (masks, merge, states) is ``recurrent_forward``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from keras2torch_birnn.activations import activation, label
+from keras2torch_birnn.rnn.choice import alike, choose
+from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
+from keras2torch_birnn.rnn.masks import compact, reverse, spread
+from keras2torch_birnn.rnn.merge import MERGE
+from keras2torch_birnn.rnn.parameters import parameter, torch_parameters
+from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.spec import LayerSpec
+
+State: TypeAlias = tuple[Tensor, ...]
+# What a layer gives: a tensor, or a tuple of tensors (merge_mode None, return_state).
+Output: TypeAlias = Tensor | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one recurrent layer is called, in Keras' words; the same for every engine.
+
+    ``rules``: what stands at masked steps, per direction. ``against_time``: the (first) direction
+    reads from the end, and what comes out is in the order of reading.
+    """
+
+    rules: tuple[str, ...]
+    merge_mode: str | None = None
+    return_sequences: bool = False
+    return_state: bool = False
+    against_time: bool = False
+    stateful: bool = False
+
+
+class Sequences(Protocol):
+    """What every engine's module offers to ``recurrent_forward``."""
+
+    plan: Plan
+    carried: tuple[State, ...] | None
+
+    def run_sequence(
+        self, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+    ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+        """Outputs (B, T, H) in the order of time and final states, one per direction.
+
+        Only the first ``lengths`` (B,) steps of each row count; outputs past them are garbage.
+        ``start``: a state per direction, None for zeros.
+        """
+        ...
+
+
+def recurrent_forward(
+    module: Sequences, x: Tensor, mask: Tensor | None, initial_state: Sequence[Tensor] | None
+) -> Output:
+    """Call a recurrent layer as Keras does.
+
+    x: (B, T, F); mask: (B, T), true where a step counts; initial_state: Keras' order, forward
+    states first. Returns the (merged) output, then the states if the layer returns them.
+    """
+    plan = module.plan
+    if plan.against_time:
+        x, mask = x.flip(1), None if mask is None else mask.flip(1)
+    start = module.carried if plan.stateful else None
+    if initial_state is not None:
+        each = len(initial_state) // len(plan.rules)
+        start = tuple(
+            tuple(initial_state[i * each : (i + 1) * each]) for i in range(len(plan.rules))
+        )
+    if mask is None:
+        outputs, states = module.run_sequence(x, None, start)
+    else:
+        outputs, states = _run_masked(module, x, mask.bool(), start)
+    if plan.stateful:
+        module.carried = tuple(tuple(s.detach() for s in state) for state in states)
+    if not plan.return_sequences:
+        # The last step that each direction reads: T - 1 forward, 0 backward.
+        outputs = tuple(out[:, -1 if d == 0 else 0] for d, out in enumerate(outputs))
+    heads = outputs
+    if plan.merge_mode is not None:
+        heads = (MERGE[plan.merge_mode](*outputs),)
+    tail = tuple(s for state in states for s in state) if plan.return_state else ()
+    result = (*heads, *tail)
+    return result[0] if len(result) == 1 else result
+
+
+def _run_masked(
+    module: Sequences, x: Tensor, mask: Tensor, start: tuple[State, ...] | None
+) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+    compacted, lengths = compact(x, mask)
+    outputs, states = module.run_sequence(compacted, lengths, start)
+    outputs = tuple(
+        spread(out, mask, start[d][0] if start else None, backward=d == 1, rule=rule)
+        for d, (out, rule) in enumerate(zip(outputs, module.plan.rules, strict=True))
+    )
+    # A row with nothing valid keeps the state it had.
+    empty = (lengths == 0)[:, None]
+    kept = tuple(
+        tuple(
+            torch.where(empty, start[d][i] if start else torch.zeros_like(s), s)
+            for i, s in enumerate(state)
+        )
+        for d, state in enumerate(states)
+    )
+    return outputs, kept
+
+
+# ---- engines -----------------------------------------------------------------------------------
+
+# Whether a graph is being exported; older torch tells compiling only.
+_exporting: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def _weights(module: nn.Module, direction: int) -> Weights:
+    """One direction's parameters of a module with torch's names."""
+    found = dict(module.named_parameters(recurse=False))
+    suffix = "_l0_reverse" if direction else "_l0"
+    return Weights(
+        found[f"weight_ih{suffix}"],
+        found[f"weight_hh{suffix}"],
+        found.get(f"bias_ih{suffix}"),
+        found.get(f"bias_hh{suffix}"),
+    )
+
+
+def _run_loops(
+    module: LSTM | GRU | RNN | LoopRNN,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+    """Every direction by the loop; the second reads the valid steps turned round."""
+    outputs, states = [], []
+    dropout = module.dropout_rates if module.training else None
+    for d in range(len(module.plan.rules)):
+        weights = _weights(module, d)
+        zero = x.new_zeros(x.shape[0], weights.hh.shape[1])
+        begin = start[d] if start else (zero,) * (2 if module.cell.kind == "LSTM" else 1)
+        read = reverse(x, lengths) if d else x
+        out, state = run_loop(module.cell, weights, read, lengths, begin, dropout)
+        outputs.append(reverse(out, lengths) if d else out)
+        states.append(state)
+    return tuple(outputs), tuple(states)
+
+
+def _run_fused(
+    module: LSTM | GRU | RNN,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+    """One call of torch's kernel for all directions, packed where lengths count."""
+    dropping = module.training and bool(module.dropout_rates)
+    if dropping or (lengths is not None and _exporting()):
+        # Keras drops with one mask for all steps; packing cannot be exported.
+        return _run_loops(module, x, lengths, start)
+    hx: Any = None
+    if start is not None:
+        stacked = tuple(torch.stack(parts) for parts in zip(*start, strict=True))
+        hx = stacked if len(stacked) == 2 else stacked[0]
+    given: Tensor | PackedSequence = x
+    if lengths is not None:
+        given = pack_padded_sequence(
+            x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        )
+    out, final = module.kernel(given, hx)
+    if isinstance(out, PackedSequence):
+        out, _ = pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
+    finals = final if isinstance(final, tuple) else (final,)
+    directions = 2 if module.bidirectional else 1
+    return out.chunk(directions, dim=2), tuple(
+        tuple(f[d] for f in finals) for d in range(directions)
+    )
+
+
+class LSTM(nn.LSTM):
+    """An ``nn.LSTM`` that is called as Keras calls its LSTM, or Bidirectional of two alike."""
+
+    plan: Plan
+    cell: Cell
+    dropout_rates: DropoutRates
+    carried: tuple[State, ...] | None = None
+    kernel: Any = nn.LSTM.forward
+    run_sequence = _run_fused
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
+    ) -> Any:
+        """See ``recurrent_forward``."""
+        return recurrent_forward(self, x, mask, initial_state)
+
+    def extra_repr(self) -> str:
+        """Torch's own, then Keras' options."""
+        return f"{super().extra_repr()}, {_shown(self.plan)}"
+
+
+class GRU(nn.GRU):
+    """An ``nn.GRU`` that is called as Keras calls its GRU (reset_after), or Bidirectional of two."""
+
+    plan: Plan
+    cell: Cell
+    dropout_rates: DropoutRates
+    carried: tuple[State, ...] | None = None
+    kernel: Any = nn.GRU.forward
+    run_sequence = _run_fused
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
+    ) -> Any:
+        """See ``recurrent_forward``."""
+        return recurrent_forward(self, x, mask, initial_state)
+
+    def extra_repr(self) -> str:
+        """Torch's own, then Keras' options."""
+        return f"{super().extra_repr()}, {_shown(self.plan)}"
+
+
+class RNN(nn.RNN):
+    """An ``nn.RNN`` that is called as Keras calls its SimpleRNN, or Bidirectional of two alike."""
+
+    plan: Plan
+    cell: Cell
+    dropout_rates: DropoutRates
+    carried: tuple[State, ...] | None = None
+    kernel: Any = nn.RNN.forward
+    run_sequence = _run_fused
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
+    ) -> Any:
+        """See ``recurrent_forward``."""
+        return recurrent_forward(self, x, mask, initial_state)
+
+    def extra_repr(self) -> str:
+        """Torch's own, then Keras' options."""
+        return f"{super().extra_repr()}, {_shown(self.plan)}"
+
+
+class LoopRNN(nn.Module):
+    """Any cell, by the loop; torch's parameter names, but a GRU that resets before has no bias_hh."""
+
+    plan: Plan
+    cell: Cell
+    dropout_rates: DropoutRates
+    carried: tuple[State, ...] | None = None
+    run_sequence = _run_loops
+
+    def __init__(self, shown: str) -> None:
+        super().__init__()
+        self.shown = shown
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
+    ) -> Any:
+        """See ``recurrent_forward``."""
+        return recurrent_forward(self, x, mask, initial_state)
+
+    def extra_repr(self) -> str:
+        """The cell, then Keras' options."""
+        return f"{self.shown}, {_shown(self.plan)}"
+
+
+class BidirectionalPair(nn.Module):
+    """Two recurrent modules that differ (units, class, activation, bias), one per direction."""
+
+    carried: tuple[State, ...] | None = None
+
+    def __init__(self, forward_layer: Any, backward_layer: Any, plan: Plan) -> None:
+        super().__init__()
+        self.forward_layer = forward_layer
+        self.backward_layer = backward_layer
+        self.plan = plan
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
+    ) -> Any:
+        """See ``recurrent_forward``."""
+        return recurrent_forward(self, x, mask, initial_state)
+
+    def run_sequence(
+        self, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+    ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+        """See ``Sequences``."""
+        first, second = (start[0],) if start else None, (start[1],) if start else None
+        (ahead,), forward_states = self.forward_layer.run_sequence(x, lengths, first)
+        turned = reverse(x, lengths)
+        (back,), backward_states = self.backward_layer.run_sequence(turned, lengths, second)
+        return (ahead, reverse(back, lengths)), (*forward_states, *backward_states)
+
+    def extra_repr(self) -> str:
+        """Keras' options."""
+        return _shown(self.plan)
+
+
+def _shown(plan: Plan) -> str:
+    parts = [f"return_sequences={plan.return_sequences}"]
+    if len(plan.rules) == 2:
+        parts.insert(0, f"merge_mode={plan.merge_mode!r}")
+    parts += [f"{key}=True" for key in ("return_state", "stateful") if getattr(plan, key)]
+    return ", ".join(parts)
+
+
+# ---- LayerSpec -> module -----------------------------------------------------------------------
+
+
+def recurrent(layer: LayerSpec) -> nn.Module:
+    """Build one LSTM, GRU or SimpleRNN, unwrapped."""
+    plan = _plan((layer,), merge_mode=None)
+    return _module((layer,), plan)
+
+
+def bidirectional(layer: LayerSpec) -> nn.Module:
+    """Build a Bidirectional: one module if its halves are alike, a pair if they differ."""
+    halves = (layer.parts["forward_layer"], layer.parts["backward_layer"])
+    plan = _plan(halves, layer.config["merge_mode"])
+    if alike(*halves):
+        return _module(halves, plan)
+    single = [_module((half,), Plan((rule,))) for half, rule in zip(halves, plan.rules, strict=True)]
+    return BidirectionalPair(single[0], single[1], plan)
+
+
+def _plan(halves: Sequence[LayerSpec], merge_mode: str | None) -> Plan:
+    config = halves[0].config
+    return Plan(
+        rules=tuple(half.config["masked_output"] for half in halves),
+        merge_mode=merge_mode,
+        return_sequences=config["return_sequences"],
+        return_state=config["return_state"],
+        against_time=config["go_backwards"],
+        stateful=config["stateful"],
+    )
+
+
+_FUSED: dict[str, Any] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": RNN}
+
+
+def _module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
+    """The module for one direction, or for two that are alike, with its parameters."""
+    layer, config = halves[0], halves[0].config
+    parameters: dict[str, Any] = {}
+    for half, suffix in zip(halves, ("", "_reverse"), strict=False):
+        parameters |= torch_parameters(half, suffix)
+    width, units = parameters["weight_ih_l0"].shape[1], config["units"]
+    module: Any
+    if choose(layer).engine == "fused":
+        more = {"nonlinearity": config["activation"]} if layer.class_name == "SimpleRNN" else {}
+        module = _FUSED[layer.class_name](
+            width,
+            units,
+            bias=config["use_bias"],
+            batch_first=True,
+            bidirectional=len(halves) == 2,
+            device="meta",
+            **more,
+        )
+    else:
+        module = LoopRNN(f"{layer.class_name}, {width}, {units}, {_functions(layer)}")
+        for name in parameters:
+            module.register_parameter(name, None)
+    module.plan = plan
+    module.cell = _cell(layer)
+    module.dropout_rates = DropoutRates(
+        config["dropout"], config["recurrent_dropout"], config["implementation"] != 2
+    )
+    zeros = CELL_GATES[layer.class_name] * units
+    like = parameters["weight_ih_l0"]
+    for name, _ in list(module.named_parameters()):
+        if name not in parameters:  # torch's second bias, which Keras does not have
+            parameters[name] = np.zeros(zeros, dtype=like.dtype)
+    for name, array in parameters.items():
+        setattr(module, name, parameter(array))
+    return cast(nn.Module, module)
+
+
+def _cell(layer: LayerSpec) -> Cell:
+    kind = layer.class_name
+    if kind == "GRU" and not layer.config["reset_after"]:
+        kind = "GRU before"
+    gate = layer.config.get("recurrent_activation", "linear")
+    return Cell(kind, activation(layer.config["activation"]), activation(gate))
+
+
+def _functions(layer: LayerSpec) -> str:
+    config = layer.config
+    names = ("activation", "recurrent_activation", "reset_after")
+    return ", ".join(
+        f"{n}={label(config[n]) if n != 'reset_after' else config[n]}" for n in names if n in config
+    )

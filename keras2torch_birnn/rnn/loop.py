@@ -1,0 +1,175 @@
+"""The cells' equations and a loop over time: what runs where torch has no kernel.
+
+The input product of the whole sequence is taken at once, before the loop. B batch, T time,
+F features, H units, G gates. Gates in torch's order: LSTM i, f, g, o; GRU r, z, n.
+Equations: Keras 2.2.4 ``layers/recurrent.py`` and Keras 3 ``layers/rnn/{lstm,gru,simple_rnn}.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from keras2torch_birnn.activations import Activation
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell's kind (a key of ``STEPS``) and its two nonlinearities."""
+
+    kind: str
+    activation: Activation
+    recurrent_activation: Activation
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One direction's parameters by torch's names; a bias may be absent."""
+
+    ih: Tensor  # (G*H, F)
+    hh: Tensor  # (G*H, H)
+    bias_ih: Tensor | None  # (G*H,)
+    bias_hh: Tensor | None  # (G*H,)
+
+
+@dataclass(frozen=True)
+class DropoutRates:
+    """Rates of the input's and the state's dropout, and whether each gate has its own mask."""
+
+    inputs: float = 0.0
+    recurrent: float = 0.0
+    per_gate: bool = False
+
+    def __bool__(self) -> bool:
+        # Keras drops for 0 < rate < 1 only
+        return 0.0 < self.inputs < 1.0 or 0.0 < self.recurrent < 1.0
+
+
+# (cell, weights, gates' input product of one step (B, G*H), state, state's masks) -> new state
+Step = Callable[[Cell, Weights, Tensor, State, tuple[Tensor, ...]], State]
+
+
+def _recurrent(w: Weights, h: Tensor, masks: tuple[Tensor, ...], gates: slice) -> Tensor:
+    """h weight_hh^T + bias_hh for some gates; h is dropped by the mask of each gate, if any."""
+    size = h.shape[1]
+    rows = slice(gates.start * size, gates.stop * size)
+    bias = None if w.bias_hh is None else w.bias_hh[rows]
+    if not masks:
+        return functional.linear(h, w.hh[rows], bias)
+    parts = [
+        functional.linear(h * masks[g % len(masks)], w.hh[g * size : (g + 1) * size])
+        for g in range(gates.start, gates.stop)
+    ]
+    product = torch.cat(parts, dim=1)
+    return product if bias is None else product + bias
+
+
+def lstm_step(cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]) -> State:
+    """c' = f c + i g; h' = o act(c')."""
+    h, c = state
+    i, f, g, o = (x + _recurrent(w, h, masks, slice(0, 4))).chunk(4, dim=1)
+    sigma, act = cell.recurrent_activation, cell.activation
+    c = sigma(f) * c + sigma(i) * act(g)
+    return sigma(o) * act(c), c
+
+
+def gru_after_step(
+    cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
+) -> State:
+    """n = act(x_n + r (h U_n + b_n)); h' = z h + (1 - z) n: reset after the product."""
+    (h,) = state
+    x_r, x_z, x_n = x.chunk(3, dim=1)
+    h_r, h_z, h_n = _recurrent(w, h, masks, slice(0, 3)).chunk(3, dim=1)
+    r = cell.recurrent_activation(x_r + h_r)
+    z = cell.recurrent_activation(x_z + h_z)
+    n = cell.activation(x_n + r * h_n)
+    return (z * h + (1 - z) * n,)
+
+
+def gru_before_step(
+    cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
+) -> State:
+    """n = act(x_n + (r h) U_n); h' = z h + (1 - z) n: reset before the product."""
+    (h,) = state
+    x_r, x_z, x_n = x.chunk(3, dim=1)
+    h_r, h_z = _recurrent(w, h, masks, slice(0, 2)).chunk(2, dim=1)
+    r = cell.recurrent_activation(x_r + h_r)
+    z = cell.recurrent_activation(x_z + h_z)
+    n = cell.activation(x_n + _recurrent(w, r * h, masks, slice(2, 3)))
+    return (z * h + (1 - z) * n,)
+
+
+def simple_rnn_step(
+    cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
+) -> State:
+    """h' = act(x + h U)."""
+    return (cell.activation(x + _recurrent(w, state[0], masks, slice(0, 1))),)
+
+
+STEPS: Mapping[str, Step] = {
+    "LSTM": lstm_step,
+    "GRU": gru_after_step,
+    "GRU before": gru_before_step,
+    "SimpleRNN": simple_rnn_step,
+}
+
+
+def run_loop(
+    cell: Cell,
+    w: Weights,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: State,
+    dropout: DropoutRates | None = None,
+) -> tuple[Tensor, State]:
+    """Read x (B, T, F) from t = 0 on; steps at or past ``lengths`` (B,) leave the state alone.
+
+    Returns outputs (B, T, H) and the final state.
+    """
+    gates = w.hh.shape[0] // w.hh.shape[1]
+    masks: tuple[Tensor, ...] = ()
+    if dropout:
+        copies = gates if dropout.per_gate else 1
+        products = _dropped_input(w, x, gates, copies, dropout.inputs)
+        if 0.0 < dropout.recurrent < 1.0:
+            masks = _masks(start[0], copies, dropout.recurrent)
+    else:
+        products = functional.linear(x, w.ih, w.bias_ih)
+    step, state = STEPS[cell.kind], start
+    valid = None
+    if lengths is not None:
+        valid = torch.arange(x.shape[1], device=x.device)[:, None, None] < lengths[:, None]
+    outputs: list[Tensor] = []
+    for t, product in enumerate(products.unbind(dim=1)):
+        new = step(cell, w, product, state, masks)
+        if valid is not None:
+            keep = valid[t]
+            new = tuple(torch.where(keep, a, b) for a, b in zip(new, state, strict=True))
+        state = new
+        outputs.append(state[0])
+    return torch.stack(outputs, dim=1), state
+
+
+def _masks(like: Tensor, copies: int, rate: float) -> tuple[Tensor, ...]:
+    return tuple(functional.dropout(torch.ones_like(like), rate) for _ in range(copies))
+
+
+def _dropped_input(w: Weights, x: Tensor, gates: int, copies: int, rate: float) -> Tensor:
+    """The input product with one dropout mask for all steps, one for each gate if ``copies``."""
+    if not 0.0 < rate < 1.0:
+        return functional.linear(x, w.ih, w.bias_ih)
+    masks = _masks(x[:, 0], copies, rate)
+    if copies == 1:
+        return functional.linear(x * masks[0][:, None], w.ih, w.bias_ih)
+    rows = w.ih.chunk(gates, dim=0)
+    parts = [
+        functional.linear(x * m[:, None], row) for row, m in zip(rows, masks, strict=True)
+    ]
+    product = torch.cat(parts, dim=2)
+    return product if w.bias_ih is None else product + w.bias_ih

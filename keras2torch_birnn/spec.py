@@ -1,0 +1,280 @@
+"""The parsed model: frozen, dumb data between the readers and everything else. NumPy only.
+
+Keras' words throughout (``units``, ``kernel``). Every value is explicit: defaults, renamed keys and
+what a word meant to the Keras that wrote the file were settled by ``readers``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Shape: TypeAlias = tuple[int | None, ...]
+# A tensor, or a tuple / dict of such: the structure in which Keras passes tensors around.
+Structure: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """Output number ``output`` of call number ``call`` of layer ``layer`` of the same graph."""
+
+    layer: str
+    call: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of a layer. ``args`` and ``kwargs`` are structures of TensorRef and plain values."""
+
+    layer: str
+    index: int
+    args: tuple[Structure, ...]
+    kwargs: Mapping[str, Structure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Layers and the order in which they are called: straight-line code, inputs first."""
+
+    layers: tuple[LayerSpec, ...]
+    calls: tuple[Call, ...]
+    inputs: Structure
+    outputs: Structure
+
+    def layer(self, name: str) -> LayerSpec:
+        """Return the layer called ``name``."""
+        return self._by_name[name]
+
+    @property
+    def _by_name(self) -> dict[str, LayerSpec]:
+        cached: dict[str, LayerSpec] | None = self.__dict__.get("_names")
+        if cached is None:
+            cached = {layer.name: layer for layer in self.layers}
+            object.__setattr__(self, "_names", cached)
+        return cached
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer: its class, every option it has, its weights by Keras' names, its inner layers.
+
+    ``parts`` holds what a wrapper wraps (``layer``; ``forward_layer`` and ``backward_layer``),
+    ``graph`` what a model holds (class ``Sequential`` or ``Functional``). ``place`` says where in
+    the file the layer stands, for messages. ``input_shape`` and ``output_shape`` are structures of
+    shapes with None for a size that is free, or None where nothing is known.
+    """
+
+    class_name: str
+    name: str
+    config: Mapping[str, Any]
+    weights: Mapping[str, Array] = field(default_factory=dict)
+    parts: Mapping[str, LayerSpec] = field(default_factory=dict)
+    graph: Graph | None = None
+    place: str = ""
+    input_shape: Structure = None
+    output_shape: Structure = None
+
+    def walk(self) -> Iterator[LayerSpec]:
+        """Yield this layer, then every layer inside it, in the file's order."""
+        yield self
+        for part in self.parts.values():
+            yield from part.walk()
+        for layer in self.graph.layers if self.graph else ():
+            yield from layer.walk()
+
+
+MaskedOutput = Literal["zeros", "zeros_unreversed", "previous_output", "previous_state"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a Keras version means by the same words. Decided once, from the version in the file.
+
+    ``masked_output``: what stands at a masked step of ``Bidirectional(return_sequences=True)``.
+    ``hard_sigmoid``: ``hard_sigmoid_0.2`` is clip(0.2 x + 0.5), ``hard_sigmoid_1/6`` is
+    clip(x / 6 + 0.5). ``average_pooling_uses_mask``: GlobalAveragePooling1D before 2.2.3 did not.
+    """
+
+    name: Literal["keras1", "keras2", "tf.keras", "keras3"]
+    version: str
+    hard_sigmoid: str
+    recurrent_activation: str
+    reset_after: bool
+    masked_output: MaskedOutput
+    average_pooling_uses_mask: bool = True
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole model: its root layer, the Keras that wrote it, and what a person should know."""
+
+    root: LayerSpec
+    generation: Generation
+    notes: tuple[str, ...] = ()
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the root."""
+        if self.root.graph is None:
+            raise TypeError("the root of a model is a model")
+        return self.root.graph
+
+    def input_layers(self) -> tuple[LayerSpec, ...]:
+        """The InputLayers, in the order in which the model takes its inputs."""
+        return tuple(self.graph.layer(ref.layer) for ref in leaves(self.graph.inputs))
+
+    def to_json(self) -> str:
+        """Write the model without its arrays (their shapes stay) as JSON text."""
+        return json.dumps(
+            {
+                "generation": self.generation.__dict__,
+                "notes": self.notes,
+                "root": _layer_to_json(self.root),
+            }
+        )
+
+
+def leaves(structure: Structure) -> Iterator[Any]:
+    """Yield what is not a tuple, list or dict, left to right."""
+    if isinstance(structure, Mapping):
+        for value in structure.values():
+            yield from leaves(value)
+    elif isinstance(structure, tuple | list):
+        for value in structure:
+            yield from leaves(value)
+    else:
+        yield structure
+
+
+def map_structure(function: Any, structure: Structure) -> Structure:
+    """Apply ``function`` to every leaf and keep the structure (lists become tuples)."""
+    if isinstance(structure, Mapping):
+        return {key: map_structure(function, value) for key, value in structure.items()}
+    if isinstance(structure, tuple | list):
+        return tuple(map_structure(function, value) for value in structure)
+    return function(structure)
+
+
+def _layer_to_json(layer: LayerSpec) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "class_name": layer.class_name,
+        "name": layer.name,
+        "config": dict(layer.config),
+        "place": layer.place,
+        "input_shape": layer.input_shape,
+        "output_shape": layer.output_shape,
+    }
+    if layer.weights:
+        out["weights"] = {
+            name: {"shape": array.shape, "dtype": array.dtype.name}
+            for name, array in layer.weights.items()
+        }
+    if layer.parts:
+        out["parts"] = {key: _layer_to_json(part) for key, part in layer.parts.items()}
+    if layer.graph:
+        out["graph"] = {
+            "layers": [_layer_to_json(inner) for inner in layer.graph.layers],
+            "calls": [
+                {
+                    "layer": call.layer,
+                    "index": call.index,
+                    "args": _refs_to_json(call.args),
+                    "kwargs": _refs_to_json(call.kwargs),
+                }
+                for call in layer.graph.calls
+            ],
+            "inputs": _refs_to_json(layer.graph.inputs),
+            "outputs": _refs_to_json(layer.graph.outputs),
+        }
+    return out
+
+
+def _refs_to_json(structure: Structure) -> Structure:
+    return map_structure(
+        lambda leaf: (
+            {"tensor": [leaf.layer, leaf.call, leaf.output]}
+            if isinstance(leaf, TensorRef)
+            else leaf
+        ),
+        structure,
+    )
+
+
+def model_from_json(data: Mapping[str, Any]) -> ModelSpec:
+    """Build a ModelSpec from the parsed text of ``ModelSpec.to_json``.
+
+    The arrays are zeros that take no memory; their shapes and dtypes are right.
+
+    Raises:
+        KeyError, TypeError, ValueError: the text is not what ``to_json`` writes.
+    """
+    return ModelSpec(
+        root=_layer_from_json(data["root"]),
+        generation=Generation(**data["generation"]),
+        notes=tuple(str(note) for note in data["notes"]),
+    )
+
+
+def _layer_from_json(data: Mapping[str, Any]) -> LayerSpec:
+    graph = data.get("graph")
+    return LayerSpec(
+        class_name=str(data["class_name"]),
+        name=str(data["name"]),
+        config=_tuples(data["config"]),
+        weights={
+            str(name): np.broadcast_to(
+                np.zeros((), dtype=np.dtype(str(facts["dtype"]))),
+                tuple(int(size) for size in facts["shape"]),
+            )
+            for name, facts in data.get("weights", {}).items()
+        },
+        parts={str(k): _layer_from_json(part) for k, part in data.get("parts", {}).items()},
+        graph=None if graph is None else _graph_from_json(graph),
+        place=str(data["place"]),
+        input_shape=_tuples(data["input_shape"]),
+        output_shape=_tuples(data["output_shape"]),
+    )
+
+
+def _graph_from_json(data: Mapping[str, Any]) -> Graph:
+    return Graph(
+        layers=tuple(_layer_from_json(layer) for layer in data["layers"]),
+        calls=tuple(
+            Call(
+                str(c["layer"]),
+                int(c["index"]),
+                tuple(_refs_from_json(a) for a in c["args"]),
+                {str(k): _refs_from_json(v) for k, v in c["kwargs"].items()},
+            )
+            for c in data["calls"]
+        ),
+        inputs=_refs_from_json(data["inputs"]),
+        outputs=_refs_from_json(data["outputs"]),
+    )
+
+
+def _refs_from_json(structure: Structure) -> Structure:
+    if isinstance(structure, Mapping):
+        if set(structure) == {"tensor"}:
+            layer, call, output = structure["tensor"]
+            return TensorRef(str(layer), int(call), int(output))
+        return {str(key): _refs_from_json(value) for key, value in structure.items()}
+    if isinstance(structure, Sequence) and not isinstance(structure, str):
+        return tuple(_refs_from_json(value) for value in structure)
+    return structure
+
+
+def _tuples(structure: Structure) -> Structure:
+    return map_structure(lambda leaf: leaf, structure)
+
+
+def with_weights(layer: LayerSpec, weights: Mapping[str, Array]) -> LayerSpec:
+    """Return the same layer with these weights."""
+    return replace(layer, weights=dict(weights))
