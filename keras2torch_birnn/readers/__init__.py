@@ -25,7 +25,7 @@ from keras2torch_birnn.readers.generations import consequences, generation_of, v
 from keras2torch_birnn.readers.layouts import from_cudnn, is_cudnn, settle_reset_after
 from keras2torch_birnn.readers.legacy_weights import legacy_paths, weights_group
 from keras2torch_birnn.readers.limits import JSON_BYTES
-from keras2torch_birnn.readers.shapes import expected_weights, infer_model
+from keras2torch_birnn.shapes import expected_weights, infer_model
 from keras2torch_birnn.readers.slots import Key, fill, slots
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
@@ -56,16 +56,33 @@ def read_model(
             configuration differ; UnsupportedLayerError, UnsupportedOptionError: all that cannot
             be converted.
     """
+    spec, problems = survey(path, config=config, custom=custom)
+    if problems:
+        with in_file(path):
+            raise gather(problems)
+    return spec
+
+
+def survey(
+    path: PathLike, *, config: PathLike | None = None, custom: Iterable[str] = ()
+) -> tuple[ModelSpec, list[K2TError]]:
+    """The same, but what is not supported is returned; the weights are read only if there is none.
+
+    Raises:
+        InvalidModelFileError, WeightMismatchError: as ``read_model``.
+    """
     given = None if config is None else _read_json(config)
     with in_file(path), open_container(path) as container:
         architecture = _architecture(container, given)
         parsing = Parsing(_generation(architecture), frozenset(custom))
-        root = infer_model(parse_architecture(architecture.model, parsing), parsing.problems)
-        if parsing.problems:
-            raise gather(parsing.problems)
-        root, notes = _with_weights(root, container, parsing)
-        notes = (consequences(parsing.generation), *notes)
-        return ModelSpec(root, parsing.generation, notes)
+        root = parse_architecture(architecture.model, parsing)
+        notes = [consequences(parsing.generation)]
+        if not parsing.problems:
+            root = infer_model(root, parsing.problems)
+        if not parsing.problems:
+            root, more = _with_weights(root, container, parsing)
+            notes += more
+        return ModelSpec(root, parsing.generation, tuple(notes)), parsing.problems
 
 
 def _read_json(path: PathLike) -> Mapping[str, Any]:

@@ -150,7 +150,7 @@ def _check_overlaps(window: Window, members: Sequence[zipfile.ZipInfo], end: int
     Not every Python that we run on checks this itself (CVE-2024-0450).
     """
     ordered = sorted(members, key=lambda member: member.header_offset)
-    ends = [member.header_offset for member in ordered[1:]] + [end]
+    ends = [*(member.header_offset for member in ordered), end][1:]
     for member, limit in zip(ordered, ends, strict=True):
         if _data_start(window, member) + member.compress_size > limit:
             raise InvalidModelFileError(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from keras2torch_birnn.errors import WeightMismatchError
 from keras2torch_birnn.readers.hdf5 import HDF5Store
-from keras2torch_birnn.readers.shapes import expected_weights
+from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.readers.slots import Key, slots
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA
 from keras2torch_birnn.spec import Generation, LayerSpec

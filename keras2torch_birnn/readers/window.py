@@ -6,6 +6,7 @@ position is never moved, so that the HDF5 parser's process can share the open fi
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -93,7 +94,7 @@ class WindowFile(io.RawIOBase):
         """Move the position, as in any file."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._window.size}[whence]
         if base + offset < 0:
-            raise ValueError("negative seek position")
+            raise OSError(errno.EINVAL, "negative seek position")
         self._at = base + offset
         return self._at
 

@@ -73,10 +73,10 @@ class Context:
 # ---- rules that changed between Keras versions, where the spec does not hold them --------------
 
 
-def _tf_keras_since(generation: Generation, major: int, minor: int) -> bool:
-    """Whether this is tf.keras of at least that version ("2.2.4-tf" is TF 1.13 to 2.1)."""
+def _since(generation: Generation, name: str, major: int, minor: int) -> bool:
+    """Whether this is ``name`` of at least that version ("2.2.4-tf" is TF 1.13 to 2.1)."""
     numbers = tuple(int(part) for part in generation.version.split(".")[:2] if part.isdigit())
-    return generation.name == "tf.keras" and numbers >= (major, minor)
+    return generation.name == name and numbers >= (major, minor)
 
 
 def passed_mask_goes_on(generation: Generation) -> bool:
@@ -86,17 +86,17 @@ def passed_mask_goes_on(generation: Generation) -> bool:
     (``Layer._get_input_masks``, 2.15). In multi-backend Keras (``Layer.__call__``, 2.2.4) and in
     TF 1 the mask of the input tensor goes on, whatever was passed.
     """
-    return generation.name == "keras3" or _tf_keras_since(generation, 2, 3)
+    return generation.name == "keras3" or _since(generation, "tf.keras", 2, 3)
 
 
 def softmax_uses_mask(generation: Generation) -> bool:
     """Whether the Softmax layer looks at its mask: tf.keras from 2.4 on, Keras 3."""
-    return generation.name == "keras3" or _tf_keras_since(generation, 2, 4)
+    return generation.name == "keras3" or _since(generation, "tf.keras", 2, 4)
 
 
 def relu_passes_mask(generation: Generation) -> bool:
     """Whether the ReLU layer passes its mask on: not in tf.keras up to 2.4 (TF 1.14 to 2.4)."""
-    return generation.name != "tf.keras" or _tf_keras_since(generation, 2, 5)
+    return generation.name != "tf.keras" or _since(generation, "tf.keras", 2, 5)
 
 
 def carried_state_wins(generation: Generation) -> bool:
@@ -104,4 +104,9 @@ def carried_state_wins(generation: Generation) -> bool:
 
     tf.keras 2.x does (``RNN._process_inputs``, 2.4 and 2.15); the others use ``initial_state``.
     """
-    return _tf_keras_since(generation, 2, 3)
+    return _since(generation, "tf.keras", 2, 3)
+
+
+def mask_enters_time_distributed(generation: Generation) -> bool:
+    """Whether TimeDistributed hands its mask to the inner layer: not before Keras 2.2.0."""
+    return generation.name in ("tf.keras", "keras3") or _since(generation, "keras2", 2, 2)

@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.reference.context import Context, passed_mask_goes_on
+from keras2torch_birnn.reference.context import (
+    Context,
+    mask_enters_time_distributed,
+    passed_mask_goes_on,
+)
 from keras2torch_birnn.spec import (
     Array,
     Call,
@@ -119,15 +123,15 @@ def time_distributed(
 ) -> tuple[Structure, Structure]:
     """``TimeDistributed.call`` and ``.compute_mask``: the inner layer on (B, ...) at every step.
 
-    Inner masks and the mask that comes out: see ``_outer_mask``. Keras 2.2.4 ignores the mask
-    inside when the model fixes its batch size. Stateful inner layers are carried from step to step
-    by Keras 3.15; before, ``keras.backend.rnn`` runs the first step twice, which is refused here.
+    The mask goes in step by step, or passes by (``_mask_passes_by``). Stateful inner layers are
+    carried from step to step by Keras 3.15; before, ``keras.backend.rnn`` runs the first step
+    twice, which is refused here.
     """
     inner = layer.parts["layer"]
     if context.states is not None and context.generation.name != "keras3":
         if any(part.config.get("stateful") for part in inner.walk()):
             raise ValueError(f"layer {layer.name}: a stateful layer inside TimeDistributed")
-    inside_mask = None if _keras2_fixed_batch(layer, context) else mask
+    inside_mask = None if _mask_passes_by(layer, context) else mask
     steps = next(leaves(inputs)).shape[1]
     results, traces = [], []
     for t in range(steps):
@@ -148,19 +152,19 @@ def _outer_mask(inner: Structure, mask: Structure, layer: LayerSpec, context: Co
     Keras 2.2.4 and 2.15 stack what the inner layer makes of it; if that is nothing, the incoming
     mask goes on, reduced to (B, T) by any.
     """
-    if context.generation.name == "keras3" or _keras2_fixed_batch(layer, context):
+    if context.generation.name == "keras3" or _mask_passes_by(layer, context):
         return mask
     if mask is None or any(m is not None for m in leaves(inner)):
         return inner
     return np.asarray(mask).astype(bool).reshape(*mask.shape[:2], -1).any(axis=-1)
 
 
-def _keras2_fixed_batch(layer: LayerSpec, context: Context) -> bool:
-    """``TimeDistributed`` of Keras 2.2.4: ``if input_shape[0]`` takes the way without masks."""
+def _mask_passes_by(layer: LayerSpec, context: Context) -> bool:
+    """Keras before 2.2.0; from then to 2.3.1, where the model fixes its batch size."""
     shape = layer.input_shape
-    return context.generation.name in ("keras1", "keras2") and bool(
-        isinstance(shape, tuple) and shape and isinstance(shape[0], int)
-    )
+    fixed = isinstance(shape, tuple) and len(shape) > 0 and isinstance(shape[0], int)
+    fixed_in_keras2 = fixed and context.generation.name == "keras2"
+    return fixed_in_keras2 or not mask_enters_time_distributed(context.generation)
 
 
 def _at(structure: Structure, t: int) -> Structure:

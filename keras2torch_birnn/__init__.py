@@ -1,0 +1,85 @@
+"""Keras Bidirectional LSTM/GRU models as PyTorch models: same numbers, no TensorFlow.
+
+Importing the package is cheap: torch and the readers are imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras2torch_birnn.api import convert, inspect
+    from keras2torch_birnn.errors import (
+        InvalidModelFileError,
+        K2TError,
+        OutputError,
+        UnsupportedLayerError,
+        UnsupportedOptionError,
+        UsageError,
+        WeightMismatchError,
+    )
+    from keras2torch_birnn.layers.registry import converts
+    from keras2torch_birnn.saving import load, save
+    from keras2torch_birnn.spec import LayerSpec, ModelSpec
+    from keras2torch_birnn.verify import ParityReport, verify
+
+# Public name -> the module that has it.
+_HOMES = {
+    "convert": "api",
+    "inspect": "api",
+    "load": "saving",
+    "save": "saving",
+    "verify": "verify",
+    "ParityReport": "verify",
+    "converts": "layers.registry",
+    "LayerSpec": "spec",
+    "ModelSpec": "spec",
+    "K2TError": "errors",
+    "InvalidModelFileError": "errors",
+    "OutputError": "errors",
+    "UnsupportedLayerError": "errors",
+    "UnsupportedOptionError": "errors",
+    "UsageError": "errors",
+    "WeightMismatchError": "errors",
+}
+
+__all__ = [
+    "InvalidModelFileError",
+    "K2TError",
+    "LayerSpec",
+    "ModelSpec",
+    "OutputError",
+    "ParityReport",
+    "UnsupportedLayerError",
+    "UnsupportedOptionError",
+    "UsageError",
+    "WeightMismatchError",
+    "convert",
+    "converts",
+    "inspect",
+    "load",
+    "save",
+    "verify",
+]
+
+try:
+    __version__ = version("keras2torch_birnn")
+except PackageNotFoundError:  # run from a folder that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # A fixed table of our own modules: nothing from a file is ever imported.
+    module = __import__(f"{__name__}.{_HOMES[name]}", fromlist=[name])
+    found = getattr(module, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "__version__"]

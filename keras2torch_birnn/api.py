@@ -1,0 +1,142 @@
+"""``convert`` and ``inspect``: from a path to a model, or to a table. Imports torch only if needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from keras2torch_birnn.errors import K2TError, gather, in_file
+from keras2torch_birnn.readers import PathLike, read_model, survey
+from keras2torch_birnn.rnn.choice import alike, choose
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def convert(
+    path: PathLike, *, config: PathLike | None = None, dtype: str | None = None
+) -> nn.Module:
+    """Read a Keras file and rebuild its model in torch: eval mode, CPU.
+
+    path: ``.h5``, ``.hdf5`` or ``.keras``, told apart by content. config: the text of
+    ``model.to_json()``, for a file that holds only weights. dtype: "float32" or "float64".
+
+    Raises:
+        InvalidModelFileError, WeightMismatchError: the file is broken; UnsupportedLayerError,
+        UnsupportedOptionError: with everything that cannot be converted in one list.
+    """
+    model, _ = convert_with_spec(path, config=config, dtype=dtype)
+    return model
+
+
+def convert_with_spec(
+    path: PathLike, *, config: PathLike | None = None, dtype: str | None = None
+) -> tuple[nn.Module, ModelSpec]:
+    """The same, with the parsed file."""
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(read_model, path, config=config, custom=_custom())
+        # The file's index is made by a child process; torch is imported meanwhile.
+        from keras2torch_birnn.conversion import convert_spec
+
+        spec = reading.result()
+    with in_file(path):
+        return convert_spec(spec, dtype=dtype), spec
+
+
+def _custom() -> Iterable[str]:
+    """Classes with converters of the user: none if the registry was never imported."""
+    if "keras2torch_birnn.layers.registry" not in sys.modules:
+        return ()
+    from keras2torch_birnn.conversion import custom_classes
+
+    return custom_classes()
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of ``k2t inspect``."""
+
+    path: str
+    class_name: str
+    output_shape: Any
+    merge_mode: str
+    gates: str
+    mask: str
+    engine: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What ``k2t inspect`` shows: every layer, the notes, and all that is not supported."""
+
+    rows: tuple[LayerRow, ...]
+    notes: tuple[str, ...]
+    problems: tuple[K2TError, ...]
+
+
+def inspect(path: PathLike, *, config: PathLike | None = None) -> Inspection:
+    """Read a file's structure without torch; what is unsupported is listed, not raised.
+
+    Raises:
+        InvalidModelFileError: the file is broken.
+    """
+    spec, problems = survey(path, config=config, custom=_custom())
+    masked = masked_layers(spec)
+    rows = tuple(
+        _row(layer, layer.place in masked)
+        for layer in spec.root.walk()
+        if layer is not spec.root and layer.class_name != "InputLayer"
+    )
+    return Inspection(rows, spec.notes, gather(problems).problems if problems else ())
+
+
+def masked_layers(spec: ModelSpec) -> frozenset[str]:
+    """Places of the layers that a mask can reach: all after an Embedding or Masking that makes one.
+
+    A coarse answer for a person; the builder follows every mask exactly.
+    """
+    makes = False
+    reached = []
+    for layer in spec.root.walk():
+        if makes:
+            reached.append(layer.place)
+        makes = makes or layer.class_name == "Masking" or bool(layer.config.get("mask_zero"))
+    return frozenset(reached)
+
+
+def _row(layer: LayerSpec, masked: bool) -> LayerRow:
+    engine, reason = _how(layer)
+    config = layer.config
+    gates = ", ".join(
+        str(config[key]) for key in ("activation", "recurrent_activation") if key in config
+    )
+    return LayerRow(
+        layer.place,
+        layer.class_name,
+        layer.output_shape,
+        str(config["merge_mode"]) if "merge_mode" in config else "",
+        gates,
+        "masked" if masked else "",
+        engine,
+        reason,
+    )
+
+
+def _how(layer: LayerSpec) -> tuple[str, str]:
+    """Engine and reason: a kernel of torch, or the loop."""
+    if layer.class_name in ("LSTM", "GRU", "SimpleRNN"):
+        choice = choose(layer)
+        return choice.engine, choice.reason
+    if layer.class_name == "Bidirectional" and len(layer.parts) == 2:
+        halves = tuple(layer.parts.values())
+        if all(half.class_name in ("LSTM", "GRU", "SimpleRNN") for half in halves):
+            forward, backward = (choose(half) for half in halves)
+            if alike(*halves):
+                return forward.engine, f"{forward.reason}, bidirectional"
+            return "pair", f"halves differ: {forward.reason} / {backward.reason}"
+    return "torch", ""

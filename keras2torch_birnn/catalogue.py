@@ -1,0 +1,49 @@
+"""What can be converted, from the schema itself: ``k2t layers`` and the table of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keras2torch_birnn.schema import SCHEMA
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer class: its other names and the options that are refused."""
+
+    class_name: str
+    aliases: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
+# What a schema cannot say by itself: an option that has one value only says so; these have reasons.
+_REFUSED: Mapping[str, tuple[str, ...]] = {
+    "InputLayer": ("sparse=True", "ragged=True"),
+    "LSTM": ("time_major=True", "constants"),
+    "GRU": ("time_major=True", "constants"),
+    "SimpleRNN": ("time_major=True", "constants"),
+    "Bidirectional": ("layers other than LSTM, GRU, SimpleRNN and their CuDNN kin",),
+    "TimeDistributed": ("a mask into a whole model", "layers with several outputs"),
+    "BatchNormalization": ("several axes", "renorm=True"),
+    "LayerNormalization": ("rms_scaling=True",),
+    "AlphaDropout": ("noise_shape",),
+    "Softmax": ("a mask into more than two dimensions",),
+}
+
+
+def catalogue() -> tuple[Row, ...]:
+    """Every class of the schema, in its order."""
+    return tuple(
+        Row(name, schema.aliases, _REFUSED.get(name, ())) for name, schema in SCHEMA.items()
+    )
+
+
+def markdown_table() -> str:
+    """The same as a table for the README."""
+    head = "| Keras layer | also | not supported (refused, never approximated) |\n|---|---|---|\n"
+    return head + "".join(
+        f"| `{row.class_name}` | {', '.join(f'`{a}`' for a in row.aliases)} | "
+        f"{'; '.join(row.refused)} |\n"
+        for row in catalogue()
+    )

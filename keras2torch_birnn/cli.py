@@ -1,0 +1,279 @@
+"""The commands. Parses, calls, prints; what it does is elsewhere. ``--help`` imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras2torch_birnn import __version__
+from keras2torch_birnn.errors import K2TError, UsageError, gather, printable
+
+app = typer.Typer(
+    name="k2t",
+    help="Keras Bidirectional LSTM/GRU models as PyTorch models: same numbers, no TensorFlow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A .h5, .hdf5 or .keras file.")]
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="Your own converters; repeatable. Runs FILE."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+UNEXPECTED = 70
+
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"k2t {__version__}")
+        raise typer.Exit
+
+
+@contextmanager
+def _errors_as_lines(debug: bool) -> Iterator[None]:
+    """Turn every error into one line for each problem and the contract's exit code."""
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except BrokenPipeError:
+        # The reader has gone (``k2t inspect m.h5 | head -1``): nothing to say, nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except K2TError as error:
+        if debug:
+            raise
+        for line in error.lines():
+            _say("error", line)
+        raise typer.Exit(error.exit_code) from None
+    except Exception as error:
+        if debug:
+            raise
+        text = printable(str(error).strip().splitlines()[0] if str(error).strip() else "")
+        _say("error", f"a bug in k2t: {type(error).__name__}: {text}; --debug shows where")
+        raise typer.Exit(UNEXPECTED) from None
+
+
+def _say(kind: str, line: str) -> None:
+    typer.echo(f"k2t: {kind}: {line}", err=True)
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2))
+
+
+def _load_plugins(files: list[Path] | None) -> None:
+    """Run the user's own files, which register converters. Never a file named by a model."""
+    for file in files or []:
+        if not file.is_file():
+            raise UsageError(f"plugin {file} is no file", "name a Python file")
+        runpy.run_path(str(file), run_name="k2t_plugin")
+
+
+@app.command()
+def convert(
+    model: ModelPath,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help=".pt, or .safetensors by suffix.")],
+    config: ConfigPath = None,
+    plugin: Plugins = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32 or float64 instead of the file's.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read MODEL and write OUT.
+
+    Example: k2t convert model.h5 model.pt
+    """
+    with _errors_as_lines(debug):
+        from keras2torch_birnn.writing import check_output
+
+        check_output(out, overwrite=force, source=model)
+        _load_plugins(plugin)
+        from keras2torch_birnn.api import convert_with_spec
+
+        module, spec = convert_with_spec(model, config=config, dtype=dtype)
+        from keras2torch_birnn.saving import save
+
+        save(module, out, overwrite=force)
+        for note in spec.notes:
+            _say("note", note)
+        count = sum(p.numel() for p in module.parameters())
+        layers = sum(1 for _ in spec.root.walk()) - 1
+        if as_json:
+            facts = {"out": str(out), "keras_version": spec.generation.version}
+            _print_json({**facts, "parameters": count, "layers": layers, "notes": spec.notes})
+        else:
+            typer.echo(f"{out}: {layers} layers, {count:,} parameters")
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The Keras file; or OUT alone.")],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="What `k2t convert` wrote.")
+    ] = None,
+    config: ConfigPath = None,
+    plugin: Plugins = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="cpu, cuda, or all; repeatable.")
+    ] = None,
+    against: Annotated[
+        str, typer.Option("--against", help="auto, keras, reference or golden.")
+    ] = "auto",
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,
+    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-5,
+    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-4,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prove that OUT computes what MODEL computes. Exit code 1 if it does not.
+
+    Example: k2t verify model.h5 model.pt --device all
+
+    With OUT alone its own golden vectors are the measure: k2t verify model.pt
+    """
+    with _errors_as_lines(debug):
+        _load_plugins(plugin)
+        from keras2torch_birnn.verify import AGAINST
+        from keras2torch_birnn.verify import verify as prove
+
+        chosen = next((a for a in AGAINST if a == against), None)
+        if chosen is None:
+            raise UsageError(f"--against {against}: one of {', '.join(AGAINST)} is expected")
+        report = prove(
+            model,
+            out,
+            config=config,
+            devices=device or ("cpu",),
+            against=chosen,
+            atol=atol,
+            rtol=rtol,
+        )
+        for note in report.notes:
+            _say("note", note)
+        if as_json:
+            _print_json(report.to_dict())
+        else:
+            _print_report(report, per_layer=per_layer)
+        raise typer.Exit(0 if report.ok else 1)
+
+
+def _print_report(report: Any, *, per_layer: bool) -> None:
+    if per_layer:
+        typer.echo(f"{'layer (float64, against the reference)':44} {'max abs':>9} {'max rel':>9}")
+        for layer in report.layers:
+            mark = "" if layer.ok else f"  WRONG at {list(layer.worst_index)}"
+            name = printable(layer.path)
+            typer.echo(f"{name:44} {layer.max_abs_error:9.1e} {layer.max_rel_error:9.1e}{mark}")
+        typer.echo("")
+    for c in report.comparisons:
+        verdict = ("equal" if c.ok else "NOT EQUAL") if c.counts else "for information"
+        typer.echo(
+            f"{c.device:5} against {c.against}: max abs error {c.max_abs_error:.1e}, "
+            f"relative {c.max_rel_error:.1e} (float32 rounding {c.yardstick_error:.1e}): {verdict}"
+        )
+    if report.first_divergence is not None:
+        typer.echo(f"first divergence: {printable(report.first_divergence)}")
+    typer.echo("OK" if report.ok else "NOT EQUAL")
+
+
+@app.command()
+def inspect(
+    model: ModelPath,
+    config: ConfigPath = None,
+    plugin: Plugins = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show every layer of MODEL, how it will run and why, and all that is unsupported.
+
+    Example: k2t inspect model.h5
+    """
+    with _errors_as_lines(debug):
+        _load_plugins(plugin)
+        from keras2torch_birnn.api import inspect as look
+
+        found = look(model, config=config)
+        if as_json:
+            _print_json(
+                {
+                    "layers": [asdict(row) for row in found.rows],
+                    "notes": found.notes,
+                    "unsupported": [line for p in found.problems for line in p.lines()],
+                }
+            )
+        else:
+            _print_table(
+                ("layer", "class", "output shape", "merge", "activations", "mask", "runs as", "why"),
+                [tuple(map(_cell, asdict(row).values())) for row in found.rows],
+            )
+        for note in found.notes:
+            _say("note", note)
+        if found.problems:
+            error = gather(found.problems)
+            error.file = str(model)
+            raise error
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, tuple | list) and value and isinstance(value[0], tuple | list):
+        return ", ".join(map(_cell, value))
+    if isinstance(value, tuple | list):
+        return f"({', '.join('-' if v is None else str(v) for v in value)})"
+    return "" if value is None else printable(value)
+
+
+def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        typer.echo(line.rstrip())
+
+
+@app.command()
+def layers(as_json: Json = False, debug: Debug = False) -> None:
+    """List every Keras layer that can be converted, with the options that cannot.
+
+    Example: k2t layers
+    """
+    with _errors_as_lines(debug):
+        from keras2torch_birnn.catalogue import catalogue
+
+        rows = catalogue()
+        if as_json:
+            _print_json([asdict(row) for row in rows])
+        else:
+            _print_table(
+                ("layer", "also called", "not supported"),
+                [(row.class_name, ", ".join(row.aliases), "; ".join(row.refused)) for row in rows],
+            )
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

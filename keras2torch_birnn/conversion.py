@@ -1,0 +1,199 @@
+"""ModelSpec -> torch model, and what travels with it: the spec's text and the golden vectors."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+import keras2torch_birnn.layers  # registers every converter
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.inputs import draw_inputs
+from keras2torch_birnn.layers.graph import graph_module
+from keras2torch_birnn.layers.registry import CONVERTERS
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
+
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
+GOLDEN_STEPS = 7
+_META = "keras2torch_birnn"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Small random inputs and the outputs that the reference computes of them in float64.
+
+    ``made_by``: "reference", or "model" where the model itself computed them in float64, because
+    its weights were trained since or it has layers that only the user knows. ``rounding``: how far
+    plain float32 arithmetic is off on these inputs.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    made_by: str
+    rounding: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from. ``checksum``: of the weights that ``golden`` belongs to."""
+
+    spec_text: str
+    golden: Golden
+    checksum: int
+
+
+def origin(model: nn.Module) -> Origin:
+    """What travels with a converted model.
+
+    Raises:
+        UsageError: the model was not made by ``k2t.convert`` or ``k2t.load``.
+    """
+    found = getattr(model, "meta", {}).get(_META)
+    if not isinstance(found, Origin):
+        raise UsageError(
+            "this model was not made by k2t.convert or k2t.load",
+            "save its state_dict with torch.save instead",
+        )
+    return found
+
+
+def with_origin(model: fx.GraphModule, facts: Origin) -> fx.GraphModule:
+    """Attach what travels with the model."""
+    model.meta[_META] = facts
+    return model
+
+
+def custom_classes() -> frozenset[str]:
+    """Layer classes that the user registered converters for."""
+    return frozenset(CONVERTERS.keys() - SCHEMA.keys())
+
+
+def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
+    """Build the torch module of a spec: eval mode, CPU, the file's dtype or ``dtype``.
+
+    Raises:
+        UnsupportedLayerError, UnsupportedOptionError: what cannot be built, all of it.
+        UsageError: no such dtype.
+    """
+    root = model.root if dtype is None else _cast(model.root, _numpy_dtype(dtype))
+    return graph_module(root).eval()
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    if name not in DTYPES:
+        raise UsageError(f"dtype {name!r}: one of {', '.join(DTYPES)} is expected")
+    return np.dtype(name)
+
+
+def _cast(layer: LayerSpec, dtype: np.dtype[Any]) -> LayerSpec:
+    graph = layer.graph
+    return replace(
+        layer,
+        weights={n: w.astype(dtype, copy=False) for n, w in layer.weights.items()},
+        parts={k: _cast(part, dtype) for k, part in layer.parts.items()},
+        graph=graph and replace(graph, layers=tuple(_cast(i, dtype) for i in graph.layers)),
+    )
+
+
+def convert_spec(spec: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
+    """Build a spec's model and give it its origin: text, golden vectors, checksum."""
+    model = build(spec, dtype=dtype)
+    facts = Origin(spec.to_json(), _golden(spec, model), checksum(model))
+    return with_origin(model, facts)
+
+
+def _golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
+    inputs = draw_inputs(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
+    if not covered(spec):
+        return model_golden(model, tuple(torch.from_numpy(x) for x in inputs))
+    exact = compute(spec, inputs).outputs
+    single = compute(spec, inputs, dtype=np.float32).outputs
+    return Golden(
+        tuple(torch.from_numpy(x) for x in inputs),
+        tuple(torch.from_numpy(np.ascontiguousarray(y)) for y in exact),
+        "reference",
+        max((difference(a, b) for a, b in zip(single, exact, strict=True)), default=0.0),
+    )
+
+
+def covered(spec: ModelSpec) -> bool:
+    """Whether the reference knows every layer of the model."""
+    return all(layer.class_name in SCHEMA for layer in spec.root.walk())
+
+
+def difference(a: Any, b: Any) -> float:
+    """Largest absolute difference; NaN in the same place is no difference, elsewhere infinite."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape:
+        return float("inf")
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        apart = np.where(same, 0.0, np.abs(a - b))
+    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+
+
+def model_golden(model: nn.Module, inputs: tuple[Tensor, ...]) -> Golden:
+    """Golden vectors that a float64 copy of the model computes itself."""
+    exact = run(in_float64(model), inputs)
+    rounding = max(
+        (difference(a, b) for a, b in zip(run(model, inputs), exact, strict=True)), default=0.0
+    )
+    return Golden(inputs, exact, "model", rounding)
+
+
+def in_float64(model: nn.Module) -> nn.Module:
+    """A copy of the model on the CPU in float64, eval mode, no state carried."""
+    return deepcopy(model).cpu().double().eval()
+
+
+def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Outputs of one call from fresh states, flat and on the CPU; the model is left as it was."""
+    place = next(iter(model.state_dict().values()), torch.zeros(()))
+    float_type = next(
+        (t.dtype for t in model.state_dict().values() if t.is_floating_point()), torch.float32
+    )
+    given = [
+        x.to(place.device, float_type) if x.is_floating_point() else x.to(place.device)
+        for x in inputs
+    ]
+    reset_states(model)
+    with torch.no_grad():
+        out = model(*given)
+    reset_states(model)
+    return tuple(y.cpu() for y in flat(out))
+
+
+def reset_states(model: nn.Module) -> None:
+    """Forget what ``stateful`` layers carry from batch to batch (Keras' ``reset_states``)."""
+    for module in model.modules():
+        if hasattr(module, "carried"):
+            module.carried = None
+
+
+def flat(output: Any) -> tuple[Tensor, ...]:
+    """The tensors of a model's output, in Keras' order."""
+    if isinstance(output, Tensor):
+        return (output,)
+    values = output.values() if isinstance(output, Mapping) else output
+    return tuple(tensor for part in values for tensor in flat(part))
+
+
+def checksum(model: nn.Module) -> int:
+    """A number that changes when any weight does."""
+    total = 0
+    for name, tensor in sorted(model.state_dict().items()):
+        data = tensor.detach().cpu().contiguous()
+        total = zlib.crc32(name.encode(), total)
+        if data.numel():
+            total = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy(), total)
+    return total
+
+

@@ -1,0 +1,198 @@
+"""OUT, in and out: a plain dict of tensors and texts, or the same as safetensors. Never a pickle.
+
+``format``, ``spec`` (JSON text), ``state_dict`` (dense CPU tensors), ``golden``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, fx, nn
+
+from keras2torch_birnn.conversion import (
+    Golden,
+    Origin,
+    build,
+    checksum,
+    model_golden,
+    origin,
+    with_origin,
+)
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UsageError,
+    WeightMismatchError,
+    in_file,
+    printable,
+)
+from keras2torch_birnn.spec import ModelSpec, model_from_json
+from keras2torch_birnn.writing import write_whole
+
+FORMAT = "keras2torch_birnn/1"
+_NOT_OURS = "not a file that k2t wrote"
+_GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+    """Write a converted model, atomically. The suffix ``.safetensors`` chooses that format.
+
+    If the weights were trained since the conversion, the model's own float64 outputs become the
+    golden vectors.
+
+    Raises:
+        OutputError: it cannot be written. UsageError: not a converted model.
+    """
+    facts = origin(model)
+    golden = facts.golden
+    if checksum(model) != facts.checksum:
+        golden = model_golden(model, golden.inputs)
+    state = {n: t.detach().cpu().contiguous().clone() for n, t in model.state_dict().items()}
+    target = Path(path)
+    if target.suffix == ".safetensors":
+        tensors, texts = _to_safetensors(facts.spec_text, state, golden)
+        write_whole(
+            target,
+            lambda file: safetensors.torch.save_file(tensors, file, metadata=texts),
+            overwrite=overwrite,
+        )
+        return
+    content = {
+        "format": FORMAT,
+        "spec": facts.spec_text,
+        "state_dict": state,
+        "golden": {
+            "inputs": list(golden.inputs),
+            "outputs": list(golden.outputs),
+            "made_by": golden.made_by,
+            "rounding": golden.rounding,
+        },
+    }
+    write_whole(target, lambda file: torch.save(content, file), overwrite=overwrite)
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> fx.GraphModule:
+    """Read a model that ``save`` or ``k2t convert`` wrote: eval mode, on ``device``.
+
+    Raises:
+        InvalidModelFileError: not such a file, or damaged; WeightMismatchError: its tensors are
+            not those of its spec; UsageError: no such device.
+    """
+    with in_file(path):
+        content = read_content(Path(path))
+        spec = content_spec(content)
+        model = build(spec)
+        try:
+            model.load_state_dict(content["state_dict"], strict=True, assign=True)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            first = printable(str(error).strip().splitlines()[-1].strip())
+            raise WeightMismatchError(f"its tensors do not fit its spec: {first}") from None
+        golden = _golden(content["golden"])
+        facts = Origin(content["spec"], golden, checksum(model))
+    return with_origin(model, facts).eval().to(checked_device(device))
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Return the device if this machine has it.
+
+    Raises:
+        UsageError: it has not.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"device {printable(device)!r} is unknown", "use cpu or cuda") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "device cuda: this machine has no CUDA device that torch can use",
+            "use --device cpu, or install a CUDA build of torch",
+        )
+    return found
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Read the dict of OUT from either format and check its outline."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise InvalidModelFileError(f"cannot be opened ({error.strerror})") from None
+    content = _from_torch(path) if start[:2] == b"PK" else _from_safetensors(path)
+    version = content.get("format")
+    if isinstance(version, str) and version != FORMAT and version.startswith("keras2torch_birnn/"):
+        raise InvalidModelFileError(
+            f"format {printable(version)}, this k2t reads {FORMAT}", "upgrade keras2torch_birnn"
+        )
+    wanted = {"format": str, "spec": str, "state_dict": Mapping, "golden": Mapping}
+    for key, kind in wanted.items():
+        if not isinstance(content.get(key), kind):
+            raise InvalidModelFileError(_NOT_OURS, "make it with `k2t convert`", place=key)
+    if not all(isinstance(t, Tensor) for t in content["state_dict"].values()):
+        raise InvalidModelFileError(_NOT_OURS, "refused", place="state_dict")
+    return content
+
+
+def _from_torch(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on damaged files
+        reason = printable(str(error).strip().splitlines()[0])
+        raise InvalidModelFileError(_NOT_OURS, f"torch.load says: {reason}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _from_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InvalidModelFileError(_NOT_OURS, printable(error)) from None
+    golden: dict[str, Any] = {"inputs": [], "outputs": []}
+    for name in sorted(n for n in tensors if n.startswith(_GOLDEN)):
+        golden[name.split("/")[1]].append(tensors.pop(name))
+    golden |= json.loads(texts.get("golden", "{}"))
+    return {
+        "format": texts.get("format"),
+        "spec": texts.get("spec"),
+        "state_dict": tensors,
+        "golden": golden,
+    }
+
+
+def _to_safetensors(
+    spec: str, state: Mapping[str, Tensor], golden: Golden
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors = dict(state)
+    for kind, values in (("inputs", golden.inputs), ("outputs", golden.outputs)):
+        for i, value in enumerate(values):
+            tensors[f"{_GOLDEN}{kind}/{i:06d}"] = value.contiguous()
+    about = {"made_by": golden.made_by, "rounding": golden.rounding}
+    return tensors, {"format": FORMAT, "spec": spec, "golden": json.dumps(about)}
+
+
+def content_spec(content: Mapping[str, Any]) -> ModelSpec:
+    """The spec of OUT; its arrays are placeholders."""
+    try:
+        return model_from_json(json.loads(content["spec"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidModelFileError(
+            f"its spec is damaged ({printable(error)})", "convert again", place="spec"
+        ) from None
+
+
+def _golden(content: Mapping[str, Any]) -> Golden:
+    try:
+        inputs, outputs = tuple(content["inputs"]), tuple(content["outputs"])
+        golden = Golden(inputs, outputs, str(content["made_by"]), float(content["rounding"]))
+    except (KeyError, TypeError, ValueError):
+        raise InvalidModelFileError(_NOT_OURS, "convert again", place="golden") from None
+    if not inputs or not all(isinstance(t, Tensor) for t in (*inputs, *outputs)):
+        raise InvalidModelFileError(_NOT_OURS, "convert again", place="golden")
+    return golden

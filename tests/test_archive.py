@@ -1,0 +1,246 @@
+"""The .keras archive: right on good ones, one clear error on the rest."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError
+from keras2torch_birnn.readers import archive, limits
+from keras2torch_birnn.readers.containers import open_container
+
+CONFIG = '{"class_name": "Sequential", "config": {"name": "grün"}}'
+METADATA = '{"keras_version": "3.15.1"}'
+KERNEL = np.arange(15, dtype="f4").reshape(3, 5)
+
+
+def weights() -> bytes:
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        file["layers/dense/vars/0"] = KERNEL
+    return memory.getvalue()
+
+
+MEMBERS: dict[str, Any] = {
+    "metadata.json": METADATA,
+    "config.json": CONFIG,
+    "model.weights.h5": weights(),
+}
+
+
+def zipped(
+    members: dict[str, Any], method: int = zipfile.ZIP_STORED, more: tuple[Any, ...] = ()
+) -> bytes:
+    memory = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(memory, "w", method) as file:
+        warnings.simplefilter("ignore")  # about duplicates, which we want
+        for name, data in (*members.items(), *more):
+            with (
+                file.open(zipfile.ZipInfo(name), "w")
+                if method < 0
+                else file.open(name, "w", force_zip64=True) as member
+            ):
+                member.write(data if isinstance(data, bytes) else data.encode())
+    return memory.getvalue()
+
+
+def refused(data: bytes, words: str, folder: Path) -> None:
+    path = folder / "m.keras"
+    path.write_bytes(data)
+    with pytest.raises(InvalidModelFileError, match=words) as caught:
+        open_container(path).close()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_reads_stored_and_deflated_archives(method: int, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(zipped(MEMBERS | {"assets/words.txt": "a b c"}, method))
+    with open_container(path) as container:
+        assert container.kind == "keras_zip"
+        assert container.config_text == CONFIG
+        assert container.metadata_text == METADATA
+        (kernel,) = container.store.arrays(["/layers/dense/vars/0"])
+        assert kernel.read().tolist() == KERNEL.tolist()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_stored_weights_are_used_where_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    path.write_bytes(zipped(MEMBERS))
+    with open_container(path) as container:
+        (kernel,) = container.store.arrays(["/layers/dense/vars/0"])
+        assert kernel.window.size == len(weights())
+        assert kernel.window.offset == path.read_bytes().index(b"\x89HDF")
+
+
+def without(*names: str, **others: Any) -> dict[str, Any]:
+    kept = {name: data for name, data in MEMBERS.items() if name not in names}
+    return kept | {name.replace("__", "."): data for name, data in others.items()}
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (without("config.json"), r"^config\.json: missing in the archive; refused"),
+        (without("metadata.json"), r"^metadata\.json: missing in the archive; refused"),
+        (without("model.weights.h5"), r"^model\.weights\.h5: missing in the archive; refused"),
+        (
+            without("model.weights.h5", model__weights__npz=b""),
+            r"^a \.keras file whose weights are pickled \(\.npz\), which can run code; save",
+        ),
+        (without("model.weights.h5", model__weights__json="{}"), "weights in shards"),
+        ({"archive/data.pkl": b""}, "^a PyTorch file; the input must be a Keras model"),
+        ({"arr_0.npy": b""}, r"^a NumPy \.npz file"),
+        ({"m/saved_model.pb": b""}, "^a zipped SavedModel"),
+        (
+            {f"m/{name}": data for name, data in MEMBERS.items()},
+            "in the folder 'm/' of",
+        ),
+        ({"readme.txt": b"hello"}, "^a zip archive, but not a Keras model"),
+        ({}, "^a zip archive, but not a Keras model"),
+        (MEMBERS | {"model.weights.h5": b"no HDF5"}, r"^model\.weights\.h5: not HDF5 data"),
+        (MEMBERS | {"config.json": b"\xff"}, r"^config\.json: not UTF-8 text \(byte 0\)"),
+    ],
+)
+def test_missing_and_odd_members(members: dict[str, Any], words: str, tmp_path: Path) -> None:
+    refused(zipped(members), words, tmp_path)
+
+
+def test_a_member_twice(tmp_path: Path) -> None:
+    data = zipped(MEMBERS, more=(("config.json", "{}"),))
+    refused(data, r"^config\.json: it is 2 times in the archive; refused", tmp_path)
+
+
+def patched(offset: int, value: int, header: bytes = b"PK\1\2") -> bytes:
+    """The archive with a 16-bit field of config.json's entry in the directory replaced."""
+    data = bytearray(zipped(MEMBERS))
+    at = data.rindex(b"config.json") - (46 if header == b"PK\1\2" else 30)
+    assert data[at : at + 4] == header
+    struct.pack_into("<H", data, at + offset, value)
+    return bytes(data)
+
+
+def test_encrypted_and_unknown_methods(tmp_path: Path) -> None:
+    refused(patched(8, 1), r"^config\.json: encrypted; refused", tmp_path)
+    refused(patched(10, 99), r"^config\.json: compressed by method 99; only stored", tmp_path)
+
+
+def test_a_wrong_checksum(tmp_path: Path) -> None:
+    data = zipped(MEMBERS)
+    kernel = KERNEL.tobytes()
+    refused(data.replace(kernel, kernel[::-1]), "a damaged zip archive .Bad CRC-32", tmp_path)
+    refused(data.replace(b"3.15.1", b"3.15.2"), "a damaged zip archive .Bad CRC-32", tmp_path)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 0.99])
+def test_a_truncated_archive(part: float, tmp_path: Path) -> None:
+    data = zipped(MEMBERS)
+    refused(data[: int(len(data) * part)], "a damaged zip archive", tmp_path)
+
+
+def test_overlapping_members(tmp_path: Path) -> None:
+    """Two directory entries for the same bytes: the way to make a bomb without nesting."""
+    names = ("config.json", "metadata.json", "xonfig.json")
+    data = bytearray(zipped(dict.fromkeys(names, "{}") | {"model.weights.h5": weights()}))
+    first = data.rindex(names[0].encode()) - 46
+    third = data.rindex(names[2].encode()) - 46
+    data[third + 42 : third + 46] = data[first + 42 : first + 46]
+    refused(bytes(data), r"config\.json: it overlaps with what follows", tmp_path)
+
+
+def test_an_entry_that_points_nowhere(tmp_path: Path) -> None:
+    data = bytearray(zipped(MEMBERS))
+    at = data.rindex(b"config.json") - 46 + 42
+    (offset,) = struct.unpack_from("<I", data, at)
+    struct.pack_into("<I", data, at, offset + 1)
+    refused(bytes(data), r"^config\.json: no member of the archive where one should be", tmp_path)
+    struct.pack_into("<I", data, at, 2**31)
+    refused(bytes(data), "bytes 2147483648 to .* are needed", tmp_path)
+
+
+def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deflated = zipfile.ZIP_DEFLATED
+    long = zipped(MEMBERS | {"config.json": bytes(limits.JSON_BYTES + 1)}, deflated)
+    refused(long, r"^config\.json: longer than 33554432 bytes; refused", tmp_path)
+    monkeypatch.setattr(limits, "INFLATE_FLOOR", 1 << 20)
+    bomb = zipped(MEMBERS | {"model.weights.h5": bytes(8 << 20)}, deflated)
+    refused(bomb, r"^model\.weights\.h5: it inflates to more than \d+ bytes; refused", tmp_path)
+
+
+def test_a_bomb_that_announces_little(tmp_path: Path) -> None:
+    """The announced size is not trusted: what comes out is counted, and its checksum is wrong."""
+    data = bytearray(zipped(MEMBERS | {"config.json": bytes(1 << 20)}, zipfile.ZIP_DEFLATED))
+    struct.pack_into("<I", data, data.rindex(b"config.json") - 46 + 24, 100)
+    refused(bytes(data), "a damaged zip archive .Bad CRC-32", tmp_path)
+
+
+def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ARCHIVE_MEMBERS", 5)
+    crowd = MEMBERS | {f"assets/{i}": "" for i in range(9)}
+    refused(zipped(crowd), "^an archive of 12 members, more than 5; refused", tmp_path)
+    monkeypatch.setattr(limits, "DIRECTORY_BYTES", 500)
+    refused(zipped(crowd), "^a block of [0-9]+ bytes where 500 are allowed; refused", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [zipfile.BadZipFile, EOFError, struct.error, RuntimeError, NotImplementedError, KeyError],
+)
+def test_whatever_zipfile_raises_is_an_error_of_the_file(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error("why\x1b[31m")
+
+    monkeypatch.setattr(archive, "_check_members", fail)
+    refused(zipped(MEMBERS), r"a damaged zip archive \('?why", tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_no_open_file_is_left_behind(tmp_path: Path) -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    path, before = tmp_path / "m.keras", count()
+    broken = MEMBERS | {"model.weights.h5": b"no HDF5"}
+    for members, method in ((MEMBERS, 8), (broken, 8), (broken, 0), ({}, 0)):
+        path.write_bytes(zipped(members, method))
+        try:
+            open_container(path).close()
+        except K2TError:
+            pass
+        assert count() == before
+
+
+def test_damaged_archives_are_read_right_or_refused(tmp_path: Path) -> None:
+    """Headers, directory and payload damaged: the same model, or our own error."""
+    random = np.random.default_rng(5)
+    path, read = tmp_path / "m.keras", 0
+    seeds = [zipped(MEMBERS, method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+    for number in range(200):
+        mutant = bytearray(seeds[number % 2])
+        for at in random.integers(0, len(mutant), random.integers(1, 5)):
+            mutant[at] = random.integers(0, 256)
+        path.write_bytes(mutant)
+        try:
+            with path.open("rb", buffering=0) as file:
+                window = archive.Window(file, 0, len(mutant))
+                found = archive.read_archive(window)
+                assert found.weights.read(found.weights.size) == weights()
+                if found.weights.file is not file:
+                    found.weights.file.close()
+        except InvalidModelFileError:
+            continue
+        assert (found.config_text, found.metadata_text) == (CONFIG, METADATA)
+        read += 1
+    assert 0 < read < 150

@@ -1,0 +1,282 @@
+"""What a file is, by content; what may stand in its place; and strict JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedLayerError
+from keras2torch_birnn.readers import limits
+from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.strict_json import decode_text, parse_json, parse_object
+from keras2torch_birnn.readers.window import Window, WindowFile
+
+
+def h5(path: Path, **options: Any) -> Path:
+    with h5py.File(path, "w", **options) as file:
+        file.attrs["model_config"] = "{}"
+        file["x"] = np.arange(99.0)
+    return path
+
+
+def refused(path: Path, words: str) -> None:
+    with pytest.raises(InvalidModelFileError, match=words) as caught:
+        open_container(path).close()
+    assert "\n" not in str(caught.value)
+
+
+# --- By content ---
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.keras", "m", "m.json", "ä\udcff.h5", "-"])
+@pytest.mark.parametrize("userblock", [0, 512, 4096])
+def test_hdf5_is_known_by_its_content(name: str, userblock: int, tmp_path: Path) -> None:
+    path = h5(tmp_path / "made", userblock_size=userblock).rename(tmp_path / name)
+    with open_container(path) as container:
+        assert (container.kind, container.config_text, container.metadata_text) == (
+            "hdf5",
+            None,
+            None,
+        )
+        assert container.store.attributes("/", ["model_config"]) == {"model_config": "{}"}
+        (array,) = container.store.arrays(["/x"])
+        assert array.read().tolist() == np.arange(99.0).tolist()
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
+SAFETENSORS = (64).to_bytes(8, "little") + b'{"__metadata__":{}}'
+ONNX = b"\x08\x07\x12\x07pytorch\x1a\x051.8.0"
+
+MISTAKES: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "^an empty file; was the download"),
+    "lfs": (LFS, "^a Git LFS pointer; run git lfs pull"),
+    "html": (
+        b"\n<!DOCTYPE html><html></html>",
+        r"^an HTML or XML page \(a login or error page",
+    ),
+    "html 2": (b"<HTML><body>404</body></HTML>", "^an HTML or XML page"),
+    "xml": (b"<?xml version='1.0'?><Error/>", "^an HTML or XML page"),
+    "text mode": (b"\x89HDF\n\x1a\n" + bytes(99), "^an HDF5 file damaged by a copy in text mode"),
+    "text mode 2": (b"\xef\xbf\xbdHDF\r\n\x1a\n", "^an HDF5 file damaged by a copy in text mode"),
+    "pickle 2": (pickle.dumps({"a": 1}, 2), "^a pickle, which can run code; it is never opened"),
+    "pickle 4": (pickle.dumps([np.float64(1)], 4), "^a pickle"),
+    "pickle 5": (pickle.dumps({"a": b"x" * 99}, 5), "^a pickle"),
+    "old torch": (PYTORCH, r"^a PyTorch file \(old format\)"),
+    "onnx": (ONNX, "^an ONNX model; the input must be"),
+    "tflite": (b"\x1c\0\0\0TFL3" + bytes(9), "^a TensorFlow Lite model"),
+    "gguf": (b"GGUF\3\0\0\0", "^a GGUF model"),
+    "npy": (b"\x93NUMPY\1\0", r"^a NumPy \.npy file"),
+    "safetensors": (SAFETENSORS, "^a safetensors file"),
+    "json": (b'{"class_name": "Sequential"}', "^JSON text without weights; an architecture goes"),
+    "json list": (b'[ {"class_name": 1}]', "^JSON text without weights"),
+    "shards": (b'{"metadata": {}, "weight_map": {}}', "^the index of sharded weights"),
+    "yaml": (b"backend: tensorflow\nclass_name: Model\n", "^YAML text without weights"),
+    "gzip": (b"\x1f\x8b\x08\0", "^compressed; unpack it"),
+    "tar": (b"m.h5".ljust(257, b"\0") + b"ustar\x0000", "^a tar archive; unpack it"),
+    "zeros": (bytes(5000), "^zero bytes, no data"),
+    "random": (
+        np.random.default_rng(3).bytes(3000),
+        "^not an HDF5 or Keras file; the",
+    ),
+    "text": (b"hello", "^not an HDF5 or Keras file"),
+    "signature only": (b"\x89HDF\r\n\x1a\n", "^damaged HDF5 structure"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_usual_mistakes_are_named(name: str, tmp_path: Path) -> None:
+    data, words = MISTAKES[name]
+    path = tmp_path / "m.h5"
+    path.write_bytes(data)
+    with pytest.raises(InvalidModelFileError, match=words):
+        with open_container(path) as container:
+            container.store.kind("/")
+
+
+# --- In the place of a file ---
+
+
+def test_folders_are_named(tmp_path: Path) -> None:
+    refused(tmp_path, "^a folder; the input must be a Keras model")
+    (tmp_path / "config.json").touch()
+    refused(tmp_path, "^an unzipped .keras folder; zip what is in it")
+    (tmp_path / "saved_model.pb").touch()
+    refused(tmp_path, "^a SavedModel folder; load it in TensorFlow")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    refused(tmp_path / "gone.h5", r"^cannot be opened \(No such file or directory\)")
+    refused(tmp_path / "a\0b", r"^cannot be opened \(.*null")
+    refused(tmp_path / ("n" * 300), r"^cannot be opened \(File name too long\)")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    started = time.perf_counter()
+    refused(tmp_path / "pipe", r"^a pipe \(FIFO\); the input must be a file")
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_that_takes_the_files_place_does_not_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    file = h5(tmp_path / "m.h5").stat()
+    monkeypatch.setattr(Path, "stat", lambda self, **_: file)
+    refused(tmp_path / "pipe", "^a pipe")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such files here")
+def test_devices_and_sockets(tmp_path: Path) -> None:
+    refused(Path("/dev/null"), "^a device; the input must be a file")
+    place = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place))
+        refused(place, "^a socket; the input must be a file")
+
+
+def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
+    path = h5(tmp_path / "m.h5")
+    container = open_container(path)
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(InvalidModelFileError, match=r"^the file changed while it was read; run"):
+        container.close()
+    with pytest.raises(UnsupportedLayerError, match="first"):
+        with open_container(path):
+            os.utime(path, (1, 1))
+            raise UnsupportedLayerError("first")
+
+
+def test_it_can_be_closed_early_and_twice(tmp_path: Path) -> None:
+    with open_container(h5(tmp_path / "m.h5")) as container:
+        (array,) = container.store.arrays(["x"])
+        container.store.close()
+        assert array.read().shape == (99,)
+        container.close()
+        with pytest.raises(ValueError, match="closed file"):
+            array.read()
+        container.close()
+
+
+def test_a_read_only_file_is_enough(tmp_path: Path) -> None:
+    path = h5(tmp_path / "m.h5")
+    path.chmod(0o444)
+    before = path.read_bytes()
+    with open_container(path) as container:
+        assert container.store.kind("x") == "dataset"
+    assert path.read_bytes() == before
+
+
+# --- Windows of files ---
+
+
+def test_windows_stay_inside(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(bytes(range(100)))
+    with (tmp_path / "f").open("rb", buffering=0) as file:
+        window = Window(file, 10, 50)
+        assert window.read(3, 47) == bytes([57, 58, 59])
+        assert window.head(9, 47) == bytes([57, 58, 59])
+        assert window.part(40, 10).read(10) == bytes(range(50, 60))
+        for at, size in ((41, 10), (-1, 2), (0, -1), (51, 0)):
+            with pytest.raises(InvalidModelFileError, match="are needed, but there are 50"):
+                window.part(at, size)
+        reader = WindowFile(window, most=20)
+        assert reader.readable()
+        assert reader.seekable()
+        assert reader.seek(-5, os.SEEK_END) == 45 == reader.tell()
+        assert reader.read() == bytes(range(55, 60))
+        assert reader.read(5) == b""
+        reader.seek(0)
+        buffer = bytearray(4)
+        assert reader.readinto(buffer) == 4
+        assert buffer == bytes(range(10, 14))
+        with pytest.raises(InvalidModelFileError, match="a block of 46 bytes where 20 are allowed"):
+            reader.read()
+        with pytest.raises(OSError, match="negative seek"):
+            reader.seek(-1)
+
+
+# --- Strict JSON ---
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**62), 2**62)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text("abc"), inner),
+)
+
+
+@given(JSON)
+def test_json_is_read_as_written(value: object) -> None:
+    assert parse_json(json.dumps(value), place="config.json") == value
+
+
+def test_keras_own_nan_and_infinity_are_read() -> None:
+    read = parse_json('{"l2": NaN, "value": Infinity, "low": -Infinity}', place="")
+    assert read["l2"] != read["l2"]
+    assert (read["value"], read["low"]) == (float("inf"), float("-inf"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"not JSON \(Expecting value, line 1 column 1\)"),
+        ('{"a": 1,}', r"not JSON \("),
+        ("{'a': 1}", r"not JSON \("),
+        ('{"a": 1} x', r"not JSON \(Extra data"),
+        ('"\n"', r"not JSON \(Invalid control character"),
+        ('{"a": 1, "b": {"units": 3, "units": 4}}', "the key 'units' stands twice in one object"),
+        ("1" * 5000, "an integer of 5000 digits"),
+        ("-" + "1" * 20, "an integer of 21 digits"),
+        ("1e400", "the number 1e400 is too large"),
+        ("-1e400", "the number -1e400 is too large"),
+        ("[" * 201 + "]" * 201, "nested deeper than 200 levels"),
+        ('{"a":' * 201 + "1" + "}" * 201, "nested deeper than 200 levels"),
+        ("[" * 500_000, "nested deeper than 200 levels"),
+        ("[" + "1," * 2_000_001 + "1]", "more than 2000000 values"),
+        ('"\\ud800"', "a text holds half a character"),
+        ('{"\\udfff": 1}', "a text holds half a character"),
+    ],
+    ids=range(16),
+)
+def test_json_that_is_refused(text: str, words: str) -> None:
+    with pytest.raises(InvalidModelFileError, match=rf"^model_config: {words}.*; refused$"):
+        parse_json(text, place="model_config")
+
+
+def test_json_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "JSON_BYTES", 10)
+    with pytest.raises(InvalidModelFileError, match="JSON of 11 characters where 10 are allowed"):
+        parse_json('"123456789"', place="c")
+
+
+def test_an_object_with_its_keys() -> None:
+    assert parse_object('{"a": 1}', place="c", needed=["a"]) == {"a": 1}
+    with pytest.raises(InvalidModelFileError, match=r"^c: a JSON list where an object is expected"):
+        parse_object("[]", place="c")
+    with pytest.raises(InvalidModelFileError, match=r"^c: without b, c; refused"):
+        parse_object('{"a": 1}', place="c", needed=["a", "b", "c"])
+
+
+def test_text_is_utf8() -> None:
+    assert decode_text("grün".encode(), place="c") == "grün"
+    with pytest.raises(InvalidModelFileError, match=r"^c: not UTF-8 text \(byte 2\); refused"):
+        decode_text(b"gr\xfcn", place="c")
