@@ -41,7 +41,6 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 UNEXPECTED = 70
 
 
-
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -229,7 +228,16 @@ def inspect(
             )
         else:
             _print_table(
-                ("layer", "class", "output shape", "merge", "activations", "mask", "runs as", "why"),
+                (
+                    "layer",
+                    "class",
+                    "output shape",
+                    "merge",
+                    "activations",
+                    "mask",
+                    "runs as",
+                    "why",
+                ),
                 [tuple(map(_cell, asdict(row).values())) for row in found.rows],
             )
         for note in found.notes:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-import keras2torch_birnn.layers  # registers every converter
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.layers.graph import graph_module
@@ -195,5 +194,3 @@ def checksum(model: nn.Module) -> int:
         if data.numel():
             total = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy(), total)
     return total
-
-

@@ -11,7 +11,7 @@ from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.shapes import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, TensorRef, leaves
 
-# Rows of a batch: the plain one, and one for each kind of padding. (start, stop, keep every n-th)
+# Rows of a batch: a full one, and one for each kind of padding.
 ROWS = 5
 # Layers that hand on their input's values (not their places), at inference.
 _HANDS_ON = frozenset(
@@ -32,9 +32,7 @@ class InputFacts:
 def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
     """Facts on every input, in order, found by following its values through the graph."""
     names = [ref.layer for ref in leaves(model.graph.inputs)]
-    found = {
-        name: InputFacts(model.graph.layer(name).config["shape"]) for name in names
-    }
+    found = {name: InputFacts(model.graph.layer(name).config["shape"]) for name in names}
     for origin, layer in _readers(model.graph, {name: name for name in names}):
         facts = found[origin]
         if layer.class_name == "Embedding":
@@ -138,6 +136,5 @@ def _kept(kind: int, steps: int) -> Array:
     """Which steps of a row count: all, a left part, a right part, some, none."""
     t = np.arange(steps)
     part = max(1, (2 * steps) // 3)
-    return np.stack([t >= 0, t < part, t >= steps - part, (t * 7 + 3) % 5 > 1, t < 0])[kind]
-
-
+    kinds: list[Array] = [t >= 0, t < part, t >= steps - part, (t * 7 + 3) % 5 > 1, t < 0]
+    return kinds[kind]

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,7 @@ def _reason_against(spec: ModelSpec) -> str | None:
     """Why no living Keras is a fair judge of this file."""
     old = spec.generation.name == "keras2"
     masked = any(
-        layer.class_name == "Masking" or layer.config.get("mask_zero")
-        for layer in spec.root.walk()
+        layer.class_name == "Masking" or layer.config.get("mask_zero") for layer in spec.root.walk()
     )
     if old and masked:
         return "tf_keras treats masked steps unlike the multi-backend Keras that wrote the file"
@@ -61,7 +61,8 @@ def ask_keras(
         return f"{package} is not installed (pip install 'keras2torch_birnn[keras]')"
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
-        np.savez(given, **{f"in_{i}": x for i, x in enumerate(inputs)})
+        named_inputs: dict[str, Any] = {f"in_{i}": x for i, x in enumerate(inputs)}
+        np.savez(given, **named_inputs)
         # Keras goes by the suffix, we by the content.
         named = Path(folder, f"model{_suffix(model, config)}")
         named.symlink_to(model.resolve())

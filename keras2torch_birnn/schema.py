@@ -319,9 +319,9 @@ def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
 def _dense_weights(config: Config, shape: Shape | None) -> WeightShapes:
     known(shape)
     kernel: Shape = (last(shape), config["units"])
-    return {"kernel": kernel, "bias": (config["units"],)} if config["use_bias"] else {
-        "kernel": kernel
-    }
+    return (
+        {"kernel": kernel, "bias": (config["units"],)} if config["use_bias"] else {"kernel": kernel}
+    )
 
 
 def _dense_output(config: Config, shape: Shape | None) -> Shape | None:
@@ -424,9 +424,11 @@ def _conv1d_weights(config: Config, shape: Shape | None) -> WeightShapes:
         None if channels is None else channels // groups,
         config["filters"],
     )
-    return {"kernel": kernel, "bias": (config["filters"],)} if config["use_bias"] else {
-        "kernel": kernel
-    }
+    return (
+        {"kernel": kernel, "bias": (config["filters"],)}
+        if config["use_bias"]
+        else {"kernel": kernel}
+    )
 
 
 def _conv1d_output(config: Config, shape: Shape | None) -> Shape | None:

@@ -22,9 +22,7 @@ def _infer(layer: LayerSpec, shape: Structure, problems: list[K2TError]) -> Laye
     try:
         return _infer_leaf(layer, shape, problems)
     except ShapeError as error:
-        problems.append(
-            WeightMismatchError(f"{layer.class_name}: {error}", place=layer.place)
-        )
+        problems.append(WeightMismatchError(f"{layer.class_name}: {error}", place=layer.place))
         return replace(layer, input_shape=shape)
 
 

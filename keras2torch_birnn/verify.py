@@ -1,4 +1,4 @@
-"""Prove that OUT computes what MODEL computes: per layer, per device, against up to three yardsticks.
+"""Prove that OUT computes what MODEL computes: per layer, per device, by several yardsticks.
 
 The verdict has two parts. In float64 the converted model must agree with the NumPy reference to
 rounding, which no wrong gate, flip or mask survives. In its own precision it must agree to
@@ -130,7 +130,8 @@ def verify(
     _check_same_model(spec, converted, out)
     inputs = draw_inputs(spec, steps=STEPS, seed=1)
     notes: list[str] = []
-    exact, layers = None, ()
+    exact: tuple[Array, ...] | None = None
+    layers: tuple[LayerParity, ...] = ()
     if covered(spec):
         trace = compute(spec, inputs)
         exact = trace.outputs
@@ -259,11 +260,12 @@ class _Recorder(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.found: dict[str, Any] = {}
+        self.paths: Mapping[str, str] = module.meta["paths"]
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node; keep the result of those that are a Keras layer's call."""
         result = super().run_node(n)
-        path = self.module.meta["paths"].get(n.name)
+        path = self.paths.get(n.name)
         if path is not None:
             self.found[path] = result
         return result

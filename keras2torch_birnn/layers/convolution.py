@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,10 +23,20 @@ def same_padding(length: int, extent: int, stride: int) -> tuple[int, int]:
 class Conv1D(nn.Conv1d):
     """An ``nn.Conv1d`` with Keras' paddings, data format and activation."""
 
-    def __init__(self, *sizes: int, padding_mode_of_keras: str, last: bool, value: Any, **more: Any):
-        super().__init__(*sizes, device="meta", **more)
-        self.keras_padding, self.channels_last = padding_mode_of_keras, last
-        self.activation, self.shown = activation(value), label(value)
+    def __init__(self, in_channels: int, config: Mapping[str, Any]) -> None:
+        super().__init__(
+            in_channels,
+            config["filters"],
+            config["kernel_size"],
+            stride=config["strides"],
+            dilation=config["dilation_rate"],
+            groups=config["groups"],
+            bias=config["use_bias"],
+            device="meta",
+        )
+        self.keras_padding = config["padding"]
+        self.channels_last = config["data_format"] == "channels_last"
+        self.activation, self.shown = activation(config["activation"]), label(config["activation"])
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, T, C) -> (B, T', filters), or (B, C, T) -> (B, filters, T') if channels_first."""
@@ -40,25 +51,15 @@ class Conv1D(nn.Conv1d):
 
     def extra_repr(self) -> str:
         """Torch's own, then Keras' padding and activation."""
-        return f"{super().extra_repr()}, keras_padding={self.keras_padding}, {self.shown}"
+        torchs: Any = super().extra_repr
+        return f"{torchs()}, keras_padding={self.keras_padding}, activation={self.shown}"
 
 
 @converts("Conv1D", mask=NONE)
 def conv1d(layer: LayerSpec) -> nn.Module:
-    """Build a Conv1D: ``kernel`` (k, in/groups, filters) becomes ``weight`` (filters, in/groups, k)."""
+    """Build a Conv1D: ``kernel`` (k, in/groups, out) becomes ``weight`` (out, in/groups, k)."""
     config, kernel = layer.config, layer.weights["kernel"]
-    module = Conv1D(
-        kernel.shape[1] * config["groups"],
-        config["filters"],
-        config["kernel_size"],
-        stride=config["strides"],
-        dilation=config["dilation_rate"],
-        groups=config["groups"],
-        bias=config["use_bias"],
-        padding_mode_of_keras=config["padding"],
-        last=config["data_format"] == "channels_last",
-        value=config["activation"],
-    )
+    module = Conv1D(kernel.shape[1] * config["groups"], config)
     module.weight = parameter(kernel.transpose(2, 1, 0))
     if config["use_bias"]:
         module.bias = parameter(layer.weights["bias"])

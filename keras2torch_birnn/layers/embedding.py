@@ -30,7 +30,8 @@ def _embedding_mask(layer: LayerSpec) -> MaskFlow:
 def embedding(layer: LayerSpec) -> nn.Module:
     """Build an Embedding."""
     table = parameter(layer.weights["embeddings"])
-    module = Embedding(*table.shape, _weight=table)
+    rows, columns = table.shape
+    module = Embedding(rows, columns, _weight=table)  # given, so that none is drawn at random
     module.weight = table
     return module
 
@@ -64,5 +65,3 @@ def _masking_mask(layer: LayerSpec) -> MaskFlow:
 def masking(layer: LayerSpec) -> nn.Module:
     """Build a Masking."""
     return Masking(layer.config["mask_value"])
-
-

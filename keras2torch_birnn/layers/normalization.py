@@ -80,7 +80,11 @@ class LayerNorm(nn.Module):
     """
 
     def __init__(
-        self, axes: tuple[int, ...], weight: nn.Parameter | None, bias: nn.Parameter | None, eps: float
+        self,
+        axes: tuple[int, ...],
+        weight: nn.Parameter | None,
+        bias: nn.Parameter | None,
+        eps: float,
     ) -> None:
         super().__init__()
         self.axes, self.eps = axes, eps

@@ -25,11 +25,11 @@ from keras2torch_birnn.readers.generations import consequences, generation_of, v
 from keras2torch_birnn.readers.layouts import from_cudnn, is_cudnn, settle_reset_after
 from keras2torch_birnn.readers.legacy_weights import legacy_paths, weights_group
 from keras2torch_birnn.readers.limits import JSON_BYTES
-from keras2torch_birnn.shapes import expected_weights, infer_model
 from keras2torch_birnn.readers.slots import Key, fill, slots
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
 from keras2torch_birnn.schema import SCHEMA, ShapeError
+from keras2torch_birnn.shapes import expected_weights, infer_model
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 PathLike = str | os.PathLike[str]

@@ -33,7 +33,9 @@ _NO_EFFECT_IN: Mapping[str, frozenset[str]] = {"SpatialDropout1D": frozenset({"n
 def has_effect(class_name: str, key: str) -> bool:
     """Whether a config key can change what the layer computes."""
     return not (
-        key in _NO_EFFECT or key.endswith(_NO_EFFECT_ENDINGS) or key in _IGNORED.get(class_name, ())
+        key in _NO_EFFECT
+        or key.endswith(_NO_EFFECT_ENDINGS)
+        or key in _NO_EFFECT_IN.get(class_name, ())
     )
 
 
@@ -80,7 +82,7 @@ def activation(value: Any, generation: Generation) -> Any:
         BadOptionError: it is not an activation that can be converted.
     """
     if isinstance(value, Mapping):
-        class_name, config = value.get("class_name"), value.get("config")
+        class_name, config = str(value.get("class_name")), value.get("config")
         if class_name in ("Lambda", "__lambda__"):
             raise BadOptionError("it holds Python code, which k2t never runs")
         if class_name in _ACTIVATION_LAYERS and isinstance(config, Mapping):

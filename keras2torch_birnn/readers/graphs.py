@@ -59,9 +59,7 @@ def sequential_graph(
         raise InvalidModelFileError("an InputLayer amid the layers", "refused", place=place)
     refs = [TensorRef(layer.name) for layer in layers]
     calls = [Call(layers[0].name, 0, ())]
-    calls += [
-        Call(layer.name, 0, (ref,)) for layer, ref in zip(layers[1:], refs, strict=False)
-    ]
+    calls += [Call(layer.name, 0, (ref,)) for layer, ref in zip(layers[1:], refs, strict=False)]
     return Graph(tuple(layers), tuple(calls), (refs[0],), refs[-1])
 
 
@@ -173,7 +171,7 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
         if value.get("class_name") == "__keras_tensor__":
             config = value.get("config")
             history = config.get("keras_history") if isinstance(config, Mapping) else None
-            if not _is_ref(history, by_name):
+            if not isinstance(history, list) or not _is_ref(history, by_name):
                 raise InvalidModelFileError(
                     f"an input from {printable(history)}, which is no layer of the model",
                     "refused",
@@ -199,7 +197,9 @@ def _ends(
     if not found or not all(isinstance(end, TensorRef) for end in found):
         raise InvalidModelFileError(f"{key} names no layer of the model", "refused", place=place)
     # A list of one output is one tensor: Keras' predict gives it so.
-    return ends[0] if key == "output_layers" and isinstance(ends, tuple) and len(ends) == 1 else ends
+    return (
+        ends[0] if key == "output_layers" and isinstance(ends, tuple) and len(ends) == 1 else ends
+    )
 
 
 def _refs(structure: Structure) -> Iterator[TensorRef]:
@@ -324,9 +324,7 @@ def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Ca
     return tuple(ordered)
 
 
-def _check_exists(
-    key: tuple[str, int], by_key: Mapping[tuple[str, int], Call], place: str
-) -> None:
+def _check_exists(key: tuple[str, int], by_key: Mapping[tuple[str, int], Call], place: str) -> None:
     if key not in by_key:
         raise InvalidModelFileError(
             f"call {key[1]} of layer {printable(key[0])} is used but not there",

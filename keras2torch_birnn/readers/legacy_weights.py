@@ -121,9 +121,7 @@ def _basename(entry: str) -> str:
     return match[1] if match else entry
 
 
-def _assign(
-    wanted: Sequence[Slot], entries: Sequence[str], place: str
-) -> list[tuple[Slot, str]]:
+def _assign(wanted: Sequence[Slot], entries: Sequence[str], place: str) -> list[tuple[Slot, str]]:
     """Pair every slot with one entry: by name if the names say enough, else by position."""
     if len(wanted) != len(entries):
         raise WeightMismatchError(

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import LayerSpec, Shape
 
 Key = tuple[str, ...]

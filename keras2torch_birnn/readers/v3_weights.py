@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 
 from keras2torch_birnn.errors import WeightMismatchError
 from keras2torch_birnn.readers.hdf5 import HDF5Store
-from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.readers.slots import Key, slots
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA
+from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 # Name of the group of a model's layers: Keras 2.12 to 2.14 / everything since.
@@ -92,5 +92,3 @@ def numbered(model: LayerSpec, *, skips: bool) -> Mapping[str, str]:
 def is_v3(members: Mapping[str, str]) -> bool:
     """Whether these are the groups of a v3 store."""
     return any(name in members for name in _ROOTS)
-
-

@@ -64,7 +64,10 @@ class Sequences(Protocol):
 
 
 def recurrent_forward(
-    module: Sequences, x: Tensor, mask: Tensor | None, initial_state: Sequence[Tensor] | None
+    module: Sequences,
+    x: Tensor,
+    mask: Tensor | None = None,
+    initial_state: Sequence[Tensor] | None = None,
 ) -> Output:
     """Call a recurrent layer as Keras does.
 
@@ -186,8 +189,17 @@ def _run_fused(
     )
 
 
+def _extra_repr(module: Any) -> str:
+    """Torch's own description, then Keras' options."""
+    parts = [str(super(type(module), module).extra_repr()), *_shown(module.plan)]
+    return ", ".join(part for part in parts if part)
+
+
+# ``forward`` is Any: the call is Keras' on purpose, not torch's.
+
+
 class LSTM(nn.LSTM):
-    """An ``nn.LSTM`` that is called as Keras calls its LSTM, or Bidirectional of two alike."""
+    """An ``nn.LSTM``, called as Keras calls its LSTM, or a Bidirectional of two alike."""
 
     plan: Plan
     cell: Cell
@@ -195,20 +207,12 @@ class LSTM(nn.LSTM):
     carried: tuple[State, ...] | None = None
     kernel: Any = nn.LSTM.forward
     run_sequence = _run_fused
-
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
-    ) -> Any:
-        """See ``recurrent_forward``."""
-        return recurrent_forward(self, x, mask, initial_state)
-
-    def extra_repr(self) -> str:
-        """Torch's own, then Keras' options."""
-        return f"{super().extra_repr()}, {_shown(self.plan)}"
+    forward: Any = recurrent_forward
+    extra_repr = _extra_repr
 
 
 class GRU(nn.GRU):
-    """An ``nn.GRU`` that is called as Keras calls its GRU (reset_after), or Bidirectional of two."""
+    """An ``nn.GRU``, called as Keras calls its GRU (reset_after), or a Bidirectional of two alike."""
 
     plan: Plan
     cell: Cell
@@ -216,20 +220,12 @@ class GRU(nn.GRU):
     carried: tuple[State, ...] | None = None
     kernel: Any = nn.GRU.forward
     run_sequence = _run_fused
-
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
-    ) -> Any:
-        """See ``recurrent_forward``."""
-        return recurrent_forward(self, x, mask, initial_state)
-
-    def extra_repr(self) -> str:
-        """Torch's own, then Keras' options."""
-        return f"{super().extra_repr()}, {_shown(self.plan)}"
+    forward: Any = recurrent_forward
+    extra_repr = _extra_repr
 
 
 class RNN(nn.RNN):
-    """An ``nn.RNN`` that is called as Keras calls its SimpleRNN, or Bidirectional of two alike."""
+    """An ``nn.RNN``, called as Keras calls its SimpleRNN, or a Bidirectional of two alike."""
 
     plan: Plan
     cell: Cell
@@ -237,46 +233,34 @@ class RNN(nn.RNN):
     carried: tuple[State, ...] | None = None
     kernel: Any = nn.RNN.forward
     run_sequence = _run_fused
-
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
-    ) -> Any:
-        """See ``recurrent_forward``."""
-        return recurrent_forward(self, x, mask, initial_state)
-
-    def extra_repr(self) -> str:
-        """Torch's own, then Keras' options."""
-        return f"{super().extra_repr()}, {_shown(self.plan)}"
+    forward: Any = recurrent_forward
+    extra_repr = _extra_repr
 
 
 class LoopRNN(nn.Module):
-    """Any cell, by the loop; torch's parameter names, but a GRU that resets before has no bias_hh."""
+    """Any cell, by the loop. Torch's names; a GRU that resets before its product has no bias_hh."""
 
     plan: Plan
     cell: Cell
     dropout_rates: DropoutRates
     carried: tuple[State, ...] | None = None
     run_sequence = _run_loops
+    forward: Any = recurrent_forward
 
     def __init__(self, shown: str) -> None:
         super().__init__()
         self.shown = shown
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
-    ) -> Any:
-        """See ``recurrent_forward``."""
-        return recurrent_forward(self, x, mask, initial_state)
-
     def extra_repr(self) -> str:
         """The cell, then Keras' options."""
-        return f"{self.shown}, {_shown(self.plan)}"
+        return ", ".join((self.shown, *_shown(self.plan)))
 
 
 class BidirectionalPair(nn.Module):
     """Two recurrent modules that differ (units, class, activation, bias), one per direction."""
 
     carried: tuple[State, ...] | None = None
+    forward: Any = recurrent_forward
 
     def __init__(self, forward_layer: Any, backward_layer: Any, plan: Plan) -> None:
         super().__init__()
@@ -284,17 +268,11 @@ class BidirectionalPair(nn.Module):
         self.backward_layer = backward_layer
         self.plan = plan
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
-    ) -> Any:
-        """See ``recurrent_forward``."""
-        return recurrent_forward(self, x, mask, initial_state)
-
     def run_sequence(
         self, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
     ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
         """See ``Sequences``."""
-        first, second = (start[0],) if start else None, (start[1],) if start else None
+        first, second = ((start[0],), (start[1],)) if start else (None, None)
         (ahead,), forward_states = self.forward_layer.run_sequence(x, lengths, first)
         turned = reverse(x, lengths)
         (back,), backward_states = self.backward_layer.run_sequence(turned, lengths, second)
@@ -302,15 +280,14 @@ class BidirectionalPair(nn.Module):
 
     def extra_repr(self) -> str:
         """Keras' options."""
-        return _shown(self.plan)
+        return ", ".join(_shown(self.plan))
 
 
-def _shown(plan: Plan) -> str:
+def _shown(plan: Plan) -> list[str]:
     parts = [f"return_sequences={plan.return_sequences}"]
     if len(plan.rules) == 2:
         parts.insert(0, f"merge_mode={plan.merge_mode!r}")
-    parts += [f"{key}=True" for key in ("return_state", "stateful") if getattr(plan, key)]
-    return ", ".join(parts)
+    return parts + [f"{key}=True" for key in ("return_state", "stateful") if getattr(plan, key)]
 
 
 # ---- LayerSpec -> module -----------------------------------------------------------------------
@@ -328,7 +305,9 @@ def bidirectional(layer: LayerSpec) -> nn.Module:
     plan = _plan(halves, layer.config["merge_mode"])
     if alike(*halves):
         return _module(halves, plan)
-    single = [_module((half,), Plan((rule,))) for half, rule in zip(halves, plan.rules, strict=True)]
+    single = [
+        _module((half,), Plan((rule,))) for half, rule in zip(halves, plan.rules, strict=True)
+    ]
     return BidirectionalPair(single[0], single[1], plan)
 
 

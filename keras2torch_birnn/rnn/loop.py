@@ -168,8 +168,6 @@ def _dropped_input(w: Weights, x: Tensor, gates: int, copies: int, rate: float) 
     if copies == 1:
         return functional.linear(x * masks[0][:, None], w.ih, w.bias_ih)
     rows = w.ih.chunk(gates, dim=0)
-    parts = [
-        functional.linear(x * m[:, None], row) for row, m in zip(rows, masks, strict=True)
-    ]
+    parts = [functional.linear(x * m[:, None], row) for row, m in zip(rows, masks, strict=True)]
     product = torch.cat(parts, dim=2)
     return product if w.bias_ih is None else product + w.bias_ih
