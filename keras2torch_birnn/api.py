@@ -1,4 +1,4 @@
-"""``convert`` and ``inspect``: from a path to a model, or to a table. Imports torch only if needed."""
+"""``convert`` and ``inspect``: from a path to a model, or to a table without torch."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.layers.registry import CONVERTERS
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.rnn.layers import RecurrentModule
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
@@ -173,7 +174,7 @@ def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def reset_states(model: nn.Module) -> None:
     """Forget what ``stateful`` layers carry from batch to batch (Keras' ``reset_states``)."""
     for module in model.modules():
-        if hasattr(module, "carried"):
+        if isinstance(module, RecurrentModule):
             module.carried = None
 
 

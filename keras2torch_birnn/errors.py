@@ -75,7 +75,7 @@ class OutputError(K2TError):
 
 
 class UsageError(K2TError):
-    """The call itself is wrong: a device that is not there, an option that does not fit (exit 2)."""
+    """The call itself is wrong, such as a device that is not there (exit code 2)."""
 
     exit_code = 2
 

@@ -4,12 +4,18 @@
 ``tf_keras``. Writes out_0, out_1, ... and the version.
 """
 
+from __future__ import annotations
+
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
-def main(package, model_path, inputs, outputs, config=None):
+def main(
+    package: str, model_path: str, inputs: str, outputs: str, config: str | None = None
+) -> None:
     """Load, predict once, write."""
     if package == "tf_keras":
         import tf_keras as keras
@@ -18,21 +24,16 @@ def main(package, model_path, inputs, outputs, config=None):
     if config is None:
         model = keras.models.load_model(model_path, compile=False)
     else:
-        with open(config, encoding="utf-8") as file:
-            model = keras.models.model_from_json(file.read())
+        model = keras.models.model_from_json(Path(config).read_text(encoding="utf-8"))
         model.load_weights(model_path)
     with np.load(inputs) as data:
         given = [data[f"in_{i}"] for i in range(len(data.files))]
     result = model(given[0] if len(given) == 1 else given, training=False)
-    flat = _flat(result)
-    np.savez(
-        outputs,
-        version=np.array(keras.__version__),
-        **{f"out_{i}": np.asarray(value) for i, value in enumerate(flat)},
-    )
+    named: dict[str, Any] = {f"out_{i}": np.asarray(y) for i, y in enumerate(_flat(result))}
+    np.savez(outputs, version=np.array(keras.__version__), **named)
 
 
-def _flat(result):
+def _flat(result: Any) -> list[Any]:
     if isinstance(result, dict):
         result = list(result.values())
     if isinstance(result, list | tuple):

@@ -488,9 +488,11 @@ SCHEMA: Mapping[str, Schema] = {
         {"merge_mode": choice("concat", "concat", "sum", "mul", "ave", None)},
         parts=("forward_layer", "backward_layer"),
     ),
-    # output_mask: Keras 3 hands on the input's mask, Keras 2 asks the inner layer
+    # masking: the mask passes by (where the batch is fixed); or goes in and comes out as the inner
+    # layer makes it (or the input's, reduced to steps); or goes in and comes out as it was
     "TimeDistributed": Schema(
-        {"output_mask": choice(REQUIRED, "inner", "input")}, parts=("layer",)
+        {"masking": choice(REQUIRED, "passes by", "inner", "inner unless fixed", "input")},
+        parts=("layer",),
     ),
     # dense and embedding
     "Dense": Schema(
@@ -506,11 +508,11 @@ SCHEMA: Mapping[str, Schema] = {
     "Masking": Schema({"mask_value": number(0.0)}, output=lambda c, s: known(s, least_rank=2)),
     # activations
     "Activation": Schema({"activation": activation(REQUIRED)}),
-    "ReLU": Schema(dict(ACTIVATION_OPTIONS["relu"])),
+    "ReLU": Schema({**ACTIVATION_OPTIONS["relu"], "passes_mask": flag(True)}),
     "LeakyReLU": Schema({"negative_slope": number(0.3)}),
     "ELU": Schema({"alpha": number(1.0)}),
     "ThresholdedReLU": Schema({"theta": number(1.0)}),
-    "Softmax": Schema({"axis": axes(-1)}),
+    "Softmax": Schema({"axis": axes(-1), "masking": choice(REQUIRED, "ignore", "add", "replace")}),
     "PReLU": Schema(
         {"shared_axes": optional(sizes(None))},
         _prelu_weights,
@@ -570,7 +572,8 @@ CLASS_NAMES: Mapping[str, str] = {
 def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
     """Output shape of a Bidirectional from those of its halves (with their states, if any)."""
     with_state = bool(forward) and isinstance(forward[0], tuple)
-    heads, states = [], []
+    heads: list[Any] = []
+    states: list[Any] = []
     for half in (forward, backward):
         heads.append(half[0] if with_state else half)
         states.extend(half[1:] if with_state else ())

@@ -100,6 +100,8 @@ class Generation:
     ``masked_output``: what stands at a masked step of ``Bidirectional(return_sequences=True)``.
     ``hard_sigmoid``: ``hard_sigmoid_0.2`` is clip(0.2 x + 0.5), ``hard_sigmoid_1/6`` is
     clip(x / 6 + 0.5). ``average_pooling_uses_mask``: GlobalAveragePooling1D before 2.2.3 did not.
+    ``time_distributed``, ``softmax``: what these layers do with a mask, see ``schema.SCHEMA``.
+    ``relu_passes_mask``: not in tf.keras up to 2.4.
     """
 
     name: Literal["keras1", "keras2", "tf.keras", "keras3"]
@@ -109,6 +111,9 @@ class Generation:
     reset_after: bool
     masked_output: MaskedOutput
     average_pooling_uses_mask: bool = True
+    time_distributed: Literal["passes by", "inner", "inner unless fixed", "input"] = "inner"
+    softmax: Literal["ignore", "add", "replace"] = "ignore"
+    relu_passes_mask: bool = True
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.activations import activation, label
-from keras2torch_birnn.layers.registry import MaskFlow, converts
+from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
@@ -37,7 +37,11 @@ def activation_layer(layer: LayerSpec) -> nn.Module:
     return nn.Identity() if value == "linear" else Activation(value)
 
 
-@converts("ReLU")
+def _relu_mask(layer: LayerSpec) -> MaskFlow:
+    return SAME if layer.config["passes_mask"] else NONE
+
+
+@converts("ReLU", mask=_relu_mask)
 def relu(layer: LayerSpec) -> nn.Module:
     """Build a ReLU, an nn.ReLU where it has no options."""
     options = {k: layer.config[k] for k in ("negative_slope", "max_value", "threshold")}
@@ -95,22 +99,39 @@ def prelu(layer: LayerSpec) -> nn.Module:
 
 
 class Softmax(nn.Module):
-    """Softmax over one axis or several; masked entries get -1e9 first (Keras ``Softmax``)."""
+    """Softmax over one axis or several, together.
 
-    def __init__(self, axes: tuple[int, ...]) -> None:
+    A mask takes -1e9 off the masked entries (tf.keras), or puts -1e9 in their place and zeroes the
+    result (Keras 3, ``replaces``).
+    """
+
+    def __init__(self, axes: tuple[int, ...], *, replaces: bool) -> None:
         super().__init__()
-        self.axes = axes
+        self.axes, self.replaces = axes, replaces
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x and a mask that broadcasts to it."""
-        if mask is not None:
-            x = x + (1.0 - mask.to(x.dtype)) * -1e9
+        """x and a mask of its shape."""
+        if mask is None:
+            return self._softmax(x)
+        if self.replaces:
+            return self._softmax(torch.where(mask, x, -1e9)) * mask
+        return self._softmax(x + torch.where(mask, 0.0, -1e9).to(x.dtype))
+
+    def _softmax(self, x: Tensor) -> Tensor:
         if len(self.axes) == 1:
             return torch.softmax(x, dim=self.axes[0])
         return torch.exp(x - torch.logsumexp(x, dim=self.axes, keepdim=True))
 
+    def extra_repr(self) -> str:
+        """The axes."""
+        return f"axes={self.axes}"
 
-@converts("Softmax", mask=MaskFlow(takes=True))
+
+def _softmax_mask(layer: LayerSpec) -> MaskFlow:
+    return SAME if layer.config["masking"] == "ignore" else MaskFlow(takes=True)
+
+
+@converts("Softmax", mask=_softmax_mask)
 def softmax(layer: LayerSpec) -> nn.Module:
     """Build a Softmax."""
-    return Softmax(layer.config["axis"])
+    return Softmax(layer.config["axis"], replaces=layer.config["masking"] == "replace")

@@ -33,12 +33,12 @@ class Dense(nn.Linear):
 def dense(layer: LayerSpec) -> nn.Module:
     """Build a Dense: an nn.Linear, with ``kernel`` (in, units) transposed to ``weight``."""
     kernel, value = layer.weights["kernel"], layer.config["activation"]
-    bias = layer.config["use_bias"]
+    bias, (in_features, out_features) = layer.config["use_bias"], kernel.shape
     module: nn.Linear
     if value == "linear":
-        module = nn.Linear(*kernel.shape, bias=bias, device="meta")
+        module = nn.Linear(in_features, out_features, bias, device="meta")
     else:
-        module = Dense(*kernel.shape, bias=bias, value=value)
+        module = Dense(in_features, out_features, bias=bias, value=value)
     module.weight = parameter(kernel.T)
     if bias:
         module.bias = parameter(layer.weights["bias"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -80,7 +82,7 @@ class GaussianDropout(nn.Module):
         """x * N(1, rate / (1 - rate))."""
         if not self.training or not 0.0 < self.rate < 1.0:
             return x
-        deviation = (self.rate / (1.0 - self.rate)) ** 0.5
+        deviation = math.sqrt(self.rate / (1.0 - self.rate))
         return x * (1.0 + deviation * torch.randn_like(x))
 
     def extra_repr(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor, nn
 
 from keras2torch_birnn.layers.registry import NONE, MaskFlow, converts
@@ -57,11 +58,16 @@ class Masking(nn.Module):
         return f"mask_value={self.mask_value}"
 
 
+def _single(layer: LayerSpec) -> float:
+    """The value as Keras compares it: in float32, whatever the model computes in."""
+    return float(np.float32(layer.config["mask_value"]))
+
+
 def _masking_mask(layer: LayerSpec) -> MaskFlow:
-    return MaskFlow(after=differs, makes=True, constants={"value": layer.config["mask_value"]})
+    return MaskFlow(after=differs, makes=True, constants={"value": _single(layer)})
 
 
 @converts("Masking", mask=_masking_mask)
 def masking(layer: LayerSpec) -> nn.Module:
     """Build a Masking."""
-    return Masking(layer.config["mask_value"])
+    return Masking(_single(layer))

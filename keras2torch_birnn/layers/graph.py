@@ -9,11 +9,12 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Mapping
+from operator import getitem
 from typing import Any
 
 from torch import fx, nn
 
-from keras2torch_birnn.errors import UnsupportedOptionError
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.registry import MaskFlow, convert_layer, converts, mask_flow
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, map_structure
 
@@ -44,6 +45,7 @@ class _Emitter:
         self.graph = fx.Graph()
         # fx node name -> path of the Keras call ("dense", "dense#1", "encoder/lstm")
         self.paths: dict[str, str] = {}
+        self.problems: list[K2TError] = []
 
     def modules(self, graph: Graph, parent: nn.Module) -> dict[str, str]:
         """Build every layer of the graph under ``parent``; returns its attribute names."""
@@ -54,7 +56,10 @@ class _Emitter:
                 parent.add_module(names[layer.name], holder)
                 self.modules(layer.graph, holder)
             elif layer.class_name != "InputLayer":
-                parent.add_module(names[layer.name], convert_layer(layer))
+                try:
+                    parent.add_module(names[layer.name], convert_layer(layer))
+                except K2TError as problem:
+                    self.problems.append(problem)
         return names
 
     def run(
@@ -130,7 +135,7 @@ class _Emitter:
         # States carry no mask; with merge_mode None both halves do.
         heads = 2 if layer.config.get("merge_mode", "") is None else 1
         return (
-            tuple(node[i] for i in range(count)),
+            tuple(self.graph.call_function(getitem, (node, i)) for i in range(count)),
             tuple(after if i < heads else None for i in range(count)),
         )
 
@@ -190,6 +195,8 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
         raise TypeError("a model has a graph")
     emitter = _Emitter()
     names = emitter.modules(layer.graph, emitter.root)
+    if emitter.problems:
+        raise gather(emitter.problems)
     given = [(emitter.graph.placeholder(names[ref.layer]), None) for ref in layer.graph.inputs]
     outputs, _ = emitter.run(layer.graph, given, names, "", "")
     emitter.graph.output(outputs)

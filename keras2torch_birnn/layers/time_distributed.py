@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.layers.registry import MaskFlow, convert_layer, converts, mask_flow
+from keras2torch_birnn.layers.registry import SAME, MaskFlow, convert_layer, converts, mask_flow
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -22,7 +22,7 @@ class TimeDistributed(nn.Module):
         """A mask (B, T, ...) is folded like the input."""
         folded = {} if mask is None else {"mask": mask.flatten(0, 1)}
         y: Tensor = self.layer(x.flatten(0, 1), **folded)
-        return y.unflatten(0, x.shape[:2])
+        return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def step_counts(x: Tensor, mask: Tensor) -> Tensor:
@@ -31,8 +31,11 @@ def step_counts(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _mask(layer: LayerSpec) -> MaskFlow:
-    inner = mask_flow(layer.parts["layer"])
-    if layer.config["output_mask"] == "input":  # Keras 3
+    inner, rule = mask_flow(layer.parts["layer"]), layer.config["masking"]
+    fixed = layer.input_shape is not None and layer.input_shape[0] is not None
+    if rule == "passes by" or (rule == "inner unless fixed" and fixed):
+        return SAME
+    if rule == "input":
         return MaskFlow(takes=inner.takes)
     if callable(inner.after):  # elementwise in all leading axes: folding changes nothing
         return inner
@@ -46,6 +49,11 @@ def time_distributed(layer: LayerSpec) -> nn.Module:
     inner = layer.parts["layer"]
     if inner.class_name == "Dense":
         return convert_layer(inner)
+    if any(part.config.get("stateful") for part in inner.walk()):
+        raise UnsupportedOptionError(
+            "TimeDistributed over a stateful layer: its state would run from step to step",
+            place=layer.place,
+        )
     if isinstance(inner.output_shape, tuple) and isinstance(inner.output_shape[0], tuple):
         raise UnsupportedOptionError(
             "TimeDistributed over a layer with several outputs", place=layer.place

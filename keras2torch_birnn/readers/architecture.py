@@ -1,4 +1,4 @@
-"""Config JSON -> LayerSpec tree without weights. Every unsupported thing is collected, not only one.
+"""Config JSON -> LayerSpec tree without weights. Everything unsupported is collected.
 
 Hostile input: no name in the file is ever resolved to anything but a row of ``schema.SCHEMA`` or a
 class name that the user registered.
@@ -163,10 +163,7 @@ def _options(
         config = dialects.recurrent_defaults(
             file_class, config, parsing.generation, wrapped=wrapped
         )
-    if class_name == "GlobalAveragePooling1D":
-        config["use_mask"] = parsing.generation.average_pooling_uses_mask
-    if class_name == "TimeDistributed":
-        config["output_mask"] = "input" if parsing.generation.name == "keras3" else "inner"
+    config |= dialects.mask_rules(class_name, parsing.generation)
     options: dict[str, Any] = {"trainable": trainable is not False}
     for key, option in schema.options.items():
         options[key] = _option(class_name, key, option, config, parsing, place)

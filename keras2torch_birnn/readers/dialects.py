@@ -102,6 +102,17 @@ def activation(value: Any, generation: Generation) -> Any:
     raise BadOptionError(f"{value!r} is not an activation of Keras")
 
 
+def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
+    """What a layer does with a mask, where that is the generation's."""
+    rules: Mapping[str, dict[str, Any]] = {
+        "GlobalAveragePooling1D": {"use_mask": generation.average_pooling_uses_mask},
+        "TimeDistributed": {"masking": generation.time_distributed},
+        "Softmax": {"masking": generation.softmax},
+        "ReLU": {"passes_mask": generation.relu_passes_mask},
+    }
+    return rules.get(class_name, {})
+
+
 def recurrent_defaults(
     class_name: str, given: Mapping[str, Any], generation: Generation, *, wrapped: bool
 ) -> dict[str, Any]:
@@ -131,5 +142,6 @@ def _masked_output(config: Mapping[str, Any], generation: Generation, *, wrapped
     if not zeros:
         return "previous_output"
     # With unroll=True tf.keras and Keras 3 apply the mask in the order of time to outputs in the
-    # order of reading. Where both orders agree it is the plain rule.
-    return "zeros_unreversed" if config.get("unroll") and config.get("go_backwards") else "zeros"
+    # order of reading. Where both orders agree, and to the last output alone, it is the plain rule.
+    reversed_too = config.get("unroll") and config.get("go_backwards")
+    return "zeros_unreversed" if reversed_too and config.get("return_sequences") else "zeros"

@@ -33,23 +33,48 @@ def generation_of(version: str) -> Generation:
     major, minor, patch = int(match[1]), int(match[2]), int(match[3] or 0)
     if major == 1:
         return Generation(
-            "keras1", version, _OLD_SIGMOID, "hard_sigmoid", False, "previous_state", False
+            "keras1",
+            version,
+            _OLD_SIGMOID,
+            recurrent_activation="hard_sigmoid",
+            reset_after=False,
+            masked_output="previous_state",
+            average_pooling_uses_mask=False,
+            time_distributed="passes by",
         )
     if major == 2 and minor <= 3 and "-tf" not in match[4]:
-        old = minor < 3
         return Generation(
             "keras2",
             version,
             _OLD_SIGMOID,
-            "hard_sigmoid" if old else "sigmoid",
-            False,
-            "previous_state" if old else "previous_output",
+            recurrent_activation="hard_sigmoid" if minor < 3 else "sigmoid",
+            reset_after=False,
+            masked_output="previous_state" if minor < 3 else "previous_output",
             average_pooling_uses_mask=(minor, patch) >= (2, 3),
+            time_distributed="inner unless fixed" if minor >= 2 else "passes by",
         )
     if major == 2:
-        return Generation("tf.keras", version, _OLD_SIGMOID, "sigmoid", True, "zeros")
+        return Generation(
+            "tf.keras",
+            version,
+            _OLD_SIGMOID,
+            recurrent_activation="sigmoid",
+            reset_after=True,
+            masked_output="zeros",
+            softmax="add" if minor >= 4 else "ignore",
+            relu_passes_mask=minor >= 5,
+        )
     if major == 3:
-        return Generation("keras3", version, _NEW_SIGMOID, "sigmoid", True, "zeros")
+        return Generation(
+            "keras3",
+            version,
+            _NEW_SIGMOID,
+            recurrent_activation="sigmoid",
+            reset_after=True,
+            masked_output="zeros",
+            time_distributed="input",
+            softmax="replace",
+        )
     raise InvalidModelFileError(
         f"keras_version {printable(version)!r} is newer than this k2t knows",
         "upgrade keras2torch_birnn",

@@ -93,7 +93,8 @@ def activation_layer(name: str) -> Equation:
 
 def relu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
     """``ReLU.call``."""
-    y = activations.relu(context.number(x), **layer.config)
+    options = {key: layer.config[key] for key in ("negative_slope", "max_value", "threshold")}
+    y = activations.relu(context.number(x), **options)
     return y, mask if relu_passes_mask(context.generation) else None
 
 

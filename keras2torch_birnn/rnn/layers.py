@@ -212,7 +212,7 @@ class LSTM(nn.LSTM):
 
 
 class GRU(nn.GRU):
-    """An ``nn.GRU``, called as Keras calls its GRU (reset_after), or a Bidirectional of two alike."""
+    """An ``nn.GRU``, called as Keras calls its GRU, or a Bidirectional of two alike."""
 
     plan: Plan
     cell: Cell
@@ -281,6 +281,9 @@ class BidirectionalPair(nn.Module):
     def extra_repr(self) -> str:
         """Keras' options."""
         return ", ".join(_shown(self.plan))
+
+
+RecurrentModule = LSTM | GRU | RNN | LoopRNN | BidirectionalPair
 
 
 def _shown(plan: Plan) -> list[str]:
