@@ -71,6 +71,48 @@ def hard_silu(x: Tensor) -> Tensor:
     return functional.hardswish(x)
 
 
+def hard_shrink(x: Tensor, threshold: float = 0.5) -> Tensor:
+    """X where abs(x) > threshold, else zero."""
+    return functional.hardshrink(x, threshold)
+
+
+def soft_shrink(x: Tensor, threshold: float = 0.5) -> Tensor:
+    """X moved towards zero by threshold, zero within it."""
+    return functional.softshrink(x, threshold)
+
+
+def squareplus(x: Tensor, b: float = 4.0) -> Tensor:
+    """(x + sqrt(x^2 + b)) / 2."""
+    return (x + torch.sqrt(x * x + b)) / 2
+
+
+def sparse_plus(x: Tensor) -> Tensor:
+    """0 up to -1, (x + 1)^2 / 4 up to 1, then x."""
+    inner = torch.where(x < 1, (x + 1) ** 2 / 4, x)
+    return torch.where(x <= -1, torch.zeros_like(x), inner)
+
+
+def sparse_sigmoid(x: Tensor) -> Tensor:
+    """clip((x + 1) / 2, 0, 1)."""
+    return torch.clamp(0.5 * (x + 1), 0.0, 1.0)
+
+
+def sparsemax(x: Tensor, axis: int = -1) -> Tensor:
+    """Euclidean projection of x onto the simplex along ``axis`` (Martins and Astudillo 2016)."""
+    z = x.movedim(axis, -1)
+    ordered = z.sort(dim=-1, descending=True).values
+    total = ordered.cumsum(-1) - 1
+    count = torch.arange(1, z.shape[-1] + 1, device=x.device, dtype=x.dtype)
+    kept = (ordered > total / count).sum(dim=-1, keepdim=True)
+    tau = total.gather(-1, kept - 1) / kept
+    return torch.relu(z - tau).movedim(-1, axis)
+
+
+def glu(x: Tensor, axis: int = -1) -> Tensor:
+    """First half of ``axis`` times the sigmoid of the second."""
+    return functional.glu(x, axis)
+
+
 FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "linear": linear,
     "relu": relu,
@@ -93,6 +135,13 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "softplus": softplus,
     "softsign": functional.softsign,
     "exponential": torch.exp,
+    "hard_shrink": hard_shrink,
+    "soft_shrink": soft_shrink,
+    "squareplus": squareplus,
+    "sparse_plus": sparse_plus,
+    "sparse_sigmoid": sparse_sigmoid,
+    "sparsemax": sparsemax,
+    "glu": glu,
     "softmax": softmax,
     "log_softmax": log_softmax,
 }

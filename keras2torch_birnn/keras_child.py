@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ def main(
         import tf_keras as keras
     else:
         import keras
-    if config is None:
+    if config is None and package == "tf_keras" and model_path.endswith(".h5"):
+        model = _old_model(keras, model_path)
+    elif config is None:
         model = keras.models.load_model(model_path, compile=False)
     else:
         model = keras.models.model_from_json(Path(config).read_text(encoding="utf-8"))
@@ -31,6 +34,42 @@ def main(
     result = model(given[0] if len(given) == 1 else given, training=False)
     named: dict[str, Any] = {f"out_{i}": np.asarray(y) for i, y in enumerate(_flat(result))}
     np.savez(outputs, version=np.array(keras.__version__), **named)
+
+
+def _old_model(keras: Any, path: str) -> Any:
+    """Build the model from its config with the defaults of its own time, then load its weights.
+
+    tf_keras has other defaults than the Keras before it, and its CuDNN layers run on a GPU only;
+    ``load_weights`` turns cuDNN's layout into that of LSTM and GRU by itself.
+    """
+    import h5py
+
+    with h5py.File(path) as file:
+        text = file.attrs["model_config"]
+    config = json.loads(text)
+    _explicit(config)
+    model = keras.models.model_from_json(json.dumps(config))
+    model.load_weights(path)
+    return model
+
+
+def _explicit(value: Any) -> None:
+    """Write defaults of Keras before tf.keras 2 into every recurrent layer's config, in place."""
+    if isinstance(value, dict):
+        name, config = value.get("class_name"), value.get("config")
+        if name in ("CuDNNGRU", "CuDNNLSTM") and isinstance(config, dict):
+            value["class_name"] = name[len("CuDNN") :]
+            config["recurrent_activation"] = "sigmoid"
+            config["reset_after"] = True
+        if value.get("class_name") == "GRU" and isinstance(config, dict):
+            config.setdefault("reset_after", False)
+        if value.get("class_name") == "LSTM" and isinstance(config, dict):
+            config.pop("reset_after", None)
+        for inner in value.values():
+            _explicit(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _explicit(inner)
 
 
 def _flat(result: Any) -> list[Any]:

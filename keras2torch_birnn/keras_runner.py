@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from keras2torch_birnn.spec import Array, ModelSpec
 
 CHILD = Path(__file__).with_name("keras_child.py")
 SECONDS = 600
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,18 @@ def ask_keras(
         except subprocess.TimeoutExpired:
             return f"{package} did not finish in {SECONDS} s"
         if done.returncode or not found.exists():
-            lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-            return f"{package} fails on this file: {printable(lines[-1])}"
+            return f"{package} fails on this file: {printable(_message(done.stderr))}"
         with np.load(found) as data:
             count = sum(name.startswith("out_") for name in data.files)
             outputs = tuple(data[f"out_{i}"] for i in range(count))
             return KerasAnswer(f"{package} {data['version']}", outputs)
+
+
+def _message(text: str) -> str:
+    """The line of a traceback that says what happened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or ["no message"])[-1]
 
 
 def _suffix(model: Path, config: Path | None) -> str:

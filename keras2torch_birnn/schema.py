@@ -147,7 +147,8 @@ ACTIVATIONS: Mapping[str, str] = {
         for name in (
             "linear relu sigmoid tanh softmax elu selu softplus softsign exponential gelu relu6 "
             "leaky_relu log_softmax mish log_sigmoid celu hard_tanh "
-            "tanh_shrink hard_sigmoid_0.2 hard_sigmoid_1/6"
+            "tanh_shrink hard_shrink soft_shrink squareplus sparse_plus sparse_sigmoid sparsemax "
+            "glu hard_sigmoid_0.2 hard_sigmoid_1/6"
         ).split()
     },
     "swish": "silu",
@@ -169,6 +170,11 @@ ACTIVATION_OPTIONS: Mapping[str, Mapping[str, Option]] = {
     "gelu": {"approximate": flag(False)},
     "softmax": {"axis": size(-1, least=-32)},
     "log_softmax": {"axis": size(-1, least=-32)},
+    "sparsemax": {"axis": size(-1, least=-32)},
+    "glu": {"axis": size(-1, least=-32)},
+    "hard_shrink": {"threshold": number(0.5)},
+    "soft_shrink": {"threshold": number(0.5)},
+    "squareplus": {"b": number(4.0)},
 }
 
 

@@ -101,7 +101,8 @@ class Generation:
     ``hard_sigmoid``: ``hard_sigmoid_0.2`` is clip(0.2 x + 0.5), ``hard_sigmoid_1/6`` is
     clip(x / 6 + 0.5). ``average_pooling_uses_mask``: GlobalAveragePooling1D before 2.2.3 did not.
     ``time_distributed``, ``softmax``: what these layers do with a mask, see ``schema.SCHEMA``.
-    ``relu_passes_mask``: not in tf.keras up to 2.4.
+    ``relu_passes_mask``: not in tf.keras up to 2.4. ``bidirectional_carries``: whether a stateful
+    layer carries its state inside a Bidirectional; from 2.1.4 to 2.3.1 it starts anew every batch.
     """
 
     name: Literal["keras1", "keras2", "tf.keras", "keras3"]
@@ -114,6 +115,7 @@ class Generation:
     time_distributed: Literal["passes by", "inner", "inner unless fixed", "input"] = "inner"
     softmax: Literal["ignore", "add", "replace"] = "ignore"
     relu_passes_mask: bool = True
+    bidirectional_carries: bool = True
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def survey(
         architecture = _architecture(container, given)
         parsing = Parsing(_generation(architecture), frozenset(custom))
         root = parse_architecture(architecture.model, parsing)
-        notes = [consequences(parsing.generation)]
+        notes = [consequences(parsing.generation), *parsing.notes]
         if not parsing.problems:
             root = infer_model(root, parsing.problems)
         if not parsing.problems:

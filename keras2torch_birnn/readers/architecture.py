@@ -44,11 +44,12 @@ _HOW_TO_SUPPLY = (
 
 @dataclass
 class Parsing:
-    """What every step of one parse shares. ``problems`` grows; nothing else changes."""
+    """What every step of one parse shares. ``problems`` and ``notes`` grow as it goes."""
 
     generation: Generation
     custom: frozenset[str] = frozenset()
     problems: list[K2TError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
@@ -160,6 +161,11 @@ def _options(
     else:
         _check_dtype(config.pop("dtype", None), parsing, place)
     if "masked_output" in schema.options:
+        if wrapped and config.get("stateful") and not parsing.generation.bidirectional_carries:
+            parsing.notes.append(
+                f"{printable(place)}: stateful inside a Bidirectional has no effect in Keras "
+                f"{printable(parsing.generation.version)}: every batch starts anew"
+            )
         config = dialects.recurrent_defaults(
             file_class, config, parsing.generation, wrapped=wrapped
         )

@@ -127,6 +127,8 @@ def recurrent_defaults(
         config.setdefault("recurrent_activation", default)
     if class_name.endswith("GRU"):
         config.setdefault("reset_after", cudnn or generation.reset_after)
+    if wrapped and not generation.bidirectional_carries:
+        config["stateful"] = False
     config["masked_output"] = _masked_output(config, generation, wrapped=wrapped)
     config.pop("zero_output_for_mask", None)
     # Not in Keras 3's configs: 2, but 1 (a mask per gate) with recurrent_dropout

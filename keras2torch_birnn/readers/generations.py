@@ -52,6 +52,7 @@ def generation_of(version: str) -> Generation:
             masked_output="previous_state" if minor < 3 else "previous_output",
             average_pooling_uses_mask=(minor, patch) >= (2, 3),
             time_distributed="inner unless fixed" if minor >= 2 else "passes by",
+            bidirectional_carries=(minor, patch) < (1, 4),
         )
     if major == 2:
         return Generation(

@@ -155,6 +155,53 @@ def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     return y
 
 
+def hard_shrink(x: Array, threshold: float = 0.5) -> Array:
+    """x if abs(x) > threshold, else 0: Keras 3."""
+    return np.where(np.abs(x) > threshold, x, 0)
+
+
+def soft_shrink(x: Array, threshold: float = 0.5) -> Array:
+    """sign(x) max(abs(x) - threshold, 0): Keras 3."""
+    y: Array = np.sign(x) * np.maximum(np.abs(x) - threshold, 0)
+    return y
+
+
+def squareplus(x: Array, b: float = 4.0) -> Array:
+    """(x + sqrt(x^2 + b)) / 2: Keras 3."""
+    y: Array = (x + np.sqrt(np.square(x) + b)) / 2
+    return y
+
+
+def sparse_plus(x: Array) -> Array:
+    """0 for x <= -1, (x + 1)^2 / 4 for x < 1, else x: Keras 3."""
+    return np.select([x <= -1, x < 1], [np.zeros_like(x), np.square(x + 1) / 4], x)
+
+
+def sparse_sigmoid(x: Array) -> Array:
+    """0 for x <= -1, 1 for x >= 1, (x + 1) / 2 between: Keras 3."""
+    return np.select([x <= -1, x >= 1], [np.zeros_like(x), np.ones_like(x)], (x + 1) / 2)
+
+
+def _sparsemax_vector(z: Array) -> Array:
+    """max(z - tau, 0), with tau such that the sum is 1, by trying every number of kept entries."""
+    ordered = np.sort(z)[::-1]
+    taus = [(ordered[:k].sum() - 1) / k for k in range(1, len(z) + 1)]
+    fitting = [tau for k, tau in enumerate(taus, 1) if ordered[k - 1] - tau > 0]
+    return np.maximum(z - fitting[-1], 0)
+
+
+def sparsemax(x: Array, axis: int = -1) -> Array:
+    """Projection of every vector along the axis onto the simplex: Keras 3."""
+    return np.apply_along_axis(_sparsemax_vector, axis, x)
+
+
+def glu(x: Array, axis: int = -1) -> Array:
+    """a sigmoid(b), with a and b the halves of the axis: Keras 3."""
+    a, b = np.split(x, 2, axis=axis)
+    y: Array = a * sigmoid(b)
+    return y
+
+
 FUNCTIONS: Mapping[str, Callable[..., Array]] = {
     "linear": linear,
     "relu": relu,
@@ -177,6 +224,13 @@ FUNCTIONS: Mapping[str, Callable[..., Array]] = {
     "mish": mish,
     "exponential": exponential,
     "gelu": gelu,
+    "hard_shrink": hard_shrink,
+    "soft_shrink": soft_shrink,
+    "squareplus": squareplus,
+    "sparse_plus": sparse_plus,
+    "sparse_sigmoid": sparse_sigmoid,
+    "sparsemax": sparsemax,
+    "glu": glu,
     "softmax": softmax,
     "log_softmax": log_softmax,
 }

@@ -86,7 +86,8 @@ def activation_layer(name: str) -> Equation:
     """A layer whose options are those of the activation ``name``."""
 
     def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-        return activate({"name": name, **layer.config}, context.number(x)), mask
+        options = {key: value for key, value in layer.config.items() if key != "trainable"}
+        return activate({"name": name, **options}, context.number(x)), mask
 
     return equation
 
