@@ -98,13 +98,17 @@ def sparse_sigmoid(x: Tensor) -> Tensor:
 
 
 def sparsemax(x: Tensor, axis: int = -1) -> Tensor:
-    """Euclidean projection of x onto the simplex along ``axis`` (Martins and Astudillo 2016)."""
+    """Keras 3's sparsemax: max(x - tau, 0) along ``axis``.
+
+    Not the projection onto the simplex of Martins and Astudillo 2016: Keras sums the cumulative
+    sums of all kept entries where the paper takes the last (Keras 3.15 ``backend/*/nn.py``).
+    """
     z = x.movedim(axis, -1)
     ordered = z.sort(dim=-1, descending=True).values
-    total = ordered.cumsum(-1) - 1
+    sums = ordered.cumsum(-1)
     count = torch.arange(1, z.shape[-1] + 1, device=x.device, dtype=x.dtype)
-    kept = (ordered > total / count).sum(dim=-1, keepdim=True)
-    tau = total.gather(-1, kept - 1) / kept
+    kept = ordered - (sums - 1) / count > 0
+    tau = ((sums * kept).sum(dim=-1, keepdim=True) - 1) / kept.sum(dim=-1, keepdim=True)
     return torch.relu(z - tau).movedim(-1, axis)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema import LAYERS
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
     "Bidirectional": ("layers other than LSTM, GRU, SimpleRNN and their CuDNN kin",),
     "TimeDistributed": ("a mask into a whole model", "layers with several outputs"),
     "BatchNormalization": ("several axes", "renorm=True"),
-    "LayerNormalization": ("rms_scaling=True",),
     "AlphaDropout": ("noise_shape",),
     "Softmax": ("a mask into more than two dimensions",),
 }
@@ -35,7 +34,7 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
 def catalogue() -> tuple[Row, ...]:
     """Every class of the schema, in its order."""
     return tuple(
-        Row(name, schema.aliases, _REFUSED.get(name, ())) for name, schema in SCHEMA.items()
+        Row(name, schema.aliases, _REFUSED.get(name, ())) for name, schema in LAYERS.items()
     )
 
 

@@ -350,7 +350,9 @@ def _norm_shape(config: Config, shape: Shape | None) -> Shape:
 
 def _layer_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
     size_ = _norm_shape(config, known(shape))
-    return {n: size_ for n, on in (("gamma", "scale"), ("beta", "center")) if config[on]}
+    rms = config.get("rms_scaling", False)  # has a gamma always, a beta never
+    names = (("gamma", config["scale"] or rms), ("beta", config["center"] and not rms))
+    return {name: size_ for name, there in names if there}
 
 
 def _batch_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
@@ -480,7 +482,7 @@ _POOL: Mapping[str, Option] = {
 _GLOBAL_POOL: Mapping[str, Option] = {"data_format": _DATA_FORMAT, "keepdims": flag(False)}
 _DROPOUT: Mapping[str, Option] = {"rate": number(REQUIRED, 0.0, 1.0)}
 
-SCHEMA: Mapping[str, Schema] = {
+LAYERS: Mapping[str, Schema] = {
     "InputLayer": Schema(
         {"shape": Option(None, lambda shape: shape), "dtype": Option("float32", lambda d: d)}
     ),
@@ -537,7 +539,7 @@ SCHEMA: Mapping[str, Schema] = {
         not_trained=("moving_mean", "moving_variance"),
     ),
     "LayerNormalization": Schema(
-        {**_NORMALIZATION, "rms_scaling": choice(False, False)}, _layer_norm_weights
+        {**_NORMALIZATION, "rms_scaling": flag(False)}, _layer_norm_weights
     ),
     # shapes
     "Flatten": Schema({"data_format": _DATA_FORMAT}, output=_flatten),
@@ -568,6 +570,16 @@ SCHEMA: Mapping[str, Schema] = {
         {**_GLOBAL_POOL, "use_mask": flag(True)}, output=_global_pool1d_output
     ),
 }
+
+# Operations of Keras 3 (``keras.ops``), which its files hold beside the layers. Their arguments come
+# with the call; the first is the tensor. No mask goes in or out.
+OPS: Mapping[str, Schema] = {
+    "ops.NotEqual": Schema(),
+    "ops.Any": Schema(
+        {"axis": optional(axes(None)), "keepdims": flag(False)}, output=lambda c, s: None
+    ),
+}
+SCHEMA: Mapping[str, Schema] = {**LAYERS, **OPS}
 
 CLASS_NAMES: Mapping[str, str] = {
     **{name: name for name in SCHEMA},

@@ -85,15 +85,22 @@ class LayerNorm(nn.Module):
         weight: nn.Parameter | None,
         bias: nn.Parameter | None,
         eps: float,
+        *,
+        centers: bool,
     ) -> None:
         super().__init__()
-        self.axes, self.eps = axes, eps
+        self.axes, self.eps, self.centers = axes, eps, centers
         self.weight, self.bias = weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
         """y = (x - mean) / sqrt(var + eps) * weight + bias, statistics over the axes."""
         tail = tuple(range(-len(self.axes), 0))
         moved = x.movedim(self.axes, tail)
+        if not self.centers:  # Keras 3's rms_scaling divides by the deviation and leaves the mean
+            deviation = torch.sqrt(moved.var(dim=tail, correction=0, keepdim=True) + self.eps)
+            scaled = moved / deviation
+            y = scaled if self.weight is None else scaled * self.weight
+            return y.movedim(tail, self.axes)
         y = functional.layer_norm(
             moved, moved.shape[-len(tail) :], self.weight, self.bias, self.eps
         )
@@ -114,8 +121,9 @@ def layer_normalization(layer: LayerSpec) -> nn.Module:
         axes = tuple(a - rank for a in normalized_axes(config, rank))
     gamma = parameter(weights["gamma"]) if "gamma" in weights else None
     beta = parameter(weights["beta"]) if "beta" in weights else None
+    centers = not config["rms_scaling"]
     if gamma is not None and beta is not None and axes == tuple(range(-len(axes), 0)):
         module = nn.LayerNorm(gamma.shape, eps=config["epsilon"], device="meta")
         module.weight, module.bias = gamma, beta
         return module
-    return LayerNorm(axes, gamma, beta, config["epsilon"])
+    return LayerNorm(axes, gamma, beta, config["epsilon"], centers=centers)

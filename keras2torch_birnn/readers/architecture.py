@@ -104,7 +104,7 @@ def _parse_layer(
         return LayerSpec(file_class, name, {}, place=place)
     if file_class in parsing.custom:
         return LayerSpec(file_class, name, dict(named), place=place)
-    class_name = CLASS_NAMES[file_class]
+    class_name = CLASS_NAMES[_qualified(entry, file_class)]
     if class_name in MODEL_CLASSES:
         return _parse_model(class_name, name, config, parsing, place, depth)
     if not isinstance(config, Mapping):
@@ -127,14 +127,33 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
     if class_name in _REFUSED_CLASSES:
         return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}")
     module = entry.get("module")
+    if _is_operation(entry):
+        if f"ops.{class_name}" in CLASS_NAMES:
+            return None
+        return UnsupportedLayerError(f"operation {shown} is not supported")
     foreign = isinstance(module, str) and module.split(".")[0] not in (
         root.split(".")[0] for root in _KERAS_MODULES
     )
     if class_name not in CLASS_NAMES or foreign:
         return UnsupportedLayerError(f"layer class {shown} is not supported", _HOW_TO_SUPPLY)
-    if isinstance(module, str) and ".ops." in module:
-        return UnsupportedLayerError(f"operation {shown} ({printable(module)}) is not supported")
     return None
+
+
+def _is_operation(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is an operation of Keras 3, not a layer of the same name.
+
+    The module says so in a ``.keras`` file. In an ``.h5`` there is none, but every layer of Keras 3
+    has ``trainable`` in its config and no operation has; ``inbound_nodes`` are dicts in Keras 3.
+    """
+    module, nodes, config = entry.get("module"), entry.get("inbound_nodes"), entry.get("config")
+    if isinstance(module, str):
+        return module.startswith(("keras.src.ops", "keras.ops"))
+    dict_nodes = isinstance(nodes, list) and any(isinstance(n, Mapping) for n in nodes)
+    return dict_nodes and isinstance(config, Mapping) and "trainable" not in config
+
+
+def _qualified(entry: Mapping[str, Any], file_class: str) -> str:
+    return f"ops.{file_class}" if _is_operation(entry) else file_class
 
 
 def _options(

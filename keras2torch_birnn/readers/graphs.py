@@ -279,7 +279,7 @@ def _canonical(
             # Keras 3 fills in masks for layers with one tensor argument only, so the recurrence
             # runs unmasked; the output carries the mask on (Keras 3.15 ``layers/layer.py``).
             kept["ignore_mask"] = True
-    elif not dict_nodes and len(args) > 1:
+    elif not layer.class_name.startswith("ops.") and not dict_nodes and len(args) > 1:
         args = (args,)
     known = {"initial_state", "mask", "ignore_mask", "constants"}
     for key in kept.keys() - known:

@@ -43,6 +43,8 @@ EQUATIONS: Mapping[str, Equation] = {
     "ActivityRegularization": layers.identity,
     "BatchNormalization": layers.batch_normalization,
     "LayerNormalization": layers.layer_normalization,
+    "ops.NotEqual": layers.not_equal,
+    "ops.Any": layers.any_true,
     "Flatten": layers.flatten,
     "Reshape": layers.reshape,
     "Permute": layers.permute,

@@ -183,16 +183,23 @@ def sparse_sigmoid(x: Array) -> Array:
 
 
 def _sparsemax_vector(z: Array) -> Array:
-    """max(z - tau, 0), with tau such that the sum is 1, by trying every number of kept entries."""
+    """max(z - tau, 0), tau = (sum of the cumulative sums of the kept - 1) / their number.
+
+    The paper (Martins and Astudillo 2016) takes the last of those cumulative sums; Keras 3.15 sums
+    them (``backend/tensorflow/nn.py`` ``sparsemax``), and this follows Keras.
+    """
     ordered = np.sort(z)[::-1]
-    taus = [(ordered[:k].sum() - 1) / k for k in range(1, len(z) + 1)]
-    fitting = [tau for k, tau in enumerate(taus, 1) if ordered[k - 1] - tau > 0]
-    return np.maximum(z - fitting[-1], 0)
+    sums = np.cumsum(ordered)
+    kept = [k for k in range(len(z)) if ordered[k] - (sums[k] - 1) / (k + 1) > 0]
+    tau = (sum(sums[k] for k in kept) - 1) / len(kept)
+    y: Array = np.maximum(z - tau, 0)
+    return y
 
 
 def sparsemax(x: Array, axis: int = -1) -> Array:
-    """Projection of every vector along the axis onto the simplex: Keras 3."""
-    return np.apply_along_axis(_sparsemax_vector, axis, x)
+    """Keras 3's sparsemax of every vector along the axis."""
+    y: Array = np.apply_along_axis(_sparsemax_vector, axis, x)
+    return y
 
 
 def glu(x: Array, axis: int = -1) -> Array:

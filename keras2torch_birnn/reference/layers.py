@@ -126,6 +126,21 @@ def softmax(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Re
     return activations.softmax(x + np.where(mask, 0, LARGE_NEGATIVE), axis), mask
 
 
+# ---- operations (keras.ops) ---------------------------------------------------------------------
+
+
+def not_equal(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+    """``ops.not_equal``: inputs are (x, y), y may be a number."""
+    x, y = inputs
+    return np.asarray(x) != np.asarray(y), None
+
+
+def any_true(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``ops.any`` along the axes, None for all."""
+    options = {key: layer.config[key] for key in ("axis", "keepdims")}
+    return np.any(np.asarray(x) != 0, **options), None
+
+
 # ---- normalisation -----------------------------------------------------------------------------
 
 
@@ -163,6 +178,11 @@ def layer_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Co
     x = context.number(x)
     axes = _axes(layer, x)
     mean, variance = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True)
+    if layer.config[
+        "rms_scaling"
+    ]:  # Keras 3.15 ``ops/nn.py``: the mean stays, gamma always, no beta
+        gamma = context.weight(layer, "gamma").reshape(_along(axes, x))
+        return x / np.sqrt(variance + layer.config["epsilon"]) * gamma, mask
     y = (x - mean) / np.sqrt(variance + layer.config["epsilon"])
     return _scale_and_shift(layer, x, y, context), mask
 
