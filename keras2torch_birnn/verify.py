@@ -301,7 +301,7 @@ def _layer_parity(path: str, got: Sequence[Array], wanted: Sequence[Array]) -> L
     )
     worst: tuple[int, ...] = ()
     if got and wanted and got[0].shape == wanted[0].shape and got[0].size:
-        apart = np.nan_to_num(np.abs(got[0] - wanted[0]), nan=0.0)
+        apart = np.nan_to_num(np.abs(got[0].astype(np.float64) - wanted[0]), nan=0.0)
         worst = tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))
     return LayerParity(path, absolute, relative, worst, ok)
 
