@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from keras2torch_birnn import __version__
-from keras2torch_birnn.errors import K2TError, UsageError, gather, printable
+from keras2torch_birnn.errors import K2TError, OutputError, UsageError, gather, printable
 
 app = typer.Typer(
     name="k2t",
@@ -40,6 +43,17 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 UNEXPECTED = 70
 
+# Work that ends sooner shows no bar, seconds; how often the bar moves, seconds; its size.
+PATIENCE, TICK, WIDTH, BLOCK = 1.0, 0.1, 24, 6
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM, on its way up through everything that cleans up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
 
 @app.callback(invoke_without_command=True)
 def _root(
@@ -59,7 +73,6 @@ def _errors_as_lines(debug: bool) -> Iterator[None]:
         raise
     except BrokenPipeError:
         # The reader has gone (``k2t inspect m.h5 | head -1``): nothing to say, nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except K2TError as error:
         if debug:
@@ -75,20 +88,68 @@ def _errors_as_lines(debug: bool) -> Iterator[None]:
         raise typer.Exit(UNEXPECTED) from None
 
 
+def _print(line: str) -> None:
+    """One line of the result, on stdout."""
+    try:
+        typer.echo(line)
+    except OSError as error:
+        # What is left in Python's buffer must not fail once more when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(f"cannot be written ({error.strerror})", file="standard output") from None
+
+
 def _say(kind: str, line: str) -> None:
     typer.echo(f"k2t: {kind}: {line}", err=True)
 
 
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """Show a moving bar while long work runs: on a terminal, never in a pipe."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield
+        return
+    done = threading.Event()
+    drawing = threading.Thread(target=_draw, args=(what, done), daemon=True)
+    drawing.start()
+    try:
+        yield
+    finally:
+        done.set()
+        drawing.join()
+
+
+def _draw(what: str, done: threading.Event) -> None:
+    started, step, line = time.monotonic(), 0, ""
+    wait = PATIENCE
+    while not done.wait(wait):
+        gap = abs((step % (2 * (WIDTH - BLOCK))) - (WIDTH - BLOCK))
+        bar = " " * gap + "#" * BLOCK + " " * (WIDTH - BLOCK - gap)
+        line = f"{what} [{bar}] {time.monotonic() - started:.0f} s"
+        sys.stderr.write(f"\r{line}")
+        sys.stderr.flush()
+        step, wait = step + 1, TICK
+    sys.stderr.write(f"\r{' ' * len(line)}\r" if line else "")
+    sys.stderr.flush()
+
+
 def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2))
+    _print(json.dumps(data, indent=2))
 
 
 def _load_plugins(files: list[Path] | None) -> None:
     """Run the user's own files, which register converters. Never a file named by a model."""
     for file in files or []:
         if not file.is_file():
-            raise UsageError(f"plugin {file} is no file", "name a Python file")
-        runpy.run_path(str(file), run_name="k2t_plugin")
+            raise UsageError(f"plugin {printable(file)} is no file", "name a Python file")
+        try:
+            runpy.run_path(str(file), run_name="k2t_plugin")
+        except (Exception, SystemExit) as error:
+            reason = printable(f"{type(error).__name__}: {error}".splitlines()[0])
+            raise UsageError(
+                f"plugin {printable(file)} fails: {reason}", "--debug shows where"
+            ) from error
 
 
 @app.command()
@@ -107,18 +168,25 @@ def convert(
     """Read MODEL and write OUT.
 
     Example: k2t convert model.h5 model.pt
+
+    A file that holds only weights: k2t convert weights.h5 model.pt --config arch.json
+
+    Layers of your own: k2t convert model.keras model.pt --plugin my_layers.py
     """
     with _errors_as_lines(debug):
         from keras2torch_birnn.writing import check_output
 
         check_output(out, overwrite=force, source=model)
         _load_plugins(plugin)
+        if dtype not in (None, "float32", "float64"):
+            raise UsageError(f"--dtype {printable(dtype)}: float32 or float64 is expected")
         from keras2torch_birnn.api import convert_with_spec
 
-        module, spec = convert_with_spec(model, config=config, dtype=dtype)
-        from keras2torch_birnn.saving import save
+        with _working(f"converting {printable(model.name)}"):
+            module, spec = convert_with_spec(model, config=config, dtype=dtype)
+            from keras2torch_birnn.saving import save
 
-        save(module, out, overwrite=force)
+            save(module, out, overwrite=force)
         for note in spec.notes:
             _say("note", note)
         count = sum(p.numel() for p in module.parameters())
@@ -127,7 +195,7 @@ def convert(
             facts = {"out": str(out), "keras_version": spec.generation.version}
             _print_json({**facts, "parameters": count, "layers": layers, "notes": spec.notes})
         else:
-            typer.echo(f"{out}: {layers} layers, {count:,} parameters")
+            _print(f"{out}: {layers} layers, {count:,} parameters")
 
 
 @app.command()
@@ -163,16 +231,24 @@ def verify(
 
         chosen = next((a for a in AGAINST if a == against), None)
         if chosen is None:
-            raise UsageError(f"--against {against}: one of {', '.join(AGAINST)} is expected")
-        report = prove(
-            model,
-            out,
-            config=config,
-            devices=device or ("cpu",),
-            against=chosen,
-            atol=atol,
-            rtol=rtol,
-        )
+            raise UsageError(
+                f"--against {printable(against)}: one of {', '.join(AGAINST)} is expected"
+            )
+        if out is None and (chosen in ("keras", "reference") or per_layer or config):
+            raise UsageError(
+                "OUT alone has only its golden vectors to be measured by",
+                "name both files: k2t verify MODEL OUT",
+            )
+        with _working(f"verifying {printable((out or model).name)}"):
+            report = prove(
+                model,
+                out,
+                config=config,
+                devices=device or ("cpu",),
+                against=chosen,
+                atol=atol,
+                rtol=rtol,
+            )
         for note in report.notes:
             _say("note", note)
         if as_json:
@@ -184,21 +260,21 @@ def verify(
 
 def _print_report(report: Any, *, per_layer: bool) -> None:
     if per_layer:
-        typer.echo(f"{'layer (float64, against the reference)':44} {'max abs':>9} {'max rel':>9}")
+        _print(f"{'layer (float64, against the reference)':44} {'max abs':>9} {'max rel':>9}")
         for layer in report.layers:
             mark = "" if layer.ok else f"  WRONG at {list(layer.worst_index)}"
             name = printable(layer.path)
-            typer.echo(f"{name:44} {layer.max_abs_error:9.1e} {layer.max_rel_error:9.1e}{mark}")
-        typer.echo("")
+            _print(f"{name:44} {layer.max_abs_error:9.1e} {layer.max_rel_error:9.1e}{mark}")
+        _print("")
     for c in report.comparisons:
         verdict = ("equal" if c.ok else "NOT EQUAL") if c.counts else "for information"
-        typer.echo(
+        _print(
             f"{c.device:5} against {c.against}: max abs error {c.max_abs_error:.1e}, "
             f"relative {c.max_rel_error:.1e} (float32 rounding {c.yardstick_error:.1e}): {verdict}"
         )
     if report.first_divergence is not None:
-        typer.echo(f"first divergence: {printable(report.first_divergence)}")
-    typer.echo("OK" if report.ok else "NOT EQUAL")
+        _print(f"first divergence: {printable(report.first_divergence)}")
+    _print("OK" if report.ok else "NOT EQUAL")
 
 
 @app.command()
@@ -217,7 +293,8 @@ def inspect(
         _load_plugins(plugin)
         from keras2torch_birnn.api import inspect as look
 
-        found = look(model, config=config)
+        with _working(f"reading {printable(model.name)}"):
+            found = look(model, config=config)
         if as_json:
             _print_json(
                 {
@@ -260,7 +337,7 @@ def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        typer.echo(line.rstrip())
+        _print(line.rstrip())
 
 
 @app.command()
@@ -282,6 +359,33 @@ def layers(as_json: Json = False, debug: Debug = False) -> None:
             )
 
 
+def _fill_standard_streams() -> None:
+    """Take the places 0 to 2 where the caller closed them: no file of ours may come to stand there.
+
+    (``k2t inspect m.h5 >&-``: the model would be opened as number 1.)
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise _Stopped(number)
+
+
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line. Ctrl-C and SIGTERM clean up, then end it as they end any program."""
+    _fill_standard_streams()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
+    try:
+        app()
+    except _Stopped as stopped:
+        # A shell must see that the signal ended us (130, 143), so that its own loops end, too.
+        if sys.platform != "win32":
+            signal.signal(stopped.number, signal.SIG_DFL)
+            os.kill(os.getpid(), stopped.number)
+        raise SystemExit(128 + stopped.number) from None

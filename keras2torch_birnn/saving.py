@@ -27,6 +27,7 @@ from keras2torch_birnn.conversion import (
 )
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
+    OutputError,
     UsageError,
     WeightMismatchError,
     in_file,
@@ -36,7 +37,8 @@ from keras2torch_birnn.spec import ModelSpec, model_from_json
 from keras2torch_birnn.writing import write_whole
 
 FORMAT = "keras2torch_birnn/1"
-_NOT_OURS = "not a file that k2t wrote"
+_NOT_OURS = "not a file that k2t wrote, or damaged"
+_REMEDY = "make it with `k2t convert`"
 _GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
 
 
@@ -58,9 +60,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     if target.suffix == ".safetensors":
         tensors, texts = _to_safetensors(facts.spec_text, state, golden)
         write_whole(
-            target,
-            lambda file: safetensors.torch.save_file(tensors, file, metadata=texts),
-            overwrite=overwrite,
+            target, lambda file: _write_safetensors(tensors, texts, file), overwrite=overwrite
         )
         return
     content = {
@@ -74,7 +74,26 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
             "rounding": golden.rounding,
         },
     }
-    write_whole(target, lambda file: torch.save(content, file), overwrite=overwrite)
+    write_whole(target, lambda file: _write_torch(content, file), overwrite=overwrite)
+
+
+def _write_torch(content: Mapping[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # torch's own writer, where Python has OSError
+        raise OutputError(f"cannot be written ({_first_line(error)})", "disk full?") from None
+
+
+def _write_safetensors(tensors: dict[str, Tensor], texts: dict[str, str], path: Path) -> None:
+    try:
+        safetensors.torch.save_file(tensors, path, metadata=texts)
+    except safetensors.SafetensorError as error:
+        raise OutputError(f"cannot be written ({_first_line(error)})", "disk full?") from None
+
+
+def _first_line(error: Exception) -> str:
+    return printable(str(error).strip().partition("\n")[0])
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> fx.GraphModule:
@@ -123,6 +142,8 @@ def read_content(path: Path) -> dict[str, Any]:
             start = file.read(4)
     except OSError as error:
         raise InvalidModelFileError(f"cannot be opened ({error.strerror})") from None
+    if start == b"\x89HDF":
+        raise InvalidModelFileError(_NOT_OURS, _REMEDY)
     content = _from_torch(path) if start[:2] == b"PK" else _from_safetensors(path)
     version = content.get("format")
     if isinstance(version, str) and version != FORMAT and version.startswith("keras2torch_birnn/"):
@@ -132,9 +153,9 @@ def read_content(path: Path) -> dict[str, Any]:
     wanted = {"format": str, "spec": str, "state_dict": Mapping, "golden": Mapping}
     for key, kind in wanted.items():
         if not isinstance(content.get(key), kind):
-            raise InvalidModelFileError(_NOT_OURS, "make it with `k2t convert`", place=key)
+            raise InvalidModelFileError(_NOT_OURS, _REMEDY, place=key)
     if not all(isinstance(t, Tensor) for t in content["state_dict"].values()):
-        raise InvalidModelFileError(_NOT_OURS, "refused", place="state_dict")
+        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="state_dict")
     return content
 
 
@@ -142,8 +163,7 @@ def _from_torch(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
-        reason = printable(str(error).strip().splitlines()[0])
-        raise InvalidModelFileError(_NOT_OURS, f"torch.load says: {reason}") from None
+        raise InvalidModelFileError(f"{_NOT_OURS} ({_first_line(error)})", _REMEDY) from None
     return content if isinstance(content, dict) else {}
 
 
@@ -153,11 +173,14 @@ def _from_safetensors(path: Path) -> dict[str, Any]:
             texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
-        raise InvalidModelFileError(_NOT_OURS, printable(error)) from None
+        raise InvalidModelFileError(f"{_NOT_OURS} ({_first_line(error)})", _REMEDY) from None
     golden: dict[str, Any] = {"inputs": [], "outputs": []}
     for name in sorted(n for n in tensors if n.startswith(_GOLDEN)):
-        golden[name.split("/")[1]].append(tensors.pop(name))
-    golden |= json.loads(texts.get("golden", "{}"))
+        golden.setdefault(name.split("/")[1], []).append(tensors.pop(name))
+    try:
+        golden |= json.loads(texts.get("golden", "{}"))
+    except (TypeError, ValueError, RecursionError):
+        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="golden") from None
     return {
         "format": texts.get("format"),
         "spec": texts.get("spec"),
@@ -192,7 +215,7 @@ def _golden(content: Mapping[str, Any]) -> Golden:
         inputs, outputs = tuple(content["inputs"]), tuple(content["outputs"])
         golden = Golden(inputs, outputs, str(content["made_by"]), float(content["rounding"]))
     except (KeyError, TypeError, ValueError):
-        raise InvalidModelFileError(_NOT_OURS, "convert again", place="golden") from None
+        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="golden") from None
     if not inputs or not all(isinstance(t, Tensor) for t in (*inputs, *outputs)):
-        raise InvalidModelFileError(_NOT_OURS, "convert again", place="golden")
+        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="golden")
     return golden

@@ -24,6 +24,8 @@ def check_output(path: Path, *, overwrite: bool, source: Path | None = None) -> 
     """
     with in_file(path):
         target = Path(os.path.realpath(path))
+        if _is_special(path):
+            return
         if target.is_dir():
             raise OutputError("is a folder", "name a file")
         if not target.parent.is_dir():
@@ -31,9 +33,9 @@ def check_output(path: Path, *, overwrite: bool, source: Path | None = None) -> 
         if source is not None and target.exists() and source.exists():
             if target.samefile(source):
                 raise OutputError("is the input itself", "name another output")
-        if target.exists() and not _is_special(target) and not overwrite:
+        if target.exists() and not overwrite:
             raise OutputError("exists already", "use --force to replace it")
-        if not os.access(target.parent, os.W_OK) and not _is_special(target):
+        if not os.access(target.parent, os.W_OK):
             raise OutputError(f"the folder {target.parent} is not writable", "choose another")
 
 
@@ -54,12 +56,11 @@ def write_whole(path: Path, write: Callable[[Path], None], *, overwrite: bool) -
     """
     with in_file(path):
         check_output(path, overwrite=overwrite)
-        target = Path(os.path.realpath(path))
         try:
-            if _is_special(target):
-                _pour(target, write)
+            if _is_special(path):
+                _pour(path, write)
             else:
-                _replace(target, write, overwrite=overwrite)
+                _replace(Path(os.path.realpath(path)), write, overwrite=overwrite)
         except OSError as error:
             raise OutputError(f"cannot be written ({error.strerror or error})") from None
 

@@ -1,0 +1,117 @@
+"""Dense, Embedding, activation, dropout and normalisation layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keras2torch_birnn.schema.options import (
+    ACTIVATION_OPTIONS,
+    REQUIRED,
+    Option,
+    activation,
+    axes,
+    choice,
+    flag,
+    number,
+    optional,
+    size,
+    sizes,
+)
+from keras2torch_birnn.schema.row import Config, Schema, WeightShapes, known, last, normalized_axes
+from keras2torch_birnn.spec import Shape
+
+
+def _dense_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    known(shape)
+    kernel: Shape = (last(shape), config["units"])
+    return (
+        {"kernel": kernel, "bias": (config["units"],)} if config["use_bias"] else {"kernel": kernel}
+    )
+
+
+def _dense_output(config: Config, shape: Shape | None) -> Shape | None:
+    return None if shape is None else (*shape[:-1], config["units"])
+
+
+def _norm_shape(config: Config, shape: Shape | None) -> Shape:
+    if shape is None:
+        return (None,) * len(config["axis"])
+    return tuple(shape[axis] for axis in normalized_axes(config, len(shape)))
+
+
+def _layer_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    size_ = _norm_shape(config, known(shape))
+    rms = config.get("rms_scaling", False)  # has a gamma always, a beta never
+    names = (("gamma", config["scale"] or rms), ("beta", config["center"] and not rms))
+    return {name: size_ for name, there in names if there}
+
+
+def _batch_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    size_ = _norm_shape(config, known(shape))
+    return {
+        **_layer_norm_weights(config, shape),
+        "moving_mean": size_,
+        "moving_variance": size_,
+    }
+
+
+def _prelu_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    if shape is None:
+        return {"alpha": ()}  # unreachable through a Keras file: PReLU is built from its input
+    shared = config["shared_axes"] or ()
+    return {"alpha": tuple(1 if i in shared else shape[i] for i in range(1, len(shape)))}
+
+
+def _embedding_output(config: Config, shape: Shape | None) -> Shape | None:
+    return None if shape is None else (*shape, config["output_dim"])
+
+
+_NORMALIZATION: Mapping[str, Option] = {
+    "axis": axes(-1),
+    "epsilon": number(1e-3, 0.0),
+    "center": flag(True),
+    "scale": flag(True),
+}
+_DROPOUT: Mapping[str, Option] = {"rate": number(REQUIRED, 0.0, 1.0)}
+
+LAYERS: Mapping[str, Schema] = {
+    # dense and embedding
+    "Dense": Schema(
+        {"units": size(), "activation": activation(), "use_bias": flag(True)},
+        _dense_weights,
+        _dense_output,
+    ),
+    "Embedding": Schema(
+        {"input_dim": size(), "output_dim": size(), "mask_zero": flag(False)},
+        lambda config, shape: {"embeddings": (config["input_dim"], config["output_dim"])},
+        _embedding_output,
+    ),
+    "Masking": Schema({"mask_value": number(0.0)}, output=lambda c, s: known(s, least_rank=2)),
+    # activations
+    "Activation": Schema({"activation": activation(REQUIRED)}),
+    "ReLU": Schema({**ACTIVATION_OPTIONS["relu"], "passes_mask": flag(True)}),
+    "LeakyReLU": Schema({"negative_slope": number(0.3)}),
+    "ELU": Schema({"alpha": number(1.0)}),
+    "ThresholdedReLU": Schema({"theta": number(1.0)}),
+    "Softmax": Schema({"axis": axes(-1), "masking": choice(REQUIRED, "ignore", "add", "replace")}),
+    "PReLU": Schema(
+        {"shared_axes": optional(sizes(None))},
+        _prelu_weights,
+    ),
+    # training only
+    "Dropout": Schema({**_DROPOUT, "noise_shape": Option(None, lambda v: v)}),
+    "SpatialDropout1D": Schema(_DROPOUT),
+    "GaussianNoise": Schema({"stddev": number(REQUIRED, 0.0)}),
+    "GaussianDropout": Schema(_DROPOUT),
+    "AlphaDropout": Schema({**_DROPOUT, "noise_shape": choice(None, None)}),
+    "ActivityRegularization": Schema({"l1": number(0.0), "l2": number(0.0)}),
+    # normalisation
+    "BatchNormalization": Schema(
+        {**_NORMALIZATION, "momentum": number(0.99), "renorm": choice(False, False)},
+        _batch_norm_weights,
+        not_trained=("moving_mean", "moving_variance"),
+    ),
+    "LayerNormalization": Schema(
+        {**_NORMALIZATION, "rms_scaling": flag(False)}, _layer_norm_weights
+    ),
+}

@@ -1,0 +1,186 @@
+"""Kinds of options: how a config value is read, checked and made explicit; the activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+class BadOptionError(ValueError):
+    """An option's value is not one the layer can have; the text says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One config key: the value it has when absent, and how a value is read and checked.
+
+    ``parse`` returns the explicit value or raises BadOptionError.
+    """
+
+    default: Any
+    parse: Callable[[Any], Any]
+
+
+REQUIRED = object()
+
+# Far above any real layer; keeps a hostile number from reaching an allocation.
+LARGEST_SIZE = 2**31 - 1
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def size(default: Any = REQUIRED, least: int = 1) -> Option:
+    """A whole number, ``least`` to 2^31 - 1. Old files also hold it as a float such as 5.0."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not _is_int(value) or not least <= value <= LARGEST_SIZE:
+            raise BadOptionError(f"a whole number from {least} to {LARGEST_SIZE} is expected")
+        return int(value)
+
+    return Option(default, parse)
+
+
+def number(default: Any = REQUIRED, least: float = -math.inf, most: float = math.inf) -> Option:
+    """A finite number."""
+
+    def parse(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadOptionError("a number is expected")
+        try:
+            result = float(value)
+        except OverflowError:
+            result = math.inf
+        if not math.isfinite(result) or not least <= result <= most:
+            raise BadOptionError(f"a finite number from {least} to {most} is expected")
+        return result
+
+    return Option(default, parse)
+
+
+def optional(option: Option) -> Option:
+    """The same option, or None."""
+    return Option(
+        None if option.default is REQUIRED else option.default,
+        lambda value: None if value is None else option.parse(value),
+    )
+
+
+def flag(default: Any = REQUIRED) -> Option:
+    """True or False."""
+
+    def parse(value: Any) -> bool:
+        if value not in (True, False):
+            raise BadOptionError("true or false is expected")
+        return bool(value)
+
+    return Option(default, parse)
+
+
+def choice(default: Any, *allowed: Any) -> Option:
+    """One of a few values."""
+
+    def parse(value: Any) -> Any:
+        # bool is an int in Python: 1 must not pass for True
+        if not any(type(value) is type(a) and value == a for a in allowed):
+            raise BadOptionError(f"one of {', '.join(map(repr, allowed))} is expected")
+        return value
+
+    return Option(default, parse)
+
+
+def sizes(default: Any = REQUIRED, least: int = 1) -> Option:
+    """Whole numbers as a tuple, or None."""
+
+    def parse(value: Any) -> tuple[int, ...]:
+        if not isinstance(value, list | tuple):
+            raise BadOptionError("a list of whole numbers is expected")
+        return tuple(size(least=least).parse(v) for v in value)
+
+    return Option(default, parse)
+
+
+def window(default: Any = REQUIRED) -> Option:
+    """The one size of a 1D window: 3, or [3] as most versions write it."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, list | tuple) and len(value) == 1:
+            value = value[0]
+        return int(size().parse(value))
+
+    return Option(default, parse)
+
+
+def axes(default: Any) -> Option:
+    """One axis or several, as a tuple; negative axes count from the end."""
+
+    def parse(value: Any) -> tuple[int, ...]:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(size(least=-32).parse(v) for v in values)
+
+    return Option(default, parse)
+
+
+# name in the file -> explicit name. ``hard_sigmoid`` is not here: its meaning is the generation's.
+ACTIVATIONS: Mapping[str, str] = {
+    **{
+        name: name
+        for name in (
+            "linear relu sigmoid tanh softmax elu selu softplus softsign exponential gelu relu6 "
+            "leaky_relu log_softmax mish log_sigmoid celu hard_tanh "
+            "tanh_shrink hard_shrink soft_shrink squareplus sparse_plus sparse_sigmoid sparsemax "
+            "glu hard_sigmoid_0.2 hard_sigmoid_1/6"
+        ).split()
+    },
+    "swish": "silu",
+    "silu": "silu",
+    "hard_swish": "hard_silu",
+    "hard_silu": "hard_silu",
+}
+
+# Numbers that belong to an activation, with the value Keras' *function* has by default.
+ACTIVATION_OPTIONS: Mapping[str, Mapping[str, Option]] = {
+    "relu": {
+        "negative_slope": number(0.0),
+        "max_value": optional(number(None, least=0.0)),
+        "threshold": number(0.0),
+    },
+    "leaky_relu": {"negative_slope": number(0.2)},
+    "elu": {"alpha": number(1.0)},
+    "celu": {"alpha": number(1.0)},
+    "gelu": {"approximate": flag(False)},
+    "softmax": {"axis": size(-1, least=-32)},
+    "log_softmax": {"axis": size(-1, least=-32)},
+    "sparsemax": {"axis": size(-1, least=-32)},
+    "glu": {"axis": size(-1, least=-32)},
+    "hard_shrink": {"threshold": number(0.5)},
+    "soft_shrink": {"threshold": number(0.5)},
+    "squareplus": {"b": number(4.0)},
+}
+
+
+def parse_activation(value: Any) -> Any:
+    """Read an explicit activation: a name, or ``{"name": ..., option: value}``. None is linear."""
+    if value is None:
+        return "linear"
+    name, given = (value, {}) if isinstance(value, str) else (value.get("name"), dict(value))
+    given.pop("name", None)
+    if name not in ACTIVATIONS:
+        raise BadOptionError(f"one of {', '.join(sorted(ACTIVATIONS))} is expected")
+    name = ACTIVATIONS[name]
+    options = ACTIVATION_OPTIONS.get(name, {})
+    for key in given:
+        if key not in options:
+            raise BadOptionError(f"activation {name} has no option {key!r}")
+    parsed = {key: options[key].parse(value) for key, value in given.items()}
+    return {"name": name, **parsed} if parsed else name
+
+
+def activation(default: Any = "linear") -> Option:
+    """An activation, see ``parse_activation``."""
+    return Option(default, parse_activation)

@@ -1,0 +1,114 @@
+"""Recurrent layers and what wraps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keras2torch_birnn.schema.options import (
+    REQUIRED,
+    Option,
+    activation,
+    choice,
+    flag,
+    number,
+    size,
+)
+from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, known, last
+from keras2torch_birnn.spec import Shape
+
+CELL_GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
+CELL_STATES: Mapping[str, int] = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
+
+RNN_OPTIONS: Mapping[str, Option] = {
+    "units": size(),
+    "activation": activation("tanh"),
+    "use_bias": flag(True),
+    "dropout": number(0.0, 0.0, 1.0),
+    "recurrent_dropout": number(0.0, 0.0, 1.0),
+    "return_sequences": flag(False),
+    "return_state": flag(False),
+    "go_backwards": flag(False),
+    "stateful": flag(False),
+    "unroll": flag(False),
+    "time_major": choice(False, False),
+    "implementation": choice(2, 0, 1, 2),
+    "masked_output": choice(
+        REQUIRED, "zeros", "zeros_unreversed", "previous_output", "previous_state"
+    ),
+}
+GATED_OPTIONS: Mapping[str, Option] = {**RNN_OPTIONS, "recurrent_activation": activation(REQUIRED)}
+
+
+def _rnn_weights(gates: int) -> Callable[[Config, Shape | None], WeightShapes]:
+    def weights(config: Config, shape: Shape | None) -> WeightShapes:
+        units, width = config["units"], gates * config["units"]
+        known(shape, rank=3)
+        out: dict[str, Shape] = {
+            "kernel": (last(shape), width),
+            "recurrent_kernel": (units, width),
+        }
+        if config["use_bias"]:
+            out["bias"] = (2, width) if config.get("reset_after") else (width,)
+        return out
+
+    return weights
+
+
+def rnn_output(config: Config, shape: Shape | None, states: int) -> Any:
+    """Output shape of a recurrent layer; with ``return_state`` a tuple (output, *states)."""
+    batch, time = shape[:2] if shape else (None, None)
+    out: Shape = (batch, config["units"])
+    if config["return_sequences"]:
+        out = (batch, time, config["units"])
+    return (out, *[(batch, config["units"])] * states) if config["return_state"] else out
+
+
+def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
+    return Schema(
+        options=options,
+        weights=_rnn_weights(CELL_GATES[cell]),
+        output=lambda config, shape: rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
+        **more,
+    )
+
+
+def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
+    """Output shape of a Bidirectional from those of its halves (with their states, if any)."""
+    with_state = bool(forward) and isinstance(forward[0], tuple)
+    heads: list[Any] = []
+    states: list[Any] = []
+    for half in (forward, backward):
+        heads.append(half[0] if with_state else half)
+        states.extend(half[1:] if with_state else ())
+    out: tuple[Any, ...]
+    if merge_mode is None:
+        out = tuple(heads)
+    elif merge_mode == "concat":
+        out = ((*heads[0][:-1], heads[0][-1] + heads[1][-1]),)
+    elif heads[0] != heads[1]:
+        raise ShapeError(
+            f"merge_mode {merge_mode!r} needs halves of equal size, found {list(heads[0])} and "
+            f"{list(heads[1])}"
+        )
+    else:
+        out = (heads[0],)
+    out = (*out, *states)
+    return out[0] if len(out) == 1 else out
+
+
+LAYERS: Mapping[str, Schema] = {
+    "LSTM": _rnn("LSTM", GATED_OPTIONS, aliases=("CuDNNLSTM",)),
+    "GRU": _rnn("GRU", {**GATED_OPTIONS, "reset_after": flag()}, aliases=("CuDNNGRU",)),
+    "SimpleRNN": _rnn("SimpleRNN", RNN_OPTIONS),
+    "Bidirectional": Schema(
+        {"merge_mode": choice("concat", "concat", "sum", "mul", "ave", None)},
+        parts=("forward_layer", "backward_layer"),
+    ),
+    # masking: the mask passes by (where the batch is fixed); or goes in and comes out as the inner
+    # layer makes it (or the input's, reduced to steps); or goes in and comes out as it was
+    "TimeDistributed": Schema(
+        {"masking": choice(REQUIRED, "passes by", "inner", "inner unless fixed", "input")},
+        parts=("layer",),
+    ),
+}

@@ -1,0 +1,69 @@
+"""One row of the schema: a class's options, weights and output shape; and what shapes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras2torch_birnn.schema.options import Option
+from keras2torch_birnn.spec import Shape
+
+Config = Mapping[str, Any]
+
+
+class ShapeError(ValueError):
+    """A layer cannot take an input of this shape; the text says why."""
+
+
+def known(shape: Shape | None, rank: int | None = None, least_rank: int = 2) -> Shape | None:
+    """Return the shape if anything is known of it; refuse a rank that the layer cannot take."""
+    if shape is None:
+        return None
+    if rank is not None and len(shape) != rank:
+        raise ShapeError(f"an input of {rank} dimensions is expected, found {list(shape)}")
+    if len(shape) < least_rank:
+        raise ShapeError(f"at least {least_rank} dimensions are expected, found {list(shape)}")
+    return shape
+
+
+def last(shape: Shape | None) -> int | None:
+    """The size of the last axis, or None."""
+    return shape[-1] if shape else None
+
+
+def normalized_axes(config: Config, rank: int) -> tuple[int, ...]:
+    """The axes of a normalisation as positive numbers, in the order of the shape."""
+    result = sorted({axis % rank for axis in config["axis"] if -rank <= axis < rank})
+    if len(result) != len(config["axis"]):
+        raise ShapeError(f"axis {list(config['axis'])} does not fit an input of {rank} dimensions")
+    return tuple(result)
+
+
+def _same(config: Config, shape: Shape | None) -> Shape | None:
+    return shape
+
+
+WeightShapes = Mapping[str, Shape]
+
+
+def _no_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    return {}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """One Keras class.
+
+    ``weights(config, input shape)`` gives name -> shape in Keras' order (None: any size);
+    ``output(config, input shape)`` the output's shape; both may raise ShapeError.
+    ``not_trained``: weights that Keras lists after all trainable ones.
+    ``parts``: config keys that hold an inner layer. ``aliases``: other names of the class.
+    """
+
+    options: Mapping[str, Option] = field(default_factory=dict)
+    weights: Callable[[Config, Shape | None], WeightShapes] = _no_weights
+    output: Callable[[Config, Shape | None], Any] = _same
+    not_trained: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
