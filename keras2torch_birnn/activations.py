@@ -157,11 +157,3 @@ def activation(value: Any) -> Activation:
         return FUNCTIONS[value]
     options = {key: option for key, option in value.items() if key != "name"}
     return partial(FUNCTIONS[value["name"]], **options)
-
-
-def label(value: Any) -> str:
-    """How an activation is shown to a person."""
-    if isinstance(value, str):
-        return value
-    options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
-    return f"{value['name']}({options})"

@@ -1,16 +1,16 @@
-"""``convert`` and ``inspect``: from a path to a model, or to a table without torch."""
+"""``convert`` and ``inspect``: from a path to a model, or to a table. torch is imported late."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import K2TError, gather, in_file
 from keras2torch_birnn.readers import PathLike, read_model, survey
-from keras2torch_birnn.rnn.choice import alike, choose
+from keras2torch_birnn.rnn.choice import activation_label, alike, choose
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -80,50 +80,41 @@ class Inspection:
 
 
 def inspect(path: PathLike, *, config: PathLike | None = None) -> Inspection:
-    """Read a file's structure without torch; what is unsupported is listed, not raised.
+    """Read a file's structure; what is unsupported is listed, not raised.
 
     Raises:
         InvalidModelFileError: the file is broken.
     """
     spec, problems = survey(path, config=config, custom=_custom())
-    masked = masked_layers(spec)
+    masks: Mapping[str, str] = {}
+    if not problems:
+        from keras2torch_birnn.conversion import build
+
+        try:
+            masks = build(spec).meta["masks"]
+        except K2TError as error:
+            problems = [error]
     rows = tuple(
-        _row(layer, layer.place in masked)
+        _row(layer, masks.get(layer.place, ""))
         for layer in spec.root.walk()
         if layer is not spec.root and layer.class_name != "InputLayer"
     )
     return Inspection(rows, spec.notes, gather(problems).problems if problems else ())
 
 
-def masked_layers(spec: ModelSpec) -> frozenset[str]:
-    """Places of the layers that a mask can reach: all after an Embedding or Masking that makes one.
-
-    A coarse answer for a person; the builder follows every mask exactly.
-    """
-    makes = False
-    reached = []
-    for layer in spec.root.walk():
-        if makes:
-            reached.append(layer.place)
-        makes = makes or layer.class_name == "Masking" or bool(layer.config.get("mask_zero"))
-    return frozenset(reached)
-
-
-def _row(layer: LayerSpec, masked: bool) -> LayerRow:
+def _row(layer: LayerSpec, mask: str) -> LayerRow:
     engine, reason = _how(layer)
     config = layer.config
-    gates = ", ".join(
-        str(config[key]) for key in ("activation", "recurrent_activation") if key in config
-    )
+    names = ("activation", "recurrent_activation")
     return LayerRow(
-        layer.place,
-        layer.class_name,
-        layer.output_shape,
-        str(config["merge_mode"]) if "merge_mode" in config else "",
-        gates,
-        "masked" if masked else "",
-        engine,
-        reason,
+        path=layer.place,
+        class_name=layer.class_name,
+        output_shape=layer.output_shape,
+        merge_mode=str(config["merge_mode"]) if "merge_mode" in config else "",
+        gates=", ".join(activation_label(config[name]) for name in names if name in config),
+        mask=mask,
+        engine=engine,
+        reason=reason,
     )
 
 
@@ -137,6 +128,7 @@ def _how(layer: LayerSpec) -> tuple[str, str]:
         if all(half.class_name in ("LSTM", "GRU", "SimpleRNN") for half in halves):
             forward, backward = (choose(half) for half in halves)
             if alike(*halves):
-                return forward.engine, f"{forward.reason}, bidirectional"
+                fused = forward.engine == "fused"
+                return forward.engine, forward.reason + ", bidirectional" * fused
             return "pair", f"halves differ: {forward.reason} / {backward.reason}"
     return "torch", ""

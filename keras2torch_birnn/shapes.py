@@ -73,10 +73,8 @@ def _infer_graph(
             shape = layer.config["shape"]
             layers[call.layer] = replace(layer, input_shape=shape, output_shape=shape)
         else:
-            if call.args and not isinstance(call.args[0], TensorRef):
-                shape = map_structure(shape_of, call.args[0])
-            else:
-                shape = shape_of(call.args[0]) if call.args else None
+            given = call.args[0] if len(call.args) == 1 else call.args
+            shape = map_structure(shape_of, given)
             layers[call.layer] = _infer(layer, shape, problems)
         shapes[call.layer, call.index] = layers[call.layer].output_shape
     output = map_structure(shape_of, graph.outputs)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.activations import activation, label
+from keras2torch_birnn.activations import activation
 from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
+from keras2torch_birnn.rnn.choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
@@ -19,7 +20,7 @@ class Activation(nn.Module):
     def __init__(self, value: Any) -> None:
         super().__init__()
         self.function = activation(value)
-        self.shown = label(value)
+        self.shown = activation_label(value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply it."""

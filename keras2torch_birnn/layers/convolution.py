@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.activations import activation, label
+from keras2torch_birnn.activations import activation
 from keras2torch_birnn.layers.registry import NONE, converts
+from keras2torch_birnn.rnn.choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
@@ -36,7 +37,10 @@ class Conv1D(nn.Conv1d):
         )
         self.keras_padding = config["padding"]
         self.channels_last = config["data_format"] == "channels_last"
-        self.activation, self.shown = activation(config["activation"]), label(config["activation"])
+        self.activation, self.shown = (
+            activation(config["activation"]),
+            activation_label(config["activation"]),
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, T, C) -> (B, T', filters), or (B, C, T) -> (B, filters, T') if channels_first."""

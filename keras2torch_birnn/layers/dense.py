@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from keras2torch_birnn.activations import activation, label
+from keras2torch_birnn.activations import activation
 from keras2torch_birnn.layers.registry import converts
+from keras2torch_birnn.rnn.choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
@@ -18,7 +19,7 @@ class Dense(nn.Linear):
     def __init__(self, in_features: int, out_features: int, *, bias: bool, value: Any) -> None:
         super().__init__(in_features, out_features, bias, device="meta")
         self.activation = activation(value)
-        self.shown = label(value)
+        self.shown = activation_label(value)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, ..., in) -> (B, ..., out)."""

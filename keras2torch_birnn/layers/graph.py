@@ -46,6 +46,8 @@ class _Emitter:
         # fx node name -> path of the Keras call ("dense", "dense#1", "encoder/lstm")
         self.paths: dict[str, str] = {}
         self.problems: list[K2TError] = []
+        # The same paths -> what the layer does with the mask that reaches it
+        self.masks: dict[str, str] = {}
 
     def modules(self, graph: Graph, parent: nn.Module) -> dict[str, str]:
         """Build every layer of the graph under ``parent``; returns its attribute names."""
@@ -121,7 +123,9 @@ class _Emitter:
     ) -> tuple[Structure, Structure]:
         """Emit one call of a layer that is no model."""
         flow = mask_flow(layer)
-        mask = kwargs.pop("mask", arg_masks[0] if arg_masks else None)
+        mask = kwargs.pop("mask", arg_masks[0] if len(arg_masks) == 1 else arg_masks)
+        if all(leaf is None for leaf in _flat(mask)):
+            mask = None
         ignored = kwargs.pop("ignore_mask", False)
         if flow.takes and mask is not None and not ignored:
             _check_mask(layer)
@@ -129,6 +133,11 @@ class _Emitter:
         node = self.graph.call_module(target, args, kwargs)
         self.paths[node.name] = where
         after = self._mask_after(flow, target, args, mask)
+        if mask is not None:
+            effect = "drops it" if after is None else "passes it on"
+            self.masks[where] = "uses it" if "mask" in kwargs else effect
+        elif after is not None:
+            self.masks[where] = "makes it"
         count = _outputs(layer)
         if count == 1:
             return node, after
@@ -148,7 +157,7 @@ class _Emitter:
             return self.graph.create_node(
                 "call_function",
                 flow.after,
-                (args[0], mask),
+                (args[0] if len(args) == 1 else args, mask),
                 dict(flow.constants),
                 name=f"{target.replace('.', '_')}_mask",
             )
@@ -189,7 +198,8 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     """Build a Sequential or Functional model as a GraphModule.
 
     It takes the model's inputs in Keras' order and returns its outputs in Keras' structure.
-    ``meta["paths"]`` tells which Keras call each node of the graph is.
+    ``meta["paths"]`` tells which Keras call each node of the graph is, ``meta["masks"]`` what the
+    calls that a mask reaches do with it.
     """
     if layer.graph is None:
         raise TypeError("a model has a graph")
@@ -204,6 +214,7 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     class_name = attribute_names([layer.name])[layer.name]
     module = fx.GraphModule(emitter.root, emitter.graph, class_name)
     module.meta["paths"] = emitter.paths
+    module.meta["masks"] = emitter.masks
     return module
 
 

@@ -16,7 +16,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
-from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.schema import CELL_GATES, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -258,38 +258,60 @@ def _canonical(
     dict_nodes: bool,
     problems: list[K2TError],
 ) -> Call:
-    """One meaning, one form: ``args`` as the layer is called, no keyword without effect."""
-    kept = {k: v for k, v in kwargs.items() if v is not None and k not in ("training",)}
+    """One meaning, one form: tensors in ``args``, in ``kwargs`` only what has an effect."""
+    kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
     if kwargs.get("training") not in (None, False, 0):
         problems.append(
             UnsupportedOptionError("a layer called with training=True", place=layer.place)
         )
     if layer.class_name in RECURRENT:
-        if len(args) > 1:
-            states = args[1] if dict_nodes else args[1:]
-            kept.setdefault("initial_state", states)
-            args = args[:1]
-        if isinstance(kept.get("initial_state"), TensorRef):
-            kept["initial_state"] = (kept["initial_state"],)
-        if kept.get("constants") is not None:
-            problems.append(
-                UnsupportedOptionError("constants of a recurrent layer", place=layer.place)
-            )
-        if dict_nodes and "initial_state" in kept and "mask" not in kept:
-            # Keras 3 fills in masks for layers with one tensor argument only, so the recurrence
-            # runs unmasked; the output carries the mask on (Keras 3.15 ``layers/layer.py``).
-            kept["ignore_mask"] = True
-    elif not layer.class_name.startswith("ops.") and not dict_nodes and len(args) > 1:
-        args = (args,)
-    known = {"initial_state", "mask", "ignore_mask", "constants"}
-    for key in kept.keys() - known:
-        problems.append(
-            UnsupportedOptionError(
-                f"a layer called with {printable(key)}={printable(repr(kept[key]))}",
-                place=layer.place,
-            )
-        )
+        args = _recurrent_call(args, kept, dict_nodes)
+    elif layer.class_name in SCHEMA:
+        if not dict_nodes and len(args) > 1:
+            args = (args,)  # one argument, a list of tensors
+        for name in SCHEMA[layer.class_name].arguments[len(args) :]:
+            if name in kept:
+                args = (*args, kept.pop(name))
+    _check_call(layer, kept, problems)
     return Call(layer.name, index, args, kept)
+
+
+def _recurrent_call(
+    args: tuple[Structure, ...], kept: dict[str, Structure], dict_nodes: bool
+) -> tuple[Structure, ...]:
+    """Tensors after the sequence are the initial states, however the dialect passes them."""
+    if len(args) > 1:
+        kept.setdefault("initial_state", args[1] if dict_nodes else args[1:])
+    if isinstance(kept.get("initial_state"), TensorRef):
+        kept["initial_state"] = (kept["initial_state"],)
+    if dict_nodes and "initial_state" in kept and "mask" not in kept:
+        # Keras 3 fills in masks for layers with one tensor argument only, so the recurrence
+        # runs unmasked; the output carries the mask on (Keras 3.15 ``layers/layer.py``).
+        kept["ignore_mask"] = True
+    return args[:1]
+
+
+# Call arguments that the builder and the reference understand for every layer.
+_COMMON = ("mask", "ignore_mask")
+
+
+def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2TError]) -> None:
+    """Read the options of a call; what is unknown is a problem."""
+    options = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else {}
+    known = (*_COMMON, "initial_state") if layer.class_name in RECURRENT else _COMMON
+    for key in [k for k in kept if k not in known and layer.class_name in SCHEMA]:
+        try:
+            if key not in options:
+                raise BadOptionError("unknown")
+            kept[key] = options[key].parse(kept[key])
+        except BadOptionError as error:
+            problems.append(
+                UnsupportedOptionError(
+                    f"{layer.class_name} called with {printable(key)}="
+                    f"{printable(repr(kept[key]))}: {error}",
+                    place=layer.place,
+                )
+            )
 
 
 def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Call, ...]:

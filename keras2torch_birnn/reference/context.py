@@ -7,7 +7,7 @@ structure of what it belongs to, with None for "no mask"; True marks a step that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +26,8 @@ class Context:
 
     ``path`` names the call (``outer#1/inner``), ``place`` the layer, whatever call reaches it
     (``outer/inner``). ``layers`` and ``masks`` collect what the calls give; ``states`` holds what
-    stateful layers carry, None where nothing is carried.
+    stateful layers carry, None where nothing is carried. ``call_options``: what else this call said
+    (``Schema.call_options``).
     """
 
     generation: Generation
@@ -38,6 +39,7 @@ class Context:
     path: str = ""
     place: str = ""
     initial_state: tuple[Array, ...] | None = None
+    call_options: Mapping[str, Any] = field(default_factory=dict)
 
     def inside(self, name: str, call: int = 0) -> Context:
         """The context of call number ``call`` of the layer ``name`` inside this one."""

@@ -61,7 +61,7 @@ def embedding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> 
     if np.any(ids < 0):
         raise ValueError(f"layer {layer.name}: ids from 0 on are expected, found {ids.min()}")
     out_mask = np.asarray(x) != 0 if layer.config["mask_zero"] else None
-    return context.weight(layer, "embeddings")[ids], out_mask
+    return context.number(layer.weights["embeddings"][ids]), out_mask
 
 
 def masking(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:

@@ -14,6 +14,7 @@ from keras2torch_birnn.reference.context import (
     mask_enters_time_distributed,
     passed_mask_goes_on,
 )
+from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import (
     Array,
     Call,
@@ -83,8 +84,10 @@ def _run_call(
     layer: LayerSpec, call: Call, tensors: dict[TensorRef, Pair], context: Context
 ) -> tuple[Structure, Structure]:
     """One call: which mask the layer uses, and which one goes on to the next layers."""
-    if unknown := set(call.kwargs) - CALL_ARGUMENTS:
+    options = {key: value for key, value in call.kwargs.items() if key not in CALL_ARGUMENTS}
+    if unknown := options.keys() - SCHEMA[layer.class_name].call_options.keys():
         raise ValueError(f"layer {layer.name}: unknown call arguments {sorted(unknown)}")
+    context = replace(context, call_options=options)
     args = call.args[0] if len(call.args) == 1 else call.args
     inputs = map_structure(lambda leaf: _value(leaf, tensors), args)
     arriving = map_structure(lambda leaf: tensors[leaf][1] if _is_ref(leaf) else None, args)

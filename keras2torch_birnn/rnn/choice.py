@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from keras2torch_birnn.spec import LayerSpec
 
 Engine = Literal["fused", "loop"]
 
 TORCH_CLASSES = {"LSTM": "nn.LSTM", "GRU": "nn.GRU", "SimpleRNN": "nn.RNN"}
+
+
+def activation_label(value: Any) -> str:
+    """How an activation of a spec is shown to a person."""
+    if isinstance(value, str):
+        return value
+    options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
+    return f"{value['name']}({options})"
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,14 @@ def choose(layer: LayerSpec) -> Choice:
     config, torch_class = layer.config, TORCH_CLASSES[layer.class_name]
     allowed = ("tanh", "relu") if layer.class_name == "SimpleRNN" else ("tanh",)
     if config["activation"] not in allowed:
-        return Choice("loop", f"{torch_class} has no activation {config['activation']}")
+        return Choice(
+            "loop", f"{torch_class} has no activation {activation_label(config['activation'])}"
+        )
     if layer.class_name != "SimpleRNN" and config["recurrent_activation"] != "sigmoid":
         return Choice(
-            "loop", f"{torch_class} has no recurrent_activation {config['recurrent_activation']}"
+            "loop",
+            f"{torch_class} has no recurrent_activation "
+            f"{activation_label(config['recurrent_activation'])}",
         )
     if layer.class_name == "GRU" and not config["reset_after"]:
         return Choice("loop", "nn.GRU resets after the product, this GRU before (reset_after)")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from keras2torch_birnn.activations import activation, label
-from keras2torch_birnn.rnn.choice import alike, choose
+from keras2torch_birnn.activations import activation
+from keras2torch_birnn.rnn.choice import activation_label, alike, choose
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, reverse, spread
 from keras2torch_birnn.rnn.merge import MERGE
@@ -379,5 +379,7 @@ def _functions(layer: LayerSpec) -> str:
     config = layer.config
     names = ("activation", "recurrent_activation", "reset_after")
     return ", ".join(
-        f"{n}={label(config[n]) if n != 'reset_after' else config[n]}" for n in names if n in config
+        f"{n}={activation_label(config[n]) if n != 'reset_after' else config[n]}"
+        for n in names
+        if n in config
     )

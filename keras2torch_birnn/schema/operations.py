@@ -11,7 +11,7 @@ from keras2torch_birnn.schema.options import axes, flag, optional
 from keras2torch_birnn.schema.row import Schema
 
 OPS: Mapping[str, Schema] = {
-    "ops.NotEqual": Schema(),
+    "ops.NotEqual": Schema(output=lambda c, s: None),
     "ops.Any": Schema(
         {"axis": optional(axes(None)), "keepdims": flag(False)}, output=lambda c, s: None
     ),

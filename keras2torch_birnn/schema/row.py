@@ -59,6 +59,8 @@ class Schema:
     ``output(config, input shape)`` the output's shape; both may raise ShapeError.
     ``not_trained``: weights that Keras lists after all trainable ones.
     ``parts``: config keys that hold an inner layer. ``aliases``: other names of the class.
+    ``arguments``: the tensors it is called with, in order; ``call_options``: what else a call may
+    say. With several arguments, or a list of tensors, the input shape is a tuple of shapes.
     """
 
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -67,3 +69,5 @@ class Schema:
     not_trained: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ("inputs",)
+    call_options: Mapping[str, Option] = field(default_factory=dict)
