@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from keras2torch_birnn.layers.registry import converts
     from keras2torch_birnn.saving import load, save
     from keras2torch_birnn.spec import LayerSpec, ModelSpec
-    from keras2torch_birnn.verify import ParityReport, verify
+    from keras2torch_birnn.verification import ParityReport, verify
 
 # Public name -> the module that has it.
 _HOMES = {
@@ -30,8 +30,8 @@ _HOMES = {
     "inspect": "api",
     "load": "saving",
     "save": "saving",
-    "verify": "verify",
-    "ParityReport": "verify",
+    "verify": "verification",
+    "ParityReport": "verification",
     "converts": "layers.registry",
     "LayerSpec": "spec",
     "ModelSpec": "spec",

@@ -18,27 +18,38 @@ if TYPE_CHECKING:
 
 
 def convert(
-    path: PathLike, *, config: PathLike | None = None, dtype: str | None = None
+    path: PathLike,
+    *,
+    config: PathLike | None = None,
+    dtype: str | None = None,
+    masked_steps: str | None = None,
 ) -> nn.Module:
     """Read a Keras file and rebuild its model in torch: eval mode, CPU.
 
     path: ``.h5``, ``.hdf5`` or ``.keras``, told apart by content. config: the text of
     ``model.to_json()``, for a file that holds only weights. dtype: "float32" or "float64".
+    masked_steps: "zeros" or "previous", where a note says that the file's version leaves it open.
 
     Raises:
         InvalidModelFileError, WeightMismatchError: the file is broken; UnsupportedLayerError,
         UnsupportedOptionError: with everything that cannot be converted in one list.
     """
-    model, _ = convert_with_spec(path, config=config, dtype=dtype)
+    model, _ = convert_with_spec(path, config=config, dtype=dtype, masked_steps=masked_steps)
     return model
 
 
 def convert_with_spec(
-    path: PathLike, *, config: PathLike | None = None, dtype: str | None = None
+    path: PathLike,
+    *,
+    config: PathLike | None = None,
+    dtype: str | None = None,
+    masked_steps: str | None = None,
 ) -> tuple[nn.Module, ModelSpec]:
     """The same, with the parsed file."""
     with ThreadPoolExecutor(1) as beside:
-        reading = beside.submit(read_model, path, config=config, custom=_custom())
+        reading = beside.submit(
+            read_model, path, config=config, custom=_custom(), masked_steps=masked_steps
+        )
         # The file's index is made by a child process; torch is imported meanwhile.
         from keras2torch_birnn.conversion import convert_spec
 

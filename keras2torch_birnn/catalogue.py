@@ -28,6 +28,18 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
     "BatchNormalization": ("several axes", "renorm=True"),
     "AlphaDropout": ("noise_shape",),
     "Softmax": ("a mask into more than two dimensions",),
+    "GroupNormalization": ("a mask (tf.keras)",),
+    "RMSNormalization": ("axes that are not the last ones",),
+    "Normalization": ("mean without variance",),
+    "Rescaling": ("lists for scale or offset",),
+    "CategoryEncoding": ("sparse=True", "count_weights", "more than two axes (multi_hot, count)"),
+    "Discretization": ("adapt() of tf.keras", "sparse=True", "more than two axes (as above)"),
+    "UpSampling2D": (
+        "interpolation other than nearest, bilinear",
+        "bilinear of multi-backend Keras and TensorFlow 1",
+    ),
+    "Conv1DTranspose": ("output_padding that TensorFlow refuses",),
+    "Conv2DTranspose": ("output_padding that TensorFlow refuses",),
 }
 
 

@@ -38,6 +38,9 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugin", metavar="FILE.py", help="Your own converters; repeatable. Runs FILE."),
 ]
+Masked = Annotated[
+    str | None, typer.Option("--masked-steps", help="zeros or previous, if a note offers it.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
@@ -107,7 +110,8 @@ def _say(kind: str, line: str) -> None:
 @contextmanager
 def _working(what: str) -> Iterator[None]:
     """Show a moving bar while long work runs: on a terminal, never in a pipe."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    # (sys.stderr is None where the caller closed it.)
+    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield
         return
     done = threading.Event()
@@ -162,6 +166,7 @@ def convert(
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32 or float64 instead of the file's.")
     ] = None,
+    masked_steps: Masked = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -183,7 +188,9 @@ def convert(
         from keras2torch_birnn.api import convert_with_spec
 
         with _working(f"converting {printable(model.name)}"):
-            module, spec = convert_with_spec(model, config=config, dtype=dtype)
+            module, spec = convert_with_spec(
+                model, config=config, dtype=dtype, masked_steps=masked_steps
+            )
             from keras2torch_birnn.saving import save
 
             save(module, out, overwrite=force)
@@ -212,6 +219,7 @@ def verify(
     against: Annotated[
         str, typer.Option("--against", help="auto, keras, reference or golden.")
     ] = "auto",
+    masked_steps: Masked = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,
     atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-5,
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-4,
@@ -226,8 +234,8 @@ def verify(
     """
     with _errors_as_lines(debug):
         _load_plugins(plugin)
-        from keras2torch_birnn.verify import AGAINST
-        from keras2torch_birnn.verify import verify as prove
+        from keras2torch_birnn.verification import AGAINST
+        from keras2torch_birnn.verification import verify as prove
 
         chosen = next((a for a in AGAINST if a == against), None)
         if chosen is None:
@@ -245,6 +253,7 @@ def verify(
                 out,
                 config=config,
                 devices=device or ("cpu",),
+                masked_steps=masked_steps,
                 against=chosen,
                 atol=atol,
                 rtol=rtol,

@@ -84,7 +84,8 @@ def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
         UsageError: no such dtype.
     """
     root = model.root if dtype is None else _cast(model.root, _numpy_dtype(dtype))
-    return graph_module(root).eval()
+    module = graph_module(root).eval()
+    return module if dtype is None else module.to(DTYPES[dtype])  # constants of layers as well
 
 
 def _numpy_dtype(name: str) -> np.dtype[Any]:
@@ -137,7 +138,7 @@ def difference(a: Any, b: Any) -> float:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         apart = np.where(same, 0.0, np.abs(a - b))
-    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
 
 
 def model_golden(model: nn.Module, inputs: tuple[Tensor, ...]) -> Golden:

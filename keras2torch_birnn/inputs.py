@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,39 +17,49 @@ ROWS = 5
 # Layers that hand on their input's values (not their places), at inference.
 _HANDS_ON = frozenset(
     "InputLayer Reshape Flatten Permute RepeatVector Dropout SpatialDropout1D GaussianNoise "
-    "GaussianDropout AlphaDropout ActivityRegularization".split()
+    "GaussianDropout AlphaDropout ActivityRegularization SpatialDropout2D Identity".split()
 )
+# Layers that take ids -> their option that says how many there are.
+_VOCABULARY: Mapping[str, str] = {"Embedding": "input_dim", "CategoryEncoding": "num_tokens"}
 
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What is known of one model input: ids below ``vocabulary`` or reals; what marks padding."""
+    """What is known of one model input: ids below ``vocabulary``, reals or, with ``truth``, bools.
+
+    ``padding``: what marks a step that does not count.
+    """
 
     shape: tuple[int | None, ...] | None
     vocabulary: int | None = None
     padding: float | None = None
+    truth: bool = False
 
 
 def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
     """Facts on every input, in order, found by following its values through the graph."""
     names = [ref.layer for ref in leaves(model.graph.inputs)]
-    found = {name: InputFacts(model.graph.layer(name).config["shape"]) for name in names}
+    found = {name: _declared(model.graph.layer(name).config) for name in names}
     for origin, layer in _readers(model.graph, {name: name for name in names}):
         facts = found[origin]
-        if layer.class_name == "Embedding":
-            size = layer.config["input_dim"]
+        if layer.class_name in _VOCABULARY:
+            size = layer.config[_VOCABULARY[layer.class_name]]
             found[origin] = replace(
                 facts,
                 vocabulary=min(size, facts.vocabulary or size),
-                padding=0.0 if layer.config["mask_zero"] else facts.padding,
+                padding=0.0 if layer.config.get("mask_zero") else facts.padding,
             )
         elif layer.class_name == "Masking":
             found[origin] = replace(facts, padding=layer.config["mask_value"])
     return tuple(found[name] for name in names)
 
 
+def _declared(config: Mapping[str, Any]) -> InputFacts:
+    return InputFacts(config["shape"], truth=config["dtype"] == "bool")
+
+
 def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, LayerSpec]]:
-    """Yield (model input, layer) for every Embedding and Masking that reads an input as it is."""
+    """Yield (model input, layer) for every layer that reads an input's ids or padding as it is."""
     known: dict[tuple[str, int], str] = {}
     for call in graph.calls:
         layer = graph.layer(call.layer)
@@ -66,7 +77,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
             reached = {e: s for e, s in zip(ends, sources, strict=False) if s}
             yield from _readers(inner.graph, reached)
         elif len(sources) == 1 and sources[0]:
-            if inner.class_name in ("Embedding", "Masking"):
+            if inner.class_name in ("Masking", *_VOCABULARY):
                 yield sources[0], inner
             if inner.class_name in _HANDS_ON:
                 known[call.layer, call.index] = sources[0]
@@ -85,10 +96,19 @@ def draw_inputs(
     facts = input_facts(model)
     if shorten and all(_can_shorten(f.shape, steps) for f in facts):
         shorter = tuple(
-            replace(f, shape=(f.shape[0], None, *f.shape[2:])) if f.shape else f for f in facts
+            replace(f, shape=(f.shape[0], None, *f.shape[2:])) if _has_steps(f) and f.shape else f
+            for f in facts
         )
         facts = shorter if _fits(model, shorter, steps) else facts
-    return tuple(_draw(f, steps, rng) for f in facts)
+    rows = ROWS if any(f.padding is not None for f in facts) else 3
+    rows = next((f.shape[0] for f in facts if f.shape and f.shape[0]), rows)
+    return tuple(_draw(f, steps, rows, place, rng) for place, f in enumerate(facts))
+
+
+def _has_steps(facts: InputFacts) -> bool:
+    """Whether the second axis is time: reals (B, F) are one vector, such as an initial state."""
+    ids = facts.vocabulary is not None or facts.truth
+    return facts.shape is not None and (len(facts.shape) > 2 or (ids and len(facts.shape) > 1))
 
 
 def _can_shorten(shape: tuple[int | None, ...] | None, steps: int) -> bool:
@@ -115,11 +135,12 @@ def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
     )
 
 
-def _draw(facts: InputFacts, steps: int, rng: np.random.Generator) -> Array:
+def _draw(facts: InputFacts, steps: int, rows: int, place: int, rng: np.random.Generator) -> Array:
     declared = facts.shape or (None, steps)
-    batch = declared[0] or (ROWS if facts.padding is not None else 3)
-    shape = (batch, *(steps if size is None else size for size in declared[1:]))
+    shape = (rows, *(steps if size is None else size for size in declared[1:]))
     x: Array
+    if facts.truth:
+        return np.asarray(rng.random(shape) < 0.6)
     if facts.vocabulary is not None:
         first = 1 if facts.padding is not None and facts.vocabulary > 1 else 0
         x = rng.integers(first, facts.vocabulary, shape).astype(np.int32)
@@ -127,8 +148,8 @@ def _draw(facts: InputFacts, steps: int, rng: np.random.Generator) -> Array:
         x = rng.standard_normal(shape).astype(np.float32)
     if facts.padding is None or len(shape) < 2:
         return x
-    for row in range(batch):
-        x[row, ~_kept(row % ROWS, shape[1])] = facts.padding
+    for row in range(rows):  # other kinds meet in a row of each input
+        x[row, ~_kept((row + place) % ROWS, shape[1])] = facts.padding
     return x
 
 

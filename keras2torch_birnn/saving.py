@@ -55,7 +55,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     golden = facts.golden
     if checksum(model) != facts.checksum:
         golden = model_golden(model, golden.inputs)
-    state = {n: t.detach().cpu().contiguous().clone() for n, t in model.state_dict().items()}
+    state = _state(model)
     target = Path(path)
     if target.suffix == ".safetensors":
         tensors, texts = _to_safetensors(facts.spec_text, state, golden)
@@ -75,6 +75,23 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
         },
     }
     write_whole(target, lambda file: _write_torch(content, file), overwrite=overwrite)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's tensors: dense, on the CPU, none a part of more memory than its own.
+
+    A copy is made only where it must be: the weights can be most of what fits into memory.
+    """
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in model.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage()
+        if memory.nbytes() != tensor.nbytes or memory.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        state[name] = tensor
+    return state
 
 
 def _write_torch(content: Mapping[str, Any], path: Path) -> None:
@@ -154,6 +171,8 @@ def read_content(path: Path) -> dict[str, Any]:
     for key, kind in wanted.items():
         if not isinstance(content.get(key), kind):
             raise InvalidModelFileError(_NOT_OURS, _REMEDY, place=key)
+    if content["format"] != FORMAT:
+        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="format")
     if not all(isinstance(t, Tensor) for t in content["state_dict"].values()):
         raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="state_dict")
     return content

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from keras2torch_birnn.errors import K2TError, WeightMismatchError
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    WeightMismatchError,
+    printable,
+)
 from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
-from keras2torch_birnn.spec import Graph, LayerSpec, Structure, TensorRef, map_structure
+from keras2torch_birnn.spec import Graph, LayerSpec, Shape, Structure, TensorRef, map_structure
 
 
 def infer_model(root: LayerSpec, problems: list[K2TError]) -> LayerSpec:
@@ -15,18 +20,26 @@ def infer_model(root: LayerSpec, problems: list[K2TError]) -> LayerSpec:
     return _infer(root, None, problems)
 
 
-def _infer(layer: LayerSpec, shape: Structure, problems: list[K2TError]) -> LayerSpec:
+def _infer(
+    layer: LayerSpec,
+    shape: Structure,
+    problems: list[K2TError],
+    said: Mapping[str, Structure] | None = None,
+) -> LayerSpec:
+    """``said``: the options of the call."""
     if layer.graph is not None:
         graph, output = _infer_graph(layer.graph, shape, problems)
         return replace(layer, graph=graph, input_shape=shape, output_shape=output)
     try:
-        return _infer_leaf(layer, shape, problems)
+        return _infer_leaf(layer, shape, problems, said or {})
     except ShapeError as error:
         problems.append(WeightMismatchError(f"{layer.class_name}: {error}", place=layer.place))
         return replace(layer, input_shape=shape)
 
 
-def _infer_leaf(layer: LayerSpec, shape: Structure, problems: list[K2TError]) -> LayerSpec:
+def _infer_leaf(
+    layer: LayerSpec, shape: Structure, problems: list[K2TError], said: Mapping[str, Structure]
+) -> LayerSpec:
     if layer.class_name not in SCHEMA:  # the user's own layer: only it knows
         return replace(layer, input_shape=shape)
     if layer.class_name == "Bidirectional":
@@ -47,15 +60,15 @@ def _infer_leaf(layer: LayerSpec, shape: Structure, problems: list[K2TError]) ->
         return replace(layer, parts={"layer": inner}, input_shape=shape, output_shape=output)
     schema = SCHEMA[layer.class_name]
     schema.weights(layer.config, shape)
-    return replace(layer, input_shape=shape, output_shape=schema.output(layer.config, shape))
+    output = schema.output({**layer.config, **said}, shape)
+    return replace(layer, input_shape=shape, output_shape=output)
 
 
 def _infer_graph(
     graph: Graph, given: Structure, problems: list[K2TError]
 ) -> tuple[Graph, Structure]:
     layers = {layer.name: layer for layer in graph.layers}
-    inputs = [given] if given is None or _is_shape(given) else list(given)
-    for ref, shape in zip(_refs(graph.inputs), inputs, strict=False):
+    for ref, shape in zip(_refs(graph.inputs), _shapes(given), strict=False):
         if shape is not None:
             own = layers[ref.layer]
             layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
@@ -65,7 +78,15 @@ def _infer_graph(
         if not isinstance(ref, TensorRef):
             return None
         found = shapes.get((ref.layer, ref.call))
-        return found if found is None or _is_shape(found) else found[ref.output]
+        if found is None:
+            return None
+        outputs = (found,) if _is_shape(found) else found
+        if not 0 <= ref.output < len(outputs):
+            raise InvalidModelFileError(
+                f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
+                "refused",
+            )
+        return outputs[ref.output]
 
     for call in graph.calls:
         layer = layers[call.layer]
@@ -75,7 +96,7 @@ def _infer_graph(
         else:
             given = call.args[0] if len(call.args) == 1 else call.args
             shape = map_structure(shape_of, given)
-            layers[call.layer] = _infer(layer, shape, problems)
+            layers[call.layer] = _infer(layer, shape, problems, call.kwargs)
         shapes[call.layer, call.index] = layers[call.layer].output_shape
     output = map_structure(shape_of, graph.outputs)
     return replace(graph, layers=tuple(layers.values())), output
@@ -83,6 +104,17 @@ def _infer_graph(
 
 def _is_shape(value: Structure) -> bool:
     return isinstance(value, tuple) and all(v is None or isinstance(v, int) for v in value)
+
+
+def _shapes(structure: Structure) -> Iterator[Shape | None]:
+    """The shapes of a structure of tensors, in order."""
+    if isinstance(structure, Mapping):
+        structure = tuple(structure.values())
+    if structure is None or _is_shape(structure):
+        yield structure
+    else:
+        for part in structure:
+            yield from _shapes(part)
 
 
 def _refs(structure: Structure) -> list[TensorRef]:

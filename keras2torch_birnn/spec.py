@@ -22,11 +22,16 @@ Structure: TypeAlias = Any
 
 @dataclass(frozen=True)
 class TensorRef:
-    """Output number ``output`` of call number ``call`` of layer ``layer`` of the same graph."""
+    """Output number ``output`` of call number ``call`` of layer ``layer`` of the same graph.
+
+    ``masked``: False where Keras has taken the tensor's mask away before this use of it. It says
+    something of the use, not of the tensor: it does not count in comparisons.
+    """
 
     layer: str
     call: int = 0
     output: int = 0
+    masked: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class LayerSpec:
             yield from layer.walk()
 
 
+# What a user may choose where a file does not tell, see ``readers.masked_steps``.
+MaskedSteps = Literal["zeros", "previous"]
 MaskedOutput = Literal["zeros", "zeros_unreversed", "previous_output", "previous_state"]
 
 
@@ -103,6 +110,13 @@ class Generation:
     ``time_distributed``, ``softmax``: what these layers do with a mask, see ``schema.SCHEMA``.
     ``relu_passes_mask``: not in tf.keras up to 2.4. ``bidirectional_carries``: whether a stateful
     layer carries its state inside a Bidirectional; from 2.1.4 to 2.3.1 it starts anew every batch.
+    ``merging``, ``attention_mask``, ``attention_rows``: what the layers of ``schema.merging`` and
+    ``schema.attention`` do with masks. ``attention_takes_masks``: a MultiHeadAttention takes the
+    masks off its inputs, for all that comes later. ``passed_mask_goes_on``: a mask passed as an
+    argument, not the input's, is what later layers see. ``carried_state_wins``: a stateful layer
+    prefers what it carries, unless all zero, to ``initial_state``. ``smallest_norm``: of
+    UnitNormalization. ``bilinear``: what UpSampling2D lays on each other, corners of pixels
+    (TensorFlow 1) or centers.
     """
 
     name: Literal["keras1", "keras2", "tf.keras", "keras3"]
@@ -116,15 +130,27 @@ class Generation:
     softmax: Literal["ignore", "add", "replace"] = "ignore"
     relu_passes_mask: bool = True
     bidirectional_carries: bool = True
+    merging: Literal["all", "any", "none"] = "all"
+    attention_mask: Literal["query", "none"] = "query"
+    attention_rows: Literal["ignore", "uniform", "zeros"] = "uniform"
+    attention_takes_masks: bool = False
+    passed_mask_goes_on: bool = False
+    carried_state_wins: bool = False
+    smallest_norm: float = 1e-6
+    bilinear: Literal["corners", "centers"] = "corners"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole model: its root layer, the Keras that wrote it, and what a person should know."""
+    """A whole model: its root layer, the Keras that wrote it, and what a person should know.
+
+    ``masked_steps``: what the user chose to stand at masked steps, where there was a choice.
+    """
 
     root: LayerSpec
     generation: Generation
     notes: tuple[str, ...] = ()
+    masked_steps: MaskedSteps | None = None
 
     @property
     def graph(self) -> Graph:
@@ -143,6 +169,7 @@ class ModelSpec:
             {
                 "generation": self.generation.__dict__,
                 "notes": self.notes,
+                "masked_steps": self.masked_steps,
                 "root": _layer_to_json(self.root),
             }
         )
@@ -206,7 +233,7 @@ def _layer_to_json(layer: LayerSpec) -> dict[str, Any]:
 def _refs_to_json(structure: Structure) -> Structure:
     return map_structure(
         lambda leaf: (
-            {"tensor": [leaf.layer, leaf.call, leaf.output]}
+            {"tensor": [leaf.layer, leaf.call, leaf.output, *([] if leaf.masked else [False])]}
             if isinstance(leaf, TensorRef)
             else leaf
         ),
@@ -226,6 +253,7 @@ def model_from_json(data: Mapping[str, Any]) -> ModelSpec:
         root=_layer_from_json(data["root"]),
         generation=Generation(**data["generation"]),
         notes=tuple(str(note) for note in data["notes"]),
+        masked_steps=data.get("masked_steps"),
     )
 
 
@@ -270,8 +298,8 @@ def _graph_from_json(data: Mapping[str, Any]) -> Graph:
 def _refs_from_json(structure: Structure) -> Structure:
     if isinstance(structure, Mapping):
         if set(structure) == {"tensor"}:
-            layer, call, output = structure["tensor"]
-            return TensorRef(str(layer), int(call), int(output))
+            layer, call, output, *masked = structure["tensor"]
+            return TensorRef(str(layer), int(call), int(output), all(masked))
         return {str(key): _refs_from_json(value) for key, value in structure.items()}
     if isinstance(structure, Sequence) and not isinstance(structure, str):
         return tuple(_refs_from_json(value) for value in structure)

@@ -82,7 +82,7 @@ MISTAKES: dict[str, tuple[bytes, str]] = {
     "safetensors": (SAFETENSORS, "^a safetensors file"),
     "json": (b'{"class_name": "Sequential"}', "^JSON text without weights; an architecture goes"),
     "json list": (b'[ {"class_name": 1}]', "^JSON text without weights"),
-    "shards": (b'{"metadata": {}, "weight_map": {}}', "^the index of sharded weights"),
+    "shards": (b'{"metadata": {}, "weight_map": {}}', "^weight_map names no file"),
     "yaml": (b"backend: tensorflow\nclass_name: Model\n", "^YAML text without weights"),
     "gzip": (b"\x1f\x8b\x08\0", "^compressed; unpack it"),
     "tar": (b"m.h5".ljust(257, b"\0") + b"ustar\x0000", "^a tar archive; unpack it"),
@@ -112,7 +112,7 @@ def test_usual_mistakes_are_named(name: str, tmp_path: Path) -> None:
 def test_folders_are_named(tmp_path: Path) -> None:
     refused(tmp_path, "^a folder; the input must be a Keras model")
     (tmp_path / "config.json").touch()
-    refused(tmp_path, "^an unzipped .keras folder; zip what is in it")
+    refused(tmp_path, r"^metadata\.json: cannot be opened")
     (tmp_path / "saved_model.pb").touch()
     refused(tmp_path, "^a SavedModel folder; load it in TensorFlow")
 

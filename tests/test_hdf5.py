@@ -343,7 +343,7 @@ REFUSALS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
         lambda f: f.create_dataset("x", (2,), h5py.enum_dtype({"a": 1})),
         "it holds enumerated values",
     ),
-    "opaque": (lambda f: f.update(x=np.zeros(2, "V2")), "it holds opaque bytes"),
+    "opaque": (lambda f: f.update(x=np.zeros(2, "V3")), "it holds opaque bytes"),
     "array": (lambda f: f.create_dataset("x", (2,), "(3,)f4"), "it holds nested arrays"),
     "complex": (lambda f: f.update(x=np.zeros(2, "c8")), "it holds "),
     "odd float": (_odd_float, "it holds floats of an unusual kind"),

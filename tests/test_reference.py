@@ -93,7 +93,12 @@ def test_the_reference_imports_neither_torch_nor_h5py_nor_the_torch_side() -> No
     for page in Path(reference.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(page.read_text())):
             if isinstance(node, ast.Import):
-                assert {alias.name for alias in node.names} <= {"math", "numpy", "numpy.typing"}
+                assert {alias.name for alias in node.names} <= {
+                    "itertools",
+                    "math",
+                    "numpy",
+                    "numpy.typing",
+                }
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("keras2torch"):
                 assert str(node.module).rpartition(".")[0] in allowed or node.module in allowed
 

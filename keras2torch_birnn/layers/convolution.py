@@ -1,10 +1,15 @@
-"""Conv1D. Keras holds (B, T, C), torch (B, C, T)."""
+"""Convolutions over one axis or two. Keras holds (B, T, C) or (B, H, W, C), torch C before them.
+
+Sizes are tuples, one per axis; an extent is how far a dilated window reaches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,7 +17,17 @@ from keras2torch_birnn.activations import activation
 from keras2torch_birnn.layers.registry import NONE, converts
 from keras2torch_birnn.rnn.choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.schema.convolution import transposed_length
+from keras2torch_birnn.spec import Array, LayerSpec
+
+_CONVOLVE: Mapping[int, Callable[..., Tensor]] = {
+    1: torch.conv1d,
+    2: torch.conv2d,
+}
+_TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {
+    1: torch.conv_transpose1d,
+    2: torch.conv_transpose2d,
+}
 
 
 def same_padding(length: int, extent: int, stride: int) -> tuple[int, int]:
@@ -21,50 +36,169 @@ def same_padding(length: int, extent: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-class Conv1D(nn.Conv1d):
-    """An ``nn.Conv1d`` with Keras' paddings, data format and activation."""
+def pad(x: Tensor, around: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
+    """Pad the last axes of x, (before, after) each; negative numbers crop."""
+    if not any(any(pair) for pair in around):
+        return x
+    return functional.pad(x, [size for pair in reversed(around) for size in pair], value=value)
 
-    def __init__(self, in_channels: int, config: Mapping[str, Any]) -> None:
-        super().__init__(
-            in_channels,
-            config["filters"],
-            config["kernel_size"],
-            stride=config["strides"],
-            dilation=config["dilation_rate"],
-            groups=config["groups"],
-            bias=config["use_bias"],
-            device="meta",
-        )
-        self.keras_padding = config["padding"]
+
+class Convolution(nn.Module):
+    """A convolution with Keras' paddings, data format and activation."""
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, config: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self.kernel_size: tuple[int, ...] = config["kernel_size"]
+        self.stride: tuple[int, ...] = config["strides"]
+        self.dilation: tuple[int, ...] = config["dilation_rate"]
+        self.groups: int = config["groups"]
+        self.padding: str = config["padding"]
         self.channels_last = config["data_format"] == "channels_last"
-        self.activation, self.shown = (
-            activation(config["activation"]),
-            activation_label(config["activation"]),
-        )
+        self.activation = activation(config["activation"])
+        self.shown = activation_label(config["activation"])
 
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T', filters), or (B, C, T) -> (B, filters, T') if channels_first."""
-        x = input.transpose(1, 2) if self.channels_last else input
-        extent = (self.kernel_size[0] - 1) * self.dilation[0] + 1
-        if self.keras_padding == "causal":
-            x = functional.pad(x, (extent - 1, 0))
-        elif self.keras_padding == "same":
-            x = functional.pad(x, same_padding(x.shape[2], extent, self.stride[0]))
-        y = super().forward(x)
-        return self.activation(y.transpose(1, 2) if self.channels_last else y)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T', filters), or (B, C, T) -> (B, filters, T'); two axes likewise."""
+        x = x.movedim(-1, 1) if self.channels_last else x
+        y = self.convolve(x)
+        return self.activation(y.movedim(1, -1) if self.channels_last else y)
+
+    def extents(self) -> list[int]:
+        """How far a window reaches on every axis."""
+        return [
+            (size - 1) * dilation + 1
+            for size, dilation in zip(self.kernel_size, self.dilation, strict=True)
+        ]
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, filters, T')."""
+        extents = self.extents()
+        around = [(0, 0)] * len(extents)
+        if self.padding == "causal":
+            around = [(extent - 1, 0) for extent in extents]
+        elif self.padding == "same":
+            sizes = zip(x.shape[2:], extents, self.stride, strict=True)
+            around = [same_padding(*size) for size in sizes]
+        return _CONVOLVE[len(extents)](
+            pad(x, around),
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
 
     def extra_repr(self) -> str:
-        """Torch's own, then Keras' padding and activation."""
-        torchs: Any = super().extra_repr
-        return f"{torchs()}, keras_padding={self.keras_padding}, activation={self.shown}"
+        """Channels, window, and what is not the default."""
+        filters, inner = self.weight.shape[:2]
+        shown = [f"{inner * self.groups}, {filters}, kernel_size={self.kernel_size}"]
+        ones = (1,) * len(self.kernel_size)
+        for name, value, usual in (
+            ("stride", self.stride, ones),
+            ("dilation", self.dilation, ones),
+            ("groups", self.groups, 1),
+            ("bias", self.bias is not None, True),
+            ("channels_last", self.channels_last, True),
+        ):
+            if value != usual:
+                shown.append(f"{name}={value}")
+        return ", ".join([*shown, f"padding={self.padding}, activation={self.shown}"])
 
 
-@converts("Conv1D", mask=NONE)
-def conv1d(layer: LayerSpec) -> nn.Module:
-    """Build a Conv1D: ``kernel`` (k, in/groups, out) becomes ``weight`` (out, in/groups, k)."""
-    config, kernel = layer.config, layer.weights["kernel"]
-    module = Conv1D(kernel.shape[1] * config["groups"], config)
-    module.weight = parameter(kernel.transpose(2, 1, 0))
-    if config["use_bias"]:
-        module.bias = parameter(layer.weights["bias"])
-    return module
+class TransposedConvolution(Convolution):
+    """The transpose of a convolution, cut to Keras' length.
+
+    The whole of it has length (T - 1) stride + extent. What a "same" convolution would have padded
+    in front goes away in front; behind, as much goes away or is added as the length asks for.
+    """
+
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, config: Mapping[str, Any]
+    ) -> None:
+        super().__init__(weight, bias, config)
+        self.sizes = {
+            key: config[key]
+            for key in ("kernel_size", "strides", "dilation_rate", "padding", "output_padding")
+        }
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, filters, T')."""
+        y = _TRANSPOSED[len(self.kernel_size)](
+            x, self.weight, None, stride=self.stride, dilation=self.dilation
+        )
+        around = []
+        for axis, (extent, stride) in enumerate(zip(self.extents(), self.stride, strict=True)):
+            length = transposed_length(self.sizes, x.shape[2 + axis], axis) or 0
+            front = same_padding(length, extent, stride)[0] if self.padding == "same" else 0
+            around.append((-front, length + front - y.shape[2 + axis]))
+        y = pad(y, around)
+        return y if self.bias is None else y + self.bias.view(-1, *[1] * len(around))
+
+    def extra_repr(self) -> str:
+        """The same, with the sizes the right way round."""
+        inner, filters = self.weight.shape[:2]
+        _, _, rest = super().extra_repr().split(", ", 2)
+        extra = self.sizes["output_padding"]
+        shown = f"{inner}, {filters}, {rest}"
+        return shown if extra is None else f"{shown}, output_padding={extra}"
+
+
+def channels_ahead(kernel: Array) -> Array:
+    """Keras' kernel (k, ..., in, out) -> (out, in, k, ...)."""
+    return kernel.transpose(-1, -2, *range(kernel.ndim - 2))
+
+
+def _bias(layer: LayerSpec) -> nn.Parameter | None:
+    return parameter(layer.weights["bias"]) if layer.config["use_bias"] else None
+
+
+@converts("Conv1D", "Conv2D", mask=NONE)
+def convolution(layer: LayerSpec) -> nn.Module:
+    """Build a convolution: ``kernel`` (k, in/groups, out) -> ``weight`` (out, in/groups, k)."""
+    weight = parameter(channels_ahead(layer.weights["kernel"]))
+    return Convolution(weight, _bias(layer), layer.config)
+
+
+def _depthwise(layer: LayerSpec, bias: nn.Parameter | None, label: Any) -> Convolution:
+    """Each channel on its own: kernel (k, in, m) -> weight (in m, 1, k), in groups of m."""
+    kernel = layer.weights["depthwise_kernel"]
+    *size, channels, multiplier = kernel.shape
+    weight = kernel.transpose(-2, -1, *range(len(size))).reshape(channels * multiplier, 1, *size)
+    config = {**layer.config, "groups": channels, "activation": label}
+    return Convolution(parameter(weight), bias, config)
+
+
+@converts("DepthwiseConv1D", "DepthwiseConv2D", mask=NONE)
+def depthwise(layer: LayerSpec) -> nn.Module:
+    """Build a depthwise convolution; output channel c m + j is number j of input channel c."""
+    return _depthwise(layer, _bias(layer), layer.config["activation"])
+
+
+@converts("SeparableConv1D", "SeparableConv2D", mask=NONE)
+def separable(layer: LayerSpec) -> nn.Module:
+    """Build a separable convolution: depthwise without bias, then a window of one point."""
+    ones = (1,) * len(layer.config["kernel_size"])
+    point = {
+        **layer.config,
+        "kernel_size": ones,
+        "strides": ones,
+        "dilation_rate": ones,
+        "padding": "valid",
+    }
+    weight = parameter(channels_ahead(layer.weights["pointwise_kernel"]))
+    return nn.Sequential(
+        OrderedDict(
+            depthwise=_depthwise(layer, None, "linear"),
+            pointwise=Convolution(weight, _bias(layer), point),
+        )
+    )
+
+
+@converts("Conv1DTranspose", "Conv2DTranspose", mask=NONE)
+def transposed(layer: LayerSpec) -> nn.Module:
+    """Build a transposed convolution: ``kernel`` (k, out, in) -> ``weight`` (in, out, k)."""
+    weight = parameter(channels_ahead(layer.weights["kernel"]))
+    return TransposedConvolution(weight, _bias(layer), layer.config)

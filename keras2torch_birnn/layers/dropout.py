@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.layers.registry import converts
+from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -47,6 +47,13 @@ def dropout(layer: LayerSpec) -> nn.Module:
 def spatial_dropout(layer: LayerSpec) -> nn.Module:
     """Build a SpatialDropout1D: whole channels of (B, T, C) are dropped."""
     return ShapedDropout(layer.config["rate"], (None, 1, None))
+
+
+@converts("SpatialDropout2D")
+def spatial_dropout_2d(layer: LayerSpec) -> nn.Module:
+    """Build a SpatialDropout2D: whole channels of (B, H, W, C) or (B, C, H, W) are dropped."""
+    last = layer.config["data_format"] == "channels_last"
+    return ShapedDropout(layer.config["rate"], (None, 1, 1, None) if last else (None, None, 1, 1))
 
 
 class GaussianNoise(nn.Module):
@@ -105,4 +112,14 @@ def alpha_dropout(layer: LayerSpec) -> nn.Module:
 @converts("ActivityRegularization")
 def activity_regularization(layer: LayerSpec) -> nn.Module:
     """Build an ActivityRegularization: it adds to Keras' loss and leaves its input alone."""
+    return nn.Identity()
+
+
+def _identity_mask(layer: LayerSpec) -> MaskFlow:
+    return SAME if layer.config["passes_mask"] else NONE
+
+
+@converts("Identity", mask=_identity_mask)
+def identity(layer: LayerSpec) -> nn.Module:
+    """Build an Identity. tf.keras' drops the mask."""
     return nn.Identity()

@@ -9,14 +9,23 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Mapping
+from itertools import zip_longest
 from operator import getitem
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.registry import MaskFlow, convert_layer, converts, mask_flow
-from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, map_structure
+from keras2torch_birnn.spec import (
+    Call,
+    Graph,
+    LayerSpec,
+    Structure,
+    TensorRef,
+    leaves,
+    map_structure,
+)
 
 # Names that torch's modules and this one's graph use themselves.
 _TAKEN = frozenset(dir(nn.Module())) | {"graph", "code", "meta", "print_readable", "recompile"}
@@ -30,11 +39,35 @@ def attribute_names(names: list[str]) -> dict[str, str]:
         plain = re.sub(r"\W", "_", name, flags=re.ASCII)
         if not plain or plain[0].isdigit() or plain.startswith("_"):
             plain = f"layer_{plain.lstrip('_')}"
-        while plain in used or plain in _TAKEN or keyword.iskeyword(plain):
+        # fx writes names in lower case, and "self" is the module.
+        taken = used | _TAKEN
+        while plain in taken or keyword.iskeyword(plain) or plain.lower() == "self":
             plain += "_"
         used.add(plain)
         out[name] = plain
     return out
+
+
+# These cut ids themselves; an operation compares ids.
+_TAKES_IDS = frozenset({"Embedding", "CategoryEncoding", "Sequential", "Functional"})
+
+
+def whole_numbers(x: Tensor) -> Tensor:
+    """What Keras makes of an input declared as integers: floats lose their fraction."""
+    return x.long() if x.is_floating_point() else x
+
+
+def _is_cut(layer: LayerSpec, graph: Graph) -> bool:
+    """Whether an input's floats have to become whole for a layer that reads it."""
+    if not str(layer.config["dtype"]).startswith(("int", "uint")):
+        return False
+    readers = [
+        graph.layer(call.layer)
+        for call in graph.calls
+        if any(getattr(leaf, "layer", None) == layer.name for leaf in leaves(call.args))
+    ]
+    classes = {one.parts.get("layer", one).class_name for one in readers} - _TAKES_IDS
+    return any(not name.startswith("ops.") for name in classes)
 
 
 class _Emitter:
@@ -75,7 +108,7 @@ class _Emitter:
         """Emit all calls of a graph whose inputs are (tensor, mask); returns outputs and masks."""
         values: dict[tuple[str, int], Structure] = {}
         masks: dict[tuple[str, int], Structure] = {}
-        inputs = [ref.layer for ref in graph.inputs]
+        inputs = [ref.layer for ref in leaves(graph.inputs)]
 
         def value(leaf: Any) -> Any:
             if not isinstance(leaf, TensorRef):
@@ -84,7 +117,7 @@ class _Emitter:
             return found[leaf.output] if isinstance(found, tuple) else found
 
         def mask(leaf: Any) -> Any:
-            if not isinstance(leaf, TensorRef):
+            if not isinstance(leaf, TensorRef) or not leaf.masked:
                 return None
             found = masks[leaf.layer, leaf.call]
             return found[leaf.output] if isinstance(found, tuple) else found
@@ -94,12 +127,18 @@ class _Emitter:
             where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
             if layer.class_name == "InputLayer":
                 values[key], masks[key] = given[inputs.index(call.layer)]
+                if _is_cut(layer, graph):
+                    values[key] = self.graph.call_function(whole_numbers, (values[key],))
                 continue
             args = tuple(map_structure(value, arg) for arg in call.args)
             arg_masks = tuple(map_structure(mask, arg) for arg in call.args)
             target = f"{prefix}{names[call.layer]}"
             if layer.graph is not None:
-                pairs = list(zip(_flat(args), _flat(arg_masks), strict=True))
+                # A passed mask is put on its tensor; one that has none keeps what it came with.
+                passed = _flat(map_structure(value, call.kwargs.get("mask", ())))
+                came = _flat(arg_masks)
+                reach = [a if b is None else b for a, b in zip_longest(came, passed)]
+                pairs = list(zip(_flat(args), reach, strict=True))
                 inner = attribute_names([inner.name for inner in layer.graph.layers])
                 values[key], masks[key] = self.run(
                     layer.graph, pairs, inner, f"{target}.", f"{where}/"
@@ -123,22 +162,25 @@ class _Emitter:
     ) -> tuple[Structure, Structure]:
         """Emit one call of a layer that is no model."""
         flow = mask_flow(layer)
-        mask = kwargs.pop("mask", arg_masks[0] if len(arg_masks) == 1 else arg_masks)
-        if all(leaf is None for leaf in _flat(mask)):
-            mask = None
+        arriving = _any(arg_masks[0] if len(arg_masks) == 1 else arg_masks)
+        mask = _any(kwargs.pop("mask", arriving))
+        if len(args) > 1 and mask is not None and arriving is not None:
+            # A mask passed to one of several arguments; the others keep what they came with.
+            mask = tuple(a if b is None else b for a, b in zip(arriving, mask, strict=True))
+        goes_on = arriving if kwargs.pop("keep_mask", False) else mask
         ignored = kwargs.pop("ignore_mask", False)
         if flow.takes and mask is not None and not ignored:
             _check_mask(layer)
             kwargs["mask"] = mask
         node = self.graph.call_module(target, args, kwargs)
         self.paths[node.name] = where
-        after = self._mask_after(flow, target, args, mask)
-        if mask is not None:
+        after = self._mask_after(flow, target, args, goes_on)
+        if mask is not None or goes_on is not None:
             effect = "drops it" if after is None else "passes it on"
             self.masks[where] = "uses it" if "mask" in kwargs else effect
         elif after is not None:
             self.masks[where] = "makes it"
-        count = _outputs(layer)
+        count = 2 if kwargs.get("return_attention_scores") else _outputs(layer)
         if count == 1:
             return node, after
         # States carry no mask; with merge_mode None both halves do.
@@ -153,6 +195,10 @@ class _Emitter:
     ) -> Any:
         if flow.after == "none" or (mask is None and not flow.makes):
             return None
+        if flow.every and None in _flat(mask):
+            return None
+        if flow.after == "first":
+            return _flat(mask)[0]
         if callable(flow.after):
             return self.graph.create_node(
                 "call_function",
@@ -166,9 +212,12 @@ class _Emitter:
 
 def _flat(structure: Structure) -> list[Any]:
     """Leaves of a structure of fx nodes, None included."""
-    if isinstance(structure, tuple):
-        return [leaf for part in structure for leaf in _flat(part)]
-    return [structure]
+    return list(leaves(structure))
+
+
+def _any(mask: Structure) -> Structure:
+    """The mask, or None if there is none in it."""
+    return None if all(leaf is None for leaf in _flat(mask)) else mask
 
 
 def _outputs(layer: LayerSpec) -> int:
@@ -185,6 +234,12 @@ def _check_mask(layer: LayerSpec) -> None:
     if layer.class_name == "TimeDistributed" and layer.parts["layer"].graph is not None:
         raise UnsupportedOptionError(
             "a mask into TimeDistributed over a whole model is not supported", place=layer.place
+        )
+    if layer.class_name == "GroupNormalization":
+        raise UnsupportedOptionError(
+            "a mask into a GroupNormalization is not supported: tf.keras takes a mask of steps "
+            "for one of channels",
+            place=layer.place,
         )
     shape = layer.input_shape
     if layer.class_name == "Softmax" and shape is not None and len(shape) != 2:
@@ -207,7 +262,8 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     names = emitter.modules(layer.graph, emitter.root)
     if emitter.problems:
         raise gather(emitter.problems)
-    given = [(emitter.graph.placeholder(names[ref.layer]), None) for ref in layer.graph.inputs]
+    refs = leaves(layer.graph.inputs)
+    given = [(emitter.graph.placeholder(names[ref.layer]), None) for ref in refs]
     outputs, _ = emitter.run(layer.graph, given, names, "", "")
     emitter.graph.output(outputs)
     emitter.graph.lint()

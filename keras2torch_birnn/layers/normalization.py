@@ -1,4 +1,4 @@
-"""BatchNormalization and LayerNormalization over any axes. Keras' epsilon is 1e-3, torch's 1e-5."""
+"""Normalization by statistics of batch, layer, group or vector. Keras' epsilon is 1e-3 mostly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.layers.registry import converts
+from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.spec import LayerSpec
@@ -127,3 +127,94 @@ def layer_normalization(layer: LayerSpec) -> nn.Module:
         module.weight, module.bias = gamma, beta
         return module
     return LayerNorm(axes, gamma, beta, config["epsilon"], centers=centers)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation whose channels stand on any one axis."""
+
+    def __init__(
+        self,
+        groups: int,
+        weight: nn.Parameter | None,
+        bias: nn.Parameter | None,
+        *,
+        axis: int,
+        eps: float,
+    ) -> None:
+        super().__init__()
+        self.groups, self.axis, self.eps = groups, axis, eps
+        self.weight, self.bias = weight, bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y = (x - mean) / sqrt(var + eps) * weight + bias, statistics of a sample's group."""
+        moved = x.movedim(self.axis, 1)
+        groups = moved.shape[1] if self.groups == -1 else self.groups
+        y = functional.group_norm(moved, groups, self.weight, self.bias, self.eps)
+        return y.movedim(1, self.axis)
+
+    def extra_repr(self) -> str:
+        """Groups, axis and epsilon."""
+        return f"{self.groups}, axis={self.axis}, eps={self.eps}"
+
+
+def _group_mask(layer: LayerSpec) -> MaskFlow:
+    return SAME if layer.config["masking"] == "ignore" else MaskFlow(takes=True)
+
+
+@converts("GroupNormalization", mask=_group_mask)
+def group_normalization(layer: LayerSpec) -> nn.Module:
+    """Build a GroupNormalization."""
+    config, weights = layer.config, layer.weights
+    return GroupNorm(
+        config["groups"],
+        parameter(weights["gamma"]) if "gamma" in weights else None,
+        parameter(weights["beta"]) if "beta" in weights else None,
+        axis=config["axis"],
+        eps=config["epsilon"],
+    )
+
+
+class UnitNorm(nn.Module):
+    """Each vector along the axes divided by its length, or by ``smallest`` if that is more."""
+
+    def __init__(self, axes: tuple[int, ...], smallest: float) -> None:
+        super().__init__()
+        self.axes, self.smallest = axes, smallest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        length = x.square().sum(dim=self.axes, keepdim=True).sqrt()
+        return x / length.clamp(min=self.smallest)
+
+    def extra_repr(self) -> str:
+        """Axes and the smallest length."""
+        return f"axes={self.axes}, smallest={self.smallest}"
+
+
+@converts("UnitNormalization")
+def unit_normalization(layer: LayerSpec) -> nn.Module:
+    """Build a UnitNormalization."""
+    return UnitNorm(layer.config["axis"], layer.config["smallest_norm"])
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axes, as many as the weight has."""
+
+    def __init__(self, weight: nn.Parameter, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = weight, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., *weight's shape)."""
+        axes = tuple(range(-self.weight.dim(), 0))
+        return x * torch.rsqrt(x.square().mean(dim=axes, keepdim=True) + self.eps) * self.weight
+
+    def extra_repr(self) -> str:
+        """Shape and epsilon."""
+        return f"{tuple(self.weight.shape)}, eps={self.eps}"
+
+
+@converts("RMSNormalization", mask=NONE)
+def rms_normalization(layer: LayerSpec) -> nn.Module:
+    """Build an RMSNormalization. Unlike the other normalisations of Keras 3 it drops a mask."""
+    return RMSNorm(parameter(layer.weights["scale"]), layer.config["epsilon"])

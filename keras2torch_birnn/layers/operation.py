@@ -40,6 +40,46 @@ def any_true(x: Tensor, axis: tuple[int, ...] | None, keepdims: bool) -> Tensor:
     return x.bool().any(dim=axes, keepdim=keepdims)
 
 
+@converts("ops.LogicalOr", mask=NONE)
+def logical_or(layer: LayerSpec) -> nn.Module:
+    """Build a LogicalOr of two tensors."""
+    return Operation(torch.logical_or)
+
+
+@converts("ops.ConvertToTensor", mask=NONE)
+def convert_to_tensor(layer: LayerSpec) -> nn.Module:
+    """Build a ConvertToTensor of a tensor."""
+    return nn.Identity()
+
+
+@converts("ops.ExpandDims", mask=NONE)
+def expand_dims(layer: LayerSpec) -> nn.Module:
+    """Build an ExpandDims."""
+    return Operation(torch.unsqueeze, dim=layer.config["axis"])
+
+
+def _dtype(layer: LayerSpec) -> torch.dtype | None:
+    return torch.bool if layer.config["dtype"] == "bool" else None
+
+
+@converts("ops.ZerosLike", mask=NONE)
+def zeros_like(layer: LayerSpec) -> nn.Module:
+    """Build a ZerosLike."""
+    return Operation(torch.zeros_like, dtype=_dtype(layer))
+
+
+@converts("ops.OnesLike", mask=NONE)
+def ones_like(layer: LayerSpec) -> nn.Module:
+    """Build a OnesLike."""
+    return Operation(torch.ones_like, dtype=_dtype(layer))
+
+
+@converts("ops.Concatenate", mask=NONE)
+def concatenate(layer: LayerSpec) -> nn.Module:
+    """Build a Concatenate of a list of tensors."""
+    return Operation(torch.cat, dim=layer.config["axis"])
+
+
 @converts("ops.Any", mask=NONE)
 def any_(layer: LayerSpec) -> nn.Module:
     """Build an Any."""

@@ -1,39 +1,57 @@
-"""Pooling over time, in windows and at once."""
+"""Pooling over one axis or two, in windows and at once."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.layers.convolution import same_padding
+from keras2torch_birnn.layers.convolution import pad, same_padding
 from keras2torch_birnn.layers.registry import NONE, USES, MaskFlow, converts
 from keras2torch_birnn.spec import LayerSpec
 
+_POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
+    ("max", 1): functional.max_pool1d,
+    ("max", 2): functional.max_pool2d,
+    ("average", 1): functional.avg_pool1d,
+    ("average", 2): functional.avg_pool2d,
+}
 
-class Pooling1D(nn.Module):
-    """Maximum or mean of windows over time; padded steps take no part in either."""
 
-    def __init__(self, *, kind: str, size: int, stride: int, padding: str, last: bool) -> None:
+class Pooling(nn.Module):
+    """Maximum or mean of windows; padded steps take no part in either."""
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: str,
+        last: bool,
+    ) -> None:
         super().__init__()
         self.kind, self.size, self.stride = kind, size, stride
         self.padding, self.channels_last = padding, last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T', C), or with C before T if channels_first."""
-        x = x.transpose(1, 2) if self.channels_last else x
-        around = (0, 0)
+        """(B, T, C) -> (B, T', C), or with C before T if channels_first; two axes likewise."""
+        x = x.movedim(-1, 1) if self.channels_last else x
+        pool = _POOL[self.kind, len(self.size)]
+        around = [(0, 0)] * len(self.size)
         if self.padding == "same":
-            around = same_padding(x.shape[2], self.size, self.stride)
+            sizes = zip(x.shape[2:], self.size, self.stride, strict=True)
+            around = [same_padding(*size) for size in sizes]
         if self.kind == "max":
-            padded = functional.pad(x, around, value=-torch.inf)
-            y = functional.max_pool1d(padded, self.size, self.stride)
+            y = pool(pad(x, around, value=-torch.inf), self.size, self.stride)
         else:
-            y = functional.avg_pool1d(functional.pad(x, around), self.size, self.stride)
-            if any(around):
-                ones = functional.pad(x.new_ones(1, 1, x.shape[2]), around)
-                y = y / functional.avg_pool1d(ones, self.size, self.stride)
-        return y.transpose(1, 2) if self.channels_last else y
+            y = pool(pad(x, around), self.size, self.stride)
+            if any(any(pair) for pair in around):
+                ones = pad(x.new_ones(1, 1, *x.shape[2:]), around)
+                y = y / pool(ones, self.size, self.stride)
+        return y.movedim(1, -1) if self.channels_last else y
 
     def extra_repr(self) -> str:
         """Kind and window."""
@@ -42,7 +60,7 @@ class Pooling1D(nn.Module):
 
 def _windows(layer: LayerSpec, kind: str) -> nn.Module:
     config = layer.config
-    return Pooling1D(
+    return Pooling(
         kind=kind,
         size=config["pool_size"],
         stride=config["strides"] or config["pool_size"],
@@ -51,34 +69,36 @@ def _windows(layer: LayerSpec, kind: str) -> nn.Module:
     )
 
 
-@converts("MaxPooling1D", mask=NONE)
+@converts("MaxPooling1D", "MaxPooling2D", mask=NONE)
 def max_pooling(layer: LayerSpec) -> nn.Module:
-    """Build a MaxPooling1D."""
+    """Build a MaxPooling."""
     return _windows(layer, "max")
 
 
-@converts("AveragePooling1D", mask=NONE)
+@converts("AveragePooling1D", "AveragePooling2D", mask=NONE)
 def average_pooling(layer: LayerSpec) -> nn.Module:
-    """Build an AveragePooling1D."""
+    """Build an AveragePooling."""
     return _windows(layer, "average")
 
 
-class GlobalPooling1D(nn.Module):
+class GlobalPooling(nn.Module):
     """Maximum or mean over all steps; the mean counts valid steps only, if there is a mask."""
 
-    def __init__(self, *, kind: str, keepdims: bool, last: bool) -> None:
+    def __init__(self, *, kind: str, rank: int, keepdims: bool, last: bool) -> None:
         super().__init__()
-        self.kind, self.keepdims, self.time = kind, keepdims, 1 if last else 2
+        self.kind, self.keepdims = kind, keepdims
+        first = 1 if last else 2
+        self.axes = tuple(range(first, first + rank))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, C). A row with nothing valid gives 0 / 0 = NaN, as in Keras."""
         if self.kind == "max":
-            return x.amax(dim=self.time, keepdim=self.keepdims)
+            return x.amax(dim=self.axes, keepdim=self.keepdims)
         if mask is None:
-            return x.mean(dim=self.time, keepdim=self.keepdims)
-        weight = mask.to(x.dtype).unsqueeze(3 - self.time)
-        total = (x * weight).sum(dim=self.time, keepdim=self.keepdims)
-        return total / weight.sum(dim=self.time, keepdim=self.keepdims)
+            return x.mean(dim=self.axes, keepdim=self.keepdims)
+        weight = mask.to(x.dtype).unsqueeze(3 - self.axes[0])  # one axis: a mask is (B, T)
+        total = (x * weight).sum(dim=self.axes, keepdim=self.keepdims)
+        return total / weight.sum(dim=self.axes, keepdim=self.keepdims)
 
     def extra_repr(self) -> str:
         """The kind."""
@@ -86,24 +106,25 @@ class GlobalPooling1D(nn.Module):
 
 
 def _global(layer: LayerSpec, kind: str) -> nn.Module:
-    return GlobalPooling1D(
+    return GlobalPooling(
         kind=kind,
+        rank=2 if layer.class_name.endswith("2D") else 1,
         keepdims=layer.config["keepdims"],
         last=layer.config["data_format"] == "channels_last",
     )
 
 
-@converts("GlobalMaxPooling1D", mask=NONE)
+@converts("GlobalMaxPooling1D", "GlobalMaxPooling2D", mask=NONE)
 def global_max_pooling(layer: LayerSpec) -> nn.Module:
-    """Build a GlobalMaxPooling1D. Keras ignores a mask here."""
+    """Build a GlobalMaxPooling. Keras ignores a mask here."""
     return _global(layer, "max")
 
 
 def _uses_mask(layer: LayerSpec) -> MaskFlow:
-    return USES if layer.config["use_mask"] else NONE
+    return USES if layer.config.get("use_mask") else NONE
 
 
-@converts("GlobalAveragePooling1D", mask=_uses_mask)
+@converts("GlobalAveragePooling1D", "GlobalAveragePooling2D", mask=_uses_mask)
 def global_average_pooling(layer: LayerSpec) -> nn.Module:
-    """Build a GlobalAveragePooling1D."""
+    """Build a GlobalAveragePooling; of two axes it ignores a mask."""
     return _global(layer, "average")

@@ -19,13 +19,15 @@ class MaskFlow:
     """What a layer does with the mask of its input.
 
     ``takes``: the module is called with ``mask=``. ``after``: the mask of the output is the
-    input's ("same"), none ("none"), or ``after(x, mask, **constants)`` of the layer's input;
-    that is asked when there is a mask, and if ``makes`` also when there is none.
+    input's ("same"), that of the first of several ("first"), none ("none"), or
+    ``after(x, mask, **constants)`` of the layer's input; that is asked when there is a mask, and if
+    ``makes`` also when there is none. ``every``: no mask comes out if any input has none.
     """
 
     takes: bool = False
-    after: Literal["same", "none"] | Callable[..., Tensor] = "same"
+    after: Literal["same", "first", "none"] | Callable[..., Tensor] = "same"
     makes: bool = False
+    every: bool = False
     constants: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
+from keras2torch_birnn.errors import UnsupportedOptionError
+from keras2torch_birnn.layers.convolution import pad
 from keras2torch_birnn.layers.registry import NONE, converts
 from keras2torch_birnn.spec import LayerSpec
 
@@ -96,3 +99,75 @@ class RepeatVector(nn.Module):
 def repeat_vector(layer: LayerSpec) -> nn.Module:
     """Build a RepeatVector."""
     return RepeatVector(layer.config["n"])
+
+
+class Margins(nn.Module):
+    """Zeros around the steps, or with negative numbers steps less: (before, after) per axis."""
+
+    def __init__(self, around: tuple[tuple[int, int], ...], *, channels_last: bool) -> None:
+        super().__init__()
+        self.around, self.channels_last = around, channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, before + T + after, C), or with C before T; two axes likewise."""
+        return pad(x, [*self.around, (0, 0)] if self.channels_last else self.around)
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        return f"around={self.around}"
+
+
+@converts("ZeroPadding1D", "ZeroPadding2D", mask=NONE)
+def zero_padding(layer: LayerSpec) -> nn.Module:
+    """Build a ZeroPadding."""
+    config = layer.config
+    return Margins(config["padding"], channels_last=config["data_format"] == "channels_last")
+
+
+@converts("Cropping1D", "Cropping2D", mask=NONE)
+def cropping(layer: LayerSpec) -> nn.Module:
+    """Build a Cropping."""
+    config = layer.config
+    around = tuple((-before, -after) for before, after in config["cropping"])
+    return Margins(around, channels_last=config["data_format"] == "channels_last")
+
+
+class UpSampling(nn.Module):
+    """Every step several times, or with ``bilinear`` steps between two neighbours."""
+
+    def __init__(self, factors: tuple[int, ...], *, mode: str, channels_last: bool) -> None:
+        super().__init__()
+        self.factors, self.mode, self.channels_last = factors, mode, channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T factor, C), or with C before T; two axes likewise."""
+        first = 1 if self.channels_last else 2
+        if self.mode == "nearest":
+            for axis, factor in enumerate(self.factors, first):
+                x = x.repeat_interleave(factor, dim=axis)
+            return x
+        x = x.movedim(-1, 1) if self.channels_last else x
+        sizes = [size * f for size, f in zip(x.shape[2:], self.factors, strict=True)]
+        y = functional.interpolate(x, sizes, mode="bilinear", align_corners=False)
+        return y.movedim(1, -1) if self.channels_last else y
+
+    def extra_repr(self) -> str:
+        """Factors and how."""
+        return f"factors={self.factors}, mode={self.mode}"
+
+
+@converts("UpSampling1D", "UpSampling2D", mask=NONE)
+def up_sampling(layer: LayerSpec) -> nn.Module:
+    """Build an UpSampling."""
+    config = layer.config
+    if (config.get("interpolation"), config.get("bilinear")) == ("bilinear", "corners"):
+        raise UnsupportedOptionError(
+            "UpSampling2D option interpolation='bilinear' of this Keras is not supported: "
+            "TensorFlow 1 interpolates from the corners of pixels",
+            place=layer.place,
+        )
+    return UpSampling(
+        config["size"],
+        mode=config.get("interpolation", "nearest"),
+        channels_last=config["data_format"] == "channels_last",
+    )

@@ -18,45 +18,54 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
+from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.arrays import StoredArray
+from keras2torch_birnn.readers.backends import check_backend
 from keras2torch_birnn.readers.containers import Container, open_container
 from keras2torch_birnn.readers.generations import consequences, generation_of, version_by_shape
-from keras2torch_birnn.readers.layouts import from_cudnn, is_cudnn, settle_reset_after
+from keras2torch_birnn.readers.layouts import KERAS2, Layout
 from keras2torch_birnn.readers.legacy_weights import legacy_paths, weights_group
 from keras2torch_birnn.readers.limits import JSON_BYTES
+from keras2torch_birnn.readers.masked_steps import choice_of, settle_masked_steps
+from keras2torch_birnn.readers.policies import common_dtype
 from keras2torch_birnn.readers.slots import Key, fill, slots
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
 from keras2torch_birnn.schema import SCHEMA, ShapeError
-from keras2torch_birnn.shapes import expected_weights, infer_model
-from keras2torch_birnn.spec import LayerSpec, ModelSpec
+from keras2torch_birnn.shapes import infer_model
+from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec
 
 PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The parsed JSON of a model and the Keras version that goes with it."""
+    """The parsed JSON of a model, the Keras version and the backend that go with it."""
 
     model: Mapping[str, Any]
     version: str
+    backend: str = ""
 
 
 def read_model(
-    path: PathLike, *, config: PathLike | None = None, custom: Iterable[str] = ()
+    path: PathLike,
+    *,
+    config: PathLike | None = None,
+    custom: Iterable[str] = (),
+    masked_steps: str | None = None,
 ) -> ModelSpec:
     """Read a Keras model file, or a weights file with ``config`` (the text of ``to_json()``).
 
     ``custom`` names layer classes that the user's own converters take; their options and weights
-    come as they stand in the file.
+    come as they stand in the file. ``masked_steps``: see ``masked_steps.py``.
 
     Raises:
         InvalidModelFileError: broken, hostile, or no model; WeightMismatchError: weights and
             configuration differ; UnsupportedLayerError, UnsupportedOptionError: all that cannot
             be converted.
     """
-    spec, problems = survey(path, config=config, custom=custom)
+    spec, problems = survey(path, config=config, custom=custom, masked_steps=masked_steps)
     if problems:
         with in_file(path):
             raise gather(problems)
@@ -64,7 +73,11 @@ def read_model(
 
 
 def survey(
-    path: PathLike, *, config: PathLike | None = None, custom: Iterable[str] = ()
+    path: PathLike,
+    *,
+    config: PathLike | None = None,
+    custom: Iterable[str] = (),
+    masked_steps: str | None = None,
 ) -> tuple[ModelSpec, list[K2TError]]:
     """The same, but what is not supported is returned; the weights are read only if there is none.
 
@@ -74,15 +87,19 @@ def survey(
     given = None if config is None else _read_json(config)
     with in_file(path), open_container(path) as container:
         architecture = _architecture(container, given)
-        parsing = Parsing(_generation(architecture), frozenset(custom))
+        parsing = Parsing(generation_of(architecture.version), frozenset(custom))
+        choice = choice_of(masked_steps, parsing.generation)
         root = parse_architecture(architecture.model, parsing)
-        notes = [consequences(parsing.generation), *parsing.notes]
+        problems, more = check_backend(architecture.backend, parsing.generation, root)
+        parsing.problems += problems
+        notes = [consequences(parsing.generation), *parsing.notes, *more]
         if not parsing.problems:
             root = infer_model(root, parsing.problems)
         if not parsing.problems:
-            root, more = _with_weights(root, container, parsing)
-            notes += more
-        return ModelSpec(root, parsing.generation, tuple(notes)), parsing.problems
+            root, found = _with_weights(root, container, parsing, choice)
+            notes += found
+        spec = ModelSpec(root, parsing.generation, tuple(notes), choice)
+        return spec, parsing.problems
 
 
 def _read_json(path: PathLike) -> Mapping[str, Any]:
@@ -102,16 +119,17 @@ def _architecture(container: Container, given: Mapping[str, Any] | None) -> Arch
         model = parse_object(container.config_text, place="config.json", needed=["class_name"])
         metadata = parse_object(container.metadata_text or "{}", place="metadata.json")
         return Architecture(given or model, str(metadata.get("keras_version") or ""))
-    root = container.store.attributes("/", ["model_config", "keras_version"])
+    root = container.store.attributes("/", ["model_config", "keras_version", "backend"])
+    backend = str(root.get("backend") or (given or {}).get("backend") or "")
     version = str(root.get("keras_version") or "")
     text = root.get("model_config")
     if given is None and isinstance(text, str):
         model = parse_object(text, place="model_config", needed=["class_name", "config"])
-        return Architecture(model, version or version_by_shape(model) or "1.0")
+        return Architecture(model, version or version_by_shape(model) or "1.0", backend)
     if given is None:
         raise _without_architecture(container)
     version = version or str(given.get("keras_version") or "") or version_by_shape(given)
-    return Architecture(given, version or "1.0")
+    return Architecture(given, version or "1.0", backend)
 
 
 def _without_architecture(container: Container) -> K2TError:
@@ -127,41 +145,34 @@ def _without_architecture(container: Container) -> K2TError:
     )
 
 
-def _generation(architecture: Architecture) -> Any:
-    generation = generation_of(architecture.version)
-    if generation.name == "keras1":
-        raise InvalidModelFileError(
-            f"written by Keras {printable(generation.version)}",
-            "files of Keras 1 are not supported yet",
-        )
-    return generation
-
-
 # ---- weights ----------------------------------------------------------------------------------
 
 
 def _with_weights(
-    root: LayerSpec, container: Container, parsing: Parsing
+    root: LayerSpec, container: Container, parsing: Parsing, choice: MaskedSteps | None
 ) -> tuple[LayerSpec, tuple[str, ...]]:
     group = weights_group(container.store)
+    layout = keras1.LAYOUT if parsing.generation.name == "keras1" else KERAS2
     if group is not None:
-        paths = legacy_paths(root, container.store, group)
+        paths = legacy_paths(root, container.store, group, layout)
     elif is_v3(container.store.members("/")):
         paths = v3_paths(root, container.store, parsing.generation)
     elif any(True for _ in slots(root)):
         raise WeightMismatchError("no weights in the file", "save the whole model again")
     else:
         paths = {}
+    root, notes = settle_masked_steps(root, paths, parsing.generation, choice)
     stored = _stored(paths, container)
-    root = fill(root, stored, settle_reset_after)
+    root = fill(root, stored, layout.settle)
     root = _known_input(root, stored)
     problems: list[K2TError] = []
     root = infer_model(root, problems)
-    fill(root, stored, lambda layer, weights: _check(layer, weights, problems))
+    fill(root, stored, lambda layer, weights: _check(layer, weights, layout, problems))
     if problems:
         raise gather(problems)
-    notes: list[str] = []
-    root = fill(root, stored, lambda layer, weights: _read(layer, weights, notes))
+    root = fill(root, stored, lambda layer, weights: _read(layer, weights, layout, notes))
+    kind = common_dtype([array for layer in root.walk() for array in layer.weights.values()])
+    root = fill(root, stored, lambda layer, weights: _cast(layer, kind))
     return root, tuple(notes)
 
 
@@ -211,18 +222,20 @@ def _input_shape(
 
 
 def _check(
-    layer: LayerSpec, weights: Mapping[str, StoredArray], problems: list[K2TError]
+    layer: LayerSpec,
+    weights: Mapping[str, StoredArray],
+    layout: Layout,
+    problems: list[K2TError],
 ) -> LayerSpec:
-    expected = expected_weights(layer)
+    expected = layout.shapes(layer, weights)
     if layer.class_name in SCHEMA:
         try:
             SCHEMA[layer.class_name].weights(layer.config, layer.input_shape)
         except ShapeError as error:
             problems.append(WeightMismatchError(str(error), place=layer.place))
+    whole = SCHEMA[layer.class_name].whole if layer.class_name in SCHEMA else ()
     for name, array in weights.items():
         wanted = expected.get(name)
-        if name == "bias" and is_cudnn(layer, weights):
-            wanted = None
         if wanted is not None and not _fits(array.shape, wanted):
             shown = ", ".join("any" if size is None else str(size) for size in wanted)
             problems.append(
@@ -232,7 +245,7 @@ def _check(
                     place=array.path,
                 )
             )
-        elif array.dtype.kind != "f":
+        elif array.dtype.kind != "f" and name not in whole:
             problems.append(
                 WeightMismatchError(
                     f"{name} holds {array.dtype.name}, float weights are expected",
@@ -248,11 +261,16 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     )
 
 
-def _read(layer: LayerSpec, stored: Mapping[str, StoredArray], notes: list[str]) -> LayerSpec:
+def _cast(layer: LayerSpec, kind: np.dtype[Any]) -> LayerSpec:
+    weights = {name: array.astype(kind, copy=False) for name, array in layer.weights.items()}
+    return replace(layer, weights=weights)
+
+
+def _read(
+    layer: LayerSpec, stored: Mapping[str, StoredArray], layout: Layout, notes: list[str]
+) -> LayerSpec:
     weights: dict[str, Any] = {name: array.read() for name, array in stored.items()}
     for name, values in weights.items():
         if not np.isfinite(values).all():
             notes.append(f"{printable(layer.place)}: {name} holds values that are not finite")
-    if is_cudnn(layer, weights):
-        weights = from_cudnn(layer, weights)
-    return replace(layer, weights=weights)
+    return replace(layer, weights=layout.join(layer, weights))

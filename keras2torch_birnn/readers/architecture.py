@@ -18,8 +18,10 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
-from keras2torch_birnn.readers import dialects
+from keras2torch_birnn.readers import dialects, keras1
+from keras2torch_birnn.readers.calls import settle_calls
 from keras2torch_birnn.readers.graphs import functional_graph, sequential_graph, shape_value
+from keras2torch_birnn.readers.policies import read_policy
 from keras2torch_birnn.schema import CLASS_NAMES, REQUIRED, SCHEMA, BadOptionError, Option
 from keras2torch_birnn.spec import Generation, Graph, LayerSpec
 
@@ -36,6 +38,9 @@ _REFUSED_CLASSES: Mapping[str, str] = {
     "StringLookup": "looks up text; do that before the model, on integer ids",
     "IntegerLookup": "looks ids up in a vocabulary; do that before the model",
     "TextVectorization": "turns text into ids; do that before the model",
+    "Hashing": "hashes text or ids into bins; do that before the model",
+    "HashedCrossing": "hashes pairs of features into bins; do that before the model",
+    "SpectralNormalization": "rewrites the kernel of the layer in it; save that layer by itself",
 }
 _HOW_TO_SUPPLY = (
     "`k2t layers` lists what can be converted; your own layer can be supplied with --plugin"
@@ -87,6 +92,10 @@ def _parse_layer(
     entry: Any, parsing: Parsing, outer: str, *, depth: int, wrapped: bool = False
 ) -> LayerSpec:
     file_class = _class_name(entry, outer or "model_config")
+    refused: list[str] = []
+    if parsing.generation.name == "keras1" and file_class not in parsing.custom:
+        refused, entry = keras1.refused_values(entry), keras1.modern(entry)
+        file_class = _class_name(entry, outer or "model_config")
     config = _config(entry, outer or "model_config")
     named = config if isinstance(config, Mapping) else {}
     name = entry.get("name", named.get("name", file_class.lower()))
@@ -97,6 +106,7 @@ def _parse_layer(
         raise InvalidModelFileError(
             f"layers nested deeper than {DEEPEST_NESTING}", "refused", place=printable(place)
         )
+    parsing.problems += [UnsupportedOptionError(found, place=place) for found in refused]
     refusal = _refusal(entry, file_class, parsing)
     if refusal is not None:
         refusal.place = place
@@ -177,7 +187,7 @@ def _options(
                 parsing.problems.append(
                     UnsupportedOptionError(f"{key}=True is not supported", place=place)
                 )
-    else:
+    elif "dtype" not in schema.options:
         _check_dtype(config.pop("dtype", None), parsing, place)
     if "masked_output" in schema.options:
         if wrapped and config.get("stateful") and not parsing.generation.bidirectional_carries:
@@ -237,16 +247,11 @@ def _option(
 
 
 def _check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
-    if isinstance(policy, Mapping):
-        config = policy.get("config")
-        policy = config.get("name") if isinstance(config, Mapping) else policy
-    # Old Embedding layers carry the dtype of their input here.
-    if policy not in (None, "float32", "int32", "int64"):
-        parsing.problems.append(
-            UnsupportedOptionError(
-                f"dtype {printable(policy)} is not supported: float32 is expected", place=place
-            )
-        )
+    meaning = read_policy(policy)
+    if meaning.note and meaning.note not in parsing.notes:
+        parsing.notes.append(meaning.note)
+    if meaning.refusal:
+        parsing.problems.append(UnsupportedOptionError(meaning.refusal, place=place))
 
 
 # ---- wrappers ---------------------------------------------------------------------------------
@@ -357,6 +362,7 @@ def _parse_model(
         if not isinstance(config, Mapping):
             raise InvalidModelFileError("a Functional model's config is a list", place=place)
         graph = functional_graph(layers, entries, config, place, parsing.problems)
+        graph = settle_calls(graph, parsing.generation, parsing.problems, parsing.notes)
     return LayerSpec(class_name, name, {"trainable": _trainable(config)}, graph=graph, place=place)
 
 

@@ -15,12 +15,18 @@ from types import TracebackType
 from typing import BinaryIO
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.archive import WEIGHTS, read_archive
+from keras2torch_birnn.readers.archive import CONFIG, METADATA, WEIGHTS, read_archive
 from keras2torch_birnn.readers.hdf5 import HDF5Store
+from keras2torch_birnn.readers.limits import JSON_BYTES
+from keras2torch_birnn.readers.shards import ShardedStore, Store, parse_index
 from keras2torch_birnn.readers.sniff import ContainerKind, refuse_folder, sniff
+from keras2torch_birnn.readers.strict_json import decode_text
 from keras2torch_birnn.readers.window import Window
 
+SHARD_INDEX = "model.weights.json"
+
 _OTHER_FILES = (
+    (stat.S_ISLNK, "a link"),
     (stat.S_ISFIFO, "a pipe (FIFO)"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -31,14 +37,14 @@ _OTHER_FILES = (
 class Container:
     """An open model file. Arrays can be read until it is closed.
 
-    ``config_text`` and ``metadata_text`` are those of a ``.keras`` archive; for HDF5 they are None
-    (the texts are attributes there).
+    ``config_text`` and ``metadata_text`` are those of a ``.keras`` archive or folder; for HDF5 they
+    are None (the texts are attributes there), and so for shards (they have none).
     """
 
     def __init__(
         self,
         kind: ContainerKind,
-        store: HDF5Store,
+        store: Store,
         config_text: str | None,
         metadata_text: str | None,
         closing: ExitStack,
@@ -64,13 +70,25 @@ class Container:
 
 
 def open_container(path: str | os.PathLike[str]) -> Container:
-    """Open the model file at ``path``, read-only; use it in a ``with`` statement."""
+    """Open the model file at ``path``, read-only; use it in a ``with`` statement.
+
+    ``path`` may also be a folder with the members of a ``.keras`` file, or the index of shards.
+    """
+    path = Path(path)
     with ExitStack() as opening:
-        file = opening.enter_context(_open(Path(path)))
-        opening.enter_context(_unchanged(file))
-        window = Window(file, 0, os.fstat(file.fileno()).st_size)
-        kind = sniff(window)
         config = metadata = None
+        if _is_folder(path):
+            if (path / "saved_model.pb").exists() or not (path / CONFIG).exists():
+                raise refuse_folder(path)
+            config, metadata = (_member_text(opening, path, n) for n in (CONFIG, METADATA))
+            members = _folder_store(opening, path)
+            return Container("folder", members, config, metadata, opening.pop_all())
+        window = _window(opening, path)
+        file, kind = window.file, sniff(window)
+        if kind == "shards":
+            text = _text(window, "")
+            shards = _shards(opening, path.parent, text, "")
+            return Container(kind, shards, None, None, opening.pop_all())
         if kind == "keras_zip":
             archive = read_archive(window)
             config, metadata, window = archive.config_text, archive.metadata_text, archive.weights
@@ -78,6 +96,58 @@ def open_container(path: str | os.PathLike[str]) -> Container:
                 opening.enter_context(window.file)
         store = opening.enter_context(_store(window, WEIGHTS if kind == "keras_zip" else ""))
         return Container(kind, store, config, metadata, opening.pop_all())
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # an impossible name: opening it will say so
+        return False
+
+
+def _window(opening: ExitStack, path: Path, *, member: bool = False) -> Window:
+    file = opening.enter_context(_open(path, member=member))
+    opening.enter_context(_unchanged(file))
+    return Window(file, 0, os.fstat(file.fileno()).st_size)
+
+
+def _text(window: Window, place: str) -> str:
+    if window.size > JSON_BYTES:
+        raise InvalidModelFileError(f"longer than {JSON_BYTES} bytes", "refused", place=place)
+    return decode_text(window.read(window.size), place=place)
+
+
+@contextmanager
+def _in_member(name: str) -> Iterator[None]:
+    """Add the member's name to an error that has no place yet."""
+    try:
+        yield
+    except InvalidModelFileError as error:
+        error.place = error.place or name
+        raise
+
+
+def _member_text(opening: ExitStack, folder: Path, name: str) -> str:
+    with _in_member(name):
+        return _text(_window(opening, folder / name, member=True), name)
+
+
+def _folder_store(opening: ExitStack, folder: Path) -> Store:
+    if (folder / SHARD_INDEX).exists() and not (folder / WEIGHTS).exists():
+        return _shards(opening, folder, _member_text(opening, folder, SHARD_INDEX), SHARD_INDEX)
+    with _in_member(WEIGHTS):
+        window = _window(opening, folder / WEIGHTS, member=True)
+        return opening.enter_context(HDF5Store(window))
+
+
+def _shards(opening: ExitStack, folder: Path, text: str, place: str) -> Store:
+    files = parse_index(text, place)
+    stores: dict[str, Store] = {}
+    for name in dict.fromkeys(name for names in files.values() for name in names):
+        with _in_member(name):
+            window = _window(opening, folder / name, member=True)
+            stores[name] = opening.enter_context(HDF5Store(window))
+    return ShardedStore(stores, files)
 
 
 def _store(window: Window, place: str) -> HDF5Store:
@@ -88,11 +158,13 @@ def _store(window: Window, place: str) -> HDF5Store:
         raise
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path, *, member: bool = False) -> BinaryIO:
+    """Open an ordinary file; a member of a folder is one itself, not a link to one elsewhere."""
     try:
-        _check_file(path, path.stat())
+        _check_file(path, path.lstat() if member else path.stat())
         # A pipe that takes the file's place right now must not block us
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        flags |= getattr(os, "O_NOFOLLOW", 0) if member else 0
         file = os.fdopen(os.open(path, flags), "rb", buffering=0)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -24,10 +24,20 @@ _RENAMED: Mapping[str, Mapping[str, str]] = {
     "LeakyReLU": {"alpha": "negative_slope"},
     "InputLayer": {"batch_input_shape": "shape", "batch_shape": "shape"},
     "Dropout": {"p": "rate"},
+    "CategoryEncoding": {"max_tokens": "num_tokens"},
 }
 
-# Keys without effect in one class only: SpatialDropout1D derives its own noise_shape.
-_NO_EFFECT_IN: Mapping[str, frozenset[str]] = {"SpatialDropout1D": frozenset({"noise_shape"})}
+MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
+
+# Keys without effect in one class only: SpatialDropout1D derives its own noise_shape, tf.keras
+# notes the shapes that a MultiHeadAttention was built for.
+_NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
+    "MultiHeadAttention": frozenset("query_shape key_shape value_shape flash_attention".split()),
+    "GroupedQueryAttention": frozenset({"flash_attention"}),
+    "SpatialDropout1D": frozenset({"noise_shape"}),
+    "SpatialDropout2D": frozenset({"noise_shape"}),
+    "Discretization": frozenset({"epsilon"}),
+}
 
 
 def has_effect(class_name: str, key: str) -> bool:
@@ -103,8 +113,21 @@ def activation(value: Any, generation: Generation) -> Any:
 
 
 def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
-    """What a layer does with a mask, where that is the generation's."""
+    """What a layer does with a mask, and how Dot computes, where that is the generation's."""
+    keras3 = generation.name == "keras3"
+    old = generation.name == "keras2" and not generation.version.startswith("2.3")
+    merging, after = {"masking": generation.merging}, {"mask_after": generation.attention_mask}
     rules: Mapping[str, dict[str, Any]] = {
+        **dict.fromkeys(MERGES, merging),
+        "Dot": {"smallest_norm": 1e-7 if keras3 else 1e-6, "highest_rank": 3 if old else 32},
+        "Attention": after,
+        "AdditiveAttention": after,
+        "MultiHeadAttention": {"masking": generation.attention_rows},
+        "GroupedQueryAttention": {"masking": generation.attention_rows},
+        **{name: {"passes_mask": keras3} for name in ("Identity", "Normalization", "Rescaling")},
+        "GroupNormalization": {"masking": "ignore" if keras3 else "weigh"},
+        "UnitNormalization": {"smallest_norm": generation.smallest_norm},
+        "UpSampling2D": {"bilinear": generation.bilinear},
         "GlobalAveragePooling1D": {"use_mask": generation.average_pooling_uses_mask},
         "TimeDistributed": {"masking": generation.time_distributed},
         "Softmax": {"masking": generation.softmax},
@@ -139,7 +162,8 @@ def recurrent_defaults(
 
 def _masked_output(config: Mapping[str, Any], generation: Generation, *, wrapped: bool) -> str:
     if generation.masked_output != "zeros":
-        return generation.masked_output
+        # The unrolled loop of Keras 1 to 2.2.4 starts from zeros, not from the state.
+        return "previous_output" if config.get("unroll") else generation.masked_output
     zeros = config.get("return_sequences") if wrapped else config.get("zero_output_for_mask")
     if not zeros:
         return "previous_output"

@@ -64,6 +64,10 @@ def generation_of(version: str) -> Generation:
             masked_output="zeros",
             softmax="add" if minor >= 4 else "ignore",
             relu_passes_mask=minor >= 5,
+            attention_rows="uniform" if minor >= 10 else "ignore",
+            passed_mask_goes_on=minor >= 3,
+            bilinear="centers" if minor >= 3 else "corners",
+            carried_state_wins=minor >= 3,
         )
     if major == 3:
         return Generation(
@@ -74,7 +78,15 @@ def generation_of(version: str) -> Generation:
             reset_after=True,
             masked_output="zeros",
             time_distributed="input",
-            softmax="replace",
+            softmax="replace" if minor >= 13 else "add",
+            # up to 3.3 ``Layer.__call__`` finds no mask on a list of tensors
+            merging="any" if minor >= 4 else "none",
+            attention_mask="query" if minor >= 4 else "none",
+            attention_rows="zeros" if minor >= 13 else "uniform",
+            attention_takes_masks=minor >= 8,
+            passed_mask_goes_on=minor >= 11,
+            smallest_norm=1e-12 if minor >= 6 else 1e-6,
+            bilinear="centers",
         )
     raise InvalidModelFileError(
         f"keras_version {printable(version)!r} is newer than this k2t knows",

@@ -116,13 +116,18 @@ def functional_graph(
             nodes[layer.name, index] = _parse_node(node, by_name, layer.place)
     inputs = _ends(config, "input_layers", by_name, place)
     outputs = _ends(config, "output_layers", by_name, place)
-    dict_nodes = any(isinstance(n, Mapping) for e in entries for n in e.get("inbound_nodes") or ())
+    dict_nodes = any(_is_keras3_node(n) for e in entries for n in e.get("inbound_nodes") or ())
     nodes, outputs = _zero_based(nodes, outputs, by_name, dict_nodes=dict_nodes)
     calls = [
         _canonical(by_name[name], index, args, kwargs, dict_nodes, problems)
         for (name, index), (args, kwargs) in nodes.items()
     ]
     return Graph(tuple(layers), _in_order(calls, outputs, place), inputs, outputs)
+
+
+def _is_keras3_node(node: Any) -> bool:
+    """{"args": [...], "kwargs": {...}}: the form of Keras 3."""
+    return isinstance(node, Mapping) and isinstance(node.get("kwargs"), Mapping)
 
 
 def _is_ref(value: Any, by_name: Mapping[str, LayerSpec]) -> bool:
@@ -139,19 +144,24 @@ def _is_ref(value: Any, by_name: Mapping[str, LayerSpec]) -> bool:
 def _parse_node(
     node: Any, by_name: Mapping[str, LayerSpec], place: str
 ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
-    if isinstance(node, Mapping):  # Keras 3: {"args": [...], "kwargs": {...}}
-        args, kwargs = node.get("args", []), node.get("kwargs", {})
-        if not isinstance(args, list) or not isinstance(kwargs, Mapping):
+    if _is_keras3_node(node):
+        args, kwargs = node.get("args", []), node["kwargs"]
+        if not isinstance(args, list):
             raise InvalidModelFileError("a call without args", "refused", place=place)
         return (
             tuple(_tensors(a, by_name, place) for a in args),
             {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()},
         )
+    if isinstance(node, Mapping) and node:  # tf.keras: a model called with a dict of tensors
+        items = sorted(node.items())
+        tensors = [value if isinstance(value, list) else [value] for _, value in items]
+        refs, kwargs = _parse_node(tensors, by_name, place)
+        return ({str(name): ref for (name, _), ref in zip(items, refs, strict=True)},), kwargs
     if not isinstance(node, list) or not node:
         raise InvalidModelFileError("a call of unknown form", "refused", place=place)
     if isinstance(node[0], str):  # one tensor, not in a list of tensors
         node = [node]
-    refs: list[TensorRef] = []
+    found: list[TensorRef] = []
     for tensor in node:
         if not _is_ref(tensor, by_name):
             raise InvalidModelFileError(
@@ -159,10 +169,10 @@ def _parse_node(
                 "refused",
                 place=place,
             )
-        refs.append(TensorRef(tensor[0], tensor[1], tensor[2]))
+        found.append(TensorRef(tensor[0], tensor[1], tensor[2]))
     # The same kwargs are repeated on every tensor.
     kwargs = node[0][3] if len(node[0]) > 3 and isinstance(node[0][3], Mapping) else {}
-    return tuple(refs), {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()}
+    return tuple(found), {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()}
 
 
 def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Structure:
@@ -178,7 +188,9 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
                     place=place,
                 )
             return TensorRef(*history[:3])
-        return {str(k): _tensors(v, by_name, place) for k, v in value.items()}
+        # Keras takes the entries of a dict in the order of their keys.
+        items = sorted((str(k), v) for k, v in value.items())
+        return {k: _tensors(v, by_name, place) for k, v in items}
     if _is_ref(value, by_name) and len(value) == 3:
         return TensorRef(*value)
     if isinstance(value, list):
@@ -267,11 +279,16 @@ def _canonical(
     if layer.class_name in RECURRENT:
         args = _recurrent_call(args, kept, dict_nodes)
     elif layer.class_name in SCHEMA:
-        if not dict_nodes and len(args) > 1:
+        schema = SCHEMA[layer.class_name]
+        if not dict_nodes and (len(args) > 1 or schema.listed):
             args = (args,)  # one argument, a list of tensors
-        for name in SCHEMA[layer.class_name].arguments[len(args) :]:
-            if name in kept:
-                args = (*args, kept.pop(name))
+        args += tuple(kept.pop(name, None) for name in schema.arguments[len(args) :])
+        while args and args[-1] is None:
+            args = args[:-1]
+        if len(args) > 1 and len(schema.arguments) > 1:  # query_mask, value_mask, ...
+            passed = tuple(kept.pop(f"{name}_mask", None) for name in schema.arguments[: len(args)])
+            if any(mask is not None for mask in passed):
+                kept["mask"] = passed
     _check_call(layer, kept, problems)
     return Call(layer.name, index, args, kept)
 

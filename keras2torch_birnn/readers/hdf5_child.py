@@ -323,8 +323,8 @@ class Index:
             raise RefusedError("its values are of a named type")
         code = kind.get_class()
         if code == h5t.OPAQUE and kind.get_size() == 2:
-            # Keras writes bfloat16 as two opaque bytes and says so in an attribute
-            if self._attribute(dataset, "dtype") == {"text": "bfloat16"}:
+            # NumPy writes bfloat16 so; Keras' v3 store says it in an attribute, its .h5 does not
+            if self._attribute(dataset, "dtype") in (None, {"text": "bfloat16"}):
                 return "bfloat16"
         elif code == h5t.ENUM and kind.dtype == "bool":
             if kind.get_super().equal(h5t.STD_I8LE):

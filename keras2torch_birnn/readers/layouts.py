@@ -1,4 +1,4 @@
-"""Recurrent weights in the one layout everything else knows: that of Keras' LSTM, GRU, SimpleRNN.
+"""How weights stand in files, and the way to the one layout everything else knows: Keras 2's.
 
 cuDNN layout, per Keras 2.2.4 ``engine/saving.py`` ``_convert_rnn_weights``: per gate the input
 kernel's flat buffer *is* the (units, input) matrix, the recurrent kernel is the matrix that
@@ -7,14 +7,19 @@ multiplies from the left, and there are two biases per gate, input ones first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from keras2torch_birnn.schema import CELL_GATES
-from keras2torch_birnn.spec import Array, LayerSpec
+from keras2torch_birnn.shapes import expected_weights
+from keras2torch_birnn.spec import Array, LayerSpec, Shape
+
+# "kernel:0", "kernel_1:0" (made unique by TensorFlow 1), "kernel" (Keras 3)
+_BASENAME = re.compile(r"(.+?)(?:_\d+)?(?::\d+)?")
 
 
 class HasShape(Protocol):
@@ -24,6 +29,42 @@ class HasShape(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Sizes of the axes."""
         ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a generation's layers own their weights in a file.
+
+    ``shapes(layer, found)``: name -> shape of what the file holds for a layer, given what was found
+    there (nothing is known before the first look). ``label(name)``: what a weight's path ends with.
+    ``split(path)``: the segments before that, and that. ``settle(layer, found)``: the layer, with
+    what the weights know better than its config. ``join(layer, arrays)``: Keras 2's weights.
+    ``own_names``: the last of those segments is the innermost layer's name and nothing else.
+    """
+
+    shapes: Callable[[LayerSpec, Mapping[str, HasShape]], Mapping[str, Shape]]
+    label: Callable[[str], str]
+    split: Callable[[str], tuple[tuple[str, ...], str]]
+    settle: Callable[[LayerSpec, Mapping[str, HasShape]], LayerSpec]
+    join: Callable[[LayerSpec, Mapping[str, Array]], dict[str, Any]]
+    own_names: bool = False
+
+
+def _split(entry: str) -> tuple[tuple[str, ...], str]:
+    *segments, last = entry.split("/")
+    match = _BASENAME.fullmatch(last)
+    return tuple(segments), match[1] if match else last
+
+
+def _shapes(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
+    expected = dict(expected_weights(layer))
+    if is_cudnn(layer, found):
+        expected["bias"] = found["bias"].shape
+    return expected
+
+
+def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
+    return from_cudnn(layer, weights) if is_cudnn(layer, weights) else dict(weights)
 
 
 def is_cudnn(layer: LayerSpec, weights: Mapping[str, HasShape]) -> bool:
@@ -57,3 +98,6 @@ def from_cudnn(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]
         "recurrent_kernel": np.concatenate([k.T for k in recurrent], axis=1),
         "bias": biases.sum(axis=0) if layer.class_name == "LSTM" else biases,
     }
+
+
+KERAS2 = Layout(_shapes, lambda name: name.rpartition("/")[2], _split, settle_reset_after, _join)

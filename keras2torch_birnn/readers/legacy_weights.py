@@ -6,20 +6,17 @@ the halves of a Bidirectional. Names decide; positions count only where names ca
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
-from keras2torch_birnn.readers.hdf5 import HDF5Store
+from keras2torch_birnn.readers.layouts import Layout
+from keras2torch_birnn.readers.shards import Store
 from keras2torch_birnn.readers.slots import Key, Slot, slots
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import LayerSpec
 
-# "kernel:0", "kernel_1:0" (made unique by TensorFlow 1), "kernel" (Keras 3)
-_BASENAME = re.compile(r"(.+?)(?:_\d+)?(?::\d+)?")
 
-
-def weights_group(store: HDF5Store) -> str | None:
+def weights_group(store: Store) -> str | None:
     """The group with ``layer_names``, or None if the file has no legacy weights."""
     for group in ("/", "/model_weights"):
         if store.kind(group) == "group" and "layer_names" in store.attributes(
@@ -29,7 +26,9 @@ def weights_group(store: HDF5Store) -> str | None:
     return None
 
 
-def legacy_paths(root: LayerSpec, store: HDF5Store, group: str) -> dict[Key, dict[str, str]]:
+def legacy_paths(
+    root: LayerSpec, store: Store, group: str, layout: Layout
+) -> dict[Key, dict[str, str]]:
     """Where the weights of each layer stand: owner -> name -> path in the file.
 
     Raises:
@@ -46,7 +45,7 @@ def legacy_paths(root: LayerSpec, store: HDF5Store, group: str) -> dict[Key, dic
         )
     }
     layers = root.graph.layers if root.graph else ()
-    needed = {layer.name: list(slots(layer, (layer.name,))) for layer in layers}
+    needed = {layer.name: list(slots(layer, (layer.name,), layout=layout)) for layer in layers}
     custom = {layer.name for layer in layers if layer.class_name not in SCHEMA}
     pairs = _pair_layers(needed, listed, custom)
     found: dict[Key, dict[str, str]] = {}
@@ -57,10 +56,10 @@ def legacy_paths(root: LayerSpec, store: HDF5Store, group: str) -> dict[Key, dic
             _check_name(entry, base)
         if layer_name in custom:
             found[(layer_name,)] = {
-                _basename(entry): f"{base}/{entry}" for entry in listed[group_name]
+                layout.split(entry)[1]: f"{base}/{entry}" for entry in listed[group_name]
             }
             continue
-        for slot, entry in _assign(needed[layer_name], listed[group_name], base):
+        for slot, entry in _assign(needed[layer_name], listed[group_name], base, layout):
             found.setdefault(slot.owner, {})[slot.name] = f"{base}/{entry}"
     if problems:
         raise WeightMismatchError(problems[0])
@@ -116,12 +115,9 @@ def _pair_layers(
     )
 
 
-def _basename(entry: str) -> str:
-    match = _BASENAME.fullmatch(entry.rsplit("/", 1)[-1])
-    return match[1] if match else entry
-
-
-def _assign(wanted: Sequence[Slot], entries: Sequence[str], place: str) -> list[tuple[Slot, str]]:
+def _assign(
+    wanted: Sequence[Slot], entries: Sequence[str], place: str, layout: Layout
+) -> list[tuple[Slot, str]]:
     """Pair every slot with one entry: by name if the names say enough, else by position."""
     if len(wanted) != len(entries):
         raise WeightMismatchError(
@@ -129,18 +125,18 @@ def _assign(wanted: Sequence[Slot], entries: Sequence[str], place: str) -> list[
             "the file is incomplete or belongs to another model",
             place=place,
         )
+    parts = {entry: layout.split(entry) for entry in entries}
     named = [
-        [e for e in entries if _basename(e) == s.name and s.fits(tuple(e.split("/")[:-1]))]
-        for s in wanted
+        [e for e, (way, label) in parts.items() if label == s.label and s.fits(way)] for s in wanted
     ]
     if all(len(found) == 1 for found in named) and len({f[0] for f in named}) == len(wanted):
         return [(slot, found[0]) for slot, found in zip(wanted, named, strict=True)]
     by_position = sorted(wanted, key=lambda slot: not slot.trainable)
-    names = {slot.name for slot in wanted}
+    labels = {slot.label for slot in wanted}
     for slot, entry in zip(by_position, entries, strict=True):
-        if _basename(entry) in names and _basename(entry) != slot.name:
+        if parts[entry][1] in labels and parts[entry][1] != slot.label:
             raise WeightMismatchError(
-                f"the weight {printable(entry)} stands where {slot.name} of "
+                f"the weight {printable(entry)} stands where {slot.label} of "
                 f"{printable(slot.place)} is expected",
                 "refused",
                 place=place,

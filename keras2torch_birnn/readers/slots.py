@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keras2torch_birnn.readers.layouts import KERAS2, Layout
 from keras2torch_birnn.schema import SCHEMA
-from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import LayerSpec, Shape
 
 Key = tuple[str, ...]
@@ -15,10 +15,14 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Slot:
-    """One weight that a layer needs. ``owner`` is the way from the root to the layer."""
+    """One weight that a layer needs. ``owner`` is the way from the root to the layer.
+
+    ``label`` is what its path in a legacy file ends with.
+    """
 
     owner: Key
     name: str
+    label: str
     shape: Shape
     trainable: bool
     place: str
@@ -47,26 +51,43 @@ def slots(
     owner: Key = (),
     trainable: bool = True,
     fits: Callable[[tuple[str, ...]], bool] = _anywhere,
+    layout: Layout = KERAS2,
+    prefix: str = "",
 ) -> Iterator[Slot]:
     """Yield every slot of the layer and of all inside it.
 
-    Within one layer trainable weights come first (Keras' ``Layer.weights``).
+    Within one layer trainable weights come first (Keras' ``Layer.weights``). ``prefix``: what a
+    Bidirectional puts before the layer's name.
     """
     trainable = trainable and layer.config.get("trainable", True)
     not_trained = SCHEMA[layer.class_name].not_trained if layer.class_name in SCHEMA else ()
-    for name, shape in expected_weights(layer).items():
-        yield Slot(owner, name, shape, trainable and name not in not_trained, layer.place, fits)
+    if layout.own_names:
+        fits = _last(prefix + layer.name)
+    for name, shape in layout.shapes(layer, {}).items():
+        learns = trainable and name not in not_trained
+        inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
+        own_fits = _both(fits, _just_in(inside)) if inside else fits
+        yield Slot(owner, name, layout.label(name), shape, learns, layer.place, own_fits)
     for key, part in layer.parts.items():
         half = _HALVES.get(key)
         part_fits = _both(fits, half) if half else fits
-        yield from slots(part, (*owner, key), trainable, part_fits)
+        start = key.removesuffix("layer")  # "forward_", "backward_"
+        yield from slots(part, (*owner, key), trainable, part_fits, layout, start)
     for inner in layer.graph.layers if layer.graph else ():
         inner_fits = _both(fits, _named(inner.name)) if owner else _anywhere
-        yield from slots(inner, (*owner, inner.name), trainable, inner_fits)
+        yield from slots(inner, (*owner, inner.name), trainable, inner_fits, layout)
 
 
 def _named(name: str) -> Callable[[tuple[str, ...]], bool]:
     return lambda segments: name in segments
+
+
+def _just_in(name: str) -> Callable[[tuple[str, ...]], bool]:
+    return lambda segments: segments[-1:] == (name,)
+
+
+def _last(name: str) -> Callable[[tuple[str, ...]], bool]:
+    return lambda segments: segments[-1:] == (name,)
 
 
 def _both(

@@ -10,10 +10,12 @@ from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.hdf5 import find_signature
 from keras2torch_birnn.readers.window import Window
 
-ContainerKind = Literal["hdf5", "keras_zip"]
+ContainerKind = Literal["hdf5", "keras_zip", "folder", "shards"]
 
 _HEAD = 4096
 _WANTED = "the input must be a Keras model (.h5 or .keras)"
+
+_INDEX = re.compile(rb"(\xef\xbb\xbf)?\s*\{.{0,4000}\"weight_map\"", re.DOTALL)
 
 # What the first bytes match -> what the file is, what to do. The first match counts.
 _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
@@ -52,11 +54,6 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
         ),
         (rb"\x08[\x01-\x20](\x12.|:)", "an ONNX model, or a similar protocol buffer", _WANTED),
         (
-            rb"\s*\{.{0,4000}\"weight_map\"",
-            "the index of sharded weights (JSON)",
-            "save the weights without shards",
-        ),
-        (
             rb"(\xef\xbb\xbf)?\s*[\[{]\s*[\"{\]}]",
             "JSON text without weights",
             "an architecture goes with --config, next to the weights file",
@@ -80,6 +77,8 @@ def sniff(window: Window) -> ContainerKind:
         return "keras_zip"
     if find_signature(window) is not None:
         return "hdf5"
+    if _INDEX.match(head):
+        return "shards"
     for pattern, what, advice in _MISTAKES:
         if pattern.match(head):
             raise InvalidModelFileError(what, advice)
@@ -87,13 +86,9 @@ def sniff(window: Window) -> ContainerKind:
 
 
 def refuse_folder(path: Path) -> InvalidModelFileError:
-    """The error for a folder in the place of a file."""
+    """The error for a folder that is not an unzipped ``.keras`` file."""
     if (path / "saved_model.pb").exists():
         return InvalidModelFileError(
             "a SavedModel folder", "load it in TensorFlow and save it as .keras or .h5"
-        )
-    if (path / "config.json").exists():
-        return InvalidModelFileError(
-            "an unzipped .keras folder", "zip what is in it (zip -0 -r ../model.keras .)"
         )
     return InvalidModelFileError("a folder", _WANTED)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from keras2torch_birnn.errors import WeightMismatchError
-from keras2torch_birnn.readers.hdf5 import HDF5Store
+from keras2torch_birnn.readers.shards import Store
 from keras2torch_birnn.readers.slots import Key, slots
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA
 from keras2torch_birnn.shapes import expected_weights
@@ -26,9 +27,7 @@ def snake_case(class_name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def v3_paths(
-    root: LayerSpec, store: HDF5Store, generation: Generation
-) -> dict[Key, dict[str, str]]:
+def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key, dict[str, str]]:
     """Where the weights of each layer stand: owner -> name -> path in the file.
 
     Raises:
@@ -38,13 +37,11 @@ def v3_paths(
     layers = next((name for name in _ROOTS if top.get(name) == "group"), None)
     if layers is None:
         raise WeightMismatchError("no weights of layers", "the file is incomplete", place="/")
-    skips = generation.version.startswith(("2.12", "2.13"))
     found: dict[Key, dict[str, str]] = {}
-    for owner, base, layer in _leaves(root, (), "", layers, skips):
+    for owner, base, layer in _at_home(_leaves(root, _Walk(store, layers, generation)), store):
         if layer.class_name in SCHEMA:
             cell = "/cell" if layer.class_name in CELL_GATES else ""
-            names = list(expected_weights(layer))
-            paths = {name: f"{base}{cell}/vars/{i}" for i, name in enumerate(names)}
+            paths = _numbered_weights(layer, f"{base}{cell}", store)
         else:  # the user's own layer: whatever it has, by number
             held = store.members(f"{base}/vars") if store.kind(f"{base}/vars") else {}
             paths = {name: f"{base}/vars/{name}" for name in sorted(held, key=_number)}
@@ -53,28 +50,118 @@ def v3_paths(
     return found
 
 
+def _numbered_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
+    """Weights by number, those of each layer inside the layer ("query/kernel") in its own group."""
+    groups, counts = SCHEMA[layer.class_name].groups, Counter[str]()
+    paths: dict[str, str] = {}
+    for name in expected_weights(layer):
+        inside = name.rpartition("/")[0]
+        group = f"{base}/{_present(groups[inside], base, store)}" if inside else base
+        paths[name] = f"{group}/vars/{counts[inside]}"
+        counts[inside] += 1
+    return paths
+
+
+def _present(names: tuple[str, ...], base: str, store: Store) -> str:
+    """The one of these groups that the file has, else the first."""
+    return next((name for name in names if store.kind(f"{base}/{name}") == "group"), names[0])
+
+
+Leaf = tuple[Key, str | None, LayerSpec]
+
+
+def _at_home(leaves: Iterable[Leaf], store: Store) -> Iterator[tuple[Key, str, LayerSpec]]:
+    """Give every layer the place of its weights.
+
+    Keras writes a layer that is reached in two ways (in a TimeDistributed and on its own) at the
+    first place only; at the other there is nothing. A file does not say that two layers are one,
+    but then they have the same name and class.
+    """
+    every = list(leaves)
+    twins: dict[Key, list[str]] = {}
+    for owner, base, layer in every:
+        twins.setdefault(_identity(owner, layer), []).extend([base] if base else [])
+    for owner, base, layer in every:
+        bases = twins[_identity(owner, layer)]
+        cell = "/cell" if layer.class_name in CELL_GATES else ""
+        if base is None or (len(bases) > 1 and not _holds(store, f"{base}{cell}/vars")):
+            base = next((b for b in bases if _holds(store, f"{b}{cell}/vars")), base or "")
+        yield owner, base, layer
+
+
+def _identity(owner: Key, layer: LayerSpec) -> Key:
+    half = owner[-1] if owner and owner[-1] in ("forward_layer", "backward_layer") else ""
+    return (layer.class_name, layer.name, half)
+
+
+def _holds(store: Store, group: str) -> bool:
+    return store.kind(group) == "group" and bool(store.members(group))
+
+
 def _number(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdecimal() else (2**31, name)
 
 
+@dataclass
+class _Walk:
+    """One pass over all layers in Keras' order. ``seen``: the layers that were passed so far."""
+
+    store: Store
+    group: str
+    generation: Generation
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def skips(self) -> bool:
+        """Keras 2.12 and 2.13 pass over a layer with weights twice, and count both times."""
+        return self.generation.version.startswith(("2.12", "2.13"))
+
+    def known(self, layer: LayerSpec) -> bool:
+        """Whether the layer was passed before; from then on it was."""
+        mark = (layer.class_name, layer.name)
+        before = mark in self.seen
+        self.seen.update((inner.class_name, inner.name) for inner in layer.walk())
+        return before
+
+
 def _leaves(
-    layer: LayerSpec, owner: Key, base: str, group: str, skips: bool
-) -> Iterator[tuple[Key, str, LayerSpec]]:
+    layer: LayerSpec, walk: _Walk, owner: Key = (), base: str | None = ""
+) -> Iterator[Leaf]:
     for key, part in layer.parts.items():
-        yield from _leaves(part, (*owner, key), f"{base}/{key}", group, skips)
+        yield from _leaves(part, walk, (*owner, key), None if base is None else f"{base}/{key}")
     if layer.graph is not None:
-        for inner, name in numbered(layer, skips=skips).items():
-            yield from _leaves(
-                layer.graph.layer(inner), (*owner, inner), f"{base}/{group}/{name}", group, skips
-            )
+        group = None if base is None else f"{base}/{walk.group}"
+        for inner, name in _numbered_in(layer, walk, group).items():
+            place = None if name is None else f"{group}/{name}"
+            yield from _leaves(layer.graph.layer(inner), walk, (*owner, inner), place)
     elif not layer.parts:
         yield owner, base, layer
 
 
-def numbered(model: LayerSpec, *, skips: bool) -> Mapping[str, str]:
+def _numbered_in(model: LayerSpec, walk: _Walk, group: str | None) -> Mapping[str, str | None]:
+    """The groups of a model's layers; None for those that are stored elsewhere without a number.
+
+    Since 2.14, tf.keras gives no number to a layer that was stored before; Keras 3 does.
+    """
+    layers = model.graph.layers if model.graph else ()
+    if group is None:
+        return {layer.name: None for layer in layers}
+    names = numbered(model, skips=walk.skips)
+    if walk.generation.name != "tf.keras" or walk.skips or walk.store.kind(group) != "group":
+        return names
+    held = walk.store.members(group)
+    if all(name in held for name in names.values()):
+        return names
+    shared = frozenset(layer.name for layer in layers if walk.known(layer))
+    return {**dict.fromkeys(names), **numbered(model, skips=False, without=shared)}
+
+
+def numbered(
+    model: LayerSpec, *, skips: bool, without: frozenset[str] = frozenset()
+) -> Mapping[str, str]:
     """Layer name -> group name: the class in snake case, counted per class.
 
-    ``skips``: Keras 2.12 and 2.13 pass over a layer with weights twice, and count both times.
+    ``skips``: a layer with weights counts twice. ``without``: layers that do not count.
     """
     counts: Counter[str] = Counter()
     out: dict[str, str] = {}
@@ -82,6 +169,8 @@ def numbered(model: LayerSpec, *, skips: bool) -> Mapping[str, str]:
     for layer in layers:
         # A Sequential's list has no InputLayer.
         if layer.class_name == "InputLayer" and model.class_name == "Sequential":
+            continue
+        if layer.name in without:
             continue
         name = snake_case(layer.class_name)
         out[layer.name] = f"{name}_{counts[name]}" if counts[name] else name

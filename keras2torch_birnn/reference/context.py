@@ -84,11 +84,11 @@ def _since(generation: Generation, name: str, major: int, minor: int) -> bool:
 def passed_mask_goes_on(generation: Generation) -> bool:
     """Whether a mask passed as an argument is the one that later layers see.
 
-    Yes in Keras 3 (``Layer.__call__``, 3.15; 3.0 differs) and in tf.keras 2.x
+    Yes in Keras 3 since 3.11 (``Layer.__call__``) and in tf.keras 2.x
     (``Layer._get_input_masks``, 2.15). In multi-backend Keras (``Layer.__call__``, 2.2.4) and in
     TF 1 the mask of the input tensor goes on, whatever was passed.
     """
-    return generation.name == "keras3" or _since(generation, "tf.keras", 2, 3)
+    return _since(generation, "keras3", 3, 11) or _since(generation, "tf.keras", 2, 3)
 
 
 def softmax_uses_mask(generation: Generation) -> bool:
@@ -109,6 +109,44 @@ def carried_state_wins(generation: Generation) -> bool:
     return _since(generation, "tf.keras", 2, 3)
 
 
+def softmax_zeroes_masked(generation: Generation) -> bool:
+    """Whether the Softmax layer gives 0 where it is masked, even if all is: since Keras 3.13."""
+    return _since(generation, "keras3", 3, 13)
+
+
+def mask_of_lists(generation: Generation) -> str:
+    """How the masks of a list of tensors become one: "all", "any" or "none".
+
+    All in Keras 2 and tf.keras. ``Layer.__call__`` of Keras 3.0 to 3.3 looks for the mask of the
+    list itself and finds none. Since 3.4 any, and values heed masks too (``base_merge.py``).
+    """
+    if generation.name != "keras3":
+        return "all"
+    return "any" if _since(generation, "keras3", 3, 4) else "none"
+
+
+def heads_heed_masks(generation: Generation) -> bool:
+    """Whether MultiHeadAttention looks at the masks of its inputs: tf.keras since 2.10, Keras 3."""
+    return generation.name == "keras3" or _since(generation, "tf.keras", 2, 10)
+
+
+def empty_rows_are_zero(generation: Generation, *, by_hand: bool) -> bool:
+    """Whether a query with nothing to look at gets weights 0, not equal ones.
+
+    Only where Keras does not call ``ops.dot_product_attention`` (``by_hand``: it drops out, or
+    gives the scores) and its Softmax layer zeroes: since 3.13.
+    """
+    return by_hand and softmax_zeroes_masked(generation)
+
+
 def mask_enters_time_distributed(generation: Generation) -> bool:
     """Whether TimeDistributed hands its mask to the inner layer: not before Keras 2.2.0."""
     return generation.name in ("tf.keras", "keras3") or _since(generation, "keras2", 2, 2)
+
+
+def smallest_norm(generation: Generation) -> float:
+    """What UnitNormalization divides a shorter vector by.
+
+    1e-6 in tf.keras and Keras 3.0 to 3.5 (the square is 1e-12 at least), 1e-12 since 3.6.
+    """
+    return 1e-12 if _since(generation, "keras3", 3, 6) else 1e-6

@@ -16,7 +16,9 @@ from keras2torch_birnn.reference.context import (
     Context,
     Equation,
     relu_passes_mask,
+    smallest_norm,
     softmax_uses_mask,
+    softmax_zeroes_masked,
 )
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -29,6 +31,11 @@ LARGE_NEGATIVE = -1e9
 def identity(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
     """Layers that do something in training only."""
     return x, mask
+
+
+def identity_layer(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Identity.call``: tf.keras (2.15) has no ``supports_masking`` there, Keras 3 has."""
+    return x, mask if context.generation.name == "keras3" else None
 
 
 def input_layer(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
@@ -114,14 +121,15 @@ def softmax(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Re
     """``Softmax.call``: over one axis or several together.
 
     The mask is broadcast against x from the last axis on, as it comes: a mask of steps rarely fits.
-    tf.keras 2.15 adds -1e9 to masked values; Keras 3.15 replaces them and zeroes the result.
+    tf.keras adds -1e9 to masked values, as does Keras 3 before 3.13; since then it replaces them
+    and zeroes the result.
     """
     x, axis = context.number(x), layer.config["axis"]
     if mask is None or not softmax_uses_mask(context.generation):
         return activations.softmax(x, axis), mask
     if np.broadcast_shapes(np.shape(mask), x.shape) != x.shape:
         raise ValueError(f"a mask of shape {np.shape(mask)} does not fit values {x.shape}")
-    if context.generation.name == "keras3":
+    if softmax_zeroes_masked(context.generation):
         return np.where(mask, activations.softmax(np.where(mask, x, LARGE_NEGATIVE), axis), 0), mask
     return activations.softmax(x + np.where(mask, 0, LARGE_NEGATIVE), axis), mask
 
@@ -133,6 +141,37 @@ def not_equal(layer: LayerSpec, inputs: Structure, mask: Structure, context: Con
     """``ops.not_equal``: inputs are (x, y), y may be a number."""
     x, y = inputs
     return np.asarray(x) != np.asarray(y), None
+
+
+def logical_or(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+    """``ops.logical_or``."""
+    x, y = inputs
+    return np.asarray(x).astype(bool) | np.asarray(y).astype(bool), None
+
+
+def convert_to_tensor(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``ops.convert_to_tensor`` of a tensor."""
+    return x, None
+
+
+def expand_dims(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``ops.expand_dims``."""
+    return np.expand_dims(x, layer.config["axis"]), None
+
+
+def filled_like(value: float) -> Equation:
+    """``ops.zeros_like``, ``ops.ones_like``."""
+
+    def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+        dtype = bool if layer.config["dtype"] == "bool" else np.asarray(x).dtype
+        return np.full(np.shape(x), value, dtype), None
+
+    return equation
+
+
+def joined(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+    """``ops.concatenate``."""
+    return np.concatenate(inputs, axis=layer.config["axis"]), None
 
 
 def any_true(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
@@ -185,6 +224,46 @@ def layer_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Co
         return x / np.sqrt(variance + layer.config["epsilon"]) * gamma, mask
     y = (x - mean) / np.sqrt(variance + layer.config["epsilon"])
     return _scale_and_shift(layer, x, y, context), mask
+
+
+def group_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``GroupNormalization.call``: each sample's groups of channels, over all other axes.
+
+    tf.keras (2.15) weighs by a mask that has been broadcast to the input's shape; a mask of steps
+    does not fit unless time and channels are equal, and then it is taken for one of channels.
+    """
+    x, config = context.number(x), layer.config
+    if mask is not None and context.generation.name != "keras3":
+        raise ValueError("a mask into GroupNormalization is not known")
+    moved = np.moveaxis(x, config["axis"], 1)
+    count = moved.shape[1] if config["groups"] == -1 else config["groups"]
+    parts = []
+    for part in np.split(moved, count, axis=1):
+        axes = tuple(range(1, part.ndim))
+        mean, variance = part.mean(axis=axes, keepdims=True), part.var(axis=axes, keepdims=True)
+        parts.append((part - mean) / np.sqrt(variance + config["epsilon"]))
+    y = np.moveaxis(np.concatenate(parts, axis=1), 1, config["axis"])
+    shape = _along((config["axis"] % x.ndim,), x)
+    if config["scale"]:
+        y = y * context.weight(layer, "gamma").reshape(shape)
+    if config["center"]:
+        y = y + context.weight(layer, "beta").reshape(shape)
+    return y, mask
+
+
+def unit_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``UnitNormalization.call``: x over its length along the axes, or over a smallest length."""
+    x = context.number(x)
+    length = np.sqrt(np.sum(x * x, axis=layer.config["axis"], keepdims=True))
+    return x / np.maximum(length, smallest_norm(context.generation)), mask
+
+
+def rms_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``RMSNormalization.call`` (Keras 3.15): x / sqrt(mean(x^2) + eps) scale. No mask support."""
+    x = context.number(x)
+    square = np.mean(x * x, axis=layer.config["axis"], keepdims=True)
+    scale = context.weight(layer, "scale")
+    return x / np.sqrt(square + layer.config["epsilon"]) * scale, None
 
 
 # ---- shapes: all drop the mask -----------------------------------------------------------------

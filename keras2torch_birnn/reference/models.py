@@ -29,7 +29,7 @@ from keras2torch_birnn.spec import (
 # A tensor on its way: value and mask.
 Pair = tuple[Array, Structure]
 
-CALL_ARGUMENTS = frozenset({"initial_state", "mask", "ignore_mask"})
+CALL_ARGUMENTS = frozenset({"initial_state", "mask", "ignore_mask", "keep_mask"})
 
 
 def model(
@@ -60,7 +60,7 @@ def run(
             _keep(tensors, ref, _run_call(graph.layer(call.layer), call, tensors, here), here)
     return (
         map_structure(lambda ref: tensors[ref][0], graph.outputs),
-        map_structure(lambda ref: tensors[ref][1], graph.outputs),
+        map_structure(lambda ref: _mask(ref, tensors), graph.outputs),
     )
 
 
@@ -90,14 +90,19 @@ def _run_call(
     context = replace(context, call_options=options)
     args = call.args[0] if len(call.args) == 1 else call.args
     inputs = map_structure(lambda leaf: _value(leaf, tensors), args)
-    arriving = map_structure(lambda leaf: tensors[leaf][1] if _is_ref(leaf) else None, args)
+    arriving = map_structure(lambda leaf: _mask(leaf, tensors), args)
     state = call.kwargs.get("initial_state")
     if state is not None:
         context = context.starting(tuple(_value(leaf, tensors) for leaf in leaves(state)))
     used = goes_on = arriving
     if call.kwargs.get("mask") is not None:
         used = map_structure(lambda leaf: _value(leaf, tensors), call.kwargs["mask"])
-        goes_on = used if passed_mask_goes_on(context.generation) else arriving
+        if layer.graph is not None:  # ``Functional.call``: None leaves a tensor what it has
+            used = goes_on = _either(used, arriving)
+        elif len(call.args) > 1:  # query_mask, ...: Keras 3 fills in what was not passed
+            used = _either(used, arriving)
+        elif passed_mask_goes_on(context.generation):
+            goes_on = used
     elif call.kwargs.get("ignore_mask"):
         used = map_structure(lambda leaf: None, arriving)
     output, mask = context.apply(layer, inputs, used)
@@ -106,8 +111,15 @@ def _run_call(
     return output, mask
 
 
-def _is_ref(leaf: Any) -> bool:
-    return isinstance(leaf, TensorRef)
+def _either(given: Structure, arriving: Structure) -> tuple[Structure, ...]:
+    """Mask by mask the given one, the arriving one where there is none."""
+    pairs = zip(leaves(given), leaves(arriving), strict=True)
+    return tuple(second if first is None else first for first, second in pairs)
+
+
+def _mask(leaf: Any, tensors: dict[TensorRef, Pair]) -> Structure:
+    """The mask that the tensor still has at this use of it."""
+    return tensors[leaf][1] if isinstance(leaf, TensorRef) and leaf.masked else None
 
 
 def _value(leaf: Any, tensors: dict[TensorRef, Pair]) -> Any:

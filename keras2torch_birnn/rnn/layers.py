@@ -364,6 +364,11 @@ def _module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
             parameters[name] = np.zeros(zeros, dtype=like.dtype)
     for name, array in parameters.items():
         setattr(module, name, parameter(array))
+    for half, suffix in zip(halves, ("_l0", "_l0_reverse"), strict=False):
+        if not half.config.get("trainable", True):  # Keras 3 can freeze one half alone
+            for name in parameters:
+                if name.endswith(suffix):
+                    getattr(module, name).requires_grad_(False)
     return cast(nn.Module, module)
 
 

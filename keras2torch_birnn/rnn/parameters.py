@@ -73,6 +73,8 @@ def parameter(array: Array) -> nn.Parameter:
     The arrays of a spec that was read from JSON are placeholders (all strides zero); their
     parameters take no memory either, until a state_dict is assigned.
     """
+    if array.ndim == 0:
+        return nn.Parameter(torch.tensor(array))
     if array.size and not any(array.strides):
         scalar = torch.from_numpy(np.zeros((), dtype=array.dtype))
         return nn.Parameter(scalar.expand(array.shape))

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.schema import core, operations, recurrent, shape, windows
+from keras2torch_birnn.schema import (
+    attention,
+    convolution,
+    core,
+    merging,
+    operations,
+    preprocessing,
+    recurrent,
+    shape,
+    windows,
+)
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
     ACTIVATIONS,
@@ -35,6 +45,10 @@ LAYERS: Mapping[str, Schema] = {
     **core.LAYERS,
     **shape.LAYERS,
     **windows.LAYERS,
+    **convolution.LAYERS,
+    **preprocessing.LAYERS,
+    **merging.LAYERS,
+    **attention.LAYERS,
 }
 OPS = operations.OPS
 SCHEMA: Mapping[str, Schema] = {**LAYERS, **OPS}

@@ -17,7 +17,16 @@ from keras2torch_birnn.schema.options import (
     size,
     sizes,
 )
-from keras2torch_birnn.schema.row import Config, Schema, WeightShapes, known, last, normalized_axes
+from keras2torch_birnn.schema.row import (
+    Config,
+    Schema,
+    ShapeError,
+    WeightShapes,
+    known,
+    last,
+    normalized_axes,
+)
+from keras2torch_birnn.schema.windows import DATA_FORMAT
 from keras2torch_birnn.spec import Shape
 
 
@@ -55,6 +64,31 @@ def _batch_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
     }
 
 
+def _group_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    channels = None
+    if shape is not None:
+        (axis,) = normalized_axes({"axis": (config["axis"],)}, len(shape))
+        if axis == 0:
+            raise ShapeError("axis 0 holds the samples, which have no groups")
+        channels = shape[axis]
+        if channels is not None and channels % abs(config["groups"]):
+            raise ShapeError(f"groups={config['groups']} does not divide {channels} channels")
+    return {name: (channels,) for name in ("gamma", "beta") if config[_SWITCH[name]]}
+
+
+_SWITCH = {"gamma": "scale", "beta": "center"}
+
+
+def _rms_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    if shape is not None:
+        found = normalized_axes(config, len(shape))
+        if found != tuple(range(len(shape) - len(found), len(shape))):
+            raise ShapeError(
+                f"axis {list(config['axis'])} is not at the end, where Keras applies the scale"
+            )
+    return {"scale": _norm_shape(config, known(shape))}
+
+
 def _prelu_weights(config: Config, shape: Shape | None) -> WeightShapes:
     if shape is None:
         return {"alpha": ()}  # unreachable through a Keras file: PReLU is built from its input
@@ -64,6 +98,11 @@ def _prelu_weights(config: Config, shape: Shape | None) -> WeightShapes:
 
 def _embedding_output(config: Config, shape: Shape | None) -> Shape | None:
     return None if shape is None else (*shape, config["output_dim"])
+
+
+def _groups() -> Option:
+    """Number of groups; -1 is one for each channel."""
+    return Option(32, lambda value: -1 if value == -1 else size().parse(value))
 
 
 _NORMALIZATION: Mapping[str, Option] = {
@@ -101,6 +140,8 @@ LAYERS: Mapping[str, Schema] = {
     # training only
     "Dropout": Schema({**_DROPOUT, "noise_shape": Option(None, lambda v: v)}),
     "SpatialDropout1D": Schema(_DROPOUT),
+    "SpatialDropout2D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}),
+    "Identity": Schema({"passes_mask": flag()}),
     "GaussianNoise": Schema({"stddev": number(REQUIRED, 0.0)}),
     "GaussianDropout": Schema(_DROPOUT),
     "AlphaDropout": Schema({**_DROPOUT, "noise_shape": choice(None, None)}),
@@ -114,4 +155,17 @@ LAYERS: Mapping[str, Schema] = {
     "LayerNormalization": Schema(
         {**_NORMALIZATION, "rms_scaling": flag(False)}, _layer_norm_weights
     ),
+    # masking: a mask weighs the steps in tf.keras (and has to have the input's shape)
+    "GroupNormalization": Schema(
+        {
+            **_NORMALIZATION,
+            "axis": size(-1, least=-32),
+            "groups": _groups(),
+            "masking": choice(REQUIRED, "ignore", "weigh"),
+        },
+        _group_norm_weights,
+    ),
+    # smallest_norm: what a shorter vector is divided by
+    "UnitNormalization": Schema({"axis": axes(-1), "smallest_norm": number(REQUIRED, 0.0)}),
+    "RMSNormalization": Schema({"axis": axes(-1), "epsilon": number(1e-6, 0.0)}, _rms_norm_weights),
 }

@@ -105,15 +105,33 @@ def sizes(default: Any = REQUIRED, least: int = 1) -> Option:
     return Option(default, parse)
 
 
-def window(default: Any = REQUIRED) -> Option:
-    """The one size of a 1D window: 3, or [3] as most versions write it."""
+def window(default: Any = REQUIRED, rank: int = 1, least: int = 1) -> Option:
+    """A size per axis as a tuple; files hold one number for all axes, or a list of ``rank``."""
 
-    def parse(value: Any) -> int:
-        if isinstance(value, list | tuple) and len(value) == 1:
-            value = value[0]
-        return int(size().parse(value))
+    def parse(value: Any) -> tuple[int, ...]:
+        values = value if isinstance(value, list | tuple) else [value] * rank
+        if len(values) != rank:
+            raise BadOptionError(f"a whole number or a list of {rank} is expected")
+        return tuple(size(least=least).parse(v) for v in values)
 
-    return Option(default, parse)
+    return Option((default,) * rank if _is_int(default) else default, parse)
+
+
+def margins(default: int, rank: int) -> Option:
+    """Sizes (before, after) per axis. Files hold a number; for one axis [before, after]; for two
+    [rows, columns], each a number or [before, after].
+    """
+    pair = window(rank=2, least=0)
+
+    def parse(value: Any) -> tuple[tuple[int, ...], ...]:
+        values = value if isinstance(value, list | tuple) else [value] * rank
+        if rank == 1 and len(values) == 2:
+            values = [values]
+        if len(values) != rank:
+            raise BadOptionError(f"a whole number or a list of {rank} pairs is expected")
+        return tuple(pair.parse(v) for v in values)
+
+    return Option(((default, default),) * rank, parse)
 
 
 def axes(default: Any) -> Option:

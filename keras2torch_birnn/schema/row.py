@@ -57,17 +57,23 @@ class Schema:
 
     ``weights(config, input shape)`` gives name -> shape in Keras' order (None: any size);
     ``output(config, input shape)`` the output's shape; both may raise ShapeError.
-    ``not_trained``: weights that Keras lists after all trainable ones.
+    ``not_trained``: weights that Keras lists after all trainable ones. ``whole``: weights that are
+    integers.
     ``parts``: config keys that hold an inner layer. ``aliases``: other names of the class.
     ``arguments``: the tensors it is called with, in order; ``call_options``: what else a call may
     say. With several arguments, or a list of tensors, the input shape is a tuple of shapes.
+    ``listed``: its one argument is a list of tensors. ``groups``: of the weights of layers inside
+    it, named "query/kernel": what stands before the slash -> names of its group in the v3 store.
     """
 
     options: Mapping[str, Option] = field(default_factory=dict)
     weights: Callable[[Config, Shape | None], WeightShapes] = _no_weights
     output: Callable[[Config, Shape | None], Any] = _same
     not_trained: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ("inputs",)
     call_options: Mapping[str, Option] = field(default_factory=dict)
+    listed: bool = False
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from keras2torch_birnn.schema.options import choice, size, sizes
+from keras2torch_birnn.schema.options import choice, margins, size, sizes, window
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, known
+from keras2torch_birnn.schema.windows import DATA_FORMAT, channel_axis, resized, windowed
 from keras2torch_birnn.spec import Shape
 
 
@@ -46,11 +47,64 @@ def _repeat_vector(config: Config, shape: Shape | None) -> Shape | None:
     return None if shape is None else (shape[0], config["n"], shape[1])
 
 
-_DATA_FORMAT = choice("channels_last", "channels_last", "channels_first")
+def _padded(config: Config, shape: Shape | None) -> Shape | None:
+    around: tuple[tuple[int, int], ...] = config["padding"]
+    if (shape := windowed(shape, len(around))) is None:
+        return None
+    return resized(
+        config,
+        shape,
+        lambda length, i: None if length is None else length + sum(around[i]),
+        shape[channel_axis(config)],
+    )
+
+
+def _cropped(config: Config, shape: Shape | None) -> Shape | None:
+    around: tuple[tuple[int, int], ...] = config["cropping"]
+    if (shape := windowed(shape, len(around))) is None:
+        return None
+
+    def length(size_: int | None, axis: int) -> int | None:
+        if size_ is not None and sum(around[axis]) >= size_:
+            raise ShapeError(f"cropping {list(around[axis])} leaves nothing of {size_}")
+        return None if size_ is None else size_ - sum(around[axis])
+
+    return resized(config, shape, length, shape[channel_axis(config)])
+
+
+def _upsampled(config: Config, shape: Shape | None) -> Shape | None:
+    factors: tuple[int, ...] = config["size"]
+    if (shape := windowed(shape, len(factors))) is None:
+        return None
+    return resized(
+        config,
+        shape,
+        lambda length, i: None if length is None else length * factors[i],
+        shape[channel_axis(config)],
+    )
+
+
+# Cropping1D and UpSampling1D have no data_format in Keras; their time is the second axis.
+_LAST = {"data_format": choice("channels_last", "channels_last")}
+_FORMAT = {"data_format": DATA_FORMAT}
 
 LAYERS: Mapping[str, Schema] = {
-    "Flatten": Schema({"data_format": _DATA_FORMAT}, output=_flatten),
+    "Flatten": Schema(_FORMAT, output=_flatten),
     "Reshape": Schema({"target_shape": sizes(least=-1)}, output=_reshape),
     "Permute": Schema({"dims": sizes()}, output=_permute),
     "RepeatVector": Schema({"n": size()}, output=_repeat_vector),
+    "ZeroPadding1D": Schema({"padding": margins(1, 1), **_FORMAT}, output=_padded),
+    "ZeroPadding2D": Schema({"padding": margins(1, 2), **_FORMAT}, output=_padded),
+    "Cropping1D": Schema({"cropping": margins(1, 1), **_LAST}, output=_cropped),
+    "Cropping2D": Schema({"cropping": margins(0, 2), **_FORMAT}, output=_cropped),
+    "UpSampling1D": Schema({"size": window(2), **_LAST}, output=_upsampled),
+    "UpSampling2D": Schema(
+        {
+            "size": window(2, 2),
+            "interpolation": choice("nearest", "nearest", "bilinear"),
+            "bilinear": choice("centers", "corners", "centers"),
+            **_FORMAT,
+        },
+        output=_upsampled,
+    ),
 }

@@ -1,112 +1,101 @@
-"""Windows over time: convolution and pooling."""
+"""Windows over the axes between batch and channels: what they share, and pooling.
+
+A layer of rank 1 works on (B, T, C), one of rank 2 on (B, H, W, C); ``channels_first`` puts C
+second. Its windows, strides and dilations are tuples of one size per axis.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from keras2torch_birnn.schema.options import (
-    Option,
-    activation,
-    choice,
-    flag,
-    optional,
-    size,
-    window,
-)
-from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, known
+from keras2torch_birnn.schema.options import Option, choice, flag, optional, window
+from keras2torch_birnn.schema.row import Config, Schema, ShapeError, known
 from keras2torch_birnn.spec import Shape
 
+DATA_FORMAT = choice("channels_last", "channels_last", "channels_first")
 
-def window_length(length: int | None, kernel: int, stride: int, padding: str) -> int | None:
-    """Length of a 1D window operation's output (Keras ``conv_output_length``)."""
+
+def channel_axis(config: Config) -> int:
+    """The axis of the channels."""
+    return -1 if config["data_format"] == "channels_last" else 1
+
+
+def windowed(shape: Shape | None, rank: int) -> Shape | None:
+    """The shape, if it has ``rank`` axes between batch and channels."""
+    return known(shape, rank=rank + 2)
+
+
+def resized(
+    config: Config,
+    shape: Shape,
+    length: Callable[[int | None, int], int | None],
+    channels: int | None,
+) -> Shape:
+    """The shape with ``length(size, i)`` on window axis number i, and other channels."""
+    first = 1 if config["data_format"] == "channels_last" else 2
+    sizes = [length(size, i) for i, size in enumerate(shape[first : first + len(shape) - 2])]
+    return (shape[0], *sizes, channels) if first == 1 else (shape[0], channels, *sizes)
+
+
+def window_length(length: int | None, extent: int, stride: int, padding: str) -> int | None:
+    """Length of a window operation's output on one axis (Keras ``conv_output_length``)."""
     if length is None:
         return None
     if padding == "valid":
-        length = length - kernel + 1
+        length = length - extent + 1
         if length <= 0:
-            raise ShapeError(f"a window of {kernel} does not fit the {length + kernel - 1} steps")
+            raise ShapeError(f"a window of {extent} does not fit the {length + extent - 1} steps")
     return -(-length // stride)
 
 
-def _time_axis(config: Config) -> int:
-    return 1 if config["data_format"] == "channels_last" else 2
-
-
-def _conv1d_weights(config: Config, shape: Shape | None) -> WeightShapes:
-    shape = known(shape, rank=3)
-    channels = shape[3 - _time_axis(config)] if shape else None
-    groups = config["groups"]
-    if config["filters"] % groups or (channels is not None and channels % groups):
-        raise ShapeError(f"groups={groups} does not divide the channels")
-    kernel: Shape = (
-        config["kernel_size"],
-        None if channels is None else channels // groups,
-        config["filters"],
-    )
-    return (
-        {"kernel": kernel, "bias": (config["filters"],)}
-        if config["use_bias"]
-        else {"kernel": kernel}
+def _pool_output(config: Config, shape: Shape | None) -> Shape | None:
+    sizes: Sequence[int] = config["pool_size"]
+    strides: Sequence[int] = config["strides"] or sizes
+    if (shape := windowed(shape, len(sizes))) is None:
+        return None
+    return resized(
+        config,
+        shape,
+        lambda size, i: window_length(size, sizes[i], strides[i], config["padding"]),
+        shape[channel_axis(config)],
     )
 
 
-def _conv1d_output(config: Config, shape: Shape | None) -> Shape | None:
-    if (shape := known(shape, rank=3)) is None:
-        return None
-    extent = (config["kernel_size"] - 1) * config["dilation_rate"] + 1
-    time = window_length(shape[_time_axis(config)], extent, config["strides"], config["padding"])
-    if config["data_format"] == "channels_last":
-        return (shape[0], time, config["filters"])
-    return (shape[0], config["filters"], time)
+def _global_pool_output(rank: int) -> Callable[[Config, Shape | None], Shape | None]:
+    def output(config: Config, shape: Shape | None) -> Shape | None:
+        if (shape := windowed(shape, rank)) is None:
+            return None
+        channels = shape[channel_axis(config)]
+        if config["keepdims"]:
+            return resized(config, shape, lambda size, i: 1, channels)
+        return (shape[0], channels)
+
+    return output
 
 
-def _pool1d_output(config: Config, shape: Shape | None) -> Shape | None:
-    if (shape := known(shape, rank=3)) is None:
-        return None
-    axis = _time_axis(config)
-    stride = config["strides"] or config["pool_size"]
-    time = window_length(shape[axis], config["pool_size"], stride, config["padding"])
-    return (*shape[:axis], time, *shape[axis + 1 :])
+def _pool(rank: int, alias: str) -> Schema:
+    options = {
+        "pool_size": window(2, rank),
+        "strides": optional(window(None, rank)),
+        "padding": choice("valid", "valid", "same"),
+        "data_format": DATA_FORMAT,
+    }
+    return Schema(options, output=_pool_output, aliases=(alias,))
 
 
-def _global_pool1d_output(config: Config, shape: Shape | None) -> Shape | None:
-    if (shape := known(shape, rank=3)) is None:
-        return None
-    axis = _time_axis(config)
-    kept = (1,) if config["keepdims"] else ()
-    return (*shape[:axis], *kept, *shape[axis + 1 :])
+def _global_pool(rank: int, alias: str, **more: Option) -> Schema:
+    options: Mapping[str, Any] = {"data_format": DATA_FORMAT, "keepdims": flag(False), **more}
+    return Schema(options, output=_global_pool_output(rank), aliases=(alias,))
 
-
-_DATA_FORMAT = choice("channels_last", "channels_last", "channels_first")
-_POOL: Mapping[str, Option] = {
-    "pool_size": window(2),
-    "strides": optional(window(None)),
-    "padding": choice("valid", "valid", "same"),
-    "data_format": _DATA_FORMAT,
-}
-_GLOBAL_POOL: Mapping[str, Option] = {"data_format": _DATA_FORMAT, "keepdims": flag(False)}
 
 LAYERS: Mapping[str, Schema] = {
-    "Conv1D": Schema(
-        {
-            "filters": size(),
-            "kernel_size": window(),
-            "strides": window(1),
-            "padding": choice("valid", "valid", "same", "causal"),
-            "data_format": _DATA_FORMAT,
-            "dilation_rate": window(1),
-            "groups": size(1),
-            "activation": activation(),
-            "use_bias": flag(True),
-        },
-        _conv1d_weights,
-        _conv1d_output,
-        aliases=("Convolution1D",),
-    ),
-    "MaxPooling1D": Schema(_POOL, output=_pool1d_output),
-    "AveragePooling1D": Schema(_POOL, output=_pool1d_output),
-    "GlobalMaxPooling1D": Schema(_GLOBAL_POOL, output=_global_pool1d_output),
-    "GlobalAveragePooling1D": Schema(
-        {**_GLOBAL_POOL, "use_mask": flag(True)}, output=_global_pool1d_output
-    ),
+    "MaxPooling1D": _pool(1, "MaxPool1D"),
+    "MaxPooling2D": _pool(2, "MaxPool2D"),
+    "AveragePooling1D": _pool(1, "AvgPool1D"),
+    "AveragePooling2D": _pool(2, "AvgPool2D"),
+    "GlobalMaxPooling1D": _global_pool(1, "GlobalMaxPool1D"),
+    "GlobalMaxPooling2D": _global_pool(2, "GlobalMaxPool2D"),
+    "GlobalAveragePooling1D": _global_pool(1, "GlobalAvgPool1D", use_mask=flag(True)),
+    "GlobalAveragePooling2D": _global_pool(2, "GlobalAvgPool2D"),
 }

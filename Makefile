@@ -1,0 +1,56 @@
+# make demo | test | check | fix | bench | clean. Needs Python >= 3.10 with venv, and a package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+DEMO := fixtures/tf.keras-2.15.0/mask_stack_bi_dense
+DEMO_OUT := build/demo.pt
+
+# The largest model of this folder is what `make bench` converts.
+MODELS ?= fixtures
+BENCH_OPTIONS ?=
+
+.PHONY: demo test check fix bench clean
+
+# What real Keras wrote and computed, against what the converted model computes.
+demo: $(VENV)/installed
+	@mkdir -p build
+	$(BIN)/k2t inspect $(DEMO).h5
+	$(BIN)/k2t convert $(DEMO).h5 $(DEMO_OUT) --force
+	$(BIN)/k2t verify $(DEMO).h5 $(DEMO_OUT) --per-layer
+	$(BIN)/k2t verify $(DEMO_OUT)
+	$(BIN)/python examples/demo.py $(DEMO_OUT) $(DEMO).npz
+
+test: $(VENV)/installed-test
+	@$(MAKE) --no-print-directory check
+
+# The same without setting anything up first: in .venv, or BIN=FOLDER of another environment.
+check:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+fix: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/convert.py $(MODELS) $(BENCH_OPTIONS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@ $(VENV)/installed

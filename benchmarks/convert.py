@@ -1,0 +1,250 @@
+"""Seconds and peak memory of ``k2t convert``, against ``import torch`` and Keras' ``load_model``.
+
+    python benchmarks/convert.py MODEL [--keras-python PYTHON] [--rounds 11] [--out RESULT.json]
+
+MODEL is a file, or a folder whose largest model is taken. PYTHON is the interpreter of an
+environment that has TensorFlow and Keras. Every measured command is a process of its own; rounds
+go round robin, so that a slow moment of the machine hits all of them. Two large models written
+here, most of one an embedding, all of the other an LSTM, show how memory grows with the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras2torch_birnn
+
+K2T = "from keras2torch_birnn.cli import main; main()"
+IMPORT_TORCH = "import torch"
+LOAD = "import sys; from {package}.models import load_model; load_model(sys.argv[1], compile=False)"
+# Where load_model fails, because tf_keras takes an old model for a new one: the model of its config
+# with the defaults of its own time, and load_weights, as `k2t verify` does it.
+LOAD_OLD = (
+    "import runpy, sys, {package}; runpy.run_path({child!r})['_old_model']({package}, sys.argv[1])"
+)
+KERAS_CHILD = Path(keras2torch_birnn.__file__).with_name("keras_child.py")
+SUFFIXES = (".h5", ".hdf5", ".keras")
+# File name -> words, width of the embedding, units of the LSTM.
+LARGE = {"embedding-400MB.h5": (1_000_000, 100, 7), "lstm-192MB.h5": (10, 1000, 2000)}
+
+# Written by a process of its own: the peak memory of a child counts from its parent's at the start.
+WRITE_LARGE = """
+import json, sys
+import h5py, numpy as np
+path, (words, width, units) = sys.argv[1], map(int, sys.argv[2:])
+rng = np.random.default_rng(0)
+cell = {"name": "lstm_1", "units": units, "activation": "tanh", "recurrent_activation": "sigmoid",
+        "return_sequences": False}
+layers = [
+    {"class_name": "Embedding", "config": {"name": "embedding_1", "input_dim": words,
+     "output_dim": width, "mask_zero": True, "batch_input_shape": [None, None]}},
+    {"class_name": "Bidirectional", "config": {"name": "bidirectional_1", "merge_mode": "concat",
+     "layer": {"class_name": "LSTM", "config": cell}}},
+]
+weights = {"embedding_1": {"embedding_1/embeddings:0": (words, width)}, "bidirectional_1": {
+    f"bidirectional_1/{way}_lstm_1/{name}:0": shape for way in ("forward", "backward")
+    for name, shape in {"kernel": (width, 4 * units), "recurrent_kernel": (units, 4 * units),
+                        "bias": (4 * units,)}.items()}}
+with h5py.File(path, "w") as file:
+    file.attrs["keras_version"] = "2.2.4"
+    file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": layers})
+    top = file.create_group("model_weights")
+    top.attrs["layer_names"] = [n.encode() for n in weights]
+    for layer, arrays in weights.items():
+        group = top.create_group(layer)
+        group.attrs["weight_names"] = [n.encode() for n in arrays]
+        for name, shape in arrays.items():
+            group[name] = rng.standard_normal(shape, dtype="f4")
+"""
+
+
+def measure(command: list[str]) -> dict[str, float]:
+    """Seconds by the clock, seconds of computing and peak memory in MB of one process.
+
+    The children it waited for are counted in. Computing depends less on what else the machine does.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}")
+    # Linux counts in KiB, macOS in bytes.
+    return {
+        "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_mb": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6,
+    }
+
+
+def round_robin(commands: dict[str, list[str]], rounds: int) -> dict[str, Any]:
+    """Median, smallest and largest of every command, after one round that does not count."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+    for number in range(rounds + 1):
+        for name, command in commands.items():
+            result = measure(command)
+            if number:
+                found[name].append(result)
+    return {name: summary(results) for name, results in found.items()}
+
+
+def summary(results: list[dict[str, float]]) -> dict[str, Any]:
+    """Every quantity: the median, the range, and every single value."""
+    columns = {key: [result[key] for result in results] for key in results[0]}
+    return {
+        key: {
+            "median": round(statistics.median(values), 4),
+            "least": round(min(values), 4),
+            "most": round(max(values), 4),
+            "all": [round(v, 4) for v in values],
+        }
+        for key, values in columns.items()
+    }
+
+
+def versions_of(python: str, packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions of packages in the environment of ``python``."""
+    code = (
+        "import json, sys; from importlib.metadata import version; "
+        "print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
+    )
+    done = subprocess.run(
+        [python, "-c", code, *packages], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return dict(json.loads(done.stdout))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "threads": "defaults (one per core)",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "numpy", "h5py", "typer", "safetensors")},
+    }
+
+
+def largest(path: Path) -> Path:
+    """The path itself, or the largest model of a folder."""
+    if not path.is_dir():
+        return path
+    models = [p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()]
+    return max(models, key=lambda p: p.stat().st_size)
+
+
+def keras_command(python: str, package: str, model: Path) -> tuple[str, list[str]]:
+    """The command that loads a model in Keras, and what to call it."""
+    plain = [python, "-c", LOAD.format(package=package), str(model)]
+    done = subprocess.run(plain, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if not done.returncode:
+        return f"{package} load_model", plain
+    code = LOAD_OLD.format(package=package, child=str(KERAS_CHILD))
+    return f"{package} (load_model fails) load_weights", [python, "-c", code, str(model)]
+
+
+def bench(model: Path, folder: Path, rounds: int, keras: tuple[str, str] | None) -> dict[str, Any]:
+    """All commands on one model, after a proof that the conversion is right."""
+    out = folder / "out.pt"
+    convert = [sys.executable, "-c", K2T, "convert", str(model), str(out), "--force"]
+    measure(convert)
+    measure([sys.executable, "-c", K2T, "verify", str(model), str(out), "--against", "reference"])
+    commands = {
+        "import torch": [sys.executable, "-c", IMPORT_TORCH],
+        "k2t convert": convert,
+        "k2t convert to .safetensors": [*convert[:-2], str(folder / "o.safetensors"), "--force"],
+        "k2t inspect": [sys.executable, "-c", K2T, "inspect", str(model)],
+    }
+    if keras:
+        name, command = keras_command(*keras, model)
+        commands[name] = command
+    results = round_robin(commands, rounds)
+    size = model.stat().st_size / 1e6
+    torch_alone, ours = results["import torch"], results["k2t convert"]
+    return {
+        "model": model.name,
+        "model_mb": round(size, 3),
+        "verified": "k2t verify --against reference",
+        "rounds": rounds,
+        "results": results,
+        **{
+            f"{key}_above_import_torch": round(ours[key]["median"] - torch_alone[key]["median"], 4)
+            for key in ("seconds", "cpu_seconds")
+        },
+        "peak_above_import_torch_in_file_sizes": round(
+            (ours["peak_mb"]["median"] - torch_alone["peak_mb"]["median"]) / size, 3
+        ),
+    }
+
+
+def main() -> None:
+    """Measure, print a table, write the raw numbers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--keras-python", help="an interpreter that has TensorFlow and Keras")
+    parser.add_argument("--keras-package", default="tf_keras", help="tf_keras, or keras")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--large-rounds", type=int, default=9, help="of the large models; 0: none")
+    day = datetime.datetime.now(datetime.timezone.utc).date()
+    results = Path(__file__).parent / "results" / f"convert-{day}.json"
+    parser.add_argument("--out", type=Path, default=results)
+    options = parser.parse_args()
+    about: dict[str, Any] = {"date": str(day), "machine": machine()}
+    keras = None
+    if options.keras_python:
+        keras = (options.keras_python, options.keras_package)
+        packages = ("tensorflow", options.keras_package.replace("_", "-"))
+        about["keras_environment"] = versions_of(options.keras_python, packages)
+    models = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        models.append(bench(largest(options.model), folder, options.rounds, keras))
+        for large, sizes in LARGE.items() if options.large_rounds else ():
+            path = folder / large
+            writing = [sys.executable, "-c", WRITE_LARGE, str(path), *map(str, sizes)]
+            subprocess.run(writing, check=True)
+            models.append(bench(path, folder, options.large_rounds, keras))
+            path.unlink()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps({**about, "models": models}, indent=1) + "\n")
+    for model in models:
+        print(f"{model['model']} ({model['model_mb']:.1f} MB)")
+        for command, numbers in model["results"].items():
+            seconds, peak = numbers["seconds"], numbers["peak_mb"]
+            print(
+                f"  {command:42} {seconds['median']:7.2f} s"
+                f" ({seconds['least']:.2f} to {seconds['most']:.2f})"
+                f" {numbers['cpu_seconds']['median']:7.2f} s of computing"
+                f" {peak['median']:8.0f} MB"
+            )
+        print(
+            f"  seconds above import torch: {model['seconds_above_import_torch']:.2f},"
+            f" of computing {model['cpu_seconds_above_import_torch']:.2f}"
+        )
+        print(
+            "  peak memory above import torch, in sizes of the file: "
+            f"{model['peak_above_import_torch_in_file_sizes']:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""Attention layers. A mask puts -1e9 in the place of scores, so a row with nothing is uniform."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.layers.registry import NONE, USES, MaskFlow, converts
+from keras2torch_birnn.rnn.parameters import parameter
+from keras2torch_birnn.spec import Array, LayerSpec
+
+# The attended values, and with them the scores where the call asks for these.
+Output: TypeAlias = Tensor | tuple[Tensor, Tensor]
+LARGE_NEGATIVE = -1e9
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """(Tq, Tk), true where a query may look: not beyond its own place."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
+
+
+def masked_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    """Softmax over the last axis, of what is allowed."""
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, LARGE_NEGATIVE)
+    return torch.softmax(scores, dim=-1)
+
+
+def _together(*masks: Tensor | None) -> Tensor | None:
+    """What all masks allow, broadcast against each other."""
+    out: Tensor | None = None
+    for mask in masks:
+        if mask is not None:
+            out = mask if out is None else out & mask
+    return out
+
+
+# ---- Attention, AdditiveAttention ---------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Luong's attention: scores are dot products, or a sum of tanh (``score_mode="concat"``).
+
+    The query's mask zeroes outputs, the value's hides values.
+    """
+
+    def __init__(self, scale: nn.Parameter | None, *, causal: bool) -> None:
+        super().__init__()
+        self.scale, self.causal = scale, causal
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
+        out = query @ key.transpose(1, 2)
+        return out if self.scale is None else out * self.scale
+
+    def forward(
+        self,
+        tensors: tuple[Tensor, ...],
+        mask: tuple[Tensor | None, ...] | None = None,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> Output:
+        """[query (B, Tq, D), value (B, Tv, E), key (B, Tv, D) or the value] -> (B, Tq, E)."""
+        query, value, key = (*tensors, tensors[1])[:3]
+        query_mask, value_mask = (None, None) if mask is None else mask[:2]
+        scores = self.scores(query, key)
+        causal = None
+        if self.causal or use_causal_mask:
+            causal = causal_mask(scores.shape[1], scores.shape[2], scores.device)
+        hidden = None if value_mask is None else value_mask.bool().unsqueeze(1)
+        weights = masked_softmax(scores, _together(hidden, causal))
+        out = weights @ value
+        if query_mask is not None:
+            out = out * query_mask.bool().unsqueeze(-1)
+        return (out, weights) if return_attention_scores else out
+
+
+class ConcatAttention(Attention):
+    """Scores are a weighted sum of tanh(scale (query + key))."""
+
+    def __init__(
+        self, scale: nn.Parameter | None, concat_score_weight: nn.Parameter, *, causal: bool
+    ) -> None:
+        super().__init__(scale, causal=causal)
+        self.concat_score_weight = concat_score_weight
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
+        both = query.unsqueeze(2) + key.unsqueeze(1)
+        both = both if self.scale is None else self.scale * both
+        return self.concat_score_weight * torch.tanh(both).sum(dim=-1)
+
+
+class AdditiveAttention(Attention):
+    """Bahdanau's attention: scores are the sum of scale tanh(query + key)."""
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
+        both = torch.tanh(query.unsqueeze(2) + key.unsqueeze(1))
+        return both.sum(dim=-1) if self.scale is None else both @ self.scale
+
+
+def _attention_mask(layer: LayerSpec) -> MaskFlow:
+    return MaskFlow(takes=True, after="first") if layer.config["mask_after"] == "query" else USES
+
+
+def _scale(layer: LayerSpec) -> nn.Parameter | None:
+    return parameter(np.atleast_1d(layer.weights["scale"])) if layer.config["use_scale"] else None
+
+
+@converts("Attention", mask=_attention_mask)
+def attention(layer: LayerSpec) -> nn.Module:
+    """Build an Attention."""
+    causal = layer.config["causal"]
+    if layer.config["score_mode"] == "concat":
+        weight = parameter(np.atleast_1d(layer.weights["concat_score_weight"]))
+        return ConcatAttention(_scale(layer), weight, causal=causal)
+    return Attention(_scale(layer), causal=causal)
+
+
+@converts("AdditiveAttention", mask=_attention_mask)
+def additive_attention(layer: LayerSpec) -> nn.Module:
+    """Build an AdditiveAttention."""
+    return AdditiveAttention(_scale(layer), causal=layer.config["causal"])
+
+
+# ---- MultiHeadAttention, GroupedQueryAttention --------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How heads attend, in Keras' words.
+
+    ``heads`` of queries, ``groups`` of keys and values (as many in a MultiHeadAttention).
+    ``output_shape``: what a step of the output has. ``sliding_window``: how far a query looks, its
+    own place counting as one. ``zeros``: when a row with nothing to attend to gives zeros, and not
+    the mean of all values.
+    """
+
+    heads: int
+    groups: int
+    output_shape: tuple[int, ...]
+    sliding_window: int | None
+    zeros: Literal["never", "with scores", "always"]
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention in heads; keys and values may have fewer, in groups.
+
+    The outputs of ``query``, ``key``, ``value`` and ``gate`` (a sigmoid of the query on each head),
+    and the inputs of ``attention_output``, are the heads one after another.
+    """
+
+    def __init__(
+        self,
+        query: nn.Linear,
+        key: nn.Linear,
+        value: nn.Linear,
+        attention_output: nn.Linear,
+        gate: nn.Linear | None,
+        *,
+        plan: Plan,
+    ) -> None:
+        super().__init__()
+        self.query, self.key, self.value = query, key, value
+        self.attention_output, self.gate = attention_output, gate
+        self.plan = plan
+
+    def forward(
+        self,
+        query: Tensor,
+        value: Tensor,
+        key: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mask: tuple[Tensor | None, ...] | None = None,
+        return_attention_scores: bool = False,
+        use_causal_mask: bool = False,
+    ) -> Output:
+        """query (B, Tq, D), value and key (B, Tv, E) -> (B, Tq, ...), scores (B, N, Tq, Tv).
+
+        attention_mask: (B, Tq, Tv), or (B, N, Tq, Tv) per head. mask: one of each argument, (B, T).
+        """
+        plan = self.plan
+        q = _heads(self.query(query), plan.heads)
+        k = _heads(self.key(value if key is None else key), plan.groups)
+        v = _heads(self.value(value), plan.groups)
+        k, v = (x.repeat_interleave(plan.heads // plan.groups, dim=1) for x in (k, v))
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+        places = self._places(scores, causal=use_causal_mask)
+        allowed = _together(*_of_inputs(mask), places, _per_head(attention_mask))
+        weights = masked_softmax(scores, allowed)
+        by_hand = return_attention_scores and plan.zeros != "never"
+        if allowed is not None and (by_hand or plan.zeros == "always"):
+            weights = weights * allowed
+        attended = weights @ v
+        if self.gate is not None:
+            attended = attended * torch.sigmoid(_heads(self.gate(query), plan.heads))
+        out: Tensor = self.attention_output(attended.transpose(1, 2).flatten(2))
+        out = out.reshape(*out.shape[:2], *plan.output_shape)
+        return (out, weights) if return_attention_scores else out
+
+    def _places(self, scores: Tensor, *, causal: bool) -> Tensor | None:
+        """Which places may be looked at, whatever is masked: (Tq, Tv)."""
+        queries, keys = scores.shape[2:]
+        mask = causal_mask(queries, keys, scores.device) if causal else None
+        if self.plan.sliding_window is None:
+            return mask
+        places = torch.arange(max(queries, keys), device=scores.device)
+        apart = (places[:queries, None] - places[None, :keys]).abs()
+        return _together(mask, apart < self.plan.sliding_window)
+
+    def extra_repr(self) -> str:
+        """The heads."""
+        return f"heads={self.plan.heads}, groups={self.plan.groups}"
+
+
+def _heads(x: Tensor, count: int) -> Tensor:
+    """(B, T, N * W) -> (B, N, T, W)."""
+    return x.reshape(*x.shape[:2], count, -1).transpose(1, 2)
+
+
+def _of_inputs(masks: tuple[Tensor | None, ...] | None) -> tuple[Tensor | None, ...]:
+    """The masks of query, value and key, to broadcast with scores (B, N, Tq, Tv)."""
+    query, *others = (masks or (None,))[:3]
+    rows = None if query is None else query.bool()[:, None, :, None]
+    return rows, *(None if m is None else m.bool()[:, None, None, :] for m in others)
+
+
+def _per_head(mask: Tensor | None) -> Tensor | None:
+    """(B, Tq, Tv) -> (B, 1, Tq, Tv)."""
+    return None if mask is None else mask.bool() if mask.dim() > 3 else mask.bool().unsqueeze(-3)
+
+
+def _heads_mask(layer: LayerSpec) -> MaskFlow:
+    if layer.config["masking"] == "ignore":
+        return NONE
+    return MaskFlow(takes=True, after="first")
+
+
+def _linear(layer: LayerSpec, name: str, inputs: int = 1) -> nn.Linear:
+    """A projection: ``kernel`` (in..., out...), ``inputs`` axes in, flattened and transposed."""
+    kernel = layer.weights[f"{name}/kernel"]
+    flat: Array = kernel.reshape(math.prod(kernel.shape[:inputs]), -1)
+    bias = layer.config["use_bias"]
+    linear = nn.Linear(flat.shape[0], flat.shape[1], bias, device="meta")
+    linear.weight = parameter(flat.T)
+    if bias:
+        linear.bias = parameter(layer.weights[f"{name}/bias"].reshape(-1))
+    return linear
+
+
+def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
+    config = layer.config
+    by_hand: Literal["always", "with scores"] = "always" if config["dropout"] else "with scores"
+    return MultiHeadAttention(
+        _linear(layer, "query"),
+        _linear(layer, "key"),
+        _linear(layer, "value"),
+        _linear(layer, "attention_output", inputs=2),
+        _linear(layer, "gate") if config["use_gate"] else None,
+        plan=Plan(
+            heads,
+            groups,
+            layer.weights["attention_output/kernel"].shape[2:],
+            config["sliding_window"],
+            by_hand if config["masking"] == "zeros" else "never",
+        ),
+    )
+
+
+@converts("MultiHeadAttention", mask=_heads_mask)
+def multi_head_attention(layer: LayerSpec) -> nn.Module:
+    """Build a MultiHeadAttention."""
+    heads = layer.config["num_heads"]
+    return _build(layer, heads, heads)
+
+
+@converts("GroupedQueryAttention", mask=_heads_mask)
+def grouped_query_attention(layer: LayerSpec) -> nn.Module:
+    """Build a GroupedQueryAttention."""
+    return _build(layer, layer.config["num_query_heads"], layer.config["num_key_value_heads"])

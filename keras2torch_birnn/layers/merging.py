@@ -1,0 +1,215 @@
+"""Layers that merge a list of tensors: elementwise, by concatenation, by a dot product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.layers.registry import NONE, MaskFlow, converts
+from keras2torch_birnn.spec import LayerSpec
+
+Tensors: TypeAlias = tuple[Tensor, ...]
+# One mask per tensor, (B, T) of a tensor (B, T, F); None where there is none.
+Masks: TypeAlias = tuple[Tensor | None, ...]
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, tensors)
+
+
+FUNCTIONS: Mapping[str, Callable[[Sequence[Tensor]], Tensor]] = {
+    "Add": _sum,
+    "Subtract": lambda tensors: tensors[0] - tensors[1],
+    "Multiply": lambda tensors: reduce(torch.mul, tensors),
+    "Average": lambda tensors: _sum(tensors) / len(tensors),
+    "Maximum": lambda tensors: reduce(torch.maximum, tensors),
+    "Minimum": lambda tensors: reduce(torch.minimum, tensors),
+}
+
+
+def multiply_what_counts(tensors: Sequence[Tensor], masks: Masks) -> Tensor:
+    """The product over what counts, zero where nothing does if all have masks.
+
+    Keras 3.4 to 3.15 ``merging/multiply.py``.
+    """
+    counted = [
+        x if mask is None else torch.where(mask.unsqueeze(-1), x, 1.0)
+        for x, mask in zip(tensors, masks, strict=True)
+    ]
+    product = FUNCTIONS["Multiply"](counted)
+    valid = [mask for mask in masks if mask is not None]
+    if len(valid) < len(masks):
+        return product
+    return torch.where(reduce(torch.logical_or, valid).unsqueeze(-1), product, 0.0)
+
+
+def choose_among_what_counts(
+    choose: Callable[[Tensor, Tensor], Tensor],
+) -> Callable[[Sequence[Tensor], Masks], Tensor]:
+    """The extreme over what counts: what does not takes the other's value before they meet.
+
+    Keras 3.4 to 3.15 ``merging/base_merge.py`` ``_apply_merge_op_and_or_mask``.
+    """
+
+    def merge(tensors: Sequence[Tensor], masks: Masks) -> Tensor:
+        out, out_mask = tensors[0], masks[0]
+        for x, mask in zip(tensors[1:], masks[1:], strict=True):
+            other = x if mask is None else torch.where(mask.unsqueeze(-1), x, out)
+            if out_mask is not None:
+                out = torch.where(out_mask.unsqueeze(-1), out, other)
+            out_mask = None if out_mask is None or mask is None else out_mask | mask
+            out = choose(out, other)
+        return out
+
+    return merge
+
+
+MASKED: Mapping[str, Callable[[Sequence[Tensor], Masks], Tensor]] = {
+    "Multiply": multiply_what_counts,
+    "Maximum": choose_among_what_counts(torch.maximum),
+    "Minimum": choose_among_what_counts(torch.minimum),
+}
+
+
+class Merge(nn.Module):
+    """An elementwise merge; tensors of lower rank get axes of size 1 after the batch."""
+
+    def __init__(self, class_name: str) -> None:
+        super().__init__()
+        self.class_name = class_name
+
+    def forward(self, tensors: Tensors, mask: Masks | None = None) -> Tensor:
+        """A list of tensors (B, ...), and a mask for each."""
+        rank = max(x.dim() for x in tensors)
+        if mask is None:
+            return FUNCTIONS[self.class_name]([_expanded(x, rank) for x in tensors])
+        # A tensor that Keras expands has no mask any more.
+        kept = tuple(
+            m.bool() if m is not None and x.dim() == rank else None
+            for x, m in zip(tensors, mask, strict=True)
+        )
+        return MASKED[self.class_name]([_expanded(x, rank) for x in tensors], kept)
+
+    def extra_repr(self) -> str:
+        """Which merge it is."""
+        return self.class_name
+
+
+def _expanded(x: Tensor, rank: int) -> Tensor:
+    return x.reshape(x.shape[0], *[1] * (rank - x.dim()), *x.shape[1:])
+
+
+def all_masks(tensors: Tensors, mask: Masks) -> Tensor:
+    """What counts in every masked tensor."""
+    return reduce(torch.logical_and, [m for m in mask if m is not None])
+
+
+def any_mask(tensors: Tensors, mask: Masks) -> Tensor:
+    """What counts in any; all have masks."""
+    return reduce(torch.logical_or, [m for m in mask if m is not None])
+
+
+def _merge_mask(layer: LayerSpec) -> MaskFlow:
+    rule = layer.config["masking"]
+    if rule == "none":
+        return NONE
+    if rule == "all":
+        return MaskFlow(after=all_masks)
+    return MaskFlow(takes=layer.class_name in MASKED, after=any_mask, every=True)
+
+
+@converts("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", mask=_merge_mask)
+def merge(layer: LayerSpec) -> nn.Module:
+    """Build an elementwise merge."""
+    return Merge(layer.class_name)
+
+
+# ---- Concatenate, Dot ---------------------------------------------------------------------------
+
+
+class Concatenate(nn.Module):
+    """Tensors one after another along an axis."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """A list of tensors that differ in no other axis."""
+        return torch.cat(tensors, dim=self.axis)
+
+    def extra_repr(self) -> str:
+        """The axis."""
+        return f"axis={self.axis}"
+
+
+def concatenated_mask(tensors: Tensors, mask: Masks, axis: int, rule: str) -> Tensor:
+    """Masks spread over the features and concatenated like their tensors, then reduced over them.
+
+    A tensor without mask counts everywhere (``Concatenate.compute_mask``, Keras 2.2.4 to 3.15).
+    """
+    parts = []
+    for x, m in zip(tensors, mask, strict=True):
+        if m is None:
+            parts.append(torch.ones_like(x, dtype=torch.bool))
+        else:
+            spread = m.bool().unsqueeze(-1) if m.dim() < x.dim() else m.bool()
+            parts.append(spread.expand_as(x))
+    joined = torch.cat(parts, dim=axis)
+    return joined.all(dim=-1) if rule == "all" else joined.any(dim=-1)
+
+
+def _concatenate_mask(layer: LayerSpec) -> MaskFlow:
+    rule = layer.config["masking"]
+    if rule == "none":
+        return NONE
+    return MaskFlow(after=concatenated_mask, constants={"axis": layer.config["axis"], "rule": rule})
+
+
+@converts("Concatenate", mask=_concatenate_mask)
+def concatenate(layer: LayerSpec) -> nn.Module:
+    """Build a Concatenate."""
+    return Concatenate(layer.config["axis"])
+
+
+class Dot(nn.Module):
+    """The product of two tensors summed over one axis of each; with norms, their cosine.
+
+    What is left of the first tensor's axes comes before what is left of the second's.
+    """
+
+    def __init__(self, axes: tuple[int, int], smallest_norm: float | None) -> None:
+        super().__init__()
+        self.axes, self.smallest_norm = axes, smallest_norm
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Two tensors (B, ...)."""
+        x, y = (
+            t.movedim(axis, -1) if self.smallest_norm is None else self._unit(t.movedim(axis, -1))
+            for t, axis in zip(tensors, self.axes, strict=True)
+        )
+        # (B, m, s) (B, s, n) -> (B, m, n)
+        product = x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1)
+        other = y.flatten(1, -2) if y.dim() > 2 else y.unsqueeze(1)
+        out = product @ other.transpose(1, 2)
+        shape = (*x.shape[1:-1], *y.shape[1:-1])
+        return out.reshape(x.shape[0], *(shape or (1,)))
+
+    def _unit(self, x: Tensor) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / norm.clamp(min=self.smallest_norm)
+
+    def extra_repr(self) -> str:
+        """The axes."""
+        return f"axes={self.axes}, normalize={self.smallest_norm is not None}"
+
+
+@converts("Dot", mask=NONE)
+def dot(layer: LayerSpec) -> nn.Module:
+    """Build a Dot."""
+    config = layer.config
+    return Dot(config["axes"], config["smallest_norm"] if config["normalize"] else None)

@@ -1,0 +1,166 @@
+"""Layers that Keras calls preprocessing. Their constants are buffers and follow the dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
+from keras2torch_birnn.rnn.parameters import parameter
+from keras2torch_birnn.schema import normalized_axes
+from keras2torch_birnn.spec import LayerSpec
+
+
+def _single(value: Any) -> Tensor:
+    """A constant as Keras computes with it: in float32."""
+    return torch.from_numpy(np.asarray(value, dtype=np.float32))
+
+
+def _passes(layer: LayerSpec) -> MaskFlow:
+    return SAME if layer.config["passes_mask"] else NONE
+
+
+class Normalization(nn.Module):
+    """(x - mean) / deviation, or with ``invert`` mean + x deviation; a deviation is 1e-7 at least.
+
+    ``mean`` and ``variance`` have the input's sizes on the axes they belong to, else 1.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, mean: Tensor, variance: Tensor, *, invert: bool) -> None:
+        super().__init__()
+        self.invert = invert
+        self.register_buffer("mean", mean)
+        self.register_buffer("variance", variance)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; whole numbers become floats."""
+        deviation = self.variance.sqrt().clamp(min=1e-7)
+        x = x.to(self.mean.dtype)
+        return self.mean + x * deviation if self.invert else (x - self.mean) / deviation
+
+    def extra_repr(self) -> str:
+        """Shape of the statistics, direction."""
+        return f"{tuple(self.mean.shape)}, invert={self.invert}"
+
+
+@converts("Normalization", mask=_passes)
+def normalization(layer: LayerSpec) -> nn.Module:
+    """Build a Normalization of what ``adapt`` found (weights) or of what the config says.
+
+    Numbers of the config stand for the last of the axes, as NumPy broadcasts.
+    """
+    config = layer.config
+    rank = len(layer.input_shape) if layer.input_shape is not None else len(config["axis"]) + 1
+    axes = normalized_axes(config, rank)
+
+    def placed(values: Tensor) -> Tensor:
+        """One axis of ``values`` per axis of the layer, all at their place in the input."""
+        sizes = [1] * (len(axes) - values.dim()) + list(values.shape)
+        return values.reshape([sizes[axes.index(i)] if i in axes else 1 for i in range(rank)])
+
+    found = {
+        name: placed(
+            parameter(layer.weights[name]).data if name in layer.weights else _single(config[name])
+        )
+        for name in ("mean", "variance")
+    }
+    return Normalization(found["mean"], found["variance"], invert=config["invert"])
+
+
+class Rescaling(nn.Module):
+    """x scale + offset."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, scale: float, offset: float) -> None:
+        super().__init__()
+        self.register_buffer("scale", _single(scale))
+        self.register_buffer("offset", _single(offset))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; whole numbers become floats."""
+        return x.to(self.scale.dtype) * self.scale + self.offset
+
+    def extra_repr(self) -> str:
+        """Both numbers."""
+        return f"scale={self.scale.item():g}, offset={self.offset.item():g}"
+
+
+@converts("Rescaling", mask=_passes)
+def rescaling(layer: LayerSpec) -> nn.Module:
+    """Build a Rescaling."""
+    return Rescaling(layer.config["scale"], layer.config["offset"])
+
+
+def encode(ids: Tensor, tokens: Tensor, mode: str) -> Tensor:
+    """Ids against all ``tokens``: one row per id, or one per sample (which there, or how often).
+
+    An id that is no token gives zeros.
+    """
+    if mode == "one_hot" and ids.dim() > 1 and ids.shape[-1] == 1:
+        ids = ids.squeeze(-1)
+    hits = ids.unsqueeze(-1).eq(tokens)
+    if mode == "multi_hot":
+        hits = hits.any(dim=-2)
+    return hits.sum(dim=-2, dtype=tokens.dtype) if mode == "count" else hits.to(tokens.dtype)
+
+
+class CategoryEncoding(nn.Module):
+    """Ids as vectors of zeros and ones, or of counts."""
+
+    tokens: Tensor
+
+    def __init__(self, num_tokens: int, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.register_buffer("tokens", _single(np.arange(num_tokens)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """one_hot (B, ..., 1 or T) -> (B, ..., num_tokens); else (B, T) -> (B, num_tokens)."""
+        return encode(x.long(), self.tokens, self.mode)
+
+    def extra_repr(self) -> str:
+        """Size and mode."""
+        return f"{len(self.tokens)}, {self.mode}"
+
+
+@converts("CategoryEncoding", mask=NONE)
+def category_encoding(layer: LayerSpec) -> nn.Module:
+    """Build a CategoryEncoding."""
+    return CategoryEncoding(layer.config["num_tokens"], layer.config["output_mode"])
+
+
+class Discretization(nn.Module):
+    """The number of boundaries that x has reached, as an id or encoded."""
+
+    boundaries: Tensor
+    tokens: Tensor
+
+    def __init__(self, boundaries: tuple[float, ...], mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+        self.register_buffer("boundaries", _single(boundaries))
+        self.register_buffer("tokens", _single(np.arange(len(boundaries) + 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> ids of the same shape, or as CategoryEncoding encodes them."""
+        given = x.to(self.boundaries.dtype).contiguous()
+        ids = torch.bucketize(given, self.boundaries, right=True)
+        return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
+
+    def extra_repr(self) -> str:
+        """Number of boundaries and mode."""
+        return f"{len(self.boundaries)} boundaries, {self.mode}"
+
+
+@converts("Discretization", mask=NONE)
+def discretization(layer: LayerSpec) -> nn.Module:
+    """Build a Discretization."""
+    return Discretization(layer.config["bin_boundaries"], layer.config["output_mode"])

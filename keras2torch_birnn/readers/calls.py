@@ -1,0 +1,164 @@
+"""What a generation of Keras makes of the calls in a graph: which masks go on, which get lost.
+
+Sources: ``Layer.__call__`` of Keras 3.0 to 3.15; ``MultiHeadAttention.call`` since 3.8, which takes
+the masks off the very tensors it is given; ``RNN._process_inputs`` of tf.keras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TypeAlias
+
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.spec import (
+    Call,
+    Generation,
+    Graph,
+    LayerSpec,
+    Structure,
+    TensorRef,
+    leaves,
+    map_structure,
+)
+
+Node: TypeAlias = tuple[str, int]
+# Layers whose output is the very tensor they were given, at inference.
+_HAND_ON = frozenset(
+    "Dropout SpatialDropout1D SpatialDropout2D GaussianNoise GaussianDropout AlphaDropout "
+    "ActivityRegularization Identity".split()
+)
+
+
+def settle_calls(
+    graph: Graph, generation: Generation, problems: list[K2TError], notes: list[str]
+) -> Graph:
+    """Write into the calls of a graph, and of those inside it, what the generation does with them.
+
+    ``keep_mask`` joins a call whose passed mask is not the one that goes on; references to tensors
+    that have lost their mask say so.
+    """
+    calls = tuple(_settled(graph.layer(call.layer), call, generation) for call in graph.calls)
+    graph = replace(graph, calls=calls)
+    for call in calls:
+        layer = graph.layer(call.layer)
+        half = layer.parts.get("forward_layer", layer)
+        stateful = bool(half.config.get("stateful")) and "initial_state" in call.kwargs
+        if stateful and generation.carried_state_wins:
+            problems.append(
+                UnsupportedOptionError(
+                    "initial_state on a stateful layer: this Keras uses it only while all that "
+                    "the layer carries is zero",
+                    place=layer.place,
+                )
+            )
+    if not generation.attention_takes_masks:
+        return graph
+    inside = (part for layer in graph.layers for part in layer.walk())
+    if not any(part.class_name == "MultiHeadAttention" for part in inside):
+        return graph
+    graph, _ = _without_lost_masks(graph)
+    if any(not ref.masked for call in graph.calls for ref in _refs((call.args, call.kwargs))):
+        notes.append(
+            "MultiHeadAttention of this Keras takes the masks off its inputs: layers that read "
+            "them later see no mask, as in Keras"
+        )
+    return graph
+
+
+def _settled(layer: LayerSpec, call: Call, generation: Generation) -> Call:
+    if "mask" not in call.kwargs or layer.graph is not None:
+        return call
+    kwargs = dict(call.kwargs)
+    if len(call.args) > 1:  # passed as query_mask, value_mask, key_mask
+        if layer.class_name == "MultiHeadAttention" and generation.attention_takes_masks:
+            kwargs["mask"] = (None, *kwargs["mask"][1:])  # it looks at the query itself
+        return replace(call, kwargs={**kwargs, "keep_mask": True})
+    if generation.passed_mask_goes_on:
+        return call
+    return replace(call, kwargs={**kwargs, "keep_mask": True})
+
+
+def _refs(structure: Structure) -> Iterable[TensorRef]:
+    return (leaf for leaf in leaves(structure) if isinstance(leaf, TensorRef))
+
+
+# ---- masks taken away ---------------------------------------------------------------------------
+
+
+def _without_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
+    """Mark what has lost its mask. The numbers are those of the inputs that lose theirs inside."""
+    inputs = tuple(_refs(graph.inputs))
+    origin: dict[TensorRef, TensorRef] = {}
+    lost: set[TensorRef] = set()
+    inner: dict[str, tuple[Graph, frozenset[int]]] = {}
+    done: dict[Node, Call] = {}
+
+    def first(ref: TensorRef) -> TensorRef:
+        return origin.get(ref, ref)
+
+    def mark(leaf: object) -> object:
+        if isinstance(leaf, TensorRef) and first(leaf) in lost:
+            return replace(leaf, masked=False)
+        return leaf
+
+    by_node = {(call.layer, call.index): call for call in graph.calls}
+    for node in _order(graph, by_node):
+        call, layer = by_node[node], graph.layer(node[0])
+        args = tuple(map_structure(mark, arg) for arg in call.args)
+        done[node] = replace(call, args=args)
+        given = [first(ref) for ref in _refs(call.args)]
+        if layer.class_name in _HAND_ON and given:
+            origin[TensorRef(*node)] = given[0]
+        elif layer.class_name == "MultiHeadAttention":
+            lost.update(first(ref) for ref in _refs(call.args[:3]))
+        elif layer.graph is not None:
+            if call.kwargs.get("mask") is not None:  # it is put on the input
+                lost.difference_update(given)
+            if layer.name not in inner:
+                inner[layer.name] = _without_lost_masks(layer.graph)
+            lost.update(ref for i, ref in enumerate(given) if i in inner[layer.name][1])
+    layers = tuple(
+        replace(layer, graph=inner[layer.name][0]) if layer.name in inner else layer
+        for layer in graph.layers
+    )
+    calls = tuple(done.get((call.layer, call.index), call) for call in graph.calls)
+    outputs = map_structure(mark, graph.outputs)
+    taken = frozenset(i for i, ref in enumerate(inputs) if first(ref) in lost)
+    return replace(graph, layers=layers, calls=calls, outputs=outputs), taken
+
+
+def _order(graph: Graph, by_node: Mapping[Node, Call]) -> list[Node]:
+    """The calls in the order in which Keras 3 runs them (``ops/function.py`` ``map_graph``).
+
+    By depth, the longest way to an output; calls of a layer that is used several times may be
+    deeper. In one depth in the order in which the depths were settled.
+    """
+    parents = {
+        node: [(ref.layer, ref.call) for ref in _refs((call.args, call.kwargs))]
+        for node, call in by_node.items()
+    }
+    settled = _outputs_last(graph, parents)
+    depths: dict[Node, int] = {}
+    of_layer: dict[str, int] = {}
+    for node in reversed(settled):
+        depth = max(depths.setdefault(node, 0), of_layer.get(node[0], 0))
+        of_layer[node[0]] = depths[node] = depth
+        for parent in parents[node]:
+            depths[parent] = max(depth + 1, depths.get(parent, 0))
+    return sorted(depths, key=lambda node: -depths[node])
+
+
+def _outputs_last(graph: Graph, parents: Mapping[Node, list[Node]]) -> list[Node]:
+    """Depth first from the outputs, every call after those it needs, without recursion."""
+    finished: dict[Node, None] = {}
+    for end in _refs(graph.outputs):
+        stack: list[tuple[Node, bool]] = [((end.layer, end.call), False)]
+        while stack:
+            node, needs_met = stack.pop()
+            if needs_met:
+                finished.setdefault(node)
+            elif node not in finished:
+                stack.append((node, True))
+                stack += [(parent, False) for parent in reversed(parents[node])]
+    return list(finished)

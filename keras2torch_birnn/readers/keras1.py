@@ -1,0 +1,200 @@
+"""Keras 1 (1.0 to 1.2.2) in the words of Keras 2: its configs and how its weights stand in files.
+
+Sources: Keras 1.2.2 ``layers/*.py`` (``get_config``, ``build``) and ``engine/topology.py``
+(``load_weights_from_hdf5_group``). Everything that is peculiar to Keras 1 is on this page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.readers.layouts import HasShape, Layout
+from keras2torch_birnn.shapes import expected_weights
+from keras2torch_birnn.spec import Array, LayerSpec, Shape
+
+# ---- configs -----------------------------------------------------------------------------------
+
+_CLASSES: Mapping[str, str] = {
+    "AtrousConvolution1D": "Conv1D",
+    "Convolution1D": "Conv1D",
+    "TimeDistributedDense": "Dense",  # a Dense works on every step anyway
+    # Of two axes: kernels in two orders, and some configs do not say in which the data are. No such
+    # class exists, so that these are refused by name.
+    **{
+        name: f"{name} of Keras 1"
+        for name in (
+            "Convolution2D AtrousConvolution2D SeparableConvolution2D Deconvolution2D "
+            "ZeroPadding2D Cropping2D UpSampling2D"
+        ).split()
+    },
+}
+
+_SIZED = ("Dense", "TimeDistributedDense", "LSTM", "GRU", "SimpleRNN")
+_WINDOWS = ("Convolution1D", "AtrousConvolution1D")
+_POOLS = ("MaxPooling1D", "AveragePooling1D")
+
+_RENAMED: Mapping[str, str] = {
+    "inner_activation": "recurrent_activation",
+    "dropout_W": "dropout",
+    "dropout_U": "recurrent_dropout",
+    "consume_less": "implementation",
+    "bias": "use_bias",
+    "p": "rate",
+    "sigma": "stddev",
+    "border_mode": "padding",
+    "nb_filter": "filters",
+    "filter_length": "kernel_size",
+    "subsample_length": "strides",
+    "atrous_rate": "dilation_rate",
+    "pool_length": "pool_size",
+    "dim_ordering": "data_format",
+}
+_RENAMED_IN: Mapping[str, Mapping[str, str]] = {
+    **{name: {"output_dim": "units"} for name in _SIZED},
+    **{name: {"stride": "strides"} for name in _POOLS},
+    "UpSampling1D": {"length": "size"},
+}
+_VALUES: Mapping[str, Mapping[Any, Any]] = {
+    "implementation": {"cpu": 0, "mem": 1, "gpu": 2},
+    "data_format": {"tf": "channels_last", "th": "channels_first"},
+}
+
+# Keys that say how training starts, or repeat the input's shape.
+_NO_EFFECT = frozenset(("init", "inner_init", "forget_bias_init"))
+_NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
+    **{name: frozenset(("input_dim",)) for name in (*_SIZED, *_WINDOWS)},
+    "Embedding": frozenset(("dropout",)),
+}
+# What only one value of is known elsewhere: (class, key) -> that value, what the others do.
+_ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
+    ("BatchNormalization", "mode"): (0, "normalizes by the batch at hand, at inference too"),
+}
+
+
+def modern(entry: Any) -> Any:
+    """The same layer as Keras 2 would write it; what is not known stays as it is."""
+    config = entry.get("config") if isinstance(entry, Mapping) else None
+    class_name = entry.get("class_name") if isinstance(entry, Mapping) else None
+    if not isinstance(config, Mapping) or not isinstance(class_name, str):
+        return entry
+    names = {**_RENAMED, **_RENAMED_IN.get(class_name, {})}
+    checked = {key for owner, key in _ONLY if owner == class_name}  # by refused_values
+    ignored = _NO_EFFECT | _NO_EFFECT_IN.get(class_name, frozenset()) | checked
+    new = {
+        names.get(str(key), str(key)): _value(names.get(str(key), str(key)), value)
+        for key, value in config.items()
+        if key not in ignored
+    }
+    return {**entry, "class_name": _CLASSES.get(class_name, class_name), "config": new}
+
+
+def _value(key: str, value: Any) -> Any:
+    known = _VALUES.get(key, {})
+    return known.get(value, value) if isinstance(value, str) else value
+
+
+def refused_values(entry: Any) -> list[str]:
+    """What a layer's options ask for that later Keras has no word for."""
+    config = entry.get("config") if isinstance(entry, Mapping) else None
+    if not isinstance(config, Mapping):
+        return []
+    return [
+        f"{class_name} option {key}={config[key]!r} is not supported: it {effect}"
+        for (class_name, key), (allowed, effect) in _ONLY.items()
+        if entry.get("class_name") == class_name and config.get(key, allowed) != allowed
+    ]
+
+
+# ---- weights -----------------------------------------------------------------------------------
+
+# With consume_less "cpu" or "mem" every gate has arrays of its own, in this order.
+_GATES: Mapping[str, str] = {"LSTM": "icfo", "GRU": "zrh"}
+# The order of the gates within one array, everywhere else.
+_FUSED: Mapping[str, str] = {"LSTM": "ifco", "GRU": "zrh"}
+_RECURRENT = ("kernel", "recurrent_kernel", "bias")
+
+# Our name -> Keras 1's, without the layer's. ``running_std`` is a variance.
+_LABELS: Mapping[str, str] = {
+    "kernel": "W",
+    "embeddings": "W",
+    "recurrent_kernel": "U",
+    "bias": "b",
+    "gamma": "gamma",
+    "beta": "beta",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_std",
+    "alpha": "alphas",
+}
+_ENTRY = re.compile(
+    r"(?P<layer>.*?)_(?P<label>[WUb](?:_[icfozrh])?|gamma|beta|running_mean|running_std|alphas)"
+    r"(?:_\d+)?(?::\d+)?"
+)
+
+
+def _label(name: str) -> str:
+    weight, _, gate = name.partition("@")
+    label = _LABELS.get(weight, weight)
+    return f"{label}_{gate}" if gate else label
+
+
+def _split(entry: str) -> tuple[tuple[str, ...], str]:
+    """``a/forward_lstm_1_W_i:0`` -> (a, forward_lstm_1), W_i."""
+    *segments, last = entry.split("/")
+    match = _ENTRY.fullmatch(last)
+    return ((*segments, match["layer"]), match["label"]) if match else (tuple(segments), last)
+
+
+def _per_gate(layer: LayerSpec) -> bool:
+    return layer.class_name in _GATES and layer.config["implementation"] != 2
+
+
+def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
+    expected = expected_weights(layer)
+    if layer.class_name == "Conv1D" and "kernel" in expected:
+        length, channels, filters = expected["kernel"]
+        old = _is_old(found["kernel"].shape) if "kernel" in found else False
+        kernel = (filters, channels, length, 1) if old else (length, 1, channels, filters)
+        return {**expected, "kernel": kernel}
+    if not _per_gate(layer):
+        return expected
+    return {
+        f"{name}@{gate}": (*expected[name][:-1], layer.config["units"])
+        for gate in _GATES[layer.class_name]
+        for name in _RECURRENT
+    }
+
+
+def _is_old(shape: tuple[int, ...]) -> bool:
+    """Whether a kernel is (filters, channels, length, 1), as before Keras 1.2."""
+    return len(shape) == 4 and shape[3] == 1 != shape[1]
+
+
+def _settle(layer: LayerSpec, stored: Mapping[str, HasShape]) -> LayerSpec:
+    """Take from the weights what Keras 1 forgets to write: a PReLU's ``shared_axes``."""
+    if layer.class_name != "PReLU" or "alpha" not in stored or layer.input_shape is None:
+        return layer
+    sizes = zip(stored["alpha"].shape, layer.input_shape[1:], strict=False)
+    shared = tuple(i for i, (own, given) in enumerate(sizes, 1) if own == 1 != given)
+    return replace(layer, config={**layer.config, "shared_axes": shared or None})
+
+
+def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
+    if layer.class_name == "Conv1D":
+        kernel = weights["kernel"]
+        old = _is_old(kernel.shape)
+        return {**weights, "kernel": (kernel.transpose(2, 3, 1, 0) if old else kernel)[:, 0]}
+    if not _per_gate(layer):
+        return dict(weights)
+    order = _FUSED[layer.class_name]
+    return {
+        name: np.concatenate([weights[f"{name}@{gate}"] for gate in order], axis=-1)
+        for name in _RECURRENT
+    }
+
+
+LAYOUT = Layout(_stored, _label, _split, _settle, _join, own_names=True)

@@ -1,0 +1,55 @@
+"""Dtype policies: what a layer computes in, and what that means for the converted model.
+
+A model computes in one precision here: float64 where any layer of the file does, else float32.
+Keras' half-precision policies round every step to 8 or 11 bits, which nobody wants reproduced:
+float32 is closer to what those layers approximate.
+Sources: tf.keras 2.15 ``mixed_precision/policy.py``, Keras 3.15 ``dtype_policies``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.spec import Array
+
+# Old Embedding layers carry the dtype of their input in this place.
+_PLAIN = (None, "float32", "float64", "int32", "int64")
+_HALF = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a policy means: a note for the user, or why it is refused."""
+
+    note: str = ""
+    refusal: str = ""
+
+
+def read_policy(value: Any) -> Reading:
+    """A name, ``{"class_name": "Policy" or "DTypePolicy", "config": {"name": ...}}``, or None."""
+    name = value
+    if isinstance(value, Mapping):
+        config = value.get("config")
+        config = config if isinstance(config, Mapping) else {}
+        if "mode" in config:
+            return Reading(
+                refusal=f"quantized weights ({printable(config['mode'])}) are not supported: save "
+                "the model before quantize()"
+            )
+        name = config.get("name", value)
+    if any(name == plain for plain in _PLAIN):
+        return Reading()
+    if any(name == half for half in _HALF):
+        return Reading(note=f"the file asks for {name}: computed in float32, which is more exact")
+    return Reading(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
+
+
+def common_dtype(arrays: list[Array]) -> np.dtype[Any]:
+    """The one precision of a model with these weights."""
+    double = any(array.dtype == np.float64 for array in arrays)
+    return np.dtype(np.float64 if double else np.float32)

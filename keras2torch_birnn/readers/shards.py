@@ -1,0 +1,130 @@
+"""Weights in several files: the index ``NAME.weights.json`` and the HDF5 files it names.
+
+Written by Keras since 3.7 (``save_weights(max_shard_size=...)``, 3.15 ``saving/saving_lib.py``
+``ShardedH5IOStore``): ``weight_map`` says for every ``vars`` group in which files its arrays are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.readers.arrays import StoredArray
+from keras2torch_birnn.readers.index_check import Attribute, Kind
+from keras2torch_birnn.readers.strict_json import parse_object
+
+MOST_SHARDS = 64
+
+
+class Store(Protocol):
+    """Groups, attributes and arrays, in one file or several; see ``HDF5Store``."""
+
+    def kind(self, path: str) -> Kind | None:
+        """What stands at ``path``; None if nothing does."""
+        ...
+
+    def members(self, group: str) -> dict[str, Kind]:
+        """Names and kinds of what ``group`` holds directly."""
+        ...
+
+    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
+        """Those of the attributes ``names`` that ``group`` has."""
+        ...
+
+    def attributes_of(
+        self, groups: Sequence[str], names: Sequence[str]
+    ) -> list[dict[str, Attribute]]:
+        """The same for many groups."""
+        ...
+
+    def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
+        """The arrays at ``paths``, checked but not read."""
+        ...
+
+
+def parse_index(text: str, place: str) -> dict[str, tuple[str, ...]]:
+    """Group of arrays -> names of the files that hold them; every name is a plain one.
+
+    Raises:
+        InvalidModelFileError: not such an index, or it names files elsewhere.
+    """
+    index = parse_object(text, place=place, needed=["weight_map"])
+    given = index["weight_map"]
+    if not isinstance(given, Mapping) or not given:
+        raise InvalidModelFileError("weight_map names no file", "refused", place=place)
+    found: dict[str, tuple[str, ...]] = {}
+    for group, value in given.items():
+        names = [value] if isinstance(value, str) else value
+        if not isinstance(names, list) or not names:
+            raise InvalidModelFileError("weight_map names no file", "refused", place=place)
+        found[group.strip("/")] = tuple(_plain(name, place) for name in names)
+    count = len({name for names in found.values() for name in names})
+    if count > MOST_SHARDS:
+        raise InvalidModelFileError(
+            f"weights in {count} files, more than {MOST_SHARDS}", "refused", place=place
+        )
+    return found
+
+
+def _plain(name: Any, place: str) -> str:
+    forbidden = ("/", "\\", ":", "\0")
+    plain = isinstance(name, str) and not any(mark in name for mark in forbidden)
+    if not plain or name.startswith(".") or not name.endswith(".h5"):
+        raise InvalidModelFileError(
+            f"{printable(name)} is not the name of a shard beside the index",
+            "refused",
+            place=place,
+        )
+    return str(name)
+
+
+class ShardedStore:
+    """Several HDF5 files as one; ``files`` is what ``parse_index`` returns."""
+
+    def __init__(self, stores: Mapping[str, Store], files: Mapping[str, tuple[str, ...]]) -> None:
+        self._stores, self._files = stores, files
+        self._first = next(iter(stores.values()))
+
+    def kind(self, path: str) -> Kind | None:
+        """What stands at ``path`` in the first file that has it."""
+        return next(filter(None, (store.kind(path) for store in self._stores.values())), None)
+
+    def members(self, group: str) -> dict[str, Kind]:
+        """What ``group`` holds in all files together."""
+        found: dict[str, Kind] = {}
+        for store in self._stores.values():
+            if store.kind(group) == "group":
+                found |= store.members(group)
+        return found
+
+    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
+        """Shards have none of their own: those of the first one."""
+        return self._first.attributes(group, names)
+
+    def attributes_of(
+        self, groups: Sequence[str], names: Sequence[str]
+    ) -> list[dict[str, Attribute]]:
+        """The same for many groups."""
+        return self._first.attributes_of(groups, names)
+
+    def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
+        """Every array from the one file that has it."""
+        owners = [self._owner(path) for path in paths]
+        wanted: dict[str, list[str]] = {}
+        for path, owner in zip(paths, owners, strict=True):
+            wanted.setdefault(owner, []).append(path)
+        found = {
+            (owner, path): array
+            for owner, own in wanted.items()
+            for path, array in zip(own, self._stores[owner].arrays(own), strict=True)
+        }
+        return [found[owner, path] for path, owner in zip(paths, owners, strict=True)]
+
+    def _owner(self, path: str) -> str:
+        names = dict.fromkeys(self._files.get(path.rpartition("/")[0].strip("/"), ()))
+        have = [name for name in names if self._stores[name].kind(path) == "dataset"]
+        if len(have) == 1:
+            return have[0]
+        what = "not in the shards" if not have else f"in {len(have)} shards at once"
+        raise WeightMismatchError(what, "the set of files is not complete", place=path)

@@ -1,0 +1,143 @@
+"""Attention in the letters of its papers: b batch, q query steps, k key steps, n heads, d width.
+
+Sources: ``keras/src/layers/attention/`` of tf.keras 2.15 and Keras 3.0 to 3.15. In float32 a score
+of a few units minus 1e9 is -1e9, so what Keras subtracts there is put in the score's place here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras2torch_birnn.reference.context import (
+    Context,
+    empty_rows_are_zero,
+    heads_heed_masks,
+    mask_of_lists,
+)
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+Result = tuple[Structure, Structure]
+MASKED_SCORE = -1e9
+
+
+def _softmax(scores: Array, allowed: Array | None) -> Array:
+    if allowed is not None:
+        scores = np.where(allowed, scores, MASKED_SCORE)
+    powers: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    total: Array = powers.sum(axis=-1, keepdims=True)
+    return np.divide(powers, total)
+
+
+def _earlier(queries: int, keys: int) -> Array:
+    """``_compute_causal_mask``: row number >= column number."""
+    return np.arange(queries)[:, np.newaxis] >= np.arange(keys)[np.newaxis, :]
+
+
+def _and(*masks: Array | None) -> Array | None:
+    found = [m for m in masks if m is not None]
+    if not found:
+        return None
+    out = found[0]
+    for m in found[1:]:
+        out = out & m
+    return out
+
+
+def _bool(mask: Structure) -> Array | None:
+    return None if mask is None else np.asarray(mask).astype(bool)
+
+
+# ---- Attention, AdditiveAttention ---------------------------------------------------------------
+
+
+def attention(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+    """``Attention.call``: inputs are (query, value) or (query, value, key)."""
+    config = layer.config
+    query, value = (context.number(x) for x in inputs[:2])
+    key = context.number(inputs[2]) if len(inputs) > 2 else value
+    scale = context.weight(layer, "scale") if config["use_scale"] else 1
+    if layer.class_name == "AdditiveAttention":
+        sums = np.tanh(query[:, :, np.newaxis] + key[:, np.newaxis])
+        scores = np.sum(scale * sums, axis=-1)
+    elif config["score_mode"] == "concat":
+        sums = np.tanh(scale * (query[:, :, np.newaxis] + key[:, np.newaxis]))
+        scores = context.weight(layer, "concat_score_weight") * np.sum(sums, axis=-1)
+    else:
+        scores = scale * np.einsum("bqd,bkd->bqk", query, key)
+    query_mask, value_mask = (None, None) if mask is None else map(_bool, mask[:2])
+    causal = config["causal"] or context.call_options.get("use_causal_mask")
+    weights = _softmax(
+        scores,
+        _and(
+            None if value_mask is None else value_mask[:, np.newaxis, :],
+            _earlier(*scores.shape[1:]) if causal else None,
+        ),
+    )
+    y = np.einsum("bqk,bke->bqe", weights, value)
+    if query_mask is not None:
+        y = np.where(query_mask[..., np.newaxis], y, 0)
+    goes_on = None if mask_of_lists(context.generation) == "none" else query_mask
+    if context.call_options.get("return_attention_scores"):
+        return (y, weights), goes_on
+    return y, goes_on
+
+
+# ---- MultiHeadAttention, GroupedQueryAttention --------------------------------------------------
+
+
+def _projected(layer: LayerSpec, name: str, x: Array, context: Context) -> Array:
+    """``EinsumDense``: (b, t, d) -> (b, t, n, w)."""
+    y: Array = np.einsum("btd,dnw->btnw", x, context.weight(layer, f"{name}/kernel"))
+    return y + context.weight(layer, f"{name}/bias") if layer.config["use_bias"] else y
+
+
+def _mask_of_scores(
+    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Array | None:
+    """``_compute_attention_mask``: (b, n, q, k) or what broadcasts to it."""
+    queries, keys = inputs[0].shape[1], inputs[1].shape[1]
+    found: list[Array | None] = []
+    if mask is not None and heads_heed_masks(context.generation):
+        query_mask, *others = (_bool(m) for m in mask[:3])
+        found.append(None if query_mask is None else query_mask[:, np.newaxis, :, np.newaxis])
+        found += [m[:, np.newaxis, np.newaxis, :] for m in others if m is not None]
+    if context.call_options.get("use_causal_mask"):
+        found.append(_earlier(queries, keys))
+    if layer.config["sliding_window"] is not None:
+        apart = np.abs(np.arange(queries)[:, np.newaxis] - np.arange(keys)[np.newaxis, :])
+        found.append(apart < layer.config["sliding_window"])
+    if len(inputs) > 3:
+        given = np.asarray(inputs[3]).astype(bool)
+        found.append(given if given.ndim > 3 else np.expand_dims(given, -3))
+    return _and(*found)
+
+
+def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+    """``MultiHeadAttention.call``, ``GroupedQueryAttention.call``: (query, value, key, mask).
+
+    Keys and values of a group serve ``heads / groups`` heads that follow each other.
+    """
+    query, value = (context.number(x) for x in inputs[:2])
+    given_key = inputs[2] if len(inputs) > 2 else None
+    key = value if given_key is None else context.number(given_key)
+    q = _projected(layer, "query", query, context)
+    k = _projected(layer, "key", key, context)
+    v = _projected(layer, "value", value, context)
+    share = q.shape[2] // k.shape[2]
+    of_head = np.arange(q.shape[2]) // share
+    k, v = k[:, :, of_head], v[:, :, of_head]
+    allowed = _mask_of_scores(layer, inputs, mask, context)
+    weights = _softmax(np.einsum("bqnw,bknw->bnqk", q, k) / np.sqrt(q.shape[-1]), allowed)
+    with_scores = bool(context.call_options.get("return_attention_scores"))
+    by_hand = with_scores or layer.config["dropout"] > 0
+    if allowed is not None and empty_rows_are_zero(context.generation, by_hand=by_hand):
+        weights = np.where(allowed, weights, 0)
+    attended = np.einsum("bnqk,bknw->bqnw", weights, v)
+    if layer.config["use_gate"]:
+        attended = attended / (1 + np.exp(-_projected(layer, "gate", query, context)))
+    y = np.tensordot(attended, context.weight(layer, "attention_output/kernel"), axes=2)
+    if layer.config["use_bias"]:
+        y = y + context.weight(layer, "attention_output/bias")
+    heeds = mask is not None and heads_heed_masks(context.generation)
+    goes_on = mask[0] if heeds else None
+    return ((y, weights) if with_scores else y), goes_on

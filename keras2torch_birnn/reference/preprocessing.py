@@ -1,0 +1,84 @@
+"""Layers that Keras calls preprocessing (``layers/preprocessing`` of Keras 2.15 and 3.15).
+
+Keras holds their constants in float32. tf.keras drops the mask, Keras 3 passes it on where said.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+Result = tuple[Structure, Structure]
+
+# ``backend.epsilon()``: the smallest deviation of Normalization
+SMALLEST_DEVIATION = 1e-7
+
+
+def _single(value: object) -> Array:
+    """A constant as Keras holds it."""
+    return np.asarray(value, dtype=np.float32)
+
+
+def _passed(mask: Structure, context: Context) -> Structure:
+    return mask if context.generation.name == "keras3" else None
+
+
+def normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Normalization.call``: by the statistics of ``adapt``, or by those of the config.
+
+    Those of the config are broadcast to the kept axes' sizes, from the last one on.
+    """
+    x = context.number(x)
+    kept = sorted(axis % x.ndim for axis in layer.config["axis"])
+    sizes = [x.shape[axis] for axis in kept]
+    place = [size if axis in kept else 1 for axis, size in enumerate(x.shape)]
+
+    def statistic(name: str) -> Array:
+        if layer.config[name] is None:
+            return context.weight(layer, name).reshape(place)
+        given = context.number(_single(layer.config[name]))
+        return np.broadcast_to(given, sizes).reshape(place)
+
+    mean = statistic("mean")
+    deviation = np.maximum(np.sqrt(statistic("variance")), SMALLEST_DEVIATION)
+    y = mean + x * deviation if layer.config["invert"] else (x - mean) / deviation
+    return y, _passed(mask, context)
+
+
+def rescaling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Rescaling.call``: x scale + offset."""
+    scale, offset = (context.number(_single(layer.config[n])) for n in ("scale", "offset"))
+    return context.number(x) * scale + offset, _passed(mask, context)
+
+
+def _encoded(ids: Array, mode: str, depth: int, context: Context) -> Array:
+    """``encode_categorical_inputs``: rows of the unit matrix, their maximum or their sum."""
+    if mode == "one_hot" and ids.ndim > 1 and ids.shape[-1] == 1:
+        ids = ids[..., 0]
+    rows = np.zeros((*ids.shape, depth))
+    inside = (ids >= 0) & (ids < depth)
+    rows[inside] = np.eye(depth)[ids[inside]]
+    if mode == "multi_hot":
+        rows = rows.max(axis=-2)
+    elif mode == "count":
+        rows = rows.sum(axis=-2)
+    return context.number(rows)
+
+
+def category_encoding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``CategoryEncoding.call``. An id that is no token gives zeros."""
+    ids = np.asarray(x).astype(np.int64)
+    config = layer.config
+    return _encoded(ids, config["output_mode"], config["num_tokens"], context), None
+
+
+def discretization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Discretization.call``: how many boundaries are not above x (``tf.raw_ops.Bucketize``)."""
+    boundaries = _single(layer.config["bin_boundaries"])
+    ids = np.sum(np.asarray(x).astype(np.float32)[..., np.newaxis] >= boundaries, axis=-1)
+    mode = layer.config["output_mode"]
+    if mode == "int":
+        return ids, None
+    return _encoded(ids, mode, len(boundaries) + 1, context), None

@@ -1,0 +1,226 @@
+"""Attention layers, and the weights of the projections inside them.
+
+Sources: ``attention/*.py`` of tf.keras 2.4 to 2.15 and of Keras 3.0 to 3.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keras2torch_birnn.schema.merging import shapes_of
+from keras2torch_birnn.schema.options import (
+    REQUIRED,
+    Option,
+    choice,
+    flag,
+    number,
+    optional,
+    size,
+    sizes,
+)
+from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, last
+from keras2torch_birnn.spec import Shape, Structure
+
+# What a call may say; the scores are a second output.
+CALL_OPTIONS: Mapping[str, Option] = {
+    "return_attention_scores": flag(False),
+    "use_causal_mask": flag(False),
+}
+
+
+def _scored(config: Config, output: Shape | None, scores: Shape) -> Any:
+    return (output, scores) if config.get("return_attention_scores") else output
+
+
+# ---- Attention, AdditiveAttention: [query, value] or [query, value, key] -------------------------
+
+
+def _three(given: Structure) -> tuple[Shape | None, ...]:
+    shapes = shapes_of(given, least=2, most=3)
+    for shape in shapes:
+        if shape is not None and len(shape) != 3:
+            raise ShapeError(f"tensors of 3 dimensions are expected, found {list(shape)}")
+    return shapes
+
+
+def _attention_output(config: Config, given: Structure) -> Any:
+    query, value = _three(given)[:2]
+    batch, steps = query[:2] if query else (None, None)
+    out = (batch, steps, last(value))
+    return _scored(config, out, (batch, steps, value[1] if value else None))
+
+
+def _dot_weights(config: Config, given: Structure) -> WeightShapes:
+    names = (
+        ("scale", config["use_scale"]),
+        ("concat_score_weight", config["score_mode"] == "concat"),
+    )
+    return {name: () for name, there in names if there}
+
+
+def _additive_weights(config: Config, given: Structure) -> WeightShapes:
+    width = last(_three(given)[0]) if given is not None else None
+    return {"scale": (width,)} if config["use_scale"] else {}
+
+
+# ---- MultiHeadAttention, GroupedQueryAttention: (query, value, key=None) -------------------------
+
+# Where the v3 store keeps a projection: the layer's attribute, whose name is Keras'.
+_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "query": ("_query_dense", "query_dense"),
+    "key": ("_key_dense", "key_dense"),
+    "gate": ("_gate_dense", "gate_dense"),
+    "value": ("_value_dense", "value_dense"),
+    "attention_output": ("_output_dense", "output_dense"),
+}
+
+
+def _query_value_key(given: Structure) -> tuple[Shape | None, Shape | None, Shape | None]:
+    if not isinstance(given, tuple) or len(given) < 2 or any(isinstance(s, int) for s in given):
+        raise ShapeError("a query and a value are expected")
+    query, value = given[:2]
+    key = given[2] if len(given) > 2 and given[2] is not None else value
+    for shape in (query, value, key):
+        if shape is not None and (len(shape) != 3 or any(isinstance(s, tuple) for s in shape)):
+            raise ShapeError(f"tensors of 3 dimensions are expected, found {list(shape)}")
+    mask = given[3] if len(given) > 3 else None
+    if mask is not None and query is not None and value is not None:
+        pairs = zip(mask[-2:], (query[1], value[1]), strict=False)
+        if any(None not in (a, b) and a not in (1, b) for a, b in pairs):
+            raise ShapeError(f"attention_mask {list(mask)} does not fit the steps")
+    return query, value, key
+
+
+def _projections(config: Config, shapes: Mapping[str, tuple[Shape, Shape]]) -> WeightShapes:
+    """Each projection's kernel (input..., output...) and, with use_bias, its bias."""
+    out: dict[str, Shape] = {}
+    for name, (inputs, outputs) in shapes.items():
+        out[f"{name}/kernel"] = (*inputs, *outputs)
+        if config["use_bias"]:
+            out[f"{name}/bias"] = outputs
+    return out
+
+
+def _multi_head_weights(config: Config, given: Structure) -> WeightShapes:
+    query, value, key = _query_value_key(given) if given is not None else (None, None, None)
+    heads, width = config["num_heads"], config["value_dim"] or config["key_dim"]
+    out = config["output_shape"] or (last(query),)
+    return _projections(
+        config,
+        {
+            "query": ((last(query),), (heads, config["key_dim"])),
+            "key": ((last(key),), (heads, config["key_dim"])),
+            **({"gate": ((last(query),), (heads, width))} if config["use_gate"] else {}),
+            "value": ((last(value),), (heads, width)),
+            "attention_output": ((heads, width), out),
+        },
+    )
+
+
+def _grouped_weights(config: Config, given: Structure) -> WeightShapes:
+    query, value, key = _query_value_key(given) if given is not None else (None, None, None)
+    heads, groups, width = (
+        config[name] for name in ("num_query_heads", "num_key_value_heads", "head_dim")
+    )
+    if heads % groups:
+        raise ShapeError(f"{groups} heads of keys do not divide {heads} heads of queries")
+    return _projections(
+        config,
+        {
+            "query": ((last(query),), (heads, width)),
+            "key": ((last(key),), (groups, width)),
+            **({"gate": ((last(query),), (heads, width))} if config["use_gate"] else {}),
+            "value": ((last(value),), (groups, width)),
+            "attention_output": ((heads, width), (last(query),)),
+        },
+    )
+
+
+def _heads_output(heads: str) -> Callable[[Config, Structure], Any]:
+    def output(config: Config, given: Structure) -> Any:
+        query, value, _ = _query_value_key(given)
+        batch, steps = query[:2] if query else (None, None)
+        out = (batch, steps, *(config.get("output_shape") or (last(query),)))
+        return _scored(config, out, (batch, config[heads], steps, value[1] if value else None))
+
+    return output
+
+
+def _widths(value: Any) -> tuple[int, ...] | None:
+    """``output_shape``: a width, or several."""
+    if not value:
+        return None
+    result: tuple[int, ...] = sizes().parse(value if isinstance(value, list | tuple) else [value])
+    return result
+
+
+def _only_time(value: Any) -> None:
+    """``attention_axes``: the one axis that an input (B, T, D) has to attend over."""
+    axes = value if isinstance(value, list | tuple) else [value]
+    for axis in () if value is None else axes:
+        choice(1, 1).parse(axis)
+
+
+# masking: "ignore" the masks of query, value and key; or use them, and a row with nothing to attend
+# to is "uniform", or "zeros", or "zeros with scores": that only where the call returns the scores
+_MASKING = choice(REQUIRED, "ignore", "uniform", "zeros", "zeros with scores")
+_HEADS: Mapping[str, Option] = {
+    "use_bias": flag(True),
+    "use_gate": flag(False),
+    "dropout": number(0.0, 0.0, 1.0),
+    "sliding_window": optional(size()),
+    "masking": _MASKING,
+}
+_ARGUMENTS = ("query", "value", "key", "attention_mask")
+_DENSE: Mapping[str, Option] = {
+    "dropout": number(0.0, 0.0, 1.0),
+    "causal": flag(False),
+    "mask_after": choice(REQUIRED, "query", "none"),
+}
+
+LAYERS: Mapping[str, Schema] = {
+    "Attention": Schema(
+        {"use_scale": flag(False), "score_mode": choice("dot", "dot", "concat"), **_DENSE},
+        _dot_weights,
+        _attention_output,
+        call_options=CALL_OPTIONS,
+        listed=True,
+    ),
+    "AdditiveAttention": Schema(
+        {"use_scale": flag(True), **_DENSE},
+        _additive_weights,
+        _attention_output,
+        call_options=CALL_OPTIONS,
+        listed=True,
+    ),
+    "MultiHeadAttention": Schema(
+        {
+            "num_heads": size(),
+            "key_dim": size(),
+            "value_dim": optional(size()),
+            "output_shape": Option(None, _widths),
+            "attention_axes": Option(None, _only_time),
+            **_HEADS,
+        },
+        _multi_head_weights,
+        _heads_output("num_heads"),
+        arguments=_ARGUMENTS,
+        call_options=CALL_OPTIONS,
+        groups=_GROUPS,
+    ),
+    "GroupedQueryAttention": Schema(
+        {
+            "head_dim": size(),
+            "num_query_heads": size(),
+            "num_key_value_heads": size(),
+            **_HEADS,
+        },
+        _grouped_weights,
+        _heads_output("num_query_heads"),
+        arguments=_ARGUMENTS,
+        call_options=CALL_OPTIONS,
+        groups=_GROUPS,
+        aliases=("GroupQueryAttention",),
+    ),
+}

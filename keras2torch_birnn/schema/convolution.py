@@ -1,0 +1,194 @@
+"""Convolutions over one axis or two: plain, depthwise, separable and transposed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras2torch_birnn.schema.options import (
+    Option,
+    activation,
+    choice,
+    flag,
+    optional,
+    size,
+    window,
+)
+from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes
+from keras2torch_birnn.schema.windows import (
+    DATA_FORMAT,
+    channel_axis,
+    resized,
+    window_length,
+    windowed,
+)
+from keras2torch_birnn.spec import Shape
+
+
+def _channels(config: Config, shape: Shape | None) -> int | None:
+    shape = windowed(shape, len(config["kernel_size"]))
+    return None if shape is None else shape[channel_axis(config)]
+
+
+def _times(channels: int | None, factor: int) -> int | None:
+    return None if channels is None else channels * factor
+
+
+def _with_bias(config: Config, kernels: Mapping[str, Shape], filters: int | None) -> WeightShapes:
+    return {**kernels, "bias": (filters,)} if config["use_bias"] else kernels
+
+
+def _conv_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    channels, groups, filters = _channels(config, shape), config["groups"], config["filters"]
+    if filters % groups or (channels is not None and channels % groups):
+        raise ShapeError(f"groups={groups} does not divide the channels")
+    inner = None if channels is None else channels // groups
+    return _with_bias(config, {"kernel": (*config["kernel_size"], inner, filters)}, filters)
+
+
+def _depthwise_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    channels, multiplier = _channels(config, shape), config["depth_multiplier"]
+    kernels = {"depthwise_kernel": (*config["kernel_size"], channels, multiplier)}
+    return _with_bias(config, kernels, _times(channels, multiplier))
+
+
+def _separable_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    channels, multiplier = _channels(config, shape), config["depth_multiplier"]
+    points = (1,) * len(config["kernel_size"])
+    kernels: Mapping[str, Shape] = {
+        "depthwise_kernel": (*config["kernel_size"], channels, multiplier),
+        "pointwise_kernel": (*points, _times(channels, multiplier), config["filters"]),
+    }
+    return _with_bias(config, kernels, config["filters"])
+
+
+def _transposed_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    filters = config["filters"]
+    kernel = (*config["kernel_size"], filters, _channels(config, shape))
+    return _with_bias(config, {"kernel": kernel}, filters)
+
+
+def _extent(config: Config, axis: int) -> int:
+    size_: int = config["kernel_size"][axis]
+    return (size_ - 1) * int(config["dilation_rate"][axis]) + 1
+
+
+def _output(config: Config, shape: Shape | None) -> Shape | None:
+    if (shape := windowed(shape, len(config["kernel_size"]))) is None:
+        return None
+    channels = config.get("filters")
+    if channels is None:
+        channels = _times(shape[channel_axis(config)], config["depth_multiplier"])
+    return resized(
+        config,
+        shape,
+        lambda length, i: window_length(
+            length, _extent(config, i), config["strides"][i], config["padding"]
+        ),
+        channels,
+    )
+
+
+def transposed_length(config: Config, length: int | None, axis: int) -> int | None:
+    """Length on one axis (``deconv_output_length`` of Keras 2.15, ``conv_utils``).
+
+    With ``padding="same"`` an ``output_padding`` can ask for a length that no convolution would
+    bring back to the input's; TensorFlow refuses to compute it.
+    """
+    extent, stride = _extent(config, axis), config["strides"][axis]
+    extra = None if config["output_padding"] is None else config["output_padding"][axis]
+    if extra is not None and extra >= stride:
+        raise ShapeError(f"output_padding {extra} is not below the stride {stride}")
+    beyond = extent if config["padding"] == "valid" else extent % 2  # of the last step's stride
+    if extra is None:
+        beyond = max(extent, stride) if config["padding"] == "valid" else stride
+    elif config["padding"] == "same" and not 1 <= beyond + extra <= stride:
+        raise ShapeError(
+            f"output_padding {extra} does not fit a window of {extent} with stride {stride}"
+        )
+    return None if length is None else (length - 1) * stride + beyond + (extra or 0)
+
+
+def _transposed_output(config: Config, shape: Shape | None) -> Shape | None:
+    rank = len(config["kernel_size"])
+    for axis in range(rank):
+        transposed_length(config, None, axis)
+    if (shape := windowed(shape, rank)) is None:
+        return None
+    return resized(
+        config, shape, lambda length, i: transposed_length(config, length, i), config["filters"]
+    )
+
+
+_CAUSAL = choice("valid", "valid", "same", "causal")
+_PADDING = choice("valid", "valid", "same")
+_FILTERS: Mapping[str, Option] = {"filters": size()}
+_MULTIPLIER: Mapping[str, Option] = {"depth_multiplier": size(1)}
+# tf.keras writes ``groups`` for every convolution and heeds it in the plain ones alone.
+_ONE_GROUP: Mapping[str, Option] = {"groups": choice(1, 1)}
+
+
+def _options(rank: int, padding: Option, *more: Mapping[str, Option]) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "kernel_size": window(rank=rank),
+        "strides": window(1, rank),
+        "padding": padding,
+        "data_format": DATA_FORMAT,
+        "dilation_rate": window(1, rank),
+        "activation": activation(),
+        "use_bias": flag(True),
+    }
+    for part in more:
+        options.update(part)
+    return options
+
+
+def _conv(rank: int) -> Schema:
+    return Schema(
+        _options(rank, _CAUSAL if rank == 1 else _PADDING, _FILTERS, {"groups": size(1)}),
+        _conv_weights,
+        _output,
+        aliases=(f"Convolution{rank}D",),
+    )
+
+
+def _depthwise(rank: int) -> Schema:
+    options = _options(rank, _PADDING, _MULTIPLIER, _ONE_GROUP)
+    return Schema(options, _depthwise_weights, _output)
+
+
+def _separable(rank: int) -> Schema:
+    padding = _CAUSAL if rank == 1 else _PADDING
+    return Schema(
+        _options(rank, padding, _FILTERS, _MULTIPLIER, _ONE_GROUP),
+        _separable_weights,
+        _output,
+        aliases=(f"SeparableConvolution{rank}D",),
+    )
+
+
+def _transposed(rank: int, *aliases: str) -> Schema:
+    return Schema(
+        _options(
+            rank,
+            _PADDING,
+            _FILTERS,
+            _ONE_GROUP,
+            {"output_padding": optional(window(None, rank, least=0))},
+        ),
+        _transposed_weights,
+        _transposed_output,
+        aliases=(f"Convolution{rank}DTranspose", *aliases),
+    )
+
+
+LAYERS: Mapping[str, Schema] = {
+    "Conv1D": _conv(1),
+    "Conv2D": _conv(2),
+    "DepthwiseConv1D": _depthwise(1),
+    "DepthwiseConv2D": _depthwise(2),
+    "SeparableConv1D": _separable(1),
+    "SeparableConv2D": _separable(2),
+    "Conv1DTranspose": _transposed(1),
+    "Conv2DTranspose": _transposed(2, "Deconvolution2D", "Deconv2D"),
+}

@@ -1,0 +1,139 @@
+"""Layers that merge several tensors into one.
+
+``masking`` says what mask comes out, and is the generation's: "all": a step counts where it counts
+in every masked input; "any": where it counts in any, if every input has a mask (Multiply, Maximum
+and Minimum then also pass over what does not count); "none": no mask comes out. Sources:
+``merge.py`` of Keras 2.2.4 and 2.3.1, ``merging/base_merge.py`` of tf.keras 2.15 and Keras 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras2torch_birnn.schema.options import (
+    REQUIRED,
+    BadOptionError,
+    Option,
+    choice,
+    flag,
+    number,
+    size,
+)
+from keras2torch_birnn.schema.row import Config, Schema, ShapeError
+from keras2torch_birnn.spec import Shape, Structure
+
+
+def shapes_of(given: Structure, least: int = 1, most: int = 2**31) -> tuple[Shape | None, ...]:
+    """The shapes of the tensors of a list; refuse one tensor alone, and a wrong number of them."""
+    if not isinstance(given, tuple) or any(isinstance(size, int) for size in given):
+        raise ShapeError("a list of tensors is expected, found one")
+    if not least <= len(given) <= most:
+        wanted = str(least) if least == most else f"at least {least}"
+        raise ShapeError(f"{wanted} tensors are expected, found {len(given)}")
+    return given
+
+
+def _together(a: int | None, b: int | None, shapes: tuple[Shape, ...]) -> int | None:
+    """One size of an elementwise result; as in Keras a free size stays free."""
+    if a is None or b is None:
+        return None
+    if 1 not in (a, b) and a != b:
+        raise ShapeError(f"shapes {', '.join(str(list(s)) for s in shapes)} do not fit each other")
+    return b if a == 1 else a
+
+
+def _elementwise(given: Structure, least: int = 1, most: int = 2**31) -> Shape | None:
+    """Sizes after the batch meet from the right, as if 1 stood where a rank is lower."""
+    shapes = shapes_of(given, least, most)
+    known = tuple(shape for shape in shapes if shape is not None)
+    if len(known) < len(shapes):
+        return None
+    rank = max(len(shape) for shape in known)
+    padded = [(shape[0], *[1] * (rank - len(shape)), *shape[1:]) for shape in known]
+    out = padded[0]
+    for shape in padded[1:]:
+        sizes = (_together(a, b, known) for a, b in zip(out[1:], shape[1:], strict=True))
+        out = (out[0] if out[0] is not None else shape[0], *sizes)
+    return out
+
+
+def positive_axis(axis: int, rank: int) -> int:
+    """The axis counted from the start; the batch and what does not exist are refused."""
+    found = axis + rank if axis < 0 else axis
+    if not 0 < found < rank:
+        raise ShapeError(f"axis {axis} of a tensor of {rank} dimensions cannot be merged along")
+    return found
+
+
+def _concatenated(config: Config, given: Structure) -> Shape | None:
+    shapes = shapes_of(given)
+    known = tuple(shape for shape in shapes if shape is not None)
+    if len(known) < len(shapes):
+        return None
+    ranks = {len(shape) for shape in known}
+    if len(ranks) > 1:
+        raise ShapeError(f"tensors of {sorted(ranks)} dimensions cannot be concatenated")
+    axis = positive_axis(config["axis"], ranks.pop())
+    out: list[int | None] = []
+    for place, sizes in enumerate(zip(*known, strict=True)):
+        fixed = [size for size in sizes if size is not None]
+        if place == axis:
+            out.append(sum(fixed) if len(fixed) == len(sizes) else None)
+        elif len(set(fixed)) > 1:
+            shown = ", ".join(str(list(shape)) for shape in known)
+            raise ShapeError(f"shapes {shown} differ in more than axis {axis}")
+        else:
+            out.append(fixed[0] if fixed else None)
+    return tuple(out)
+
+
+def _dot(config: Config, given: Structure) -> Shape | None:
+    x, y = shapes_of(given, least=2, most=2)
+    if x is None or y is None:
+        return None
+    if max(len(x), len(y)) > config["highest_rank"]:
+        raise ShapeError(
+            f"the Keras that wrote this multiplies tensors of more than {config['highest_rank']} "
+            "dimensions in its own way, which is not supported"
+        )
+    a, b = (positive_axis(axis, len(s)) for axis, s in zip(config["axes"], (x, y), strict=True))
+    if x[a] is not None and y[b] is not None and x[a] != y[b]:
+        raise ShapeError(f"axis {a} of {list(x)} and axis {b} of {list(y)} differ")
+    out = (*x[:a], *x[a + 1 :], *y[1:b], *y[b + 1 :])
+    return out if len(out) > 1 else (*out, 1)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    """One axis of each tensor; a single number is both."""
+    values = value if isinstance(value, list | tuple) else [value, value]
+    if len(values) != 2:
+        raise BadOptionError("an axis or two are expected")
+    first, second = (size(least=-32).parse(v) for v in values)
+    return first, second
+
+
+_MASKING: Mapping[str, Option] = {"masking": choice(REQUIRED, "all", "any", "none")}
+_ELEMENTWISE = Schema(_MASKING, output=lambda config, shape: _elementwise(shape), listed=True)
+
+LAYERS: Mapping[str, Schema] = {
+    **dict.fromkeys(("Add", "Multiply", "Average", "Maximum", "Minimum"), _ELEMENTWISE),
+    "Subtract": Schema(
+        _MASKING, output=lambda config, shape: _elementwise(shape, least=2, most=2), listed=True
+    ),
+    "Concatenate": Schema(
+        {"axis": size(-1, least=-32), **_MASKING}, output=_concatenated, listed=True
+    ),
+    # a norm below smallest_norm counts as that; highest_rank: Keras before 2.3 multiplies more
+    # than three dimensions by another rule
+    "Dot": Schema(
+        {
+            "axes": Option(REQUIRED, _pair),
+            "normalize": flag(False),
+            "smallest_norm": number(REQUIRED, 0.0),
+            "highest_rank": size(REQUIRED),
+        },
+        output=_dot,
+        listed=True,
+    ),
+}

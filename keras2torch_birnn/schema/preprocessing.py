@@ -1,0 +1,125 @@
+"""Layers that Keras calls preprocessing, as far as they compute on numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from keras2torch_birnn.schema.options import (
+    REQUIRED,
+    BadOptionError,
+    Option,
+    axes,
+    choice,
+    flag,
+    number,
+    optional,
+    size,
+)
+from keras2torch_birnn.schema.row import (
+    Config,
+    Schema,
+    ShapeError,
+    WeightShapes,
+    known,
+    normalized_axes,
+)
+from keras2torch_birnn.spec import Shape
+
+
+def _numbers(value: Any) -> Any:
+    """A number, or lists of numbers as deep as they come, as tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(_numbers(part) for part in value)
+    return number().parse(value)
+
+
+def _rising(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise BadOptionError(
+            "a list of numbers is expected; what adapt() found is not in the configuration of "
+            "tf.keras: make the layer anew with bin_boundaries"
+        )
+    numbers = tuple(number().parse(part) for part in value)
+    if any(after < before for before, after in pairwise(numbers)):
+        raise BadOptionError("rising numbers are expected")
+    return numbers
+
+
+def _normalization_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    if config["mean"] is not None:
+        if config["variance"] is None:
+            raise ShapeError("mean without variance")
+        return {}
+    sizes: Shape = (None,) * len(config["axis"])
+    if shape is not None:
+        sizes = tuple(shape[axis] for axis in normalized_axes(config, len(shape)))
+    return {"mean": sizes, "variance": sizes, "count": ()}
+
+
+def encoded(mode: str, depth: int, shape: Shape | None) -> Shape | None:
+    """Shape of ids 0 to depth - 1 encoded (``encode_categorical_inputs`` of Keras 3.15).
+
+    multi_hot and count of more than two axes: Keras 3 reduces the second axis, not the last as
+    its documentation and its declared shape say; of one axis it has no batch. Both are refused.
+    """
+    if mode == "one_hot":
+        shape = known(shape, least_rank=1)
+        if shape is None:
+            return None
+        return (*(shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape), depth)
+    shape = known(shape, rank=2)
+    return None if shape is None else (shape[0], depth)
+
+
+def _discretized(config: Config, shape: Shape | None) -> Shape | None:
+    mode = config["output_mode"]
+    if mode == "int":
+        return shape
+    return encoded(mode, len(config["bin_boundaries"]) + 1, shape)
+
+
+def _mode(default: str, allowed: Sequence[str]) -> Option:
+    """``binary`` is the name of multi_hot up to tf.keras 2.6."""
+    modes = choice(default, *allowed)
+    return Option(default, lambda value: modes.parse("multi_hot" if value == "binary" else value))
+
+
+_ENCODINGS = ("one_hot", "multi_hot", "count")
+
+LAYERS: Mapping[str, Schema] = {
+    # passes_mask: Keras 3 passes the mask on, tf.keras drops it
+    "Normalization": Schema(
+        {
+            "axis": Option((-1,), lambda value: () if value is None else axes(-1).parse(value)),
+            "mean": Option(None, lambda value: None if value is None else _numbers(value)),
+            "variance": Option(None, lambda value: None if value is None else _numbers(value)),
+            "invert": flag(False),
+            "passes_mask": flag(),
+        },
+        _normalization_weights,
+        not_trained=("mean", "variance", "count"),
+        whole=("count",),
+    ),
+    "Rescaling": Schema(
+        {"scale": number(), "offset": number(0.0), "passes_mask": flag()},
+    ),
+    "CategoryEncoding": Schema(
+        {
+            "num_tokens": size(),
+            "output_mode": _mode("multi_hot", _ENCODINGS),
+            "sparse": choice(False, False),
+        },
+        output=lambda config, shape: encoded(config["output_mode"], config["num_tokens"], shape),
+    ),
+    "Discretization": Schema(
+        {
+            "bin_boundaries": Option(REQUIRED, _rising),
+            "output_mode": _mode("int", ("int", *_ENCODINGS)),
+            "sparse": choice(False, False),
+            "num_bins": optional(size(None, least=0)),
+        },
+        output=_discretized,
+    ),
+}

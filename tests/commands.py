@@ -1,0 +1,132 @@
+"""Run the command line on fixtures, and make changed copies of model files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+from typer.testing import CliRunner
+
+from keras2torch_birnn.cli import app
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+# A masked embedding under two Bidirectional layers, concat and sum.
+MASKED = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
+# The same small stack in both containers of Keras 3.
+STACK_H5 = FIXTURES / "keras-3.15.1" / "stack_same_class.h5"
+STACK_KERAS = FIXTURES / "keras-3.15.1" / "stack_same_class.keras"
+OLD = FIXTURES / "keras-2.2.4" / "hard_sigmoid_stack.h5"
+# Weights alone, and the architecture that goes with them.
+WEIGHTS = FIXTURES / "keras-2.3.1" / "weights_mask_weights.h5"
+ARCHITECTURE = FIXTURES / "keras-2.3.1" / "weights_mask.json"
+
+# The installed command, beside the Python that runs the tests.
+COMMAND = (str(Path(sys.executable).with_name("k2t")),)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How one run of the command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def lines(self, kind: str) -> list[str]:
+        """What follows ``k2t: KIND: `` on stderr."""
+        start = f"k2t: {kind}: "
+        return [line[len(start) :] for line in self.err.splitlines() if line.startswith(start)]
+
+
+def k2t(*arguments: object) -> Run:
+    """Run the command inside this process."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Run(result.exit_code, result.stdout, result.stderr)
+
+
+def k2t_process(*arguments: object, **options: Any) -> Run:
+    """Run the command as users do, in a process of its own."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def assert_refused(run: Run, code: int, file: object, words: str = "", lines: int = 1) -> None:
+    """One line for each problem, in the contract's form, and nothing else."""
+    errors = run.lines("error")
+    assert run.code == code, run.err
+    assert len(errors) == lines == len(run.err.splitlines()) - len(run.lines("note")), run.err
+    assert all(line.startswith(f"{file}: ") for line in errors), run.err
+    assert words in run.err
+    assert "Traceback" not in run.err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder, hidden ones too."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+def changed_h5(source: Path, target: Path, change: Callable[[h5py.File], None]) -> Path:
+    """A copy of an HDF5 file after ``change(file)``."""
+    shutil.copyfile(source, target)
+    with h5py.File(target, "r+") as file:
+        change(file)
+    return target
+
+
+def changed_text_h5(source: Path, target: Path, change: Callable[[str], str]) -> Path:
+    """A copy of a whole-model ``.h5`` whose architecture has passed through ``change``."""
+
+    def in_file(file: h5py.File) -> None:
+        text = file.attrs["model_config"]
+        text = text.decode() if isinstance(text, bytes) else text
+        file.attrs["model_config"] = change(text)
+
+    return changed_h5(source, target, in_file)
+
+
+def changed_text_keras(source: Path, target: Path, change: Callable[[str], str]) -> Path:
+    """A copy of a ``.keras`` archive whose architecture has passed through ``change``."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for entry in old.infolist():
+            data = old.read(entry)
+            if entry.filename == "config.json":
+                data = change(data.decode()).encode()
+            new.writestr(entry, data)
+    return target
+
+
+def changed_config(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a model, in either container, whose parsed architecture ``change`` has edited."""
+
+    def on_text(text: str) -> str:
+        model = json.loads(text)
+        change(model)
+        return json.dumps(model)
+
+    by_container = changed_text_keras if source.suffix == ".keras" else changed_text_h5
+    return by_container(source, target, on_text)
+
+
+def layer(model: dict[str, Any], name: str) -> dict[str, Any]:
+    """The entry of one layer in a parsed architecture."""
+    return next(e for e in model["config"]["layers"] if e["config"]["name"] == name)
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment with some changes."""
+    return {**os.environ, **changes}

@@ -1,0 +1,429 @@
+"""What is no model, broken, or hostile: the exit code, one line that says why, nothing written."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import marshal
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from commands import (
+    ARCHITECTURE,
+    STACK_H5,
+    STACK_KERAS,
+    WEIGHTS,
+    assert_refused,
+    changed_config,
+    changed_h5,
+    changed_text_h5,
+    changed_text_keras,
+    contents,
+    k2t,
+    layer,
+)
+
+Model = dict[str, Any]
+BOTH = pytest.mark.parametrize("model", [STACK_H5, STACK_KERAS], ids=lambda p: p.suffix)
+
+
+def refused(file: Path, code: int, words: str, lines: int = 1, **options: Path) -> None:
+    """``convert`` and ``inspect`` refuse the file; the folder stays as it was."""
+    more = [text for key, path in options.items() for text in (f"--{key}", path)]
+    before = contents(file.parent)
+    run = k2t("convert", file, file.parent / "out.pt", *more)
+    assert_refused(run, code, file, lines=lines)
+    assert re.search(words, run.err), run.err
+    assert run.out == ""
+    assert k2t("inspect", file, *more).code == code
+    assert contents(file.parent) == before
+
+
+# ---- not a model at all ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "an empty file; was the download"),
+        (b"Dear diary,\n", "not an HDF5 or Keras file; the input must be"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "an HTML or XML page .*; download the file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer; run git"),
+        (pickle.dumps({"model": 1}, protocol=4), "a pickle, which can run code; it is never"),
+        (
+            ARCHITECTURE.read_bytes(),
+            "JSON text without weights; an architecture goes with --config",
+        ),
+        (b"\0" * 4096, "zero bytes, no data"),
+        (b"PK\x05\x06" + b"\0" * 18, "a zip archive, but not a Keras model"),
+    ],
+    ids=["empty", "text", "html", "git lfs", "pickle", "json", "zeros", "empty zip"],
+)
+@pytest.mark.parametrize("name", ["model.h5", "model.keras"])
+def test_what_is_no_model_is_called_by_its_name(
+    data: bytes, words: str, name: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(data)
+    refused(file, 3, words)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
+@BOTH
+def test_a_truncated_file_is_refused(model: Path, part: float, tmp_path: Path) -> None:
+    data = model.read_bytes()
+    file = tmp_path / model.name
+    file.write_bytes(data[: int(len(data) * part)])
+    refused(file, 3, "truncated|damaged|incomplete|zip")
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model.keras"
+    folder.mkdir()
+    assert_refused(k2t("convert", folder, tmp_path / "out.pt"), 3, folder, "a folder")
+    assert contents(tmp_path) == {}
+
+
+def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
+    for model, name in ((STACK_H5, "model.keras"), (STACK_KERAS, "model.h5")):
+        file = tmp_path / name
+        file.write_bytes(model.read_bytes())
+        assert k2t("inspect", file).code == 0
+
+
+# ---- weights and architecture ------------------------------------------------------------------
+
+
+def test_weights_alone_need_their_architecture(tmp_path: Path) -> None:
+    file = tmp_path / "weights.h5"
+    file.write_bytes(WEIGHTS.read_bytes())
+    refused(file, 3, "holds weights but no architecture; .*--config ARCH.json")
+
+
+def test_the_architecture_of_another_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.h5"
+    file.write_bytes(WEIGHTS.read_bytes())
+    with h5py.File(STACK_H5) as other:
+        (tmp_path / "other.json").write_text(other.attrs["model_config"])
+    run = k2t("convert", file, tmp_path / "out.pt", "--config", tmp_path / "other.json")
+    assert (run.code, run.out) == (3, "")
+    assert all(line.startswith(f"{file}: ") for line in run.lines("error"))
+    assert sorted(contents(tmp_path)) == ["other.json", "weights.h5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "not JSON"), ("[]", "a JSON list where an object"), ("{}", "without class_name")],
+)
+def test_a_broken_architecture_is_refused_by_its_own_name(
+    text: str, words: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "arch.json"
+    config.write_text(text)
+    run = k2t("convert", WEIGHTS, tmp_path / "out.pt", "--config", config)
+    assert_refused(run, 3, config, words)
+    assert list(contents(tmp_path)) == ["arch.json"]
+
+
+def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    found: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda n, o: found.update({n: o}) if isinstance(o, h5py.Dataset) else None)
+    return found
+
+
+def first(file: h5py.File, words: str) -> str:
+    return next(name for name in datasets(file) if words in name)
+
+
+def put(file: h5py.File, name: str, change: Callable[[Any], Any]) -> None:
+    values = change(file[name][()])
+    del file[name]
+    file[name] = values
+
+
+def kernel(change: Callable[[Any], Any]) -> Callable[[h5py.File], None]:
+    return lambda file: put(file, first(file, "forward_lstm/lstm_cell/kernel"), change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (kernel(lambda w: w.T), r"kernel \(20, 3\), the configuration implies \(.*20\)"),
+        (kernel(lambda w: w[:, :-1]), r"kernel \(3, 19\), the configuration implies \(.*20\)"),
+        (kernel(lambda w: w[..., None]), r"kernel \(3, 20, 1\), the configuration implies"),
+        (kernel(lambda w: w.astype("i8")), "kernel holds int64, float weights are expected"),
+    ],
+    ids=["transposed", "narrow", "one axis more", "integers"],
+)
+def test_a_wrong_shape_is_refused_with_both_shapes(
+    change: Callable[[h5py.File], None], words: str, tmp_path: Path
+) -> None:
+    file = changed_h5(STACK_H5, tmp_path / "model.h5", change)
+    refused(file, 3, words)
+
+
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
+    def without(file: h5py.File) -> None:
+        del file[first(file, "forward_lstm/lstm_cell/recurrent_kernel")]
+
+    refused(changed_h5(STACK_H5, tmp_path / "model.h5", without), 3, "recurrent_kernel")
+
+
+def test_a_model_without_any_weights_is_refused(tmp_path: Path) -> None:
+    def without(file: h5py.File) -> None:
+        del file["model_weights"]
+
+    file = changed_h5(STACK_H5, tmp_path / "model.h5", without)
+    refused(file, 3, "no weights in the file")
+
+
+def test_a_weight_too_many_is_refused(tmp_path: Path) -> None:
+    def one_more(file: h5py.File) -> None:
+        group = file["model_weights/dense"]
+        group["surplus"] = np.zeros(3, "f4")
+        names = [n.decode() if isinstance(n, bytes) else n for n in group.attrs["weight_names"]]
+        group.attrs["weight_names"] = [*names, "surplus"]
+
+    refused(changed_h5(STACK_H5, tmp_path / "model.h5", one_more), 3, "dense")
+
+
+def test_weights_that_are_not_finite_convert_with_a_note(tmp_path: Path) -> None:
+    def poisoned(values: Any) -> Any:
+        values[0, 0] = np.nan
+        return values
+
+    file, out = tmp_path / "model.h5", tmp_path / "out.pt"
+    run = k2t("convert", changed_h5(STACK_H5, file, kernel(poisoned)), out)
+    assert run.code == 0
+    assert any("kernel holds values that are not finite" in note for note in run.lines("note"))
+    assert k2t("verify", out).code == 0
+    assert k2t("verify", file, out, "--against", "reference").code == 0
+
+
+# ---- layers that are never run -----------------------------------------------------------------
+
+
+def poisonous_lambda(canary: Path) -> Callable[[Model], None]:
+    """Turn ``dense`` into a Lambda whose code leaves a file behind when it is run."""
+    code = compile(f"lambda x: open({str(canary)!r}, 'w').write('sang')", "<lambda>", "eval")
+    packed = base64.b64encode(marshal.dumps(code)).decode()
+
+    def change(model: Model) -> None:
+        entry = layer(model, "dense")
+        entry["class_name"] = "Lambda"
+        entry["config"] = {
+            "name": "dense",
+            "trainable": True,
+            "dtype": "float32",
+            "function": {
+                "class_name": "__lambda__",
+                "config": {"code": packed, "defaults": None, "closure": None},
+            },
+            "arguments": {},
+        }
+
+    return change
+
+
+@BOTH
+def test_a_lambda_is_refused_and_its_code_never_runs(model: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    file = changed_config(model, tmp_path / f"model{model.suffix}", poisonous_lambda(canary))
+    refused(file, 4, "dense: Lambda layer holds Python code, which k2t never runs")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("class_name", "module"),
+    [
+        ("system", "os"),
+        ("Dense", "subprocess"),
+        ("Popen", "subprocess"),
+        ("TorchModuleWrapper", "keras.layers"),
+        ("TFSMLayer", "keras.layers"),
+        ("StringLookup", "keras.layers"),
+        ("MyAttention", "my_package"),
+        ("Model", "keras.layers"),
+        ("__class__", "builtins"),
+    ],
+)
+@BOTH
+def test_an_unknown_class_is_refused_and_never_looked_up(
+    model: Path, class_name: str, module: str, tmp_path: Path
+) -> None:
+    def change(parsed: Model) -> None:
+        entry = layer(parsed, "dense")
+        entry["class_name"], entry["module"] = class_name, module
+
+    file = changed_config(model, tmp_path / f"model{model.suffix}", change)
+    run = k2t("convert", file, tmp_path / "out.pt")
+    assert run.code in (3, 4)
+    assert_refused(run, run.code, file, lines=len(run.lines("error")))
+    assert list(contents(tmp_path)) == [file.name]
+
+
+# ---- graphs ------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_two_layers_of_one_name_are_refused(model: Path, tmp_path: Path) -> None:
+    def change(parsed: Model) -> None:
+        layer(parsed, "dense_1")["config"]["name"] = "dense"
+        for entry in parsed["config"]["layers"]:
+            if entry.get("name") == "dense_1":
+                entry["name"] = "dense"
+
+    file = changed_config(model, tmp_path / f"model{model.suffix}", change)
+    refused(file, 3, "2 layers are called dense")
+
+
+def functional(nodes: dict[str, list[Any]]) -> Callable[[Model], None]:
+    """Make the Sequential STACK_H5 a Functional model of Keras 2's form with these calls."""
+
+    def change(parsed: Model) -> None:
+        entries = parsed["config"]["layers"]
+        names = [entry["config"]["name"] for entry in entries]
+        row = {name: [[[before, 0, 0, {}]]] for before, name in itertools.pairwise(names)} | nodes
+        for entry, name in zip(entries, names, strict=True):
+            entry["name"], entry["inbound_nodes"] = name, row.get(name, [])
+        parsed["class_name"] = "Functional"
+        parsed["config"] = {
+            "name": "model",
+            "layers": entries,
+            "input_layers": [[names[0], 0, 0]],
+            "output_layers": [[names[-1], 0, 0]],
+        }
+
+    return change
+
+
+def test_the_functional_form_of_the_stack_converts(tmp_path: Path) -> None:
+    file = changed_config(STACK_H5, tmp_path / "model.h5", functional({}))
+    assert k2t("convert", file, tmp_path / "out.pt").code == 0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ({"dense": [[["dense", 0, 0, {}]]]}, "layers .*dense.* form a cycle"),
+        ({"bidirectional": [[["dense", 0, 0, {}]]]}, "layers .*bidirectional, .* form a cycle"),
+        ({"dense": [[["nowhere", 0, 0, {}]]]}, r"nowhere.*which is no layer of the model"),
+        ({"dense": [[["bidirectional_1", 7, 0, {}]]]}, "call 7 of layer bidirectional_1 is used"),
+        ({"dense": [[["bidirectional_1", -1, 0, {}]]]}, "call -1 of layer bidirectional_1 is used"),
+        ({"dense": [[["bidirectional_1", 0, 9, {}]]]}, "output 9 of layer bidirectional_1 is used"),
+        ({"dense": [[["bidirectional_1", 0, -1, {}]]]}, "output -1 of layer bidirectional_1 is"),
+        ({"dense": []}, "call 0 of layer dense is used but not there"),
+        ({"dense": "yes"}, "inbound_nodes is no list"),
+        ({"dense": [[[["deep"]]]]}, "which is no layer of the model"),
+    ],
+)
+def test_a_broken_graph_is_refused(nodes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    file = changed_config(STACK_H5, tmp_path / "model.h5", functional(nodes))
+    refused(file, 3, words)
+
+
+# ---- hostile numbers and names -----------------------------------------------------------------
+
+UNITS = '"units": 5,'
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        ("-4", 4, "option units=-4 is not supported: a whole number from 1"),
+        ("0", 4, "option units=0 is not supported"),
+        ("1000000000000", 4, "option units=1000000000000 is not supported"),
+        ("2.5", 4, "option units=2.5 is not supported"),
+        ("true", 4, "option units=True is not supported"),
+        ('"5"', 4, "option units='5' is not supported"),
+        ("null", 4, "option units=None is not supported"),
+        ("NaN", 4, "option units=nan is not supported"),
+        ("1e400", 3, "the number 1e400 is too large"),
+        ("9" * 5000, 3, "an integer of 5000 digits"),
+        ("2147483647", 3, "the configuration implies"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+@pytest.mark.parametrize("container", ["h5", "keras"])
+def test_a_hostile_number_is_refused(
+    container: str, number: str, code: int, words: str, tmp_path: Path
+) -> None:
+    def change(text: str) -> str:
+        assert UNITS in text
+        return text.replace(UNITS, f'"units": {number},')
+
+    file = tmp_path / f"model.{container}"
+    if container == "h5":
+        changed_text_h5(STACK_H5, file, change)
+    else:
+        changed_text_keras(STACK_KERAS, file, change)
+    run = k2t("convert", file, tmp_path / "out.pt")
+    assert_refused(run, code, file, words, lines=len(run.lines("error")))
+    assert list(contents(tmp_path)) == [file.name]
+    assert max(map(len, run.err.splitlines())) < 700
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "nested deeper"),
+        ('{"class_name": "Sequential", "class_name": "Sequential", "config": {}}', "stands twice"),
+        ("[1]", "a JSON list where an object is expected"),
+        ('{"class_name": "Sequential", "config": []}', "a model without layers"),
+        ('{"class_name": "Sequential", "config": {"layers": "dense"}}', "a model without layers"),
+        ('{"class_name": "Sequential", "config": {"layers": [7]}}', "no layer's configuration"),
+        ('{"class_name": "Sequential"}', "without config"),
+    ],
+)
+@BOTH
+def test_a_broken_architecture_is_refused(
+    model: Path, text: str, words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / f"model{model.suffix}"
+    by_container = changed_text_keras if model == STACK_KERAS else changed_text_h5
+    refused(by_container(model, file, lambda _: text), 3, words)
+
+
+NAMES = {
+    "ansi": "\x1b[2J\x1b[31mred",
+    "bidi": "\u202egnp.txt",
+    "lines": "a\nk2t: error: all is lost",
+    "long": "x" * 3000,
+    "bell": "\x07\x00",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@BOTH
+def test_a_name_cannot_reach_the_terminal_raw(model: Path, name: str, tmp_path: Path) -> None:
+    """Neither in a message nor in the table, whether the model is refused or not."""
+
+    def change(parsed: Model) -> None:
+        entry = layer(parsed, "dense")
+        entry["class_name"] = "Unknown\x1b[31m"
+        entry["config"]["name"] = name
+        if "name" in entry:
+            entry["name"] = name
+
+    file = changed_config(model, tmp_path / f"model{model.suffix}", change)
+    for run in (k2t("convert", file, tmp_path / "out.pt"), k2t("inspect", file)):
+        assert run.code in (3, 4)
+        assert all(" " <= c <= "~" or c == "\n" for c in run.err + run.out)
+        assert len(run.lines("error")) == len(run.err.splitlines()) - len(run.lines("note"))
+        assert max(map(len, (run.err + run.out).splitlines())) < 700
+    assert list(contents(tmp_path)) == [file.name]
+
+
+def test_the_messages_of_a_refusal_are_json_too(tmp_path: Path) -> None:
+    file = changed_config(STACK_H5, tmp_path / "m.h5", lambda m: layer(m, "dense").pop("config"))
+    run = k2t("inspect", file, "--json")
+    assert run.code == 3
+    assert run.out == "" or json.loads(run.out)

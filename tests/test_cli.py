@@ -1,0 +1,530 @@
+"""The commands as their users meet them: results, messages, exit codes, interruptions."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import torch
+from commands import (
+    ARCHITECTURE,
+    COMMAND,
+    MASKED,
+    OLD,
+    STACK_H5,
+    STACK_KERAS,
+    WEIGHTS,
+    assert_refused,
+    changed_config,
+    contents,
+    environment,
+    k2t,
+    k2t_process,
+    layer,
+)
+
+from keras2torch_birnn import __version__, cli
+
+COMMANDS = ("convert", "verify", "inspect", "layers")
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals of POSIX")
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MASKED, converted once."""
+    out = tmp_path_factory.mktemp("converted") / "model.pt"
+    assert k2t("convert", MASKED, out).code == 0
+    return out
+
+
+# ---- happy paths -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("model", [MASKED, OLD, STACK_H5, STACK_KERAS], ids=lambda p: p.name)
+def test_convert_and_verify_on_a_fixture(model: Path, suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"model{suffix}"
+    run = k2t("convert", model, out)
+    assert (run.code, run.lines("error")) == (0, [])
+    assert run.out.startswith(f"{out}: ")
+    assert "honoured as such" in run.lines("note")[0]
+    assert list(contents(tmp_path)) == [out.name]
+
+    proof = k2t("verify", model, out)
+    assert (proof.code, proof.out.splitlines()[-1]) == (0, "OK")
+    assert k2t("verify", out).code == 0
+
+
+def test_the_whole_round_as_processes(tmp_path: Path) -> None:
+    out = tmp_path / "model.pt"
+    assert k2t_process("convert", MASKED, out).code == 0
+    assert k2t_process("verify", MASKED, out, "--against", "reference").code == 0
+    assert k2t_process("inspect", MASKED).code == 0
+    assert k2t_process("layers").code == 0
+
+
+def test_weights_with_their_architecture(tmp_path: Path) -> None:
+    out = tmp_path / "model.pt"
+    assert k2t("convert", WEIGHTS, out, "--config", ARCHITECTURE).code == 0
+    assert k2t("verify", WEIGHTS, out, "--config", ARCHITECTURE).code == 0
+    assert k2t("inspect", WEIGHTS, "--config", ARCHITECTURE).code == 0
+
+
+def test_inspect_says_how_each_layer_runs_and_why() -> None:
+    run = k2t("inspect", MASKED)
+    table = {line.split()[0]: line for line in run.out.splitlines()}
+    assert "nn.LSTM, bidirectional" in table["bidirectional"]
+    assert "concat" in table["bidirectional"]
+    assert "uses it" in table["bidirectional"]
+    assert "makes it" in table["embedding"]
+    assert "loop" in table["bidirectional_1"]
+    assert "reset_after" in table["bidirectional_1"]
+
+
+def test_layers_lists_the_classes_and_what_they_refuse() -> None:
+    run = k2t("layers")
+    assert "Bidirectional" in run.out
+    assert "time_major=True" in run.out
+
+
+def test_per_layer_shows_every_layer(converted: Path) -> None:
+    run = k2t("verify", MASKED, converted, "--per-layer")
+    assert [line.split()[0] for line in run.out.splitlines()[1:5]] == [
+        "embedding",
+        "bidirectional",
+        "bidirectional_1",
+        "dense",
+    ]
+
+
+def test_dtype_float64_is_what_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "model.pt"
+    assert k2t("convert", OLD, out, "--dtype", "float64").code == 0
+    state = torch.load(out, weights_only=True)["state_dict"]
+    assert {t.dtype for t in state.values()} == {torch.float64}
+    assert k2t("verify", OLD, out).code == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_json_parses_and_is_all_there_is_on_stdout(
+    command: str, converted: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, tuple[object, ...]] = {
+        "convert": (MASKED, tmp_path / "model.pt"),
+        "verify": (MASKED, converted),
+        "inspect": (MASKED,),
+        "layers": (),
+    }
+    run = k2t(command, *arguments[command], "--json")
+    data: Any = json.loads(run.out)
+    keys = {
+        "convert": {"out", "keras_version", "parameters", "layers", "notes"},
+        "verify": {"ok", "max_abs_error", "comparisons", "layers", "first_divergence", "notes"},
+        "inspect": {"layers", "notes", "unsupported"},
+    }
+    assert all(key in data for key in keys.get(command, ()))
+
+
+# ---- help --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example(command: str) -> None:
+    run = k2t(command, "--help")
+    assert run.code == 0
+    assert f"k2t {command}" in run.out
+
+
+def test_help_names_every_command() -> None:
+    run = k2t("--help")
+    assert run.code == 0
+    assert all(command in run.out for command in COMMANDS)
+
+
+def test_version() -> None:
+    assert k2t("--version").out == f"k2t {__version__}\n"
+
+
+# ---- exit codes --------------------------------------------------------------------------------
+
+
+def test_verify_ends_with_1_for_another_models_weights(converted: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.pt"
+    content = torch.load(converted, weights_only=True)
+    name = next(n for n in content["state_dict"] if n.endswith("weight_hh_l0"))
+    content["state_dict"][name] = content["state_dict"][name].flip(0)
+    torch.save(content, wrong)
+    run = k2t("verify", MASKED, wrong)
+    assert run.code == 1
+    assert run.out.splitlines()[-1] == "NOT EQUAL"
+    assert "first divergence: bidirectional" in run.out
+    assert k2t("verify", wrong).code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Usage"),
+        (("convert", MASKED), "Missing argument"),
+        (("bogus",), "No such command"),
+        (("convert", MASKED, "{tmp}/out.pt", "--dtype", "float16"), "float32 or float64"),
+        (("convert", MASKED, "{tmp}/out.pt", "--plugin", "{tmp}/none.py"), "is no file"),
+        (("verify", "{out}", "--device", "abacus"), "device 'abacus' is unknown"),
+        (("verify", MASKED, "{out}", "--against", "hearsay"), "one of auto, keras"),
+        (("verify", "{out}", "--against", "reference"), "name both files"),
+        (("verify", "{out}", "--against", "keras"), "name both files"),
+        (("verify", "{out}", "--per-layer"), "name both files"),
+    ],
+)
+def test_a_wrong_call_ends_with_2(
+    arguments: tuple[object, ...], words: str, converted: Path, tmp_path: Path
+) -> None:
+    run = k2t(*(str(a).format(tmp=tmp_path, out=converted) for a in arguments))
+    assert run.code == 2
+    assert words in run.err + run.out
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_ends_with_2(converted: Path) -> None:
+    run = k2t("verify", converted, "--device", "cuda")
+    assert run.code == 2
+    assert "no CUDA device" in run.err
+
+
+def test_no_file_ends_with_3(tmp_path: Path) -> None:
+    run = k2t("convert", tmp_path / "none.h5", tmp_path / "out.pt")
+    assert_refused(run, 3, tmp_path / "none.h5", "No such file")
+
+
+def test_weights_without_architecture_end_with_3_and_name_the_option(tmp_path: Path) -> None:
+    run = k2t("convert", WEIGHTS, tmp_path / "out.pt")
+    assert_refused(run, 3, WEIGHTS, "--config ARCH.json")
+    assert contents(tmp_path) == {}
+
+
+def two_unknown_layers(model: dict[str, Any]) -> None:
+    layer(model, "dense")["class_name"] = "MyAttention"
+    layer(model, "bidirectional")["config"]["layer"]["config"]["activation"] = "abacus"
+
+
+@pytest.mark.parametrize("model", [STACK_H5, STACK_KERAS], ids=lambda p: p.suffix)
+def test_all_that_is_unsupported_is_listed_at_once(model: Path, tmp_path: Path) -> None:
+    file = changed_config(model, tmp_path / f"m{model.suffix}", two_unknown_layers)
+    run = k2t("convert", file, tmp_path / "out.pt")
+    assert_refused(run, 4, file, "MyAttention is not supported; `k2t layers` lists", lines=2)
+    assert f"{file}: dense: " in run.err
+    assert f"{file}: bidirectional/forward_lstm: " in run.err
+    assert list(contents(tmp_path)) == [file.name]
+
+
+def test_inspect_lists_what_is_unsupported_after_its_table(tmp_path: Path) -> None:
+    file = changed_config(STACK_KERAS, tmp_path / "m.keras", two_unknown_layers)
+    run = k2t("inspect", file)
+    assert_refused(run, 4, file, "MyAttention", lines=2)
+    assert "Bidirectional" in run.out
+    assert len(json.loads(k2t("inspect", file, "--json").out)["unsupported"]) == 2
+
+
+def test_an_existing_out_needs_force_and_stays_as_it_is_without(tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    out.write_bytes(b"precious")
+    run = k2t("convert", MASKED, out)
+    assert_refused(run, 5, out, "exists already; use --force")
+    assert contents(tmp_path) == {"out.pt": b"precious"}
+
+    assert k2t("convert", MASKED, out, "--force").code == 0
+    assert k2t("verify", out).code == 0
+    assert list(contents(tmp_path)) == ["out.pt"]
+
+
+def test_a_failure_with_force_leaves_the_old_out(tmp_path: Path) -> None:
+    out, broken = tmp_path / "out.pt", tmp_path / "broken.h5"
+    out.write_bytes(b"precious")
+    broken.write_bytes(MASKED.read_bytes()[:3000])
+    assert_refused(k2t("convert", broken, out, "--force"), 3, broken, "truncated")
+    assert out.read_bytes() == b"precious"
+    assert sorted(contents(tmp_path)) == ["broken.h5", "out.pt"]
+
+
+@POSIX
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_full_disk_ends_with_5_and_leaves_nothing(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"out{suffix}"
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 4; exec "$0" "$@"', *COMMAND, "convert", MASKED, out],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 5, done.stderr
+    assert done.stderr.startswith(f"k2t: error: {out}: cannot be written (")
+    assert contents(tmp_path) == {}
+
+
+def test_a_bug_ends_with_70_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise IndexError("list index out of range\nand more")
+
+    monkeypatch.setattr("keras2torch_birnn.api.convert_with_spec", broken)
+    run = k2t("convert", MASKED, tmp_path / "out.pt")
+    assert run.code == 70
+    assert run.err == (
+        "k2t: error: a bug in k2t: IndexError: list index out of range; --debug shows where\n"
+    )
+    with pytest.raises(IndexError):
+        k2t("convert", MASKED, tmp_path / "out.pt", "--debug")
+
+
+def test_a_traceback_only_with_debug(tmp_path: Path) -> None:
+    missing = tmp_path / "none.h5"
+    assert "Traceback" not in k2t_process("inspect", missing).err
+    assert "Traceback" in k2t_process("inspect", missing, "--debug").err
+
+
+# ---- streams -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}])
+def test_no_escape_codes_in_a_pipe(variables: dict[str, str], tmp_path: Path) -> None:
+    for arguments in (
+        ("--help",),
+        ("convert", "--help"),
+        ("inspect", MASKED),
+        ("inspect", tmp_path / "none.h5"),
+        ("bogus",),
+    ):
+        run = k2t_process(*arguments, env=environment(**variables))
+        assert "\x1b" not in run.out + run.err
+
+
+def in_terminal(script: str, **variables: str) -> str:
+    """What Python code prints while its stdin, stdout and stderr are a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(**variables),
+    )
+    os.close(theirs)
+    text = b""
+    try:
+        while piece := os.read(ours, 4096):
+            text += piece
+    except OSError:  # Linux ends a terminal like this
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    return text.decode()
+
+
+@POSIX
+def test_no_color_is_obeyed_on_a_terminal() -> None:
+    script = f"from keras2torch_birnn.cli import app; app(['inspect', {str(MASKED)!r}])"
+    assert "\x1b" not in in_terminal(script, NO_COLOR="1")
+
+
+BAR = """
+import threading
+from keras2torch_birnn import cli
+cli.PATIENCE = cli.TICK = 0.0
+drawn = threading.Event()
+class Watched(threading.Event):
+    def wait(self, timeout=None):
+        self.times = getattr(self, "times", 0) + 1
+        if self.times == 5:
+            drawn.set()
+        return super().wait(timeout)
+event, threading.Event = threading.Event, Watched
+with cli._working("converting"):
+    drawn.wait()
+print("done")
+"""
+
+
+@POSIX
+def test_long_work_shows_a_bar_on_a_terminal_and_takes_it_away() -> None:
+    shown = in_terminal(BAR, TERM="xterm")
+    assert "converting [" in shown
+    assert "######" in shown
+    assert shown.rstrip().endswith(" \rdone")
+    assert "converting" not in in_terminal(BAR.replace("drawn.wait()", "pass"), TERM="dumb")
+
+
+def test_long_work_shows_no_bar_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "PATIENCE", 0.0)
+    before = threading.active_count()
+    with cli._working("converting"):
+        assert threading.active_count() == before
+    assert capsys.readouterr().err == ""
+
+
+@POSIX
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    script = 'set -o pipefail; "$0" inspect "$1" | head -1'
+    done = subprocess.run(
+        ["bash", "-c", script, *COMMAND, MASKED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 141)
+    assert done.stdout.startswith("layer")
+    assert "Exception ignored" not in done.stderr
+    assert "error" not in done.stderr
+
+
+@POSIX
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_a_closed_standard_stream_changes_nothing(stream: int, tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    script = f'exec "$0" convert "$1" "$2" {stream}>&-'
+    done = subprocess.run(
+        ["bash", "-c", script, *COMMAND, MASKED, out], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "error" in done.stderr) == (0, False)
+    assert k2t("verify", out).code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_stdout_ends_with_5() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "layers"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 5
+    assert done.stderr.startswith("k2t: error: standard output: cannot be written")
+    assert len(done.stderr.splitlines()) == 1
+
+
+# ---- interruptions -----------------------------------------------------------------------------
+
+AT_START = "import os, signal; os.kill(os.getpid(), signal.{name})"
+WHILE_WRITING = """
+import os, signal, torch
+def save(content, file):
+    file.write(b"half of it")
+    file.flush()
+    os.kill(os.getpid(), signal.{name})
+torch.save = save
+"""
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("moment", [AT_START, WHILE_WRITING], ids=["start", "writing"])
+def test_an_interruption_leaves_everything_as_it_was(
+    name: str, moment: str, tmp_path: Path
+) -> None:
+    plugin, folder = tmp_path / "plugin.py", tmp_path / "results"
+    plugin.write_text(moment.format(name=name))
+    folder.mkdir()
+    (folder / "old.pt").write_bytes(b"precious")
+    number = getattr(signal, name)
+    for out in ("new.pt", "old.pt"):
+        run = k2t_process("convert", MASKED, folder / out, "--plugin", plugin, "--force")
+        assert (run.code, run.out, run.err) == (-number, "", "")
+        assert contents(folder) == {"old.pt": b"precious"}
+
+
+@POSIX
+def test_a_shell_sees_130_after_ctrl_c(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(AT_START.format(name="SIGINT"))
+    script = '"$0" inspect "$1" --plugin "$2"; echo "ended with $?"'
+    done = subprocess.run(
+        ["bash", "-c", script, *COMMAND, MASKED, plugin],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ended with 130" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+# ---- plugins -----------------------------------------------------------------------------------
+
+PLUGIN = """
+import torch
+import keras2torch_birnn as k2t
+
+@k2t.converts("MyDense")
+def my_dense(layer):
+    kernel, bias = layer.weights.values()
+    module = torch.nn.Linear(*kernel.shape)
+    module.weight.data = torch.from_numpy(kernel.T.copy())
+    module.bias.data = torch.from_numpy(bias.copy())
+    return module
+"""
+
+
+def own_dense(model: dict[str, Any]) -> None:
+    entry = layer(model, "dense_1")
+    entry["class_name"] = "MyDense"
+    if "module" in entry:
+        entry["module"], entry["registered_name"] = "my_package", "my_package>MyDense"
+
+
+def own_group(archive: Path) -> None:
+    """Name the weights as Keras would: by the class of their layer."""
+    with zipfile.ZipFile(archive) as old:
+        members = {entry.filename: old.read(entry) for entry in old.infolist()}
+    weights = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(weights, "r+") as file:
+        file.move("layers/dense_1", "layers/my_dense")
+    members["model.weights.h5"] = weights.getvalue()
+    with zipfile.ZipFile(archive, "w") as new:
+        for name, data in members.items():
+            new.writestr(name, data)
+
+
+@pytest.mark.parametrize("model", [STACK_H5, STACK_KERAS], ids=lambda p: p.suffix)
+def test_a_plugin_converts_the_users_own_layer(model: Path, tmp_path: Path) -> None:
+    file = changed_config(model, tmp_path / f"own{model.suffix}", own_dense)
+    if model == STACK_KERAS:
+        own_group(file)
+    plugin, out, plain = tmp_path / "plugin.py", tmp_path / "own.pt", tmp_path / "plain.pt"
+    plugin.write_text(PLUGIN)
+    refused = k2t_process("convert", file, out)
+    assert_refused(refused, 4, file, "layer class MyDense is not supported")
+    assert "--plugin" in refused.err
+
+    assert k2t_process("convert", file, out, "--plugin", plugin).code == 0
+    assert k2t("convert", model, plain).code == 0
+    own, known = (torch.load(p, weights_only=True)["state_dict"] for p in (out, plain))
+    assert own.keys() == known.keys()
+    assert all(torch.equal(own[name], known[name]) for name in own)
+
+    shown = k2t_process("inspect", file, "--plugin", plugin)
+    assert (shown.code, "MyDense" in shown.out) == (0, True)
+    for arguments in ((file, out), (out,)):
+        proof = k2t_process("verify", *arguments, "--plugin", plugin)
+        assert (proof.code, proof.out.splitlines()[-1:]) == (0, ["OK"]), proof.err + proof.out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("raise ValueError('no good')", "fails: ValueError: no good"),
+        ("def broken(:", "fails: SyntaxError"),
+        ("raise SystemExit(0)", "fails: SystemExit"),
+    ],
+)
+def test_a_plugin_that_fails_ends_with_2(text: str, words: str, tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(text)
+    run = k2t("inspect", MASKED, "--plugin", plugin)
+    assert run.code == 2
+    assert words in run.err

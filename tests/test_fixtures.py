@@ -1,0 +1,158 @@
+"""Every fixture: the converted model and the reference give what real Keras gave."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from specs import ENTRIES, FIXTURES, MERGE_MODES, RULES, Fixture, fixture
+from torch import Tensor, nn
+
+from keras2torch_birnn.conversion import build, flat, reset_states
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.schema import CELL_GATES, LAYERS, OPS
+from keras2torch_birnn.spec import Array, LayerSpec
+
+# Real Keras computes in float32.
+ATOL, RTOL = 1e-5, 1e-4
+# Both sides compute in float64.
+EXACT = 1e-12
+# On a GPU a part of the files is enough: what differs there is the kernel, not the mapping.
+GPU_STRIDE = 7
+
+
+def outputs(
+    model: nn.Module,
+    inputs: Sequence[Array],
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> list[Array]:
+    """One call, as the caller of a converted model makes it; states are carried."""
+    dtype = next((p.dtype for p in model.parameters()), dtype)  # a file may be of float64
+    given = [torch.from_numpy(x) for x in inputs]
+    given = [x.to(device, dtype) if x.is_floating_point() else x.to(device) for x in given]
+    with torch.no_grad():
+        return [y.cpu().numpy() for y in flat(model(*given))]
+
+
+def assert_agree(
+    got: Sequence[Array], wanted: Sequence[Array], what: str, *, atol: float, rtol: float
+) -> None:
+    assert len(got) == len(wanted), what
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol, rtol=rtol, equal_nan=True, err_msg=what)
+
+
+def sha256(file: str) -> str:
+    path = FIXTURES / file
+    parts = sorted(path.iterdir()) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+
+
+@pytest.mark.parametrize("file", ENTRIES)
+def test_the_files_are_those_of_the_manifest(file: str) -> None:
+    entry = ENTRIES[file]
+    assert sha256(file) == entry["sha256"]
+    assert sha256(entry["npz"]) == entry["npz_sha256"]
+    if entry["config"] is not None:
+        assert sha256(entry["config"]) == entry["config_sha256"]
+
+
+@pytest.mark.parametrize("file", ENTRIES)
+def test_torch_and_the_reference_agree_with_real_keras(file: str) -> None:
+    """Keras against float32 torch and against the reference; float64 torch against the latter."""
+    case = fixture(file)
+    single, double = build(case.spec), build(case.spec, dtype="float64")
+    states: dict[str, tuple[Array, ...]] = {}
+    weights = [w for layer in case.spec.root.walk() for w in layer.weights.values()]
+    kind = np.float64 if any(w.dtype == np.float64 for w in weights) else np.float32
+    for inputs, wanted in case.calls():
+        exact = compute(case.spec, inputs, states=states).outputs
+        got = outputs(single, inputs, torch.from_numpy(np.zeros(0, kind)).dtype)
+        assert all(y.dtype == kind for y in got if y.dtype.kind == "f")
+        atol = ENTRIES[file].get("tolerance", {}).get("atol", ATOL)
+        assert_agree(got, wanted, "torch against Keras", atol=atol, rtol=RTOL)
+        assert_agree(exact, wanted, "reference against Keras", atol=atol, rtol=RTOL)
+        precise = outputs(double, inputs, torch.float64)
+        assert_agree(precise, exact, "torch against the reference", atol=EXACT, rtol=EXACT)
+
+
+@pytest.mark.parametrize("file", [f for f in ENTRIES if "stateful" in ENTRIES[f]["tags"]])
+def test_a_stateful_model_starts_anew_after_reset_states(file: str) -> None:
+    case = fixture(file)
+    model = build(case.spec)
+    for _ in range(2):
+        for inputs, wanted in case.calls():
+            assert_agree(outputs(model, inputs), wanted, file, atol=ATOL, rtol=RTOL)
+        reset_states(model)
+
+
+# ---- completeness: what converts was compared with real Keras ----------------------------------
+
+
+def seen_layers() -> list[tuple[LayerSpec, Fixture]]:
+    return [(layer, fixture(f)) for f in ENTRIES for layer in fixture(f).spec.root.walk()]
+
+
+def test_every_class_was_compared() -> None:
+    classes = {layer.class_name for layer, _ in seen_layers()}
+    assert classes == set(LAYERS) | set(OPS)
+
+
+def test_every_merge_mode_was_compared_with_every_cell() -> None:
+    found = set()
+    for file in ENTRIES:
+        for layer in fixture(file).spec.root.walk():
+            if layer.class_name == "Bidirectional":
+                forward = layer.parts["forward_layer"]
+                after = forward.config.get("reset_after")
+                found.add((forward.class_name, after, layer.config["merge_mode"]))
+    cells = (("LSTM", None), ("GRU", True), ("GRU", False), ("SimpleRNN", None))
+    assert {name for name, _ in cells} == set(CELL_GATES)
+    assert found >= {(*cell, mode) for cell in cells for mode in MERGE_MODES}
+
+
+def test_every_mask_rule_was_compared_in_both_directions() -> None:
+    found = set()
+    for file in ENTRIES:
+        if "mask" not in ENTRIES[file]["tags"]:
+            continue
+        for layer in fixture(file).spec.root.walk():
+            if "masked_output" in layer.config and layer.config["return_sequences"]:
+                found.add((layer.config["masked_output"], layer.config["go_backwards"]))
+    # zeros_unreversed differs from zeros only where the reading is backwards
+    expected = {(rule, back) for rule in RULES for back in (False, True)}
+    assert found == expected - {("zeros_unreversed", False)}
+
+
+def test_masks_of_every_shape_were_compared() -> None:
+    """Full, right-padded, left-padded and gappy rows, and one with nothing valid."""
+    ids = fixture("keras-3.15.1/mask_bi_lstm_seq.h5").inputs[0][0]
+    rows = ids != 0
+    edges = [(row.all(), row.any(), row[0], row[-1]) for row in rows]
+    assert edges == [
+        (True, True, True, True),
+        (False, True, True, False),
+        (False, True, False, True),
+        (False, True, edges[3][2], edges[3][3]),
+        (False, False, False, False),
+    ]
+    changes = np.abs(np.diff(rows[3].astype(int))).sum()
+    assert changes >= 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("file", list(ENTRIES)[::GPU_STRIDE])
+def test_a_gpu_agrees_with_real_keras(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    case = fixture(file)
+    model = build(case.spec).to("cuda")
+    tensors: list[Tensor] = list(model.parameters())
+    assert all(t.is_cuda for t in tensors)
+    for inputs, wanted in case.calls():
+        assert_agree(outputs(model, inputs, device="cuda"), wanted, file, atol=ATOL, rtol=RTOL)

@@ -1,0 +1,435 @@
+"""Graphs of layers: merges, attention, masks on their way; what is refused, and mutations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from specs import ENTRIES, fixture, values
+from torch import Tensor
+
+from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather
+from keras2torch_birnn.layers import attention, merging
+from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.shapes import infer_model
+from keras2torch_birnn.spec import (
+    Call,
+    LayerSpec,
+    ModelSpec,
+    Structure,
+    TensorRef,
+    leaves,
+    map_structure,
+    model_from_json,
+)
+
+K2, TF, K3 = "2.2.4", "2.15.0", "3.15.1"
+Json = dict[str, Any]
+
+
+# ---- models as files hold them ------------------------------------------------------------------
+
+
+def entry(class_name: str, name: str, nodes: list[Any], **config: Any) -> Json:
+    return {
+        "class_name": class_name,
+        "name": name,
+        "config": {"name": name, "trainable": True, **config},
+        "inbound_nodes": nodes,
+    }
+
+
+def source(name: str, *shape: int | None) -> Json:
+    return entry("InputLayer", name, [], batch_input_shape=[None, *shape])
+
+
+def listed(*names: str, **kwargs: Any) -> list[Any]:
+    """A node of Keras 2 and tf.keras."""
+    return [[name, 0, 0, kwargs] for name in names]
+
+
+def keras3(*args: Any, **kwargs: Any) -> Json:
+    """A node of Keras 3; a text is a tensor."""
+
+    def tensor(value: Any) -> Any:
+        if isinstance(value, list):
+            return [tensor(part) for part in value]
+        if not isinstance(value, str):
+            return value
+        config = {"shape": [None], "dtype": "float32", "keras_history": [value, 0, 0]}
+        return {"class_name": "__keras_tensor__", "config": config}
+
+    return {
+        "args": [tensor(a) for a in args],
+        "kwargs": {key: tensor(value) for key, value in kwargs.items()},
+    }
+
+
+def parsed(
+    version: str, *layers: Json, outputs: Any = None, inputs: Any = None
+) -> tuple[LayerSpec, Parsing]:
+    """The root and what was found, shapes included."""
+    names = [layer["name"] for layer in layers if layer["class_name"] == "InputLayer"]
+    config = {
+        "name": "model",
+        "layers": list(layers),
+        "input_layers": inputs or [[name, 0, 0] for name in names],
+        "output_layers": outputs or [[layers[-1]["name"], 0, 0]],
+    }
+    parsing = Parsing(generation_of(version))
+    root = parse_architecture({"class_name": "Functional", "config": config}, parsing)
+    return (root if parsing.problems else infer_model(root, parsing.problems)), parsing
+
+
+def refused(version: str, *layers: Json, match: str) -> None:
+    _, parsing = parsed(version, *layers)
+    with pytest.raises(K2TError, match=match):
+        raise gather(parsing.problems)
+
+
+def calls(root: LayerSpec) -> Mapping[str, Call]:
+    assert root.graph is not None
+    return {call.layer: call for call in root.graph.calls}
+
+
+def masked(structure: Structure) -> list[bool]:
+    return [leaf.masked for leaf in leaves(structure) if isinstance(leaf, TensorRef)]
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "match"),
+    [
+        (entry("Subtract", "y", [listed("a", "b", "c")]), [(7, 3)] * 3, "2 tensors are expected"),
+        (entry("Dot", "y", [listed("a")], axes=1), [(7, 3)], "2 tensors are expected, found 1"),
+        (entry("Add", "y", [listed("a", "b")]), [(7, 3), (7, 5)], "do not fit each other"),
+        (entry("Dot", "y", [listed("a", "b")], axes=[2, 1]), [(7, 3), (7, 3)], "axis 2 of .* axis"),
+        (entry("Dot", "y", [listed("a", "b")], axes=0), [(7, 3), (7, 3)], "axis 0 of a tensor"),
+        (entry("Dot", "y", [listed("a", "b")], axes=[1, 2, 3]), [(7, 3)] * 2, "axis or two"),
+        (entry("Concatenate", "y", [listed("a", "b")], axis=0), [(7, 3)] * 2, "axis 0 of a tensor"),
+        (entry("Concatenate", "y", [listed("a", "b")], axis=3), [(7, 3)] * 2, "axis 3 of a tensor"),
+        (entry("Concatenate", "y", [listed("a", "b")]), [(7, 3), (5, 3)], "more than axis 2"),
+        (entry("Concatenate", "y", [listed("a", "b")]), [(7, 3), (3,)], "cannot be concatenated"),
+        (entry("Attention", "y", [listed("a", "b")]), [(7, 3), (3,)], "tensors of 3 dimensions"),
+        (entry("Attention", "y", [listed("a", "b")], score_mode="sum"), [(7, 3)] * 2, "score_mode"),
+    ],
+)
+def test_a_list_of_tensors_that_does_not_fit_is_refused(
+    layer: Json, shapes: list[tuple[int, ...]], match: str
+) -> None:
+    inputs = [source(name, *shape) for name, shape in zip("abc", shapes, strict=False)]
+    refused(TF, *inputs, layer, match=match)
+
+
+def test_a_merge_of_one_tensor_in_keras_3_is_refused() -> None:
+    add = entry("Add", "y", [keras3("a")])
+    refused(K3, source("a", 7, 3), add, match="a list of tensors is expected, found one")
+
+
+HEADS = {"num_heads": 2, "key_dim": 5}
+
+
+@pytest.mark.parametrize(
+    ("config", "node", "shape", "match"),
+    [
+        ({"attention_axes": [1, 2]}, keras3("a", "a"), (7, 3), "attention_axes"),
+        ({"attention_axes": -2}, keras3("a", "a"), (7, 3), "attention_axes"),
+        ({}, keras3("a", "a"), (7, 5, 3), "tensors of 3 dimensions are expected"),
+        ({}, keras3("a"), (7, 3), "a query and a value are expected"),
+        ({}, keras3("a", "a", training=True), (7, 3), "called with training=True"),
+        ({}, keras3("a", "a", unheard_of=1), (7, 3), "called with unheard_of='1': unknown|unknown"),
+        ({"rotary": True}, keras3("a", "a"), (7, 3), "option rotary='?True'? is unknown"),
+        ({"sliding_window": 0}, keras3("a", "a"), (7, 3), "sliding_window"),
+    ],
+)
+def test_heads_that_are_not_supported_are_refused(
+    config: Json, node: Json, shape: tuple[int, ...], match: str
+) -> None:
+    heads = entry("MultiHeadAttention", "y", [node], **HEADS, **config)
+    refused(K3, source("a", *shape), heads, match=match)
+
+
+def test_groups_that_do_not_divide_the_heads_are_refused() -> None:
+    options = {"head_dim": 5, "num_query_heads": 5, "num_key_value_heads": 2}
+    groups = entry("GroupedQueryAttention", "y", [keras3("a", "a")], **options)
+    refused(K3, source("a", 7, 3), groups, match="2 heads of keys do not divide 5 heads")
+
+
+def test_dot_of_high_rank_is_refused_where_keras_multiplies_otherwise() -> None:
+    inputs = (source("a", 7, 5, 3), source("b", 3, 11))
+    dot = entry("Dot", "y", [listed("a", "b")], axes=[3, 1])
+    refused(K2, *inputs, dot, match="more than 3 dimensions in its own way")
+    for version in ("2.3.1", TF):
+        assert not parsed(version, *inputs, dot)[1].problems
+
+
+def test_initial_state_of_a_stateful_layer_is_refused_where_it_is_used_now_and_then() -> None:
+    inputs = (source("a", 7, 3), source("s", 5))
+    gru = entry("SimpleRNN", "y", [listed("a", "s")], units=5, stateful=True)
+    refused(TF, *inputs, gru, match="initial_state on a stateful layer: this Keras uses it only")
+    assert not parsed(K2, *inputs, gru)[1].problems
+    node = keras3("a", initial_state="s")
+    assert not parsed(K3, *inputs, {**gru, "inbound_nodes": [node]})[1].problems
+    inner = {"class_name": "SimpleRNN", "config": {"name": "r", "units": 5, "stateful": True}}
+    two = entry("Bidirectional", "y", [listed("a", "s", "s")], layer=inner, merge_mode="sum")
+    refused(TF, *inputs, two, match="initial_state on a stateful layer")
+
+
+@pytest.mark.parametrize("node", [{"p": 3}, {"p": ["z", 0, 0, {}]}, {"p": []}, {}, {"p": "a"}])
+def test_a_dict_of_what_is_no_tensor_is_refused(node: Json) -> None:
+    with pytest.raises(InvalidModelFileError, match=r"no layer of the model|unknown form"):
+        parsed(TF, source("a", 7, 3), entry("Add", "y", [node]))
+
+
+# ---- what a version means -----------------------------------------------------------------------
+
+
+def test_the_mask_rules_of_versions() -> None:
+    rules = {
+        version: (g.merging, g.attention_mask, g.attention_rows, g.softmax, g.passed_mask_goes_on)
+        for version in ("2.2.4", "2.3.1", "2.4.0", "2.10.0", "3.3.3", "3.4.1", "3.12.0", "3.13.0")
+        for g in [generation_of(version)]
+    }
+    assert rules == {
+        "2.2.4": ("all", "query", "uniform", "ignore", False),
+        "2.3.1": ("all", "query", "uniform", "ignore", False),
+        "2.4.0": ("all", "query", "ignore", "add", True),
+        "2.10.0": ("all", "query", "uniform", "add", True),
+        "3.3.3": ("none", "none", "uniform", "add", False),
+        "3.4.1": ("any", "query", "uniform", "add", False),
+        "3.12.0": ("any", "query", "uniform", "add", True),
+        "3.13.0": ("any", "query", "zeros", "replace", True),
+    }
+    taken = [generation_of(v).attention_takes_masks for v in ("2.15.0", "3.7.0", "3.8.0")]
+    assert taken == [False, False, True]
+
+
+def test_a_passed_mask_goes_on_where_keras_lets_it() -> None:
+    layers = (source("a", 7, 3), source("m", 7))
+    for version, keeps in ((TF, False), ("3.10.0", True), (K3, False)):
+        node = listed("a", mask=["m", 0, 0]) if version == TF else keras3("a", mask="m")
+        root, parsing = parsed(version, *layers, entry("SimpleRNN", "y", [node], units=5))
+        assert not parsing.problems
+        assert calls(root)["y"].kwargs.get("keep_mask", False) is keeps
+
+
+def lost(version: str) -> tuple[Mapping[str, Call], list[str]]:
+    """a -> Dropout d -> heads h(d, b); later d, a, b and h are read."""
+    root, parsing = parsed(
+        version,
+        source("a", 7, 3),
+        source("b", 7, 3),
+        entry("Dropout", "d", [keras3("a")], rate=0.5),
+        entry("MultiHeadAttention", "h", [keras3("d", "b")], **HEADS),
+        entry("Add", "y", [keras3(["d", "a", "b", "h"])]),
+    )
+    return calls(root), parsing.notes
+
+
+def test_heads_take_the_masks_off_their_inputs_and_off_what_these_are() -> None:
+    found, notes = lost(K3)
+    assert masked(found["h"].args) == [True, True]
+    assert masked(found["y"].args) == [False, False, False, True]
+    assert any("takes the masks off" in note for note in notes)
+
+
+def test_heads_of_earlier_versions_leave_masks_alone() -> None:
+    found, notes = lost("3.7.0")
+    assert all(all(masked(call.args)) for call in found.values())
+    assert notes == []
+
+
+def test_a_lost_mask_is_in_the_text_of_a_model() -> None:
+    spec = fixture("keras-3.15.1/heads_lost_masks.keras").spec
+    again = model_from_json(json.loads(spec.to_json()))
+    for before, after in zip(spec.graph.calls, again.graph.calls, strict=True):
+        assert masked(before.args) == masked(after.args)
+    assert not all(all(masked(call.args)) for call in spec.graph.calls)
+
+
+def test_masks_passed_by_argument_join_those_that_came() -> None:
+    """query_mask of Keras 3.0; since 3.8 the layer looks at the query itself."""
+    layers = (source("a", 7, 3), source("m", 7))
+    heads = entry("MultiHeadAttention", "y", [keras3("a", "a", query_mask="m")], **HEADS)
+    old, new = (calls(parsed(version, *layers, heads)[0])["y"] for version in ("3.0.5", K3))
+    assert old.kwargs["mask"] == (TensorRef("m"), None)
+    assert new.kwargs["mask"] == (None, None)
+
+
+# ---- structures ---------------------------------------------------------------------------------
+
+
+def test_dicts_are_read_in_the_order_of_their_keys_and_stay_dicts() -> None:
+    case = fixture("keras-3.15.1/graph_dicts.keras")
+    assert [layer.name for layer in case.spec.input_layers()] == ["alpha", "zeta"]
+    inputs = [torch.from_numpy(x) for x in case.inputs[0]]
+    outputs = build(case.spec)(*inputs)
+    assert list(outputs) == ["left", "sum"]
+
+
+def test_nested_outputs_keep_their_structure() -> None:
+    case = fixture("keras-3.15.1/graph_nested_outputs.keras")
+    outputs = build(case.spec)(torch.from_numpy(case.inputs[0][0]))
+    assert list(outputs) == ["a", "b"]
+    assert isinstance(outputs["b"], tuple)
+    assert list(outputs["b"][1]) == ["c", "d"]
+
+
+def test_a_shared_layer_is_one_module() -> None:
+    model = build(fixture("keras-3.15.1/graph_siamese.keras").spec)
+    names = [name for name, _ in model.named_children()]
+    assert sum("bidirectional" in name for name in names) == 1
+    assert sum("embedding" in name for name in names) == 1
+
+
+def test_the_parts_of_heads_have_keras_names() -> None:
+    model = build(fixture("keras-3.15.1/heads_masks.keras").spec)
+    names = {name.rpartition("multi_head_attention.")[2] for name in model.state_dict()}
+    parts = ("query", "key", "value", "attention_output")
+    assert {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")} <= names
+
+
+# ---- mutations: a wrong version must fail -------------------------------------------------------
+
+
+def parity(file: str) -> float:
+    """How far the torch model is from real Keras."""
+    case = fixture(file)
+    with torch.no_grad():
+        got = flat(build(case.spec)(*[torch.from_numpy(x) for x in case.inputs[0]]))
+    return max(
+        float(np.abs(y.numpy() - wanted).max())
+        for y, wanted in zip(got, case.outputs[0], strict=True)
+    )
+
+
+def upside_down(queries: int, keys: int, device: torch.device) -> Tensor:
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).triu()
+
+
+def unmasked(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    return torch.softmax(scores, dim=-1)
+
+
+def heads_last(x: Tensor, count: int) -> Tensor:
+    return x.reshape(*x.shape[:2], -1, count).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "wrong", "file"),
+    [
+        (attention, "causal_mask", upside_down, "keras-3.15.1/attention_causal.keras"),
+        (attention, "causal_mask", upside_down, "keras-3.15.1/heads_causal.keras"),
+        (attention, "_heads", heads_last, "keras-3.15.1/heads_cross.keras"),
+        (attention, "_heads", heads_last, "keras-3.15.1/groups.keras"),
+        (attention, "masked_softmax", unmasked, "keras-3.15.1/attention_masks.keras"),
+        (attention, "masked_softmax", unmasked, "keras-3.15.1/heads_masks.keras"),
+        (attention, "_of_inputs", lambda masks: (), "keras-3.15.1/heads_masks.keras"),
+        (merging, "all_masks", merging.any_mask, "tf.keras-2.15.0/merge_masks_add.keras"),
+    ],
+)
+def test_a_wrong_attention_or_merge_is_noticed(
+    module: Any, name: str, wrong: Callable[..., Any], file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert parity(file) < 1e-5
+    monkeypatch.setattr(module, name, wrong)
+    assert parity(file) > 1e-3
+
+
+def changed(spec: ModelSpec, change: Callable[[LayerSpec], LayerSpec]) -> ModelSpec:
+    assert spec.root.graph is not None
+    layers = tuple(change(layer) for layer in spec.root.graph.layers)
+    return replace(spec, root=replace(spec.root, graph=replace(spec.root.graph, layers=layers)))
+
+
+@pytest.mark.parametrize(
+    ("case", "class_name", "key", "wrong"),
+    [
+        ("keras-3.15.1/merge_masks_multiply.keras", "Multiply", "masking", "all"),
+        ("keras-3.15.1/merge_masks_maximum.keras", "Maximum", "masking", "all"),
+        ("keras-3.15.1/merge_masks_minimum.keras", "Minimum", "masking", "none"),
+        ("tf.keras-2.15.0/merge_concat_time.keras", "Concatenate", "masking", "none"),
+        ("keras-3.15.1/heads_dropout.keras", "MultiHeadAttention", "masking", "uniform"),
+        ("keras-3.15.1/heads_scores.keras", "MultiHeadAttention", "masking", "ignore"),
+        ("keras-3.15.1/heads_gate_window.keras", "MultiHeadAttention", "sliding_window", 3),
+        ("tf.keras-2.15.0/attention_masks.keras", "Attention", "mask_after", "none"),
+        ("keras-3.15.1/merge_dot.keras", "Dot", "normalize", False),
+    ],
+)
+def test_every_rule_of_this_generation_counts(
+    case: str, class_name: str, key: str, wrong: Any
+) -> None:
+    case_ = fixture(case)
+
+    def change(layer: LayerSpec) -> LayerSpec:
+        if layer.class_name != class_name:
+            return layer
+        return replace(layer, config={**layer.config, key: wrong})
+
+    with torch.no_grad():
+        model = build(changed(case_.spec, change))
+        got = flat(model(*[torch.from_numpy(x) for x in case_.inputs[0]]))
+    apart = max(
+        float(np.abs(y.numpy() - w).max()) for y, w in zip(got, case_.outputs[0], strict=True)
+    )
+    assert apart > 1e-3
+
+
+def test_lost_masks_count() -> None:
+    """The same model with every mask in its place gives other numbers."""
+    case = fixture("keras-3.15.1/heads_twice.keras")
+    graph = case.spec.graph
+
+    def found(ref: Any) -> Any:
+        return replace(ref, masked=True) if isinstance(ref, TensorRef) else ref
+
+    whole = tuple(replace(call, args=map_structure(found, call.args)) for call in graph.calls)
+    root = replace(case.spec.root, graph=replace(graph, calls=whole))
+    got = compute(replace(case.spec, root=root), case.inputs[0]).outputs
+    apart = max(float(np.abs(y - w).max()) for y, w in zip(got, case.outputs[0], strict=True))
+    assert apart > 1e-3
+
+
+# ---- laws ---------------------------------------------------------------------------------------
+
+
+def test_equal_keys_share_attention_equally() -> None:
+    """With all keys alike the output is the mean of the values that are not masked."""
+    module = attention.Attention(None, causal=False)
+    query, value = torch.from_numpy(values(2, 7, 3)), torch.from_numpy(values(2, 5, 3, seed=1))
+    mask = torch.tensor([[True, False, True, True, False], [True] * 5])
+    y = module((query, value, torch.ones_like(value)), (None, mask))
+    weights = mask / mask.sum(1, keepdim=True)
+    torch.testing.assert_close(y, (weights.unsqueeze(2) * value).sum(1, keepdim=True).expand_as(y))
+
+
+def test_a_merge_does_not_depend_on_what_is_masked_out() -> None:
+    """Since Keras 3.4, where all inputs have masks."""
+    masks = (torch.tensor([[True, False, True]]), torch.tensor([[False, True, True]]))
+    a, b = torch.from_numpy(values(1, 3, 2)), torch.from_numpy(values(1, 3, 2, seed=1))
+    for name in ("Multiply", "Maximum", "Minimum"):
+        merge = merging.Merge(name)
+        pairs = zip((a, b), masks, strict=True)
+        other = tuple(torch.where(mask.unsqueeze(2), x, 99.0) for x, mask in pairs)
+        torch.testing.assert_close(merge((a, b), masks), merge(other, masks))
+
+
+def test_the_cases_of_this_page_are_there() -> None:
+    """In every generation that has the layers: a matrix cannot shrink unnoticed."""
+    labels = {f"{entry['label']} {entry['case']}" for entry in ENTRIES.values()}
+    for label in ("keras-2.2.4", "keras-2.3.1", "tf.keras-2.15.0", "keras-3.15.1"):
+        for case in ("graph_seq2seq", "graph_siamese", "graph_nested_twice", "merge_dot"):
+            assert f"{label} {case}" in labels
+    for label in ("tf.keras-2.4.0", "tf.keras-2.10.0", "tf.keras-2.15.0", "keras-3.15.1"):
+        assert f"{label} heads_masks" in labels
+        assert f"{label} attention_additive" in labels

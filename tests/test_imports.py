@@ -1,0 +1,183 @@
+"""What is imported when, what the package promises about itself, and a README that is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, MASKED, environment
+
+import keras2torch_birnn
+from keras2torch_birnn.catalogue import markdown_table
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(keras2torch_birnn.__file__).parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODULES = sorted(PACKAGE.rglob("*.py"))
+KERAS = {"keras", "tensorflow", "tf_keras"}
+
+
+def imported(module: Path) -> Iterator[str]:
+    """Top names of everything that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            yield (node.module or "").partition(".")[0]
+
+
+def loaded(code: str) -> set[str]:
+    """Top names in sys.modules after the code has run in a process of its own."""
+    report = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+# ---- imports -----------------------------------------------------------------------------------
+
+
+def test_importing_the_package_is_cheap() -> None:
+    assert not {"torch", "h5py", "numpy", *KERAS} & loaded("import keras2torch_birnn")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["convert", "--help"]])
+def test_help_imports_no_torch(arguments: list[str]) -> None:
+    code = (
+        "from keras2torch_birnn.cli import app\n"
+        f"try: app({arguments})\n"
+        "except SystemExit as end: assert not end.code"
+    )
+    assert not {"torch", "h5py", *KERAS} & loaded(code)
+
+
+@pytest.mark.parametrize(
+    ("part", "never"),
+    [
+        ("readers", {"torch", "h5py"}),
+        ("reference", {"torch", "h5py"}),
+        ("schema", {"torch", "h5py"}),
+        ("layers", {"h5py"}),
+        ("rnn.layers", {"h5py"}),
+        ("verification", {"h5py"}),
+    ],
+)
+def test_a_part_loads_only_what_it_may(part: str, never: set[str]) -> None:
+    assert not (never | KERAS) & loaded(f"import keras2torch_birnn.{part}")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_it_may(module: Path) -> None:
+    names, place = set(imported(module)), module.relative_to(PACKAGE)
+    if place != Path("keras_child.py"):
+        assert not KERAS & names
+    if place not in (Path("keras_child.py"), Path("readers/hdf5_child.py")):
+        assert "h5py" not in names
+    if place.parts[0] in ("readers", "reference", "schema", "spec.py", "cli.py"):
+        assert "torch" not in names
+    assert not {"pickle", "marshal", "shelve", "yaml", "importlib"} & names - (
+        {"importlib"}
+        if place.name in ("__init__.py", "hdf5_process.py", "keras_runner.py")
+        else set()
+    )
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_module_evaluates_text(module: Path) -> None:
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    lazy = {"__import__"} if module == PACKAGE / "__init__.py" else set()
+    assert not {"eval", "exec", "compile", "__import__"} & calls - lazy
+
+
+# ---- the package -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", keras2torch_birnn.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    assert getattr(keras2torch_birnn, name).__doc__
+    assert name in dir(keras2torch_birnn)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'convrt'"):
+        _ = keras2torch_birnn.convrt
+
+
+def test_the_package_is_typed() -> None:
+    assert files("keras2torch_birnn").joinpath("py.typed").is_file()
+    assert 'keras2torch_birnn = ["py.typed"]' in (ROOT / "pyproject.toml").read_text()
+
+
+# ---- the README --------------------------------------------------------------------------------
+
+
+def test_the_layer_table_is_that_of_the_package() -> None:
+    """``python tests/test_imports.py`` writes it anew."""
+    inside = README.partition("<!-- layers:begin -->\n")[2].partition("<!-- layers:end -->")[0]
+    assert inside == markdown_table()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def without_numbers(text: str) -> set[str]:
+    """Lines with measured errors blotted out: they differ from one processor to the next."""
+    return {re.sub(r"\d\.\d+e[-+]\d+", "#", line).rstrip() for line in text.splitlines()}
+
+
+def test_what_the_readme_shows_runs_and_prints_that(tmp_path: Path) -> None:
+    """In order, in one folder: the commands, then the Python."""
+    shutil.copyfile(MASKED, tmp_path / "model.h5")
+    assert blocks("console")
+    assert blocks("python")
+    for block in blocks("console"):
+        for part in block.split("$ ")[1:]:
+            command, _, shown = part.partition("\n")
+            program, *arguments = shlex.split(command)
+            assert program == "k2t"
+            done = subprocess.run(
+                [*COMMAND, *arguments],
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=tmp_path,
+                env=environment(COLUMNS="80"),
+            )
+            assert done.returncode == 0, command + done.stderr
+            wanted = {line for line in without_numbers(shown) if "not compared with" not in line}
+            assert wanted <= without_numbers(done.stdout + done.stderr), command
+    code = "\n".join(blocks("python"))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def main() -> None:
+    """Write the layer table of the README anew."""
+    pattern = re.compile(r"(<!-- layers:begin -->\n).*(<!-- layers:end -->)", re.DOTALL)
+    text = pattern.sub(lambda m: m[1] + markdown_table() + m[2], README)
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""A converted model is an ordinary module: it is copied, cast, trained, compiled and exported."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from specs import FIXTURES, KERAS3, B, F, Fixture, H, T, bi, chain, dense, fixture, rnn, values
+from torch import Tensor, nn
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.conversion import build, convert_spec, flat, origin
+from keras2torch_birnn.layers.graph import attribute_names
+from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
+from keras2torch_birnn.verification import verify
+
+FUSED = "tf.keras-2.15.0/bi_lstm_concat_seq.h5"
+MASKED = "keras-3.15.1/mask_bi_lstm_seq.h5"
+LOOP = "tf.keras-2.15.0/bi_gru_before_concat_seq.h5"
+MASKED_LOOP = "keras-2.2.4/mask_hard_sigmoid_gru.h5"
+POOLED = "keras-3.15.1/mask_average_pool.keras"
+STACK = "keras-3.15.1/mask_stack_bi_dense.h5"
+KINDS = (FUSED, MASKED, LOOP, MASKED_LOOP, POOLED, STACK)
+
+
+def inputs(case: Fixture) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(x) for x in case.inputs[0])
+
+
+def call(model: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return flat(model(*given))
+
+
+def assert_same(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...], atol: float = 0.0) -> None:
+    torch.testing.assert_close(got, wanted, atol=atol, rtol=0, equal_nan=True)
+
+
+# ---- copying, casting, modes -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", KINDS)
+def test_a_state_dict_goes_out_and_in(file: str) -> None:
+    case = fixture(file)
+    model, other = build(case.spec), build(case.spec)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.normal_()
+    assert not torch.equal(call(other, inputs(case))[0], call(model, inputs(case))[0])
+    other.load_state_dict(model.state_dict())
+    assert_same(call(other, inputs(case)), call(model, inputs(case)))
+
+
+@pytest.mark.parametrize("file", KINDS)
+def test_a_deep_copy_is_a_whole_model_of_its_own(file: str, tmp_path: Path) -> None:
+    case = fixture(file)
+    model = convert_spec(case.spec)
+    wanted = call(model, inputs(case))
+    copy = deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert_same(call(copy, inputs(case)), wanted)
+    assert origin(copy).spec_text == origin(model).spec_text
+    k2t.save(copy, tmp_path / "copy.pt")
+    assert_same(call(k2t.load(tmp_path / "copy.pt"), inputs(case)), wanted)
+    assert verify(tmp_path / "copy.pt").ok
+
+
+@pytest.mark.parametrize("file", KINDS)
+def test_a_model_can_be_cast_and_cast_back(file: str) -> None:
+    case = fixture(file)
+    model = build(case.spec)
+    wanted = call(model, inputs(case))
+    double = tuple(x.double() if x.is_floating_point() else x for x in inputs(case))
+    got = call(model.to(torch.float64), double)
+    assert all(y.dtype == torch.float64 for y in got)
+    assert_same(tuple(y.float() for y in got), wanted, atol=1e-6)
+    assert_same(call(model.to(torch.float32), inputs(case)), wanted)
+
+
+def test_train_and_eval_reach_every_layer() -> None:
+    case = fixture("keras-3.15.1/dropouts.keras")
+    model = build(case.spec)
+    assert not any(module.training for module in model.modules())
+    wanted = call(model, inputs(case))
+    torch.manual_seed(3)
+    trained = call(model.train(), inputs(case))
+    assert all(module.training for module in model.modules())
+    assert (trained[0] - wanted[0]).abs().max() > 1e-3
+    assert_same(call(model.eval(), inputs(case)), wanted)
+
+
+def test_a_plain_model_needs_no_gradient_of_its_inputs_to_be_called_twice() -> None:
+    case = fixture(STACK)
+    model = build(case.spec)
+    assert_same(call(model, inputs(case)), call(model, inputs(case)))
+
+
+# ---- training ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", [FUSED, MASKED, LOOP, MASKED_LOOP, STACK])
+def test_steps_of_an_optimizer_lower_the_loss(file: str) -> None:
+    case = fixture(file)
+    model, given = build(case.spec).train(), inputs(case)
+    torch.manual_seed(5)
+    target = torch.randn_like(flat(model(*given))[0])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = (flat(model(*given))[0] - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == sorted(losses, reverse=True)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_trained_model_survives_saving(tmp_path: Path) -> None:
+    case = fixture(FUSED)
+    model = convert_spec(case.spec)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(*inputs(case)).square().sum().backward()
+    optimizer.step()
+    for name in ("out.pt", "out.safetensors"):
+        k2t.save(model, tmp_path / name)
+        assert_same(call(k2t.load(tmp_path / name), inputs(case)), call(model, inputs(case)))
+
+
+# ---- compiling and exporting -------------------------------------------------------------------
+
+# Any nn.LSTM sets its list of weights while it is exported, and torch warns of that itself.
+FLAT_WEIGHTS = pytest.mark.filterwarnings(
+    "ignore:The tensor attributes self.*_flat_weights:UserWarning"
+)
+
+
+@pytest.mark.parametrize("file", [FUSED, MASKED, LOOP, POOLED])
+def test_a_compiled_model_gives_the_same(file: str) -> None:
+    case = fixture(file)
+    model = build(case.spec)
+    compiled = torch.compile(model, backend="eager", fullgraph=False)
+    assert_same(call(compiled, inputs(case)), call(model, inputs(case)), atol=1e-6)
+    torch._dynamo.reset()
+
+
+@FLAT_WEIGHTS
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("file", [FUSED, MASKED, LOOP, MASKED_LOOP])
+def test_an_exported_model_gives_the_same(file: str, strict: bool) -> None:
+    case = fixture(file)
+    model = build(case.spec)
+    wanted = call(model, inputs(case))
+    exported = torch.export.export(model, inputs(case), strict=strict).module()
+    assert_same(call(exported, inputs(case)), wanted, atol=1e-6)
+    torch._dynamo.reset()
+
+
+@FLAT_WEIGHTS
+@pytest.mark.parametrize("file", [FUSED, MASKED])
+def test_torchs_default_export_takes_any_batch(file: str) -> None:
+    """And other masks than the one it was shown."""
+    case = fixture(file)
+    model, given = build(case.spec), inputs(case)
+    free = tuple({0: torch.export.Dim("batch", min=1)} for _ in given)
+    exported = torch.export.export(model, given, dynamic_shapes=free).module()
+    more = tuple(torch.cat((x.flip(1), x))[1:] for x in given)
+    assert_same(call(exported, more), call(model, more), atol=1e-6)
+
+
+# ---- reading it --------------------------------------------------------------------------------
+
+
+def test_the_printed_model_and_its_code_speak_keras_names() -> None:
+    case = fixture("keras-3.15.1/named.keras")
+    model = build(case.spec)
+    for name in ("zz_first", "aa_second", "mm_third"):
+        assert f"({name}): " in repr(model)
+        assert f"self.{name}(" in model.code
+    assert type(model).__name__ == "encoder"
+    assert "merge_mode='concat', return_sequences=True" in repr(model)
+    lines = [line for line in model.code.splitlines() if line.strip()]
+    assert len(lines) <= 8
+
+
+def test_a_nested_models_layers_stand_under_its_name() -> None:
+    model = build(fixture("keras-3.15.1/nested.h5").spec)
+    names = {name for name, _ in model.named_modules()}
+    assert {"sequential_1.bidirectional", "sequential_1.dense"} <= names
+    assert "self.sequential_1.bidirectional(" in model.code
+
+
+def test_options_that_change_the_numbers_are_printed() -> None:
+    shown = repr(build(fixture("keras-2.2.4/mask_hard_sigmoid_gru.h5").spec))
+    assert "recurrent_activation=hard_sigmoid_0.2" in shown
+    assert "reset_after=False" in shown
+    assert "padding=causal" in repr(build(fixture("keras-2.2.4/conv.h5").spec))
+
+
+# ---- names -------------------------------------------------------------------------------------
+
+HOSTILE = [
+    "forward", "class", "a/b", "a_b", "a.b", "1x", "__init__", "__class__", "", "_", "слой",
+    "import os; os.system('x')", "training", "graph", "code", "meta", "self", "Self", "_self",
+    "None", "x\ny", "\x00", "a" * 300, "add_module", "_modules", "layer_", "layer__", "a_b_",
+    "eval", "print", "torch", "device", "inf", "nan", "fx_pytree", "getitem", "operator_getitem",
+    "NoneType", "add", "output", "placeholder",
+]  # fmt: skip
+SAFE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def check_names(names: list[str]) -> None:
+    made = attribute_names(names)
+    assert list(made) == names
+    assert len(set(made.values())) == len(names)
+    for attribute in made.values():
+        assert SAFE.fullmatch(attribute)
+        assert not keyword.iskeyword(attribute)
+        assert not hasattr(nn.Module(), attribute)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(max_size=8)), unique=True))
+@example(HOSTILE)
+@example(["a/b", "a.b", "a_b", "a_b_", "a b"])
+@example(["a_b_", "a_b", "a.b"])
+def test_every_name_becomes_a_safe_attribute_of_its_own(names: list[str]) -> None:
+    check_names(names)
+
+
+def test_ordinary_names_stay_as_they_are() -> None:
+    names = ["lstm", "bidirectional_1", "Dense", "zz", "my_layer_"]
+    assert attribute_names(names) == {name: name for name in names}
+
+
+def named(names: list[str]) -> LayerSpec:
+    """A stack of Dense layers with these names."""
+    layers = [replace(dense(5, 5, seed=i), name=name) for i, name in enumerate(names)]
+    return chain(*layers, name="stack")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_model_with_a_hostile_name_runs_and_nothing_else_happens(name: str) -> None:
+    spec = ModelSpec(named([name, "dense"]), KERAS3)
+    x = torch.from_numpy(values(B, 5))
+    wanted = call(build(ModelSpec(named(["first", "dense"]), KERAS3)), (x,))
+    model = build(spec)
+    assert_same(call(model, (x,)), wanted)
+    assert len(model.state_dict()) == 4
+    assert model.training is False
+    assert "os.system" not in model.code
+
+
+def test_all_hostile_names_together_are_one_model() -> None:
+    x = torch.from_numpy(values(B, 5))
+    plain = build(ModelSpec(named([f"d{i}" for i in range(len(HOSTILE))]), KERAS3))
+    model = build(ModelSpec(named(HOSTILE), KERAS3))
+    assert_same(call(model, (x,)), call(plain, (x,)))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_model_that_is_called_something_hostile_is_built(name: str) -> None:
+    root = replace(named(["first", "dense"]), name=name)
+    model = build(ModelSpec(root, KERAS3))
+    assert type(model).__name__.isidentifier()
+    assert call(deepcopy(model), (torch.from_numpy(values(B, 5)),))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_input_with_a_hostile_name_is_a_parameter(name: str) -> None:
+    root = named(["first", "dense"])
+    old = root.graph.layers[0]  # type: ignore[union-attr]
+    swap = TensorRef(name)
+    graph = replace(
+        root.graph,  # type: ignore[type-var]
+        layers=(replace(old, name=name), *root.graph.layers[1:]),  # type: ignore[union-attr]
+        calls=(
+            Call(name, 0, ()),
+            Call("first", 0, (swap,)),
+            Call("dense", 0, (TensorRef("first"),)),
+        ),
+        inputs=(swap,),
+    )
+    model = build(ModelSpec(replace(root, graph=graph), KERAS3))
+    x = torch.from_numpy(values(B, 5))
+    assert_same(call(model, (x,)), call(build(ModelSpec(root, KERAS3)), (x,)))
+
+
+@pytest.mark.parametrize("case", ["name_slash", "name_dots", "name_space", "name_unicode"])
+def test_odd_names_of_real_files_survive_saving(case: str, tmp_path: Path) -> None:
+    file = f"{'keras-2.2.4' if case == 'name_slash' else 'keras-3.15.1'}/{case}.h5"
+    model = k2t.convert(FIXTURES / file)
+    k2t.save(model, tmp_path / "out.pt")
+    loaded = k2t.load(tmp_path / "out.pt")
+    assert list(loaded.state_dict()) == list(model.state_dict())
+    assert_same(call(loaded, inputs(fixture(file))), call(model, inputs(fixture(file))))
+
+
+# ---- the GPU -----------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("file", KINDS)
+def test_a_model_moves_to_a_gpu_and_back(file: str) -> None:
+    case = fixture(file)
+    model = build(case.spec)
+    wanted = call(model, inputs(case))
+    on_gpu = call(model.to("cuda"), tuple(x.cuda() for x in inputs(case)))
+    assert all(y.is_cuda for y in on_gpu)
+    assert_same(call(model.to("cpu"), inputs(case)), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "SimpleRNN"])
+def test_a_model_trains_on_a_gpu(cell: str) -> None:
+    spec = chain(bi(rnn(cell), rnn(cell, seed=1)), dense(5, 2 * H, seed=2))
+    model = build(ModelSpec(spec, KERAS3), dtype="float32").cuda().train()
+    x = torch.from_numpy(values(B, T, F)).float().cuda()
+    model(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())

@@ -1,0 +1,553 @@
+"""The recurrent modules of torch: every option against the reference in float64, and training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from specs import (
+    CELLS,
+    H_BACK,
+    KERAS3,
+    MERGE_MODES,
+    RULES,
+    TF_KERAS,
+    B,
+    F,
+    H,
+    T,
+    bi,
+    chain,
+    dense,
+    fixture,
+    recurrent_call,
+    rnn,
+    values,
+    with_options,
+)
+from torch import Tensor, nn
+
+from keras2torch_birnn.conversion import build, flat, reset_states
+from keras2torch_birnn.layers.registry import convert_layer
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.rnn import layers
+from keras2torch_birnn.rnn.choice import Choice, choose
+from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
+
+EXACT = 1e-12
+# Without jumps: a jump would turn rounding into a difference. Exponentials explode in a loop.
+SMOOTH = (
+    "tanh relu sigmoid linear softsign elu selu gelu silu mish leaky_relu softmax softplus "
+    "hard_sigmoid_0.2 hard_sigmoid_1/6 hard_silu"
+).split()
+GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6", "tanh", "softsign")
+FUSED_CLASSES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "SimpleRNN": nn.RNN}
+STATES = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
+# Keras lists its gates z, r, h; torch r, z, n.
+TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
+
+
+# ---- running both sides ------------------------------------------------------------------------
+
+
+def by_reference(
+    spec: LayerSpec,
+    x: Array,
+    mask: Array | None = None,
+    state: tuple[Array, ...] = (),
+    generation: Generation = KERAS3,
+) -> tuple[Array, ...]:
+    root = recurrent_call(spec, len(state), masked=mask is not None)
+    m = np.ones(x.shape[:2], bool) if mask is None else mask
+    return compute(ModelSpec(root, generation), (x, m, *state)).outputs
+
+
+def by_torch(
+    module: nn.Module, x: Array, mask: Array | None = None, state: tuple[Array, ...] = ()
+) -> tuple[Array, ...]:
+    with torch.no_grad():
+        given = None if mask is None else torch.from_numpy(mask)
+        start = tuple(map(torch.from_numpy, state)) or None
+        out = module(torch.from_numpy(x), mask=given, initial_state=start)
+    return tuple(y.numpy() for y in flat(out))
+
+
+def assert_same(got: tuple[Array, ...], wanted: tuple[Array, ...]) -> None:
+    assert len(got) == len(wanted)
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape
+        size = max(1.0, np.abs(b).max(initial=0.0))
+        np.testing.assert_allclose(a, b, atol=EXACT * size, rtol=EXACT)
+
+
+# ---- every option ------------------------------------------------------------------------------
+
+
+@st.composite
+def cells(draw: st.DrawFn, units: int, seed: int, **options: Any) -> LayerSpec:
+    """A recurrent layer of any cell and activations."""
+    cell = draw(st.sampled_from(CELLS))
+    activations: dict[str, Any] = {}
+    if draw(st.booleans()):  # else the defaults, which have a fused kernel
+        activations["activation"] = draw(st.sampled_from(SMOOTH))
+        if cell != "SimpleRNN":
+            activations["recurrent_activation"] = draw(st.sampled_from(GATES))
+    return rnn(cell, units, seed=seed, use_bias=draw(st.booleans()), **activations, **options)
+
+
+def ruled(spec: LayerSpec, rule: str) -> LayerSpec:
+    """The layer with a mask rule that its options can have (``readers.dialects``)."""
+    unreversed = spec.config["go_backwards"] and spec.config["return_sequences"]
+    if rule == "zeros_unreversed" and not unreversed:
+        rule = "zeros"
+    return with_options(spec, masked_output=rule)
+
+
+@st.composite
+def any_layer(draw: st.DrawFn) -> LayerSpec:
+    """A recurrent layer or a Bidirectional, of halves alike or not, with any options."""
+    options = {
+        "return_sequences": draw(st.booleans()),
+        "return_state": draw(st.booleans()),
+        "go_backwards": draw(st.booleans()),
+    }
+    rule, seed = draw(st.sampled_from(RULES)), draw(st.integers(0, 2**31))
+    forward = draw(cells(H, seed, **options))
+    kind = draw(st.sampled_from(("plain", "alike", "asymmetric")))
+    if kind == "plain":
+        return ruled(forward, rule)
+    merge_mode = draw(st.sampled_from(MERGE_MODES))
+    if kind == "alike":
+        cell = "GRU before" if forward.config.get("reset_after") is False else forward.class_name
+        twin = rnn(cell, H, seed=seed + 1, use_bias=forward.config["use_bias"])
+        backward = replace(twin, config=dict(forward.config))
+    else:
+        units = H_BACK if merge_mode in ("concat", None) else H
+        backward = draw(cells(units, seed + 1, **options))
+    pair = bi(forward, backward, merge_mode)
+    return replace(pair, parts={key: ruled(half, rule) for key, half in pair.parts.items()})
+
+
+@st.composite
+def masks(draw: st.DrawFn, batch: int, steps: int) -> Array | None:
+    """No mask, or one of any shape, rows with nothing valid included."""
+    if not draw(st.booleans()):
+        return None
+    bits = st.lists(st.booleans(), min_size=steps, max_size=steps)
+    return np.array(draw(st.lists(bits, min_size=batch, max_size=batch)), dtype=bool)
+
+
+def states_of(spec: LayerSpec, batch: int) -> tuple[Array, ...]:
+    """Random first states in Keras' order, none where Keras cannot split them into halves."""
+    halves = tuple(spec.parts.values()) or (spec,)
+    counts = [STATES[half.class_name] for half in halves]
+    if len(set(counts)) > 1:
+        return ()
+    units = [half.config["units"] for half in halves for _ in range(counts[0])]
+    return tuple(values(batch, size, seed=50 + i) for i, size in enumerate(units))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_every_option_gives_what_the_reference_gives(data: st.DataObject) -> None:
+    spec = data.draw(any_layer())
+    batch, steps = data.draw(st.sampled_from(((B, T), (1, T), (B, 1), (1, 1))))
+    mask = data.draw(masks(batch, steps))
+    state = states_of(spec, batch) if data.draw(st.booleans()) else ()
+    x = values(batch, steps, F)
+    got = by_torch(convert_layer(spec), x, mask, state)
+    assert_same(got, by_reference(spec, x, mask, state))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_loop_gives_the_numbers_of_the_fused_kernel(data: st.DataObject) -> None:
+    spec = data.draw(any_layer())
+    mask = data.draw(masks(B, T))
+    x, state = values(B, T, F), states_of(spec, B)
+    own = by_torch(convert_layer(spec), x, mask, state)
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(layers, "choose", lambda _: Choice("loop", "asked for"))
+        module = convert_layer(spec)
+    assert not any(isinstance(m, nn.RNNBase) for m in module.modules())
+    assert_same(by_torch(module, x, mask, state), own)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_layer(), st.lists(st.booleans(), min_size=T, max_size=T))
+def test_a_masked_row_is_its_valid_steps_alone(spec: LayerSpec, bits: list[bool]) -> None:
+    mask = np.array([bits])
+    if not mask.any():
+        return
+    module, x = convert_layer(spec), values(1, T, F)
+    whole, alone = by_torch(module, x, mask), by_torch(module, x[:, mask[0]])
+    half = spec.parts.get("forward_layer", spec)
+    turned = half.config["go_backwards"] and half.config["return_sequences"]
+    rules = {one.config["masked_output"] for one in (spec.parts.values() or (spec,))}
+    if not half.config["return_sequences"] or "zeros_unreversed" in rules:
+        # the last step may be a masked one: the states alone are comparable
+        if half.config["return_state"]:
+            heads = 2 if spec.config.get("merge_mode", "") is None else 1
+            assert_same(whole[heads:], alone[heads:])
+        return
+    order = mask[0][::-1] if turned else mask[0]
+    heads = 2 if spec.config.get("merge_mode", "") is None else 1
+    kept = tuple(y[:, order] if i < heads else y for i, y in enumerate(whole))
+    assert_same(kept, alone)
+
+
+# ---- torch's own modules -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "SimpleRNN"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_ordinary_layer_is_torchs_own_module(cell: str, bias: bool) -> None:
+    spec = rnn(cell, use_bias=bias)
+    for layer, directions in ((spec, 1), (bi(spec, rnn(cell, seed=1, use_bias=bias)), 2)):
+        module = convert_layer(layer)
+        assert isinstance(module, FUSED_CLASSES[cell])
+        assert module.bidirectional is (directions == 2)
+        assert module.batch_first
+        twin = FUSED_CLASSES[cell](F, H, bias=bias, batch_first=True, bidirectional=directions == 2)
+        assert list(module.state_dict()) == list(twin.state_dict())
+        # the weights are worth the same in torch's own, unchanged module
+        twin.double().load_state_dict(module.state_dict())
+        out, _ = twin(torch.from_numpy(values(B, T, F)))
+        expected = by_torch(convert_layer(with_sequences(layer)), values(B, T, F))
+        assert_same((out.detach().numpy(),), expected)
+
+
+def with_sequences(spec: LayerSpec) -> LayerSpec:
+    if not spec.parts:
+        return with_options(spec, return_sequences=True)
+    halves = {k: with_options(half, return_sequences=True) for k, half in spec.parts.items()}
+    return replace(spec, parts=halves)
+
+
+def test_a_model_has_torchs_names_under_keras_names() -> None:
+    model = build(fixture("keras-3.15.1/bi_lstm_concat_seq.h5").spec)
+    assert isinstance(model.bidirectional, nn.LSTM)
+    assert set(model.state_dict()) == {
+        f"bidirectional.{kind}_l0{side}"
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        for side in ("", "_reverse")
+    }
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (rnn("LSTM", activation="relu"), "nn.LSTM has no activation relu"),
+        (rnn("GRU", recurrent_activation="hard_sigmoid_0.2"), "no recurrent_activation hard_sig"),
+        (rnn("GRU before"), "reset_after"),
+        (rnn("SimpleRNN", activation="elu"), "nn.RNN has no activation elu"),
+    ],
+    ids=lambda value: value.name if isinstance(value, LayerSpec) else "",
+)
+def test_what_torch_cannot_compute_runs_in_the_loop_and_says_why(
+    spec: LayerSpec, reason: str
+) -> None:
+    assert choose(spec).engine == "loop"
+    assert reason in choose(spec).reason
+    module = convert_layer(spec)
+    assert isinstance(module, layers.LoopRNN)
+    assert {"weight_ih_l0", "weight_hh_l0"} <= set(module.state_dict())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        rnn("LSTM", H_BACK, seed=1),
+        rnn("GRU", H, seed=1),
+        rnn("LSTM", H, seed=1, activation="relu"),
+        rnn("LSTM", H, seed=1, use_bias=False),
+    ],
+    ids=["units", "class", "activation", "bias"],
+)
+def test_halves_that_differ_are_two_modules(other: LayerSpec) -> None:
+    module = convert_layer(bi(rnn("LSTM"), other))
+    assert isinstance(module, layers.BidirectionalPair)
+    assert isinstance(module.forward_layer, nn.LSTM)
+    assert "backward_layer.weight_hh_l0" in module.state_dict()
+
+
+def test_a_relu_of_simple_rnn_is_fused_too() -> None:
+    module = convert_layer(rnn("SimpleRNN", activation="relu"))
+    assert isinstance(module, nn.RNN)
+    assert module.nonlinearity == "relu"
+
+
+# ---- dropout in training -----------------------------------------------------------------------
+
+RATES = {"dropout": 0.4, "recurrent_dropout": 0.3}
+
+
+class Recorder:
+    """Stands in for ``functional.dropout`` and keeps every mask it makes."""
+
+    def __init__(self) -> None:
+        self.masks: list[Tensor] = []
+        self.rates: list[float] = []
+
+    def __call__(self, x: Tensor, p: float = 0.5, *_: Any, **__: Any) -> Tensor:
+        generator = torch.Generator().manual_seed(len(self.masks))
+        kept = torch.rand(x.shape, generator=generator) >= p
+        self.masks.append(kept.to(x) / (1 - p))
+        self.rates.append(p)
+        return x * self.masks[-1]
+
+
+@pytest.fixture
+def dropped(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(torch.nn.functional, "dropout", recorder)
+    return recorder
+
+
+@pytest.mark.parametrize("implementation", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_mask_serves_all_steps_and_each_gate_has_its_own_in_implementation_1(
+    cell: str, implementation: int, dropped: Recorder
+) -> None:
+    """With one row in the batch, dropping inputs is scaling rows of the kernels."""
+    spec = rnn(cell, return_sequences=True, implementation=implementation, **RATES)
+    x = values(1, T, F)
+    out = by_torch(convert_layer(spec).train(), x)
+    order = TORCH_GATES[spec.class_name]
+    copies = len(order) if implementation == 1 else 1
+    masks = [m[0].numpy() for m in dropped.masks]
+    inputs = [m for m in masks if len(m) == F]
+    recurrent = [m for m in masks if len(m) == H]
+    assert len(inputs) == len(recurrent) == copies
+    assert sorted(set(dropped.rates)) == [0.3, 0.4]
+    scaled = dict(spec.weights)
+    for name, kind in (("kernel", inputs), ("recurrent_kernel", recurrent)):
+        blocks = np.split(scaled[name], len(order), axis=1)
+        scaled[name] = np.concatenate(
+            [
+                block * kind[position % copies][:, None]
+                for block, position in zip(blocks, order, strict=True)
+            ],
+            axis=1,
+        )
+    assert_same(out, by_reference(replace(spec, weights=scaled), x))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_each_direction_draws_its_own_masks(cell: str, dropped: Recorder) -> None:
+    spec = bi(rnn(cell, **RATES), rnn(cell, seed=1, **RATES))
+    by_torch(convert_layer(spec).train(), values(B, T, F))
+    assert len(dropped.masks) == 2 * 2
+    assert all(m.shape[0] == B for m in dropped.masks)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("masked", [True, False])
+def test_dropout_does_nothing_in_eval_mode(cell: str, masked: bool, dropped: Recorder) -> None:
+    spec = bi(rnn(cell, **RATES), rnn(cell, seed=1, **RATES))
+    plain = bi(rnn(cell), rnn(cell, seed=1))
+    x, mask = values(B, T, F), np.arange(B * T).reshape(B, T) % 3 > 0 if masked else None
+    assert_same(by_torch(convert_layer(spec).eval(), x, mask), by_reference(plain, x, mask))
+    assert not dropped.masks
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+@pytest.mark.parametrize("cell", CELLS)
+def test_rates_of_zero_and_one_drop_nothing(cell: str, rate: float, dropped: Recorder) -> None:
+    """As in Keras, which drops for 0 < rate < 1 only."""
+    spec = rnn(cell, dropout=rate, recurrent_dropout=rate)
+    x = values(B, T, F)
+    assert_same(by_torch(convert_layer(spec).train(), x), by_reference(spec, x))
+    assert not dropped.masks
+
+
+@pytest.mark.parametrize("implementation", [1, 2])
+def test_dropout_keeps_the_expectation(implementation: int) -> None:
+    """Linear and one step: the mean over many rows is the output without dropout."""
+    torch.manual_seed(7)
+    spec = rnn("SimpleRNN", activation="linear", implementation=implementation, **RATES)
+    rows = 40_000
+    x, state = values(1, 1, F), values(1, H, seed=3)
+    many = np.repeat(x, rows, axis=0), None, (np.repeat(state, rows, axis=0),)
+    (out,) = by_torch(convert_layer(spec).train(), *many)
+    (wanted,) = by_reference(spec, x, None, (state,))
+    spread = out.std(axis=0) / np.sqrt(rows)
+    assert (out.std(axis=0) > 0.1).all()
+    assert (np.abs(out.mean(axis=0) - wanted[0]) < 5 * spread).all()
+
+
+def test_masks_differ_from_row_to_row_and_from_call_to_call() -> None:
+    torch.manual_seed(7)
+    module = convert_layer(rnn("LSTM", **RATES)).train()
+    x = np.repeat(values(1, T, F), 2, axis=0)
+    (first,), (second,) = by_torch(module, x), by_torch(module, x)
+    assert np.abs(first[0] - first[1]).max() > 1e-3
+    assert np.abs(first - second).max() > 1e-3
+
+
+# ---- gradients ---------------------------------------------------------------------------------
+
+
+def gradients(module: nn.Module, x: Array, mask: Array) -> dict[str, Tensor]:
+    given = torch.from_numpy(x).requires_grad_()
+    out = torch.cat([y.flatten() for y in flat(module(given, mask=torch.from_numpy(mask)))])
+    (out * torch.linspace(-1, 1, len(out), dtype=out.dtype)).sum().backward()
+    found = {name: p.grad for name, p in module.named_parameters()}
+    return {name: grad for name, grad in {**found, "x": given.grad}.items() if grad is not None}
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "SimpleRNN"])
+@pytest.mark.parametrize("rule", ["zeros", "previous_output"])
+def test_gradients_of_the_masked_fused_module_are_those_of_the_loop(
+    cell: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"return_sequences": True, "return_state": True, "masked_output": rule}
+    spec = bi(rnn(cell, **options), rnn(cell, seed=1, **options))
+    x = values(4, T, F)
+    mask = np.array([[1] * 7, [1, 1, 1, 0, 0, 0, 0], [0, 1, 0, 1, 1, 0, 1], [0] * 7], dtype=bool)
+    fused = gradients(convert_layer(spec).train(), x, mask)
+    monkeypatch.setattr(layers, "choose", lambda _: Choice("loop", "asked for"))
+    loop = gradients(convert_layer(spec).train(), x, mask)
+    assert "weight_hh_l0_reverse" in fused
+    assert set(loop) <= set(fused)  # a loop has no second bias that Keras does not have
+    for name, wanted in loop.items():
+        assert wanted.abs().max() > 1e-3
+        torch.testing.assert_close(fused[name], wanted, atol=EXACT, rtol=1e-10)
+    assert not fused["x"][~torch.from_numpy(mask)].any()
+
+
+def test_gradients_are_right() -> None:
+    """Against finite differences: masked, stateless, by the loop and by the kernel."""
+    mask = torch.tensor([[True, True, False, True], [False, False, True, False]])
+    for spec in (bi(rnn("LSTM"), rnn("LSTM", seed=1)), rnn("GRU before", go_backwards=True)):
+        module = convert_layer(spec)
+        x = torch.from_numpy(values(2, 4, F)).requires_grad_()
+        assert torch.autograd.gradcheck(lambda x, m=module: m(x, mask=mask), (x,))
+
+
+# ---- frozen layers -----------------------------------------------------------------------------
+
+# Keras 3 alone writes both halves; before, the file does not say that one is frozen.
+FROZEN_HALF = "keras-3.15.1/frozen_forward.keras", "keras-3.15.1/frozen_forward.h5"
+
+
+@pytest.mark.parametrize("file", ["keras-2.2.4/frozen_layer.h5", "keras-3.15.1/frozen_layer.h5"])
+def test_layers_frozen_in_keras_have_frozen_parameters(file: str) -> None:
+    spec = fixture(file).spec
+    model = build(spec)
+    frozen = [one.name for one in spec.graph.layers if not one.config.get("trainable", True)]
+    assert len(frozen) == 2
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad is (name.split(".")[0] not in frozen), name
+
+
+@pytest.mark.parametrize("file", FROZEN_HALF)
+def test_a_frozen_half_is_frozen_alone(file: str) -> None:
+    model = build(fixture(file).spec)
+    halves = {n: p.requires_grad for n, p in model.named_parameters() if "_l0" in n}
+    assert len(halves) == 8
+    for name, trainable in halves.items():
+        assert trainable is name.endswith("_reverse"), name
+
+
+@pytest.mark.parametrize("which", ["forward_layer", "backward_layer"])
+def test_a_frozen_half_of_a_pair_is_frozen_alone(which: str) -> None:
+    spec = bi(rnn("LSTM"), rnn("GRU", H_BACK, seed=1))
+    spec.parts[which].config["trainable"] = False  # type: ignore[index]
+    for name, parameter in convert_layer(spec).named_parameters():
+        assert parameter.requires_grad is not name.startswith(which), name
+
+
+@pytest.mark.parametrize("file", ["keras-2.2.4/nested_frozen.h5", "keras-3.15.1/nested_frozen.h5"])
+def test_frozen_layers_of_a_nested_model_are_frozen(file: str) -> None:
+    spec = fixture(file).spec
+    (nested,) = (one for one in spec.graph.layers if one.graph is not None)
+    frozen = {
+        one.name: not one.config["trainable"]
+        for one in nested.graph.layers
+        if one.weights or one.parts
+    }
+    assert sorted(frozen.values()) == [False, True, True]
+    for name, parameter in build(spec).get_submodule(nested.name).named_parameters():
+        assert parameter.requires_grad is not frozen[name.split(".")[0]], name
+
+
+def test_frozen_parameters_stay_when_the_model_learns() -> None:
+    spec = chain(bi(rnn("LSTM"), rnn("LSTM", seed=1)), dense(5, 2 * H, seed=2), shape=(None, T, F))
+    spec.graph.layers[2].config["trainable"] = False  # type: ignore[union-attr, index]
+    model = build(ModelSpec(spec, KERAS3)).train()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    model(torch.from_numpy(values(B, T, F))).square().sum().backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        changed = not torch.equal(parameter, before[name])
+        assert changed is (not name.startswith("dense")), name
+
+
+# ---- stateful ----------------------------------------------------------------------------------
+
+
+def stateful_model(**options: Any) -> nn.Module:
+    given = {"stateful": True, "return_sequences": True, **options}
+    pair = bi(rnn("LSTM", **given), rnn("LSTM", seed=1, **given))
+    return build(ModelSpec(chain(pair, rnn("GRU before", 11, 2 * H, stateful=True)), TF_KERAS))
+
+
+def test_a_stateful_model_carries_its_state_until_it_is_reset() -> None:
+    model, x = stateful_model(), torch.from_numpy(values(B, T, F))
+    first, second = model(x), model(x)
+    assert (first - second).abs().max() > 1e-3
+    reset_states(model)
+    torch.testing.assert_close(model(x), first, atol=0, rtol=0)
+
+
+def test_two_halves_of_a_sequence_are_the_whole() -> None:
+    """Read forwards only: what is carried is all that the second half needs."""
+    spec = rnn("LSTM", stateful=True, return_sequences=True)
+    module, x = convert_layer(spec), torch.from_numpy(values(B, T, F))
+    whole = convert_layer(with_options(spec, stateful=False))(x)
+    halves = torch.cat((module(x[:, :3]), module(x[:, 3:])), dim=1)
+    torch.testing.assert_close(halves, whole, atol=EXACT, rtol=EXACT)
+
+
+def test_the_carried_state_is_detached() -> None:
+    model, x = stateful_model(), torch.from_numpy(values(B, T, F))
+    for _ in range(2):  # a second backward would fail through a kept graph
+        model(x).sum().backward()
+    carried = [
+        s
+        for module in model.modules()
+        for state in getattr(module, "carried", None) or ()
+        for s in state
+    ]
+    assert len(carried) == 2 * 2 + 1
+    assert not any(s.requires_grad for s in carried)
+
+
+def test_a_stateful_pair_carries_the_states_of_both_halves() -> None:
+    options = {"stateful": True, "return_sequences": True}
+    spec = bi(rnn("LSTM", **options), rnn("GRU", H_BACK, seed=1, **options))
+    module, x = convert_layer(spec), torch.from_numpy(values(B, T, F))
+    states: dict[str, tuple[Array, ...]] = {}
+    model = ModelSpec(chain(spec), KERAS3)
+    for _ in range(3):
+        got = tuple(y.detach().numpy() for y in flat(module(x)))
+        assert_same(got, compute(model, (x.numpy(),), states=states).outputs)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_row_with_nothing_valid_carries_what_it_had(cell: str) -> None:
+    spec = rnn(cell, stateful=True, return_sequences=True, masked_output="previous_state")
+    module = convert_layer(spec)
+    x, mask = values(2, T, F), np.array([[True] * T, [False] * T])
+    states: dict[str, tuple[Array, ...]] = {}
+    model = ModelSpec(recurrent_call(spec), KERAS3)
+    for m in (np.ones((2, T), bool), mask, ~mask):
+        wanted = compute(model, (x, m), states=states).outputs
+        assert_same(by_torch(module, x, m), wanted)

@@ -1,0 +1,444 @@
+"""OUT, in and out: the same model comes back, and a failure changes nothing on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import stat
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from commands import MASKED, OLD, STACK_H5, assert_refused, contents, k2t
+from torch import nn
+
+import keras2torch_birnn as birnn
+from keras2torch_birnn.conversion import origin, run
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    OutputError,
+    UsageError,
+    WeightMismatchError,
+)
+from keras2torch_birnn.saving import FORMAT
+from keras2torch_birnn.writing import write_whole
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
+SUFFIXES = pytest.mark.parametrize("suffix", [".pt", ".safetensors", ""])
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return birnn.convert(MASKED)
+
+
+@pytest.fixture(scope="module")
+def plain_dict(tmp_path_factory: pytest.TempPathFactory, model: nn.Module) -> dict[str, Any]:
+    """What OUT holds."""
+    out = tmp_path_factory.mktemp("plain") / "model.pt"
+    birnn.save(model, out)
+    return torch.load(out, weights_only=True)
+
+
+# ---- round trips -------------------------------------------------------------------------------
+
+
+@SUFFIXES
+@pytest.mark.parametrize("source", [MASKED, OLD, STACK_H5], ids=lambda p: p.stem)
+def test_a_model_comes_back_as_it_was(source: Path, suffix: str, tmp_path: Path) -> None:
+    before, out = birnn.convert(source), tmp_path / f"model{suffix}"
+    birnn.save(before, out)
+    after = birnn.load(out)
+    ours, theirs = before.state_dict(), after.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    inputs = origin(before).golden.inputs
+    assert all(map(torch.equal, run(before, inputs), run(after, inputs)))
+    assert origin(after).spec_text == origin(before).spec_text
+    assert not after.training
+
+
+def test_a_trained_model_takes_new_golden_vectors_along(tmp_path: Path) -> None:
+    trained, out = birnn.convert(MASKED), tmp_path / "trained.pt"
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.25)
+    birnn.save(trained, out)
+    assert torch.load(out, weights_only=True)["golden"]["made_by"] == "model"
+    assert birnn.verify(out).ok
+    assert not birnn.verify(MASKED, out).ok
+
+
+def test_saving_does_not_change_the_model_or_share_its_memory(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    birnn.save(model, tmp_path / "model.pt")
+    loaded = birnn.load(tmp_path / "model.pt")
+    with torch.no_grad():
+        next(loaded.parameters()).zero_()
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_only_converted_models_are_saved(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"not made by k2t.*state_dict"):
+        birnn.save(nn.Linear(2, 3), tmp_path / "out.pt")
+    assert contents(tmp_path) == {}
+
+
+WITHOUT_US = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "keras2torch_birnn":
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocked())
+import torch
+content = torch.load(sys.argv[1], weights_only=True)
+assert type(content) is dict
+assert set(content) == {"format", "spec", "state_dict", "golden"}, set(content)
+def plain(value):
+    if isinstance(value, dict):
+        return all(type(k) is str and plain(v) for k, v in value.items())
+    if type(value) in (list, tuple):
+        return all(map(plain, value))
+    if type(value) is torch.Tensor:
+        dense = value.layout is torch.strided and value.is_contiguous() and not value.requires_grad
+        return dense and value.device.type == "cpu"
+    return type(value) in (str, float, int)
+assert plain(content)
+assert not any(name.startswith("keras2torch_birnn") for name in sys.modules)
+print(content["format"], len(content["state_dict"]))
+"""
+
+
+def test_out_is_a_plain_dict_for_who_does_not_have_this_package(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.pt"
+    birnn.save(model, out)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_US, out],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.stdout == f"{FORMAT} {len(model.state_dict())}\n", done.stderr
+
+
+def test_the_spec_in_out_tells_the_keras_version(plain_dict: dict[str, Any]) -> None:
+    assert "2.15.0" in json.dumps(json.loads(plain_dict["spec"]))
+
+
+# ---- files that are not ours, or no longer -----------------------------------------------------
+
+
+def saved(content: object, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"format": "keras2torch_birnn/2"}, InvalidModelFileError, "birnn/2, this k2t reads .*/1"),
+        ({"format": "someone/1"}, InvalidModelFileError, "not a file that k2t wrote"),
+        ({"format": 1}, InvalidModelFileError, "format: not a file that k2t wrote"),
+        ({"spec": None}, InvalidModelFileError, "spec: not a file that k2t wrote"),
+        ({"spec": "{}"}, InvalidModelFileError, "spec: its spec is damaged"),
+        ({"spec": "[" * 9999}, InvalidModelFileError, "spec: its spec is damaged"),
+        ({"golden": None}, InvalidModelFileError, "golden: not a file that k2t wrote"),
+        ({"golden": {}}, InvalidModelFileError, "golden: not a file that k2t wrote"),
+        ({"state_dict": {"a": 1}}, InvalidModelFileError, "state_dict: not a file"),
+        ({"state_dict": {}}, WeightMismatchError, "its tensors do not fit its spec"),
+        ({"state_dict": {"a": torch.zeros(1)}}, WeightMismatchError, "do not fit its spec"),
+    ],
+    ids=str,
+)
+def test_a_damaged_out_is_refused(
+    change: dict[str, Any],
+    error: type[InvalidModelFileError],
+    words: str,
+    plain_dict: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    out = saved({**plain_dict, **change}, tmp_path / "out.pt")
+    with pytest.raises(error, match=words):
+        birnn.load(out)
+    assert_refused(k2t("verify", out), 3, out)
+
+
+def test_a_tensor_of_another_shape_is_refused(plain_dict: dict[str, Any], tmp_path: Path) -> None:
+    state = dict(plain_dict["state_dict"])
+    name = next(n for n in state if n.endswith("weight_hh_l0"))
+    state[name] = state[name].T.contiguous()
+    with pytest.raises(WeightMismatchError, match=re.escape(name)):
+        birnn.load(saved({**plain_dict, "state_dict": state}, tmp_path / "out.pt"))
+
+
+class Canary:
+    """Would run code when unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("canary",)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: saved({"weight": torch.zeros(2)}, path),
+        lambda path: saved([torch.zeros(2)], path),
+        lambda path: saved(nn.Linear(2, 3), path),
+        lambda path: saved(Canary(), path),
+        lambda path: path.write_bytes(pickle.dumps(Canary())),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"PK\x03\x04 and no more"),
+        lambda path: path.write_bytes(MASKED.read_bytes()),
+        lambda path: safetensors.torch.save_file({"a": torch.zeros(2)}, path),
+        lambda path: safetensors.torch.save_file(
+            {"a": torch.zeros(2)}, path, metadata={"format": FORMAT, "spec": "{}", "golden": "{"}
+        ),
+    ],
+    ids=[
+        "weights",
+        "list",
+        "module",
+        "code",
+        "pickle",
+        "empty",
+        "zip",
+        "keras",
+        "safetensors",
+        "damaged golden",
+    ],
+)
+def test_a_foreign_file_is_refused_and_runs_nothing(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out.pt"
+    make(out)
+    with pytest.raises(InvalidModelFileError, match="not a file that k2t wrote"):
+        birnn.load(out)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.99])
+def test_a_truncated_out_is_refused(
+    part: float, suffix: str, model: nn.Module, tmp_path: Path
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    birnn.save(model, out)
+    out.write_bytes(out.read_bytes()[: int(out.stat().st_size * part)])
+    with pytest.raises(InvalidModelFileError, match="not a file that k2t wrote, or damaged"):
+        birnn.load(out)
+
+
+def test_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelFileError, match="cannot be opened"):
+        birnn.load(tmp_path / "none.pt")
+
+
+def test_out_of_another_model_is_not_compared(tmp_path: Path) -> None:
+    birnn.save(birnn.convert(OLD), tmp_path / "old.pt")
+    with pytest.raises(WeightMismatchError, match="made from another model"):
+        birnn.verify(MASKED, tmp_path / "old.pt")
+
+
+# ---- writing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_while_writing_leaves_the_old_file(
+    error: BaseException,
+    suffix: str,
+    model: nn.Module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def half(_content: object, file: Any, **_: object) -> None:
+        if isinstance(file, Path):
+            file.write_bytes(b"half of it")
+        else:
+            file.write(b"half of it")
+        raise error
+
+    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(safetensors.torch, "save_file", half)
+    out = tmp_path / f"old{suffix}"
+    out.write_bytes(b"precious")
+    for target in (out, tmp_path / f"new{suffix}"):
+        with pytest.raises((OutputError, KeyboardInterrupt), match=r"No space|^$"):
+            birnn.save(model, target)
+        assert contents(tmp_path) == {out.name: b"precious"}
+
+
+@pytest.mark.parametrize("step", ["replace", "chmod"])
+def test_a_failure_at_the_last_step_leaves_the_old_file(
+    step: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    out = tmp_path / "old.pt"
+    out.write_bytes(b"precious")
+    monkeypatch.setattr(Path, step, fails)
+    with pytest.raises(OutputError, match=r"old\.pt: cannot be written \(Operation not permitted"):
+        birnn.save(model, out)
+    assert contents(tmp_path) == {"old.pt": b"precious"}
+
+
+def test_of_two_writers_without_force_one_wins(tmp_path: Path) -> None:
+    """Both have passed the early check when the first of them puts its file in place."""
+    out, ready = tmp_path / "out", threading.Barrier(2)
+    ends: list[str] = []
+
+    def write(text: str) -> None:
+        def fill(path: Path) -> None:
+            path.write_text(text)
+            ready.wait()
+
+        try:
+            write_whole(out, fill, overwrite=False)
+            ends.append(text)
+        except OutputError as error:
+            ends.append(error.found)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winner = out.read_text()
+    assert sorted(ends) == sorted([winner, "exists already"])
+    assert list(contents(tmp_path)) == ["out"]
+
+
+@POSIX
+def test_a_link_stays_and_its_target_is_replaced(model: nn.Module, tmp_path: Path) -> None:
+    target, link = tmp_path / "target.pt", tmp_path / "link.pt"
+    target.write_bytes(b"old")
+    link.symlink_to(target.name)
+    with pytest.raises(OutputError, match="exists already; use --force"):
+        birnn.save(model, link, overwrite=False)
+    birnn.save(model, link)
+    assert link.is_symlink()
+    assert birnn.load(target).state_dict().keys() == model.state_dict().keys()
+
+
+@POSIX
+def test_a_dangling_link_gets_its_target(model: nn.Module, tmp_path: Path) -> None:
+    link = tmp_path / "link.pt"
+    link.symlink_to("target.pt")
+    birnn.save(model, link, overwrite=False)
+    assert link.is_symlink()
+    assert birnn.verify(tmp_path / "target.pt").ok
+
+
+@POSIX
+@pytest.mark.parametrize("kind", ["itself", "symlink", "hard link"])
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
+def test_the_input_is_never_the_output(kind: str, force: tuple[str, ...], tmp_path: Path) -> None:
+    source, out = tmp_path / "model.h5", tmp_path / "out.pt"
+    source.write_bytes(MASKED.read_bytes())
+    if kind == "symlink":
+        out.symlink_to(source)
+    elif kind == "hard link":
+        out.hardlink_to(source)
+    else:
+        out = source
+    assert_refused(k2t("convert", source, out, *force), 5, out, "is the input itself")
+    assert source.read_bytes() == MASKED.read_bytes()
+
+
+@POSIX
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_has_the_mode_of_the_umask(
+    mask: int, mode: int, model: nn.Module, tmp_path: Path
+) -> None:
+    before = os.umask(mask)
+    try:
+        birnn.save(model, tmp_path / "out.pt")
+        birnn.save(model, tmp_path / "out.safetensors")
+    finally:
+        os.umask(before)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@POSIX
+def test_a_replaced_file_keeps_its_mode(model: nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    out.touch()
+    out.chmod(0o640)
+    birnn.save(model, out)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
+
+
+def test_a_folder_is_no_output(tmp_path: Path) -> None:
+    assert_refused(k2t("convert", MASKED, tmp_path, "--force"), 5, tmp_path, "is a folder")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "none" / "out.pt"
+    assert_refused(k2t("convert", MASKED, out), 5, out, f"there is no folder {tmp_path / 'none'}")
+    assert contents(tmp_path) == {}
+
+
+def test_a_folder_that_is_not_writable_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # For root every folder is writable, so the answer is given by hand.
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+    out = tmp_path / "out.pt"
+    assert_refused(k2t("convert", MASKED, out), 5, out, "is not writable")
+    assert contents(tmp_path) == {}
+
+
+def test_a_very_long_name_can_be_written(model: nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / ("x" * 252 + ".pt")
+    birnn.save(model, out)
+    assert birnn.verify(out).ok
+
+
+@POSIX
+def test_a_pipe_is_written_to_and_stays_a_pipe(model: nn.Module, tmp_path: Path) -> None:
+    pipe, copy = tmp_path / "pipe", tmp_path / "copy.pt"
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: copy.write_bytes(pipe.read_bytes()))
+    reader.start()
+    birnn.save(model, pipe, overwrite=False)
+    reader.join()
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert birnn.verify(copy).ok
+
+
+@POSIX
+def test_the_null_device_stays_a_device(model: nn.Module) -> None:
+    birnn.save(model, os.devnull, overwrite=False)
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_device_is_an_output_error(model: nn.Module) -> None:
+    with pytest.raises(OutputError, match=r"/dev/full: cannot be written \(No space left"):
+        birnn.save(model, "/dev/full")
+
+
+def test_the_pt_file_is_a_zip_without_code(model: nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    birnn.save(model, out)
+    with zipfile.ZipFile(out) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("data.pkl"))
+        assert b"keras2torch_birnn." not in archive.read(name).replace(b"keras2torch_birnn/1", b"")

@@ -1,0 +1,388 @@
+"""``verify``: says ok where the model is right, and where it first goes wrong where it is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from specs import ENTRIES, FIXTURES, GENERATIONS, KERAS2, KERAS3, TF_KERAS, chain, dense, fixture
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn import keras_runner
+from keras2torch_birnn.conversion import checksum, difference, origin
+from keras2torch_birnn.keras_runner import ask_keras, keras_for
+from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.verification import _compare, close, expand_devices, verify
+
+STACK = "tf.keras-2.15.0/mask_stack_bi_dense.h5"
+POOLED = "keras-3.15.1/mask_average_pool.keras"
+WEIGHTS = "keras-2.2.4/weights_mask_weights.h5"
+STATEFUL = "tf.keras-2.15.0/stateful_bi_lstm.keras"
+NESTED = "keras-3.15.1/nested_twice.keras"
+SOME = (STACK, POOLED, "keras-2.2.4/cudnngru_bi.h5", STATEFUL, NESTED, "keras-2.3.1/shapes.h5")
+
+
+def converted(file: str, folder: Path) -> Path:
+    """OUT of a fixture."""
+    out = folder / "out.pt"
+    config = ENTRIES[file]["config"]
+    k2t.save(k2t.convert(FIXTURES / file, config=config and FIXTURES / config), out)
+    return out
+
+
+def changed(out: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Change tensors inside OUT."""
+    content = torch.load(out, weights_only=True)
+    change(content["state_dict"])
+    torch.save(content, out)
+
+
+def nudge(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
+    def change(state: dict[str, torch.Tensor]) -> None:
+        state[name].view(-1)[-1] += 0.1
+
+    return change
+
+
+# ---- right models ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", SOME)
+def test_a_converted_file_agrees_with_the_reference(file: str, tmp_path: Path) -> None:
+    report = verify(FIXTURES / file, converted(file, tmp_path), against="reference")
+    assert report.ok
+    assert report.first_divergence is None
+    assert report.max_abs_error < 1e-5
+    assert [c.against for c in report.comparisons] == ["reference"]
+    assert all(layer.max_abs_error < 1e-9 for layer in report.layers)
+    expected = [one.name for one in fixture(file).spec.graph.layers if one.graph is None]
+    expected = [name for name in expected if fixture(file).spec.graph.layer(name).weights]
+    paths = [layer.path for layer in report.layers]
+    assert set(expected) <= set(paths)
+
+
+def test_layers_of_nested_models_are_reported_by_their_path(tmp_path: Path) -> None:
+    report = verify(FIXTURES / NESTED, converted(NESTED, tmp_path), against="reference")
+    assert any(layer.path.count("/") == 2 for layer in report.layers)
+
+
+def test_weights_alone_are_verified_with_their_configuration(tmp_path: Path) -> None:
+    config = FIXTURES / ENTRIES[WEIGHTS]["config"]
+    out = converted(WEIGHTS, tmp_path)
+    assert verify(FIXTURES / WEIGHTS, out, config=config, against="reference").ok
+
+
+def test_every_device_that_there_is_can_be_asked_for(tmp_path: Path) -> None:
+    report = verify(FIXTURES / STACK, converted(STACK, tmp_path), devices=["all"])
+    devices = {c.device for c in report.comparisons}
+    assert devices == ({"cpu", "cuda"} if torch.cuda.is_available() else {"cpu"})
+    assert report.ok
+
+
+def test_a_report_is_plain_data(tmp_path: Path) -> None:
+    report = verify(FIXTURES / STACK, converted(STACK, tmp_path), against="reference")
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["ok"] is True
+    assert {"path", "max_abs_error", "max_rel_error", "worst_index", "ok"} == set(data["layers"][0])
+
+
+def test_a_mean_of_nothing_is_nan_on_both_sides(tmp_path: Path) -> None:
+    """A row with nothing valid is averaged: 0/0 in Keras, in the reference and in torch."""
+    out = converted(POOLED, tmp_path)
+    assert any(y.isnan().any() for y in origin(k2t.load(out)).golden.outputs)
+    assert verify(FIXTURES / POOLED, out, against="reference").ok
+    assert verify(out).ok
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1.0, np.nan], [1.0, np.nan], 0.0),
+        ([1.0, np.nan], [1.0, 2.0], np.inf),
+        ([1.0, 2.0], [1.0, np.nan], np.inf),
+        ([np.inf], [np.inf], 0.0),
+        ([np.inf], [-np.inf], np.inf),
+        ([1.0, 2.0], [1.5, 2.0], 0.5),
+        ([1.0], [1.0, 1.0], np.inf),
+        ([], [], 0.0),
+    ],
+)
+def test_nan_equals_nan_and_nothing_else(a: list[float], b: list[float], expected: float) -> None:
+    assert difference(a, b) == expected
+    assert close(a, b, 1e-5, 1e-4) is (expected == 0.0)
+
+
+def test_verifying_leaves_a_stateful_model_fresh(tmp_path: Path) -> None:
+    out = converted(STATEFUL, tmp_path)
+    for _ in range(2):
+        assert verify(FIXTURES / STATEFUL, out, against="reference").ok
+
+
+# ---- wrong models ------------------------------------------------------------------------------
+
+# Embedding, Bidirectional, Bidirectional, Dense
+LAYERS = ["embedding", "bidirectional", "bidirectional_1", "dense"]
+
+
+@pytest.mark.parametrize(
+    ("weight", "wrong"),
+    [
+        ("embedding.weight", "embedding"),
+        ("bidirectional.weight_hh_l0_reverse", "bidirectional"),
+        ("bidirectional_1.bias_ih_l0", "bidirectional_1"),
+        ("dense.bias", "dense"),
+    ],
+)
+def test_the_report_names_the_first_layer_that_is_wrong(
+    weight: str, wrong: str, tmp_path: Path
+) -> None:
+    out = converted(STACK, tmp_path)
+    changed(out, nudge(weight))
+    report = verify(FIXTURES / STACK, out, against="reference")
+    assert not report.ok
+    assert report.first_divergence == wrong
+    verdicts = {layer.path: layer.ok for layer in report.layers}
+    assert list(verdicts) == LAYERS
+    first = LAYERS.index(wrong)
+    assert [verdicts[path] for path in LAYERS] == [i < first for i in range(len(LAYERS))]
+    assert report.max_abs_error > 1e-4
+    assert not report.comparisons[0].ok
+
+
+def test_the_worst_place_is_where_the_weight_was_changed(tmp_path: Path) -> None:
+    out = converted(STACK, tmp_path)
+    changed(out, nudge("dense.bias"))  # the last unit, everywhere alike
+    report = verify(FIXTURES / STACK, out, against="reference")
+    (layer,) = (one for one in report.layers if one.path == "dense")
+    assert layer.max_abs_error == pytest.approx(0.1, rel=1e-5)
+    assert layer.worst_index[-1] == len(k2t.load(out).dense.bias) - 1
+
+
+def test_a_wrong_layer_that_later_ones_hide_is_found(tmp_path: Path) -> None:
+    """The outputs agree with nothing either, but the layers tell which one is wrong."""
+    file = "keras-3.15.1/relu_layer_default.keras"
+    out = converted(file, tmp_path)
+
+    def below_zero(state: dict[str, torch.Tensor]) -> None:
+        state["dense.bias"] -= 100
+        state["dense_1.weight"].zero_()
+
+    changed(out, below_zero)
+    report = verify(FIXTURES / file, out, against="reference")
+    assert report.first_divergence == "dense"
+    assert not report.ok
+
+
+def test_float32_rounding_is_forgiven_by_the_yardstick_only(tmp_path: Path) -> None:
+    """An error above the tolerance passes where plain float32 arithmetic is as far off."""
+    wanted = (np.array([1.0]),)
+    got = (np.array([1.001]),)
+    near = _compare(got, wanted, "cpu", "reference", 0.0005, 1e-5, 1e-4)
+    far = _compare(got, wanted, "cpu", "reference", 0.0, 1e-5, 1e-4)
+    assert near.ok
+    assert not far.ok
+    assert near.max_abs_error == pytest.approx(1e-3)
+
+
+def test_the_tolerance_can_be_chosen(tmp_path: Path) -> None:
+    out = converted(STACK, tmp_path)
+    strict = verify(out, atol=0.0, rtol=0.0)
+    assert strict.max_abs_error > 0
+    assert all(c.yardstick_error > 0 for c in strict.comparisons)
+    changed(out, nudge("dense.bias"))
+    assert not verify(out).ok
+    assert verify(out, atol=0.2).ok
+
+
+# ---- golden vectors ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", SOME)
+def test_out_alone_is_checked_by_its_golden_vectors(file: str, tmp_path: Path) -> None:
+    out = converted(file, tmp_path)
+    for report in (verify(out), verify(FIXTURES / file, out, against="golden")):
+        assert report.ok
+        assert [c.against for c in report.comparisons] == ["golden"]
+        assert report.layers == ()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_golden_vectors_find_a_changed_weight(suffix: str, tmp_path: Path) -> None:
+    model, out = k2t.convert(FIXTURES / STACK), tmp_path / f"out{suffix}"
+    k2t.save(model, out)
+    assert verify(out).ok
+    right = origin(model)
+    with torch.no_grad():
+        model.bidirectional.weight_hh_l0[0, 0] += 0.1
+    model.meta["keras2torch_birnn"] = type(right)(  # as if nobody had noticed the change
+        right.spec_text, right.golden, checksum(model)
+    )
+    k2t.save(model, out)
+    report = verify(out)
+    assert not report.ok
+    assert report.max_abs_error > 1e-4
+
+
+def test_a_trained_model_makes_its_own_golden_vectors(tmp_path: Path) -> None:
+    model, out = k2t.convert(FIXTURES / STACK), tmp_path / "out.pt"
+    inputs = [torch.from_numpy(x) for x in fixture(STACK).inputs[0]]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(*inputs).square().mean().backward()
+    optimizer.step()
+    k2t.save(model, out)
+    report = verify(out)
+    assert report.ok
+    assert [c.against for c in report.comparisons] == ["golden by the model itself"]
+    assert not verify(FIXTURES / STACK, out, against="reference").ok
+    # and an unchanged model that went through OUT keeps the reference's
+    k2t.save(k2t.load(converted(STACK, tmp_path)), out)
+    assert origin(k2t.load(out)).golden.made_by == "reference"
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+
+def test_out_of_another_model_is_refused(tmp_path: Path) -> None:
+    out = converted(STACK, tmp_path)
+    with pytest.raises(k2t.WeightMismatchError, match=r"out\.pt: was made from another model"):
+        verify(FIXTURES / POOLED, out)
+
+
+def test_an_unknown_yardstick_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(k2t.UsageError, match="against 'magic': one of auto, keras, reference"):
+        verify(tmp_path / "out.pt", against="magic")  # type: ignore[arg-type]
+
+
+def test_a_gpu_that_is_not_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    out = converted(STACK, tmp_path)
+    with pytest.raises(k2t.UsageError, match="device cuda: this machine has no CUDA device"):
+        verify(FIXTURES / STACK, out, devices=["cuda"])
+    assert expand_devices(["all"]) == ("cpu",)
+
+
+def test_a_device_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(k2t.UsageError, match="device 'abacus' is unknown; use cpu or cuda"):
+        verify(converted(STACK, tmp_path), devices=["abacus"])
+
+
+def test_devices_are_asked_once_each() -> None:
+    assert expand_devices(["cpu", "cpu", "all"])[0] == "cpu"
+    assert expand_devices(["cpu", "cpu"]) == ("cpu",)
+    assert expand_devices([]) == ("cpu",)
+
+
+# ---- the live Keras ----------------------------------------------------------------------------
+
+
+def absent(package: str) -> bool:
+    return importlib.util.find_spec(package) is None
+
+
+@pytest.fixture
+def without_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        keras_runner.importlib.util,
+        "find_spec",
+        lambda name: None if name in ("keras", "tf_keras", "tensorflow") else found(name),
+    )
+
+
+@pytest.mark.usefixtures("without_keras")
+@pytest.mark.parametrize(("file", "package"), [(STACK, "tf_keras"), (POOLED, "keras")])
+def test_asking_for_a_keras_that_is_not_installed_is_refused(
+    file: str, package: str, tmp_path: Path
+) -> None:
+    wanted = rf"cannot compare with Keras: {package} is not installed \(pip install 'keras2torch"
+    with pytest.raises(k2t.UsageError, match=wanted):
+        verify(FIXTURES / file, converted(file, tmp_path), against="keras")
+
+
+@pytest.mark.usefixtures("without_keras")
+def test_without_keras_the_reference_judges_and_a_note_says_so(tmp_path: Path) -> None:
+    report = verify(FIXTURES / STACK, converted(STACK, tmp_path))
+    assert report.ok
+    assert [c.against for c in report.comparisons] == ["reference"]
+    assert len(report.notes) == 1
+    assert "not compared with Keras: tf_keras is not installed" in report.notes[0]
+
+
+def test_an_old_file_is_never_shown_to_keras_3() -> None:
+    """Keras 3 would silently compute another hard_sigmoid."""
+    wanted = {KERAS2: "tf_keras", TF_KERAS: "tf_keras", KERAS3: "keras"}
+    root = chain(dense(5, 3))
+    for generation in GENERATIONS:
+        assert keras_for(ModelSpec(root, generation)) == wanted[generation]
+    for version in {entry["keras_version"] for entry in ENTRIES.values()}:
+        package = keras_for(ModelSpec(root, generation_of(version)))
+        assert package == ("keras" if version.startswith("3") else "tf_keras"), version
+
+
+def test_masks_of_multi_backend_keras_have_no_living_judge(tmp_path: Path) -> None:
+    file = "keras-2.2.4/mask_stack_bi_dense.h5"
+    answer = ask_keras(FIXTURES / file, None, fixture(file).spec, fixture(file).inputs[0])
+    assert isinstance(answer, str)
+    assert "treats masked steps unlike the multi-backend Keras" in answer
+    with pytest.raises(k2t.UsageError, match="cannot compare with Keras: tf_keras treats masked"):
+        verify(FIXTURES / file, converted(file, tmp_path), against="keras")
+
+
+LIVE = [
+    ("keras", "keras-3.15.1/hard_sigmoid_bi_lstm.h5"),
+    ("keras", "keras-3.15.1/mask_average_pool.keras"),
+    ("keras", "keras-3.15.1/weights_mask.weights.h5"),
+    ("tf_keras", "tf.keras-2.15.0/hard_sigmoid_bi_gru_before.h5"),
+    ("tf_keras", "tf.keras-2.15.0/mask_stack_plain.keras"),
+    ("tf_keras", "keras-2.2.4/cudnnlstm_bi.h5"),
+]
+
+
+@pytest.mark.live_keras
+@pytest.mark.parametrize(("package", "file"), LIVE, ids=[file for _, file in LIVE])
+def test_the_live_keras_agrees(package: str, file: str, tmp_path: Path) -> None:
+    if absent(package) or absent("tensorflow"):
+        pytest.skip(f"{package} is not installed")
+    config = ENTRIES[file]["config"]
+    config = None if config is None else FIXTURES / config
+    report = verify(FIXTURES / file, converted(file, tmp_path), config=config, against="keras")
+    assert report.ok
+    (comparison,) = report.comparisons
+    assert comparison.against.split()[0] == package
+    assert report.max_abs_error < 1e-5
+
+
+@pytest.mark.live_keras
+def test_the_live_keras_finds_a_changed_weight(tmp_path: Path) -> None:
+    package, file = LIVE[0]
+    if absent(package) or absent("tensorflow"):
+        pytest.skip(f"{package} is not installed")
+    out = converted(file, tmp_path)
+    changed(out, nudge("bidirectional.bias_ih_l0"))
+    report = verify(FIXTURES / file, out, against="keras")
+    assert not report.ok
+    assert report.max_abs_error > 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("file", SOME)
+def test_a_gpu_is_verified_without_tf32_and_with_its_default(file: str, tmp_path: Path) -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    out = converted(file, tmp_path)
+    report = verify(FIXTURES / file, out, devices=["all"], against="reference")
+    assert report.ok
+    assert [(c.device, c.counts) for c in report.comparisons] == [
+        ("cpu", True),
+        ("cuda", True),
+        ("cuda", False),
+    ]
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
