@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A .h5, .hdf5 or .keras file.")]
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A .h5 or .keras file.")]
 ConfigPath = Annotated[
     Path | None,
     typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),
