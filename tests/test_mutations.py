@@ -201,7 +201,7 @@ def both(*patches: Patch) -> Patch:
 
 def by_the_loop() -> Patch:
     """Not a bug: no fused kernel, so that bugs of the loop show."""
-    return put(layers, "choose", lambda spec: Choice("loop", ""))
+    return put(layers, "torch_engine", lambda spec: Choice("loop", ""))
 
 
 def kernel(name: str, change: Callable[..., Any]) -> Patch:

@@ -172,7 +172,7 @@ def test_the_loop_gives_the_numbers_of_the_fused_kernel(data: st.DataObject) -> 
     x, state = values(B, T, F), states_of(spec, B)
     own = by_torch(convert_layer(spec), x, mask, state)
     with pytest.MonkeyPatch.context() as patching:
-        patching.setattr(layers, "choose", lambda _: Choice("loop", "asked for"))
+        patching.setattr(layers, "torch_engine", lambda _: Choice("loop", "asked for"))
         module = convert_layer(spec)
     assert not any(isinstance(m, nn.RNNBase) for m in module.modules())
     assert_same(by_torch(module, x, mask, state), own)
@@ -411,7 +411,7 @@ def test_gradients_of_the_masked_fused_module_are_those_of_the_loop(
     x = values(4, T, F)
     mask = np.array([[1] * 7, [1, 1, 1, 0, 0, 0, 0], [0, 1, 0, 1, 1, 0, 1], [0] * 7], dtype=bool)
     fused = gradients(convert_layer(spec).train(), x, mask)
-    monkeypatch.setattr(layers, "choose", lambda _: Choice("loop", "asked for"))
+    monkeypatch.setattr(layers, "torch_engine", lambda _: Choice("loop", "asked for"))
     loop = gradients(convert_layer(spec).train(), x, mask)
     assert "weight_hh_l0_reverse" in fused
     assert set(loop) <= set(fused)  # a loop has no second bias that Keras does not have

@@ -1,14 +1,25 @@
-"""Which engine runs a recurrent layer, and why. No torch: ``k2t inspect`` asks without it."""
+"""Which engine runs a recurrent layer, and why. No torch: ``k2t inspect`` asks without it.
+
+fused: torch's own module. native: our kernel, float32 on CPU without gradients (``native``).
+loop: the equations step by step, for everything. ``K2T_ENGINE`` chooses (``wish``). Where native
+cannot run a call (a GPU, float64, training), the layer's torch engine does.
+"""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.rnn.native.library import missing, native_cell
 from keras2torch_birnn.spec import LayerSpec
 
-Engine = Literal["fused", "loop"]
+Engine = Literal["fused", "loop", "native"]
+Wish = Literal["torch", "auto", "fused", "loop", "native"]
+WISHES: tuple[Wish, ...] = get_args(Wish)
 
+VARIABLE = "K2T_ENGINE"
 TORCH_CLASSES = {"LSTM": "nn.LSTM", "GRU": "nn.GRU", "SimpleRNN": "nn.RNN"}
 
 
@@ -28,8 +39,74 @@ class Choice:
     reason: str
 
 
+def wish() -> Wish:
+    """What ``K2T_ENGINE`` asks for.
+
+    torch, the default: fused where torch has a kernel, else the loop. auto: native where it pays.
+    The others force one engine. Native waits behind auto until it is measured on a quiet machine.
+
+    Raises:
+        UsageError: it names none of these.
+    """
+    name = os.environ.get(VARIABLE) or "torch"
+    for known in WISHES:
+        if name == known:
+            return known
+    raise UsageError(f"{VARIABLE}={name}: one of {', '.join(WISHES)} is expected")
+
+
 def choose(layer: LayerSpec) -> Choice:
-    """Say how one LSTM, GRU or SimpleRNN runs: by torch's own kernel wherever one computes it."""
+    """Say how one LSTM, GRU or SimpleRNN runs in float32 on CPU, or as ``K2T_ENGINE`` forces it.
+
+    Raises:
+        UsageError: the forced engine cannot run this layer.
+    """
+    within_torch, engine = torch_engine(layer), wish()
+    if engine == "torch":
+        return within_torch
+    if engine == "loop":
+        return Choice("loop", f"{VARIABLE}=loop")
+    if engine == "fused":
+        if within_torch.engine != "fused":
+            raise UsageError(
+                f"{VARIABLE}=fused: {within_torch.reason}", "use auto", place=layer.place
+            )
+        return Choice("fused", f"{VARIABLE}=fused: {within_torch.reason}")
+    lacking = not_native(layer)
+    if engine == "native":
+        if lacking:
+            raise UsageError(f"{VARIABLE}=native: {lacking}", "use auto", place=layer.place)
+        return Choice("native", f"{VARIABLE}=native")
+    if lacking:
+        return within_torch
+    elsewhere = f"{within_torch.reason} on GPU, in float64 and in training"
+    if within_torch.engine == "loop":
+        return Choice("native", f"float32 on CPU; {elsewhere.replace(' on GPU', ': loop on GPU')}")
+    if layer.class_name == "LSTM":
+        elsewhere += f", and for batches over {LSTM_ROWS}"
+    return Choice("native", f"float32 on CPU; {elsewhere}")
+
+
+# Rows of a batch up to which the native LSTM was measured faster than torch's (oneDNN); see
+# benchmarks/engine.py.
+LSTM_ROWS = 16
+
+
+def native_pays(class_name: str, fused: bool, rows: int) -> bool:
+    """Whether native is the faster engine for a batch of so many rows."""
+    return not (fused and class_name == "LSTM") or rows <= LSTM_ROWS
+
+
+def not_native(layer: LayerSpec) -> str:
+    """Why the native kernel cannot run this layer; empty if it can."""
+    if native_cell(layer) is None:
+        return "the native kernel lacks an activation of this layer"
+    reason = missing()
+    return f"there is no native kernel: {reason}" if reason else ""
+
+
+def torch_engine(layer: LayerSpec) -> Choice:
+    """Say how it runs within torch: by torch's own kernel wherever one computes it."""
     config, torch_class = layer.config, TORCH_CLASSES[layer.class_name]
     allowed = ("tanh", "relu") if layer.class_name == "SimpleRNN" else ("tanh",)
     if config["activation"] not in allowed:

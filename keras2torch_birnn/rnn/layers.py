@@ -2,7 +2,8 @@
 
 ``LSTM``, ``GRU`` and ``RNN`` are torch's own modules, with torch's parameter names, called the way
 Keras calls its layer; ``LoopRNN`` has the same names and runs any cell. Both offer
-``run_sequence``; all that Keras adds around it (masks, merge, states) is ``recurrent_forward``.
+``run_sequence``, the door to the engines, which asks at every call whether the native kernel may
+run; all that Keras adds around it (masks, merge, states) is ``recurrent_forward``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,26 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from keras2torch_birnn.activations import activation
-from keras2torch_birnn.rnn.choice import activation_label, alike, choose
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.rnn.choice import (
+    VARIABLE,
+    activation_label,
+    alike,
+    choose,
+    native_pays,
+    torch_engine,
+    wish,
+)
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, reverse, spread
 from keras2torch_birnn.rnn.merge import MERGE
+from keras2torch_birnn.rnn.native.library import (
+    NativeCell,
+    missing,
+    native_cell,
+    say_once_if_missing,
+)
+from keras2torch_birnn.rnn.native.op import can_run, run_native
 from keras2torch_birnn.rnn.parameters import parameter, torch_parameters
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec
@@ -159,6 +176,36 @@ def _run_loops(
     return tuple(outputs), tuple(states)
 
 
+def _run(
+    module: LSTM | GRU | RNN | LoopRNN,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+    """Run the layer by the engine that this call allows and ``K2T_ENGINE`` does not forbid."""
+    engine, fused = wish(), not isinstance(module, LoopRNN)
+    if engine in ("auto", "native") and module.native is not None:
+        weights = [_weights(module, d) for d in range(len(module.plan.rules))]
+        parameters = [(w.ih, w.hh, w.bias_ih, w.bias_hh) for w in weights]
+        wanted = engine == "native" or (
+            native_pays(module.cell.kind, fused, x.shape[0]) and not _exporting()
+        )
+        dropping = module.training and bool(module.dropout_rates)
+        if wanted and not dropping and can_run(x, parameters, start):
+            return run_native(module.native, parameters, x, lengths, start)
+    if engine == "native":
+        raise UsageError(
+            f"{VARIABLE}=native: the kernel computes float32 on CPU, without gradients or dropout",
+            "use auto, or torch.no_grad()",
+        )
+    if isinstance(module, LoopRNN):
+        if engine == "fused":
+            raise UsageError(f"{VARIABLE}=fused: torch has no kernel for this layer", "use auto")
+        return _run_loops(module, x, lengths, start)
+    run = _run_loops if engine == "loop" else _run_fused
+    return run(module, x, lengths, start)
+
+
 def _run_fused(
     module: LSTM | GRU | RNN,
     x: Tensor,
@@ -204,9 +251,10 @@ class LSTM(nn.LSTM):
     plan: Plan
     cell: Cell
     dropout_rates: DropoutRates
+    native: NativeCell | None
     carried: tuple[State, ...] | None = None
     kernel: Any = nn.LSTM.forward
-    run_sequence = _run_fused
+    run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
 
@@ -217,9 +265,10 @@ class GRU(nn.GRU):
     plan: Plan
     cell: Cell
     dropout_rates: DropoutRates
+    native: NativeCell | None
     carried: tuple[State, ...] | None = None
     kernel: Any = nn.GRU.forward
-    run_sequence = _run_fused
+    run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
 
@@ -230,9 +279,10 @@ class RNN(nn.RNN):
     plan: Plan
     cell: Cell
     dropout_rates: DropoutRates
+    native: NativeCell | None
     carried: tuple[State, ...] | None = None
     kernel: Any = nn.RNN.forward
-    run_sequence = _run_fused
+    run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
 
@@ -243,8 +293,9 @@ class LoopRNN(nn.Module):
     plan: Plan
     cell: Cell
     dropout_rates: DropoutRates
+    native: NativeCell | None
     carried: tuple[State, ...] | None = None
-    run_sequence = _run_loops
+    run_sequence = _run
     forward: Any = recurrent_forward
 
     def __init__(self, shown: str) -> None:
@@ -337,7 +388,10 @@ def _module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
         parameters |= torch_parameters(half, suffix)
     width, units = parameters["weight_ih_l0"].shape[1], config["units"]
     module: Any
-    if choose(layer).engine == "fused":
+    choose(layer)  # refuses here what K2T_ENGINE cannot have
+    if wish() in ("auto", "native"):
+        say_once_if_missing()
+    if torch_engine(layer).engine == "fused":
         more = {"nonlinearity": config["activation"]} if layer.class_name == "SimpleRNN" else {}
         module = _FUSED[layer.class_name](
             width,
@@ -354,6 +408,7 @@ def _module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
             module.register_parameter(name, None)
     module.plan = plan
     module.cell = _cell(layer)
+    module.native = None if missing() else native_cell(layer)
     module.dropout_rates = DropoutRates(
         config["dropout"], config["recurrent_dropout"], config["implementation"] != 2
     )

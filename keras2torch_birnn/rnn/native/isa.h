@@ -1,0 +1,25 @@
+// What every instruction set offers to the dispatcher: a table of functions.
+#pragma once
+
+#include "kernel.h"
+
+// One direction over some rows of the batch: order[first], order[first + stride], ...
+struct K2tTask {
+    long direction;
+    const int64_t* order;
+    long first, stride, count;
+    long row(long r) const { return order[first + r * stride]; }
+};
+
+struct K2tKernel {
+    long (*packed_size)(const K2tShape&);
+    void (*pack)(const K2tShape&, const float*, const float*, const float*, const float*, float*);
+    long (*scratch_size)(const K2tShape&, long rows);
+    void (*run)(const K2tCall&, const K2tTask&, float* scratch);
+};
+
+extern const K2tKernel k2t_plain;
+#if defined(__x86_64__)
+extern const K2tKernel k2t_avx2;
+extern const K2tKernel k2t_avx512;
+#endif

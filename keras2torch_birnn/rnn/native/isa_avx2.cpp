@@ -1,0 +1,15 @@
+// AVX2 and FMA. Compiled with the flags for them, run only where the processor has them.
+#if defined(__x86_64__)
+#include "isa.h"
+
+#define K2T_LANES 8
+#define K2T_REGISTERS 16
+
+namespace avx2 {
+#include "simd.h"
+#include "product.h"
+#include "layer.h"
+}  // namespace avx2
+
+const K2tKernel k2t_avx2 = {avx2::packed_size, avx2::pack, avx2::scratch_size, avx2::run};
+#endif

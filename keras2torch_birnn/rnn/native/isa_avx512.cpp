@@ -1,0 +1,15 @@
+// AVX-512. Compiled with the flags for it, run only where the processor has it.
+#if defined(__x86_64__)
+#include "isa.h"
+
+#define K2T_LANES 16
+#define K2T_REGISTERS 32
+
+namespace avx512 {
+#include "simd.h"
+#include "product.h"
+#include "layer.h"
+}  // namespace avx512
+
+const K2tKernel k2t_avx512 = {avx512::packed_size, avx512::pack, avx512::scratch_size, avx512::run};
+#endif

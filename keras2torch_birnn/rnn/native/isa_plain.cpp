@@ -1,0 +1,17 @@
+// The processor's baseline: SSE2 on x86-64, NEON on arm64.
+#include "isa.h"
+
+#define K2T_LANES 4
+#if defined(__aarch64__)
+#define K2T_REGISTERS 32
+#else
+#define K2T_REGISTERS 16
+#endif
+
+namespace plain {
+#include "simd.h"
+#include "product.h"
+#include "layer.h"
+}  // namespace plain
+
+const K2tKernel k2t_plain = {plain::packed_size, plain::pack, plain::scratch_size, plain::run};

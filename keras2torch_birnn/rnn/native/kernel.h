@@ -1,0 +1,84 @@
+// The binary interface between Python (native/library.py) and the kernel. Plain pointers only: no
+// torch, no Python, so that one binary serves every version of both.
+//
+// B batch, T time, F features, H units, G gates. Everything is float32.
+#pragma once
+
+#include <cstdint>
+
+// A cell's kind. Gates in torch's order: LSTM i, f, g, o; GRU r, z, n.
+enum K2tKind : int64_t { K2T_LSTM, K2T_GRU_AFTER, K2T_GRU_BEFORE, K2T_SIMPLE };
+
+// Nonlinearities; `library.py` has the same list.
+enum K2tActivation : int64_t {
+    K2T_LINEAR,
+    K2T_TANH,
+    K2T_SIGMOID,
+    K2T_HARD_SIGMOID_0_2,
+    K2T_HARD_SIGMOID_1_6,
+    K2T_RELU,
+    K2T_RELU6,
+    K2T_LEAKY_RELU,
+    K2T_ELU,
+    K2T_SELU,
+    K2T_SOFTSIGN,
+    K2T_SILU,
+    K2T_HARD_SILU,
+    K2T_HARD_TANH,
+    K2T_ACTIVATIONS
+};
+
+#define K2T_EXPORT __attribute__((visibility("default")))
+
+extern "C" {
+
+// What one direction computes with. All sizes are elements, not bytes.
+struct K2tShape {
+    int64_t kind;
+    int64_t features;
+    int64_t units;
+};
+
+// One layer's run over a batch of sequences, all directions. Index 1 of a pair is the backward one.
+struct K2tCall {
+    K2tShape shape;
+    int64_t activation;
+    int64_t recurrent_activation;
+    double activation_parameter;            // slope of leaky_relu, alpha of elu
+    double recurrent_activation_parameter;
+    int64_t directions;                     // 1 or 2
+    int64_t first_backward;                 // the only direction reads from the end
+    int64_t batch;
+    int64_t time;
+    int64_t threads;
+    const float* x;                         // (B, T, F), features contiguous
+    int64_t x_batch_stride;
+    int64_t x_time_stride;
+    const int64_t* lengths;                 // (B,), or null: every step counts
+    const float* packed[2];                 // from k2t_pack, same instruction set
+    const float* h_0[2];                    // (B, H) contiguous, or null: zeros
+    const float* c_0[2];                    // LSTM only
+    float* out[2];                          // (B, T, H), units contiguous; zeros past lengths
+    int64_t out_batch_stride;
+    int64_t out_time_stride;
+    float* h_n[2];                          // (B, H) contiguous
+    float* c_n[2];                          // LSTM only
+};
+
+// The instruction sets this processor runs, as a bit set: 1 plain, 2 AVX2 and FMA, 4 AVX-512.
+K2T_EXPORT int64_t k2t_instruction_sets();
+
+// Number of floats that k2t_pack writes, for one instruction set (a bit of the above).
+K2T_EXPORT int64_t k2t_packed_size(int64_t isa, const K2tShape* shape);
+
+// Rearrange torch's weights (G*H, F), (G*H, H), biases (G*H,) or null, for one instruction set.
+K2T_EXPORT void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight_ih,
+                         const float* weight_hh, const float* bias_ih, const float* bias_hh,
+                         float* packed);
+
+// Whether two arrays hold the same bits. One thread: torch's own would be in the kernel's way.
+K2T_EXPORT int64_t k2t_same(const float* a, const float* b, int64_t count);
+
+// Run. Returns 0, or 1 if there is no memory for the scratch.
+K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tCall* call);
+}

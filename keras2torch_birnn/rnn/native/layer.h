@@ -1,0 +1,301 @@
+// One direction of a layer over some rows of the batch: the task of one thread. Inside an
+// isa_*.cpp's namespace.
+//
+// Steps go in blocks: the input's product for all steps of a block at once (so its weights are
+// fetched once per block), then step by step the recurrent product and the cell's equations, panel
+// by panel. Nothing waits for the other direction or for other rows.
+
+// ---- packed weights: input panels, recurrent panels, bias_ih, bias_hh -----------------------------
+
+static long gate_count(long kind) { return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3; }
+
+struct Packed {
+    const float* input;        // [panel][F][G][lane]
+    const float* recurrent;    // [panel][H][G][lane]; GRU before: r and z, then n by itself
+    const float* bias_ih;      // [panel][G][lane]
+    const float* bias_hh;
+
+    Packed(const K2tShape& shape, const float* from) {
+        const long width = gate_count(shape.kind) * whole(shape.units);
+        input = from;
+        recurrent = input + width * shape.features;
+        bias_ih = recurrent + width * shape.units;
+        bias_hh = bias_ih + width;
+    }
+};
+
+static long packed_size(const K2tShape& shape) {
+    return gate_count(shape.kind) * whole(shape.units) * (shape.features + shape.units + 2);
+}
+
+static float* pack_bias(const float* bias, long first, long v, long units, float* to) {
+    if (bias) return pack_panels(bias, first, v, units, 1, to);
+    for (long i = 0; i < v * whole(units); ++i) *to++ = 0;
+    return to;
+}
+
+static void pack(const K2tShape& shape, const float* weight_ih, const float* weight_hh,
+                 const float* bias_ih, const float* bias_hh, float* to) {
+    const long gates = gate_count(shape.kind), units = shape.units;
+    to = pack_panels(weight_ih, 0, gates, units, shape.features, to);
+    if (shape.kind == K2T_GRU_BEFORE) {
+        to = pack_panels(weight_hh, 0, 2, units, units, to);
+        to = pack_panels(weight_hh, 2, 1, units, units, to);
+        to = pack_bias(bias_ih, 0, 3, units, to);
+        to = pack_bias(bias_hh, 0, 2, units, to);
+        pack_bias(bias_hh, 2, 1, units, to);
+    } else {
+        to = pack_panels(weight_hh, 0, gates, units, units, to);
+        to = pack_bias(bias_ih, 0, gates, units, to);
+        pack_bias(bias_hh, 0, gates, units, to);
+    }
+}
+
+// ---- a cell's two nonlinearities ------------------------------------------------------------------
+
+struct Standard {  // what most models have; no switch in the inner loop
+    explicit Standard(const K2tCall&) {}
+    Vec gate(Vec x) const { return sigmoid(x); }
+    Vec act(Vec x) const { return hyperbolic_tangent(x); }
+};
+
+struct Chosen {
+    long gate_kind, act_kind;
+    float gate_parameter, act_parameter;
+    explicit Chosen(const K2tCall& call)
+        : gate_kind(call.recurrent_activation),
+          act_kind(call.activation),
+          gate_parameter(static_cast<float>(call.recurrent_activation_parameter)),
+          act_parameter(static_cast<float>(call.activation_parameter)) {}
+    Vec gate(Vec x) const { return activate(gate_kind, gate_parameter, x); }
+    Vec act(Vec x) const { return activate(act_kind, act_parameter, x); }
+};
+
+// ---- one step -------------------------------------------------------------------------------------
+
+// Buffers of a task; every row is padded to whole panels.
+struct Scratch {
+    float* x;       // rows of a block of steps, (rows, F)
+    float* inputs;  // their product with the input weights: (rows, [panel][G][lane])
+    float* sums;    // the recurrent product of one panel: (rows, [G][lane])
+    float* h;       // state before the step: (rows, H)
+    float* h_next;  // and after it
+    float* c;       // LSTM's other state; GRU before: z
+    float* reset;   // GRU before: r h
+};
+
+// All cells: `inputs` is x_t W + b_ih for these rows; rows are `rows`.
+template <class Functions>
+static void lstm_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                      const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    for (long unit = 0; unit < units; unit += LANES) {
+        product<4>(rows, units, s.h, width, w.recurrent + unit * units * 4, w.bias_hh + unit * 4,
+                   s.sums, 4 * LANES);
+        for (long r = 0; r < rows; ++r) {
+            const float* in = inputs + r * inputs_stride + unit * 4;
+            const float* sum = s.sums + r * 4 * LANES;
+            float* c = s.c + r * width + unit;
+            const Vec i = f.gate(load(in) + load(sum));
+            const Vec forget = f.gate(load(in + LANES) + load(sum + LANES));
+            const Vec g = f.act(load(in + 2 * LANES) + load(sum + 2 * LANES));
+            const Vec o = f.gate(load(in + 3 * LANES) + load(sum + 3 * LANES));
+            const Vec next = forget * load(c) + i * g;
+            store(c, next);
+            store(s.h_next + r * width + unit, o * f.act(next));
+        }
+    }
+}
+
+template <class Functions>
+static void gru_after_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                           const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    for (long unit = 0; unit < units; unit += LANES) {
+        product<3>(rows, units, s.h, width, w.recurrent + unit * units * 3, w.bias_hh + unit * 3,
+                   s.sums, 3 * LANES);
+        for (long r = 0; r < rows; ++r) {
+            const float* in = inputs + r * inputs_stride + unit * 3;
+            const float* sum = s.sums + r * 3 * LANES;
+            const Vec reset = f.gate(load(in) + load(sum));
+            const Vec z = f.gate(load(in + LANES) + load(sum + LANES));
+            const Vec n = f.act(load(in + 2 * LANES) + reset * load(sum + 2 * LANES));
+            store(s.h_next + r * width + unit, z * load(s.h + r * width + unit) + (1.0f - z) * n);
+        }
+    }
+}
+
+template <class Functions>
+static void gru_before_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                            const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    float* z = s.c;
+    for (long unit = 0; unit < units; unit += LANES) {
+        product<2>(rows, units, s.h, width, w.recurrent + unit * units * 2, w.bias_hh + unit * 2,
+                   s.sums, 2 * LANES);
+        for (long r = 0; r < rows; ++r) {
+            const float* in = inputs + r * inputs_stride + unit * 3;
+            const float* sum = s.sums + r * 2 * LANES;
+            const long at = r * width + unit;
+            store(s.reset + at, f.gate(load(in) + load(sum)) * load(s.h + at));
+            store(z + at, f.gate(load(in + LANES) + load(sum + LANES)));
+        }
+    }
+    const float* recurrent = w.recurrent + width * units * 2;
+    const float* bias = w.bias_hh + width * 2;
+    for (long unit = 0; unit < units; unit += LANES) {
+        product<1>(rows, units, s.reset, width, recurrent + unit * units, bias + unit, s.sums,
+                   LANES);
+        for (long r = 0; r < rows; ++r) {
+            const float* in = inputs + r * inputs_stride + unit * 3 + 2 * LANES;
+            const long at = r * width + unit;
+            const Vec n = f.act(load(in) + load(s.sums + r * LANES)), keep = load(z + at);
+            store(s.h_next + at, keep * load(s.h + at) + (1.0f - keep) * n);
+        }
+    }
+}
+
+template <class Functions>
+static void simple_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                        const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    for (long unit = 0; unit < units; unit += LANES) {
+        product<1>(rows, units, s.h, width, w.recurrent + unit * units, w.bias_hh + unit, s.sums,
+                   LANES);
+        for (long r = 0; r < rows; ++r)
+            store(s.h_next + r * width + unit,
+                  f.act(load(inputs + r * inputs_stride + unit) + load(s.sums + r * LANES)));
+    }
+}
+
+// ---- the whole sequence ---------------------------------------------------------------------------
+
+// Rows (of step and batch) whose input product is taken at once: few enough to stay in cache, many
+// enough to use every fetched weight often.
+constexpr long BLOCK_ROWS = 96;
+
+static long block_steps(long rows) { return rows >= BLOCK_ROWS ? 1 : BLOCK_ROWS / rows; }
+
+// A distance between rows that does not map them all to the same sets of the cache.
+static long inputs_stride(const K2tShape& shape) {
+    return gate_count(shape.kind) * whole(shape.units) + LANES;
+}
+
+static long scratch_size(const K2tShape& shape, long rows) {
+    const long block = rows * block_steps(rows), width = whole(shape.units);
+    return block * whole(shape.features) + block * inputs_stride(shape) + rows * 4 * LANES +
+           rows * width * 4;
+}
+
+static void copy(const float* from, long count, float* to) {
+    if (from)
+        for (long i = 0; i < count; ++i) to[i] = from[i];
+    else
+        for (long i = 0; i < count; ++i) to[i] = 0;
+}
+
+static void input_product(const K2tShape& shape, const Packed& w, long rows, const float* x,
+                          float* out) {
+    const long stride = inputs_stride(shape), gates = gate_count(shape.kind);
+    for (long unit = 0; unit < shape.units; unit += LANES) {
+        const float* panel = w.input + unit * gates * shape.features;
+        const float* bias = w.bias_ih + unit * gates;
+        float* to = out + unit * gates;
+        const long in = whole(shape.features);
+        switch (gates) {
+            case 4: product<4>(rows, shape.features, x, in, panel, bias, to, stride); break;
+            case 3: product<3>(rows, shape.features, x, in, panel, bias, to, stride); break;
+            default: product<1>(rows, shape.features, x, in, panel, bias, to, stride);
+        }
+    }
+}
+
+template <class Functions>
+static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
+    const K2tShape& shape = call.shape;
+    const long kind = shape.kind, units = shape.units, width = whole(units), rows = task.count;
+    const long features = shape.features, stride = inputs_stride(shape);
+    const long d = task.direction;
+    const bool backward = d == 1 || call.first_backward;
+    const Functions functions(call);
+    const Packed w(shape, call.packed[d]);
+
+    Scratch s;
+    const long steps_at_once = block_steps(rows), block = rows * steps_at_once;
+    s.x = memory;
+    s.inputs = s.x + block * whole(features);
+    s.sums = s.inputs + block * stride;
+    s.h = s.sums + rows * 4 * LANES;
+    s.h_next = s.h + rows * width;
+    s.c = s.h_next + rows * width;
+    s.reset = s.c + rows * width;
+
+    // Rows come in order of falling length, so those that still run are the first ones.
+    auto length = [&](long r) { return call.lengths ? long(call.lengths[task.row(r)]) : call.time; };
+    auto finish = [&](long r, const float* h) {
+        copy(h + r * width, units, call.h_n[d] + task.row(r) * units);
+        if (kind == K2T_LSTM) copy(s.c + r * width, units, call.c_n[d] + task.row(r) * units);
+    };
+    for (long r = 0; r < rows; ++r) {
+        const long b = task.row(r);
+        copy(nullptr, width, s.h + r * width);
+        copy(nullptr, width, s.h_next + r * width);
+        copy(nullptr, width, s.c + r * width);
+        if (call.h_0[d]) copy(call.h_0[d] + b * units, units, s.h + r * width);
+        if (kind == K2T_LSTM && call.c_0[d]) copy(call.c_0[d] + b * units, units, s.c + r * width);
+        if (length(r) == 0) finish(r, s.h);
+        for (long t = length(r); t < call.time; ++t)
+            copy(nullptr, units,
+                 call.out[d] + b * call.out_batch_stride + t * call.out_time_stride);
+    }
+
+    long running = rows;
+    for (long first = 0;; first += steps_at_once) {
+        while (running > 0 && length(running - 1) <= first) --running;
+        if (running == 0) return;
+        // Gather the block's rows, step by step, and take their product with the input weights.
+        long gathered = 0, left = running, active[BLOCK_ROWS];
+        for (long step = first; step < first + steps_at_once; ++step) {
+            while (left > 0 && length(left - 1) <= step) --left;
+            active[step - first] = left;
+            for (long r = 0; r < left; ++r, ++gathered) {
+                const long t = backward ? length(r) - 1 - step : step;
+                copy(call.x + task.row(r) * call.x_batch_stride + t * call.x_time_stride, features,
+                     s.x + gathered * whole(features));
+            }
+        }
+        input_product(shape, w, gathered, s.x, s.inputs);
+        const float* inputs = s.inputs;
+        for (long step = first; step < first + steps_at_once && active[step - first]; ++step) {
+            const long n = active[step - first];
+            switch (kind) {
+                case K2T_LSTM: lstm_step(functions, w, n, units, s, inputs, stride); break;
+                case K2T_GRU_AFTER: gru_after_step(functions, w, n, units, s, inputs, stride); break;
+                case K2T_GRU_BEFORE:
+                    gru_before_step(functions, w, n, units, s, inputs, stride);
+                    break;
+                default: simple_step(functions, w, n, units, s, inputs, stride);
+            }
+            inputs += n * stride;
+            for (long r = 0; r < n; ++r) {
+                const long t = backward ? length(r) - 1 - step : step;
+                copy(s.h_next + r * width, units,
+                     call.out[d] + task.row(r) * call.out_batch_stride + t * call.out_time_stride);
+                if (step == length(r) - 1) finish(r, s.h_next);
+            }
+            float* before = s.h;
+            s.h = s.h_next;
+            s.h_next = before;
+        }
+    }
+}
+
+static void run(const K2tCall& call, const K2tTask& task, float* memory) {
+    const bool standard =
+        call.activation == K2T_TANH &&
+        (call.recurrent_activation == K2T_SIGMOID || call.shape.kind == K2T_SIMPLE);
+    if (standard)
+        run_with<Standard>(call, task, memory);
+    else
+        run_with<Chosen>(call, task, memory);
+}

@@ -1,0 +1,180 @@
+"""The shared library through ctypes: its structures, its lists, and whether it is there. No torch.
+
+``kernel.h`` says the same in C++ and is the one to read for shapes and layouts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from keras2torch_birnn.schema import ACTIVATION_OPTIONS
+from keras2torch_birnn.spec import LayerSpec
+
+_FILE = Path(__file__).with_name("libk2t.so")
+
+# enum K2tKind
+KINDS: Mapping[str, int] = {"LSTM": 0, "GRU": 1, "GRU before": 2, "SimpleRNN": 3}
+
+# enum K2tActivation: an activation without options, or with the one option named
+ACTIVATIONS: Mapping[str, int] = {
+    name: code
+    for code, name in enumerate(
+        (
+            "linear",
+            "tanh",
+            "sigmoid",
+            "hard_sigmoid_0.2",
+            "hard_sigmoid_1/6",
+            "relu",
+            "relu6",
+            "leaky_relu",
+            "elu",
+            "selu",
+            "softsign",
+            "silu",
+            "hard_silu",
+            "hard_tanh",
+        )
+    )
+}
+_PARAMETERS = {"leaky_relu": "negative_slope", "elu": "alpha"}
+
+# Bits of k2t_instruction_sets, best first.
+INSTRUCTION_SETS: Mapping[str, int] = {"AVX-512": 4, "AVX2": 2, "plain": 1}
+
+_pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+
+
+class Shape(ctypes.Structure):
+    """``K2tShape``."""
+
+    _fields_ = (("kind", _int), ("features", _int), ("units", _int))
+
+
+class Call(ctypes.Structure):
+    """``K2tCall``."""
+
+    _fields_ = (
+        ("shape", Shape),
+        ("activation", _int),
+        ("recurrent_activation", _int),
+        ("activation_parameter", _double),
+        ("recurrent_activation_parameter", _double),
+        ("directions", _int),
+        ("first_backward", _int),
+        ("batch", _int),
+        ("time", _int),
+        ("threads", _int),
+        ("x", _pointer),
+        ("x_batch_stride", _int),
+        ("x_time_stride", _int),
+        ("lengths", _pointer),
+        ("packed", _pointer * 2),
+        ("h_0", _pointer * 2),
+        ("c_0", _pointer * 2),
+        ("out", _pointer * 2),
+        ("out_batch_stride", _int),
+        ("out_time_stride", _int),
+        ("h_n", _pointer * 2),
+        ("c_n", _pointer * 2),
+    )
+
+
+@dataclass(frozen=True)
+class NativeCell:
+    """A cell in the kernel's numbers."""
+
+    kind: int
+    activation: int
+    recurrent_activation: int
+    parameters: tuple[float, float] = (0.0, 0.0)  # of the two activations
+
+    @property
+    def states(self) -> int:
+        """h, and an LSTM's c."""
+        return 2 if self.kind == KINDS["LSTM"] else 1
+
+
+def native_cell(layer: LayerSpec) -> NativeCell | None:
+    """An LSTM, GRU or SimpleRNN in the kernel's numbers; None if it has no such activation."""
+    config = layer.config
+    functions = [
+        _activation(config["activation"]),
+        _activation(config.get("recurrent_activation", "linear")),
+    ]
+    act, gate = functions
+    if act is None or gate is None:
+        return None
+    before = layer.class_name == "GRU" and not config["reset_after"]
+    kind = KINDS["GRU before" if before else layer.class_name]
+    return NativeCell(kind, act[0], gate[0], (act[1], gate[1]))
+
+
+def _activation(value: Any) -> tuple[int, float] | None:
+    """Code and parameter of an explicit activation."""
+    name = value if isinstance(value, str) else value["name"]
+    if name not in ACTIVATIONS:
+        return None
+    options = {key: option.default for key, option in ACTIVATION_OPTIONS.get(name, {}).items()}
+    given = {} if isinstance(value, str) else {k: v for k, v in value.items() if k != "name"}
+    known = _PARAMETERS.get(name)
+    if any(given[key] != options.get(key) for key in given if key != known):
+        return None
+    return ACTIVATIONS[name], 0.0 if known is None else float({**options, **given}[known])
+
+
+@cache
+def missing() -> str:
+    """Why there is no native kernel; empty if there is one."""
+    if not _FILE.exists():
+        return "it was not built (no C++ compiler when the package was installed)"
+    try:
+        library()
+    except OSError as error:
+        return f"it cannot be loaded: {error}"
+    return ""
+
+
+@cache
+def say_once_if_missing() -> None:
+    """Warn, the first time, that the layers run without the native kernel."""
+    if reason := missing():
+        warnings.warn(
+            f"recurrent layers run without the native kernel, slower on CPU: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loaded library.
+
+    Raises:
+        OSError: it is not there or does not fit this system.
+    """
+    found = ctypes.CDLL(str(_FILE))
+    found.k2t_instruction_sets.argtypes = ()
+    found.k2t_instruction_sets.restype = _int
+    found.k2t_packed_size.argtypes = (_int, ctypes.POINTER(Shape))
+    found.k2t_packed_size.restype = _int
+    found.k2t_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 5)
+    found.k2t_pack.restype = None
+    found.k2t_same.argtypes = (_pointer, _pointer, _int)
+    found.k2t_same.restype = _int
+    found.k2t_run.argtypes = (_int, ctypes.POINTER(Call))
+    found.k2t_run.restype = _int
+    return found
+
+
+@cache
+def instruction_set() -> int:
+    """The best instruction set of this processor, as the kernel's bit."""
+    have = library().k2t_instruction_sets()
+    return next(bit for bit in INSTRUCTION_SETS.values() if have & bit)

@@ -1,0 +1,220 @@
+"""The native kernel as a torch operator, ``k2t::rnn``: what ``torch.compile`` sees as one node.
+
+Float32 on CPU, no gradient. B batch, T time, F features, H units, G gates, D directions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.rnn.native.library import (
+    KINDS,
+    Call,
+    NativeCell,
+    Shape,
+    instruction_set,
+    library,
+)
+
+State = tuple[Tensor, ...]
+# One direction's parameters: weight_ih (G*H, F), weight_hh (G*H, H), bias_ih, bias_hh (G*H,).
+Parameters = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+# ---- packed weights, kept as long as their parameters hold the same values -----------------------
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Packed weights, the parameters they belong to, and a copy of the values these had then."""
+
+    parameters: tuple[weakref.ref[Tensor] | None, ...]
+    values: tuple[Tensor | None, ...]
+    data: Tensor
+
+
+_packed: dict[tuple[int, int], _Packed] = {}
+
+
+def _pack(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Tensor:
+    """The weights in the kernel's order, from the cache if they are the same as last time.
+
+    Values are compared, every one, on every call: torch counts the changes of a tensor, but not
+    those written through ``parameter.data``, and a stale weight would be a wrong number.
+    """
+    key = (id(parameters[1]), isa)
+    found = _packed.get(key)
+    if found is not None and all(map(_same, found.parameters, found.values, parameters)):
+        return found.data
+    data = _freshly_packed(shape, parameters, isa)
+    refs = tuple(
+        None if p is None else weakref.ref(p, lambda _: _packed.pop(key, None)) for p in parameters
+    )
+    copies = tuple(
+        None if p is None else p.detach().clone(memory_format=torch.contiguous_format)
+        for p in parameters
+    )
+    _packed[key] = _Packed(refs, copies, data)
+    return data
+
+
+def _same(
+    reference: weakref.ref[Tensor] | None, value: Tensor | None, parameter: Tensor | None
+) -> bool:
+    """Whether this is the parameter that was packed, with the values that it had."""
+    if reference is None or value is None or parameter is None:
+        return reference is None and parameter is None
+    return (
+        reference() is parameter
+        and parameter.is_contiguous()
+        and parameter.shape == value.shape
+        and library().k2t_same(value.data_ptr(), parameter.data_ptr(), value.numel()) == 1
+    )
+
+
+def _freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Tensor:
+    floats = library().k2t_packed_size(isa, ctypes.byref(shape))
+    data = torch.empty(floats + _ALIGNED, dtype=torch.float32)
+    sources = [None if p is None else p.detach().contiguous() for p in parameters]
+    pointers = [None if s is None else s.data_ptr() for s in sources]
+    library().k2t_pack(isa, ctypes.byref(shape), *pointers, _aligned(data))
+    return data
+
+
+_ALIGNED = 16  # floats in a cache line
+
+
+def _aligned(data: Tensor) -> int:
+    """The first address in data that starts a cache line."""
+    line = _ALIGNED * 4
+    return (data.data_ptr() + line - 1) // line * line
+
+
+# ---- the operator --------------------------------------------------------------------------------
+
+
+def _compute(
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    lengths: Tensor | None,
+    start: Sequence[Tensor],
+    cell: Sequence[int],
+    options: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """Outputs (B, T, D * H) in the order of time and final states (D, S, B, H).
+
+    x: (B, T, F). parameters: four for each direction. lengths: (B,), the steps of each row that
+    count; outputs past them are zero. start: S states (B, H) for each direction, or none.
+    cell: kind, activation and recurrent_activation; options: a parameter for each of the two.
+    """
+    kind, act, gate = cell
+    directions, states = len(parameters) // 4, 2 if kind == KINDS["LSTM"] else 1
+    batch, time, features = x.shape
+    hh = parameters[1]
+    units = 0 if hh is None else hh.shape[1]
+    out = torch.empty(batch, time, directions * units)
+    final = torch.empty(directions, states, batch, units)
+    if batch == 0:
+        return out, final
+    if x.stride(2) != 1:
+        x = x.contiguous()
+    isa = instruction_set()
+    call = Call()
+    shape = Shape(kind, features, units)
+    call.shape = shape
+    call.activation, call.recurrent_activation = act, gate
+    call.activation_parameter, call.recurrent_activation_parameter = options
+    call.directions, call.batch, call.time = directions, batch, time
+    call.threads = torch.get_num_threads()
+    call.x, call.x_batch_stride, call.x_time_stride = x.data_ptr(), x.stride(0), x.stride(1)
+    if lengths is not None:
+        lengths = lengths.to(torch.int64).clamp(0, time).contiguous()
+        call.lengths = lengths.data_ptr()
+    call.out_batch_stride, call.out_time_stride = time * directions * units, directions * units
+    start = [s.contiguous() for s in start]
+    kept, states_at, outputs_at = [], final.data_ptr(), out.data_ptr()
+    for d in range(directions):
+        kept.append(_pack(shape, parameters[4 * d : 4 * d + 4], isa))
+        call.packed[d] = _aligned(kept[-1])
+        call.out[d] = outputs_at + 4 * d * units
+        call.h_n[d] = states_at + 4 * d * states * batch * units
+        call.c_n[d] = states_at + 4 * (d * states + 1) * batch * units
+        if start:
+            call.h_0[d] = start[d * states].data_ptr()
+            call.c_0[d] = start[d * states + 1].data_ptr() if states == 2 else None
+    if library().k2t_run(isa, ctypes.byref(call)):
+        raise MemoryError("no memory for the native kernel's scratch")
+    return out, final
+
+
+@torch.library.custom_op("k2t::rnn", mutates_args=(), device_types="cpu")
+def _operator(
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    lengths: Tensor | None,
+    start: Sequence[Tensor],
+    cell: Sequence[int],
+    options: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    return _compute(x, parameters, lengths, start, cell, options)
+
+
+@_operator.register_fake
+def _(
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    lengths: Tensor | None,
+    start: Sequence[Tensor],
+    cell: Sequence[int],
+    options: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    directions, states = len(parameters) // 4, 2 if cell[0] == KINDS["LSTM"] else 1
+    hh = parameters[1]
+    units = 0 if hh is None else hh.shape[1]
+    return (
+        x.new_empty(x.shape[0], x.shape[1], directions * units),
+        x.new_empty(directions, states, x.shape[0], units),
+    )
+
+
+def run_native(
+    cell: NativeCell,
+    parameters: Sequence[Parameters],
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+    """Outputs (B, T, H) in the order of time and final states, one per direction."""
+    # A plain call saves the dispatcher's time, which a short sequence would feel.
+    plain = not torch.compiler.is_compiling() and type(x) is Tensor
+    out, final = (_compute if plain else _operator)(
+        x,
+        [p for direction in parameters for p in direction],
+        lengths,
+        [s for state in start for s in state] if start else [],
+        [cell.kind, cell.activation, cell.recurrent_activation],
+        list(cell.parameters),
+    )
+    return out.chunk(len(parameters), dim=2), tuple(
+        tuple(final[d].unbind(0)) for d in range(len(parameters))
+    )
+
+
+def can_run(x: Tensor, parameters: Sequence[Parameters], start: tuple[State, ...] | None) -> bool:
+    """Whether the kernel computes this call: float32 on CPU, dense, and no gradient wanted."""
+    states = [s for state in start or () for s in state]
+    tensors = [x, *states, *(p for direction in parameters for p in direction if p is not None)]
+    if any(
+        t.dtype != torch.float32 or t.device.type != "cpu" or t.layout != torch.strided
+        for t in tensors
+    ):
+        return False
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return False
+    return x.dim() == 3 and x.shape[1] > 0

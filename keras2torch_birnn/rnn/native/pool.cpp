@@ -1,0 +1,103 @@
+#include "pool.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace pool {
+namespace {
+
+// Lives on its caller's stack: `run` returns only when no helper holds it any more.
+struct Job {
+    Function function;
+    void* context;
+    long count;
+    std::atomic<long> next{0};
+    long seats;        // helpers that may still join; under the pool's mutex
+    long helpers = 0;  // helpers at work; under the pool's mutex
+    std::condition_variable left;
+
+    void work() {
+        for (long i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+            function(context, i);
+    }
+};
+
+struct Pool {
+    std::mutex mutex;
+    std::condition_variable wanted;
+    std::deque<Job*> jobs;
+    long threads = 0;
+
+    void help() {
+        std::unique_lock<std::mutex> lock(mutex);
+        for (;;) {
+            wanted.wait(lock, [&] { return !jobs.empty(); });
+            Job* job = jobs.front();
+            if (--job->seats == 0) jobs.pop_front();
+            ++job->helpers;
+            lock.unlock();
+            job->work();
+            lock.lock();
+            if (--job->helpers == 0) job->left.notify_one();
+        }
+    }
+};
+
+// Never destroyed: its threads wait until the process ends. A child of fork() has no threads and
+// perhaps a locked mutex, so it starts with a new pool.
+std::atomic<Pool*> current{nullptr};
+
+void forget() { current.store(new Pool); }
+
+Pool& get() {
+    static const bool made = [] {
+        current.store(new Pool);
+        pthread_atfork(nullptr, nullptr, forget);
+        return true;
+    }();
+    (void)made;
+    return *current.load();
+}
+
+}  // namespace
+
+void run(long threads, long count, Function function, void* context) {
+    Job job;
+    job.function = function;
+    job.context = context;
+    job.count = count;
+    const long helpers = (threads < count ? threads : count) - 1;
+    job.seats = helpers;
+    if (helpers <= 0) return job.work();
+    Pool& pool = get();
+    {
+        std::lock_guard<std::mutex> lock(pool.mutex);
+        while (pool.threads < helpers) {
+            try {
+                std::thread(&Pool::help, &pool).detach();
+            } catch (const std::system_error&) {
+                break;  // no more threads to be had: the caller does the rest
+            }
+            ++pool.threads;
+        }
+        pool.jobs.push_back(&job);
+    }
+    helpers > 1 ? pool.wanted.notify_all() : pool.wanted.notify_one();
+    job.work();
+    std::unique_lock<std::mutex> lock(pool.mutex);
+    // Nothing is left to take: free the seats that nobody took, then wait for those at work.
+    for (auto at = pool.jobs.begin(); at != pool.jobs.end(); ++at)
+        if (*at == &job) {
+            pool.jobs.erase(at);
+            break;
+        }
+    job.left.wait(lock, [&] { return job.helpers == 0; });
+}
+
+}  // namespace pool

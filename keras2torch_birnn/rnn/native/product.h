@@ -1,0 +1,110 @@
+// The matrix product, and the order in which weights lie for it. Inside an isa_*.cpp's namespace.
+//
+// A panel is the weights of LANES neighbouring units: for each k, one vector per gate. So the V
+// gates of a unit come out side by side in V accumulators, and the cell's equations follow at once.
+// Packed: [panel][k][gate][lane], padded with zeros to whole panels.
+
+constexpr long whole(long units) { return (units + LANES - 1) / LANES * LANES; }
+
+// weight (G*H, K), the gates [first, first + V) -> panels.
+static float* pack_panels(const float* weight, long first, long v, long units, long k, float* to) {
+    for (long unit = 0; unit < units; unit += LANES)
+        for (long j = 0; j < k; ++j)
+            for (long gate = first; gate < first + v; ++gate)
+                for (long lane = 0; lane < LANES; ++lane)
+                    *to++ = unit + lane < units ? weight[(gate * units + unit + lane) * k + j] : 0;
+    return to;
+}
+
+// out[r] = start[r] + a[r] . panel for R rows: R * V accumulators, all in registers.
+// SPLIT > 1 sums k in several chains, where R * V alone are too few to hide the latency of an FMA.
+template <long V, long R, long SPLIT>
+static void block(long k, const float* a, long a_stride, const float* panel, const float* start,
+                  long start_stride, float* out, long out_stride) {
+    Vec sum[SPLIT][R][V];
+    K2T_UNROLL
+    for (long r = 0; r < R; ++r)
+        K2T_UNROLL
+        for (long v = 0; v < V; ++v) {
+            sum[0][r][v] = load(start + r * start_stride + v * LANES);
+            K2T_UNROLL
+            for (long s = 1; s < SPLIT; ++s) sum[s][r][v] = Vec{};
+        }
+    long j = 0;
+    for (; j + SPLIT <= k; j += SPLIT, panel += SPLIT * V * LANES) {
+        K2T_UNROLL
+        for (long s = 0; s < SPLIT; ++s) {
+            Vec w[V];
+            K2T_UNROLL
+            for (long v = 0; v < V; ++v) w[v] = load(panel + (s * V + v) * LANES);
+            K2T_UNROLL
+            for (long r = 0; r < R; ++r) {
+                const float scalar = a[r * a_stride + j + s];
+                K2T_UNROLL
+                for (long v = 0; v < V; ++v) sum[s][r][v] += w[v] * scalar;
+            }
+        }
+    }
+    for (; j < k; ++j, panel += V * LANES) {
+        K2T_UNROLL
+        for (long r = 0; r < R; ++r)
+            K2T_UNROLL
+            for (long v = 0; v < V; ++v)
+                sum[0][r][v] += load(panel + v * LANES) * a[r * a_stride + j];
+    }
+    K2T_UNROLL
+    for (long r = 0; r < R; ++r)
+        K2T_UNROLL
+        for (long v = 0; v < V; ++v) {
+            K2T_UNROLL
+            for (long s = 1; s < SPLIT; ++s) sum[0][r][v] += sum[s][r][v];
+            store(out + r * out_stride + v * LANES, sum[0][r][v]);
+        }
+}
+
+using Block = void (*)(long, const float*, long, const float*, const float*, long, float*, long);
+
+// Rows at once for V gates: what the register file holds beside V weights and one scalar.
+constexpr long most_rows(long v) {
+    return K2T_REGISTERS >= 32 ? (v == 4 ? 6 : v == 3 ? 8 : v == 2 ? 12 : 12)
+                               : (v == 4 ? 3 : v == 3 ? 4 : v == 2 ? 6 : 10);
+}
+
+constexpr long chains(long v, long r) { return r * v >= 8 ? 1 : r * v >= 4 ? 2 : 4; }
+
+template <long V, long R = most_rows(V)>
+struct Blocks {
+    static Block of(long rows) {
+        return rows == R ? block<V, R, chains(V, R)> : Blocks<V, R - 1>::of(rows);
+    }
+};
+template <long V>
+struct Blocks<V, 0> {
+    static Block of(long) { return nullptr; }
+};
+
+// The largest part of a panel that is used for all rows before the next part is fetched: it stays
+// in the first-level cache.
+constexpr long PANEL_FLOATS = 6144;
+
+// out[r] = bias + a[r] . panel for any number of rows.
+template <long V>
+static void product(long rows, long k, const float* a, long a_stride, const float* panel,
+                    const float* bias, float* out, long out_stride) {
+    const long blocks = (rows + most_rows(V) - 1) / most_rows(V);
+    const long part = blocks <= 1 ? k : PANEL_FLOATS / (V * LANES);
+    const float* start = bias;
+    long start_stride = 0;
+    for (long first = 0; first == 0 || first < k; first += part) {
+        const long length = k - first < part ? k - first : part;
+        for (long b = 0, row = 0; b < blocks; ++b) {
+            const long height = rows / blocks + (b < rows % blocks);
+            Blocks<V>::of(height)(length, a + row * a_stride + first, a_stride,
+                                  panel + first * V * LANES, start + row * start_stride,
+                                  start_stride, out + row * out_stride, out_stride);
+            row += height;
+        }
+        start = out;
+        start_stride = out_stride;
+    }
+}

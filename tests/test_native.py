@@ -1,0 +1,465 @@
+"""The native kernel and the door to it: same numbers as the reference, chosen where it may run."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from keras2torch_birnn.activations import activation
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.reference import EQUATIONS
+from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.rnn.choice import LSTM_ROWS, choose
+from keras2torch_birnn.rnn.layers import bidirectional, recurrent
+from keras2torch_birnn.rnn.native import library, op
+from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
+from keras2torch_birnn.spec import Array, Generation, LayerSpec
+
+native = pytest.mark.skipif(bool(library.missing()), reason=f"no kernel: {library.missing()}")
+
+CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
+# Gates between 0 and 1: with others a random net explodes, in float64 too.
+GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
+RULES = ("zeros", "previous_output", "previous_state")
+GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
+# Of the largest output. Sums of float32 products in another order than float64's.
+TOLERANCE = 2e-6
+
+
+def options_of(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = SCHEMA[class_name].options.items()
+    return {k: o.default for k, o in defaults if o.default is not REQUIRED} | dict(config)
+
+
+def half(cell: str, units: int, features: int, seed: int, **config: Any) -> LayerSpec:
+    """One direction: random weights, biases included, too small to make the net chaotic."""
+    class_name, _, before = cell.partition(" ")
+    rng = np.random.default_rng(seed)
+    if class_name == "GRU":
+        config["reset_after"] = not before
+    if class_name == "SimpleRNN":
+        config.pop("recurrent_activation", None)
+    width = CELL_GATES[class_name] * units
+    shapes: dict[str, Any] = {
+        "kernel": (features, width),
+        "recurrent_kernel": (units, width),
+        "bias": (2, width) if config.get("reset_after") else (width,),
+    }
+    scales = {"kernel": features**-0.5, "recurrent_kernel": 0.5 * units**-0.5, "bias": 0.5}
+    weights = {n: (rng.normal(size=s) * scales[n]).astype("f4") for n, s in shapes.items()}
+    if not config.get("use_bias", True):
+        del weights["bias"]
+    options = options_of(
+        class_name, {"masked_output": "zeros", "return_sequences": True, **config, "units": units}
+    )
+    return LayerSpec(class_name, f"{class_name.lower()}_{seed}", options, weights)
+
+
+def both(cell: str, units: int, features: int, merge: str | None, **config: Any) -> LayerSpec:
+    forward = half(cell, units, features, 1, **config)
+    backward = half(cell, units, features, 2, **{**config, "go_backwards": True})
+    parts = {"forward_layer": forward, "backward_layer": backward}
+    return LayerSpec("Bidirectional", "bi", {"merge_mode": merge}, {}, parts)
+
+
+def reference(spec: LayerSpec, x: Array, mask: Array | None, state: Any = None) -> list[Array]:
+    context = Context(GENERATION, np.float64, EQUATIONS, {}, {}, None)
+    output, _ = EQUATIONS[spec.class_name](spec, x, mask, context.starting(state))
+    return list(output) if isinstance(output, tuple) else [output]
+
+
+def tensors(output: Any) -> list[Array]:
+    parts = output if isinstance(output, tuple) else (output,)
+    return [part.numpy() for part in parts]
+
+
+def assert_close(got: list[Array], wanted: list[Array]) -> None:
+    assert len(got) == len(wanted)
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape
+        scale = max(1.0, float(np.abs(b).max(initial=0.0)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * scale)
+
+
+def isa_bits() -> list[int]:
+    if library.missing():
+        return []
+    have = library.library().k2t_instruction_sets()
+    return [bit for bit in library.INSTRUCTION_SETS.values() if have & bit]
+
+
+@pytest.fixture(params=isa_bits())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every instruction set of this processor in turn."""
+    monkeypatch.setattr(op, "instruction_set", lambda: request.param)
+    return int(request.param)
+
+
+@pytest.fixture(autouse=True)
+def native_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K2T_ENGINE", "auto")
+
+
+@pytest.fixture
+def forced_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K2T_ENGINE", "native")
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    return {
+        "cell": draw(st.sampled_from(CELLS)),
+        "activation": draw(st.sampled_from(list(library.ACTIVATIONS))),
+        "recurrent_activation": draw(st.sampled_from(GATES)),
+        "merge": draw(st.sampled_from(("concat", "sum", "mul", "ave", None, "one", "back"))),
+        "units": draw(st.sampled_from((1, 7, 16, 31, 100, 257))),
+        "features": draw(st.sampled_from((1, 5, 40))),
+        "batch": draw(st.sampled_from((1, 2, 5, 8, 33))),
+        "time": draw(st.sampled_from((1, 2, 13))),
+        "threads": draw(st.sampled_from((1, 2))),
+        "masked": draw(st.booleans()),
+        "rule": draw(st.sampled_from(RULES)),
+        "state": draw(st.booleans()),
+        "return_sequences": draw(st.booleans()),
+        "use_bias": draw(st.booleans()),
+        "seed": draw(st.integers(0, 99)),
+    }
+
+
+@native
+@pytest.mark.usefixtures("isa", "forced_native")
+@settings(max_examples=60, deadline=None)
+@given(case=cases())
+def test_native_is_the_reference(case: dict[str, Any]) -> None:
+    config = {
+        key: case[key]
+        for key in ("activation", "recurrent_activation", "return_sequences", "use_bias")
+    }
+    config |= {"return_state": True, "masked_output": case["rule"]}
+    cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
+    if merge in ("one", "back"):
+        spec = half(cell, units, features, 1, go_backwards=merge == "back", **config)
+        module = recurrent(spec)
+    else:
+        spec = both(cell, units, features, merge, **config)
+        module = bidirectional(spec)
+    rng = np.random.default_rng(case["seed"])
+    batch, time = case["batch"], case["time"]
+    x = rng.normal(size=(batch, time, features)).astype("f4")
+    mask = rng.random(size=(batch, time)) < 0.6 if case["masked"] else None
+    count = (2 if cell == "LSTM" else 1) * (1 if merge in ("one", "back") else 2)
+    state = None
+    if case["state"]:
+        state = tuple(rng.normal(size=(batch, units)).astype("f4") for _ in range(count))
+    before = torch.get_num_threads()
+    torch.set_num_threads(case["threads"])
+    try:
+        with torch.no_grad():
+            got = module(
+                torch.from_numpy(x),
+                None if mask is None else torch.from_numpy(mask),
+                None if state is None else [torch.from_numpy(s) for s in state],
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert_close(tensors(got), reference(spec, x, mask, state))
+
+
+def through(name: str, values: Tensor, isa: int) -> Tensor:
+    """The kernel's activation of each value: a SimpleRNN of one step, whose weight is 1."""
+    one, zero = torch.ones(1, 1), torch.zeros(1, 1)
+    code = library.ACTIVATIONS[name]
+    options = {"leaky_relu": 0.2, "elu": 1.0}
+    cell = library.NativeCell(library.KINDS["SimpleRNN"], code, 0, (options.get(name, 0.0), 0.0))
+    (out,), _ = op.run_native(cell, [(one, zero, None, None)], values[:, None, None], None, None)
+    return out[:, 0, 0]
+
+
+@native
+@pytest.mark.parametrize("name", library.ACTIVATIONS)
+def test_every_activation_is_torchs_to_the_last_bits(name: str, isa: int) -> None:
+    values = torch.cat((torch.linspace(-100, 100, 40_001), torch.logspace(-30, 1.5, 2_001)))
+    values = torch.cat((values, -values))
+    exact = activation(name)(values.double())
+    error = (through(name, values, isa).double() - exact).abs()
+    assert float((error / exact.abs().clamp(min=1.0)).max()) < 2e-7
+
+
+@native
+@pytest.mark.parametrize("name", library.ACTIVATIONS)
+def test_a_nan_stays_a_nan(name: str, isa: int) -> None:
+    assert through(name, torch.full((3,), float("nan")), isa).isnan().all()
+
+
+def gru(**config: Any) -> tuple[Any, Tensor]:
+    spec = both("GRU", 24, 5, "sum", activation="tanh", recurrent_activation="sigmoid", **config)
+    return bidirectional(spec), torch.randn(3, 11, 5, generator=torch.Generator().manual_seed(0))
+
+
+@native
+def test_changed_parameters_are_seen() -> None:
+    module, x = gru()
+    with torch.no_grad():
+        first = module(x)
+        module.weight_hh_l0.mul_(2.0)
+        second = module(x)
+        module.weight_ih_l0_reverse.data = module.weight_ih_l0_reverse.data * 2.0
+        third = module(x)
+        module.bias_ih_l0 = nn.Parameter(module.bias_ih_l0 + 1.0)
+        fourth = module(x)
+        fresh = deepcopy(module)(x)
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert not torch.equal(third, fourth)
+    assert torch.equal(fourth, fresh)
+
+
+@native
+@pytest.mark.parametrize("how", ["in place", "through data", "a new tensor"])
+def test_changed_weights_are_never_stale(how: str) -> None:
+    module, x = gru()
+    with torch.no_grad():
+        before = module(x)
+        if how == "in place":
+            module.weight_hh_l0.mul_(0.5)
+        elif how == "through data":
+            module.weight_hh_l0.data.mul_(0.5)
+        else:
+            module.weight_hh_l0.data = module.weight_hh_l0.data * 0.5
+        after, fresh = module(x), deepcopy(module)(x)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, fresh)
+
+
+@native
+def test_packed_weights_go_with_their_module() -> None:
+    module, x = gru()
+    with torch.no_grad():
+        module(x)
+    keys = {key for key in op._packed if key[0] == id(module.weight_hh_l0)}
+    assert keys
+    del module
+    assert not keys & op._packed.keys()
+
+
+@native
+def test_inputs_of_any_stride_and_an_empty_batch() -> None:
+    module, x = gru()
+    wide = torch.randn(11, 3, 10)[..., ::2].transpose(0, 1)
+    with torch.no_grad():
+        assert torch.equal(module(wide), module(wide.contiguous()))
+        assert torch.equal(module(x[:, :, :]), module(x))
+        assert module(x[:0]).shape == (0, 11, 24)
+
+
+@native
+def test_many_python_threads_at_once_give_the_right_numbers() -> None:
+    spec = both("LSTM", 40, 16, "concat", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec)
+    inputs = [torch.randn(b, 9, 16) for b in range(1, 13)]
+
+    def call(x: Tensor) -> Any:
+        with torch.no_grad():
+            return module(x)
+
+    wanted = [call(x) for x in inputs]
+    with ThreadPoolExecutor(6) as threads:
+        for _ in range(10):
+            for got, exact in zip(threads.map(call, inputs), wanted, strict=True):
+                assert torch.equal(got, exact)
+
+
+@native
+def test_memory_does_not_grow_with_calls() -> None:
+    module, x = gru()
+    with torch.no_grad():
+        for _ in range(300):
+            module(x)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(3000):
+            module(x)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # KiB
+
+
+@native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_child_computes_too() -> None:
+    module, _ = gru()
+    x = torch.randn(16, 60, 5)
+    with torch.no_grad():
+        wanted = module(x)
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(2)
+            os._exit(0 if torch.equal(module(x), wanted) else 1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+
+
+@native
+def test_compiled_models_hold_the_operator_and_give_the_same_numbers() -> None:
+    # Not an nn.GRU: torch.compile leaves those, and what is made from them, out of its graphs.
+    spec = both("GRU before", 6, 5, "sum", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec)
+    x = torch.randn(3, 11, 5)
+    nodes: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        nodes.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    with torch.no_grad():
+        compiled = torch.compile(module, backend=backend, fullgraph=True)
+        assert torch.equal(compiled(x), module(x))
+    assert any("k2t" in node for node in nodes)
+
+
+@native
+def test_the_operator_is_registered_well() -> None:
+    module, x = gru()
+    parameters = [
+        getattr(module, f"{name}_l0{suffix}").detach()
+        for suffix in ("", "_reverse")
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    ]
+    torch.library.opcheck(
+        op._operator,
+        (x, parameters, torch.tensor([11, 4, 0]), [], [1, 1, 2], [0.0, 0.0]),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+# ---- the door ----------------------------------------------------------------------------------
+
+
+def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of the batches that reach the native kernel from now on."""
+    from keras2torch_birnn.rnn import layers
+
+    seen: list[int] = []
+
+    def counted(cell: Any, parameters: Any, x: Tensor, *rest: Any) -> Any:
+        seen.append(x.shape[0])
+        return op.run_native(cell, parameters, x, *rest)
+
+    monkeypatch.setattr(layers, "run_native", counted)
+    return seen
+
+
+@native
+def test_native_runs_float32_on_cpu_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = calls_of_native(monkeypatch)
+    module, x = gru()
+    module(x)
+    module.double()(x.double())
+    assert seen == []
+    with torch.inference_mode():
+        module.float()(x)
+    module.requires_grad_(False)(x)
+    assert seen == [3, 3]
+
+
+@native
+def test_gradients_flow_as_before() -> None:
+    module, x = gru()
+    module(x).sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+@native
+def test_a_large_lstm_batch_runs_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = calls_of_native(monkeypatch)
+    spec = both("LSTM", 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec)
+    with torch.no_grad():
+        module(torch.randn(LSTM_ROWS, 3, 5))
+        module(torch.randn(LSTM_ROWS + 1, 3, 5))
+    assert seen == [LSTM_ROWS]
+
+
+@pytest.mark.parametrize("engine", ["fused", "loop", "native"])
+def test_every_forced_engine_gives_the_same_numbers(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "native" and library.missing():
+        pytest.skip(library.missing())
+    module, x = gru()
+    with torch.no_grad():
+        wanted = module(x)
+        monkeypatch.setenv("K2T_ENGINE", engine)
+        np.testing.assert_allclose(module(x), wanted, rtol=0, atol=2e-6)
+
+
+def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K2T_ENGINE", "warp")
+    with pytest.raises(
+        UsageError, match=r"K2T_ENGINE=warp: one of torch, auto, fused, loop, native"
+    ):
+        gru()
+
+
+def test_what_torch_lacks_cannot_be_forced_to_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = half("GRU before", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
+    module: Any = recurrent(spec)
+    monkeypatch.setenv("K2T_ENGINE", "fused")
+    with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: nn.GRU resets after the product"):
+        choose(spec)
+    with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: torch has no kernel"):
+        module(torch.zeros(1, 2, 3))
+
+
+@native
+def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K2T_ENGINE", "native")
+    spec = half("LSTM", 4, 3, 0, activation="softmax", recurrent_activation="sigmoid")
+    with pytest.raises(UsageError, match="native kernel lacks an activation"):
+        choose(spec)
+    module, x = gru()
+    with pytest.raises(UsageError, match="float32 on CPU, without gradients"):
+        module(x)
+
+
+def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras2torch_birnn.rnn import choice, layers
+
+    monkeypatch.setattr(library, "missing", lambda: "it was not built")
+    monkeypatch.setattr(layers, "missing", lambda: "it was not built")
+    monkeypatch.setattr(choice, "missing", lambda: "it was not built")
+    library.say_once_if_missing.cache_clear()
+    with pytest.warns(RuntimeWarning, match="without the native kernel") as said:
+        module, x = gru()
+        gru()
+    assert len(said) == 1
+    assert module.native is None
+    assert module(x).shape == (3, 11, 24)
+    assert (
+        choose(half("GRU", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")).engine
+        == "fused"
+    )
+    library.say_once_if_missing.cache_clear()
+
+
+@native
+def test_the_choice_says_why() -> None:
+    def chosen(cell: str, **config: Any) -> tuple[str, str]:
+        found = choose(half(cell, 4, 3, 0, **config))
+        return found.engine, found.reason
+
+    sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    assert chosen("GRU", **sigma)[0] == "native"
+    assert f"batches over {LSTM_ROWS}" in chosen("LSTM", **sigma)[1]
+    assert "loop" in chosen("GRU before", **sigma)[1]
+    odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}
+    assert chosen("LSTM", **{**sigma, **odd})[0] == "loop"
