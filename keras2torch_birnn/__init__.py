@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from keras2torch_birnn.errors import (
         InvalidModelFileError,
         K2TError,
+        MissingArchitectureError,
         OutputError,
         UnsupportedLayerError,
         UnsupportedOptionError,
@@ -37,6 +38,7 @@ _HOMES = {
     "ModelSpec": "spec",
     "K2TError": "errors",
     "InvalidModelFileError": "errors",
+    "MissingArchitectureError": "errors",
     "OutputError": "errors",
     "UnsupportedLayerError": "errors",
     "UnsupportedOptionError": "errors",
@@ -48,6 +50,7 @@ __all__ = [
     "InvalidModelFileError",
     "K2TError",
     "LayerSpec",
+    "MissingArchitectureError",
     "ModelSpec",
     "OutputError",
     "ParityReport",

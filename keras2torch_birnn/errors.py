@@ -52,6 +52,12 @@ class InvalidModelFileError(K2TError):
     exit_code = 3
 
 
+class MissingArchitectureError(InvalidModelFileError):
+    """The input is fine, but holds weights alone; the architecture must be given (exit code 4)."""
+
+    exit_code = 4
+
+
 class WeightMismatchError(InvalidModelFileError):
     """Weights are missing, too many, or shaped unlike what the configuration says (exit code 3)."""
 

@@ -104,7 +104,7 @@ def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
 def test_weights_alone_need_their_architecture(tmp_path: Path) -> None:
     file = tmp_path / "weights.h5"
     file.write_bytes(WEIGHTS.read_bytes())
-    refused(file, 3, "holds weights but no architecture; .*--config ARCH.json")
+    refused(file, 4, "holds weights but no architecture; .*--config ARCH.json")
 
 
 def test_the_architecture_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -422,6 +422,11 @@ torch.save = save
 """
 
 
+def heed_signals() -> None:
+    """Undo what a shell does to background jobs: they and their children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @POSIX
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("moment", [AT_START, WHILE_WRITING], ids=["start", "writing"])
@@ -434,7 +439,8 @@ def test_an_interruption_leaves_everything_as_it_was(
     (folder / "old.pt").write_bytes(b"precious")
     number = getattr(signal, name)
     for out in ("new.pt", "old.pt"):
-        run = k2t_process("convert", MASKED, folder / out, "--plugin", plugin, "--force")
+        arguments = ("convert", MASKED, folder / out, "--plugin", plugin, "--force")
+        run = k2t_process(*arguments, preexec_fn=heed_signals)
         assert (run.code, run.out, run.err) == (-number, "", "")
         assert contents(folder) == {"old.pt": b"precious"}
 
@@ -449,6 +455,7 @@ def test_a_shell_sees_130_after_ctrl_c(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=heed_signals,
     )
     assert "ended with 130" in done.stdout
     assert "Traceback" not in done.stderr

@@ -112,6 +112,14 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert name in dir(keras2torch_birnn)
 
 
+def test_no_module_hides_a_public_name() -> None:
+    """Importing a module sets its name on the package: ``k2t.verify`` must stay the function."""
+    modules = {path.stem for path in PACKAGE.rglob("*.py")} | {
+        path.name for path in PACKAGE.iterdir() if path.is_dir()
+    }
+    assert not modules & set(keras2torch_birnn.__all__)
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'convrt'"):
         _ = keras2torch_birnn.convrt
@@ -119,7 +127,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_the_package_is_typed() -> None:
     assert files("keras2torch_birnn").joinpath("py.typed").is_file()
-    assert 'keras2torch_birnn = ["py.typed"]' in (ROOT / "pyproject.toml").read_text()
+    data = re.search(r"^keras2torch_birnn = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M)
+    assert data is not None
+    assert '"py.typed"' in data[1]
 
 
 # ---- the README --------------------------------------------------------------------------------

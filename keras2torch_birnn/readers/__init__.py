@@ -13,6 +13,7 @@ import numpy as np
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
+    MissingArchitectureError,
     WeightMismatchError,
     gather,
     in_file,
@@ -135,7 +136,7 @@ def _architecture(container: Container, given: Mapping[str, Any] | None) -> Arch
 def _without_architecture(container: Container) -> K2TError:
     members = container.store.members("/")
     if weights_group(container.store) or is_v3(members) or "model_weights" in members:
-        return InvalidModelFileError(
+        return MissingArchitectureError(
             "holds weights but no architecture",
             "give the text of model.to_json() with --config ARCH.json",
         )
