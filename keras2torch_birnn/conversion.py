@@ -79,6 +79,9 @@ def custom_classes() -> frozenset[str]:
 def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
     """Build the torch module of a spec: eval mode, CPU, the file's dtype or ``dtype``.
 
+    Parameters share the memory of the spec's arrays where the layout allows (no copy of a large
+    Embedding), so a model that is trained in place changes the spec it was built from.
+
     Raises:
         UnsupportedLayerError, UnsupportedOptionError: what cannot be built, all of it.
         UsageError: no such dtype.

@@ -208,9 +208,9 @@ def test_no_file_ends_with_3(tmp_path: Path) -> None:
     assert_refused(run, 3, tmp_path / "none.h5", "No such file")
 
 
-def test_weights_without_architecture_end_with_3_and_name_the_option(tmp_path: Path) -> None:
+def test_weights_without_architecture_end_with_4_and_name_the_option(tmp_path: Path) -> None:
     run = k2t("convert", WEIGHTS, tmp_path / "out.pt")
-    assert_refused(run, 3, WEIGHTS, "--config ARCH.json")
+    assert_refused(run, 4, WEIGHTS, "--config ARCH.json")
     assert contents(tmp_path) == {}
 
 

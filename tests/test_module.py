@@ -12,7 +12,22 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from specs import FIXTURES, KERAS3, B, F, Fixture, H, T, bi, chain, dense, fixture, rnn, values
+from specs import (
+    FIXTURES,
+    KERAS3,
+    B,
+    F,
+    Fixture,
+    H,
+    T,
+    bi,
+    chain,
+    dense,
+    fixture,
+    read_entry,
+    rnn,
+    values,
+)
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
@@ -49,7 +64,7 @@ def assert_same(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...], atol: float
 @pytest.mark.parametrize("file", KINDS)
 def test_a_state_dict_goes_out_and_in(file: str) -> None:
     case = fixture(file)
-    model, other = build(case.spec), build(case.spec)
+    model, other = build(case.spec), build(read_entry(file))  # changed below
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.normal_()
@@ -110,7 +125,7 @@ def test_a_plain_model_needs_no_gradient_of_its_inputs_to_be_called_twice() -> N
 @pytest.mark.parametrize("file", [FUSED, MASKED, LOOP, MASKED_LOOP, STACK])
 def test_steps_of_an_optimizer_lower_the_loss(file: str) -> None:
     case = fixture(file)
-    model, given = build(case.spec).train(), inputs(case)
+    model, given = build(read_entry(file)).train(), inputs(case)
     torch.manual_seed(5)
     target = torch.randn_like(flat(model(*given))[0])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -127,7 +142,7 @@ def test_steps_of_an_optimizer_lower_the_loss(file: str) -> None:
 
 def test_a_trained_model_survives_saving(tmp_path: Path) -> None:
     case = fixture(FUSED)
-    model = convert_spec(case.spec)
+    model = convert_spec(read_entry(FUSED))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(*inputs(case)).square().sum().backward()
     optimizer.step()
