@@ -76,7 +76,7 @@ def test_a_state_dict_goes_out_and_in(file: str) -> None:
 @pytest.mark.parametrize("file", KINDS)
 def test_a_deep_copy_is_a_whole_model_of_its_own(file: str, tmp_path: Path) -> None:
     case = fixture(file)
-    model = convert_spec(case.spec)
+    model = convert_spec(read_entry(file))
     wanted = call(model, inputs(case))
     copy = deepcopy(model)
     with torch.no_grad():
