@@ -293,11 +293,11 @@ def test_a_model_that_is_called_something_hostile_is_built(name: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_an_input_with_a_hostile_name_is_a_parameter(name: str) -> None:
     root = named(["first", "dense"])
-    old = root.graph.layers[0]  # type: ignore[union-attr]
+    before = ModelSpec(root, KERAS3).graph
     swap = TensorRef(name)
     graph = replace(
-        root.graph,  # type: ignore[type-var]
-        layers=(replace(old, name=name), *root.graph.layers[1:]),  # type: ignore[union-attr]
+        before,
+        layers=(replace(before.layers[0], name=name), *before.layers[1:]),
         calls=(
             Call(name, 0, ()),
             Call("first", 0, (swap,)),
