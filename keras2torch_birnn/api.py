@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from keras2torch_birnn.errors import K2TError, gather, in_file
 from keras2torch_birnn.readers import PathLike, read_model, survey
 from keras2torch_birnn.rnn.choice import activation_label, alike, choose
+from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -131,12 +132,12 @@ def _row(layer: LayerSpec, mask: str) -> LayerRow:
 
 def _how(layer: LayerSpec) -> tuple[str, str]:
     """Engine and reason: a kernel of torch, or the loop."""
-    if layer.class_name in ("LSTM", "GRU", "SimpleRNN"):
+    if layer.class_name in CELL_GATES:
         choice = choose(layer)
         return choice.engine, choice.reason
     if layer.class_name == "Bidirectional" and len(layer.parts) == 2:
         halves = tuple(layer.parts.values())
-        if all(half.class_name in ("LSTM", "GRU", "SimpleRNN") for half in halves):
+        if all(half.class_name in CELL_GATES for half in halves):
             forward, backward = (choose(half) for half in halves)
             if alike(*halves):
                 fused = forward.engine == "fused"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from keras2torch_birnn.layers.registry import CONVERTERS
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.layers import RecurrentModule
 from keras2torch_birnn.schema import SCHEMA
-from keras2torch_birnn.spec import LayerSpec, ModelSpec
+from keras2torch_birnn.spec import ModelSpec, with_dtype
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 GOLDEN_STEPS = 7
@@ -86,7 +86,7 @@ def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
         UnsupportedLayerError, UnsupportedOptionError: what cannot be built, all of it.
         UsageError: no such dtype.
     """
-    root = model.root if dtype is None else _cast(model.root, _numpy_dtype(dtype))
+    root = model.root if dtype is None else with_dtype(model.root, _numpy_dtype(dtype))
     module = graph_module(root).eval()
     return module if dtype is None else module.to(DTYPES[dtype])  # constants of layers as well
 
@@ -95,16 +95,6 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name not in DTYPES:
         raise UsageError(f"dtype {name!r}: one of {', '.join(DTYPES)} is expected")
     return np.dtype(name)
-
-
-def _cast(layer: LayerSpec, dtype: np.dtype[Any]) -> LayerSpec:
-    graph = layer.graph
-    return replace(
-        layer,
-        weights={n: w.astype(dtype, copy=False) for n, w in layer.weights.items()},
-        parts={k: _cast(part, dtype) for k, part in layer.parts.items()},
-        graph=graph and replace(graph, layers=tuple(_cast(i, dtype) for i in graph.layers)),
-    )
 
 
 def convert_spec(spec: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:

@@ -310,6 +310,12 @@ def _tuples(structure: Structure) -> Structure:
     return map_structure(lambda leaf: leaf, structure)
 
 
-def with_weights(layer: LayerSpec, weights: Mapping[str, Array]) -> LayerSpec:
-    """Return the same layer with these weights."""
-    return replace(layer, weights=dict(weights))
+def with_dtype(layer: LayerSpec, dtype: np.dtype[Any]) -> LayerSpec:
+    """Return the same layer with its weights, and those of all inside it, in this dtype."""
+    graph = layer.graph
+    return replace(
+        layer,
+        weights={n: w.astype(dtype, copy=False) for n, w in layer.weights.items()},
+        parts={k: with_dtype(part, dtype) for k, part in layer.parts.items()},
+        graph=graph and replace(graph, layers=tuple(with_dtype(i, dtype) for i in graph.layers)),
+    )

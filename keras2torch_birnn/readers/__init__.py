@@ -35,7 +35,7 @@ from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.shapes import infer_model
-from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec
+from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec, with_dtype
 
 PathLike = str | os.PathLike[str]
 
@@ -173,8 +173,7 @@ def _with_weights(
         raise gather(problems)
     root = fill(root, stored, lambda layer, weights: _read(layer, weights, layout, notes))
     kind = common_dtype([array for layer in root.walk() for array in layer.weights.values()])
-    root = fill(root, stored, lambda layer, weights: _cast(layer, kind))
-    return root, tuple(notes)
+    return with_dtype(root, kind), tuple(notes)
 
 
 def _stored(
@@ -260,11 +259,6 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     return len(shape) == len(wanted) and all(
         w is None or s == w for s, w in zip(shape, wanted, strict=True)
     )
-
-
-def _cast(layer: LayerSpec, kind: np.dtype[Any]) -> LayerSpec:
-    weights = {name: array.astype(kind, copy=False) for name, array in layer.weights.items()}
-    return replace(layer, weights=weights)
 
 
 def _read(

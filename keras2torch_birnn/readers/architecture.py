@@ -22,14 +22,21 @@ from keras2torch_birnn.readers import dialects, keras1
 from keras2torch_birnn.readers.calls import settle_calls
 from keras2torch_birnn.readers.graphs import functional_graph, sequential_graph, shape_value
 from keras2torch_birnn.readers.policies import read_policy
-from keras2torch_birnn.schema import CLASS_NAMES, REQUIRED, SCHEMA, BadOptionError, Option
+from keras2torch_birnn.schema import (
+    CELL_GATES,
+    CLASS_NAMES,
+    REQUIRED,
+    SCHEMA,
+    BadOptionError,
+    Option,
+)
 from keras2torch_birnn.spec import Generation, Graph, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")
 # Nested models in Keras files go two or three deep; this stops a hostile file.
 DEEPEST_NESTING = 50
 
-_KERAS_MODULES = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
+_KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
 
 _REFUSED_CLASSES: Mapping[str, str] = {
     "Lambda": "holds Python code, which k2t never runs",
@@ -141,9 +148,7 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
         if f"ops.{class_name}" in CLASS_NAMES:
             return None
         return UnsupportedLayerError(f"operation {shown} is not supported")
-    foreign = isinstance(module, str) and module.split(".")[0] not in (
-        root.split(".")[0] for root in _KERAS_MODULES
-    )
+    foreign = isinstance(module, str) and module.split(".")[0] not in _KERAS_PACKAGES
     if class_name not in CLASS_NAMES or foreign:
         return UnsupportedLayerError(f"layer class {shown} is not supported", _HOW_TO_SUPPLY)
     return None
@@ -271,9 +276,6 @@ def _inner(
     return _parse_layer(config[key], parsing, place, depth=depth + 1, wrapped=wrapped)
 
 
-RECURRENT = ("LSTM", "GRU", "SimpleRNN")
-
-
 def _bidirectional_parts(
     config: Mapping[str, Any], parsing: Parsing, place: str, depth: int
 ) -> dict[str, LayerSpec]:
@@ -286,7 +288,7 @@ def _bidirectional_parts(
     forward = _inner(config, "layer", parsing, place, depth, wrapped=True)
     if config.get("backward_layer") is not None:
         backward = _inner(config, "backward_layer", parsing, place, depth, wrapped=True)
-    elif forward.class_name in RECURRENT:
+    elif forward.class_name in CELL_GATES:
         entry = config["layer"]
         mirrored = {
             **entry["config"],
@@ -299,7 +301,7 @@ def _bidirectional_parts(
     else:
         backward = forward
     for half in (forward, backward):
-        if half.class_name not in RECURRENT and half.class_name in SCHEMA:
+        if half.class_name not in CELL_GATES and half.class_name in SCHEMA:
             parsing.problems.append(
                 UnsupportedLayerError(
                     f"Bidirectional over {half.class_name} is not supported", place=place
@@ -307,7 +309,7 @@ def _bidirectional_parts(
             )
             break
     halves = (forward, backward)
-    if all(h.class_name in RECURRENT for h in halves):
+    if all(h.class_name in CELL_GATES for h in halves):
         _check_halves(forward, backward, parsing, place)
     return {
         "forward_layer": replace(forward, place=f"{place}/forward_layer"),
