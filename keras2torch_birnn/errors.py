@@ -6,8 +6,10 @@ so that a reader gets one line and no chain of exceptions.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 _LONGEST_NAME = 200
 
@@ -86,6 +88,10 @@ class UsageError(K2TError):
     exit_code = 2
 
 
+class PluginError(UsageError):
+    """The user's own code fails, or does not do what it says (exit code 2)."""
+
+
 def gather(problems: Sequence[K2TError]) -> K2TError:
     """Join several problems into one error that lists them all, in order.
 
@@ -94,6 +100,7 @@ def gather(problems: Sequence[K2TError]) -> K2TError:
     first = next((p for p in problems if isinstance(p, UnsupportedLayerError)), problems[0])
     joined = type(first)(first.found, first.advice, place=first.place, file=first.file)
     joined.problems = tuple(q for p in problems for q in p.problems)
+    joined.__cause__ = next((p.__cause__ for p in problems if p.__cause__ is not None), None)
     return joined
 
 
@@ -105,3 +112,19 @@ def in_file(file: object) -> Iterator[None]:
     except K2TError as error:
         error.file = error.file or str(file)
         raise
+
+
+def line_of(error: BaseException) -> str:
+    """``file.py:7``: the last line outside of libraries and this package that was reached.
+
+    Where there is none (a shipped plugin fails, or a library at once): the last line of all.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    here = str(Path(__file__).parent)
+    users = [
+        frame
+        for frame in frames
+        if not frame.filename.startswith((here, "<")) and "site-packages" not in frame.filename
+    ]
+    frame = (users or list(frames))[-1]
+    return printable(f"{Path(frame.filename).name}:{frame.lineno}")

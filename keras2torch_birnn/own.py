@@ -1,0 +1,263 @@
+"""What users say of layers that Keras does not have: classes, and Lambdas by name. No torch here.
+
+The decorators of a plugin fill ``REGISTERED``; readers, builder and reference look there. A layer
+of the user's own is one whose class is no row of the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from keras2torch_birnn.errors import K2TError, PluginError, line_of, printable
+from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA
+from keras2torch_birnn.spec import LayerSpec, Shape
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+WeightNames = Sequence[str] | Callable[[Mapping[str, Any], Any], Mapping[str, Shape | None]]
+
+# Before the name of a class of the user's own that is called as one of Keras'.
+_OWN = "own>"
+LAMBDA = "Lambda"
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a plugin says of one class, or of the Lambda of one name.
+
+    ``build``: LayerSpec -> module. ``mask``: a word, a MaskFlow, a function of the layer, or None
+    where nothing was said. ``weights``, ``options``, ``outputs``, ``output``: see ``converts``.
+    ``source``: what the user decorated.
+    """
+
+    build: Callable[[LayerSpec], Any]
+    mask: Any = None
+    weights: WeightNames | None = None
+    options: Mapping[str, Any] | None = None
+    outputs: int | Callable[[LayerSpec], int] = 1
+    output: Callable[[Mapping[str, Any], Any], Any] | None = None
+    source: Any = None
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Everything that was registered: converters by class, Lambdas by name, NumPy equations."""
+
+    layers: dict[str, Own] = field(default_factory=dict)
+    lambdas: dict[str, Own] = field(default_factory=dict)
+    equations: dict[str, Callable[..., Any]] = field(default_factory=dict)
+
+
+REGISTERED = Registry()
+
+
+# ---- the decorators ----------------------------------------------------------------------------
+
+
+def converts(
+    *class_names: str,
+    mask: Any = None,
+    weights: WeightNames | None = None,
+    options: Mapping[str, Any] | None = None,
+    outputs: int | Callable[[LayerSpec], int] = 1,
+    output: Callable[[Mapping[str, Any], Any], Any] | None = None,
+) -> Callable[[Function], Function]:
+    """Register the decorated function as the converter of your own layer classes.
+
+    The function takes a LayerSpec (``config``, ``weights``, ``name``) and returns a module whose
+    ``forward`` takes the layer's input: a tensor, or a tuple where Keras passes a list. All that
+    the module has learned must be in its parameters or buffers.
+
+    class_names: as in the file, ``"MyLayer"`` or ``"package>MyLayer"``.
+    mask: what the layer does with a mask (B, T): ``"uses"`` (``forward`` gets ``mask=``, none goes
+    on), ``"uses and passes"``, ``"passes"`` (it goes on, ``forward`` does not see it), ``"drops"``;
+    a ``MaskFlow`` for anything else; or a function of the LayerSpec that returns one of these.
+    Where nothing is said, a mask that reaches the layer is an error.
+    weights: names, in Keras' order (trainable ones first); ``"dense/kernel"`` is the kernel of the
+    layer that the class keeps as ``self.dense``. Needed for layers with layers inside, and for
+    names in ``.keras`` files, which number them. Or ``(config, input shape) -> {name: shape}``.
+    options: every key that the class writes into its config, with its default; all others are
+    refused then. Left out, ``config`` is the file's.
+    outputs: how many tensors the layer gives, if several. output: ``(config, input shape) ->
+    output shape``; left out, it is seen from what runs.
+
+    Raises:
+        ValueError: a class has a converter already.
+    """
+
+    def register(build: Function) -> Function:
+        own = Own(build, mask, weights, options, outputs, output, build)
+        for name in class_names:
+            _add(REGISTERED.layers, name, own, "a converter of")
+        return build
+
+    return register
+
+
+def supplies(
+    *layer_names: str, mask: Any = None, outputs: int | Callable[[LayerSpec], int] = 1
+) -> Callable[[Function], Function]:
+    """Register a torch function, or a module, as what the Lambda layers of these names compute.
+
+    It takes what the Lambda's function took: the input, then the Lambda's ``arguments`` by name,
+    and ``mask`` if it has a parameter of that name. As in Keras no mask goes on, unless ``mask``
+    says ``"passes"`` (or a ``MaskFlow``). layer_names: ``"lambda_3"``, or its whole path
+    ``"encoder/lambda_3"``. The code in the file is never read.
+
+    Raises:
+        ValueError: a layer is supplied already.
+    """
+
+    def register(function: Function) -> Function:
+        own = Own(lambda _: function, mask, (), None, outputs, None, function)
+        for name in layer_names:
+            _add(REGISTERED.lambdas, name, own, "what computes")
+        return function
+
+    return register
+
+
+def equation(*names: str) -> Callable[[Function], Function]:
+    """Register a NumPy equation of your own layers, by which ``verify`` judges the torch module.
+
+    ``(layer, x, mask) -> (output, mask of the output)``: arrays of the run's precision, weights in
+    ``layer.weights`` too; None where there is no mask; tuples where there are several tensors.
+    names: of classes as for ``converts``, or of Lambda layers as for ``supplies``.
+
+    Raises:
+        ValueError: there is one already.
+    """
+
+    def register(function: Function) -> Function:
+        for name in names:
+            _add(REGISTERED.equations, name, function, "an equation of")
+        return function
+
+    return register
+
+
+def _add(table: dict[str, Any], name: str, new: Any, what: str) -> None:
+    """Put an entry into a table; the same function may come again (a cell that runs twice)."""
+    old = table.get(name)
+    if old is not None and _home(old) != _home(new):
+        raise ValueError(f"{what} {name} is registered already, in {_home(old)[0]}")
+    table[name] = new
+
+
+def _home(entry: Any) -> tuple[str, str]:
+    """File and name of a function; a notebook's cells are one file."""
+    function = entry.source if isinstance(entry, Own) else entry
+    code = getattr(function, "__code__", None)
+    file = code.co_filename if code is not None else ""
+    module = str(getattr(function, "__module__", ""))
+    name = str(getattr(function, "__qualname__", type(function).__qualname__))
+    return ("__main__" if module == "__main__" else file, name)
+
+
+# ---- looking up --------------------------------------------------------------------------------
+
+
+def own_of(layer: LayerSpec) -> Own | None:
+    """What a plugin says of this layer; None for Keras' own and where no plugin is loaded."""
+    if layer.class_name in SCHEMA:
+        return None
+    if layer.class_name == LAMBDA:
+        return REGISTERED.lambdas.get(layer.place) or REGISTERED.lambdas.get(layer.name)
+    return REGISTERED.layers.get(layer.class_name.removeprefix(_OWN))
+
+
+def equation_of(layer: LayerSpec) -> Callable[..., Any] | None:
+    """The user's equation of this layer, if there is one."""
+    if layer.class_name == LAMBDA:
+        return REGISTERED.equations.get(layer.place) or REGISTERED.equations.get(layer.name)
+    return REGISTERED.equations.get(layer.class_name.removeprefix(_OWN))
+
+
+def class_name_of(names: Sequence[Any]) -> str | None:
+    """The class name of a layer's spec, for the first of these names that was registered."""
+    for name in names:
+        if isinstance(name, str) and name in REGISTERED.layers:
+            return f"{_OWN}{name}" if name in CLASS_NAMES else name
+    return None
+
+
+def python_name(class_name: str) -> str:
+    """The class as Python calls it: without the package before ``>``."""
+    return class_name.rpartition(">")[2]
+
+
+def named_weights(layer: LayerSpec) -> Mapping[str, Shape | None] | None:
+    """Name -> shape (None: any) of an own layer's weights; None if its plugin does not name them.
+
+    Raises:
+        PluginError: the plugin's function fails.
+    """
+    own = own_of(layer)
+    if own is None or own.weights is None:
+        return None
+    if not callable(own.weights):
+        return dict.fromkeys(own.weights)
+    with blaming(layer, "its weights= function"):
+        return dict(own.weights(layer.config, layer.input_shape))
+
+
+def own_output(layer: LayerSpec, shape: Any) -> Any:
+    """The output shape of an own layer, by its plugin or, of a Lambda, by the file; else None.
+
+    Raises:
+        PluginError: the plugin's function fails.
+    """
+    own = own_of(layer)
+    if own is None or shape is None:
+        return None
+    if layer.class_name == LAMBDA:
+        declared = layer.config.get("output_shape")
+        first = shape[0] if shape and isinstance(shape[0], tuple) else shape
+        return declared and (first[0], *declared)
+    if own.output is None:
+        return None
+    with blaming(replace(layer, input_shape=shape), "its output= function"):
+        return own.output(layer.config, shape)
+
+
+def output_count(layer: LayerSpec) -> int:
+    """How many tensors an own layer gives.
+
+    Raises:
+        PluginError: the plugin's function fails.
+    """
+    own = own_of(layer)
+    if own is None:
+        return 1
+    if not callable(own.outputs):
+        return own.outputs
+    with blaming(layer, "its outputs= function"):
+        return int(own.outputs(layer))
+
+
+# ---- errors ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def blaming(layer: LayerSpec, what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into an error that names class, place and line."""
+    try:
+        yield
+    except K2TError as error:
+        error.place = error.place or layer.place
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        reason = printable(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+        raise PluginError(
+            f"{shown(layer)}: {what} fails: {reason} ({line_of(error)})",
+            "--debug shows the traceback",
+            place=layer.place,
+        ) from error
+
+
+def shown(layer: LayerSpec) -> str:
+    """The class, for messages."""
+    return f"plugin for {printable(python_name(layer.class_name))}"

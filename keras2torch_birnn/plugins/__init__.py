@@ -1,0 +1,125 @@
+"""Plugins: files of users, and those that come with the package, switched on by name.
+
+A shipped plugin is written as a user would write it, with nothing but the public decorators, and
+is a page to copy from. It is never on by itself: its class names are not Keras' own, so a file that
+uses one of them may mean another class.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+
+from keras2torch_birnn.errors import K2TError, PluginError, UsageError, line_of, printable
+
+PluginName = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One plugin of the package: its module here, the classes it takes, where those come from."""
+
+    module: str
+    classes: tuple[str, ...]
+    origin: str
+
+
+SHIPPED: Mapping[str, Shipped] = {
+    "attention-weighted-average": Shipped(
+        "attention_weighted_average",
+        ("AttentionWeightedAverage",),
+        "textgenrnn, DeepMoji",
+    ),
+    "keras-self-attention-0.45": Shipped(
+        "keras_self_attention_0_45",
+        ("SeqSelfAttention", "SeqWeightedAttention"),
+        "keras-self-attention 0.28 to 0.45",
+    ),
+    "keras-self-attention-0.46": Shipped(
+        "keras_self_attention_0_46",
+        ("SeqSelfAttention", "SeqWeightedAttention"),
+        "keras-self-attention 0.46",
+    ),
+    "keras-self-attention-0.51": Shipped(
+        "keras_self_attention_0_51",
+        ("SeqSelfAttention", "SeqWeightedAttention"),
+        "keras-self-attention 0.47 to 0.51",
+    ),
+    "keras-contrib-crf": Shipped("keras_contrib_crf", ("CRF",), "keras-contrib 2.0"),
+    "tensorflow-addons-crf": Shipped(
+        "tensorflow_addons_crf", ("Addons>CRF",), "tensorflow-addons 0.11 to 0.23"
+    ),
+}
+
+
+def load_plugins(names: Iterable[PluginName]) -> None:
+    """Load plugins for the rest of the process: shipped ones by name, users' files by path.
+
+    A text that is a name of ``SHIPPED`` is that; anything else is a path. A file is run anew every
+    time, so that an edited one counts.
+
+    Raises:
+        UsageError: there is no such plugin; PluginError: it fails.
+    """
+    for name in names:
+        if isinstance(name, str) and name in SHIPPED:
+            _load(name, f"{__name__}.{SHIPPED[name].module}", None)
+            continue
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(
+                f"plugin {printable(name)} is no file",
+                f"name a Python file, or one of {', '.join(SHIPPED)}",
+            )
+        _load(printable(name), _module_name(path.resolve()), path.resolve())
+
+
+def _module_name(path: Path) -> str:
+    stem = re.sub(r"\W", "_", path.stem, flags=re.ASCII)
+    return f"k2t_plugin_{stem}_{zlib.crc32(os.fsencode(path)):08x}"
+
+
+class _Loader(SourceFileLoader):
+    """Loads a file and leaves no ``__pycache__`` beside it."""
+
+    def set_data(self, path: str, data: object, *, _mode: int = 0o666) -> None:
+        """Write nothing."""
+
+
+def _load(shown: str, module_name: str, path: Path | None) -> None:
+    try:
+        if path is None:
+            importlib.import_module(module_name)
+        else:
+            _run(module_name, path)
+    except K2TError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = f"{type(error).__name__}: {error}".splitlines()
+        line = f"line {error.lineno}" if isinstance(error, SyntaxError) else line_of(error)
+        raise PluginError(
+            f"plugin {shown} fails: {printable(lines[0])} ({line})", "--debug shows the traceback"
+        ) from error
+
+
+def _run(module_name: str, path: Path) -> None:
+    """Run a file as a module of its own, one that stays: code made later looks names up in it."""
+    loader = _Loader(module_name, str(path))
+    spec = spec_from_loader(module_name, loader)
+    if spec is None:
+        raise ImportError("no Python file")
+    module = module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
