@@ -33,6 +33,7 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
+from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.spec import ModelSpec, model_from_json
 from keras2torch_birnn.writing import write_whole
 
@@ -124,14 +125,45 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> fx
         content = read_content(Path(path))
         spec = content_spec(content)
         model = build(spec)
-        try:
-            model.load_state_dict(content["state_dict"], strict=True, assign=True)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            first = printable(str(error).strip().splitlines()[-1].strip())
-            raise WeightMismatchError(f"its tensors do not fit its spec: {first}") from None
+        _assign(model, content["state_dict"])
         golden = _golden(content["golden"])
         facts = Origin(content["spec"], golden, checksum(model))
     return with_origin(model, facts).eval().to(checked_device(device))
+
+
+def _assign(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give the model these tensors, all that it needs and no others.
+
+    One module at a time: torch's ``load_state_dict`` on a model of n layers looks n times at every
+    name.
+    """
+    expected = model.state_dict()
+    missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
+    for names, what in ((missing, "without"), (extra, "with")):
+        if names:
+            raise _unfit(f"{what} {min(names, key=str)}")
+    for name, wanted in expected.items():
+        if not isinstance(state[name], Tensor) or state[name].shape != wanted.shape:
+            found = getattr(state[name], "shape", type(state[name]).__name__)
+            raise _unfit(f"{name} is {_shown(found)}, expected {_shown(wanted.shape)}")
+    own: dict[str, dict[str, Any]] = {}
+    for name, value in state.items():
+        owner, _, last = name.rpartition(".")
+        own.setdefault(owner, {})[last] = value
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for owner, tensors in own.items():
+        try:
+            modules[owner].load_state_dict(tensors, strict=False, assign=True)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise _unfit(f"{owner}: {str(error).strip().splitlines()[-1].strip()}") from None
+
+
+def _shown(shape: Any) -> str:
+    return str(list(shape)) if isinstance(shape, torch.Size) else str(shape)
+
+
+def _unfit(what: str) -> WeightMismatchError:
+    return WeightMismatchError(f"its tensors do not fit its spec: {printable(what)}")
 
 
 def checked_device(device: str | torch.device) -> torch.device:
@@ -222,11 +254,13 @@ def _to_safetensors(
 def content_spec(content: Mapping[str, Any]) -> ModelSpec:
     """The spec of OUT; its arrays are placeholders."""
     try:
-        return model_from_json(json.loads(content["spec"]))
+        spec = model_from_json(json.loads(content["spec"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InvalidModelFileError(
             f"its spec is damaged ({printable(error)})", "convert again", place="spec"
         ) from None
+    check_calls(spec.root)
+    return spec
 
 
 def _golden(content: Mapping[str, Any]) -> Golden:

@@ -6,8 +6,6 @@ tensor has a mask is known when the graph is built, so the code that runs only w
 
 from __future__ import annotations
 
-import keyword
-import re
 from collections.abc import Mapping
 from itertools import zip_longest
 from operator import getitem
@@ -16,6 +14,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
+from keras2torch_birnn.layers.names import attribute_names
 from keras2torch_birnn.layers.registry import MaskFlow, convert_layer, converts, mask_flow
 from keras2torch_birnn.spec import (
     Call,
@@ -27,27 +26,6 @@ from keras2torch_birnn.spec import (
     map_structure,
 )
 
-# Names that torch's modules and this one's graph use themselves.
-_TAKEN = frozenset(dir(nn.Module())) | {"graph", "code", "meta", "print_readable", "recompile"}
-
-
-def attribute_names(names: list[str]) -> dict[str, str]:
-    """Keras layer names -> attribute names: the same where Python and torch allow it, unique."""
-    out: dict[str, str] = {}
-    used: set[str] = set()
-    for name in names:
-        plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-        if not plain or plain[0].isdigit() or plain.startswith("_"):
-            plain = f"layer_{plain.lstrip('_')}"
-        # fx writes names in lower case, and "self" is the module.
-        taken = used | _TAKEN
-        while plain in taken or keyword.iskeyword(plain) or plain.lower() == "self":
-            plain += "_"
-        used.add(plain)
-        out[name] = plain
-    return out
-
-
 # These cut ids themselves; an operation compares ids.
 _TAKES_IDS = frozenset({"Embedding", "CategoryEncoding", "Sequential", "Functional"})
 
@@ -57,17 +35,21 @@ def whole_numbers(x: Tensor) -> Tensor:
     return x.long() if x.is_floating_point() else x
 
 
-def _is_cut(layer: LayerSpec, graph: Graph) -> bool:
-    """Whether an input's floats have to become whole for a layer that reads it."""
-    if not str(layer.config["dtype"]).startswith(("int", "uint")):
-        return False
-    readers = [
-        graph.layer(call.layer)
-        for call in graph.calls
-        if any(getattr(leaf, "layer", None) == layer.name for leaf in leaves(call.args))
-    ]
-    classes = {one.parts.get("layer", one).class_name for one in readers} - _TAKES_IDS
-    return any(not name.startswith("ops.") for name in classes)
+def _cut_inputs(graph: Graph) -> frozenset[str]:
+    """Inputs whose floats have to become whole for a layer that reads them."""
+    read: set[str] = set()
+    for call in graph.calls:
+        one = graph.layer(call.layer)
+        name = one.parts.get("layer", one).class_name
+        if name not in _TAKES_IDS and not name.startswith("ops."):
+            read.update(leaf.layer for leaf in leaves(call.args) if isinstance(leaf, TensorRef))
+    return frozenset(
+        layer.name
+        for layer in graph.layers
+        if layer.class_name == "InputLayer"
+        and str(layer.config["dtype"]).startswith(("int", "uint"))
+        and layer.name in read
+    )
 
 
 class _Emitter:
@@ -108,7 +90,8 @@ class _Emitter:
         """Emit all calls of a graph whose inputs are (tensor, mask); returns outputs and masks."""
         values: dict[tuple[str, int], Structure] = {}
         masks: dict[tuple[str, int], Structure] = {}
-        inputs = [ref.layer for ref in leaves(graph.inputs)]
+        inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
+        cut = _cut_inputs(graph)
 
         def value(leaf: Any) -> Any:
             if not isinstance(leaf, TensorRef):
@@ -126,8 +109,8 @@ class _Emitter:
             layer, key = graph.layer(call.layer), (call.layer, call.index)
             where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
             if layer.class_name == "InputLayer":
-                values[key], masks[key] = given[inputs.index(call.layer)]
-                if _is_cut(layer, graph):
+                values[key], masks[key] = inputs[call.layer]
+                if call.layer in cut:
                     values[key] = self.graph.call_function(whole_numbers, (values[key],))
                 continue
             args = tuple(map_structure(value, arg) for arg in call.args)

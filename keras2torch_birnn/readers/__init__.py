@@ -32,6 +32,7 @@ from keras2torch_birnn.readers.masked_steps import choice_of, settle_masked_step
 from keras2torch_birnn.readers.policies import common_dtype
 from keras2torch_birnn.readers.slots import Key, fill, slots
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
+from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.shapes import infer_model
@@ -91,6 +92,7 @@ def survey(
         parsing = Parsing(generation_of(architecture.version), frozenset(custom))
         choice = choice_of(masked_steps, parsing.generation)
         root = parse_architecture(architecture.model, parsing)
+        check_calls(root)
         problems, more = check_backend(architecture.backend, parsing.generation, root)
         parsing.problems += problems
         notes = [consequences(parsing.generation), *parsing.notes, *more]

@@ -7,6 +7,7 @@ the halves of a Bidirectional. Names decide; positions count only where names ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
 from keras2torch_birnn.readers.layouts import Layout
@@ -92,16 +93,17 @@ def _pair_layers(
     """
     config = [name for name, wanted in needed.items() if wanted or name in custom]
     stored = [name for name, entries in listed.items() if entries]
-    if set(stored) <= set(config) or set(config) <= set(listed):
-        missing = [n for n in config if n not in stored and n not in custom]
-        extra = [n for n in stored if n not in config]
+    own, there = frozenset(config), frozenset(stored)
+    if there <= own or own <= listed.keys():
+        missing = [n for n in config if n not in there and n not in custom]
+        extra = [n for n in stored if n not in own]
         if not missing and not extra:
             return {n: n for n in config if n in listed}
     elif len(config) == len(stored):
         return dict(zip(config, stored, strict=True))
     else:
-        missing = [n for n in config if n not in stored]
-        extra = [n for n in stored if n not in config]
+        missing = [n for n in config if n not in there]
+        extra = [n for n in stored if n not in own]
     if missing:
         raise WeightMismatchError(
             f"no weights for layer {', '.join(map(printable, missing[:5]))}",
@@ -115,6 +117,25 @@ def _pair_layers(
     )
 
 
+def _named(
+    wanted: Sequence[Slot], parts: Mapping[str, tuple[tuple[str, ...], str]]
+) -> list[list[str]]:
+    """The entries that each slot's names allow, two at most: one is what is wanted.
+
+    Looked up by label and by the innermost model's layer, not one by one: a group can hold a whole
+    model of thousands of layers.
+    """
+    under: dict[tuple[str, str], list[str]] = {}
+    for entry, (way, label) in parts.items():
+        for segment in ("", *dict.fromkeys(way)):
+            under.setdefault((label, segment), []).append(entry)
+    fitting = (
+        (e for e in under.get((slot.label, slot.within), ()) if slot.fits(parts[e][0]))
+        for slot in wanted
+    )
+    return [list(islice(entries, 2)) for entries in fitting]
+
+
 def _assign(
     wanted: Sequence[Slot], entries: Sequence[str], place: str, layout: Layout
 ) -> list[tuple[Slot, str]]:
@@ -126,9 +147,7 @@ def _assign(
             place=place,
         )
     parts = {entry: layout.split(entry) for entry in entries}
-    named = [
-        [e for e, (way, label) in parts.items() if label == s.label and s.fits(way)] for s in wanted
-    ]
+    named = _named(wanted, parts)
     if all(len(found) == 1 for found in named) and len({f[0] for f in named}) == len(wanted):
         return [(slot, found[0]) for slot, found in zip(wanted, named, strict=True)]
     by_position = sorted(wanted, key=lambda slot: not slot.trainable)

@@ -12,6 +12,7 @@ JSON_BYTES = 32 * MIB
 JSON_DEPTH = 200
 JSON_VALUES = 2_000_000
 JSON_DIGITS = 19
+CALLS = 50_000  # of layers, in the model's straight-line code
 NAME_BYTES = 1024
 NAMES = 100_000
 

@@ -23,11 +23,13 @@ class Slot:
     owner: Key
     name: str
     label: str
-    shape: Shape
+    shape: Shape | None
     trainable: bool
     place: str
     # Whether the segments of a name in the file can belong to this slot.
     fits: Callable[[tuple[str, ...]], bool]
+    # One segment that ``fits`` asks for, if it does.
+    within: str = ""
 
 
 def _anywhere(segments: tuple[str, ...]) -> bool:
@@ -53,29 +55,34 @@ def slots(
     fits: Callable[[tuple[str, ...]], bool] = _anywhere,
     layout: Layout = KERAS2,
     prefix: str = "",
+    within: str = "",
 ) -> Iterator[Slot]:
     """Yield every slot of the layer and of all inside it.
 
     Within one layer trainable weights come first (Keras' ``Layer.weights``). ``prefix``: what a
-    Bidirectional puts before the layer's name.
+    Bidirectional puts before the layer's name. ``within``: the layer of a model in a model.
     """
     trainable = trainable and layer.config.get("trainable", True)
     not_trained = SCHEMA[layer.class_name].not_trained if layer.class_name in SCHEMA else ()
     if layout.own_names:
-        fits = _last(prefix + layer.name)
+        within = prefix + layer.name
+        fits = _last(within)
     for name, shape in layout.shapes(layer, {}).items():
         learns = trainable and name not in not_trained
         inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
         own_fits = _both(fits, _just_in(inside)) if inside else fits
-        yield Slot(owner, name, layout.label(name), shape, learns, layer.place, own_fits)
+        yield Slot(owner, name, layout.label(name), shape, learns, layer.place, own_fits, within)
     for key, part in layer.parts.items():
         half = _HALVES.get(key)
         part_fits = _both(fits, half) if half else fits
         start = key.removesuffix("layer")  # "forward_", "backward_"
-        yield from slots(part, (*owner, key), trainable, part_fits, layout, start)
+        yield from slots(part, (*owner, key), trainable, part_fits, layout, start, within)
     for inner in layer.graph.layers if layer.graph else ():
-        inner_fits = _both(fits, _named(inner.name)) if owner else _anywhere
-        yield from slots(inner, (*owner, inner.name), trainable, inner_fits, layout)
+        deep, name = bool(owner), inner.name
+        inner_fits = _both(fits, _named(name)) if deep else _anywhere
+        yield from slots(
+            inner, (*owner, name), trainable, inner_fits, layout, within=name if deep else ""
+        )
 
 
 def _named(name: str) -> Callable[[tuple[str, ...]], bool]:

@@ -1,0 +1,120 @@
+"""Large models: work that grows as the model does, no recursion over layers, bounded sharing."""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+import torch
+
+import keras2torch_birnn as birnn
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.layers.names import attribute_names
+from keras2torch_birnn.readers import limits, read_model
+from keras2torch_birnn.saving import content_spec, read_content
+
+
+def convert_save_load_verify(path: Path, out: Path) -> torch.nn.Module:
+    model = birnn.convert(path)
+    birnn.save(model, out)
+    loaded = birnn.load(out)
+    x = torch.randn(2, 3)
+    assert torch.equal(loaded(x), model(x))
+    report = birnn.verify(path, out, against="reference")
+    assert report.ok
+    return model
+
+
+def test_a_functional_model_of_1000_layers_goes_all_the_way(tmp_path: Path) -> None:
+    synthetic.functional(tmp_path / "m.h5", 1000)
+    model = convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.safetensors")
+    assert len(model.state_dict()) == 1000
+
+
+def test_a_chain_of_5000_layers_goes_all_the_way(tmp_path: Path) -> None:
+    synthetic.chain(tmp_path / "m.h5", 5000)
+    model = convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.pt")
+    assert len(model.state_dict()) == 10_000
+
+
+def calls(function: Callable[[], Any]) -> int:
+    """Calls of Python and C functions: the same on every machine, unlike seconds."""
+    profile = cProfile.Profile()
+    profile.runcall(function)
+    return int(vars(pstats.Stats(profile))["total_calls"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"), [("chain", 40), ("functional", 40), ("recurrent", 5), ("inner", 40)]
+)
+def test_twice_the_layers_are_twice_the_work(kind: str, least: int, tmp_path: Path) -> None:
+    work: list[int] = []
+    for layers in (least, 2 * least, 4 * least):
+        path, out = tmp_path / f"{layers}.h5", tmp_path / f"{layers}.pt"
+        synthetic.KINDS[kind](path, layers)
+
+        def everything(path: Path = path, out: Path = out) -> None:
+            birnn.save(birnn.convert(path), out)
+            birnn.load(out)
+            birnn.verify(path, out, against="reference")
+            birnn.inspect(path)
+
+        work.append(calls(everything))
+    # What is done once falls out of the differences.
+    assert work[2] - work[1] < 2.1 * (work[1] - work[0])
+
+
+def test_models_50_deep_convert(tmp_path: Path) -> None:
+    synthetic.nested(tmp_path / "m.h5", 48)
+    convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.pt")
+
+
+def test_shared_models_in_shared_models_convert(tmp_path: Path) -> None:
+    synthetic.nested(tmp_path / "m.h5", 4, 3)
+    convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.pt")
+
+
+def test_a_billion_calls_in_a_small_file_are_refused(tmp_path: Path) -> None:
+    synthetic.nested(tmp_path / "m.h5", 30, 2)
+    with pytest.raises(InvalidModelFileError, match=r"make \d+ calls of layers, more than 50000"):
+        read_model(tmp_path / "m.h5")
+
+
+def test_a_billion_calls_in_the_text_of_out_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthetic.nested(tmp_path / "m.h5", 6, 2)
+    birnn.save(birnn.convert(tmp_path / "m.h5"), tmp_path / "m.pt")
+    content = read_content(tmp_path / "m.pt")
+    content_spec(content)
+    monkeypatch.setattr("keras2torch_birnn.readers.unrolled.CALLS", 100)
+    with pytest.raises(InvalidModelFileError, match="calls of layers, more than 100"):
+        content_spec(content)
+    assert limits.CALLS == 50_000
+
+
+def test_names_that_collide_stay_short_and_unique() -> None:
+    names = ["layer_2", *(chr(0x4E00 + i) for i in range(20_000)), "layer_3"]
+    found = attribute_names(names)
+    assert len(set(found.values())) == len(names)
+    assert max(map(len, found.values())) < 16
+
+
+def test_a_name_that_is_taken_gets_an_underscore() -> None:
+    found = attribute_names(["forward", "forward_", "a b", "a-b", "a_b", "class", "1", "", "Self"])
+    assert found == {
+        "forward": "forward_",
+        "forward_": "forward__",
+        "a b": "a_b",
+        "a-b": "a_b_",
+        "a_b": "a_b_2",
+        "class": "class_",
+        "1": "layer_1",
+        "": "layer_",
+        "Self": "Self_",
+    }
