@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
 from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.layers.registry import CONVERTERS
@@ -24,6 +24,8 @@ from keras2torch_birnn.spec import ModelSpec, with_dtype
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 GOLDEN_STEPS = 7
 _META = "keras2torch_birnn"
+# What arithmetic raises on tensors that do not fit each other, where no shape told it before.
+_FAILURES = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,19 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 def convert_spec(spec: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
     """Build a spec's model and give it its origin: text, golden vectors, checksum."""
     model = build(spec, dtype=dtype)
-    facts = Origin(spec.to_json(), _golden(spec, model), checksum(model))
+    try:
+        golden = _golden(spec, model)
+    except _FAILURES as error:
+        raise InvalidModelFileError(
+            f"it cannot be computed on inputs of its own shapes ({_reason(error)})",
+            "refused; if Keras can, please report it",
+        ) from error
+    facts = Origin(spec.to_json(), golden, checksum(model))
     return with_origin(model, facts)
+
+
+def _reason(error: Exception) -> str:
+    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -81,7 +82,7 @@ def _infer_graph(
         if found is None:
             return None
         outputs = (found,) if _is_shape(found) else found
-        if not 0 <= ref.output < len(outputs):
+        if not isinstance(outputs, tuple) or not 0 <= ref.output < len(outputs):
             raise InvalidModelFileError(
                 f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
                 "refused",
@@ -96,10 +97,32 @@ def _infer_graph(
         else:
             given = call.args[0] if len(call.args) == 1 else call.args
             shape = map_structure(shape_of, given)
+            map_structure(shape_of, call.kwargs)  # masks and states are there, too
             layers[call.layer] = _infer(layer, shape, problems, call.kwargs)
+            if call.index:
+                _check_shared(layer, layers[call.layer], problems)
         shapes[call.layer, call.index] = layers[call.layer].output_shape
     output = map_structure(shape_of, graph.outputs)
     return replace(graph, layers=tuple(layers.values())), output
+
+
+def _check_shared(before: LayerSpec, now: LayerSpec, problems: list[K2TError]) -> None:
+    """A layer that is called again must need the same weights for its new input."""
+    for old, new in zip(before.walk(), now.walk(), strict=True):
+        if old.input_shape is None or new.input_shape is None:
+            continue
+        sizes, wanted = (
+            [size for shape in expected_weights(one).values() for size in shape]
+            for one in (old, new)
+        )
+        if any(a != b for a, b in zip(sizes, wanted, strict=False) if None not in (a, b)):
+            problems.append(
+                WeightMismatchError(
+                    f"{new.class_name} is called with inputs of shape {old.input_shape} and of "
+                    f"shape {new.input_shape}, which need different weights",
+                    place=new.place,
+                )
+            )
 
 
 def _is_shape(value: Structure) -> bool:
@@ -121,6 +144,27 @@ def _refs(structure: Structure) -> list[TensorRef]:
     found: list[TensorRef] = []
     map_structure(lambda leaf: found.append(leaf), structure)
     return found
+
+
+# No layer may give more numbers for one batch: whoever computes with the model must hold them.
+MOST_NUMBERS = 2**29
+
+
+def check_sizes(root: LayerSpec) -> None:
+    """Refuse sizes that no weight backs up (a padding of a million million steps).
+
+    Raises:
+        InvalidModelFileError: a layer's output has more than ``MOST_NUMBERS`` numbers.
+    """
+    for layer in root.walk():
+        for shape in (*_shapes(layer.input_shape), *_shapes(layer.output_shape)):
+            count = math.prod(size for size in shape or () if size is not None)
+            if count > MOST_NUMBERS:
+                raise InvalidModelFileError(
+                    f"an output of {count} numbers, more than {MOST_NUMBERS}",
+                    "refused",
+                    place=layer.place,
+                )
 
 
 def expected_weights(layer: LayerSpec) -> Mapping[str, tuple[int | None, ...]]:

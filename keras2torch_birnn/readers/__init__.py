@@ -35,7 +35,7 @@ from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
 from keras2torch_birnn.schema import SCHEMA, ShapeError
-from keras2torch_birnn.shapes import infer_model
+from keras2torch_birnn.shapes import check_sizes, infer_model
 from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec, with_dtype
 
 PathLike = str | os.PathLike[str]
@@ -98,6 +98,7 @@ def survey(
         notes = [consequences(parsing.generation), *parsing.notes, *more]
         if not parsing.problems:
             root = infer_model(root, parsing.problems)
+            check_sizes(root)
         if not parsing.problems:
             root, found = _with_weights(root, container, parsing, choice)
             notes += found

@@ -309,7 +309,7 @@ def _bidirectional_parts(
             )
             break
     halves = (forward, backward)
-    if all(h.class_name in CELL_GATES for h in halves):
+    if all(h.class_name in CELL_GATES and h.config for h in halves):  # none was refused
         _check_halves(forward, backward, parsing, place)
     return {
         "forward_layer": replace(forward, place=f"{place}/forward_layer"),

@@ -16,6 +16,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.readers.graph_checks import checked
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import (
     Call,
@@ -122,7 +123,8 @@ def functional_graph(
         _canonical(by_name[name], index, args, kwargs, dict_nodes, problems)
         for (name, index), (args, kwargs) in nodes.items()
     ]
-    return Graph(tuple(layers), _in_order(calls, outputs, place), inputs, outputs)
+    ordered = _in_order(calls, outputs, place)
+    return checked(Graph(tuple(layers), ordered, inputs, outputs), place)
 
 
 def _is_keras3_node(node: Any) -> bool:

@@ -31,8 +31,16 @@ from keras2torch_birnn.spec import Shape
 def _numbers(value: Any) -> Any:
     """A number, or lists of numbers as deep as they come, as tuples."""
     if isinstance(value, list | tuple):
-        return tuple(_numbers(part) for part in value)
+        numbers = tuple(_numbers(part) for part in value)
+        if len({_extent(part) for part in numbers}) != 1:
+            raise BadOptionError("numbers, or lists of equal lengths, are expected")
+        return numbers
     return number().parse(value)
+
+
+def _extent(numbers: Any) -> tuple[int, ...]:
+    """The shape of what ``_numbers`` gives."""
+    return (len(numbers), *_extent(numbers[0])) if isinstance(numbers, tuple) else ()
 
 
 def _rising(value: Any) -> tuple[float, ...]:
@@ -48,13 +56,18 @@ def _rising(value: Any) -> tuple[float, ...]:
 
 
 def _normalization_weights(config: Config, shape: Shape | None) -> WeightShapes:
-    if config["mean"] is not None:
-        if config["variance"] is None:
-            raise ShapeError("mean without variance")
-        return {}
     sizes: Shape = (None,) * len(config["axis"])
     if shape is not None:
         sizes = tuple(shape[axis] for axis in normalized_axes(config, len(shape)))
+    if config["mean"] is not None:
+        if config["variance"] is None:
+            raise ShapeError("mean without variance")
+        for name in ("mean", "variance"):
+            extent = _extent(config[name])
+            pairs = zip(reversed(extent), reversed(sizes), strict=False)
+            if len(extent) > len(sizes) or any(b not in (None, a) and a != 1 for a, b in pairs):
+                raise ShapeError(f"{name} of shape {list(extent)} does not fit {list(sizes)}")
+        return {}
     return {"mean": sizes, "variance": sizes, "count": ()}
 
 

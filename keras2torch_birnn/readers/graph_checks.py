@@ -1,0 +1,73 @@
+"""Whether a graph that was parsed can be run at all: every call gets tensors, every input is fed.
+
+Keras writes no other graphs; hands and accidents do.
+"""
+
+from __future__ import annotations
+
+from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.schema import OPS, SCHEMA
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves
+
+# A layer that may be called with a structure of tensors; the schema tells of the others.
+_STRUCTURES = ("TimeDistributed",)
+
+
+def checked(graph: Graph, place: str) -> Graph:
+    """Return the graph.
+
+    Raises:
+        InvalidModelFileError: an input that nobody feeds, a model input that is no InputLayer, or
+            a call whose arguments are not the tensors that the layer takes.
+    """
+    fed = [ref.layer for ref in leaves(graph.inputs)]
+    for name in fed:
+        found = graph.layer(name).class_name
+        if found != "InputLayer":
+            raise InvalidModelFileError(
+                f"input_layers names {printable(name)}, which is no input but a {printable(found)}",
+                "refused",
+                place=place,
+            )
+    known = frozenset(fed)
+    if len(known) < len(fed):
+        twice = next(name for name in fed if fed.count(name) > 1)
+        raise InvalidModelFileError(
+            f"input_layers names {printable(twice)} twice", "refused", place=place
+        )
+    for call in graph.calls:
+        layer = graph.layer(call.layer)
+        if layer.class_name == "InputLayer":
+            if layer.name not in known:
+                raise InvalidModelFileError(
+                    f"input {printable(layer.name)} is not one of input_layers",
+                    "refused",
+                    place=place,
+                )
+        elif layer.class_name in SCHEMA and layer.class_name not in OPS and layer.graph is None:
+            _check_arguments(layer, call)
+    return graph
+
+
+def _check_arguments(layer: LayerSpec, call: Call) -> None:
+    schema = SCHEMA[layer.class_name]
+    given: Structure = call.args
+    if schema.listed and call.args and isinstance(call.args[0], tuple):
+        given = call.args[0]
+    if layer.class_name in _STRUCTURES:
+        given = tuple(leaves(call.args))
+    all_needed = schema.listed or len(schema.arguments) == 1
+    if not given or (not schema.listed and len(call.args) > len(schema.arguments)):
+        raise InvalidModelFileError(
+            f"{layer.class_name} called with {len(given)} tensors", "refused", place=layer.place
+        )
+    said = [leaf for key in ("mask", "initial_state") for leaf in leaves(call.kwargs.get(key))]
+    for number, value in enumerate((*given, *said)):
+        optional = number >= len(given) or not all_needed
+        if not (isinstance(value, TensorRef) or (value is None and optional)):
+            raise InvalidModelFileError(
+                f"{layer.class_name} called with {printable(repr(value))} where a tensor is "
+                "expected",
+                "refused",
+                place=layer.place,
+            )

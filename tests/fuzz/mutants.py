@@ -1,0 +1,292 @@
+"""Small damages: to bytes, to JSON trees, to the graphs of models, to zip archives."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import struct
+import zipfile
+from random import Random
+from typing import Any
+
+# ---- bytes --------------------------------------------------------------------------------------
+
+_FIELDS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
+
+
+def damaged(data: bytes, random: Random) -> bytes:
+    """One to eight edits, or a cut, or a piece moved from elsewhere."""
+    mutant = bytearray(data)
+    if not mutant:
+        return data
+    kind = random.random()
+    if kind < 0.05:
+        return bytes(mutant[: random.randrange(len(mutant))])
+    if kind < 0.10:
+        size = random.randint(1, min(512, len(mutant)))
+        source, target = (random.randrange(len(mutant) - size + 1) for _ in range(2))
+        mutant[target : target + size] = mutant[source : source + size]
+        return bytes(mutant)
+    if kind < 0.12:
+        at, size = random.randrange(len(mutant)), random.randint(1, 64)
+        piece = random.randbytes(size)
+        return bytes(mutant[:at] + (piece if random.random() < 0.5 else b"") + mutant[at + size :])
+    # Structure is dense at the front of these files and behind signatures
+    front = random.random() < 0.3
+    for _ in range(random.randint(1, 8)):
+        at = random.randrange(min(len(mutant), 2048) if front else len(mutant))
+        if random.random() < 0.3:
+            _overwrite_field(mutant, at, random)
+        elif random.random() < 0.3:
+            mutant[at] ^= 1 << random.randrange(8)
+        else:
+            mutant[at] = random.randrange(256)
+    return bytes(mutant)
+
+
+def _overwrite_field(mutant: bytearray, at: int, random: Random) -> None:
+    """A length or an address: a special value, something near what stood there, or the size."""
+    width = random.choice((2, 4, 8))
+    at = min(at & ~(width - 1), len(mutant) - width)
+    if at < 0:
+        return
+    old = int.from_bytes(mutant[at : at + width], "little")
+    value = random.choice((*_FIELDS, old + 1, old - 1, old * 2, old ^ 8, len(mutant), at))
+    mutant[at : at + width] = (value % (1 << 8 * width)).to_bytes(width, "little")
+
+
+# ---- JSON ---------------------------------------------------------------------------------------
+
+_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    7,
+    10**6,
+    2**31,
+    2**63,
+    10**18,
+    0.0,
+    0.5,
+    -1.5,
+    1e300,
+    float("nan"),
+    float("inf"),
+    "",
+    "relu",
+    "LSTM",
+    "channels_first",
+    "..",
+    "/",
+    "\x00",
+    "a" * 2000,
+    "\u202e\x1b[31m",
+    [],
+    {},
+    [None],
+    [[]],
+    [0, 0, 0],
+    {"class_name": "LSTM", "config": {}},
+    {"class_name": "__tuple__", "items": [1, 2]},
+    {"class_name": "Functional", "config": {"layers": []}},
+)
+
+
+def _places(tree: Any) -> list[tuple[Any, Any]]:
+    """(owner, key) of everything below the root."""
+    found: list[tuple[Any, Any]] = []
+    todo = [tree]
+    while todo:
+        owner = todo.pop()
+        keys = owner.keys() if isinstance(owner, dict) else range(len(owner))
+        for key in keys:
+            found.append((owner, key))
+            if isinstance(owner[key], dict | list):
+                todo.append(owner[key])
+    return found
+
+
+def changed_tree(tree: Any, random: Random) -> Any:
+    """A copy of a JSON tree with one to four changes."""
+    tree = copy.deepcopy(tree)
+    for _ in range(random.choice((1, 1, 1, 2, 2, 3, 4))):
+        places = _places(tree)
+        if not places:
+            return random.choice(_VALUES)
+        owner, key = random.choice(places)
+        _change(owner, key, places, random)
+    return tree
+
+
+def _change(owner: Any, key: Any, places: list[tuple[Any, Any]], random: Random) -> None:
+    value = owner[key]
+    match random.randrange(9):
+        case 0 | 1:
+            owner[key] = copy.deepcopy(random.choice(_VALUES))
+        case 2:
+            del owner[key]
+        case 3:
+            other, name = random.choice(places)
+            owner[key] = copy.deepcopy(_at(other, name))
+        case 4 if isinstance(owner, list):
+            owner.insert(random.randint(0, len(owner)), copy.deepcopy(value))
+        case 4:
+            owner[str(random.choice((key, "x", "name", "units", "layers")))] = value
+        case 5:
+            owner[key] = random.choice(([value], {"config": value}, [value, value], str(value)))
+        case 6 if isinstance(value, list):
+            random.shuffle(value)
+        case 6 if isinstance(value, dict) and value:
+            value.pop(random.choice(list(value)))
+        case _:
+            owner[key] = _tweaked(value, random)
+
+
+def _at(owner: Any, key: Any) -> Any:
+    inside = key in owner if isinstance(owner, dict) else key < len(owner)
+    return owner[key] if inside else None
+
+
+def _tweaked(value: Any, random: Random) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return random.choice((value + 1, value - 1, -value, value * 2, value / 3, str(value)))
+    if isinstance(value, str):
+        return random.choice((value + "_1", value[:-1], value.upper(), value[::-1], value * 2))
+    return random.choice(_VALUES)
+
+
+def as_text(tree: Any, random: Random) -> str:
+    """JSON text, now and then with a damage that only text can have."""
+    text = json.dumps(tree)
+    kind = random.random()
+    if kind > 0.06 or not text:
+        return text
+    at = random.randrange(len(text))
+    if kind < 0.02:
+        return text[:at]
+    if kind < 0.04:
+        end = min(len(text), at + random.randint(1, 200))
+        return text[:end] + text[at:]
+    bits = ("[", "]", "{", "}", ",", ":", '"', "\\", "\\ud800", "1e999", "-", "0" * 30, "NaN", " ")
+    return text[:at] + random.choice(bits) + text[at + random.randint(0, 2) :]
+
+
+# ---- graphs -------------------------------------------------------------------------------------
+
+
+def rewired(model: Any, random: Random) -> Any:
+    """A copy of a functional model with one to three changes to who feeds whom."""
+    model = copy.deepcopy(model)
+    owners = [o for o, k in _places(model) if k == "layers" and isinstance(o[k], list) and o[k]]
+    if not owners:
+        return changed_tree(model, random)
+    for _ in range(random.randint(1, 3)):
+        owner = random.choice(owners)
+        if owner["layers"]:
+            _rewire(owner, owner["layers"], random)
+    return model
+
+
+def _rewire(owner: Any, layers: list[Any], random: Random) -> None:
+    one, two = random.choice(layers), random.choice(layers)
+    names = [entry.get("name") or entry.get("config", {}).get("name") for entry in layers]
+    references = _references(owner, names)
+    match random.randrange(9):
+        case 0 if "inbound_nodes" in one and "inbound_nodes" in two:
+            one["inbound_nodes"], two["inbound_nodes"] = two["inbound_nodes"], one["inbound_nodes"]
+        case 1 | 2 if references:
+            random.choice(references)[0] = random.choice(names)
+        case 3 if references:
+            reference = random.choice(references)
+            reference[random.randint(1, 2) % len(reference)] = random.choice((-1, 0, 1, 2, 10**9))
+        case 4:
+            layers.remove(one)
+        case 5:
+            layers.insert(random.randint(0, len(layers)), copy.deepcopy(one))
+        case 6 if one.get("inbound_nodes"):
+            nodes = one["inbound_nodes"]
+            nodes.append(copy.deepcopy(random.choice(nodes + (two.get("inbound_nodes") or []))))
+        case 7:
+            random.shuffle(layers)
+        case _:
+            one["name"] = random.choice(names)
+            if random.random() < 0.5 and isinstance(one.get("config"), dict):
+                one["config"]["name"] = one["name"]
+
+
+def _references(owner: Any, names: list[Any]) -> list[list[Any]]:
+    """Every list that starts with a layer's name: the ends of the graph's edges."""
+    lists = [o[k] for o, k in _places(owner) if isinstance(o[k], list)]
+    return [r for r in lists if len(r) >= 2 and isinstance(r[0], str) and r[0] in names]
+
+
+# ---- zip archives -------------------------------------------------------------------------------
+
+
+def rezipped(data: bytes, random: Random) -> bytes:
+    """A well-formed archive (right checksums) whose members are odd."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    for _ in range(random.randint(1, 2)):
+        _odd_members(members, random)
+    sink = io.BytesIO()
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+    method = random.choices(methods, (6, 3, 0.3))[0]
+    with zipfile.ZipFile(sink, "w", method) as archive:
+        for name, content in members:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = method if random.random() < 0.9 else random.choice(methods)
+            info.extra = random.randbytes(random.choice((0, 0, 0, 4, 40)))
+            archive.writestr(info, content)
+        archive.comment = random.randbytes(random.choice((0, 0, 0, 3, 300)))
+    made = bytearray(sink.getvalue())
+    if random.random() < 0.25:
+        _odd_headers(made, random)
+    if random.random() < 0.1:
+        made[:0] = random.randbytes(random.randint(1, 600))
+    return bytes(made)
+
+
+def _odd_members(members: list[tuple[str, bytes]], random: Random) -> None:
+    if not members:
+        return
+    at = random.randrange(len(members))
+    name, content = members[at]
+    match random.randrange(9):
+        case 0 | 1 | 2:
+            members[at] = (name, damaged(content, random))
+        case 3:
+            members.append((name, damaged(content, random)))
+        case 4:
+            members[at] = (
+                random.choice(("../x", "/abs", "config.json", "a/" + name, "é")),
+                content,
+            )
+        case 5:
+            del members[at]
+        case 6:
+            members.insert(at, (f"extra{at}", random.randbytes(random.randrange(100))))
+        case 7:
+            random.shuffle(members)
+        case _:
+            members[at] = (name, content + random.randbytes(random.choice((0, 1, 5000))))
+
+
+def _odd_headers(made: bytearray, random: Random) -> None:
+    """Fields of the central directory or of a member's own header, one of them changed."""
+    starts = [i for i in range(len(made) - 4) if made[i : i + 2] == b"PK" and made[i + 3] < 8]
+    if not starts:
+        return
+    at = random.choice(starts) + random.choice((4, 6, 8, 10, 14, 16, 18, 20, 22, 24, 26, 28, 42))
+    width = random.choice((2, 4))
+    if at + width <= len(made):
+        value = random.choice((*_FIELDS, random.getrandbits(16), len(made)))
+        form = "<H" if width == 2 else "<I"
+        struct.pack_into(form, made, at, value % (1 << 8 * width))

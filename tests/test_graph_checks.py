@@ -1,0 +1,152 @@
+"""Graphs that no Keras writes are refused by name: found by changing good ones at random."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import FIXTURES, changed_config, layer
+
+from keras2torch_birnn import (
+    InvalidModelFileError,
+    K2TError,
+    UnsupportedOptionError,
+    conversion,
+    convert,
+)
+from keras2torch_birnn.readers import survey
+from keras2torch_birnn.schema import OPS, SCHEMA
+from keras2torch_birnn.schema.options import REQUIRED
+
+LIVE = FIXTURES / "keras-3.15.1"
+MERGE = LIVE / "merge_concat_features.keras"
+SIAMESE = FIXTURES / "keras-2.3.1" / "graph_siamese.h5"
+HALVES = FIXTURES / "tf.keras-2.15.0" / "backward_class.h5"
+PADDED = FIXTURES / "keras-2.2.4" / "around_margins1.h5"
+
+
+def first_of(model: dict[str, Any], class_name: str) -> dict[str, Any]:
+    """The first layer of a class."""
+    return next(e for e in model["config"]["layers"] if e["class_name"] == class_name)
+
+
+def without_first_input(model: dict[str, Any]) -> None:
+    model["config"]["input_layers"] = model["config"]["input_layers"][1:]
+
+
+def input_that_is_none(model: dict[str, Any]) -> None:
+    model["config"]["input_layers"][0][0] = first_of(model, "LSTM")["config"]["name"]
+
+
+def input_twice(model: dict[str, Any]) -> None:
+    model["config"]["input_layers"] *= 2
+
+
+def mask_from_nowhere(model: dict[str, Any]) -> None:
+    node = first_of(model, "LSTM")["inbound_nodes"][0]
+    tensor = json.loads(json.dumps(node["args"][0]))
+    tensor["config"]["keras_history"][2] = 1
+    node["kwargs"]["mask"] = tensor
+
+
+def list_for_one(model: dict[str, Any]) -> None:
+    node = first_of(model, "LSTM")["inbound_nodes"][0]
+    node["args"][0] = {"a": node["args"][0]}
+
+
+def number_for_a_tensor(model: dict[str, Any]) -> None:
+    first_of(model, "LSTM")["inbound_nodes"][0]["args"][0] = 3
+
+
+def number_in_a_list(model: dict[str, Any]) -> None:
+    joined = [e for e in model["config"]["layers"] if e["class_name"] == "Concatenate"]
+    own = next(e for e in joined if e["module"] == "keras.layers")  # not the operation
+    own["inbound_nodes"][0]["args"][0][0] = 3
+
+
+def no_tensor(model: dict[str, Any]) -> None:
+    first_of(model, "LSTM")["inbound_nodes"][0]["args"] = []
+
+
+def mask_of_numbers(model: dict[str, Any]) -> None:
+    first_of(model, "LSTM")["inbound_nodes"][0]["kwargs"]["mask"] = [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without_first_input, "is not one of input_layers"),
+        (input_that_is_none, "which is no input but a"),
+        (input_twice, "input_layers names .* twice"),
+        (mask_from_nowhere, "output 1 of layer .* is used but not there"),
+        (list_for_one, "LSTM called with {'a'.* where a tensor is expected"),
+        (number_for_a_tensor, "LSTM called with 3 where a tensor is expected"),
+        (number_in_a_list, "Concatenate called with 3 where a tensor is expected"),
+        (no_tensor, "LSTM called with 0 tensors"),
+        (mask_of_numbers, "LSTM called with .* where a tensor is expected"),
+    ],
+)
+def test_a_call_without_its_tensors_is_refused(
+    change: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
+) -> None:
+    source = next(
+        path
+        for path in sorted(LIVE.glob("merge_*.keras"))
+        if all(name in path.read_bytes() for name in (b'"LSTM"', b'"Concatenate"'))
+    )
+    changed = changed_config(source, tmp_path / "m.keras", change)
+    with pytest.raises(InvalidModelFileError, match=words):
+        survey(changed)
+
+
+def test_a_shared_layer_needs_the_same_weights_for_every_input(tmp_path: Path) -> None:
+    """Only its last call was looked at, and its weights fitted that one."""
+
+    def after_itself(model: dict[str, Any]) -> None:
+        """The second call of the Dense reads what its first one gives."""
+        shared, joined = layer(model, "dense_1"), ["concatenate_1", 0, 0, {}]
+        shared["inbound_nodes"] = [[joined], [["dense_1", 0, 0, {}]]]
+
+    changed = changed_config(SIAMESE, tmp_path / "m.h5", after_itself)
+    with pytest.raises(K2TError, match="which need different weights"):
+        convert(changed)
+
+
+def test_a_bidirectional_over_a_refused_half_says_so(tmp_path: Path) -> None:
+    def unknown(model: dict[str, Any]) -> None:
+        first_of(model, "Bidirectional")["config"]["backward_layer"]["config"]["new_option"] = 1
+
+    changed = changed_config(HALVES, tmp_path / "m.h5", unknown)
+    with pytest.raises(UnsupportedOptionError, match="new_option"):
+        convert(changed)
+
+
+def test_sizes_that_no_weight_backs_up_are_refused(tmp_path: Path) -> None:
+    def wide(model: dict[str, Any]) -> None:
+        first_of(model, "ZeroPadding1D")["config"]["padding"] = [2**30, 2]
+
+    changed = changed_config(PADDED, tmp_path / "m.h5", wide)
+    with pytest.raises(InvalidModelFileError, match="numbers, more than"):
+        survey(changed)
+
+
+def test_a_model_that_cannot_be_computed_is_an_error_of_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compute(*_: Any, **__: Any) -> None:
+        raise ValueError("operands could not be\nbroadcast together")
+
+    monkeypatch.setattr(conversion, "compute", compute)
+    with pytest.raises(InvalidModelFileError, match="ValueError: operands could not be broadcast"):
+        convert(PADDED)
+
+
+@pytest.mark.parametrize("class_name", sorted(SCHEMA.keys() - OPS.keys()))
+def test_every_default_has_the_form_of_a_parsed_value(class_name: str) -> None:
+    schema = SCHEMA[class_name]
+    for key, option in {**schema.options, **schema.call_options}.items():
+        if option.default is not REQUIRED and option.default is not None:
+            assert option.parse(option.default) == option.default, key
