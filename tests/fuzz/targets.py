@@ -104,7 +104,10 @@ def guard() -> None:
         raise HangError
 
     signal.signal(signal.SIGVTALRM, hang)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    facts = Path("/proc/self/statm")
+    if not facts.exists():  # not Linux
+        return
+    pages = int(facts.read_text(encoding="ascii").split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + (1 << 30)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 

@@ -1,0 +1,57 @@
+"""2,000 damaged and hostile inputs, always the same: ours to read right or to refuse in one line.
+
+The long runs and what came of them: ``docs/trust.md``.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+# Children are made by fork and held by the limits of the operating system.
+targets = pytest.importorskip("fuzz.targets", exc_type=ImportError)
+
+TESTS = Path(__file__).parent
+COUNTS = {"bytes": 350, "structured": 250, "architectures": 700, "answers": 700}
+SEED = 2026
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_mutants_are_read_right_or_refused(kind: str) -> None:
+    """In a process of its own, which a bug may crash."""
+    code = "from fuzz.campaign import batch_main; batch_main()"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, kind, str(SEED), "0", str(COUNTS[kind])],
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tally: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert tally["findings"] == []
+    assert sum(tally["outcomes"].values()) == COUNTS[kind]
+    # Some are still good, most are not: the damage is neither too small nor too great.
+    assert 0.05 < tally["outcomes"]["accepted"] / COUNTS[kind] < 0.8
+
+
+def test_the_independent_reader_sees_a_difference(tmp_path: Path) -> None:
+    """The measure of the runs above is not blind."""
+    values = np.arange(6, dtype="f4").reshape(2, 3)
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["a"], file["b"] = values, values
+    wrong = values.copy()
+    wrong[1, 2] = np.nextafter(wrong[1, 2], np.float32(9))
+    tally = targets.Tally()
+    files = {"m.h5": (tmp_path / "m.h5").read_bytes()}
+    taken = targets.Taken([("/a", values), ("/b", wrong)], files, {}, {"mutant": 0})
+    targets.compare([taken], tally)
+    assert dict(tally.compared) == {"equal": 1, "DIFFERENT": 1}
+    assert [finding["error"] for finding in tally.findings] == ["differs from h5py: /b"]
