@@ -15,12 +15,14 @@ if TYPE_CHECKING:
         K2TError,
         MissingArchitectureError,
         OutputError,
+        PluginError,
         UnsupportedLayerError,
         UnsupportedOptionError,
         UsageError,
         WeightMismatchError,
     )
-    from keras2torch_birnn.layers.registry import converts
+    from keras2torch_birnn.layers.registry import MaskFlow
+    from keras2torch_birnn.own import converts, equation, supplies
     from keras2torch_birnn.saving import load, save
     from keras2torch_birnn.spec import LayerSpec, ModelSpec
     from keras2torch_birnn.verification import ParityReport, verify
@@ -33,13 +35,17 @@ _HOMES = {
     "save": "saving",
     "verify": "verification",
     "ParityReport": "verification",
-    "converts": "layers.registry",
+    "converts": "own",
+    "supplies": "own",
+    "equation": "own",
+    "MaskFlow": "layers.registry",
     "LayerSpec": "spec",
     "ModelSpec": "spec",
     "K2TError": "errors",
     "InvalidModelFileError": "errors",
     "MissingArchitectureError": "errors",
     "OutputError": "errors",
+    "PluginError": "errors",
     "UnsupportedLayerError": "errors",
     "UnsupportedOptionError": "errors",
     "UsageError": "errors",
@@ -50,19 +56,23 @@ __all__ = [
     "InvalidModelFileError",
     "K2TError",
     "LayerSpec",
+    "MaskFlow",
     "MissingArchitectureError",
     "ModelSpec",
     "OutputError",
     "ParityReport",
+    "PluginError",
     "UnsupportedLayerError",
     "UnsupportedOptionError",
     "UsageError",
     "WeightMismatchError",
     "convert",
     "converts",
+    "equation",
     "inspect",
     "load",
     "save",
+    "supplies",
     "verify",
 ]
 

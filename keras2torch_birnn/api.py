@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import K2TError, gather, in_file
+from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import PathLike, read_model, survey
 from keras2torch_birnn.rnn.choice import activation_label, alike, choose
 from keras2torch_birnn.schema import CELL_GATES
@@ -24,17 +24,20 @@ def convert(
     config: PathLike | None = None,
     dtype: str | None = None,
     masked_steps: str | None = None,
+    plugins: Iterable[PluginName] = (),
 ) -> nn.Module:
     """Read a Keras file and rebuild its model in torch: eval mode, CPU.
 
     path: ``.h5``, ``.hdf5`` or ``.keras``, told apart by content. config: the text of
     ``model.to_json()``, for a file that holds only weights. dtype: "float32" or "float64".
     masked_steps: "zeros" or "previous", where a note says that the file's version leaves it open.
+    plugins: shipped ones by name, your own by path, see ``plugins.load_plugins``.
 
     Raises:
         InvalidModelFileError, WeightMismatchError: the file is broken; UnsupportedLayerError,
         UnsupportedOptionError: with everything that cannot be converted in one list.
     """
+    load_plugins(plugins)
     model, _ = convert_with_spec(path, config=config, dtype=dtype, masked_steps=masked_steps)
     return model
 
@@ -48,24 +51,13 @@ def convert_with_spec(
 ) -> tuple[nn.Module, ModelSpec]:
     """The same, with the parsed file."""
     with ThreadPoolExecutor(1) as beside:
-        reading = beside.submit(
-            read_model, path, config=config, custom=_custom(), masked_steps=masked_steps
-        )
+        reading = beside.submit(read_model, path, config=config, masked_steps=masked_steps)
         # The file's index is made by a child process; torch is imported meanwhile.
         from keras2torch_birnn.conversion import convert_spec
 
         spec = reading.result()
     with in_file(path):
         return convert_spec(spec, dtype=dtype), spec
-
-
-def _custom() -> Iterable[str]:
-    """Classes with converters of the user: none if the registry was never imported."""
-    if "keras2torch_birnn.layers.registry" not in sys.modules:
-        return ()
-    from keras2torch_birnn.conversion import custom_classes
-
-    return custom_classes()
 
 
 @dataclass(frozen=True)
@@ -91,18 +83,23 @@ class Inspection:
     problems: tuple[K2TError, ...]
 
 
-def inspect(path: PathLike, *, config: PathLike | None = None) -> Inspection:
+def inspect(
+    path: PathLike, *, config: PathLike | None = None, plugins: Iterable[PluginName] = ()
+) -> Inspection:
     """Read a file's structure; what is unsupported is listed, not raised.
 
     Raises:
         InvalidModelFileError: the file is broken.
     """
-    spec, problems = survey(path, config=config, custom=_custom())
+    load_plugins(plugins)
+    spec, problems = survey(path, config=config)
     masks: Mapping[str, str] = {}
     if not problems:
         from keras2torch_birnn.conversion import build
+        from keras2torch_birnn.trial import completed
 
         try:
+            spec = completed(spec)
             masks = build(spec).meta["masks"]
         except K2TError as error:
             problems = [error]

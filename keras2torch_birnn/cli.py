@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ import typer
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.errors import K2TError, OutputError, UsageError, gather, printable
+from keras2torch_birnn.plugins import load_plugins
 
 app = typer.Typer(
     name="k2t",
@@ -35,8 +35,12 @@ ConfigPath = Annotated[
     typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),
 ]
 Plugins = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", metavar="FILE.py", help="Your own converters; repeatable. Runs FILE."),
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py|NAME",
+        help="Your own converters, or shipped ones by name; repeatable. Runs FILE.",
+    ),
 ]
 Masked = Annotated[
     str | None, typer.Option("--masked-steps", help="zeros or previous, if a note offers it.")
@@ -142,20 +146,6 @@ def _print_json(data: Any) -> None:
     _print(json.dumps(data, indent=2))
 
 
-def _load_plugins(files: list[Path] | None) -> None:
-    """Run the user's own files, which register converters. Never a file named by a model."""
-    for file in files or []:
-        if not file.is_file():
-            raise UsageError(f"plugin {printable(file)} is no file", "name a Python file")
-        try:
-            runpy.run_path(str(file), run_name="k2t_plugin")
-        except (Exception, SystemExit) as error:
-            reason = printable(f"{type(error).__name__}: {error}".splitlines()[0])
-            raise UsageError(
-                f"plugin {printable(file)} fails: {reason}", "--debug shows where"
-            ) from error
-
-
 @app.command()
 def convert(
     model: ModelPath,
@@ -182,7 +172,7 @@ def convert(
         from keras2torch_birnn.writing import check_output
 
         check_output(out, overwrite=force, source=model)
-        _load_plugins(plugin)
+        load_plugins(plugin or ())
         if dtype not in (None, "float32", "float64"):
             raise UsageError(f"--dtype {printable(dtype)}: float32 or float64 is expected")
         from keras2torch_birnn.api import convert_with_spec
@@ -233,7 +223,7 @@ def verify(
     With OUT alone its own golden vectors are the measure: k2t verify model.pt
     """
     with _errors_as_lines(debug):
-        _load_plugins(plugin)
+        load_plugins(plugin or ())
         from keras2torch_birnn.verification import AGAINST
         from keras2torch_birnn.verification import verify as prove
 
@@ -299,7 +289,7 @@ def inspect(
     Example: k2t inspect model.h5
     """
     with _errors_as_lines(debug):
-        _load_plugins(plugin)
+        load_plugins(plugin or ())
         from keras2torch_birnn.api import inspect as look
 
         with _working(f"reading {printable(model.name)}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping
 from copy import deepcopy
@@ -15,11 +16,12 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
 from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.layers.graph import graph_module
-from keras2torch_birnn.layers.registry import CONVERTERS
+from keras2torch_birnn.own import equation_of, shown
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.layers import RecurrentModule
 from keras2torch_birnn.schema import SCHEMA
-from keras2torch_birnn.spec import ModelSpec, with_dtype
+from keras2torch_birnn.spec import ModelSpec, model_from_json, with_dtype
+from keras2torch_birnn.trial import check_lasting, completed, own_layers, tried
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 GOLDEN_STEPS = 7
@@ -73,11 +75,6 @@ def with_origin(model: fx.GraphModule, facts: Origin) -> fx.GraphModule:
     return model
 
 
-def custom_classes() -> frozenset[str]:
-    """Layer classes that the user registered converters for."""
-    return frozenset(CONVERTERS.keys() - SCHEMA.keys())
-
-
 def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
     """Build the torch module of a spec: eval mode, CPU, the file's dtype or ``dtype``.
 
@@ -100,21 +97,38 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def convert_spec(spec: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
-    """Build a spec's model and give it its origin: text, golden vectors, checksum."""
+    """Build a spec's model and give it its origin: text, golden vectors, checksum.
+
+    Raises:
+        PluginError: a layer of a plugin fails, or would not survive in OUT.
+    """
+    spec = completed(spec)
     model = build(spec, dtype=dtype)
+    text = spec.to_json()
     try:
+        if own_layers(spec):
+            _try_plugins(spec, model, text)
         golden = _golden(spec, model)
     except _FAILURES as error:
         raise InvalidModelFileError(
             f"it cannot be computed on inputs of its own shapes ({_reason(error)})",
             "refused; if Keras can, please report it",
         ) from error
-    facts = Origin(spec.to_json(), golden, checksum(model))
+    facts = Origin(text, golden, checksum(model))
     return with_origin(model, facts)
 
 
 def _reason(error: Exception) -> str:
     return printable(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _try_plugins(spec: ModelSpec, model: fx.GraphModule, text: str) -> None:
+    """Find out before anything is written what is wrong with a plugin's layers."""
+    inputs = tuple(map(torch.from_numpy, draw_inputs(spec, steps=GOLDEN_STEPS, seed=0)))
+    tried(model, on_model(model, inputs))
+    names = ", ".join(dict.fromkeys(shown(layer) for layer in own_layers(spec)))
+    again = build(model_from_json(json.loads(text))).to(float_type(model))
+    check_lasting(model, again, lambda one: run(one, inputs), names)
 
 
 def _golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
@@ -132,8 +146,10 @@ def _golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
 
 
 def covered(spec: ModelSpec) -> bool:
-    """Whether the reference knows every layer of the model."""
-    return all(layer.class_name in SCHEMA for layer in spec.root.walk())
+    """Whether the reference has an equation of every layer of the model."""
+    return all(
+        layer.class_name in SCHEMA or equation_of(layer) is not None for layer in spec.root.walk()
+    )
 
 
 def difference(a: Any, b: Any) -> float:
@@ -163,19 +179,25 @@ def in_float64(model: nn.Module) -> nn.Module:
 
 def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Outputs of one call from fresh states, flat and on the CPU; the model is left as it was."""
-    place = next(iter(model.state_dict().values()), torch.zeros(()))
-    float_type = next(
-        (t.dtype for t in model.state_dict().values() if t.is_floating_point()), torch.float32
-    )
-    given = [
-        x.to(place.device, float_type) if x.is_floating_point() else x.to(place.device)
-        for x in inputs
-    ]
+    given = on_model(model, inputs)
     reset_states(model)
     with torch.no_grad():
         out = model(*given)
     reset_states(model)
     return tuple(y.cpu() for y in flat(out))
+
+
+def float_type(model: nn.Module) -> torch.dtype:
+    """The precision of a model's weights."""
+    tensors = model.state_dict().values()
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+
+def on_model(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The inputs on the model's device, floats in its precision."""
+    device = next(iter(model.state_dict().values()), torch.zeros(())).device
+    kind = float_type(model)
+    return tuple(x.to(device, kind) if x.is_floating_point() else x.to(device) for x in inputs)
 
 
 def reset_states(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.shapes import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, TensorRef, leaves
 
@@ -124,6 +125,8 @@ def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
             layer = layers[ref.layer]
             layers[ref.layer] = replace(layer, config={**layer.config, "shape": shape})
     graph = replace(model.graph, layers=tuple(layers.values()))
+    if any(layer.class_name not in SCHEMA for layer in model.root.walk()):
+        return False  # nobody knows what a plugin's layer gives then
     problems: list[K2TError] = []
     root = infer_model(replace(model.root, graph=graph), problems)
     return not problems and all(

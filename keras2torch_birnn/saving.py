@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
+from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.spec import ModelSpec, model_from_json
 from keras2torch_birnn.writing import write_whole
@@ -114,13 +115,22 @@ def _first_line(error: Exception) -> str:
     return printable(str(error).strip().partition("\n")[0])
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> fx.GraphModule:
+def load(
+    path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    *,
+    plugins: Iterable[PluginName] = (),
+) -> fx.GraphModule:
     """Read a model that ``save`` or ``k2t convert`` wrote: eval mode, on ``device``.
+
+    ``plugins``: those that the model was converted with, unless they are loaded already.
 
     Raises:
         InvalidModelFileError: not such a file, or damaged; WeightMismatchError: its tensors are
-            not those of its spec; UsageError: no such device.
+            not those of its spec; UsageError: no such device; UnsupportedLayerError: a layer of a
+            plugin that is not loaded.
     """
+    load_plugins(plugins)
     with in_file(path):
         content = read_content(Path(path))
         spec = content_spec(content)

@@ -12,6 +12,7 @@ from keras2torch_birnn.errors import (
     WeightMismatchError,
     printable,
 )
+from keras2torch_birnn.own import own_output
 from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
 from keras2torch_birnn.spec import Graph, LayerSpec, Shape, Structure, TensorRef, map_structure
 
@@ -41,8 +42,10 @@ def _infer(
 def _infer_leaf(
     layer: LayerSpec, shape: Structure, problems: list[K2TError], said: Mapping[str, Structure]
 ) -> LayerSpec:
-    if layer.class_name not in SCHEMA:  # the user's own layer: only it knows
-        return replace(layer, input_shape=shape)
+    if layer.class_name not in SCHEMA:  # a plugin's layer: its output may be known from before
+        output = own_output(layer, shape)
+        output = layer.output_shape if output is None else output
+        return replace(layer, input_shape=shape, output_shape=output)
     if layer.class_name == "Bidirectional":
         halves = {key: _infer(part, shape, problems) for key, part in layer.parts.items()}
         heads = [half.output_shape for half in halves.values()]

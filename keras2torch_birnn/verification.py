@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.conversion import (
-    covered,
-    custom_classes,
     difference,
     flat,
     in_float64,
@@ -33,10 +31,22 @@ from keras2torch_birnn.conversion import (
 from keras2torch_birnn.errors import UsageError, WeightMismatchError, in_file
 from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.keras_runner import KerasAnswer, ask_keras
+from keras2torch_birnn.own import equation_of, shown
+from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.reference.own_layers import by_plugin
 from keras2torch_birnn.saving import checked_device, load
-from keras2torch_birnn.spec import Array, ModelSpec, leaves, model_from_json
+from keras2torch_birnn.spec import (
+    Array,
+    LayerSpec,
+    ModelSpec,
+    Structure,
+    leaves,
+    model_from_json,
+)
+from keras2torch_birnn.trial import completed, own_layers, stands_for
 
 Against = Literal["auto", "keras", "reference", "golden"]
 AGAINST: tuple[Against, ...] = ("auto", "keras", "reference", "golden")
@@ -111,66 +121,80 @@ def verify(
     atol: float = ATOL,
     rtol: float = RTOL,
     masked_steps: str | None = None,
+    plugins: Iterable[PluginName] = (),
 ) -> ParityReport:
     """Compare the converted model OUT with what MODEL computes.
 
     With one path, that is OUT, checked against the golden vectors inside it. ``against``:
     "reference" (float64 NumPy), "keras" (the live Keras that can load the file, in a child
     process), "golden", or "auto": the reference, and Keras where it is installed.
-    ``masked_steps``: as for ``convert``; by default what OUT was converted with.
+    ``masked_steps``: as for ``convert``; by default what OUT was converted with. ``plugins``: as
+    for ``convert``.
 
     Raises:
         UsageError: a device or a Keras that is not there; and what reading either file raises.
     """
     if against not in AGAINST:
         raise UsageError(f"against {against!r}: one of {', '.join(AGAINST)} is expected")
+    load_plugins(plugins)
     places = expand_devices(devices)
     if out is None or against == "golden":
         return _against_golden(out or model, places, atol, rtol)
-    known = custom_classes()
-    spec = read_model(model, config=config, custom=known, masked_steps=masked_steps)
+    spec = _read(model, config, masked_steps)
     converted = load(out)
     chosen = masked_steps or model_from_json(json.loads(origin(converted).spec_text)).masked_steps
     if chosen != spec.masked_steps:
-        spec = read_model(model, config=config, custom=known, masked_steps=chosen)
+        spec = _read(model, config, chosen)
     _check_same_model(spec, converted, out)
     inputs = draw_inputs(spec, steps=STEPS, seed=1)
     notes: list[str] = []
-    exact: tuple[Array, ...] | None = None
-    layers: tuple[LayerParity, ...] = ()
-    if covered(spec):
-        trace = compute(spec, inputs)
-        exact = trace.outputs
-        layers = _per_layer(converted, inputs, trace.layers)
-    elif against == "reference":
-        raise UsageError(
-            "the reference does not know every layer of this model",
-            "use --against keras or --against golden",
+    trace = compute(spec, inputs, own=_by_plugin)
+    exact = trace.outputs
+    layers = _per_layer(converted, inputs, trace.layers)
+    without = [shown(layer) for layer in own_layers(spec) if equation_of(layer) is None]
+    if without:
+        notes.append(
+            f"{', '.join(dict.fromkeys(without))}: no NumPy equation, so what its module gives is "
+            "taken as given; all other layers are judged by the reference"
         )
     comparisons: list[Comparison] = []
     answer = _keras_answer(model, config, spec, inputs, against, notes)
-    rounding = 0.0
-    if exact is not None:
-        rounding = _rounding(spec, inputs, exact)
-    if answer is not None and exact is not None:
+    rounding = _rounding(spec, inputs, exact)
+    if answer is not None:
         rounding = max(rounding, _error(answer.outputs, exact)[0])
     for device in places:
         got = _outputs(converted, inputs, device, strict=True)
-        if exact is not None and against != "keras":
+        if against != "keras":
             comparisons.append(_compare(got, exact, device, "reference", rounding, atol, rtol))
         if answer is not None:
             comparisons.append(
                 _compare(got, answer.outputs, device, answer.name, rounding, atol, rtol)
             )
-        if device.startswith("cuda") and exact is not None:
+        if device.startswith("cuda"):
             loose = _outputs(converted, inputs, device, strict=False)
             default = _compare(loose, exact, device, "reference, default TF32", 0.0, atol, rtol)
             comparisons.append(Comparison(**{**asdict(default), "counts": False}))
-    if not comparisons:  # a layer that only the user knows, and no Keras
-        golden = _against_golden(out, places, atol, rtol)
-        notes.append("the reference does not know every layer: compared with the golden vectors")
-        return replace(golden, notes=tuple(notes))
     return _report(comparisons, layers, notes)
+
+
+def _read(
+    model: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None,
+    masked_steps: str | None,
+) -> ModelSpec:
+    """The spec of MODEL, with the shapes that plugins' layers give."""
+    spec = read_model(model, config=config, masked_steps=masked_steps)
+    with in_file(model):
+        return completed(spec)
+
+
+def _by_plugin(
+    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> tuple[Structure, Structure]:
+    """A plugin's NumPy equation, or its module in the place of one."""
+    if equation_of(layer) is not None:
+        return by_plugin(layer, inputs, mask, context)
+    return stands_for(layer, inputs, mask, context.dtype)
 
 
 def expand_devices(devices: Sequence[str]) -> tuple[str, ...]:
@@ -239,7 +263,7 @@ def _compare(
 
 def _rounding(spec: ModelSpec, inputs: Sequence[Array], exact: Sequence[Array]) -> float:
     """How far the same equations in float32 are off from float64."""
-    return _error(compute(spec, inputs, dtype=np.float32).outputs, exact)[0]
+    return _error(compute(spec, inputs, dtype=np.float32, own=_by_plugin).outputs, exact)[0]
 
 
 # ---- running the model ------------------------------------------------------------------------

@@ -7,6 +7,7 @@ tensor has a mask is known when the graph is built, so the code that runs only w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import zip_longest
 from operator import getitem
 from typing import Any
@@ -15,7 +16,14 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.names import attribute_names
-from keras2torch_birnn.layers.registry import MaskFlow, convert_layer, converts, mask_flow
+from keras2torch_birnn.layers.registry import (
+    MaskFlow,
+    check_said,
+    convert_layer,
+    converts,
+    mask_flow,
+)
+from keras2torch_birnn.own import output_count, own_of
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -63,6 +71,8 @@ class _Emitter:
         self.problems: list[K2TError] = []
         # The same paths -> what the layer does with the mask that reaches it
         self.masks: dict[str, str] = {}
+        # Module's path -> the plugin's layer that it is, or wraps, without weights
+        self.own: dict[str, LayerSpec] = {}
 
     def modules(self, graph: Graph, parent: nn.Module) -> dict[str, str]:
         """Build every layer of the graph under ``parent``; returns its attribute names."""
@@ -103,7 +113,15 @@ class _Emitter:
             if not isinstance(leaf, TensorRef) or not leaf.masked:
                 return None
             found = masks[leaf.layer, leaf.call]
-            return found[leaf.output] if isinstance(found, tuple) else found
+            if isinstance(found, tuple):
+                return found[leaf.output]
+            if leaf.output:  # only a plugin's layer can have more than is known
+                raise UnsupportedOptionError(
+                    f"output {leaf.output} is used, but its plugin knows of one",
+                    "say outputs= there",
+                    place=graph.layer(leaf.layer).place,
+                )
+            return found
 
         for call in graph.calls:
             layer, key = graph.layer(call.layer), (call.layer, call.index)
@@ -152,12 +170,18 @@ class _Emitter:
             mask = tuple(a if b is None else b for a, b in zip(arriving, mask, strict=True))
         goes_on = arriving if kwargs.pop("keep_mask", False) else mask
         ignored = kwargs.pop("ignore_mask", False)
+        if mask is not None:
+            check_said(layer, flow)
         if flow.takes and mask is not None and not ignored:
             _check_mask(layer)
             kwargs["mask"] = mask
+        if any(own_of(part) is not None for part in layer.walk()):
+            self.own[target] = replace(layer, weights={})
         node = self.graph.call_module(target, args, kwargs)
         self.paths[node.name] = where
         after = self._mask_after(flow, target, args, goes_on)
+        if isinstance(after, tuple) and own_of(layer) is not None:
+            after = after[0]  # several inputs, one output: the first mask goes with it
         if mask is not None or goes_on is not None:
             effect = "drops it" if after is None else "passes it on"
             self.masks[where] = "uses it" if "mask" in kwargs else effect
@@ -205,6 +229,8 @@ def _any(mask: Structure) -> Structure:
 
 def _outputs(layer: LayerSpec) -> int:
     """How many tensors a layer gives."""
+    if own_of(layer) is not None:
+        return output_count(layer)
     one = layer.parts.get("forward_layer", layer)
     if not one.config.get("return_state") and layer.config.get("merge_mode", "") is not None:
         return 1
@@ -254,6 +280,7 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     module = fx.GraphModule(emitter.root, emitter.graph, class_name)
     module.meta["paths"] = emitter.paths
     module.meta["masks"] = emitter.masks
+    module.meta["own"] = emitter.own
     return module
 
 

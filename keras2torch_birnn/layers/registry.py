@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from keras2torch_birnn.errors import UnsupportedLayerError, printable
+from keras2torch_birnn.errors import (
+    PluginError,
+    UnsupportedLayerError,
+    UnsupportedOptionError,
+    printable,
+)
+from keras2torch_birnn.own import LAMBDA, Own, blaming, own_of, shown
 from keras2torch_birnn.spec import LayerSpec
 
 Build: TypeAlias = Callable[[LayerSpec], nn.Module]
@@ -21,7 +29,9 @@ class MaskFlow:
     ``takes``: the module is called with ``mask=``. ``after``: the mask of the output is the
     input's ("same"), that of the first of several ("first"), none ("none"), or
     ``after(x, mask, **constants)`` of the layer's input; that is asked when there is a mask, and if
-    ``makes`` also when there is none. ``every``: no mask comes out if any input has none.
+    ``makes`` also when there is none. ``every``: no mask comes out if any input has none. Of
+    several outputs the first gets the mask. ``refused``: why the layer cannot be converted where a
+    mask reaches it. ``said``: False where a plugin leaves it open.
     """
 
     takes: bool = False
@@ -29,11 +39,20 @@ class MaskFlow:
     makes: bool = False
     every: bool = False
     constants: Mapping[str, Any] = field(default_factory=dict)
+    refused: str | None = None
+    said: bool = True
 
 
 SAME = MaskFlow()
 NONE = MaskFlow(after="none")
 USES = MaskFlow(takes=True, after="none")
+# The words of plugins.
+MASKS: Mapping[str, MaskFlow] = {
+    "uses": USES,
+    "uses and passes": MaskFlow(takes=True),
+    "passes": SAME,
+    "drops": NONE,
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,11 @@ def converts(
 
 
 def convert_layer(layer: LayerSpec) -> nn.Module:
-    """Build the torch module of one layer. Layers frozen in Keras get frozen parameters."""
+    """Build the torch module of one layer. Layers frozen in Keras get frozen parameters.
+
+    Raises:
+        PluginError: the user's own converter fails, or returns no module.
+    """
     module = _converter(layer).build(layer)
     if not layer.config.get("trainable", True):
         module.requires_grad_(False)
@@ -79,14 +102,108 @@ def convert_layer(layer: LayerSpec) -> nn.Module:
 
 def mask_flow(layer: LayerSpec) -> MaskFlow:
     """What this layer does with a mask."""
-    return _converter(layer).mask(layer)
+    flow = _converter(layer).mask(layer)
+    inner = layer.parts.get("layer")
+    if inner is not None and own_of(inner) is not None and not mask_flow(inner).said:
+        return replace(flow, said=False)
+    return flow
+
+
+def check_said(layer: LayerSpec, flow: MaskFlow) -> None:
+    """Refuse a mask into a layer whose plugin does not say what it does with one."""
+    if flow.said:
+        return
+    known = ", ".join(f'"{word}"' for word in MASKS)
+    raise UnsupportedOptionError(
+        f"a mask reaches this layer, and the {shown(layer.parts.get('layer', layer))} does not say "
+        "what it does with one",
+        f"say mask= there: {known}",
+        place=layer.place,
+    )
 
 
 def _converter(layer: LayerSpec) -> Converter:
+    own = own_of(layer)
+    if own is not None:
+        return _own_converter(own)
     if layer.class_name not in CONVERTERS:
         raise UnsupportedLayerError(
             f"layer class {printable(layer.class_name)} has no converter here",
-            "register it with k2t.converts before",
+            "load the plugin that supplies it (--plugin, or plugins=)",
             place=layer.place,
         )
     return CONVERTERS[layer.class_name]
+
+
+# ---- layers of plugins -------------------------------------------------------------------------
+
+
+class Supplied(nn.Module):
+    """What the user says that a Lambda computes: a function of its input, or a module."""
+
+    def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        # (a module given as the function becomes a child)
+        self.function, self.arguments = function, dict(arguments)
+
+    def forward(self, x: Any, **mask: Any) -> Any:
+        """The input, a tensor or a tuple of them; ``mask`` if the function takes one."""
+        return self.function(x, **self.arguments, **mask)
+
+    def extra_repr(self) -> str:
+        """Function and arguments."""
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return ", ".join([name, *(f"{key}={value}" for key, value in self.arguments.items())])
+
+
+def _own_converter(own: Own) -> Converter:
+    def build(layer: LayerSpec) -> nn.Module:
+        with blaming(layer, "its converter"):
+            made = own.build(layer)
+            if layer.class_name == LAMBDA:
+                return Supplied(deepcopy(made), layer.config.get("arguments") or {})
+        if not isinstance(made, nn.Module):
+            raise PluginError(
+                f"{shown(layer)}: its converter returns {type(made).__name__}",
+                "a torch.nn.Module is expected",
+                place=layer.place,
+            )
+        return made
+
+    return Converter(build, lambda layer: _own_mask(own, layer))
+
+
+def _own_mask(own: Own, layer: LayerSpec) -> MaskFlow:
+    rule = own.mask
+    if callable(rule):
+        with blaming(layer, "its mask= function"):
+            rule = rule(layer)
+    if layer.class_name == LAMBDA:
+        return _lambda_mask(own, layer, rule)
+    if rule is None:
+        return MaskFlow(said=False)
+    return _worded(layer, rule)
+
+
+def _worded(layer: LayerSpec, rule: Any) -> MaskFlow:
+    flow = MASKS.get(rule) if isinstance(rule, str) else rule
+    if not isinstance(flow, MaskFlow):
+        raise PluginError(
+            f"{shown(layer)}: mask={printable(repr(rule))}",
+            f"one of {', '.join(MASKS)}, or a MaskFlow is expected",
+            place=layer.place,
+        )
+    return flow
+
+
+def _lambda_mask(own: Own, layer: LayerSpec, rule: Any) -> MaskFlow:
+    """As Keras: the function gets the mask if it has a parameter for it; none goes on by itself.
+
+    ``Lambda.call`` and ``Lambda.compute_mask``, Keras 2.2.4 to 3.15.
+    """
+    function = own.source.forward if isinstance(own.source, nn.Module) else own.source
+    with blaming(layer, "what it supplies"):
+        takes = "mask" in inspect.signature(function).parameters
+    if rule is None:
+        return MaskFlow(takes, "none", said=not layer.config.get("makes_mask"))
+    return replace(_worded(layer, rule), takes=takes)

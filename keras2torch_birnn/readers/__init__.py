@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
+from keras2torch_birnn.own import named_weights
 from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.arrays import StoredArray
@@ -54,20 +55,19 @@ def read_model(
     path: PathLike,
     *,
     config: PathLike | None = None,
-    custom: Iterable[str] = (),
     masked_steps: str | None = None,
 ) -> ModelSpec:
     """Read a Keras model file, or a weights file with ``config`` (the text of ``to_json()``).
 
-    ``custom`` names layer classes that the user's own converters take; their options and weights
-    come as they stand in the file. ``masked_steps``: see ``masked_steps.py``.
+    Layers that a loaded plugin takes come with the options and weights that it names, see
+    ``own.py``. ``masked_steps``: see ``masked_steps.py``.
 
     Raises:
         InvalidModelFileError: broken, hostile, or no model; WeightMismatchError: weights and
             configuration differ; UnsupportedLayerError, UnsupportedOptionError: all that cannot
             be converted.
     """
-    spec, problems = survey(path, config=config, custom=custom, masked_steps=masked_steps)
+    spec, problems = survey(path, config=config, masked_steps=masked_steps)
     if problems:
         with in_file(path):
             raise gather(problems)
@@ -78,7 +78,6 @@ def survey(
     path: PathLike,
     *,
     config: PathLike | None = None,
-    custom: Iterable[str] = (),
     masked_steps: str | None = None,
 ) -> tuple[ModelSpec, list[K2TError]]:
     """The same, but what is not supported is returned; the weights are read only if there is none.
@@ -89,7 +88,7 @@ def survey(
     given = None if config is None else _read_json(config)
     with in_file(path), open_container(path) as container:
         architecture = _architecture(container, given)
-        parsing = Parsing(generation_of(architecture.version), frozenset(custom))
+        parsing = Parsing(generation_of(architecture.version))
         choice = choice_of(masked_steps, parsing.generation)
         root = parse_architecture(architecture.model, parsing)
         check_calls(root)
@@ -230,7 +229,7 @@ def _check(
     layout: Layout,
     problems: list[K2TError],
 ) -> LayerSpec:
-    expected = layout.shapes(layer, weights)
+    expected = named_weights(layer) or layout.shapes(layer, weights)
     if layer.class_name in SCHEMA:
         try:
             SCHEMA[layer.class_name].weights(layer.config, layer.input_shape)

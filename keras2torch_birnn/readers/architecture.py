@@ -18,9 +18,16 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.own import LAMBDA, class_name_of
 from keras2torch_birnn.readers import dialects, keras1
 from keras2torch_birnn.readers.calls import settle_calls
 from keras2torch_birnn.readers.graphs import functional_graph, sequential_graph, shape_value
+from keras2torch_birnn.readers.own_layers import (
+    KERAS_PACKAGES,
+    check_steps,
+    own_class_name,
+    own_layer,
+)
 from keras2torch_birnn.readers.policies import read_policy
 from keras2torch_birnn.schema import (
     CELL_GATES,
@@ -36,10 +43,8 @@ MODEL_CLASSES = ("Sequential", "Functional")
 # Nested models in Keras files go two or three deep; this stops a hostile file.
 DEEPEST_NESTING = 50
 
-_KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
-
 _REFUSED_CLASSES: Mapping[str, str] = {
-    "Lambda": "holds Python code, which k2t never runs",
+    LAMBDA: "holds Python code, which k2t never runs",
     "TorchModuleWrapper": "holds a pickle, which k2t never opens",
     "TFSMLayer": "loads a TensorFlow SavedModel from elsewhere",
     "StringLookup": "looks up text; do that before the model, on integer ids",
@@ -52,6 +57,9 @@ _REFUSED_CLASSES: Mapping[str, str] = {
 _HOW_TO_SUPPLY = (
     "`k2t layers` lists what can be converted; your own layer can be supplied with --plugin"
 )
+_HOW_TO_SUPPLY_A_LAMBDA = (
+    "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file"
+)
 
 
 @dataclass
@@ -59,7 +67,6 @@ class Parsing:
     """What every step of one parse shares. ``problems`` and ``notes`` grow as it goes."""
 
     generation: Generation
-    custom: frozenset[str] = frozenset()
     problems: list[K2TError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -100,7 +107,7 @@ def _parse_layer(
 ) -> LayerSpec:
     file_class = _class_name(entry, outer or "model_config")
     refused: list[str] = []
-    if parsing.generation.name == "keras1" and file_class not in parsing.custom:
+    if parsing.generation.name == "keras1" and class_name_of([file_class]) is None:
         refused, entry = keras1.refused_values(entry), keras1.modern(entry)
         file_class = _class_name(entry, outer or "model_config")
     config = _config(entry, outer or "model_config")
@@ -114,13 +121,15 @@ def _parse_layer(
             f"layers nested deeper than {DEEPEST_NESTING}", "refused", place=printable(place)
         )
     parsing.problems += [UnsupportedOptionError(found, place=place) for found in refused]
+    own_class = own_class_name(entry, name, place)
+    if own_class is not None:
+        _check_dtype(named.get("dtype"), parsing, place)
+        return own_layer(own_class, name, config, parsing.generation, place, parsing.problems)
     refusal = _refusal(entry, file_class, parsing)
     if refusal is not None:
         refusal.place = place
         parsing.problems.append(refusal)
         return LayerSpec(file_class, name, {}, place=place)
-    if file_class in parsing.custom:
-        return LayerSpec(file_class, name, dict(named), place=place)
     class_name = CLASS_NAMES[_qualified(entry, file_class)]
     if class_name in MODEL_CLASSES:
         return _parse_model(class_name, name, config, parsing, place, depth)
@@ -130,6 +139,7 @@ def _parse_layer(
         parts = _bidirectional_parts(config, parsing, place, depth)
     elif class_name == "TimeDistributed":
         parts = {"layer": _inner(config, "layer", parsing, place, depth)}
+        check_steps(parts["layer"], place, parsing.problems)
     else:
         parts = {}
     options = _options(file_class, class_name, config, parsing, place, wrapped=wrapped)
@@ -138,17 +148,17 @@ def _parse_layer(
 
 def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
     """Why this layer's class cannot be converted, or None."""
-    if class_name in parsing.custom:
-        return None
     shown = printable(class_name)
     if class_name in _REFUSED_CLASSES:
-        return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}")
+        advice = _HOW_TO_SUPPLY_A_LAMBDA if class_name == LAMBDA else ""
+        return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}", advice)
     module = entry.get("module")
     if _is_operation(entry):
         if f"ops.{class_name}" in CLASS_NAMES:
             return None
         return UnsupportedLayerError(f"operation {shown} is not supported")
-    foreign = isinstance(module, str) and module.split(".")[0] not in _KERAS_PACKAGES
+    # (Keras writes null for the module of a class that was defined in a script or notebook.)
+    foreign = "module" in entry and str(module).split(".")[0] not in KERAS_PACKAGES
     if class_name not in CLASS_NAMES or foreign:
         return UnsupportedLayerError(f"layer class {shown} is not supported", _HOW_TO_SUPPLY)
     return None
@@ -294,17 +304,19 @@ def _bidirectional_parts(
             **entry["config"],
             "go_backwards": not entry["config"].get("go_backwards", False),
         }
-        quiet = Parsing(parsing.generation, parsing.custom)  # its problems are the forward half's
+        quiet = Parsing(parsing.generation)  # its problems are the forward half's
         backward = _parse_layer(
             {**entry, "config": mirrored}, quiet, place, depth=depth + 1, wrapped=True
         )
     else:
         backward = forward
     for half in (forward, backward):
-        if half.class_name not in CELL_GATES and half.class_name in SCHEMA:
+        refused = any(half.place == problem.place for problem in parsing.problems)
+        if half.class_name not in CELL_GATES and not refused:
             parsing.problems.append(
                 UnsupportedLayerError(
-                    f"Bidirectional over {half.class_name} is not supported", place=place
+                    f"Bidirectional over {printable(half.class_name)} is not supported",
+                    place=place,
                 )
             )
             break

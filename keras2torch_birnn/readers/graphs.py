@@ -291,6 +291,8 @@ def _canonical(
             passed = tuple(kept.pop(f"{name}_mask", None) for name in schema.arguments[: len(args)])
             if any(mask is not None for mask in passed):
                 kept["mask"] = passed
+    elif not dict_nodes and len(args) > 1:  # a plugin's layer: one argument, a list of tensors
+        args = (args,)
     _check_call(layer, kept, problems)
     return Call(layer.name, index, args, kept)
 

@@ -7,9 +7,11 @@ the halves of a Bidirectional. Names decide; positions count only where names ca
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.own import named_weights
 from keras2torch_birnn.readers.layouts import Layout
 from keras2torch_birnn.readers.shards import Store
 from keras2torch_birnn.readers.slots import Key, Slot, slots
@@ -47,7 +49,7 @@ def legacy_paths(
     }
     layers = root.graph.layers if root.graph else ()
     needed = {layer.name: list(slots(layer, (layer.name,), layout=layout)) for layer in layers}
-    custom = {layer.name for layer in layers if layer.class_name not in SCHEMA}
+    custom = {layer.name for layer in layers if any(map(_unnamed, layer.walk()))}
     pairs = _pair_layers(needed, listed, custom)
     found: dict[Key, dict[str, str]] = {}
     problems: list[str] = []
@@ -55,12 +57,12 @@ def legacy_paths(
         base = f"{group.rstrip('/')}/{group_name}"
         for entry in listed[group_name]:
             _check_name(entry, base)
+        here = _split_by_plugins(root, layer_name, layout)
         if layer_name in custom:
-            found[(layer_name,)] = {
-                layout.split(entry)[1]: f"{base}/{entry}" for entry in listed[group_name]
-            }
+            owner, named = _unnamed_weights(root, layer_name, listed[group_name], here)
+            found[owner] = {name: f"{base}/{entry}" for name, entry in named.items()}
             continue
-        for slot, entry in _assign(needed[layer_name], listed[group_name], base, layout):
+        for slot, entry in _assign(needed[layer_name], listed[group_name], base, here):
             found.setdefault(slot.owner, {})[slot.name] = f"{base}/{entry}"
     if problems:
         raise WeightMismatchError(problems[0])
@@ -71,6 +73,49 @@ def _names(value: object, place: str) -> tuple[str, ...]:
     if isinstance(value, tuple):
         return value
     raise InvalidModelFileError("a list of names is expected", "refused", place=place)
+
+
+def _unnamed(layer: LayerSpec) -> bool:
+    """Whether this is a plugin's layer whose weights the plugin does not name."""
+    return layer.class_name not in SCHEMA and named_weights(layer) is None
+
+
+def _split_by_plugins(root: LayerSpec, name: str, layout: Layout) -> Layout:
+    """The layout for one layer: old classes of users put their own name before a weight's."""
+    layer = root.graph.layer(name) if root.graph else root
+    starts = tuple(f"{part.name}_" for part in layer.walk() if part.class_name not in SCHEMA)
+    if not starts:
+        return layout
+
+    def split(entry: str) -> tuple[tuple[str, ...], str]:
+        segments, label = layout.split(entry)
+        start = next((start for start in starts if label.startswith(start)), "")
+        return segments, label.removeprefix(start)
+
+    return replace(layout, split=split)
+
+
+def _unnamed_weights(
+    root: LayerSpec, name: str, entries: Sequence[str], layout: Layout
+) -> tuple[Key, dict[str, str]]:
+    """Owner, and name -> entry, of such a layer: the last part of each path is the name.
+
+    Raises:
+        WeightMismatchError: it is not alone in its group, or two paths end alike.
+    """
+    layer = root.graph.layer(name) if root.graph else root
+    owner: Key = (name,)
+    while layer.class_name == "TimeDistributed":
+        layer, owner = layer.parts["layer"], (*owner, "layer")
+    labels = [layout.split(entry)[1] for entry in entries]
+    if not _unnamed(layer) or len(set(labels)) < len(labels):
+        shown = ", ".join(map(printable, entries[:5]))
+        raise WeightMismatchError(
+            f"weights of layers inside a plugin's layer, or beside it ({shown})",
+            "its plugin must name its weights, with weights=",
+            place=printable(name),
+        )
+    return owner, dict(zip(labels, entries, strict=True))
 
 
 def _check_name(name: str, place: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keras2torch_birnn.own import named_weights
 from keras2torch_birnn.readers.layouts import KERAS2, Layout
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import LayerSpec, Shape
@@ -67,7 +68,9 @@ def slots(
     if layout.own_names:
         within = prefix + layer.name
         fits = _last(within)
-    for name, shape in layout.shapes(layer, {}).items():
+    own = named_weights(layer)  # of a plugin's layer
+    shapes = layout.shapes(layer, {}) if own is None else own
+    for name, shape in shapes.items():
         learns = trainable and name not in not_trained
         inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
         own_fits = _both(fits, _just_in(inside)) if inside else fits

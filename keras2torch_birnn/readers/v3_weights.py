@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from keras2torch_birnn.errors import WeightMismatchError
+from keras2torch_birnn.errors import WeightMismatchError, printable
+from keras2torch_birnn.own import named_weights, python_name
 from keras2torch_birnn.readers.shards import Store
 from keras2torch_birnn.readers.slots import Key, slots
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA
@@ -23,7 +24,8 @@ _ROOTS = ("layers", "_layer_checkpoint_dependencies")
 
 def snake_case(class_name: str) -> str:
     """Keras' rule: "TimeDistributed" -> "time_distributed", "PReLU" -> "p_re_lu"."""
-    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", class_name))
+    plain = re.sub(r"\W+", "", python_name(class_name))
+    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", plain)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
@@ -42,12 +44,47 @@ def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key,
         if layer.class_name in SCHEMA:
             cell = "/cell" if layer.class_name in CELL_GATES else ""
             paths = _numbered_weights(layer, f"{base}{cell}", store)
-        else:  # the user's own layer: whatever it has, by number
-            held = store.members(f"{base}/vars") if store.kind(f"{base}/vars") else {}
-            paths = {name: f"{base}/vars/{name}" for name in sorted(held, key=_number)}
+        else:
+            paths = _own_weights(layer, base, store)
         if paths:
             found[owner] = paths
     return found
+
+
+def _own_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
+    """Weights of a plugin's layer: by the names that the plugin gives, else as they are numbered.
+
+    Raises:
+        WeightMismatchError: there are others than those, or weights of layers inside it.
+    """
+    names = named_weights(layer)
+    held = store.members(f"{base}/vars") if store.kind(f"{base}/vars") == "group" else {}
+    if names is None:
+        inside = [
+            name
+            for name in (store.members(base) if store.kind(base) == "group" else ())
+            if name != "vars" and not name.startswith("seed_generator")
+            if _holds(store, f"{base}/{name}/vars")
+        ]
+        if inside:
+            raise WeightMismatchError(
+                f"weights of layers inside a plugin's layer ({', '.join(map(printable, inside))})",
+                "its plugin must name its weights, with weights=",
+                place=base,
+            )
+        return {name: f"{base}/vars/{name}" for name in sorted(held, key=_number)}
+    counts, paths = Counter[str](), {}
+    for name in names:
+        part = name.rpartition("/")[0]
+        paths[name] = f"{base}/{part}/vars/{counts[part]}" if part else f"{base}/vars/{counts['']}"
+        counts[part] += 1
+    if len(held) > counts[""]:
+        raise WeightMismatchError(
+            f"{len(held)} weights, its plugin names {counts['']}",
+            "the plugin is for another version of the layer",
+            place=base,
+        )
+    return paths
 
 
 def _numbered_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:

@@ -17,6 +17,7 @@ from keras2torch_birnn.reference import (
     layers,
     merging,
     models,
+    own_layers,
     placing,
     preprocessing,
     recurrent,
@@ -129,12 +130,14 @@ def compute(
     inputs: Sequence[Array],
     *,
     states: dict[str, tuple[Array, ...]] | None = None,
+    own: Equation = own_layers.by_plugin,
     dtype: npt.DTypeLike = np.float64,
 ) -> Trace:
     """Run the model on inputs of shape (B, ...), in the order of ``model.input_layers()``.
 
     ``states`` holds what stateful layers carry from call to call, by place (``bi/forward_layer``),
-    and is updated; an empty dict is the state after loading. None: nothing is carried.
+    and is updated; an empty dict is the state after loading. None: nothing is carried. ``own``
+    computes the layers of plugins.
 
     Raises:
         ValueError: the inputs do not fit the model.
@@ -146,6 +149,7 @@ def compute(
         equations=EQUATIONS,
         layers={},
         masks={},
+        own=own,
         states=states,
     )
     with np.errstate(all="ignore"):

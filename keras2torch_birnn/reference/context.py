@@ -40,6 +40,7 @@ class Context:
     place: str = ""
     initial_state: tuple[Array, ...] | None = None
     call_options: Mapping[str, Any] = field(default_factory=dict)
+    own: Equation | None = None
 
     def inside(self, name: str, call: int = 0) -> Context:
         """The context of call number ``call`` of the layer ``name`` inside this one."""
@@ -60,8 +61,11 @@ class Context:
         return replace(self, layers={}, masks={}, states=None)
 
     def apply(self, layer: LayerSpec, inputs: Structure, mask: Structure) -> Any:
-        """Run the equation of the layer's class here."""
-        return self.equations[layer.class_name](layer, inputs, mask, self)
+        """Run the equation of the layer's class here; ``own`` is that of plugins' layers."""
+        equation = self.equations.get(layer.class_name, self.own)
+        if equation is None:
+            raise KeyError(layer.class_name)
+        return equation(layer, inputs, mask, self)
 
     def number(self, array: Array) -> Array:
         """The array in the precision of this run."""

@@ -85,7 +85,8 @@ def _run_call(
 ) -> tuple[Structure, Structure]:
     """One call: which mask the layer uses, and which one goes on to the next layers."""
     options = {key: value for key, value in call.kwargs.items() if key not in CALL_ARGUMENTS}
-    if unknown := options.keys() - SCHEMA[layer.class_name].call_options.keys():
+    known = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else options
+    if unknown := options.keys() - known.keys():
         raise ValueError(f"layer {layer.name}: unknown call arguments {sorted(unknown)}")
     context = replace(context, call_options=options)
     args = call.args[0] if len(call.args) == 1 else call.args
