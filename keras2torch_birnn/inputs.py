@@ -11,6 +11,7 @@ import numpy as np
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.shapes import expected_weights, infer_model
+from keras2torch_birnn.size import check_size
 from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, TensorRef, leaves
 
 # Rows of a batch: a full one, and one for each kind of padding.
@@ -103,7 +104,13 @@ def draw_inputs(
         facts = shorter if _fits(model, shorter, steps) else facts
     rows = ROWS if any(f.padding is not None for f in facts) else 3
     rows = next((f.shape[0] for f in facts if f.shape and f.shape[0]), rows)
+    check_size(model, [_shape(f, steps, rows) for f in facts])
     return tuple(_draw(f, steps, rows, place, rng) for place, f in enumerate(facts))
+
+
+def _shape(facts: InputFacts, steps: int, rows: int) -> tuple[int, ...]:
+    declared = facts.shape or (None, steps)
+    return (rows, *(steps if size is None else size for size in declared[1:]))
 
 
 def _has_steps(facts: InputFacts) -> bool:
@@ -139,8 +146,7 @@ def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
 
 
 def _draw(facts: InputFacts, steps: int, rows: int, place: int, rng: np.random.Generator) -> Array:
-    declared = facts.shape or (None, steps)
-    shape = (rows, *(steps if size is None else size for size in declared[1:]))
+    shape = _shape(facts, steps, rows)
     x: Array
     if facts.truth:
         return np.asarray(rng.random(shape) < 0.6)

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -33,14 +33,23 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
+from keras2torch_birnn.out_check import (
+    NOT_OURS,
+    REMEDY,
+    check_archive,
+    check_golden,
+    check_spec,
+    check_tensors,
+)
 from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.readers.containers import open_file
+from keras2torch_birnn.readers.strict_json import parse_json, parse_object
 from keras2torch_birnn.readers.unrolled import check_calls
+from keras2torch_birnn.readers.window import Window
 from keras2torch_birnn.spec import ModelSpec, model_from_json
 from keras2torch_birnn.writing import write_whole
 
 FORMAT = "keras2torch_birnn/1"
-_NOT_OURS = "not a file that k2t wrote, or damaged"
-_REMEDY = "make it with `k2t convert`"
 _GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
 
 
@@ -57,10 +66,15 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     golden = facts.golden
     if checksum(model) != facts.checksum:
         golden = model_golden(model, golden.inputs)
-    state = _state(model)
-    target = Path(path)
+    about = {"made_by": golden.made_by, "rounding": golden.rounding}
+    named = {
+        f"{_GOLDEN}{kind}/{i:06d}": value
+        for kind, values in (("inputs", golden.inputs), ("outputs", golden.outputs))
+        for i, value in enumerate(values)
+    }
+    tensors, target = _dense({**model.state_dict(), **named}), Path(path)
     if target.suffix == ".safetensors":
-        tensors, texts = _to_safetensors(facts.spec_text, state, golden)
+        texts = {"format": FORMAT, "spec": facts.spec_text, "golden": json.dumps(about)}
         write_whole(
             target, lambda file: _write_safetensors(tensors, texts, file), overwrite=overwrite
         )
@@ -68,32 +82,31 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     content = {
         "format": FORMAT,
         "spec": facts.spec_text,
-        "state_dict": state,
+        "state_dict": {n: t for n, t in tensors.items() if n not in named},
         "golden": {
-            "inputs": list(golden.inputs),
-            "outputs": list(golden.outputs),
-            "made_by": golden.made_by,
-            "rounding": golden.rounding,
-        },
+            kind: [tensors[name] for name in named if name.startswith(f"{_GOLDEN}{kind}/")]
+            for kind in ("inputs", "outputs")
+        }
+        | about,
     }
     write_whole(target, lambda file: _write_torch(content, file), overwrite=overwrite)
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors: dense, on the CPU, none a part of more memory than its own.
+def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, dense, on the CPU, none a part of more memory than its own.
 
     A copy is made only where it must be: the weights can be most of what fits into memory.
     """
-    state: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, value in model.state_dict().items():
+    for name, value in tensors.items():
         tensor = value.detach().cpu().contiguous()
         memory = tensor.untyped_storage()
         if memory.nbytes() != tensor.nbytes or memory.data_ptr() in seen:
             tensor = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
-        state[name] = tensor
-    return state
+        found[name] = tensor
+    return found
 
 
 def _write_torch(content: Mapping[str, Any], path: Path) -> None:
@@ -134,11 +147,24 @@ def load(
     with in_file(path):
         content = read_content(Path(path))
         spec = content_spec(content)
-        model = build(spec)
-        _assign(model, content["state_dict"])
         golden = _golden(content["golden"])
+        check_golden(spec, golden.inputs)
+        model = _built(spec)
+        _assign(model, content["state_dict"])
         facts = Origin(content["spec"], golden, checksum(model))
     return with_origin(model, facts).eval().to(checked_device(device))
+
+
+def _built(spec: ModelSpec) -> fx.GraphModule:
+    """Build the model; whatever a spec from a file makes the builder trip over is the file's."""
+    try:
+        return build(spec)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
+        raise InvalidModelFileError(
+            f"its spec is damaged ({type(error).__name__}: {_first_line(error)})",
+            "convert again",
+            place="spec",
+        ) from None
 
 
 def _assign(model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -196,14 +222,16 @@ def checked_device(device: str | torch.device) -> torch.device:
 
 def read_content(path: Path) -> dict[str, Any]:
     """Read the dict of OUT from either format and check its outline."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise InvalidModelFileError(f"cannot be opened ({error.strerror})") from None
-    if start == b"\x89HDF":
-        raise InvalidModelFileError(_NOT_OURS, _REMEDY)
-    content = _from_torch(path) if start[:2] == b"PK" else _from_safetensors(path)
+    with open_file(path) as file:
+        window = Window(file, 0, os.fstat(file.fileno()).st_size)
+        start = window.head(8)
+        if start.startswith(b"\x89HDF"):
+            raise InvalidModelFileError(NOT_OURS, REMEDY)
+        if start.startswith(b"PK"):
+            check_archive(window)
+            content = _from_torch(file)
+        else:
+            content = _from_safetensors(path)
     version = content.get("format")
     if isinstance(version, str) and version != FORMAT and version.startswith("keras2torch_birnn/"):
         raise InvalidModelFileError(
@@ -212,19 +240,19 @@ def read_content(path: Path) -> dict[str, Any]:
     wanted = {"format": str, "spec": str, "state_dict": Mapping, "golden": Mapping}
     for key, kind in wanted.items():
         if not isinstance(content.get(key), kind):
-            raise InvalidModelFileError(_NOT_OURS, _REMEDY, place=key)
+            raise InvalidModelFileError(NOT_OURS, REMEDY, place=key)
     if content["format"] != FORMAT:
-        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="format")
-    if not all(isinstance(t, Tensor) for t in content["state_dict"].values()):
-        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="state_dict")
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="format")
+    check_tensors(content["state_dict"], "state_dict")
     return content
 
 
-def _from_torch(path: Path) -> dict[str, Any]:
+def _from_torch(file: BinaryIO) -> dict[str, Any]:
+    file.seek(0)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
-        raise InvalidModelFileError(f"{_NOT_OURS} ({_first_line(error)})", _REMEDY) from None
+        raise InvalidModelFileError(f"{NOT_OURS} ({_first_line(error)})", REMEDY) from None
     return content if isinstance(content, dict) else {}
 
 
@@ -234,14 +262,14 @@ def _from_safetensors(path: Path) -> dict[str, Any]:
             texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
-        raise InvalidModelFileError(f"{_NOT_OURS} ({_first_line(error)})", _REMEDY) from None
+        raise InvalidModelFileError(f"{NOT_OURS} ({_first_line(error)})", REMEDY) from None
     golden: dict[str, Any] = {"inputs": [], "outputs": []}
     for name in sorted(n for n in tensors if n.startswith(_GOLDEN)):
         golden.setdefault(name.split("/")[1], []).append(tensors.pop(name))
     try:
-        golden |= json.loads(texts.get("golden", "{}"))
-    except (TypeError, ValueError, RecursionError):
-        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="golden") from None
+        golden |= parse_object(texts.get("golden", "{}"), place="golden")
+    except InvalidModelFileError:
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden") from None
     return {
         "format": texts.get("format"),
         "spec": texts.get("spec"),
@@ -250,25 +278,16 @@ def _from_safetensors(path: Path) -> dict[str, Any]:
     }
 
 
-def _to_safetensors(
-    spec: str, state: Mapping[str, Tensor], golden: Golden
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors = dict(state)
-    for kind, values in (("inputs", golden.inputs), ("outputs", golden.outputs)):
-        for i, value in enumerate(values):
-            tensors[f"{_GOLDEN}{kind}/{i:06d}"] = value.contiguous()
-    about = {"made_by": golden.made_by, "rounding": golden.rounding}
-    return tensors, {"format": FORMAT, "spec": spec, "golden": json.dumps(about)}
-
-
 def content_spec(content: Mapping[str, Any]) -> ModelSpec:
     """The spec of OUT; its arrays are placeholders."""
     try:
-        spec = model_from_json(json.loads(content["spec"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        spec = model_from_json(parse_json(content["spec"], place="spec"))
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidModelFileError) as error:
+        reason = error.found if isinstance(error, InvalidModelFileError) else error
         raise InvalidModelFileError(
-            f"its spec is damaged ({printable(error)})", "convert again", place="spec"
+            f"its spec is damaged ({printable(reason)})", "convert again", place="spec"
         ) from None
+    check_spec(spec, content["state_dict"])
     check_calls(spec.root)
     return spec
 
@@ -278,7 +297,8 @@ def _golden(content: Mapping[str, Any]) -> Golden:
         inputs, outputs = tuple(content["inputs"]), tuple(content["outputs"])
         golden = Golden(inputs, outputs, str(content["made_by"]), float(content["rounding"]))
     except (KeyError, TypeError, ValueError):
-        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="golden") from None
-    if not inputs or not all(isinstance(t, Tensor) for t in (*inputs, *outputs)):
-        raise InvalidModelFileError(_NOT_OURS, _REMEDY, place="golden")
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden") from None
+    if not inputs:
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden")
+    check_tensors({str(i): t for i, t in enumerate((*inputs, *outputs))}, "golden")
     return golden

@@ -264,10 +264,7 @@ def _layer_from_json(data: Mapping[str, Any]) -> LayerSpec:
         name=str(data["name"]),
         config=_tuples(data["config"]),
         weights={
-            str(name): np.broadcast_to(
-                np.zeros((), dtype=np.dtype(str(facts["dtype"]))),
-                tuple(int(size) for size in facts["shape"]),
-            )
+            str(name): _placeholder(str(facts["dtype"]), facts["shape"])
             for name, facts in data.get("weights", {}).items()
         },
         parts={str(k): _layer_from_json(part) for k, part in data.get("parts", {}).items()},
@@ -276,6 +273,14 @@ def _layer_from_json(data: Mapping[str, Any]) -> LayerSpec:
         input_shape=_tuples(data["input_shape"]),
         output_shape=_tuples(data["output_shape"]),
     )
+
+
+def _placeholder(dtype: str, shape: Sequence[int]) -> Array:
+    """Zeros of any size that take no memory."""
+    kind = np.dtype(dtype)
+    if kind.kind not in "fiub" or kind.itemsize > 8:
+        raise ValueError(f"weights of {kind}")
+    return np.broadcast_to(np.zeros((), dtype=kind), tuple(int(size) for size in shape))
 
 
 def _graph_from_json(data: Mapping[str, Any]) -> Graph:

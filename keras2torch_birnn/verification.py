@@ -28,7 +28,13 @@ from keras2torch_birnn.conversion import (
     reset_states,
     run,
 )
-from keras2torch_birnn.errors import UsageError, WeightMismatchError, in_file
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UsageError,
+    WeightMismatchError,
+    in_file,
+    printable,
+)
 from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.keras_runner import KerasAnswer, ask_keras
 from keras2torch_birnn.own import equation_of, shown
@@ -376,7 +382,7 @@ def _against_golden(
     name = "golden" if golden.made_by == "reference" else f"golden by the {golden.made_by} itself"
     comparisons = [
         _compare(
-            _outputs(model, inputs, device, strict=True),
+            _on_golden(model, inputs, device, out),
             wanted,
             device,
             name,
@@ -387,6 +393,22 @@ def _against_golden(
         for device in places
     ]
     return _report(comparisons, (), [])
+
+
+def _on_golden(
+    model: nn.Module, inputs: Sequence[Array], device: str, out: object
+) -> tuple[Array, ...]:
+    """The outputs; inputs of a file need not be such as its model takes."""
+    try:
+        return _outputs(model, inputs, device, strict=True)
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        reason = printable(f"{type(error).__name__}: {error}".splitlines()[0])
+        with in_file(out):
+            raise InvalidModelFileError(
+                f"the model cannot be computed on its golden inputs ({reason})",
+                "convert again",
+                place="golden",
+            ) from None
 
 
 def _report(

@@ -227,7 +227,7 @@ def test_a_foreign_file_is_refused_and_runs_nothing(
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out.pt"
     make(out)
-    with pytest.raises(InvalidModelFileError, match="not a file that k2t wrote"):
+    with pytest.raises(InvalidModelFileError, match=r"not a file that k2t wrote|a truncated zip"):
         birnn.load(out)
     assert not (tmp_path / "canary").exists()
 
@@ -240,7 +240,7 @@ def test_a_truncated_out_is_refused(
     out = tmp_path / f"out{suffix}"
     birnn.save(model, out)
     out.write_bytes(out.read_bytes()[: int(out.stat().st_size * part)])
-    with pytest.raises(InvalidModelFileError, match="not a file that k2t wrote, or damaged"):
+    with pytest.raises(InvalidModelFileError, match=r"that k2t wrote, or damaged|a truncated zip"):
         birnn.load(out)
 
 

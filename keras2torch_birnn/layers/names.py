@@ -7,10 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from torch import nn
+from torch import fx, nn
 
 # Names that torch's modules and fx's graph modules use themselves.
-_TAKEN = frozenset(dir(nn.Module())) | {"graph", "code", "meta", "print_readable", "recompile"}
+_TAKEN = frozenset((*dir(nn.Module()), *dir(fx.GraphModule), "meta"))
 
 
 def attribute_names(names: Sequence[str]) -> dict[str, str]:

@@ -308,8 +308,8 @@ def _bidirectional_parts(
         backward = _parse_layer(
             {**entry, "config": mirrored}, quiet, place, depth=depth + 1, wrapped=True
         )
-    else:
-        backward = forward
+    else:  # refused below; without what is in it, or nesting would double it every time
+        backward = replace(forward, parts={}, graph=None)
     for half in (forward, backward):
         refused = any(half.place == problem.place for problem in parsing.problems)
         if half.class_name not in CELL_GATES and not refused:

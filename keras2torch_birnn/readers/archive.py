@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printable
 from keras2torch_birnn.readers import limits
 from keras2torch_birnn.readers.strict_json import decode_text
 from keras2torch_birnn.readers.window import Window, WindowFile
@@ -75,26 +75,43 @@ def _broken_zip_refused() -> Iterator[None]:
         IndexError,
         KeyError,
     ) as error:
+        if "not a zip file" in str(error):  # it began like one
+            raise InvalidModelFileError(
+                "a truncated zip archive (its directory, at the end, is missing)",
+                "was the download or the copy complete?",
+            ) from None
         reason = printable(" ".join(str(error).split()) or type(error).__name__)
         raise InvalidModelFileError(f"a damaged zip archive ({reason})", "refused") from None
 
 
-def read_archive(window: Window) -> Archive:
-    """Check the whole archive, then take out its three members."""
+@contextmanager
+def open_archive(
+    window: Window, most: int
+) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+    """Any zip, checked as a whole: members few, distinct, apart from each other, plain.
+
+    ``most``: bytes that are read at once, those of the directory and of stored members.
+    """
     with _broken_zip_refused():
-        reader = WindowFile(window, most=limits.DIRECTORY_BYTES)
+        reader = WindowFile(window, most)
         with zipfile.ZipFile(cast(IO[bytes], reader)) as archive:
             members = archive.infolist()
             _check_members(members)
             _check_overlaps(window, members, archive.start_dir)
-            found = {member.filename: member for member in members}
-            _check_names(found)
-            budget = _Budget(limits.inflated(window.size))
-            return Archive(
-                config_text=_text(archive, found[CONFIG], budget),
-                metadata_text=_text(archive, found[METADATA], budget),
-                weights=_weights(archive, found[WEIGHTS], budget, window),
-            )
+            yield archive, members
+
+
+def read_archive(window: Window) -> Archive:
+    """Check the whole archive, then take out its three members."""
+    with open_archive(window, limits.DIRECTORY_BYTES) as (archive, members):
+        found = {member.filename: member for member in members}
+        _check_names(found)
+        budget = _Budget(limits.inflated(window.size))
+        return Archive(
+            config_text=_text(archive, found[CONFIG], budget),
+            metadata_text=_text(archive, found[METADATA], budget),
+            weights=_weights(archive, found[WEIGHTS], budget, window),
+        )
 
 
 def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
@@ -129,6 +146,9 @@ def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
             f"the model is in the folder '{printable(folder)}' of the archive",
             "zip the files themselves, without the folder",
         )
+    inner = next((name for name in found if name.endswith((".h5", ".hdf5", ".keras"))), None)
+    if len(missing) == 3 and inner is not None:
+        raise InvalidModelFileError(f"a zip archive that holds {printable(inner)}", "unpack it")
     if len(missing) == 3:
         raise InvalidModelFileError("a zip archive, but not a Keras model", "refused")
     raise InvalidModelFileError("missing in the archive", "refused", place=missing[0])
@@ -196,6 +216,12 @@ def _weights(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget, window: Window
 ) -> Window:
     if member.compress_type == zipfile.ZIP_STORED:
+        if member.compress_size != member.file_size:
+            raise InvalidModelFileError(
+                f"stored as it is, but of {member.compress_size} and of {member.file_size} bytes",
+                "refused",
+                place=member.filename,
+            )
         for _ in _pieces(archive, member, budget):
             pass  # reading it all checks its CRC-32, once
         return window.part(_data_start(window, member), member.compress_size)
@@ -203,12 +229,22 @@ def _weights(
 
 
 def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Window:
-    file = cast(BinaryIO, tempfile.TemporaryFile())
+    file = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
     try:
         for piece in _pieces(archive, member, budget):
-            file.write(piece)
-        file.flush()
+            _put(file, piece)
         return Window(file, 0, file.tell())
     except BaseException:
         file.close()
         raise
+
+
+def _put(file: BinaryIO, piece: bytes) -> None:
+    try:
+        while piece:
+            piece = piece[file.write(piece) :]
+    except OSError as error:
+        raise OutputError(
+            f"cannot inflate {WEIGHTS} into a temporary file ({error.strerror})",
+            "set TMPDIR to a folder with more space",
+        ) from None

@@ -106,7 +106,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _window(opening: ExitStack, path: Path, *, member: bool = False) -> Window:
-    file = opening.enter_context(_open(path, member=member))
+    file = opening.enter_context(open_file(path, member=member))
     opening.enter_context(_unchanged(file))
     return Window(file, 0, os.fstat(file.fileno()).st_size)
 
@@ -158,14 +158,17 @@ def _store(window: Window, place: str) -> HDF5Store:
         raise
 
 
-def _open(path: Path, *, member: bool = False) -> BinaryIO:
-    """Open an ordinary file; a member of a folder is one itself, not a link to one elsewhere."""
+def open_file(path: Path, *, member: bool = False) -> BinaryIO:
+    """Open an ordinary file; a member of a folder is one itself, not a link to one elsewhere.
+
+    Raises:
+        InvalidModelFileError: a pipe, a device, a folder, or it cannot be opened.
+    """
     try:
         _check_file(path, path.lstat() if member else path.stat())
         # A pipe that takes the file's place right now must not block us
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        flags |= getattr(os, "O_NOFOLLOW", 0) if member else 0
-        file = os.fdopen(os.open(path, flags), "rb", buffering=0)
+        more = getattr(os, "O_NONBLOCK", 0) | (getattr(os, "O_NOFOLLOW", 0) if member else 0)
+        file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | more))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InvalidModelFileError(f"cannot be opened ({reason})") from None

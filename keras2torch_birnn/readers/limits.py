@@ -32,6 +32,12 @@ INFLATE_FLOOR = 64 * MIB
 ARCHIVE_MEMBERS = 10_000
 DIRECTORY_BYTES = 4 * MIB
 
+# What one small batch makes in a model, all layers together: 2 GiB in float64
+BATCH_VALUES = 1 << 28
+
+# OUT: the part of a .pt file that says what its bytes are
+PROGRAM_BYTES = 64 * MIB
+
 # The process that runs the HDF5 library
 PARSER_CPU_SECONDS = 5
 PARSER_WALL_SECONDS = 30.0

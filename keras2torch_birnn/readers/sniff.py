@@ -17,6 +17,14 @@ _WANTED = "the input must be a Keras model (.h5 or .keras)"
 
 _INDEX = re.compile(rb"(\xef\xbb\xbf)?\s*\{.{0,4000}\"weight_map\"", re.DOTALL)
 
+_CHECKPOINT = (
+    "a TensorFlow checkpoint",
+    "load it in Keras and save the whole model as .keras or .h5",
+)
+# What TensorFlow's table of a checkpoint (NAME.index) ends with, and the file beside it is called.
+_TABLE_END = (0xDB4775248B80FB57).to_bytes(8, "little")
+_CHECKPOINT_DATA = re.compile(r".*\.data-\d{5}-of-\d{5}")
+
 # What the first bytes match -> what the file is, what to do. The first match counts.
 _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
     (re.compile(pattern, re.DOTALL), what, advice)
@@ -47,6 +55,17 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
         (rb"GGUF", "a GGUF model", _WANTED),
         (rb"\x93NUMPY", "a NumPy .npy file", _WANTED),
         (rb"[^\0].{2,5}\0{2,5}\{\s*\"", "a safetensors file", _WANTED),
+        (
+            rb"\x08\x01\x12[\x80-\xff]",
+            "a part of a SavedModel",
+            "load its folder in TensorFlow and save it as .keras or .h5",
+        ),
+        (rb"model_checkpoint_path:", *_CHECKPOINT),
+        (
+            rb"\n.{1,2}\n.{1,64}?\x12.(Placeholder|Const|VarHandleOp|NoOp)",
+            "a TensorFlow graph",
+            _WANTED,
+        ),
         (
             rb"\x08[\x01-\x20]\x12.{1,64}?(onnx|pytorch|tf2onnx|keras2onnx)",
             "an ONNX model",
@@ -82,6 +101,9 @@ def sniff(window: Window) -> ContainerKind:
     for pattern, what, advice in _MISTAKES:
         if pattern.match(head):
             raise InvalidModelFileError(what, advice)
+    table = window.head(8, max(0, window.size - 8)) == _TABLE_END
+    if table or _CHECKPOINT_DATA.fullmatch(str(window.file.name)):
+        raise InvalidModelFileError(*_CHECKPOINT)
     raise InvalidModelFileError("not an HDF5 or Keras file", _WANTED)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.readers import limits
 
 _VALUE_STARTS = re.compile(r"[\[{,]")
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 
 class _UnfitError(ValueError):
@@ -26,8 +28,7 @@ class _UnfitError(ValueError):
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        ((repeated, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise _UnfitError(f"the key '{printable(repeated)}' stands twice in one object")
     return found
 
@@ -55,7 +56,7 @@ def _children(value: object) -> Iterator[object]:
 
 def _is_text(value: object) -> bool:
     # A lone surrogate ("\ud800") is no character; it would fail later, when printed or stored.
-    return not any("\ud800" <= c <= "\udfff" for c in value) if isinstance(value, str) else True
+    return not isinstance(value, str) or _HALF.search(value) is None
 
 
 def _check_levels(root: object) -> None:

@@ -1,0 +1,88 @@
+"""Hostile copies of honest models, in both containers."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+from commands import STACK_H5, STACK_KERAS, changed_config, changed_h5, layer
+
+Model = dict[str, Any]
+Build = Callable[[Path], Path]
+CONTAINERS = {".h5": STACK_H5, ".keras": STACK_KERAS}
+
+
+def kernel_of(file: h5py.File) -> str:
+    """The path of a kernel of shape (3, 20)."""
+    found: list[str] = []
+    file.visititems(
+        lambda name, item: (
+            found.append(name)
+            if isinstance(item, h5py.Dataset) and item.shape == (3, 20) and "opt" not in name
+            else None
+        )
+    )
+    return found[0]
+
+
+def with_weights(suffix: str, change: Callable[[h5py.File, str], object]) -> Build:
+    """A model whose HDF5 data ``change(file, path of a kernel)`` has edited."""
+
+    def edit(file: h5py.File) -> None:
+        change(file, kernel_of(file))
+
+    def build(folder: Path) -> Path:
+        target = folder / f"model{suffix}"
+        if suffix == ".h5":
+            return changed_h5(STACK_H5, target, edit)
+        with zipfile.ZipFile(STACK_KERAS) as old, zipfile.ZipFile(target, "w") as new:
+            for entry in old.infolist():
+                data = old.read(entry)
+                if entry.filename == "model.weights.h5":
+                    inner = folder / "inner"
+                    inner.write_bytes(data)
+                    with h5py.File(inner, "r+") as file:
+                        edit(file)
+                    data = inner.read_bytes()
+                    inner.unlink()
+                new.writestr(entry, data)
+        return target
+
+    return build
+
+
+def instead(make: Callable[[h5py.Group, str], object]) -> Callable[[h5py.File, str], None]:
+    """``make(group, name)`` puts something in the place of the kernel."""
+
+    def change(file: h5py.File, path: str) -> None:
+        group, name = file[path].parent, path.rpartition("/")[2]
+        del group[name]
+        make(group, name)
+
+    return change
+
+
+def with_config(suffix: str, change: Callable[[Model], object]) -> Build:
+    """A model whose parsed architecture ``change`` has edited."""
+
+    def build(folder: Path) -> Path:
+        def edit(model: Model) -> None:
+            change(model)
+
+        return changed_config(CONTAINERS[suffix], folder / f"model{suffix}", edit)
+
+    return build
+
+
+def with_layer(suffix: str, change: Callable[[Model], object], name: str = "dense") -> Build:
+    """A model in which ``change`` has edited the entry of one layer."""
+    return with_config(suffix, lambda model: change(layer(model, name)))
+
+
+def copied(source: Path) -> Build:
+    """An honest model."""
+    return lambda folder: Path(shutil.copyfile(source, folder / f"model{source.suffix}"))

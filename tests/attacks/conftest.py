@@ -1,0 +1,51 @@
+"""The two processes that run the attacked commands, and the record of what they took."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness import Runner
+
+pytest.register_assert_rewrite("harness", "commands")
+
+RECORD = os.environ.get("K2T_RECORD_ATTACKS", "")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Forks, limits and anonymous files are Linux; elsewhere the readers' own tests have to do."""
+    if sys.platform != "linux":
+        here = Path(__file__).parent
+        for item in items:
+            if item.path.is_relative_to(here) and {"reading", "converting"} & {*item.fixturenames}:
+                item.add_marker(pytest.mark.skip(reason="Linux"))
+
+
+def _runner(mode: str) -> Iterator[Runner]:
+    from harness import Runner
+
+    running = Runner(mode)
+    yield running
+    running.close()
+    if RECORD:
+        path = Path(f"{RECORD}-{mode}.json")
+        path.write_text(json.dumps(running.measured, indent=0) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def reading() -> Iterator[Runner]:
+    """Runs what need not import torch."""
+    yield from _runner("reading")
+
+
+@pytest.fixture(scope="session")
+def converting() -> Iterator[Runner]:
+    """Runs everything else."""
+    yield from _runner("torch")

@@ -1,0 +1,161 @@
+"""Attacks and what must come of them: one line, the right exit code, nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from commands import contents
+
+RUNNER = Path(__file__).with_name("runner.py")
+MIB = 1 << 20
+# Address space of a command that need not import torch, and of one that has: what is mapped from
+# the start (150 and 670 MiB) and room for a file that is honest. A bomb does not fit.
+MEMORY = {"reading": 1024 * MIB, "torch": 2048 * MIB}
+# Peak resident memory that a refusal may have had, MiB.
+PEAK = {"reading": 256, "torch": 512}
+
+
+@dataclass(frozen=True)
+class Report:
+    """How one command ended. ``crimes``: what it did beyond its rights."""
+
+    code: int
+    out: str
+    err: str
+    crimes: list[str]
+    wall_seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+    @property
+    def errors(self) -> list[str]:
+        """What follows ``k2t: error: ``."""
+        start = "k2t: error: "
+        return [line[len(start) :] for line in self.err.splitlines() if line.startswith(start)]
+
+
+class Runner:
+    """A process that runs commands, see ``runner.py``."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.measured: list[dict[str, Any]] = []
+        self._process = subprocess.Popen(
+            [sys.executable, str(RUNNER), mode],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        assert self._read() == "ready\n"
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def k2t(
+        self,
+        *arguments: object,
+        reads: tuple[Path, ...] = (),
+        writes: tuple[Path, ...] = (),
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        memory: int | None = None,
+        name: str = "",
+    ) -> Report:
+        """Run one command; ``reads`` and ``writes`` are all the paths it has a right to."""
+        job = {
+            "arguments": [str(argument) for argument in arguments],
+            "reads": [str(path) for path in reads],
+            "writes": [str(path) for path in writes],
+            "folder": str(folder or Path.cwd()),
+            "environment": {"TMPDIR": str(folder or Path.cwd()), **(environment or {})},
+            "memory": MEMORY[self.mode] if memory is None else memory,
+        }
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        report = Report(**json.loads(self._read()))
+        self.measured.append(
+            {
+                "attack": name,
+                "command": str(arguments[0]),
+                "code": report.code,
+                "cpu_seconds": round(report.cpu_seconds, 2),
+                "peak_mib": round(report.peak_mib),
+            }
+        )
+        return report
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A hostile or mistaken file: ``build(folder)`` makes it, ``words`` stand in each message.
+
+    ``reads``: more paths that the command has a right to open. ``options``: of the command line.
+    """
+
+    build: Callable[[Path], Path]
+    code: int
+    words: str
+    lines: int = 1
+    options: Callable[[Path], tuple[object, ...]] = lambda folder: ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def one_line_each(report: Report, code: int, file: object, lines: int = 1) -> None:
+    """The contract of a refusal: exit code, one printable line per problem, nothing else said."""
+    assert report.code == code, (report.code, report.err[-2000:])
+    notes = [line for line in report.err.splitlines() if line.startswith("k2t: note: ")]
+    assert len(report.errors) == lines == len(report.err.splitlines()) - len(notes), report.err
+    assert all(line.startswith(f"{file}: ") for line in report.errors), report.err
+    assert all(" " <= c <= "~" or c == "\n" for c in report.err), report.err
+    assert max(map(len, report.err.splitlines())) < 1000
+    assert "Traceback" not in report.err
+
+
+def refused(
+    runner: Runner,
+    command: str,
+    file: Path,
+    attack: Attack,
+    folder: Path,
+    *,
+    name: str = "",
+) -> Report:
+    """Run one command on the attack's file and check everything that a refusal promises."""
+    before = contents(folder)
+    out = folder / "out.pt"
+    options = attack.options(folder)
+    arguments = (command, file, *((out,) if command == "convert" else ()), *options)
+    given = tuple(Path(option) for option in options if isinstance(option, Path))
+    report = runner.k2t(
+        *arguments,
+        reads=(file, *given),
+        writes=(folder,),
+        folder=folder,
+        environment=attack.environment,
+        name=name,
+    )
+    one_line_each(report, attack.code, file, attack.lines)
+    assert attack.words in report.err, report.err
+    assert report.out == "" or command == "inspect"
+    assert report.crimes == []
+    assert contents(folder) == before
+    assert report.peak_mib < PEAK[runner.mode]
+    return report

@@ -1,0 +1,316 @@
+"""Architectures that name code, lie about numbers, loop, explode, or are no JSON at all.
+
+Every one as ``.h5`` and as ``.keras``: the same rules hold for both.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import marshal
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import CONTAINERS, Model, with_layer
+from commands import STACK_H5, STACK_KERAS, changed_text_h5, changed_text_keras
+from harness import Attack, Runner, refused
+
+from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.shapes import infer_model
+
+CONTAINER = pytest.mark.parametrize("suffix", CONTAINERS)
+CANARY = "k2t_canary"
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A module that leaves a file behind when it is imported or called: on the path of Python."""
+    sang = tmp_path / "sang"
+    text = f"open({str(sang)!r}, 'w')\ndef sing(*_, **__): open({str(sang)!r}, 'w')\nSong = sing\n"
+    (tmp_path / f"{CANARY}.py").write_text(text)
+    return sang
+
+
+# ---- code ---------------------------------------------------------------------------------------
+
+
+def packed_code() -> str:
+    code = compile(f"lambda x: __import__('{CANARY}').sing()", "<lambda>", "eval")
+    return base64.b64encode(marshal.dumps(code)).decode()
+
+
+class Sings:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (f"import {CANARY}",)
+
+
+def entry(class_name: str, module: str | None = "keras.layers", /, **config: Any) -> Any:
+    """Give ``dense`` another class and config."""
+
+    def change(given: Model) -> None:
+        given["class_name"] = class_name
+        given["config"] = {"name": "dense", "trainable": True, "dtype": "float32", **config}
+        if module is None:
+            given.pop("module", None)
+        else:
+            given["module"] = module
+
+    return change
+
+
+def option(name: str, value: Any) -> Any:
+    return lambda given: given["config"].__setitem__(name, value)
+
+
+FUNCTION = {"module": CANARY, "class_name": "function", "config": "sing", "registered_name": "sing"}
+OBJECT = {"module": CANARY, "class_name": "Song", "config": {}, "registered_name": "Song"}
+LAMBDA = {"class_name": "__lambda__", "config": {"code": packed_code(), "defaults": None}}
+
+CODE: dict[str, tuple[Any, int, str]] = {
+    "Lambda of bytecode": (
+        entry("Lambda", function=LAMBDA, arguments={}),
+        4,
+        "Lambda layer holds Python code, which k2t never runs",
+    ),
+    "Lambda of old Keras": (
+        entry("Lambda", None, function=[packed_code(), None, None], function_type="lambda"),
+        4,
+        "Lambda layer holds Python code",
+    ),
+    "Lambda of a function's name": (
+        entry("Lambda", None, function="sing", module=CANARY, function_type="function"),
+        4,
+        "Lambda layer holds Python code",
+    ),
+    "TorchModuleWrapper": (
+        entry("TorchModuleWrapper", module=base64.b64encode(pickle.dumps(Sings())).decode()),
+        4,
+        "TorchModuleWrapper layer holds a pickle, which k2t never opens",
+    ),
+    "TFSMLayer": (entry("TFSMLayer", filepath="/etc"), 4, "loads a TensorFlow SavedModel"),
+    "StringLookup of a file": (entry("StringLookup", vocabulary="/etc/passwd"), 4, "looks up text"),
+    "StringLookup of an address": (
+        entry("StringLookup", vocabulary="http://127.0.0.1:9/x"),
+        4,
+        "looks up text",
+    ),
+    "IntegerLookup of a file": (entry("IntegerLookup", vocabulary="/etc/passwd"), 4, "vocabulary"),
+    "TextVectorization of a file": (
+        entry("TextVectorization", vocabulary="/etc/passwd"),
+        4,
+        "turns text into ids",
+    ),
+    "class of a module": (entry("Song", CANARY), 4, "layer class Song is not supported"),
+    "known class of a module": (entry("Dense", CANARY, units=11), 4, "Dense is not supported"),
+    "os.system": (entry("system", "os", command="touch sang"), 4, "class system is not supported"),
+    "subprocess": (entry("Popen", "subprocess", args=["touch"]), 4, "Popen is not supported"),
+    "builtins": (entry("eval", "builtins", source="1"), 4, "class eval is not supported"),
+    "enabling what is unsafe": (
+        entry("function", "keras.config", config="enable_unsafe_deserialization"),
+        4,
+        "layer class function is not supported",
+    ),
+    "get_file": (
+        entry("function", "keras.utils", config="get_file", origin="http://127.0.0.1:9/"),
+        4,
+        "layer class function is not supported",
+    ),
+    "class with a path": (entry("../../../etc/passwd"), 4, "is not supported"),
+    "class with dots": (entry(f"{CANARY}.Song"), 4, f"class {CANARY}.Song is not supported"),
+    "dunder class": (entry("__class__", "builtins"), 4, "class __class__ is not supported"),
+    "activation of a module": (option("activation", FUNCTION), 4, "option activation="),
+    "activation that is code": (option("activation", LAMBDA), 4, "option activation="),
+    "activation with dots": (
+        option("activation", f"{CANARY}.sing"),
+        4,
+        "option activation='k2t_canary.sing' is not supported",
+    ),
+    "dtype of a module": (option("dtype", OBJECT), 4, ""),
+    "option that is an object": (option("units", OBJECT), 4, "option units="),
+    "unknown option": (option("on_load", FUNCTION), 4, "option on_load="),
+    "class name that is a list": (lambda e: e.update(class_name=["Dense"]), 3, "no layer's config"),
+    "config that is text": (lambda e: e.update(config="Dense"), 3, "a layer without config"),
+    "name that is a number": (
+        lambda e: (e.update(name=7), e["config"].update(name=7)),
+        3,
+        "name is not a text",
+    ),
+}
+
+
+@CONTAINER
+@pytest.mark.parametrize("name", CODE)
+def test_nothing_is_run_that_a_file_names(
+    name: str, suffix: str, reading: Runner, converting: Runner, canary: Path, tmp_path: Path
+) -> None:
+    change, code, words = CODE[name]
+    attack = Attack(with_layer(suffix, change), code, words)
+    file = attack.build(tmp_path)
+    refused(reading, "inspect", file, attack, tmp_path, name=f"{name} {suffix}")
+    refused(converting, "convert", file, attack, tmp_path, name=f"{name} {suffix}")
+    assert not canary.exists()
+
+
+# What has no effect on the numbers is not looked at, whatever it says.
+IGNORED: dict[str, Any] = {
+    "initializer": option("kernel_initializer", FUNCTION),
+    "regularizer": option("kernel_regularizer", OBJECT),
+    "constraint": option("kernel_constraint", {"class_name": "Lambda", "config": packed_code()}),
+    "registered name": lambda given: given.update(registered_name=f"{CANARY}>Song"),
+    "build config": lambda given: given.update(build_config=OBJECT),
+    "compile config": lambda given: given.update(compile_config=FUNCTION),
+}
+
+
+@CONTAINER
+@pytest.mark.parametrize("name", IGNORED)
+def test_what_has_no_effect_is_not_run_either(
+    name: str, suffix: str, converting: Runner, canary: Path, tmp_path: Path
+) -> None:
+    file, out = with_layer(suffix, IGNORED[name])(tmp_path), tmp_path / "out.pt"
+    report = converting.k2t("convert", file, out, reads=(file,), writes=(tmp_path,))
+    assert (report.code, report.crimes) == (0, []), report.err
+    assert not canary.exists()
+
+
+# ---- text that is no architecture ---------------------------------------------------------------
+
+
+def keys(count: int, last: str = "") -> str:
+    pairs = ",".join(f'"k{i}":0' for i in range(count))
+    return f'{{"class_name":"Sequential","config":{{{pairs}{last}}}}}'
+
+
+def in_layer(text: str) -> Callable[[str], str]:
+    """Replace the units of a layer in the text, where Python's own json could not write it."""
+    return lambda config: config.replace('"units": 5,', f'"units": {text},', 1)
+
+
+TEXTS: dict[str, tuple[Callable[[str], str], int, str]] = {
+    "nothing": (lambda _: "", 3, "not JSON"),
+    "half": (lambda text: text[: len(text) // 2], 3, "not JSON"),
+    "a list": (lambda _: "[]", 3, "a JSON list where an object is expected"),
+    "a number": (lambda _: "7", 3, "a JSON int where an object is expected"),
+    "two of them": (lambda text: text + text, 3, "not JSON (Extra data"),
+    "depth 300": (lambda _: '{"a":' * 300 + "1" + "}" * 300, 3, "nested deeper than 200 levels"),
+    "depth 1,000,000": (lambda _: "[" * 1_000_000, 3, "nested deeper than 200 levels"),
+    "2,500,000 values": (lambda _: f"[{'0,' * 2_500_000}0]", 3, "more than 2000000 values"),
+    "the same key twice": (
+        lambda text: text.replace('"config":', '"config": {}, "config":', 1),
+        3,
+        "the key 'config' stands twice",
+    ),
+    "500,000 keys, one of them twice": (
+        lambda _: keys(500_000, ',"k499999":1'),
+        3,
+        "the key 'k499999' stands twice",
+    ),
+    "500,000 keys": (lambda _: keys(500_000), 3, "a model without layers"),
+    "half a character": (
+        lambda text: text.replace('"dense"', '"\\ud800"'),
+        3,
+        "half a character",
+    ),
+    "units of 5,000 digits": (in_layer("9" * 5000), 3, "an integer of 5000 digits"),
+    "units of 10,000,000 digits": (in_layer("9" * 10_000_000), 3, "an integer of 10000000 digits"),
+    "units 1e400": (in_layer("1e400"), 3, "the number 1e400 is too large"),
+    "units of a million decimals": (in_layer("1." + "3" * 1_000_000), 4, "option units=1.333"),
+    "units NaN": (in_layer("NaN"), 4, "option units=nan is not supported"),
+    "units -Infinity": (in_layer("-Infinity"), 4, "option units=-inf is not supported"),
+    "units -4": (in_layer("-4"), 4, "option units=-4 is not supported: a whole number from 1"),
+    "units 0": (in_layer("0"), 4, "option units=0 is not supported"),
+    "units 1e9": (in_layer("1000000000"), 3, "the configuration implies "),
+    "units 1e18": (
+        in_layer("1" + "0" * 18),
+        4,
+        "option units=1000000000000000000 is not supported",
+    ),
+    "units 2.5": (in_layer("2.5"), 4, "option units=2.5 is not supported"),
+    "units true": (in_layer("true"), 4, "option units=True is not supported"),
+    "units of text": (in_layer('"5"'), 4, "option units='5' is not supported"),
+    "units null": (in_layer("null"), 4, "option units=None is not supported"),
+    "units of a list": (in_layer("[5]"), 4, "option units=[5] is not supported"),
+}
+
+
+def with_text(suffix: str, change: Callable[[str], str]) -> Callable[[Path], Path]:
+    if suffix == ".h5":
+        return lambda folder: changed_text_h5(STACK_H5, folder / "model.h5", change)
+    return lambda folder: changed_text_keras(STACK_KERAS, folder / "model.keras", change)
+
+
+@CONTAINER
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_that_is_no_architecture_is_refused(
+    name: str, suffix: str, reading: Runner, converting: Runner, tmp_path: Path
+) -> None:
+    change, code, words = TEXTS[name]
+    file = with_text(suffix, change)(tmp_path)
+    first = reading.k2t("inspect", file, reads=(file,), folder=tmp_path)
+    attack = Attack(lambda _: file, code, words, lines=max(1, len(first.errors)))
+    refused(reading, "inspect", file, attack, tmp_path, name=f"{name} {suffix}")
+    refused(converting, "convert", file, attack, tmp_path, name=f"{name} {suffix}")
+
+
+# ---- wrong types everywhere ---------------------------------------------------------------------
+
+GARBAGE: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    2**31,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    [],
+    [None],
+    [[]],
+    {},
+    {"class_name": "__tuple__", "items": None},
+    {"class_name": "__numpy__", "config": {"value": []}},
+)
+
+
+def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to everything in a parsed architecture."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, child in inner if isinstance(value, dict | list) else ():
+        found.append((*way, key))
+        if isinstance(child, dict | list):
+            found += places(child, (*way, key))
+    return found
+
+
+def put(value: Any, way: tuple[Any, ...], new: Any) -> None:
+    for key in way[:-1]:
+        value = value[key]
+    value[way[-1]] = new
+
+
+def test_garbage_in_any_place_is_refused_or_has_no_effect() -> None:
+    """Every value of an architecture in turn becomes something else: our own error, or a model."""
+    with zipfile.ZipFile(STACK_KERAS) as file:
+        text = file.read("config.json").decode()
+    refusals = 0
+    for way in places(json.loads(text)):
+        for garbage in GARBAGE:
+            model = json.loads(text)
+            put(model, way, garbage)
+            parsing = Parsing(generation_of("3.15.1"))
+            try:
+                root = parse_architecture(model, parsing)
+                if not parsing.problems:
+                    infer_model(root, parsing.problems)
+                refusals += bool(parsing.problems)
+            except K2TError:
+                refusals += 1
+    assert refusals > 1000

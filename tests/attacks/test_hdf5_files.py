@@ -1,0 +1,284 @@
+"""HDF5 files that reach out, lie about their size, or hold what no Keras model holds.
+
+Every one is a whole model, once as ``.h5`` and once inside a ``.keras`` archive. The reader's own
+tests (``tests/test_hdf5.py``) go through every refusal of the format one by one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from builders import instead, kernel_of, with_weights
+from commands import STACK_H5, changed_h5
+from harness import Attack, Runner, refused
+
+SECRET = "/etc/passwd"
+
+
+def low_level(group: h5py.Group, name: str, kind: Any, shape: tuple[int, ...] = (3, 20)) -> Any:
+    space = h5py.h5s.create_simple(shape)
+    return h5py.h5d.create(group.id, name.encode(), kind, space)
+
+
+def virtual(group: h5py.Group, name: str) -> None:
+    layout = h5py.VirtualLayout((3, 20), "f4")
+    layout[:] = h5py.VirtualSource(SECRET, "x", (3, 20))
+    group.create_virtual_dataset(name, layout)
+
+
+def unknown_filter(group: h5py.Group, name: str) -> None:
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_chunk((3, 20))
+    plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
+    space = h5py.h5s.create_simple((3, 20))
+    data = h5py.h5d.create(group.id, name.encode(), h5py.h5t.IEEE_F32LE, space, plan)
+    data.write_direct_chunk((0, 0), bytes(240))
+
+
+def inflates_to(count: int) -> Any:
+    """One chunk whose gzip data inflate to this many bytes instead of 240."""
+
+    def make(group: h5py.Group, name: str) -> None:
+        data = group.create_dataset(name, (3, 20), "<f4", chunks=(3, 20), compression=1)
+        data.id.write_direct_chunk((0, 0), zlib.compress(bytes(count), 9))
+
+    return make
+
+
+def cumulative(group: h5py.Group, name: str) -> None:
+    """A hundred kernels of one gigabyte in a few kilobytes each: the sum counts."""
+    group.create_dataset(
+        name, (3, 20), "<f4", chunks=(1 << 12, 1 << 15), maxshape=(None, None), compression=9
+    )[:] = 1.0
+
+
+ATTACKS: dict[str, tuple[Any, str]] = {
+    "link to another file": (
+        instead(lambda g, n: g.__setitem__(n, h5py.ExternalLink(SECRET, "/x"))),
+        "is a link to another file; refused",
+    ),
+    "link to a pipe": (
+        instead(lambda g, n: g.__setitem__(n, h5py.ExternalLink("/dev/zero", "/x"))),
+        "is a link to another file; refused",
+    ),
+    "soft link": (instead(lambda g, n: g.__setitem__(n, h5py.SoftLink("/a"))), "is a soft link"),
+    "soft link to itself": (
+        instead(lambda g, n: g.__setitem__(n, h5py.SoftLink(f"{g.name}/{n}"))),
+        "is a soft link",
+    ),
+    "external storage": (
+        instead(lambda g, n: g.create_dataset(n, (3, 20), "f4", external=[(SECRET, 0, 240)])),
+        "stored in another file (external storage)",
+    ),
+    "virtual dataset": (instead(virtual), "put together from other datasets"),
+    "group": (instead(lambda g, n: g.create_group(n)), "a group, expected a dataset"),
+    "named type": (
+        instead(lambda g, n: g.__setitem__(n, np.dtype("f4"))),
+        "a named type, expected a dataset",
+    ),
+    "text": (
+        instead(lambda g, n: g.create_dataset(n, data=np.full((3, 20), b"1.0"))),
+        "it holds text",
+    ),
+    "compound": (
+        instead(lambda g, n: g.create_dataset(n, (3, 20), "f4,i4")),
+        "it holds compound values",
+    ),
+    "sequences": (
+        instead(lambda g, n: g.create_dataset(n, (3, 20), h5py.vlen_dtype("f4"))),
+        "it holds sequences of varying length",
+    ),
+    "references": (
+        instead(lambda g, n: g.create_dataset(n, (3, 20), h5py.ref_dtype)),
+        "it holds references",
+    ),
+    "opaque": (
+        instead(lambda g, n: g.create_dataset(n, data=np.zeros((3, 20), "V3"))),
+        "it holds opaque bytes",
+    ),
+    "enumerated": (
+        instead(lambda g, n: g.create_dataset(n, (3, 20), h5py.enum_dtype({"a": 1}))),
+        "it holds enumerated values",
+    ),
+    "long double": (
+        instead(lambda g, n: g.create_dataset(n, data=np.zeros((3, 20), np.longdouble))),
+        "it holds floats of an unusual kind",
+    ),
+    "complex": (
+        instead(lambda g, n: g.create_dataset(n, data=np.zeros((3, 20), "c8"))),
+        "it holds ",
+    ),
+    "integers": (
+        instead(lambda g, n: g.create_dataset(n, data=np.zeros((3, 20), "i8"))),
+        "kernel holds int64, float weights are expected",
+    ),
+    "no shape": (
+        instead(lambda g, n: g.__setitem__(n, h5py.Empty("f4"))),
+        "an empty dataspace",
+    ),
+    "other filter": (instead(unknown_filter), "filter 32015"),
+    "4 TiB declared": (
+        instead(lambda g, n: g.create_dataset(n, (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))),
+        "none of its 1048576 chunks stored",
+    ),
+    "32 GiB declared": (
+        instead(lambda g, n: low_level(g, n, h5py.h5t.IEEE_F32LE, (1 << 33,))),
+        "no bytes stored, 34359738368 declared",
+    ),
+    "the right shape, nothing stored": (
+        instead(lambda g, n: low_level(g, n, h5py.h5t.IEEE_F32LE)),
+        "no bytes stored, 240 declared",
+    ),
+    "chunk of 2 GiB": (
+        instead(
+            lambda g, n: g.create_dataset(
+                n, (3, 20), "f4", chunks=(1 << 14, 1 << 15), maxshape=(None, None)
+            )
+        ),
+        "none of its 1 chunks stored",
+    ),
+    "chunk that inflates to 64 MiB": (
+        instead(inflates_to(64 << 20)),
+        "a chunk inflates to more than 240 bytes, expected exactly 240",
+    ),
+    "chunk that inflates to nothing": (instead(inflates_to(0)), "a chunk inflates to 0 bytes"),
+    "chunk of 512 MiB in few bytes": (instead(cumulative), "its chunks inflate to 536870912 bytes"),
+    "transposed": (
+        instead(lambda g, n: g.create_dataset(n, data=np.zeros((20, 3), "f4"))),
+        "kernel (20, 3), the configuration implies ",
+    ),
+    "one value": (
+        instead(lambda g, n: g.create_dataset(n, data=np.float32(1))),
+        "kernel (), the configuration implies ",
+    ),
+    "missing": (instead(lambda g, n: None), ""),
+}
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_hostile_weights_are_refused(
+    name: str, suffix: str, reading: Runner, converting: Runner, tmp_path: Path
+) -> None:
+    change, words = ATTACKS[name]
+    attack = Attack(with_weights(suffix, change), 3, words)
+    file = attack.build(tmp_path)
+    refused(reading, "inspect", file, attack, tmp_path, name=f"{name} {suffix}")
+    refused(converting, "convert", file, attack, tmp_path, name=f"{name} {suffix}")
+
+
+# ---- attributes and groups of a whole model -----------------------------------------------------
+
+
+def attribute(name: str, value: Any, group: str = "/") -> Any:
+    def change(file: h5py.File) -> None:
+        file[group].attrs[name] = value
+
+    return change
+
+
+def weight_names(*names: str) -> Any:
+    return attribute("weight_names", [name.encode() for name in names], "model_weights/dense")
+
+
+def layer_names(*names: str) -> Any:
+    return attribute("layer_names", [name.encode() for name in names], "model_weights")
+
+
+def twice(file: h5py.File) -> None:
+    """Two kernels that are the same bytes of the file."""
+    path = kernel_of(file)
+    other = path.replace("forward", "backward")
+    del file[other]
+    file[other] = file[path]
+
+
+STRUCTURES: dict[str, tuple[Any, str]] = {
+    "absolute name": (weight_names("/model_weights/dense/kernel", "bias"), "leaves its group"),
+    "name that climbs": (weight_names("../dense_1/kernel", "bias"), "leaves its group"),
+    "group that climbs": (layer_names("..", "dense"), "leaves its group"),
+    "empty name": (weight_names("", "bias"), "leaves its group"),
+    "names that are no list": (
+        attribute("layer_names", "dense", "model_weights"),
+        "a list of names is expected",
+    ),
+    "names that are numbers": (
+        attribute("layer_names", np.arange(3), "model_weights"),
+        "attribute 'layer_names' holds integers",
+    ),
+    "architecture of numbers": (attribute("model_config", 7), "without model_config"),
+    "architecture that is not UTF-8": (
+        attribute("model_config", np.bytes_(b"\xff{}")),
+        "attribute 'model_config' is not UTF-8 text",
+    ),
+    "architecture that is empty": (
+        attribute("model_config", h5py.Empty("f4")),
+        "attribute 'model_config' is empty",
+    ),
+    "version of numbers": (attribute("keras_version", 7), "is not a version of Keras"),
+    "version of 5000 digits": (attribute("keras_version", "9" * 5000 + ".1"), "is newer than"),
+    "version of 1 MB": (attribute("keras_version", "v" * (1 << 20)), "is not a version of Keras"),
+    "version with lines": (attribute("keras_version", "3.1\nk2t: error: x"), "is not a version"),
+    "backend of 1 MB": (attribute("backend", "\x1b[2J" * (1 << 18)), ""),
+    "one array twice": (twice, "its bytes are also those of"),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_hostile_structure_is_refused(
+    name: str, reading: Runner, converting: Runner, tmp_path: Path
+) -> None:
+    change, words = STRUCTURES[name]
+    file = changed_h5(STACK_H5, tmp_path / "model.h5", change)
+    attack = Attack(lambda _: file, 3, words)
+    refused(reading, "inspect", file, attack, tmp_path, name=name)
+    refused(converting, "convert", file, attack, tmp_path, name=name)
+
+
+# ---- what must go well all the same -------------------------------------------------------------
+
+
+def big_endian(group: h5py.Group, name: str) -> None:
+    group.create_dataset(name, data=np.arange(60.0).reshape(3, 20) / 99, dtype=">f4")
+
+
+def half(group: h5py.Group, name: str) -> None:
+    group.create_dataset(name, data=np.arange(60.0).reshape(3, 20) / 99, dtype="f2")
+
+
+def crowded(file: h5py.File, path: str) -> None:
+    """20,000 groups, and one of depth 1,500, that nothing asks for."""
+    for i in range(20_000):
+        file.create_group(f"crowd/{i}")
+    group = file
+    for i in range(1_500):
+        group = group.create_group(f"g{i}")
+
+
+def many_attributes(file: h5py.File, path: str) -> None:
+    file.attrs["notes"] = "x" * 60_000
+    for i in range(2_000):
+        file.create_group("noise", track_order=True) if i == 0 else None
+        file["noise"].attrs[f"a{i}"] = i
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize(
+    "change",
+    [instead(big_endian), instead(half), crowded, many_attributes],
+    ids=["big endian", "float16", "crowded", "many attributes"],
+)
+def test_an_odd_but_honest_file_converts(
+    change: Any, suffix: str, converting: Runner, tmp_path: Path
+) -> None:
+    file, out = with_weights(suffix, change)(tmp_path), tmp_path / "out.pt"
+    report = converting.k2t("convert", file, out, reads=(file,), writes=(tmp_path,))
+    assert (report.code, report.crimes) == (0, []), report.err
+    assert (
+        converting.k2t("verify", file, out, "--against", "reference", reads=(file, out)).code == 0
+    )

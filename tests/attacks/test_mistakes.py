@@ -1,0 +1,181 @@
+"""What people give by mistake is called by its name, with what to do instead."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import pickle
+import shutil
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from commands import ARCHITECTURE, STACK_H5, STACK_KERAS, WEIGHTS
+from harness import Attack, Runner, refused
+
+
+def written(data: bytes, name: str = "model.h5") -> Callable[[Path], Path]:
+    """Build a file of these bytes."""
+
+    def build(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return build
+
+
+def cut(source: Path, part: float) -> Callable[[Path], Path]:
+    data = source.read_bytes()
+    return written(data[: int(len(data) * part)], f"model{source.suffix}")
+
+
+def saved_model(folder: Path) -> Path:
+    (folder / "model" / "variables").mkdir(parents=True)
+    (folder / "model" / "saved_model.pb").write_bytes(SAVED_MODEL)
+    return folder / "model"
+
+
+def keras_in_a_folder_of_a_zip(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "model.zip", "w") as file:
+        file.write(STACK_KERAS, "download/model.keras")
+    return folder / "model.zip"
+
+
+def tarred(folder: Path) -> Path:
+    with tarfile.open(folder / "model.tar", "w") as file:
+        file.add(STACK_H5, "model.h5")
+    return folder / "model.tar"
+
+
+def torch_saved(value: object, **options: bool) -> Callable[[Path], Path]:
+    def build(folder: Path) -> Path:
+        torch.save(value, folder / "model.pth", **options)
+        return folder / "model.pth"
+
+    return build
+
+
+def as_safetensors(folder: Path) -> Path:
+    safetensors.torch.save_file({"a": torch.zeros(2)}, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def another_hdf5(folder: Path) -> Path:
+    with h5py.File(folder / "data.h5", "w") as file:
+        file["measurements"] = np.arange(9.0)
+    return folder / "data.h5"
+
+
+def text_copy(folder: Path) -> Path:
+    return written(STACK_H5.read_bytes().replace(b"\r\n", b"\n"))(folder)
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "model.h5").mkdir()
+    return folder / "model.h5"
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "model.h5")
+    return folder / "model.h5"
+
+
+def linked_device(target: str) -> Callable[[Path], Path]:
+    def build(folder: Path) -> Path:
+        (folder / "model.h5").symlink_to(target)
+        return folder / "model.h5"
+
+    return build
+
+
+def checkpoint_index(folder: Path) -> Path:
+    """The table of TensorFlow's checkpoints ends with this number."""
+    block = b"\x00\x00\x08header..BUNDLE" + bytes(200)
+    return written(block + struct.pack("<Q", 0xDB4775248B80FB57), "model.ckpt.index")(folder)
+
+
+def checkpoint_data(folder: Path) -> Path:
+    data = np.arange(1.0, 300.0, dtype="f4").tobytes()
+    return written(data, "model.ckpt.data-00000-of-00001")(folder)
+
+
+def weights_alone(folder: Path) -> Path:
+    return Path(shutil.copyfile(WEIGHTS, folder / "weights.h5"))
+
+
+HTML = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 132735\n"
+SAVED_MODEL = b"\x08\x01\x12\xb2\x91\x03\x0a\xd4\x1e\x0a" + bytes(99)
+GRAPH = b"\n\x1b\n\x05input\x12\x0bPlaceholder" + bytes(99)
+ONNX = b"\x08\x07\x12\x07pytorch\x1a\x051.8.0:" + bytes(99)
+TFLITE = b"\x1c\0\0\0TFL3" + bytes(99)
+
+MISTAKES = {
+    "nothing": Attack(written(b""), 3, "an empty file; was the download or the copy complete?"),
+    "text": Attack(written(b"Dear diary,\n"), 3, "not an HDF5 or Keras file; the input must be"),
+    "random bytes": Attack(
+        written(np.random.default_rng(1).bytes(9999)), 3, "not an HDF5 or Keras"
+    ),
+    "zeros": Attack(written(bytes(9999)), 3, "zero bytes, no data"),
+    "git lfs pointer": Attack(written(LFS), 3, "a Git LFS pointer; run git lfs pull"),
+    "html page": Attack(written(HTML), 3, "an HTML or XML page (a login or error page?)"),
+    "pickle": Attack(written(pickle.dumps({"a": 1})), 3, "a pickle, which can run code"),
+    "pytorch": Attack(torch_saved({"a": torch.zeros(2)}), 3, "a PyTorch file"),
+    "pytorch module": Attack(torch_saved(torch.nn.Linear(2, 3)), 3, "a PyTorch file"),
+    "old pytorch": Attack(
+        torch_saved({"a": torch.zeros(2)}, _use_new_zipfile_serialization=False),
+        3,
+        "a PyTorch file (old format)",
+    ),
+    "safetensors": Attack(as_safetensors, 3, "a safetensors file"),
+    "onnx": Attack(written(ONNX, "model.onnx"), 3, "an ONNX model"),
+    "tflite": Attack(written(TFLITE, "model.tflite"), 3, "a TensorFlow Lite model"),
+    "saved model": Attack(saved_model, 3, "a SavedModel folder; load it in TensorFlow and save it"),
+    "saved_model.pb": Attack(
+        written(SAVED_MODEL, "saved_model.pb"), 3, "a part of a SavedModel; load its folder in"
+    ),
+    "frozen graph": Attack(written(GRAPH, "graph.pb"), 3, "a TensorFlow graph"),
+    "checkpoint index": Attack(checkpoint_index, 3, "a TensorFlow checkpoint; load it in Keras"),
+    "checkpoint data": Attack(checkpoint_data, 3, "a TensorFlow checkpoint; load it in Keras"),
+    "checkpoint text": Attack(
+        written(b'model_checkpoint_path: "model.ckpt"\n', "checkpoint"),
+        3,
+        "a TensorFlow checkpoint",
+    ),
+    "gzip": Attack(written(gzip.compress(b"x" * 99), "m.h5.gz"), 3, "compressed; unpack it"),
+    "tar": Attack(tarred, 3, "a tar archive; unpack it"),
+    "zip of a model": Attack(
+        keras_in_a_folder_of_a_zip, 3, "a zip archive that holds download/model.keras; unpack it"
+    ),
+    "architecture": Attack(
+        written(ARCHITECTURE.read_bytes(), "model.json"), 3, "an architecture goes with --config"
+    ),
+    "weights": Attack(weights_alone, 4, "holds weights but no architecture; give the text of"),
+    "another hdf5": Attack(another_hdf5, 3, "an HDF5 file without model_config: not a Keras model"),
+    "copied as text": Attack(text_copy, 3, "an HDF5 file damaged by a copy in text mode"),
+    "half an h5": Attack(cut(STACK_H5, 0.5), 3, "truncated: "),
+    "half a keras": Attack(cut(STACK_KERAS, 0.5), 3, "a truncated zip archive"),
+    "a folder": Attack(empty_folder, 3, "a folder; the input must be a Keras model"),
+    "a pipe": Attack(pipe, 3, "a pipe (FIFO); the input must be a file"),
+    "/dev/zero": Attack(linked_device("/dev/zero"), 3, "a device; the input must be a file"),
+    "/dev/stdin": Attack(linked_device("/dev/null"), 3, "a device; the input must be a file"),
+    "dangling link": Attack(linked_device("nowhere"), 3, "cannot be opened (No such file"),
+    "link to itself": Attack(linked_device("model.h5"), 3, "cannot be opened (Too many levels"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_called_by_its_name(
+    name: str, reading: Runner, converting: Runner, tmp_path: Path
+) -> None:
+    attack = MISTAKES[name]
+    file = attack.build(tmp_path)
+    refused(reading, "inspect", file, attack, tmp_path, name=name)
+    refused(converting, "convert", file, attack, tmp_path, name=name)

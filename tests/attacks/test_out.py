@@ -1,0 +1,495 @@
+"""A damaged or hostile OUT: the same care as for a model file. Nothing in it is run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from commands import MASKED, contents
+from harness import Runner, one_line_each
+from torch import nn
+
+import keras2torch_birnn as birnn
+from keras2torch_birnn.conversion import origin, with_origin
+
+Content = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT of a small model, in both formats."""
+    folder = tmp_path_factory.mktemp("honest")
+    model = birnn.convert(MASKED)
+    birnn.save(model, folder / "out.pt")
+    birnn.save(model, folder / "out.safetensors")
+    return folder
+
+
+def refused(runner: Runner, out: Path, words: str, *, code: int = 3, name: str = "") -> None:
+    """``k2t verify OUT`` says one line and does nothing else."""
+    folder = out.parent
+    before = contents(folder)
+    report = runner.k2t("verify", out, reads=(out,), writes=(), folder=folder, name=name)
+    one_line_each(report, code, out)
+    assert words in report.err, report.err
+    assert (report.out, report.crimes) == ("", [])
+    assert contents(folder) == before
+    assert report.peak_mib < 512
+
+
+# ---- content ------------------------------------------------------------------------------------
+
+
+def spec_with(change: Callable[[Any], object]) -> Callable[[Content], object]:
+    """Edit the spec as parsed JSON."""
+
+    def edit(content: Content) -> None:
+        spec = json.loads(content["spec"])
+        change(spec)
+        content["spec"] = json.dumps(spec)
+
+    return edit
+
+
+def layer(spec: Any, class_name: str) -> Any:
+    return next(x for x in spec["root"]["graph"]["layers"] if x["class_name"] == class_name)
+
+
+def on_layer(class_name: str, change: Callable[[Any], object]) -> Callable[[Content], object]:
+    return spec_with(lambda spec: change(layer(spec, class_name)))
+
+
+def tensor(make: Callable[[torch.Tensor], Any]) -> Callable[[Content], object]:
+    """Put something else in the place of the first tensor."""
+
+    def edit(content: Content) -> None:
+        name = next(iter(content["state_dict"]))
+        content["state_dict"][name] = make(content["state_dict"][name])
+
+    return edit
+
+
+def golden(**changes: Any) -> Callable[[Content], object]:
+    return lambda content: content["golden"].update(changes)
+
+
+def call_with(key: str) -> Callable[[Content], object]:
+    def change(spec: Any) -> None:
+        spec["root"]["graph"]["calls"][-1]["kwargs"] = {key: None}
+
+    return spec_with(change)
+
+
+def nested(depth: int) -> str:
+    return '{"root":' * depth + "1" + "}" * depth
+
+
+class Sings:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("canary",)
+
+
+CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
+    "newer format": (
+        lambda c: c.update(format="keras2torch_birnn/2"),
+        "format keras2torch_birnn/2, this k2t reads keras2torch_birnn/1; upgrade",
+    ),
+    "other format": (lambda c: c.update(format="x" * 10_000_000), "format: not a file that k2t"),
+    "no format": (lambda c: c.pop("format"), "format: not a file that k2t wrote"),
+    "no spec": (lambda c: c.pop("spec"), "spec: not a file that k2t wrote"),
+    "no golden": (lambda c: c.pop("golden"), "golden: not a file that k2t wrote"),
+    "spec of depth 100,000": (
+        lambda c: c.update(spec=nested(100_000)),
+        "its spec is damaged (nest",
+    ),
+    "spec of 3,000,000 values": (
+        lambda c: c.update(spec=f"[{'0,' * 3_000_000}0]"),
+        "its spec is damaged (more than 2000000 values)",
+    ),
+    "spec with a key twice": (
+        lambda c: c.update(spec='{"root": 1, "root": 2}'),
+        "its spec is damaged (the key 'root' stands twice",
+    ),
+    "spec that is a list": (lambda c: c.update(spec="[]"), "its spec is damaged"),
+    "spec without generation": (spec_with(lambda s: s.pop("generation")), "its spec is damaged"),
+    "unknown generation": (
+        spec_with(lambda s: s["generation"].update(colour="red")),
+        "its spec is damaged",
+    ),
+    "weights of terabytes": (
+        on_layer("Dense", lambda d: d["weights"]["kernel"].update(shape=[1 << 20, 1 << 20])),
+        "values declared",
+    ),
+    "weights of more than all memory": (
+        on_layer("Dense", lambda d: d["weights"]["kernel"].update(shape=[1 << 62, 1 << 62])),
+        "its spec is damaged",
+    ),
+    "weights of negative size": (
+        on_layer("Dense", lambda d: d["weights"]["kernel"].update(shape=[-1, 3])),
+        "its spec is damaged",
+    ),
+    "weights of objects": (
+        on_layer("Dense", lambda d: d["weights"]["kernel"].update(dtype="O")),
+        "its spec is damaged",
+    ),
+    "weights of gigabytes each": (
+        on_layer("Dense", lambda d: d["weights"]["kernel"].update(dtype="V2000000000")),
+        "its spec is damaged",
+    ),
+    "no weights": (on_layer("Dense", lambda d: d["weights"].pop("kernel")), "its spec is damaged"),
+    "unknown activation": (
+        on_layer("Dense", lambda d: d["config"].update(activation="__import__")),
+        "its spec is damaged (option activation=",
+    ),
+    "option that is text": (
+        on_layer("Dense", lambda d: d["config"].update(units="\x1b[2J" * 99)),
+        "its spec is damaged (option units=",
+    ),
+    "option too many": (
+        on_layer("Dense", lambda d: d["config"].update({"a\nb": 1})),
+        "its spec is damaged (option a\\x0ab)",
+    ),
+    "no options": (on_layer("Dense", lambda d: d.update(config={})), "its spec is damaged"),
+    "code in the name of an argument": (
+        call_with("mask=__import__('os').mkdir('canary')) #"),
+        "its spec is damaged (a call with ",
+    ),
+    "code in the name of an option": (call_with("a, b"), "its spec is damaged (a call with a, b=)"),
+    "call of nobody": (
+        spec_with(lambda s: s["root"]["graph"]["calls"][-1].update(layer="x\n")),
+        "is no layer",
+    ),
+    "call of what comes later": (
+        spec_with(lambda s: s["root"]["graph"]["calls"].reverse()),
+        "is used before it is called",
+    ),
+    "two layers of one name": (
+        on_layer("Dense", lambda d: d.update(name="embedding")),
+        "two layers of one name",
+    ),
+    "no inputs": (spec_with(lambda s: s["root"]["graph"].update(inputs=[])), "(its inputs)"),
+    "inputs that are numbers": (
+        spec_with(lambda s: s["root"]["graph"].update(inputs=[7])),
+        "(its inputs)",
+    ),
+    "outputs that are text": (
+        spec_with(lambda s: s["root"]["graph"].update(outputs="x")),
+        "(its outputs)",
+    ),
+    "root that is a layer": (
+        spec_with(lambda s: s.update(root=layer(s, "Dense"))),
+        "its spec is damaged (no model)",
+    ),
+    "missing tensor": (lambda c: c["state_dict"].popitem(), "do not fit its spec: without"),
+    "extra tensor": (
+        lambda c: c["state_dict"].update({"a\nb": torch.zeros(1)}),
+        "do not fit its spec: with a\\x0ab",
+    ),
+    "tensor of another shape": (tensor(lambda t: t[:-1].clone()), "do not fit its spec"),
+    "no tensors": (lambda c: c.update(state_dict={}), "do not fit its spec"),
+    "golden of another rank": (
+        golden(inputs=[torch.zeros(2, 3, 4, 5)]),
+        "golden: not a file that k2t wrote, or damaged (an input of 4 dimensions",
+    ),
+    "golden of two inputs": (
+        golden(inputs=[torch.zeros(2, 3), torch.zeros(2, 3)]),
+        "golden: not a file that k2t wrote, or damaged (2 inputs, the model takes 1)",
+    ),
+    "golden ids out of range": (
+        golden(inputs=[torch.full((5, 7), 10**9, dtype=torch.int32)]),
+        "golden: the model cannot be computed on its golden inputs",
+    ),
+    "golden without inputs": (golden(inputs=[]), "golden: not a file that k2t wrote"),
+    "golden that is text": (golden(inputs="abc"), "golden: not a file that k2t wrote"),
+    "rounding that is text": (golden(rounding="x"), "golden: not a file that k2t wrote"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_hostile_content_is_refused(
+    name: str, honest: Path, converting: Runner, tmp_path: Path
+) -> None:
+    change, words = CONTENT[name]
+    content = torch.load(honest / "out.pt", weights_only=True)
+    change(content)
+    torch.save(content, tmp_path / "out.pt")
+    refused(converting, tmp_path / "out.pt", words, name=name)
+    assert not (tmp_path / "canary").exists()
+
+
+# ---- tensors that are not what they seem --------------------------------------------------------
+
+TENSORS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
+    "terabytes out of one number": (
+        lambda t: torch.zeros(1).expand(1 << 20, 1 << 20),
+        "a tensor that is not dense",
+    ),
+    "overlapping": (
+        lambda t: torch.zeros(9).as_strided((5, 5), (1, 1)),
+        "a tensor that is not dense",
+    ),
+    "transposed": (lambda t: t.T, "a tensor that is not dense"),
+    "sparse": (lambda t: t.to_sparse(), "calls torch.serialization _get_layout"),
+    "meta": (lambda t: t.to("meta"), "calls torch._utils _rebuild_meta_tensor_no_storage"),
+    "parameter": (lambda t: nn.Parameter(t.float()), "calls torch._utils _rebuild_parameter"),
+    "complex": (lambda t: t.float() + 1j, "its data.pkl is damaged"),
+    "that needs gradients": (lambda t: t.float().clone().requires_grad_(), "not dense"),
+    "subclass": (lambda t: torch.nn.Buffer(t), "calls torch._tensor _rebuild_from_type_v2"),
+    "device": (lambda t: torch.device("cuda"), "calls torch device"),
+    "dtype": (lambda t: torch.float32, "state_dict: not a file that k2t wrote"),
+    "bytes": (lambda t: b"x" * 99, "calls _codecs encode"),
+    "bytearray": (lambda t: bytearray(99), "calls _codecs encode"),
+    "set": (lambda t: {1, 2}, "calls __builtin__ set"),
+    "code": (lambda t: Sings(), "calls posix mkdir"),
+    "module": (lambda t: nn.Linear(2, 3), "its data.pkl has the opcode "),
+    "number": (lambda t: 7, "state_dict: not a file that k2t wrote"),
+    "huge number": (lambda t: 1 << 4000, "its data.pkl has the opcode LONG4"),
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_only_dense_tensors_pass(
+    name: str, honest: Path, converting: Runner, tmp_path: Path
+) -> None:
+    make, words = TENSORS[name]
+    content = torch.load(honest / "out.pt", weights_only=True)
+    tensor(make)(content)
+    torch.save(content, tmp_path / "out.pt")
+    refused(converting, tmp_path / "out.pt", words, name=name)
+    assert not (tmp_path / "canary").exists()
+
+
+# ---- the zip ------------------------------------------------------------------------------------
+
+
+def rezipped(
+    out: Path, change: Callable[[dict[str, bytes]], object], method: int = zipfile.ZIP_STORED
+) -> bytes:
+    with zipfile.ZipFile(out) as old:
+        members = {entry.filename: old.read(entry) for entry in old.infolist()}
+    change(members)
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w", method) as new:
+        for name, data in members.items():
+            new.writestr(name, data)
+    return memory.getvalue()
+
+
+def program(text: bytes) -> Callable[[dict[str, bytes]], object]:
+    """Another program in the place of data.pkl."""
+
+    def change(members: dict[str, bytes]) -> None:
+        members[next(name for name in members if name.endswith("data.pkl"))] = text
+
+    return change
+
+
+def last_tensor(change: Callable[[bytes], bytes]) -> Callable[[dict[str, bytes]], object]:
+    def edit(members: dict[str, bytes]) -> None:
+        name = next(name for name in members if "/data/" in name)
+        members[name] = change(members[name])
+
+    return edit
+
+
+ZIPS: dict[str, tuple[Callable[[dict[str, bytes]], object], int, str]] = {
+    "compressed": (
+        lambda m: None,
+        zipfile.ZIP_DEFLATED,
+        "not a file that k2t wrote, or damaged (c",
+    ),
+    "a bomb": (program(bytes(1 << 28)), zipfile.ZIP_DEFLATED, "(compressed)"),
+    "a program that runs": (
+        program(pickle.dumps(Sings(), 2)),
+        zipfile.ZIP_STORED,
+        "its data.pkl calls posix mkdir",
+    ),
+    "a program of protocol 0": (
+        program(b"cos\nsystem\n(S'touch canary'\ntR."),
+        zipfile.ZIP_STORED,
+        "its data.pkl has the opcode STRING",
+    ),
+    "a program by STACK_GLOBAL": (
+        program(pickle.dumps(Sings(), 4)),
+        zipfile.ZIP_STORED,
+        "its data.pkl has the opcode ",
+    ),
+    "a program that asks for much memory": (
+        program(b"\x80\x02Nr\xff\xff\xff\x7f."),
+        zipfile.ZIP_STORED,
+        "not a file that k2t wrote",
+    ),
+    "a program that ends early": (program(b"\x80\x02"), zipfile.ZIP_STORED, "data.pkl is damaged"),
+    "an empty program": (program(b""), zipfile.ZIP_STORED, "data.pkl is damaged"),
+    "a program that takes from nothing": (
+        program(b"\x80\x02R."),
+        zipfile.ZIP_STORED,
+        "data.pkl is damaged",
+    ),
+    "a huge text announced": (
+        program(b"\x80\x02X\xff\xff\xff\x7fx."),
+        zipfile.ZIP_STORED,
+        "data.pkl is damaged",
+    ),
+    "a tensor with fewer bytes": (
+        last_tensor(lambda data: data[:-1]),
+        zipfile.ZIP_STORED,
+        "bytes of a tensor, ",
+    ),
+    "a tensor with more bytes": (
+        last_tensor(lambda data: data + b"x"),
+        zipfile.ZIP_STORED,
+        "bytes of a tensor, ",
+    ),
+    "a TorchScript archive": (
+        lambda m: m.update({"out/constants.pkl": b"\x80\x02]."}),
+        zipfile.ZIP_STORED,
+        "not a file that k2t wrote",
+    ),
+    "a member elsewhere": (
+        lambda m: m.update({"../../canary": b"x"}),
+        zipfile.ZIP_STORED,
+        "of another archive",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ZIPS)
+def test_a_hostile_zip_is_refused(
+    name: str, honest: Path, converting: Runner, tmp_path: Path
+) -> None:
+    change, method, words = ZIPS[name]
+    (tmp_path / "out.pt").write_bytes(rezipped(honest / "out.pt", change, method))
+    refused(converting, tmp_path / "out.pt", words, name=name)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_changed_bit_is_noticed(honest: Path, converting: Runner, tmp_path: Path) -> None:
+    data = bytearray((honest / "out.pt").read_bytes())
+    weights = torch.load(honest / "out.pt", weights_only=True)["state_dict"]
+    at = data.index(max(weights.values(), key=torch.numel).numpy().tobytes()[:64])
+    data[at + 2] ^= 1
+    (tmp_path / "out.pt").write_bytes(data)
+    refused(converting, tmp_path / "out.pt", "Bad CRC-32")
+
+
+# ---- safetensors --------------------------------------------------------------------------------
+
+
+def header(**changes: Any) -> Callable[[bytes], bytes]:
+    """The file with an entry of its header replaced."""
+
+    def change(data: bytes) -> bytes:
+        (length,) = struct.unpack("<Q", data[:8])
+        head = json.loads(data[8 : 8 + length])
+        name = next(key for key in head if key.endswith("kernel") or "weight" in key)
+        head[name].update(changes)
+        text = json.dumps(head).encode()
+        return struct.pack("<Q", len(text)) + text + data[8 + length :]
+
+    return change
+
+
+SAFETENSORS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "half of it": (lambda d: d[: len(d) // 2], "not a file that k2t wrote, or damaged"),
+    "header only": (lambda d: d[:8], "not a file that k2t wrote, or damaged"),
+    "header of exabytes": (
+        lambda d: struct.pack("<Q", 1 << 60) + d[8:],
+        "not a file that k2t wrote, or damaged",
+    ),
+    "header of 200 MB": (
+        lambda d: struct.pack("<Q", 200 << 20) + d[8:],
+        "not a file that k2t wrote, or damaged",
+    ),
+    "bytes outside": (header(data_offsets=[0, 1 << 40]), "not a file that k2t wrote, or damaged"),
+    "shape of terabytes": (header(shape=[1 << 30, 1 << 30]), "not a file that k2t wrote"),
+    "unknown kind": (header(dtype="F128"), "not a file that k2t wrote, or damaged"),
+    "more after it": (lambda d: d + b"x", "not a file that k2t wrote, or damaged"),
+}
+
+
+@pytest.mark.parametrize("name", SAFETENSORS)
+def test_hostile_safetensors_are_refused(
+    name: str, honest: Path, converting: Runner, tmp_path: Path
+) -> None:
+    change, words = SAFETENSORS[name]
+    out = tmp_path / "out.safetensors"
+    out.write_bytes(change((honest / "out.safetensors").read_bytes()))
+    refused(converting, out, words, name=name)
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.float8_e4m3fn], ids=str)
+def test_other_numbers_in_safetensors_are_refused(
+    kind: torch.dtype, honest: Path, converting: Runner, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.safetensors"
+    with safetensors.safe_open(honest / "out.safetensors", framework="pt") as file:
+        texts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    name = next(name for name in tensors if "weight" in name)
+    tensors[name] = tensors[name].to(kind)
+    safetensors.torch.save_file(tensors, out, metadata=texts)
+    refused(converting, out, "is no dense tensor")
+
+
+# ---- in the place of a file ---------------------------------------------------------------------
+
+
+def in_its_place(make: Callable[[Path], object]) -> Callable[[Path], Path]:
+    def build(folder: Path) -> Path:
+        make(folder / "out.pt")
+        return folder / "out.pt"
+
+    return build
+
+
+PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a pipe": (os.mkfifo, "a pipe (FIFO); the input must be a file"),
+    "/dev/zero": (lambda p: p.symlink_to("/dev/zero"), "a device; the input must be a file"),
+    "a folder": (Path.mkdir, "a folder; "),
+    "nothing": (lambda p: None, "cannot be opened (No such file or directory)"),
+    "a link to itself": (lambda p: p.symlink_to(p), "cannot be opened (Too many levels"),
+    "an empty file": (Path.touch, "not a file that k2t wrote, or damaged"),
+    "a Keras model": (lambda p: shutil.copyfile(MASKED, p), "not a file that k2t wrote"),
+    "random bytes": (
+        lambda p: p.write_bytes(np.random.default_rng(2).bytes(9999)),
+        "not a file that k2t wrote, or damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_stands_in_its_place_is_refused(name: str, converting: Runner, tmp_path: Path) -> None:
+    make, words = PLACES[name]
+    make(tmp_path / "out.pt")
+    refused(converting, tmp_path / "out.pt", words, name=name)
+
+
+def test_an_old_pytorch_file_is_never_unpickled(converting: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    torch.save({"a": Sings()}, out, _use_new_zipfile_serialization=False)
+    refused(converting, out, "not a file that k2t wrote, or damaged")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_one_tensor_in_two_outputs_is_written_twice(tmp_path: Path) -> None:
+    """Outputs that share memory are files of their own: safetensors refuses anything else."""
+    model = birnn.convert(MASKED)
+    facts = origin(model)
+    twice = replace(facts.golden, outputs=facts.golden.outputs * 2)
+    with_origin(model, replace(facts, golden=twice))
+    for name in ("out.pt", "out.safetensors"):
+        birnn.save(model, tmp_path / name)
+        assert len(origin(birnn.load(tmp_path / name)).golden.outputs) == 2
