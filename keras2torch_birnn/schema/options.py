@@ -134,14 +134,14 @@ def margins(default: int, rank: int) -> Option:
     return Option(((default, default),) * rank, parse)
 
 
-def axes(default: int | None) -> Option:
+def axes(default: Any) -> Option:
     """One axis or several, as a tuple; negative axes count from the end."""
 
     def parse(value: Any) -> tuple[int, ...]:
         values = value if isinstance(value, list | tuple) else [value]
         return tuple(size(least=-32).parse(v) for v in values)
 
-    return Option(None if default is None else parse(default), parse)
+    return Option((default,) if _is_int(default) else default, parse)
 
 
 # name in the file -> explicit name. ``hard_sigmoid`` is not here: its meaning is the generation's.
