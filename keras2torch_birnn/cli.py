@@ -49,6 +49,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 UNEXPECTED = 70
+_STOPS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 # Work that ends sooner shows no bar, seconds; how often the bar moves, seconds; its size.
 PATIENCE, TICK, WIDTH, BLOCK = 1.0, 0.1, 24, 6
@@ -108,7 +111,15 @@ def _print(line: str) -> None:
 
 
 def _say(kind: str, line: str) -> None:
-    typer.echo(f"k2t: {kind}: {line}", err=True)
+    _tell(f"k2t: {kind}: {line}")
+
+
+def _tell(text: str) -> None:
+    """Print on stderr; nobody may be there to read it, and then there is nobody to tell."""
+    try:
+        typer.echo(text, err=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 @contextmanager
@@ -142,6 +153,13 @@ def _draw(what: str, done: threading.Event) -> None:
     sys.stderr.flush()
 
 
+def _file_named(name: str) -> Path:
+    """The path, unless the name says that a folder is meant (``Path`` forgets a last slash)."""
+    if name.endswith((os.sep, os.altsep or os.sep)) or not name:
+        raise OutputError("is the name of a folder", "name a file", file=name or "OUT")
+    return Path(name)
+
+
 def _print_json(data: Any) -> None:
     _print(json.dumps(data, indent=2))
 
@@ -149,7 +167,7 @@ def _print_json(data: Any) -> None:
 @app.command()
 def convert(
     model: ModelPath,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help=".pt, or .safetensors by suffix.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help=".pt, or .safetensors by suffix.")],
     config: ConfigPath = None,
     plugin: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
@@ -169,9 +187,11 @@ def convert(
     Layers of your own: k2t convert model.keras model.pt --plugin my_layers.py
     """
     with _errors_as_lines(debug):
-        from keras2torch_birnn.writing import check_output
+        from keras2torch_birnn.writing import check_output, is_stdout
 
-        check_output(out, overwrite=force, source=model)
+        target = _file_named(out)
+        read = (model, config, *map(Path, plugin or ()))
+        check_output(target, overwrite=force, sources=read)
         load_plugins(plugin or ())
         if dtype not in (None, "float32", "float64"):
             raise UsageError(f"--dtype {printable(dtype)}: float32 or float64 is expected")
@@ -183,16 +203,20 @@ def convert(
             )
             from keras2torch_birnn.saving import save
 
-            save(module, out, overwrite=force)
+            save(module, target, overwrite=force)
         for note in spec.notes:
             _say("note", note)
         count = sum(p.numel() for p in module.parameters())
         layers = sum(1 for _ in spec.root.walk()) - 1
+        told = f"{printable(out)}: {layers} layers, {count:,} parameters"
         if as_json:
-            facts = {"out": str(out), "keras_version": spec.generation.version}
-            _print_json({**facts, "parameters": count, "layers": layers, "notes": spec.notes})
+            facts: dict[str, Any] = {"out": out, "keras_version": spec.generation.version}
+            facts |= {"parameters": count, "layers": layers, "notes": spec.notes}
+            told = json.dumps(facts, indent=2)
+        if is_stdout(target):  # the model went there
+            _tell(told)
         else:
-            _print(f"{out}: {layers} layers, {count:,} parameters")
+            _print(told)
 
 
 @app.command()
@@ -371,13 +395,15 @@ def _fill_standard_streams() -> None:
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
+    for other in _STOPS:  # one is enough: the next one must not stop the cleaning up
+        signal.signal(other, signal.SIG_IGN)
     raise _Stopped(number)
 
 
 def main() -> None:
     """Run the command line. Ctrl-C and SIGTERM clean up, then end it as they end any program."""
     _fill_standard_streams()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
     try:

@@ -73,10 +73,14 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
         for i, value in enumerate(values)
     }
     tensors, target = _dense({**model.state_dict(), **named}), Path(path)
+    size = sum(tensor.nbytes for tensor in tensors.values())
     if target.suffix == ".safetensors":
         texts = {"format": FORMAT, "spec": facts.spec_text, "golden": json.dumps(about)}
         write_whole(
-            target, lambda file: _write_safetensors(tensors, texts, file), overwrite=overwrite
+            target,
+            lambda file: _write_safetensors(tensors, texts, file),
+            overwrite=overwrite,
+            size=size,
         )
         return
     content = {
@@ -89,7 +93,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
         }
         | about,
     }
-    write_whole(target, lambda file: _write_torch(content, file), overwrite=overwrite)
+    write_whole(target, lambda file: _write_torch(content, file), overwrite=overwrite, size=size)
 
 
 def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,117 +1,238 @@
-"""Write a file whole or not at all. What was there before stays until the new one is complete."""
+"""Write a file whole or not at all. What was there before stays until the new one is complete.
+
+The new file is written under a name of its own in OUT's folder (``.k2t-*.tmp``, which nobody can
+take for OUT), flushed to the disk, and put in OUT's place in one step. Whatever happens before that
+step, OUT is as it was, and the file of that name is removed; only ``kill -9`` or a power failure
+leave it behind. Signals that come amid the last step are heeded after it.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import secrets
 import shutil
+import signal
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from keras2torch_birnn.errors import OutputError, in_file
 
+PREFIX = ".k2t-"
+_STOPS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+# What ``os.link`` says where the file system has no hard links
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
-def check_output(path: Path, *, overwrite: bool, source: Path | None = None) -> None:
+
+def check_output(path: Path, *, overwrite: bool, sources: Sequence[Path | None] = ()) -> None:
     """Refuse early, before any work, what cannot be written.
 
+    ``sources``: the files and folders that the work reads.
+
     Raises:
-        OutputError: a folder, an existing file without ``overwrite``, a missing folder, or
-            ``source`` itself (also through links).
+        OutputError: a folder, a disk, a terminal, an existing file without ``overwrite``, a missing
+            folder, or one of ``sources`` (also through links, or inside a folder).
     """
-    with in_file(path):
-        target = Path(os.path.realpath(path))
-        if _is_special(path):
+    with in_file(path), _os_errors():
+        if is_stream(path):
+            _check_stream(path)
             return
+        target = _resolved(path)
         if target.is_dir():
             raise OutputError("is a folder", "name a file")
         if not target.parent.is_dir():
             raise OutputError(f"there is no folder {target.parent}", "make it first")
-        if source is not None and target.exists() and source.exists():
-            if target.samefile(source):
-                raise OutputError("is the input itself", "name another output")
-        if target.exists() and not overwrite:
-            raise OutputError("exists already", "use --force to replace it")
+        if target.exists():
+            for source in sources:
+                if source is not None and source.exists():
+                    _check_source(target, source)
+            if not overwrite:
+                raise OutputError("exists already", "use --force to replace it")
         if not os.access(target.parent, os.W_OK):
             raise OutputError(f"the folder {target.parent} is not writable", "choose another")
 
 
-def _is_special(path: Path) -> bool:
-    """A pipe or a device, such as /dev/stdout: written to, never replaced."""
-    with contextlib.suppress(OSError):
-        return not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()
+def is_stream(path: Path) -> bool:
+    """A pipe, a device, or this process's own output (/dev/stdout): written to, never replaced."""
+    with suppress(OSError, ValueError):
+        found = path.stat()
+        return not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or is_stdout(path)
     return False
 
 
-def write_whole(path: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
+def is_stdout(path: Path) -> bool:
+    """Whether ``path`` is what standard output goes to."""
+    with suppress(OSError, ValueError):
+        return os.path.samestat(path.stat(), os.fstat(1))
+    return False
+
+
+def _check_stream(path: Path) -> None:
+    if stat.S_ISBLK(path.stat().st_mode):
+        raise OutputError("is a disk", "name a file")
+    if is_stdout(path) and os.isatty(1):
+        raise OutputError("is a terminal", "name a file, or redirect the output")
+
+
+def _check_source(target: Path, source: Path) -> None:
+    if target.samefile(source):
+        raise OutputError("is the input itself", "name another output")
+    if source.is_dir() and any(part.samefile(source) for part in target.parents):
+        raise OutputError(f"is a part of the input {source}", "name another output")
+    if source.suffix == ".json" and target.parent.samefile(source.parent):
+        with target.open("rb") as file:
+            if file.read(8) == b"\x89HDF\r\n\x1a\n":  # a shard, beside the index that names it
+                raise OutputError("is weights beside the index of them", "name another output")
+
+
+def _resolved(path: Path) -> Path:
+    """The file that is meant, links followed: replacing would put a file in a link's place."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:  # a zero byte in the name
+        raise OutputError(f"is no name of a file ({error})", "choose another") from None
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})") from None
+
+
+def write_whole(
+    path: Path, write: Callable[[Path], None], *, overwrite: bool, size: int = 0
+) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in place in one step.
 
     A link is followed: its target is replaced. The mode is the old file's, or the umask's.
+    ``size``: bytes that will be needed at least.
 
     Raises:
         OutputError: it could not be written; what was there before is unchanged.
     """
-    with in_file(path):
+    with in_file(path), _os_errors():
         check_output(path, overwrite=overwrite)
-        try:
-            if _is_special(path):
-                _pour(path, write)
-            else:
-                _replace(Path(os.path.realpath(path)), write, overwrite=overwrite)
-        except OSError as error:
-            raise OutputError(f"cannot be written ({error.strerror or error})") from None
+        if is_stream(path):
+            _pour(path, write)
+        else:
+            _replace(_resolved(path), write, overwrite=overwrite, size=size)
 
 
 def _pour(target: Path, write: Callable[[Path], None]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    """Into a stream only what is complete."""
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         whole = Path(folder) / "out"
         write(whole)
         with whole.open("rb") as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)
 
 
-def _replace(target: Path, write: Callable[[Path], None], *, overwrite: bool) -> None:
-    with _temporary(target.parent) as temporary:
-        write(temporary)
-        temporary.chmod(_mode(target))
-        _sync(temporary)
-        if overwrite:
-            temporary.replace(target)
-        else:
-            try:
-                os.link(temporary, target)  # fails if somebody made the target meanwhile
-            except FileExistsError:
-                raise OutputError("exists already", "use --force to replace it") from None
-            except OSError:  # a file system without hard links
-                temporary.replace(target)
-    _sync(target.parent)
-
-
-@contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """A name for a new file in the folder; whatever stands there at the end is removed."""
-    path = folder / f".k2t-{secrets.token_hex(4)}.tmp"
+def _replace(target: Path, write: Callable[[Path], None], *, overwrite: bool, size: int) -> None:
+    disk = shutil.disk_usage(target.parent)
+    if disk.total and size > disk.free:
+        raise OutputError(
+            f"cannot be written ({size:,} bytes are needed, {disk.free:,} are free)", "make room"
+        )
+    temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
     try:
-        yield path
+        mode = _create(temporary)
+        write(temporary)
+        _make_lasting(temporary, _mode(target, mode))
+        with _signals_later():
+            _put_in_place(temporary, target, overwrite=overwrite)
+            _sync_folder(target.parent)
+    except BaseException:
+        with _signals_later(), suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _create(path: Path) -> int:
+    """Make an empty file that was not there before; return the mode that the umask gave it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    handle = os.open(path, flags, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
     finally:
-        path.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def _mode(target: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return stat.S_IMODE(target.stat().st_mode)
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+def _mode(target: Path, otherwise: int) -> int:
+    """That of the file that is replaced."""
+    with suppress(FileNotFoundError):
+        return stat.S_IMODE(target.stat().st_mode) & 0o777
+    return otherwise
 
 
-def _sync(path: Path) -> None:
-    with contextlib.suppress(PermissionError):  # Windows opens no folders
-        handle = os.open(path, os.O_RDONLY)
+def _make_lasting(path: Path, mode: int) -> None:
+    """Give the file its mode (a library may have put its own file there); wait for the disk."""
+    handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
+            path.chmod(mode)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _put_in_place(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    if overwrite:
+        temporary.replace(target)
+        return
+    try:
+        os.link(temporary, target)  # fails if somebody made the target meanwhile
+    except FileExistsError:
+        raise OutputError("exists already", "use --force to replace it") from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():
+            raise OutputError("exists already", "use --force to replace it") from None
+        temporary.replace(target)
+    else:
+        with suppress(OSError):  # OUT is complete; this is only its second name
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last. Where it cannot be done, a power failure may bring back the old file.
+
+    That is no failure: OUT is complete, and nothing is lost either way.
+    """
+    with suppress(OSError):  # Windows opens no folders, some file systems do not sync them
+        handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Heed Ctrl-C and its like after the block, not amid it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before = {n: signal.getsignal(n) for n in _STOPS}
+    caught = [n for n, handler in before.items() if callable(handler)]
+    try:
+        for number in caught:
+            signal.signal(number, lambda n, frame: came.append((n, frame)))
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, before[number])
+    for number, frame in came[:1]:
+        handler = before[number]
+        if callable(handler):
+            handler(number, frame)

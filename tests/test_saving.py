@@ -293,6 +293,7 @@ def test_a_failure_at_the_last_step_leaves_the_old_file(
 
     out = tmp_path / "old.pt"
     out.write_bytes(b"precious")
+    out.chmod(0o600)  # another mode than that of a new file
     monkeypatch.setattr(Path, step, fails)
     with pytest.raises(OutputError, match=r"old\.pt: cannot be written \(Operation not permitted"):
         birnn.save(model, out)

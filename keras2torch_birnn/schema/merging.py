@@ -31,6 +31,9 @@ def shapes_of(given: Structure, least: int = 1, most: int = 2**31) -> tuple[Shap
     if not least <= len(given) <= most:
         wanted = str(least) if least == most else f"at least {least}"
         raise ShapeError(f"{wanted} tensors are expected, found {len(given)}")
+    for shape in given:
+        if shape is not None and any(isinstance(size, tuple) for size in shape):
+            raise ShapeError("a list of tensors is expected, found lists in a list")
     return given
 
 

@@ -117,7 +117,7 @@ def changed_tree(tree: Any, random: Random) -> Any:
     for _ in range(random.choice((1, 1, 1, 2, 2, 3, 4))):
         places = _places(tree)
         if not places:
-            return random.choice(_VALUES)
+            return copy.deepcopy(random.choice(_VALUES))
         owner, key = random.choice(places)
         _change(owner, key, places, random)
     return tree
@@ -159,7 +159,7 @@ def _tweaked(value: Any, random: Random) -> Any:
         return random.choice((value + 1, value - 1, -value, value * 2, value / 3, str(value)))
     if isinstance(value, str):
         return random.choice((value + "_1", value[:-1], value.upper(), value[::-1], value * 2))
-    return random.choice(_VALUES)
+    return copy.deepcopy(random.choice(_VALUES))
 
 
 def as_text(tree: Any, random: Random) -> str:

@@ -1,0 +1,285 @@
+"""Saving a model while the disk, the system or the user fail at every step of it.
+
+    cd tests && python -m fuzz.faults --count 10000 --out ../docs/fuzz/faults.json
+
+A run saves a small model over an old file, or beside it. At one of the operations that this takes
+(chosen by number, so that over many runs every one gets its turn) something happens: an error of
+the operating system, a write that takes only a part, Ctrl-C, or ``kill -9``. Afterwards OUT must
+be what it was, or the whole new file; it must be what it was if saving said that it failed; and
+nothing else may lie in the folder, but for what ``kill -9`` leaves (under a name of its own).
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest import mock
+
+import safetensors
+import safetensors.torch
+import torch
+
+from keras2torch_birnn import OutputError, convert, save, writing
+
+FIXTURE = Path(__file__).parent.parent.parent / "fixtures/keras-2.2.4/plain_gru_after_back_seq.h5"
+ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EINTR", "EFBIG", "ESTALE")
+ACTIONS = (*ERRORS, "short write", "Ctrl-C", "kill -9")
+STEPS = 15
+OLD = b"precious" * 100
+
+
+@dataclass
+class Fault:
+    """``action`` at operation number ``step``: before it is done, or right after it."""
+
+    step: int
+    action: str
+    after: bool
+    met: str = ""
+    count: int = 0
+
+    def meet(self, operation: str, moment: str) -> bool:
+        """Count an operation; act if it is its turn. True: do only a part of it."""
+        if moment == "before":
+            self.count += 1
+        if self.met or self.count - 1 != self.step or self.after != (moment == "after"):
+            return False
+        self.met = operation
+        if self.action == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif self.action == "kill -9":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.action == "short write":
+            return operation in ("write", "save_file")
+        else:
+            number = getattr(errno, self.action)
+            raise OSError(number, os.strerror(number))
+        return False
+
+
+class _Raw(io.FileIO):
+    """A file of which every write and the closing are operations that can fail."""
+
+    fault: Fault
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if self.fault.meet("write", "before"):
+            return super().write(view[: max(1, len(view) // 2)])
+        done = super().write(view)
+        self.fault.meet("write", "after")
+        return done
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            self.fault.meet("close", "before")
+        finally:
+            super().close()
+
+
+@contextmanager
+def injected(fault: Fault) -> Iterator[None]:
+    """Let ``fault`` come over everything that saving asks of the operating system."""
+
+    def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            fault.meet(name, "before")
+            result = original(*args, **kwargs)
+            fault.meet(name, "after")
+            return result
+
+        return call
+
+    def opened(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode != "wb":
+            return original_open(path, mode, *args, **kwargs)
+        fault.meet("open", "before")
+        raw = _Raw(path, "w")
+        raw.fault = fault
+        return io.BufferedWriter(raw)
+
+    def save_file(tensors: Any, path: Path, **more: Any) -> None:
+        partly = fault.meet("save_file", "before")
+        original_save_file(tensors, path, **more)
+        if partly:
+            os.truncate(path, path.stat().st_size // 2)
+            raise safetensors.SafetensorError("I/O error: No space left on device")
+        fault.meet("save_file", "after")
+
+    original_open, original_save_file = Path.open, safetensors.torch.save_file
+    with ExitStack() as patches:
+        for name in ("open", "close", "fsync", "link", "access"):
+            patched = counted(name, getattr(os, name))
+            patches.enter_context(mock.patch.object(writing.os, name, patched))
+        for name in ("replace", "chmod", "unlink"):
+            patched = counted(name, getattr(Path, name))
+            patches.enter_context(mock.patch.object(Path, name, patched))
+        patches.enter_context(mock.patch.object(Path, "open", opened))
+        patches.enter_context(mock.patch.object(safetensors.torch, "save_file", save_file))
+        yield
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run. ``there``: an old file is in place, with a mode of its own."""
+
+    number: int
+    step: int
+    action: str
+    after: bool
+    suffix: str
+    there: bool
+
+
+def case(number: int, seed: int = 1) -> Case:
+    """Run ``number``."""
+    random = Random(f"faults {seed} {number}")
+    action = random.choice(ACTIONS)
+    return Case(
+        number,
+        step=random.randrange(STEPS),
+        action=action,
+        # (An operation that fails has done nothing.)
+        after=action in ("Ctrl-C", "kill -9") and random.random() < 0.5,
+        suffix=random.choice((".pt", ".pt", ".safetensors")),
+        there=random.random() < 0.7,
+    )
+
+
+def settled(data: bytes) -> bytes:
+    """What was saved, the same bytes every time: safetensors shuffles its metadata."""
+    size = int.from_bytes(data[:8], "little")
+    if data[8:9] != b"{" or len(data) < 8 + size:
+        return data
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True)
+    return header.encode() + data[8 + size :]
+
+
+class Runs:
+    """A model to save, and what the saved file must be."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self.model = convert(FIXTURE)
+        memory = Path("/dev/shm")
+        self.root = Path(
+            tempfile.mkdtemp(prefix="k2t-faults-", dir=memory if memory.is_dir() else None)
+        )
+        self.whole: dict[str, bytes] = {}
+        for suffix in (".pt", ".safetensors"):
+            path = self.root / f"whole{suffix}"
+            save(self.model, path)
+            self.whole[suffix] = settled(path.read_bytes())
+            save(self.model, path)
+            assert settled(path.read_bytes()) == self.whole[suffix]
+            path.unlink()
+        self.outcomes: Counter[str] = Counter()
+        self.met: Counter[str] = Counter()
+        self.lost: list[dict[str, Any]] = []
+
+    def close(self) -> None:
+        """Remove what was written."""
+        shutil.rmtree(self.root)
+
+    def run(self, one: Case) -> None:
+        """Do one run and look at what it left."""
+        folder = self.root / "folder"
+        folder.mkdir()
+        out = folder / f"out{one.suffix}"
+        if one.there:
+            out.write_bytes(OLD)
+            out.chmod(0o640)
+        fault = Fault(one.step, one.action, one.after)
+        ended, met = (
+            self._killed(one, fault, out) if one.action == "kill -9" else self._try(one, fault, out)
+        )
+        self.outcomes[f"{one.action}: {ended}" if met else "not reached: saved"] += 1
+        self.met[met] += 1
+        wrong = self._wrong(one, ended, met, out)
+        if wrong:
+            self.lost.append({"run": one.number, "case": str(one), "met": met, "wrong": wrong})
+        shutil.rmtree(folder)
+
+    def _try(self, one: Case, fault: Fault, out: Path) -> tuple[str, str]:
+        try:
+            with injected(fault):
+                save(self.model, out, overwrite=one.there)
+        except OutputError:
+            return "failed", fault.met
+        except KeyboardInterrupt:
+            return "interrupted", fault.met
+        return "saved", fault.met
+
+    def _killed(self, one: Case, fault: Fault, out: Path) -> tuple[str, str]:
+        pid = os.fork()
+        if not pid:
+            with suppress(BaseException), injected(fault):
+                save(self.model, out, overwrite=one.there)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return ("killed", "somewhere") if status == -signal.SIGKILL else ("saved", "")
+
+    def _wrong(self, one: Case, ended: str, met: str, out: Path) -> str:
+        before = OLD if one.there else None
+        now = settled(out.read_bytes()) if out.exists() else None
+        whole = self.whole[one.suffix]
+        if now not in (before, whole):
+            return "OUT is neither the old file nor the new one"
+        if ended == "failed" and now != before:
+            return "OUT has changed although saving failed"
+        if ended == "saved" and now != whole:
+            return "OUT is not the new file although it was saved"
+        if ended == "saved" and one.there and out.stat().st_mode & 0o777 != 0o640:
+            return "OUT has lost its mode"
+        rest = sorted(path.name for path in out.parent.iterdir() if path != out)
+        if rest and ended != "killed" and met != "unlink":
+            return f"{rest} left behind"
+        if not all(name.startswith(".k2t-") and name.endswith(".tmp") for name in rest):
+            return f"{rest} could be taken for a model"
+        return ""
+
+
+def main() -> None:
+    """Do many runs and write down what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--commit", default="not given")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    runs = Runs()
+    for number in range(given.count):
+        runs.run(case(number, given.seed))
+        if number + 1 == given.count or (number + 1) % 500 == 0:
+            result = {
+                "kind": "faults",
+                "seed": given.seed,
+                "commit": given.commit,
+                "torch": torch.__version__,
+                "safetensors": safetensors.__version__,
+                "runs": number + 1,
+                "outcomes": dict(sorted(runs.outcomes.items())),
+                "met": dict(sorted(runs.met.items())),
+                "lost": runs.lost,
+            }
+            given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    runs.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""OUT under bad luck: faults at every step, streams, odd names, the input in OUT's place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import (
+    ARCHITECTURE,
+    COMMAND,
+    MASKED,
+    OLD,
+    WEIGHTS,
+    assert_refused,
+    contents,
+    environment,
+    k2t,
+    k2t_process,
+)
+
+import keras2torch_birnn as birnn
+from keras2torch_birnn import writing
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files and signals")
+faults = pytest.importorskip("fuzz.faults")
+
+# ---- faults ------------------------------------------------------------------------------------
+
+
+@POSIX
+def test_no_byte_is_lost_whatever_fails_at_any_step() -> None:
+    """The first 250 of the 10,000 runs in ``docs/trust.md``."""
+    runs = faults.Runs()
+    for number in range(250):
+        runs.run(faults.case(number))
+    runs.close()
+    assert runs.lost == []
+    reached = {"open", "write", "save_file", "close", "chmod", "fsync", "link", "replace", "unlink"}
+    assert reached <= set(runs.met)
+
+
+@POSIX
+def test_the_faults_would_show_a_careless_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(target: Path, write: Any, **_: object) -> None:
+        write(target)
+
+    runs = faults.Runs()
+    monkeypatch.setattr(writing, "_replace", careless)
+    for number in range(100):
+        runs.run(faults.case(number))
+    runs.close()
+    assert len(runs.lost) > 10
+
+
+@POSIX
+def test_a_signal_amid_the_last_step_is_heeded_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = writing._sync_folder
+    synced: list[Path] = []
+
+    def sync(folder: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        original(folder)
+        synced.append(folder)
+
+    monkeypatch.setattr(writing, "_sync_folder", sync)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        birnn.save(birnn.convert(OLD), tmp_path / "out.pt")
+    assert synced == [tmp_path]
+    assert list(contents(tmp_path)) == ["out.pt"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_too_little_room_is_noticed_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(birnn.OutputError, match="bytes are needed, 100 are free"):
+        birnn.save(birnn.convert(OLD), tmp_path / "out.pt")
+    assert contents(tmp_path) == {}
+
+
+@POSIX
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_limit_of_the_size_of_files_is_one_line(suffix: str, tmp_path: Path) -> None:
+    import resource
+
+    (tmp_path / f"old{suffix}").write_bytes(b"precious")
+    run = k2t_process(
+        *("convert", MASKED, tmp_path / f"old{suffix}", "--force"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    )
+    assert_refused(run, 5, tmp_path / f"old{suffix}", "cannot be written")
+    assert contents(tmp_path) == {f"old{suffix}": b"precious"}
+
+
+# ---- what must not be replaced -----------------------------------------------------------------
+
+
+@POSIX
+@pytest.mark.parametrize("way", ["same", "link", "hard link", "other spelling"])
+def test_no_file_that_is_read_is_replaced(way: str, tmp_path: Path) -> None:
+    config = Path(shutil.copy(ARCHITECTURE, tmp_path / "arch.json"))
+    out = tmp_path / "out.pt"
+    if way == "link":
+        out.symlink_to(config)
+    elif way == "hard link":
+        out.hardlink_to(config)
+    else:
+        out = config if way == "same" else tmp_path / "x" / ".." / "." / "arch.json"
+        (tmp_path / "x").mkdir()
+    before = contents(tmp_path)
+    run = k2t("convert", WEIGHTS, out, "--config", config, "--force")
+    assert_refused(run, 5, out, "is the input itself")
+    assert contents(tmp_path) == before
+
+
+def test_no_member_of_the_input_folder_is_replaced(tmp_path: Path) -> None:
+    live = MASKED.parent.parent / "keras-3.15.1"
+    folder = Path(shutil.copytree(live / "as_folder", tmp_path / "model"))
+    before = contents(tmp_path)
+    run = k2t("convert", folder, folder / "config.json", "--force")
+    assert_refused(run, 5, folder / "config.json", "is a part of the input")
+    assert contents(tmp_path) == before
+
+
+def test_no_shard_of_the_input_is_replaced(tmp_path: Path) -> None:
+    live = MASKED.parent.parent / "keras-3.15.1"
+    for path in live.glob("in_shards*.*5"):
+        shutil.copy(path, tmp_path)
+    index = Path(shutil.copy(live / "in_shards.weights.json", tmp_path))
+    shard = tmp_path / "in_shards_00000.weights.h5"
+    run = k2t("convert", index, shard, "--config", live / "in_shards.json", "--force")
+    assert_refused(run, 5, shard, "is weights beside the index")
+
+
+# ---- names -------------------------------------------------------------------------------------
+
+
+PLAIN = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("name", "json", "variables"),
+    [
+        (b"new\nline not \xff utf-8.pt", (), {}),
+        (b"new\nline not \xff utf-8.pt", ("--json",), PLAIN),
+        (b"--force t\xc3\xa4b\t\x1b[31m.pt", (), PLAIN),
+        (b"a" * 255, (), {}),
+    ],
+)
+def test_odd_names_are_written_and_told_in_one_line(
+    name: bytes, json: tuple[str, ...], variables: dict[str, str], tmp_path: Path
+) -> None:
+    out = os.fsencode(tmp_path) + b"/" + name
+    done = subprocess.run(
+        [*COMMAND, "convert", *json, "--", str(OLD), out],
+        capture_output=True,
+        check=False,
+        env=environment(**variables),
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout.isascii()
+    assert json or len(done.stdout.splitlines()) == 1
+    assert not any(byte < 32 and byte != 10 for byte in done.stdout)
+    assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("folder/", "is the name of a folder"),
+        ("nowhere/", "is the name of a folder"),
+        ("", "is the name of a folder"),
+        ("a" * 300 + ".pt", "File name too long"),
+        ("x/" * 2500 + "m.pt", ""),
+        ("loop/m.pt", ""),
+    ],
+)
+@POSIX
+def test_impossible_names_are_refused_before_any_work(
+    name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    run = k2t("convert", tmp_path / "no such model.h5", name)
+    assert run.code == 5, run.err
+    assert words in run.err
+    assert len(run.err.splitlines()) == 1
+
+
+def test_a_zero_byte_in_a_name_is_an_output_error() -> None:
+    with pytest.raises(birnn.OutputError, match="is no name of a file"):
+        birnn.save(birnn.convert(OLD), "a\0b.pt")
+
+
+# ---- streams -----------------------------------------------------------------------------------
+
+
+def loaded(data: bytes, tmp_path: Path) -> Any:
+    path = tmp_path / "came.pt"
+    path.write_bytes(data)
+    content = torch.load(path, weights_only=True)
+    path.unlink()
+    return content
+
+
+@POSIX
+def test_a_model_goes_to_stdout_and_nothing_else_does(tmp_path: Path) -> None:
+    command = [*COMMAND, "convert", str(OLD), "/dev/stdout"]
+    piped = subprocess.run(command, capture_output=True, check=False)
+    assert piped.returncode == 0, piped.stderr
+    assert loaded(piped.stdout, tmp_path)["format"]
+    assert b"parameters" in piped.stderr
+    # The same into a file: it is the shell's, to be filled, not to be replaced.
+    with (tmp_path / "out.pt").open("wb") as file:
+        number = os.fstat(file.fileno()).st_ino
+        done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.pt").stat().st_ino == number
+    assert (tmp_path / "out.pt").read_bytes() == piped.stdout
+
+
+@POSIX
+def test_a_terminal_gets_no_model() -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [*COMMAND, "convert", OLD, "/dev/stdout"],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert done.returncode == 5
+    assert b"is a terminal" in done.stderr
+
+
+@POSIX
+def test_a_disk_is_never_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(writing.stat, "S_ISBLK", lambda _: True)
+    run = k2t("convert", OLD, "/dev/null", "--force")
+    assert_refused(run, 5, "/dev/null", "is a disk")
+
+
+@POSIX
+def test_a_reader_of_the_errors_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    """``k2t convert bad.h5 out.pt 2>&1 | true``."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    (tmp_path / "bad.h5").write_bytes(b"no model")
+    done = subprocess.run(
+        [*COMMAND, "convert", tmp_path / "bad.h5", tmp_path / "out.pt"], stderr=theirs, check=False
+    )
+    os.close(theirs)
+    assert done.returncode == 3
+    assert list(contents(tmp_path)) == ["bad.h5"]
+
+
+# ---- signals -----------------------------------------------------------------------------------
+
+TWICE = """
+import os, signal, torch
+def save(content, file):
+    file.write(b"half of it")
+    file.flush()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+torch.save = save
+"""
+
+
+def heed_signals() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@POSIX
+@pytest.mark.parametrize(
+    "text", [TWICE, TWICE.replace("SIGINT", "SIGHUP")], ids=["twice", "hangup"]
+)
+def test_impatience_leaves_everything_as_it_was(text: str, tmp_path: Path) -> None:
+    plugin, folder = tmp_path / "plugin.py", tmp_path / "results"
+    plugin.write_text(text)
+    folder.mkdir()
+    (folder / "old.pt").write_bytes(b"precious")
+    run = k2t_process(
+        *("convert", OLD, folder / "old.pt", "--plugin", plugin, "--force"),
+        preexec_fn=heed_signals,
+    )
+    expected = signal.SIGINT if text is TWICE else signal.SIGHUP
+    assert (run.code, run.out, run.err) == (-expected, "", "")
+    assert contents(folder) == {"old.pt": b"precious"}
