@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import K2TError, gather, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers import PathLike, read_model, survey
+from keras2torch_birnn.readers import PathLike, opened, survey
 from keras2torch_birnn.rnn.choice import activation_label, alike, choose
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
@@ -48,16 +50,30 @@ def convert_with_spec(
     config: PathLike | None = None,
     dtype: str | None = None,
     masked_steps: str | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
 ) -> tuple[nn.Module, ModelSpec]:
-    """The same, with the parsed file."""
-    with ThreadPoolExecutor(1) as beside:
-        reading = beside.submit(read_model, path, config=config, masked_steps=masked_steps)
+    """The same, with the parsed file.
+
+    ``out``: write it there. Then large weights only pass through, and the model that is returned
+    does not have them.
+    """
+    with ExitStack() as reading, ThreadPoolExecutor(1) as beside:
+        file = opened(path, config=config, masked_steps=masked_steps)
+        found = beside.submit(reading.enter_context, file)
         # The file's index is made by a child process; torch is imported meanwhile.
         from keras2torch_birnn.conversion import convert_spec
 
-        spec = reading.result()
-    with in_file(path):
-        return convert_spec(spec, dtype=dtype), spec
+        spec, problems = found.result()
+        with in_file(path):
+            if problems:
+                raise gather(problems)
+            model = convert_spec(spec, dtype=dtype, filled=out is None)
+        if out is not None:
+            from keras2torch_birnn.saving import write_out
+
+            write_out(model, out, overwrite=overwrite, source=path, finish=reading.close)
+    return model, spec
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ def inspect(
         InvalidModelFileError: the file is broken.
     """
     load_plugins(plugins)
-    spec, problems = survey(path, config=config)
+    spec, problems = survey(path, config=config, weights="shapes")
     masks: Mapping[str, str] = {}
     if not problems:
         from keras2torch_birnn.conversion import build

@@ -199,11 +199,13 @@ def convert(
 
         with _working(f"converting {printable(model.name)}"):
             module, spec = convert_with_spec(
-                model, config=config, dtype=dtype, masked_steps=masked_steps
+                model,
+                config=config,
+                dtype=dtype,
+                masked_steps=masked_steps,
+                out=target,
+                overwrite=force,
             )
-            from keras2torch_birnn.saving import save
-
-            save(module, target, overwrite=force)
         for note in spec.notes:
             _say("note", note)
         count = sum(p.numel() for p in module.parameters())

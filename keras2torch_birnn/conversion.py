@@ -19,6 +19,7 @@ from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.own import equation_of, shown
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.layers import RecurrentModule
+from keras2torch_birnn.rnn.parameters import fill
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import ModelSpec, model_from_json, with_dtype
 from keras2torch_birnn.trial import check_lasting, completed, own_layers, tried
@@ -96,8 +97,12 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
-def convert_spec(spec: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
+def convert_spec(
+    spec: ModelSpec, *, dtype: str | None = None, filled: bool = True
+) -> fx.GraphModule:
     """Build a spec's model and give it its origin: text, golden vectors, checksum.
+
+    ``filled=False`` leaves weights in the file that are still there; then there is no checksum.
 
     Raises:
         PluginError: a layer of a plugin fails, or would not survive in OUT.
@@ -114,8 +119,9 @@ def convert_spec(spec: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule
             f"it cannot be computed on inputs of its own shapes ({_reason(error)})",
             "refused; if Keras can, please report it",
         ) from error
-    facts = Origin(text, golden, checksum(model))
-    return with_origin(model, facts)
+    if filled:
+        fill(model)
+    return with_origin(model, Origin(text, golden, checksum(model) if filled else 0))
 
 
 def _reason(error: Exception) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,7 +46,9 @@ from keras2torch_birnn.readers.containers import open_file
 from keras2torch_birnn.readers.strict_json import parse_json, parse_object
 from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.rnn.parameters import fill
 from keras2torch_birnn.spec import ModelSpec, model_from_json
+from keras2torch_birnn.streaming import can_stream, stream_safetensors, stream_torch
 from keras2torch_birnn.writing import write_whole
 
 FORMAT = "keras2torch_birnn/1"
@@ -66,16 +68,11 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     golden = facts.golden
     if checksum(model) != facts.checksum:
         golden = model_golden(model, golden.inputs)
-    about = {"made_by": golden.made_by, "rounding": golden.rounding}
-    named = {
-        f"{_GOLDEN}{kind}/{i:06d}": value
-        for kind, values in (("inputs", golden.inputs), ("outputs", golden.outputs))
-        for i, value in enumerate(values)
-    }
+    named = _named(golden)
     tensors, target = _dense({**model.state_dict(), **named}), Path(path)
     size = sum(tensor.nbytes for tensor in tensors.values())
     if target.suffix == ".safetensors":
-        texts = {"format": FORMAT, "spec": facts.spec_text, "golden": json.dumps(about)}
+        texts = _texts(facts.spec_text, golden)
         write_whole(
             target,
             lambda file: _write_safetensors(tensors, texts, file),
@@ -83,17 +80,75 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
             size=size,
         )
         return
-    content = {
+    content = _content(facts.spec_text, tensors, golden)
+    write_whole(target, lambda file: _write_torch(content, file), overwrite=overwrite, size=size)
+
+
+def write_out(
+    model: nn.Module,
+    path: Path,
+    *,
+    overwrite: bool,
+    source: str | os.PathLike[str],
+    finish: Callable[[], None],
+) -> None:
+    """Write a model whose weights may still be in the file ``source``, one tensor at a time.
+
+    ``finish`` is called when all is written and before it is put in place.
+
+    Raises:
+        OutputError: it cannot be written; InvalidModelFileError: ``source`` cannot be read.
+    """
+    facts = origin(model)
+    text, golden = facts.spec_text, facts.golden
+    tensors = {**model.state_dict(keep_vars=True), **_named(golden)}
+
+    def write(file: Path) -> None:
+        with in_file(source):
+            if path.suffix == ".safetensors":
+                stream_safetensors(tensors, _texts(text, golden), file)
+            elif can_stream():
+                stream_torch(_content(text, tensors, golden), file)
+            else:
+                fill(model)
+                _write_torch(_content(text, _dense(tensors), golden), file)
+            finish()
+
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    write_whole(path, write, overwrite=overwrite, size=size)
+
+
+def _named(golden: Golden) -> dict[str, Tensor]:
+    """The golden tensors by the names that they have in safetensors."""
+    return {
+        f"{_GOLDEN}{kind}/{i:06d}": value
+        for kind, values in (("inputs", golden.inputs), ("outputs", golden.outputs))
+        for i, value in enumerate(values)
+    }
+
+
+def _about(golden: Golden) -> dict[str, Any]:
+    return {"made_by": golden.made_by, "rounding": golden.rounding}
+
+
+def _texts(spec: str, golden: Golden) -> dict[str, str]:
+    """What stands beside the tensors in safetensors."""
+    return {"format": FORMAT, "spec": spec, "golden": json.dumps(_about(golden))}
+
+
+def _content(spec: str, tensors: Mapping[str, Tensor], golden: Golden) -> dict[str, Any]:
+    """The plain dict of a ``.pt`` file."""
+    named = _named(golden)
+    return {
         "format": FORMAT,
-        "spec": facts.spec_text,
+        "spec": spec,
         "state_dict": {n: t for n, t in tensors.items() if n not in named},
         "golden": {
             kind: [tensors[name] for name in named if name.startswith(f"{_GOLDEN}{kind}/")]
             for kind in ("inputs", "outputs")
         }
-        | about,
+        | _about(golden),
     }
-    write_whole(target, lambda file: _write_torch(content, file), overwrite=overwrite, size=size)
 
 
 def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from keras2torch_birnn import deferred
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
@@ -22,11 +24,11 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.own import named_weights
 from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
-from keras2torch_birnn.readers.arrays import StoredArray
+from keras2torch_birnn.readers.arrays import Contiguous, StoredArray
 from keras2torch_birnn.readers.backends import check_backend
 from keras2torch_birnn.readers.containers import Container, open_container
 from keras2torch_birnn.readers.generations import consequences, generation_of, version_by_shape
-from keras2torch_birnn.readers.layouts import KERAS2, Layout
+from keras2torch_birnn.readers.layouts import KERAS2, Layout, is_cudnn
 from keras2torch_birnn.readers.legacy_weights import legacy_paths, weights_group
 from keras2torch_birnn.readers.limits import JSON_BYTES
 from keras2torch_birnn.readers.masked_steps import choice_of, settle_masked_steps
@@ -40,6 +42,7 @@ from keras2torch_birnn.shapes import check_sizes, infer_model
 from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec, with_dtype
 
 PathLike = str | os.PathLike[str]
+How = Literal["read", "deferred", "shapes"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,32 @@ def survey(
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
+    weights: How = "read",
 ) -> tuple[ModelSpec, list[K2TError]]:
     """The same, but what is not supported is returned; the weights are read only if there is none.
 
+    ``weights``: "read", or "shapes" (see ``opened``).
+
     Raises:
         InvalidModelFileError, WeightMismatchError: as ``read_model``.
+    """
+    with opened(path, config=config, masked_steps=masked_steps, weights=weights) as found:
+        return found
+
+
+@contextmanager
+def opened(
+    path: PathLike,
+    *,
+    config: PathLike | None = None,
+    masked_steps: str | None = None,
+    weights: How = "deferred",
+) -> Iterator[tuple[ModelSpec, list[K2TError]]]:
+    """The same, with the file open. It must not have changed when it is closed.
+
+    ``weights``: "read"; "deferred", large matrices are still to be read (see ``deferred.py``), as
+    long as the file is open; "shapes", no weight is read, zeros stand for them. A model with layers
+    of a plugin is always read: nobody knows what that does with a weight.
     """
     given = None if config is None else _read_json(config)
     with in_file(path), open_container(path) as container:
@@ -99,10 +123,10 @@ def survey(
             root = infer_model(root, parsing.problems)
             check_sizes(root)
         if not parsing.problems:
-            root, found = _with_weights(root, container, parsing, choice)
+            root, found = _with_weights(root, container, parsing, choice, weights)
             notes += found
         spec = ModelSpec(root, parsing.generation, tuple(notes), choice)
-        return spec, parsing.problems
+        yield spec, parsing.problems
 
 
 def _read_json(path: PathLike) -> Mapping[str, Any]:
@@ -152,7 +176,11 @@ def _without_architecture(container: Container) -> K2TError:
 
 
 def _with_weights(
-    root: LayerSpec, container: Container, parsing: Parsing, choice: MaskedSteps | None
+    root: LayerSpec,
+    container: Container,
+    parsing: Parsing,
+    choice: MaskedSteps | None,
+    how: How,
 ) -> tuple[LayerSpec, tuple[str, ...]]:
     group = weights_group(container.store)
     layout = keras1.LAYOUT if parsing.generation.name == "keras1" else KERAS2
@@ -173,7 +201,9 @@ def _with_weights(
     fill(root, stored, lambda layer, weights: _check(layer, weights, layout, problems))
     if problems:
         raise gather(problems)
-    root = fill(root, stored, lambda layer, weights: _read(layer, weights, layout, notes))
+    if any(layer.class_name not in SCHEMA for layer in root.walk()):
+        how = "read"
+    root = fill(root, stored, lambda layer, found: _read(layer, found, layout, notes, how))
     kind = common_dtype([array for layer in root.walk() for array in layer.weights.values()])
     return with_dtype(root, kind), tuple(notes)
 
@@ -263,11 +293,41 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     )
 
 
+# Weights that builder and reference can take a few rows at a time.
+_MAY_WAIT: Mapping[str, tuple[str, ...]] = {
+    "Embedding": ("embeddings",),
+    "Dense": ("kernel",),
+    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), ("kernel", "recurrent_kernel")),
+}
+
+
+def _may_wait(layer: LayerSpec, name: str, stored: Mapping[str, StoredArray]) -> bool:
+    array = stored[name]
+    return (
+        name in _MAY_WAIT.get(layer.class_name, ())
+        and isinstance(array.layout, Contiguous)
+        and array.dtype.kind == "f"
+        and array.nbytes >= deferred.LEAST_BYTES
+        and not is_cudnn(layer, stored)
+    )
+
+
 def _read(
-    layer: LayerSpec, stored: Mapping[str, StoredArray], layout: Layout, notes: list[str]
+    layer: LayerSpec,
+    stored: Mapping[str, StoredArray],
+    layout: Layout,
+    notes: list[str],
+    how: How,
 ) -> LayerSpec:
-    weights: dict[str, Any] = {name: array.read() for name, array in stored.items()}
+    weights: dict[str, Any] = {}
+    for name, array in stored.items():
+        if how == "shapes":
+            weights[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
+        elif how == "deferred" and _may_wait(layer, name, stored):
+            weights[name] = deferred.Deferred.whole(array)
+        else:
+            weights[name] = array.read()
     for name, values in weights.items():
-        if not np.isfinite(values).all():
+        if how != "shapes" and not deferred.is_finite(values):
             notes.append(f"{printable(layer.place)}: {name} holds values that are not finite")
     return replace(layer, weights=layout.join(layer, weights))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -103,8 +104,14 @@ class StoredArray:
 
     def read(self) -> Array:
         """Read the values: a new array, C-contiguous and writable."""
-        try:
+        with self._placed():
             return _native(self._stored(), self.stored_as)
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Say in errors which array it was."""
+        try:
+            yield
         except MemoryError:
             raise InvalidModelFileError(
                 f"{self.nbytes} bytes do not fit into memory", "refused", place=self.path
@@ -112,6 +119,41 @@ class StoredArray:
         except InvalidModelFileError as error:
             error.place = error.place or self.path
             raise
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Read rows ``start`` to ``stop`` of an array that stands in one piece.
+
+        Raises:
+            TypeError: it does not.
+        """
+        if not isinstance(self.layout, Contiguous):
+            raise TypeError(f"{self.path} does not stand in one piece")
+        values = np.empty((stop - start, *self.shape[1:]), np.dtype(STORED_DTYPES[self.stored_as]))
+        row = math.prod(self.shape[1:]) * values.itemsize
+        with self._placed():
+            flat = values.reshape(-1).view(np.uint8).data
+            self.window.read_into(flat, self.layout.offset + start * row)
+        return _native(values, self.stored_as)
+
+    def between(self, first: int, last: int) -> Array:
+        """Read columns ``first`` to ``last`` of a matrix that stands in one piece.
+
+        Raises:
+            TypeError: it is no such matrix.
+        """
+        rows, width = self.shape
+        if (first, last) == (0, width):
+            return self.rows(0, rows)
+        if not isinstance(self.layout, Contiguous):
+            raise TypeError(f"{self.path} does not stand in one piece")
+        values = np.empty((rows, last - first), np.dtype(STORED_DTYPES[self.stored_as]))
+        flat = values.reshape(-1).view(np.uint8).data
+        piece, item = (last - first) * values.itemsize, values.itemsize
+        with self._placed():
+            for row in range(rows):
+                place = self.layout.offset + (row * width + first) * item
+                self.window.read_into(flat[row * piece : (row + 1) * piece], place)
+        return _native(values, self.stored_as)
 
     def _stored(self) -> Array:
         values = np.empty(self.shape, np.dtype(STORED_DTYPES[self.stored_as]))

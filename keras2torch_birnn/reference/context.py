@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from keras2torch_birnn.deferred import Deferred
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, Structure
 
 Equation: TypeAlias = Callable[
@@ -72,8 +73,9 @@ class Context:
         return np.asarray(array).astype(self.dtype)
 
     def weight(self, layer: LayerSpec, name: str) -> Array:
-        """A weight in the precision of this run."""
-        return self.number(layer.weights[name])
+        """A weight in the precision of this run; one that is still in the file stays there."""
+        array = layer.weights[name]
+        return array.astype(self.dtype) if isinstance(array, Deferred) else self.number(array)
 
 
 # ---- rules that changed between Keras versions, where the spec does not hold them --------------
