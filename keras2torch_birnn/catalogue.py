@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from keras2torch_birnn.plugins import SHIPPED
 from keras2torch_birnn.schema import LAYERS
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer class: its other names and the options that are refused."""
+    """One layer class: its other names and the options that are refused.
+
+    ``plugin``: the shipped plugin that has to be switched on for it.
+    """
 
     class_name: str
     aliases: tuple[str, ...]
     refused: tuple[str, ...]
+    plugin: str = ""
 
 
 # What a schema cannot say by itself: an option that has one value only says so; these have reasons.
@@ -47,6 +52,25 @@ def catalogue() -> tuple[Row, ...]:
     """Every class of the schema, in its order."""
     return tuple(
         Row(name, schema.aliases, _REFUSED.get(name, ())) for name, schema in LAYERS.items()
+    )
+
+
+def plugin_rows() -> tuple[Row, ...]:
+    """The classes of shipped plugins, one row for each plugin and class."""
+    return tuple(
+        Row(name.rpartition(">")[2], (), (), plugin)
+        for plugin, shipped in SHIPPED.items()
+        for name in shipped.classes
+    )
+
+
+def plugin_table() -> str:
+    """The shipped plugins as a table for the README."""
+    head = "| `--plugin` | layers | of |\n|---|---|---|\n"
+    return head + "".join(
+        f"| `{plugin}` | {', '.join(f'`{name}`' for name in shipped.classes)} | "
+        f"{shipped.origin} |\n"
+        for plugin, shipped in SHIPPED.items()
     )
 
 

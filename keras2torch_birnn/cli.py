@@ -18,7 +18,7 @@ import typer
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.errors import K2TError, OutputError, UsageError, gather, printable
-from keras2torch_birnn.plugins import load_plugins
+from keras2torch_birnn.plugins import SHIPPED, load_plugins
 
 app = typer.Typer(
     name="k2t",
@@ -369,18 +369,25 @@ def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 def layers(as_json: Json = False, debug: Debug = False) -> None:
     """List every Keras layer that can be converted, with the options that cannot.
 
+    After those the layers of other packages that a shipped plugin takes: --plugin NAME.
+
     Example: k2t layers
     """
     with _errors_as_lines(debug):
-        from keras2torch_birnn.catalogue import catalogue
+        from keras2torch_birnn.catalogue import catalogue, plugin_rows
 
         rows = catalogue()
         if as_json:
-            _print_json([asdict(row) for row in rows])
+            _print_json([asdict(row) for row in (*rows, *plugin_rows())])
         else:
             _print_table(
                 ("layer", "also called", "not supported"),
                 [(row.class_name, ", ".join(row.aliases), "; ".join(row.refused)) for row in rows],
+            )
+            _print("")
+            _print_table(
+                ("--plugin", "layers", "of"),
+                [(name, ", ".join(p.classes), p.origin) for name, p in SHIPPED.items()],
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from keras2torch_birnn.errors import (
@@ -54,18 +54,32 @@ def _infer_leaf(
             output = merged_output(layer.config["merge_mode"], heads[0], heads[1])
         return replace(layer, parts=halves, input_shape=shape, output_shape=output)
     if layer.class_name == "TimeDistributed":
-        if shape is not None and len(shape) < 3:
-            raise ShapeError(f"at least 3 dimensions are expected, found {list(shape)}")
-        step = None if shape is None else (shape[0], *shape[2:])
+        step = _map_shapes(_one_step, shape)
         inner = _infer(layer.parts["layer"], step, problems)
-        output = inner.output_shape
-        if output is not None:
-            output = (output[0], shape[1] if shape else None, *output[1:])
+        output, first = inner.output_shape, next(_shapes(shape))
+        if _is_shape(output):
+            output = (output[0], first[1] if first else None, *output[1:])
         return replace(layer, parts={"layer": inner}, input_shape=shape, output_shape=output)
     schema = SCHEMA[layer.class_name]
     schema.weights(layer.config, shape)
     output = schema.output({**layer.config, **said}, shape)
     return replace(layer, input_shape=shape, output_shape=output)
+
+
+def _one_step(shape: Shape | None) -> Shape | None:
+    """The shape without its second axis, time."""
+    if shape is None:
+        return None
+    if len(shape) < 3:
+        raise ShapeError(f"at least 3 dimensions are expected, found {list(shape)}")
+    return (shape[0], *shape[2:])
+
+
+def _map_shapes(function: Callable[[Shape | None], Structure], shape: Structure) -> Structure:
+    """Apply ``function`` to a shape, or to each of a tuple of shapes."""
+    if shape is None or _is_shape(shape):
+        return function(shape)
+    return tuple(_map_shapes(function, part) for part in shape)
 
 
 def _infer_graph(

@@ -97,6 +97,15 @@ class LayerSpec:
 
 # What a user may choose where a file does not tell, see ``readers.masked_steps``.
 MaskedSteps = Literal["zeros", "previous"]
+# What TimeDistributed does with a mask, see ``layers.time_distributed``.
+TimeDistributedMask = Literal[
+    "passes by",
+    "inner",
+    "inner unless fixed",
+    "inner, input if fixed",
+    "inner, unknown if fixed",
+    "input",
+]
 MaskedOutput = Literal["zeros", "zeros_unreversed", "previous_output", "previous_state"]
 
 
@@ -126,7 +135,7 @@ class Generation:
     reset_after: bool
     masked_output: MaskedOutput
     average_pooling_uses_mask: bool = True
-    time_distributed: Literal["passes by", "inner", "inner unless fixed", "input"] = "inner"
+    time_distributed: TimeDistributedMask = "inner"
     softmax: Literal["ignore", "add", "replace"] = "ignore"
     relu_passes_mask: bool = True
     bidirectional_carries: bool = True

@@ -70,7 +70,6 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ("StringLookup", {}, STEPS, TF, "StringLookup layer looks up text"),
     ("IntegerLookup", {}, STEPS, TF, "IntegerLookup layer looks ids up"),
     ("TextVectorization", {}, STEPS, TF, "TextVectorization layer turns text into ids"),
-    ("Convolution2D", {"nb_row": 3}, IMAGE, KERAS_1, "Convolution2D of Keras 1 is not supported"),
     ("UpSampling2D", {"size": [2, 2]}, IMAGE, KERAS_1, "UpSampling2D of Keras 1 is not supported"),
     ("Conv2D", {**CONV, "padding": "causal"}, IMAGE, TF, "Conv2D option padding='causal'"),
     ("Conv2D", {**CONV, "kernel_size": [3]}, IMAGE, TF, "a whole number or a list of 2"),

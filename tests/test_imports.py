@@ -16,13 +16,18 @@ import pytest
 from commands import COMMAND, MASKED, environment
 
 import keras2torch_birnn
-from keras2torch_birnn.catalogue import markdown_table
+from keras2torch_birnn.catalogue import markdown_table, plugin_table
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(keras2torch_birnn.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 KERAS = {"keras", "tensorflow", "tf_keras"}
+PLUGINS = ROOT / "fixtures" / "plugins"
+PLUGIN_MODELS = {
+    "own.h5": PLUGINS / "tf.keras-2.15.0" / "center.h5",
+    "crf.h5": PLUGINS / "keras-2.2.4" / "contrib_viterbi.h5",
+}
 
 
 def imported(module: Path) -> Iterator[str]:
@@ -141,6 +146,11 @@ def test_the_layer_table_is_that_of_the_package() -> None:
     assert inside == markdown_table()
 
 
+def test_the_table_of_plugins_is_that_of_the_package() -> None:
+    inside = README.partition("<!-- plugins:begin -->\n")[2].partition("<!-- plugins:end -->")[0]
+    assert inside == plugin_table()
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
@@ -153,6 +163,10 @@ def without_numbers(text: str) -> set[str]:
 def test_what_the_readme_shows_runs_and_prints_that(tmp_path: Path) -> None:
     """In order, in one folder: the commands, then the Python."""
     shutil.copyfile(MASKED, tmp_path / "model.h5")
+    for name, source in PLUGIN_MODELS.items():
+        shutil.copyfile(source, tmp_path / name)
+    mine = next(block for block in blocks("python") if block.startswith("# my_layers.py"))
+    (tmp_path / "my_layers.py").write_text(mine, encoding="utf-8")
     assert blocks("console")
     assert blocks("python")
     for block in blocks("console"):
@@ -171,7 +185,7 @@ def test_what_the_readme_shows_runs_and_prints_that(tmp_path: Path) -> None:
             assert done.returncode == 0, command + done.stderr
             wanted = {line for line in without_numbers(shown) if "not compared with" not in line}
             assert wanted <= without_numbers(done.stdout + done.stderr), command
-    code = "\n".join(blocks("python"))
+    code = "\n".join(block for block in blocks("python") if block != mine)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,
@@ -186,6 +200,8 @@ def main() -> None:
     """Write the layer table of the README anew."""
     pattern = re.compile(r"(<!-- layers:begin -->\n).*(<!-- layers:end -->)", re.DOTALL)
     text = pattern.sub(lambda m: m[1] + markdown_table() + m[2], README)
+    pattern = re.compile(r"(<!-- plugins:begin -->\n).*(<!-- plugins:end -->)", re.DOTALL)
+    text = pattern.sub(lambda m: m[1] + plugin_table() + m[2], text)
     (ROOT / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -967,6 +967,55 @@ mutation(
     ),
     f"{K2}/relu_layer.h5",
 )
+# Whole models inside TimeDistributed; merging and planes of Keras 1; attention over other axes.
+mutation(
+    "no mask enters a model inside TimeDistributed",
+    edit("layers.time_distributed:mask_enters", 'rule != "passes by" and', "False and"),
+    f"{TF}/td_model_words.h5",
+    f"{K2}/td_model_words.h5",
+    f"{K3}/td_model_words.h5",
+)
+mutation(
+    "the mask inside TimeDistributed does not come out",
+    edit("layers.time_distributed:inner_mask_leaves", "return ", "return False and "),
+    f"{TF}/td_model_sequences.h5",
+    f"{K2}/td_model_sequences.h5",
+)
+mutation(
+    "a mask enters TimeDistributed where the batch is fixed",
+    edit("layers.time_distributed:_fixed", "isinstance(layer.input_shape[0], int)", "False"),
+    "keras-2.3.1/td_fixed_words.h5",
+    "tf-2.0.4/td_fixed_inside.h5",
+)
+mutation(
+    "steps of TimeDistributed unfold the other way round",
+    edit(
+        "layers.time_distributed:unfold_steps",
+        "y.reshape(*like.shape[:2], *y.shape[1:])",
+        "y.reshape(*like.shape[1::-1], *y.shape[1:]).transpose(0, 1)",
+    ),
+    f"{TF}/td_model_inside.h5",
+    f"{K3}/td_td_model.h5",
+)
+mutation(
+    "a mask leaves a branch of a Merge",
+    edit("readers.keras1_merge:_makes_mask", "begins or any", "False and any"),
+    "keras-1.2.2/merge_first_masked.h5",
+    rereads=True,
+)
+mutation(
+    "kernels of channels_first planes are mirrored",
+    edit("readers.keras1:_join", "w.transpose(2, 3, 1, 0)", "w[..., ::-1].transpose(2, 3, 1, 0)"),
+    "keras-1.2.2/plane_conv_first.h5",
+    "keras-1.2.2/plane_separable_first.h5",
+    rereads=True,
+)
+mutation(
+    "attention over all axes",
+    edit("layers.attention:MultiHeadAttention._over_axes", "self.plan.axes", "None"),
+    f"{TF}/heads_axes.keras",
+    f"{K3}/heads_axes.keras",
+)
 
 
 # ---- the law -----------------------------------------------------------------------------------

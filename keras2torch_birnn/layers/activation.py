@@ -129,7 +129,13 @@ class Softmax(nn.Module):
 
 
 def _softmax_mask(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.config["masking"] == "ignore" else MaskFlow(takes=True)
+    """The mask is laid on the input from the last axis on; one of steps fits (B, T) alone."""
+    if layer.config["masking"] == "ignore":
+        return SAME
+    refused = None
+    if layer.input_shape is not None and len(layer.input_shape) != 2:
+        refused = "a mask into a Softmax of more than two dimensions does not fit in Keras either"
+    return MaskFlow(takes=True, refused=refused)
 
 
 @converts("Softmax", mask=_softmax_mask)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import NONE, USES, MaskFlow, converts
+from keras2torch_birnn.layers.registry import USES, MaskFlow, converts
 from keras2torch_birnn.rnn.parameters import parameter
+from keras2torch_birnn.schema.attention import attended_axes
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # The attended values, and with them the scores where the call asks for these.
@@ -139,7 +140,8 @@ class Plan:
     ``heads`` of queries, ``groups`` of keys and values (as many in a MultiHeadAttention).
     ``output_shape``: what a step of the output has. ``sliding_window``: how far a query looks, its
     own place counting as one. ``zeros``: when a row with nothing to attend to gives zeros, and not
-    the mean of all values.
+    the mean of all values. ``axes``: what is attended over, None for all between batch and
+    features.
     """
 
     heads: int
@@ -147,6 +149,7 @@ class Plan:
     output_shape: tuple[int, ...]
     sliding_window: int | None
     zeros: Literal["never", "with scores", "always"]
+    axes: tuple[int, ...] | None = None
 
 
 class MultiHeadAttention(nn.Module):
@@ -184,7 +187,10 @@ class MultiHeadAttention(nn.Module):
         """query (B, Tq, D), value and key (B, Tv, E) -> (B, Tq, ...), scores (B, N, Tq, Tv).
 
         attention_mask: (B, Tq, Tv), or (B, N, Tq, Tv) per head. mask: one of each argument, (B, T).
+        With more axes than T, those that are not attended over come before the heads in the scores.
         """
+        if query.dim() > 3:
+            return self._over_axes(query, value, key, return_attention_scores)
         plan = self.plan
         q = _heads(self.query(query), plan.heads)
         k = _heads(self.key(value if key is None else key), plan.groups)
@@ -204,6 +210,23 @@ class MultiHeadAttention(nn.Module):
         out = out.reshape(*out.shape[:2], *plan.output_shape)
         return (out, weights) if return_attention_scores else out
 
+    def _over_axes(
+        self, query: Tensor, value: Tensor, key: Tensor | None, with_scores: bool
+    ) -> Output:
+        """The same for (B, ..., D): axes apart join the batch, attended ones become a single T."""
+        over, apart = attended_axes(self.plan.axes, query.dim())
+        order = (0, *apart, *over)
+        folded = [None if x is None else _folded(x, order, len(over)) for x in (query, value, key)]
+        out, scores = self.forward(*folded, return_attention_scores=True)
+        sizes = [query.shape[axis] for axis in order]
+        out = out.reshape(*sizes, *out.shape[2:])
+        back = [order.index(axis) for axis in range(len(order))]
+        out = out.permute(*back, *range(len(order), out.dim()))
+        if not with_scores:
+            return out
+        keys = [value.shape[axis] for axis in over]
+        return out, scores.reshape(*sizes[: 1 + len(apart)], -1, *sizes[1 + len(apart) :], *keys)
+
     def _places(self, scores: Tensor, *, causal: bool) -> Tensor | None:
         """Which places may be looked at, whatever is masked: (Tq, Tv)."""
         queries, keys = scores.shape[2:]
@@ -217,6 +240,12 @@ class MultiHeadAttention(nn.Module):
     def extra_repr(self) -> str:
         """The heads."""
         return f"heads={self.plan.heads}, groups={self.plan.groups}"
+
+
+def _folded(x: Tensor, order: tuple[int, ...], over: int) -> Tensor:
+    """(B, ..., D) -> (B * apart, over, D), the axes in this order, the last ``over`` attended."""
+    moved = x.permute(*order, x.dim() - 1)
+    return moved.flatten(len(order) - over, -2).flatten(0, -3)
 
 
 def _heads(x: Tensor, count: int) -> Tensor:
@@ -237,9 +266,14 @@ def _per_head(mask: Tensor | None) -> Tensor | None:
 
 
 def _heads_mask(layer: LayerSpec) -> MaskFlow:
+    shape = layer.input_shape
+    first = shape[0] if isinstance(shape, tuple) and shape else None
+    refused = None
+    if isinstance(first, tuple) and len(first) > 3:
+        refused = "a mask into attention over more than one axis is not supported"
     if layer.config["masking"] == "ignore":
-        return NONE
-    return MaskFlow(takes=True, after="first")
+        return MaskFlow(after="none", refused=refused)
+    return MaskFlow(takes=True, after="first", refused=refused)
 
 
 def _linear(layer: LayerSpec, name: str, inputs: int = 1) -> nn.Linear:
@@ -269,6 +303,7 @@ def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
             layer.weights["attention_output/kernel"].shape[2:],
             config["sliding_window"],
             by_hand if config["masking"] == "zeros" else "never",
+            config.get("attention_axes"),
         ),
     )
 

@@ -23,6 +23,15 @@ from keras2torch_birnn.layers.registry import (
     converts,
     mask_flow,
 )
+from keras2torch_birnn.layers.time_distributed import (
+    check_steps,
+    fold_steps,
+    holds_model,
+    inner_mask_leaves,
+    mask_enters,
+    step_counts,
+    unfold_steps,
+)
 from keras2torch_birnn.own import output_count, own_of
 from keras2torch_birnn.spec import (
     Call,
@@ -73,21 +82,32 @@ class _Emitter:
         self.masks: dict[str, str] = {}
         # Module's path -> the plugin's layer that it is, or wraps, without weights
         self.own: dict[str, LayerSpec] = {}
+        # How many TimeDistributed stand around: values have no path there, their steps are folded
+        self.folds = 0
 
     def modules(self, graph: Graph, parent: nn.Module) -> dict[str, str]:
         """Build every layer of the graph under ``parent``; returns its attribute names."""
         names = attribute_names([layer.name for layer in graph.layers])
         for layer in graph.layers:
-            if layer.graph is not None:
-                holder = nn.Module()
-                parent.add_module(names[layer.name], holder)
-                self.modules(layer.graph, holder)
-            elif layer.class_name != "InputLayer":
+            if layer.class_name != "InputLayer":
                 try:
-                    parent.add_module(names[layer.name], convert_layer(layer))
+                    parent.add_module(names[layer.name], self.module(layer))
                 except K2TError as problem:
                     self.problems.append(problem)
         return names
+
+    def module(self, layer: LayerSpec) -> nn.Module:
+        """Build a layer; a model, or what holds one, as a tree of modules without code."""
+        if layer.graph is not None:
+            holder = nn.Module()
+            self.modules(layer.graph, holder)
+            return holder
+        if not holds_model(layer):
+            return convert_layer(layer)
+        check_steps(layer)
+        holder = nn.Module()
+        holder.add_module("layer", self.module(layer.parts["layer"]))
+        return holder
 
     def run(
         self,
@@ -172,21 +192,26 @@ class _Emitter:
         ignored = kwargs.pop("ignore_mask", False)
         if mask is not None:
             check_said(layer, flow)
+        if flow.refused and mask is not None and not ignored:
+            raise UnsupportedOptionError(flow.refused, place=layer.place)
+        if holds_model(layer):
+            if mask is not goes_on:
+                raise UnsupportedOptionError(
+                    "a mask passed to TimeDistributed over a whole model is not supported: this "
+                    "Keras hands on another",
+                    place=layer.place,
+                )
+            return self.steps(layer, target, where, args[0], mask)
         if flow.takes and mask is not None and not ignored:
-            _check_mask(layer)
             kwargs["mask"] = mask
         if any(own_of(part) is not None for part in layer.walk()):
             self.own[target] = replace(layer, weights={})
         node = self.graph.call_module(target, args, kwargs)
-        self.paths[node.name] = where
         after = self._mask_after(flow, target, args, goes_on)
         if isinstance(after, tuple) and own_of(layer) is not None:
             after = after[0]  # several inputs, one output: the first mask goes with it
-        if mask is not None or goes_on is not None:
-            effect = "drops it" if after is None else "passes it on"
-            self.masks[where] = "uses it" if "mask" in kwargs else effect
-        elif after is not None:
-            self.masks[where] = "makes it"
+        came = mask is not None or goes_on is not None
+        self._tell(where, node, came=came, used="mask" in kwargs, after=after)
         count = 2 if kwargs.get("return_attention_scores") else _outputs(layer)
         if count == 1:
             return node, after
@@ -196,6 +221,46 @@ class _Emitter:
             tuple(self.graph.call_function(getitem, (node, i)) for i in range(count)),
             tuple(after if i < heads else None for i in range(count)),
         )
+
+    def _tell(self, where: str, node: fx.Node, *, came: bool, used: bool, after: Any) -> None:
+        """Note which call a node is, and what it does with a mask."""
+        if not self.folds:
+            self.paths[node.name] = where
+        if came:
+            effect = "drops it" if after is None else "passes it on"
+            self.masks[where] = "uses it" if used else effect
+        elif after is not None:
+            self.masks[where] = "makes it"
+
+    def steps(
+        self, layer: LayerSpec, target: str, where: str, x: Structure, mask: Structure
+    ) -> tuple[Structure, Structure]:
+        """Emit a TimeDistributed that holds a model: fold the steps, the model's calls, unfold."""
+        inner, enters = layer.parts["layer"], mask is not None and mask_enters(layer)
+        if enters and isinstance(x, tuple):
+            raise UnsupportedOptionError(
+                "a mask into TimeDistributed over several inputs", place=layer.place
+            )
+        folded = map_structure(lambda t: self.graph.call_function(fold_steps, (t,)), x)
+        folded_mask = self.graph.call_function(fold_steps, (mask,)) if enters else None
+        below, path = f"{target}.layer", f"{where}/{inner.name}"
+        self.folds += 1
+        if inner.graph is None:
+            y, inner_mask = self.steps(inner, below, path, folded, folded_mask)
+        else:
+            names = attribute_names([part.name for part in inner.graph.layers])
+            given = [(t, folded_mask) for t in leaves(folded)]
+            y, inner_mask = self.run(inner.graph, given, names, f"{below}.", f"{path}/")
+        self.folds -= 1
+        first = next(leaves(x))
+        node = self.graph.call_function(unfold_steps, (y, first))
+        after = mask
+        if inner_mask_leaves(layer) and inner_mask is not None:
+            after = self.graph.call_function(unfold_steps, (inner_mask, first))
+        elif inner_mask_leaves(layer) and mask is not None:
+            after = self.graph.call_function(step_counts, (first, mask))
+        self._tell(where, node, came=mask is not None, used=enters, after=after)
+        return node, after
 
     def _mask_after(
         self, flow: MaskFlow, target: str, args: tuple[Structure, ...], mask: Any
@@ -236,26 +301,6 @@ def _outputs(layer: LayerSpec) -> int:
         return 1
     shape = layer.output_shape
     return len(shape) if isinstance(shape, tuple) and isinstance(shape[0], tuple) else 1
-
-
-def _check_mask(layer: LayerSpec) -> None:
-    """Refuse where what Keras does with a mask here was never compared with Keras."""
-    if layer.class_name == "TimeDistributed" and layer.parts["layer"].graph is not None:
-        raise UnsupportedOptionError(
-            "a mask into TimeDistributed over a whole model is not supported", place=layer.place
-        )
-    if layer.class_name == "GroupNormalization":
-        raise UnsupportedOptionError(
-            "a mask into a GroupNormalization is not supported: tf.keras takes a mask of steps "
-            "for one of channels",
-            place=layer.place,
-        )
-    shape = layer.input_shape
-    if layer.class_name == "Softmax" and shape is not None and len(shape) != 2:
-        raise UnsupportedOptionError(
-            "a mask into a Softmax of more than two dimensions does not fit in Keras either",
-            place=layer.place,
-        )
 
 
 def graph_module(layer: LayerSpec) -> fx.GraphModule:

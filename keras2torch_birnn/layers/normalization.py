@@ -158,7 +158,13 @@ class GroupNorm(nn.Module):
 
 
 def _group_mask(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.config["masking"] == "ignore" else MaskFlow(takes=True)
+    """tf.keras lays a mask on the input from the last axis on, and weighs the statistics by it."""
+    if layer.config["masking"] == "ignore":
+        return SAME
+    return MaskFlow(
+        refused="a mask into a GroupNormalization is not supported: tf.keras takes a mask of steps "
+        "for one of channels"
+    )
 
 
 @converts("GroupNormalization", mask=_group_mask)

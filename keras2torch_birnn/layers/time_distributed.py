@@ -7,8 +7,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.layers.registry import SAME, MaskFlow, convert_layer, converts, mask_flow
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.layers.registry import MaskFlow, convert_layer, converts, mask_flow
+from keras2torch_birnn.spec import LayerSpec, map_structure
+
+
+def fold_steps(x: Tensor) -> Tensor:
+    """(B, T, ...) -> (B * T, ...)."""
+    return x.flatten(0, 1)
+
+
+def unfold_steps(y: Tensor, like: Tensor) -> Tensor:
+    """(B * T, ...) -> (B, T, ...), B and T those of ``like``."""
+    return y.reshape(*like.shape[:2], *y.shape[1:])
 
 
 class TimeDistributed(nn.Module):
@@ -18,11 +28,11 @@ class TimeDistributed(nn.Module):
         super().__init__()
         self.layer = layer
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """A mask (B, T, ...) is folded like the input."""
-        folded = {} if mask is None else {"mask": mask.flatten(0, 1)}
-        y: Tensor = self.layer(x.flatten(0, 1), **folded)
-        return y.reshape(*x.shape[:2], *y.shape[1:])
+    def forward(self, x: Tensor | tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
+        """A mask (B, T, ...) is folded like the input; a list of tensors like one."""
+        folded = {} if mask is None else {"mask": fold_steps(mask)}
+        y: Tensor = self.layer(map_structure(fold_steps, x), **folded)
+        return unfold_steps(y, x if isinstance(x, Tensor) else x[0])
 
 
 def step_counts(x: Tensor, mask: Tensor) -> Tensor:
@@ -30,32 +40,85 @@ def step_counts(x: Tensor, mask: Tensor) -> Tensor:
     return mask.flatten(2).any(dim=2) if mask.dim() > 2 else mask
 
 
+def mask_enters(layer: LayerSpec) -> bool:
+    """Whether the inner layer sees the mask."""
+    rule = layer.config["masking"]
+    return rule != "passes by" and not (rule == "inner unless fixed" and _fixed(layer))
+
+
+def inner_mask_leaves(layer: LayerSpec) -> bool:
+    """Whether the mask of the output is the inner layer's, else it is the one that came in."""
+    rule = layer.config["masking"]
+    return rule == "inner" or (rule.startswith("inner") and not _fixed(layer))
+
+
+def _fixed(layer: LayerSpec) -> bool:
+    """Whether the model fixes its batch size."""
+    return isinstance(layer.input_shape, tuple) and isinstance(layer.input_shape[0], int)
+
+
+def unknown_mask(layer: LayerSpec) -> bool:
+    """Whether the file does not tell what mask comes out."""
+    return layer.config["masking"] == "inner, unknown if fixed" and _fixed(layer)
+
+
+_UNKNOWN = (
+    "a mask into TimeDistributed with a fixed batch size is not supported: TensorFlow 2.1 and 2.2 "
+    "hand on different masks and both call their Keras 2.3.0-tf"
+)
+
+
+def holds_model(layer: LayerSpec) -> bool:
+    """Whether a whole model stands in this TimeDistributed, or in one inside it."""
+    if layer.class_name != "TimeDistributed":
+        return False
+    inner = layer.parts["layer"]
+    return inner.graph is not None or holds_model(inner)
+
+
 def _mask(layer: LayerSpec) -> MaskFlow:
-    inner, rule = mask_flow(layer.parts["layer"]), layer.config["masking"]
-    fixed = layer.input_shape is not None and layer.input_shape[0] is not None
-    if rule == "passes by" or (rule == "inner unless fixed" and fixed):
-        return SAME
-    if rule == "input":
-        return MaskFlow(takes=inner.takes)
+    if holds_model(layer):  # the builder of graphs follows the mask through the model
+        return MaskFlow(refused=_UNKNOWN if unknown_mask(layer) else None)
+    inner = mask_flow(layer.parts["layer"])
+    if unknown_mask(layer) and inner.after != "same":
+        return MaskFlow(refused=_UNKNOWN)
+    takes = inner.takes and mask_enters(layer)
+    if not inner_mask_leaves(layer):
+        return MaskFlow(takes=takes)
     if callable(inner.after):  # elementwise in all leading axes: folding changes nothing
         return inner
     after: Any = "same" if inner.after == "same" else step_counts
-    return MaskFlow(takes=inner.takes, after=after)
+    return MaskFlow(takes=takes, after=after)
 
 
-@converts("TimeDistributed", mask=_mask)
-def time_distributed(layer: LayerSpec) -> nn.Module:
-    """Build a TimeDistributed; over a Dense it is that Dense, which takes any rank."""
+def check_steps(layer: LayerSpec) -> None:
+    """Refuse what no step of time can have.
+
+    Raises:
+        UnsupportedOptionError: the inner layer carries states, or gives several tensors.
+    """
     inner = layer.parts["layer"]
-    if inner.class_name == "Dense":
-        return convert_layer(inner)
     if any(part.config.get("stateful") for part in inner.walk()):
         raise UnsupportedOptionError(
             "TimeDistributed over a stateful layer: its state would run from step to step",
             place=layer.place,
         )
-    if isinstance(inner.output_shape, tuple) and isinstance(inner.output_shape[0], tuple):
+    shape = inner.output_shape
+    if isinstance(shape, tuple) and any(isinstance(part, tuple) for part in shape):
         raise UnsupportedOptionError(
-            "TimeDistributed over a layer with several outputs", place=layer.place
+            "TimeDistributed over a layer with several outputs, which no Keras computes",
+            place=layer.place,
         )
+
+
+@converts("TimeDistributed", mask=_mask)
+def time_distributed(layer: LayerSpec) -> nn.Module:
+    """Build a TimeDistributed; over a Dense it is that Dense, which takes any rank.
+
+    Over a whole model it is built by ``layers.graph``, which writes the model's calls out.
+    """
+    inner = layer.parts["layer"]
+    if inner.class_name == "Dense":
+        return convert_layer(inner)
+    check_steps(layer)
     return TimeDistributed(convert_layer(inner))

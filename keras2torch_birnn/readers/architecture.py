@@ -164,17 +164,25 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
     return None
 
 
+# Layers of Keras 3 whose config leaves ``trainable`` out; no operation has their names.
+_WITHOUT_TRAINABLE = frozenset(
+    "SpatialDropout1D SpatialDropout2D SpatialDropout3D Discretization HashedCrossing".split()
+)
+
+
 def _is_operation(entry: Mapping[str, Any]) -> bool:
     """Whether an entry is an operation of Keras 3, not a layer of the same name.
 
-    The module says so in a ``.keras`` file. In an ``.h5`` there is none, but every layer of Keras 3
-    has ``trainable`` in its config and no operation has; ``inbound_nodes`` are dicts in Keras 3.
+    The module says so in a ``.keras`` file. In an ``.h5`` there is none, but nearly every layer of
+    Keras 3 has ``trainable`` in its config and no operation has; ``inbound_nodes`` are dicts in
+    Keras 3.
     """
     module, nodes, config = entry.get("module"), entry.get("inbound_nodes"), entry.get("config")
     if isinstance(module, str):
         return module.startswith(("keras.src.ops", "keras.ops"))
     dict_nodes = isinstance(nodes, list) and any(isinstance(n, Mapping) for n in nodes)
-    return dict_nodes and isinstance(config, Mapping) and "trainable" not in config
+    bare = isinstance(config, Mapping) and "trainable" not in config
+    return dict_nodes and bare and entry.get("class_name") not in _WITHOUT_TRAINABLE
 
 
 def _qualified(entry: Mapping[str, Any], file_class: str) -> str:

@@ -115,7 +115,9 @@ def activation(value: Any, generation: Generation) -> Any:
 def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
     """What a layer does with a mask, and how Dot computes, where that is the generation's."""
     keras3 = generation.name == "keras3"
-    old = generation.name == "keras2" and not generation.version.startswith("2.3")
+    old = generation.name == "keras1" or (
+        generation.name == "keras2" and not generation.version.startswith("2.3")
+    )
     merging, after = {"masking": generation.merging}, {"mask_after": generation.attention_mask}
     rules: Mapping[str, dict[str, Any]] = {
         **dict.fromkeys(MERGES, merging),

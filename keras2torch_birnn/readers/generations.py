@@ -12,9 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.spec import Generation
+from keras2torch_birnn.spec import Generation, TimeDistributedMask
 
 _VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(.*)")
+# tf.keras 2.2.4-tf is that of TensorFlow 1.13 to 2.0, 2.3.0-tf that of 2.1 and of 2.2
+_TIME_DISTRIBUTED: Mapping[int, TimeDistributedMask] = {
+    2: "inner, input if fixed",
+    3: "inner, unknown if fixed",
+}
 _OLD_SIGMOID, _NEW_SIGMOID = "hard_sigmoid_0.2", "hard_sigmoid_1/6"
 
 
@@ -62,6 +67,7 @@ def generation_of(version: str) -> Generation:
             recurrent_activation="sigmoid",
             reset_after=True,
             masked_output="zeros",
+            time_distributed=_TIME_DISTRIBUTED.get(minor, "inner"),
             softmax="add" if minor >= 4 else "ignore",
             relu_passes_mask=minor >= 5,
             attention_rows="uniform" if minor >= 10 else "ignore",

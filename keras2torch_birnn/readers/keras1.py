@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from keras2torch_birnn.readers.keras1_merge import as_functional, modern_merge, starts_with_merge
 from keras2torch_birnn.readers.layouts import HasShape, Layout
 from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import Array, LayerSpec, Shape
@@ -22,20 +23,22 @@ from keras2torch_birnn.spec import Array, LayerSpec, Shape
 _CLASSES: Mapping[str, str] = {
     "AtrousConvolution1D": "Conv1D",
     "Convolution1D": "Conv1D",
+    "Convolution2D": "Conv2D",
+    "SeparableConvolution2D": "SeparableConv2D",
     "TimeDistributedDense": "Dense",  # a Dense works on every step anyway
-    # Of two axes: kernels in two orders, and some configs do not say in which the data are. No such
-    # class exists, so that these are refused by name.
+    # Configs of the last three do not say in which order the axes are; the others have never been
+    # compared. No such class exists, so that these are refused by name.
     **{
         name: f"{name} of Keras 1"
         for name in (
-            "Convolution2D AtrousConvolution2D SeparableConvolution2D Deconvolution2D "
-            "ZeroPadding2D Cropping2D UpSampling2D"
+            "AtrousConvolution2D Deconvolution2D ConvLSTM2D ZeroPadding2D Cropping2D UpSampling2D"
         ).split()
     },
 }
 
 _SIZED = ("Dense", "TimeDistributedDense", "LSTM", "GRU", "SimpleRNN")
 _WINDOWS = ("Convolution1D", "AtrousConvolution1D")
+_PLANES = ("Convolution2D", "SeparableConvolution2D")
 _POOLS = ("MaxPooling1D", "AveragePooling1D")
 
 _RENAMED: Mapping[str, str] = {
@@ -50,6 +53,7 @@ _RENAMED: Mapping[str, str] = {
     "nb_filter": "filters",
     "filter_length": "kernel_size",
     "subsample_length": "strides",
+    "subsample": "strides",
     "atrous_rate": "dilation_rate",
     "pool_length": "pool_size",
     "dim_ordering": "data_format",
@@ -72,16 +76,25 @@ _NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
 }
 # What only one value of is known elsewhere: (class, key) -> that value, what the others do.
 _ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
-    ("BatchNormalization", "mode"): (0, "normalizes by the batch at hand, at inference too"),
+    ("BatchNormalization", "mode"): (0, "normalizes without the moving statistics, always"),
 }
 
 
 def modern(entry: Any) -> Any:
     """The same layer as Keras 2 would write it; what is not known stays as it is."""
+    if starts_with_merge(entry):
+        return as_functional(entry)
     config = entry.get("config") if isinstance(entry, Mapping) else None
     class_name = entry.get("class_name") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping) or not isinstance(class_name, str):
         return entry
+    if class_name == "Merge":
+        class_name, new = modern_merge(config)
+        return {**entry, "class_name": class_name, "config": new}
+    if class_name in _PLANES:
+        sizes = [config.get("nb_row"), config.get("nb_col")]
+        config = {k: v for k, v in config.items() if k not in ("nb_row", "nb_col")}
+        config["kernel_size"] = sizes
     names = {**_RENAMED, **_RENAMED_IN.get(class_name, {})}
     checked = {key for owner, key in _ONLY if owner == class_name}  # by refused_values
     ignored = _NO_EFFECT | _NO_EFFECT_IN.get(class_name, frozenset()) | checked
@@ -94,6 +107,8 @@ def modern(entry: Any) -> Any:
 
 
 def _value(key: str, value: Any) -> Any:
+    if key == "padding" and isinstance(value, Mapping):  # of one axis
+        return [value.get("left_pad", 0), value.get("right_pad", 0)]
     known = _VALUES.get(key, {})
     return known.get(value, value) if isinstance(value, str) else value
 
@@ -131,7 +146,8 @@ _LABELS: Mapping[str, str] = {
     "alpha": "alphas",
 }
 _ENTRY = re.compile(
-    r"(?P<layer>.*?)_(?P<label>[WUb](?:_[icfozrh])?|gamma|beta|running_mean|running_std|alphas)"
+    r"(?P<layer>.*?)_(?P<label>[WUb](?:_[icfozrh])?|gamma|beta|running_mean|running_std|alphas|"
+    r"depthwise_kernel|pointwise_kernel)"
     r"(?:_\d+)?(?::\d+)?"
 )
 
@@ -160,6 +176,11 @@ def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Sha
         old = _is_old(found["kernel"].shape) if "kernel" in found else False
         kernel = (filters, channels, length, 1) if old else (length, 1, channels, filters)
         return {**expected, "kernel": kernel}
+    if _ahead(layer):
+        return {
+            name: (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape
+            for name, shape in expected.items()
+        }
     if not _per_gate(layer):
         return expected
     return {
@@ -167,6 +188,12 @@ def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Sha
         for gate in _GATES[layer.class_name]
         for name in _RECURRENT
     }
+
+
+def _ahead(layer: LayerSpec) -> bool:
+    """Whether kernels are (filters, channels, rows, columns), as the data are."""
+    planes = layer.class_name in ("Conv2D", "SeparableConv2D")
+    return planes and layer.config["data_format"] == "channels_first"
 
 
 def _is_old(shape: tuple[int, ...]) -> bool:
@@ -188,6 +215,8 @@ def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
         kernel = weights["kernel"]
         old = _is_old(kernel.shape)
         return {**weights, "kernel": (kernel.transpose(2, 3, 1, 0) if old else kernel)[:, 0]}
+    if _ahead(layer):
+        return {n: w.transpose(2, 3, 1, 0) if w.ndim == 4 else w for n, w in weights.items()}
     if not _per_gate(layer):
         return dict(weights)
     order = _FUSED[layer.class_name]

@@ -112,11 +112,48 @@ def _mask_of_scores(
     return _and(*found)
 
 
+def _over_axes(layer: LayerSpec, inputs: Structure, context: Context) -> Result:
+    """``_build_attention_equation`` letter by letter: tensors (b, ..., d) of more than 3 axes.
+
+    Letters of the query are small, of the value big on the axes that are attended over.
+    """
+    config = layer.config
+    query, value = (context.number(x) for x in inputs[:2])
+    given_key = inputs[2] if len(inputs) > 2 else None
+    key = value if given_key is None else context.number(given_key)
+    rank = query.ndim
+    over = config["attention_axes"] or tuple(range(1, rank - 1))
+    axes = "bcefghijkl"[: rank - 1]
+    own = "".join(letter.upper() if axis in over else letter for axis, letter in enumerate(axes))
+    apart = "".join(letter for axis, letter in enumerate(axes) if axis not in over)
+    rows = "".join(axes[axis] for axis in over)
+    scores = f"{apart}n{rows}{rows.upper()}"
+
+    def project(name: str, x: Array) -> Array:
+        y = np.tensordot(x, context.weight(layer, f"{name}/kernel"), axes=1)
+        return y + context.weight(layer, f"{name}/bias") if config["use_bias"] else y
+
+    q, k, v = project("query", query), project("key", key), project("value", value)
+    products = np.einsum(f"{axes}nw,{own}nw->{scores}", q, k) / np.sqrt(q.shape[-1])
+    norm = tuple(range(products.ndim - len(over), products.ndim))
+    weights = np.exp(products - products.max(axis=norm, keepdims=True))
+    weights = weights / weights.sum(axis=norm, keepdims=True)
+    attended = np.einsum(f"{scores},{own}nw->{axes}nw", weights, v)
+    if config["use_gate"]:
+        attended = attended / (1 + np.exp(-project("gate", query)))
+    y = np.tensordot(attended, context.weight(layer, "attention_output/kernel"), axes=2)
+    if config["use_bias"]:
+        y = y + context.weight(layer, "attention_output/bias")
+    return ((y, weights) if context.call_options.get("return_attention_scores") else y), None
+
+
 def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
     """``MultiHeadAttention.call``, ``GroupedQueryAttention.call``: (query, value, key, mask).
 
     Keys and values of a group serve ``heads / groups`` heads that follow each other.
     """
+    if np.ndim(inputs[0]) > 3:
+        return _over_axes(layer, inputs, context)
     query, value = (context.number(x) for x in inputs[:2])
     given_key = inputs[2] if len(inputs) > 2 else None
     key = value if given_key is None else context.number(given_key)

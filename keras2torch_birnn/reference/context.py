@@ -150,6 +150,14 @@ def mask_enters_time_distributed(generation: Generation) -> bool:
     return generation.name in ("tf.keras", "keras3") or _since(generation, "keras2", 2, 2)
 
 
+def fixed_batch_keeps_mask(generation: Generation) -> bool:
+    """Whether TimeDistributed hands on the mask it was given where the batch size is fixed.
+
+    TensorFlow 1.14 to 2.1 do (``TimeDistributed.compute_mask``), though the mask enters the layer.
+    """
+    return generation.name == "tf.keras" and not _since(generation, "tf.keras", 2, 3)
+
+
 def smallest_norm(generation: Generation) -> float:
     """What UnitNormalization divides a shorter vector by.
 

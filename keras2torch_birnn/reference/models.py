@@ -11,6 +11,7 @@ import numpy as np
 
 from keras2torch_birnn.reference.context import (
     Context,
+    fixed_batch_keeps_mask,
     mask_enters_time_distributed,
     passed_mask_goes_on,
 )
@@ -170,6 +171,10 @@ def _outer_mask(inner: Structure, mask: Structure, layer: LayerSpec, context: Co
     """
     if context.generation.name == "keras3" or _mask_passes_by(layer, context):
         return mask
+    if _is_fixed(layer) and fixed_batch_keeps_mask(context.generation):
+        return mask
+    if isinstance(mask, tuple):  # several inputs, none of which has a mask
+        return inner
     if mask is None or any(m is not None for m in leaves(inner)):
         return inner
     return np.asarray(mask).astype(bool).reshape(*mask.shape[:2], -1).any(axis=-1)
@@ -177,10 +182,13 @@ def _outer_mask(inner: Structure, mask: Structure, layer: LayerSpec, context: Co
 
 def _mask_passes_by(layer: LayerSpec, context: Context) -> bool:
     """Keras before 2.2.0; from then to 2.3.1, where the model fixes its batch size."""
-    shape = layer.input_shape
-    fixed = isinstance(shape, tuple) and len(shape) > 0 and isinstance(shape[0], int)
-    fixed_in_keras2 = fixed and context.generation.name == "keras2"
+    fixed_in_keras2 = _is_fixed(layer) and context.generation.name == "keras2"
     return fixed_in_keras2 or not mask_enters_time_distributed(context.generation)
+
+
+def _is_fixed(layer: LayerSpec) -> bool:
+    shape = layer.input_shape
+    return isinstance(shape, tuple) and len(shape) > 0 and isinstance(shape[0], int)
 
 
 def _at(structure: Structure, t: int) -> Structure:

@@ -11,6 +11,7 @@ from typing import Any
 from keras2torch_birnn.schema.merging import shapes_of
 from keras2torch_birnn.schema.options import (
     REQUIRED,
+    BadOptionError,
     Option,
     choice,
     flag,
@@ -76,20 +77,47 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _query_value_key(given: Structure) -> tuple[Shape | None, Shape | None, Shape | None]:
+def _query_value_key(
+    given: Structure, axes: tuple[int, ...] | None = None
+) -> tuple[Shape | None, Shape | None, Shape | None]:
+    """The three shapes; ``axes``: what is attended over, None for all between batch and features.
+
+    Each axis that is not attended over has to be the same in all.
+    """
     if not isinstance(given, tuple) or len(given) < 2 or any(isinstance(s, int) for s in given):
         raise ShapeError("a query and a value are expected")
     query, value = given[:2]
     key = given[2] if len(given) > 2 and given[2] is not None else value
-    for shape in (query, value, key):
-        if shape is not None and (len(shape) != 3 or any(isinstance(s, tuple) for s in shape)):
-            raise ShapeError(f"tensors of 3 dimensions are expected, found {list(shape)}")
+    known = [shape for shape in (query, value, key) if shape is not None]
+    for shape in known:
+        if len(shape) < 3 or any(isinstance(s, tuple) for s in shape):
+            raise ShapeError(f"tensors of 3 dimensions at least are expected, found {list(shape)}")
+        if len(shape) != len(known[0]):
+            raise ShapeError("query, value and key differ in their number of dimensions")
+    rank = len(known[0]) if known else 3
+    if axes is not None and (len(set(axes)) < len(axes) or max(axes) > rank - 2):
+        raise ShapeError(f"attention_axes {list(axes)} do not fit tensors of {rank} dimensions")
+    for axis in attended_axes(axes, rank)[1]:
+        sizes = {shape[axis] for shape in known} - {None}
+        if len(sizes) > 1:
+            raise ShapeError(f"axis {axis} is not attended over, but its sizes differ")
     mask = given[3] if len(given) > 3 else None
+    if mask is not None and rank > 3:
+        raise ShapeError("attention_mask with tensors of more than 3 dimensions")
     if mask is not None and query is not None and value is not None:
         pairs = zip(mask[-2:], (query[1], value[1]), strict=False)
         if any(None not in (a, b) and a not in (1, b) for a, b in pairs):
             raise ShapeError(f"attention_mask {list(mask)} does not fit the steps")
     return query, value, key
+
+
+def attended_axes(
+    axes: tuple[int, ...] | None, rank: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Axes that are attended over, and those that stay apart, without batch and features."""
+    between = range(1, rank - 1)
+    over = tuple(between) if axes is None else axes
+    return over, tuple(axis for axis in between if axis not in over)
 
 
 def _projections(config: Config, shapes: Mapping[str, tuple[Shape, Shape]]) -> WeightShapes:
@@ -103,7 +131,9 @@ def _projections(config: Config, shapes: Mapping[str, tuple[Shape, Shape]]) -> W
 
 
 def _multi_head_weights(config: Config, given: Structure) -> WeightShapes:
-    query, value, key = _query_value_key(given) if given is not None else (None, None, None)
+    query, value, key = (None, None, None)
+    if given is not None:
+        query, value, key = _query_value_key(given, config["attention_axes"])
     heads, width = config["num_heads"], config["value_dim"] or config["key_dim"]
     out = config["output_shape"] or (last(query),)
     return _projections(
@@ -139,10 +169,23 @@ def _grouped_weights(config: Config, given: Structure) -> WeightShapes:
 
 def _heads_output(heads: str) -> Callable[[Config, Structure], Any]:
     def output(config: Config, given: Structure) -> Any:
-        query, value, _ = _query_value_key(given)
-        batch, steps = query[:2] if query else (None, None)
-        out = (batch, steps, *(config.get("output_shape") or (last(query),)))
-        return _scored(config, out, (batch, config[heads], steps, value[1] if value else None))
+        axes = config.get("attention_axes")
+        query, value, _ = _query_value_key(given, axes)
+        for option in ("use_causal_mask", "sliding_window"):
+            if query is not None and len(query) > 3 and config.get(option):
+                raise ShapeError(f"{option} with tensors of more than 3 dimensions")
+        width = config.get("output_shape") or (last(query),)
+        if query is None:
+            return _scored(config, (None, None, *width), (None, config[heads], None, None))
+        over, apart = attended_axes(axes, len(query))
+        scores = (
+            query[0],
+            *(query[axis] for axis in apart),
+            config[heads],
+            *(query[axis] for axis in over),
+            *(value[axis] if value else None for axis in over),
+        )
+        return _scored(config, (*query[:-1], *width), scores)
 
     return output
 
@@ -155,11 +198,14 @@ def _widths(value: Any) -> tuple[int, ...] | None:
     return result
 
 
-def _only_time(value: Any) -> None:
-    """``attention_axes``: the one axis that an input (B, T, D) has to attend over."""
-    axes = value if isinstance(value, list | tuple) else [value]
-    for axis in () if value is None else axes:
-        choice(1, 1).parse(axis)
+def _axes(value: Any) -> tuple[int, ...] | None:
+    """``attention_axes``: numbers of axes from 1 on, or None."""
+    if value is None:
+        return None
+    result: tuple[int, ...] = sizes().parse(value if isinstance(value, list | tuple) else [value])
+    if not result:
+        raise BadOptionError("an axis at least is expected")
+    return result
 
 
 # masking: "ignore" the masks of query, value and key; or use them, and a row with nothing to attend
@@ -200,7 +246,10 @@ LAYERS: Mapping[str, Schema] = {
             "key_dim": size(),
             "value_dim": optional(size()),
             "output_shape": Option(None, _widths),
-            "attention_axes": Option(None, _only_time),
+            "attention_axes": Option(None, _axes),
+            # of tf_keras: scores of masked keys are replaced, where without it a
+            # number is added that leaves nothing of them; a row of nothing else is uniform in both
+            "softmax_robust_masking": flag(False),
             **_HEADS,
         },
         _multi_head_weights,

@@ -106,9 +106,20 @@ LAYERS: Mapping[str, Schema] = {
         parts=("forward_layer", "backward_layer"),
     ),
     # masking: the mask passes by (where the batch is fixed); or goes in and comes out as the inner
-    # layer makes it (or the input's, reduced to steps); or goes in and comes out as it was
+    # layer makes it (or the input's, reduced to steps); or goes in and comes out as it was (in
+    # TensorFlow 1 to 2.1 where the batch is fixed; 2.2 calls itself the same as 2.1)
     "TimeDistributed": Schema(
-        {"masking": choice(REQUIRED, "passes by", "inner", "inner unless fixed", "input")},
+        {
+            "masking": choice(
+                REQUIRED,
+                "passes by",
+                "inner",
+                "inner unless fixed",
+                "inner, input if fixed",
+                "inner, unknown if fixed",
+                "input",
+            )
+        },
         parts=("layer",),
     ),
 }

@@ -1,0 +1,5 @@
+"""keras-self-attention 0.47 to 0.51, see ``self_attention.py``."""
+
+from keras2torch_birnn.plugins.self_attention import switch_on
+
+switch_on("0.51")

@@ -1,0 +1,168 @@
+"""Merging in Keras 1: the class Merge, and a Sequential whose branches one joins at its start.
+
+Sources: Keras 1.2.2 ``engine/topology.py`` (``Merge``), ``models.py`` (``Sequential.get_config``,
+``flattened_layers``: the order in which the layers of such a model stand in its file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keras2torch_birnn.errors import InvalidModelFileError
+
+# Merges of merges go one or two deep; this stops a hostile file.
+DEEPEST_MERGE = 20
+
+_CLASSES: Mapping[str, str] = {
+    "sum": "Add",
+    "mul": "Multiply",
+    "ave": "Average",
+    "max": "Maximum",
+    "concat": "Concatenate",
+    "dot": "Dot",
+}
+_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "concat": {"concat_axis": "axis"},
+    "dot": {"dot_axes": "axes"},
+}
+
+
+def modern_merge(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Class and config of the later layer that does what a Merge does.
+
+    A function of the user's is a Lambda. There is no later word for the cosine: it divides whole
+    matrices of products by each other, and has one axis more than it says.
+    """
+    mode, kept = config.get("mode"), {"name": config.get("name")}
+    if config.get("mode_type", "raw") != "raw":
+        return "Lambda", kept
+    if not isinstance(mode, str) or mode not in _CLASSES:
+        return f"Merge of Keras 1 with mode {mode!r}", kept
+    names = _OPTIONS.get(mode, {})
+    return _CLASSES[mode], {**kept, **{new: config.get(old) for old, new in names.items()}}
+
+
+def starts_with_merge(entry: Any) -> bool:
+    """Whether this is a Sequential that begins with a Merge of branches."""
+    if not isinstance(entry, Mapping) or entry.get("class_name") != "Sequential":
+        return False
+    layers = entry.get("config")
+    return isinstance(layers, list) and bool(layers) and _branches(layers[0]) is not None
+
+
+def _branches(entry: Any) -> Sequence[Any] | None:
+    """What a Merge at the start joins."""
+    if not isinstance(entry, Mapping) or entry.get("class_name") != "Merge":
+        return None
+    config = entry.get("config")
+    found = config.get("layers") if isinstance(config, Mapping) else None
+    return found if isinstance(found, list) and found else None
+
+
+def as_functional(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same model as a graph: an input for each branch, and the layers in the file's order.
+
+    Raises:
+        InvalidModelFileError: it has not the structure of such a model.
+    """
+    writer = _Writer()
+    end = writer.chain(entry["config"], depth=0)
+    config = {
+        "layers": writer.layers,
+        "input_layers": writer.inputs,
+        "output_layers": [[end, 0, 0]],
+    }
+    return {**entry, "class_name": "Model", "config": config}
+
+
+def _makes_mask(layers: Any) -> bool:
+    """Whether a mask can begin in these layers, or in what is inside them."""
+    if isinstance(layers, list):
+        return any(map(_makes_mask, layers))
+    if not isinstance(layers, Mapping):
+        return False
+    begins = layers.get("class_name") == "Masking" or layers.get("mask_zero") is True
+    return begins or any(map(_makes_mask, layers.values()))
+
+
+class _Writer:
+    """Collects the layers of all branches."""
+
+    def __init__(self) -> None:
+        self.layers: list[dict[str, Any]] = []
+        self.inputs: list[list[Any]] = []
+
+    def chain(self, layers: Any, *, depth: int) -> str:
+        """Add the layers of a Sequential; returns the name of the last."""
+        if not isinstance(layers, list) or not layers or depth > DEEPEST_MERGE:
+            raise InvalidModelFileError("a branch of a Merge is no list of layers", "refused")
+        branches = _branches(layers[0])
+        if branches is None:
+            end = self._add(layers[0], [self._input(layers[0])])
+        else:
+            joined = [self._branch(branch, depth=depth + 1) for branch in branches]
+            end = self._add(layers[0], joined)
+        for layer in layers[1:]:
+            end = self._add(layer, [end])
+        return end
+
+    def _branch(self, branch: Any, *, depth: int) -> str:
+        if not isinstance(branch, Mapping):
+            raise InvalidModelFileError("a branch of a Merge is no layer", "refused")
+        inside = branch.get("config")
+        if branch.get("class_name") == "Sequential":
+            end = self.chain(inside, depth=depth)
+            return self._without_mask(end) if _makes_mask(inside) else end
+        if branch.get("class_name") != "Model":
+            return self.chain([branch], depth=depth)
+        parts = inside if isinstance(inside, Mapping) else {}
+        layers, starts, ends = (
+            parts.get(key) for key in ("layers", "input_layers", "output_layers")
+        )
+        if not all(isinstance(part, list) for part in (layers, starts, ends)) or not ends:
+            raise InvalidModelFileError("a branch of a Merge is no model", "refused")
+        self.layers += layers
+        self.inputs += starts
+        end = ends[0]
+        if not isinstance(end, list) or not end or end[1:] != [0, 0]:
+            raise InvalidModelFileError("a branch of a Merge has no plain output", "refused")
+        return str(end[0])
+
+    def _add(self, layer: Any, sources: Sequence[str]) -> str:
+        config = layer.get("config") if isinstance(layer, Mapping) else None
+        if not isinstance(config, Mapping | list):
+            raise InvalidModelFileError("a layer without config", "refused")
+        # A Sequential inside loses its name in the file.
+        name = f"sequential_in_merge_{len(self.layers)}"
+        if isinstance(config, Mapping):
+            name = str(config.get("name"))
+            config = {key: value for key, value in config.items() if key != "layers"}
+        node = [[source, 0, 0] for source in sources]
+        self.layers.append({**layer, "name": name, "config": config, "inbound_nodes": [node]})
+        return name
+
+    def _without_mask(self, end: str) -> str:
+        """No mask leaves a Sequential that a Merge joins (its first node has none).
+
+        An Identity of this Keras, had it one, would hand no mask on.
+        """
+        own = {"name": f"{end}_without_mask"}
+        return self._add({"class_name": "Identity", "config": own}, [end])
+
+    def _input(self, layer: Any) -> str:
+        """An input for the first layer of a branch."""
+        first = layer
+        while isinstance(first, Mapping) and isinstance(first.get("config"), list):
+            first = next(iter(first["config"]), None)
+        config = first.get("config") if isinstance(first, Mapping) else None
+        shape = config.get("batch_input_shape") if isinstance(config, Mapping) else None
+        if shape is None:
+            raise InvalidModelFileError("a branch of a Merge without input shape", "refused")
+        name = f"{config['name']}_input" if config and "name" in config else "merge_input"
+        own = {"name": name, "batch_input_shape": shape}
+        self.layers.append(
+            {"class_name": "InputLayer", "name": name, "config": own, "inbound_nodes": []}
+        )
+        self.inputs.append([name, 0, 0])
+        return name

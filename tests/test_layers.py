@@ -1,0 +1,288 @@
+"""Whole models inside TimeDistributed, layers of Keras 1, attention over any axes: what is refused,
+how it is built, and options that no file of Keras could hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
+
+from keras2torch_birnn.conversion import build
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
+from keras2torch_birnn.readers import keras1
+from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.schema import SCHEMA, ShapeError
+from keras2torch_birnn.shapes import infer_model
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
+
+KERAS_1, TF_21, TF_215, KERAS_3 = "1.2.2", "2.3.0-tf", "2.15.0", "3.15.1"
+
+
+def problems_of(model: Mapping[str, Any], version: str) -> list[K2TError]:
+    parsing = Parsing(generation_of(version))
+    root = parse_architecture(model, parsing)
+    if not parsing.problems:
+        infer_model(root, parsing.problems)
+    return parsing.problems
+
+
+# ---- TimeDistributed ---------------------------------------------------------------------------
+
+
+def distributed(inner: LayerSpec, masking: str, batch: int | None = None) -> ModelSpec:
+    """Masking, and the inner layer at every one of its steps."""
+    td = layer("TimeDistributed", "td", layer=inner, masking=masking)
+    root = chain(layer("Masking", "masking"), td, shape=(batch, T, 2))
+    problems: list[K2TError] = []
+    root = infer_model(root, problems)
+    assert not problems
+    return ModelSpec(root, generation_of(TF_215))
+
+
+def test_a_model_inside_is_written_out_under_the_names_of_keras() -> None:
+    model = build(distributed(chain(dense(5, 2), name="inner"), "inner"))
+    assert "td.layer.dense_0.weight" in model.state_dict()
+    for name in ("fold_steps", "unfold_steps", "td_layer_dense_0"):
+        assert name in model.code
+    assert model.meta["masks"]["td"] == "uses it"
+    assert model.meta["masks"]["td/inner/dense_0"] == "passes it on"
+    paths = set(model.meta["paths"].values())
+    assert "td" in paths
+    assert not any(path.startswith("td/") for path in paths)
+
+
+def test_what_is_inside_and_around_folds_twice() -> None:
+    inner = layer("TimeDistributed", "in", layer=chain(dense(5, 2), name="m"), masking="inner")
+    td = layer("TimeDistributed", "td", layer=inner, masking="inner")
+    root = infer_model(chain(td, shape=(None, 3, T, 2)), [])
+    spec = ModelSpec(root, generation_of(TF_215))
+    x = values(B, 3, T, 2)
+    found = build(spec, dtype="float64")(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(found, compute(spec, [x]).outputs[0], rtol=1e-12)
+    assert found.shape == (B, 3, T, 5)
+
+
+@pytest.mark.parametrize("batch", [None, B])
+def test_a_mask_that_one_version_hands_on_otherwise_is_refused(batch: int | None) -> None:
+    """TensorFlow 2.1 and 2.2 write the same version and differ where the batch is fixed."""
+    for inner in (chain(dense(5, 2), name="inner"), layer("RepeatVector", "repeat", n=3)):
+        spec = distributed(inner, "inner, unknown if fixed", batch)
+        if batch is None:
+            build(spec)
+            continue
+        with pytest.raises(UnsupportedOptionError, match=r"TensorFlow 2\.1 and 2\.2"):
+            build(spec)
+    build(distributed(dense(5, 2), "inner, unknown if fixed", batch))  # the same in both
+
+
+def test_versions_know_what_time_distributed_does_with_a_mask() -> None:
+    for version, rule in {
+        KERAS_1: "passes by",
+        "2.1.6": "passes by",
+        "2.2.4": "inner unless fixed",
+        "2.2.4-tf": "inner, input if fixed",
+        TF_21: "inner, unknown if fixed",
+        "2.4.0": "inner",
+        TF_215: "inner",
+        "3.0.5": "input",
+    }.items():
+        assert generation_of(version).time_distributed == rule
+
+
+def test_several_outputs_at_every_step_are_refused() -> None:
+    state = rnn("GRU", return_state=True, name="state")
+    td = layer("TimeDistributed", "td", layer=state, masking="inner")
+    root = infer_model(chain(td, shape=(None, 3, T, 2)), [])
+    with pytest.raises(UnsupportedOptionError, match="several outputs, which no Keras computes"):
+        build(ModelSpec(root, generation_of(TF_215)))
+
+
+def test_a_stateful_layer_in_a_model_inside_is_refused() -> None:
+    td = layer(
+        "TimeDistributed", "td", masking="inner",
+        layer=chain(rnn("GRU", stateful=True, name="state"), name="inner"),
+    )  # fmt: skip
+    root = infer_model(chain(td, shape=(3, 3, T, 2)), [])
+    with pytest.raises(UnsupportedOptionError, match="TimeDistributed over a stateful layer"):
+        build(ModelSpec(root, generation_of(TF_215)))
+
+
+def test_a_model_that_flattens_its_steps_needs_their_number() -> None:
+    """Shapes inside are those of one step."""
+    td = layer("TimeDistributed", "td", layer=chain(layer("Flatten", "flat")), masking="inner")
+    root = infer_model(chain(td, shape=(None, 3, 5, 2)), [])
+    assert root.output_shape == (None, 3, 10)
+    two = infer_model(chain(td, shape=(None, 5)), problems := [])
+    assert two.graph is not None
+    assert "at least 3 dimensions are expected" in str(problems[0])
+
+
+# ---- Keras 1: merging --------------------------------------------------------------------------
+
+
+def keras1_layer(class_name: str, name: str, **config: Any) -> dict[str, Any]:
+    return {"class_name": class_name, "config": {"name": name, **config}}
+
+
+def keras1_branch(name: str) -> dict[str, Any]:
+    own = keras1_layer("Dense", name, output_dim=5, batch_input_shape=[None, 3])
+    return {"class_name": "Sequential", "config": [own]}
+
+
+def merged(*branches: Any, **config: Any) -> dict[str, Any]:
+    merge = keras1_layer("Merge", "merge_1", mode="sum", layers=list(branches), **config)
+    return {"class_name": "Sequential", "config": [merge]}
+
+
+def test_branches_become_inputs_of_a_graph() -> None:
+    model = keras1.modern(merged(keras1_branch("left"), merged(keras1_branch("a"),
+                                                               keras1_branch("b"))))  # fmt: skip
+    config = model["config"]
+    assert model["class_name"] == "Model"
+    assert [entry["name"] for entry in config["layers"]] == [
+        "left_input", "left", "a_input", "a", "b_input", "b", "merge_1", "merge_1",
+    ]  # fmt: skip
+    assert config["input_layers"] == [["left_input", 0, 0], ["a_input", 0, 0], ["b_input", 0, 0]]
+    assert config["output_layers"] == [["merge_1", 0, 0]]
+
+
+def test_a_branch_may_be_a_model_or_a_layer() -> None:
+    inside = {
+        "layers": [
+            {"class_name": "InputLayer", "name": "x", "config": {"batch_input_shape": [None, 3]},
+             "inbound_nodes": []},
+            {**keras1_layer("Dense", "d", output_dim=5), "name": "d",
+             "inbound_nodes": [[["x", 0, 0]]]},
+        ],
+        "input_layers": [["x", 0, 0]],
+        "output_layers": [["d", 0, 0]],
+    }  # fmt: skip
+    model = {"class_name": "Model", "config": inside}
+    plain = keras1_layer("Dense", "e", output_dim=5, batch_input_shape=[None, 3])
+    assert not problems_of(merged(model, plain), KERAS_1)
+
+
+def test_a_mask_does_not_leave_a_branch() -> None:
+    """``Sequential.add`` of Keras 1.2.2 notes no mask for the node that Merge looks at."""
+    branch = keras1_branch("d")
+    branch["config"].insert(0, keras1_layer("Masking", "m", batch_input_shape=[None, 7, 3]))
+    names = [entry["name"] for entry in keras1.modern(merged(branch, branch))["config"]["layers"]]
+    assert "d_without_mask" in names
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"mode": "cos"}, "Merge of Keras 1 with mode 'cos' is not supported"),
+        ({"mode": "new"}, "Merge of Keras 1 with mode 'new' is not supported"),
+        ({"mode": 5}, "Merge of Keras 1 with mode 5 is not supported"),
+        ({"mode": "f", "mode_type": "lambda"}, "Lambda layer holds Python code"),
+        ({"mode": "f", "mode_type": "function"}, "Lambda layer holds Python code"),
+    ],
+)
+def test_a_merge_that_is_not_known_is_refused(config: Mapping[str, Any], match: str) -> None:
+    model = merged(keras1_branch("a"), keras1_branch("b"))
+    model["config"][0]["config"].update(config)
+    (problem,) = problems_of(model, KERAS_1)
+    assert match in str(problem)
+
+
+@pytest.mark.parametrize(
+    "branch",
+    [
+        5,
+        {"class_name": "Sequential", "config": []},
+        {"class_name": "Sequential", "config": [5]},
+        {"class_name": "Dense", "config": {"name": "d"}},
+        {"class_name": "Model", "config": {}},
+        {"class_name": "Model", "config": {"layers": [], "input_layers": [], "output_layers": [5]}},
+        {"class_name": "Model", "config": []},
+    ],
+)
+def test_a_broken_branch_is_refused(branch: Any) -> None:
+    with pytest.raises(InvalidModelFileError):
+        problems_of(merged(keras1_branch("a"), branch), KERAS_1)
+
+
+def test_merges_of_merges_have_an_end() -> None:
+    model = merged(keras1_branch("a"))
+    for _ in range(30):
+        model = merged(model)
+    with pytest.raises(InvalidModelFileError, match="a branch of a Merge is no list of layers"):
+        problems_of(model, KERAS_1)
+
+
+def test_merges_of_keras_1_are_the_later_layers() -> None:
+    for mode, class_name in {
+        "sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum",
+    }.items():  # fmt: skip
+        assert keras1.modern(keras1_layer("Merge", "m", mode=mode)) == {
+            "class_name": class_name, "config": {"name": "m"},
+        }  # fmt: skip
+    concat = keras1.modern(keras1_layer("Merge", "m", mode="concat", concat_axis=1))
+    assert concat == {"class_name": "Concatenate", "config": {"name": "m", "axis": 1}}
+    dot = keras1.modern(keras1_layer("Merge", "m", mode="dot", dot_axes=[2, 2]))
+    assert dot == {"class_name": "Dot", "config": {"name": "m", "axes": [2, 2]}}
+
+
+@pytest.mark.parametrize("name", ["ZeroPadding2D", "Cropping2D", "UpSampling2D", "ConvLSTM2D",
+                                  "AtrousConvolution2D", "Deconvolution2D"])  # fmt: skip
+def test_planes_that_keras_1_leaves_open_are_refused(name: str) -> None:
+    own = keras1_layer(name, "own", batch_input_shape=[None, 5, 7, 3])
+    (problem,) = problems_of({"class_name": "Sequential", "config": [own]}, KERAS_1)
+    assert f"{name} of Keras 1 is not supported" in str(problem)
+
+
+# ---- attention over any axes -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("axes", "shapes", "match"),
+    [
+        ((3,), [(None, 2, 5, 3)] * 2, r"attention_axes \[3\] do not fit tensors of 4"),
+        ((1, 1), [(None, 2, 5, 3)] * 2, r"attention_axes \[1, 1\] do not fit"),
+        ((2,), [(None, 2, 5, 3), (None, 4, 5, 3)], "axis 1 is not attended over"),
+        ((2,), [(None, 2, 5, 3), (None, 5, 3)], "differ in their number of dimensions"),
+        (None, [(None, 2, 5, 3), (None, 2, 5, 3), None, (None, 5, 5)], "attention_mask with"),
+        (None, [(None, 3), (None, 3)], "3 dimensions at least"),
+    ],
+)
+def test_shapes_that_do_not_attend_are_refused(axes: Any, shapes: Any, match: str) -> None:
+    config = {"num_heads": 2, "key_dim": 3, "attention_axes": axes, "output_shape": None}
+    with pytest.raises(ShapeError, match=match):
+        SCHEMA["MultiHeadAttention"].output(config, tuple(shapes))
+
+
+@pytest.mark.parametrize("option", ["use_causal_mask", "sliding_window"])
+def test_order_in_more_than_one_axis_is_refused(option: str) -> None:
+    config = {"num_heads": 2, "key_dim": 3, "attention_axes": None, "output_shape": None, option: 2}
+    with pytest.raises(ShapeError, match=f"{option} with tensors of more than 3"):
+        SCHEMA["MultiHeadAttention"].output(config, ((None, 2, 5, 3), (None, 2, 5, 3)))
+
+
+@pytest.mark.parametrize("axes", [-1, [], [0], "1"])
+def test_attention_axes_count_from_one(axes: Any) -> None:
+    config = {"num_heads": 2, "key_dim": 3, "attention_axes": axes}
+    (problem,) = problems_of(
+        {"class_name": "Sequential",
+         "config": {"name": "m", "layers": [keras1_layer("MultiHeadAttention", "own", **config)]}},
+        KERAS_3,
+    )  # fmt: skip
+    assert "option attention_axes=" in str(problem)
+
+
+# ---- layers of Keras 3 that look like operations -----------------------------------------------
+
+
+def test_a_layer_without_trainable_is_no_operation() -> None:
+    file = "keras-3.15.1/bare_configs.h5"
+    classes = {one.class_name for one in fixture(file).spec.root.walk()}
+    assert {"SpatialDropout1D", "Discretization"} <= classes
+    assert read_entry(file).root.graph is not None
