@@ -9,17 +9,24 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from commands import FIXTURES
+
+from keras2torch_birnn import InvalidModelFileError
+from keras2torch_birnn.readers import hdf5_process, read_model
 
 # Children are made by fork and held by the limits of the operating system.
 targets = pytest.importorskip("fuzz.targets")
+crossed = pytest.importorskip("fuzz.mutants").crossed
+seeds = pytest.importorskip("fuzz.seeds").seeds
 
 TESTS = Path(__file__).parent
-COUNTS = {"bytes": 350, "structured": 250, "architectures": 700, "answers": 700}
+COUNTS = {"bytes": 250, "structured": 200, "pointers": 150, "architectures": 700, "answers": 700}
 SEED = 2026
 
 
@@ -55,3 +62,28 @@ def test_the_independent_reader_sees_a_difference(tmp_path: Path) -> None:
     targets.compare([taken], tally)
     assert dict(tally.compared) == {"equal": 1, "DIFFERENT": 1}
     assert [finding["error"] for finding in tally.findings] == ["differs from h5py: /b"]
+
+
+def test_the_parser_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """h5py's import runs ``uname`` if it is found: whatever stands under that name."""
+    program, mark = tmp_path / "uname", tmp_path / "it ran"
+    program.write_text(f"#!/bin/sh\necho > '{mark}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert read_model(FIXTURES / "keras-2.2.4" / "plain_gru_after_back_seq.h5")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("number", [79, 138, 376])
+def test_files_on_which_the_hdf5_library_runs_in_circles(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Crossed pointers on which HDF5 2.0.0 never ends; other versions may refuse them at once."""
+    monkeypatch.setitem(hdf5_process._LIMITS, "cpu", 1)
+    seed = seeds()[number % len(seeds())]
+    random = Random(f"pointers 1 {number}")
+    victim = random.choice(seed.victims)
+    changed = crossed(seed.files[victim], random)
+    path, config = seed.write(tmp_path, {victim: changed})
+    with pytest.raises(InvalidModelFileError):
+        read_model(path, config=config)

@@ -55,6 +55,9 @@ def _environment() -> dict[str, str]:
     # the linear algebra library that NumPy brings along.
     kept = {name: text for name, text in os.environ.items() if not name.startswith("HDF5_")}
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    if sys.platform != "win32":
+        # Importing NumPy asks `platform` for the processor, which would run the program uname
+        kept["PATH"] = os.devnull
     return {**kept, **threads, "HDF5_PLUGIN_PRELOAD": "::"}
 
 

@@ -3,7 +3,8 @@
     cd tests && python -m fuzz.campaign bytes --count 300000 --out ../docs/fuzz/bytes.json
 
 Kinds: ``bytes`` (damaged copies of every seed), ``structured`` (well-formed files with odd
-content; archives with right checksums), ``architectures`` (changed config trees and graphs),
+content; archives with right checksums), ``pointers`` (HDF5 structures that point at each other
+in other ways), ``architectures`` (changed config trees and graphs),
 ``answers`` (changed answers of the HDF5 parser's process), ``convert`` (changed architectures, all
 the way to a torch model). Mutant ``i`` of a kind depends on nothing but ``--seed`` and ``i``.
 Results are written after every batch; an unfinished run goes on where it stopped.
@@ -29,14 +30,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-KINDS = ("bytes", "structured", "architectures", "answers", "convert")
-BATCH = {
-    "bytes": 1000,
-    "structured": 1000,
-    "architectures": 5000,
-    "answers": 10_000,
-    "convert": 500,
-}
+KINDS = ("bytes", "structured", "pointers", "architectures", "answers", "convert")
+BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500), strict=True))
+OF_FILES = ("bytes", "structured", "pointers")
 PARSER_CPU_SECONDS = 1
 COMPARED_TOGETHER = 40
 # One mutant can hold the machine for as long as the parser's child may compute.
@@ -59,7 +55,7 @@ def run_batch(kind: str, seed: int, numbers: range) -> dict[str, Any]:
     from fuzz import targets
 
     tally = targets.Tally()
-    work = _files if kind in ("bytes", "structured") else _trees
+    work = _files if kind in OF_FILES else _trees
     targets.guard()
     work(kind, seed, numbers, tally)
     return tally.to_dict()
@@ -87,6 +83,8 @@ def _files(kind: str, seed: int, numbers: range, tally: Any) -> None:
             data = one.files[victim]
             if kind == "bytes":
                 changed = mutants.damaged(data, random)
+            elif kind == "pointers":
+                changed = mutants.crossed(data, random)
             elif data.startswith(b"PK"):
                 changed = mutants.rezipped(_odd_inside(data, random), random)
             elif data.startswith(b"{"):
@@ -176,7 +174,7 @@ def about(kind: str, seed: int, commit: str) -> dict[str, Any]:
 
     from fuzz.seeds import seeds
 
-    names = [s.name for s in seeds()] if kind in ("bytes", "structured") else []
+    names = [s.name for s in seeds()] if kind in OF_FILES else []
     return {
         "kind": kind,
         "seed": seed,

@@ -56,6 +56,36 @@ def _overwrite_field(mutant: bytearray, at: int, random: Random) -> None:
     mutant[at : at + width] = (value % (1 << 8 * width)).to_bytes(width, "little")
 
 
+_SIGNATURES = (b"TREE", b"SNOD", b"HEAP", b"GCOL", b"OHDR", b"OCHK", b"FRHP", b"BTHD", b"FADB")
+
+
+def crossed(data: bytes, random: Random) -> bytes:
+    """An HDF5 file whose structures point at each other in other ways: cycles, shared parts.
+
+    A pointer is an aligned 8-byte field that holds the place of a structure, counted from the
+    signature of the file.
+    """
+    start = max(0, data.find(b"\x89HDF"))
+    targets, at = [], -1
+    for signature in _SIGNATURES:
+        while (at := data.find(signature, at + 1)) >= 0:
+            targets.append(at - start)
+    known = set(targets) | {96}
+    fields = [
+        i
+        for i in range(start, len(data) - 8, 8)
+        if 0 < (value := int.from_bytes(data[i : i + 8], "little")) < len(data)
+        and (value in known or (value % 8 == 0 and value > 90))
+    ]
+    mutant = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 3)) if targets and fields else 0):
+        at = random.choice(fields)
+        own = max((t for t in targets if t + start <= at), default=targets[0])
+        value = random.choice((own, random.choice(targets), random.choice(fields) - start, own + 8))
+        mutant[at : at + 8] = value.to_bytes(8, "little")
+    return bytes(mutant)
+
+
 # ---- JSON ---------------------------------------------------------------------------------------
 
 _VALUES: tuple[Any, ...] = (
