@@ -216,8 +216,12 @@ class MultiHeadAttention(nn.Module):
         """The same for (B, ..., D): axes apart join the batch, attended ones become a single T."""
         over, apart = attended_axes(self.plan.axes, query.dim())
         order = (0, *apart, *over)
-        folded = [None if x is None else _folded(x, order, len(over)) for x in (query, value, key)]
-        out, scores = self.forward(*folded, return_attention_scores=True)
+        out, scores = self.forward(
+            _folded(query, order, len(over)),
+            _folded(value, order, len(over)),
+            None if key is None else _folded(key, order, len(over)),
+            return_attention_scores=True,
+        )
         sizes = [query.shape[axis] for axis in order]
         out = out.reshape(*sizes, *out.shape[2:])
         back = [order.index(axis) for axis in range(len(order))]

@@ -116,18 +116,21 @@ class _Writer:
             return self._without_mask(end) if _makes_mask(inside) else end
         if branch.get("class_name") != "Model":
             return self.chain([branch], depth=depth)
-        parts = inside if isinstance(inside, Mapping) else {}
         layers, starts, ends = (
-            parts.get(key) for key in ("layers", "input_layers", "output_layers")
+            self._listed(inside, key) for key in ("layers", "input_layers", "output_layers")
         )
-        if not all(isinstance(part, list) for part in (layers, starts, ends)) or not ends:
-            raise InvalidModelFileError("a branch of a Merge is no model", "refused")
         self.layers += layers
         self.inputs += starts
         end = ends[0]
         if not isinstance(end, list) or not end or end[1:] != [0, 0]:
             raise InvalidModelFileError("a branch of a Merge has no plain output", "refused")
         return str(end[0])
+
+    def _listed(self, config: Any, key: str) -> list[Any]:
+        found = config.get(key) if isinstance(config, Mapping) else None
+        if not isinstance(found, list) or not found:
+            raise InvalidModelFileError("a branch of a Merge is no model", "refused")
+        return found
 
     def _add(self, layer: Any, sources: Sequence[str]) -> str:
         config = layer.get("config") if isinstance(layer, Mapping) else None
