@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,22 +58,32 @@ def convert_with_spec(
     ``out``: write it there. Then large weights only pass through, and the model that is returned
     does not have them.
     """
-    with ExitStack() as reading, ThreadPoolExecutor(1) as beside:
-        file = opened(path, config=config, masked_steps=masked_steps)
-        found = beside.submit(reading.enter_context, file)
-        # The file's index is made by a child process; torch is imported meanwhile.
-        from keras2torch_birnn.conversion import convert_spec
-
-        spec, problems = found.result()
+    # torch is imported while the file's index is made by a child process. The thread outlives an
+    # error of the file: nobody has to wait for torch to hear of it.
+    threading.Thread(target=_import_torch).start()
+    with ExitStack() as reading:
+        spec, problems = reading.enter_context(
+            opened(path, config=config, masked_steps=masked_steps)
+        )
         with in_file(path):
             if problems:
                 raise gather(problems)
+            from keras2torch_birnn.conversion import convert_spec
+
             model = convert_spec(spec, dtype=dtype, filled=out is None)
         if out is not None:
             from keras2torch_birnn.saving import write_out
 
             write_out(model, out, overwrite=overwrite, source=path, finish=reading.close)
     return model, spec
+
+
+def _import_torch() -> object:
+    with suppress(Exception):  # the same import in the other thread will say it
+        from keras2torch_birnn import conversion
+
+        return conversion
+    return None
 
 
 @dataclass(frozen=True)

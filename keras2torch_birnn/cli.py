@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -17,7 +17,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from keras2torch_birnn import __version__
-from keras2torch_birnn.errors import K2TError, OutputError, UsageError, gather, printable
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    OutputError,
+    UsageError,
+    gather,
+    printable,
+)
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
 
 app = typer.Typer(
@@ -90,6 +97,11 @@ def _errors_as_lines(debug: bool) -> Iterator[None]:
         for line in error.lines():
             _say("error", line)
         raise typer.Exit(error.exit_code) from None
+    except MemoryError:
+        if debug:
+            raise
+        _say("error", "the model does not fit into the memory that there is; refused")
+        raise typer.Exit(InvalidModelFileError.exit_code) from None
     except Exception as error:
         if debug:
             raise
@@ -423,3 +435,15 @@ def main() -> None:
             signal.signal(stopped.number, signal.SIG_DFL)
             os.kill(os.getpid(), stopped.number)
         raise SystemExit(128 + stopped.number) from None
+    except SystemExit as end:
+        _leave(end)
+
+
+def _leave(end: SystemExit) -> NoReturn:
+    """End at once after an error, also while torch is still being imported by another thread."""
+    if end.code and threading.active_count() > 1:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+    raise end

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_LONGEST_NAME = 200
+_LONGEST_NAME, _LONGEST_LINE = 200, 1000
 
 
-def printable(text: object) -> str:
-    """Make a text from a file safe to print: ASCII escapes for the rest, 200 characters at most."""
-    escaped = str(text).encode("ascii", "backslashreplace").decode("ascii")
+def printable(text: object, most: int = _LONGEST_NAME) -> str:
+    """Make a text from a file safe to print: ASCII, escapes for the rest, ``most`` characters."""
+    # Only so much of it is looked at: a name may be 30 MB long.
+    escaped = str(text)[: most + 1].encode("ascii", "backslashreplace").decode("ascii")
     escaped = "".join(c if " " <= c <= "~" else f"\\x{ord(c):02x}" for c in escaped)
-    return escaped if len(escaped) <= _LONGEST_NAME else escaped[: _LONGEST_NAME - 3] + "..."
+    return escaped if len(escaped) <= most else escaped[: most - 3] + "..."
 
 
 class K2TError(Exception):
@@ -40,8 +41,13 @@ class K2TError(Exception):
         return tuple(p._line(self.file) for p in self.problems)
 
     def _line(self, file: str) -> str:
-        where = ": ".join(printable(p) for p in (self.file or file, self.place) if p)
-        what = f"{self.found}; {self.advice}" if self.advice else self.found
+        # The file's name is the user's own, so it is never cut. What was found is printable where
+        # it holds names of the file; this is a net under every place that may forget it.
+        name = self.file or file
+        where = ": ".join(p for p in (printable(name, len(name) * 10), printable(self.place)) if p)
+        what = printable(
+            f"{self.found}; {self.advice}" if self.advice else self.found, _LONGEST_LINE
+        )
         return f"{where}: {what}" if where else what
 
     def __str__(self) -> str:

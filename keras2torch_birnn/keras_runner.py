@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.keras_names import foreign_name
+from keras2torch_birnn.readers import read_architecture
 from keras2torch_birnn.spec import Array, ModelSpec
 
 CHILD = Path(__file__).with_name("keras_child.py")
@@ -61,6 +63,9 @@ def ask_keras(
         return reason
     if importlib.util.find_spec(package) is None or importlib.util.find_spec("tensorflow") is None:
         return f"{package} is not installed (pip install 'keras2torch_birnn[keras]')"
+    foreign = foreign_name(read_architecture(model, config=config))
+    if foreign is not None:
+        return f"the file names {foreign}, which {package} would look up or run"
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
         named_inputs: dict[str, Any] = {f"in_{i}": x for i, x in enumerate(inputs)}

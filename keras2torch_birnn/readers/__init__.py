@@ -26,7 +26,7 @@ from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.arrays import Contiguous, StoredArray
 from keras2torch_birnn.readers.backends import check_backend
-from keras2torch_birnn.readers.containers import Container, open_container
+from keras2torch_birnn.readers.containers import Container, open_container, open_file
 from keras2torch_birnn.readers.generations import consequences, generation_of, version_by_shape
 from keras2torch_birnn.readers.layouts import KERAS2, Layout, is_cudnn
 from keras2torch_birnn.readers.legacy_weights import legacy_paths, weights_group
@@ -37,6 +37,7 @@ from keras2torch_birnn.readers.slots import Key, fill, slots
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
+from keras2torch_birnn.readers.window import Window
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.shapes import check_sizes, infer_model
 from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec, with_dtype
@@ -129,15 +130,24 @@ def opened(
         yield spec, parsing.problems
 
 
+def read_architecture(path: PathLike, *, config: PathLike | None = None) -> Mapping[str, Any]:
+    """The parsed JSON of the model, as it stands in the file or in ``config``.
+
+    Raises:
+        InvalidModelFileError: there is none, or it is broken.
+    """
+    given = None if config is None else _read_json(config)
+    with in_file(path), open_container(path) as container:
+        return _architecture(container, given).model
+
+
 def _read_json(path: PathLike) -> Mapping[str, Any]:
-    with in_file(path):
-        try:
-            if Path(path).stat().st_size > JSON_BYTES:
-                raise InvalidModelFileError(f"more than {JSON_BYTES} bytes of JSON", "refused")
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise InvalidModelFileError(f"cannot be read ({error.strerror})") from None
-        return parse_object(decode_text(data, place=""), place="", needed=["class_name", "config"])
+    with in_file(path), open_file(Path(path)) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > JSON_BYTES:
+            raise InvalidModelFileError(f"more than {JSON_BYTES} bytes of JSON", "refused")
+        text = decode_text(Window(file, 0, size).read(size), place="")
+        return parse_object(text, place="", needed=["class_name", "config"])
 
 
 def _architecture(container: Container, given: Mapping[str, Any] | None) -> Architecture:

@@ -1,0 +1,55 @@
+"""What a file would make the live Keras look up, import or run. k2t hands it such files only if all
+of that is plain Keras.
+
+k2t itself reads no name in a file but those of its table. Keras does: an initializer, which cannot
+change the numbers and is ignored here, may name any function (CVE-2025-1550), an ``.h5`` with a
+Lambda runs its bytecode. ``k2t verify`` asks Keras in a child process, with the user's own rights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.schema import CLASS_NAMES
+
+_PACKAGES = ("keras", "tf_keras", "tensorflow", "builtins")
+# Classes of Keras that stand in configurations beside layers, none of which takes code or a path.
+_PLAIN = frozenset(
+    "Zeros Ones Constant RandomNormal RandomUniform TruncatedNormal VarianceScaling Orthogonal "
+    "Identity STFT GlorotNormal GlorotUniform HeNormal HeUniform LecunNormal LecunUniform "
+    "L1 L2 L1L2 OrthogonalRegularizer MaxNorm NonNeg UnitNorm MinMaxNorm "
+    "Policy DTypePolicy FloatDTypePolicy "
+    "LSTMCell GRUCell SimpleRNNCell StackedRNNCells RNN "
+    "TensorShape __tuple__ __keras_tensor__ __numpy__ __typespec__ CompiledLossAndMetrics".split()
+)
+# Not read: the model is loaded without its training configuration.
+_UNREAD = frozenset({"compile_config", "training_config"})
+
+
+def foreign_name(model: Mapping[str, Any]) -> str | None:
+    """A name in a parsed architecture that is not plain Keras, printable; None if there is none."""
+    for found in _objects(model):
+        class_name, module = found["class_name"], found.get("module")
+        package = None if module is None else str(module).partition(".")[0]
+        if package not in (None, *_PACKAGES) or not isinstance(class_name, str):
+            return printable(f"{module}.{class_name}")
+        # A function is named by a text that Keras looks up among its own.
+        plain = class_name == "function" and isinstance(found.get("config"), str)
+        if not (plain or class_name in CLASS_NAMES or class_name in _PLAIN):
+            return printable(class_name)
+    return None
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Every serialized object, also inside others; JSON is at most 200 levels deep."""
+    if isinstance(value, Mapping):
+        if "class_name" in value:
+            yield value
+        for key, inner in value.items():
+            if key not in _UNREAD:
+                yield from _objects(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _objects(inner)
