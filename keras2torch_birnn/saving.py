@@ -49,7 +49,7 @@ from keras2torch_birnn.readers.window import Window
 from keras2torch_birnn.rnn.parameters import fill
 from keras2torch_birnn.spec import ModelSpec, model_from_json
 from keras2torch_birnn.streaming import can_stream, stream_safetensors, stream_torch
-from keras2torch_birnn.writing import write_whole
+from keras2torch_birnn.writing import behind, write_whole
 
 FORMAT = "keras2torch_birnn/1"
 _GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
@@ -172,8 +172,8 @@ def _write_torch(content: Mapping[str, Any], path: Path) -> None:
     try:
         with path.open("wb") as file:
             torch.save(content, file)
-    except RuntimeError as error:  # torch's own writer, where Python has OSError
-        raise OutputError(f"cannot be written ({_first_line(error)})", "disk full?") from None
+    except RuntimeError as error:
+        raise behind(error) from None
 
 
 def _write_safetensors(tensors: dict[str, Tensor], texts: dict[str, str], path: Path) -> None:

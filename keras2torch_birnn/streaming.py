@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import OutputError, printable
+from keras2torch_birnn.errors import OutputError
 from keras2torch_birnn.rnn.parameters import deferred_values
+from keras2torch_birnn.writing import behind
 
 # ZIP, APPNOTE 6.3.10: sections 4.3.7 (local header), 4.3.9 (descriptor behind the data), 4.3.12
 _LOCAL = struct.Struct("<4s22xHH")  # ..., lengths of name and extra field
@@ -65,9 +66,8 @@ def stream_torch(content: Mapping[str, Any], path: Path) -> None:
     try:
         with path.open("wb") as file, torch.serialization.skip_data():
             torch.save(_hollow(content, tensors), file)
-    except RuntimeError as error:  # torch's own writer, where Python has OSError
-        first = printable(str(error).strip().partition("\n")[0])
-        raise OutputError(f"cannot be written ({first})", "disk full?") from None
+    except RuntimeError as error:
+        raise behind(error) from None
     with path.open("r+b") as file:
         _put_in(tensors, file)
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from keras2torch_birnn.errors import OutputError, in_file
+from keras2torch_birnn.errors import OutputError, in_file, printable
 
 PREFIX = ".k2t-"
 _STOPS = tuple(
@@ -125,6 +125,17 @@ def write_whole(
             _pour(path, write)
         else:
             _replace(_resolved(path), write, overwrite=overwrite, size=size)
+
+
+def behind(error: RuntimeError) -> BaseException:
+    """What made torch's writer fail, which it hides: an error of the system, Ctrl-C."""
+    found = error.__context__
+    while found is not None:
+        if isinstance(found, OSError) or not isinstance(found, Exception):
+            return found
+        found = found.__context__
+    first = printable(str(error).strip().partition("\n")[0])
+    return OutputError(f"cannot be written ({first})", "disk full?")
 
 
 def _pour(target: Path, write: Callable[[Path], None]) -> None:

@@ -80,6 +80,21 @@ def test_a_signal_amid_the_last_step_is_heeded_after_it(
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@POSIX
+@pytest.mark.parametrize("streamed", [True, False])
+def test_torchs_writer_hides_no_interruption(streamed: bool) -> None:
+    """Nor an error of the system: torch has a RuntimeError of its own for both."""
+    runs = faults.Runs()
+    for step in range(faults.STEPS):
+        for number, action in enumerate(("Ctrl-C", "ENOSPC")):
+            runs.run(faults.Case(number, step, action, False, ".pt", True, streamed))
+    runs.close()
+    assert runs.lost == []
+    assert runs.outcomes["Ctrl-C: failed"] == 0
+    assert runs.outcomes["Ctrl-C: interrupted"] > 5
+    assert all("No space left" in text for text in runs.said), runs.said
+
+
 def test_too_little_room_is_noticed_before_writing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -32,12 +33,15 @@ import safetensors
 import safetensors.torch
 import torch
 
-from keras2torch_birnn import OutputError, convert, save, writing
+from keras2torch_birnn import OutputError, convert, deferred, save, writing
+from keras2torch_birnn.conversion import convert_spec
+from keras2torch_birnn.readers import opened
+from keras2torch_birnn.saving import write_out
 
 FIXTURE = Path(__file__).parent.parent.parent / "fixtures/keras-2.2.4/plain_gru_after_back_seq.h5"
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EINTR", "EFBIG", "ESTALE")
 ACTIONS = (*ERRORS, "short write", "Ctrl-C", "kill -9")
-STEPS = 15
+STEPS = 20
 OLD = b"precious" * 100
 
 
@@ -105,13 +109,13 @@ def injected(fault: Fault) -> Iterator[None]:
 
         return call
 
-    def opened(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if mode != "wb":
+    def open_file(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode not in ("wb", "r+b"):
             return original_open(path, mode, *args, **kwargs)
         fault.meet("open", "before")
-        raw = _Raw(path, "w")
+        raw = _Raw(path, "w" if mode == "wb" else "r+")
         raw.fault = fault
-        return io.BufferedWriter(raw)
+        return io.BufferedWriter(raw) if mode == "wb" else io.BufferedRandom(raw)
 
     def save_file(tensors: Any, path: Path, **more: Any) -> None:
         partly = fault.meet("save_file", "before")
@@ -129,14 +133,17 @@ def injected(fault: Fault) -> Iterator[None]:
         for name in ("replace", "chmod", "unlink"):
             patched = counted(name, getattr(Path, name))
             patches.enter_context(mock.patch.object(Path, name, patched))
-        patches.enter_context(mock.patch.object(Path, "open", opened))
+        patches.enter_context(mock.patch.object(Path, "open", open_file))
         patches.enter_context(mock.patch.object(safetensors.torch, "save_file", save_file))
         yield
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run. ``there``: an old file is in place, with a mode of its own."""
+    """One run. ``there``: an old file is in place, with a mode of its own.
+
+    ``streamed``: as ``k2t convert`` writes, weights pass from file to file; else as ``save`` does.
+    """
 
     number: int
     step: int
@@ -144,6 +151,7 @@ class Case:
     after: bool
     suffix: str
     there: bool
+    streamed: bool
 
 
 def case(number: int, seed: int = 1) -> Case:
@@ -158,6 +166,7 @@ def case(number: int, seed: int = 1) -> Case:
         after=action in ("Ctrl-C", "kill -9") and random.random() < 0.5,
         suffix=random.choice((".pt", ".pt", ".safetensors")),
         there=random.random() < 0.7,
+        streamed=random.random() < 0.5,
     )
 
 
@@ -176,24 +185,30 @@ class Runs:
     def __init__(self) -> None:
         torch.set_num_threads(1)
         self.model = convert(FIXTURE)
+        self.closing = ExitStack()
+        with mock.patch.object(deferred, "LEAST_BYTES", 0):
+            spec, _ = self.closing.enter_context(opened(FIXTURE))
+            self.hollow = convert_spec(spec, filled=False)
         memory = Path("/dev/shm")
         self.root = Path(
             tempfile.mkdtemp(prefix="k2t-faults-", dir=memory if memory.is_dir() else None)
         )
-        self.whole: dict[str, bytes] = {}
-        for suffix in (".pt", ".safetensors"):
+        self.whole: dict[tuple[str, bool], bytes] = {}
+        for suffix, streamed in product((".pt", ".safetensors"), (False, True)):
             path = self.root / f"whole{suffix}"
-            save(self.model, path)
-            self.whole[suffix] = settled(path.read_bytes())
-            save(self.model, path)
-            assert settled(path.read_bytes()) == self.whole[suffix]
+            for _ in range(2):
+                self._save(path, streamed=streamed, overwrite=True)
+                found = settled(path.read_bytes())
+                assert self.whole.setdefault((suffix, streamed), found) == found
             path.unlink()
         self.outcomes: Counter[str] = Counter()
         self.met: Counter[str] = Counter()
         self.lost: list[dict[str, Any]] = []
+        self.said: set[str] = set()
 
     def close(self) -> None:
         """Remove what was written."""
+        self.closing.close()
         shutil.rmtree(self.root)
 
     def run(self, one: Case) -> None:
@@ -215,11 +230,18 @@ class Runs:
             self.lost.append({"run": one.number, "case": str(one), "met": met, "wrong": wrong})
         shutil.rmtree(folder)
 
+    def _save(self, out: Path, *, streamed: bool, overwrite: bool) -> None:
+        if streamed:
+            write_out(self.hollow, out, overwrite=overwrite, source=FIXTURE, finish=lambda: None)
+        else:
+            save(self.model, out, overwrite=overwrite)
+
     def _try(self, one: Case, fault: Fault, out: Path) -> tuple[str, str]:
         try:
             with injected(fault):
-                save(self.model, out, overwrite=one.there)
-        except OutputError:
+                self._save(out, streamed=one.streamed, overwrite=one.there)
+        except OutputError as error:
+            self.said.add(error.found)
             return "failed", fault.met
         except KeyboardInterrupt:
             return "interrupted", fault.met
@@ -229,7 +251,7 @@ class Runs:
         pid = os.fork()
         if not pid:
             with suppress(BaseException), injected(fault):
-                save(self.model, out, overwrite=one.there)
+                self._save(out, streamed=one.streamed, overwrite=one.there)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return ("killed", "somewhere") if status == -signal.SIGKILL else ("saved", "")
@@ -237,7 +259,7 @@ class Runs:
     def _wrong(self, one: Case, ended: str, met: str, out: Path) -> str:
         before = OLD if one.there else None
         now = settled(out.read_bytes()) if out.exists() else None
-        whole = self.whole[one.suffix]
+        whole = self.whole[one.suffix, one.streamed]
         if now not in (before, whole):
             return "OUT is neither the old file nor the new one"
         if ended == "failed" and now != before:
