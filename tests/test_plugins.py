@@ -15,14 +15,21 @@ import numpy as np
 import pytest
 import torch
 from commands import changed_config, k2t, k2t_process, layer
+from specs import chain
 
 import keras2torch_birnn
 from keras2torch_birnn.catalogue import plugin_table
 from keras2torch_birnn.conversion import build, covered, flat
-from keras2torch_birnn.errors import PluginError, UnsupportedLayerError, WeightMismatchError
-from keras2torch_birnn.own import REGISTERED
+from keras2torch_birnn.errors import (
+    K2TError,
+    PluginError,
+    UnsupportedLayerError,
+    WeightMismatchError,
+)
+from keras2torch_birnn.own import REGISTERED, supplies
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
 from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.own_layers import check_names
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 from keras2torch_birnn.trial import completed
@@ -629,6 +636,20 @@ def test_a_lambda_that_makes_a_mask_has_to_say_so(tmp_path: Path) -> None:
     done = k2t("convert", file, tmp_path / "out.pt", "--plugin", USERS)
     assert done.code == 4
     assert "plugin for Lambda does not say what it does with one" in done.err
+
+
+def test_a_name_of_two_lambdas_is_refused_until_each_has_its_path() -> None:
+    inner = chain(LayerSpec("Lambda", "cut", {}, place="inner/cut"), name="inner")
+    root = chain(LayerSpec("Lambda", "cut", {}, place="cut"), inner)
+    supplies("cut")(torch.tanh)
+    problems: list[K2TError] = []
+    check_names(root, problems)
+    assert str(problems[0]) == (
+        "cut: 2 Lambda layers are called cut; supply each by its path: cut, inner/cut"
+    )
+    supplies("inner/cut")(torch.relu)
+    check_names(root, again := [])
+    assert not again
 
 
 def test_the_code_of_a_supplied_lambda_stays_out_of_the_result(tmp_path: Path) -> None:

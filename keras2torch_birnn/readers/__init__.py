@@ -32,6 +32,7 @@ from keras2torch_birnn.readers.layouts import KERAS2, Layout, is_cudnn
 from keras2torch_birnn.readers.legacy_weights import legacy_paths, weights_group
 from keras2torch_birnn.readers.limits import JSON_BYTES
 from keras2torch_birnn.readers.masked_steps import choice_of, settle_masked_steps
+from keras2torch_birnn.readers.own_layers import check_names
 from keras2torch_birnn.readers.policies import common_dtype
 from keras2torch_birnn.readers.slots import Key, fill, slots
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
@@ -116,6 +117,7 @@ def opened(
         parsing = Parsing(generation_of(architecture.version))
         choice = choice_of(masked_steps, parsing.generation)
         root = parse_architecture(architecture.model, parsing)
+        check_names(root, parsing.problems)
         check_calls(root)
         problems, more = check_backend(architecture.backend, parsing.generation, root)
         parsing.problems += problems

@@ -138,6 +138,24 @@ def _is_plain(shape: Any) -> bool:
     return isinstance(shape, list) and all(size is None or type(size) is int for size in shape)
 
 
+def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
+    """Refuse a Lambda's name that stands for two layers: nobody knows which one was meant."""
+    places: dict[str, list[str]] = {}
+    for layer in root.walk():
+        if layer.class_name == LAMBDA:
+            known = layer.place if layer.place in REGISTERED.lambdas else layer.name
+            places.setdefault(known, []).append(layer.place)
+    for name, found in places.items():
+        if len(found) > 1 and name in REGISTERED.lambdas:
+            problems.append(
+                UnsupportedOptionError(
+                    f"{len(found)} Lambda layers are called {printable(name)}",
+                    f"supply each by its path: {', '.join(map(printable, found[:5]))}",
+                    place=found[0],
+                )
+            )
+
+
 def check_steps(layer: LayerSpec, place: str, problems: list[K2TError]) -> None:
     """Refuse a plugin's layer in a wrapper where it gives several tensors."""
     if own_of(layer) is not None and output_count(layer) > 1:
