@@ -302,7 +302,7 @@ class Drawing:
             self.apply(_embedding(mask=self.source.often()), ids)
         else:
             ids = self.input(kind, (steps,), free=free)
-            encode = kind == "ids" and self.source.package in NEW and self.source.seldom()
+            encode = kind == "ids" and self.source.keras3 and self.source.seldom()
             one_hot = ("CategoryEncoding", {"num_tokens": VOCABULARY, "output_mode": "one_hot"})
             self.apply(one_hot if encode else _embedding(mask=kind == "ids_padded"), ids)
 
@@ -312,7 +312,7 @@ def _embedding(mask: bool) -> Layer:
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
-    return (a.shape, a.free, a.masked) == (b.shape, b.free, b.masked)
+    return (a.shape, a.free, a.masked, a.whole) == (b.shape, b.free, b.masked, b.whole)
 
 
 def _texts(structure: Any) -> Iterator[str]:
