@@ -1,0 +1,303 @@
+"""What was compared with real Keras: counts of files, by generation, kind of file and feature.
+
+``python tests/matrix.py`` writes the tables of the README and of ``docs/compared.md`` anew. What a
+file has is read from the file; ``test_fixtures`` compares every file that is counted here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+from specs import ENTRIES, FIXTURES
+
+from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.schema import LAYERS
+from keras2torch_birnn.spec import Call, LayerSpec
+
+ROOT = Path(__file__).parents[1]
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "compared.md"
+KINDS: Mapping[str, str] = {
+    "h5": "`.h5`",
+    "weights_h5": "weights `.h5` + JSON",
+    "keras": "`.keras`",
+    "weights_v3": "`.weights.h5` + JSON",
+    "folder": "folder",
+    "shards": "shards",
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """One fixture: its entry in the manifest, its architecture as text and parsed."""
+
+    entry: Mapping[str, Any]
+    text: str
+    root: LayerSpec
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """Every layer, those inside others too."""
+        return tuple(self.root.walk())
+
+    @property
+    def calls(self) -> Iterator[Call]:
+        """Every call, those inside nested models too."""
+        return (call for one in self.layers if one.graph for call in one.graph.calls)
+
+
+def architecture_text(file: str) -> str:
+    """The JSON text of a fixture's architecture."""
+    entry, path = ENTRIES[file], FIXTURES / file
+    if entry["config"] is not None:
+        return (FIXTURES / entry["config"]).read_text("utf-8")
+    if path.is_dir():
+        return (path / "config.json").read_text("utf-8")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("config.json").decode()
+    with h5py.File(path) as store:
+        text = store.attrs["model_config"]
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def read_file(file: str) -> File:
+    """The architecture of a fixture, without its weights."""
+    text = architecture_text(file)
+    parsing = Parsing(generation_of(ENTRIES[file]["keras_version"]))
+    return File(ENTRIES[file], text, parse_architecture(json.loads(text), parsing))
+
+
+# ---- features ------------------------------------------------------------------------------------
+
+
+def has(*names: str) -> Callable[[File], bool]:
+    """A layer of one of these classes."""
+    return lambda file: any(one.class_name in names for one in file.layers)
+
+
+def option(name: str, *values: Any, of: str = "") -> Callable[[File], bool]:
+    """A layer whose option has one of these values."""
+    return lambda file: any(
+        one.config.get(name, file) in values
+        for one in file.layers
+        if not of or one.class_name == of
+    )
+
+
+def _family(pattern: str) -> tuple[str, ...]:
+    return tuple(name for name in LAYERS if re.fullmatch(pattern, name))
+
+
+def _merge(mode: str | None) -> Callable[[File], bool]:
+    return option("merge_mode", mode, of="Bidirectional")
+
+
+def _unequal(file: File) -> bool:
+    def essence(one: LayerSpec) -> Any:
+        varying = ("name", "go_backwards")
+        return one.class_name, {k: v for k, v in one.config.items() if k not in varying}
+
+    pairs = [one.parts for one in file.layers if one.class_name == "Bidirectional"]
+    return any(essence(p["forward_layer"]) != essence(p["backward_layer"]) for p in pairs)
+
+
+def _masked(file: File) -> bool:
+    return has("Masking")(file) or option("mask_zero", True)(file)
+
+
+def _graph(file: File) -> bool:
+    """More than a chain: a call of several tensors, or several ends."""
+    graph = file.root.graph
+    return graph is not None and (
+        len(graph.inputs) > 1 or isinstance(graph.outputs, tuple | dict) or _merging(file)
+    )
+
+
+def _merging(file: File) -> bool:
+    return has(*(name for name, schema in LAYERS.items() if schema.listed))(file)
+
+
+def _several(file: File) -> bool:
+    graph = file.root.graph
+    return graph is not None and (len(graph.inputs) > 1 or isinstance(graph.outputs, tuple | dict))
+
+
+def _nested(file: File) -> bool:
+    return sum(one.graph is not None for one in file.layers) > 1
+
+
+def _over_models(file: File) -> bool:
+    wrapped = [one.parts["layer"] for one in file.layers if one.class_name == "TimeDistributed"]
+    return any(one.graph is not None for one in wrapped)
+
+
+def _said(key: str) -> Callable[[File], bool]:
+    return lambda file: any(call.kwargs.get(key) is not None for call in file.calls)
+
+
+FEATURES: Mapping[str, Callable[[File], bool]] = {
+    "LSTM": has("LSTM"),
+    "GRU, reset_after": option("reset_after", True, of="GRU"),
+    "GRU, reset before": option("reset_after", False, of="GRU"),
+    "SimpleRNN": has("SimpleRNN"),
+    "CuDNNLSTM, CuDNNGRU": lambda file: "CuDNN" in file.text,
+    "cells, ConvLSTM": has(*_family(r"RNN|StackedRNNCells|ConvLSTM.*|.*Cell")),
+    "Bidirectional concat": _merge("concat"),
+    "Bidirectional sum": _merge("sum"),
+    "Bidirectional mul": _merge("mul"),
+    "Bidirectional ave": _merge("ave"),
+    "Bidirectional without merge": _merge(None),
+    "halves that differ": _unequal,
+    "hard_sigmoid": lambda file: "hard_sigmoid" in str([one.config for one in file.layers]),
+    "masks": _masked,
+    "mask passed as argument": _said("mask"),
+    "stateful": option("stateful", True),
+    "return_state": option("return_state", True),
+    "initial_state": _said("initial_state"),
+    "several inputs or outputs": _several,
+    "branches": _graph,
+    "shared layers": lambda file: any(call.index for call in file.calls),
+    "models inside": _nested,
+    "TimeDistributed": has("TimeDistributed"),
+    "TimeDistributed models": _over_models,
+    "frozen layers": option("trainable", False),
+    "merge layers": _merging,
+    "attention": has(*_family(".*Attention")),
+    "Conv1D and kin": has(*_family(".*Conv1D.*")),
+    "Conv2D and kin": has(*_family("(?!ConvLSTM).*Conv2D.*")),
+    "pooling": has(*_family(".*Pooling.D")),
+    "normalization": has(*_family(".*Normalization")),
+    "Embedding": has("Embedding"),
+    "reshaping, padding, cropping": has(
+        *_family("Flatten|Reshape|Permute|RepeatVector|(Zero|Crop|UpS).*")
+    ),
+    "activation layers": has(*_family("Activation|.*ReLU|ELU|Softmax")),
+    "dropout and noise": has(*_family(".*Dropout.*|Gaussian.*")),
+    "operations (`tf.*`, `keras.ops`)": lambda file: any(
+        one.class_name.startswith("ops.") for one in file.layers
+    ),
+    "whole architectures": lambda file: "architecture" in file.entry["tags"],
+}
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def counted() -> dict[str, File]:
+    """Every file that is compared to 1e-5 + 1e-4 |y|; those of half precision are not."""
+    return {name: read_file(name) for name, e in ENTRIES.items() if "tolerance" not in e}
+
+
+def _order(label: str) -> tuple[int, list[int]]:
+    package, _, version = label.rpartition("-")
+    rank = ("keras", "tf", "tf.keras", "tf_keras").index(package)
+    numbers = [int(part) for part in version.split(".")]
+    return (4 if package == "keras" and numbers[0] > 2 else rank), numbers
+
+
+def _shown(label: str) -> str:
+    package, _, version = label.rpartition("-")
+    return {"keras": "Keras", "tf": "tf.keras of TensorFlow"}.get(package, package) + f" {version}"
+
+
+def _rows(head: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    for name, numbers in rows:
+        cells = (f"{number:,}" if number else "" for number in numbers)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def by_kind(files: Mapping[str, File]) -> str:
+    """Generation x kind of file."""
+    seen = Counter((file.entry["label"], file.entry["kind"]) for file in files.values())
+    labels = sorted({label for label, _ in seen}, key=_order)
+    rows = [
+        (_shown(label), [seen[label, k] for k in KINDS] + [sum(seen[label, k] for k in KINDS)])
+        for label in labels
+    ]
+    sums = [sum(seen[label, kind] for label in labels) for kind in KINDS]
+    rows.append(("all", [*sums, sum(sums)]))
+    return _rows(["written by", *KINDS.values(), "all"], rows)
+
+
+FAMILIES: Mapping[str, Callable[[str], bool]] = {
+    "Keras 1": lambda label: label.startswith("keras-1"),
+    "Keras 2": lambda label: label.startswith("keras-2"),
+    "tf.keras 2": lambda label: label.startswith(("tf-", "tf.keras")),
+    "tf_keras": lambda label: label.startswith("tf_keras"),
+    "Keras 3": lambda label: label.startswith("keras-3"),
+}
+
+
+def by_family(files: Mapping[str, File]) -> str:
+    """Feature x family of generations."""
+    rows = []
+    for feature, test in FEATURES.items():
+        labels = [file.entry["label"] for file in files.values() if test(file)]
+        numbers = [sum(map(belongs, labels)) for belongs in FAMILIES.values()]
+        rows.append((feature, [*numbers, len(labels)]))
+    return _rows(["feature", *FAMILIES, "all"], rows)
+
+
+def page(files: Mapping[str, File]) -> str:
+    """Feature x kind of file, a table for each generation; then layer class x generation."""
+    labels = sorted({file.entry["label"] for file in files.values()}, key=_order)
+    parts = [_HEAD]
+    for label in labels:
+        own = [file for file in files.values() if file.entry["label"] == label]
+        kinds = [kind for kind in KINDS if any(file.entry["kind"] == kind for file in own)]
+        rows = []
+        for feature, test in FEATURES.items():
+            seen = Counter(file.entry["kind"] for file in own if test(file))
+            if seen:
+                rows.append((feature, [seen[kind] for kind in kinds]))
+        head = ["feature", *(KINDS[kind] for kind in kinds)]
+        parts.append(f"## {_shown(label)}: {len(own)} files\n\n{_rows(head, rows)}")
+    seen = Counter(
+        (name, file.entry["label"])
+        for file in files.values()
+        for name in {one.class_name for one in file.layers}
+    )
+    rows = [(f"`{name}`", [seen[name, label] for label in labels]) for name in LAYERS]
+    parts.append(f"## Layers\n\n{_rows(['layer', *map(_shown, labels)], rows)}")
+    return "\n".join(parts)
+
+
+_HEAD = """# What was compared with real Keras
+
+Written by `python tests/matrix.py` from the files in `fixtures/`; a test fails when it is stale.
+Each number is a count of model files that a real Keras wrote. Of every one, the converted model and
+the float64 reference give what that Keras gave, to `1e-5 + 1e-4 |y|`, and the model in float64 is
+the reference to 1e-12. Files of half precision, with a tolerance of their own, are not counted.
+"""
+
+
+def readme_section(files: Mapping[str, File]) -> str:
+    """What stands between the markers of the README."""
+    return f"{by_kind(files)}\n{by_family(files)}"
+
+
+MARKED = re.compile(r"(<!-- compared:begin -->\n).*(<!-- compared:end -->)", re.DOTALL)
+
+
+def main() -> None:
+    """Write both."""
+    files = counted()
+    text = README.read_text("utf-8")
+    section = readme_section(files)
+    README.write_text(MARKED.sub(lambda m: m[1] + section + m[2], text), "utf-8")
+    PAGE.write_text(page(files), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
