@@ -1,4 +1,4 @@
-# make demo | test | check | fix | bench | clean. Needs Python >= 3.10 with venv, and a package index.
+# make demo | test | check | fix | bench | gpu | clean. Needs Python >= 3.10 with venv, and a package index.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ DEMO_OUT := build/demo.pt
 MODELS ?= fixtures
 BENCH_OPTIONS ?=
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test check fix bench gpu clean
 
 # What real Keras wrote and computed, against what the converted model computes.
 demo: $(VENV)/installed
@@ -38,6 +38,11 @@ fix: $(VENV)/installed-test
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/convert.py $(MODELS) $(BENCH_OPTIONS)
+
+# Everything that needs a CUDA device: the tests, then the grid of the engines.
+gpu: $(VENV)/installed-test
+	$(BIN)/pytest -m gpu
+	$(BIN)/python benchmarks/engine.py --device cuda --json build/engine-cuda.json
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,12 +23,19 @@ if TYPE_CHECKING:
     )
     from keras2torch_birnn.layers.registry import MaskFlow
     from keras2torch_birnn.own import converts, equation, supplies
+    from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
+    from keras2torch_birnn.rnn.chosen import explain, set_engine
     from keras2torch_birnn.saving import load, save
     from keras2torch_birnn.spec import LayerSpec, ModelSpec
     from keras2torch_birnn.verification import ParityReport, verify
 
 # Public name -> the module that has it.
 _HOMES = {
+    "BiGRU": "rnn.bidirectional",
+    "BiLSTM": "rnn.bidirectional",
+    "BiRNN": "rnn.bidirectional",
+    "explain": "rnn.chosen",
+    "set_engine": "rnn.chosen",
     "convert": "api",
     "inspect": "api",
     "load": "saving",
@@ -53,6 +60,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "BiGRU",
+    "BiLSTM",
+    "BiRNN",
     "InvalidModelFileError",
     "K2TError",
     "LayerSpec",
@@ -69,9 +79,11 @@ __all__ = [
     "convert",
     "converts",
     "equation",
+    "explain",
     "inspect",
     "load",
     "save",
+    "set_engine",
     "supplies",
     "verify",
 ]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from keras2torch_birnn.errors import K2TError, gather, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import PathLike, opened, survey
+from keras2torch_birnn.rnn.cells import layers_of_stack, plain
 from keras2torch_birnn.rnn.choice import activation_label, alike, choose
-from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
+from keras2torch_birnn.schema.cells import CELL_LAYERS, CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -155,15 +157,31 @@ def _row(layer: LayerSpec, mask: str) -> LayerRow:
 
 def _how(layer: LayerSpec) -> tuple[str, str]:
     """Engine and reason: a kernel of torch, or the loop."""
+    layer = plain(layer)
     if layer.class_name in CELL_GATES:
         choice = choose(layer)
         return choice.engine, choice.reason
+    if layer.class_name in CONV_LSTMS:
+        return "loop", "torch has no convolutional LSTM"
+    if layer.class_name in CELLS:
+        return "part", "of an RNN"
+    if layer.class_name == "RNN" and all(cell.class_name in CELL_LAYERS for cell in _cells(layer)):
+        engines = [choose(cell) for cell in layers_of_stack(layer)]
+        same = len({choice.engine for choice in engines}) == 1
+        reason = " / ".join(choice.reason for choice in engines)
+        return (engines[0].engine if same else "stack"), f"cells of a stack: {reason}"
     if layer.class_name == "Bidirectional" and len(layer.parts) == 2:
-        halves = tuple(layer.parts.values())
-        if all(half.class_name in CELL_GATES for half in halves):
-            forward, backward = (choose(half) for half in halves)
-            if alike(*halves):
-                fused = forward.engine == "fused"
-                return forward.engine, forward.reason + ", bidirectional" * fused
-            return "pair", f"halves differ: {forward.reason} / {backward.reason}"
+        halves = tuple(map(plain, layer.parts.values()))
+        if all(half.class_name in RECURRENT for half in halves):
+            forward, backward = (_how(half) for half in halves)
+            if halves[0].class_name in CELL_GATES and alike(*halves):
+                fused = forward[0] == "fused"
+                return forward[0], forward[1] + ", bidirectional" * fused
+            if forward == backward:
+                return "pair", forward[1]
+            return "pair", f"halves differ: {forward[1]} / {backward[1]}"
     return "torch", ""
+
+
+def _cells(layer: LayerSpec) -> tuple[LayerSpec, ...]:
+    return cells_in_order(layer.parts["cell"]) if "cell" in layer.parts else ()

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keras2torch_birnn.plugins import SHIPPED
-from keras2torch_birnn.schema import LAYERS
+from keras2torch_birnn.readers.operations import names_of
+from keras2torch_birnn.schema import LAYERS, OPS
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
     "LSTM": ("time_major=True", "constants"),
     "GRU": ("time_major=True", "constants"),
     "SimpleRNN": ("time_major=True", "constants"),
-    "Bidirectional": ("layers other than LSTM, GRU, SimpleRNN and their CuDNN kin",),
+    "RNN": ("cells other than LSTMCell, GRUCell, SimpleRNNCell and StackedRNNCells of these",),
+    "Bidirectional": ("layers that are not recurrent",),
     "TimeDistributed": ("a mask into a whole model", "layers with several outputs"),
     "BatchNormalization": ("several axes", "renorm=True"),
     "AlphaDropout": ("noise_shape",),
@@ -53,6 +55,11 @@ def catalogue() -> tuple[Row, ...]:
     return tuple(
         Row(name, schema.aliases, _REFUSED.get(name, ())) for name, schema in LAYERS.items()
     )
+
+
+def operation_rows() -> tuple[Row, ...]:
+    """The operations (``ops.X``) with the functions, graph nodes and classes that they are."""
+    return tuple(Row(name, names_of(name.removeprefix("ops.")), ()) for name in OPS)
 
 
 def plugin_rows() -> tuple[Row, ...]:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from keras2torch_birnn import __version__
+from keras2torch_birnn.bench.command import bench
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
@@ -55,6 +56,8 @@ Masked = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
+app.command()(bench)
+
 UNEXPECTED = 70
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -82,7 +85,7 @@ def _root(
 
 
 @contextmanager
-def _errors_as_lines(debug: bool) -> Iterator[None]:
+def errors_as_lines(debug: bool) -> Iterator[None]:
     """Turn every error into one line for each problem and the contract's exit code."""
     try:
         yield
@@ -198,7 +201,7 @@ def convert(
 
     Layers of your own: k2t convert model.keras model.pt --plugin my_layers.py
     """
-    with _errors_as_lines(debug):
+    with errors_as_lines(debug):
         from keras2torch_birnn.writing import check_output, is_stdout
 
         target = _file_named(out)
@@ -260,7 +263,7 @@ def verify(
 
     With OUT alone its own golden vectors are the measure: k2t verify model.pt
     """
-    with _errors_as_lines(debug):
+    with errors_as_lines(debug):
         load_plugins(plugin or ())
         from keras2torch_birnn.verification import AGAINST
         from keras2torch_birnn.verification import verify as prove
@@ -326,7 +329,7 @@ def inspect(
 
     Example: k2t inspect model.h5
     """
-    with _errors_as_lines(debug):
+    with errors_as_lines(debug):
         load_plugins(plugin or ())
         from keras2torch_birnn.api import inspect as look
 
@@ -385,10 +388,10 @@ def layers(as_json: Json = False, debug: Debug = False) -> None:
 
     Example: k2t layers
     """
-    with _errors_as_lines(debug):
-        from keras2torch_birnn.catalogue import catalogue, plugin_rows
+    with errors_as_lines(debug):
+        from keras2torch_birnn.catalogue import catalogue, operation_rows, plugin_rows
 
-        rows = catalogue()
+        rows = (*catalogue(), *operation_rows())
         if as_json:
             _print_json([asdict(row) for row in (*rows, *plugin_rows())])
         else:

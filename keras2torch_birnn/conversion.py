@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
 from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.layers.graph import graph_module
+from keras2torch_birnn.layers.recurrent import RecurrentModule
 from keras2torch_birnn.own import equation_of, shown
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.rnn.layers import RecurrentModule
 from keras2torch_birnn.rnn.parameters import fill
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import ModelSpec, model_from_json, with_dtype
@@ -124,10 +124,6 @@ def convert_spec(
     return with_origin(model, Origin(text, golden, checksum(model) if filled else 0))
 
 
-def _reason(error: Exception) -> str:
-    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
-
-
 def _try_plugins(spec: ModelSpec, model: fx.GraphModule, text: str) -> None:
     """Find out before anything is written what is wrong with a plugin's layers."""
     inputs = tuple(map(torch.from_numpy, draw_inputs(spec, steps=GOLDEN_STEPS, seed=0)))
@@ -135,6 +131,10 @@ def _try_plugins(spec: ModelSpec, model: fx.GraphModule, text: str) -> None:
     names = ", ".join(dict.fromkeys(shown(layer) for layer in own_layers(spec)))
     again = build(model_from_json(json.loads(text))).to(float_type(model))
     check_lasting(model, again, lambda one: run(one, inputs), names)
+
+
+def _reason(error: Exception) -> str:
+    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:

@@ -18,22 +18,28 @@ def main(
     package: str, model_path: str, inputs: str, outputs: str, config: str | None = None
 ) -> None:
     """Load, predict once, write."""
+    model = load_model(package, model_path, config)
+    with np.load(inputs) as data:
+        given = [data[f"in_{i}"] for i in range(len(data.files))]
+    result = model(given[0] if len(given) == 1 else given, training=False)
+    named: dict[str, Any] = {f"out_{i}": np.asarray(y) for i, y in enumerate(_flat(result))}
+    version = sys.modules[package].__version__
+    np.savez(outputs, version=np.array(version), **named)
+
+
+def load_model(package: str, model_path: str, config: str | None) -> Any:
+    """The model of a file, as the Keras that wrote it understood it."""
     if package == "tf_keras":
         import tf_keras as keras
     else:
         import keras
     if config is None and package == "tf_keras" and model_path.endswith(".h5"):
-        model = _old_model(keras, model_path)
-    elif config is None:
-        model = keras.models.load_model(model_path, compile=False)
-    else:
-        model = keras.models.model_from_json(Path(config).read_text(encoding="utf-8"))
-        model.load_weights(model_path)
-    with np.load(inputs) as data:
-        given = [data[f"in_{i}"] for i in range(len(data.files))]
-    result = model(given[0] if len(given) == 1 else given, training=False)
-    named: dict[str, Any] = {f"out_{i}": np.asarray(y) for i, y in enumerate(_flat(result))}
-    np.savez(outputs, version=np.array(keras.__version__), **named)
+        return _old_model(keras, model_path)
+    if config is None:
+        return keras.models.load_model(model_path, compile=False)
+    model = keras.models.model_from_json(Path(config).read_text(encoding="utf-8"))
+    model.load_weights(model_path)
+    return model
 
 
 def _old_model(keras: Any, path: str) -> Any:

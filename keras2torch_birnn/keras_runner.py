@@ -70,9 +70,7 @@ def ask_keras(
         given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
         named_inputs: dict[str, Any] = {f"in_{i}": x for i, x in enumerate(inputs)}
         np.savez(given, **named_inputs)
-        # Keras goes by the suffix, we by the content.
-        named = Path(folder, f"model{_suffix(model, config)}")
-        named.symlink_to(model.resolve())
+        named = named_for_keras(Path(folder), model, config)
         arguments = [package, named, given, found, *([config.resolve()] if config else [])]
         environment = {
             **os.environ,
@@ -98,6 +96,13 @@ def ask_keras(
             count = sum(name.startswith("out_") for name in data.files)
             outputs = tuple(data[f"out_{i}"] for i in range(count))
             return KerasAnswer(f"{package} {data['version']}", outputs)
+
+
+def named_for_keras(folder: Path, model: Path, config: Path | None) -> Path:
+    """A link to the model in the folder with the suffix Keras goes by; we go by the content."""
+    named = folder / f"model{_suffix(model, config)}"
+    named.symlink_to(model.resolve())
+    return named
 
 
 def _message(text: str) -> str:

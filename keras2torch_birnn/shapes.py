@@ -14,7 +14,16 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.own import own_output
 from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
-from keras2torch_birnn.spec import Graph, LayerSpec, Shape, Structure, TensorRef, map_structure
+from keras2torch_birnn.schema.cells import rnn_output
+from keras2torch_birnn.spec import (
+    Constant,
+    Graph,
+    LayerSpec,
+    Shape,
+    Structure,
+    TensorRef,
+    map_structure,
+)
 
 
 def infer_model(root: LayerSpec, problems: list[K2TError]) -> LayerSpec:
@@ -53,6 +62,10 @@ def _infer_leaf(
         if None not in heads:
             output = merged_output(layer.config["merge_mode"], heads[0], heads[1])
         return replace(layer, parts=halves, input_shape=shape, output_shape=output)
+    if layer.class_name == "RNN":
+        cell = _infer_cell(layer.parts["cell"], _map_shapes(_one_step, shape), problems)
+        layer = replace(layer, parts={"cell": cell}, input_shape=shape)
+        return replace(layer, output_shape=rnn_output(layer, shape))
     if layer.class_name == "TimeDistributed":
         step = _map_shapes(_one_step, shape)
         inner = _infer(layer.parts["layer"], step, problems)
@@ -64,6 +77,17 @@ def _infer_leaf(
     schema.weights(layer.config, shape)
     output = schema.output({**layer.config, **said}, shape)
     return replace(layer, input_shape=shape, output_shape=output)
+
+
+def _infer_cell(cell: LayerSpec, step: Shape | None, problems: list[K2TError]) -> LayerSpec:
+    """A cell; of a stack each reads what the one before it gives."""
+    if not cell.parts:
+        return _infer(cell, step, problems)
+    parts, given = {}, step
+    for key, part in cell.parts.items():
+        parts[key] = _infer(part, given, problems)
+        given = parts[key].output_shape
+    return replace(cell, parts=parts, input_shape=step, output_shape=given)
 
 
 def _one_step(shape: Shape | None) -> Shape | None:
@@ -93,6 +117,10 @@ def _infer_graph(
     shapes: dict[tuple[str, int], Structure] = {}
 
     def shape_of(ref: object) -> Structure:
+        if isinstance(ref, Constant):
+            return ref.shape
+        if isinstance(ref, bool | int | float):
+            return ()
         if not isinstance(ref, TensorRef):
             return None
         found = shapes.get((ref.layer, ref.call))

@@ -35,6 +35,22 @@ class TensorRef:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """Numbers that stand in a call in the place of a tensor: flat in row-major order, and a shape.
+
+    ``kind``: "float", "int32", "int64" or "bool"; None where the file does not say, as in lists.
+    """
+
+    values: tuple[float, ...]
+    shape: tuple[int, ...]
+    kind: str | None = None
+
+    def array(self) -> Array:
+        """The numbers as they stand in the file, in NumPy's own dtype for them."""
+        return np.array(self.values).reshape(self.shape)
+
+
+@dataclass(frozen=True)
 class Call:
     """One use of a layer. ``args`` and ``kwargs`` are structures of TensorRef and plain values."""
 
@@ -106,7 +122,15 @@ TimeDistributedMask = Literal[
     "inner, unknown if fixed",
     "input",
 ]
-MaskedOutput = Literal["zeros", "zeros_unreversed", "previous_output", "previous_state"]
+# What stands at a masked step, see ``rnn.masks.spread``. "fails": that Keras raises.
+MaskedOutput = Literal[
+    "zeros",
+    "zeros_unreversed",
+    "previous_output",
+    "previous_state",
+    "previous_first_state",
+    "fails",
+]
 
 
 @dataclass(frozen=True)
@@ -123,9 +147,10 @@ class Generation:
     ``schema.attention`` do with masks. ``attention_takes_masks``: a MultiHeadAttention takes the
     masks off its inputs, for all that comes later. ``passed_mask_goes_on``: a mask passed as an
     argument, not the input's, is what later layers see. ``carried_state_wins``: a stateful layer
-    prefers what it carries, unless all zero, to ``initial_state``. ``smallest_norm``: of
-    UnitNormalization. ``bilinear``: what UpSampling2D lays on each other, corners of pixels
-    (TensorFlow 1) or centers.
+    prefers what it carries, unless all zero, to ``initial_state``. ``stack_states``: in which order
+    a stack of cells hands its states in and out. ``conv_lstm``: the same as ``masked_output`` of a
+    convolutional LSTM, "" where that is no other. ``smallest_norm``: of UnitNormalization.
+    ``bilinear``: what UpSampling2D lays on each other, corners of pixels (TensorFlow 1) or centers.
     """
 
     name: Literal["keras1", "keras2", "tf.keras", "keras3"]
@@ -145,6 +170,8 @@ class Generation:
     attention_takes_masks: bool = False
     passed_mask_goes_on: bool = False
     carried_state_wins: bool = False
+    stack_states: Literal["first cell first", "last cell first"] = "first cell first"
+    conv_lstm: MaskedOutput | Literal[""] = ""
     smallest_norm: float = 1e-6
     bilinear: Literal["corners", "centers"] = "corners"
 
@@ -240,14 +267,15 @@ def _layer_to_json(layer: LayerSpec) -> dict[str, Any]:
 
 
 def _refs_to_json(structure: Structure) -> Structure:
-    return map_structure(
-        lambda leaf: (
-            {"tensor": [leaf.layer, leaf.call, leaf.output, *([] if leaf.masked else [False])]}
-            if isinstance(leaf, TensorRef)
-            else leaf
-        ),
-        structure,
-    )
+    return map_structure(_leaf_to_json, structure)
+
+
+def _leaf_to_json(leaf: Any) -> Any:
+    if isinstance(leaf, TensorRef):
+        return {"tensor": [leaf.layer, leaf.call, leaf.output, *([] if leaf.masked else [False])]}
+    if isinstance(leaf, Constant):
+        return {"constant": leaf.values, "shape": leaf.shape, "kind": leaf.kind}
+    return leaf
 
 
 def model_from_json(data: Mapping[str, Any]) -> ModelSpec:
@@ -314,6 +342,12 @@ def _refs_from_json(structure: Structure) -> Structure:
         if set(structure) == {"tensor"}:
             layer, call, output, *masked = structure["tensor"]
             return TensorRef(str(layer), int(call), int(output), all(masked))
+        if set(structure) == {"constant", "shape", "kind"}:
+            constant = Constant(
+                tuple(structure["constant"]), tuple(structure["shape"]), structure["kind"]
+            )
+            constant.array()  # as many as the shape says
+            return constant
         return {str(key): _refs_from_json(value) for key, value in structure.items()}
     if isinstance(structure, Sequence) and not isinstance(structure, str):
         return tuple(_refs_from_json(value) for value in structure)

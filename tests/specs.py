@@ -137,7 +137,7 @@ def recurrent_call(spec: LayerSpec, states: int = 0, *, masked: bool = True) -> 
         kwargs["initial_state"] = tuple(TensorRef(name) for name in names[2:])
     half = spec.parts.get("forward_layer", spec)
     cell_states = {"LSTM": 2}.get(half.class_name, 1) if half.config["return_state"] else 0
-    if spec.parts:
+    if "backward_layer" in spec.parts:
         back = spec.parts["backward_layer"]
         other = {"LSTM": 2}.get(back.class_name, 1) if half.config["return_state"] else 0
         count = (2 if spec.config["merge_mode"] is None else 1) + cell_states + other

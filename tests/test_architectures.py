@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import k2t
+from commands import k2t, k2t_process
 from specs import ENTRIES, FIXTURES, fixture
 from torch import Tensor
 
@@ -48,6 +48,9 @@ ARCHITECTURES: Mapping[str, str] = {
     "sound_events": "conv2d bidirectional bidirectional_1",
     "video": "time_distributed bidirectional",
     "reader": "embedding bidirectional dot softmax dot_1 bidirectional_1",
+    "siamese_manhattan": "embedding bidirectional dense",
+    "attention_by_hand": "embedding bidirectional dense dense_1",
+    "last_step": "bidirectional concatenate dense",
     "dense_connections": "embedding bidirectional bidirectional_1 concatenate",
 }
 FILES = [file for file, entry in ENTRIES.items() if "architecture" in entry["tags"]]
@@ -135,6 +138,28 @@ def test_a_model_learns(name: str) -> None:
     sum(y.square().mean() for y in flat(model(*inputs_of(file)))).backward()
     without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert without == []
+
+
+@pytest.mark.parametrize(
+    ("file", "plugin"),
+    [
+        ("keras-2.2.4/contrib_viterbi.h5", "keras-contrib-crf"),
+        ("tf.keras-2.15.0/addons_plain.h5", "tensorflow-addons-crf"),
+    ],
+)
+def test_a_tagger_that_ends_in_a_crf_goes_through_the_command_line(
+    file: str, plugin: str, tmp_path: Path
+) -> None:
+    """A BiLSTM-CRF, and a CRF over embedded words; ``test_plugins`` compares their numbers.
+
+    A plugin stays in the process that loads it.
+    """
+    model, out = FIXTURES / "plugins" / file, tmp_path / "model.pt"
+    run = k2t_process("convert", model, out, "--plugin", plugin)
+    assert run.code == 0, run.err
+    run = k2t_process("verify", model, out, "--plugin", plugin, "--against", "reference")
+    assert run.code == 0, run.out + run.err
+    assert run.out.splitlines()[-1] == "OK"
 
 
 def cells(layer: LayerSpec) -> set[str]:

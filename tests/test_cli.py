@@ -81,7 +81,8 @@ def test_weights_with_their_architecture(tmp_path: Path) -> None:
     assert k2t("inspect", WEIGHTS, "--config", ARCHITECTURE).code == 0
 
 
-def test_inspect_says_how_each_layer_runs_and_why() -> None:
+def test_inspect_says_how_each_layer_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K2T_ENGINE", "torch")
     run = k2t("inspect", MASKED)
     table = {line.split()[0]: line for line in run.out.splitlines()}
     assert "nn.LSTM, bidirectional" in table["bidirectional"]

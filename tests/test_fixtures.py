@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.conversion import build, flat, reset_states
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.schema import CELL_GATES, LAYERS, OPS
+from keras2torch_birnn.schema import CELL_GATES, CELLS, LAYERS, OPS
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # Real Keras computes in float32.
@@ -99,7 +99,7 @@ def seen_layers() -> list[tuple[LayerSpec, Fixture]]:
 
 def test_every_class_was_compared() -> None:
     classes = {layer.class_name for layer, _ in seen_layers()}
-    assert classes == set(LAYERS) | set(OPS)
+    assert classes == set(LAYERS) | set(OPS) | set(CELLS)
 
 
 def test_every_merge_mode_was_compared_with_every_cell() -> None:
@@ -124,7 +124,8 @@ def test_every_mask_rule_was_compared_in_both_directions() -> None:
             if "masked_output" in layer.config and layer.config["return_sequences"]:
                 found.add((layer.config["masked_output"], layer.config["go_backwards"]))
     # zeros_unreversed differs from zeros only where the reading is backwards
-    expected = {(rule, back) for rule in RULES for back in (False, True)}
+    rules = (*RULES, "previous_first_state")  # the last one of stacks of cells alone
+    expected = {(rule, back) for rule in rules for back in (False, True)}
     assert found == expected - {("zeros_unreversed", False)}
 
 

@@ -262,8 +262,8 @@ def test_float64_stays() -> None:
         ({"class_name": "DTypePolicy", "config": {"name": "int8"}}, "dtype int8 is not"),
         ({"class_name": "DTypePolicy", "config": 5}, "is not supported"),
         (
-            {"class_name": "QuantizedDTypePolicy", "config": {"mode": "int8"}},
-            r"quantized weights \(int8\)",
+            {"class_name": "QuantizedDTypePolicy", "config": {"mode": "int4"}},
+            r"quantized weights \(int4\) of Dense",
         ),
         ({"class_name": "DTypePolicyMap", "config": {}}, "is not supported"),
         ([], "dtype .. is not supported"),

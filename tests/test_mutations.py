@@ -45,7 +45,7 @@ from keras2torch_birnn.layers import (
     registry,
 )
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.rnn import layers, loop, parameters
+from keras2torch_birnn.rnn import engines, layers, loop, parameters
 from keras2torch_birnn.rnn.choice import Choice
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef, leaves
@@ -75,6 +75,12 @@ class Mutation:
 
 
 # ---- making mutations --------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def by_engines_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutated is Python; the native kernel is compared with the reference in test_native."""
+    monkeypatch.setenv("K2T_ENGINE", "torch")
 
 
 def edited(function: Any, old: str, new: str) -> Any:
@@ -169,7 +175,7 @@ def ruled(old: str, new: str) -> Patch:
 
         return spread
 
-    return wrap(layers, "spread", wrapper)
+    return wrap(engines, "spread", wrapper)
 
 
 def merging(old: str | None, new: str | None) -> Patch:
@@ -204,30 +210,33 @@ def by_the_loop() -> Patch:
     return put(layers, "torch_engine", lambda spec: Choice("loop", ""))
 
 
-def kernel(name: str, change: Callable[..., Any]) -> Patch:
-    """Change what a fused module's own kernel gives: (module, x, hx, right) -> (out, final)."""
+def fused(change: Callable[..., Any]) -> Patch:
+    """Change what torch's kernel gives for a Bidirectional without mask: (call, x) -> result."""
 
     def wrapper(right: Any) -> Any:
-        return lambda module, x, hx=None: change(module, x, hx, right)
+        def run(layer: Any, x: Tensor, lengths: Any, start: Any) -> Any:
+            def call(x: Tensor) -> Any:
+                return right(layer, x, lengths, start)
 
-    return wrap(getattr(layers, name), "kernel", wrapper)
+            plain = len(layer.weights) == 1 or lengths is not None
+            return call(x) if plain else change(call, x)
+
+        return run
+
+    return wrap(engines.RUN, "fused", wrapper)
 
 
-def flipped_half(module: nn.Module, x: Any, hx: Any, right: Any) -> Any:
+def flipped_half(call: Any, x: Tensor) -> Any:
     """The backward half comes in the order of its reading."""
-    out, final = right(module, x, hx)
-    if not module.bidirectional or not isinstance(out, Tensor):
-        return out, final
-    ahead, back = out.chunk(2, dim=2)
-    return torch.cat((ahead, back.flip(1)), dim=2), final
+    (ahead, back), final = call(x)
+    return (ahead, back.flip(1)), final
 
 
-def unflipped_reading(module: nn.Module, x: Any, hx: Any, right: Any) -> Any:
+def unflipped_reading(call: Any, x: Tensor) -> Any:
     """Both halves read forwards."""
-    out, final = flipped_half(module, x.flip(1), hx, right)
-    ahead, _ = right(module, x, hx)
-    half = out.shape[2] // 2
-    return torch.cat((ahead[..., :half], out[..., half:]), dim=2), final
+    (ahead, _), final = call(x)
+    (_, back), _ = call(x.flip(1))
+    return (ahead, back.flip(1)), final
 
 
 # ---- models that no file of Keras is -----------------------------------------------------------
@@ -460,7 +469,7 @@ mutation(
 # Directions.
 mutation(
     "forward and backward weights exchanged",
-    edit("rnn.layers:_module", '("", "_reverse")', '("_reverse", "")[2 - len(halves) :]'),
+    edit("rnn.layers:torch_module", '("", "_reverse")', '("_reverse", "")[2 - len(halves) :]'),
     *BI.values(),
 )
 mutation(
@@ -475,14 +484,14 @@ mutation(
 )
 mutation(
     "loop: the backward half reads forwards",
-    edit("rnn.layers:_run_loops", "read = reverse(x, lengths) if d else x", "read = x"),
+    edit("rnn.engines:_run_loops", "read = reverse(x, lengths) if d else x", "read = x"),
     f"{K2}/hard_sigmoid_stack.h5",
     f"{TF}/hard_sigmoid_bi_lstm.h5",
     f"{K2}/mask_bi_gru_before_seq.h5",
 )
 mutation(
     "loop: the backward half is not turned back",
-    edit("rnn.layers:_run_loops", "reverse(out, lengths) if d else out", "out"),
+    edit("rnn.engines:_run_loops", "reverse(out, lengths) if d else out", "out"),
     f"{K2}/hard_sigmoid_stack.h5",
     f"{TF}/hard_sigmoid_bi_gru_after.h5",
     f"{K2}/mask_bi_gru_before_seq.h5",
@@ -500,9 +509,9 @@ mutation(
     f"{K3}/backward_mask.h5",
     "pair that goes backwards",
 )
-for cell, name in (("LSTM", "LSTM"), ("GRU", "GRU"), ("SimpleRNN", "RNN")):
-    mutation(f"fused {cell}: outputs turned once more", kernel(name, flipped_half), BI[cell])
-    mutation(f"fused {cell}: both halves read forwards", kernel(name, unflipped_reading), BI[cell])
+for cell in ("LSTM", "GRU", "SimpleRNN"):
+    mutation(f"fused {cell}: outputs turned once more", fused(flipped_half), BI[cell])
+    mutation(f"fused {cell}: both halves read forwards", fused(unflipped_reading), BI[cell])
 mutation(
     "valid steps turned round together with the padding",
     edit("rnn.masks:reverse", "if lengths is None:", "if True:"),
@@ -873,19 +882,19 @@ mutation(
 )
 mutation(
     "padding causal behind",
-    edit("layers.convolution:Convolution.convolve", "(extent - 1, 0)", "(0, extent - 1)"),
+    edit("layers.convolution:convolve", "(extent - 1, 0)", "(0, extent - 1)"),
     f"{K2}/conv_causal_dilated.h5",
     f"{TF}/conv.keras",
 )
 mutation(
     "padding causal dropped",
-    edit("layers.convolution:Convolution.convolve", '== "causal"', '== "never"'),
+    edit("layers.convolution:convolve", '== "causal"', '== "never"'),
     f"{K2}/conv_causal_dilated.h5",
     f"{TF}/conv.keras",
 )
 mutation(
     "padding causal without dilation",
-    edit("layers.convolution:Convolution.extents", "(size - 1) * dilation + 1", "size"),
+    edit("layers.convolution:extents", "(size - 1) * d + 1", "size"),
     f"{K2}/conv_causal_dilated.h5",
 )
 mutation(
@@ -967,6 +976,80 @@ mutation(
     ),
     f"{K2}/relu_layer.h5",
 )
+mutation(
+    "gates of a ConvLSTM in another order",
+    edit("layers.conv_lstm:ConvLSTM._step", "i, f, g, o = ", "i, g, f, o = "),
+    f"{K2}/conv_lstm_2d.h5",
+    f"{K3}/conv_lstm_2d_bi.h5",
+)
+mutation(
+    "state of a ConvLSTM dilated like its input",
+    edit(
+        "layers.conv_lstm:ConvLSTM._step",
+        '"dilation": ones',
+        '"dilation": self.inner["dilation"]',
+    ),
+    f"{K2}/conv_lstm_2d_windows.h5",
+)
+mutation(
+    "ConvLSTM without its bias",
+    edit("layers.conv_lstm:ConvLSTM._input_product", "if self.bias is not None:", "if False:"),
+    f"{TF}/conv_lstm_2d.h5",
+)
+mutation(
+    "ConvLSTM that gives its cell's state",
+    edit("layers.conv_lstm:ConvLSTM.run_sequence", "outputs.append(h)", "outputs.append(c)"),
+    f"{TF}/conv_lstm_2d_mask.h5",
+)
+mutation(
+    "states of a stack from the last cell on",
+    edit("schema.cells:states_of", "reversed(pairs) if last_first else pairs", "reversed(pairs)"),
+    f"{K2}/stacked_states.h5",
+)
+mutation(
+    "states of a stack of Keras 2.1 from the first cell on",
+    edit("readers.generations:generation_of", 'else "last cell first"', 'else "first cell first"'),
+    "keras-2.1.6/stacked_bi_states.h5",
+    rereads=True,
+)
+mutation(
+    "masked steps of a stack of Keras 2.2.4 show its last state",
+    edit("readers.cells:settle_stack", '"previous_first_state" if', '"previous_state" if'),
+    f"{K2}/stacked_mask_last.h5",
+    rereads=True,
+)
+mutation(
+    "masked steps of a ConvLSTM of tf.keras give zeros",
+    edit("readers.generations:generation_of", 'conv_lstm="previous_output"', 'conv_lstm=""'),
+    f"{TF}/conv_lstm_2d_mask_bi.h5",
+    rereads=True,
+)
+mutation(
+    "cells of a frozen half by position",
+    edit("readers.legacy_weights:_by_half", "if once and", "if False and"),
+    f"{K2}/stacked_frozen.h5",
+    rereads=True,
+)
+mutation(
+    "cells of a stack by position",
+    edit("readers.legacy_weights:_numbered", "if not all(", "if True or not all("),
+    f"{K2}/stacked_frozen_cell.h5",
+    rereads=True,
+)
+mutation(
+    "inputs of an int8 Dense as they are",
+    edit("layers.dense:QuantizedDense.forward", ".round()", ""),
+    f"{K3}/quantized.keras",
+)
+mutation(
+    "int8 Embedding without its scale",
+    edit(
+        "layers.embedding:QuantizedEmbedding.forward", " / self.scale[input.long()][..., None]", ""
+    ),
+    f"{K3}/quantized_weights.keras",
+)
+
+
 # Whole models inside TimeDistributed; merging and planes of Keras 1; attention over other axes.
 mutation(
     "no mask enters a model inside TimeDistributed",

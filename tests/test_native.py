@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.activations import activation
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.choice import LSTM_ROWS, choose
-from keras2torch_birnn.rnn.layers import bidirectional, recurrent
 from keras2torch_birnn.rnn.native import library, op
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
@@ -346,36 +347,82 @@ def test_the_operator_is_registered_well() -> None:
 
 def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of the batches that reach the native kernel from now on."""
-    from keras2torch_birnn.rnn import layers
-
     seen: list[int] = []
 
     def counted(cell: Any, parameters: Any, x: Tensor, *rest: Any) -> Any:
         seen.append(x.shape[0])
         return op.run_native(cell, parameters, x, *rest)
 
-    monkeypatch.setattr(layers, "run_native", counted)
+    monkeypatch.setattr(engines, "run_native", counted)
     return seen
 
 
 @native
-def test_native_runs_float32_on_cpu_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls_of_native(monkeypatch)
     module, x = gru()
-    module(x)
+    module.train()(x)  # the gradient is wanted, and at once
     module.double()(x.double())
     assert seen == []
+    module.float()
     with torch.inference_mode():
-        module.float()(x)
+        module(x)
     module.requires_grad_(False)(x)
-    assert seen == [3, 3]
+    module.requires_grad_(True).eval()(x)
+    assert seen == [3, 3, 3]
 
 
 @native
-def test_gradients_flow_as_before() -> None:
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_through_the_kernel_are_those_of_torch(
+    cell: str, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First ones of x, states and weights; second ones of x."""
+    seen = calls_of_native(monkeypatch)
+    spec = both(cell, 7, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec).eval()
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 5, generator=rng).requires_grad_()
+    states = 4 if cell == "LSTM" else 2
+    start = [torch.randn(2, 7, generator=rng).requires_grad_() for _ in range(states)]
+    mask = torch.tensor([[1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1]]).bool() if masked else None
+    wanted = [x, *start, *(p for p in module.parameters())]
+
+    def gradients() -> list[Tensor | None]:
+        loss = module(x, mask=mask, initial_state=start).sin().sum()
+        first = torch.autograd.grad(loss, wanted, create_graph=True)
+        penalty = first[0].square().sum()
+        second = torch.autograd.grad(penalty, wanted, allow_unused=True)
+        return [*first, *second]
+
+    got = gradients()
+    assert seen == [2]
+    monkeypatch.setenv("K2T_ENGINE", "loop")
+    for a, b in zip(got, gradients(), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@native
+def test_a_transform_of_functions_runs_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = calls_of_native(monkeypatch)
+    spec = both("GRU before", 6, 5, "sum", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec)
+    x = torch.randn(3, 11, 5)
+    with torch.no_grad():
+        wanted = module(x)
+        assert seen == [3]
+        got = torch.func.vmap(module)(x[:, None])[:, 0]
+    assert seen == [3]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
+
+
+def test_an_input_of_another_width_is_refused() -> None:
     module, x = gru()
-    module(x).sum().backward()
-    assert all(p.grad is not None for p in module.parameters())
+    with pytest.raises(ValueError, match=r"an input \(batch, time, 5\) is expected, found"):
+        module(x[..., :-1])
 
 
 @native
@@ -405,7 +452,7 @@ def test_every_forced_engine_gives_the_same_numbers(
 def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("K2T_ENGINE", "warp")
     with pytest.raises(
-        UsageError, match=r"K2T_ENGINE=warp: one of torch, auto, fused, loop, native"
+        UsageError, match=r"K2T_ENGINE=warp: one of auto, torch, fused, loop, native"
     ):
         gru()
 
@@ -427,8 +474,8 @@ def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match="native kernel lacks an activation"):
         choose(spec)
     module, x = gru()
-    with pytest.raises(UsageError, match="float32 on CPU, without gradients"):
-        module(x)
+    with pytest.raises(UsageError, match="float32 on CPU, without dropout"):
+        module.double()(x.double())
 
 
 def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,7 +506,7 @@ def test_the_choice_says_why() -> None:
 
     sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     assert chosen("GRU", **sigma)[0] == "native"
-    assert f"batches over {LSTM_ROWS}" in chosen("LSTM", **sigma)[1]
+    assert f"more than {LSTM_ROWS} rows" in chosen("LSTM", **sigma)[1]
     assert "loop" in chosen("GRU before", **sigma)[1]
     odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}
     assert chosen("LSTM", **{**sigma, **odd})[0] == "loop"

@@ -250,8 +250,9 @@ def test_a_model_has_torchs_names_under_keras_names() -> None:
     ids=lambda value: value.name if isinstance(value, LayerSpec) else "",
 )
 def test_what_torch_cannot_compute_runs_in_the_loop_and_says_why(
-    spec: LayerSpec, reason: str
+    spec: LayerSpec, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("K2T_ENGINE", "torch")
     assert choose(spec).engine == "loop"
     assert reason in choose(spec).reason
     module = convert_layer(spec)

@@ -35,7 +35,7 @@ from specs import (
     with_options,
 )
 
-from keras2torch_birnn import reference
+from keras2torch_birnn import reference, schema
 from keras2torch_birnn.reference import EQUATIONS, Trace, compute
 from keras2torch_birnn.reference.activations import FUNCTIONS, activate
 from keras2torch_birnn.schema import ACTIVATION_OPTIONS, ACTIVATIONS, SCHEMA
@@ -73,7 +73,7 @@ def outputs_of(spec: LayerSpec, x: Array, mask: Array | None = None, **more: Any
 
 
 def test_every_class_of_the_schema_has_an_equation() -> None:
-    assert set(EQUATIONS) == set(SCHEMA)
+    assert set(EQUATIONS) == set(SCHEMA) - set(schema.CELLS)  # cells are part of an RNN
 
 
 def test_every_activation_of_the_schema_has_a_function_with_the_same_defaults() -> None:

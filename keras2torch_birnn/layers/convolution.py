@@ -1,4 +1,4 @@
-"""Convolutions over one axis or two. Keras holds (B, T, C) or (B, H, W, C), torch C before them.
+"""Convolutions over one axis or two, three in a ConvLSTM. Keras holds (B, T, C), torch (B, C, T).
 
 Sizes are tuples, one per axis; an extent is how far a dilated window reaches.
 """
@@ -23,6 +23,7 @@ from keras2torch_birnn.spec import Array, LayerSpec
 _CONVOLVE: Mapping[int, Callable[..., Tensor]] = {
     1: torch.conv1d,
     2: torch.conv2d,
+    3: torch.conv3d,
 }
 _TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {
     1: torch.conv_transpose1d,
@@ -41,6 +42,33 @@ def pad(x: Tensor, around: Sequence[tuple[int, int]], value: float = 0.0) -> Ten
     if not any(any(pair) for pair in around):
         return x
     return functional.pad(x, [size for pair in reversed(around) for size in pair], value=value)
+
+
+def extents(kernel_size: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """How far a window reaches on every axis."""
+    return [(size - 1) * d + 1 for size, d in zip(kernel_size, dilation, strict=True)]
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: str,
+    groups: int = 1,
+) -> Tensor:
+    """(B, C, T) -> (B, filters, T') with Keras' padding; ``weight`` (filters, C / groups, k)."""
+    reach = extents(weight.shape[2:], dilation)
+    around = [(0, 0)] * len(reach)
+    if padding == "causal":
+        around = [(extent - 1, 0) for extent in reach]
+    elif padding == "same":
+        around = [same_padding(*size) for size in zip(x.shape[2:], reach, stride, strict=True)]
+    return _CONVOLVE[len(reach)](
+        pad(x, around), weight, bias, stride=stride, dilation=dilation, groups=groups
+    )
 
 
 class Convolution(nn.Module):
@@ -66,28 +94,15 @@ class Convolution(nn.Module):
         y = self.convolve(x)
         return self.activation(y.movedim(1, -1) if self.channels_last else y)
 
-    def extents(self) -> list[int]:
-        """How far a window reaches on every axis."""
-        return [
-            (size - 1) * dilation + 1
-            for size, dilation in zip(self.kernel_size, self.dilation, strict=True)
-        ]
-
     def convolve(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, filters, T')."""
-        extents = self.extents()
-        around = [(0, 0)] * len(extents)
-        if self.padding == "causal":
-            around = [(extent - 1, 0) for extent in extents]
-        elif self.padding == "same":
-            sizes = zip(x.shape[2:], extents, self.stride, strict=True)
-            around = [same_padding(*size) for size in sizes]
-        return _CONVOLVE[len(extents)](
-            pad(x, around),
+        return convolve(
+            x,
             self.weight,
             self.bias,
             stride=self.stride,
             dilation=self.dilation,
+            padding=self.padding,
             groups=self.groups,
         )
 
@@ -130,7 +145,8 @@ class TransposedConvolution(Convolution):
             x, self.weight, None, stride=self.stride, dilation=self.dilation
         )
         around = []
-        for axis, (extent, stride) in enumerate(zip(self.extents(), self.stride, strict=True)):
+        reach = extents(self.kernel_size, self.dilation)
+        for axis, (extent, stride) in enumerate(zip(reach, self.stride, strict=True)):
             length = transposed_length(self.sizes, x.shape[2 + axis], axis) or 0
             front = same_padding(length, extent, stride)[0] if self.padding == "same" else 0
             around.append((-front, length + front - y.shape[2 + axis]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from keras2torch_birnn.activations import activation
 from keras2torch_birnn.layers.registry import converts
@@ -30,9 +32,52 @@ class Dense(nn.Linear):
         return f"{super().extra_repr()}, activation={self.shown}"
 
 
+class QuantizedDense(Dense):
+    """A Dense as Keras' int8 mode computes it.
+
+    ``weight`` holds whole numbers, ``scale`` (units,) what they are divided by; neither learns.
+    ``rounds``: the inputs become whole numbers as well, row by row.
+    """
+
+    scale: nn.Parameter
+    rounds: bool
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, ..., in) -> (B, ..., out). Gradients pass the rounding by."""
+        y = functional.linear(input, self.weight) / self.scale
+        if self.rounds:
+            scale = 127 / (input.abs().amax(dim=-1, keepdim=True) + 1e-7)
+            rounded = (input * scale).round().clamp(-127, 127)
+            exact = functional.linear(rounded, self.weight) / (self.scale * scale)
+            learns = torch.is_grad_enabled() and input.requires_grad
+            y = y + (exact - y).detach() if learns else exact
+        return self.activation(y if self.bias is None else y + self.bias)
+
+    def extra_repr(self) -> str:
+        """The same, and whether inputs are rounded."""
+        return f"{super().extra_repr()}, rounds={self.rounds}"
+
+
+def _quantized(layer: LayerSpec) -> nn.Module:
+    """``kernel`` (in, units) of int8 -> ``weight``, ``kernel_scale`` -> ``scale``."""
+    kernel = layer.weights["kernel"]
+    module = QuantizedDense(
+        *kernel.shape, bias=layer.config["use_bias"], value=layer.config["activation"]
+    )
+    module.rounds = layer.config["quantized"] == "inputs and weights"
+    module.weight, module.scale = parameter(kernel.T), parameter(layer.weights["kernel_scale"])
+    for fixed in (module.weight, module.scale):
+        fixed.requires_grad_(False)
+    if layer.config["use_bias"]:
+        module.bias = parameter(layer.weights["bias"])
+    return module
+
+
 @converts("Dense")
 def dense(layer: LayerSpec) -> nn.Module:
     """Build a Dense: an nn.Linear, with ``kernel`` (in, units) transposed to ``weight``."""
+    if layer.config.get("quantized"):
+        return _quantized(layer)
     kernel, value = layer.weights["kernel"], layer.config["activation"]
     bias, (in_features, out_features) = layer.config["use_bias"], kernel.shape
     module: nn.Linear

@@ -18,6 +18,16 @@ class Embedding(nn.Embedding):
         return super().forward(input.long())
 
 
+class QuantizedEmbedding(Embedding):
+    """Rows of whole numbers from -127 to 127, each with its own ``scale`` (rows,) to divide by."""
+
+    scale: nn.Parameter
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Ids of any shape -> the shape and (output_dim,)."""
+        return super().forward(input) / self.scale[input.long()][..., None]
+
+
 def not_zero(x: Tensor, mask: Tensor | None) -> Tensor:
     """Mask of Embedding(mask_zero=True): id 0 is padding."""
     return x.ne(0)
@@ -32,8 +42,12 @@ def embedding(layer: LayerSpec) -> nn.Module:
     """Build an Embedding."""
     table = parameter(layer.weights["embeddings"])
     rows, columns = table.shape
-    module = Embedding(rows, columns, _weight=table)  # given, so that none is drawn at random
+    made = QuantizedEmbedding if layer.config.get("quantized") else Embedding
+    module = made(rows, columns, _weight=table)  # given, so that none is drawn at random
     module.weight = table
+    if isinstance(module, QuantizedEmbedding):
+        module.scale = parameter(layer.weights["embeddings_scale"])
+        module.requires_grad_(False)
     return module
 
 

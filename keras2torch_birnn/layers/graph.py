@@ -12,10 +12,12 @@ from itertools import zip_longest
 from operator import getitem
 from typing import Any
 
+import numpy as np
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.names import attribute_names
+from keras2torch_birnn.layers.operation import OperationNodes, used_outputs
 from keras2torch_birnn.layers.registry import (
     MaskFlow,
     check_said,
@@ -33,6 +35,7 @@ from keras2torch_birnn.layers.time_distributed import (
     unfold_steps,
 )
 from keras2torch_birnn.own import output_count, own_of
+from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -58,7 +61,7 @@ def _cut_inputs(graph: Graph) -> frozenset[str]:
     for call in graph.calls:
         one = graph.layer(call.layer)
         name = one.parts.get("layer", one).class_name
-        if name not in _TAKES_IDS and not name.startswith("ops."):
+        if name not in _TAKES_IDS and name != "ops.NotEqual":
             read.update(leaf.layer for leaf in leaves(call.args) if isinstance(leaf, TensorRef))
     return frozenset(
         layer.name
@@ -72,9 +75,10 @@ def _cut_inputs(graph: Graph) -> frozenset[str]:
 class _Emitter:
     """Writes one model's calls into an fx graph, with every tensor's mask beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, double: bool) -> None:
         self.root = nn.Module()
         self.graph = fx.Graph()
+        self.operations = OperationNodes(self.graph, self.root, double=double)
         # fx node name -> path of the Keras call ("dense", "dense#1", "encoder/lstm")
         self.paths: dict[str, str] = {}
         self.problems: list[K2TError] = []
@@ -89,7 +93,7 @@ class _Emitter:
         """Build every layer of the graph under ``parent``; returns its attribute names."""
         names = attribute_names([layer.name for layer in graph.layers])
         for layer in graph.layers:
-            if layer.class_name != "InputLayer":
+            if layer.class_name != "InputLayer" and layer.class_name not in OPS:
                 try:
                     parent.add_module(names[layer.name], self.module(layer))
                 except K2TError as problem:
@@ -122,17 +126,12 @@ class _Emitter:
         masks: dict[tuple[str, int], Structure] = {}
         inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
         cut = _cut_inputs(graph)
+        used = used_outputs(leaves((tuple(call.args for call in graph.calls), graph.outputs)))
 
         def value(leaf: Any) -> Any:
             if not isinstance(leaf, TensorRef):
                 return leaf
             found = values[leaf.layer, leaf.call]
-            return found[leaf.output] if isinstance(found, tuple) else found
-
-        def mask(leaf: Any) -> Any:
-            if not isinstance(leaf, TensorRef) or not leaf.masked:
-                return None
-            found = masks[leaf.layer, leaf.call]
             if isinstance(found, tuple):
                 return found[leaf.output]
             if leaf.output:  # only a plugin's layer can have more than is known
@@ -142,6 +141,12 @@ class _Emitter:
                     place=graph.layer(leaf.layer).place,
                 )
             return found
+
+        def mask(leaf: Any) -> Any:
+            if not isinstance(leaf, TensorRef) or not leaf.masked:
+                return None
+            found = masks[leaf.layer, leaf.call]
+            return found[leaf.output] if isinstance(found, tuple) else found
 
         for call in graph.calls:
             layer, key = graph.layer(call.layer), (call.layer, call.index)
@@ -154,7 +159,11 @@ class _Emitter:
             args = tuple(map_structure(value, arg) for arg in call.args)
             arg_masks = tuple(map_structure(mask, arg) for arg in call.args)
             target = f"{prefix}{names[call.layer]}"
-            if layer.graph is not None:
+            if layer.class_name in OPS:
+                came = next((m for m in _flat(arg_masks) if m is not None), None)
+                values[key] = self.operation(layer, args, target, where, used.get(key, 1))
+                masks[key] = self.mask_of_operation(layer, where, came)
+            elif layer.graph is not None:
                 # A passed mask is put on its tensor; one that has none keeps what it came with.
                 passed = _flat(map_structure(value, call.kwargs.get("mask", ())))
                 came = _flat(arg_masks)
@@ -170,6 +179,35 @@ class _Emitter:
                     layer, call, target, where, args, arg_masks, kwargs
                 )
         return map_structure(value, graph.outputs), map_structure(mask, graph.outputs)
+
+    def operation(
+        self, layer: LayerSpec, args: tuple[Structure, ...], target: str, where: str, used: int
+    ) -> Structure:
+        """Emit one call of an operation, of which so many outputs are used."""
+        try:
+            node, value = self.operations.emit(layer, args, target.replace(".", "_"), used)
+        except UnsupportedOptionError as problem:
+            self.problems.append(problem)
+            return args[0]
+        if node is not None and layer.config["kinds"]["gives"] != ("size",) and not self.folds:
+            self.paths[node.name] = where
+        return value
+
+    def mask_of_operation(self, layer: LayerSpec, where: str, came: Any) -> Any:
+        """The mask after an operation: none, but a cast that changes nothing keeps it."""
+        passes = layer.config["kinds"]["passes_mask"]
+        if came is None:
+            return None
+        if passes is None:
+            self.problems.append(
+                UnsupportedOptionError(
+                    "a mask into a cast of floats, in a file that computes in half precision, is "
+                    "not supported: whether it goes on depends on the exact dtype",
+                    place=layer.place,
+                )
+            )
+        self.masks[where] = "passes it on" if passes else "drops it"
+        return came if passes else None
 
     def call(
         self,
@@ -312,13 +350,16 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     """
     if layer.graph is None:
         raise TypeError("a model has a graph")
-    emitter = _Emitter()
+    weights = (array for part in layer.walk() for array in part.weights.values())
+    emitter = _Emitter(double=any(array.dtype == np.float64 for array in weights))
     names = emitter.modules(layer.graph, emitter.root)
     if emitter.problems:
         raise gather(emitter.problems)
     refs = leaves(layer.graph.inputs)
     given = [(emitter.graph.placeholder(names[ref.layer]), None) for ref in refs]
     outputs, _ = emitter.run(layer.graph, given, names, "", "")
+    if emitter.problems:
+        raise gather(emitter.problems)
     emitter.graph.output(outputs)
     emitter.graph.lint()
     class_name = attribute_names([layer.name])[layer.name]

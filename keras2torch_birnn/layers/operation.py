@@ -1,86 +1,396 @@
-"""Operations of Keras 3 (``keras.ops``) that stand in a model beside its layers."""
+"""Operations as nodes of a model's code: ``y = torch.sum(x, dim = (1,), keepdim = False)``.
+
+Which function each is, how its options are called there, and the conversions around it that
+``config["kinds"]`` asks for. They hold no weights and are no modules.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from keras2torch_birnn.layers.registry import NONE, converts
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn import activations
+from keras2torch_birnn import ops as own
+from keras2torch_birnn.errors import UnsupportedOptionError
+from keras2torch_birnn.schema import OPS
+from keras2torch_birnn.spec import Constant, LayerSpec, Structure, map_structure
+
+_DTYPES: Mapping[str, torch.dtype] = {
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "bool": torch.bool,
+}
+_LITERALS = ("a float", "an int", "a bool")
 
 
-class Operation(nn.Module):
-    """A function of tensors as a module."""
+@dataclass(frozen=True)
+class Target:
+    """The function of an operation.
 
-    def __init__(self, function: Callable[..., Tensor], **options: Any) -> None:
+    ``names``: options -> their names there; those not named keep theirs, those named "" are not
+    passed. ``gives``: the kinds that come out of the function itself, where not those wanted.
+    ``tensors``: it takes no plain numbers.
+    """
+
+    function: Callable[..., Any]
+    names: Mapping[str, str] = field(default_factory=dict)
+    gives: tuple[str, ...] = ()
+    tensors: bool = False
+
+
+_REDUCED = {"axis": "dim", "keepdims": "keepdim"}
+
+
+_TARGETS: Mapping[str, Target] = {
+    "Add": Target(operator.add),
+    "Subtract": Target(operator.sub),
+    "Multiply": Target(operator.mul),
+    "Divide": Target(operator.truediv),
+    "FloorDivide": Target(own.floor_divide),
+    "Mod": Target(torch.remainder),
+    "Power": Target(torch.pow),
+    "Maximum": Target(own.maximum),
+    "Minimum": Target(own.minimum),
+    "SquaredDifference": Target(own.squared_difference),
+    "DivideNoNan": Target(own.divide_no_nan),
+    "Arctan2": Target(own.arctan2),
+    "Logaddexp": Target(own.logaddexp),
+    "Less": Target(operator.lt),
+    "LessEqual": Target(operator.le),
+    "Greater": Target(operator.gt),
+    "GreaterEqual": Target(operator.ge),
+    "Equal": Target(operator.eq),
+    "NotEqual": Target(operator.ne),
+    "LogicalAnd": Target(torch.logical_and, tensors=True),
+    "LogicalOr": Target(torch.logical_or, tensors=True),
+    "LogicalXor": Target(torch.logical_xor, tensors=True),
+    "LogicalNot": Target(torch.logical_not),
+    **{
+        name: Target(getattr(torch, name.lower()))
+        for name in (
+            "Exp Expm1 Log Log1p Log2 Log10 Sqrt Rsqrt Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh "
+            "Tanh Arcsinh Arccosh Arctanh Erf Reciprocal Floor Ceil Round Trunc Negative Absolute "
+            "Sign Square Isnan Isinf Isfinite"
+        ).split()
+    },
+    "Sum": Target(torch.sum, _REDUCED, ("int64",)),
+    "Prod": Target(own.product, gives=("int64",)),
+    "Mean": Target(torch.mean, _REDUCED),
+    "Var": Target(torch.var, _REDUCED),
+    "Std": Target(torch.std, _REDUCED),
+    "Moments": Target(own.moments),
+    "Max": Target(torch.amax, _REDUCED),
+    "Min": Target(torch.amin, _REDUCED),
+    "Any": Target(torch.any, _REDUCED),
+    "All": Target(torch.all, _REDUCED),
+    "Logsumexp": Target(own.logsumexp),
+    "Norm": Target(torch.linalg.vector_norm, _REDUCED),
+    "CountNonzero": Target(own.count_nonzero, {"dtype": ""}, ("int64",)),
+    "Argmax": Target(own.arg_extreme, {"dtype": ""}, ("int64",)),
+    "Argmin": Target(own.arg_extreme, {"dtype": ""}, ("int64",)),
+    "Average": Target(own.average),
+    "Normalize": Target(own.normalize),
+    "Cumsum": Target(own.cumulate, gives=("int64",)),
+    "Cumprod": Target(own.cumulate, gives=("int64",)),
+    "Sort": Target(own.sort),
+    "Argsort": Target(own.argsort, {"dtype": ""}, ("int64",)),
+    "TopK": Target(own.top_k, gives=("", "int64")),
+    "Matmul": Target(own.matmul, tensors=True),
+    "Dot": Target(own.dot, tensors=True),
+    "Tensordot": Target(torch.tensordot, {"axes": "dims"}, tensors=True),
+    "Einsum": Target(own.einsum, tensors=True),
+    "AddN": Target(own.add_all, tensors=True),
+    "Arange": Target(own.count_up),
+    "Swapaxes": Target(torch.transpose, {"axis1": "dim0", "axis2": "dim1"}),
+    "Moveaxis": Target(torch.movedim),
+    "Roll": Target(torch.roll, {"shift": "shifts", "axis": "dims"}),
+    "Repeat": Target(own.repeat),
+    "Pad": Target(own.pad),
+    "Diff": Target(own.differences),
+    "Tril": Target(torch.tril, {"k": "diagonal"}),
+    "Triu": Target(torch.triu, {"k": "diagonal"}),
+    "Split": Target(own.split),
+    "Unstack": Target(own.unstack, {"num": ""}),
+    "Concatenate": Target(torch.cat, {"axis": "dim"}, tensors=True),
+    "Stack": Target(torch.stack, {"axis": "dim"}, tensors=True),
+    "Where": Target(own.where, {"broadcasts": ""}),
+    "Clip": Target(own.clip),
+    "Take": Target(own.take, tensors=True),
+    "TakeAlongAxis": Target(own.take_along, tensors=True),
+    "OneHot": Target(own.one_hot, {"dtype": ""}, ("bool",)),
+    "SequenceMask": Target(own.sequence_mask, {"dtype": ""}, ("bool",)),
+    "ZerosLike": Target(torch.zeros_like, {"dtype": ""}),
+    "OnesLike": Target(torch.ones_like, {"dtype": ""}),
+    "FullLike": Target(torch.full_like, {"dtype": "", "value": "fill_value"}),
+}
+# The value is the argument's own, in another kind
+_VALUES = ("Cast", "ConvertToTensor", "Identity")
+_OF_SIZES: Mapping[str, Callable[..., Any]] = {
+    **{name: _TARGETS[name].function for name in ("Add", "Subtract", "Multiply", "FloorDivide")},
+    **{name: _TARGETS[name].function for name in ("Maximum", "Minimum")},
+    "Concatenate": own.join_sizes,
+    "Stack": own.join_sizes,
+    "Prod": math.prod,
+}
+
+
+@dataclass(frozen=True)
+class Spelled:
+    """A node of fx: how it is called, what, with which arguments."""
+
+    form: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _shape(config: Mapping[str, Any], sizes: tuple[Any, ...]) -> Any:
+    """The sizes of a shape, those that are computed in their places; or one value of them all."""
+    if config["shape"] is None:
+        return sizes[0]
+    free = iter(sizes)
+    return tuple(next(free) if size is None else size for size in config["shape"])
+
+
+def _reshape(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
+    shape = _shape(config, sizes)
+    return Spelled("call_method", "reshape", (x, *shape) if type(shape) is tuple else (x, shape))
+
+
+def _broadcast_to(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
+    return Spelled("call_function", torch.broadcast_to, (x, _shape(config, sizes)))
+
+
+def _tile(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
+    return Spelled("call_function", torch.tile, (x, _shape(config, sizes)))
+
+
+def _full(config: Mapping[str, Any], like: Any, *sizes: Any) -> Spelled:
+    dtype = {"dtype": _DTYPES[config["dtype"]]} if config["dtype"] in _DTYPES else {}
+    return Spelled("call_method", "new_full", (like, _shape(config, sizes), config["value"]), dtype)
+
+
+def _getitem(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
+    free = iter(sizes)
+
+    def part(value: Any) -> Any:
+        if value == "@":
+            return next(free)
+        if isinstance(value, tuple):
+            return slice(*(next(free) if bound == "@" else bound for bound in value))
+        return Ellipsis if value == "..." else value
+
+    key = tuple(part(value) for value in config["key"])
+    steps = [value[2] for value in config["key"] if isinstance(value, tuple)]
+    if any(step == "@" or (step or 1) < 0 for step in steps):
+        return Spelled("call_function", own.getitem_backwards, (x, key))
+    return Spelled("call_function", operator.getitem, (x, key[0] if len(key) == 1 else key))
+
+
+def _squeeze(config: Mapping[str, Any], x: Any) -> Spelled:
+    return Spelled("call_method", "squeeze", (x, *(config["axis"] or ())))
+
+
+def _expand_dims(config: Mapping[str, Any], x: Any) -> Spelled:
+    if len(config["axis"]) == 1:
+        return Spelled("call_method", "unsqueeze", (x, *config["axis"]))
+    return Spelled("call_function", own.expand_dims, (x, config["axis"]))
+
+
+def _transpose(config: Mapping[str, Any], x: Any) -> Spelled:
+    if config["axes"] is None:
+        return Spelled("call_function", own.transpose, (x, None))
+    return Spelled("call_method", "permute", (x, *config["axes"]))
+
+
+def _flip(config: Mapping[str, Any], x: Any) -> Spelled:
+    if config["axis"] is None:
+        return Spelled("call_function", own.flip, (x, None))
+    return Spelled("call_method", "flip", (x, *config["axis"]))
+
+
+_SPELLED: Mapping[str, Callable[..., Spelled]] = {
+    "Reshape": _reshape,
+    "BroadcastTo": _broadcast_to,
+    "Tile": _tile,
+    "Full": _full,
+    "GetItem": _getitem,
+    "Squeeze": _squeeze,
+    "ExpandDims": _expand_dims,
+    "Transpose": _transpose,
+    "Flip": _flip,
+}
+_EXTRA: Mapping[str, Mapping[str, Any]] = {
+    "Var": {"correction": 0},
+    "Std": {"correction": 0},
+    "Argmax": {"largest": True},
+    "Argmin": {"largest": False},
+    "Cumsum": {"product": False},
+    "Cumprod": {"product": True},
+}
+SEVERAL = frozenset({"ops.Split", "ops.Unstack", "ops.TopK", "ops.Moments"})
+
+
+class Numbers(nn.Module):
+    """Numbers that stand in the file's own structure: no weights, but on the model's device.
+
+    A module, since fx would make a buffer of its own part of the state_dict.
+    """
+
+    values: Tensor
+
+    def __init__(self, values: Tensor) -> None:
         super().__init__()
-        self.function, self.options = function, options
+        self.register_buffer("values", values, persistent=False)
 
-    def forward(self, *arguments: Any) -> Tensor:
-        """Call the function."""
-        return self.function(*arguments, **self.options)
+    def forward(self) -> Tensor:
+        """The numbers."""
+        return self.values
 
     def extra_repr(self) -> str:
-        """Its options."""
-        return ", ".join(f"{key}={value}" for key, value in self.options.items())
+        """Their shape."""
+        return str(tuple(self.values.shape))
 
 
-@converts("ops.NotEqual", mask=NONE)
-def not_equal(layer: LayerSpec) -> nn.Module:
-    """Build a NotEqual of a tensor and a tensor or number."""
-    return Operation(torch.ne)
+class OperationNodes:
+    """Writes operations into the fx graph of a model, whose constants become parts of ``root``.
+
+    ``double``: the model's floats are of float64.
+    """
+
+    def __init__(self, graph: fx.Graph, root: nn.Module, *, double: bool) -> None:
+        self.graph, self.root = graph, root
+        self.dtype = torch.float64 if double else torch.float32
+        self._like: fx.Node | None = None
+
+    def emit(
+        self, layer: LayerSpec, args: tuple[Structure, ...], name: str, used: int
+    ) -> tuple[fx.Node | Any, Structure]:
+        """Write one call; returns its node and what it gives, a tuple of ``used`` if several."""
+        kinds, bare = layer.config["kinds"], layer.class_name.removeprefix("ops.")
+        pairs = iter(zip(kinds["has"], kinds["wants"], strict=True))
+        tensors = bare not in _TARGETS or _TARGETS[bare].tensors
+        brought = map_structure(
+            lambda leaf: self._brought(leaf, *next(pairs), name, tensors=tensors), args
+        )
+        gives = kinds["gives"]
+        if gives == ("size",):
+            return self._sizes(layer, bare, brought, name)
+        if bare in _VALUES:
+            return (brought[0] if brought[0] is not args[0] else None), brought[0]
+        if bare in ("Full", "Arange"):
+            brought = (self.like(), *brought)
+        if bare in _SPELLED:
+            return (self._write(_SPELLED[bare](layer.config, *brought), name),) * 2
+        function, options, natural = self._target(layer, bare)
+        node = self._write(Spelled("call_function", function, brought, options), name)
+        if layer.class_name not in SEVERAL:
+            out = self._cast(node, natural[0] if natural else gives[0], gives[0])
+            return out, out
+        several = []
+        for i in range(used):
+            part = self.graph.call_function(operator.getitem, (node, i))
+            want = gives[min(i, len(gives) - 1)]
+            came = natural[i] if i < len(natural) and natural[i] else want
+            several.append(self._cast(part, came, want))
+        return node, tuple(several)
+
+    def _write(self, spelled: Spelled, name: str) -> fx.Node:
+        form, kwargs = spelled.form, dict(spelled.kwargs)
+        return self.graph.create_node(form, spelled.target, spelled.args, kwargs, name=name)
+
+    def like(self) -> fx.Node:
+        """A float of the model, for its dtype and device."""
+        if self._like is None:
+            self._like = self._numbers("floats_like", torch.zeros((), dtype=self.dtype))
+        return self._like
+
+    def _numbers(self, name: str, value: Tensor) -> fx.Node:
+        while hasattr(self.root, name):
+            name += "_"
+        self.root.add_module(name, Numbers(value))
+        return self.graph.call_module(name)
+
+    def _brought(self, leaf: Any, has: str, want: str, name: str, *, tensors: bool) -> Any:
+        """An argument as the kind that the operation wants."""
+        if isinstance(leaf, Constant):
+            if want == "size":
+                return leaf.values
+            exact = self.dtype if want == "float" else _DTYPES[want]
+            value = torch.from_numpy(leaf.array()).to(exact)
+            return self._numbers(f"{name}_constant", value)
+        if has in _LITERALS:
+            if not tensors or want == "size":
+                return leaf
+            return self._new(leaf, want)
+        return self._cast(leaf, has, want)
+
+    def _new(self, value: Any, want: str) -> fx.Node:
+        """A tensor of a number or sizes."""
+        dtype: dict[str, Any] = {} if want == "float" else {"dtype": _DTYPES[want]}
+        return self.graph.call_method("new_tensor", (self.like(), value), dtype)
+
+    def _cast(self, node: Any, has: str, want: str) -> Any:
+        if has == want:
+            return node
+        if has == "size":
+            return self._new(node, want)
+        if want == "float":
+            return self.graph.call_method("type_as", (node, self.like()))
+        return self.graph.call_method("to", (node, _DTYPES[want]))
+
+    def _sizes(
+        self, layer: LayerSpec, bare: str, args: tuple[Any, ...], name: str
+    ) -> tuple[Any, Any]:
+        """Whole numbers of Python: a tensor's sizes, and what is computed of them."""
+        if bare in _VALUES:
+            return args[0], args[0]
+        if bare == "Shape":
+            spelled = Spelled("call_function", getattr, (args[0], "shape"))
+        elif bare == "GetItem":
+            spelled = _getitem(layer.config, *args)
+        elif bare in _OF_SIZES:
+            spelled = Spelled("call_function", _OF_SIZES[bare], args)
+        else:
+            raise UnsupportedOptionError(
+                f"operation {bare} of a tensor's sizes is not supported", place=layer.place
+            )
+        return (self._write(spelled, name),) * 2
+
+    def _target(
+        self, layer: LayerSpec, bare: str
+    ) -> tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]:
+        config, gives = layer.config, layer.config["kinds"]["gives"]
+        if bare == "Activation":
+            value = config["function"]
+            named = {"name": value} if isinstance(value, str) else dict(value)
+            return activations.FUNCTIONS[named.pop("name")], named, ()
+        target = _TARGETS[bare]
+        options = dict(_EXTRA.get(bare, {}))
+        for key in OPS[layer.class_name].options:
+            if key != "kinds" and (there := target.names.get(key, key)):
+                options[there] = config[key]
+        if "dim" in options and options["dim"] is None and bare in ("Max", "Min"):
+            options["dim"] = ()
+        if bare == "Arange":
+            options["dtype"] = _DTYPES.get(config["dtype"])
+        natural = target.gives
+        if natural == ("int64",) and gives == ("float",) and "dtype" not in config:
+            natural = ()
+        return target.function, options, natural
 
 
-def any_true(x: Tensor, axis: tuple[int, ...] | None, keepdims: bool) -> Tensor:
-    """Whether anything along the axes is not zero."""
-    axes = tuple(range(x.dim())) if axis is None else axis
-    return x.bool().any(dim=axes, keepdim=keepdims)
-
-
-@converts("ops.LogicalOr", mask=NONE)
-def logical_or(layer: LayerSpec) -> nn.Module:
-    """Build a LogicalOr of two tensors."""
-    return Operation(torch.logical_or)
-
-
-@converts("ops.ConvertToTensor", mask=NONE)
-def convert_to_tensor(layer: LayerSpec) -> nn.Module:
-    """Build a ConvertToTensor of a tensor."""
-    return nn.Identity()
-
-
-@converts("ops.ExpandDims", mask=NONE)
-def expand_dims(layer: LayerSpec) -> nn.Module:
-    """Build an ExpandDims."""
-    return Operation(torch.unsqueeze, dim=layer.config["axis"])
-
-
-def _dtype(layer: LayerSpec) -> torch.dtype | None:
-    return torch.bool if layer.config["dtype"] == "bool" else None
-
-
-@converts("ops.ZerosLike", mask=NONE)
-def zeros_like(layer: LayerSpec) -> nn.Module:
-    """Build a ZerosLike."""
-    return Operation(torch.zeros_like, dtype=_dtype(layer))
-
-
-@converts("ops.OnesLike", mask=NONE)
-def ones_like(layer: LayerSpec) -> nn.Module:
-    """Build a OnesLike."""
-    return Operation(torch.ones_like, dtype=_dtype(layer))
-
-
-@converts("ops.Concatenate", mask=NONE)
-def concatenate(layer: LayerSpec) -> nn.Module:
-    """Build a Concatenate of a list of tensors."""
-    return Operation(torch.cat, dim=layer.config["axis"])
-
-
-@converts("ops.Any", mask=NONE)
-def any_(layer: LayerSpec) -> nn.Module:
-    """Build an Any."""
-    return Operation(any_true, axis=layer.config["axis"], keepdims=layer.config["keepdims"])
+def used_outputs(graph_leaves: Iterator[Any]) -> dict[tuple[str, int], int]:
+    """(layer, call) -> how many of its outputs are used: one more than the highest."""
+    found: dict[tuple[str, int], int] = {}
+    for ref in graph_leaves:
+        key = getattr(ref, "layer", None), getattr(ref, "call", 0)
+        if key[0] is not None:
+            found[key[0], key[1]] = max(found.get((key[0], key[1]), 1), ref.output + 1)
+    return found

@@ -34,6 +34,7 @@ from keras2torch_birnn.readers.limits import JSON_BYTES
 from keras2torch_birnn.readers.masked_steps import choice_of, settle_masked_steps
 from keras2torch_birnn.readers.own_layers import check_names
 from keras2torch_birnn.readers.policies import common_dtype
+from keras2torch_birnn.readers.quantized import whole_numbers
 from keras2torch_birnn.readers.slots import Key, fill, slots
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.unrolled import check_calls
@@ -278,6 +279,7 @@ def _check(
         except ShapeError as error:
             problems.append(WeightMismatchError(str(error), place=layer.place))
     whole = SCHEMA[layer.class_name].whole if layer.class_name in SCHEMA else ()
+    bits8 = whole_numbers(layer)
     for name, array in weights.items():
         wanted = expected.get(name)
         if wanted is not None and not _fits(array.shape, wanted):
@@ -289,7 +291,13 @@ def _check(
                     place=array.path,
                 )
             )
-        elif array.dtype.kind != "f" and name not in whole:
+        elif name in bits8 and array.dtype.name != "int8":
+            problems.append(
+                WeightMismatchError(
+                    f"{name} holds {array.dtype.name}, int8 is expected", place=array.path
+                )
+            )
+        elif array.dtype.kind != "f" and name not in (*whole, *bits8):
             problems.append(
                 WeightMismatchError(
                     f"{name} holds {array.dtype.name}, float weights are expected",

@@ -21,7 +21,10 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.own import LAMBDA, class_name_of
 from keras2torch_birnn.readers import dialects, keras1
 from keras2torch_birnn.readers.calls import settle_calls
+from keras2torch_birnn.readers.cells import check_alone, check_stack, read_cells, settle_stack
 from keras2torch_birnn.readers.graphs import functional_graph, sequential_graph, shape_value
+from keras2torch_birnn.readers.operations import OPERATION_MODULES, translated_layers
+from keras2torch_birnn.readers.operations.settle import settle_operations
 from keras2torch_birnn.readers.own_layers import (
     KERAS_PACKAGES,
     check_steps,
@@ -29,14 +32,16 @@ from keras2torch_birnn.readers.own_layers import (
     own_layer,
 )
 from keras2torch_birnn.readers.policies import read_policy
+from keras2torch_birnn.readers.quantized import quantization, source_policy
 from keras2torch_birnn.schema import (
-    CELL_GATES,
     CLASS_NAMES,
+    RECURRENT,
     REQUIRED,
     SCHEMA,
     BadOptionError,
     Option,
 )
+from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.spec import Generation, Graph, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")
@@ -103,7 +108,13 @@ def _config(entry: Mapping[str, Any], place: str) -> Any:
 
 
 def _parse_layer(
-    entry: Any, parsing: Parsing, outer: str, *, depth: int, wrapped: bool = False
+    entry: Any,
+    parsing: Parsing,
+    outer: str,
+    *,
+    depth: int,
+    wrapped: bool = False,
+    cell: bool = False,
 ) -> LayerSpec:
     file_class = _class_name(entry, outer or "model_config")
     refused: list[str] = []
@@ -140,10 +151,21 @@ def _parse_layer(
     elif class_name == "TimeDistributed":
         parts = {"layer": _inner(config, "layer", parsing, place, depth)}
         check_steps(parts["layer"], place, parsing.problems)
+    elif class_name in ("RNN", STACK):
+        parts = read_cells(
+            config,
+            place,
+            parsing.problems,
+            lambda inner: _parse_layer(inner, parsing, place, depth=depth + 1, cell=True),
+        )
     else:
         parts = {}
     options = _options(file_class, class_name, config, parsing, place, wrapped=wrapped)
-    return LayerSpec(class_name, name, options, parts=parts, place=place)
+    layer = LayerSpec(class_name, name, options, parts=parts, place=place)
+    if not cell:
+        check_alone(layer, parsing.problems)
+    check_stack(layer, parsing.generation, parsing.problems)
+    return settle_stack(layer, parsing.generation) if class_name == "RNN" else layer
 
 
 def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
@@ -152,7 +174,9 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
     if class_name in _REFUSED_CLASSES:
         advice = _HOW_TO_SUPPLY_A_LAMBDA if class_name == LAMBDA else ""
         return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}", advice)
-    module = entry.get("module")
+    module, problem = entry.get("module"), entry.get("problem")
+    if isinstance(problem, K2TError):  # of an operation
+        return problem
     if _is_operation(entry):
         if f"ops.{class_name}" in CLASS_NAMES:
             return None
@@ -179,7 +203,7 @@ def _is_operation(entry: Mapping[str, Any]) -> bool:
     """
     module, nodes, config = entry.get("module"), entry.get("inbound_nodes"), entry.get("config")
     if isinstance(module, str):
-        return module.startswith(("keras.src.ops", "keras.ops"))
+        return module.startswith(OPERATION_MODULES)
     dict_nodes = isinstance(nodes, list) and any(isinstance(n, Mapping) for n in nodes)
     bare = isinstance(config, Mapping) and "trainable" not in config
     return dict_nodes and bare and entry.get("class_name") not in _WITHOUT_TRAINABLE
@@ -211,7 +235,16 @@ def _options(
                     UnsupportedOptionError(f"{key}=True is not supported", place=place)
                 )
     elif "dtype" not in schema.options:
-        _check_dtype(config.pop("dtype", None), parsing, place)
+        quantized, refusal = quantization(class_name, config)
+        if refusal:
+            parsing.problems.append(UnsupportedOptionError(refusal, place=place))
+        else:
+            _check_dtype(source_policy(config.get("dtype")), parsing, place)
+        config.pop("dtype", None)
+        if quantized:
+            config["quantized"] = quantized
+    if "recurrent_dropout" in schema.options:
+        config = dialects.cell_defaults(file_class, config, parsing.generation)
     if "masked_output" in schema.options:
         if wrapped and config.get("stateful") and not parsing.generation.bidirectional_carries:
             parsing.notes.append(
@@ -306,7 +339,7 @@ def _bidirectional_parts(
     forward = _inner(config, "layer", parsing, place, depth, wrapped=True)
     if config.get("backward_layer") is not None:
         backward = _inner(config, "backward_layer", parsing, place, depth, wrapped=True)
-    elif forward.class_name in CELL_GATES:
+    elif forward.class_name in RECURRENT:
         entry = config["layer"]
         mirrored = {
             **entry["config"],
@@ -320,7 +353,7 @@ def _bidirectional_parts(
         backward = replace(forward, parts={}, graph=None)
     for half in (forward, backward):
         refused = any(half.place == problem.place for problem in parsing.problems)
-        if half.class_name not in CELL_GATES and not refused:
+        if half.class_name not in RECURRENT and not refused:
             parsing.problems.append(
                 UnsupportedLayerError(
                     f"Bidirectional over {printable(half.class_name)} is not supported",
@@ -329,7 +362,7 @@ def _bidirectional_parts(
             )
             break
     halves = (forward, backward)
-    if all(h.class_name in CELL_GATES and h.config for h in halves):  # none was refused
+    if all(h.class_name in RECURRENT and h.config for h in halves):  # none was refused
         _check_halves(forward, backward, parsing, place)
     return {
         "forward_layer": replace(forward, place=f"{place}/forward_layer"),
@@ -369,6 +402,8 @@ def _parse_model(
         )
     # The root's own name is no part of a place: a reader of messages knows which model it is.
     inner = place if depth else ""
+    if class_name != "Sequential":
+        entries = translated_layers(entries, _is_operation)
     layers = tuple(_parse_layer(e, parsing, inner, depth=depth + 1) for e in entries)
     names = [layer.name for layer in layers]
     repeated, times = Counter(names).most_common(1)[0]
@@ -385,6 +420,8 @@ def _parse_model(
             raise InvalidModelFileError("a Functional model's config is a list", place=place)
         graph = functional_graph(layers, entries, config, place, parsing.problems)
         graph = settle_calls(graph, parsing.generation, parsing.problems, parsing.notes)
+        half = any("computed in float32" in note for note in parsing.notes)
+        graph = settle_operations(graph, parsing.generation, parsing.problems, half=half)
     return LayerSpec(class_name, name, {"trainable": _trainable(config)}, graph=graph, place=place)
 
 

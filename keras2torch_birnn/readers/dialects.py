@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras2torch_birnn.schema import BadOptionError, parse_activation
+from keras2torch_birnn.schema.cells import CONV_LSTMS, STACK
 from keras2torch_birnn.spec import Generation
 
 # Keys that cannot change what a trained layer computes, in any class.
@@ -37,6 +38,7 @@ _NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
     "SpatialDropout1D": frozenset({"noise_shape"}),
     "SpatialDropout2D": frozenset({"noise_shape"}),
     "Discretization": frozenset({"epsilon"}),
+    "ConvLSTM2D": frozenset({"implementation"}),  # Keras before 2.2
 }
 
 
@@ -134,6 +136,7 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
         "TimeDistributed": {"masking": generation.time_distributed},
         "Softmax": {"masking": generation.softmax},
         "ReLU": {"passes_mask": generation.relu_passes_mask},
+        STACK: {"states": generation.stack_states},
     }
     return rules.get(class_name, {})
 
@@ -141,24 +144,37 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
 def recurrent_defaults(
     class_name: str, given: Mapping[str, Any], generation: Generation, *, wrapped: bool
 ) -> dict[str, Any]:
-    """Make explicit what a recurrent layer's config leaves to its generation.
+    """Make explicit what a loop over time leaves to its generation.
 
     ``wrapped``: inside a Bidirectional, which forces zeros at masked steps since tf.keras.
     """
     config = dict(given)
-    cudnn = class_name.startswith("CuDNN")
-    if class_name != "SimpleRNN":
-        default = "sigmoid" if cudnn else generation.recurrent_activation
-        config.setdefault("recurrent_activation", default)
-    if class_name.endswith("GRU"):
-        config.setdefault("reset_after", cudnn or generation.reset_after)
     if wrapped and not generation.bidirectional_carries:
         config["stateful"] = False
     config["masked_output"] = _masked_output(config, generation, wrapped=wrapped)
+    if class_name in CONV_LSTMS and generation.conv_lstm:
+        config["masked_output"] = generation.conv_lstm
     config.pop("zero_output_for_mask", None)
+    return config
+
+
+def cell_defaults(
+    class_name: str, given: Mapping[str, Any], generation: Generation
+) -> dict[str, Any]:
+    """The same for what is computed at one step: of a layer's class, or of a cell's."""
+    config, kind = dict(given), class_name.removesuffix("Cell")
+    cudnn = kind.startswith("CuDNN")
+    default = "sigmoid" if cudnn else generation.recurrent_activation
+    if kind in CONV_LSTMS and generation.name != "keras3":
+        default = "hard_sigmoid"
+    if kind != "SimpleRNN":
+        config.setdefault("recurrent_activation", default)
+    if kind.endswith("GRU"):
+        config.setdefault("reset_after", cudnn or generation.reset_after)
     # Not in Keras 3's configs: 2, but 1 (a mask per gate) with recurrent_dropout
     # (Keras 3.15 ``layers/rnn/lstm.py``). SimpleRNN has one gate and no such option.
-    config.setdefault("implementation", 1 if config.get("recurrent_dropout") else 2)
+    if kind not in CONV_LSTMS:
+        config.setdefault("implementation", 1 if config.get("recurrent_dropout") else 2)
     return config
 
 

@@ -58,6 +58,8 @@ def generation_of(version: str) -> Generation:
             average_pooling_uses_mask=(minor, patch) >= (2, 3),
             time_distributed="inner unless fixed" if minor >= 2 else "passes by",
             bidirectional_carries=(minor, patch) < (1, 4),
+            stack_states="first cell first" if (minor, patch) >= (2, 3) else "last cell first",
+            conv_lstm="fails",
         )
     if major == 2:
         return Generation(
@@ -74,6 +76,7 @@ def generation_of(version: str) -> Generation:
             passed_mask_goes_on=minor >= 3,
             bilinear="centers" if minor >= 3 else "corners",
             carried_state_wins=minor >= 3,
+            conv_lstm="previous_output",
         )
     if major == 3:
         return Generation(

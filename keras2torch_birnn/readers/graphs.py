@@ -17,7 +17,10 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.graph_checks import checked
-from keras2torch_birnn.schema import CELL_GATES, SCHEMA, BadOptionError
+from keras2torch_birnn.readers.operations import TRANSLATED
+from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
+from keras2torch_birnn.readers.operations.constants import read_constant
+from keras2torch_birnn.schema import OPS, RECURRENT, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -28,7 +31,7 @@ from keras2torch_birnn.spec import (
     map_structure,
 )
 
-RECURRENT = (*CELL_GATES, "Bidirectional")
+_CARRY_STATES = (*RECURRENT, "Bidirectional")
 
 
 # ---- Sequential -------------------------------------------------------------------------------
@@ -117,7 +120,12 @@ def functional_graph(
             nodes[layer.name, index] = _parse_node(node, by_name, layer.place)
     inputs = _ends(config, "input_layers", by_name, place)
     outputs = _ends(config, "output_layers", by_name, place)
-    dict_nodes = any(_is_keras3_node(n) for e in entries for n in e.get("inbound_nodes") or ())
+    dict_nodes = any(
+        _is_keras3_node(node)
+        for entry in entries
+        if entry.get("module") != TRANSLATED
+        for node in entry.get("inbound_nodes") or ()
+    )
     nodes, outputs = _zero_based(nodes, outputs, by_name, dict_nodes=dict_nodes)
     calls = [
         _canonical(by_name[name], index, args, kwargs, dict_nodes, problems)
@@ -164,7 +172,7 @@ def _parse_node(
     if isinstance(node[0], str):  # one tensor, not in a list of tensors
         node = [node]
     found: list[TensorRef] = []
-    for tensor in node:
+    for tensor in (one for entry in node for one in _each(entry)):
         if not _is_ref(tensor, by_name):
             raise InvalidModelFileError(
                 f"an input from {printable(tensor)}, which is no layer of the model",
@@ -175,6 +183,12 @@ def _parse_node(
     # The same kwargs are repeated on every tensor.
     kwargs = node[0][3] if len(node[0]) > 3 and isinstance(node[0][3], Mapping) else {}
     return tuple(found), {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()}
+
+
+def _each(entry: Any) -> list[Any]:
+    """A tensor, or the tensors of a list: tf.keras nests the states of a stack of cells."""
+    nested = isinstance(entry, list) and entry and all(isinstance(one, list) for one in entry)
+    return entry if nested else [entry]
 
 
 def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Structure:
@@ -190,6 +204,8 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
                     place=place,
                 )
             return TensorRef(*history[:3])
+        if value.get("class_name") in CONSTANTS:
+            return read_constant(value, place)
         # Keras takes the entries of a dict in the order of their keys.
         items = sorted((str(k), v) for k, v in value.items())
         return {k: _tensors(v, by_name, place) for k, v in items}
@@ -273,12 +289,14 @@ def _canonical(
     problems: list[K2TError],
 ) -> Call:
     """One meaning, one form: tensors in ``args``, in ``kwargs`` only what has an effect."""
+    if layer.class_name in OPS:  # they are in their form already
+        return Call(layer.name, index, args, {})
     kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
     if kwargs.get("training") not in (None, False, 0):
         problems.append(
             UnsupportedOptionError("a layer called with training=True", place=layer.place)
         )
-    if layer.class_name in RECURRENT:
+    if layer.class_name in _CARRY_STATES:
         args = _recurrent_call(args, kept, dict_nodes)
     elif layer.class_name in SCHEMA:
         schema = SCHEMA[layer.class_name]
@@ -303,8 +321,8 @@ def _recurrent_call(
     """Tensors after the sequence are the initial states, however the dialect passes them."""
     if len(args) > 1:
         kept.setdefault("initial_state", args[1] if dict_nodes else args[1:])
-    if isinstance(kept.get("initial_state"), TensorRef):
-        kept["initial_state"] = (kept["initial_state"],)
+    if "initial_state" in kept:  # a tensor, a list, or for a stack of cells a list of lists
+        kept["initial_state"] = tuple(leaves(kept["initial_state"]))
     if dict_nodes and "initial_state" in kept and "mask" not in kept:
         # Keras 3 fills in masks for layers with one tensor argument only, so the recurrence
         # runs unmasked; the output carries the mask on (Keras 3.15 ``layers/layer.py``).
@@ -319,7 +337,7 @@ _COMMON = ("mask", "ignore_mask")
 def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2TError]) -> None:
     """Read the options of a call; what is unknown is a problem."""
     options = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else {}
-    known = (*_COMMON, "initial_state") if layer.class_name in RECURRENT else _COMMON
+    known = (*_COMMON, "initial_state") if layer.class_name in _CARRY_STATES else _COMMON
     for key in [k for k in kept if k not in known and layer.class_name in SCHEMA]:
         try:
             if key not in options:

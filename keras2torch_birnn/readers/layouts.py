@@ -77,7 +77,7 @@ def is_cudnn(layer: LayerSpec, weights: Mapping[str, HasShape]) -> bool:
 
 def settle_reset_after(layer: LayerSpec, weights: Mapping[str, HasShape]) -> LayerSpec:
     """Trust the shape of a GRU's bias over its configuration: it cannot be wrong."""
-    if layer.class_name != "GRU" or "bias" not in weights:
+    if layer.class_name not in ("GRU", "GRUCell") or "bias" not in weights:
         return layer
     reset_after = is_cudnn(layer, weights) or len(weights["bias"].shape) == 2
     return replace(layer, config={**layer.config, "reset_after": reset_after})

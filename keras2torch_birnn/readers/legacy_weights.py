@@ -6,6 +6,8 @@ the halves of a Bidirectional. Names decide; positions count only where names ca
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -69,12 +71,6 @@ def legacy_paths(
     return found
 
 
-def _names(value: object, place: str) -> tuple[str, ...]:
-    if isinstance(value, tuple):
-        return value
-    raise InvalidModelFileError("a list of names is expected", "refused", place=place)
-
-
 def _unnamed(layer: LayerSpec) -> bool:
     """Whether this is a plugin's layer whose weights the plugin does not name."""
     return layer.class_name not in SCHEMA and named_weights(layer) is None
@@ -116,6 +112,12 @@ def _unnamed_weights(
             place=printable(name),
         )
     return owner, dict(zip(labels, entries, strict=True))
+
+
+def _names(value: object, place: str) -> tuple[str, ...]:
+    if isinstance(value, tuple):
+        return value
+    raise InvalidModelFileError("a list of names is expected", "refused", place=place)
 
 
 def _check_name(name: str, place: str) -> None:
@@ -184,7 +186,11 @@ def _named(
 def _assign(
     wanted: Sequence[Slot], entries: Sequence[str], place: str, layout: Layout
 ) -> list[tuple[Slot, str]]:
-    """Pair every slot with one entry: by name if the names say enough, else by position."""
+    """Pair every slot with one entry: by name if the names say enough, else by position.
+
+    Where names tell no more than the half of a Bidirectional, positions count within each half: a
+    half that was frozen after it was made stands after the other, and no config tells.
+    """
     if len(wanted) != len(entries):
         raise WeightMismatchError(
             f"{len(entries)} weights where the configuration implies {len(wanted)}",
@@ -195,6 +201,59 @@ def _assign(
     named = _named(wanted, parts)
     if all(len(found) == 1 for found in named) and len({f[0] for f in named}) == len(wanted):
         return [(slot, found[0]) for slot, found in zip(wanted, named, strict=True)]
+    return [
+        pair
+        for some, theirs in _by_half(wanted, parts)
+        for pair in _numbered(some, theirs) or _by_position(some, list(theirs), parts, place)
+    ]
+
+
+Parts = Mapping[str, tuple[tuple[str, ...], str]]
+
+
+def _by_half(wanted: Sequence[Slot], parts: Parts) -> list[tuple[list[Slot], Parts]]:
+    """Slots and entries of each half, then what is in none; all in one if halves cannot be told."""
+    halves = {slot.half.owner: slot.half for slot in wanted if slot.half is not None}
+    groups: list[tuple[list[Slot], Parts]] = []
+    for owner, half in halves.items():
+        own = [slot for slot in wanted if slot.half is not None and slot.half.owner == owner]
+        groups.append((own, {e: part for e, part in parts.items() if half.fits(part[0])}))
+    claimed = Counter(entry for _, theirs in groups for entry in theirs)
+    rest = [slot for slot in wanted if slot.half is None]
+    groups.append((rest, {entry: part for entry, part in parts.items() if entry not in claimed}))
+    once = max(claimed.values(), default=1) == 1
+    if once and all(len(some) == len(theirs) for some, theirs in groups):
+        return groups
+    return [(list(wanted), parts)]
+
+
+_NUMBER = re.compile(r"(?:_(\d+))?(?::\d+)?$")
+
+
+def _numbered(wanted: Sequence[Slot], parts: Parts) -> list[tuple[Slot, str]] | None:
+    """Cells of a stack by the numbers that TensorFlow 1 puts after names that repeat, if it does.
+
+    ``kernel``, ``kernel_1``, ...: in the order in which the cells were made, whatever is frozen.
+    """
+    if not all(slot.stacked for slot in wanted) or len({way for way, _ in parts.values()}) != 1:
+        return None
+    entries: dict[str, dict[int, str]] = {}
+    for entry, (_, label) in parts.items():
+        number = _NUMBER.search(entry.rpartition("/")[2])
+        entries.setdefault(label, {})[int(number[1] or 0) if number else 0] = entry
+    pairs: list[tuple[Slot, str]] = []
+    for label in {slot.label: None for slot in wanted}:
+        some = [slot for slot in wanted if slot.label == label]
+        found = [entry for _, entry in sorted(entries.get(label, {}).items())]
+        if len(found) != len(some):
+            return None
+        pairs += zip(some, found, strict=True)
+    return pairs
+
+
+def _by_position(
+    wanted: Sequence[Slot], entries: Sequence[str], parts: Parts, place: str
+) -> list[tuple[Slot, str]]:
     by_position = sorted(wanted, key=lambda slot: not slot.trainable)
     labels = {slot.label for slot in wanted}
     for slot, entry in zip(by_position, entries, strict=True):

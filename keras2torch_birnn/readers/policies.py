@@ -36,11 +36,6 @@ def read_policy(value: Any) -> Reading:
     if isinstance(value, Mapping):
         config = value.get("config")
         config = config if isinstance(config, Mapping) else {}
-        if "mode" in config:
-            return Reading(
-                refusal=f"quantized weights ({printable(config['mode'])}) are not supported: save "
-                "the model before quantize()"
-            )
         name = config.get("name", value)
     if any(name == plain for plain in _PLAIN):
         return Reading()

@@ -9,9 +9,25 @@ from typing import Any
 from keras2torch_birnn.own import named_weights
 from keras2torch_birnn.readers.layouts import KERAS2, Layout
 from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.spec import LayerSpec, Shape
 
 Key = tuple[str, ...]
+
+
+Fits = Callable[[tuple[str, ...]], bool]
+
+
+def _anywhere(segments: tuple[str, ...]) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Half:
+    """A half of a Bidirectional, and what the names of its weights have in common."""
+
+    owner: Key
+    fits: Fits
 
 
 @dataclass(frozen=True)
@@ -28,13 +44,12 @@ class Slot:
     trainable: bool
     place: str
     # Whether the segments of a name in the file can belong to this slot.
-    fits: Callable[[tuple[str, ...]], bool]
+    fits: Fits
     # One segment that ``fits`` asks for, if it does.
     within: str = ""
-
-
-def _anywhere(segments: tuple[str, ...]) -> bool:
-    return True
+    half: Half | None = None
+    # Whether it belongs to a cell in a stack, where names repeat.
+    stacked: bool = False
 
 
 def _forward(segments: tuple[str, ...]) -> bool:
@@ -53,10 +68,12 @@ def slots(
     layer: LayerSpec,
     owner: Key = (),
     trainable: bool = True,
-    fits: Callable[[tuple[str, ...]], bool] = _anywhere,
+    fits: Fits = _anywhere,
     layout: Layout = KERAS2,
     prefix: str = "",
     within: str = "",
+    half: Half | None = None,
+    stacked: bool = False,
 ) -> Iterator[Slot]:
     """Yield every slot of the layer and of all inside it.
 
@@ -74,12 +91,18 @@ def slots(
         learns = trainable and name not in not_trained
         inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
         own_fits = _both(fits, _just_in(inside)) if inside else fits
-        yield Slot(owner, name, layout.label(name), shape, learns, layer.place, own_fits, within)
+        label = layout.label(name)
+        yield Slot(owner, name, label, shape, learns, layer.place, own_fits, within, half, stacked)
+    stack = layer.class_name == STACK
     for key, part in layer.parts.items():
-        half = _HALVES.get(key)
-        part_fits = _both(fits, half) if half else fits
+        part_fits = _both(fits, _HALVES[key]) if key in _HALVES else fits
+        of_half = Half((*owner, key), part_fits) if key in _HALVES else half
+        if stack:  # tf.keras and Keras 3 put the cell's name there
+            part_fits = _both(fits, _just_in(part.name))
         start = key.removesuffix("layer")  # "forward_", "backward_"
-        yield from slots(part, (*owner, key), trainable, part_fits, layout, start, within)
+        yield from slots(
+            part, (*owner, key), trainable, part_fits, layout, start, within, of_half, stack
+        )
     for inner in layer.graph.layers if layer.graph else ():
         deep, name = bool(owner), inner.name
         inner_fits = _both(fits, _named(name)) if deep else _anywhere

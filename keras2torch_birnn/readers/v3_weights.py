@@ -15,17 +15,20 @@ from keras2torch_birnn.own import named_weights, python_name
 from keras2torch_birnn.readers.shards import Store
 from keras2torch_birnn.readers.slots import Key, slots
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA
+from keras2torch_birnn.schema.cells import CONV_LSTMS, STACK
 from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 # Name of the group of a model's layers: Keras 2.12 to 2.14 / everything since.
 _ROOTS = ("layers", "_layer_checkpoint_dependencies")
+# Layers whose weights are their cell's.
+OWN_CELL = (*CELL_GATES, *CONV_LSTMS)
 
 
 def snake_case(class_name: str) -> str:
-    """Keras' rule: "TimeDistributed" -> "time_distributed", "PReLU" -> "p_re_lu"."""
+    """Keras' rule: "PReLU" -> "p_re_lu", "ConvLSTM2D" -> "conv_lstm2d"."""
     plain = re.sub(r"\W+", "", python_name(class_name))
-    name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", plain)
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", plain)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
@@ -42,7 +45,7 @@ def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key,
     found: dict[Key, dict[str, str]] = {}
     for owner, base, layer in _at_home(_leaves(root, _Walk(store, layers, generation)), store):
         if layer.class_name in SCHEMA:
-            cell = "/cell" if layer.class_name in CELL_GATES else ""
+            cell = "/cell" if layer.class_name in OWN_CELL else ""
             paths = _numbered_weights(layer, f"{base}{cell}", store)
         else:
             paths = _own_weights(layer, base, store)
@@ -104,7 +107,7 @@ def _present(names: tuple[str, ...], base: str, store: Store) -> str:
     return next((name for name in names if store.kind(f"{base}/{name}") == "group"), names[0])
 
 
-Leaf = tuple[Key, str | None, LayerSpec]
+Leaf = tuple[Key, str | None, LayerSpec, Key]
 
 
 def _at_home(leaves: Iterable[Leaf], store: Store) -> Iterator[tuple[Key, str, LayerSpec]]:
@@ -116,19 +119,20 @@ def _at_home(leaves: Iterable[Leaf], store: Store) -> Iterator[tuple[Key, str, L
     """
     every = list(leaves)
     twins: dict[Key, list[str]] = {}
-    for owner, base, layer in every:
-        twins.setdefault(_identity(owner, layer), []).extend([base] if base else [])
-    for owner, base, layer in every:
-        bases = twins[_identity(owner, layer)]
-        cell = "/cell" if layer.class_name in CELL_GATES else ""
+    for owner, base, layer, within in every:
+        twins.setdefault(_identity(owner, layer, within), []).extend([base] if base else [])
+    for owner, base, layer, within in every:
+        bases = twins[_identity(owner, layer, within)]
+        cell = "/cell" if layer.class_name in OWN_CELL else ""
         if base is None or (len(bases) > 1 and not _holds(store, f"{base}{cell}/vars")):
             base = next((b for b in bases if _holds(store, f"{b}{cell}/vars")), base or "")
         yield owner, base, layer
 
 
-def _identity(owner: Key, layer: LayerSpec) -> Key:
-    half = owner[-1] if owner and owner[-1] in ("forward_layer", "backward_layer") else ""
-    return (layer.class_name, layer.name, half)
+def _identity(owner: Key, layer: LayerSpec, within: Key) -> Key:
+    place = owner[-max(len(within), 1)] if owner else ""  # of the layer, or of the cell's RNN
+    half = place if place in ("forward_layer", "backward_layer") else ""
+    return (layer.class_name, layer.name, half, *within)
 
 
 def _holds(store: Store, group: str) -> bool:
@@ -162,17 +166,25 @@ class _Walk:
 
 
 def _leaves(
-    layer: LayerSpec, walk: _Walk, owner: Key = (), base: str | None = ""
+    layer: LayerSpec, walk: _Walk, owner: Key = (), base: str | None = "", within: Key = ()
 ) -> Iterator[Leaf]:
+    """Every layer and cell that may have weights. ``within``: the RNN of a cell, the way in it."""
+    groups: Mapping[str, str] = {key: key for key in layer.parts}
+    if layer.class_name == STACK:
+        names = _counted(layer.parts, skips=False)  # in every version
+        groups = {key: f"cells/{name}" for key, name in names.items()}
     for key, part in layer.parts.items():
-        yield from _leaves(part, walk, (*owner, key), None if base is None else f"{base}/{key}")
+        place = None if base is None else f"{base}/{groups[key]}"
+        if layer.class_name == "RNN":
+            within = (layer.name,)
+        yield from _leaves(part, walk, (*owner, key), place, (*within, key) if within else ())
     if layer.graph is not None:
         group = None if base is None else f"{base}/{walk.group}"
         for inner, name in _numbered_in(layer, walk, group).items():
             place = None if name is None else f"{group}/{name}"
             yield from _leaves(layer.graph.layer(inner), walk, (*owner, inner), place)
     elif not layer.parts:
-        yield owner, base, layer
+        yield owner, base, layer, within
 
 
 def _numbered_in(model: LayerSpec, walk: _Walk, group: str | None) -> Mapping[str, str | None]:
@@ -200,17 +212,23 @@ def numbered(
 
     ``skips``: a layer with weights counts twice. ``without``: layers that do not count.
     """
+    layers = model.graph.layers if model.graph else ()
+    # A Sequential's list has no InputLayer.
+    passed_over = "InputLayer" if model.class_name == "Sequential" else ""
+    counting = {
+        layer.name: layer
+        for layer in layers
+        if layer.class_name != passed_over and layer.name not in without
+    }
+    return _counted(counting, skips=skips)
+
+
+def _counted(layers: Mapping[str, LayerSpec], *, skips: bool) -> dict[str, str]:
     counts: Counter[str] = Counter()
     out: dict[str, str] = {}
-    layers = model.graph.layers if model.graph else ()
-    for layer in layers:
-        # A Sequential's list has no InputLayer.
-        if layer.class_name == "InputLayer" and model.class_name == "Sequential":
-            continue
-        if layer.name in without:
-            continue
+    for key, layer in layers.items():
         name = snake_case(layer.class_name)
-        out[layer.name] = f"{name}_{counts[name]}" if counts[name] else name
+        out[key] = f"{name}_{counts[name]}" if counts[name] else name
         counts[name] += 2 if skips and any(True for _ in slots(layer)) else 1
     return out
 

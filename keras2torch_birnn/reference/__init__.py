@@ -17,6 +17,7 @@ from keras2torch_birnn.reference import (
     layers,
     merging,
     models,
+    operations,
     own_layers,
     placing,
     preprocessing,
@@ -34,6 +35,10 @@ EQUATIONS: Mapping[str, Equation] = {
     "LSTM": recurrent.recurrent,
     "GRU": recurrent.recurrent,
     "SimpleRNN": recurrent.recurrent,
+    "RNN": recurrent.recurrent,
+    "ConvLSTM1D": recurrent.recurrent,
+    "ConvLSTM2D": recurrent.recurrent,
+    "ConvLSTM3D": recurrent.recurrent,
     "Bidirectional": recurrent.bidirectional,
     "Add": merging.folded(np.add),
     "Subtract": merging.folded(np.subtract),
@@ -74,14 +79,7 @@ EQUATIONS: Mapping[str, Equation] = {
     "Rescaling": preprocessing.rescaling,
     "CategoryEncoding": preprocessing.category_encoding,
     "Discretization": preprocessing.discretization,
-    "ops.NotEqual": layers.not_equal,
-    "ops.Any": layers.any_true,
-    "ops.LogicalOr": layers.logical_or,
-    "ops.ConvertToTensor": layers.convert_to_tensor,
-    "ops.ExpandDims": layers.expand_dims,
-    "ops.ZerosLike": layers.filled_like(0),
-    "ops.OnesLike": layers.filled_like(1),
-    "ops.Concatenate": layers.joined,
+    **operations.EQUATIONS,
     "Flatten": layers.flatten,
     "Reshape": layers.reshape,
     "Permute": layers.permute,
@@ -130,8 +128,8 @@ def compute(
     inputs: Sequence[Array],
     *,
     states: dict[str, tuple[Array, ...]] | None = None,
-    own: Equation = own_layers.by_plugin,
     dtype: npt.DTypeLike = np.float64,
+    own: Equation = own_layers.by_plugin,
 ) -> Trace:
     """Run the model on inputs of shape (B, ...), in the order of ``model.input_layers()``.
 
@@ -149,8 +147,8 @@ def compute(
         equations=EQUATIONS,
         layers={},
         masks={},
-        own=own,
         states=states,
+        own=own,
     )
     with np.errstate(all="ignore"):
         outputs, _ = models.run(model.graph, inputs, [None] * len(inputs), context)

@@ -52,8 +52,20 @@ def input_layer(layer: LayerSpec, x: Array, mask: Structure, context: Context) -
 
 
 def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Dense.call``: activation(x W + b) over the last axis."""
-    y = context.number(x) @ context.weight(layer, "kernel")
+    """``Dense.call``: activation(x W + b) over the last axis.
+
+    ``Dense._int8_call`` (3.15): x goes to whole numbers from -127 to 127, the largest of each row
+    becoming 127, W is whole numbers already; the product is divided by both scales.
+    """
+    x, kernel = context.number(x), context.weight(layer, "kernel")
+    if layer.config.get("quantized") is None:
+        y = x @ kernel
+    else:
+        scale = context.weight(layer, "kernel_scale")
+        if layer.config["quantized"] == "inputs and weights":
+            to_whole = 127 / (np.max(np.abs(x), axis=-1, keepdims=True) + 1e-7)
+            x, scale = np.clip(np.round(x * to_whole), -127, 127), scale * to_whole
+        y = (x @ kernel) / scale
     if layer.config["use_bias"]:
         y = y + context.weight(layer, "bias")
     return activate(layer.config["activation"], y), mask
@@ -68,7 +80,10 @@ def embedding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> 
     if np.any(ids < 0):
         raise ValueError(f"layer {layer.name}: ids from 0 on are expected, found {ids.min()}")
     out_mask = np.asarray(x) != 0 if layer.config["mask_zero"] else None
-    return context.number(layer.weights["embeddings"][ids]), out_mask
+    rows = context.number(layer.weights["embeddings"][ids])
+    if layer.config.get("quantized") is not None:  # ``Embedding._int8_call`` (3.15)
+        rows = rows / context.number(layer.weights["embeddings_scale"][ids])[..., np.newaxis]
+    return rows, out_mask
 
 
 def masking(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
@@ -135,49 +150,6 @@ def softmax(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Re
 
 
 # ---- operations (keras.ops) ---------------------------------------------------------------------
-
-
-def not_equal(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``ops.not_equal``: inputs are (x, y), y may be a number."""
-    x, y = inputs
-    return np.asarray(x) != np.asarray(y), None
-
-
-def logical_or(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``ops.logical_or``."""
-    x, y = inputs
-    return np.asarray(x).astype(bool) | np.asarray(y).astype(bool), None
-
-
-def convert_to_tensor(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``ops.convert_to_tensor`` of a tensor."""
-    return x, None
-
-
-def expand_dims(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``ops.expand_dims``."""
-    return np.expand_dims(x, layer.config["axis"]), None
-
-
-def filled_like(value: float) -> Equation:
-    """``ops.zeros_like``, ``ops.ones_like``."""
-
-    def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-        dtype = bool if layer.config["dtype"] == "bool" else np.asarray(x).dtype
-        return np.full(np.shape(x), value, dtype), None
-
-    return equation
-
-
-def joined(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``ops.concatenate``."""
-    return np.concatenate(inputs, axis=layer.config["axis"]), None
-
-
-def any_true(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``ops.any`` along the axes, None for all."""
-    options = {key: layer.config[key] for key in ("axis", "keepdims")}
-    return np.any(np.asarray(x) != 0, **options), None
 
 
 # ---- normalisation -----------------------------------------------------------------------------

@@ -1,89 +1,17 @@
-"""LSTM, GRU, SimpleRNN and Bidirectional, one time step after the other.
+"""Every recurrent layer, and Bidirectional: one time step after the other (``cells``).
 
-Letters: B batch, T time, F features, H units. A state is a tuple: (h,) or (h, c), each (B, H).
+Letters: B batch, T time, F features, H units (of a ConvLSTM images instead of features and units).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.cells import State, Step, step_of, zero_state
 from keras2torch_birnn.reference.context import Context, carried_state_wins
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
-
-State: TypeAlias = tuple[Array, ...]
-Step: TypeAlias = Callable[[Array, State], State]
-
-
-# ---- cells: (x_t (B, F), state) -> state -------------------------------------------------------
-
-
-def lstm(layer: LayerSpec, context: Context) -> Step:
-    """``LSTMCell.call`` (Keras 2.2.4, 2.15, 3.15). Gates in the columns: i, f, c, o."""
-    config = layer.config
-    w = context.weight(layer, "kernel")  # (F, 4H)
-    u = context.weight(layer, "recurrent_kernel")  # (H, 4H)
-    b = context.weight(layer, "bias") if config["use_bias"] else np.zeros_like(w[0])  # (4H,)
-
-    def step(x: Array, state: State) -> State:
-        h, c = state
-        z_i, z_f, z_c, z_o = np.split(x @ w + h @ u + b, 4, axis=-1)
-        i = activate(config["recurrent_activation"], z_i)
-        f = activate(config["recurrent_activation"], z_f)
-        c = f * c + i * activate(config["activation"], z_c)
-        o = activate(config["recurrent_activation"], z_o)
-        h = o * activate(config["activation"], c)
-        return h, c
-
-    return step
-
-
-def gru(layer: LayerSpec, context: Context) -> Step:
-    """``GRUCell.call`` (Keras 2.2.4, 2.15, 3.15). Gates in the columns: z, r, h."""
-    config = layer.config
-    w_z, w_r, w_h = np.split(context.weight(layer, "kernel"), 3, axis=-1)  # (F, H) each
-    u_z, u_r, u_h = np.split(context.weight(layer, "recurrent_kernel"), 3, axis=-1)  # (H, H)
-    bias = np.zeros((2, 3, config["units"]), dtype=w_z.dtype)  # input and recurrent; z, r, h
-    if config["use_bias"]:
-        both = context.weight(layer, "bias")  # (2, 3H) if reset_after else (3H,)
-        bias[: 2 if config["reset_after"] else 1] = both.reshape(-1, 3, config["units"])
-    (b_z, b_r, b_h), (d_z, d_r, d_h) = bias
-
-    def step(x: Array, state: State) -> State:
-        (h,) = state
-        z = activate(config["recurrent_activation"], x @ w_z + b_z + h @ u_z + d_z)
-        r = activate(config["recurrent_activation"], x @ w_r + b_r + h @ u_r + d_r)
-        n_h = r * (h @ u_h + d_h) if config["reset_after"] else (r * h) @ u_h
-        n = activate(config["activation"], x @ w_h + b_h + n_h)
-        return (z * h + (1 - z) * n,)
-
-    return step
-
-
-def simple_rnn(layer: LayerSpec, context: Context) -> Step:
-    """``SimpleRNNCell.call`` (Keras 2.2.4, 2.15, 3.15)."""
-    config = layer.config
-    w = context.weight(layer, "kernel")  # (F, H)
-    u = context.weight(layer, "recurrent_kernel")  # (H, H)
-    b = context.weight(layer, "bias") if config["use_bias"] else np.zeros_like(w[0])  # (H,)
-
-    def step(x: Array, state: State) -> State:
-        (h,) = state
-        return (activate(config["activation"], x @ w + b + h @ u),)
-
-    return step
-
-
-# class name -> (cell, number of states)
-CELLS: Mapping[str, tuple[Callable[[LayerSpec, Context], Step], int]] = {
-    "LSTM": (lstm, 2),
-    "GRU": (gru, 1),
-    "SimpleRNN": (simple_rnn, 1),
-}
-
 
 # ---- the loop over time ------------------------------------------------------------------------
 
@@ -99,7 +27,7 @@ def recurrent(
     x = context.number(inputs)
     valid = None if mask is None else _steps_that_count(mask, x)
     start = _first_state(layer, x, context)
-    step = CELLS[layer.class_name][0](layer, context)
+    step = step_of(layer, context)
     outputs, last, state = _read(layer, x, valid, start, step)
     if config["stateful"] and context.states is not None:
         context.states[context.place] = state
@@ -125,35 +53,41 @@ def _read(
     steps = x.shape[1]
     reading_order = range(steps - 1, -1, -1) if config["go_backwards"] else range(steps)
     outputs: list[Array] = []
-    output = zeros = np.zeros_like(state[0])
+    output = zeros = np.zeros_like(step(x[:, 0], state)[0])
     for t in reading_order:
-        new_state = step(x[:, t], state)
+        new, new_state = step(x[:, t], state)
         if valid is None:
-            output, state = new_state[0], new_state
+            output, state = new, new_state
         else:
-            counts = valid[:, t, np.newaxis]
+            counts = valid[:, t]
             at_masked = {
                 "previous_state": state[0],
+                "previous_first_state": state[0],
                 "previous_output": output,
                 "zeros": zeros,
                 "zeros_unreversed": output,
             }[config["masked_output"]]
-            output = np.where(counts, new_state[0], at_masked)
+            output = _where(counts, new, at_masked)
             state = tuple(
-                np.where(counts, new, old) for new, old in zip(new_state, state, strict=True)
+                _where(counts, now, old) for now, old in zip(new_state, state, strict=True)
             )
         outputs.append(output)
     sequence, last = np.stack(outputs, axis=1), outputs[-1]
     if valid is not None and config["masked_output"] == "zeros_unreversed":
-        sequence = np.where(valid[:, :, np.newaxis], sequence, 0)  # position by position, as read
-        last = np.where(valid[:, reading_order[-1], np.newaxis], last, 0)  # this one is reversed
+        sequence = _where(valid, sequence, zeros[:, np.newaxis])  # position by position, as read
+        last = _where(valid[:, reading_order[-1]], last, zeros)  # this one is reversed
     return sequence, last, state
+
+
+def _where(flags: Array, a: Array, b: Array) -> Array:
+    """``np.where`` with flags (B,) or (B, T) for all that arrays have more."""
+    return np.where(flags.reshape(flags.shape + (1,) * (a.ndim - flags.ndim)), a, b)
 
 
 def _steps_that_count(mask: Array, x: Array) -> Array:
     """The mask as (B, T) of bool; Keras also takes (B, T, 1)."""
     valid = np.asarray(mask).astype(bool)
-    if valid.ndim == 3 and valid.shape[2] == 1:
+    if valid.ndim == 3 and x.ndim == 3 and valid.shape[2] == 1:
         valid = valid[:, :, 0]
     if valid.shape != x.shape[:2]:
         raise ValueError(f"a mask of shape {x.shape[:2]} is expected, found {valid.shape}")
@@ -162,19 +96,19 @@ def _steps_that_count(mask: Array, x: Array) -> Array:
 
 def _first_state(layer: LayerSpec, x: Array, context: Context) -> State:
     """``initial_state`` if given, what a stateful layer carries, zeros: in this order, mostly."""
-    if x.ndim != 3 or x.shape[1] == 0:
+    if x.ndim < 3 or x.shape[1] == 0:
         raise ValueError(f"an input (B, T, F) with T > 0 is expected, found {x.shape}")
     given, carried = context.initial_state, None
     if layer.config["stateful"] and context.states is not None:
         carried = context.states.get(context.place)
     if given is not None and carried is not None and carried_state_wins(context.generation):
         given = None if any(np.any(part) for part in carried) else given
-    zeros = np.zeros((len(x), layer.config["units"]))
-    count = CELLS[layer.class_name][1]
-    state = given if given is not None else carried if carried is not None else (zeros,) * count
-    if len(state) != count or any(np.shape(part) != zeros.shape for part in state):
+    zeros = zero_state(layer, x[:, 0], context)
+    state = given if given is not None else carried if carried is not None else zeros
+    shapes = [np.shape(part) for part in zeros]
+    if [np.shape(part) for part in state] != shapes:
         found = [np.shape(part) for part in state]
-        raise ValueError(f"{count} states of shape {zeros.shape} are expected, found {found}")
+        raise ValueError(f"{len(shapes)} states of shapes {shapes} are expected, found {found}")
     return tuple(context.number(part) for part in state)
 
 

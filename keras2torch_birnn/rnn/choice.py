@@ -16,7 +16,7 @@ from keras2torch_birnn.rnn.native.library import missing, native_cell
 from keras2torch_birnn.spec import LayerSpec
 
 Engine = Literal["fused", "loop", "native"]
-Wish = Literal["torch", "auto", "fused", "loop", "native"]
+Wish = Literal["auto", "torch", "fused", "loop", "native"]
 WISHES: tuple[Wish, ...] = get_args(Wish)
 
 VARIABLE = "K2T_ENGINE"
@@ -39,20 +39,21 @@ class Choice:
     reason: str
 
 
-def wish() -> Wish:
-    """What ``K2T_ENGINE`` asks for.
+def wish(chosen: str | None = None) -> Wish:
+    """The engine that was chosen, else what ``K2T_ENGINE`` asks for, else auto.
 
-    torch, the default: fused where torch has a kernel, else the loop. auto: native where it pays.
-    The others force one engine. Native waits behind auto until it is measured on a quiet machine.
+    auto: native where it pays. torch: fused where torch has a kernel, else the loop. The others
+    force one engine.
 
     Raises:
         UsageError: it names none of these.
     """
-    name = os.environ.get(VARIABLE) or "torch"
+    name = chosen or os.environ.get(VARIABLE) or "auto"
     for known in WISHES:
         if name == known:
             return known
-    raise UsageError(f"{VARIABLE}={name}: one of {', '.join(WISHES)} is expected")
+    said = "engine" if chosen else VARIABLE
+    raise UsageError(f"{said}={name}: one of {', '.join(WISHES)} is expected")
 
 
 def choose(layer: LayerSpec) -> Choice:
@@ -79,22 +80,23 @@ def choose(layer: LayerSpec) -> Choice:
         return Choice("native", f"{VARIABLE}=native")
     if lacking:
         return within_torch
-    elsewhere = f"{within_torch.reason} on GPU, in float64 and in training"
-    if within_torch.engine == "loop":
-        return Choice("native", f"float32 on CPU; {elsewhere.replace(' on GPU', ': loop on GPU')}")
-    if layer.class_name == "LSTM":
-        elsewhere += f", and for batches over {LSTM_ROWS}"
-    return Choice("native", f"float32 on CPU; {elsewhere}")
+    reason = f"float32 on CPU; else {within_torch.engine}: {within_torch.reason}"
+    if within_torch.engine == "fused" and layer.class_name == "LSTM":
+        reason += f", also for more than {LSTM_ROWS} rows without mask"
+    return Choice("native", reason)
 
 
-# Rows of a batch up to which the native LSTM was measured faster than torch's (oneDNN); see
-# benchmarks/engine.py.
-LSTM_ROWS = 16
+# Rows of a batch up to which the native LSTM was measured faster than torch's (oneDNN), where every
+# step counts; see benchmarks/engine.py.
+LSTM_ROWS = 4
 
 
-def native_pays(class_name: str, fused: bool, rows: int) -> bool:
-    """Whether native is the faster engine for a batch of so many rows."""
-    return not (fused and class_name == "LSTM") or rows <= LSTM_ROWS
+def native_pays(kind: str, fused: bool, rows: int, masked: bool) -> bool:
+    """Whether native is the fastest engine for a batch of so many rows.
+
+    ``fused``: torch has a kernel, too. With lengths torch's LSTM leaves oneDNN, too.
+    """
+    return not fused or kind != "LSTM" or masked or rows <= LSTM_ROWS
 
 
 def not_native(layer: LayerSpec) -> str:

@@ -15,21 +15,18 @@ from typing import Any, Protocol, TypeAlias, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from keras2torch_birnn.activations import activation
-from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.choice import (
-    VARIABLE,
+    Wish,
     activation_label,
-    alike,
     choose,
-    native_pays,
     torch_engine,
     wish,
 )
-from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
-from keras2torch_birnn.rnn.masks import compact, reverse, spread
+from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, Result, State, run, run_masked
+from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights
+from keras2torch_birnn.rnn.masks import reverse
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.native.library import (
     NativeCell,
@@ -37,12 +34,10 @@ from keras2torch_birnn.rnn.native.library import (
     native_cell,
     say_once_if_missing,
 )
-from keras2torch_birnn.rnn.native.op import can_run, run_native
 from keras2torch_birnn.rnn.parameters import parameter, torch_parameters
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec
 
-State: TypeAlias = tuple[Tensor, ...]
 # What a layer gives: a tensor, or a tuple of tensors (merge_mode None, return_state).
 Output: TypeAlias = Tensor | tuple[Tensor, ...]
 
@@ -72,7 +67,7 @@ class Sequences(Protocol):
     def run_sequence(
         self, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
     ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
-        """Outputs (B, T, H) in the order of time and final states, one per direction.
+        """Outputs (B, T, ...) in the order of time and final states, one per direction.
 
         Only the first ``lengths`` (B,) steps of each row count; outputs past them are garbage.
         ``start``: a state per direction, None for zeros.
@@ -88,7 +83,7 @@ def recurrent_forward(
 ) -> Output:
     """Call a recurrent layer as Keras does.
 
-    x: (B, T, F); mask: (B, T), true where a step counts; initial_state: Keras' order, forward
+    x: (B, T, ...); mask: (B, T), true where a step counts; initial_state: Keras' order, forward
     states first. Returns the (merged) output, then the states if the layer returns them.
     """
     plan = module.plan
@@ -103,7 +98,7 @@ def recurrent_forward(
     if mask is None:
         outputs, states = module.run_sequence(x, None, start)
     else:
-        outputs, states = _run_masked(module, x, mask.bool(), start)
+        outputs, states = run_masked(module.run_sequence, x, mask.bool(), start, plan.rules)
     if plan.stateful:
         module.carried = tuple(tuple(s.detach() for s in state) for state in states)
     if not plan.return_sequences:
@@ -117,63 +112,31 @@ def recurrent_forward(
     return result[0] if len(result) == 1 else result
 
 
-def _run_masked(
-    module: Sequences, x: Tensor, mask: Tensor, start: tuple[State, ...] | None
-) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
-    compacted, lengths = compact(x, mask)
-    outputs, states = module.run_sequence(compacted, lengths, start)
-    outputs = tuple(
-        spread(out, mask, start[d][0] if start else None, backward=d == 1, rule=rule)
-        for d, (out, rule) in enumerate(zip(outputs, module.plan.rules, strict=True))
-    )
-    # A row with nothing valid keeps the state it had.
-    empty = (lengths == 0)[:, None]
-    kept = tuple(
-        tuple(
-            torch.where(empty, start[d][i] if start else torch.zeros_like(s), s)
-            for i, s in enumerate(state)
-        )
-        for d, state in enumerate(states)
-    )
-    return outputs, kept
-
-
-# ---- engines -----------------------------------------------------------------------------------
-
-# Whether a graph is being exported; older torch tells compiling only.
-_exporting: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+# ---- modules ------------------------------------------------------------------------------------
 
 
 def _weights(module: nn.Module, direction: int) -> Weights:
     """One direction's parameters of a module with torch's names."""
-    found = dict(module.named_parameters(recurse=False))
     suffix = "_l0_reverse" if direction else "_l0"
     return Weights(
-        found[f"weight_ih{suffix}"],
-        found[f"weight_hh{suffix}"],
-        found.get(f"bias_ih{suffix}"),
-        found.get(f"bias_hh{suffix}"),
+        getattr(module, f"weight_ih{suffix}"),
+        getattr(module, f"weight_hh{suffix}"),
+        getattr(module, f"bias_ih{suffix}", None),
+        getattr(module, f"bias_hh{suffix}", None),
     )
 
 
-def _run_loops(
-    module: LSTM | GRU | RNN | LoopRNN,
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
-    """Every direction by the loop; the second reads the valid steps turned round."""
-    outputs, states = [], []
-    dropout = module.dropout_rates if module.training else None
-    for d in range(len(module.plan.rules)):
-        weights = _weights(module, d)
-        zero = x.new_zeros(x.shape[0], weights.hh.shape[1])
-        begin = start[d] if start else (zero,) * (2 if module.cell.kind == "LSTM" else 1)
-        read = reverse(x, lengths) if d else x
-        out, state = run_loop(module.cell, weights, read, lengths, begin, dropout)
-        outputs.append(reverse(out, lengths) if d else out)
-        states.append(state)
-    return tuple(outputs), tuple(states)
+def recurrence(module: LSTM | GRU | RNN | LoopRNN) -> Recurrence:
+    """The module as the engines see it."""
+    return Recurrence(
+        module.cell,
+        tuple(_weights(module, d) for d in range(len(module.plan.rules))),
+        module.kernel,
+        module.native,
+        module.dropout_rates,
+        module.training,
+        module.engine,
+    )
 
 
 def _run(
@@ -181,64 +144,14 @@ def _run(
     x: Tensor,
     lengths: Tensor | None,
     start: tuple[State, ...] | None,
-) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
-    """Run the layer by the engine that this call allows and ``K2T_ENGINE`` does not forbid."""
-    engine, fused = wish(), not isinstance(module, LoopRNN)
-    if engine in ("auto", "native") and module.native is not None:
-        weights = [_weights(module, d) for d in range(len(module.plan.rules))]
-        parameters = [(w.ih, w.hh, w.bias_ih, w.bias_hh) for w in weights]
-        wanted = engine == "native" or (
-            native_pays(module.cell.kind, fused, x.shape[0]) and not _exporting()
-        )
-        dropping = module.training and bool(module.dropout_rates)
-        if wanted and not dropping and can_run(x, parameters, start):
-            return run_native(module.native, parameters, x, lengths, start)
-    if engine == "native":
-        raise UsageError(
-            f"{VARIABLE}=native: the kernel computes float32 on CPU, without gradients or dropout",
-            "use auto, or torch.no_grad()",
-        )
-    if isinstance(module, LoopRNN):
-        if engine == "fused":
-            raise UsageError(f"{VARIABLE}=fused: torch has no kernel for this layer", "use auto")
-        return _run_loops(module, x, lengths, start)
-    run = _run_loops if engine == "loop" else _run_fused
-    return run(module, x, lengths, start)
-
-
-def _run_fused(
-    module: LSTM | GRU | RNN,
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
-    """One call of torch's kernel for all directions, packed where lengths count."""
-    dropping = module.training and bool(module.dropout_rates)
-    if dropping or (lengths is not None and _exporting()):
-        # Keras drops with one mask for all steps; packing cannot be exported.
-        return _run_loops(module, x, lengths, start)
-    hx: Any = None
-    if start is not None:
-        stacked = tuple(torch.stack(parts) for parts in zip(*start, strict=True))
-        hx = stacked if len(stacked) == 2 else stacked[0]
-    given: Tensor | PackedSequence = x
-    if lengths is not None:
-        given = pack_padded_sequence(
-            x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
-        )
-    out, final = module.kernel(given, hx)
-    if isinstance(out, PackedSequence):
-        out, _ = pad_packed_sequence(out, batch_first=True, total_length=x.shape[1])
-    finals = final if isinstance(final, tuple) else (final,)
-    directions = 2 if module.bidirectional else 1
-    return out.chunk(directions, dim=2), tuple(
-        tuple(f[d] for f in finals) for d in range(directions)
-    )
+) -> Result:
+    """See ``Sequences``."""
+    return run(recurrence(module), x, lengths, start)
 
 
 def _extra_repr(module: Any) -> str:
     """Torch's own description, then Keras' options."""
-    parts = [str(super(type(module), module).extra_repr()), *_shown(module.plan)]
+    parts = [str(super(type(module), module).extra_repr()), *shown_options(module.plan)]
     return ", ".join(part for part in parts if part)
 
 
@@ -252,8 +165,9 @@ class LSTM(nn.LSTM):
     cell: Cell
     dropout_rates: DropoutRates
     native: NativeCell | None
+    engine: Wish | None = None
     carried: tuple[State, ...] | None = None
-    kernel: Any = nn.LSTM.forward
+    kernel = staticmethod(torch.lstm)
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
@@ -266,8 +180,9 @@ class GRU(nn.GRU):
     cell: Cell
     dropout_rates: DropoutRates
     native: NativeCell | None
+    engine: Wish | None = None
     carried: tuple[State, ...] | None = None
-    kernel: Any = nn.GRU.forward
+    kernel = staticmethod(torch.gru)
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
@@ -280,11 +195,16 @@ class RNN(nn.RNN):
     cell: Cell
     dropout_rates: DropoutRates
     native: NativeCell | None
+    engine: Wish | None = None
     carried: tuple[State, ...] | None = None
-    kernel: Any = nn.RNN.forward
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
+
+    @property
+    def kernel(self) -> Any:
+        """Torch's function for the nonlinearity."""
+        return KERNELS["SimpleRNN", self.nonlinearity]
 
 
 class LoopRNN(nn.Module):
@@ -293,7 +213,9 @@ class LoopRNN(nn.Module):
     plan: Plan
     cell: Cell
     dropout_rates: DropoutRates
+    kernel: None = None
     native: NativeCell | None
+    engine: Wish | None = None
     carried: tuple[State, ...] | None = None
     run_sequence = _run
     forward: Any = recurrent_forward
@@ -304,7 +226,7 @@ class LoopRNN(nn.Module):
 
     def extra_repr(self) -> str:
         """The cell, then Keras' options."""
-        return ", ".join((self.shown, *_shown(self.plan)))
+        return ", ".join((self.shown, *shown_options(self.plan)))
 
 
 class BidirectionalPair(nn.Module):
@@ -331,13 +253,11 @@ class BidirectionalPair(nn.Module):
 
     def extra_repr(self) -> str:
         """Keras' options."""
-        return ", ".join(_shown(self.plan))
+        return ", ".join(shown_options(self.plan))
 
 
-RecurrentModule = LSTM | GRU | RNN | LoopRNN | BidirectionalPair
-
-
-def _shown(plan: Plan) -> list[str]:
+def shown_options(plan: Plan) -> list[str]:
+    """Keras' options, for a person."""
     parts = [f"return_sequences={plan.return_sequences}"]
     if len(plan.rules) == 2:
         parts.insert(0, f"merge_mode={plan.merge_mode!r}")
@@ -347,25 +267,8 @@ def _shown(plan: Plan) -> list[str]:
 # ---- LayerSpec -> module -----------------------------------------------------------------------
 
 
-def recurrent(layer: LayerSpec) -> nn.Module:
-    """Build one LSTM, GRU or SimpleRNN, unwrapped."""
-    plan = _plan((layer,), merge_mode=None)
-    return _module((layer,), plan)
-
-
-def bidirectional(layer: LayerSpec) -> nn.Module:
-    """Build a Bidirectional: one module if its halves are alike, a pair if they differ."""
-    halves = (layer.parts["forward_layer"], layer.parts["backward_layer"])
-    plan = _plan(halves, layer.config["merge_mode"])
-    if alike(*halves):
-        return _module(halves, plan)
-    single = [
-        _module((half,), Plan((rule,))) for half, rule in zip(halves, plan.rules, strict=True)
-    ]
-    return BidirectionalPair(single[0], single[1], plan)
-
-
-def _plan(halves: Sequence[LayerSpec], merge_mode: str | None) -> Plan:
+def plan_of(halves: Sequence[LayerSpec], merge_mode: str | None) -> Plan:
+    """How one layer, or the two halves of a Bidirectional, are called."""
     config = halves[0].config
     return Plan(
         rules=tuple(half.config["masked_output"] for half in halves),
@@ -380,8 +283,8 @@ def _plan(halves: Sequence[LayerSpec], merge_mode: str | None) -> Plan:
 _FUSED: dict[str, Any] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": RNN}
 
 
-def _module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
-    """The module for one direction, or for two that are alike, with its parameters."""
+def torch_module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
+    """The module of an LSTM, a GRU or a SimpleRNN, or of two that are alike, with parameters."""
     layer, config = halves[0], halves[0].config
     parameters: dict[str, Any] = {}
     for half, suffix in zip(halves, ("", "_reverse"), strict=False):

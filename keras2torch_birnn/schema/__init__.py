@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from keras2torch_birnn.schema import (
     attention,
+    cells,
     convolution,
     core,
     merging,
@@ -20,6 +21,7 @@ from keras2torch_birnn.schema import (
     shape,
     windows,
 )
+from keras2torch_birnn.schema.cells import RECURRENT, cells_in_order, states_of
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
     ACTIVATIONS,
@@ -42,6 +44,7 @@ _MODELS: Mapping[str, Schema] = {
 LAYERS: Mapping[str, Schema] = {
     **_MODELS,
     **recurrent.LAYERS,
+    **cells.LAYERS,
     **core.LAYERS,
     **shape.LAYERS,
     **windows.LAYERS,
@@ -51,7 +54,8 @@ LAYERS: Mapping[str, Schema] = {
     **attention.LAYERS,
 }
 OPS = operations.OPS
-SCHEMA: Mapping[str, Schema] = {**LAYERS, **OPS}
+CELLS = cells.CELLS
+SCHEMA: Mapping[str, Schema] = {**LAYERS, **OPS, **CELLS}
 
 CLASS_NAMES: Mapping[str, str] = {
     **{name: name for name in SCHEMA},
@@ -61,18 +65,22 @@ CLASS_NAMES: Mapping[str, str] = {
 __all__ = [
     "ACTIVATIONS",
     "ACTIVATION_OPTIONS",
+    "CELLS",
     "CELL_GATES",
     "CELL_STATES",
     "CLASS_NAMES",
     "LAYERS",
     "OPS",
+    "RECURRENT",
     "REQUIRED",
     "SCHEMA",
     "BadOptionError",
     "Option",
     "Schema",
     "ShapeError",
+    "cells_in_order",
     "merged_output",
     "normalized_axes",
     "parse_activation",
+    "states_of",
 ]

@@ -73,7 +73,8 @@ def _extent(config: Config, axis: int) -> int:
     return (size_ - 1) * int(config["dilation_rate"][axis]) + 1
 
 
-def _output(config: Config, shape: Shape | None) -> Shape | None:
+def conv_output(config: Config, shape: Shape | None) -> Shape | None:
+    """Output shape of a convolution that is not transposed."""
     if (shape := windowed(shape, len(config["kernel_size"]))) is None:
         return None
     channels = config.get("filters")
@@ -147,14 +148,14 @@ def _conv(rank: int) -> Schema:
     return Schema(
         _options(rank, _CAUSAL if rank == 1 else _PADDING, _FILTERS, {"groups": size(1)}),
         _conv_weights,
-        _output,
+        conv_output,
         aliases=(f"Convolution{rank}D",),
     )
 
 
 def _depthwise(rank: int) -> Schema:
     options = _options(rank, _PADDING, _MULTIPLIER, _ONE_GROUP)
-    return Schema(options, _depthwise_weights, _output)
+    return Schema(options, _depthwise_weights, conv_output)
 
 
 def _separable(rank: int) -> Schema:
@@ -162,7 +163,7 @@ def _separable(rank: int) -> Schema:
     return Schema(
         _options(rank, padding, _FILTERS, _MULTIPLIER, _ONE_GROUP),
         _separable_weights,
-        _output,
+        conv_output,
         aliases=(f"SeparableConvolution{rank}D",),
     )
 

@@ -32,10 +32,13 @@ from keras2torch_birnn.spec import Shape
 
 def _dense_weights(config: Config, shape: Shape | None) -> WeightShapes:
     known(shape)
-    kernel: Shape = (last(shape), config["units"])
-    return (
-        {"kernel": kernel, "bias": (config["units"],)} if config["use_bias"] else {"kernel": kernel}
+    units: Shape = (config["units"],)
+    names = (
+        ("kernel", (last(shape), *units), True),
+        ("bias", units, config["use_bias"]),
+        ("kernel_scale", units, config.get("quantized")),
     )
+    return {name: size_ for name, size_, there in names if there}
 
 
 def _dense_output(config: Config, shape: Shape | None) -> Shape | None:
@@ -96,6 +99,12 @@ def _prelu_weights(config: Config, shape: Shape | None) -> WeightShapes:
     return {"alpha": tuple(1 if i in shared else shape[i] for i in range(1, len(shape)))}
 
 
+def _embedding_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    rows: Shape = (config["input_dim"],)
+    table: dict[str, Shape] = {"embeddings": (*rows, config["output_dim"])}
+    return {**table, "embeddings_scale": rows} if config.get("quantized") else table
+
+
 def _embedding_output(config: Config, shape: Shape | None) -> Shape | None:
     return None if shape is None else (*shape, config["output_dim"])
 
@@ -116,13 +125,23 @@ _DROPOUT: Mapping[str, Option] = {"rate": number(REQUIRED, 0.0, 1.0)}
 LAYERS: Mapping[str, Schema] = {
     # dense and embedding
     "Dense": Schema(
-        {"units": size(), "activation": activation(), "use_bias": flag(True)},
+        {
+            "units": size(),
+            "activation": activation(),
+            "use_bias": flag(True),
+            "quantized": choice(None, None, "inputs and weights", "weights"),
+        },
         _dense_weights,
         _dense_output,
     ),
     "Embedding": Schema(
-        {"input_dim": size(), "output_dim": size(), "mask_zero": flag(False)},
-        lambda config, shape: {"embeddings": (config["input_dim"], config["output_dim"])},
+        {
+            "input_dim": size(),
+            "output_dim": size(),
+            "mask_zero": flag(False),
+            "quantized": choice(None, None, "weights"),
+        },
+        _embedding_weights,
         _embedding_output,
     ),
     "Masking": Schema({"mask_value": number(0.0)}, output=lambda c, s: known(s, least_rank=2)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
 
 from keras2torch_birnn.schema.options import (
     REQUIRED,
@@ -15,35 +15,40 @@ from keras2torch_birnn.schema.options import (
     size,
 )
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, known, last
-from keras2torch_birnn.spec import Shape
+from keras2torch_birnn.spec import MaskedOutput, Shape
 
 CELL_GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 CELL_STATES: Mapping[str, int] = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
 
-RNN_OPTIONS: Mapping[str, Option] = {
+CELL_OPTIONS: Mapping[str, Option] = {
     "units": size(),
     "activation": activation("tanh"),
     "use_bias": flag(True),
     "dropout": number(0.0, 0.0, 1.0),
     "recurrent_dropout": number(0.0, 0.0, 1.0),
+    "implementation": choice(2, 0, 1, 2),
+}
+GATE_OPTIONS: Mapping[str, Option] = {"recurrent_activation": activation(REQUIRED)}
+GRU_OPTIONS: Mapping[str, Option] = {**GATE_OPTIONS, "reset_after": flag()}
+# masked_output: see ``spec.MaskedOutput``
+LOOP_OPTIONS: Mapping[str, Option] = {
     "return_sequences": flag(False),
     "return_state": flag(False),
     "go_backwards": flag(False),
     "stateful": flag(False),
     "unroll": flag(False),
     "time_major": choice(False, False),
-    "implementation": choice(2, 0, 1, 2),
-    "masked_output": choice(
-        REQUIRED, "zeros", "zeros_unreversed", "previous_output", "previous_state"
-    ),
+    "masked_output": choice(REQUIRED, *get_args(MaskedOutput)),
 }
-GATED_OPTIONS: Mapping[str, Option] = {**RNN_OPTIONS, "recurrent_activation": activation(REQUIRED)}
+RNN_OPTIONS: Mapping[str, Option] = {**CELL_OPTIONS, **LOOP_OPTIONS}
 
 
-def _rnn_weights(gates: int) -> Callable[[Config, Shape | None], WeightShapes]:
+def cell_weights(gates: int, rank: int) -> Callable[[Config, Shape | None], WeightShapes]:
+    """Weights of a layer (rank 3), or of its cell that sees one step (rank 2)."""
+
     def weights(config: Config, shape: Shape | None) -> WeightShapes:
         units, width = config["units"], gates * config["units"]
-        known(shape, rank=3)
+        known(shape, rank=rank)
         out: dict[str, Shape] = {
             "kernel": (last(shape), width),
             "recurrent_kernel": (units, width),
@@ -55,20 +60,26 @@ def _rnn_weights(gates: int) -> Callable[[Config, Shape | None], WeightShapes]:
     return weights
 
 
-def rnn_output(config: Config, shape: Shape | None, states: int) -> Any:
-    """Output shape of a recurrent layer; with ``return_state`` a tuple (output, *states)."""
+def sequence_output(config: Config, steps: int | None, step: Shape, states: Sequence[Shape]) -> Any:
+    """Output shape of a loop over time whose cell gives ``step`` at each of them.
+
+    With ``return_state`` a tuple (output, *states).
+    """
+    out = (step[0], steps, *step[1:]) if config["return_sequences"] else step
+    return (out, *states) if config["return_state"] else out
+
+
+def _rnn_output(config: Config, shape: Shape | None, states: int) -> Any:
     batch, time = shape[:2] if shape else (None, None)
-    out: Shape = (batch, config["units"])
-    if config["return_sequences"]:
-        out = (batch, time, config["units"])
-    return (out, *[(batch, config["units"])] * states) if config["return_state"] else out
+    state: Shape = (batch, config["units"])
+    return sequence_output(config, time, state, [state] * states)
 
 
 def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
     return Schema(
         options=options,
-        weights=_rnn_weights(CELL_GATES[cell]),
-        output=lambda config, shape: rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
+        weights=cell_weights(CELL_GATES[cell], rank=3),
+        output=lambda config, shape: _rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
         **more,
     )
 
@@ -98,8 +109,8 @@ def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
 
 
 LAYERS: Mapping[str, Schema] = {
-    "LSTM": _rnn("LSTM", GATED_OPTIONS, aliases=("CuDNNLSTM",)),
-    "GRU": _rnn("GRU", {**GATED_OPTIONS, "reset_after": flag()}, aliases=("CuDNNGRU",)),
+    "LSTM": _rnn("LSTM", {**RNN_OPTIONS, **GATE_OPTIONS}, aliases=("CuDNNLSTM",)),
+    "GRU": _rnn("GRU", {**RNN_OPTIONS, **GRU_OPTIONS}, aliases=("CuDNNGRU",)),
     "SimpleRNN": _rnn("SimpleRNN", RNN_OPTIONS),
     "Bidirectional": Schema(
         {"merge_mode": choice("concat", "concat", "sum", "mul", "ave", None)},

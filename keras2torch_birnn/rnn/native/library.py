@@ -104,16 +104,17 @@ class NativeCell:
 def native_cell(layer: LayerSpec) -> NativeCell | None:
     """An LSTM, GRU or SimpleRNN in the kernel's numbers; None if it has no such activation."""
     config = layer.config
-    functions = [
-        _activation(config["activation"]),
-        _activation(config.get("recurrent_activation", "linear")),
-    ]
-    act, gate = functions
+    before = layer.class_name == "GRU" and not config["reset_after"]
+    kind = "GRU before" if before else layer.class_name
+    return native_numbers(kind, config["activation"], config.get("recurrent_activation", "linear"))
+
+
+def native_numbers(kind: str, activation: Any, recurrent_activation: Any) -> NativeCell | None:
+    """A kind of cell (a key of ``KINDS``) and explicit activations in the kernel's numbers."""
+    act, gate = _activation(activation), _activation(recurrent_activation)
     if act is None or gate is None:
         return None
-    before = layer.class_name == "GRU" and not config["reset_after"]
-    kind = KINDS["GRU before" if before else layer.class_name]
-    return NativeCell(kind, act[0], gate[0], (act[1], gate[1]))
+    return NativeCell(KINDS[kind], act[0], gate[0], (act[1], gate[1]))
 
 
 def _activation(value: Any) -> tuple[int, float] | None:

@@ -206,15 +206,23 @@ def run_native(
     )
 
 
-def can_run(x: Tensor, parameters: Sequence[Parameters], start: tuple[State, ...] | None) -> bool:
-    """Whether the kernel computes this call: float32 on CPU, dense, and no gradient wanted."""
-    states = [s for state in start or () for s in state]
-    tensors = [x, *states, *(p for direction in parameters for p in direction if p is not None)]
-    if any(
-        t.dtype != torch.float32 or t.device.type != "cpu" or t.layout != torch.strided
-        for t in tensors
-    ):
+def can_run(tensors: Sequence[Tensor]) -> bool:
+    """Whether the kernel computes with these (x first): float32 on CPU, dense, with memory."""
+    x = tensors[0]
+    return (
+        x.shape[1] > 0
+        and all(
+            t.dtype == torch.float32 and t.device.type == "cpu" and t.layout == torch.strided
+            for t in tensors
+        )
+        and (torch.compiler.is_compiling() or all(map(_has_memory, tensors)))
+    )
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Not so inside torch.func's transforms, which the operator knows nothing of."""
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
         return False
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return False
-    return x.dim() == 3 and x.shape[1] > 0
+    return True

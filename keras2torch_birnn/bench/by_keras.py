@@ -1,0 +1,149 @@
+"""Contenders on Keras. For a worker process only: nothing else may import Keras."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.bench.case import (
+    CLASSES,
+    Case,
+    Model,
+    Stack,
+    input_of,
+    layers_of,
+    mask_of,
+)
+from keras2torch_birnn.keras_child import load_model
+from keras2torch_birnn.keras_runner import named_for_keras
+from keras2torch_birnn.spec import Array
+
+Runner = Callable[[], Any]
+
+
+def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> tuple[Runner, str]:
+    """A function that computes the case once, and what runs it.
+
+    how: "predict", "function" (tf.function), "xla" (the same, compiled by XLA) or "call".
+    """
+    package = case.package if isinstance(case, Model) else "keras"
+    keras = _package(package)
+    if how != "call":
+        _threads_of_tensorflow()
+    if isinstance(case, Model):
+        model = _from_file(case)
+        given = inputs
+    else:
+        model = _stack(keras, case)
+        mask = mask_of(case)
+        given = [input_of(case), *([] if mask is None else [mask])]
+    return _runner(model, how, given[0] if len(given) == 1 else given), _versions(keras, how)
+
+
+def _package(name: str) -> Any:
+    if name == "tf_keras":
+        import tf_keras
+
+        return tf_keras
+    import keras
+
+    return keras
+
+
+def _versions(keras: Any, how: str) -> str:
+    if how == "call":
+        import torch
+
+        return f"Keras {keras.__version__}, torch {torch.__version__}"
+    import tensorflow
+
+    return f"Keras {keras.__version__}, TensorFlow {tensorflow.__version__}"
+
+
+def _threads_of_tensorflow() -> None:
+    import tensorflow
+
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+    tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+def _from_file(case: Model) -> Any:
+    config = None if case.config is None else Path(case.config)
+    with tempfile.TemporaryDirectory() as folder:
+        named = named_for_keras(Path(folder), Path(case.path), config)
+        return load_model(case.package, str(named), case.config)
+
+
+def _stack(keras: Any, stack: Stack) -> Any:
+    """The layers with their weights, and a second input for the mask where there is one."""
+    x = keras.Input((stack.time, stack.features), batch_size=stack.batch)
+    inputs, mask = [x], None
+    if stack.masked:
+        mask = keras.Input((stack.time,), batch_size=stack.batch, dtype="bool")
+        inputs.append(mask)
+    options: dict[str, Any] = {"return_sequences": True}
+    if stack.rnn != "rnn":
+        options["recurrent_activation"] = _gate(keras, stack.recurrent_activation)
+    if stack.rnn == "gru":
+        options["reset_after"] = stack.reset_after
+    out, made = x, []
+    for _ in range(stack.layers):
+        cell = getattr(keras.layers, CLASSES[stack.rnn])(stack.units, **options)
+        made.append(keras.layers.Bidirectional(cell, merge_mode=stack.merge))
+        out = made[-1](out, mask=mask)
+        if mask is not None:
+            out = keras.layers.Lambda(lambda pair: pair, mask=lambda *_: None)(out)
+    for layer, spec in zip(made, layers_of(stack), strict=True):
+        halves = spec.parts.values()
+        layer.set_weights([w for half in halves for w in half.weights.values()])
+    return keras.Model(inputs, out)
+
+
+def _gate(keras: Any, name: str) -> Any:
+    """Keras 3's own hard_sigmoid is that of 1/6; the other is written out."""
+    if name != "hard_sigmoid_0.2":
+        return {"hard_sigmoid_1/6": "hard_sigmoid"}.get(name, name)
+
+    def hard_sigmoid_of_keras_2(x: Any) -> Any:
+        return keras.ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+    # Bidirectional copies its layer by way of the config.
+    return keras.saving.register_keras_serializable("k2t")(hard_sigmoid_of_keras_2)
+
+
+def _runner(model: Any, how: str, given: Any) -> Runner:
+    if how == "predict":
+        rows = (given[0] if isinstance(given, list) else given).shape[0]
+        return lambda: model.predict(given, batch_size=rows, verbose=0)
+    if how == "call":
+        import torch
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return model(given, training=False)
+
+        return call
+    import tensorflow
+
+    function = tensorflow.function(
+        lambda x: model(x, training=False), jit_compile=True if how == "xla" else None
+    )
+    tensors = (
+        [tensorflow.constant(x) for x in given]
+        if isinstance(given, list)
+        else tensorflow.constant(np.asarray(given))
+    )
+    return lambda: _waited(function(tensors))
+
+
+def _waited(outputs: Any) -> Any:
+    """Outputs as arrays: TensorFlow may hand out what is still being computed."""
+    if isinstance(outputs, dict):
+        return {k: v.numpy() for k, v in outputs.items()}
+    return [y.numpy() for y in outputs] if isinstance(outputs, list | tuple) else outputs.numpy()

@@ -1,0 +1,122 @@
+"""Contenders that run ONNX' operators LSTM, GRU and RNN: ONNX Runtime and OpenVINO."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.bench.case import CLASSES, Case, Stack, input_of, layers_of, lengths_of
+from keras2torch_birnn.spec import Array, LayerSpec
+
+Runner = Callable[[], Any]
+# Keras' gates i f c o and z r h; ONNX' i o f c and z r h.
+_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2), "SimpleRNN": (0,)}
+_OPERATORS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
+# alpha and beta of ONNX' HardSigmoid: max(0, min(1, alpha x + beta))
+_HARD = {"hard_sigmoid_0.2": 0.2, "hard_sigmoid_1/6": 1.0 / 6.0}
+
+
+def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> tuple[Runner, str]:
+    """A function that computes the case once, and what runs it."""
+    if not isinstance(case, Stack):
+        raise TypeError("made for stacks only")
+    x, model = input_of(case), _model(case).SerializeToString()
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    if how == "openvino":
+        import openvino
+
+        core = openvino.Core()
+        options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+        compiled = core.compile_model(core.read_model(model=model), "CPU", options)
+        request = compiled.create_infer_request()
+        return lambda: request.infer({"x": x})[0].copy(), f"OpenVINO {openvino.__version__}"
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model, settings)
+    return lambda: session.run(None, {"x": x})[0], f"ONNX Runtime {onnxruntime.__version__}"
+
+
+def _model(stack: Stack) -> Any:
+    """The stack as ONNX, time first as its operators want it."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    nodes = [helper.make_node("Transpose", ["x"], ["t0"], perm=[1, 0, 2])]
+    constants: list[Any] = []
+
+    def constant(name: str, value: Array) -> str:
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    lengths = lengths_of(stack)
+    counts = "" if lengths is None else constant("lengths", lengths.astype(np.int32))
+    for i, layer in enumerate(layers_of(stack)):
+        w, r, b = _weights(layer)
+        inputs = [f"t{i}", constant(f"w{i}", w), constant(f"r{i}", r), constant(f"b{i}", b), counts]
+        class_name = CLASSES[stack.rnn]
+        options: dict[str, Any] = {"direction": "bidirectional", "hidden_size": r.shape[2]}
+        if class_name == "GRU":
+            options["linear_before_reset"] = int(stack.reset_after)
+        if stack.recurrent_activation in _HARD and class_name != "SimpleRNN":
+            one = ["HardSigmoid", "Tanh", "Tanh"][: 3 if class_name == "LSTM" else 2]
+            options |= {"activations": one * 2, "activation_beta": [0.5] * 2}
+            options["activation_alpha"] = [_HARD[stack.recurrent_activation]] * 2
+        nodes.append(helper.make_node(_OPERATORS[class_name], inputs, [f"y{i}"], **options))
+        nodes += _merge(helper, constant, i, stack)
+    nodes.append(helper.make_node("Transpose", [f"t{stack.layers}"], ["out"], perm=[1, 0, 2]))
+    size = (stack.batch, stack.time, stack.features)
+    graph = helper.make_graph(
+        nodes,
+        "stack",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, size)],
+        [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)],
+        constants,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def _weights(layer: LayerSpec) -> tuple[Array, Array, Array]:
+    """W (2, G*H, F), R (2, G*H, H) and B (2, 2*G*H) of both directions, gates in ONNX' order."""
+    halves = layer.parts.values()
+    order = _ORDER[layer.parts["forward_layer"].class_name]
+
+    def gates(array: Array) -> Array:
+        parts = np.split(array, len(order), axis=-1)
+        return np.concatenate([parts[g] for g in order], axis=-1)
+
+    w = np.stack([gates(h.weights["kernel"]).T for h in halves])
+    r = np.stack([gates(h.weights["recurrent_kernel"]).T for h in halves])
+    width = w.shape[1]
+    biases = [gates(h.weights["bias"]).reshape(-1, width) for h in halves]
+    zeros = np.zeros(width, "f4")
+    b = np.stack([np.concatenate((*bias, zeros))[: 2 * width] for bias in biases])
+    return w, r, b
+
+
+def _merge(helper: Any, constant: Any, i: int, stack: Stack) -> list[Any]:
+    """(T, 2, B, H) of the operator -> (T, B, H) merged, or (T, B, 2 H)."""
+    if stack.merge == "concat":
+        size = constant(f"s{i}", np.array([stack.time, stack.batch, -1], dtype=np.int64))
+        return [
+            helper.make_node("Transpose", [f"y{i}"], [f"m{i}"], perm=[0, 2, 1, 3]),
+            helper.make_node("Reshape", [f"m{i}", size], [f"t{i + 1}"]),
+        ]
+    axes = constant(f"a{i}", np.array([1], dtype=np.int64))
+    split = helper.make_node("Split", [f"y{i}"], [f"f{i}", f"g{i}"], axis=1, num_outputs=2)
+    operator = {"mul": "Mul", "sum": "Add", "ave": "Add"}[stack.merge]
+    merged = helper.make_node(operator, [f"f{i}", f"g{i}"], [f"m{i}"])
+    if stack.merge != "ave":
+        return [split, merged, helper.make_node("Squeeze", [f"m{i}", axes], [f"t{i + 1}"])]
+    half = constant(f"h{i}", np.float32(0.5).reshape(1))
+    return [
+        split,
+        merged,
+        helper.make_node("Mul", [f"m{i}", half], [f"n{i}"]),
+        helper.make_node("Squeeze", [f"n{i}", axes], [f"t{i + 1}"]),
+    ]

@@ -1,0 +1,117 @@
+"""Contenders on torch: the converted model by any engine, and what one writes by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from keras2torch_birnn.bench.case import (
+    Case,
+    Model,
+    Stack,
+    input_of,
+    layers_of,
+    lengths_of,
+    mask_of,
+)
+from keras2torch_birnn.rnn.choice import wish
+from keras2torch_birnn.rnn.chosen import set_engine
+from keras2torch_birnn.rnn.merge import MERGE
+from keras2torch_birnn.rnn.parameters import torch_parameters
+from keras2torch_birnn.spec import Array, LayerSpec
+
+Runner = Callable[[], Any]
+_CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> tuple[Runner, str]:
+    """A function that computes the case once, and what runs it. how: an engine, or "compile"."""
+    if isinstance(case, Model):
+        call = _model(case, how, device, inputs)
+    elif how in ("torch", "compile"):
+        call = _by_hand(case, device, compiled=how == "compile")
+    else:
+        call = _converted(case, how, device)
+    ready = torch.cuda.synchronize if device == "cuda" else _nothing
+
+    def run() -> Any:
+        with torch.inference_mode():
+            out = call()
+        ready()
+        return out
+
+    kernel = f"torch {torch.__version__}"
+    return run, f"{kernel}, {torch.cuda.get_device_name()}" if device == "cuda" else kernel
+
+
+def _nothing() -> None:
+    pass
+
+
+def _model(case: Model, how: str, device: str, inputs: list[Array]) -> Runner:
+    from keras2torch_birnn.api import convert
+
+    model = convert(case.path, config=case.config).to(device)
+    set_engine(model, wish(how))
+    given = [torch.from_numpy(x).to(device) for x in inputs]
+    return lambda: model(*given)
+
+
+def _converted(stack: Stack, engine: str, device: str) -> Runner:
+    from keras2torch_birnn.layers.registry import convert_layer
+
+    model = nn.ModuleList([convert_layer(layer) for layer in layers_of(stack)]).eval().to(device)
+    set_engine(model, wish(engine))
+    x, kept = torch.from_numpy(input_of(stack)).to(device), mask_of(stack)
+    mask = None if kept is None else torch.from_numpy(kept).to(device)
+
+    def run() -> Tensor:
+        out = x
+        for layer in model:
+            out = layer(out, mask=mask)
+        return out
+
+    return run
+
+
+class ByHand(nn.Module):
+    """A layer as one writes it without k2t: torch's own bidirectional layer, and the merge."""
+
+    def __init__(self, stack: Stack, layer: LayerSpec) -> None:
+        super().__init__()
+        state = torch_parameters(layer.parts["forward_layer"])
+        state |= torch_parameters(layer.parts["backward_layer"], "_reverse")
+        features = state["weight_ih_l0"].shape[1]
+        made: Any = _CLASSES[stack.rnn]
+        self.rnn = made(features, stack.units, batch_first=True, bidirectional=True)
+        zeros = {k: torch.zeros_like(v) for k, v in self.rnn.state_dict().items()}
+        given = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
+        self.rnn.load_state_dict(zeros | given)
+        self.merge = MERGE[stack.merge]
+        self.lengths = lengths_of(stack)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, F) -> (B, T, H)."""
+        if self.lengths is None:
+            out = self.rnn(x)[0]
+        else:
+            counts = torch.from_numpy(self.lengths)
+            packed = pack_padded_sequence(x, counts, batch_first=True, enforce_sorted=False)
+            out, _ = pad_packed_sequence(
+                self.rnn(packed)[0], batch_first=True, total_length=x.shape[1]
+            )
+        return self.merge(*out.chunk(2, dim=2))
+
+
+def _by_hand(stack: Stack, device: str, *, compiled: bool) -> Runner:
+    model: Any = nn.Sequential(*(ByHand(stack, layer) for layer in layers_of(stack)))
+    model = model.eval().to(device)
+    x = torch.from_numpy(input_of(stack)).to(device)
+    if compiled:
+        model = torch.compile(model)
+    return lambda: model(x)

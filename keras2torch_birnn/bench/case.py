@@ -1,0 +1,170 @@
+"""What is timed: a stack of Bidirectional layers with random weights, or a model from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
+from keras2torch_birnn.spec import Array, Generation, LayerSpec
+
+# --rnn -> Keras' class
+CLASSES: Mapping[str, str] = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
+MERGES = ("concat", "sum", "mul", "ave")
+GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
+GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers of one Bidirectional cell, merged alike, and the sizes of the input they get.
+
+    ``masked``: rows are padded behind, to half of the steps on average.
+    """
+
+    rnn: str
+    merge: str
+    layers: int
+    batch: int
+    time: int
+    features: int
+    units: int
+    recurrent_activation: str = "sigmoid"
+    reset_after: bool = True
+    masked: bool = False
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        gate = "" if self.recurrent_activation == "sigmoid" else f" {self.recurrent_activation}"
+        before = " before" if self.rnn == "gru" and not self.reset_after else ""
+        mask = " masked" if self.masked else ""
+        size = f"{self.batch}x{self.time}x{self.features}x{self.units}"
+        return f"{self.rnn}{before}{gate} {self.merge}{mask} {size}"
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one call where every step counts."""
+        width, total = self.features, 0
+        for _ in range(self.layers):
+            total += 2 * CELL_GATES[CLASSES[self.rnn]] * self.units * (width + self.units)
+            width = self.units * (2 if self.merge == "concat" else 1)
+        return total * self.batch * self.time
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Keras file. ``package``: the Keras of today that computes what the file's own did."""
+
+    path: str
+    config: str | None = None
+    package: str = "keras"
+    batch: int = 1
+    time: int = 50
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{Path(self.path).name} batch {self.batch}"
+
+
+Case = Stack | Model
+
+
+def half(stack: Stack, features: int, rng: np.random.Generator, *, back: bool) -> LayerSpec:
+    """One direction with random weights, biases included."""
+    class_name = CLASSES[stack.rnn]
+    width = CELL_GATES[class_name] * stack.units
+    options = SCHEMA[class_name].options.items()
+    config: dict[str, Any] = {k: o.default for k, o in options if o.default is not REQUIRED}
+    config |= {"units": stack.units, "activation": "tanh", "return_sequences": True}
+    config |= {"go_backwards": back, "masked_output": "zeros"}
+    if class_name != "SimpleRNN":
+        config["recurrent_activation"] = stack.recurrent_activation
+    two = class_name == "GRU" and stack.reset_after
+    if class_name == "GRU":
+        config["reset_after"] = stack.reset_after
+    shapes = {
+        "kernel": (features, width),
+        "recurrent_kernel": (stack.units, width),
+        "bias": (2, width) if two else (width,),
+    }
+    scale = stack.units**-0.5
+    weights = {n: (rng.normal(size=s) * scale).astype("f4") for n, s in shapes.items()}
+    return LayerSpec(class_name, "backward" if back else "forward", config, weights)
+
+
+def layers_of(stack: Stack) -> tuple[LayerSpec, ...]:
+    """The layers, each a Bidirectional; the same weights in every process."""
+    rng, width, layers = np.random.default_rng(0), stack.features, []
+    for index in range(stack.layers):
+        forward, backward = (half(stack, width, rng, back=back) for back in (False, True))
+        parts = {"forward_layer": forward, "backward_layer": backward}
+        layers.append(
+            LayerSpec("Bidirectional", f"bi_{index}", {"merge_mode": stack.merge}, {}, parts)
+        )
+        width = stack.units * (2 if stack.merge == "concat" else 1)
+    return tuple(layers)
+
+
+def lengths_of(stack: Stack) -> Array | None:
+    """Steps of each row that count, half of them on average; None where all do."""
+    if not stack.masked:
+        return None
+    spaced = np.linspace(stack.time * 0.25, stack.time * 0.75, stack.batch)
+    return np.maximum(1, spaced.round()).astype(np.int64)
+
+
+def mask_of(stack: Stack) -> Array | None:
+    """(B, T), true where a step counts."""
+    lengths = lengths_of(stack)
+    return None if lengths is None else np.arange(stack.time) < lengths[:, None]
+
+
+def input_of(stack: Stack) -> Array:
+    """(B, T, F), zero where no step counts."""
+    size = (stack.batch, stack.time, stack.features)
+    x: Array = np.random.default_rng(1).normal(size=size).astype("f4")
+    mask = mask_of(stack)
+    return x if mask is None else np.where(mask[..., None], x, np.float32(0))
+
+
+def exact(stack: Stack) -> Array:
+    """The stack's output in float64 by the reference; zeros where no step counts."""
+    from keras2torch_birnn.reference import EQUATIONS
+    from keras2torch_birnn.reference.context import Context
+
+    context = Context(GENERATION, np.float64, EQUATIONS, {}, {}, None)
+    x, mask = input_of(stack).astype("f8"), mask_of(stack)
+    for layer in layers_of(stack):
+        x, _ = EQUATIONS["Bidirectional"](layer, x, mask, context)
+    return x
+
+
+# ---- between processes ---------------------------------------------------------------------------
+
+
+def to_json(case: Case) -> str:
+    """A case as text."""
+    return json.dumps({"kind": type(case).__name__, **asdict(case)})
+
+
+def from_json(text: str) -> Case:
+    """And back."""
+    fields = json.loads(text)
+    kind = fields.pop("kind")
+    return Stack(**fields) if kind == "Stack" else Model(**fields)
+
+
+def flat(outputs: Any) -> list[Array]:
+    """Arrays of an output, whatever holds them."""
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    if isinstance(outputs, Sequence):
+        return [array for part in outputs for array in flat(part)]
+    return [np.asarray(outputs)]

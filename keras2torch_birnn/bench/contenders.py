@@ -1,0 +1,101 @@
+"""The closed table of who can be timed: where each runs, what it needs, what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from keras2torch_birnn.bench.case import Case, Model, Stack
+
+OURS = "k2t"
+PLAIN = "torch per layer"
+
+
+def _anything(case: Case) -> str:
+    return ""
+
+
+def _stacks(case: Case) -> str:
+    return "" if isinstance(case, Stack) else "made for stacks only"
+
+
+def _torch_alone(case: Case) -> str:
+    """nn.LSTM, nn.GRU and nn.RNN with the merge by hand, as one writes it without k2t."""
+    if isinstance(case, Model):
+        return ""
+    if case.rnn != "rnn" and case.recurrent_activation != "sigmoid":
+        return "torch has no kernel with this recurrent_activation"
+    if case.rnn == "gru" and not case.reset_after:
+        return "nn.GRU resets after the product only"
+    return ""
+
+
+def _unmasked_torch(case: Case) -> str:
+    if isinstance(case, Stack) and case.masked:
+        return "packing breaks the compiled graph"
+    return _torch_alone(case) or _stacks(case)
+
+
+def _operators(case: Case) -> str:
+    """What ONNX' operators LSTM, GRU and RNN are asked here."""
+    return _stacks(case)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who runs a case: a function of a module of this package, in a process of its own.
+
+    ``how``: the function's second argument. ``needs``: packages that must be installed.
+    ``against``: why it cannot run a case; empty if it can.
+    """
+
+    module: str
+    how: str
+    needs: tuple[str, ...] = ("torch",)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    against: Callable[[Case], str] = _anything
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+
+_TENSORFLOW = {"KERAS_BACKEND": "tensorflow"}
+_TORCH = {"KERAS_BACKEND": "torch"}
+
+CONTENDERS: Mapping[str, Contender] = {
+    OURS: Contender("by_torch", "auto"),
+    PLAIN: Contender("by_torch", "torch", against=_torch_alone),
+    "torch.compile": Contender("by_torch", "compile", against=_unmasked_torch),
+    "naive loop": Contender("by_torch", "loop"),
+    "ONNX Runtime": Contender(
+        "by_onnx", "onnxruntime", ("onnx", "onnxruntime"), against=_operators, devices=("cpu",)
+    ),
+    "OpenVINO": Contender(
+        "by_onnx", "openvino", ("onnx", "openvino"), against=_operators, devices=("cpu",)
+    ),
+    "Keras predict": Contender(
+        "by_keras", "predict", ("keras", "tensorflow"), _TENSORFLOW, devices=("cpu",)
+    ),
+    "Keras tf.function": Contender(
+        "by_keras", "function", ("keras", "tensorflow"), _TENSORFLOW, devices=("cpu",)
+    ),
+    "Keras XLA": Contender(
+        "by_keras", "xla", ("keras", "tensorflow"), _TENSORFLOW, devices=("cpu",)
+    ),
+    "Keras on torch": Contender(
+        "by_keras", "call", ("keras", "torch"), _TORCH, against=_stacks, devices=("cpu",)
+    ),
+}
+
+
+def reason_against(name: str, case: Case, device: str) -> str:
+    """Why a contender is not there for this case; empty if it is."""
+    contender = CONTENDERS[name]
+    if device not in contender.devices:
+        return f"not timed on {device}"
+    needs = contender.needs
+    if isinstance(case, Model):
+        needs = tuple(case.package if package == "keras" else package for package in needs)
+    lacking = [package for package in needs if find_spec(package) is None]
+    if lacking:
+        return f"{', '.join(lacking)} not installed"
+    return contender.against(case)

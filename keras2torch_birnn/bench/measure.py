@@ -1,0 +1,212 @@
+"""Parity first, then rounds: every contender once in each, its process idle in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.bench.case import Case, Model, Stack, exact, to_json
+from keras2torch_birnn.bench.contenders import CONTENDERS, reason_against
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.spec import Array
+
+# Of the largest output: float32 sums in another order. A model: k2t verify's tolerance.
+STACK_TOLERANCE = 2e-6
+ATOL, RTOL = 1e-5, 1e-4
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One contender on one case: milliseconds of every round, or why there are none."""
+
+    contender: str
+    runs: str
+    error: float
+    times_ms: tuple[float, ...]
+    absent: str = ""
+
+    @property
+    def median_ms(self) -> float:
+        """Of the rounds; NaN where there are none."""
+        return statistics.median(self.times_ms) if self.times_ms else float("nan")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case on one device: all contenders."""
+
+    case: Case
+    device: str
+    timings: tuple[Timing, ...]
+
+    def ratio(self, name: str, to: str) -> float | None:
+        """Median of one over that of another; None where either is absent."""
+        found = {t.contender: t.median_ms for t in self.timings if t.times_ms}
+        return found[name] / found[to] if name in found and to in found else None
+
+
+class _Worker:
+    """A contender's process."""
+
+    def __init__(self, name: str, device: str, folder: Path, threads: int) -> None:
+        contender = CONTENDERS[name]
+        environment = {
+            **os.environ,
+            **contender.environment,
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        }
+        environment.pop("K2T_ENGINE", None)
+        if device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        module = "keras2torch_birnn.bench.worker"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, contender.module, contender.how, device, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self.first = self._answer()
+
+    def ask(self, command: str) -> dict[str, Any]:
+        if self.process.stdin is None:
+            raise TypeError("a worker has a stdin")
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        found: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
+        return found
+
+    def stop(self) -> None:
+        if self.process.stdin:
+            self.process.stdin.close()
+        if self.process.stdout:
+            self.process.stdout.close()
+        self.process.wait()
+
+
+def measure(
+    case: Case,
+    *,
+    device: str = "cpu",
+    threads: int = 2,
+    rounds: int = 9,
+    contenders: Sequence[str] = tuple(CONTENDERS),
+    progress: Callable[[str], None] = lambda _: None,
+) -> Row:
+    """Time every contender that can run the case and agrees with the exact numbers.
+
+    Raises:
+        K2TError: the case is a model that cannot be converted.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.joinpath("case.json").write_text(to_json(case), encoding="utf-8")
+        wanted = _wanted(case, folder)
+        absent = {c: reason_against(c, case, device) for c in contenders}
+        workers: dict[str, _Worker] = {}
+        errors: dict[str, float] = {}
+        try:
+            for contender in contenders:
+                if absent[contender]:
+                    continue
+                progress(f"{case.label}: {contender} gets ready")
+                worker = workers[contender] = _Worker(contender, device, folder, threads)
+                absent[contender] = printable(str(worker.first.get("error", "")))
+                if not absent[contender]:
+                    file = folder / "outputs.npz"
+                    worker.ask(f"outputs {file}")
+                    absent[contender], errors[contender] = _difference(case, file, wanted)
+            times: dict[str, list[float]] = {c: [] for c in contenders if not absent[c]}
+            for number in range(rounds):
+                progress(f"{case.label}: round {number + 1} of {rounds}")
+                for contender in times:
+                    times[contender].append(float(workers[contender].ask("run")["ms"]))
+        finally:
+            for worker in workers.values():
+                worker.stop()
+    timings = tuple(
+        Timing(
+            c,
+            str(workers[c].first.get("runs", "")) if c in workers else "",
+            errors.get(c, float("nan")),
+            tuple(times.get(c, ())),
+            absent[c],
+        )
+        for c in contenders
+    )
+    return Row(case, device, timings)
+
+
+def _wanted(case: Case, folder: Path) -> list[Array]:
+    """The exact outputs; a model's inputs are drawn and left in the folder."""
+    if isinstance(case, Stack):
+        return [exact(case)]
+    from keras2torch_birnn.conversion import covered, in_float64, run
+    from keras2torch_birnn.inputs import draw_inputs, input_facts
+    from keras2torch_birnn.readers import read_model
+    from keras2torch_birnn.reference import compute
+
+    spec = read_model(case.path, config=case.config)
+    inputs = draw_inputs(spec, steps=case.time, seed=0)
+    facts = input_facts(spec)
+    if not any(f.shape and f.shape[0] for f in facts):  # the file leaves the batch open
+        inputs = tuple(np.resize(x, (case.batch, *x.shape[1:])) for x in inputs)
+    named: dict[str, Any] = {f"x{i}": x for i, x in enumerate(inputs)}
+    np.savez(folder / "inputs.npz", **named)
+    if covered(spec):
+        return list(compute(spec, inputs).outputs)
+    import torch
+
+    from keras2torch_birnn.api import convert
+
+    model = in_float64(convert(case.path, config=case.config))
+    return [y.numpy() for y in run(model, tuple(torch.from_numpy(x) for x in inputs))]
+
+
+def _difference(case: Case, file: Path, wanted: Sequence[Array]) -> tuple[str, float]:
+    """Why the outputs are not those (empty if they are), and how far they are off."""
+    with np.load(file) as data:
+        got = [data[f"y{i}"] for i in range(len(data.files))]
+    if [y.shape for y in got] != [y.shape for y in wanted]:
+        return "other outputs", float("inf")
+    error = max((float(np.abs(a - b).max(initial=0.0)) for a, b in zip(got, wanted, strict=True)))
+    size = max(float(np.abs(y).max(initial=0.0)) for y in wanted)
+    if isinstance(case, Model):
+        allowed = ATOL + RTOL * size
+    else:
+        allowed = STACK_TOLERANCE * max(1.0, size)
+    return ("" if error <= allowed else f"other numbers: {error:.1e} off"), error
+
+
+def facts(threads: int, rounds: int) -> dict[str, Any]:
+    """The machine and the settings, for the table's head and the JSON."""
+    from keras2torch_birnn.rnn.native.library import instruction_set, missing
+
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "threads": threads,
+        "rounds": rounds,
+        "native_kernel": missing() or f"instruction set {instruction_set()}",
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }

@@ -1,0 +1,100 @@
+"""A contender's process: reads commands on stdin, answers with one line of JSON each.
+
+``python -m keras2torch_birnn.bench.worker MODULE HOW DEVICE FOLDER``. The folder holds
+``case.json`` and, for a model, ``inputs.npz``. First answer: what runs. ``outputs FILE``: write
+what was computed; ``run``: compute once, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.bench.case import flat, from_json
+
+
+def _by_torch(*arguments: Any) -> Any:
+    import torch
+
+    from keras2torch_birnn.bench.by_torch import prepare
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    return prepare(*arguments)
+
+
+def _by_onnx(*arguments: Any) -> Any:
+    from keras2torch_birnn.bench.by_onnx import prepare
+
+    return prepare(*arguments)
+
+
+def _by_keras(*arguments: Any) -> Any:
+    from keras2torch_birnn.bench.by_keras import prepare
+
+    return prepare(*arguments)
+
+
+MODULES: Mapping[str, Callable[..., Any]] = {
+    "by_torch": _by_torch,
+    "by_onnx": _by_onnx,
+    "by_keras": _by_keras,
+}
+
+
+def main(module: str, how: str, device: str, folder: str) -> None:
+    """Prepare, then answer until stdin ends."""
+    # What libraries print on stdout must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(**fields: Any) -> None:
+        answers.write(json.dumps(fields) + "\n")
+
+    try:
+        case = from_json(Path(folder, "case.json").read_text(encoding="utf-8"))
+        inputs = _inputs(Path(folder, "inputs.npz"))
+        run, versions = MODULES[module](case, how, device, inputs)
+        first = run()
+    except Exception as error:  # whatever a library raises: the table tells, the others go on
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        answer(error=f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:120])
+        return
+    answer(runs=versions)
+    for line in sys.stdin:
+        command, _, file = line.strip().partition(" ")
+        if command == "outputs":
+            named: dict[str, Any] = {f"y{i}": y for i, y in enumerate(_arrays(first))}
+            np.savez(file, **named)
+            answer(written=file)
+        else:
+            start = time.perf_counter()
+            run()
+            answer(ms=(time.perf_counter() - start) * 1e3)
+
+
+def _inputs(file: Path) -> list[np.ndarray[Any, Any]]:
+    if not file.exists():
+        return []
+    with np.load(file) as data:
+        return [data[f"x{i}"] for i in range(len(data.files))]
+
+
+def _arrays(outputs: Any) -> list[Any]:
+    if hasattr(outputs, "cpu"):
+        outputs = outputs.detach().cpu().numpy()
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if isinstance(outputs, list | tuple):
+        return [array for part in outputs for array in _arrays(part)]
+    return flat(outputs)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,151 @@
+"""ConvLSTM1D, 2D and 3D: an LSTM whose products are convolutions.
+
+Equations: Keras 2.2.4 ``convolutional_recurrent.py``, Keras 3.15 ``layers/rnn/conv_lstm.py``.
+B batch, T time, S the axes of space, C channels, F filters, K the window. Gates: i, f, c, o.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from keras2torch_birnn.activations import activation
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.convolution import channels_ahead, convolve
+from keras2torch_birnn.rnn.choice import VARIABLE, activation_label, wish
+from keras2torch_birnn.rnn.engines import State
+from keras2torch_birnn.rnn.layers import Plan, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.masks import like
+from keras2torch_birnn.rnn.parameters import parameter
+from keras2torch_birnn.spec import LayerSpec
+
+
+class ConvLSTM(nn.Module):
+    """One direction, called as Keras calls its ConvLSTM: (B, T, S, C) -> (B, T, S', F).
+
+    ``weight_ih`` (4F, C, K), ``weight_hh`` (4F, F, K), ``bias`` (4F,). With ``channels_first`` the
+    channels stand before S, in the states as well.
+    """
+
+    carried: tuple[State, ...] | None = None
+    forward: Any = recurrent_forward
+
+    def __init__(
+        self,
+        weight_ih: nn.Parameter,
+        weight_hh: nn.Parameter,
+        bias: nn.Parameter | None,
+        config: Mapping[str, Any],
+        plan: Plan,
+    ) -> None:
+        super().__init__()
+        self.weight_ih, self.weight_hh, self.bias = weight_ih, weight_hh, bias
+        self.plan = plan
+        self.inner = {
+            "stride": config["strides"],
+            "dilation": config["dilation_rate"],
+            "padding": config["padding"],
+        }
+        self.channels = -1 if config["data_format"] == "channels_last" else 1
+        self.activation = activation(config["activation"])
+        self.recurrent_activation = activation(config["recurrent_activation"])
+        self.dropout: float = config["dropout"]
+        self.recurrent_dropout: float = config["recurrent_dropout"]
+        names = ("activation", "recurrent_activation")
+        self.named = {name: activation_label(config[name]) for name in names}
+
+    def run_sequence(
+        self, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+    ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+        """See ``Sequences``."""
+        products = self._input_product(x).unbind(dim=1)
+        if start is None:
+            h = c = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])
+        else:
+            h, c = start[0]
+        valid = None
+        if lengths is not None:
+            valid = torch.arange(x.shape[1], device=x.device)[:, None] < lengths
+        masks = self._masks(h, self.recurrent_dropout)
+        outputs = []
+        for t, product in enumerate(products):
+            new_h, new_c = self._step(product, h, c, masks)
+            if valid is not None:
+                keep = like(valid[t], h)
+                new_h, new_c = torch.where(keep, new_h, h), torch.where(keep, new_c, c)
+            h, c = new_h, new_c
+            outputs.append(h)
+        return (torch.stack(outputs, dim=1),), ((h, c),)
+
+    def _step(
+        self, product: Tensor, h: Tensor, c: Tensor, masks: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """c' = f c + i act(.); h' = o act(c'). The state is convolved one by one, "same"."""
+        ones = (1,) * (h.dim() - 2)
+        recurrent = self._convolved(
+            h, self.weight_hh, masks, {"stride": ones, "dilation": ones, "padding": "same"}
+        )
+        i, f, g, o = (product + recurrent).chunk(4, dim=self.channels)
+        gate, act = self.recurrent_activation, self.activation
+        c = gate(f) * c + gate(i) * act(g)
+        return gate(o) * act(c), c
+
+    def _input_product(self, x: Tensor) -> Tensor:
+        """(B, T, S, C) -> (B, T, S', 4F), bias included: all steps at once."""
+        drops = self._masks(x[:, 0], self.dropout)
+        masks = [mask[:, None].expand_as(x).flatten(0, 1) for mask in drops]
+        y = self._convolved(x.flatten(0, 1), self.weight_ih, masks, self.inner)
+        if self.bias is not None:
+            y = y + (self.bias if self.channels == -1 else like(self.bias, y[0]))
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+    def _convolved(
+        self, x: Tensor, weight: Tensor, masks: Sequence[Tensor], window: Mapping[str, Any]
+    ) -> Tensor:
+        """(N, S, C) -> (N, S', 4F). With ``masks`` every gate sees the input through its own."""
+        copies = [x * mask for mask in masks] or [x]
+        parts = []
+        for copy, rows in zip(copies, weight.chunk(len(copies)), strict=True):
+            ahead = copy.movedim(-1, 1) if self.channels == -1 else copy
+            y = convolve(ahead, rows, **window)
+            parts.append(y.movedim(1, -1) if self.channels == -1 else y)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channels)
+
+    def _masks(self, x: Tensor, rate: float) -> tuple[Tensor, ...]:
+        """A dropout mask for every gate, the same at all steps; none outside training."""
+        if not (self.training and 0.0 < rate < 1.0):
+            return ()
+        return tuple(functional.dropout(torch.ones_like(x), rate) for _ in range(4))
+
+    def extra_repr(self) -> str:
+        """Channels, window, and Keras' options."""
+        filters, channels, *kernel = self.weight_ih.shape
+        parts = [f"{channels}, {filters // 4}, kernel_size={tuple(kernel)}"]
+        parts += [f"{key}={value}" for key, value in {**self.inner, **self.named}.items()]
+        return ", ".join([*parts, *shown_options(self.plan)])
+
+
+def conv_lstm(layer: LayerSpec, plan: Plan) -> nn.Module:
+    """Build one direction: ``kernel`` (K, C, 4F) -> ``weight_ih`` (4F, C, K), same order of gates.
+
+    Raises:
+        UsageError: K2T_ENGINE asks for a kernel.
+    """
+    if wish() in ("fused", "native"):
+        raise UsageError(
+            f"{VARIABLE}={wish()}: there is no kernel of a convolutional LSTM",
+            "use auto",
+            place=layer.place,
+        )
+    weights = layer.weights
+    return ConvLSTM(
+        parameter(channels_ahead(weights["kernel"])),
+        parameter(channels_ahead(weights["recurrent_kernel"])),
+        parameter(weights["bias"]) if layer.config["use_bias"] else None,
+        layer.config,
+        plan,
+    )

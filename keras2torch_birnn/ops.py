@@ -1,0 +1,319 @@
+"""What operations of Keras compute, where torch has no function of that meaning. Keras' words.
+
+Every one is called from a model's code, so each says what it does and keeps to plain tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _dims(x: Tensor, axis: int | Sequence[int] | None) -> tuple[int, ...]:
+    if axis is None:
+        return tuple(range(x.dim()))
+    return (axis,) if isinstance(axis, int) else tuple(axis)
+
+
+# ---- value by value ------------------------------------------------------------------------------
+
+
+def floor_divide(x1: Any, x2: Any) -> Any:
+    """floor(x1 / x2), as TensorFlow has it: 1 // 0.1 is 10, not 9."""
+    if isinstance(x1, int) and isinstance(x2, int):
+        return x1 // x2
+    first = x1 if isinstance(x1, Tensor) else x2
+    if first.is_floating_point():
+        return torch.floor(x1 / x2)
+    return torch.div(torch.as_tensor(x1), x2, rounding_mode="floor")
+
+
+def divide_no_nan(x1: Any, x2: Any) -> Tensor:
+    """x1 / x2, and 0 where x2 is 0."""
+    quotient: Tensor = x1 / x2
+    return torch.where(torch.as_tensor(x2) == 0, torch.zeros_like(quotient), quotient)
+
+
+def squared_difference(x1: Any, x2: Any) -> Tensor:
+    """(x1 - x2)^2."""
+    difference: Tensor = x1 - x2
+    return difference * difference
+
+
+def maximum(x1: Any, x2: Any) -> Any:
+    """The larger one; either may be a number."""
+    return _extreme(x1, x2, torch.maximum, max)
+
+
+def minimum(x1: Any, x2: Any) -> Any:
+    """The smaller one; either may be a number."""
+    return _extreme(x1, x2, torch.minimum, min)
+
+
+def _extreme(x1: Any, x2: Any, of_tensors: Any, of_sizes: Any) -> Any:
+    if not isinstance(x1, Tensor) and not isinstance(x2, Tensor):
+        return of_sizes(x1, x2)
+    like = x1 if isinstance(x1, Tensor) else x2
+    return of_tensors(*(x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2)))
+
+
+def clip(x: Any, x_min: Any, x_max: Any) -> Any:
+    """At most x_max, then at least x_min (TensorFlow's order); each may be a number."""
+    return maximum(minimum(x, x_max), x_min)
+
+
+def arctan2(x1: Any, x2: Any) -> Tensor:
+    """The angle of (x2, x1)."""
+    like = x1 if isinstance(x1, Tensor) else x2
+    pair = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
+    return torch.atan2(*pair)
+
+
+def logaddexp(x1: Any, x2: Any) -> Tensor:
+    """log(exp(x1) + exp(x2))."""
+    like = x1 if isinstance(x1, Tensor) else x2
+    pair = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
+    return torch.logaddexp(*pair)
+
+
+def add_all(xs: Sequence[Tensor]) -> Tensor:
+    """The sum of several tensors."""
+    total = xs[0]
+    for x in xs[1:]:
+        total = total + x
+    return total
+
+
+# ---- along axes ----------------------------------------------------------------------------------
+
+
+def product(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
+    """The product along axes."""
+    for dim in sorted((d % x.dim() for d in _dims(x, axis)), reverse=True):
+        x = torch.prod(x, dim, keepdim=keepdims)
+    return x
+
+
+def logsumexp(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
+    """log(sum(exp(x))) along axes."""
+    return torch.logsumexp(x, _dims(x, axis), keepdim=keepdims)
+
+
+def moments(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> tuple[Tensor, Tensor]:
+    """Mean and variance along axes."""
+    dims = _dims(x, axis)
+    return x.mean(dims, keepdim=keepdims), x.var(dims, correction=0, keepdim=keepdims)
+
+
+def average(x: Tensor, weights: Any, axis: int | None) -> Tensor:
+    """The mean of x with weights, which are broadcast."""
+    spread = torch.as_tensor(weights, dtype=x.dtype, device=x.device).broadcast_to(x.shape)
+    dims = _dims(x, axis)
+    return torch.sum(x * spread, dims) / torch.sum(spread, dims)
+
+
+def normalize(x: Tensor, axis: Sequence[int] | None, smallest: float) -> Tensor:
+    """X over its length along axes, or over a smallest length."""
+    length = (x * x).sum(_dims(x, axis), keepdim=True).sqrt()
+    return x / length.clamp(min=smallest)
+
+
+def count_nonzero(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
+    """How many are not zero."""
+    return (x != 0).sum(_dims(x, axis), keepdim=keepdims)
+
+
+def arg_extreme(x: Tensor, axis: int | None, keepdims: bool, largest: bool) -> Tensor:
+    """The place of the first largest, or smallest; without an axis in the flat tensor."""
+    function = torch.argmax if largest else torch.argmin
+    if axis is not None:
+        return function(x, dim=axis, keepdim=keepdims)
+    found = function(x.flatten(), dim=0)
+    return found.reshape([1] * x.dim()) if keepdims else found
+
+
+def cumulate(x: Tensor, axis: int, reverse: bool, exclusive: bool, product: bool) -> Tensor:
+    """Sums or products of all up to here, ``exclusive`` without here, ``reverse`` from the end."""
+    x = x.flip(axis) if reverse else x
+    y = x.cumprod(axis) if product else x.cumsum(axis)
+    if exclusive:
+        first = torch.full_like(y.narrow(axis, 0, 1), 1 if product else 0)
+        y = torch.cat([first, y.narrow(axis, 0, y.shape[axis] - 1)], dim=axis)
+    return y.flip(axis) if reverse else y
+
+
+def sort(x: Tensor, axis: int, descending: bool) -> Tensor:
+    """In order along an axis."""
+    return torch.sort(x, dim=axis, descending=descending, stable=True).values
+
+
+def argsort(x: Tensor, axis: int, descending: bool) -> Tensor:
+    """Where the values in order stand; equal ones in their own order."""
+    return torch.sort(x, dim=axis, descending=descending, stable=True).indices
+
+
+def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest along the last axis, the first of equal ones first, and their places."""
+    values, places = torch.sort(x, dim=-1, descending=True, stable=True)
+    return values[..., :k], places[..., :k]
+
+
+def differences(x: Tensor, n: int, axis: int) -> Tensor:
+    """Each value less the one before it, n times."""
+    return torch.diff(x, n=n, dim=axis)
+
+
+# ---- products ------------------------------------------------------------------------------------
+
+
+def matmul(x1: Tensor, x2: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
+    """The matrix product of the last two axes, each side turned round first if so."""
+    x1 = x1.transpose(-2, -1) if transpose_a else x1
+    x2 = x2.transpose(-2, -1) if transpose_b else x2
+    return torch.matmul(x1, x2)
+
+
+def dot(x1: Tensor, x2: Tensor) -> Tensor:
+    """``numpy.dot``: the last axis of x1 with the last but one of x2."""
+    if x1.dim() == 0 or x2.dim() == 0:
+        return x1 * x2
+    product: Tensor = torch.tensordot(x1, x2, dims=([x1.dim() - 1], [max(x2.dim() - 2, 0)]))
+    return product
+
+
+def einsum(xs: Sequence[Tensor], subscripts: str) -> Tensor:
+    """A sum of products by the letters of axes."""
+    return torch.einsum(subscripts, *xs)
+
+
+# ---- moving values -------------------------------------------------------------------------------
+
+
+def count_up(like: Tensor, *given: Any, bounds: Sequence[Any], dtype: torch.dtype | None) -> Tensor:
+    """Whole numbers from start to stop, where ``like`` is; "@" is the next of the sizes given."""
+    free = iter(given)
+    start, stop, step = (next(free) if bound == "@" else bound for bound in bounds)
+    numbers = torch.arange(start, stop, step, device=like.device)
+    return numbers.to(like.dtype if dtype is None else dtype)
+
+
+def getitem_backwards(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
+    """``x[parts]`` with negative steps, which torch does not know."""
+    named = sum(part is not None and part is not Ellipsis for part in parts)
+    axis, rest = 0, []
+    for part in parts:
+        if part is Ellipsis:
+            axis += x.dim() - named
+        elif isinstance(part, slice) and (part.step or 1) < 0:
+            places = range(*part.indices(x.shape[axis]))
+            x = x.index_select(axis, torch.tensor(list(places), dtype=torch.long, device=x.device))
+            part = slice(None)
+        axis += part is not None and part is not Ellipsis
+        rest.append(part)
+    return x[tuple(rest)]
+
+
+def squeeze(x: Tensor, axis: Sequence[int] | None) -> Tensor:
+    """Without axes of size 1."""
+    return x.squeeze() if axis is None else x.squeeze(_dims(x, axis))
+
+
+def expand_dims(x: Tensor, axis: Sequence[int]) -> Tensor:
+    """New axes of size 1, at these places of the result."""
+    rank = x.dim() + len(axis)
+    for place in sorted(a % rank for a in axis):
+        x = x.unsqueeze(place)
+    return x
+
+
+def transpose(x: Tensor, axes: Sequence[int] | None) -> Tensor:
+    """Result axis i is axis axes[i]; without axes all the other way round."""
+    return x.permute(*(range(x.dim())[::-1] if axes is None else axes))
+
+
+def flip(x: Tensor, axis: Sequence[int] | None) -> Tensor:
+    """Axes read from the end."""
+    return x.flip(_dims(x, axis))
+
+
+def repeat(x: Tensor, repeats: int, axis: int | None) -> Tensor:
+    """Each value so many times, one after the other."""
+    return torch.repeat_interleave(x, repeats, dim=axis)
+
+
+def pad(x: Tensor, pad_width: Sequence[Sequence[int]], value: float) -> Tensor:
+    """The same value before and after every axis; one pair is for all axes."""
+    pairs = list(pad_width) * x.dim() if len(pad_width) == 1 else pad_width
+    flat = [width for pair in reversed(pairs) for width in pair]
+    return torch.nn.functional.pad(x, flat, value=value)
+
+
+def split(x: Tensor, sections: Any, by: str, axis: int) -> tuple[Tensor, ...]:
+    """Equal parts, parts of these sizes (-1: what is left), or cut at these places."""
+    whole = x.shape[axis]
+    if by == "places":
+        return torch.tensor_split(x, list(sections), dim=axis)
+    if by == "count":
+        return torch.split(x, whole // sections, dim=axis)
+    rest = whole - sum(part for part in sections if part != -1)
+    return torch.split(x, [rest if part == -1 else part for part in sections], dim=axis)
+
+
+def unstack(x: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """One tensor for each place of the axis."""
+    return torch.unbind(x, dim=axis)
+
+
+# ---- choosing values -----------------------------------------------------------------------------
+
+
+def where(condition: Any, x1: Any, x2: Any) -> Tensor:
+    """x1 where the condition holds, else x2; either may be a number."""
+    like = next((x for x in (x1, x2) if isinstance(x, Tensor)), None)
+    if like is None:
+        like = condition.new_zeros((), dtype=torch.get_default_dtype())
+    yes, no = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
+    return torch.where(condition, yes, no)
+
+
+def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tensor:
+    """Rows of an axis by their numbers; negative numbers count from the end.
+
+    The first ``batch_dims`` axes of both go together.
+    """
+    if axis is None:
+        x, axis = x.flatten(), 0
+    axis = axis % x.dim()
+    indices = torch.where(indices < 0, indices + x.shape[axis], indices)
+    if batch_dims == 0:
+        rows = x.index_select(axis, indices.flatten())
+        return rows.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return torch.stack(
+        [take(x[i], indices[i], axis - 1, batch_dims - 1) for i in range(x.shape[0])]
+    )
+
+
+def take_along(x: Tensor, indices: Tensor, axis: int) -> Tensor:
+    """Along an axis the values whose places stand in ``indices``; other axes go together."""
+    indices = torch.where(indices < 0, indices + x.shape[axis], indices)
+    return torch.take_along_dim(x, indices, dim=axis)
+
+
+def one_hot(x: Tensor, depth: int, axis: int) -> Tensor:
+    """True at the place that x names, on a new axis; nowhere if there is no such place."""
+    hot = x[..., None] == torch.arange(depth, device=x.device)
+    return hot.movedim(-1, axis)
+
+
+def sequence_mask(lengths: Tensor, *given: int, maxlen: int | None) -> Tensor:
+    """True for as many of maxlen as the length says."""
+    longest = given[0] if maxlen is None else maxlen
+    return torch.arange(longest, device=lengths.device) < lengths[..., None]
+
+
+def join_sizes(xs: Sequence[Any]) -> tuple[int, ...]:
+    """Sizes and tuples of sizes as one tuple."""
+    return tuple(size for x in xs for size in (x if isinstance(x, tuple | list) else (x,)))

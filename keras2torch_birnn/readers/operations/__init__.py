@@ -1,0 +1,142 @@
+"""Operations of every dialect -> the normal form of ``schema.operations``.
+
+An entry of ``layers`` that is an operation becomes one in the form of Keras 3 with our own names,
+which the rest of the readers parses as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UnsupportedLayerError,
+    UnsupportedOptionError,
+    printable,
+)
+from keras2torch_birnn.readers.operations import keras3, lambdas, nodes
+from keras2torch_birnn.readers.operations.binding import Meaning, refused, tensor
+
+LAMBDAS = ("TFOpLambda", "SlicingOpLambda")
+GRAPH_NODE = "TensorFlowOpLayer"
+TRANSLATED = "k2t operation"
+OPERATION_MODULES = (
+    TRANSLATED, "keras.src.ops", "keras.ops", "keras.src.activations", "keras.activations",
+)  # fmt: skip
+
+
+def translated_layers(
+    entries: Sequence[Any], is_operation: Callable[[Mapping[str, Any]], bool]
+) -> list[Any]:
+    """The entries of a model, those of operations in the normal form.
+
+    ``is_operation`` knows those of Keras 3. One that cannot be converted gets its problem along.
+    """
+    names = frozenset(name for name in map(_name, entries) if name is not None)
+    return [_translated(entry, names, is_operation) for entry in entries]
+
+
+def _name(entry: Any) -> str | None:
+    config = entry.get("config") if isinstance(entry, Mapping) else None
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    if name is None and isinstance(config, Mapping):
+        name = config.get("name")
+    return name if isinstance(name, str) else None
+
+
+def _translated(
+    entry: Any, names: Collection[str], is_operation: Callable[[Mapping[str, Any]], bool]
+) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    if entry.get("class_name") not in (*LAMBDAS, GRAPH_NODE) and not is_operation(entry):
+        return entry
+    try:
+        return translated(entry, names)
+    except (UnsupportedLayerError, UnsupportedOptionError) as problem:
+        found: list[Any] = []
+        _references(entry.get("inbound_nodes"), names, found)
+        return {
+            "class_name": entry.get("class_name"),
+            "module": TRANSLATED,
+            "name": _name(entry),
+            "config": {"name": _name(entry)},
+            "inbound_nodes": [{"args": found, "kwargs": {}}],
+            "problem": problem,
+        }
+
+
+def _references(value: Any, names: Collection[str], found: list[Any]) -> None:
+    """Every tensor of the model that stands somewhere in a call."""
+    if isinstance(value, list):
+        if [type(part) for part in value[:3]] == [str, int, int] and value[0] in names:
+            found.append(tensor(*value[:3]))
+        for part in value:
+            _references(part, names, found)
+    elif isinstance(value, Mapping):
+        if value.get("class_name") == "__keras_tensor__":
+            found.append(value)
+        else:
+            for part in value.values():
+                _references(part, names, found)
+
+
+def translated(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
+    """The entry in the normal form; ``names`` are those of the layers of its model.
+
+    Raises:
+        UnsupportedLayerError, UnsupportedOptionError: it cannot be converted; no place is named.
+        InvalidModelFileError: it has not the form of an operation.
+    """
+    class_name, config, calls = (entry.get(k) for k in ("class_name", "config", "inbound_nodes"))
+    if not isinstance(config, Mapping) or not isinstance(calls, list):
+        raise InvalidModelFileError("an operation without config or inbound_nodes", "refused")
+    if len(calls) != 1:
+        raise refused(f"an operation that is called {len(calls)} times is not supported")
+    found = _meaning(str(class_name), config, calls[0], names)
+    return {
+        "class_name": found.op,
+        "module": TRANSLATED,
+        "name": entry.get("name", config.get("name")),
+        "config": {"name": config.get("name"), **found.options},
+        "inbound_nodes": [{"args": list(found.arguments), "kwargs": {}}],
+    }
+
+
+def _meaning(
+    class_name: str, config: Mapping[str, Any], call: Any, names: Collection[str]
+) -> Meaning:
+    if class_name in LAMBDAS:
+        return lambdas.meaning(class_name, config, call, names)
+    if class_name == GRAPH_NODE:
+        return nodes.meaning(config, _tensors(call, names))
+    if class_name not in keras3.ROWS:
+        raise UnsupportedLayerError(
+            f"operation {printable(class_name)} is not supported",
+            "replace it by a layer of Keras, or by one of your own, given with --plugin",
+        )
+    args, kwargs = (call.get(k) if isinstance(call, Mapping) else None for k in ("args", "kwargs"))
+    if not isinstance(args, list) or not isinstance(kwargs, Mapping):
+        raise InvalidModelFileError("an operation called in an unknown form", "refused")
+    return keras3.meaning(class_name, config, args, kwargs)
+
+
+def _tensors(call: Any, names: Collection[str]) -> list[Any]:
+    found = []
+    for part in [call] if isinstance(call, list) and call and isinstance(call[0], str) else call:
+        if not isinstance(part, list) or len(part) < 3 or part[0] not in names:
+            raise UnsupportedOptionError(f"an input from {printable(repr(part))}")
+        found.append(tensor(*part[:3]))
+    return found
+
+
+def names_of(op: str) -> tuple[str, ...]:
+    """What an operation is called in files: functions, nodes of a graph, classes of Keras 3."""
+    if op == "GetItem":
+        return "x[...]", "tf.slice", "tf.strided_slice", "node StridedSlice", "keras.ops GetItem"
+    return (
+        *(f"tf.{name}" for name, row in lambdas.ROWS.items() if row.op == op and row.saved),
+        *(f"node {name}" for name, row in nodes.ROWS.items() if row.op == op),
+        *(f"keras.ops {name}" for name, row in keras3.ROWS.items() if row.op == op),
+    )

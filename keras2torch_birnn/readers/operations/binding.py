@@ -1,0 +1,330 @@
+"""What every dialect of operations shares: rows of its table, arguments by name, sizes, kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras2torch_birnn.errors import UnsupportedOptionError, printable
+from keras2torch_birnn.schema import OPS
+
+Values = dict[str, Any]
+Rework = Callable[[Values], Values]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One function of a dialect.
+
+    ``op``: our operation. ``names``: its parameters in order, each as "theirs=ours" or "same";
+    "theirs=-" has no effect; "theirs=!" has to be absent, null, false or zero. ``fixed``: options
+    that the function's name says. ``rework``: turns its values into ours where names are not all.
+    ``saved``: False where Keras never saves all the arguments.
+    """
+
+    op: str
+    names: str = ""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    rework: Rework = lambda values: values
+    saved: bool = True
+
+    def parameters(self) -> dict[str, str]:
+        """Their names -> ours, in order."""
+        pairs = (name.partition("=") for name in self.names.split())
+        return {theirs: ours or theirs for theirs, _, ours in pairs}
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A call in the normal form: operation, arguments (JSON, references inside), options."""
+
+    op: str
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+
+def refused(found: str, advice: str = "") -> UnsupportedOptionError:
+    """A problem without its place, which the caller knows."""
+    return UnsupportedOptionError(found, advice)
+
+
+def bind(row: Row, function: str, given: Sequence[Any], named: Mapping[str, Any]) -> Meaning:
+    """The meaning of ``function(*given, **named)``.
+
+    Raises:
+        UnsupportedOptionError: an argument that is not known, or has to be there and is not.
+    """
+    parameters = row.parameters()
+    if len(given) > len(parameters):
+        raise refused(f"{function} with {len(given)} arguments")
+    values: Values = dict(row.fixed)
+    for theirs, value in [*zip(parameters, given, strict=False), *named.items()]:
+        ours = parameters.get(theirs)
+        if ours is None and theirs != "name":
+            raise refused(
+                f"{function} with {printable(theirs)}={printable(repr(value))} is not supported"
+            )
+        if ours == "!" and value not in (None, False, 0, ""):
+            raise refused(
+                f"{function} with {printable(theirs)}={printable(repr(value))} is not supported"
+            )
+        if ours is not None and ours not in "-!":
+            values[ours] = value
+    return settled(row, function, values)
+
+
+def settled(row: Row, function: str, values: Values) -> Meaning:
+    """The meaning of values that have our names."""
+    values = row.rework(values)
+    schema = OPS[f"ops.{row.op}"]
+    arguments: list[Any] = []
+    for name in schema.arguments:
+        if name == "sizes":
+            arguments += values.pop("sizes", ())
+        elif values.get(name) is None:
+            raise refused(
+                f"{function} without its argument {name}, which Keras did not save",
+                "save the model with a layer in its place (Dot, Multiply, Concatenate, ...), or "
+                "replace it by a layer of your own, given with --plugin",
+            )
+        else:
+            value = values.pop(name)
+            arguments.append(listed(value) if schema.listed else constant(value))
+    for name, option in schema.options.items():
+        if name in values:
+            values[name] = constant_of_option(values[name]) if option else values[name]
+    return Meaning(row.op, tuple(arguments), values)
+
+
+# ---- values ------------------------------------------------------------------------------------
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether this is a reference to a tensor of the model."""
+    return isinstance(value, Mapping) and value.get("class_name") == "__keras_tensor__"
+
+
+def tensor(layer: str, call: int, output: int) -> dict[str, Any]:
+    """A reference in the form of Keras 3."""
+    return {
+        "class_name": "__keras_tensor__",
+        "config": {"keras_history": [layer, call, output]},
+    }
+
+
+def numbers_in(value: Any) -> Any:
+    """The list or number inside the forms in which Keras 3 writes arrays, else the value."""
+    if isinstance(value, Mapping) and value.get("class_name") in ("__numpy__", "__tensor__"):
+        config = value.get("config")
+        return config.get("value") if isinstance(config, Mapping) else None
+    if isinstance(value, Mapping) and value.get("class_name") == "__tuple__":
+        return value.get("items")
+    return value
+
+
+def constant(value: Any) -> Any:
+    """An argument: lists of numbers become one constant, tensors and numbers stay."""
+    if isinstance(value, list | tuple):
+        return {"class_name": "__tensor__", "config": {"value": value, "dtype": None}}
+    return value
+
+
+def constant_of_option(value: Any) -> Any:
+    """An option: arrays become lists, nested tuples too."""
+    plain = numbers_in(value)
+    if isinstance(plain, list | tuple):
+        return [constant_of_option(part) for part in plain]
+    return plain
+
+
+def listed(value: Any) -> list[Any]:
+    """A list of tensors, each of which may be a constant."""
+    if not isinstance(value, list | tuple):
+        raise refused("one tensor where a list of tensors is expected")
+    return [constant(part) for part in value]
+
+
+def sizes_apart(value: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A shape -> its fixed sizes with None for those that are tensors, and these tensors.
+
+    A tensor that is the whole shape gives None and itself.
+    """
+    value = numbers_in(value)
+    if is_tensor(value):
+        return None, (value,)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        raise refused(f"the shape {printable(repr(value))}")
+    if any(part is None for part in value):
+        raise refused("a shape with a size that is not there")
+    return (
+        [None if is_tensor(part) else numbers_in(part) for part in value],
+        tuple(part for part in value if is_tensor(part)),
+    )
+
+
+def with_sizes(values: Values) -> Values:
+    """Move the tensors out of ``shape``."""
+    shape, sizes = sizes_apart(values.pop("shape", None))
+    return {**values, "shape": shape, "sizes": sizes}
+
+
+_KINDS: Mapping[str, str] = {
+    **dict.fromkeys("float16 bfloat16 float32 float64".split(), "float"),
+    **{name: name for name in ("int32", "int64", "bool")},
+}
+
+
+def kind(value: Any) -> str | None:
+    """The kind of a dtype: a name, also "tf.float32" and "DT_FLOAT"; None stays.
+
+    Raises:
+        UnsupportedOptionError: text, complex numbers, or whole numbers of other sizes.
+    """
+    if value is None:
+        return None
+    name = dtype_name(value)
+    if name not in _KINDS:
+        raise refused(f"dtype {printable(name)} is not supported")
+    return _KINDS[name]
+
+
+_OTHER_NAMES = {"float": "float32", "double": "float64", "half": "float16"}
+
+
+def dtype_name(value: Any) -> str:
+    """The plain name of a dtype."""
+    name = str(value).removeprefix("tf.").removeprefix("DT_").lower()
+    return _OTHER_NAMES.get(name, name)
+
+
+def cast(values: Values) -> Values:
+    """``cast``: the kind, and the dtype's name."""
+    value = values.get("dtype")
+    return {**values, "dtype": kind(value), "named": dtype_name(value)}
+
+
+def with_kind(default: str | None = None) -> Rework:
+    """Turn ``dtype`` into a kind."""
+    return lambda values: {**values, "dtype": kind(values.get("dtype")) or default}
+
+
+def then(*reworks: Rework) -> Rework:
+    """One after the other."""
+
+    def rework(values: Values) -> Values:
+        for step in reworks:
+            values = step(values)
+        return values
+
+    return rework
+
+
+def activation(name: str, *options: str) -> Row:
+    """A row of an activation whose options have these names ("theirs=ours")."""
+
+    def rework(values: Values) -> Values:
+        x = values.pop("x", None)
+        kept = {key: value for key, value in values.items() if value is not None}
+        return {"x": x, "function": {"name": name, **kept} if kept else name}
+
+    return Row("Activation", " ".join(("x", *options)), rework=rework)
+
+
+def total_axes(values: Values) -> Values:
+    """``tensordot``: a number n is the last n axes of the one and the first n of the other."""
+    given = constant_of_option(values.get("axes"))
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 32:
+        given = [list(range(-given, 0)), list(range(given))]
+    if isinstance(given, list):
+        given = [part if isinstance(part, list) else [part] for part in given]
+    return {**values, "axes": given}
+
+
+def parts(values: Values) -> Values:
+    """``tf.split``: a number of equal parts, or their sizes."""
+    how = constant_of_option(values.get("sections"))
+    return {**values, "sections": how, "by": "sizes" if isinstance(how, list) else "count"}
+
+
+def at_places(values: Values) -> Values:
+    """``keras.ops.split``: a number of equal parts, or the places between them."""
+    how = constant_of_option(values.get("sections"))
+    return {**values, "sections": how, "by": "places" if isinstance(how, list) else "count"}
+
+
+def one_shift(values: Values) -> Values:
+    """``roll``: one shift for one axis, or a list of each."""
+    shift, axis = (constant_of_option(values.get(key)) for key in ("shift", "axis"))
+    if axis is None:
+        raise refused("roll of all axes as one (axis=None) is not supported")
+    shift = shift if isinstance(shift, list) else [shift]
+    if len(shift) != (len(axis) if isinstance(axis, list) else 1):
+        raise refused("roll with other numbers of shifts and axes")
+    return {**values, "shift": shift, "axis": axis}
+
+
+def begin_and_size(values: Values) -> Values:
+    """``slice``: where it begins and how long it is, -1 up to the end -> a key."""
+    begin, length = (constant_of_option(values.pop(key, None)) for key in ("begin", "size"))
+    if not isinstance(begin, list) or not isinstance(length, list) or len(begin) != len(length):
+        raise refused("a slice whose begin or size is not a list of numbers")
+    if not all(type(part) is int for part in (*begin, *length)):
+        raise refused("a slice whose begin or size is a tensor is not supported")
+    key = [[b, None if n == -1 else b + n, 1] for b, n in zip(begin, length, strict=True)]
+    return {**values, "key": key}
+
+
+def no_pad_mode(values: Values) -> Values:
+    """``pad``: constant values only; a single pair or number is for all axes."""
+    mode = values.pop("mode", None)
+    if mode is not None and str(mode).lower() != "constant":
+        raise refused(f"pad with mode={printable(mode)} is not supported")
+    width = constant_of_option(values.get("pad_width"))
+    width = [[width, width]] if isinstance(width, int) else width
+    if isinstance(width, list) and len(width) == 2 and all(type(w) is int for w in width):
+        width = [width]
+    value = constant_of_option(values.get("value"))
+    return {**values, "pad_width": width, "value": 0 if value is None else value}
+
+
+def only_pairs(op: str) -> Rework:
+    """A value for an option that no other value can have: see the callers."""
+
+    def rework(values: Values) -> Values:
+        if values.pop("sorted", True) is not True:
+            raise refused(f"{op} with sorted=False is not supported")
+        return values
+
+    return rework
+
+
+MASKS = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
+
+
+def masked_key(values: Values) -> list[Any]:
+    """``tf.strided_slice`` -> a key; takes its values out.
+
+    A bit per place: begin or end is not meant, an ellipsis, a new axis, a single index.
+    """
+    lists = {key: constant_of_option(values.pop(key, None)) for key in ("begin", "end", "strides")}
+    begin, end = lists["begin"], lists["end"]
+    if not all(isinstance(part, list) for part in (begin, end)) or len(begin) != len(end):
+        raise refused("a strided_slice whose bounds are tensors is not supported")
+    strides = lists["strides"] or [1] * len(begin)
+    bits = {name: int(values.pop(name, 0) or 0) for name in MASKS}
+    key: list[Any] = []
+    for i, (first, last, step) in enumerate(zip(begin, end, strides, strict=True)):
+        said = {name for name in MASKS if bits[name] >> i & 1}
+        if "ellipsis_mask" in said:
+            key.append("...")
+        elif "new_axis_mask" in said:
+            key.append(None)
+        elif "shrink_axis_mask" in said:
+            key.append(first)
+        else:
+            start = None if "begin_mask" in said else first
+            key.append([start, None if "end_mask" in said else last, step])
+    return key

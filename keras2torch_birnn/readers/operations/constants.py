@@ -1,0 +1,58 @@
+"""Numbers in the place of a tensor, as Keras 3 writes them: ``__numpy__`` and ``__tensor__``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
+from keras2torch_birnn.readers.operations.binding import kind
+from keras2torch_birnn.spec import Constant
+
+CLASSES = ("__numpy__", "__tensor__")
+_DEEPEST = 25
+
+
+def read_constant(value: Mapping[str, Any], place: str) -> Constant | float:
+    """A constant; a single float is a number.
+
+    Floats are rounded to float32, in which Keras computes with them, unless the file says float64.
+
+    Raises:
+        InvalidModelFileError: not numbers in equal rows; UnsupportedOptionError: such a dtype.
+    """
+    config = value.get("config")
+    config = config if isinstance(config, Mapping) else {}
+    try:
+        said = kind(config.get("dtype"))
+    except UnsupportedOptionError as error:
+        error.place = place
+        raise
+    flat: list[Any] = []
+    shape = _flatten(config.get("value"), flat, 0, place)
+    if said == "float" or (said is None and any(isinstance(number, float) for number in flat)):
+        if str(config.get("dtype")).removeprefix("tf.") != "float64":
+            flat = np.asarray(flat, dtype=np.float32).astype(float).tolist()
+        if shape == ():
+            return float(flat[0])
+    return Constant(tuple(flat), shape, said)
+
+
+def _flatten(value: Any, flat: list[Any], depth: int, place: str) -> tuple[int, ...]:
+    if isinstance(value, bool | int | float):
+        if isinstance(value, int) and abs(value) > 2**63 - 1:
+            raise InvalidModelFileError(
+                f"a constant with {printable(value)}", "refused", place=place
+            )
+        flat.append(value)
+        return ()
+    if not isinstance(value, list | tuple) or depth > _DEEPEST:
+        raise InvalidModelFileError(
+            f"a constant of {printable(repr(value))}, numbers are expected", "refused", place=place
+        )
+    shapes = {_flatten(part, flat, depth + 1, place) for part in value}
+    if len(shapes) > 1:
+        raise InvalidModelFileError("a constant of unequal rows", "refused", place=place)
+    return (len(value), *(shapes.pop() if shapes else ()))

@@ -1,0 +1,218 @@
+"""``keras.ops`` as files of Keras 3.0 to 3.15 hold it: a class, its options, a call's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.readers.operations.binding import (
+    Meaning,
+    Row,
+    Values,
+    activation,
+    at_places,
+    begin_and_size,
+    bind,
+    cast,
+    is_tensor,
+    kind,
+    no_pad_mode,
+    numbers_in,
+    one_shift,
+    only_pairs,
+    refused,
+    total_axes,
+    with_kind,
+    with_sizes,
+)
+
+_REDUCED = "x axis keepdims"
+
+
+def _ravel(values: Values) -> Values:
+    return {**values, "shape": [-1], "sizes": ()}
+
+
+def _normalize(values: Values) -> Values:
+    if values.pop("order", 2) != 2:
+        raise refused("normalize with an order other than 2 is not supported")
+    epsilon = values.pop("epsilon", None)
+    return {**values, "smallest": 1e-7 if epsilon is None else epsilon}  # backend.epsilon()
+
+
+def _norm(values: Values) -> Values:
+    if values.pop("ord", None) not in (None, 2, "fro") or isinstance(values.get("axis"), list):
+        raise refused("norm other than the length of vectors is not supported")
+    return values
+
+
+def _average(values: Values) -> Values:
+    if values.get("weights") is None:
+        values["weights"] = 1.0
+    return values
+
+
+def _one_hot(values: Values) -> Values:
+    return {**values, "dtype": kind(values.get("dtype")) or "float"}
+
+
+def _key(values: Values) -> Values:
+    """``x[key]``: one part or a list of parts."""
+    key = values.pop("key", None)
+    if isinstance(key, Mapping) and key.get("class_name") == "__tuple__":
+        key = key.get("items")
+    return {**values, "key": [_part(part) for part in (key if isinstance(key, list) else [key])]}
+
+
+def _part(part: Any) -> Any:
+    if isinstance(part, Mapping) and part.get("class_name") == "__slice__":
+        config = part.get("config")
+        config = config if isinstance(config, Mapping) else {}
+        return [numbers_in(config.get(name)) for name in ("start", "stop", "step")]
+    if isinstance(part, Mapping) and part.get("class_name") == "__ellipsis__":
+        return "..."
+    if part is None or type(part) is int:
+        return part
+    what = "a tensor" if is_tensor(part) else printable(repr(part))
+    raise refused(f"an index that is {what} is not supported")
+
+
+def _full_like(values: Values) -> Values:
+    value = numbers_in(values.get("value"))
+    if is_tensor(value) or isinstance(value, list):
+        raise refused("full_like with a value that is a tensor is not supported")
+    return {**values, "value": value, "dtype": kind(values.get("dtype"))}
+
+
+def _round(values: Values) -> Values:
+    if values.pop("decimals", 0) != 0:
+        raise refused("round to other than whole numbers is not supported")
+    return values
+
+
+_TWO = "x1 x2"
+_BARE = {
+    **{
+        name: Row(name, _TWO)
+        for name in (
+            "Add Subtract Multiply Maximum Minimum FloorDivide Mod Power Arctan2 Logaddexp "
+            "DivideNoNan Less LessEqual Greater GreaterEqual Equal NotEqual LogicalAnd LogicalOr "
+            "LogicalXor Dot"
+        ).split()
+    },
+    "Divide": Row("Divide", _TWO),
+    "TrueDivide": Row("Divide", _TWO),
+    "Matmul": Row("Matmul", _TWO),
+    **{
+        name: Row(name, "x")
+        for name in (
+            "Exp Expm1 Log Log1p Log2 Log10 Sqrt Rsqrt Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh "
+            "Tanh Arcsinh Arccosh Arctanh Erf Reciprocal Floor Ceil Trunc Negative Absolute Sign "
+            "Square Isnan Isinf Isfinite LogicalNot"
+        ).split()
+    },
+    "Round": Row("Round", "x decimals", rework=_round),
+    "Copy": Row("Identity", "x"),
+    "StopGradient": Row("Identity", "variable=x"),
+    **{
+        name: Row(name, _REDUCED + " initial=! dtype=!")
+        for name in "Sum Mean Prod Max Min Any All Logsumexp Var Std".split()
+    },
+    "Moments": Row("Moments", "x axes=axis keepdims synchronized=!"),
+    "Norm": Row("Norm", "x ord axis keepdims", rework=_norm),
+    "CountNonzero": Row("CountNonzero", "x axis", {"dtype": "int32"}),
+    "Argmax": Row("Argmax", _REDUCED, {"dtype": "int32"}),
+    "Argmin": Row("Argmin", _REDUCED, {"dtype": "int32"}),
+    "Average": Row("Average", "x axis weights", rework=_average),
+    "Normalize": Row("Normalize", "x axis order epsilon", rework=_normalize),
+    "Cumsum": Row("Cumsum", "x axis dtype=!"),
+    "Cumprod": Row("Cumprod", "x axis dtype=!"),
+    "Sort": Row("Sort", "x axis"),
+    "Argsort": Row("Argsort", "x axis", {"dtype": "int32"}),
+    "TopK": Row("TopK", "x k sorted", rework=only_pairs("top_k")),
+    "Tensordot": Row("Tensordot", "x1 x2 axes", rework=total_axes),
+    "Reshape": Row("Reshape", "x newshape=shape", rework=with_sizes),
+    "Ravel": Row("Reshape", "x", rework=_ravel),
+    "BroadcastTo": Row("BroadcastTo", "x shape", rework=with_sizes),
+    "Tile": Row("Tile", "x repeats=shape", rework=with_sizes),
+    "GetItem": Row("GetItem", "x key", rework=_key),
+    "Slice": Row("GetItem", "inputs=x start_indices=begin shape=size", rework=begin_and_size),
+    "Transpose": Row("Transpose", "x axes"),
+    "Swapaxes": Row("Swapaxes", "x axis1 axis2"),
+    "Moveaxis": Row("Moveaxis", "x source destination"),
+    "Squeeze": Row("Squeeze", "x axis"),
+    "ExpandDims": Row("ExpandDims", "x axis"),
+    "Flip": Row("Flip", "x axis"),
+    "Roll": Row("Roll", "x shift axis", rework=one_shift),
+    "Repeat": Row("Repeat", "x repeats axis"),
+    "Pad": Row("Pad", "x pad_width mode constant_values=value", rework=no_pad_mode),
+    "Diff": Row("Diff", "a=x n axis"),
+    "Tril": Row("Tril", "x k"),
+    "Triu": Row("Triu", "x k"),
+    "Split": Row("Split", "x indices_or_sections=sections axis", rework=at_places),
+    "Unstack": Row("Unstack", "x num axis"),
+    "Concatenate": Row("Concatenate", "xs axis"),
+    "Stack": Row("Stack", "x=xs axis"),
+    "Where": Row("Where", "condition x1 x2"),
+    "Clip": Row("Clip", "x x_min x_max"),
+    "Take": Row("Take", "x indices axis"),
+    "TakeAlongAxis": Row("TakeAlongAxis", "x indices axis"),
+    "OneHot": Row("OneHot", "x num_classes=depth axis dtype sparse=!", rework=_one_hot),
+    "Cast": Row("Cast", "x dtype", rework=cast),
+    "ConvertToTensor": Row("ConvertToTensor", "x dtype sparse=! ragged=!", rework=with_kind()),
+    "ZerosLike": Row("ZerosLike", "x dtype sparse=!", rework=with_kind()),
+    "OnesLike": Row("OnesLike", "x dtype sparse=!", rework=with_kind()),
+    "FullLike": Row("FullLike", "x fill_value=value dtype sparse=!", rework=_full_like),
+    "Relu": activation("relu"),
+    "ReLU": activation("relu", "negative_slope", "max_value", "threshold"),
+    "Relu6": activation("relu6"),
+    "LeakyRelu": activation("leaky_relu", "negative_slope"),
+    "Elu": activation("elu", "alpha"),
+    "Celu": activation("celu", "alpha"),
+    "Selu": activation("selu"),
+    "Gelu": activation("gelu", "approximate"),
+    "Silu": activation("silu"),
+    "Sigmoid": activation("sigmoid"),
+    "HardSigmoid": activation("hard_sigmoid_1/6"),
+    "HardSilu": activation("hard_silu"),
+    "HardTanh": activation("hard_tanh"),
+    "TanhShrink": activation("tanh_shrink"),
+    "HardShrink": activation("hard_shrink", "threshold"),
+    "SoftShrink": activation("soft_shrink", "threshold"),
+    "Softplus": activation("softplus"),
+    "Softsign": activation("softsign"),
+    "LogSigmoid": activation("log_sigmoid"),
+    "Softmax": activation("softmax", "axis"),
+    "LogSoftmax": activation("log_softmax", "axis"),
+    "Sparsemax": activation("sparsemax", "axis"),
+    "SparsePlus": activation("sparse_plus"),
+    "SparseSigmoid": activation("sparse_sigmoid"),
+    "Squareplus": activation("squareplus", "b"),
+    "Glu": activation("glu", "axis"),
+}
+ROWS: Mapping[str, Row] = {**_BARE, "Einsum": Row("Einsum", "subscripts")}
+
+
+def meaning(
+    class_name: str, config: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Meaning:
+    """The meaning of one call of an operation.
+
+    Raises:
+        UnsupportedOptionError: something about it is not supported.
+    """
+    row, function = ROWS[class_name], f"operation {class_name}"
+    said = {
+        key: value
+        for key, value in {**config, **kwargs}.items()
+        if key not in ("name", "trainable") and not (key == "dtype" and "dtype" not in row.names)
+    }
+    if class_name == "Einsum":
+        operands, args = list(args), []
+        said["subscripts"] = numbers_in(said.get("subscripts"))
+        return Meaning("Einsum", (operands,), said)
+    # Between the arguments of a call stand options that the config holds.
+    names = list(row.parameters())
+    free = [name for name in names if name not in said]
+    return bind(row, function, (), {**said, **dict(zip(free, args, strict=False))})

@@ -1,0 +1,357 @@
+"""TensorFlow functions in files of tf.keras 2.4 to 2.15 and tf_keras: TFOpLambda, SlicingOpLambda.
+
+``config.function`` is the function's public name. The first argument stands in ``inbound_nodes``,
+the others beside it as keywords; what Keras could not name there is lost (``==`` loses its second
+side, ``tf.einsum`` its tensors), and those are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from keras2torch_birnn.errors import UnsupportedLayerError, printable
+from keras2torch_birnn.readers.operations.binding import (
+    MASKS,
+    Meaning,
+    Row,
+    Values,
+    activation,
+    begin_and_size,
+    bind,
+    cast,
+    constant_of_option,
+    is_tensor,
+    kind,
+    masked_key,
+    no_pad_mode,
+    one_shift,
+    only_pairs,
+    parts,
+    refused,
+    sizes_apart,
+    tensor,
+    total_axes,
+    with_kind,
+    with_sizes,
+)
+
+_TWO = "x=x1 y=x2"
+_REDUCED = "input_tensor=x axis keepdims"
+
+
+def _first_axis(values: Values) -> Values:
+    """``argmax`` without an axis takes the first (Keras 3: all of them)."""
+    axis = values.get("axis")
+    dtype = kind(values.pop("dtype", None)) or "int64"
+    return {**values, "axis": 0 if axis is None else axis, "dtype": dtype}
+
+
+def _counted(values: Values) -> Values:
+    return {**values, "dtype": kind(values.get("dtype")) or "int64"}
+
+
+def _direction(values: Values) -> Values:
+    direction = values.pop("direction", None) or "ASCENDING"
+    return {**values, "descending": direction == "DESCENDING"}
+
+
+def _gather(values: Values) -> Values:
+    axis, batch = values.get("axis"), values.get("batch_dims") or 0
+    return {**values, "axis": batch if axis is None else axis, "batch_dims": batch}
+
+
+def _one_hot(values: Values) -> Values:
+    if values.pop("on", None) not in (None, 1) or values.pop("off", None) not in (None, 0):
+        raise refused("one_hot with values other than 1 and 0 is not supported")
+    axis = values.get("axis")
+    dtype = kind(values.get("dtype")) or "float"
+    return {**values, "axis": -1 if axis is None else axis, "dtype": dtype}
+
+
+def _l2(values: Values) -> Values:
+    epsilon = values.pop("epsilon", None)
+    epsilon = 1e-12 if epsilon is None else epsilon
+    if not isinstance(epsilon, float | int) or epsilon < 0:
+        raise refused("l2_normalize with an epsilon that is no number")
+    return {**values, "smallest": float(epsilon) ** 0.5}
+
+
+def _norm(values: Values) -> Values:
+    order = values.pop("ord", None)
+    if order not in (None, "euclidean", 2) or (order == 2 and isinstance(values["axis"], list)):
+        raise refused("norm other than euclidean is not supported")
+    if values.get("keepdims") is None:
+        values.pop("keepdims", None)
+    return values
+
+
+def _filled(number: float | None) -> Any:
+    """``fill``, ``zeros``, ``ones`` of a shape with tensors in it."""
+
+    def rework(values: Values) -> Values:
+        shape, sizes = sizes_apart(values.pop("shape", None))
+        value = values.pop("value", number)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise refused("a fill with something else than a number is not supported")
+        default = "float" if number is not None or isinstance(value, float) else "int32"
+        dtype = kind(values.get("dtype")) or default
+        return {"shape": shape, "sizes": sizes, "value": value, "dtype": dtype}
+
+    return rework
+
+
+def _range(values: Values) -> Values:
+    start, stop, step = (values.pop(key, None) for key in ("start", "stop", "step"))
+    if stop is None:
+        start, stop = 0, start
+    bounds = [0 if start is None else start, stop, 1 if step is None else step]
+    if not all(is_tensor(part) or type(part) is int for part in bounds):
+        raise refused("a range of other than whole numbers is not supported")
+    dtype = kind(values.get("dtype")) or "int32"
+    shown = ["@" if is_tensor(part) else part for part in bounds]
+    return {"bounds": shown, "sizes": [p for p in bounds if is_tensor(p)], "dtype": dtype}
+
+
+def _sequence_mask(values: Values) -> Values:
+    longest = values.pop("maxlen", None)
+    if longest is None:
+        raise refused("sequence_mask without maxlen is not supported")
+    sizes = [longest] if is_tensor(longest) else []
+    dtype = kind(values.get("dtype")) or "bool"
+    return {**values, "maxlen": None if sizes else longest, "sizes": sizes, "dtype": dtype}
+
+
+def _not_batched(values: Values) -> Values:
+    where = values.pop("data_format", None)
+    if where not in (None, "NHWC", "NWC", "N..C"):
+        raise refused("bias_add with channels first is not supported")
+    return values
+
+
+def _matmul(values: Values) -> Values:
+    for flag, adjoint in (("transpose_a", "adjoint_a"), ("transpose_b", "adjoint_b")):
+        if values.pop(adjoint, None):
+            values[flag] = True  # the same for real numbers
+    return values
+
+
+def _band(values: Values) -> Values:
+    lower, upper = values.pop("lower", None), values.pop("upper", None)
+    if type(lower) is not int or type(upper) is not int or (lower >= 0 and upper >= 0):
+        raise refused("band_part that keeps a band within is not supported")
+    if lower < 0 and upper < 0:
+        return {**values, "k": 2**31 - 1, "op": "Tril"}
+    return {**values, "k": upper if lower < 0 else -lower, "op": "Tril" if lower < 0 else "Triu"}
+
+
+def _strided(values: Values) -> Values:
+    key = masked_key(values)
+    return {**values, "key": key}
+
+
+_UNARY = {
+    **{
+        f"math.{name}": op
+        for name, op in {
+            "negative": "Negative", "abs": "Absolute", "sign": "Sign", "square": "Square",
+            "sqrt": "Sqrt", "rsqrt": "Rsqrt", "reciprocal": "Reciprocal", "exp": "Exp",
+            "expm1": "Expm1", "log": "Log", "log1p": "Log1p", "sin": "Sin", "cos": "Cos",
+            "tan": "Tan", "asin": "Arcsin", "acos": "Arccos", "atan": "Arctan", "sinh": "Sinh",
+            "cosh": "Cosh", "tanh": "Tanh", "asinh": "Arcsinh", "acosh": "Arccosh",
+            "atanh": "Arctanh", "erf": "Erf", "floor": "Floor", "ceil": "Ceil", "round": "Round",
+            "rint": "Round", "is_nan": "Isnan", "is_inf": "Isinf", "is_finite": "Isfinite",
+            "logical_not": "LogicalNot",
+        }.items()
+    },
+    "identity": "Identity",
+    "stop_gradient": "Identity",
+}  # fmt: skip
+_BINARY = {
+    "__operators__.add": "Add", "math.add": "Add", "math.subtract": "Subtract",
+    "math.multiply": "Multiply", "math.truediv": "Divide",
+    "math.divide_no_nan": "DivideNoNan",
+    "compat.v1.floor_div": "FloorDivide", "math.floormod": "Mod", "math.pow": "Power",
+    "math.maximum": "Maximum", "math.minimum": "Minimum",
+    "math.squared_difference": "SquaredDifference", "math.equal": "Equal",
+    "math.not_equal": "NotEqual", "math.less": "Less", "math.less_equal": "LessEqual",
+    "math.greater": "Greater", "math.greater_equal": "GreaterEqual",
+    "math.logical_and": "LogicalAnd", "math.logical_or": "LogicalOr",
+    "math.logical_xor": "LogicalXor",
+}  # fmt: skip
+_REDUCTIONS = {
+    "sum": "Sum", "mean": "Mean", "max": "Max", "min": "Min", "prod": "Prod", "any": "Any",
+    "all": "All", "logsumexp": "Logsumexp", "variance": "Var", "std": "Std",
+    "euclidean_norm": "Norm",
+}  # fmt: skip
+
+ROWS: Mapping[str, Row] = {
+    **{name: Row(op, "x input=x") for name, op in _UNARY.items()},
+    **{name: Row(op, _TWO) for name, op in _BINARY.items()},
+    "math.atan2": Row("Arctan2", "y=x1 x=x2"),
+    "__operators__.eq": Row("Equal", "self=x1 other=x2", saved=False),
+    "__operators__.ne": Row("NotEqual", "self=x1 other=x2", saved=False),
+    **{f"math.reduce_{of}": Row(op, _REDUCED) for of, op in _REDUCTIONS.items()},
+    "math.argmax": Row(
+        "Argmax", "input=x axis output_type=dtype", rework=_first_axis
+    ),
+    "math.argmin": Row("Argmin", "input=x axis output_type=dtype", rework=_first_axis),
+    "math.count_nonzero": Row("CountNonzero", "input=x axis keepdims dtype", rework=_counted),
+    "math.l2_normalize": Row("Normalize", "x axis epsilon dim=axis", rework=_l2),
+    "compat.v1.norm": Row("Norm", "tensor=x ord axis keepdims keep_dims=keepdims", rework=_norm),
+    "math.cumsum": Row("Cumsum", "x axis exclusive reverse", {"axis": 0}),
+    "math.cumprod": Row("Cumprod", "x axis exclusive reverse", {"axis": 0}),
+    "math.add_n": Row("AddN", "inputs=xs"),
+    "sort": Row("Sort", "values=x axis direction", rework=_direction),
+    "argsort": Row(
+        "Argsort", "values=x axis direction stable=-", {"dtype": "int32"}, _direction
+    ),
+    "math.top_k": Row("TopK", "input=x k sorted index_type=!", {"k": 1}, only_pairs("top_k")),
+    "linalg.matmul": Row(
+        "Matmul",
+        "a=x1 b=x2 transpose_a transpose_b adjoint_a adjoint_b a_is_sparse=- b_is_sparse=- "
+        "output_type=! grad_a=- grad_b=-",
+        rework=_matmul,
+    ),
+    "tensordot": Row("Tensordot", "a=x1 b=x2 axes", rework=total_axes),
+    "einsum": Row("Einsum", "equation=subscripts inputs=xs", saved=False),
+    "nn.bias_add": Row("Add", "value=x1 bias=x2 data_format", rework=_not_batched),
+    "reshape": Row("Reshape", "tensor=x shape", rework=with_sizes),
+    "broadcast_to": Row("BroadcastTo", "input=x shape", rework=with_sizes),
+    "tile": Row("Tile", "input=x multiples=shape", rework=with_sizes),
+    "fill": Row("Full", "dims=shape value layout=-", rework=_filled(None)),
+    "zeros": Row("Full", "shape dtype layout=-", rework=_filled(0.0)),
+    "ones": Row("Full", "shape dtype layout=-", rework=_filled(1.0)),
+    "range": Row("Arange", "start limit=stop delta=step dtype", rework=_range),
+    "compat.v1.transpose": Row("Transpose", "a=x perm=axes conjugate=!"),
+    "compat.v1.squeeze": Row("Squeeze", "input=x axis squeeze_dims=axis"),
+    "expand_dims": Row("ExpandDims", "input=x axis"),
+    "reverse": Row("Flip", "tensor=x axis"),
+    "roll": Row("Roll", "input=x shift axis", rework=one_shift),
+    "repeat": Row("Repeat", "input=x repeats axis"),
+    "compat.v1.pad": Row(
+        "Pad", "tensor=x paddings=pad_width mode constant_values=value", rework=no_pad_mode
+    ),
+    "linalg.band_part": Row("Tril", "input=x num_lower=lower num_upper=upper", rework=_band),
+    "split": Row(
+        "Split", "value=x num_or_size_splits=sections axis num=-", {"axis": 0}, parts
+    ),
+    "unstack": Row("Unstack", "value=x num axis"),
+    "concat": Row("Concatenate", "values=xs axis"),
+    "stack": Row("Stack", "values=xs axis"),
+    "slice": Row("GetItem", "input_=x begin size", rework=begin_and_size),
+    "strided_slice": Row(
+        "GetItem", f"input_=x begin end strides {' '.join(MASKS)} var=!", rework=_strided
+    ),
+    "where": Row("Where", "condition x=x1 y=x2"),
+    "clip_by_value": Row("Clip", "t=x clip_value_min=x_min clip_value_max=x_max"),
+    "compat.v1.gather": Row(
+        "Take", "params=x indices validate_indices=- axis batch_dims", rework=_gather
+    ),
+    "one_hot": Row(
+        "OneHot", "indices=x depth on_value=on off_value=off axis dtype", rework=_one_hot
+    ),
+    "sequence_mask": Row("SequenceMask", "lengths=x maxlen dtype", rework=_sequence_mask),
+    "cast": Row("Cast", "x dtype", rework=cast),
+    "compat.v1.shape": Row("Shape", "input=x out_type=-"),
+    "zeros_like": Row("ZerosLike", "input=x dtype layout=-", rework=with_kind()),
+    "compat.v1.zeros_like": Row("ZerosLike", "tensor=x dtype optimize=-", rework=with_kind()),
+    "ones_like": Row("OnesLike", "input=x dtype layout=-", rework=with_kind()),
+    "nn.softmax": activation("softmax", "logits=x", "axis", "dim=axis"),
+    "compat.v1.nn.softmax": activation("softmax", "logits=x", "axis", "dim=axis"),
+    "nn.log_softmax": activation("log_softmax", "logits=x", "axis", "dim=axis"),
+    "nn.relu": activation("relu", "features=x"),
+    "nn.relu6": activation("relu6", "features=x"),
+    "nn.leaky_relu": activation("leaky_relu", "features=x", "alpha=negative_slope"),
+    "nn.elu": activation("elu", "features=x"),
+    "nn.selu": activation("selu", "features=x"),
+    "nn.gelu": activation("gelu", "features=x", "approximate"),
+    "nn.silu": activation("silu", "features=x"),
+    "math.sigmoid": activation("sigmoid"),
+    "math.log_sigmoid": activation("log_sigmoid"),
+    "math.softplus": activation("softplus", "features=x"),
+    "nn.softsign": activation("softsign", "features=x"),
+}  # fmt: skip
+
+_REASONS: Mapping[str, str] = {
+    "nn.dropout": "draws random numbers, at inference too",
+    "compat.v1.boolean_mask": "gives a tensor whose shape depends on its values",
+    "boolean_mask": "gives a tensor whose shape depends on its values",
+}
+
+
+def meaning(
+    class_name: str, config: Mapping[str, Any], node: Any, names: Collection[str]
+) -> Meaning:
+    """The meaning of one call; ``names`` are those of the model's layers.
+
+    Raises:
+        UnsupportedLayerError: not a function that is supported; UnsupportedOptionError: not with
+            these arguments.
+    """
+    function = config.get("function")
+    first, kwargs = _unfold(node, names)
+    if class_name == "SlicingOpLambda" and function == "__operators__.getitem":
+        return _sliced(first, kwargs)
+    if not isinstance(function, str) or function not in ROWS:
+        reason = _REASONS.get(str(function), "is not supported")
+        raise UnsupportedLayerError(
+            f"operation tf.{printable(function)} {reason}",
+            "replace it by a layer of Keras, or by one of your own, given with --plugin",
+        )
+    found = bind(ROWS[function], f"tf.{function}", (first,), kwargs)
+    op = found.options.get("op", found.op)
+    return Meaning(op, found.arguments, {k: v for k, v in found.options.items() if k != "op"})
+
+
+def _unfold(node: Any, names: Collection[str]) -> tuple[Any, dict[str, Any]]:
+    """The first argument and the keywords, which stand beside each of its tensors."""
+    found: list[Mapping[str, Any]] = []
+
+    def value(part: Any) -> Any:
+        if isinstance(part, list) and len(part) == 4 and isinstance(part[3], Mapping):
+            found.append(part[3])
+            if part[0] == "_CONSTANT_VALUE":
+                return part[2]
+            if isinstance(part[0], str) and part[0] in names:
+                return tensor(*part[:3])
+            raise refused(f"an input from {printable(repr(part[0]))}, no layer of the model")
+        return [value(inner) for inner in part] if isinstance(part, list) else part
+
+    first = value(node)
+    return first, {key: _value(v, names) for key, v in (found[0] if found else {}).items()}
+
+
+def _value(value: Any, names: Collection[str]) -> Any:
+    """A keyword's value with its references; a list [name, int, int] is one."""
+    if isinstance(value, list):
+        kinds = [type(part) for part in value]
+        if kinds == [str, int, int] and value[0] in names:
+            return tensor(*value)
+        return [_value(part, names) for part in value]
+    if isinstance(value, Mapping) and set(value) == {"start", "stop", "step"}:
+        return {key: _value(part, names) for key, part in value.items()}
+    return value
+
+
+def _sliced(x: Any, kwargs: Mapping[str, Any]) -> Meaning:
+    spec = kwargs.get("slice_spec")
+    key: list[Any] = []
+    sizes: list[Any] = []
+
+    def bound(part: Any) -> Any:
+        if is_tensor(part):
+            sizes.append(part)
+            return "@"
+        return constant_of_option(part)
+
+    for part in spec if isinstance(spec, list) else [spec]:
+        if isinstance(part, Mapping) and set(part) == {"start", "stop", "step"}:
+            key.append([bound(part[name]) for name in ("start", "stop", "step")])
+        elif part == "Ellipsis" or (
+            isinstance(part, Mapping) and part.get("class_name") == "__ellipsis__"
+        ):
+            key.append("...")
+        else:
+            key.append(bound(part))
+    return Meaning("GetItem", (x, *sizes), {"key": key})

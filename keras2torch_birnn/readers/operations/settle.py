@@ -1,0 +1,233 @@
+"""Which kind of numbers every operation of a graph works on, once and for all.
+
+``config["kinds"]`` of an operation: what its arguments are, leaf by leaf ("has"), what each is
+brought to ("wants") and what comes out ("gives"). See ``schema.kinds``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.schema import OPS
+from keras2torch_birnn.schema.kinds import KindError, Kinds, Settled
+from keras2torch_birnn.spec import (
+    Call,
+    Constant,
+    Generation,
+    Graph,
+    LayerSpec,
+    Structure,
+    TensorRef,
+    leaves,
+    map_structure,
+)
+
+Node = tuple[str, int]
+
+# Layers that give what they get; all others give floats.
+_KEEPS = frozenset(
+    "Dropout SpatialDropout1D SpatialDropout2D GaussianNoise GaussianDropout AlphaDropout "
+    "ActivityRegularization Identity Reshape Flatten Permute RepeatVector ZeroPadding1D "
+    "ZeroPadding2D Cropping1D Cropping2D UpSampling1D UpSampling2D Concatenate Add Subtract "
+    "Multiply Maximum Minimum MaxPooling1D MaxPooling2D GlobalMaxPooling1D GlobalMaxPooling2D "
+    "Masking".split()
+)
+_UNKNOWN = "unknown"
+_LITERAL = {bool: "a bool", int: "an int", float: "a float"}
+
+
+def settle_operations(
+    graph: Graph, generation: Generation, problems: list[K2TError], *, half: bool
+) -> Graph:
+    """Fill in the kinds of every operation of a graph; those of inner graphs are there already.
+
+    ``half``: layers of the file compute in half precision.
+    """
+    if not any(layer.class_name in OPS for layer in graph.layers):
+        return graph
+    layers = {layer.name: layer for layer in graph.layers}
+    refused = {problem.place for problem in problems}
+    known: dict[Node, Kinds] = {}
+    parts: dict[TensorRef, tuple[Any, ...]] = {}
+    calls: list[Call] = []
+    for call in graph.calls:
+        layer = layers[call.layer]
+        if layer.class_name in OPS:
+            layer, call = _with_parts(layer, call, parts)
+            layer = _settled(layer, call, known, generation, problems, half=half)
+            layers[call.layer] = layer
+            _remember_parts(layer, call, parts)
+        gives = (_UNKNOWN,) if layer.place in refused else _gives(layer, call, known)
+        known[call.layer, call.index] = gives
+        calls.append(call)
+    kept = _used(calls, layers, graph.outputs)
+    return replace(graph, layers=tuple(layers.values()), calls=kept)
+
+
+def _settled(
+    layer: LayerSpec,
+    call: Call,
+    known: Mapping[Node, Kinds],
+    generation: Generation,
+    problems: list[K2TError],
+    *,
+    half: bool,
+) -> LayerSpec:
+    has = tuple(_kind(leaf, known) for leaf in leaves(call.args))
+    row = OPS[layer.class_name]
+    if _UNKNOWN in has:  # one of the problems found before
+        return _with_kinds(layer, has, Settled(has, (_UNKNOWN,)), passes_mask=False)
+    try:
+        _check_indices(layer, call, generation)
+        settled = row.kinds(has, layer.config, generation.name != "keras3")
+    except KindError as error:
+        problems.append(
+            UnsupportedOptionError(
+                f"operation {layer.class_name.removeprefix('ops.')}: {error}", place=layer.place
+            )
+        )
+        settled = Settled(has, (_UNKNOWN,))
+    passes_mask = _passes_mask(layer, has, settled, half=half)
+    return _with_kinds(layer, has, settled, passes_mask=passes_mask)
+
+
+def _with_kinds(
+    layer: LayerSpec, has: Kinds, settled: Settled, *, passes_mask: bool | None
+) -> LayerSpec:
+    kinds = {
+        "has": has,
+        "wants": settled.wants,
+        "gives": settled.gives,
+        "passes_mask": passes_mask,
+    }
+    return replace(layer, config={**layer.config, "kinds": kinds})
+
+
+def _check_indices(layer: LayerSpec, call: Call, generation: Generation) -> None:
+    """Refuse indices below 0 where they do not count from the end.
+
+    TensorFlow has none; ``keras.ops.take`` of Keras 3.0 takes the first place for them
+    (``tfnp.take``), from 3.5 on at the latest they count from the end.
+    """
+    if layer.class_name != "ops.Take" or _counts_from_the_end(generation):
+        return
+    indices = call.args[1]
+    values = indices.values if isinstance(indices, Constant) else (indices,)
+    if any(isinstance(value, int) and value < 0 for value in values):
+        raise KindError("indices below 0, which this Keras does not count from the end")
+
+
+def _counts_from_the_end(generation: Generation) -> bool:
+    numbers = [part for part in generation.version.split(".")[1:2] if part.isdigit()]
+    return generation.name == "keras3" and bool(numbers) and int(numbers[0]) >= 5
+
+
+def _passes_mask(layer: LayerSpec, has: Kinds, settled: Settled, *, half: bool) -> bool | None:
+    """Whether Keras hands on the very tensor, and its mask: a cast to what it is.
+
+    None where that depends on a float's exact dtype, which is not followed here.
+    """
+    if layer.class_name != "ops.Cast" or has != settled.gives:
+        return False
+    if has != ("float",):
+        return True
+    return None if half else bool(layer.config["named"] == "float32")
+
+
+def _kind(leaf: Any, known: Mapping[Node, Kinds]) -> str:
+    if isinstance(leaf, TensorRef):
+        found = known.get((leaf.layer, leaf.call), ("float",))
+        return found[min(leaf.output, len(found) - 1)]
+    if isinstance(leaf, Constant):
+        if leaf.kind is not None:
+            return leaf.kind
+        types = {type(value) for value in leaf.values}
+        return _LITERAL[float if float in types else int if int in types or not types else bool]
+    return _LITERAL.get(type(leaf), "a float")
+
+
+def _gives(layer: LayerSpec, call: Call, known: Mapping[Node, Kinds]) -> Kinds:
+    """The kinds of what a call gives."""
+    if layer.class_name in OPS:
+        gives: Kinds = layer.config["kinds"]["gives"]
+        return gives
+    if layer.class_name == "InputLayer":
+        return (_declared(str(layer.config["dtype"])),)
+    if layer.graph is not None:
+        return _gives_of_model(layer.graph)
+    if layer.class_name == "Discretization":
+        return ("int64",) if layer.config.get("output_mode") == "int" else ("float",)
+    first = next(leaves(call.args), None)
+    if layer.class_name in _KEEPS:
+        return (_kind(first, known),)
+    return ("float",)
+
+
+def _declared(dtype: str) -> str:
+    if dtype == "bool":
+        return "bool"
+    if dtype == "int64":
+        return "int64"
+    return "int32" if dtype.startswith(("int", "uint")) else "float"
+
+
+def _gives_of_model(graph: Graph) -> Kinds:
+    known: dict[Node, Kinds] = {}
+    for call in graph.calls:
+        known[call.layer, call.index] = _gives(graph.layer(call.layer), call, known)
+    return tuple(_kind(ref, known) for ref in leaves(graph.outputs))
+
+
+# ---- shapes that are put together ---------------------------------------------------------------
+
+
+def _remember_parts(layer: LayerSpec, call: Call, parts: dict[TensorRef, tuple[Any, ...]]) -> None:
+    """Note the single sizes in a shape that was stacked or concatenated."""
+    if layer.config["kinds"]["gives"] != ("size",) or layer.config.get("axis", 0) != 0:
+        return
+    ref = TensorRef(call.layer, call.index)
+    given = tuple(leaves(call.args))
+    if layer.class_name == "ops.Stack":
+        parts[ref] = given
+    elif layer.class_name == "ops.Concatenate":
+        found = [g.values if isinstance(g, Constant) else parts.get(g) for g in given]
+        if None not in found:
+            parts[ref] = tuple(part for some in found for part in some or ())
+
+
+def _with_parts(
+    layer: LayerSpec, call: Call, parts: Mapping[TensorRef, tuple[Any, ...]]
+) -> tuple[LayerSpec, Call]:
+    """A shape that is one tensor becomes its sizes, where they are known."""
+    if layer.config.get("shape", ()) is not None or not call.args:
+        return layer, call
+    found = parts.get(call.args[-1])
+    if found is None:
+        return layer, call
+    shape = tuple(part if type(part) is int else None for part in found)
+    sizes = tuple(part for part in found if type(part) is not int)
+    return (
+        replace(layer, config={**layer.config, "shape": shape}),
+        replace(call, args=(*call.args[:-1], *sizes)),
+    )
+
+
+def _used(
+    calls: list[Call], layers: Mapping[str, LayerSpec], outputs: Structure
+) -> tuple[Call, ...]:
+    """Without the calls that only put a shape together which nobody reads any more."""
+    read = {(ref.layer, ref.call) for ref in leaves(outputs) if isinstance(ref, TensorRef)}
+    kept: list[Call] = []
+    for call in reversed(calls):
+        kinds = layers[call.layer].config.get("kinds")
+        if kinds and kinds["gives"] == ("size",) and (call.layer, call.index) not in read:
+            continue
+        map_structure(
+            lambda leaf: read.add((leaf.layer, leaf.call)) if isinstance(leaf, TensorRef) else None,
+            (call.args, call.kwargs),
+        )
+        kept.append(call)
+    return tuple(reversed(kept))

@@ -1,0 +1,175 @@
+"""What a recurrent layer does at one step: LSTM, GRU, SimpleRNN, a stack of them, ConvLSTM.
+
+Letters: B batch, F features, H units, S the axes of space. A state is a tuple of arrays (B, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeAlias
+
+import numpy as np
+
+from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.reference.windows import convolution
+from keras2torch_birnn.spec import Array, LayerSpec
+
+State: TypeAlias = tuple[Array, ...]
+# (x_t, state) -> (output, state)
+Step: TypeAlias = Callable[[Array, State], tuple[Array, State]]
+
+
+def lstm(layer: LayerSpec, context: Context) -> Step:
+    """``LSTMCell.call`` (Keras 2.2.4, 2.15, 3.15). Gates in the columns: i, f, c, o."""
+    config = layer.config
+    w = context.weight(layer, "kernel")  # (F, 4H)
+    u = context.weight(layer, "recurrent_kernel")  # (H, 4H)
+    b = context.weight(layer, "bias") if config["use_bias"] else np.zeros_like(w[0])  # (4H,)
+
+    def step(x: Array, state: State) -> tuple[Array, State]:
+        h, c = state
+        z_i, z_f, z_c, z_o = np.split(x @ w + h @ u + b, 4, axis=-1)
+        i = activate(config["recurrent_activation"], z_i)
+        f = activate(config["recurrent_activation"], z_f)
+        c = f * c + i * activate(config["activation"], z_c)
+        o = activate(config["recurrent_activation"], z_o)
+        h = o * activate(config["activation"], c)
+        return h, (h, c)
+
+    return step
+
+
+def gru(layer: LayerSpec, context: Context) -> Step:
+    """``GRUCell.call`` (Keras 2.2.4, 2.15, 3.15). Gates in the columns: z, r, h."""
+    config = layer.config
+    w_z, w_r, w_h = np.split(context.weight(layer, "kernel"), 3, axis=-1)  # (F, H) each
+    u_z, u_r, u_h = np.split(context.weight(layer, "recurrent_kernel"), 3, axis=-1)  # (H, H)
+    bias = np.zeros((2, 3, config["units"]), dtype=w_z.dtype)  # input and recurrent; z, r, h
+    if config["use_bias"]:
+        both = context.weight(layer, "bias")  # (2, 3H) if reset_after else (3H,)
+        bias[: 2 if config["reset_after"] else 1] = both.reshape(-1, 3, config["units"])
+    (b_z, b_r, b_h), (d_z, d_r, d_h) = bias
+
+    def step(x: Array, state: State) -> tuple[Array, State]:
+        (h,) = state
+        z = activate(config["recurrent_activation"], x @ w_z + b_z + h @ u_z + d_z)
+        r = activate(config["recurrent_activation"], x @ w_r + b_r + h @ u_r + d_r)
+        n_h = r * (h @ u_h + d_h) if config["reset_after"] else (r * h) @ u_h
+        n = activate(config["activation"], x @ w_h + b_h + n_h)
+        h = z * h + (1 - z) * n
+        return h, (h,)
+
+    return step
+
+
+def simple_rnn(layer: LayerSpec, context: Context) -> Step:
+    """``SimpleRNNCell.call`` (Keras 2.2.4, 2.15, 3.15)."""
+    config = layer.config
+    w = context.weight(layer, "kernel")  # (F, H)
+    u = context.weight(layer, "recurrent_kernel")  # (H, H)
+    b = context.weight(layer, "bias") if config["use_bias"] else np.zeros_like(w[0])  # (H,)
+
+    def step(x: Array, state: State) -> tuple[Array, State]:
+        (h,) = state
+        h = activate(config["activation"], x @ w + b + h @ u)
+        return h, (h,)
+
+    return step
+
+
+def conv_lstm(layer: LayerSpec, context: Context) -> Step:
+    """``ConvLSTM2DCell.call`` (Keras 2.2.4, 2.15), ``ConvLSTMCell.call`` (3.15): an LSTM of images.
+
+    The input is convolved with the layer's window, the state with a plain "same" one.
+    """
+    config = layer.config
+    axis = -1 if config["data_format"] == "channels_last" else 1
+    plain = {**config, "groups": 1, "activation": "linear"}
+    ones = (1,) * len(config["kernel_size"])
+    given = replace(layer, config=plain)
+    own = replace(
+        layer,
+        config={
+            **plain,
+            "strides": ones,
+            "dilation_rate": ones,
+            "padding": "same",
+            "use_bias": False,
+        },
+        weights={"kernel": layer.weights["recurrent_kernel"]},
+    )
+
+    def step(x: Array, state: State) -> tuple[Array, State]:
+        h, c = state
+        z = convolution(given, x, None, context)[0] + convolution(own, h, None, context)[0]
+        z_i, z_f, z_c, z_o = np.split(z, 4, axis=axis)
+        i = activate(config["recurrent_activation"], z_i)
+        f = activate(config["recurrent_activation"], z_f)
+        c = f * c + i * activate(config["activation"], z_c)
+        o = activate(config["recurrent_activation"], z_o)
+        h = o * activate(config["activation"], c)
+        return h, (h, c)
+
+    return step
+
+
+CELLS: Mapping[str, Callable[[LayerSpec, Context], Step]] = {
+    **dict.fromkeys(("LSTM", "LSTMCell"), lstm),
+    **dict.fromkeys(("GRU", "GRUCell"), gru),
+    **dict.fromkeys(("SimpleRNN", "SimpleRNNCell"), simple_rnn),
+    **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), conv_lstm),
+}
+
+
+# ---- one cell or a stack of them ---------------------------------------------------------------
+
+
+def _called(layer: LayerSpec) -> list[LayerSpec]:
+    """The cells in the order in which they are called at a step; most layers are one."""
+    cell = layer.parts.get("cell", layer)
+    return list(cell.parts.values()) if cell.class_name == "StackedRNNCells" else [cell]
+
+
+def _listed(layer: LayerSpec) -> list[LayerSpec]:
+    """The cells in the order of their states (``StackedRNNCells.state_size``).
+
+    The last cell's come first up to Keras 2.2.2, the first cell's since 2.2.3.
+    """
+    cells, stack = _called(layer), layer.parts.get("cell", layer)
+    return cells[::-1] if stack.config.get("states") == "last cell first" else cells
+
+
+def step_of(layer: LayerSpec, context: Context) -> Step:
+    """One step: of the layer's cell, or of its cells one after the other."""
+    steps = [(id(cell), CELLS[cell.class_name](cell, context)) for cell in _called(layer)]
+
+    def step(x: Array, state: State) -> tuple[Array, State]:
+        own, rest = {}, state
+        for cell in _listed(layer):
+            own[id(cell)], rest = rest[: _count(cell)], rest[_count(cell) :]
+        for key, one in steps:
+            x, own[key] = one(x, own[key])
+        return x, tuple(part for cell in _listed(layer) for part in own[id(cell)])
+
+    return step
+
+
+def _count(cell: LayerSpec) -> int:
+    return 2 if "LSTM" in cell.class_name else 1
+
+
+def zero_state(layer: LayerSpec, x: Array, context: Context) -> State:
+    """What every state is before the first step, for inputs (B, ...) of one step."""
+    zeros: list[Array] = []
+    for cell in _listed(layer):
+        if "units" in cell.config:
+            shape: tuple[int, ...] = (len(x), cell.config["units"])
+        else:
+            config = {**cell.config, "groups": 1, "activation": "linear"}
+            gates = convolution(replace(cell, config=config), x, None, context)[0]
+            axis = -1 if cell.config["data_format"] == "channels_last" else 1
+            shape = np.split(gates, 4, axis=axis)[0].shape
+        zeros += [np.zeros(shape)] * _count(cell)
+    return tuple(zeros)

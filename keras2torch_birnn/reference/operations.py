@@ -1,0 +1,374 @@
+"""Operations in NumPy, each from its documentation in TensorFlow 2.15 or Keras 3.15.
+
+Arguments come in the kinds that ``config["kinds"]`` names and results leave so: a tensor of int32
+is one here, too. Sizes are arrays of int64. Operations take and give no masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.reference.activations import activate, erf
+from keras2torch_birnn.reference.context import Context, Equation
+from keras2torch_birnn.spec import Array, Constant, LayerSpec, Structure, map_structure
+
+Config = Mapping[str, Any]
+Function = Callable[..., Any]
+_DTYPES: Mapping[str, Any] = {
+    "int32": np.int32,
+    "int64": np.int64,
+    "bool": np.bool_,
+    "size": np.int64,
+}
+
+
+def _as(value: Any, kind: str, context: Context) -> Array:
+    """A value as numbers of a kind; floats lose their fraction in whole numbers."""
+    array = value.array() if isinstance(value, Constant) else np.asarray(value)
+    if kind == "float":
+        return context.number(array)
+    return array.astype(_DTYPES[kind]) if kind in _DTYPES else array
+
+
+def operation(function: Function) -> Equation:
+    """The equation of an operation: ``function(config, *arguments)`` between conversions."""
+
+    def equation(
+        layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> tuple[Structure, Structure]:
+        kinds = layer.config["kinds"]
+        wants = iter(kinds["wants"])
+        brought = map_structure(lambda leaf: _as(leaf, next(wants), context), inputs)
+        one = len(kinds["wants"]) == 1 and not isinstance(inputs, tuple)
+        out = function(layer.config, *((brought,) if one else brought))
+        if isinstance(out, tuple):
+            gives = kinds["gives"]
+            several = tuple(
+                _as(part, gives[min(i, len(gives) - 1)], context) for i, part in enumerate(out)
+            )
+            return several, None
+        return _as(out, kinds["gives"][0], context), mask if kinds["passes_mask"] else None
+
+    return equation
+
+
+def listed(function: Function) -> Equation:
+    """The same for an operation whose argument is a list."""
+    return operation(lambda config, *xs: function(config, xs))
+
+
+def plain(function: Function) -> Equation:
+    """The same for a function that has no options."""
+    return operation(lambda config, *given: function(*given))
+
+
+def reduction(function: Function) -> Equation:
+    """The same for one with axes, None for all, that stay as 1 or not."""
+    return operation(lambda c, x: function(x, axis=c["axis"], keepdims=c["keepdims"]))
+
+
+# ---- value by value ------------------------------------------------------------------------------
+
+
+def _floor_divide(a: Array, b: Array) -> Array:
+    """``tf.math.floordiv``: the quotient rounded down. NumPy's own counts whole b in a."""
+    return np.floor(a / b) if a.dtype.kind == "f" else np.floor_divide(a, b)
+
+
+def _divide_no_nan(a: Array, b: Array) -> Array:
+    """``tf.math.divide_no_nan``."""
+    return np.where(b == 0, 0, a / np.where(b == 0, 1, b))
+
+
+def _clip(x: Array, low: Array, high: Array) -> Array:
+    """``tf.clip_by_value``: the lower bound wins."""
+    return np.maximum(low, np.minimum(high, x))
+
+
+# ---- along axes ----------------------------------------------------------------------------------
+
+
+def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
+    """``tf.reduce_logsumexp``."""
+    top = x.max(axis=axis, keepdims=True)
+    total: Array = np.log(np.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    if keepdims:
+        return total
+    return total.reshape(x.sum(axis=axis).shape)
+
+
+def _length(x: Array, axis: Any, keepdims: bool) -> Array:
+    """``tf.norm``, euclidean."""
+    y: Array = np.sqrt(np.square(x).sum(axis=axis, keepdims=keepdims))
+    return y
+
+
+def _moments(config: Config, x: Array) -> tuple[Array, Array]:
+    """``keras.ops.moments``."""
+    options = {"axis": config["axis"], "keepdims": config["keepdims"]}
+    return x.mean(**options), x.var(**options)
+
+
+def _normalize(config: Config, x: Array) -> Array:
+    """``tf.math.l2_normalize``: epsilon bounds the square; ``keras.ops.normalize``: the length."""
+    return x / np.maximum(_length(x, config["axis"], keepdims=True), config["smallest"])
+
+
+def _count(config: Config, x: Array) -> Array:
+    options = {"axis": config["axis"], "keepdims": config["keepdims"]}
+    return np.asarray(np.sum(x != 0, dtype=np.int64, **options))
+
+
+def _arg(function: Function) -> Equation:
+    return operation(lambda c, x: function(x, axis=c["axis"], keepdims=c["keepdims"]))
+
+
+def _cumulative(function: Function, start: int) -> Equation:
+    """``tf.cumsum``, ``tf.math.cumprod``."""
+
+    def equation(config: Config, x: Array) -> Array:
+        y = np.moveaxis(x, config["axis"], 0)
+        y = y[::-1] if config["reverse"] else y
+        total = function(y, axis=0)
+        if config["exclusive"]:
+            total = np.concatenate([np.full_like(total[:1], start), total[:-1]])
+        total = total[::-1] if config["reverse"] else total
+        return np.moveaxis(total, 0, config["axis"])
+
+    return operation(equation)
+
+
+def _order(config: Config, x: Array) -> Array:
+    key = -x if config["descending"] else x
+    return np.argsort(key, axis=config["axis"], kind="stable")
+
+
+def _sorted(config: Config, x: Array) -> Array:
+    return np.take_along_axis(x, _order(config, x), axis=config["axis"])
+
+
+def _top(config: Config, x: Array) -> tuple[Array, Array]:
+    """``tf.math.top_k``: of equal values the first comes first."""
+    places = np.argsort(-x, axis=-1, kind="stable")[..., : config["k"]]
+    return np.take_along_axis(x, places, axis=-1), places
+
+
+def _average(config: Config, x: Array, weights: Array) -> Array:
+    """``numpy.average``."""
+    spread = np.broadcast_to(weights, x.shape)
+    axis = config["axis"]
+    y: Array = np.sum(x * spread, axis=axis) / np.sum(spread, axis=axis)
+    return y
+
+
+# ---- products ------------------------------------------------------------------------------------
+
+
+def _matmul(config: Config, a: Array, b: Array) -> Array:
+    """``tf.linalg.matmul``."""
+    left = np.swapaxes(a, -1, -2) if config["transpose_a"] else a
+    right = np.swapaxes(b, -1, -2) if config["transpose_b"] else b
+    return left @ right
+
+
+# ---- moving values -------------------------------------------------------------------------------
+
+
+def _wanted(shape: Sequence[int | None] | None, sizes: Sequence[Array]) -> list[int]:
+    """The sizes of a shape, those that were computed in their places."""
+    if shape is None:
+        return [int(size) for size in sizes[0]]
+    left = [int(size) for size in sizes]
+    return [left.pop(0) if size is None else size for size in shape]
+
+
+def _broadcast_to(config: Config, x: Array, *sizes: Array) -> Array:
+    """``tf.broadcast_to``; -1 leaves a size."""
+    wanted = _wanted(config["shape"], sizes)
+    for i in range(1, len(wanted) + 1):
+        if wanted[-i] == -1:
+            wanted[-i] = x.shape[-i]
+    return np.broadcast_to(x, wanted)
+
+
+def _arange(config: Config, *sizes: Array) -> Array:
+    """``tf.range``."""
+    left = [int(size) for size in sizes]
+    return np.arange(*(left.pop(0) if bound == "@" else bound for bound in config["bounds"]))
+
+
+def _item(config: Config, x: Array, *sizes: Array) -> Array:
+    """``x[key]``, as ``tf.strided_slice`` and NumPy have it."""
+    left = [int(size) for size in sizes]
+    key: list[Any] = []
+    for part in config["key"]:
+        if isinstance(part, tuple):
+            key.append(slice(*(left.pop(0) if bound == "@" else bound for bound in part)))
+        elif part == "@":
+            key.append(left.pop(0))
+        else:
+            key.append({"...": Ellipsis, None: np.newaxis}.get(part, part))
+    return np.asarray(x[tuple(key)])
+
+
+def _pad(config: Config, x: Array) -> Array:
+    """``tf.pad``, ``keras.ops.pad``: constant."""
+    width = config["pad_width"]
+    return np.pad(x, width * x.ndim if len(width) == 1 else width, constant_values=config["value"])
+
+
+def _split(config: Config, x: Array) -> tuple[Array, ...]:
+    """``tf.split`` takes numbers or sizes of parts, ``numpy.split`` the places between them."""
+    how, axis = config["sections"], config["axis"]
+    if config["by"] == "sizes":
+        known = sum(size for size in how if size >= 0)
+        full = [size if size >= 0 else x.shape[axis] - known for size in how]
+        how = [sum(full[: i + 1]) for i in range(len(full) - 1)]
+    return tuple(np.split(x, how, axis=axis))
+
+
+def _unstack(config: Config, x: Array) -> tuple[Array, ...]:
+    """``tf.unstack``."""
+    return tuple(np.moveaxis(x, config["axis"], 0))
+
+
+def _expand(config: Config, x: Array) -> Array:
+    return np.expand_dims(x, config["axis"])
+
+
+# ---- choosing values -----------------------------------------------------------------------------
+
+
+def _take(config: Config, x: Array, indices: Array) -> Array:
+    """``tf.gather``, ``numpy.take``; for each sample apart where batch_dims says so."""
+    batch, axis = config["batch_dims"], config["axis"]
+    if not batch:
+        return np.take(x, indices, axis=axis)
+    axis = axis % x.ndim
+    found = [np.take(x[at], indices[at], axis=axis - batch) for at in np.ndindex(x.shape[:batch])]
+    return np.reshape(found, (*x.shape[:batch], *found[0].shape))
+
+
+def _one_hot(config: Config, x: Array) -> Array:
+    """``tf.one_hot``."""
+    return np.stack([x == place for place in range(config["depth"])], axis=config["axis"])
+
+
+def _sequence_mask(config: Config, lengths: Array, *sizes: Array) -> Array:
+    """``tf.sequence_mask``."""
+    longest = int(sizes[0]) if config["maxlen"] is None else config["maxlen"]
+    return np.arange(longest) < lengths[..., np.newaxis]
+
+
+_UNARY: Mapping[str, Function] = {
+    **{
+        name: getattr(np, name.lower())
+        for name in (
+            "Exp Expm1 Log Log1p Log2 Log10 Sqrt Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh Tanh "
+            "Arcsinh Arccosh Arctanh Floor Ceil Trunc Negative Absolute Sign Square Isnan Isinf "
+            "Isfinite"
+        ).split()
+    },
+    "Round": np.rint,
+    "Erf": erf,
+    "Rsqrt": lambda x: 1 / np.sqrt(x),
+    "Reciprocal": lambda x: 1 / x,
+    "LogicalNot": np.logical_not,
+    "Identity": lambda x: x,
+    "Cast": lambda x: x,
+    "ConvertToTensor": lambda x: x,
+    "ZerosLike": np.zeros_like,
+    "OnesLike": np.ones_like,
+    "Shape": lambda x: np.array(np.shape(x)),
+    "Add": np.add,
+    "Subtract": np.subtract,
+    "Multiply": np.multiply,
+    "Divide": np.divide,
+    "FloorDivide": _floor_divide,
+    "Mod": np.mod,
+    "Power": np.power,
+    "Maximum": np.maximum,
+    "Minimum": np.minimum,
+    "Arctan2": np.arctan2,
+    "Logaddexp": np.logaddexp,
+    "SquaredDifference": lambda a, b: np.square(a - b),
+    "DivideNoNan": _divide_no_nan,
+    "Less": np.less,
+    "LessEqual": np.less_equal,
+    "Greater": np.greater,
+    "GreaterEqual": np.greater_equal,
+    "Equal": np.equal,
+    "NotEqual": np.not_equal,
+    "LogicalAnd": np.logical_and,
+    "LogicalOr": np.logical_or,
+    "LogicalXor": np.logical_xor,
+    "Dot": np.dot,
+    "Where": np.where,
+    "Clip": _clip,
+}
+_REDUCTIONS: Mapping[str, Function] = {
+    "Sum": np.sum,
+    "Prod": np.prod,
+    "Mean": np.mean,
+    "Var": np.var,
+    "Std": np.std,
+    "Max": np.max,
+    "Min": np.min,
+    "Any": np.any,
+    "All": np.all,
+    "Logsumexp": _logsumexp,
+    "Norm": _length,
+}
+_BARE: Mapping[str, Equation] = {
+    **{name: plain(function) for name, function in _UNARY.items()},
+    **{name: reduction(function) for name, function in _REDUCTIONS.items()},
+    "FullLike": operation(lambda c, x: np.full_like(x, c["value"])),
+    "Activation": operation(lambda c, x: activate(c["function"], x)),
+    "Moments": operation(_moments),
+    "Normalize": operation(_normalize),
+    "CountNonzero": operation(_count),
+    "Argmax": _arg(np.argmax),
+    "Argmin": _arg(np.argmin),
+    "Average": operation(_average),
+    "Cumsum": _cumulative(np.cumsum, 0),
+    "Cumprod": _cumulative(np.cumprod, 1),
+    "Sort": operation(_sorted),
+    "Argsort": operation(_order),
+    "TopK": operation(_top),
+    "Matmul": operation(_matmul),
+    "Tensordot": operation(lambda c, a, b: np.tensordot(a, b, axes=c["axes"])),
+    "Einsum": listed(lambda c, xs: np.einsum(c["subscripts"], *xs)),
+    "AddN": listed(lambda c, xs: sum(xs)),
+    "Reshape": operation(lambda c, x, *s: np.reshape(x, _wanted(c["shape"], s))),
+    "BroadcastTo": operation(_broadcast_to),
+    "Tile": operation(lambda c, x, *s: np.tile(x, _wanted(c["shape"], s))),
+    "Full": operation(lambda c, *s: np.full(_wanted(c["shape"], s), c["value"])),
+    "Arange": operation(_arange),
+    "GetItem": operation(_item),
+    "Transpose": operation(lambda c, x: np.transpose(x, c["axes"])),
+    "Swapaxes": operation(lambda c, x: np.swapaxes(x, c["axis1"], c["axis2"])),
+    "Moveaxis": operation(lambda c, x: np.moveaxis(x, c["source"], c["destination"])),
+    "Squeeze": operation(lambda c, x: np.squeeze(x, c["axis"])),
+    "ExpandDims": operation(_expand),
+    "Flip": operation(lambda c, x: np.flip(x, c["axis"])),
+    "Roll": operation(lambda c, x: np.roll(x, c["shift"], c["axis"])),
+    "Repeat": operation(lambda c, x: np.repeat(x, c["repeats"], axis=c["axis"])),
+    "Pad": operation(_pad),
+    "Diff": operation(lambda c, x: np.diff(x, n=c["n"], axis=c["axis"])),
+    "Tril": operation(lambda c, x: np.tril(x, c["k"])),
+    "Triu": operation(lambda c, x: np.triu(x, c["k"])),
+    "Split": operation(_split),
+    "Unstack": operation(_unstack),
+    "Concatenate": listed(lambda c, xs: np.concatenate(xs, axis=c["axis"])),
+    "Stack": listed(lambda c, xs: np.stack(xs, axis=c["axis"])),
+    "Take": operation(_take),
+    "TakeAlongAxis": operation(lambda c, x, i: np.take_along_axis(x, i, axis=c["axis"])),
+    "OneHot": operation(_one_hot),
+    "SequenceMask": operation(_sequence_mask),
+}
+
+
+EQUATIONS: Mapping[str, Equation] = {f"ops.{name}": equation for name, equation in _BARE.items()}

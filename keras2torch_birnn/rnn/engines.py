@@ -1,0 +1,343 @@
+"""The engines behind one door: ``run`` computes one layer's recurrence by the engine a call allows.
+
+native: our kernel (float32 on CPU). fused: torch's own (oneDNN, cuDNN). loop: the equations step by
+step, for everything. ``choice`` says which is wanted; here is decided whether this very call can
+have it. B batch, T time, F features, H units, G gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
+from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
+from keras2torch_birnn.rnn.masks import compact, like, padded_behind, reverse, spread
+from keras2torch_birnn.rnn.native.library import NativeCell, missing
+from keras2torch_birnn.rnn.native.op import can_run, run_native
+
+State: TypeAlias = tuple[Tensor, ...]
+# Outputs (B, T, H) in the order of time and final states, one per direction.
+Result: TypeAlias = tuple[tuple[Tensor, ...], tuple[State, ...]]
+
+# Torch's functions behind nn.LSTM, nn.GRU and nn.RNN, by cell kind and activation.
+KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("LSTM", "tanh"): torch.lstm,
+    ("GRU", "tanh"): torch.gru,
+    ("SimpleRNN", "tanh"): torch.rnn_tanh,
+    ("SimpleRNN", "relu"): torch.rnn_relu,
+}
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """What every engine needs to know of one layer: its cell and the weights of its directions.
+
+    ``kernel``: torch's function that computes this cell, ``native``: the cell in our kernel's
+    numbers; None where there is none. ``training``: the layer is in training mode. ``engine``: the
+    engine the caller chose, None for what ``K2T_ENGINE`` says.
+    """
+
+    cell: Cell
+    weights: tuple[Weights, ...]
+    kernel: Callable[..., Any] | None = None
+    native: NativeCell | None = None
+    dropout: DropoutRates | None = None
+    training: bool = False
+    engine: Wish | None = None
+
+    @property
+    def states(self) -> int:
+        """h, and an LSTM's c."""
+        return 2 if self.cell.kind == "LSTM" else 1
+
+
+def run(
+    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+) -> Result:
+    """Compute a layer's outputs (B, T, H) in the order of time and its final states.
+
+    x: (B, T, F). lengths: (B,), the steps of each row that count; outputs past them are garbage.
+    start: a state for each direction, None for zeros.
+
+    Raises:
+        UsageError: the forced engine cannot run this call. ValueError: x does not fit the weights.
+    """
+    features = layer.weights[0].ih.shape[1]
+    if x.dim() != 3 or x.shape[2] != features:
+        raise ValueError(f"an input (batch, time, {features}) is expected, found {list(x.shape)}")
+    return RUN[decide(layer, x, lengths, start).engine](layer, x, lengths, start)
+
+
+def decide(
+    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+) -> Choice:
+    """Say which engine runs this call, and why; arguments as for ``run``.
+
+    Raises:
+        UsageError: the forced engine cannot run it.
+    """
+    engine = wish(layer.engine)
+    dropping = layer.training and bool(layer.dropout)
+    if engine in ("auto", "native"):
+        lacking = _not_native(layer, x, start, dropping=dropping)
+        if engine == "native":
+            if lacking:
+                raise UsageError(f"{VARIABLE}=native: {lacking}", "use auto")
+            return _CHOSEN_NATIVE
+        if not lacking and _native_wanted(layer, x, lengths, start):
+            return _NATIVE
+    if layer.kernel is None:
+        if engine == "fused":
+            raise UsageError(f"{VARIABLE}=fused: torch has no kernel for this layer", "use auto")
+        return _ONLY_LOOP
+    if engine == "loop":
+        return _CHOSEN_LOOP
+    if dropping:
+        return _DROPPING
+    # Packing depends on values, which a graph must not.
+    return _EXPORTED if lengths is not None and _exporting() else _FUSED
+
+
+_NATIVE = Choice("native", "measured the fastest for float32 on CPU")
+_CHOSEN_NATIVE = Choice("native", "chosen")
+_FUSED = Choice("fused", "torch's own kernel")
+_CHOSEN_LOOP = Choice("loop", "chosen")
+_ONLY_LOOP = Choice("loop", "neither torch nor the native kernel computes this call")
+_DROPPING = Choice("loop", "Keras drops with one mask for all steps; torch's kernel has none")
+_EXPORTED = Choice("loop", "a masked layer in an exported graph")
+
+
+def _not_native(
+    layer: Recurrence, x: Tensor, start: tuple[State, ...] | None, *, dropping: bool
+) -> str:
+    """Why the native kernel cannot run this call; empty if it can."""
+    if layer.native is None:
+        return missing() or "the native kernel lacks an activation of this layer"
+    if dropping or not can_run(_tensors(layer, x, start)):
+        return "the kernel computes float32 on CPU, without dropout"
+    return ""
+
+
+def _native_wanted(
+    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+) -> bool:
+    """Whether native is the better engine for this call."""
+    if _exporting() or not native_pays(
+        layer.cell.kind, layer.kernel is not None, x.shape[0], lengths is not None
+    ):
+        return False
+    # In training the gradient is wanted at once, and torch's engines have what it needs.
+    gradients = _differentiated(layer, x, start)
+    return not (gradients and (layer.training or torch.compiler.is_compiling()))
+
+
+def _tensors(layer: Recurrence, x: Tensor, start: tuple[State, ...] | None) -> list[Tensor]:
+    return [x, *(s for state in start or () for s in state), *_flat(layer.weights)]
+
+
+def _differentiated(layer: Recurrence, x: Tensor, start: tuple[State, ...] | None) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(layer, x, start))
+
+
+def run_masked(
+    sequences: Callable[[Tensor, Tensor | None, tuple[State, ...] | None], Result],
+    x: Tensor,
+    mask: Tensor,
+    start: tuple[State, ...] | None,
+    rules: Sequence[str],
+) -> Result:
+    """``sequences`` on the steps that ``mask`` (B, T) says count, and on nothing else.
+
+    ``rules``: what stands at the other steps of each direction (``masks.spread``). A row with
+    nothing to count keeps the state it had.
+    """
+    padded = padded_behind(mask)
+    compacted, lengths = (x, mask.sum(dim=1)) if padded else compact(x, mask)
+    outputs, states = sequences(compacted, lengths, start)
+    outputs = tuple(
+        torch.where(like(mask, out), out, torch.zeros_like(out[:1, :1]))
+        if padded and rule == "zeros"
+        else spread(out, mask, start[d][0] if start else None, backward=d == 1, rule=rule)
+        for d, (out, rule) in enumerate(zip(outputs, rules, strict=True))
+    )
+    empty = lengths == 0
+    kept = tuple(
+        tuple(
+            torch.where(like(empty, s), start[d][i] if start else torch.zeros_like(s), s)
+            for i, s in enumerate(state)
+        )
+        for d, state in enumerate(states)
+    )
+    return outputs, kept
+
+
+# Whether a graph is being exported; older torch tells compiling only.
+_exporting: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def _flat(weights: Sequence[Weights]) -> list[Tensor]:
+    """All parameters in torch's order, without those that are absent."""
+    return [p for w in weights for p in (w.ih, w.hh, w.bias_ih, w.bias_hh) if p is not None]
+
+
+# ---- loop --------------------------------------------------------------------------------------
+
+
+def _run_loops(
+    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+) -> Result:
+    """Every direction by the loop; the second reads the valid steps turned round."""
+    outputs, states = [], []
+    dropout = layer.dropout if layer.training else None
+    for d, weights in enumerate(layer.weights):
+        zero = x.new_zeros(x.shape[0], weights.hh.shape[1])
+        begin = start[d] if start else (zero,) * layer.states
+        read = reverse(x, lengths) if d else x
+        out, state = run_loop(layer.cell, weights, read, lengths, begin, dropout)
+        outputs.append(reverse(out, lengths) if d else out)
+        states.append(state)
+    return tuple(outputs), tuple(states)
+
+
+# ---- fused -------------------------------------------------------------------------------------
+
+
+def _run_fused(
+    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+) -> Result:
+    """One call of torch's kernel for all directions, packed where lengths count."""
+    kernel: Any = layer.kernel
+    directions, units = len(layer.weights), layer.weights[0].hh.shape[1]
+    if start is None:
+        zero = x.new_zeros(directions, x.shape[0], units)
+        begin: tuple[Tensor, ...] = (zero,) * layer.states
+    else:
+        begin = tuple(torch.stack(parts) for parts in zip(*start, strict=True))
+    packed: PackedSequence | None = None
+    if lengths is not None and x.shape[0] > 0:
+        # Sorted here, so that the states can be sorted alike.
+        order = lengths.argsort(descending=True)
+        back = order.argsort()
+        counts = lengths[order].clamp(min=1).cpu()
+        packed = pack_padded_sequence(x[order], counts, batch_first=True)
+        begin = tuple(s[:, order] for s in begin)
+    hx = begin if layer.cell.kind == "LSTM" else begin[0]
+    weights = _flat(layer.weights)
+    has_biases = layer.weights[0].bias_ih is not None
+    # one layer, no dropout between layers
+    fixed = (weights, has_biases, 1, 0.0, layer.training, directions == 2)
+    if packed is None:
+        out, *final = kernel(x, hx, *fixed, True)
+    else:
+        out, *final = kernel(packed.data, packed.batch_sizes, hx, *fixed)
+        again = PackedSequence(out, packed.batch_sizes)
+        out, _ = pad_packed_sequence(again, batch_first=True, total_length=x.shape[1])
+        out, final = out[back], [f[:, back] for f in final]
+    return out.chunk(directions, dim=2), tuple(
+        tuple(f[d] for f in final) for d in range(directions)
+    )
+
+
+# ---- native ------------------------------------------------------------------------------------
+
+
+def _run_native(
+    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+) -> Result:
+    if not _differentiated(layer, x, start):
+        return _by_kernel(layer, x, lengths, start)
+    states = [s for state in start or () for s in state]
+    recomputed: Any = _Recomputed
+    flat = recomputed.apply(layer, lengths, len(states), x, *states, *_flat(layer.weights))
+    return _shaped(layer, cast(tuple[Tensor, ...], flat))
+
+
+def _by_kernel(
+    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+) -> Result:
+    if layer.native is None:
+        raise TypeError("a layer without native cell")
+    parameters = [(w.ih, w.hh, w.bias_ih, w.bias_hh) for w in layer.weights]
+    return run_native(layer.native, parameters, x, lengths, start)
+
+
+def _shaped(layer: Recurrence, flat: tuple[Tensor, ...]) -> Result:
+    """Outputs and states one after another -> Result."""
+    n, each = len(layer.weights), layer.states
+    return flat[:n], tuple(flat[n + d * each : n + (d + 1) * each] for d in range(n))
+
+
+def _unshaped(result: Result) -> tuple[Tensor, ...]:
+    return *result[0], *(s for state in result[1] for s in state)
+
+
+class _Recomputed(torch.autograd.Function):
+    """Forward by the native kernel; backward runs the layer once more by torch's engine.
+
+    Most calls in evaluation mode never ask for the gradient that they allow.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, layer: Recurrence, lengths: Tensor | None, states: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Tensors: x, the start's states, the weights."""
+        ctx.save_for_backward(*tensors)
+        ctx.layer, ctx.lengths, ctx.states = layer, lengths, states
+        mine, x, start = _taken(layer, states, tensors)
+        return _unshaped(_by_kernel(mine, x, lengths, start))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, states and weights; they have gradients themselves."""
+        twice = torch.is_grad_enabled()
+        tensors = ctx.saved_tensors
+        if not twice:
+            tensors = tuple(
+                t.detach().requires_grad_(need)
+                for t, need in zip(tensors, ctx.needs_input_grad[3:], strict=True)
+            )
+        with torch.enable_grad():
+            layer, x, start = _taken(ctx.layer, ctx.states, tensors)
+            layer = replace(layer, engine="torch")
+            outputs = _unshaped(run(layer, x, ctx.lengths, start))
+            wanted = [t for t, need in zip(tensors, ctx.needs_input_grad[3:], strict=True) if need]
+            found = iter(
+                torch.autograd.grad(
+                    outputs, wanted, gradients, create_graph=twice, allow_unused=True
+                )
+            )
+        return None, None, None, *(next(found) if n else None for n in ctx.needs_input_grad[3:])
+
+
+def _taken(
+    layer: Recurrence, states: int, tensors: Sequence[Tensor]
+) -> tuple[Recurrence, Tensor, tuple[State, ...] | None]:
+    """The layer with these weights, x and start."""
+    x, rest = tensors[0], iter(tensors[1 + states :])
+    weights = tuple(
+        Weights(
+            next(rest),
+            next(rest),
+            None if w.bias_ih is None else next(rest),
+            None if w.bias_hh is None else next(rest),
+        )
+        for w in layer.weights
+    )
+    each = layer.states
+    start = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
+    return replace(layer, weights=weights), x, start or None
+
+
+RUN: Mapping[str, Callable[..., Result]] = {
+    "loop": _run_loops,
+    "fused": _run_fused,
+    "native": _run_native,
+}

@@ -1,0 +1,356 @@
+"""Shapes of operations that move, choose or count values; see ``op_shapes``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from keras2torch_birnn.schema.op_shapes import bounded, broadcast, first, place, places
+from keras2torch_birnn.schema.row import Config, ShapeError
+from keras2torch_birnn.spec import Shape, Structure
+
+Sizes = Sequence[int | None]
+
+
+def product(sizes: Sizes) -> int | None:
+    """The number of values, None if a size is free."""
+    fixed = [size for size in sizes if size is not None]
+    return math.prod(fixed) if len(fixed) == len(sizes) else None
+
+
+def reshape(config: Config, given: Structure) -> Shape | None:
+    """The wanted sizes; -1 is what is left. A size that comes as an argument is free."""
+    wanted, shape = config["shape"], first(given)
+    if wanted is None:
+        return None
+    if None in wanted and -1 in wanted:
+        return tuple(None if size == -1 else size for size in wanted)
+    count = None if shape is None else product(shape)
+    fixed = product([size for size in wanted if size != -1])
+    if shape is not None and count is None and None not in wanted:
+        rest = product([size for size in shape if size is not None])
+        if fixed == rest and list(shape).count(None) == 1:
+            return tuple(None if size == -1 else size for size in wanted)
+    if count is not None and fixed is not None:
+        if (-1 in wanted and count % max(fixed, 1)) or (-1 not in wanted and count != fixed):
+            raise ShapeError(f"{count} values do not fit the shape {list(wanted)}")
+        return tuple(count // max(fixed, 1) if size == -1 else size for size in wanted)
+    return tuple(None if size == -1 else size for size in wanted)
+
+
+def wanted(config: Config, given: Structure) -> Shape | None:
+    """Exactly the sizes that are wanted."""
+    shape: Shape | None = config["shape"]
+    return shape
+
+
+def broadcast_to(config: Config, given: Structure) -> Shape | None:
+    """The wanted sizes, which the tensor has to fit."""
+    sizes, shape = config["shape"], first(given)
+    if sizes is None:
+        return None
+    if shape is not None and len(shape) > len(sizes):
+        raise ShapeError(f"{list(shape)} cannot be broadcast to {list(sizes)}")
+    out: list[int | None] = list(sizes)
+    for i in range(1, 1 + len(shape or ())):
+        own = shape[-i] if shape else None
+        if sizes[-i] == -1:
+            out[-i] = own
+        elif own not in (1, None) and sizes[-i] is not None and own != sizes[-i]:
+            raise ShapeError(f"{list(shape or ())} cannot be broadcast to {list(sizes)}")
+    if -1 in out:
+        raise ShapeError(f"{list(sizes)} asks for a size that is not there")
+    return tuple(out)
+
+
+def transpose(config: Config, given: Structure) -> Shape | None:
+    """Output axis i is input axis axes[i]; None turns them all round."""
+    shape = first(given)
+    if shape is None:
+        return None
+    axes = range(len(shape))[::-1] if config["axes"] is None else config["axes"]
+    if places(axes, len(shape)) != tuple(range(len(shape))):
+        raise ShapeError(f"axes {list(axes)} for {len(shape)} dimensions")
+    return tuple(shape[axis] for axis in axes)
+
+
+def swapped(config: Config, given: Structure) -> Shape | None:
+    """Two axes change places."""
+    shape = first(given)
+    if shape is None:
+        return None
+    a, b = place(config["axis1"], len(shape)), place(config["axis2"], len(shape))
+    order = list(range(len(shape)))
+    order[a], order[b] = b, a
+    return tuple(shape[i] for i in order)
+
+
+def moved(config: Config, given: Structure) -> Shape | None:
+    """Axes go to other places, the rest keep their order."""
+    shape = first(given)
+    if shape is None:
+        return None
+    source = [place(axis, len(shape)) for axis in config["source"]]
+    target = [place(axis, len(shape)) for axis in config["destination"]]
+    if len(set(source)) < len(source) or len(set(target)) < len(target):
+        raise ShapeError("an axis moves twice")
+    if len(source) != len(target):
+        raise ShapeError(f"{len(source)} axes go to {len(target)} places")
+    order = [i for i in range(len(shape)) if i not in source]
+    for to, axis in sorted(zip(target, source, strict=True)):
+        order.insert(to, axis)
+    return tuple(shape[i] for i in order)
+
+
+def squeezed(config: Config, given: Structure) -> Shape | None:
+    """Without the axes of size 1."""
+    shape = first(given)
+    if shape is None:
+        return None
+    axes = config["axis"]
+    if axes is None:
+        if None in shape:
+            raise ShapeError(f"which axes of {list(shape)} are 1 is not known")
+        return tuple(size for size in shape if size != 1)
+    gone = places(axes, len(shape))
+    if any(shape[i] not in (1, None) for i in gone):
+        raise ShapeError(f"axes {list(axes)} of {list(shape)} are not of size 1")
+    return tuple(size for i, size in enumerate(shape) if i not in gone)
+
+
+def expanded(config: Config, given: Structure) -> Shape | None:
+    """1 goes in where the output's axes stand."""
+    shape = first(given)
+    if shape is None:
+        return None
+    rank = len(shape) + len(config["axis"])
+    new, rest = places(config["axis"], rank), iter(shape)
+    return tuple(1 if i in new else next(rest) for i in range(rank))
+
+
+def joined(config: Config, given: Structure) -> Shape | None:
+    """One after the other along the axis."""
+    if any(shape is None for shape in given):
+        return None
+    if len({len(shape) for shape in given}) > 1:
+        raise ShapeError("tensors of several ranks cannot be concatenated")
+    axis = place(config["axis"], len(given[0]))
+    out: list[int | None] = []
+    for i, sizes in enumerate(zip(*given, strict=True)):
+        fixed = {size for size in sizes if size is not None}
+        if i != axis and len(fixed) > 1:
+            shown = ", ".join(str(list(shape)) for shape in given)
+            raise ShapeError(f"shapes {shown} differ in more than axis {axis}")
+        out.append(product_sum(sizes) if i == axis else fixed.pop() if fixed else None)
+    return tuple(out)
+
+
+def product_sum(sizes: Sizes) -> int | None:
+    """The sum of sizes, None if one is free."""
+    fixed = [size for size in sizes if size is not None]
+    return sum(fixed) if len(fixed) == len(sizes) else None
+
+
+def stacked(config: Config, given: Structure) -> Shape | None:
+    """A new axis."""
+    if any(shape is None for shape in given):
+        return None
+    if len({len(shape) for shape in given}) > 1:
+        raise ShapeError("tensors of several ranks cannot be stacked")
+    axis = place(config["axis"], len(given[0]) + 1)
+    together = broadcast(given) or ()
+    if any(None not in (a, b) and a != b for s in given for a, b in zip(s, together, strict=True)):
+        raise ShapeError("tensors of several shapes cannot be stacked")
+    return (*together[:axis], len(given), *together[axis:])
+
+
+def split(config: Config, given: Structure) -> Structure:
+    """The parts along an axis: so many, or of these sizes, or between these places."""
+    shape = first(given)
+    parts, how = config["sections"], config["by"]
+    count = parts if how == "count" else len(parts) + (how == "places")
+    if shape is None:
+        return (None,) * count
+    axis = place(config["axis"], len(shape))
+    return tuple(
+        (*shape[:axis], size, *shape[axis + 1 :]) for size in _parts(parts, how, shape[axis])
+    )
+
+
+def _parts(parts: Any, how: str, whole: int | None) -> tuple[int | None, ...]:
+    if how == "count":
+        if whole is not None and whole % parts:
+            raise ShapeError(f"{whole} in {parts} equal parts")
+        each: int | None = None if whole is None else whole // parts
+        return tuple(each for _ in range(parts))
+    if how == "sizes":
+        if parts.count(-1) > 1 or (whole is not None and -1 not in parts and sum(parts) != whole):
+            raise ShapeError(f"parts {list(parts)} of {whole}")
+        rest = None if whole is None else whole - sum(part for part in parts if part != -1)
+        if rest is not None and rest < 0:
+            raise ShapeError(f"parts {list(parts)} of {whole}")
+        known: list[int] = list(parts)
+        return tuple(rest if part == -1 else part for part in known)
+    if any(a > b for a, b in zip((0, *parts), parts, strict=False)):
+        raise ShapeError(f"places {list(parts)} do not go up from 0")
+    if whole is not None and parts and parts[-1] > whole:
+        raise ShapeError(f"places {list(parts)} in {whole}")
+    sizes: list[int] = [b - a for a, b in zip((0, *parts), parts, strict=False)]
+    return (*sizes, None if whole is None else whole - (parts[-1] if parts else 0))
+
+
+def unstacked(config: Config, given: Structure) -> Structure:
+    """One tensor for each place of an axis."""
+    shape = first(given)
+    if shape is None:
+        raise ShapeError("the number of tensors is not known")
+    axis = place(config["axis"], len(shape))
+    count = shape[axis] if config["num"] is None else config["num"]
+    if count is None or shape[axis] not in (None, count):
+        raise ShapeError(f"axis {axis} of {list(shape)} as {config['num']} tensors")
+    return ((*shape[:axis], *shape[axis + 1 :]),) * count
+
+
+def tiled(config: Config, given: Structure) -> Shape | None:
+    """Every axis so many times its size."""
+    shape, times = first(given), config["shape"]
+    if shape is None or times is None:
+        return None
+    bounded([n * (s or 1) for s, n in zip(shape[::-1], times[::-1], strict=False) if n])
+    rank = max(len(shape), len(times))
+    sizes = (1,) * (rank - len(shape)) + shape
+    times = (1,) * (rank - len(times)) + times
+    return tuple(None if None in (s, n) else s * n for s, n in zip(sizes, times, strict=True))
+
+
+def repeated(config: Config, given: Structure) -> Shape | None:
+    """Each value of an axis so many times."""
+    shape, axis = first(given), config["axis"]
+    if shape is None:
+        return None
+    bounded([config["repeats"], *(size for size in shape if size is not None)])
+    if axis is None:
+        count = product(shape)
+        return (None if count is None else count * config["repeats"],)
+    axis = place(axis, len(shape))
+    own = shape[axis]
+    return (*shape[:axis], None if own is None else own * config["repeats"], *shape[axis + 1 :])
+
+
+def padded(config: Config, given: Structure) -> Shape | None:
+    """Every axis longer by what stands before and after it."""
+    shape, around = first(given), config["pad_width"]
+    if shape is None:
+        return None
+    around = around * len(shape) if len(around) == 1 else around
+    if len(around) != len(shape):
+        raise ShapeError(f"pad_width for {len(around)} of {len(shape)} dimensions")
+    bounded([(s or 1) + sum(a) for s, a in zip(shape, around, strict=True)])
+    return tuple(None if s is None else s + sum(a) for s, a in zip(shape, around, strict=True))
+
+
+def differences(config: Config, given: Structure) -> Shape | None:
+    """Shorter by n along the axis."""
+    shape = first(given)
+    if shape is None:
+        return None
+    axis = place(config["axis"], len(shape))
+    own = shape[axis]
+    return (*shape[:axis], None if own is None else max(own - config["n"], 0), *shape[axis + 1 :])
+
+
+def items(config: Config, given: Structure) -> Shape | None:
+    """``x[key]``: whole numbers, slices, new axes, an ellipsis."""
+    shape, key = first(given), config["key"]
+    if shape is None:
+        return None
+    named = sum(part not in (None, "...") for part in key)
+    if named > len(shape):
+        raise ShapeError(f"{named} indices into {len(shape)} dimensions")
+    if "..." not in key:
+        key = (*key, "...")
+    out: list[int | None] = []
+    axis = 0
+    for part in key:
+        if part == "...":
+            rest = len(shape) - named
+            out += shape[axis : axis + rest]
+            axis += rest
+        elif part is None:
+            out.append(1)
+        else:
+            if isinstance(part, tuple):
+                out.append(_sliced(part, shape[axis]))
+            elif isinstance(part, int):
+                _within(part, shape[axis])
+            axis += 1
+    return tuple(out)
+
+
+def _within(index: int, size: int | None) -> None:
+    if size is not None and not -size <= index < size:
+        raise ShapeError(f"index {index} into an axis of size {size}")
+
+
+def _sliced(part: tuple[Any, Any, Any], size: int | None) -> int | None:
+    start, stop, step = part
+    if size is None:
+        return None
+    if any(isinstance(bound, str) for bound in part):
+        return None
+    return len(range(*slice(start, stop, step).indices(size)))
+
+
+def taken(config: Config, given: Structure) -> Shape | None:
+    """Rows by their numbers: the shape of the indices goes in for the axis."""
+    shape, indices = given
+    if shape is None or indices is None:
+        return None
+    if config["axis"] is None:
+        return tuple(indices)
+    axis, batch = place(config["axis"], len(shape)), config["batch_dims"]
+    if not 0 <= batch <= min(axis, len(indices)):
+        raise ShapeError(f"batch_dims {batch} for axis {axis}")
+    return (*shape[:axis], *indices[batch:], *shape[axis + 1 :])
+
+
+def taken_along(config: Config, given: Structure) -> Shape | None:
+    """The indices' own shape, with the other axes broadcast."""
+    shape, indices = given
+    if shape is None or indices is None:
+        return None
+    if len(shape) != len(indices):
+        raise ShapeError(f"indices of {len(indices)} dimensions for {len(shape)}")
+    axis = place(config["axis"], len(shape))
+    met = broadcast([(*s[:axis], 1, *s[axis + 1 :]) for s in given]) or ()
+    return (*met[:axis], indices[axis], *met[axis + 1 :])
+
+
+def one_hot(config: Config, given: Structure) -> Shape | None:
+    """A new axis of ``depth``."""
+    shape = first(given)
+    if shape is None:
+        return None
+    axis = place(config["axis"], len(shape) + 1)
+    return (*shape[:axis], config["depth"], *shape[axis:])
+
+
+def sequence_mask(config: Config, given: Structure) -> Shape | None:
+    """A new last axis of ``maxlen``."""
+    shape = first(given)
+    return None if shape is None else (*shape, config["maxlen"])
+
+
+def sizes_of(config: Config, given: Structure) -> Shape | None:
+    """One number for each axis."""
+    shape = first(given)
+    return None if shape is None else (len(shape),)
+
+
+def counted(config: Config, given: Structure) -> Shape | None:
+    """Whole numbers in a row, how many is known at run time or here."""
+    start, stop, step = config["bounds"]
+    if any(isinstance(bound, str) for bound in (start, stop, step)):
+        return (None,)
+    return (len(range(start, stop, step)),)

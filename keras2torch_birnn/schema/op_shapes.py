@@ -1,0 +1,226 @@
+"""Shapes of what operations give. None is a size that is free, a shape None one not known at all.
+
+Here, other than in layers, any axis may be the batch's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
+from keras2torch_birnn.schema.row import Config, ShapeError
+from keras2torch_birnn.spec import Shape, Structure
+
+Output = Callable[[Config, Structure], Structure]
+
+# Per sample, free sizes left out: 64 million numbers. Keeps hostile sizes from an allocation.
+LARGEST = 2**26
+HIGHEST_RANK = 25
+
+
+def checked(output: Output) -> Output:
+    """The same output; what no real model computes is refused before it is computed."""
+
+    def shape(config: Config, given: Structure) -> Structure:
+        out = output(config, given)
+        for one in out if isinstance(out, tuple) and is_list(out) else (out,):
+            if one is not None:
+                bounded([size for size in one if size is not None])
+            if one is not None and len(one) > HIGHEST_RANK:
+                raise ShapeError(f"a result of {len(one)} dimensions")
+        return out
+
+    return shape
+
+
+def bounded(sizes: Sequence[int]) -> None:
+    """Refuse a result of at least these sizes if it is too large."""
+    if math.prod(sizes) > LARGEST:
+        raise ShapeError(f"a result of {list(sizes)} is larger than {LARGEST} numbers")
+
+
+def is_list(given: Structure) -> bool:
+    """Whether these are the shapes of several tensors, not one shape."""
+    return isinstance(given, tuple) and any(isinstance(part, tuple) for part in given)
+
+
+def first(given: Structure) -> Shape | None:
+    """The shape of the first argument."""
+    shape: Shape | None = given[0] if is_list(given) else given
+    return shape
+
+
+def place(axis: int, rank: int) -> int:
+    """The axis counted from the start."""
+    if not -rank <= axis < rank:
+        raise ShapeError(f"axis {axis} of a tensor of {rank} dimensions")
+    return axis % rank
+
+
+def places(axes: Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """Axes counted from the start, in order; None: all of them."""
+    found = sorted(place(axis, rank) for axis in (range(rank) if axes is None else axes))
+    if len(set(found)) < len(found):
+        raise ShapeError(f"axes {axes} name one twice")
+    return tuple(found)
+
+
+def broadcast(shapes: Sequence[Shape | None]) -> Shape | None:
+    """NumPy's broadcasting; a free size meets a fixed one in that one."""
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes):
+        return None
+    rank = max(map(len, known))
+    out: list[int | None] = []
+    for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in known), strict=True):
+        fixed = {size for size in sizes if size not in (1, None)}
+        if len(fixed) > 1:
+            shown = ", ".join(str(list(shape)) for shape in known)
+            raise ShapeError(f"shapes {shown} do not fit each other")
+        out.append(fixed.pop() if fixed else None if None in sizes else 1)
+    return tuple(out)
+
+
+def elementwise(config: Config, given: Structure) -> Shape | None:
+    """Several arguments, value by value."""
+    return broadcast(given)
+
+
+def chosen(config: Config, given: Structure) -> Shape | None:
+    """The same; TensorFlow's old Select takes tensors of one shape only (or by rows)."""
+    shape = broadcast(given)
+    if not config["broadcasts"] and any(one != shape for one in given):
+        raise ShapeError("a choice by rows is not supported")
+    return shape
+
+
+def same(config: Config, given: Structure) -> Shape | None:
+    """The first argument's."""
+    return first(given)
+
+
+def activated(config: Config, given: Structure) -> Shape | None:
+    """The first argument's; glu takes half of an axis."""
+    shape, function = first(given), config["function"]
+    name, options = (function, {}) if isinstance(function, str) else (function["name"], function)
+    if shape is None or "axis" not in ACTIVATION_OPTIONS.get(name, {}):
+        return shape
+    axis = place(options.get("axis", -1), len(shape))
+    size = shape[axis]
+    if name != "glu" or size is None:
+        return shape
+    if size % 2:
+        raise ShapeError(f"glu of an axis of size {size}")
+    return (*shape[:axis], size // 2, *shape[axis + 1 :])
+
+
+def along_axis(config: Config, given: Structure) -> Shape | None:
+    """The first argument's, which has the axis."""
+    shape = first(given)
+    if shape is not None and config["axis"] is not None:
+        axis = config["axis"]
+        places(axis if isinstance(axis, tuple) else (axis,), len(shape))
+    return shape
+
+
+def reduced(config: Config, given: Structure) -> Shape | None:
+    """Without the axes, or with 1 in their places."""
+    shape = first(given)
+    if shape is None:
+        return None
+    axis = config["axis"]
+    gone = places((axis,) if isinstance(axis, int) else axis, len(shape))
+    if config.get("keepdims"):
+        return tuple(1 if i in gone else size for i, size in enumerate(shape))
+    return tuple(size for i, size in enumerate(shape) if i not in gone)
+
+
+def reduced_twice(config: Config, given: Structure) -> Structure:
+    """Two results: mean and variance."""
+    return reduced(config, given), reduced(config, given)
+
+
+def ranked(config: Config, given: Structure) -> Structure:
+    """The k largest along the last axis, and their places."""
+    shape = first(given)
+    if shape is None:
+        return None, None
+    if not shape or (shape[-1] is not None and shape[-1] < config["k"]):
+        raise ShapeError(f"the {config['k']} largest of {list(shape)}")
+    return ((*shape[:-1], config["k"]),) * 2
+
+
+def matmul(config: Config, given: Structure) -> Shape | None:
+    """(..., m, k) with (..., k, n)."""
+    a, b = given
+    if a is None or b is None:
+        return None
+    if not a or not b:
+        raise ShapeError("a single number in a matrix product")
+    if config["transpose_a"] and len(a) > 1:
+        a = (*a[:-2], a[-1], a[-2])
+    if config["transpose_b"] and len(b) > 1:
+        b = (*b[:-2], b[-1], b[-2])
+    met = b[-2] if len(b) > 1 else b[-1]
+    if None not in (a[-1], met) and a[-1] != met:
+        raise ShapeError(f"matrices {list(a)} and {list(b)} do not fit each other")
+    batch = broadcast([a[:-2], b[:-2]]) or ()
+    return (*batch, *a[-2:-1], *(b[-1:] if len(b) > 1 else ()))
+
+
+def dot(config: Config, given: Structure) -> Shape | None:
+    """``numpy.dot``: the last axis of x with the last but one of y."""
+    a, b = given
+    if a is None or b is None:
+        return None
+    if not a or not b:
+        return broadcast(given)
+    met = b[-2] if len(b) > 1 else b[-1]
+    if None not in (a[-1], met) and a[-1] != met:
+        raise ShapeError(f"{list(a)} and {list(b)} do not fit each other")
+    return (*a[:-1], *b[:-2], *(b[-1:] if len(b) > 1 else ()))
+
+
+def tensordot(config: Config, given: Structure) -> Shape | None:
+    """The axes of x with those of y."""
+    a, b = given
+    if a is None or b is None:
+        return None
+    left = [place(axis, len(a)) for axis in config["axes"][0]]
+    right = [place(axis, len(b)) for axis in config["axes"][1]]
+    for i, j in zip(left, right, strict=True):
+        if None not in (a[i], b[j]) and a[i] != b[j]:
+            raise ShapeError(f"axis {i} of {list(a)} and axis {j} of {list(b)} differ")
+    rest = [size for i, size in enumerate(a) if i not in left]
+    return (*rest, *(size for j, size in enumerate(b) if j not in right))
+
+
+def einsum(config: Config, given: Structure) -> Shape | None:
+    """Letters stand for axes, an ellipsis for axes that are broadcast."""
+    inputs, output = config["subscripts"].split("->")
+    terms = inputs.split(",")
+    if len(terms) != len(given):
+        raise ShapeError(f"{len(given)} tensors for the {len(terms)} terms of {inputs!r}")
+    sizes: dict[str, int | None] = {}
+    rests: list[Shape] = []
+    for term, shape in zip(terms, given, strict=True):
+        if shape is None:
+            return None
+        letters = term.replace("...", "")
+        before = len(term.split("...")[0])
+        rest = len(shape) - len(letters)
+        if rest < 0 or (rest > 0 and "..." not in term):
+            raise ShapeError(f"{term!r} for a tensor of {len(shape)} dimensions")
+        rests.append(shape[before : before + rest])
+        for letter, size in zip(letters, (*shape[:before], *shape[before + rest :]), strict=True):
+            held = sizes.get(letter)
+            if None not in (held, size) and held != size:
+                raise ShapeError(f"axis {letter!r} is {held} and {size}")
+            sizes[letter] = held if size is None else size
+    spread = broadcast(rests) or ()
+    out: list[int | None] = []
+    for part in re.findall(r"\.\.\.|.", output):
+        out += spread if part == "..." else [sizes[part]]
+    return tuple(out)

@@ -1,0 +1,154 @@
+"""``k2t bench``: parity before speed, every contender by name, what cannot run says why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import MASKED, assert_refused, k2t
+
+from keras2torch_birnn.bench import case, measure, report
+from keras2torch_birnn.bench.case import Model, Stack
+from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, reason_against
+
+STACK = Stack("gru", "ave", layers=2, batch=3, time=7, features=5, units=11, masked=True)
+
+
+def test_every_contender_on_torch_computes_a_masked_stack_exactly() -> None:
+    row = measure.measure(
+        STACK, threads=1, rounds=2, contenders=(OURS, PLAIN, "torch.compile", "ONNX Runtime")
+    )
+    ours, plain, compiled, other = row.timings
+    for timing in (ours, plain):
+        assert len(timing.times_ms) == 2
+        assert min(timing.times_ms) > 0
+        assert timing.error <= measure.STACK_TOLERANCE
+    assert compiled.absent == "packing breaks the compiled graph"
+    assert other.times_ms == () or other.error <= measure.STACK_TOLERANCE
+    ratio = row.ratio(OURS, PLAIN)
+    assert ratio == ours.median_ms / plain.median_ms
+    lines = report.table([row])
+    assert lines[0] == "gru ave masked 3x7x5x11, cpu"
+    assert f"{ratio:.2f}x" in next(line for line in lines if PLAIN in line)
+
+
+def test_a_contender_with_other_numbers_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = case.exact(STACK)
+    monkeypatch.setattr(measure, "exact", lambda _: right + 1e-5)
+    (timing,) = measure.measure(STACK, rounds=1, contenders=(OURS,)).timings
+    assert timing.times_ms == ()
+    assert timing.absent.startswith("other numbers: 1.0e-05 off")
+    written = json.loads(report.as_json({}, [measure.Row(STACK, "cpu", (timing,))]))
+    assert written["rows"][0]["timings"][0]["median_ms"] is None
+
+
+def test_a_process_that_fails_is_told_of_and_the_others_go_on() -> None:
+    none = Model(path="/nowhere.h5")
+    worker = measure._Worker(PLAIN, "cpu", Path("/nowhere"), 1)
+    try:
+        assert "FileNotFoundError" in worker.first["error"]
+    finally:
+        worker.stop()
+    assert reason_against("ONNX Runtime", none, "cuda") == "not timed on cuda"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"reset_after": False}, "nn.GRU resets after the product only"),
+        ({"recurrent_activation": "hard_sigmoid_0.2"}, "torch has no kernel"),
+        ({}, ""),
+    ],
+)
+def test_plain_torch_stands_aside_where_it_computes_something_else(
+    changes: dict[str, Any], reason: str
+) -> None:
+    assert reason_against(PLAIN, replace(STACK, **changes), "cpu").startswith(reason)
+
+
+def test_half_of_the_steps_are_masked_on_average_and_work_is_counted() -> None:
+    lengths = case.lengths_of(replace(STACK, batch=8, time=100))
+    assert lengths is not None
+    assert abs(float(np.mean(lengths)) - 50) < 1
+    assert case.lengths_of(replace(STACK, masked=False)) is None
+    # two layers, two directions, three gates: 5 or 11 inputs and 11 states for each of 11 units
+    assert STACK.multiply_adds == 3 * 7 * 2 * 3 * 11 * (5 + 11 + 11 + 11)
+    assert replace(STACK, merge="concat").multiply_adds == 3 * 7 * 2 * 3 * 11 * (16 + 22 + 11)
+
+
+def test_cases_cross_between_processes_unchanged() -> None:
+    for one in (STACK, Model("a.h5", "b.json", "tf_keras", 3, 9)):
+        assert case.from_json(case.to_json(one)) == one
+
+
+def test_the_command_times_a_model_and_writes_json_and_plot(tmp_path: Path) -> None:
+    written, drawn = tmp_path / "bench.json", tmp_path / "bench.svg"
+    run = k2t(
+        "bench", MASKED, "--batch", "2", "--time", "6", "--rounds", "1",
+        "--only", OURS, "--only", "Keras on torch", "--json", written, "--plot", drawn,
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    assert f"{MASKED.name} batch 2, cpu" in run.out
+    assert "threads 2, rounds 1" in run.out
+    assert "made for stacks only" in run.out or "not installed" in run.out
+    found = json.loads(written.read_text("utf-8"))
+    (row,) = found["rows"]
+    assert row["case"]["package"] == "tf_keras"
+    assert row["timings"][0]["error"] <= 1e-4
+    assert "<svg" in drawn.read_text("utf-8")
+
+
+def test_a_sweep_goes_over_all_merges_and_batches() -> None:
+    run = k2t(
+        "bench", "--rnn", "lstm", "--merge", "all", "--batch", "1,2", "--time", "3",
+        "--units", "3", "--rounds", "1", "--only", "OpenVINO",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    for mode in ("concat", "sum", "mul", "ave"):
+        for batch in (1, 2):
+            assert f"lstm {mode} {batch}x3x3x3, cpu" in run.out
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ((), "either MODEL or --rnn is expected"),
+        ((MASKED, "--rnn", "gru"), "either MODEL or --rnn is expected"),
+        (("--rnn", "cnn"), "--rnn cnn: one of lstm, gru, rnn is expected"),
+        (("--rnn", "gru", "--merge", "max"), "--merge max: one of concat, sum, mul, ave"),
+        (("--rnn", "gru", "--batch", "0"), "--batch 0: whole numbers of at least 1"),
+        (("--rnn", "gru", "--only", "Theano"), "--only Theano: one of k2t, torch per layer"),
+        (
+            ("--rnn", "gru", "--recurrent-activation", "hard_sigmoid"),
+            "--recurrent-activation hard_sigmoid: one of sigmoid, hard_sigmoid_0.2",
+        ),
+    ],
+)
+def test_options_without_meaning_are_refused(options: tuple[Any, ...], text: str) -> None:
+    run = k2t("bench", *options)
+    assert run.code == 2
+    assert text in run.err
+
+
+def test_a_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes(b"no model")
+    assert k2t("bench", broken).code == 3
+
+
+def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
+    row = measure.Row(STACK, "cpu", (measure.Timing(OURS, "", 0.0, (1.0,)),))
+    with pytest.raises(Exception, match=r"\.png or \.svg is expected"):
+        report.plot([row], tmp_path / "plot.gif")
+    run = k2t("bench", "--rnn", "gru", "--only", "OpenVINO", "--rounds", "1", "--json", tmp_path)
+    assert_refused(run, 5, tmp_path, "cannot be written")
+
+
+def test_all_contenders_have_a_module_that_a_worker_may_load() -> None:
+    from keras2torch_birnn.bench.worker import MODULES
+
+    assert {contender.module for contender in CONTENDERS.values()} == set(MODULES)

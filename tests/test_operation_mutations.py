@@ -1,0 +1,295 @@
+"""The mutation law for operations: every deliberate bug must break the parity with real Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from specs import Fixture, read_entry
+from test_mutations import (
+    Mutation,
+    Patch,
+    agrees_layer_by_layer,
+    agrees_with_keras,
+    assert_right,
+    edit,
+    put,
+    read,
+)
+
+from keras2torch_birnn import K2TError, ops
+from keras2torch_birnn.layers import operation
+from keras2torch_birnn.layers.operation import Target
+from keras2torch_birnn.readers.operations import keras3, lambdas, nodes
+
+TF, K3, NODE = "tf.keras-2.15.0/ops_tf_", "keras-3.15.1/ops_", "tf-2.2.3/ops_node_"
+VALUES = (f"{TF}values.keras", f"{K3}values.keras", f"{NODE}values.h5")
+REDUCE = (f"{TF}reduce.keras", f"{K3}reduce.keras", f"{NODE}reduce.h5")
+SHAPES = (f"{TF}shapes.keras", f"{K3}shapes.keras", f"{NODE}shapes.h5")
+CHOOSE, SIZES = f"{TF}choose.keras", f"{TF}sizes.keras"
+
+
+def subtract_backwards(x1: Any, x2: Any) -> Any:
+    return x2 - x1
+
+
+def divide_backwards(x1: Any, x2: Any) -> Any:
+    return x2 / x1
+
+
+def power_backwards(x1: Any, x2: Any) -> Any:
+    return x2**x1
+
+
+def remainder_of_c(x1: Any, x2: Any) -> Any:
+    return torch.fmod(x1, x2)
+
+
+def less_than(x1: Any, x2: Any) -> Any:
+    return x1 < x2
+
+
+def of_first(x: Any, indices: Any, axis: int | None, batch_dims: int) -> Any:
+    return ops.take(x, indices[:1].expand_as(indices) if batch_dims else indices, axis, batch_dims)
+
+
+def target(name: str, new: Target) -> Patch:
+    return put(operation._TARGETS, name, new)
+
+
+def row(table: Any, name: str, **changes: Any) -> Patch:
+    return put(table, name, replace(table[name], **changes))
+
+
+MUTATIONS = [
+    Mutation("subtract backwards", target("Subtract", Target(subtract_backwards)), VALUES),
+    Mutation("divide backwards", target("Divide", Target(divide_backwards)), VALUES),
+    Mutation("power backwards", target("Power", Target(power_backwards)), VALUES),
+    Mutation("remainder of C", target("Mod", Target(remainder_of_c)), VALUES),
+    Mutation("less for greater", target("Greater", operation._TARGETS["Less"]), VALUES),
+    Mutation("greater without equal", target("GreaterEqual", Target(less_than)), VALUES),
+    Mutation("minimum for maximum", target("Maximum", operation._TARGETS["Minimum"]), VALUES[:2]),
+    Mutation("round up", target("Round", Target(torch.ceil)), VALUES),
+    Mutation(
+        "angle of the other",
+        edit("ops.arctan2", "for x in (x1, x2))", "for x in (x2, x1))"),
+        VALUES,
+    ),
+    Mutation(
+        "difference without square",
+        edit("ops.squared_difference", "difference * difference", "difference"),
+        (VALUES[0], VALUES[2]),
+    ),
+    Mutation("lower bound only", edit("ops.clip", "minimum(x, x_max)", "x"), VALUES[:2]),
+    Mutation(
+        "product along all axes", edit("ops.product", "_dims(x, axis)", "_dims(x, None)"), REDUCE
+    ),
+    Mutation(
+        "sum of the first axis only",
+        edit("ops.logsumexp", "_dims(x, axis)", "_dims(x, axis)[:1]"),
+        (REDUCE[0],),
+    ),
+    Mutation("variance of a sample", put(operation._EXTRA, "Var", {"correction": 1}), REDUCE[:2]),
+    Mutation("deviation of a sample", put(operation._EXTRA, "Std", {"correction": 1}), REDUCE[:2]),
+    Mutation(
+        "moments of a sample", edit("ops.moments", "correction=0", "correction=1"), REDUCE[1:2]
+    ),
+    Mutation("smallest for largest", put(operation._EXTRA, "Argmax", {"largest": False}), REDUCE),
+    Mutation(
+        "no smallest length",
+        edit("ops.normalize", "length.clamp(min=smallest)", "length"),
+        (REDUCE[0], f"{K3}newest.keras"),
+    ),
+    Mutation("mean without weights", edit("ops.average", "x * spread", "x"), REDUCE[1:2]),
+    Mutation("sum with here", edit("ops.cumulate", "if exclusive", "if False"), REDUCE[::2]),
+    Mutation(
+        "sum from the start",
+        edit("ops.cumulate", "x = x.flip(axis) if reverse else x", "x = x"),
+        REDUCE[::2],
+    ),
+    Mutation(
+        "order upwards", edit("ops.sort", "descending=descending", "descending=False"), REDUCE[:1]
+    ),
+    Mutation(
+        "places upwards",
+        edit("ops.argsort", "descending=descending", "descending=False"),
+        REDUCE[:1],
+    ),
+    Mutation("smallest k", edit("ops.top_k", "descending=True", "descending=False"), REDUCE),
+    Mutation(
+        "the first is not turned",
+        edit("ops.matmul", "if transpose_a", "if transpose_b"),
+        (SHAPES[0], SHAPES[2]),
+    ),
+    Mutation(
+        "the second is not turned",
+        edit("ops.matmul", "if transpose_b", "if transpose_a"),
+        (SHAPES[0], SHAPES[2]),
+    ),
+    Mutation(
+        "slices one longer",
+        edit(
+            "layers.operation._getitem",
+            'next(free) if bound == "@" else bound for bound in value)',
+            'next(free) if bound == "@" else (5 if bound == 4 else bound) for bound in value)',
+        ),
+        SHAPES,
+    ),
+    Mutation(
+        "last for first",
+        edit("layers.operation._getitem", "else value\n\n", "else 0 if value == -1 else value\n\n"),
+        SHAPES,
+    ),
+    Mutation(
+        "not backwards", edit("ops.getitem_backwards", "list(places)", "list(places)[::-1]"), SHAPES
+    ),
+    Mutation(
+        "another order of axes",
+        edit("layers.operation._transpose", '*config["axes"]', '*config["axes"][:1], 1, 2'),
+        SHAPES,
+    ),
+    Mutation("padding of other axes", edit("ops.pad", "reversed(pairs)", "pairs"), SHAPES),
+    Mutation(
+        "cut after the first",
+        edit("ops.unstack", "unbind(x, dim=axis)", "unbind(x.flip(axis), dim=axis)"),
+        SHAPES,
+    ),
+    Mutation(
+        "parts in reverse",
+        edit(
+            "ops.split",
+            "torch.split(x, whole // sections, dim=axis)",
+            "torch.split(x, whole // sections, dim=axis)[::-1]",
+        ),
+        SHAPES,
+    ),
+    Mutation("upper for lower", target("Tril", operation._TARGETS["Triu"]), SHAPES[:2]),
+    Mutation("yes for no", edit("ops.where", "yes, no)\n", "no, yes)\n"), (CHOOSE, *SHAPES[1:])),
+    Mutation("rows of the first sample", target("Take", Target(of_first, tensors=True)), (CHOOSE,)),
+    Mutation(
+        "ones at the end",
+        edit("ops.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"),
+        (CHOOSE,),
+    ),
+    Mutation("up to the length", edit("ops.sequence_mask", "< lengths", "<= lengths"), (SIZES,)),
+    Mutation(
+        "the shape's other size",
+        edit("layers.operation._shape", "iter(sizes)", "iter(sizes[::-1])"),
+        (SIZES,),
+    ),
+    Mutation(
+        "a cast drops the mask",
+        edit("layers.graph._Emitter.mask_of_operation", "came if passes else None", "None"),
+        (f"{TF}masks.keras", f"{K3}masks.keras"),
+    ),
+    Mutation(
+        "every operation passes the mask",
+        edit("layers.graph._Emitter.mask_of_operation", "came if passes else None", "came"),
+        (f"{TF}masks.keras", f"{K3}masks.keras"),
+    ),
+    Mutation(
+        "arguments change places",
+        row(lambdas.ROWS, "math.subtract", names="x=x2 y=x1"),
+        VALUES[:1],
+        rereads=True,
+    ),
+    Mutation(
+        "inputs change places", row(nodes.ROWS, "RealDiv", names="x2 x1"), VALUES[2:], rereads=True
+    ),
+    Mutation(
+        "sides change places",
+        row(keras3.ROWS, "Subtract", names="x2 x1"),
+        VALUES[1:2],
+        rereads=True,
+    ),
+    Mutation(
+        "transpose_b is a",
+        row(
+            lambdas.ROWS,
+            "linalg.matmul",
+            names="a=x1 b=x2 transpose_b=transpose_a transpose_a=transpose_b",
+        ),
+        SHAPES[:1],
+        rereads=True,
+    ),
+    Mutation(
+        "argmax of all",
+        edit("readers.operations.lambdas._first_axis", "0 if axis is None", "None if axis is None"),
+        REDUCE[:1],
+        rereads=True,
+    ),
+    Mutation(
+        "epsilon of the length",
+        edit("readers.operations.lambdas._l2", "float(epsilon) ** 0.5", "float(epsilon)"),
+        REDUCE[:1],
+        rereads=True,
+    ),
+    Mutation(
+        "indices are slices",
+        edit("readers.operations.binding.masked_key", '"shrink_axis_mask" in said', "False"),
+        SHAPES[2:],
+        rereads=True,
+    ),
+    Mutation(
+        "an end that is not meant",
+        edit(
+            "readers.operations.binding.masked_key", 'None if "end_mask" in said else last', "last"
+        ),
+        SHAPES[2:],
+        rereads=True,
+    ),
+    Mutation(
+        "size for end",
+        edit("readers.operations.binding.begin_and_size", "else b + n", "else n"),
+        SHAPES,
+        rereads=True,
+    ),
+    Mutation(
+        "places for sizes",
+        edit("readers.operations.binding.at_places", '"places" if', '"sizes" if'),
+        SHAPES[1:2],
+        rereads=True,
+    ),
+    Mutation(
+        "tensors in reverse",
+        edit("readers.operations.nodes._inputs", "iter(tensors)", "iter(tensors[::-1])"),
+        VALUES[2:],
+        rereads=True,
+    ),
+    Mutation(
+        "epsilon of Keras 3 squared",
+        edit("readers.operations.keras3._normalize", "else epsilon", "else epsilon**2"),
+        (f"{K3}newest.keras",),
+        rereads=True,
+    ),
+]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name.replace(" ", "-"))
+def test_a_mutation_breaks_the_parity(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unmutated every file passes; mutated every file fails, by both checks."""
+    assert mutation.files
+    for file in mutation.files:
+        assert_right(file)
+    mutation.patch(monkeypatch)
+    for file in mutation.files:
+        again = mutation.rereads
+        assert not holds(agrees_with_keras, file, again=again), f"{file} does not notice"
+        if not again:
+            assert not holds(agrees_layer_by_layer, file), f"{file}: verify does not notice"
+
+
+def holds(check: Callable[[Fixture], bool], file: str, *, again: bool = False) -> bool:
+    """Whether a check finds nothing; a bug may also end in arguments that do not fit."""
+    try:
+        case = read(file)
+        return check(replace(case, spec=read_entry(file)) if again else case)
+    except (K2TError, RuntimeError, IndexError, TypeError):
+        return False
+
+
+def test_the_names_of_the_mutations_differ() -> None:
+    assert len({m.name for m in MUTATIONS}) == len(MUTATIONS)

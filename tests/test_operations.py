@@ -1,0 +1,533 @@
+"""Operations beside layers: tables that real Keras filled, refusals, code that reads well."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from commands import k2t
+from specs import ENTRIES, FIXTURES, fixture, read_entry
+from torch import Tensor
+
+from keras2torch_birnn import K2TError, ops
+from keras2torch_birnn.conversion import build, convert_spec, flat
+from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.readers.operations import keras3, lambdas, nodes
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.saving import load, save
+from keras2torch_birnn.schema.kinds import KindError, common
+from keras2torch_birnn.shapes import infer_model
+from keras2torch_birnn.spec import (
+    Constant,
+    LayerSpec,
+    ModelSpec,
+    TensorRef,
+    leaves,
+    model_from_json,
+)
+from keras2torch_birnn.verification import verify
+
+OPERATIONS = [file for file in ENTRIES if "operations" in ENTRIES[file]["tags"]]
+TF, K3 = "2.15.0", "3.15.1"
+
+
+# ---- what was compared -------------------------------------------------------------------------
+
+
+def config_of(file: str) -> Mapping[str, Any]:
+    path = FIXTURES / file
+    if path.suffix == ".keras":
+        text = zipfile.ZipFile(path).read("config.json")
+    else:
+        with h5py.File(path) as stored:
+            text = stored.attrs["model_config"]
+    found: Mapping[str, Any] = json.loads(text)
+    return found
+
+
+@functools.cache
+def names_in_files() -> Mapping[str, frozenset[str]]:
+    """What real Keras wrote: functions, graph nodes, classes of operations."""
+    found: dict[str, set[str]] = {"lambdas": set(), "nodes": set(), "keras3": set()}
+    for file in OPERATIONS:
+        for layer in config_of(file)["config"]["layers"]:
+            config = layer["config"]
+            if layer["class_name"] in ("TFOpLambda", "SlicingOpLambda"):
+                found["lambdas"].add(config["function"])
+            elif layer["class_name"] == "TensorFlowOpLayer":
+                found["nodes"].add(config["node_def"]["op"])
+            elif "trainable" not in config:
+                found["keras3"].add(layer["class_name"])
+    return {key: frozenset(names) for key, names in found.items()}
+
+
+def test_every_function_of_the_tables_was_written_by_real_keras() -> None:
+    seen = names_in_files()
+    saved = {name for name, row in lambdas.ROWS.items() if row.saved}
+    assert saved <= seen["lambdas"]
+    assert nodes.ROWS.keys() == seen["nodes"]
+    # of masks alone: other files have it, see test_fixtures.test_every_class_was_compared
+    assert keras3.ROWS.keys() - seen["keras3"] == {"ConvertToTensor"}
+
+
+def test_every_generation_that_writes_operations_was_compared() -> None:
+    labels = {ENTRIES[file]["label"] for file in OPERATIONS}
+    assert labels == {
+        *("tf-2.0.4", "tf-2.1.4", "tf-2.2.3", "tf.keras-2.4.0", "tf.keras-2.15.0"),
+        *("tf_keras-2.21.0", "keras-3.0.5", "keras-3.15.1"),
+    }
+
+
+@pytest.mark.parametrize("file", OPERATIONS)
+def test_inferred_shapes_are_those_of_real_keras(file: str) -> None:
+    case = fixture(file)
+    for ref, wanted in zip(leaves(case.spec.graph.outputs), case.outputs[0], strict=True):
+        shape = case.spec.graph.layer(ref.layer).output_shape
+        if shape is None:
+            continue
+        shape = shape[ref.output] if any(isinstance(size, tuple) for size in shape) else shape
+        assert len(shape) == wanted.ndim, ref
+        assert all(a in (None, b) for a, b in zip(shape, wanted.shape, strict=True)), ref
+
+
+# ---- models made here --------------------------------------------------------------------------
+
+
+def tf_model(*layers: tuple[str, Any, Any]) -> dict[str, Any]:
+    """A Functional config of tf.keras: inputs x and i, then (function, node, config)."""
+    entries: list[dict[str, Any]] = [
+        {
+            "class_name": "InputLayer",
+            "config": {"batch_input_shape": shape, "dtype": dtype, "name": name},
+            "name": name,
+            "inbound_nodes": [],
+        }
+        for name, shape, dtype in (("x", [None, 7, 3], "float32"), ("i", [None, 7], "int32"))
+    ]
+    for number, (function, node, config) in enumerate(layers):
+        name = f"op{number}"
+        class_name = "TFOpLambda"
+        if function == "__operators__.getitem":
+            class_name = "SlicingOpLambda"
+        entries.append(
+            {
+                "class_name": class_name,
+                "config": {"name": name, "trainable": True, "function": function, **config},
+                "name": name,
+                "inbound_nodes": [node],
+            }
+        )
+    last = f"op{len(layers) - 1}"
+    ends = {"input_layers": [["x", 0, 0], ["i", 0, 0]], "output_layers": [[last, 0, 0]]}
+    return {"class_name": "Functional", "config": {"name": "m", "layers": entries, **ends}}
+
+
+def keras3_model(class_name: str, config: Any, args: list[Any], **kwargs: Any) -> dict[str, Any]:
+    """A Functional config of Keras 3 with one operation on x."""
+    inputs = [
+        {
+            "class_name": "InputLayer",
+            "module": "keras.layers",
+            "config": {"batch_shape": shape, "dtype": dtype, "name": name},
+            "name": name,
+            "inbound_nodes": [],
+        }
+        for name, shape, dtype in (("x", [None, 7, 3], "float32"), ("i", [None, 7], "int32"))
+    ]
+    op = {
+        "class_name": class_name,
+        "module": "keras.src.ops.numpy",
+        "config": {"name": "op0", **config},
+        "name": "op0",
+        "inbound_nodes": [{"args": args, "kwargs": kwargs}],
+    }
+    ends = {"input_layers": [["x", 0, 0], ["i", 0, 0]], "output_layers": [["op0", 0, 0]]}
+    return {"class_name": "Functional", "config": {"name": "m", "layers": [*inputs, op], **ends}}
+
+
+def ref(name: str) -> dict[str, Any]:
+    return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, 0]}}
+
+
+X = ["x", 0, 0]
+
+
+def parsed(model: Mapping[str, Any], version: str) -> tuple[LayerSpec, list[K2TError]]:
+    parsing = Parsing(generation_of(version))
+    root = parse_architecture(model, parsing)
+    if not parsing.problems:
+        root = infer_model(root, parsing.problems)
+    return root, parsing.problems
+
+
+def found_in(model: Mapping[str, Any], version: str) -> list[K2TError]:
+    """Its problems, also the one that ends the reading."""
+    try:
+        return parsed(model, version)[1]
+    except K2TError as problem:
+        return [problem]
+
+
+def spec_of(model: Mapping[str, Any], version: str) -> ModelSpec:
+    root, problems = parsed(model, version)
+    assert not problems, problems
+    return ModelSpec(root, generation_of(version))
+
+
+def both(spec: ModelSpec, *inputs: Any) -> tuple[Any, Any]:
+    """What torch and the reference give."""
+    model = build(spec, dtype="float64")
+    with torch.no_grad():
+        got = flat(model(*map(torch.from_numpy, inputs)))[0].numpy()
+    return got, compute(spec, inputs).outputs[0]
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+TF_REFUSED: tuple[tuple[str, Any, str], ...] = (
+    ("math.bessel_i0", [*X, {}], "operation tf.math.bessel_i0 is not supported"),
+    ("os.system", [*X, {}], "operation tf.os.system is not supported"),
+    ("nn.dropout", [*X, {"rate": 0.5}], "draws random numbers"),
+    ("compat.v1.boolean_mask", [*X, {"mask": ["i", 0, 0]}], "shape depends on its values"),
+    ("__operators__.eq", [*X, {}], "without its argument x2, which Keras did not save"),
+    ("einsum", ["_CONSTANT_VALUE", -1, "bij->bi", {}], "which Keras did not save"),
+    ("math.multiply", [*X, {"y": 2.0, "wrong": 1}], "with wrong=1 is not supported"),
+    ("math.multiply", [*X, {"y": ["i", 0, 0]}], "float, int32 together"),
+    ("math.multiply", ["i", 0, 0, {"y": 0.5}], "int32, a float together"),
+    ("math.reduce_mean", ["i", 0, 0, {"axis": 1}], "floats only"),
+    ("math.exp", ["i", 0, 0, {}], "floats only"),
+    ("cast", [*X, {"dtype": "complex64"}], "dtype complex64 is not supported"),
+    ("cast", [*X, {"dtype": "uint8"}], "dtype uint8 is not supported"),
+    ("math.reduce_sum", [*X, {"axis": 3}], "axis 3 of a tensor of 3 dimensions"),
+    ("math.reduce_sum", [*X, {"axis": [1, -2]}], "name one twice"),
+    ("math.reduce_sum", [*X, {"axis": 10**12}], "whole number"),
+    ("math.reduce_sum", [*X, {"axis": 99}], "the number of an axis is expected"),
+    ("math.reduce_sum", [*X, {"axis": 1, "keepdims": "yes"}], "true or false is expected"),
+    ("reshape", [*X, {"shape": [-1, 10**12]}], "whole number"),
+    ("reshape", [*X, {"shape": [-1, "x"]}], "whole number"),
+    ("tile", [*X, {"multiples": [1, 10**9, 1]}], "larger than"),
+    ("tile", [*X, {"multiples": [10**9, 1, 1]}], "larger than"),
+    ("repeat", [*X, {"repeats": 10**9, "axis": 0}], "larger than"),
+    ("compat.v1.pad", [*X, {"paddings": [[0, 0], [0, 10**9], [0, 0]]}], "larger than"),
+    ("one_hot", ["i", 0, 0, {"depth": 10**12}], "whole number"),
+    ("one_hot", ["i", 0, 0, {"depth": 10**9}], "larger than"),
+    ("broadcast_to", [*X, {"shape": [10**6, 7, 3, 10**6]}], "cannot be broadcast"),
+    ("fill", ["_CONSTANT_VALUE", -1, [10**5, 10**5], {"value": 1.0}], "larger than"),
+    ("range", ["_CONSTANT_VALUE", -1, 10**9, {}], "larger than"),
+    ("transpose", [*X, {"perm": [0, 2, 1]}], "tf.transpose is not supported"),
+    ("compat.v1.transpose", [*X, {"perm": [0, 1, 1]}], "name one twice"),
+    ("split", [*X, {"num_or_size_splits": 10**6, "axis": 1}], "at most 4096 parts"),
+    ("split", [*X, {"num_or_size_splits": 2, "axis": 1}], "7 in 2 equal parts"),
+    ("math.top_k", [*X, {"k": 5}], "the 5 largest of"),
+    ("math.top_k", [*X, {"k": 2, "sorted": False}], "sorted=False is not supported"),
+    ("linalg.matmul", [*X, {"b": X}], "do not fit each other"),
+    ("compat.v1.gather", [*X, {"indices": [-1], "axis": 1}], "indices below 0"),
+    ("concat", [[*X, {"axis": 1}], ["i", 0, 0, {"axis": 1}]], "float, int32 together"),
+    ("math.add", [*X, {"y": [[1.0], [2.0, 3.0]]}], "unequal rows"),
+    ("math.add", [*X, {"y": ["text"]}], "numbers are expected"),
+    ("compat.v1.norm", [*X, {"ord": 1, "axis": 1}], "other than euclidean"),
+    ("roll", [*X, {"shift": 1}], "all axes as one"),
+    ("sequence_mask", ["i", 0, 0, {}], "without maxlen"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("function", "node", "text"), TF_REFUSED, ids=[f"{f}-{t[:20]}" for f, _, t in TF_REFUSED]
+)
+def test_what_cannot_be_honoured_is_refused_by_name(function: str, node: Any, text: str) -> None:
+    problems = found_in(tf_model((function, node, {})), TF)
+    assert len(problems) == 1
+    assert text in str(problems[0])
+    assert problems[0].exit_code in (3, 4)
+    assert problems[0].place == "op0"
+
+
+SLICES = (
+    ([{"start": 0, "stop": None, "step": 0}], "a slice with step 0"),
+    ([None, "Ellipsis", "Ellipsis"], "a list of indices"),
+    ([0, 7], "index 7 into an axis of size 7"),
+    ([0, 0, 0, 0], "4 indices into 3 dimensions"),
+    ([["i", 0, 0]], "computed from values"),
+    ([2**40], "whole number"),
+    ([1.5], "whole number"),
+)
+
+
+@pytest.mark.parametrize(("spec", "text"), SLICES, ids=[text for _, text in SLICES])
+def test_an_index_that_cannot_be_is_refused(spec: Any, text: str) -> None:
+    model = tf_model(("__operators__.getitem", [*X, {"slice_spec": spec}], {}))
+    problems = found_in(model, TF)
+    assert len(problems) == 1
+    assert text in str(problems[0])
+
+
+def test_all_unknown_operations_are_listed_at_once_without_consequences() -> None:
+    model = tf_model(
+        ("math.bessel_i0", [*X, {}], {}),
+        ("math.lgamma", ["op0", 0, 0, {}], {}),
+        ("math.multiply", ["op1", 0, 0, {"y": ["i", 0, 0]}], {}),
+    )
+    problems = found_in(model, TF)
+    assert [(p.place, p.found) for p in problems] == [
+        ("op0", "operation tf.math.bessel_i0 is not supported"),
+        ("op1", "operation tf.math.lgamma is not supported"),
+    ]
+    assert all("--plugin" in p.advice for p in problems)
+
+
+K3_REFUSED: tuple[tuple[str, Any, list[Any], str], ...] = (
+    ("Quantile", {}, [ref("x")], "operation Quantile is not supported"),
+    ("Multiply", {}, [ref("x")], "without its argument x2"),
+    ("Einsum", {"subscripts": "bij,bjk->bq"}, [ref("x"), ref("x")], "every letter of the output"),
+    ("Einsum", {"subscripts": "bii->b"}, [ref("x")], "a letter twice"),
+    ("Einsum", {"subscripts": "__import__('os')"}, [ref("x")], "terms such as"),
+    ("Einsum", {"subscripts": "bij,bjk->bik"}, [ref("x")], "1 tensors for the 2 terms"),
+    ("Einsum", {"subscripts": "bij,bij->b" * 99}, [ref("x")], "terms such as"),
+    ("Reshape", {"newshape": [None, -1]}, [ref("x")], "a size that is not there"),
+    ("Squeeze", {"axis": None}, [ref("x")], "is not known"),
+    ("GetItem", {}, [ref("x"), [ref("i")]], "an index that is a tensor"),
+    ("Max", {"axis": 1, "keepdims": False, "initial": 0.5}, [ref("x")], "initial=0.5"),
+    ("Round", {"decimals": 2}, [ref("x")], "other than whole numbers"),
+    ("Pad", {"pad_width": [[1, 1]], "mode": "reflect"}, [ref("x")], "mode=reflect"),
+    ("Matmul", {}, [ref("i"), ref("i")], "only floats"),
+    ("Normalize", {"axis": -1, "order": 1}, [ref("x")], "an order other than 2"),
+    ("Roll", {"shift": 1, "axis": None}, [ref("x")], "all axes as one"),
+    ("Take", {"axis": 1}, [ref("x"), ref("x")], "not whole numbers"),
+    ("Softmax", {"axis": [1, 2]}, [ref("x")], "whole number"),
+)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "args", "text"), K3_REFUSED, ids=[f"{r[0]}-{r[3]}" for r in K3_REFUSED]
+)
+def test_operations_of_keras_3_are_refused_by_name(
+    class_name: str, config: Any, args: list[Any], text: str
+) -> None:
+    problems = found_in(keras3_model(class_name, config, args), K3)
+    assert len(problems) == 1
+    assert text in str(problems[0])
+    assert problems[0].exit_code in (3, 4)
+
+
+def node_model(node_def: Any, constants: Any, *inputs: str) -> dict[str, Any]:
+    model = tf_model(("", None, {}))
+    entry = model["config"]["layers"][-1]
+    entry["class_name"] = "TensorFlowOpLayer"
+    entry["config"] = {"name": "op0", "node_def": node_def, "constants": constants}
+    entry["inbound_nodes"] = [[[name, 0, 0, {}] for name in inputs]]
+    return model
+
+
+def node(op: str, count: int, **attributes: Any) -> dict[str, Any]:
+    return {"name": op, "op": op, "input": ["a"] * count, "attr": attributes}
+
+
+NODES: tuple[tuple[Any, Any, tuple[str, ...], str], ...] = (
+    (node("Bessel", 1), {}, ("x",), "operation Bessel of TensorFlow is not supported"),
+    (None, {}, ("x",), "operation None of TensorFlow"),
+    (node("Mul", 2), {}, ("x",), "1 tensors and 0 constants for 2 inputs"),
+    (node("Mul", 2), {"1": 2.0}, ("x", "x"), "2 tensors and 1 constants for 2 inputs"),
+    (node("Sum", 2, keep_dims={"b": False}, odd={"i": "1"}), {"1": 1}, ("x",), "with odd=1"),
+    (node("Einsum", 1, equation={"s": "%%%"}), {}, ("x",), "cannot be read"),
+    (node("Pack", 1, axis={"i": "one"}), {}, ("x",), "no number"),
+    (node("OneHot", 4), {"1": 3, "2": 2.0, "3": 0.0}, ("i",), "other than 1 and 0"),
+    (node("Tile", 2), {"1": [1, 10**9, 1]}, ("x",), "larger than"),
+    (node("BiasAdd", 2, data_format={"s": "TkNIVw=="}), {"1": [1.0]}, ("x",), "channels first"),
+)
+
+
+@pytest.mark.parametrize(
+    ("node_def", "constants", "inputs", "text"), NODES, ids=[row[3] for row in NODES]
+)
+def test_nodes_of_a_graph_are_refused_by_name(
+    node_def: Any, constants: Any, inputs: tuple[str, ...], text: str
+) -> None:
+    problems = found_in(node_model(node_def, constants, *inputs), "2.2.4-tf")
+    assert len(problems) == 1
+    assert text in str(problems[0])
+    assert problems[0].exit_code in (3, 4)
+
+
+def test_a_node_as_text_is_read_as_well() -> None:
+    text = json.dumps(node("Mul", 2))
+    spec = spec_of(node_model(text, {"1": 3.0}, "x"), "2.2.4-tf")
+    x = np.ones((2, 7, 3))
+    got, exact = both(spec, x, np.zeros((2, 7), np.int32))
+    np.testing.assert_array_equal(got, 3 * x)
+    np.testing.assert_array_equal(exact, 3 * x)
+
+
+def test_an_operation_that_is_called_twice_is_refused() -> None:
+    model = tf_model(("math.exp", [*X, {}], {}))
+    model["config"]["layers"][-1]["inbound_nodes"].append([*X, {}])
+    problems = found_in(model, TF)
+    assert "called 2 times" in str(problems[0])
+
+
+# ---- kinds -------------------------------------------------------------------------------------
+
+
+def test_tensorflow_never_promotes_keras_3_does() -> None:
+    assert common(("float", "an int"), strict=True) == "float"
+    assert common(("int32", "int32"), strict=True) == "int32"
+    for kinds in (("float", "int32"), ("int32", "a float"), ("bool", "an int"), ("int32", "int64")):
+        with pytest.raises(KindError, match="which TensorFlow refuses"):
+            common(kinds, strict=True)
+    assert common(("float", "int64"), strict=False) == "float"
+    assert common(("int32", "a float"), strict=False) == "float"
+    assert common(("bool", "an int"), strict=False) == "int32"
+    assert common(("int32", "int64", "bool"), strict=False) == "int64"
+    assert common(("size", "an int"), strict=True) == "size"
+    assert common(("size", "int32"), strict=True) == "int32"
+
+
+def test_whole_numbers_of_int32_overflow_as_in_keras() -> None:
+    spec = spec_of(keras3_model("Multiply", {}, [ref("i"), 2]), K3)
+    ids = np.full((2, 7), 2**30, np.int32)
+    got, exact = both(spec, np.zeros((2, 7, 3)), ids)
+    np.testing.assert_array_equal(got, np.full((2, 7), -(2**31)))
+    np.testing.assert_array_equal(exact, got)
+
+
+def test_a_half_precision_file_refuses_a_mask_into_a_cast() -> None:
+    spec = read_entry("tf.keras-2.15.0/ops_tf_masks.keras")
+    layer = spec.graph.layer("tf.cast")
+    layer.config["kinds"]["passes_mask"] = None  # as the reader says with mixed_float16
+    with pytest.raises(K2TError, match="a mask into a cast of floats") as caught:
+        build(spec)
+    assert caught.value.exit_code == 4
+
+
+def test_constants_are_those_of_float32() -> None:
+    model = tf_model(("math.multiply", [*X, {"y": [0.1, 0.2, 0.3]}], {}))
+    spec = spec_of(model, TF)
+    constant = next(
+        leaf for leaf in leaves(spec.graph.calls[-1].args) if isinstance(leaf, Constant)
+    )
+    assert constant.values == tuple(np.array([0.1, 0.2, 0.3], np.float32).astype(float))
+    back = model_from_json(json.loads(spec.to_json()))
+    assert back.graph.calls == spec.graph.calls
+
+
+# ---- the model ---------------------------------------------------------------------------------
+
+
+def code(model: Mapping[str, Any], version: str) -> list[str]:
+    module = build(spec_of(model, version))
+    lines = module.code.split("def forward")[1].splitlines()[1:]
+    return [line.split(";")[0].strip() for line in lines if line.strip()]
+
+
+def test_the_code_reads_as_what_the_user_wrote() -> None:
+    model = tf_model(
+        ("math.multiply", ["_CONSTANT_VALUE", -1, 2.0, {"y": X}], {}),
+        ("math.reduce_sum", ["op0", 0, 0, {"axis": 1}], {}),
+        ("__operators__.getitem", [*X, {"slice_spec": [
+            {"start": None, "stop": None, "step": None}, -1]}], {}),
+        ("math.subtract", ["op1", 0, 0, {"y": ["op2", 0, 0]}], {}),
+        ("compat.v1.shape", [*X, {}], {}),
+        ("__operators__.getitem", ["op4", 0, 0, {"slice_spec": 0}], {}),
+        ("reshape", ["op3", 0, 0, {"shape": [["op5", 0, 0], 3, 1]}], {}),
+    )  # fmt: skip
+    assert code(model, TF) == [
+        "op0 = 2.0 * x",
+        "op2 = x[(slice(None, None, None), -1)]",
+        "op4 = x.shape",
+        "op1 = torch.sum(op0, dim = (1,), keepdim = False)",
+        "op5 = op4[0]",
+        "op3 = op1 - op2",
+        "op6 = op3.reshape(op5, 3, 1)",
+        "return op6",
+    ]
+
+
+def test_operations_are_no_modules_and_hold_no_weights() -> None:
+    model = build(read_entry("keras-3.15.1/ops_values.keras"))
+    names = {name for name, _ in model.named_modules()}
+    assert "add" not in names
+    assert "floats_like" in names
+    keys = {*model.state_dict(), *copy.deepcopy(model).state_dict()}
+    assert not any("like" in key or "constant" in key for key in keys)
+    buffers = dict(model.double().named_buffers())
+    assert buffers["floats_like.values"].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "file", ["tf.keras-2.15.0/ops_tf_sizes.keras", "keras-3.15.1/ops_masks.keras"]
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_what_was_saved_is_verified_layer_by_layer(file: str, suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"out{suffix}"
+    save(convert_spec(read_entry(file)), out)
+    report = verify(FIXTURES / file, out, against="reference")
+    assert report.ok
+    assert report.first_divergence is None
+    wanted = {
+        layer.name
+        for layer in fixture(file).spec.graph.layers
+        if layer.class_name.startswith("ops.")
+        and layer.config["kinds"]["gives"] != ("size",)
+        and layer.class_name not in ("ops.Identity", "ops.Cast")
+    }
+    assert wanted <= {layer.path for layer in report.layers}
+    case = fixture(file)
+    got = flat(load(out)(*[torch.from_numpy(x) for x in case.inputs[0]]))
+    for a, b in zip(got, case.outputs[0], strict=True):
+        np.testing.assert_allclose(a.detach().numpy(), b, atol=1e-5, rtol=1e-4)
+
+
+def test_layers_and_inspect_know_operations() -> None:
+    table = k2t("layers").out
+    assert "ops.Matmul" in table
+    assert "tf.linalg.matmul, node MatMul, node BatchMatMulV2, keras.ops Matmul" in table
+    assert "einsum, " not in table
+    rows = k2t("inspect", FIXTURES / "tf.keras-2.15.0/ops_tf_masks.keras").out.splitlines()
+    facts = {row.split()[0]: row for row in rows}
+    assert "drops it" in facts["tf.math.multiply"]
+    assert "passes it on" in facts["tf.cast"]
+
+
+def test_gradients_flow_through_operations() -> None:
+    spec = spec_of(
+        tf_model(
+            ("nn.softmax", [*X, {"axis": 1}], {}),
+            ("math.multiply", ["op0", 0, 0, {"y": X}], {}),
+            ("math.reduce_sum", ["op1", 0, 0, {"axis": 1}], {}),
+        ),
+        TF,
+    )
+    x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    model = build(spec, dtype="float64")
+    assert torch.autograd.gradcheck(lambda t: model(t, torch.zeros(2, 7)), (x,))
+
+
+def test_a_step_backwards_is_a_slice_of_numpy() -> None:
+    x = torch.arange(2 * 7 * 5).reshape(2, 7, 5)
+    for parts in (
+        (slice(None), slice(5, 1, -2)),
+        (Ellipsis, slice(None, None, -1)),
+        (slice(None, None, -1), None, 3, slice(-2, None, -3)),
+    ):
+        got: Tensor = ops.getitem_backwards(x, parts)
+        np.testing.assert_array_equal(got.numpy(), x.numpy()[parts])
+
+
+def test_a_floor_is_that_of_the_quotient() -> None:
+    assert float(ops.floor_divide(torch.tensor(1.0), 0.1)) == 10
+    assert int(ops.floor_divide(torch.tensor(-7), 2)) == -4
+    assert ops.floor_divide(-7, 2) == -4
+
+
+def test_references_in_the_spec_are_to_tensors_only() -> None:
+    spec = spec_of(keras3_model("Add", {}, [ref("x"), 1.5]), K3)
+    assert spec.graph.calls[-1].args == (TensorRef("x"), 1.5)
