@@ -7,7 +7,6 @@ import os
 import pickle
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +125,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    started = time.perf_counter()
     refused(tmp_path / "pipe", r"^a pipe \(FIFO\); the input must be a file")
-    assert time.perf_counter() - started < 2
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
