@@ -20,7 +20,7 @@ from torch import Tensor
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
 from keras2torch_birnn.readers.archive import open_archive
-from keras2torch_birnn.readers.limits import PROGRAM_BYTES
+from keras2torch_birnn.readers.limits import OUT_MEMBERS, PROGRAM_BYTES
 from keras2torch_birnn.readers.window import Window
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, Option
 from keras2torch_birnn.size import check_size
@@ -58,7 +58,7 @@ def check_archive(window: Window) -> None:
     Raises:
         InvalidModelFileError: it does, or is damaged.
     """
-    with open_archive(window, PROGRAM_BYTES) as (archive, members):
+    with open_archive(window, PROGRAM_BYTES, OUT_MEMBERS) as (archive, members):
         sizes = {member.filename: member.file_size for member in members}
         program = next((name for name in sizes if name.endswith("/data.pkl")), None)
         if program is None:

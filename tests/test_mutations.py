@@ -41,9 +41,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn import activations
 from keras2torch_birnn.conversion import build, flat
-from keras2torch_birnn.layers import (
-    registry,
-)
+from keras2torch_birnn.layers import recurrent, registry
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import engines, layers, loop, parameters
 from keras2torch_birnn.rnn.choice import Choice
@@ -90,12 +88,15 @@ def edited(function: Any, old: str, new: str) -> Any:
     assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in {function}"
     source = source.replace(old, new)
     cells = function.__code__.co_freevars  # ``__class__`` where the method calls super()
-    outer = f"def outer({', '.join(cells)}):\n{textwrap.indent(source, '    ')}"
-    outer += f"\n    return {function.__name__}"
+    name = function.__name__
+    outer = source  # a function that calls itself finds itself in its module
+    if cells:
+        outer = f"def outer({', '.join(cells)}):\n{textwrap.indent(source, '    ')}"
+        outer += f"\n    return {name}"
     namespace = dict(function.__globals__)
     flags = __future__.annotations.compiler_flag
-    exec(compile(outer, f"<mutated {function.__name__}>", "exec", flags), namespace)
-    return namespace["outer"](*cells).__code__
+    exec(compile(outer, f"<mutated {name}>", "exec", flags), namespace)
+    return (namespace["outer"](*cells) if cells else namespace[name]).__code__
 
 
 def edit(name: str, old: str, new: str) -> Patch:
@@ -189,7 +190,7 @@ def merging(old: str | None, new: str | None) -> Patch:
 
         return plan
 
-    return wrap(layers, "_plan", wrapper)
+    return wrap(recurrent, "plan_of", wrapper)
 
 
 def masking(class_name: str, flow: registry.MaskFlow) -> Patch:
@@ -475,9 +476,9 @@ mutation(
 mutation(
     "halves of a pair exchanged",
     edit(
-        "rnn.layers:bidirectional",
-        '(layer.parts["forward_layer"], layer.parts["backward_layer"])',
-        '(layer.parts["backward_layer"], layer.parts["forward_layer"])',
+        "layers.recurrent:bidirectional",
+        '(plain(layer.parts["forward_layer"]), plain(layer.parts["backward_layer"]))',
+        '(plain(layer.parts["backward_layer"]), plain(layer.parts["forward_layer"]))',
     ),
     f"{TF}/backward_class.h5",
     f"{K3}/backward_units.keras",
@@ -591,9 +592,9 @@ mutation(
 mutation(
     "an empty row loses its state",
     edit(
-        "rnn.layers:_run_masked",
-        "empty = (lengths == 0)[:, None]",
-        "empty = (lengths < 0)[:, None]",
+        "rnn.engines:run_masked",
+        "empty = lengths == 0",
+        "empty = lengths < 0",
     ),
     f"{TF}/mask_bi_state.keras",
     f"{K3}/mask_bi_state.keras",
@@ -1060,9 +1061,9 @@ mutation(
 )
 mutation(
     "the mask inside TimeDistributed does not come out",
-    edit("layers.time_distributed:inner_mask_leaves", "return ", "return False and "),
-    f"{TF}/td_model_sequences.h5",
-    f"{K2}/td_model_sequences.h5",
+    edit("layers.graph:_Emitter.steps", "return node, after", "return node, None"),
+    f"{TF}/td_model_words.h5",
+    f"{K2}/td_model_words.h5",
 )
 mutation(
     "a mask enters TimeDistributed where the batch is fixed",

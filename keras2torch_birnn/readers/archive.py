@@ -86,7 +86,7 @@ def _broken_zip_refused() -> Iterator[None]:
 
 @contextmanager
 def open_archive(
-    window: Window, most: int
+    window: Window, most: int, most_members: int
 ) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
     """Any zip, checked as a whole: members few, distinct, apart from each other, plain.
 
@@ -96,14 +96,14 @@ def open_archive(
         reader = WindowFile(window, most)
         with zipfile.ZipFile(cast(IO[bytes], reader)) as archive:
             members = archive.infolist()
-            _check_members(members)
+            _check_members(members, most_members)
             _check_overlaps(window, members, archive.start_dir)
             yield archive, members
 
 
 def read_archive(window: Window) -> Archive:
     """Check the whole archive, then take out its three members."""
-    with open_archive(window, limits.DIRECTORY_BYTES) as (archive, members):
+    with open_archive(window, limits.DIRECTORY_BYTES, limits.ARCHIVE_MEMBERS) as (archive, members):
         found = {member.filename: member for member in members}
         _check_names(found)
         budget = _Budget(limits.inflated(window.size))
@@ -114,10 +114,10 @@ def read_archive(window: Window) -> Archive:
         )
 
 
-def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
-    if len(members) > limits.ARCHIVE_MEMBERS:
+def _check_members(members: Sequence[zipfile.ZipInfo], most: int) -> None:
+    if len(members) > most:
         raise InvalidModelFileError(
-            f"an archive of {len(members)} members, more than {limits.ARCHIVE_MEMBERS}", "refused"
+            f"an archive of {len(members)} members, more than {most}", "refused"
         )
     name, times = Counter(m.filename for m in members).most_common(1)[0] if members else ("", 0)
     if times > 1:

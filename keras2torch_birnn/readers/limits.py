@@ -35,8 +35,9 @@ DIRECTORY_BYTES = 4 * MIB
 # What one small batch makes in a model, all layers together: 2 GiB in float64
 BATCH_VALUES = 1 << 28
 
-# OUT: the part of a .pt file that says what its bytes are
+# OUT: the part of a .pt file that says what its bytes are, and its members, one for each tensor
 PROGRAM_BYTES = 64 * MIB
+OUT_MEMBERS = 200_000
 
 # The process that runs the HDF5 library
 PARSER_CPU_SECONDS = 5

@@ -87,6 +87,10 @@ def parameter(array: Array) -> nn.Parameter:
     if array.size and not any(array.strides):
         scalar = torch.from_numpy(np.zeros((), dtype=array.dtype))
         return nn.Parameter(scalar.expand(array.shape))
+    if (
+        min(array.strides) < 0
+    ):  # turned round; NumPy calls that contiguous where an axis has length 1
+        array = array.copy()
     return nn.Parameter(torch.from_numpy(np.ascontiguousarray(array)))
 
 
