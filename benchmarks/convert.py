@@ -4,9 +4,9 @@
 
 MODEL is a file, or a folder whose largest model is taken. PYTHON is the interpreter of an
 environment that has TensorFlow and Keras. Every measured command is a process of its own; rounds
-go round robin, so that a slow moment of the machine hits all of them. Two large models written
-here, most of one an embedding, all of the other an LSTM, show that memory does not grow with the
-file: it is to stay under that of ``import torch`` + 1.2 x the largest tensor + the file's index.
+go round robin, so that a slow moment of the machine hits all of them. Large models written here,
+most of three an embedding, all of one an LSTM, show that memory does not grow with the file: it is
+to stay under that of ``import torch`` + 1.2 x the largest tensor + the file's index.
 """
 
 from __future__ import annotations
@@ -40,27 +40,31 @@ SUFFIXES = (".h5", ".hdf5", ".keras")
 # File name -> what ``tests/synthetic.py`` is told.
 LARGE = {
     "embedding-1GB.h5": ("embedding", 2_500_000, 100, 7),
+    "embedding-1GB.keras": ("archive", 2_500_000, 100, 7),
+    "embedding-400MB.h5": ("embedding", 1_000_000, 100, 7),
     "bilstm-192MB.h5": ("bidirectional", 1000, 2000),
 }
 # Run by processes of their own: the peak memory of a child counts from its parent's at the start.
 SYNTHETIC = Path(__file__).parents[1] / "tests" / "synthetic.py"
 SIZES = """
-import json, sys
+import json, sys, zipfile
+from contextlib import ExitStack
 import h5py
 found = []
 def note(name, item):
     if isinstance(item, h5py.Dataset):
         found.append(item.nbytes)
-with h5py.File(sys.argv[1]) as file:
-    file.visititems(note)
+with ExitStack() as stack:
+    given = sys.argv[1]
+    if zipfile.is_zipfile(given):
+        given = stack.enter_context(zipfile.ZipFile(given)).open("model.weights.h5")
+    stack.enter_context(h5py.File(given)).visititems(note)
 print(json.dumps([max(found), sum(found)]))
 """
 
 
 def sizes_of(path: Path) -> tuple[float, float]:
-    """MB of the largest tensor of an HDF5 file, and of all that is no tensor: its index."""
-    if path.suffix == ".keras":
-        return float("nan"), float("nan")
+    """MB of the largest tensor of a file, and of all that is no tensor: its index."""
     command = [sys.executable, "-c", SIZES, str(path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     largest, tensors = json.loads(done.stdout)
@@ -150,7 +154,8 @@ def largest(path: Path) -> Path:
 
 
 def keras_command(python: str, package: str, model: Path) -> tuple[str, list[str]]:
-    """The command that loads a model in Keras, and what to call it."""
+    """The command that loads a model in Keras (in Keras 3 a ``.keras`` file), and its name."""
+    package = "keras" if model.suffix == ".keras" else package
     plain = [python, "-c", LOAD.format(package=package), str(model)]
     done = subprocess.run(plain, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     if not done.returncode:
@@ -212,7 +217,7 @@ def main() -> None:
     keras = None
     if options.keras_python:
         keras = (options.keras_python, options.keras_package)
-        packages = ("tensorflow", options.keras_package.replace("_", "-"))
+        packages = ("tensorflow", options.keras_package.replace("_", "-"), "keras")
         about["keras_environment"] = versions_of(options.keras_python, packages)
     models = []
     with tempfile.TemporaryDirectory() as name:

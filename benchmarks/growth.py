@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py [--rounds 3] [--out RESULT.json]
 
-Growth: models of 250 to 4,000 layers. Seconds of computing, less those of ``import torch``, per
+Growth: models of 10 to 5,000 layers. Seconds of computing, less those of ``import torch``, per
 layer: the same for all sizes if the work is linear. Isolation: a small file is converted as always,
 and with the HDF5 library inside k2t's own process, which is there for this comparison only; the two
 take turns. Every command is a process of its own; see ``convert.py``.
@@ -25,10 +25,10 @@ from typing import Any
 from convert import IMPORT_TORCH, K2T, SYNTHETIC, machine, round_robin
 
 SERIES: dict[str, tuple[int, ...]] = {
-    "chain": (250, 500, 1000, 2000, 4000),
-    "functional": (250, 500, 1000, 2000, 4000),
-    "inner": (250, 500, 1000, 2000, 4000),
-    "recurrent": (125, 250, 500, 1000),
+    "chain": (10, 100, 1000, 2500, 5000),
+    "functional": (10, 100, 1000, 2500, 5000),
+    "inner": (10, 100, 1000, 2500, 5000),
+    "recurrent": (10, 100, 500, 1000),
 }
 # The questions of ``ParserProcess``, answered without a process.
 NOT_ISOLATED = """

@@ -1,4 +1,4 @@
-"""Models of any size as Keras 2.2.4 would write them, made without Keras.
+"""Models of any size as Keras 2.2.4 (and one as Keras 3) would write them, made without Keras.
 
     python tests/synthetic.py KIND SIZE... FILE
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -157,6 +158,44 @@ def embedding(path: Path, words: int, width: int, units: int) -> None:
     write(path, {"class_name": "Sequential", "config": entries}, {**table, **weights})
 
 
+def archive(path: Path, words: int, width: int, units: int) -> None:
+    """The same as a ``.keras`` file of Keras 3.15: an archive around an HDF5 file, uncompressed."""
+    cell = {"units": units, "activation": "tanh", "return_sequences": True}
+    lstm = {"module": "keras.layers", "class_name": "LSTM", "registered_name": None}
+    halves = {
+        key: {**lstm, "config": {"name": f"{way}_lstm", **cell, "go_backwards": way == "backward"}}
+        for key, way in (("layer", "forward"), ("backward_layer", "backward"))
+    }
+    layers = [
+        ("InputLayer", {"name": "input_layer", "batch_shape": [None, None]}),
+        (
+            "Embedding",
+            {"name": "embedding", "input_dim": words, "output_dim": width, "mask_zero": True},
+        ),
+        ("Bidirectional", {"name": "bidirectional", "merge_mode": "sum", **halves}),
+    ]
+    entries = [{"module": "keras.layers", "class_name": c, "config": k} for c, k in layers]
+    config = {"name": "sequential", "trainable": True, "layers": entries}
+    model = {"module": "keras", "class_name": "Sequential", "config": config}
+    rng = np.random.default_rng(0)
+    store = path.with_suffix(".weights.h5")
+    with h5py.File(store, "w") as file:
+        shapes = {"layers/embedding/vars/0": (words, width)}
+        for way in ("forward", "backward"):
+            for i, shape in enumerate(((width, 4 * units), (units, 4 * units), (4 * units,))):
+                shapes[f"layers/bidirectional/{way}_layer/cell/vars/{i}"] = shape
+        for name, shape in shapes.items():
+            values = rng.standard_normal(shape, dtype="f4") / np.float32(np.sqrt(width))
+            file.create_dataset(name, data=values)
+        for empty in ("bidirectional/vars", "input_layer/vars"):
+            file.create_group(f"layers/{empty}")
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
+        made.writestr("config.json", json.dumps(model))
+        made.write(store, "model.weights.h5")
+    store.unlink()
+
+
 def bidirectional(path: Path, width: int, *units: int) -> None:
     """Bidirectional LSTMs of these sizes, their halves summed."""
     entries, weights = _lstms([width, *units])
@@ -201,6 +240,7 @@ KINDS: Mapping[str, Callable[..., None]] = {
     "inner": inner,
     "nested": nested,
     "embedding": embedding,
+    "archive": archive,
     "bidirectional": bidirectional,
 }
 
