@@ -347,7 +347,8 @@ UNITS = '"units": 5,'
         ("NaN", 4, "option units=nan is not supported"),
         ("1e400", 3, "the number 1e400 is too large"),
         ("9" * 5000, 3, "an integer of 5000 digits"),
-        ("2147483647", 3, "the configuration implies"),
+        ("2147483647", 3, "an output of 30064771058 numbers, more than 536870912"),
+        ("1000003", 3, "the configuration implies"),
     ],
     ids=lambda value: str(value)[:12],
 )

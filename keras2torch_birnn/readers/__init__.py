@@ -166,6 +166,8 @@ def _architecture(container: Container, given: Mapping[str, Any] | None) -> Arch
     if given is None and isinstance(text, str):
         model = parse_object(text, place="model_config", needed=["class_name", "config"])
         return Architecture(model, version or version_by_shape(model) or "1.0", backend)
+    if given is None and text is not None:
+        raise InvalidModelFileError("model_config is no text", "refused")
     if given is None:
         raise _without_architecture(container)
     version = version or str(given.get("keras_version") or "") or version_by_shape(given)

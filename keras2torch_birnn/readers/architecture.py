@@ -206,7 +206,9 @@ def _is_operation(entry: Mapping[str, Any]) -> bool:
         return module.startswith(OPERATION_MODULES)
     dict_nodes = isinstance(nodes, list) and any(isinstance(n, Mapping) for n in nodes)
     bare = isinstance(config, Mapping) and "trainable" not in config
-    return dict_nodes and bare and entry.get("class_name") not in _WITHOUT_TRAINABLE
+    class_name = entry.get("class_name")
+    named = isinstance(class_name, str) and class_name not in _WITHOUT_TRAINABLE
+    return dict_nodes and bare and named
 
 
 def _qualified(entry: Mapping[str, Any], file_class: str) -> str:

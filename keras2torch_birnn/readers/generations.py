@@ -14,7 +14,7 @@ from typing import Any
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.spec import Generation, TimeDistributedMask
 
-_VERSION = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(.*)")
+_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?((?![0-9])[!-~]*)")
 # tf.keras 2.2.4-tf is that of TensorFlow 1.13 to 2.0, 2.3.0-tf that of 2.1 and of 2.2
 _TIME_DISTRIBUTED: Mapping[int, TimeDistributedMask] = {
     2: "inner, input if fixed",

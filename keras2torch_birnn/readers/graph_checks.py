@@ -5,6 +5,8 @@ Keras writes no other graphs; hands and accidents do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves
@@ -44,9 +46,24 @@ def checked(graph: Graph, place: str) -> Graph:
                     "refused",
                     place=place,
                 )
-        elif layer.class_name in SCHEMA and layer.class_name not in OPS and layer.graph is None:
+        elif layer.class_name in OPS:
+            _check_operands(layer, call)
+        elif layer.class_name in SCHEMA and layer.graph is None:
             _check_arguments(layer, call)
     return graph
+
+
+def _check_operands(layer: LayerSpec, call: Call) -> None:
+    """Operations take tensors, or one list of them; never a dict, never lists in a list."""
+    given: Structure = call.args[0] if len(call.args) == 1 else call.args
+    for value in given if isinstance(given, tuple) else (given,):
+        if isinstance(value, Mapping | tuple):
+            raise InvalidModelFileError(
+                f"{layer.class_name} called with {printable(repr(value))} where a tensor is "
+                "expected",
+                "refused",
+                place=layer.place,
+            )
 
 
 def _check_arguments(layer: LayerSpec, call: Call) -> None:

@@ -166,6 +166,10 @@ def _parse_node(
         items = sorted(node.items())
         tensors = [value if isinstance(value, list) else [value] for _, value in items]
         refs, kwargs = _parse_node(tensors, by_name, place)
+        if len(refs) != len(items):
+            raise InvalidModelFileError(
+                f"{len(refs)} tensors by {len(items)} names", "refused", place=place
+            )
         return ({str(name): ref for (name, _), ref in zip(items, refs, strict=True)},), kwargs
     if not isinstance(node, list) or not node:
         raise InvalidModelFileError("a call of unknown form", "refused", place=place)

@@ -171,6 +171,8 @@ def _per_gate(layer: LayerSpec) -> bool:
 
 def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
     expected = expected_weights(layer)
+    if not expected:  # its input does not fit it, which is told elsewhere
+        return expected
     if layer.class_name == "Conv1D" and "kernel" in expected:
         length, channels, filters = expected["kernel"]
         old = _is_old(found["kernel"].shape) if "kernel" in found else False

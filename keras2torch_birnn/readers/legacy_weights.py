@@ -227,7 +227,7 @@ def _by_half(wanted: Sequence[Slot], parts: Parts) -> list[tuple[list[Slot], Par
     return [(list(wanted), parts)]
 
 
-_NUMBER = re.compile(r"(?:_(\d+))?(?::\d+)?$")
+_NUMBER = re.compile(r"(?:_(\d{1,9}))?(?::\d+)?$")
 
 
 def _numbered(wanted: Sequence[Slot], parts: Parts) -> list[tuple[Slot, str]] | None:

@@ -29,7 +29,7 @@ def _reshape(config: Config, shape: Shape | None) -> Shape:
         raise ShapeError(f"target_shape {list(target)} has more than one -1")
     if total is None or total[1] is None:
         return (batch, *(None if s == -1 else s for s in target))
-    if (free and total[1] % max(fixed, 1)) or (not free and total[1] != fixed):
+    if (free and (not fixed or total[1] % fixed)) or (not free and total[1] != fixed):
         raise ShapeError(f"{total[1]} values do not fit target_shape {list(target)}")
     return (batch, *(total[1] // fixed if s == -1 else s for s in target))
 

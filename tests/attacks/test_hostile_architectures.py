@@ -225,7 +225,8 @@ TEXTS: dict[str, tuple[Callable[[str], str], int, str]] = {
     "units -Infinity": (in_layer("-Infinity"), 4, "option units=-inf is not supported"),
     "units -4": (in_layer("-4"), 4, "option units=-4 is not supported: a whole number from 1"),
     "units 0": (in_layer("0"), 4, "option units=0 is not supported"),
-    "units 1e9": (in_layer("1000000000"), 3, "the configuration implies "),
+    "units 1e9": (in_layer("1000000000"), 3, "an output of 7000000035 numbers, more than "),
+    "units 1e6": (in_layer("1000000"), 3, "the configuration implies "),
     "units 1e18": (
         in_layer("1" + "0" * 18),
         4,

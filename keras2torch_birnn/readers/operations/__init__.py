@@ -123,9 +123,12 @@ def _meaning(
 
 
 def _tensors(call: Any, names: Collection[str]) -> list[Any]:
+    if not isinstance(call, list):
+        raise InvalidModelFileError("an operation called in an unknown form", "refused")
     found = []
-    for part in [call] if isinstance(call, list) and call and isinstance(call[0], str) else call:
-        if not isinstance(part, list) or len(part) < 3 or part[0] not in names:
+    for part in [call] if call and isinstance(call[0], str) else call:
+        known = isinstance(part, list) and len(part) >= 3 and isinstance(part[0], str)
+        if not known or part[0] not in names:
             raise UnsupportedOptionError(f"an input from {printable(repr(part))}")
         found.append(tensor(*part[:3]))
     return found

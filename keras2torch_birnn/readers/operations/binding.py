@@ -314,7 +314,11 @@ def masked_key(values: Values) -> list[Any]:
     if not all(isinstance(part, list) for part in (begin, end)) or len(begin) != len(end):
         raise refused("a strided_slice whose bounds are tensors is not supported")
     strides = lists["strides"] or [1] * len(begin)
-    bits = {name: int(values.pop(name, 0) or 0) for name in MASKS}
+    if not isinstance(strides, list) or len(strides) != len(begin):
+        raise refused("a strided_slice with other numbers of steps than of bounds")
+    bits = {name: values.pop(name, 0) or 0 for name in MASKS}
+    if not all(isinstance(value, int) for value in bits.values()):
+        raise refused("a strided_slice whose masks are no whole numbers")
     key: list[Any] = []
     for i, (first, last, step) in enumerate(zip(begin, end, strides, strict=True)):
         said = {name for name in MASKS if bits[name] >> i & 1}

@@ -236,8 +236,9 @@ def _attribute(value: Any) -> Any:
     ((form, held),) = value.items()
     if form == "list":
         held = held if isinstance(held, Mapping) else {}
-        return [_attribute({key: one}) for key, several in held.items() for one in several]
+        several = [(key, some) for key, some in held.items() if isinstance(some, list)]
+        return [_attribute({key: one}) for key, some in several for one in some]
     try:
         return int(held) if form == "i" else held
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise refused(f"an attribute that is no number: {printable(repr(held))}") from None

@@ -121,7 +121,7 @@ def _check_indices(layer: LayerSpec, call: Call, generation: Generation) -> None
 
 
 def _counts_from_the_end(generation: Generation) -> bool:
-    numbers = [part for part in generation.version.split(".")[1:2] if part.isdigit()]
+    numbers = [part for part in generation.version.split(".")[1:2] if part.isdecimal()]
     return generation.name == "keras3" and bool(numbers) and int(numbers[0]) >= 5
 
 
