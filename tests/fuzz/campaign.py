@@ -95,7 +95,8 @@ def _files(kind: str, seed: int, numbers: range, tally: Any) -> None:
                 changed = structured.odd_copy(data, random)
             label = {"mutant": number, "seed file": one.name}
             path, config = one.write(folder, {victim: changed})
-            read = targets.read_file(path, config, recorder, tally, label)
+            late = random.random() < 0.5
+            read = targets.read_file(path, config, recorder, tally, label, late=late)
             if read:
                 files = {n: b for n, b in one.files.items() if n in one.victims} | {victim: changed}
                 taken.append(targets.Taken(list(read), files, undamaged[one.name], label))

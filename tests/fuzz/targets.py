@@ -14,7 +14,7 @@ import select
 import signal
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,8 @@ import h5py
 import numpy as np
 
 from fuzz.forked import fork
-from keras2torch_birnn import readers
+from keras2torch_birnn import deferred, readers
+from keras2torch_birnn.deferred import Deferred
 from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.readers.arrays import StoredArray
 from keras2torch_birnn.readers.containers import open_container
@@ -130,14 +131,44 @@ class Recorder:
 
         mock.patch.object(StoredArray, "read", read).start()
 
+    def take_late(self, weights: Iterable[Any]) -> None:
+        """Read what is still in the file, each matrix whole."""
+        for value in weights:
+            if isinstance(value, Deferred):
+                source = value.source
+                assert isinstance(source, StoredArray)
+                self.read.append((source.path, Deferred.whole(source).read()))
+
 
 def read_file(
-    path: Path, config: Path | None, recorder: Recorder, tally: Tally, label: Mapping[str, Any]
+    path: Path,
+    config: Path | None,
+    recorder: Recorder,
+    tally: Tally,
+    label: Mapping[str, Any],
+    *,
+    late: bool = False,
 ) -> list[tuple[str, np.ndarray[Any, Any]]]:
-    """Read a model; what was read, by path, if it was taken."""
+    """Read a model; what was read, by path, if it was taken.
+
+    ``late``: as ``k2t convert`` reads large matrices, when they are used and a few rows at a time.
+    """
     recorder.read.clear()
-    spec = attempt(lambda: readers.read_model(path, config=config), tally, label)
-    return recorder.read if spec is not None else []
+
+    def work() -> Any:
+        if not late:
+            return readers.read_model(path, config=config)
+        with (
+            mock.patch.object(deferred, "LEAST_BYTES", 0),
+            readers.opened(path, config=config) as (spec, problems),
+        ):
+            if problems:
+                raise gather(problems)
+            for layer in spec.root.walk():
+                recorder.take_late(layer.weights.values())
+            return spec
+
+    return recorder.read if attempt(work, tally, label) is not None else []
 
 
 def independent(files: Mapping[str, bytes]) -> list[h5py.File]:
