@@ -302,7 +302,9 @@ def test_explain_says_which_engine_runs_and_why(monkeypatch: pytest.MonkeyPatch)
     lstm = k2t.BiLSTM(F, H, 2).eval()
     with torch.no_grad():
         assert [c.engine for c in lstm.explain()] == ["native", "native"]
-        assert [c.engine for c in lstm.explain(batch=64)] == ["fused", "fused"]
+        assert [c.engine for c in lstm.explain(batch=64)] == ["native", "native"]
+        wide = k2t.BiLSTM(F, 512).eval()
+        assert [wide.explain(batch)[0].engine for batch in (1, 2)] == ["fused", "native"]
         assert [c.engine for c in lstm.explain(batch=64, masked=True)] == ["native", "native"]
         odd = k2t.BiLSTM(F, H, activation="gelu")
         assert [c.engine for c in odd.explain()] == ["loop"]

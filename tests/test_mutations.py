@@ -215,12 +215,13 @@ def fused(change: Callable[..., Any]) -> Patch:
     """Change what torch's kernel gives for a Bidirectional without mask: (call, x) -> result."""
 
     def wrapper(right: Any) -> Any:
-        def run(layer: Any, x: Tensor, lengths: Any, start: Any) -> Any:
+        def run(layer: Any, x: Tensor, lengths: Any, start: Any, merge: Any) -> Any:
             def call(x: Tensor) -> Any:
-                return right(layer, x, lengths, start)
+                return right(layer, x, lengths, start, None)
 
             plain = len(layer.weights) == 1 or lengths is not None
-            return call(x) if plain else change(call, x)
+            outputs, states = call(x) if plain else change(call, x)
+            return engines.merged(outputs, merge), states
 
         return run
 
@@ -557,7 +558,10 @@ for old in MERGE_MODES:
             mutation(f"merge_mode {old} becomes {new}", merging(old, new), *MERGED[old])
 mutation(
     "concat puts the backward half first",
-    put(MERGE, "concat", lambda a, b: torch.cat((b, a), dim=-1)),
+    both(
+        put(MERGE, "concat", lambda a, b: torch.cat((b, a), dim=-1)),
+        edit("rnn.engines:_run_fused", 'merge == "concat"', "False"),
+    ),
     *BI.values(),
 )
 
@@ -592,9 +596,9 @@ mutation(
 mutation(
     "an empty row loses its state",
     edit(
-        "rnn.engines:run_masked",
-        "empty = lengths == 0",
-        "empty = lengths < 0",
+        "rnn.engines:_run_fused",
+        "empty = lengths[order] == 0",
+        "empty = lengths[order] < 0",
     ),
     f"{TF}/mask_bi_state.keras",
     f"{K3}/mask_bi_state.keras",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.choice import LSTM_ROWS, choose
+from keras2torch_birnn.rnn.choice import CACHED_WEIGHTS, choose, native_pays
 from keras2torch_birnn.rnn.native import library, op
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
@@ -265,6 +266,7 @@ def test_inputs_of_any_stride_and_an_empty_batch() -> None:
 
 
 @native
+@pytest.mark.usefixtures("threads")
 def test_many_python_threads_at_once_give_the_right_numbers() -> None:
     spec = both("LSTM", 40, 16, "concat", activation="tanh", recurrent_activation="sigmoid")
     module: Any = bidirectional(spec)
@@ -279,6 +281,38 @@ def test_many_python_threads_at_once_give_the_right_numbers() -> None:
         for _ in range(10):
             for got, exact in zip(threads.map(call, inputs), wanted, strict=True):
                 assert torch.equal(got, exact)
+
+
+@pytest.fixture(params=["torch's", "our own"])
+def threads(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both kinds of threads that the kernel can run on."""
+    if request.param == "our own":
+        library.library().k2t_use_threads_of(None)
+    elif not op.use_torch_threads():
+        pytest.skip("torch has no OpenMP runtime here")
+    yield request.param
+    op.use_torch_threads.cache_clear()
+
+
+@native
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave"])
+def test_directions_that_meet_merge_every_step_once(merge: str) -> None:
+    spec = both("SimpleRNN", 3, 2, merge, activation="tanh")
+    module: Any = bidirectional(spec)
+    x = torch.randn(5, 4001, 2)
+    mask = torch.arange(4001) < torch.tensor([4001, 4000, 0, 1, 2003])[:, None]
+    before = torch.get_num_threads()
+    try:
+        with torch.no_grad():
+            torch.set_num_threads(1)
+            wanted = module(x, mask)
+            torch.set_num_threads(2)
+            for _ in range(50):
+                assert torch.equal(module(x, mask), wanted)
+    finally:
+        torch.set_num_threads(before)
+    assert_close(tensors(wanted), reference(spec, x.numpy(), mask.numpy()))
 
 
 @native
@@ -296,10 +330,12 @@ def test_memory_does_not_grow_with_calls() -> None:
 @native
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.usefixtures("threads")
 def test_a_forked_child_computes_too() -> None:
     module, _ = gru()
     x = torch.randn(16, 60, 5)
     with torch.no_grad():
+        torch.set_num_threads(2)
         wanted = module(x)
         child = os.fork()
         if child == 0:
@@ -328,7 +364,8 @@ def test_compiled_models_hold_the_operator_and_give_the_same_numbers() -> None:
 
 
 @native
-def test_the_operator_is_registered_well() -> None:
+@pytest.mark.parametrize("merge", library.MERGES.values(), ids=library.MERGES)
+def test_the_operator_is_registered_well(merge: int) -> None:
     module, x = gru()
     parameters = [
         getattr(module, f"{name}_l0{suffix}").detach()
@@ -337,7 +374,7 @@ def test_the_operator_is_registered_well() -> None:
     ]
     torch.library.opcheck(
         op._operator,
-        (x, parameters, torch.tensor([11, 4, 0]), [], [1, 1, 2], [0.0, 0.0]),
+        (x, parameters, torch.tensor([11, 4, 0]), [], [1, 1, 2], [0.0, 0.0], merge),
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -426,14 +463,19 @@ def test_an_input_of_another_width_is_refused() -> None:
 
 
 @native
-def test_a_large_lstm_batch_runs_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_row_of_a_wide_layer_runs_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls_of_native(monkeypatch)
+    monkeypatch.setattr(engines, "native_pays", lambda rows, weights: rows > 1 or weights < 4 * 64)
     spec = both("LSTM", 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
     module: Any = bidirectional(spec)
     with torch.no_grad():
-        module(torch.randn(LSTM_ROWS, 3, 5))
-        module(torch.randn(LSTM_ROWS + 1, 3, 5))
-    assert seen == [LSTM_ROWS]
+        module(torch.randn(1, 3, 5))
+        module(torch.randn(2, 3, 5))
+        module(torch.randn(1, 3, 5), torch.ones(1, 3))
+    assert seen == [2, 1]
+    assert native_pays(1, CACHED_WEIGHTS)
+    assert not native_pays(1, CACHED_WEIGHTS + 1)
+    assert native_pays(2, CACHED_WEIGHTS + 1)
 
 
 @pytest.mark.parametrize("engine", ["fused", "loop", "native"])
@@ -506,7 +548,10 @@ def test_the_choice_says_why() -> None:
 
     sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     assert chosen("GRU", **sigma)[0] == "native"
-    assert f"more than {LSTM_ROWS} rows" in chosen("LSTM", **sigma)[1]
+    assert "single rows" not in chosen("LSTM", **sigma)[1]
+    small = half("LSTM", 4, 3, 0, **sigma)
+    wide = choose(replace(small, config={**small.config, "units": 512}))
+    assert "single rows" in wide.reason
     assert "loop" in chosen("GRU before", **sigma)[1]
     odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}
     assert chosen("LSTM", **{**sigma, **odd})[0] == "loop"

@@ -17,9 +17,9 @@ from keras2torch_birnn.activations import activation
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
 from keras2torch_birnn.rnn.choice import VARIABLE, activation_label, wish
-from keras2torch_birnn.rnn.engines import State
+from keras2torch_birnn.rnn.engines import Result, State
 from keras2torch_birnn.rnn.layers import Plan, recurrent_forward, shown_options
-from keras2torch_birnn.rnn.masks import like
+from keras2torch_birnn.rnn.masks import like, zero_past
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
@@ -59,9 +59,13 @@ class ConvLSTM(nn.Module):
         self.named = {name: activation_label(config[name]) for name in names}
 
     def run_sequence(
-        self, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
-    ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
-        """See ``Sequences``."""
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        start: tuple[State, ...] | None,
+        merge: str | None = None,
+    ) -> Result:
+        """See ``Sequences``; one direction, so there is nothing to merge."""
         products = self._input_product(x).unbind(dim=1)
         if start is None:
             h = c = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])
@@ -79,7 +83,7 @@ class ConvLSTM(nn.Module):
                 new_h, new_c = torch.where(keep, new_h, h), torch.where(keep, new_c, c)
             h, c = new_h, new_c
             outputs.append(h)
-        return (torch.stack(outputs, dim=1),), ((h, c),)
+        return (zero_past(torch.stack(outputs, dim=1), lengths),), ((h, c),)
 
     def _step(
         self, product: Tensor, h: Tensor, c: Tensor, masks: Sequence[Tensor]

@@ -249,14 +249,14 @@ class BidirectionalStack(nn.Module):
         out: Merged = x
         for index, layer in enumerate(self.recurrences()):
             begin = None if start is None else start[index]
+            mode = self.merge_mode[index]
             if mask is None:
-                outputs, states = run(layer, out, lengths, begin)
+                outputs, states = run(layer, out, lengths, begin, mode)
             else:
                 outputs, states = run_masked(
-                    partial(run, layer), out, mask.bool(), begin, ("zeros", "zeros")
+                    partial(run, layer), out, mask.bool(), begin, ("zeros", "zeros"), mode
                 )
-            mode = self.merge_mode[index]
-            out = outputs if mode is None else MERGE[mode](*outputs)
+            out = outputs if mode is None else outputs[0]
             if self.dropout and index < self.num_layers - 1:
                 out = nn.functional.dropout(out, self.dropout, self.training)
             finals += states

@@ -1,6 +1,6 @@
 """Which engine runs a recurrent layer, and why. No torch: ``k2t inspect`` asks without it.
 
-fused: torch's own module. native: our kernel, float32 on CPU without gradients (``native``).
+fused: torch's own module. native: our kernel, float32 on CPU (``native``).
 loop: the equations step by step, for everything. ``K2T_ENGINE`` chooses (``wish``). Where native
 cannot run a call (a GPU, float64, training), the layer's torch engine does.
 """
@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.native.library import missing, native_cell
+from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec
 
 Engine = Literal["fused", "loop", "native"]
@@ -81,22 +82,26 @@ def choose(layer: LayerSpec) -> Choice:
     if lacking:
         return within_torch
     reason = f"float32 on CPU; else {within_torch.engine}: {within_torch.reason}"
-    if within_torch.engine == "fused" and layer.class_name == "LSTM":
-        reason += f", also for more than {LSTM_ROWS} rows without mask"
+    units = layer.config["units"]
+    if within_torch.engine == "fused" and not native_pays(
+        rows=1, weights=CELL_GATES[layer.class_name] * units * units
+    ):
+        reason += ", also for single rows without mask"
     return Choice("native", reason)
 
 
-# Rows of a batch up to which the native LSTM was measured faster than torch's (oneDNN), where every
-# step counts; see benchmarks/engine.py.
-LSTM_ROWS = 4
+# Recurrent weights of a direction that a core's second-level cache holds, 2 MiB of them. A single
+# row reads all of them at every step and does nothing else; torch's kernels share them out between
+# the cores.
+CACHED_WEIGHTS = 2**19
 
 
-def native_pays(kind: str, fused: bool, rows: int, masked: bool) -> bool:
-    """Whether native is the fastest engine for a batch of so many rows.
+def native_pays(rows: int, weights: int) -> bool:
+    """Whether native is faster than torch's kernel, for so many rows and recurrent weights.
 
-    ``fused``: torch has a kernel, too. With lengths torch's LSTM leaves oneDNN, too.
+    It was in every other case that was measured; see benchmarks/engine.py.
     """
-    return not fused or kind != "LSTM" or masked or rows <= LSTM_ROWS
+    return rows > 1 or weights <= CACHED_WEIGHTS
 
 
 def not_native(layer: LayerSpec) -> str:

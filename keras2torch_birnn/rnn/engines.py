@@ -18,12 +18,14 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
-from keras2torch_birnn.rnn.masks import compact, like, padded_behind, reverse, spread
+from keras2torch_birnn.rnn.masks import compact, padded_behind, reverse, spread, zero_past
+from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.native.library import NativeCell, missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
 
 State: TypeAlias = tuple[Tensor, ...]
-# Outputs (B, T, H) in the order of time and final states, one per direction.
+# Outputs (B, T, H) in the order of time, one per direction or one for both if they were to be
+# merged; final states, one per direction.
 Result: TypeAlias = tuple[tuple[Tensor, ...], tuple[State, ...]]
 
 # Torch's functions behind nn.LSTM, nn.GRU and nn.RNN, by cell kind and activation.
@@ -59,12 +61,17 @@ class Recurrence:
 
 
 def run(
-    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+    layer: Recurrence,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+    merge: str | None = None,
 ) -> Result:
     """Compute a layer's outputs (B, T, H) in the order of time and its final states.
 
-    x: (B, T, F). lengths: (B,), the steps of each row that count; outputs past them are garbage.
-    start: a state for each direction, None for zeros.
+    x: (B, T, F). lengths: (B,), the steps of each row that count; outputs past them are zero, and a
+    row without any keeps the state it had. start: a state for each direction, None for zeros.
+    merge: the merge mode (a key of ``MERGE``) of two directions, None to keep them apart.
 
     Raises:
         UsageError: the forced engine cannot run this call. ValueError: x does not fit the weights.
@@ -72,7 +79,7 @@ def run(
     features = layer.weights[0].ih.shape[1]
     if x.dim() != 3 or x.shape[2] != features:
         raise ValueError(f"an input (batch, time, {features}) is expected, found {list(x.shape)}")
-    return RUN[decide(layer, x, lengths, start).engine](layer, x, lengths, start)
+    return RUN[decide(layer, x, lengths, start).engine](layer, x, lengths, start, merge)
 
 
 def decide(
@@ -129,9 +136,10 @@ def _native_wanted(
     layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
 ) -> bool:
     """Whether native is the better engine for this call."""
-    if _exporting() or not native_pays(
-        layer.cell.kind, layer.kernel is not None, x.shape[0], lengths is not None
-    ):
+    if _exporting():
+        return False
+    weights = layer.weights[0].hh.numel()
+    if layer.kernel is not None and lengths is None and not native_pays(x.shape[0], weights):
         return False
     # In training the gradient is wanted at once, and torch's engines have what it needs.
     gradients = _differentiated(layer, x, start)
@@ -147,35 +155,33 @@ def _differentiated(layer: Recurrence, x: Tensor, start: tuple[State, ...] | Non
 
 
 def run_masked(
-    sequences: Callable[[Tensor, Tensor | None, tuple[State, ...] | None], Result],
+    sequences: Callable[[Tensor, Tensor | None, tuple[State, ...] | None, str | None], Result],
     x: Tensor,
     mask: Tensor,
     start: tuple[State, ...] | None,
     rules: Sequence[str],
+    merge: str | None = None,
 ) -> Result:
-    """``sequences`` on the steps that ``mask`` (B, T) says count, and on nothing else.
+    """``sequences`` (as ``run``) on the steps that ``mask`` (B, T) says count, and on nothing else.
 
-    ``rules``: what stands at the other steps of each direction (``masks.spread``). A row with
-    nothing to count keeps the state it had.
+    ``rules``: what stands at the other steps of each direction (``masks.spread``).
     """
+    zeros = all(rule == "zeros" for rule in rules)  # which merge to zeros
     padded = padded_behind(mask)
     compacted, lengths = (x, mask.sum(dim=1)) if padded else compact(x, mask)
-    outputs, states = sequences(compacted, lengths, start)
+    outputs, states = sequences(compacted, lengths, start, merge if zeros else None)
+    if padded and zeros:
+        return outputs, states
     outputs = tuple(
-        torch.where(like(mask, out), out, torch.zeros_like(out[:1, :1]))
-        if padded and rule == "zeros"
-        else spread(out, mask, start[d][0] if start else None, backward=d == 1, rule=rule)
-        for d, (out, rule) in enumerate(zip(outputs, rules, strict=True))
+        spread(out, mask, start[d][0] if start else None, backward=d == 1, rule=rules[d])
+        for d, out in enumerate(outputs)
     )
-    empty = lengths == 0
-    kept = tuple(
-        tuple(
-            torch.where(like(empty, s), start[d][i] if start else torch.zeros_like(s), s)
-            for i, s in enumerate(state)
-        )
-        for d, state in enumerate(states)
-    )
-    return outputs, kept
+    return outputs if zeros else merged(outputs, merge), states
+
+
+def merged(outputs: tuple[Tensor, ...], merge: str | None) -> tuple[Tensor, ...]:
+    """The two directions' outputs as one, unless they are to stay apart."""
+    return outputs if merge is None else (MERGE[merge](*outputs),)
 
 
 # Whether a graph is being exported; older torch tells compiling only.
@@ -191,7 +197,11 @@ def _flat(weights: Sequence[Weights]) -> list[Tensor]:
 
 
 def _run_loops(
-    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+    layer: Recurrence,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+    merge: str | None,
 ) -> Result:
     """Every direction by the loop; the second reads the valid steps turned round."""
     outputs, states = [], []
@@ -203,14 +213,18 @@ def _run_loops(
         out, state = run_loop(layer.cell, weights, read, lengths, begin, dropout)
         outputs.append(reverse(out, lengths) if d else out)
         states.append(state)
-    return tuple(outputs), tuple(states)
+    return merged(tuple(zero_past(out, lengths) for out in outputs), merge), tuple(states)
 
 
 # ---- fused -------------------------------------------------------------------------------------
 
 
 def _run_fused(
-    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+    layer: Recurrence,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+    merge: str | None,
 ) -> Result:
     """One call of torch's kernel for all directions, packed where lengths count."""
     kernel: Any = layer.kernel
@@ -221,12 +235,15 @@ def _run_fused(
     else:
         begin = tuple(torch.stack(parts) for parts in zip(*start, strict=True))
     packed: PackedSequence | None = None
+    empty: Tensor | None = None
     if lengths is not None and x.shape[0] > 0:
         # Sorted here, so that the states can be sorted alike.
         order = lengths.argsort(descending=True)
         back = order.argsort()
-        counts = lengths[order].clamp(min=1).cpu()
-        packed = pack_padded_sequence(x[order], counts, batch_first=True)
+        counts = lengths[order].cpu()
+        if counts[-1] == 0:
+            empty = lengths[order] == 0
+        packed = pack_padded_sequence(x[order], counts.clamp(min=1), batch_first=True)
         begin = tuple(s[:, order] for s in begin)
     hx = begin if layer.cell.kind == "LSTM" else begin[0]
     weights = _flat(layer.weights)
@@ -239,39 +256,60 @@ def _run_fused(
         out, *final = kernel(packed.data, packed.batch_sizes, hx, *fixed)
         again = PackedSequence(out, packed.batch_sizes)
         out, _ = pad_packed_sequence(again, batch_first=True, total_length=x.shape[1])
+        if empty is not None:  # torch knows no row without a step: what it made of the first goes
+            out = out.masked_fill(empty[:, None, None], 0)
+            final = [torch.where(empty[:, None], s, f) for f, s in zip(final, begin, strict=True)]
         out, final = out[back], [f[:, back] for f in final]
-    return out.chunk(directions, dim=2), tuple(
-        tuple(f[d] for f in final) for d in range(directions)
-    )
+    states = tuple(tuple(f[d] for f in final) for d in range(directions))
+    if merge == "concat":
+        return (out,), states
+    return merged(out.chunk(directions, dim=2), merge), states
 
 
 # ---- native ------------------------------------------------------------------------------------
 
 
 def _run_native(
-    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+    layer: Recurrence,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+    merge: str | None,
 ) -> Result:
     if not _differentiated(layer, x, start):
-        return _by_kernel(layer, x, lengths, start)
+        return _by_kernel(layer, x, lengths, start, merge)
     states = [s for state in start or () for s in state]
     recomputed: Any = _Recomputed
-    flat = recomputed.apply(layer, lengths, len(states), x, *states, *_flat(layer.weights))
-    return _shaped(layer, cast(tuple[Tensor, ...], flat))
+    fixed = _Fixed(layer, lengths, merge, len(states))
+    flat = cast(tuple[Tensor, ...], recomputed.apply(fixed, x, *states, *_flat(layer.weights)))
+    n, each = len(layer.weights), layer.states
+    outputs = len(flat) - n * each
+    return flat[:outputs], tuple(
+        flat[outputs + d * each : outputs + (d + 1) * each] for d in range(n)
+    )
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A call without the tensors that may have gradients; ``states``: how many it starts with."""
+
+    layer: Recurrence
+    lengths: Tensor | None
+    merge: str | None
+    states: int
 
 
 def _by_kernel(
-    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
+    layer: Recurrence,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+    merge: str | None,
 ) -> Result:
     if layer.native is None:
         raise TypeError("a layer without native cell")
     parameters = [(w.ih, w.hh, w.bias_ih, w.bias_hh) for w in layer.weights]
-    return run_native(layer.native, parameters, x, lengths, start)
-
-
-def _shaped(layer: Recurrence, flat: tuple[Tensor, ...]) -> Result:
-    """Outputs and states one after another -> Result."""
-    n, each = len(layer.weights), layer.states
-    return flat[:n], tuple(flat[n + d * each : n + (d + 1) * each] for d in range(n))
+    return run_native(layer.native, parameters, x, lengths, start, merge)
 
 
 def _unshaped(result: Result) -> tuple[Tensor, ...]:
@@ -285,42 +323,41 @@ class _Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, layer: Recurrence, lengths: Tensor | None, states: int, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Tensors: x, the start's states, the weights."""
         ctx.save_for_backward(*tensors)
-        ctx.layer, ctx.lengths, ctx.states = layer, lengths, states
-        mine, x, start = _taken(layer, states, tensors)
-        return _unshaped(_by_kernel(mine, x, lengths, start))
+        ctx.fixed = fixed
+        layer, x, start = _taken(fixed, tensors)
+        return _unshaped(_by_kernel(layer, x, fixed.lengths, start, fixed.merge))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, states and weights; they have gradients themselves."""
+        fixed, needed = ctx.fixed, ctx.needs_input_grad[1:]
         twice = torch.is_grad_enabled()
         tensors = ctx.saved_tensors
         if not twice:
             tensors = tuple(
-                t.detach().requires_grad_(need)
-                for t, need in zip(tensors, ctx.needs_input_grad[3:], strict=True)
+                t.detach().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
             )
         with torch.enable_grad():
-            layer, x, start = _taken(ctx.layer, ctx.states, tensors)
+            layer, x, start = _taken(fixed, tensors)
             layer = replace(layer, engine="torch")
-            outputs = _unshaped(run(layer, x, ctx.lengths, start))
-            wanted = [t for t, need in zip(tensors, ctx.needs_input_grad[3:], strict=True) if need]
+            outputs = _unshaped(run(layer, x, fixed.lengths, start, fixed.merge))
+            wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
             found = iter(
                 torch.autograd.grad(
                     outputs, wanted, gradients, create_graph=twice, allow_unused=True
                 )
             )
-        return None, None, None, *(next(found) if n else None for n in ctx.needs_input_grad[3:])
+        return None, *(next(found) if need else None for need in needed)
 
 
 def _taken(
-    layer: Recurrence, states: int, tensors: Sequence[Tensor]
+    fixed: _Fixed, tensors: Sequence[Tensor]
 ) -> tuple[Recurrence, Tensor, tuple[State, ...] | None]:
     """The layer with these weights, x and start."""
+    layer, states = fixed.layer, fixed.states
     x, rest = tensors[0], iter(tensors[1 + states :])
     weights = tuple(
         Weights(

@@ -24,10 +24,17 @@ from keras2torch_birnn.rnn.choice import (
     torch_engine,
     wish,
 )
-from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, Result, State, run, run_masked
+from keras2torch_birnn.rnn.engines import (
+    KERNELS,
+    Recurrence,
+    Result,
+    State,
+    merged,
+    run,
+    run_masked,
+)
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights
 from keras2torch_birnn.rnn.masks import reverse
-from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.native.library import (
     NativeCell,
     missing,
@@ -65,12 +72,17 @@ class Sequences(Protocol):
     carried: tuple[State, ...] | None
 
     def run_sequence(
-        self, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
-    ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        start: tuple[State, ...] | None,
+        merge: str | None = None,
+    ) -> Result:
         """Outputs (B, T, ...) in the order of time and final states, one per direction.
 
-        Only the first ``lengths`` (B,) steps of each row count; outputs past them are garbage.
-        ``start``: a state per direction, None for zeros.
+        Only the first ``lengths`` (B,) steps of each row count; outputs past them are zero, and a
+        row without any keeps its state. ``start``: a state per direction, None for zeros.
+        ``merge``: how two directions become one output, None to keep them apart.
         """
         ...
 
@@ -95,20 +107,20 @@ def recurrent_forward(
         start = tuple(
             tuple(initial_state[i * each : (i + 1) * each]) for i in range(len(plan.rules))
         )
+    # Of single steps the merge is cheap, so the kernel need not do it.
+    merge = plan.merge_mode if plan.return_sequences else None
     if mask is None:
-        outputs, states = module.run_sequence(x, None, start)
+        outputs, states = module.run_sequence(x, None, start, merge)
     else:
-        outputs, states = run_masked(module.run_sequence, x, mask.bool(), start, plan.rules)
+        outputs, states = run_masked(module.run_sequence, x, mask.bool(), start, plan.rules, merge)
     if plan.stateful:
         module.carried = tuple(tuple(s.detach() for s in state) for state in states)
     if not plan.return_sequences:
         # The last step that each direction reads: T - 1 forward, 0 backward.
-        outputs = tuple(out[:, -1 if d == 0 else 0] for d, out in enumerate(outputs))
-    heads = outputs
-    if plan.merge_mode is not None:
-        heads = (MERGE[plan.merge_mode](*outputs),)
+        last = tuple(out[:, -1 if d == 0 else 0] for d, out in enumerate(outputs))
+        outputs = merged(last, plan.merge_mode)
     tail = tuple(s for state in states for s in state) if plan.return_state else ()
-    result = (*heads, *tail)
+    result = (*outputs, *tail)
     return result[0] if len(result) == 1 else result
 
 
@@ -144,9 +156,10 @@ def _run(
     x: Tensor,
     lengths: Tensor | None,
     start: tuple[State, ...] | None,
+    merge: str | None = None,
 ) -> Result:
     """See ``Sequences``."""
-    return run(recurrence(module), x, lengths, start)
+    return run(recurrence(module), x, lengths, start, merge)
 
 
 def _extra_repr(module: Any) -> str:
@@ -242,14 +255,19 @@ class BidirectionalPair(nn.Module):
         self.plan = plan
 
     def run_sequence(
-        self, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
-    ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        start: tuple[State, ...] | None,
+        merge: str | None = None,
+    ) -> Result:
         """See ``Sequences``."""
         first, second = ((start[0],), (start[1],)) if start else (None, None)
         (ahead,), forward_states = self.forward_layer.run_sequence(x, lengths, first)
         turned = reverse(x, lengths)
         (back,), backward_states = self.backward_layer.run_sequence(turned, lengths, second)
-        return (ahead, reverse(back, lengths)), (*forward_states, *backward_states)
+        outputs = merged((ahead, reverse(back, lengths)), merge)
+        return outputs, (*forward_states, *backward_states)
 
     def extra_repr(self) -> str:
         """Keras' options."""

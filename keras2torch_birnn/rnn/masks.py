@@ -30,6 +30,14 @@ def padded_behind(mask: Tensor) -> bool:
     return bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
+def zero_past(out: Tensor, lengths: Tensor | None) -> Tensor:
+    """Outputs (B, T, ...) with zeros at the steps that do not count."""
+    if lengths is None:
+        return out
+    counts = torch.arange(out.shape[1], device=out.device) < lengths[:, None]
+    return torch.where(like(counts, out), out, torch.zeros_like(out[:1, :1]))
+
+
 def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Turn round the time of the valid steps: all of them, or the first ``lengths`` of each row."""
     if lengths is None:
@@ -44,10 +52,10 @@ def spread(
 ) -> Tensor:
     """Put a direction's outputs back to their steps and fill the masked ones.
 
-    compacted: (B, T, ...) with the valid steps in front, in the order of time. What stands at a
-    masked step is the ``rule``'s (``spec.MaskedOutput``); "previous" counts in the direction of
-    reading. ``start``: (B, ...) state before the first step, None for zeros. With the rule
-    "previous_first_state" the last axis of compacted holds the output, then the first state.
+    compacted: (B, T, ...) with the valid steps in front, in the order of time, zeros behind. What
+    stands at a masked step is the ``rule``'s (``spec.MaskedOutput``); "previous" counts in the
+    direction of reading. ``start``: (B, ...) state before the first step, None for zeros. With the
+    rule "previous_first_state" the last axis of compacted holds the output, then the first state.
     """
     if rule == "previous_first_state":
         outputs, states = compacted.chunk(2, dim=-1)

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.rnn.engines import State
+from keras2torch_birnn.rnn.engines import Result, State
 from keras2torch_birnn.rnn.layers import Plan, Sequences, recurrent_forward, shown_options
 
 
@@ -34,9 +34,13 @@ class StackedRNN(nn.Module):
         self.plan = plan
 
     def run_sequence(
-        self, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
-    ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
-        """See ``Sequences``."""
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        start: tuple[State, ...] | None,
+        merge: str | None = None,
+    ) -> Result:
+        """See ``Sequences``; one direction, so there is nothing to merge."""
         begin: dict[int, State] = {}
         if start is not None:
             given = iter(start[0])

@@ -51,13 +51,14 @@ struct Run {
     const K2tCall& call;
     std::vector<int64_t> order;
     long blocks;  // of the batch, per direction
+    std::vector<uint8_t> visits;
     std::atomic<bool> failed{false};
 
     void task(long index) {
         const long block = index / call.directions;
         const long rows = static_cast<long>(order.size());
         const K2tTask task{index % static_cast<long>(call.directions), order.data(), block, blocks,
-                           (rows - block + blocks - 1) / blocks};
+                           (rows - block + blocks - 1) / blocks, visits.data()};
         float* scratch = memory.at_least(kernel.scratch_size(call.shape, task.count));
         if (scratch)
             kernel.run(call, task, scratch);
@@ -102,6 +103,10 @@ int64_t k2t_same(const float* a, const float* b, int64_t count) {
     return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
 }
 
+void k2t_use_threads_of(void* gomp_parallel) {
+    pool::use(reinterpret_cast<pool::Region>(gomp_parallel));
+}
+
 int64_t k2t_run(int64_t isa, const K2tCall* call) try {
     std::vector<int64_t> order(static_cast<size_t>(call->batch));
     std::iota(order.begin(), order.end(), 0);
@@ -115,7 +120,9 @@ int64_t k2t_run(int64_t isa, const K2tCall* call) try {
     // Enough blocks of rows for all threads, and none too large.
     const int64_t wanted = std::max((threads + call->directions - 1) / call->directions,
                                     (call->batch + MOST_ROWS - 1) / MOST_ROWS);
-    Run run{kernel(isa), *call, std::move(order), std::min(wanted, call->batch)};
+    const bool merged = call->merge != K2T_APART && call->directions == 2;
+    Run run{kernel(isa), *call, std::move(order), std::min(wanted, call->batch),
+            std::vector<uint8_t>(static_cast<size_t>(merged ? call->batch * call->time : 0))};
     pool::run(threads, run.blocks * call->directions,
               [](void* context, long index) { static_cast<Run*>(context)->task(index); }, &run);
     return run.failed ? 1 : 0;

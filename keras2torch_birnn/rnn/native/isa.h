@@ -8,6 +8,7 @@ struct K2tTask {
     long direction;
     const int64_t* order;
     long first, stride, count;
+    uint8_t* visits;  // (B, T), zeros at first: whether a step of a row was written; for merging
     long row(long r) const { return order[first + r * stride]; }
 };
 

@@ -28,6 +28,10 @@ enum K2tActivation : int64_t {
     K2T_ACTIVATIONS
 };
 
+// How the two directions become one output; Keras' merge modes. K2T_APART: each has its own, and
+// "concat" is two that lie side by side.
+enum K2tMerge : int64_t { K2T_APART, K2T_SUM, K2T_MUL, K2T_AVE };
+
 #define K2T_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
@@ -47,6 +51,7 @@ struct K2tCall {
     double activation_parameter;            // slope of leaky_relu, alpha of elu
     double recurrent_activation_parameter;
     int64_t directions;                     // 1 or 2
+    int64_t merge;                          // with 2 directions: both write out[0]
     int64_t first_backward;                 // the only direction reads from the end
     int64_t batch;
     int64_t time;
@@ -81,4 +86,7 @@ K2T_EXPORT int64_t k2t_same(const float* a, const float* b, int64_t count);
 
 // Run. Returns 0, or 1 if there is no memory for the scratch.
 K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tCall* call);
+
+// Use an OpenMP runtime's threads: the address of its GOMP_parallel, or null for our own threads.
+K2T_EXPORT void k2t_use_threads_of(void* gomp_parallel);
 }

@@ -188,10 +188,45 @@ static long scratch_size(const K2tShape& shape, long rows) {
 }
 
 static void copy(const float* from, long count, float* to) {
-    if (from)
-        for (long i = 0; i < count; ++i) to[i] = from[i];
-    else
-        for (long i = 0; i < count; ++i) to[i] = 0;
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) store(to + i, from ? load(from + i) : Vec{});
+    for (; i < count; ++i) to[i] = from ? from[i] : 0;
+}
+
+template <class Value>
+static Value merged(long merge, Value a, Value b) {
+    return merge == K2T_MUL ? a * b : merge == K2T_SUM ? a + b : (a + b) * 0.5f;
+}
+
+static void merge_into(float* to, long merge, const float* from, long count) {
+    long i = 0;
+    for (; i + LANES <= count; i += LANES)
+        store(to + i, merged(merge, load(to + i), load(from + i)));
+    for (; i < count; ++i) to[i] = merged(merge, to[i], from[i]);
+}
+
+enum Visit : uint8_t { NOBODY, WRITING, WRITTEN };
+
+static bool merges(const K2tCall& call) { return call.merge != K2T_APART && call.directions == 2; }
+
+// Write what one direction gives for step t of a row. Where both go to one place, the first to come
+// writes and the second merges: the directions meet in the middle and wait nowhere, but for the few
+// instants in which both are at the same step.
+static void give(const K2tCall& call, const K2tTask& task, long row, long t, const float* h) {
+    const bool merging = merges(call);
+    float* to = call.out[merging ? 0 : task.direction] + row * call.out_batch_stride +
+                t * call.out_time_stride;
+    if (!merging) return copy(h, call.shape.units, to);
+    uint8_t* visit = task.visits + row * call.time + t;
+    uint8_t before = NOBODY;
+    if (__atomic_compare_exchange_n(visit, &before, WRITING, false, __ATOMIC_ACQUIRE,
+                                    __ATOMIC_ACQUIRE)) {
+        copy(h, call.shape.units, to);
+        __atomic_store_n(visit, WRITTEN, __ATOMIC_RELEASE);
+        return;
+    }
+    while (before != WRITTEN) before = __atomic_load_n(visit, __ATOMIC_ACQUIRE);
+    merge_into(to, call.merge, h, call.shape.units);
 }
 
 static void input_product(const K2tShape& shape, const Packed& w, long rows, const float* x,
@@ -217,6 +252,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
     const long features = shape.features, stride = inputs_stride(shape);
     const long d = task.direction;
     const bool backward = d == 1 || call.first_backward;
+    const bool merging = merges(call);
     const Functions functions(call);
     const Packed w(shape, call.packed[d]);
 
@@ -244,9 +280,11 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
         if (call.h_0[d]) copy(call.h_0[d] + b * units, units, s.h + r * width);
         if (kind == K2T_LSTM && call.c_0[d]) copy(call.c_0[d] + b * units, units, s.c + r * width);
         if (length(r) == 0) finish(r, s.h);
-        for (long t = length(r); t < call.time; ++t)
-            copy(nullptr, units,
-                 call.out[d] + b * call.out_batch_stride + t * call.out_time_stride);
+        // Zeros past the end. Both directions end at the same step, and zeros merge to zeros.
+        if (d == 0 || !merging)
+            for (long t = length(r); t < call.time; ++t)
+                copy(nullptr, units,
+                     call.out[d] + b * call.out_batch_stride + t * call.out_time_stride);
     }
 
     long running = rows;
@@ -279,8 +317,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
             inputs += n * stride;
             for (long r = 0; r < n; ++r) {
                 const long t = backward ? length(r) - 1 - step : step;
-                copy(s.h_next + r * width, units,
-                     call.out[d] + task.row(r) * call.out_batch_stride + t * call.out_time_stride);
+                give(call, task, task.row(r), t, s.h_next + r * width);
                 if (step == length(r) - 1) finish(r, s.h_next);
             }
             float* before = s.h;

@@ -45,6 +45,9 @@ ACTIVATIONS: Mapping[str, int] = {
 }
 _PARAMETERS = {"leaky_relu": "negative_slope", "elu": "alpha"}
 
+# enum K2tMerge; "concat" is two outputs that lie side by side
+MERGES: Mapping[str, int] = {"concat": 0, "sum": 1, "mul": 2, "ave": 3}
+
 # Bits of k2t_instruction_sets, best first.
 INSTRUCTION_SETS: Mapping[str, int] = {"AVX-512": 4, "AVX2": 2, "plain": 1}
 
@@ -67,6 +70,7 @@ class Call(ctypes.Structure):
         ("activation_parameter", _double),
         ("recurrent_activation_parameter", _double),
         ("directions", _int),
+        ("merge", _int),
         ("first_backward", _int),
         ("batch", _int),
         ("time", _int),
@@ -171,6 +175,8 @@ def library() -> ctypes.CDLL:
     found.k2t_same.restype = _int
     found.k2t_run.argtypes = (_int, ctypes.POINTER(Call))
     found.k2t_run.restype = _int
+    found.k2t_use_threads_of.argtypes = (_pointer,)
+    found.k2t_use_threads_of.restype = None
     return found
 
 

@@ -6,15 +6,19 @@ Float32 on CPU, no gradient. B batch, T time, F features, H units, G gates, D di
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.native.library import (
     KINDS,
+    MERGES,
     Call,
     NativeCell,
     Shape,
@@ -96,6 +100,29 @@ def _aligned(data: Tensor) -> int:
     return (data.data_ptr() + line - 1) // line * line
 
 
+# ---- threads ------------------------------------------------------------------------------------
+
+
+_PROCESS = os.getpid()
+
+
+@cache
+def use_torch_threads() -> bool:
+    """Run the kernel on the OpenMP threads of torch from now on, if there are such.
+
+    They are whatever runtime torch itself is linked to. Elsewhere the kernel has its own.
+    """
+    if os.getpid() != _PROCESS:
+        return False  # after a fork() torch's runtime waits for threads that are gone
+    try:
+        torch_itself = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        parallel = ctypes.cast(torch_itself.GOMP_parallel, ctypes.c_void_p)
+    except (OSError, AttributeError):
+        return False
+    library().k2t_use_threads_of(parallel)
+    return True
+
+
 # ---- the operator --------------------------------------------------------------------------------
 
 
@@ -106,19 +133,22 @@ def _compute(
     start: Sequence[Tensor],
     cell: Sequence[int],
     options: Sequence[float],
+    merge: int,
 ) -> tuple[Tensor, Tensor]:
     """Outputs (B, T, D * H) in the order of time and final states (D, S, B, H).
 
     x: (B, T, F). parameters: four for each direction. lengths: (B,), the steps of each row that
     count; outputs past them are zero. start: S states (B, H) for each direction, or none.
     cell: kind, activation and recurrent_activation; options: a parameter for each of the two.
+    merge: of ``MERGES``; not 0: both directions give one output (B, T, H).
     """
     kind, act, gate = cell
     directions, states = len(parameters) // 4, 2 if kind == KINDS["LSTM"] else 1
     batch, time, features = x.shape
     hh = parameters[1]
     units = 0 if hh is None else hh.shape[1]
-    out = torch.empty(batch, time, directions * units)
+    width = units if merge else directions * units
+    out = torch.empty(batch, time, width)
     final = torch.empty(directions, states, batch, units)
     if batch == 0:
         return out, final
@@ -130,13 +160,13 @@ def _compute(
     call.shape = shape
     call.activation, call.recurrent_activation = act, gate
     call.activation_parameter, call.recurrent_activation_parameter = options
-    call.directions, call.batch, call.time = directions, batch, time
+    call.directions, call.merge, call.batch, call.time = directions, merge, batch, time
     call.threads = torch.get_num_threads()
     call.x, call.x_batch_stride, call.x_time_stride = x.data_ptr(), x.stride(0), x.stride(1)
     if lengths is not None:
         lengths = lengths.to(torch.int64).clamp(0, time).contiguous()
         call.lengths = lengths.data_ptr()
-    call.out_batch_stride, call.out_time_stride = time * directions * units, directions * units
+    call.out_batch_stride, call.out_time_stride = time * width, width
     start = [s.contiguous() for s in start]
     kept, states_at, outputs_at = [], final.data_ptr(), out.data_ptr()
     for d in range(directions):
@@ -148,6 +178,7 @@ def _compute(
         if start:
             call.h_0[d] = start[d * states].data_ptr()
             call.c_0[d] = start[d * states + 1].data_ptr() if states == 2 else None
+    use_torch_threads()
     if library().k2t_run(isa, ctypes.byref(call)):
         raise MemoryError("no memory for the native kernel's scratch")
     return out, final
@@ -161,8 +192,9 @@ def _operator(
     start: Sequence[Tensor],
     cell: Sequence[int],
     options: Sequence[float],
+    merge: int,
 ) -> tuple[Tensor, Tensor]:
-    return _compute(x, parameters, lengths, start, cell, options)
+    return _compute(x, parameters, lengths, start, cell, options, merge)
 
 
 @_operator.register_fake
@@ -173,12 +205,13 @@ def _(
     start: Sequence[Tensor],
     cell: Sequence[int],
     options: Sequence[float],
+    merge: int,
 ) -> tuple[Tensor, Tensor]:
     directions, states = len(parameters) // 4, 2 if cell[0] == KINDS["LSTM"] else 1
     hh = parameters[1]
     units = 0 if hh is None else hh.shape[1]
     return (
-        x.new_empty(x.shape[0], x.shape[1], directions * units),
+        x.new_empty(x.shape[0], x.shape[1], units if merge else directions * units),
         x.new_empty(directions, states, x.shape[0], units),
     )
 
@@ -189,8 +222,12 @@ def run_native(
     x: Tensor,
     lengths: Tensor | None,
     start: tuple[State, ...] | None,
+    merge: str | None = None,
 ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
-    """Outputs (B, T, H) in the order of time and final states, one per direction."""
+    """Outputs (B, T, H) in the order of time and final states, one per direction.
+
+    merge: a key of ``MERGES``: one output, (B, T, 2 H) if it is "concat".
+    """
     # A plain call saves the dispatcher's time, which a short sequence would feel.
     plain = not torch.compiler.is_compiling() and type(x) is Tensor
     out, final = (_compute if plain else _operator)(
@@ -200,8 +237,9 @@ def run_native(
         [s for state in start for s in state] if start else [],
         [cell.kind, cell.activation, cell.recurrent_activation],
         list(cell.parameters),
+        0 if merge is None else MERGES[merge],
     )
-    return out.chunk(len(parameters), dim=2), tuple(
+    return out.chunk(len(parameters), dim=2) if merge is None else (out,), tuple(
         tuple(final[d].unbind(0)) for d in range(len(parameters))
     )
 

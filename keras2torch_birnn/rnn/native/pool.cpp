@@ -53,7 +53,13 @@ struct Pool {
 // perhaps a locked mutex, so it starts with a new pool.
 std::atomic<Pool*> current{nullptr};
 
-void forget() { current.store(new Pool); }
+std::atomic<Region> borrowed{nullptr};
+
+// A runtime's threads did not survive a fork() either, but it does not know.
+void forget() {
+    borrowed.store(nullptr);
+    current.store(new Pool);
+}
 
 Pool& get() {
     static const bool made = [] {
@@ -67,6 +73,11 @@ Pool& get() {
 
 }  // namespace
 
+void use(Region region) {
+    get();  // so that a fork is noticed
+    borrowed.store(region);
+}
+
 void run(long threads, long count, Function function, void* context) {
     Job job;
     job.function = function;
@@ -76,6 +87,13 @@ void run(long threads, long count, Function function, void* context) {
     job.seats = helpers;
     if (helpers <= 0) return job.work();
     Pool& pool = get();
+    if (const Region region = borrowed.load()) {
+        // All threads that torch uses, needed or not: a runtime that is asked for fewer than last
+        // time ends the others.
+        region([](void* data) { static_cast<Job*>(data)->work(); }, &job,
+               static_cast<unsigned>(threads), 0);
+        return;
+    }
     {
         std::lock_guard<std::mutex> lock(pool.mutex);
         while (pool.threads < helpers) {

@@ -6,6 +6,14 @@ namespace pool {
 
 using Function = void (*)(void* context, long index);
 
+// A parallel region of an OpenMP runtime: function(data) on so many threads, the caller's included.
+using Region = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+
+// Run on that runtime's threads from now on; null: on our own. Torch's threads look out for work for
+// some milliseconds before they sleep. Threads of our own would compete with them for processors
+// all that time, and would be woken late themselves.
+void use(Region region);
+
 // Call function(context, 0 .. count - 1), each once, on at most `threads` threads with the caller.
 void run(long threads, long count, Function function, void* context);
 

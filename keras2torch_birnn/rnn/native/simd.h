@@ -28,10 +28,21 @@ static inline Vec clamp(Vec x, float low, float high) {
     return smaller(larger(x, all(low)), all(high));
 }
 
-// e^x for x in [-87, 88], clamped outside. Cephes expf: x = n ln 2 + r, a polynomial of r, and n
+// 1 / x for x in [1, 2^126]. AVX-512 estimates 14 bits in a fraction of a division's time, and a step
+// of Newton's method makes them 23: the error is one unit in the last place.
+static inline Vec reciprocal(Vec x) {
+#if K2T_LANES == 16
+    const Vec guess = __builtin_ia32_rcp14ps512_mask(x, Vec{}, static_cast<unsigned short>(-1));
+    return guess + guess * (1.0f - x * guess);
+#else
+    return 1.0f / x;
+#endif
+}
+
+// e^x for x in [-87, 87], clamped outside. Cephes expf: x = n ln 2 + r, a polynomial of r, and n
 // added to the exponent's bits. Error below 2 units in the last place.
 static inline Vec exponential(Vec x) {
-    const Vec bounded = clamp(x, -87.0f, 88.0f);
+    const Vec bounded = clamp(x, -87.0f, 87.0f);
     // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
     const Vec shifted = bounded * 1.44269504088896341f + 12582912.0f;
     const Vec n = shifted - 12582912.0f;
@@ -47,14 +58,14 @@ static inline Vec exponential(Vec x) {
     return x == x ? scaled : x;
 }
 
-static inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
+static inline Vec sigmoid(Vec x) { return reciprocal(1.0f + exponential(-x)); }
 
 // Cephes tanhf: an odd polynomial near zero, else (1 - t) / (1 + t) with t = e^-2|x|. Error below
 // 2e-7 relative.
 static inline Vec hyperbolic_tangent(Vec x) {
     const Vec size = x < 0.0f ? -x : x;
     const Vec t = exponential(size * -2.0f);
-    const Vec far = (1.0f - t) / (1.0f + t);
+    const Vec far = (1.0f - t) * reciprocal(1.0f + t);
     const Vec s = x * x;
     Vec p = all(-5.70498872745e-3f);
     p = p * s + 2.06390887954e-2f;
