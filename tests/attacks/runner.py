@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 from keras2torch_birnn import cli
 from keras2torch_birnn.readers import hdf5_process
 
-CPU_SECONDS, WALL_SECONDS = 20, 60
+CPU_SECONDS, WALL_SECONDS = 20, 300  # the second only for what waits: machines can be busy
 # What may be read by any command: Python, its packages, and what describes this machine.
 LIBRARIES = tuple(
     dict.fromkeys(

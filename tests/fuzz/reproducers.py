@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -59,15 +60,22 @@ print(counts, first.splitlines()[0] if first else "")
 
 def ended(command: list[str]) -> dict[str, Any]:
     """Run a command to its end: code, time, what it said."""
-    started = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    started, spent = time.monotonic(), _computed()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     return {
         "code": done.returncode,
         "seconds": round(time.monotonic() - started, 1),
+        "cpu_seconds": round(_computed() - spent, 1),
         "error_lines": len(done.stderr.splitlines()),
         "traceback": "Traceback" in done.stderr,
         "said": (done.stderr or done.stdout).strip()[-160:],
     }
+
+
+def _computed() -> float:
+    """Seconds of computing of all commands so far, with what they started."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def main() -> None:
@@ -102,8 +110,11 @@ def main() -> None:
                         for w in commands
                     },
                     "slowest": {
-                        w: max((r[w]["seconds"] for r in rows if w in r), default=0)
-                        for w in commands
+                        unit: {
+                            w: max((r[w][unit] for r in rows if w in r), default=0)
+                            for w in commands
+                        }
+                        for unit in ("seconds", "cpu_seconds")
                     },
                     "tracebacks": sum(r[w]["traceback"] for r in rows for w in commands if w in r),
                     "rows": rows,
