@@ -11,6 +11,9 @@ DEMO_OUT := build/demo.pt
 MODELS ?= fixtures
 BENCH_OPTIONS ?=
 
+# Processes that run the tests, file by file.
+WORKERS ?= 2
+
 .PHONY: demo test check fix bench gpu clean
 
 # What real Keras wrote and computed, against what the converted model computes.
@@ -30,7 +33,7 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 fix: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

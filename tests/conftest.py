@@ -1,13 +1,19 @@
-"""One thread in every process that the tests start, and in this one.
+"""What holds for all tests and every process that one of them starts.
 
-The tensors of the tests are small. Two threads of OpenMP that share them wait for each other, four
-times as long as one computes, and far longer on a machine that has other work to do. Tests of
-threads ask for theirs by ``torch.set_num_threads``.
+One thread: the tensors of the tests are small. Two threads of OpenMP that share them wait for each
+other, four times as long as one computes, and far longer on a machine that has other work to do.
+Tests of threads ask for theirs by ``torch.set_num_threads``.
+
+Ctrl-C interrupts: a shell that runs the tests in the background tells them to ignore it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
