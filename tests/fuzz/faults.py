@@ -284,6 +284,8 @@ def main() -> None:
     parser.add_argument("--commit", default="not given")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    # A shell starts what runs in the background deaf to Ctrl-C, and then nothing is interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runs = Runs()
     for number in range(given.count):
         runs.run(case(number, given.seed))
