@@ -100,9 +100,11 @@ def _one_step(shape: Shape | None) -> Shape | None:
 
 
 def _map_shapes(function: Callable[[Shape | None], Structure], shape: Structure) -> Structure:
-    """Apply ``function`` to a shape, or to each of a tuple of shapes."""
+    """Apply ``function`` to a shape, or to each of a tuple or dict of shapes."""
     if shape is None or _is_shape(shape):
         return function(shape)
+    if isinstance(shape, Mapping):
+        return {key: _map_shapes(function, part) for key, part in shape.items()}
     return tuple(_map_shapes(function, part) for part in shape)
 
 

@@ -102,6 +102,82 @@ def test_a_call_without_its_tensors_is_refused(
         survey(changed)
 
 
+STEPS = LIVE / "arch_ner_char_lstm.h5"  # TimeDistributed: "time_distributed" and "..._1" after it
+TWICE = FIXTURES / "tf_keras-2.21.0" / "twice_wrapped_last.keras"
+SIZES = FIXTURES / "tf.keras-2.15.0" / "ops_tf_choose.h5"
+PLACES = FIXTURES / "tf.keras-2.4.0" / "ops_tf_shapes.h5"
+MASKS = LIVE / "ops_masks.h5"
+
+
+def one_in_a_list(model: dict[str, Any]) -> None:
+    node = layer(model, "time_distributed")["inbound_nodes"][0]
+    node["args"] = [node["args"]]
+
+
+def one_by_name(model: dict[str, Any]) -> None:
+    node = layer(model, "time_distributed_1")["inbound_nodes"][0]
+    node["args"][0] = {"config": node["args"][0]}
+
+
+def two_for_one(model: dict[str, Any]) -> None:
+    """The layer is inside two TimeDistributed."""
+    layer(model, "time_distributed")["inbound_nodes"][0] *= 2
+
+
+def slice_of_nothing(model: dict[str, Any]) -> None:
+    layer(model, "tf.__operators__.getitem")["inbound_nodes"] = [[]]
+
+
+def list_of_nothing(model: dict[str, Any]) -> None:
+    layer(model, "concatenate")["inbound_nodes"][0]["args"] = [[]]
+
+
+def output_below_none(model: dict[str, Any]) -> None:
+    layer(model, "tf.concat_2")["inbound_nodes"][0][2][2] = -2
+
+
+def model_output_below_none(model: dict[str, Any]) -> None:
+    model["config"]["output_layers"][2] = -1
+
+
+@pytest.mark.parametrize(
+    ("source", "change", "words"),
+    [
+        (STEPS, one_in_a_list, r"time_distributed: TimeDistributed called with \(.* a tensor is"),
+        (STEPS, one_by_name, r"time_distributed_1: TimeDistributed called with \{'config'"),
+        (TWICE, two_for_one, r"time_distributed: TimeDistributed called with \(.* a tensor is"),
+        (SIZES, slice_of_nothing, r"getitem: ops\.GetItem called with 0 tensors"),
+        (MASKS, list_of_nothing, r"concatenate: ops\.Concatenate called with 0 tensors"),
+        (PLACES, output_below_none, r"output -2 of layer tf\.split_3 is used but not there"),
+        (STEPS, model_output_below_none, r"output -1 of layer .* is used but not there"),
+    ],
+)
+def test_a_call_of_another_form_is_refused(
+    source: Path, change: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
+) -> None:
+    """Each ended in a TypeError, an IndexError or a RecursionError."""
+    changed = changed_config(source, tmp_path / f"m{source.suffix}", change)
+    with pytest.raises(InvalidModelFileError, match=words):
+        survey(changed)
+
+
+def test_a_model_at_every_step_takes_its_tensors_by_name(tmp_path: Path) -> None:
+    """Names of tensors were taken for shapes, letter by letter without end."""
+
+    def by_name(model: dict[str, Any]) -> None:
+        entry = layer(model, "time_distributed_3")
+        entry["inbound_nodes"] = [{"words": entry["inbound_nodes"][0][0]}]
+
+    source = FIXTURES / "keras-2.0.8" / "arch_hierarchy_attention.h5"
+    shapes = []
+    for path in (source, changed_config(source, tmp_path / "m.h5", by_name)):
+        spec, problems = survey(path)
+        assert not problems
+        assert spec.root.graph is not None
+        shapes.append(spec.root.graph.layer("time_distributed_3").output_shape)
+    assert shapes[0] == shapes[1] == (None, 7, 14)
+
+
 def test_a_shared_layer_needs_the_same_weights_for_every_input(tmp_path: Path) -> None:
     """Only its last call was looked at, and its weights fitted that one."""
 

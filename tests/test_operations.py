@@ -304,6 +304,10 @@ K3_REFUSED: tuple[tuple[str, Any, list[Any], str], ...] = (
     ("Roll", {"shift": 1, "axis": None}, [ref("x")], "all axes as one"),
     ("Take", {"axis": 1}, [ref("x"), ref("x")], "not whole numbers"),
     ("Softmax", {"axis": [1, 2]}, [ref("x")], "whole number"),
+    ("ExpandDims", {}, [ref("x")], "ops.ExpandDims without axis"),
+    ("ExpandDims", {"axis": None}, [ref("x")], "ops.ExpandDims option axis=None"),
+    ("Moveaxis", {"destination": 1}, [ref("x")], "ops.Moveaxis without source"),
+    ("Moveaxis", {"source": 1}, [ref("x")], "ops.Moveaxis without destination"),
 )
 
 

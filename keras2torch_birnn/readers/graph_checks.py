@@ -56,7 +56,15 @@ def checked(graph: Graph, place: str) -> Graph:
 def _check_operands(layer: LayerSpec, call: Call) -> None:
     """Operations take tensors, or one list of them; never a dict, never lists in a list."""
     given: Structure = call.args[0] if len(call.args) == 1 else call.args
-    for value in given if isinstance(given, tuple) else (given,):
+    operands = given if isinstance(given, tuple) else (given,)
+    schema = OPS[layer.class_name]
+    # sizes come after the tensors, where not all are numbers; a list has at least one tensor
+    least = 1 if schema.listed else sum(name != "sizes" for name in schema.arguments)
+    if len(operands) < least:
+        raise InvalidModelFileError(
+            f"{layer.class_name} called with {len(operands)} tensors", "refused", place=layer.place
+        )
+    for value in operands:
         if isinstance(value, Mapping | tuple):
             raise InvalidModelFileError(
                 f"{layer.class_name} called with {printable(repr(value))} where a tensor is "
@@ -64,6 +72,16 @@ def _check_operands(layer: LayerSpec, call: Call) -> None:
                 "refused",
                 place=layer.place,
             )
+
+
+def _takes_one(layer: LayerSpec) -> bool:
+    """Whether the layer inside takes one tensor; a model or a plugin's layer may take more."""
+    while layer.class_name in _STRUCTURES:
+        layer = layer.parts["layer"]
+    schema = SCHEMA.get(layer.class_name)
+    if schema is None or layer.graph is not None:
+        return False
+    return not schema.listed and len(schema.arguments) == 1
 
 
 def _check_arguments(layer: LayerSpec, call: Call) -> None:
@@ -77,6 +95,13 @@ def _check_arguments(layer: LayerSpec, call: Call) -> None:
     if not given or (not schema.listed and len(call.args) > len(schema.arguments)):
         raise InvalidModelFileError(
             f"{layer.class_name} called with {len(given)} tensors", "refused", place=layer.place
+        )
+    if layer.class_name in _STRUCTURES and _takes_one(layer) and call.args != given:
+        raise InvalidModelFileError(
+            f"{layer.class_name} called with {printable(repr(call.args[0]))} where a tensor is "
+            "expected",
+            "refused",
+            place=layer.place,
         )
     said = [leaf for key in ("mask", "initial_state") for leaf in leaves(call.kwargs.get(key))]
     for number, value in enumerate((*given, *said)):

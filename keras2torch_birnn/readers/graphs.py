@@ -363,12 +363,16 @@ def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Ca
     waiting: dict[tuple[str, int], int] = {}
     users: dict[tuple[str, int], list[tuple[str, int]]] = {key: [] for key in by_key}
     for key, call in by_key.items():
-        needs = {(ref.layer, ref.call) for ref in _refs((call.args, call.kwargs))}
+        refs = list(_refs((call.args, call.kwargs)))
+        for ref in refs:
+            _check_output(ref, place)
+        needs = {(ref.layer, ref.call) for ref in refs}
         waiting[key] = len(needs)
         for need in needs:
             _check_exists(need, by_key, place)
             users[need].append(key)
     for ref in _refs(outputs):
+        _check_output(ref, place)
         _check_exists((ref.layer, ref.call), by_key, place)
     ready = deque(key for key, count in waiting.items() if count == 0)
     ordered: list[Call] = []
@@ -387,6 +391,16 @@ def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Ca
             place=place,
         )
     return tuple(ordered)
+
+
+def _check_output(ref: TensorRef, place: str) -> None:
+    """Outputs count from 0. Whether there are as many is known with their shapes."""
+    if ref.output < 0:
+        raise InvalidModelFileError(
+            f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
+            "refused",
+            place=place,
+        )
 
 
 def _check_exists(key: tuple[str, int], by_key: Mapping[tuple[str, int], Call], place: str) -> None:

@@ -77,7 +77,8 @@ def _axes(default: Any = None) -> Option:
     def parse(value: Any) -> tuple[int, ...]:
         return tuple(_axis().parse(axis) for axis in every.parse(value))
 
-    return optional(Option(default, parse))
+    option = Option(default, parse)
+    return option if default is REQUIRED else optional(option)
 
 
 def _kind(default: Any = REQUIRED) -> Option:
