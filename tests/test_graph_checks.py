@@ -13,10 +13,12 @@ from commands import FIXTURES, changed_config, layer
 from keras2torch_birnn import (
     InvalidModelFileError,
     K2TError,
+    UnsupportedLayerError,
     UnsupportedOptionError,
     conversion,
     convert,
 )
+from keras2torch_birnn.errors import gather
 from keras2torch_birnn.readers import survey
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.options import REQUIRED
@@ -159,6 +161,17 @@ def test_a_call_of_another_form_is_refused(
     changed = changed_config(source, tmp_path / f"m{source.suffix}", change)
     with pytest.raises(InvalidModelFileError, match=words):
         survey(changed)
+
+
+def test_a_wrapper_that_is_refused_is_told(tmp_path: Path) -> None:
+    """What stood inside it was looked for: a KeyError."""
+
+    def of_nowhere(model: dict[str, Any]) -> None:
+        layer(model, "time_distributed")["module"] = float("inf")
+
+    _, problems = survey(changed_config(TWICE, tmp_path / "m.keras", of_nowhere))
+    with pytest.raises(UnsupportedLayerError, match="layer class TimeDistributed is not supported"):
+        raise gather(problems)
 
 
 def test_a_model_at_every_step_takes_its_tensors_by_name(tmp_path: Path) -> None:

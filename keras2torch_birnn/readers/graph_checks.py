@@ -77,6 +77,8 @@ def _check_operands(layer: LayerSpec, call: Call) -> None:
 def _takes_one(layer: LayerSpec) -> bool:
     """Whether the layer inside takes one tensor; a model or a plugin's layer may take more."""
     while layer.class_name in _STRUCTURES:
+        if "layer" not in layer.parts:  # a class that was refused; its problem is told elsewhere
+            return False
         layer = layer.parts["layer"]
     schema = SCHEMA.get(layer.class_name)
     if schema is None or layer.graph is not None:
