@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from pathlib import Path
@@ -61,3 +62,42 @@ def test_the_filters_are_those_that_are_read() -> None:
     child = {hdf5_child.GZIP, hdf5_child.SHUFFLE, hdf5_child.FLETCHER32}
     assert set(numbers.values()) == child
     assert f"The filters {', '.join(list(numbers)[:2])} and fletcher32." in POLICY
+
+
+PACKAGE = Path(limits.__file__).parent.parent
+# What could run what stands in a file -> the modules that may, and never with a model file.
+COULD_RUN: dict[str, set[str]] = {
+    **{
+        name: set()
+        for name in ("pickle", "marshal", "shelve", "dill", "yaml", "eval", "exec", "compile")
+    },
+    "__import__": {"__init__.py"},  # the package's own modules, by a table of names
+    "import_module": {"plugins/__init__.py"},  # shipped plugins
+    "exec_module": {"plugins/__init__.py"},  # --plugin FILE.py
+    "torch.load": {"saving.py"},  # weights_only, after out_check
+    "extract": set(),
+    "extractall": set(),
+}
+
+
+def uses(path: Path) -> set[str]:
+    """The names of ``COULD_RUN`` that a module imports or calls."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {(node.module or "").partition(".")[0], *(a.name for a in node.names)}
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            found |= {called, called.rpartition(".")[2] if called.startswith("importlib") else ""}
+            found |= {"exec_module", "extract", "extractall"} & {called.rpartition(".")[2]}
+    return found & COULD_RUN.keys()
+
+
+def test_nothing_in_the_package_runs_what_stands_in_a_file() -> None:
+    found: dict[str, set[str]] = {name: set() for name in COULD_RUN}
+    for path in PACKAGE.rglob("*.py"):
+        for name in uses(path):
+            found[name].add(path.relative_to(PACKAGE).as_posix())
+    assert found == COULD_RUN
