@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from keras2torch_birnn.spec import Array
 # Of the largest output: float32 sums in another order. A model: k2t verify's tolerance.
 STACK_TOLERANCE = 2e-6
 ATOL, RTOL = 1e-5, 1e-4
+QUIET_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ def measure(
             for number in range(rounds):
                 progress(f"{case.label}: round {number + 1} of {rounds}")
                 for contender in times:
+                    # Threads of the one before go on looking for work, in its process, for a while.
+                    time.sleep(QUIET_SECONDS)
                     times[contender].append(float(workers[contender].ask("run")["ms"]))
         finally:
             for worker in workers.values():

@@ -69,8 +69,9 @@ struct Run {
 
 // Rows of one task at most: their states and sums stay in cache.
 constexpr long MOST_ROWS = 64;
-// Multiply-adds below which waking a thread costs more than it helps.
-constexpr double SMALL = 2e5;
+// Products of units, inputs and steps below which one thread does it all. A second one would save a
+// tenth of a millisecond at most, and costs many if it has to wait for a processor.
+constexpr double SMALL = 1.5e6;
 
 }  // namespace
 
