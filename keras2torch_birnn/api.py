@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,9 @@ def _import_torch() -> object:
     return None
 
 
+NOT_RUN = "see below"  # why a layer with a problem runs as nothing
+
+
 @dataclass(frozen=True)
 class LayerRow:
     """One line of ``k2t inspect``."""
@@ -131,12 +135,38 @@ def inspect(
             masks = build(spec).meta["masks"]
         except K2TError as error:
             problems = [error]
-    rows = tuple(
-        _row(layer, masks.get(layer.place, ""))
+    all_problems = gather(problems).problems if problems else ()
+    rows = layer_rows(spec, all_problems, masks)
+    return Inspection(rows, spec.notes, all_problems)
+
+
+def layer_rows(
+    spec: ModelSpec, problems: Sequence[K2TError], masks: Mapping[str, str]
+) -> tuple[LayerRow, ...]:
+    """The lines of ``k2t inspect``. A layer with a problem has not all of its options."""
+    places = sorted(problem.place for problem in problems)
+    refused = {
+        id(part)
+        for layer in spec.root.walk()
+        if layer.graph is None and _at_or_in(layer.place, places)
+        for part in layer.walk()
+    }
+    return tuple(
+        LayerRow(layer.place, layer.class_name, layer.output_shape, "", "", "", "", NOT_RUN)
+        if id(layer) in refused
+        else _row(layer, masks.get(layer.place, ""))
         for layer in spec.root.walk()
         if layer is not spec.root and layer.class_name != "InputLayer"
     )
-    return Inspection(rows, spec.notes, gather(problems).problems if problems else ())
+
+
+def _at_or_in(place: str, others: Sequence[str]) -> bool:
+    """Whether one of the sorted places is this one, or a part of the layer there."""
+    for start in (place, f"{place}/"):
+        at = bisect_left(others, start)
+        if at < len(others) and (others[at] == place or others[at].startswith(f"{place}/")):
+            return True
+    return False
 
 
 def _row(layer: LayerSpec, mask: str) -> LayerRow:

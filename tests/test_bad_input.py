@@ -30,6 +30,8 @@ from commands import (
     layer,
 )
 
+from keras2torch_birnn import inspect
+
 Model = dict[str, Any]
 BOTH = pytest.mark.parametrize("model", [STACK_H5, STACK_KERAS], ids=lambda p: p.suffix)
 
@@ -428,3 +430,20 @@ def test_the_messages_of_a_refusal_are_json_too(tmp_path: Path) -> None:
     run = k2t("inspect", file, "--json")
     assert run.code == 3
     assert run.out == "" or json.loads(run.out)
+
+
+@pytest.mark.parametrize("option", ["units", "activation", "recurrent_activation"])
+def test_inspect_shows_no_engine_for_what_is_refused(option: str, tmp_path: Path) -> None:
+    """The options of such a layer are not all there to choose by."""
+
+    def spoil(model: dict[str, Any]) -> None:
+        layer(model, "bidirectional")["config"]["layer"]["config"][option] = ["odd"]
+
+    changed = changed_config(STACK_KERAS, tmp_path / "m.keras", spoil)
+    found = inspect(changed)
+    rows = {row.path: row for row in found.rows}
+    assert {problem.place for problem in found.problems} >= {"bidirectional/forward_lstm"}
+    for place in ("bidirectional", "bidirectional/forward_layer", "bidirectional/backward_layer"):
+        assert (rows[place].engine, rows[place].reason) == ("", "see below")
+    assert rows["bidirectional_1"].engine
+    assert k2t("inspect", changed).code == 4
