@@ -191,6 +191,23 @@ def kind(value: Any) -> str | None:
     return _KINDS[name]
 
 
+def counted(values: Values) -> Values:
+    """Places and numbers of places are int64, unless another kind is asked for."""
+    return {**values, "dtype": kind(values.get("dtype")) or "int64"}
+
+
+def arange(name: str, bounds: Sequence[Any], dtype: str) -> Values:
+    """Start, stop and step of ``Arange``, those that are tensors apart.
+
+    Raises:
+        UnsupportedOptionError: one of them is no whole number; ``name`` is the operation's.
+    """
+    if not all(is_tensor(part) or type(part) is int for part in bounds):
+        raise refused(f"a {name} of other than whole numbers is not supported")
+    shown = ["@" if is_tensor(part) else part for part in bounds]
+    return {"bounds": shown, "sizes": [p for p in bounds if is_tensor(p)], "dtype": dtype}
+
+
 _OTHER_NAMES = {"float": "float32", "double": "float64", "half": "float16"}
 
 

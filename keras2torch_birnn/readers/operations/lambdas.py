@@ -17,10 +17,12 @@ from keras2torch_birnn.readers.operations.binding import (
     Row,
     Values,
     activation,
+    arange,
     begin_and_size,
     bind,
     cast,
     constant_of_option,
+    counted,
     is_tensor,
     kind,
     masked_key,
@@ -43,12 +45,7 @@ _REDUCED = "input_tensor=x axis keepdims"
 def _first_axis(values: Values) -> Values:
     """``argmax`` without an axis takes the first (Keras 3: all of them)."""
     axis = values.get("axis")
-    dtype = kind(values.pop("dtype", None)) or "int64"
-    return {**values, "axis": 0 if axis is None else axis, "dtype": dtype}
-
-
-def _counted(values: Values) -> Values:
-    return {**values, "dtype": kind(values.get("dtype")) or "int64"}
+    return counted({**values, "axis": 0 if axis is None else axis})
 
 
 def _direction(values: Values) -> Values:
@@ -106,11 +103,7 @@ def _range(values: Values) -> Values:
     if stop is None:
         start, stop = 0, start
     bounds = [0 if start is None else start, stop, 1 if step is None else step]
-    if not all(is_tensor(part) or type(part) is int for part in bounds):
-        raise refused("a range of other than whole numbers is not supported")
-    dtype = kind(values.get("dtype")) or "int32"
-    shown = ["@" if is_tensor(part) else part for part in bounds]
-    return {"bounds": shown, "sizes": [p for p in bounds if is_tensor(p)], "dtype": dtype}
+    return arange("range", bounds, kind(values.get("dtype")) or "int32")
 
 
 def _sequence_mask(values: Values) -> Values:
@@ -196,7 +189,7 @@ ROWS: Mapping[str, Row] = {
         "Argmax", "input=x axis output_type=dtype", rework=_first_axis
     ),
     "math.argmin": Row("Argmin", "input=x axis output_type=dtype", rework=_first_axis),
-    "math.count_nonzero": Row("CountNonzero", "input=x axis keepdims dtype", rework=_counted),
+    "math.count_nonzero": Row("CountNonzero", "input=x axis keepdims dtype", rework=counted),
     "math.l2_normalize": Row("Normalize", "x axis epsilon dim=axis", rework=_l2),
     "compat.v1.norm": Row("Norm", "tensor=x ord axis keepdims keep_dims=keepdims", rework=_norm),
     "math.cumsum": Row("Cumsum", "x axis exclusive reverse", {"axis": 0}),

@@ -18,11 +18,12 @@ from keras2torch_birnn.readers.operations.binding import (
     Row,
     Values,
     activation,
+    arange,
     begin_and_size,
     bind,
     cast,
     constant_of_option,
-    is_tensor,
+    counted,
     kind,
     masked_key,
     no_pad_mode,
@@ -42,10 +43,6 @@ def _one_hot(values: Values) -> Values:
     return {**values, "dtype": kind(values.get("dtype"))}
 
 
-def _counted(values: Values) -> Values:
-    return {**values, "dtype": kind(values.get("dtype")) or "int64"}
-
-
 def _full(values: Values) -> Values:
     shape, sizes = sizes_apart(values.pop("shape", None))
     if isinstance(values.get("value"), bool) or not isinstance(values.get("value"), int | float):
@@ -56,10 +53,7 @@ def _full(values: Values) -> Values:
 
 def _range(values: Values) -> Values:
     bounds = [values.pop(key, None) for key in ("start", "stop", "step")]
-    if not all(is_tensor(part) or type(part) is int for part in bounds):
-        raise refused("a Range of other than whole numbers is not supported")
-    shown = ["@" if is_tensor(part) else part for part in bounds]
-    return {"bounds": shown, "sizes": [p for p in bounds if is_tensor(p)], "dtype": "int32"}
+    return arange("Range", bounds, "int32")
 
 
 def _list_first(values: Values) -> Values:
@@ -138,8 +132,8 @@ ROWS: Mapping[str, Row] = {
     },
     **{name: Row(name, _REDUCED) for name in ("Sum", "Mean", "Prod", "Max", "Min", "Any", "All")},
     **_MATRICES,
-    "ArgMax": Row("Argmax", "x axis output_type=dtype", rework=_counted),
-    "ArgMin": Row("Argmin", "x axis output_type=dtype", rework=_counted),
+    "ArgMax": Row("Argmax", "x axis output_type=dtype", rework=counted),
+    "ArgMin": Row("Argmin", "x axis output_type=dtype", rework=counted),
     "Cumsum": Row("Cumsum", "x axis exclusive reverse"),
     "Cumprod": Row("Cumprod", "x axis exclusive reverse"),
     "TopKV2": Row("TopK", "x k sorted", rework=only_pairs("TopKV2")),
