@@ -70,7 +70,7 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ("StringLookup", {}, STEPS, TF, "StringLookup layer looks up text"),
     ("IntegerLookup", {}, STEPS, TF, "IntegerLookup layer looks ids up"),
     ("TextVectorization", {}, STEPS, TF, "TextVectorization layer turns text into ids"),
-    ("UpSampling2D", {"size": [2, 2]}, IMAGE, KERAS_1, "UpSampling2D of Keras 1 is not supported"),
+    ("UpSampling2D", {"size": [2, 2]}, IMAGE, KERAS_1, "does not say where the channels stand"),
     ("Conv2D", {**CONV, "padding": "causal"}, IMAGE, TF, "Conv2D option padding='causal'"),
     ("Conv2D", {**CONV, "kernel_size": [3]}, IMAGE, TF, "a whole number or a list of 2"),
     ("Conv2D", CONV, STEPS, TF, "Conv2D: an input of 4 dimensions is expected"),

@@ -232,12 +232,101 @@ def test_merges_of_keras_1_are_the_later_layers() -> None:
     assert dot == {"class_name": "Dot", "config": {"name": "m", "axes": [2, 2]}}
 
 
-@pytest.mark.parametrize("name", ["ZeroPadding2D", "Cropping2D", "UpSampling2D", "ConvLSTM2D",
-                                  "AtrousConvolution2D", "Deconvolution2D"])  # fmt: skip
-def test_planes_that_keras_1_leaves_open_are_refused(name: str) -> None:
-    own = keras1_layer(name, "own", batch_input_shape=[None, 5, 7, 3])
-    (problem,) = problems_of({"class_name": "Sequential", "config": [own]}, KERAS_1)
-    assert f"{name} of Keras 1 is not supported" in str(problem)
+# ---- Keras 1: planes ----------------------------------------------------------------------------
+
+PLANE = {"batch_input_shape": [None, 5, 7, 3]}
+
+
+def planes(*others: str, name: str = "ZeroPadding2D") -> dict[str, Any]:
+    """A plane that does not say its order of axes, and pools that say theirs."""
+    pools = [
+        keras1_layer("MaxPooling2D", f"pool_{i}", dim_ordering=order, strides=[1, 1])
+        for i, order in enumerate(others)
+    ]
+    return {"class_name": "Sequential", "config": [keras1_layer(name, "own", **PLANE), *pools]}
+
+
+@pytest.mark.parametrize("name", ["ZeroPadding2D", "Cropping2D", "UpSampling2D"])
+@pytest.mark.parametrize("others", [(), ("tf", "th")])
+def test_planes_that_keras_1_leaves_open_are_refused(name: str, others: tuple[str, ...]) -> None:
+    (problem,) = problems_of(planes(*others, name=name), KERAS_1)
+    assert isinstance(problem, UnsupportedOptionError)
+    assert f"{name} does not say where the channels stand: Keras 1 does not save" in str(problem)
+
+
+@pytest.mark.parametrize(("order", "meant"), [("tf", "last"), ("th", "first")])
+def test_a_plane_of_keras_1_has_the_order_of_all_others(order: str, meant: str) -> None:
+    parsing = Parsing(generation_of(KERAS_1))
+    root = parse_architecture(planes(order, order), parsing)
+    assert not parsing.problems
+    assert root.graph is not None
+    assert root.graph.layer("own").config["data_format"] == f"channels_{meant}"
+    (note,) = parsing.notes
+    assert note == (
+        f"Keras 1 does not save dim_ordering of 'ZeroPadding2D': taken to be '{order}', "
+        "as all other layers say"
+    )
+
+
+def test_what_a_plane_says_itself_is_not_changed() -> None:
+    model = planes("th")
+    model["config"][0]["config"]["dim_ordering"] = "tf"
+    parsing = Parsing(generation_of(KERAS_1))
+    root = parse_architecture(model, parsing)
+    assert root.graph is not None
+    assert root.graph.layer("own").config["data_format"] == "channels_last"
+    assert parsing.notes == []
+
+
+def test_strides_that_keras_1_does_not_save_are_noted() -> None:
+    (note,) = [n for n in read_entry("keras-1.2.2/plane_lstm_th_bi.h5").notes if "subsample" in n]
+    assert note == "Keras 1 does not save subsample of ConvLSTM2D: taken to be (1, 1), as it does"
+
+
+@pytest.mark.parametrize(
+    ("name", "padding", "pairs"),
+    [
+        ("ZeroPadding2D", [1, 2], [1, 2]),
+        ("ZeroPadding2D", [1, 2, 3, 5], [[1, 2], [3, 5]]),
+        ("ZeroPadding2D", {"top_pad": 2, "right_pad": 1}, [[2, 0], [0, 1]]),
+        ("ZeroPadding2D", {"left_pad": 2}, [[0, 0], [2, 0]]),
+        ("ZeroPadding1D", {"left_pad": 2}, [2, 0]),
+        ("ZeroPadding1D", [1, 2], [1, 2]),
+    ],
+)
+def test_every_way_to_say_a_padding(name: str, padding: Any, pairs: Any) -> None:
+    entry = keras1.modern(keras1_layer(name, "own", padding=padding))
+    assert entry["config"]["padding"] == pairs
+
+
+def deconvolution(output_shape: Any, **config: Any) -> dict[str, Any]:
+    return {"class_name": "Sequential", "config": [keras1_layer(
+        "Deconvolution2D", "own", nb_filter=2, nb_row=2, nb_col=3, subsample=[2, 3],
+        output_shape=output_shape, dim_ordering="tf", **PLANE, **config)]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("output_shape", "message"),
+    [
+        ([None, 12, 21, 2], "output_size 12 is none that a window of 2 with stride 2 makes of 5"),
+        ([None, 10, 24, 2], "output_size 24 is none that a window of 3 with stride 3 makes of 7"),
+        ([None, 10, 0, 2], "a whole number from 1"),
+        ([10, 21, 2], "a whole number or a list of 2 is expected"),
+        ("10", "a whole number from 1"),
+    ],
+)
+def test_a_deconvolution_to_what_no_convolution_comes_from(output_shape: Any, message: str) -> None:
+    (problem,) = problems_of(deconvolution(output_shape), KERAS_1)
+    assert message in str(problem)
+
+
+def test_a_mask_into_the_convolutional_lstm_of_keras_1_fails_as_it_does_there() -> None:
+    sizes = {"nb_filter": 2, "nb_row": 2, "nb_col": 3, "batch_input_shape": [None, 3, 5, 7, 3]}
+    own = keras1_layer("ConvLSTM2D", "own", dim_ordering="tf", **sizes)
+    parsing = Parsing(generation_of(KERAS_1))
+    root = parse_architecture({"class_name": "Sequential", "config": [own]}, parsing)
+    assert root.graph is not None
+    assert root.graph.layer("own").config["masked_output"] == "fails"
 
 
 # ---- attention over any axes -------------------------------------------------------------------

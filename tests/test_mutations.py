@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from keras2torch_birnn import activations
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.layers import recurrent, registry
+from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import engines, layers, loop, parameters
 from keras2torch_birnn.rnn.choice import Choice
@@ -1097,6 +1098,30 @@ mutation(
     "keras-1.2.2/plane_conv_first.h5",
     "keras-1.2.2/plane_separable_first.h5",
     rereads=True,
+)
+mutation(
+    "rows and columns of a padding change places",
+    edit("readers.keras1:_around", "[padding[:2], padding[2:]]", "[padding[2:], padding[:2]]"),
+    "keras-1.2.2/plane_around_tf.h5",
+    "keras-1.2.2/plane_around_th.h5",
+    rereads=True,
+)
+mutation(
+    "gates of a convolutional LSTM in the order of the file",
+    put(keras1._FUSED, "ConvLSTM2D", "icfo"),
+    "keras-1.2.2/plane_lstm_tf.h5",
+    "keras-1.2.2/plane_lstm_th_bi.h5",
+    rereads=True,
+)
+mutation(
+    "a deconvolution starts where its own length does",
+    edit(
+        "layers.convolution:TransposedConvolution.convolve",
+        "same_padding(length, extent, stride)[0]",
+        "same_padding(x.shape[2 + axis] * stride, extent, stride)[0]",
+    ),
+    "keras-1.2.2/plane_deconvolution_same_tf.h5",
+    "keras-1.2.2/plane_deconvolution_same_th.h5",
 )
 mutation(
     "attention over all axes",

@@ -136,7 +136,9 @@ class TransposedConvolution(Convolution):
         super().__init__(weight, bias, config)
         self.sizes = {
             key: config[key]
-            for key in ("kernel_size", "strides", "dilation_rate", "padding", "output_padding")
+            for key in (
+                "kernel_size strides dilation_rate padding output_padding output_size".split()
+            )
         }
 
     def convolve(self, x: Tensor) -> Tensor:
@@ -157,9 +159,9 @@ class TransposedConvolution(Convolution):
         """The same, with the sizes the right way round."""
         inner, filters = self.weight.shape[:2]
         _, _, rest = super().extra_repr().split(", ", 2)
-        extra = self.sizes["output_padding"]
-        shown = f"{inner}, {filters}, {rest}"
-        return shown if extra is None else f"{shown}, output_padding={extra}"
+        said = [(key, self.sizes[key]) for key in ("output_padding", "output_size")]
+        shown = [f"{key}={value}" for key, value in said if value is not None]
+        return ", ".join([f"{inner}, {filters}, {rest}", *shown])
 
 
 def channels_ahead(kernel: Array) -> Array:

@@ -91,6 +91,9 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
             "only Sequential and Functional models hold their whole structure in the file",
             place="model_config",
         )
+    if parsing.generation.name == "keras1":
+        parsing.notes += keras1.open_questions(model)
+        model = keras1.with_orderings(model)
     return _parse_layer(model, parsing, "", depth=0)
 
 

@@ -46,6 +46,7 @@ def generation_of(version: str) -> Generation:
             masked_output="previous_state",
             average_pooling_uses_mask=False,
             time_distributed="passes by",
+            conv_lstm="fails",
         )
     if major == 2 and minor <= 3 and "-tf" not in match[4]:
         return Generation(

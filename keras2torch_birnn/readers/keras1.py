@@ -7,12 +7,13 @@ Sources: Keras 1.2.2 ``layers/*.py`` (``get_config``, ``build``) and ``engine/to
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from keras2torch_birnn.errors import printable
 from keras2torch_birnn.readers.keras1_merge import as_functional, modern_merge, starts_with_merge
 from keras2torch_birnn.readers.layouts import HasShape, Layout
 from keras2torch_birnn.shapes import expected_weights
@@ -22,23 +23,25 @@ from keras2torch_birnn.spec import Array, LayerSpec, Shape
 
 _CLASSES: Mapping[str, str] = {
     "AtrousConvolution1D": "Conv1D",
+    "AtrousConvolution2D": "Conv2D",
     "Convolution1D": "Conv1D",
     "Convolution2D": "Conv2D",
+    "Deconvolution2D": "Conv2DTranspose",
     "SeparableConvolution2D": "SeparableConv2D",
     "TimeDistributedDense": "Dense",  # a Dense works on every step anyway
-    # Configs of the last three do not say in which order the axes are; the others have never been
-    # compared. No such class exists, so that these are refused by name.
-    **{
-        name: f"{name} of Keras 1"
-        for name in (
-            "AtrousConvolution2D Deconvolution2D ConvLSTM2D ZeroPadding2D Cropping2D UpSampling2D"
-        ).split()
-    },
 }
 
 _SIZED = ("Dense", "TimeDistributedDense", "LSTM", "GRU", "SimpleRNN")
 _WINDOWS = ("Convolution1D", "AtrousConvolution1D")
-_PLANES = ("Convolution2D", "SeparableConvolution2D")
+_PLANES = (
+    "Convolution2D",
+    "AtrousConvolution2D",
+    "SeparableConvolution2D",
+    "Deconvolution2D",
+    "ConvLSTM2D",
+)
+# Layers of planes whose configs do not say where the channels stand.
+_SILENT = ("ZeroPadding2D", "Cropping2D", "UpSampling2D")
 _POOLS = ("MaxPooling1D", "AveragePooling1D")
 
 _RENAMED: Mapping[str, str] = {
@@ -80,6 +83,68 @@ _ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
 }
 
 
+def with_orderings(model: Any) -> Any:
+    """The same architecture, where a plane that does not say its order of axes has all others'.
+
+    Keras 1 writes ``dim_ordering`` for convolutions and pools alone. Where nothing says it, or two
+    orders are there, nothing is filled in, and ``refused_values`` tells.
+    """
+    said = _orderings(model)
+    return _in_order(model, said.pop()) if len(said) == 1 else model
+
+
+def open_questions(model: Any) -> list[str]:
+    """What the file does not say, and how it is read all the same: one line each."""
+    silent = [*dict.fromkeys(_entries(model, _SILENT, without="dim_ordering"))]
+    said = sorted(_orderings(model))
+    notes = []
+    if silent and len(said) == 1:
+        notes.append(
+            f"Keras 1 does not save dim_ordering of {', '.join(map(repr, silent))}: taken to be "
+            f"{printable(repr(said[0]))}, as all other layers say"
+        )
+    if any(_entries(model, ("ConvLSTM2D",), without="subsample")):
+        notes.append(
+            "Keras 1 does not save subsample of ConvLSTM2D: taken to be (1, 1), as it does"
+        )
+    return notes
+
+
+def _entries(value: Any, classes: Sequence[str], *, without: str) -> Iterator[str]:
+    """The class of every layer of these classes whose config has no such key."""
+    inside = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list):
+        for part in inside:
+            yield from _entries(part, classes, without=without)
+    if isinstance(value, Mapping) and value.get("class_name") in classes:
+        config = value.get("config")
+        if isinstance(config, Mapping) and without not in config:
+            yield str(value["class_name"])
+
+
+def _orderings(value: Any) -> set[str]:
+    """Every ``dim_ordering`` that stands somewhere in it."""
+    if isinstance(value, list):
+        return {found for part in value for found in _orderings(part)}
+    if not isinstance(value, Mapping):
+        return set()
+    own = value.get("dim_ordering")
+    inside = {found for part in value.values() for found in _orderings(part)}
+    return inside | {own} if isinstance(own, str) else inside
+
+
+def _in_order(value: Any, ordering: str) -> Any:
+    if isinstance(value, list):
+        return [_in_order(part, ordering) for part in value]
+    if not isinstance(value, Mapping):
+        return value
+    new = {key: _in_order(part, ordering) for key, part in value.items()}
+    config = new.get("config")
+    if new.get("class_name") in _SILENT and isinstance(config, Mapping):
+        new["config"] = {"dim_ordering": ordering, **config}
+    return new
+
+
 def modern(entry: Any) -> Any:
     """The same layer as Keras 2 would write it; what is not known stays as it is."""
     if starts_with_merge(entry):
@@ -95,6 +160,10 @@ def modern(entry: Any) -> Any:
         sizes = [config.get("nb_row"), config.get("nb_col")]
         config = {k: v for k, v in config.items() if k not in ("nb_row", "nb_col")}
         config["kernel_size"] = sizes
+    if class_name == "Deconvolution2D":
+        config = _with_output_size(config)
+    if class_name == "ZeroPadding2D" and "padding" in config:
+        config = {**config, "padding": _around(config["padding"])}
     names = {**_RENAMED, **_RENAMED_IN.get(class_name, {})}
     checked = {key for owner, key in _ONLY if owner == class_name}  # by refused_values
     ignored = _NO_EFFECT | _NO_EFFECT_IN.get(class_name, frozenset()) | checked
@@ -113,11 +182,34 @@ def _value(key: str, value: Any) -> Any:
     return known.get(value, value) if isinstance(value, str) else value
 
 
+def _around(padding: Any) -> Any:
+    """Two numbers, or [top, bottom, left, right], or these four by name -> rows and columns."""
+    if isinstance(padding, Mapping):
+        padding = [padding.get(f"{side}_pad", 0) for side in ("top", "bottom", "left", "right")]
+    if isinstance(padding, list) and len(padding) == 4:
+        return [padding[:2], padding[2:]]
+    return padding
+
+
+def _with_output_size(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``output_shape`` [batch, rows, columns, filters], or filters second -> rows and columns."""
+    kept = {key: value for key, value in config.items() if key != "output_shape"}
+    shape = config.get("output_shape")
+    if isinstance(shape, list) and len(shape) == 4:
+        shape = shape[2:] if config.get("dim_ordering") == "th" else shape[1:3]
+    return {**kept, "output_size": shape}
+
+
 def refused_values(entry: Any) -> list[str]:
-    """What a layer's options ask for that later Keras has no word for."""
+    """What a layer's options ask for that later Keras has no word for, or leave open."""
     config = entry.get("config") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping):
         return []
+    if entry.get("class_name") in _SILENT and "dim_ordering" not in config:
+        return [
+            f"{entry['class_name']} does not say where the channels stand: Keras 1 does not save "
+            "dim_ordering of this class, and the model's other layers say none, or both"
+        ]
     return [
         f"{class_name} option {key}={config[key]!r} is not supported: it {effect}"
         for (class_name, key), (allowed, effect) in _ONLY.items()
@@ -128,9 +220,9 @@ def refused_values(entry: Any) -> list[str]:
 # ---- weights -----------------------------------------------------------------------------------
 
 # With consume_less "cpu" or "mem" every gate has arrays of its own, in this order.
-_GATES: Mapping[str, str] = {"LSTM": "icfo", "GRU": "zrh"}
+_GATES: Mapping[str, str] = {"LSTM": "icfo", "GRU": "zrh", "ConvLSTM2D": "icfo"}
 # The order of the gates within one array, everywhere else.
-_FUSED: Mapping[str, str] = {"LSTM": "ifco", "GRU": "zrh"}
+_FUSED: Mapping[str, str] = {"LSTM": "ifco", "GRU": "zrh", "ConvLSTM2D": "ifco"}
 _RECURRENT = ("kernel", "recurrent_kernel", "bias")
 
 # Our name -> Keras 1's, without the layer's. ``running_std`` is a variance.
@@ -166,7 +258,7 @@ def _split(entry: str) -> tuple[tuple[str, ...], str]:
 
 
 def _per_gate(layer: LayerSpec) -> bool:
-    return layer.class_name in _GATES and layer.config["implementation"] != 2
+    return layer.class_name in _GATES and layer.config.get("implementation") != 2
 
 
 def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
@@ -178,24 +270,31 @@ def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Sha
         old = _is_old(found["kernel"].shape) if "kernel" in found else False
         kernel = (filters, channels, length, 1) if old else (length, 1, channels, filters)
         return {**expected, "kernel": kernel}
+    if layer.class_name == "Conv2DTranspose":  # as if it were no transposed one
+        expected = {**expected, "kernel": _turned(expected["kernel"])}
+    if _per_gate(layer):
+        size = layer.config["filters" if layer.class_name == "ConvLSTM2D" else "units"]
+        expected = {
+            f"{name}@{gate}": (*expected[name][:-1], size)
+            for gate in _GATES[layer.class_name]
+            for name in _RECURRENT
+        }
     if _ahead(layer):
         return {
             name: (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape
             for name, shape in expected.items()
         }
-    if not _per_gate(layer):
-        return expected
-    return {
-        f"{name}@{gate}": (*expected[name][:-1], layer.config["units"])
-        for gate in _GATES[layer.class_name]
-        for name in _RECURRENT
-    }
+    return expected
+
+
+def _turned(shape: Shape) -> Shape:
+    return (*shape[:2], shape[3], shape[2])
 
 
 def _ahead(layer: LayerSpec) -> bool:
     """Whether kernels are (filters, channels, rows, columns), as the data are."""
-    planes = layer.class_name in ("Conv2D", "SeparableConv2D")
-    return planes and layer.config["data_format"] == "channels_first"
+    planes = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "ConvLSTM2D")
+    return layer.class_name in planes and layer.config["data_format"] == "channels_first"
 
 
 def _is_old(shape: tuple[int, ...]) -> bool:
@@ -218,7 +317,9 @@ def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
         old = _is_old(kernel.shape)
         return {**weights, "kernel": (kernel.transpose(2, 3, 1, 0) if old else kernel)[:, 0]}
     if _ahead(layer):
-        return {n: w.transpose(2, 3, 1, 0) if w.ndim == 4 else w for n, w in weights.items()}
+        weights = {n: w.transpose(2, 3, 1, 0) if w.ndim == 4 else w for n, w in weights.items()}
+    if layer.class_name == "Conv2DTranspose":
+        return {**weights, "kernel": weights["kernel"].swapaxes(2, 3)}
     if not _per_gate(layer):
         return dict(weights)
     order = _FUSED[layer.class_name]

@@ -146,7 +146,12 @@ def transposed(layer: LayerSpec, x: Array, mask: Structure, context: Context) ->
 
 
 def _transposed_length(layer: LayerSpec, steps: int, axis: int) -> int:
-    """``deconv_output_length`` (Keras 2.15, ``utils/conv_utils.py``), as it stands there."""
+    """``deconv_output_length`` (Keras 2.15, ``utils/conv_utils.py``), as it stands there.
+
+    ``Deconvolution2D`` of Keras 1 hands the size to TensorFlow instead.
+    """
+    if layer.config["output_size"] is not None:
+        return int(layer.config["output_size"][axis])
     stride, extent = int(layer.config["strides"][axis]), _extents(layer)[axis]
     same = layer.config["padding"] == "same"
     if layer.config["output_padding"] is None:

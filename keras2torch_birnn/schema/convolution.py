@@ -94,9 +94,17 @@ def transposed_length(config: Config, length: int | None, axis: int) -> int | No
     """Length on one axis (``deconv_output_length`` of Keras 2.15, ``conv_utils``).
 
     With ``padding="same"`` an ``output_padding`` can ask for a length that no convolution would
-    bring back to the input's; TensorFlow refuses to compute it.
+    bring back to the input's; TensorFlow refuses to compute it. ``output_size`` says the length.
     """
     extent, stride = _extent(config, axis), config["strides"][axis]
+    if config["output_size"] is not None:
+        wanted: int = config["output_size"][axis]
+        if length not in (None, window_length(wanted, extent, stride, config["padding"])):
+            raise ShapeError(
+                f"output_size {wanted} is none that a window of {extent} with stride "
+                f"{stride} makes of {length}"
+            )
+        return wanted
     extra = None if config["output_padding"] is None else config["output_padding"][axis]
     if extra is not None and extra >= stride:
         raise ShapeError(f"output_padding {extra} is not below the stride {stride}")
@@ -175,7 +183,10 @@ def _transposed(rank: int, *aliases: str) -> Schema:
             _PADDING,
             _FILTERS,
             _ONE_GROUP,
-            {"output_padding": optional(window(None, rank, least=0))},
+            {
+                "output_padding": optional(window(None, rank, least=0)),
+                "output_size": optional(window(None, rank)),  # of Keras 1, which says it
+            },
         ),
         _transposed_weights,
         _transposed_output,
