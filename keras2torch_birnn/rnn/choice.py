@@ -2,7 +2,7 @@
 
 fused: torch's own module. native: our kernel, float32 on CPU (``native``).
 loop: the equations step by step, for everything. ``K2T_ENGINE`` chooses (``wish``). Where native
-cannot run a call (a GPU, float64, training), the layer's torch engine does.
+cannot run a call (a GPU, float64, an exported graph), the layer's torch engine does.
 """
 
 from __future__ import annotations

@@ -20,8 +20,9 @@ from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wi
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, padded_behind, reverse, spread, zero_past
 from keras2torch_birnn.rnn.merge import MERGE
+from keras2torch_birnn.rnn.native.gradient import Inputs, gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell, missing
-from keras2torch_birnn.rnn.native.op import can_run, run_native
+from keras2torch_birnn.rnn.native.op import Parameters, can_run, run_native
 
 State: TypeAlias = tuple[Tensor, ...]
 # Outputs (B, T, H) in the order of time, one per direction or one for both if they were to be
@@ -141,9 +142,11 @@ def _native_wanted(
     weights = layer.weights[0].hh.numel()
     if layer.kernel is not None and lengths is None and not native_pays(x.shape[0], weights):
         return False
-    # In training the gradient is wanted at once, and torch's engines have what it needs.
-    gradients = _differentiated(layer, x, start)
-    return not (gradients and (layer.training or torch.compiler.is_compiling()))
+    if not _differentiated(layer, x, start):
+        return True
+    # In training the gradient is wanted at once, and torch's engines have all of them.
+    lacking = layer.training and not (layer.native and layer.native.differentiable)
+    return not (lacking or torch.compiler.is_compiling())
 
 
 def _tensors(layer: Recurrence, x: Tensor, start: tuple[State, ...] | None) -> list[Tensor]:
@@ -190,7 +193,11 @@ _exporting: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_comp
 
 def _flat(weights: Sequence[Weights]) -> list[Tensor]:
     """All parameters in torch's order, without those that are absent."""
-    return [p for w in weights for p in (w.ih, w.hh, w.bias_ih, w.bias_hh) if p is not None]
+    return [p for w in weights for p in _all(w) if p is not None]
+
+
+def _all(w: Weights) -> Parameters:
+    return w.ih, w.hh, w.bias_ih, w.bias_hh
 
 
 # ---- loop --------------------------------------------------------------------------------------
@@ -278,6 +285,8 @@ def _run_native(
 ) -> Result:
     if not _differentiated(layer, x, start):
         return _by_kernel(layer, x, lengths, start, merge)
+    if layer.training and _native(layer).differentiable:
+        return _keeping(layer, x, lengths, start, merge)
     states = [s for state in start or () for s in state]
     recomputed: Any = _Recomputed
     fixed = _Fixed(layer, lengths, merge, len(states))
@@ -287,6 +296,24 @@ def _run_native(
     return flat[:outputs], tuple(
         flat[outputs + d * each : outputs + (d + 1) * each] for d in range(n)
     )
+
+
+def _keeping(
+    layer: Recurrence,
+    x: Tensor,
+    lengths: Tensor | None,
+    start: tuple[State, ...] | None,
+    merge: str | None,
+) -> Result:
+    """By the kernel, which keeps what its gradient needs; merged by torch, which knows its own."""
+    states = [s for state in start or () for s in state]
+    kept: Any = _Kept
+    fixed = _Fixed(layer, lengths, None, len(states))
+    out, final = kept.apply(fixed, x, *states, *_flat(layer.weights))
+    finals = tuple(tuple(state.unbind(0)) for state in final.unbind(0))
+    if merge == "concat":
+        return (out,), finals
+    return merged(out.chunk(len(layer.weights), dim=2), merge), finals
 
 
 @dataclass(frozen=True)
@@ -299,6 +326,16 @@ class _Fixed:
     states: int
 
 
+def _native(layer: Recurrence) -> NativeCell:
+    if layer.native is None:
+        raise TypeError("a layer without native cell")
+    return layer.native
+
+
+def _parameters(layer: Recurrence) -> list[Parameters]:
+    return [(w.ih, w.hh, w.bias_ih, w.bias_hh) for w in layer.weights]
+
+
 def _by_kernel(
     layer: Recurrence,
     x: Tensor,
@@ -306,10 +343,7 @@ def _by_kernel(
     start: tuple[State, ...] | None,
     merge: str | None,
 ) -> Result:
-    if layer.native is None:
-        raise TypeError("a layer without native cell")
-    parameters = [(w.ih, w.hh, w.bias_ih, w.bias_hh) for w in layer.weights]
-    return run_native(layer.native, parameters, x, lengths, start, merge)
+    return run_native(_native(layer), _parameters(layer), x, lengths, start, merge)
 
 
 def _unshaped(result: Result) -> tuple[Tensor, ...]:
@@ -317,7 +351,7 @@ def _unshaped(result: Result) -> tuple[Tensor, ...]:
 
 
 class _Recomputed(torch.autograd.Function):
-    """Forward by the native kernel; backward runs the layer once more by torch's engine.
+    """Forward by the native kernel; backward runs the layer once more, keeping what it needs.
 
     Most calls in evaluation mode never ask for the gradient that they allow.
     """
@@ -333,24 +367,84 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, states and weights; they have gradients themselves."""
-        fixed, needed = ctx.fixed, ctx.needs_input_grad[1:]
-        twice = torch.is_grad_enabled()
-        tensors = ctx.saved_tensors
-        if not twice:
-            tensors = tuple(
-                t.detach().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
-            )
-        with torch.enable_grad():
-            layer, x, start = _taken(fixed, tensors)
-            layer = replace(layer, engine="torch")
-            outputs = _unshaped(run(layer, x, fixed.lengths, start, fixed.merge))
-            wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
-            found = iter(
-                torch.autograd.grad(
-                    outputs, wanted, gradients, create_graph=twice, allow_unused=True
-                )
-            )
-        return None, *(next(found) if need else None for need in needed)
+        return _gradients_again(ctx.fixed, ctx.saved_tensors, ctx.needs_input_grad, gradients)
+
+
+class _Kept(torch.autograd.Function):
+    """Forward and backward by the native kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Tensors: x, the start's states, the weights. Outputs side by side, and final states."""
+        out, final, kept = run_keeping(_inputs(fixed, tensors))
+        ctx.save_for_backward(*tensors, *kept)
+        ctx.fixed = fixed
+        ctx.set_materialize_grads(False)
+        return out, final
+
+    @staticmethod
+    def backward(
+        ctx: Any, d_out: Tensor | None, d_final: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of x, states and weights; they have gradients themselves."""
+        fixed, needed = ctx.fixed, ctx.needs_input_grad
+        directions = len(fixed.layer.weights)
+        tensors = ctx.saved_tensors[:-directions]
+        if torch.is_grad_enabled():  # gradients of gradients: the kernel's own have none
+            none = (None,)
+            outputs = none * directions if d_out is None else d_out.chunk(directions, dim=2)
+            states = none * directions * fixed.layer.states
+            if d_final is not None:
+                states = d_final.flatten(0, 1).unbind(0)
+            return _gradients_again(fixed, tensors, needed, (*outputs, *states))
+        d_x, d_start, d_parameters = gradient(
+            _inputs(fixed, tensors),
+            ctx.saved_tensors[-directions:],
+            d_out,
+            d_final,
+            of_x=needed[1],
+        )
+        present = [
+            d
+            for direction, weights in zip(d_parameters, fixed.layer.weights, strict=True)
+            for d, p in zip(direction, _all(weights), strict=True)
+            if p is not None
+        ]
+        return None, d_x, *d_start[: fixed.states], *present
+
+
+def _gradients_again(
+    fixed: _Fixed,
+    tensors: Sequence[Tensor],
+    needs_input_grad: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the tensors, of one run more; for gradients of gradients, of torch's."""
+    needed, twice = needs_input_grad[1:], torch.is_grad_enabled()
+    if not twice:
+        tensors = tuple(
+            t.detach().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
+        )
+    with torch.enable_grad():
+        layer, x, start = _taken(fixed, tensors)
+        if not twice and _native(layer).differentiable:
+            again = _keeping(layer, x, fixed.lengths, start, fixed.merge)
+        else:
+            by_torch = replace(layer, engine="torch")
+            again = run(by_torch, x, fixed.lengths, start, fixed.merge)
+        asked = [(o, g) for o, g in zip(_unshaped(again), gradients, strict=True) if g is not None]
+        wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
+        outputs, given = zip(*asked, strict=True)
+        found = iter(
+            torch.autograd.grad(outputs, wanted, given, create_graph=twice, allow_unused=True)
+        )
+    return None, *(next(found) if need else None for need in needed)
+
+
+def _inputs(fixed: _Fixed, tensors: Sequence[Tensor]) -> Inputs:
+    layer, x, _ = _taken(fixed, tensors)
+    start = tensors[1 : 1 + fixed.states]
+    return Inputs(_native(layer), _parameters(layer), x, fixed.lengths, start)
 
 
 def _taken(

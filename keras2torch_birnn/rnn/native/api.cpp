@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <memory>
 #include <cstring>
 #include <new>
 #include <numeric>
@@ -46,32 +45,67 @@ private:
 
 thread_local Memory memory;
 
-struct Run {
-    const K2tKernel& kernel;
-    const K2tCall& call;
-    std::vector<int64_t> order;
-    long blocks;  // of the batch, per direction
+// A run or a gradient, cut into tasks: each direction by blocks of rows.
+struct Tasks {
+    long directions;
+    std::vector<int64_t> order;  // rows by falling length
+    long blocks;
     std::vector<uint8_t> visits;
-    std::atomic<bool> failed{false};
 
-    void task(long index) {
-        const long block = index / call.directions;
-        const long rows = static_cast<long>(order.size());
-        const K2tTask task{index % static_cast<long>(call.directions), order.data(), block, blocks,
-                           (rows - block + blocks - 1) / blocks, visits.data()};
-        float* scratch = memory.at_least(kernel.scratch_size(call.shape, task.count));
-        if (scratch)
-            kernel.run(call, task, scratch);
-        else
-            failed = true;
+    template <class Call>
+    Tasks(const Call& call, long threads)
+        : directions(static_cast<long>(call.directions)), order(static_cast<size_t>(call.batch)) {
+        std::iota(order.begin(), order.end(), 0);
+        if (const int64_t* lengths = call.lengths)
+            std::stable_sort(order.begin(), order.end(),
+                             [=](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
+        // Enough blocks of rows for all threads, and none too large.
+        const int64_t wanted = std::max((threads + call.directions - 1) / call.directions,
+                                        (call.batch + MOST_ROWS - 1) / MOST_ROWS);
+        blocks = static_cast<long>(std::min(wanted, call.batch));
+    }
+
+    // Compute all of them with scratch of the size that `floats` tells for a number of rows. False
+    // if there is no memory for it.
+    template <class Size, class Compute>
+    bool run(long threads, Size floats, Compute compute) {
+        struct Context {
+            Tasks& tasks;
+            Size& floats;
+            Compute& compute;
+            std::atomic<bool> failed{false};
+        } context{*this, floats, compute};
+        pool::run(threads, blocks * directions,
+                  [](void* data, long index) {
+                      Context& c = *static_cast<Context*>(data);
+                      Tasks& all = c.tasks;
+                      const long block = index / all.directions;
+                      const long rows = static_cast<long>(all.order.size());
+                      const K2tTask task{index % all.directions, all.order.data(), block,
+                                         all.blocks, (rows - block + all.blocks - 1) / all.blocks,
+                                         all.visits.data()};
+                      float* scratch = memory.at_least(c.floats(task.count));
+                      if (scratch)
+                          c.compute(task, scratch);
+                      else
+                          c.failed = true;
+                  },
+                  &context);
+        return !context.failed;
     }
 };
 
-// Rows of one task at most: their states and sums stay in cache.
-constexpr long MOST_ROWS = 64;
 // Products of units, inputs and steps below which one thread does it all. A second one would save a
 // tenth of a millisecond at most, and costs many if it has to wait for a processor.
 constexpr double SMALL = 1.5e6;
+
+template <class Call>
+long threads_for(const Call& call, int64_t features) {
+    const double work = static_cast<double>(call.batch * call.time * call.directions) *
+                        static_cast<double>(call.shape.units) *
+                        static_cast<double>(call.shape.units + features);
+    return work < SMALL ? 1 : static_cast<long>(std::max<int64_t>(call.threads, 1));
+}
 
 }  // namespace
 
@@ -109,24 +143,42 @@ void k2t_use_threads_of(void* gomp_parallel) {
 }
 
 int64_t k2t_run(int64_t isa, const K2tCall* call) try {
-    std::vector<int64_t> order(static_cast<size_t>(call->batch));
-    std::iota(order.begin(), order.end(), 0);
-    if (const int64_t* lengths = call->lengths)
-        std::stable_sort(order.begin(), order.end(),
-                         [=](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
-    const double work = static_cast<double>(call->batch * call->time * call->directions) *
-                        static_cast<double>(call->shape.units) *
-                        static_cast<double>(call->shape.units + call->shape.features);
-    const int64_t threads = work < SMALL ? 1 : std::max<int64_t>(call->threads, 1);
-    // Enough blocks of rows for all threads, and none too large.
-    const int64_t wanted = std::max((threads + call->directions - 1) / call->directions,
-                                    (call->batch + MOST_ROWS - 1) / MOST_ROWS);
-    const bool merged = call->merge != K2T_APART && call->directions == 2;
-    Run run{kernel(isa), *call, std::move(order), std::min(wanted, call->batch),
-            std::vector<uint8_t>(static_cast<size_t>(merged ? call->batch * call->time : 0))};
-    pool::run(threads, run.blocks * call->directions,
-              [](void* context, long index) { static_cast<Run*>(context)->task(index); }, &run);
-    return run.failed ? 1 : 0;
+    const K2tKernel& with = kernel(isa);
+    const long threads = threads_for(*call, call->shape.features);
+    Tasks tasks(*call, threads);
+    if (call->merge != K2T_APART && call->directions == 2)
+        tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
+    return !tasks.run(
+        threads, [&](long rows) { return with.scratch_size(call->shape, rows); },
+        [&](const K2tTask& task, float* scratch) { with.run(*call, task, scratch); });
+} catch (const std::bad_alloc&) {
+    return 1;
+}
+
+int64_t k2t_width(int64_t isa, int64_t units) {
+    const int64_t lanes = kernel(isa).lanes;
+    return (units + lanes - 1) / lanes * lanes;
+}
+
+int64_t k2t_kept_parts(int64_t kind) { return k2t_plain.kept_parts(kind); }
+
+int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape) {
+    return kernel(isa).gradient_packed_size(*shape);
+}
+
+void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_hh, float* packed) {
+    kernel(isa).gradient_pack(*shape, weight_hh, packed);
+}
+
+int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
+    const K2tKernel& with = kernel(isa);
+    const long threads = threads_for(*call, 0);
+    return !Tasks(*call, threads)
+                .run(
+                    threads, [&](long rows) { return with.gradient_scratch_size(call->shape, rows); },
+                    [&](const K2tTask& task, float* scratch) {
+                        with.gradient_run(*call, task, scratch);
+                    });
 } catch (const std::bad_alloc&) {
     return 1;
 }

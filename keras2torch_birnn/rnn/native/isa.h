@@ -3,6 +3,9 @@
 
 #include "kernel.h"
 
+// Rows of one task at most: their states and sums stay in cache.
+constexpr long MOST_ROWS = 64;
+
 // One direction over some rows of the batch: order[first], order[first + stride], ...
 struct K2tTask {
     long direction;
@@ -17,6 +20,12 @@ struct K2tKernel {
     void (*pack)(const K2tShape&, const float*, const float*, const float*, const float*, float*);
     long (*scratch_size)(const K2tShape&, long rows);
     void (*run)(const K2tCall&, const K2tTask&, float* scratch);
+    long lanes;
+    long (*kept_parts)(long kind);
+    long (*gradient_packed_size)(const K2tShape&);
+    void (*gradient_pack)(const K2tShape&, const float*, float*);
+    long (*gradient_scratch_size)(const K2tShape&, long rows);
+    void (*gradient_run)(const K2tGradient&, const K2tTask&, float* scratch);
 };
 
 extern const K2tKernel k2t_plain;

@@ -52,7 +52,6 @@ struct K2tCall {
     double recurrent_activation_parameter;
     int64_t directions;                     // 1 or 2
     int64_t merge;                          // with 2 directions: both write out[0]
-    int64_t first_backward;                 // the only direction reads from the end
     int64_t batch;
     int64_t time;
     int64_t threads;
@@ -68,6 +67,34 @@ struct K2tCall {
     int64_t out_time_stride;
     float* h_n[2];                          // (B, H) contiguous
     float* c_n[2];                          // LSTM only
+    float* kept[2];                         // (B, T, k2t_kept_parts, W), or null: no gradient
+};
+
+// The gradient of one layer's run, all directions: from what was kept of it and the gradients of its
+// outputs and final states, the gradients of the gates' sums and of the states it started with.
+struct K2tGradient {
+    K2tShape shape;
+    int64_t activation;
+    int64_t recurrent_activation;
+    double activation_parameter;
+    double recurrent_activation_parameter;
+    int64_t directions;
+    int64_t batch;
+    int64_t time;
+    int64_t threads;
+    const int64_t* lengths;                 // as in the run
+    const float* packed[2];                 // from k2t_gradient_pack
+    const float* kept[2];
+    const float* c_0[2];                    // LSTM only: as in the run
+    const float* d_out[2];                  // (B, T, H), units contiguous, or null: zeros
+    int64_t d_out_batch_stride;
+    int64_t d_out_time_stride;
+    const float* d_h_n[2];                  // (B, H) contiguous, or null: zeros
+    const float* d_c_n[2];                  // LSTM only
+    float* d_gates[2];                      // (B, T, gates, W) in torch's order; zeros past lengths.
+                                            // GRU after: n's recurrent sum, then r, z, n.
+    float* d_h_0[2];                        // (B, H) contiguous
+    float* d_c_0[2];                        // LSTM only
 };
 
 // The instruction sets this processor runs, as a bit set: 1 plain, 2 AVX2 and FMA, 4 AVX-512.
@@ -86,6 +113,20 @@ K2T_EXPORT int64_t k2t_same(const float* a, const float* b, int64_t count);
 
 // Run. Returns 0, or 1 if there is no memory for the scratch.
 K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tCall* call);
+
+// W of the above: units, rounded up to whole vectors.
+K2T_EXPORT int64_t k2t_width(int64_t isa, int64_t units);
+
+// Number of vectors of W floats that are kept of a step.
+K2T_EXPORT int64_t k2t_kept_parts(int64_t kind);
+
+// The recurrent weights (G*H, H) for the way back, and the number of floats that takes.
+K2T_EXPORT int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape);
+K2T_EXPORT void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_hh,
+                                  float* packed);
+
+// The gradient of a run. Returns 0, or 1 if there is no memory for the scratch.
+K2T_EXPORT int64_t k2t_gradient(int64_t isa, const K2tGradient* call);
 
 // Use an OpenMP runtime's threads: the address of its GOMP_parallel, or null for our own threads.
 K2T_EXPORT void k2t_use_threads_of(void* gomp_parallel);

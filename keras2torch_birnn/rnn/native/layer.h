@@ -82,7 +82,22 @@ struct Scratch {
     float* h_next;  // and after it
     float* c;       // LSTM's other state; GRU before: z
     float* reset;   // GRU before: r h
+    bool keeping;   // whether what the gradient needs of a step is kept
+    float* kept[MOST_ROWS];  // where, for each row
 };
+
+// ---- what the gradient needs of a step -------------------------------------------------------------
+
+// LSTM: i, f, g, o, c. GRU after: r, z, n, n's recurrent sum. GRU before: r, z, n. Simple: the new h.
+// Then, for all, h before the step; each `whole(units)` floats.
+static long kept_parts(long kind) {
+    return kind == K2T_LSTM ? 6 : kind == K2T_GRU_AFTER ? 5 : kind == K2T_GRU_BEFORE ? 4 : 2;
+}
+
+template <class... Values>
+static void keep(float* to, long width, Values... values) {
+    ((store(to, values), to += width), ...);
+}
 
 // All cells: `inputs` is x_t W + b_ih for these rows; rows are `rows`.
 template <class Functions>
@@ -90,7 +105,7 @@ static void lstm_step(const Functions& f, const Packed& w, long rows, long units
                       const float* inputs, long inputs_stride) {
     const long width = whole(units);
     for (long unit = 0; unit < units; unit += LANES) {
-        product<4>(rows, units, s.h, width, w.recurrent + unit * units * 4, w.bias_hh + unit * 4,
+        product<4>(rows, units, s.h, width, w.recurrent + unit * units * 4, w.bias_hh + unit * 4, 0,
                    s.sums, 4 * LANES);
         for (long r = 0; r < rows; ++r) {
             const float* in = inputs + r * inputs_stride + unit * 4;
@@ -103,6 +118,7 @@ static void lstm_step(const Functions& f, const Packed& w, long rows, long units
             const Vec next = forget * load(c) + i * g;
             store(c, next);
             store(s.h_next + r * width + unit, o * f.act(next));
+            if (s.keeping) keep(s.kept[r] + unit, width, i, forget, g, o, next);
         }
     }
 }
@@ -112,15 +128,17 @@ static void gru_after_step(const Functions& f, const Packed& w, long rows, long 
                            const float* inputs, long inputs_stride) {
     const long width = whole(units);
     for (long unit = 0; unit < units; unit += LANES) {
-        product<3>(rows, units, s.h, width, w.recurrent + unit * units * 3, w.bias_hh + unit * 3,
+        product<3>(rows, units, s.h, width, w.recurrent + unit * units * 3, w.bias_hh + unit * 3, 0,
                    s.sums, 3 * LANES);
         for (long r = 0; r < rows; ++r) {
             const float* in = inputs + r * inputs_stride + unit * 3;
             const float* sum = s.sums + r * 3 * LANES;
             const Vec reset = f.gate(load(in) + load(sum));
             const Vec z = f.gate(load(in + LANES) + load(sum + LANES));
-            const Vec n = f.act(load(in + 2 * LANES) + reset * load(sum + 2 * LANES));
+            const Vec recurrent = load(sum + 2 * LANES);
+            const Vec n = f.act(load(in + 2 * LANES) + reset * recurrent);
             store(s.h_next + r * width + unit, z * load(s.h + r * width + unit) + (1.0f - z) * n);
+            if (s.keeping) keep(s.kept[r] + unit, width, reset, z, n, recurrent);
         }
     }
 }
@@ -131,26 +149,29 @@ static void gru_before_step(const Functions& f, const Packed& w, long rows, long
     const long width = whole(units);
     float* z = s.c;
     for (long unit = 0; unit < units; unit += LANES) {
-        product<2>(rows, units, s.h, width, w.recurrent + unit * units * 2, w.bias_hh + unit * 2,
+        product<2>(rows, units, s.h, width, w.recurrent + unit * units * 2, w.bias_hh + unit * 2, 0,
                    s.sums, 2 * LANES);
         for (long r = 0; r < rows; ++r) {
             const float* in = inputs + r * inputs_stride + unit * 3;
             const float* sum = s.sums + r * 2 * LANES;
             const long at = r * width + unit;
-            store(s.reset + at, f.gate(load(in) + load(sum)) * load(s.h + at));
+            const Vec reset = f.gate(load(in) + load(sum));
+            store(s.reset + at, reset * load(s.h + at));
             store(z + at, f.gate(load(in + LANES) + load(sum + LANES)));
+            if (s.keeping) keep(s.kept[r] + unit, width, reset, load(z + at));
         }
     }
     const float* recurrent = w.recurrent + width * units * 2;
     const float* bias = w.bias_hh + width * 2;
     for (long unit = 0; unit < units; unit += LANES) {
-        product<1>(rows, units, s.reset, width, recurrent + unit * units, bias + unit, s.sums,
+        product<1>(rows, units, s.reset, width, recurrent + unit * units, bias + unit, 0, s.sums,
                    LANES);
         for (long r = 0; r < rows; ++r) {
             const float* in = inputs + r * inputs_stride + unit * 3 + 2 * LANES;
             const long at = r * width + unit;
-            const Vec n = f.act(load(in) + load(s.sums + r * LANES)), keep = load(z + at);
-            store(s.h_next + at, keep * load(s.h + at) + (1.0f - keep) * n);
+            const Vec n = f.act(load(in) + load(s.sums + r * LANES)), old = load(z + at);
+            store(s.h_next + at, old * load(s.h + at) + (1.0f - old) * n);
+            if (s.keeping) keep(s.kept[r] + 2 * width + unit, width, n);
         }
     }
 }
@@ -160,11 +181,14 @@ static void simple_step(const Functions& f, const Packed& w, long rows, long uni
                         const float* inputs, long inputs_stride) {
     const long width = whole(units);
     for (long unit = 0; unit < units; unit += LANES) {
-        product<1>(rows, units, s.h, width, w.recurrent + unit * units, w.bias_hh + unit, s.sums,
-                   LANES);
-        for (long r = 0; r < rows; ++r)
-            store(s.h_next + r * width + unit,
-                  f.act(load(inputs + r * inputs_stride + unit) + load(s.sums + r * LANES)));
+        product<1>(rows, units, s.h, width, w.recurrent + unit * units, w.bias_hh + unit, 0,
+                   s.sums, LANES);
+        for (long r = 0; r < rows; ++r) {
+            const Vec next =
+                f.act(load(inputs + r * inputs_stride + unit) + load(s.sums + r * LANES));
+            store(s.h_next + r * width + unit, next);
+            if (s.keeping) keep(s.kept[r] + unit, width, next);
+        }
     }
 }
 
@@ -238,9 +262,9 @@ static void input_product(const K2tShape& shape, const Packed& w, long rows, con
         float* to = out + unit * gates;
         const long in = whole(shape.features);
         switch (gates) {
-            case 4: product<4>(rows, shape.features, x, in, panel, bias, to, stride); break;
-            case 3: product<3>(rows, shape.features, x, in, panel, bias, to, stride); break;
-            default: product<1>(rows, shape.features, x, in, panel, bias, to, stride);
+            case 4: product<4>(rows, shape.features, x, in, panel, bias, 0, to, stride); break;
+            case 3: product<3>(rows, shape.features, x, in, panel, bias, 0, to, stride); break;
+            default: product<1>(rows, shape.features, x, in, panel, bias, 0, to, stride);
         }
     }
 }
@@ -251,7 +275,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
     const long kind = shape.kind, units = shape.units, width = whole(units), rows = task.count;
     const long features = shape.features, stride = inputs_stride(shape);
     const long d = task.direction;
-    const bool backward = d == 1 || call.first_backward;
+    const bool backward = d == 1;
     const bool merging = merges(call);
     const Functions functions(call);
     const Packed w(shape, call.packed[d]);
@@ -265,6 +289,8 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
     s.h_next = s.h + rows * width;
     s.c = s.h_next + rows * width;
     s.reset = s.c + rows * width;
+    s.keeping = call.kept[d] != nullptr;
+    const long parts = kept_parts(kind);
 
     // Rows come in order of falling length, so those that still run are the first ones.
     auto length = [&](long r) { return call.lengths ? long(call.lengths[task.row(r)]) : call.time; };
@@ -306,6 +332,12 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
         const float* inputs = s.inputs;
         for (long step = first; step < first + steps_at_once && active[step - first]; ++step) {
             const long n = active[step - first];
+            if (s.keeping)
+                for (long r = 0; r < n; ++r) {
+                    const long t = backward ? length(r) - 1 - step : step;
+                    s.kept[r] = call.kept[d] + (task.row(r) * call.time + t) * parts * width;
+                    copy(s.h + r * width, width, s.kept[r] + (parts - 1) * width);
+                }
             switch (kind) {
                 case K2T_LSTM: lstm_step(functions, w, n, units, s, inputs, stride); break;
                 case K2T_GRU_AFTER: gru_after_step(functions, w, n, units, s, inputs, stride); break;

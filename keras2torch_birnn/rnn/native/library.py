@@ -45,6 +45,8 @@ ACTIVATIONS: Mapping[str, int] = {
 }
 _PARAMETERS = {"leaky_relu": "negative_slope", "elu": "alpha"}
 
+_FALLING = {ACTIVATIONS["silu"], ACTIVATIONS["hard_silu"]}
+
 # enum K2tMerge; "concat" is two outputs that lie side by side
 MERGES: Mapping[str, int] = {"concat": 0, "sum": 1, "mul": 2, "ave": 3}
 
@@ -71,7 +73,6 @@ class Call(ctypes.Structure):
         ("recurrent_activation_parameter", _double),
         ("directions", _int),
         ("merge", _int),
-        ("first_backward", _int),
         ("batch", _int),
         ("time", _int),
         ("threads", _int),
@@ -87,6 +88,35 @@ class Call(ctypes.Structure):
         ("out_time_stride", _int),
         ("h_n", _pointer * 2),
         ("c_n", _pointer * 2),
+        ("kept", _pointer * 2),
+    )
+
+
+class Gradient(ctypes.Structure):
+    """``K2tGradient``."""
+
+    _fields_ = (
+        ("shape", Shape),
+        ("activation", _int),
+        ("recurrent_activation", _int),
+        ("activation_parameter", _double),
+        ("recurrent_activation_parameter", _double),
+        ("directions", _int),
+        ("batch", _int),
+        ("time", _int),
+        ("threads", _int),
+        ("lengths", _pointer),
+        ("packed", _pointer * 2),
+        ("kept", _pointer * 2),
+        ("c_0", _pointer * 2),
+        ("d_out", _pointer * 2),
+        ("d_out_batch_stride", _int),
+        ("d_out_time_stride", _int),
+        ("d_h_n", _pointer * 2),
+        ("d_c_n", _pointer * 2),
+        ("d_gates", _pointer * 2),
+        ("d_h_0", _pointer * 2),
+        ("d_c_0", _pointer * 2),
     )
 
 
@@ -103,6 +133,16 @@ class NativeCell:
     def states(self) -> int:
         """h, and an LSTM's c."""
         return 2 if self.kind == KINDS["LSTM"] else 1
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the kernel has this cell's gradient.
+
+        It takes an activation's derivative from its output, which tells it of those alone that
+        never fall.
+        """
+        codes = (self.activation, self.recurrent_activation)
+        return not _FALLING.intersection(codes) and min(self.parameters) >= 0
 
 
 def native_cell(layer: LayerSpec) -> NativeCell | None:
@@ -175,6 +215,16 @@ def library() -> ctypes.CDLL:
     found.k2t_same.restype = _int
     found.k2t_run.argtypes = (_int, ctypes.POINTER(Call))
     found.k2t_run.restype = _int
+    found.k2t_width.argtypes = (_int, _int)
+    found.k2t_width.restype = _int
+    found.k2t_kept_parts.argtypes = (_int,)
+    found.k2t_kept_parts.restype = _int
+    found.k2t_gradient_packed_size.argtypes = (_int, ctypes.POINTER(Shape))
+    found.k2t_gradient_packed_size.restype = _int
+    found.k2t_gradient_pack.argtypes = (_int, ctypes.POINTER(Shape), _pointer, _pointer)
+    found.k2t_gradient_pack.restype = None
+    found.k2t_gradient.argtypes = (_int, ctypes.POINTER(Gradient))
+    found.k2t_gradient.restype = _int
     found.k2t_use_threads_of.argtypes = (_pointer,)
     found.k2t_use_threads_of.restype = None
     return found

@@ -83,18 +83,22 @@ def _same(
 
 
 def _freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Tensor:
-    floats = library().k2t_packed_size(isa, ctypes.byref(shape))
-    data = torch.empty(floats + _ALIGNED, dtype=torch.float32)
+    data = room(library().k2t_packed_size(isa, ctypes.byref(shape)))
     sources = [None if p is None else p.detach().contiguous() for p in parameters]
     pointers = [None if s is None else s.data_ptr() for s in sources]
-    library().k2t_pack(isa, ctypes.byref(shape), *pointers, _aligned(data))
+    library().k2t_pack(isa, ctypes.byref(shape), *pointers, aligned(data))
     return data
 
 
 _ALIGNED = 16  # floats in a cache line
 
 
-def _aligned(data: Tensor) -> int:
+def room(floats: int) -> Tensor:
+    """Memory for so many floats from an ``aligned`` address on."""
+    return torch.empty(floats + _ALIGNED, dtype=torch.float32)
+
+
+def aligned(data: Tensor) -> int:
     """The first address in data that starts a cache line."""
     line = _ALIGNED * 4
     return (data.data_ptr() + line - 1) // line * line
@@ -126,7 +130,7 @@ def use_torch_threads() -> bool:
 # ---- the operator --------------------------------------------------------------------------------
 
 
-def _compute(
+def compute(
     x: Tensor,
     parameters: Sequence[Tensor | None],
     lengths: Tensor | None,
@@ -134,6 +138,7 @@ def _compute(
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
+    kept: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """Outputs (B, T, D * H) in the order of time and final states (D, S, B, H).
 
@@ -141,6 +146,7 @@ def _compute(
     count; outputs past them are zero. start: S states (B, H) for each direction, or none.
     cell: kind, activation and recurrent_activation; options: a parameter for each of the two.
     merge: of ``MERGES``; not 0: both directions give one output (B, T, H).
+    kept: for each direction (B, T, parts, W), is filled with what its gradient needs; or none.
     """
     kind, act, gate = cell
     directions, states = len(parameters) // 4, 2 if kind == KINDS["LSTM"] else 1
@@ -164,14 +170,17 @@ def _compute(
     call.threads = torch.get_num_threads()
     call.x, call.x_batch_stride, call.x_time_stride = x.data_ptr(), x.stride(0), x.stride(1)
     if lengths is not None:
-        lengths = lengths.to(torch.int64).clamp(0, time).contiguous()
+        lengths = counts(lengths, time)
         call.lengths = lengths.data_ptr()
     call.out_batch_stride, call.out_time_stride = time * width, width
     start = [s.contiguous() for s in start]
-    kept, states_at, outputs_at = [], final.data_ptr(), out.data_ptr()
+    # Weights in training change with every step: none is kept for the next.
+    pack = _freshly_packed if kept else _pack
+    packed, states_at, outputs_at = [], final.data_ptr(), out.data_ptr()
     for d in range(directions):
-        kept.append(_pack(shape, parameters[4 * d : 4 * d + 4], isa))
-        call.packed[d] = _aligned(kept[-1])
+        packed.append(pack(shape, parameters[4 * d : 4 * d + 4], isa))
+        call.packed[d] = aligned(packed[-1])
+        call.kept[d] = kept[d].data_ptr() if kept else None
         call.out[d] = outputs_at + 4 * d * units
         call.h_n[d] = states_at + 4 * d * states * batch * units
         call.c_n[d] = states_at + 4 * (d * states + 1) * batch * units
@@ -184,6 +193,11 @@ def _compute(
     return out, final
 
 
+def counts(lengths: Tensor, time: int) -> Tensor:
+    """Lengths as the kernel reads them: int64, between 0 and time."""
+    return lengths.to(torch.int64).clamp(0, time).contiguous()
+
+
 @torch.library.custom_op("k2t::rnn", mutates_args=(), device_types="cpu")
 def _operator(
     x: Tensor,
@@ -194,7 +208,7 @@ def _operator(
     options: Sequence[float],
     merge: int,
 ) -> tuple[Tensor, Tensor]:
-    return _compute(x, parameters, lengths, start, cell, options, merge)
+    return compute(x, parameters, lengths, start, cell, options, merge)
 
 
 @_operator.register_fake
@@ -230,7 +244,7 @@ def run_native(
     """
     # A plain call saves the dispatcher's time, which a short sequence would feel.
     plain = not torch.compiler.is_compiling() and type(x) is Tensor
-    out, final = (_compute if plain else _operator)(
+    out, final = (compute if plain else _operator)(
         x,
         [p for direction in parameters for p in direction],
         lengths,

@@ -87,14 +87,13 @@ struct Blocks<V, 0> {
 // in the first-level cache.
 constexpr long PANEL_FLOATS = 6144;
 
-// out[r] = bias + a[r] . panel for any number of rows.
+// out[r] = start[r] + a[r] . panel for any number of rows. A bias is a start with stride 0; start may
+// be out itself.
 template <long V>
 static void product(long rows, long k, const float* a, long a_stride, const float* panel,
-                    const float* bias, float* out, long out_stride) {
+                    const float* start, long start_stride, float* out, long out_stride) {
     const long blocks = (rows + most_rows(V) - 1) / most_rows(V);
     const long part = blocks <= 1 ? k : PANEL_FLOATS / (V * LANES);
-    const float* start = bias;
-    long start_stride = 0;
     for (long first = 0; first == 0 || first < k; first += part) {
         const long length = k - first < part ? k - first : part;
         for (long b = 0, row = 0; b < blocks; ++b) {

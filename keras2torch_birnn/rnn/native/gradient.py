@@ -1,0 +1,175 @@
+"""The native kernel's gradient: step by step by the kernel, the sums over all steps by torch.
+
+Float32 on CPU. B batch, T time, F features, H units, G gates, D directions, S states; W is H,
+rounded up to whole vectors. Equations: the derivatives of those in ``loop.py``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from keras2torch_birnn.rnn.native.library import (
+    KINDS,
+    Gradient,
+    NativeCell,
+    Shape,
+    instruction_set,
+    library,
+)
+from keras2torch_birnn.rnn.native.op import (
+    Parameters,
+    aligned,
+    compute,
+    counts,
+    room,
+    use_torch_threads,
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a layer was run on, by the names of ``run_native``; ``start``: S states (B, H) each."""
+
+    cell: NativeCell
+    parameters: Sequence[Parameters]
+    x: Tensor
+    lengths: Tensor | None
+    start: Sequence[Tensor]
+
+
+def run_keeping(inputs: Inputs) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Outputs (B, T, D * H), final states (D, S, B, H), and what ``gradient`` needs."""
+    cell, x = inputs.cell, inputs.x
+    units = inputs.parameters[0][1].shape[1]
+    width = library().k2t_width(instruction_set(), units)
+    parts = library().k2t_kept_parts(cell.kind)
+    # Steps past a length are not written, and must not be NaN.
+    make = torch.empty if inputs.lengths is None else torch.zeros
+    kept = tuple(make(x.shape[0], x.shape[1], parts, width) for _ in inputs.parameters)
+    out, final = compute(
+        x,
+        [p for direction in inputs.parameters for p in direction],
+        inputs.lengths,
+        inputs.start,
+        (cell.kind, cell.activation, cell.recurrent_activation),
+        cell.parameters,
+        0,
+        kept,
+    )
+    return out, final, kept
+
+
+def gradient(
+    inputs: Inputs,
+    kept: Sequence[Tensor],
+    d_out: Tensor | None,
+    d_final: Tensor | None,
+    *,
+    of_x: bool,
+) -> tuple[Tensor | None, list[Tensor], list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
+    """Gradients of x (None unless ``of_x``), of the states at the start, and of the parameters.
+
+    kept: of ``run_keeping``. d_out, d_final: gradients of its outputs and states, None for zeros.
+    """
+    x, lengths = inputs.x, inputs.lengths
+    batch, time, features = x.shape
+    units, directions = inputs.parameters[0][1].shape[1], len(inputs.parameters)
+    states, width = inputs.cell.states, kept[0].shape[3]
+    gates = inputs.parameters[0][1].shape[0] // units
+    parts = gates + (inputs.cell.kind == KINDS["GRU"])
+    d_gates = [torch.empty(batch, time, parts, width) for _ in range(directions)]
+    d_start = torch.empty(directions, states, batch, units)
+    isa = instruction_set()
+    shape = Shape(inputs.cell.kind, features, units)
+    call = Gradient()
+    call.shape = shape
+    call.activation, call.recurrent_activation = (
+        inputs.cell.activation,
+        inputs.cell.recurrent_activation,
+    )
+    call.activation_parameter, call.recurrent_activation_parameter = inputs.cell.parameters
+    call.directions, call.batch, call.time = directions, batch, time
+    call.threads = torch.get_num_threads()
+    if lengths is not None:
+        lengths = counts(lengths, time)
+        call.lengths = lengths.data_ptr()
+    if d_out is not None:
+        d_out = d_out if d_out.stride(2) == 1 else d_out.contiguous()
+        call.d_out_batch_stride, call.d_out_time_stride = d_out.stride(0), d_out.stride(1)
+    d_final = None if d_final is None else d_final.contiguous()
+    start = [s.contiguous() for s in inputs.start]
+    alive = []  # until the kernel has run
+    for d, (_, hh, _, _) in enumerate(inputs.parameters):
+        packed = room(library().k2t_gradient_packed_size(isa, ctypes.byref(shape)))
+        weight = hh.detach().contiguous()
+        library().k2t_gradient_pack(isa, ctypes.byref(shape), weight.data_ptr(), aligned(packed))
+        alive.append(packed)
+        call.packed[d], call.kept[d] = aligned(packed), kept[d].data_ptr()
+        call.d_gates[d], call.d_h_0[d] = d_gates[d].data_ptr(), d_start[d, 0].data_ptr()
+        if d_out is not None:
+            call.d_out[d] = d_out.data_ptr() + 4 * d * units
+        if d_final is not None:
+            call.d_h_n[d] = d_final[d, 0].data_ptr()
+        if states == 2:
+            call.d_c_0[d] = d_start[d, 1].data_ptr()
+            call.c_0[d] = start[2 * d + 1].data_ptr() if start else None
+            call.d_c_n[d] = None if d_final is None else d_final[d, 1].data_ptr()
+    use_torch_threads()
+    if batch and library().k2t_gradient(isa, ctypes.byref(call)):
+        raise MemoryError("no memory for the native kernel's scratch")
+    rows = x.reshape(batch * time, features)
+    d_rows = torch.zeros_like(rows) if of_x else None
+    d_parameters = []
+    for d, direction in enumerate(inputs.parameters):
+        d_parameters.append(_sums(inputs.cell.kind, direction, rows, kept[d], d_gates[d], d_rows))
+    d_x = None if d_rows is None else d_rows.view(batch, time, features)
+    return d_x, list(d_start.flatten(0, 1).unbind(0)), d_parameters
+
+
+def _sums(
+    kind: int,
+    parameters: Parameters,
+    rows: Tensor,
+    kept: Tensor,
+    d_gates: Tensor,
+    d_rows: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One direction's gradients, by torch's order of parameters; that of rows is added to d_rows.
+
+    rows: the inputs (B * T, F). d_gates: (B, T, gates, W), for a GRU that resets after the product
+    n's recurrent sum, then r, z, n.
+    """
+    units = parameters[1].shape[1]
+    gates, width = parameters[1].shape[0] // units, kept.shape[3]
+    after, before = kind == KINDS["GRU"], kind == KINDS["GRU before"]
+
+    def whole(sums: Tensor) -> Tensor:
+        """(gates * W, ...) -> (gates * H, ...)."""
+        return sums.view(-1, width, *sums.shape[1:])[:, :units].flatten(0, 1)
+
+    flat = d_gates.flatten(0, 1).flatten(1)
+    of_inputs, of_states = flat[:, -gates * width :], flat[:, : gates * width]
+    h = kept[:, :, -1, :units].flatten(0, 1)
+    if before:
+        rz, n = flat[:, : 2 * width], flat[:, 2 * width :]
+        reset = kept[:, :, 0, :units].flatten(0, 1) * h
+        d_hh = torch.cat((whole(rz.T @ h), whole(n.T @ reset)))
+    else:
+        d_hh = whole(of_states.T @ h)
+    d_bias_ih = whole(of_inputs.sum(0))
+    d_bias_hh = d_bias_ih
+    if after:  # n, r, z -> r, z, n
+        d_hh, d_bias_hh = d_hh.roll(-units, 0), whole(of_states.sum(0)).roll(-units, 0)
+    if d_rows is not None:
+        weight = parameters[0].detach().contiguous()
+        if width != units:
+            weight = functional.pad(weight.view(gates, units, -1), (0, 0, 0, width - units))
+            weight = weight.flatten(0, 1)
+        d_rows.addmm_(of_inputs, weight)
+    return whole(of_inputs.T @ rows), d_hh, d_bias_ih, d_bias_hh
