@@ -19,7 +19,8 @@ ROWS = 5
 # Layers that hand on their input's values (not their places), at inference.
 _HANDS_ON = frozenset(
     "InputLayer Reshape Flatten Permute RepeatVector Dropout SpatialDropout1D GaussianNoise "
-    "GaussianDropout AlphaDropout ActivityRegularization SpatialDropout2D Identity".split()
+    "GaussianDropout AlphaDropout ActivityRegularization SpatialDropout2D SpatialDropout3D "
+    "Identity".split()
 )
 # Layers that take ids -> their option that says how many there are.
 _VOCABULARY: Mapping[str, str] = {"Embedding": "input_dim", "CategoryEncoding": "num_tokens"}
@@ -78,7 +79,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
             ends = [ref.layer for ref in leaves(inner.graph.inputs)]
             reached = {e: s for e, s in zip(ends, sources, strict=False) if s}
             yield from _readers(inner.graph, reached)
-        elif len(sources) == 1 and sources[0]:
+        elif sources[0] and (len(sources) == 1 or inner.class_name == "CategoryEncoding"):
             if inner.class_name in ("Masking", *_VOCABULARY):
                 yield sources[0], inner
             if inner.class_name in _HANDS_ON:

@@ -105,7 +105,17 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ("Normalization", {"mean": 1.0}, STEPS, TF, "mean without variance"),
     ("Normalization", {"axis": 3}, STEPS, TF, r"axis \[3\] does not fit an input of 3"),
     ("Normalization", {"mean": ["a"], "variance": [1]}, STEPS, TF, "a number is expected"),
-    ("Rescaling", {"scale": [1.0, 2.0]}, STEPS, TF, "Rescaling option scale="),
+    ("Rescaling", {"scale": [1.0, 2.0]}, STEPS, TF, r"scale of shape \[2\] does not fit"),
+    (
+        "Rescaling",
+        {"scale": 1.0, "offset": [[[[0.5]]]]},
+        STEPS,
+        TF,
+        r"offset of shape \[1, 1, 1, 1\]",
+    ),
+    ("Rescaling", {"scale": [[1.0], [1.0, 2.0]]}, STEPS, TF, "lists of equal lengths"),
+    ("PReLU", {"shared_axes": [3]}, STEPS, TF, "shared_axes 3 of an input of 3 dimensions"),
+    ("PReLU", {"shared_axes": [-2]}, STEPS, TF, "shared_axes -2 of an input of 3 dimensions"),
     ("CategoryEncoding", {"num_tokens": 5, "sparse": True}, STEPS, TF, "option sparse=True"),
     ("CategoryEncoding", {"num_tokens": 5}, STEPS, K3, "an input of 2 dimensions is expected"),
     ("Discretization", {"num_bins": 5}, STEPS, TF, "without bin_boundaries"),
@@ -118,7 +128,13 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ),
     ("Discretization", {"bin_boundaries": [1.0, 0.0]}, STEPS, TF, "rising numbers are expected"),
     ("Discretization", {**BOUNDS, "sparse": True}, STEPS, TF, "option sparse=True"),
-    ("AlphaDropout", {"rate": 0.1, "noise_shape": [1]}, STEPS, TF, "option noise_shape="),
+    (
+        "AlphaDropout",
+        {"rate": 0.1, "noise_shape": 1},
+        STEPS,
+        TF,
+        "a list of whole numbers and null",
+    ),
 ]
 
 
@@ -337,11 +353,16 @@ def test_category_encoding_is_drawn_ids_of_its_tokens() -> None:
     assert set(np.unique(drawn)) == {0, 1, 2}
 
 
-def test_spatial_dropout_2d_drops_whole_channels_in_training() -> None:
-    x = torch.ones(2, 3, 5, 64)
-    for form, axes in (("channels_last", (1, 2)), ("channels_first", (2, 3))):
-        module = convert_layer(layer("SpatialDropout2D", rate=0.5, data_format=form)).train()
+@pytest.mark.parametrize("rank", [2, 3])
+def test_spatial_dropout_drops_whole_channels_in_training(rank: int) -> None:
+    x = torch.ones(2, *(3, 5, 7)[:rank], 64)
+    between = tuple(range(1, rank + 1))
+    for form, axes in (
+        ("channels_last", between),
+        ("channels_first", tuple(axis + 1 for axis in between)),
+    ):
+        module = convert_layer(layer(f"SpatialDropout{rank}D", rate=0.5, data_format=form)).train()
         torch.manual_seed(0)
-        y = module(x if form == "channels_last" else x.movedim(3, 1))
+        y = module(x if form == "channels_last" else x.movedim(-1, 1))
         assert set(y.unique().tolist()) == {0.0, 2.0}
         assert torch.equal(y.amin(dim=axes), y.amax(dim=axes))

@@ -941,6 +941,12 @@ mutation(
     f"{TF}/around_count.h5",
 )
 mutation(
+    "ids count as often as they come, whatever their weights",
+    edit("layers.preprocessing:encode", "weights.to(tokens.dtype).unsqueeze(-1)", "1"),
+    f"{TF}/count_weights.h5",
+    f"{K3}/count_weights.keras",
+)
+mutation(
     "AveragePooling1D counts the padding",
     edit("layers.pooling:Pooling.forward", "if any(any(pair) for pair in around):", "if False:"),
     f"{K2}/pool.h5",

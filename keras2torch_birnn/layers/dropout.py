@@ -12,6 +12,12 @@ from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
 from keras2torch_birnn.spec import LayerSpec
 
 
+def drawn(x: Tensor, noise_shape: tuple[int | None, ...]) -> list[int]:
+    """The shape of the noise for x; None stands for x's own size."""
+    sizes = zip(x.shape, noise_shape, strict=True)
+    return [own if size is None else size for own, size in sizes]
+
+
 class ShapedDropout(nn.Module):
     """Dropout whose mask has size 1 on some axes (``noise_shape``; SpatialDropout: the steps)."""
 
@@ -20,14 +26,10 @@ class ShapedDropout(nn.Module):
         self.rate, self.noise_shape = rate, noise_shape
 
     def forward(self, x: Tensor) -> Tensor:
-        """None in the shape stands for the input's own size."""
+        """Zeros and ones are drawn in the noise's shape."""
         if not self.training:
             return x
-        shape = [
-            own if size is None else size
-            for own, size in zip(x.shape, self.noise_shape, strict=True)
-        ]
-        return x * functional.dropout(x.new_ones(shape), self.rate)
+        return x * functional.dropout(x.new_ones(drawn(x, self.noise_shape)), self.rate)
 
     def extra_repr(self) -> str:
         """Rate and shape."""
@@ -40,7 +42,7 @@ def dropout(layer: LayerSpec) -> nn.Module:
     shape = layer.config["noise_shape"]
     if shape is None:
         return nn.Dropout(layer.config["rate"])
-    return ShapedDropout(layer.config["rate"], tuple(shape))
+    return ShapedDropout(layer.config["rate"], shape)
 
 
 @converts("SpatialDropout1D")
@@ -49,11 +51,16 @@ def spatial_dropout(layer: LayerSpec) -> nn.Module:
     return ShapedDropout(layer.config["rate"], (None, 1, None))
 
 
-@converts("SpatialDropout2D")
-def spatial_dropout_2d(layer: LayerSpec) -> nn.Module:
-    """Build a SpatialDropout2D: whole channels of (B, H, W, C) or (B, C, H, W) are dropped."""
+@converts("SpatialDropout2D", "SpatialDropout3D")
+def spatial_dropout_of_planes(layer: LayerSpec) -> nn.Module:
+    """Build a SpatialDropout2D: whole channels of (B, H, W, C) or (B, C, H, W) are dropped.
+
+    A SpatialDropout3D has an axis more.
+    """
     last = layer.config["data_format"] == "channels_last"
-    return ShapedDropout(layer.config["rate"], (None, 1, 1, None) if last else (None, None, 1, 1))
+    ones = (1, 1) if layer.class_name == "SpatialDropout2D" else (1, 1, 1)
+    shape = (None, *ones, None) if last else (None, None, *ones)
+    return ShapedDropout(layer.config["rate"], shape)
 
 
 class GaussianNoise(nn.Module):
@@ -103,10 +110,36 @@ def gaussian_dropout(layer: LayerSpec) -> nn.Module:
     return GaussianDropout(layer.config["rate"])
 
 
+class ShapedAlphaDropout(nn.Module):
+    """AlphaDropout whose mask has size 1 on some axes (``noise_shape``)."""
+
+    # What selu gives for a very low value.
+    LOWEST = -1.6732632423543772 * 1.0507009873554805
+
+    def __init__(self, rate: float, noise_shape: tuple[int | None, ...]) -> None:
+        super().__init__()
+        self.rate, self.noise_shape = rate, noise_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Dropped values are the lowest; then mean and variance are made 0 and 1 again."""
+        if not self.training or not 0.0 < self.rate < 1.0:
+            return x
+        kept = torch.rand(drawn(x, self.noise_shape), dtype=x.dtype, device=x.device) >= self.rate
+        a = 1 / math.sqrt((1 - self.rate) * (1 + self.rate * self.LOWEST**2))
+        return torch.where(kept, x, self.LOWEST) * a - a * self.LOWEST * self.rate
+
+    def extra_repr(self) -> str:
+        """Rate and shape."""
+        return f"rate={self.rate}, noise_shape={self.noise_shape}"
+
+
 @converts("AlphaDropout")
 def alpha_dropout(layer: LayerSpec) -> nn.Module:
     """Build an AlphaDropout."""
-    return nn.AlphaDropout(layer.config["rate"])
+    shape = layer.config["noise_shape"]
+    if shape is None:
+        return nn.AlphaDropout(layer.config["rate"])
+    return ShapedAlphaDropout(layer.config["rate"], shape)
 
 
 @converts("ActivityRegularization")

@@ -74,12 +74,12 @@ def normalization(layer: LayerSpec) -> nn.Module:
 
 
 class Rescaling(nn.Module):
-    """x scale + offset."""
+    """x scale + offset: numbers, or lists of them for the last axes."""
 
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, scale: float, offset: float) -> None:
+    def __init__(self, scale: Any, offset: Any) -> None:
         super().__init__()
         self.register_buffer("scale", _single(scale))
         self.register_buffer("offset", _single(offset))
@@ -89,8 +89,12 @@ class Rescaling(nn.Module):
         return x.to(self.scale.dtype) * self.scale + self.offset
 
     def extra_repr(self) -> str:
-        """Both numbers."""
-        return f"scale={self.scale.item():g}, offset={self.offset.item():g}"
+        """Both, lists as their shapes."""
+        shown = (
+            f"{name}={f'{part.item():g}' if part.dim() == 0 else tuple(part.shape)}"
+            for name, part in (("scale", self.scale), ("offset", self.offset))
+        )
+        return ", ".join(shown)
 
 
 @converts("Rescaling", mask=_passes)
@@ -99,14 +103,16 @@ def rescaling(layer: LayerSpec) -> nn.Module:
     return Rescaling(layer.config["scale"], layer.config["offset"])
 
 
-def encode(ids: Tensor, tokens: Tensor, mode: str) -> Tensor:
+def encode(ids: Tensor, tokens: Tensor, mode: str, weights: Tensor | None = None) -> Tensor:
     """Ids against all ``tokens``: one row per id, or one per sample (which there, or how often).
 
-    An id that is no token gives zeros.
+    An id that is no token gives zeros. ``weights``: how much each id counts.
     """
     if mode == "one_hot" and ids.dim() > 1 and ids.shape[-1] == 1:
         ids = ids.squeeze(-1)
     hits = ids.unsqueeze(-1).eq(tokens)
+    if weights is not None:
+        return (hits * weights.to(tokens.dtype).unsqueeze(-1)).sum(dim=-2)
     if mode == "multi_hot":
         hits = hits.any(dim=-2)
     return hits.sum(dim=-2, dtype=tokens.dtype) if mode == "count" else hits.to(tokens.dtype)
@@ -122,9 +128,9 @@ class CategoryEncoding(nn.Module):
         self.mode = mode
         self.register_buffer("tokens", _single(np.arange(num_tokens)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, count_weights: Tensor | None = None) -> Tensor:
         """one_hot (B, ..., 1 or T) -> (B, ..., num_tokens); else (B, T) -> (B, num_tokens)."""
-        return encode(x.long(), self.tokens, self.mode)
+        return encode(x.long(), self.tokens, self.mode, count_weights)
 
     def extra_repr(self) -> str:
         """Size and mode."""

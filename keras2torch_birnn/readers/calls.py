@@ -25,8 +25,8 @@ from keras2torch_birnn.spec import (
 Node: TypeAlias = tuple[str, int]
 # Layers whose output is the very tensor they were given, at inference.
 _HAND_ON = frozenset(
-    "Dropout SpatialDropout1D SpatialDropout2D GaussianNoise GaussianDropout AlphaDropout "
-    "ActivityRegularization Identity".split()
+    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout "
+    "AlphaDropout ActivityRegularization Identity".split()
 )
 
 

@@ -37,6 +37,7 @@ _NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
     "GroupedQueryAttention": frozenset({"flash_attention"}),
     "SpatialDropout1D": frozenset({"noise_shape"}),
     "SpatialDropout2D": frozenset({"noise_shape"}),
+    "SpatialDropout3D": frozenset({"noise_shape"}),
     "Discretization": frozenset({"epsilon"}),
     "ConvLSTM2D": frozenset({"implementation"}),  # Keras before 2.2
 }

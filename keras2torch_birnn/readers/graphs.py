@@ -350,11 +350,15 @@ def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2T
         except BadOptionError as error:
             problems.append(
                 UnsupportedOptionError(
-                    f"{layer.class_name} called with {printable(key)}="
-                    f"{printable(repr(kept[key]))}: {error}",
+                    f"{layer.class_name} called with {printable(key)}={_shown(kept[key])}: {error}",
                     place=layer.place,
                 )
             )
+
+
+def _shown(value: Structure) -> str:
+    """A value of a call for a message."""
+    return "a tensor" if any(True for _ in _refs(value)) else printable(repr(value))
 
 
 def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Call, ...]:

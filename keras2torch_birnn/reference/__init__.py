@@ -65,6 +65,7 @@ EQUATIONS: Mapping[str, Equation] = {
     "Dropout": layers.identity,
     "SpatialDropout1D": layers.identity,
     "SpatialDropout2D": layers.identity,
+    "SpatialDropout3D": layers.identity,
     "Identity": layers.identity_layer,
     "GaussianNoise": layers.identity,
     "GaussianDropout": layers.identity,

@@ -67,10 +67,14 @@ def _encoded(ids: Array, mode: str, depth: int, context: Context) -> Array:
     return context.number(rows)
 
 
-def category_encoding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``CategoryEncoding.call``. An id that is no token gives zeros."""
-    ids = np.asarray(x).astype(np.int64)
+def category_encoding(layer: LayerSpec, x: Structure, mask: Structure, context: Context) -> Result:
+    """``CategoryEncoding.call``. An id that is no token gives zeros; ids may have weights."""
     config = layer.config
+    if isinstance(x, tuple):
+        ids, weights = np.asarray(x[0]).astype(np.int64), context.number(x[1])
+        rows = _encoded(ids, "rows", config["num_tokens"], context)
+        return np.einsum("bt,btn->bn", weights, rows), None
+    ids = np.asarray(x).astype(np.int64)
     return _encoded(ids, config["output_mode"], config["num_tokens"], context), None
 
 

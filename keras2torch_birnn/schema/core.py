@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
     REQUIRED,
+    BadOptionError,
     Option,
     activation,
     axes,
@@ -95,8 +97,13 @@ def _rms_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
 def _prelu_weights(config: Config, shape: Shape | None) -> WeightShapes:
     if shape is None:
         return {"alpha": ()}  # unreachable through a Keras file: PReLU is built from its input
-    shared = config["shared_axes"] or ()
-    return {"alpha": tuple(1 if i in shared else shape[i] for i in range(1, len(shape)))}
+    sizes_ = list(shape[1:])
+    for axis in config["shared_axes"] or ():
+        # Keras takes 1 away and lets Python count from the end: -1 is the last axis but one.
+        if not -len(sizes_) <= axis - 1 < len(sizes_):
+            raise ShapeError(f"shared_axes {axis} of an input of {len(shape)} dimensions")
+        sizes_[axis - 1] = 1
+    return {"alpha": tuple(sizes_)}
 
 
 def _embedding_weights(config: Config, shape: Shape | None) -> WeightShapes:
@@ -107,6 +114,15 @@ def _embedding_weights(config: Config, shape: Shape | None) -> WeightShapes:
 
 def _embedding_output(config: Config, shape: Shape | None) -> Shape | None:
     return None if shape is None else (*shape, config["output_dim"])
+
+
+def _noise_shape(value: Any) -> tuple[int | None, ...] | None:
+    """Sizes of what dropout draws, None for the input's own."""
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        raise BadOptionError("a list of whole numbers and null is expected")
+    return tuple(None if part is None else size().parse(part) for part in value)
 
 
 def _groups() -> Option:
@@ -121,6 +137,7 @@ _NORMALIZATION: Mapping[str, Option] = {
     "scale": flag(True),
 }
 _DROPOUT: Mapping[str, Option] = {"rate": number(REQUIRED, 0.0, 1.0)}
+_NOISE: Mapping[str, Option] = {"noise_shape": Option(None, _noise_shape)}
 
 LAYERS: Mapping[str, Schema] = {
     # dense and embedding
@@ -153,17 +170,18 @@ LAYERS: Mapping[str, Schema] = {
     "ThresholdedReLU": Schema({"theta": number(1.0)}),
     "Softmax": Schema({"axis": axes(-1), "masking": choice(REQUIRED, "ignore", "add", "replace")}),
     "PReLU": Schema(
-        {"shared_axes": optional(sizes(None))},
+        {"shared_axes": optional(sizes(None, least=-32))},
         _prelu_weights,
     ),
     # training only
-    "Dropout": Schema({**_DROPOUT, "noise_shape": Option(None, lambda v: v)}),
+    "Dropout": Schema({**_DROPOUT, **_NOISE}),
     "SpatialDropout1D": Schema(_DROPOUT),
     "SpatialDropout2D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}),
+    "SpatialDropout3D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}),
     "Identity": Schema({"passes_mask": flag()}),
     "GaussianNoise": Schema({"stddev": number(REQUIRED, 0.0)}),
     "GaussianDropout": Schema(_DROPOUT),
-    "AlphaDropout": Schema({**_DROPOUT, "noise_shape": choice(None, None)}),
+    "AlphaDropout": Schema({**_DROPOUT, **_NOISE}),
     "ActivityRegularization": Schema({"l1": number(0.0), "l2": number(0.0)}),
     # normalisation
     "BatchNormalization": Schema(

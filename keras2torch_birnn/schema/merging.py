@@ -61,10 +61,10 @@ def _elementwise(given: Structure, least: int = 1, most: int = 2**31) -> Shape |
     return out
 
 
-def positive_axis(axis: int, rank: int) -> int:
-    """The axis counted from the start; the batch and what does not exist are refused."""
+def positive_axis(axis: int, rank: int, least: int = 1) -> int:
+    """The axis counted from the start; what does not exist is refused, and mostly the batch."""
     found = axis + rank if axis < 0 else axis
-    if not 0 < found < rank:
+    if not least <= found < rank:
         raise ShapeError(f"axis {axis} of a tensor of {rank} dimensions cannot be merged along")
     return found
 
@@ -77,7 +77,7 @@ def _concatenated(config: Config, given: Structure) -> Shape | None:
     ranks = {len(shape) for shape in known}
     if len(ranks) > 1:
         raise ShapeError(f"tensors of {sorted(ranks)} dimensions cannot be concatenated")
-    axis = positive_axis(config["axis"], ranks.pop())
+    axis = positive_axis(config["axis"], ranks.pop(), least=0)
     out: list[int | None] = []
     for place, sizes in enumerate(zip(*known, strict=True)):
         fixed = [size for size in sizes if size is not None]

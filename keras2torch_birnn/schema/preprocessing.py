@@ -25,7 +25,7 @@ from keras2torch_birnn.schema.row import (
     known,
     normalized_axes,
 )
-from keras2torch_birnn.spec import Shape
+from keras2torch_birnn.spec import Shape, Structure
 
 
 def _numbers(value: Any) -> Any:
@@ -53,6 +53,19 @@ def _rising(value: Any) -> tuple[float, ...]:
     if any(after < before for before, after in pairwise(numbers)):
         raise BadOptionError("rising numbers are expected")
     return numbers
+
+
+def _rescaled(config: Config, shape: Shape | None) -> Shape | None:
+    """Lists of numbers stand for the last axes, as NumPy broadcasts; the output stays as large."""
+    if shape is None:
+        return None
+    for name in ("scale", "offset"):
+        extent = _extent(config[name])
+        sizes = (*shape[1:][::-1], 1)
+        pairs = zip(reversed(extent), sizes, strict=False)
+        if len(extent) > len(sizes) or any(n not in (1, size_) and size_ for n, size_ in pairs):
+            raise ShapeError(f"{name} of shape {list(extent)} does not fit {list(shape)}")
+    return shape
 
 
 def _normalization_weights(config: Config, shape: Shape | None) -> WeightShapes:
@@ -86,6 +99,23 @@ def encoded(mode: str, depth: int, shape: Shape | None) -> Shape | None:
     return None if shape is None else (shape[0], depth)
 
 
+def _categories(config: Config, given: Structure) -> Shape | None:
+    """Ids, or ids and what each of them counts."""
+    mode, depth = config["output_mode"], config["num_tokens"]
+    if not isinstance(given, tuple) or not any(isinstance(part, tuple) for part in given):
+        return encoded(mode, depth, given)
+    ids, weights = given
+    if mode != "count":
+        raise ShapeError(f"count_weights with output_mode {mode!r}, which Keras refuses")
+    shape = encoded(mode, depth, ids)
+    pairs = zip(ids or (), weights or (), strict=False)
+    if None not in (ids, weights) and (
+        len(ids) != len(weights) or any(None not in (a, b) and a != b for a, b in pairs)
+    ):
+        raise ShapeError(f"count_weights {list(weights)} for ids {list(ids)}")
+    return shape
+
+
 def _discretized(config: Config, shape: Shape | None) -> Shape | None:
     mode = config["output_mode"]
     if mode == "int":
@@ -116,7 +146,12 @@ LAYERS: Mapping[str, Schema] = {
         whole=("count",),
     ),
     "Rescaling": Schema(
-        {"scale": number(), "offset": number(0.0), "passes_mask": flag()},
+        {
+            "scale": Option(REQUIRED, _numbers),
+            "offset": Option(0.0, _numbers),
+            "passes_mask": flag(),
+        },
+        output=_rescaled,
     ),
     "CategoryEncoding": Schema(
         {
@@ -124,7 +159,8 @@ LAYERS: Mapping[str, Schema] = {
             "output_mode": _mode("multi_hot", _ENCODINGS),
             "sparse": choice(False, False),
         },
-        output=lambda config, shape: encoded(config["output_mode"], config["num_tokens"], shape),
+        output=_categories,
+        arguments=("inputs", "count_weights"),
     ),
     "Discretization": Schema(
         {
