@@ -290,6 +290,19 @@ def _dense(source: Source, x: Tensor) -> dict[str, Any]:
     return {"units": source.pick((3, 5, x.shape[-1])), **some}
 
 
+def _einsum(source: Source, x: Tensor) -> dict[str, Any]:
+    steps, units = None if x.free else x.shape[0], source.pick(UNITS)
+    equation, shape, bias = source.pick(
+        (
+            ("...c,cd->...d", units, "d"),
+            ("abc,cd->abd", (steps, units), "d"),
+            ("abc,dce->abde", (steps, units, 2), "e"),
+        )
+    )
+    some = source.some(activation=source.activation(), bias_axes=bias)
+    return {"equation": equation, "output_shape": shape, **some}
+
+
 def _prelu(source: Source, x: Tensor) -> dict[str, Any]:
     shared = x.free or (len(x.shape) > 1 and source.often())
     return {"shared_axes": [1]} if shared else {}
@@ -393,6 +406,7 @@ RECIPES: Mapping[str, Recipe] = {
     "TimeDistributed": _options(lambda x: len(x.shape) > 1, _distributed),
     "Sequential": _options(ANY, _stack),
     "Dense": _options(ANY, _dense),
+    "EinsumDense": _options(STEPS, _einsum, *NEW),
     "Embedding": _options(_ids, _embedded),
     "Masking": _options(rank(2, 3)),
     "Activation": _options(ANY, lambda source, x: {"activation": source.activation()}),

@@ -942,9 +942,25 @@ mutation(
 )
 mutation(
     "ids count as often as they come, whatever their weights",
-    edit("layers.preprocessing:encode", "weights.to(tokens.dtype).unsqueeze(-1)", "1"),
+    edit(
+        "layers.preprocessing:encode",
+        "weights.to(tokens.dtype).unsqueeze(-1)",
+        "tokens.new_ones(())",
+    ),
     f"{TF}/count_weights.h5",
     f"{K3}/count_weights.keras",
+)
+mutation(
+    "EinsumDense without its activation",
+    edit("layers.dense:EinsumDense.forward", "self.activation(", "("),
+    f"{TF}/einsum_variable.h5",
+    f"{K3}/einsum.keras",
+)
+mutation(
+    "EinsumDense without its bias",
+    edit("layers.dense:EinsumDense.forward", "y if self.bias is None else y + self.bias", "y"),
+    f"{TF}/einsum.h5",
+    f"{K3}/einsum_variable.h5",
 )
 mutation(
     "AveragePooling1D counts the padding",

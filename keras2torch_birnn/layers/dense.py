@@ -1,7 +1,8 @@
-"""Dense: contracts the last axis, whatever the rank."""
+"""Dense: contracts the last axis, whatever the rank. EinsumDense: any axes, by an equation."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.activations import activation
-from keras2torch_birnn.layers.registry import converts
+from keras2torch_birnn.layers.registry import NONE, converts
 from keras2torch_birnn.rnn.choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
+from keras2torch_birnn.schema.einsum_dense import letters
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -89,3 +91,40 @@ def dense(layer: LayerSpec) -> nn.Module:
     if bias:
         module.bias = parameter(layer.weights["bias"])
     return module
+
+
+class EinsumDense(nn.Module):
+    """A product by an equation of letters, a bias that is broadcast, an activation."""
+
+    def __init__(
+        self, equation: str, weight: nn.Parameter, bias: nn.Parameter | None, value: Any
+    ) -> None:
+        super().__init__()
+        self.equation, self.weight, self.bias = equation, weight, bias
+        self.activation = activation(value)
+        self.shown = activation_label(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Axes as the equation names them."""
+        y = torch.einsum(self.equation, x, self.weight)
+        return self.activation(y if self.bias is None else y + self.bias)
+
+    def extra_repr(self) -> str:
+        """Equation, shape of the kernel, bias, activation."""
+        bias = None if self.bias is None else tuple(self.bias.shape)
+        shown = f"'{self.equation}', {tuple(self.weight.shape)}, bias={bias}"
+        return f"{shown}, activation={self.shown}"
+
+
+@converts("EinsumDense", mask=NONE)
+def einsum_dense(layer: LayerSpec) -> nn.Module:
+    """Build an EinsumDense; it is a Dense where its equation is that of one."""
+    config, parts = layer.config, letters(layer.config["equation"])
+    last_alone = (parts.input[-1] + parts.output[-1], parts.input[:-1])
+    plain = last_alone == (parts.kernel, parts.output[:-1]) and parts.dots != "right"
+    biased = config["bias_axes"] is not None
+    if plain and config["bias_axes"] in (None, parts.output[-1]):
+        return dense(replace(layer, config={**config, "use_bias": biased}))
+    bias = parameter(layer.weights["bias"]) if biased else None
+    weight = parameter(layer.weights["kernel"])
+    return EinsumDense(config["equation"], weight, bias, config["activation"])

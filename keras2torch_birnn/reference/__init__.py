@@ -53,6 +53,7 @@ EQUATIONS: Mapping[str, Equation] = {
     "MultiHeadAttention": attention.heads,
     "GroupedQueryAttention": attention.heads,
     "Dense": layers.dense,
+    "EinsumDense": layers.einsum_dense,
     "Embedding": layers.embedding,
     "Masking": layers.masking,
     "Activation": layers.activation,

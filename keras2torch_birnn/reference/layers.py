@@ -71,6 +71,14 @@ def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Resu
     return activate(layer.config["activation"], y), mask
 
 
+def einsum_dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``EinsumDense.call``: activation(einsum(equation, x, W) + b). The mask ends here."""
+    y = np.einsum(layer.config["equation"], context.number(x), context.weight(layer, "kernel"))
+    if layer.config["bias_axes"] is not None:
+        y = y + context.weight(layer, "bias")
+    return activate(layer.config["activation"], y), None
+
+
 def embedding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
     """``Embedding.call``: row number id, an id that is not whole is cut; (B, T) -> (B, T, F).
 
