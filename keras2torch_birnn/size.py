@@ -55,8 +55,9 @@ def _graph_values(graph: Graph) -> int:
 def _own(layer: LayerSpec) -> int:
     total = _sizes(layer.output_shape)
     if "Attention" in layer.class_name and isinstance(layer.input_shape, tuple):
-        lengths = [s[1] or 1 for s in layer.input_shape if isinstance(s, tuple) and len(s) > 1]
-        total += math.prod(lengths[:2]) * int(layer.config.get("num_heads", 1))  # the scores
+        steps = [s[1:-1] for s in layer.input_shape if isinstance(s, tuple) and len(s) > 1]
+        lengths = [size or 1 for part in steps[:2] for size in part]
+        total += math.prod(lengths) * int(layer.config.get("num_heads", 1))  # the scores, at most
     return total
 
 

@@ -963,6 +963,16 @@ mutation(
     f"{K3}/einsum_variable.h5",
 )
 mutation(
+    "attention of planes over the other axis",
+    edit(
+        "layers.attention:Attention.scores",
+        "key.transpose(-1, -2)",
+        "key.transpose(-1, -2).flip(1)",
+    ),
+    f"{TF}/attention_planes.keras",
+    f"{K3}/attention_planes.keras",
+)
+mutation(
     "AveragePooling1D counts the padding",
     edit("layers.pooling:Pooling.forward", "if any(any(pair) for pair in around):", "if False:"),
     f"{K2}/pool.h5",

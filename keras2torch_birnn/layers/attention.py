@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import USES, MaskFlow, converts
+from keras2torch_birnn.layers.registry import MaskFlow, converts
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema.attention import attended_axes
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -47,7 +47,7 @@ def _together(*masks: Tensor | None) -> Tensor | None:
 class Attention(nn.Module):
     """Luong's attention: scores are dot products, or a sum of tanh (``score_mode="concat"``).
 
-    The query's mask zeroes outputs, the value's hides values.
+    The query's mask zeroes outputs, the value's hides values. Axes between B and T stay apart.
     """
 
     def __init__(self, scale: nn.Parameter | None, *, causal: bool) -> None:
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """(B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
-        out = query @ key.transpose(1, 2)
+        out = query @ key.transpose(-1, -2)
         return out if self.scale is None else out * self.scale
 
     def forward(
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         scores = self.scores(query, key)
         causal = None
         if self.causal or use_causal_mask:
-            causal = causal_mask(scores.shape[1], scores.shape[2], scores.device)
+            causal = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
         hidden = None if value_mask is None else value_mask.bool().unsqueeze(1)
         weights = masked_softmax(scores, _together(hidden, causal))
         out = weights @ value
@@ -92,7 +92,7 @@ class ConcatAttention(Attention):
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """(B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
-        both = query.unsqueeze(2) + key.unsqueeze(1)
+        both = query.unsqueeze(-2) + key.unsqueeze(-3)
         both = both if self.scale is None else self.scale * both
         return self.concat_score_weight * torch.tanh(both).sum(dim=-1)
 
@@ -102,12 +102,20 @@ class AdditiveAttention(Attention):
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
         """(B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
-        both = torch.tanh(query.unsqueeze(2) + key.unsqueeze(1))
+        both = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))
         return both.sum(dim=-1) if self.scale is None else both @ self.scale
 
 
 def _attention_mask(layer: LayerSpec) -> MaskFlow:
-    return MaskFlow(takes=True, after="first") if layer.config["mask_after"] == "query" else USES
+    shapes = layer.input_shape if isinstance(layer.input_shape, tuple) else ()
+    refused = None
+    if any(isinstance(shape, tuple) and len(shape) > 3 for shape in shapes):
+        refused = (
+            f"a mask into {layer.class_name} of more than 3 dimensions is not supported: versions "
+            "of Keras lay it on the scores in different ways"
+        )
+    after: Literal["first", "none"] = "first" if layer.config["mask_after"] == "query" else "none"
+    return MaskFlow(takes=True, after=after, refused=refused)
 
 
 def _scale(layer: LayerSpec) -> nn.Parameter | None:

@@ -51,29 +51,34 @@ def _bool(mask: Structure) -> Array | None:
 
 
 def attention(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``Attention.call``: inputs are (query, value) or (query, value, key)."""
+    """``Attention.call``: inputs are (query, value) or (query, value, key).
+
+    Axes between batch and steps stay apart; there no mask is known.
+    """
     config = layer.config
     query, value = (context.number(x) for x in inputs[:2])
     key = context.number(inputs[2]) if len(inputs) > 2 else value
     scale = context.weight(layer, "scale") if config["use_scale"] else 1
     if layer.class_name == "AdditiveAttention":
-        sums = np.tanh(query[:, :, np.newaxis] + key[:, np.newaxis])
+        sums = np.tanh(query[..., :, np.newaxis, :] + key[..., np.newaxis, :, :])
         scores = np.sum(scale * sums, axis=-1)
     elif config["score_mode"] == "concat":
-        sums = np.tanh(scale * (query[:, :, np.newaxis] + key[:, np.newaxis]))
+        sums = np.tanh(scale * (query[..., :, np.newaxis, :] + key[..., np.newaxis, :, :]))
         scores = context.weight(layer, "concat_score_weight") * np.sum(sums, axis=-1)
     else:
-        scores = scale * np.einsum("bqd,bkd->bqk", query, key)
+        scores = scale * np.einsum("...qd,...kd->...qk", query, key)
     query_mask, value_mask = (None, None) if mask is None else map(_bool, mask[:2])
+    if query.ndim > 3 and (query_mask is not None or value_mask is not None):
+        raise ValueError("a mask into an Attention of more than 3 dimensions is not known")
     causal = config["causal"] or context.call_options.get("use_causal_mask")
     weights = _softmax(
         scores,
         _and(
             None if value_mask is None else value_mask[:, np.newaxis, :],
-            _earlier(*scores.shape[1:]) if causal else None,
+            _earlier(*scores.shape[-2:]) if causal else None,
         ),
     )
-    y = np.einsum("bqk,bke->bqe", weights, value)
+    y = np.einsum("...qk,...ke->...qe", weights, value)
     if query_mask is not None:
         y = np.where(query_mask[..., np.newaxis], y, 0)
     goes_on = None if mask_of_lists(context.generation) == "none" else query_mask

@@ -38,18 +38,25 @@ def _scored(config: Config, output: Shape | None, scores: Shape) -> Any:
 
 
 def _three(given: Structure) -> tuple[Shape | None, ...]:
+    """The shapes (B, ..., T, features); what stands between B and T is the same in all."""
     shapes = shapes_of(given, least=2, most=3)
-    for shape in shapes:
-        if shape is not None and len(shape) != 3:
-            raise ShapeError(f"tensors of 3 dimensions are expected, found {list(shape)}")
+    found = [shape for shape in shapes if shape is not None]
+    for shape in found:
+        if len(shape) < 3:
+            raise ShapeError(f"tensors of 3 dimensions at least are expected, found {list(shape)}")
+        if len(shape) != len(found[0]):
+            raise ShapeError("query, value and key differ in their number of dimensions")
+    for axis in range(1, len(found[0]) - 2 if found else 0):
+        sizes_ = {shape[axis] for shape in found} - {None}
+        if len(sizes_) > 1:
+            raise ShapeError(f"axis {axis} is not attended over, but its sizes differ")
     return shapes
 
 
 def _attention_output(config: Config, given: Structure) -> Any:
     query, value = _three(given)[:2]
-    batch, steps = query[:2] if query else (None, None)
-    out = (batch, steps, last(value))
-    return _scored(config, out, (batch, steps, value[1] if value else None))
+    steps = query[:-1] if query else (None,) * (len(value) - 1 if value else 2)
+    return _scored(config, (*steps, last(value)), (*steps, value[-2] if value else None))
 
 
 def _dot_weights(config: Config, given: Structure) -> WeightShapes:
