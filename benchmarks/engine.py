@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--cell", nargs="+", default=list(CELLS), choices=list(CELLS))
     parser.add_argument("--shapes", nargs="+", type=int, default=list(range(len(SHAPES))))
     parser.add_argument("--masked", choices=("no", "yes", "both"), default="both")
+    parser.add_argument("--training", action="store_true", help="steps of training, not calls")
     parser.add_argument("--only", nargs="+", default=[c for c in CONTENDERS if c != "naive loop"])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path)
@@ -107,7 +108,9 @@ def main() -> None:
     for shape, cell, merge, masked in itertools.product(args.shapes, args.cell, args.merge, masks):
         batch, steps, features, units = SHAPES[shape]
         rnn, gate, after = CELLS[cell]
-        stack = Stack(rnn, merge, 2, batch, steps, features, units, gate, after, masked)
+        stack = Stack(
+            rnn, merge, 2, batch, steps, features, units, gate, after, masked, args.training
+        )
         row = measure(
             stack,
             device=args.device,

@@ -36,6 +36,28 @@ def test_every_contender_on_torch_computes_a_masked_stack_exactly() -> None:
     assert f"{ratio:.2f}x" in next(line for line in lines if PLAIN in line)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_step_of_training_is_timed_and_compared_after_it(masked: bool) -> None:
+    stack = replace(STACK, training=True, masked=masked)
+    row = measure.measure(
+        stack, threads=1, rounds=2, contenders=(OURS, PLAIN, "naive loop", "ONNX Runtime")
+    )
+    *trained, other = row.timings
+    assert [len(t.times_ms) for t in trained] == [2, 2, 2]
+    assert max(t.error for t in trained) <= measure.STACK_TOLERANCE
+    assert other.absent == "does not train" or "not installed" in other.absent
+    assert report.table([row])[0].endswith("training, cpu")
+    # A wrong gradient would be seen: the step changes what comes out by far more than is allowed.
+    change = np.abs(measure._wanted(stack, Path())[0] - case.exact(stack)).max()
+    assert change > 1000 * measure.STACK_TOLERANCE
+
+
+def test_training_contenders_are_for_training_only() -> None:
+    reason = CONTENDERS["Keras train_on_batch"].against
+    assert reason(STACK) == "for training only"
+    assert reason(replace(STACK, training=True)) == ""
+
+
 def test_a_contender_with_other_numbers_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = case.exact(STACK)
     monkeypatch.setattr(measure, "exact", lambda _: right + 1e-5)
@@ -118,6 +140,7 @@ def test_a_sweep_goes_over_all_merges_and_batches() -> None:
     [
         ((), "either MODEL or --rnn is expected"),
         ((MASKED, "--rnn", "gru"), "either MODEL or --rnn is expected"),
+        ((MASKED, "--training"), "--training is for stacks"),
         (("--rnn", "cnn"), "--rnn cnn: one of lstm, gru, rnn is expected"),
         (("--rnn", "gru", "--merge", "max"), "--merge max: one of concat, sum, mul, ave"),
         (("--rnn", "gru", "--batch", "0"), "--batch 0: whole numbers of at least 1"),

@@ -12,8 +12,10 @@ import numpy as np
 
 from keras2torch_birnn.bench.case import (
     CLASSES,
+    RATE,
     Case,
     Model,
+    Prepared,
     Stack,
     input_of,
     layers_of,
@@ -26,10 +28,10 @@ from keras2torch_birnn.spec import Array
 Runner = Callable[[], Any]
 
 
-def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> tuple[Runner, str]:
-    """A function that computes the case once, and what runs it.
+def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
+    """By "predict", "function" (tf.function), "xla" (the same, compiled by XLA) or "call".
 
-    how: "predict", "function" (tf.function), "xla" (the same, compiled by XLA) or "call".
+    Training: "train" or "train-xla".
     """
     package = case.package if isinstance(case, Model) else "keras"
     keras = _package(package)
@@ -42,7 +44,27 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> tuple[Run
         model = _stack(keras, case)
         mask = mask_of(case)
         given = [input_of(case), *([] if mask is None else [mask])]
-    return _runner(model, how, given[0] if len(given) == 1 else given), _versions(keras, how)
+    one = given[0] if len(given) == 1 else given
+    runs = _versions(keras, how)
+    if how in ("train", "train-xla"):
+        return _training(keras, model, how, one, runs)
+    run = _runner(model, how, one)
+    return Prepared(run, run, runs)
+
+
+def _training(keras: Any, model: Any, how: str, given: Any, runs: str) -> Prepared:
+    """``train_on_batch`` towards zeros, which makes the loss the mean of the squared outputs."""
+    model.compile(keras.optimizers.SGD(RATE), loss="mse", jit_compile=how == "train-xla")
+    zeros = np.zeros(model.output_shape, dtype="f4")
+
+    def step() -> None:
+        model.train_on_batch(given, zeros)
+
+    def after_one_step() -> Any:
+        step()
+        return model.predict_on_batch(given)
+
+    return Prepared(step, after_one_step, runs)
 
 
 def _package(name: str) -> Any:

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.bench.case import CLASSES, Case, Stack, input_of, layers_of, lengths_of
+from keras2torch_birnn.bench.case import (
+    CLASSES,
+    Case,
+    Prepared,
+    Stack,
+    input_of,
+    layers_of,
+    lengths_of,
+)
 from keras2torch_birnn.spec import Array, LayerSpec
 
 Runner = Callable[[], Any]
@@ -19,8 +27,8 @@ _OPERATORS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
 _HARD = {"hard_sigmoid_0.2": 0.2, "hard_sigmoid_1/6": 1.0 / 6.0}
 
 
-def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> tuple[Runner, str]:
-    """A function that computes the case once, and what runs it."""
+def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
+    """By "onnxruntime" or "openvino"."""
     if not isinstance(case, Stack):
         raise TypeError("made for stacks only")
     x, model = input_of(case), _model(case).SerializeToString()
@@ -33,13 +41,21 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> tuple[Run
         options["INFERENCE_PRECISION_HINT"] = "f32"
         compiled = core.compile_model(core.read_model(model=model), "CPU", options)
         request = compiled.create_infer_request()
-        return lambda: request.infer({"x": x})[0].copy(), f"OpenVINO {openvino.__version__}"
+        return _prepared(
+            lambda: request.infer({"x": x})[0].copy(), f"OpenVINO {openvino.__version__}"
+        )
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model, settings)
-    return lambda: session.run(None, {"x": x})[0], f"ONNX Runtime {onnxruntime.__version__}"
+    return _prepared(
+        lambda: session.run(None, {"x": x})[0], f"ONNX Runtime {onnxruntime.__version__}"
+    )
+
+
+def _prepared(run: Callable[[], Any], runs: str) -> Prepared:
+    return Prepared(run, run, runs)
 
 
 def _model(stack: Stack) -> Any:

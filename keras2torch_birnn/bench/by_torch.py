@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from keras2torch_birnn.bench.case import (
+    RATE,
     Case,
     Model,
+    Prepared,
     Stack,
     input_of,
     layers_of,
@@ -29,14 +31,15 @@ Runner = Callable[[], Any]
 _CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
-def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> tuple[Runner, str]:
-    """A function that computes the case once, and what runs it. how: an engine, or "compile"."""
+def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
+    """By an engine, or "compile": torch per layer, compiled."""
+    model: nn.Module
     if isinstance(case, Model):
-        call = _model(case, how, device, inputs)
+        model, call = _model(case, how, device, inputs)
     elif how in ("torch", "compile"):
-        call = _by_hand(case, device, compiled=how == "compile")
+        model, call = _by_hand(case, device, compiled=how == "compile")
     else:
-        call = _converted(case, how, device)
+        model, call = _converted(case, how, device)
     ready = torch.cuda.synchronize if device == "cuda" else _nothing
 
     def run() -> Any:
@@ -46,28 +49,58 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> tuple[Run
         return out
 
     kernel = f"torch {torch.__version__}"
-    return run, f"{kernel}, {torch.cuda.get_device_name()}" if device == "cuda" else kernel
+    runs = f"{kernel}, {torch.cuda.get_device_name()}" if device == "cuda" else kernel
+    if isinstance(case, Model) or not case.training:
+        return Prepared(run, run, runs)
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        call().square().mean().backward()
+        optimizer.step()
+        ready()
+
+    def after_one_step() -> Any:
+        step()
+        return run()
+
+    return Prepared(step, after_one_step, runs)
+
+
+def trained_exactly(stack: Stack) -> Array:
+    """The stack's output after one step of training, in float64 by the equations one by one."""
+    model, call = _converted(stack, "loop", "cpu", torch.float64)
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+    call().square().mean().backward()
+    optimizer.step()
+    found: Array = call().detach().numpy()
+    return found
 
 
 def _nothing() -> None:
     pass
 
 
-def _model(case: Model, how: str, device: str, inputs: list[Array]) -> Runner:
+def _model(case: Model, how: str, device: str, inputs: list[Array]) -> tuple[nn.Module, Runner]:
     from keras2torch_birnn.api import convert
 
     model = convert(case.path, config=case.config).to(device)
     set_engine(model, wish(how))
     given = [torch.from_numpy(x).to(device) for x in inputs]
-    return lambda: model(*given)
+    return model, lambda: model(*given)
 
 
-def _converted(stack: Stack, engine: str, device: str) -> Runner:
+def _converted(
+    stack: Stack, engine: str, device: str, dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, Runner]:
     from keras2torch_birnn.layers.registry import convert_layer
 
-    model = nn.ModuleList([convert_layer(layer) for layer in layers_of(stack)]).eval().to(device)
+    model = nn.ModuleList([convert_layer(layer) for layer in layers_of(stack)]).eval()
+    model.to(device, dtype)
     set_engine(model, wish(engine))
-    x, kept = torch.from_numpy(input_of(stack)).to(device), mask_of(stack)
+    x, kept = torch.from_numpy(input_of(stack)).to(device, dtype), mask_of(stack)
     mask = None if kept is None else torch.from_numpy(kept).to(device)
 
     def run() -> Tensor:
@@ -76,7 +109,7 @@ def _converted(stack: Stack, engine: str, device: str) -> Runner:
             out = layer(out, mask=mask)
         return out
 
-    return run
+    return model, run
 
 
 class ByHand(nn.Module):
@@ -108,10 +141,10 @@ class ByHand(nn.Module):
         return self.merge(*out.chunk(2, dim=2))
 
 
-def _by_hand(stack: Stack, device: str, *, compiled: bool) -> Runner:
+def _by_hand(stack: Stack, device: str, *, compiled: bool) -> tuple[nn.Module, Runner]:
     model: Any = nn.Sequential(*(ByHand(stack, layer) for layer in layers_of(stack)))
     model = model.eval().to(device)
     x = torch.from_numpy(input_of(stack)).to(device)
     if compiled:
         model = torch.compile(model)
-    return lambda: model(x)
+    return model, lambda: model(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from keras2torch_birnn.spec import Array, Generation, LayerSpec
 CLASSES: Mapping[str, str] = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
 MERGES = ("concat", "sum", "mul", "ave")
 GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
+RATE = 1.0
 GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
 
 
@@ -24,7 +25,9 @@ GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True,
 class Stack:
     """Layers of one Bidirectional cell, merged alike, and the sizes of the input they get.
 
-    ``masked``: rows are padded behind, to half of the steps on average.
+    ``masked``: rows are padded behind, to half of the steps on average. ``training``: not a call is
+    timed but a step of training: forward, backward, and gradient descent by ``RATE`` on the mean of
+    the squared outputs.
     """
 
     rnn: str
@@ -37,6 +40,7 @@ class Stack:
     recurrent_activation: str = "sigmoid"
     reset_after: bool = True
     masked: bool = False
+    training: bool = False
 
     @property
     def label(self) -> str:
@@ -45,11 +49,12 @@ class Stack:
         before = " before" if self.rnn == "gru" and not self.reset_after else ""
         mask = " masked" if self.masked else ""
         size = f"{self.batch}x{self.time}x{self.features}x{self.units}"
-        return f"{self.rnn}{before}{gate} {self.merge}{mask} {size}"
+        step = " training" if self.training else ""
+        return f"{self.rnn}{before}{gate} {self.merge}{mask} {size}{step}"
 
     @property
     def multiply_adds(self) -> int:
-        """Of one call where every step counts."""
+        """Of one call (forward, in training) where every step counts."""
         width, total = self.features, 0
         for _ in range(self.layers):
             total += 2 * CELL_GATES[CLASSES[self.rnn]] * self.units * (width + self.units)
@@ -144,6 +149,19 @@ def exact(stack: Stack) -> Array:
     for layer in layers_of(stack):
         x, _ = EQUATIONS["Bidirectional"](layer, x, mask, context)
     return x
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contender on a case, ready to be timed.
+
+    ``run``: what is timed. ``outputs``: what it computes, to be compared; of training, what the
+    stack gives after one step. ``runs``: names and versions of what runs.
+    """
+
+    run: Callable[[], Any]
+    outputs: Callable[[], Any]
+    runs: str
 
 
 # ---- between processes ---------------------------------------------------------------------------

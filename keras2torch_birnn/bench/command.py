@@ -49,6 +49,9 @@ def bench(
     masked: Annotated[
         bool, typer.Option("--masked", help="Rows padded behind, to half of the steps on average.")
     ] = False,
+    training: Annotated[
+        bool, typer.Option("--training", help="Time a step of training instead of a call.")
+    ] = False,
     device: Annotated[
         list[str] | None, typer.Option("--device", help="cpu, cuda or all; repeatable.")
     ] = None,
@@ -85,6 +88,7 @@ def bench(
             gate,
             reset_after=reset_after,
             masked=masked,
+            training=training,
         )
         _run(cases, device, threads, rounds, only, json_file, plot_file)
 
@@ -103,12 +107,15 @@ def _cases(
     *,
     reset_after: bool,
     masked: bool,
+    training: bool,
 ) -> list[Case]:
     from keras2torch_birnn.bench.case import CLASSES, GATES, MERGES, Model, Stack
 
     batches = [_number(text) for text in batch.split(",")]
     if (model is None) == (rnn is None):
         raise UsageError("either MODEL or --rnn is expected")
+    if model is not None and training:
+        raise UsageError("--training is for stacks (--rnn)", "a file does not tell what to train")
     if model is not None:
         from keras2torch_birnn.keras_runner import keras_for
         from keras2torch_birnn.readers import read_model
@@ -126,7 +133,17 @@ def _cases(
             raise UsageError(f"{name} {value}: one of {', '.join(allowed)} is expected")
     return [
         Stack(
-            str(rnn), mode, layers, rows, time, features or units, units, gate, reset_after, masked
+            str(rnn),
+            mode,
+            layers,
+            rows,
+            time,
+            features or units,
+            units,
+            gate,
+            reset_after,
+            masked,
+            training,
         )
         for mode, rows in itertools.product(merges, batches)
     ]

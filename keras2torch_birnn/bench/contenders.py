@@ -37,9 +37,16 @@ def _unmasked_torch(case: Case) -> str:
     return _torch_alone(case) or _stacks(case)
 
 
-def _operators(case: Case) -> str:
-    """What ONNX' operators LSTM, GRU and RNN are asked here."""
-    return _stacks(case)
+def _calls(case: Case) -> str:
+    return "does not train" if isinstance(case, Stack) and case.training else ""
+
+
+def _calls_of_stacks(case: Case) -> str:
+    return _stacks(case) or _calls(case)
+
+
+def _training(case: Case) -> str:
+    return "" if isinstance(case, Stack) and case.training else "for training only"
 
 
 @dataclass(frozen=True)
@@ -67,22 +74,32 @@ CONTENDERS: Mapping[str, Contender] = {
     "torch.compile": Contender("by_torch", "compile", against=_unmasked_torch),
     "naive loop": Contender("by_torch", "loop"),
     "ONNX Runtime": Contender(
-        "by_onnx", "onnxruntime", ("onnx", "onnxruntime"), against=_operators, devices=("cpu",)
+        "by_onnx",
+        "onnxruntime",
+        ("onnx", "onnxruntime"),
+        against=_calls_of_stacks,
+        devices=("cpu",),
     ),
     "OpenVINO": Contender(
-        "by_onnx", "openvino", ("onnx", "openvino"), against=_operators, devices=("cpu",)
+        "by_onnx", "openvino", ("onnx", "openvino"), against=_calls_of_stacks, devices=("cpu",)
     ),
     "Keras predict": Contender(
-        "by_keras", "predict", ("keras", "tensorflow"), _TENSORFLOW, devices=("cpu",)
+        "by_keras", "predict", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
     ),
     "Keras tf.function": Contender(
-        "by_keras", "function", ("keras", "tensorflow"), _TENSORFLOW, devices=("cpu",)
+        "by_keras", "function", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
     ),
     "Keras XLA": Contender(
-        "by_keras", "xla", ("keras", "tensorflow"), _TENSORFLOW, devices=("cpu",)
+        "by_keras", "xla", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
+    ),
+    "Keras train_on_batch": Contender(
+        "by_keras", "train", ("keras", "tensorflow"), _TENSORFLOW, _training, ("cpu",)
+    ),
+    "Keras train_on_batch XLA": Contender(
+        "by_keras", "train-xla", ("keras", "tensorflow"), _TENSORFLOW, _training, ("cpu",)
     ),
     "Keras on torch": Contender(
-        "by_keras", "call", ("keras", "torch"), _TORCH, against=_stacks, devices=("cpu",)
+        "by_keras", "call", ("keras", "torch"), _TORCH, against=_calls_of_stacks, devices=("cpu",)
     ),
 }
 

@@ -61,13 +61,14 @@ def main(module: str, how: str, device: str, folder: str) -> None:
     try:
         case = from_json(Path(folder, "case.json").read_text(encoding="utf-8"))
         inputs = _inputs(Path(folder, "inputs.npz"))
-        run, versions = MODULES[module](case, how, device, inputs)
-        first = run()
+        prepared = MODULES[module](case, how, device, inputs)
+        first = prepared.outputs()
+        prepared.run()
     except Exception as error:  # whatever a library raises: the table tells, the others go on
         lines = [line for line in str(error).splitlines() if line.strip()]
         answer(error=f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:120])
         return
-    answer(runs=versions)
+    answer(runs=prepared.runs)
     for line in sys.stdin:
         command, _, file = line.strip().partition(" ")
         if command == "outputs":
@@ -75,7 +76,7 @@ def main(module: str, how: str, device: str, folder: str) -> None:
             np.savez(file, **named)
             answer(written=file)
         else:
-            answer(ms=_timed(run))
+            answer(ms=_timed(prepared.run))
 
 
 # A short call is repeated, so that threads that slept are awake and small caches are warm, as they
