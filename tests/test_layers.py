@@ -14,9 +14,11 @@ from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
 
 from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
+from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.readers.keras1_merge import without_merge
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.shapes import infer_model
@@ -180,7 +182,8 @@ def test_a_mask_does_not_leave_a_branch() -> None:
 @pytest.mark.parametrize(
     ("config", "match"),
     [
-        ({"mode": "cos"}, "Merge of Keras 1 with mode 'cos' is not supported"),
+        ({"mode": "cos"}, "Merge option axes=None is not supported"),
+        ({"mode": "cos", "dot_axes": 0}, "axis 0 of a tensor of 2 dimensions cannot be merged"),
         ({"mode": "new"}, "Merge of Keras 1 with mode 'new' is not supported"),
         ({"mode": 5}, "Merge of Keras 1 with mode 5 is not supported"),
         ({"mode": "f", "mode_type": "lambda"}, "Lambda layer holds Python code"),
@@ -209,6 +212,41 @@ def test_a_merge_that_is_not_known_is_refused(config: Mapping[str, Any], match: 
 def test_a_broken_branch_is_refused(branch: Any) -> None:
     with pytest.raises(InvalidModelFileError):
         problems_of(merged(keras1_branch("a"), branch), KERAS_1)
+
+
+def test_the_cosine_of_matrices_is_refused() -> None:
+    """There Keras 1 takes roots of products that may be below 0."""
+    left, right = (keras1_branch(name) for name in ("a", "b"))
+    for branch in (left, right):
+        branch["config"][0]["config"]["batch_input_shape"] = [None, 7, 3]
+    model = merged(left, right)
+    model["config"][0]["config"].update({"mode": "cos", "dot_axes": [2, 2]})
+    (problem,) = problems_of(model, KERAS_1)
+    assert "mode 'cos' of other than vectors divides matrices of products" in str(problem)
+
+
+def test_vectors_of_length_0_have_the_cosine_0() -> None:
+    cosine = convert_layer(layer("Merge", "m", mode="cos", axes=[1, 1]))
+    x = torch.tensor([[0.0, 0.0, 0.0], [3e-4, 0.0, 0.0]])
+    assert cosine((x, x)).flatten().tolist() == [0.0, pytest.approx(0.9)]
+
+
+def test_a_merge_at_the_start_hands_masks_on_since_keras_2() -> None:
+    branch = keras1_branch("d")
+    branch["config"].insert(0, keras1_layer("Masking", "m", batch_input_shape=[None, 7, 3]))
+    for stay, names in ((True, {"d_without_mask"}), (False, set())):
+        model = without_merge(merged(branch), masks_stay=stay)
+        found = {entry["name"] for entry in model["config"]["layers"]}
+        assert {name for name in found if "without" in name} == names
+
+
+@pytest.mark.parametrize(
+    ("name", "config"), [("Highway", {}), ("MaxoutDense", {"output_dim": 5, "nb_feature": 2})]
+)
+def test_highway_and_maxout_take_vectors_only(name: str, config: Mapping[str, Any]) -> None:
+    own = keras1_layer(name, "own", batch_input_shape=[None, 7, 3], **config)
+    (problem,) = problems_of({"class_name": "Sequential", "config": [own]}, KERAS_1)
+    assert f"{name}: an input of 2 dimensions is expected, found [None, 7, 3]" in str(problem)
 
 
 def test_merges_of_merges_have_an_end() -> None:

@@ -1156,6 +1156,36 @@ mutation(
     "keras-1.2.2/plane_deconvolution_same_th.h5",
 )
 mutation(
+    "a highway carries what it should let through",
+    edit("layers.highway:Highway.forward", "(1 - gate) * x", "gate * x"),
+    "keras-1.2.2/highway_maxout.h5",
+    "keras-2.2.4/highway_maxout.h5",
+)
+mutation(
+    "the smallest of several products",
+    edit("layers.highway:Maxout.forward", ".amax(dim=1)", ".amin(dim=1)"),
+    "keras-1.2.2/highway_maxout.h5",
+    "keras-2.2.4/highway_maxout.h5",
+)
+mutation(
+    "a maxout's features and units change places",
+    edit("layers.highway:maxout", "kernel.transpose(0, 2, 1)", "kernel.transpose(2, 0, 1)"),
+    "keras-1.2.2/highway_maxout.h5",
+    "keras-2.3.1/highway_maxout.h5",
+)
+mutation(
+    "a cosine over one length only",
+    edit("layers.merging:Cosine.forward", "(y * y).sum(dim=1)", "(x * x).sum(dim=1)"),
+    "keras-1.2.2/merge_first_cosine.h5",
+    "keras-1.2.2/merge_cosine.h5",
+)
+mutation(
+    "masks stay in the branches of a Merge of Keras 2",
+    edit("readers.keras1_merge:_Writer._branch", "self.masks_stay and", "True and"),
+    "keras-2.0.8/merge_legacy_masked.h5",
+    rereads=True,
+)
+mutation(
     "attention over all axes",
     edit("layers.attention:MultiHeadAttention._over_axes", "self.plan.axes", "None"),
     f"{TF}/heads_axes.keras",

@@ -208,6 +208,22 @@ class Dot(nn.Module):
         return f"axes={self.axes}, normalize={self.smallest_norm is not None}"
 
 
+class Cosine(nn.Module):
+    """The cosine of two vectors, with two axes of size 1, as Keras 1 gives it."""
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Two tensors (B, F) -> (B, 1, 1)."""
+        x, y = tensors
+        lengths = ((x * x).sum(dim=1) * (y * y).sum(dim=1)).sqrt()
+        return ((x * y).sum(dim=1) / lengths.clamp(min=1e-7))[:, None, None]
+
+
+@converts("Merge", mask=NONE)
+def merge_of_keras_1(layer: LayerSpec) -> nn.Module:
+    """Build a Merge with mode "cos", the only one that has no class of its own."""
+    return Cosine()
+
+
 @converts("Dot", mask=NONE)
 def dot(layer: LayerSpec) -> nn.Module:
     """Build a Dot."""

@@ -23,6 +23,7 @@ from keras2torch_birnn.readers import dialects, keras1
 from keras2torch_birnn.readers.calls import settle_calls
 from keras2torch_birnn.readers.cells import check_alone, check_stack, read_cells, settle_stack
 from keras2torch_birnn.readers.graphs import functional_graph, sequential_graph, shape_value
+from keras2torch_birnn.readers.keras1_merge import without_merge
 from keras2torch_birnn.readers.operations import OPERATION_MODULES, translated_layers
 from keras2torch_birnn.readers.operations.settle import settle_operations
 from keras2torch_birnn.readers.own_layers import (
@@ -123,6 +124,9 @@ def _parse_layer(
     refused: list[str] = []
     if parsing.generation.name == "keras1" and class_name_of([file_class]) is None:
         refused, entry = keras1.refused_values(entry), keras1.modern(entry)
+        file_class = _class_name(entry, outer or "model_config")
+    elif parsing.generation.name == "keras2":
+        entry = without_merge(entry, masks_stay=False)
         file_class = _class_name(entry, outer or "model_config")
     config = _config(entry, outer or "model_config")
     named = config if isinstance(config, Mapping) else {}

@@ -26,6 +26,8 @@ _RENAMED: Mapping[str, Mapping[str, str]] = {
     "InputLayer": {"batch_input_shape": "shape", "batch_shape": "shape"},
     "Dropout": {"p": "rate"},
     "CategoryEncoding": {"max_tokens": "num_tokens"},
+    "Highway": {"bias": "use_bias"},
+    "MaxoutDense": {"bias": "use_bias", "output_dim": "units"},
 }
 
 MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
@@ -40,6 +42,8 @@ _NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
     "SpatialDropout3D": frozenset({"noise_shape"}),
     "Discretization": frozenset({"epsilon"}),
     "ConvLSTM2D": frozenset({"implementation"}),  # Keras before 2.2
+    "Highway": frozenset(("init", "input_dim")),
+    "MaxoutDense": frozenset(("init", "input_dim")),
 }
 
 

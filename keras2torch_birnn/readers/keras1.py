@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.readers.keras1_merge import as_functional, modern_merge, starts_with_merge
+from keras2torch_birnn.readers.keras1_merge import starts_with_merge, without_merge
 from keras2torch_birnn.readers.layouts import HasShape, Layout
 from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import Array, LayerSpec, Shape
@@ -31,7 +31,7 @@ _CLASSES: Mapping[str, str] = {
     "TimeDistributedDense": "Dense",  # a Dense works on every step anyway
 }
 
-_SIZED = ("Dense", "TimeDistributedDense", "LSTM", "GRU", "SimpleRNN")
+_SIZED = ("Dense", "TimeDistributedDense", "MaxoutDense", "LSTM", "GRU", "SimpleRNN")
 _WINDOWS = ("Convolution1D", "AtrousConvolution1D")
 _PLANES = (
     "Convolution2D",
@@ -76,6 +76,7 @@ _NO_EFFECT = frozenset(("init", "inner_init", "forget_bias_init"))
 _NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
     **{name: frozenset(("input_dim",)) for name in (*_SIZED, *_WINDOWS)},
     "Embedding": frozenset(("dropout",)),
+    "Highway": frozenset(("input_dim",)),
 }
 # What only one value of is known elsewhere: (class, key) -> that value, what the others do.
 _ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
@@ -148,14 +149,13 @@ def _in_order(value: Any, ordering: str) -> Any:
 def modern(entry: Any) -> Any:
     """The same layer as Keras 2 would write it; what is not known stays as it is."""
     if starts_with_merge(entry):
-        return as_functional(entry)
+        return without_merge(entry, masks_stay=True)
     config = entry.get("config") if isinstance(entry, Mapping) else None
     class_name = entry.get("class_name") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping) or not isinstance(class_name, str):
         return entry
     if class_name == "Merge":
-        class_name, new = modern_merge(config)
-        return {**entry, "class_name": class_name, "config": new}
+        return without_merge(entry, masks_stay=True)
     if class_name in _PLANES:
         sizes = [config.get("nb_row"), config.get("nb_col")]
         config = {k: v for k, v in config.items() if k not in ("nb_row", "nb_col")}
@@ -238,7 +238,7 @@ _LABELS: Mapping[str, str] = {
     "alpha": "alphas",
 }
 _ENTRY = re.compile(
-    r"(?P<layer>.*?)_(?P<label>[WUb](?:_[icfozrh])?|gamma|beta|running_mean|running_std|alphas|"
+    r"(?P<layer>.*?)_(?P<label>[WUb](?:_[icfozrh])?|[Wb]_carry|gamma|beta|running_mean|running_std|alphas|"
     r"depthwise_kernel|pointwise_kernel)"
     r"(?:_\d+)?(?::\d+)?"
 )

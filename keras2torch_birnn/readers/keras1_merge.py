@@ -1,7 +1,8 @@
 """Merging in Keras 1: the class Merge, and a Sequential whose branches one joins at its start.
 
-Sources: Keras 1.2.2 ``engine/topology.py`` (``Merge``), ``models.py`` (``Sequential.get_config``,
-``flattened_layers``: the order in which the layers of such a model stand in its file).
+Keras 2.0 and 2.1 have both still. Sources: Keras 1.2.2 ``engine/topology.py`` (``Merge``),
+``models.py`` (``Sequential.get_config``, ``flattened_layers``: the order in which the layers of
+such a model stand in its file); Keras 2.0.8 ``legacy/layers.py``, ``legacy/models.py``.
 """
 
 from __future__ import annotations
@@ -21,18 +22,33 @@ _CLASSES: Mapping[str, str] = {
     "max": "Maximum",
     "concat": "Concatenate",
     "dot": "Dot",
+    "cos": "Merge",
 }
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
     "concat": {"concat_axis": "axis"},
     "dot": {"dot_axes": "axes"},
+    "cos": {"mode": "mode", "dot_axes": "axes"},
 }
+
+
+def without_merge(entry: Any, *, masks_stay: bool) -> Any:
+    """The same layer or model in classes that are there to this day.
+
+    ``masks_stay``: no mask leaves a Sequential that a Merge joins, as in Keras 1.
+    """
+    if starts_with_merge(entry):
+        return as_functional(entry, masks_stay=masks_stay)
+    config = entry.get("config") if isinstance(entry, Mapping) else None
+    if not isinstance(config, Mapping) or entry.get("class_name") != "Merge":
+        return entry
+    class_name, new = modern_merge(config)
+    return {**entry, "class_name": class_name, "config": new}
 
 
 def modern_merge(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Class and config of the later layer that does what a Merge does.
 
-    A function of the user's is a Lambda. There is no later word for the cosine: it divides whole
-    matrices of products by each other, and has one axis more than it says.
+    A function of the user's is a Lambda. There is no later word for the cosine.
     """
     mode, kept = config.get("mode"), {"name": config.get("name")}
     if config.get("mode_type", "raw") != "raw":
@@ -60,13 +76,13 @@ def _branches(entry: Any) -> Sequence[Any] | None:
     return found if isinstance(found, list) and found else None
 
 
-def as_functional(entry: Mapping[str, Any]) -> dict[str, Any]:
+def as_functional(entry: Mapping[str, Any], *, masks_stay: bool) -> dict[str, Any]:
     """The same model as a graph: an input for each branch, and the layers in the file's order.
 
     Raises:
         InvalidModelFileError: it has not the structure of such a model.
     """
-    writer = _Writer()
+    writer = _Writer(masks_stay=masks_stay)
     end = writer.chain(entry["config"], depth=0)
     config = {
         "layers": writer.layers,
@@ -89,7 +105,8 @@ def _makes_mask(layers: Any) -> bool:
 class _Writer:
     """Collects the layers of all branches."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, masks_stay: bool) -> None:
+        self.masks_stay = masks_stay
         self.layers: list[dict[str, Any]] = []
         self.inputs: list[list[Any]] = []
 
@@ -113,7 +130,7 @@ class _Writer:
         inside = branch.get("config")
         if branch.get("class_name") == "Sequential":
             end = self.chain(inside, depth=depth)
-            return self._without_mask(end) if _makes_mask(inside) else end
+            return self._without_mask(end) if self.masks_stay and _makes_mask(inside) else end
         if branch.get("class_name") != "Model":
             return self.chain([branch], depth=depth)
         layers, starts, ends = (
@@ -146,7 +163,7 @@ class _Writer:
         return name
 
     def _without_mask(self, end: str) -> str:
-        """No mask leaves a Sequential that a Merge joins (its first node has none).
+        """No mask leaves a Sequential that a Merge of Keras 1 joins (its first node has none).
 
         An Identity of this Keras, had it one, would hand no mask on.
         """

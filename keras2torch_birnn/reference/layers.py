@@ -79,6 +79,25 @@ def einsum_dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) 
     return activate(layer.config["activation"], y), None
 
 
+def highway(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Highway.call`` (Keras 1.2.2): a gate between the activation and the input itself."""
+    x = context.number(x)
+    through, carry = x @ context.weight(layer, "W"), x @ context.weight(layer, "W_carry")
+    if layer.config["use_bias"]:
+        through = through + context.weight(layer, "b")
+        carry = carry + context.weight(layer, "b_carry")
+    gate = activate("sigmoid", carry)
+    return gate * activate(layer.config["activation"], through) + (1 - gate) * x, None
+
+
+def maxout(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``MaxoutDense.call`` (Keras 1.2.2): the largest of several products; W (K, F, units)."""
+    products = np.einsum("bf,kfu->bku", context.number(x), context.weight(layer, "W"))
+    if layer.config["use_bias"]:
+        products = products + context.weight(layer, "b")
+    return products.max(axis=1), None
+
+
 def embedding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
     """``Embedding.call``: row number id, an id that is not whole is cut; (B, T) -> (B, T, F).
 

@@ -138,6 +138,19 @@ def concatenate(layer: LayerSpec, inputs: Structure, mask: Structure, context: C
     return y, reduce(np.concatenate(spread, axis=axis), axis=-1)
 
 
+def cosine(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+    """``Merge.call`` (Keras 1.2.2), mode "cos" of vectors: <x, y> / max(sqrt(<x, x> <y, y>), 1e-7).
+
+    ``batch_dot`` makes (B, 1) of a number per sample, ``expand_dims`` (B, 1, 1). No mask.
+    """
+    x, y = (context.number(tensor) for tensor in inputs)
+    samples = [
+        np.dot(a, b) / max(np.sqrt(np.dot(a, a) * np.dot(b, b)), 1e-7)
+        for a, b in zip(x, y, strict=True)
+    ]
+    return np.array(samples, context.dtype).reshape(-1, 1, 1), None
+
+
 def dot(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
     """``Dot._merge_function``: ``batch_dot`` sample by sample, of unit vectors with normalize.
 

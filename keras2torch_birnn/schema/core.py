@@ -47,6 +47,26 @@ def _dense_output(config: Config, shape: Shape | None) -> Shape | None:
     return None if shape is None else (*shape[:-1], config["units"])
 
 
+def _highway_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    size_ = last(known(shape, rank=2))
+    return {
+        name: shape_
+        for name, shape_, there in (
+            ("W", (size_, size_), True),
+            ("W_carry", (size_, size_), True),
+            ("b", (size_,), config["use_bias"]),
+            ("b_carry", (size_,), config["use_bias"]),
+        )
+        if there
+    }
+
+
+def _maxout_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    features, units = config["nb_feature"], config["units"]
+    kernel: Shape = (features, last(known(shape, rank=2)), units)
+    return {"W": kernel, "b": (features, units)} if config["use_bias"] else {"W": kernel}
+
+
 def _norm_shape(config: Config, shape: Shape | None) -> Shape:
     if shape is None:
         return (None,) * len(config["axis"])
@@ -149,6 +169,13 @@ LAYERS: Mapping[str, Schema] = {
             "quantized": choice(None, None, "inputs and weights", "weights"),
         },
         _dense_weights,
+        _dense_output,
+    ),
+    # of Keras 1, and as legacy of Keras 2; of vectors only, under the names that the files have
+    "Highway": Schema({"activation": activation(), "use_bias": flag(True)}, _highway_weights),
+    "MaxoutDense": Schema(
+        {"units": size(), "nb_feature": size(4), "use_bias": flag(True)},
+        _maxout_weights,
         _dense_output,
     ),
     "Embedding": Schema(

@@ -107,6 +107,22 @@ def _dot(config: Config, given: Structure) -> Shape | None:
     return out if len(out) > 1 else (*out, 1)
 
 
+def _cosine(config: Config, given: Structure) -> Shape | None:
+    """(B, 1, 1) of two vectors, where Keras 1 declares (B, 1)."""
+    x, y = shapes_of(given, least=2, most=2)
+    if x is None or y is None:
+        return None
+    if (len(x), len(y)) != (2, 2):
+        raise ShapeError(
+            "mode 'cos' of other than vectors divides matrices of products by each other, which "
+            "is not supported"
+        )
+    for axis in config["axes"]:
+        positive_axis(axis, 2)
+    _together(x[1], y[1], (x, y))
+    return (x[0], 1, 1)
+
+
 def _pair(value: Any) -> tuple[int, int]:
     """One axis of each tensor; a single number is both."""
     values = value if isinstance(value, list | tuple) else [value, value]
@@ -137,6 +153,12 @@ LAYERS: Mapping[str, Schema] = {
             "highest_rank": size(REQUIRED),
         },
         output=_dot,
+        listed=True,
+    ),
+    # of Keras 1; its other modes have classes of their own
+    "Merge": Schema(
+        {"mode": choice(REQUIRED, "cos"), "axes": Option(REQUIRED, _pair)},
+        output=_cosine,
         listed=True,
     ),
 }
