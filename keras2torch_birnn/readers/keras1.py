@@ -32,13 +32,14 @@ _CLASSES: Mapping[str, str] = {
 }
 
 _SIZED = ("Dense", "TimeDistributedDense", "MaxoutDense", "LSTM", "GRU", "SimpleRNN")
-_WINDOWS = ("Convolution1D", "AtrousConvolution1D")
+_WINDOWS = ("Convolution1D", "AtrousConvolution1D", "LocallyConnected1D")
 _PLANES = (
     "Convolution2D",
     "AtrousConvolution2D",
     "SeparableConvolution2D",
     "Deconvolution2D",
     "ConvLSTM2D",
+    "LocallyConnected2D",
 )
 # Layers of planes whose configs do not say where the channels stand.
 _SILENT = ("ZeroPadding2D", "Cropping2D", "UpSampling2D")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from keras2torch_birnn.reference import (
     attention,
     layers,
+    local,
     merging,
     models,
     operations,
@@ -103,6 +104,8 @@ EQUATIONS: Mapping[str, Equation] = {
     "SeparableConv2D": windows.separable,
     "Conv1DTranspose": windows.transposed,
     "Conv2DTranspose": windows.transposed,
+    "LocallyConnected1D": local.locally_connected,
+    "LocallyConnected2D": local.locally_connected,
     "MaxPooling1D": windows.pooling(np.max),
     "MaxPooling2D": windows.pooling(np.max),
     "AveragePooling1D": windows.pooling(np.mean),
