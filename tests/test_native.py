@@ -438,7 +438,7 @@ def test_gradients_through_the_kernel_are_those_of_torch(
     states = 4 if cell == "LSTM" else 2
     start = [torch.randn(2, 7, generator=rng).requires_grad_() for _ in range(states)]
     mask = torch.tensor([[1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1]]).bool() if masked else None
-    wanted = [x, *start, *(p for p in module.parameters())]
+    wanted = [x, *start, *module.requires_grad_(True).parameters()]
 
     def gradients() -> list[Tensor | None]:
         loss = module(x, mask=mask, initial_state=start).sin().sum()
@@ -488,6 +488,7 @@ def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], traini
         module: Any = make(spec).to(dtype).train(training)
         module.engine = engine
         inputs = [t.to(dtype).requires_grad_() for t in (x, *start)]
+        module.requires_grad_(True)  # torch's second bias, too
         found = module(inputs[0], mask, inputs[1:] or None)
         outputs = found if isinstance(found, tuple) else (found,)
         weigh = torch.Generator().manual_seed(1)

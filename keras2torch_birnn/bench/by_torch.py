@@ -125,6 +125,8 @@ class ByHand(nn.Module):
         zeros = {k: torch.zeros_like(v) for k, v in self.rnn.state_dict().items()}
         given = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
         self.rnn.load_state_dict(zeros | given)
+        for name, weight in self.rnn.named_parameters():
+            weight.requires_grad_(name in given)  # Keras has one bias and trains one
         self.merge = MERGE[stack.merge]
         self.lengths = lengths_of(stack)
 

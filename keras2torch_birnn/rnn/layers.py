@@ -335,11 +335,12 @@ def torch_module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
     )
     zeros = CELL_GATES[layer.class_name] * units
     like = parameters["weight_ih_l0"]
-    for name, _ in list(module.named_parameters()):
-        if name not in parameters:  # torch's second bias, which Keras does not have
-            parameters[name] = np.zeros(zeros, dtype=like.dtype)
+    # Torch's second bias, which Keras does not have: it stays zero in training, too.
+    added = [name for name, _ in module.named_parameters() if name not in parameters]
+    parameters |= {name: np.zeros(zeros, dtype=like.dtype) for name in added}
     for name, array in parameters.items():
         setattr(module, name, parameter(array))
+        getattr(module, name).requires_grad_(name not in added)
     for half, suffix in zip(halves, ("_l0", "_l0_reverse"), strict=False):
         if not half.config.get("trainable", True):  # Keras 3 can freeze one half alone
             for name in parameters:
