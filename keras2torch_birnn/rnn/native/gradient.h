@@ -192,7 +192,6 @@ static void gradient_with(const K2tGradient& call, const K2tTask& task, float* m
     for (long r = 0; r < rows; ++r) {
         from(call.d_h_n[d], r, d_h + r * width);
         from(call.d_c_n[d], r, d_c + r * width);
-        for (long t = length(r); t < call.time; ++t) copy(nullptr, size, given(r, t));
     }
     long n = 0;
     for (long step = rows ? length(0) - 1 : -1; step >= 0; --step) {

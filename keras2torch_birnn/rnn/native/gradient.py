@@ -49,9 +49,7 @@ def run_keeping(inputs: Inputs) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     units = inputs.parameters[0][1].shape[1]
     width = library().k2t_width(instruction_set(), units)
     parts = library().k2t_kept_parts(cell.kind)
-    # Steps past a length are not written, and must not be NaN.
-    make = torch.empty if inputs.lengths is None else torch.zeros
-    kept = tuple(make(x.shape[0], x.shape[1], parts, width) for _ in inputs.parameters)
+    kept = tuple(torch.empty(*x.shape[:2], parts, width) for _ in inputs.parameters)
     out, final = compute(
         x,
         [p for direction in inputs.parameters for p in direction],
@@ -123,13 +121,29 @@ def gradient(
     use_torch_threads()
     if batch and library().k2t_gradient(isa, ctypes.byref(call)):
         raise MemoryError("no memory for the native kernel's scratch")
-    rows = x.reshape(batch * time, features)
+    valid = None if lengths is None else _valid(lengths, time)
+    rows = _rows(x, valid)
     d_rows = torch.zeros_like(rows) if of_x else None
-    d_parameters = []
-    for d, direction in enumerate(inputs.parameters):
-        d_parameters.append(_sums(inputs.cell.kind, direction, rows, kept[d], d_gates[d], d_rows))
+    d_parameters = [
+        _sums(inputs.cell.kind, parameters, rows, _rows(k, valid), _rows(d, valid), d_rows)
+        for parameters, k, d in zip(inputs.parameters, kept, d_gates, strict=True)
+    ]
+    if d_rows is not None and valid is not None:
+        d_rows = torch.zeros(batch * time, features).index_copy_(0, valid, d_rows)
     d_x = None if d_rows is None else d_rows.view(batch, time, features)
     return d_x, list(d_start.flatten(0, 1).unbind(0)), d_parameters
+
+
+def _valid(lengths: Tensor, time: int) -> Tensor | None:
+    """The numbers of the steps that count among all of all rows; None if all do."""
+    counts = torch.arange(time) < lengths[:, None]
+    return None if counts.all() else counts.flatten().nonzero().squeeze(1)
+
+
+def _rows(values: Tensor, valid: Tensor | None) -> Tensor:
+    """(B, T, ...) -> (steps that count, ...)."""
+    flat = values.flatten(0, 1)
+    return flat if valid is None else flat.index_select(0, valid)
 
 
 def _sums(
@@ -142,23 +156,23 @@ def _sums(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One direction's gradients, by torch's order of parameters; that of rows is added to d_rows.
 
-    rows: the inputs (B * T, F). d_gates: (B, T, gates, W), for a GRU that resets after the product
-    n's recurrent sum, then r, z, n.
+    Of each step that counts: rows (N, F), the inputs; kept (N, parts, W); d_gates (N, gates, W),
+    for a GRU that resets after the product n's recurrent sum, then r, z, n.
     """
     units = parameters[1].shape[1]
-    gates, width = parameters[1].shape[0] // units, kept.shape[3]
+    gates, width = parameters[1].shape[0] // units, kept.shape[2]
     after, before = kind == KINDS["GRU"], kind == KINDS["GRU before"]
 
     def whole(sums: Tensor) -> Tensor:
         """(gates * W, ...) -> (gates * H, ...)."""
         return sums.view(-1, width, *sums.shape[1:])[:, :units].flatten(0, 1)
 
-    flat = d_gates.flatten(0, 1).flatten(1)
+    flat = d_gates.flatten(1)
     of_inputs, of_states = flat[:, -gates * width :], flat[:, : gates * width]
-    h = kept[:, :, -1, :units].flatten(0, 1)
+    h = kept[:, -1, :units]
     if before:
         rz, n = flat[:, : 2 * width], flat[:, 2 * width :]
-        reset = kept[:, :, 0, :units].flatten(0, 1) * h
+        reset = kept[:, 0, :units] * h
         d_hh = torch.cat((whole(rz.T @ h), whole(n.T @ reset)))
     else:
         d_hh = whole(of_states.T @ h)

@@ -91,8 +91,8 @@ struct K2tGradient {
     int64_t d_out_time_stride;
     const float* d_h_n[2];                  // (B, H) contiguous, or null: zeros
     const float* d_c_n[2];                  // LSTM only
-    float* d_gates[2];                      // (B, T, gates, W) in torch's order; zeros past lengths.
-                                            // GRU after: n's recurrent sum, then r, z, n.
+    float* d_gates[2];                      // (B, T, gates, W) in torch's order, GRU after: n's
+                                            // recurrent sum, then r, z, n. Nothing past lengths.
     float* d_h_0[2];                        // (B, H) contiguous
     float* d_c_0[2];                        // LSTM only
 };
