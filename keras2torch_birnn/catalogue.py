@@ -45,6 +45,7 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
     ),
     "Conv1DTranspose": ("output_padding that TensorFlow refuses",),
     "Conv2DTranspose": ("output_padding that TensorFlow refuses",),
+    "Conv3DTranspose": ("output_padding that TensorFlow refuses",),
 }
 
 

@@ -111,7 +111,7 @@ def test_shared_axes_that_keras_1_does_not_write_come_from_the_weights() -> None
     assert [layer.config["shared_axes"] for layer in prelu] == [None, (1,)]
 
 
-@pytest.mark.parametrize("name", ["SReLU", "Convolution3D"])
+@pytest.mark.parametrize("name", ["SReLU", "CosineDense"])
 def test_layers_that_only_keras_1_has_are_refused_by_name(name: str, tmp_path: Path) -> None:
     path = edited("less_cpu_lstm.h5", tmp_path, "LSTM", lambda e: e.update(class_name=name))
     with pytest.raises(UnsupportedLayerError, match=f"{name} is not supported"):

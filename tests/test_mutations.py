@@ -1145,7 +1145,8 @@ mutation(
 )
 mutation(
     "kernels of channels_first planes are mirrored",
-    edit("readers.keras1:_join", "w.transpose(2, 3, 1, 0)", "w[..., ::-1].transpose(2, 3, 1, 0)"),
+    edit("readers.keras1:_join", "n: w.transpose(", "n: w[..., ::-1].transpose("),
+    "keras-1.2.2/cube_th.h5",
     "keras-1.2.2/plane_conv_first.h5",
     "keras-1.2.2/plane_separable_first.h5",
     rereads=True,

@@ -1,4 +1,4 @@
-"""Convolutions over one axis or two, three in a ConvLSTM. Keras holds (B, T, C), torch (B, C, T).
+"""Convolutions over one axis, two or three. Keras holds (B, T, C), torch (B, C, T).
 
 Sizes are tuples, one per axis; an extent is how far a dilated window reaches.
 """
@@ -28,6 +28,7 @@ _CONVOLVE: Mapping[int, Callable[..., Tensor]] = {
 _TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {
     1: torch.conv_transpose1d,
     2: torch.conv_transpose2d,
+    3: torch.conv_transpose3d,
 }
 
 
@@ -173,7 +174,7 @@ def _bias(layer: LayerSpec) -> nn.Parameter | None:
     return parameter(layer.weights["bias"]) if layer.config["use_bias"] else None
 
 
-@converts("Conv1D", "Conv2D", mask=NONE)
+@converts("Conv1D", "Conv2D", "Conv3D", mask=NONE)
 def convolution(layer: LayerSpec) -> nn.Module:
     """Build a convolution: ``kernel`` (k, in/groups, out) -> ``weight`` (out, in/groups, k)."""
     weight = parameter(channels_ahead(layer.weights["kernel"]))
@@ -215,7 +216,7 @@ def separable(layer: LayerSpec) -> nn.Module:
     )
 
 
-@converts("Conv1DTranspose", "Conv2DTranspose", mask=NONE)
+@converts("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", mask=NONE)
 def transposed(layer: LayerSpec) -> nn.Module:
     """Build a transposed convolution: ``kernel`` (k, out, in) -> ``weight`` (in, out, k)."""
     weight = parameter(channels_ahead(layer.weights["kernel"]))

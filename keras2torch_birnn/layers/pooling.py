@@ -1,4 +1,4 @@
-"""Pooling over one axis or two, in windows and at once."""
+"""Pooling over one axis, two or three, in windows and at once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from keras2torch_birnn.spec import LayerSpec
 _POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
     ("max", 1): functional.max_pool1d,
     ("max", 2): functional.max_pool2d,
+    ("max", 3): functional.max_pool3d,
     ("average", 1): functional.avg_pool1d,
     ("average", 2): functional.avg_pool2d,
+    ("average", 3): functional.avg_pool3d,
 }
 
 
@@ -69,13 +71,13 @@ def _windows(layer: LayerSpec, kind: str) -> nn.Module:
     )
 
 
-@converts("MaxPooling1D", "MaxPooling2D", mask=NONE)
+@converts("MaxPooling1D", "MaxPooling2D", "MaxPooling3D", mask=NONE)
 def max_pooling(layer: LayerSpec) -> nn.Module:
     """Build a MaxPooling."""
     return _windows(layer, "max")
 
 
-@converts("AveragePooling1D", "AveragePooling2D", mask=NONE)
+@converts("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", mask=NONE)
 def average_pooling(layer: LayerSpec) -> nn.Module:
     """Build an AveragePooling."""
     return _windows(layer, "average")
@@ -108,13 +110,13 @@ class GlobalPooling(nn.Module):
 def _global(layer: LayerSpec, kind: str) -> nn.Module:
     return GlobalPooling(
         kind=kind,
-        rank=2 if layer.class_name.endswith("2D") else 1,
+        rank=int(layer.class_name[-2]),
         keepdims=layer.config["keepdims"],
         last=layer.config["data_format"] == "channels_last",
     )
 
 
-@converts("GlobalMaxPooling1D", "GlobalMaxPooling2D", mask=NONE)
+@converts("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", mask=NONE)
 def global_max_pooling(layer: LayerSpec) -> nn.Module:
     """Build a GlobalMaxPooling. Keras ignores a mask here."""
     return _global(layer, "max")
@@ -124,7 +126,9 @@ def _uses_mask(layer: LayerSpec) -> MaskFlow:
     return USES if layer.config.get("use_mask") else NONE
 
 
-@converts("GlobalAveragePooling1D", "GlobalAveragePooling2D", mask=_uses_mask)
+@converts(
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D", mask=_uses_mask
+)
 def global_average_pooling(layer: LayerSpec) -> nn.Module:
-    """Build a GlobalAveragePooling; of two axes it ignores a mask."""
+    """Build a GlobalAveragePooling; of several axes it ignores a mask."""
     return _global(layer, "average")

@@ -117,14 +117,14 @@ class Margins(nn.Module):
         return f"around={self.around}"
 
 
-@converts("ZeroPadding1D", "ZeroPadding2D", mask=NONE)
+@converts("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", mask=NONE)
 def zero_padding(layer: LayerSpec) -> nn.Module:
     """Build a ZeroPadding."""
     config = layer.config
     return Margins(config["padding"], channels_last=config["data_format"] == "channels_last")
 
 
-@converts("Cropping1D", "Cropping2D", mask=NONE)
+@converts("Cropping1D", "Cropping2D", "Cropping3D", mask=NONE)
 def cropping(layer: LayerSpec) -> nn.Module:
     """Build a Cropping."""
     config = layer.config
@@ -156,7 +156,7 @@ class UpSampling(nn.Module):
         return f"factors={self.factors}, mode={self.mode}"
 
 
-@converts("UpSampling1D", "UpSampling2D", mask=NONE)
+@converts("UpSampling1D", "UpSampling2D", "UpSampling3D", mask=NONE)
 def up_sampling(layer: LayerSpec) -> nn.Module:
     """Build an UpSampling."""
     config = layer.config

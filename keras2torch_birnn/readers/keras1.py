@@ -26,6 +26,7 @@ _CLASSES: Mapping[str, str] = {
     "AtrousConvolution2D": "Conv2D",
     "Convolution1D": "Conv1D",
     "Convolution2D": "Conv2D",
+    "Convolution3D": "Conv3D",
     "Deconvolution2D": "Conv2DTranspose",
     "SeparableConvolution2D": "SeparableConv2D",
     "TimeDistributedDense": "Dense",  # a Dense works on every step anyway
@@ -41,8 +42,13 @@ _PLANES = (
     "ConvLSTM2D",
     "LocallyConnected2D",
 )
-# Layers of planes whose configs do not say where the channels stand.
-_SILENT = ("ZeroPadding2D", "Cropping2D", "UpSampling2D")
+# Where a window's sizes stand.
+_SIDES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(_PLANES, ("nb_row", "nb_col")),
+    "Convolution3D": ("kernel_dim1", "kernel_dim2", "kernel_dim3"),
+}
+# Layers of planes and cubes whose configs do not say where the channels stand.
+_SILENT = tuple(f"{name}{n}D" for n in (2, 3) for name in ("ZeroPadding", "Cropping", "UpSampling"))
 _POOLS = ("MaxPooling1D", "AveragePooling1D")
 
 _RENAMED: Mapping[str, str] = {
@@ -157,9 +163,10 @@ def modern(entry: Any) -> Any:
         return entry
     if class_name == "Merge":
         return without_merge(entry, masks_stay=True)
-    if class_name in _PLANES:
-        sizes = [config.get("nb_row"), config.get("nb_col")]
-        config = {k: v for k, v in config.items() if k not in ("nb_row", "nb_col")}
+    if class_name in _SIDES:
+        sides = _SIDES[class_name]
+        sizes = [config.get(side) for side in sides]
+        config = {k: v for k, v in config.items() if k not in sides}
         config["kernel_size"] = sizes
     if class_name == "Deconvolution2D":
         config = _with_output_size(config)
@@ -282,7 +289,7 @@ def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Sha
         }
     if _ahead(layer):
         return {
-            name: (*shape[:1:-1], *shape[:2]) if len(shape) == 4 else shape
+            name: (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 3 else shape
             for name, shape in expected.items()
         }
     return expected
@@ -293,8 +300,8 @@ def _turned(shape: Shape) -> Shape:
 
 
 def _ahead(layer: LayerSpec) -> bool:
-    """Whether kernels are (filters, channels, rows, columns), as the data are."""
-    planes = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "ConvLSTM2D")
+    """Whether kernels are (filters, channels, rows, columns, ...), as the data are."""
+    planes = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "ConvLSTM2D", "Conv3D")
     return layer.class_name in planes and layer.config["data_format"] == "channels_first"
 
 
@@ -318,7 +325,9 @@ def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
         old = _is_old(kernel.shape)
         return {**weights, "kernel": (kernel.transpose(2, 3, 1, 0) if old else kernel)[:, 0]}
     if _ahead(layer):
-        weights = {n: w.transpose(2, 3, 1, 0) if w.ndim == 4 else w for n, w in weights.items()}
+        weights = {
+            n: w.transpose(*range(2, w.ndim), 1, 0) if w.ndim > 3 else w for n, w in weights.items()
+        }
     if layer.class_name == "Conv2DTranspose":
         return {**weights, "kernel": weights["kernel"].swapaxes(2, 3)}
     if not _per_gate(layer):

@@ -1,4 +1,4 @@
-"""Convolutions over one axis or two: plain, depthwise, separable and transposed."""
+"""Convolutions over one axis, two or three: plain, depthwise, separable and transposed."""
 
 from __future__ import annotations
 
@@ -152,12 +152,12 @@ def _options(rank: int, padding: Option, *more: Mapping[str, Option]) -> dict[st
     return options
 
 
-def _conv(rank: int) -> Schema:
+def _conv(rank: int, *aliases: str) -> Schema:
     return Schema(
         _options(rank, _CAUSAL if rank == 1 else _PADDING, _FILTERS, {"groups": size(1)}),
         _conv_weights,
         conv_output,
-        aliases=(f"Convolution{rank}D",),
+        aliases=aliases,
     )
 
 
@@ -195,12 +195,14 @@ def _transposed(rank: int, *aliases: str) -> Schema:
 
 
 LAYERS: Mapping[str, Schema] = {
-    "Conv1D": _conv(1),
-    "Conv2D": _conv(2),
+    "Conv1D": _conv(1, "Convolution1D"),
+    "Conv2D": _conv(2, "Convolution2D"),
+    "Conv3D": _conv(3),
     "DepthwiseConv1D": _depthwise(1),
     "DepthwiseConv2D": _depthwise(2),
     "SeparableConv1D": _separable(1),
     "SeparableConv2D": _separable(2),
     "Conv1DTranspose": _transposed(1),
     "Conv2DTranspose": _transposed(2, "Deconvolution2D", "Deconv2D"),
+    "Conv3DTranspose": _transposed(3),
 }

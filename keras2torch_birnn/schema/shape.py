@@ -95,8 +95,10 @@ LAYERS: Mapping[str, Schema] = {
     "RepeatVector": Schema({"n": size()}, output=_repeat_vector),
     "ZeroPadding1D": Schema({"padding": margins(1, 1), **_FORMAT}, output=_padded),
     "ZeroPadding2D": Schema({"padding": margins(1, 2), **_FORMAT}, output=_padded),
+    "ZeroPadding3D": Schema({"padding": margins(1, 3), **_FORMAT}, output=_padded),
     "Cropping1D": Schema({"cropping": margins(1, 1), **_LAST}, output=_cropped),
     "Cropping2D": Schema({"cropping": margins(0, 2), **_FORMAT}, output=_cropped),
+    "Cropping3D": Schema({"cropping": margins(1, 3), **_FORMAT}, output=_cropped),
     "UpSampling1D": Schema({"size": window(2), **_LAST}, output=_upsampled),
     "UpSampling2D": Schema(
         {
@@ -107,4 +109,5 @@ LAYERS: Mapping[str, Schema] = {
         },
         output=_upsampled,
     ),
+    "UpSampling3D": Schema({"size": window(2, 3), **_FORMAT}, output=_upsampled),
 }

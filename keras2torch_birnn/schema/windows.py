@@ -1,7 +1,7 @@
 """Windows over the axes between batch and channels: what they share, and pooling.
 
-A layer of rank 1 works on (B, T, C), one of rank 2 on (B, H, W, C); ``channels_first`` puts C
-second. Its windows, strides and dilations are tuples of one size per axis.
+A layer of rank 1 works on (B, T, C), one of rank 2 on (B, H, W, C), one of rank 3 on an axis more;
+``channels_first`` puts C second. Windows, strides and dilations are tuples of one size per axis.
 """
 
 from __future__ import annotations
@@ -92,10 +92,14 @@ def _global_pool(rank: int, alias: str, **more: Option) -> Schema:
 LAYERS: Mapping[str, Schema] = {
     "MaxPooling1D": _pool(1, "MaxPool1D"),
     "MaxPooling2D": _pool(2, "MaxPool2D"),
+    "MaxPooling3D": _pool(3, "MaxPool3D"),
     "AveragePooling1D": _pool(1, "AvgPool1D"),
     "AveragePooling2D": _pool(2, "AvgPool2D"),
+    "AveragePooling3D": _pool(3, "AvgPool3D"),
     "GlobalMaxPooling1D": _global_pool(1, "GlobalMaxPool1D"),
     "GlobalMaxPooling2D": _global_pool(2, "GlobalMaxPool2D"),
+    "GlobalMaxPooling3D": _global_pool(3, "GlobalMaxPool3D"),
     "GlobalAveragePooling1D": _global_pool(1, "GlobalAvgPool1D", use_mask=flag(True)),
     "GlobalAveragePooling2D": _global_pool(2, "GlobalAvgPool2D"),
+    "GlobalAveragePooling3D": _global_pool(3, "GlobalAvgPool3D"),
 }
