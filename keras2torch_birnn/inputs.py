@@ -24,6 +24,8 @@ _HANDS_ON = frozenset(
 )
 # Layers that take ids -> their option that says how many there are.
 _VOCABULARY: Mapping[str, str] = {"Embedding": "input_dim", "CategoryEncoding": "num_tokens"}
+# A Hashing takes any number: of one digit, or of up to seven.
+_HASHED = 10**7
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
     found = {name: _declared(model.graph.layer(name).config) for name in names}
     for origin, layer in _readers(model.graph, {name: name for name in names}):
         facts = found[origin]
-        if layer.class_name in _VOCABULARY:
-            size = layer.config[_VOCABULARY[layer.class_name]]
+        if (size := _vocabulary(layer)) is not None:
             found[origin] = replace(
                 facts,
                 vocabulary=min(size, facts.vocabulary or size),
@@ -55,6 +56,14 @@ def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
         elif layer.class_name == "Masking":
             found[origin] = replace(facts, padding=layer.config["mask_value"])
     return tuple(found[name] for name in names)
+
+
+def _vocabulary(layer: LayerSpec) -> int | None:
+    """How many ids a layer takes; None if it does not take ids."""
+    if layer.class_name == "Hashing":
+        return _HASHED
+    option = _VOCABULARY.get(layer.class_name)
+    return None if option is None else int(layer.config[option])
 
 
 def _declared(config: Mapping[str, Any]) -> InputFacts:
@@ -80,7 +89,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
             reached = {e: s for e, s in zip(ends, sources, strict=False) if s}
             yield from _readers(inner.graph, reached)
         elif sources[0] and (len(sources) == 1 or inner.class_name == "CategoryEncoding"):
-            if inner.class_name in ("Masking", *_VOCABULARY):
+            if inner.class_name == "Masking" or _vocabulary(inner) is not None:
                 yield sources[0], inner
             if inner.class_name in _HANDS_ON:
                 known[call.layer, call.index] = sources[0]

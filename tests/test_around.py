@@ -64,7 +64,11 @@ def with_random_weights(spec: LayerSpec) -> LayerSpec:
 CONV = {"filters": 6, "kernel_size": 3}
 BOUNDS = {"bin_boundaries": [0.0, 1.0]}
 REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
-    ("Hashing", {"num_bins": 3}, STEPS, TF, "Hashing layer hashes text or ids into bins"),
+    ("Hashing", {"num_bins": 3, "mask_value": ""}, STEPS, TF, "a whole number of 64 bits is"),
+    ("Hashing", {"num_bins": 3, "mask_value": 2**63}, STEPS, TF, "a whole number of 64 bits is"),
+    ("Hashing", {"num_bins": 3, "salt": [1, 2, 3]}, STEPS, TF, "a whole number or two are"),
+    ("Hashing", {"num_bins": 3, "salt": 0xDECAFCAFFE}, STEPS, TF, "TensorFlow up to 2.5 writes"),
+    ("Hashing", {"num_bins": 3, "sparse": True}, STEPS, TF, "option sparse=True"),
     ("HashedCrossing", {"num_bins": 3}, STEPS, TF, "HashedCrossing layer hashes pairs"),
     ("SpectralNormalization", {}, STEPS, K3, "SpectralNormalization layer rewrites the kernel"),
     ("StringLookup", {}, STEPS, TF, "StringLookup layer looks up text"),

@@ -992,6 +992,22 @@ mutation(
     "keras-1.2.2/local2_th.h5",
 )
 mutation(
+    "a minus is no character to FarmHash64",
+    edit("layers.hashing:digits", "length = count + negative", "length = count + 0 * negative"),
+    f"{TF}/hashing.keras",
+    f"{K3}/hashing.h5",
+)
+mutation(
+    "remainders of hashes with their sign",
+    edit(
+        "layers.hashing:remainder",
+        "((_right(x, 1) % divisor) * 2 + (x & 1)) % divisor",
+        "x % divisor",
+    ),
+    f"{TF}/hashing.keras",
+    "tf.keras-2.4.0/hashing.h5",
+)
+mutation(
     "AveragePooling1D counts the padding",
     edit("layers.pooling:Pooling.forward", "if any(any(pair) for pair in around):", "if False:"),
     f"{K2}/pool.h5",

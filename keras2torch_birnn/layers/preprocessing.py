@@ -19,6 +19,11 @@ def _single(value: Any) -> Tensor:
     return torch.from_numpy(np.asarray(value, dtype=np.float32))
 
 
+def numbered_tokens(count: int) -> Tensor:
+    """The tokens 0 to count - 1, in the numbers of the outputs."""
+    return _single(np.arange(count))
+
+
 def _passes(layer: LayerSpec) -> MaskFlow:
     return SAME if layer.config["passes_mask"] else NONE
 
@@ -126,7 +131,7 @@ class CategoryEncoding(nn.Module):
     def __init__(self, num_tokens: int, mode: str) -> None:
         super().__init__()
         self.mode = mode
-        self.register_buffer("tokens", _single(np.arange(num_tokens)))
+        self.register_buffer("tokens", numbered_tokens(num_tokens))
 
     def forward(self, x: Tensor, count_weights: Tensor | None = None) -> Tensor:
         """one_hot (B, ..., 1 or T) -> (B, ..., num_tokens); else (B, T) -> (B, num_tokens)."""
@@ -153,7 +158,7 @@ class Discretization(nn.Module):
         super().__init__()
         self.mode = mode
         self.register_buffer("boundaries", _single(boundaries))
-        self.register_buffer("tokens", _single(np.arange(len(boundaries) + 1)))
+        self.register_buffer("tokens", numbered_tokens(len(boundaries) + 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) -> ids of the same shape, or as CategoryEncoding encodes them."""

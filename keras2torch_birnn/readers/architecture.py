@@ -32,7 +32,7 @@ from keras2torch_birnn.readers.own_layers import (
     own_class_name,
     own_layer,
 )
-from keras2torch_birnn.readers.policies import read_policy
+from keras2torch_birnn.readers.policies import Reading, read_policy
 from keras2torch_birnn.readers.quantized import quantization, source_policy
 from keras2torch_birnn.schema import (
     CLASS_NAMES,
@@ -56,7 +56,6 @@ _REFUSED_CLASSES: Mapping[str, str] = {
     "StringLookup": "looks up text; do that before the model, on integer ids",
     "IntegerLookup": "looks ids up in a vocabulary; do that before the model",
     "TextVectorization": "turns text into ids; do that before the model",
-    "Hashing": "hashes text or ids into bins; do that before the model",
     "HashedCrossing": "hashes pairs of features into bins; do that before the model",
     "SpectralNormalization": "rewrites the kernel of the layer in it; save that layer by itself",
 }
@@ -70,11 +69,15 @@ _HOW_TO_SUPPLY_A_LAMBDA = (
 
 @dataclass
 class Parsing:
-    """What every step of one parse shares. ``problems`` and ``notes`` grow as it goes."""
+    """What every step of one parse shares. ``problems`` and ``notes`` grow as it goes.
+
+    ``floats``: "float32", "float64", as far as layers say that they compute in it.
+    """
 
     generation: Generation
     problems: list[K2TError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    floats: set[str] = field(default_factory=set)
 
 
 def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
@@ -236,6 +239,7 @@ def _options(
     config = dialects.renamed(class_name, given)
     trainable = config.pop("trainable", True)
     if class_name == "InputLayer":
+        _note_dtype(read_policy(config.get("dtype")), parsing)
         if config.get("shape") is not None:
             config["shape"] = shape_value(config["shape"], place)
         for key in ("sparse", "ragged"):
@@ -313,10 +317,15 @@ def _option(
 
 def _check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
     meaning = read_policy(policy)
-    if meaning.note and meaning.note not in parsing.notes:
-        parsing.notes.append(meaning.note)
+    _note_dtype(meaning, parsing)
+    parsing.floats |= {meaning.floats} - {""}
     if meaning.refusal:
         parsing.problems.append(UnsupportedOptionError(meaning.refusal, place=place))
+
+
+def _note_dtype(meaning: Reading, parsing: Parsing) -> None:
+    if meaning.note and meaning.note not in parsing.notes:
+        parsing.notes.append(meaning.note)
 
 
 # ---- wrappers ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from keras2torch_birnn.reference import (
     attention,
+    hashing,
     layers,
     local,
     merging,
@@ -85,6 +86,7 @@ EQUATIONS: Mapping[str, Equation] = {
     "Rescaling": preprocessing.rescaling,
     "CategoryEncoding": preprocessing.category_encoding,
     "Discretization": preprocessing.discretization,
+    "Hashing": hashing.hashing,
     **operations.EQUATIONS,
     "Flatten": layers.flatten,
     "Reshape": layers.reshape,

@@ -53,7 +53,7 @@ def rescaling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> 
     return context.number(x) * scale + offset, _passed(mask, context)
 
 
-def _encoded(ids: Array, mode: str, depth: int, context: Context) -> Array:
+def encoded(ids: Array, mode: str, depth: int, context: Context) -> Array:
     """``encode_categorical_inputs``: rows of the unit matrix, their maximum or their sum."""
     if mode == "one_hot" and ids.ndim > 1 and ids.shape[-1] == 1:
         ids = ids[..., 0]
@@ -72,10 +72,10 @@ def category_encoding(layer: LayerSpec, x: Structure, mask: Structure, context: 
     config = layer.config
     if isinstance(x, tuple):
         ids, weights = np.asarray(x[0]).astype(np.int64), context.number(x[1])
-        rows = _encoded(ids, "rows", config["num_tokens"], context)
+        rows = encoded(ids, "rows", config["num_tokens"], context)
         return np.einsum("bt,btn->bn", weights, rows), None
     ids = np.asarray(x).astype(np.int64)
-    return _encoded(ids, config["output_mode"], config["num_tokens"], context), None
+    return encoded(ids, config["output_mode"], config["num_tokens"], context), None
 
 
 def discretization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
@@ -85,4 +85,4 @@ def discretization(layer: LayerSpec, x: Array, mask: Structure, context: Context
     mode = layer.config["output_mode"]
     if mode == "int":
         return ids, None
-    return _encoded(ids, mode, len(boundaries) + 1, context), None
+    return encoded(ids, mode, len(boundaries) + 1, context), None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -116,11 +116,40 @@ def _categories(config: Config, given: Structure) -> Shape | None:
     return shape
 
 
-def _discretized(config: Config, shape: Shape | None) -> Shape | None:
-    mode = config["output_mode"]
-    if mode == "int":
-        return shape
-    return encoded(mode, len(config["bin_boundaries"]) + 1, shape)
+def _ids(depth: Callable[[Config], int]) -> Callable[[Config, Structure], Shape | None]:
+    """Ids of the input's shape, or encoded."""
+
+    def output(config: Config, shape: Structure) -> Shape | None:
+        if isinstance(shape, tuple) and any(isinstance(part, tuple) for part in shape):
+            raise ShapeError("one tensor is expected, found several")
+        mode = config["output_mode"]
+        return shape if mode == "int" else encoded(mode, depth(config), shape)
+
+    return output
+
+
+LEAST, MOST = -(2**63), 2**63 - 1
+# What TensorFlow up to 2.5 writes for a layer without salt.
+_NO_SALT = (0xDECAFCAFFE, 0xDECAFCAFFE)
+
+
+def _whole(value: Any) -> int:
+    """A whole number of 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int) or not LEAST <= value <= MOST:
+        raise BadOptionError("a whole number of 64 bits is expected")
+    return value
+
+
+def _salt(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    values = value if isinstance(value, list | tuple) else [value, value]
+    if len(values) != 2:
+        raise BadOptionError("a whole number or two are expected")
+    first, second = (_whole(part) for part in values)
+    if (first, second) == _NO_SALT:
+        raise BadOptionError("TensorFlow up to 2.5 writes this for layers without salt, too")
+    return first, second
 
 
 def _mode(default: str, allowed: Sequence[str]) -> Option:
@@ -169,6 +198,17 @@ LAYERS: Mapping[str, Schema] = {
             "sparse": choice(False, False),
             "num_bins": optional(size(None, least=0)),
         },
-        output=_discretized,
+        output=_ids(lambda config: len(config["bin_boundaries"]) + 1),
+    ),
+    # whole numbers alone: no text reaches a model in torch
+    "Hashing": Schema(
+        {
+            "num_bins": size(),
+            "mask_value": optional(Option(None, _whole)),
+            "salt": Option(None, _salt),
+            "output_mode": _mode("int", ("int", *_ENCODINGS)),
+            "sparse": choice(False, False),
+        },
+        output=_ids(lambda config: int(config["num_bins"])),
     ),
 }
