@@ -21,6 +21,7 @@ from keras2torch_birnn.conversion import (
     Origin,
     build,
     checksum,
+    float_type,
     model_golden,
     origin,
     with_origin,
@@ -211,7 +212,9 @@ def load(
         model = _built(spec)
         _assign(model, content["state_dict"])
         facts = Origin(content["spec"], golden, checksum(model))
-    return with_origin(model, facts).eval().to(checked_device(device))
+    # the weights are in the dtype of OUT; what the spec holds besides follows
+    model = model.to(checked_device(device), float_type(model))
+    return with_origin(model, facts).eval()
 
 
 def _built(spec: ModelSpec) -> fx.GraphModule:

@@ -444,9 +444,11 @@ def test_the_code_reads_as_what_the_user_wrote() -> None:
         ("reshape", ["op3", 0, 0, {"shape": [["op5", 0, 0], 3, 1]}], {}),
     )  # fmt: skip
     assert code(model, TF) == [
-        "op0 = 2.0 * x",
-        "op2 = x[(slice(None, None, None), -1)]",
-        "op4 = x.shape",
+        "floats_like = self.floats_like()",
+        "x_1 = keras2torch_birnn_layers_entry_floats(x, floats_like)",
+        "op0 = 2.0 * x_1",
+        "op2 = x_1[(slice(None, None, None), -1)]",
+        "op4 = x_1.shape",
         "op1 = torch.sum(op0, dim = (1,), keepdim = False)",
         "op5 = op4[0]",
         "op3 = op1 - op2",

@@ -13,9 +13,10 @@ from operator import getitem
 from typing import Any
 
 import numpy as np
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
+from keras2torch_birnn.layers.entry import ENTRIES
 from keras2torch_birnn.layers.names import attribute_names
 from keras2torch_birnn.layers.operation import OperationNodes, used_outputs
 from keras2torch_birnn.layers.registry import (
@@ -36,6 +37,16 @@ from keras2torch_birnn.layers.time_distributed import (
 )
 from keras2torch_birnn.own import output_count, own_of
 from keras2torch_birnn.schema import OPS
+from keras2torch_birnn.schema.flow import (
+    TAKES_IDS,
+    Node,
+    as_it_is,
+    declared_kind,
+    gives,
+    kind_of,
+    repeated,
+)
+from keras2torch_birnn.schema.kinds import Kinds
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -46,30 +57,24 @@ from keras2torch_birnn.spec import (
     map_structure,
 )
 
-# These cut ids themselves; an operation compares ids.
-_TAKES_IDS = frozenset({"Embedding", "CategoryEncoding", "Sequential", "Functional"})
 
-
-def whole_numbers(x: Tensor) -> Tensor:
-    """What Keras makes of an input declared as integers: floats lose their fraction."""
-    return x.long() if x.is_floating_point() else x
-
-
-def _cut_inputs(graph: Graph) -> frozenset[str]:
-    """Inputs whose floats have to become whole for a layer that reads them."""
-    read: set[str] = set()
+def _read(graph: Graph) -> frozenset[str]:
+    """Inputs that have to be numbers of the declared kind for what reads them."""
+    read = {ref.layer for ref in leaves(graph.outputs)}
     for call in graph.calls:
-        one = graph.layer(call.layer)
-        name = one.parts.get("layer", one).class_name
-        if name not in _TAKES_IDS and name != "ops.NotEqual":
-            read.update(leaf.layer for leaf in leaves(call.args) if isinstance(leaf, TensorRef))
-    return frozenset(
-        layer.name
-        for layer in graph.layers
-        if layer.class_name == "InputLayer"
-        and str(layer.config["dtype"]).startswith(("int", "uint"))
-        and layer.name in read
-    )
+        layer = graph.layer(call.layer)
+        name = layer.parts.get("layer", layer).class_name
+        if name not in TAKES_IDS and name != "ops.NotEqual":
+            every = leaves((call.args, dict(call.kwargs)))
+            read.update(leaf.layer for leaf in every if isinstance(leaf, TensorRef))
+    return frozenset(read)
+
+
+# A tensor on its way into a model: the fx node, its mask, its kind.
+Given = tuple[Any, Any, str]
+_GIVEN = "given"  # the kind of what a user gives: not known yet
+# Keywords of a call -> the kind that they are.
+_KEYWORDS = {"initial_state": "float", "mask": "bool"}
 
 
 class _Emitter:
@@ -116,16 +121,17 @@ class _Emitter:
     def run(
         self,
         graph: Graph,
-        given: list[tuple[Any, Any]],
+        given: list[Given],
         names: Mapping[str, str],
         prefix: str,
         path: str,
     ) -> tuple[Structure, Structure]:
-        """Emit all calls of a graph whose inputs are (tensor, mask); returns outputs and masks."""
+        """Emit all calls of a graph; returns outputs and masks."""
         values: dict[tuple[str, int], Structure] = {}
         masks: dict[tuple[str, int], Structure] = {}
         inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
-        cut = _cut_inputs(graph)
+        kinds: dict[Node, Kinds] = {}
+        read = _read(graph)
         used = used_outputs(leaves((tuple(call.args for call in graph.calls), graph.outputs)))
 
         def value(leaf: Any) -> Any:
@@ -152,10 +158,12 @@ class _Emitter:
             layer, key = graph.layer(call.layer), (call.layer, call.index)
             where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
             if layer.class_name == "InputLayer":
-                values[key], masks[key] = inputs[call.layer]
-                if call.layer in cut:
-                    values[key] = self.graph.call_function(whole_numbers, (values[key],))
+                x, masks[key], kind = inputs[call.layer]
+                wanted = declared_kind(layer) if call.layer in read else kind
+                values[key], kinds[key] = self.brought(x, kind, wanted), (wanted,)
                 continue
+            kinds[key] = gives(layer, call, kinds)
+            came_as = tuple(kind_of(leaf, kinds) for leaf in leaves(call.args))
             args = tuple(map_structure(value, arg) for arg in call.args)
             arg_masks = tuple(map_structure(mask, arg) for arg in call.args)
             target = f"{prefix}{names[call.layer]}"
@@ -168,17 +176,45 @@ class _Emitter:
                 passed = _flat(map_structure(value, call.kwargs.get("mask", ())))
                 came = _flat(arg_masks)
                 reach = [a if b is None else b for a, b in zip_longest(came, passed)]
-                pairs = list(zip(_flat(args), reach, strict=True))
+                pairs = list(zip(_flat(args), reach, came_as, strict=True))
                 inner = attribute_names([inner.name for inner in layer.graph.layers])
                 values[key], masks[key] = self.run(
                     layer.graph, pairs, inner, f"{target}.", f"{where}/"
                 )
             else:
-                kwargs = {k: map_structure(value, v) for k, v in call.kwargs.items()}
+                args, kwargs = self.arguments(layer, call, value, kinds)
                 values[key], masks[key] = self.call(
-                    layer, call, target, where, args, arg_masks, kwargs
+                    layer, came_as, target, where, args, arg_masks, kwargs
                 )
         return map_structure(value, graph.outputs), map_structure(mask, graph.outputs)
+
+    def brought(self, x: Any, kind: str, wanted: str) -> Any:
+        """A tensor of one kind as another."""
+        if kind == wanted or {kind, wanted} == {"int32", "int64"}:
+            return x
+        like = (self.operations.like(),) if wanted == "float" else ()
+        args = (x, *like)
+        return self.graph.create_node("call_function", ENTRIES[wanted], args, name=x.name)
+
+    def arguments(
+        self, layer: LayerSpec, call: Call, value: Any, kinds: Mapping[Node, Kinds]
+    ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+        """What a layer is called with: floats, unless it takes all that it gets as it is."""
+
+        def structure(given: Structure, wanted: str) -> Structure:
+            def tensor(leaf: Any) -> Any:
+                if not isinstance(leaf, TensorRef) or not wanted:
+                    return value(leaf)
+                return self.brought(value(leaf), kind_of(leaf, kinds), wanted)
+
+            return map_structure(tensor, given)
+
+        came = tuple(kind_of(leaf, kinds) for leaf in leaves(call.args))
+        any_kind = own_of(repeated(layer)) is not None or as_it_is(layer, came)
+        return (
+            tuple(structure(arg, "" if any_kind else "float") for arg in call.args),
+            {key: structure(arg, _KEYWORDS.get(key, "")) for key, arg in call.kwargs.items()},
+        )
 
     def operation(
         self, layer: LayerSpec, args: tuple[Structure, ...], target: str, where: str, used: int
@@ -212,7 +248,7 @@ class _Emitter:
     def call(
         self,
         layer: LayerSpec,
-        call: Call,
+        kinds: Kinds,
         target: str,
         where: str,
         args: tuple[Structure, ...],
@@ -239,7 +275,7 @@ class _Emitter:
                     "Keras hands on another",
                     place=layer.place,
                 )
-            return self.steps(layer, target, where, args[0], mask)
+            return self.steps(layer, kinds, target, where, args[0], mask)
         if flow.takes and mask is not None and not ignored:
             kwargs["mask"] = mask
         if any(own_of(part) is not None for part in layer.walk()):
@@ -271,7 +307,13 @@ class _Emitter:
             self.masks[where] = "makes it"
 
     def steps(
-        self, layer: LayerSpec, target: str, where: str, x: Structure, mask: Structure
+        self,
+        layer: LayerSpec,
+        kinds: Kinds,
+        target: str,
+        where: str,
+        x: Structure,
+        mask: Structure,
     ) -> tuple[Structure, Structure]:
         """Emit a TimeDistributed that holds a model: fold the steps, the model's calls, unfold."""
         inner, enters = layer.parts["layer"], mask is not None and mask_enters(layer)
@@ -284,10 +326,10 @@ class _Emitter:
         below, path = f"{target}.layer", f"{where}/{inner.name}"
         self.folds += 1
         if inner.graph is None:
-            y, inner_mask = self.steps(inner, below, path, folded, folded_mask)
+            y, inner_mask = self.steps(inner, kinds, below, path, folded, folded_mask)
         else:
             names = attribute_names([part.name for part in inner.graph.layers])
-            given = [(t, folded_mask) for t in leaves(folded)]
+            given = [(t, folded_mask, kind) for t, kind in zip(leaves(folded), kinds, strict=True)]
             y, inner_mask = self.run(inner.graph, given, names, f"{below}.", f"{path}/")
         self.folds -= 1
         first = next(leaves(x))
@@ -356,7 +398,7 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     if emitter.problems:
         raise gather(emitter.problems)
     refs = leaves(layer.graph.inputs)
-    given = [(emitter.graph.placeholder(names[ref.layer]), None) for ref in refs]
+    given = [(emitter.graph.placeholder(names[ref.layer]), None, _GIVEN) for ref in refs]
     outputs, _ = emitter.run(layer.graph, given, names, "", "")
     if emitter.problems:
         raise gather(emitter.problems)

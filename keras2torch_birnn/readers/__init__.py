@@ -32,8 +32,9 @@ from keras2torch_birnn.readers.layouts import KERAS2, Layout, is_cudnn
 from keras2torch_birnn.readers.legacy_weights import legacy_paths, weights_group
 from keras2torch_birnn.readers.limits import JSON_BYTES
 from keras2torch_birnn.readers.masked_steps import choice_of, settle_masked_steps
+from keras2torch_birnn.readers.number_kinds import check_kinds
 from keras2torch_birnn.readers.own_layers import check_names
-from keras2torch_birnn.readers.policies import common_dtype
+from keras2torch_birnn.readers.policies import common_dtype, mixture_note
 from keras2torch_birnn.readers.quantized import whole_numbers
 from keras2torch_birnn.readers.slots import Key, fill, slots
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
@@ -123,6 +124,8 @@ def opened(
         problems, more = check_backend(architecture.backend, parsing.generation, root)
         parsing.problems += problems
         notes = [consequences(parsing.generation), *parsing.notes, *more]
+        if not parsing.problems:
+            check_kinds(root, parsing.generation, parsing.problems)
         if not parsing.problems:
             root = infer_model(root, parsing.problems)
             check_sizes(root)
@@ -220,6 +223,8 @@ def _with_weights(
         how = "read"
     root = fill(root, stored, lambda layer, found: _read(layer, found, layout, notes, how))
     kind = common_dtype([array for layer in root.walk() for array in layer.weights.values()])
+    if parsing.generation.name in ("tf.keras", "keras3"):
+        notes = [*notes, *mixture_note(parsing.floats, kind)]
     return with_dtype(root, kind), tuple(notes)
 
 

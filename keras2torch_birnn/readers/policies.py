@@ -1,6 +1,6 @@
 """Dtype policies: what a layer computes in, and what that means for the converted model.
 
-A model computes in one precision here: float64 where any layer of the file does, else float32.
+A model computes in one precision here: float64 where any weight of the file is, else float32.
 Keras' half-precision policies round every step to 8 or 11 bits, which nobody wants reproduced:
 float32 is closer to what those layers approximate.
 Sources: tf.keras 2.15 ``mixed_precision/policy.py``, Keras 3.15 ``dtype_policies``.
@@ -24,10 +24,11 @@ _HALF = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Reading:
-    """What a policy means: a note for the user, or why it is refused."""
+    """What a policy means: floats of one precision, a note for the user, or why it is refused."""
 
     note: str = ""
     refusal: str = ""
+    floats: str = ""
 
 
 def read_policy(value: Any) -> Reading:
@@ -38,10 +39,17 @@ def read_policy(value: Any) -> Reading:
         config = config if isinstance(config, Mapping) else {}
         name = config.get("name", value)
     if any(name == plain for plain in _PLAIN):
-        return Reading()
+        return Reading(floats=name if name in ("float32", "float64") else "")
     if any(name == half for half in _HALF):
         return Reading(note=f"the file asks for {name}: computed in float32, which is more exact")
     return Reading(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
+
+
+def mixture_note(floats: set[str], weights: np.dtype[Any]) -> list[str]:
+    """What to say where layers compute in several precisions; half precision has its own note."""
+    if floats < {"float32", "float64"}:
+        return []
+    return [f"layers of float32 and of float64: all of the model is computed in {weights}"]
 
 
 def common_dtype(arrays: list[Array]) -> np.dtype[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
 from keras2torch_birnn.schema import OPS
+from keras2torch_birnn.schema.flow import Known, Node, gives, kind_of
 from keras2torch_birnn.schema.kinds import KindError, Kinds, Settled
 from keras2torch_birnn.spec import (
     Call,
@@ -25,18 +26,7 @@ from keras2torch_birnn.spec import (
     map_structure,
 )
 
-Node = tuple[str, int]
-
-# Layers that give what they get; all others give floats.
-_KEEPS = frozenset(
-    "Dropout SpatialDropout1D SpatialDropout2D GaussianNoise GaussianDropout AlphaDropout "
-    "ActivityRegularization Identity Reshape Flatten Permute RepeatVector ZeroPadding1D "
-    "ZeroPadding2D Cropping1D Cropping2D UpSampling1D UpSampling2D Concatenate Add Subtract "
-    "Multiply Maximum Minimum MaxPooling1D MaxPooling2D GlobalMaxPooling1D GlobalMaxPooling2D "
-    "Masking".split()
-)
 _UNKNOWN = "unknown"
-_LITERAL = {bool: "a bool", int: "an int", float: "a float"}
 
 
 def settle_operations(
@@ -60,8 +50,8 @@ def settle_operations(
             layer = _settled(layer, call, known, generation, problems, half=half)
             layers[call.layer] = layer
             _remember_parts(layer, call, parts)
-        gives = (_UNKNOWN,) if layer.place in refused else _gives(layer, call, known)
-        known[call.layer, call.index] = gives
+        bad = layer.place in refused
+        known[call.layer, call.index] = (_UNKNOWN,) if bad else gives(layer, call, known)
         calls.append(call)
     kept = _used(calls, layers, graph.outputs)
     return replace(graph, layers=tuple(layers.values()), calls=kept)
@@ -70,13 +60,13 @@ def settle_operations(
 def _settled(
     layer: LayerSpec,
     call: Call,
-    known: Mapping[Node, Kinds],
+    known: Known,
     generation: Generation,
     problems: list[K2TError],
     *,
     half: bool,
 ) -> LayerSpec:
-    has = tuple(_kind(leaf, known) for leaf in leaves(call.args))
+    has = tuple(kind_of(leaf, known) for leaf in leaves(call.args))
     row = OPS[layer.class_name]
     if _UNKNOWN in has:  # one of the problems found before
         return _with_kinds(layer, has, Settled(has, (_UNKNOWN,)), passes_mask=False)
@@ -135,50 +125,6 @@ def _passes_mask(layer: LayerSpec, has: Kinds, settled: Settled, *, half: bool) 
     if has != ("float",):
         return True
     return None if half else bool(layer.config["named"] == "float32")
-
-
-def _kind(leaf: Any, known: Mapping[Node, Kinds]) -> str:
-    if isinstance(leaf, TensorRef):
-        found = known.get((leaf.layer, leaf.call), ("float",))
-        return found[min(leaf.output, len(found) - 1)]
-    if isinstance(leaf, Constant):
-        if leaf.kind is not None:
-            return leaf.kind
-        types = {type(value) for value in leaf.values}
-        return _LITERAL[float if float in types else int if int in types or not types else bool]
-    return _LITERAL.get(type(leaf), "a float")
-
-
-def _gives(layer: LayerSpec, call: Call, known: Mapping[Node, Kinds]) -> Kinds:
-    """The kinds of what a call gives."""
-    if layer.class_name in OPS:
-        gives: Kinds = layer.config["kinds"]["gives"]
-        return gives
-    if layer.class_name == "InputLayer":
-        return (_declared(str(layer.config["dtype"])),)
-    if layer.graph is not None:
-        return _gives_of_model(layer.graph)
-    if layer.class_name == "Discretization":
-        return ("int64",) if layer.config.get("output_mode") == "int" else ("float",)
-    first = next(leaves(call.args), None)
-    if layer.class_name in _KEEPS:
-        return (_kind(first, known),)
-    return ("float",)
-
-
-def _declared(dtype: str) -> str:
-    if dtype == "bool":
-        return "bool"
-    if dtype == "int64":
-        return "int64"
-    return "int32" if dtype.startswith(("int", "uint")) else "float"
-
-
-def _gives_of_model(graph: Graph) -> Kinds:
-    known: dict[Node, Kinds] = {}
-    for call in graph.calls:
-        known[call.layer, call.index] = _gives(graph.layer(call.layer), call, known)
-    return tuple(_kind(ref, known) for ref in leaves(graph.outputs))
 
 
 # ---- shapes that are put together ---------------------------------------------------------------

@@ -1,0 +1,33 @@
+"""What Keras makes of a tensor where it enters a model: numbers of the kind that is declared.
+
+A converted model computes in one precision, that of ``like``, whatever ``model.to()`` made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+
+def floats(x: Tensor, like: Tensor) -> Tensor:
+    """The model's floats: of those of any other precision, of whole numbers, of bools."""
+    return x.to(like.dtype)
+
+
+def whole_numbers(x: Tensor) -> Tensor:
+    """What Keras makes of an input declared as integers: floats lose their fraction."""
+    return x.long() if x.is_floating_point() or x.dtype.itemsize == 1 else x
+
+
+def truths(x: Tensor) -> Tensor:
+    """What is not zero is true."""
+    return x.bool()
+
+
+ENTRIES: Mapping[str, Callable[..., Tensor]] = {
+    "float": floats,
+    "int32": whole_numbers,
+    "int64": whole_numbers,
+    "bool": truths,
+}

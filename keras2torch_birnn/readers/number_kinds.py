@@ -1,0 +1,20 @@
+"""Whole numbers and bools that reach a layer which computes with them unlike with floats."""
+
+from __future__ import annotations
+
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.schema.flow import refusals
+from keras2torch_birnn.spec import Generation, LayerSpec
+
+
+def check_kinds(root: LayerSpec, generation: Generation, problems: list[K2TError]) -> None:
+    """Refuse what the converted model, which computes in floats, would give other numbers for."""
+    for layer in root.walk():
+        if layer.graph is None:
+            continue
+        for place, reason in refusals(layer.graph, generation):
+            problems.append(
+                UnsupportedOptionError(
+                    f"{reason}; not supported", "cast to float32 before", place=place
+                )
+            )

@@ -1,0 +1,150 @@
+"""Which kind of numbers stands where in a graph: what a layer takes and gives. See ``kinds``.
+
+A layer of Keras computes in floats, and casts floats of another precision by itself. Whole numbers
+and bools it takes as they are, casts (Dense of tf.keras), promotes (most of Keras 3), or refuses:
+then no file holds such a model.
+Sources: ``Layer._maybe_cast_inputs`` (2.15), ``DTypePolicy.convert_input`` (3.15), and trials of
+every layer in Keras 2.2.4 to 3.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from keras2torch_birnn.schema.kinds import Kinds
+from keras2torch_birnn.spec import Call, Constant, Generation, Graph, LayerSpec, TensorRef, leaves
+
+Node = tuple[str, int]
+# What is known of the tensors of a graph: the kinds that each call gives.
+Known = Mapping[Node, Kinds]
+
+# Layers that give what they get; all others give floats.
+_KEEPS = frozenset(
+    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout "
+    "AlphaDropout ActivityRegularization Identity Reshape Flatten Permute RepeatVector "
+    "ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D "
+    "UpSampling2D UpSampling3D Concatenate Add Subtract Multiply Maximum Minimum "
+    "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D Masking".split()
+)
+# Layers that look numbers up, and compare them exactly: no float in between.
+TAKES_IDS = frozenset({"Embedding", "CategoryEncoding", "Hashing", "Sequential", "Functional"})
+# These cast by themselves.
+_GIVES_IDS = frozenset({"Discretization", "Hashing"})
+_CASTS = _GIVES_IDS | {"Normalization", "Rescaling"}
+LITERALS: Mapping[type, str] = {bool: "a bool", int: "an int", float: "a float"}
+
+_WHOLE = frozenset({"int32", "int64"})
+_SHORT = frozenset({"int8", "uint8", "int16", "uint16"})
+_ARITHMETIC = frozenset(
+    "Add Subtract Multiply Negative Square Power Sum Prod Cumsum Cumprod".split()
+)
+_NORMALIZES = frozenset({"LayerNormalization", "GroupNormalization", "RMSNormalization"})
+
+
+def declared_kind(layer: LayerSpec) -> str:
+    """What Keras makes of whatever is given to this input."""
+    dtype = str(layer.config["dtype"])
+    if dtype in ("bool", "int64"):
+        return dtype
+    return "int32" if dtype.startswith(("int", "uint")) else "float"
+
+
+def kind_of(leaf: Any, known: Known) -> str:
+    """The kind of an argument: a tensor, or what stands in its place."""
+    if isinstance(leaf, TensorRef):
+        found = known.get((leaf.layer, leaf.call), ("float",))
+        return found[min(leaf.output, len(found) - 1)]
+    if isinstance(leaf, Constant):
+        if leaf.kind is not None:
+            return leaf.kind
+        types = {type(value) for value in leaf.values}
+        return LITERALS[float if float in types else int if int in types or not types else bool]
+    return LITERALS.get(type(leaf), "a float")
+
+
+def gives(layer: LayerSpec, call: Call, known: Known) -> Kinds:
+    """The kinds of what a call of a layer, or of an operation that is settled, gives."""
+    layer = repeated(layer)
+    if "kinds" in layer.config:
+        settled: Kinds = layer.config["kinds"]["gives"]
+        return settled
+    if layer.class_name == "InputLayer":
+        return (declared_kind(layer),)
+    if layer.graph is not None:
+        return _gives_of_model(layer.graph)
+    if layer.class_name in _GIVES_IDS:
+        return ("int64",) if layer.config.get("output_mode") == "int" else ("float",)
+    if keeps(layer):
+        kinds = tuple(kind_of(leaf, known) for leaf in leaves(call.args))
+        return kinds[:1] if one_kind(kinds) else ("float",)
+    return ("float",)
+
+
+def keeps(layer: LayerSpec) -> bool:
+    """Whether a layer gives the kind that it gets, if that is one."""
+    return layer.class_name in _KEEPS and layer.config.get("interpolation") != "bilinear"
+
+
+def as_it_is(layer: LayerSpec, kinds: Kinds) -> bool:
+    """Whether one of Keras' layers takes such numbers as they are; if not, they become floats."""
+    layer = repeated(layer)
+    takes_any = layer.graph is not None or layer.class_name in TAKES_IDS | _CASTS
+    return takes_any or (keeps(layer) and one_kind(kinds))
+
+
+def one_kind(kinds: Kinds) -> bool:
+    """Whether tensors meet as they are; whole numbers of any length do."""
+    return len({"whole" if kind in _WHOLE else kind for kind in kinds}) <= 1
+
+
+def _gives_of_model(graph: Graph) -> Kinds:
+    known = known_kinds(graph)
+    return tuple(kind_of(ref, known) for ref in leaves(graph.outputs))
+
+
+def known_kinds(graph: Graph) -> Known:
+    """What every call of a graph gives whose operations are settled."""
+    known: dict[Node, Kinds] = {}
+    for call in graph.calls:
+        known[call.layer, call.index] = gives(graph.layer(call.layer), call, known)
+    return known
+
+
+def repeated(layer: LayerSpec) -> LayerSpec:
+    """What a TimeDistributed does at every step; any other layer itself."""
+    while layer.class_name == "TimeDistributed":
+        layer = layer.parts["layer"]
+    return layer
+
+
+def refusals(graph: Graph, generation: Generation) -> Iterator[tuple[str, str]]:
+    """Yield (place, reason) of what computes with whole numbers or bools unlike with floats."""
+    known = known_kinds(graph)
+    short: set[Node] = set()
+    for call in graph.calls:
+        layer = repeated(graph.layer(call.layer))
+        refs = [leaf for leaf in leaves(call.args) if isinstance(leaf, TensorRef)]
+        kinds = {kind_of(ref, known) for ref in refs}
+        bare = layer.class_name.removeprefix("ops.")
+        is_short = bool(refs) and all((ref.layer, ref.call) in short for ref in refs)
+        if str(layer.config.get("dtype")) in _SHORT or (is_short and keeps(layer)):
+            short.add((call.layer, call.index))
+        if is_short and bare in _ARITHMETIC:
+            yield layer.place, "numbers of 8 or 16 bits: sums and products overflow there"
+        elif layer.class_name == bare and (reason := _refusal(layer, kinds, generation)):
+            yield layer.place, reason
+
+
+def _refusal(layer: LayerSpec, kinds: set[str], generation: Generation) -> str:
+    keras3, whole = generation.name == "keras3", bool(kinds) and kinds <= _WHOLE
+    if whole and layer.class_name.startswith("GlobalAveragePooling") and not keras3:
+        return "the mean of whole numbers: this Keras drops the remainder"
+    cuts = layer.class_name in _NORMALIZES or layer.config.get("interpolation") == "bilinear"
+    if keras3 and cuts and kinds and "float" not in kinds:
+        return "whole numbers or bools: Keras 3 cuts the result to such again"
+    if (layer.class_name == "Dot" and kinds == {"bool"}) or (
+        layer.class_name == "Multiply" and "bool" in kinds and not keras3
+    ):
+        return "bools: this Keras gives bools again"
+    return ""
