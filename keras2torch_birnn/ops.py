@@ -37,6 +37,26 @@ def divide_no_nan(x1: Any, x2: Any) -> Tensor:
     return torch.where(torch.as_tensor(x2) == 0, torch.zeros_like(quotient), quotient)
 
 
+def multiply_no_nan(x1: Tensor, x2: Tensor) -> Tensor:
+    """x1 x2, and 0 where x2 is 0, whatever x1 is."""
+    return torch.where(x2 == 0, 0.0, x1 * x2)
+
+
+def xlogy(x1: Tensor, x2: Tensor) -> Tensor:
+    """x1 log(x2), and 0 where x1 is 0."""
+    return torch.where(x1 == 0, 0.0, x1 * torch.log(x2))
+
+
+def xlog1py(x1: Tensor, x2: Tensor) -> Tensor:
+    """x1 log(1 + x2), and 0 where x1 is 0."""
+    return torch.where(x1 == 0, 0.0, x1 * torch.log1p(x2))
+
+
+def xdivy(x1: Tensor, x2: Tensor) -> Tensor:
+    """x1 / x2, and 0 where x1 is 0."""
+    return torch.where(x1 == 0, 0.0, x1 / x2)
+
+
 def squared_difference(x1: Any, x2: Any) -> Tensor:
     """(x1 - x2)^2."""
     difference: Tensor = x1 - x2
@@ -121,6 +141,18 @@ def normalize(x: Tensor, axis: Sequence[int] | None, smallest: float) -> Tensor:
     return x / length.clamp(min=smallest)
 
 
+def norm(x: Tensor, order: int | str, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
+    """Lengths: the sum of absolute values (1), the root of squares (2), the largest ("inf")."""
+    length: Tensor = torch.linalg.vector_norm(x, float(order), _dims(x, axis), keepdim=keepdims)
+    return length
+
+
+def clip_by_norm(x: Tensor, axis: Sequence[int] | None, largest: float) -> Tensor:
+    """X, made so long where it is longer."""
+    length = (x * x).sum(_dims(x, axis), keepdim=True).sqrt()
+    return x * largest / length.clamp(min=largest)
+
+
 def count_nonzero(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
     """How many are not zero."""
     return (x != 0).sum(_dims(x, axis), keepdim=keepdims)
@@ -155,10 +187,11 @@ def argsort(x: Tensor, axis: int, descending: bool) -> Tensor:
     return torch.sort(x, dim=axis, descending=descending, stable=True).indices
 
 
-def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def top_k(x: Tensor, *given: int, k: int | None) -> tuple[Tensor, Tensor]:
     """The k largest along the last axis, the first of equal ones first, and their places."""
     values, places = torch.sort(x, dim=-1, descending=True, stable=True)
-    return values[..., :k], places[..., :k]
+    most = given[0] if k is None else k
+    return values[..., :most], places[..., :most]
 
 
 def differences(x: Tensor, n: int, axis: int) -> Tensor:
@@ -244,11 +277,39 @@ def repeat(x: Tensor, repeats: int, axis: int | None) -> Tensor:
     return torch.repeat_interleave(x, repeats, dim=axis)
 
 
-def pad(x: Tensor, pad_width: Sequence[Sequence[int]], value: float) -> Tensor:
-    """The same value before and after every axis; one pair is for all axes."""
+def pad(x: Tensor, pad_width: Sequence[Sequence[int]], mode: str, value: float) -> Tensor:
+    """The same value before and after every axis; one pair is for all axes.
+
+    Or what lies inside, mirrored: around the outermost value ("reflect"), or with it.
+    """
     pairs = list(pad_width) * x.dim() if len(pad_width) == 1 else pad_width
+    if mode != "constant":
+        for axis, (before, after) in enumerate(pairs):
+            x = _mirrored(x, axis, before, after, shared=mode == "reflect")
+        return x
     flat = [width for pair in reversed(pairs) for width in pair]
     return torch.nn.functional.pad(x, flat, value=value)
+
+
+def _mirrored(x: Tensor, axis: int, before: int, after: int, *, shared: bool) -> Tensor:
+    if before == after == 0:
+        return x
+    size, at = x.shape[axis], torch.arange(-before, x.shape[axis] + after, device=x.device)
+    once = 0 if shared else 1  # the outermost value stands there once more
+    at = torch.where(at < 0, -at - once, at)
+    at = torch.where(at >= size, 2 * size - 2 + once - at, at)
+    return x.index_select(axis, at)
+
+
+def band_part(x: Tensor, lower: int, upper: int) -> Tensor:
+    """Matrices with so many diagonals below the main one and above it; below 0: all."""
+    x = x if upper < 0 else x.tril(upper)
+    return x if lower < 0 else x.triu(-lower)
+
+
+def trace(x: Tensor, offset: int, axis1: int, axis2: int) -> Tensor:
+    """The sum of a diagonal."""
+    return torch.diagonal(x, offset, axis1, axis2).sum(-1)
 
 
 def split(x: Tensor, sections: Any, by: str, axis: int) -> tuple[Tensor, ...]:
@@ -294,6 +355,29 @@ def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tenso
     return torch.stack(
         [take(x[i], indices[i], axis - 1, batch_dims - 1) for i in range(x.shape[0])]
     )
+
+
+def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
+    """What stands at places, whose numbers along the first axes are the last axis of ``indices``.
+
+    The first ``batch_dims`` axes of both go together.
+    """
+    rank = indices.dim() - 1
+    rows = [
+        torch.arange(x.shape[i], device=x.device).reshape(-1, *[1] * (rank - i - 1))
+        for i in range(batch_dims)
+    ]
+    return x[(*rows, *indices.unbind(-1))]
+
+
+def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: int, batch_axis: int) -> Tensor:
+    """Of every row so many of the first steps the other way round."""
+    y = x.movedim((batch_axis, seq_axis), (0, 1))
+    steps = torch.arange(y.shape[1], device=x.device)
+    ends = lengths[:, None]
+    at = torch.where(steps < ends, ends - 1 - steps, steps)
+    rows = torch.arange(y.shape[0], device=x.device)[:, None]
+    return y[rows, at].movedim((0, 1), (batch_axis, seq_axis))
 
 
 def take_along(x: Tensor, indices: Tensor, axis: int) -> Tensor:

@@ -29,6 +29,7 @@ TF, K3, NODE = "tf.keras-2.15.0/ops_tf_", "keras-3.15.1/ops_", "tf-2.2.3/ops_nod
 VALUES = (f"{TF}values.keras", f"{K3}values.keras", f"{NODE}values.h5")
 REDUCE = (f"{TF}reduce.keras", f"{K3}reduce.keras", f"{NODE}reduce.h5")
 SHAPES = (f"{TF}shapes.keras", f"{K3}shapes.keras", f"{NODE}shapes.h5")
+MORE = (f"{TF}more.keras", f"{K3}more.keras", f"{NODE}more.h5")
 CHOOSE, SIZES = f"{TF}choose.keras", f"{TF}sizes.keras"
 
 
@@ -231,6 +232,85 @@ MUTATIONS = [
         "indices are slices",
         edit("readers.operations.binding.masked_key", '"shrink_axis_mask" in said', "False"),
         SHAPES[2:],
+        rereads=True,
+    ),
+    Mutation(
+        "gather_nd in the first sample",
+        edit(
+            "ops.gather_nd",
+            "torch.arange(x.shape[i], device=x.device)",
+            "torch.zeros_like(torch.arange(x.shape[i], device=x.device))",
+        ),
+        MORE[:1],
+    ),
+    Mutation(
+        "indices in reverse",
+        edit("ops.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"),
+        (MORE[0], MORE[2]),
+    ),
+    Mutation(
+        "reversed to the end",
+        edit(
+            "ops.reverse_sequence",
+            "torch.where(steps < ends, ends - 1 - steps, steps)",
+            "y.shape[1] - 1 - steps + 0 * ends",
+        ),
+        (MORE[0], MORE[2]),
+    ),
+    Mutation(
+        "samples on the first axis",
+        edit("ops.reverse_sequence", "(batch_axis, seq_axis), (0, 1)", "(0, seq_axis), (0, 1)"),
+        (MORE[0], MORE[2]),
+    ),
+    Mutation(
+        "mirrored with the edge",
+        edit("ops.pad", 'shared=mode == "reflect"', "shared=False"),
+        MORE,
+    ),
+    Mutation(
+        "mirrored without the edge",
+        edit("ops.pad", 'shared=mode == "reflect"', "shared=True"),
+        MORE[:2],
+    ),
+    Mutation(
+        "a band of the other side",
+        edit("ops.band_part", "x.tril(upper)", "x.tril(lower)"),
+        (MORE[0], MORE[2]),
+    ),
+    Mutation("the root of squares always", edit("ops.norm", "float(order)", "2.0"), MORE[:2]),
+    Mutation(
+        "all lengths clipped",
+        edit("ops.clip_by_norm", "length.clamp(min=largest)", "length"),
+        MORE[:1],
+    ),
+    Mutation(
+        "zero times infinity",
+        edit("ops.multiply_no_nan", "torch.where(x2 == 0, 0.0, x1 * x2)", "x1 * x2"),
+        MORE[:1],
+    ),
+    Mutation(
+        "log of 0",
+        edit("ops.xlogy", "torch.where(x1 == 0, 0.0, x1 * torch.log(x2))", "x1 * torch.log(x2)"),
+        MORE[:1],
+    ),
+    Mutation("log of x itself", edit("ops.xlog1py", "torch.log1p(x2)", "torch.log(x2)"), MORE[:1]),
+    Mutation(
+        "0 over 0", edit("ops.xdivy", "torch.where(x1 == 0, 0.0, x1 / x2)", "x1 / x2"), MORE[:1]
+    ),
+    Mutation(
+        "the main diagonal always",
+        edit("ops.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"),
+        MORE[1:2],
+    ),
+    Mutation(
+        "the largest of all",
+        edit("ops.top_k", "given[0] if k is None else k", "1"),
+        (MORE[0], MORE[2]),
+    ),
+    Mutation(
+        "a square over x",
+        edit("readers.operations.lambdas._over", '"x1": 1.0', '"x1": 2.0'),
+        MORE[:1],
         rereads=True,
     ),
     Mutation(

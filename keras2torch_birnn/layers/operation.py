@@ -59,6 +59,10 @@ _TARGETS: Mapping[str, Target] = {
     "Minimum": Target(own.minimum),
     "SquaredDifference": Target(own.squared_difference),
     "DivideNoNan": Target(own.divide_no_nan),
+    "MultiplyNoNan": Target(own.multiply_no_nan, tensors=True),
+    "Xlogy": Target(own.xlogy, tensors=True),
+    "Xlog1py": Target(own.xlog1py, tensors=True),
+    "Xdivy": Target(own.xdivy, tensors=True),
     "Arctan2": Target(own.arctan2),
     "Logaddexp": Target(own.logaddexp),
     "Less": Target(operator.lt),
@@ -75,8 +79,8 @@ _TARGETS: Mapping[str, Target] = {
         name: Target(getattr(torch, name.lower()))
         for name in (
             "Exp Expm1 Log Log1p Log2 Log10 Sqrt Rsqrt Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh "
-            "Tanh Arcsinh Arccosh Arctanh Erf Reciprocal Floor Ceil Round Trunc Negative Absolute "
-            "Sign Square Isnan Isinf Isfinite"
+            "Tanh Arcsinh Arccosh Arctanh Erf Erfc Erfinv Lgamma Reciprocal Floor Ceil Round Trunc "
+            "Negative Absolute Sign Square Isnan Isinf Isfinite"
         ).split()
     },
     "Sum": Target(torch.sum, _REDUCED, ("int64",)),
@@ -90,12 +94,13 @@ _TARGETS: Mapping[str, Target] = {
     "Any": Target(torch.any, _REDUCED),
     "All": Target(torch.all, _REDUCED),
     "Logsumexp": Target(own.logsumexp),
-    "Norm": Target(torch.linalg.vector_norm, _REDUCED),
+    "Norm": Target(own.norm),
     "CountNonzero": Target(own.count_nonzero, {"dtype": ""}, ("int64",)),
     "Argmax": Target(own.arg_extreme, {"dtype": ""}, ("int64",)),
     "Argmin": Target(own.arg_extreme, {"dtype": ""}, ("int64",)),
     "Average": Target(own.average),
     "Normalize": Target(own.normalize),
+    "ClipByNorm": Target(own.clip_by_norm),
     "Cumsum": Target(own.cumulate, gives=("int64",)),
     "Cumprod": Target(own.cumulate, gives=("int64",)),
     "Sort": Target(own.sort),
@@ -115,6 +120,11 @@ _TARGETS: Mapping[str, Target] = {
     "Diff": Target(own.differences),
     "Tril": Target(torch.tril, {"k": "diagonal"}),
     "Triu": Target(torch.triu, {"k": "diagonal"}),
+    "BandPart": Target(own.band_part),
+    "Diagonal": Target(torch.diagonal, {"axis1": "dim1", "axis2": "dim2"}),
+    "Trace": Target(own.trace),
+    "MatrixDiag": Target(torch.diag_embed),
+    "BatchFlatten": Target(torch.flatten),
     "Split": Target(own.split),
     "Unstack": Target(own.unstack, {"num": ""}),
     "Concatenate": Target(torch.cat, {"axis": "dim"}, tensors=True),
@@ -123,6 +133,8 @@ _TARGETS: Mapping[str, Target] = {
     "Clip": Target(own.clip),
     "Take": Target(own.take, tensors=True),
     "TakeAlongAxis": Target(own.take_along, tensors=True),
+    "GatherNd": Target(own.gather_nd, tensors=True),
+    "ReverseSequence": Target(own.reverse_sequence, tensors=True),
     "OneHot": Target(own.one_hot, {"dtype": ""}, ("bool",)),
     "SequenceMask": Target(own.sequence_mask, {"dtype": ""}, ("bool",)),
     "ZerosLike": Target(torch.zeros_like, {"dtype": ""}),
@@ -131,6 +143,7 @@ _TARGETS: Mapping[str, Target] = {
 }
 # The value is the argument's own, in another kind
 _VALUES = ("Cast", "ConvertToTensor", "Identity")
+_MEASURES = {"Rank": "dim", "Size": "numel"}
 _OF_SIZES: Mapping[str, Callable[..., Any]] = {
     **{name: _TARGETS[name].function for name in ("Add", "Subtract", "Multiply", "FloorDivide")},
     **{name: _TARGETS[name].function for name in ("Maximum", "Minimum")},
@@ -233,6 +246,7 @@ _EXTRA: Mapping[str, Mapping[str, Any]] = {
     "Argmin": {"largest": False},
     "Cumsum": {"product": False},
     "Cumprod": {"product": True},
+    "BatchFlatten": {"start_dim": 1},
 }
 SEVERAL = frozenset({"ops.Split", "ops.Unstack", "ops.TopK", "ops.Moments"})
 
@@ -281,9 +295,11 @@ class OperationNodes:
         )
         gives = kinds["gives"]
         if gives == ("size",):
-            return self._sizes(layer, bare, brought, name)
+            return self._sizes(layer, bare, brought, name, used)
         if bare in _VALUES:
             return (brought[0] if brought[0] is not args[0] else None), brought[0]
+        if bare == "IdentityN":
+            return None, brought[0]
         if bare in ("Full", "Arange"):
             brought = (self.like(), *brought)
         if bare in _SPELLED:
@@ -346,13 +362,18 @@ class OperationNodes:
         return self.graph.call_method("to", (node, _DTYPES[want]))
 
     def _sizes(
-        self, layer: LayerSpec, bare: str, args: tuple[Any, ...], name: str
+        self, layer: LayerSpec, bare: str, args: tuple[Any, ...], name: str, used: int
     ) -> tuple[Any, Any]:
         """Whole numbers of Python: a tensor's sizes, and what is computed of them."""
         if bare in _VALUES:
             return args[0], args[0]
+        if bare == "Unstack":
+            parts = [self.graph.call_function(operator.getitem, (args[0], i)) for i in range(used)]
+            return None, tuple(parts)
         if bare == "Shape":
             spelled = Spelled("call_function", getattr, (args[0], "shape"))
+        elif bare in _MEASURES:
+            spelled = Spelled("call_method", _MEASURES[bare], args)
         elif bare == "GetItem":
             spelled = _getitem(layer.config, *args)
         elif bare in _OF_SIZES:

@@ -6,7 +6,9 @@ is one here, too. Sizes are arrays of int64. Operations take and give no masks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,27 @@ def _divide_no_nan(a: Array, b: Array) -> Array:
     return np.where(b == 0, 0, a / np.where(b == 0, 1, b))
 
 
+def _unless(function: Function, *, second: bool) -> Function:
+    """``tf.math.multiply_no_nan``, ``xlogy`` and their kin: 0 where one of the two is 0."""
+
+    def computed(a: Array, b: Array) -> Array:
+        return np.where((b if second else a) == 0, 0, function(a, b))
+
+    return computed
+
+
+def _each(function: Callable[[float], float]) -> Function:
+    """A function of the standard library, value by value."""
+    return lambda x: np.array([function(float(v)) for v in x.ravel()], x.dtype).reshape(x.shape)
+
+
+def _erfinv(x: float) -> float:
+    """``tf.math.erfinv``, by the normal distribution."""
+    if abs(x) >= 1:
+        return math.copysign(math.inf, x) if abs(x) == 1 else math.nan
+    return NormalDist().inv_cdf((x + 1) / 2) / math.sqrt(2)
+
+
 def _clip(x: Array, low: Array, high: Array) -> Array:
     """``tf.clip_by_value``: the lower bound wins."""
     return np.maximum(low, np.minimum(high, x))
@@ -104,6 +127,21 @@ def _length(x: Array, axis: Any, keepdims: bool) -> Array:
     """``tf.norm``, euclidean."""
     y: Array = np.sqrt(np.square(x).sum(axis=axis, keepdims=keepdims))
     return y
+
+
+def _norm(config: Config, x: Array) -> Array:
+    """``tf.norm``, ``keras.ops.norm`` of vectors."""
+    axis, keepdims = config["axis"], config["keepdims"]
+    if config["order"] == 2:
+        return _length(x, axis, keepdims)
+    reduce = np.sum if config["order"] == 1 else np.max
+    return np.asarray(reduce(np.abs(x), axis=axis, keepdims=keepdims))
+
+
+def _clip_by_norm(config: Config, x: Array) -> Array:
+    """``tf.clip_by_norm``: what is longer is made so long."""
+    length, most = _length(x, config["axis"], keepdims=True), config["largest"]
+    return np.where(length > most, x * most / np.where(length > most, length, 1), x)
 
 
 def _moments(config: Config, x: Array) -> tuple[Array, Array]:
@@ -150,9 +188,10 @@ def _sorted(config: Config, x: Array) -> Array:
     return np.take_along_axis(x, _order(config, x), axis=config["axis"])
 
 
-def _top(config: Config, x: Array) -> tuple[Array, Array]:
+def _top(config: Config, x: Array, *sizes: Array) -> tuple[Array, Array]:
     """``tf.math.top_k``: of equal values the first comes first."""
-    places = np.argsort(-x, axis=-1, kind="stable")[..., : config["k"]]
+    most = int(sizes[0]) if config["k"] is None else config["k"]
+    places = np.argsort(-x, axis=-1, kind="stable")[..., :most]
     return np.take_along_axis(x, places, axis=-1), places
 
 
@@ -215,9 +254,36 @@ def _item(config: Config, x: Array, *sizes: Array) -> Array:
 
 
 def _pad(config: Config, x: Array) -> Array:
-    """``tf.pad``, ``keras.ops.pad``: constant."""
-    width = config["pad_width"]
-    return np.pad(x, width * x.ndim if len(width) == 1 else width, constant_values=config["value"])
+    """``tf.pad``, ``keras.ops.pad``."""
+    width = config["pad_width"] * x.ndim if len(config["pad_width"]) == 1 else config["pad_width"]
+    if config["mode"] == "constant":
+        return np.pad(x, width, constant_values=config["value"])
+    return np.pad(x, width, mode=config["mode"])
+
+
+def _band(config: Config, x: Array) -> Array:
+    """``tf.linalg.band_part``: (lower < 0 or row - column <= lower), and so above."""
+    rows, columns = np.indices(x.shape[-2:])
+    kept = np.ones(x.shape[-2:], bool)
+    if config["lower"] >= 0:
+        kept &= rows - columns <= config["lower"]
+    if config["upper"] >= 0:
+        kept &= columns - rows <= config["upper"]
+    return np.where(kept, x, np.zeros((), x.dtype))
+
+
+def _diagonal(config: Config, x: Array) -> Array:
+    """``tf.linalg.diag_part``, ``keras.ops.diagonal``."""
+    return np.diagonal(x, config["offset"], config["axis1"], config["axis2"])
+
+
+def _matrix_diag(config: Config, x: Array) -> Array:
+    """``tf.linalg.diag``: x on one diagonal of a matrix of zeros."""
+    offset, count = config["offset"], x.shape[-1]
+    y = np.zeros((*x.shape[:-1], count + abs(offset), count + abs(offset)), x.dtype)
+    for i in range(count):
+        y[..., i + max(-offset, 0), i + max(offset, 0)] = x[..., i]
+    return y
 
 
 def _split(config: Config, x: Array) -> tuple[Array, ...]:
@@ -252,6 +318,23 @@ def _take(config: Config, x: Array, indices: Array) -> Array:
     return np.reshape(found, (*x.shape[:batch], *found[0].shape))
 
 
+def _gather_nd(config: Config, x: Array, indices: Array) -> Array:
+    """``tf.gather_nd``: x at a place for each row of indices, for each sample apart."""
+    batch = config["batch_dims"]
+    places = np.ndindex(indices.shape[:-1])
+    found = [x[(*place[:batch], *(int(i) for i in indices[place]))] for place in places]
+    inner = x.shape[batch + indices.shape[-1] :]
+    return np.reshape(found, (*indices.shape[:-1], *inner)).astype(x.dtype)
+
+
+def _reverse_sequence(config: Config, x: Array, lengths: Array) -> Array:
+    """``tf.reverse_sequence``."""
+    y = np.moveaxis(x, (config["batch_axis"], config["seq_axis"]), (0, 1)).copy()
+    for row, length in enumerate(lengths):
+        y[row, :length] = y[row, :length][::-1]
+    return np.moveaxis(y, (0, 1), (config["batch_axis"], config["seq_axis"]))
+
+
 def _one_hot(config: Config, x: Array) -> Array:
     """``tf.one_hot``."""
     return np.stack([x == place for place in range(config["depth"])], axis=config["axis"])
@@ -274,6 +357,9 @@ _UNARY: Mapping[str, Function] = {
     },
     "Round": np.rint,
     "Erf": erf,
+    "Erfc": _each(math.erfc),
+    "Erfinv": _each(_erfinv),
+    "Lgamma": _each(math.lgamma),
     "Rsqrt": lambda x: 1 / np.sqrt(x),
     "Reciprocal": lambda x: 1 / x,
     "LogicalNot": np.logical_not,
@@ -296,6 +382,10 @@ _UNARY: Mapping[str, Function] = {
     "Logaddexp": np.logaddexp,
     "SquaredDifference": lambda a, b: np.square(a - b),
     "DivideNoNan": _divide_no_nan,
+    "MultiplyNoNan": _unless(np.multiply, second=True),
+    "Xlogy": _unless(lambda a, b: a * np.log(b), second=False),
+    "Xlog1py": _unless(lambda a, b: a * np.log1p(b), second=False),
+    "Xdivy": _unless(np.divide, second=False),
     "Less": np.less,
     "LessEqual": np.less_equal,
     "Greater": np.greater,
@@ -320,7 +410,6 @@ _REDUCTIONS: Mapping[str, Function] = {
     "Any": np.any,
     "All": np.all,
     "Logsumexp": _logsumexp,
-    "Norm": _length,
 }
 _BARE: Mapping[str, Equation] = {
     **{name: plain(function) for name, function in _UNARY.items()},
@@ -328,7 +417,10 @@ _BARE: Mapping[str, Equation] = {
     "FullLike": operation(lambda c, x: np.full_like(x, c["value"])),
     "Activation": operation(lambda c, x: activate(c["function"], x)),
     "Moments": operation(_moments),
+    "Norm": operation(_norm),
     "Normalize": operation(_normalize),
+    "ClipByNorm": operation(_clip_by_norm),
+    "IdentityN": listed(lambda c, xs: tuple(xs)),
     "CountNonzero": operation(_count),
     "Argmax": _arg(np.argmax),
     "Argmin": _arg(np.argmin),
@@ -360,11 +452,20 @@ _BARE: Mapping[str, Equation] = {
     "Diff": operation(lambda c, x: np.diff(x, n=c["n"], axis=c["axis"])),
     "Tril": operation(lambda c, x: np.tril(x, c["k"])),
     "Triu": operation(lambda c, x: np.triu(x, c["k"])),
+    "BandPart": operation(_band),
+    "Diagonal": operation(_diagonal),
+    "Trace": operation(lambda c, x: np.sum(_diagonal(c, x), axis=-1)),
+    "MatrixDiag": operation(_matrix_diag),
+    "BatchFlatten": operation(lambda c, x: np.reshape(x, (len(x), -1))),
+    "Rank": operation(lambda c, x: np.array(np.ndim(x))),
+    "Size": operation(lambda c, x: np.array(np.size(x))),
     "Split": operation(_split),
     "Unstack": operation(_unstack),
     "Concatenate": listed(lambda c, xs: np.concatenate(xs, axis=c["axis"])),
     "Stack": listed(lambda c, xs: np.stack(xs, axis=c["axis"])),
     "Take": operation(_take),
+    "GatherNd": operation(_gather_nd),
+    "ReverseSequence": operation(_reverse_sequence),
     "TakeAlongAxis": operation(lambda c, x, i: np.take_along_axis(x, i, axis=c["axis"])),
     "OneHot": operation(_one_hot),
     "SequenceMask": operation(_sequence_mask),

@@ -192,6 +192,13 @@ def measured(kinds: Kinds, config: Mapping[str, Any], strict: bool) -> Settled:
 
 
 def ranked(kinds: Kinds, config: Mapping[str, Any], strict: bool) -> Settled:
-    """Values and their places."""
-    kind = _refuse(common(kinds, strict=strict), "bool", "size")
-    return Settled((kind,), (kind, "int32"))
+    """Values, and how many of them -> values and their places."""
+    shaped(kinds, config, strict)
+    kind = _refuse(common(kinds[:1], strict=strict), "bool", "size")
+    return Settled((kind, *("size",) * (len(kinds) - 1)), (kind, "int32"))
+
+
+def each(kinds: Kinds, config: Mapping[str, Any], strict: bool) -> Settled:
+    """Every argument stays what it is."""
+    own = tuple(_refuse(_LITERALS.get(kind, kind), "size") for kind in kinds)
+    return Settled(own, own)

@@ -247,6 +247,11 @@ def padded(config: Config, given: Structure) -> Shape | None:
     if len(around) != len(shape):
         raise ShapeError(f"pad_width for {len(around)} of {len(shape)} dimensions")
     bounded([(s or 1) + sum(a) for s, a in zip(shape, around, strict=True)])
+    if config["mode"] != "constant":
+        most = [None if s is None else s - (config["mode"] == "reflect") for s in shape]
+        for size, own, pair in zip(shape, most, around, strict=True):
+            if own is not None and max(pair) > own:
+                raise ShapeError(f"{config['mode']} padding {list(pair)} of an axis of size {size}")
     return tuple(None if s is None else s + sum(a) for s, a in zip(shape, around, strict=True))
 
 
@@ -354,3 +359,89 @@ def counted(config: Config, given: Structure) -> Shape | None:
     if any(isinstance(bound, str) for bound in (start, stop, step)):
         return (None,)
     return (len(range(start, stop, step)),)
+
+
+def matrices(config: Config, given: Structure) -> Shape | None:
+    """The same, of which the last two axes are a matrix."""
+    shape = first(given)
+    if shape is not None and len(shape) < 2:
+        raise ShapeError(f"no matrices: a tensor of {len(shape)} dimensions")
+    return shape
+
+
+def diagonal(config: Config, given: Structure) -> Shape | None:
+    """The rest of the axes, and how long the diagonal is."""
+    shape = matrices(config, given)
+    if shape is None:
+        return None
+    offset: int = config["offset"]
+    a, b = place(config["axis1"], len(shape)), place(config["axis2"], len(shape))
+    if a == b:
+        raise ShapeError(f"a diagonal of axis {a} alone")
+    rest = tuple(size for i, size in enumerate(shape) if i not in (a, b))
+    rows, columns = shape[a], shape[b]
+    if rows is None or columns is None:
+        return (*rest, None)
+    return (*rest, max(min(rows + min(offset, 0), columns - max(offset, 0)), 0))
+
+
+def traced(config: Config, given: Structure) -> Shape | None:
+    """The rest of the axes."""
+    shape = diagonal(config, given)
+    return None if shape is None else shape[:-1]
+
+
+def matrix_of_diagonal(config: Config, given: Structure) -> Shape | None:
+    """A square matrix for every row."""
+    shape = first(given)
+    if shape is None:
+        return None
+    if not shape:
+        raise ShapeError("no diagonal: a single number")
+    side = None if shape[-1] is None else shape[-1] + abs(config["offset"])
+    return (*shape[:-1], side, side)
+
+
+def flattened(config: Config, given: Structure) -> Shape | None:
+    """All axes but the first in one."""
+    shape = first(given)
+    if shape is None:
+        return None
+    if not shape:
+        raise ShapeError("a single number has no batch")
+    return (shape[0], product(shape[1:]))
+
+
+def gathered(config: Config, given: Structure) -> Shape | None:
+    """The last axis of the indices names a place in so many axes of x."""
+    shape, indices = given
+    if shape is None or indices is None:
+        return None
+    batch = config["batch_dims"]
+    if not indices or indices[-1] is None:
+        raise ShapeError("in how many axes the indices point is not known")
+    if not batch < len(indices) or not batch + indices[-1] <= len(shape):
+        raise ShapeError(f"indices {list(indices)} into {list(shape)} with batch_dims {batch}")
+    rows = broadcast([shape[:batch], indices[:batch]]) or ()
+    rest: Shape = shape[batch + indices[-1] :]
+    return (*rows, *indices[batch:-1], *rest)
+
+
+def reversed_rows(config: Config, given: Structure) -> Shape | None:
+    """The same, with a length for every row."""
+    shape, lengths = first(given), given[1]
+    if shape is None:
+        return None
+    steps, batch = place(config["seq_axis"], len(shape)), place(config["batch_axis"], len(shape))
+    if steps == batch:
+        raise ShapeError(f"steps and rows on axis {steps}")
+    if lengths is not None:
+        if len(lengths) != 1:
+            raise ShapeError(f"lengths of {len(lengths)} dimensions")
+        broadcast([lengths, (shape[batch],)])
+    return shape
+
+
+def one_number(config: Config, given: Structure) -> Shape:
+    """A single number."""
+    return ()

@@ -96,6 +96,11 @@ def chosen(config: Config, given: Structure) -> Shape | None:
     return shape
 
 
+def each(config: Config, given: Structure) -> Structure:
+    """Every argument's own."""
+    return given
+
+
 def same(config: Config, given: Structure) -> Shape | None:
     """The first argument's."""
     return first(given)
@@ -147,7 +152,7 @@ def ranked(config: Config, given: Structure) -> Structure:
     shape = first(given)
     if shape is None:
         return None, None
-    if not shape or (shape[-1] is not None and shape[-1] < config["k"]):
+    if not shape or (None not in (shape[-1], config["k"]) and shape[-1] < config["k"]):
         raise ShapeError(f"the {config['k']} largest of {list(shape)}")
     return ((*shape[:-1], config["k"]),) * 2
 

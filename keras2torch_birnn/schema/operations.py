@@ -199,7 +199,7 @@ def _sized(output: Output, rule: Rule, *arguments: str, **options: Option) -> Op
 _REDUCED = {"axis": _axes(), "keepdims": flag(False)}
 _SMOOTH = (
     "Exp Expm1 Log Log1p Log2 Log10 Sqrt Rsqrt Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh Tanh "
-    "Arcsinh Arccosh Arctanh Erf Reciprocal"
+    "Arcsinh Arccosh Arctanh Erf Erfc Erfinv Lgamma Reciprocal"
 ).split()
 _NUMBERS = kinds.together("bool")
 _FIRM = kinds.together("bool", "size")
@@ -215,7 +215,11 @@ _BARE = {
     ),
     **dict.fromkeys(("Mod", "Power", "SquaredDifference"), _two(op_shapes.elementwise, _FIRM)),
     **dict.fromkeys(("Divide", "Arctan2", "Logaddexp"), _two(op_shapes.elementwise, kinds.divided)),
-    "DivideNoNan": _two(op_shapes.elementwise, kinds.floats),
+    # 0 where x2 is 0, or (the last three) where x1 is
+    **dict.fromkeys(
+        ("DivideNoNan", "MultiplyNoNan", "Xlogy", "Xlog1py", "Xdivy"),
+        _two(op_shapes.elementwise, kinds.floats),
+    ),
     **dict.fromkeys(
         ("Less", "LessEqual", "Greater", "GreaterEqual"),
         _two(op_shapes.elementwise, kinds.compared("bool")),
@@ -226,6 +230,7 @@ _BARE = {
     ),
     "LogicalNot": _one(op_shapes.same, kinds.truths),
     "Identity": _one(op_shapes.same, kinds.together()),
+    "IdentityN": _listed(op_shapes.each, kinds.each),
     # "named": the dtype in the file's own words; a cast to what a tensor is keeps its mask
     "Cast": _one(
         op_shapes.same,
@@ -254,7 +259,7 @@ _BARE = {
     "Any": _one(op_shapes.reduced, kinds.truths, **_REDUCED),
     "All": _one(op_shapes.reduced, kinds.truths, **_REDUCED),
     "Logsumexp": _one(op_shapes.reduced, kinds.floats, **_REDUCED),
-    "Norm": _one(op_shapes.reduced, kinds.floats, **_REDUCED),
+    "Norm": _one(op_shapes.reduced, kinds.floats, order=choice(2, 1, 2, "inf"), **_REDUCED),
     "CountNonzero": _one(
         op_shapes.reduced, kinds.numbered(kinds.together()), dtype=_kind(), **_REDUCED
     ),
@@ -279,6 +284,9 @@ _BARE = {
     "Normalize": _one(
         op_shapes.along_axis, kinds.floats, axis=_axes(-1), smallest=number(REQUIRED)
     ),
+    "ClipByNorm": _one(
+        op_shapes.along_axis, kinds.floats, axis=_axes(), largest=number(REQUIRED, 0.0)
+    ),
     "Cumsum": _one(
         op_shapes.along_axis,
         kinds.totalled,
@@ -301,7 +309,7 @@ _BARE = {
         descending=flag(False),
         dtype=_kind(),
     ),
-    "TopK": _one(op_shapes.ranked, kinds.ranked, k=size()),
+    "TopK": _sized(op_shapes.ranked, kinds.ranked, "x", k=optional(size())),
     # ---- products ----
     "Matmul": _two(op_shapes.matmul, kinds.reals, transpose_a=flag(False), transpose_b=flag(False)),
     "Dot": _two(op_shapes.dot, kinds.reals),
@@ -327,10 +335,22 @@ _BARE = {
     "Flip": _one(op_shapes.along_axis, _ANY, axis=_axes()),
     "Roll": _one(op_shapes.along_axis, _ANY, shift=_many(_PLACE, 32), axis=_axes(REQUIRED)),
     "Repeat": _one(op_moves.repeated, _ANY, repeats=size(), axis=optional(_axis(None))),
-    "Pad": _one(op_moves.padded, _ANY, pad_width=Option(REQUIRED, _pairs), value=number(0.0)),
+    "Pad": _one(
+        op_moves.padded,
+        _ANY,
+        pad_width=Option(REQUIRED, _pairs),
+        mode=choice("constant", "constant", "reflect", "symmetric"),
+        value=number(0.0),
+    ),
     "Diff": _one(op_moves.differences, _FIRM, n=size(1), axis=_axis(-1)),
     "Tril": _one(op_shapes.same, _ANY, k=_PLACE),
     "Triu": _one(op_shapes.same, _ANY, k=_PLACE),
+    # so many diagonals below the main one and above it, all of them where below 0
+    "BandPart": _one(op_moves.matrices, _ANY, lower=_PLACE, upper=_PLACE),
+    "Diagonal": _one(op_moves.diagonal, _ANY, offset=_PLACE, axis1=_axis(), axis2=_axis()),
+    "Trace": _one(op_moves.traced, kinds.reals, offset=_PLACE, axis1=_axis(), axis2=_axis()),
+    "MatrixDiag": _one(op_moves.matrix_of_diagonal, _ANY, offset=_PLACE),
+    "BatchFlatten": _one(op_moves.flattened, _ANY),
     "Split": _one(
         op_moves.split,
         _ANY,
@@ -338,7 +358,7 @@ _BARE = {
         by=choice(REQUIRED, "count", "sizes", "places"),
         axis=_axis(),
     ),
-    "Unstack": _one(op_moves.unstacked, _ANY, axis=_axis(0), num=optional(size(None))),
+    "Unstack": _one(op_moves.unstacked, kinds.together(), axis=_axis(0), num=optional(size(None))),
     "Concatenate": _listed(op_moves.joined, kinds.together(), axis=_axis(-1)),
     "Stack": _listed(op_moves.stacked, kinds.together(), axis=_axis(0)),
     # ---- choosing values ----
@@ -359,6 +379,18 @@ _BARE = {
         arguments=("x", "indices"),
         kinds=kinds.indexed,
     ),
+    "GatherNd": Operation(
+        {"batch_dims": size(0, least=0)},
+        output=op_shapes.checked(op_moves.gathered),
+        arguments=("x", "indices"),
+        kinds=kinds.indexed,
+    ),
+    "ReverseSequence": Operation(
+        {"seq_axis": _axis(), "batch_axis": _axis(0)},
+        output=op_shapes.checked(op_moves.reversed_rows),
+        arguments=("x", "lengths"),
+        kinds=kinds.indexed,
+    ),
     "TakeAlongAxis": Operation(
         {"axis": _axis()},
         output=op_shapes.checked(op_moves.taken_along),
@@ -370,6 +402,8 @@ _BARE = {
         op_moves.sequence_mask, kinds.marked, "x", maxlen=optional(size()), dtype=_kind("bool")
     ),
     "Shape": _one(op_moves.sizes_of, kinds.measured),
+    "Rank": _one(op_moves.one_number, kinds.measured),
+    "Size": _one(op_moves.one_number, kinds.measured),
 }
 
 OPS: Mapping[str, Operation] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,6 +126,8 @@ def numbers_in(value: Any) -> Any:
 
 def constant(value: Any) -> Any:
     """An argument: lists of numbers become one constant, tensors and numbers stay."""
+    if isinstance(value, str):
+        raise refused(f"the text {printable(repr(value))} where numbers are expected")
     if isinstance(value, list | tuple):
         return {"class_name": "__tensor__", "config": {"value": value, "dtype": None}}
     return value
@@ -294,17 +297,48 @@ def begin_and_size(values: Values) -> Values:
     return {**values, "key": key}
 
 
-def no_pad_mode(values: Values) -> Values:
-    """``pad``: constant values only; a single pair or number is for all axes."""
-    mode = values.pop("mode", None)
-    if mode is not None and str(mode).lower() != "constant":
+def one_diagonal(values: Values) -> Values:
+    """``diag``, ``diag_part``: one diagonal, not a band of them."""
+    offset = values.get("offset", 0)
+    if type(offset) is not int:
+        raise refused("diagonals of which there are several are not supported")
+    return {**values, "offset": offset}
+
+
+_MIRRORED = ("reflect", "symmetric")
+
+
+def padding(values: Values) -> Values:
+    """``pad``: constant values, or mirrored ones; a single pair or number is for all axes."""
+    mode = str(values.pop("mode", None) or "constant").lower()
+    if mode not in ("constant", *_MIRRORED):
         raise refused(f"pad with mode={printable(mode)} is not supported")
     width = constant_of_option(values.get("pad_width"))
     width = [[width, width]] if isinstance(width, int) else width
     if isinstance(width, list) and len(width) == 2 and all(type(w) is int for w in width):
         width = [width]
     value = constant_of_option(values.get("value"))
-    return {**values, "pad_width": width, "value": 0 if value is None else value}
+    value = 0 if value is None or mode in _MIRRORED else value
+    return {**values, "pad_width": width, "mode": mode, "value": value}
+
+
+def computed_k(values: Values) -> Values:
+    """``top_k``: a number, or one that is computed of sizes."""
+    k = values.pop("k", None)
+    return {**values, **({"k": None, "sizes": [k]} if is_tensor(k) else {"k": k})}
+
+
+def order(values: Values) -> Values:
+    """``norm``: which one, of vectors. A list of axes is a matrix, but where squares are summed."""
+    said = values.pop("ord", None)
+    known = {None: 2, "euclidean": 2, "fro": 2, 1: 1, 2: 2, math.inf: "inf"}
+    found = known.get(said) if isinstance(said, int | float | str | None) else None
+    of_matrix = isinstance(values.get("axis"), list) and said not in (None, "euclidean")
+    if found is None or isinstance(said, bool) or of_matrix:
+        raise refused(f"norm with ord={printable(repr(said))} is not supported")
+    if said not in (None, "euclidean") and values.get("axis") is None:
+        raise refused(f"norm with ord={printable(repr(said))} without an axis is not supported")
+    return {**values, "order": found}
 
 
 def only_pairs(op: str) -> Rework:

@@ -17,10 +17,11 @@ from keras2torch_birnn.readers.operations.binding import (
     cast,
     is_tensor,
     kind,
-    no_pad_mode,
     numbers_in,
     one_shift,
     only_pairs,
+    order,
+    padding,
     refused,
     total_axes,
     with_kind,
@@ -39,12 +40,6 @@ def _normalize(values: Values) -> Values:
         raise refused("normalize with an order other than 2 is not supported")
     epsilon = values.pop("epsilon", None)
     return {**values, "smallest": 1e-7 if epsilon is None else epsilon}  # backend.epsilon()
-
-
-def _norm(values: Values) -> Values:
-    if values.pop("ord", None) not in (None, 2, "fro") or isinstance(values.get("axis"), list):
-        raise refused("norm other than the length of vectors is not supported")
-    return values
 
 
 def _average(values: Values) -> Values:
@@ -108,8 +103,8 @@ _BARE = {
         name: Row(name, "x")
         for name in (
             "Exp Expm1 Log Log1p Log2 Log10 Sqrt Rsqrt Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh "
-            "Tanh Arcsinh Arccosh Arctanh Erf Reciprocal Floor Ceil Trunc Negative Absolute Sign "
-            "Square Isnan Isinf Isfinite LogicalNot"
+            "Tanh Arcsinh Arccosh Arctanh Erf Erfc Erfinv Reciprocal Floor Ceil Trunc Negative "
+            "Absolute Sign Square Isnan Isinf Isfinite LogicalNot"
         ).split()
     },
     "Round": Row("Round", "x decimals", rework=_round),
@@ -120,7 +115,7 @@ _BARE = {
         for name in "Sum Mean Prod Max Min Any All Logsumexp Var Std".split()
     },
     "Moments": Row("Moments", "x axes=axis keepdims synchronized=!"),
-    "Norm": Row("Norm", "x ord axis keepdims", rework=_norm),
+    "Norm": Row("Norm", "x ord axis keepdims", rework=order),
     "CountNonzero": Row("CountNonzero", "x axis", {"dtype": "int32"}),
     "Argmax": Row("Argmax", _REDUCED, {"dtype": "int32"}),
     "Argmin": Row("Argmin", _REDUCED, {"dtype": "int32"}),
@@ -146,9 +141,11 @@ _BARE = {
     "Flip": Row("Flip", "x axis"),
     "Roll": Row("Roll", "x shift axis", rework=one_shift),
     "Repeat": Row("Repeat", "x repeats axis"),
-    "Pad": Row("Pad", "x pad_width mode constant_values=value", rework=no_pad_mode),
+    "Pad": Row("Pad", "x pad_width mode constant_values=value", rework=padding),
     "Diff": Row("Diff", "a=x n axis"),
     "Tril": Row("Tril", "x k"),
+    "Diagonal": Row("Diagonal", "x offset axis1 axis2"),
+    "Trace": Row("Trace", "x offset axis1 axis2"),
     "Triu": Row("Triu", "x k"),
     "Split": Row("Split", "x indices_or_sections=sections axis", rework=at_places),
     "Unstack": Row("Unstack", "x num axis"),

@@ -21,18 +21,22 @@ from keras2torch_birnn.readers.operations.binding import (
     begin_and_size,
     bind,
     cast,
+    computed_k,
     constant_of_option,
     counted,
     is_tensor,
     kind,
     masked_key,
-    no_pad_mode,
+    one_diagonal,
     one_shift,
     only_pairs,
+    order,
+    padding,
     parts,
     refused,
     sizes_apart,
     tensor,
+    then,
     total_axes,
     with_kind,
     with_sizes,
@@ -75,12 +79,14 @@ def _l2(values: Values) -> Values:
 
 
 def _norm(values: Values) -> Values:
-    order = values.pop("ord", None)
-    if order not in (None, "euclidean", 2) or (order == 2 and isinstance(values["axis"], list)):
-        raise refused("norm other than euclidean is not supported")
     if values.get("keepdims") is None:
         values.pop("keepdims", None)
-    return values
+    return order(values)
+
+
+def _over(values: Values) -> Values:
+    """1 over x."""
+    return {"x1": 1.0, "x2": values.get("x")}
 
 
 def _filled(number: float | None) -> Any:
@@ -131,8 +137,10 @@ def _matmul(values: Values) -> Values:
 
 def _band(values: Values) -> Values:
     lower, upper = values.pop("lower", None), values.pop("upper", None)
-    if type(lower) is not int or type(upper) is not int or (lower >= 0 and upper >= 0):
-        raise refused("band_part that keeps a band within is not supported")
+    if type(lower) is not int or type(upper) is not int:
+        raise refused("band_part whose numbers of diagonals are tensors is not supported")
+    if lower >= 0 and upper >= 0:
+        return {**values, "lower": lower, "upper": upper, "op": "BandPart"}
     if lower < 0 and upper < 0:
         return {**values, "k": 2**31 - 1, "op": "Tril"}
     return {**values, "k": upper if lower < 0 else -lower, "op": "Tril" if lower < 0 else "Triu"}
@@ -152,7 +160,8 @@ _UNARY = {
             "expm1": "Expm1", "log": "Log", "log1p": "Log1p", "sin": "Sin", "cos": "Cos",
             "tan": "Tan", "asin": "Arcsin", "acos": "Arccos", "atan": "Arctan", "sinh": "Sinh",
             "cosh": "Cosh", "tanh": "Tanh", "asinh": "Arcsinh", "acosh": "Arccosh",
-            "atanh": "Arctanh", "erf": "Erf", "floor": "Floor", "ceil": "Ceil", "round": "Round",
+            "atanh": "Arctanh", "erf": "Erf", "erfc": "Erfc", "erfinv": "Erfinv",
+            "lgamma": "Lgamma", "floor": "Floor", "ceil": "Ceil", "round": "Round",
             "rint": "Round", "is_nan": "Isnan", "is_inf": "Isinf", "is_finite": "Isfinite",
             "logical_not": "LogicalNot",
         }.items()
@@ -163,7 +172,8 @@ _UNARY = {
 _BINARY = {
     "__operators__.add": "Add", "math.add": "Add", "math.subtract": "Subtract",
     "math.multiply": "Multiply", "math.truediv": "Divide",
-    "math.divide_no_nan": "DivideNoNan",
+    "math.divide_no_nan": "DivideNoNan", "math.multiply_no_nan": "MultiplyNoNan",
+    "math.xlogy": "Xlogy", "math.xlog1py": "Xlog1py", "math.xdivy": "Xdivy",
     "compat.v1.floor_div": "FloorDivide", "math.floormod": "Mod", "math.pow": "Power",
     "math.maximum": "Maximum", "math.minimum": "Minimum",
     "math.squared_difference": "SquaredDifference", "math.equal": "Equal",
@@ -181,6 +191,8 @@ _REDUCTIONS = {
 ROWS: Mapping[str, Row] = {
     **{name: Row(op, "x input=x") for name, op in _UNARY.items()},
     **{name: Row(op, _TWO) for name, op in _BINARY.items()},
+    "math.reciprocal_no_nan": Row("DivideNoNan", "x", rework=_over),
+    "compat.v1.math.scalar_mul": Row("Multiply", "scalar=x1 x=x2"),
     "math.atan2": Row("Arctan2", "y=x1 x=x2"),
     "__operators__.eq": Row("Equal", "self=x1 other=x2", saved=False),
     "__operators__.ne": Row("NotEqual", "self=x1 other=x2", saved=False),
@@ -195,11 +207,18 @@ ROWS: Mapping[str, Row] = {
     "math.cumsum": Row("Cumsum", "x axis exclusive reverse", {"axis": 0}),
     "math.cumprod": Row("Cumprod", "x axis exclusive reverse", {"axis": 0}),
     "math.add_n": Row("AddN", "inputs=xs"),
+    "math.accumulate_n": Row("AddN", "inputs=xs shape=- tensor_dtype=-"),
+    "identity_n": Row("IdentityN", "input=xs"),
+    "ensure_shape": Row("Identity", "x shape=-"),
+    "keras.backend.batch_flatten": Row("BatchFlatten", "x"),
     "sort": Row("Sort", "values=x axis direction", rework=_direction),
     "argsort": Row(
         "Argsort", "values=x axis direction stable=-", {"dtype": "int32"}, _direction
     ),
-    "math.top_k": Row("TopK", "input=x k sorted index_type=!", {"k": 1}, only_pairs("top_k")),
+    "math.top_k": Row(
+        "TopK", "input=x k sorted index_type=!", {"k": 1}, then(only_pairs("top_k"), computed_k)
+    ),
+    "clip_by_norm": Row("ClipByNorm", "t=x clip_norm=largest axes=axis"),
     "linalg.matmul": Row(
         "Matmul",
         "a=x1 b=x2 transpose_a transpose_b adjoint_a adjoint_b a_is_sparse=- b_is_sparse=- "
@@ -223,7 +242,19 @@ ROWS: Mapping[str, Row] = {
     "roll": Row("Roll", "input=x shift axis", rework=one_shift),
     "repeat": Row("Repeat", "input=x repeats axis"),
     "compat.v1.pad": Row(
-        "Pad", "tensor=x paddings=pad_width mode constant_values=value", rework=no_pad_mode
+        "Pad", "tensor=x paddings=pad_width mode constant_values=value", rework=padding
+    ),
+    "linalg.adjoint": Row("Swapaxes", "matrix=x", {"axis1": -2, "axis2": -1}),
+    "linalg.diag_part": Row(
+        "Diagonal",
+        "input=x k=offset padding_value=! align=-",
+        {"axis1": -2, "axis2": -1},
+        one_diagonal,
+    ),
+    "linalg.trace": Row("Trace", "x", {"offset": 0, "axis1": -2, "axis2": -1}),
+    "linalg.diag": Row(
+        "MatrixDiag", "diagonal=x k=offset num_rows=! num_cols=! padding_value=! align=-",
+        rework=one_diagonal,
     ),
     "linalg.band_part": Row("Tril", "input=x num_lower=lower num_upper=upper", rework=_band),
     "split": Row(
@@ -237,9 +268,18 @@ ROWS: Mapping[str, Row] = {
         "GetItem", f"input_=x begin end strides {' '.join(MASKS)} var=!", rework=_strided
     ),
     "where": Row("Where", "condition x=x1 y=x2"),
+    "compat.v1.where": Row("Where", "condition x=x1 y=x2", {"broadcasts": False}),
     "clip_by_value": Row("Clip", "t=x clip_value_min=x_min clip_value_max=x_max"),
     "compat.v1.gather": Row(
         "Take", "params=x indices validate_indices=- axis batch_dims", rework=_gather
+    ),
+    "compat.v1.gather_nd": Row("GatherNd", "params=x indices batch_dims bad_indices_policy=!"),
+    "compat.v1.nn.embedding_lookup": Row(
+        "Take", "params=x ids=indices partition_strategy=- validate_indices=- max_norm=!",
+        {"axis": 0},
+    ),
+    "reverse_sequence": Row(
+        "ReverseSequence", "input=x seq_lengths=lengths seq_axis batch_axis seq_dim=! batch_dim=!"
     ),
     "one_hot": Row(
         "OneHot", "indices=x depth on_value=on off_value=off axis dtype", rework=_one_hot
@@ -247,8 +287,11 @@ ROWS: Mapping[str, Row] = {
     "sequence_mask": Row("SequenceMask", "lengths=x maxlen dtype", rework=_sequence_mask),
     "cast": Row("Cast", "x dtype", rework=cast),
     "compat.v1.shape": Row("Shape", "input=x out_type=-"),
+    "compat.v1.size": Row("Size", "input=x out_type=-"),
+    "rank": Row("Rank", "input=x"),
     "zeros_like": Row("ZerosLike", "input=x dtype layout=-", rework=with_kind()),
     "compat.v1.zeros_like": Row("ZerosLike", "tensor=x dtype optimize=-", rework=with_kind()),
+    "compat.v1.ones_like": Row("OnesLike", "tensor=x dtype optimize=-", rework=with_kind()),
     "ones_like": Row("OnesLike", "input=x dtype layout=-", rework=with_kind()),
     "nn.softmax": activation("softmax", "logits=x", "axis", "dim=axis"),
     "compat.v1.nn.softmax": activation("softmax", "logits=x", "axis", "dim=axis"),

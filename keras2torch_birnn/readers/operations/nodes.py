@@ -22,16 +22,19 @@ from keras2torch_birnn.readers.operations.binding import (
     begin_and_size,
     bind,
     cast,
+    computed_k,
     constant_of_option,
     counted,
     kind,
     masked_key,
-    no_pad_mode,
+    one_diagonal,
     one_shift,
     only_pairs,
+    padding,
     parts,
     refused,
     sizes_apart,
+    then,
     with_sizes,
 )
 from keras2torch_birnn.readers.strict_json import parse_object
@@ -68,10 +71,7 @@ def _all_listed(values: Values) -> Values:
 
 
 def _equation(values: Values) -> Values:
-    try:
-        text = base64.b64decode(str(values.pop("equation", "")), validate=True).decode("ascii")
-    except (binascii.Error, ValueError):
-        raise refused("Einsum with an equation that cannot be read") from None
+    text = _text(values.pop("equation", ""))
     return {**_all_listed(values), "subscripts": text}
 
 
@@ -83,6 +83,24 @@ def _channels_last(values: Values) -> Values:
     if values.pop("data_format", "TkhXQw==") != "TkhXQw==":  # NHWC
         raise refused("BiasAdd with channels first is not supported")
     return values
+
+
+def _text(value: Any) -> str:
+    """An attribute that is a text."""
+    try:
+        return base64.b64decode(str(value), validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        raise refused("a text that cannot be read") from None
+
+
+def _mirrored(values: Values) -> Values:
+    return padding({**values, "mode": _text(values.get("mode"))})
+
+
+def _square(values: Values) -> Values:
+    if (values.pop("num_rows", -1), values.pop("num_cols", -1)) != (-1, -1):
+        raise refused("MatrixDiagV3 of a wanted size is not supported")
+    return one_diagonal(values)
 
 
 def _strided(values: Values) -> Values:
@@ -113,7 +131,8 @@ ROWS: Mapping[str, Row] = {
             "Atan2": "Arctan2", "SquaredDifference": "SquaredDifference", "Equal": "Equal",
             "NotEqual": "NotEqual", "Less": "Less", "LessEqual": "LessEqual",
             "Greater": "Greater", "GreaterEqual": "GreaterEqual", "LogicalAnd": "LogicalAnd",
-            "LogicalOr": "LogicalOr",
+            "LogicalOr": "LogicalOr", "MulNoNan": "MultiplyNoNan", "Xlogy": "Xlogy",
+            "Xdivy": "Xdivy",
         }.items()
     },
     **{
@@ -124,7 +143,8 @@ ROWS: Mapping[str, Row] = {
             "Expm1": "Expm1", "Log": "Log", "Log1p": "Log1p", "Sin": "Sin", "Cos": "Cos",
             "Tan": "Tan", "Asin": "Arcsin", "Acos": "Arccos", "Atan": "Arctan", "Sinh": "Sinh",
             "Cosh": "Cosh", "Tanh": "Tanh", "Asinh": "Arcsinh", "Acosh": "Arccosh",
-            "Atanh": "Arctanh", "Erf": "Erf", "Floor": "Floor", "Ceil": "Ceil",
+            "Atanh": "Arctanh", "Erf": "Erf", "Erfc": "Erfc", "Erfinv": "Erfinv",
+            "Lgamma": "Lgamma", "Floor": "Floor", "Ceil": "Ceil",
             "Round": "Round", "Rint": "Round", "IsNan": "Isnan", "IsInf": "Isinf",
             "IsFinite": "Isfinite", "LogicalNot": "LogicalNot", "Identity": "Identity",
             "StopGradient": "Identity", "ZerosLike": "ZerosLike",
@@ -136,7 +156,7 @@ ROWS: Mapping[str, Row] = {
     "ArgMin": Row("Argmin", "x axis output_type=dtype", rework=counted),
     "Cumsum": Row("Cumsum", "x axis exclusive reverse"),
     "Cumprod": Row("Cumprod", "x axis exclusive reverse"),
-    "TopKV2": Row("TopK", "x k sorted", rework=only_pairs("TopKV2")),
+    "TopKV2": Row("TopK", "x k sorted", rework=then(only_pairs("TopKV2"), computed_k)),
     "AddN": Row("AddN", "inputs", rework=_all_listed),
     "Einsum": Row("Einsum", "inputs equation", rework=_equation),
     "BiasAdd": Row("Add", "x1 x2 data_format", rework=_channels_last),
@@ -150,10 +170,21 @@ ROWS: Mapping[str, Row] = {
     "ExpandDims": Row("ExpandDims", "x axis"),
     "ReverseV2": Row("Flip", "x axis"),
     "Roll": Row("Roll", "x shift axis", rework=one_shift),
-    "Pad": Row("Pad", "x pad_width", rework=no_pad_mode),
-    "PadV2": Row("Pad", "x pad_width value", rework=no_pad_mode),
+    "Pad": Row("Pad", "x pad_width", rework=padding),
+    "PadV2": Row("Pad", "x pad_width value", rework=padding),
     "Split": Row("Split", "axis x num_split=sections", rework=parts),
     "SplitV": Row("Split", "x sections axis num_split=-", rework=parts),
+    "MirrorPad": Row("Pad", "x pad_width mode", rework=_mirrored),
+    "MatrixDiagV3": Row(
+        "MatrixDiag", "x offset num_rows num_cols padding_value=! align=-", rework=_square
+    ),
+    "MatrixDiagPartV3": Row(
+        "Diagonal",
+        "x offset padding_value=! align=-",
+        {"axis1": -2, "axis2": -1},
+        one_diagonal,
+    ),
+    "MatrixBandPart": Row("BandPart", "x lower upper"),
     "Unpack": Row("Unstack", "x axis num"),
     "ConcatV2": Row("Concatenate", "inputs", rework=_list_first),
     "Pack": Row("Stack", "inputs axis", rework=_all_listed),
@@ -162,9 +193,12 @@ ROWS: Mapping[str, Row] = {
     "Select": Row("Where", "condition x1 x2", {"broadcasts": False}),
     "SelectV2": Row("Where", "condition x1 x2"),
     "GatherV2": Row("Take", "x indices axis batch_dims", rework=_gathered),
+    "GatherNd": Row("GatherNd", "x indices"),
+    "ReverseSequence": Row("ReverseSequence", "x lengths seq_dim=seq_axis batch_dim=batch_axis"),
     "OneHot": Row("OneHot", "x depth on off axis T=dtype", rework=_one_hot),
     "Cast": Row("Cast", "x DstT=dtype Truncate=!", rework=cast),
     "Shape": Row("Shape", "x out_type=-"),
+    "Size": Row("Size", "x out_type=-"),
     "Softmax": activation("softmax"),
     "LogSoftmax": activation("log_softmax"),
     "Relu": activation("relu"),

@@ -72,6 +72,7 @@ def _settled(
         return _with_kinds(layer, has, Settled(has, (_UNKNOWN,)), passes_mask=False)
     try:
         _check_indices(layer, call, generation)
+        _check_cast(layer, half=half)
         settled = row.kinds(has, layer.config, generation.name != "keras3")
     except KindError as error:
         problems.append(
@@ -96,13 +97,20 @@ def _with_kinds(
     return replace(layer, config={**layer.config, "kinds": kinds})
 
 
+def _check_cast(layer: LayerSpec, *, half: bool) -> None:
+    """Refuse a cast to fewer bits, which would round; a file of half precision is noted as such."""
+    named = layer.config.get("named")
+    if layer.class_name == "ops.Cast" and named in ("float16", "bfloat16") and not half:
+        raise KindError(f"numbers of {named}, which are computed in float32 here")
+
+
 def _check_indices(layer: LayerSpec, call: Call, generation: Generation) -> None:
     """Refuse indices below 0 where they do not count from the end.
 
     TensorFlow has none; ``keras.ops.take`` of Keras 3.0 takes the first place for them
     (``tfnp.take``), from 3.5 on at the latest they count from the end.
     """
-    if layer.class_name != "ops.Take" or _counts_from_the_end(generation):
+    if layer.class_name not in ("ops.Take", "ops.GatherNd") or _counts_from_the_end(generation):
         return
     indices = call.args[1]
     values = indices.values if isinstance(indices, Constant) else (indices,)
