@@ -39,6 +39,8 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
     "Normalization": ("mean without variance",),
     "CategoryEncoding": ("sparse=True", "more than two axes (multi_hot, count)"),
     "Discretization": ("adapt() of tf.keras", "sparse=True", "more than two axes (as above)"),
+    "Hashing": ("text", "sparse=True", "several tensors (tf.keras 2.4)"),
+    "IntegerLookup": ("adapt()", "invert=True", "tf_idf", "oov_method=farmhash", "sparse=True"),
     "UpSampling2D": (
         "interpolation other than nearest, bilinear",
         "bilinear of multi-backend Keras and TensorFlow 1",

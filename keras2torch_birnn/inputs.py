@@ -24,6 +24,8 @@ _HANDS_ON = frozenset(
 )
 # Layers that take ids -> their option that says how many there are.
 _VOCABULARY: Mapping[str, str] = {"Embedding": "input_dim", "CategoryEncoding": "num_tokens"}
+# Others that look at an input's values.
+_LOOKS = ("Masking", "IntegerLookup")
 # A Hashing takes any number: of one digit, or of up to seven.
 _HASHED = 10**7
 
@@ -32,13 +34,15 @@ _HASHED = 10**7
 class InputFacts:
     """What is known of one model input: ids below ``vocabulary``, reals or, with ``truth``, bools.
 
-    ``padding``: what marks a step that does not count.
+    ``among``: whole numbers that are looked up, and one that is not there. ``padding``: what marks
+    a step that does not count.
     """
 
     shape: tuple[int | None, ...] | None
     vocabulary: int | None = None
     padding: float | None = None
     truth: bool = False
+    among: tuple[int, ...] = ()
 
 
 def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
@@ -53,6 +57,9 @@ def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
                 vocabulary=min(size, facts.vocabulary or size),
                 padding=0.0 if layer.config.get("mask_zero") else facts.padding,
             )
+        elif layer.class_name == "IntegerLookup":
+            words = layer.config["vocabulary"]
+            found[origin] = replace(facts, among=(*words, (max(words) + 1) % 2**31))
         elif layer.class_name == "Masking":
             found[origin] = replace(facts, padding=layer.config["mask_value"])
     return tuple(found[name] for name in names)
@@ -89,7 +96,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
             reached = {e: s for e, s in zip(ends, sources, strict=False) if s}
             yield from _readers(inner.graph, reached)
         elif sources[0] and (len(sources) == 1 or inner.class_name == "CategoryEncoding"):
-            if inner.class_name == "Masking" or _vocabulary(inner) is not None:
+            if inner.class_name in _LOOKS or _vocabulary(inner) is not None:
                 yield sources[0], inner
             if inner.class_name in _HANDS_ON:
                 known[call.layer, call.index] = sources[0]
@@ -160,7 +167,9 @@ def _draw(facts: InputFacts, steps: int, rows: int, place: int, rng: np.random.G
     x: Array
     if facts.truth:
         return np.asarray(rng.random(shape) < 0.6)
-    if facts.vocabulary is not None:
+    if facts.among:
+        x = rng.choice(np.array(facts.among), shape)
+    elif facts.vocabulary is not None:
         first = 1 if facts.padding is not None and facts.vocabulary > 1 else 0
         x = rng.integers(first, facts.vocabulary, shape).astype(np.int32)
     else:

@@ -63,6 +63,7 @@ def with_random_weights(spec: LayerSpec) -> LayerSpec:
 
 CONV = {"filters": 6, "kernel_size": 3}
 BOUNDS = {"bin_boundaries": [0.0, 1.0]}
+WORDS = {"vocabulary": [5, 7, 2]}
 REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ("Hashing", {"num_bins": 3, "mask_value": ""}, STEPS, TF, "a whole number of 64 bits is"),
     ("Hashing", {"num_bins": 3, "mask_value": 2**63}, STEPS, TF, "a whole number of 64 bits is"),
@@ -72,7 +73,27 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ("HashedCrossing", {"num_bins": 3}, STEPS, TF, "HashedCrossing layer hashes pairs"),
     ("SpectralNormalization", {}, STEPS, K3, "SpectralNormalization layer rewrites the kernel"),
     ("StringLookup", {}, STEPS, TF, "StringLookup layer looks up text"),
-    ("IntegerLookup", {}, STEPS, TF, "IntegerLookup layer looks ids up"),
+    ("IntegerLookup", {}, STEPS, TF, "IntegerLookup without vocabulary"),
+    (
+        "IntegerLookup",
+        {"vocabulary": None},
+        STEPS,
+        TF,
+        r"what adapt\(\) found is not in the configuration: make the layer anew with vocabulary=",
+    ),
+    ("IntegerLookup", {**WORDS, "output_mode": "tf_idf"}, STEPS, TF, "output_mode='tf_idf'"),
+    ("IntegerLookup", {**WORDS, "invert": True}, STEPS, TF, "option invert=True"),
+    ("IntegerLookup", {**WORDS, "oov_method": "farmhash"}, STEPS, K3, "oov_method='farmhash'"),
+    ("IntegerLookup", {**WORDS, "idf_weights": [1.0]}, STEPS, TF, "option idf_weights="),
+    ("IntegerLookup", {**WORDS, "mask_token": 7}, STEPS, TF, "a number twice, or the mask_token"),
+    ("IntegerLookup", {"vocabulary": [2, 3, 2]}, STEPS, TF, "vocabulary holds a number twice"),
+    (
+        "IntegerLookup",
+        {**WORDS, "output_mode": "count", "pad_to_max_tokens": True, "max_tokens": 3},
+        [None, 7],
+        TF,
+        "pad_to_max_tokens with fewer max_tokens",
+    ),
     ("TextVectorization", {}, STEPS, TF, "TextVectorization layer turns text into ids"),
     ("UpSampling2D", {"size": [2, 2]}, IMAGE, KERAS_1, "does not say where the channels stand"),
     ("Conv2D", {**CONV, "padding": "causal"}, IMAGE, TF, "Conv2D option padding='causal'"),

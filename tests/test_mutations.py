@@ -1008,6 +1008,21 @@ mutation(
     "tf.keras-2.4.0/hashing.h5",
 )
 mutation(
+    "numbers looked up in the order of their size",
+    edit(
+        "layers.preprocessing:IntegerLookup.__init__",
+        "order + first",
+        "torch.arange(len(words)) + first",
+    ),
+    f"{TF}/lookup.keras",
+    f"{K3}/lookup.keras",
+)
+mutation(
+    "all numbers that are not in the list have the first index",
+    edit("layers.preprocessing:IntegerLookup.forward", "torch.remainder(x, self.others)", "0 * x"),
+    f"{TF}/lookup.h5",
+)
+mutation(
     "AveragePooling1D counts the padding",
     edit("layers.pooling:Pooling.forward", "if any(any(pair) for pair in around):", "if False:"),
     f"{K2}/pool.h5",

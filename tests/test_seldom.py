@@ -477,3 +477,37 @@ def test_several_tensors_are_no_input_of_a_hashing() -> None:
     ):
         with pytest.raises(ShapeError, match="one tensor is expected, found several"):
             SCHEMA[name].output(layer(name, **options).config, ((None, 3), (None, 3)))
+
+
+# ---- IntegerLookup -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1, 2, 3, 0, 0, 0]),
+        ({"mask_token": 0}, [2, 3, 4, 1, 0, 1]),
+        ({"mask_token": 0, "num_oov_indices": 3}, [4, 5, 6, 2, 0, 2]),
+        ({"num_oov_indices": 0}, [0, 1, 2, -1, -1, -1]),
+        ({"vocabulary": [0, -1, 5, 7, 2], "mask_token": 0}, [2, 3, 4, 1, 0, 1]),
+        ({"vocabulary": [-1, 5, 7, 2]}, [1, 2, 3, 0, 0, 0]),
+        ({"vocabulary": [4, 5, 7, 2], "oov_token": None}, [2, 3, 4, 0, 0, 1]),
+    ],
+)
+def test_numbers_have_the_place_that_keras_gives_them(options: Any, expected: Any) -> None:
+    """5, 7 and 2 are in the list; -2, 0 and 4 mostly not."""
+    one = layer("IntegerLookup", "own", **{"vocabulary": [5, 7, 2], **options})
+    if "oov_token" in options:
+        one = replace(one, config={**one.config, "oov_token": None})
+    spec = of_numbers(one, 6)
+    x = np.array([[5, 7, 2, -2, 0, 4]])
+    np.testing.assert_array_equal(compute(spec, [x]).outputs[0], [expected])
+    np.testing.assert_array_equal(build(spec)(torch.from_numpy(x)), [expected])
+
+
+def test_a_list_of_numbers_is_shown_and_its_numbers_are_drawn() -> None:
+    one = layer("IntegerLookup", "own", vocabulary=[500, 7, 20000], num_oov_indices=2)
+    assert "3 numbers, num_oov_indices=2, mask_token=None, int" in repr(convert_layer(one))
+    (drawn,) = draw_inputs(of_numbers(one, 99), steps=7, seed=0)
+    assert set(np.unique(drawn)) == {7, 500, 20000, 20001}
+    agree(of_numbers(replace(one, config={**one.config, "output_mode": "count"}), 99), drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema import normalized_axes
+from keras2torch_birnn.schema.preprocessing import lookup_depth, lookup_tokens
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -175,3 +177,47 @@ class Discretization(nn.Module):
 def discretization(layer: LayerSpec) -> nn.Module:
     """Build a Discretization."""
     return Discretization(layer.config["bin_boundaries"], layer.config["output_mode"])
+
+
+class IntegerLookup(nn.Module):
+    """The place of a number in a list, as an index or encoded.
+
+    What is not in the list has an index of its own, or one of ``others``, by the remainder; -1 if
+    there is none (Keras refuses it then). A masked number has index 0, or is not encoded.
+    """
+
+    keys: Tensor
+    places: Tensor
+    tokens: Tensor
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        words, first = lookup_tokens(config)
+        self.mode, self.mask_token = config["output_mode"], config["mask_token"]
+        self.others, self.start = config["num_oov_indices"], first - config["num_oov_indices"]
+        keys, order = torch.tensor(words).sort()
+        self.register_buffer("keys", keys)
+        self.register_buffer("places", order + first)
+        if self.mode != "int":
+            self.register_buffer("tokens", numbered_tokens(lookup_depth(config)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> indices of the same shape, or as CategoryEncoding encodes them."""
+        x = x.long()
+        at = torch.searchsorted(self.keys, x.contiguous()).clamp(max=len(self.keys) - 1)
+        rest = torch.remainder(x, self.others) + self.start if self.others else -1
+        ids = torch.where(self.keys[at] == x, self.places[at], rest)
+        if self.mask_token is not None:
+            ids = torch.where(x == self.mask_token, 0 if self.mode == "int" else -1, ids)
+        return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
+
+    def extra_repr(self) -> str:
+        """How many numbers, what else, mode."""
+        rest = f"num_oov_indices={self.others}, mask_token={self.mask_token}"
+        return f"{len(self.keys)} numbers, {rest}, {self.mode}"
+
+
+@converts("IntegerLookup", mask=NONE)
+def integer_lookup(layer: LayerSpec) -> nn.Module:
+    """Build an IntegerLookup of the list in the configuration."""
+    return IntegerLookup(layer.config)

@@ -54,7 +54,6 @@ _REFUSED_CLASSES: Mapping[str, str] = {
     "TorchModuleWrapper": "holds a pickle, which k2t never opens",
     "TFSMLayer": "loads a TensorFlow SavedModel from elsewhere",
     "StringLookup": "looks up text; do that before the model, on integer ids",
-    "IntegerLookup": "looks ids up in a vocabulary; do that before the model",
     "TextVectorization": "turns text into ids; do that before the model",
     "HashedCrossing": "hashes pairs of features into bins; do that before the model",
     "SpectralNormalization": "rewrites the kernel of the layer in it; save that layer by itself",

@@ -41,6 +41,7 @@ _NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
     "SpatialDropout2D": frozenset({"noise_shape"}),
     "SpatialDropout3D": frozenset({"noise_shape"}),
     "Discretization": frozenset({"epsilon"}),
+    "IntegerLookup": frozenset({"vocabulary_size", "has_input_vocabulary"}),
     "ConvLSTM2D": frozenset({"implementation"}),  # Keras before 2.2
     "Highway": frozenset(("init", "input_dim")),
     "MaxoutDense": frozenset(("init", "input_dim")),

@@ -87,6 +87,7 @@ EQUATIONS: Mapping[str, Equation] = {
     "CategoryEncoding": preprocessing.category_encoding,
     "Discretization": preprocessing.discretization,
     "Hashing": hashing.hashing,
+    "IntegerLookup": preprocessing.integer_lookup,
     **operations.EQUATIONS,
     "Flatten": layers.flatten,
     "Reshape": layers.reshape,

@@ -86,3 +86,30 @@ def discretization(layer: LayerSpec, x: Array, mask: Structure, context: Context
     if mode == "int":
         return ids, None
     return encoded(ids, mode, len(boundaries) + 1, context), None
+
+
+def integer_lookup(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``IndexLookup._lookup_dense``, number by number.
+
+    Indices are: the mask's (where no encoding follows), those of numbers that are not in the list,
+    the list's, which may itself begin with the special tokens.
+    """
+    config = layer.config
+    encodes, others = config["output_mode"] != "int", config["num_oov_indices"]
+    before = [] if encodes or config["mask_token"] is None else [config["mask_token"]]
+    words, special = list(config["vocabulary"]), before + [config["oov_token"]] * others
+    if words[: len(special)] == special:
+        words = words[len(special) :]
+    index = {word: len(special) + place for place, word in enumerate(words)}
+    ids = np.zeros(np.shape(x), dtype=np.int64)
+    for place, value in np.ndenumerate(np.asarray(x).astype(np.int64)):
+        if value == config["mask_token"]:
+            ids[place] = -1 if encodes else 0
+        elif int(value) in index:
+            ids[place] = index[int(value)]
+        else:
+            ids[place] = len(before) + int(value) % others if others else -1
+    if not encodes:
+        return ids, None
+    depth = config["max_tokens"] if config["pad_to_max_tokens"] else len(special) + len(words)
+    return encoded(ids, config["output_mode"], depth, context), None

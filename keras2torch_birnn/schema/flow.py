@@ -30,7 +30,7 @@ _KEEPS = frozenset(
 # Layers that look numbers up, and compare them exactly: no float in between.
 TAKES_IDS = frozenset({"Embedding", "CategoryEncoding", "Hashing", "Sequential", "Functional"})
 # These cast by themselves.
-_GIVES_IDS = frozenset({"Discretization", "Hashing"})
+_GIVES_IDS = frozenset({"Discretization", "Hashing", "IntegerLookup"})
 _CASTS = _GIVES_IDS | {"Normalization", "Rescaling"}
 LITERALS: Mapping[type, str] = {bool: "a bool", int: "an int", float: "a float"}
 

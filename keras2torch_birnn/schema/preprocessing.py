@@ -152,6 +152,45 @@ def _salt(value: Any) -> tuple[int, int] | None:
     return first, second
 
 
+def _whole_numbers(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        raise BadOptionError(
+            "a list of whole numbers is expected; what adapt() found is not in the configuration: "
+            "make the layer anew with vocabulary=layer.get_vocabulary()"
+        )
+    return tuple(_whole(part) for part in value)
+
+
+def lookup_tokens(config: Config) -> tuple[tuple[int, ...], int]:
+    """The numbers that are looked up, and the index of the first of them.
+
+    Before them stand the mask (0, where indices come out) and what is not among them.
+    """
+    masked = config["mask_token"] is not None and config["output_mode"] == "int"
+    others: int = config["num_oov_indices"]
+    special = (*[config["mask_token"]] * masked, *[config["oov_token"]] * others)
+    words: tuple[int, ...] = config["vocabulary"]
+    tokens = words[len(special) :] if words[: len(special)] == special else words
+    if len(set(tokens)) < len(tokens) or (config["mask_token"] in tokens):
+        raise ShapeError("vocabulary holds a number twice, or the mask_token, which Keras refuses")
+    return tokens, len(special)
+
+
+def lookup_depth(config: Config) -> int:
+    """The number of indices."""
+    tokens, first = lookup_tokens(config)
+    if not config["pad_to_max_tokens"]:
+        return first + len(tokens)
+    if config["max_tokens"] is None or config["max_tokens"] < first + len(tokens):
+        raise ShapeError("pad_to_max_tokens with fewer max_tokens than there are")
+    return int(config["max_tokens"])
+
+
+def _looked_up(config: Config, shape: Structure) -> Shape | None:
+    lookup_tokens(config)
+    return _ids(lookup_depth)(config, shape)
+
+
 def _mode(default: str, allowed: Sequence[str]) -> Option:
     """``binary`` is the name of multi_hot up to tf.keras 2.6."""
     modes = choice(default, *allowed)
@@ -210,5 +249,23 @@ LAYERS: Mapping[str, Schema] = {
             "sparse": choice(False, False),
         },
         output=_ids(lambda config: int(config["num_bins"])),
+    ),
+    "IntegerLookup": Schema(
+        {
+            "vocabulary": Option(REQUIRED, _whole_numbers),
+            "max_tokens": optional(size(None, least=2)),
+            "num_oov_indices": size(1, least=0),
+            "mask_token": optional(Option(None, _whole)),
+            "oov_token": Option(-1, lambda value: None if value is None else _whole(value)),
+            "vocabulary_dtype": choice("int64", "int64"),
+            "idf_weights": choice(None, None),
+            "invert": choice(False, False),
+            "output_mode": _mode("int", ("int", *_ENCODINGS)),
+            "sparse": choice(False, False),
+            "pad_to_max_tokens": flag(False),
+            "oov_method": choice("floormod", "floormod"),
+            "salt": choice(None, None),
+        },
+        output=_looked_up,
     ),
 }
