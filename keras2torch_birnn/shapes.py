@@ -128,8 +128,8 @@ def _infer_graph(
         found = shapes.get((ref.layer, ref.call))
         if found is None:
             return None
-        outputs = (found,) if _is_shape(found) else found
-        if not isinstance(outputs, tuple) or not 0 <= ref.output < len(outputs):
+        outputs = tuple(_shapes(found))  # a model's dict counts by its keys, as Keras flattens it
+        if not 0 <= ref.output < len(outputs):
             raise InvalidModelFileError(
                 f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
                 "refused",

@@ -239,3 +239,32 @@ def test_every_default_has_the_form_of_a_parsed_value(class_name: str) -> None:
     for key, option in {**schema.options, **schema.call_options}.items():
         if option.default is not REQUIRED and option.default is not None:
             assert option.parse(option.default) == option.default, key
+
+
+ELSEWHERE = FIXTURES / "keras-3.0.5" / "graph_called_elsewhere.keras"
+
+
+def more_calls_than_are_read(model: dict[str, Any]) -> None:
+    layer(model, "bidirectional")["inbound_nodes"] *= 3
+
+
+def a_call_that_is_not_listed(model: dict[str, Any]) -> None:
+    del layer(model, "bidirectional")["inbound_nodes"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            more_calls_than_are_read,
+            "calls 1 of layer bidirectional are used where 3 are listed: Keras before 3.2",
+        ),
+        (a_call_that_is_not_listed, "calls 1 of layer bidirectional are used where 0 are listed"),
+    ],
+)
+def test_calls_that_keras_30_does_not_tell_apart_are_refused(
+    change: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
+) -> None:
+    changed = changed_config(ELSEWHERE, tmp_path / "m.keras", change)
+    with pytest.raises(InvalidModelFileError, match=words):
+        survey(changed)

@@ -178,9 +178,8 @@ class _Emitter:
                 reach = [a if b is None else b for a, b in zip_longest(came, passed)]
                 pairs = list(zip(_flat(args), reach, came_as, strict=True))
                 inner = attribute_names([inner.name for inner in layer.graph.layers])
-                values[key], masks[key] = self.run(
-                    layer.graph, pairs, inner, f"{target}.", f"{where}/"
-                )
+                gave, left = self.run(layer.graph, pairs, inner, f"{target}.", f"{where}/")
+                values[key], masks[key] = _numbered(gave), _numbered(left)
             else:
                 args, kwargs = self.arguments(layer, call, value, kinds)
                 values[key], masks[key] = self.call(
@@ -360,6 +359,12 @@ class _Emitter:
                 name=f"{target.replace('.', '_')}_mask",
             )
         return mask
+
+
+def _numbered(structure: Structure) -> Structure:
+    """What a model in a model gives, by number, as references count it: a dict by its keys."""
+    single = structure is None or isinstance(structure, fx.Node)
+    return structure if single else tuple(_flat(structure))
 
 
 def _flat(structure: Structure) -> list[Any]:

@@ -435,7 +435,15 @@ def _parse_model(
     else:
         if not isinstance(config, Mapping):
             raise InvalidModelFileError("a Functional model's config is a list", place=place)
-        graph = functional_graph(layers, entries, config, place, parsing.problems)
+        graph = functional_graph(
+            layers,
+            entries,
+            config,
+            place,
+            parsing.problems,
+            # "3.0" is also what a text of Keras 3 counts as that names no version.
+            counts_all_calls=parsing.generation.version.split(".")[:2] in (["3", "0"], ["3", "1"]),
+        )
         graph = settle_calls(graph, parsing.generation, parsing.problems, parsing.notes)
         half = any("computed in float32" in note for note in parsing.notes)
         graph = settle_operations(graph, parsing.generation, parsing.problems, half=half)

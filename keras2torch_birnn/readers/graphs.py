@@ -106,8 +106,13 @@ def functional_graph(
     config: Mapping[str, Any],
     place: str,
     problems: list[K2TError],
+    *,
+    counts_all_calls: bool = False,
 ) -> Graph:
-    """Any graph of layers, in any dialect."""
+    """Any graph of layers, in any dialect.
+
+    ``counts_all_calls``: see ``_own_calls``.
+    """
     by_name = {layer.name: layer for layer in layers}
     nodes: dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]] = {}
     for layer, entry in zip(layers, entries, strict=True):
@@ -127,6 +132,8 @@ def functional_graph(
         for node in entry.get("inbound_nodes") or ()
     )
     nodes, outputs = _zero_based(nodes, outputs, by_name, dict_nodes=dict_nodes)
+    if counts_all_calls:
+        nodes = _own_calls(nodes, outputs, place)
     calls = [
         _canonical(by_name[name], index, args, kwargs, dict_nodes, problems)
         for (name, index), (args, kwargs) in nodes.items()
@@ -282,6 +289,56 @@ def _zero_based(
         },
         shift(from_one, outputs),
     )
+
+
+def _own_calls(
+    nodes: Mapping[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]],
+    outputs: Structure,
+    place: str,
+) -> dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]]:
+    """Number the calls of layers that were called outside of this model, too.
+
+    Keras 3.0 and 3.1 list the calls that belong to the model and number those in ``output_layers``
+    accordingly; between layers they count every call that there ever was (``serialize_node``), and
+    cannot open such a file again. As a model has no call that nothing reads, and numbers keep
+    their order, the calls are known where as many are named as listed, or as are no output.
+    """
+    calls = Counter(name for name, _ in nodes)
+    between, ends = _numbers(tuple(nodes.values())), _numbers(outputs)
+    own: dict[tuple[str, int], int] = {}
+    for name, named in between.items():
+        listed = set(range(calls[name]))
+        given = ends.get(name, set())
+        if named | given == listed:
+            continue
+        meant = listed if len(named) == len(listed) else listed - given
+        if len(named) != len(meant):
+            raise InvalidModelFileError(
+                f"calls {', '.join(map(str, sorted(named)[:5]))} of layer {printable(name)} are "
+                f"used where {len(listed)} are listed: Keras before 3.2 also counts calls outside "
+                "of the model",
+                "save the model from a program that calls its layers in it alone",
+                place=place,
+            )
+        own.update(((name, a), b) for a, b in zip(sorted(named), sorted(meant), strict=True))
+
+    def numbered(leaf: Any) -> Any:
+        if not isinstance(leaf, TensorRef):
+            return leaf
+        return replace(leaf, call=own.get((leaf.layer, leaf.call), leaf.call))
+
+    return {
+        key: (map_structure(numbered, args), map_structure(numbered, kwargs))
+        for key, (args, kwargs) in nodes.items()
+    }
+
+
+def _numbers(structure: Structure) -> dict[str, set[int]]:
+    """Layer -> which of its calls are read."""
+    found: dict[str, set[int]] = {}
+    for ref in _refs(structure):
+        found.setdefault(ref.layer, set()).add(ref.call)
+    return found
 
 
 def _canonical(
