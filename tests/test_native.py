@@ -24,7 +24,7 @@ from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.choice import CACHED_WEIGHTS, choose, native_pays
-from keras2torch_birnn.rnn.native import gradient, library, op
+from keras2torch_birnn.rnn.native import gradient, library, op, packing
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 
@@ -250,10 +250,10 @@ def test_packed_weights_go_with_their_module() -> None:
     module, x = gru()
     with torch.no_grad():
         module(x)
-    keys = {key for key in op._packed if key[0] == id(module.weight_hh_l0)}
+    keys = {key for key in packing._kept if key[0] == id(module.weight_hh_l0)}
     assert keys
     del module
-    assert not keys & op._packed.keys()
+    assert not keys & packing._kept.keys()
 
 
 @native
@@ -264,6 +264,39 @@ def test_inputs_of_any_stride_and_an_empty_batch() -> None:
         assert torch.equal(module(wide), module(wide.contiguous()))
         assert torch.equal(module(x[:, :, :]), module(x))
         assert module(x[:0]).shape == (0, 11, 24)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), max_size=4),
+    turned=st.booleans(),
+    by_torch=st.booleans(),
+)
+def test_padded_rows_are_told_from_others(
+    rows: list[list[bool]], turned: bool, by_torch: bool
+) -> None:
+    mask = torch.tensor(rows, dtype=torch.bool).view(-1, 5)
+    if turned:  # a view whose steps do not lie side by side
+        mask = mask.T.contiguous().T
+    with pytest.MonkeyPatch.context() as patched:
+        if by_torch:
+            patched.setattr(op, "missing", lambda: "it was not built")
+        found = op.lengths_of_padded(mask)
+    if all(row == sorted(row, reverse=True) for row in rows):
+        assert found is not None
+        assert found.tolist() == [sum(row) for row in rows]
+    else:
+        assert found is None
+
+
+@native
+@pytest.mark.parametrize("length", [-1, 12])
+@pytest.mark.parametrize("training", [False, True])
+def test_lengths_that_do_not_fit_are_refused(length: int, training: bool) -> None:
+    module, x = gru()
+    lengths = torch.tensor([3, length, 11])
+    with pytest.raises(ValueError, match="a length is below 0 or above the number of steps"):
+        module.train(training).run_sequence(x, lengths, None)
 
 
 @native

@@ -18,11 +18,12 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
-from keras2torch_birnn.rnn.masks import compact, padded_behind, reverse, spread, zero_past
+from keras2torch_birnn.rnn.masks import compact, reverse, spread, zero_past
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.native.gradient import Inputs, gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell, missing
-from keras2torch_birnn.rnn.native.op import Parameters, can_run, run_native
+from keras2torch_birnn.rnn.native.op import can_run, lengths_of_padded, run_native
+from keras2torch_birnn.rnn.native.packing import Parameters
 
 State: TypeAlias = tuple[Tensor, ...]
 # Outputs (B, T, H) in the order of time, one per direction or one for both if they were to be
@@ -169,11 +170,11 @@ def run_masked(
 
     ``rules``: what stands at the other steps of each direction (``masks.spread``).
     """
-    zeros = all(rule == "zeros" for rule in rules)  # which merge to zeros
-    padded = padded_behind(mask)
-    compacted, lengths = (x, mask.sum(dim=1)) if padded else compact(x, mask)
+    zeros = set(rules) == {"zeros"}  # which merge to zeros
+    counted = lengths_of_padded(mask)
+    compacted, lengths = compact(x, mask) if counted is None else (x, counted)
     outputs, states = sequences(compacted, lengths, start, merge if zeros else None)
-    if padded and zeros:
+    if counted is not None and zeros:
         return outputs, states
     outputs = tuple(
         spread(out, mask, start[d][0] if start else None, backward=d == 1, rule=rules[d])

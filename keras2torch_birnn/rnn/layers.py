@@ -129,13 +129,17 @@ def recurrent_forward(
 
 def _weights(module: nn.Module, direction: int) -> Weights:
     """One direction's parameters of a module with torch's names."""
-    suffix = "_l0_reverse" if direction else "_l0"
-    return Weights(
-        getattr(module, f"weight_ih{suffix}"),
-        getattr(module, f"weight_hh{suffix}"),
-        getattr(module, f"bias_ih{suffix}", None),
-        getattr(module, f"bias_hh{suffix}", None),
-    )
+    own = module._parameters  # its own way to a parameter is a slow one
+    found = [
+        own[name] if name in own else getattr(module, name, None) for name in _NAMES[direction]
+    ]
+    return Weights(*cast(list[Any], found))
+
+
+_NAMES = tuple(
+    tuple(f"{name}{suffix}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    for suffix in ("_l0", "_l0_reverse")
+)
 
 
 def recurrence(module: LSTM | GRU | RNN | LoopRNN) -> Recurrence:

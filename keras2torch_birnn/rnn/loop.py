@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,8 +29,7 @@ class Cell:
     recurrent_activation: Activation
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(NamedTuple):
     """One direction's parameters by torch's names; a bias may be absent."""
 
     ih: Tensor  # (G*H, F)

@@ -19,17 +19,6 @@ def compact(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return _take(x, order), mask.sum(dim=1)
 
 
-def padded_behind(mask: Tensor) -> bool:
-    """Whether all valid steps of every row stand in front already: nothing is to be moved.
-
-    Asked on the CPU only, where looking at the values costs no waiting, and not while a graph is
-    traced, which must not depend on them.
-    """
-    if mask.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return bool((mask[:, 1:] <= mask[:, :-1]).all())
-
-
 def zero_past(out: Tensor, lengths: Tensor | None) -> Tensor:
     """Outputs (B, T, ...) with zeros at the steps that do not count."""
     if lengths is None:

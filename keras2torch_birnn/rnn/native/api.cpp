@@ -45,22 +45,41 @@ private:
 
 thread_local Memory memory;
 
+// Products of units, inputs and steps: below the first one thread does it all, below the second two
+// at most, and without waiting for the other.
+constexpr double TINY = 2e5, SMALL = 1.5e6;
+
+struct Team {
+    long threads;
+    bool brief;
+};
+
+template <class Call>
+Team team_for(const Call& call, int64_t features) {
+    const double work = static_cast<double>(call.batch * call.time * call.directions) *
+                        static_cast<double>(call.shape.units) *
+                        static_cast<double>(call.shape.units + features);
+    const int64_t most = work < TINY ? 1 : work < SMALL ? 2 : call.threads;
+    return {static_cast<long>(std::max<int64_t>(std::min(call.threads, most), 1)), work < SMALL};
+}
+
 // A run or a gradient, cut into tasks: each direction by blocks of rows.
 struct Tasks {
+    Team team;
     long directions;
     std::vector<int64_t> order;  // rows by falling length
     long blocks;
     std::vector<uint8_t> visits;
 
     template <class Call>
-    Tasks(const Call& call, long threads)
-        : directions(static_cast<long>(call.directions)), order(static_cast<size_t>(call.batch)) {
+    Tasks(const Call& call, Team team)
+        : team(team), directions(static_cast<long>(call.directions)), order(static_cast<size_t>(call.batch)) {
         std::iota(order.begin(), order.end(), 0);
         if (const int64_t* lengths = call.lengths)
             std::stable_sort(order.begin(), order.end(),
                              [=](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
         // Enough blocks of rows for all threads, and none too large.
-        const int64_t wanted = std::max((threads + call.directions - 1) / call.directions,
+        const int64_t wanted = std::max((team.threads + call.directions - 1) / call.directions,
                                         (call.batch + MOST_ROWS - 1) / MOST_ROWS);
         blocks = static_cast<long>(std::min(wanted, call.batch));
     }
@@ -68,43 +87,40 @@ struct Tasks {
     // Compute all of them with scratch of the size that `floats` tells for a number of rows. False
     // if there is no memory for it.
     template <class Size, class Compute>
-    bool run(long threads, Size floats, Compute compute) {
+    bool run(Size floats, Compute compute) {
         struct Context {
             Tasks& tasks;
             Size& floats;
             Compute& compute;
             std::atomic<bool> failed{false};
         } context{*this, floats, compute};
-        pool::run(threads, blocks * directions,
-                  [](void* data, long index) {
-                      Context& c = *static_cast<Context*>(data);
-                      Tasks& all = c.tasks;
-                      const long block = index / all.directions;
-                      const long rows = static_cast<long>(all.order.size());
-                      const K2tTask task{index % all.directions, all.order.data(), block,
-                                         all.blocks, (rows - block + all.blocks - 1) / all.blocks,
-                                         all.visits.data()};
-                      float* scratch = memory.at_least(c.floats(task.count));
-                      if (scratch)
-                          c.compute(task, scratch);
-                      else
-                          c.failed = true;
-                  },
-                  &context);
+        const pool::Function task = [](void* data, long index) {
+            Context& c = *static_cast<Context*>(data);
+            const Tasks& all = c.tasks;
+            const long block = index / all.directions;
+            const long rows = static_cast<long>(all.order.size());
+            const K2tTask task{index % all.directions, all.order.data(), block, all.blocks,
+                               (rows - block + all.blocks - 1) / all.blocks, c.tasks.visits.data()};
+            float* scratch = memory.at_least(c.floats(task.count));
+            if (scratch)
+                c.compute(task, scratch);
+            else
+                c.failed = true;
+        };
+        const long count = blocks * directions;
+        if (team.brief && team.threads == 2 && count == 2)
+            pool::share(task, &context);
+        else
+            pool::run(team.brief ? 1 : team.threads, count, task, &context);
         return !context.failed;
     }
 };
 
-// Products of units, inputs and steps below which one thread does it all. A second one would save a
-// tenth of a millisecond at most, and costs many if it has to wait for a processor.
-constexpr double SMALL = 1.5e6;
-
 template <class Call>
-long threads_for(const Call& call, int64_t features) {
-    const double work = static_cast<double>(call.batch * call.time * call.directions) *
-                        static_cast<double>(call.shape.units) *
-                        static_cast<double>(call.shape.units + features);
-    return work < SMALL ? 1 : static_cast<long>(std::max<int64_t>(call.threads, 1));
+bool lengths_fit(const Call& call) {
+    if (!call.lengths) return true;
+    return std::all_of(call.lengths, call.lengths + call.batch,
+                       [&](int64_t length) { return length >= 0 && length <= call.time; });
 }
 
 }  // namespace
@@ -134,8 +150,27 @@ void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight_ih, const 
     kernel(isa).pack(*shape, weight_ih, weight_hh, bias_ih, bias_hh, packed);
 }
 
-int64_t k2t_same(const float* a, const float* b, int64_t count) {
-    return std::memcmp(a, b, static_cast<size_t>(count) * sizeof(float)) == 0;
+int64_t k2t_same(int64_t count, const float* const* a, const float* const* b,
+                 const int64_t* sizes) {
+    for (int64_t i = 0; i < count; ++i)
+        if (std::memcmp(a[i], b[i], static_cast<size_t>(sizes[i]) * sizeof(float)) != 0) return 0;
+    return 1;
+}
+
+int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time, int64_t batch_stride,
+                    int64_t time_stride, int64_t* lengths) {
+    int64_t in_front = 1;
+    for (int64_t b = 0; b < batch; ++b) {
+        const uint8_t* row = mask + b * batch_stride;
+        int64_t count = 0;
+        for (int64_t t = 0; t < time; ++t) {
+            const bool valid = row[t * time_stride] != 0;
+            in_front &= !valid || count == t;
+            count += valid;
+        }
+        lengths[b] = count;
+    }
+    return in_front;
 }
 
 void k2t_use_threads_of(void* gomp_parallel) {
@@ -143,13 +178,13 @@ void k2t_use_threads_of(void* gomp_parallel) {
 }
 
 int64_t k2t_run(int64_t isa, const K2tCall* call) try {
+    if (!lengths_fit(*call)) return 2;
     const K2tKernel& with = kernel(isa);
-    const long threads = threads_for(*call, call->shape.features);
-    Tasks tasks(*call, threads);
+    Tasks tasks(*call, team_for(*call, call->shape.features));
     if (call->merge != K2T_APART && call->directions == 2)
         tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
     return !tasks.run(
-        threads, [&](long rows) { return with.scratch_size(call->shape, rows); },
+        [&](long rows) { return with.scratch_size(call->shape, rows); },
         [&](const K2tTask& task, float* scratch) { with.run(*call, task, scratch); });
 } catch (const std::bad_alloc&) {
     return 1;
@@ -171,11 +206,11 @@ void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_h
 }
 
 int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
+    if (!lengths_fit(*call)) return 2;
     const K2tKernel& with = kernel(isa);
-    const long threads = threads_for(*call, 0);
-    return !Tasks(*call, threads)
+    return !Tasks(*call, team_for(*call, 0))
                 .run(
-                    threads, [&](long rows) { return with.gradient_scratch_size(call->shape, rows); },
+                    [&](long rows) { return with.gradient_scratch_size(call->shape, rows); },
                     [&](const K2tTask& task, float* scratch) {
                         with.gradient_run(*call, task, scratch);
                     });

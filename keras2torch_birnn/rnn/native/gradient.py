@@ -22,14 +22,8 @@ from keras2torch_birnn.rnn.native.library import (
     instruction_set,
     library,
 )
-from keras2torch_birnn.rnn.native.op import (
-    Parameters,
-    aligned,
-    compute,
-    counts,
-    room,
-    use_torch_threads,
-)
+from keras2torch_birnn.rnn.native.op import compute, counts, done, use_torch_threads
+from keras2torch_birnn.rnn.native.packing import Parameters, aligned, room
 
 
 @dataclass(frozen=True)
@@ -95,7 +89,7 @@ def gradient(
     call.directions, call.batch, call.time = directions, batch, time
     call.threads = torch.get_num_threads()
     if lengths is not None:
-        lengths = counts(lengths, time)
+        lengths = counts(lengths)
         call.lengths = lengths.data_ptr()
     if d_out is not None:
         d_out = d_out if d_out.stride(2) == 1 else d_out.contiguous()
@@ -119,8 +113,8 @@ def gradient(
             call.c_0[d] = start[2 * d + 1].data_ptr() if start else None
             call.d_c_n[d] = None if d_final is None else d_final[d, 1].data_ptr()
     use_torch_threads()
-    if batch and library().k2t_gradient(isa, ctypes.byref(call)):
-        raise MemoryError("no memory for the native kernel's scratch")
+    if batch:
+        done(library().k2t_gradient(isa, ctypes.byref(call)))
     valid = None if lengths is None else _valid(lengths, time)
     rows = _rows(x, valid)
     d_rows = torch.zeros_like(rows) if of_x else None

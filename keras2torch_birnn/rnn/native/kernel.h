@@ -108,10 +108,16 @@ K2T_EXPORT void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight
                          const float* weight_hh, const float* bias_ih, const float* bias_hh,
                          float* packed);
 
-// Whether two arrays hold the same bits. One thread: torch's own would be in the kernel's way.
-K2T_EXPORT int64_t k2t_same(const float* a, const float* b, int64_t count);
+// Whether arrays and others hold the same bits, `count` pairs of them. One thread: torch's own would
+// be in the kernel's way.
+K2T_EXPORT int64_t k2t_same(int64_t count, const float* const* a, const float* const* b,
+                            const int64_t* sizes);
 
-// Run. Returns 0, or 1 if there is no memory for the scratch.
+// The number of true steps in each row of a mask (B, T), bytes; and whether they all come first.
+K2T_EXPORT int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time,
+                               int64_t batch_stride, int64_t time_stride, int64_t* lengths);
+
+// Run. Returns 0, 1 if there is no memory for the scratch, 2 if a length is not in [0, T].
 K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tCall* call);
 
 // W of the above: units, rounded up to whole vectors.
@@ -125,7 +131,7 @@ K2T_EXPORT int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape);
 K2T_EXPORT void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_hh,
                                   float* packed);
 
-// The gradient of a run. Returns 0, or 1 if there is no memory for the scratch.
+// The gradient of a run. Returns as k2t_run.
 K2T_EXPORT int64_t k2t_gradient(int64_t isa, const K2tGradient* call);
 
 // Use an OpenMP runtime's threads: the address of its GOMP_parallel, or null for our own threads.

@@ -211,8 +211,10 @@ def library() -> ctypes.CDLL:
     found.k2t_packed_size.restype = _int
     found.k2t_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 5)
     found.k2t_pack.restype = None
-    found.k2t_same.argtypes = (_pointer, _pointer, _int)
+    found.k2t_same.argtypes = (_int, _pointer, _pointer, _pointer)
     found.k2t_same.restype = _int
+    found.k2t_lengths.argtypes = (_pointer, _int, _int, _int, _int, _pointer)
+    found.k2t_lengths.restype = _int
     found.k2t_run.argtypes = (_int, ctypes.POINTER(Call))
     found.k2t_run.restype = _int
     found.k2t_width.argtypes = (_int, _int)

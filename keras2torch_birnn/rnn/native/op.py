@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -24,84 +22,11 @@ from keras2torch_birnn.rnn.native.library import (
     Shape,
     instruction_set,
     library,
+    missing,
 )
+from keras2torch_birnn.rnn.native.packing import Parameters, freshly_packed, packed_before
 
 State = tuple[Tensor, ...]
-# One direction's parameters: weight_ih (G*H, F), weight_hh (G*H, H), bias_ih, bias_hh (G*H,).
-Parameters = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-
-
-# ---- packed weights, kept as long as their parameters hold the same values -----------------------
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """Packed weights, the parameters they belong to, and a copy of the values these had then."""
-
-    parameters: tuple[weakref.ref[Tensor] | None, ...]
-    values: tuple[Tensor | None, ...]
-    data: Tensor
-
-
-_packed: dict[tuple[int, int], _Packed] = {}
-
-
-def _pack(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Tensor:
-    """The weights in the kernel's order, from the cache if they are the same as last time.
-
-    Values are compared, every one, on every call: torch counts the changes of a tensor, but not
-    those written through ``parameter.data``, and a stale weight would be a wrong number.
-    """
-    key = (id(parameters[1]), isa)
-    found = _packed.get(key)
-    if found is not None and all(map(_same, found.parameters, found.values, parameters)):
-        return found.data
-    data = _freshly_packed(shape, parameters, isa)
-    refs = tuple(
-        None if p is None else weakref.ref(p, lambda _: _packed.pop(key, None)) for p in parameters
-    )
-    copies = tuple(
-        None if p is None else p.detach().clone(memory_format=torch.contiguous_format)
-        for p in parameters
-    )
-    _packed[key] = _Packed(refs, copies, data)
-    return data
-
-
-def _same(
-    reference: weakref.ref[Tensor] | None, value: Tensor | None, parameter: Tensor | None
-) -> bool:
-    """Whether this is the parameter that was packed, with the values that it had."""
-    if reference is None or value is None or parameter is None:
-        return reference is None and parameter is None
-    return (
-        reference() is parameter
-        and parameter.is_contiguous()
-        and parameter.shape == value.shape
-        and library().k2t_same(value.data_ptr(), parameter.data_ptr(), value.numel()) == 1
-    )
-
-
-def _freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Tensor:
-    data = room(library().k2t_packed_size(isa, ctypes.byref(shape)))
-    sources = [None if p is None else p.detach().contiguous() for p in parameters]
-    pointers = [None if s is None else s.data_ptr() for s in sources]
-    library().k2t_pack(isa, ctypes.byref(shape), *pointers, aligned(data))
-    return data
-
-
-_ALIGNED = 16  # floats in a cache line
-
-
-def room(floats: int) -> Tensor:
-    """Memory for so many floats from an ``aligned`` address on."""
-    return torch.empty(floats + _ALIGNED, dtype=torch.float32)
-
-
-def aligned(data: Tensor) -> int:
-    """The first address in data that starts a cache line."""
-    line = _ALIGNED * 4
-    return (data.data_ptr() + line - 1) // line * line
 
 
 # ---- threads ------------------------------------------------------------------------------------
@@ -160,42 +85,65 @@ def compute(
         return out, final
     if x.stride(2) != 1:
         x = x.contiguous()
-    isa = instruction_set()
-    call = Call()
-    shape = Shape(kind, features, units)
-    call.shape = shape
-    call.activation, call.recurrent_activation = act, gate
-    call.activation_parameter, call.recurrent_activation_parameter = options
-    call.directions, call.merge, call.batch, call.time = directions, merge, batch, time
-    call.threads = torch.get_num_threads()
-    call.x, call.x_batch_stride, call.x_time_stride = x.data_ptr(), x.stride(0), x.stride(1)
     if lengths is not None:
-        lengths = counts(lengths, time)
-        call.lengths = lengths.data_ptr()
-    call.out_batch_stride, call.out_time_stride = time * width, width
-    start = [s.contiguous() for s in start]
+        lengths = counts(lengths)
+    isa = instruction_set()
+    shape = Shape(kind, features, units)
     # Weights in training change with every step: none is kept for the next.
-    pack = _freshly_packed if kept else _pack
-    packed, states_at, outputs_at = [], final.data_ptr(), out.data_ptr()
-    for d in range(directions):
-        packed.append(pack(shape, parameters[4 * d : 4 * d + 4], isa))
-        call.packed[d] = aligned(packed[-1])
-        call.kept[d] = kept[d].data_ptr() if kept else None
-        call.out[d] = outputs_at + 4 * d * units
-        call.h_n[d] = states_at + 4 * d * states * batch * units
-        call.c_n[d] = states_at + 4 * (d * states + 1) * batch * units
-        if start:
-            call.h_0[d] = start[d * states].data_ptr()
-            call.c_0[d] = start[d * states + 1].data_ptr() if states == 2 else None
+    packed = (freshly_packed if kept else packed_before)(shape, parameters, isa)
+    begin = [s.contiguous() for s in start]
+    begin_at = [s.data_ptr() for s in begin]
+    outputs_at, states_at = out.data_ptr(), final.data_ptr()
+    state_bytes = 4 * batch * units
+    # By position, in the order of the fields: a short call would feel a name each.
+    call = Call(
+        shape,
+        *(act, gate, *options),
+        *(directions, merge, batch, time, torch.get_num_threads()),
+        *(x.data_ptr(), x.stride(0), x.stride(1)),
+        None if lengths is None else lengths.data_ptr(),
+        packed.addresses,
+        tuple(begin_at[::states]),
+        tuple(begin_at[1::2]) if states == 2 else (),
+        (outputs_at, outputs_at + 4 * units),
+        *(time * width, width),
+        (states_at, states_at + states * state_bytes),
+        (states_at + state_bytes, states_at + (states + 1) * state_bytes),
+        tuple(k.data_ptr() for k in kept),
+    )
     use_torch_threads()
-    if library().k2t_run(isa, ctypes.byref(call)):
-        raise MemoryError("no memory for the native kernel's scratch")
+    done(library().k2t_run(isa, ctypes.byref(call)))
     return out, final
 
 
-def counts(lengths: Tensor, time: int) -> Tensor:
-    """Lengths as the kernel reads them: int64, between 0 and time."""
-    return lengths.to(torch.int64).clamp(0, time).contiguous()
+def done(code: int) -> None:
+    """Raise what the kernel's return code means, if it is not 0."""
+    if code == 1:
+        raise MemoryError("no memory for the native kernel's scratch")
+    if code == 2:
+        raise ValueError("a length is below 0 or above the number of steps")
+
+
+def counts(lengths: Tensor) -> Tensor:
+    """Lengths as the kernel reads them: int64."""
+    return lengths.to(torch.int64).contiguous()
+
+
+def lengths_of_padded(mask: Tensor) -> Tensor | None:
+    """The valid steps of each row of a mask (B, T) where they all stand in front; None elsewhere.
+
+    Asked on the CPU only, where looking at the values costs no waiting, and not while a graph is
+    traced, which must not depend on them.
+    """
+    if not mask.is_cpu or torch.compiler.is_compiling() or not _has_memory(mask):
+        return None
+    if missing():
+        return mask.sum(dim=1) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
+    lengths = torch.empty(mask.shape[0], dtype=torch.int64)
+    in_front = library().k2t_lengths(
+        mask.data_ptr(), *mask.shape, *mask.stride(), lengths.data_ptr()
+    )
+    return lengths if in_front else None
 
 
 @torch.library.custom_op("k2t::rnn", mutates_args=(), device_types="cpu")
@@ -253,22 +201,26 @@ def run_native(
         list(cell.parameters),
         0 if merge is None else MERGES[merge],
     )
+    finals, each = final.flatten(0, 1).unbind(0), cell.states
     return out.chunk(len(parameters), dim=2) if merge is None else (out,), tuple(
-        tuple(final[d].unbind(0)) for d in range(len(parameters))
+        finals[i : i + each] for i in range(0, len(finals), each)
     )
 
 
 def can_run(tensors: Sequence[Tensor]) -> bool:
     """Whether the kernel computes with these (x first): float32 on CPU, dense, with memory."""
-    x = tensors[0]
-    return (
-        x.shape[1] > 0
-        and all(
-            t.dtype == torch.float32 and t.device.type == "cpu" and t.layout == torch.strided
-            for t in tensors
-        )
-        and (torch.compiler.is_compiling() or all(map(_has_memory, tensors)))
-    )
+    if tensors[0].shape[1] == 0:
+        return False
+    compiling = torch.compiler.is_compiling()
+    for tensor in tensors:
+        if not (
+            tensor.dtype is torch.float32
+            and tensor.is_cpu
+            and tensor.layout is torch.strided
+            and (compiling or _has_memory(tensor))
+        ):
+            return False
+    return True
 
 
 def _has_memory(tensor: Tensor) -> bool:

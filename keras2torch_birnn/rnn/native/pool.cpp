@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -28,11 +29,93 @@ struct Job {
     }
 };
 
+inline void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Two tasks too short for a thread to be woken for: who calls does one, and the other as well unless
+// this one thread took it meanwhile. It looks for work for a while after the last, and is never
+// waited for before it has begun: where it finds no processor, nothing is lost.
+class Companion {
+public:
+    void share(Function function, void* context) {
+        Offer mine{function, context};
+        Offer* none = nullptr;
+        const bool offered = offer_.compare_exchange_strong(none, &mine);
+        if (offered && asleep_.load()) {
+            std::lock_guard<std::mutex> lock(mutex_);
+            wanted_.notify_one();
+        }
+        function(context, 0);
+        Offer* untaken = &mine;
+        if (!offered || offer_.compare_exchange_strong(untaken, nullptr))
+            return function(context, 1);
+        for (long turn = 0; !mine.done.load(std::memory_order_acquire); ++turn)
+            turn < PATIENCE ? relax() : std::this_thread::yield();
+    }
+
+    void live() {
+        for (;;) {
+            Offer* taken = look();
+            taken->function(taken->context, 1);
+            taken->done.store(true, std::memory_order_release);
+        }
+    }
+
+private:
+    struct Offer {
+        Function function;
+        void* context;
+        std::atomic<bool> done{false};
+    };
+
+    static constexpr long PATIENCE = 2000;
+    static constexpr std::chrono::microseconds LOOKING{200};
+
+    Offer* look() {
+        const auto until = std::chrono::steady_clock::now() + LOOKING;
+        do
+            for (long turn = 0; turn < 64; ++turn, relax())
+                if (offer_.load(std::memory_order_relaxed))
+                    if (Offer* found = offer_.exchange(nullptr)) return found;
+        while (std::chrono::steady_clock::now() < until);
+        std::unique_lock<std::mutex> lock(mutex_);
+        asleep_.store(true);
+        Offer* found = nullptr;
+        wanted_.wait(lock, [&] { return (found = offer_.exchange(nullptr)) != nullptr; });
+        asleep_.store(false);
+        return found;
+    }
+
+    std::atomic<Offer*> offer_{nullptr};
+    std::atomic<bool> asleep_{false};
+    std::mutex mutex_;
+    std::condition_variable wanted_;
+};
+
 struct Pool {
     std::mutex mutex;
     std::condition_variable wanted;
     std::deque<Job*> jobs;
     long threads = 0;
+    Companion companion;
+    enum { NONE, THERE, REFUSED } accompanied = NONE;
+
+    // Whether there is a thread for short work.
+    bool has_companion() {
+        std::lock_guard<std::mutex> lock(mutex);
+        if (accompanied == NONE) try {
+                std::thread(&Companion::live, &companion).detach();
+                accompanied = THERE;
+            } catch (const std::system_error&) {
+                accompanied = REFUSED;
+            }
+        return accompanied == THERE;
+    }
 
     void help() {
         std::unique_lock<std::mutex> lock(mutex);
@@ -76,6 +159,13 @@ Pool& get() {
 void use(Region region) {
     get();  // so that a fork is noticed
     borrowed.store(region);
+}
+
+void share(Function function, void* context) {
+    Pool& pool = get();
+    if (pool.has_companion()) return pool.companion.share(function, context);
+    function(context, 0);
+    function(context, 1);
 }
 
 void run(long threads, long count, Function function, void* context) {

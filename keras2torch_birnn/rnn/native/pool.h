@@ -17,4 +17,9 @@ void use(Region region);
 // Call function(context, 0 .. count - 1), each once, on at most `threads` threads with the caller.
 void run(long threads, long count, Function function, void* context);
 
+// Call function(context, 0) and function(context, 1), which take some tens of microseconds each: by a
+// thread of our own beside the caller, if it happens to be looking for work. An OpenMP region ends
+// only when all its threads came by, which on a busy machine takes a hundred times as long as these.
+void share(Function function, void* context);
+
 }  // namespace pool

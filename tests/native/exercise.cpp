@@ -1,0 +1,184 @@
+// Runs the native kernel through its binary interface, all cells, merges and instruction sets, several
+// callers at once; built with sanitizers by test_sanitizers.py. Ends with 1 if one thread and
+// many give other numbers.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "kernel.h"
+
+namespace {
+
+using Floats = std::vector<float>;
+
+Floats random(size_t count) {
+    static std::mt19937 generator(1);
+    std::normal_distribution<float> normal(0, 0.1f);
+    Floats values(count);
+    for (float& value : values) value = normal(generator);
+    return values;
+}
+
+// Room that starts a cache line, as the kernel's packed weights must.
+class Aligned {
+public:
+    explicit Aligned(int64_t floats) : data_(static_cast<size_t>(floats) + 16) {}
+    float* get() {
+        const uintptr_t at = reinterpret_cast<uintptr_t>(data_.data());
+        return reinterpret_cast<float*>((at + 63) / 64 * 64);
+    }
+
+private:
+    Floats data_;
+};
+
+struct Sizes {
+    int64_t batch, time, features, units;
+};
+
+struct Layer {
+    int64_t isa, kind, merge;
+    Sizes n;
+    K2tShape shape;
+    int64_t gates, states;
+    Floats x;
+    std::vector<Aligned> packed, packed_back;
+    std::vector<int64_t> lengths;
+    std::vector<Floats> start;  // h and c of each direction
+
+    Layer(int64_t isa, int64_t kind, int64_t merge, bool masked, Sizes n)
+        : isa(isa), kind(kind), merge(merge), n(n), shape{kind, n.features, n.units},
+          gates(kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3),
+          states(kind == K2T_LSTM ? 2 : 1), x(random(n.batch * n.time * n.features)) {
+        for (int d = 0; d < 2; ++d) {
+            const Floats ih = random(gates * n.units * n.features);
+            const Floats hh = random(gates * n.units * n.units);
+            const Floats bias_ih = random(gates * n.units), bias_hh = random(gates * n.units);
+            packed.emplace_back(k2t_packed_size(isa, &shape));
+            k2t_pack(isa, &shape, ih.data(), hh.data(), bias_ih.data(), d ? nullptr : bias_hh.data(),
+                     packed[d].get());
+            packed_back.emplace_back(k2t_gradient_packed_size(isa, &shape));
+            k2t_gradient_pack(isa, &shape, hh.data(), packed_back[d].get());
+            start.push_back(random(n.batch * n.units));
+            start.push_back(random(n.batch * n.units));
+        }
+        for (int64_t b = 0; masked && b < n.batch; ++b)
+            lengths.push_back(b == 2 ? 0 : (n.time - b * 7 % n.time));
+    }
+
+    // Outputs, final states, and the gradients of the gates and of the start, one after the other.
+    // Without merge each direction's outputs are also a gradient to go back with.
+    Floats run(int64_t threads) {
+        const int64_t width = merge ? n.units : 2 * n.units, rows = n.batch * n.time;
+        Floats out(rows * width, -9.0f), final(2 * states * n.batch * n.units);
+        const int64_t lanes = k2t_width(isa, n.units), parts = k2t_kept_parts(kind);
+        std::vector<Floats> kept(2, Floats(rows * parts * lanes));
+        K2tCall call{};
+        call.shape = shape;
+        call.activation = K2T_TANH;
+        call.recurrent_activation = kind == K2T_GRU_BEFORE ? K2T_HARD_SIGMOID_0_2 : K2T_SIGMOID;
+        call.directions = 2;
+        call.merge = merge;
+        call.batch = n.batch;
+        call.time = n.time;
+        call.threads = threads;
+        call.x = x.data();
+        call.x_batch_stride = n.time * n.features;
+        call.x_time_stride = n.features;
+        call.lengths = lengths.empty() ? nullptr : lengths.data();
+        call.out_batch_stride = n.time * width;
+        call.out_time_stride = width;
+        for (int d = 0; d < 2; ++d) {
+            call.packed[d] = packed[d].get();
+            call.h_0[d] = start[2 * d].data();
+            call.c_0[d] = states == 2 ? start[2 * d + 1].data() : nullptr;
+            call.out[d] = out.data() + (merge ? 0 : d * n.units);
+            call.h_n[d] = final.data() + d * states * n.batch * n.units;
+            call.c_n[d] = states == 2 ? call.h_n[d] + n.batch * n.units : nullptr;
+            call.kept[d] = merge ? nullptr : kept[d].data();
+        }
+        if (k2t_run(isa, &call)) std::abort();
+        Floats all = out;
+        all.insert(all.end(), final.begin(), final.end());
+        if (merge) return all;
+
+        const int64_t gate_parts = gates + (kind == K2T_GRU_AFTER);
+        std::vector<Floats> d_gates(2, Floats(rows * gate_parts * lanes));
+        Floats d_start(final.size());
+        K2tGradient back{};
+        back.shape = shape;
+        back.activation = call.activation;
+        back.recurrent_activation = call.recurrent_activation;
+        back.directions = 2;
+        back.batch = n.batch;
+        back.time = n.time;
+        back.threads = threads;
+        back.lengths = call.lengths;
+        back.d_out_batch_stride = n.time * width;
+        back.d_out_time_stride = width;
+        for (int d = 0; d < 2; ++d) {
+            back.packed[d] = packed_back[d].get();
+            back.kept[d] = kept[d].data();
+            back.c_0[d] = call.c_0[d];
+            back.d_out[d] = call.out[d];
+            back.d_h_n[d] = call.h_n[d];
+            back.d_c_n[d] = call.c_n[d];
+            back.d_gates[d] = d_gates[d].data();
+            back.d_h_0[d] = d_start.data() + (call.h_n[d] - final.data());
+            back.d_c_0[d] = states == 2 ? back.d_h_0[d] + n.batch * n.units : nullptr;
+        }
+        if (k2t_gradient(isa, &back)) std::abort();
+        for (const Floats& one : {d_gates[0], d_gates[1], d_start})
+            all.insert(all.end(), one.begin(), one.end());
+        return all;
+    }
+};
+
+// Of the largest value.
+float difference(const Floats& a, const Floats& b) {
+    float worst = 0, size = 1;
+    for (float value : b) size = std::max(size, std::fabs(value));
+    for (size_t i = 0; i < a.size(); ++i) {
+        const float error = std::fabs(a[i] - b[i]) / size;
+        if (!(error <= worst)) worst = error;  // a NaN counts
+    }
+    return worst;
+}
+
+}  // namespace
+
+int main() {
+    int wrong = 0;
+    // By one thread, by two that meet, by a team; sizes are primes.
+    const Sizes sizes[] = {{1, 5, 3, 2}, {5, 13, 7, 19}, {1, 41, 31, 37}, {11, 31, 31, 37}};
+    for (int64_t isa : {1, 2, 4}) {
+        if (!(k2t_instruction_sets() & isa)) continue;
+        for (int64_t kind = K2T_LSTM; kind <= K2T_SIMPLE; ++kind)
+            for (int64_t merge = K2T_APART; merge <= K2T_AVE; ++merge)
+                for (bool masked : {false, true})
+                    for (const Sizes& n : sizes) {
+                        Layer layer(isa, kind, merge, masked, n);
+                        const Floats wanted = layer.run(1);
+                        float worst[3] = {};
+                        std::vector<std::thread> callers;
+                        for (float& mine : worst)
+                            callers.emplace_back([&] {
+                                for (int turn = 0; turn < 3; ++turn)
+                                    mine = std::max(mine, difference(layer.run(4), wanted));
+                            });
+                        for (std::thread& caller : callers) caller.join();
+                        for (float mine : worst)
+                            if (!(mine < 1e-5f)) {
+                                std::printf("isa %d kind %d merge %d: %g\n", int(isa), int(kind),
+                                            int(merge), mine);
+                                wrong = 1;
+                            }
+                    }
+    }
+    std::puts(wrong ? "other numbers" : "the same numbers");
+    return wrong;
+}
