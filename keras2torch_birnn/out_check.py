@@ -22,7 +22,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError,
 from keras2torch_birnn.readers.archive import open_archive
 from keras2torch_birnn.readers.limits import OUT_MEMBERS, PROGRAM_BYTES
 from keras2torch_birnn.readers.window import Window
-from keras2torch_birnn.schema import SCHEMA, BadOptionError, Option
+from keras2torch_birnn.schema import SCHEMA, BadOptionError, Option, ShapeError, local
 from keras2torch_birnn.size import check_size
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leaves
 
@@ -254,8 +254,8 @@ def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
     stored = sum(tensor.numel() for tensor in state.values())
     declared = 0
     for layer in spec.root.walk():
-        declared += sum(math.prod(array.shape) for array in layer.weights.values())
         _check_options(layer)
+        declared += _declared(layer)
         if layer.graph is not None:
             _check_graph(layer.graph, layer.place)
     if declared > 2 * stored + 1024:
@@ -264,6 +264,16 @@ def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
         )
     if spec.root.graph is None:
         raise _damaged("no model", "spec")
+
+
+def _declared(layer: LayerSpec) -> int:
+    """How many numbers the layer's weights are said to be, in torch."""
+    if layer.class_name not in local.LAYERS:
+        return sum(math.prod(array.shape) for array in layer.weights.values())
+    try:
+        return max(0, local.held(layer.config, layer.input_shape))
+    except (ShapeError, TypeError, ValueError, IndexError):
+        raise _damaged("its shapes", layer.place) from None
 
 
 def _damaged(what: str, place: str) -> InvalidModelFileError:

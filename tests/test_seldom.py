@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from specs import B, T, chain, functional, layer, values
+from specs import FIXTURES, B, T, chain, functional, layer, values
 
+import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.inputs import draw_inputs
@@ -511,3 +513,46 @@ def test_a_list_of_numbers_is_shown_and_its_numbers_are_drawn() -> None:
     (drawn,) = draw_inputs(of_numbers(one, 99), steps=7, seed=0)
     assert set(np.unique(drawn)) == {7, 500, 20000, 20001}
     agree(of_numbers(replace(one, config={**one.config, "output_mode": "count"}), 99), drawn)
+
+
+# ---- OUT ---------------------------------------------------------------------------------------
+
+SEVERAL = (
+    "tf.keras-2.15.0/local_2_same.keras",  # Keras holds many more numbers than count
+    "tf.keras-2.15.0/local2_3_valid.h5",
+    "tf.keras-2.15.0/einsum.h5",
+    "keras-3.15.1/lookup.keras",
+    "keras-3.15.1/hashing.keras",
+    "keras-3.15.1/rescaling_array.keras",
+    "keras-3.15.1/dropout_noise.h5",
+)
+
+
+@pytest.mark.parametrize("file", SEVERAL)
+def test_a_model_comes_back_from_its_file(file: str, tmp_path: Path) -> None:
+    model = k2t.convert(FIXTURES / file)
+    for name in ("out.pt", "out.safetensors"):
+        k2t.save(model, tmp_path / name)
+        again = k2t.load(tmp_path / name)
+        assert str(again.code) == str(model.code)
+    assert k2t.verify(FIXTURES / file, tmp_path / "out.pt", devices=["cpu"], against="reference").ok
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ('"kernel_size": [3]', '"kernel_size": [34]', "values declared"),
+        ('"input_shape": [null, 17, 3]', '"input_shape": [null, "a", 3]', "its shapes"),
+        ('"input_shape": [null, 17, 3]', '"input_shape": [null, 1, 3]', "its shapes"),
+    ],
+)
+def test_a_spec_with_more_windows_than_tensors_is_refused(
+    old: str, new: str, match: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "out.pt"
+    k2t.save(k2t.convert(FIXTURES / SEVERAL[0]), path)
+    content = torch.load(path, weights_only=True)
+    assert old in content["spec"]
+    torch.save({**content, "spec": content["spec"].replace(old, new)}, path)
+    with pytest.raises(K2TError, match=match):
+        k2t.load(path)

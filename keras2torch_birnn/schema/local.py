@@ -84,6 +84,17 @@ def _weights(config: Config, shape: Shape | None) -> WeightShapes:
     return {**kernel, "bias": (*counts, filters)} if config["use_bias"] else kernel
 
 
+def held(config: Config, shape: Shape) -> int:
+    """How many numbers a converted layer has: a whole window for every place, and the bias.
+
+    That is far less than implementation 2 has in Keras, and a little more than implementation 3.
+    """
+    axes, channels = places(config, shape), shape[channel_axis(config)] or 0
+    inner = math.prod(axis.size for axis in axes) * channels
+    count = math.prod(axis.count for axis in axes)
+    return count * (inner + bool(config["use_bias"])) * int(config["filters"])
+
+
 def _output(config: Config, shape: Shape | None) -> Shape | None:
     if config["padding"] == "same" and config["implementation"] == 1:
         raise ShapeError("padding='same' with implementation=1, which Keras refuses")
