@@ -42,8 +42,8 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
     "Hashing": ("text", "sparse=True", "several tensors (tf.keras 2.4)"),
     "IntegerLookup": ("adapt()", "invert=True", "tf_idf", "oov_method=farmhash", "sparse=True"),
     "UpSampling2D": (
-        "interpolation other than nearest, bilinear",
-        "bilinear of multi-backend Keras and TensorFlow 1",
+        "bilinear of tf.keras 2.2.4 (TensorFlow 1.13 to 2.0)",
+        "bicubic of Keras 3",
     ),
     "Conv1DTranspose": ("output_padding that TensorFlow refuses",),
     "Conv2DTranspose": ("output_padding that TensorFlow refuses",),

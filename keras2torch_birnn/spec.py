@@ -150,7 +150,8 @@ class Generation:
     prefers what it carries, unless all zero, to ``initial_state``. ``stack_states``: in which order
     a stack of cells hands its states in and out. ``conv_lstm``: the same as ``masked_output`` of a
     convolutional LSTM, "" where that is no other. ``smallest_norm``: of UnitNormalization.
-    ``bilinear``: what UpSampling2D lays on each other, corners of pixels (TensorFlow 1) or centers.
+    ``bilinear``: what UpSampling2D lays on each other, corners of pixels (TensorFlow 1) or centers;
+    TensorFlow 1.14 and 2.0 have one version of tf.keras.
     """
 
     name: Literal["keras1", "keras2", "tf.keras", "keras3"]
@@ -173,7 +174,7 @@ class Generation:
     stack_states: Literal["first cell first", "last cell first"] = "first cell first"
     conv_lstm: MaskedOutput | Literal[""] = ""
     smallest_norm: float = 1e-6
-    bilinear: Literal["corners", "centers"] = "corners"
+    bilinear: Literal["corners", "centers", "corners or centers"] = "corners"
 
 
 @dataclass(frozen=True)

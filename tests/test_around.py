@@ -122,7 +122,7 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ("Cropping1D", {"cropping": [7, 6]}, STEPS, TF, r"cropping \[7, 6\] leaves nothing of 13"),
     ("Cropping2D", {"cropping": [1, 2, 3]}, IMAGE, TF, "a list of 2 pairs is expected"),
     ("ZeroPadding1D", {"padding": [1, -1]}, STEPS, TF, "a whole number from 0"),
-    ("UpSampling2D", {"interpolation": "bicubic"}, IMAGE, TF, "interpolation='bicubic'"),
+    ("UpSampling2D", {"interpolation": "cubic"}, IMAGE, TF, "interpolation='cubic'"),
     ("RMSNormalization", {"axis": [1]}, STEPS, K3, r"axis \[1\] is not at the end"),
     ("GroupNormalization", {"groups": 2}, STEPS, TF, "groups=2 does not divide 3 channels"),
     ("GroupNormalization", {"axis": 0}, STEPS, TF, "axis 0 holds the samples"),
@@ -174,17 +174,27 @@ def test_what_cannot_be_computed_exactly_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    ("version", "known"), [(KERAS_2, False), ("2.2.4-tf", False), (TF, True), (K3, True)]
+    ("mode", "version", "reason"),
+    [
+        ("bilinear", KERAS_2, ""),
+        ("bilinear", "2.2.4-tf", "interpolation='bilinear' of this Keras .* 2.0 their middles"),
+        ("bilinear", TF, ""),
+        ("bilinear", K3, ""),
+        ("bicubic", TF, ""),
+        ("bicubic", K3, "interpolation='bicubic' of this Keras .* every backend of Keras 3"),
+        ("lanczos5", K3, ""),
+    ],
 )
-def test_bilinear_of_tensorflow_1_is_refused(version: str, known: bool) -> None:
-    config = {"interpolation": "bilinear"}
-    spec, problems = parsed("UpSampling2D", config, IMAGE, version)
+def test_interpolation_that_the_file_does_not_tell_is_refused(
+    mode: str, version: str, reason: str
+) -> None:
+    spec, problems = parsed("UpSampling2D", {"interpolation": mode}, IMAGE, version)
     assert not problems
-    if known:
-        convert_layer(spec)
-    else:
-        with pytest.raises(UnsupportedOptionError, match="interpolation='bilinear' of this Keras"):
+    if reason:
+        with pytest.raises(UnsupportedOptionError, match=reason):
             convert_layer(spec)
+    else:
+        assert convert_layer(spec)
 
 
 def test_a_mask_into_group_normalization_of_tf_keras_is_refused() -> None:

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn import activations
 from keras2torch_birnn.conversion import build, flat
-from keras2torch_birnn.layers import recurrent, registry
+from keras2torch_birnn.layers import recurrent, registry, resizing
 from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import engines, layers, loop, parameters
@@ -1235,6 +1235,40 @@ mutation(
     edit("readers.keras1_merge:_Writer._branch", "self.masks_stay and", "True and"),
     "keras-2.0.8/merge_legacy_masked.h5",
     rereads=True,
+)
+mutation(
+    "the middles of pixels on each other in TensorFlow 1",
+    edit("layers.resizing:weights", "0.0 if corners else 0.5", "0.5"),
+    "keras-2.2.4/around_bilinear_corners.h5",
+    "keras-2.3.1/around_bilinear_corners.h5",
+)
+mutation(
+    "a cubic that is not read from a table",
+    edit("layers.resizing:_bicubic", "(d * _TABLE).round() / _TABLE", "d"),
+    f"{TF}/around_resized_bicubic.h5",
+)
+mutation(
+    "every kernel Mitchell's",
+    put(resizing.KERNELS, "lanczos3", resizing.KERNELS["mitchellcubic"]),
+    f"{TF}/around_resized_lanczos3.h5",
+    f"{K3}/around_resized_lanczos3.h5",
+)
+mutation(
+    "areas as they would be without rounding",
+    put(
+        resizing,
+        "_areas",
+        lambda like, size, factor: torch.eye(size, dtype=like.dtype).repeat_interleave(
+            factor, dim=0
+        ),
+    ),
+    f"{TF}/around_resized_far.h5",
+)
+mutation(
+    "no weight outside is made up for",
+    edit("layers.resizing:weights", "rows / rows.sum(dim=1, keepdim=True)", "rows"),
+    f"{TF}/around_resized_gaussian.h5",
+    f"{TF}/around_resized_mitchellcubic.h5",
 )
 mutation(
     "attention over all axes",

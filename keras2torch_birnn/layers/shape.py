@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.layers.convolution import pad
 from keras2torch_birnn.layers.registry import NONE, converts
+from keras2torch_birnn.layers.resizing import resize
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -133,11 +137,14 @@ def cropping(layer: LayerSpec) -> nn.Module:
 
 
 class UpSampling(nn.Module):
-    """Every step several times, or with ``bilinear`` steps between two neighbours."""
+    """Every step several times, or steps between neighbours; ``corners``: see ``resizing``."""
 
-    def __init__(self, factors: tuple[int, ...], *, mode: str, channels_last: bool) -> None:
+    def __init__(
+        self, factors: tuple[int, ...], *, mode: str, corners: bool, channels_last: bool
+    ) -> None:
         super().__init__()
-        self.factors, self.mode, self.channels_last = factors, mode, channels_last
+        self.factors, self.mode, self.corners = factors, mode, corners
+        self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T factor, C), or with C before T; two axes likewise."""
@@ -146,6 +153,10 @@ class UpSampling(nn.Module):
             for axis, factor in enumerate(self.factors, first):
                 x = x.repeat_interleave(factor, dim=axis)
             return x
+        if self.mode != "bilinear" or self.corners:
+            for axis, factor in enumerate(self.factors, first):
+                x = resize(x, axis, factor, self.mode, corners=self.corners)
+            return x
         x = x.movedim(-1, 1) if self.channels_last else x
         sizes = [size * f for size, f in zip(x.shape[2:], self.factors, strict=True)]
         y = functional.interpolate(x, sizes, mode="bilinear", align_corners=False)
@@ -153,21 +164,32 @@ class UpSampling(nn.Module):
 
     def extra_repr(self) -> str:
         """Factors and how."""
-        return f"factors={self.factors}, mode={self.mode}"
+        shown = f"factors={self.factors}, mode={self.mode}"
+        return f"{shown}, corners=True" if self.corners else shown
+
+
+# (option, what is known of it) -> what is not
+_UNKNOWN: Mapping[tuple[str, Any], str] = {
+    ("bilinear", "corners or centers"): "TensorFlow 1.14 lays the corners of pixels on each other, "
+    "2.0 their middles, and the file does not tell them apart",
+    ("bicubic", "any backend"): "every backend of Keras 3 computes it in another way",
+}
 
 
 @converts("UpSampling1D", "UpSampling2D", "UpSampling3D", mask=NONE)
 def up_sampling(layer: LayerSpec) -> nn.Module:
     """Build an UpSampling."""
     config = layer.config
-    if (config.get("interpolation"), config.get("bilinear")) == ("bilinear", "corners"):
+    mode = config.get("interpolation", "nearest")
+    reason = _UNKNOWN.get((mode, config.get(mode)))
+    if reason is not None:
         raise UnsupportedOptionError(
-            "UpSampling2D option interpolation='bilinear' of this Keras is not supported: "
-            "TensorFlow 1 interpolates from the corners of pixels",
+            f"UpSampling2D option interpolation={mode!r} of this Keras is not supported: {reason}",
             place=layer.place,
         )
     return UpSampling(
         config["size"],
-        mode=config.get("interpolation", "nearest"),
+        mode=mode,
+        corners=mode == "bilinear" and config["bilinear"] == "corners",
         channels_last=config["data_format"] == "channels_last",
     )

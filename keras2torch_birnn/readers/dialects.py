@@ -137,7 +137,10 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
         **{name: {"passes_mask": keras3} for name in ("Identity", "Normalization", "Rescaling")},
         "GroupNormalization": {"masking": "ignore" if keras3 else "weigh"},
         "UnitNormalization": {"smallest_norm": generation.smallest_norm},
-        "UpSampling2D": {"bilinear": generation.bilinear},
+        "UpSampling2D": {
+            "bilinear": generation.bilinear,
+            "bicubic": "any backend" if keras3 else "TensorFlow",
+        },
         "GlobalAveragePooling1D": {"use_mask": generation.average_pooling_uses_mask},
         "TimeDistributed": {"masking": generation.time_distributed},
         "Softmax": {"masking": generation.softmax},

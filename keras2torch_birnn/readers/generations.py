@@ -75,7 +75,7 @@ def generation_of(version: str) -> Generation:
             relu_passes_mask=minor >= 5,
             attention_rows="uniform" if minor >= 10 else "ignore",
             passed_mask_goes_on=minor >= 3,
-            bilinear="centers" if minor >= 3 else "corners",
+            bilinear="centers" if minor >= 3 else "corners or centers",
             carried_state_wins=minor >= 3,
             conv_lstm="previous_output",
         )

@@ -83,7 +83,7 @@ def gives(layer: LayerSpec, call: Call, known: Known) -> Kinds:
 
 def keeps(layer: LayerSpec) -> bool:
     """Whether a layer gives the kind that it gets, if that is one."""
-    return layer.class_name in _KEEPS and layer.config.get("interpolation") != "bilinear"
+    return layer.class_name in _KEEPS and layer.config.get("interpolation") in (None, "nearest")
 
 
 def as_it_is(layer: LayerSpec, kinds: Kinds) -> bool:
@@ -140,7 +140,8 @@ def _refusal(layer: LayerSpec, kinds: set[str], generation: Generation) -> str:
     keras3, whole = generation.name == "keras3", bool(kinds) and kinds <= _WHOLE
     if whole and layer.class_name.startswith("GlobalAveragePooling") and not keras3:
         return "the mean of whole numbers: this Keras drops the remainder"
-    cuts = layer.class_name in _NORMALIZES or layer.config.get("interpolation") == "bilinear"
+    smooth = layer.config.get("interpolation") not in (None, "nearest")
+    cuts = layer.class_name in _NORMALIZES or smooth
     if keras3 and cuts and kinds and "float" not in kinds:
         return "whole numbers or bools: Keras 3 cuts the result to such again"
     if (layer.class_name == "Dot" and kinds == {"bool"}) or (

@@ -88,6 +88,11 @@ def _upsampled(config: Config, shape: Shape | None) -> Shape | None:
 _LAST = {"data_format": choice("channels_last", "channels_last")}
 _FORMAT = {"data_format": DATA_FORMAT}
 
+INTERPOLATIONS = (
+    *("nearest", "bilinear", "bicubic", "area"),
+    *("lanczos3", "lanczos5", "gaussian", "mitchellcubic"),
+)
+
 LAYERS: Mapping[str, Schema] = {
     "Flatten": Schema(_FORMAT, output=_flatten),
     "Reshape": Schema({"target_shape": sizes(least=-1)}, output=_reshape),
@@ -103,8 +108,10 @@ LAYERS: Mapping[str, Schema] = {
     "UpSampling2D": Schema(
         {
             "size": window(2, 2),
-            "interpolation": choice("nearest", "nearest", "bilinear"),
-            "bilinear": choice("centers", "corners", "centers"),
+            "interpolation": choice("nearest", *INTERPOLATIONS),
+            # what bilinear lays on each other, and whose numbers bicubic's are
+            "bilinear": choice("centers", "corners", "centers", "corners or centers"),
+            "bicubic": choice("TensorFlow", "TensorFlow", "any backend"),
             **_FORMAT,
         },
         output=_upsampled,
