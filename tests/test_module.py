@@ -168,6 +168,39 @@ def test_a_compiled_model_gives_the_same(file: str) -> None:
     torch._dynamo.reset()
 
 
+# Masks, models inside, initial states, a loop of hard_sigmoid, merges, several dtypes.
+VARIED = (
+    MASKED,
+    "keras-3.15.1/graph_nested_twice.keras",
+    "tf.keras-2.15.0/graph_seq2seq_bi.h5",
+    MASKED_LOOP,
+    "keras-2.2.4/merge_values.h5",
+    "tf.keras-2.15.0/dtypes_of_layers.h5",
+    "keras-3.15.1/dtypes_whole_3.h5",
+)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("file", VARIED)
+def test_a_model_compiles_to_one_graph(file: str, backend: str) -> None:
+    """Also what holds an ``nn.LSTM``, if torch is told to let those in."""
+    case = fixture(file)
+    model = build(case.spec)
+    with torch._dynamo.config.patch(allow_rnn=True):
+        compiled = torch.compile(model, backend=backend, fullgraph=True)
+        assert_same(call(compiled, inputs(case)), call(model, inputs(case)), atol=1e-6)
+    torch._dynamo.reset()
+
+
+@FLAT_WEIGHTS
+@pytest.mark.parametrize("file", VARIED)
+def test_varied_models_export(file: str) -> None:
+    case = fixture(file)
+    model, given = build(case.spec), inputs(case)
+    exported = torch.export.export(model, given).module()
+    assert_same(call(exported, given), call(model, given), atol=1e-6)
+
+
 @FLAT_WEIGHTS
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("file", [FUSED, MASKED, LOOP, MASKED_LOOP])
