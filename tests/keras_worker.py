@@ -37,7 +37,7 @@ def main(label: str, folder: str) -> None:
 
 def written(keras: Any, task: dict[str, Any], folder: Path) -> str:
     """One model: its file, and what it gives."""
-    case = {"name": task["name"], "graph": task["graph"], "scale": 0.4, "tags": []}
+    case = {**task, "layers": [], "scale": 0.4, "tags": []}
     keras.clear()
     model = graphs.build(keras, task["graph"])
     generate.random_weights(keras, model, case)
