@@ -8,8 +8,8 @@ have it. B batch, T time, F features, H units, G gates.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -39,8 +39,7 @@ KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Recurrence:
+class Recurrence(NamedTuple):
     """What every engine needs to know of one layer: its cell and the weights of its directions.
 
     ``kernel``: torch's function that computes this cell, ``native``: the cell in our kernel's
@@ -311,7 +310,8 @@ def _keeping(
     kept: Any = _Kept
     fixed = _Fixed(layer, lengths, None, len(states))
     out, final = kept.apply(fixed, x, *states, *_flat(layer.weights))
-    finals = tuple(tuple(state.unbind(0)) for state in final.unbind(0))
+    flat, each = final.unbind(0), layer.states
+    finals = tuple(flat[i : i + each] for i in range(0, len(flat), each))
     if merge == "concat":
         return (out,), finals
     return merged(out.chunk(len(layer.weights), dim=2), merge), finals
@@ -396,7 +396,7 @@ class _Kept(torch.autograd.Function):
             outputs = none * directions if d_out is None else d_out.chunk(directions, dim=2)
             states = none * directions * fixed.layer.states
             if d_final is not None:
-                states = d_final.flatten(0, 1).unbind(0)
+                states = d_final.unbind(0)
             return _gradients_again(fixed, tensors, needed, (*outputs, *states))
         d_x, d_start, d_parameters = gradient(
             _inputs(fixed, tensors),
@@ -431,7 +431,7 @@ def _gradients_again(
         if not twice and _native(layer).differentiable:
             again = _keeping(layer, x, fixed.lengths, start, fixed.merge)
         else:
-            by_torch = replace(layer, engine="torch")
+            by_torch = layer._replace(engine="torch")
             again = run(by_torch, x, fixed.lengths, start, fixed.merge)
         asked = [(o, g) for o, g in zip(_unshaped(again), gradients, strict=True) if g is not None]
         wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
@@ -465,7 +465,7 @@ def _taken(
     )
     each = layer.states
     start = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
-    return replace(layer, weights=weights), x, start or None
+    return layer._replace(weights=weights), x, start or None
 
 
 RUN: Mapping[str, Callable[..., Result]] = {

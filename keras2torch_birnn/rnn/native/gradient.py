@@ -38,7 +38,7 @@ class Inputs:
 
 
 def run_keeping(inputs: Inputs) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Outputs (B, T, D * H), final states (D, S, B, H), and what ``gradient`` needs."""
+    """Outputs (B, T, D * H), final states (D * S, B, H), and what ``gradient`` needs."""
     cell, x = inputs.cell, inputs.x
     units = inputs.parameters[0][1].shape[1]
     width = library().k2t_width(instruction_set(), units)
@@ -49,7 +49,7 @@ def run_keeping(inputs: Inputs) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         [p for direction in inputs.parameters for p in direction],
         inputs.lengths,
         inputs.start,
-        (cell.kind, cell.activation, cell.recurrent_activation),
+        cell.numbers,
         cell.parameters,
         0,
         kept,
@@ -76,7 +76,7 @@ def gradient(
     gates = inputs.parameters[0][1].shape[0] // units
     parts = gates + (inputs.cell.kind == KINDS["GRU"])
     d_gates = [torch.empty(batch, time, parts, width) for _ in range(directions)]
-    d_start = torch.empty(directions, states, batch, units)
+    d_start = torch.empty(directions * states, batch, units)
     isa = instruction_set()
     shape = Shape(inputs.cell.kind, features, units)
     call = Gradient()
@@ -103,15 +103,15 @@ def gradient(
         library().k2t_gradient_pack(isa, ctypes.byref(shape), weight.data_ptr(), aligned(packed))
         alive.append(packed)
         call.packed[d], call.kept[d] = aligned(packed), kept[d].data_ptr()
-        call.d_gates[d], call.d_h_0[d] = d_gates[d].data_ptr(), d_start[d, 0].data_ptr()
+        call.d_gates[d], call.d_h_0[d] = d_gates[d].data_ptr(), d_start[d * states].data_ptr()
         if d_out is not None:
             call.d_out[d] = d_out.data_ptr() + 4 * d * units
         if d_final is not None:
-            call.d_h_n[d] = d_final[d, 0].data_ptr()
+            call.d_h_n[d] = d_final[d * states].data_ptr()
         if states == 2:
-            call.d_c_0[d] = d_start[d, 1].data_ptr()
+            call.d_c_0[d] = d_start[2 * d + 1].data_ptr()
             call.c_0[d] = start[2 * d + 1].data_ptr() if start else None
-            call.d_c_n[d] = None if d_final is None else d_final[d, 1].data_ptr()
+            call.d_c_n[d] = None if d_final is None else d_final[2 * d + 1].data_ptr()
     use_torch_threads()
     if batch:
         done(library().k2t_gradient(isa, ctypes.byref(call)))
@@ -125,7 +125,7 @@ def gradient(
     if d_rows is not None and valid is not None:
         d_rows = torch.zeros(batch * time, features).index_copy_(0, valid, d_rows)
     d_x = None if d_rows is None else d_rows.view(batch, time, features)
-    return d_x, list(d_start.flatten(0, 1).unbind(0)), d_parameters
+    return d_x, list(d_start.unbind(0)), d_parameters
 
 
 def _valid(lengths: Tensor, time: int) -> Tensor | None:

@@ -135,6 +135,11 @@ class NativeCell:
         return 2 if self.kind == KINDS["LSTM"] else 1
 
     @property
+    def numbers(self) -> tuple[int, int, int]:
+        """Kind, activation and recurrent_activation."""
+        return self.kind, self.activation, self.recurrent_activation
+
+    @property
     def differentiable(self) -> bool:
         """Whether the kernel has this cell's gradient.
 

@@ -65,7 +65,7 @@ def compute(
     merge: int,
     kept: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Outputs (B, T, D * H) in the order of time and final states (D, S, B, H).
+    """Outputs (B, T, D * H) in the order of time and final states (D * S, B, H).
 
     x: (B, T, F). parameters: four for each direction. lengths: (B,), the steps of each row that
     count; outputs past them are zero. start: S states (B, H) for each direction, or none.
@@ -80,7 +80,7 @@ def compute(
     units = 0 if hh is None else hh.shape[1]
     width = units if merge else directions * units
     out = torch.empty(batch, time, width)
-    final = torch.empty(directions, states, batch, units)
+    final = torch.empty(directions * states, batch, units)
     if batch == 0:
         return out, final
     if x.stride(2) != 1:
@@ -125,8 +125,9 @@ def done(code: int) -> None:
 
 
 def counts(lengths: Tensor) -> Tensor:
-    """Lengths as the kernel reads them: int64."""
-    return lengths.to(torch.int64).contiguous()
+    """Lengths as the kernel reads them: int64, side by side."""
+    ready = lengths.dtype is torch.int64 and lengths.is_contiguous()
+    return lengths if ready else lengths.to(torch.int64).contiguous()
 
 
 def lengths_of_padded(mask: Tensor) -> Tensor | None:
@@ -135,7 +136,7 @@ def lengths_of_padded(mask: Tensor) -> Tensor | None:
     Asked on the CPU only, where looking at the values costs no waiting, and not while a graph is
     traced, which must not depend on them.
     """
-    if not mask.is_cpu or torch.compiler.is_compiling() or not _has_memory(mask):
+    if not mask.is_cpu or torch.compiler.is_compiling() or not _have_memory((mask,)):
         return None
     if missing():
         return mask.sum(dim=1) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
@@ -174,7 +175,7 @@ def _(
     units = 0 if hh is None else hh.shape[1]
     return (
         x.new_empty(x.shape[0], x.shape[1], units if merge else directions * units),
-        x.new_empty(directions, states, x.shape[0], units),
+        x.new_empty(directions * states, x.shape[0], units),
     )
 
 
@@ -197,11 +198,11 @@ def run_native(
         [p for direction in parameters for p in direction],
         lengths,
         [s for state in start for s in state] if start else [],
-        [cell.kind, cell.activation, cell.recurrent_activation],
-        list(cell.parameters),
+        cell.numbers,
+        cell.parameters,
         0 if merge is None else MERGES[merge],
     )
-    finals, each = final.flatten(0, 1).unbind(0), cell.states
+    finals, each = final.unbind(0), cell.states
     return out.chunk(len(parameters), dim=2) if merge is None else (out,), tuple(
         finals[i : i + each] for i in range(0, len(finals), each)
     )
@@ -211,22 +212,17 @@ def can_run(tensors: Sequence[Tensor]) -> bool:
     """Whether the kernel computes with these (x first): float32 on CPU, dense, with memory."""
     if tensors[0].shape[1] == 0:
         return False
-    compiling = torch.compiler.is_compiling()
     for tensor in tensors:
-        if not (
-            tensor.dtype is torch.float32
-            and tensor.is_cpu
-            and tensor.layout is torch.strided
-            and (compiling or _has_memory(tensor))
-        ):
+        if not (tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.strided):
             return False
-    return True
+    return torch.compiler.is_compiling() or _have_memory(tensors)
 
 
-def _has_memory(tensor: Tensor) -> bool:
+def _have_memory(tensors: Sequence[Tensor]) -> bool:
     """Not so inside torch.func's transforms, which the operator knows nothing of."""
     try:
-        tensor.data_ptr()
+        for tensor in tensors:
+            tensor.data_ptr()
     except RuntimeError:
         return False
     return True

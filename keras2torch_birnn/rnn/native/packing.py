@@ -32,13 +32,15 @@ class Packed:
 class _Kept:
     """Packed weights, the parameters they belong to, and copies of the values these had then.
 
-    ``pointers``, ``copied`` and ``sizes`` are the same for C: where the parameters' values lie,
-    where the copies do, and how many there are.
+    ``ids`` of the parameters are theirs alone as long as this is kept, for it goes with the first
+    of them (``watches``). ``arrays``: for C, where their values lie, where the copies do, and how
+    many there are.
     """
 
     packed: Packed
-    parameters: tuple[weakref.ref[Tensor] | None, ...]
-    copies: tuple[Tensor | None, ...]
+    ids: tuple[int, ...]
+    watches: tuple[weakref.ref[Tensor], ...]
+    copies: tuple[Tensor, ...]
     pointers: tuple[int, ...]
     arrays: tuple[Any, Any, Any]
 
@@ -54,47 +56,33 @@ def packed_before(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -
     would be a wrong number.
     """
     key = (id(parameters[1]), isa)
+    ids = tuple(map(id, parameters))
+    there = [p for p in parameters if p is not None]
+    pointers = tuple([p.data_ptr() for p in there])
     found = _kept.get(key)
-    if found is not None and _unchanged(found, parameters):
+    if (
+        found is not None
+        and found.ids == ids
+        and found.pointers == pointers
+        and all(map(_laid_out_alike, there, found.copies))
+        and library().k2t_same(len(pointers), *found.arrays)
+    ):
         return found.packed
     packed = freshly_packed(shape, parameters, isa)
-    refs = tuple(
-        None if p is None else weakref.ref(p, lambda _: _kept.pop(key, None)) for p in parameters
-    )
-    copies = tuple(
-        None if p is None else p.detach().clone(memory_format=torch.contiguous_format)
-        for p in parameters
-    )
-    there = [(p, c) for p, c in zip(parameters, copies, strict=True) if p is not None]
-    pointers = tuple(p.data_ptr() for p, _ in there)
+    watches = tuple(weakref.ref(p, lambda _: _kept.pop(key, None)) for p in there)
+    copies = tuple(p.detach().clone(memory_format=torch.contiguous_format) for p in there)
+    count = len(there)
     arrays = (
-        (ctypes.c_void_p * len(there))(*pointers),
-        (ctypes.c_void_p * len(there))(*(c.data_ptr() for _, c in there if c is not None)),
-        (ctypes.c_int64 * len(there))(*(p.numel() for p, _ in there)),
+        (ctypes.c_void_p * count)(*pointers),
+        (ctypes.c_void_p * count)(*(c.data_ptr() for c in copies)),
+        (ctypes.c_int64 * count)(*(c.numel() for c in copies)),
     )
-    _kept[key] = _Kept(packed, refs, copies, pointers, arrays)
+    _kept[key] = _Kept(packed, ids, watches, copies, pointers, arrays)
     return packed
 
 
-def _unchanged(found: _Kept, parameters: Sequence[Tensor | None]) -> bool:
-    """Whether these are the parameters that were packed, with the values that they had."""
-    if len(parameters) != len(found.parameters):
-        return False
-    at = 0
-    for reference, copy, p in zip(found.parameters, found.copies, parameters, strict=True):
-        if p is None or reference is None or copy is None:
-            if p is not None or reference is not None:
-                return False
-            continue
-        if not (
-            reference() is p
-            and p.data_ptr() == found.pointers[at]
-            and p.shape == copy.shape
-            and p.is_contiguous()
-        ):
-            return False
-        at += 1
-    return bool(library().k2t_same(len(found.pointers), *found.arrays))
+def _laid_out_alike(parameter: Tensor, copy: Tensor) -> bool:
+    return parameter.shape == copy.shape and parameter.is_contiguous()
 
 
 def freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Packed:
