@@ -40,7 +40,7 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
     "CategoryEncoding": ("sparse=True", "more than two axes (multi_hot, count)"),
     "Discretization": ("adapt() of tf.keras", "sparse=True", "more than two axes (as above)"),
     "Hashing": ("text", "sparse=True", "several tensors (tf.keras 2.4)"),
-    "IntegerLookup": ("adapt()", "invert=True", "tf_idf", "oov_method=farmhash", "sparse=True"),
+    "IntegerLookup": ("adapt() outside .keras", "invert=True", "tf_idf", "oov_method=farmhash"),
     "UpSampling2D": (
         "bilinear of tf.keras 2.2.4 (TensorFlow 1.13 to 2.0)",
         "bicubic of Keras 3",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from specs import FIXTURES, B, T, chain, functional, layer, values
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build
-from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
 from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.layers.registry import convert_layer
-from keras2torch_birnn.readers import keras1
+from keras2torch_birnn.readers import keras1, read_model
 from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.generations import generation_of
 from keras2torch_birnn.reference import compute
@@ -556,3 +557,41 @@ def test_a_spec_with_more_windows_than_tensors_is_refused(
     torch.save({**content, "spec": content["spec"].replace(old, new)}, path)
     with pytest.raises(K2TError, match=match):
         k2t.load(path)
+
+
+# ---- what adapt() found ------------------------------------------------------------------------
+
+ADAPTED = FIXTURES / "keras-3.15.1" / "lookup_adapted.keras"
+TEXT = "assets/layers/integer_lookup/vocabulary.txt"
+
+
+def with_text(path: Path, text: str | None) -> Path:
+    """The archive with another text in one of its vocabularies, or without it."""
+    with zipfile.ZipFile(ADAPTED) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            if name != TEXT:
+                new.writestr(name, old.read(name))
+            elif text is not None:
+                new.writestr(name, text)
+    return path
+
+
+def test_a_vocabulary_of_the_archive_is_taken_from_its_place(tmp_path: Path) -> None:
+    """Later Keras ends the text with a line that is empty; special tokens may be left out."""
+    for text, expected in (("0\n-1\n5\n7\n", (0, -1, 5, 7)), ("5\n7\n-2", (5, 7, -2))):
+        root = read_model(with_text(tmp_path / "m.keras", text)).root
+        assert root.graph is not None
+        found = {layer.name: layer.config.get("vocabulary") for layer in root.graph.layers}
+        assert found["integer_lookup"] == expected
+        assert found["integer_lookup_1"] == (-1, -1, 16, 11, 4)
+
+
+def test_a_lookup_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOptionError, match=r"what adapt\(\) found is not in this file"):
+        read_model(with_text(tmp_path / "m.keras", None))
+
+
+@pytest.mark.parametrize("text", ["", "\n", "5\nseven", "5\n1.5", f"{2**63}", "5 7", "+5", "5\r\n"])
+def test_a_vocabulary_that_holds_no_numbers_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidModelFileError, match="where whole numbers of 64 bits are expected"):
+        read_model(with_text(tmp_path / "m.keras", text))

@@ -40,6 +40,7 @@ from keras2torch_birnn.readers.slots import Key, fill, slots
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
+from keras2torch_birnn.readers.vocabularies import with_vocabularies
 from keras2torch_birnn.readers.window import Window
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.shapes import check_sizes, infer_model
@@ -126,6 +127,7 @@ def opened(
         notes = [consequences(parsing.generation), *parsing.notes, *more]
         if not parsing.problems:
             check_kinds(root, parsing.generation, parsing.problems)
+            root = with_vocabularies(root, container, parsing.generation, parsing.problems)
         if not parsing.problems:
             root = infer_model(root, parsing.problems)
             check_sizes(root)

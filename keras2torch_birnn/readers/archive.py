@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
@@ -47,13 +47,21 @@ _OTHER_ZIPS = (
 )
 
 
+# What a layer found in ``adapt()``, one entry a line; before and after: its place in the store.
+VOCABULARY = ("assets/", "/vocabulary.txt")
+
+
 @dataclass(frozen=True)
 class Archive:
-    """What a ``.keras`` file holds. ``weights`` may be in another file than the archive."""
+    """What a ``.keras`` file holds. ``weights`` may be in another file than the archive.
+
+    ``vocabularies``: the texts of the members that are called so, by name.
+    """
 
     config_text: str
     metadata_text: str
     weights: Window
+    vocabularies: Mapping[str, str]
 
 
 @contextmanager
@@ -102,7 +110,7 @@ def open_archive(
 
 
 def read_archive(window: Window) -> Archive:
-    """Check the whole archive, then take out its three members."""
+    """Check the whole archive, then take out its three members, and vocabularies."""
     with open_archive(window, limits.DIRECTORY_BYTES, limits.ARCHIVE_MEMBERS) as (archive, members):
         found = {member.filename: member for member in members}
         _check_names(found)
@@ -111,6 +119,11 @@ def read_archive(window: Window) -> Archive:
             config_text=_text(archive, found[CONFIG], budget),
             metadata_text=_text(archive, found[METADATA], budget),
             weights=_weights(archive, found[WEIGHTS], budget, window),
+            vocabularies={
+                name: _text(archive, member, budget)
+                for name, member in found.items()
+                if name.startswith(VOCABULARY[0]) and name.endswith(VOCABULARY[1])
+            },
         )
 
 

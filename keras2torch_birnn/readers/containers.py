@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +38,8 @@ class Container:
     """An open model file. Arrays can be read until it is closed.
 
     ``config_text`` and ``metadata_text`` are those of a ``.keras`` archive or folder; for HDF5 they
-    are None (the texts are attributes there), and so for shards (they have none).
+    are None (the texts are attributes there), and so for shards (they have none). ``vocabularies``:
+    those of an archive, see ``archive.py``.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Container:
         config_text: str | None,
         metadata_text: str | None,
         closing: ExitStack,
+        vocabularies: Mapping[str, str] = {},
     ) -> None:
-        self.kind, self.store = kind, store
+        self.kind, self.store, self.vocabularies = kind, store, vocabularies
         self.config_text, self.metadata_text = config_text, metadata_text
         self._closing = closing
 
@@ -77,6 +79,7 @@ def open_container(path: str | os.PathLike[str]) -> Container:
     path = Path(path)
     with ExitStack() as opening:
         config = metadata = None
+        vocabularies: Mapping[str, str] = {}
         if _is_folder(path):
             if (path / "saved_model.pb").exists() or not (path / CONFIG).exists():
                 raise refuse_folder(path)
@@ -92,10 +95,11 @@ def open_container(path: str | os.PathLike[str]) -> Container:
         if kind == "keras_zip":
             archive = read_archive(window)
             config, metadata, window = archive.config_text, archive.metadata_text, archive.weights
+            vocabularies = archive.vocabularies
             if window.file is not file:
                 opening.enter_context(window.file)
         store = opening.enter_context(_store(window, WEIGHTS if kind == "keras_zip" else ""))
-        return Container(kind, store, config, metadata, opening.pop_all())
+        return Container(kind, store, config, metadata, opening.pop_all(), vocabularies)
 
 
 def _is_folder(path: Path) -> bool:

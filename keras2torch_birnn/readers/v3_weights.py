@@ -20,7 +20,7 @@ from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 # Name of the group of a model's layers: Keras 2.12 to 2.14 / everything since.
-_ROOTS = ("layers", "_layer_checkpoint_dependencies")
+ROOTS = ("layers", "_layer_checkpoint_dependencies")
 # Layers whose weights are their cell's.
 OWN_CELL = (*CELL_GATES, *CONV_LSTMS)
 
@@ -39,11 +39,11 @@ def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key,
         WeightMismatchError: the file has no layers at all.
     """
     top = store.members("/")
-    layers = next((name for name in _ROOTS if top.get(name) == "group"), None)
+    layers = next((name for name in ROOTS if top.get(name) == "group"), None)
     if layers is None:
         raise WeightMismatchError("no weights of layers", "the file is incomplete", place="/")
     found: dict[Key, dict[str, str]] = {}
-    for owner, base, layer in _at_home(_leaves(root, _Walk(store, layers, generation)), store):
+    for owner, base, layer in v3_places(root, store, generation, layers):
         if layer.class_name in SCHEMA:
             cell = "/cell" if layer.class_name in OWN_CELL else ""
             paths = _numbered_weights(layer, f"{base}{cell}", store)
@@ -52,6 +52,13 @@ def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key,
         if paths:
             found[owner] = paths
     return found
+
+
+def v3_places(
+    root: LayerSpec, store: Store, generation: Generation, group: str
+) -> Iterator[tuple[Key, str, LayerSpec]]:
+    """Where everything of a layer stands: its owner, the place in the store, the layer."""
+    return _at_home(_leaves(root, _Walk(store, group, generation)), store)
 
 
 def _own_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
@@ -229,10 +236,16 @@ def _counted(layers: Mapping[str, LayerSpec], *, skips: bool) -> dict[str, str]:
     for key, layer in layers.items():
         name = snake_case(layer.class_name)
         out[key] = f"{name}_{counts[name]}" if counts[name] else name
-        counts[name] += 2 if skips and any(True for _ in slots(layer)) else 1
+        counts[name] += 2 if skips and _has_weights(layer) else 1
     return out
+
+
+def _has_weights(layer: LayerSpec) -> bool:
+    """As tf.keras sees it: what a lookup has learned is a weight, too."""
+    learned = layer.class_name == "IntegerLookup" and layer.config.get("vocabulary", ()) is None
+    return learned or any(True for _ in slots(layer))
 
 
 def is_v3(members: Mapping[str, str]) -> bool:
     """Whether these are the groups of a v3 store."""
-    return any(name in members for name in _ROOTS)
+    return any(name in members for name in ROOTS)

@@ -84,7 +84,7 @@ def _normalization_weights(config: Config, shape: Shape | None) -> WeightShapes:
     return {"mean": sizes, "variance": sizes, "count": ()}
 
 
-def encoded(mode: str, depth: int, shape: Shape | None) -> Shape | None:
+def encoded(mode: str, depth: int | None, shape: Shape | None) -> Shape | None:
     """Shape of ids 0 to depth - 1 encoded (``encode_categorical_inputs`` of Keras 3.15).
 
     multi_hot and count of more than two axes: Keras 3 reduces the second axis, not the last as
@@ -116,7 +116,7 @@ def _categories(config: Config, given: Structure) -> Shape | None:
     return shape
 
 
-def _ids(depth: Callable[[Config], int]) -> Callable[[Config, Structure], Shape | None]:
+def _ids(depth: Callable[[Config], int | None]) -> Callable[[Config, Structure], Shape | None]:
     """Ids of the input's shape, or encoded."""
 
     def output(config: Config, shape: Structure) -> Shape | None:
@@ -152,12 +152,12 @@ def _salt(value: Any) -> tuple[int, int] | None:
     return first, second
 
 
-def _whole_numbers(value: Any) -> tuple[int, ...]:
+def _whole_numbers(value: Any) -> tuple[int, ...] | None:
+    """The numbers; None if ``adapt`` found them, which the configuration does not tell."""
+    if value is None:
+        return None
     if not isinstance(value, list | tuple) or not value:
-        raise BadOptionError(
-            "a list of whole numbers is expected; what adapt() found is not in the configuration: "
-            "make the layer anew with vocabulary=layer.get_vocabulary()"
-        )
+        raise BadOptionError("a list of whole numbers is expected")
     return tuple(_whole(part) for part in value)
 
 
@@ -187,6 +187,8 @@ def lookup_depth(config: Config) -> int:
 
 
 def _looked_up(config: Config, shape: Structure) -> Shape | None:
+    if config["vocabulary"] is None:  # it is looked for in the archive
+        return _ids(lambda config: None)(config, shape)
     lookup_tokens(config)
     return _ids(lookup_depth)(config, shape)
 
@@ -252,7 +254,7 @@ LAYERS: Mapping[str, Schema] = {
     ),
     "IntegerLookup": Schema(
         {
-            "vocabulary": Option(REQUIRED, _whole_numbers),
+            "vocabulary": Option(None, _whole_numbers),
             "max_tokens": optional(size(None, least=2)),
             "num_oov_indices": size(1, least=0),
             "mask_token": optional(Option(None, _whole)),
