@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def _dims(x: Tensor, axis: int | Sequence[int] | None) -> tuple[int, ...]:
@@ -222,6 +223,94 @@ def einsum(xs: Sequence[Tensor], subscripts: str) -> Tensor:
     return torch.einsum(subscripts, *xs)
 
 
+# ---- what layers compute, with tensors in the place of weights -----------------------------------
+
+
+def layer_norm(x: Tensor, gamma: Any, beta: Any, axis: Sequence[int], epsilon: float) -> Tensor:
+    """x less its mean over its deviation, along the last axes."""
+    dims = _dims(x, axis)
+    deviation = (x.var(dims, correction=0, keepdim=True) + epsilon).rsqrt()
+    y: Tensor = (x - x.mean(dims, keepdim=True)) * deviation * gamma + beta
+    return y
+
+
+def rms_norm(x: Tensor, scale: Any, axis: Sequence[int], epsilon: float) -> Tensor:
+    """x over the root of the mean of its squares, along the last axes."""
+    y: Tensor = x * ((x * x).mean(_dims(x, axis), keepdim=True) + epsilon).rsqrt() * scale
+    return y
+
+
+def batch_norm(
+    x: Tensor, mean: Any, variance: Any, offset: Any, scale: Any, epsilon: float
+) -> Tensor:
+    """x less a mean over a deviation, that are given."""
+    deviation = torch.sqrt(torch.as_tensor(variance, dtype=x.dtype, device=x.device) + epsilon)
+    y: Tensor = (x - mean) / deviation * scale + offset
+    return y
+
+
+def dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None,
+    is_causal: bool,
+) -> Tensor:
+    """(B, T, N, H), (B, S, K, H), (B, S, K, V) -> (B, T, N, V); N / K heads share a key.
+
+    ``mask`` (B, N, T, S) is true where to look; where a row has nothing, all count alike.
+    """
+    times = query.shape[2] // key.shape[2]
+    key, value = (x.repeat_interleave(times, dim=2) if times > 1 else x for x in (key, value))
+    scores = torch.einsum("btnh,bsnh->bnts", query, key)
+    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+    kept = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+    kept = kept.tril() if is_causal and mask is None else kept
+    if is_causal and mask is not None:
+        kept = kept & torch.ones_like(scores, dtype=torch.bool).tril()
+    if is_causal or mask is not None:
+        scores = torch.where(kept, scores, -0.7 * 3.38953e38)
+    return torch.einsum("bnts,bsnv->btnv", scores.softmax(dim=-1), value)
+
+
+def max_pool(
+    x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
+) -> Tensor:
+    """The largest of every window of steps; (B, steps, C)."""
+    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[x.dim() - 3]
+    size, step, around = _window(x, pool_size, strides, padding)
+    y: Tensor = pool(functional.pad(x.movedim(-1, 1), around, value=-torch.inf), size, step)
+    return y.movedim(1, -1)
+
+
+def average_pool(
+    x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
+) -> Tensor:
+    """The mean of every window of steps, without what is padded; (B, steps, C)."""
+    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[x.dim() - 3]
+    size, step, around = _window(x, pool_size, strides, padding)
+    ahead = x.movedim(-1, 1)
+    real = pool(functional.pad(torch.ones_like(ahead[:1, :1]), around), size, step)
+    return (pool(functional.pad(ahead, around), size, step) / real).movedim(1, -1)
+
+
+def _window(
+    x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
+) -> tuple[list[int], list[int], list[int]]:
+    """Sizes, strides, and how much is padded before and after, the last axis first."""
+    lengths = x.shape[1:-1]
+    size = list(pool_size) * (len(lengths) if len(pool_size) == 1 else 1)
+    step = list(strides or size)
+    step = step * len(lengths) if len(step) == 1 else step
+    around: list[int] = []
+    for length, extent, stride in zip(lengths, size, step, strict=True):
+        more = max((-(-length // stride) - 1) * stride + extent - length, 0)
+        around = [more // 2, more - more // 2, *around] if padding == "same" else [0, 0, *around]
+    return size, step, around
+
+
 # ---- moving values -------------------------------------------------------------------------------
 
 
@@ -338,6 +427,11 @@ def where(condition: Any, x1: Any, x2: Any) -> Tensor:
         like = condition.new_zeros((), dtype=torch.get_default_dtype())
     yes, no = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
     return torch.where(condition, yes, no)
+
+
+def threshold(x: Tensor, threshold: float, value: float) -> Tensor:
+    """X where it is above a threshold, else a value."""
+    return torch.where(x > threshold, x, value)
 
 
 def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tensor:

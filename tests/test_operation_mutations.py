@@ -30,6 +30,7 @@ VALUES = (f"{TF}values.keras", f"{K3}values.keras", f"{NODE}values.h5")
 REDUCE = (f"{TF}reduce.keras", f"{K3}reduce.keras", f"{NODE}reduce.h5")
 SHAPES = (f"{TF}shapes.keras", f"{K3}shapes.keras", f"{NODE}shapes.h5")
 MORE = (f"{TF}more.keras", f"{K3}more.keras", f"{NODE}more.h5")
+LAYERS = f"{K3}layers.keras"
 CHOOSE, SIZES = f"{TF}choose.keras", f"{TF}sizes.keras"
 
 
@@ -306,6 +307,69 @@ MUTATIONS = [
         "the largest of all",
         edit("ops.top_k", "given[0] if k is None else k", "1"),
         (MORE[0], MORE[2]),
+    ),
+    Mutation(
+        "looking ahead",
+        edit("ops.dot_product_attention", "kept.tril() if", "kept.triu() if"),
+        (LAYERS,),
+    ),
+    Mutation(
+        "looking ahead beside a mask",
+        edit("ops.dot_product_attention", "dtype=torch.bool).tril()", "dtype=torch.bool)"),
+        (LAYERS,),
+    ),
+    Mutation(
+        "keys shared in turns",
+        edit(
+            "ops.dot_product_attention",
+            "x.repeat_interleave(times, dim=2)",
+            "x.repeat(1, 1, times, 1)",
+        ),
+        (LAYERS,),
+    ),
+    Mutation(
+        "no scale of attention",
+        edit(
+            "ops.dot_product_attention",
+            "query.shape[-1] ** -0.5 if scale is None else scale",
+            "1.0",
+        ),
+        (LAYERS,),
+    ),
+    Mutation(
+        "deviation of a sample, normalized",
+        edit("ops.layer_norm", "correction=0", "correction=1"),
+        (LAYERS,),
+    ),
+    Mutation("squares less their mean", edit("ops.rms_norm", "(x * x).mean(", "x.var("), (LAYERS,)),
+    Mutation(
+        "scale of the offset", edit("ops.batch_norm", "* scale + offset", "+ offset"), (LAYERS,)
+    ),
+    Mutation(
+        "zeros in the mean of a window",
+        edit("ops.average_pool", "/ real", "/ 1"),
+        (f"{TF}pools.keras", LAYERS),
+    ),
+    Mutation(
+        "the odd step is padded before",
+        edit(
+            "ops._window",
+            "[more // 2, more - more // 2, *around]",
+            "[more - more // 2, more // 2, *around]",
+        ),
+        (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
+    ),
+    Mutation(
+        "axes of windows change places",
+        edit(
+            "ops._window",
+            "[more // 2, more - more // 2, *around]",
+            "[*around, more // 2, more - more // 2]",
+        ),
+        (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
+    ),
+    Mutation(
+        "below a threshold", edit("ops.threshold", "x > threshold", "x < threshold"), (LAYERS,)
     ),
     Mutation(
         "a square over x",

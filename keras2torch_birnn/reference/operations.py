@@ -213,6 +213,83 @@ def _matmul(config: Config, a: Array, b: Array) -> Array:
     return left @ right
 
 
+# ---- what layers compute, with tensors in the place of weights -----------------------------------
+
+
+def _layer_norm(config: Config, x: Array, gamma: Array, beta: Array) -> Array:
+    """``_layer_normalization`` (Keras 3.15 ``ops/nn.py``)."""
+    axis = config["axis"]
+    mean, variance = x.mean(axis=axis, keepdims=True), x.var(axis=axis, keepdims=True)
+    y: Array = (x - mean) / np.sqrt(variance + config["epsilon"]) * gamma + beta
+    return y
+
+
+def _rms_norm(config: Config, x: Array, scale: Array) -> Array:
+    """``_rms_normalization`` (Keras 3.15 ``ops/nn.py``)."""
+    squares = np.square(x).mean(axis=config["axis"], keepdims=True)
+    y: Array = x / np.sqrt(squares + config["epsilon"]) * scale
+    return y
+
+
+def _batch_norm(
+    config: Config, x: Array, mean: Array, variance: Array, offset: Array, scale: Array
+) -> Array:
+    """``tf.nn.batch_normalization``."""
+    y: Array = (x - mean) * scale / np.sqrt(variance + config["epsilon"]) + offset
+    return y
+
+
+def _attention(config: Config, query: Array, key: Array, value: Array, *mask: Array) -> Array:
+    """``keras.ops.dot_product_attention`` of Keras 3.15 on TensorFlow, head by head.
+
+    Where a query has nothing to look at, every step is as good as any other.
+    """
+    (batch, steps, heads, size), keys = query.shape, key.shape[1]
+    scale = 1 / np.sqrt(size) if config["scale"] is None else config["scale"]
+    seen = np.ones((batch, heads, steps, keys), bool)
+    if mask:
+        seen &= mask[0]
+    if config["is_causal"]:
+        seen &= np.arange(keys) <= np.arange(steps)[:, np.newaxis]
+    out = np.zeros((batch, steps, heads, value.shape[-1]), query.dtype)
+    for b, h in np.ndindex(batch, heads):
+        shared = h * key.shape[2] // heads
+        scores = np.where(seen[b, h], query[b, :, h] @ key[b, :, shared].T * scale, -2.4e38)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        out[b, :, h] = weights / weights.sum(axis=-1, keepdims=True) @ value[b, :, shared]
+    return out
+
+
+def _pool(reduce: Function) -> Equation:
+    """``tf.nn.max_pool``, ``tf.nn.avg_pool``: of what of a window is there."""
+
+    def equation(config: Config, x: Array) -> Array:
+        rank = x.ndim - 2
+        size, strides = (
+            tuple(given) * (rank if len(given) == 1 else 1)
+            for given in (config["pool_size"], config["strides"] or config["pool_size"])
+        )
+        starts = []
+        for length, extent, stride in zip(x.shape[1:-1], size, strides, strict=True):
+            if config["padding"] == "valid":
+                starts.append(list(range(0, length - extent + 1, stride)))
+            else:
+                count = -(-length // stride)
+                before = max((count - 1) * stride + extent - length, 0) // 2
+                starts.append([i * stride - before for i in range(count)])
+        y = np.zeros((len(x), *map(len, starts), x.shape[-1]), x.dtype)
+        for at in np.ndindex(*map(len, starts)):
+            window = tuple(
+                slice(max(s[i], 0), s[i] + extent)
+                for s, i, extent in zip(starts, at, size, strict=True)
+            )
+            part = x[(slice(None), *window)]
+            y[(slice(None), *at)] = reduce(part, axis=tuple(range(1, rank + 1)))
+        return y
+
+    return operation(equation)
+
+
 # ---- moving values -------------------------------------------------------------------------------
 
 
@@ -434,6 +511,14 @@ _BARE: Mapping[str, Equation] = {
     "Tensordot": operation(lambda c, a, b: np.tensordot(a, b, axes=c["axes"])),
     "Einsum": listed(lambda c, xs: np.einsum(c["subscripts"], *xs)),
     "AddN": listed(lambda c, xs: sum(xs)),
+    "LayerNorm": operation(_layer_norm),
+    "RMSNorm": operation(_rms_norm),
+    "BatchNorm": operation(_batch_norm),
+    "DotProductAttention": operation(_attention),
+    "MaskedDotProductAttention": operation(_attention),
+    "MaxPool": _pool(np.max),
+    "AveragePool": _pool(np.mean),
+    "Threshold": operation(lambda c, x: np.where(x > c["threshold"], x, c["value"])),
     "Reshape": operation(lambda c, x, *s: np.reshape(x, _wanted(c["shape"], s))),
     "BroadcastTo": operation(_broadcast_to),
     "Tile": operation(lambda c, x, *s: np.tile(x, _wanted(c["shape"], s))),

@@ -198,6 +198,12 @@ def ranked(kinds: Kinds, config: Mapping[str, Any], strict: bool) -> Settled:
     return Settled((kind, *("size",) * (len(kinds) - 1)), (kind, "int32"))
 
 
+def attended(kinds: Kinds, config: Mapping[str, Any], strict: bool) -> Settled:
+    """Query, key and value; what follows is true or not."""
+    common(kinds[:3], strict=strict)
+    return Settled((*("float",) * 3, *("bool",) * (len(kinds) - 3)), ("float",))
+
+
 def each(kinds: Kinds, config: Mapping[str, Any], strict: bool) -> Settled:
     """Every argument stays what it is."""
     own = tuple(_refuse(_LITERALS.get(kind, kind), "size") for kind in kinds)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
 from keras2torch_birnn.schema.row import Config, ShapeError
+from keras2torch_birnn.schema.windows import window_length
 from keras2torch_birnn.spec import Shape, Structure
 
 Output = Callable[[Config, Structure], Structure]
@@ -155,6 +156,62 @@ def ranked(config: Config, given: Structure) -> Structure:
     if not shape or (None not in (shape[-1], config["k"]) and shape[-1] < config["k"]):
         raise ShapeError(f"the {config['k']} largest of {list(shape)}")
     return ((*shape[:-1], config["k"]),) * 2
+
+
+def normalized(config: Config, given: Structure) -> Shape | None:
+    """The first argument's, normalized over its last axes; the others are broadcast to it."""
+    shape = first(given)
+    if shape is None:
+        return None
+    if places(config["axis"], len(shape)) != tuple(range(len(shape)))[-len(config["axis"]) :]:
+        raise ShapeError(f"axes {list(config['axis'])} that are not the last ones")
+    for other in given[1:]:
+        if broadcast([shape, other]) not in (shape, None):
+            raise ShapeError(f"{list(other)} does not fit {list(shape)}")
+    return shape
+
+
+def attended(config: Config, given: Structure) -> Shape | None:
+    """(B, T, N, H), (B, S, K, H), (B, S, K, V) and a mask of (B, N, T, S) -> (B, T, N, V)."""
+    query, key, value, *mask = given
+    if query is None or key is None or value is None:
+        return None
+    if not len(query) == len(key) == len(value) == 4:
+        raise ShapeError("query, key and value of four dimensions are expected")
+    heads, less = query[2], key[2]
+    if value[2] != less or heads is None or less is None or heads % less or 1 == less < heads:
+        raise ShapeError(f"{heads} heads of the query and {less}, {value[2]} of key and value")
+    for a, b in ((query[3], key[3]), (key[1], value[1])):
+        if None not in (a, b) and a != b:
+            raise ShapeError(f"sizes {a} and {b} do not fit each other")
+    if mask and broadcast([mask[0], (query[0], heads, query[1], key[1])]) is None:
+        return None
+    return (*query[:3], value[3])
+
+
+def pooled(config: Config, given: Structure) -> Shape | None:
+    """(B, steps, C) with fewer steps on every axis of a window."""
+    shape = first(given)
+    if shape is None:
+        return None
+    rank = len(shape) - 2
+    if not 1 <= rank <= 3:
+        raise ShapeError(f"windows over a tensor of {len(shape)} dimensions")
+    size = windows(config["pool_size"], rank)
+    strides = windows(config["strides"] or config["pool_size"], rank)
+    steps = [
+        window_length(length, extent, stride, config["padding"])
+        for length, extent, stride in zip(shape[1:-1], size, strides, strict=True)
+    ]
+    return (shape[0], *steps, shape[-1])
+
+
+def windows(given: Sequence[int], rank: int) -> tuple[int, ...]:
+    """A size for every axis; one is for all."""
+    out = tuple(given) * rank if len(given) == 1 else tuple(given)
+    if len(out) != rank:
+        raise ShapeError(f"{len(out)} sizes of windows for {rank} axes")
+    return out
 
 
 def matmul(config: Config, given: Structure) -> Shape | None:

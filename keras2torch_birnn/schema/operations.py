@@ -316,6 +316,44 @@ _BARE = {
     "Tensordot": _two(op_shapes.tensordot, kinds.reals, axes=Option(REQUIRED, _two_lists)),
     "Einsum": _listed(op_shapes.einsum, kinds.reals, subscripts=Option(REQUIRED, _subscripts)),
     "AddN": _listed(op_shapes.elementwise, _FIRM),
+    # ---- what layers compute, with tensors in the place of weights ----
+    "LayerNorm": Operation(
+        {"axis": _axes(REQUIRED), "epsilon": number(REQUIRED, 0.0)},
+        output=op_shapes.checked(op_shapes.normalized),
+        arguments=("x", "gamma", "beta"),
+        kinds=kinds.floats,
+    ),
+    "RMSNorm": Operation(
+        {"axis": _axes(REQUIRED), "epsilon": number(REQUIRED, 0.0)},
+        output=op_shapes.checked(op_shapes.normalized),
+        arguments=("x", "scale"),
+        kinds=kinds.floats,
+    ),
+    "BatchNorm": Operation(
+        {"epsilon": number(REQUIRED, 0.0)},
+        output=op_shapes.checked(op_shapes.elementwise),
+        arguments=("x", "mean", "variance", "offset", "scale"),
+        kinds=kinds.floats,
+    ),
+    **{
+        name: Operation(
+            {"scale": optional(number(None)), "is_causal": flag(False)},
+            output=op_shapes.checked(op_shapes.attended),
+            arguments=("query", "key", "value", *more),
+            kinds=kinds.attended,
+        )
+        for name, more in (("DotProductAttention", ()), ("MaskedDotProductAttention", ("mask",)))
+    },
+    **dict.fromkeys(
+        ("MaxPool", "AveragePool"),
+        _one(
+            op_shapes.pooled,
+            kinds.reals,
+            pool_size=sizes(),
+            strides=optional(sizes(None)),
+            padding=choice(REQUIRED, "valid", "same"),
+        ),
+    ),
     # ---- moving values ----
     "Reshape": _sized(op_moves.reshape, kinds.shaped, "x", shape=_shape(-1)),
     "BroadcastTo": _sized(op_moves.broadcast_to, kinds.shaped, "x", shape=_shape(-1)),
@@ -367,6 +405,9 @@ _BARE = {
         output=op_shapes.checked(op_shapes.chosen),
         arguments=("condition", "x1", "x2"),
         kinds=kinds.picked,
+    ),
+    "Threshold": _one(
+        op_shapes.same, kinds.floats, threshold=number(REQUIRED), value=number(REQUIRED)
     ),
     "Clip": Operation(
         output=op_shapes.checked(op_shapes.elementwise),

@@ -297,6 +297,30 @@ def begin_and_size(values: Values) -> Values:
     return {**values, "key": key}
 
 
+def pool(values: Values) -> Values:
+    """Pools: windows as a number, one for each axis, or with 1 for samples and channels around."""
+    where = values.pop("data_format", None)
+    if where not in (None, "channels_last", "NHWC", "NWC"):
+        raise refused(f"a pool with data_format={printable(repr(where))} is not supported")
+    return {
+        **values,
+        "pool_size": _window(values.get("pool_size")),
+        "strides": _window(values.get("strides")),
+        "padding": str(values.get("padding")).lower(),
+    }
+
+
+def _window(value: Any) -> Any:
+    value = constant_of_option(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    if isinstance(value, list) and len(value) > 2:
+        if (value[0], value[-1]) != (1, 1):
+            raise refused(f"a window of {printable(repr(value))}, over samples or channels")
+        return value[1:-1]
+    return value
+
+
 def one_diagonal(values: Values) -> Values:
     """``diag``, ``diag_part``: one diagonal, not a band of them."""
     offset = values.get("offset", 0)

@@ -8,6 +8,7 @@ from typing import Any
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.readers.operations.binding import (
     Meaning,
+    Rework,
     Row,
     Values,
     activation,
@@ -22,7 +23,9 @@ from keras2torch_birnn.readers.operations.binding import (
     only_pairs,
     order,
     padding,
+    pool,
     refused,
+    then,
     total_axes,
     with_kind,
     with_sizes,
@@ -86,7 +89,39 @@ def _round(values: Values) -> Values:
     return values
 
 
+def _scaled(**others: float) -> Rework:
+    """Normalizations whose scale and offset may be left out, and whose epsilon has a default."""
+
+    def rework(values: Values) -> Values:
+        for name, value in others.items():
+            if values.get(name) is None:
+                values[name] = value
+        if values.get("epsilon") is None:
+            values["epsilon"] = 1e-7  # backend.epsilon()
+        return values
+
+    return rework
+
+
+def _last_axis(values: Values) -> Values:
+    if values.pop("axis", -1) != -1:
+        raise refused("batch_normalization along another axis than the last is not supported")
+    return values
+
+
+def _joined(axis: int) -> Rework:
+    return lambda values: {**values, "axis": axis}
+
+
+def _appended(values: Values) -> Values:
+    if values.get("axis") is None:
+        raise refused("append of flat tensors (axis=None) is not supported")
+    return {"xs": [values.get("x1"), values.get("x2")], "axis": values["axis"]}
+
+
 _TWO = "x1 x2"
+_ATTENTION = "query key value bias=! mask scale is_causal flash_attention=- attn_logits_soft_cap=!"
+_MASKED = Row("MaskedDotProductAttention", _ATTENTION)
 _BARE = {
     **{
         name: Row(name, _TWO)
@@ -144,6 +179,25 @@ _BARE = {
     "Pad": Row("Pad", "x pad_width mode constant_values=value", rework=padding),
     "Diff": Row("Diff", "a=x n axis"),
     "Tril": Row("Tril", "x k"),
+    "LayerNorm": Row(
+        "LayerNorm", "x gamma beta axis epsilon rms_scaling=!", rework=_scaled(gamma=1.0, beta=0.0)
+    ),
+    "RMSNorm": Row("RMSNorm", "x scale axis epsilon", rework=_scaled(scale=1.0)),
+    "BatchNorm": Row(
+        "BatchNorm",
+        "x mean variance offset scale axis epsilon",
+        rework=then(_last_axis, _scaled(offset=0.0, scale=1.0)),
+    ),
+    "DotProductAttention": Row("DotProductAttention", _ATTENTION),
+    "MaxPool": Row("MaxPool", "inputs=x pool_size strides padding data_format", rework=pool),
+    "AveragePool": Row(
+        "AveragePool", "inputs=x pool_size strides padding data_format", rework=pool
+    ),
+    "Threshold": Row("Threshold", "x threshold default_value=value"),
+    "Size": Row("Size", "x"),
+    "Hstack": Row("Concatenate", "xs", rework=_joined(1)),
+    "Vstack": Row("Concatenate", "xs", rework=_joined(0)),
+    "Append": Row("Concatenate", "x1 x2 axis", rework=_appended),
     "Diagonal": Row("Diagonal", "x offset axis1 axis2"),
     "Trace": Row("Trace", "x offset axis1 axis2"),
     "Triu": Row("Triu", "x k"),
@@ -212,4 +266,10 @@ def meaning(
     # Between the arguments of a call stand options that the config holds.
     names = list(row.parameters())
     free = [name for name in names if name not in said]
-    return bind(row, function, (), {**said, **dict(zip(free, args, strict=False))})
+    said.update(zip(free, args, strict=False))
+    if class_name == "DotProductAttention":
+        if said.get("mask") is not None:
+            row = _MASKED
+        else:
+            said.pop("mask", None)
+    return bind(row, function, (), said)

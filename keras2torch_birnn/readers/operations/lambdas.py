@@ -33,6 +33,7 @@ from keras2torch_birnn.readers.operations.binding import (
     order,
     padding,
     parts,
+    pool,
     refused,
     sizes_apart,
     tensor,
@@ -235,6 +236,19 @@ ROWS: Mapping[str, Row] = {
     "zeros": Row("Full", "shape dtype layout=-", rework=_filled(0.0)),
     "ones": Row("Full", "shape dtype layout=-", rework=_filled(1.0)),
     "range": Row("Arange", "start limit=stop delta=step dtype", rework=_range),
+    **{
+        f"nn.{name}": Row(op, "input=x ksize=pool_size strides padding data_format", rework=pool)
+        for name, op in {
+            "max_pool1d": "MaxPool", "max_pool2d": "MaxPool",
+            "avg_pool1d": "AveragePool", "avg_pool2d": "AveragePool", "avg_pool": "AveragePool",
+        }.items()
+    },
+    **{
+        f"compat.v1.nn.{name}": Row(
+            op, "value=x ksize=pool_size strides padding data_format input=x", rework=pool
+        )
+        for name, op in {"max_pool": "MaxPool", "avg_pool": "AveragePool"}.items()
+    },
     "compat.v1.transpose": Row("Transpose", "a=x perm=axes conjugate=!"),
     "compat.v1.squeeze": Row("Squeeze", "input=x axis squeeze_dims=axis"),
     "expand_dims": Row("ExpandDims", "input=x axis"),

@@ -32,6 +32,7 @@ from keras2torch_birnn.readers.operations.binding import (
     only_pairs,
     padding,
     parts,
+    pool,
     refused,
     sizes_apart,
     then,
@@ -97,6 +98,12 @@ def _mirrored(values: Values) -> Values:
     return padding({**values, "mode": _text(values.get("mode"))})
 
 
+def _pool(values: Values) -> Values:
+    for key in ("padding", "data_format"):
+        values[key] = _text(values.get(key))
+    return pool(values)
+
+
 def _square(values: Values) -> Values:
     if (values.pop("num_rows", -1), values.pop("num_cols", -1)) != (-1, -1):
         raise refused("MatrixDiagV3 of a wanted size is not supported")
@@ -114,6 +121,7 @@ def _gathered(values: Values) -> Values:
 
 # inputs in order, then attributes
 _REDUCED = "x axis keep_dims=keepdims"
+_POOLED = "x ksize=pool_size strides padding data_format"
 _MATRICES = {
     name: Row("Matmul", f"x1 x2 {a}=transpose_a {b}=transpose_b")
     for name, a, b in (
@@ -160,6 +168,10 @@ ROWS: Mapping[str, Row] = {
     "AddN": Row("AddN", "inputs", rework=_all_listed),
     "Einsum": Row("Einsum", "inputs equation", rework=_equation),
     "BiasAdd": Row("Add", "x1 x2 data_format", rework=_channels_last),
+    **{
+        name: Row(op, f"{_POOLED} explicit_paddings=-", rework=_pool)
+        for name, op in {"MaxPool": "MaxPool", "AvgPool": "AveragePool"}.items()
+    },
     "Reshape": Row("Reshape", "x shape", rework=with_sizes),
     "BroadcastTo": Row("BroadcastTo", "x shape", rework=with_sizes),
     "Tile": Row("Tile", "x shape", rework=with_sizes),
