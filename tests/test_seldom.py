@@ -190,7 +190,6 @@ def einsum(equation: str, output_shape: Any, bias_axes: str | None = None) -> La
         ("abc,cd->bad", (7, 5), None, (None, 7, 3), "moves the samples"),
         ("abc,cd->abd", (2, 5), None, (None, 7, 3), "axis 'b' has 7 and 2 places"),
         ("abc,cd->abd", (7, 5), "de", (None, 7, 3), "bias_axes 'de' are not among 'abd'"),
-        ("abc,cd->abd", (7, 5), None, None, "the shape of its input is not known"),
     ],
 )
 def test_shapes_that_an_equation_does_not_fit_are_refused(
@@ -224,6 +223,21 @@ def test_an_equation_tells_all_shapes(
     weights = {name: values(*sizes, seed=i) for i, (name, sizes) in enumerate(found.items())}
     sizes = [T if size is None else size for size in shape[1:]]
     agree(model_of(chain(replace(spec, weights=weights), shape=shape)), values(B, *sizes))
+
+
+def test_without_an_input_shape_an_equation_tells_how_many_axes_there_are() -> None:
+    """As in a Sequential that was built by its first call."""
+    for equation, axes, kernel, bias in (
+        ("abc,cde->abde", "de", 3, 2),
+        ("...c,cd->...d", "d", 2, 1),
+        ("ab...,bc->ac...", "c", 2, 2),
+    ):
+        count = len(equation.split(">")[1].replace(".", "")) - (not equation.startswith("."))
+        spec = einsum(equation, (5,) * count, axes)
+        found = SCHEMA["EinsumDense"].weights(spec.config, None)
+        assert found == {"kernel": (None,) * kernel, "bias": found["bias"]}
+        assert len(found["bias"]) == bias
+        assert SCHEMA["EinsumDense"].output(spec.config, None) is None
 
 
 def test_an_equation_of_a_dense_is_one() -> None:

@@ -271,6 +271,8 @@ def _input_shape(
         return (None, None)
     if "kernel" not in weights or len(weights["kernel"].shape) < 2:
         return None
+    if layer.class_name == "EinsumDense":  # whose equation does not need it
+        return None
     width = weights["kernel"].shape[-2] * layer.config.get("groups", 1)
     return (None, width) if layer.class_name == "Dense" else (None, None, width)
 

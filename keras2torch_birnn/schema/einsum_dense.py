@@ -132,8 +132,10 @@ def _pairs(word: str, shape: Shape) -> Iterator[tuple[str, int | None]]:
 
 
 def _weights(config: Config, shape: Shape | None) -> WeightShapes:
-    if shape is None:
-        raise ShapeError("the shape of its input is not known")
+    if shape is None:  # the weights will tell their sizes, and as if one axis stood behind dots
+        parts = letters(config["equation"])
+        shape = (None,) * (len(parts.input) + bool(parts.dots))
+        config = {**config, "output_shape": (None,) * len(config["output_shape"])}
     found = sizes(config, shape)
     out: dict[str, Shape] = {"kernel": tuple(found.of[one] for one in found.parts.kernel)}
     if config["bias_axes"] is not None:
