@@ -22,9 +22,16 @@ def main(
     with np.load(inputs) as data:
         given = [data[f"in_{i}"] for i in range(len(data.files))]
     result = model(given[0] if len(given) == 1 else given, training=False)
-    named: dict[str, Any] = {f"out_{i}": np.asarray(y) for i, y in enumerate(_flat(result))}
+    named: dict[str, Any] = {f"out_{i}": plain(y) for i, y in enumerate(_flat(result))}
     version = sys.modules[package].__version__
     np.savez(outputs, version=np.array(version), **named)
+
+
+def plain(output: Any) -> Any:
+    """An output as an array that NumPy can write: it has no bfloat16."""
+    array = np.asarray(output)
+    exact = array.dtype.kind in "biu" or array.dtype == np.float64
+    return array if exact else array.astype(np.float32)
 
 
 def load_model(package: str, model_path: str, config: str | None) -> Any:

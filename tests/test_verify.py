@@ -15,6 +15,7 @@ from specs import ENTRIES, FIXTURES, GENERATIONS, KERAS2, KERAS3, TF_KERAS, chai
 import keras2torch_birnn as k2t
 from keras2torch_birnn import keras_runner
 from keras2torch_birnn.conversion import checksum, difference, origin
+from keras2torch_birnn.keras_child import plain
 from keras2torch_birnn.keras_runner import ask_keras, keras_for
 from keras2torch_birnn.readers.generations import generation_of
 from keras2torch_birnn.spec import ModelSpec
@@ -343,7 +344,10 @@ LIVE = [
     ("tf_keras", "tf.keras-2.15.0/hard_sigmoid_bi_gru_before.h5"),
     ("tf_keras", "tf.keras-2.15.0/mask_stack_plain.keras"),
     ("tf_keras", "keras-2.2.4/cudnnlstm_bi.h5"),
+    ("tf_keras", "tf_keras-2.21.0/dtypes_of_layers.keras"),
+    ("tf_keras", "tf_keras-2.21.0/dtypes_whole.h5"),
 ]
+HALF = "keras-3.15.1/dtypes_mixed_bfloat16.keras"
 
 
 @pytest.mark.live_keras
@@ -358,6 +362,21 @@ def test_the_live_keras_agrees(package: str, file: str, tmp_path: Path) -> None:
     (comparison,) = report.comparisons
     assert comparison.against.split()[0] == package
     assert report.max_abs_error < 1e-5
+
+
+@pytest.mark.live_keras
+def test_the_live_keras_in_half_precision_is_a_judge_of_its_own_precision(tmp_path: Path) -> None:
+    if absent("keras") or absent("tensorflow"):
+        pytest.skip("keras is not installed")
+    report = verify(FIXTURES / HALF, converted(HALF, tmp_path), against="keras")
+    assert report.ok
+    assert 1e-3 < report.max_abs_error < 6e-2
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int32", "bool"])
+def test_what_keras_gives_is_written_as_it_is_but_halves(kind: str) -> None:
+    assert plain(np.ones(3, kind)).dtype == kind
+    assert plain(np.float16([0.5, 1.5])).dtype == np.float32
 
 
 @pytest.mark.live_keras
