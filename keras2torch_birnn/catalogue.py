@@ -41,6 +41,7 @@ _REFUSED: Mapping[str, tuple[str, ...]] = {
     "Discretization": ("adapt() of tf.keras", "sparse=True", "more than two axes (as above)"),
     "Hashing": ("text", "sparse=True", "several tensors (tf.keras 2.4)"),
     "IntegerLookup": ("adapt() outside .keras", "invert=True", "tf_idf", "oov_method=farmhash"),
+    "Merge": ("functions of the user's own", "mode cos of other than vectors"),
     "UpSampling2D": (
         "bilinear of tf.keras 2.2.4 (TensorFlow 1.13 to 2.0)",
         "bicubic of Keras 3",

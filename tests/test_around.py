@@ -117,6 +117,13 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ("Cropping2D", {"cropping": [1, 2, 3]}, IMAGE, TF, "a list of 2 pairs is expected"),
     ("ZeroPadding1D", {"padding": [1, -1]}, STEPS, TF, "a whole number from 0"),
     ("UpSampling2D", {"interpolation": "cubic"}, IMAGE, TF, "interpolation='cubic'"),
+    (
+        "UpSampling2D",
+        {"interpolation": "gaussian", "size": [1, 1000]},
+        [None, 2, 1000, 1],
+        TF,
+        "interpolation of 1000 steps, 1000 times as many",
+    ),
     ("RMSNormalization", {"axis": [1]}, STEPS, K3, r"axis \[1\] is not at the end"),
     ("GroupNormalization", {"groups": 2}, STEPS, TF, "groups=2 does not divide 3 channels"),
     ("GroupNormalization", {"axis": 0}, STEPS, TF, "axis 0 holds the samples"),

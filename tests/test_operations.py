@@ -341,6 +341,8 @@ K3_REFUSED: tuple[tuple[str, Any, list[Any], str], ...] = (
         "a pool with data_format='channels_first'",
     ),
     ("MaxPool", {"pool_size": [2, 3], "padding": "valid"}, [ref("x")], "2 sizes of windows for 1"),
+    ("MaxPool", {"pool_size": 10**9, "strides": 1, "padding": "same"}, [ref("x")], "larger than"),
+    ("Diagonal", {"offset": 5, "axis1": 1, "axis2": 2}, [ref("x")], "diagonal 5 of matrices 7 x 3"),
     ("MaxPool", {"pool_size": 9, "padding": "valid"}, [ref("x")], "a window of 9 does not fit"),
     ("MaxPool", {"pool_size": 2, "padding": "full"}, [ref("x")], "padding='full'"),
     (

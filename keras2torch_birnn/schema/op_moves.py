@@ -382,7 +382,10 @@ def diagonal(config: Config, given: Structure) -> Shape | None:
     rows, columns = shape[a], shape[b]
     if rows is None or columns is None:
         return (*rest, None)
-    return (*rest, max(min(rows + min(offset, 0), columns - max(offset, 0)), 0))
+    length = min(rows + min(offset, 0), columns - max(offset, 0))
+    if length < 1:
+        raise ShapeError(f"diagonal {offset} of matrices {rows} x {columns}")
+    return (*rest, length)
 
 
 def traced(config: Config, given: Structure) -> Shape | None:

@@ -199,6 +199,7 @@ def pooled(config: Config, given: Structure) -> Shape | None:
         raise ShapeError(f"windows over a tensor of {len(shape)} dimensions")
     size = windows(config["pool_size"], rank)
     strides = windows(config["strides"] or config["pool_size"], rank)
+    bounded([*size, shape[-1] or 1])  # padding may be as long as a window
     steps = [
         window_length(length, extent, stride, config["padding"])
         for length, extent, stride in zip(shape[1:-1], size, strides, strict=True)

@@ -76,12 +76,20 @@ def _upsampled(config: Config, shape: Shape | None) -> Shape | None:
     factors: tuple[int, ...] = config["size"]
     if (shape := windowed(shape, len(factors))) is None:
         return None
-    return resized(
-        config,
-        shape,
-        lambda length, i: None if length is None else length * factors[i],
-        shape[channel_axis(config)],
-    )
+    smooth = config.get("interpolation", "nearest") != "nearest"
+
+    def length(size_: int | None, axis: int) -> int | None:
+        if size_ is None:
+            return None
+        if smooth and size_ * size_ * factors[axis] > _LARGEST_MATRIX:
+            raise ShapeError(f"interpolation of {size_} steps, {factors[axis]} times as many")
+        return size_ * factors[axis]
+
+    return resized(config, shape, length, shape[channel_axis(config)])
+
+
+# Weights of every step of the input for every one of the output: 128 MB while they are computed.
+_LARGEST_MATRIX = 2**24
 
 
 # Cropping1D and UpSampling1D have no data_format in Keras; their time is the second axis.
