@@ -372,6 +372,12 @@ MUTATIONS = [
         "below a threshold", edit("ops.threshold", "x > threshold", "x < threshold"), (LAYERS,)
     ),
     Mutation(
+        "a computed place as a size",
+        edit("readers.operations.binding._from", '["@", None, 1]', '[0, "@", 1]'),
+        MORE[:1],
+        rereads=True,
+    ),
+    Mutation(
         "a square over x",
         edit("readers.operations.lambdas._over", '"x1": 1.0', '"x1": 2.0'),
         MORE[:1],
@@ -387,7 +393,7 @@ MUTATIONS = [
     ),
     Mutation(
         "size for end",
-        edit("readers.operations.binding.begin_and_size", "else b + n", "else n"),
+        edit("readers.operations.binding._from", "begin + length", "length"),
         SHAPES,
         rereads=True,
     ),

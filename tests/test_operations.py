@@ -245,6 +245,8 @@ TF_REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("compat.v1.gather_nd", [*X, {"indices": 1}], "is not known"),
     ("compat.v1.gather_nd", [*X, {"indices": [[1]], "batch_dims": 2}], "with batch_dims 2"),
     ("linalg.diag_part", [*X, {"k": [0, 1]}], "there are several"),
+    ("slice", [*X, {"begin": [0, 1, 0], "size": [-1, ["i", 0, 0], -1]}], "a slice from a computed"),
+    ("slice", [*X, {"begin": [0, ["i", 0, 0], 0], "size": [-1, 2, -1]}], "a slice from a computed"),
     ("nn.max_pool1d", [*X, {"ksize": [2, 2, 1], "strides": 1, "padding": "SAME"}], "over samples"),
     ("linalg.diag_part", ["op9", 0, 0, {"k": 0}], "no layer of the model"),
     ("linalg.diag", [*X, {"num_rows": 9}], "with num_rows=9"),

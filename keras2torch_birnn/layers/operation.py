@@ -65,6 +65,7 @@ _TARGETS: Mapping[str, Target] = {
     "Xdivy": Target(own.xdivy, tensors=True),
     "Arctan2": Target(own.arctan2),
     "Logaddexp": Target(own.logaddexp),
+    "Hypot": Target(torch.hypot, tensors=True),
     "Less": Target(operator.lt),
     "LessEqual": Target(operator.le),
     "Greater": Target(operator.gt),

@@ -457,6 +457,7 @@ _UNARY: Mapping[str, Function] = {
     "Minimum": np.minimum,
     "Arctan2": np.arctan2,
     "Logaddexp": np.logaddexp,
+    "Hypot": np.hypot,
     "SquaredDifference": lambda a, b: np.square(a - b),
     "DivideNoNan": _divide_no_nan,
     "MultiplyNoNan": _unless(np.multiply, second=True),

@@ -214,7 +214,9 @@ _BARE = {
         _two(op_shapes.elementwise, _NUMBERS),
     ),
     **dict.fromkeys(("Mod", "Power", "SquaredDifference"), _two(op_shapes.elementwise, _FIRM)),
-    **dict.fromkeys(("Divide", "Arctan2", "Logaddexp"), _two(op_shapes.elementwise, kinds.divided)),
+    **dict.fromkeys(
+        ("Divide", "Arctan2", "Logaddexp", "Hypot"), _two(op_shapes.elementwise, kinds.divided)
+    ),
     # 0 where x2 is 0, or (the last three) where x1 is
     **dict.fromkeys(
         ("DivideNoNan", "MultiplyNoNan", "Xlogy", "Xlog1py", "Xdivy"),

@@ -287,14 +287,26 @@ def one_shift(values: Values) -> Values:
 
 
 def begin_and_size(values: Values) -> Values:
-    """``slice``: where it begins and how long it is, -1 up to the end -> a key."""
+    """``slice``: where it begins and how long it is, -1 up to the end -> a key.
+
+    A size that is computed ends what begins at 0, or begins what goes on to the end.
+    """
     begin, length = (constant_of_option(values.pop(key, None)) for key in ("begin", "size"))
     if not isinstance(begin, list) or not isinstance(length, list) or len(begin) != len(length):
         raise refused("a slice whose begin or size is not a list of numbers")
-    if not all(type(part) is int for part in (*begin, *length)):
-        raise refused("a slice whose begin or size is a tensor is not supported")
-    key = [[b, None if n == -1 else b + n, 1] for b, n in zip(begin, length, strict=True)]
-    return {**values, "key": key}
+    pairs = list(zip(begin, length, strict=True))
+    sizes = [b if is_tensor(b) else n for b, n in pairs if is_tensor(b) or is_tensor(n)]
+    return {**values, "key": [_from(b, n) for b, n in pairs], "sizes": sizes}
+
+
+def _from(begin: Any, length: Any) -> list[Any]:
+    if is_tensor(begin) and length == -1:
+        return ["@", None, 1]
+    if begin == 0 and is_tensor(length):
+        return [0, "@", 1]
+    if type(begin) is not int or type(length) is not int:
+        raise refused("a slice from a computed place, or of a computed size from there on")
+    return [begin, None if length == -1 else begin + length, 1]
 
 
 def pool(values: Values) -> Values:

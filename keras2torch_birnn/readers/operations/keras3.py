@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,11 +127,15 @@ _BARE = {
     **{
         name: Row(name, _TWO)
         for name in (
-            "Add Subtract Multiply Maximum Minimum FloorDivide Mod Power Arctan2 Logaddexp "
+            "Add Subtract Multiply Maximum Minimum FloorDivide Mod Power Arctan2 Logaddexp Hypot "
             "DivideNoNan Less LessEqual Greater GreaterEqual Equal NotEqual LogicalAnd LogicalOr "
             "LogicalXor Dot"
         ).split()
     },
+    "Exp2": Row("Power", "x=x2", {"x1": 2.0}),
+    "Deg2rad": Row("Multiply", "x=x1", {"x2": math.pi / 180}),
+    "Rad2deg": Row("Multiply", "x=x1", {"x2": 180 / math.pi}),
+    "Inner": Row("Tensordot", _TWO, {"axes": [[-1], [-1]]}),
     "Divide": Row("Divide", _TWO),
     "TrueDivide": Row("Divide", _TWO),
     "Matmul": Row("Matmul", _TWO),
