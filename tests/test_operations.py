@@ -22,9 +22,10 @@ from keras2torch_birnn import K2TError, ops
 from keras2torch_birnn.conversion import build, convert_spec, flat
 from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.generations import generation_of
-from keras2torch_birnn.readers.operations import keras3, lambdas, nodes
+from keras2torch_birnn.readers.operations import keras3, lambdas, names_of, nodes
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.saving import load, save
+from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.kinds import KindError, common
 from keras2torch_birnn.shapes import infer_model
 from keras2torch_birnn.spec import (
@@ -558,6 +559,7 @@ def test_layers_and_inspect_know_operations() -> None:
     assert "ops.Matmul" in table
     assert "tf.linalg.matmul, node MatMul, node BatchMatMulV2, keras.ops Matmul" in table
     assert "einsum, " not in table
+    assert all(names_of(name.removeprefix("ops.")) for name in OPS)
     rows = k2t("inspect", FIXTURES / "tf.keras-2.15.0/ops_tf_masks.keras").out.splitlines()
     facts = {row.split()[0]: row for row in rows}
     assert "drops it" in facts["tf.math.multiply"]

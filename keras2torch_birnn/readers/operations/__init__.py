@@ -134,11 +134,20 @@ def _tensors(call: Any, names: Collection[str]) -> list[Any]:
     return found
 
 
+# Operations that a function becomes with some of its arguments.
+_BY_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "BandPart": ("tf.linalg.band_part",),
+    "Triu": ("tf.linalg.band_part",),
+    "MaskedDotProductAttention": ("keras.ops DotProductAttention with a mask",),
+}
+
+
 def names_of(op: str) -> tuple[str, ...]:
     """What an operation is called in files: functions, nodes of a graph, classes of Keras 3."""
     if op == "GetItem":
         return "x[...]", "tf.slice", "tf.strided_slice", "node StridedSlice", "keras.ops GetItem"
     return (
+        *_BY_ARGUMENTS.get(op, ()),
         *(f"tf.{name}" for name, row in lambdas.ROWS.items() if row.op == op and row.saved),
         *(f"node {name}" for name, row in nodes.ROWS.items() if row.op == op),
         *(f"keras.ops {name}" for name, row in keras3.ROWS.items() if row.op == op),
