@@ -212,7 +212,9 @@ def _with_weights(
         raise WeightMismatchError("no weights in the file", "save the whole model again")
     else:
         paths = {}
-    root, notes = settle_masked_steps(root, paths, parsing.generation, choice)
+    root, notes = settle_masked_steps(
+        root, paths, parsing.generation, choice, parsing.of_tensorflow_1
+    )
     stored = _stored(paths, container)
     root = fill(root, stored, layout.settle)
     root = _known_input(root, stored)

@@ -71,12 +71,14 @@ class Parsing:
     """What every step of one parse shares. ``problems`` and ``notes`` grow as it goes.
 
     ``floats``: "float32", "float64", as far as layers say that they compute in it.
+    ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
     """
 
     generation: Generation
     problems: list[K2TError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     floats: set[str] = field(default_factory=set)
+    of_tensorflow_1: set[str] = field(default_factory=set)
 
 
 def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
@@ -258,7 +260,12 @@ def _options(
     if "recurrent_dropout" in schema.options:
         config = dialects.cell_defaults(file_class, config, parsing.generation)
     if "masked_output" in schema.options:
-        if wrapped and config.get("stateful") and not parsing.generation.bidirectional_carries:
+        first = wrapped and dialects.as_tensorflow_1(given, parsing.generation)
+        if first:
+            parsing.of_tensorflow_1.add(place)
+        anew = first or not parsing.generation.bidirectional_carries
+        if wrapped and config.get("stateful") and anew:
+            config["stateful"] = False
             parsing.notes.append(
                 f"{printable(place)}: stateful inside a Bidirectional has no effect in Keras "
                 f"{printable(parsing.generation.version)}: every batch starts anew"
@@ -381,10 +388,13 @@ def _bidirectional_parts(
     halves = (forward, backward)
     if all(h.class_name in RECURRENT and h.config for h in halves):  # none was refused
         _check_halves(forward, backward, parsing, place)
-    return {
+    parts = {
         "forward_layer": replace(forward, place=f"{place}/forward_layer"),
         "backward_layer": replace(backward, place=f"{place}/backward_layer"),
     }
+    if parsing.of_tensorflow_1 & {forward.place, backward.place}:
+        parsing.of_tensorflow_1.update(half.place for half in parts.values())
+    return parts
 
 
 def _check_halves(forward: LayerSpec, backward: LayerSpec, parsing: Parsing, place: str) -> None:

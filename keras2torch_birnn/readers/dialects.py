@@ -158,13 +158,24 @@ def recurrent_defaults(
     ``wrapped``: inside a Bidirectional, which forces zeros at masked steps since tf.keras.
     """
     config = dict(given)
-    if wrapped and not generation.bidirectional_carries:
-        config["stateful"] = False
     config["masked_output"] = _masked_output(config, generation, wrapped=wrapped)
     if class_name in CONV_LSTMS and generation.conv_lstm:
         config["masked_output"] = generation.conv_lstm
     config.pop("zero_output_for_mask", None)
     return config
+
+
+def as_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
+    """Whether TensorFlow 1 wrote a wrapped recurrent layer, or 2.0 after ``disable_v2_behavior``.
+
+    These leave the dtype of what is wrapped open and write one into its initializers. TensorFlow
+    2.0 does neither; its version of Keras, 2.2.4-tf, is that of 1.14.
+    """
+    if generation.name != "tf.keras" or not generation.version.startswith(("2.1.", "2.2.")):
+        return False
+    start = given.get("kernel_initializer")
+    inside = start.get("config") if isinstance(start, Mapping) else None
+    return given.get("dtype", "") is None or (isinstance(inside, Mapping) and "dtype" in inside)
 
 
 def cell_defaults(

@@ -5,14 +5,14 @@ Measured on a CPU with TensorFlow 1.14, 2.0.4, 2.1.4 and 2.2.3: inside
 previous output at masked steps where their options allow the cuDNN kernel (``could_use_cudnn`` in
 ``layers/recurrent_v2.py``); all other layers, and all layers of 1.14 and since 2.2, give zeros.
 ``keras_version`` is 2.2.4-tf in 1.14 to 2.0 and 2.3.0-tf in 2.1 and 2.2. The rest tells them
-apart: 2.2 puts ``lstm_cell`` into the names of weights, and the layers of 1.x have
-``implementation`` 1.
+apart: 2.2 puts ``lstm_cell`` into the names of weights, and 1.x writes dtypes otherwise
+(``dialects.as_tensorflow_1``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 
@@ -62,12 +62,16 @@ def settle_masked_steps(
     paths: Mapping[Key, Mapping[str, str]],
     generation: Generation,
     choice: MaskedSteps | None,
+    of_tensorflow_1: Set[str],
 ) -> tuple[LayerSpec, list[str]]:
-    """The layers with what their Keras, or the user, puts at masked steps; and a note about it."""
+    """The layers with what their Keras, or the user, puts at masked steps; and a note about it.
+
+    ``of_tensorflow_1``: the places of layers that compute as there.
+    """
     if generation.version not in OVERLAPPING:
         return root, []
     wanted = {
-        owner: partial(_written_by, names, generation.version, choice)
+        owner: partial(_written_by, names, of_tensorflow_1, choice)
         for owner, names in paths.items()
     }
     found: list[MaskedSteps] = []
@@ -88,11 +92,11 @@ _WRITERS: Mapping[MaskedSteps, str] = {"previous": "2.0 and 2.1", "zeros": "2.2"
 
 
 def _written_by(
-    names: Mapping[str, str], version: str, choice: MaskedSteps | None, layer: LayerSpec
+    names: Mapping[str, str], first: Set[str], choice: MaskedSteps | None, layer: LayerSpec
 ) -> MaskedSteps:
     if choice is not None:
         return choice
-    if version == "2.2.4-tf" and layer.config["implementation"] != 2:
+    if layer.place in first:
         return "zeros"
     segments = names.get("kernel", "").split("/")
     has_cell = len(segments) > 1 and _CELL.fullmatch(segments[-2]) is not None
