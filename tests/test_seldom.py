@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from specs import FIXTURES, B, T, chain, functional, layer, values
+from specs import FIXTURES, B, T, chain, fixture, functional, layer, values
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
 from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.layers.registry import convert_layer
@@ -609,3 +609,17 @@ def test_a_lookup_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_a_vocabulary_that_holds_no_numbers_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFileError, match="where whole numbers of 64 bits are expected"):
         read_model(with_text(tmp_path / "m.keras", text))
+
+
+@pytest.mark.parametrize("file", SEVERAL)
+def test_a_model_exports_with_any_number_of_rows(file: str) -> None:
+    case = fixture(file)
+    model = build(case.spec)
+    inputs = tuple(map(torch.from_numpy, case.inputs[0]))
+    rows = torch.export.Dim("rows", min=2, max=64)
+    free = tuple({0: rows} for _ in inputs)
+    exported = torch.export.export(model, inputs, dynamic_shapes=free).module()
+    twice = flat(exported(*(torch.cat([x, x]) for x in inputs)))
+    for found, wanted in zip(twice, case.outputs[0], strict=True):
+        expected = np.concatenate([wanted, wanted])
+        np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-5, rtol=1e-4)

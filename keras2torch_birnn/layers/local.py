@@ -53,7 +53,7 @@ class LocallyConnected(nn.Module):
             x, sizes, strides = x.unsqueeze(2), (1, *sizes), (1, *strides)
         windows = functional.unfold(x, sizes, stride=strides)  # (B, C k, places)
         y = torch.einsum("bkp,pkf->bpf", windows, self.weight)
-        y = y.reshape(len(y), *self.counts, -1)
+        y = y.reshape(y.shape[0], *self.counts, y.shape[2])
         y = self.activation(y if self.bias is None else y + self.bias)
         return y if self.channels_last else y.movedim(-1, 1)
 
