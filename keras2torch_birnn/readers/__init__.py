@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -249,9 +249,10 @@ def _known_input(root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]
     graph = root.graph
     if graph is None or len(graph.layers) < 2:
         return root
-    first, follower = graph.layers[0], graph.layers[1]
+    first, *chain = graph.layers
     if first.class_name != "InputLayer" or first.config["shape"] is not None:
         return root
+    follower = next((one for one in chain if one.class_name not in _KEEP_SHAPE), chain[0])
     inner: LayerSpec | None = follower
     while inner is not None and inner.parts:
         inner = next(iter(inner.parts.values()))
@@ -259,9 +260,32 @@ def _known_input(root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]
     shape = _input_shape(inner, stored.get(owner, {}) if owner else {})
     if shape is None:
         return root
-    shape = (shape[0], None, *shape[1:]) if follower.class_name == "TimeDistributed" else shape
+    steps = follower.class_name == "TimeDistributed" or (len(shape) == 2 and _has_steps(chain))
+    shape = (shape[0], None, *shape[1:]) if steps and follower.class_name != "Embedding" else shape
     named = replace(first, config={**first.config, "shape": shape})
     return replace(root, graph=replace(graph, layers=(named, *graph.layers[1:])))
+
+
+# Layers that keep the shape, whatever it is, and layers that need (B, T, F).
+_KEEP_SHAPE = frozenset(
+    "Activation ActivityRegularization AlphaDropout BatchNormalization Dropout GaussianDropout "
+    "GaussianNoise Identity LayerNormalization Masking SpatialDropout1D".split()
+)
+_NEED_STEPS = frozenset(
+    "AveragePooling1D Bidirectional Conv1D Cropping1D GRU GlobalAveragePooling1D "
+    "GlobalMaxPooling1D LSTM Masking MaxPooling1D RNN SeparableConv1D SimpleRNN SpatialDropout1D "
+    "TimeDistributed UpSampling1D ZeroPadding1D".split()
+)
+
+
+def _has_steps(chain: Sequence[LayerSpec]) -> bool:
+    """Whether one of the layers that change at most the last axis, or the next, needs steps."""
+    for layer in chain:
+        if layer.class_name in _NEED_STEPS:
+            return True
+        if layer.class_name not in _KEEP_SHAPE | {"Dense"}:
+            return False
+    return False
 
 
 def _input_shape(
