@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import changed_config
-from specs import ENTRIES, FIXTURES, TF_KERAS, chain, dense, layer, read_entry, values
+from specs import ENTRIES, FIXTURES, TF_KERAS, chain, dense, fixture, layer, read_entry, values
 from test_graphs import K2, K3, TF, entry, keras3, listed, parsed, source
 from torch import Tensor, nn
 
@@ -84,6 +85,34 @@ def test_declared_whole_numbers_lose_their_fraction() -> None:
     torch.testing.assert_close(call(model, x), call(model, x.trunc().int()), atol=0, rtol=0)
     (truths,) = call(model, x > 0)
     torch.testing.assert_close(truths, call(model, (x > 0).int())[0], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool"])
+def test_declared_whole_numbers_add_up_beyond_8_bits(dtype: str) -> None:
+    added = entry("Add", "y", [listed("a", "b")])
+    root, parsing = parsed(TF, of("int32"), of("int32", "b"), added)
+    x = torch.full((2, 7, 3), 200).to(getattr(torch, dtype))
+    (got,) = call(build(ModelSpec(root, parsing.generation)), x, x)
+    assert got.eq(2 if dtype == "bool" else 400).all()
+
+
+def test_an_input_that_is_an_output_is_what_the_file_declares() -> None:
+    table = values(5, 2).astype("float32")
+    looked_up = layer("Embedding", "e", {"embeddings": table}, input_dim=5, output_dim=2)
+    root = given_to(looked_up, dtype="int32").root
+    assert root.graph is not None
+    graph = replace(root.graph, outputs=(root.graph.inputs[0], root.graph.outputs))
+    model = build(ModelSpec(replace(root, graph=graph), TF_KERAS))
+    ids, _ = call(model, torch.full((2, 7, 3), 2.7))
+    assert ids.eq(2).all()
+
+
+def test_an_initial_state_becomes_floats_of_the_model() -> None:
+    case = fixture("keras-2.2.4/graph_gru_initial.h5")
+    model, given = build(case.spec), [torch.from_numpy(x) for x in case.inputs[0]]
+    wider = [x.double() if x.is_floating_point() else x for x in given]
+    assert any(x.dtype == torch.float64 for x in wider)
+    torch.testing.assert_close(call(model, *wider), call(model, *given), atol=0, rtol=0)
 
 
 def test_an_out_of_another_dtype_takes_floats_of_any(tmp_path: Path) -> None:
@@ -177,6 +206,12 @@ def test_a_mean_without_remainder_is_refused(version: str, dtype: str) -> None:
 def test_a_mean_of_numbers_that_are_handed_on_is_refused() -> None:
     flat_, pooled = entry("Dropout", "x", [listed("a")], rate=0.5), "GlobalAveragePooling1D"
     refused(TF, of("int64"), flat_, entry(pooled, "y", [listed("x")]), match="y: the mean of whole")
+
+
+def test_a_mean_of_every_step_is_refused() -> None:
+    inner = {"class_name": "GlobalAveragePooling1D", "config": {"name": "pool"}}
+    steps = entry("TimeDistributed", "y", [listed("a")], layer=inner)
+    refused(TF, of("int32", "a", 5, 7, 3), steps, match="the mean of whole numbers")
 
 
 @pytest.mark.parametrize("dtype", ["int32", "bool"])

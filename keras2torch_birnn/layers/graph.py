@@ -73,8 +73,8 @@ def _read(graph: Graph) -> frozenset[str]:
 # A tensor on its way into a model: the fx node, its mask, its kind.
 Given = tuple[Any, Any, str]
 _GIVEN = "given"  # the kind of what a user gives: not known yet
-# Keywords of a call -> the kind that they are.
-_KEYWORDS = {"initial_state": "float", "mask": "bool"}
+# Keywords of a call -> the kind that they are; layers take masks of any.
+_KEYWORDS = {"initial_state": "float"}
 
 
 class _Emitter:
