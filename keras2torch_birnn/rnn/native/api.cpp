@@ -47,7 +47,7 @@ thread_local Memory memory;
 
 // Products of units, inputs and steps: below the first one thread does it all, below the second two
 // at most, and without waiting for the other.
-constexpr double TINY = 2e5, SMALL = 1.5e6;
+constexpr double TINY = 8e5, SMALL = 1.5e6;
 
 struct Team {
     long threads;
@@ -55,11 +55,15 @@ struct Team {
 };
 
 template <class Call>
-Team team_for(const Call& call, int64_t features) {
-    const double work = static_cast<double>(call.batch * call.time * call.directions) *
+Team team_for(const Call& call, int64_t features, bool training) {
+    const int64_t steps = call.lengths
+                              ? std::accumulate(call.lengths, call.lengths + call.batch, int64_t{0})
+                              : call.batch * call.time;
+    const double work = static_cast<double>(steps * call.directions) *
                         static_cast<double>(call.shape.units) *
                         static_cast<double>(call.shape.units + features);
-    const int64_t most = work < TINY ? 1 : work < SMALL ? 2 : call.threads;
+    // In training torch's own threads are at work before and after.
+    const int64_t most = work < (training ? SMALL : TINY) ? 1 : work < SMALL ? 2 : call.threads;
     return {static_cast<long>(std::max<int64_t>(std::min(call.threads, most), 1)), work < SMALL};
 }
 
@@ -180,7 +184,7 @@ void k2t_use_threads_of(void* gomp_parallel) {
 int64_t k2t_run(int64_t isa, const K2tCall* call) try {
     if (!lengths_fit(*call)) return 2;
     const K2tKernel& with = kernel(isa);
-    Tasks tasks(*call, team_for(*call, call->shape.features));
+    Tasks tasks(*call, team_for(*call, call->shape.features, call->kept[0]));
     if (call->merge != K2T_APART && call->directions == 2)
         tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
     return !tasks.run(
@@ -208,7 +212,7 @@ void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_h
 int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
     if (!lengths_fit(*call)) return 2;
     const K2tKernel& with = kernel(isa);
-    return !Tasks(*call, team_for(*call, 0))
+    return !Tasks(*call, team_for(*call, 0, true))
                 .run(
                     [&](long rows) { return with.gradient_scratch_size(call->shape, rows); },
                     [&](const K2tTask& task, float* scratch) {

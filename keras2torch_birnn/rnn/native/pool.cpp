@@ -37,12 +37,30 @@ inline void relax() {
 #endif
 }
 
+using Clock = std::chrono::steady_clock;
+
 // Two tasks too short for a thread to be woken for: who calls does one, and the other as well unless
 // this one thread took it meanwhile. It looks for work for a while after the last, and is never
-// waited for before it has begun: where it finds no processor, nothing is lost.
+// waited for before it has begun: where it finds no processor, nothing is lost. It is asked only
+// where many such calls follow each other closely. Between others, torch's threads are at work, or
+// look for some, and it would be in their way.
 class Companion {
 public:
     void share(Function function, void* context) {
+        const auto begun = Clock::now().time_since_epoch().count();
+        const bool close = begun - last_.load(std::memory_order_relaxed) < Clock::duration{GAP}.count();
+        const long calls = close ? calls_.load(std::memory_order_relaxed) + 1 : 0;
+        calls_.store(calls, std::memory_order_relaxed);
+        if (calls < MANY) {
+            function(context, 0);
+            function(context, 1);
+        } else {
+            with_other(function, context);
+        }
+        last_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
+    }
+
+    void with_other(Function function, void* context) {
         Offer mine{function, context};
         Offer* none = nullptr;
         const bool offered = offer_.compare_exchange_strong(none, &mine);
@@ -58,7 +76,7 @@ public:
             turn < PATIENCE ? relax() : std::this_thread::yield();
     }
 
-    void live() {
+    [[noreturn]] void live() {
         for (;;) {
             Offer* taken = look();
             taken->function(taken->context, 1);
@@ -73,16 +91,16 @@ private:
         std::atomic<bool> done{false};
     };
 
-    static constexpr long PATIENCE = 2000;
-    static constexpr std::chrono::microseconds LOOKING{200};
+    static constexpr long PATIENCE = 2000, MANY = 16;
+    static constexpr std::chrono::microseconds GAP{100}, LOOKING{200};
 
     Offer* look() {
-        const auto until = std::chrono::steady_clock::now() + LOOKING;
+        const auto until = Clock::now() + LOOKING;
         do
             for (long turn = 0; turn < 64; ++turn, relax())
                 if (offer_.load(std::memory_order_relaxed))
                     if (Offer* found = offer_.exchange(nullptr)) return found;
-        while (std::chrono::steady_clock::now() < until);
+        while (Clock::now() < until);
         std::unique_lock<std::mutex> lock(mutex_);
         asleep_.store(true);
         Offer* found = nullptr;
@@ -91,6 +109,9 @@ private:
         return found;
     }
 
+    // When the last call ended, and how many followed each other closely; of whichever caller.
+    std::atomic<Clock::rep> last_{0};
+    std::atomic<long> calls_{0};
     std::atomic<Offer*> offer_{nullptr};
     std::atomic<bool> asleep_{false};
     std::mutex mutex_;

@@ -18,7 +18,7 @@ void use(Region region);
 void run(long threads, long count, Function function, void* context);
 
 // Call function(context, 0) and function(context, 1), which take some tens of microseconds each: by a
-// thread of our own beside the caller, if it happens to be looking for work. An OpenMP region ends
+// thread of our own beside the caller, if it is looking for work. An OpenMP region ends
 // only when all its threads came by, which on a busy machine takes a hundred times as long as these.
 void share(Function function, void* context);
 
