@@ -198,6 +198,34 @@ def test_without_a_mask_there_is_nothing_to_choose() -> None:
     assert not any("--masked-steps" in note for note in spec.notes)
 
 
+@pytest.mark.parametrize("key", ["lstm", "gru_after"])
+@pytest.mark.parametrize(
+    ("label", "rule", "noted"), [("tf-1.14.0", "zeros", 0), ("tf-2.0.4", "previous_output", 1)]
+)
+def test_tensorflow_1_is_known_by_what_it_leaves_open(
+    key: str, label: str, rule: str, noted: int
+) -> None:
+    spec = read_entry(f"{label}/first_implementation_{key}.h5")
+    assert {half.config["masked_output"] for half in halves(spec)} == {rule}
+    assert sum("--masked-steps" in note for note in spec.notes) == noted
+
+
+@pytest.mark.parametrize(("label", "carries"), [("tf-1.14.0", False), ("tf-2.0.4", True)])
+def test_a_stateful_bidirectional_of_tensorflow_1_starts_anew(label: str, carries: bool) -> None:
+    spec = read_entry(f"{label}/first_stateful.h5")
+    assert {half.config["stateful"] for half in halves(spec)} == {carries}
+    anew = [note for note in spec.notes if "every batch starts anew" in note]
+    assert len(anew) == (0 if carries else 2)
+
+
+def test_attention_of_tensorflow_114_does_not_say_whether_it_is_causal() -> None:
+    spec = read_entry("tf-1.14.0/first_attention.h5")
+    (note,) = [note for note in spec.notes if "taken as causal=False" in note]
+    assert note.startswith("attention: TensorFlow 1.14 does not write the options of Attention")
+    spec = read_entry("tf.keras-2.15.0/arch_reader.h5")
+    assert not any("causal" in note for note in spec.notes)
+
+
 @pytest.mark.parametrize("label", ["tf-2.0.4", "tf-2.1.4", "tf-2.2.3"])
 @pytest.mark.parametrize(("choice", "rule"), [("zeros", "zeros"), ("previous", "previous_output")])
 def test_the_user_can_choose_either_rule(label: str, choice: str, rule: str) -> None:

@@ -273,6 +273,12 @@ def _options(
         config = dialects.recurrent_defaults(
             file_class, config, parsing.generation, wrapped=wrapped
         )
+    untold = class_name in ("Attention", "AdditiveAttention") and "causal" not in given
+    if untold and parsing.generation.version == "2.2.4-tf":
+        parsing.notes.append(
+            f"{printable(place)}: TensorFlow 1.14 does not write the options of {class_name}; "
+            "taken as causal=False, as this Keras does when it reads the file"
+        )
     config |= dialects.mask_rules(class_name, parsing.generation)
     options: dict[str, Any] = {"trainable": trainable is not False}
     for key, option in schema.options.items():

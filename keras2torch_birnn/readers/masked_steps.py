@@ -93,11 +93,11 @@ _WRITERS: Mapping[MaskedSteps, str] = {"previous": "2.0 and 2.1", "zeros": "2.2"
 
 def _written_by(
     names: Mapping[str, str], first: Set[str], choice: MaskedSteps | None, layer: LayerSpec
-) -> MaskedSteps:
+) -> MaskedSteps | None:
     if choice is not None:
         return choice
-    if layer.place in first:
-        return "zeros"
+    if layer.place in first:  # zeros, as it stands, and without doubt
+        return None
     segments = names.get("kernel", "").split("/")
     has_cell = len(segments) > 1 and _CELL.fullmatch(segments[-2]) is not None
     return "zeros" if has_cell else "previous"
@@ -105,7 +105,7 @@ def _written_by(
 
 def _apply(
     layer: LayerSpec,
-    wanted: Mapping[Key, Callable[[LayerSpec], MaskedSteps]],
+    wanted: Mapping[Key, Callable[[LayerSpec], MaskedSteps | None]],
     found: list[MaskedSteps],
     owner: Key,
     *,
@@ -131,6 +131,8 @@ def _apply(
     if not fast or not layer.config.get("reset_after", True):
         return layer
     rule = wanted[owner](layer)
+    if rule is None:
+        return layer
     found.append(rule)
     return replace(layer, config={**layer.config, "masked_output": _RULES[rule]})
 
