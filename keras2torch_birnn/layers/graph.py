@@ -59,14 +59,16 @@ from keras2torch_birnn.spec import (
 
 
 def _read(graph: Graph) -> frozenset[str]:
-    """Inputs that have to be numbers of the declared kind for what reads them."""
+    """Inputs that have to be numbers of the declared kind for what reads them.
+
+    Not those that are states or masks alone, see ``_KEYWORDS``.
+    """
     read = {ref.layer for ref in leaves(graph.outputs)}
     for call in graph.calls:
         layer = graph.layer(call.layer)
         name = layer.parts.get("layer", layer).class_name
         if name not in TAKES_IDS and name != "ops.NotEqual":
-            every = leaves((call.args, dict(call.kwargs)))
-            read.update(leaf.layer for leaf in every if isinstance(leaf, TensorRef))
+            read.update(leaf.layer for leaf in leaves(call.args) if isinstance(leaf, TensorRef))
     return frozenset(read)
 
 
