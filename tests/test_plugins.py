@@ -29,6 +29,8 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.own import REGISTERED, supplies
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
 from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.generations import generation_of
 from keras2torch_birnn.readers.own_layers import check_names
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
@@ -722,3 +724,26 @@ def test_layers_lists_shipped_plugins_apart() -> None:
     assert {"LSTM", "CRF"} <= {row["class_name"] for row in rows}
     assert {row["plugin"] for row in rows} == {"", *SHIPPED}
     assert all(name in plugin_table() for name in SHIPPED)
+
+
+@pytest.mark.parametrize("version", ["1.2.2", "2.0.8"])
+def test_a_merge_that_a_plugin_supplies_is_not_made_another_layer(version: str) -> None:
+    sources = [
+        {"class_name": "InputLayer", "name": name, "inbound_nodes": [],
+         "config": {"name": name, "batch_input_shape": [None, 3]}}
+        for name in ("a", "b")
+    ]  # fmt: skip
+    merge = {"class_name": "Merge", "name": "m", "inbound_nodes": [[["a", 0, 0], ["b", 0, 0]]],
+             "config": {"name": "m", "mode": "sum"}}  # fmt: skip
+    config = {"layers": [*sources, merge], "input_layers": [["a", 0, 0], ["b", 0, 0]],
+              "output_layers": [["m", 0, 0]]}  # fmt: skip
+
+    def class_of_m() -> str:
+        parsing = Parsing(generation_of(version))
+        root = parse_architecture({"class_name": "Model", "config": config}, parsing)
+        assert root.graph is not None
+        return root.graph.layer("m").class_name
+
+    assert class_of_m() == "Add"
+    keras2torch_birnn.converts("Merge", mask="drops")(lambda layer: torch.nn.Identity())
+    assert class_of_m().endswith("Merge")

@@ -126,10 +126,11 @@ def _parse_layer(
 ) -> LayerSpec:
     file_class = _class_name(entry, outer or "model_config")
     refused: list[str] = []
-    if parsing.generation.name == "keras1" and class_name_of([file_class]) is None:
+    supplied = class_name_of([file_class]) is not None
+    if parsing.generation.name == "keras1" and not supplied:
         refused, entry = keras1.refused_values(entry), keras1.modern(entry)
         file_class = _class_name(entry, outer or "model_config")
-    elif parsing.generation.name == "keras2":
+    elif parsing.generation.name == "keras2" and not supplied:
         entry = without_merge(entry, masks_stay=False)
         file_class = _class_name(entry, outer or "model_config")
     config = _config(entry, outer or "model_config")
