@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from keras2torch_birnn.activations import activation
 from keras2torch_birnn.errors import UsageError
@@ -564,6 +565,39 @@ def test_training_runs_by_the_kernel_and_learns_what_the_loop_learns(
     for a, b, before in zip(by_kernel, by_loop, start, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         assert (a - before).abs().max() > 1e-3
+
+
+@native
+def test_training_in_a_checkpoint_twice_and_on_nothing_gives_the_same_gradients() -> None:
+    module, x = gru()
+    module.train()
+    weights = list(module.parameters())
+    loss = module(x).sum()
+    wanted = torch.autograd.grad(loss, weights, retain_graph=True)
+    again = torch.autograd.grad(loss, weights)
+    inside = checkpoint(module, x, use_reentrant=False).sum()
+    for a, b, c in zip(wanted, again, torch.autograd.grad(inside, weights), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    nothing = torch.zeros(3, 11, dtype=torch.bool)
+    for empty in (module(x[:0]), module(x, nothing)):
+        assert not any(g.any() for g in torch.autograd.grad(empty.sum(), weights))
+
+
+@native
+def test_several_threads_train_at_once() -> None:
+    module, _ = gru()
+    weights = list(module.train().parameters())
+    inputs = [torch.randn(b, 9, 5) for b in range(1, 9)]
+
+    def gradients(x: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(module(x).square().sum(), weights)
+
+    wanted = [gradients(x) for x in inputs]
+    with ThreadPoolExecutor(4) as threads:
+        for got, exact in zip(threads.map(gradients, inputs), wanted, strict=True):
+            for a, b in zip(got, exact, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
 @native

@@ -390,7 +390,8 @@ class _Kept(torch.autograd.Function):
         """Gradients of x, states and weights; they have gradients themselves."""
         fixed, needed = ctx.fixed, ctx.needs_input_grad
         directions = len(fixed.layer.weights)
-        tensors = ctx.saved_tensors[:-directions]
+        saved = ctx.saved_tensors  # asked for once: inside a checkpoint they are recomputed then
+        tensors, kept = saved[:-directions], saved[-directions:]
         if torch.is_grad_enabled():  # gradients of gradients: the kernel's own have none
             none = (None,)
             outputs = none * directions if d_out is None else d_out.chunk(directions, dim=2)
@@ -400,7 +401,7 @@ class _Kept(torch.autograd.Function):
             return _gradients_again(fixed, tensors, needed, (*outputs, *states))
         d_x, d_start, d_parameters = gradient(
             _inputs(fixed, tensors),
-            ctx.saved_tensors[-directions:],
+            kept,
             d_out,
             d_final,
             of_x=needed[1],
