@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from specs import FIXTURES
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedLayerError
-from keras2torch_birnn.readers import limits
+from keras2torch_birnn.readers import limits, read_model
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.strict_json import decode_text, parse_json, parse_object
 from keras2torch_birnn.readers.window import Window, WindowFile
@@ -52,6 +53,22 @@ def test_hdf5_is_known_by_its_content(name: str, userblock: int, tmp_path: Path)
         assert container.store.attributes("/", ["model_config"]) == {"model_config": "{}"}
         (array,) = container.store.arrays(["/x"])
         assert array.read().tolist() == np.arange(99.0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("fixture", "name", "noted"),
+    [
+        ("keras-3.15.1/bi_lstm_concat_last.keras", "m.h5", True),
+        ("keras-3.15.1/bi_lstm_concat_last.keras", "m.keras", False),
+        ("keras-3.15.1/bi_lstm_concat_seq.h5", "m.keras", False),
+    ],
+)
+def test_a_keras_archive_that_is_named_h5_is_read_and_noted(
+    fixture: str, name: str, noted: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes((FIXTURES / fixture).read_bytes())
+    assert ("the file is a .keras archive by its content" in read_model(path).notes) is noted
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"

@@ -37,6 +37,7 @@ from keras2torch_birnn.readers.own_layers import check_names
 from keras2torch_birnn.readers.policies import common_dtype, mixture_note
 from keras2torch_birnn.readers.quantized import whole_numbers
 from keras2torch_birnn.readers.slots import Key, fill, slots
+from keras2torch_birnn.readers.sniff import ContainerKind
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.readers.v3_weights import is_v3, v3_paths
@@ -124,6 +125,7 @@ def opened(
         check_calls(root)
         problems, more = check_backend(architecture.backend, parsing.generation, root)
         parsing.problems += problems
+        more += _misnamed(path, container.kind)
         notes = [consequences(parsing.generation), *parsing.notes, *more]
         if not parsing.problems:
             check_kinds(root, parsing.generation, parsing.problems)
@@ -136,6 +138,18 @@ def opened(
             notes += found
         spec = ModelSpec(root, parsing.generation, tuple(notes), choice)
         yield spec, parsing.problems
+
+
+def _misnamed(path: PathLike, kind: ContainerKind) -> list[str]:
+    """A note where name and content differ. HDF5 files called .keras are not rare: TensorFlow 2
+    wrote them.
+    """
+    named_hdf5 = Path(path).suffix.lower() in (".h5", ".hdf5")
+    return (
+        ["the file is a .keras archive by its content"]
+        if kind == "keras_zip" and named_hdf5
+        else []
+    )
 
 
 def read_architecture(path: PathLike, *, config: PathLike | None = None) -> Mapping[str, Any]:
