@@ -144,7 +144,7 @@ def spec_of(graph: Graph, version: str, seed: int = 0) -> ModelSpec:
         root = infer_model(root, parsing.problems)
     if parsing.problems:
         raise parsing.problems[0]
-    root, _ = settle_masked_steps(root, {}, parsing.generation, None)
+    root, _ = settle_masked_steps(root, {}, parsing.generation, None, parsing.of_tensorflow_1)
     root = infer_model(_filled(root, np.random.default_rng(seed)), parsing.problems)
     return ModelSpec(root, parsing.generation)
 

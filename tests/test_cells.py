@@ -351,7 +351,8 @@ def test_gradients_reach_every_parameter() -> None:
         module = convert_layer(spec)
         module(torch.from_numpy(x)).square().sum().backward()
         for name, parameter in module.named_parameters():
-            assert parameter.grad is not None, name
+            assert (parameter.grad is not None) is parameter.requires_grad, name
+        assert sum(p.grad is not None for p in module.parameters()) >= 3
 
 
 # ---- what the command says ---------------------------------------------------------------------

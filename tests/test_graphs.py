@@ -116,7 +116,7 @@ def masked(structure: Structure) -> list[bool]:
         (entry("Dot", "y", [listed("a", "b")], axes=[2, 1]), [(7, 3), (7, 3)], "axis 2 of .* axis"),
         (entry("Dot", "y", [listed("a", "b")], axes=0), [(7, 3), (7, 3)], "axis 0 of a tensor"),
         (entry("Dot", "y", [listed("a", "b")], axes=[1, 2, 3]), [(7, 3)] * 2, "axis or two"),
-        (entry("Concatenate", "y", [listed("a", "b")], axis=0), [(7, 3)] * 2, "axis 0 of a tensor"),
+        (entry("Concatenate", "y", [listed("a", "b")], axis=0), [(7, 3), (5, 3)], "more than axis"),
         (entry("Concatenate", "y", [listed("a", "b")], axis=3), [(7, 3)] * 2, "axis 3 of a tensor"),
         (entry("Concatenate", "y", [listed("a", "b")]), [(7, 3), (5, 3)], "more than axis 2"),
         (entry("Concatenate", "y", [listed("a", "b")]), [(7, 3), (3,)], "cannot be concatenated"),
