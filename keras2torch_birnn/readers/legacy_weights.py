@@ -251,13 +251,18 @@ def _numbered(wanted: Sequence[Slot], parts: Parts) -> list[tuple[Slot, str]] | 
     return pairs
 
 
+# Keras 3 calls the kernel of a depthwise convolution just that.
+_ALSO = {"depthwise_kernel": "kernel"}
+
+
 def _by_position(
     wanted: Sequence[Slot], entries: Sequence[str], parts: Parts, place: str
 ) -> list[tuple[Slot, str]]:
     by_position = sorted(wanted, key=lambda slot: not slot.trainable)
     labels = {slot.label for slot in wanted}
     for slot, entry in zip(by_position, entries, strict=True):
-        if parts[entry][1] in labels and parts[entry][1] != slot.label:
+        named = parts[entry][1]
+        if named in labels and named not in (slot.label, _ALSO.get(slot.label)):
             raise WeightMismatchError(
                 f"the weight {printable(entry)} stands where {slot.label} of "
                 f"{printable(slot.place)} is expected",
