@@ -585,6 +585,29 @@ def test_training_in_a_checkpoint_twice_and_on_nothing_gives_the_same_gradients(
 
 
 @native
+def test_torchs_default_dtype_and_device_change_nothing() -> None:
+    module, x = gru()
+    mask = torch.arange(11) < torch.tensor([11, 4, 0])[:, None]
+
+    def computed() -> list[Tensor]:
+        loss = module.train()(x, mask).square().sum()
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+        with torch.no_grad():
+            return [module.eval()(x, mask), module(x), *gradients]
+
+    wanted = computed()
+    torch.set_default_dtype(torch.float64)
+    try:
+        packing._kept.clear()  # so that weights are packed anew
+        with torch.device("meta"):
+            got = computed()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(got, wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+@native
 def test_several_threads_train_at_once() -> None:
     module, _ = gru()
     weights = list(module.train().parameters())

@@ -23,7 +23,7 @@ from keras2torch_birnn.rnn.native.library import (
     library,
 )
 from keras2torch_birnn.rnn.native.op import compute, counts, done, use_torch_threads
-from keras2torch_birnn.rnn.native.packing import Parameters, aligned, room
+from keras2torch_birnn.rnn.native.packing import Parameters, aligned, floats, room
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def run_keeping(inputs: Inputs) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     units = inputs.parameters[0][1].shape[1]
     width = library().k2t_width(instruction_set(), units)
     parts = library().k2t_kept_parts(cell.kind)
-    kept = tuple(torch.empty(*x.shape[:2], parts, width) for _ in inputs.parameters)
+    kept = tuple(floats(*x.shape[:2], parts, width) for _ in inputs.parameters)
     out, final = compute(
         x,
         [p for direction in inputs.parameters for p in direction],
@@ -75,8 +75,8 @@ def gradient(
     states, width = inputs.cell.states, kept[0].shape[3]
     gates = inputs.parameters[0][1].shape[0] // units
     parts = gates + (inputs.cell.kind == KINDS["GRU"])
-    d_gates = [torch.empty(batch, time, parts, width) for _ in range(directions)]
-    d_start = torch.empty(directions * states, batch, units)
+    d_gates = [floats(batch, time, parts, width) for _ in range(directions)]
+    d_start = floats(directions * states, batch, units)
     isa = instruction_set()
     shape = Shape(inputs.cell.kind, features, units)
     call = Gradient()
@@ -123,14 +123,14 @@ def gradient(
         for parameters, k, d in zip(inputs.parameters, kept, d_gates, strict=True)
     ]
     if d_rows is not None and valid is not None:
-        d_rows = torch.zeros(batch * time, features).index_copy_(0, valid, d_rows)
+        d_rows = x.new_zeros(batch * time, features).index_copy_(0, valid, d_rows)
     d_x = None if d_rows is None else d_rows.view(batch, time, features)
     return d_x, list(d_start.unbind(0)), d_parameters
 
 
 def _valid(lengths: Tensor, time: int) -> Tensor | None:
     """The numbers of the steps that count among all of all rows; None if all do."""
-    counts = torch.arange(time) < lengths[:, None]
+    counts = torch.arange(time, device=lengths.device) < lengths[:, None]
     return None if counts.all() else counts.flatten().nonzero().squeeze(1)
 
 

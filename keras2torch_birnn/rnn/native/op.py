@@ -24,7 +24,7 @@ from keras2torch_birnn.rnn.native.library import (
     library,
     missing,
 )
-from keras2torch_birnn.rnn.native.packing import Parameters, freshly_packed, packed_before
+from keras2torch_birnn.rnn.native.packing import Parameters, floats, freshly_packed, packed_before
 
 State = tuple[Tensor, ...]
 
@@ -79,8 +79,8 @@ def compute(
     hh = parameters[1]
     units = 0 if hh is None else hh.shape[1]
     width = units if merge else directions * units
-    out = torch.empty(batch, time, width)
-    final = torch.empty(directions * states, batch, units)
+    out = floats(batch, time, width)
+    final = floats(directions * states, batch, units)
     if batch == 0:
         return out, final
     if x.stride(2) != 1:
@@ -140,7 +140,7 @@ def lengths_of_padded(mask: Tensor) -> Tensor | None:
         return None
     if missing():
         return mask.sum(dim=1) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
-    lengths = torch.empty(mask.shape[0], dtype=torch.int64)
+    lengths = torch.empty(mask.shape[0], dtype=torch.int64, device="cpu")
     in_front = library().k2t_lengths(
         mask.data_ptr(), *mask.shape, *mask.stride(), lengths.data_ptr()
     )

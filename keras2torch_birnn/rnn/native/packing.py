@@ -87,10 +87,10 @@ def _laid_out_alike(parameter: Tensor, copy: Tensor) -> bool:
 
 def freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Packed:
     """The weights in the kernel's order."""
-    floats = library().k2t_packed_size(isa, ctypes.byref(shape))
+    size = library().k2t_packed_size(isa, ctypes.byref(shape))
     data = []
     for first in range(0, len(parameters), 4):
-        data.append(room(floats))
+        data.append(room(size))
         direction = parameters[first : first + 4]
         sources = [None if p is None else p.detach().contiguous() for p in direction]
         pointers = [None if s is None else s.data_ptr() for s in sources]
@@ -101,9 +101,14 @@ def freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) 
 _ALIGNED = 16  # floats in a cache line
 
 
-def room(floats: int) -> Tensor:
+def floats(*shape: int) -> Tensor:
+    """Memory for float32 on the CPU, whatever torch's default dtype and device are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def room(count: int) -> Tensor:
     """Memory for so many floats from an ``aligned`` address on."""
-    return torch.empty(floats + _ALIGNED, dtype=torch.float32)
+    return floats(count + _ALIGNED)
 
 
 def aligned(data: Tensor) -> int:
