@@ -664,6 +664,30 @@ def test_a_cell_without_a_gradient_of_its_own_trains_by_torch(
     assert cell is not None and not cell.differentiable
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool) -> None:
+    spec = both(cell, 7, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec).eval()
+    first, second = torch.randn(3, 6, 5), torch.randn(3, 6, 5)
+    masks = [torch.arange(6) < torch.tensor(n)[:, None] for n in ([6, 2, 0], [1, 5, 6])]
+    given = [(x, mask) if masked else (x,) for x, mask in zip((first, second), masks, strict=True)]
+    traced = torch.jit.trace(module, given[0])
+    for arguments in given:
+        np.testing.assert_allclose(
+            traced(*arguments).detach(), module(*arguments).detach(), rtol=0, atol=2e-6
+        )
+
+
+@native
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_forced_kernel_cannot_be_traced(forced_native: None) -> None:
+    module, x = gru()
+    with pytest.raises(UsageError, match=r"what torch\.jit traces must be torch's"):
+        torch.jit.trace(module, (x,))
+
+
 @native
 def test_a_transform_of_functions_runs_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls_of_native(monkeypatch)

@@ -22,7 +22,12 @@ from keras2torch_birnn.rnn.masks import compact, reverse, spread, zero_past
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.native.gradient import Inputs, gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell, missing
-from keras2torch_birnn.rnn.native.op import can_run, lengths_of_padded, run_native
+from keras2torch_birnn.rnn.native.op import (
+    can_run,
+    is_tracing,
+    lengths_of_padded,
+    run_native,
+)
 from keras2torch_birnn.rnn.native.packing import Parameters
 
 State: TypeAlias = tuple[Tensor, ...]
@@ -128,6 +133,8 @@ def _not_native(
     """Why the native kernel cannot run this call; empty if it can."""
     if layer.native is None:
         return missing() or "the native kernel lacks an activation of this layer"
+    if is_tracing():
+        return "what torch.jit traces must be torch's"
     if dropping or not can_run(_tensors(layer, x, start)):
         return "the kernel computes float32 on CPU, without dropout"
     return ""
@@ -187,8 +194,13 @@ def merged(outputs: tuple[Tensor, ...], merge: str | None) -> tuple[Tensor, ...]
     return outputs if merge is None else (MERGE[merge](*outputs),)
 
 
-# Whether a graph is being exported; older torch tells compiling only.
-_exporting: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+# Older torch tells compiling only.
+_is_exporting: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def _exporting() -> bool:
+    """Whether a graph is being exported, or traced by ``torch.jit``."""
+    return bool(_is_exporting() or is_tracing())
 
 
 def _flat(weights: Sequence[Weights]) -> list[Tensor]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from keras2torch_birnn.rnn.native.library import (
 from keras2torch_birnn.rnn.native.packing import Parameters, floats, freshly_packed, packed_before
 
 State = tuple[Tensor, ...]
+
+# Torch gives it no types.
+is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
 
 
 # ---- threads ------------------------------------------------------------------------------------
@@ -136,7 +140,8 @@ def lengths_of_padded(mask: Tensor) -> Tensor | None:
     Asked on the CPU only, where looking at the values costs no waiting, and not while a graph is
     traced, which must not depend on them.
     """
-    if not mask.is_cpu or torch.compiler.is_compiling() or not _have_memory((mask,)):
+    traced = torch.compiler.is_compiling() or is_tracing()
+    if not mask.is_cpu or traced or not _have_memory((mask,)):
         return None
     if missing():
         return mask.sum(dim=1) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
