@@ -301,6 +301,29 @@ def test_lengths_that_do_not_fit_are_refused(length: int, training: bool) -> Non
 
 
 @native
+@pytest.mark.parametrize("training", [False, True])
+def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: bool) -> None:
+    module, x = gru()
+    module.train(training)
+    for size in ((2, 11), (3, 10), (1, 3, 11), (3,)):
+        with pytest.raises(ValueError, match=r"a mask \[3, 11\] is expected"):
+            module(x, torch.ones(size, dtype=torch.bool))
+    for size in ((2, 24), (3, 23), (1, 24)):
+        with pytest.raises(ValueError, match=r"a state \[3, 24\] is expected"):
+            module(x, None, [torch.zeros(size), torch.zeros(3, 24)])
+    with pytest.raises(ValueError, match=r"lengths \[3\] are expected"):
+        module.run_sequence(x, torch.tensor([11, 11]), None)
+    with pytest.raises(ValueError, match=r"an input \(batch, time, 5\) is expected"):
+        module(x[None])
+    for name, size in (("weight_ih_l0_reverse", (71, 5)), ("bias_hh_l0", (3,))):
+        kept = getattr(module, name)
+        setattr(module, name, nn.Parameter(torch.zeros(size)))
+        with pytest.raises(ValueError, match=r"a weight .* is expected"):
+            module(x)
+        setattr(module, name, kept)
+
+
+@native
 @pytest.mark.usefixtures("threads")
 def test_many_python_threads_at_once_give_the_right_numbers() -> None:
     spec = both("LSTM", 40, 16, "concat", activation="tanh", recurrent_activation="sigmoid")

@@ -175,7 +175,12 @@ def run_masked(
     """``sequences`` (as ``run``) on the steps that ``mask`` (B, T) says count, and on nothing else.
 
     ``rules``: what stands at the other steps of each direction (``masks.spread``).
+
+    Raises:
+        ValueError: the mask has not a value for each step of x.
     """
+    if mask.shape != x.shape[:2]:
+        raise ValueError(f"a mask {list(x.shape[:2])} is expected, found {list(mask.shape)}")
     zeros = set(rules) == {"zeros"}  # which merge to zeros
     counted = lengths_of_padded(mask)
     compacted, lengths = compact(x, mask) if counted is None else (x, counted)

@@ -21,6 +21,9 @@ _FILE = Path(__file__).with_name("libk2t.so")
 # enum K2tKind
 KINDS: Mapping[str, int] = {"LSTM": 0, "GRU": 1, "GRU before": 2, "SimpleRNN": 3}
 
+# Gates of each kind.
+GATES: Mapping[int, int] = {0: 4, 1: 3, 2: 3, 3: 1}
+
 # enum K2tActivation: an activation without options, or with the one option named
 ACTIVATIONS: Mapping[str, int] = {
     name: code

@@ -82,6 +82,11 @@ def compute(
     batch, time, features = x.shape
     hh = parameters[1]
     units = 0 if hh is None else hh.shape[1]
+    if lengths is not None and lengths.shape != (batch,):
+        raise ValueError(f"lengths [{batch}] are expected, found {list(lengths.shape)}")
+    for s in start:
+        if s.shape != (batch, units):
+            raise ValueError(f"a state {[batch, units]} is expected, found {list(s.shape)}")
     width = units if merge else directions * units
     out = floats(batch, time, width)
     final = floats(directions * states, batch, units)

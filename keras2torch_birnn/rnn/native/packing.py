@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.native.library import Shape, library
+from keras2torch_birnn.rnn.native.library import GATES, Shape, library
 
 # One direction's parameters: weight_ih (G*H, F), weight_hh (G*H, H), bias_ih, bias_hh (G*H,).
 Parameters: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -86,7 +86,18 @@ def _laid_out_alike(parameter: Tensor, copy: Tensor) -> bool:
 
 
 def freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Packed:
-    """The weights in the kernel's order."""
+    """The weights in the kernel's order.
+
+    Raises:
+        ValueError: one has another shape than its cell needs.
+    """
+    rows = GATES[shape.kind] * shape.units
+    wanted = ((rows, shape.features), (rows, shape.units), (rows,), (rows,)) * (
+        len(parameters) // 4
+    )
+    for p, right in zip(parameters, wanted, strict=True):
+        if p is not None and p.shape != right:
+            raise ValueError(f"a weight {list(right)} is expected, found {list(p.shape)}")
     size = library().k2t_packed_size(isa, ctypes.byref(shape))
     data = []
     for first in range(0, len(parameters), 4):
