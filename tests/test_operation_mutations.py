@@ -437,7 +437,7 @@ def holds(check: Callable[[Fixture], bool], file: str, *, again: bool = False) -
     try:
         case = read(file)
         return check(replace(case, spec=read_entry(file)) if again else case)
-    except (K2TError, RuntimeError, IndexError, TypeError):
+    except (K2TError, RuntimeError, IndexError, TypeError, ValueError):
         return False
 
 
