@@ -23,12 +23,12 @@ from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.native.gradient import Inputs, gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell, missing
 from keras2torch_birnn.rnn.native.op import (
+    by_direction,
     can_run,
     is_tracing,
     lengths_of_padded,
     run_native,
 )
-from keras2torch_birnn.rnn.native.packing import Parameters
 
 State: TypeAlias = tuple[Tensor, ...]
 # Outputs (B, T, H) in the order of time, one per direction or one for both if they were to be
@@ -210,11 +210,7 @@ def _exporting() -> bool:
 
 def _flat(weights: Sequence[Weights]) -> list[Tensor]:
     """All parameters in torch's order, without those that are absent."""
-    return [p for w in weights for p in _all(w) if p is not None]
-
-
-def _all(w: Weights) -> Parameters:
-    return w.ih, w.hh, w.bias_ih, w.bias_hh
+    return [p for w in weights for p in w if p is not None]
 
 
 # ---- loop --------------------------------------------------------------------------------------
@@ -327,8 +323,7 @@ def _keeping(
     kept: Any = _Kept
     fixed = _Fixed(layer, lengths, None, len(states))
     out, final = kept.apply(fixed, x, *states, *_flat(layer.weights))
-    flat, each = final.unbind(0), layer.states
-    finals = tuple(flat[i : i + each] for i in range(0, len(flat), each))
+    finals = by_direction(final, _native(layer))
     if merge == "concat":
         return (out,), finals
     return merged(out.chunk(len(layer.weights), dim=2), merge), finals
@@ -350,10 +345,6 @@ def _native(layer: Recurrence) -> NativeCell:
     return layer.native
 
 
-def _parameters(layer: Recurrence) -> list[Parameters]:
-    return [(w.ih, w.hh, w.bias_ih, w.bias_hh) for w in layer.weights]
-
-
 def _by_kernel(
     layer: Recurrence,
     x: Tensor,
@@ -361,7 +352,7 @@ def _by_kernel(
     start: tuple[State, ...] | None,
     merge: str | None,
 ) -> Result:
-    return run_native(_native(layer), _parameters(layer), x, lengths, start, merge)
+    return run_native(_native(layer), layer.weights, x, lengths, start, merge)
 
 
 def _unshaped(result: Result) -> tuple[Tensor, ...]:
@@ -426,7 +417,7 @@ class _Kept(torch.autograd.Function):
         present = [
             d
             for direction, weights in zip(d_parameters, fixed.layer.weights, strict=True)
-            for d, p in zip(direction, _all(weights), strict=True)
+            for d, p in zip(direction, weights, strict=True)
             if p is not None
         ]
         return None, d_x, *d_start[: fixed.states], *present
@@ -463,7 +454,7 @@ def _gradients_again(
 def _inputs(fixed: _Fixed, tensors: Sequence[Tensor]) -> Inputs:
     layer, x, _ = _taken(fixed, tensors)
     start = tensors[1 : 1 + fixed.states]
-    return Inputs(_native(layer), _parameters(layer), x, fixed.lengths, start)
+    return Inputs(_native(layer), layer.weights, x, fixed.lengths, start)
 
 
 def _taken(

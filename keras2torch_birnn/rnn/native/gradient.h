@@ -72,22 +72,14 @@ static inline Vec slope(long kind, float parameter, Vec y) {
     }
 }
 
-struct StandardSlopes {
-    explicit StandardSlopes(const K2tGradient&) {}
-    Vec act(Vec x) const { return hyperbolic_tangent(x); }
+struct StandardSlopes : Standard {
+    using Standard::Standard;
     Vec of_gate(Vec y) const { return y * (1.0f - y); }
     Vec of_act(Vec y) const { return 1.0f - y * y; }
 };
 
-struct ChosenSlopes {
-    long gate_kind, act_kind;
-    float gate_parameter, act_parameter;
-    explicit ChosenSlopes(const K2tGradient& call)
-        : gate_kind(call.recurrent_activation),
-          act_kind(call.activation),
-          gate_parameter(static_cast<float>(call.recurrent_activation_parameter)),
-          act_parameter(static_cast<float>(call.activation_parameter)) {}
-    Vec act(Vec x) const { return activate(act_kind, act_parameter, x); }
+struct ChosenSlopes : Chosen {
+    using Chosen::Chosen;
     Vec of_gate(Vec y) const { return slope(gate_kind, gate_parameter, y); }
     Vec of_act(Vec y) const { return slope(act_kind, act_parameter, y); }
 };
@@ -240,10 +232,7 @@ static void gradient_with(const K2tGradient& call, const K2tTask& task, float* m
 }
 
 static void gradient_run(const K2tGradient& call, const K2tTask& task, float* memory) {
-    const bool standard =
-        call.activation == K2T_TANH &&
-        (call.recurrent_activation == K2T_SIGMOID || call.shape.kind == K2T_SIMPLE);
-    if (standard)
+    if (is_standard(call))
         gradient_with<StandardSlopes>(call, task, memory);
     else
         gradient_with<ChosenSlopes>(call, task, memory);

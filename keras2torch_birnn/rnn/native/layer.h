@@ -54,7 +54,8 @@ static void pack(const K2tShape& shape, const float* weight_ih, const float* wei
 // ---- a cell's two nonlinearities ------------------------------------------------------------------
 
 struct Standard {  // what most models have; no switch in the inner loop
-    explicit Standard(const K2tCall&) {}
+    template <class Call>
+    explicit Standard(const Call&) {}
     Vec gate(Vec x) const { return sigmoid(x); }
     Vec act(Vec x) const { return hyperbolic_tangent(x); }
 };
@@ -62,7 +63,8 @@ struct Standard {  // what most models have; no switch in the inner loop
 struct Chosen {
     long gate_kind, act_kind;
     float gate_parameter, act_parameter;
-    explicit Chosen(const K2tCall& call)
+    template <class Call>
+    explicit Chosen(const Call& call)
         : gate_kind(call.recurrent_activation),
           act_kind(call.activation),
           gate_parameter(static_cast<float>(call.recurrent_activation_parameter)),
@@ -70,6 +72,12 @@ struct Chosen {
     Vec gate(Vec x) const { return activate(gate_kind, gate_parameter, x); }
     Vec act(Vec x) const { return activate(act_kind, act_parameter, x); }
 };
+
+template <class Call>
+static bool is_standard(const Call& call) {
+    return call.activation == K2T_TANH &&
+           (call.recurrent_activation == K2T_SIGMOID || call.shape.kind == K2T_SIMPLE);
+}
 
 // ---- one step -------------------------------------------------------------------------------------
 
@@ -360,10 +368,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
 }
 
 static void run(const K2tCall& call, const K2tTask& task, float* memory) {
-    const bool standard =
-        call.activation == K2T_TANH &&
-        (call.recurrent_activation == K2T_SIGMOID || call.shape.kind == K2T_SIMPLE);
-    if (standard)
+    if (is_standard(call))
         run_with<Standard>(call, task, memory);
     else
         run_with<Chosen>(call, task, memory);

@@ -65,15 +65,21 @@ class Shape(ctypes.Structure):
     _fields_ = (("kind", _int), ("features", _int), ("units", _int))
 
 
+# What both calls begin with.
+_CELL = (
+    ("shape", Shape),
+    ("activation", _int),
+    ("recurrent_activation", _int),
+    ("activation_parameter", _double),
+    ("recurrent_activation_parameter", _double),
+)
+
+
 class Call(ctypes.Structure):
     """``K2tCall``."""
 
     _fields_ = (
-        ("shape", Shape),
-        ("activation", _int),
-        ("recurrent_activation", _int),
-        ("activation_parameter", _double),
-        ("recurrent_activation_parameter", _double),
+        *_CELL,
         ("directions", _int),
         ("merge", _int),
         ("batch", _int),
@@ -99,11 +105,7 @@ class Gradient(ctypes.Structure):
     """``K2tGradient``."""
 
     _fields_ = (
-        ("shape", Shape),
-        ("activation", _int),
-        ("recurrent_activation", _int),
-        ("activation_parameter", _double),
-        ("recurrent_activation_parameter", _double),
+        *_CELL,
         ("directions", _int),
         ("batch", _int),
         ("time", _int),

@@ -212,10 +212,14 @@ def run_native(
         cell.parameters,
         0 if merge is None else MERGES[merge],
     )
-    finals, each = final.unbind(0), cell.states
-    return out.chunk(len(parameters), dim=2) if merge is None else (out,), tuple(
-        finals[i : i + each] for i in range(0, len(finals), each)
-    )
+    outputs = out.chunk(len(parameters), dim=2) if merge is None else (out,)
+    return outputs, by_direction(final, cell)
+
+
+def by_direction(final: Tensor, cell: NativeCell) -> tuple[State, ...]:
+    """Final states (D * S, B, H) -> those of each direction."""
+    states, each = final.unbind(0), cell.states
+    return tuple(states[i : i + each] for i in range(0, len(states), each))
 
 
 def can_run(tensors: Sequence[Tensor]) -> bool:
