@@ -92,6 +92,11 @@ struct Scratch {
     float* reset;   // GRU before: r h
     bool keeping;   // whether what the gradient needs of a step is kept
     float* kept[MOST_ROWS];  // where, for each row
+    bool turned = false;     // whether this step goes through the panels from the last one on
+
+    // Where the n-th panel to be read starts. Every other step starts with the panels that the last
+    // one ended with: they are in the first-level cache still.
+    long panel(long n, long panels) const { return (turned ? panels - 1 - n : n) * LANES; }
 };
 
 // ---- what the gradient needs of a step -------------------------------------------------------------
@@ -111,8 +116,9 @@ static void keep(float* to, long width, Values... values) {
 template <class Functions>
 static void lstm_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                       const float* inputs, long inputs_stride) {
-    const long width = whole(units);
-    for (long unit = 0; unit < units; unit += LANES) {
+    const long width = whole(units), panels = width / LANES;
+    for (long n = 0; n < panels; ++n) {
+        const long unit = s.panel(n, panels);
         product<4>(rows, units, s.h, width, w.recurrent + unit * units * 4, w.bias_hh + unit * 4, 0,
                    s.sums, 4 * LANES);
         for (long r = 0; r < rows; ++r) {
@@ -134,8 +140,9 @@ static void lstm_step(const Functions& f, const Packed& w, long rows, long units
 template <class Functions>
 static void gru_after_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                            const float* inputs, long inputs_stride) {
-    const long width = whole(units);
-    for (long unit = 0; unit < units; unit += LANES) {
+    const long width = whole(units), panels = width / LANES;
+    for (long n = 0; n < panels; ++n) {
+        const long unit = s.panel(n, panels);
         product<3>(rows, units, s.h, width, w.recurrent + unit * units * 3, w.bias_hh + unit * 3, 0,
                    s.sums, 3 * LANES);
         for (long r = 0; r < rows; ++r) {
@@ -154,9 +161,10 @@ static void gru_after_step(const Functions& f, const Packed& w, long rows, long 
 template <class Functions>
 static void gru_before_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                             const float* inputs, long inputs_stride) {
-    const long width = whole(units);
+    const long width = whole(units), panels = width / LANES;
     float* z = s.c;
-    for (long unit = 0; unit < units; unit += LANES) {
+    for (long n = 0; n < panels; ++n) {
+        const long unit = s.panel(n, panels);
         product<2>(rows, units, s.h, width, w.recurrent + unit * units * 2, w.bias_hh + unit * 2, 0,
                    s.sums, 2 * LANES);
         for (long r = 0; r < rows; ++r) {
@@ -171,7 +179,8 @@ static void gru_before_step(const Functions& f, const Packed& w, long rows, long
     }
     const float* recurrent = w.recurrent + width * units * 2;
     const float* bias = w.bias_hh + width * 2;
-    for (long unit = 0; unit < units; unit += LANES) {
+    for (long n = 0; n < panels; ++n) {
+        const long unit = s.panel(n, panels);
         product<1>(rows, units, s.reset, width, recurrent + unit * units, bias + unit, 0, s.sums,
                    LANES);
         for (long r = 0; r < rows; ++r) {
@@ -187,8 +196,9 @@ static void gru_before_step(const Functions& f, const Packed& w, long rows, long
 template <class Functions>
 static void simple_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                         const float* inputs, long inputs_stride) {
-    const long width = whole(units);
-    for (long unit = 0; unit < units; unit += LANES) {
+    const long width = whole(units), panels = width / LANES;
+    for (long n = 0; n < panels; ++n) {
+        const long unit = s.panel(n, panels);
         product<1>(rows, units, s.h, width, w.recurrent + unit * units, w.bias_hh + unit, 0,
                    s.sums, LANES);
         for (long r = 0; r < rows; ++r) {
@@ -363,6 +373,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
             float* before = s.h;
             s.h = s.h_next;
             s.h_next = before;
+            s.turned = !s.turned;
         }
     }
 }
