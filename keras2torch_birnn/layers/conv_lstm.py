@@ -16,8 +16,8 @@ from torch.nn import functional
 from keras2torch_birnn.activations import activation
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
+from keras2torch_birnn.rnn.asked import Asked, Result, State
 from keras2torch_birnn.rnn.choice import VARIABLE, activation_label, wish
-from keras2torch_birnn.rnn.engines import Result, State
 from keras2torch_birnn.rnn.layers import Plan, recurrent_forward, shown_options
 from keras2torch_birnn.rnn.masks import like, zero_past
 from keras2torch_birnn.rnn.parameters import parameter
@@ -58,14 +58,9 @@ class ConvLSTM(nn.Module):
         names = ("activation", "recurrent_activation")
         self.named = {name: activation_label(config[name]) for name in names}
 
-    def run_sequence(
-        self,
-        x: Tensor,
-        lengths: Tensor | None,
-        start: tuple[State, ...] | None,
-        merge: str | None = None,
-    ) -> Result:
+    def run_sequence(self, asked: Asked) -> Result:
         """See ``Sequences``; one direction, so there is nothing to merge."""
+        x, lengths, start, _, _ = asked
         products = self._input_product(x).unbind(dim=1)
         if start is None:
             h = c = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])

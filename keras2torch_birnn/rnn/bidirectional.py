@@ -17,15 +17,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from keras2torch_birnn.activations import FUNCTIONS
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.rnn.asked import Asked, State
 from keras2torch_birnn.rnn.choice import Choice, Wish, wish
-from keras2torch_birnn.rnn.engines import (
-    KERNELS,
-    Recurrence,
-    State,
-    decide,
-    run,
-    run_masked,
-)
+from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, decide, run, run_masked
 from keras2torch_birnn.rnn.loop import Cell, Weights
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.native.library import missing, native_numbers, say_once_if_missing
@@ -173,7 +167,7 @@ class BidirectionalStack(nn.Module):
     def explain(self, batch: int = 1, *, masked: bool = False) -> tuple[Choice, ...]:
         """Which engine runs each layer, and why, for a batch of this size as things stand now."""
         return tuple(
-            decide(layer, *example(layer, batch, masked=masked)) for layer in self.recurrences()
+            decide(layer, example(layer, batch, masked=masked)) for layer in self.recurrences()
         )
 
     def recurrences(self) -> tuple[Recurrence, ...]:
@@ -251,11 +245,11 @@ class BidirectionalStack(nn.Module):
             begin = None if start is None else start[index]
             mode = self.merge_mode[index]
             if mask is None:
-                outputs, states = run(layer, out, lengths, begin, mode)
+                outputs, states = run(layer, Asked(out, lengths, begin, mode))
             else:
-                outputs, states = run_masked(
-                    partial(run, layer), out, mask.bool(), begin, ("zeros", "zeros"), mode
-                )
+                asked = Asked(out, None, begin, mode)
+                rules = ("zeros", "zeros")
+                outputs, states = run_masked(partial(run, layer), asked, mask.bool(), rules)
             out = outputs if mode is None else outputs[0]
             if self.dropout and index < self.num_layers - 1:
                 out = nn.functional.dropout(out, self.dropout, self.training)
@@ -311,11 +305,11 @@ class BiRNN(BidirectionalStack):
     cell_class = "SimpleRNN"
 
 
-def example(layer: Recurrence, batch: int, *, masked: bool) -> tuple[Tensor, Tensor | None, None]:
-    """Arguments of a call of so many rows, to ask ``decide`` about."""
+def example(layer: Recurrence, batch: int, *, masked: bool) -> Asked:
+    """A call of so many rows, to ask ``decide`` about."""
     weight = layer.weights[0].ih
     x = weight.detach().new_zeros(batch, 1, weight.shape[1])
-    return x, torch.ones(batch, dtype=torch.int64) if masked else None, None
+    return Asked(x, torch.ones(batch, dtype=torch.int64) if masked else None)
 
 
 def _function(name: str) -> Any:

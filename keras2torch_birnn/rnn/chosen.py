@@ -26,7 +26,7 @@ def explain(
         UsageError: the engine that was chosen cannot run.
     """
     return {
-        name: tuple(decide(layer, *example(layer, batch, masked=masked)) for layer in found)
+        name: tuple(decide(layer, example(layer, batch, masked=masked)) for layer in found)
         for name, module in model.named_modules()
         if (found := _recurrences(module))
     }

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.rnn.asked import Asked, Result
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, reverse, spread, zero_past
 from keras2torch_birnn.rnn.merge import MERGE
-from keras2torch_birnn.rnn.native.gradient import Inputs, gradient, run_keeping
+from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell, missing
 from keras2torch_birnn.rnn.native.op import (
     by_direction,
@@ -29,11 +30,6 @@ from keras2torch_birnn.rnn.native.op import (
     lengths_of_padded,
     run_native,
 )
-
-State: TypeAlias = tuple[Tensor, ...]
-# Outputs (B, T, H) in the order of time, one per direction or one for both if they were to be
-# merged; final states, one per direction.
-Result: TypeAlias = tuple[tuple[Tensor, ...], tuple[State, ...]]
 
 # Torch's functions behind nn.LSTM, nn.GRU and nn.RNN, by cell kind and activation.
 KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
@@ -66,32 +62,20 @@ class Recurrence(NamedTuple):
         return 2 if self.cell.kind == "LSTM" else 1
 
 
-def run(
-    layer: Recurrence,
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-    merge: str | None = None,
-) -> Result:
-    """Compute a layer's outputs (B, T, H) in the order of time and its final states.
-
-    x: (B, T, F). lengths: (B,), the steps of each row that count; outputs past them are zero, and a
-    row without any keeps the state it had. start: a state for each direction, None for zeros.
-    merge: the merge mode (a key of ``MERGE``) of two directions, None to keep them apart.
+def run(layer: Recurrence, asked: Asked) -> Result:
+    """Compute a layer's outputs and final states.
 
     Raises:
         UsageError: the forced engine cannot run this call. ValueError: x does not fit the weights.
     """
-    features = layer.weights[0].ih.shape[1]
+    x, features = asked.x, layer.weights[0].ih.shape[1]
     if x.dim() != 3 or x.shape[2] != features:
         raise ValueError(f"an input (batch, time, {features}) is expected, found {list(x.shape)}")
-    return RUN[decide(layer, x, lengths, start).engine](layer, x, lengths, start, merge)
+    return RUN[decide(layer, asked).engine](layer, asked)
 
 
-def decide(
-    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
-) -> Choice:
-    """Say which engine runs this call, and why; arguments as for ``run``.
+def decide(layer: Recurrence, asked: Asked) -> Choice:
+    """Say which engine runs this call, and why.
 
     Raises:
         UsageError: the forced engine cannot run it.
@@ -99,12 +83,12 @@ def decide(
     engine = wish(layer.engine)
     dropping = layer.training and bool(layer.dropout)
     if engine in ("auto", "native"):
-        lacking = _not_native(layer, x, start, dropping=dropping)
+        lacking = _not_native(layer, asked, dropping=dropping)
         if engine == "native":
             if lacking:
                 raise UsageError(f"{VARIABLE}=native: {lacking}", "use auto")
             return _CHOSEN_NATIVE
-        if not lacking and _native_wanted(layer, x, lengths, start):
+        if not lacking and _native_wanted(layer, asked):
             return _NATIVE
     if layer.kernel is None:
         if engine == "fused":
@@ -115,7 +99,7 @@ def decide(
     if dropping:
         return _DROPPING
     # Packing depends on values, which a graph must not.
-    return _EXPORTED if lengths is not None and _exporting() else _FUSED
+    return _EXPORTED if asked.lengths is not None and _exporting() else _FUSED
 
 
 _NATIVE = Choice("native", "measured the fastest for float32 on CPU")
@@ -127,50 +111,42 @@ _DROPPING = Choice("loop", "Keras drops with one mask for all steps; torch's ker
 _EXPORTED = Choice("loop", "a masked layer in an exported graph")
 
 
-def _not_native(
-    layer: Recurrence, x: Tensor, start: tuple[State, ...] | None, *, dropping: bool
-) -> str:
+def _not_native(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
     """Why the native kernel cannot run this call; empty if it can."""
     if layer.native is None:
         return missing() or "the native kernel lacks an activation of this layer"
     if is_tracing():
         return "what torch.jit traces must be torch's"
-    if dropping or not can_run(_tensors(layer, x, start)):
+    if dropping or not can_run(_tensors(layer, asked)):
         return "the kernel computes float32 on CPU, without dropout"
     return ""
 
 
-def _native_wanted(
-    layer: Recurrence, x: Tensor, lengths: Tensor | None, start: tuple[State, ...] | None
-) -> bool:
+def _native_wanted(layer: Recurrence, asked: Asked) -> bool:
     """Whether native is the better engine for this call."""
     if _exporting():
         return False
     weights = layer.weights[0].hh.numel()
-    if layer.kernel is not None and lengths is None and not native_pays(x.shape[0], weights):
+    unmasked = layer.kernel is not None and asked.lengths is None
+    if unmasked and not native_pays(asked.x.shape[0], weights):
         return False
-    if not _differentiated(layer, x, start):
+    if not _differentiated(layer, asked):
         return True
     # In training the gradient is wanted at once, and torch's engines have all of them.
     lacking = layer.training and not (layer.native and layer.native.differentiable)
     return not (lacking or torch.compiler.is_compiling())
 
 
-def _tensors(layer: Recurrence, x: Tensor, start: tuple[State, ...] | None) -> list[Tensor]:
-    return [x, *(s for state in start or () for s in state), *_flat(layer.weights)]
+def _tensors(layer: Recurrence, asked: Asked) -> list[Tensor]:
+    return [asked.x, *asked.states, *_flat(layer.weights)]
 
 
-def _differentiated(layer: Recurrence, x: Tensor, start: tuple[State, ...] | None) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(layer, x, start))
+def _differentiated(layer: Recurrence, asked: Asked) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in _tensors(layer, asked))
 
 
 def run_masked(
-    sequences: Callable[[Tensor, Tensor | None, tuple[State, ...] | None, str | None], Result],
-    x: Tensor,
-    mask: Tensor,
-    start: tuple[State, ...] | None,
-    rules: Sequence[str],
-    merge: str | None = None,
+    sequences: Callable[[Asked], Result], asked: Asked, mask: Tensor, rules: tuple[str, ...]
 ) -> Result:
     """``sequences`` (as ``run``) on the steps that ``mask`` (B, T) says count, and on nothing else.
 
@@ -179,12 +155,13 @@ def run_masked(
     Raises:
         ValueError: the mask has not a value for each step of x.
     """
+    x, _, start, merge, final = asked
     if mask.shape != x.shape[:2]:
         raise ValueError(f"a mask {list(x.shape[:2])} is expected, found {list(mask.shape)}")
-    zeros = set(rules) == {"zeros"}  # which merge to zeros
+    zeros = rules in _ZEROS  # which merge to zeros
     counted = lengths_of_padded(mask)
     compacted, lengths = compact(x, mask) if counted is None else (x, counted)
-    outputs, states = sequences(compacted, lengths, start, merge if zeros else None)
+    outputs, states = sequences(Asked(compacted, lengths, start, merge if zeros else None, final))
     if counted is not None and zeros:
         return outputs, states
     outputs = tuple(
@@ -192,6 +169,9 @@ def run_masked(
         for d, out in enumerate(outputs)
     )
     return outputs if zeros else merged(outputs, merge), states
+
+
+_ZEROS = {("zeros",), ("zeros", "zeros")}
 
 
 def merged(outputs: tuple[Tensor, ...], merge: str | None) -> tuple[Tensor, ...]:
@@ -216,14 +196,9 @@ def _flat(weights: Sequence[Weights]) -> list[Tensor]:
 # ---- loop --------------------------------------------------------------------------------------
 
 
-def _run_loops(
-    layer: Recurrence,
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-    merge: str | None,
-) -> Result:
+def _run_loops(layer: Recurrence, asked: Asked) -> Result:
     """Every direction by the loop; the second reads the valid steps turned round."""
+    x, lengths, start, merge, _ = asked
     outputs, states = [], []
     dropout = layer.dropout if layer.training else None
     for d, weights in enumerate(layer.weights):
@@ -239,14 +214,9 @@ def _run_loops(
 # ---- fused -------------------------------------------------------------------------------------
 
 
-def _run_fused(
-    layer: Recurrence,
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-    merge: str | None,
-) -> Result:
+def _run_fused(layer: Recurrence, asked: Asked) -> Result:
     """One call of torch's kernel for all directions, packed where lengths count."""
+    x, lengths, start, merge, _ = asked
     kernel: Any = layer.kernel
     directions, units = len(layer.weights), layer.weights[0].hh.shape[1]
     if start is None:
@@ -289,21 +259,14 @@ def _run_fused(
 # ---- native ------------------------------------------------------------------------------------
 
 
-def _run_native(
-    layer: Recurrence,
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-    merge: str | None,
-) -> Result:
-    if not _differentiated(layer, x, start):
-        return _by_kernel(layer, x, lengths, start, merge)
+def _run_native(layer: Recurrence, asked: Asked) -> Result:
+    if not _differentiated(layer, asked):
+        return run_native(_native(layer), layer.weights, asked)
     if layer.training and _native(layer).differentiable:
-        return _keeping(layer, x, lengths, start, merge)
-    states = [s for state in start or () for s in state]
+        return _keeping(layer, asked)
     recomputed: Any = _Recomputed
-    fixed = _Fixed(layer, lengths, merge, len(states))
-    flat = cast(tuple[Tensor, ...], recomputed.apply(fixed, x, *states, *_flat(layer.weights)))
+    found = recomputed.apply(_Fixed.of(layer, asked), *_varying(layer, asked))
+    flat = cast(tuple[Tensor, ...], found)
     n, each = len(layer.weights), layer.states
     outputs = len(flat) - n * each
     return flat[:outputs], tuple(
@@ -311,22 +274,14 @@ def _run_native(
     )
 
 
-def _keeping(
-    layer: Recurrence,
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-    merge: str | None,
-) -> Result:
+def _keeping(layer: Recurrence, asked: Asked) -> Result:
     """By the kernel, which keeps what its gradient needs; merged by torch, which knows its own."""
-    states = [s for state in start or () for s in state]
     kept: Any = _Kept
-    fixed = _Fixed(layer, lengths, None, len(states))
-    out, final = kept.apply(fixed, x, *states, *_flat(layer.weights))
+    out, final = kept.apply(_Fixed.of(layer, asked), *_varying(layer, asked))
     finals = by_direction(final, _native(layer))
-    if merge == "concat":
+    if asked.merge == "concat":
         return (out,), finals
-    return merged(out.chunk(len(layer.weights), dim=2), merge), finals
+    return merged(out.chunk(len(layer.weights), dim=2), asked.merge), finals
 
 
 @dataclass(frozen=True)
@@ -338,21 +293,38 @@ class _Fixed:
     merge: str | None
     states: int
 
+    @staticmethod
+    def of(layer: Recurrence, asked: Asked) -> _Fixed:
+        return _Fixed(layer, asked.lengths, asked.merge, len(asked.states))
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[Recurrence, Asked]:
+        """The layer and what it is asked for, with what ``_varying`` gave, or others like it."""
+        states = self.states
+        rest = iter(tensors[1 + states :])
+        weights = tuple(
+            Weights(
+                next(rest),
+                next(rest),
+                None if w.bias_ih is None else next(rest),
+                None if w.bias_hh is None else next(rest),
+            )
+            for w in self.layer.weights
+        )
+        each = self.layer.states
+        start = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
+        asked = Asked(tensors[0], self.lengths, start or None, self.merge)
+        return self.layer._replace(weights=weights), asked
+
+
+def _varying(layer: Recurrence, asked: Asked) -> tuple[Tensor, ...]:
+    """The tensors that may have gradients: x, the start's states, the weights."""
+    return tuple(_tensors(layer, asked))
+
 
 def _native(layer: Recurrence) -> NativeCell:
     if layer.native is None:
         raise TypeError("a layer without native cell")
     return layer.native
-
-
-def _by_kernel(
-    layer: Recurrence,
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-    merge: str | None,
-) -> Result:
-    return run_native(_native(layer), layer.weights, x, lengths, start, merge)
 
 
 def _unshaped(result: Result) -> tuple[Tensor, ...]:
@@ -367,11 +339,11 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Tensors: x, the start's states, the weights."""
+        """Tensors: of ``_varying``."""
         ctx.save_for_backward(*tensors)
         ctx.fixed = fixed
-        layer, x, start = _taken(fixed, tensors)
-        return _unshaped(_by_kernel(layer, x, fixed.lengths, start, fixed.merge))
+        layer, asked = fixed.with_tensors(tensors)
+        return _unshaped(run_native(_native(layer), layer.weights, asked))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -384,8 +356,9 @@ class _Kept(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Tensors: x, the start's states, the weights. Outputs side by side, and final states."""
-        out, final, kept = run_keeping(_inputs(fixed, tensors))
+        """Tensors: of ``_varying``. Outputs side by side, and final states."""
+        layer, asked = fixed.with_tensors(tensors)
+        out, final, kept = run_keeping(_native(layer), layer.weights, asked)
         ctx.save_for_backward(*tensors, *kept)
         ctx.fixed = fixed
         ctx.set_materialize_grads(False)
@@ -407,8 +380,11 @@ class _Kept(torch.autograd.Function):
             if d_final is not None:
                 states = d_final.unbind(0)
             return _gradients_again(fixed, tensors, needed, (*outputs, *states))
+        layer, asked = fixed.with_tensors(tensors)
         d_x, d_start, d_parameters = gradient(
-            _inputs(fixed, tensors),
+            _native(layer),
+            layer.weights,
+            asked,
             kept,
             d_out,
             d_final,
@@ -436,48 +412,21 @@ def _gradients_again(
             t.detach().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
         )
     with torch.enable_grad():
-        layer, x, start = _taken(fixed, tensors)
+        layer, asked = fixed.with_tensors(tensors)
         if not twice and _native(layer).differentiable:
-            again = _keeping(layer, x, fixed.lengths, start, fixed.merge)
+            again = _keeping(layer, asked)
         else:
-            by_torch = layer._replace(engine="torch")
-            again = run(by_torch, x, fixed.lengths, start, fixed.merge)
-        asked = [(o, g) for o, g in zip(_unshaped(again), gradients, strict=True) if g is not None]
+            again = run(layer._replace(engine="torch"), asked)
+        pairs = zip(_unshaped(again), gradients, strict=True)
+        outputs, given = zip(*((o, g) for o, g in pairs if g is not None), strict=True)
         wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
-        outputs, given = zip(*asked, strict=True)
         found = iter(
             torch.autograd.grad(outputs, wanted, given, create_graph=twice, allow_unused=True)
         )
     return None, *(next(found) if need else None for need in needed)
 
 
-def _inputs(fixed: _Fixed, tensors: Sequence[Tensor]) -> Inputs:
-    layer, x, _ = _taken(fixed, tensors)
-    start = tensors[1 : 1 + fixed.states]
-    return Inputs(_native(layer), layer.weights, x, fixed.lengths, start)
-
-
-def _taken(
-    fixed: _Fixed, tensors: Sequence[Tensor]
-) -> tuple[Recurrence, Tensor, tuple[State, ...] | None]:
-    """The layer with these weights, x and start."""
-    layer, states = fixed.layer, fixed.states
-    x, rest = tensors[0], iter(tensors[1 + states :])
-    weights = tuple(
-        Weights(
-            next(rest),
-            next(rest),
-            None if w.bias_ih is None else next(rest),
-            None if w.bias_hh is None else next(rest),
-        )
-        for w in layer.weights
-    )
-    each = layer.states
-    start = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
-    return layer._replace(weights=weights), x, start or None
-
-
-RUN: Mapping[str, Callable[..., Result]] = {
+RUN: Mapping[str, Callable[[Recurrence, Asked], Result]] = {
     "loop": _run_loops,
     "fused": _run_fused,
     "native": _run_native,

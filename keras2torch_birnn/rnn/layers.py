@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.activations import activation
+from keras2torch_birnn.rnn.asked import Asked, Result, State
 from keras2torch_birnn.rnn.choice import (
     Wish,
     activation_label,
@@ -24,15 +25,7 @@ from keras2torch_birnn.rnn.choice import (
     torch_engine,
     wish,
 )
-from keras2torch_birnn.rnn.engines import (
-    KERNELS,
-    Recurrence,
-    Result,
-    State,
-    merged,
-    run,
-    run_masked,
-)
+from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, merged, run, run_masked
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights
 from keras2torch_birnn.rnn.masks import reverse
 from keras2torch_birnn.rnn.native.library import (
@@ -71,19 +64,8 @@ class Sequences(Protocol):
     plan: Plan
     carried: tuple[State, ...] | None
 
-    def run_sequence(
-        self,
-        x: Tensor,
-        lengths: Tensor | None,
-        start: tuple[State, ...] | None,
-        merge: str | None = None,
-    ) -> Result:
-        """Outputs (B, T, ...) in the order of time and final states, one per direction.
-
-        Only the first ``lengths`` (B,) steps of each row count; outputs past them are zero, and a
-        row without any keeps its state. ``start``: a state per direction, None for zeros.
-        ``merge``: how two directions become one output, None to keep them apart.
-        """
+    def run_sequence(self, asked: Asked) -> Result:
+        """Outputs (B, T, ...) in the order of time and final states, one per direction."""
         ...
 
 
@@ -109,10 +91,11 @@ def recurrent_forward(
         )
     # Of single steps the merge is cheap, so the kernel need not do it.
     merge = plan.merge_mode if plan.return_sequences else None
+    asked = Asked(x, None, start, merge, plan.stateful or plan.return_state)
     if mask is None:
-        outputs, states = module.run_sequence(x, None, start, merge)
+        outputs, states = module.run_sequence(asked)
     else:
-        outputs, states = run_masked(module.run_sequence, x, mask.bool(), start, plan.rules, merge)
+        outputs, states = run_masked(module.run_sequence, asked, mask.bool(), plan.rules)
     if plan.stateful:
         module.carried = tuple(tuple(s.detach() for s in state) for state in states)
     if not plan.return_sequences:
@@ -129,11 +112,12 @@ def recurrent_forward(
 
 def _weights(module: nn.Module, direction: int) -> Weights:
     """One direction's parameters of a module with torch's names."""
-    own = module._parameters  # its own way to a parameter is a slow one
-    found = [
-        own[name] if name in own else getattr(module, name, None) for name in _NAMES[direction]
-    ]
-    return Weights(*cast(list[Any], found))
+    own, names = module._parameters, _NAMES[direction]  # its own way to a parameter is a slow one
+    try:
+        found = list(map(own.__getitem__, names))
+    except KeyError:  # a parametrization stands there, or there is no bias
+        found = [getattr(module, name, None) for name in names]
+    return Weights._make(cast(list[Any], found))
 
 
 _NAMES = tuple(
@@ -146,7 +130,7 @@ def recurrence(module: LSTM | GRU | RNN | LoopRNN) -> Recurrence:
     """The module as the engines see it."""
     return Recurrence(
         module.cell,
-        tuple(_weights(module, d) for d in range(len(module.plan.rules))),
+        tuple([_weights(module, d) for d in range(len(module.plan.rules))]),
         module.kernel,
         module.native,
         module.dropout_rates,
@@ -155,15 +139,9 @@ def recurrence(module: LSTM | GRU | RNN | LoopRNN) -> Recurrence:
     )
 
 
-def _run(
-    module: LSTM | GRU | RNN | LoopRNN,
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-    merge: str | None = None,
-) -> Result:
+def _run(module: LSTM | GRU | RNN | LoopRNN, asked: Asked) -> Result:
     """See ``Sequences``."""
-    return run(recurrence(module), x, lengths, start, merge)
+    return run(recurrence(module), asked)
 
 
 def _extra_repr(module: Any) -> str:
@@ -258,18 +236,13 @@ class BidirectionalPair(nn.Module):
         self.backward_layer = backward_layer
         self.plan = plan
 
-    def run_sequence(
-        self,
-        x: Tensor,
-        lengths: Tensor | None,
-        start: tuple[State, ...] | None,
-        merge: str | None = None,
-    ) -> Result:
+    def run_sequence(self, asked: Asked) -> Result:
         """See ``Sequences``."""
+        x, lengths, start, merge, _ = asked
         first, second = ((start[0],), (start[1],)) if start else (None, None)
-        (ahead,), forward_states = self.forward_layer.run_sequence(x, lengths, first)
-        turned = reverse(x, lengths)
-        (back,), backward_states = self.backward_layer.run_sequence(turned, lengths, second)
+        (ahead,), forward_states = self.forward_layer.run_sequence(Asked(x, lengths, first))
+        turned = Asked(reverse(x, lengths), lengths, second)
+        (back,), backward_states = self.backward_layer.run_sequence(turned)
         outputs = merged((ahead, reverse(back, lengths)), merge)
         return outputs, (*forward_states, *backward_states)
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from keras2torch_birnn.rnn.engines import Result, State
+from keras2torch_birnn.rnn.asked import Asked, Result, State
 from keras2torch_birnn.rnn.layers import Plan, Sequences, recurrent_forward, shown_options
 
 
@@ -33,14 +33,9 @@ class StackedRNN(nn.Module):
         self.order = tuple(order)
         self.plan = plan
 
-    def run_sequence(
-        self,
-        x: Tensor,
-        lengths: Tensor | None,
-        start: tuple[State, ...] | None,
-        merge: str | None = None,
-    ) -> Result:
+    def run_sequence(self, asked: Asked) -> Result:
         """See ``Sequences``; one direction, so there is nothing to merge."""
+        x, lengths, start, _, _ = asked
         begin: dict[int, State] = {}
         if start is not None:
             given = iter(start[0])
@@ -48,7 +43,7 @@ class StackedRNN(nn.Module):
         outputs, states = [], []
         for number, cell in enumerate(self.cells):
             own = (begin[number],) if begin else None
-            (x,), (state,) = cast(Sequences, cell).run_sequence(x, lengths, own)
+            (x,), (state,) = cast(Sequences, cell).run_sequence(Asked(x, lengths, own))
             outputs.append(x)
             states.append(state)
         if self.plan.rules == ("previous_first_state",) and lengths is not None:

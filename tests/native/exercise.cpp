@@ -91,15 +91,12 @@ struct Layer {
         call.x_batch_stride = n.time * n.features;
         call.x_time_stride = n.features;
         call.lengths = lengths.empty() ? nullptr : lengths.data();
-        call.out_batch_stride = n.time * width;
-        call.out_time_stride = width;
+        call.out = out.data();
+        call.final = final.data();
         for (int d = 0; d < 2; ++d) {
             call.packed[d] = packed[d].get();
             call.h_0[d] = start[2 * d].data();
             call.c_0[d] = states == 2 ? start[2 * d + 1].data() : nullptr;
-            call.out[d] = out.data() + (merge ? 0 : d * n.units);
-            call.h_n[d] = final.data() + d * states * n.batch * n.units;
-            call.c_n[d] = states == 2 ? call.h_n[d] + n.batch * n.units : nullptr;
             call.kept[d] = merge ? nullptr : kept[d].data();
         }
         for (int turn = 0; turn < times; ++turn)
@@ -120,18 +117,16 @@ struct Layer {
         back.time = n.time;
         back.threads = threads;
         back.lengths = call.lengths;
+        back.d_out = call.out;
         back.d_out_batch_stride = n.time * width;
         back.d_out_time_stride = width;
+        back.d_final = call.final;
+        back.d_start = d_start.data();
         for (int d = 0; d < 2; ++d) {
             back.packed[d] = packed_back[d].get();
             back.kept[d] = kept[d].data();
             back.c_0[d] = call.c_0[d];
-            back.d_out[d] = call.out[d];
-            back.d_h_n[d] = call.h_n[d];
-            back.d_c_n[d] = call.c_n[d];
             back.d_gates[d] = d_gates[d].data();
-            back.d_h_0[d] = d_start.data() + (call.h_n[d] - final.data());
-            back.d_c_0[d] = states == 2 ? back.d_h_0[d] + n.batch * n.units : nullptr;
         }
         if (k2t_gradient(isa, &back)) std::abort();
         for (const Floats& one : {d_gates[0], d_gates[1], d_start})

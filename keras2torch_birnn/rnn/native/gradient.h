@@ -177,13 +177,14 @@ static void gradient_with(const K2tGradient& call, const K2tTask& task, float* m
     auto time = [&](long r, long step) { return d == 1 ? length(r) - 1 - step : step; };
     auto kept = [&](long r, long t) { return call.kept[d] + (task.row(r) * call.time + t) * kept_size; };
     auto given = [&](long r, long t) { return call.d_gates[d] + (task.row(r) * call.time + t) * size; };
-    auto from = [&](const float* states, long r, float* to) {
+    auto from = [&](const float* state, float* to) {
         copy(nullptr, width, to);
-        if (states) copy(states + task.row(r) * units, units, to);
+        if (state) copy(state, units, to);
     };
     for (long r = 0; r < rows; ++r) {
-        from(call.d_h_n[d], r, d_h + r * width);
-        from(call.d_c_n[d], r, d_c + r * width);
+        from(state_in(call, call.d_final, d, 0, task.row(r)), d_h + r * width);
+        if (kind == K2T_LSTM)
+            from(state_in(call, call.d_final, d, 1, task.row(r)), d_c + r * width);
     }
     long n = 0;
     for (long step = rows ? length(0) - 1 : -1; step >= 0; --step) {
@@ -192,16 +193,16 @@ static void gradient_with(const K2tGradient& call, const K2tTask& task, float* m
             const long t = time(r, step);
             const float* at = kept(r, t);
             float *d_row = d_h + r * width, *to = gates + r * size;
-            if (call.d_out[d])
+            if (call.d_out)
                 merge_into(d_row, K2T_SUM,
-                           call.d_out[d] + task.row(r) * call.d_out_batch_stride +
-                               t * call.d_out_time_stride,
+                           call.d_out + task.row(r) * call.d_out_batch_stride +
+                               t * call.d_out_time_stride + d * units,
                            units);
             switch (kind) {
                 case K2T_LSTM: {
                     const float* before = c_0;
                     if (step) before = kept(r, time(r, step - 1)) + 4 * width;
-                    else from(call.c_0[d], r, c_0);
+                    else from(call.c_0[d] ? call.c_0[d] + task.row(r) * units : nullptr, c_0);
                     lstm_slopes(f, width, at, before, d_row, d_c + r * width, to);
                     break;
                 }
@@ -226,8 +227,9 @@ static void gradient_with(const K2tGradient& call, const K2tTask& task, float* m
         for (long r = 0; r < n; ++r) copy(gates + r * size, size, given(r, time(r, step)));
     }
     for (long r = 0; r < rows; ++r) {
-        copy(d_h + r * width, units, call.d_h_0[d] + task.row(r) * units);
-        if (kind == K2T_LSTM) copy(d_c + r * width, units, call.d_c_0[d] + task.row(r) * units);
+        copy(d_h + r * width, units, state_in(call, call.d_start, d, 0, task.row(r)));
+        if (kind == K2T_LSTM)
+            copy(d_c + r * width, units, state_in(call, call.d_start, d, 1, task.row(r)));
     }
 }
 

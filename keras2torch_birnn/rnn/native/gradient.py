@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from keras2torch_birnn.rnn.asked import Asked
 from keras2torch_birnn.rnn.native.library import (
     KINDS,
     Gradient,
@@ -26,39 +27,31 @@ from keras2torch_birnn.rnn.native.op import compute, counts, done, use_torch_thr
 from keras2torch_birnn.rnn.native.packing import Parameters, aligned, floats, room
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a layer was run on, by the names of ``run_native``; ``start``: S states (B, H) each."""
-
-    cell: NativeCell
-    parameters: Sequence[Parameters]
-    x: Tensor
-    lengths: Tensor | None
-    start: Sequence[Tensor]
-
-
-def run_keeping(inputs: Inputs) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+def run_keeping(
+    cell: NativeCell, parameters: Sequence[Parameters], asked: Asked
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """Outputs (B, T, D * H), final states (D * S, B, H), and what ``gradient`` needs."""
-    cell, x = inputs.cell, inputs.x
-    units = inputs.parameters[0][1].shape[1]
-    width = library().k2t_width(instruction_set(), units)
+    batch, time, _ = asked.x.shape
+    width = library().k2t_width(instruction_set(), parameters[0][1].shape[1])
     parts = library().k2t_kept_parts(cell.kind)
-    kept = tuple(floats(*x.shape[:2], parts, width) for _ in inputs.parameters)
+    kept = tuple(floats(batch, time, parts, width) for _ in parameters)
     out, final = compute(
-        x,
-        [p for direction in inputs.parameters for p in direction],
-        inputs.lengths,
-        inputs.start,
+        asked.x,
+        [p for direction in parameters for p in direction],
+        asked.lengths,
+        asked.states,
         cell.numbers,
         cell.parameters,
         0,
         kept,
     )
-    return out, final, kept
+    return out, cast(Tensor, final), kept
 
 
 def gradient(
-    inputs: Inputs,
+    cell: NativeCell,
+    parameters: Sequence[Parameters],
+    asked: Asked,
     kept: Sequence[Tensor],
     d_out: Tensor | None,
     d_final: Tensor | None,
@@ -67,25 +60,23 @@ def gradient(
 ) -> tuple[Tensor | None, list[Tensor], list[tuple[Tensor, Tensor, Tensor, Tensor]]]:
     """Gradients of x (None unless ``of_x``), of the states at the start, and of the parameters.
 
-    kept: of ``run_keeping``. d_out, d_final: gradients of its outputs and states, None for zeros.
+    cell, parameters, asked and kept: of ``run_keeping``. d_out, d_final: gradients of its outputs
+    and states, None for zeros.
     """
-    x, lengths = inputs.x, inputs.lengths
+    x, lengths = asked.x, asked.lengths
     batch, time, features = x.shape
-    units, directions = inputs.parameters[0][1].shape[1], len(inputs.parameters)
-    states, width = inputs.cell.states, kept[0].shape[3]
-    gates = inputs.parameters[0][1].shape[0] // units
-    parts = gates + (inputs.cell.kind == KINDS["GRU"])
+    units, directions = parameters[0][1].shape[1], len(parameters)
+    states, width = cell.states, kept[0].shape[3]
+    gates = parameters[0][1].shape[0] // units
+    parts = gates + (cell.kind == KINDS["GRU"])
     d_gates = [floats(batch, time, parts, width) for _ in range(directions)]
     d_start = floats(directions * states, batch, units)
     isa = instruction_set()
-    shape = Shape(inputs.cell.kind, features, units)
+    shape = Shape(cell.kind, features, units)
     call = Gradient()
     call.shape = shape
-    call.activation, call.recurrent_activation = (
-        inputs.cell.activation,
-        inputs.cell.recurrent_activation,
-    )
-    call.activation_parameter, call.recurrent_activation_parameter = inputs.cell.parameters
+    call.activation, call.recurrent_activation = cell.activation, cell.recurrent_activation
+    call.activation_parameter, call.recurrent_activation_parameter = cell.parameters
     call.directions, call.batch, call.time = directions, batch, time
     call.threads = torch.get_num_threads()
     if lengths is not None:
@@ -93,25 +84,23 @@ def gradient(
         call.lengths = lengths.data_ptr()
     if d_out is not None:
         d_out = d_out if d_out.stride(2) == 1 else d_out.contiguous()
+        call.d_out = d_out.data_ptr()
         call.d_out_batch_stride, call.d_out_time_stride = d_out.stride(0), d_out.stride(1)
-    d_final = None if d_final is None else d_final.contiguous()
-    start = [s.contiguous() for s in inputs.start]
+    if d_final is not None:
+        d_final = d_final.contiguous()
+        call.d_final = d_final.data_ptr()
+    call.d_start = d_start.data_ptr()
+    start = [s.contiguous() for s in asked.states]
     alive = []  # until the kernel has run
-    for d, (_, hh, _, _) in enumerate(inputs.parameters):
+    for d, (_, hh, _, _) in enumerate(parameters):
         packed = room(library().k2t_gradient_packed_size(isa, ctypes.byref(shape)))
         weight = hh.detach().contiguous()
         library().k2t_gradient_pack(isa, ctypes.byref(shape), weight.data_ptr(), aligned(packed))
         alive.append(packed)
         call.packed[d], call.kept[d] = aligned(packed), kept[d].data_ptr()
-        call.d_gates[d], call.d_h_0[d] = d_gates[d].data_ptr(), d_start[d * states].data_ptr()
-        if d_out is not None:
-            call.d_out[d] = d_out.data_ptr() + 4 * d * units
-        if d_final is not None:
-            call.d_h_n[d] = d_final[d * states].data_ptr()
-        if states == 2:
-            call.d_c_0[d] = d_start[2 * d + 1].data_ptr()
-            call.c_0[d] = start[2 * d + 1].data_ptr() if start else None
-            call.d_c_n[d] = None if d_final is None else d_final[2 * d + 1].data_ptr()
+        call.d_gates[d] = d_gates[d].data_ptr()
+        if states == 2 and start:
+            call.c_0[d] = start[2 * d + 1].data_ptr()
     use_torch_threads()
     if batch:
         done(library().k2t_gradient(isa, ctypes.byref(call)))
@@ -119,8 +108,8 @@ def gradient(
     rows = _rows(x, valid)
     d_rows = torch.zeros_like(rows) if of_x else None
     d_parameters = [
-        _sums(inputs.cell.kind, parameters, rows, _rows(k, valid), _rows(d, valid), d_rows)
-        for parameters, k, d in zip(inputs.parameters, kept, d_gates, strict=True)
+        _sums(cell.kind, direction, rows, _rows(k, valid), _rows(d, valid), d_rows)
+        for direction, k, d in zip(parameters, kept, d_gates, strict=True)
     ]
     if d_rows is not None and valid is not None:
         d_rows = x.new_zeros(batch * time, features).index_copy_(0, valid, d_rows)

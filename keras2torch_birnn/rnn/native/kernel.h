@@ -1,7 +1,7 @@
 // The binary interface between Python (native/library.py) and the kernel. Plain pointers only: no
 // torch, no Python, so that one binary serves every version of both.
 //
-// B batch, T time, F features, H units, G gates. Everything is float32.
+// B batch, T time, F features, H units, G gates, D directions, S states. Everything is float32.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ struct K2tCall {
     double activation_parameter;            // slope of leaky_relu, alpha of elu
     double recurrent_activation_parameter;
     int64_t directions;                     // 1 or 2
-    int64_t merge;                          // with 2 directions: both write out[0]
+    int64_t merge;                          // with 2 directions: both write to one place
     int64_t batch;
     int64_t time;
     int64_t threads;
@@ -62,11 +62,8 @@ struct K2tCall {
     const float* packed[2];                 // from k2t_pack, same instruction set
     const float* h_0[2];                    // (B, H) contiguous, or null: zeros
     const float* c_0[2];                    // LSTM only
-    float* out[2];                          // (B, T, H), units contiguous; zeros past lengths
-    int64_t out_batch_stride;
-    int64_t out_time_stride;
-    float* h_n[2];                          // (B, H) contiguous
-    float* c_n[2];                          // LSTM only
+    float* out;                             // (B, T, D * H), merged (B, T, H); zeros past lengths
+    float* final;                           // (D * S, B, H): h, and an LSTM's c; or null
     float* kept[2];                         // (B, T, k2t_kept_parts, W), or null: no gradient
 };
 
@@ -86,15 +83,13 @@ struct K2tGradient {
     const float* packed[2];                 // from k2t_gradient_pack
     const float* kept[2];
     const float* c_0[2];                    // LSTM only: as in the run
-    const float* d_out[2];                  // (B, T, H), units contiguous, or null: zeros
+    const float* d_out;                     // (B, T, D * H), units contiguous, or null: zeros
     int64_t d_out_batch_stride;
     int64_t d_out_time_stride;
-    const float* d_h_n[2];                  // (B, H) contiguous, or null: zeros
-    const float* d_c_n[2];                  // LSTM only
+    const float* d_final;                   // (D * S, B, H), or null: zeros
     float* d_gates[2];                      // (B, T, gates, W) in torch's order, GRU after: n's
                                             // recurrent sum, then r, z, n. Nothing past lengths.
-    float* d_h_0[2];                        // (B, H) contiguous
-    float* d_c_0[2];                        // LSTM only
+    float* d_start;                         // (D * S, B, H)
 };
 
 // The instruction sets this processor runs, as a bit set: 1 plain, 2 AVX2 and FMA, 4 AVX-512.

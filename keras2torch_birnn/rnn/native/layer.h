@@ -251,13 +251,27 @@ enum Visit : uint8_t { NOBODY, WRITING, WRITTEN };
 
 static bool merges(const K2tCall& call) { return call.merge != K2T_APART && call.directions == 2; }
 
+// Where a direction's output of step t of a row goes.
+static float* output(const K2tCall& call, long direction, long row, long t) {
+    const bool merging = merges(call);
+    const long units = call.shape.units, width = merging ? units : call.directions * units;
+    return call.out + (row * call.time + t) * width + (merging ? 0 : direction * units);
+}
+
+// Where a direction's h (0) or c (1) of a row lies among (D * S, B, H); null if they are not there.
+template <class Call, class Float>
+static Float* state_in(const Call& call, Float* all, long direction, long which, long row) {
+    const long states = call.shape.kind == K2T_LSTM ? 2 : 1;
+    if (!all) return nullptr;
+    return all + ((direction * states + which) * call.batch + row) * call.shape.units;
+}
+
 // Write what one direction gives for step t of a row. Where both go to one place, the first to come
 // writes and the second merges: the directions meet in the middle and wait nowhere, but for the few
 // instants in which both are at the same step.
 static void give(const K2tCall& call, const K2tTask& task, long row, long t, const float* h) {
     const bool merging = merges(call);
-    float* to = call.out[merging ? 0 : task.direction] + row * call.out_batch_stride +
-                t * call.out_time_stride;
+    float* to = output(call, task.direction, row, t);
     if (!merging) return copy(h, call.shape.units, to);
     uint8_t* visit = task.visits + row * call.time + t;
     uint8_t before = NOBODY;
@@ -313,8 +327,10 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
     // Rows come in order of falling length, so those that still run are the first ones.
     auto length = [&](long r) { return call.lengths ? long(call.lengths[task.row(r)]) : call.time; };
     auto finish = [&](long r, const float* h) {
-        copy(h + r * width, units, call.h_n[d] + task.row(r) * units);
-        if (kind == K2T_LSTM) copy(s.c + r * width, units, call.c_n[d] + task.row(r) * units);
+        if (!call.final) return;
+        copy(h + r * width, units, state_in(call, call.final, d, 0, task.row(r)));
+        if (kind == K2T_LSTM)
+            copy(s.c + r * width, units, state_in(call, call.final, d, 1, task.row(r)));
     };
     for (long r = 0; r < rows; ++r) {
         const long b = task.row(r);
@@ -327,8 +343,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
         // Zeros past the end. Both directions end at the same step, and zeros merge to zeros.
         if (d == 0 || !merging)
             for (long t = length(r); t < call.time; ++t)
-                copy(nullptr, units,
-                     call.out[d] + b * call.out_batch_stride + t * call.out_time_stride);
+                copy(nullptr, units, output(call, d, b, t));
     }
 
     long running = rows;

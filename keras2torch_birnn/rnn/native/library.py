@@ -92,11 +92,8 @@ class Call(ctypes.Structure):
         ("packed", _pointer * 2),
         ("h_0", _pointer * 2),
         ("c_0", _pointer * 2),
-        ("out", _pointer * 2),
-        ("out_batch_stride", _int),
-        ("out_time_stride", _int),
-        ("h_n", _pointer * 2),
-        ("c_n", _pointer * 2),
+        ("out", _pointer),
+        ("final", _pointer),
         ("kept", _pointer * 2),
     )
 
@@ -114,14 +111,12 @@ class Gradient(ctypes.Structure):
         ("packed", _pointer * 2),
         ("kept", _pointer * 2),
         ("c_0", _pointer * 2),
-        ("d_out", _pointer * 2),
+        ("d_out", _pointer),
         ("d_out_batch_stride", _int),
         ("d_out_time_stride", _int),
-        ("d_h_n", _pointer * 2),
-        ("d_c_n", _pointer * 2),
+        ("d_final", _pointer),
         ("d_gates", _pointer * 2),
-        ("d_h_0", _pointer * 2),
-        ("d_c_0", _pointer * 2),
+        ("d_start", _pointer),
     )
 
 

@@ -9,12 +9,14 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.rnn.asked import Asked, State
 from keras2torch_birnn.rnn.native.library import (
     KINDS,
     MERGES,
@@ -26,8 +28,6 @@ from keras2torch_birnn.rnn.native.library import (
     missing,
 )
 from keras2torch_birnn.rnn.native.packing import Parameters, floats, freshly_packed, packed_before
-
-State = tuple[Tensor, ...]
 
 # Torch gives it no types.
 is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
@@ -68,7 +68,9 @@ def compute(
     options: Sequence[float],
     merge: int,
     kept: Sequence[Tensor] = (),
-) -> tuple[Tensor, Tensor]:
+    *,
+    final: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Outputs (B, T, D * H) in the order of time and final states (D * S, B, H).
 
     x: (B, T, F). parameters: four for each direction. lengths: (B,), the steps of each row that
@@ -76,6 +78,7 @@ def compute(
     cell: kind, activation and recurrent_activation; options: a parameter for each of the two.
     merge: of ``MERGES``; not 0: both directions give one output (B, T, H).
     kept: for each direction (B, T, parts, W), is filled with what its gradient needs; or none.
+    final: whether final states are wanted, else there are None.
     """
     kind, act, gate = cell
     directions, states = len(parameters) // 4, 2 if kind == KINDS["LSTM"] else 1
@@ -89,9 +92,9 @@ def compute(
             raise ValueError(f"a state {[batch, units]} is expected, found {list(s.shape)}")
     width = units if merge else directions * units
     out = floats(batch, time, width)
-    final = floats(directions * states, batch, units)
+    ends = floats(directions * states, batch, units) if final else None
     if batch == 0:
-        return out, final
+        return out, ends
     if x.stride(2) != 1:
         x = x.contiguous()
     if lengths is not None:
@@ -102,8 +105,6 @@ def compute(
     packed = (freshly_packed if kept else packed_before)(shape, parameters, isa)
     begin = [s.contiguous() for s in start]
     begin_at = [s.data_ptr() for s in begin]
-    outputs_at, states_at = out.data_ptr(), final.data_ptr()
-    state_bytes = 4 * batch * units
     # By position, in the order of the fields: a short call would feel a name each.
     call = Call(
         shape,
@@ -114,15 +115,13 @@ def compute(
         packed.addresses,
         tuple(begin_at[::states]),
         tuple(begin_at[1::2]) if states == 2 else (),
-        (outputs_at, outputs_at + 4 * units),
-        *(time * width, width),
-        (states_at, states_at + states * state_bytes),
-        (states_at + state_bytes, states_at + (states + 1) * state_bytes),
-        tuple(k.data_ptr() for k in kept),
+        out.data_ptr(),
+        None if ends is None else ends.data_ptr(),
+        tuple([k.data_ptr() for k in kept]),
     )
     use_torch_threads()
     done(library().k2t_run(isa, ctypes.byref(call)))
-    return out, final
+    return out, ends
 
 
 def done(code: int) -> None:
@@ -145,15 +144,16 @@ def lengths_of_padded(mask: Tensor) -> Tensor | None:
     Asked on the CPU only, where looking at the values costs no waiting, and not while a graph is
     traced, which must not depend on them.
     """
-    traced = torch.compiler.is_compiling() or is_tracing()
-    if not mask.is_cpu or traced or not _have_memory((mask,)):
+    if torch.compiler.is_compiling() or is_tracing() or not mask.is_cpu:
+        return None
+    try:
+        at = mask.data_ptr()
+    except RuntimeError:  # see _have_memory
         return None
     if missing():
         return mask.sum(dim=1) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
     lengths = torch.empty(mask.shape[0], dtype=torch.int64, device="cpu")
-    in_front = library().k2t_lengths(
-        mask.data_ptr(), *mask.shape, *mask.stride(), lengths.data_ptr()
-    )
+    in_front = library().k2t_lengths(at, *mask.shape, *mask.stride(), lengths.data_ptr())
     return lengths if in_front else None
 
 
@@ -167,7 +167,8 @@ def _operator(
     options: Sequence[float],
     merge: int,
 ) -> tuple[Tensor, Tensor]:
-    return compute(x, parameters, lengths, start, cell, options, merge)
+    out, ends = compute(x, parameters, lengths, start, cell, options, merge)
+    return out, cast(Tensor, ends)
 
 
 @_operator.register_fake
@@ -190,30 +191,30 @@ def _(
 
 
 def run_native(
-    cell: NativeCell,
-    parameters: Sequence[Parameters],
-    x: Tensor,
-    lengths: Tensor | None,
-    start: tuple[State, ...] | None,
-    merge: str | None = None,
+    cell: NativeCell, parameters: Sequence[Parameters], asked: Asked
 ) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
     """Outputs (B, T, H) in the order of time and final states, one per direction.
 
-    merge: a key of ``MERGES``: one output, (B, T, 2 H) if it is "concat".
+    Merged: one output, (B, T, 2 H) if the merge is "concat". No states if none are wanted.
     """
-    # A plain call saves the dispatcher's time, which a short sequence would feel.
-    plain = not torch.compiler.is_compiling() and type(x) is Tensor
-    out, final = (compute if plain else _operator)(
+    x, lengths, _, merge, final = asked
+    given = (
         x,
         [p for direction in parameters for p in direction],
         lengths,
-        [s for state in start for s in state] if start else [],
+        asked.states,
         cell.numbers,
         cell.parameters,
         0 if merge is None else MERGES[merge],
     )
+    ends: Tensor | None
+    # A plain call saves the dispatcher's time, which a short sequence would feel.
+    if type(x) is Tensor and not torch.compiler.is_compiling():
+        out, ends = compute(*given, final=final)
+    else:
+        out, ends = _operator(*given)
     outputs = out.chunk(len(parameters), dim=2) if merge is None else (out,)
-    return outputs, by_direction(final, cell)
+    return outputs, () if ends is None else by_direction(ends, cell)
 
 
 def by_direction(final: Tensor, cell: NativeCell) -> tuple[State, ...]:
@@ -222,21 +223,25 @@ def by_direction(final: Tensor, cell: NativeCell) -> tuple[State, ...]:
     return tuple(states[i : i + each] for i in range(0, len(states), each))
 
 
+_DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
+_FLOAT32 = {torch.float32}
+
+
 def can_run(tensors: Sequence[Tensor]) -> bool:
     """Whether the kernel computes with these (x first): float32 on CPU, dense, with memory."""
     if tensors[0].shape[1] == 0:
         return False
-    for tensor in tensors:
-        if not (tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.strided):
-            return False
-    return torch.compiler.is_compiling() or _have_memory(tensors)
+    if set(map(_DTYPE, tensors)) != _FLOAT32 or not all(map(_IS_CPU, tensors)):
+        return False
+    if torch.compiler.is_compiling():
+        return all(tensor.layout is torch.strided for tensor in tensors)
+    return _have_memory(tensors)
 
 
 def _have_memory(tensors: Sequence[Tensor]) -> bool:
-    """Not so inside torch.func's transforms, which the operator knows nothing of."""
+    """Not so if sparse, or inside torch.func's transforms, which the operator knows nothing of."""
     try:
-        for tensor in tensors:
-            tensor.data_ptr()
+        list(map(Tensor.data_ptr, tensors))
     except RuntimeError:
         return False
     return True

@@ -42,6 +42,7 @@ class _Kept:
     watches: tuple[weakref.ref[Tensor], ...]
     copies: tuple[Tensor, ...]
     pointers: tuple[int, ...]
+    shapes: list[torch.Size]
     arrays: tuple[Any, Any, Any]
 
 
@@ -58,13 +59,15 @@ def packed_before(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -
     key = (id(parameters[1]), isa)
     ids = tuple(map(id, parameters))
     there = [p for p in parameters if p is not None]
-    pointers = tuple([p.data_ptr() for p in there])
+    pointers = tuple(map(Tensor.data_ptr, there))
+    shapes = [p.shape for p in there]
     found = _kept.get(key)
     if (
         found is not None
         and found.ids == ids
         and found.pointers == pointers
-        and all(map(_laid_out_alike, there, found.copies))
+        and found.shapes == shapes
+        and all(map(Tensor.is_contiguous, there))
         and library().k2t_same(len(pointers), *found.arrays)
     ):
         return found.packed
@@ -77,12 +80,8 @@ def packed_before(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -
         (ctypes.c_void_p * count)(*(c.data_ptr() for c in copies)),
         (ctypes.c_int64 * count)(*(c.numel() for c in copies)),
     )
-    _kept[key] = _Kept(packed, ids, watches, copies, pointers, arrays)
+    _kept[key] = _Kept(packed, ids, watches, copies, pointers, shapes, arrays)
     return packed
-
-
-def _laid_out_alike(parameter: Tensor, copy: Tensor) -> bool:
-    return parameter.shape == copy.shape and parameter.is_contiguous()
 
 
 def freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Packed:
