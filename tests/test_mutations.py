@@ -45,6 +45,7 @@ from keras2torch_birnn.layers import recurrent, registry, resizing
 from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import engines, layers, loop, parameters
+from keras2torch_birnn.rnn.asked import Asked
 from keras2torch_birnn.rnn.choice import Choice
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef, leaves
@@ -216,13 +217,13 @@ def fused(change: Callable[..., Any]) -> Patch:
     """Change what torch's kernel gives for a Bidirectional without mask: (call, x) -> result."""
 
     def wrapper(right: Any) -> Any:
-        def run(layer: Any, x: Tensor, lengths: Any, start: Any, merge: Any) -> Any:
+        def run(layer: Any, asked: Asked) -> Any:
             def call(x: Tensor) -> Any:
-                return right(layer, x, lengths, start, None)
+                return right(layer, asked._replace(x=x, merge=None))
 
-            plain = len(layer.weights) == 1 or lengths is not None
-            outputs, states = call(x) if plain else change(call, x)
-            return engines.merged(outputs, merge), states
+            plain = len(layer.weights) == 1 or asked.lengths is not None
+            outputs, states = call(asked.x) if plain else change(call, asked.x)
+            return engines.merged(outputs, asked.merge), states
 
         return run
 
@@ -501,7 +502,7 @@ mutation(
 )
 mutation(
     "pair: the backward half reads forwards",
-    edit("rnn.layers:BidirectionalPair.run_sequence", "turned = reverse(x, lengths)", "turned = x"),
+    edit("rnn.layers:BidirectionalPair.run_sequence", "Asked(reverse(x, lengths)", "Asked(x"),
     f"{TF}/backward_class.h5",
     f"{K3}/backward_mask.h5",
 )

@@ -24,6 +24,7 @@ from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.asked import Asked
 from keras2torch_birnn.rnn.choice import CACHED_WEIGHTS, choose, native_pays
 from keras2torch_birnn.rnn.native import gradient, library, op, packing
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
@@ -186,7 +187,7 @@ def through(name: str, values: Tensor, isa: int) -> Tensor:
     code = library.ACTIVATIONS[name]
     options = {"leaky_relu": 0.2, "elu": 1.0}
     cell = library.NativeCell(library.KINDS["SimpleRNN"], code, 0, (options.get(name, 0.0), 0.0))
-    (out,), _ = op.run_native(cell, [(one, zero, None, None)], values[:, None, None], None, None)
+    (out,), _ = op.run_native(cell, [(one, zero, None, None)], Asked(values[:, None, None]))
     return out[:, 0, 0]
 
 
@@ -297,7 +298,7 @@ def test_lengths_that_do_not_fit_are_refused(length: int, training: bool) -> Non
     module, x = gru()
     lengths = torch.tensor([3, length, 11])
     with pytest.raises(ValueError, match="a length is below 0 or above the number of steps"):
-        module.train(training).run_sequence(x, lengths, None)
+        module.train(training).run_sequence(Asked(x, lengths))
 
 
 @native
@@ -312,7 +313,7 @@ def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: 
         with pytest.raises(ValueError, match=r"a state \[3, 24\] is expected"):
             module(x, None, [torch.zeros(size), torch.zeros(3, 24)])
     with pytest.raises(ValueError, match=r"lengths \[3\] are expected"):
-        module.run_sequence(x, torch.tensor([11, 11]), None)
+        module.run_sequence(Asked(x, torch.tensor([11, 11])))
     with pytest.raises(ValueError, match=r"an input \(batch, time, 5\) is expected"):
         module(x[None])
     for name, size in (("weight_ih_l0_reverse", (71, 5)), ("bias_hh_l0", (3,))):
@@ -444,9 +445,9 @@ def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of the batches that reach the native kernel from now on."""
     seen: list[int] = []
 
-    def counted(cell: Any, parameters: Any, x: Tensor, *rest: Any) -> Any:
-        seen.append(x.shape[0])
-        return op.run_native(cell, parameters, x, *rest)
+    def counted(cell: Any, parameters: Any, asked: Asked) -> Any:
+        seen.append(asked.x.shape[0])
+        return op.run_native(cell, parameters, asked)
 
     monkeypatch.setattr(engines, "run_native", counted)
     return seen
@@ -457,9 +458,9 @@ def gradients_by_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     original = engines.gradient
 
-    def counted(inputs: Any, *arguments: Any, **keywords: Any) -> Any:
-        seen.append(inputs.x.shape[0])
-        return original(inputs, *arguments, **keywords)
+    def counted(cell: Any, parameters: Any, asked: Asked, *rest: Any, **keywords: Any) -> Any:
+        seen.append(asked.x.shape[0])
+        return original(cell, parameters, asked, *rest, **keywords)
 
     monkeypatch.setattr(engines, "gradient", counted)
     return seen

@@ -277,7 +277,8 @@ def _run_native(layer: Recurrence, asked: Asked) -> Result:
 def _keeping(layer: Recurrence, asked: Asked) -> Result:
     """By the kernel, which keeps what its gradient needs; merged by torch, which knows its own."""
     kept: Any = _Kept
-    out, final = kept.apply(_Fixed.of(layer, asked), *_varying(layer, asked))
+    fixed = _Fixed.of(layer, asked._replace(merge=None))
+    out, final = kept.apply(fixed, *_varying(layer, asked))
     finals = by_direction(final, _native(layer))
     if asked.merge == "concat":
         return (out,), finals

@@ -47,7 +47,7 @@ thread_local Memory memory;
 
 // Products of units, inputs and steps: below the first one thread does it all, below the second two
 // at most, and without waiting for the other.
-constexpr double TINY = 8e5, SMALL = 1.5e6;
+constexpr double TINY = 3.5e5, SMALL = 1.5e6;
 
 struct Team {
     long threads;

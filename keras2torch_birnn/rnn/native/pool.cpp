@@ -1,6 +1,7 @@
 #include "pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
 #include <chrono>
@@ -63,7 +64,7 @@ public:
     void with_other(Function function, void* context) {
         Offer mine{function, context};
         Offer* none = nullptr;
-        const bool offered = offer_.compare_exchange_strong(none, &mine);
+        const bool offered = apart() && offer_.compare_exchange_strong(none, &mine);
         if (offered && asleep_.load()) {
             std::lock_guard<std::mutex> lock(mutex_);
             wanted_.notify_one();
@@ -77,6 +78,8 @@ public:
     }
 
     [[noreturn]] void live() {
+        thread_ = pthread_self();
+        alive_.store(true, std::memory_order_release);
         for (;;) {
             Offer* taken = look();
             taken->function(taken->context, 1);
@@ -94,13 +97,38 @@ private:
     static constexpr long PATIENCE = 2000, MANY = 16;
     static constexpr std::chrono::microseconds GAP{100}, LOOKING{200};
 
+    // Whether the companion can run beside the caller. Where it sits on the caller's processor, as it
+    // may for seconds though others are idle, it is sent to the others.
+    bool apart() {
+        if (!alive_.load(std::memory_order_acquire)) return false;
+#if defined(__linux__)
+        const int here = sched_getcpu();
+        if (here != at_.load(std::memory_order_relaxed)) return true;
+        cpu_set_t others;
+        if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof others, &others) != 0)
+            return false;
+        CPU_CLR(here, &others);
+        if (CPU_COUNT(&others) == 0) return false;
+        if (pthread_setaffinity_np(thread_, sizeof others, &others) != 0) return false;
+        at_.store(-1, std::memory_order_relaxed);
+#endif
+        return true;
+    }
+
+    void say_where() {
+#if defined(__linux__)
+        at_.store(sched_getcpu(), std::memory_order_relaxed);
+#endif
+    }
+
     Offer* look() {
         const auto until = Clock::now() + LOOKING;
-        do
+        do {
+            say_where();
             for (long turn = 0; turn < 64; ++turn, relax())
                 if (offer_.load(std::memory_order_relaxed))
                     if (Offer* found = offer_.exchange(nullptr)) return found;
-        while (Clock::now() < until);
+        } while (Clock::now() < until);
         std::unique_lock<std::mutex> lock(mutex_);
         asleep_.store(true);
         Offer* found = nullptr;
@@ -114,6 +142,9 @@ private:
     std::atomic<long> calls_{0};
     std::atomic<Offer*> offer_{nullptr};
     std::atomic<bool> asleep_{false};
+    pthread_t thread_{};  // once alive
+    std::atomic<bool> alive_{false};
+    std::atomic<int> at_{-1};  // the processor it was seen on last
     std::mutex mutex_;
     std::condition_variable wanted_;
 };
