@@ -7,13 +7,12 @@ import resource
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -25,7 +24,8 @@ from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.asked import Asked
-from keras2torch_birnn.rnn.choice import CACHED_WEIGHTS, choose, native_pays
+from keras2torch_birnn.rnn.choice import choose
+from keras2torch_birnn.rnn.layers import recurrence
 from keras2torch_birnn.rnn.native import gradient, library, op, packing
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
@@ -542,10 +542,10 @@ def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], traini
     count = (2 if cell == "LSTM" else 1) * (1 if merge in ("one", "back") else 2)
     start = [torch.randn(batch, units, generator=rng) for _ in range(count if case["state"] else 0)]
 
-    def gradients(dtype: torch.dtype, engine: str) -> list[Tensor]:
+    def gradients(dtype: torch.dtype, engine: str, factor: float = 1.0) -> list[Tensor]:
         module: Any = make(spec).to(dtype).train(training)
         module.engine = engine
-        inputs = [t.to(dtype).requires_grad_() for t in (x, *start)]
+        inputs = [(t.to(dtype) * factor).requires_grad_() for t in (x, *start)]
         module.requires_grad_(True)  # torch's second bias, too
         found = module(inputs[0], mask, inputs[1:] or None)
         outputs = found if isinstance(found, tuple) else (found,)
@@ -561,9 +561,18 @@ def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], traini
         got = gradients(torch.float32, "native")
     finally:
         torch.set_num_threads(before)
-    for a, b in zip(got, gradients(torch.float64, "loop"), strict=True):
-        scale = max(1.0, float(b.abs().max()))
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-5 * scale)
+    wanted = gradients(torch.float64, "loop")
+
+    def worst(found: list[Tensor]) -> float:
+        return max(
+            float((a.double() - b).abs().max()) / max(1.0, float(b.abs().max()))
+            for a, b in zip(found, wanted, strict=True)
+        )
+
+    # At a bend of relu or of a hard_sigmoid rounding decides between two gradients.
+    nearby = (gradients(torch.float64, "loop", 1 + step) for step in (-1e-5, 1e-5))
+    assume(all(worst(found) < 1e-2 for found in nearby))
+    assert worst(got) <= 1e-5
 
 
 @native
@@ -732,20 +741,54 @@ def test_an_input_of_another_width_is_refused() -> None:
         module(x[..., :-1])
 
 
+# Features, units, steps: each direction by several threads, and one direction after the other; with
+# more steps than one block has, and with fewer.
+SHARED_ROWS = ((29, 181, 103), (7, 419, 101), (31, 433, 7))
+
+
 @native
-def test_a_single_row_of_a_wide_layer_runs_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = calls_of_native(monkeypatch)
-    monkeypatch.setattr(engines, "native_pays", lambda rows, weights: rows > 1 or weights < 4 * 64)
-    spec = both("LSTM", 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
+@pytest.mark.parametrize("own_threads", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("features", "units", "steps"), SHARED_ROWS)
+def test_a_single_row_is_the_same_by_any_number_of_threads(
+    cell: str, features: int, units: int, steps: int, own_threads: bool
+) -> None:
+    activations = {"activation": "tanh", "recurrent_activation": "hard_sigmoid_0.2"}
+    spec = both(cell, units, features, "mul", **activations)
     module: Any = bidirectional(spec)
-    with torch.no_grad():
-        module(torch.randn(1, 3, 5))
-        module(torch.randn(2, 3, 5))
-        module(torch.randn(1, 3, 5), torch.ones(1, 3))
-    assert seen == [2, 1]
-    assert native_pays(1, CACHED_WEIGHTS)
-    assert not native_pays(1, CACHED_WEIGHTS + 1)
-    assert native_pays(2, CACHED_WEIGHTS + 1)
+    number, weights = module.native, recurrence(module).weights
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(1, steps, features, generator=draw)
+    h, c = (torch.randn(1, units, generator=draw) for _ in range(2))
+    state = (h, c)[: number.states]
+    asked = [
+        Asked(x, merge="mul"),
+        Asked(x, torch.tensor([steps - 2]), (state, state[::-1]), "mul"),
+        Asked(x, torch.tensor([steps - 3]), None, None),
+        Asked(x, torch.tensor([0]), (state, state), "sum"),
+    ]
+
+    def by(threads: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        given = [(weights, one) for one in asked]
+        given.append((weights[:1], Asked(x, None, (state,))))  # one direction
+        results = [op.run_native(number, w, one) for w, one in given]
+        return [t for out, states in results for t in (*out, *(s for d in states for s in d))]
+
+    before = torch.get_num_threads()
+    op.use_torch_threads()
+    try:
+        if own_threads:
+            library.library().k2t_use_threads_of(None)
+        wanted = by(1)
+        for threads in (2, 3, 5):
+            for a, b in zip(by(threads), wanted, strict=True):
+                assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(before)
+        op.use_torch_threads.cache_clear()
+        op.use_torch_threads()
+    assert_close([wanted[0].numpy()], reference(spec, x.numpy(), None))
 
 
 @pytest.mark.parametrize("engine", ["fused", "loop", "native"])
@@ -818,10 +861,6 @@ def test_the_choice_says_why() -> None:
 
     sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     assert chosen("GRU", **sigma)[0] == "native"
-    assert "single rows" not in chosen("LSTM", **sigma)[1]
-    small = half("LSTM", 4, 3, 0, **sigma)
-    wide = choose(replace(small, config={**small.config, "units": 512}))
-    assert "single rows" in wide.reason
     assert "loop" in chosen("GRU before", **sigma)[1]
     odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}
     assert chosen("LSTM", **{**sigma, **odd})[0] == "loop"

@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.native.library import missing, native_cell
-from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec
 
 Engine = Literal["fused", "loop", "native"]
@@ -81,27 +80,7 @@ def choose(layer: LayerSpec) -> Choice:
         return Choice("native", f"{VARIABLE}=native")
     if lacking:
         return within_torch
-    reason = f"float32 on CPU; else {within_torch.engine}: {within_torch.reason}"
-    units = layer.config["units"]
-    if within_torch.engine == "fused" and not native_pays(
-        rows=1, weights=CELL_GATES[layer.class_name] * units * units
-    ):
-        reason += ", also for single rows without mask"
-    return Choice("native", reason)
-
-
-# Recurrent weights of a direction that a core's second-level cache holds, 2 MiB of them. A single
-# row reads all of them at every step and does nothing else; torch's kernels share them out between
-# the cores.
-CACHED_WEIGHTS = 2**19
-
-
-def native_pays(rows: int, weights: int) -> bool:
-    """Whether native is faster than torch's kernel, for so many rows and recurrent weights.
-
-    It was in every other case that was measured; see benchmarks/engine.py.
-    """
-    return rows > 1 or weights <= CACHED_WEIGHTS
+    return Choice("native", f"float32 on CPU; else {within_torch.engine}: {within_torch.reason}")
 
 
 def not_native(layer: LayerSpec) -> str:

@@ -3,11 +3,13 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <new>
 #include <numeric>
 #include <vector>
 
 #include "isa.h"
+#include "phases.h"
 #include "pool.h"
 
 namespace {
@@ -48,6 +50,12 @@ thread_local Memory memory;
 // Products of units, inputs and steps: below the first one thread does it all, below the second two
 // at most, and without waiting for the other.
 constexpr double TINY = 3.5e5, SMALL = 1.5e6;
+
+// Recurrent weights of a direction: from the first on a single row's units are worth sharing out,
+// above the second a core's second-level cache does not hold them.
+constexpr double SHARED = 3e4, CACHED = 4.2e5;
+
+long gates_of(int64_t kind) { return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3; }
 
 struct Team {
     long threads;
@@ -120,6 +128,50 @@ struct Tasks {
     }
 };
 
+// How a single row's directions are shared out: each has `parts` threads, and they run beside each
+// other or one after the other.
+struct Sharing {
+    long parts;
+    bool beside;
+};
+
+Sharing sharing_of(const K2tCall& call, const Team& team) {
+    const Sharing alone{1, true};
+    if (call.batch != 1 || call.kept[0] || team.brief) return alone;
+    const long directions = static_cast<long>(call.directions);
+    const double weights = static_cast<double>(gates_of(call.shape.kind)) *
+                           static_cast<double>(call.shape.units * call.shape.units);
+    if (team.threads >= 2 * directions && weights >= SHARED) return {team.threads / directions, true};
+    if (team.threads >= directions && weights >= CACHED) return {team.threads, false};
+    return alone;
+}
+
+// False if there is no memory for it.
+bool run_together(const K2tCall& call, const K2tKernel& with, const Team& team,
+                  const Sharing& sharing) {
+    const long directions = static_cast<long>(call.directions), parts = sharing.parts;
+    const long size = (with.together_size(call.shape) + 15) / 16 * 16;
+    float* shared = memory.at_least(size * directions);
+    if (!shared) return false;
+    std::vector<uint8_t> visits(static_cast<size_t>(call.time * parts));
+    std::deque<Phases> phases;
+    for (long d = 0; d < directions; ++d)
+        phases.emplace_back(with.together_start(call, d, shared + d * size), parts);
+    auto one = [&](long d, long part) {
+        phases[static_cast<size_t>(d)].work(part, [&](long phase, long which) {
+            with.together(call, {d, phase, which, parts, visits.data()}, shared + d * size);
+        });
+    };
+    auto all = [&](long index) {
+        if (sharing.beside) return one(index % directions, index / directions);
+        for (long d = 0; d < directions; ++d) one(d, index);
+    };
+    const long threads = sharing.beside ? parts * directions : parts;
+    pool::run(team.threads, threads,
+              [](void* context, long index) { (*static_cast<decltype(all)*>(context))(index); }, &all);
+    return true;
+}
+
 template <class Call>
 bool lengths_fit(const Call& call) {
     if (!call.lengths) return true;
@@ -184,7 +236,10 @@ void k2t_use_threads_of(void* gomp_parallel) {
 int64_t k2t_run(int64_t isa, const K2tCall* call) try {
     if (!lengths_fit(*call)) return 2;
     const K2tKernel& with = kernel(isa);
-    Tasks tasks(*call, team_for(*call, call->shape.features, call->kept[0]));
+    const Team team = team_for(*call, call->shape.features, call->kept[0]);
+    const Sharing sharing = sharing_of(*call, team);
+    if (sharing.parts > 1) return !run_together(*call, with, team, sharing);
+    Tasks tasks(*call, team);
     if (call->merge != K2T_APART && call->directions == 2)
         tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
     return !tasks.run(

@@ -15,11 +15,22 @@ struct K2tTask {
     long row(long r) const { return order[first + r * stride]; }
 };
 
+// One thread's share of one phase of a direction of a single row (together.h).
+struct K2tPart {
+    long direction;
+    long phase;
+    long part, parts;
+    uint8_t* visits;  // (T, parts), as above
+};
+
 struct K2tKernel {
     long (*packed_size)(const K2tShape&);
     void (*pack)(const K2tShape&, const float*, const float*, const float*, const float*, float*);
     long (*scratch_size)(const K2tShape&, long rows);
     void (*run)(const K2tCall&, const K2tTask&, float* scratch);
+    long (*together_size)(const K2tShape&);
+    long (*together_start)(const K2tCall&, long direction, float* shared);
+    void (*together)(const K2tCall&, const K2tPart&, float* shared);
     long lanes;
     long (*kept_parts)(long kind);
     long (*gradient_packed_size)(const K2tShape&);

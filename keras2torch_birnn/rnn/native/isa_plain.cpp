@@ -12,10 +12,12 @@ namespace plain {
 #include "simd.h"
 #include "product.h"
 #include "layer.h"
+#include "together.h"
 #include "gradient.h"
 }  // namespace plain
 
 const K2tKernel k2t_plain = {
-    plain::packed_size, plain::pack, plain::scratch_size, plain::run, plain::LANES, plain::kept_parts,
+    plain::packed_size, plain::pack, plain::scratch_size, plain::run,
+    plain::together_size, plain::together_start, plain::together, plain::LANES, plain::kept_parts,
     plain::gradient_packed_size, plain::gradient_pack, plain::gradient_scratch_size, plain::gradient_run,
 };

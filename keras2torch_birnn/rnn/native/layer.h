@@ -92,11 +92,13 @@ struct Scratch {
     float* reset;   // GRU before: r h
     bool keeping;   // whether what the gradient needs of a step is kept
     float* kept[MOST_ROWS];  // where, for each row
-    bool turned = false;     // whether this step goes through the panels from the last one on
+    long first_panel;        // the panels that are this task's
+    long panels;
+    bool turned;             // whether this step goes through them from the last one on
 
-    // Where the n-th panel to be read starts. Every other step starts with the panels that the last
-    // one ended with: they are in the first-level cache still.
-    long panel(long n, long panels) const { return (turned ? panels - 1 - n : n) * LANES; }
+    // The first unit of the n-th panel to be read. Every other step starts with the panels that the
+    // one before ended with: they are in the first-level cache still.
+    long unit(long n) const { return (first_panel + (turned ? panels - 1 - n : n)) * LANES; }
 };
 
 // ---- what the gradient needs of a step -------------------------------------------------------------
@@ -116,9 +118,9 @@ static void keep(float* to, long width, Values... values) {
 template <class Functions>
 static void lstm_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                       const float* inputs, long inputs_stride) {
-    const long width = whole(units), panels = width / LANES;
-    for (long n = 0; n < panels; ++n) {
-        const long unit = s.panel(n, panels);
+    const long width = whole(units);
+    for (long n = 0; n < s.panels; ++n) {
+        const long unit = s.unit(n);
         product<4>(rows, units, s.h, width, w.recurrent + unit * units * 4, w.bias_hh + unit * 4, 0,
                    s.sums, 4 * LANES);
         for (long r = 0; r < rows; ++r) {
@@ -140,9 +142,9 @@ static void lstm_step(const Functions& f, const Packed& w, long rows, long units
 template <class Functions>
 static void gru_after_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                            const float* inputs, long inputs_stride) {
-    const long width = whole(units), panels = width / LANES;
-    for (long n = 0; n < panels; ++n) {
-        const long unit = s.panel(n, panels);
+    const long width = whole(units);
+    for (long n = 0; n < s.panels; ++n) {
+        const long unit = s.unit(n);
         product<3>(rows, units, s.h, width, w.recurrent + unit * units * 3, w.bias_hh + unit * 3, 0,
                    s.sums, 3 * LANES);
         for (long r = 0; r < rows; ++r) {
@@ -159,12 +161,12 @@ static void gru_after_step(const Functions& f, const Packed& w, long rows, long 
 }
 
 template <class Functions>
-static void gru_before_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
-                            const float* inputs, long inputs_stride) {
-    const long width = whole(units), panels = width / LANES;
+static void gru_before_gates(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                             const float* inputs, long inputs_stride) {
+    const long width = whole(units);
     float* z = s.c;
-    for (long n = 0; n < panels; ++n) {
-        const long unit = s.panel(n, panels);
+    for (long n = 0; n < s.panels; ++n) {
+        const long unit = s.unit(n);
         product<2>(rows, units, s.h, width, w.recurrent + unit * units * 2, w.bias_hh + unit * 2, 0,
                    s.sums, 2 * LANES);
         for (long r = 0; r < rows; ++r) {
@@ -177,10 +179,17 @@ static void gru_before_step(const Functions& f, const Packed& w, long rows, long
             if (s.keeping) keep(s.kept[r] + unit, width, reset, load(z + at));
         }
     }
+}
+
+template <class Functions>
+static void gru_before_new(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                           const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    const float* z = s.c;
     const float* recurrent = w.recurrent + width * units * 2;
     const float* bias = w.bias_hh + width * 2;
-    for (long n = 0; n < panels; ++n) {
-        const long unit = s.panel(n, panels);
+    for (long n = 0; n < s.panels; ++n) {
+        const long unit = s.unit(n);
         product<1>(rows, units, s.reset, width, recurrent + unit * units, bias + unit, 0, s.sums,
                    LANES);
         for (long r = 0; r < rows; ++r) {
@@ -196,9 +205,9 @@ static void gru_before_step(const Functions& f, const Packed& w, long rows, long
 template <class Functions>
 static void simple_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                         const float* inputs, long inputs_stride) {
-    const long width = whole(units), panels = width / LANES;
-    for (long n = 0; n < panels; ++n) {
-        const long unit = s.panel(n, panels);
+    const long width = whole(units);
+    for (long n = 0; n < s.panels; ++n) {
+        const long unit = s.unit(n);
         product<1>(rows, units, s.h, width, w.recurrent + unit * units, w.bias_hh + unit, 0,
                    s.sums, LANES);
         for (long r = 0; r < rows; ++r) {
@@ -207,6 +216,19 @@ static void simple_step(const Functions& f, const Packed& w, long rows, long uni
             store(s.h_next + r * width + unit, next);
             if (s.keeping) keep(s.kept[r] + unit, width, next);
         }
+    }
+}
+
+template <class Functions>
+static void one_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                     const float* inputs, long stride, long kind) {
+    switch (kind) {
+        case K2T_LSTM: return lstm_step(f, w, rows, units, s, inputs, stride);
+        case K2T_GRU_AFTER: return gru_after_step(f, w, rows, units, s, inputs, stride);
+        case K2T_GRU_BEFORE:
+            gru_before_gates(f, w, rows, units, s, inputs, stride);
+            return gru_before_new(f, w, rows, units, s, inputs, stride);
+        default: simple_step(f, w, rows, units, s, inputs, stride);
     }
 }
 
@@ -266,37 +288,38 @@ static Float* state_in(const Call& call, Float* all, long direction, long which,
     return all + ((direction * states + which) * call.batch + row) * call.shape.units;
 }
 
-// Write what one direction gives for step t of a row. Where both go to one place, the first to come
-// writes and the second merges: the directions meet in the middle and wait nowhere, but for the few
-// instants in which both are at the same step.
-static void give(const K2tCall& call, const K2tTask& task, long row, long t, const float* h) {
-    const bool merging = merges(call);
-    float* to = output(call, task.direction, row, t);
-    if (!merging) return copy(h, call.shape.units, to);
-    uint8_t* visit = task.visits + row * call.time + t;
+// Write what one direction gives for step t of a row: `count` units from `first` on, which are part
+// `part` of so many. Where both directions go to one place, the first to come writes and the second
+// merges: they meet in the middle and wait nowhere, but for the few instants in which both are at the
+// same step.
+static void give(const K2tCall& call, long direction, long row, long t, long part, long parts,
+                 long first, long count, const float* h, uint8_t* visits) {
+    float* to = output(call, direction, row, t) + first;
+    if (!merges(call)) return copy(h, count, to);
+    uint8_t* visit = visits + (row * call.time + t) * parts + part;
     uint8_t before = NOBODY;
     if (__atomic_compare_exchange_n(visit, &before, WRITING, false, __ATOMIC_ACQUIRE,
                                     __ATOMIC_ACQUIRE)) {
-        copy(h, call.shape.units, to);
+        copy(h, count, to);
         __atomic_store_n(visit, WRITTEN, __ATOMIC_RELEASE);
         return;
     }
     while (before != WRITTEN) before = __atomic_load_n(visit, __ATOMIC_ACQUIRE);
-    merge_into(to, call.merge, h, call.shape.units);
+    merge_into(to, call.merge, h, count);
 }
 
+// rows of x times the input weights of some panels, plus bias_ih.
 static void input_product(const K2tShape& shape, const Packed& w, long rows, const float* x,
-                          float* out) {
-    const long stride = inputs_stride(shape), gates = gate_count(shape.kind);
-    for (long unit = 0; unit < shape.units; unit += LANES) {
-        const float* panel = w.input + unit * gates * shape.features;
+                          long x_stride, long first_panel, long panels, float* out) {
+    const long stride = inputs_stride(shape), gates = gate_count(shape.kind), in = shape.features;
+    for (long unit = first_panel * LANES; unit < (first_panel + panels) * LANES; unit += LANES) {
+        const float* panel = w.input + unit * gates * in;
         const float* bias = w.bias_ih + unit * gates;
         float* to = out + unit * gates;
-        const long in = whole(shape.features);
         switch (gates) {
-            case 4: product<4>(rows, shape.features, x, in, panel, bias, 0, to, stride); break;
-            case 3: product<3>(rows, shape.features, x, in, panel, bias, 0, to, stride); break;
-            default: product<1>(rows, shape.features, x, in, panel, bias, 0, to, stride);
+            case 4: product<4>(rows, in, x, x_stride, panel, bias, 0, to, stride); break;
+            case 3: product<3>(rows, in, x, x_stride, panel, bias, 0, to, stride); break;
+            default: product<1>(rows, in, x, x_stride, panel, bias, 0, to, stride);
         }
     }
 }
@@ -322,6 +345,9 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
     s.c = s.h_next + rows * width;
     s.reset = s.c + rows * width;
     s.keeping = call.kept[d] != nullptr;
+    s.first_panel = 0;
+    s.panels = width / LANES;
+    s.turned = false;
     const long parts = kept_parts(kind);
 
     // Rows come in order of falling length, so those that still run are the first ones.
@@ -361,7 +387,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
                      s.x + gathered * whole(features));
             }
         }
-        input_product(shape, w, gathered, s.x, s.inputs);
+        input_product(shape, w, gathered, s.x, whole(features), 0, s.panels, s.inputs);
         const float* inputs = s.inputs;
         for (long step = first; step < first + steps_at_once && active[step - first]; ++step) {
             const long n = active[step - first];
@@ -371,18 +397,11 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
                     s.kept[r] = call.kept[d] + (task.row(r) * call.time + t) * parts * width;
                     copy(s.h + r * width, width, s.kept[r] + (parts - 1) * width);
                 }
-            switch (kind) {
-                case K2T_LSTM: lstm_step(functions, w, n, units, s, inputs, stride); break;
-                case K2T_GRU_AFTER: gru_after_step(functions, w, n, units, s, inputs, stride); break;
-                case K2T_GRU_BEFORE:
-                    gru_before_step(functions, w, n, units, s, inputs, stride);
-                    break;
-                default: simple_step(functions, w, n, units, s, inputs, stride);
-            }
+            one_step(functions, w, n, units, s, inputs, stride, kind);
             inputs += n * stride;
             for (long r = 0; r < n; ++r) {
                 const long t = backward ? length(r) - 1 - step : step;
-                give(call, task, task.row(r), t, s.h_next + r * width);
+                give(call, d, task.row(r), t, 0, 1, 0, units, s.h_next + r * width, task.visits);
                 if (step == length(r) - 1) finish(r, s.h_next);
             }
             float* before = s.h;

@@ -30,14 +30,6 @@ struct Job {
     }
 };
 
-inline void relax() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
-
 using Clock = std::chrono::steady_clock;
 
 // Two tasks too short for a thread to be woken for: who calls does one, and the other as well unless

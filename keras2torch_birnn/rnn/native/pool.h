@@ -4,6 +4,15 @@
 
 namespace pool {
 
+// Tell the processor that this thread waits for another.
+inline void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
 using Function = void (*)(void* context, long index);
 
 // A parallel region of an OpenMP runtime: function(data) on so many threads, the caller's included.
