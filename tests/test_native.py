@@ -7,6 +7,7 @@ import resource
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn import choice, engines
 from keras2torch_birnn.rnn.asked import Asked
-from keras2torch_birnn.rnn.choice import choose
+from keras2torch_birnn.rnn.choice import choose, native_pays
 from keras2torch_birnn.rnn.layers import recurrence
 from keras2torch_birnn.rnn.native import gradient, library, op, packing
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
@@ -741,6 +742,25 @@ def test_an_input_of_another_width_is_refused() -> None:
         module(x[..., :-1])
 
 
+@native
+def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = calls_of_native(monkeypatch)
+    monkeypatch.setattr(choice, "MANY_WEIGHTS", 4 * 64 - 1)
+    for cell in ("LSTM", "GRU"):
+        spec = both(cell, 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
+        module: Any = bidirectional(spec)
+        with torch.no_grad():
+            module(torch.randn(3, 3, 5))
+            module(torch.randn(4, 3, 5))
+            module(torch.randn(4, 3, 5), torch.ones(4, 3))
+    assert seen == [3, 4, 3, 4, 4]
+    monkeypatch.undo()
+    assert native_pays("LSTM", 4, 4 * 512**2)
+    assert not native_pays("LSTM", 4, 4 * 513**2)
+    assert native_pays("LSTM", 3, 4 * 513**2)
+    assert native_pays("GRU", 4, 4 * 513**2)
+
+
 # Features, units, steps: each direction by several threads, and one direction after the other; with
 # more steps than one block has, and with fewer.
 SHARED_ROWS = ((29, 181, 103), (7, 419, 101), (31, 433, 7))
@@ -861,6 +881,10 @@ def test_the_choice_says_why() -> None:
 
     sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     assert chosen("GRU", **sigma)[0] == "native"
+    assert "rows" not in chosen("LSTM", **sigma)[1]
+    small = half("LSTM", 4, 3, 0, **sigma)
+    wide = choose(replace(small, config={**small.config, "units": 513}))
+    assert wide.reason.endswith("also for 4 rows and more without mask")
     assert "loop" in chosen("GRU before", **sigma)[1]
     odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}
     assert chosen("LSTM", **{**sigma, **odd})[0] == "loop"

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.native.library import missing, native_cell
+from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec
 
 Engine = Literal["fused", "loop", "native"]
@@ -80,7 +81,24 @@ def choose(layer: LayerSpec) -> Choice:
         return Choice("native", f"{VARIABLE}=native")
     if lacking:
         return within_torch
-    return Choice("native", f"float32 on CPU; else {within_torch.engine}: {within_torch.reason}")
+    reason = f"float32 on CPU; else {within_torch.engine}: {within_torch.reason}"
+    weights = CELL_GATES[layer.class_name] * layer.config["units"] ** 2
+    if within_torch.engine == "fused" and not native_pays(layer.class_name, SEVERAL, weights):
+        reason += f", also for {SEVERAL} rows and more without mask"
+    return Choice("native", reason)
+
+
+# Rows, and recurrent weights of a direction, from which torch's LSTM (oneDNN) is the faster one. Its
+# GRU never is.
+SEVERAL, MANY_WEIGHTS = 4, 2**20
+
+
+def native_pays(kind: str, rows: int, weights: int) -> bool:
+    """Whether native is faster than torch's kernel for a kind of cell.
+
+    It was in all other cases that were measured: benchmarks/engine.py.
+    """
+    return kind != "LSTM" or rows < SEVERAL or weights <= MANY_WEIGHTS
 
 
 def not_native(layer: LayerSpec) -> str:

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.asked import Asked, Result
-from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, wish
+from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, reverse, spread, zero_past
 from keras2torch_birnn.rnn.merge import MERGE
@@ -125,6 +125,10 @@ def _not_native(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
 def _native_wanted(layer: Recurrence, asked: Asked) -> bool:
     """Whether native is the better engine for this call."""
     if _exporting():
+        return False
+    weights = layer.weights[0].hh.numel()
+    unmasked = layer.kernel is not None and asked.lengths is None
+    if unmasked and not native_pays(layer.cell.kind, asked.x.shape[0], weights):
         return False
     if not _differentiated(layer, asked):
         return True
