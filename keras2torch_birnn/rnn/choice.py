@@ -88,8 +88,8 @@ def choose(layer: LayerSpec) -> Choice:
     return Choice("native", reason)
 
 
-# Rows, and recurrent weights of a direction, from which torch's LSTM (oneDNN) is the faster one. Its
-# GRU never is.
+# From so many rows on, and above so many recurrent weights of a direction, torch's LSTM (oneDNN) is
+# the faster one; its GRU never is.
 SEVERAL, MANY_WEIGHTS = 4, 2**20
 
 
