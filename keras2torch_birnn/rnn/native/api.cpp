@@ -49,7 +49,7 @@ thread_local Memory memory;
 
 // Products of units, inputs and steps: below the first one thread does it all, below the second two
 // at most, and without waiting for the other.
-constexpr double TINY = 3.5e5, SMALL = 1.5e6;
+constexpr double TINY = 1e5, SMALL = 1.5e6;
 
 // Recurrent weights of a direction: from the first on a single row's units are worth sharing out,
 // above the second a core's second-level cache does not hold them.

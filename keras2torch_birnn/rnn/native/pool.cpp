@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -42,7 +43,9 @@ public:
     void share(Function function, void* context) {
         const auto begun = Clock::now().time_since_epoch().count();
         const bool close = begun - last_.load(std::memory_order_relaxed) < Clock::duration{GAP}.count();
-        const long calls = close ? calls_.load(std::memory_order_relaxed) + 1 : 0;
+        // One interruption does not end a row of calls, two do.
+        const long before = calls_.load(std::memory_order_relaxed);
+        const long calls = close ? std::min(before + 1, 2 * MANY) : before / 2;
         calls_.store(calls, std::memory_order_relaxed);
         if (calls < MANY) {
             function(context, 0);
@@ -59,6 +62,7 @@ public:
         const bool offered = apart() && offer_.compare_exchange_strong(none, &mine);
         if (offered && asleep_.load()) {
             std::lock_guard<std::mutex> lock(mutex_);
+            asleep_.store(false);
             wanted_.notify_one();
         }
         function(context, 0);
@@ -113,20 +117,21 @@ private:
 #endif
     }
 
+    // It takes longer to wake than a call takes, so what it was woken for is done by then: it looks for
+    // the next.
     Offer* look() {
-        const auto until = Clock::now() + LOOKING;
-        do {
-            say_where();
-            for (long turn = 0; turn < 64; ++turn, relax())
-                if (offer_.load(std::memory_order_relaxed))
-                    if (Offer* found = offer_.exchange(nullptr)) return found;
-        } while (Clock::now() < until);
-        std::unique_lock<std::mutex> lock(mutex_);
-        asleep_.store(true);
-        Offer* found = nullptr;
-        wanted_.wait(lock, [&] { return (found = offer_.exchange(nullptr)) != nullptr; });
-        asleep_.store(false);
-        return found;
+        for (;;) {
+            const auto until = Clock::now() + LOOKING;
+            do {
+                say_where();
+                for (long turn = 0; turn < 64; ++turn, relax())
+                    if (offer_.load(std::memory_order_relaxed))
+                        if (Offer* found = offer_.exchange(nullptr)) return found;
+            } while (Clock::now() < until);
+            std::unique_lock<std::mutex> lock(mutex_);
+            asleep_.store(true);
+            wanted_.wait(lock, [&] { return !asleep_.load(); });
+        }
     }
 
     // When the last call ended, and how many followed each other closely; of whichever caller.
