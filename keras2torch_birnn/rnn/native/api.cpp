@@ -47,9 +47,9 @@ private:
 
 thread_local Memory memory;
 
-// Products of units, inputs and steps: below the first one thread does it all, below the second two
-// at most, and without waiting for the other.
-constexpr double TINY = 1e5, SMALL = 1.5e6;
+// Products of units, inputs and steps. Below the first one thread does it all. Below the last a thread
+// of our own can help, without waiting; from the second on torch's threads do, where it does not.
+constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6;
 
 // Recurrent weights of a direction: from the first on a single row's units are worth sharing out,
 // above the second a core's second-level cache does not hold them.
@@ -58,8 +58,8 @@ constexpr double SHARED = 3e4, CACHED = 4.2e5;
 long gates_of(int64_t kind) { return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3; }
 
 struct Team {
-    long threads;
-    bool brief;
+    long threads;  // of torch that are worth it
+    bool aided;    // whether a thread of our own can help
 };
 
 template <class Call>
@@ -71,8 +71,8 @@ Team team_for(const Call& call, int64_t features, bool training) {
                         static_cast<double>(call.shape.units) *
                         static_cast<double>(call.shape.units + features);
     // In training torch's own threads are at work before and after.
-    const int64_t most = work < (training ? SMALL : TINY) ? 1 : work < SMALL ? 2 : call.threads;
-    return {static_cast<long>(std::max<int64_t>(std::min(call.threads, most), 1)), work < SMALL};
+    const bool aided = !training && call.threads >= 2 && work >= TINY && work < MIDDLE;
+    return {work < SMALL ? 1 : static_cast<long>(std::max<int64_t>(call.threads, 1)), aided};
 }
 
 // A run or a gradient, cut into tasks: each direction by blocks of rows.
@@ -120,10 +120,10 @@ struct Tasks {
                 c.failed = true;
         };
         const long count = blocks * directions;
-        if (team.brief && team.threads == 2 && count == 2)
-            pool::share(task, &context);
+        if (team.aided && count == 2)
+            pool::share(team.threads, task, &context);
         else
-            pool::run(team.brief ? 1 : team.threads, count, task, &context);
+            pool::run(team.threads, count, task, &context);
         return !context.failed;
     }
 };
@@ -137,7 +137,7 @@ struct Sharing {
 
 Sharing sharing_of(const K2tCall& call, const Team& team) {
     const Sharing alone{1, true};
-    if (call.batch != 1 || call.kept[0] || team.brief) return alone;
+    if (call.batch != 1 || call.kept[0] || team.threads < 2) return alone;
     const long directions = static_cast<long>(call.directions);
     const double weights = static_cast<double>(gates_of(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);

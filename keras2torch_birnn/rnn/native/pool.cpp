@@ -33,32 +33,33 @@ struct Job {
 
 using Clock = std::chrono::steady_clock;
 
-// Two tasks too short for a thread to be woken for: who calls does one, and the other as well unless
-// this one thread took it meanwhile. It looks for work for a while after the last, and is never
-// waited for before it has begun: where it finds no processor, nothing is lost. It is asked only
-// where many such calls follow each other closely. Between others, torch's threads are at work, or
-// look for some, and it would be in their way.
+// A thread for two tasks too short for a sleeping one to be woken for: who calls does one, and the
+// other as well unless this one took it meanwhile. It looks for work for a while after the last, and
+// is never waited for before it has begun: where it finds no processor, nothing is lost. It is asked
+// only where many such calls follow each other closely. Between others, torch's threads are at work,
+// or look for some, and it would be in their way.
 class Companion {
 public:
-    void share(Function function, void* context) {
+    // Whether enough such calls came before this one; `ended` is to be told after each.
+    bool asked() {
         const auto begun = Clock::now().time_since_epoch().count();
         const bool close = begun - last_.load(std::memory_order_relaxed) < Clock::duration{GAP}.count();
         // One interruption does not end a row of calls, two do.
         const long before = calls_.load(std::memory_order_relaxed);
         const long calls = close ? std::min(before + 1, 2 * MANY) : before / 2;
         calls_.store(calls, std::memory_order_relaxed);
-        if (calls < MANY) {
-            function(context, 0);
-            function(context, 1);
-        } else {
-            with_other(function, context);
-        }
-        last_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
+        return calls >= MANY;
     }
+
+    void ended() { last_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
+
+    // Others are to have its processor.
+    void rest() { resting_.store(true, std::memory_order_relaxed); }
 
     void with_other(Function function, void* context) {
         Offer mine{function, context};
         Offer* none = nullptr;
+        resting_.store(false, std::memory_order_relaxed);
         const bool offered = apart() && offer_.compare_exchange_strong(none, &mine);
         if (offered && asleep_.load()) {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -127,7 +128,7 @@ private:
                 for (long turn = 0; turn < 64; ++turn, relax())
                     if (offer_.load(std::memory_order_relaxed))
                         if (Offer* found = offer_.exchange(nullptr)) return found;
-            } while (Clock::now() < until);
+            } while (Clock::now() < until && !resting_.load(std::memory_order_relaxed));
             std::unique_lock<std::mutex> lock(mutex_);
             asleep_.store(true);
             wanted_.wait(lock, [&] { return !asleep_.load(); });
@@ -138,7 +139,7 @@ private:
     std::atomic<Clock::rep> last_{0};
     std::atomic<long> calls_{0};
     std::atomic<Offer*> offer_{nullptr};
-    std::atomic<bool> asleep_{false};
+    std::atomic<bool> asleep_{false}, resting_{false};
     pthread_t thread_{};  // once alive
     std::atomic<bool> alive_{false};
     std::atomic<int> at_{-1};  // the processor it was seen on last
@@ -210,11 +211,12 @@ void use(Region region) {
     borrowed.store(region);
 }
 
-void share(Function function, void* context) {
+void share(long threads, Function function, void* context) {
     Pool& pool = get();
-    if (pool.has_companion()) return pool.companion.share(function, context);
-    function(context, 0);
-    function(context, 1);
+    if (!pool.has_companion()) return run(threads, 2, function, context);
+    pool.companion.asked() ? pool.companion.with_other(function, context)
+                           : run(threads, 2, function, context);
+    pool.companion.ended();
 }
 
 void run(long threads, long count, Function function, void* context) {
@@ -226,6 +228,7 @@ void run(long threads, long count, Function function, void* context) {
     job.seats = helpers;
     if (helpers <= 0) return job.work();
     Pool& pool = get();
+    pool.companion.rest();
     if (const Region region = borrowed.load()) {
         // All threads that torch uses, needed or not: a runtime that is asked for fewer than last
         // time ends the others.

@@ -26,9 +26,9 @@ void use(Region region);
 // Call function(context, 0 .. count - 1), each once, on at most `threads` threads with the caller.
 void run(long threads, long count, Function function, void* context);
 
-// Call function(context, 0) and function(context, 1), which take some tens of microseconds each: by a
-// thread of our own beside the caller, if it is looking for work. An OpenMP region ends
+// Call function(context, 0) and function(context, 1), where such calls follow each other closely, by
+// the caller and a thread of our own that is looking for work; else as `run`. An OpenMP region ends
 // only when all its threads came by, which on a busy machine takes a hundred times as long as these.
-void share(Function function, void* context);
+void share(long threads, Function function, void* context);
 
 }  // namespace pool
