@@ -51,8 +51,8 @@ thread_local Memory memory;
 // of our own can help, without waiting; from the second on torch's threads do, where it does not.
 constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6;
 
-// Recurrent weights of a direction: from the first on a single row's units are worth sharing out,
-// above the second a core's second-level cache does not hold them.
+// Recurrent weights of a direction: the first are enough for two threads to share a single row's units,
+// the second more than a core's second-level cache holds.
 constexpr double SHARED = 3e4, CACHED = 4.2e5;
 
 long gates_of(int64_t kind) { return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3; }
@@ -141,8 +141,10 @@ Sharing sharing_of(const K2tCall& call, const Team& team) {
     const long directions = static_cast<long>(call.directions);
     const double weights = static_cast<double>(gates_of(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);
-    if (team.threads >= 2 * directions && weights >= SHARED) return {team.threads / directions, true};
-    if (team.threads >= directions && weights >= CACHED) return {team.threads, false};
+    const long most = static_cast<long>(2 * weights / SHARED);
+    if (team.threads >= 2 * directions && most >= 2)
+        return {std::min(team.threads / directions, most), true};
+    if (weights >= CACHED) return {std::min(team.threads, most), false};
     return alone;
 }
 

@@ -92,7 +92,7 @@ private:
     };
 
     static constexpr long PATIENCE = 2000, MANY = 16;
-    static constexpr std::chrono::microseconds GAP{100}, LOOKING{200};
+    static constexpr std::chrono::microseconds GAP{200}, LOOKING{200};
 
     // Whether the companion can run beside the caller. Where it sits on the caller's processor, as it
     // may for seconds though others are idle, it is sent to the others.
