@@ -37,6 +37,14 @@ def _unmasked_torch(case: Case) -> str:
     return _torch_alone(case) or _stacks(case)
 
 
+def _folded_torch(case: Case) -> str:
+    if isinstance(case, Stack) and case.merge == "mul":
+        return "products cannot be folded into weights"
+    if isinstance(case, Stack) and case.training:
+        return "folded weights are not those to be trained"
+    return _torch_alone(case) or _stacks(case)
+
+
 def _calls(case: Case) -> str:
     return "does not train" if isinstance(case, Stack) and case.training else ""
 
@@ -72,6 +80,7 @@ CONTENDERS: Mapping[str, Contender] = {
     OURS: Contender("by_torch", "auto"),
     PLAIN: Contender("by_torch", "torch", against=_torch_alone),
     "torch.compile": Contender("by_torch", "compile", against=_unmasked_torch),
+    "torch folded": Contender("by_torch", "folded", against=_folded_torch),
     "naive loop": Contender("by_torch", "loop"),
     "ONNX Runtime": Contender(
         "by_onnx",
