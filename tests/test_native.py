@@ -249,6 +249,81 @@ def test_changed_weights_are_never_stale(how: str) -> None:
 
 
 @native
+@pytest.mark.parametrize(("units", "steps"), [(7, 5), (181, 103), (419, 11)])
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0_reverse", "bias_ih_l0_reverse"])
+def test_one_changed_number_is_noticed_however_the_layer_is_shared_out(
+    name: str, units: int, steps: int
+) -> None:
+    spec = both("LSTM", units, 3, "sum", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec)
+    x = torch.randn(1, steps, 3)
+    parameter = getattr(module, name).data.view(-1)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                first = module(x)
+                parameter[-1] += 0.5
+                second, fresh = module(x), deepcopy(module)(x)
+            assert not torch.equal(first, second)
+            assert torch.equal(second, fresh)
+    finally:
+        torch.set_num_threads(before)
+
+
+def print_of(isa: int, arrays: list[Array]) -> int:
+    at = [library.Array(a.ctypes.data if a.size else None, a.size) for a in arrays]
+    found: int = library.library().k2t_print(isa, (library.Array * 4)(*at))
+    return found
+
+
+@native
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_every_change_of_weights_changes_their_fingerprint(data: st.DataObject) -> None:
+    isa = data.draw(st.sampled_from(isa_bits()))
+    sizes = data.draw(st.lists(st.integers(0, 700), min_size=4, max_size=4))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    arrays = [rng.normal(size=n).astype("f4") for n in sizes]
+    before = print_of(isa, arrays)
+    assert print_of(isa, [a.copy() for a in arrays]) == before
+    which = data.draw(st.sampled_from([i for i in range(4) if sizes[i] > 1] or [None]))
+    if which is None:
+        return
+    changed, n = arrays[which], sizes[which]
+    i = data.draw(st.integers(0, n - 1))
+    how = data.draw(st.sampled_from(("one", "bit", "swap", "negate", "all", "shift", "shorter")))
+    if how == "one":
+        changed[i] += 1
+    elif how == "bit":
+        changed.view("u4")[i] ^= np.uint32(1 << data.draw(st.integers(0, 31)))
+    elif how == "swap":
+        j = (i + data.draw(st.integers(1, n - 1))) % n
+        changed[[i, j]] = changed[[j, i]]
+    elif how == "negate":  # an even number of signs
+        changed[[i, (i + data.draw(st.integers(1, n - 1))) % n]] *= -1
+    elif how == "all":
+        changed *= -1
+    elif how == "shift":
+        changed[:] = np.roll(changed, 1)
+    else:
+        arrays[which] = changed[:-1]
+    assert print_of(isa, arrays) != before
+
+
+def test_what_the_kernel_answers_is_an_error_in_words() -> None:
+    op.done(0)
+    for code, error, words in (
+        (1, MemoryError, "no memory for the native kernel's scratch"),
+        (2, ValueError, "a length is below 0 or above the number of steps"),
+        (3, RuntimeError, "another thread changes the weights while they are read"),
+    ):
+        with pytest.raises(error, match=words):
+            op.done(code)
+
+
+@native
 def test_packed_weights_go_with_their_module() -> None:
     module, x = gru()
     with torch.no_grad():

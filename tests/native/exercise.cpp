@@ -1,6 +1,7 @@
 // Runs the native kernel through its binary interface, all cells, merges and instruction sets, several
 // callers at once; built with sanitizers by test_sanitizers.py. Ends with 1 if one thread and
 // many give other numbers.
+#include <array>
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -46,6 +47,8 @@ struct Layer {
     K2tShape shape;
     int64_t gates, states;
     Floats x;
+    std::vector<Floats> weights;  // four of each direction
+    std::vector<std::array<K2tArray, 4>> sources;
     std::vector<Aligned> packed, packed_back;
     std::vector<int64_t> lengths;
     std::vector<Floats> start;  // h and c of each direction
@@ -55,14 +58,19 @@ struct Layer {
           gates(kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3),
           states(kind == K2T_LSTM ? 2 : 1), x(random(n.batch * n.time * n.features)) {
         for (int d = 0; d < 2; ++d) {
-            const Floats ih = random(gates * n.units * n.features);
-            const Floats hh = random(gates * n.units * n.units);
-            const Floats bias_ih = random(gates * n.units), bias_hh = random(gates * n.units);
+            std::array<K2tArray, 4> given;
+            const int64_t sizes[] = {n.features, n.units, 1, d ? 0 : 1};  // no second bias backwards
+            for (int i = 0; i < 4; ++i) {
+                weights.push_back(random(gates * n.units * sizes[i]));
+                const Floats& one = weights.back();
+                given[i] = {one.empty() ? nullptr : one.data(), static_cast<int64_t>(one.size())};
+            }
+            sources.push_back(given);
             packed.emplace_back(k2t_packed_size(isa, &shape));
-            k2t_pack(isa, &shape, ih.data(), hh.data(), bias_ih.data(), d ? nullptr : bias_hh.data(),
+            k2t_pack(isa, &shape, given[0].data, given[1].data, given[2].data, given[3].data,
                      packed[d].get());
             packed_back.emplace_back(k2t_gradient_packed_size(isa, &shape));
-            k2t_gradient_pack(isa, &shape, hh.data(), packed_back[d].get());
+            k2t_gradient_pack(isa, &shape, given[1].data, packed_back[d].get());
             start.push_back(random(n.batch * n.units));
             start.push_back(random(n.batch * n.units));
         }
@@ -98,7 +106,12 @@ struct Layer {
             call.h_0[d] = start[2 * d].data();
             call.c_0[d] = states == 2 ? start[2 * d + 1].data() : nullptr;
             call.kept[d] = merge ? nullptr : kept[d].data();
+            call.sources[d] = sources[d].data();
+            call.prints[d] = k2t_print(isa, sources[d].data());
         }
+        ++call.prints[1];
+        if (k2t_run(isa, &call) != 3) std::abort();
+        --call.prints[1];
         for (int turn = 0; turn < times; ++turn)
             if (k2t_run(isa, &call)) std::abort();
         Floats all = out;

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <cstring>
 #include <deque>
 #include <new>
 #include <numeric>
@@ -148,20 +147,32 @@ Sharing sharing_of(const K2tCall& call, const Team& team) {
     return alone;
 }
 
-// False if there is no memory for it.
-bool run_together(const K2tCall& call, const K2tKernel& with, const Team& team,
+constexpr long SOURCES = 4;
+
+// Whether a direction's packed weights are not what its weights are now.
+bool is_stale(const K2tCall& call, const K2tKernel& with, long direction) {
+    const K2tArray* sources = call.sources[direction];
+    return sources && with.print(sources, SOURCES) != call.prints[direction];
+}
+
+// Returns as k2t_run.
+int64_t run_together(const K2tCall& call, const K2tKernel& with, const Team& team,
                   const Sharing& sharing) {
     const long directions = static_cast<long>(call.directions), parts = sharing.parts;
     const long size = (with.together_size(call.shape) + 15) / 16 * 16;
     float* shared = memory.at_least(size * directions);
-    if (!shared) return false;
+    if (!shared) return 1;
     std::vector<uint8_t> visits(static_cast<size_t>(call.time * parts));
     std::deque<Phases> phases;
     for (long d = 0; d < directions; ++d)
-        phases.emplace_back(with.together_start(call, d, shared + d * size), parts);
+        phases.emplace_back(1 + with.together_start(call, d, shared + d * size), parts);
+    std::atomic<bool> stale{false};
     auto one = [&](long d, long part) {
         phases[static_cast<size_t>(d)].work(part, [&](long phase, long which) {
-            with.together(call, {d, phase, which, parts, visits.data()}, shared + d * size);
+            if (phase > 0)
+                with.together(call, {d, phase - 1, which, parts, visits.data()}, shared + d * size);
+            else if (which == 0 && is_stale(call, with, d))
+                stale = true;
         });
     };
     auto all = [&](long index) {
@@ -171,7 +182,7 @@ bool run_together(const K2tCall& call, const K2tKernel& with, const Team& team,
     const long threads = sharing.beside ? parts * directions : parts;
     pool::run(team.threads, threads,
               [](void* context, long index) { (*static_cast<decltype(all)*>(context))(index); }, &all);
-    return true;
+    return stale ? 3 : 0;
 }
 
 template <class Call>
@@ -208,11 +219,8 @@ void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight_ih, const 
     kernel(isa).pack(*shape, weight_ih, weight_hh, bias_ih, bias_hh, packed);
 }
 
-int64_t k2t_same(int64_t count, const float* const* a, const float* const* b,
-                 const int64_t* sizes) {
-    for (int64_t i = 0; i < count; ++i)
-        if (std::memcmp(a[i], b[i], static_cast<size_t>(sizes[i]) * sizeof(float)) != 0) return 0;
-    return 1;
+uint64_t k2t_print(int64_t isa, const K2tArray* sources) {
+    return kernel(isa).print(sources, SOURCES);
 }
 
 int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time, int64_t batch_stride,
@@ -240,13 +248,19 @@ int64_t k2t_run(int64_t isa, const K2tCall* call) try {
     const K2tKernel& with = kernel(isa);
     const Team team = team_for(*call, call->shape.features, call->kept[0]);
     const Sharing sharing = sharing_of(*call, team);
-    if (sharing.parts > 1) return !run_together(*call, with, team, sharing);
+    if (sharing.parts > 1) return run_together(*call, with, team, sharing);
     Tasks tasks(*call, team);
     if (call->merge != K2T_APART && call->directions == 2)
         tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
-    return !tasks.run(
+    std::atomic<bool> stale{false};
+    const bool done = tasks.run(
         [&](long rows) { return with.scratch_size(call->shape, rows); },
-        [&](const K2tTask& task, float* scratch) { with.run(*call, task, scratch); });
+        [&](const K2tTask& task, float* scratch) {
+            // By the thread that will read the packed weights of this direction, too.
+            if (task.first == 0 && is_stale(*call, with, task.direction)) stale = true;
+            if (!stale) with.run(*call, task, scratch);
+        });
+    return !done ? 1 : stale ? 3 : 0;
 } catch (const std::bad_alloc&) {
     return 1;
 }

@@ -10,6 +10,7 @@
 
 namespace plain {
 #include "simd.h"
+#include "print.h"
 #include "product.h"
 #include "layer.h"
 #include "together.h"
@@ -18,6 +19,7 @@ namespace plain {
 
 const K2tKernel k2t_plain = {
     plain::packed_size, plain::pack, plain::scratch_size, plain::run,
-    plain::together_size, plain::together_start, plain::together, plain::LANES, plain::kept_parts,
+    plain::together_size, plain::together_start, plain::together, plain::print, plain::LANES,
+    plain::kept_parts,
     plain::gradient_packed_size, plain::gradient_pack, plain::gradient_scratch_size, plain::gradient_run,
 };

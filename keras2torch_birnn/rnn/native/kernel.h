@@ -43,6 +43,12 @@ struct K2tShape {
     int64_t units;
 };
 
+// Some floats, or none: null.
+struct K2tArray {
+    const float* data;
+    int64_t size;
+};
+
 // One layer's run over a batch of sequences, all directions. Index 1 of a pair is the backward one.
 struct K2tCall {
     K2tShape shape;
@@ -60,6 +66,8 @@ struct K2tCall {
     int64_t x_time_stride;
     const int64_t* lengths;                 // (B,), or null: every step counts
     const float* packed[2];                 // from k2t_pack, same instruction set
+    const K2tArray* sources[2];             // the four that packed was made of, or null: unchecked
+    uint64_t prints[2];                     // what k2t_print said of them then
     const float* h_0[2];                    // (B, H) contiguous, or null: zeros
     const float* c_0[2];                    // LSTM only
     float* out;                             // (B, T, D * H), merged (B, T, H); zeros past lengths
@@ -103,16 +111,15 @@ K2T_EXPORT void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight
                          const float* weight_hh, const float* bias_ih, const float* bias_hh,
                          float* packed);
 
-// Whether arrays and others hold the same bits, `count` pairs of them. One thread: torch's own would
-// be in the kernel's way.
-K2T_EXPORT int64_t k2t_same(int64_t count, const float* const* a, const float* const* b,
-                            const int64_t* sizes);
+// A fingerprint of the four weights of a direction, for one instruction set.
+K2T_EXPORT uint64_t k2t_print(int64_t isa, const K2tArray* sources);
 
 // The number of true steps in each row of a mask (B, T), bytes; and whether they all come first.
 K2T_EXPORT int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time,
                                int64_t batch_stride, int64_t time_stride, int64_t* lengths);
 
-// Run. Returns 0, 1 if there is no memory for the scratch, 2 if a length is not in [0, T].
+// Run. Returns 0, 1 if there is no memory for the scratch, 2 if a length is not in [0, T], 3 if the
+// sources are not what packed was made of: out and final hold nothing of use then.
 K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tCall* call);
 
 // W of the above: units, rounded up to whole vectors.

@@ -75,6 +75,12 @@ _CELL = (
 )
 
 
+class Array(ctypes.Structure):
+    """``K2tArray``."""
+
+    _fields_ = (("data", _pointer), ("size", _int))
+
+
 class Call(ctypes.Structure):
     """``K2tCall``."""
 
@@ -90,6 +96,8 @@ class Call(ctypes.Structure):
         ("x_time_stride", _int),
         ("lengths", _pointer),
         ("packed", _pointer * 2),
+        ("sources", _pointer * 2),
+        ("prints", ctypes.c_uint64 * 2),
         ("h_0", _pointer * 2),
         ("c_0", _pointer * 2),
         ("out", _pointer),
@@ -216,8 +224,8 @@ def library() -> ctypes.CDLL:
     found.k2t_packed_size.restype = _int
     found.k2t_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 5)
     found.k2t_pack.restype = None
-    found.k2t_same.argtypes = (_int, _pointer, _pointer, _pointer)
-    found.k2t_same.restype = _int
+    found.k2t_print.argtypes = (_int, ctypes.POINTER(Array))
+    found.k2t_print.restype = ctypes.c_uint64
     found.k2t_lengths.argtypes = (_pointer, _int, _int, _int, _int, _pointer)
     found.k2t_lengths.restype = _int
     found.k2t_run.argtypes = (_int, ctypes.POINTER(Call))

@@ -113,6 +113,8 @@ def compute(
         *(x.data_ptr(), x.stride(0), x.stride(1)),
         None if lengths is None else lengths.data_ptr(),
         packed.addresses,
+        packed.sources,
+        packed.prints,
         tuple(begin_at[::states]),
         tuple(begin_at[1::2]) if states == 2 else (),
         out.data_ptr(),
@@ -120,8 +122,16 @@ def compute(
         tuple([k.data_ptr() for k in kept]),
     )
     use_torch_threads()
-    done(library().k2t_run(isa, ctypes.byref(call)))
+    code = library().k2t_run(isa, ctypes.byref(call))
+    if code == _STALE:
+        packed = packed_before(shape, parameters, isa, stale=True)
+        call.packed, call.sources, call.prints = packed.addresses, packed.sources, packed.prints
+        code = library().k2t_run(isa, ctypes.byref(call))
+    done(code)
     return out, ends
+
+
+_STALE = 3  # k2t_run's answer where the weights are others than those that were packed
 
 
 def done(code: int) -> None:
@@ -130,6 +140,8 @@ def done(code: int) -> None:
         raise MemoryError("no memory for the native kernel's scratch")
     if code == 2:
         raise ValueError("a length is below 0 or above the number of steps")
+    if code == _STALE:
+        raise RuntimeError("another thread changes the weights while they are read")
 
 
 def counts(lengths: Tensor) -> Tensor:

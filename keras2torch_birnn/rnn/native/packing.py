@@ -8,13 +8,13 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.native.library import GATES, Shape, library
+from keras2torch_birnn.rnn.native.library import GATES, Array, Shape, library
 
 # One direction's parameters: weight_ih (G*H, F), weight_hh (G*H, H), bias_ih, bias_hh (G*H,).
 Parameters: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -22,39 +22,45 @@ Parameters: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed weights of all directions. ``addresses``: where each lies, for the kernel."""
+    """Packed weights of all directions. ``addresses``: where each lies, for the kernel.
+
+    ``sources``, ``prints``: what the kernel compares with the parameters' values as it runs; empty
+    if it need not. ``arrays`` is what the sources point to.
+    """
 
     data: tuple[Tensor, ...]
     addresses: tuple[int, ...]
+    arrays: tuple[Any, ...] = ()
+    sources: tuple[int, ...] = ()
+    prints: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """Packed weights, the parameters they belong to, and copies of the values these had then.
+    """Packed weights and the parameters they belong to.
 
     ``ids`` of the parameters are theirs alone as long as this is kept, for it goes with the first
-    of them (``watches``). ``arrays``: for C, where their values lie, where the copies do, and how
-    many there are.
+    of them (``watches``).
     """
 
     packed: Packed
     ids: tuple[int, ...]
     watches: tuple[weakref.ref[Tensor], ...]
-    copies: tuple[Tensor, ...]
     pointers: tuple[int, ...]
     shapes: list[torch.Size]
-    arrays: tuple[Any, Any, Any]
 
 
 _kept: dict[tuple[int, int], _Kept] = {}
 
 
-def packed_before(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Packed:
-    """The weights in the kernel's order, from last time if their values are the same.
+def packed_before(
+    shape: Shape, parameters: Sequence[Tensor | None], isa: int, *, stale: bool = False
+) -> Packed:
+    """The weights in the kernel's order, from last time if they lie where they did.
 
-    parameters: four for each direction. Values are compared, every one, on every call: torch counts
-    the changes of a tensor, but not those written through ``parameter.data``, and a stale weight
-    would be a wrong number.
+    parameters: four for each direction. The kernel looks at their values, all of them, whenever it
+    runs: torch counts the changes of a tensor, but not those written through ``parameter.data``,
+    and a stale weight would be a wrong number. ``stale``: it found that they have changed.
     """
     key = (id(parameters[1]), isa)
     ids = tuple(map(id, parameters))
@@ -64,23 +70,29 @@ def packed_before(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -
     found = _kept.get(key)
     if (
         found is not None
+        and not stale
         and found.ids == ids
         and found.pointers == pointers
         and found.shapes == shapes
         and all(map(Tensor.is_contiguous, there))
-        and library().k2t_same(len(pointers), *found.arrays)
     ):
         return found.packed
     packed = freshly_packed(shape, parameters, isa)
-    watches = tuple(weakref.ref(p, lambda _: _kept.pop(key, None)) for p in there)
-    copies = tuple(p.detach().clone(memory_format=torch.contiguous_format) for p in there)
-    count = len(there)
-    arrays = (
-        (ctypes.c_void_p * count)(*pointers),
-        (ctypes.c_void_p * count)(*(c.data_ptr() for c in copies)),
-        (ctypes.c_int64 * count)(*(c.numel() for c in copies)),
+    if not all(map(Tensor.is_contiguous, there)):
+        return packed  # it was made of copies
+    arrays = []
+    for first in range(0, len(parameters), 4):
+        given = parameters[first : first + 4]
+        at = [Array() if p is None else Array(p.data_ptr(), p.numel()) for p in given]
+        arrays.append((Array * 4)(*at))
+    packed = replace(
+        packed,
+        arrays=tuple(arrays),
+        sources=tuple(map(ctypes.addressof, arrays)),
+        prints=tuple(library().k2t_print(isa, array) for array in arrays),
     )
-    _kept[key] = _Kept(packed, ids, watches, copies, pointers, shapes, arrays)
+    watches = tuple(weakref.ref(p, lambda _: _kept.pop(key, None)) for p in there)
+    _kept[key] = _Kept(packed, ids, watches, pointers, shapes)
     return packed
 
 
