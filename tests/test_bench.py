@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import MASKED, assert_refused, k2t
 
-from keras2torch_birnn.bench import case, measure, report
+from keras2torch_birnn.bench import by_torch, case, measure, report
 from keras2torch_birnn.bench.case import Model, Stack
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, reason_against
 
@@ -51,6 +51,24 @@ def test_a_step_of_training_is_timed_and_compared_after_it(masked: bool) -> None
     # A wrong gradient would be seen: the step changes what comes out by far more than is allowed.
     change = np.abs(measure._wanted(stack, Path())[0] - case.exact(stack)).max()
     assert change > 1000 * measure.STACK_TOLERANCE
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum", "ave"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_folded_layers_compute_the_stack(merge: str, masked: bool) -> None:
+    stack = replace(STACK, merge=merge, layers=3, masked=masked)
+    assert reason_against("torch folded", stack, "cpu") == ""
+    found = by_torch.prepare(stack, "folded", "cpu", []).outputs().numpy()
+    np.testing.assert_allclose(found, case.exact(stack), rtol=0, atol=measure.STACK_TOLERANCE)
+
+
+def test_what_cannot_be_folded_says_why() -> None:
+    against = CONTENDERS["torch folded"].against
+    assert against(replace(STACK, merge="mul")) == "products cannot be folded into weights"
+    trained = replace(STACK, training=True)
+    assert against(trained) == "folded weights are not those to be trained"
+    assert against(replace(STACK, reset_after=False)) == "nn.GRU resets after the product only"
+    assert against(Model(path="model.h5")) == "made for stacks only"
 
 
 def test_training_contenders_are_for_training_only() -> None:
