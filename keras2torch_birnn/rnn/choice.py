@@ -98,7 +98,7 @@ def native_pays(kind: str, rows: int, weights: int) -> bool:
 
     It was in all other cases that were measured: benchmarks/engine.py.
     """
-    return kind != "LSTM" or rows < SEVERAL or weights <= MANY_WEIGHTS
+    return kind != "LSTM" or weights <= MANY_WEIGHTS or rows < SEVERAL
 
 
 def not_native(layer: LayerSpec) -> str:

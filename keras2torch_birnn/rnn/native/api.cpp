@@ -140,7 +140,8 @@ Sharing sharing_of(const K2tCall& call, const Team& team) {
     const long directions = static_cast<long>(call.directions);
     const double weights = static_cast<double>(gates_of(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);
-    const long most = static_cast<long>(2 * weights / SHARED);
+    // Two take part where they gain by it; each more must bring as much, for all wait for the last.
+    const long most = weights < SHARED ? 1 : std::max(2L, static_cast<long>(weights / SHARED));
     if (team.threads >= 2 * directions && most >= 2)
         return {std::min(team.threads / directions, most), true};
     if (weights >= CACHED) return {std::min(team.threads, most), false};
