@@ -42,8 +42,8 @@ SHAPES = (
     (32, 128, 128, 128),
     (64, 256, 256, 256),
 )
-# Not timed unless asked for: slower than torch per layer on every CPU so far.
-ASIDE = ("torch folded", "naive loop")
+# No peers of ours. On the CPU they are timed only where they are asked for.
+ASIDE = ("k2t folded", "naive loop")
 PEERS = tuple(name for name in CONTENDERS if name not in (OURS, PLAIN, *ASIDE))
 
 
@@ -97,10 +97,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", type=int, default=list(range(len(SHAPES))))
     parser.add_argument("--masked", choices=("no", "yes", "both"), default="both")
     parser.add_argument("--training", action="store_true", help="steps of training, not calls")
-    parser.add_argument("--only", nargs="+", default=[c for c in CONTENDERS if c not in ASIDE])
+    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    left_out = ASIDE if args.device == "cpu" else ("naive loop",)
+    contenders = args.only or [c for c in CONTENDERS if c not in left_out]
     best = peaks(args.threads)
     head: dict[str, Any] = {**facts(args.threads, args.rounds), "peaks_per_second": best}
     print(", ".join(f"{key} {value}" for key, value in head.items()))
@@ -118,7 +120,7 @@ def main() -> None:
             device=args.device,
             threads=args.threads,
             rounds=args.rounds,
-            contenders=args.only,
+            contenders=contenders,
         )
         rows.append(row)
         ours = next(t for t in row.timings if t.contender == OURS)

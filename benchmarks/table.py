@@ -23,8 +23,8 @@ FILES = (
     "engine-training-2026-11-25.json",
 )
 OURS, PLAIN = "k2t", "torch per layer"
-# Written by hand with torch alone, or not meant to be fast.
-NO_PEERS = (OURS, PLAIN, "naive loop")
+# Ours, written by hand with torch alone, or not meant to be fast.
+NO_PEERS = (OURS, PLAIN, "k2t folded", "naive loop")
 SHORT = {"Keras train_on_batch": "Keras", "Keras train_on_batch XLA": "Keras XLA"}
 NAMES = {
     ("lstm", "sigmoid", True): "LSTM",

@@ -57,13 +57,13 @@ def test_a_step_of_training_is_timed_and_compared_after_it(masked: bool) -> None
 @pytest.mark.parametrize("masked", [False, True])
 def test_folded_layers_compute_the_stack(merge: str, masked: bool) -> None:
     stack = replace(STACK, merge=merge, layers=3, masked=masked)
-    assert reason_against("torch folded", stack, "cpu") == ""
+    assert reason_against("k2t folded", stack, "cpu") == ""
     found = by_torch.prepare(stack, "folded", "cpu", []).outputs().numpy()
     np.testing.assert_allclose(found, case.exact(stack), rtol=0, atol=measure.STACK_TOLERANCE)
 
 
 def test_what_cannot_be_folded_says_why() -> None:
-    against = CONTENDERS["torch folded"].against
+    against = CONTENDERS["k2t folded"].against
     assert against(replace(STACK, merge="mul")) == "products cannot be folded into weights"
     trained = replace(STACK, training=True)
     assert against(trained) == "folded weights are not those to be trained"

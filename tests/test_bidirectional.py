@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 import keras2torch_birnn as k2t
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.rnn import folded
 from keras2torch_birnn.rnn.native import library
 from keras2torch_birnn.schema import REQUIRED, SCHEMA
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
@@ -125,6 +126,9 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         modes[-1] = None
     cell = draw(st.sampled_from(sorted(STACKS)))
+    if draw(st.integers(0, 3)) == 3:
+        modes[:-1] = ["ave" if mode == "mul" else mode for mode in modes[:-1]]
+        return draw(foldable(cell, modes))
     return {
         "cell": cell,
         "layers": layers,
@@ -145,7 +149,23 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@st.composite
+def foldable(draw: st.DrawFn, cell: str, modes: list[Any]) -> dict[str, Any]:
+    """What torch's kernel runs in one call."""
+    return {
+        "cell": cell,
+        "layers": len(modes),
+        "modes": modes,
+        "options": {"bias": draw(st.booleans())},
+        "mask": draw(st.sampled_from((None, "right", "any", "empty row"))),
+        "hx": draw(st.booleans()),
+        "engine": "folded",
+        "batch": draw(st.sampled_from((0, 1, 3, 6))),
+        "seed": draw(st.integers(0, 2**31)),
+    }
+
+
+@settings(max_examples=80, deadline=None)
 @given(calls())
 def test_every_engine_gives_the_numbers_of_the_reference(case: dict[str, Any]) -> None:
     options = {**case["options"], "merge_mode": case["modes"], "num_layers": case["layers"]}
@@ -303,8 +323,8 @@ def test_explain_says_which_engine_runs_and_why(monkeypatch: pytest.MonkeyPatch)
     with torch.no_grad():
         assert [c.engine for c in lstm.explain()] == ["native", "native"]
         assert [c.engine for c in lstm.explain(batch=64)] == ["native", "native"]
-        wide = k2t.BiLSTM(F, 512).eval()
-        assert [wide.explain(batch)[0].engine for batch in (1, 2)] == ["fused", "native"]
+        wide = k2t.BiLSTM(F, 513).eval()
+        assert [wide.explain(batch)[0].engine for batch in (3, 4)] == ["native", "fused"]
         assert [c.engine for c in lstm.explain(batch=64, masked=True)] == ["native", "native"]
         odd = k2t.BiLSTM(F, H, activation="gelu")
         assert [c.engine for c in odd.explain()] == ["loop"]
@@ -312,6 +332,54 @@ def test_explain_says_which_engine_runs_and_why(monkeypatch: pytest.MonkeyPatch)
     silu = k2t.BiLSTM(F, H, activation="silu")  # without a gradient in the kernel
     assert [silu.train(on).explain()[0].engine for on in (True, False)] == ["loop", "native"]
     assert "float32 on CPU" in lstm.eval().explain()[0].reason
+
+
+FOLDED = ["sum", "ave", "concat"]
+
+
+@pytest.mark.parametrize("cell", sorted(STACKS))
+def test_folded_layers_train_as_they_do_one_by_one(cell: str) -> None:
+    rnn = stack(cell, F, H, 3, merge_mode=FOLDED, dropout=0.5).double().eval()
+    x = torch.randn(T, B, F, dtype=torch.float64)
+    mask = torch.rand(T, B) < 0.7
+    grown = []
+    for engine in ("loop", "folded"):
+        rnn.engine = engine
+        rnn.zero_grad()
+        rnn(x, mask=mask)[0].sin().sum().backward()
+        grown.append([p.grad.clone() for p in rnn.parameters()])
+    for a, b in zip(*grown, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("mode", "factor"), [("sum", 0.5), ("ave", 1.0), ("ave", None)])
+def test_another_factor_of_a_folded_merge_is_noticed(
+    mode: str, factor: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rnn = stack("GRU", F, H, 2, merge_mode=mode, batch_first=True, engine="folded").eval()
+    x = torch.randn(B, T, F)
+    wanted, _ = exact(rnn, "GRU", x.numpy())
+    assert_close(rnn(x)[0], wanted)
+    monkeypatch.setitem(folded.FACTORS, mode, factor)
+    with pytest.raises((AssertionError, RuntimeError)):
+        assert_close(rnn(x)[0], wanted)
+
+
+def test_what_cannot_be_folded_is_refused_and_said() -> None:
+    x = torch.zeros(T, B, F)
+    for options, text in (
+        ({"merge_mode": ["mul", "sum"]}, "merge_mode='mul' cannot be folded into the next layer"),
+        ({"activation": "elu"}, "torch has no kernel for this cell"),
+        ({"dropout": 0.5}, "dropout between the layers"),
+    ):
+        rnn = k2t.BiLSTM(F, H, 2, engine="folded", **options)
+        for ask in (rnn.explain, lambda rnn=rnn: rnn(x)):
+            with pytest.raises(k2t.UsageError, match=f"K2T_ENGINE=folded: {text}"):
+                ask()
+    rnn = k2t.BiLSTM(F, H, 2, engine="folded", dropout=0.5, merge_mode=["ave", "mul"]).eval()
+    assert [c.engine for c in rnn.explain()] == ["folded", "folded"]
+    rnn.engine = "auto"
+    assert {c.engine for c in rnn.explain()} <= {"native", "fused"}
 
 
 def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +404,7 @@ def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch
         ({"merge_mode": None, "num_layers": 2}, "only the last layer may keep both"),
         ({"activation": "hard_sigmoid"}, "hard_sigmoid means two things"),
         ({"recurrent_activation": "sigma"}, "activation 'sigma': one of"),
-        ({"engine": "warp"}, "engine=warp: one of auto, torch, fused, loop, native"),
+        ({"engine": "warp"}, "engine=warp: one of auto, torch, fused, folded, loop, native"),
     ],
 )
 def test_what_has_no_meaning_is_refused(options: dict[str, Any], text: str) -> None:
@@ -358,6 +426,29 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     packed = pack_padded_sequence(x, torch.tensor([3, 2, 1]), batch_first=True)
     with pytest.raises(k2t.UsageError, match="a mask and a PackedSequence"):
         rnn(packed, mask=torch.ones(B, T, dtype=torch.bool))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cell", sorted(STACKS))
+def test_a_gpu_runs_all_layers_of_a_concat_stack_at_once(cell: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x, mask = torch.randn(T, B, F).cuda(), (torch.rand(T, B) < 0.7).cuda()
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        for modes in (["concat", "concat", "mul"], FOLDED):
+            rnn = stack(cell, F, H, 3, merge_mode=modes).cuda().eval()
+            chosen = {c.engine for c in rnn.explain()}
+            assert chosen == ({"fused"} if modes is FOLDED else {"folded"})
+            with torch.no_grad():
+                for given in (None, mask):
+                    found = []
+                    for engine in ("folded", "loop"):
+                        rnn.engine = engine
+                        found.append(rnn(x, mask=given)[0])
+                    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
 
 
 @pytest.mark.gpu

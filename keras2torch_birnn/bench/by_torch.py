@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from keras2torch_birnn.bench.case import (
     lengths_of,
     mask_of,
 )
+from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
 from keras2torch_birnn.rnn.choice import wish
 from keras2torch_birnn.rnn.chosen import set_engine
 from keras2torch_birnn.rnn.merge import MERGE
@@ -30,19 +30,18 @@ from keras2torch_birnn.spec import Array, LayerSpec
 
 Runner = Callable[[], Any]
 _CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+_STACKS = {"lstm": BiLSTM, "gru": BiGRU, "rnn": BiRNN}
 
 
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
-    """By an engine, "compile": torch per layer, compiled, or "folded": torch, all layers in one."""
+    """By an engine, "compile": torch per layer, compiled, or "folded": all layers in one."""
     model: nn.Module
     if isinstance(case, Model):
         model, call = _model(case, how, device, inputs)
     elif how in ("torch", "compile"):
         model, call = _by_hand(case, device, compiled=how == "compile")
     elif how == "folded":
-        model = _folded(case).eval().to(device)
-        x = torch.from_numpy(input_of(case)).to(device)
-        call = partial(model, x)
+        model, call = _folded(case, device)
     else:
         model, call = _converted(case, how, device)
     ready = torch.cuda.synchronize if device == "cuda" else _nothing
@@ -120,16 +119,12 @@ def _converted(
 class ByHand(nn.Module):
     """A layer as one writes it without k2t: torch's own bidirectional layer, and the merge."""
 
-    def __init__(self, stack: Stack, layers: Sequence[Mapping[str, Array]]) -> None:
+    def __init__(self, stack: Stack, layer: LayerSpec) -> None:
         super().__init__()
-        state = {
-            name.replace("_l0", f"_l{number}"): array
-            for number, layer in enumerate(layers)
-            for name, array in layer.items()
-        }
+        state = _state(layer)
         features = state["weight_ih_l0"].shape[1]
         made: Any = _CLASSES[stack.rnn]
-        self.rnn = made(features, stack.units, len(layers), batch_first=True, bidirectional=True)
+        self.rnn = made(features, stack.units, batch_first=True, bidirectional=True)
         zeros = {k: torch.zeros_like(v) for k, v in self.rnn.state_dict().items()}
         given = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
         self.rnn.load_state_dict(zeros | given)
@@ -157,28 +152,33 @@ def _state(layer: LayerSpec) -> dict[str, Array]:
     return state | torch_parameters(layer.parts["backward_layer"], "_reverse")
 
 
-def folded(state: Mapping[str, Array], merge: str) -> dict[str, Array]:
-    """A layer that reads both directions side by side as it would read them merged.
-
-    W (f + b) = [W W] [f; b] and W (f + b) / 2 = [W/2 W/2] [f; b].
-    """
-    factor = {"concat": None, "sum": 1.0, "ave": 0.5}[merge]
-
-    def wide(name: str, array: Array) -> Array:
-        if factor is None or not name.startswith("weight_ih"):
-            return array
-        return np.concatenate((array, array), axis=1) * np.float32(factor)
-
-    return {name: wide(name, array) for name, array in state.items()}
-
-
-def _folded(stack: Stack) -> ByHand:
-    first, *rest = map(_state, layers_of(stack))
-    return ByHand(stack, [first, *(folded(state, stack.merge) for state in rest)])
+def _folded(stack: Stack, device: str) -> tuple[nn.Module, Runner]:
+    """All layers in one call of torch's kernel; their merges are in the weights."""
+    states = list(map(_state, layers_of(stack)))
+    made: Any = _STACKS[stack.rnn]
+    model = made(
+        states[0]["weight_ih_l0"].shape[1],
+        stack.units,
+        stack.layers,
+        batch_first=True,
+        merge_mode=stack.merge,
+        engine="folded",
+    )
+    given = {
+        name.replace("_l0", f"_l{number}"): torch.from_numpy(np.ascontiguousarray(array))
+        for number, state in enumerate(states)
+        for name, array in state.items()
+    }
+    zeros = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    model.load_state_dict(zeros | given)
+    model.eval().to(device)
+    x, kept = torch.from_numpy(input_of(stack)).to(device), mask_of(stack)
+    mask = None if kept is None else torch.from_numpy(kept).to(device)
+    return model, lambda: model(x, mask=mask)[0]
 
 
 def _by_hand(stack: Stack, device: str, *, compiled: bool) -> tuple[nn.Module, Runner]:
-    model: Any = nn.Sequential(*(ByHand(stack, [_state(layer)]) for layer in layers_of(stack)))
+    model: Any = nn.Sequential(*(ByHand(stack, layer) for layer in layers_of(stack)))
     model = model.eval().to(device)
     x = torch.from_numpy(input_of(stack)).to(device)
     if compiled:

@@ -80,7 +80,7 @@ CONTENDERS: Mapping[str, Contender] = {
     OURS: Contender("by_torch", "auto"),
     PLAIN: Contender("by_torch", "torch", against=_torch_alone),
     "torch.compile": Contender("by_torch", "compile", against=_unmasked_torch),
-    "torch folded": Contender("by_torch", "folded", against=_folded_torch),
+    "k2t folded": Contender("by_torch", "folded", against=_folded_torch),
     "naive loop": Contender("by_torch", "loop"),
     "ONNX Runtime": Contender(
         "by_onnx",

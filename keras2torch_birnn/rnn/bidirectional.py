@@ -7,7 +7,7 @@ Torch's arguments, parameter names and states, and after every layer the merge t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,9 +17,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from keras2torch_birnn.activations import FUNCTIONS
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.rnn.asked import Asked, State
-from keras2torch_birnn.rnn.choice import Choice, Wish, wish
-from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, decide, run, run_masked
+from keras2torch_birnn.rnn.asked import Asked, Result, State
+from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, wish
+from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, decide, is_exporting, run, run_masked
+from keras2torch_birnn.rnn.folded import cannot_fold, run_folded
 from keras2torch_birnn.rnn.loop import Cell, Weights
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.native.library import missing, native_numbers, say_once_if_missing
@@ -166,9 +167,10 @@ class BidirectionalStack(nn.Module):
 
     def explain(self, batch: int = 1, *, masked: bool = False) -> tuple[Choice, ...]:
         """Which engine runs each layer, and why, for a batch of this size as things stand now."""
-        return tuple(
-            decide(layer, example(layer, batch, masked=masked)) for layer in self.recurrences()
-        )
+        layers = self.recurrences()
+        if folded := self._folded(layers, layers[0].weights[0].ih):
+            return (folded,) * self.num_layers
+        return tuple(decide(layer, example(layer, batch, masked=masked)) for layer in layers)
 
     def recurrences(self) -> tuple[Recurrence, ...]:
         """The layers as the engines see them."""
@@ -239,22 +241,45 @@ class BidirectionalStack(nn.Module):
         start: tuple[tuple[State, ...], ...] | None,
     ) -> tuple[Merged, tuple[Tensor, ...]]:
         """x: (B, T, F), the first ``lengths`` steps of each row or those in ``mask`` count."""
+        layers = self.recurrences()
+        if self._folded(layers, x):
+            begin = None if start is None else tuple(s for layer in start for s in layer)
+            asked = Asked(x, lengths, begin, self.merge_mode[-1])
+            outputs, states = _on_mask(partial(run_folded, layers, self.merge_mode), asked, mask)
+            return outputs if asked.merge is None else outputs[0], _stacked(states)
         finals: list[State] = []
         out: Merged = x
-        for index, layer in enumerate(self.recurrences()):
+        for index, layer in enumerate(layers):
             begin = None if start is None else start[index]
             mode = self.merge_mode[index]
-            if mask is None:
-                outputs, states = run(layer, Asked(out, lengths, begin, mode))
-            else:
-                asked = Asked(out, None, begin, mode)
-                rules = ("zeros", "zeros")
-                outputs, states = run_masked(partial(run, layer), asked, mask.bool(), rules)
+            asked = Asked(out, lengths, begin, mode)
+            outputs, states = _on_mask(partial(run, layer), asked, mask)
             out = outputs if mode is None else outputs[0]
             if self.dropout and index < self.num_layers - 1:
                 out = nn.functional.dropout(out, self.dropout, self.training)
             finals += states
-        return out, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+        return out, _stacked(finals)
+
+    def _folded(self, layers: Sequence[Recurrence], like: Tensor) -> Choice | None:
+        """The choice of one call for all layers; None if they run one by one.
+
+        ``like``: a tensor on the device.
+
+        Raises:
+            UsageError: it was chosen and cannot be.
+        """
+        engine = wish(self.engine)
+        if engine == "folded":
+            if lacking := cannot_fold(layers, self.merge_mode, self.dropout):
+                raise UsageError(f"{VARIABLE}=folded: {lacking}", "use auto")
+            return Choice("folded", "chosen")
+        # As nn.LSTM runs its layers. Merges that take wider weights were never measured there.
+        if not like.is_cuda or engine not in ("auto", "torch") or is_exporting():
+            return None
+        concat = set(self.merge_mode[:-1]) == {"concat"}
+        if not concat or cannot_fold(layers, self.merge_mode, self.dropout):
+            return None
+        return Choice("folded", "torch's own kernel, all layers in one call")
 
     def _packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, Any]:
         """Padded, run, packed again; states are in the order of the caller's rows."""
@@ -281,7 +306,7 @@ class BiLSTM(BidirectionalStack):
     all layers or one for each; None (a pair comes out) for the last. ``activation`` and
     ``recurrent_activation``: Keras' names, with ``hard_sigmoid`` spelled out as
     "hard_sigmoid_0.2" (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch). ``engine``: "auto",
-    "torch", "fused", "loop" or "native" (see the README); None for what K2T_ENGINE says.
+    "torch", "fused", "folded", "loop" or "native" (see the README); None for what K2T_ENGINE says.
 
     Raises:
         UsageError: an argument has no meaning here; the message says which and what is allowed.
@@ -303,6 +328,18 @@ class BiRNN(BidirectionalStack):
     """A stack of bidirectional ``nn.RNN`` (Keras: SimpleRNN) layers; see ``BiLSTM``."""
 
     cell_class = "SimpleRNN"
+
+
+def _on_mask(sequences: Callable[[Asked], Result], asked: Asked, mask: Tensor | None) -> Result:
+    """On all steps, or where ``mask`` says that they count."""
+    if mask is None:
+        return sequences(asked)
+    return run_masked(sequences, asked, mask.bool(), ("zeros", "zeros"))
+
+
+def _stacked(states: Sequence[State]) -> tuple[Tensor, ...]:
+    """States of all layers and directions, as torch's layers give them."""
+    return tuple(torch.stack(parts) for parts in zip(*states, strict=True))
 
 
 def example(layer: Recurrence, batch: int, *, masked: bool) -> Asked:

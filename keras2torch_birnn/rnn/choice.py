@@ -1,8 +1,9 @@
 """Which engine runs a recurrent layer, and why. No torch: ``k2t inspect`` asks without it.
 
-fused: torch's own module. native: our kernel, float32 on CPU (``native``).
-loop: the equations step by step, for everything. ``K2T_ENGINE`` chooses (``wish``). Where native
-cannot run a call (a GPU, float64, an exported graph), the layer's torch engine does.
+fused: torch's own module. folded: the same for all layers of a stack at once (``folded``).
+native: our kernel, float32 on CPU (``native``). loop: the equations step by step, for everything.
+``K2T_ENGINE`` chooses (``wish``). Where native cannot run a call (a GPU, float64, an exported
+graph), the layer's torch engine does.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from keras2torch_birnn.rnn.native.library import missing, native_cell
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec
 
-Engine = Literal["fused", "loop", "native"]
-Wish = Literal["auto", "torch", "fused", "loop", "native"]
+Engine = Literal["fused", "folded", "loop", "native"]
+Wish = Literal["auto", "torch", "fused", "folded", "loop", "native"]
 WISHES: tuple[Wish, ...] = get_args(Wish)
 
 VARIABLE = "K2T_ENGINE"
@@ -68,6 +69,10 @@ def choose(layer: LayerSpec) -> Choice:
         return within_torch
     if engine == "loop":
         return Choice("loop", f"{VARIABLE}=loop")
+    if engine == "folded":
+        raise UsageError(
+            f"{VARIABLE}=folded: a converted layer stands alone", "use fused", place=layer.place
+        )
     if engine == "fused":
         if within_torch.engine != "fused":
             raise UsageError(

@@ -81,6 +81,8 @@ def decide(layer: Recurrence, asked: Asked) -> Choice:
         UsageError: the forced engine cannot run it.
     """
     engine = wish(layer.engine)
+    if engine == "folded":
+        raise UsageError(f"{VARIABLE}=folded: a layer that stands alone", "use fused")
     dropping = layer.training and bool(layer.dropout)
     if engine in ("auto", "native"):
         lacking = _not_native(layer, asked, dropping=dropping)
@@ -99,7 +101,7 @@ def decide(layer: Recurrence, asked: Asked) -> Choice:
     if dropping:
         return _DROPPING
     # Packing depends on values, which a graph must not.
-    return _EXPORTED if asked.lengths is not None and _exporting() else _FUSED
+    return _EXPORTED if asked.lengths is not None and is_exporting() else _FUSED
 
 
 _NATIVE = Choice("native", "measured the fastest for float32 on CPU")
@@ -124,7 +126,7 @@ def _not_native(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
 
 def _native_wanted(layer: Recurrence, asked: Asked) -> bool:
     """Whether native is the better engine for this call."""
-    if _exporting():
+    if is_exporting():
         return False
     weights = layer.weights[0].hh.numel()
     unmasked = layer.kernel is not None and asked.lengths is None
@@ -183,7 +185,7 @@ def merged(outputs: tuple[Tensor, ...], merge: str | None) -> tuple[Tensor, ...]
 _is_exporting: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
-def _exporting() -> bool:
+def is_exporting() -> bool:
     """Whether a graph is being exported, or traced by ``torch.jit``."""
     return bool(_is_exporting() or is_tracing())
 
@@ -215,12 +217,24 @@ def _run_loops(layer: Recurrence, asked: Asked) -> Result:
 
 
 def _run_fused(layer: Recurrence, asked: Asked) -> Result:
-    """One call of torch's kernel for all directions, packed where lengths count."""
+    """One call of torch's kernel for all directions."""
+    return run_kernel((layer,), asked)
+
+
+def run_kernel(layers: Sequence[Recurrence], asked: Asked) -> Result:
+    """One call of torch's kernel, packed where lengths count.
+
+    layers: alike but for their weights, each but the first reading both directions of the one
+    before side by side. ``asked.start`` and the final states are those of all layers, each with
+    its directions.
+    """
     x, lengths, start, merge, _ = asked
+    layer = layers[0]
     kernel: Any = layer.kernel
     directions, units = len(layer.weights), layer.weights[0].hh.shape[1]
+    number = len(layers) * directions
     if start is None:
-        zero = x.new_zeros(directions, x.shape[0], units)
+        zero = x.new_zeros(number, x.shape[0], units)
         begin: tuple[Tensor, ...] = (zero,) * layer.states
     else:
         begin = tuple(torch.stack(parts) for parts in zip(*start, strict=True))
@@ -236,10 +250,10 @@ def _run_fused(layer: Recurrence, asked: Asked) -> Result:
         packed = pack_padded_sequence(x[order], counts.clamp(min=1), batch_first=True)
         begin = tuple(s[:, order] for s in begin)
     hx = begin if layer.cell.kind == "LSTM" else begin[0]
-    weights = _flat(layer.weights)
+    weights = [p for one in layers for p in _flat(one.weights)]
     has_biases = layer.weights[0].bias_ih is not None
-    # one layer, no dropout between layers
-    fixed = (weights, has_biases, 1, 0.0, layer.training, directions == 2)
+    # no dropout between layers
+    fixed = (weights, has_biases, len(layers), 0.0, layer.training, directions == 2)
     if packed is None:
         out, *final = kernel(x, hx, *fixed, True)
     else:
@@ -250,7 +264,7 @@ def _run_fused(layer: Recurrence, asked: Asked) -> Result:
             out = out.masked_fill(empty[:, None, None], 0)
             final = [torch.where(empty[:, None], s, f) for f, s in zip(final, begin, strict=True)]
         out, final = out[back], [f[:, back] for f in final]
-    states = tuple(tuple(f[d] for f in final) for d in range(directions))
+    states = tuple(tuple(f[i] for f in final) for i in range(number))
     if merge == "concat":
         return (out,), states
     return merged(out.chunk(directions, dim=2), merge), states
