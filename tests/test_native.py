@@ -836,6 +836,18 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
     assert native_pays("GRU", 4, 4 * 513**2)
 
 
+@native
+@pytest.mark.usefixtures("forced_native")
+def test_wide_inputs_are_taken_in_larger_blocks_of_steps() -> None:
+    spec = both("LSTM", 257, 263, "sum", activation="tanh", recurrent_activation="sigmoid")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 97, 263)).astype("f4")
+    mask = np.arange(97) < np.array([97, 89, 41])[:, None]
+    with torch.no_grad():
+        found = bidirectional(spec)(torch.from_numpy(x), torch.from_numpy(mask))
+    assert_close(tensors(found), reference(spec, x, mask))
+
+
 # Features, units, steps: each direction by several threads, and one direction after the other; with
 # more steps than one block has, and with fewer.
 SHARED_ROWS = ((29, 181, 103), (7, 419, 101), (31, 433, 7))

@@ -235,10 +235,15 @@ static void one_step(const Functions& f, const Packed& w, long rows, long units,
 // ---- the whole sequence ---------------------------------------------------------------------------
 
 // Rows (of step and batch) whose input product is taken at once: few enough to stay in cache, many
-// enough to use every fetched weight often.
-constexpr long BLOCK_ROWS = 96;
+// enough to use every fetched weight often. Input weights that leave the cache between two blocks are
+// worth larger ones.
+constexpr long BLOCK_ROWS = 96, MOST_BLOCK_ROWS = 256, MANY_WEIGHTS = 1 << 18;
 
-static long block_steps(long rows) { return rows >= BLOCK_ROWS ? 1 : BLOCK_ROWS / rows; }
+static long block_steps(const K2tShape& shape, long rows) {
+    const bool many = gate_count(shape.kind) * shape.units * shape.features >= MANY_WEIGHTS;
+    const long most = many ? MOST_BLOCK_ROWS : BLOCK_ROWS;
+    return rows >= most ? 1 : most / rows;
+}
 
 // A distance between rows that does not map them all to the same sets of the cache.
 static long inputs_stride(const K2tShape& shape) {
@@ -246,7 +251,7 @@ static long inputs_stride(const K2tShape& shape) {
 }
 
 static long scratch_size(const K2tShape& shape, long rows) {
-    const long block = rows * block_steps(rows), width = whole(shape.units);
+    const long block = rows * block_steps(shape, rows), width = whole(shape.units);
     return block * whole(shape.features) + block * inputs_stride(shape) + rows * 4 * LANES +
            rows * width * 4;
 }
@@ -336,7 +341,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
     const Packed w(shape, call.packed[d]);
 
     Scratch s;
-    const long steps_at_once = block_steps(rows), block = rows * steps_at_once;
+    const long steps_at_once = block_steps(shape, rows), block = rows * steps_at_once;
     s.x = memory;
     s.inputs = s.x + block * whole(features);
     s.sums = s.inputs + block * stride;
@@ -377,7 +382,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
         while (running > 0 && length(running - 1) <= first) --running;
         if (running == 0) return;
         // Gather the block's rows, step by step, and take their product with the input weights.
-        long gathered = 0, left = running, active[BLOCK_ROWS];
+        long gathered = 0, left = running, active[MOST_BLOCK_ROWS];
         for (long step = first; step < first + steps_at_once; ++step) {
             while (left > 0 && length(left - 1) <= step) --left;
             active[step - first] = left;
