@@ -562,7 +562,7 @@ mutation(
     "concat puts the backward half first",
     both(
         put(MERGE, "concat", lambda a, b: torch.cat((b, a), dim=-1)),
-        edit("rnn.engines:_run_fused", 'merge == "concat"', "False"),
+        edit("rnn.engines:run_kernel", 'merge == "concat"', "False"),
     ),
     *BI.values(),
 )
@@ -598,7 +598,7 @@ mutation(
 mutation(
     "an empty row loses its state",
     edit(
-        "rnn.engines:_run_fused",
+        "rnn.engines:run_kernel",
         "empty = lengths[order] == 0",
         "empty = lengths[order] < 0",
     ),
