@@ -19,7 +19,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 # Oldest first.
 FILES = (
     "engine-2026-11-25.json",
-    "engine-small-2026-11-25.json",
     "engine-training-2026-11-25.json",
 )
 OURS, PLAIN = "k2t", "torch per layer"

@@ -1,4 +1,4 @@
-"""Parity first, then rounds: every contender once in each, its process idle in between."""
+"""Parity first, then rounds: every contender once in each, in turn, its process idle in between."""
 
 from __future__ import annotations
 
@@ -138,9 +138,12 @@ def measure(
                     worker.ask(f"outputs {file}")
                     absent[contender], errors[contender] = _difference(case, file, wanted)
             times: dict[str, list[float]] = {c: [] for c in contenders if not absent[c]}
+            there = list(times)
             for number in range(rounds):
                 progress(f"{case.label}: round {number + 1} of {rounds}")
-                for contender in times:
+                # Each round begins with another one, so that nobody always follows the same.
+                first = number % max(1, len(there))
+                for contender in there[first:] + there[:first]:
                     # Threads of the one before go on looking for work, in its process, for a while.
                     time.sleep(QUIET_SECONDS)
                     times[contender].append(float(workers[contender].ask("run")["ms"]))

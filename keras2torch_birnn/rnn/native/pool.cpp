@@ -46,7 +46,7 @@ public:
         const bool close = begun - last_.load(std::memory_order_relaxed) < Clock::duration{GAP}.count();
         // One interruption does not end a row of calls, two do.
         const long before = calls_.load(std::memory_order_relaxed);
-        const long calls = close ? std::min(before + 1, 2 * MANY) : before / 2;
+        const long calls = close ? std::min(before + 1, 2 * MANY) : std::min(before, before / 2);
         calls_.store(calls, std::memory_order_relaxed);
         return calls >= MANY;
     }
@@ -66,12 +66,20 @@ public:
             asleep_.store(false);
             wanted_.notify_one();
         }
+        const auto begun = Clock::now();
         function(context, 0);
+        const auto ended = Clock::now();
         Offer* untaken = &mine;
         if (!offered || offer_.compare_exchange_strong(untaken, nullptr))
             return function(context, 1);
         for (long turn = 0; !mine.done.load(std::memory_order_acquire); ++turn)
             turn < PATIENCE ? relax() : std::this_thread::yield();
+        // It lost its processor in the middle. What that cost has to be earned back by as many calls
+        // without it before it is asked again: where processors are short, that is never.
+        const auto waited = Clock::now() - ended, worked = ended - begun;
+        if (waited > LONG * worked)
+            calls_.store(-std::min(LONGEST, static_cast<long>(waited / std::max(worked, Clock::duration{1}))),
+                         std::memory_order_relaxed);
     }
 
     [[noreturn]] void live() {
@@ -91,7 +99,7 @@ private:
         std::atomic<bool> done{false};
     };
 
-    static constexpr long PATIENCE = 2000, MANY = 16;
+    static constexpr long PATIENCE = 2000, MANY = 16, LONG = 16, LONGEST = 10000;
     static constexpr std::chrono::microseconds GAP{200}, LOOKING{200};
 
     // Whether the companion can run beside the caller. Where it sits on the caller's processor, as it
