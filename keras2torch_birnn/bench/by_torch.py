@@ -104,8 +104,7 @@ def _converted(
     model = nn.ModuleList([convert_layer(layer) for layer in layers_of(stack)]).eval()
     model.to(device, dtype)
     set_engine(model, wish(engine))
-    x, kept = torch.from_numpy(input_of(stack)).to(device, dtype), mask_of(stack)
-    mask = None if kept is None else torch.from_numpy(kept).to(device)
+    x, mask = _given(stack, device, dtype)
 
     def run() -> Tensor:
         out = x
@@ -114,6 +113,21 @@ def _converted(
         return out
 
     return model, run
+
+
+def _given(
+    stack: Stack, device: str, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor | None]:
+    """Input and mask of a stack."""
+    x, mask = torch.from_numpy(input_of(stack)).to(device, dtype), mask_of(stack)
+    return x, None if mask is None else torch.from_numpy(mask).to(device)
+
+
+def _fill(module: nn.Module, arrays: dict[str, Array]) -> None:
+    """Set a module's parameters; those that are not named are zero."""
+    zeros = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
+    given = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()}
+    module.load_state_dict(zeros | given)
 
 
 class ByHand(nn.Module):
@@ -125,11 +139,9 @@ class ByHand(nn.Module):
         features = state["weight_ih_l0"].shape[1]
         made: Any = _CLASSES[stack.rnn]
         self.rnn = made(features, stack.units, batch_first=True, bidirectional=True)
-        zeros = {k: torch.zeros_like(v) for k, v in self.rnn.state_dict().items()}
-        given = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
-        self.rnn.load_state_dict(zeros | given)
+        _fill(self.rnn, state)
         for name, weight in self.rnn.named_parameters():
-            weight.requires_grad_(name in given)  # Keras has one bias and trains one
+            weight.requires_grad_(name in state)  # Keras has one bias and trains one
         self.merge = MERGE[stack.merge]
         self.lengths = lengths_of(stack)
 
@@ -165,15 +177,13 @@ def _folded(stack: Stack, device: str) -> tuple[nn.Module, Runner]:
         engine="folded",
     )
     given = {
-        name.replace("_l0", f"_l{number}"): torch.from_numpy(np.ascontiguousarray(array))
+        name.replace("_l0", f"_l{number}"): array
         for number, state in enumerate(states)
         for name, array in state.items()
     }
-    zeros = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
-    model.load_state_dict(zeros | given)
+    _fill(model, given)
     model.eval().to(device)
-    x, kept = torch.from_numpy(input_of(stack)).to(device), mask_of(stack)
-    mask = None if kept is None else torch.from_numpy(kept).to(device)
+    x, mask = _given(stack, device)
     return model, lambda: model(x, mask=mask)[0]
 
 

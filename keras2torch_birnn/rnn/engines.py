@@ -140,6 +140,7 @@ def _native_wanted(layer: Recurrence, asked: Asked) -> bool:
 
 
 def _tensors(layer: Recurrence, asked: Asked) -> list[Tensor]:
+    """Those that may have gradients: x, the start's states, the weights."""
     return [asked.x, *asked.states, *_flat(layer.weights)]
 
 
@@ -279,7 +280,7 @@ def _run_native(layer: Recurrence, asked: Asked) -> Result:
     if layer.training and _native(layer).differentiable:
         return _keeping(layer, asked)
     recomputed: Any = _Recomputed
-    found = recomputed.apply(_Fixed.of(layer, asked), *_varying(layer, asked))
+    found = recomputed.apply(_Fixed.of(layer, asked), *_tensors(layer, asked))
     flat = cast(tuple[Tensor, ...], found)
     n, each = len(layer.weights), layer.states
     outputs = len(flat) - n * each
@@ -292,7 +293,7 @@ def _keeping(layer: Recurrence, asked: Asked) -> Result:
     """By the kernel, which keeps what its gradient needs; merged by torch, which knows its own."""
     kept: Any = _Kept
     fixed = _Fixed.of(layer, asked._replace(merge=None))
-    out, final = kept.apply(fixed, *_varying(layer, asked))
+    out, final = kept.apply(fixed, *_tensors(layer, asked))
     finals = by_direction(final, _native(layer))
     if asked.merge == "concat":
         return (out,), finals
@@ -313,7 +314,7 @@ class _Fixed:
         return _Fixed(layer, asked.lengths, asked.merge, len(asked.states))
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[Recurrence, Asked]:
-        """The layer and what it is asked for, with what ``_varying`` gave, or others like it."""
+        """The layer and what it is asked for, with what ``_tensors`` gave, or others like it."""
         states = self.states
         rest = iter(tensors[1 + states :])
         weights = tuple(
@@ -329,11 +330,6 @@ class _Fixed:
         start = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
         asked = Asked(tensors[0], self.lengths, start or None, self.merge)
         return self.layer._replace(weights=weights), asked
-
-
-def _varying(layer: Recurrence, asked: Asked) -> tuple[Tensor, ...]:
-    """The tensors that may have gradients: x, the start's states, the weights."""
-    return tuple(_tensors(layer, asked))
 
 
 def _native(layer: Recurrence) -> NativeCell:
@@ -354,7 +350,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Tensors: of ``_varying``."""
+        """Tensors: of ``_tensors``."""
         ctx.save_for_backward(*tensors)
         ctx.fixed = fixed
         layer, asked = fixed.with_tensors(tensors)
@@ -371,7 +367,7 @@ class _Kept(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Tensors: of ``_varying``. Outputs side by side, and final states."""
+        """Tensors: of ``_tensors``. Outputs side by side, and final states."""
         layer, asked = fixed.with_tensors(tensors)
         out, final, kept = run_keeping(_native(layer), layer.weights, asked)
         ctx.save_for_backward(*tensors, *kept)

@@ -54,8 +54,6 @@ constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6;
 // the second more than a core's second-level cache holds.
 constexpr double SHARED = 3e4, CACHED = 4.2e5;
 
-long gates_of(int64_t kind) { return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3; }
-
 struct Team {
     long threads;  // of torch that are worth it
     bool aided;    // whether a thread of our own can help
@@ -138,7 +136,7 @@ Sharing sharing_of(const K2tCall& call, const Team& team) {
     const Sharing alone{1, true};
     if (call.batch != 1 || call.kept[0] || team.threads < 2) return alone;
     const long directions = static_cast<long>(call.directions);
-    const double weights = static_cast<double>(gates_of(call.shape.kind)) *
+    const double weights = static_cast<double>(gate_count(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);
     // Two take part where they gain by it; each more must bring as much, for all wait for the last.
     const long most = weights < SHARED ? 1 : std::max(2L, static_cast<long>(weights / SHARED));

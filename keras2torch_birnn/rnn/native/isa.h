@@ -6,6 +6,11 @@
 // Rows of one task at most: their states and sums stay in cache.
 constexpr long MOST_ROWS = 64;
 
+// Static: each file has its own, compiled with its own flags.
+static inline long gate_count(int64_t kind) {
+    return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3;
+}
+
 // One direction over some rows of the batch: order[first], order[first + stride], ...
 struct K2tTask {
     long direction;

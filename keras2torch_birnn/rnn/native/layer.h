@@ -7,8 +7,6 @@
 
 // ---- packed weights: input panels, recurrent panels, bias_ih, bias_hh -----------------------------
 
-static long gate_count(long kind) { return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3; }
-
 struct Packed {
     const float* input;        // [panel][F][G][lane]
     const float* recurrent;    // [panel][H][G][lane]; GRU before: r and z, then n by itself

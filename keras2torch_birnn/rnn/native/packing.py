@@ -77,19 +77,20 @@ def packed_before(
         and all(map(Tensor.is_contiguous, there))
     ):
         return found.packed
-    packed = freshly_packed(shape, parameters, isa)
     if not all(map(Tensor.is_contiguous, there)):
-        return packed  # it was made of copies
+        return freshly_packed(shape, parameters, isa)  # of copies
     arrays = []
     for first in range(0, len(parameters), 4):
         given = parameters[first : first + 4]
         at = [Array() if p is None else Array(p.data_ptr(), p.numel()) for p in given]
         arrays.append((Array * 4)(*at))
+    # Before they are packed: what another thread changes meanwhile is noticed by the next run.
+    prints = tuple(library().k2t_print(isa, array) for array in arrays)
     packed = replace(
-        packed,
+        freshly_packed(shape, parameters, isa),
         arrays=tuple(arrays),
         sources=tuple(map(ctypes.addressof, arrays)),
-        prints=tuple(library().k2t_print(isa, array) for array in arrays),
+        prints=prints,
     )
     watches = tuple(weakref.ref(p, lambda _: _kept.pop(key, None)) for p in there)
     _kept[key] = _Kept(packed, ids, watches, pointers, shapes)
