@@ -42,7 +42,8 @@ def given_to(*specs: LayerSpec, dtype: str) -> ModelSpec:
     """A chain whose input, (B, 7, 3), is declared in a dtype."""
     root = chain(*specs, shape=(None, 7, 3))
     assert root.graph is not None
-    root.graph.layers[0].config["dtype"] = dtype  # type: ignore[index]
+    config: Any = root.graph.layers[0].config
+    config["dtype"] = dtype
     return ModelSpec(root, TF_KERAS)
 
 

@@ -116,7 +116,8 @@ def wrap(table: Any, key: str, wrapper: Callable[[Any], Any]) -> Patch:
 
     def patch(patching: pytest.MonkeyPatch) -> None:
         if isinstance(table, Mapping):
-            patching.setitem(table, key, wrapper(table[key]))  # type: ignore[arg-type]
+            entries: Any = table  # a dict behind a type that offers no writing
+            patching.setitem(entries, key, wrapper(entries[key]))
         else:
             patching.setattr(table, key, wrapper(getattr(table, key)))
 

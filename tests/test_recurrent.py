@@ -490,7 +490,8 @@ def test_a_frozen_half_is_frozen_alone(file: str) -> None:
 @pytest.mark.parametrize("which", ["forward_layer", "backward_layer"])
 def test_a_frozen_half_of_a_pair_is_frozen_alone(which: str) -> None:
     spec = bi(rnn("LSTM"), rnn("GRU", H_BACK, seed=1))
-    spec.parts[which].config["trainable"] = False  # type: ignore[index]
+    config: Any = spec.parts[which].config
+    config["trainable"] = False
     for name, parameter in trained_by_keras(convert_layer(spec)):
         assert parameter.requires_grad is not name.startswith(which), name
 
@@ -511,7 +512,8 @@ def test_frozen_layers_of_a_nested_model_are_frozen(file: str) -> None:
 
 def test_frozen_parameters_stay_when_the_model_learns() -> None:
     spec = chain(bi(rnn("LSTM"), rnn("LSTM", seed=1)), dense(5, 2 * H, seed=2), shape=(None, T, F))
-    spec.graph.layers[2].config["trainable"] = False  # type: ignore[union-attr, index]
+    graph: Any = spec.graph
+    graph.layers[2].config["trainable"] = False
     model = build(ModelSpec(spec, KERAS3)).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
