@@ -26,6 +26,7 @@ from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import choice, engines
 from keras2torch_birnn.rnn.asked import Asked
 from keras2torch_birnn.rnn.choice import choose, native_pays
+from keras2torch_birnn.rnn.engines import run
 from keras2torch_birnn.rnn.layers import recurrence
 from keras2torch_birnn.rnn.native import gradient, library, op, packing
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
@@ -232,6 +233,23 @@ def test_changed_parameters_are_seen() -> None:
 
 
 @native
+def test_weights_that_two_kinds_of_cells_share_are_packed_for_each() -> None:
+    after, x = gru()
+    before = deepcopy(after)
+    before.cell, before.native = (
+        replace(after.cell, kind="GRU before"),
+        library.native_numbers("GRU before", "tanh", "sigmoid"),
+    )
+    for name, weight in after.named_parameters():
+        setattr(before, name, weight)
+    with torch.no_grad():
+        wanted = run(recurrence(before)._replace(engine="loop"), Asked(x, merge="sum"))[0][0]
+        first = after(x)
+        torch.testing.assert_close(before(x), wanted, rtol=0, atol=TOLERANCE)
+        assert torch.equal(after(x), first)
+
+
+@native
 @pytest.mark.parametrize("how", ["in place", "through data", "a new tensor"])
 def test_changed_weights_are_never_stale(how: str) -> None:
     module, x = gru()
@@ -398,6 +416,23 @@ def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: 
         with pytest.raises(ValueError, match=r"a weight .* is expected"):
             module(x)
         setattr(module, name, kept)
+
+
+@native
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: [p[0][:, :4], *p[1:]], "an input of 4 features is expected, found 5"),
+        (lambda p: [None, *p[1:]], "weight_ih and weight_hh of two dimensions are expected"),
+        (lambda p: [p[0], p[1][0], *p[2:]], "weight_ih and weight_hh of two dimensions"),
+        (lambda p: [*p[:2], p[2][1:], *p[3:]], r"a weight \[72\] is expected, found \[71\]"),
+    ],
+)
+def test_the_operator_refuses_weights_that_do_not_fit(change: Any, message: str) -> None:
+    module, x = gru()
+    given = change([p.detach() for w in recurrence(module).weights for p in w])
+    with pytest.raises(ValueError, match=message):
+        torch.ops.k2t.rnn(x, given, None, [], [1, 1, 2], [0.0, 0.0], 0)
 
 
 @native

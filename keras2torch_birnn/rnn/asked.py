@@ -34,4 +34,4 @@ class Asked(NamedTuple):
     @property
     def states(self) -> list[Tensor]:
         """Those of ``start``, direction by direction."""
-        return [s for state in self.start or () for s in state]
+        return [s for state in self.start for s in state] if self.start else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -193,7 +194,7 @@ def is_exporting() -> bool:
 
 def _flat(weights: Sequence[Weights]) -> list[Tensor]:
     """All parameters in torch's order, without those that are absent."""
-    return [p for w in weights for p in w if p is not None]
+    return [p for p in chain.from_iterable(weights) if p is not None]
 
 
 # ---- loop --------------------------------------------------------------------------------------

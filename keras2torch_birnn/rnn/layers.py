@@ -95,7 +95,8 @@ def recurrent_forward(
     if mask is None:
         outputs, states = module.run_sequence(asked)
     else:
-        outputs, states = run_masked(module.run_sequence, asked, mask.bool(), plan.rules)
+        counts = mask if mask.dtype is torch.bool else mask.bool()
+        outputs, states = run_masked(module.run_sequence, asked, counts, plan.rules)
     if plan.stateful:
         module.carried = tuple(tuple(s.detach() for s in state) for state in states)
     if not plan.return_sequences:
@@ -113,11 +114,13 @@ def recurrent_forward(
 def _weights(module: nn.Module, direction: int) -> Weights:
     """One direction's parameters of a module with torch's names."""
     own, names = module._parameters, _NAMES[direction]  # its own way to a parameter is a slow one
+    ih, hh, bias_ih, bias_hh = names
+    found: list[Any]
     try:
-        found = list(map(own.__getitem__, names))
+        found = [own[ih], own[hh], own[bias_ih], own[bias_hh]]
     except KeyError:  # a parametrization stands there, or there is no bias
         found = [getattr(module, name, None) for name in names]
-    return Weights._make(cast(list[Any], found))
+    return Weights._make(found)
 
 
 _NAMES = tuple(

@@ -86,11 +86,13 @@ struct Layer {
         Floats out(rows * width, -9.0f), final(2 * states * n.batch * n.units);
         const int64_t lanes = k2t_width(isa, n.units), parts = k2t_kept_parts(kind);
         std::vector<Floats> kept(2, Floats(rows * parts * lanes));
-        K2tCall call{};
-        call.shape = shape;
+        K2tWeights weights{};
+        weights.shape = shape;
+        weights.directions = 2;
+        K2tRun call{};
+        call.weights = &weights;
         call.activation = K2T_TANH;
         call.recurrent_activation = kind == K2T_GRU_BEFORE ? K2T_HARD_SIGMOID_0_2 : K2T_SIGMOID;
-        call.directions = 2;
         call.merge = merge;
         call.batch = n.batch;
         call.time = n.time;
@@ -102,16 +104,16 @@ struct Layer {
         call.out = out.data();
         call.final = final.data();
         for (int d = 0; d < 2; ++d) {
-            call.packed[d] = packed[d].get();
+            weights.packed[d] = packed[d].get();
             call.h_0[d] = start[2 * d].data();
             call.c_0[d] = states == 2 ? start[2 * d + 1].data() : nullptr;
             call.kept[d] = merge ? nullptr : kept[d].data();
-            call.sources[d] = sources[d].data();
-            call.prints[d] = k2t_print(isa, sources[d].data());
+            weights.sources[d] = sources[d].data();
+            weights.prints[d] = k2t_print(isa, sources[d].data());
         }
-        ++call.prints[1];
+        ++weights.prints[1];
         if (k2t_run(isa, &call) != 3) std::abort();
-        --call.prints[1];
+        --weights.prints[1];
         for (int turn = 0; turn < times; ++turn)
             if (k2t_run(isa, &call)) std::abort();
         Floats all = out;

@@ -242,22 +242,23 @@ void k2t_use_threads_of(void* gomp_parallel) {
     pool::use(reinterpret_cast<pool::Region>(gomp_parallel));
 }
 
-int64_t k2t_run(int64_t isa, const K2tCall* call) try {
-    if (!lengths_fit(*call)) return 2;
+int64_t k2t_run(int64_t isa, const K2tRun* run) try {
+    const K2tCall call{*run->weights, *run};
+    if (!lengths_fit(call)) return 2;
     const K2tKernel& with = kernel(isa);
-    const Team team = team_for(*call, call->shape.features, call->kept[0]);
-    const Sharing sharing = sharing_of(*call, team);
-    if (sharing.parts > 1) return run_together(*call, with, team, sharing);
-    Tasks tasks(*call, team);
-    if (call->merge != K2T_APART && call->directions == 2)
-        tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
+    const Team team = team_for(call, call.shape.features, call.kept[0]);
+    const Sharing sharing = sharing_of(call, team);
+    if (sharing.parts > 1) return run_together(call, with, team, sharing);
+    Tasks tasks(call, team);
+    if (call.merge != K2T_APART && call.directions == 2)
+        tasks.visits.resize(static_cast<size_t>(call.batch * call.time));
     std::atomic<bool> stale{false};
     const bool done = tasks.run(
-        [&](long rows) { return with.scratch_size(call->shape, rows); },
+        [&](long rows) { return with.scratch_size(call.shape, rows); },
         [&](const K2tTask& task, float* scratch) {
             // By the thread that will read the packed weights of this direction, too.
-            if (task.first == 0 && is_stale(*call, with, task.direction)) stale = true;
-            if (!stale) with.run(*call, task, scratch);
+            if (task.first == 0 && is_stale(call, with, task.direction)) stale = true;
+            if (!stale) with.run(call, task, scratch);
         });
     return !done ? 1 : stale ? 3 : 0;
 } catch (const std::bad_alloc&) {

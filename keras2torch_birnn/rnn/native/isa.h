@@ -11,6 +11,9 @@ static inline long gate_count(int64_t kind) {
     return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3;
 }
 
+// A run and the weights it is with, in one.
+struct K2tCall : K2tWeights, K2tRun {};
+
 // One direction over some rows of the batch: order[first], order[first + stride], ...
 struct K2tTask {
     long direction;

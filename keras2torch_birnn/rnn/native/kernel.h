@@ -49,14 +49,22 @@ struct K2tArray {
     int64_t size;
 };
 
-// One layer's run over a batch of sequences, all directions. Index 1 of a pair is the backward one.
-struct K2tCall {
+// A layer's weights, packed for its directions. Index 1 of a pair is the backward one.
+struct K2tWeights {
     K2tShape shape;
+    int64_t directions;                     // 1 or 2
+    const float* packed[2];                 // from k2t_pack, same instruction set
+    const K2tArray* sources[2];             // the four that packed was made of, or null: unchecked
+    uint64_t prints[2];                     // what k2t_print said of them then
+};
+
+// One layer's run over a batch of sequences, all directions. Eight bytes a field.
+struct K2tRun {
+    const K2tWeights* weights;
     int64_t activation;
     int64_t recurrent_activation;
     double activation_parameter;            // slope of leaky_relu, alpha of elu
     double recurrent_activation_parameter;
-    int64_t directions;                     // 1 or 2
     int64_t merge;                          // with 2 directions: both write to one place
     int64_t batch;
     int64_t time;
@@ -65,9 +73,6 @@ struct K2tCall {
     int64_t x_batch_stride;
     int64_t x_time_stride;
     const int64_t* lengths;                 // (B,), or null: every step counts
-    const float* packed[2];                 // from k2t_pack, same instruction set
-    const K2tArray* sources[2];             // the four that packed was made of, or null: unchecked
-    uint64_t prints[2];                     // what k2t_print said of them then
     const float* h_0[2];                    // (B, H) contiguous, or null: zeros
     const float* c_0[2];                    // LSTM only
     float* out;                             // (B, T, D * H), merged (B, T, H); zeros past lengths
@@ -120,7 +125,7 @@ K2T_EXPORT int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time,
 
 // Run. Returns 0, 1 if there is no memory for the scratch, 2 if a length is not in [0, T], 3 if the
 // sources are not what packed was made of: out and final hold nothing of use then.
-K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tCall* call);
+K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tRun* run);
 
 // W of the above: units, rounded up to whole vectors.
 K2T_EXPORT int64_t k2t_width(int64_t isa, int64_t units);

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,52 +66,38 @@ class Shape(ctypes.Structure):
     _fields_ = (("kind", _int), ("features", _int), ("units", _int))
 
 
-# What both calls begin with.
-_CELL = (
-    ("shape", Shape),
-    ("activation", _int),
-    ("recurrent_activation", _int),
-    ("activation_parameter", _double),
-    ("recurrent_activation_parameter", _double),
-)
-
-
 class Array(ctypes.Structure):
     """``K2tArray``."""
 
     _fields_ = (("data", _pointer), ("size", _int))
 
 
-class Call(ctypes.Structure):
-    """``K2tCall``."""
+class Weights(ctypes.Structure):
+    """``K2tWeights``."""
 
     _fields_ = (
-        *_CELL,
+        ("shape", Shape),
         ("directions", _int),
-        ("merge", _int),
-        ("batch", _int),
-        ("time", _int),
-        ("threads", _int),
-        ("x", _pointer),
-        ("x_batch_stride", _int),
-        ("x_time_stride", _int),
-        ("lengths", _pointer),
         ("packed", _pointer * 2),
         ("sources", _pointer * 2),
         ("prints", ctypes.c_uint64 * 2),
-        ("h_0", _pointer * 2),
-        ("c_0", _pointer * 2),
-        ("out", _pointer),
-        ("final", _pointer),
-        ("kept", _pointer * 2),
     )
+
+
+# ``K2tRun``, as bytes: a ctypes structure takes five times as long to fill, and a short call would
+# feel it. Q is a pointer.
+RUN = struct.Struct("Q 2q 2d 4q Q 2q Q 2Q 2Q Q Q 2Q")
 
 
 class Gradient(ctypes.Structure):
     """``K2tGradient``."""
 
     _fields_ = (
-        *_CELL,
+        ("shape", Shape),
+        ("activation", _int),
+        ("recurrent_activation", _int),
+        ("activation_parameter", _double),
+        ("recurrent_activation_parameter", _double),
         ("directions", _int),
         ("batch", _int),
         ("time", _int),
@@ -228,7 +215,7 @@ def library() -> ctypes.CDLL:
     found.k2t_print.restype = ctypes.c_uint64
     found.k2t_lengths.argtypes = (_pointer, _int, _int, _int, _int, _pointer)
     found.k2t_lengths.restype = _int
-    found.k2t_run.argtypes = (_int, ctypes.POINTER(Call))
+    found.k2t_run.argtypes = (_int, ctypes.c_char_p)
     found.k2t_run.restype = _int
     found.k2t_width.argtypes = (_int, _int)
     found.k2t_width.restype = _int

@@ -9,6 +9,7 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
@@ -20,14 +21,13 @@ from keras2torch_birnn.rnn.asked import Asked, State
 from keras2torch_birnn.rnn.native.library import (
     KINDS,
     MERGES,
-    Call,
+    RUN,
     NativeCell,
-    Shape,
     instruction_set,
     library,
     missing,
 )
-from keras2torch_birnn.rnn.native.packing import Parameters, floats, freshly_packed, packed_before
+from keras2torch_birnn.rnn.native.packing import Parameters, freshly_packed, packed_before, sizes
 
 # Torch gives it no types.
 is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
@@ -82,17 +82,18 @@ def compute(
     """
     kind, act, gate = cell
     directions, states = len(parameters) // 4, 2 if kind == KINDS["LSTM"] else 1
-    batch, time, features = x.shape
-    hh = parameters[1]
-    units = 0 if hh is None else hh.shape[1]
+    batch, time, given = x.shape
+    features, units = sizes(parameters)
+    if given != features:
+        raise ValueError(f"an input of {features} features is expected, found {given}")
     if lengths is not None and lengths.shape != (batch,):
         raise ValueError(f"lengths [{batch}] are expected, found {list(lengths.shape)}")
     for s in start:
         if s.shape != (batch, units):
             raise ValueError(f"a state {[batch, units]} is expected, found {list(s.shape)}")
     width = units if merge else directions * units
-    out = floats(batch, time, width)
-    ends = floats(directions * states, batch, units) if final else None
+    out = x.new_empty((batch, time, width))
+    ends = x.new_empty((directions * states, batch, units)) if final else None
     if batch == 0:
         return out, ends
     if x.stride(2) != 1:
@@ -100,35 +101,36 @@ def compute(
     if lengths is not None:
         lengths = counts(lengths)
     isa = instruction_set()
-    shape = Shape(kind, features, units)
     # Weights in training change with every step: none is kept for the next.
-    packed = (freshly_packed if kept else packed_before)(shape, parameters, isa)
+    packed = (freshly_packed if kept else packed_before)(kind, parameters, isa)
     begin = [s.contiguous() for s in start]
-    begin_at = [s.data_ptr() for s in begin]
-    # By position, in the order of the fields: a short call would feel a name each.
-    call = Call(
-        shape,
-        *(act, gate, *options),
-        *(directions, merge, batch, time, torch.get_num_threads()),
-        *(x.data_ptr(), x.stride(0), x.stride(1)),
-        None if lengths is None else lengths.data_ptr(),
-        packed.addresses,
-        packed.sources,
-        packed.prints,
-        tuple(begin_at[::states]),
-        tuple(begin_at[1::2]) if states == 2 else (),
+    call = (
+        *(act, gate, *options, merge, batch, time, torch.get_num_threads()),
+        *(x.data_ptr(), *x.stride()[:2]),
+        0 if lengths is None else lengths.data_ptr(),
+        *_starts(begin, states),
         out.data_ptr(),
-        None if ends is None else ends.data_ptr(),
-        tuple([k.data_ptr() for k in kept]),
+        0 if ends is None else ends.data_ptr(),
+        *([k.data_ptr() for k in kept] + _NONE)[:2],
     )
     use_torch_threads()
-    code = library().k2t_run(isa, ctypes.byref(call))
+    code = library().k2t_run(isa, RUN.pack(packed.at, *call))
     if code == _STALE:
-        packed = packed_before(shape, parameters, isa, stale=True)
-        call.packed, call.sources, call.prints = packed.addresses, packed.sources, packed.prints
-        code = library().k2t_run(isa, ctypes.byref(call))
+        packed = packed_before(kind, parameters, isa, stale=True)
+        code = library().k2t_run(isa, RUN.pack(packed.at, *call))
     done(code)
     return out, ends
+
+
+_NONE = [0, 0]
+
+
+def _starts(states: Sequence[Tensor], each: int) -> list[int]:
+    """Where the states lie: h of both directions, then c; 0 for none."""
+    if not states:
+        return _NONE + _NONE
+    at = [s.data_ptr() for s in states]
+    return (at[::each] + _NONE)[:2] + ((at[1::2] if each == 2 else []) + _NONE)[:2]
 
 
 _STALE = 3  # k2t_run's answer where the weights are others than those that were packed
@@ -212,7 +214,7 @@ def run_native(
     x, lengths, _, merge, final = asked
     given = (
         x,
-        [p for direction in parameters for p in direction],
+        list(chain.from_iterable(parameters)),
         lengths,
         asked.states,
         cell.numbers,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.native.library import GATES, Array, Shape, library
+from keras2torch_birnn.rnn.native.library import GATES, Array, Shape, Weights, library
 
 # One direction's parameters: weight_ih (G*H, F), weight_hh (G*H, H), bias_ih, bias_hh (G*H,).
 Parameters: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -22,17 +23,14 @@ Parameters: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 @dataclass(frozen=True)
 class Packed:
-    """Packed weights of all directions. ``addresses``: where each lies, for the kernel.
+    """The weights of all directions as the kernel takes them: ``at`` is their ``weights``' address.
 
-    ``sources``, ``prints``: what the kernel compares with the parameters' values as it runs; empty
-    if it need not. ``arrays`` is what the sources point to.
+    ``alive``: what those point to.
     """
 
-    data: tuple[Tensor, ...]
-    addresses: tuple[int, ...]
-    arrays: tuple[Any, ...] = ()
-    sources: tuple[int, ...] = ()
-    prints: tuple[int, ...] = ()
+    weights: Weights
+    at: int
+    alive: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,17 @@ class _Kept:
     ids: tuple[int, ...]
     watches: tuple[weakref.ref[Tensor], ...]
     pointers: tuple[int, ...]
-    shapes: list[torch.Size]
+    shapes: tuple[torch.Size, ...]
 
 
-_kept: dict[tuple[int, int], _Kept] = {}
+_SHAPE = attrgetter("shape")
+
+# by the id of the first weight_hh, kind of cell and instruction set
+_kept: dict[tuple[int, int, int], _Kept] = {}
 
 
 def packed_before(
-    shape: Shape, parameters: Sequence[Tensor | None], isa: int, *, stale: bool = False
+    kind: int, parameters: Sequence[Tensor | None], isa: int, *, stale: bool = False
 ) -> Packed:
     """The weights in the kernel's order, from last time if they lie where they did.
 
@@ -62,54 +63,57 @@ def packed_before(
     runs: torch counts the changes of a tensor, but not those written through ``parameter.data``,
     and a stale weight would be a wrong number. ``stale``: it found that they have changed.
     """
-    key = (id(parameters[1]), isa)
-    ids = tuple(map(id, parameters))
+    key = (id(parameters[1]), kind, isa)
     there = [p for p in parameters if p is not None]
-    pointers = tuple(map(Tensor.data_ptr, there))
-    shapes = [p.shape for p in there]
     found = _kept.get(key)
     if (
         found is not None
         and not stale
-        and found.ids == ids
-        and found.pointers == pointers
-        and found.shapes == shapes
+        and found.ids == tuple(map(id, parameters))
+        and found.pointers == tuple(map(Tensor.data_ptr, there))
+        and found.shapes == tuple(map(_SHAPE, there))
         and all(map(Tensor.is_contiguous, there))
     ):
         return found.packed
     if not all(map(Tensor.is_contiguous, there)):
-        return freshly_packed(shape, parameters, isa)  # of copies
+        return freshly_packed(kind, parameters, isa)  # of copies
     arrays = []
     for first in range(0, len(parameters), 4):
         given = parameters[first : first + 4]
         at = [Array() if p is None else Array(p.data_ptr(), p.numel()) for p in given]
         arrays.append((Array * 4)(*at))
     # Before they are packed: what another thread changes meanwhile is noticed by the next run.
-    prints = tuple(library().k2t_print(isa, array) for array in arrays)
-    packed = replace(
-        freshly_packed(shape, parameters, isa),
-        arrays=tuple(arrays),
-        sources=tuple(map(ctypes.addressof, arrays)),
-        prints=prints,
-    )
+    prints = [library().k2t_print(isa, array) for array in arrays]
+    packed = freshly_packed(kind, parameters, isa, arrays, prints)
     watches = tuple(weakref.ref(p, lambda _: _kept.pop(key, None)) for p in there)
-    _kept[key] = _Kept(packed, ids, watches, pointers, shapes)
+    pointers = tuple(map(Tensor.data_ptr, there))
+    shapes = tuple(map(_SHAPE, there))
+    _kept[key] = _Kept(packed, tuple(map(id, parameters)), watches, pointers, shapes)
     return packed
 
 
-def freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) -> Packed:
+def freshly_packed(
+    kind: int,
+    parameters: Sequence[Tensor | None],
+    isa: int,
+    arrays: Sequence[Any] = (),
+    prints: Sequence[int] = (),
+) -> Packed:
     """The weights in the kernel's order.
+
+    arrays, prints: what the kernel compares with the parameters' values as it runs, for each
+    direction; none if it need not.
 
     Raises:
         ValueError: one has another shape than its cell needs.
     """
-    rows = GATES[shape.kind] * shape.units
-    wanted = ((rows, shape.features), (rows, shape.units), (rows,), (rows,)) * (
-        len(parameters) // 4
-    )
+    features, units = sizes(parameters)
+    rows, directions = GATES[kind] * units, len(parameters) // 4
+    wanted = ((rows, features), (rows, units), (rows,), (rows,)) * directions
     for p, right in zip(parameters, wanted, strict=True):
         if p is not None and p.shape != right:
             raise ValueError(f"a weight {list(right)} is expected, found {list(p.shape)}")
+    shape = Shape(kind, features, units)
     size = library().k2t_packed_size(isa, ctypes.byref(shape))
     data = []
     for first in range(0, len(parameters), 4):
@@ -118,7 +122,26 @@ def freshly_packed(shape: Shape, parameters: Sequence[Tensor | None], isa: int) 
         sources = [None if p is None else p.detach().contiguous() for p in direction]
         pointers = [None if s is None else s.data_ptr() for s in sources]
         library().k2t_pack(isa, ctypes.byref(shape), *pointers, aligned(data[-1]))
-    return Packed(tuple(data), tuple(map(aligned, data)))
+    weights = Weights(
+        shape,
+        directions,
+        tuple(map(aligned, data)),
+        tuple(map(ctypes.addressof, arrays)),
+        tuple(prints),
+    )
+    return Packed(weights, ctypes.addressof(weights), (*data, *arrays))
+
+
+def sizes(parameters: Sequence[Tensor | None]) -> tuple[int, int]:
+    """F and H, as the first direction's weights have them.
+
+    Raises:
+        ValueError: there are no such weights.
+    """
+    ih, hh = parameters[:2]
+    if ih is None or hh is None or ih.dim() != 2 or hh.dim() != 2:
+        raise ValueError("weight_ih and weight_hh of two dimensions are expected")
+    return ih.shape[1], hh.shape[1]
 
 
 _ALIGNED = 16  # floats in a cache line
