@@ -404,7 +404,7 @@ def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch
         ({"merge_mode": None, "num_layers": 2}, "only the last layer may keep both"),
         ({"activation": "hard_sigmoid"}, "hard_sigmoid means two things"),
         ({"recurrent_activation": "sigma"}, "activation 'sigma': one of"),
-        ({"engine": "warp"}, "engine=warp: one of auto, torch, fused, folded, loop, native"),
+        ({"engine": "warp"}, "engine=warp: one of auto, torch, fused, folded, loop, graph, native"),
     ],
 )
 def test_what_has_no_meaning_is_refused(options: dict[str, Any], text: str) -> None:
@@ -488,3 +488,32 @@ def test_explain_and_set_engine_reach_every_layer_of_a_model(
     unknown: Any = "warp"
     with pytest.raises(k2t.UsageError, match="engine=warp"):
         k2t.set_engine(model, unknown)
+
+
+@pytest.mark.parametrize("cell", sorted(STACKS))
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_of_one_call_of_cudnn_lie_side_by_side_wherever_they_are_moved(
+    cell: str, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid: list[list[int]] = []
+
+    def flattened(layer: Any) -> None:
+        laid.append(list(map(id, layer._flat_weights)))
+
+    def of(rnn: nn.Module, *layers: int) -> list[int]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if bias else 2]
+        return [
+            id(getattr(rnn, f"{name}_l{layer}{direction}"))
+            for layer in layers
+            for direction in ("", "_reverse")
+            for name in names
+        ]
+
+    together = stack(cell, F, H, 3, bias=bias, merge_mode=["concat", "concat", "mul"])
+    apart = stack(cell, F, H, 3, bias=bias, merge_mode=["concat", "sum", "concat"])
+    without = stack(cell, F, H, 2, bias=bias, activation="relu6")
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", flattened)
+    for rnn in (together, apart, without):
+        rnn.double()
+    # Torch's own layer asks for it a first time when it is made.
+    assert laid[1::2] == [of(together, 0, 1, 2), *(of(apart, layer) for layer in range(3))]

@@ -949,7 +949,7 @@ def test_every_forced_engine_gives_the_same_numbers(
 def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("K2T_ENGINE", "warp")
     with pytest.raises(
-        UsageError, match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, native"
+        UsageError, match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, graph, native"
     ):
         gru()
 

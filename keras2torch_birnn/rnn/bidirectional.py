@@ -30,6 +30,7 @@ MergeMode: TypeAlias = str | None
 # merge_mode None in the last layer: (forward, backward)
 Merged: TypeAlias = Any
 _DIRECTIONS = ("", "_reverse")
+_TORCH_LAYERS = {"LSTM": nn.LSTM, "GRU": nn.GRU, "SimpleRNN": nn.RNN}
 
 
 class BidirectionalStack(nn.Module):
@@ -102,6 +103,7 @@ class BidirectionalStack(nn.Module):
                         empty = torch.empty(shape, device=device, dtype=dtype)
                         self.register_parameter(f"{name}_l{layer}{suffix}", nn.Parameter(empty))
         self.reset_parameters()
+        self._flatten()
 
     def layer_input_size(self, layer: int) -> int:
         """Width of what a layer reads: the input's, or what the layer before it merged to."""
@@ -206,6 +208,40 @@ class BidirectionalStack(nn.Module):
         ]
         return ", ".join((*parts, f"merge_mode={modes!r}"))
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move or cast, as ``nn.Module`` does, then as ``nn.LSTM`` does: see ``_flatten``."""
+        module: Any = super()
+        module._apply(fn, recurse)
+        self._flatten()
+        return self
+
+    def _flatten(self) -> None:
+        """On a GPU, lay the weights of one call of cuDNN side by side; else it copies them there.
+
+        ``flatten_parameters`` of torch's own layer does it, of one that holds these parameters.
+        """
+        if self._kernel is None:
+            return
+        made: Any = _TORCH_LAYERS[self.cell_class]
+        more = {"nonlinearity": self.activation} if self.cell_class == "SimpleRNN" else {}
+        together = set(self.merge_mode[:-1]) <= {"concat"}
+        for first in (0,) if together else range(self.num_layers):
+            layers = range(first, self.num_layers if together else first + 1)
+            holder = made(
+                self.layer_input_size(first),
+                self.hidden_size,
+                len(layers),
+                bias=self.bias,
+                bidirectional=True,
+                device="meta",
+                **more,
+            )
+            for name, _ in tuple(holder.named_parameters()):
+                number = int(name.split("_l")[1].split("_")[0])
+                own = name.replace(f"_l{number}", f"_l{first + number}")
+                setattr(holder, name, getattr(self, own))
+            holder.flatten_parameters()
+
     def _weights(self, layer: int, suffix: str) -> Weights:
         end = f"l{layer}{suffix}"
         return Weights(
@@ -306,7 +342,8 @@ class BiLSTM(BidirectionalStack):
     all layers or one for each; None (a pair comes out) for the last. ``activation`` and
     ``recurrent_activation``: Keras' names, with ``hard_sigmoid`` spelled out as
     "hard_sigmoid_0.2" (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch). ``engine``: "auto",
-    "torch", "fused", "folded", "loop" or "native" (see the README); None for what K2T_ENGINE says.
+    "torch", "fused", "folded", "loop", "graph" or "native" (see the README); None for what
+    K2T_ENGINE says.
 
     Raises:
         UsageError: an argument has no meaning here; the message says which and what is allowed.

@@ -2,6 +2,7 @@
 
 fused: torch's own module. folded: the same for all layers of a stack at once (``folded``).
 native: our kernel, float32 on CPU (``native``). loop: the equations step by step, for everything.
+graph: the loop, recorded once and played on a GPU (``recorded``).
 ``K2T_ENGINE`` chooses (``wish``). Where native cannot run a call (a GPU, float64, an exported
 graph), the layer's torch engine does.
 """
@@ -17,8 +18,8 @@ from keras2torch_birnn.rnn.native.library import missing, native_cell
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec
 
-Engine = Literal["fused", "folded", "loop", "native"]
-Wish = Literal["auto", "torch", "fused", "folded", "loop", "native"]
+Engine = Literal["fused", "folded", "loop", "graph", "native"]
+Wish = Literal["auto", "torch", "fused", "folded", "loop", "graph", "native"]
 WISHES: tuple[Wish, ...] = get_args(Wish)
 
 VARIABLE = "K2T_ENGINE"
@@ -44,8 +45,8 @@ class Choice:
 def wish(chosen: str | None = None) -> Wish:
     """The engine that was chosen, else what ``K2T_ENGINE`` asks for, else auto.
 
-    auto: native where it pays. torch: fused where torch has a kernel, else the loop. The others
-    force one engine.
+    auto: native where it pays. torch: fused where torch has a kernel, else the loop, on a GPU as a
+    graph. The others force one engine.
 
     Raises:
         UsageError: it names none of these.
@@ -67,8 +68,8 @@ def choose(layer: LayerSpec) -> Choice:
     within_torch, engine = torch_engine(layer), wish()
     if engine == "torch":
         return within_torch
-    if engine == "loop":
-        return Choice("loop", f"{VARIABLE}=loop")
+    if engine in ("loop", "graph"):  # whether it is on a GPU is known when it runs
+        return Choice(engine, f"{VARIABLE}={engine}")
     if engine == "folded":
         raise UsageError(
             f"{VARIABLE}=folded: a converted layer stands alone", "use fused", place=layer.place

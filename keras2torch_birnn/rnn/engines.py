@@ -1,8 +1,8 @@
 """The engines behind one door: ``run`` computes one layer's recurrence by the engine a call allows.
 
 native: our kernel (float32 on CPU). fused: torch's own (oneDNN, cuDNN). loop: the equations step by
-step, for everything. ``choice`` says which is wanted; here is decided whether this very call can
-have it. B batch, T time, F features, H units, G gates.
+step, for everything. graph: the loop recorded on a GPU. ``choice`` says which is wanted; here is
+decided whether this very call can have it. B batch, T time, F features, H units, G gates.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from keras2torch_birnn.rnn.native.op import (
     lengths_of_padded,
     run_native,
 )
+from keras2torch_birnn.rnn.recorded import cannot_record, run_recorded
 
 # Torch's functions behind nn.LSTM, nn.GRU and nn.RNN, by cell kind and activation.
 KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
@@ -93,10 +94,15 @@ def decide(layer: Recurrence, asked: Asked) -> Choice:
             return _CHOSEN_NATIVE
         if not lacking and _native_wanted(layer, asked):
             return _NATIVE
+    if engine == "graph":
+        if lacking := _not_graph(layer, asked, dropping=dropping):
+            raise UsageError(f"{VARIABLE}=graph: {lacking}", "use auto")
+        return _CHOSEN_GRAPH
     if layer.kernel is None:
         if engine == "fused":
             raise UsageError(f"{VARIABLE}=fused: torch has no kernel for this layer", "use auto")
-        return _ONLY_LOOP
+        graph = engine != "loop" and not _not_graph(layer, asked, dropping=dropping)
+        return _GRAPH if graph else _ONLY_LOOP
     if engine == "loop":
         return _CHOSEN_LOOP
     if dropping:
@@ -109,6 +115,8 @@ _NATIVE = Choice("native", "measured the fastest for float32 on CPU")
 _CHOSEN_NATIVE = Choice("native", "chosen")
 _FUSED = Choice("fused", "torch's own kernel")
 _CHOSEN_LOOP = Choice("loop", "chosen")
+_CHOSEN_GRAPH = Choice("graph", "chosen")
+_GRAPH = Choice("graph", "the loop, recorded: torch has no kernel for this layer")
 _ONLY_LOOP = Choice("loop", "neither torch nor the native kernel computes this call")
 _DROPPING = Choice("loop", "Keras drops with one mask for all steps; torch's kernel has none")
 _EXPORTED = Choice("loop", "a masked layer in an exported graph")
@@ -123,6 +131,15 @@ def _not_native(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
     if dropping or not can_run(_tensors(layer, asked)):
         return "the kernel computes float32 on CPU, without dropout"
     return ""
+
+
+def _not_graph(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
+    """Why the loop cannot be recorded for this call; empty if it can."""
+    if dropping or _differentiated(layer, asked):
+        return "gradients and dropout cannot be recorded"
+    if is_exporting() or torch.compiler.is_compiling():
+        return "what is compiled or exported cannot be recorded"
+    return cannot_record(asked, _flat(layer.weights))
 
 
 def _native_wanted(layer: Recurrence, asked: Asked) -> bool:
@@ -213,6 +230,18 @@ def _run_loops(layer: Recurrence, asked: Asked) -> Result:
         outputs.append(reverse(out, lengths) if d else out)
         states.append(state)
     return merged(tuple(zero_past(out, lengths) for out in outputs), merge), tuple(states)
+
+
+def _run_graph(layer: Recurrence, asked: Asked) -> Result:
+    """The loop, recorded."""
+    # A module can be trained again, with dropout: what is recorded is without.
+    calm = layer._replace(training=False)
+
+    def compute(given: Asked) -> Result:
+        return _run_loops(calm, given)
+
+    absent = tuple(p is None for p in chain.from_iterable(layer.weights))
+    return run_recorded(compute, asked, _flat(layer.weights), (layer.cell, absent))
 
 
 # ---- fused -------------------------------------------------------------------------------------
@@ -440,6 +469,7 @@ def _gradients_again(
 
 RUN: Mapping[str, Callable[[Recurrence, Asked], Result]] = {
     "loop": _run_loops,
+    "graph": _run_graph,
     "fused": _run_fused,
     "native": _run_native,
 }
