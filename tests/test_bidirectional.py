@@ -517,3 +517,7 @@ def test_weights_of_one_call_of_cudnn_lie_side_by_side_wherever_they_are_moved(
         rnn.double()
     # Torch's own layer asks for it a first time when it is made.
     assert laid[1::2] == [of(together, 0, 1, 2), *(of(apart, layer) for layer in range(3))]
+    computed = nn.utils.parametrizations.weight_norm(together.float(), "weight_hh_l1")
+    laid.clear()
+    computed.double()
+    assert len(laid) == 1

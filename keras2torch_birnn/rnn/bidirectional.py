@@ -238,9 +238,12 @@ class BidirectionalStack(nn.Module):
             )
             for name, _ in tuple(holder.named_parameters()):
                 number = int(name.split("_l")[1].split("_")[0])
-                own = name.replace(f"_l{number}", f"_l{first + number}")
-                setattr(holder, name, getattr(self, own))
-            holder.flatten_parameters()
+                own = self._parameters.get(name.replace(f"_l{number}", f"_l{first + number}"))
+                if own is None:  # a parametrization computes it
+                    break
+                setattr(holder, name, own)
+            else:
+                holder.flatten_parameters()
 
     def _weights(self, layer: int, suffix: str) -> Weights:
         end = f"l{layer}{suffix}"
