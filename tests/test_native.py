@@ -1,10 +1,9 @@
-"""The native kernel and the door to it: same numbers as the reference, chosen where it may run."""
+"""The native kernel: the same numbers as the reference, whatever it is given and whoever calls."""
 
 from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
@@ -13,135 +12,32 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_fixtures import isa_bits
+from kernel_layers import (
+    CELLS,
+    TOLERANCE,
+    assert_close,
+    both,
+    cases,
+    gru,
+    half,
+    native,
+    reference,
+    tensors,
+)
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from keras2torch_birnn.activations import activation
-from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.reference import EQUATIONS
-from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.rnn import choice, engines
 from keras2torch_birnn.rnn.asked import Asked
-from keras2torch_birnn.rnn.choice import choose, native_pays
 from keras2torch_birnn.rnn.engines import run
 from keras2torch_birnn.rnn.layers import recurrence
-from keras2torch_birnn.rnn.native import gradient, library, op, packing
-from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
-from keras2torch_birnn.spec import Array, Generation, LayerSpec
+from keras2torch_birnn.rnn.native import library, op, packing
+from keras2torch_birnn.spec import Array
 
-native = pytest.mark.skipif(bool(library.missing()), reason=f"no kernel: {library.missing()}")
-
-CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
-# Gates between 0 and 1: with others a random net explodes, in float64 too.
-GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
-RULES = ("zeros", "previous_output", "previous_state")
-GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
-# Of the largest output. Sums of float32 products in another order than float64's.
-TOLERANCE = 2e-6
-
-
-def options_of(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = SCHEMA[class_name].options.items()
-    return {k: o.default for k, o in defaults if o.default is not REQUIRED} | dict(config)
-
-
-def half(cell: str, units: int, features: int, seed: int, **config: Any) -> LayerSpec:
-    """One direction: random weights, biases included, too small to make the net chaotic."""
-    class_name, _, before = cell.partition(" ")
-    rng = np.random.default_rng(seed)
-    if class_name == "GRU":
-        config["reset_after"] = not before
-    if class_name == "SimpleRNN":
-        config.pop("recurrent_activation", None)
-    width = CELL_GATES[class_name] * units
-    shapes: dict[str, Any] = {
-        "kernel": (features, width),
-        "recurrent_kernel": (units, width),
-        "bias": (2, width) if config.get("reset_after") else (width,),
-    }
-    scales = {"kernel": features**-0.5, "recurrent_kernel": 0.5 * units**-0.5, "bias": 0.5}
-    weights = {n: (rng.normal(size=s) * scales[n]).astype("f4") for n, s in shapes.items()}
-    if not config.get("use_bias", True):
-        del weights["bias"]
-    options = options_of(
-        class_name, {"masked_output": "zeros", "return_sequences": True, **config, "units": units}
-    )
-    return LayerSpec(class_name, f"{class_name.lower()}_{seed}", options, weights)
-
-
-def both(cell: str, units: int, features: int, merge: str | None, **config: Any) -> LayerSpec:
-    forward = half(cell, units, features, 1, **config)
-    backward = half(cell, units, features, 2, **{**config, "go_backwards": True})
-    parts = {"forward_layer": forward, "backward_layer": backward}
-    return LayerSpec("Bidirectional", "bi", {"merge_mode": merge}, {}, parts)
-
-
-def reference(spec: LayerSpec, x: Array, mask: Array | None, state: Any = None) -> list[Array]:
-    context = Context(GENERATION, np.float64, EQUATIONS, {}, {}, None)
-    output, _ = EQUATIONS[spec.class_name](spec, x, mask, context.starting(state))
-    return list(output) if isinstance(output, tuple) else [output]
-
-
-def tensors(output: Any) -> list[Array]:
-    parts = output if isinstance(output, tuple) else (output,)
-    return [part.numpy() for part in parts]
-
-
-def assert_close(got: list[Array], wanted: list[Array]) -> None:
-    assert len(got) == len(wanted)
-    for a, b in zip(got, wanted, strict=True):
-        assert a.shape == b.shape
-        scale = max(1.0, float(np.abs(b).max(initial=0.0)))
-        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * scale)
-
-
-def isa_bits() -> list[int]:
-    if library.missing():
-        return []
-    have = library.library().k2t_instruction_sets()
-    return [bit for bit in library.INSTRUCTION_SETS.values() if have & bit]
-
-
-@pytest.fixture(params=isa_bits())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Every instruction set of this processor in turn."""
-    for module in (op, gradient):
-        monkeypatch.setattr(module, "instruction_set", lambda: request.param)
-    return int(request.param)
-
-
-@pytest.fixture(autouse=True)
-def native_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "auto")
-
-
-@pytest.fixture
-def forced_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "native")
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> dict[str, Any]:
-    return {
-        "cell": draw(st.sampled_from(CELLS)),
-        "activation": draw(st.sampled_from(list(library.ACTIVATIONS))),
-        "recurrent_activation": draw(st.sampled_from(GATES)),
-        "merge": draw(st.sampled_from(("concat", "sum", "mul", "ave", None, "one", "back"))),
-        "units": draw(st.sampled_from((1, 7, 16, 31, 100, 257))),
-        "features": draw(st.sampled_from((1, 5, 40))),
-        "batch": draw(st.sampled_from((1, 2, 5, 8, 33))),
-        "time": draw(st.sampled_from((1, 2, 13))),
-        "threads": draw(st.sampled_from((1, 2))),
-        "masked": draw(st.booleans()),
-        "rule": draw(st.sampled_from(RULES)),
-        "state": draw(st.booleans()),
-        "return_sequences": draw(st.booleans()),
-        "use_bias": draw(st.booleans()),
-        "seed": draw(st.integers(0, 99)),
-    }
+pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 
 
 @native
@@ -207,11 +103,6 @@ def test_every_activation_is_torchs_to_the_last_bits(name: str, isa: int) -> Non
 @pytest.mark.parametrize("name", library.ACTIVATIONS)
 def test_a_nan_stays_a_nan(name: str, isa: int) -> None:
     assert through(name, torch.full((3,), float("nan")), isa).isnan().all()
-
-
-def gru(**config: Any) -> tuple[Any, Tensor]:
-    spec = both("GRU", 24, 5, "sum", activation="tanh", recurrent_activation="sigmoid", **config)
-    return bidirectional(spec), torch.randn(3, 11, 5, generator=torch.Generator().manual_seed(0))
 
 
 @native
@@ -453,17 +344,6 @@ def test_many_python_threads_at_once_give_the_right_numbers() -> None:
                 assert torch.equal(got, exact)
 
 
-@pytest.fixture(params=["torch's", "our own"])
-def threads(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Both kinds of threads that the kernel can run on."""
-    if request.param == "our own":
-        library.library().k2t_use_threads_of(None)
-    elif not op.use_torch_threads():
-        pytest.skip("torch has no OpenMP runtime here")
-    yield request.param
-    op.use_torch_threads.cache_clear()
-
-
 @native
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave"])
@@ -549,328 +429,6 @@ def test_the_operator_is_registered_well(merge: int) -> None:
     )
 
 
-# ---- the door ----------------------------------------------------------------------------------
-
-
-def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows of the batches that reach the native kernel from now on."""
-    seen: list[int] = []
-
-    def counted(cell: Any, parameters: Any, asked: Asked) -> Any:
-        seen.append(asked.x.shape[0])
-        return op.run_native(cell, parameters, asked)
-
-    monkeypatch.setattr(engines, "run_native", counted)
-    return seen
-
-
-def gradients_by_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Batch sizes of the calls of the kernel's gradient, from now on."""
-    seen: list[int] = []
-    original = engines.gradient
-
-    def counted(cell: Any, parameters: Any, asked: Asked, *rest: Any, **keywords: Any) -> Any:
-        seen.append(asked.x.shape[0])
-        return original(cell, parameters, asked, *rest, **keywords)
-
-    monkeypatch.setattr(engines, "gradient", counted)
-    return seen
-
-
-@native
-def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = calls_of_native(monkeypatch)
-    module, x = gru()
-    module.double()(x.double())
-    assert seen == []
-    module.float()
-    with torch.inference_mode():
-        module(x)
-    module.requires_grad_(False)(x)
-    module.requires_grad_(True).eval()(x)
-    assert seen == [3, 3, 3]
-
-
-@native
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("training", [False, True])
-def test_gradients_through_the_kernel_are_those_of_torch(
-    cell: str, masked: bool, training: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """First ones of x, states and weights; second ones of x."""
-    seen = gradients_by_native(monkeypatch)
-    spec = both(cell, 7, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec).train(training)
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 6, 5, generator=rng).requires_grad_()
-    states = 4 if cell == "LSTM" else 2
-    start = [torch.randn(2, 7, generator=rng).requires_grad_() for _ in range(states)]
-    mask = torch.tensor([[1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1]]).bool() if masked else None
-    wanted = [x, *start, *module.requires_grad_(True).parameters()]
-
-    def gradients() -> list[Tensor | None]:
-        loss = module(x, mask=mask, initial_state=start).sin().sum()
-        alone = torch.autograd.grad(loss, wanted, retain_graph=True)
-        first = torch.autograd.grad(loss, wanted, create_graph=True)
-        penalty = first[0].square().sum()
-        second = torch.autograd.grad(penalty, wanted, allow_unused=True)
-        return [*alone, *first, *second]
-
-    got = gradients()
-    # Gradients of gradients are torch's, but what they say of the output goes back by the kernel.
-    assert seen == [2, 2]
-    monkeypatch.setenv("K2T_ENGINE", "loop")
-    for a, b in zip(got, gradients(), strict=True):
-        assert (a is None) == (b is None)
-        if a is not None and b is not None:
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-@native
-@pytest.mark.usefixtures("isa", "forced_native")
-@settings(max_examples=60, deadline=None)
-@given(case=cases(), training=st.booleans())
-def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], training: bool) -> None:
-    """Of random sums of all outputs and final states, for x, the states before, and all weights."""
-    config = {
-        key: case[key]
-        for key in ("activation", "recurrent_activation", "return_sequences", "use_bias")
-    }
-    config |= {"return_state": True, "masked_output": case["rule"]}
-    cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
-    if merge in ("one", "back"):
-        make, spec = (
-            recurrent,
-            half(cell, units, features, 1, go_backwards=merge == "back", **config),
-        )
-    else:
-        make, spec = bidirectional, both(cell, units, features, merge, **config)
-    rng = torch.Generator().manual_seed(case["seed"])
-    batch, time = case["batch"], case["time"]
-    x = torch.randn(batch, time, features, generator=rng)
-    mask = torch.rand(batch, time, generator=rng) < 0.6 if case["masked"] else None
-    count = (2 if cell == "LSTM" else 1) * (1 if merge in ("one", "back") else 2)
-    start = [torch.randn(batch, units, generator=rng) for _ in range(count if case["state"] else 0)]
-
-    def gradients(dtype: torch.dtype, engine: str, factor: float = 1.0) -> list[Tensor]:
-        module: Any = make(spec).to(dtype).train(training)
-        module.engine = engine
-        inputs = [(t.to(dtype) * factor).requires_grad_() for t in (x, *start)]
-        module.requires_grad_(True)  # torch's second bias, too
-        found = module(inputs[0], mask, inputs[1:] or None)
-        outputs = found if isinstance(found, tuple) else (found,)
-        weigh = torch.Generator().manual_seed(1)
-        loss = sum((y * torch.randn(y.shape, generator=weigh).to(dtype)).sum() for y in outputs)
-        return list(
-            torch.autograd.grad(loss, [*inputs, *module.parameters()], materialize_grads=True)
-        )
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(case["threads"])
-    try:
-        got = gradients(torch.float32, "native")
-    finally:
-        torch.set_num_threads(before)
-    wanted = gradients(torch.float64, "loop")
-
-    def worst(found: list[Tensor]) -> float:
-        return max(
-            float((a.double() - b).abs().max()) / max(1.0, float(b.abs().max()))
-            for a, b in zip(found, wanted, strict=True)
-        )
-
-    # At a bend of relu or of a hard_sigmoid rounding decides between two gradients.
-    nearby = (gradients(torch.float64, "loop", 1 + step) for step in (-1e-5, 1e-5))
-    assume(all(worst(found) < 1e-2 for found in nearby))
-    assert worst(got) <= 1e-5
-
-
-@native
-def test_training_runs_by_the_kernel_and_learns_what_the_loop_learns(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen = gradients_by_native(monkeypatch)
-
-    def trained(engine: str) -> list[Tensor]:
-        module, x = gru()
-        module.train().engine = engine
-        optimizer = torch.optim.SGD(module.parameters(), 0.3)
-        mask = torch.tensor([5, 11, 0])[:, None] > torch.arange(11)
-        for _ in range(20):
-            optimizer.zero_grad()
-            (module(x, mask) - x.mean()).square().mean().backward()
-            optimizer.step()
-        return [p.detach() for p in module.parameters()]
-
-    start = [p.detach() for p in gru()[0].parameters()]
-    by_kernel, by_loop = trained("auto"), trained("loop")
-    assert seen == [3] * 20
-    for a, b, before in zip(by_kernel, by_loop, start, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-        assert (a - before).abs().max() > 1e-3
-
-
-@native
-def test_training_in_a_checkpoint_twice_and_on_nothing_gives_the_same_gradients() -> None:
-    module, x = gru()
-    module.train()
-    weights = list(module.parameters())
-    loss = module(x).sum()
-    wanted = torch.autograd.grad(loss, weights, retain_graph=True)
-    again = torch.autograd.grad(loss, weights)
-    inside = checkpoint(module, x, use_reentrant=False).sum()
-    for a, b, c in zip(wanted, again, torch.autograd.grad(inside, weights), strict=True):
-        assert torch.equal(a, b)
-        assert torch.equal(a, c)
-    nothing = torch.zeros(3, 11, dtype=torch.bool)
-    for empty in (module(x[:0]), module(x, nothing)):
-        assert not any(g.any() for g in torch.autograd.grad(empty.sum(), weights))
-
-
-@native
-def test_torchs_default_dtype_and_device_change_nothing() -> None:
-    module, x = gru()
-    mask = torch.arange(11) < torch.tensor([11, 4, 0])[:, None]
-
-    def computed() -> list[Tensor]:
-        loss = module.train()(x, mask).square().sum()
-        gradients = torch.autograd.grad(loss, list(module.parameters()))
-        with torch.no_grad():
-            return [module.eval()(x, mask), module(x), *gradients]
-
-    wanted = computed()
-    torch.set_default_dtype(torch.float64)
-    try:
-        packing._kept.clear()  # so that weights are packed anew
-        with torch.device("meta"):
-            got = computed()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    for a, b in zip(got, wanted, strict=True):
-        assert torch.equal(a, b)
-
-
-@native
-def test_several_threads_train_at_once() -> None:
-    module, _ = gru()
-    weights = list(module.train().parameters())
-    inputs = [torch.randn(b, 9, 5) for b in range(1, 9)]
-
-    def gradients(x: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(module(x).square().sum(), weights)
-
-    wanted = [gradients(x) for x in inputs]
-    with ThreadPoolExecutor(4) as threads:
-        for got, exact in zip(threads.map(gradients, inputs), wanted, strict=True):
-            for a, b in zip(got, exact, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-
-
-@native
-def test_what_is_frozen_gets_no_gradient_and_the_rest_its_own() -> None:
-    module, x = gru()
-    module.train()
-    wanted = torch.autograd.grad(module(x).sum(), list(module.parameters()))
-    module.weight_hh_l0.requires_grad_(False)
-    module(x).sum().backward()
-    for (name, p), gradient_of in zip(module.named_parameters(), wanted, strict=True):
-        if name == "weight_hh_l0":
-            assert p.grad is None
-        else:
-            assert p.grad is not None and torch.equal(p.grad, gradient_of)
-
-
-@native
-def test_weights_changed_between_forward_and_backward_are_refused() -> None:
-    module, x = gru()
-    loss = module.train()(x).sum()
-    with torch.no_grad():
-        module.weight_hh_l0.mul_(2.0)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
-@native
-def test_a_cell_without_a_gradient_of_its_own_trains_by_torch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """silu falls and rises again: its derivative cannot be told from its output."""
-    seen = calls_of_native(monkeypatch)
-    kept = gradients_by_native(monkeypatch)
-    spec = both("LSTM", 5, 3, "sum", activation="silu", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec).train()
-    module(torch.randn(2, 7, 3)).sum().backward()
-    assert seen == kept == []
-    assert module.weight_hh_l0.grad is not None
-    slopes = {"name": "leaky_relu", "negative_slope": -0.1}
-    cell = library.native_numbers("LSTM", slopes, "sigmoid")
-    assert cell is not None and not cell.differentiable
-
-
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool) -> None:
-    spec = both(cell, 7, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec).eval()
-    first, second = torch.randn(3, 6, 5), torch.randn(3, 6, 5)
-    masks = [torch.arange(6) < torch.tensor(n)[:, None] for n in ([6, 2, 0], [1, 5, 6])]
-    given = [(x, mask) if masked else (x,) for x, mask in zip((first, second), masks, strict=True)]
-    traced = torch.jit.trace(module, given[0])
-    for arguments in given:
-        np.testing.assert_allclose(
-            traced(*arguments).detach(), module(*arguments).detach(), rtol=0, atol=2e-6
-        )
-
-
-@native
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-def test_a_forced_kernel_cannot_be_traced(forced_native: None) -> None:
-    module, x = gru()
-    with pytest.raises(UsageError, match=r"what torch\.jit traces must be torch's"):
-        torch.jit.trace(module, (x,))
-
-
-@native
-def test_a_transform_of_functions_runs_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = calls_of_native(monkeypatch)
-    spec = both("GRU before", 6, 5, "sum", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec)
-    x = torch.randn(3, 11, 5)
-    with torch.no_grad():
-        wanted = module(x)
-        assert seen == [3]
-        got = torch.func.vmap(module)(x[:, None])[:, 0]
-    assert seen == [3]
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
-
-
-def test_an_input_of_another_width_is_refused() -> None:
-    module, x = gru()
-    with pytest.raises(ValueError, match=r"an input \(batch, time, 5\) is expected, found"):
-        module(x[..., :-1])
-
-
-@native
-def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = calls_of_native(monkeypatch)
-    monkeypatch.setattr(choice, "MANY_WEIGHTS", 4 * 64 - 1)
-    for cell in ("LSTM", "GRU"):
-        spec = both(cell, 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
-        module: Any = bidirectional(spec)
-        with torch.no_grad():
-            module(torch.randn(3, 3, 5))
-            module(torch.randn(4, 3, 5))
-            module(torch.randn(4, 3, 5), torch.ones(4, 3))
-    assert seen == [3, 4, 3, 4, 4]
-    monkeypatch.undo()
-    assert native_pays("LSTM", 4, 4 * 512**2)
-    assert not native_pays("LSTM", 4, 4 * 513**2)
-    assert native_pays("LSTM", 3, 4 * 513**2)
-    assert native_pays("GRU", 4, 4 * 513**2)
-
-
 @native
 @pytest.mark.usefixtures("forced_native")
 def test_wide_inputs_are_taken_in_larger_blocks_of_steps() -> None:
@@ -931,82 +489,3 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
         op.use_torch_threads.cache_clear()
         op.use_torch_threads()
     assert_close([wanted[0].numpy()], reference(spec, x.numpy(), None))
-
-
-@pytest.mark.parametrize("engine", ["fused", "loop", "native"])
-def test_every_forced_engine_gives_the_same_numbers(
-    engine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if engine == "native" and library.missing():
-        pytest.skip(library.missing())
-    module, x = gru()
-    with torch.no_grad():
-        wanted = module(x)
-        monkeypatch.setenv("K2T_ENGINE", engine)
-        np.testing.assert_allclose(module(x), wanted, rtol=0, atol=2e-6)
-
-
-def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "warp")
-    with pytest.raises(
-        UsageError, match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, graph, native"
-    ):
-        gru()
-
-
-def test_what_torch_lacks_cannot_be_forced_to_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = half("GRU before", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
-    module: Any = recurrent(spec)
-    monkeypatch.setenv("K2T_ENGINE", "fused")
-    with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: nn.GRU resets after the product"):
-        choose(spec)
-    with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: torch has no kernel"):
-        module(torch.zeros(1, 2, 3))
-
-
-@native
-def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "native")
-    spec = half("LSTM", 4, 3, 0, activation="softmax", recurrent_activation="sigmoid")
-    with pytest.raises(UsageError, match="native kernel lacks an activation"):
-        choose(spec)
-    module, x = gru()
-    with pytest.raises(UsageError, match="float32 on CPU, without dropout"):
-        module.double()(x.double())
-
-
-def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from keras2torch_birnn.rnn import choice, layers
-
-    monkeypatch.setattr(library, "missing", lambda: "it was not built")
-    monkeypatch.setattr(layers, "missing", lambda: "it was not built")
-    monkeypatch.setattr(choice, "missing", lambda: "it was not built")
-    library.say_once_if_missing.cache_clear()
-    with pytest.warns(RuntimeWarning, match="without the native kernel") as said:
-        module, x = gru()
-        gru()
-    assert len(said) == 1
-    assert module.native is None
-    assert module(x).shape == (3, 11, 24)
-    assert (
-        choose(half("GRU", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")).engine
-        == "fused"
-    )
-    library.say_once_if_missing.cache_clear()
-
-
-@native
-def test_the_choice_says_why() -> None:
-    def chosen(cell: str, **config: Any) -> tuple[str, str]:
-        found = choose(half(cell, 4, 3, 0, **config))
-        return found.engine, found.reason
-
-    sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
-    assert chosen("GRU", **sigma)[0] == "native"
-    assert "rows" not in chosen("LSTM", **sigma)[1]
-    small = half("LSTM", 4, 3, 0, **sigma)
-    wide = choose(replace(small, config={**small.config, "units": 513}))
-    assert wide.reason.endswith("also for 4 rows and more without mask")
-    assert "loop" in chosen("GRU before", **sigma)[1]
-    odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}
-    assert chosen("LSTM", **{**sigma, **odd})[0] == "loop"

@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -75,26 +76,36 @@ def run_recorded(
     """
     key = (cell, *_facts(asked))
     with _lock:
-        layer = _layer_of(weights)
-        if key in layer.refused:
-            recording = None
-        elif key in layer.recordings:
-            recording = layer.recordings[key] or _recorded(layer, key, compute, asked)
-        else:
-            recording = None
-            if len(layer.recordings) < MOST_OF_A_LAYER:
-                layer.recordings[key] = None
+        recording = _recording(_layer_of(weights), key, compute, asked)
         if recording is not None:
-            with torch.no_grad():
-                for to, given in zip(_tensors(recording.asked), _tensors(asked), strict=True):
-                    to.copy_(given)
-                recording.play()
-                outputs, states = recording.result
-                ends = states if asked.final else ()
-                return tuple(o.clone() for o in outputs), tuple(
-                    tuple(s.clone() for s in state) for state in ends
-                )
+            return _played(recording, asked)
     return compute(asked)
+
+
+def _recording(
+    layer: _Layer, key: Hashable, compute: Callable[[Asked], Result], asked: Asked
+) -> _Recording | None:
+    """That of a call, made if such a call came before; None if it is new or cannot be recorded."""
+    found = layer.recordings.get(key)
+    if found is not None or key in layer.refused:
+        return found
+    if key in layer.recordings:
+        return _recorded(layer, key, compute, asked)
+    if len(layer.recordings) < MOST_OF_A_LAYER:
+        layer.recordings[key] = None
+    return None
+
+
+def _played(recording: _Recording, asked: Asked) -> Result:
+    """What it gives for the values of a call; copies, which the next call leaves alone."""
+    with torch.no_grad():
+        for to, given in zip(_tensors(recording.asked), _tensors(asked), strict=True):
+            to.copy_(given)
+        recording.play()
+        outputs, states = recording.result
+        return tuple(o.clone() for o in outputs), tuple(
+            tuple(s.clone() for s in state) for state in (states if asked.final else ())
+        )
 
 
 def _tensors(asked: Asked) -> list[Tensor]:
@@ -173,13 +184,33 @@ def record(
         RuntimeError: it asks for what cannot be recorded, or memory is short.
     """
     cuda: Any = torch.cuda  # its types are not all there
-    graph = cuda.CUDAGraph()
-    with torch.cuda.device(device):
-        side = cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+    graph, (side, turn) = cuda.CUDAGraph(), _side(device)
+    with cuda.device(device):
+        here = cuda.current_stream()
+        side.wait_stream(here)
+        side.wait_event(turn)
+        with cuda.stream(side):
             compute()  # what libraries set up at their first call does not belong in it
-            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            with cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
                 result = compute()
-        torch.cuda.current_stream().wait_stream(side)
-    return graph.replay, result
+        here.wait_stream(side)
+
+    def play() -> None:
+        stream = cuda.current_stream(device)
+        stream.wait_event(turn)
+        graph.replay()
+        turn.record(stream)
+
+    return play, result
+
+
+@cache
+def _side(device: torch.device) -> tuple[Any, Any]:
+    """The stream on which all is recorded, and the event that a recording was played to its end.
+
+    Recordings play one after the other on whatever streams: cuBLAS has memory to work in for each
+    stream, so all of them have that of this one. Hence a priority that others seldom ask for.
+    """
+    cuda: Any = torch.cuda
+    with cuda.device(device):
+        return cuda.Stream(priority=-1), cuda.Event()

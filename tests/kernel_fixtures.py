@@ -1,0 +1,48 @@
+"""Fixtures for tests of the native kernel; conftest.py has them loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from keras2torch_birnn.rnn.native import gradient, library, op
+
+
+def isa_bits() -> list[int]:
+    """The instruction sets that this processor has."""
+    if library.missing():
+        return []
+    have = library.library().k2t_instruction_sets()
+    return [bit for bit in library.INSTRUCTION_SETS.values() if have & bit]
+
+
+@pytest.fixture(params=isa_bits())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Every instruction set of this processor in turn."""
+    for module in (op, gradient):
+        monkeypatch.setattr(module, "instruction_set", lambda: request.param)
+    return int(request.param)
+
+
+@pytest.fixture
+def native_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment of the tests asks for."""
+    monkeypatch.setenv("K2T_ENGINE", "auto")
+
+
+@pytest.fixture
+def forced_native(native_where_it_pays: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the other, which whole files ask for."""
+    monkeypatch.setenv("K2T_ENGINE", "native")
+
+
+@pytest.fixture(params=["torch's", "our own"])
+def threads(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both kinds of threads that the kernel can run on."""
+    if request.param == "our own":
+        library.library().k2t_use_threads_of(None)
+    elif not op.use_torch_threads():
+        pytest.skip("torch has no OpenMP runtime here")
+    yield request.param
+    op.use_torch_threads.cache_clear()

@@ -1,0 +1,124 @@
+"""Recurrent layers for tests of the native kernel, and what they ought to give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from keras2torch_birnn.layers.recurrent import bidirectional
+from keras2torch_birnn.reference import EQUATIONS
+from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.asked import Asked
+from keras2torch_birnn.rnn.native import library, op
+from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
+from keras2torch_birnn.spec import Array, Generation, LayerSpec
+
+native = pytest.mark.skipif(bool(library.missing()), reason=f"no kernel: {library.missing()}")
+
+CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
+# Gates between 0 and 1: with others a random net explodes, in float64 too.
+GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
+RULES = ("zeros", "previous_output", "previous_state")
+GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
+# Of the largest output. Sums of float32 products in another order than float64's.
+TOLERANCE = 2e-6
+
+
+def options_of(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    defaults = SCHEMA[class_name].options.items()
+    return {k: o.default for k, o in defaults if o.default is not REQUIRED} | dict(config)
+
+
+def half(cell: str, units: int, features: int, seed: int, **config: Any) -> LayerSpec:
+    """One direction: random weights, biases included, too small to make the net chaotic."""
+    class_name, _, before = cell.partition(" ")
+    rng = np.random.default_rng(seed)
+    if class_name == "GRU":
+        config["reset_after"] = not before
+    if class_name == "SimpleRNN":
+        config.pop("recurrent_activation", None)
+    width = CELL_GATES[class_name] * units
+    shapes: dict[str, Any] = {
+        "kernel": (features, width),
+        "recurrent_kernel": (units, width),
+        "bias": (2, width) if config.get("reset_after") else (width,),
+    }
+    scales = {"kernel": features**-0.5, "recurrent_kernel": 0.5 * units**-0.5, "bias": 0.5}
+    weights = {n: (rng.normal(size=s) * scales[n]).astype("f4") for n, s in shapes.items()}
+    if not config.get("use_bias", True):
+        del weights["bias"]
+    options = options_of(
+        class_name, {"masked_output": "zeros", "return_sequences": True, **config, "units": units}
+    )
+    return LayerSpec(class_name, f"{class_name.lower()}_{seed}", options, weights)
+
+
+def both(cell: str, units: int, features: int, merge: str | None, **config: Any) -> LayerSpec:
+    forward = half(cell, units, features, 1, **config)
+    backward = half(cell, units, features, 2, **{**config, "go_backwards": True})
+    parts = {"forward_layer": forward, "backward_layer": backward}
+    return LayerSpec("Bidirectional", "bi", {"merge_mode": merge}, {}, parts)
+
+
+def reference(spec: LayerSpec, x: Array, mask: Array | None, state: Any = None) -> list[Array]:
+    context = Context(GENERATION, np.float64, EQUATIONS, {}, {}, None)
+    output, _ = EQUATIONS[spec.class_name](spec, x, mask, context.starting(state))
+    return list(output) if isinstance(output, tuple) else [output]
+
+
+def tensors(output: Any) -> list[Array]:
+    parts = output if isinstance(output, tuple) else (output,)
+    return [part.numpy() for part in parts]
+
+
+def assert_close(got: list[Array], wanted: list[Array]) -> None:
+    assert len(got) == len(wanted)
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape
+        scale = max(1.0, float(np.abs(b).max(initial=0.0)))
+        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * scale)
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    return {
+        "cell": draw(st.sampled_from(CELLS)),
+        "activation": draw(st.sampled_from(list(library.ACTIVATIONS))),
+        "recurrent_activation": draw(st.sampled_from(GATES)),
+        "merge": draw(st.sampled_from(("concat", "sum", "mul", "ave", None, "one", "back"))),
+        "units": draw(st.sampled_from((1, 7, 16, 31, 100, 257))),
+        "features": draw(st.sampled_from((1, 5, 40))),
+        "batch": draw(st.sampled_from((1, 2, 5, 8, 33))),
+        "time": draw(st.sampled_from((1, 2, 13))),
+        "threads": draw(st.sampled_from((1, 2))),
+        "masked": draw(st.booleans()),
+        "rule": draw(st.sampled_from(RULES)),
+        "state": draw(st.booleans()),
+        "return_sequences": draw(st.booleans()),
+        "use_bias": draw(st.booleans()),
+        "seed": draw(st.integers(0, 99)),
+    }
+
+
+def gru(**config: Any) -> tuple[Any, Tensor]:
+    spec = both("GRU", 24, 5, "sum", activation="tanh", recurrent_activation="sigmoid", **config)
+    return bidirectional(spec), torch.randn(3, 11, 5, generator=torch.Generator().manual_seed(0))
+
+
+def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of the batches that reach the native kernel from now on."""
+    seen: list[int] = []
+
+    def counted(cell: Any, parameters: Any, asked: Asked) -> Any:
+        seen.append(asked.x.shape[0])
+        return op.run_native(cell, parameters, asked)
+
+    monkeypatch.setattr(engines, "run_native", counted)
+    return seen

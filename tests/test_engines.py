@@ -1,0 +1,182 @@
+"""The door to the engines: which one runs a call, what forces one, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kernel_layers import (
+    CELLS,
+    both,
+    calls_of_native,
+    gru,
+    half,
+    native,
+)
+
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.rnn import choice
+from keras2torch_birnn.rnn.choice import choose, native_pays
+from keras2torch_birnn.rnn.native import library
+
+pytestmark = pytest.mark.usefixtures("native_where_it_pays")
+
+
+@native
+def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = calls_of_native(monkeypatch)
+    module, x = gru()
+    module.double()(x.double())
+    assert seen == []
+    module.float()
+    with torch.inference_mode():
+        module(x)
+    module.requires_grad_(False)(x)
+    module.requires_grad_(True).eval()(x)
+    assert seen == [3, 3, 3]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool) -> None:
+    spec = both(cell, 7, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec).eval()
+    first, second = torch.randn(3, 6, 5), torch.randn(3, 6, 5)
+    masks = [torch.arange(6) < torch.tensor(n)[:, None] for n in ([6, 2, 0], [1, 5, 6])]
+    given = [(x, mask) if masked else (x,) for x, mask in zip((first, second), masks, strict=True)]
+    traced = torch.jit.trace(module, given[0])
+    for arguments in given:
+        np.testing.assert_allclose(
+            traced(*arguments).detach(), module(*arguments).detach(), rtol=0, atol=2e-6
+        )
+
+
+@native
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_forced_kernel_cannot_be_traced(forced_native: None) -> None:
+    module, x = gru()
+    with pytest.raises(UsageError, match=r"what torch\.jit traces must be torch's"):
+        torch.jit.trace(module, (x,))
+
+
+@native
+def test_a_transform_of_functions_runs_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = calls_of_native(monkeypatch)
+    spec = both("GRU before", 6, 5, "sum", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec)
+    x = torch.randn(3, 11, 5)
+    with torch.no_grad():
+        wanted = module(x)
+        assert seen == [3]
+        got = torch.func.vmap(module)(x[:, None])[:, 0]
+    assert seen == [3]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
+
+
+def test_an_input_of_another_width_is_refused() -> None:
+    module, x = gru()
+    with pytest.raises(ValueError, match=r"an input \(batch, time, 5\) is expected, found"):
+        module(x[..., :-1])
+
+
+@native
+def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = calls_of_native(monkeypatch)
+    monkeypatch.setattr(choice, "MANY_WEIGHTS", 4 * 64 - 1)
+    for cell in ("LSTM", "GRU"):
+        spec = both(cell, 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
+        module: Any = bidirectional(spec)
+        with torch.no_grad():
+            module(torch.randn(3, 3, 5))
+            module(torch.randn(4, 3, 5))
+            module(torch.randn(4, 3, 5), torch.ones(4, 3))
+    assert seen == [3, 4, 3, 4, 4]
+    monkeypatch.undo()
+    assert native_pays("LSTM", 4, 4 * 512**2)
+    assert not native_pays("LSTM", 4, 4 * 513**2)
+    assert native_pays("LSTM", 3, 4 * 513**2)
+    assert native_pays("GRU", 4, 4 * 513**2)
+
+
+@pytest.mark.parametrize("engine", ["fused", "loop", "native"])
+def test_every_forced_engine_gives_the_same_numbers(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "native" and library.missing():
+        pytest.skip(library.missing())
+    module, x = gru()
+    with torch.no_grad():
+        wanted = module(x)
+        monkeypatch.setenv("K2T_ENGINE", engine)
+        np.testing.assert_allclose(module(x), wanted, rtol=0, atol=2e-6)
+
+
+def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K2T_ENGINE", "warp")
+    with pytest.raises(
+        UsageError, match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, graph, native"
+    ):
+        gru()
+
+
+def test_what_torch_lacks_cannot_be_forced_to_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = half("GRU before", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
+    module: Any = recurrent(spec)
+    monkeypatch.setenv("K2T_ENGINE", "fused")
+    with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: nn.GRU resets after the product"):
+        choose(spec)
+    with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: torch has no kernel"):
+        module(torch.zeros(1, 2, 3))
+
+
+@native
+def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K2T_ENGINE", "native")
+    spec = half("LSTM", 4, 3, 0, activation="softmax", recurrent_activation="sigmoid")
+    with pytest.raises(UsageError, match="native kernel lacks an activation"):
+        choose(spec)
+    module, x = gru()
+    with pytest.raises(UsageError, match="float32 on CPU, without dropout"):
+        module.double()(x.double())
+
+
+def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from keras2torch_birnn.rnn import choice, layers
+
+    monkeypatch.setattr(library, "missing", lambda: "it was not built")
+    monkeypatch.setattr(layers, "missing", lambda: "it was not built")
+    monkeypatch.setattr(choice, "missing", lambda: "it was not built")
+    library.say_once_if_missing.cache_clear()
+    with pytest.warns(RuntimeWarning, match="without the native kernel") as said:
+        module, x = gru()
+        gru()
+    assert len(said) == 1
+    assert module.native is None
+    assert module(x).shape == (3, 11, 24)
+    assert (
+        choose(half("GRU", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")).engine
+        == "fused"
+    )
+    library.say_once_if_missing.cache_clear()
+
+
+@native
+def test_the_choice_says_why() -> None:
+    def chosen(cell: str, **config: Any) -> tuple[str, str]:
+        found = choose(half(cell, 4, 3, 0, **config))
+        return found.engine, found.reason
+
+    sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    assert chosen("GRU", **sigma)[0] == "native"
+    assert "rows" not in chosen("LSTM", **sigma)[1]
+    small = half("LSTM", 4, 3, 0, **sigma)
+    wide = choose(replace(small, config={**small.config, "units": 513}))
+    assert wide.reason.endswith("also for 4 rows and more without mask")
+    assert "loop" in chosen("GRU before", **sigma)[1]
+    odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}
+    assert chosen("LSTM", **{**sigma, **odd})[0] == "loop"

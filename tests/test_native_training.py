@@ -1,0 +1,259 @@
+"""Gradients through the native kernel, and training by it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from kernel_layers import (
+    CELLS,
+    both,
+    calls_of_native,
+    cases,
+    gru,
+    half,
+    native,
+)
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.asked import Asked
+from keras2torch_birnn.rnn.native import library, packing
+
+pytestmark = pytest.mark.usefixtures("native_where_it_pays")
+
+
+def gradients_by_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batch sizes of the calls of the kernel's gradient, from now on."""
+    seen: list[int] = []
+    original = engines.gradient
+
+    def counted(cell: Any, parameters: Any, asked: Asked, *rest: Any, **keywords: Any) -> Any:
+        seen.append(asked.x.shape[0])
+        return original(cell, parameters, asked, *rest, **keywords)
+
+    monkeypatch.setattr(engines, "gradient", counted)
+    return seen
+
+
+@native
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_through_the_kernel_are_those_of_torch(
+    cell: str, masked: bool, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First ones of x, states and weights; second ones of x."""
+    seen = gradients_by_native(monkeypatch)
+    spec = both(cell, 7, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec).train(training)
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 5, generator=rng).requires_grad_()
+    states = 4 if cell == "LSTM" else 2
+    start = [torch.randn(2, 7, generator=rng).requires_grad_() for _ in range(states)]
+    mask = torch.tensor([[1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1]]).bool() if masked else None
+    wanted = [x, *start, *module.requires_grad_(True).parameters()]
+
+    def gradients() -> list[Tensor | None]:
+        loss = module(x, mask=mask, initial_state=start).sin().sum()
+        alone = torch.autograd.grad(loss, wanted, retain_graph=True)
+        first = torch.autograd.grad(loss, wanted, create_graph=True)
+        penalty = first[0].square().sum()
+        second = torch.autograd.grad(penalty, wanted, allow_unused=True)
+        return [*alone, *first, *second]
+
+    got = gradients()
+    # Gradients of gradients are torch's, but what they say of the output goes back by the kernel.
+    assert seen == [2, 2]
+    monkeypatch.setenv("K2T_ENGINE", "loop")
+    for a, b in zip(got, gradients(), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@native
+@pytest.mark.usefixtures("isa", "forced_native")
+@settings(max_examples=60, deadline=None)
+@given(case=cases(), training=st.booleans())
+def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], training: bool) -> None:
+    """Of random sums of all outputs and final states, for x, the states before, and all weights."""
+    config = {
+        key: case[key]
+        for key in ("activation", "recurrent_activation", "return_sequences", "use_bias")
+    }
+    config |= {"return_state": True, "masked_output": case["rule"]}
+    cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
+    if merge in ("one", "back"):
+        make, spec = (
+            recurrent,
+            half(cell, units, features, 1, go_backwards=merge == "back", **config),
+        )
+    else:
+        make, spec = bidirectional, both(cell, units, features, merge, **config)
+    rng = torch.Generator().manual_seed(case["seed"])
+    batch, time = case["batch"], case["time"]
+    x = torch.randn(batch, time, features, generator=rng)
+    mask = torch.rand(batch, time, generator=rng) < 0.6 if case["masked"] else None
+    count = (2 if cell == "LSTM" else 1) * (1 if merge in ("one", "back") else 2)
+    start = [torch.randn(batch, units, generator=rng) for _ in range(count if case["state"] else 0)]
+
+    def gradients(dtype: torch.dtype, engine: str, factor: float = 1.0) -> list[Tensor]:
+        module: Any = make(spec).to(dtype).train(training)
+        module.engine = engine
+        inputs = [(t.to(dtype) * factor).requires_grad_() for t in (x, *start)]
+        module.requires_grad_(True)  # torch's second bias, too
+        found = module(inputs[0], mask, inputs[1:] or None)
+        outputs = found if isinstance(found, tuple) else (found,)
+        weigh = torch.Generator().manual_seed(1)
+        loss = sum((y * torch.randn(y.shape, generator=weigh).to(dtype)).sum() for y in outputs)
+        return list(
+            torch.autograd.grad(loss, [*inputs, *module.parameters()], materialize_grads=True)
+        )
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(case["threads"])
+    try:
+        got = gradients(torch.float32, "native")
+    finally:
+        torch.set_num_threads(before)
+    wanted = gradients(torch.float64, "loop")
+
+    def worst(found: list[Tensor]) -> float:
+        return max(
+            float((a.double() - b).abs().max()) / max(1.0, float(b.abs().max()))
+            for a, b in zip(found, wanted, strict=True)
+        )
+
+    # At a bend of relu or of a hard_sigmoid rounding decides between two gradients.
+    nearby = (gradients(torch.float64, "loop", 1 + step) for step in (-1e-5, 1e-5))
+    assume(all(worst(found) < 1e-2 for found in nearby))
+    assert worst(got) <= 1e-5
+
+
+@native
+def test_training_runs_by_the_kernel_and_learns_what_the_loop_learns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = gradients_by_native(monkeypatch)
+
+    def trained(engine: str) -> list[Tensor]:
+        module, x = gru()
+        module.train().engine = engine
+        optimizer = torch.optim.SGD(module.parameters(), 0.3)
+        mask = torch.tensor([5, 11, 0])[:, None] > torch.arange(11)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (module(x, mask) - x.mean()).square().mean().backward()
+            optimizer.step()
+        return [p.detach() for p in module.parameters()]
+
+    start = [p.detach() for p in gru()[0].parameters()]
+    by_kernel, by_loop = trained("auto"), trained("loop")
+    assert seen == [3] * 20
+    for a, b, before in zip(by_kernel, by_loop, start, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        assert (a - before).abs().max() > 1e-3
+
+
+@native
+def test_training_in_a_checkpoint_twice_and_on_nothing_gives_the_same_gradients() -> None:
+    module, x = gru()
+    module.train()
+    weights = list(module.parameters())
+    loss = module(x).sum()
+    wanted = torch.autograd.grad(loss, weights, retain_graph=True)
+    again = torch.autograd.grad(loss, weights)
+    inside = checkpoint(module, x, use_reentrant=False).sum()
+    for a, b, c in zip(wanted, again, torch.autograd.grad(inside, weights), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    nothing = torch.zeros(3, 11, dtype=torch.bool)
+    for empty in (module(x[:0]), module(x, nothing)):
+        assert not any(g.any() for g in torch.autograd.grad(empty.sum(), weights))
+
+
+@native
+def test_torchs_default_dtype_and_device_change_nothing() -> None:
+    module, x = gru()
+    mask = torch.arange(11) < torch.tensor([11, 4, 0])[:, None]
+
+    def computed() -> list[Tensor]:
+        loss = module.train()(x, mask).square().sum()
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+        with torch.no_grad():
+            return [module.eval()(x, mask), module(x), *gradients]
+
+    wanted = computed()
+    torch.set_default_dtype(torch.float64)
+    try:
+        packing._kept.clear()  # so that weights are packed anew
+        with torch.device("meta"):
+            got = computed()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(got, wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+@native
+def test_several_threads_train_at_once() -> None:
+    module, _ = gru()
+    weights = list(module.train().parameters())
+    inputs = [torch.randn(b, 9, 5) for b in range(1, 9)]
+
+    def gradients(x: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(module(x).square().sum(), weights)
+
+    wanted = [gradients(x) for x in inputs]
+    with ThreadPoolExecutor(4) as threads:
+        for got, exact in zip(threads.map(gradients, inputs), wanted, strict=True):
+            for a, b in zip(got, exact, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@native
+def test_what_is_frozen_gets_no_gradient_and_the_rest_its_own() -> None:
+    module, x = gru()
+    module.train()
+    wanted = torch.autograd.grad(module(x).sum(), list(module.parameters()))
+    module.weight_hh_l0.requires_grad_(False)
+    module(x).sum().backward()
+    for (name, p), gradient_of in zip(module.named_parameters(), wanted, strict=True):
+        if name == "weight_hh_l0":
+            assert p.grad is None
+        else:
+            assert p.grad is not None and torch.equal(p.grad, gradient_of)
+
+
+@native
+def test_weights_changed_between_forward_and_backward_are_refused() -> None:
+    module, x = gru()
+    loss = module.train()(x).sum()
+    with torch.no_grad():
+        module.weight_hh_l0.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@native
+def test_a_cell_without_a_gradient_of_its_own_trains_by_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """silu falls and rises again: its derivative cannot be told from its output."""
+    seen = calls_of_native(monkeypatch)
+    kept = gradients_by_native(monkeypatch)
+    spec = both("LSTM", 5, 3, "sum", activation="silu", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec).train()
+    module(torch.randn(2, 7, 3)).sum().backward()
+    assert seen == kept == []
+    assert module.weight_hh_l0.grad is not None
+    slopes = {"name": "leaky_relu", "negative_slope": -0.1}
+    cell = library.native_numbers("LSTM", slopes, "sigmoid")
+    assert cell is not None and not cell.differentiable
