@@ -54,7 +54,9 @@ def calls(function: Callable[[], Any]) -> int:
 )
 def test_twice_the_layers_are_twice_the_work(kind: str, least: int, tmp_path: Path) -> None:
     work: list[int] = []
-    for layers in (least, 2 * least, 4 * least):
+    # The first time for what is imported and kept once; the rest that is not per layer falls out of
+    # the differences.
+    for layers in (least, least, 2 * least, 4 * least):
         path, out = tmp_path / f"{layers}.h5", tmp_path / f"{layers}.pt"
         synthetic.KINDS[kind](path, layers)
 
@@ -65,8 +67,7 @@ def test_twice_the_layers_are_twice_the_work(kind: str, least: int, tmp_path: Pa
             birnn.inspect(path)
 
         work.append(calls(everything))
-    # What is done once falls out of the differences.
-    assert work[2] - work[1] < 2.1 * (work[1] - work[0])
+    assert work[3] - work[2] < 2.1 * (work[2] - work[1])
 
 
 def test_models_50_deep_convert(tmp_path: Path) -> None:
