@@ -94,6 +94,8 @@ def decide(layer: Recurrence, asked: Asked) -> Choice:
             return _CHOSEN_NATIVE
         if not lacking and _native_wanted(layer, asked):
             return _NATIVE
+    if engine == "loop":
+        return _CHOSEN_LOOP
     if engine == "graph":
         if lacking := _not_graph(layer, asked, dropping=dropping):
             raise UsageError(f"{VARIABLE}=graph: {lacking}", "use auto")
@@ -101,10 +103,7 @@ def decide(layer: Recurrence, asked: Asked) -> Choice:
     if layer.kernel is None:
         if engine == "fused":
             raise UsageError(f"{VARIABLE}=fused: torch has no kernel for this layer", "use auto")
-        graph = engine != "loop" and not _not_graph(layer, asked, dropping=dropping)
-        return _GRAPH if graph else _ONLY_LOOP
-    if engine == "loop":
-        return _CHOSEN_LOOP
+        return _ONLY_LOOP if _not_graph(layer, asked, dropping=dropping) else _GRAPH
     if dropping:
         return _DROPPING
     # Packing depends on values, which a graph must not.
