@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from keras2torch_birnn.layers.recurrent import bidirectional
+from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import engines
@@ -105,6 +105,19 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "use_bias": draw(st.booleans()),
         "seed": draw(st.integers(0, 99)),
     }
+
+
+def layer_of(case: Mapping[str, Any]) -> tuple[Callable[[LayerSpec], Any], LayerSpec]:
+    """What makes a module of a case's layer, and the layer."""
+    config = {
+        key: case[key]
+        for key in ("activation", "recurrent_activation", "return_sequences", "use_bias")
+    }
+    config |= {"return_state": True, "masked_output": case["rule"]}
+    cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
+    if merge in ("one", "back"):
+        return recurrent, half(cell, units, features, 1, go_backwards=merge == "back", **config)
+    return bidirectional, both(cell, units, features, merge, **config)
 
 
 def gru(**config: Any) -> tuple[Any, Tensor]:

@@ -22,7 +22,7 @@ from kernel_layers import (
     both,
     cases,
     gru,
-    half,
+    layer_of,
     native,
     reference,
     tensors,
@@ -30,7 +30,7 @@ from kernel_layers import (
 from torch import Tensor, nn
 
 from keras2torch_birnn.activations import activation
-from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.layers.recurrent import bidirectional
 from keras2torch_birnn.rnn.asked import Asked
 from keras2torch_birnn.rnn.engines import run
 from keras2torch_birnn.rnn.layers import recurrence
@@ -45,18 +45,9 @@ pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
 def test_native_is_the_reference(case: dict[str, Any]) -> None:
-    config = {
-        key: case[key]
-        for key in ("activation", "recurrent_activation", "return_sequences", "use_bias")
-    }
-    config |= {"return_state": True, "masked_output": case["rule"]}
     cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
-    if merge in ("one", "back"):
-        spec = half(cell, units, features, 1, go_backwards=merge == "back", **config)
-        module = recurrent(spec)
-    else:
-        spec = both(cell, units, features, merge, **config)
-        module = bidirectional(spec)
+    make, spec = layer_of(case)
+    module = make(spec)
     rng = np.random.default_rng(case["seed"])
     batch, time = case["batch"], case["time"]
     x = rng.normal(size=(batch, time, features)).astype("f4")

@@ -15,13 +15,13 @@ from kernel_layers import (
     calls_of_native,
     cases,
     gru,
-    half,
+    layer_of,
     native,
 )
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.layers.recurrent import bidirectional
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.asked import Asked
 from keras2torch_birnn.rnn.native import library, packing
@@ -84,19 +84,8 @@ def test_gradients_through_the_kernel_are_those_of_torch(
 @given(case=cases(), training=st.booleans())
 def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], training: bool) -> None:
     """Of random sums of all outputs and final states, for x, the states before, and all weights."""
-    config = {
-        key: case[key]
-        for key in ("activation", "recurrent_activation", "return_sequences", "use_bias")
-    }
-    config |= {"return_state": True, "masked_output": case["rule"]}
     cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
-    if merge in ("one", "back"):
-        make, spec = (
-            recurrent,
-            half(cell, units, features, 1, go_backwards=merge == "back", **config),
-        )
-    else:
-        make, spec = bidirectional, both(cell, units, features, merge, **config)
+    make, spec = layer_of(case)
     rng = torch.Generator().manual_seed(case["seed"])
     batch, time = case["batch"], case["time"]
     x = torch.randn(batch, time, features, generator=rng)
