@@ -11,18 +11,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_layers import GENERATION, native
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.rnn import folded
-from keras2torch_birnn.rnn.native import library
+from keras2torch_birnn.rnn import bidirectional, folded
 from keras2torch_birnn.schema import REQUIRED, SCHEMA
-from keras2torch_birnn.spec import Array, Generation, LayerSpec
-
-native = pytest.mark.skipif(bool(library.missing()), reason=f"no kernel: {library.missing()}")
+from keras2torch_birnn.spec import Array, LayerSpec
 
 STACKS: dict[str, tuple[Any, Any, str]] = {
     "LSTM": (k2t.BiLSTM, nn.LSTM, "LSTM"),
@@ -32,7 +30,6 @@ STACKS: dict[str, tuple[Any, Any, str]] = {
 MODES = ("concat", "sum", "mul", "ave")
 # Keras lists z, r, h; torch r, z, n.
 GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
-GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
 F, H, T, B = 5, 7, 11, 3
 
 
@@ -431,8 +428,6 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("cell", sorted(STACKS))
 def test_a_gpu_runs_all_layers_of_a_concat_stack_at_once(cell: str) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     x, mask = torch.randn(T, B, F).cuda(), (torch.rand(T, B) < 0.7).cuda()
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -455,8 +450,6 @@ def test_a_gpu_runs_all_layers_of_a_concat_stack_at_once(cell: str) -> None:
 @pytest.mark.parametrize("cell", sorted(STACKS))
 @pytest.mark.parametrize("reset_after", [True, False])
 def test_a_gpu_gives_the_same_numbers_without_a_warning(cell: str, reset_after: bool) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     rnn = stack(cell, F, H, 2, merge_mode=["sum", "mul"], reset_after=reset_after).eval()
     x, mask = torch.randn(T, B, F), torch.rand(T, B) < 0.7
     torch.backends.cudnn.allow_tf32 = False
@@ -513,6 +506,9 @@ def test_weights_of_one_call_of_cudnn_lie_side_by_side_wherever_they_are_moved(
     apart = stack(cell, F, H, 3, bias=bias, merge_mode=["concat", "sum", "concat"])
     without = stack(cell, F, H, 2, bias=bias, activation="relu6")
     monkeypatch.setattr(nn.RNNBase, "flatten_parameters", flattened)
+    together.double()
+    assert laid == []  # on the CPU nothing is gained by it
+    monkeypatch.setattr(bidirectional, "_on_gpu", lambda _: True)
     for rnn in (together, apart, without):
         rnn.double()
     # Torch's own layer asks for it a first time when it is made.

@@ -157,7 +157,6 @@ def test_masks_of_every_shape_were_compared() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("file", list(ENTRIES)[::GPU_STRIDE])
 def test_a_gpu_agrees_with_real_keras(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

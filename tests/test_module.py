@@ -357,7 +357,6 @@ def test_odd_names_of_real_files_survive_saving(case: str, tmp_path: Path) -> No
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("file", KINDS)
 def test_a_model_moves_to_a_gpu_and_back(file: str) -> None:
     case = fixture(file)
@@ -369,7 +368,6 @@ def test_a_model_moves_to_a_gpu_and_back(file: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "SimpleRNN"])
 def test_a_model_trains_on_a_gpu(cell: str) -> None:
     spec = chain(bi(rnn(cell), rnn(cell, seed=1)), dense(5, 2 * H, seed=2))

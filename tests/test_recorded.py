@@ -381,8 +381,6 @@ def test_it_is_chosen_where_torch_has_no_kernel(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_a_gpu_plays_what_it_computes_step_by_step(cell: str, dtype: torch.dtype) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     rnn = layer_of(cell, num_layers=2, merge_mode=["sum", "mul"]).cuda().to(dtype)
     seen = []
     with torch.no_grad(), warnings.catch_warnings():
@@ -408,8 +406,6 @@ def test_a_gpu_plays_what_it_computes_step_by_step(cell: str, dtype: torch.dtype
 
 @pytest.mark.gpu
 def test_streams_and_threads_of_a_gpu_do_not_mix_their_numbers() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     rnn = layer_of("GRU before").cuda()
     inputs = [torch.randn(B, T, F, device="cuda") for _ in range(12)]
     torch.cuda.synchronize()

@@ -21,7 +21,7 @@ from keras2torch_birnn.rnn.asked import Asked, Result, State
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, wish
 from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, decide, is_exporting, run, run_masked
 from keras2torch_birnn.rnn.folded import cannot_fold, run_folded
-from keras2torch_birnn.rnn.loop import Cell, Weights
+from keras2torch_birnn.rnn.loop import WEIGHT_NAMES, Cell, Weights
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.native.library import missing, native_numbers, say_once_if_missing
 from keras2torch_birnn.schema import CELL_GATES
@@ -220,15 +220,14 @@ class BidirectionalStack(nn.Module):
 
         ``flatten_parameters`` of torch's own layer does it, of one that holds these parameters.
         """
-        if self._kernel is None:
+        if self._kernel is None or not _on_gpu(self):
             return
         made: Any = _TORCH_LAYERS[self.cell_class]
         more = {"nonlinearity": self.activation} if self.cell_class == "SimpleRNN" else {}
-        together = set(self.merge_mode[:-1]) <= {"concat"}
-        for first in (0,) if together else range(self.num_layers):
-            layers = range(first, self.num_layers if together else first + 1)
+        every = range(self.num_layers)
+        for layers in (every,) if self._concatenates() else [range(k, k + 1) for k in every]:
             holder = made(
-                self.layer_input_size(first),
+                self.layer_input_size(layers[0]),
                 self.hidden_size,
                 len(layers),
                 bias=self.bias,
@@ -236,23 +235,25 @@ class BidirectionalStack(nn.Module):
                 device="meta",
                 **more,
             )
-            for name, _ in tuple(holder.named_parameters()):
-                number = int(name.split("_l")[1].split("_")[0])
-                own = self._parameters.get(name.replace(f"_l{number}", f"_l{first + number}"))
-                if own is None:  # a parametrization computes it
-                    break
-                setattr(holder, name, own)
-            else:
-                holder.flatten_parameters()
+            own = {
+                f"{name}_l{number}{suffix}": self._parameters.get(f"{name}_l{layer}{suffix}")
+                for number, layer in enumerate(layers)
+                for suffix in _DIRECTIONS
+                for name in WEIGHT_NAMES[: 4 if self.bias else 2]
+            }
+            if any(parameter is None for parameter in own.values()):
+                continue  # a parametrization computes it
+            for name, parameter in own.items():
+                setattr(holder, name, parameter)
+            holder.flatten_parameters()
+
+    def _concatenates(self) -> bool:
+        """Whether there are layers that read both directions side by side, as torch's own do."""
+        return set(self.merge_mode[:-1]) == {"concat"}
 
     def _weights(self, layer: int, suffix: str) -> Weights:
-        end = f"l{layer}{suffix}"
-        return Weights(
-            getattr(self, f"weight_ih_{end}"),
-            getattr(self, f"weight_hh_{end}"),
-            getattr(self, f"bias_ih_{end}", None),
-            getattr(self, f"bias_hh_{end}", None),
-        )
+        names = [f"{name}_l{layer}{suffix}" for name in WEIGHT_NAMES]
+        return Weights._make(getattr(self, name, None) for name in names)
 
     def _start(
         self, states: tuple[Tensor, ...], batch: int
@@ -315,8 +316,7 @@ class BidirectionalStack(nn.Module):
         # As nn.LSTM runs its layers. Merges that take wider weights were never measured there.
         if not like.is_cuda or engine not in ("auto", "torch") or is_exporting():
             return None
-        concat = set(self.merge_mode[:-1]) == {"concat"}
-        if not concat or cannot_fold(layers, self.merge_mode, self.dropout):
+        if not self._concatenates() or cannot_fold(layers, self.merge_mode, self.dropout):
             return None
         return Choice("folded", "torch's own kernel, all layers in one call")
 
@@ -374,12 +374,16 @@ def _on_mask(sequences: Callable[[Asked], Result], asked: Asked, mask: Tensor | 
     """On all steps, or where ``mask`` says that they count."""
     if mask is None:
         return sequences(asked)
-    return run_masked(sequences, asked, mask.bool(), ("zeros", "zeros"))
+    return run_masked(sequences, asked, mask, ("zeros", "zeros"))
 
 
 def _stacked(states: Sequence[State]) -> tuple[Tensor, ...]:
     """States of all layers and directions, as torch's layers give them."""
     return tuple(torch.stack(parts) for parts in zip(*states, strict=True))
+
+
+def _on_gpu(stack: nn.Module) -> bool:
+    return any(parameter.is_cuda for parameter in stack.parameters())
 
 
 def example(layer: Recurrence, batch: int, *, masked: bool) -> Asked:

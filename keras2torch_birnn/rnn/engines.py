@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, cast
 
@@ -170,7 +171,8 @@ def run_masked(
 ) -> Result:
     """``sequences`` (as ``run``) on the steps that ``mask`` (B, T) says count, and on nothing else.
 
-    ``rules``: what stands at the other steps of each direction (``masks.spread``).
+    In a mask of another dtype than bool zero is false. ``rules``: what stands at the other steps of
+    each direction (``masks.spread``).
 
     Raises:
         ValueError: the mask has not a value for each step of x.
@@ -178,6 +180,8 @@ def run_masked(
     x, _, start, merge, final = asked
     if mask.shape != x.shape[:2]:
         raise ValueError(f"a mask {list(x.shape[:2])} is expected, found {list(mask.shape)}")
+    if mask.dtype is not torch.bool:
+        mask = mask.bool()
     zeros = rules in _ZEROS  # which merge to zeros
     counted = lengths_of_padded(mask)
     compacted, lengths = compact(x, mask) if counted is None else (x, counted)
@@ -233,13 +237,8 @@ def _run_loops(layer: Recurrence, asked: Asked) -> Result:
 
 def _run_graph(layer: Recurrence, asked: Asked) -> Result:
     """The loop, recorded."""
-    # A module can be trained again, with dropout: what is recorded is without.
-    calm = layer._replace(training=False)
-
-    def compute(given: Asked) -> Result:
-        return _run_loops(calm, given)
-
     absent = tuple(p is None for p in chain.from_iterable(layer.weights))
+    compute = partial(_run_loops, layer)
     return run_recorded(compute, asked, _flat(layer.weights), (layer.cell, absent))
 
 

@@ -26,7 +26,7 @@ from keras2torch_birnn.rnn.choice import (
     wish,
 )
 from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, merged, run, run_masked
-from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights
+from keras2torch_birnn.rnn.loop import WEIGHT_NAMES, Cell, DropoutRates, Weights
 from keras2torch_birnn.rnn.masks import reverse
 from keras2torch_birnn.rnn.native.library import (
     NativeCell,
@@ -95,8 +95,7 @@ def recurrent_forward(
     if mask is None:
         outputs, states = module.run_sequence(asked)
     else:
-        counts = mask if mask.dtype is torch.bool else mask.bool()
-        outputs, states = run_masked(module.run_sequence, asked, counts, plan.rules)
+        outputs, states = run_masked(module.run_sequence, asked, mask, plan.rules)
     if plan.stateful:
         module.carried = tuple(tuple(s.detach() for s in state) for state in states)
     if not plan.return_sequences:
@@ -124,8 +123,7 @@ def _weights(module: nn.Module, direction: int) -> Weights:
 
 
 _NAMES = tuple(
-    tuple(f"{name}{suffix}" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    for suffix in ("_l0", "_l0_reverse")
+    tuple(f"{name}{suffix}" for name in WEIGHT_NAMES) for suffix in ("_l0", "_l0_reverse")
 )
 
 

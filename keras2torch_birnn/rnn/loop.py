@@ -38,6 +38,10 @@ class Weights(NamedTuple):
     bias_hh: Tensor | None  # (G*H,)
 
 
+# Torch's names of them, without the layer's number and direction.
+WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
 @dataclass(frozen=True)
 class DropoutRates:
     """Rates of the input's and the state's dropout, and whether each gate has its own mask."""

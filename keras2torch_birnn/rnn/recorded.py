@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.asked import Asked, Result
+from keras2torch_birnn.rnn.native.op import have_memory
 
 # Each holds the memory of a run. Calls of more shapes than these run unrecorded.
 MOST_OF_A_LAYER = 8
@@ -34,13 +35,14 @@ class _Recording(NamedTuple):
 class _Layer:
     """What was recorded with weights that lie ``at`` one place; it goes with the first of them.
 
-    recordings: None stands for a call that came once, or that cannot be recorded.
+    seen: the calls that came, as far as they may be recorded. recordings: of those that came again;
+    None stands for a call that cannot be recorded.
     """
 
     at: tuple[object, ...]
     watch: weakref.ref[Tensor]
+    seen: set[Hashable] = field(default_factory=set)
     recordings: dict[Hashable, _Recording | None] = field(default_factory=dict)
-    refused: set[Hashable] = field(default_factory=set)
 
 
 _layers: dict[int, _Layer] = {}
@@ -59,11 +61,7 @@ def cannot_record(asked: Asked, weights: Sequence[Tensor]) -> str:
         return "autocast is on"
     if torch.cuda.is_current_stream_capturing():
         return "a graph is being recorded already"
-    try:
-        list(map(Tensor.data_ptr, tensors))
-    except RuntimeError:
-        return "inside torch.func"
-    return ""
+    return "" if have_memory(tensors) else "inside torch.func"
 
 
 def run_recorded(
@@ -86,14 +84,11 @@ def _recording(
     layer: _Layer, key: Hashable, compute: Callable[[Asked], Result], asked: Asked
 ) -> _Recording | None:
     """That of a call, made if such a call came before; None if it is new or cannot be recorded."""
-    found = layer.recordings.get(key)
-    if found is not None or key in layer.refused:
-        return found
-    if key in layer.recordings:
-        return _recorded(layer, key, compute, asked)
-    if len(layer.recordings) < MOST_OF_A_LAYER:
-        layer.recordings[key] = None
-    return None
+    if key in layer.seen and key not in layer.recordings:
+        layer.recordings[key] = _recorded(compute, asked)
+    elif len(layer.seen) < MOST_OF_A_LAYER:
+        layer.seen.add(key)
+    return layer.recordings.get(key)
 
 
 def _played(recording: _Recording, asked: Asked) -> Result:
@@ -120,7 +115,7 @@ def _facts(asked: Asked) -> tuple[Hashable, ...]:
     counted, device = asked.lengths is not None, asked.x.device
     # Calls on different streams run at the same time.
     stream = torch.cuda.current_stream(device).cuda_stream if asked.x.is_cuda else 0
-    return given, counted, asked.start is None, asked.merge, device, stream, _precision()
+    return given, counted, asked.merge, device, stream, _precision()
 
 
 def _precision() -> tuple[Hashable, ...]:
@@ -142,9 +137,7 @@ def _layer_of(weights: Sequence[Tensor]) -> _Layer:
     return found
 
 
-def _recorded(
-    layer: _Layer, key: Hashable, compute: Callable[[Asked], Result], asked: Asked
-) -> _Recording | None:
+def _recorded(compute: Callable[[Asked], Result], asked: Asked) -> _Recording | None:
     """Record a call; None, and a warning, where that fails."""
     # Tensors made in inference mode could not be written to outside of it.
     with torch.inference_mode(False), torch.no_grad():
@@ -159,15 +152,13 @@ def _recorded(
         try:
             play, result = record(lambda: compute(own), x.device)
         except RuntimeError as error:
-            layer.refused.add(key)
             warnings.warn(
                 f"a recurrent layer runs step by step, slower: it cannot be recorded: {error}",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return None
-    layer.recordings[key] = _Recording(own, play, result)
-    return layer.recordings[key]
+    return _Recording(own, play, result)
 
 
 def _like(tensor: Tensor) -> Tensor:

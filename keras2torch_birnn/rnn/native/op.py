@@ -162,7 +162,7 @@ def lengths_of_padded(mask: Tensor) -> Tensor | None:
         return None
     try:
         at = mask.data_ptr()
-    except RuntimeError:  # see _have_memory
+    except RuntimeError:  # see have_memory
         return None
     if missing():
         return mask.sum(dim=1) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
@@ -252,10 +252,10 @@ def can_run(tensors: Sequence[Tensor]) -> bool:
         )
     # The same in the least time; what is not dense tells no address.
     alike = set(map(_DTYPE, tensors)) == _FLOAT32 and all(map(_IS_CPU, tensors))
-    return alike and _have_memory(tensors)
+    return alike and have_memory(tensors)
 
 
-def _have_memory(tensors: Sequence[Tensor]) -> bool:
+def have_memory(tensors: Sequence[Tensor]) -> bool:
     """Not so if sparse, or inside torch.func's transforms, which the operator knows nothing of."""
     try:
         list(map(Tensor.data_ptr, tensors))
