@@ -1,4 +1,4 @@
-"""What can be converted, from the schema itself: ``k2t layers`` and the table of the README."""
+"""List the supported layers from the schema, for ``k2t layers`` and the documentation."""
 
 from __future__ import annotations
 
@@ -74,24 +74,4 @@ def plugin_rows() -> tuple[Row, ...]:
         Row(name.rpartition(">")[2], (), (), plugin)
         for plugin, shipped in SHIPPED.items()
         for name in shipped.classes
-    )
-
-
-def plugin_table() -> str:
-    """The shipped plugins as a table for the README."""
-    head = "| `--plugin` | layers | of |\n|---|---|---|\n"
-    return head + "".join(
-        f"| `{plugin}` | {', '.join(f'`{name}`' for name in shipped.classes)} | "
-        f"{shipped.origin} |\n"
-        for plugin, shipped in SHIPPED.items()
-    )
-
-
-def markdown_table() -> str:
-    """The same as a table for the README."""
-    head = "| Keras layer | also | not supported (refused, never approximated) |\n|---|---|---|\n"
-    return head + "".join(
-        f"| `{row.class_name}` | {', '.join(f'`{a}`' for a in row.aliases)} | "
-        f"{'; '.join(row.refused)} |\n"
-        for row in catalogue()
     )

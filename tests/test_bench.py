@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -188,18 +187,6 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
         report.plot([row], tmp_path / "plot.gif")
     run = k2t("bench", "--rnn", "gru", "--only", "OpenVINO", "--rounds", "1", "--json", tmp_path)
     assert_refused(run, 5, tmp_path, "cannot be written")
-
-
-def test_the_tables_of_the_readme_are_those_of_the_raw_results() -> None:
-    root = Path(__file__).parents[1]
-    location = spec_from_file_location("table", root / "benchmarks" / "table.py")
-    assert location is not None
-    assert location.loader is not None
-    table = module_from_spec(location)
-    location.loader.exec_module(table)
-    readme = (root / "README.md").read_text("utf-8")
-    assert table.written(readme) == readme
-    assert "| GRU, reset before, hard_sigmoid | 8x100x128x128 |" in readme
 
 
 def test_all_contenders_have_a_module_that_a_worker_may_load() -> None:

@@ -1,11 +1,9 @@
-"""What is imported when, what the package promises about itself, and a README that is true."""
+"""Imports of the package: which module may import which, and when; its public names."""
 
 from __future__ import annotations
 
 import ast
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,22 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, MASKED, environment
 
 import keras2torch_birnn
-from keras2torch_birnn.catalogue import markdown_table, plugin_table
-from keras2torch_birnn.rnn.native.library import missing
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(keras2torch_birnn.__file__).parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 KERAS = {"keras", "tensorflow", "tf_keras"}
-PLUGINS = ROOT / "fixtures" / "plugins"
-PLUGIN_MODELS = {
-    "own.h5": PLUGINS / "tf.keras-2.15.0" / "center.h5",
-    "crf.h5": PLUGINS / "keras-2.2.4" / "contrib_viterbi.h5",
-}
 
 
 def imported(module: Path) -> Iterator[str]:
@@ -136,79 +125,3 @@ def test_the_package_is_typed() -> None:
     data = re.search(r"^keras2torch_birnn = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.M)
     assert data is not None
     assert '"py.typed"' in data[1]
-
-
-# ---- the README --------------------------------------------------------------------------------
-
-
-def test_the_layer_table_is_that_of_the_package() -> None:
-    """``python tests/test_imports.py`` writes it anew."""
-    inside = README.partition("<!-- layers:begin -->\n")[2].partition("<!-- layers:end -->")[0]
-    assert inside == markdown_table()
-
-
-def test_the_table_of_plugins_is_that_of_the_package() -> None:
-    inside = README.partition("<!-- plugins:begin -->\n")[2].partition("<!-- plugins:end -->")[0]
-    assert inside == plugin_table()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-
-
-def without_numbers(text: str) -> set[str]:
-    """Lines with measured errors blotted out: they differ from one processor to the next."""
-    return {re.sub(r"\d\.\d+e[-+]\d+", "#", line).rstrip() for line in text.splitlines()}
-
-
-def test_what_the_readme_shows_runs_and_prints_that(tmp_path: Path) -> None:
-    """In order, in one folder: the commands, then the Python."""
-    shutil.copyfile(MASKED, tmp_path / "model.h5")
-    for name, source in PLUGIN_MODELS.items():
-        shutil.copyfile(source, tmp_path / name)
-    mine = next(block for block in blocks("python") if block.startswith("# my_layers.py"))
-    (tmp_path / "my_layers.py").write_text(mine, encoding="utf-8")
-    assert blocks("console")
-    assert blocks("python")
-    for block in blocks("console"):
-        for part in block.split("$ ")[1:]:
-            command, _, shown = part.partition("\n")
-            program, *arguments = shlex.split(command)
-            assert program == "k2t"
-            done = subprocess.run(
-                [*COMMAND, *arguments],
-                capture_output=True,
-                text=True,
-                check=False,
-                cwd=tmp_path,
-                env=environment(COLUMNS="80"),
-            )
-            assert done.returncode == 0, command + done.stderr
-            apart = ("not compared with", *(["native"] if missing() else []))
-            wanted = {
-                line for line in without_numbers(shown) if not any(text in line for text in apart)
-            }
-            assert wanted <= without_numbers(done.stdout + done.stderr), command
-    code = "\n".join(block for block in blocks("python") if block != mine)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env=environment(K2T_ENGINE="torch" if missing() else "auto"),
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def main() -> None:
-    """Write the layer table of the README anew."""
-    pattern = re.compile(r"(<!-- layers:begin -->\n).*(<!-- layers:end -->)", re.DOTALL)
-    text = pattern.sub(lambda m: m[1] + markdown_table() + m[2], README)
-    pattern = re.compile(r"(<!-- plugins:begin -->\n).*(<!-- plugins:end -->)", re.DOTALL)
-    text = pattern.sub(lambda m: m[1] + plugin_table() + m[2], text)
-    (ROOT / "README.md").write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,11 @@
-"""Writes the README's tables of speed from the raw results of ``benchmarks/engine.py``.
+"""Make the tables of speed from the raw results of ``benchmarks/engine.py``.
 
-    python benchmarks/table.py
-
-A case that stands in several files is taken from the last of them that has it.
+A case that is in several files is taken from the last of them.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +68,7 @@ def _cell(timings: Sequence[dict[str, Any]]) -> Cell:
     )
 
 
-def table(*, training: bool) -> list[str]:
+def table(*, training: bool) -> str:
     """A line for each cell and size with merge ``mul``, then what all of them come to."""
     all_cells = {key: cell for key, cell in cells().items() if key[4] is training}
     lines = [
@@ -92,7 +89,7 @@ def table(*, training: bool) -> list[str]:
                     *(text for one in pair for text in _shown(one)),
                 ]
                 lines.append(f"| {' | '.join(row)} |")
-    return [*lines, "", _summary(all_cells)]
+    return "\n".join([*lines, "", _summary(all_cells)]) + "\n"
 
 
 def _shown(cell: Cell | None) -> tuple[str, str, str]:
@@ -112,20 +109,3 @@ def _summary(found: dict[Key, Cell]) -> str:
         f"{sum(r <= 1 for r in ratios)} of them at least as fast as the best other, "
         f"median {statistics.median(ratios):.2f}; of batch 1 and 8: {statistics.median(small):.2f}."
     )
-
-
-def written(text: str) -> str:
-    """A README with fresh tables between its markers."""
-    for name, training in (("engine", False), ("training", True)):
-        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        fresh = begin + "\n".join(table(training=training)) + "\n" + end
-        if not pattern.search(text):
-            raise SystemExit(f"README.md has no {begin.strip()}")
-        text = pattern.sub(lambda _, fresh=fresh: fresh, text)
-    return text
-
-
-if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(written(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,183 @@
+"""Documentation: its tables are up to date, its examples run, its links lead to files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import compared
+import pytest
+import write_docs
+from commands import COMMAND, MASKED, environment
+from specs import ENTRIES, fixture
+
+from keras2torch_birnn.rnn.native.library import missing
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = (README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[A-Z]*[A-Z].md")))
+PLUGINS = ROOT / "fixtures" / "plugins"
+# The files that the examples name.
+MODELS = {
+    "model.h5": MASKED,
+    "own.h5": PLUGINS / "tf.keras-2.15.0" / "center.h5",
+    "crf.h5": PLUGINS / "keras-2.2.4" / "contrib_viterbi.h5",
+}
+# A page whose Python goes on from this.
+IMPORTS = "import torch\nimport keras2torch_birnn as k2t\n"
+
+
+def relative(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text("utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", write_docs.TABLES, ids=relative)
+def test_the_tables_of_a_page_are_up_to_date(page: Path) -> None:
+    """``python tools/write_docs.py`` writes them again."""
+    text = page.read_text("utf-8")
+    assert write_docs.update(text, write_docs.TABLES[page]) == text
+
+
+def test_every_generated_table_is_made_by_the_tool() -> None:
+    marked = {
+        (page, name) for page in PAGES for name in re.findall(r"<!-- (\w+):begin", page.read_text())
+    }
+    assert marked == {(page, name) for page, tables in write_docs.TABLES.items() for name in tables}
+
+
+def test_a_page_without_the_markers_of_its_table_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no <!-- layers:begin --> with its end"):
+        write_docs.update(
+            "<!-- layers:begin -->\n", write_docs.TABLES[write_docs.DOCS / "layers.md"]
+        )
+
+
+@pytest.fixture(scope="module")
+def files() -> Mapping[str, compared.File]:
+    return compared.counted()
+
+
+def test_the_page_of_what_was_compared_is_up_to_date(files: Mapping[str, compared.File]) -> None:
+    assert compared.page(files) == write_docs.COMPARED.read_text("utf-8")
+
+
+def test_the_readme_tells_how_many_files_were_compared(files: Mapping[str, compared.File]) -> None:
+    labels = {file.entry["label"] for file in files.values()}
+    assert f"{len(files):,} files of {len(labels)} Keras versions" in README.read_text("utf-8")
+
+
+def test_every_feature_was_compared_somewhere(files: Mapping[str, compared.File]) -> None:
+    unseen = [name for name, has in compared.FEATURES.items() if not any(map(has, files.values()))]
+    assert unseen == []
+
+
+def test_files_of_half_precision_alone_are_left_out(files: Mapping[str, compared.File]) -> None:
+    left_out = ENTRIES.keys() - files.keys()
+    assert left_out
+    assert all({"policy", "dtypes"} & {*ENTRIES[name]["tags"]} for name in left_out)
+
+
+def test_what_is_counted_is_what_is_read(files: Mapping[str, compared.File]) -> None:
+    """The tables read architectures alone; the same layers are converted."""
+    for name in list(files)[::50]:
+        whole = [(one.class_name, one.name) for one in fixture(name).spec.root.walk()]
+        assert [(one.class_name, one.name) for one in files[name].layers] == whole, name
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_bytes()) <= 8192
+
+
+def links(page: Path) -> Iterator[str]:
+    """Yield the relative targets of a page's links and pictures, without what is in code."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.DOTALL | re.M)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target and not target.startswith("#"):
+            yield target.partition("#")[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    assert [target for target in links(page) if not (page.parent / target).exists()] == []
+
+
+def test_every_page_of_the_documentation_is_named_in_the_readme() -> None:
+    named = {(ROOT / target).resolve() for target in links(README)}
+    assert {page.resolve() for page in PAGES if page.parent.name == "docs"} <= named
+
+
+# ---- examples ------------------------------------------------------------------------------------
+
+
+def without_numbers(text: str) -> set[str]:
+    """Lines with measured errors blotted out: they differ from one processor to the next."""
+    return {re.sub(r"\d\.\d+e[-+]\d+", "#", line).rstrip() for line in text.splitlines()}
+
+
+def run_command(command: str, shown: str, folder: Path) -> None:
+    """Run a command of the documentation; assert that it prints what is shown."""
+    program, *arguments = shlex.split(command)
+    assert program == "k2t"
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment(COLUMNS="80"),
+    )
+    assert done.returncode == 0, command + done.stderr
+    apart = ("not compared with", *(["native"] if missing() else []))
+    wanted = {line for line in without_numbers(shown) if not any(text in line for text in apart)}
+    assert wanted <= without_numbers(done.stdout + done.stderr), command
+
+
+def run_python(code: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORTS + code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment(K2T_ENGINE="torch" if missing() else "auto"),
+    )
+    assert done.returncode == 0, done.stderr
+
+
+WITH_EXAMPLES = [page for page in PAGES if blocks(page, "console") or blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=relative)
+def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path: Path) -> None:
+    """In order, in one folder: files that the page shows, then the commands, then the Python."""
+    for name, source in MODELS.items():
+        shutil.copyfile(source, tmp_path / name)
+    code = []
+    for block in blocks(page, "python"):
+        name = re.match(r"# (\w+\.py)\n", block)
+        if name:
+            (tmp_path / name[1]).write_text(block, encoding="utf-8")
+        else:
+            code.append(block)
+    for block in blocks(page, "console"):
+        for part in block.split("$ ")[1:]:
+            command, _, shown = part.partition("\n")
+            run_command(command, shown, tmp_path)
+    if code:
+        run_python("\n".join(code), tmp_path)

@@ -1,0 +1,79 @@
+"""Write the generated tables of the documentation: ``python tools/write_docs.py``.
+
+A generated table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; the whole of
+``docs/compared.md`` is generated. A test fails when a page is out of date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import compared
+import speed
+
+from keras2torch_birnn.catalogue import catalogue
+from keras2torch_birnn.plugins import SHIPPED
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+COMPARED = DOCS / "compared.md"
+
+
+def layer_table() -> str:
+    """Make the table of supported layers from the schema."""
+    head = "| Keras layer | also | not supported (refused, never approximated) |\n|---|---|---|\n"
+    return head + "".join(
+        f"| `{row.class_name}` | {', '.join(f'`{a}`' for a in row.aliases)} | "
+        f"{'; '.join(row.refused)} |\n"
+        for row in catalogue()
+    )
+
+
+def plugin_table() -> str:
+    """Make the table of the plugins that come with the package."""
+    head = "| `--plugin` | layers | of |\n|---|---|---|\n"
+    return head + "".join(
+        f"| `{plugin}` | {', '.join(f'`{name}`' for name in shipped.classes)} | "
+        f"{shipped.origin} |\n"
+        for plugin, shipped in SHIPPED.items()
+    )
+
+
+# Page -> the tables in it -> what makes each.
+TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    DOCS / "layers.md": {"layers": layer_table},
+    DOCS / "plugins.md": {"plugins": plugin_table},
+    DOCS / "performance.md": {
+        "engine": partial(speed.table, training=False),
+        "training": partial(speed.table, training=True),
+    },
+}
+
+
+def update(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """Return the page with its generated tables made again.
+
+    Raises:
+        ValueError: the page lacks the markers of a table.
+    """
+    for name, make in tables.items():
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"no {begin.strip()} with its end")
+        text = before + begin + make() + end + after
+    return text
+
+
+def main() -> None:
+    """Write every generated page and table."""
+    for path, tables in TABLES.items():
+        path.write_text(update(path.read_text("utf-8"), tables), "utf-8")
+    COMPARED.write_text(compared.page(compared.counted()), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
