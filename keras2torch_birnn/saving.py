@@ -43,7 +43,7 @@ from keras2torch_birnn.out_check import (
     check_tensors,
 )
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers.containers import open_file
+from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.strict_json import parse_json, parse_object
 from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.readers.window import Window

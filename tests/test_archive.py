@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
-from keras2torch_birnn.readers import archive, limits
+from keras2torch_birnn.readers import limits
+from keras2torch_birnn.readers.containers import keras_archive as archive
 from keras2torch_birnn.readers.containers import open_container
 
 CONFIG = '{"class_name": "Sequential", "config": {"name": "grün"}}'

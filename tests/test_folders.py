@@ -14,7 +14,7 @@ from commands import FIXTURES
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, WeightMismatchError
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.shards import MOST_SHARDS, parse_index
+from keras2torch_birnn.readers.containers.shards import MOST_SHARDS, parse_index
 from keras2torch_birnn.spec import ModelSpec
 
 # ---- folders ------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def test_a_pipe_in_a_folder_is_not_opened(folder: Path) -> None:
 def test_a_folder_with_too_long_a_config_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keras2torch_birnn.readers.containers.JSON_BYTES", 99)
+    monkeypatch.setattr("keras2torch_birnn.readers.containers.files.JSON_BYTES", 99)
     with pytest.raises(InvalidModelFileError, match=r"config\.json: longer than 99 bytes"):
         read_model(folder)
 

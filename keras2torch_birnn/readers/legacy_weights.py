@@ -15,8 +15,8 @@ from itertools import islice
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
 from keras2torch_birnn.own import named_weights
 from keras2torch_birnn.readers.layouts import Layout
-from keras2torch_birnn.readers.shards import Store
 from keras2torch_birnn.readers.slots import Key, Slot, slots
+from keras2torch_birnn.readers.store import Store
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import LayerSpec
 

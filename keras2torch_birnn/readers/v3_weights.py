@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from keras2torch_birnn.errors import WeightMismatchError, printable
 from keras2torch_birnn.own import named_weights, python_name
-from keras2torch_birnn.readers.shards import Store
 from keras2torch_birnn.readers.slots import Key, slots
+from keras2torch_birnn.readers.store import Store
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA
 from keras2torch_birnn.schema.cells import CONV_LSTMS, STACK
 from keras2torch_birnn.shapes import expected_weights

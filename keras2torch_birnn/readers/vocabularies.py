@@ -18,8 +18,8 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.own import own_of
-from keras2torch_birnn.readers.archive import VOCABULARY
-from keras2torch_birnn.readers.containers import Container
+from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.keras_archive import VOCABULARY
 from keras2torch_birnn.readers.slots import Key, fill
 from keras2torch_birnn.readers.v3_weights import ROOTS, v3_places
 from keras2torch_birnn.schema.preprocessing import LEAST, MOST

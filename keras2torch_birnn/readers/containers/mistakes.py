@@ -1,21 +1,13 @@
-"""Say what a file is from its content, never from its name, and name the usual mistakes."""
+"""Recognise files that are often given by mistake, from their content, to refuse them by name."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Literal
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.hdf5 import find_signature
-from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.readers.containers.container import Source
 
-ContainerKind = Literal["hdf5", "keras_zip", "folder", "shards"]
-
-_HEAD = 4096
 _WANTED = "the input must be a Keras model (.h5 or .keras)"
-
-_INDEX = re.compile(rb"(\xef\xbb\xbf)?\s*\{.{0,4000}\"weight_map\"", re.DOTALL)
 
 _CHECKPOINT = (
     "a TensorFlow checkpoint",
@@ -89,28 +81,19 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
 )
 
 
-def sniff(window: Window) -> ContainerKind:
-    """The kind of container in the window; refuses everything else by name."""
-    head = window.head(_HEAD)
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "keras_zip"
-    if find_signature(window) is not None:
-        return "hdf5"
-    if _INDEX.match(head):
-        return "shards"
+def explain_mistake(source: Source) -> InvalidModelFileError:
+    """Make the error for a file or folder that is no container of a model: what it is instead."""
+    if source.window is None:
+        if (source.path / "saved_model.pb").exists():
+            return InvalidModelFileError(
+                "a SavedModel folder", "load it in TensorFlow and save it as .keras or .h5"
+            )
+        return InvalidModelFileError("a folder", _WANTED)
     for pattern, what, advice in _MISTAKES:
-        if pattern.match(head):
-            raise InvalidModelFileError(what, advice)
+        if pattern.match(source.head):
+            return InvalidModelFileError(what, advice)
+    window = source.window
     table = window.head(8, max(0, window.size - 8)) == _TABLE_END
     if table or _CHECKPOINT_DATA.fullmatch(str(window.file.name)):
-        raise InvalidModelFileError(*_CHECKPOINT)
-    raise InvalidModelFileError("not an HDF5 or Keras file", _WANTED)
-
-
-def refuse_folder(path: Path) -> InvalidModelFileError:
-    """The error for a folder that is not an unzipped ``.keras`` file."""
-    if (path / "saved_model.pb").exists():
-        return InvalidModelFileError(
-            "a SavedModel folder", "load it in TensorFlow and save it as .keras or .h5"
-        )
-    return InvalidModelFileError("a folder", _WANTED)
+        return InvalidModelFileError(*_CHECKPOINT)
+    return InvalidModelFileError("not an HDF5 or Keras file", _WANTED)

@@ -6,41 +6,55 @@ Written by Keras since 3.7 (``save_weights(max_shard_size=...)``, 3.15 ``saving/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
 from keras2torch_birnn.readers.arrays import StoredArray
+from keras2torch_birnn.readers.containers.container import HDF5Container, Source
+from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
+from keras2torch_birnn.readers.hdf5 import HDF5Store
 from keras2torch_birnn.readers.index_check import Attribute, Kind
+from keras2torch_birnn.readers.store import Store
 from keras2torch_birnn.readers.strict_json import parse_object
 
 MOST_SHARDS = 64
+_INDEX = re.compile(rb"(\xef\xbb\xbf)?\s*\{.{0,4000}\"weight_map\"", re.DOTALL)
 
 
-class Store(Protocol):
-    """Groups, attributes and arrays, in one file or several; see ``HDF5Store``."""
+class ShardedWeights(HDF5Container):
+    """Weights in several HDF5 files, named by an index; ``--config`` gives the architecture."""
 
-    def kind(self, path: str) -> Kind | None:
-        """What stands at ``path``; None if nothing does."""
-        ...
+    kind = "shards"
 
-    def members(self, group: str) -> dict[str, Kind]:
-        """Names and kinds of what ``group`` holds directly."""
-        ...
+    @staticmethod
+    def recognises(source: Source) -> bool:
+        """Tell whether the source is the index of shards."""
+        return source.window is not None and bool(_INDEX.match(source.head))
 
-    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
-        """Those of the attributes ``names`` that ``group`` has."""
-        ...
+    @classmethod
+    def open(cls, source: Source, opening: ExitStack) -> ShardedWeights:
+        """Open all files that the index names."""
+        text = read_text(source.opened, "")
+        return cls(open_shards(opening, source.path.parent, text, ""))
 
-    def attributes_of(
-        self, groups: Sequence[str], names: Sequence[str]
-    ) -> list[dict[str, Attribute]]:
-        """The same for many groups."""
-        ...
 
-    def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
-        """The arrays at ``paths``, checked but not read."""
-        ...
+def open_shards(opening: ExitStack, folder: Path, text: str, place: str) -> Store:
+    """Open the shards that the index ``text`` names, which are files of ``folder``.
+
+    Raises:
+        InvalidModelFileError: as ``parse_index``, or a shard cannot be opened.
+    """
+    files = parse_index(text, place)
+    stores: dict[str, Store] = {}
+    for name in dict.fromkeys(name for names in files.values() for name in names):
+        with in_member(name):
+            window = member_window(opening, folder / name)
+            stores[name] = opening.enter_context(HDF5Store(window))
+    return ShardedStore(stores, files)
 
 
 def parse_index(text: str, place: str) -> dict[str, tuple[str, ...]]:

@@ -13,12 +13,15 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printable
 from keras2torch_birnn.readers import limits
+from keras2torch_birnn.readers.containers.container import KerasContainer, Source
+from keras2torch_birnn.readers.containers.files import in_member
+from keras2torch_birnn.readers.hdf5 import HDF5Store
 from keras2torch_birnn.readers.strict_json import decode_text
 from keras2torch_birnn.readers.window import Window, WindowFile
 
@@ -62,6 +65,27 @@ class Archive:
     metadata_text: str
     weights: Window
     vocabularies: Mapping[str, str]
+
+
+class KerasArchive(KerasContainer):
+    """A ``.keras`` file."""
+
+    kind = "keras_zip"
+
+    @staticmethod
+    def recognises(source: Source) -> bool:
+        """Tell whether the source begins like a zip archive."""
+        return source.head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+    @classmethod
+    def open(cls, source: Source, opening: ExitStack) -> KerasArchive:
+        """Check the archive, read its texts and open its weights."""
+        archive = read_archive(source.opened)
+        if archive.weights.file is not source.opened.file:  # they were compressed
+            opening.enter_context(archive.weights.file)
+        with in_member(WEIGHTS):
+            store = opening.enter_context(HDF5Store(archive.weights))
+        return cls(store, archive.config_text, archive.metadata_text, archive.vocabularies)
 
 
 @contextmanager

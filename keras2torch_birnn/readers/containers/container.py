@@ -1,0 +1,172 @@
+"""Interface of a container: an open model file, its architecture, and where its weights are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Protocol
+
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, MissingArchitectureError
+from keras2torch_birnn.readers.generations import version_by_shape
+from keras2torch_birnn.readers.store import Store
+from keras2torch_birnn.readers.strict_json import parse_object
+from keras2torch_birnn.readers.weight_paths import WeightPaths, holds_weights, locate_weights
+from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.spec import Generation, LayerSpec
+
+_HEAD = 4096
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The parsed JSON of a model, and the Keras version and backend that wrote it."""
+
+    model: Mapping[str, Any]
+    version: str
+    backend: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The path that a user gave; ``window`` is None for a folder, else the open file."""
+
+    path: Path
+    window: Window | None
+
+    @cached_property
+    def head(self) -> bytes:
+        """The first bytes of a file; none of a folder."""
+        return b"" if self.window is None else self.window.head(_HEAD)
+
+    @property
+    def opened(self) -> Window:
+        """The open file.
+
+        Raises:
+            InvalidModelFileError: the source is a folder.
+        """
+        if self.window is None:
+            raise InvalidModelFileError("a folder", "the input must be a file")
+        return self.window
+
+
+class Container(ABC):
+    """An open model. Arrays can be read until it is closed.
+
+    ``store``: the groups and arrays of its weights. ``vocabularies``: texts of lookup layers by
+    member name, where the format has them. A container closes what ``closing`` holds.
+    """
+
+    kind: ClassVar[str]
+    # Texts of config.json and metadata.json, in formats that have them.
+    config_text: str | None = None
+    metadata_text: str | None = None
+    vocabularies: Mapping[str, str] = {}
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.closing = ExitStack()
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.closing.__exit__(kind, error, trace)
+
+    def close(self) -> None:
+        """End reading; an error if the file has changed since it was opened."""
+        self.closing.close()
+
+    @abstractmethod
+    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``.
+
+        Raises:
+            InvalidModelFileError, MissingArchitectureError: there is none, or it is broken.
+        """
+
+    def locate_weights(self, root: LayerSpec, generation: Generation) -> WeightPaths:
+        """Find the path of every weight in ``store``: layer -> name of the weight -> path.
+
+        Raises:
+            WeightMismatchError: the weights and the configuration do not fit each other.
+        """
+        return locate_weights(root, self.store, generation)
+
+
+class Format(Protocol):
+    """One row of the table of formats: how to recognise a format and how to open it."""
+
+    def recognises(self, source: Source) -> bool:
+        """Tell from its content whether the source is of this format."""
+        ...
+
+    def open(self, source: Source, opening: ExitStack) -> Container:
+        """Open the source; files stay open until ``opening`` ends.
+
+        Raises:
+            InvalidModelFileError: damaged, hostile, or incomplete.
+        """
+        ...
+
+
+class HDF5Container(Container):
+    """Architecture and version in the attributes of the root group, or given by the user."""
+
+    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
+        root = self.store.attributes("/", ["model_config", "keras_version", "backend"])
+        backend = str(root.get("backend") or (given or {}).get("backend") or "")
+        version = str(root.get("keras_version") or "")
+        text = root.get("model_config")
+        if given is not None:
+            version = version or str(given.get("keras_version") or "") or version_by_shape(given)
+            return Architecture(given, version or "1.0", backend)
+        if isinstance(text, str):
+            model = parse_object(text, place="model_config", needed=["class_name", "config"])
+            return Architecture(model, version or version_by_shape(model) or "1.0", backend)
+        if text is not None:
+            raise InvalidModelFileError("model_config is no text", "refused")
+        raise self._without_architecture()
+
+    def _without_architecture(self) -> K2TError:
+        if holds_weights(self.store):
+            return MissingArchitectureError(
+                "holds weights but no architecture",
+                "give the text of model.to_json() with --config ARCH.json",
+            )
+        return InvalidModelFileError(
+            "an HDF5 file without model_config: not a Keras model",
+            "a Keras model or weights file is expected",
+        )
+
+
+class KerasContainer(Container):
+    """Architecture in ``config.json``, version in ``metadata.json``, as in a ``.keras`` file."""
+
+    def __init__(
+        self,
+        store: Store,
+        config_text: str,
+        metadata_text: str | None,
+        vocabularies: Mapping[str, str] = {},
+    ) -> None:
+        super().__init__(store)
+        self.config_text, self.metadata_text = config_text, metadata_text
+        self.vocabularies = vocabularies
+
+    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
+        model = parse_object(self.config_text or "", place="config.json", needed=["class_name"])
+        metadata = parse_object(self.metadata_text or "{}", place="metadata.json")
+        return Architecture(given or model, str(metadata.get("keras_version") or ""))

@@ -1,0 +1,115 @@
+"""Open files as input: ordinary files only, and an error if they change while they are read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers.limits import JSON_BYTES
+from keras2torch_birnn.readers.strict_json import decode_text
+from keras2torch_birnn.readers.window import Window
+
+_OTHER_FILES = (
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISFIFO, "a pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether the path is a folder; a name that no file can have is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # opening it will say so
+        return False
+
+
+def file_window(opening: ExitStack, path: Path) -> Window:
+    """Open a file until ``opening`` ends; it must not change meanwhile."""
+    return _watched_window(opening, open_file(path))
+
+
+def member_window(opening: ExitStack, path: Path) -> Window:
+    """Open a member of a folder likewise; it must not be a link to a file elsewhere."""
+    return _watched_window(opening, open_file(path, member=True))
+
+
+def _watched_window(opening: ExitStack, file: BinaryIO) -> Window:
+    opening.enter_context(file)
+    opening.enter_context(_unchanged(file))
+    return Window(file, 0, os.fstat(file.fileno()).st_size)
+
+
+def read_text(window: Window, place: str) -> str:
+    """Read a whole window as UTF-8 text.
+
+    Raises:
+        InvalidModelFileError: too long, or not UTF-8.
+    """
+    if window.size > JSON_BYTES:
+        raise InvalidModelFileError(f"longer than {JSON_BYTES} bytes", "refused", place=place)
+    return decode_text(window.read(window.size), place=place)
+
+
+@contextmanager
+def in_member(name: str) -> Iterator[None]:
+    """Add the member's name to an error that has no place yet."""
+    try:
+        yield
+    except InvalidModelFileError as error:
+        error.place = error.place or name
+        raise
+
+
+def open_file(path: Path, *, member: bool = False) -> BinaryIO:
+    """Open an ordinary file; a member of a folder is one itself, not a link to one elsewhere.
+
+    Raises:
+        InvalidModelFileError: a pipe, a device, a folder, or it cannot be opened.
+    """
+    try:
+        _check_file(path, path.lstat() if member else path.stat())
+        # A pipe that takes the file's place right now must not block us
+        more = getattr(os, "O_NONBLOCK", 0) | (getattr(os, "O_NOFOLLOW", 0) if member else 0)
+        file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | more))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InvalidModelFileError(f"cannot be opened ({reason})") from None
+    try:
+        _check_file(path, os.fstat(file.fileno()))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_file(path: Path, facts: os.stat_result) -> None:
+    if stat.S_ISREG(facts.st_mode):
+        return
+    if stat.S_ISDIR(facts.st_mode):
+        raise InvalidModelFileError("a folder", "the input must be a file")
+    what = next((name for test, name in _OTHER_FILES if test(facts.st_mode)), "no ordinary file")
+    raise InvalidModelFileError(what, "the input must be a file")
+
+
+@contextmanager
+def _unchanged(file: BinaryIO) -> Iterator[None]:
+    """Raise at the end, if all else went well, when the file has changed meanwhile."""
+    before = _state(file)
+    yield
+    if _state(file) != before:
+        raise InvalidModelFileError(
+            "the file changed while it was read", "run again when it is complete"
+        )
+
+
+def _state(file: BinaryIO) -> tuple[int, int, int]:
+    facts = os.fstat(file.fileno())
+    return facts.st_size, facts.st_mtime_ns, facts.st_ino

@@ -1,0 +1,47 @@
+"""An unzipped ``.keras`` file: a folder with the members of the archive."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from keras2torch_birnn.readers.containers.container import KerasContainer, Source
+from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
+from keras2torch_birnn.readers.containers.keras_archive import CONFIG, METADATA, WEIGHTS
+from keras2torch_birnn.readers.containers.shards import open_shards
+from keras2torch_birnn.readers.hdf5 import HDF5Store
+from keras2torch_birnn.readers.store import Store
+
+SHARD_INDEX = "model.weights.json"
+
+
+class KerasFolder(KerasContainer):
+    """The members of a ``.keras`` file in a folder."""
+
+    kind = "folder"
+
+    @staticmethod
+    def recognises(source: Source) -> bool:
+        """Tell whether the source is a folder with ``config.json``, and no SavedModel."""
+        if source.window is not None:
+            return False
+        folder = source.path
+        return (folder / CONFIG).exists() and not (folder / "saved_model.pb").exists()
+
+    @classmethod
+    def open(cls, source: Source, opening: ExitStack) -> KerasFolder:
+        """Read both texts and open the weights."""
+        config, metadata = (_member_text(opening, source.path, n) for n in (CONFIG, METADATA))
+        return cls(_open_weights(opening, source.path), config, metadata)
+
+
+def _member_text(opening: ExitStack, folder: Path, name: str) -> str:
+    with in_member(name):
+        return read_text(member_window(opening, folder / name), name)
+
+
+def _open_weights(opening: ExitStack, folder: Path) -> Store:
+    if (folder / SHARD_INDEX).exists() and not (folder / WEIGHTS).exists():
+        return open_shards(opening, folder, _member_text(opening, folder, SHARD_INDEX), SHARD_INDEX)
+    with in_member(WEIGHTS):
+        return opening.enter_context(HDF5Store(member_window(opening, folder / WEIGHTS)))
