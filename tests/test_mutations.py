@@ -923,12 +923,12 @@ mutation(
 )
 mutation(
     "Cropping behind and in front exchanged",
-    edit("layers.shape:cropping", "(-before, -after)", "(-after, -before)"),
+    edit("layers.reshaping:cropping", "(-before, -after)", "(-after, -before)"),
     f"{K2}/around_margins2.h5",
 )
 mutation(
     "bilinear from corner to corner",
-    edit("layers.shape:UpSampling.forward", "align_corners=False", "align_corners=True"),
+    edit("layers.reshaping:UpSampling.forward", "align_corners=False", "align_corners=True"),
     f"{TF}/around_bilinear.h5",
 )
 mutation(
@@ -1043,7 +1043,7 @@ mutation(
 )
 mutation(
     "Flatten ignores channels_first",
-    edit("layers.shape:Flatten.forward", "self.channels_first and", "False and"),
+    edit("layers.reshaping:Flatten.forward", "self.channels_first and", "False and"),
     f"{TF}/flatten_channels_first.h5",
 )
 mutation(
@@ -1240,13 +1240,13 @@ mutation(
 )
 mutation(
     "the middles of pixels on each other in TensorFlow 1",
-    edit("layers.resizing:weights", "0.0 if corners else 0.5", "0.5"),
+    edit("layers.interpolation:weights", "0.0 if corners else 0.5", "0.5"),
     "keras-2.2.4/around_bilinear_corners.h5",
     "keras-2.3.1/around_bilinear_corners.h5",
 )
 mutation(
     "a cubic that is not read from a table",
-    edit("layers.resizing:_bicubic", "(d * _TABLE).round() / _TABLE", "d"),
+    edit("layers.interpolation:_bicubic", "(d * _TABLE).round() / _TABLE", "d"),
     f"{TF}/around_resized_bicubic.h5",
 )
 mutation(
@@ -1268,7 +1268,7 @@ mutation(
 )
 mutation(
     "no weight outside is made up for",
-    edit("layers.resizing:weights", "rows / rows.sum(dim=1, keepdim=True)", "rows"),
+    edit("layers.interpolation:weights", "rows / rows.sum(dim=1, keepdim=True)", "rows"),
     f"{TF}/around_resized_gaussian.h5",
     f"{TF}/around_resized_mitchellcubic.h5",
 )

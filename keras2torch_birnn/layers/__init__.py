@@ -13,11 +13,11 @@ from keras2torch_birnn.layers import (
     local,
     merging,
     normalization,
-    operation,
+    operations,
     pooling,
     preprocessing,
     recurrent,
-    shape,
+    reshaping,
     time_distributed,
 )
 
@@ -34,10 +34,10 @@ __all__ = [
     "local",
     "merging",
     "normalization",
-    "operation",
+    "operations",
     "pooling",
     "preprocessing",
     "recurrent",
-    "shape",
+    "reshaping",
     "time_distributed",
 ]

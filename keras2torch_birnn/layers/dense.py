@@ -13,7 +13,7 @@ from keras2torch_birnn.activations import activation
 from keras2torch_birnn.layers.registry import NONE, converts
 from keras2torch_birnn.rnn.choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
-from keras2torch_birnn.schema.einsum_dense import letters
+from keras2torch_birnn.schema.einsum import letters
 from keras2torch_birnn.spec import LayerSpec
 
 

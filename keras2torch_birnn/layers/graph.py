@@ -18,7 +18,7 @@ from torch import fx, nn
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.entry import ENTRIES
 from keras2torch_birnn.layers.names import attribute_names
-from keras2torch_birnn.layers.operation import OperationNodes, used_outputs
+from keras2torch_birnn.layers.operations import OperationNodes, used_outputs
 from keras2torch_birnn.layers.registry import (
     MaskFlow,
     check_said,

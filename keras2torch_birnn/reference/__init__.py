@@ -18,22 +18,23 @@ from keras2torch_birnn.reference import (
     layers,
     local,
     merging,
-    models,
+    model,
     operations,
     own_layers,
-    placing,
     preprocessing,
     recurrent,
+    resizing,
     windows,
 )
 from keras2torch_birnn.reference.context import Context, Equation
+from keras2torch_birnn.reference.model import run
 from keras2torch_birnn.spec import Array, ModelSpec, Structure, leaves
 
 EQUATIONS: Mapping[str, Equation] = {
     "InputLayer": layers.input_layer,
-    "Sequential": models.model,
-    "Functional": models.model,
-    "TimeDistributed": models.time_distributed,
+    "Sequential": model.model,
+    "Functional": model.model,
+    "TimeDistributed": model.time_distributed,
     "LSTM": recurrent.recurrent,
     "GRU": recurrent.recurrent,
     "SimpleRNN": recurrent.recurrent,
@@ -93,15 +94,15 @@ EQUATIONS: Mapping[str, Equation] = {
     "Reshape": layers.reshape,
     "Permute": layers.permute,
     "RepeatVector": layers.repeat_vector,
-    "ZeroPadding1D": placing.zero_padding,
-    "ZeroPadding2D": placing.zero_padding,
-    "ZeroPadding3D": placing.zero_padding,
-    "Cropping1D": placing.cropping,
-    "Cropping2D": placing.cropping,
-    "Cropping3D": placing.cropping,
-    "UpSampling1D": placing.up_sampling,
-    "UpSampling2D": placing.up_sampling,
-    "UpSampling3D": placing.up_sampling,
+    "ZeroPadding1D": resizing.zero_padding,
+    "ZeroPadding2D": resizing.zero_padding,
+    "ZeroPadding3D": resizing.zero_padding,
+    "Cropping1D": resizing.cropping,
+    "Cropping2D": resizing.cropping,
+    "Cropping3D": resizing.cropping,
+    "UpSampling1D": resizing.up_sampling,
+    "UpSampling2D": resizing.up_sampling,
+    "UpSampling3D": resizing.up_sampling,
     "Conv1D": windows.convolution,
     "Conv2D": windows.convolution,
     "Conv3D": windows.convolution,
@@ -171,5 +172,5 @@ def compute(
         own=own,
     )
     with np.errstate(all="ignore"):
-        outputs, _ = models.run(model.graph, inputs, [None] * len(inputs), context)
+        outputs, _ = run(model.graph, inputs, [None] * len(inputs), context)
     return Trace(tuple(leaves(outputs)), context.layers, context.masks)

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.layers.convolution import pad
+from keras2torch_birnn.layers.interpolation import resize
 from keras2torch_birnn.layers.registry import NONE, converts
-from keras2torch_birnn.layers.resizing import resize
 from keras2torch_birnn.spec import LayerSpec
 
 
