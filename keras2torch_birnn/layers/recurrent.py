@@ -22,7 +22,7 @@ from keras2torch_birnn.rnn.layers import (
 )
 from keras2torch_birnn.rnn.stacked import StackedRNN
 from keras2torch_birnn.schema import CELL_GATES, RECURRENT, states_of
-from keras2torch_birnn.schema.cells import CONV_LSTMS
+from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
 
 RecurrentModule = LSTM | GRU | RNN | LoopRNN | BidirectionalPair | StackedRNN | ConvLSTM

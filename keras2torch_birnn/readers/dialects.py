@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras2torch_birnn.schema import BadOptionError, parse_activation
-from keras2torch_birnn.schema.cells import CONV_LSTMS, STACK
+from keras2torch_birnn.schema.cells import STACK
+from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.spec import Generation
 
 # Keys that cannot change what a trained layer computes, in any class.

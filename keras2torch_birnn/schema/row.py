@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from keras2torch_birnn.schema.options import Option
 from keras2torch_birnn.spec import Shape
 
 Config = Mapping[str, Any]
+Row = TypeVar("Row")
 
 
 class ShapeError(ValueError):
@@ -77,3 +78,17 @@ class Schema:
     call_options: Mapping[str, Option] = field(default_factory=dict)
     listed: bool = False
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def joined(*tables: Mapping[str, Row]) -> dict[str, Row]:
+    """Join the tables of all pages of a floor.
+
+    Raises:
+        ValueError: two pages hold the same class.
+    """
+    rows: dict[str, Row] = {}
+    for table in tables:
+        if twice := rows.keys() & table.keys():
+            raise ValueError(f"{', '.join(sorted(twice))}: on two pages")
+        rows.update(table)
+    return rows

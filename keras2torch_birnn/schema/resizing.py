@@ -1,0 +1,84 @@
+"""Layers that pad, crop or repeat steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keras2torch_birnn.schema.options import choice, margins, window
+from keras2torch_birnn.schema.row import Config, Schema, ShapeError
+from keras2torch_birnn.schema.windows import DATA_FORMAT, channel_axis, resized, windowed
+from keras2torch_birnn.spec import Shape
+
+
+def _padded(config: Config, shape: Shape | None) -> Shape | None:
+    around: tuple[tuple[int, int], ...] = config["padding"]
+    if (shape := windowed(shape, len(around))) is None:
+        return None
+    return resized(
+        config,
+        shape,
+        lambda length, i: None if length is None else length + sum(around[i]),
+        shape[channel_axis(config)],
+    )
+
+
+def _cropped(config: Config, shape: Shape | None) -> Shape | None:
+    around: tuple[tuple[int, int], ...] = config["cropping"]
+    if (shape := windowed(shape, len(around))) is None:
+        return None
+
+    def length(size_: int | None, axis: int) -> int | None:
+        if size_ is not None and sum(around[axis]) >= size_:
+            raise ShapeError(f"cropping {list(around[axis])} leaves nothing of {size_}")
+        return None if size_ is None else size_ - sum(around[axis])
+
+    return resized(config, shape, length, shape[channel_axis(config)])
+
+
+def _upsampled(config: Config, shape: Shape | None) -> Shape | None:
+    factors: tuple[int, ...] = config["size"]
+    if (shape := windowed(shape, len(factors))) is None:
+        return None
+    smooth = config.get("interpolation", "nearest") != "nearest"
+
+    def length(size_: int | None, axis: int) -> int | None:
+        if size_ is None:
+            return None
+        if smooth and size_ * size_ * factors[axis] > _LARGEST_MATRIX:
+            raise ShapeError(f"interpolation of {size_} steps, {factors[axis]} times as many")
+        return size_ * factors[axis]
+
+    return resized(config, shape, length, shape[channel_axis(config)])
+
+
+# Weights of every step of the input for every one of the output: 128 MB while they are computed.
+_LARGEST_MATRIX = 2**24
+# Cropping1D and UpSampling1D have no data_format in Keras; their time is the second axis.
+_LAST = {"data_format": choice("channels_last", "channels_last")}
+INTERPOLATIONS = (
+    *("nearest", "bilinear", "bicubic", "area"),
+    *("lanczos3", "lanczos5", "gaussian", "mitchellcubic"),
+)
+_FORMAT = {"data_format": DATA_FORMAT}
+
+LAYERS: Mapping[str, Schema] = {
+    "ZeroPadding1D": Schema({"padding": margins(1, 1), **_FORMAT}, output=_padded),
+    "ZeroPadding2D": Schema({"padding": margins(1, 2), **_FORMAT}, output=_padded),
+    "ZeroPadding3D": Schema({"padding": margins(1, 3), **_FORMAT}, output=_padded),
+    "Cropping1D": Schema({"cropping": margins(1, 1), **_LAST}, output=_cropped),
+    "Cropping2D": Schema({"cropping": margins(0, 2), **_FORMAT}, output=_cropped),
+    "Cropping3D": Schema({"cropping": margins(1, 3), **_FORMAT}, output=_cropped),
+    "UpSampling1D": Schema({"size": window(2), **_LAST}, output=_upsampled),
+    "UpSampling2D": Schema(
+        {
+            "size": window(2, 2),
+            "interpolation": choice("nearest", *INTERPOLATIONS),
+            # what bilinear lays on each other, and whose numbers bicubic's are
+            "bilinear": choice("centers", "corners", "centers", "corners or centers"),
+            "bicubic": choice("TensorFlow", "TensorFlow", "any backend"),
+            **_FORMAT,
+        },
+        output=_upsampled,
+    ),
+    "UpSampling3D": Schema({"size": window(2, 3), **_FORMAT}, output=_upsampled),
+}
