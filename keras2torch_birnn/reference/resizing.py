@@ -6,11 +6,12 @@ One axis (B, T, C) or two (B, H, W, C); ``channels_first`` moves the channels be
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.reference.windows import Result, as_given, channels_last
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.windows import as_given, channels_last
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
@@ -114,3 +115,16 @@ def _kernel(mode: str, d: float) -> float:
         return 0.0
     x = math.pi * d
     return radius * math.sin(x) * math.sin(x / radius) / x**2 if d else 1.0
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "ZeroPadding1D": zero_padding,
+    "ZeroPadding2D": zero_padding,
+    "ZeroPadding3D": zero_padding,
+    "Cropping1D": cropping,
+    "Cropping2D": cropping,
+    "Cropping3D": cropping,
+    "UpSampling1D": up_sampling,
+    "UpSampling2D": up_sampling,
+    "UpSampling3D": up_sampling,
+}
