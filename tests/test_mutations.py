@@ -638,12 +638,12 @@ mutation(
 )
 mutation(
     "Masking leaves masked steps as they are",
-    edit("layers.embedding:Masking.forward", "x * differs", "x + 0 * differs"),
+    edit("layers.masking:Masking.forward", "x * differs", "x + 0 * differs"),
     f"{K2}/masking_alone.h5",
 )
 mutation(
     "Masking masks a step by a single feature",
-    edit("layers.embedding:differs", ".any(dim=-1)", ".all(dim=-1)"),
+    edit("layers.masking:differs", ".any(dim=-1)", ".all(dim=-1)"),
     f"{K2}/masking_alone.h5",
     f"{TF}/masking_big_bi_simplernn_seq.h5",
 )
@@ -923,12 +923,12 @@ mutation(
 )
 mutation(
     "Cropping behind and in front exchanged",
-    edit("layers.reshaping:cropping", "(-before, -after)", "(-after, -before)"),
+    edit("layers.resizing:cropping", "(-before, -after)", "(-after, -before)"),
     f"{K2}/around_margins2.h5",
 )
 mutation(
     "bilinear from corner to corner",
-    edit("layers.reshaping:UpSampling.forward", "align_corners=False", "align_corners=True"),
+    edit("layers.resizing:UpSampling.forward", "align_corners=False", "align_corners=True"),
     f"{TF}/around_bilinear.h5",
 )
 mutation(
@@ -1210,19 +1210,19 @@ mutation(
 )
 mutation(
     "a highway carries what it should let through",
-    edit("layers.highway:Highway.forward", "(1 - gate) * x", "gate * x"),
+    edit("layers.dense:Highway.forward", "(1 - gate) * x", "gate * x"),
     "keras-1.2.2/highway_maxout.h5",
     "keras-2.2.4/highway_maxout.h5",
 )
 mutation(
     "the smallest of several products",
-    edit("layers.highway:Maxout.forward", ".amax(dim=1)", ".amin(dim=1)"),
+    edit("layers.dense:Maxout.forward", ".amax(dim=1)", ".amin(dim=1)"),
     "keras-1.2.2/highway_maxout.h5",
     "keras-2.2.4/highway_maxout.h5",
 )
 mutation(
     "a maxout's features and units change places",
-    edit("layers.highway:maxout", "kernel.transpose(0, 2, 1)", "kernel.transpose(2, 0, 1)"),
+    edit("layers.dense:maxout", "kernel.transpose(0, 2, 1)", "kernel.transpose(2, 0, 1)"),
     "keras-1.2.2/highway_maxout.h5",
     "keras-2.3.1/highway_maxout.h5",
 )

@@ -19,13 +19,7 @@ from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.entry import ENTRIES
 from keras2torch_birnn.layers.names import attribute_names
 from keras2torch_birnn.layers.operations import OperationNodes, used_outputs
-from keras2torch_birnn.layers.registry import (
-    MaskFlow,
-    check_said,
-    convert_layer,
-    converts,
-    mask_flow,
-)
+from keras2torch_birnn.layers.registry import MaskFlow, check_said, convert_layer, mask_flow
 from keras2torch_birnn.layers.time_distributed import (
     check_steps,
     fold_steps,
@@ -417,9 +411,3 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     module.meta["masks"] = emitter.masks
     module.meta["own"] = emitter.own
     return module
-
-
-@converts("Sequential", "Functional")
-def model(layer: LayerSpec) -> nn.Module:
-    """Build a model that stands inside a wrapper."""
-    return graph_module(layer)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import NONE, MaskFlow, converts
+from keras2torch_birnn.layers.registry import NONE, Converter, MaskFlow
 from keras2torch_birnn.spec import LayerSpec
 
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -122,7 +122,6 @@ def _merge_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(takes=layer.class_name in MASKED, after=any_mask, every=True)
 
 
-@converts("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", mask=_merge_mask)
 def merge(layer: LayerSpec) -> nn.Module:
     """Build an elementwise merge."""
     return Merge(layer.class_name)
@@ -170,7 +169,6 @@ def _concatenate_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(after=concatenated_mask, constants={"axis": layer.config["axis"], "rule": rule})
 
 
-@converts("Concatenate", mask=_concatenate_mask)
 def concatenate(layer: LayerSpec) -> nn.Module:
     """Build a Concatenate."""
     return Concatenate(layer.config["axis"])
@@ -218,14 +216,25 @@ class Cosine(nn.Module):
         return ((x * y).sum(dim=1) / lengths.clamp(min=1e-7))[:, None, None]
 
 
-@converts("Merge", mask=NONE)
 def merge_of_keras_1(layer: LayerSpec) -> nn.Module:
     """Build a Merge with mode "cos", the only one that has no class of its own."""
     return Cosine()
 
 
-@converts("Dot", mask=NONE)
 def dot(layer: LayerSpec) -> nn.Module:
     """Build a Dot."""
     config = layer.config
     return Dot(config["axes"], config["smallest_norm"] if config["normalize"] else None)
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Add": Converter(merge, _merge_mask),
+    "Subtract": Converter(merge, _merge_mask),
+    "Multiply": Converter(merge, _merge_mask),
+    "Average": Converter(merge, _merge_mask),
+    "Maximum": Converter(merge, _merge_mask),
+    "Minimum": Converter(merge, _merge_mask),
+    "Concatenate": Converter(concatenate, _concatenate_mask),
+    "Merge": Converter(merge_of_keras_1, NONE),
+    "Dot": Converter(dot, NONE),
+}

@@ -57,35 +57,23 @@ MASKS: Mapping[str, MaskFlow] = {
 
 @dataclass(frozen=True)
 class Converter:
-    """How a class is built and what it does with masks."""
+    """How a class is built and what it does with masks.
 
-    build: Build
-    mask: Callable[[LayerSpec], MaskFlow]
-
-
-CONVERTERS: dict[str, Converter] = {}
-
-
-def converts(
-    *class_names: str, mask: MaskFlow | Callable[[LayerSpec], MaskFlow] = SAME
-) -> Callable[[Build], Build]:
-    """Register the decorated function as the converter of Keras layer classes.
-
-    The function takes a LayerSpec and returns a module whose ``forward`` takes the layer's input
-    (a tensor, or a tuple where Keras passes a list), and ``mask=`` if ``mask`` says so.
-
-    Raises:
-        ValueError: a class has a converter already.
+    ``build`` takes a LayerSpec and returns a module whose ``forward`` takes the layer's input (a
+    tensor, or a tuple where Keras passes a list), and ``mask=`` if ``mask`` says so.
     """
 
-    def register(build: Build) -> Build:
-        for name in class_names:
-            if name in CONVERTERS:
-                raise ValueError(f"a converter of {name} is registered already")
-            CONVERTERS[name] = Converter(build, mask if callable(mask) else lambda _: mask)
-        return build
+    build: Build
+    mask: MaskFlow | Callable[[LayerSpec], MaskFlow]
 
-    return register
+    def mask_flow(self, layer: LayerSpec) -> MaskFlow:
+        """Return what this layer does with a mask."""
+        return self.mask(layer) if callable(self.mask) else self.mask
+
+
+# The tables of all pages; the package fills it, for a wrapper's page builds layers of any other.
+
+CONVERTERS: dict[str, Converter] = {}
 
 
 def convert_layer(layer: LayerSpec) -> nn.Module:
@@ -102,7 +90,7 @@ def convert_layer(layer: LayerSpec) -> nn.Module:
 
 def mask_flow(layer: LayerSpec) -> MaskFlow:
     """What this layer does with a mask."""
-    flow = _converter(layer).mask(layer)
+    flow = _converter(layer).mask_flow(layer)
     inner = layer.parts.get("layer")
     if inner is not None and own_of(inner) is not None and not mask_flow(inner).said:
         return replace(flow, said=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.layers.registry import MaskFlow, convert_layer, converts, mask_flow
+from keras2torch_birnn.layers.registry import Converter, MaskFlow, convert_layer, mask_flow
 from keras2torch_birnn.spec import LayerSpec, map_structure
 
 
@@ -111,7 +112,6 @@ def check_steps(layer: LayerSpec) -> None:
         )
 
 
-@converts("TimeDistributed", mask=_mask)
 def time_distributed(layer: LayerSpec) -> nn.Module:
     """Build a TimeDistributed; over a Dense it is that Dense, which takes any rank.
 
@@ -122,3 +122,8 @@ def time_distributed(layer: LayerSpec) -> nn.Module:
         return convert_layer(inner)
     check_steps(layer)
     return TimeDistributed(convert_layer(inner))
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "TimeDistributed": Converter(time_distributed, _mask),
+}
