@@ -1,4 +1,4 @@
-"""The words of every Keras generation, as tables: renamed keys, keys without effect, defaults.
+"""The words of every Keras generation, as tables: keys without effect, defaults, mask rules.
 
 Everything here turns what a file says into the explicit, canonical options of ``schema``.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keras2torch_birnn.schema import BadOptionError, parse_activation
+from keras2torch_birnn.schema import SCHEMA, BadOptionError, parse_activation
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.spec import Generation
 
-# Keys that cannot change what a trained layer computes, in any class.
+# Keys that cannot change what a trained layer computes, in any class (``Schema.ignored``: in one).
 _NO_EFFECT = frozenset(
     "name batch_input_shape batch_shape input_dtype seed unit_forget_bias sparse ragged optional "
     "input_length input_dim_hint build_config build_input_shape quantization_config "
@@ -22,45 +22,18 @@ _NO_EFFECT = frozenset(
 )
 _NO_EFFECT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
-_RENAMED: Mapping[str, Mapping[str, str]] = {
-    "LeakyReLU": {"alpha": "negative_slope"},
-    "InputLayer": {"batch_input_shape": "shape", "batch_shape": "shape"},
-    "Dropout": {"p": "rate"},
-    "CategoryEncoding": {"max_tokens": "num_tokens"},
-    "Highway": {"bias": "use_bias"},
-    "MaxoutDense": {"bias": "use_bias", "output_dim": "units"},
-}
-
 MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
-
-# Keys without effect in one class only: SpatialDropout1D derives its own noise_shape, tf.keras
-# notes the shapes that a MultiHeadAttention was built for.
-_NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
-    "MultiHeadAttention": frozenset("query_shape key_shape value_shape flash_attention".split()),
-    "GroupedQueryAttention": frozenset({"flash_attention"}),
-    "SpatialDropout1D": frozenset({"noise_shape"}),
-    "SpatialDropout2D": frozenset({"noise_shape"}),
-    "SpatialDropout3D": frozenset({"noise_shape"}),
-    "Discretization": frozenset({"epsilon"}),
-    "IntegerLookup": frozenset({"vocabulary_size", "has_input_vocabulary"}),
-    "ConvLSTM2D": frozenset({"implementation"}),  # Keras before 2.2
-    "Highway": frozenset(("init", "input_dim")),
-    "MaxoutDense": frozenset(("init", "input_dim")),
-}
 
 
 def has_effect(class_name: str, key: str) -> bool:
-    """Whether a config key can change what the layer computes."""
-    return not (
-        key in _NO_EFFECT
-        or key.endswith(_NO_EFFECT_ENDINGS)
-        or key in _NO_EFFECT_IN.get(class_name, ())
-    )
+    """Tell whether a config key can change what the layer computes."""
+    ignored = SCHEMA[class_name].ignored if class_name in SCHEMA else ()
+    return not (key in _NO_EFFECT or key.endswith(_NO_EFFECT_ENDINGS) or key in ignored)
 
 
 def renamed(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with the canonical names of its keys."""
-    names = _RENAMED.get(class_name, {})
+    names = SCHEMA[class_name].renamed
     return {names.get(key, key): plain_value(value) for key, value in config.items()}
 
 

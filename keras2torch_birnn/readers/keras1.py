@@ -16,6 +16,7 @@ import numpy as np
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.readers.keras1_merge import starts_with_merge, without_merge
 from keras2torch_birnn.readers.layouts import HasShape, Layout
+from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import Array, LayerSpec, Shape
 
@@ -32,7 +33,7 @@ _CLASSES: Mapping[str, str] = {
     "TimeDistributedDense": "Dense",  # a Dense works on every step anyway
 }
 
-_SIZED = ("Dense", "TimeDistributedDense", "MaxoutDense", "LSTM", "GRU", "SimpleRNN")
+_SIZED = ("Dense", "TimeDistributedDense", "LSTM", "GRU", "SimpleRNN")
 _WINDOWS = ("Convolution1D", "AtrousConvolution1D", "LocallyConnected1D")
 _PLANES = (
     "Convolution2D",
@@ -83,7 +84,6 @@ _NO_EFFECT = frozenset(("init", "inner_init", "forget_bias_init"))
 _NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
     **{name: frozenset(("input_dim",)) for name in (*_SIZED, *_WINDOWS)},
     "Embedding": frozenset(("dropout",)),
-    "Highway": frozenset(("input_dim",)),
 }
 # What only one value of is known elsewhere: (class, key) -> that value, what the others do.
 _ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
@@ -312,9 +312,11 @@ def _is_old(shape: tuple[int, ...]) -> bool:
 
 def _settle(layer: LayerSpec, stored: Mapping[str, HasShape]) -> LayerSpec:
     """Take from the weights what Keras 1 forgets to write: a PReLU's ``shared_axes``."""
-    if layer.class_name != "PReLU" or "alpha" not in stored or layer.input_shape is None:
+    known = layer.class_name in SCHEMA and "shared_axes" in SCHEMA[layer.class_name].options
+    if not known or not stored or layer.input_shape is None:
         return layer
-    sizes = zip(stored["alpha"].shape, layer.input_shape[1:], strict=False)
+    one = next(iter(stored.values()))
+    sizes = zip(one.shape, layer.input_shape[1:], strict=False)
     shared = tuple(i for i, (own, given) in enumerate(sizes, 1) if own == 1 != given)
     return replace(layer, config={**layer.config, "shared_axes": shared or None})
 

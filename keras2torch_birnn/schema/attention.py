@@ -264,6 +264,8 @@ LAYERS: Mapping[str, Schema] = {
         arguments=_ARGUMENTS,
         call_options=CALL_OPTIONS,
         groups=_GROUPS,
+        # tf.keras notes the shapes that it was built for
+        ignored=("query_shape", "key_shape", "value_shape", "flash_attention"),
     ),
     "GroupedQueryAttention": Schema(
         {
@@ -278,5 +280,6 @@ LAYERS: Mapping[str, Schema] = {
         call_options=CALL_OPTIONS,
         groups=_GROUPS,
         aliases=("GroupQueryAttention",),
+        ignored=("flash_attention",),
     ),
 }

@@ -67,10 +67,17 @@ LAYERS: Mapping[str, Schema] = {
         einsum.output,
     ),
     # of Keras 1, and as legacy of Keras 2; of vectors only, under the names that the files have
-    "Highway": Schema({"activation": activation(), "use_bias": flag(True)}, _highway_weights),
+    "Highway": Schema(
+        {"activation": activation(), "use_bias": flag(True)},
+        _highway_weights,
+        renamed={"bias": "use_bias"},
+        ignored=("init", "input_dim"),
+    ),
     "MaxoutDense": Schema(
         {"units": size(), "nb_feature": size(4), "use_bias": flag(True)},
         _maxout_weights,
         _dense_output,
+        renamed={"bias": "use_bias", "output_dim": "units"},
+        ignored=("init", "input_dim"),
     ),
 }

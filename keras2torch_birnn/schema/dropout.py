@@ -23,10 +23,11 @@ _DROPOUT: Mapping[str, Option] = {"rate": number(REQUIRED, 0.0, 1.0)}
 _NOISE: Mapping[str, Option] = {"noise_shape": Option(None, _noise_shape)}
 
 LAYERS: Mapping[str, Schema] = {
-    "Dropout": Schema({**_DROPOUT, **_NOISE}),
-    "SpatialDropout1D": Schema(_DROPOUT),
-    "SpatialDropout2D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}),
-    "SpatialDropout3D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}),
+    "Dropout": Schema({**_DROPOUT, **_NOISE}, renamed={"p": "rate"}),
+    # they derive their own noise_shape
+    "SpatialDropout1D": Schema(_DROPOUT, ignored=("noise_shape",)),
+    "SpatialDropout2D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}, ignored=("noise_shape",)),
+    "SpatialDropout3D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}, ignored=("noise_shape",)),
     "Identity": Schema({"passes_mask": flag()}),
     "GaussianNoise": Schema({"stddev": number(REQUIRED, 0.0)}),
     "GaussianDropout": Schema(_DROPOUT),

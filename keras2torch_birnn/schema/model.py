@@ -9,7 +9,8 @@ from keras2torch_birnn.schema.row import Schema
 
 LAYERS: Mapping[str, Schema] = {
     "InputLayer": Schema(
-        {"shape": Option(None, lambda shape: shape), "dtype": Option("float32", lambda d: d)}
+        {"shape": Option(None, lambda shape: shape), "dtype": Option("float32", lambda d: d)},
+        renamed={"batch_input_shape": "shape", "batch_shape": "shape"},
     ),
     "Sequential": Schema(),
     "Functional": Schema(aliases=("Model",)),

@@ -219,6 +219,7 @@ LAYERS: Mapping[str, Schema] = {
         },
         output=_categories,
         arguments=("inputs", "count_weights"),
+        renamed={"max_tokens": "num_tokens"},
     ),
     "Discretization": Schema(
         {
@@ -228,6 +229,7 @@ LAYERS: Mapping[str, Schema] = {
             "num_bins": optional(size(None, least=0)),
         },
         output=ids_output(lambda config: len(config["bin_boundaries"]) + 1),
+        ignored=("epsilon",),
     ),
     "IntegerLookup": Schema(
         {
@@ -246,5 +248,6 @@ LAYERS: Mapping[str, Schema] = {
             "salt": choice(None, None),
         },
         output=_looked_up,
+        ignored=("vocabulary_size", "has_input_vocabulary"),
     ),
 }

@@ -137,7 +137,7 @@ def _conv_output(config: Config, shape: Shape | None) -> Any:
     return sequence_output(config, shape[1], step, [step] * 2)
 
 
-def _conv_lstm(rank: int) -> Schema:
+def _conv_lstm(rank: int, ignored: tuple[str, ...] = ()) -> Schema:
     return Schema(
         {
             "filters": size(),
@@ -155,6 +155,7 @@ def _conv_lstm(rank: int) -> Schema:
         },
         _conv_weights,
         _conv_output,
+        ignored=ignored,
     )
 
 
@@ -167,5 +168,7 @@ LAYERS: Mapping[str, Schema] = {
         parts=("forward_layer", "backward_layer"),
     ),
     "RNN": Schema(LOOP_OPTIONS, parts=("cell",)),
-    **{name: _conv_lstm(rank) for name, rank in CONV_LSTMS.items()},
+    "ConvLSTM1D": _conv_lstm(1),
+    "ConvLSTM2D": _conv_lstm(2, ignored=("implementation",)),  # of Keras before 2.2
+    "ConvLSTM3D": _conv_lstm(3),
 }

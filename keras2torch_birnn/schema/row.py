@@ -65,6 +65,8 @@ class Schema:
     say. With several arguments, or a list of tensors, the input shape is a tuple of shapes.
     ``listed``: its one argument is a list of tensors. ``groups``: of the weights of layers inside
     it, named "query/kernel": what stands before the slash -> names of its group in the v3 store.
+    ``renamed``: other names of options -> those options. ``ignored``: keys that cannot change what
+    a trained layer of this class computes (``readers.dialects`` has those of all classes).
     """
 
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -78,6 +80,8 @@ class Schema:
     call_options: Mapping[str, Option] = field(default_factory=dict)
     listed: bool = False
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
 
 
 def joined(*tables: Mapping[str, Row]) -> dict[str, Row]:
