@@ -1,5 +1,9 @@
 """One page per family of layers: torch module, weight mapping and converter together."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 from keras2torch_birnn.layers import (
     activation,
     attention,
@@ -20,28 +24,27 @@ from keras2torch_birnn.layers import (
     resizing,
     time_distributed,
 )
-from keras2torch_birnn.layers.registry import CONVERTERS
+from keras2torch_birnn.layers.registry import Converter, register
 from keras2torch_birnn.schema import joined
 
-CONVERTERS.update(
-    joined(
-        model.CONVERTERS,
-        recurrent.CONVERTERS,
-        time_distributed.CONVERTERS,
-        dense.CONVERTERS,
-        embedding.CONVERTERS,
-        masking.CONVERTERS,
-        activation.CONVERTERS,
-        dropout.CONVERTERS,
-        normalization.CONVERTERS,
-        reshaping.CONVERTERS,
-        resizing.CONVERTERS,
-        pooling.CONVERTERS,
-        convolution.CONVERTERS,
-        local.CONVERTERS,
-        preprocessing.CONVERTERS,
-        hashing.CONVERTERS,
-        merging.CONVERTERS,
-        attention.CONVERTERS,
-    )
+CONVERTERS: Mapping[str, Converter] = joined(
+    model.CONVERTERS,
+    recurrent.CONVERTERS,
+    time_distributed.CONVERTERS,
+    dense.CONVERTERS,
+    embedding.CONVERTERS,
+    masking.CONVERTERS,
+    activation.CONVERTERS,
+    dropout.CONVERTERS,
+    normalization.CONVERTERS,
+    reshaping.CONVERTERS,
+    resizing.CONVERTERS,
+    pooling.CONVERTERS,
+    convolution.CONVERTERS,
+    local.CONVERTERS,
+    preprocessing.CONVERTERS,
+    hashing.CONVERTERS,
+    merging.CONVERTERS,
+    attention.CONVERTERS,
 )
+register(CONVERTERS)

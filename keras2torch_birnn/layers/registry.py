@@ -71,9 +71,13 @@ class Converter:
         return self.mask(layer) if callable(self.mask) else self.mask
 
 
-# The tables of all pages; the package fills it, for a wrapper's page builds layers of any other.
+# By class. The package fills it: the page of a wrapper builds layers of any other page.
+_converters: dict[str, Converter] = {}
 
-CONVERTERS: dict[str, Converter] = {}
+
+def register(converters: Mapping[str, Converter]) -> None:
+    """Make converters known to ``convert_layer``."""
+    _converters.update(converters)
 
 
 def convert_layer(layer: LayerSpec) -> nn.Module:
@@ -114,13 +118,13 @@ def _converter(layer: LayerSpec) -> Converter:
     own = own_of(layer)
     if own is not None:
         return _own_converter(own)
-    if layer.class_name not in CONVERTERS:
+    if layer.class_name not in _converters:
         raise UnsupportedLayerError(
             f"layer class {printable(layer.class_name)} has no converter here",
             "load the plugin that supplies it (--plugin, or plugins=)",
             place=layer.place,
         )
-    return CONVERTERS[layer.class_name]
+    return _converters[layer.class_name]
 
 
 # ---- layers of plugins -------------------------------------------------------------------------
