@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn import activations
 from keras2torch_birnn.conversion import build, flat
-from keras2torch_birnn.layers import recurrent, registry, resizing
+from keras2torch_birnn.layers import interpolation, recurrent, registry
 from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import engines, layers, loop, parameters
@@ -198,7 +198,7 @@ def merging(old: str | None, new: str | None) -> Patch:
 
 def masking(class_name: str, flow: registry.MaskFlow) -> Patch:
     """A class does something else with masks."""
-    return wrap(registry.CONVERTERS, class_name, lambda right: replace(right, mask=lambda _: flow))
+    return wrap(registry._converters, class_name, lambda right: replace(right, mask=lambda _: flow))
 
 
 def both(*patches: Patch) -> Patch:
@@ -1251,14 +1251,14 @@ mutation(
 )
 mutation(
     "every kernel Mitchell's",
-    put(resizing.KERNELS, "lanczos3", resizing.KERNELS["mitchellcubic"]),
+    put(interpolation.KERNELS, "lanczos3", interpolation.KERNELS["mitchellcubic"]),
     f"{TF}/around_resized_lanczos3.h5",
     f"{K3}/around_resized_lanczos3.h5",
 )
 mutation(
     "areas as they would be without rounding",
     put(
-        resizing,
+        interpolation,
         "_areas",
         lambda like, size, factor: torch.eye(size, dtype=like.dtype).repeat_interleave(
             factor, dim=0
