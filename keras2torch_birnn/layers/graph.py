@@ -49,6 +49,7 @@ from keras2torch_birnn.spec import (
     TensorRef,
     leaves,
     map_structure,
+    tensors,
 )
 
 
@@ -62,7 +63,7 @@ def _read(graph: Graph) -> frozenset[str]:
         layer = graph.layer(call.layer)
         name = layer.parts.get("layer", layer).class_name
         if name not in TAKES_IDS and name != "ops.NotEqual":
-            read.update(leaf.layer for leaf in leaves(call.args) if isinstance(leaf, TensorRef))
+            read.update(ref.layer for ref in tensors(call.args))
     return frozenset(read)
 
 

@@ -13,7 +13,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras2torch_birnn.schema.kinds import Kinds
-from keras2torch_birnn.spec import Call, Constant, Generation, Graph, LayerSpec, TensorRef, leaves
+from keras2torch_birnn.spec import (
+    Call,
+    Constant,
+    Generation,
+    Graph,
+    LayerSpec,
+    TensorRef,
+    leaves,
+    tensors,
+)
 
 Node = tuple[str, int]
 # What is known of the tensors of a graph: the kinds that each call gives.
@@ -124,7 +133,7 @@ def refusals(graph: Graph, generation: Generation) -> Iterator[tuple[str, str]]:
     short: set[Node] = set()
     for call in graph.calls:
         layer = repeated(graph.layer(call.layer))
-        refs = [leaf for leaf in leaves(call.args) if isinstance(leaf, TensorRef)]
+        refs = list(tensors(call.args))
         kinds = {kind_of(ref, known) for ref in refs}
         bare = layer.class_name.removeprefix("ops.")
         is_short = bool(refs) and all((ref.layer, ref.call) in short for ref in refs)
