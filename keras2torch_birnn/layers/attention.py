@@ -34,7 +34,7 @@ def masked_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
 
 
 def _together(*masks: Tensor | None) -> Tensor | None:
-    """What all masks allow, broadcast against each other."""
+    """Combine masks: what all allow, broadcast against each other."""
     out: Tensor | None = None
     for mask in masks:
         if mask is not None:
@@ -142,7 +142,7 @@ def additive_attention(layer: LayerSpec) -> nn.Module:
 
 @dataclass(frozen=True)
 class Plan:
-    """How heads attend, in Keras' words.
+    """Options of attention heads, in Keras' words.
 
     ``heads`` of queries, ``groups`` of keys and values (as many in a MultiHeadAttention).
     ``output_shape``: what a step of the output has. ``sliding_window``: how far a query looks, its
@@ -220,7 +220,7 @@ class MultiHeadAttention(nn.Module):
     def _over_axes(
         self, query: Tensor, value: Tensor, key: Tensor | None, with_scores: bool
     ) -> Output:
-        """The same for (B, ..., D): axes apart join the batch, attended ones become a single T."""
+        """Attend in (B, ..., D): axes apart join the batch, attended ones become a single T."""
         over, apart = attended_axes(self.plan.axes, query.dim())
         order = (0, *apart, *over)
         out, scores = self.forward(
@@ -239,7 +239,7 @@ class MultiHeadAttention(nn.Module):
         return out, scores.reshape(*sizes[: 1 + len(apart)], -1, *sizes[1 + len(apart) :], *keys)
 
     def _places(self, scores: Tensor, *, causal: bool) -> Tensor | None:
-        """Which places may be looked at, whatever is masked: (Tq, Tv)."""
+        """Return the places that may be looked at, whatever is masked: (Tq, Tv)."""
         queries, keys = scores.shape[2:]
         mask = causal_mask(queries, keys, scores.device) if causal else None
         if self.plan.sliding_window is None:

@@ -46,7 +46,7 @@ def pad(x: Tensor, around: Sequence[tuple[int, int]], value: float = 0.0) -> Ten
 
 
 def extents(kernel_size: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """How far a window reaches on every axis."""
+    """Compute how far a window reaches on every axis."""
     return [(size - 1) * d + 1 for size, d in zip(kernel_size, dilation, strict=True)]
 
 

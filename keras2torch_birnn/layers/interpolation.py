@@ -71,7 +71,7 @@ def weights(like: Tensor, size: int, factor: int, mode: str, *, corners: bool) -
 
 
 def _areas(like: Tensor, size: int, factor: int) -> Tensor:
-    """How much of every step lies under one of the output, as float32 has it (no row sums to 1)."""
+    """Compute the share of every step under one of the output, in float32 (no row sums to 1)."""
     step = torch.tensor(1 / factor, dtype=torch.float32, device=like.device)
     places = torch.arange(size * factor + 1, device=like.device) * step
     start, end = places[:-1, None], places[1:, None]
@@ -83,6 +83,6 @@ def _areas(like: Tensor, size: int, factor: int) -> Tensor:
 
 
 def resize(x: Tensor, axis: int, factor: int, mode: str, *, corners: bool) -> Tensor:
-    """One axis so many times as long."""
+    """Make one axis ``factor`` times as long."""
     matrix = weights(x, x.shape[axis], factor, mode, corners=corners)
     return (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)

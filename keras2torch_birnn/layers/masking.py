@@ -17,7 +17,7 @@ def differs(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
 
 
 class Masking(nn.Module):
-    """Sets steps to zero where every feature is ``mask_value``; the mask says which."""
+    """Zeros at steps where every feature is ``mask_value``; the mask says which."""
 
     def __init__(self, mask_value: float) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Masking(nn.Module):
 
 
 def _single(layer: LayerSpec) -> float:
-    """The value as Keras compares it: in float32, whatever the model computes in."""
+    """Return the value as Keras compares it: in float32, whatever the model computes in."""
     return float(np.float32(layer.config["mask_value"]))
 
 

@@ -95,7 +95,7 @@ class Merge(nn.Module):
         return MASKED[self.class_name]([_expanded(x, rank) for x in tensors], kept)
 
     def extra_repr(self) -> str:
-        """Which merge it is."""
+        """Show the merge."""
         return self.class_name
 
 
@@ -104,12 +104,12 @@ def _expanded(x: Tensor, rank: int) -> Tensor:
 
 
 def all_masks(tensors: Tensors, mask: Masks) -> Tensor:
-    """What counts in every masked tensor."""
+    """Combine masks: what counts in every masked tensor."""
     return reduce(torch.logical_and, [m for m in mask if m is not None])
 
 
 def any_mask(tensors: Tensors, mask: Masks) -> Tensor:
-    """What counts in any; all have masks."""
+    """Combine masks: what counts in any; all have masks."""
     return reduce(torch.logical_or, [m for m in mask if m is not None])
 
 

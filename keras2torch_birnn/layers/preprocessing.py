@@ -208,7 +208,7 @@ class IntegerLookup(nn.Module):
         return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
 
     def extra_repr(self) -> str:
-        """How many numbers, what else, mode."""
+        """Show the number of words, what else there is, and the mode."""
         rest = f"num_oov_indices={self.others}, mask_token={self.mask_token}"
         return f"{len(self.keys)} numbers, {rest}, {self.mode}"
 

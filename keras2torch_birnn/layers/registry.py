@@ -1,4 +1,4 @@
-"""Which function builds which Keras layer, and what the layer does with a mask."""
+"""Registry of converters: how a Keras layer is built, and what it does with a mask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Build: TypeAlias = Callable[[LayerSpec], nn.Module]
 
 @dataclass(frozen=True)
 class MaskFlow:
-    """What a layer does with the mask of its input.
+    """Rule of a layer for the mask of its input.
 
     ``takes``: the module is called with ``mask=``. ``after``: the mask of the output is the
     input's ("same"), that of the first of several ("first"), none ("none"), or
@@ -57,7 +57,7 @@ MASKS: Mapping[str, MaskFlow] = {
 
 @dataclass(frozen=True)
 class Converter:
-    """How a class is built and what it does with masks.
+    """Converter of a class: how it is built, and what it does with masks.
 
     ``build`` takes a LayerSpec and returns a module whose ``forward`` takes the layer's input (a
     tensor, or a tuple where Keras passes a list), and ``mask=`` if ``mask`` says so.
@@ -93,7 +93,7 @@ def convert_layer(layer: LayerSpec) -> nn.Module:
 
 
 def mask_flow(layer: LayerSpec) -> MaskFlow:
-    """What this layer does with a mask."""
+    """Return what this layer does with a mask."""
     flow = _converter(layer).mask_flow(layer)
     inner = layer.parts.get("layer")
     if inner is not None and own_of(inner) is not None and not mask_flow(inner).said:
@@ -131,7 +131,7 @@ def _converter(layer: LayerSpec) -> Converter:
 
 
 class Supplied(nn.Module):
-    """What the user says that a Lambda computes: a function of its input, or a module."""
+    """Module of a Lambda: the user's function of its input, or the user's module."""
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         super().__init__()

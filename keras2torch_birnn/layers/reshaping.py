@@ -55,7 +55,7 @@ def reshape(layer: LayerSpec) -> nn.Module:
 
 
 class Permute(nn.Module):
-    """Reorders the axes after B; ``dims`` count from 1."""
+    """Permutation of the axes after B; ``dims`` count from 1."""
 
     def __init__(self, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -83,11 +83,11 @@ class RepeatVector(nn.Module):
         self.n = n
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same vector at every step."""
+        """Repeat the vector at every step."""
         return x[:, None, :].expand(-1, self.n, -1)
 
     def extra_repr(self) -> str:
-        """How often."""
+        """Show the number of steps."""
         return f"n={self.n}"
 
 

@@ -95,7 +95,7 @@ def activation(value: Any, generation: Generation) -> Any:
 
 
 def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
-    """What a layer does with a mask, and how Dot computes, where that is the generation's."""
+    """Return what a layer does with a mask, and how Dot computes, as the generation has it."""
     keras3 = generation.name == "keras3"
     old = generation.name == "keras1" or (
         generation.name == "keras2" and not generation.version.startswith("2.3")
@@ -140,7 +140,7 @@ def recurrent_defaults(
 
 
 def as_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
-    """Whether TensorFlow 1 wrote a wrapped recurrent layer, or 2.0 after ``disable_v2_behavior``.
+    """Tell whether TensorFlow 1 wrote a wrapped layer, or 2.0 after ``disable_v2_behavior``.
 
     These leave the dtype of what is wrapped open and write one into its initializers. TensorFlow
     2.0 does neither; its version of Keras, 2.2.4-tf, is that of 1.14.
@@ -155,7 +155,7 @@ def as_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
 def cell_defaults(
     class_name: str, given: Mapping[str, Any], generation: Generation
 ) -> dict[str, Any]:
-    """The same for what is computed at one step: of a layer's class, or of a cell's."""
+    """Make explicit what one step leaves to its generation: of a layer's class, or a cell's."""
     config, kind = dict(given), class_name.removesuffix("Cell")
     cudnn = kind.startswith("CuDNN")
     default = "sigmoid" if cudnn else generation.recurrent_activation

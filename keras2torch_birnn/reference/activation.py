@@ -28,7 +28,7 @@ def activation(layer: LayerSpec, x: Array, mask: Structure, context: Context) ->
 
 
 def activation_layer(name: str) -> Equation:
-    """A layer whose options are those of the activation ``name``."""
+    """Make the equation of a layer whose options are those of the activation ``name``."""
 
     def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
         options = {key: value for key, value in layer.config.items() if key != "trainable"}

@@ -9,7 +9,7 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
 def identity(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Layers that do something in training only."""
+    """Return the input: layers that act in training only."""
     return x, mask
 
 

@@ -91,7 +91,7 @@ def _keep(
 def _run_call(
     layer: LayerSpec, call: Call, tensors: dict[TensorRef, Pair], context: Context
 ) -> tuple[Structure, Structure]:
-    """One call: which mask the layer uses, and which one goes on to the next layers."""
+    """Run one call: find which mask the layer uses, and which one the next layers see."""
     options = {key: value for key, value in call.kwargs.items() if key not in CALL_ARGUMENTS}
     known = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else options
     if unknown := options.keys() - known.keys():
@@ -121,13 +121,13 @@ def _run_call(
 
 
 def _either(given: Structure, arriving: Structure) -> tuple[Structure, ...]:
-    """Mask by mask the given one, the arriving one where there is none."""
+    """Choose mask by mask the given one, or the arriving one where there is none."""
     pairs = zip(leaves(given), leaves(arriving), strict=True)
     return tuple(second if first is None else first for first, second in pairs)
 
 
 def _mask(leaf: Any, tensors: dict[TensorRef, Pair]) -> Structure:
-    """The mask that the tensor still has at this use of it."""
+    """Return the mask that the tensor still has at this use of it."""
     return tensors[leaf][1] if isinstance(leaf, TensorRef) and leaf.masked else None
 
 
@@ -136,7 +136,7 @@ def _value(leaf: Any, tensors: dict[TensorRef, Pair]) -> Any:
 
 
 def _in_order(inputs: Structure, given: Structure) -> tuple[Any, ...]:
-    """The leaves of ``given`` in the order of those of ``inputs``; dicts are matched by key."""
+    """Return the leaves of ``given`` in the order of those of ``inputs``; match dicts by key."""
     if isinstance(inputs, dict) and isinstance(given, dict):
         return tuple(leaf for key in inputs for leaf in _in_order(inputs[key], given[key]))
     return tuple(leaves(given))

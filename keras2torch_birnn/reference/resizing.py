@@ -94,7 +94,7 @@ def _areas(steps: int, start: np.float32, end: np.float32, scale: np.float32) ->
 
 
 def _kernel(mode: str, d: float) -> float:
-    """How much a step counts at a distance.
+    """Return the weight of a step at a distance.
 
     Keys' cubic with a = -1/2, of distances in 1/1024 (``resize_bicubic_op.cc``); the cubic of
     Mitchell and Netravali with b = c = 1/3; a normal distribution of deviation 1/2; Lanczos.

@@ -12,17 +12,17 @@ from keras2torch_birnn.spec import Array, LayerSpec
 
 
 def channels_last(layer: LayerSpec, x: Array) -> Array:
-    """(B, T, C) from the layer's format."""
+    """Return (B, T, C) from the layer's format."""
     return x if layer.config["data_format"] == "channels_last" else np.moveaxis(x, 1, -1)
 
 
 def as_given(layer: LayerSpec, y: Array) -> Array:
-    """(B, T, C) in the layer's format."""
+    """Return (B, T, C) in the layer's format."""
     return y if layer.config["data_format"] == "channels_last" else np.moveaxis(y, -1, 1)
 
 
 def window_starts(steps: int, extent: int, stride: int, padding: str) -> list[int]:
-    """Where each window begins; before 0 it reaches into the padding.
+    """Return where each window begins; before 0 it reaches into the padding.
 
     ``conv_output_length`` (Keras 2.15) and TensorFlow's SAME: the odd step is padded at the end.
     """

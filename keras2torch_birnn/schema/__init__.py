@@ -1,4 +1,4 @@
-"""What Keras' layers are: their options, the weights they own and the shapes they produce.
+"""Schema of Keras' layers: options, weights and output shapes.
 
 One row per class, on the page of its family; ``SCHEMA`` joins them. Readers parse options and
 weights by it, the builder and the reference never meet a value that did not pass through it. No

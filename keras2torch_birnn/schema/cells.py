@@ -31,12 +31,12 @@ STACK = "StackedRNNCells"
 
 
 def cells_in_order(cell: LayerSpec) -> tuple[LayerSpec, ...]:
-    """The cells that every step goes through."""
+    """Return the cells that every step goes through."""
     return tuple(cell.parts.values()) if cell.class_name == STACK else (cell,)
 
 
 def states_of(cell: LayerSpec) -> tuple[tuple[int, int], ...]:
-    """Whose states they are, in the order in which Keras hands them in and out.
+    """Return whose states they are, in the order in which Keras passes them in and out.
 
     A pair for each cell: its number among ``cells_in_order``, how many states it has.
     """
@@ -47,7 +47,7 @@ def states_of(cell: LayerSpec) -> tuple[tuple[int, int], ...]:
 
 
 def rnn_output(layer: LayerSpec, shape: Shape | None) -> Any:
-    """Output shape of an RNN whose cells know theirs."""
+    """Compute the output shape of an RNN from those of its cells."""
     cell = layer.parts["cell"]
     cells = cells_in_order(cell)
     if any(one.output_shape is None for one in cells):

@@ -81,7 +81,7 @@ def bias_axes(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What an equation makes of an input: the size of every letter, the output's shape.
+    """Sizes of an equation for one input: of every letter, and the output's shape.
 
     ``more``: sizes of the axes behind three dots.
     """
@@ -91,12 +91,12 @@ class Sizes:
     more: Shape
 
     def output(self) -> Shape:
-        """The output's shape."""
+        """Return the output's shape."""
         own = tuple(self.of[letter] for letter in self.parts.output)
         return (*self.more, *own) if self.parts.dots == "left" else (*own, *self.more)
 
     def bias(self, axes: str) -> Shape:
-        """From the first of its axes on, 1 where it has none."""
+        """Return the bias' shape: from the first of its axes on, 1 where it has none."""
         first = min(self.parts.output.find(letter) for letter in axes)
         if first < 0:
             raise ShapeError(f"bias_axes {axes!r} are not among {self.parts.output!r}")
@@ -105,7 +105,7 @@ class Sizes:
 
 
 def sizes(config: Config, shape: Shape) -> Sizes:
-    """The sizes of all letters for an input of this shape."""
+    """Compute the sizes of all letters for an input of this shape."""
     parts, declared = letters(config["equation"]), config["output_shape"]
     count = len(shape) - len(parts.input)
     if count < 0 or (count and not parts.dots):

@@ -29,7 +29,7 @@ from keras2torch_birnn.spec import Shape, Structure
 
 
 def _numbers(value: Any) -> Any:
-    """A number, or lists of numbers as deep as they come, as tuples."""
+    """Parse a number, or nested lists of numbers, as tuples."""
     if isinstance(value, list | tuple):
         numbers = tuple(_numbers(part) for part in value)
         if len({_extent(part) for part in numbers}) != 1:
@@ -39,7 +39,7 @@ def _numbers(value: Any) -> Any:
 
 
 def _extent(numbers: Any) -> tuple[int, ...]:
-    """The shape of what ``_numbers`` gives."""
+    """Return the shape of what ``_numbers`` gives."""
     return (len(numbers), *_extent(numbers[0])) if isinstance(numbers, tuple) else ()
 
 
@@ -119,7 +119,7 @@ def _categories(config: Config, given: Structure) -> Shape | None:
 def ids_output(
     depth: Callable[[Config], int | None],
 ) -> Callable[[Config, Structure], Shape | None]:
-    """Ids of the input's shape, or encoded."""
+    """Make the output rule of ids: of the input's shape, or encoded."""
 
     def output(config: Config, shape: Structure) -> Shape | None:
         if isinstance(shape, tuple) and any(isinstance(part, tuple) for part in shape):
@@ -134,7 +134,7 @@ LEAST, MOST = -(2**63), 2**63 - 1
 
 
 def whole_number(value: Any) -> int:
-    """A whole number of 64 bits."""
+    """Parse an integer of 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int) or not LEAST <= value <= MOST:
         raise BadOptionError("a whole number of 64 bits is expected")
     return value
@@ -165,7 +165,7 @@ def lookup_tokens(config: Config) -> tuple[tuple[int, ...], int]:
 
 
 def lookup_depth(config: Config) -> int:
-    """The number of indices."""
+    """Return the number of indices."""
     tokens, first = lookup_tokens(config)
     if not config["pad_to_max_tokens"]:
         return first + len(tokens)

@@ -50,7 +50,7 @@ RNN_OPTIONS: Mapping[str, Option] = {**CELL_OPTIONS, **LOOP_OPTIONS}
 
 
 def cell_weights(gates: int, rank: int) -> Callable[[Config, Shape | None], WeightShapes]:
-    """Weights of a layer (rank 3), or of its cell that sees one step (rank 2)."""
+    """Make the weights' rule of a layer (rank 3), or of its cell that sees one step (rank 2)."""
 
     def weights(config: Config, shape: Shape | None) -> WeightShapes:
         units, width = config["units"], gates * config["units"]
@@ -67,7 +67,7 @@ def cell_weights(gates: int, rank: int) -> Callable[[Config, Shape | None], Weig
 
 
 def sequence_output(config: Config, steps: int | None, step: Shape, states: Sequence[Shape]) -> Any:
-    """Output shape of a loop over time whose cell gives ``step`` at each of them.
+    """Compute the output shape of a loop over time whose cell gives ``step`` at each step.
 
     With ``return_state`` a tuple (output, *states).
     """
@@ -91,7 +91,7 @@ def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
 
 
 def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
-    """Output shape of a Bidirectional from those of its halves (with their states, if any)."""
+    """Compute the output shape of a Bidirectional from its halves' (with states, if any)."""
     with_state = bool(forward) and isinstance(forward[0], tuple)
     heads: list[Any] = []
     states: list[Any] = []
@@ -115,7 +115,7 @@ def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
 
 
 def _one_step(config: Config, shape: Shape | None) -> Shape | None:
-    """The shape at one step: (B, T, ...) -> (B, ...)."""
+    """Return the shape at one step: (B, T, ...) -> (B, ...)."""
     shape = known(shape, rank=len(config["kernel_size"]) + 3)
     return None if shape is None else (shape[0], *shape[2:])
 

@@ -29,12 +29,12 @@ def known(shape: Shape | None, rank: int | None = None, least_rank: int = 2) -> 
 
 
 def last(shape: Shape | None) -> int | None:
-    """The size of the last axis, or None."""
+    """Return the size of the last axis, or None."""
     return shape[-1] if shape else None
 
 
 def normalized_axes(config: Config, rank: int) -> tuple[int, ...]:
-    """The axes of a normalisation as positive numbers, in the order of the shape."""
+    """Return the axes of a normalization as positive numbers, in the order of the shape."""
     result = sorted({axis % rank for axis in config["axis"] if -rank <= axis < rank})
     if len(result) != len(config["axis"]):
         raise ShapeError(f"axis {list(config['axis'])} does not fit an input of {rank} dimensions")

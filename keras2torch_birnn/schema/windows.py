@@ -16,12 +16,12 @@ DATA_FORMAT = choice("channels_last", "channels_last", "channels_first")
 
 
 def channel_axis(config: Config) -> int:
-    """The axis of the channels."""
+    """Return the axis of the channels."""
     return -1 if config["data_format"] == "channels_last" else 1
 
 
 def windowed(shape: Shape | None, rank: int) -> Shape | None:
-    """The shape, if it has ``rank`` axes between batch and channels."""
+    """Return the shape if it has ``rank`` axes between batch and channels."""
     return known(shape, rank=rank + 2)
 
 
@@ -31,14 +31,14 @@ def resized(
     length: Callable[[int | None, int], int | None],
     channels: int | None,
 ) -> Shape:
-    """The shape with ``length(size, i)`` on window axis number i, and other channels."""
+    """Return the shape with ``length(size, i)`` on window axis number i, and other channels."""
     first = 1 if config["data_format"] == "channels_last" else 2
     sizes = [length(size, i) for i, size in enumerate(shape[first : first + len(shape) - 2])]
     return (shape[0], *sizes, channels) if first == 1 else (shape[0], channels, *sizes)
 
 
 def window_length(length: int | None, extent: int, stride: int, padding: str) -> int | None:
-    """Length of a window operation's output on one axis (Keras ``conv_output_length``)."""
+    """Compute the length of a window's output on one axis (Keras ``conv_output_length``)."""
     if length is None:
         return None
     if padding == "valid":
