@@ -16,7 +16,8 @@ from keras2torch_birnn.readers import PathLike, opened, survey
 from keras2torch_birnn.rnn.cells import layers_of_stack, plain
 from keras2torch_birnn.rnn.choice import activation_label, alike, choose
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
-from keras2torch_birnn.schema.cells import CELL_LAYERS, CONV_LSTMS
+from keras2torch_birnn.schema.cells import CELL_LAYERS
+from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.shapes import expected_weights, infer_model
 from keras2torch_birnn.size import check_size
-from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, TensorRef, leaves
+from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, leaves, tensors
 
 # Rows of a batch: a full one, and one for each kind of padding.
 ROWS = 5
@@ -86,7 +86,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
             if call.layer in origins:
                 known[call.layer, 0] = origins[call.layer]
             continue
-        refs = [ref for ref in leaves(call.args) if isinstance(ref, TensorRef)]
+        refs = list(tensors(call.args))
         sources = [known.get((ref.layer, ref.call)) for ref in refs]
         if not any(sources):
             continue

@@ -23,6 +23,7 @@ from keras2torch_birnn.spec import (
     Structure,
     TensorRef,
     map_structure,
+    tensors,
 )
 
 
@@ -112,7 +113,7 @@ def _infer_graph(
     graph: Graph, given: Structure, problems: list[K2TError]
 ) -> tuple[Graph, Structure]:
     layers = {layer.name: layer for layer in graph.layers}
-    for ref, shape in zip(_refs(graph.inputs), _shapes(given), strict=False):
+    for ref, shape in zip(tensors(graph.inputs), _shapes(given), strict=False):
         if shape is not None:
             own = layers[ref.layer]
             layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
@@ -185,12 +186,6 @@ def _shapes(structure: Structure) -> Iterator[Shape | None]:
     else:
         for part in structure:
             yield from _shapes(part)
-
-
-def _refs(structure: Structure) -> list[TensorRef]:
-    found: list[TensorRef] = []
-    map_structure(lambda leaf: found.append(leaf), structure)
-    return found
 
 
 # No layer may give more numbers for one batch: whoever computes with the model must hold them.

@@ -225,6 +225,11 @@ def leaves(structure: Structure) -> Iterator[Any]:
         yield structure
 
 
+def tensors(structure: Structure) -> Iterator[TensorRef]:
+    """Yield the tensors of a structure, left to right."""
+    return (leaf for leaf in leaves(structure) if isinstance(leaf, TensorRef))
+
+
 def map_structure(function: Any, structure: Structure) -> Structure:
     """Apply ``function`` to every leaf and keep the structure (lists become tuples)."""
     if isinstance(structure, Mapping):

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn import activations
 from keras2torch_birnn.conversion import build, flat
-from keras2torch_birnn.layers import recurrent, registry, resizing
+from keras2torch_birnn.layers import interpolation, recurrent, registry
 from keras2torch_birnn.readers import keras1
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import engines, layers, loop, parameters
@@ -198,7 +198,7 @@ def merging(old: str | None, new: str | None) -> Patch:
 
 def masking(class_name: str, flow: registry.MaskFlow) -> Patch:
     """A class does something else with masks."""
-    return wrap(registry.CONVERTERS, class_name, lambda right: replace(right, mask=lambda _: flow))
+    return wrap(registry._converters, class_name, lambda right: replace(right, mask=lambda _: flow))
 
 
 def both(*patches: Patch) -> Patch:
@@ -638,12 +638,12 @@ mutation(
 )
 mutation(
     "Masking leaves masked steps as they are",
-    edit("layers.embedding:Masking.forward", "x * differs", "x + 0 * differs"),
+    edit("layers.masking:Masking.forward", "x * differs", "x + 0 * differs"),
     f"{K2}/masking_alone.h5",
 )
 mutation(
     "Masking masks a step by a single feature",
-    edit("layers.embedding:differs", ".any(dim=-1)", ".all(dim=-1)"),
+    edit("layers.masking:differs", ".any(dim=-1)", ".all(dim=-1)"),
     f"{K2}/masking_alone.h5",
     f"{TF}/masking_big_bi_simplernn_seq.h5",
 )
@@ -923,12 +923,12 @@ mutation(
 )
 mutation(
     "Cropping behind and in front exchanged",
-    edit("layers.shape:cropping", "(-before, -after)", "(-after, -before)"),
+    edit("layers.resizing:cropping", "(-before, -after)", "(-after, -before)"),
     f"{K2}/around_margins2.h5",
 )
 mutation(
     "bilinear from corner to corner",
-    edit("layers.shape:UpSampling.forward", "align_corners=False", "align_corners=True"),
+    edit("layers.resizing:UpSampling.forward", "align_corners=False", "align_corners=True"),
     f"{TF}/around_bilinear.h5",
 )
 mutation(
@@ -1043,7 +1043,7 @@ mutation(
 )
 mutation(
     "Flatten ignores channels_first",
-    edit("layers.shape:Flatten.forward", "self.channels_first and", "False and"),
+    edit("layers.reshaping:Flatten.forward", "self.channels_first and", "False and"),
     f"{TF}/flatten_channels_first.h5",
 )
 mutation(
@@ -1210,19 +1210,19 @@ mutation(
 )
 mutation(
     "a highway carries what it should let through",
-    edit("layers.highway:Highway.forward", "(1 - gate) * x", "gate * x"),
+    edit("layers.dense:Highway.forward", "(1 - gate) * x", "gate * x"),
     "keras-1.2.2/highway_maxout.h5",
     "keras-2.2.4/highway_maxout.h5",
 )
 mutation(
     "the smallest of several products",
-    edit("layers.highway:Maxout.forward", ".amax(dim=1)", ".amin(dim=1)"),
+    edit("layers.dense:Maxout.forward", ".amax(dim=1)", ".amin(dim=1)"),
     "keras-1.2.2/highway_maxout.h5",
     "keras-2.2.4/highway_maxout.h5",
 )
 mutation(
     "a maxout's features and units change places",
-    edit("layers.highway:maxout", "kernel.transpose(0, 2, 1)", "kernel.transpose(2, 0, 1)"),
+    edit("layers.dense:maxout", "kernel.transpose(0, 2, 1)", "kernel.transpose(2, 0, 1)"),
     "keras-1.2.2/highway_maxout.h5",
     "keras-2.3.1/highway_maxout.h5",
 )
@@ -1240,25 +1240,25 @@ mutation(
 )
 mutation(
     "the middles of pixels on each other in TensorFlow 1",
-    edit("layers.resizing:weights", "0.0 if corners else 0.5", "0.5"),
+    edit("layers.interpolation:weights", "0.0 if corners else 0.5", "0.5"),
     "keras-2.2.4/around_bilinear_corners.h5",
     "keras-2.3.1/around_bilinear_corners.h5",
 )
 mutation(
     "a cubic that is not read from a table",
-    edit("layers.resizing:_bicubic", "(d * _TABLE).round() / _TABLE", "d"),
+    edit("layers.interpolation:_bicubic", "(d * _TABLE).round() / _TABLE", "d"),
     f"{TF}/around_resized_bicubic.h5",
 )
 mutation(
     "every kernel Mitchell's",
-    put(resizing.KERNELS, "lanczos3", resizing.KERNELS["mitchellcubic"]),
+    put(interpolation.KERNELS, "lanczos3", interpolation.KERNELS["mitchellcubic"]),
     f"{TF}/around_resized_lanczos3.h5",
     f"{K3}/around_resized_lanczos3.h5",
 )
 mutation(
     "areas as they would be without rounding",
     put(
-        resizing,
+        interpolation,
         "_areas",
         lambda like, size, factor: torch.eye(size, dtype=like.dtype).repeat_interleave(
             factor, dim=0
@@ -1268,7 +1268,7 @@ mutation(
 )
 mutation(
     "no weight outside is made up for",
-    edit("layers.resizing:weights", "rows / rows.sum(dim=1, keepdim=True)", "rows"),
+    edit("layers.interpolation:weights", "rows / rows.sum(dim=1, keepdim=True)", "rows"),
     f"{TF}/around_resized_gaussian.h5",
     f"{TF}/around_resized_mitchellcubic.h5",
 )

@@ -21,8 +21,8 @@ from test_mutations import (
 )
 
 from keras2torch_birnn import K2TError, ops
-from keras2torch_birnn.layers import operation
-from keras2torch_birnn.layers.operation import Target
+from keras2torch_birnn.layers import operations
+from keras2torch_birnn.layers.operations import Target
 from keras2torch_birnn.readers.operations import keras3, lambdas, nodes
 
 TF, K3, NODE = "tf.keras-2.15.0/ops_tf_", "keras-3.15.1/ops_", "tf-2.2.3/ops_node_"
@@ -59,7 +59,7 @@ def of_first(x: Any, indices: Any, axis: int | None, batch_dims: int) -> Any:
 
 
 def target(name: str, new: Target) -> Patch:
-    return put(operation._TARGETS, name, new)
+    return put(operations._TARGETS, name, new)
 
 
 def row(table: Any, name: str, **changes: Any) -> Patch:
@@ -71,9 +71,9 @@ MUTATIONS = [
     Mutation("divide backwards", target("Divide", Target(divide_backwards)), VALUES),
     Mutation("power backwards", target("Power", Target(power_backwards)), VALUES),
     Mutation("remainder of C", target("Mod", Target(remainder_of_c)), VALUES),
-    Mutation("less for greater", target("Greater", operation._TARGETS["Less"]), VALUES),
+    Mutation("less for greater", target("Greater", operations._TARGETS["Less"]), VALUES),
     Mutation("greater without equal", target("GreaterEqual", Target(less_than)), VALUES),
-    Mutation("minimum for maximum", target("Maximum", operation._TARGETS["Minimum"]), VALUES[:2]),
+    Mutation("minimum for maximum", target("Maximum", operations._TARGETS["Minimum"]), VALUES[:2]),
     Mutation("round up", target("Round", Target(torch.ceil)), VALUES),
     Mutation(
         "angle of the other",
@@ -94,12 +94,12 @@ MUTATIONS = [
         edit("ops.logsumexp", "_dims(x, axis)", "_dims(x, axis)[:1]"),
         (REDUCE[0],),
     ),
-    Mutation("variance of a sample", put(operation._EXTRA, "Var", {"correction": 1}), REDUCE[:2]),
-    Mutation("deviation of a sample", put(operation._EXTRA, "Std", {"correction": 1}), REDUCE[:2]),
+    Mutation("variance of a sample", put(operations._EXTRA, "Var", {"correction": 1}), REDUCE[:2]),
+    Mutation("deviation of a sample", put(operations._EXTRA, "Std", {"correction": 1}), REDUCE[:2]),
     Mutation(
         "moments of a sample", edit("ops.moments", "correction=0", "correction=1"), REDUCE[1:2]
     ),
-    Mutation("smallest for largest", put(operation._EXTRA, "Argmax", {"largest": False}), REDUCE),
+    Mutation("smallest for largest", put(operations._EXTRA, "Argmax", {"largest": False}), REDUCE),
     Mutation(
         "no smallest length",
         edit("ops.normalize", "length.clamp(min=smallest)", "length"),
@@ -134,7 +134,7 @@ MUTATIONS = [
     Mutation(
         "slices one longer",
         edit(
-            "layers.operation._getitem",
+            "layers.operations._getitem",
             'next(free) if bound == "@" else bound for bound in value)',
             'next(free) if bound == "@" else (5 if bound == 4 else bound) for bound in value)',
         ),
@@ -142,7 +142,9 @@ MUTATIONS = [
     ),
     Mutation(
         "last for first",
-        edit("layers.operation._getitem", "else value\n\n", "else 0 if value == -1 else value\n\n"),
+        edit(
+            "layers.operations._getitem", "else value\n\n", "else 0 if value == -1 else value\n\n"
+        ),
         SHAPES,
     ),
     Mutation(
@@ -150,7 +152,7 @@ MUTATIONS = [
     ),
     Mutation(
         "another order of axes",
-        edit("layers.operation._transpose", '*config["axes"]', '*config["axes"][:1], 1, 2'),
+        edit("layers.operations._transpose", '*config["axes"]', '*config["axes"][:1], 1, 2'),
         SHAPES,
     ),
     Mutation("padding of other axes", edit("ops.pad", "reversed(pairs)", "pairs"), SHAPES),
@@ -168,7 +170,7 @@ MUTATIONS = [
         ),
         SHAPES,
     ),
-    Mutation("upper for lower", target("Tril", operation._TARGETS["Triu"]), SHAPES[:2]),
+    Mutation("upper for lower", target("Tril", operations._TARGETS["Triu"]), SHAPES[:2]),
     Mutation("yes for no", edit("ops.where", "yes, no)\n", "no, yes)\n"), (CHOOSE, *SHAPES[1:])),
     Mutation("rows of the first sample", target("Take", Target(of_first, tensors=True)), (CHOOSE,)),
     Mutation(
@@ -179,7 +181,7 @@ MUTATIONS = [
     Mutation("up to the length", edit("ops.sequence_mask", "< lengths", "<= lengths"), (SIZES,)),
     Mutation(
         "the shape's other size",
-        edit("layers.operation._shape", "iter(sizes)", "iter(sizes[::-1])"),
+        edit("layers.operations._shape", "iter(sizes)", "iter(sizes[::-1])"),
         (SIZES,),
     ),
     Mutation(

@@ -1,5 +1,9 @@
 """One page per family of layers: torch module, weight mapping and converter together."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 from keras2torch_birnn.layers import (
     activation,
     attention,
@@ -7,37 +11,40 @@ from keras2torch_birnn.layers import (
     dense,
     dropout,
     embedding,
-    graph,
     hashing,
-    highway,
     local,
+    masking,
     merging,
+    model,
     normalization,
-    operation,
     pooling,
     preprocessing,
     recurrent,
-    shape,
+    reshaping,
+    resizing,
     time_distributed,
 )
+from keras2torch_birnn.layers.registry import Converter, register
+from keras2torch_birnn.schema import joined
 
-__all__ = [
-    "activation",
-    "attention",
-    "convolution",
-    "dense",
-    "dropout",
-    "embedding",
-    "graph",
-    "hashing",
-    "highway",
-    "local",
-    "merging",
-    "normalization",
-    "operation",
-    "pooling",
-    "preprocessing",
-    "recurrent",
-    "shape",
-    "time_distributed",
-]
+CONVERTERS: Mapping[str, Converter] = joined(
+    model.CONVERTERS,
+    recurrent.CONVERTERS,
+    time_distributed.CONVERTERS,
+    dense.CONVERTERS,
+    embedding.CONVERTERS,
+    masking.CONVERTERS,
+    activation.CONVERTERS,
+    dropout.CONVERTERS,
+    normalization.CONVERTERS,
+    reshaping.CONVERTERS,
+    resizing.CONVERTERS,
+    pooling.CONVERTERS,
+    convolution.CONVERTERS,
+    local.CONVERTERS,
+    preprocessing.CONVERTERS,
+    hashing.CONVERTERS,
+    merging.CONVERTERS,
+    attention.CONVERTERS,
+)
+register(CONVERTERS)

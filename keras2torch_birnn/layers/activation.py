@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.activations import activation
-from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
+from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
 from keras2torch_birnn.rnn.choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
@@ -31,7 +32,6 @@ class Activation(nn.Module):
         return self.shown
 
 
-@converts("Activation")
 def activation_layer(layer: LayerSpec) -> nn.Module:
     """Build an Activation."""
     value = layer.config["activation"]
@@ -42,7 +42,6 @@ def _relu_mask(layer: LayerSpec) -> MaskFlow:
     return SAME if layer.config["passes_mask"] else NONE
 
 
-@converts("ReLU", mask=_relu_mask)
 def relu(layer: LayerSpec) -> nn.Module:
     """Build a ReLU, an nn.ReLU where it has no options."""
     options = {k: layer.config[k] for k in ("negative_slope", "max_value", "threshold")}
@@ -51,13 +50,11 @@ def relu(layer: LayerSpec) -> nn.Module:
     return Activation({"name": "relu", **options})
 
 
-@converts("LeakyReLU")
 def leaky_relu(layer: LayerSpec) -> nn.Module:
     """Build a LeakyReLU."""
     return nn.LeakyReLU(layer.config["negative_slope"])
 
 
-@converts("ELU")
 def elu(layer: LayerSpec) -> nn.Module:
     """Build an ELU."""
     return nn.ELU(layer.config["alpha"])
@@ -75,7 +72,6 @@ class ThresholdedReLU(nn.Module):
         return x * (x > self.theta)
 
 
-@converts("ThresholdedReLU")
 def thresholded_relu(layer: LayerSpec) -> nn.Module:
     """Build a ThresholdedReLU."""
     return ThresholdedReLU(layer.config["theta"])
@@ -93,7 +89,6 @@ class PReLU(nn.Module):
         return torch.relu(x) - self.weight * torch.relu(-x)
 
 
-@converts("PReLU")
 def prelu(layer: LayerSpec) -> nn.Module:
     """Build a PReLU. Keras' ``alpha`` is torch's ``weight``."""
     return PReLU(parameter(layer.weights["alpha"]))
@@ -138,7 +133,17 @@ def _softmax_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(takes=True, refused=refused)
 
 
-@converts("Softmax", mask=_softmax_mask)
 def softmax(layer: LayerSpec) -> nn.Module:
     """Build a Softmax."""
     return Softmax(layer.config["axis"], replaces=layer.config["masking"] == "replace")
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Activation": Converter(activation_layer, SAME),
+    "ReLU": Converter(relu, _relu_mask),
+    "LeakyReLU": Converter(leaky_relu, SAME),
+    "ELU": Converter(elu, SAME),
+    "ThresholdedReLU": Converter(thresholded_relu, SAME),
+    "PReLU": Converter(prelu, SAME),
+    "Softmax": Converter(softmax, _softmax_mask),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import MaskFlow, converts
+from keras2torch_birnn.layers.registry import Converter, MaskFlow
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema.attention import attended_axes
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -33,7 +34,7 @@ def masked_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
 
 
 def _together(*masks: Tensor | None) -> Tensor | None:
-    """What all masks allow, broadcast against each other."""
+    """Combine masks: what all allow, broadcast against each other."""
     out: Tensor | None = None
     for mask in masks:
         if mask is not None:
@@ -122,7 +123,6 @@ def _scale(layer: LayerSpec) -> nn.Parameter | None:
     return parameter(np.atleast_1d(layer.weights["scale"])) if layer.config["use_scale"] else None
 
 
-@converts("Attention", mask=_attention_mask)
 def attention(layer: LayerSpec) -> nn.Module:
     """Build an Attention."""
     causal = layer.config["causal"]
@@ -132,7 +132,6 @@ def attention(layer: LayerSpec) -> nn.Module:
     return Attention(_scale(layer), causal=causal)
 
 
-@converts("AdditiveAttention", mask=_attention_mask)
 def additive_attention(layer: LayerSpec) -> nn.Module:
     """Build an AdditiveAttention."""
     return AdditiveAttention(_scale(layer), causal=layer.config["causal"])
@@ -143,7 +142,7 @@ def additive_attention(layer: LayerSpec) -> nn.Module:
 
 @dataclass(frozen=True)
 class Plan:
-    """How heads attend, in Keras' words.
+    """Options of attention heads, in Keras' words.
 
     ``heads`` of queries, ``groups`` of keys and values (as many in a MultiHeadAttention).
     ``output_shape``: what a step of the output has. ``sliding_window``: how far a query looks, its
@@ -221,7 +220,7 @@ class MultiHeadAttention(nn.Module):
     def _over_axes(
         self, query: Tensor, value: Tensor, key: Tensor | None, with_scores: bool
     ) -> Output:
-        """The same for (B, ..., D): axes apart join the batch, attended ones become a single T."""
+        """Attend in (B, ..., D): axes apart join the batch, attended ones become a single T."""
         over, apart = attended_axes(self.plan.axes, query.dim())
         order = (0, *apart, *over)
         out, scores = self.forward(
@@ -240,7 +239,7 @@ class MultiHeadAttention(nn.Module):
         return out, scores.reshape(*sizes[: 1 + len(apart)], -1, *sizes[1 + len(apart) :], *keys)
 
     def _places(self, scores: Tensor, *, causal: bool) -> Tensor | None:
-        """Which places may be looked at, whatever is masked: (Tq, Tv)."""
+        """Return the places that may be looked at, whatever is masked: (Tq, Tv)."""
         queries, keys = scores.shape[2:]
         mask = causal_mask(queries, keys, scores.device) if causal else None
         if self.plan.sliding_window is None:
@@ -320,14 +319,20 @@ def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
     )
 
 
-@converts("MultiHeadAttention", mask=_heads_mask)
 def multi_head_attention(layer: LayerSpec) -> nn.Module:
     """Build a MultiHeadAttention."""
     heads = layer.config["num_heads"]
     return _build(layer, heads, heads)
 
 
-@converts("GroupedQueryAttention", mask=_heads_mask)
 def grouped_query_attention(layer: LayerSpec) -> nn.Module:
     """Build a GroupedQueryAttention."""
     return _build(layer, layer.config["num_query_heads"], layer.config["num_key_value_heads"])
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Attention": Converter(attention, _attention_mask),
+    "AdditiveAttention": Converter(additive_attention, _attention_mask),
+    "MultiHeadAttention": Converter(multi_head_attention, _heads_mask),
+    "GroupedQueryAttention": Converter(grouped_query_attention, _heads_mask),
+}

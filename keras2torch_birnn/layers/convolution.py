@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.activations import activation
-from keras2torch_birnn.layers.registry import NONE, converts
+from keras2torch_birnn.layers.registry import NONE, Converter
 from keras2torch_birnn.rnn.choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema.convolution import transposed_length
@@ -46,7 +46,7 @@ def pad(x: Tensor, around: Sequence[tuple[int, int]], value: float = 0.0) -> Ten
 
 
 def extents(kernel_size: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """How far a window reaches on every axis."""
+    """Compute how far a window reaches on every axis."""
     return [(size - 1) * d + 1 for size, d in zip(kernel_size, dilation, strict=True)]
 
 
@@ -174,7 +174,6 @@ def _bias(layer: LayerSpec) -> nn.Parameter | None:
     return parameter(layer.weights["bias"]) if layer.config["use_bias"] else None
 
 
-@converts("Conv1D", "Conv2D", "Conv3D", mask=NONE)
 def convolution(layer: LayerSpec) -> nn.Module:
     """Build a convolution: ``kernel`` (k, in/groups, out) -> ``weight`` (out, in/groups, k)."""
     weight = parameter(channels_ahead(layer.weights["kernel"]))
@@ -190,13 +189,11 @@ def _depthwise(layer: LayerSpec, bias: nn.Parameter | None, label: Any) -> Convo
     return Convolution(parameter(weight), bias, config)
 
 
-@converts("DepthwiseConv1D", "DepthwiseConv2D", mask=NONE)
 def depthwise(layer: LayerSpec) -> nn.Module:
     """Build a depthwise convolution; output channel c m + j is number j of input channel c."""
     return _depthwise(layer, _bias(layer), layer.config["activation"])
 
 
-@converts("SeparableConv1D", "SeparableConv2D", mask=NONE)
 def separable(layer: LayerSpec) -> nn.Module:
     """Build a separable convolution: depthwise without bias, then a window of one point."""
     ones = (1,) * len(layer.config["kernel_size"])
@@ -216,8 +213,21 @@ def separable(layer: LayerSpec) -> nn.Module:
     )
 
 
-@converts("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", mask=NONE)
 def transposed(layer: LayerSpec) -> nn.Module:
     """Build a transposed convolution: ``kernel`` (k, out, in) -> ``weight`` (in, out, k)."""
     weight = parameter(channels_ahead(layer.weights["kernel"]))
     return TransposedConvolution(weight, _bias(layer), layer.config)
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Conv1D": Converter(convolution, NONE),
+    "Conv2D": Converter(convolution, NONE),
+    "Conv3D": Converter(convolution, NONE),
+    "DepthwiseConv1D": Converter(depthwise, NONE),
+    "DepthwiseConv2D": Converter(depthwise, NONE),
+    "SeparableConv1D": Converter(separable, NONE),
+    "SeparableConv2D": Converter(separable, NONE),
+    "Conv1DTranspose": Converter(transposed, NONE),
+    "Conv2DTranspose": Converter(transposed, NONE),
+    "Conv3DTranspose": Converter(transposed, NONE),
+}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
+from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -36,7 +37,6 @@ class ShapedDropout(nn.Module):
         return f"rate={self.rate}, noise_shape={self.noise_shape}"
 
 
-@converts("Dropout")
 def dropout(layer: LayerSpec) -> nn.Module:
     """Build a Dropout."""
     shape = layer.config["noise_shape"]
@@ -45,13 +45,11 @@ def dropout(layer: LayerSpec) -> nn.Module:
     return ShapedDropout(layer.config["rate"], shape)
 
 
-@converts("SpatialDropout1D")
 def spatial_dropout(layer: LayerSpec) -> nn.Module:
     """Build a SpatialDropout1D: whole channels of (B, T, C) are dropped."""
     return ShapedDropout(layer.config["rate"], (None, 1, None))
 
 
-@converts("SpatialDropout2D", "SpatialDropout3D")
 def spatial_dropout_of_planes(layer: LayerSpec) -> nn.Module:
     """Build a SpatialDropout2D: whole channels of (B, H, W, C) or (B, C, H, W) are dropped.
 
@@ -79,7 +77,6 @@ class GaussianNoise(nn.Module):
         return f"stddev={self.stddev}"
 
 
-@converts("GaussianNoise")
 def gaussian_noise(layer: LayerSpec) -> nn.Module:
     """Build a GaussianNoise."""
     return GaussianNoise(layer.config["stddev"])
@@ -104,7 +101,6 @@ class GaussianDropout(nn.Module):
         return f"rate={self.rate}"
 
 
-@converts("GaussianDropout")
 def gaussian_dropout(layer: LayerSpec) -> nn.Module:
     """Build a GaussianDropout."""
     return GaussianDropout(layer.config["rate"])
@@ -133,7 +129,6 @@ class ShapedAlphaDropout(nn.Module):
         return f"rate={self.rate}, noise_shape={self.noise_shape}"
 
 
-@converts("AlphaDropout")
 def alpha_dropout(layer: LayerSpec) -> nn.Module:
     """Build an AlphaDropout."""
     shape = layer.config["noise_shape"]
@@ -142,7 +137,6 @@ def alpha_dropout(layer: LayerSpec) -> nn.Module:
     return ShapedAlphaDropout(layer.config["rate"], shape)
 
 
-@converts("ActivityRegularization")
 def activity_regularization(layer: LayerSpec) -> nn.Module:
     """Build an ActivityRegularization: it adds to Keras' loss and leaves its input alone."""
     return nn.Identity()
@@ -152,7 +146,19 @@ def _identity_mask(layer: LayerSpec) -> MaskFlow:
     return SAME if layer.config["passes_mask"] else NONE
 
 
-@converts("Identity", mask=_identity_mask)
 def identity(layer: LayerSpec) -> nn.Module:
     """Build an Identity. tf.keras' drops the mask."""
     return nn.Identity()
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Dropout": Converter(dropout, SAME),
+    "SpatialDropout1D": Converter(spatial_dropout, SAME),
+    "SpatialDropout2D": Converter(spatial_dropout_of_planes, SAME),
+    "SpatialDropout3D": Converter(spatial_dropout_of_planes, SAME),
+    "GaussianNoise": Converter(gaussian_noise, SAME),
+    "GaussianDropout": Converter(gaussian_dropout, SAME),
+    "AlphaDropout": Converter(alpha_dropout, SAME),
+    "ActivityRegularization": Converter(activity_regularization, SAME),
+    "Identity": Converter(identity, _identity_mask),
+}

@@ -1,11 +1,12 @@
-"""Where masks begin: Embedding and Masking."""
+"""Embedding, where a mask begins for ids."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import NONE, MaskFlow, converts
+from keras2torch_birnn.layers.registry import NONE, Converter, MaskFlow
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
@@ -37,7 +38,6 @@ def _embedding_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(after=not_zero, makes=True) if layer.config["mask_zero"] else NONE
 
 
-@converts("Embedding", mask=_embedding_mask)
 def embedding(layer: LayerSpec) -> nn.Module:
     """Build an Embedding."""
     table = parameter(layer.weights["embeddings"])
@@ -51,37 +51,6 @@ def embedding(layer: LayerSpec) -> nn.Module:
     return module
 
 
-def differs(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
-    """Mask of Masking: a step counts if any feature differs from ``value``."""
-    return x.ne(value).any(dim=-1)
-
-
-class Masking(nn.Module):
-    """Sets steps to zero where every feature is ``mask_value``; the mask says which."""
-
-    def __init__(self, mask_value: float) -> None:
-        super().__init__()
-        self.mask_value = mask_value
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, ..., F) -> the same shape."""
-        return x * differs(x, None, self.mask_value)[..., None].to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """The value."""
-        return f"mask_value={self.mask_value}"
-
-
-def _single(layer: LayerSpec) -> float:
-    """The value as Keras compares it: in float32, whatever the model computes in."""
-    return float(np.float32(layer.config["mask_value"]))
-
-
-def _masking_mask(layer: LayerSpec) -> MaskFlow:
-    return MaskFlow(after=differs, makes=True, constants={"value": _single(layer)})
-
-
-@converts("Masking", mask=_masking_mask)
-def masking(layer: LayerSpec) -> nn.Module:
-    """Build a Masking."""
-    return Masking(_single(layer))
+CONVERTERS: Mapping[str, Converter] = {
+    "Embedding": Converter(embedding, _embedding_mask),
+}

@@ -18,14 +18,8 @@ from torch import fx, nn
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.entry import ENTRIES
 from keras2torch_birnn.layers.names import attribute_names
-from keras2torch_birnn.layers.operation import OperationNodes, used_outputs
-from keras2torch_birnn.layers.registry import (
-    MaskFlow,
-    check_said,
-    convert_layer,
-    converts,
-    mask_flow,
-)
+from keras2torch_birnn.layers.operations import OperationNodes, used_outputs
+from keras2torch_birnn.layers.registry import MaskFlow, check_said, convert_layer, mask_flow
 from keras2torch_birnn.layers.time_distributed import (
     check_steps,
     fold_steps,
@@ -55,6 +49,7 @@ from keras2torch_birnn.spec import (
     TensorRef,
     leaves,
     map_structure,
+    tensors,
 )
 
 
@@ -68,7 +63,7 @@ def _read(graph: Graph) -> frozenset[str]:
         layer = graph.layer(call.layer)
         name = layer.parts.get("layer", layer).class_name
         if name not in TAKES_IDS and name != "ops.NotEqual":
-            read.update(leaf.layer for leaf in leaves(call.args) if isinstance(leaf, TensorRef))
+            read.update(ref.layer for ref in tensors(call.args))
     return frozenset(read)
 
 
@@ -417,9 +412,3 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     module.meta["masks"] = emitter.masks
     module.meta["own"] = emitter.own
     return module
-
-
-@converts("Sequential", "Functional")
-def model(layer: LayerSpec) -> nn.Module:
-    """Build a model that stands inside a wrapper."""
-    return graph_module(layer)

@@ -6,11 +6,13 @@ does not (shifts, remainders) is written out here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.layers.preprocessing import encode, numbered_tokens
-from keras2torch_birnn.layers.registry import NONE, converts
+from keras2torch_birnn.layers.registry import NONE, Converter
 from keras2torch_birnn.spec import LayerSpec
 
 # "-9223372036854775808" has 20 characters; words of 8 may be asked for beyond the end.
@@ -180,8 +182,12 @@ class Hashing(nn.Module):
         return f"{self.bins}, mask_value={self.mask_value}, {how}, {self.mode}"
 
 
-@converts("Hashing", mask=NONE)
 def hashing(layer: LayerSpec) -> nn.Module:
     """Build a Hashing."""
     config = layer.config
     return Hashing(config["num_bins"], config["mask_value"], config["salt"], config["output_mode"])
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Hashing": Converter(hashing, NONE),
+}

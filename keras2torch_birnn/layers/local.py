@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.activations import activation
 from keras2torch_birnn.layers.convolution import pad
-from keras2torch_birnn.layers.registry import NONE, converts
+from keras2torch_birnn.layers.registry import NONE, Converter
 from keras2torch_birnn.rnn.choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema.local import Places, places
@@ -103,7 +103,6 @@ def _by_window(layer: LayerSpec, axes: Sequence[Places], channels: int) -> Array
     return wide.transpose(1, 3, 2, 0)
 
 
-@converts("LocallyConnected1D", "LocallyConnected2D", mask=NONE)
 def locally_connected(layer: LayerSpec) -> nn.Module:
     """Build a LocallyConnected: ``weight`` (places, C k, filters), ``bias`` (..., filters).
 
@@ -123,3 +122,9 @@ def locally_connected(layer: LayerSpec) -> nn.Module:
             found = np.moveaxis(found.reshape(-1, *found.shape[:-1]), 0, -1)
         bias = parameter(found)
     return LocallyConnected(weight, bias, axes, config)
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "LocallyConnected1D": Converter(locally_connected, NONE),
+    "LocallyConnected2D": Converter(locally_connected, NONE),
+}

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import NONE, MaskFlow, converts
+from keras2torch_birnn.layers.registry import NONE, Converter, MaskFlow
 from keras2torch_birnn.spec import LayerSpec
 
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -95,7 +95,7 @@ class Merge(nn.Module):
         return MASKED[self.class_name]([_expanded(x, rank) for x in tensors], kept)
 
     def extra_repr(self) -> str:
-        """Which merge it is."""
+        """Show the merge."""
         return self.class_name
 
 
@@ -104,12 +104,12 @@ def _expanded(x: Tensor, rank: int) -> Tensor:
 
 
 def all_masks(tensors: Tensors, mask: Masks) -> Tensor:
-    """What counts in every masked tensor."""
+    """Combine masks: what counts in every masked tensor."""
     return reduce(torch.logical_and, [m for m in mask if m is not None])
 
 
 def any_mask(tensors: Tensors, mask: Masks) -> Tensor:
-    """What counts in any; all have masks."""
+    """Combine masks: what counts in any; all have masks."""
     return reduce(torch.logical_or, [m for m in mask if m is not None])
 
 
@@ -122,7 +122,6 @@ def _merge_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(takes=layer.class_name in MASKED, after=any_mask, every=True)
 
 
-@converts("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", mask=_merge_mask)
 def merge(layer: LayerSpec) -> nn.Module:
     """Build an elementwise merge."""
     return Merge(layer.class_name)
@@ -170,7 +169,6 @@ def _concatenate_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(after=concatenated_mask, constants={"axis": layer.config["axis"], "rule": rule})
 
 
-@converts("Concatenate", mask=_concatenate_mask)
 def concatenate(layer: LayerSpec) -> nn.Module:
     """Build a Concatenate."""
     return Concatenate(layer.config["axis"])
@@ -218,14 +216,25 @@ class Cosine(nn.Module):
         return ((x * y).sum(dim=1) / lengths.clamp(min=1e-7))[:, None, None]
 
 
-@converts("Merge", mask=NONE)
 def merge_of_keras_1(layer: LayerSpec) -> nn.Module:
     """Build a Merge with mode "cos", the only one that has no class of its own."""
     return Cosine()
 
 
-@converts("Dot", mask=NONE)
 def dot(layer: LayerSpec) -> nn.Module:
     """Build a Dot."""
     config = layer.config
     return Dot(config["axes"], config["smallest_norm"] if config["normalize"] else None)
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Add": Converter(merge, _merge_mask),
+    "Subtract": Converter(merge, _merge_mask),
+    "Multiply": Converter(merge, _merge_mask),
+    "Average": Converter(merge, _merge_mask),
+    "Maximum": Converter(merge, _merge_mask),
+    "Minimum": Converter(merge, _merge_mask),
+    "Concatenate": Converter(concatenate, _concatenate_mask),
+    "Merge": Converter(merge_of_keras_1, NONE),
+    "Dot": Converter(dot, NONE),
+}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
+from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.spec import LayerSpec
@@ -42,7 +44,6 @@ class BatchNorm(nn.BatchNorm1d):
         """Any rank is fine."""
 
 
-@converts("BatchNormalization")
 def batch_normalization(layer: LayerSpec) -> nn.Module:
     """Build a BatchNormalization: gamma, beta, moving mean and variance as torch calls them.
 
@@ -111,7 +112,6 @@ class LayerNorm(nn.Module):
         return f"axes={self.axes}, eps={self.eps}"
 
 
-@converts("LayerNormalization")
 def layer_normalization(layer: LayerSpec) -> nn.Module:
     """Build a LayerNormalization: an nn.LayerNorm where it has both parameters on the last axes."""
     config, weights = layer.config, layer.weights
@@ -167,7 +167,6 @@ def _group_mask(layer: LayerSpec) -> MaskFlow:
     )
 
 
-@converts("GroupNormalization", mask=_group_mask)
 def group_normalization(layer: LayerSpec) -> nn.Module:
     """Build a GroupNormalization."""
     config, weights = layer.config, layer.weights
@@ -197,7 +196,6 @@ class UnitNorm(nn.Module):
         return f"axes={self.axes}, smallest={self.smallest}"
 
 
-@converts("UnitNormalization")
 def unit_normalization(layer: LayerSpec) -> nn.Module:
     """Build a UnitNormalization."""
     return UnitNorm(layer.config["axis"], layer.config["smallest_norm"])
@@ -220,7 +218,15 @@ class RMSNorm(nn.Module):
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
 
 
-@converts("RMSNormalization", mask=NONE)
 def rms_normalization(layer: LayerSpec) -> nn.Module:
     """Build an RMSNormalization. Unlike the other normalisations of Keras 3 it drops a mask."""
     return RMSNorm(parameter(layer.weights["scale"]), layer.config["epsilon"])
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "BatchNormalization": Converter(batch_normalization, SAME),
+    "LayerNormalization": Converter(layer_normalization, SAME),
+    "GroupNormalization": Converter(group_normalization, _group_mask),
+    "UnitNormalization": Converter(unit_normalization, SAME),
+    "RMSNormalization": Converter(rms_normalization, NONE),
+}

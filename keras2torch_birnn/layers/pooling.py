@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.layers.convolution import pad, same_padding
-from keras2torch_birnn.layers.registry import NONE, USES, MaskFlow, converts
+from keras2torch_birnn.layers.registry import NONE, USES, Converter, MaskFlow
 from keras2torch_birnn.spec import LayerSpec
 
 _POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
@@ -71,13 +71,11 @@ def _windows(layer: LayerSpec, kind: str) -> nn.Module:
     )
 
 
-@converts("MaxPooling1D", "MaxPooling2D", "MaxPooling3D", mask=NONE)
 def max_pooling(layer: LayerSpec) -> nn.Module:
     """Build a MaxPooling."""
     return _windows(layer, "max")
 
 
-@converts("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", mask=NONE)
 def average_pooling(layer: LayerSpec) -> nn.Module:
     """Build an AveragePooling."""
     return _windows(layer, "average")
@@ -116,7 +114,6 @@ def _global(layer: LayerSpec, kind: str) -> nn.Module:
     )
 
 
-@converts("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", mask=NONE)
 def global_max_pooling(layer: LayerSpec) -> nn.Module:
     """Build a GlobalMaxPooling. Keras ignores a mask here."""
     return _global(layer, "max")
@@ -126,9 +123,22 @@ def _uses_mask(layer: LayerSpec) -> MaskFlow:
     return USES if layer.config.get("use_mask") else NONE
 
 
-@converts(
-    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D", mask=_uses_mask
-)
 def global_average_pooling(layer: LayerSpec) -> nn.Module:
     """Build a GlobalAveragePooling; of several axes it ignores a mask."""
     return _global(layer, "average")
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "MaxPooling1D": Converter(max_pooling, NONE),
+    "MaxPooling2D": Converter(max_pooling, NONE),
+    "MaxPooling3D": Converter(max_pooling, NONE),
+    "AveragePooling1D": Converter(average_pooling, NONE),
+    "AveragePooling2D": Converter(average_pooling, NONE),
+    "AveragePooling3D": Converter(average_pooling, NONE),
+    "GlobalMaxPooling1D": Converter(global_max_pooling, NONE),
+    "GlobalMaxPooling2D": Converter(global_max_pooling, NONE),
+    "GlobalMaxPooling3D": Converter(global_max_pooling, NONE),
+    "GlobalAveragePooling1D": Converter(global_average_pooling, _uses_mask),
+    "GlobalAveragePooling2D": Converter(global_average_pooling, _uses_mask),
+    "GlobalAveragePooling3D": Converter(global_average_pooling, _uses_mask),
+}

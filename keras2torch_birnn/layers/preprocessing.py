@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import NONE, SAME, MaskFlow, converts
+from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.preprocessing import lookup_depth, lookup_tokens
@@ -56,7 +56,6 @@ class Normalization(nn.Module):
         return f"{tuple(self.mean.shape)}, invert={self.invert}"
 
 
-@converts("Normalization", mask=_passes)
 def normalization(layer: LayerSpec) -> nn.Module:
     """Build a Normalization of what ``adapt`` found (weights) or of what the config says.
 
@@ -104,7 +103,6 @@ class Rescaling(nn.Module):
         return ", ".join(shown)
 
 
-@converts("Rescaling", mask=_passes)
 def rescaling(layer: LayerSpec) -> nn.Module:
     """Build a Rescaling."""
     return Rescaling(layer.config["scale"], layer.config["offset"])
@@ -144,7 +142,6 @@ class CategoryEncoding(nn.Module):
         return f"{len(self.tokens)}, {self.mode}"
 
 
-@converts("CategoryEncoding", mask=NONE)
 def category_encoding(layer: LayerSpec) -> nn.Module:
     """Build a CategoryEncoding."""
     return CategoryEncoding(layer.config["num_tokens"], layer.config["output_mode"])
@@ -173,7 +170,6 @@ class Discretization(nn.Module):
         return f"{len(self.boundaries)} boundaries, {self.mode}"
 
 
-@converts("Discretization", mask=NONE)
 def discretization(layer: LayerSpec) -> nn.Module:
     """Build a Discretization."""
     return Discretization(layer.config["bin_boundaries"], layer.config["output_mode"])
@@ -212,12 +208,20 @@ class IntegerLookup(nn.Module):
         return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
 
     def extra_repr(self) -> str:
-        """How many numbers, what else, mode."""
+        """Show the number of words, what else there is, and the mode."""
         rest = f"num_oov_indices={self.others}, mask_token={self.mask_token}"
         return f"{len(self.keys)} numbers, {rest}, {self.mode}"
 
 
-@converts("IntegerLookup", mask=NONE)
 def integer_lookup(layer: LayerSpec) -> nn.Module:
     """Build an IntegerLookup of the list in the configuration."""
     return IntegerLookup(layer.config)
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Normalization": Converter(normalization, _passes),
+    "Rescaling": Converter(rescaling, _passes),
+    "CategoryEncoding": Converter(category_encoding, NONE),
+    "Discretization": Converter(discretization, NONE),
+    "IntegerLookup": Converter(integer_lookup, NONE),
+}

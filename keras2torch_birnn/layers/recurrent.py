@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import cast
 
 from torch import nn
 
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM, conv_lstm
-from keras2torch_birnn.layers.registry import USES, MaskFlow, converts
+from keras2torch_birnn.layers.registry import USES, Converter, MaskFlow
 from keras2torch_birnn.rnn.cells import layers_of_stack, plain
 from keras2torch_birnn.rnn.choice import alike
 from keras2torch_birnn.rnn.layers import (
@@ -22,7 +23,7 @@ from keras2torch_birnn.rnn.layers import (
 )
 from keras2torch_birnn.rnn.stacked import StackedRNN
 from keras2torch_birnn.schema import CELL_GATES, RECURRENT, states_of
-from keras2torch_birnn.schema.cells import CONV_LSTMS
+from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
 
 RecurrentModule = LSTM | GRU | RNN | LoopRNN | BidirectionalPair | StackedRNN | ConvLSTM
@@ -51,13 +52,11 @@ def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
     return StackedRNN(cells, states_of(layer.parts["cell"]), plan)
 
 
-@converts(*RECURRENT, mask=_mask)
 def recurrent(layer: LayerSpec) -> nn.Module:
     """Build a recurrent layer of one direction."""
     return _one_way(layer, plan_of((layer,), merge_mode=None))
 
 
-@converts("Bidirectional", mask=_mask)
 def bidirectional(layer: LayerSpec) -> nn.Module:
     """Build a Bidirectional: one module if its halves are alike, a pair if they differ."""
     halves = (plain(layer.parts["forward_layer"]), plain(layer.parts["backward_layer"]))
@@ -69,3 +68,9 @@ def bidirectional(layer: LayerSpec) -> nn.Module:
         if not half.config.get("trainable", True):
             module.requires_grad_(False)
     return cast(nn.Module, BidirectionalPair(single[0], single[1], plan))
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    **dict.fromkeys(RECURRENT, Converter(recurrent, _mask)),
+    "Bidirectional": Converter(bidirectional, _mask),
+}

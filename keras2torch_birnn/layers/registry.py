@@ -1,4 +1,4 @@
-"""Which function builds which Keras layer, and what the layer does with a mask."""
+"""Registry of converters: how a Keras layer is built, and what it does with a mask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Build: TypeAlias = Callable[[LayerSpec], nn.Module]
 
 @dataclass(frozen=True)
 class MaskFlow:
-    """What a layer does with the mask of its input.
+    """Rule of a layer for the mask of its input.
 
     ``takes``: the module is called with ``mask=``. ``after``: the mask of the output is the
     input's ("same"), that of the first of several ("first"), none ("none"), or
@@ -57,35 +57,27 @@ MASKS: Mapping[str, MaskFlow] = {
 
 @dataclass(frozen=True)
 class Converter:
-    """How a class is built and what it does with masks."""
+    """Converter of a class: how it is built, and what it does with masks.
 
-    build: Build
-    mask: Callable[[LayerSpec], MaskFlow]
-
-
-CONVERTERS: dict[str, Converter] = {}
-
-
-def converts(
-    *class_names: str, mask: MaskFlow | Callable[[LayerSpec], MaskFlow] = SAME
-) -> Callable[[Build], Build]:
-    """Register the decorated function as the converter of Keras layer classes.
-
-    The function takes a LayerSpec and returns a module whose ``forward`` takes the layer's input
-    (a tensor, or a tuple where Keras passes a list), and ``mask=`` if ``mask`` says so.
-
-    Raises:
-        ValueError: a class has a converter already.
+    ``build`` takes a LayerSpec and returns a module whose ``forward`` takes the layer's input (a
+    tensor, or a tuple where Keras passes a list), and ``mask=`` if ``mask`` says so.
     """
 
-    def register(build: Build) -> Build:
-        for name in class_names:
-            if name in CONVERTERS:
-                raise ValueError(f"a converter of {name} is registered already")
-            CONVERTERS[name] = Converter(build, mask if callable(mask) else lambda _: mask)
-        return build
+    build: Build
+    mask: MaskFlow | Callable[[LayerSpec], MaskFlow]
 
-    return register
+    def mask_flow(self, layer: LayerSpec) -> MaskFlow:
+        """Return what this layer does with a mask."""
+        return self.mask(layer) if callable(self.mask) else self.mask
+
+
+# By class. The package fills it: the page of a wrapper builds layers of any other page.
+_converters: dict[str, Converter] = {}
+
+
+def register(converters: Mapping[str, Converter]) -> None:
+    """Make converters known to ``convert_layer``."""
+    _converters.update(converters)
 
 
 def convert_layer(layer: LayerSpec) -> nn.Module:
@@ -101,8 +93,8 @@ def convert_layer(layer: LayerSpec) -> nn.Module:
 
 
 def mask_flow(layer: LayerSpec) -> MaskFlow:
-    """What this layer does with a mask."""
-    flow = _converter(layer).mask(layer)
+    """Return what this layer does with a mask."""
+    flow = _converter(layer).mask_flow(layer)
     inner = layer.parts.get("layer")
     if inner is not None and own_of(inner) is not None and not mask_flow(inner).said:
         return replace(flow, said=False)
@@ -126,20 +118,20 @@ def _converter(layer: LayerSpec) -> Converter:
     own = own_of(layer)
     if own is not None:
         return _own_converter(own)
-    if layer.class_name not in CONVERTERS:
+    if layer.class_name not in _converters:
         raise UnsupportedLayerError(
             f"layer class {printable(layer.class_name)} has no converter here",
             "load the plugin that supplies it (--plugin, or plugins=)",
             place=layer.place,
         )
-    return CONVERTERS[layer.class_name]
+    return _converters[layer.class_name]
 
 
 # ---- layers of plugins -------------------------------------------------------------------------
 
 
 class Supplied(nn.Module):
-    """What the user says that a Lambda computes: a function of its input, or a module."""
+    """Module of a Lambda: the user's function of its input, or the user's module."""
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         super().__init__()

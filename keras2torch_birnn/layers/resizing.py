@@ -1,88 +1,115 @@
-"""Interpolation between steps, one axis after the other: y = W x, with W (T factor, T).
-
-Kernels and where they lie: TensorFlow 2.15 ``core/kernels/image/sampling_kernels.h``,
-``resize_bicubic_op.cc``, ``resize_area_op.cc``, ``scale_and_translate_op.cc``; TensorFlow 1.15
-``resize_bilinear_op.cc``.
-"""
+"""Layers that pad, crop or repeat steps. Masks end here, as they do in Keras."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-_TABLE = 1024  # TensorFlow reads the bicubic kernel from a table of so many places
-
-
-def _linear(d: Tensor) -> Tensor:
-    return (1 - d).clamp(min=0)
-
-
-def _bicubic(d: Tensor) -> Tensor:
-    d = (d * _TABLE).round() / _TABLE
-    near = (1.5 * d - 2.5) * d * d + 1
-    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
-    return torch.where(d <= 1, near, torch.where(d < 2, far, 0.0))
+from keras2torch_birnn.errors import UnsupportedOptionError
+from keras2torch_birnn.layers.convolution import pad
+from keras2torch_birnn.layers.interpolation import resize
+from keras2torch_birnn.layers.registry import NONE, Converter
+from keras2torch_birnn.spec import LayerSpec
 
 
-def _mitchell(d: Tensor) -> Tensor:
-    near = (7 / 6 * d - 2) * d * d + 8 / 9
-    far = ((-7 / 18 * d + 2) * d - 10 / 3) * d + 16 / 9
-    return torch.where(d < 1, near, torch.where(d < 2, far, 0.0))
+class Margins(nn.Module):
+    """Zeros around the steps, or with negative numbers steps less: (before, after) per axis."""
+
+    def __init__(self, around: tuple[tuple[int, int], ...], *, channels_last: bool) -> None:
+        super().__init__()
+        self.around, self.channels_last = around, channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, before + T + after, C), or with C before T; two axes likewise."""
+        return pad(x, [*self.around, (0, 0)] if self.channels_last else self.around)
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        return f"around={self.around}"
 
 
-def _gaussian(d: Tensor) -> Tensor:
-    return torch.where(d < 1.5, torch.exp(-2 * d * d), 0.0)
+def zero_padding(layer: LayerSpec) -> nn.Module:
+    """Build a ZeroPadding."""
+    config = layer.config
+    return Margins(config["padding"], channels_last=config["data_format"] == "channels_last")
 
 
-def _lanczos(radius: int) -> Callable[[Tensor], Tensor]:
-    def kernel(d: Tensor) -> Tensor:
-        y = torch.sinc(d) * torch.sinc(d / radius)
-        return torch.where(d <= radius, y, 0.0)
+def cropping(layer: LayerSpec) -> nn.Module:
+    """Build a Cropping."""
+    config = layer.config
+    around = tuple((-before, -after) for before, after in config["cropping"])
+    return Margins(around, channels_last=config["data_format"] == "channels_last")
 
-    return kernel
+
+class UpSampling(nn.Module):
+    """Every step several times, or steps between neighbours; ``corners``: see ``interpolation``."""
+
+    def __init__(
+        self, factors: tuple[int, ...], *, mode: str, corners: bool, channels_last: bool
+    ) -> None:
+        super().__init__()
+        self.factors, self.mode, self.corners = factors, mode, corners
+        self.channels_last = channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T factor, C), or with C before T; two axes likewise."""
+        first = 1 if self.channels_last else 2
+        if self.mode == "nearest":
+            for axis, factor in enumerate(self.factors, first):
+                x = x.repeat_interleave(factor, dim=axis)
+            return x
+        if self.mode != "bilinear" or self.corners:
+            for axis, factor in enumerate(self.factors, first):
+                x = resize(x, axis, factor, self.mode, corners=self.corners)
+            return x
+        x = x.movedim(-1, 1) if self.channels_last else x
+        sizes = [size * f for size, f in zip(x.shape[2:], self.factors, strict=True)]
+        y = functional.interpolate(x, sizes, mode="bilinear", align_corners=False)
+        return y.movedim(1, -1) if self.channels_last else y
+
+    def extra_repr(self) -> str:
+        """Factors and how."""
+        shown = f"factors={self.factors}, mode={self.mode}"
+        return f"{shown}, corners=True" if self.corners else shown
 
 
-KERNELS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "bilinear": _linear,
-    "bicubic": _bicubic,
-    "mitchellcubic": _mitchell,
-    "gaussian": _gaussian,
-    "lanczos3": _lanczos(3),
-    "lanczos5": _lanczos(5),
+# (option, what is known of it) -> what is not
+_UNKNOWN: Mapping[tuple[str, Any], str] = {
+    ("bilinear", "corners or centers"): "TensorFlow 1.14 lays the corners of pixels on each other, "
+    "2.0 their middles, and the file does not tell them apart",
+    ("bicubic", "any backend"): "every backend of Keras 3 computes it in another way",
 }
 
 
-def weights(like: Tensor, size: int, factor: int, mode: str, *, corners: bool) -> Tensor:
-    """(size factor, size): every row sums to 1, over what lies inside.
-
-    ``corners``: output i lies at i / factor, else the middles of pixels lie on each other. Where
-    that is, TensorFlow computes in float32, by a factor that is rounded.
-    """
-    if mode == "area":
-        return _areas(like, size, factor)
-    middle = 0.0 if corners else 0.5
-    step = torch.tensor(1 / factor, dtype=torch.float32, device=like.device)
-    at = (torch.arange(size * factor, device=like.device) + middle) * step
-    steps = torch.arange(size, device=like.device, dtype=torch.float64) + middle
-    rows = KERNELS[mode]((steps - at[:, None].double()).abs())
-    return (rows / rows.sum(dim=1, keepdim=True)).to(like.dtype)
-
-
-def _areas(like: Tensor, size: int, factor: int) -> Tensor:
-    """How much of every step lies under one of the output, as float32 has it (no row sums to 1)."""
-    step = torch.tensor(1 / factor, dtype=torch.float32, device=like.device)
-    places = torch.arange(size * factor + 1, device=like.device) * step
-    start, end = places[:-1, None], places[1:, None]
-    own = torch.arange(size + 1, device=like.device, dtype=torch.float32)  # one too many
-    share = torch.minimum(own + 1, end) - torch.maximum(own, start)
-    share = torch.where((own < start) & (own + 1 > end), step, share).clamp(min=0).double()
-    rows = torch.cat([share[:, : size - 1], share[:, size - 1 :].sum(1, keepdim=True)], dim=1)
-    return (rows / step.double()).to(like.dtype)
+def up_sampling(layer: LayerSpec) -> nn.Module:
+    """Build an UpSampling."""
+    config = layer.config
+    mode = config.get("interpolation", "nearest")
+    reason = _UNKNOWN.get((mode, config.get(mode)))
+    if reason is not None:
+        raise UnsupportedOptionError(
+            f"UpSampling2D option interpolation={mode!r} of this Keras is not supported: {reason}",
+            place=layer.place,
+        )
+    return UpSampling(
+        config["size"],
+        mode=mode,
+        corners=mode == "bilinear" and config["bilinear"] == "corners",
+        channels_last=config["data_format"] == "channels_last",
+    )
 
 
-def resize(x: Tensor, axis: int, factor: int, mode: str, *, corners: bool) -> Tensor:
-    """One axis so many times as long."""
-    matrix = weights(x, x.shape[axis], factor, mode, corners=corners)
-    return (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+CONVERTERS: Mapping[str, Converter] = {
+    "ZeroPadding1D": Converter(zero_padding, NONE),
+    "ZeroPadding2D": Converter(zero_padding, NONE),
+    "ZeroPadding3D": Converter(zero_padding, NONE),
+    "Cropping1D": Converter(cropping, NONE),
+    "Cropping2D": Converter(cropping, NONE),
+    "Cropping3D": Converter(cropping, NONE),
+    "UpSampling1D": Converter(up_sampling, NONE),
+    "UpSampling2D": Converter(up_sampling, NONE),
+    "UpSampling3D": Converter(up_sampling, NONE),
+}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.layers.registry import MaskFlow, convert_layer, converts, mask_flow
+from keras2torch_birnn.layers.registry import Converter, MaskFlow, convert_layer, mask_flow
 from keras2torch_birnn.spec import LayerSpec, map_structure
 
 
@@ -41,24 +42,24 @@ def step_counts(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def mask_enters(layer: LayerSpec) -> bool:
-    """Whether the inner layer sees the mask."""
+    """Tell whether the inner layer sees the mask."""
     rule = layer.config["masking"]
     return rule != "passes by" and not (rule == "inner unless fixed" and _fixed(layer))
 
 
 def inner_mask_leaves(layer: LayerSpec) -> bool:
-    """Whether the mask of the output is the inner layer's, else it is the one that came in."""
+    """Tell whether the output's mask is the inner layer's; else it is the one that came in."""
     rule = layer.config["masking"]
     return rule == "inner" or (rule.startswith("inner") and not _fixed(layer))
 
 
 def _fixed(layer: LayerSpec) -> bool:
-    """Whether the model fixes its batch size."""
+    """Tell whether the model fixes its batch size."""
     return isinstance(layer.input_shape, tuple) and isinstance(layer.input_shape[0], int)
 
 
 def unknown_mask(layer: LayerSpec) -> bool:
-    """Whether the file does not tell what mask comes out."""
+    """Tell whether the file leaves open what mask comes out."""
     return layer.config["masking"] == "inner, unknown if fixed" and _fixed(layer)
 
 
@@ -69,7 +70,7 @@ _UNKNOWN = (
 
 
 def holds_model(layer: LayerSpec) -> bool:
-    """Whether a whole model stands in this TimeDistributed, or in one inside it."""
+    """Tell whether this TimeDistributed, or one inside it, holds a whole model."""
     if layer.class_name != "TimeDistributed":
         return False
     inner = layer.parts["layer"]
@@ -111,7 +112,6 @@ def check_steps(layer: LayerSpec) -> None:
         )
 
 
-@converts("TimeDistributed", mask=_mask)
 def time_distributed(layer: LayerSpec) -> nn.Module:
     """Build a TimeDistributed; over a Dense it is that Dense, which takes any rank.
 
@@ -122,3 +122,8 @@ def time_distributed(layer: LayerSpec) -> nn.Module:
         return convert_layer(inner)
     check_steps(layer)
     return TimeDistributed(convert_layer(inner))
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "TimeDistributed": Converter(time_distributed, _mask),
+}

@@ -6,7 +6,7 @@ the masks off the very tensors it is given; ``RNN._process_inputs`` of tf.keras.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -16,10 +16,9 @@ from keras2torch_birnn.spec import (
     Generation,
     Graph,
     LayerSpec,
-    Structure,
     TensorRef,
-    leaves,
     map_structure,
+    tensors,
 )
 
 Node: TypeAlias = tuple[str, int]
@@ -58,7 +57,7 @@ def settle_calls(
     if not any(part.class_name == "MultiHeadAttention" for part in inside):
         return graph
     graph, _ = _without_lost_masks(graph)
-    if any(not ref.masked for call in graph.calls for ref in _refs((call.args, call.kwargs))):
+    if any(not ref.masked for call in graph.calls for ref in tensors((call.args, call.kwargs))):
         notes.append(
             "MultiHeadAttention of this Keras takes the masks off its inputs: layers that read "
             "them later see no mask, as in Keras"
@@ -79,16 +78,12 @@ def _settled(layer: LayerSpec, call: Call, generation: Generation) -> Call:
     return replace(call, kwargs={**kwargs, "keep_mask": True})
 
 
-def _refs(structure: Structure) -> Iterable[TensorRef]:
-    return (leaf for leaf in leaves(structure) if isinstance(leaf, TensorRef))
-
-
 # ---- masks taken away ---------------------------------------------------------------------------
 
 
 def _without_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
     """Mark what has lost its mask. The numbers are those of the inputs that lose theirs inside."""
-    inputs = tuple(_refs(graph.inputs))
+    inputs = tuple(tensors(graph.inputs))
     origin: dict[TensorRef, TensorRef] = {}
     lost: set[TensorRef] = set()
     inner: dict[str, tuple[Graph, frozenset[int]]] = {}
@@ -107,11 +102,11 @@ def _without_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
         call, layer = by_node[node], graph.layer(node[0])
         args = tuple(map_structure(mark, arg) for arg in call.args)
         done[node] = replace(call, args=args)
-        given = [first(ref) for ref in _refs(call.args)]
+        given = [first(ref) for ref in tensors(call.args)]
         if layer.class_name in _HAND_ON and given:
             origin[TensorRef(*node)] = given[0]
         elif layer.class_name == "MultiHeadAttention":
-            lost.update(first(ref) for ref in _refs(call.args[:3]))
+            lost.update(first(ref) for ref in tensors(call.args[:3]))
         elif layer.graph is not None:
             if call.kwargs.get("mask") is not None:  # it is put on the input
                 lost.difference_update(given)
@@ -135,7 +130,7 @@ def _order(graph: Graph, by_node: Mapping[Node, Call]) -> list[Node]:
     deeper. In one depth in the order in which the depths were settled.
     """
     parents = {
-        node: [(ref.layer, ref.call) for ref in _refs((call.args, call.kwargs))]
+        node: [(ref.layer, ref.call) for ref in tensors((call.args, call.kwargs))]
         for node, call in by_node.items()
     }
     settled = _outputs_last(graph, parents)
@@ -152,7 +147,7 @@ def _order(graph: Graph, by_node: Mapping[Node, Call]) -> list[Node]:
 def _outputs_last(graph: Graph, parents: Mapping[Node, list[Node]]) -> list[Node]:
     """Depth first from the outputs, every call after those it needs, without recursion."""
     finished: dict[Node, None] = {}
-    for end in _refs(graph.outputs):
+    for end in tensors(graph.outputs):
         stack: list[tuple[Node, bool]] = [((end.layer, end.call), False)]
         while stack:
             node, needs_met = stack.pop()

@@ -1,4 +1,4 @@
-"""The words of every Keras generation, as tables: renamed keys, keys without effect, defaults.
+"""The words of every Keras generation, as tables: keys without effect, defaults, mask rules.
 
 Everything here turns what a file says into the explicit, canonical options of ``schema``.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keras2torch_birnn.schema import BadOptionError, parse_activation
-from keras2torch_birnn.schema.cells import CONV_LSTMS, STACK
+from keras2torch_birnn.schema import SCHEMA, BadOptionError, parse_activation
+from keras2torch_birnn.schema.cells import STACK
+from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.spec import Generation
 
-# Keys that cannot change what a trained layer computes, in any class.
+# Keys that cannot change what a trained layer computes, in any class (``Schema.ignored``: in one).
 _NO_EFFECT = frozenset(
     "name batch_input_shape batch_shape input_dtype seed unit_forget_bias sparse ragged optional "
     "input_length input_dim_hint build_config build_input_shape quantization_config "
@@ -21,45 +22,18 @@ _NO_EFFECT = frozenset(
 )
 _NO_EFFECT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
-_RENAMED: Mapping[str, Mapping[str, str]] = {
-    "LeakyReLU": {"alpha": "negative_slope"},
-    "InputLayer": {"batch_input_shape": "shape", "batch_shape": "shape"},
-    "Dropout": {"p": "rate"},
-    "CategoryEncoding": {"max_tokens": "num_tokens"},
-    "Highway": {"bias": "use_bias"},
-    "MaxoutDense": {"bias": "use_bias", "output_dim": "units"},
-}
-
 MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
-
-# Keys without effect in one class only: SpatialDropout1D derives its own noise_shape, tf.keras
-# notes the shapes that a MultiHeadAttention was built for.
-_NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
-    "MultiHeadAttention": frozenset("query_shape key_shape value_shape flash_attention".split()),
-    "GroupedQueryAttention": frozenset({"flash_attention"}),
-    "SpatialDropout1D": frozenset({"noise_shape"}),
-    "SpatialDropout2D": frozenset({"noise_shape"}),
-    "SpatialDropout3D": frozenset({"noise_shape"}),
-    "Discretization": frozenset({"epsilon"}),
-    "IntegerLookup": frozenset({"vocabulary_size", "has_input_vocabulary"}),
-    "ConvLSTM2D": frozenset({"implementation"}),  # Keras before 2.2
-    "Highway": frozenset(("init", "input_dim")),
-    "MaxoutDense": frozenset(("init", "input_dim")),
-}
 
 
 def has_effect(class_name: str, key: str) -> bool:
-    """Whether a config key can change what the layer computes."""
-    return not (
-        key in _NO_EFFECT
-        or key.endswith(_NO_EFFECT_ENDINGS)
-        or key in _NO_EFFECT_IN.get(class_name, ())
-    )
+    """Tell whether a config key can change what the layer computes."""
+    ignored = SCHEMA[class_name].ignored if class_name in SCHEMA else ()
+    return not (key in _NO_EFFECT or key.endswith(_NO_EFFECT_ENDINGS) or key in ignored)
 
 
 def renamed(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with the canonical names of its keys."""
-    names = _RENAMED.get(class_name, {})
+    names = SCHEMA[class_name].renamed
     return {names.get(key, key): plain_value(value) for key, value in config.items()}
 
 
@@ -121,7 +95,7 @@ def activation(value: Any, generation: Generation) -> Any:
 
 
 def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
-    """What a layer does with a mask, and how Dot computes, where that is the generation's."""
+    """Return what a layer does with a mask, and how Dot computes, as the generation has it."""
     keras3 = generation.name == "keras3"
     old = generation.name == "keras1" or (
         generation.name == "keras2" and not generation.version.startswith("2.3")
@@ -166,7 +140,7 @@ def recurrent_defaults(
 
 
 def as_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
-    """Whether TensorFlow 1 wrote a wrapped recurrent layer, or 2.0 after ``disable_v2_behavior``.
+    """Tell whether TensorFlow 1 wrote a wrapped layer, or 2.0 after ``disable_v2_behavior``.
 
     These leave the dtype of what is wrapped open and write one into its initializers. TensorFlow
     2.0 does neither; its version of Keras, 2.2.4-tf, is that of 1.14.
@@ -181,7 +155,7 @@ def as_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
 def cell_defaults(
     class_name: str, given: Mapping[str, Any], generation: Generation
 ) -> dict[str, Any]:
-    """The same for what is computed at one step: of a layer's class, or of a cell's."""
+    """Make explicit what one step leaves to its generation: of a layer's class, or a cell's."""
     config, kind = dict(given), class_name.removesuffix("Cell")
     cudnn = kind.startswith("CuDNN")
     default = "sigmoid" if cudnn else generation.recurrent_activation

@@ -6,7 +6,7 @@ Nothing here recurses over the chain of layers and nothing is quadratic: a file 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from keras2torch_birnn.spec import (
     TensorRef,
     leaves,
     map_structure,
+    tensors,
 )
 
 _CARRY_STATES = (*RECURRENT, "Bidirectional")
@@ -171,8 +172,8 @@ def _parse_node(
         )
     if isinstance(node, Mapping) and node:  # tf.keras: a model called with a dict of tensors
         items = sorted(node.items())
-        tensors = [value if isinstance(value, list) else [value] for _, value in items]
-        refs, kwargs = _parse_node(tensors, by_name, place)
+        listed = [value if isinstance(value, list) else [value] for _, value in items]
+        refs, kwargs = _parse_node(listed, by_name, place)
         if len(refs) != len(items):
             raise InvalidModelFileError(
                 f"{len(refs)} tensors by {len(items)} names", "refused", place=place
@@ -243,10 +244,6 @@ def _ends(
     )
 
 
-def _refs(structure: Structure) -> Iterator[TensorRef]:
-    return (leaf for leaf in leaves(structure) if isinstance(leaf, TensorRef))
-
-
 def _zero_based(
     nodes: Mapping[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]],
     outputs: Structure,
@@ -279,7 +276,7 @@ def _zero_based(
         return dict(nodes), shift(functional, outputs)
     calls = Counter(name for name, _ in nodes)
     highest: dict[str, int] = {}
-    for ref in _refs((tuple(nodes.values()), outputs)):
+    for ref in tensors((tuple(nodes.values()), outputs)):
         highest[ref.layer] = max(ref.call, highest.get(ref.layer, 0))
     from_one = {n for n in nested if highest.get(n) == calls[n]}
     return (
@@ -336,7 +333,7 @@ def _own_calls(
 def _numbers(structure: Structure) -> dict[str, set[int]]:
     """Layer -> which of its calls are read."""
     found: dict[str, set[int]] = {}
-    for ref in _refs(structure):
+    for ref in tensors(structure):
         found.setdefault(ref.layer, set()).add(ref.call)
     return found
 
@@ -415,7 +412,7 @@ def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2T
 
 def _shown(value: Structure) -> str:
     """A value of a call for a message."""
-    return "a tensor" if any(True for _ in _refs(value)) else printable(repr(value))
+    return "a tensor" if any(True for _ in tensors(value)) else printable(repr(value))
 
 
 def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Call, ...]:
@@ -424,7 +421,7 @@ def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Ca
     waiting: dict[tuple[str, int], int] = {}
     users: dict[tuple[str, int], list[tuple[str, int]]] = {key: [] for key in by_key}
     for key, call in by_key.items():
-        refs = list(_refs((call.args, call.kwargs)))
+        refs = list(tensors((call.args, call.kwargs)))
         for ref in refs:
             _check_output(ref, place)
         needs = {(ref.layer, ref.call) for ref in refs}
@@ -432,7 +429,7 @@ def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Ca
         for need in needs:
             _check_exists(need, by_key, place)
             users[need].append(key)
-    for ref in _refs(outputs):
+    for ref in tensors(outputs):
         _check_output(ref, place)
         _check_exists((ref.layer, ref.call), by_key, place)
     ready = deque(key for key, count in waiting.items() if count == 0)

@@ -16,6 +16,7 @@ import numpy as np
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.readers.keras1_merge import starts_with_merge, without_merge
 from keras2torch_birnn.readers.layouts import HasShape, Layout
+from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import Array, LayerSpec, Shape
 
@@ -32,7 +33,7 @@ _CLASSES: Mapping[str, str] = {
     "TimeDistributedDense": "Dense",  # a Dense works on every step anyway
 }
 
-_SIZED = ("Dense", "TimeDistributedDense", "MaxoutDense", "LSTM", "GRU", "SimpleRNN")
+_SIZED = ("Dense", "TimeDistributedDense", "LSTM", "GRU", "SimpleRNN")
 _WINDOWS = ("Convolution1D", "AtrousConvolution1D", "LocallyConnected1D")
 _PLANES = (
     "Convolution2D",
@@ -83,7 +84,6 @@ _NO_EFFECT = frozenset(("init", "inner_init", "forget_bias_init"))
 _NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
     **{name: frozenset(("input_dim",)) for name in (*_SIZED, *_WINDOWS)},
     "Embedding": frozenset(("dropout",)),
-    "Highway": frozenset(("input_dim",)),
 }
 # What only one value of is known elsewhere: (class, key) -> that value, what the others do.
 _ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
@@ -92,7 +92,7 @@ _ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
 
 
 def with_orderings(model: Any) -> Any:
-    """The same architecture, where a plane that does not say its order of axes has all others'.
+    """Give planes that do not say their order of axes that of all others.
 
     Keras 1 writes ``dim_ordering`` for convolutions and pools alone. Where nothing says it, or two
     orders are there, nothing is filled in, and ``refused_values`` tells.
@@ -102,7 +102,7 @@ def with_orderings(model: Any) -> Any:
 
 
 def open_questions(model: Any) -> list[str]:
-    """What the file does not say, and how it is read all the same: one line each."""
+    """List what the file does not say, and how it is read all the same: one line each."""
     silent = [*dict.fromkeys(_entries(model, _SILENT, without="dim_ordering"))]
     said = sorted(_orderings(model))
     notes = []
@@ -154,7 +154,7 @@ def _in_order(value: Any, ordering: str) -> Any:
 
 
 def modern(entry: Any) -> Any:
-    """The same layer as Keras 2 would write it; what is not known stays as it is."""
+    """Return the layer as Keras 2 would write it; what is not known stays as it is."""
     if starts_with_merge(entry):
         return without_merge(entry, masks_stay=True)
     config = entry.get("config") if isinstance(entry, Mapping) else None
@@ -209,7 +209,7 @@ def _with_output_size(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refused_values(entry: Any) -> list[str]:
-    """What a layer's options ask for that later Keras has no word for, or leave open."""
+    """List what options ask for that later Keras has no word for, or leave open."""
     config = entry.get("config") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping):
         return []
@@ -300,21 +300,23 @@ def _turned(shape: Shape) -> Shape:
 
 
 def _ahead(layer: LayerSpec) -> bool:
-    """Whether kernels are (filters, channels, rows, columns, ...), as the data are."""
+    """Tell whether kernels are (filters, channels, rows, columns, ...), as the data are."""
     planes = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "ConvLSTM2D", "Conv3D")
     return layer.class_name in planes and layer.config["data_format"] == "channels_first"
 
 
 def _is_old(shape: tuple[int, ...]) -> bool:
-    """Whether a kernel is (filters, channels, length, 1), as before Keras 1.2."""
+    """Tell whether a kernel is (filters, channels, length, 1), as before Keras 1.2."""
     return len(shape) == 4 and shape[3] == 1 != shape[1]
 
 
 def _settle(layer: LayerSpec, stored: Mapping[str, HasShape]) -> LayerSpec:
     """Take from the weights what Keras 1 forgets to write: a PReLU's ``shared_axes``."""
-    if layer.class_name != "PReLU" or "alpha" not in stored or layer.input_shape is None:
+    known = layer.class_name in SCHEMA and "shared_axes" in SCHEMA[layer.class_name].options
+    if not known or not stored or layer.input_shape is None:
         return layer
-    sizes = zip(stored["alpha"].shape, layer.input_shape[1:], strict=False)
+    one = next(iter(stored.values()))
+    sizes = zip(one.shape, layer.input_shape[1:], strict=False)
     shared = tuple(i for i, (own, given) in enumerate(sizes, 1) if own == 1 != given)
     return replace(layer, config={**layer.config, "shared_axes": shared or None})
 

@@ -90,7 +90,7 @@ def slots(
     for name, shape in shapes.items():
         learns = trainable and name not in not_trained
         inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
-        own_fits = _both(fits, _just_in(inside)) if inside else fits
+        own_fits = _both(fits, _last(inside)) if inside else fits
         label = layout.label(name)
         yield Slot(owner, name, label, shape, learns, layer.place, own_fits, within, half, stacked)
     stack = layer.class_name == STACK
@@ -98,7 +98,7 @@ def slots(
         part_fits = _both(fits, _HALVES[key]) if key in _HALVES else fits
         of_half = Half((*owner, key), part_fits) if key in _HALVES else half
         if stack:  # tf.keras and Keras 3 put the cell's name there
-            part_fits = _both(fits, _just_in(part.name))
+            part_fits = _both(fits, _last(part.name))
         start = key.removesuffix("layer")  # "forward_", "backward_"
         yield from slots(
             part, (*owner, key), trainable, part_fits, layout, start, within, of_half, stack
@@ -113,10 +113,6 @@ def slots(
 
 def _named(name: str) -> Callable[[tuple[str, ...]], bool]:
     return lambda segments: name in segments
-
-
-def _just_in(name: str) -> Callable[[tuple[str, ...]], bool]:
-    return lambda segments: segments[-1:] == (name,)
 
 
 def _last(name: str) -> Callable[[tuple[str, ...]], bool]:

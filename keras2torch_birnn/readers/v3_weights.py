@@ -15,7 +15,8 @@ from keras2torch_birnn.own import named_weights, python_name
 from keras2torch_birnn.readers.slots import Key, slots
 from keras2torch_birnn.readers.store import Store
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA
-from keras2torch_birnn.schema.cells import CONV_LSTMS, STACK
+from keras2torch_birnn.schema.cells import STACK
+from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.shapes import expected_weights
 from keras2torch_birnn.spec import Generation, LayerSpec
 

@@ -6,10 +6,13 @@ of a few units minus 1e9 is -1e9, so what Keras subtracts there is put in the sc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from keras2torch_birnn.reference.context import (
     Context,
+    Equation,
     empty_rows_are_zero,
     heads_heed_masks,
     mask_of_lists,
@@ -183,3 +186,11 @@ def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     heeds = mask is not None and heads_heed_masks(context.generation)
     goes_on = mask[0] if heeds else None
     return ((y, weights) if with_scores else y), goes_on
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "Attention": attention,
+    "AdditiveAttention": attention,
+    "MultiHeadAttention": heads,
+    "GroupedQueryAttention": heads,
+}

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.reference.windows import convolution
+from keras2torch_birnn.reference.convolution import convolution
 from keras2torch_birnn.spec import Array, LayerSpec
 
 State: TypeAlias = tuple[Array, ...]

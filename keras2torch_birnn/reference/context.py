@@ -16,9 +16,9 @@ import numpy.typing as npt
 from keras2torch_birnn.deferred import Deferred
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, Structure
 
-Equation: TypeAlias = Callable[
-    [LayerSpec, Structure, Structure, "Context"], tuple[Structure, Structure]
-]
+# output and its mask
+Result: TypeAlias = tuple[Structure, Structure]
+Equation: TypeAlias = Callable[[LayerSpec, Structure, Structure, "Context"], Result]
 
 
 @dataclass(frozen=True)

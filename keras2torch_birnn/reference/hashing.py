@@ -6,10 +6,12 @@ bytes; the keyed hash is SipHash-2-4. Both as published by their authors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.reference.preprocessing import Result, encoded
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.preprocessing import encoded
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 BITS = (1 << 64) - 1
@@ -97,3 +99,8 @@ def hashing(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Re
     if config["output_mode"] == "int":
         return ids, None
     return encoded(ids, config["output_mode"], config["num_bins"], context), None
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "Hashing": hashing,
+}

@@ -6,16 +6,15 @@ which agree with ``layers/local.py`` of Keras 1.2.2 to 2.3.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from keras2torch_birnn.reference.activations import activate
-from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
-Result = tuple[Structure, Structure]
 Corner = tuple[int, ...]
 Window = tuple[slice, ...]
 
@@ -69,3 +68,9 @@ def locally_connected(layer: LayerSpec, x: Array, mask: Structure, context: Cont
         # ``backend.bias_add`` reshapes; it does not move the filters to the front
         y = y + (bias if last else bias.reshape(filters, *bias.shape[:-1]))
     return activate(config["activation"], y), None
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "LocallyConnected1D": locally_connected,
+    "LocallyConnected2D": locally_connected,
+}

@@ -6,14 +6,13 @@ Every mask rule is written from its own Keras: ``keras/layers/merge.py`` (2.2.4,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from keras2torch_birnn.reference.context import Context, Equation, mask_of_lists
+from keras2torch_birnn.reference.context import Context, Equation, Result, mask_of_lists
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
-Result = tuple[Structure, Structure]
 Binary = Callable[[Array, Array], Array]
 
 
@@ -169,3 +168,16 @@ def dot(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) 
     ]
     out = np.stack(samples)
     return (out[:, np.newaxis] if out.ndim == 1 else out), None
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "Add": folded(np.add),
+    "Subtract": folded(np.subtract),
+    "Multiply": multiply,
+    "Average": folded(np.add, lambda total, count: total / count),
+    "Maximum": extreme(np.maximum),
+    "Minimum": extreme(np.minimum),
+    "Concatenate": concatenate,
+    "Dot": dot,
+    "Merge": cosine,
+}

@@ -58,17 +58,17 @@ def operation(function: Function) -> Equation:
 
 
 def listed(function: Function) -> Equation:
-    """The same for an operation whose argument is a list."""
+    """Make the equation of an operation whose argument is a list."""
     return operation(lambda config, *xs: function(config, xs))
 
 
 def plain(function: Function) -> Equation:
-    """The same for a function that has no options."""
+    """Make the equation of a function that has no options."""
     return operation(lambda config, *given: function(*given))
 
 
 def reduction(function: Function) -> Equation:
-    """The same for one with axes, None for all, that stay as 1 or not."""
+    """Make the equation of a reduction over axes, None for all, that stay as 1 or not."""
     return operation(lambda c, x: function(x, axis=c["axis"], keepdims=c["keepdims"]))
 
 

@@ -5,12 +5,12 @@ Keras holds their constants in float32. tf.keras drops the mask, Keras 3 passes 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
-
-Result = tuple[Structure, Structure]
 
 # ``backend.epsilon()``: the smallest deviation of Normalization
 SMALLEST_DEVIATION = 1e-7
@@ -113,3 +113,12 @@ def integer_lookup(layer: LayerSpec, x: Array, mask: Structure, context: Context
         return ids, None
     depth = config["max_tokens"] if config["pad_to_max_tokens"] else len(special) + len(words)
     return encoded(ids, config["output_mode"], depth, context), None
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "Normalization": normalization,
+    "Rescaling": rescaling,
+    "CategoryEncoding": category_encoding,
+    "Discretization": discretization,
+    "IntegerLookup": integer_lookup,
+}

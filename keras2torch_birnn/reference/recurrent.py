@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from keras2torch_birnn.reference.cells import State, Step, step_of, zero_state
-from keras2torch_birnn.reference.context import Context, carried_state_wins
+from keras2torch_birnn.reference.context import Context, Equation, carried_state_wins
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # ---- the loop over time ------------------------------------------------------------------------
@@ -160,3 +160,15 @@ def _half(
     """One direction: its output, and its state if it returns one."""
     output, _ = recurrent(layer, inputs, mask, context.inside(part).starting(initial_state))
     return (output[0], tuple(output[1:])) if layer.config["return_state"] else (output, ())
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "LSTM": recurrent,
+    "GRU": recurrent,
+    "SimpleRNN": recurrent,
+    "RNN": recurrent,
+    "ConvLSTM1D": recurrent,
+    "ConvLSTM2D": recurrent,
+    "ConvLSTM3D": recurrent,
+    "Bidirectional": bidirectional,
+}

@@ -1,4 +1,4 @@
-"""What Keras' layers are: their options, the weights they own and the shapes they produce.
+"""Schema of Keras' layers: options, weights and output shapes.
 
 One row per class, on the page of its family; ``SCHEMA`` joins them. Readers parse options and
 weights by it, the builder and the reference never meet a value that did not pass through it. No
@@ -10,20 +10,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keras2torch_birnn.schema import (
+    activation,
     attention,
     cells,
     convolution,
-    core,
-    einsum_dense,
+    dense,
+    dropout,
+    embedding,
+    hashing,
     local,
+    masking,
     merging,
+    model,
+    normalization,
     operations,
+    pooling,
     preprocessing,
     recurrent,
-    shape,
-    windows,
+    reshaping,
+    resizing,
+    time_distributed,
 )
-from keras2torch_birnn.schema.cells import RECURRENT, cells_in_order, states_of
+from keras2torch_birnn.schema.cells import cells_in_order, states_of
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
     ACTIVATIONS,
@@ -32,34 +40,32 @@ from keras2torch_birnn.schema.options import (
     Option,
     parse_activation,
 )
-from keras2torch_birnn.schema.recurrent import CELL_GATES, CELL_STATES, merged_output
-from keras2torch_birnn.schema.row import Schema, ShapeError, normalized_axes
+from keras2torch_birnn.schema.recurrent import CELL_GATES, CELL_STATES, RECURRENT, merged_output
+from keras2torch_birnn.schema.row import Schema, ShapeError, joined, normalized_axes
 
-_MODELS: Mapping[str, Schema] = {
-    "InputLayer": Schema(
-        {"shape": Option(None, lambda shape: shape), "dtype": Option("float32", lambda d: d)}
-    ),
-    "Sequential": Schema(),
-    "Functional": Schema(aliases=("Model",)),
-}
-
-LAYERS: Mapping[str, Schema] = {
-    **_MODELS,
-    **recurrent.LAYERS,
-    **cells.LAYERS,
-    **core.LAYERS,
-    **einsum_dense.LAYERS,
-    **shape.LAYERS,
-    **windows.LAYERS,
-    **convolution.LAYERS,
-    **local.LAYERS,
-    **preprocessing.LAYERS,
-    **merging.LAYERS,
-    **attention.LAYERS,
-}
+LAYERS: Mapping[str, Schema] = joined(
+    model.LAYERS,
+    recurrent.LAYERS,
+    time_distributed.LAYERS,
+    dense.LAYERS,
+    embedding.LAYERS,
+    masking.LAYERS,
+    activation.LAYERS,
+    dropout.LAYERS,
+    normalization.LAYERS,
+    reshaping.LAYERS,
+    resizing.LAYERS,
+    pooling.LAYERS,
+    convolution.LAYERS,
+    local.LAYERS,
+    preprocessing.LAYERS,
+    hashing.LAYERS,
+    merging.LAYERS,
+    attention.LAYERS,
+)
 OPS = operations.OPS
 CELLS = cells.CELLS
-SCHEMA: Mapping[str, Schema] = {**LAYERS, **OPS, **CELLS}
+SCHEMA: Mapping[str, Schema] = joined(LAYERS, OPS, CELLS)
 
 CLASS_NAMES: Mapping[str, str] = {
     **{name: name for name in SCHEMA},
@@ -83,6 +89,7 @@ __all__ = [
     "Schema",
     "ShapeError",
     "cells_in_order",
+    "joined",
     "merged_output",
     "normalized_axes",
     "parse_activation",

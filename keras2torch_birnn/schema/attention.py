@@ -121,7 +121,7 @@ def _query_value_key(
 def attended_axes(
     axes: tuple[int, ...] | None, rank: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Axes that are attended over, and those that stay apart, without batch and features."""
+    """Return the axes attended over, and those that stay apart, without batch and features."""
     between = range(1, rank - 1)
     over = tuple(between) if axes is None else axes
     return over, tuple(axis for axis in between if axis not in over)
@@ -264,6 +264,8 @@ LAYERS: Mapping[str, Schema] = {
         arguments=_ARGUMENTS,
         call_options=CALL_OPTIONS,
         groups=_GROUPS,
+        # tf.keras notes the shapes that it was built for
+        ignored=("query_shape", "key_shape", "value_shape", "flash_attention"),
     ),
     "GroupedQueryAttention": Schema(
         {
@@ -278,5 +280,6 @@ LAYERS: Mapping[str, Schema] = {
         call_options=CALL_OPTIONS,
         groups=_GROUPS,
         aliases=("GroupQueryAttention",),
+        ignored=("flash_attention",),
     ),
 }

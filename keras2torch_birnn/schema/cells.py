@@ -1,4 +1,4 @@
-"""RNN over cells, stacks of cells, and convolutional LSTMs.
+"""Cells of an RNN, and stacks of cells.
 
 A cell is no layer: it sees one step (B, F) and stands inside an RNN, or in a stack of cells inside
 one. ``RNN`` over one cell computes what that cell's layer does.
@@ -9,28 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras2torch_birnn.schema.convolution import conv_output
-from keras2torch_birnn.schema.options import (
-    REQUIRED,
-    Option,
-    activation,
-    choice,
-    flag,
-    number,
-    size,
-    window,
-)
+from keras2torch_birnn.schema.options import REQUIRED, Option, choice
 from keras2torch_birnn.schema.recurrent import (
     CELL_GATES,
     CELL_OPTIONS,
     GATE_OPTIONS,
     GRU_OPTIONS,
-    LOOP_OPTIONS,
     cell_weights,
     sequence_output,
 )
-from keras2torch_birnn.schema.row import Config, Schema, WeightShapes, known
-from keras2torch_birnn.schema.windows import DATA_FORMAT, channel_axis
+from keras2torch_birnn.schema.row import Config, Schema, known
 from keras2torch_birnn.spec import LayerSpec, Shape
 
 # class of a cell -> class of its layer
@@ -40,18 +28,15 @@ CELL_LAYERS: Mapping[str, str] = {
     "SimpleRNNCell": "SimpleRNN",
 }
 STACK = "StackedRNNCells"
-CONV_LSTMS: Mapping[str, int] = {"ConvLSTM1D": 1, "ConvLSTM2D": 2, "ConvLSTM3D": 3}
-# What can be half of a Bidirectional.
-RECURRENT: tuple[str, ...] = (*CELL_GATES, "RNN", *CONV_LSTMS)
 
 
 def cells_in_order(cell: LayerSpec) -> tuple[LayerSpec, ...]:
-    """The cells that every step goes through."""
+    """Return the cells that every step goes through."""
     return tuple(cell.parts.values()) if cell.class_name == STACK else (cell,)
 
 
 def states_of(cell: LayerSpec) -> tuple[tuple[int, int], ...]:
-    """Whose states they are, in the order in which Keras hands them in and out.
+    """Return whose states they are, in the order in which Keras passes them in and out.
 
     A pair for each cell: its number among ``cells_in_order``, how many states it has.
     """
@@ -62,7 +47,7 @@ def states_of(cell: LayerSpec) -> tuple[tuple[int, int], ...]:
 
 
 def rnn_output(layer: LayerSpec, shape: Shape | None) -> Any:
-    """Output shape of an RNN whose cells know theirs."""
+    """Compute the output shape of an RNN from those of its cells."""
     cell = layer.parts["cell"]
     cells = cells_in_order(cell)
     if any(one.output_shape is None for one in cells):
@@ -83,54 +68,6 @@ def _cell(layer: str, options: Mapping[str, Option]) -> Schema:
     )
 
 
-def _one_step(config: Config, shape: Shape | None) -> Shape | None:
-    """The shape at one step: (B, T, ...) -> (B, ...)."""
-    shape = known(shape, rank=len(config["kernel_size"]) + 3)
-    return None if shape is None else (shape[0], *shape[2:])
-
-
-def _conv_weights(config: Config, shape: Shape | None) -> WeightShapes:
-    step, filters = _one_step(config, shape), config["filters"]
-    channels = None if step is None else step[channel_axis(config)]
-    kernels: dict[str, Shape] = {
-        "kernel": (*config["kernel_size"], channels, 4 * filters),
-        "recurrent_kernel": (*config["kernel_size"], filters, 4 * filters),
-    }
-    return {**kernels, "bias": (4 * filters,)} if config["use_bias"] else kernels
-
-
-def _conv_output(config: Config, shape: Shape | None) -> Any:
-    step = conv_output(config, _one_step(config, shape))
-    if shape is None or step is None:
-        return None
-    return sequence_output(config, shape[1], step, [step] * 2)
-
-
-def _conv_lstm(rank: int) -> Schema:
-    return Schema(
-        {
-            "filters": size(),
-            "kernel_size": window(rank=rank),
-            "strides": window(1, rank),
-            "padding": choice("valid", "valid", "same"),
-            "data_format": DATA_FORMAT,
-            "dilation_rate": window(1, rank),
-            "activation": activation("tanh"),
-            "recurrent_activation": activation(REQUIRED),
-            "use_bias": flag(True),
-            "dropout": number(0.0, 0.0, 1.0),
-            "recurrent_dropout": number(0.0, 0.0, 1.0),
-            **LOOP_OPTIONS,
-        },
-        _conv_weights,
-        _conv_output,
-    )
-
-
-LAYERS: Mapping[str, Schema] = {
-    "RNN": Schema(LOOP_OPTIONS, parts=("cell",)),
-    **{name: _conv_lstm(rank) for name, rank in CONV_LSTMS.items()},
-}
 CELLS: Mapping[str, Schema] = {
     "LSTMCell": _cell("LSTM", GATE_OPTIONS),
     "GRUCell": _cell("GRU", GRU_OPTIONS),

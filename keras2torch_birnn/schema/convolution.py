@@ -74,7 +74,7 @@ def _extent(config: Config, axis: int) -> int:
 
 
 def conv_output(config: Config, shape: Shape | None) -> Shape | None:
-    """Output shape of a convolution that is not transposed."""
+    """Compute the output shape of a convolution that is not transposed."""
     if (shape := windowed(shape, len(config["kernel_size"]))) is None:
         return None
     channels = config.get("filters")
@@ -91,7 +91,7 @@ def conv_output(config: Config, shape: Shape | None) -> Shape | None:
 
 
 def transposed_length(config: Config, length: int | None, axis: int) -> int | None:
-    """Length on one axis (``deconv_output_length`` of Keras 2.15, ``conv_utils``).
+    """Compute the length on one axis (``deconv_output_length`` of Keras 2.15, ``conv_utils``).
 
     With ``padding="same"`` an ``output_padding`` can ask for a length that no convolution would
     bring back to the input's; TensorFlow refuses to compute it. ``output_size`` says the length.

@@ -1,4 +1,4 @@
-"""Which kind of numbers stands where in a graph: what a layer takes and gives. See ``kinds``.
+"""Kinds of numbers in a graph: what each layer takes and gives. See ``kinds``.
 
 A layer of Keras computes in floats, and casts floats of another precision by itself. Whole numbers
 and bools it takes as they are, casts (Dense of tf.keras), promotes (most of Keras 3), or refuses:
@@ -13,7 +13,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras2torch_birnn.schema.kinds import Kinds
-from keras2torch_birnn.spec import Call, Constant, Generation, Graph, LayerSpec, TensorRef, leaves
+from keras2torch_birnn.spec import (
+    Call,
+    Constant,
+    Generation,
+    Graph,
+    LayerSpec,
+    TensorRef,
+    leaves,
+    tensors,
+)
 
 Node = tuple[str, int]
 # What is known of the tensors of a graph: the kinds that each call gives.
@@ -43,7 +52,7 @@ _NORMALIZES = frozenset({"LayerNormalization", "GroupNormalization", "RMSNormali
 
 
 def declared_kind(layer: LayerSpec) -> str:
-    """What Keras makes of whatever is given to this input."""
+    """Return the kind that Keras makes of what this input is given."""
     dtype = str(layer.config["dtype"])
     if dtype in ("bool", "int64"):
         return dtype
@@ -82,19 +91,19 @@ def gives(layer: LayerSpec, call: Call, known: Known) -> Kinds:
 
 
 def keeps(layer: LayerSpec) -> bool:
-    """Whether a layer gives the kind that it gets, if that is one."""
+    """Tell whether a layer gives the kind that it gets, if that is one."""
     return layer.class_name in _KEEPS and layer.config.get("interpolation") in (None, "nearest")
 
 
 def as_it_is(layer: LayerSpec, kinds: Kinds) -> bool:
-    """Whether one of Keras' layers takes such numbers as they are; if not, they become floats."""
+    """Tell whether a layer of Keras takes such numbers as they are; if not, they become floats."""
     layer = repeated(layer)
     takes_any = layer.graph is not None or layer.class_name in TAKES_IDS | _CASTS
     return takes_any or (keeps(layer) and one_kind(kinds))
 
 
 def one_kind(kinds: Kinds) -> bool:
-    """Whether tensors meet as they are; whole numbers of any length do."""
+    """Tell whether tensors are combined as they are; integers of any length are."""
     return len({"whole" if kind in _WHOLE else kind for kind in kinds}) <= 1
 
 
@@ -104,7 +113,7 @@ def _gives_of_model(graph: Graph) -> Kinds:
 
 
 def known_kinds(graph: Graph) -> Known:
-    """What every call of a graph gives whose operations are settled."""
+    """Return the kinds that every call of a graph gives whose operations are settled."""
     known: dict[Node, Kinds] = {}
     for call in graph.calls:
         known[call.layer, call.index] = gives(graph.layer(call.layer), call, known)
@@ -112,7 +121,7 @@ def known_kinds(graph: Graph) -> Known:
 
 
 def repeated(layer: LayerSpec) -> LayerSpec:
-    """What a TimeDistributed does at every step; any other layer itself."""
+    """Return the layer that a TimeDistributed applies at every step; any other layer itself."""
     while layer.class_name == "TimeDistributed":
         layer = layer.parts["layer"]
     return layer
@@ -124,7 +133,7 @@ def refusals(graph: Graph, generation: Generation) -> Iterator[tuple[str, str]]:
     short: set[Node] = set()
     for call in graph.calls:
         layer = repeated(graph.layer(call.layer))
-        refs = [leaf for leaf in leaves(call.args) if isinstance(leaf, TensorRef)]
+        refs = list(tensors(call.args))
         kinds = {kind_of(ref, known) for ref in refs}
         bare = layer.class_name.removeprefix("ops.")
         is_short = bool(refs) and all((ref.layer, ref.call) in short for ref in refs)

@@ -37,7 +37,7 @@ class Places:
     front: int
 
     def inside(self) -> int:
-        """How many steps all windows have together, without what reaches out."""
+        """Count the steps of all windows together, without what reaches out."""
         beyond = (self.count - 1) * self.stride - self.front + self.size - self.length
         return self.count * self.size - self._lost(self.front) - self._lost(beyond)
 
@@ -48,7 +48,7 @@ class Places:
 
 
 def places(config: Config, shape: Shape) -> tuple[Places, ...]:
-    """The windows of every axis for an input of this shape."""
+    """Compute the windows of every axis for an input of this shape."""
     first = 1 if config["data_format"] == "channels_last" else 2
     found = []
     axes = zip(config["kernel_size"], config["strides"], shape[first:], strict=False)
@@ -85,7 +85,7 @@ def _weights(config: Config, shape: Shape | None) -> WeightShapes:
 
 
 def held(config: Config, shape: Shape) -> int:
-    """How many numbers a converted layer has: a whole window for every place, and the bias.
+    """Count the numbers of a converted layer: a whole window for every place, and the bias.
 
     That is far less than implementation 2 has in Keras, and a little more than implementation 3.
     """

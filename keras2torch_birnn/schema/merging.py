@@ -25,7 +25,7 @@ from keras2torch_birnn.spec import Shape, Structure
 
 
 def shapes_of(given: Structure, least: int = 1, most: int = 2**31) -> tuple[Shape | None, ...]:
-    """The shapes of the tensors of a list; refuse one tensor alone, and a wrong number of them."""
+    """Return the shapes of a list of tensors; refuse one tensor alone, and a wrong number."""
     if not isinstance(given, tuple) or any(isinstance(size, int) for size in given):
         raise ShapeError("a list of tensors is expected, found one")
     if not least <= len(given) <= most:
@@ -62,7 +62,7 @@ def _elementwise(given: Structure, least: int = 1, most: int = 2**31) -> Shape |
 
 
 def positive_axis(axis: int, rank: int, least: int = 1) -> int:
-    """The axis counted from the start; what does not exist is refused, and mostly the batch."""
+    """Count an axis from the start; refuse one that does not exist, and mostly the batch."""
     found = axis + rank if axis < 0 else axis
     if not least <= found < rank:
         raise ShapeError(f"axis {axis} of a tensor of {rank} dimensions cannot be merged along")

@@ -22,7 +22,7 @@ HIGHEST_RANK = 25
 
 
 def checked(output: Output) -> Output:
-    """The same output; what no real model computes is refused before it is computed."""
+    """Wrap an output rule: refuse what no real model computes before it is computed."""
 
     def shape(config: Config, given: Structure) -> Structure:
         out = output(config, given)
@@ -43,7 +43,7 @@ def bounded(sizes: Sequence[int]) -> None:
 
 
 def is_list(given: Structure) -> bool:
-    """Whether these are the shapes of several tensors, not one shape."""
+    """Tell whether these are the shapes of several tensors, not one shape."""
     return isinstance(given, tuple) and any(isinstance(part, tuple) for part in given)
 
 

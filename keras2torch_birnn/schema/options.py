@@ -34,7 +34,7 @@ def _is_int(value: Any) -> bool:
 
 
 def size(default: Any = REQUIRED, least: int = 1) -> Option:
-    """A whole number, ``least`` to 2^31 - 1. Old files also hold it as a float such as 5.0."""
+    """Make an option that is an integer, ``least`` to 2^31 - 1; old files hold it as 5.0, too."""
 
     def parse(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
@@ -47,7 +47,7 @@ def size(default: Any = REQUIRED, least: int = 1) -> Option:
 
 
 def number(default: Any = REQUIRED, least: float = -math.inf, most: float = math.inf) -> Option:
-    """A finite number."""
+    """Make an option that is a finite number."""
 
     def parse(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -64,7 +64,7 @@ def number(default: Any = REQUIRED, least: float = -math.inf, most: float = math
 
 
 def optional(option: Option) -> Option:
-    """The same option, or None."""
+    """Make an option that may also be None."""
     return Option(
         None if option.default is REQUIRED else option.default,
         lambda value: None if value is None else option.parse(value),
@@ -72,7 +72,7 @@ def optional(option: Option) -> Option:
 
 
 def flag(default: Any = REQUIRED) -> Option:
-    """True or False."""
+    """Make an option that is True or False."""
 
     def parse(value: Any) -> bool:
         if value not in (True, False):
@@ -83,7 +83,7 @@ def flag(default: Any = REQUIRED) -> Option:
 
 
 def choice(default: Any, *allowed: Any) -> Option:
-    """One of a few values."""
+    """Make an option that is one of a few values."""
 
     def parse(value: Any) -> Any:
         # bool is an int in Python: 1 must not pass for True
@@ -95,7 +95,7 @@ def choice(default: Any, *allowed: Any) -> Option:
 
 
 def sizes(default: Any = REQUIRED, least: int = 1) -> Option:
-    """Whole numbers as a tuple, or None."""
+    """Make an option that is a tuple of integers."""
 
     def parse(value: Any) -> tuple[int, ...]:
         if not isinstance(value, list | tuple):
@@ -106,7 +106,7 @@ def sizes(default: Any = REQUIRED, least: int = 1) -> Option:
 
 
 def window(default: Any = REQUIRED, rank: int = 1, least: int = 1) -> Option:
-    """A size per axis as a tuple; files hold one number for all axes, or a list of ``rank``."""
+    """Make an option that is a size per axis; files hold one for all, or a list of ``rank``."""
 
     def parse(value: Any) -> tuple[int, ...]:
         values = value if isinstance(value, list | tuple) else [value] * rank
@@ -135,7 +135,7 @@ def margins(default: int, rank: int) -> Option:
 
 
 def axes(default: Any) -> Option:
-    """One axis or several, as a tuple; negative axes count from the end."""
+    """Make an option that is a tuple of axes; negative ones count from the end."""
 
     def parse(value: Any) -> tuple[int, ...]:
         values = value if isinstance(value, list | tuple) else [value]
@@ -200,5 +200,5 @@ def parse_activation(value: Any) -> Any:
 
 
 def activation(default: Any = "linear") -> Option:
-    """An activation, see ``parse_activation``."""
+    """Make an option that is an activation, see ``parse_activation``."""
     return Option(default, parse_activation)

@@ -29,7 +29,7 @@ from keras2torch_birnn.spec import Shape, Structure
 
 
 def _numbers(value: Any) -> Any:
-    """A number, or lists of numbers as deep as they come, as tuples."""
+    """Parse a number, or nested lists of numbers, as tuples."""
     if isinstance(value, list | tuple):
         numbers = tuple(_numbers(part) for part in value)
         if len({_extent(part) for part in numbers}) != 1:
@@ -39,7 +39,7 @@ def _numbers(value: Any) -> Any:
 
 
 def _extent(numbers: Any) -> tuple[int, ...]:
-    """The shape of what ``_numbers`` gives."""
+    """Return the shape of what ``_numbers`` gives."""
     return (len(numbers), *_extent(numbers[0])) if isinstance(numbers, tuple) else ()
 
 
@@ -116,8 +116,10 @@ def _categories(config: Config, given: Structure) -> Shape | None:
     return shape
 
 
-def _ids(depth: Callable[[Config], int | None]) -> Callable[[Config, Structure], Shape | None]:
-    """Ids of the input's shape, or encoded."""
+def ids_output(
+    depth: Callable[[Config], int | None],
+) -> Callable[[Config, Structure], Shape | None]:
+    """Make the output rule of ids: of the input's shape, or encoded."""
 
     def output(config: Config, shape: Structure) -> Shape | None:
         if isinstance(shape, tuple) and any(isinstance(part, tuple) for part in shape):
@@ -129,27 +131,13 @@ def _ids(depth: Callable[[Config], int | None]) -> Callable[[Config, Structure],
 
 
 LEAST, MOST = -(2**63), 2**63 - 1
-# What TensorFlow up to 2.5 writes for a layer without salt.
-_NO_SALT = (0xDECAFCAFFE, 0xDECAFCAFFE)
 
 
-def _whole(value: Any) -> int:
-    """A whole number of 64 bits."""
+def whole_number(value: Any) -> int:
+    """Parse an integer of 64 bits."""
     if isinstance(value, bool) or not isinstance(value, int) or not LEAST <= value <= MOST:
         raise BadOptionError("a whole number of 64 bits is expected")
     return value
-
-
-def _salt(value: Any) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    values = value if isinstance(value, list | tuple) else [value, value]
-    if len(values) != 2:
-        raise BadOptionError("a whole number or two are expected")
-    first, second = (_whole(part) for part in values)
-    if (first, second) == _NO_SALT:
-        raise BadOptionError("TensorFlow up to 2.5 writes this for layers without salt, too")
-    return first, second
 
 
 def _whole_numbers(value: Any) -> tuple[int, ...] | None:
@@ -158,7 +146,7 @@ def _whole_numbers(value: Any) -> tuple[int, ...] | None:
         return None
     if not isinstance(value, list | tuple) or not value:
         raise BadOptionError("a list of whole numbers is expected")
-    return tuple(_whole(part) for part in value)
+    return tuple(whole_number(part) for part in value)
 
 
 def lookup_tokens(config: Config) -> tuple[tuple[int, ...], int]:
@@ -177,7 +165,7 @@ def lookup_tokens(config: Config) -> tuple[tuple[int, ...], int]:
 
 
 def lookup_depth(config: Config) -> int:
-    """The number of indices."""
+    """Return the number of indices."""
     tokens, first = lookup_tokens(config)
     if not config["pad_to_max_tokens"]:
         return first + len(tokens)
@@ -188,18 +176,18 @@ def lookup_depth(config: Config) -> int:
 
 def _looked_up(config: Config, shape: Structure) -> Shape | None:
     if config["vocabulary"] is None:  # it is looked for in the archive
-        return _ids(lambda config: None)(config, shape)
+        return ids_output(lambda config: None)(config, shape)
     lookup_tokens(config)
-    return _ids(lookup_depth)(config, shape)
+    return ids_output(lookup_depth)(config, shape)
 
 
-def _mode(default: str, allowed: Sequence[str]) -> Option:
+def output_mode(default: str, allowed: Sequence[str]) -> Option:
     """``binary`` is the name of multi_hot up to tf.keras 2.6."""
     modes = choice(default, *allowed)
     return Option(default, lambda value: modes.parse("multi_hot" if value == "binary" else value))
 
 
-_ENCODINGS = ("one_hot", "multi_hot", "count")
+ENCODINGS = ("one_hot", "multi_hot", "count")
 
 LAYERS: Mapping[str, Schema] = {
     # passes_mask: Keras 3 passes the mask on, tf.keras drops it
@@ -226,48 +214,40 @@ LAYERS: Mapping[str, Schema] = {
     "CategoryEncoding": Schema(
         {
             "num_tokens": size(),
-            "output_mode": _mode("multi_hot", _ENCODINGS),
+            "output_mode": output_mode("multi_hot", ENCODINGS),
             "sparse": choice(False, False),
         },
         output=_categories,
         arguments=("inputs", "count_weights"),
+        renamed={"max_tokens": "num_tokens"},
     ),
     "Discretization": Schema(
         {
             "bin_boundaries": Option(REQUIRED, _rising),
-            "output_mode": _mode("int", ("int", *_ENCODINGS)),
+            "output_mode": output_mode("int", ("int", *ENCODINGS)),
             "sparse": choice(False, False),
             "num_bins": optional(size(None, least=0)),
         },
-        output=_ids(lambda config: len(config["bin_boundaries"]) + 1),
-    ),
-    # whole numbers alone: no text reaches a model in torch
-    "Hashing": Schema(
-        {
-            "num_bins": size(),
-            "mask_value": optional(Option(None, _whole)),
-            "salt": Option(None, _salt),
-            "output_mode": _mode("int", ("int", *_ENCODINGS)),
-            "sparse": choice(False, False),
-        },
-        output=_ids(lambda config: int(config["num_bins"])),
+        output=ids_output(lambda config: len(config["bin_boundaries"]) + 1),
+        ignored=("epsilon",),
     ),
     "IntegerLookup": Schema(
         {
             "vocabulary": Option(None, _whole_numbers),
             "max_tokens": optional(size(None, least=2)),
             "num_oov_indices": size(1, least=0),
-            "mask_token": optional(Option(None, _whole)),
-            "oov_token": Option(-1, lambda value: None if value is None else _whole(value)),
+            "mask_token": optional(Option(None, whole_number)),
+            "oov_token": Option(-1, lambda value: None if value is None else whole_number(value)),
             "vocabulary_dtype": choice("int64", "int64"),
             "idf_weights": choice(None, None),
             "invert": choice(False, False),
-            "output_mode": _mode("int", ("int", *_ENCODINGS)),
+            "output_mode": output_mode("int", ("int", *ENCODINGS)),
             "sparse": choice(False, False),
             "pad_to_max_tokens": flag(False),
             "oov_method": choice("floormod", "floormod"),
             "salt": choice(None, None),
         },
         output=_looked_up,
+        ignored=("vocabulary_size", "has_input_vocabulary"),
     ),
 }

@@ -1,10 +1,11 @@
-"""Recurrent layers and what wraps them."""
+"""Recurrent layers, convolutional ones too, and Bidirectional."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
+from keras2torch_birnn.schema.convolution import conv_output
 from keras2torch_birnn.schema.options import (
     REQUIRED,
     Option,
@@ -13,12 +14,17 @@ from keras2torch_birnn.schema.options import (
     flag,
     number,
     size,
+    window,
 )
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, known, last
+from keras2torch_birnn.schema.windows import DATA_FORMAT, channel_axis
 from keras2torch_birnn.spec import MaskedOutput, Shape
 
 CELL_GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 CELL_STATES: Mapping[str, int] = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
+CONV_LSTMS: Mapping[str, int] = {"ConvLSTM1D": 1, "ConvLSTM2D": 2, "ConvLSTM3D": 3}
+# What can be half of a Bidirectional.
+RECURRENT: tuple[str, ...] = (*CELL_GATES, "RNN", *CONV_LSTMS)
 
 CELL_OPTIONS: Mapping[str, Option] = {
     "units": size(),
@@ -44,7 +50,7 @@ RNN_OPTIONS: Mapping[str, Option] = {**CELL_OPTIONS, **LOOP_OPTIONS}
 
 
 def cell_weights(gates: int, rank: int) -> Callable[[Config, Shape | None], WeightShapes]:
-    """Weights of a layer (rank 3), or of its cell that sees one step (rank 2)."""
+    """Make the weights' rule of a layer (rank 3), or of its cell that sees one step (rank 2)."""
 
     def weights(config: Config, shape: Shape | None) -> WeightShapes:
         units, width = config["units"], gates * config["units"]
@@ -61,7 +67,7 @@ def cell_weights(gates: int, rank: int) -> Callable[[Config, Shape | None], Weig
 
 
 def sequence_output(config: Config, steps: int | None, step: Shape, states: Sequence[Shape]) -> Any:
-    """Output shape of a loop over time whose cell gives ``step`` at each of them.
+    """Compute the output shape of a loop over time whose cell gives ``step`` at each step.
 
     With ``return_state`` a tuple (output, *states).
     """
@@ -85,7 +91,7 @@ def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
 
 
 def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
-    """Output shape of a Bidirectional from those of its halves (with their states, if any)."""
+    """Compute the output shape of a Bidirectional from its halves' (with states, if any)."""
     with_state = bool(forward) and isinstance(forward[0], tuple)
     heads: list[Any] = []
     states: list[Any] = []
@@ -108,6 +114,51 @@ def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
     return out[0] if len(out) == 1 else out
 
 
+def _one_step(config: Config, shape: Shape | None) -> Shape | None:
+    """Return the shape at one step: (B, T, ...) -> (B, ...)."""
+    shape = known(shape, rank=len(config["kernel_size"]) + 3)
+    return None if shape is None else (shape[0], *shape[2:])
+
+
+def _conv_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    step, filters = _one_step(config, shape), config["filters"]
+    channels = None if step is None else step[channel_axis(config)]
+    kernels: dict[str, Shape] = {
+        "kernel": (*config["kernel_size"], channels, 4 * filters),
+        "recurrent_kernel": (*config["kernel_size"], filters, 4 * filters),
+    }
+    return {**kernels, "bias": (4 * filters,)} if config["use_bias"] else kernels
+
+
+def _conv_output(config: Config, shape: Shape | None) -> Any:
+    step = conv_output(config, _one_step(config, shape))
+    if shape is None or step is None:
+        return None
+    return sequence_output(config, shape[1], step, [step] * 2)
+
+
+def _conv_lstm(rank: int, ignored: tuple[str, ...] = ()) -> Schema:
+    return Schema(
+        {
+            "filters": size(),
+            "kernel_size": window(rank=rank),
+            "strides": window(1, rank),
+            "padding": choice("valid", "valid", "same"),
+            "data_format": DATA_FORMAT,
+            "dilation_rate": window(1, rank),
+            "activation": activation("tanh"),
+            "recurrent_activation": activation(REQUIRED),
+            "use_bias": flag(True),
+            "dropout": number(0.0, 0.0, 1.0),
+            "recurrent_dropout": number(0.0, 0.0, 1.0),
+            **LOOP_OPTIONS,
+        },
+        _conv_weights,
+        _conv_output,
+        ignored=ignored,
+    )
+
+
 LAYERS: Mapping[str, Schema] = {
     "LSTM": _rnn("LSTM", {**RNN_OPTIONS, **GATE_OPTIONS}, aliases=("CuDNNLSTM",)),
     "GRU": _rnn("GRU", {**RNN_OPTIONS, **GRU_OPTIONS}, aliases=("CuDNNGRU",)),
@@ -116,21 +167,8 @@ LAYERS: Mapping[str, Schema] = {
         {"merge_mode": choice("concat", "concat", "sum", "mul", "ave", None)},
         parts=("forward_layer", "backward_layer"),
     ),
-    # masking: the mask passes by (where the batch is fixed); or goes in and comes out as the inner
-    # layer makes it (or the input's, reduced to steps); or goes in and comes out as it was (in
-    # TensorFlow 1 to 2.1 where the batch is fixed; 2.2 calls itself the same as 2.1)
-    "TimeDistributed": Schema(
-        {
-            "masking": choice(
-                REQUIRED,
-                "passes by",
-                "inner",
-                "inner unless fixed",
-                "inner, input if fixed",
-                "inner, unknown if fixed",
-                "input",
-            )
-        },
-        parts=("layer",),
-    ),
+    "RNN": Schema(LOOP_OPTIONS, parts=("cell",)),
+    "ConvLSTM1D": _conv_lstm(1),
+    "ConvLSTM2D": _conv_lstm(2, ignored=("implementation",)),  # of Keras before 2.2
+    "ConvLSTM3D": _conv_lstm(3),
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from keras2torch_birnn.schema.options import Option
 from keras2torch_birnn.spec import Shape
 
 Config = Mapping[str, Any]
+Row = TypeVar("Row")
 
 
 class ShapeError(ValueError):
@@ -28,12 +29,12 @@ def known(shape: Shape | None, rank: int | None = None, least_rank: int = 2) -> 
 
 
 def last(shape: Shape | None) -> int | None:
-    """The size of the last axis, or None."""
+    """Return the size of the last axis, or None."""
     return shape[-1] if shape else None
 
 
 def normalized_axes(config: Config, rank: int) -> tuple[int, ...]:
-    """The axes of a normalisation as positive numbers, in the order of the shape."""
+    """Return the axes of a normalization as positive numbers, in the order of the shape."""
     result = sorted({axis % rank for axis in config["axis"] if -rank <= axis < rank})
     if len(result) != len(config["axis"]):
         raise ShapeError(f"axis {list(config['axis'])} does not fit an input of {rank} dimensions")
@@ -64,6 +65,8 @@ class Schema:
     say. With several arguments, or a list of tensors, the input shape is a tuple of shapes.
     ``listed``: its one argument is a list of tensors. ``groups``: of the weights of layers inside
     it, named "query/kernel": what stands before the slash -> names of its group in the v3 store.
+    ``renamed``: other names of options -> those options. ``ignored``: keys that cannot change what
+    a trained layer of this class computes (``readers.dialects`` has those of all classes).
     """
 
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -77,3 +80,19 @@ class Schema:
     call_options: Mapping[str, Option] = field(default_factory=dict)
     listed: bool = False
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+
+def joined(*tables: Mapping[str, Row]) -> dict[str, Row]:
+    """Join the tables of all pages of a floor.
+
+    Raises:
+        ValueError: two pages hold the same class.
+    """
+    rows: dict[str, Row] = {}
+    for table in tables:
+        if twice := rows.keys() & table.keys():
+            raise ValueError(f"{', '.join(sorted(twice))}: on two pages")
+        rows.update(table)
+    return rows

@@ -23,7 +23,7 @@ from keras2torch_birnn.spec import (
     Structure,
     TensorRef,
     leaves,
-    map_structure,
+    tensors,
 )
 
 _UNKNOWN = "unknown"
@@ -173,15 +173,12 @@ def _used(
     calls: list[Call], layers: Mapping[str, LayerSpec], outputs: Structure
 ) -> tuple[Call, ...]:
     """Without the calls that only put a shape together which nobody reads any more."""
-    read = {(ref.layer, ref.call) for ref in leaves(outputs) if isinstance(ref, TensorRef)}
+    read = {(ref.layer, ref.call) for ref in tensors(outputs)}
     kept: list[Call] = []
     for call in reversed(calls):
         kinds = layers[call.layer].config.get("kinds")
         if kinds and kinds["gives"] == ("size",) and (call.layer, call.index) not in read:
             continue
-        map_structure(
-            lambda leaf: read.add((leaf.layer, leaf.call)) if isinstance(leaf, TensorRef) else None,
-            (call.args, call.kwargs),
-        )
+        read |= {(ref.layer, ref.call) for ref in tensors((call.args, call.kwargs))}
         kept.append(call)
     return tuple(reversed(kept))

@@ -1,4 +1,4 @@
-"""EinsumDense: a product of the input and a kernel by an equation of letters.
+"""Equations of EinsumDense: a product of the input and a kernel, whose axes are letters.
 
 Source: ``EinsumDense`` of tf.keras 2.4 to 2.15 and of Keras 3.0 to 3.15, which agree.
 """
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras2torch_birnn.schema.options import REQUIRED, BadOptionError, Option, activation, size
-from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes
+from keras2torch_birnn.schema.options import BadOptionError, size
+from keras2torch_birnn.schema.row import Config, ShapeError, WeightShapes
 from keras2torch_birnn.spec import Shape
 
 # "abc,cd->abd", "...c,cd->...d", "abc...,cd->abd..."
@@ -60,17 +60,20 @@ def letters(equation: Any) -> Letters:
     return parts
 
 
-def _equation(value: Any) -> str:
+def equation(value: Any) -> str:
+    """Check the option ``equation``."""
     letters(value)
     return str(value)
 
 
-def _output_shape(value: Any) -> tuple[int | None, ...]:
+def output_shape(value: Any) -> tuple[int | None, ...]:
+    """Parse the option ``output_shape``: a size, or several; None is a free one."""
     values = value if isinstance(value, list | tuple) else [value]
     return tuple(None if part is None else size().parse(part) for part in values)
 
 
-def _bias_axes(value: Any) -> str | None:
+def bias_axes(value: Any) -> str | None:
+    """Check the option ``bias_axes``."""
     if value is None or (isinstance(value, str) and re.fullmatch("[a-zA-Z]+", value)):
         return value
     raise BadOptionError("letters of the output are expected")
@@ -78,7 +81,7 @@ def _bias_axes(value: Any) -> str | None:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What an equation makes of an input: the size of every letter, the output's shape.
+    """Sizes of an equation for one input: of every letter, and the output's shape.
 
     ``more``: sizes of the axes behind three dots.
     """
@@ -88,12 +91,12 @@ class Sizes:
     more: Shape
 
     def output(self) -> Shape:
-        """The output's shape."""
+        """Return the output's shape."""
         own = tuple(self.of[letter] for letter in self.parts.output)
         return (*self.more, *own) if self.parts.dots == "left" else (*own, *self.more)
 
     def bias(self, axes: str) -> Shape:
-        """From the first of its axes on, 1 where it has none."""
+        """Return the bias' shape: from the first of its axes on, 1 where it has none."""
         first = min(self.parts.output.find(letter) for letter in axes)
         if first < 0:
             raise ShapeError(f"bias_axes {axes!r} are not among {self.parts.output!r}")
@@ -102,7 +105,7 @@ class Sizes:
 
 
 def sizes(config: Config, shape: Shape) -> Sizes:
-    """The sizes of all letters for an input of this shape."""
+    """Compute the sizes of all letters for an input of this shape."""
     parts, declared = letters(config["equation"]), config["output_shape"]
     count = len(shape) - len(parts.input)
     if count < 0 or (count and not parts.dots):
@@ -131,7 +134,8 @@ def _pairs(word: str, shape: Shape) -> Iterator[tuple[str, int | None]]:
     return zip(word, shape, strict=True)
 
 
-def _weights(config: Config, shape: Shape | None) -> WeightShapes:
+def weights(config: Config, shape: Shape | None) -> WeightShapes:
+    """Compute the shapes of kernel and bias."""
     if shape is None:  # the weights will tell their sizes, and as if one axis stood behind dots
         parts = letters(config["equation"])
         shape = (None,) * (len(parts.input) + bool(parts.dots))
@@ -143,19 +147,6 @@ def _weights(config: Config, shape: Shape | None) -> WeightShapes:
     return out
 
 
-def _output(config: Config, shape: Shape | None) -> Shape | None:
+def output(config: Config, shape: Shape | None) -> Shape | None:
+    """Compute the shape of the output."""
     return None if shape is None else sizes(config, shape).output()
-
-
-LAYERS: Mapping[str, Schema] = {
-    "EinsumDense": Schema(
-        {
-            "equation": Option(REQUIRED, _equation),
-            "output_shape": Option(REQUIRED, _output_shape),
-            "activation": activation(),
-            "bias_axes": Option(None, _bias_axes),
-        },
-        _weights,
-        _output,
-    ),
-}

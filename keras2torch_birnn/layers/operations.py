@@ -45,8 +45,6 @@ class Target:
 
 
 _REDUCED = {"axis": "dim", "keepdims": "keepdim"}
-
-
 _TARGETS: Mapping[str, Target] = {
     "Add": Target(operator.add),
     "Subtract": Target(operator.sub),

@@ -6,11 +6,12 @@ One axis (B, T, C) or two (B, H, W, C); ``channels_first`` moves the channels be
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.reference.windows import Result, as_given, channels_last
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.windows import as_given, channels_last
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
@@ -93,7 +94,7 @@ def _areas(steps: int, start: np.float32, end: np.float32, scale: np.float32) ->
 
 
 def _kernel(mode: str, d: float) -> float:
-    """How much a step counts at a distance.
+    """Return the weight of a step at a distance.
 
     Keys' cubic with a = -1/2, of distances in 1/1024 (``resize_bicubic_op.cc``); the cubic of
     Mitchell and Netravali with b = c = 1/3; a normal distribution of deviation 1/2; Lanczos.
@@ -114,3 +115,16 @@ def _kernel(mode: str, d: float) -> float:
         return 0.0
     x = math.pi * d
     return radius * math.sin(x) * math.sin(x / radius) / x**2 if d else 1.0
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "ZeroPadding1D": zero_padding,
+    "ZeroPadding2D": zero_padding,
+    "ZeroPadding3D": zero_padding,
+    "Cropping1D": cropping,
+    "Cropping2D": cropping,
+    "Cropping3D": cropping,
+    "UpSampling1D": up_sampling,
+    "UpSampling2D": up_sampling,
+    "UpSampling3D": up_sampling,
+}

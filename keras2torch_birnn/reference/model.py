@@ -1,20 +1,15 @@
-"""Graphs of layers: models, models inside models, and a layer applied to every time step."""
+"""Models: graphs of layers, and what enters them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.reference.context import (
-    Context,
-    fixed_batch_keeps_mask,
-    mask_enters_time_distributed,
-    passed_mask_goes_on,
-)
+from keras2torch_birnn.reference.context import Context, Equation, passed_mask_goes_on
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import (
     Array,
@@ -31,6 +26,18 @@ from keras2torch_birnn.spec import (
 Pair = tuple[Array, Structure]
 
 CALL_ARGUMENTS = frozenset({"initial_state", "mask", "ignore_mask", "keep_mask"})
+
+
+def input_layer(
+    layer: LayerSpec, x: Array, mask: Structure, context: Context
+) -> tuple[Structure, Structure]:
+    """An input: cast to its kind (``Functional._conform_to_reference_input``, 2.15)."""
+    kind = str(layer.config["dtype"])
+    if kind.startswith(("int", "uint")):
+        return np.asarray(x).astype(np.int64), mask
+    if kind == "bool":
+        return np.asarray(x).astype(bool), mask
+    return context.number(x), mask
 
 
 def model(
@@ -84,7 +91,7 @@ def _keep(
 def _run_call(
     layer: LayerSpec, call: Call, tensors: dict[TensorRef, Pair], context: Context
 ) -> tuple[Structure, Structure]:
-    """One call: which mask the layer uses, and which one goes on to the next layers."""
+    """Run one call: find which mask the layer uses, and which one the next layers see."""
     options = {key: value for key, value in call.kwargs.items() if key not in CALL_ARGUMENTS}
     known = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else options
     if unknown := options.keys() - known.keys():
@@ -114,13 +121,13 @@ def _run_call(
 
 
 def _either(given: Structure, arriving: Structure) -> tuple[Structure, ...]:
-    """Mask by mask the given one, the arriving one where there is none."""
+    """Choose mask by mask the given one, or the arriving one where there is none."""
     pairs = zip(leaves(given), leaves(arriving), strict=True)
     return tuple(second if first is None else first for first, second in pairs)
 
 
 def _mask(leaf: Any, tensors: dict[TensorRef, Pair]) -> Structure:
-    """The mask that the tensor still has at this use of it."""
+    """Return the mask that the tensor still has at this use of it."""
     return tensors[leaf][1] if isinstance(leaf, TensorRef) and leaf.masked else None
 
 
@@ -129,78 +136,14 @@ def _value(leaf: Any, tensors: dict[TensorRef, Pair]) -> Any:
 
 
 def _in_order(inputs: Structure, given: Structure) -> tuple[Any, ...]:
-    """The leaves of ``given`` in the order of those of ``inputs``; dicts are matched by key."""
+    """Return the leaves of ``given`` in the order of those of ``inputs``; match dicts by key."""
     if isinstance(inputs, dict) and isinstance(given, dict):
         return tuple(leaf for key in inputs for leaf in _in_order(inputs[key], given[key]))
     return tuple(leaves(given))
 
 
-def time_distributed(
-    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
-    """``TimeDistributed.call`` and ``.compute_mask``: the inner layer on (B, ...) at every step.
-
-    The mask goes in step by step, or passes by (``_mask_passes_by``). Stateful inner layers are
-    carried from step to step by Keras 3.15; before, ``keras.backend.rnn`` runs the first step
-    twice, which is refused here.
-    """
-    inner = layer.parts["layer"]
-    if context.states is not None and context.generation.name != "keras3":
-        if any(part.config.get("stateful") for part in inner.walk()):
-            raise ValueError(f"layer {layer.name}: a stateful layer inside TimeDistributed")
-    inside_mask = None if _mask_passes_by(layer, context) else mask
-    steps = next(leaves(inputs)).shape[1]
-    results, traces = [], []
-    for t in range(steps):
-        trace = replace(context, layers={}, masks={})
-        step_inputs, step_mask = _at(inputs, t), _at(inside_mask, t)
-        results.append(trace.apply(inner, step_inputs, step_mask))
-        traces.append(trace)
-    for path in traces[0].layers if traces else ():
-        context.layers[path] = _stack([trace.layers[path] for trace in traces])
-        context.masks[path] = _stack([trace.masks[path] for trace in traces])
-    output = _stack([value for value, _ in results])
-    return output, _outer_mask(_stack([m for _, m in results]), mask, layer, context)
-
-
-def _outer_mask(inner: Structure, mask: Structure, layer: LayerSpec, context: Context) -> Structure:
-    """Keras 3.15 passes the incoming mask on (``Layer.compute_mask``).
-
-    Keras 2.2.4 and 2.15 stack what the inner layer makes of it; if that is nothing, the incoming
-    mask goes on, reduced to (B, T) by any.
-    """
-    if context.generation.name == "keras3" or _mask_passes_by(layer, context):
-        return mask
-    if _is_fixed(layer) and fixed_batch_keeps_mask(context.generation):
-        return mask
-    if isinstance(mask, tuple):  # several inputs, none of which has a mask
-        return inner
-    if mask is None or any(m is not None for m in leaves(inner)):
-        return inner
-    return np.asarray(mask).astype(bool).reshape(*mask.shape[:2], -1).any(axis=-1)
-
-
-def _mask_passes_by(layer: LayerSpec, context: Context) -> bool:
-    """Keras before 2.2.0; from then to 2.3.1, where the model fixes its batch size."""
-    fixed_in_keras2 = _is_fixed(layer) and context.generation.name == "keras2"
-    return fixed_in_keras2 or not mask_enters_time_distributed(context.generation)
-
-
-def _is_fixed(layer: LayerSpec) -> bool:
-    shape = layer.input_shape
-    return isinstance(shape, tuple) and len(shape) > 0 and isinstance(shape[0], int)
-
-
-def _at(structure: Structure, t: int) -> Structure:
-    """Time step t of every array (B, T, ...)."""
-    return map_structure(lambda leaf: None if leaf is None else leaf[:, t], structure)
-
-
-def _stack(steps: Sequence[Structure]) -> Structure:
-    """Arrays (B, ...) of each step as (B, T, ...); None stays None."""
-    first = steps[0]
-    if isinstance(first, dict):
-        return {key: _stack([step[key] for step in steps]) for key in first}
-    if isinstance(first, tuple):
-        return tuple(_stack(parts) for parts in zip(*steps, strict=True))
-    return None if first is None else np.stack(steps, axis=1)
+EQUATIONS: Mapping[str, Equation] = {
+    "InputLayer": input_layer,
+    "Sequential": model,
+    "Functional": model,
+}

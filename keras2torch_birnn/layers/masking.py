@@ -1,0 +1,51 @@
+"""Masking: where a mask begins for features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor, nn
+
+from keras2torch_birnn.layers.registry import Converter, MaskFlow
+from keras2torch_birnn.spec import LayerSpec
+
+
+def differs(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    """Mask of Masking: a step counts if any feature differs from ``value``."""
+    return x.ne(value).any(dim=-1)
+
+
+class Masking(nn.Module):
+    """Zeros at steps where every feature is ``mask_value``; the mask says which."""
+
+    def __init__(self, mask_value: float) -> None:
+        super().__init__()
+        self.mask_value = mask_value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ..., F) -> the same shape."""
+        return x * differs(x, None, self.mask_value)[..., None].to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """The value."""
+        return f"mask_value={self.mask_value}"
+
+
+def _single(layer: LayerSpec) -> float:
+    """Return the value as Keras compares it: in float32, whatever the model computes in."""
+    return float(np.float32(layer.config["mask_value"]))
+
+
+def _masking_mask(layer: LayerSpec) -> MaskFlow:
+    return MaskFlow(after=differs, makes=True, constants={"value": _single(layer)})
+
+
+def masking(layer: LayerSpec) -> nn.Module:
+    """Build a Masking."""
+    return Masking(_single(layer))
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Masking": Converter(masking, _masking_mask),
+}

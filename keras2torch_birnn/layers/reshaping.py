@@ -1,0 +1,104 @@
+"""Layers that give the same values another shape. Masks end here, as they do in Keras."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from keras2torch_birnn.layers.registry import NONE, Converter
+from keras2torch_birnn.spec import LayerSpec
+
+
+class Flatten(nn.Module):
+    """(B, ...) -> (B, product). With ``channels_first`` the channels go last before."""
+
+    def __init__(self, *, channels_first: bool) -> None:
+        super().__init__()
+        self.channels_first = channels_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Row-major from the first axis after B."""
+        if x.dim() == 1:
+            return x[:, None]
+        if self.channels_first and x.dim() > 2:
+            x = x.movedim(1, -1)
+        return x.flatten(1)
+
+
+def flatten(layer: LayerSpec) -> nn.Module:
+    """Build a Flatten."""
+    if layer.config["data_format"] == "channels_last":
+        return nn.Flatten()
+    return Flatten(channels_first=True)
+
+
+class Reshape(nn.Module):
+    """(B, ...) -> (B, *target_shape); one size may be -1."""
+
+    def __init__(self, target_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.target_shape = target_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Row-major."""
+        return x.reshape(x.shape[0], *self.target_shape)
+
+    def extra_repr(self) -> str:
+        """The shape."""
+        return f"target_shape={self.target_shape}"
+
+
+def reshape(layer: LayerSpec) -> nn.Module:
+    """Build a Reshape."""
+    return Reshape(layer.config["target_shape"])
+
+
+class Permute(nn.Module):
+    """Permutation of the axes after B; ``dims`` count from 1."""
+
+    def __init__(self, dims: tuple[int, ...]) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output axis i is input axis dims[i]."""
+        return x.permute(0, *self.dims)
+
+    def extra_repr(self) -> str:
+        """The order."""
+        return f"dims={self.dims}"
+
+
+def permute(layer: LayerSpec) -> nn.Module:
+    """Build a Permute."""
+    return Permute(layer.config["dims"])
+
+
+class RepeatVector(nn.Module):
+    """(B, F) -> (B, n, F)."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Repeat the vector at every step."""
+        return x[:, None, :].expand(-1, self.n, -1)
+
+    def extra_repr(self) -> str:
+        """Show the number of steps."""
+        return f"n={self.n}"
+
+
+def repeat_vector(layer: LayerSpec) -> nn.Module:
+    """Build a RepeatVector."""
+    return RepeatVector(layer.config["n"])
+
+
+CONVERTERS: Mapping[str, Converter] = {
+    "Flatten": Converter(flatten, NONE),
+    "Reshape": Converter(reshape, NONE),
+    "Permute": Converter(permute, NONE),
+    "RepeatVector": Converter(repeat_vector, NONE),
+}

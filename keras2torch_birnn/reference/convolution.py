@@ -1,0 +1,145 @@
+"""Convolutions over one axis, two or three: plain, depthwise, separable and transposed.
+
+Letters: B batch, T time, C channels, K kernel size, G groups.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.windows import as_given, channels_last, window_starts
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+
+def _extents(layer: LayerSpec) -> list[int]:
+    sizes = zip(layer.config["kernel_size"], layer.config["dilation_rate"], strict=True)
+    return [(size - 1) * dilation + 1 for size, dilation in sizes]
+
+
+def _places(layer: LayerSpec) -> Iterator[tuple[int, ...]]:
+    """All places k of a window."""
+    return itertools.product(*(range(int(size)) for size in layer.config["kernel_size"]))
+
+
+def _views(layer: LayerSpec, x: Array) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Yield (k, what every window has at its place k): x[t stride + k dilation] as (B, *T', C)."""
+    config, extents = layer.config, _extents(layer)
+    starts = [
+        window_starts(steps, extent, stride, config["padding"])
+        for steps, extent, stride in zip(x.shape[1:-1], extents, config["strides"], strict=True)
+    ]
+    margin = [(e, e) for e in extents]  # more than any window needs
+    padded = np.pad(x, [(0, 0), *margin, (0, 0)])
+    for k in _places(layer):
+        view = padded
+        for axis, i in enumerate(k):
+            offset = extents[axis] + i * config["dilation_rate"][axis]
+            view = view.take([start + offset for start in starts[axis]], axis=1 + axis)
+        yield k, view
+
+
+def _finish(layer: LayerSpec, y: Array, context: Context) -> Result:
+    """Bias, activation, format. The mask ends here."""
+    if layer.config["use_bias"]:
+        y = y + context.weight(layer, "bias")
+    return activate(layer.config["activation"], as_given(layer, y)), None
+
+
+def convolution(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Conv1D.call``, ``Conv2D.call``: sum over k of x[t stride + k dilation] W[k].
+
+    W is (*K, C / G, filters): group g of the filters sees group g of the channels.
+    """
+    x = channels_last(layer, context.number(x))
+    kernel, groups = context.weight(layer, "kernel"), layer.config["groups"]
+    y: Array | float = 0.0
+    for k, view in _views(layer, x):
+        parts = zip(
+            np.split(view, groups, axis=-1), np.split(kernel[k], groups, axis=-1), strict=True
+        )
+        y = y + np.concatenate([v @ w for v, w in parts], axis=-1)
+    return _finish(layer, np.asarray(y), context)
+
+
+def _each_channel(layer: LayerSpec, x: Array, context: Context) -> Array:
+    """Channel c with its own kernels W[..., c, :]; output channels (c, j) in that order."""
+    kernel = context.weight(layer, "depthwise_kernel")  # (*K, C, multiplier)
+    y = sum(view[..., np.newaxis] * kernel[k] for k, view in _views(layer, x))
+    products = np.asarray(y)
+    return products.reshape(*products.shape[:-2], -1)
+
+
+def depthwise(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``DepthwiseConv1D.call``, ``DepthwiseConv2D.call``."""
+    x = channels_last(layer, context.number(x))
+    return _finish(layer, _each_channel(layer, x, context), context)
+
+
+def separable(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``SeparableConv1D.call``, ``SeparableConv2D.call``: depthwise, then a matrix per point."""
+    x = channels_last(layer, context.number(x))
+    matrix = context.weight(layer, "pointwise_kernel").reshape(-1, layer.config["filters"])
+    return _finish(layer, _each_channel(layer, x, context) @ matrix, context)
+
+
+def transposed(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Conv1DTranspose.call``, ``Conv2DTranspose.call``: TensorFlow's gradient of a convolution.
+
+    y[first + s stride + k dilation] += x[s] W[k]^T, where a convolution of y would have begun its
+    window number s at ``first + s stride``. W is (*K, filters, C). What falls outside y is lost.
+    """
+    config, extents = layer.config, _extents(layer)
+    x = channels_last(layer, context.number(x))
+    kernel = context.weight(layer, "kernel")
+    sizes = list(zip(x.shape[1:-1], extents, config["strides"], strict=True))
+    lengths = [_transposed_length(layer, size[0], axis) for axis, size in enumerate(sizes)]
+    room = [length + steps * s + e for length, (steps, e, s) in zip(lengths, sizes, strict=True)]
+    wide = np.zeros((len(x), *room, config["filters"]), dtype=x.dtype)
+    for k in _places(layer):
+        place = tuple(
+            slice(i * dilation, i * dilation + steps * stride, stride)
+            for i, dilation, (steps, _, stride) in zip(
+                k, config["dilation_rate"], sizes, strict=True
+            )
+        )
+        wide[(slice(None), *place)] += x @ kernel[k].T
+    cuts = []
+    for length, (steps, extent, stride) in zip(lengths, sizes, strict=True):
+        lacking = max((steps - 1) * stride + extent - length, 0)
+        before = lacking // 2 if config["padding"] == "same" else 0
+        cuts.append(slice(before, before + length))
+    return _finish(layer, wide[(slice(None), *cuts)], context)
+
+
+def _transposed_length(layer: LayerSpec, steps: int, axis: int) -> int:
+    """``deconv_output_length`` (Keras 2.15, ``utils/conv_utils.py``), as it stands there.
+
+    ``Deconvolution2D`` of Keras 1 hands the size to TensorFlow instead.
+    """
+    if layer.config["output_size"] is not None:
+        return int(layer.config["output_size"][axis])
+    stride, extent = int(layer.config["strides"][axis]), _extents(layer)[axis]
+    same = layer.config["padding"] == "same"
+    if layer.config["output_padding"] is None:
+        return steps * stride if same else steps * stride + max(extent - stride, 0)
+    pad = extent // 2 if same else 0
+    return (steps - 1) * stride + extent - 2 * pad + int(layer.config["output_padding"][axis])
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "Conv1D": convolution,
+    "Conv2D": convolution,
+    "Conv3D": convolution,
+    "DepthwiseConv1D": depthwise,
+    "DepthwiseConv2D": depthwise,
+    "SeparableConv1D": separable,
+    "SeparableConv2D": separable,
+    "Conv1DTranspose": transposed,
+    "Conv2DTranspose": transposed,
+    "Conv3DTranspose": transposed,
+}

@@ -1,0 +1,70 @@
+"""Dense, EinsumDense, Highway and MaxoutDense.
+
+Letters: B batch, T time, F features. Sources name class and method of Keras 2.15 and 3.15, which
+agree unless said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+
+def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Dense.call``: activation(x W + b) over the last axis.
+
+    ``Dense._int8_call`` (3.15): x goes to whole numbers from -127 to 127, the largest of each row
+    becoming 127, W is whole numbers already; the product is divided by both scales.
+    """
+    x, kernel = context.number(x), context.weight(layer, "kernel")
+    if layer.config.get("quantized") is None:
+        y = x @ kernel
+    else:
+        scale = context.weight(layer, "kernel_scale")
+        if layer.config["quantized"] == "inputs and weights":
+            to_whole = 127 / (np.max(np.abs(x), axis=-1, keepdims=True) + 1e-7)
+            x, scale = np.clip(np.round(x * to_whole), -127, 127), scale * to_whole
+        y = (x @ kernel) / scale
+    if layer.config["use_bias"]:
+        y = y + context.weight(layer, "bias")
+    return activate(layer.config["activation"], y), mask
+
+
+def einsum_dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``EinsumDense.call``: activation(einsum(equation, x, W) + b). The mask ends here."""
+    y = np.einsum(layer.config["equation"], context.number(x), context.weight(layer, "kernel"))
+    if layer.config["bias_axes"] is not None:
+        y = y + context.weight(layer, "bias")
+    return activate(layer.config["activation"], y), None
+
+
+def highway(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``Highway.call`` (Keras 1.2.2): a gate between the activation and the input itself."""
+    x = context.number(x)
+    through, carry = x @ context.weight(layer, "W"), x @ context.weight(layer, "W_carry")
+    if layer.config["use_bias"]:
+        through = through + context.weight(layer, "b")
+        carry = carry + context.weight(layer, "b_carry")
+    gate = activate("sigmoid", carry)
+    return gate * activate(layer.config["activation"], through) + (1 - gate) * x, None
+
+
+def maxout(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """``MaxoutDense.call`` (Keras 1.2.2): the largest of several products; W (K, F, units)."""
+    products = np.einsum("bf,kfu->bku", context.number(x), context.weight(layer, "W"))
+    if layer.config["use_bias"]:
+        products = products + context.weight(layer, "b")
+    return products.max(axis=1), None
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "Dense": dense,
+    "EinsumDense": einsum_dense,
+    "Highway": highway,
+    "MaxoutDense": maxout,
+}

@@ -1,0 +1,92 @@
+"""TimeDistributed: the same layer at every time step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from keras2torch_birnn.reference.context import (
+    Context,
+    Equation,
+    fixed_batch_keeps_mask,
+    mask_enters_time_distributed,
+)
+from keras2torch_birnn.spec import LayerSpec, Structure, leaves, map_structure
+
+
+def time_distributed(
+    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> tuple[Structure, Structure]:
+    """``TimeDistributed.call`` and ``.compute_mask``: the inner layer on (B, ...) at every step.
+
+    The mask goes in step by step, or passes by (``_mask_passes_by``). Stateful inner layers are
+    carried from step to step by Keras 3.15; before, ``keras.backend.rnn`` runs the first step
+    twice, which is refused here.
+    """
+    inner = layer.parts["layer"]
+    if context.states is not None and context.generation.name != "keras3":
+        if any(part.config.get("stateful") for part in inner.walk()):
+            raise ValueError(f"layer {layer.name}: a stateful layer inside TimeDistributed")
+    inside_mask = None if _mask_passes_by(layer, context) else mask
+    steps = next(leaves(inputs)).shape[1]
+    results, traces = [], []
+    for t in range(steps):
+        trace = replace(context, layers={}, masks={})
+        step_inputs, step_mask = _at(inputs, t), _at(inside_mask, t)
+        results.append(trace.apply(inner, step_inputs, step_mask))
+        traces.append(trace)
+    for path in traces[0].layers if traces else ():
+        context.layers[path] = _stack([trace.layers[path] for trace in traces])
+        context.masks[path] = _stack([trace.masks[path] for trace in traces])
+    output = _stack([value for value, _ in results])
+    return output, _outer_mask(_stack([m for _, m in results]), mask, layer, context)
+
+
+def _outer_mask(inner: Structure, mask: Structure, layer: LayerSpec, context: Context) -> Structure:
+    """Keras 3.15 passes the incoming mask on (``Layer.compute_mask``).
+
+    Keras 2.2.4 and 2.15 stack what the inner layer makes of it; if that is nothing, the incoming
+    mask goes on, reduced to (B, T) by any.
+    """
+    if context.generation.name == "keras3" or _mask_passes_by(layer, context):
+        return mask
+    if _is_fixed(layer) and fixed_batch_keeps_mask(context.generation):
+        return mask
+    if isinstance(mask, tuple):  # several inputs, none of which has a mask
+        return inner
+    if mask is None or any(m is not None for m in leaves(inner)):
+        return inner
+    return np.asarray(mask).astype(bool).reshape(*mask.shape[:2], -1).any(axis=-1)
+
+
+def _mask_passes_by(layer: LayerSpec, context: Context) -> bool:
+    """Keras before 2.2.0; from then to 2.3.1, where the model fixes its batch size."""
+    fixed_in_keras2 = _is_fixed(layer) and context.generation.name == "keras2"
+    return fixed_in_keras2 or not mask_enters_time_distributed(context.generation)
+
+
+def _is_fixed(layer: LayerSpec) -> bool:
+    shape = layer.input_shape
+    return isinstance(shape, tuple) and len(shape) > 0 and isinstance(shape[0], int)
+
+
+def _at(structure: Structure, t: int) -> Structure:
+    """Time step t of every array (B, T, ...)."""
+    return map_structure(lambda leaf: None if leaf is None else leaf[:, t], structure)
+
+
+def _stack(steps: Sequence[Structure]) -> Structure:
+    """Arrays (B, ...) of each step as (B, T, ...); None stays None."""
+    first = steps[0]
+    if isinstance(first, dict):
+        return {key: _stack([step[key] for step in steps]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_stack(parts) for parts in zip(*steps, strict=True))
+    return None if first is None else np.stack(steps, axis=1)
+
+
+EQUATIONS: Mapping[str, Equation] = {
+    "TimeDistributed": time_distributed,
+}

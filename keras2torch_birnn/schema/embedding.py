@@ -1,0 +1,33 @@
+"""Embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keras2torch_birnn.schema.options import choice, flag, size
+from keras2torch_birnn.schema.row import Config, Schema, WeightShapes
+from keras2torch_birnn.spec import Shape
+
+
+def _embedding_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    rows: Shape = (config["input_dim"],)
+    table: dict[str, Shape] = {"embeddings": (*rows, config["output_dim"])}
+    return {**table, "embeddings_scale": rows} if config.get("quantized") else table
+
+
+def _embedding_output(config: Config, shape: Shape | None) -> Shape | None:
+    return None if shape is None else (*shape, config["output_dim"])
+
+
+LAYERS: Mapping[str, Schema] = {
+    "Embedding": Schema(
+        {
+            "input_dim": size(),
+            "output_dim": size(),
+            "mask_zero": flag(False),
+            "quantized": choice(None, None, "weights"),
+        },
+        _embedding_weights,
+        _embedding_output,
+    ),
+}

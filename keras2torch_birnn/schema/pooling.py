@@ -1,0 +1,73 @@
+"""Pooling over one axis, two or three, in windows and at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from keras2torch_birnn.schema.options import Option, choice, flag, optional, window
+from keras2torch_birnn.schema.row import Config, Schema
+from keras2torch_birnn.schema.windows import (
+    DATA_FORMAT,
+    channel_axis,
+    resized,
+    window_length,
+    windowed,
+)
+from keras2torch_birnn.spec import Shape
+
+
+def _pool_output(config: Config, shape: Shape | None) -> Shape | None:
+    sizes: Sequence[int] = config["pool_size"]
+    strides: Sequence[int] = config["strides"] or sizes
+    if (shape := windowed(shape, len(sizes))) is None:
+        return None
+    return resized(
+        config,
+        shape,
+        lambda size, i: window_length(size, sizes[i], strides[i], config["padding"]),
+        shape[channel_axis(config)],
+    )
+
+
+def _global_pool_output(rank: int) -> Callable[[Config, Shape | None], Shape | None]:
+    def output(config: Config, shape: Shape | None) -> Shape | None:
+        if (shape := windowed(shape, rank)) is None:
+            return None
+        channels = shape[channel_axis(config)]
+        if config["keepdims"]:
+            return resized(config, shape, lambda size, i: 1, channels)
+        return (shape[0], channels)
+
+    return output
+
+
+def _pool(rank: int, alias: str) -> Schema:
+    options = {
+        "pool_size": window(2, rank),
+        "strides": optional(window(None, rank)),
+        "padding": choice("valid", "valid", "same"),
+        "data_format": DATA_FORMAT,
+    }
+    return Schema(options, output=_pool_output, aliases=(alias,))
+
+
+def _global_pool(rank: int, alias: str, **more: Option) -> Schema:
+    options: Mapping[str, Any] = {"data_format": DATA_FORMAT, "keepdims": flag(False), **more}
+    return Schema(options, output=_global_pool_output(rank), aliases=(alias,))
+
+
+LAYERS: Mapping[str, Schema] = {
+    "MaxPooling1D": _pool(1, "MaxPool1D"),
+    "MaxPooling2D": _pool(2, "MaxPool2D"),
+    "MaxPooling3D": _pool(3, "MaxPool3D"),
+    "AveragePooling1D": _pool(1, "AvgPool1D"),
+    "AveragePooling2D": _pool(2, "AvgPool2D"),
+    "AveragePooling3D": _pool(3, "AvgPool3D"),
+    "GlobalMaxPooling1D": _global_pool(1, "GlobalMaxPool1D"),
+    "GlobalMaxPooling2D": _global_pool(2, "GlobalMaxPool2D"),
+    "GlobalMaxPooling3D": _global_pool(3, "GlobalMaxPool3D"),
+    "GlobalAveragePooling1D": _global_pool(1, "GlobalAvgPool1D", use_mask=flag(True)),
+    "GlobalAveragePooling2D": _global_pool(2, "GlobalAvgPool2D"),
+    "GlobalAveragePooling3D": _global_pool(3, "GlobalAvgPool3D"),
+}

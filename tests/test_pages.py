@@ -1,0 +1,217 @@
+"""One page name per layer on every floor, and one order of the floors."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from random_layers import RECIPES
+
+import keras2torch_birnn
+from keras2torch_birnn import layers, reference, schema
+from keras2torch_birnn.layers.graph import OperationNodes
+from keras2torch_birnn.schema import CELLS, LAYERS, OPS, Schema
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(keras2torch_birnn.__file__).parent
+
+
+def pages(floor: Any, table: str) -> dict[str, str]:
+    """Class -> the page of this floor whose table holds it."""
+    found: dict[str, str] = {}
+    for page in pkgutil.iter_modules(floor.__path__):
+        module = importlib.import_module(f"{floor.__name__}.{page.name}")
+        found |= dict.fromkeys(getattr(module, table, ()), page.name)
+    return found
+
+
+ROWS, CONVERTERS = pages(schema, "LAYERS"), pages(layers, "CONVERTERS")
+EQUATIONS = pages(reference, "EQUATIONS")
+CLASSES = sorted({*ROWS, *CONVERTERS, *EQUATIONS} - {*OPS})
+
+# An input is an argument of the model's graph.
+NOT_CONVERTED = frozenset({"InputLayer"})
+# Layers that no random graph holds: models around other layers, those of Keras 1 alone, those of
+# three axes (as slow as their fixtures), and those that take or give whole numbers.
+NOT_DRAWN = frozenset(
+    "InputLayer Functional RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D Highway MaxoutDense "
+    "SpatialDropout3D ZeroPadding3D Cropping3D UpSampling3D MaxPooling3D AveragePooling3D "
+    "GlobalMaxPooling3D GlobalAveragePooling3D Conv3D Conv3DTranspose "
+    "Discretization IntegerLookup Hashing".split()
+)
+
+
+def words(file: Path) -> Iterator[str]:
+    """Patterns of all texts in a script; what is filled into them is any word."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield re.escape(node.value).replace(r"\{\}", r"\w+")
+        elif isinstance(node, ast.JoinedStr):
+            parts = (p.value if isinstance(p, ast.Constant) else None for p in node.values)
+            yield "".join(r"\w+" if part is None else re.escape(str(part)) for part in parts)
+
+
+CASES = [
+    re.compile(pattern)
+    for file in sorted((ROOT / "fixtures").glob("cases*.py"))
+    for pattern in set(words(file))
+    if re.match(r"[A-Z]", pattern)
+]
+
+
+def has_case(name: str, row: Schema) -> bool:
+    names = (name, *row.aliases)
+    return name == "InputLayer" or any(p.fullmatch(n) for p in CASES for n in names)
+
+
+def gaps(name: str) -> list[str]:
+    """What a layer lacks, of all that makes a layer."""
+    row = LAYERS.get(name)
+    drawn = row is not None and not row.listed and len(row.arguments) == 1  # of one tensor
+    lacking: Mapping[str, bool] = {
+        "a row in LAYERS of a page of schema/": row is None,
+        "a converter in CONVERTERS of a page of layers/": name
+        not in CONVERTERS.keys() | NOT_CONVERTED,
+        "an equation in EQUATIONS of a page of reference/": name not in EQUATIONS,
+        "a case in fixtures/cases*.py": row is not None and not has_case(name, row),
+        "a recipe in RECIPES of tests/random_layers.py (or its name in NOT_DRAWN here)": drawn
+        and name not in RECIPES.keys() | NOT_DRAWN,
+    }
+    return [what for what, lacks in lacking.items() if lacks]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_layer_has_everything_that_makes_one(name: str) -> None:
+    assert not gaps(name), f"{name} lacks " + "; ".join(gaps(name))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_layer_has_one_page_name_on_every_floor(name: str) -> None:
+    found = {
+        f"{floor}/{table[name]}.py"
+        for floor, table in (("schema", ROWS), ("layers", CONVERTERS), ("reference", EQUATIONS))
+        if name in table
+    }
+    assert len({Path(page).name for page in found}) == 1, sorted(found)
+
+
+def test_every_page_is_joined() -> None:
+    assert set(ROWS) == set(LAYERS)
+    assert set(CONVERTERS) == set(layers.CONVERTERS)
+    assert set(EQUATIONS) == set(reference.EQUATIONS)
+
+
+def test_operations_and_cells_have_one_page_name_on_every_floor() -> None:
+    assert set(pages(schema, "OPS").values()) == {"operations"}
+    assert {EQUATIONS[name] for name in OPS} == {"operations"}
+    assert OperationNodes.__module__.endswith(".layers.operations")  # written into the graph
+    assert set(pages(schema, "CELLS").values()) == {"cells"}
+    assert CELLS.keys() - {"StackedRNNCells"} <= pages(reference, "CELLS").keys()
+
+
+def test_no_two_pages_hold_one_class() -> None:
+    with pytest.raises(ValueError, match="Dense: on two pages"):
+        schema.joined({"Dense": 1, "Conv1D": 2}, {"Dense": 3})
+
+
+def test_no_layer_both_renames_and_ignores_a_key() -> None:
+    for name, row in schema.SCHEMA.items():
+        assert not row.options.keys() & {*row.renamed, *row.ignored}, name
+        assert set(row.renamed.values()) <= row.options.keys(), name
+
+
+# ---- the order of the floors -------------------------------------------------------------------
+
+# From the lowest to the highest. None leads to a higher one, nor to its neighbours on a floor.
+FLOORS = (
+    {"errors"},
+    {"spec"},
+    {"schema"},
+    {"own"},
+    {"shapes"},
+    {"readers", "reference", "rnn"},
+    {"layers"},
+    {"conversion"},
+    {"saving"},
+    {"verification"},
+    {"cli"},
+)
+# ``bench`` is a command of the command line, and shows its errors as that does.
+KNOWN_CIRCLES = ({"bench", "cli"},)
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(file): file for file in PACKAGE.rglob("*.py")}
+# Its public names are imported when they are asked for, from any floor.
+ROOM_OF_ALL = "keras2torch_birnn"
+
+
+def imported(module: str) -> set[str]:
+    """Modules of the package that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in full}
+    return (found & MODULES.keys()) - {module, ROOM_OF_ALL}
+
+
+IMPORTS = {module: imported(module) for module in MODULES if module != ROOM_OF_ALL}
+
+
+def room(module: str) -> str:
+    """The package or module right below the root."""
+    return module.split(".")[1]
+
+
+def rooms() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {room(module): set() for module in IMPORTS}
+    for module, others in IMPORTS.items():
+        found[room(module)] |= {room(other) for other in others} - {room(module)}
+    return found
+
+
+def reached(graph: Mapping[str, set[str]], start: str) -> set[str]:
+    """All that an import of ``start`` leads to."""
+    found: set[str] = set()
+    ahead = {start}
+    while ahead:
+        new = set().union(*(graph[one] for one in ahead)) - found
+        found, ahead = found | new, new
+    return found
+
+
+def circles(graph: Mapping[str, set[str]]) -> set[frozenset[str]]:
+    """Every set of names that lead to each other."""
+    reach = {name: reached(graph, name) for name in graph}
+    return {
+        frozenset(other for other in reach[name] if name in reach[other])
+        for name in graph
+        if name in reach[name]
+    }
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    assert circles(rooms()) == {frozenset(circle) for circle in KNOWN_CIRCLES}
+    for circle in circles(IMPORTS):
+        assert {room(module) for module in circle} in KNOWN_CIRCLES, sorted(circle)
+
+
+@pytest.mark.parametrize("height", range(len(FLOORS)))
+def test_no_import_leads_to_a_higher_floor(height: int) -> None:
+    graph = rooms()
+    for name in FLOORS[height]:
+        above = set().union(*FLOORS[height:]) - {name}
+        assert not reached(graph, name) & above, name
