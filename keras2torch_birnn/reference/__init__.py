@@ -154,12 +154,14 @@ def compute(
     dtype: npt.DTypeLike = np.float64,
     own: Equation = own_layers.by_plugin,
     scans: bool = False,
+    nudge: Callable[[Array], Array] | None = None,
 ) -> Trace:
     """Run the model on inputs of shape (B, ...), in the order of ``model.input_layers()``.
 
     ``states`` holds what stateful layers carry from call to call, by place (``bi/forward_layer``),
     and is updated; an empty dict is the state after loading. None: nothing is carried. ``own``
-    computes the layers of plugins. ``scans``: whether to keep those.
+    computes the layers of plugins. ``scans``: whether to keep those. ``nudge``:
+    see ``Context``.
 
     Raises:
         ValueError: the inputs do not fit the model.
@@ -174,6 +176,7 @@ def compute(
         states=states,
         own=own,
         scans={} if scans else None,
+        nudge=nudge,
     )
     with np.errstate(all="ignore"):
         outputs, _ = models.run(model.graph, inputs, [None] * len(inputs), context)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.reference.cells import State, Step, step_of, zero_state
+from keras2torch_birnn.reference.cells import State, Step, state_count, step_of, zero_state
 from keras2torch_birnn.reference.context import Context, Scan, carried_state_wins
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -162,8 +162,8 @@ def bidirectional(
     forward, backward = layer.parts["forward_layer"], layer.parts["backward_layer"]
     given: tuple[State | None, State | None] = (None, None)
     if context.initial_state is not None:
-        half = len(context.initial_state) // 2
-        given = (context.initial_state[:half], context.initial_state[half:])
+        count = state_count(forward)
+        given = (context.initial_state[:count], context.initial_state[count:])
     y, forward_state = _half(forward, "forward_layer", inputs, mask, given[0], context)
     y_rev, backward_state = _half(backward, "backward_layer", inputs, mask, given[1], context)
     if forward.config["return_sequences"]:

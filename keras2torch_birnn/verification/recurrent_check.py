@@ -9,7 +9,6 @@ B batch, T time, H units.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from keras2torch_birnn.conversion import flat
 from keras2torch_birnn.reference import compute_recurrent
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.rnn.asked import Asked
+from keras2torch_birnn.rounding import nudge_by
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 from keras2torch_birnn.verification.closeness import EXACT, all_close, error
 from keras2torch_birnn.verification.report import LayerParity
@@ -94,18 +94,6 @@ def recurrent_parity(called: Called, generation: Generation, whole: LayerParity)
     )
 
 
-def _nudge() -> Callable[[Array], Array]:
-    """A function that moves every number by one unit in the last place, up or down."""
-    rng = np.random.default_rng(0)
-    last_place = float(np.finfo(np.float64).eps)
-
-    def nudge(x: Array) -> Array:
-        signs: Array = rng.integers(0, 2, x.shape) * 2 - 1
-        return x * (1 + last_place * signs)
-
-    return nudge
-
-
 # ---- in sequence ---------------------------------------------------------------------------------
 
 
@@ -117,7 +105,7 @@ def _steady_steps(called: Called, generation: Generation, count: int | None = No
     scans = called.scans if count is None else _prefix(called, generation, count)[1]
     x, mask = scans[0].x, scans[0].mask
     nudged = compute_recurrent(
-        called.layer, x, mask, called.start, generation, nudge=_nudge()
+        called.layer, x, mask, called.start, generation, nudge=nudge_by(np.float64, 0)
     ).scans.values()
     return min(
         _first_unsteady(one, other, backward=half.config["go_backwards"])
@@ -208,7 +196,7 @@ def _every_step(called: Called, generation: Generation) -> tuple[int, _Finding]:
     start = [tuple(map(_rows, scan.before)) for scan in called.scans]
     flat_start = tuple(state for states in start for state in states)
     nudged = compute_recurrent(
-        called.layer, x, None, flat_start, generation, nudge=_nudge()
+        called.layer, x, None, flat_start, generation, nudge=nudge_by(np.float64, 0)
     ).scans.values()
     begin = tuple(tuple(map(_tensor, states)) for states in start)
     outputs, states = called.module.run_sequence(Asked(_tensor(x), None, begin))
