@@ -4,7 +4,7 @@
 
 ``--fixtures``: so many of ``fixtures/``, of all generations in turn. ``--models``: folders with
 whole models of your own (``.h5``, ``.hdf5``, ``.keras``; weights alone beside a ``.json``).
-The reference's runs are kept from one mutation of a model to the next; nothing else is shared.
+The model that was read and the reference's runs are kept from one mutation to the next.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
 def run(path: Path, config: Path | None, folder: Path) -> dict[str, Any]:
     """One model: the right OUT and all mutations of it."""
     verification.by_reference = kept(BY_REFERENCE)
+    verification.read_model = kept(READ_MODEL)
     recurrent_check.compute_recurrent = kept(COMPUTE_RECURRENT)
     out = folder / "out.pt"
     k2t.save(k2t.convert(path, config=config), out)
@@ -99,6 +100,7 @@ def run(path: Path, config: Path | None, folder: Path) -> dict[str, Any]:
         "layers caught": 0,
         "refused": [],
         "missed": [],
+        "same": Counter(),
         "kinds": Counter(),
     }
     for mutation in mutations(read(out)):
@@ -109,6 +111,9 @@ def run(path: Path, config: Path | None, folder: Path) -> dict[str, Any]:
         except k2t.K2TError as error:
             facts["refused"].append(f"{label}: {error}")
             continue
+        if mutation.same:
+            facts["same"][mutation.same] += 1
+            continue
         facts["tried"] += 1
         facts["kinds"][mutation.kind] += 1
         facts["caught"] += not report.ok
@@ -118,6 +123,7 @@ def run(path: Path, config: Path | None, folder: Path) -> dict[str, Any]:
     return facts
 
 
+READ_MODEL = verification.read_model
 BY_REFERENCE = verification.by_reference
 COMPUTE_RECURRENT = recurrent_check.compute_recurrent
 
@@ -155,6 +161,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
         "NOT EQUAL": sum(one["caught"] for one in done),
         "by the layers alone": sum(one["layers caught"] for one in done),
         "kinds": dict(kinds),
+        "the same function": sum(sum(one["same"].values()) for one in done),
         "refused at load": sum(len(one["refused"]) for one in done),
         "not OK": [one["file"] for one in done if not one["ok"]],
         "missed": {one["file"]: one["missed"] for one in done if one["missed"]},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -163,6 +163,15 @@ def candidates(
             if drawn not in seen:  # ids are drawn alike, and not every model has a shorter input
                 seen.add(drawn)
                 yield Drawn(f"{name}, {steps} steps" if short else name, arrays)
+
+
+def fitting_steps(model: ModelSpec, choices: Sequence[int]) -> int:
+    """The first number of steps that the model's weights allow, else the first of all.
+
+    A weight may have an axis of time of its own, where the input's is free.
+    """
+    facts = input_facts(model)
+    return next((steps for steps in choices if _fits(model, facts, steps)), choices[0])
 
 
 def draw_inputs(

@@ -36,11 +36,15 @@ _PLACES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "bias")
 
 @dataclass(frozen=True)
 class Mutation:
-    """A changed OUT. ``kind`` is what was done, ``name`` says where."""
+    """A changed OUT. ``kind`` is what was done, ``name`` says where.
+
+    ``same``: why the function is the same nevertheless, by its equation; "" where it is not.
+    """
 
     kind: str
     name: str
     content: Mapping[str, Any]
+    same: str = ""
 
 
 def read(out: Path) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def mutations(content: Mapping[str, Any]) -> Iterator[Mutation]:
     state: State = content["state_dict"]
     for kind, name, changed in _of_weights(state):
         if any(not torch.equal(state[key], changed[key]) for key in state):
-            yield Mutation(kind, name, {**content, "state_dict": changed})
+            yield Mutation(kind, name, {**content, "state_dict": changed}, _same(state, name))
     spec = json.loads(content["spec"])
     for kind, name, text in _of_spec(spec):
         fitted = _fitted(text, state)
@@ -78,7 +82,7 @@ def _of_weights(state: State) -> Iterator[tuple[str, str, State]]:
         if state[own["weight_hh"]].dim() == 2 and gates > 1:
             blocks = [block.T for block in state[own["weight_hh"]].chunk(gates)]
             yield "transposed", own["weight_hh"], state | {own["weight_hh"]: torch.cat(blocks)}
-        if {"bias_ih", "bias_hh"} <= own.keys() and gates == 3:  # others add them up
+        if {"bias_ih", "bias_hh"} <= own.keys():
             first, second = own["bias_ih"], own["bias_hh"]
             moved = {first: state[second], second: state[first]}
             yield "bias row moved", f"{first} and {second}", state | moved
@@ -88,6 +92,17 @@ def _of_weights(state: State) -> Iterator[tuple[str, str, State]]:
         if tensor.dim() == 1 and "bias" in name.rpartition(".")[2] and len(tensor) > 1:
             yield "bias row moved", name, state | {name: tensor.roll(1)}
     yield from _halves(state)
+
+
+def _same(state: State, name: str) -> str:
+    """Why a change of a bias changes nothing."""
+    if name.endswith("key.bias"):
+        return "softmax: what is added to all scores of a query falls out"
+    first, both, _ = name.partition(" and ")
+    matrix = state.get(first.replace("bias_ih", "weight_hh"))
+    if both and "bias_ih" in first and matrix is not None and _gates(matrix) != 3:
+        return "the cell adds both biases up"
+    return ""
 
 
 def _directions(state: State) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from keras2torch_birnn.conversion import Golden, float_type, origin
+from keras2torch_birnn.conversion import GOLDEN_STEPS, Golden, float_type, origin
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UsageError,
@@ -28,7 +28,7 @@ from keras2torch_birnn.errors import (
     in_file,
 )
 from keras2torch_birnn.given_inputs import Given, given_inputs
-from keras2torch_birnn.inputs import Drawn, candidates
+from keras2torch_birnn.inputs import Drawn, candidates, fitting_steps
 from keras2torch_birnn.keras_runner import KerasAnswer, ask_keras
 from keras2torch_birnn.own import equation_of, shown
 from keras2torch_birnn.plugins import PluginName, load_plugins
@@ -68,7 +68,8 @@ __all__ = [
 
 Against = Literal["auto", "keras", "reference", "golden"]
 AGAINST: tuple[Against, ...] = ("auto", "keras", "reference", "golden")
-STEPS = 11
+# Of free axes; the second where weights do not allow the first
+STEPS = (11, GOLDEN_STEPS)
 
 
 def verify(
@@ -117,7 +118,7 @@ def verify(
     _check_same_model(spec, converted, out)
     spec = _in_precision(spec, converted)
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
-    drawn = candidates(spec, steps=STEPS, seed=1)
+    drawn = candidates(spec, steps=fitting_steps(spec, STEPS), seed=1)
     judged = next(drawn)  # the hardest on a wrong layer; no layer minds how steady they are
     on_drawn = by_reference(spec, judged, _by_plugin, scans=True)
     known = {judged.name: on_drawn}

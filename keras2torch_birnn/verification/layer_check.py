@@ -171,13 +171,13 @@ class _Checker(fx.Interpreter):
         if not isinstance(result, Tensor) or not isinstance(wanted, np.ndarray):
             return result
         flags = place.folded(wanted.astype(bool))
-        if result.shape != flags.shape:
+        if result.shape != flags.shape or flags.ndim != 2:
             return result
         before = self.found.get(place.path)
         apart = np.argwhere(result.bool().numpy() != flags)
         if len(apart) and before is not None and before.ok:
             worst = tuple(map(int, apart[0]))
-            where = f"its mask, {in_words(worst)}"
+            where = f"its mask, row {worst[0]}, step {worst[1]}"
             self.found[place.path] = replace(
                 before, ok=False, max_abs_error=1.0, worst_index=worst, where=where
             )

@@ -82,12 +82,11 @@ def recurrent_parity(called: Called, generation: Generation, whole: LayerParity)
     said += f" ({judged} of {total})" if judged < total else ""
     said += " from the reference's own state"
     first = each if not each.ok or (sequence.ok and each.absolute > sequence.absolute) else sequence
-    worst = sequence if not sequence.ok else first
     return replace(
         whole,
         max_abs_error=max(sequence.absolute, each.absolute),
         max_rel_error=max(sequence.relative, each.relative),
-        worst_index=worst.index,
+        worst_index=first.index,
         ok=sequence.ok and each.ok,
         where=first.where,
         judged=said,
@@ -223,10 +222,11 @@ def _step_finding(
         return _Finding(float("inf"), float("inf"), (), False, "a state of another shape")
     chosen = np.flatnonzero(steady)
     got, wanted = [a[chosen] for a in got], [b[chosen] for b in wanted]
-    ok = all_close(got, wanted, [0.0] * len(wanted), EXACT)
-    part, index = worst_of(got, wanted)
+    wrong = [i for i, pair in enumerate(zip(got, wanted, strict=True)) if not _exact(*pair)]
+    part = wrong[0] if wrong else 0  # what it gives before what it keeps
+    _, index = worst_of(got[part : part + 1], wanted[part : part + 1])
     if not index:
-        return _Finding(0.0, 0.0, (), ok, "")
+        return _Finding(0.0, 0.0, (), not wrong, "")
     row, step = divmod(int(chosen[index[0]]), called.scans[0].x.shape[1])
     halves = len(called.scans) == 2
     shift = 0
@@ -235,10 +235,14 @@ def _step_finding(
     at = index[1:]
     unit = f"unit {at[0]}" if len(at) == 1 else f"place {list(at)}"
     state = f"state {part - 1}, " if part > 1 else ""
-    where = "" if ok else f"{_half(number) if halves else ''}{state}{unit}, step {step}"
+    where = f"{_half(number) if halves else ''}{state}{unit}, step {step}" if wrong else ""
     sequences = called.halves[0].config["return_sequences"]
     full = (row, *([step] if sequences else []), *at[:-1], at[-1] + shift)
-    return _Finding(*error(got, wanted), full, ok, where)
+    return _Finding(*error(got, wanted), full, not wrong, where)
+
+
+def _exact(got: Array, wanted: Array) -> bool:
+    return all_close([got], [wanted], [0.0], EXACT)
 
 
 def _rows(array: Array) -> Array:
