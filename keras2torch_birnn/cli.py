@@ -252,8 +252,16 @@ def verify(
     ] = "auto",
     masked_steps: Masked = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,
-    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-5,
-    rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-4,
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--inputs", metavar="DATA.npz", help="Your own data, besides what is drawn."),
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance, obeyed as given.", show_default="1e-5")
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative tolerance, obeyed as given.", show_default="1e-4")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -262,6 +270,8 @@ def verify(
     Example: k2t verify model.h5 model.pt --device all
 
     With OUT alone its own golden vectors are the measure: k2t verify model.pt
+
+    On your own data, too, by the inputs' names or in Keras' order: --inputs data.npz
     """
     with errors_as_lines(debug):
         load_plugins(plugin or ())
@@ -273,7 +283,8 @@ def verify(
             raise UsageError(
                 f"--against {printable(against)}: one of {', '.join(AGAINST)} is expected"
             )
-        if out is None and (chosen in ("keras", "reference") or per_layer or config):
+        of_both = chosen in ("keras", "reference") or per_layer or config or inputs
+        if out is None and of_both:
             raise UsageError(
                 "OUT alone has only its golden vectors to be measured by",
                 "name both files: k2t verify MODEL OUT",
@@ -288,6 +299,7 @@ def verify(
                 against=chosen,
                 atol=atol,
                 rtol=rtol,
+                inputs=inputs,
             )
         for note in report.notes:
             _say("note", note)
@@ -302,19 +314,33 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
     if per_layer:
         _print(f"{'layer (float64, against the reference)':44} {'max abs':>9} {'max rel':>9}")
         for layer in report.layers:
-            mark = "" if layer.ok else f"  WRONG at {list(layer.worst_index)}"
+            how = "" if layer.judged.startswith("whole") else f"  {layer.judged}"
+            mark = how if layer.ok else f"  WRONG: {layer.where}"
             name = printable(layer.path)
             _print(f"{name:44} {layer.max_abs_error:9.1e} {layer.max_rel_error:9.1e}{mark}")
         _print("")
     for c in report.comparisons:
-        verdict = ("equal" if c.ok else "NOT EQUAL") if c.counts else "for information"
+        on = f" on {c.inputs}" if c.inputs else ""
         _print(
-            f"{c.device:5} against {c.against}: max abs error {c.max_abs_error:.1e}, "
-            f"relative {c.max_rel_error:.1e} (float32 rounding {c.yardstick_error:.1e}): {verdict}"
+            f"{c.device:5} against {c.against}{on}: max abs error {c.max_abs_error:.1e}, "
+            f"relative {c.max_rel_error:.1e} (float32 rounding {c.yardstick_error:.1e}): "
+            f"{_verdict(c)}"
         )
-    if report.first_divergence is not None:
-        _print(f"first divergence: {printable(report.first_divergence)}")
-    _print("OK" if report.ok else "NOT EQUAL")
+    wrong = next((layer for layer in report.layers if not layer.ok), None)
+    if wrong is not None:
+        _print(f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}")
+    _print("OK" if report.ok else "NOT EQUAL" if wrong or report.judged else "CANNOT BE JUDGED")
+
+
+def _verdict(comparison: Any) -> str:
+    """What one comparison says; nothing where float32 rounding alone is as large as the output."""
+    if comparison.failure:
+        return f"cannot be computed ({comparison.failure})"
+    if not comparison.counts:
+        return "for information"
+    if not comparison.judged:
+        return "cannot be judged on this input"
+    return "equal" if comparison.ok else "NOT EQUAL"
 
 
 @app.command()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
-from keras2torch_birnn.inputs import draw_inputs
+from keras2torch_birnn.inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.layers.recurrent import RecurrentModule
 from keras2torch_birnn.own import equation_of, shown
-from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.parameters import fill
+from keras2torch_birnn.rounding import Measured, by_reference, differences, steadiest
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import ModelSpec, model_from_json, with_dtype
 from keras2torch_birnn.trial import check_lasting, completed, own_layers, tried
@@ -37,13 +38,15 @@ class Golden:
 
     ``made_by``: "reference", or "model" where the model itself computed them in float64, because
     its weights were trained since or it has layers that only the user knows. ``rounding``: how far
-    plain float32 arithmetic is off on these inputs.
+    plain float32 arithmetic is off on these inputs, ``roundings``: the same for each output, empty
+    in files that know the largest alone.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     made_by: str
     rounding: float
+    roundings: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,16 +141,19 @@ def _reason(error: Exception) -> str:
 
 
 def _golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
-    inputs = draw_inputs(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
+    drawn = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
     if not covered(spec):
-        return model_golden(model, tuple(torch.from_numpy(x) for x in inputs))
-    exact = compute(spec, inputs).outputs
-    single = compute(spec, inputs, dtype=np.float32).outputs
+        return _by_model(model, drawn)
+    return _golden_of(steadiest(drawn, lambda one: by_reference(spec, one))[0], "reference")
+
+
+def _golden_of(found: Measured, made_by: str) -> Golden:
     return Golden(
-        tuple(torch.from_numpy(x) for x in inputs),
-        tuple(torch.from_numpy(np.ascontiguousarray(y)) for y in exact),
-        "reference",
-        max((difference(a, b) for a, b in zip(single, exact, strict=True)), default=0.0),
+        tuple(map(torch.from_numpy, found.drawn.arrays)),
+        tuple(torch.from_numpy(np.ascontiguousarray(y)) for y in found.outputs),
+        made_by,
+        max(found.roundings, default=0.0),
+        found.roundings,
     )
 
 
@@ -158,24 +164,25 @@ def covered(spec: ModelSpec) -> bool:
     )
 
 
-def difference(a: Any, b: Any) -> float:
-    """Largest absolute difference; NaN in the same place is no difference, elsewhere infinite."""
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.shape != b.shape:
-        return float("inf")
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        apart = np.where(same, 0.0, np.abs(a - b))
-    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
-
-
-def model_golden(model: nn.Module, inputs: tuple[Tensor, ...]) -> Golden:
+def model_golden(model: nn.Module) -> Golden:
     """Golden vectors that a float64 copy of the model computes itself."""
-    exact = run(in_float64(model), inputs)
-    rounding = max(
-        (difference(a, b) for a, b in zip(run(model, inputs), exact, strict=True)), default=0.0
-    )
-    return Golden(inputs, exact, "model", rounding)
+    facts = origin(model)
+    before = Drawn("", tuple(x.numpy() for x in facts.golden.inputs))
+    spec = model_from_json(json.loads(facts.spec_text))
+    others = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
+    return _by_model(model, chain([before], others))
+
+
+def _by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
+    copy = in_float64(model)
+
+    def measure(one: Drawn) -> Measured:
+        inputs = tuple(map(torch.from_numpy, one.arrays))
+        exact = tuple(y.numpy() for y in run(copy, inputs))
+        single = tuple(y.numpy() for y in run(model, inputs))
+        return Measured(one, exact, differences(single, exact))
+
+    return _golden_of(steadiest(drawn, measure)[0], "model")
 
 
 def in_float64(model: nn.Module) -> nn.Module:

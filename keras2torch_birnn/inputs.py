@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -102,14 +102,86 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
                 known[call.layer, call.index] = sources[0]
 
 
-def draw_inputs(
+Shape: TypeAlias = tuple[int, ...]
+# How real numbers are drawn
+Values: TypeAlias = Callable[[np.random.Generator, Shape], Array]
+
+
+def normal(rng: np.random.Generator, shape: Shape) -> Array:
+    """Draw normal numbers: they reach every weight, and drive some trained models into chaos."""
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def _shares(rng: np.random.Generator, shape: Shape) -> Array:
+    """Draw rows that are positive and sum to 1."""
+    x = rng.random(shape) ** 4
+    shares: Array = (x / x.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def _one_hot(rng: np.random.Generator, shape: Shape) -> Array:
+    """Draw rows with a single 1."""
+    hot: Array = np.eye(shape[-1], dtype=np.float32)[rng.integers(0, shape[-1], shape[:-1])]
+    return hot
+
+
+def _times(factor: float) -> Values:
+    return lambda rng, shape: normal(rng, shape) * np.float32(factor)
+
+
+# In the order in which they are tried: the first is the hardest on a wrong model.
+_KINDS: Mapping[str, Values] = {
+    "normal numbers": normal,
+    "rows that sum to 1": _shares,
+    "one-hot rows": _one_hot,
+    "normal numbers times 0.1": _times(0.1),
+    "normal numbers times 0.01": _times(0.01),
+}
+
+
+class Drawn(NamedTuple):
+    """Inputs of a model, and what they are, in words."""
+
+    name: str
+    arrays: tuple[Array, ...]
+
+
+def candidates(
     model: ModelSpec, *, steps: int, seed: int, shorten: bool = False
+) -> Iterator[Drawn]:
+    """Draw several batches of different kinds, one at a time: see ``draw_inputs``.
+
+    After those of the file's own length follow shorter ones, where the model allows that.
+    """
+    seen: set[bytes] = set()
+    for short in (False, True):
+        for name, values in _KINDS.items():
+            arrays = draw_inputs(
+                model, steps=steps, seed=seed, shorten=shorten or short, values=values
+            )
+            drawn = b"".join(repr(x.shape).encode() + x.tobytes() for x in arrays)
+            if drawn not in seen:  # ids are drawn alike, and not every model has a shorter input
+                seen.add(drawn)
+                yield Drawn(f"{name}, {steps} steps" if short else name, arrays)
+
+
+def fitting_steps(model: ModelSpec, choices: Sequence[int]) -> int:
+    """The first number of steps that the model's weights allow, else the first of all.
+
+    A weight may have an axis of time of its own, where the input's is free.
+    """
+    facts = input_facts(model)
+    return next((steps for steps in choices if _fits(model, facts, steps)), choices[0])
+
+
+def draw_inputs(
+    model: ModelSpec, *, steps: int, seed: int, shorten: bool = False, values: Values = normal
 ) -> tuple[Array, ...]:
     """Draw one batch: float32 or int32 arrays, ``steps`` for every free axis.
 
     Where a mask begins at an input, rows are full, right-padded, left-padded, gappy and empty.
-    ``shorten``: use ``steps`` also for a fixed second axis, where the model lets itself be
-    computed on that (a model that flattens its steps does not).
+    ``values``: how real numbers are drawn. ``shorten``: use ``steps`` also for a fixed second
+    axis, where the model lets itself be computed on that (one that flattens its steps does not).
     """
     rng = np.random.default_rng(seed)
     facts = input_facts(model)
@@ -122,7 +194,9 @@ def draw_inputs(
     rows = ROWS if any(f.padding is not None for f in facts) else 3
     rows = next((f.shape[0] for f in facts if f.shape and f.shape[0]), rows)
     check_size(model, [_shape(f, steps, rows) for f in facts])
-    return tuple(_draw(f, steps, rows, place, rng) for place, f in enumerate(facts))
+    return tuple(
+        _draw(f, _shape(f, steps, rows), place, rng, values) for place, f in enumerate(facts)
+    )
 
 
 def _shape(facts: InputFacts, steps: int, rows: int) -> tuple[int, ...]:
@@ -162,8 +236,9 @@ def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
     )
 
 
-def _draw(facts: InputFacts, steps: int, rows: int, place: int, rng: np.random.Generator) -> Array:
-    shape = _shape(facts, steps, rows)
+def _draw(
+    facts: InputFacts, shape: Shape, place: int, rng: np.random.Generator, values: Values
+) -> Array:
     x: Array
     if facts.truth:
         return np.asarray(rng.random(shape) < 0.6)
@@ -173,10 +248,10 @@ def _draw(facts: InputFacts, steps: int, rows: int, place: int, rng: np.random.G
         first = 1 if facts.padding is not None and facts.vocabulary > 1 else 0
         x = rng.integers(first, facts.vocabulary, shape).astype(np.int32)
     else:
-        x = rng.standard_normal(shape).astype(np.float32)
+        x = values(rng, shape)
     if facts.padding is None or len(shape) < 2:
         return x
-    for row in range(rows):  # other kinds meet in a row of each input
+    for row in range(len(x)):  # other kinds meet in a row of each input
         x[row, ~_kept((row + place) % ROWS, shape[1])] = facts.padding
     return x
 

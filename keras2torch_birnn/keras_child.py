@@ -1,7 +1,7 @@
 """Runs a model in the live Keras. A script for a child process: nothing of ours is imported.
 
 ``python keras_child.py PACKAGE MODEL INPUTS.npz OUTPUTS.npz [ARCH.json]``; PACKAGE is ``keras`` or
-``tf_keras``. Writes out_0, out_1, ... and the version.
+``tf_keras``. Writes out_0, out_1, ..., the version, and the kinds of numbers it computes in.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def main(
     result = model(given[0] if len(given) == 1 else given, training=False)
     named: dict[str, Any] = {f"out_{i}": plain(y) for i, y in enumerate(_flat(result))}
     version = sys.modules[package].__version__
-    np.savez(outputs, version=np.array(version), **named)
+    kinds = sorted({str(layer.compute_dtype) for layer in model._flatten_layers()})
+    np.savez(outputs, version=np.array(version), kinds=np.array(kinds), **named)
 
 
 def plain(output: Any) -> Any:

@@ -26,15 +26,21 @@ from keras2torch_birnn.spec import Array, ModelSpec
 
 CHILD = Path(__file__).with_name("keras_child.py")
 SECONDS = 600
+# Floats of half precision -> how many times as coarse as float32 they are
+_COARSENESS = {"float16": 2.0**13, "bfloat16": 2.0**16}
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
 
 
 @dataclass(frozen=True)
 class KerasAnswer:
-    """Outputs of the live Keras, and its name and version."""
+    """Outputs of the live Keras, and its name and version.
+
+    ``coarseness``: how many times as coarse as float32 it computes.
+    """
 
     name: str
     outputs: tuple[Array, ...]
+    coarseness: float = 1.0
 
 
 def keras_for(spec: ModelSpec) -> str:
@@ -95,7 +101,8 @@ def ask_keras(
         with np.load(found) as data:
             count = sum(name.startswith("out_") for name in data.files)
             outputs = tuple(data[f"out_{i}"] for i in range(count))
-            return KerasAnswer(f"{package} {data['version']}", outputs)
+            coarse = max((_COARSENESS.get(str(kind), 1.0) for kind in data["kinds"]), default=1.0)
+            return KerasAnswer(f"{package} {data['version']}", outputs, coarse)
 
 
 def named_for_keras(folder: Path, model: Path, config: Path | None) -> Path:

@@ -68,7 +68,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     facts = origin(model)
     golden = facts.golden
     if checksum(model) != facts.checksum:
-        golden = model_golden(model, golden.inputs)
+        golden = model_golden(model)
     named = _named(golden)
     tensors, target = _dense({**model.state_dict(), **named}), Path(path)
     size = sum(tensor.nbytes for tensor in tensors.values())
@@ -129,7 +129,11 @@ def _named(golden: Golden) -> dict[str, Tensor]:
 
 
 def _about(golden: Golden) -> dict[str, Any]:
-    return {"made_by": golden.made_by, "rounding": golden.rounding}
+    return {
+        "made_by": golden.made_by,
+        "rounding": golden.rounding,
+        "roundings": list(golden.roundings),
+    }
 
 
 def _texts(spec: str, golden: Golden) -> dict[str, str]:
@@ -357,10 +361,12 @@ def content_spec(content: Mapping[str, Any]) -> ModelSpec:
 def _golden(content: Mapping[str, Any]) -> Golden:
     try:
         inputs, outputs = tuple(content["inputs"]), tuple(content["outputs"])
-        golden = Golden(inputs, outputs, str(content["made_by"]), float(content["rounding"]))
+        roundings = tuple(map(float, content.get("roundings", ())))
+        made_by, rounding = str(content["made_by"]), float(content["rounding"])
+        golden = Golden(inputs, outputs, made_by, rounding, roundings)
     except (KeyError, TypeError, ValueError):
         raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden") from None
-    if not inputs:
+    if not inputs or len(roundings) not in (0, len(outputs)):
         raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden")
     check_tensors({str(i): t for i, t in enumerate((*inputs, *outputs))}, "golden")
     return golden

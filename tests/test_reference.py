@@ -729,11 +729,11 @@ def test_the_trace_names_layers_inside_wrappers_and_second_calls() -> None:
     root = chain(layer("TimeDistributed", "td", layer=inner), rnn("GRU", 3, H, name="text"))
     trace = run(root, WORDS)
     assert set(trace.layers) == {
-        "chain_input", "td/inner_input", "td/emb", "td/words", "td", "text"
+        "chain_input", "td/inner/inner_input", "td/inner/emb", "td/inner/words", "td", "text"
     }  # fmt: skip
-    assert trace.layers["td/emb"].shape == (2, 2, 3, 2)
-    np.testing.assert_array_equal(trace.masks["td/emb"], WORDS != 0)
-    np.testing.assert_array_equal(trace.layers["td"], trace.layers["td/words"])
+    assert trace.layers["td/inner/emb"].shape == (2, 2, 3, 2)
+    np.testing.assert_array_equal(trace.masks["td/inner/emb"], WORDS != 0)
+    np.testing.assert_array_equal(trace.layers["td"], trace.layers["td/inner/words"])
     twice = chain(embedding(), rnn("GRU", name="g"), name="twice")
     specs = [layer("InputLayer", "a"), layer("InputLayer", "b"), twice]
     calls = [Call("twice", i, (TensorRef(name),)) for i, name in enumerate("ab")]

@@ -15,12 +15,16 @@ from specs import ENTRIES, FIXTURES, GENERATIONS, KERAS2, KERAS3, TF_KERAS, chai
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn import keras_runner
-from keras2torch_birnn.conversion import checksum, difference, origin
+from keras2torch_birnn.conversion import checksum, origin
 from keras2torch_birnn.keras_child import plain
 from keras2torch_birnn.keras_runner import ask_keras, keras_for
 from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.rounding import difference
 from keras2torch_birnn.spec import ModelSpec
-from keras2torch_birnn.verification import _compare, close, expand_devices, verify
+from keras2torch_birnn.verification import close, expand_devices, verify
+from keras2torch_birnn.verification.closeness import Tolerance, tolerance
+from keras2torch_birnn.verification.report import Comparison
+from keras2torch_birnn.verification.whole import compare
 
 STACK = "tf.keras-2.15.0/mask_stack_bi_dense.h5"
 POOLED = "keras-3.15.1/mask_average_pool.keras"
@@ -91,7 +95,18 @@ def test_a_report_is_plain_data(tmp_path: Path) -> None:
     report = verify(FIXTURES / STACK, converted(STACK, tmp_path), against="reference")
     data = json.loads(json.dumps(report.to_dict()))
     assert data["ok"] is True
-    assert {"path", "max_abs_error", "max_rel_error", "worst_index", "ok"} == set(data["layers"][0])
+    assert {
+        "path",
+        "max_abs_error",
+        "max_rel_error",
+        "worst_index",
+        "ok",
+        "where",
+        "judged",
+    } == set(data["layers"][0])
+    assert {"inputs", "judged", "failure"} < set(data["comparisons"][0])
+    assert data["inputs"] == "normal numbers"
+    assert data["judged"] is True
 
 
 def test_a_mean_of_nothing_is_nan_on_both_sides(tmp_path: Path) -> None:
@@ -151,8 +166,7 @@ def test_the_report_names_the_first_layer_that_is_wrong(
     assert report.first_divergence == wrong
     verdicts = {layer.path: layer.ok for layer in report.layers}
     assert list(verdicts) == LAYERS
-    first = LAYERS.index(wrong)
-    assert [verdicts[path] for path in LAYERS] == [i < first for i in range(len(LAYERS))]
+    assert verdicts == {path: path != wrong for path in LAYERS}  # each on its own input
     assert report.max_abs_error > 1e-4
     assert not report.comparisons[0].ok
 
@@ -181,22 +195,50 @@ def test_a_wrong_layer_that_later_ones_hide_is_found(tmp_path: Path) -> None:
     assert not report.ok
 
 
-def test_float32_rounding_is_forgiven_by_the_yardstick_only(tmp_path: Path) -> None:
+def test_float32_rounding_is_forgiven_by_the_yardstick_only() -> None:
     """An error above the tolerance passes where plain float32 arithmetic is as far off."""
-    wanted = (np.array([1.0]),)
-    got = (np.array([1.001]),)
-    near = _compare(got, wanted, "cpu", "reference", 0.0005, 1e-5, 1e-4)
-    far = _compare(got, wanted, "cpu", "reference", 0.0, 1e-5, 1e-4)
-    assert near.ok
-    assert not far.ok
-    assert near.max_abs_error == pytest.approx(1e-3)
+    wanted, got, place = [np.array([1.0])], [np.array([1.001])], ("cpu", "reference")
+    own, given = tolerance(None, None), tolerance(1e-5, 1e-4)
+
+    def compared(rounding: float, limit: Tolerance) -> Comparison:
+        return compare(got, wanted, [rounding], limit, device=place[0], against=place[1])
+
+    assert compared(0.0005, own).ok
+    assert compared(0.0005, own).max_abs_error == pytest.approx(1e-3)
+    assert not compared(0.0, own).ok
+    assert not compared(0.0005, given).ok  # the user's tolerance is obeyed as it is
+
+
+def test_a_comparison_that_rounding_drowns_is_not_judged() -> None:
+    """Float32 rounding above 1e-3 of the output's size: neither equal nor not."""
+    wanted, limit = [np.array([2.0])], tolerance(None, None)
+    drowned, clear = (
+        compare(wanted, wanted, [rounding], limit, device="cpu", against="reference")
+        for rounding in (0.0021, 0.0019)
+    )
+    assert not drowned.judged
+    assert not drowned.ok
+    assert clear.judged
+    assert clear.ok
+
+
+def test_the_rounding_of_one_output_excuses_no_other() -> None:
+    wanted = [np.array([1000.0]), np.array([1.0])]
+    got = [np.array([1000.0]), np.array([1.5])]
+    limit, roundings = tolerance(None, None), [0.5, 1e-6]
+    assert not compare(got, wanted, roundings, limit, device="cpu", against="reference").ok
 
 
 def test_the_tolerance_can_be_chosen(tmp_path: Path) -> None:
     out = converted(STACK, tmp_path)
-    strict = verify(out, atol=0.0, rtol=0.0)
-    assert strict.max_abs_error > 0
-    assert all(c.yardstick_error > 0 for c in strict.comparisons)
+    for strict in (
+        verify(out, atol=0.0, rtol=0.0),
+        verify(FIXTURES / STACK, out, atol=0.0, rtol=0.0, against="reference"),
+    ):
+        assert 0 < strict.max_abs_error < 1e-6
+        assert not strict.ok
+        assert all(c.yardstick_error > 0 for c in strict.comparisons)
+    assert verify(out).ok
     changed(out, nudge("dense.bias"))
     assert not verify(out).ok
     assert verify(out, atol=0.2).ok

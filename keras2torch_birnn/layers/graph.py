@@ -83,12 +83,16 @@ class _Emitter:
         self.operations = OperationNodes(self.graph, self.root, double=double)
         # fx node name -> path of the Keras call ("dense", "dense#1", "encoder/lstm")
         self.paths: dict[str, str] = {}
+        # The same for the nodes that make a call's mask
+        self.mask_paths: dict[str, str] = {}
+        # fx node name -> how many TimeDistributed fold their steps into its batch, where any do
+        self.folded: dict[str, int] = {}
         self.problems: list[K2TError] = []
         # The same paths -> what the layer does with the mask that reaches it
         self.masks: dict[str, str] = {}
         # Module's path -> the plugin's layer that it is, or wraps, without weights
         self.own: dict[str, LayerSpec] = {}
-        # How many TimeDistributed stand around: values have no path there, their steps are folded
+        # How many TimeDistributed stand around: their steps are folded into the batch
         self.folds = 0
 
     def modules(self, graph: Graph, parent: nn.Module) -> dict[str, str]:
@@ -221,8 +225,8 @@ class _Emitter:
         except UnsupportedOptionError as problem:
             self.problems.append(problem)
             return args[0]
-        if node is not None and layer.config["kinds"]["gives"] != ("size",) and not self.folds:
-            self.paths[node.name] = where
+        if node is not None and layer.config["kinds"]["gives"] != ("size",):
+            self._name(self.paths, node, where)
         return value
 
     def mask_of_operation(self, layer: LayerSpec, where: str, came: Any) -> Any:
@@ -278,6 +282,8 @@ class _Emitter:
             self.own[target] = replace(layer, weights={})
         node = self.graph.call_module(target, args, kwargs)
         after = self._mask_after(flow, target, args, goes_on)
+        if callable(flow.after) and after is not None:
+            self._name(self.mask_paths, after, where)
         if isinstance(after, tuple) and own_of(layer) is not None:
             after = after[0]  # several inputs, one output: the first mask goes with it
         came = mask is not None or goes_on is not None
@@ -292,10 +298,15 @@ class _Emitter:
             tuple(after if i < heads else None for i in range(count)),
         )
 
+    def _name(self, names: dict[str, str], node: fx.Node, where: str) -> None:
+        """Note which call's value or mask a node is."""
+        names[node.name] = where
+        if self.folds:
+            self.folded[node.name] = self.folds
+
     def _tell(self, where: str, node: fx.Node, *, came: bool, used: bool, after: Any) -> None:
         """Note which call a node is, and what it does with a mask."""
-        if not self.folds:
-            self.paths[node.name] = where
+        self._name(self.paths, node, where)
         if came:
             effect = "drops it" if after is None else "passes it on"
             self.masks[where] = "uses it" if used else effect
@@ -335,6 +346,8 @@ class _Emitter:
             after = self.graph.call_function(unfold_steps, (inner_mask, first))
         elif inner_mask_leaves(layer) and mask is not None:
             after = self.graph.call_function(step_counts, (first, mask))
+        if after is not mask:
+            self._name(self.mask_paths, after, where)
         self._tell(where, node, came=mask is not None, used=enters, after=after)
         return node, after
 
@@ -389,8 +402,9 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     """Build a Sequential or Functional model as a GraphModule.
 
     It takes the model's inputs in Keras' order and returns its outputs in Keras' structure.
-    ``meta["paths"]`` tells which Keras call each node of the graph is, ``meta["masks"]`` what the
-    calls that a mask reaches do with it.
+    ``meta["paths"]`` tells which Keras call each node of the graph is, ``meta["mask_paths"]`` whose
+    mask it is, ``meta["folded"]`` how many time axes are folded into its batch; ``meta["masks"]``
+    what the calls that a mask reaches do with it.
     """
     if layer.graph is None:
         raise TypeError("a model has a graph")
@@ -409,6 +423,8 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     class_name = attribute_names([layer.name])[layer.name]
     module = fx.GraphModule(emitter.root, emitter.graph, class_name)
     module.meta["paths"] = emitter.paths
+    module.meta["mask_paths"] = emitter.mask_paths
+    module.meta["folded"] = emitter.folded
     module.meta["masks"] = emitter.masks
     module.meta["own"] = emitter.own
     return module

@@ -6,8 +6,8 @@ the torch side. Inference only: what Keras does in training alone is the identit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +34,10 @@ from keras2torch_birnn.reference import (
     resizing,
     time_distributed,
 )
-from keras2torch_birnn.reference.context import Context, Equation
+from keras2torch_birnn.reference.context import Context, Equation, Scan
 from keras2torch_birnn.reference.model import run
 from keras2torch_birnn.schema import joined
-from keras2torch_birnn.spec import Array, ModelSpec, Structure, leaves
+from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec, Structure, leaves
 
 EQUATIONS: Mapping[str, Equation] = joined(
     model.EQUATIONS,
@@ -67,13 +67,16 @@ class Trace:
     """What one run gives.
 
     ``outputs``: the model's outputs, flat and in order. ``layers``: what every call gives, by the
-    layer's name; ``name#1`` is its second call, ``outer/inner`` a layer inside a model or inside a
-    TimeDistributed model (there with the time axis of the wrapper). ``masks``: the same for masks.
+    layer's name; ``name#1`` is its second call, ``outer/inner`` a layer inside a model,
+    ``wrapper/model/inner`` one inside a TimeDistributed model (with the time axis of the wrapper).
+    ``masks``: the same for masks. ``scans``: every direction of the recurrent layers
+    (``bi/forward_layer``), if they were asked for.
     """
 
     outputs: tuple[Array, ...]
     layers: Mapping[str, Structure]
     masks: Mapping[str, Structure]
+    scans: Mapping[str, Scan] = field(default_factory=dict)
 
 
 def compute(
@@ -83,12 +86,15 @@ def compute(
     states: dict[str, tuple[Array, ...]] | None = None,
     dtype: npt.DTypeLike = np.float64,
     own: Equation = own_layers.by_plugin,
+    scans: bool = False,
+    nudge: Callable[[Array], Array] | None = None,
 ) -> Trace:
     """Run the model on inputs of shape (B, ...), in the order of ``model.input_layers()``.
 
     ``states`` holds what stateful layers carry from call to call, by place (``bi/forward_layer``),
     and is updated; an empty dict is the state after loading. None: nothing is carried. ``own``
-    computes the layers of plugins.
+    computes the layers of plugins. ``scans``: whether to keep those. ``nudge``:
+    see ``Context``.
 
     Raises:
         ValueError: the inputs do not fit the model.
@@ -102,7 +108,38 @@ def compute(
         masks={},
         states=states,
         own=own,
+        scans={} if scans else None,
+        nudge=nudge,
     )
     with np.errstate(all="ignore"):
         outputs, _ = run(model.graph, inputs, [None] * len(inputs), context)
-    return Trace(tuple(leaves(outputs)), context.layers, context.masks)
+    return Trace(tuple(leaves(outputs)), context.layers, context.masks, context.scans or {})
+
+
+def compute_recurrent(
+    layer: LayerSpec,
+    x: Array,
+    mask: Array | None,
+    start: tuple[Array, ...],
+    generation: Generation,
+    *,
+    nudge: Callable[[Array], Array] | None = None,
+) -> Trace:
+    """Run one recurrent layer, or a Bidirectional, in float64.
+
+    x: (B, T, ...), mask: (B, T) or None, start: the states of all directions, forward first.
+    ``nudge``: see ``Context``. Scans are named ``""``, or ``forward_layer`` and ``backward_layer``.
+    """
+    context = Context(
+        generation=generation,
+        dtype=np.float64,
+        equations=EQUATIONS,
+        layers={},
+        masks={},
+        states=None,
+        scans={},
+        nudge=nudge,
+    )
+    with np.errstate(all="ignore"):
+        output, _ = context.starting(start).apply(layer, x, mask)
+    return Trace(tuple(leaves(output)), {}, {}, context.scans or {})

@@ -156,6 +156,11 @@ def step_of(layer: LayerSpec, context: Context) -> Step:
     return step
 
 
+def state_count(layer: LayerSpec) -> int:
+    """How many arrays a recurrent layer's state is."""
+    return sum(map(_count, _listed(layer)))
+
+
 def _count(cell: LayerSpec) -> int:
     return 2 if "LSTM" in cell.class_name else 1
 

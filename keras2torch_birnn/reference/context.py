@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,30 @@ Result: TypeAlias = tuple[Structure, Structure]
 Equation: TypeAlias = Callable[[LayerSpec, Structure, Structure, "Context"], Result]
 
 
+class Scan(NamedTuple):
+    """One direction of a recurrent layer, step by step: all (B, T, ...) in the order of time.
+
+    ``before`` and ``after``: the states around each step; ``output``: what the cell gives there,
+    at a masked step as well. ``start``: the states (B, ...) before the first step that is read.
+    """
+
+    x: Array
+    mask: Array | None
+    start: tuple[Array, ...]
+    before: tuple[Array, ...]
+    output: Array
+    after: tuple[Array, ...]
+
+
 @dataclass(frozen=True)
 class Context:
     """Where a layer stands in a run.
 
     ``path`` names the call (``outer#1/inner``), ``place`` the layer, whatever call reaches it
     (``outer/inner``). ``layers`` and ``masks`` collect what the calls give; ``states`` holds what
-    stateful layers carry, None where nothing is carried. ``call_options``: what else this call said
-    (``Schema.call_options``).
+    stateful layers carry, None where nothing is carried. ``scans`` collects every direction of the
+    recurrent layers, None where nobody asks. ``call_options``: what else this call said
+    (``Schema.call_options``). ``nudge`` changes what every step of a recurrent layer reads.
     """
 
     generation: Generation
@@ -42,6 +58,8 @@ class Context:
     initial_state: tuple[Array, ...] | None = None
     call_options: Mapping[str, Any] = field(default_factory=dict)
     own: Equation | None = None
+    scans: dict[str, Scan] | None = None
+    nudge: Callable[[Array], Array] | None = None
 
     def inside(self, name: str, call: int = 0) -> Context:
         """The context of call number ``call`` of the layer ``name`` inside this one."""
@@ -59,7 +77,7 @@ class Context:
 
     def aside(self) -> Context:
         """The same place in a run that leaves no trace and carries nothing."""
-        return replace(self, layers={}, masks={}, states=None)
+        return replace(self, layers={}, masks={}, states=None, scans=None)
 
     def apply(self, layer: LayerSpec, inputs: Structure, mask: Structure) -> Any:
         """Run the equation of the layer's class here; ``own`` is that of plugins' layers."""

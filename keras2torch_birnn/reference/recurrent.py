@@ -6,12 +6,16 @@ Letters: B batch, T time, F features, H units (of a ConvLSTM images instead of f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.reference.cells import State, Step, step_of, zero_state
-from keras2torch_birnn.reference.context import Context, Equation, carried_state_wins
+from keras2torch_birnn.reference.cells import State, Step, state_count, step_of, zero_state
+from keras2torch_birnn.reference.context import Context, Equation, Scan, carried_state_wins
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+# One step: the state before it, what the cell gives, the state after it, as if it counted.
+_Taken: TypeAlias = tuple[State, Array, State]
 
 # ---- the loop over time ------------------------------------------------------------------------
 
@@ -28,7 +32,13 @@ def recurrent(
     valid = None if mask is None else _steps_that_count(mask, x)
     start = _first_state(layer, x, context)
     step = step_of(layer, context)
-    outputs, last, state = _read(layer, x, valid, start, step)
+    if context.nudge is not None:
+        step = _nudged(step, context.nudge)
+    outputs, last, state, taken = _read(layer, x, valid, start, step)
+    if context.scans is not None:
+        in_time = taken[::-1] if config["go_backwards"] else taken
+        before, output, after = _stacked(in_time)
+        context.scans[context.path] = Scan(x, valid, start, before, output, after)
     if config["stateful"] and context.states is not None:
         context.states[context.place] = state
     output = outputs if config["return_sequences"] else last
@@ -40,8 +50,8 @@ def recurrent(
 
 def _read(
     layer: LayerSpec, x: Array, valid: Array | None, state: State, step: Step
-) -> tuple[Array, Array, State]:
-    """Outputs (B, T, H) in the order of reading, the last of them (B, H), the last state.
+) -> tuple[Array, Array, State, list[_Taken]]:
+    """Outputs (B, T, H) in the order of reading, the last of them (B, H), the last state, steps.
 
     A masked step leaves the state as it is. What stands in its place in the output:
     ``previous_state``: ``keras.backend.rnn``, TensorFlow, Keras 2.2.4, not unrolled;
@@ -53,9 +63,11 @@ def _read(
     steps = x.shape[1]
     reading_order = range(steps - 1, -1, -1) if config["go_backwards"] else range(steps)
     outputs: list[Array] = []
+    taken: list[_Taken] = []
     output = zeros = np.zeros_like(step(x[:, 0], state)[0])
     for t in reading_order:
         new, new_state = step(x[:, t], state)
+        taken.append((state, new, new_state))
         if valid is None:
             output, state = new, new_state
         else:
@@ -76,7 +88,22 @@ def _read(
     if valid is not None and config["masked_output"] == "zeros_unreversed":
         sequence = _where(valid, sequence, zeros[:, np.newaxis])  # position by position, as read
         last = _where(valid[:, reading_order[-1]], last, zeros)  # this one is reversed
-    return sequence, last, state
+    return sequence, last, state, taken
+
+
+def _nudged(step: Step, nudge: Callable[[Array], Array]) -> Step:
+    """The step on an input and a state that are changed a little."""
+    return lambda x, state: step(nudge(x), tuple(map(nudge, state)))
+
+
+def _stacked(taken: list[_Taken]) -> tuple[State, Array, State]:
+    """Steps of (B, ...) as (B, T, ...): the states before them, outputs, the states after them."""
+    before, output, after = zip(*taken, strict=True)
+    return (
+        tuple(np.stack(parts, axis=1) for parts in zip(*before, strict=True)),
+        np.stack(output, axis=1),
+        tuple(np.stack(parts, axis=1) for parts in zip(*after, strict=True)),
+    )
 
 
 def _where(flags: Array, a: Array, b: Array) -> Array:
@@ -135,8 +162,8 @@ def bidirectional(
     forward, backward = layer.parts["forward_layer"], layer.parts["backward_layer"]
     given: tuple[State | None, State | None] = (None, None)
     if context.initial_state is not None:
-        half = len(context.initial_state) // 2
-        given = (context.initial_state[:half], context.initial_state[half:])
+        count = state_count(forward)
+        given = (context.initial_state[:count], context.initial_state[count:])
     y, forward_state = _half(forward, "forward_layer", inputs, mask, given[0], context)
     y_rev, backward_state = _half(backward, "backward_layer", inputs, mask, given[1], context)
     if forward.config["return_sequences"]:

@@ -10,6 +10,7 @@ import numpy as np
 from keras2torch_birnn.reference.context import (
     Context,
     Equation,
+    Scan,
     fixed_batch_keeps_mask,
     mask_enters_time_distributed,
 )
@@ -31,15 +32,21 @@ def time_distributed(
             raise ValueError(f"layer {layer.name}: a stateful layer inside TimeDistributed")
     inside_mask = None if _mask_passes_by(layer, context) else mask
     steps = next(leaves(inputs)).shape[1]
+    path = f"{context.path}/{inner.name}"
     results, traces = [], []
     for t in range(steps):
-        trace = replace(context, layers={}, masks={})
+        scans: dict[str, Scan] | None = None if context.scans is None else {}
+        trace = replace(context, path=path, layers={}, masks={}, scans=scans)
         step_inputs, step_mask = _at(inputs, t), _at(inside_mask, t)
         results.append(trace.apply(inner, step_inputs, step_mask))
         traces.append(trace)
     for path in traces[0].layers if traces else ():
         context.layers[path] = _stack([trace.layers[path] for trace in traces])
         context.masks[path] = _stack([trace.masks[path] for trace in traces])
+    if context.scans is not None:
+        found = [trace.scans or {} for trace in traces]
+        for path in found[0] if found else ():
+            context.scans[path] = Scan(*_stack([scans[path] for scans in found]))
     output = _stack([value for value, _ in results])
     return output, _outer_mask(_stack([m for _, m in results]), mask, layer, context)
 

@@ -1,0 +1,321 @@
+"""Prove that OUT computes what MODEL computes: per layer, per device, by several yardsticks.
+
+The verdict has two parts. In float64 every layer must agree with the NumPy reference, each on the
+reference's own input (``layer_check``), which no wrong gate, flip or mask survives. In its own
+precision the whole model must agree to ``atol + rtol |y|``, or else be as close to the exact value
+as plain float32 arithmetic is, on inputs on which that says something (``whole``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from keras2torch_birnn.conversion import GOLDEN_STEPS, Golden, float_type, origin
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UsageError,
+    WeightMismatchError,
+    in_file,
+)
+from keras2torch_birnn.given_inputs import Given, given_inputs
+from keras2torch_birnn.inputs import Drawn, candidates, fitting_steps
+from keras2torch_birnn.keras_runner import KerasAnswer, ask_keras
+from keras2torch_birnn.own import equation_of, shown
+from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.reference.own_layers import by_plugin
+from keras2torch_birnn.rounding import Measured, by_reference, steadiest
+from keras2torch_birnn.saving import checked_device, load
+from keras2torch_birnn.spec import (
+    LayerSpec,
+    ModelSpec,
+    Structure,
+    model_from_json,
+    with_dtype,
+)
+from keras2torch_birnn.trial import completed, own_layers, stands_for
+from keras2torch_birnn.verification.closeness import Tolerance, close, tolerance
+from keras2torch_birnn.verification.layer_check import both, check_layers
+from keras2torch_birnn.verification.report import (
+    Comparison,
+    LayerParity,
+    ParityReport,
+    report_of,
+)
+from keras2torch_birnn.verification.whole import compare, outputs
+
+__all__ = [
+    "AGAINST",
+    "Comparison",
+    "LayerParity",
+    "ParityReport",
+    "check_layers",
+    "close",
+    "expand_devices",
+    "verify",
+]
+
+Against = Literal["auto", "keras", "reference", "golden"]
+AGAINST: tuple[Against, ...] = ("auto", "keras", "reference", "golden")
+# Of free axes; the second where weights do not allow the first
+STEPS = (11, GOLDEN_STEPS)
+
+
+def verify(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    config: str | os.PathLike[str] | None = None,
+    devices: Sequence[str] = ("cpu",),
+    against: Against = "auto",
+    atol: float | None = None,
+    rtol: float | None = None,
+    masked_steps: str | None = None,
+    plugins: Iterable[PluginName] = (),
+    inputs: Given | None = None,
+) -> ParityReport:
+    """Compare the converted model OUT with what MODEL computes.
+
+    With one path, that is OUT, checked against the golden vectors inside it. ``against``:
+    "reference" (float64 NumPy), "keras" (the live Keras that can load the file, in a child
+    process), "golden", or "auto": the reference, and Keras where it is installed.
+    ``atol``, ``rtol``: obeyed as given; without them ``1e-5 + 1e-4 |y|``, or what float32
+    arithmetic rounds. ``masked_steps``: as for ``convert``; by default what OUT was converted
+    with. ``plugins``: as for ``convert``. ``inputs``: your own data, besides what is drawn: the
+    path of an ``.npz``, a dict by the inputs' names, or a list in Keras' order.
+
+    Raises:
+        UsageError: a device or a Keras that is not there, or inputs that the model does not take;
+            and what reading either file raises.
+    """
+    if against not in AGAINST:
+        raise UsageError(f"against {against!r}: one of {', '.join(AGAINST)} is expected")
+    limit = tolerance(atol, rtol)
+    load_plugins(plugins)
+    places = expand_devices(devices)
+    if out is None or against == "golden":
+        if inputs is not None:
+            raise UsageError(
+                "golden vectors bring their own inputs", "name both files: k2t verify MODEL OUT"
+            )
+        return _against_golden(out or model, places, limit)
+    spec = _read(model, config, masked_steps)
+    converted = load(out)
+    chosen = masked_steps or model_from_json(json.loads(origin(converted).spec_text)).masked_steps
+    if chosen != spec.masked_steps:
+        spec = _read(model, config, chosen)
+    _check_same_model(spec, converted, out)
+    spec = _in_precision(spec, converted)
+    own_data = () if inputs is None else (given_inputs(spec, inputs),)
+    drawn = candidates(spec, steps=fitting_steps(spec, STEPS), seed=1)
+    judged = next(drawn)  # the hardest on a wrong layer; no layer minds how steady they are
+    on_drawn = by_reference(spec, judged, _by_plugin, scans=True)
+    known = {judged.name: on_drawn}
+    layers = _layers(converted, spec, on_drawn)
+    for data in own_data:
+        known[data.name] = by_reference(spec, data, _by_plugin, scans=True)
+        layers = both(layers, _layers(converted, spec, known[data.name]))
+
+    def measure(one: Drawn) -> Measured:
+        return known.get(one.name) or by_reference(spec, one, _by_plugin)
+
+    best, tried = steadiest(chain(own_data, [judged], drawn), measure)
+    notes = list(_plugin_notes(spec))
+    answer = None
+    if best.judged:
+        answer = _keras_answer(model, config, spec, best, against, notes)
+    comparisons = [
+        one
+        for measured in tried
+        if not measured.judged and measured is not best
+        for one in _comparisons(converted, measured, places, limit, None, against)
+    ]
+    comparisons += _comparisons(converted, best, places, limit, answer, against)
+    return report_of(comparisons, layers, notes)
+
+
+def _comparisons(
+    converted: nn.Module,
+    measured: Measured,
+    places: Sequence[str],
+    limit: Tolerance,
+    answer: KerasAnswer | None,
+    against: Against,
+) -> Iterator[Comparison]:
+    """Compare on these inputs, on every device, with the reference and the live Keras."""
+    arrays, named = measured.drawn.arrays, measured.drawn.name
+    for device in places:
+        got = outputs(converted, arrays, device, strict=True)
+        if against != "keras" or answer is None:
+            yield compare(
+                got,
+                measured.outputs,
+                measured.roundings,
+                limit,
+                device=device,
+                against="reference",
+                inputs=named,
+            )
+        if answer is not None:
+            roundings = [answer.coarseness * rounding for rounding in measured.roundings]
+            one = compare(
+                got,
+                answer.outputs,
+                roundings,
+                limit,
+                device=device,
+                against=answer.name,
+                inputs=named,
+            )
+            yield one
+        if device.startswith("cuda"):
+            loose = outputs(converted, arrays, device, strict=False)
+            default = compare(
+                loose,
+                measured.outputs,
+                measured.roundings,
+                limit,
+                device=device,
+                against="reference, default TF32",
+                inputs=named,
+            )
+            yield replace(default, counts=False, yardstick_error=0.0)
+
+
+def _layers(converted: nn.Module, spec: ModelSpec, measured: Measured) -> tuple[LayerParity, ...]:
+    """Judge every layer on these inputs, of which the reference's run with its scans is known."""
+    if measured.trace is None:
+        return ()
+    return check_layers(converted, spec, measured.trace, measured.drawn.arrays)
+
+
+def _in_precision(spec: ModelSpec, converted: nn.Module) -> ModelSpec:
+    """The spec with weights of float32 where OUT has such: it was converted to that on purpose."""
+    if float_type(converted) != torch.float32:
+        return spec
+    return replace(spec, root=with_dtype(spec.root, np.dtype(np.float32)))
+
+
+def _plugin_notes(spec: ModelSpec) -> Iterator[str]:
+    without = [shown(layer) for layer in own_layers(spec) if equation_of(layer) is None]
+    if without:
+        yield (
+            f"{', '.join(dict.fromkeys(without))}: no NumPy equation, so what its module gives is "
+            "taken as given; all other layers are judged by the reference"
+        )
+
+
+def _read(
+    model: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None,
+    masked_steps: str | None,
+) -> ModelSpec:
+    """The spec of MODEL, with the shapes that plugins' layers give."""
+    spec = read_model(model, config=config, masked_steps=masked_steps)
+    with in_file(model):
+        return completed(spec)
+
+
+def _by_plugin(
+    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> tuple[Structure, Structure]:
+    """A plugin's NumPy equation, or its module in the place of one."""
+    if equation_of(layer) is not None:
+        return by_plugin(layer, inputs, mask, context)
+    return stands_for(layer, inputs, mask, context.dtype)
+
+
+def expand_devices(devices: Sequence[str]) -> tuple[str, ...]:
+    """Turn "all" into every device there is, and check that each is there."""
+    names: list[str] = []
+    for device in devices or ("cpu",):
+        every = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        names += every if device == "all" else [device]
+    for name in names:
+        checked_device(name)
+    return tuple(dict.fromkeys(names))
+
+
+def _check_same_model(spec: ModelSpec, converted: nn.Module, out: object) -> None:
+    """Refuse to compare a model with a file that was made from another one."""
+    theirs = json.loads(origin(converted).spec_text)["root"]
+    ours = json.loads(spec.to_json())["root"]
+    if _outline(theirs) != _outline(ours):
+        with in_file(out):
+            raise WeightMismatchError(
+                "was made from another model: their layers differ", "convert MODEL again"
+            )
+
+
+def _outline(layer: Mapping[str, Any]) -> Any:
+    inner = [*layer.get("parts", {}).values(), *layer.get("graph", {}).get("layers", ())]
+    return (layer["class_name"], layer["name"], [_outline(part) for part in inner])
+
+
+# ---- yardsticks -------------------------------------------------------------------------------
+
+
+def _keras_answer(
+    model: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None,
+    spec: ModelSpec,
+    measured: Measured,
+    against: Against,
+    notes: list[str],
+) -> KerasAnswer | None:
+    """What the live Keras computes, or None with a note that says why not."""
+    if against not in ("auto", "keras"):
+        return None
+    place = None if config is None else Path(config)
+    answer = ask_keras(Path(model), place, spec, measured.drawn.arrays)
+    if isinstance(answer, KerasAnswer):
+        return answer
+    if against == "keras":
+        raise UsageError(f"cannot compare with Keras: {answer}", "use --against reference")
+    notes.append(f"not compared with Keras: {answer}")
+    return None
+
+
+def _against_golden(
+    out: str | os.PathLike[str], places: Sequence[str], limit: Tolerance
+) -> ParityReport:
+    model = load(out)
+    golden = origin(model).golden
+    inputs = [x.numpy() for x in golden.inputs]
+    name = "golden" if golden.made_by == "reference" else f"golden by the {golden.made_by} itself"
+    comparisons = [
+        compare(
+            outputs(model, inputs, device, strict=True),
+            [y.numpy() for y in golden.outputs],
+            _roundings(golden),
+            limit,
+            device=device,
+            against=name,
+        )
+        for device in places
+    ]
+    for one in comparisons:  # inputs of a file need not be such as its model takes
+        if one.failure:
+            with in_file(out):
+                raise InvalidModelFileError(
+                    f"the model cannot be computed on its golden inputs ({one.failure})",
+                    "convert again",
+                    place="golden",
+                )
+    return report_of(comparisons, (), [])
+
+
+def _roundings(golden: Golden) -> tuple[float, ...]:
+    """Of each output; older files know the largest alone."""
+    return golden.roundings or (golden.rounding,) * len(golden.outputs)

@@ -1,0 +1,73 @@
+"""How close numbers must be, and when a comparison says anything at all. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.rounding import difference, size
+from keras2torch_birnn.spec import Array
+
+ATOL, RTOL = 1e-5, 1e-4
+# float64 arithmetic keeps about 1e-16; sums over thousands of terms lose some of it.
+ATOL_FLOAT64, RTOL_FLOAT64 = 1e-9, 1e-9
+# A result may be this many times as far from exact as the yardstick is.
+ALLOWANCE = 4.0
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What may be apart: ``atol + rtol |y|``, and ``allowance`` times the yardstick's rounding."""
+
+    atol: float
+    rtol: float
+    allowance: float
+
+
+EXACT = Tolerance(ATOL_FLOAT64, RTOL_FLOAT64, 0.0)
+
+
+def tolerance(atol: float | None, rtol: float | None) -> Tolerance:
+    """The project's own tolerance, or what the user gave, which is obeyed as it is.
+
+    Raises:
+        UsageError: a tolerance that is no number of at least 0.
+    """
+    for name, value in (("atol", atol), ("rtol", rtol)):
+        if value is not None and not (0 <= value < float("inf")):
+            raise UsageError(f"{name} {value}: a number of at least 0 is expected")
+    own = atol is None and rtol is None
+    return Tolerance(
+        ATOL if atol is None else atol, RTOL if rtol is None else rtol, ALLOWANCE if own else 0.0
+    )
+
+
+def error(got: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, float]:
+    """Largest absolute error, and the largest relative to the largest wanted value."""
+    if len(got) != len(wanted):
+        return float("inf"), float("inf")
+    absolute = max((difference(a, b) for a, b in zip(got, wanted, strict=True)), default=0.0)
+    largest = max(map(size, wanted), default=0.0)
+    return absolute, absolute / largest if largest else absolute
+
+
+def close(got: Any, wanted: Any, atol: float, rtol: float) -> bool:
+    """Whether |got - wanted| <= atol + rtol |wanted| everywhere, NaN where NaN."""
+    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    return got.shape == wanted.shape and bool(
+        np.allclose(got, wanted, rtol=rtol, atol=atol, equal_nan=True)
+    )
+
+
+def all_close(
+    got: Sequence[Array], wanted: Sequence[Array], roundings: Sequence[float], limit: Tolerance
+) -> bool:
+    """Whether every output is close, or as close as ``limit`` allows for its rounding."""
+    return len(got) == len(wanted) and all(
+        close(a, b, limit.atol, limit.rtol) or difference(a, b) <= limit.allowance * rounding
+        for a, b, rounding in zip(got, wanted, roundings, strict=True)
+    )

@@ -1,0 +1,230 @@
+"""Every layer on its own, in float64: fed what the reference feeds it, compared with what it gives.
+
+The converted model's code runs node by node. What a Keras layer gave is compared, and the
+reference's own output goes on in its place, so one wrong layer does not colour the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from keras2torch_birnn.conversion import flat, in_float64, reset_states
+from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.layers.recurrent import RecurrentModule
+from keras2torch_birnn.layers.time_distributed import TimeDistributed, fold_steps
+from keras2torch_birnn.reference import Trace
+from keras2torch_birnn.reference.context import Scan
+from keras2torch_birnn.spec import (
+    Array,
+    Generation,
+    LayerSpec,
+    ModelSpec,
+    Structure,
+    leaves,
+    map_structure,
+)
+from keras2torch_birnn.verification.closeness import EXACT, all_close, error
+from keras2torch_birnn.verification.recurrent_check import Called, recurrent_parity
+from keras2torch_birnn.verification.report import LayerParity
+from keras2torch_birnn.verification.words import in_words, worst_of
+
+# What a module or torch raises where a layer of OUT is not what it should be.
+FAILURES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
+
+
+def check_layers(
+    model: nn.Module, spec: ModelSpec, trace: Trace, inputs: Sequence[Array]
+) -> tuple[LayerParity, ...]:
+    """Judge every layer of a converted model; ``trace`` holds the reference's run with its scans.
+
+    Raises:
+        UsageError: the model was not made by k2t.
+    """
+    copy = in_float64(model)
+    if not isinstance(copy, fx.GraphModule):
+        raise UsageError("this model was not made by k2t")
+    reset_states(copy)
+    checker = _Checker(copy, spec, trace)
+    given = [torch.from_numpy(np.asarray(x)) for x in inputs]
+    try:
+        with torch.no_grad():
+            checker.run(*[x.double() if x.is_floating_point() else x for x in given])
+    except FAILURES as failure:
+        checker.found[_BETWEEN] = _failed(_BETWEEN, failure)
+    return tuple(checker.found.values())
+
+
+_BETWEEN = "between the layers"
+
+
+def both(first: Sequence[LayerParity], second: Sequence[LayerParity]) -> tuple[LayerParity, ...]:
+    """The worse of two judgements, layer by layer."""
+    others = {one.path: one for one in second}
+    pairs = [(one, others.pop(one.path, one)) for one in first]
+    return (*(max(pair, key=_badness) for pair in pairs), *others.values())
+
+
+def _badness(parity: LayerParity) -> tuple[bool, float]:
+    return not parity.ok, parity.max_abs_error
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a node stands: the Keras call, and how many time axes are folded into its batch."""
+
+    path: str
+    folds: int
+
+    def arrays(self, structure: Structure) -> list[Array]:
+        """What the reference has at this place, as the node sees it."""
+        return [self.folded(np.asarray(leaf)) for leaf in leaves(structure)]
+
+    def folded(self, array: Array) -> Array:
+        """(B, T, ...) -> (B T, ...), for every TimeDistributed around."""
+        axes = self.folds + 1
+        if array.ndim < axes:
+            return array
+        return array.reshape(int(np.prod(array.shape[:axes])), *array.shape[axes:])
+
+
+class _Checker(fx.Interpreter):
+    """Runs the model's code, judges what every Keras layer gives, goes on with the reference's."""
+
+    def __init__(self, module: fx.GraphModule, spec: ModelSpec, trace: Trace) -> None:
+        super().__init__(module)
+        self.found: dict[str, LayerParity] = {}
+        self.meta: Mapping[str, Any] = module.meta
+        self.layers = dict(calls_of(spec.root, ""))
+        self.generation: Generation = spec.generation
+        self.trace = trace
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node; one that is a Keras layer's call, or its mask, is judged and replaced."""
+        folds = self.meta["folded"].get(n.name, 0)
+        if (path := self.meta["paths"].get(n.name)) is not None and path in self.trace.layers:
+            return self._value(n, _Place(path, folds))
+        if (path := self.meta["mask_paths"].get(n.name)) is not None:
+            return self._mask(n, _Place(path, folds))
+        return super().run_node(n)
+
+    def _value(self, n: fx.Node, place: _Place) -> Any:
+        structure = self.trace.layers[place.path]
+        wanted = place.arrays(structure)
+        try:
+            result = super().run_node(n)
+            got = [tensor.numpy() for tensor in flat(result)]
+        except FAILURES as failure:
+            self.found[place.path] = _failed(place.path, failure)
+            return _tensors(place, structure, None)
+        if place.folds and [a.shape for a in got] != [b.shape for b in wanted]:
+            return result  # the reference's is not one of steps; what holds it is judged
+        self.found[place.path] = self._judged(n, place, result, got, wanted)
+        return _tensors(place, structure, result)
+
+    def _judged(
+        self, n: fx.Node, place: _Place, result: Any, got: list[Array], wanted: list[Array]
+    ) -> LayerParity:
+        whole = parity(place.path, got, wanted)
+        called = self._recurrent_call(n, place)
+        if called is None:
+            return whole
+        try:
+            return recurrent_parity(called, self.generation, whole)
+        except FAILURES as failure:
+            return _failed(place.path, failure)
+
+    def _recurrent_call(self, n: fx.Node, place: _Place) -> Called | None:
+        """The call of a recurrent layer, also of one inside TimeDistributed; None if it is none."""
+        layer = self.layers.get(place.path)
+        if n.op != "call_module" or layer is None:
+            return None
+        module: Any = self.fetch_attr(str(n.target))
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        x, mask, path = args[0], kwargs.get("mask"), place.path
+        while layer.class_name == "TimeDistributed" and isinstance(module, TimeDistributed):
+            layer, module = layer.parts["layer"], module.layer
+            x, mask = fold_steps(x), None if mask is None else fold_steps(mask)
+            path, place = f"{path}/{layer.name}", replace(place, folds=place.folds + 1)
+        scans = self._scans(layer, path, place)
+        if not scans or not isinstance(module, RecurrentModule):
+            return None
+        return Called(module, layer, scans, x, mask, kwargs.get("initial_state"))
+
+    def _scans(self, layer: LayerSpec, path: str, place: _Place) -> tuple[Scan, ...]:
+        ends = ("/forward_layer", "/backward_layer") if "forward_layer" in layer.parts else ("",)
+        found = [self.trace.scans.get(f"{path}{end}") for end in ends]
+        return tuple(
+            Scan(*map_structure(lambda a: None if a is None else place.folded(a), tuple(scan)))
+            for scan in found
+            if scan is not None
+        )
+
+    def _mask(self, n: fx.Node, place: _Place) -> Any:
+        result = super().run_node(n)
+        wanted = self.trace.masks.get(place.path)
+        if not isinstance(result, Tensor) or not isinstance(wanted, np.ndarray):
+            return result
+        flags = place.folded(wanted.astype(bool))
+        if result.shape != flags.shape or flags.ndim != 2:
+            return result
+        before = self.found.get(place.path)
+        apart = np.argwhere(result.bool().numpy() != flags)
+        if len(apart) and before is not None and before.ok:
+            worst = tuple(map(int, apart[0]))
+            where = f"its mask, row {worst[0]}, step {worst[1]}"
+            self.found[place.path] = replace(
+                before, ok=False, max_abs_error=1.0, worst_index=worst, where=where
+            )
+        return torch.from_numpy(flags).to(result.dtype)
+
+
+def parity(path: str, got: Sequence[Array], wanted: Sequence[Array]) -> LayerParity:
+    """A layer's outputs against the reference's."""
+    absolute, relative = error(got, wanted)
+    ok = all_close(got, wanted, [0.0] * len(wanted), EXACT)
+    number, worst = worst_of(got, wanted)
+    prefix = f"output {number}, " if len(wanted) > 1 else ""
+    where = "" if ok else f"{prefix}{in_words(worst)}" if worst else "another shape"
+    return LayerParity(path, absolute, relative, worst, ok, where)
+
+
+def _failed(path: str, failure: Exception) -> LayerParity:
+    lines = f"{type(failure).__name__}: {failure}".splitlines()
+    where = f"cannot be computed ({printable(lines[0])})"
+    return LayerParity(path, float("inf"), float("inf"), (), False, where, "not computed")
+
+
+def _tensors(place: _Place, structure: Structure, like: Any) -> Any:
+    """The reference's output as the node gives it: a tensor or a tuple of tensors."""
+    given = [None] * 99 if like is None else list(flat(like))
+    arrays = place.arrays(structure)
+    tensors = [_tensor(a, b) for a, b in zip(arrays, given, strict=False)]
+    single = isinstance(like, Tensor) or (like is None and len(tensors) == 1)
+    return tensors[0] if single else tuple(tensors)
+
+
+def _tensor(array: Array, like: Tensor | None) -> Tensor:
+    """Floats in float64; whole numbers and bools as the node gave them."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if like is None or like.is_floating_point():
+        return tensor.double() if tensor.is_floating_point() or like is not None else tensor
+    return tensor.to(like.dtype)
+
+
+def calls_of(layer: LayerSpec, path: str) -> Iterator[tuple[str, LayerSpec]]:
+    """Yield every call in a model by its path, with the layer that is called."""
+    inner = layer
+    while inner.class_name == "TimeDistributed":
+        inner = inner.parts["layer"]
+        path = f"{path}{inner.name}/"
+    for call in inner.graph.calls if inner.graph else ():
+        called = inner.graph.layer(call.layer) if inner.graph else inner
+        where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
+        yield where, called
+        yield from calls_of(called, f"{where}/")
