@@ -22,6 +22,7 @@ from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn import choice
 from keras2torch_birnn.rnn.choice import choose, native_pays
 from keras2torch_birnn.rnn.native import library
+from keras2torch_birnn.rnn.native.loading import NoKernelError
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 
@@ -146,11 +147,7 @@ def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.Mo
 
 
 def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from keras2torch_birnn.rnn import choice, layers
-
-    monkeypatch.setattr(library, "missing", lambda: "it was not built")
-    monkeypatch.setattr(layers, "missing", lambda: "it was not built")
-    monkeypatch.setattr(choice, "missing", lambda: "it was not built")
+    monkeypatch.setattr(library, "_absence", lambda: NoKernelError("it was not built", "build it"))
     library.say_once_if_missing.cache_clear()
     with pytest.warns(RuntimeWarning, match="without the native kernel") as said:
         module, x = gru()
