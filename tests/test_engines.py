@@ -26,6 +26,13 @@ from keras2torch_birnn.rnn.native.loading import NoKernelError
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 
+# Tracing is still done, though torch would rather have none: it says so in one category or another.
+TRACES = pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning",
+    "ignore:.*torch.jit.trace:DeprecationWarning",
+    "ignore:.*torch.jit.trace:FutureWarning",
+)
+
 
 @native
 def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +48,7 @@ def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [3, 3, 3]
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@TRACES
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool) -> None:
@@ -58,7 +65,7 @@ def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool
 
 
 @native
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@TRACES
 def test_a_forced_kernel_cannot_be_traced(forced_native: None) -> None:
     module, x = gru()
     with pytest.raises(UsageError, match=r"what torch\.jit traces must be torch's"):

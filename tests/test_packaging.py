@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -106,3 +107,37 @@ def test_a_wheel_of_the_sdist_has_the_library_of_its_sources(tree: Path, tmp_pat
     with zipfile.ZipFile(wheel) as packed_wheel:
         packed_wheel.extractall(tmp_path / "installed")
     loading.load((tmp_path / "installed" / OLD).parent)
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    (listed,) = re.findall(r"^dependencies = \[(.*)\]$", project, re.MULTILINE)
+    allowed = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', listed))
+    assert len(allowed) == listed.count('"') // 2
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()[1:]
+    tested = dict(line.split("==") for line in lines)
+    (setuptools,) = re.findall(r'^requires = \["setuptools>=([\d.]+)"\]$', project, re.MULTILINE)
+    wanted = {**allowed, "setuptools": setuptools}
+    assert tested == {name: f"{version}.0" for name, version in wanted.items()}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("goal", ["test", "demo"])
+@pytest.mark.parametrize("changed", ["api.cpp", "kernel.h", "sources.py"])
+def test_make_builds_anew_what_a_changed_source_makes_old(
+    goal: str, changed: str, tree: Path
+) -> None:
+    shutil.copy(ROOT / "Makefile", tree)
+    made = tree / ".venv"
+    (made / "bin").mkdir(parents=True)
+    for name in ("bin/python", "installed", "installed-test"):
+        (made / name).touch()
+
+    def steps() -> str:
+        command = ["make", "--dry-run", "VENV=.venv", goal]
+        return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout
+
+    assert "pip install" not in steps()
+    now = (made / "installed").stat().st_mtime
+    os.utime((tree / OLD).with_name(changed), (now + 7, now + 7))
+    assert "pip install" in steps()
