@@ -1,4 +1,4 @@
-# make demo | test | check | fix | bench | gpu | clean. Needs Python >= 3.10 with venv, and a package index.
+# make demo | test | test-oldest | check | fix | bench | gpu | clean. Needs Python >= 3.10 with venv, and a package index.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,10 +11,17 @@ DEMO_OUT := build/demo.pt
 MODELS ?= fixtures
 BENCH_OPTIONS ?=
 
+# What the native kernel is built from: a change makes it anew.
+NATIVE := setup.py $(wildcard $(addprefix keras2torch_birnn/rnn/native/,*.h *.cpp sources.py))
+
 # Processes that run the tests, file by file.
 WORKERS ?= 2
 
-.PHONY: demo test check fix bench gpu clean
+# The oldest Python, and the folder where the oldest dependencies are installed.
+OLDEST_PYTHON ?= python3.10
+OLDEST := .venv-oldest
+
+.PHONY: demo test test-oldest check fix bench gpu clean
 
 # What real Keras wrote and computed, against what the converted model computes.
 demo: $(VENV)/installed
@@ -27,6 +34,12 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	@$(MAKE) --no-print-directory check
+
+# The tests on the oldest version of everything that pyproject.toml allows.
+test-oldest: export PIP_CONSTRAINT := $(CURDIR)/constraints-oldest.txt
+test-oldest:
+	@$(MAKE) --no-print-directory VENV=$(OLDEST) PYTHON=$(OLDEST_PYTHON) $(OLDEST)/installed-test
+	$(OLDEST)/bin/pytest --numprocesses $(WORKERS) --dist loadfile
 
 # The same without setting anything up first: in .venv, or BIN=FOLDER of another environment.
 check:
@@ -48,17 +61,17 @@ gpu: $(VENV)/installed-test
 	$(BIN)/python benchmarks/engine.py --device cuda --json build/engine-cuda.json
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/installed-test: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@ $(VENV)/installed

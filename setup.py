@@ -1,12 +1,14 @@
 """Builds the native kernel: one shared library beside the package, with no Python or torch ABI.
 
-It is optional. Without a C++ compiler the package installs and runs in plain torch.
+It is optional. Without a C++ compiler the package installs and runs in plain torch. The library
+carries the hash of its sources: Python does not use one that was built from others.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import runpy
 import sys
 from pathlib import Path
 
@@ -15,18 +17,12 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("keras2torch_birnn/rnn/native")
-# -O2 -g0 -fno-wrapv: with Python's own -O3 -g -fwrapv, GCC takes minutes over the unrolled products
-# and makes nothing faster.
-COMMON = "-std=c++17 -O2 -g0 -fno-wrapv -fPIC -fvisibility=hidden -pthread -Wall -Wextra".split()
-# One file per instruction set, each with its own flags; the processor is asked at run time.
-FLAGS = {
-    "isa_avx2.cpp": ["-mavx2", "-mfma"],
-    "isa_avx512.cpp": [
-        *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
-        "-mprefer-vector-width=512",
-    ],
-}
+BUILD = runpy.run_path(str(NATIVE / "sources.py"))
 X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+
+def _words(variable: str) -> list[str]:
+    return os.environ.get(variable, "").split()
 
 
 class BuildNative(build_ext):
@@ -42,29 +38,34 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link; setuptools turns an error of an optional extension into a warning."""
+        # One that an earlier build left there would be packed if this build fails.
+        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         objects = []
         for source in ext.sources:
             # A universal macOS build compiles all for arm64, too: the plain kernel alone then.
-            flags = FLAGS.get(Path(source).name, []) if X86 else []
+            flags = BUILD["FLAGS"].get(Path(source).name, []) if X86 else []
             objects += self.compiler.compile(
                 [source],
                 output_dir=self.build_temp,
-                extra_postargs=[*COMMON, *flags, *os.environ.get("K2T_CXXFLAGS", "").split()],
+                macros=ext.define_macros,
+                extra_postargs=[*BUILD["COMMON"], *flags, *_words("K2T_CXXFLAGS")],
                 depends=ext.depends,
             )
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
-            extra_postargs=["-pthread", *os.environ.get("K2T_LDFLAGS", "").split()],
+            extra_postargs=["-pthread", *_words("K2T_LDFLAGS")],
             target_lang="c++",
         )
 
 
 class WheelForEveryPython(bdist_wheel):
-    """Tags the wheel by platform alone."""
+    """Tags the wheel by platform alone, and by none if it has no library."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Any Python 3 and any ABI; this platform."""
+        """Any Python 3 and any ABI; this platform if a library was built."""
+        built = self.get_finalized_command("build_ext").get_outputs()
+        self.root_is_pure = not any(Path(file).exists() for file in built)
         return "py3", "none", super().get_tag()[2]
 
 
@@ -72,6 +73,7 @@ native = Extension(
     "keras2torch_birnn.rnn.native.libk2t",
     sources=[str(path) for path in sorted(NATIVE.glob("*.cpp"))],
     depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
+    define_macros=[("K2T_SOURCE_HASH", f"UINT64_C({BUILD['source_hash'](NATIVE):#x})")],
     language="c++",
     optional=True,
 )

@@ -22,8 +22,16 @@ from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn import choice
 from keras2torch_birnn.rnn.choice import choose, native_pays
 from keras2torch_birnn.rnn.native import library
+from keras2torch_birnn.rnn.native.loading import NoKernelError
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
+
+# Tracing is still done, though torch would rather have none: it says so in one category or another.
+TRACES = pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning",
+    "ignore:.*torch.jit.trace:DeprecationWarning",
+    "ignore:.*torch.jit.trace:FutureWarning",
+)
 
 
 @native
@@ -40,7 +48,7 @@ def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [3, 3, 3]
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@TRACES
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool) -> None:
@@ -57,7 +65,7 @@ def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool
 
 
 @native
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@TRACES
 def test_a_forced_kernel_cannot_be_traced(forced_native: None) -> None:
     module, x = gru()
     with pytest.raises(UsageError, match=r"what torch\.jit traces must be torch's"):
@@ -146,11 +154,7 @@ def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.Mo
 
 
 def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from keras2torch_birnn.rnn import choice, layers
-
-    monkeypatch.setattr(library, "missing", lambda: "it was not built")
-    monkeypatch.setattr(layers, "missing", lambda: "it was not built")
-    monkeypatch.setattr(choice, "missing", lambda: "it was not built")
+    monkeypatch.setattr(library, "_absence", lambda: NoKernelError("it was not built", "build it"))
     library.say_once_if_missing.cache_clear()
     with pytest.warns(RuntimeWarning, match="without the native kernel") as said:
         module, x = gru()

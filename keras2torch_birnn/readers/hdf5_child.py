@@ -1,14 +1,16 @@
 """Answers questions about one HDF5 file, in a process of its own that a bad file may crash or hang.
 
 Started by ``readers/hdf5.py`` as a script, isolated (``-I -S``), with an inherited open file: it
-imports h5py, gives up the rights to open files, start processes and take memory, and only then lets
-the HDF5 library see the file. Requests and replies are JSON, one per line. It tells where arrays
-lie; it never decodes their bytes. Whatever it says is checked by the parent.
+imports what it needs (``NEEDED``), gives up the rights to import, open files, start processes and
+take memory, and only then lets the HDF5 library see the file. Requests and replies are JSON, one a
+line. It tells where arrays lie; it never decodes their bytes. Whatever it says is checked by the
+parent.
 """
 
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 import os
@@ -18,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 FLETCHER32, SHUFFLE, GZIP = 3, 2, 1
+
+# Modules that are used after the rights are given up; the codecs by the names of attributes
+NEEDED = ("h5py", "numpy", "encodings.ascii", "encodings.utf_8")
 
 
 class RefusedError(Exception):
@@ -61,11 +66,11 @@ class InheritedFile(io.RawIOBase):
     def _some(self, count: int) -> bytes:
         at, pieces = self._offset + self._at, []
         while count > 0:
-            if sys.platform == "win32":
+            if hasattr(os, "pread"):
+                piece = os.pread(self._fd, count, at)
+            else:  # Windows, where this process alone has this open file
                 os.lseek(self._fd, at, os.SEEK_SET)
                 piece = os.read(self._fd, count)
-            else:
-                piece = os.pread(self._fd, count, at)
             if not piece:
                 break
             pieces.append(piece)
@@ -77,17 +82,19 @@ def _mapped_bytes() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         return pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # not Linux
+    except (AttributeError, OSError):  # not Linux, or no /proc there
         return 1 << 30
 
 
 def give_up_rights(limits: dict[str, int]) -> None:
-    """Set the resource limits, as far as the platform has them."""
-    if sys.platform == "win32":
-        return
-    import resource
-
+    """Import nothing from now on, and set the resource limits as far as the platform has them."""
+    try:
+        resource: Any = importlib.import_module("resource")
+    except ImportError:  # Windows
+        resource = None
     memory = _mapped_bytes() + limits["memory"]
+    # Without files an import fails. So it does where files can still be opened: alike everywhere.
+    sys.meta_path.clear()
     wanted = (
         ("RLIMIT_CORE", 0, 0),
         ("RLIMIT_FSIZE", 0, 0),
@@ -441,7 +448,7 @@ def serve(job: dict[str, Any]) -> None:
     sys.path += job["import_from"]
     limits = job["limits"]
     try:
-        import h5py
+        h5py, *_ = map(importlib.import_module, NEEDED)
     except Exception as error:
         say([{"failed": f"{type(error).__name__}: {error}"}], limits)
         return

@@ -84,10 +84,12 @@ def _start(window: Window) -> subprocess.Popen[bytes]:
 def _how_it_ended(code: int, timed_out: bool) -> str:
     if timed_out:
         return f"did not finish in {limits.PARSER_WALL_SECONDS:g} s"
-    if sys.platform != "win32" and code == -signal.SIGXCPU:
-        return f"did not finish in {limits.PARSER_CPU_SECONDS} s of computing"
     if code < 0:
-        return f"crashed ({signal.Signals(-code).name})"
+        names = {number.value: number.name for number in signal.Signals}
+        name = names.get(-code, f"signal {-code}")
+        if name == "SIGXCPU":
+            return f"did not finish in {limits.PARSER_CPU_SECONDS} s of computing"
+        return f"crashed ({name})"
     return f"stopped (exit code {code})"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -22,10 +21,10 @@ _PIECE = 16 << 20
 
 
 def _read_some(file: BinaryIO, count: int, at: int) -> bytes:
-    if sys.platform == "win32":
-        file.seek(at)
-        return file.read(count)
-    return os.pread(file.fileno(), count, at)
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), count, at)
+    file.seek(at)  # Windows
+    return file.read(count)
 
 
 @dataclass(frozen=True)

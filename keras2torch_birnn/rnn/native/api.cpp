@@ -195,6 +195,8 @@ bool lengths_fit(const Call& call) {
 
 extern "C" {
 
+uint64_t k2t_source_hash() { return K2T_SOURCE_HASH; }
+
 int64_t k2t_instruction_sets() {
     int64_t found = PLAIN;
 #if defined(__x86_64__)

@@ -105,6 +105,9 @@ struct K2tGradient {
     float* d_start;                         // (D * S, B, H)
 };
 
+// A hash of the sources that this library was built from (native/sources.py).
+K2T_EXPORT uint64_t k2t_source_hash();
+
 // The instruction sets this processor runs, as a bit set: 1 plain, 2 AVX2 and FMA, 4 AVX-512.
 K2T_EXPORT int64_t k2t_instruction_sets();
 

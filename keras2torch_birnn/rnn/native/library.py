@@ -11,13 +11,11 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from keras2torch_birnn.rnn.native.loading import NoKernelError, load
 from keras2torch_birnn.schema import ACTIVATION_OPTIONS
 from keras2torch_birnn.spec import LayerSpec
-
-_FILE = Path(__file__).with_name("libk2t.so")
 
 # enum K2tKind
 KINDS: Mapping[str, int] = {"LSTM": 0, "GRU": 1, "GRU before": 2, "SimpleRNN": 3}
@@ -175,23 +173,26 @@ def _activation(value: Any) -> tuple[int, float] | None:
 
 
 @cache
-def missing() -> str:
-    """Why there is no native kernel; empty if there is one."""
-    if not _FILE.exists():
-        return "it was not built (no C++ compiler when the package was installed)"
+def _absence() -> NoKernelError | None:
     try:
         library()
-    except OSError as error:
-        return f"it cannot be loaded: {error}"
-    return ""
+    except NoKernelError as error:
+        return error
+    return None
+
+
+def missing() -> str:
+    """Why there is no native kernel; empty if there is one."""
+    absence = _absence()
+    return "" if absence is None else absence.found
 
 
 @cache
 def say_once_if_missing() -> None:
-    """Warn, the first time, that the layers run without the native kernel."""
-    if reason := missing():
+    """Warn, the first time, that the layers run without the native kernel; say how to get it."""
+    if (absence := _absence()) is not None:
         warnings.warn(
-            f"recurrent layers run without the native kernel, slower on CPU: {reason}",
+            f"recurrent layers run without the native kernel, slower on CPU: {absence}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -202,9 +203,9 @@ def library() -> ctypes.CDLL:
     """The loaded library.
 
     Raises:
-        OSError: it is not there or does not fit this system.
+        NoKernelError: it is not there, or does not fit.
     """
-    found = ctypes.CDLL(str(_FILE))
+    found = load()
     found.k2t_instruction_sets.argtypes = ()
     found.k2t_instruction_sets.restype = _int
     found.k2t_packed_size.argtypes = (_int, ctypes.POINTER(Shape))

@@ -1,0 +1,82 @@
+"""The kernel's library as a file: where it lies, whether it fits the sources, how to get one."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+from keras2torch_birnn.rnn.native.sources import source_hash
+
+FOLDER = Path(__file__).parent
+NAME = "libk2t.so"
+
+
+class NoKernelError(Exception):
+    """Why there is no native kernel (``found``), and how to get one (``advice``)."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}; {advice}")
+        self.found, self.advice = found, advice
+
+
+def load(folder: Path = FOLDER) -> ctypes.CDLL:
+    """Load the library of ``folder``, a copy of this one.
+
+    Raises:
+        NoKernelError: it is not there, does not fit this system, or is not of these sources.
+    """
+    file = folder / NAME
+    if not file.exists():
+        raise _not_built(folder)
+    try:
+        found = ctypes.CDLL(str(file))
+    except OSError as error:
+        raise NoKernelError(f"it cannot be loaded: {error}", _rebuild(folder)) from None
+    wanted = source_hash(folder)
+    # Python without sources beside it came together with the library: an installer put both there.
+    if wanted is not None and _built_from(found) != wanted:
+        raise NoKernelError(f"{file} was built from other sources", _rebuild(folder))
+    return found
+
+
+def _built_from(library: ctypes.CDLL) -> int | None:
+    """The hash of the library's sources; None from one that is too old to know it."""
+    try:
+        tell = library.k2t_source_hash
+    except AttributeError:
+        return None
+    tell.argtypes, tell.restype = (), ctypes.c_uint64
+    found: int = tell()
+    return found
+
+
+def _not_built(folder: Path) -> NoKernelError:
+    """Python prefers a folder it is started in to what is installed: that may have a library."""
+    package = folder.parents[1]
+    where = f"{package} was imported, where it was not built"
+    elsewhere = _elsewhere(folder)
+    if elsewhere is None:
+        return NoKernelError(f"{where} (was there a C++ compiler?)", _rebuild(folder))
+    return NoKernelError(
+        f"{where}; it was in {elsewhere}",
+        f"start Python in another folder than {package.parent}, or {_rebuild(folder)}",
+    )
+
+
+def _elsewhere(folder: Path) -> Path | None:
+    """The first other copy of the package on Python's path that has a library."""
+    inside = folder.relative_to(folder.parents[2])
+    for entry in sys.path:
+        other = Path(entry).absolute() / inside
+        if other != folder.absolute() and (other / NAME).exists():
+            return other.parents[1]
+    return None
+
+
+def _rebuild(folder: Path) -> str:
+    """What builds the library of ``folder``: in a clone, or in an installed package."""
+    root = folder.parents[2]
+    if (root / "setup.py").exists():
+        return f"build it: pip install -e {root}"
+    return "install keras2torch_birnn again, with --force-reinstall --no-deps"

@@ -1,0 +1,143 @@
+"""What is packed: an sdist and wheels, built in a copy of this tree where an old library lies."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from keras2torch_birnn.rnn.native import loading
+
+ROOT = Path(__file__).parents[1]
+PACKED = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "keras2torch_birnn")
+OLD = f"keras2torch_birnn/rnn/native/{loading.NAME}"
+# What a build front end such as pip calls, without an environment of its own.
+HOOK = """
+import sys
+from setuptools import build_meta
+getattr(build_meta, sys.argv[1])(sys.argv[2])
+"""
+
+pytestmark = pytest.mark.skipif(find_spec("setuptools") is None, reason="nothing to build with")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what is packed, and a library that was not built from it."""
+    copy = tmp_path / "tree"
+    copy.mkdir()
+    for name in PACKED:
+        place = ROOT / name
+        if place.is_dir():
+            hidden = shutil.ignore_patterns("__pycache__", loading.NAME)
+            shutil.copytree(place, copy / name, ignore=hidden)
+        else:
+            shutil.copy(place, copy / name)
+    (copy / OLD).write_text("an old library")
+    listed = copy / "keras2torch_birnn.egg-info" / "SOURCES.txt"
+    listed.parent.mkdir()
+    listed.write_text(f"setup.py\n{OLD}\n")
+    return copy
+
+
+def build(tree: Path, hook: str, **environment: str) -> Path:
+    """The one file that a hook of the build makes."""
+    out = tree.parent / hook
+    shutil.rmtree(out, ignore_errors=True)
+    done = subprocess.run(
+        [sys.executable, "-c", HOOK, hook, str(out)],
+        cwd=tree,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (made,) = out.iterdir()
+    return made
+
+
+def facts(wheel: Path) -> tuple[list[str], list[str]]:
+    """The libraries in a wheel, and what its WHEEL says of platforms."""
+    with zipfile.ZipFile(wheel) as packed:
+        names = packed.namelist()
+        (about,) = (name for name in names if name.endswith(".dist-info/WHEEL"))
+        lines = packed.read(about).decode().splitlines()
+    said = [line for line in lines if line.startswith(("Tag", "Root-Is-Purelib"))]
+    return [name for name in names if name.endswith(".so")], said
+
+
+def test_an_sdist_has_all_sources_and_no_library(tree: Path) -> None:
+    with tarfile.open(build(tree, "build_sdist")) as packed:
+        names = [name.partition("/")[2] for name in packed.getnames()]
+    assert [name for name in names if name.endswith(".so")] == []
+    sources = {file.relative_to(tree).as_posix() for file in (tree / OLD).parent.glob("*.[hc]*")}
+    assert len(sources) > 10
+    assert {*PACKED, *sources} <= {*names}
+
+
+def test_a_wheel_without_a_compiler_has_no_library_and_no_platform(tree: Path) -> None:
+    for _ in range(2):
+        wheel = build(tree, "build_wheel", CXX="/bin/false", CC="/bin/false")
+        assert facts(wheel) == ([], ["Root-Is-Purelib: true", "Tag: py3-none-any"])
+        assert wheel.name.endswith("-py3-none-any.whl")
+        # The second build finds what an earlier one made, where it would put its own.
+        (folder,) = (tree / "build").glob("lib*")
+        (folder / OLD).write_text("an old library")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_a_wheel_of_the_sdist_has_the_library_of_its_sources(tree: Path, tmp_path: Path) -> None:
+    with tarfile.open(build(tree, "build_sdist")) as packed:
+        packed.extractall(tmp_path / "unpacked", filter="data")
+    (source,) = (tmp_path / "unpacked").iterdir()
+    wheel = build(source, "build_wheel", K2T_CXXFLAGS="-O0")
+    libraries, said = facts(wheel)
+    assert libraries == [OLD]
+    assert said[0] == "Root-Is-Purelib: false"
+    assert said[1].startswith("Tag: py3-none-")
+    assert not said[1].endswith("-any")
+    with zipfile.ZipFile(wheel) as packed_wheel:
+        packed_wheel.extractall(tmp_path / "installed")
+    loading.load((tmp_path / "installed" / OLD).parent)
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    (listed,) = re.findall(r"^dependencies = \[(.*)\]$", project, re.MULTILINE)
+    allowed = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', listed))
+    assert len(allowed) == listed.count('"') // 2
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()[1:]
+    tested = dict(line.split("==") for line in lines)
+    (setuptools,) = re.findall(r'^requires = \["setuptools>=([\d.]+)"\]$', project, re.MULTILINE)
+    wanted = {**allowed, "setuptools": setuptools}
+    assert tested == {name: f"{version}.0" for name, version in wanted.items()}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize("goal", ["test", "demo"])
+@pytest.mark.parametrize("changed", ["api.cpp", "kernel.h", "sources.py"])
+def test_make_builds_anew_what_a_changed_source_makes_old(
+    goal: str, changed: str, tree: Path
+) -> None:
+    shutil.copy(ROOT / "Makefile", tree)
+    made = tree / ".venv"
+    (made / "bin").mkdir(parents=True)
+    for name in ("bin/python", "installed", "installed-test"):
+        (made / name).touch()
+
+    def steps() -> str:
+        command = ["make", "--dry-run", "VENV=.venv", goal]
+        return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout
+
+    assert "pip install" not in steps()
+    now = (made / "installed").stat().st_mtime
+    os.utime((tree / OLD).with_name(changed), (now + 7, now + 7))
+    assert "pip install" in steps()

@@ -1,0 +1,183 @@
+"""The reader and the commands without /proc, and without what only POSIX has: by simulation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from commands import MASKED, OLD, STACK_H5, STACK_KERAS
+
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers import hdf5_child, hdf5_process
+from keras2torch_birnn.readers.hdf5 import HDF5Store
+from keras2torch_birnn.readers.window import Window
+
+# Run in front of the parser's own code, and of the command's.
+NO_PROC = """
+import sys
+
+def refuse(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and str(arguments[0]).startswith("/proc"):
+        raise FileNotFoundError(2, "No such file or directory", arguments[0])
+
+sys.addaudithook(refuse)
+"""
+# What Python does not have on Windows. Kept is what this system's own ``subprocess`` calls.
+NO_POSIX = """
+import os, signal, sys
+
+os_names = '''
+    fork forkpty posix_spawn posix_spawnp getuid geteuid getgid getegid getgroups setuid setgid
+    setsid getsid getpgid getpgrp setpgid setpgrp getpriority killpg pread pwrite preadv pwritev
+    readv writev sysconf confstr pathconf fpathconf fchmod fchown chown lchown fchdir chroot mkfifo
+    mknod nice openpty uname fstatvfs sched_getaffinity sched_setaffinity sched_yield wait
+    wait3 wait4 waitid getloadavg ctermid sendfile posix_fallocate posix_fadvise lockf fdatasync
+    sync tcgetpgrp tcsetpgrp getxattr setxattr listxattr removexattr O_NOFOLLOW O_DIRECTORY
+    O_NONBLOCK O_SYNC O_DSYNC O_NOCTTY
+'''
+signal_names = '''
+    SIGALRM SIGHUP SIGXCPU SIGXFSZ SIGPIPE SIGQUIT SIGUSR1 SIGUSR2 SIGCHLD SIGSTOP SIGTSTP SIGCONT
+    SIGVTALRM alarm setitimer getitimer pthread_sigmask pthread_kill sigpending sigwait siginterrupt
+    pause
+'''
+for module, names in ((os, os_names), (signal, signal_names)):
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+for name in "resource fcntl pwd grp termios tty pty syslog readline curses".split():
+    sys.modules[name] = None
+"""
+# Libraries look for what their system has when they are imported.
+CHILD = """
+import importlib.util, json, os, sys
+
+sys.path += json.loads(sys.argv[1])["import_from"]
+import h5py, numpy
+
+{first}
+spec = importlib.util.spec_from_file_location("child", {script!r})
+child = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(child)
+try:
+    child.serve(json.loads(sys.argv[1]))
+finally:
+    os._exit(0)
+"""
+COMMANDS = """
+import sys, types, torch, h5py, typer, safetensors.torch
+{first}
+from pathlib import Path
+from keras2torch_birnn.readers import hdf5_process
+from typer.testing import CliRunner
+
+hdf5_process._SCRIPT = Path({child!r})
+hdf5_process.sys = types.SimpleNamespace(platform={platform!r}, executable=sys.executable)
+from keras2torch_birnn.cli import app
+
+for arguments in {arguments!r}:
+    run = CliRunner().invoke(app, arguments)
+    print("ended", run.exit_code, run.output)
+"""
+WITHOUT = {"/proc": NO_PROC, "POSIX": NO_PROC + NO_POSIX}
+
+
+@pytest.fixture(params=WITHOUT)
+def child(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The parser's script, on a system that lacks something."""
+    script = tmp_path / "child.py"
+    original = str(Path(hdf5_child.__file__))
+    script.write_text(CHILD.format(first=WITHOUT[request.param], script=original))
+    return script
+
+
+@pytest.fixture(params=["by number", "by path"])
+def handed_over(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How the child gets the open file: by its number; on Windows it opens the path itself."""
+    if request.param == "by path":
+        monkeypatch.setattr(sys, "platform", "win32")
+
+
+@pytest.mark.usefixtures("handed_over")
+def test_arrays_and_names_are_read(
+    child: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hdf5_process, "_SCRIPT", child)
+    model = tmp_path / "model.h5"
+    values = np.arange(17 * 19, dtype="f4").reshape(17, 19)
+    with h5py.File(model, "w") as file:
+        file["contiguous"] = values
+        file.create_dataset("packed", data=values, chunks=(5, 7), compression="gzip", shuffle=True)
+        file.create_dataset("compact", data=values[0], dcpl=_compact())
+        file["truth"] = values[0] > 7
+        file.attrs["config"] = "Ä" * 11
+        file.attrs["names"] = np.array([b"one", b"two"])
+        file.attrs["count"] = 13
+    with model.open("rb", buffering=0) as opened:
+        window = Window(opened, 0, model.stat().st_size)
+        with HDF5Store(window) as store:
+            assert store.members("/") == dict.fromkeys(
+                ("compact", "contiguous", "packed", "truth"), "dataset"
+            )
+            found = store.attributes("/", ["config", "names", "count"])
+            arrays = store.arrays(["contiguous", "packed", "compact", "truth"])
+            wanted = (values, values, values[0], values[0] > 7)
+            for array, want in zip(arrays, wanted, strict=True):
+                np.testing.assert_array_equal(array.read(), want)
+            with pytest.raises(InvalidModelFileError, match="none: not in the file"):
+                store.arrays(["none"])
+    assert found == {"config": "Ä" * 11, "names": ("one", "two"), "count": 13}
+
+
+def _compact() -> object:
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_layout(h5py.h5d.COMPACT)
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("first", "platform"),
+    [(NO_PROC, "darwin"), (NO_PROC + NO_POSIX, "win32")],
+    ids=["no /proc", "no POSIX"],
+)
+def test_models_are_converted_and_verified(first: str, platform: str, tmp_path: Path) -> None:
+    arguments = [
+        command
+        for number, model in enumerate((MASKED, OLD, STACK_H5, STACK_KERAS))
+        for out in [str(tmp_path / f"{number}.pt")]
+        for command in (["convert", str(model), out], ["verify", str(model), out])
+    ]
+    script = tmp_path / "child.py"
+    script.write_text(CHILD.format(first=first, script=str(Path(hdf5_child.__file__))))
+    code = COMMANDS.format(first=first, platform=platform, child=str(script), arguments=arguments)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ended 0 ") == len(arguments), done.stdout
+
+
+def test_all_that_the_child_uses_later_is_in_its_list(tmp_path: Path) -> None:
+    """Whatever else it would import fails, on every system: see ``give_up_rights``."""
+    code = """
+import importlib, resource, sys
+from keras2torch_birnn.readers import hdf5_child
+
+resource.setrlimit = lambda *_: None
+for name in hdf5_child.NEEDED:
+    importlib.import_module(name)
+hdf5_child.give_up_rights({"memory": 0, "cpu": 0})
+b"".decode("ascii")
+try:
+    import wave
+except ImportError:
+    print("refused")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("refused\n", "")
