@@ -260,8 +260,11 @@ class BidirectionalStack(nn.Module):
         return set(self.merge_mode[:-1]) == {"concat"}
 
     def _weights(self, layer: int, suffix: str) -> Weights:
+        own = self._parameters  # nn.Module's own way to a parameter is a slow one
         names = [f"{name}_l{layer}{suffix}" for name in WEIGHT_NAMES]
-        return Weights._make(getattr(self, name, None) for name in names)
+        return Weights._make(
+            [own[n] if n in own else getattr(self, n, None) for n in names],
+        )
 
     def _start(
         self, states: tuple[Tensor, ...], batch: int

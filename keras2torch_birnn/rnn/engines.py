@@ -72,13 +72,13 @@ def run(layer: Recurrence, asked: Asked) -> Result:
     Raises:
         UsageError: the forced engine cannot run this call. ValueError: x does not fit the weights.
     """
-    x, features = asked.x, layer.weights[0].ih.shape[1]
-    if x.dim() != 3 or x.shape[2] != features:
-        raise ValueError(f"an input (batch, time, {features}) is expected, found {list(x.shape)}")
+    shape, features = asked.x.shape, layer.weights[0].ih.shape[1]
+    if len(shape) != 3 or shape[2] != features:
+        raise ValueError(f"an input (batch, time, {features}) is expected, found {list(shape)}")
     chosen = decide(layer, asked).engine
-    if x.shape[1] == 0:
+    if shape[1] == 0:
         return no_steps((layer,), asked)
-    return RUN[chosen](layer, to_keep(asked))
+    return RUN[chosen](layer, to_keep(asked) if torch.is_grad_enabled() else asked)
 
 
 def no_steps(layers: Sequence[Recurrence], asked: Asked) -> Result:
@@ -100,8 +100,8 @@ def _zeros(layer: Recurrence, x: Tensor) -> tuple[State, ...]:
 
 
 def to_keep(asked: Asked) -> Asked:
-    """Copy what was made in inference mode, if gradients may be wanted: autograd cannot keep it."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    """Copy what was made in inference mode, which autograd cannot keep for a gradient."""
+    if torch.compiler.is_compiling():
         return asked
     x, lengths, start, merge, final = asked
     counted = () if lengths is None else (lengths,)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _TYPES = {Tensor, nn.Parameter}
-# How many modes see every operator (FakeTensorMode is one); torch has no public name for it.
-_modes: Any = cast(Any, torch._C)._len_torch_dispatch_stack
-# Torch gives them no types.
+# Torch has no public names for what is seldom asked, and no types.
 _ad: Any = forward_ad
 _func: Any = cast(Any, torch._C)._functorch
+# How many modes see every operator (FakeTensorMode is one), and the innermost ``torch.func``.
+_modes: Any = cast(Any, torch._C)._len_torch_dispatch_stack
+_transform: Any = _func.peek_interpreter_stack
 
 
 def is_plain(tensors: Sequence[Tensor]) -> bool:
@@ -35,15 +36,15 @@ def is_plain(tensors: Sequence[Tensor]) -> bool:
 def have_memory(tensors: Sequence[Tensor]) -> bool:
     """Tell whether all these tensors have memory of their own, with values that can be looked at.
 
-    Wrapper subclasses, fake and meta tensors, and those inside ``torch.func`` have none. Any other
-    subclass, and any tensor while a mode sees every operator, is for torch's operators, too. Not
-    for use inside a graph that is being compiled.
+    Wrapper subclasses, fake and meta tensors have none. Any other subclass is for torch's
+    operators, too, and any tensor inside ``torch.func`` or while a mode sees every operator: new
+    tensors are then of other kinds. Not for use inside a graph that is being compiled.
     """
-    if _modes() or not _TYPES.issuperset(map(type, tensors)):
+    if _modes() or _transform() or not _TYPES.issuperset(map(type, tensors)):
         return False
     try:
         addresses = list(map(Tensor.data_ptr, tensors))
-    except RuntimeError:  # sparse, or inside torch.func
+    except RuntimeError:  # sparse, or left over from torch.func
         return False
     return 0 not in addresses or all(
         address or not tensor.numel() for address, tensor in zip(addresses, tensors, strict=True)

@@ -70,12 +70,14 @@ def packed_before(
     and a stale weight would be a wrong number. ``stale``: it found that they have changed.
     """
     there = [p for p in parameters if p is not None]
-    shapes = tuple(map(_SHAPE, there))
-    key = (kind, isa, *[0 if p is None else p.data_ptr() for p in parameters])
-    found = _kept.get(key)
     if not all(map(Tensor.is_contiguous, there)):
         return freshly_packed(kind, parameters, isa)  # of copies
-    if found is not None and not stale and found.shapes == shapes:
+    shapes = tuple(map(_SHAPE, there))
+    key: tuple[int, ...] = (kind, isa, *map(Tensor.data_ptr, there))
+    if len(there) < len(parameters):
+        key += tuple(p is None for p in parameters)
+    found = None if stale else _kept.get(key)
+    if found is not None and found.shapes == shapes:
         return found.packed
     arrays = []
     for first in range(0, len(parameters), 4):
