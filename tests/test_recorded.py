@@ -23,6 +23,7 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn import engines, recorded
 from keras2torch_birnn.rnn.asked import Asked, Result
 from keras2torch_birnn.rnn.loop import STEPS, Cell, Weights
+from keras2torch_birnn.rnn.plain import is_plain
 
 F, H, T, B = 5, 7, 11, 3
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -332,10 +333,6 @@ def test_the_choice_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
         refused("what is compiled or exported cannot be recorded")
 
 
-def tells_no_address(_: Tensor) -> int:
-    raise RuntimeError("a tensor inside a transform of functions")
-
-
 def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     def reason(*shape: int, **options: Any) -> str:
         return recorded.cannot_record(
@@ -352,10 +349,10 @@ def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch
         with pytest.MonkeyPatch.context() as patching:
             patching.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
             assert reason(B, T, F, **on) == "autocast is on"
-        monkeypatch.setattr(Tensor, "data_ptr", lambda _: 0)
+        monkeypatch.setattr(recorded, "is_plain", lambda _: True)
         assert reason(B, T, F, **on) == ""
-        monkeypatch.setattr(Tensor, "data_ptr", tells_no_address)
-        assert reason(B, T, F, **on) == "inside torch.func"
+        monkeypatch.setattr(recorded, "is_plain", is_plain)
+        assert reason(B, T, F, **on) == "it is for plain tensors outside torch.func"
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         assert reason(B, T, F, **on) == "a graph is being recorded already"
 

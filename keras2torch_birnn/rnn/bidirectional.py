@@ -19,7 +19,15 @@ from keras2torch_birnn.activations import FUNCTIONS
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.asked import Asked, Result, State
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, wish
-from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, decide, is_exporting, run, run_masked
+from keras2torch_birnn.rnn.engines import (
+    KERNELS,
+    Recurrence,
+    can_pack,
+    decide,
+    is_exporting,
+    run,
+    run_masked,
+)
 from keras2torch_birnn.rnn.folded import cannot_fold, run_folded
 from keras2torch_birnn.rnn.loop import WEIGHT_NAMES, Cell, Weights
 from keras2torch_birnn.rnn.merge import MERGE
@@ -170,7 +178,7 @@ class BidirectionalStack(nn.Module):
     def explain(self, batch: int = 1, *, masked: bool = False) -> tuple[Choice, ...]:
         """Which engine runs each layer, and why, for a batch of this size as things stand now."""
         layers = self.recurrences()
-        if folded := self._folded(layers, layers[0].weights[0].ih):
+        if folded := self._folded(layers, layers[0].weights[0].ih, masked=masked):
             return (folded,) * self.num_layers
         return tuple(decide(layer, example(layer, batch, masked=masked)) for layer in layers)
 
@@ -252,8 +260,11 @@ class BidirectionalStack(nn.Module):
         return set(self.merge_mode[:-1]) == {"concat"}
 
     def _weights(self, layer: int, suffix: str) -> Weights:
+        own = self._parameters  # nn.Module's own way to a parameter is a slow one
         names = [f"{name}_l{layer}{suffix}" for name in WEIGHT_NAMES]
-        return Weights._make(getattr(self, name, None) for name in names)
+        return Weights._make(
+            [own[n] if n in own else getattr(self, n, None) for n in names],
+        )
 
     def _start(
         self, states: tuple[Tensor, ...], batch: int
@@ -282,7 +293,7 @@ class BidirectionalStack(nn.Module):
     ) -> tuple[Merged, tuple[Tensor, ...]]:
         """x: (B, T, F), the first ``lengths`` steps of each row or those in ``mask`` count."""
         layers = self.recurrences()
-        if self._folded(layers, x):
+        if self._folded(layers, x, masked=lengths is not None or mask is not None):
             begin = None if start is None else tuple(s for layer in start for s in layer)
             asked = Asked(x, lengths, begin, self.merge_mode[-1])
             outputs, states = _on_mask(partial(run_folded, layers, self.merge_mode), asked, mask)
@@ -300,7 +311,9 @@ class BidirectionalStack(nn.Module):
             finals += states
         return out, _stacked(finals)
 
-    def _folded(self, layers: Sequence[Recurrence], like: Tensor) -> Choice | None:
+    def _folded(
+        self, layers: Sequence[Recurrence], like: Tensor, *, masked: bool = False
+    ) -> Choice | None:
         """The choice of one call for all layers; None if they run one by one.
 
         ``like``: a tensor on the device.
@@ -315,6 +328,8 @@ class BidirectionalStack(nn.Module):
             return Choice("folded", "chosen")
         # As nn.LSTM runs its layers. Merges that take wider weights were never measured there.
         if not like.is_cuda or engine not in ("auto", "torch") or is_exporting():
+            return None
+        if masked and not can_pack(like):
             return None
         if not self._concatenates() or cannot_fold(layers, self.merge_mode, self.dropout):
             return None

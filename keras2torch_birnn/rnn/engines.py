@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.rnn.asked import Asked, Result
+from keras2torch_birnn.rnn.asked import Asked, Result, State
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, reverse, spread, zero_past
@@ -32,6 +32,7 @@ from keras2torch_birnn.rnn.native.op import (
     lengths_of_padded,
     run_native,
 )
+from keras2torch_birnn.rnn.plain import are_mapped, have_memory, have_tangents, is_plain
 from keras2torch_birnn.rnn.recorded import cannot_record, run_recorded
 
 # Torch's functions behind nn.LSTM, nn.GRU and nn.RNN, by cell kind and activation.
@@ -71,10 +72,47 @@ def run(layer: Recurrence, asked: Asked) -> Result:
     Raises:
         UsageError: the forced engine cannot run this call. ValueError: x does not fit the weights.
     """
-    x, features = asked.x, layer.weights[0].ih.shape[1]
-    if x.dim() != 3 or x.shape[2] != features:
-        raise ValueError(f"an input (batch, time, {features}) is expected, found {list(x.shape)}")
-    return RUN[decide(layer, asked).engine](layer, asked)
+    shape, features = asked.x.shape, layer.weights[0].ih.shape[1]
+    if len(shape) != 3 or shape[2] != features:
+        raise ValueError(f"an input (batch, time, {features}) is expected, found {list(shape)}")
+    chosen = decide(layer, asked).engine
+    if shape[1] == 0:
+        return no_steps((layer,), asked)
+    return RUN[chosen](layer, to_keep(asked) if torch.is_grad_enabled() else asked)
+
+
+def no_steps(layers: Sequence[Recurrence], asked: Asked) -> Result:
+    """Give the last layer's outputs of no steps, and the states of all layers as they were."""
+    nothing = tuple(_nothing(asked.x, w) for w in layers[-1].weights)
+    zeros = tuple(z for layer in layers for z in _zeros(layer, asked.x))
+    return merged(nothing, asked.merge), asked.start or zeros
+
+
+def _nothing(x: Tensor, weights: Weights) -> Tensor:
+    """(B, 0, H), of x and a weight, which then have gradients of zero."""
+    return x.sum(dim=2, keepdim=True) * weights.hh[0]
+
+
+def _zeros(layer: Recurrence, x: Tensor) -> tuple[State, ...]:
+    """States of zeros, for each direction."""
+    zero = x.new_zeros(x.shape[0], layer.weights[0].hh.shape[1])
+    return ((zero,) * layer.states,) * len(layer.weights)
+
+
+def to_keep(asked: Asked) -> Asked:
+    """Copy what was made in inference mode, which autograd cannot keep for a gradient."""
+    if torch.compiler.is_compiling():
+        return asked
+    x, lengths, start, merge, final = asked
+    counted = () if lengths is None else (lengths,)
+    if not any(map(Tensor.is_inference, (x, *asked.states, *counted))):
+        return asked
+    states = start and tuple(tuple(map(_usable, state)) for state in start)
+    return Asked(_usable(x), None if lengths is None else _usable(lengths), states, merge, final)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def decide(layer: Recurrence, asked: Asked) -> Choice:
@@ -107,8 +145,20 @@ def decide(layer: Recurrence, asked: Asked) -> Choice:
         return _ONLY_LOOP if _not_graph(layer, asked, dropping=dropping) else _GRAPH
     if dropping:
         return _DROPPING
-    # Packing depends on values, which a graph must not.
-    return _EXPORTED if asked.lengths is not None and is_exporting() else _FUSED
+    if not torch.compiler.is_compiling() and _is_transformed(_tensors(layer, asked)):
+        return _TRANSFORMED
+    return _FUSED if asked.lengths is None or can_pack(asked.x, asked.lengths) else _UNPACKED
+
+
+def _is_transformed(tensors: Sequence[Tensor]) -> bool:
+    return have_tangents(tensors) or are_mapped(tensors)
+
+
+def can_pack(*tensors: Tensor) -> bool:
+    """Tell whether masked sequences may be packed, which depends on values, as no graph may."""
+    if is_exporting() or torch.compiler.is_compiling():
+        return False
+    return have_memory(tensors)
 
 
 _NATIVE = Choice("native", "measured the fastest for float32 on CPU")
@@ -119,7 +169,8 @@ _CHOSEN_GRAPH = Choice("graph", "chosen")
 _GRAPH = Choice("graph", "the loop, recorded: torch has no kernel for this layer")
 _ONLY_LOOP = Choice("loop", "neither torch nor the native kernel computes this call")
 _DROPPING = Choice("loop", "Keras drops with one mask for all steps; torch's kernel has none")
-_EXPORTED = Choice("loop", "a masked layer in an exported graph")
+_TRANSFORMED = Choice("loop", "torch's kernels lack forward-mode derivatives and vmap")
+_UNPACKED = Choice("loop", "a masked layer in a graph, or tensors without values to pack by")
 
 
 def _not_native(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
@@ -129,7 +180,9 @@ def _not_native(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
     if is_tracing():
         return "what torch.jit traces must be torch's"
     if dropping or not can_run(_tensors(layer, asked)):
-        return "the kernel computes float32 on CPU, without dropout"
+        return "the kernel computes float32 on CPU, without dropout, from plain tensors"
+    if asked.lengths is not None and not torch.compiler.is_compiling():
+        return "" if is_plain((asked.lengths,)) else "the lengths are not a plain tensor"
     return ""
 
 
@@ -182,6 +235,8 @@ def run_masked(
         raise ValueError(f"a mask {list(x.shape[:2])} is expected, found {list(mask.shape)}")
     if mask.dtype is not torch.bool:
         mask = mask.bool()
+    elif torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        mask = _usable(mask)
     zeros = rules in _ZEROS  # which merge to zeros
     counted = lengths_of_padded(mask)
     compacted, lengths = compact(x, mask) if counted is None else (x, counted)
@@ -225,9 +280,9 @@ def _run_loops(layer: Recurrence, asked: Asked) -> Result:
     x, lengths, start, merge, _ = asked
     outputs, states = [], []
     dropout = layer.dropout if layer.training else None
-    for d, weights in enumerate(layer.weights):
-        zero = x.new_zeros(x.shape[0], weights.hh.shape[1])
-        begin = start[d] if start else (zero,) * layer.states
+    x = zero_past(x, lengths)
+    start = start or _zeros(layer, x)
+    for d, (weights, begin) in enumerate(zip(layer.weights, start, strict=True)):
         read = reverse(x, lengths) if d else x
         out, state = run_loop(layer.cell, weights, read, lengths, begin, dropout)
         outputs.append(reverse(out, lengths) if d else out)
@@ -276,6 +331,7 @@ def run_kernel(layers: Sequence[Recurrence], asked: Asked) -> Result:
         counts = lengths[order].cpu()
         if counts[-1] == 0:
             empty = lengths[order] == 0
+            x = zero_past(x, lengths)  # a step of each row without any is read
         packed = pack_padded_sequence(x[order], counts.clamp(min=1), batch_first=True)
         begin = tuple(s[:, order] for s in begin)
     hx = begin if layer.cell.kind == "LSTM" else begin[0]
@@ -412,7 +468,9 @@ class _Kept(torch.autograd.Function):
         directions = len(fixed.layer.weights)
         saved = ctx.saved_tensors  # asked for once: inside a checkpoint they are recomputed then
         tensors, kept = saved[:-directions], saved[-directions:]
-        if torch.is_grad_enabled():  # gradients of gradients: the kernel's own have none
+        given = [d for d in (d_out, d_final) if d is not None]
+        # The kernel's own gradients have none themselves, and are of plain tensors only.
+        if torch.is_grad_enabled() or not is_plain([*given, *saved]):
             none = (None,)
             outputs = none * directions if d_out is None else d_out.chunk(directions, dim=2)
             states = none * directions * fixed.layer.states
@@ -446,16 +504,19 @@ def _gradients_again(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the tensors, of one run more; for gradients of gradients, of torch's."""
     needed, twice = needs_input_grad[1:], torch.is_grad_enabled()
+    plain = is_plain([*tensors, *(g for g in gradients if g is not None)])
     if not twice:
         tensors = tuple(
             t.detach().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
         )
     with torch.enable_grad():
         layer, asked = fixed.with_tensors(tensors)
-        if not twice and _native(layer).differentiable:
+        if plain and not twice and _native(layer).differentiable:
             again = _keeping(layer, asked)
         else:
-            again = run(layer._replace(engine="torch"), asked)
+            # Batched by autograd (is_grads_batched) they are no reason for the loop.
+            tangents = have_tangents(g for g in gradients if g is not None)
+            again = run(layer._replace(engine="loop" if tangents else "torch"), asked)
         pairs = zip(_unshaped(again), gradients, strict=True)
         outputs, given = zip(*((o, g) for o, g in pairs if g is not None), strict=True)
         wanted = [t for t, need in zip(tensors, needed, strict=True) if need]

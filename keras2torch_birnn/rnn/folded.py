@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from keras2torch_birnn.rnn.asked import Asked, Result
-from keras2torch_birnn.rnn.engines import Recurrence, run_kernel
+from keras2torch_birnn.rnn.engines import Recurrence, no_steps, run_kernel, to_keep
 
 # Merge mode -> what the next layer's input weights are multiplied by, for each direction; None:
 # they are wide already.
@@ -40,8 +40,10 @@ def run_folded(layers: Sequence[Recurrence], modes: Sequence[str | None], asked:
 
     modes: what each layer merges by.
     """
+    if asked.x.shape[1] == 0:
+        return no_steps(layers, asked)
     later = zip(layers[1:], modes[:-1], strict=True)
-    return run_kernel((layers[0], *(reading(layer, mode) for layer, mode in later)), asked)
+    return run_kernel((layers[0], *(reading(layer, mode) for layer, mode in later)), to_keep(asked))
 
 
 def reading(layer: Recurrence, mode: str | None) -> Recurrence:

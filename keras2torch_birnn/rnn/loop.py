@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from keras2torch_birnn.activations import Activation
+from keras2torch_birnn.rnn.native.op import is_tracing
 
 State = tuple[Tensor, ...]
 
@@ -134,7 +135,7 @@ def run_loop(
 ) -> tuple[Tensor, State]:
     """Read x (B, T, F) from t = 0 on; steps at or past ``lengths`` (B,) leave the state alone.
 
-    Returns outputs (B, T, H) and the final state.
+    There x holds zeros. Returns outputs (B, T, H) and the final state.
     """
     gates = w.hh.shape[0] // w.hh.shape[1]
     masks: tuple[Tensor, ...] = ()
@@ -151,13 +152,28 @@ def run_loop(
         valid = torch.arange(x.shape[1], device=x.device)[:, None, None] < lengths[:, None]
     outputs: list[Tensor] = []
     for t, product in enumerate(products.unbind(dim=1)):
-        new = step(cell, w, product, state, masks)
-        if valid is not None:
-            keep = valid[t]
-            new = tuple(torch.where(keep, a, b) for a, b in zip(new, state, strict=True))
-        state = new
+        counts = None if valid is None else valid[t]
+        new = step(cell, w, product, _read(counts, state), masks)
+        state = _where(counts, new, state)
         outputs.append(state[0])
     return torch.stack(outputs, dim=1), state
+
+
+def _where(counts: Tensor | None, new: State, old: State) -> State:
+    """Take the new state in the rows where the step counts."""
+    if counts is None:
+        return new
+    return tuple(torch.where(counts, a, b) for a, b in zip(new, old, strict=True))
+
+
+def _read(counts: Tensor | None, state: State) -> State:
+    """Replace the state by zeros in the rows where the step does not count.
+
+    The derivative there may be infinite, and zero times that is NaN.
+    """
+    if counts is None or not (torch.is_grad_enabled() or is_tracing()):
+        return state
+    return tuple(torch.where(counts, s, torch.zeros_like(s)) for s in state)
 
 
 def _masks(like: Tensor, copies: int, rate: float) -> tuple[Tensor, ...]:

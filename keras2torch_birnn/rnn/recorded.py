@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.asked import Asked, Result
-from keras2torch_birnn.rnn.native.op import have_memory
+from keras2torch_birnn.rnn.plain import is_plain
 
 # Each holds the memory of a run. Calls of more shapes than these run unrecorded.
 MOST_OF_A_LAYER = 8
@@ -33,14 +33,14 @@ class _Recording(NamedTuple):
 
 @dataclass(frozen=True)
 class _Layer:
-    """What was recorded with weights that lie ``at`` one place; it goes with the first of them.
+    """What was recorded with weights ``at`` one place; it goes with the first one's memory.
 
     seen: the calls that came, as far as they may be recorded. recordings: of those that came again;
     None stands for a call that cannot be recorded.
     """
 
     at: tuple[object, ...]
-    watch: weakref.ref[Tensor]
+    watch: weakref.ref[torch.UntypedStorage]
     seen: set[Hashable] = field(default_factory=set)
     recordings: dict[Hashable, _Recording | None] = field(default_factory=dict)
 
@@ -61,7 +61,7 @@ def cannot_record(asked: Asked, weights: Sequence[Tensor]) -> str:
         return "autocast is on"
     if torch.cuda.is_current_stream_capturing():
         return "a graph is being recorded already"
-    return "" if have_memory(tensors) else "inside torch.func"
+    return "" if is_plain(tensors) else "it is for plain tensors outside torch.func"
 
 
 def run_recorded(
@@ -127,12 +127,13 @@ def _precision() -> tuple[Hashable, ...]:
 
 
 def _layer_of(weights: Sequence[Tensor]) -> _Layer:
-    """What belongs to these weights; recordings of where they lay before are dropped."""
-    number = id(weights[0])
+    """What belongs to these weights; it is dropped with the memory of the first of them."""
+    number = weights[0].data_ptr()
     at = tuple((w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights)
     found = _layers.get(number)
     if found is None or found.at != at:
-        watch = weakref.ref(weights[0], lambda _: _layers.pop(number, None))
+        # Not the parameter: torch cannot swap one with a weak reference.
+        watch = weakref.ref(weights[0].untyped_storage(), lambda _: _layers.pop(number, None))
         found = _layers[number] = _Layer(at, watch)
     return found
 

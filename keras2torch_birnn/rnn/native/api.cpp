@@ -1,10 +1,13 @@
 // The functions of kernel.h: choose the instruction set, cut a call into tasks, run them.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <deque>
+#include <exception>
 #include <new>
 #include <numeric>
+#include <random>
 #include <vector>
 
 #include "isa.h"
@@ -148,10 +151,24 @@ Sharing sharing_of(const K2tCall& call, const Team& team) {
 
 constexpr long SOURCES = 4;
 
+uint64_t random_number() try {
+    std::random_device device;
+    return static_cast<uint64_t>(device()) << 32 | device();
+} catch (const std::exception&) {  // no source of randomness on this system
+    return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+}
+
+// Of the four weights of a direction. Weights that would pass for others in one process do not in the
+// next; a forked child goes on with its parent's packed weights.
+uint64_t print(const K2tKernel& with, const K2tArray* sources) {
+    static const uint64_t start = random_number();
+    return with.print(sources, SOURCES, start);
+}
+
 // Whether a direction's packed weights are not what its weights are now.
 bool is_stale(const K2tCall& call, const K2tKernel& with, long direction) {
     const K2tArray* sources = call.sources[direction];
-    return sources && with.print(sources, SOURCES) != call.prints[direction];
+    return sources && print(with, sources) != call.prints[direction];
 }
 
 // Returns as k2t_run.
@@ -221,7 +238,7 @@ void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight_ih, const 
 }
 
 uint64_t k2t_print(int64_t isa, const K2tArray* sources) {
-    return kernel(isa).print(sources, SOURCES);
+    return print(kernel(isa), sources);
 }
 
 int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time, int64_t batch_stride,

@@ -150,6 +150,13 @@ static void simple_slopes(const Slopes& f, long width, const float* kept, float*
     }
 }
 
+// Zero the lanes past the last unit in each of `parts` vectors of W floats. What was kept of them is
+// zero times an input, which is NaN for an infinite one, and a product would carry that to all units.
+static void clear_padding(long units, long width, long parts, float* gates) {
+    for (float* end = gates + parts * width; gates < end; gates += width)
+        for (long u = units; u < width; ++u) gates[u] = 0;
+}
+
 // ---- the whole sequence ---------------------------------------------------------------------------
 
 // GRU after has n's gradient twice: before and after the reset.
@@ -213,13 +220,16 @@ static void gradient_with(const K2tGradient& call, const K2tTask& task, float* m
                     break;
                 default: simple_slopes(f, width, at, d_row, to);
             }
+            clear_padding(units, width, gradient_parts(kind), to);
         }
         const float* packed = call.packed[d];
         if (kind == K2T_GRU_BEFORE) {
             carry(n, width, 2, 1, count, gates + 2 * width, size, packed, d_reset);
-            for (long r = 0; r < n; ++r)
+            for (long r = 0; r < n; ++r) {
                 reset_slopes(f, width, kept(r, time(r, step)), d_reset + r * width, d_h + r * width,
                              gates + r * size);
+                clear_padding(units, width, 1, gates + r * size);
+            }
             carry(n, width, 0, 2, count, gates, size, packed, d_h);
         } else {
             carry(n, width, 0, count, count, gates, size, packed, d_h);

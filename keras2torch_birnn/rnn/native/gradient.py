@@ -91,6 +91,7 @@ def gradient(
         call.d_final = d_final.data_ptr()
     call.d_start = d_start.data_ptr()
     start = [s.contiguous() for s in asked.states]
+    kept = [k.contiguous() for k in kept]  # hooks of saved tensors may give them in other strides
     alive = []  # until the kernel has run
     for d, (_, hh, _, _) in enumerate(parameters):
         packed = room(library().k2t_gradient_packed_size(isa, ctypes.byref(shape)))

@@ -39,7 +39,7 @@ struct K2tKernel {
     long (*together_size)(const K2tShape&);
     long (*together_start)(const K2tCall&, long direction, float* shared);
     void (*together)(const K2tCall&, const K2tPart&, float* shared);
-    uint64_t (*print)(const K2tArray*, long count);
+    uint64_t (*print)(const K2tArray*, long count, uint64_t start);
     long lanes;
     long (*kept_parts)(long kind);
     long (*gradient_packed_size)(const K2tShape&);

@@ -28,6 +28,7 @@ from keras2torch_birnn.rnn.native.library import (
     missing,
 )
 from keras2torch_birnn.rnn.native.packing import Parameters, freshly_packed, packed_before, sizes
+from keras2torch_birnn.rnn.plain import is_plain
 
 # Torch gives it no types.
 is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
@@ -115,9 +116,10 @@ def compute(
     )
     use_torch_threads()
     code = library().k2t_run(isa, RUN.pack(packed.at, *call))
-    if code == _STALE:
+    if code == STALE:
+        # Another thread may change them all the time: what was packed now is as good as any.
         packed = packed_before(kind, parameters, isa, stale=True)
-        code = library().k2t_run(isa, RUN.pack(packed.at, *call))
+        code = library().k2t_run(isa, RUN.pack(packed.unchecked, *call))
     done(code)
     return out, ends
 
@@ -133,7 +135,7 @@ def _starts(states: Sequence[Tensor], each: int) -> list[int]:
     return (at[::each] + _NONE)[:2] + ((at[1::2] if each == 2 else []) + _NONE)[:2]
 
 
-_STALE = 3  # k2t_run's answer where the weights are others than those that were packed
+STALE = 3  # k2t_run's answer where the weights are others than those that were packed
 
 
 def done(code: int) -> None:
@@ -142,8 +144,6 @@ def done(code: int) -> None:
         raise MemoryError("no memory for the native kernel's scratch")
     if code == 2:
         raise ValueError("a length is below 0 or above the number of steps")
-    if code == _STALE:
-        raise RuntimeError("another thread changes the weights while they are read")
 
 
 def counts(lengths: Tensor) -> Tensor:
@@ -158,16 +158,14 @@ def lengths_of_padded(mask: Tensor) -> Tensor | None:
     Asked on the CPU only, where looking at the values costs no waiting, and not while a graph is
     traced, which must not depend on them.
     """
-    if torch.compiler.is_compiling() or is_tracing() or not mask.is_cpu:
-        return None
-    try:
-        at = mask.data_ptr()
-    except RuntimeError:  # see have_memory
+    if torch.compiler.is_compiling() or is_tracing() or not (mask.is_cpu and is_plain((mask,))):
         return None
     if missing():
         return mask.sum(dim=1) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
     lengths = torch.empty(mask.shape[0], dtype=torch.int64, device="cpu")
-    in_front = library().k2t_lengths(at, *mask.shape, *mask.stride(), lengths.data_ptr())
+    in_front = library().k2t_lengths(
+        mask.data_ptr(), *mask.shape, *mask.stride(), lengths.data_ptr()
+    )
     return lengths if in_front else None
 
 
@@ -181,7 +179,10 @@ def _operator(
     options: Sequence[float],
     merge: int,
 ) -> tuple[Tensor, Tensor]:
-    out, ends = compute(x, parameters, lengths, start, cell, options, merge)
+    # In a compiled graph no one asked is_plain.
+    weights = [None if p is None else p.resolve_neg() for p in parameters]
+    begin = [s.resolve_neg() for s in start]
+    out, ends = compute(x.resolve_neg(), weights, lengths, begin, cell, options, merge)
     return out, cast(Tensor, ends)
 
 
@@ -222,11 +223,11 @@ def run_native(
         0 if merge is None else MERGES[merge],
     )
     ends: Tensor | None
-    # A plain call saves the dispatcher's time, which a short sequence would feel.
-    if type(x) is Tensor and not torch.compiler.is_compiling():
-        out, ends = compute(*given, final=final)
-    else:
+    # Without the dispatcher, whose time a short sequence would feel.
+    if torch.compiler.is_compiling():
         out, ends = _operator(*given)
+    else:
+        out, ends = compute(*given, final=final)
     outputs = out.chunk(len(parameters), dim=2) if merge is None else (out,)
     return outputs, () if ends is None else by_direction(ends, cell)
 
@@ -242,23 +243,12 @@ _FLOAT32 = {torch.float32}
 
 
 def can_run(tensors: Sequence[Tensor]) -> bool:
-    """Whether the kernel computes with these (x first): float32 on CPU, dense, with memory."""
-    if tensors[0].shape[1] == 0:
-        return False
+    """Tell whether the kernel computes with these: float32 on CPU, dense and plain."""
     if torch.compiler.is_compiling():
         return all(
             tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.strided
             for tensor in tensors
         )
-    # The same in the least time; what is not dense tells no address.
+    # The same in the least time; what is not dense is not plain.
     alike = set(map(_DTYPE, tensors)) == _FLOAT32 and all(map(_IS_CPU, tensors))
-    return alike and have_memory(tensors)
-
-
-def have_memory(tensors: Sequence[Tensor]) -> bool:
-    """Not so if sparse, or inside torch.func's transforms, which the operator knows nothing of."""
-    try:
-        list(map(Tensor.data_ptr, tensors))
-    except RuntimeError:
-        return False
-    return True
+    return alike and is_plain(tensors)

@@ -23,35 +23,41 @@ Parameters: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 @dataclass(frozen=True)
 class Packed:
-    """The weights of all directions as the kernel takes them: ``at`` is their ``weights``' address.
+    """The weights of all directions as the kernel takes them.
 
-    ``alive``: what those point to.
+    ``at``: the address of their ``weights``; ``unchecked``: of the same without what the kernel
+    compares with the parameters' values. ``alive``: what those point to.
     """
 
     weights: Weights
     at: int
+    unchecked: int
     alive: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """Packed weights and the parameters they belong to.
+    """Packed weights, the shapes of the parameters, and the memory in which those lie.
 
-    ``ids`` of the parameters are theirs alone as long as this is kept, for it goes with the first
-    of them (``watches``).
+    They go with the first ``storages`` that goes, or moves away from the address it had (``at``).
     """
 
     packed: Packed
-    ids: tuple[int, ...]
-    watches: tuple[weakref.ref[Tensor], ...]
-    pointers: tuple[int, ...]
     shapes: tuple[torch.Size, ...]
+    storages: tuple[weakref.ref[torch.UntypedStorage], ...]
+    at: tuple[int, ...]
+
+    def has_moved(self) -> bool:
+        """Tell whether a storage is not where it was: resized, for one."""
+        now = [storage() for storage in self.storages]
+        return any(s is None or s.data_ptr() != at for s, at in zip(now, self.at, strict=True))
 
 
 _SHAPE = attrgetter("shape")
 
-# by the id of the first weight_hh, kind of cell and instruction set
-_kept: dict[tuple[int, int, int], _Kept] = {}
+# By kind of cell, instruction set and the parameters' addresses: all that lies there is compared by
+# the kernel. Not by the parameters: torch cannot swap one with a weak reference.
+_kept: dict[tuple[int, ...], _Kept] = {}
 
 
 def packed_before(
@@ -63,20 +69,16 @@ def packed_before(
     runs: torch counts the changes of a tensor, but not those written through ``parameter.data``,
     and a stale weight would be a wrong number. ``stale``: it found that they have changed.
     """
-    key = (id(parameters[1]), kind, isa)
     there = [p for p in parameters if p is not None]
-    found = _kept.get(key)
-    if (
-        found is not None
-        and not stale
-        and found.ids == tuple(map(id, parameters))
-        and found.pointers == tuple(map(Tensor.data_ptr, there))
-        and found.shapes == tuple(map(_SHAPE, there))
-        and all(map(Tensor.is_contiguous, there))
-    ):
-        return found.packed
     if not all(map(Tensor.is_contiguous, there)):
         return freshly_packed(kind, parameters, isa)  # of copies
+    shapes = tuple(map(_SHAPE, there))
+    key: tuple[int, ...] = (kind, isa, *map(Tensor.data_ptr, there))
+    if len(there) < len(parameters):
+        key += tuple(p is None for p in parameters)
+    found = None if stale else _kept.get(key)
+    if found is not None and found.shapes == shapes:
+        return found.packed
     arrays = []
     for first in range(0, len(parameters), 4):
         given = parameters[first : first + 4]
@@ -85,10 +87,11 @@ def packed_before(
     # Before they are packed: what another thread changes meanwhile is noticed by the next run.
     prints = [library().k2t_print(isa, array) for array in arrays]
     packed = freshly_packed(kind, parameters, isa, arrays, prints)
-    watches = tuple(weakref.ref(p, lambda _: _kept.pop(key, None)) for p in there)
-    pointers = tuple(map(Tensor.data_ptr, there))
-    shapes = tuple(map(_SHAPE, there))
-    _kept[key] = _Kept(packed, tuple(map(id, parameters)), watches, pointers, shapes)
+    storages = [p.untyped_storage() for p in there]
+    watches = tuple(weakref.ref(s, lambda _: _kept.pop(key, None)) for s in storages)
+    for other in [other for other, kept in tuple(_kept.items()) if kept.has_moved()]:
+        _kept.pop(other, None)
+    _kept[key] = _Kept(packed, shapes, watches, tuple(s.data_ptr() for s in storages))
     return packed
 
 
@@ -122,14 +125,15 @@ def freshly_packed(
         sources = [None if p is None else p.detach().contiguous() for p in direction]
         pointers = [None if s is None else s.data_ptr() for s in sources]
         library().k2t_pack(isa, ctypes.byref(shape), *pointers, aligned(data[-1]))
-    weights = Weights(
-        shape,
-        directions,
-        tuple(map(aligned, data)),
-        tuple(map(ctypes.addressof, arrays)),
-        tuple(prints),
+    packed = (shape, directions, tuple(map(aligned, data)))
+    weights = Weights(*packed, tuple(map(ctypes.addressof, arrays)), tuple(prints))
+    unchecked = Weights(*packed)
+    return Packed(
+        weights,
+        ctypes.addressof(weights),
+        ctypes.addressof(unchecked),
+        (unchecked, *data, *arrays),
     )
-    return Packed(weights, ctypes.addressof(weights), (*data, *arrays))
 
 
 def sizes(parameters: Sequence[Tensor | None]) -> tuple[int, int]:

@@ -1,8 +1,10 @@
 // A fingerprint of weights, to notice changes. Inside an isa_*.cpp's namespace.
 //
-// Every lane goes through a chain of steps that each are one to one, both in what the lane was and in
-// what is read: a change of one word always changes it, and changes of several words cancel out in one
-// of 2^64 cases. The rotation lets no bit keep to itself, not even the sign.
+// Every lane goes through a chain of steps, each one to one in what the lane was, so that a difference
+// stays. What is read enters a step twice: before the multiplication and, rotated, after it. Entered
+// once, the change of a sign could always be undone by a change of the number before. The chains
+// start at random numbers, others in every process, so that nobody can compute beforehand which
+// changes cancel out: any change does in one of 2^64 processes.
 
 typedef uint64_t Words __attribute__((vector_size(K2T_LANES * 4)));
 typedef uint64_t LooseWords __attribute__((vector_size(K2T_LANES * 4), aligned(4), may_alias));
@@ -15,7 +17,7 @@ constexpr uint64_t FACTOR = 0x9e3779b97f4a7c15;  // 2^64 divided by the golden r
 template <class Value>
 static Value mixed(Value sum, Value read) {
     const Value both = sum ^ read;
-    return ((both << 29) | (both >> 35)) * FACTOR;
+    return (((both << 29) | (both >> 35)) * FACTOR) ^ ((read << 17) | (read >> 47));
 }
 
 static void mix_block(Words* sums, const float* from) {
@@ -24,12 +26,13 @@ static void mix_block(Words* sums, const float* from) {
         sums[c] = mixed<Words>(sums[c], *reinterpret_cast<const LooseWords*>(from + c * LANES));
 }
 
-static uint64_t print(const K2tArray* arrays, long count) {
+// `start`: a random number.
+static uint64_t print(const K2tArray* arrays, long count, uint64_t start) {
     Words sums[CHAINS];
+    uint64_t all = start;
     for (long c = 0; c < CHAINS; ++c)
         for (long lane = 0; lane < WORD_LANES; ++lane)
-            sums[c][lane] = static_cast<uint64_t>(c * WORD_LANES + lane + 1) * FACTOR;
-    uint64_t all = 0;
+            sums[c][lane] = all = mixed<uint64_t>(all, mixed<uint64_t>(all, FACTOR));
     for (const K2tArray* array = arrays; array < arrays + count; ++array) {
         const long size = array->data ? static_cast<long>(array->size) : 0;
         long i = 0;
