@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.asked import Asked, Result
+from keras2torch_birnn.rnn.checked import check_size
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, reverse, spread, zero_past
@@ -69,11 +70,9 @@ def run(layer: Recurrence, asked: Asked) -> Result:
     """Compute a layer's outputs and final states.
 
     Raises:
-        UsageError: the forced engine cannot run this call. ValueError: x does not fit the weights.
+        UsageError: the forced engine cannot run this call, or x does not fit the weights.
     """
-    x, features = asked.x, layer.weights[0].ih.shape[1]
-    if x.dim() != 3 or x.shape[2] != features:
-        raise ValueError(f"an input (batch, time, {features}) is expected, found {list(x.shape)}")
+    check_size(asked.x, layer.weights[0].ih.shape[1])
     return RUN[decide(layer, asked).engine](layer, asked)
 
 
