@@ -8,6 +8,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,12 +26,14 @@ from keras2torch_birnn.layers.dense import Dense
 from keras2torch_birnn.layers.embedding import Embedding
 from keras2torch_birnn.layers.recurrent import bidirectional as converted_pair
 from keras2torch_birnn.layers.recurrent import recurrent as converted
+from keras2torch_birnn.own import blaming
 from keras2torch_birnn.rnn import bidirectional, layers
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 PAIRS: list[tuple[Any, Any]] = [(k2t.BiLSTM, nn.LSTM), (k2t.BiGRU, nn.GRU), (k2t.BiRNN, nn.RNN)]
 OURS = [ours for ours, _ in PAIRS]
 F, H, T, B = 5, 7, 11, 3
+HERE = Path(__file__).name
 
 
 # ---- arguments ---------------------------------------------------------------------------------
@@ -373,6 +376,18 @@ def test_a_converted_model_says_the_same_and_takes_numbers_of_any_kind() -> None
     table = Embedding(13, F)
     with pytest.raises(TypeError, match=r"^input: a torch.Tensor of torch.int64 is expected"):
         table(np.zeros((B, T), dtype=int))
+
+
+def test_a_plugin_that_calls_ours_with_a_wrong_input_is_named_with_its_line() -> None:
+    stack, x = k2t.BiLSTM(F, H), torch.randn(T, B, F)
+    layer = LayerSpec("Mine", "mine", {}, {}, place="model/mine")
+    for given, text in (
+        (x.double(), r"ArgumentTypeError: input: torch\.float32 is expected"),
+        (x[..., 1:], r"ArgumentValueError: an input \(batch, time, 5\) is expected"),
+    ):
+        wanted = rf"^model/mine: plugin for Mine: its module fails: {text}.*\({HERE}:\d+\)"
+        with pytest.raises(k2t.PluginError, match=wanted), blaming(layer, "its module"):
+            stack(given)
 
 
 def test_what_computes_with_another_dtype_is_not_refused() -> None:
