@@ -27,7 +27,7 @@ from keras2torch_birnn.rnn.arguments import (
     one_function,
 )
 from keras2torch_birnn.rnn.asked import Asked, Result, State
-from keras2torch_birnn.rnn.checked import check_dtypes, check_size, check_tensor
+from keras2torch_birnn.rnn.checked import check_dtypes, check_shape, check_tensor
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, wish
 from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, decide, is_exporting, run, run_masked
 from keras2torch_birnn.rnn.folded import cannot_fold, run_folded
@@ -325,7 +325,7 @@ class BidirectionalStack(nn.Module):
         given = tuple(chain.from_iterable(every or ()))
         check_dtypes(x, layers[0].weights[0].ih, given, "hx")
         if self._folded(layers, x):
-            check_size(x, self.input_size)
+            check_shape(x.shape, self.input_size)
             asked = Asked(x, lengths, every, self.merge_mode[-1])
             outputs, states = _on_mask(partial(run_folded, layers, self.merge_mode), asked, mask)
             return outputs if asked.merge is None else outputs[0], _stacked(states)

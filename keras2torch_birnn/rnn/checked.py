@@ -90,13 +90,13 @@ def _autocasts(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def check_size(x: Tensor, features: int) -> None:
-    """Refuse an input that is not (batch, time, features).
+def check_shape(shape: torch.Size, features: int) -> None:
+    """Refuse the shape of an input that is not (batch, time, features).
 
     Raises:
         ArgumentValueError: it has other dimensions, or another last size.
     """
-    if x.dim() != 3 or x.shape[2] != features:
+    if len(shape) != 3 or shape[2] != features:
         raise ArgumentValueError(
-            f"an input (batch, time, {features}) is expected, found {list(x.shape)}"
+            f"an input (batch, time, {features}) is expected, found {list(shape)}"
         )

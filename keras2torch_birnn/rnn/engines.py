@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.asked import Asked, Result
-from keras2torch_birnn.rnn.checked import check_size
+from keras2torch_birnn.rnn.checked import check_shape
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, reverse, spread, zero_past
@@ -72,7 +72,7 @@ def run(layer: Recurrence, asked: Asked) -> Result:
     Raises:
         UsageError: the forced engine cannot run this call, or x does not fit the weights.
     """
-    check_size(asked.x, layer.weights[0].ih.shape[1])
+    check_shape(asked.x.shape, layer.weights[0].ih.shape[1])
     return RUN[decide(layer, asked).engine](layer, asked)
 
 
