@@ -286,7 +286,7 @@ class BidirectionalStack(nn.Module):
         return Weights._make(getattr(self, name, None) for name in names)
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
-        """States as they were given: none, one, or several in a tuple or a list."""
+        """Return what was given, none, one, or several in a tuple or a list, as a tuple."""
         if hx is None:
             return ()
         states = tuple(hx) if isinstance(hx, tuple | list) else (hx,)

@@ -32,7 +32,7 @@ def check_tensor(place: str, given: Any, expected: Any) -> None:
 
 
 def _kind(given: Any) -> str:
-    """Full name of its class, and the dtype of an array."""
+    """Return the full name of its class, and the dtype of an array."""
     named = type(given)
     home = "" if named.__module__ == "builtins" else f"{named.__module__}."
     of = f" of {given.dtype}" if isinstance(given, np.ndarray) else ""
@@ -48,7 +48,7 @@ def _advice(given: Any, expected: torch.dtype) -> str:
 
 
 def _float_dtype(module: nn.Module) -> torch.dtype:
-    """Dtype of a module's first weight of floats."""
+    """Return the dtype of a module's first weight of floats."""
     kinds = (p.dtype for p in module.parameters() if p.is_floating_point())
     return next(kinds, torch.get_default_dtype())
 
