@@ -150,6 +150,9 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "log_softmax": log_softmax,
 }
 
+# What comes out is half as wide: nothing that a recurrent cell could go on with.
+HALVING = frozenset({"glu"})
+
 
 def activation(value: Any) -> Activation:
     """Return the function of an explicit activation: a name, or a dict with options."""

@@ -94,6 +94,14 @@ class UsageError(K2TError):
     exit_code = 2
 
 
+class ArgumentTypeError(UsageError, TypeError):
+    """An argument is of another type, or a tensor of another dtype, than is expected."""
+
+
+class ArgumentValueError(UsageError, ValueError):
+    """An argument is of the right type, but its value or its shape is not one that is expected."""
+
+
 class PluginError(UsageError):
     """The user's own code fails, or does not do what it says (exit code 2)."""
 

@@ -245,10 +245,11 @@ def blaming(layer: LayerSpec, what: str) -> Iterator[None]:
     """Turn whatever the user's code raises into an error that names class, place and line."""
     try:
         yield
-    except K2TError as error:
-        error.place = error.place or layer.place
-        raise
     except Exception as error:
+        # One that is a TypeError or a ValueError is about how the user's code calls ours.
+        if isinstance(error, K2TError) and not isinstance(error, TypeError | ValueError):
+            error.place = error.place or layer.place
+            raise
         lines = str(error).strip().splitlines()
         reason = printable(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
         raise PluginError(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.layers.registry import NONE, Converter, MaskFlow
+from keras2torch_birnn.rnn.checked import check_tensor
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
@@ -16,6 +19,7 @@ class Embedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Ids of any shape -> the shape and (output_dim,). Row 0 is an ordinary row."""
+        check_tensor("input", input, torch.int64)
         return super().forward(input.long())
 
 

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
+
+from keras2torch_birnn.rnn.checked import check_tensor
 
 
 def floats(x: Tensor, like: Tensor) -> Tensor:
     """The model's floats: of those of any other precision, of whole numbers, of bools."""
+    check_tensor("input", x, like.dtype)
     return x.to(like.dtype)
 
 
 def whole_numbers(x: Tensor) -> Tensor:
     """What Keras makes of an input declared as integers: floats lose their fraction."""
+    check_tensor("input", x, torch.int64)
     return x.long() if x.is_floating_point() or x.dtype.itemsize == 1 else x
 
 
 def truths(x: Tensor) -> Tensor:
     """What is not zero is true."""
+    check_tensor("input", x, torch.bool)
     return x.bool()
 
 

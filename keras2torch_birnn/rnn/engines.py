@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.asked import Asked, Result, State
+from keras2torch_birnn.rnn.checked import check_shape
 from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, reverse, spread, zero_past
@@ -70,13 +71,11 @@ def run(layer: Recurrence, asked: Asked) -> Result:
     """Compute a layer's outputs and final states.
 
     Raises:
-        UsageError: the forced engine cannot run this call. ValueError: x does not fit the weights.
+        UsageError: the forced engine cannot run this call, or x does not fit the weights.
     """
-    shape, features = asked.x.shape, layer.weights[0].ih.shape[1]
-    if len(shape) != 3 or shape[2] != features:
-        raise ValueError(f"an input (batch, time, {features}) is expected, found {list(shape)}")
+    check_shape(asked.x.shape, layer.weights[0].ih.shape[1])
     chosen = decide(layer, asked).engine
-    if shape[1] == 0:
+    if asked.x.shape[1] == 0:
         return no_steps((layer,), asked)
     return RUN[chosen](layer, to_keep(asked) if torch.is_grad_enabled() else asked)
 

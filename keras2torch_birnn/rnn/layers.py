@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.activations import activation
 from keras2torch_birnn.rnn.asked import Asked, Result, State
+from keras2torch_birnn.rnn.checked import check_dtypes, check_tensor
 from keras2torch_birnn.rnn.choice import (
     Wish,
     activation_label,
@@ -79,12 +80,20 @@ def recurrent_forward(
 
     x: (B, T, ...); mask: (B, T), true where a step counts; initial_state: Keras' order, forward
     states first. Returns the (merged) output, then the states if the layer returns them.
+
+    Raises:
+        ArgumentTypeError: no tensor, or not of the dtype of the weights.
     """
+    check_tensor("input", x, module)
+    if mask is not None:
+        check_tensor("mask", mask, torch.bool)
     plan = module.plan
     if plan.against_time:
         x, mask = x.flip(1), None if mask is None else mask.flip(1)
     start = module.carried if plan.stateful else None
     if initial_state is not None:
+        for state in initial_state:
+            check_tensor("initial_state", state, module)
         each = len(initial_state) // len(plan.rules)
         start = tuple(
             tuple(initial_state[i * each : (i + 1) * each]) for i in range(len(plan.rules))
@@ -142,7 +151,9 @@ def recurrence(module: LSTM | GRU | RNN | LoopRNN) -> Recurrence:
 
 def _run(module: LSTM | GRU | RNN | LoopRNN, asked: Asked) -> Result:
     """See ``Sequences``."""
-    return run(recurrence(module), asked)
+    layer = recurrence(module)
+    check_dtypes(asked.x, layer.weights[0].ih, asked.states, "initial_state")
+    return run(layer, asked)
 
 
 def _extra_repr(module: Any) -> str:

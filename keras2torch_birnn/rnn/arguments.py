@@ -1,0 +1,105 @@
+"""The arguments of ``BiLSTM``, ``BiGRU`` and ``BiRNN``: what each may be, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from keras2torch_birnn.activations import FUNCTIONS, HALVING, Activation
+from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError, UsageError
+from keras2torch_birnn.rnn.merge import MERGE
+
+MergeMode: TypeAlias = str | None
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse what is no whole number of at least 1.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise UsageError(f"{name}={size!r}: a whole number of at least 1 is expected")
+
+
+def check_flags(**flags: bool) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        ArgumentTypeError: one of them is neither.
+    """
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ArgumentTypeError(f"{name}={flag!r}: True or False is expected")
+
+
+def check_rate(rate: Any) -> None:
+    """Refuse a dropout that is no rate.
+
+    Raises:
+        ArgumentTypeError: no number. ArgumentValueError: not between 0 and 1.
+    """
+    expected = f"dropout={rate!r}: a rate between 0 and 1 is expected"
+    if isinstance(rate, bool) or not isinstance(rate, float | int):
+        raise ArgumentTypeError(expected)
+    if not 0.0 <= rate <= 1.0:
+        raise ArgumentValueError(expected)
+
+
+def one_function(nonlinearity: str | None, activation: str) -> str:
+    """Return the activation of an RNN: torch's name for it or Keras', whichever was given.
+
+    Raises:
+        UsageError: nn.RNN has no such nonlinearity, or the two differ.
+    """
+    if nonlinearity is None:
+        return "tanh" if activation == "" else activation
+    if nonlinearity not in ("tanh", "relu"):
+        raise ArgumentValueError(
+            f'nonlinearity={nonlinearity!r}: "tanh" or "relu" is expected',
+            "name other functions as activation=; bias is the fifth argument, as in nn.RNN",
+        )
+    if activation not in ("", nonlinearity):
+        raise UsageError(
+            f"nonlinearity={nonlinearity!r} and activation={activation!r}: both name the same",
+            "give one of them",
+        )
+    return nonlinearity
+
+
+def function_named(name: Any) -> Activation:
+    """Return the function of an activation that a cell can have.
+
+    Raises:
+        UsageError: there is none of this name, or it halves the width.
+    """
+    if name == "hard_sigmoid":
+        raise UsageError(
+            "hard_sigmoid means two things",
+            'use "hard_sigmoid_0.2" (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3 and torch)',
+        )
+    known = [each for each in FUNCTIONS if each not in HALVING]
+    if name not in known:
+        why = ", it halves the width" if name in tuple(HALVING) else ""
+        raise UsageError(f"activation {name!r}{why}: one of {', '.join(known)} is expected")
+    return FUNCTIONS[name]
+
+
+def merge_modes(given: MergeMode | Sequence[MergeMode], num_layers: int) -> tuple[MergeMode, ...]:
+    """Return the mode of every layer.
+
+    Raises:
+        UsageError: too few or too many, or one that has no meaning there.
+    """
+    if given is not None and not isinstance(given, Sequence):
+        raise ArgumentTypeError(f"merge_mode={given!r}: a mode, or a list of modes is expected")
+    modes = (given,) * num_layers if given is None or isinstance(given, str) else tuple(given)
+    if len(modes) != num_layers:
+        raise UsageError(f"merge_mode: {len(modes)} modes for {num_layers} layers")
+    for index, mode in enumerate(modes):
+        if mode is None and index < num_layers - 1:
+            raise UsageError("merge_mode=None: only the last layer may keep both directions apart")
+        if mode is not None and mode not in tuple(MERGE):
+            raise UsageError(f"merge_mode={mode!r}: one of {', '.join(MERGE)} or None is expected")
+    return modes

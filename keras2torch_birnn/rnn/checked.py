@@ -1,0 +1,102 @@
+"""Check what a caller gave before anything computes with it: tensors, of the weights' dtype.
+
+The fast path of a check is a comparison or two: a short call would feel more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
+
+
+def check_tensor(place: str, given: Any, expected: Any) -> None:
+    """Refuse what is no tensor and stands for none, as ``torch.fx`` has them.
+
+    ``expected``: a dtype, or the module whose weights have it.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if isinstance(given, Tensor) or hasattr(type(given), "__torch_function__"):
+        return
+    dtype = expected if isinstance(expected, torch.dtype) else _float_dtype(expected)
+    found = f"a torch.Tensor of {dtype} is expected, found {_kind(given)}"
+    raise ArgumentTypeError(found, _advice(given, dtype), place=place)
+
+
+def _kind(given: Any) -> str:
+    """Return the full name of its class, and the dtype of an array."""
+    named = type(given)
+    home = "" if named.__module__ == "builtins" else f"{named.__module__}."
+    of = f" of {given.dtype}" if isinstance(given, np.ndarray) else ""
+    return f"{home}{named.__qualname__}{of}"
+
+
+def _advice(given: Any, expected: torch.dtype) -> str:
+    if isinstance(given, PackedSequence):
+        return "use pad_packed_sequence and a mask"
+    if isinstance(given, np.ndarray | np.generic | list | tuple | int | float):
+        return f"use torch.as_tensor(..., dtype={expected})"
+    return ""
+
+
+def _float_dtype(module: nn.Module) -> torch.dtype:
+    """Return the dtype of a module's first weight of floats."""
+    kinds = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(kinds, torch.get_default_dtype())
+
+
+def check_dtypes(x: Tensor, weight: Tensor, states: Sequence[Tensor], place: str) -> None:
+    """Refuse tensors of another dtype than the weights, unless autocast brings them together.
+
+    ``states``: those of the start, which the caller knows by the name of ``place``.
+
+    Raises:
+        ArgumentTypeError: one of them has another.
+    """
+    kind = weight.dtype
+    if x.dtype is not kind:
+        _check_dtype("input", x, weight)
+    for state in states:
+        if state.dtype is not kind:
+            _check_dtype(place, state, weight)
+
+
+def _check_dtype(place: str, given: Tensor, weight: Tensor) -> None:
+    kind = weight.dtype
+    if type(given) not in _PLAIN or type(weight) not in _PLAIN:
+        return  # a subclass may compute with any
+    if given.dtype in _CAST and _autocasts(given.device.type):
+        return
+    advice = f"use {place}.to({kind})"
+    if given.is_floating_point():
+        advice += f", or module.to({given.dtype})"
+    found = f"{kind} is expected, which the weights have, found {given.dtype}"
+    raise ArgumentTypeError(found, advice, place=place)
+
+
+_PLAIN = (Tensor, nn.Parameter)
+_CAST = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def check_shape(shape: torch.Size, features: int) -> None:
+    """Refuse the shape of an input that is not (batch, time, features).
+
+    Raises:
+        ArgumentValueError: it has other dimensions, or another last size.
+    """
+    if len(shape) != 3 or shape[2] != features:
+        raise ArgumentValueError(
+            f"an input (batch, time, {features}) is expected, found {list(shape)}"
+        )
