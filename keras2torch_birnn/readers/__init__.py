@@ -34,6 +34,7 @@ from keras2torch_birnn.readers.limits import JSON_BYTES
 from keras2torch_birnn.readers.masked_steps import choice_of, settle_masked_steps
 from keras2torch_birnn.readers.number_kinds import check_kinds
 from keras2torch_birnn.readers.own_layers import check_names
+from keras2torch_birnn.readers.penalties import penalty_note
 from keras2torch_birnn.readers.policies import common_dtype, mixture_note
 from keras2torch_birnn.readers.quantized import whole_numbers
 from keras2torch_birnn.readers.slots import Key, fill, slots
@@ -125,7 +126,7 @@ def opened(
         check_calls(root)
         problems, more = check_backend(architecture.backend, parsing.generation, root)
         parsing.problems += problems
-        more += _misnamed(path, container.kind)
+        more += [*penalty_note(parsing.penalties), *_misnamed(path, container.kind)]
         notes = [consequences(parsing.generation), *parsing.notes, *more]
         if not parsing.problems:
             check_kinds(root, parsing.generation, parsing.problems)
