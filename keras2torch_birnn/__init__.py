@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras2torch_birnn.api import convert, inspect
+    from keras2torch_birnn.conversion import reset_states
     from keras2torch_birnn.errors import (
         InvalidModelFileError,
         K2TError,
@@ -39,6 +40,7 @@ _HOMES = {
     "convert": "api",
     "inspect": "api",
     "load": "saving",
+    "reset_states": "conversion",
     "save": "saving",
     "verify": "verification",
     "ParityReport": "verification",
@@ -82,6 +84,7 @@ __all__ = [
     "explain",
     "inspect",
     "load",
+    "reset_states",
     "save",
     "set_engine",
     "supplies",

@@ -24,8 +24,13 @@ def hard_sigmoid_0_2(x: Tensor) -> Tensor:
 
 
 def hard_sigmoid_1_6(x: Tensor) -> Tensor:
-    """clip(x/6 + 0.5, 0, 1) as relu6(x + 3) / 6: Keras 3 (``activations.hard_sigmoid``)."""
-    return functional.hardsigmoid(x)
+    """clip(x/6 + 0.5, 0, 1) as relu6(x + 3) / 6: Keras 3 (``activations.hard_sigmoid``).
+
+    Torch's own function gives the same numbers, but its gradient in float64 is 1/6 of float32.
+    """
+    return (
+        functional.relu6(x + 3.0) / 6.0 if x.dtype is torch.float64 else functional.hardsigmoid(x)
+    )
 
 
 def relu(

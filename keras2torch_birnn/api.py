@@ -34,6 +34,10 @@ def convert(
 ) -> nn.Module:
     """Read a Keras file and rebuild its model in torch: eval mode, CPU.
 
+    Call ``.train()`` on it before it is trained, also where a trainer does that for its own module:
+    some keep the mode of the modules inside, and then train without dropout. The parameters that
+    ``load_model`` of Keras would train have ``requires_grad``.
+
     path: ``.h5``, ``.hdf5`` or ``.keras``, told apart by content. config: the text of
     ``model.to_json()``, for a file that holds only weights. dtype: "float32" or "float64".
     masked_steps: "zeros" or "previous", where a note says that the file's version leaves it open.

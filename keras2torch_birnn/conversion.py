@@ -23,6 +23,7 @@ from keras2torch_birnn.rnn.parameters import fill
 from keras2torch_birnn.rounding import Measured, by_reference, differences, steadiest
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import ModelSpec, model_from_json, with_dtype
+from keras2torch_birnn.training_rules import with_training_rules
 from keras2torch_birnn.trial import check_lasting, completed, own_layers, tried
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
@@ -89,7 +90,8 @@ def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
         UnsupportedLayerError, UnsupportedOptionError: what cannot be built, all of it.
         UsageError: no such dtype.
     """
-    root = model.root if dtype is None else with_dtype(model.root, _numpy_dtype(dtype))
+    root = with_training_rules(model.root, model.generation)  # these ask for the file's own dtype
+    root = root if dtype is None else with_dtype(root, _numpy_dtype(dtype))
     module = graph_module(root).eval()
     return module if dtype is None else module.to(DTYPES[dtype])  # constants of layers as well
 

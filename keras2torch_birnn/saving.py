@@ -1,6 +1,7 @@
 """OUT, in and out: a plain dict of tensors and texts, or the same as safetensors. Never a pickle.
 
-``format``, ``spec`` (JSON text), ``state_dict`` (dense CPU tensors), ``golden``.
+``format``, ``spec`` (JSON text), ``state_dict`` (dense CPU tensors), ``golden``; and, where
+somebody froze or thawed parameters in torch, ``requires_grad`` (name -> bool, those unlike Keras').
 """
 
 from __future__ import annotations
@@ -60,12 +61,16 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     """Write a converted model, atomically. The suffix ``.safetensors`` chooses that format.
 
     If the weights were trained since the conversion, the model's own float64 outputs become the
-    golden vectors.
+    golden vectors. Which parameters have ``requires_grad`` is kept.
 
     Raises:
-        OutputError: it cannot be written. UsageError: not a converted model.
+        OutputError: it cannot be written. UsageError: not a converted model, or one whose modules
+            were exchanged since.
     """
     facts = origin(model)
+    twin = build(model_from_json(json.loads(facts.spec_text)))
+    check_modules(model, twin)
+    thawed = _thawed(model, twin)
     golden = facts.golden
     if checksum(model) != facts.checksum:
         golden = model_golden(model)
@@ -73,7 +78,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     tensors, target = _dense({**model.state_dict(), **named}), Path(path)
     size = sum(tensor.nbytes for tensor in tensors.values())
     if target.suffix == ".safetensors":
-        texts = _texts(facts.spec_text, golden)
+        texts = _texts(facts.spec_text, golden, thawed)
         write_whole(
             target,
             lambda file: _write_safetensors(tensors, texts, file),
@@ -81,7 +86,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
             size=size,
         )
         return
-    content = _content(facts.spec_text, tensors, golden)
+    content = _content(facts.spec_text, tensors, golden, thawed)
     write_whole(target, lambda file: _write_torch(content, file), overwrite=overwrite, size=size)
 
 
@@ -107,12 +112,12 @@ def write_out(
     def write(file: Path) -> None:
         with in_file(source):
             if path.suffix == ".safetensors":
-                stream_safetensors(tensors, _texts(text, golden), file)
+                stream_safetensors(tensors, _texts(text, golden, {}), file)
             elif can_stream():
-                stream_torch(_content(text, tensors, golden), file)
+                stream_torch(_content(text, tensors, golden, {}), file)
             else:
                 fill(model)
-                _write_torch(_content(text, _dense(tensors), golden), file)
+                _write_torch(_content(text, _dense(tensors), golden, {}), file)
             finish()
 
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -136,15 +141,74 @@ def _about(golden: Golden) -> dict[str, Any]:
     }
 
 
-def _texts(spec: str, golden: Golden) -> dict[str, str]:
+def check_modules(model: nn.Module, twin: nn.Module) -> None:
+    """Refuse a model whose modules are not those of its spec: its file could never be loaded.
+
+    ``twin``: what the spec builds.
+
+    Raises:
+        UsageError: a module was exchanged, added or taken away, or has other tensors.
+    """
+    advice = (
+        "save the state_dict of a changed model with torch.save; k2t.save takes it as it was "
+        "converted"
+    )
+    found, wanted = (dict(one.named_modules(remove_duplicate=False)) for one in (model, twin))
+    del found[""], wanted[""]
+    for name in dict.fromkeys((*wanted, *found)):
+        there, expected = (_class(modules.get(name)) for modules in (found, wanted))
+        if there != expected:
+            raise UsageError(f"{printable(name)}: {there}, converted was {expected}", advice)
+    shapes, before = (
+        {name: _shown(tensor.shape) for name, tensor in one.state_dict(keep_vars=True).items()}
+        for one in (model, twin)
+    )
+    for name in dict.fromkeys((*before, *shapes)):
+        is_now, was = shapes.get(name, "nothing"), before.get(name, "nothing")
+        if is_now != was:
+            raise UsageError(f"{printable(name)}: {is_now}, converted was {was}", advice)
+
+
+def _class(module: nn.Module | None) -> str:
+    return "nothing" if module is None else printable(type(module).__qualname__)
+
+
+def _thawed(model: nn.Module, twin: nn.Module) -> dict[str, bool]:
+    """The parameters that somebody froze or thawed in torch."""
+    of_keras = {name: one.requires_grad for name, one in twin.named_parameters()}
+    return {
+        name: one.requires_grad
+        for name, one in model.named_parameters()
+        if one.requires_grad is not of_keras.get(name, True)
+    }
+
+
+def _thaw(model: nn.Module, thawed: Any) -> None:
+    """Freeze and thaw as it was when the model was saved.
+
+    Raises:
+        InvalidModelFileError: that is no table of this model's parameters.
+    """
+    parameters = dict(model.named_parameters())
+    if not isinstance(thawed, Mapping) or not thawed.keys() <= parameters.keys():
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="requires_grad")
+    for name, learns in thawed.items():
+        parameters[name].requires_grad_(learns is True)
+
+
+def _texts(spec: str, golden: Golden, thawed: Mapping[str, bool]) -> dict[str, str]:
     """What stands beside the tensors in safetensors."""
-    return {"format": FORMAT, "spec": spec, "golden": json.dumps(_about(golden))}
+    texts = {"format": FORMAT, "spec": spec, "golden": json.dumps(_about(golden))}
+    return texts | ({"requires_grad": json.dumps(thawed)} if thawed else {})
 
 
-def _content(spec: str, tensors: Mapping[str, Tensor], golden: Golden) -> dict[str, Any]:
+def _content(
+    spec: str, tensors: Mapping[str, Tensor], golden: Golden, thawed: Mapping[str, bool]
+) -> dict[str, Any]:
     """The plain dict of a ``.pt`` file."""
     named = _named(golden)
     return {
+        **({"requires_grad": dict(thawed)} if thawed else {}),
         "format": FORMAT,
         "spec": spec,
         "state_dict": {n: t for n, t in tensors.items() if n not in named},
@@ -200,6 +264,9 @@ def load(
 ) -> fx.GraphModule:
     """Read a model that ``save`` or ``k2t convert`` wrote: eval mode, on ``device``.
 
+    Call ``.train()`` on it before it is trained, also where a trainer does that for its own module:
+    some keep the mode of the modules inside, and then train without dropout.
+
     ``plugins``: those that the model was converted with, unless they are loaded already.
 
     Raises:
@@ -215,6 +282,7 @@ def load(
         check_golden(spec, golden.inputs)
         model = _built(spec)
         _assign(model, content["state_dict"])
+        _thaw(model, content.get("requires_grad", {}))
         facts = Origin(content["spec"], golden, checksum(model))
     # the weights are in the dtype of OUT; what the spec holds besides follows
     model = model.to(checked_device(device), float_type(model))
@@ -332,15 +400,18 @@ def _from_safetensors(path: Path) -> dict[str, Any]:
     golden: dict[str, Any] = {"inputs": [], "outputs": []}
     for name in sorted(n for n in tensors if n.startswith(_GOLDEN)):
         golden.setdefault(name.split("/")[1], []).append(tensors.pop(name))
-    try:
-        golden |= parse_object(texts.get("golden", "{}"), place="golden")
-    except InvalidModelFileError:
-        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden") from None
+    objects: dict[str, dict[str, Any]] = {}
+    for place in ("golden", "requires_grad"):
+        try:
+            objects[place] = dict(parse_object(texts.get(place, "{}"), place=place))
+        except InvalidModelFileError:
+            raise InvalidModelFileError(NOT_OURS, REMEDY, place=place) from None
     return {
         "format": texts.get("format"),
         "spec": texts.get("spec"),
         "state_dict": tensors,
-        "golden": golden,
+        "golden": golden | objects["golden"],
+        "requires_grad": objects["requires_grad"],
     }
 
 

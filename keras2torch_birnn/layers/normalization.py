@@ -4,44 +4,131 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.errors import UnsupportedOptionError
+from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.training_rules import BATCH_RULE, BatchRule
+
+# Half precision has too few bits for moments.
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """An ``nn.BatchNorm1d`` whose channels stand on any one axis, not only the second.
+    """An ``nn.BatchNorm1d`` that trains by Keras' rules, its channels on any one axis.
 
-    A layer that Keras froze (``trainable=False``) keeps its statistics in training too.
+    In eval mode it computes what torch's computes. ``rule`` says what training does: which steps
+    count behind a mask, and how the moving averages follow. A batch of one row is a batch. Each
+    process takes the moments of its own rows, and ``SyncBatchNorm`` cannot take this layer's place:
+    it knows neither axis nor mask.
     """
 
-    def __init__(self, features: int, *, axis: int, eps: float, momentum: float, frozen: bool):
+    def __init__(self, features: int, *, axis: int, eps: float, momentum: float, rule: BatchRule):
         super().__init__(features, eps=eps, momentum=momentum, device="meta")
-        self.axis, self.frozen = axis, frozen
+        self.axis, self.rule = axis, rule
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise every channel: y = (x - mean) / sqrt(var + eps) * weight + bias."""
-        learning = self.training and not self.frozen
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalise every channel: y = (x - mean) / sqrt(var + eps) * weight + bias.
+
+        mask: true where something counts, of the input's shape without the last axis.
+        """
+        if self.training and self.rule.by != "moving averages":
+            return self._by_batch(input, mask)
         y = functional.batch_norm(
             input.movedim(self.axis, 1),
             self.running_mean,
             self.running_var,
             self.weight,
             self.bias,
-            learning,
-            self.momentum or 0.0,
+            False,
+            0.0,
             self.eps,
         )
         return y.movedim(1, self.axis)
 
+    def _by_batch(self, input: Tensor, mask: Tensor | None) -> Tensor:
+        x = input.float() if input.dtype in _HALF else input
+        axes = tuple(axis for axis in range(x.dim()) if axis != self.axis % x.dim())
+        mean, var, count = self._moments(x, axes, mask)
+        if self.rule.by == "batch, followed":
+            with torch.no_grad():
+                self._follow(mean.reshape(-1), var.reshape(-1), count.reshape(-1))
+        shape = [1 if axis in axes else -1 for axis in range(x.dim())]
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight.reshape(shape)
+        y = (x - mean) * scale
+        if self.bias is not None:
+            y = y + self.bias.reshape(shape)
+        return y.to(input.dtype)
+
+    def _moments(
+        self, x: Tensor, axes: tuple[int, ...], mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and variance of each channel, and of how many numbers; the axes stay."""
+        if mask is None or self.rule.masked == "all":
+            var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
+            return mean, var, torch.full_like(mean, x.numel() // max(mean.numel(), 1))
+        if mask.dim() != x.dim() - 1:
+            raise UsageError(
+                f"BatchNormalization in training: a mask of {mask.dim()} axes for an input of "
+                f"{x.dim()}, which no Keras trains",
+                "call the model in eval mode, or take the mask away before this layer",
+            )
+        counts = mask.bool()[..., None]
+        weights = counts.to(x.dtype)
+        if self.rule.masked == "valid":
+            weights = weights.expand_as(x)
+        count = weights.sum(axes, keepdim=True) + self.rule.count_raised_by
+        mean = torch.where(counts, x, 0.0).sum(axes, keepdim=True) / count
+        var = torch.where(counts, x - mean, 0.0).square().sum(axes, keepdim=True) / count
+        return mean, var, count
+
+    def _follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        """Move the averages towards the moments of a batch."""
+        average_mean, average_var, batches = (
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+        )
+        if average_mean is None or average_var is None or batches is None:
+            return
+        if self.rule.bessel:
+            var = var * (count / (count - 1.0).clamp(min=1.0))
+        if self.rule.bessel_epsilon:
+            var = var * (count / (count - (1.0 + self.eps)))
+        batches += 1
+        share: float | Tensor
+        if self.momentum is None:  # as in torch: the plain average of all batches
+            share = 1.0 / batches.to(mean.dtype)
+        elif self.rule.unbiased_start:
+            share = self.momentum / (1.0 - (1.0 - self.momentum) ** batches.to(mean.dtype))
+        else:
+            share = self.momentum
+        average_mean += (mean - average_mean) * share
+        average_var += (var - average_var) * share
+
     def _check_input_dim(self, input: Tensor) -> None:
         """Any rank is fine."""
+
+
+def _batch_rule(layer: LayerSpec) -> BatchRule:
+    """Its rule; that of the newest Keras for a spec that was never settled."""
+    found = layer.config.get(BATCH_RULE)
+    if isinstance(found, BatchRule):
+        return found
+    return BatchRule() if layer.config["trainable"] else BatchRule(by="moving averages")
+
+
+def _batch_mask(layer: LayerSpec) -> MaskFlow:
+    rule = _batch_rule(layer)
+    return MaskFlow(takes=rule.masked != "all" and rule.by != "moving averages")
 
 
 def batch_normalization(layer: LayerSpec) -> nn.Module:
@@ -59,12 +146,13 @@ def batch_normalization(layer: LayerSpec) -> nn.Module:
     axis = config["axis"][0]
     if layer.input_shape is not None:
         (axis,) = normalized_axes(config, len(layer.input_shape))
+    rule, share = _batch_rule(layer), 1.0 - config["momentum"]
     module = BatchNorm(
         len(weights["moving_mean"]),
         axis=axis,
         eps=config["epsilon"],
-        momentum=1.0 - config["momentum"],
-        frozen=not config["trainable"],
+        momentum=float(np.float32(share)) if rule.single else share,
+        rule=rule,
     )
     for name, source in (("weight", "gamma"), ("bias", "beta")):
         setattr(module, name, parameter(weights[source]) if source in weights else None)
@@ -224,7 +312,7 @@ def rms_normalization(layer: LayerSpec) -> nn.Module:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "BatchNormalization": Converter(batch_normalization, SAME),
+    "BatchNormalization": Converter(batch_normalization, _batch_mask),
     "LayerNormalization": Converter(layer_normalization, SAME),
     "GroupNormalization": Converter(group_normalization, _group_mask),
     "UnitNormalization": Converter(unit_normalization, SAME),

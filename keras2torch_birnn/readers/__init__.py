@@ -23,6 +23,7 @@ from keras2torch_birnn.readers.load_weights import How, load_weights
 from keras2torch_birnn.readers.masked_steps import choice_of
 from keras2torch_birnn.readers.number_kinds import check_kinds
 from keras2torch_birnn.readers.own_layers import check_names
+from keras2torch_birnn.readers.penalties import penalty_note
 from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.readers.vocabularies import with_vocabularies
@@ -92,7 +93,12 @@ def opened(
         parsing = Parsing(generation_of(architecture.version))
         choice = choice_of(masked_steps, parsing.generation)
         root = _parse(architecture, parsing)
-        notes = [consequences(parsing.generation), *parsing.notes, *_misnamed(path, container)]
+        notes = [
+            consequences(parsing.generation),
+            *parsing.notes,
+            *penalty_note(parsing.penalties),
+            *_misnamed(path, container),
+        ]
         root = _infer_shapes(root, container, parsing)
         if not parsing.problems:
             root, more = load_weights(root, container, parsing, choice, weights)

@@ -32,6 +32,7 @@ from keras2torch_birnn.readers.own_layers import (
     own_class_name,
     own_layer,
 )
+from keras2torch_birnn.readers.penalties import penalties
 from keras2torch_birnn.readers.policies import Reading, read_policy
 from keras2torch_birnn.readers.quantized import quantization, source_policy
 from keras2torch_birnn.schema import (
@@ -72,6 +73,7 @@ class Parsing:
 
     ``floats``: "float32", "float64", as far as layers say that they compute in it.
     ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
+    ``penalties``: what layers add in training, by their places, see ``readers.penalties``.
     """
 
     generation: Generation
@@ -79,6 +81,7 @@ class Parsing:
     notes: list[str] = field(default_factory=list)
     floats: set[str] = field(default_factory=set)
     of_tensorflow_1: set[str] = field(default_factory=set)
+    penalties: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
@@ -238,6 +241,8 @@ def _options(
 ) -> dict[str, Any]:
     """The explicit options of a layer; what cannot be honoured goes to the problems."""
     schema = SCHEMA[class_name]
+    if added := penalties(class_name, given):
+        parsing.penalties[place] = added
     config = dialects.renamed(class_name, given)
     trainable = config.pop("trainable", True)
     if class_name == "InputLayer":

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.activations import activation
+from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.asked import Asked, Result, State
 from keras2torch_birnn.rnn.checked import check_dtypes, check_tensor
 from keras2torch_birnn.rnn.choice import (
@@ -90,7 +91,7 @@ def recurrent_forward(
     plan = module.plan
     if plan.against_time:
         x, mask = x.flip(1), None if mask is None else mask.flip(1)
-    start = module.carried if plan.stateful else None
+    start = _carried(module, len(x)) if plan.stateful else None
     if initial_state is not None:
         for state in initial_state:
             check_tensor("initial_state", state, module)
@@ -116,16 +117,28 @@ def recurrent_forward(
     return result[0] if len(result) == 1 else result
 
 
+def _carried(module: Sequences, rows: int) -> tuple[State, ...] | None:
+    """The states of the batch before, which are those of as many rows."""
+    before = module.carried[0][0].shape[0] if module.carried else rows
+    if before != rows:
+        raise UsageError(
+            f"a stateful layer carries the states of {before} rows, this batch has {rows}",
+            "call k2t.reset_states(model) before a batch of another size",
+        )
+    return module.carried
+
+
 # ---- modules ------------------------------------------------------------------------------------
 
 
 def _weights(module: nn.Module, direction: int) -> Weights:
-    """One direction's parameters of a module with torch's names."""
+    """One direction's weights of a module with torch's names."""
     own, names = module._parameters, _NAMES[direction]  # its own way to a parameter is a slow one
     ih, hh, bias_ih, bias_hh = names
     found: list[Any]
     try:
-        found = [own[ih], own[hh], own[bias_ih], own[bias_hh]]
+        second = module._buffers[bias_hh] if bias_hh in module._buffers else own[bias_hh]
+        found = [own[ih], own[hh], own[bias_ih], second]
     except KeyError:  # a parametrization stands there, or there is no bias
         found = [getattr(module, name, None) for name in names]
     return Weights._make(found)
@@ -156,6 +169,14 @@ def _run(module: LSTM | GRU | RNN | LoopRNN, asked: Asked) -> Result:
     return run(layer, asked)
 
 
+def _save_in_order(module: Any, destination: Any, prefix: str, keep_vars: bool) -> None:
+    """Write a state_dict in the order of torch's own layer, though biases may be buffers."""
+    super(type(module), module)._save_to_state_dict(destination, prefix, keep_vars)
+    for name in module._flat_weights_names:
+        if f"{prefix}{name}" in destination:
+            destination.move_to_end(f"{prefix}{name}")
+
+
 def _extra_repr(module: Any) -> str:
     """Torch's own description, then Keras' options."""
     parts = [str(super(type(module), module).extra_repr()), *shown_options(module.plan)]
@@ -178,6 +199,7 @@ class LSTM(nn.LSTM):
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
+    _save_to_state_dict: Any = _save_in_order
 
 
 class GRU(nn.GRU):
@@ -193,6 +215,7 @@ class GRU(nn.GRU):
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
+    _save_to_state_dict: Any = _save_in_order
 
 
 class RNN(nn.RNN):
@@ -207,6 +230,7 @@ class RNN(nn.RNN):
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
+    _save_to_state_dict: Any = _save_in_order
 
     @property
     def kernel(self) -> Any:
@@ -322,20 +346,25 @@ def torch_module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
     module.dropout_rates = DropoutRates(
         config["dropout"], config["recurrent_dropout"], config["implementation"] != 2
     )
-    zeros = CELL_GATES[layer.class_name] * units
-    like = parameters["weight_ih_l0"]
-    # Torch's second bias, which Keras does not have: it stays zero in training, too.
     added = [name for name, _ in module.named_parameters() if name not in parameters]
-    parameters |= {name: np.zeros(zeros, dtype=like.dtype) for name in added}
     for name, array in parameters.items():
         setattr(module, name, parameter(array))
-        getattr(module, name).requires_grad_(name not in added)
+    zeros = np.zeros(CELL_GATES[layer.class_name] * units, parameters["weight_ih_l0"].dtype)
+    for name in added:
+        _fix(module, name, parameter(zeros.copy()).data)
     for half, suffix in zip(halves, ("_l0", "_l0_reverse"), strict=False):
         if not half.config.get("trainable", True):  # Keras 3 can freeze one half alone
             for name in parameters:
                 if name.endswith(suffix):
                     getattr(module, name).requires_grad_(False)
     return cast(nn.Module, module)
+
+
+def _fix(module: Any, name: str, value: Tensor) -> None:
+    """Make torch's second bias, which Keras does not have, a buffer: no optimizer ever sees it."""
+    delattr(module, name)
+    module.register_buffer(name, value)
+    setattr(module, name, value)  # the way that tells torch's list of its weights
 
 
 def _cell(layer: LayerSpec) -> Cell:
