@@ -26,6 +26,7 @@ from keras2torch_birnn.errors import (
     gather,
     printable,
 )
+from keras2torch_birnn.memory import ADVICE, lacks_memory, loading_torch
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
 
 app = typer.Typer(
@@ -108,6 +109,9 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
+        if lacks_memory(error):
+            _say("error", f"there is not enough memory; {ADVICE}")
+            raise typer.Exit(UsageError.exit_code) from None
         text = printable(str(error).strip().splitlines()[0] if str(error).strip() else "")
         _say("error", f"a bug in k2t: {type(error).__name__}: {text}; --debug shows where")
         raise typer.Exit(UNEXPECTED) from None
@@ -265,8 +269,9 @@ def verify(
     """
     with errors_as_lines(debug):
         load_plugins(plugin or ())
-        from keras2torch_birnn.verification import AGAINST
-        from keras2torch_birnn.verification import verify as prove
+        with loading_torch():
+            from keras2torch_birnn.verification import AGAINST
+            from keras2torch_birnn.verification import verify as prove
 
         chosen = next((a for a in AGAINST if a == against), None)
         if chosen is None:
@@ -450,3 +455,7 @@ def _leave(end: SystemExit) -> NoReturn:
                 stream.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)
     raise end
+
+
+if __name__ == "__main__":
+    main()
