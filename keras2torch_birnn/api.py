@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import K2TError, gather, in_file
 from keras2torch_birnn.memory import loading_torch
+from keras2torch_birnn.out_files import OUT
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import PathLike, opened, survey
 from keras2torch_birnn.rnn.cells import layers_of_stack, plain
@@ -19,6 +20,7 @@ from keras2torch_birnn.rnn.choice import activation_label, alike, choose
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS, CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
+from keras2torch_birnn.writing import check_replacing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,6 +74,8 @@ def convert_with_spec(
         with in_file(path):
             if problems:
                 raise gather(problems)
+        if out is not None:
+            check_replacing(out, OUT, overwrite=overwrite)
         torch.wait()
         with in_file(path):
             from keras2torch_birnn.conversion import convert_spec

@@ -186,10 +186,10 @@ def _print_json(data: Any) -> None:
 @app.command()
 def convert(
     model: ModelPath,
-    out: Annotated[str, typer.Argument(metavar="OUT", help=".pt, or .safetensors by suffix.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A .pt, .pth or .safetensors file.")],
     config: ConfigPath = None,
     plugin: Plugins = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an OUT that k2t wrote.")] = False,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32 or float64 instead of the file's.")
     ] = None,
@@ -206,11 +206,12 @@ def convert(
     Layers of your own: k2t convert model.keras model.pt --plugin my_layers.py
     """
     with errors_as_lines(debug):
+        from keras2torch_birnn.out_files import OUT
         from keras2torch_birnn.writing import check_output, is_stdout
 
         target = _file_named(out)
         read = (model, config, *map(Path, plugin or ()))
-        check_output(target, overwrite=force, sources=read)
+        check_output(target, OUT, sources=read)
         load_plugins(plugin or ())
         if dtype not in (None, "float32", "float64"):
             raise UsageError(f"--dtype {printable(dtype)}: float32 or float64 is expected")

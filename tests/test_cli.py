@@ -22,6 +22,7 @@ from commands import (
     COMMAND,
     MASKED,
     OLD,
+    OLD_OUT,
     STACK_H5,
     STACK_KERAS,
     WEIGHTS,
@@ -242,10 +243,10 @@ def test_inspect_lists_what_is_unsupported_after_its_table(tmp_path: Path) -> No
 
 def test_an_existing_out_needs_force_and_stays_as_it_is_without(tmp_path: Path) -> None:
     out = tmp_path / "out.pt"
-    out.write_bytes(b"precious")
+    out.write_bytes(OLD_OUT)
     run = k2t("convert", MASKED, out)
     assert_refused(run, 5, out, "exists already; use --force")
-    assert contents(tmp_path) == {"out.pt": b"precious"}
+    assert contents(tmp_path) == {"out.pt": OLD_OUT}
 
     assert k2t("convert", MASKED, out, "--force").code == 0
     assert k2t("verify", out).code == 0
@@ -254,10 +255,10 @@ def test_an_existing_out_needs_force_and_stays_as_it_is_without(tmp_path: Path) 
 
 def test_a_failure_with_force_leaves_the_old_out(tmp_path: Path) -> None:
     out, broken = tmp_path / "out.pt", tmp_path / "broken.h5"
-    out.write_bytes(b"precious")
+    out.write_bytes(OLD_OUT)
     broken.write_bytes(MASKED.read_bytes()[:3000])
     assert_refused(k2t("convert", broken, out, "--force"), 3, broken, "truncated")
-    assert out.read_bytes() == b"precious"
+    assert out.read_bytes() == OLD_OUT
     assert sorted(contents(tmp_path)) == ["broken.h5", "out.pt"]
 
 
@@ -514,13 +515,13 @@ def test_an_interruption_leaves_everything_as_it_was(
     plugin, folder = tmp_path / "plugin.py", tmp_path / "results"
     plugin.write_text(moment.format(name=name))
     folder.mkdir()
-    (folder / "old.pt").write_bytes(b"precious")
+    (folder / "old.pt").write_bytes(OLD_OUT)
     number = getattr(signal, name)
     for out in ("new.pt", "old.pt"):
         arguments = ("convert", MASKED, folder / out, "--plugin", plugin, "--force")
         run = k2t_process(*arguments, preexec_fn=heed_signals)
         assert (run.code, run.out, run.err) == (-number, "", "")
-        assert contents(folder) == {"old.pt": b"precious"}
+        assert contents(folder) == {"old.pt": OLD_OUT}
 
 
 @POSIX

@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.archive import CONFIG, METADATA, WEIGHTS, read_archive
-from keras2torch_birnn.readers.hdf5 import HDF5Store
+from keras2torch_birnn.readers.hdf5 import HDF5Store, find_signature
 from keras2torch_birnn.readers.limits import JSON_BYTES
 from keras2torch_birnn.readers.shards import ShardedStore, Store, parse_index
-from keras2torch_birnn.readers.sniff import ContainerKind, refuse_folder, sniff
+from keras2torch_birnn.readers.sniff import ContainerKind, refuse_folder, sniff, two_in_one
 from keras2torch_birnn.readers.strict_json import decode_text
 from keras2torch_birnn.readers.window import Window
 
@@ -94,12 +94,20 @@ def open_container(path: str | os.PathLike[str]) -> Container:
             return Container(kind, shards, None, None, opening.pop_all())
         if kind == "keras_zip":
             archive = read_archive(window)
+            _check_one_reading(window, archive.weights)
             config, metadata, window = archive.config_text, archive.metadata_text, archive.weights
             vocabularies = archive.vocabularies
             if window.file is not file:
                 opening.enter_context(window.file)
         store = opening.enter_context(_store(window, WEIGHTS if kind == "keras_zip" else ""))
         return Container(kind, store, config, metadata, opening.pop_all(), vocabularies)
+
+
+def _check_one_reading(window: Window, weights: Window) -> None:
+    """Refuse an archive that HDF5 can read, too, unless what it reads are the archive's weights."""
+    start = find_signature(window)
+    if start is not None and (weights.file, weights.offset) != (window.file, start):
+        raise two_in_one()
 
 
 def _is_folder(path: Path) -> bool:

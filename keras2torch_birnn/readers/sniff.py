@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers.archive import ends_as_archive
 from keras2torch_birnn.readers.hdf5 import find_signature
 from keras2torch_birnn.readers.window import Window
 
@@ -95,6 +96,8 @@ def sniff(window: Window) -> ContainerKind:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "keras_zip"
     if find_signature(window) is not None:
+        if ends_as_archive(window):
+            raise two_in_one()
         return "hdf5"
     if _INDEX.match(head):
         return "shards"
@@ -105,6 +108,14 @@ def sniff(window: Window) -> ContainerKind:
     if table or _CHECKPOINT_DATA.fullmatch(str(window.file.name)):
         raise InvalidModelFileError(*_CHECKPOINT)
     raise InvalidModelFileError("not an HDF5 or Keras file", _WANTED)
+
+
+def two_in_one() -> InvalidModelFileError:
+    """The error for a file that one program reads as HDF5, another one as a zip archive."""
+    return InvalidModelFileError(
+        "an HDF5 file and a zip archive in one; programs differ in which they read",
+        "save the model again",
+    )
 
 
 def refuse_folder(path: Path) -> InvalidModelFileError:
