@@ -14,7 +14,6 @@ from pathlib import Path
 
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.archive import open_archive
-from keras2torch_birnn.readers.containers import open_file
 from keras2torch_birnn.readers.limits import OUT_MEMBERS, PROGRAM_BYTES
 from keras2torch_birnn.readers.window import Window
 from keras2torch_birnn.writing import FileKind
@@ -25,9 +24,13 @@ _START = 256  # bytes of data.pkl that hold its first key and value
 
 
 def is_out(path: Path) -> bool:
-    """Tell from the content of a file whether k2t wrote it."""
+    """Tell from the content of a file whether k2t wrote it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     try:
-        with open_file(path) as file:
+        with path.open("rb", buffering=0) as file:
             window = Window(file, 0, os.fstat(file.fileno()).st_size)
             zipped = window.head(2) == b"PK"
             return (_torch_format if zipped else _safetensors_format)(window).startswith(_FORMATS)
