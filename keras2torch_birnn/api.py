@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import K2TError, gather, in_file
+from keras2torch_birnn.memory import loading_torch
+from keras2torch_birnn.out_files import OUT
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import PathLike, opened, survey
 from keras2torch_birnn.rnn.cells import layers_of_stack, plain
@@ -19,6 +21,7 @@ from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_orde
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
+from keras2torch_birnn.writing import check_replacing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +71,7 @@ def convert_with_spec(
     """
     # torch is imported while the file's index is made by a child process. The thread outlives an
     # error of the file: nobody has to wait for torch to hear of it.
-    threading.Thread(target=_import_torch).start()
+    torch = _TorchImport()
     with ExitStack() as reading:
         spec, problems = reading.enter_context(
             opened(path, config=config, masked_steps=masked_steps)
@@ -76,6 +79,10 @@ def convert_with_spec(
         with in_file(path):
             if problems:
                 raise gather(problems)
+        if out is not None:
+            check_replacing(out, OUT, overwrite=overwrite)
+        torch.wait()
+        with in_file(path):
             from keras2torch_birnn.conversion import convert_spec
 
             model = convert_spec(spec, dtype=dtype, filled=out is None)
@@ -86,12 +93,33 @@ def convert_with_spec(
     return model, spec
 
 
-def _import_torch() -> object:
-    with suppress(Exception):  # the same import in the other thread will say it
-        from keras2torch_birnn import conversion
+class _TorchImport:
+    """The import of torch, and of what needs it, by a thread of its own."""
 
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        with loading_torch():
+            self._thread.start()
+
+    def _run(self) -> object:
+        try:
+            from keras2torch_birnn import conversion
+        except BaseException as error:
+            self._error = error
+            return None
         return conversion
-    return None
+
+    def wait(self) -> None:
+        """Wait until it is there, or raise what went wrong.
+
+        Raises:
+            UsageError: there is too little memory for torch.
+        """
+        self._thread.join()
+        if self._error is not None:
+            with loading_torch():
+                raise self._error
 
 
 NOT_RUN = "see below"  # why a layer with a problem runs as nothing
@@ -132,8 +160,9 @@ def inspect(
     spec, problems = survey(path, config=config, weights="shapes")
     masks: Mapping[str, str] = {}
     if not problems:
-        from keras2torch_birnn.conversion import build
-        from keras2torch_birnn.trial import completed
+        with loading_torch():
+            from keras2torch_birnn.conversion import build
+            from keras2torch_birnn.trial import completed
 
         try:
             spec = completed(spec)

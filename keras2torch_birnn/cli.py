@@ -26,6 +26,7 @@ from keras2torch_birnn.errors import (
     gather,
     printable,
 )
+from keras2torch_birnn.memory import ADVICE, lacks_memory, loading_torch
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
 
 app = typer.Typer(
@@ -108,6 +109,9 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
+        if lacks_memory(error):
+            _say("error", f"there is not enough memory; {ADVICE}")
+            raise typer.Exit(UsageError.exit_code) from None
         text = printable(str(error).strip().splitlines()[0] if str(error).strip() else "")
         _say("error", f"a bug in k2t: {type(error).__name__}: {text}; --debug shows where")
         raise typer.Exit(UNEXPECTED) from None
@@ -182,10 +186,10 @@ def _print_json(data: Any) -> None:
 @app.command()
 def convert(
     model: ModelPath,
-    out: Annotated[str, typer.Argument(metavar="OUT", help=".pt, or .safetensors by suffix.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A .pt, .pth or .safetensors file.")],
     config: ConfigPath = None,
     plugin: Plugins = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an OUT that k2t wrote.")] = False,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32 or float64 instead of the file's.")
     ] = None,
@@ -202,11 +206,12 @@ def convert(
     Layers of your own: k2t convert model.keras model.pt --plugin my_layers.py
     """
     with errors_as_lines(debug):
+        from keras2torch_birnn.out_files import OUT
         from keras2torch_birnn.writing import check_output, is_stdout
 
         target = _file_named(out)
         read = (model, config, *map(Path, plugin or ()))
-        check_output(target, overwrite=force, sources=read)
+        check_output(target, OUT, sources=read)
         load_plugins(plugin or ())
         if dtype not in (None, "float32", "float64"):
             raise UsageError(f"--dtype {printable(dtype)}: float32 or float64 is expected")
@@ -275,8 +280,9 @@ def verify(
     """
     with errors_as_lines(debug):
         load_plugins(plugin or ())
-        from keras2torch_birnn.verification import AGAINST
-        from keras2torch_birnn.verification import verify as prove
+        with loading_torch():
+            from keras2torch_birnn.verification import AGAINST
+            from keras2torch_birnn.verification import verify as prove
 
         chosen = next((a for a in AGAINST if a == against), None)
         if chosen is None:
@@ -476,3 +482,7 @@ def _leave(end: SystemExit) -> NoReturn:
                 stream.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)
     raise end
+
+
+if __name__ == "__main__":
+    main()

@@ -43,6 +43,7 @@ from keras2torch_birnn.out_check import (
     check_spec,
     check_tensors,
 )
+from keras2torch_birnn.out_files import FORMAT, OUT
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.strict_json import parse_json, parse_object
@@ -53,19 +54,21 @@ from keras2torch_birnn.spec import ModelSpec, model_from_json
 from keras2torch_birnn.streaming import can_stream, stream_safetensors, stream_torch
 from keras2torch_birnn.writing import behind, write_whole
 
-FORMAT = "keras2torch_birnn/1"
 _GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
     """Write a converted model, atomically. The suffix ``.safetensors`` chooses that format.
 
+    The others are ``.pt`` and ``.pth``. An existing file that k2t did not write is never replaced,
+    unless it is empty.
+
     If the weights were trained since the conversion, the model's own float64 outputs become the
     golden vectors. Which parameters have ``requires_grad`` is kept.
 
     Raises:
-        OutputError: it cannot be written. UsageError: not a converted model, or one whose modules
-            were exchanged since.
+        OutputError: it cannot be written, or must not be replaced. UsageError: not a converted
+            model, or one whose modules were exchanged since.
     """
     facts = origin(model)
     twin = build(model_from_json(json.loads(facts.spec_text)))
@@ -77,17 +80,18 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     named = _named(golden)
     tensors, target = _dense({**model.state_dict(), **named}), Path(path)
     size = sum(tensor.nbytes for tensor in tensors.values())
-    if target.suffix == ".safetensors":
-        texts = _texts(facts.spec_text, golden, thawed)
-        write_whole(
-            target,
-            lambda file: _write_safetensors(tensors, texts, file),
-            overwrite=overwrite,
-            size=size,
-        )
-        return
-    content = _content(facts.spec_text, tensors, golden, thawed)
-    write_whole(target, lambda file: _write_torch(content, file), overwrite=overwrite, size=size)
+
+    def write(file: Path) -> None:
+        if _is_safetensors(target):
+            _write_safetensors(tensors, _texts(facts.spec_text, golden, thawed), file)
+        else:
+            _write_torch(_content(facts.spec_text, tensors, golden, thawed), file)
+
+    write_whole(target, write, OUT, overwrite=overwrite, size=size)
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors"
 
 
 def write_out(
@@ -111,7 +115,7 @@ def write_out(
 
     def write(file: Path) -> None:
         with in_file(source):
-            if path.suffix == ".safetensors":
+            if _is_safetensors(path):
                 stream_safetensors(tensors, _texts(text, golden, {}), file)
             elif can_stream():
                 stream_torch(_content(text, tensors, golden, {}), file)
@@ -121,7 +125,7 @@ def write_out(
             finish()
 
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    write_whole(path, write, overwrite=overwrite, size=size)
+    write_whole(path, write, OUT, overwrite=overwrite, size=size)
 
 
 def _named(golden: Golden) -> dict[str, Tensor]:

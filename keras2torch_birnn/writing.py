@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -31,14 +32,25 @@ _STOPS = tuple(
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
-def check_output(path: Path, *, overwrite: bool, sources: Sequence[Path | None] = ()) -> None:
-    """Refuse early, before any work, what cannot be written.
+@dataclass(frozen=True)
+class FileKind:
+    """Files of one kind: what they are called, how their names end, how their content tells."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    recognises: Callable[[Path], bool]
+
+
+def check_output(
+    path: Path, kind: FileKind | None = None, *, sources: Sequence[Path | None] = ()
+) -> None:
+    """Refuse early, before any work, a place that cannot be written to.
 
     ``sources``: the files and folders that the work reads.
 
     Raises:
-        OutputError: a folder, a disk, a terminal, an existing file without ``overwrite``, a missing
-            folder, or one of ``sources`` (also through links, or inside a folder).
+        OutputError: a folder, a disk, a terminal, a missing folder, a name that does not end as
+            those of its kind, or one of ``sources`` (also through links, or inside a folder).
     """
     with in_file(path), _os_errors():
         if is_stream(path):
@@ -47,16 +59,41 @@ def check_output(path: Path, *, overwrite: bool, sources: Sequence[Path | None] 
         target = _resolved(path)
         if target.is_dir():
             raise OutputError("is a folder", "name a file")
-        if not target.parent.is_dir():
-            raise OutputError(f"there is no folder {target.parent}", "make it first")
         if target.exists():
             for source in sources:
                 if source is not None and source.exists():
                     _check_source(target, source)
-            if not overwrite:
-                raise OutputError("exists already", "use --force to replace it")
+        if kind is not None and path.suffix.lower() not in kind.suffixes:
+            *others, last = kind.suffixes
+            found = f"ends in {printable(path.suffix)}" if path.suffix else "has no suffix"
+            raise OutputError(found, f"{kind.name} ends in {', '.join(others)} or {last}")
+        if not target.parent.is_dir():
+            raise OutputError(f"there is no folder {target.parent}", "make it first")
         if not os.access(target.parent, os.W_OK):
             raise OutputError(f"the folder {target.parent} is not writable", "choose another")
+
+
+def check_replacing(path: Path, kind: FileKind | None = None, *, overwrite: bool) -> None:
+    """Refuse to replace a file, unless ``overwrite`` and it is of the kind, or empty.
+
+    Raises:
+        OutputError: there is such a file.
+    """
+    with in_file(path), _os_errors():
+        if not is_stream(path):
+            _check_old(_resolved(path), kind, overwrite=overwrite)
+
+
+def _check_old(target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if kind is not None and target.stat().st_size and not kind.recognises(target):
+        raise OutputError(
+            "exists already, and k2t did not write it (--force does not replace it, either)",
+            "remove it first, or name another output",
+        )
+    if not overwrite:
+        raise OutputError("exists already", "use --force to replace it")
 
 
 def is_stream(path: Path) -> bool:
@@ -109,22 +146,29 @@ def _os_errors() -> Iterator[None]:
 
 
 def write_whole(
-    path: Path, write: Callable[[Path], None], *, overwrite: bool, size: int = 0
+    path: Path,
+    write: Callable[[Path], None],
+    kind: FileKind | None = None,
+    *,
+    overwrite: bool,
+    size: int = 0,
 ) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in place in one step.
 
     A link is followed: its target is replaced. The mode is the old file's, or the umask's.
-    ``size``: bytes that will be needed at least.
+    ``kind``: what may be replaced, and how the name must end. ``size``: bytes that will be needed
+    at least.
 
     Raises:
         OutputError: it could not be written; what was there before is unchanged.
     """
     with in_file(path), _os_errors():
-        check_output(path, overwrite=overwrite)
+        check_output(path, kind)
         if is_stream(path):
             _pour(path, write)
-        else:
-            _replace(_resolved(path), write, overwrite=overwrite, size=size)
+            return
+        check_replacing(path, kind, overwrite=overwrite)
+        _replace(_resolved(path), write, kind, overwrite=overwrite, size=size)
 
 
 def behind(error: RuntimeError) -> BaseException:
@@ -147,7 +191,14 @@ def _pour(target: Path, write: Callable[[Path], None]) -> None:
             shutil.copyfileobj(source, sink)
 
 
-def _replace(target: Path, write: Callable[[Path], None], *, overwrite: bool, size: int) -> None:
+def _replace(
+    target: Path,
+    write: Callable[[Path], None],
+    kind: FileKind | None,
+    *,
+    overwrite: bool,
+    size: int,
+) -> None:
     disk = shutil.disk_usage(target.parent)
     if disk.total and size > disk.free:
         raise OutputError(
@@ -158,6 +209,7 @@ def _replace(target: Path, write: Callable[[Path], None], *, overwrite: bool, si
         mode = _create(temporary)
         write(temporary)
         _make_lasting(temporary, _mode(target, mode))
+        _check_old(target, kind, overwrite=overwrite)  # one may have come meanwhile
         with _signals_later():
             _put_in_place(temporary, target, overwrite=overwrite)
             _sync_folder(target.parent)

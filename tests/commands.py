@@ -29,6 +29,10 @@ OLD = FIXTURES / "keras-2.2.4" / "hard_sigmoid_stack.h5"
 WEIGHTS = FIXTURES / "keras-2.3.1" / "weights_mask_weights.h5"
 ARCHITECTURE = FIXTURES / "keras-2.3.1" / "weights_mask.json"
 
+# The least that is taken for a file of ours, and so may be replaced.
+_HEADER = b'{"__metadata__":{"format":"keras2torch_birnn/1"}}'
+OLD_OUT = len(_HEADER).to_bytes(8, "little") + _HEADER
+
 # The installed command, beside the Python that runs the tests.
 COMMAND = (str(Path(sys.executable).with_name("k2t")),)
 

@@ -36,6 +36,7 @@ from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.registry import convert_layer
+from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.cells import settle_stack
 from keras2torch_birnn.readers.generations import generation_of
 from keras2torch_birnn.reference import compute
@@ -472,20 +473,68 @@ def test_a_users_cell_is_refused_with_the_way_out(tmp_path: Path) -> None:
     assert "--plugin" in line
 
 
+def _without(key: str, *way: str) -> Change:
+    def change(entry: dict[str, Any]) -> None:
+        config = entry["config"]
+        for step in way:
+            config = config[step]["config"]
+        del config[key]
+
+    return change
+
+
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("source", "change", "found"),
     [
-        (lambda entry: entry["config"].pop("cell"), "an RNN without a cell"),
-        (lambda entry: entry["config"].update(cell=[]), "no cell's configuration"),
-        (lambda entry: entry["config"].update(cell={"class_name": 7}), "no cell's configuration"),
-        (lambda entry: entry["config"].update(cells=[]), "a stack without cells"),
-        (lambda entry: entry["config"].update(cells={"a": 1}), "a stack without cells"),
+        (CELLS, _without("cell"), "an RNN without a cell"),
+        (STACKED, _without("cell"), "an RNN without a cell"),
+        (CELLS, _option("cell", []), "no cell's configuration"),
+        (CELLS, _option("cell", {"class_name": 7}), "no cell's configuration"),
+        (STACKED, _without("cells", "cell"), "a stack without cells"),
+        (STACKED, _option("cells", [], "cell"), "a stack without cells"),
+        (STACKED, _option("cells", {"a": 1}, "cell"), "a stack without cells"),
+        (STACKED, _option("cells", [7], "cell"), "no cell's configuration"),
     ],
 )
-def test_a_broken_cell_is_broken_input(change: Change, found: str, tmp_path: Path) -> None:
-    run = k2t("convert", changed(CELLS, tmp_path / "m.h5", change), tmp_path / "out.pt")
+def test_a_broken_cell_is_broken_input(
+    source: Path, change: Change, found: str, tmp_path: Path
+) -> None:
+    run = k2t("convert", changed(source, tmp_path / "m.h5", change), tmp_path / "out.pt")
     assert run.code == 3
     assert any(found in line for line in run.lines("error"))
+
+
+# ---- as TensorFlow.js writes it ----------------------------------------------------------------
+
+
+def _as_javascript_writes(entry: dict[str, Any]) -> None:
+    """``RNN.getConfig``: {...options of the cell, ...of the layer, ...of the RNN, cell}."""
+    config = entry["config"]
+    entry["config"] = {**json.loads(json.dumps(config["cell"]["config"])), **config}
+
+
+@pytest.mark.parametrize("source", [CELLS, STACKED], ids=lambda path: path.stem)
+def test_an_rnn_that_repeats_the_options_of_its_cell_is_read(source: Path, tmp_path: Path) -> None:
+    path = changed(source, tmp_path / "m.h5", _as_javascript_writes)
+    expected, found = read_model(source), read_model(path)
+    assert found.to_json() == expected.to_json()
+    assert k2t("convert", path, tmp_path / "out.pt").code == 0
+    assert k2t("verify", source, tmp_path / "out.pt", "--against", "reference").code == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "value"), [(CELLS, "units", 4), (STACKED, "cells", []), (CELLS, "cells", [])]
+)
+def test_an_rnn_that_contradicts_its_cell_is_refused(
+    source: Path, key: str, value: Any, tmp_path: Path
+) -> None:
+    def change(entry: dict[str, Any]) -> None:
+        _as_javascript_writes(entry)
+        entry["config"][key] = value
+
+    run = k2t("convert", changed(source, tmp_path / "m.h5", change), tmp_path / "out.pt")
+    assert run.code == 4
+    assert f"RNN option {key}={value} is unknown" in run.err
 
 
 def test_a_cell_outside_an_rnn_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from commands import (
     COMMAND,
     MASKED,
     OLD,
+    OLD_OUT,
     STACK_H5,
     STACK_KERAS,
     WEIGHTS,
@@ -35,6 +36,8 @@ from commands import (
 )
 
 from keras2torch_birnn import __version__, cli
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.memory import loading_torch
 
 COMMANDS = ("convert", "verify", "inspect", "layers")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals of POSIX")
@@ -240,10 +243,10 @@ def test_inspect_lists_what_is_unsupported_after_its_table(tmp_path: Path) -> No
 
 def test_an_existing_out_needs_force_and_stays_as_it_is_without(tmp_path: Path) -> None:
     out = tmp_path / "out.pt"
-    out.write_bytes(b"precious")
+    out.write_bytes(OLD_OUT)
     run = k2t("convert", MASKED, out)
     assert_refused(run, 5, out, "exists already; use --force")
-    assert contents(tmp_path) == {"out.pt": b"precious"}
+    assert contents(tmp_path) == {"out.pt": OLD_OUT}
 
     assert k2t("convert", MASKED, out, "--force").code == 0
     assert k2t("verify", out).code == 0
@@ -252,10 +255,10 @@ def test_an_existing_out_needs_force_and_stays_as_it_is_without(tmp_path: Path) 
 
 def test_a_failure_with_force_leaves_the_old_out(tmp_path: Path) -> None:
     out, broken = tmp_path / "out.pt", tmp_path / "broken.h5"
-    out.write_bytes(b"precious")
+    out.write_bytes(OLD_OUT)
     broken.write_bytes(MASKED.read_bytes()[:3000])
     assert_refused(k2t("convert", broken, out, "--force"), 3, broken, "truncated")
-    assert out.read_bytes() == b"precious"
+    assert out.read_bytes() == OLD_OUT
     assert sorted(contents(tmp_path)) == ["broken.h5", "out.pt"]
 
 
@@ -286,6 +289,81 @@ def test_a_bug_ends_with_70_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
     )
     with pytest.raises(IndexError):
         k2t("convert", MASKED, tmp_path / "out.pt", "--debug")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep no RLIMIT_AS")
+@pytest.mark.parametrize("command", ["convert", "verify", "inspect"])
+def test_too_little_memory_for_torch_is_said_in_one_line(command: str, tmp_path: Path) -> None:
+    import resource
+
+    out = {"convert": (tmp_path / "out.pt",), "verify": (tmp_path / "none.pt",)}.get(command, ())
+    run = k2t_process(
+        *(command, MASKED, *out),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20)),
+    )
+    assert_refused(run, 2, "torch", "not enough memory to load it; raise its limit")
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ImportError("libtorch.so: failed to map segment from shared object"), 2, "not enough"),
+        (RuntimeError("can't start new thread"), 2, "not enough memory; raise its limit"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "not enough memory"),
+        (MemoryError(), 3, "does not fit into the memory"),
+        (SystemError("error return without exception set"), 70, "a bug in k2t"),
+        (ImportError("No module named 'torch.missing'"), 70, "a bug in k2t"),
+    ],
+)
+def test_missing_memory_is_no_bug(
+    error: Exception, code: int, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("keras2torch_birnn.api.convert_with_spec", failing)
+    run = k2t("convert", MASKED, tmp_path / "out.pt")
+    assert (run.code, len(run.err.splitlines())) == (code, 1)
+    assert words in run.err
+    with pytest.raises(type(error)):
+        k2t("convert", MASKED, tmp_path / "out.pt", "--debug")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SystemError("NULL"), OSError("bad_alloc")])
+def test_every_way_in_which_torch_lacks_memory_is_a_usage_error(error: Exception) -> None:
+    with pytest.raises(UsageError, match="torch: there is not enough memory"), loading_torch():
+        raise error
+
+
+def test_other_failures_of_importing_torch_stay_what_they_are() -> None:
+    with pytest.raises(ImportError, match="undefined symbol"), loading_torch():
+        raise ImportError("libtorch.so: undefined symbol: x")
+
+
+def test_a_failing_import_of_torch_is_told_where_the_model_is_converted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The thread that imports it has the error, and the command waits for that thread."""
+    monkeypatch.setitem(sys.modules, "keras2torch_birnn.conversion", None)
+    monkeypatch.delattr("keras2torch_birnn.conversion", raising=False)
+    run = k2t("convert", MASKED, tmp_path / "out.pt")
+    assert run.code == 70
+    assert "import of keras2torch_birnn.conversion halted" in run.err
+
+
+@pytest.mark.parametrize("module", ["keras2torch_birnn", "keras2torch_birnn.cli"])
+def test_python_m_runs_the_commands(module: str, tmp_path: Path) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert run("--version").stdout == f"k2t {__version__}\n"
+    assert run("convert", MASKED, tmp_path / "out.pt").returncode == 0
+    assert list(contents(tmp_path)) == ["out.pt"]
+    done = run("inspect", tmp_path / "none.h5")
+    assert done.returncode == 3
+    assert done.stderr.startswith("k2t: error: ")
 
 
 def test_a_traceback_only_with_debug(tmp_path: Path) -> None:
@@ -437,13 +515,13 @@ def test_an_interruption_leaves_everything_as_it_was(
     plugin, folder = tmp_path / "plugin.py", tmp_path / "results"
     plugin.write_text(moment.format(name=name))
     folder.mkdir()
-    (folder / "old.pt").write_bytes(b"precious")
+    (folder / "old.pt").write_bytes(OLD_OUT)
     number = getattr(signal, name)
     for out in ("new.pt", "old.pt"):
         arguments = ("convert", MASKED, folder / out, "--plugin", plugin, "--force")
         run = k2t_process(*arguments, preexec_fn=heed_signals)
         assert (run.code, run.out, run.err) == (-number, "", "")
-        assert contents(folder) == {"old.pt": b"precious"}
+        assert contents(folder) == {"old.pt": OLD_OUT}
 
 
 @POSIX

@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,93 @@ def test_usual_mistakes_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFileError, match=words):
         with open_container(path) as container:
             container.store.kind("/")
+
+
+# --- Two files in one ---
+
+KERAS = FIXTURES / "keras-3.15.1" / "bi_lstm_concat_last.keras"
+TWO_IN_ONE = "an HDF5 file and a zip archive in one; programs differ in which they read; save"
+
+
+def with_zip_behind(path: Path, **entries: bytes) -> Path:
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize("userblock", [0, 512, 4096])
+def test_an_hdf5_file_with_a_zip_behind_it_is_refused(userblock: int, tmp_path: Path) -> None:
+    path = with_zip_behind(h5(tmp_path / "m.h5", userblock_size=userblock), member=b"data")
+    with h5py.File(path) as one, zipfile.ZipFile(path) as other:
+        assert (list(one), other.namelist()) == (["x"], ["member"])
+    refused(path, TWO_IN_ONE)
+
+
+def test_a_whole_keras_file_behind_an_hdf5_file_is_refused(tmp_path: Path) -> None:
+    path = h5(tmp_path / "m.h5")
+    path.write_bytes(path.read_bytes() + KERAS.read_bytes())
+    assert zipfile.is_zipfile(path)
+    refused(path, TWO_IN_ONE)
+
+
+def test_a_zip_of_many_members_behind_an_hdf5_file_is_refused(tmp_path: Path) -> None:
+    names = {f"{number:0200}": b"" for number in range(limits.DIRECTORY_BYTES // 240)}
+    refused(with_zip_behind(h5(tmp_path / "m.h5"), **names), TWO_IN_ONE)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PK\3\4",
+        b"PK\5\6",
+        b"PK\5\6" + bytes(18),
+        b"PK\1\2" + bytes(42) + b"PK\5\6" + bytes(18),
+        b"PK\5\6" + b"\1" * 18,
+        b"PK\5\6" + b"\xff" * 18,
+        b"PK\6\7" + bytes(16) + b"PK\5\6" + b"\xff" * 16 + bytes(2),
+    ],
+)
+@pytest.mark.parametrize("inside", [True, False])
+def test_bytes_of_a_zip_in_an_hdf5_file_are_no_zip(
+    data: bytes, inside: bool, tmp_path: Path
+) -> None:
+    path = h5(tmp_path / "m.h5")
+    if inside:
+        with h5py.File(path, "a") as file:
+            file["y"] = np.frombuffer(data * 99, np.uint8)
+    else:
+        path.write_bytes(path.read_bytes() + data)
+    with open_container(path) as container:
+        assert container.kind == "hdf5"
+
+
+def zipped_at(start: int, name: str, data: bytes, path: Path) -> Path:
+    """A copy of ``KERAS`` in which the bytes of the stored member ``name`` begin at ``start``."""
+    with zipfile.ZipFile(KERAS) as old, zipfile.ZipFile(path, "w") as new:
+        before = zipfile.ZipInfo("first")
+        new.writestr(before, bytes(start - 2 * 30 - len("first") - len(name)))
+        new.writestr(zipfile.ZipInfo(name), data)
+        for entry in old.infolist():
+            if entry.filename != name:
+                new.writestr(entry, old.read(entry))
+    assert path.read_bytes()[start:].startswith(data[:8])
+    return path
+
+
+@pytest.mark.parametrize("start", [512, 2048])
+def test_an_archive_that_hdf5_can_read_is_refused(start: int, tmp_path: Path) -> None:
+    other = h5(tmp_path / "other.h5").read_bytes()
+    refused(zipped_at(start, "assets/x", other, tmp_path / "m.keras"), TWO_IN_ONE)
+
+
+@pytest.mark.parametrize("start", [513, 2048])
+def test_weights_that_lie_where_hdf5_looks_for_them_are_read(start: int, tmp_path: Path) -> None:
+    """Both programs read the same then; it may happen to any file."""
+    with zipfile.ZipFile(KERAS) as archive:
+        weights = archive.read("model.weights.h5")
+    path = zipped_at(start, "model.weights.h5", weights, tmp_path / "m.keras")
+    assert read_model(path).to_json() == read_model(KERAS).to_json()
 
 
 # --- In the place of a file ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cProfile
 import hashlib
 import io
+import json
 import os
 import pstats
 import re
@@ -22,11 +23,19 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from commands import MASKED, k2t
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
-from keras2torch_birnn.readers import arrays, hdf5_child, hdf5_process, index_check, limits
+from keras2torch_birnn.readers import (
+    arrays,
+    hdf5_child,
+    hdf5_process,
+    index_check,
+    limits,
+    read_model,
+)
 from keras2torch_birnn.readers.hdf5 import HDF5Store
 from keras2torch_birnn.readers.window import Window
 
@@ -442,8 +451,8 @@ def test_all_refused_arrays_are_listed_and_good_ones_stay_readable() -> None:
         ("g/../x", "not a plain path"),
         ("g/./x", "not a plain path"),
         ("g/" * 64 + "x", "a path of 65 groups, more than 64"),
-        ("n" * 1025, "a name longer than 1024 bytes"),
-        ("a\0b", "a name longer than 1024 bytes"),
+        ("n" * 65537, "a name longer than 65536 bytes"),
+        ("a\0b", "a name longer than 65536 bytes"),
         ("x/y", "'x' is a dataset, expected a group"),
         ("soft/x", "'soft' is a soft link"),
     ],
@@ -525,6 +534,63 @@ def test_long_attributes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         for name, words in refusals.items():
             with pytest.raises(InvalidModelFileError, match=re.escape(words)):
                 store.attributes("/", [name])
+
+
+def write_split(group: h5py.Group, name: str, texts: list[bytes]) -> int:
+    """``save_attributes_to_hdf5_group`` of Keras 2.2.3 to 3.15; returns the number of pieces."""
+    pieces = [np.asarray(texts)]
+    while any(piece.nbytes > 64512 for piece in pieces):
+        pieces = np.array_split(np.asarray(texts), len(pieces) + 1)
+    if len(pieces) == 1:
+        group.attrs[name] = texts
+        return 1
+    for number, piece in enumerate(pieces):
+        group.attrs[f"{name}{number}"] = piece
+    return len(pieces)
+
+
+@pytest.mark.parametrize(("length", "pieces"), [(1531, 1), (30011, 2), (64512, 4)])
+def test_names_as_long_as_keras_writes_them_are_read(
+    length: int, pieces: int, tmp_path: Path
+) -> None:
+    """Real files of Keras 3.15.1 and tf_keras 2.21 with names of 60,000 bytes were read as well."""
+
+    def lengthened(name: str) -> str:
+        return name.ljust(length, "x")
+
+    path = tmp_path / "m.h5"
+    path.write_bytes(MASKED.read_bytes())
+    with h5py.File(path, "r+") as file:
+        text, group = str(file.attrs["model_config"]), file["model_weights"]
+        names = [str(name) for name in group.attrs["layer_names"]]
+        for name in names:
+            text = text.replace(json.dumps(name), json.dumps(lengthened(name)))
+            group.move(name, lengthened(name))
+        file.attrs["model_config"] = text
+        del group.attrs["layer_names"]
+        told = [lengthened(name).encode() for name in names]
+        assert write_split(group, "layer_names", told) == pieces
+    expected, found = (list(read_model(file).root.walk()) for file in (MASKED, path))
+    assert {lengthened(name) for name in names} <= {layer.name for layer in found}
+    for one, other in zip(expected, found, strict=True):
+        assert one.weights.keys() == other.weights.keys()
+        assert all(np.array_equal(one.weights[key], other.weights[key]) for key in one.weights)
+    assert k2t("convert", path, tmp_path / "out.pt").code == 0
+    assert k2t("verify", path, tmp_path / "out.pt", "--against", "reference").code == 0
+
+
+def test_long_names_are_bounded_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(hdf5_process._LIMITS, "text", 1000)
+
+    def fill(file: h5py.File) -> None:
+        for letter in "abc":
+            file.create_group(f"few/{letter * 300}")
+            file.create_group(f"many/{letter * 400}")
+
+    with opened(made(fill)) as store:
+        assert len(store.members("few")) == 3
+        with pytest.raises(InvalidModelFileError, match="names of members longer than 1000 bytes"):
+            store.members("many")
 
 
 def test_members_refuse_links_types_and_crowds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from commands import MASKED, OLD, STACK_H5, assert_refused, contents, k2t
+from commands import MASKED, OLD, OLD_OUT, STACK_H5, assert_refused, contents, k2t
 from torch import nn
 
 import keras2torch_birnn as birnn
@@ -32,7 +32,7 @@ from keras2torch_birnn.saving import FORMAT
 from keras2torch_birnn.writing import write_whole
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
-SUFFIXES = pytest.mark.parametrize("suffix", [".pt", ".safetensors", ""])
+SUFFIXES = pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".pth", ".PT"])
 
 
 @pytest.fixture(scope="module")
@@ -277,11 +277,11 @@ def test_a_failure_while_writing_leaves_the_old_file(
     monkeypatch.setattr(torch, "save", half)
     monkeypatch.setattr(safetensors.torch, "save_file", half)
     out = tmp_path / f"old{suffix}"
-    out.write_bytes(b"precious")
+    out.write_bytes(OLD_OUT)
     for target in (out, tmp_path / f"new{suffix}"):
         with pytest.raises((OutputError, KeyboardInterrupt), match=r"No space|^$"):
             birnn.save(model, target)
-        assert contents(tmp_path) == {out.name: b"precious"}
+        assert contents(tmp_path) == {out.name: OLD_OUT}
 
 
 @pytest.mark.parametrize("step", ["replace", "chmod"])
@@ -292,12 +292,12 @@ def test_a_failure_at_the_last_step_leaves_the_old_file(
         raise PermissionError(1, "Operation not permitted")
 
     out = tmp_path / "old.pt"
-    out.write_bytes(b"precious")
+    out.write_bytes(OLD_OUT)
     out.chmod(0o600)  # another mode than that of a new file
     monkeypatch.setattr(Path, step, fails)
     with pytest.raises(OutputError, match=r"old\.pt: cannot be written \(Operation not permitted"):
         birnn.save(model, out)
-    assert contents(tmp_path) == {"old.pt": b"precious"}
+    assert contents(tmp_path) == {"old.pt": OLD_OUT}
 
 
 def test_of_two_writers_without_force_one_wins(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_of_two_writers_without_force_one_wins(tmp_path: Path) -> None:
 @POSIX
 def test_a_link_stays_and_its_target_is_replaced(model: nn.Module, tmp_path: Path) -> None:
     target, link = tmp_path / "target.pt", tmp_path / "link.pt"
-    target.write_bytes(b"old")
+    target.write_bytes(OLD_OUT)
     link.symlink_to(target.name)
     with pytest.raises(OutputError, match="exists already; use --force"):
         birnn.save(model, link, overwrite=False)

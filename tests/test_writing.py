@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from commands import (
     COMMAND,
     MASKED,
     OLD,
+    OLD_OUT,
     WEIGHTS,
     assert_refused,
     contents,
@@ -27,6 +30,7 @@ from commands import (
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn import writing
+from keras2torch_birnn.out_files import is_out
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files and signals")
 faults = pytest.importorskip("fuzz.faults")
@@ -48,7 +52,7 @@ def test_no_byte_is_lost_whatever_fails_at_any_step() -> None:
 
 @POSIX
 def test_the_faults_would_show_a_careless_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(target: Path, write: Any, **_: object) -> None:
+    def careless(target: Path, write: Any, *_: object, **__: object) -> None:
         write(target)
 
     runs = faults.Runs()
@@ -110,13 +114,13 @@ def test_too_little_room_is_noticed_before_writing(
 def test_a_limit_of_the_size_of_files_is_one_line(suffix: str, tmp_path: Path) -> None:
     import resource
 
-    (tmp_path / f"old{suffix}").write_bytes(b"precious")
+    (tmp_path / f"old{suffix}").write_bytes(OLD_OUT)
     run = k2t_process(
         *("convert", MASKED, tmp_path / f"old{suffix}", "--force"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )
     assert_refused(run, 5, tmp_path / f"old{suffix}", "cannot be written")
-    assert contents(tmp_path) == {f"old{suffix}": b"precious"}
+    assert contents(tmp_path) == {f"old{suffix}": OLD_OUT}
 
 
 # ---- what must not be replaced -----------------------------------------------------------------
@@ -159,6 +163,148 @@ def test_no_shard_of_the_input_is_replaced(tmp_path: Path) -> None:
     assert_refused(run, 5, shard, "is weights beside the index")
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("two.h5", "ends in .h5"),
+        ("model.onnx", "ends in .onnx"),
+        ("model.pt.keras", "ends in .keras"),
+        ("model", "has no suffix"),
+        (".pt", "has no suffix"),
+    ],
+)
+def test_out_has_one_of_its_suffixes(name: str, found: str, tmp_path: Path) -> None:
+    out = tmp_path / name
+    words = f"{found}; OUT ends in .pt, .pth or .safetensors"
+    for there in (False, True):
+        if there:
+            out.write_bytes(MASKED.read_bytes())
+        before = contents(tmp_path)
+        assert_refused(k2t("convert", OLD, out, "--force"), 5, out, words)
+        with pytest.raises(birnn.OutputError, match=words):
+            birnn.save(birnn.convert(OLD), out)
+        assert contents(tmp_path) == before
+
+
+def pickled(**content: Any) -> Callable[[Path], None]:
+    return lambda path: torch.save(content, path)
+
+
+def written(data: bytes) -> Callable[[Path], None]:
+    return lambda path: void(path.write_bytes(data))
+
+
+def void(_: object) -> None:
+    """Nothing."""
+
+
+def damaged(path: Path) -> None:
+    birnn.save(birnn.convert(OLD), path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def other_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("format", "keras2torch_birnn/1")
+
+
+HEADERS: Mapping[str, bytes] = {
+    "other metadata": b'{"__metadata__":{"format":"pt"}}',
+    "no metadata": b'{"format":"keras2torch_birnn/1"}',
+    "a list": b'["__metadata__"]',
+    "no JSON": b"{" * 5000,
+    "a number": b'{"__metadata__":{"format":7}}',
+    "a deep list": b"[" * 200_000,
+}
+NOT_OURS: Mapping[str, Callable[[Path], None]] = {
+    "HDF5": written(MASKED.read_bytes()),
+    "text": written(b"keras2torch_birnn/1"),
+    "a byte": written(b"P"),
+    "a huge header": written(b"\xff" * 64),
+    "a state_dict": pickled(weight=torch.zeros(3)),
+    "another format": pickled(format="pytorch/1"),
+    "the format elsewhere": pickled(spec="format", format="keras2torch_birnn/1"),
+    "a zip": other_zip,
+    "a damaged OUT": damaged,
+    **{name: written(len(h).to_bytes(8, "little") + h) for name, h in HEADERS.items()},
+}
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_a_file_of_others_is_never_replaced(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    NOT_OURS[name](out)
+    before = contents(tmp_path)
+    for force in ((), ("--force",)):
+        run = k2t("convert", OLD, out, *force)
+        assert_refused(run, 5, out, "exists already, and k2t did not write it (--force does not")
+        assert "remove it first" in run.err
+    with pytest.raises(birnn.OutputError, match="remove it first"):
+        birnn.save(birnn.convert(OLD), out)
+    assert contents(tmp_path) == before
+
+
+@POSIX
+def test_a_link_to_a_file_of_others_is_not_followed_to_replace_it(tmp_path: Path) -> None:
+    out, model = tmp_path / "out.pt", tmp_path / "other.h5"
+    model.write_bytes(MASKED.read_bytes())
+    out.symlink_to(model)
+    assert_refused(k2t("convert", OLD, out, "--force"), 5, out, "remove it first")
+    assert model.read_bytes() == MASKED.read_bytes()
+
+
+@pytest.mark.parametrize("old", [".pt", ".pth", ".safetensors", "empty"])
+@pytest.mark.parametrize("suffix", [".pt", ".PTH", ".SafeTensors"])
+def test_a_file_of_ours_is_replaced_whatever_its_suffix(
+    old: str, suffix: str, tmp_path: Path
+) -> None:
+    out, first = tmp_path / f"out{suffix}", tmp_path / f"old{old}"
+    if old == "empty":
+        out.touch()
+    else:
+        birnn.save(birnn.convert(MASKED), first)
+        first.rename(out)
+    assert_refused(k2t("convert", OLD, out), 5, out, "exists already; use --force")
+    assert k2t("convert", OLD, out, "--force").code == 0
+    assert out.read_bytes().startswith(b"PK") == (suffix != ".SafeTensors")
+    assert k2t("verify", OLD, out, "--against", "reference").code == 0
+
+
+def test_looking_at_an_old_file_runs_nothing_of_it(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "was here",))
+
+    for content in ({"format": Evil()}, {"format": "keras2torch_birnn/1", "spec": Evil()}):
+        torch.save(content, tmp_path / "old.pt")
+        assert is_out(tmp_path / "old.pt") == (content["format"] == "keras2torch_birnn/1")
+        assert list(contents(tmp_path)) == ["old.pt"]
+
+
+def test_a_file_of_others_that_comes_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, original = tmp_path / "out.pt", writing._make_lasting
+
+    def comes(path: Path, mode: int) -> None:
+        original(path, mode)
+        out.write_bytes(MASKED.read_bytes())
+
+    monkeypatch.setattr(writing, "_make_lasting", comes)
+    with pytest.raises(birnn.OutputError, match="remove it first"):
+        birnn.save(birnn.convert(OLD), out)
+    assert contents(tmp_path) == {"out.pt": MASKED.read_bytes()}
+
+
+def test_the_model_is_looked_at_before_an_old_out(tmp_path: Path) -> None:
+    out, model = tmp_path / "out.pt", tmp_path / "model.h5"
+    out.write_bytes(OLD_OUT)
+    assert_refused(k2t("convert", model, out), 3, model, "No such file")
+    model.write_bytes(b"no model")
+    assert_refused(k2t("convert", model, out), 3, model, "not an HDF5 or Keras file")
+    assert out.read_bytes() == OLD_OUT
+
+
 # ---- names -------------------------------------------------------------------------------------
 
 
@@ -172,7 +318,7 @@ PLAIN = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
         (b"new\nline not \xff utf-8.pt", (), {}),
         (b"new\nline not \xff utf-8.pt", ("--json",), PLAIN),
         (b"--force t\xc3\xa4b\t\x1b[31m.pt", (), PLAIN),
-        (b"a" * 255, (), {}),
+        (b"a" * 252 + b".pt", (), {}),
     ],
 )
 def test_odd_names_are_written_and_told_in_one_line(
@@ -315,11 +461,11 @@ def test_impatience_leaves_everything_as_it_was(text: str, tmp_path: Path) -> No
     plugin, folder = tmp_path / "plugin.py", tmp_path / "results"
     plugin.write_text(text)
     folder.mkdir()
-    (folder / "old.pt").write_bytes(b"precious")
+    (folder / "old.pt").write_bytes(OLD_OUT)
     run = k2t_process(
         *("convert", OLD, folder / "old.pt", "--plugin", plugin, "--force"),
         preexec_fn=heed_signals,
     )
     expected = signal.SIGINT if text is TWICE else signal.SIGHUP
     assert (run.code, run.out, run.err) == (-expected, "", "")
-    assert contents(folder) == {"old.pt": b"precious"}
+    assert contents(folder) == {"old.pt": OLD_OUT}

@@ -21,7 +21,13 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.own import LAMBDA, class_name_of
 from keras2torch_birnn.readers import dialects, keras1
 from keras2torch_birnn.readers.calls import settle_calls
-from keras2torch_birnn.readers.cells import check_alone, check_stack, read_cells, settle_stack
+from keras2torch_birnn.readers.cells import (
+    check_alone,
+    check_stack,
+    read_cells,
+    settle_stack,
+    without_repeated,
+)
 from keras2torch_birnn.readers.graphs import functional_graph, sequential_graph, shape_value
 from keras2torch_birnn.readers.keras1_merge import without_merge
 from keras2torch_birnn.readers.operations import OPERATION_MODULES, translated_layers
@@ -167,7 +173,9 @@ def _parse_layer(
         parts = {"layer": _inner(config, "layer", parsing, place, depth)}
         check_steps(parts["layer"], place, parsing.problems)
     elif class_name in ("RNN", STACK):
+        config = without_repeated(config)
         parts = read_cells(
+            class_name,
             config,
             place,
             parsing.problems,

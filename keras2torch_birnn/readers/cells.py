@@ -12,27 +12,48 @@ from keras2torch_birnn.errors import (
     UnsupportedLayerError,
     printable,
 )
-from keras2torch_birnn.schema import CELLS, cells_in_order
+from keras2torch_birnn.schema import CELLS, SCHEMA, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 Parse = Callable[[Any], LayerSpec]
 
+# What a cell has as a layer, and its RNN for itself.
+_EVERY_LAYER = frozenset(("name", "trainable", "dtype"))
+
+
+def without_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop from an RNN's config what only repeats its cell's.
+
+    TensorFlow.js writes every option of the cell (of a stack: ``cells``) a second time into the
+    config of the RNN, and reads ``cell`` alone. What differs there stays, to be refused by name.
+    """
+    cell = config.get("cell")
+    repeated = cell.get("config") if isinstance(cell, Mapping) else None
+    if not isinstance(repeated, Mapping):
+        return dict(config)
+    own = SCHEMA["RNN"].options
+    return {
+        key: value
+        for key, value in config.items()
+        if key in own or key in _EVERY_LAYER or key not in repeated or value != repeated[key]
+    }
+
 
 def read_cells(
-    config: Mapping[str, Any], place: str, problems: list[K2TError], parse: Parse
+    class_name: str, config: Mapping[str, Any], place: str, problems: list[K2TError], parse: Parse
 ) -> dict[str, LayerSpec]:
     """The parts of an RNN ("cell") or of a stack ("0", "1", ...). ``parse`` reads one entry.
 
     Raises:
         InvalidModelFileError: there is none.
     """
-    if "cells" not in config:
+    if class_name != STACK:
         if "cell" not in config:
             raise InvalidModelFileError("an RNN without a cell", "refused", place=place)
         allowed = CELLS.keys()
         return {"cell": _cell(config["cell"], place, problems, parse, allowed)}
-    entries = config["cells"]
+    entries = config.get("cells")
     if not isinstance(entries, list) or not entries:
         raise InvalidModelFileError("a stack without cells", "refused", place=place)
     return {

@@ -13,7 +13,7 @@ JSON_DEPTH = 200
 JSON_VALUES = 2_000_000
 JSON_DIGITS = 19
 CALLS = 50_000  # of layers, in the model's straight-line code
-NAME_BYTES = 1024
+NAME_BYTES = 64 << 10  # Keras writes names of layers up to 64,512 bytes
 NAMES = 100_000
 
 # HDF5 objects

@@ -21,7 +21,8 @@ from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printab
 from keras2torch_birnn.readers import limits
 from keras2torch_birnn.readers.containers.container import KerasContainer, Source
 from keras2torch_birnn.readers.containers.files import in_member
-from keras2torch_birnn.readers.hdf5 import HDF5Store
+from keras2torch_birnn.readers.containers.mistakes import two_in_one
+from keras2torch_birnn.readers.hdf5 import HDF5Store, find_signature
 from keras2torch_birnn.readers.strict_json import decode_text
 from keras2torch_birnn.readers.window import Window, WindowFile
 
@@ -32,6 +33,25 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
 _LOCAL_SIGNATURE = b"PK\x03\x04"
+# The record at the end of a zip, and how far from the end of a file it may stand: its length, and
+# that of a comment.
+_END_SIGNATURE, _END_BYTES = b"PK\x05\x06", 22 + 0xFFFF
+
+# What ``zipfile`` raises on damaged archives
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    UnicodeError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    KeyError,
+)
 
 # Zips that are something else: a member's name or its end -> what the file is
 _OTHER_ZIPS = (
@@ -81,6 +101,7 @@ class KerasArchive(KerasContainer):
     def open(cls, source: Source, opening: ExitStack) -> KerasArchive:
         """Check the archive, read its texts and open its weights."""
         archive = read_archive(source.opened)
+        _check_one_reading(source.opened, archive.weights)
         if archive.weights.file is not source.opened.file:  # they were compressed
             opening.enter_context(archive.weights.file)
         with in_member(WEIGHTS):
@@ -88,25 +109,19 @@ class KerasArchive(KerasContainer):
         return cls(store, archive.config_text, archive.metadata_text, archive.vocabularies)
 
 
+def _check_one_reading(window: Window, weights: Window) -> None:
+    """Refuse an archive that HDF5 can read, too, unless what it reads are the archive's weights."""
+    start = find_signature(window)
+    if start is not None and (weights.file, weights.offset) != (window.file, start):
+        raise two_in_one()
+
+
 @contextmanager
 def _broken_zip_refused() -> Iterator[None]:
     """Turn what ``zipfile`` raises on damaged archives into our own error."""
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        EOFError,
-        OSError,
-        UnicodeError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        OverflowError,
-        IndexError,
-        KeyError,
-    ) as error:
+    except _BROKEN as error:
         if "not a zip file" in str(error):  # it began like one
             raise InvalidModelFileError(
                 "a truncated zip archive (its directory, at the end, is missing)",
@@ -131,6 +146,22 @@ def open_archive(
             _check_members(members, most_members)
             _check_overlaps(window, members, archive.start_dir)
             yield archive, members
+
+
+def ends_as_archive(window: Window) -> bool:
+    """Tell a file whose end makes it a zip with members, whatever it begins with."""
+    tail = window.head(_END_BYTES, max(0, window.size - _END_BYTES))
+    if _END_SIGNATURE not in tail:
+        return False
+    try:
+        with zipfile.ZipFile(
+            cast(IO[bytes], WindowFile(window, limits.DIRECTORY_BYTES))
+        ) as archive:
+            return bool(archive.infolist())
+    except InvalidModelFileError:  # a directory that is too large to be read
+        return True
+    except _BROKEN:
+        return False
 
 
 def read_archive(window: Window) -> Archive:

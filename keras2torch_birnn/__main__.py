@@ -1,0 +1,6 @@
+"""The commands, where the script ``k2t`` is not at hand: ``python -m keras2torch_birnn``."""
+
+from keras2torch_birnn.cli import main
+
+if __name__ == "__main__":
+    main()

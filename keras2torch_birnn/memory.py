@@ -1,0 +1,74 @@
+"""Too little memory for torch, told as that: its import has many ways to fail then, some fatal."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from keras2torch_birnn.errors import UsageError
+
+ADVICE = "raise its limit (ulimit -v), or free some"
+
+# What the system's loader, the C library, torch and Python say where memory is missing.
+_WORDS = re.compile(
+    r"failed to map segment|(annot|can't) allocate|bad_alloc|not enough memory|"
+    r"can't start new thread"
+)
+_LIBRARIES = ("libtorch_cpu.so", "libtorch_python.so")
+_PYTHON_PART = 128 << 20  # what the import takes besides its libraries; in fact it is more
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Tell an error that only says that memory is missing; libraries have many words for it."""
+    return isinstance(error, MemoryError) or _WORDS.search(str(error)) is not None
+
+
+@contextmanager
+def loading_torch() -> Iterator[None]:
+    """Name the reason where torch cannot be imported for want of memory.
+
+    Raises:
+        UsageError: there is too little memory.
+    """
+    try:
+        if "torch" not in sys.modules and _room() < _needed():
+            raise MemoryError
+        yield
+    except Exception as error:
+        # Extensions that cannot allocate their own error end in a SystemError.
+        if not (lacks_memory(error) or isinstance(error, SystemError)):
+            raise
+        found = "there is not enough memory to load it"
+        raise UsageError(found, ADVICE, file="torch") from error
+
+
+def _room() -> float:
+    """Bytes of addresses that this process may still take."""
+    if sys.platform == "win32":
+        return float("inf")
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return float("inf") if limit == resource.RLIM_INFINITY else limit - _mapped()
+
+
+def _mapped() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):  # not Linux
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _needed() -> int:
+    """Bytes of addresses without which torch ends the process instead of raising an error."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return 0
+    files = [Path(found.origin).parent / "lib" / name for name in _LIBRARIES]
+    return _PYTHON_PART + sum(file.stat().st_size for file in files if file.is_file())
