@@ -324,7 +324,7 @@ class BidirectionalStack(nn.Module):
         begin = None if start is None else tuple(chain.from_iterable(start))
         weight = layers[0].weights[0].ih
         if begin or x.dtype is not weight.dtype:
-            check_dtypes(x, begin, weight, "hx")
+            check_dtypes(x, begin and begin[:1], weight, "hx")  # the others are parts of the same
         if self._folded(layers, x):
             check_shape(x.shape, self.input_size)
             asked = Asked(x, lengths, begin, self.merge_mode[-1])
