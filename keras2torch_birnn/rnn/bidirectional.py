@@ -332,12 +332,13 @@ class BidirectionalStack(nn.Module):
     ) -> tuple[Merged, tuple[Tensor, ...]]:
         """x: (B, T, F), the first ``lengths`` steps of each row or those in ``mask`` count."""
         layers = self.recurrences()
-        every = None if start is None else tuple(chain.from_iterable(start))
-        given = tuple(chain.from_iterable(every or ()))
-        check_dtypes(x, layers[0].weights[0].ih, given, "hx")
+        begin = None if start is None else tuple(chain.from_iterable(start))
+        weight = layers[0].weights[0].ih
+        if begin or x.dtype is not weight.dtype:
+            check_dtypes(x, begin and begin[:1], weight, "hx")  # the others are parts of the same
         if self._folded(layers, x, masked=lengths is not None or mask is not None):
             check_shape(x.shape, self.input_size)
-            asked = Asked(x, lengths, every, self.merge_mode[-1])
+            asked = Asked(x, lengths, begin, self.merge_mode[-1])
             outputs, states = _on_mask(partial(run_folded, layers, self.merge_mode), asked, mask)
             return outputs if asked.merge is None else outputs[0], _stacked(states)
         finals: list[State] = []

@@ -1,11 +1,9 @@
-"""Check what a caller gave before anything computes with it: tensors, of the weights' dtype.
-
-The fast path of a check is a comparison or two: a short call would feel more.
-"""
+"""Check what a caller gave before anything computes with it: tensors, of the weights' dtype."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
+from keras2torch_birnn.rnn.asked import State
 
 
 def check_tensor(place: str, given: Any, expected: Any) -> None:
@@ -53,24 +52,24 @@ def _float_dtype(module: nn.Module) -> torch.dtype:
     return next(kinds, torch.get_default_dtype())
 
 
-def check_dtypes(x: Tensor, weight: Tensor, states: Sequence[Tensor], place: str) -> None:
+def check_dtypes(x: Tensor, start: Sequence[State] | None, weight: Tensor, place: str) -> None:
     """Refuse tensors of another dtype than the weights, unless autocast brings them together.
 
-    ``states``: those of the start, which the caller knows by the name of ``place``.
+    ``start``: states, which the caller knows by the name of ``place``. Where there are none and x
+    has the dtype, callers need not ask: a short call would feel it.
 
     Raises:
         ArgumentTypeError: one of them has another.
     """
-    kind = weight.dtype
-    if x.dtype is not kind:
-        _check_dtype("input", x, weight)
-    for state in states:
-        if state.dtype is not kind:
-            _check_dtype(place, state, weight)
+    _check_dtype("input", x, weight)
+    for state in chain.from_iterable(start or ()):
+        _check_dtype(place, state, weight)
 
 
 def _check_dtype(place: str, given: Tensor, weight: Tensor) -> None:
     kind = weight.dtype
+    if given.dtype is kind:
+        return
     if type(given) not in _PLAIN or type(weight) not in _PLAIN:
         return  # a subclass may compute with any
     if given.dtype in _CAST and _autocasts(given.device.type):

@@ -165,7 +165,9 @@ def recurrence(module: LSTM | GRU | RNN | LoopRNN) -> Recurrence:
 def _run(module: LSTM | GRU | RNN | LoopRNN, asked: Asked) -> Result:
     """See ``Sequences``."""
     layer = recurrence(module)
-    check_dtypes(asked.x, layer.weights[0].ih, asked.states, "initial_state")
+    weight = layer.weights[0].ih
+    if asked.start or asked.x.dtype is not weight.dtype:
+        check_dtypes(asked.x, asked.start, weight, "initial_state")
     return run(layer, asked)
 
 
