@@ -37,7 +37,10 @@ LAYERS: Mapping[str, Schema] = {
     "LeakyReLU": Schema({"negative_slope": number(0.3)}, renamed={"alpha": "negative_slope"}),
     "ELU": Schema({"alpha": number(1.0)}),
     "ThresholdedReLU": Schema({"theta": number(1.0)}),
-    "Softmax": Schema({"axis": axes(-1), "masking": choice(REQUIRED, "ignore", "add", "replace")}),
+    "Softmax": Schema(
+        {"axis": axes(-1), "masking": choice(REQUIRED, "ignore", "add", "replace")},
+        refused=("a mask into more than two dimensions",),
+    ),
     "PReLU": Schema(
         {"shared_axes": optional(sizes(None, least=-32))},
         _prelu_weights,

@@ -239,6 +239,7 @@ LAYERS: Mapping[str, Schema] = {
         _attention_output,
         call_options=CALL_OPTIONS,
         listed=True,
+        refused=("a mask into more than three dimensions",),
     ),
     "AdditiveAttention": Schema(
         {"use_scale": flag(True), **_DENSE},
@@ -246,6 +247,7 @@ LAYERS: Mapping[str, Schema] = {
         _attention_output,
         call_options=CALL_OPTIONS,
         listed=True,
+        refused=("a mask into more than three dimensions",),
     ),
     "MultiHeadAttention": Schema(
         {

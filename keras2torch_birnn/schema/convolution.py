@@ -191,6 +191,7 @@ def _transposed(rank: int, *aliases: str) -> Schema:
         _transposed_weights,
         _transposed_output,
         aliases=(f"Convolution{rank}DTranspose", *aliases),
+        refused=("output_padding that TensorFlow refuses",),
     )
 
 

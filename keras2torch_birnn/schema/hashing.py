@@ -36,5 +36,6 @@ LAYERS: Mapping[str, Schema] = {
             "sparse": choice(False, False),
         },
         output=ids_output(lambda config: int(config["num_bins"])),
+        refused=("text", "sparse=True", "several tensors (tf.keras 2.4)"),
     ),
 }

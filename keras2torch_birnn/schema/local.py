@@ -115,7 +115,8 @@ def _local(rank: int) -> Schema:
         "use_bias": flag(True),
         "implementation": choice(1, 1, 2, 3),
     }
-    return Schema(options, _weights, _output)
+    refused = ("a number of steps that the file does not tell",)
+    return Schema(options, _weights, _output, refused=refused)
 
 
 LAYERS: Mapping[str, Schema] = {

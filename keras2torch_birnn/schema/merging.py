@@ -160,5 +160,6 @@ LAYERS: Mapping[str, Schema] = {
         {"mode": choice(REQUIRED, "cos"), "axes": Option(REQUIRED, _pair)},
         output=_cosine,
         listed=True,
+        refused=("functions of the user's own", "mode cos of other than vectors"),
     ),
 }

@@ -11,6 +11,7 @@ LAYERS: Mapping[str, Schema] = {
     "InputLayer": Schema(
         {"shape": Option(None, lambda shape: shape), "dtype": Option("float32", lambda d: d)},
         renamed={"batch_input_shape": "shape", "batch_shape": "shape"},
+        refused=("sparse=True", "ragged=True"),
     ),
     "Sequential": Schema(),
     "Functional": Schema(aliases=("Model",)),

@@ -80,6 +80,7 @@ LAYERS: Mapping[str, Schema] = {
         {**_NORMALIZATION, "momentum": number(0.99), "renorm": choice(False, False)},
         _batch_norm_weights,
         not_trained=("moving_mean", "moving_variance"),
+        refused=("several axes", "renorm=True"),
     ),
     "LayerNormalization": Schema(
         {**_NORMALIZATION, "rms_scaling": flag(False)}, _layer_norm_weights
@@ -93,8 +94,13 @@ LAYERS: Mapping[str, Schema] = {
             "masking": choice(REQUIRED, "ignore", "weigh"),
         },
         _group_norm_weights,
+        refused=("a mask (tf.keras)",),
     ),
     # smallest_norm: what a shorter vector is divided by
     "UnitNormalization": Schema({"axis": axes(-1), "smallest_norm": number(REQUIRED, 0.0)}),
-    "RMSNormalization": Schema({"axis": axes(-1), "epsilon": number(1e-6, 0.0)}, _rms_norm_weights),
+    "RMSNormalization": Schema(
+        {"axis": axes(-1), "epsilon": number(1e-6, 0.0)},
+        _rms_norm_weights,
+        refused=("axes that are not the last ones",),
+    ),
 }

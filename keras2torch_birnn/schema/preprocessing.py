@@ -202,6 +202,7 @@ LAYERS: Mapping[str, Schema] = {
         _normalization_weights,
         not_trained=("mean", "variance", "count"),
         whole=("count",),
+        refused=("mean without variance",),
     ),
     "Rescaling": Schema(
         {
@@ -220,6 +221,7 @@ LAYERS: Mapping[str, Schema] = {
         output=_categories,
         arguments=("inputs", "count_weights"),
         renamed={"max_tokens": "num_tokens"},
+        refused=("sparse=True", "more than two axes (multi_hot, count)"),
     ),
     "Discretization": Schema(
         {
@@ -230,6 +232,7 @@ LAYERS: Mapping[str, Schema] = {
         },
         output=ids_output(lambda config: len(config["bin_boundaries"]) + 1),
         ignored=("epsilon",),
+        refused=("adapt() of tf.keras", "sparse=True", "more than two axes (as above)"),
     ),
     "IntegerLookup": Schema(
         {
@@ -249,5 +252,6 @@ LAYERS: Mapping[str, Schema] = {
         },
         output=_looked_up,
         ignored=("vocabulary_size", "has_input_vocabulary"),
+        refused=("adapt() outside .keras", "invert=True", "tf_idf", "oov_method=farmhash"),
     ),
 }

@@ -86,6 +86,7 @@ def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
         options=options,
         weights=cell_weights(CELL_GATES[cell], rank=3),
         output=lambda config, shape: _rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
+        refused=("time_major=True", "constants"),
         **more,
     )
 
@@ -166,8 +167,13 @@ LAYERS: Mapping[str, Schema] = {
     "Bidirectional": Schema(
         {"merge_mode": choice("concat", "concat", "sum", "mul", "ave", None)},
         parts=("forward_layer", "backward_layer"),
+        refused=("layers that are not recurrent",),
     ),
-    "RNN": Schema(LOOP_OPTIONS, parts=("cell",)),
+    "RNN": Schema(
+        LOOP_OPTIONS,
+        parts=("cell",),
+        refused=("cells other than LSTMCell, GRUCell, SimpleRNNCell and StackedRNNCells of these",),
+    ),
     "ConvLSTM1D": _conv_lstm(1),
     "ConvLSTM2D": _conv_lstm(2, ignored=("implementation",)),  # of Keras before 2.2
     "ConvLSTM3D": _conv_lstm(3),

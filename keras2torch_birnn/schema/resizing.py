@@ -79,6 +79,10 @@ LAYERS: Mapping[str, Schema] = {
             **_FORMAT,
         },
         output=_upsampled,
+        refused=(
+            "bilinear of tf.keras 2.2.4 (TensorFlow 1.13 to 2.0)",
+            "bicubic of Keras 3",
+        ),
     ),
     "UpSampling3D": Schema({"size": window(2, 3), **_FORMAT}, output=_upsampled),
 }

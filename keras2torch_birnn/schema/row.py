@@ -67,6 +67,7 @@ class Schema:
     it, named "query/kernel": what stands before the slash -> names of its group in the v3 store.
     ``renamed``: other names of options -> those options. ``ignored``: keys that cannot change what
     a trained layer of this class computes (``readers.dialects`` has those of all classes).
+    ``refused``: what is not supported of it, in words, for the list of layers.
     """
 
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class Schema:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 def joined(*tables: Mapping[str, Row]) -> dict[str, Row]:

@@ -24,5 +24,6 @@ LAYERS: Mapping[str, Schema] = {
             )
         },
         parts=("layer",),
+        refused=("a mask into a whole model", "layers with several outputs"),
     ),
 }
