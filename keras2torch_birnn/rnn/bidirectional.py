@@ -253,7 +253,7 @@ class BidirectionalStack(nn.Module):
 
     def _weights(self, layer: int, suffix: str) -> Weights:
         names = [f"{name}_l{layer}{suffix}" for name in WEIGHT_NAMES]
-        return Weights._make(getattr(self, name, None) for name in names)
+        return Weights(*[getattr(self, name, None) for name in names])
 
     def _start(
         self, states: tuple[Tensor, ...], batch: int
