@@ -292,9 +292,8 @@ class BidirectionalStack(nn.Module):
     def _weights(self, layer: int, suffix: str) -> Weights:
         own = self._parameters  # nn.Module's own way to a parameter is a slow one
         names = [f"{name}_l{layer}{suffix}" for name in WEIGHT_NAMES]
-        return Weights._make(
-            [own[n] if n in own else getattr(self, n, None) for n in names],
-        )
+        found: list[Any] = [own[n] if n in own else getattr(self, n, None) for n in names]
+        return Weights(*found)
 
     def _states(self, hx: Any) -> tuple[Tensor, ...]:
         """Return what was given, none, one, or several in a tuple or a list, as a tuple."""

@@ -61,7 +61,6 @@ class Recurrence(NamedTuple):
     training: bool = False
     engine: Wish | None = None
 
-    @property
     def states(self) -> int:
         """h, and an LSTM's c."""
         return 2 if self.cell.kind == "LSTM" else 1
@@ -95,7 +94,7 @@ def _nothing(x: Tensor, weights: Weights) -> Tensor:
 def _zeros(layer: Recurrence, x: Tensor) -> tuple[State, ...]:
     """States of zeros, for each direction."""
     zero = x.new_zeros(x.shape[0], layer.weights[0].hh.shape[1])
-    return ((zero,) * layer.states,) * len(layer.weights)
+    return ((zero,) * layer.states(),) * len(layer.weights)
 
 
 def to_keep(asked: Asked) -> Asked:
@@ -104,7 +103,7 @@ def to_keep(asked: Asked) -> Asked:
         return asked
     x, lengths, start, merge, final = asked
     counted = () if lengths is None else (lengths,)
-    if not any(map(Tensor.is_inference, (x, *asked.states, *counted))):
+    if not any(map(Tensor.is_inference, (x, *asked.states(), *counted))):
         return asked
     states = start and tuple(tuple(map(_usable, state)) for state in start)
     return Asked(_usable(x), None if lengths is None else _usable(lengths), states, merge, final)
@@ -211,7 +210,7 @@ def _native_wanted(layer: Recurrence, asked: Asked) -> bool:
 
 def _tensors(layer: Recurrence, asked: Asked) -> list[Tensor]:
     """Those that may have gradients: x, the start's states, the weights."""
-    return [asked.x, *asked.states, *_flat(layer.weights)]
+    return [asked.x, *asked.states(), *_flat(layer.weights)]
 
 
 def _differentiated(layer: Recurrence, asked: Asked) -> bool:
@@ -318,7 +317,7 @@ def run_kernel(layers: Sequence[Recurrence], asked: Asked) -> Result:
     number = len(layers) * directions
     if start is None:
         zero = x.new_zeros(number, x.shape[0], units)
-        begin: tuple[Tensor, ...] = (zero,) * layer.states
+        begin: tuple[Tensor, ...] = (zero,) * layer.states()
     else:
         begin = tuple(torch.stack(parts) for parts in zip(*start, strict=True))
     packed: PackedSequence | None = None
@@ -365,7 +364,7 @@ def _run_native(layer: Recurrence, asked: Asked) -> Result:
     recomputed: Any = _Recomputed
     found = recomputed.apply(_Fixed.of(layer, asked), *_tensors(layer, asked))
     flat = cast(tuple[Tensor, ...], found)
-    n, each = len(layer.weights), layer.states
+    n, each = len(layer.weights), layer.states()
     outputs = len(flat) - n * each
     return flat[:outputs], tuple(
         flat[outputs + d * each : outputs + (d + 1) * each] for d in range(n)
@@ -394,7 +393,7 @@ class _Fixed:
 
     @staticmethod
     def of(layer: Recurrence, asked: Asked) -> _Fixed:
-        return _Fixed(layer, asked.lengths, asked.merge, len(asked.states))
+        return _Fixed(layer, asked.lengths, asked.merge, len(asked.states()))
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[Recurrence, Asked]:
         """The layer and what it is asked for, with what ``_tensors`` gave, or others like it."""
@@ -409,7 +408,7 @@ class _Fixed:
             )
             for w in self.layer.weights
         )
-        each = self.layer.states
+        each = self.layer.states()
         start = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
         asked = Asked(tensors[0], self.lengths, start or None, self.merge)
         return self.layer._replace(weights=weights), asked
@@ -472,7 +471,7 @@ class _Kept(torch.autograd.Function):
         if torch.is_grad_enabled() or not is_plain([*given, *saved]):
             none = (None,)
             outputs = none * directions if d_out is None else d_out.chunk(directions, dim=2)
-            states = none * directions * fixed.layer.states
+            states = none * directions * fixed.layer.states()
             if d_final is not None:
                 states = d_final.unbind(0)
             return _gradients_again(fixed, tensors, needed, (*outputs, *states))
