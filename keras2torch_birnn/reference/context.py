@@ -27,8 +27,8 @@ class Context:
 
     ``path`` names the call (``outer#1/inner``), ``place`` the layer, whatever call reaches it
     (``outer/inner``). ``layers`` and ``masks`` collect what the calls give; ``states`` holds what
-    stateful layers carry, None where nothing is carried. ``call_options``: what else this call said
-    (``Schema.call_options``).
+    stateful layers carry, None where nothing is carried. ``arguments``: how many this call passed,
+    and ``call_options`` what else it said (``Schema.call_options``).
     """
 
     generation: Generation
@@ -40,6 +40,7 @@ class Context:
     path: str = ""
     place: str = ""
     initial_state: tuple[Array, ...] | None = None
+    arguments: int = 1
     call_options: Mapping[str, Any] = field(default_factory=dict)
     own: Equation | None = None
 

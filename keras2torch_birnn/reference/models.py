@@ -89,7 +89,7 @@ def _run_call(
     known = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else options
     if unknown := options.keys() - known.keys():
         raise ValueError(f"layer {layer.name}: unknown call arguments {sorted(unknown)}")
-    context = replace(context, call_options=options)
+    context = replace(context, call_options=options, arguments=len(call.args))
     args = call.args[0] if len(call.args) == 1 else call.args
     inputs = map_structure(lambda leaf: _value(leaf, tensors), args)
     arriving = map_structure(lambda leaf: _mask(leaf, tensors), args)
@@ -152,7 +152,7 @@ def time_distributed(
     steps = next(leaves(inputs)).shape[1]
     results, traces = [], []
     for t in range(steps):
-        trace = replace(context, layers={}, masks={})
+        trace = replace(context, layers={}, masks={}, arguments=1)
         step_inputs, step_mask = _at(inputs, t), _at(inside_mask, t)
         results.append(trace.apply(inner, step_inputs, step_mask))
         traces.append(trace)
