@@ -46,7 +46,8 @@ def _torch_format(window: Window) -> str:
             return ""
         with archive.open(program) as content:
             found = _strings(content.read(_START))
-    return next(found, "") if next(found, "") == "format" else ""
+            key, value = next(found, ""), next(found, "")
+    return value if key == "format" else ""
 
 
 def _strings(program: bytes) -> Iterator[str]:
