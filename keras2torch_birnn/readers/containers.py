@@ -15,7 +15,13 @@ from types import TracebackType
 from typing import BinaryIO
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.archive import CONFIG, METADATA, WEIGHTS, read_archive
+from keras2torch_birnn.readers.archive import (
+    CONFIG,
+    METADATA,
+    WEIGHTS,
+    ends_as_archive,
+    read_archive,
+)
 from keras2torch_birnn.readers.hdf5 import HDF5Store, find_signature
 from keras2torch_birnn.readers.limits import JSON_BYTES
 from keras2torch_birnn.readers.shards import ShardedStore, Store, parse_index
@@ -99,7 +105,8 @@ def open_container(path: str | os.PathLike[str]) -> Container:
             vocabularies = archive.vocabularies
             if window.file is not file:
                 opening.enter_context(window.file)
-        store = opening.enter_context(_store(window, WEIGHTS if kind == "keras_zip" else ""))
+        with _in_member(WEIGHTS if kind == "keras_zip" else ""):
+            store = opening.enter_context(_store(window))
         return Container(kind, store, config, metadata, opening.pop_all(), vocabularies)
 
 
@@ -149,7 +156,7 @@ def _folder_store(opening: ExitStack, folder: Path) -> Store:
         return _shards(opening, folder, _member_text(opening, folder, SHARD_INDEX), SHARD_INDEX)
     with _in_member(WEIGHTS):
         window = _window(opening, folder / WEIGHTS, member=True)
-        return opening.enter_context(HDF5Store(window))
+        return opening.enter_context(_store(window))
 
 
 def _shards(opening: ExitStack, folder: Path, text: str, place: str) -> Store:
@@ -158,16 +165,15 @@ def _shards(opening: ExitStack, folder: Path, text: str, place: str) -> Store:
     for name in dict.fromkeys(name for names in files.values() for name in names):
         with _in_member(name):
             window = _window(opening, folder / name, member=True)
-            stores[name] = opening.enter_context(HDF5Store(window))
+            stores[name] = opening.enter_context(_store(window))
     return ShardedStore(stores, files)
 
 
-def _store(window: Window, place: str) -> HDF5Store:
-    try:
-        return HDF5Store(window)
-    except InvalidModelFileError as error:
-        error.place = error.place or place
-        raise
+def _store(window: Window) -> HDF5Store:
+    """The arrays of an HDF5 file, or of one in an archive; refused if it is a zip, too."""
+    if ends_as_archive(window):
+        raise two_in_one()
+    return HDF5Store(window)
 
 
 def open_file(path: Path, *, member: bool = False) -> BinaryIO:

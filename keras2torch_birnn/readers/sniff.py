@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.archive import ends_as_archive
 from keras2torch_birnn.readers.hdf5 import find_signature
 from keras2torch_birnn.readers.window import Window
 
@@ -96,8 +95,6 @@ def sniff(window: Window) -> ContainerKind:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "keras_zip"
     if find_signature(window) is not None:
-        if ends_as_archive(window):
-            raise two_in_one()
         return "hdf5"
     if _INDEX.match(head):
         return "shards"
