@@ -24,7 +24,7 @@ from keras2torch_birnn.rounding import Measured, by_reference, differences, stea
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import ModelSpec, model_from_json, with_dtype
 from keras2torch_birnn.training_rules import with_training_rules
-from keras2torch_birnn.trial import check_lasting, completed, own_layers, tried
+from keras2torch_birnn.trial import check_lasting, completed, own_layers, tried, watched
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 GOLDEN_STEPS = 7
@@ -132,7 +132,7 @@ def convert_spec(
 def _try_plugins(spec: ModelSpec, model: fx.GraphModule, text: str) -> None:
     """Find out before anything is written what is wrong with a plugin's layers."""
     inputs = tuple(map(torch.from_numpy, draw_inputs(spec, steps=GOLDEN_STEPS, seed=0)))
-    tried(model, on_model(model, inputs))
+    tried(model, on_model(model, inputs), float_type(model))
     names = ", ".join(dict.fromkeys(shown(layer) for layer in own_layers(spec)))
     again = build(model_from_json(json.loads(text))).to(float_type(model))
     check_lasting(model, again, lambda one: run(one, inputs), names)
@@ -188,8 +188,11 @@ def _by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
 
 
 def in_float64(model: nn.Module) -> nn.Module:
-    """A copy of the model on the CPU in float64, eval mode, no state carried."""
-    return deepcopy(model).cpu().double().eval()
+    """A copy of the model on the CPU in float64, eval mode, no state carried.
+
+    It raises a PluginError where a plugin's layer gives another precision.
+    """
+    return watched(deepcopy(model).cpu().double().eval(), torch.float64)
 
 
 def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

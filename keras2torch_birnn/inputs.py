@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.own import own_of, own_vocabulary
 from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.flow import declared_kind
 from keras2torch_birnn.shapes import expected_weights, infer_model
 from keras2torch_birnn.size import check_size
 from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, leaves, tensors
@@ -26,6 +28,9 @@ _HANDS_ON = frozenset(
 _VOCABULARY: Mapping[str, str] = {"Embedding": "input_dim", "CategoryEncoding": "num_tokens"}
 # Others that look at an input's values.
 _LOOKS = ("Masking", "IntegerLookup")
+# Whole numbers that nothing is known of are below this, or below any vocabulary of the model;
+# below two where a plugin's layer may take them for ids and does not say how many there are.
+_WHOLE, _FEWEST = 10, 2
 # A Hashing takes any number: of one digit, or of up to seven.
 _HASHED = 10**7
 
@@ -34,6 +39,7 @@ _HASHED = 10**7
 class InputFacts:
     """What is known of one model input: ids below ``vocabulary``, reals or, with ``truth``, bools.
 
+    ``whole``: it is declared as whole numbers, also where no vocabulary is found.
     ``among``: whole numbers that are looked up, and one that is not there. ``padding``: what marks
     a step that does not count.
     """
@@ -42,15 +48,18 @@ class InputFacts:
     vocabulary: int | None = None
     padding: float | None = None
     truth: bool = False
+    whole: bool = False
     among: tuple[int, ...] = ()
 
 
 def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
     """Facts on every input, in order, found by following its values through the graph."""
     names = [ref.layer for ref in leaves(model.graph.inputs)]
-    found = {name: _declared(model.graph.layer(name).config) for name in names}
-    for origin, layer in _readers(model.graph, {name: name for name in names}):
+    found = {name: _declared(model.graph.layer(name)) for name in names}
+    for origin, layer, sure in _readers(model.graph, {name: name for name in names}):
         facts = found[origin]
+        if not (sure or facts.whole):
+            continue
         if (size := _vocabulary(layer)) is not None:
             found[origin] = replace(
                 facts,
@@ -62,23 +71,42 @@ def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
             found[origin] = replace(facts, among=(*words, (max(words) + 1) % 2**31))
         elif layer.class_name == "Masking":
             found[origin] = replace(facts, padding=layer.config["mask_value"])
-    return tuple(found[name] for name in names)
+    least = _least_vocabulary(model)
+    return tuple(
+        replace(one, vocabulary=least) if one.whole and one.vocabulary is None else one
+        for one in (found[name] for name in names)
+    )
+
+
+def _least_vocabulary(model: ModelSpec) -> int:
+    """A range of whole numbers that every layer of the model takes, wherever they go."""
+    silent = any(
+        own_of(layer) is not None and _vocabulary(layer) is None for layer in model.root.walk()
+    )
+    sizes = [_vocabulary(layer) for layer in model.root.walk()]
+    return min((_WHOLE, *([_FEWEST] if silent else []), *(size for size in sizes if size)))
 
 
 def _vocabulary(layer: LayerSpec) -> int | None:
     """How many ids a layer takes; None if it does not take ids."""
     if layer.class_name == "Hashing":
         return _HASHED
+    if own_of(layer) is not None:
+        return own_vocabulary(layer)
     option = _VOCABULARY.get(layer.class_name)
     return None if option is None else int(layer.config[option])
 
 
-def _declared(config: Mapping[str, Any]) -> InputFacts:
-    return InputFacts(config["shape"], truth=config["dtype"] == "bool")
+def _declared(layer: LayerSpec) -> InputFacts:
+    kind = declared_kind(layer)
+    return InputFacts(layer.config["shape"], truth=kind == "bool", whole=kind.startswith("int"))
 
 
-def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, LayerSpec]]:
-    """Yield (model input, layer) for every layer that reads an input's ids or padding as it is."""
+def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, LayerSpec, bool]]:
+    """Yield (model input, layer, sure) for every layer that reads ids or padding as it is.
+
+    ``sure``: False where a plugin's layer reads several tensors, of which only some are ids.
+    """
     known: dict[tuple[str, int], str] = {}
     for call in graph.calls:
         layer = graph.layer(call.layer)
@@ -95,9 +123,11 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
             ends = [ref.layer for ref in leaves(inner.graph.inputs)]
             reached = {e: s for e, s in zip(ends, sources, strict=False) if s}
             yield from _readers(inner.graph, reached)
+        elif own_of(inner) is not None and _vocabulary(inner) is not None:
+            yield from ((source, inner, len(sources) == 1) for source in sources if source)
         elif sources[0] and (len(sources) == 1 or inner.class_name == "CategoryEncoding"):
             if inner.class_name in _LOOKS or _vocabulary(inner) is not None:
-                yield sources[0], inner
+                yield sources[0], inner, True
             if inner.class_name in _HANDS_ON:
                 known[call.layer, call.index] = sources[0]
 

@@ -35,16 +35,28 @@ def loading_torch() -> Iterator[None]:
     Raises:
         UsageError: there is too little memory.
     """
+    check_room()
     try:
-        if "torch" not in sys.modules and _room() < _needed():
-            raise MemoryError
         yield
     except Exception as error:
         # Extensions that cannot allocate their own error end in a SystemError.
         if not (lacks_memory(error) or isinstance(error, SystemError)):
             raise
-        found = "there is not enough memory to load it"
-        raise UsageError(found, ADVICE, file="torch") from error
+        raise _too_little() from error
+
+
+def check_room() -> None:
+    """Refuse to import torch where it would end the process for want of memory.
+
+    Raises:
+        UsageError: there is too little memory.
+    """
+    if "torch" not in sys.modules and _room() < _needed():
+        raise _too_little()
+
+
+def _too_little() -> UsageError:
+    return UsageError("there is not enough memory to load it", ADVICE, file="torch")
 
 
 def _room() -> float:

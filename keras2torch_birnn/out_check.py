@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
-from keras2torch_birnn.readers.containers.keras_archive import open_archive
+from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.limits import OUT_MEMBERS, PROGRAM_BYTES
 from keras2torch_birnn.readers.window import Window
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, Option, ShapeError, local

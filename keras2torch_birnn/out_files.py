@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.containers.keras_archive import open_archive
+from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.limits import OUT_MEMBERS, PROGRAM_BYTES
 from keras2torch_birnn.readers.window import Window
 from keras2torch_birnn.writing import FileKind
@@ -46,7 +46,8 @@ def _torch_format(window: Window) -> str:
             return ""
         with archive.open(program) as content:
             found = _strings(content.read(_START))
-    return next(found, "") if next(found, "") == "format" else ""
+            key, value = next(found, ""), next(found, "")
+    return value if key == "format" else ""
 
 
 def _strings(program: bytes) -> Iterator[str]:

@@ -28,7 +28,8 @@ class Own:
     """What a plugin says of one class, or of the Lambda of one name.
 
     ``build``: LayerSpec -> module. ``mask``: a word, a MaskFlow, a function of the layer, or None
-    where nothing was said. ``weights``, ``options``, ``outputs``, ``output``: see ``converts``.
+    where nothing was said. ``weights``, ``options``, ``outputs``, ``output``, ``vocabulary``: see
+    ``converts``.
     ``source``: what the user decorated.
     """
 
@@ -39,6 +40,7 @@ class Own:
     outputs: int | Callable[[LayerSpec], int] = 1
     output: Callable[[Mapping[str, Any], Any], Any] | None = None
     source: Any = None
+    vocabulary: str | int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def converts(
     options: Mapping[str, Any] | None = None,
     outputs: int | Callable[[LayerSpec], int] = 1,
     output: Callable[[Mapping[str, Any], Any], Any] | None = None,
+    vocabulary: str | int | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the converter of your own layer classes.
 
@@ -82,13 +85,15 @@ def converts(
     refused then. Left out, ``config`` is the file's.
     outputs: how many tensors the layer gives, if several. output: ``(config, input shape) ->
     output shape``; left out, it is seen from what runs.
+    vocabulary: of a layer that takes ids, how many there are: the name of the option that says it,
+    or the number. Ids of 0 to below that are drawn to try, to verify, and for golden vectors.
 
     Raises:
         ValueError: a class has a converter already.
     """
 
     def register(build: Function) -> Function:
-        own = Own(build, mask, weights, options, outputs, output, build)
+        own = Own(build, mask, weights, options, outputs, output, build, vocabulary)
         for name in class_names:
             _add(REGISTERED.layers, name, own, "a converter of")
         return build
@@ -97,13 +102,17 @@ def converts(
 
 
 def supplies(
-    *layer_names: str, mask: Any = None, outputs: int | Callable[[LayerSpec], int] = 1
+    *layer_names: str,
+    mask: Any = None,
+    outputs: int | Callable[[LayerSpec], int] = 1,
+    vocabulary: str | int | None = None,
 ) -> Callable[[Function], Function]:
     """Register a torch function, or a module, as what the Lambda layers of these names compute.
 
     It takes what the Lambda's function took: the input, then the Lambda's ``arguments`` by name,
     and ``mask`` if it has a parameter of that name. As in Keras no mask goes on, unless ``mask``
-    says ``"passes"`` (or a ``MaskFlow``). layer_names: ``"lambda_3"``, or its whole path
+    says ``"passes"`` (or a ``MaskFlow``). ``vocabulary``: as for ``converts``, the name of one of
+    the ``arguments``. layer_names: ``"lambda_3"``, or its whole path
     ``"encoder/lambda_3"``. The code in the file is never read.
 
     Raises:
@@ -111,7 +120,7 @@ def supplies(
     """
 
     def register(function: Function) -> Function:
-        own = Own(lambda _: function, mask, (), None, outputs, None, function)
+        own = Own(lambda _: function, mask, (), None, outputs, None, function, vocabulary)
         for name in layer_names:
             _add(REGISTERED.lambdas, name, own, "what computes")
         return function
@@ -220,6 +229,28 @@ def own_output(layer: LayerSpec, shape: Any) -> Any:
         return None
     with blaming(replace(layer, input_shape=shape), "its output= function"):
         return own.output(layer.config, shape)
+
+
+def own_vocabulary(layer: LayerSpec) -> int | None:
+    """How many ids an own layer takes; None where its plugin does not say.
+
+    Raises:
+        PluginError: its plugin says something else than a number of ids.
+    """
+    own = own_of(layer)
+    if own is None or own.vocabulary is None:
+        return None
+    size: Any = own.vocabulary
+    if isinstance(size, str):
+        options = layer.config["arguments"] if layer.class_name == LAMBDA else layer.config
+        size = options.get(size)
+    if type(size) is not int or size < 1:
+        raise PluginError(
+            f"{shown(layer)}: vocabulary={own.vocabulary!r} gives {printable(repr(size))}",
+            "the number of ids is expected, or the option that holds it",
+            place=layer.place,
+        )
+    return size
 
 
 def output_count(layer: LayerSpec) -> int:

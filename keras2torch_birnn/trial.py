@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, PluginError, WeightMismatchError, gather
+from keras2torch_birnn.layers.entry import indices
 from keras2torch_birnn.layers.registry import convert_layer, mask_flow
 from keras2torch_birnn.own import blaming, named_weights, output_count, own_of, shown
+from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.shapes import expected_weights, infer_model
 from keras2torch_birnn.spec import (
     Array,
@@ -32,6 +34,8 @@ from keras2torch_birnn.spec import (
 
 # Two sizes for every free axis, all different: an axis that does not follow is fixed.
 _SIZES = ((2, 5, 7, 11), (3, 7, 11, 13))
+# Up to so many inputs of one layer, some may be ids and others floats.
+_MIXED = 4
 
 
 def own_layers(spec: ModelSpec) -> tuple[LayerSpec, ...]:
@@ -82,36 +86,47 @@ def measured(layer: LayerSpec) -> Structure:
     """
     module = convert_layer(layer).eval()
     double = any(w.dtype == np.float64 for w in layer.weights.values())
-    for dtype in (torch.float64 if double else torch.float32, torch.int64):
-        try:
-            first, second = (
-                _shapes_for(module, layer.input_shape, sizes, dtype) for sizes in _SIZES
-            )
-        except Exception:  # the user's code, on values that may mean nothing to it
-            continue
-        return _joined(first, second)
+    floats = torch.float64 if double else torch.float32
+    shape = layer.input_shape
+    several = len(leaves_of_shapes(shape))
+    alike = [(kind,) * several for kind in (floats, torch.int64)]
+    mixed = product((floats, torch.int64), repeat=several) if several <= _MIXED else ()
+    for kinds in dict.fromkeys((*alike, *mixed)):
+        for spread in (False, True)[: 1 + (several > 1)]:
+            try:
+                first, second = (
+                    _shapes_for(module, shape, sizes, kinds, spread=spread) for sizes in _SIZES
+                )
+            except Exception:  # the user's code, on values that may mean nothing to it
+                continue
+            return _joined(first, second)
     return None
 
 
 def _shapes_for(
-    module: nn.Module, shape: Structure, sizes: Sequence[int], dtype: torch.dtype
+    module: nn.Module,
+    shape: Structure,
+    sizes: Sequence[int],
+    kinds: Sequence[torch.dtype],
+    *,
+    spread: bool,
 ) -> Structure:
-    numbers = count()
+    """The shapes of what the module gives; ``spread``: each tensor is an argument of its own."""
+    left = iter(kinds)
 
     def zeros(one: Shape) -> Tensor:
         free = [sizes[0] if i == 0 else sizes[min(i, 3)] for i in range(len(one))]
-        return torch.zeros([f if s is None else s for s, f in zip(one, free, strict=True)]).to(
-            dtype
-        )
+        full = [f if s is None else s for s, f in zip(one, free, strict=True)]
+        return torch.zeros(full).to(next(left))
 
     def every(structure: Structure) -> Structure:
         if any(isinstance(part, tuple) for part in structure):
             return tuple(every(part) for part in structure)
-        next(numbers)
         return zeros(structure)
 
+    given = every(shape)
     with torch.no_grad():
-        out = module(every(shape))
+        out = module(*given) if spread else module(given)
     return map_structure(lambda tensor: _Size(tuple(tensor.shape)), out)
 
 
@@ -173,8 +188,9 @@ def fits(found: Shape, wanted: Shape) -> bool:
 class _Trial(fx.Interpreter):
     """Runs a model and says whose layer fails, or gives what it should not."""
 
-    def __init__(self, model: fx.GraphModule) -> None:
+    def __init__(self, model: fx.GraphModule, dtype: torch.dtype) -> None:
         super().__init__(model)
+        self.dtype = dtype
         self.own: Mapping[str, LayerSpec] = model.meta["own"]
         self.makers = {
             after: layer for layer in self.own.values() if callable(after := mask_flow(layer).after)
@@ -187,7 +203,7 @@ class _Trial(fx.Interpreter):
             return super().call_module(target, args, kwargs)
         with blaming(layer, "its module"):
             result = super().call_module(target, args, kwargs)
-        _check_result(layer, result)
+        _check_result(layer, result, self.dtype)
         return result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -199,7 +215,34 @@ class _Trial(fx.Interpreter):
             return super().call_function(target, args, kwargs)
 
 
-def _check_result(layer: LayerSpec, result: Any) -> None:
+def check_dtype(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
+    """Refuse floats of another precision than the model's.
+
+    Raises:
+        PluginError: there are some.
+    """
+    given = [one for one in leaves(result) if isinstance(one, Tensor) and one.is_floating_point()]
+    wrong = next((one.dtype for one in given if one.dtype != dtype), None)
+    if wrong is not None:
+        raise PluginError(
+            f"{shown(layer)}: its module gives {wrong} in a model of {dtype}",
+            "use the dtype of its input, or of a buffer where the input are ids",
+            place=layer.place,
+        )
+
+
+def watched(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model, with a look at the dtype of what plugins' layers give."""
+    for target, layer in getattr(model, "meta", {}).get("own", {}).items():
+
+        def look(_: nn.Module, __: Any, result: Any, layer: LayerSpec = layer) -> None:
+            check_dtype(layer, result, dtype)
+
+        model.get_submodule(target).register_forward_hook(look)
+    return model
+
+
+def _check_result(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
     expected = 1 if layer.parts else output_count(layer)
     given = list(result) if isinstance(result, tuple | list) else [result]
     several = not isinstance(result, Tensor)
@@ -225,16 +268,17 @@ def _check_result(layer: LayerSpec, result: Any) -> None:
                 "by the file, or by output= in the plugin",
                 place=layer.place,
             )
+    check_dtype(layer, result, dtype)
 
 
-def tried(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
-    """The model's outputs, each layer of a plugin watched.
+def tried(model: fx.GraphModule, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Any:
+    """The model's outputs, each layer of a plugin watched; ``dtype``: the model's.
 
     Raises:
         PluginError: one fails, or gives what it should not.
     """
     with torch.no_grad():
-        return _Trial(model).run(*inputs)
+        return _Trial(model, dtype).run(*inputs)
 
 
 def check_lasting(
@@ -268,23 +312,32 @@ def check_lasting(
 
 
 def stands_for(
-    layer: LayerSpec, inputs: Structure, mask: Structure, dtype: Any
+    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
     """What the plugin's module and mask rule give, where the plugin has no NumPy equation.
 
     Says nothing of the layer itself, but lets the reference judge all the others.
     """
-    module = convert_layer(with_dtype(layer, np.dtype(dtype))).eval()
+    exact = np.dtype(context.dtype)
+    module = convert_layer(with_dtype(layer, exact)).eval()
     flow = mask_flow(layer)
 
     def tensor(value: Any) -> Any:
-        return None if value is None else torch.from_numpy(np.ascontiguousarray(value))
+        if not isinstance(value, np.ndarray):
+            return value
+        made = torch.from_numpy(np.ascontiguousarray(value))
+        return indices(made) if value.dtype.kind in "iu" else made
 
     x, given = map_structure(tensor, inputs), map_structure(tensor, mask)
     some = any(one is not None for one in leaves(given))
-    options = {"mask": given} if flow.takes and some else {}
+    options = {
+        **map_structure(tensor, dict(context.call_options)),
+        **({"mask": given} if flow.takes and some else {}),
+    }
+    dtype = torch.float64 if exact == np.float64 else torch.float32
     with torch.no_grad(), blaming(layer, "its module"):
-        out = module.to(torch.float64 if dtype == np.float64 else torch.float32)(x, **options)
+        out = module.to(dtype)(*(x if context.arguments > 1 else (x,)), **options)
+        check_dtype(layer, out, dtype)
         after = given
         if callable(flow.after) and (some or flow.makes):
             after = flow.after(x, given, **flow.constants)

@@ -64,9 +64,9 @@ def check_output(
                 if source is not None and source.exists():
                     _check_source(target, source)
         if kind is not None and path.suffix.lower() not in kind.suffixes:
-            *others, last = kind.suffixes
             found = f"ends in {printable(path.suffix)}" if path.suffix else "has no suffix"
-            raise OutputError(found, f"{kind.name} ends in {', '.join(others)} or {last}")
+            ends = " or ".join(filter(None, (", ".join(kind.suffixes[:-1]), kind.suffixes[-1])))
+            raise OutputError(found, f"{kind.name} ends in {ends}")
         if not target.parent.is_dir():
             raise OutputError(f"there is no folder {target.parent}", "make it first")
         if not os.access(target.parent, os.W_OK):

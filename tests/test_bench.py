@@ -186,7 +186,28 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"\.png or \.svg is expected"):
         report.plot([row], tmp_path / "plot.gif")
     run = k2t("bench", "--rnn", "gru", "--only", "OpenVINO", "--rounds", "1", "--json", tmp_path)
-    assert_refused(run, 5, tmp_path, "cannot be written")
+    assert_refused(run, 5, tmp_path, "is a folder")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--json", "ends in .h5; the file of --json ends in .json"),
+        ("--plot", "ends in .h5; the file of --plot ends in .png or .svg"),
+    ],
+)
+def test_no_model_is_replaced_by_what_was_measured(option: str, words: str, tmp_path: Path) -> None:
+    """``--json`` is a flag of the other commands: the next word is the model there."""
+    model = tmp_path / "model.h5"
+    model.write_bytes(MASKED.read_bytes())
+    run = k2t("bench", "--rnn", "gru", option, model, "--only", "OpenVINO", "--rounds", "1")
+    assert_refused(run, 5, model, words)
+    config = tmp_path / "arch.json"
+    config.write_text("{}")
+    run = k2t("bench", model, "--config", config, "--json", config)
+    assert_refused(run, 5, config, "is the input itself")
+    assert model.read_bytes() == MASKED.read_bytes()
+    assert config.read_text() == "{}"
 
 
 def test_all_contenders_have_a_module_that_a_worker_may_load() -> None:

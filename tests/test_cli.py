@@ -39,6 +39,7 @@ from keras2torch_birnn import __version__, cli
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.memory import loading_torch
 
+USERS = Path(__file__).parent / "plugins" / "layers_of_users.py"
 COMMANDS = ("convert", "verify", "inspect", "layers")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals of POSIX")
 
@@ -292,13 +293,15 @@ def test_a_bug_ends_with_70_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep no RLIMIT_AS")
-@pytest.mark.parametrize("command", ["convert", "verify", "inspect"])
+@pytest.mark.parametrize("command", ["convert", "verify", "inspect", "inspect --plugin"])
 def test_too_little_memory_for_torch_is_said_in_one_line(command: str, tmp_path: Path) -> None:
     import resource
 
     out = {"convert": (tmp_path / "out.pt",), "verify": (tmp_path / "none.pt",)}.get(command, ())
+    command, _, option = command.partition(" ")
+    plugin = (option, USERS) if option else ()
     run = k2t_process(
-        *(command, MASKED, *out),
+        *(command, MASKED, *out, *plugin),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20)),
     )
     assert_refused(run, 2, "torch", "not enough memory to load it; raise its limit")

@@ -151,6 +151,18 @@ def test_a_whole_keras_file_behind_an_hdf5_file_is_refused(tmp_path: Path) -> No
     refused(path, TWO_IN_ONE)
 
 
+def test_weights_of_a_folder_or_an_archive_are_not_two_in_one_either(tmp_path: Path) -> None:
+    with zipfile.ZipFile(KERAS) as archive:
+        archive.extractall(tmp_path / "folder")
+    weights = with_zip_behind(tmp_path / "folder" / "model.weights.h5", member=b"data")
+    refused(tmp_path / "folder", r"model\.weights\.h5: .*" + TWO_IN_ONE)
+    with zipfile.ZipFile(KERAS) as old, zipfile.ZipFile(tmp_path / "m.keras", "w") as new:
+        for entry in old.infolist():
+            same = entry.filename != weights.name
+            new.writestr(entry, old.read(entry) if same else weights.read_bytes())
+    refused(tmp_path / "m.keras", r"model\.weights\.h5: .*" + TWO_IN_ONE)
+
+
 def test_a_zip_of_many_members_behind_an_hdf5_file_is_refused(tmp_path: Path) -> None:
     names = {f"{number:0200}": b"" for number in range(limits.DIRECTORY_BYTES // 240)}
     refused(with_zip_behind(h5(tmp_path / "m.h5"), **names), TWO_IN_ONE)

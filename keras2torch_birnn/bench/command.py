@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.writing import FileKind, check_output
 
 if TYPE_CHECKING:
     from keras2torch_birnn.bench.case import Case
+
+_RESULTS = FileKind("the file of --json", (".json",), lambda _: True)
+_DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), lambda _: True)
 
 Values = Annotated[str, typer.Option(metavar="N[,N...]")]
 
@@ -75,6 +79,9 @@ def bench(
     from keras2torch_birnn.cli import errors_as_lines
 
     with errors_as_lines(debug):
+        for file, kind in ((json_file, _RESULTS), (plot_file, _DRAWINGS)):
+            if file is not None:
+                check_output(file, kind, sources=(model, config))
         cases = _cases(
             model,
             config,

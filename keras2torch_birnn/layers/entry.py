@@ -25,6 +25,11 @@ def whole_numbers(x: Tensor) -> Tensor:
     return x.long() if x.is_floating_point() or x.dtype.itemsize == 1 else x
 
 
+def indices(x: Tensor) -> Tensor:
+    """Whole numbers of the kind that torch's own functions want for ids."""
+    return x.long()
+
+
 def truths(x: Tensor) -> Tensor:
     """What is not zero is true."""
     check_tensor("input", x, torch.bool)
@@ -36,4 +41,5 @@ ENTRIES: Mapping[str, Callable[..., Tensor]] = {
     "int32": whole_numbers,
     "int64": whole_numbers,
     "bool": truths,
+    "ids": indices,  # of a plugin's layer
 }

@@ -199,18 +199,24 @@ class _Emitter:
     def arguments(
         self, layer: LayerSpec, call: Call, value: Any, kinds: Mapping[Node, Kinds]
     ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
-        """What a layer is called with: floats, unless it takes all that it gets as it is."""
+        """What a layer is called with: floats, unless it takes all that it gets as it is.
+
+        A plugin's layer gets whole numbers as int64, whatever the user gave: torch wants ids so.
+        """
+        own = own_of(repeated(layer)) is not None
 
         def structure(given: Structure, wanted: str) -> Structure:
             def tensor(leaf: Any) -> Any:
-                if not isinstance(leaf, TensorRef) or not wanted:
+                if not isinstance(leaf, TensorRef):
                     return value(leaf)
-                return self.brought(value(leaf), kind_of(leaf, kinds), wanted)
+                kind = kind_of(leaf, kinds)
+                become = "ids" if own and kind.startswith("int") else wanted
+                return self.brought(value(leaf), kind, become) if become else value(leaf)
 
             return map_structure(tensor, given)
 
         came = tuple(kind_of(leaf, kinds) for leaf in leaves(call.args))
-        any_kind = own_of(repeated(layer)) is not None or as_it_is(layer, came)
+        any_kind = own or as_it_is(layer, came)
         return (
             tuple(structure(arg, "" if any_kind else "float") for arg in call.args),
             {key: structure(arg, _KEYWORDS.get(key, "")) for key, arg in call.kwargs.items()},

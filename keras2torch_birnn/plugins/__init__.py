@@ -19,6 +19,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 from keras2torch_birnn.errors import K2TError, PluginError, UsageError, line_of, printable
+from keras2torch_birnn.memory import check_room
 
 PluginName = str | os.PathLike[str]
 
@@ -95,6 +96,7 @@ class _Loader(SourceFileLoader):
 
 
 def _load(shown: str, module_name: str, path: Path | None) -> None:
+    check_room()  # most plugins begin with the import of torch
     try:
         if path is None:
             importlib.import_module(module_name)

@@ -43,8 +43,9 @@ class Context:
     ``path`` names the call (``outer#1/inner``), ``place`` the layer, whatever call reaches it
     (``outer/inner``). ``layers`` and ``masks`` collect what the calls give; ``states`` holds what
     stateful layers carry, None where nothing is carried. ``scans`` collects every direction of the
-    recurrent layers, None where nobody asks. ``call_options``: what else this call said
-    (``Schema.call_options``). ``nudge`` changes what every step of a recurrent layer reads.
+    recurrent layers, None where nobody asks. ``arguments``: how many this call passed, and
+    ``call_options`` what else it said (``Schema.call_options``). ``nudge`` changes what every step
+    of a recurrent layer reads.
     """
 
     generation: Generation
@@ -56,6 +57,7 @@ class Context:
     path: str = ""
     place: str = ""
     initial_state: tuple[Array, ...] | None = None
+    arguments: int = 1
     call_options: Mapping[str, Any] = field(default_factory=dict)
     own: Equation | None = None
     scans: dict[str, Scan] | None = None

@@ -96,7 +96,7 @@ def _run_call(
     known = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else options
     if unknown := options.keys() - known.keys():
         raise ValueError(f"layer {layer.name}: unknown call arguments {sorted(unknown)}")
-    context = replace(context, call_options=options)
+    context = replace(context, call_options=options, arguments=len(call.args))
     args = call.args[0] if len(call.args) == 1 else call.args
     inputs = map_structure(lambda leaf: _value(leaf, tensors), args)
     arriving = map_structure(lambda leaf: _mask(leaf, tensors), args)

@@ -36,7 +36,7 @@ def time_distributed(
     results, traces = [], []
     for t in range(steps):
         scans: dict[str, Scan] | None = None if context.scans is None else {}
-        trace = replace(context, path=path, layers={}, masks={}, scans=scans)
+        trace = replace(context, path=path, layers={}, masks={}, scans=scans, arguments=1)
         step_inputs, step_mask = _at(inputs, t), _at(inside_mask, t)
         results.append(trace.apply(inner, step_inputs, step_mask))
         traces.append(trace)

@@ -233,7 +233,7 @@ def _by_plugin(
     """A plugin's NumPy equation, or its module in the place of one."""
     if equation_of(layer) is not None:
         return by_plugin(layer, inputs, mask, context)
-    return stands_for(layer, inputs, mask, context.dtype)
+    return stands_for(layer, inputs, mask, context)
 
 
 def expand_devices(devices: Sequence[str]) -> tuple[str, ...]:

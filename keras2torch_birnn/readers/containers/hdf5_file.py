@@ -5,9 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from keras2torch_birnn.readers.containers.container import HDF5Container, Source
-from keras2torch_birnn.readers.containers.keras_archive import ends_as_archive
-from keras2torch_birnn.readers.containers.mistakes import two_in_one
-from keras2torch_birnn.readers.hdf5 import HDF5Store, find_signature
+from keras2torch_birnn.readers.containers.hdf5_store import open_store
+from keras2torch_birnn.readers.hdf5 import find_signature
 
 
 class HDF5File(HDF5Container):
@@ -22,11 +21,5 @@ class HDF5File(HDF5Container):
 
     @classmethod
     def open(cls, source: Source, opening: ExitStack) -> HDF5File:
-        """Start the parser's process on the file.
-
-        Raises:
-            InvalidModelFileError: the file is a zip archive, too.
-        """
-        if ends_as_archive(source.opened):
-            raise two_in_one()
-        return cls(opening.enter_context(HDF5Store(source.opened)))
+        """Start the parser's process on the file."""
+        return cls(opening.enter_context(open_store(source.opened)))

@@ -7,51 +7,27 @@ holds on the bytes that come out, not on those that the archive's directory anno
 
 from __future__ import annotations
 
-import struct
 import tempfile
 import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printable
 from keras2torch_birnn.readers import limits
 from keras2torch_birnn.readers.containers.container import KerasContainer, Source
 from keras2torch_birnn.readers.containers.files import in_member
-from keras2torch_birnn.readers.containers.mistakes import two_in_one
-from keras2torch_birnn.readers.hdf5 import HDF5Store, find_signature
+from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
+from keras2torch_birnn.readers.containers.zip_archive import data_start, open_archive
+from keras2torch_birnn.readers.hdf5 import find_signature
 from keras2torch_birnn.readers.strict_json import decode_text
-from keras2torch_birnn.readers.window import Window, WindowFile
+from keras2torch_birnn.readers.window import Window
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 _PIECE = 1 << 20
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ENCRYPTED = 0x1
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
-_LOCAL_SIGNATURE = b"PK\x03\x04"
-# The record at the end of a zip, and how far from the end of a file it may stand: its length, and
-# that of a comment.
-_END_SIGNATURE, _END_BYTES = b"PK\x05\x06", 22 + 0xFFFF
 
-# What ``zipfile`` raises on damaged archives
-_BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    UnicodeError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    IndexError,
-    KeyError,
-)
 
 # Zips that are something else: a member's name or its end -> what the file is
 _OTHER_ZIPS = (
@@ -105,7 +81,7 @@ class KerasArchive(KerasContainer):
         if archive.weights.file is not source.opened.file:  # they were compressed
             opening.enter_context(archive.weights.file)
         with in_member(WEIGHTS):
-            store = opening.enter_context(HDF5Store(archive.weights))
+            store = opening.enter_context(open_store(archive.weights))
         return cls(store, archive.config_text, archive.metadata_text, archive.vocabularies)
 
 
@@ -114,54 +90,6 @@ def _check_one_reading(window: Window, weights: Window) -> None:
     start = find_signature(window)
     if start is not None and (weights.file, weights.offset) != (window.file, start):
         raise two_in_one()
-
-
-@contextmanager
-def _broken_zip_refused() -> Iterator[None]:
-    """Turn what ``zipfile`` raises on damaged archives into our own error."""
-    try:
-        yield
-    except _BROKEN as error:
-        if "not a zip file" in str(error):  # it began like one
-            raise InvalidModelFileError(
-                "a truncated zip archive (its directory, at the end, is missing)",
-                "was the download or the copy complete?",
-            ) from None
-        reason = printable(" ".join(str(error).split()) or type(error).__name__)
-        raise InvalidModelFileError(f"a damaged zip archive ({reason})", "refused") from None
-
-
-@contextmanager
-def open_archive(
-    window: Window, most: int, most_members: int
-) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
-    """Any zip, checked as a whole: members few, distinct, apart from each other, plain.
-
-    ``most``: bytes that are read at once, those of the directory and of stored members.
-    """
-    with _broken_zip_refused():
-        reader = WindowFile(window, most)
-        with zipfile.ZipFile(cast(IO[bytes], reader)) as archive:
-            members = archive.infolist()
-            _check_members(members, most_members)
-            _check_overlaps(window, members, archive.start_dir)
-            yield archive, members
-
-
-def ends_as_archive(window: Window) -> bool:
-    """Tell a file whose end makes it a zip with members, whatever it begins with."""
-    tail = window.head(_END_BYTES, max(0, window.size - _END_BYTES))
-    if _END_SIGNATURE not in tail:
-        return False
-    try:
-        with zipfile.ZipFile(
-            cast(IO[bytes], WindowFile(window, limits.DIRECTORY_BYTES))
-        ) as archive:
-            return bool(archive.infolist())
-    except InvalidModelFileError:  # a directory that is too large to be read
-        return True
-    except _BROKEN:
-        return False
 
 
 def read_archive(window: Window) -> Archive:
@@ -180,25 +108,6 @@ def read_archive(window: Window) -> Archive:
                 if name.startswith(VOCABULARY[0]) and name.endswith(VOCABULARY[1])
             },
         )
-
-
-def _check_members(members: Sequence[zipfile.ZipInfo], most: int) -> None:
-    if len(members) > most:
-        raise InvalidModelFileError(
-            f"an archive of {len(members)} members, more than {most}", "refused"
-        )
-    name, times = Counter(m.filename for m in members).most_common(1)[0] if members else ("", 0)
-    if times > 1:
-        raise InvalidModelFileError(f"it is {times} times in the archive", "refused", place=name)
-    for member in members:
-        if member.flag_bits & _ENCRYPTED:
-            raise InvalidModelFileError("encrypted", "refused", place=member.filename)
-        if member.compress_type not in _METHODS:
-            raise InvalidModelFileError(
-                f"compressed by method {member.compress_type}; only stored and deflated are read",
-                "refused",
-                place=member.filename,
-            )
 
 
 def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
@@ -220,30 +129,6 @@ def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
     if len(missing) == 3:
         raise InvalidModelFileError("a zip archive, but not a Keras model", "refused")
     raise InvalidModelFileError("missing in the archive", "refused", place=missing[0])
-
-
-def _data_start(window: Window, member: zipfile.ZipInfo) -> int:
-    header = window.read(_LOCAL_HEADER.size, member.header_offset)
-    signature, name, extra = _LOCAL_HEADER.unpack(header)
-    if signature != _LOCAL_SIGNATURE:
-        raise InvalidModelFileError(
-            "no member of the archive where one should be", "refused", place=member.filename
-        )
-    return int(member.header_offset + len(header) + name + extra)
-
-
-def _check_overlaps(window: Window, members: Sequence[zipfile.ZipInfo], end: int) -> None:
-    """No member reaches into the next one or the directory.
-
-    Not every Python that we run on checks this itself (CVE-2024-0450).
-    """
-    ordered = sorted(members, key=lambda member: member.header_offset)
-    ends = [*(member.header_offset for member in ordered), end][1:]
-    for member, limit in zip(ordered, ends, strict=True):
-        if _data_start(window, member) + member.compress_size > limit:
-            raise InvalidModelFileError(
-                "it overlaps with what follows in the archive", "refused", place=member.filename
-            )
 
 
 class _Budget:
@@ -292,7 +177,7 @@ def _weights(
             )
         for _ in _pieces(archive, member, budget):
             pass  # reading it all checks its CRC-32, once
-        return window.part(_data_start(window, member), member.compress_size)
+        return window.part(data_start(window, member), member.compress_size)
     return _inflated(archive, member, budget)
 
 

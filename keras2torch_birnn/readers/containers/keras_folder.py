@@ -7,9 +7,9 @@ from pathlib import Path
 
 from keras2torch_birnn.readers.containers.container import KerasContainer, Source
 from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
+from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.containers.keras_archive import CONFIG, METADATA, WEIGHTS
 from keras2torch_birnn.readers.containers.shards import open_shards
-from keras2torch_birnn.readers.hdf5 import HDF5Store
 from keras2torch_birnn.readers.store import Store
 
 SHARD_INDEX = "model.weights.json"
@@ -44,4 +44,4 @@ def _open_weights(opening: ExitStack, folder: Path) -> Store:
     if (folder / SHARD_INDEX).exists() and not (folder / WEIGHTS).exists():
         return open_shards(opening, folder, _member_text(opening, folder, SHARD_INDEX), SHARD_INDEX)
     with in_member(WEIGHTS):
-        return opening.enter_context(HDF5Store(member_window(opening, folder / WEIGHTS)))
+        return opening.enter_context(open_store(member_window(opening, folder / WEIGHTS)))

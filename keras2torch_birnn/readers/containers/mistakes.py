@@ -81,14 +81,6 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
 )
 
 
-def two_in_one() -> InvalidModelFileError:
-    """Make the error for a file that one program reads as HDF5, another one as a zip archive."""
-    return InvalidModelFileError(
-        "an HDF5 file and a zip archive in one; programs differ in which they read",
-        "save the model again",
-    )
-
-
 def explain_mistake(source: Source) -> InvalidModelFileError:
     """Make the error for a file or folder that is no container of a model: what it is instead."""
     if source.window is None:

@@ -16,7 +16,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError,
 from keras2torch_birnn.readers.arrays import StoredArray
 from keras2torch_birnn.readers.containers.container import HDF5Container, Source
 from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
-from keras2torch_birnn.readers.hdf5 import HDF5Store
+from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.index_check import Attribute, Kind
 from keras2torch_birnn.readers.store import Store
 from keras2torch_birnn.readers.strict_json import parse_object
@@ -53,7 +53,7 @@ def open_shards(opening: ExitStack, folder: Path, text: str, place: str) -> Stor
     for name in dict.fromkeys(name for names in files.values() for name in names):
         with in_member(name):
             window = member_window(opening, folder / name)
-            stores[name] = opening.enter_context(HDF5Store(window))
+            stores[name] = opening.enter_context(open_store(window))
     return ShardedStore(stores, files)
 
 

@@ -1,0 +1,134 @@
+"""Zip archives under strict checks: what every reader of one has in common."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, cast
+
+from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.readers import limits
+from keras2torch_birnn.readers.window import Window, WindowFile
+
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 0x1
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
+_LOCAL_SIGNATURE = b"PK\x03\x04"
+# The record at the end of a zip, and how far from the end of a file it may stand: its length, and
+# that of a comment.
+_END_SIGNATURE, _END_BYTES = b"PK\x05\x06", 22 + 0xFFFF
+# What ``zipfile`` raises on damaged archives
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    UnicodeError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    KeyError,
+)
+
+
+@contextmanager
+def _broken_zip_refused() -> Iterator[None]:
+    """Turn what ``zipfile`` raises on damaged archives into our own error."""
+    try:
+        yield
+    except _BROKEN as error:
+        if "not a zip file" in str(error):  # it began like one
+            raise InvalidModelFileError(
+                "a truncated zip archive (its directory, at the end, is missing)",
+                "was the download or the copy complete?",
+            ) from None
+        reason = printable(" ".join(str(error).split()) or type(error).__name__)
+        raise InvalidModelFileError(f"a damaged zip archive ({reason})", "refused") from None
+
+
+@contextmanager
+def open_archive(
+    window: Window, most: int, most_members: int
+) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+    """Open a zip archive, checked as a whole: members few, distinct, apart from each other, plain.
+
+    ``most``: bytes that are read at once, those of the directory and of stored members.
+    """
+    with _broken_zip_refused():
+        reader = WindowFile(window, most)
+        with zipfile.ZipFile(cast(IO[bytes], reader)) as archive:
+            members = archive.infolist()
+            _check_members(members, most_members)
+            _check_overlaps(window, members, archive.start_dir)
+            yield archive, members
+
+
+def ends_as_archive(window: Window) -> bool:
+    """Tell a file whose end makes it a zip with members, whatever it begins with."""
+    tail = window.head(_END_BYTES, max(0, window.size - _END_BYTES))
+    if _END_SIGNATURE not in tail:
+        return False
+    try:
+        with zipfile.ZipFile(
+            cast(IO[bytes], WindowFile(window, limits.DIRECTORY_BYTES))
+        ) as archive:
+            return bool(archive.infolist())
+    except InvalidModelFileError:  # a directory that is too large to be read
+        return True
+    except _BROKEN:
+        return False
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo], most: int) -> None:
+    if len(members) > most:
+        raise InvalidModelFileError(
+            f"an archive of {len(members)} members, more than {most}", "refused"
+        )
+    name, times = Counter(m.filename for m in members).most_common(1)[0] if members else ("", 0)
+    if times > 1:
+        raise InvalidModelFileError(f"it is {times} times in the archive", "refused", place=name)
+    for member in members:
+        if member.flag_bits & _ENCRYPTED:
+            raise InvalidModelFileError("encrypted", "refused", place=member.filename)
+        if member.compress_type not in _METHODS:
+            raise InvalidModelFileError(
+                f"compressed by method {member.compress_type}; only stored and deflated are read",
+                "refused",
+                place=member.filename,
+            )
+
+
+def _check_overlaps(window: Window, members: Sequence[zipfile.ZipInfo], end: int) -> None:
+    """No member reaches into the next one or the directory.
+
+    Not every Python that we run on checks this itself (CVE-2024-0450).
+    """
+    ordered = sorted(members, key=lambda member: member.header_offset)
+    ends = [*(member.header_offset for member in ordered), end][1:]
+    for member, limit in zip(ordered, ends, strict=True):
+        if data_start(window, member) + member.compress_size > limit:
+            raise InvalidModelFileError(
+                "it overlaps with what follows in the archive", "refused", place=member.filename
+            )
+
+
+def data_start(window: Window, member: zipfile.ZipInfo) -> int:
+    """Return where a member's data begin, after its local header.
+
+    Raises:
+        InvalidModelFileError: there is no member.
+    """
+    header = window.read(_LOCAL_HEADER.size, member.header_offset)
+    signature, name, extra = _LOCAL_HEADER.unpack(header)
+    if signature != _LOCAL_SIGNATURE:
+        raise InvalidModelFileError(
+            "no member of the archive where one should be", "refused", place=member.filename
+        )
+    return int(member.header_offset + len(header) + name + extra)
