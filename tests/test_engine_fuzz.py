@@ -61,7 +61,7 @@ def loss(result: Sequence[Tensor]) -> Tensor:
     return torch.stack([r.square().sum() for r in result]).sum()
 
 
-# ---- one number, many tensors that hold it ---------------------------------------------------------
+# ---- one number, many tensors that hold it ------------------------------------------------------
 
 
 class Named(Tensor):
@@ -100,7 +100,7 @@ def model_of(module: nn.Module, disguises: Mapping[str, str]) -> Model:
     return call
 
 
-# ---- ways to call, and each by plain means ---------------------------------------------------------
+# ---- ways to call, and each by plain means ------------------------------------------------------
 
 
 def forward(model: Model, given: Inputs) -> list[Tensor]:
@@ -382,6 +382,7 @@ def assert_same(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
 
 
 @native
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet impl")
 @settings(max_examples=200, deadline=None)
 @given(case=cases())
