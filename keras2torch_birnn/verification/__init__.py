@@ -168,17 +168,16 @@ def _comparisons(
                 inputs=named,
             )
         if answer is not None:
-            roundings = [answer.coarseness * rounding for rounding in measured.roundings]
-            one = compare(
+            yield compare(
                 got,
                 answer.outputs,
-                roundings,
+                measured.roundings,
                 limit,
                 device=device,
                 against=answer.name,
                 inputs=named,
+                coarseness=answer.coarseness,
             )
-            yield one
         if device.startswith("cuda"):
             loose = outputs(converted, arrays, device, strict=False)
             default = compare(
