@@ -392,3 +392,9 @@ def test_the_model_of_bidirectional_halves_is_drawn_alike_every_time() -> None:
     spec = ModelSpec(chain(bi(rnn("GRU"), rnn("GRU", seed=1))), KERAS3)
     first, second = (next(candidates(spec, steps=11, seed=1)).arrays[0] for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_a_scalar_output_stays_one_in_the_golden_vectors(tmp_path: Path) -> None:
+    _, out = pair(FIXTURES / "keras-3.0.5/ops_reduce_first.keras", tmp_path)
+    assert any(y.dim() == 0 for y in origin(birnn.load(out)).golden.outputs)
+    assert verify(out).ok
