@@ -324,8 +324,12 @@ def test_own_data_that_does_not_fit_is_refused(inputs: Any, words: str, tmp_path
     ("ids", "words"),
     [
         (np.full((1, 7), 1.5), r"holds fractions, whole numbers are expected"),
-        (np.full((1, 7), -1), r"holds ids from -1 to -1, 0 to \d+ are expected"),
-        (np.full((1, 7), 10**6), r"holds ids from 1000000 to 1000000, 0 to \d+ are expected"),
+        (np.full((1, 7), 2.0**40), r"input \S+ holds values beyond int32"),
+        (
+            np.full((1, 7), -1),
+            r"the model cannot be computed on the inputs given \(layer embedding",
+        ),
+        (np.full((1, 7), 10**6), r"cannot be computed on the inputs given \(index 1000000 is out"),
     ],
 )
 def test_own_ids_beyond_the_vocabulary_are_refused(ids: Array, words: str, tmp_path: Path) -> None:
