@@ -81,7 +81,7 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def run(path: Path, config: Path | None, folder: Path) -> dict[str, Any]:
+def run(path: Path, config: Path | None, folder: Path, most: int) -> dict[str, Any]:
     """One model: the right OUT and all mutations of it."""
     verification.by_reference = kept(BY_REFERENCE)
     verification.read_model = kept(READ_MODEL)
@@ -103,7 +103,11 @@ def run(path: Path, config: Path | None, folder: Path) -> dict[str, Any]:
         "same": Counter(),
         "kinds": Counter(),
     }
+    seen: Counter[str] = Counter()
     for mutation in mutations(read(out)):
+        seen[mutation.kind] += 1
+        if seen[mutation.kind] > most:
+            continue
         torch.save(dict(mutation.content), folder / "wrong.pt")
         label = f"{mutation.kind}: {mutation.name}"
         try:
@@ -133,6 +137,7 @@ def main() -> None:
     parser.add_argument("--fixtures", type=int, default=0)
     parser.add_argument("--models", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--most", type=int, default=10**6, help="mutations of a kind and model")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     files = [*(pair for folder in asked.models for pair in models(folder))]
@@ -141,7 +146,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for path, config in files:
             try:
-                found.append(run(path, config, Path(folder)))
+                found.append(run(path, config, Path(folder), asked.most))
             except k2t.K2TError as error:
                 found.append({"file": str(path), "not converted": str(error)})
             print(found[-1], flush=True)

@@ -152,7 +152,7 @@ def _golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
 def _golden_of(found: Measured, made_by: str) -> Golden:
     return Golden(
         tuple(map(torch.from_numpy, found.drawn.arrays)),
-        tuple(torch.from_numpy(np.ascontiguousarray(y)) for y in found.outputs),
+        tuple(torch.from_numpy(np.asarray(y, order="C")) for y in found.outputs),
         made_by,
         max(found.roundings, default=0.0),
         found.roundings,

@@ -9,6 +9,7 @@ import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,8 +56,9 @@ def given_inputs(model: ModelSpec, source: Given) -> Drawn:
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as data:
-            if not isinstance(data, np.lib.npyio.NpzFile):
+        with Path(path).open("rb") as file:
+            data = np.load(file, allow_pickle=False)
+            if isinstance(data, np.ndarray):
                 raise ValueError("one array without a name")
             return {name: data[name] for name in data.files}
     except FileNotFoundError:
@@ -119,17 +121,15 @@ def _checked(x: Array, name: str, facts: InputFacts, kind: Any) -> Array:
     if facts.truth:
         return x.astype(bool)
     if facts.vocabulary is None and not facts.among:
-        single: Array = x.astype(kind)
+        with np.errstate(over="ignore"):
+            single: Array = x.astype(kind)
         if not np.isfinite(single).all():
             raise UsageError(f"{place} holds values beyond {np.dtype(kind)}")
         return single
     if (x != np.floor(x)).any():
         raise UsageError(f"{place} holds fractions, whole numbers are expected")
-    most = facts.vocabulary or 2**31
-    if x.min() < (-(2**31) if facts.among else 0) or x.max() >= most:
-        raise UsageError(
-            f"{place} holds ids from {int(x.min())} to {int(x.max())}, 0 to {most - 1} are expected"
-        )
+    if max(abs(float(x.min())), abs(float(x.max()))) >= 2**31:
+        raise UsageError(f"{place} holds values beyond int32")
     return x.astype(np.int32)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -26,6 +27,7 @@ from keras2torch_birnn.errors import (
     UsageError,
     WeightMismatchError,
     in_file,
+    printable,
 )
 from keras2torch_birnn.given_inputs import Given, given_inputs
 from keras2torch_birnn.inputs import Drawn, candidates, fitting_steps
@@ -124,7 +126,7 @@ def verify(
     known = {judged.name: on_drawn}
     layers = _layers(converted, spec, on_drawn)
     for data in own_data:
-        known[data.name] = by_reference(spec, data, _by_plugin, scans=True)
+        known[data.name] = _on_given(spec, data, inputs)
         layers = both(layers, _layers(converted, spec, known[data.name]))
 
     def measure(one: Drawn) -> Measured:
@@ -143,6 +145,22 @@ def verify(
     ]
     comparisons += _comparisons(converted, best, places, limit, answer, against)
     return report_of(comparisons, layers, notes)
+
+
+def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
+    """Run the reference on the user's data: ids may lie beyond a vocabulary, shapes may not fit.
+
+    Raises:
+        UsageError: it cannot be run on them.
+    """
+    try:
+        return by_reference(spec, data, _by_plugin, scans=True)
+    except (ValueError, IndexError) as error:
+        reason = printable(f"{error}".strip().partition("\n")[0])
+        with in_file(source) if isinstance(source, str | os.PathLike) else nullcontext():
+            raise UsageError(
+                f"the model cannot be computed on the inputs given ({reason})"
+            ) from None
 
 
 def _comparisons(
@@ -168,17 +186,16 @@ def _comparisons(
                 inputs=named,
             )
         if answer is not None:
-            roundings = [answer.coarseness * rounding for rounding in measured.roundings]
-            one = compare(
+            yield compare(
                 got,
                 answer.outputs,
-                roundings,
+                measured.roundings,
                 limit,
                 device=device,
                 against=answer.name,
                 inputs=named,
+                coarseness=answer.coarseness,
             )
-            yield one
         if device.startswith("cuda"):
             loose = outputs(converted, arrays, device, strict=False)
             default = compare(

@@ -211,7 +211,7 @@ def _tensors(place: _Place, structure: Structure, like: Any) -> Any:
 
 def _tensor(array: Array, like: Tensor | None) -> Tensor:
     """Floats in float64; whole numbers and bools as the node gave them."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    tensor = torch.from_numpy(np.asarray(array, order="C"))
     if like is None or like.is_floating_point():
         return tensor.double() if tensor.is_floating_point() or like is not None else tensor
     return tensor.to(like.dtype)

@@ -16,6 +16,8 @@ from keras2torch_birnn.spec import Array
 from keras2torch_birnn.verification.closeness import Tolerance, all_close, error
 from keras2torch_birnn.verification.report import Comparison
 
+# A yardstick of half precision says something for longer: it is never closer than that.
+UNJUDGEABLE_HALF = 0.1
 # What arithmetic raises where a model does not fit its inputs, or itself.
 FAILURES = (RuntimeError, LookupError, TypeError, ValueError)
 
@@ -29,14 +31,17 @@ def compare(
     device: str,
     against: str,
     inputs: str = "",
+    coarseness: float = 1.0,
 ) -> Comparison:
     """Compare outputs with a yardstick's.
 
-    ``got``: the outputs, or why there are none. ``roundings``: of each output, how far the
-    yardstick's own arithmetic is off.
+    ``got``: the outputs, or why there are none. ``roundings``: of each output, how far float32
+    arithmetic is off. ``coarseness``: how many times as coarse the yardstick's own arithmetic is.
     """
+    share = share_of(wanted, roundings)
+    judged = share <= UNJUDGEABLE and coarseness * share <= UNJUDGEABLE_HALF
+    roundings = [coarseness * one for one in roundings]
     rounding = max(roundings, default=0.0)
-    judged = share_of(wanted, roundings) <= UNJUDGEABLE
     if isinstance(got, str):
         far = float("inf")
         return Comparison(
