@@ -14,7 +14,8 @@ from keras2torch_birnn.errors import K2TError, gather, in_file
 from keras2torch_birnn.memory import loading_torch
 from keras2torch_birnn.out_files import OUT
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers import PathLike, opened, survey
+from keras2torch_birnn.readers import PathLike, infer_shapes, parse, read_weights, survey
+from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.rnn.cells import layers_of_stack, plain
 from keras2torch_birnn.rnn.choice import activation_label, alike, choose
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
@@ -64,33 +65,37 @@ def convert_with_spec(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> tuple[nn.Module, ModelSpec]:
-    """The same, with the parsed file.
+    """Convert a Keras file, from the container to the model, or to the file ``out``.
 
-    ``out``: write it there. Then large weights only pass through, and the model that is returned
-    does not have them.
+    Returns the model and what was read. With ``out``, large weights pass from file to file, and
+    the model that is returned does not have them.
+
+    Raises:
+        K2TError: as ``convert``; OutputError: ``out`` cannot be written.
     """
-    # torch is imported while the file's index is made by a child process. The thread outlives an
-    # error of the file: nobody has to wait for torch to hear of it.
-    torch = _TorchImport()
-    with ExitStack() as reading:
-        spec, problems = reading.enter_context(
-            opened(path, config=config, masked_steps=masked_steps)
-        )
-        with in_file(path):
-            if problems:
-                raise gather(problems)
+    torch = _TorchImport()  # meanwhile a child process makes the file's index
+    with ExitStack() as opening, in_file(path):
+        container = opening.enter_context(open_container(path))  # recognise the format
+        reading = parse(container, path, config=config, masked_steps=masked_steps)
+        reading = infer_shapes(reading)
+        reading = read_weights(reading, "deferred")  # locate, check; large ones when needed
+        if reading.problems:
+            raise gather(reading.problems)
         if out is not None:
             check_replacing(out, OUT, overwrite=overwrite)
         torch.wait()
-        with in_file(path):
-            from keras2torch_birnn.conversion import convert_spec
+        from keras2torch_birnn.conversion import add_origin, build, make_golden
+        from keras2torch_birnn.trial import completed
 
-            model = convert_spec(spec, dtype=dtype, filled=out is None)
+        spec = completed(reading.spec)  # shapes that only a plugin's module tells
+        model = build(spec, dtype=dtype)
+        golden = make_golden(spec, model)
+        model = add_origin(model, spec, golden, filled=out is None)
         if out is not None:
             from keras2torch_birnn.saving import write_out
 
-            write_out(model, out, overwrite=overwrite, source=path, finish=reading.close)
-    return model, spec
+            write_out(model, out, overwrite=overwrite, source=path, finish=opening.close)
+    return model, reading.spec
 
 
 class _TorchImport:

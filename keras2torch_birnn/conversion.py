@@ -114,27 +114,45 @@ def convert_spec(
     """
     spec = completed(spec)
     model = build(spec, dtype=dtype)
-    text = spec.to_json()
+    return add_origin(model, spec, make_golden(spec, model), filled=filled)
+
+
+def make_golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
+    """Compute golden vectors, after trying the layers of plugins.
+
+    Raises:
+        PluginError: a layer of a plugin fails, or would not survive in OUT.
+        InvalidModelFileError: the model cannot be computed.
+    """
     try:
         if own_layers(spec):
-            _try_plugins(spec, model, text)
-        golden = _golden(spec, model)
+            _try_plugins(spec, model)
+        return _golden(spec, model)
     except _FAILURES as error:
         raise InvalidModelFileError(
             f"it cannot be computed on inputs of its own shapes ({_reason(error)})",
             "refused; if Keras can, please report it",
         ) from error
+
+
+def add_origin(
+    model: fx.GraphModule, spec: ModelSpec, golden: Golden, *, filled: bool
+) -> fx.GraphModule:
+    """Attach the spec's text, the golden vectors and, if ``filled``, the weights' checksum.
+
+    ``filled``: read the weights that are still in the file.
+    """
     if filled:
         fill(model)
-    return with_origin(model, Origin(text, golden, checksum(model) if filled else 0))
+    return with_origin(model, Origin(spec.to_json(), golden, checksum(model) if filled else 0))
 
 
-def _try_plugins(spec: ModelSpec, model: fx.GraphModule, text: str) -> None:
-    """Find out before anything is written what is wrong with a plugin's layers."""
+def _try_plugins(spec: ModelSpec, model: fx.GraphModule) -> None:
+    """Try a plugin's layers before anything is written."""
     inputs = tuple(map(torch.from_numpy, draw_inputs(spec, steps=GOLDEN_STEPS, seed=0)))
     tried(model, on_model(model, inputs), float_type(model))
     names = ", ".join(dict.fromkeys(shown(layer) for layer in own_layers(spec)))
-    again = build(model_from_json(json.loads(text))).to(float_type(model))
+    again = build(model_from_json(json.loads(spec.to_json()))).to(float_type(model))
     check_lasting(model, again, lambda one: run(one, inputs), names)
 
 

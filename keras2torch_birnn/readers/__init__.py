@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, in
 from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.backends import check_backend
 from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.readers.containers.container import Architecture, Container
+from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.generations import consequences, generation_of
 from keras2torch_birnn.readers.limits import JSON_BYTES
@@ -29,7 +30,7 @@ from keras2torch_birnn.readers.unrolled import check_calls
 from keras2torch_birnn.readers.vocabularies import with_vocabularies
 from keras2torch_birnn.readers.window import Window
 from keras2torch_birnn.shapes import check_sizes, infer_model
-from keras2torch_birnn.spec import LayerSpec, ModelSpec
+from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec
 
 PathLike = str | os.PathLike[str]
 
@@ -75,6 +76,27 @@ def survey(
         return found
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A model on its way from the container to a ``ModelSpec``; each step returns a new one."""
+
+    container: Container
+    parsing: Parsing
+    root: LayerSpec
+    notes: tuple[str, ...]
+    masked_steps: MaskedSteps | None
+
+    @property
+    def problems(self) -> list[K2TError]:
+        """What is not supported, of all steps so far."""
+        return self.parsing.problems
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model as read so far."""
+        return ModelSpec(self.root, self.parsing.generation, self.notes, self.masked_steps)
+
+
 @contextmanager
 def opened(
     path: PathLike,
@@ -85,47 +107,78 @@ def opened(
 ) -> Iterator[tuple[ModelSpec, list[K2TError]]]:
     """Read a model as ``survey`` does and keep the file open: weights may still be in it.
 
-    The file must not have changed when it is closed. ``weights``: as ``load_weights`` takes it.
+    The file must not have changed when it is closed. ``weights``: as ``read_weights`` takes it.
     """
-    given = None if config is None else _read_json(config)
     with in_file(path), open_container(path) as container:
-        architecture = container.architecture(given)
-        parsing = Parsing(generation_of(architecture.version))
-        choice = choice_of(masked_steps, parsing.generation)
-        root = _parse(architecture, parsing)
-        notes = [
-            consequences(parsing.generation),
-            *parsing.notes,
-            *penalty_note(parsing.penalties),
-            *_misnamed(path, container),
-        ]
-        root = _infer_shapes(root, container, parsing)
-        if not parsing.problems:
-            root, more = load_weights(root, container, parsing, choice, weights)
-            notes += more
-        yield ModelSpec(root, parsing.generation, tuple(notes), choice), parsing.problems
+        reading = parse(container, path, config=config, masked_steps=masked_steps)
+        reading = infer_shapes(reading)
+        reading = read_weights(reading, weights)
+        yield reading.spec, reading.problems
 
 
-def _parse(architecture: Architecture, parsing: Parsing) -> LayerSpec:
-    """Parse the layers; what is not supported goes to ``parsing.problems``."""
+def parse(
+    container: Container,
+    path: PathLike,
+    *,
+    config: PathLike | None = None,
+    masked_steps: str | None = None,
+) -> Reading:
+    """Find the architecture and parse its layers by the rules of the Keras that wrote it.
+
+    path: the name that the user gave. config: an architecture in a file of its own.
+
+    Raises:
+        InvalidModelFileError: there is no architecture, or it is broken; UsageError: a choice of
+            ``masked_steps`` that this Keras does not have.
+    """
+    architecture = container.architecture(None if config is None else _read_json(config))
+    parsing = Parsing(generation_of(architecture.version))
+    choice = choice_of(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
     check_names(root, parsing.problems)
     check_calls(root)
-    problems, notes = check_backend(architecture.backend, parsing.generation, root)
+    problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
     parsing.problems += problems
-    parsing.notes += notes
-    return root
+    notes = (
+        consequences(parsing.generation),
+        *parsing.notes,
+        *backend_notes,
+        *penalty_note(parsing.penalties),
+        *_misnamed(path, container),
+    )
+    return Reading(container, parsing, root, notes, choice)
 
 
-def _infer_shapes(root: LayerSpec, container: Container, parsing: Parsing) -> LayerSpec:
-    """Infer every layer's shapes, unless something is not supported."""
+def infer_shapes(reading: Reading) -> Reading:
+    """Infer the shapes of every layer, unless something is not supported.
+
+    Raises:
+        InvalidModelFileError: a layer that is larger than any memory.
+    """
+    root, parsing = reading.root, reading.parsing
     if not parsing.problems:
         check_kinds(root, parsing.generation, parsing.problems)
-        root = with_vocabularies(root, container, parsing.generation, parsing.problems)
+        root = with_vocabularies(root, reading.container, parsing.generation, parsing.problems)
     if not parsing.problems:
         root = infer_model(root, parsing.problems)
         check_sizes(root)
-    return root
+    return replace(reading, root=root)
+
+
+def read_weights(reading: Reading, how: How) -> Reading:
+    """Locate, check and read the weights, unless something is not supported.
+
+    how: as ``load_weights`` takes it.
+
+    Raises:
+        WeightMismatchError: the weights and the configuration do not fit each other.
+    """
+    if reading.problems:
+        return reading
+    root, notes = load_weights(
+        reading.root, reading.container, reading.parsing, reading.masked_steps, how
+    )
+    return replace(reading, root=root, notes=(*reading.notes, *notes))
 
 
 def _misnamed(path: PathLike, container: Container) -> list[str]:
