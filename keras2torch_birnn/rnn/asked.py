@@ -31,7 +31,6 @@ class Asked(NamedTuple):
     merge: str | None = None
     final: bool = True
 
-    @property
     def states(self) -> list[Tensor]:
         """Those of ``start``, direction by direction."""
         return [s for state in self.start for s in state] if self.start else []

@@ -253,7 +253,8 @@ class BidirectionalStack(nn.Module):
 
     def _weights(self, layer: int, suffix: str) -> Weights:
         names = [f"{name}_l{layer}{suffix}" for name in WEIGHT_NAMES]
-        return Weights._make(getattr(self, name, None) for name in names)
+        found: list[Any] = [getattr(self, name, None) for name in names]
+        return Weights(*found)
 
     def _start(
         self, states: tuple[Tensor, ...], batch: int

@@ -59,7 +59,6 @@ class Recurrence(NamedTuple):
     training: bool = False
     engine: Wish | None = None
 
-    @property
     def states(self) -> int:
         """h, and an LSTM's c."""
         return 2 if self.cell.kind == "LSTM" else 1
@@ -159,7 +158,7 @@ def _native_wanted(layer: Recurrence, asked: Asked) -> bool:
 
 def _tensors(layer: Recurrence, asked: Asked) -> list[Tensor]:
     """Those that may have gradients: x, the start's states, the weights."""
-    return [asked.x, *asked.states, *_flat(layer.weights)]
+    return [asked.x, *asked.states(), *_flat(layer.weights)]
 
 
 def _differentiated(layer: Recurrence, asked: Asked) -> bool:
@@ -227,7 +226,7 @@ def _run_loops(layer: Recurrence, asked: Asked) -> Result:
     dropout = layer.dropout if layer.training else None
     for d, weights in enumerate(layer.weights):
         zero = x.new_zeros(x.shape[0], weights.hh.shape[1])
-        begin = start[d] if start else (zero,) * layer.states
+        begin = start[d] if start else (zero,) * layer.states()
         read = reverse(x, lengths) if d else x
         out, state = run_loop(layer.cell, weights, read, lengths, begin, dropout)
         outputs.append(reverse(out, lengths) if d else out)
@@ -264,7 +263,7 @@ def run_kernel(layers: Sequence[Recurrence], asked: Asked) -> Result:
     number = len(layers) * directions
     if start is None:
         zero = x.new_zeros(number, x.shape[0], units)
-        begin: tuple[Tensor, ...] = (zero,) * layer.states
+        begin: tuple[Tensor, ...] = (zero,) * layer.states()
     else:
         begin = tuple(torch.stack(parts) for parts in zip(*start, strict=True))
     packed: PackedSequence | None = None
@@ -310,7 +309,7 @@ def _run_native(layer: Recurrence, asked: Asked) -> Result:
     recomputed: Any = _Recomputed
     found = recomputed.apply(_Fixed.of(layer, asked), *_tensors(layer, asked))
     flat = cast(tuple[Tensor, ...], found)
-    n, each = len(layer.weights), layer.states
+    n, each = len(layer.weights), layer.states()
     outputs = len(flat) - n * each
     return flat[:outputs], tuple(
         flat[outputs + d * each : outputs + (d + 1) * each] for d in range(n)
@@ -339,7 +338,7 @@ class _Fixed:
 
     @staticmethod
     def of(layer: Recurrence, asked: Asked) -> _Fixed:
-        return _Fixed(layer, asked.lengths, asked.merge, len(asked.states))
+        return _Fixed(layer, asked.lengths, asked.merge, len(asked.states()))
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[Recurrence, Asked]:
         """The layer and what it is asked for, with what ``_tensors`` gave, or others like it."""
@@ -354,7 +353,7 @@ class _Fixed:
             )
             for w in self.layer.weights
         )
-        each = self.layer.states
+        each = self.layer.states()
         start = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
         asked = Asked(tensors[0], self.lengths, start or None, self.merge)
         return self.layer._replace(weights=weights), asked
@@ -415,7 +414,7 @@ class _Kept(torch.autograd.Function):
         if torch.is_grad_enabled():  # gradients of gradients: the kernel's own have none
             none = (None,)
             outputs = none * directions if d_out is None else d_out.chunk(directions, dim=2)
-            states = none * directions * fixed.layer.states
+            states = none * directions * fixed.layer.states()
             if d_final is not None:
                 states = d_final.unbind(0)
             return _gradients_again(fixed, tensors, needed, (*outputs, *states))

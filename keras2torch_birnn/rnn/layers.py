@@ -119,7 +119,7 @@ def _weights(module: nn.Module, direction: int) -> Weights:
         found = [own[ih], own[hh], own[bias_ih], own[bias_hh]]
     except KeyError:  # a parametrization stands there, or there is no bias
         found = [getattr(module, name, None) for name in names]
-    return Weights._make(found)
+    return Weights(*found)
 
 
 _NAMES = tuple(

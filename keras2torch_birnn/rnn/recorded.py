@@ -106,7 +106,7 @@ def _played(recording: _Recording, asked: Asked) -> Result:
 def _tensors(asked: Asked) -> list[Tensor]:
     """What a call is given: x, the states at the start, lengths."""
     lengths = [] if asked.lengths is None else [asked.lengths]
-    return [asked.x, *asked.states, *lengths]
+    return [asked.x, *asked.states(), *lengths]
 
 
 def _facts(asked: Asked) -> tuple[Hashable, ...]:

@@ -39,7 +39,7 @@ def run_keeping(
         asked.x,
         [p for direction in parameters for p in direction],
         asked.lengths,
-        asked.states,
+        asked.states(),
         cell.numbers,
         cell.parameters,
         0,
@@ -90,7 +90,7 @@ def gradient(
         d_final = d_final.contiguous()
         call.d_final = d_final.data_ptr()
     call.d_start = d_start.data_ptr()
-    start = [s.contiguous() for s in asked.states]
+    start = [s.contiguous() for s in asked.states()]
     alive = []  # until the kernel has run
     for d, (_, hh, _, _) in enumerate(parameters):
         packed = room(library().k2t_gradient_packed_size(isa, ctypes.byref(shape)))

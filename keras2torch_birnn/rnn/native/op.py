@@ -216,7 +216,7 @@ def run_native(
         x,
         list(chain.from_iterable(parameters)),
         lengths,
-        asked.states,
+        asked.states(),
         cell.numbers,
         cell.parameters,
         0 if merge is None else MERGES[merge],
