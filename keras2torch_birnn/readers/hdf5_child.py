@@ -1,7 +1,7 @@
 """Answers questions about one HDF5 file, in a process of its own that a bad file may crash or hang.
 
 Started by ``readers/hdf5.py`` as a script, isolated (``-I -S``), with an inherited open file: it
-imports what it needs (``NEEDED``), gives up the rights to import, open files, start processes and
+imports h5py and what else it needs, gives up the rights to import, open files, start processes and
 take memory, and only then lets the HDF5 library see the file. Requests and replies are JSON, one a
 line. It tells where arrays lie; it never decodes their bytes. Whatever it says is checked by the
 parent.
@@ -10,7 +10,7 @@ parent.
 from __future__ import annotations
 
 import base64
-import importlib
+import codecs
 import io
 import json
 import os
@@ -21,8 +21,8 @@ from typing import Any
 
 FLETCHER32, SHUFFLE, GZIP = 3, 2, 1
 
-# Modules that are used after the rights are given up; the codecs by the names of attributes
-NEEDED = ("h5py", "numpy", "encodings.ascii", "encodings.utf_8")
+# Codecs that are used after the rights are given up, when they can no more be imported
+CODECS = ("ascii", "utf-8")
 
 
 class RefusedError(Exception):
@@ -86,15 +86,13 @@ def _mapped_bytes() -> int:
         return 1 << 30
 
 
-def give_up_rights(limits: dict[str, int]) -> None:
-    """Import nothing from now on, and set the resource limits as far as the platform has them."""
+def _limit(limits: dict[str, int]) -> None:
+    """Set the resource limits, as far as the platform has them."""
     try:
-        resource: Any = importlib.import_module("resource")
+        import resource
     except ImportError:  # Windows
-        resource = None
+        return
     memory = _mapped_bytes() + limits["memory"]
-    # Without files an import fails. So it does where files can still be opened: alike everywhere.
-    sys.meta_path.clear()
     wanted = (
         ("RLIMIT_CORE", 0, 0),
         ("RLIMIT_FSIZE", 0, 0),
@@ -108,6 +106,17 @@ def give_up_rights(limits: dict[str, int]) -> None:
             resource.setrlimit(getattr(resource, name), (soft, hard))
         except (AttributeError, OSError, ValueError):
             continue
+
+
+def give_up_rights(limits: dict[str, int]) -> None:
+    """Keep to the resource limits from now on, and import nothing.
+
+    Without files an import fails. So it does where files can still be opened: alike everywhere.
+    """
+    for name in CODECS:
+        codecs.lookup(name)
+    _limit(limits)
+    sys.meta_path.clear()
 
 
 class Index:
@@ -453,7 +462,7 @@ def serve(job: dict[str, Any]) -> None:
     sys.path += job["import_from"]
     limits = job["limits"]
     try:
-        h5py, *_ = map(importlib.import_module, NEEDED)
+        import h5py
     except Exception as error:
         say([{"failed": f"{type(error).__name__}: {error}"}], limits)
         return
