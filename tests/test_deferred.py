@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import synthetic
 import torch
+from commands import OLD_OUT
 from specs import ENTRIES, FIXTURES, fixture
 from torch import nn
 
@@ -306,7 +307,7 @@ def test_a_file_that_changes_meanwhile_gives_no_output(
 ) -> None:
     path, out = tmp_path / "m.h5", tmp_path / f"m{suffix}"
     synthetic.embedding(path, 11, 5, 3)
-    out.write_bytes(b"before")
+    out.write_bytes(OLD_OUT)
     blocks = Deferred.blocks
 
     def changing(self: Deferred) -> Any:
@@ -318,7 +319,7 @@ def test_a_file_that_changes_meanwhile_gives_no_output(
     monkeypatch.setattr(Deferred, "blocks", changing)
     with pytest.raises(InvalidModelFileError, match=r"m\.h5: .*(changed|became shorter)"):
         convert_with_spec(path, out=out, overwrite=True)
-    assert out.read_bytes() == b"before"
+    assert out.read_bytes() == OLD_OUT
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["m.h5", out.name])
 
 
