@@ -52,15 +52,17 @@ def sha256(file: str) -> str:
     return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
 
 
+# Folders with a manifest of their own, and what is no fixture.
+OTHERS = ("pins/", "plugins/", "training/", "__pycache__/")
+
+
 def test_no_file_is_left_out_of_the_manifest() -> None:
     known = {name for entry in ENTRIES.values() for name in (entry["file"], entry["npz"])}
     known |= {entry["config"] for entry in ENTRIES.values() if entry["config"]}
     for path in FIXTURES.glob("*/*"):
         name = path.relative_to(FIXTURES).as_posix()
         shard = "shards_0" in name  # beside the index that names it
-        assert name in known or shard or name.startswith(("pins/", "plugins/", "__pycache__/")), (
-            name
-        )
+        assert name in known or shard or name.startswith(OTHERS), name
 
 
 @pytest.mark.parametrize("file", ENTRIES)

@@ -831,7 +831,11 @@ mutation(
 )
 mutation(
     "BatchNormalization normalises the batch",
-    edit("layers.normalization:BatchNorm.forward", "self.training and not self.frozen", "True"),
+    edit(
+        "layers.normalization:BatchNorm.forward",
+        'self.training and self.rule.by != "moving averages"',
+        "True",
+    ),
     f"{K2}/batchnorm.h5",
 )
 mutation(

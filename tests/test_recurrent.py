@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -466,16 +467,20 @@ def test_the_bias_that_keras_does_not_have_stays_zero_in_training() -> None:
         shape=(None, T, F),
     )
     model = build(ModelSpec(spec, KERAS3)).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    model(torch.from_numpy(values(B, T, F))).square().sum().backward()
-    optimizer.step()
-    trained = dict(trained_by_keras(model))
-    zeros = {name for name in before if name not in trained}
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.from_numpy(values(B, T, F))).square().sum().backward()
+        optimizer.step()
+    zeros = {name for name in before if name not in dict(model.named_parameters())}
     assert len(zeros) == 3  # two halves and the SimpleRNN; a GRU has two biases in Keras, too
-    for name, p in model.named_parameters():
-        assert torch.equal(p, before[name]) is (name in zeros), name
-        assert p.any() or name in zeros
+    for one in (model, deepcopy(model), deepcopy(model).float()):
+        for name, value in one.state_dict().items():
+            assert value.any() != (name in zeros), name
+            assert torch.equal(value.double(), before[name]) is (name in zeros), name
 
 
 @pytest.mark.parametrize("file", FROZEN_HALF)

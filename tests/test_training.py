@@ -1,0 +1,317 @@
+"""Training a converted model in torch: what stays, what is kept, what is said."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from specs import FIXTURES, fixture
+from torch import nn
+from torch.func import functional_call
+from torch.optim.swa_utils import update_bn
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.errors import InvalidModelFileError, UsageError
+from keras2torch_birnn.layers.normalization import BatchNorm
+from keras2torch_birnn.readers.penalties import penalties, penalty_note
+from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.training_rules import BatchRule, batch_rule
+
+FOLDER = FIXTURES / "training" / "keras-3.15.1"
+LSTM_MODEL = FOLDER / "merges.before.keras"
+STATEFUL = FOLDER / "stateful.before.keras"
+NORMALIZED = FOLDER / "bn_3d.before.keras"
+SUFFIXES = (".pt", ".safetensors")
+
+
+def steps(rows: int = 5) -> torch.Tensor:
+    return torch.randn(rows, 7, 3, generator=torch.Generator().manual_seed(rows))
+
+
+# ---- torch's second bias ------------------------------------------------------------------------
+
+
+def second_biases(model: nn.Module) -> dict[str, torch.Tensor]:
+    parameters = dict(model.named_parameters())
+    return {
+        name: value
+        for name, value in model.state_dict().items()
+        if "bias_hh" in name and name not in parameters
+    }
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_second_bias_is_zero_after_training_saving_and_loading(
+    suffix: str, tmp_path: Path
+) -> None:
+    model = k2t.convert(LSTM_MODEL).train()
+    model.requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.5)
+    model(steps()).square().sum().backward()
+    optimizer.step()
+    k2t.save(model, tmp_path / f"out{suffix}")
+    loaded = k2t.load(tmp_path / f"out{suffix}")
+    assert len(second_biases(loaded)) == 6  # a SimpleRNN and two LSTMs, of two halves each
+    assert not any(value.any() for value in second_biases(loaded).values())
+    torch.testing.assert_close(flat(loaded(steps())), flat(model.eval()(steps())))
+
+
+def test_an_out_whose_second_bias_was_trained_keeps_its_numbers(tmp_path: Path) -> None:
+    """Versions before let it be trained: it is loaded as it is, and never trained again."""
+    path = tmp_path / "out.pt"
+    k2t.save(k2t.convert(LSTM_MODEL), path)
+    content = torch.load(path, weights_only=True)
+    name = "bidirectional_2.bias_hh_l0"
+    content["state_dict"][name] += 0.25
+    moved = content["state_dict"]["bidirectional_2.bias_ih_l0"].clone()
+    torch.save(content, path)
+    model = k2t.load(path)
+    with torch.no_grad():
+        given = flat(model(steps()))
+        model.get_parameter("bidirectional_2.bias_ih_l0").add_(0.25)
+        model.get_buffer(name).zero_()
+        torch.testing.assert_close(flat(model(steps())), given, atol=1e-6, rtol=1e-5)
+    assert not torch.equal(moved, model.get_parameter("bidirectional_2.bias_ih_l0"))
+    assert name not in dict(model.named_parameters())
+
+
+def test_a_call_with_other_weights_takes_the_second_bias_too() -> None:
+    model = k2t.convert(LSTM_MODEL)
+    other = {name: value + 0.125 for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        got = flat(functional_call(model, other, (steps(),)))
+        model.load_state_dict(other, assign=True)
+        torch.testing.assert_close(got, flat(model(steps())))
+    assert second_biases(model).keys() and not hasattr(model, "bias_hh")
+
+
+# ---- BatchNormalization -------------------------------------------------------------------------
+
+
+def norm(rule: BatchRule, **options: Any) -> BatchNorm:
+    made = BatchNorm(3, axis=-1, eps=0.01, momentum=0.25, rule=rule)
+    return made.to_empty(device="cpu").requires_grad_(True).train(**options)
+
+
+def test_eval_mode_is_that_of_torch_bit_by_bit() -> None:
+    ours = norm(BatchRule())
+    ours.reset_parameters()
+    twin = nn.BatchNorm1d(3, eps=0.01).eval()
+    twin.load_state_dict(ours.state_dict())
+    x = steps()
+    ours(x)
+    twin.load_state_dict(ours.state_dict())
+    assert torch.equal(ours.eval()(x), twin(x.movedim(-1, 1)).movedim(1, -1))
+
+
+def test_half_precision_comes_out_as_it_goes_in() -> None:
+    ours = norm(BatchRule())
+    ours.reset_parameters()
+    x = steps().bfloat16()
+    assert ours(x).dtype is torch.bfloat16
+    torch.testing.assert_close(ours(x).float(), ours(x.float()), atol=0.02, rtol=0.02)
+
+
+def test_a_mask_that_fits_no_keras_is_refused_in_training() -> None:
+    ours = norm(BatchRule())
+    ours.reset_parameters()
+    x, mask = torch.randn(2, 5, 7, 3), torch.ones(2, 5, dtype=torch.bool)
+    with pytest.raises(UsageError, match="a mask of 2 axes for an input of 4, which no Keras"):
+        ours(x, mask)
+    assert ours.eval()(x, mask).shape == x.shape
+
+
+def test_update_bn_of_torch_takes_the_average_of_all_batches() -> None:
+    model = k2t.convert(NORMALIZED)
+    seen: list[torch.Tensor] = []
+    module: Any = model.get_submodule("batch_normalization")
+    module.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    update_bn([steps(5), steps(3)], model)
+    means = [x.flatten(0, 1).mean(dim=0) for x in seen]
+    torch.testing.assert_close(module.running_mean, (means[0] + means[1]) / 2)
+
+
+def generation(version: str, name: Any) -> Generation:
+    return Generation(name, version, "", "", False, "zeros")
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "trainable", "rank", "wanted"),
+    [
+        ("keras1", "1.2.2", False, 2, {"by": "batch, followed", "unbiased_start": False}),
+        ("keras2", "2.0.8", True, 4, {"bessel": False, "bessel_epsilon": False}),
+        ("keras2", "2.1.3", True, 4, {"bessel": True, "bessel_epsilon": False}),
+        ("keras2", "2.2.4", True, 4, {"bessel": True, "bessel_epsilon": True}),
+        ("keras2", "2.2.4", False, 2, {"by": "batch, not followed", "unbiased_start": True}),
+        ("keras2", "2.3.1", True, 3, {"unbiased_start": False, "bessel_epsilon": True}),
+        ("tf.keras", "2.1.6-tf", False, 2, {"by": "batch, not followed"}),
+        ("tf.keras", "2.4.0", True, 5, {"bessel": False, "masked": "all"}),
+        ("tf.keras", "2.11.0", True, 3, {"masked": "all", "bessel": False}),
+        ("tf.keras", "2.12.0", True, 3, {"masked": "valid", "count_raised_by": 0.0}),
+        ("tf.keras", "2.15.0", True, 4, {"masked": "all", "bessel": True}),
+        ("tf.keras", "2.15.0", False, 5, {"by": "moving averages", "bessel": True}),
+        ("keras3", "3.5.0", True, 4, {"masked": "valid, counted before broadcasting"}),
+        ("keras3", "3.15.1", True, 4, {"masked": "valid", "count_raised_by": 1e-7}),
+    ],
+)
+def test_every_generation_has_its_rule(
+    name: str, version: str, trainable: bool, rank: int, wanted: dict[str, Any]
+) -> None:
+    layer = LayerSpec(
+        "BatchNormalization",
+        "norm",
+        {"axis": (-1,), "trainable": trainable},
+        input_shape=(None, *[7] * (rank - 2), 3),
+    )
+    rule = batch_rule(layer, generation(version, name))
+    assert {key: getattr(rule, key) for key in wanted} == wanted
+
+
+# ---- regularizers and constraints ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "wanted"),
+    [
+        ("Dense", {"kernel_regularizer": None, "units": 3}, ()),
+        ("Dense", {"bias_constraint": "max_norm"}, ("bias: max_norm",)),
+        (
+            "LSTM",
+            {
+                "kernel_regularizer": {"class_name": "L1L2", "config": {"l1": 0.0, "l2": 0.1}},
+                "recurrent_constraint": {"class_name": "UnitNorm", "config": {"axis": 0}},
+                "activity_regularizer": {"class_name": "L1", "config": {"l1": 0.5}},
+            },
+            ("kernel: L2", "recurrent: UnitNorm", "activity: L1"),
+        ),
+        ("Dense", {"W_regularizer": {"name": "WeightRegularizer", "l1": 0.1, "l2": 0}}, ("W: L1",)),
+        ("Dense", {"kernel_regularizer": {"class_name": "L2", "config": {"l2": 0.0}}}, ()),
+        ("ActivityRegularization", {"l1": 0.1, "l2": 0.2}, ("activity: L1L2",)),
+        ("ActivityRegularization", {"l1": 0.0, "l2": 0.0}, ()),
+        ("BatchNormalization", {"virtual_batch_size": 4}, ("virtual batches",)),
+    ],
+)
+def test_what_a_layer_adds_in_training_is_found(
+    class_name: str, config: dict[str, Any], wanted: tuple[str, ...]
+) -> None:
+    assert penalties(class_name, config) == wanted
+
+
+def test_many_layers_with_penalties_are_counted() -> None:
+    (note,) = penalty_note({f"dense_{i}": ("kernel: L2",) for i in range(11)})
+    assert "dense_7 (kernel: L2), and 3 more layers; add them to your own loss" in note
+    assert penalty_note({}) == []
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "keras-3.15.1/frozen_with_penalties.keras",
+        "tf_keras-2.21.0/frozen_with_penalties.h5",
+    ],
+)
+def test_regularizers_and_constraints_of_a_file_are_noted(file: str) -> None:
+    notes = k2t.inspect(FIXTURES / "training" / file).notes
+    (note,) = (one for one in notes if one.startswith("training only"))
+    found = dict(re.findall(r"([\w/]+) \(([^)]*)\)", note))
+    halves = [kinds for place, kinds in found.items() if place.startswith("both/")]
+    assert set(halves) == {"kernel: L2, recurrent: L1, bias: MaxNorm"}
+    assert found["activity"] == "activity: L2"
+    assert set(found["head"].split(", ")) == {"activity: L1", "kernel: NonNeg"}
+    quiet = k2t.inspect(LSTM_MODEL).notes
+    assert not any(one.startswith("training only") for one in quiet)
+
+
+# ---- saving -------------------------------------------------------------------------------------
+
+
+def changed(model: Any, change: str) -> nn.Module:
+    if change == "another size":
+        model.dense = nn.Linear(5, 3)
+    elif change == "another class":
+        model.dense = nn.Sequential(nn.Linear(5, 2))
+    elif change == "one more":
+        model.extra = nn.Linear(2, 2)
+    elif change == "one more weight":
+        model.dense.register_buffer("scale", torch.ones(2))
+    return nn.Module() if change == "" else model
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("another size", r"dense.weight: \[3, 5\], converted was \[2, 5\]; save the state_dict"),
+        ("another class", "dense: Sequential, converted was Linear; save the state_dict"),
+        ("one more", "extra: Linear, converted was nothing; save the state_dict"),
+        ("one more weight", r"dense.scale: \[2\], converted was nothing; save the state_dict"),
+    ],
+)
+def test_a_model_with_other_modules_is_not_saved(change: str, words: str, tmp_path: Path) -> None:
+    model = changed(k2t.convert(LSTM_MODEL), change)
+    with pytest.raises(UsageError, match=words):
+        k2t.save(model, tmp_path / "out.pt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_was_frozen_and_thawed_in_torch_stays_so(suffix: str, tmp_path: Path) -> None:
+    file = FOLDER / "half_frozen.before.keras"
+    model = k2t.convert(file)
+    of_keras = {name: p.requires_grad for name, p in model.named_parameters()}
+    assert set(of_keras.values()) == {True, False}
+    out = tmp_path / f"out{suffix}"
+    for flip in (lambda name, flag: flag, lambda name, flag: flag != name.startswith("dense")):
+        wanted = {name: flip(name, flag) for name, flag in of_keras.items()}
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(wanted[name])
+        k2t.save(model, out)
+        loaded = k2t.load(out)
+        assert {n: p.requires_grad for n, p in loaded.named_parameters()} == wanted
+    k2t.save(loaded, out)
+    assert {n: p.requires_grad for n, p in k2t.load(out).named_parameters()} == wanted
+
+
+def test_an_untouched_model_has_no_such_key(tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    model = k2t.convert(LSTM_MODEL)
+    k2t.save(model, out)
+    assert set(torch.load(out, weights_only=True)) == {"format", "spec", "state_dict", "golden"}
+
+
+@pytest.mark.parametrize("wrong", [{"nothing": True}, 3])
+def test_flags_of_no_parameter_are_refused(wrong: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    k2t.save(k2t.convert(LSTM_MODEL), out)
+    torch.save(torch.load(out, weights_only=True) | {"requires_grad": wrong}, out)
+    with pytest.raises(InvalidModelFileError, match="requires_grad"):
+        k2t.load(out)
+
+
+# ---- stateful -----------------------------------------------------------------------------------
+
+
+def test_a_batch_of_another_size_says_how_to_start_anew() -> None:
+    model = k2t.convert(STATEFUL)
+    first = model(steps(5))
+    with pytest.raises(UsageError, match=r"of 5 rows, this batch has 2; call k2t.reset_states"):
+        model(steps(2))
+    k2t.reset_states(model)
+    assert model(steps(2)).shape == (2, 2)
+    k2t.reset_states(model)
+    torch.testing.assert_close(model(steps(5)), first)
+
+
+def test_a_converted_model_is_in_eval_mode_and_the_docstrings_say_so() -> None:
+    assert not k2t.convert(LSTM_MODEL).training
+    for function in (k2t.convert, k2t.load):
+        assert "Call ``.train()``" in str(function.__doc__)
+
+
+def test_the_older_rules_build_from_their_files_too() -> None:
+    model = build(fixture("keras-2.2.4/batchnorm.h5").spec)
+    rules = [m.rule for m in model.modules() if isinstance(m, BatchNorm)]
+    assert rules and all(rule.unbiased_start and rule.single for rule in rules)
