@@ -212,9 +212,9 @@ def _content(
     """The plain dict of a ``.pt`` file."""
     named = _named(golden)
     return {
-        **({"requires_grad": dict(thawed)} if thawed else {}),
-        "format": FORMAT,
+        "format": FORMAT,  # first: it tells what wrote the file
         "spec": spec,
+        **({"requires_grad": dict(thawed)} if thawed else {}),
         "state_dict": {n: t for n, t in tensors.items() if n not in named},
         "golden": {
             kind: [tensors[name] for name in named if name.startswith(f"{_GOLDEN}{kind}/")]

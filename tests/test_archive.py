@@ -17,7 +17,7 @@ import pytest
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
 from keras2torch_birnn.readers import limits
 from keras2torch_birnn.readers.containers import keras_archive as archive
-from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers import open_container, zip_archive
 
 CONFIG = '{"class_name": "Sequential", "config": {"name": "grün"}}'
 METADATA = '{"keras_version": "3.15.1"}'
@@ -203,7 +203,7 @@ def test_whatever_zipfile_raises_is_an_error_of_the_file(
     def fail(*_: Any) -> None:
         raise error("why\x1b[31m")
 
-    monkeypatch.setattr(archive, "_check_members", fail)
+    monkeypatch.setattr(zip_archive, "_check_members", fail)
     refused(zipped(MEMBERS), r"a damaged zip archive \('?why", tmp_path)
 
 

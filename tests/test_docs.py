@@ -28,7 +28,8 @@ MODELS = {
     "own.h5": PLUGINS / "tf.keras-2.15.0" / "center.h5",
     "crf.h5": PLUGINS / "keras-2.2.4" / "contrib_viterbi.h5",
 }
-# A page whose Python goes on from this.
+NOT_OURS = "ignore:torch.ao.quantization is deprecated:DeprecationWarning"
+# The Python of every page goes on from this.
 IMPORTS = "import torch\nimport keras2torch_birnn as k2t\n"
 
 
@@ -150,7 +151,7 @@ def run_command(command: str, shown: str, folder: Path) -> None:
 
 def run_python(code: str, folder: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", IMPORTS + code],
+        [sys.executable, "-W", "error", "-W", NOT_OURS, "-c", IMPORTS + code],
         capture_output=True,
         text=True,
         check=False,
