@@ -99,6 +99,23 @@ def test_a_right_model_is_ok_where_rounding_doubles_at_every_step(
     assert report.max_abs_error == last.max_abs_error < 1e-4
 
 
+@pytest.mark.parametrize("options", [{"stateful": True}, {"go_backwards": True}, {}])
+def test_a_chaotic_layer_of_one_direction_is_judged_by_its_beginning(
+    options: dict[str, bool],
+) -> None:
+    wild = rnn("GRU", return_sequences=True, return_state=True, **options)
+    wild.weights["recurrent_kernel"][...] *= 30
+    (one,) = judged(chain(wild), chain(wild), 3, STEPS, 2).values()
+    assert one.ok
+    assert f" of {STEPS} steps in sequence" in one.judged
+    other = rnn("GRU", return_sequences=True, return_state=True, **options)
+    gates = np.split(wild.weights["recurrent_kernel"], 3, axis=1)
+    other.weights["recurrent_kernel"][...] = np.concatenate([gate.T for gate in gates], axis=1)
+    (two,) = judged(chain(wild), chain(other), 3, STEPS, 2).values()
+    assert not two.ok
+    assert two.where.startswith("unit ")
+
+
 def test_a_layer_that_forgets_is_judged_whole_and_step_by_step(tmp_path: Path) -> None:
     source = FIXTURES / MASKING
     report = verify(source, written(source, tmp_path), against="reference")
