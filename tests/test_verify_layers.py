@@ -284,3 +284,10 @@ def test_a_model_that_cannot_be_computed_is_not_equal(tmp_path: Path) -> None:
     assert report.first_divergence == "bidirectional_1"
     assert {one.path: one.ok for one in report.layers}["dense"]
     assert "RuntimeError" in report.comparisons[0].failure
+
+
+def test_a_time_distributed_layer_of_two_inputs_is_judged_whole(tmp_path: Path) -> None:
+    source = FIXTURES / "tf.keras-2.10.0/td_two_inputs.h5"
+    report = verify(source, written(source, tmp_path), against="reference")
+    assert report.ok
+    assert {one.judged for one in report.layers if one.path.startswith("time")} == {"whole"}
