@@ -99,6 +99,23 @@ def test_a_right_model_is_ok_where_rounding_doubles_at_every_step(
     assert report.max_abs_error == last.max_abs_error < 1e-4
 
 
+@pytest.mark.parametrize("options", [{"stateful": True}, {"go_backwards": True}, {}])
+def test_a_chaotic_layer_of_one_direction_is_judged_by_its_beginning(
+    options: dict[str, bool],
+) -> None:
+    wild = rnn("GRU", return_sequences=True, return_state=True, **options)
+    wild.weights["recurrent_kernel"][...] *= 30
+    (one,) = judged(chain(wild), chain(wild), 3, STEPS, 2).values()
+    assert one.ok
+    assert f" of {STEPS} steps in sequence" in one.judged
+    other = rnn("GRU", return_sequences=True, return_state=True, **options)
+    gates = np.split(wild.weights["recurrent_kernel"], 3, axis=1)
+    other.weights["recurrent_kernel"][...] = np.concatenate([gate.T for gate in gates], axis=1)
+    (two,) = judged(chain(wild), chain(other), 3, STEPS, 2).values()
+    assert not two.ok
+    assert two.where.startswith("unit ")
+
+
 def test_a_layer_that_forgets_is_judged_whole_and_step_by_step(tmp_path: Path) -> None:
     source = FIXTURES / MASKING
     report = verify(source, written(source, tmp_path), against="reference")
@@ -267,3 +284,10 @@ def test_a_model_that_cannot_be_computed_is_not_equal(tmp_path: Path) -> None:
     assert report.first_divergence == "bidirectional_1"
     assert {one.path: one.ok for one in report.layers}["dense"]
     assert "RuntimeError" in report.comparisons[0].failure
+
+
+def test_a_time_distributed_layer_of_two_inputs_is_judged_whole(tmp_path: Path) -> None:
+    source = FIXTURES / "tf.keras-2.10.0/td_two_inputs.h5"
+    report = verify(source, written(source, tmp_path), against="reference")
+    assert report.ok
+    assert {one.judged for one in report.layers if one.path.startswith("time")} == {"whole"}

@@ -147,6 +147,8 @@ class _Checker(fx.Interpreter):
         module: Any = self.fetch_attr(str(n.target))
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         x, mask, path = args[0], kwargs.get("mask"), place.path
+        if not isinstance(x, Tensor):
+            return None
         while layer.class_name == "TimeDistributed" and isinstance(module, TimeDistributed):
             layer, module = layer.parts["layer"], module.layer
             x, mask = fold_steps(x), None if mask is None else fold_steps(mask)
