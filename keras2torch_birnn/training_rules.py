@@ -9,6 +9,7 @@ wrappers and models of the same.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -96,7 +97,7 @@ def batch_rule(layer: LayerSpec, generation: Generation) -> BatchRule:
 
     Its own flag counts here, not those of what stands around: no Keras asks for them.
     """
-    version = tuple(int(part) for part in generation.version.split("-")[0].split(".")[:3])
+    version = tuple(map(int, re.findall("[0-9]+", generation.version)[:3]))
     rule = _rule_in_training(layer, generation, version)
     if layer.config.get("trainable", True):
         return rule

@@ -135,6 +135,15 @@ def test_update_bn_of_torch_takes_the_average_of_all_batches() -> None:
     torch.testing.assert_close(module.running_mean, (means[0] + means[1]) / 2)
 
 
+def test_a_normalized_model_is_compiled_as_a_whole_in_training() -> None:
+    plain, other = (k2t.convert(FOLDER / "bn_one_row.before.keras").train() for _ in range(2))
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+    compiled = torch.compile(other, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), plain(x))
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value)
+
+
 def generation(version: str, name: Any) -> Generation:
     return Generation(name, version, "", "", False, "zeros")
 
@@ -155,6 +164,7 @@ def generation(version: str, name: Any) -> Generation:
         ("tf.keras", "2.15.0", True, 4, {"masked": "all", "bessel": True}),
         ("tf.keras", "2.15.0", False, 5, {"by": "moving averages", "bessel": True}),
         ("keras3", "3.5.0", True, 4, {"masked": "valid, counted before broadcasting"}),
+        ("keras3", "3.0.0rc1", True, 2, {"by": "batch, followed"}),
         ("keras3", "3.15.1", True, 4, {"masked": "valid", "count_raised_by": 1e-7}),
     ],
 )
