@@ -163,10 +163,14 @@ class LSTM(nn.LSTM):
     native: NativeCell | None
     engine: Wish | None = None
     carried: tuple[State, ...] | None = None
-    kernel = staticmethod(torch.lstm)
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
+
+    @property
+    def kernel(self) -> Any:
+        """Torch's function for it."""
+        return torch.lstm
 
 
 class GRU(nn.GRU):
@@ -178,10 +182,14 @@ class GRU(nn.GRU):
     native: NativeCell | None
     engine: Wish | None = None
     carried: tuple[State, ...] | None = None
-    kernel = staticmethod(torch.gru)
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
+
+    @property
+    def kernel(self) -> Any:
+        """Torch's function for it."""
+        return torch.gru
 
 
 class RNN(nn.RNN):
