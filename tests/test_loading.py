@@ -25,7 +25,8 @@ import torch, keras2torch_birnn as k2t
 torch.manual_seed(7)
 torch.set_num_threads(1)
 one, two = k2t.BiGRU(3, 5), k2t.BiLSTM(3, 5)
-print(one(torch.ones(7, 2, 3))[0].sum().item(), two(torch.ones(7, 2, 3))[0].sum().item())
+compiled = torch.compile(one, backend="eager", fullgraph=True)
+print(*(layer(torch.ones(7, 2, 3))[0].sum().item() for layer in (one, two, compiled)))
 """
 
 

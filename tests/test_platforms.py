@@ -32,7 +32,7 @@ NO_POSIX = """
 import os, signal, sys
 
 os_names = '''
-    fork forkpty posix_spawn posix_spawnp getuid geteuid getgid getegid getgroups setuid setgid
+    fork forkpty getuid geteuid getgid getegid getgroups setuid setgid
     setsid getsid getpgid getpgrp setpgid setpgrp getpriority killpg pread pwrite preadv pwritev
     readv writev sysconf confstr pathconf fpathconf fchmod fchown chown lchown fchdir chroot mkfifo
     mknod nice openpty uname fstatvfs sched_getaffinity sched_setaffinity sched_yield wait

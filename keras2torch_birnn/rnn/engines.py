@@ -170,11 +170,14 @@ _DROPPING = Choice("loop", "Keras drops with one mask for all steps; torch's ker
 _TRANSFORMED = Choice("loop", "torch's kernels lack forward-mode derivatives and vmap")
 _UNPACKED = Choice("loop", "a masked layer in a graph, or tensors without values to pack by")
 
+# It looks for files, where torch.compile cannot follow; torch gives the function no types.
+_missing: Callable[[], str] = cast(Any, torch.compiler).assume_constant_result(missing)
+
 
 def _not_native(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
     """Why the native kernel cannot run this call; empty if it can."""
     if layer.native is None:
-        return missing() or "the native kernel lacks an activation of this layer"
+        return _missing() or "the native kernel lacks an activation of this layer"
     if is_tracing():
         return "what torch.jit traces must be torch's"
     if dropping or not can_run(_tensors(layer, asked)):

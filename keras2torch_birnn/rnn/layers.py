@@ -197,11 +197,15 @@ class LSTM(nn.LSTM):
     native: NativeCell | None
     engine: Wish | None = None
     carried: tuple[State, ...] | None = None
-    kernel = staticmethod(torch.lstm)
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
     _save_to_state_dict: Any = _save_in_order
+
+    @property
+    def kernel(self) -> Any:
+        """Torch's function for it."""
+        return torch.lstm
 
 
 class GRU(nn.GRU):
@@ -213,11 +217,15 @@ class GRU(nn.GRU):
     native: NativeCell | None
     engine: Wish | None = None
     carried: tuple[State, ...] | None = None
-    kernel = staticmethod(torch.gru)
     run_sequence = _run
     forward: Any = recurrent_forward
     extra_repr = _extra_repr
     _save_to_state_dict: Any = _save_in_order
+
+    @property
+    def kernel(self) -> Any:
+        """Torch's function for it."""
+        return torch.gru
 
 
 class RNN(nn.RNN):
