@@ -250,5 +250,5 @@ def can_run(tensors: Sequence[Tensor]) -> bool:
             for tensor in tensors
         )
     # The same in the least time; what is not dense is not plain.
-    alike = set(map(_DTYPE, tensors)) == _FLOAT32 and all(map(_IS_CPU, tensors))
+    alike = _FLOAT32.issuperset(map(_DTYPE, tensors)) and all(map(_IS_CPU, tensors))
     return alike and is_plain(tensors)
