@@ -16,7 +16,7 @@ from commands import assert_refused, k2t
 from specs import FIXTURES, KERAS3, F, bi, chain, fixture, layer, rnn
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn import conversion, verification
+from keras2torch_birnn import conversion, rounding, verification
 from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.inputs import Drawn, candidates, normal
 from keras2torch_birnn.keras_runner import KerasAnswer
@@ -402,3 +402,14 @@ def test_a_scalar_output_stays_one_in_the_golden_vectors(tmp_path: Path) -> None
     _, out = pair(FIXTURES / "keras-3.0.5/ops_reduce_first.keras", tmp_path)
     assert any(y.dim() == 0 for y in origin(birnn.load(out)).golden.outputs)
     assert verify(out).ok
+
+
+def test_rounding_that_something_amplifies_is_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ModelSpec(chain(rnn("GRU"), shape=(None, 31, F)), KERAS3)
+    drawn = next(candidates(spec, steps=11, seed=1))
+    once = rounding.by_reference(spec, drawn).roundings
+    monkeypatch.setattr(rounding, "PLAIN", 0.0)
+    thrice = rounding.by_reference(spec, drawn).roundings
+    assert rounding.by_reference(spec, drawn).roundings == thrice  # the same every time
+    assert thrice > once > (0.0,)
+    assert share_of([np.ones(1)], thrice) < rounding.SMALL
