@@ -89,8 +89,10 @@ def packed_before(
     packed = freshly_packed(kind, parameters, isa, arrays, prints)
     storages = [p.untyped_storage() for p in there]
     watches = tuple(weakref.ref(s, lambda _: _kept.pop(key, None)) for s in storages)
-    for other in [other for other, kept in tuple(_kept.items()) if kept.has_moved()]:
-        _kept.pop(other, None)
+    for other in list(_kept):  # any of which may go meanwhile, with memory that is collected
+        found = _kept.get(other)
+        if found is not None and found.has_moved():
+            _kept.pop(other, None)
     _kept[key] = _Kept(packed, shapes, watches, tuple(s.data_ptr() for s in storages))
     return packed
 

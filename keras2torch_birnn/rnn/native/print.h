@@ -2,9 +2,9 @@
 //
 // Every lane goes through a chain of steps, each one to one in what the lane was, so that a difference
 // stays. What is read enters a step twice: before the multiplication and, rotated, after it. Entered
-// once, the change of a sign could always be undone by a change of the number before. The chains
-// start at random numbers, others in every process, so that nobody can compute beforehand which
-// changes cancel out: any change does in one of 2^64 processes.
+// once, the change of a sign could always be undone by a change of the number before; now it takes
+// chosen changes of dozens of numbers. All others cancel out by chance alone, one of 2^64, and nobody
+// can compute which, for the chains start at random numbers, others in every process.
 
 typedef uint64_t Words __attribute__((vector_size(K2T_LANES * 4)));
 typedef uint64_t LooseWords __attribute__((vector_size(K2T_LANES * 4), aligned(4), may_alias));
