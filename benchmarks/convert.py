@@ -35,7 +35,7 @@ LOAD = "import sys; from {package}.models import load_model; load_model(sys.argv
 LOAD_OLD = (
     "import runpy, sys, {package}; runpy.run_path({child!r})['_old_model']({package}, sys.argv[1])"
 )
-KERAS_CHILD = Path(keras2torch_birnn.__file__).with_name("keras_child.py")
+KERAS_CHILD = Path(keras2torch_birnn.__file__).parent / "verification" / "keras_child.py"
 SUFFIXES = (".h5", ".hdf5", ".keras")
 # File name -> what ``tests/synthetic.py`` is told.
 LARGE = {

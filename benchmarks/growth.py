@@ -33,15 +33,15 @@ SERIES: dict[str, tuple[int, ...]] = {
 # The questions of ``ParserProcess``, answered without a process.
 NOT_ISOLATED = """
 import h5py
-from keras2torch_birnn.readers import hdf5, hdf5_child, hdf5_process
-limits = hdf5_process._LIMITS
+from keras2torch_birnn.readers.hdf5 import parser_child, parser_process, store as hdf5
+limits = parser_process._LIMITS
 class InProcess:
     def __init__(self, window):
-        given = hdf5_child.InheritedFile(window.file.fileno(), window.offset, window.size)
-        self.index = hdf5_child.Index(h5py, h5py.File(given, "r"), limits)
+        given = parser_child.InheritedFile(window.file.fileno(), window.offset, window.size)
+        self.index = parser_child.Index(h5py, h5py.File(given, "r"), limits)
     def ask(self, question, paths, *more):
         request = {"ask": question, "paths": list(paths), "more": more}
-        return [reply["is"] for reply in hdf5_child.answer(self.index, request, limits)]
+        return [reply["is"] for reply in parser_child.answer(self.index, request, limits)]
     def close(self):
         pass
 hdf5.ParserProcess = InProcess

@@ -28,7 +28,7 @@ SMALL = FIXTURES / "keras-3.15.1" / "stack_same_class.h5"
 APART = "from keras2torch_birnn.cli import main; main()"
 TOGETHER = """
 import json
-from keras2torch_birnn.readers import hdf5_child, hdf5_process
+from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 
 class Together:
     def __init__(self, window):
@@ -40,18 +40,18 @@ class Together:
         return 0
 
 def ask(self, request):
-    child, limits = self._process, hdf5_process._LIMITS
+    child, limits = self._process, parser_process._LIMITS
     if request is None:
         import h5py
         fd, window = child.window.file.fileno(), child.window
-        opened = hdf5_child.InheritedFile(fd, window.offset, window.size)
-        child.index = hdf5_child.Index(h5py, h5py.File(opened, "r"), limits)
+        opened = parser_child.InheritedFile(fd, window.offset, window.size)
+        child.index = parser_child.Index(h5py, h5py.File(opened, "r"), limits)
         return json.dumps([{"is": "open"}]).encode() + b"\\n"
     given = json.loads(json.dumps(request))
-    return json.dumps(hdf5_child.answer(child.index, given, limits)).encode() + b"\\n"
+    return json.dumps(parser_child.answer(child.index, given, limits)).encode() + b"\\n"
 
-hdf5_process._start = Together
-hdf5_process.ParserProcess._write_and_read = ask
+parser_process._start = Together
+parser_process.ParserProcess._write_and_read = ask
 from keras2torch_birnn.cli import main
 main()
 """

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
         WeightMismatchError,
     )
     from keras2torch_birnn.layers.registry import MaskFlow
-    from keras2torch_birnn.own import converts, equation, supplies
     from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
-    from keras2torch_birnn.rnn.chosen import explain, set_engine
-    from keras2torch_birnn.saving import load, save
+    from keras2torch_birnn.rnn.engine_settings import explain, set_engine
+    from keras2torch_birnn.saving.checkpoint import load, save
+    from keras2torch_birnn.schema.custom_layers import converts, equation, supplies
     from keras2torch_birnn.spec import LayerSpec, ModelSpec
     from keras2torch_birnn.verification import ParityReport, verify
 
@@ -35,18 +35,18 @@ _HOMES = {
     "BiGRU": "rnn.bidirectional",
     "BiLSTM": "rnn.bidirectional",
     "BiRNN": "rnn.bidirectional",
-    "explain": "rnn.chosen",
-    "set_engine": "rnn.chosen",
+    "explain": "rnn.engine_settings",
+    "set_engine": "rnn.engine_settings",
     "convert": "api",
     "inspect": "api",
-    "load": "saving",
+    "load": "saving.checkpoint",
     "reset_states": "conversion",
-    "save": "saving",
+    "save": "saving.checkpoint",
     "verify": "verification",
     "ParityReport": "verification",
-    "converts": "own",
-    "supplies": "own",
-    "equation": "own",
+    "converts": "schema.custom_layers",
+    "supplies": "schema.custom_layers",
+    "equation": "schema.custom_layers",
     "MaskFlow": "layers.registry",
     "LayerSpec": "spec",
     "ModelSpec": "spec",

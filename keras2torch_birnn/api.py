@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import K2TError, gather, in_file
-from keras2torch_birnn.memory import loading_torch
-from keras2torch_birnn.out_files import OUT
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import PathLike, infer_shapes, parse, read_weights, survey
 from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.rnn.cells import layers_of_stack, plain
-from keras2torch_birnn.rnn.choice import activation_label, alike, choose
+from keras2torch_birnn.rnn.engine_choice import activation_label, alike, choose
+from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
+from keras2torch_birnn.saving.atomic import check_replacing
+from keras2torch_birnn.saving.out_files import OUT
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
-from keras2torch_birnn.writing import check_replacing
+from keras2torch_birnn.torch_import import loading_torch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,14 +85,14 @@ def convert_with_spec(
             check_replacing(out, OUT, overwrite=overwrite)
         torch.wait()
         from keras2torch_birnn.conversion import add_origin, build, make_golden
-        from keras2torch_birnn.trial import completed
+        from keras2torch_birnn.plugins.checks import completed
 
         spec = completed(reading.spec)  # shapes that only a plugin's module tells
         model = build(spec, dtype=dtype)
         golden = make_golden(spec, model)
         model = add_origin(model, spec, golden, filled=out is None)
         if out is not None:
-            from keras2torch_birnn.saving import write_out
+            from keras2torch_birnn.saving.checkpoint import write_out
 
             write_out(model, out, overwrite=overwrite, source=path, finish=opening.close)
     return model, reading.spec
@@ -167,7 +167,7 @@ def inspect(
     if not problems:
         with loading_torch():
             from keras2torch_birnn.conversion import build
-            from keras2torch_birnn.trial import completed
+            from keras2torch_birnn.plugins.checks import completed
 
         try:
             spec = completed(spec)

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
-from keras2torch_birnn.inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.layers.recurrent import RecurrentModule
-from keras2torch_birnn.own import equation_of, shown
+from keras2torch_birnn.plugins.checks import check_lasting, completed, own_layers, tried, watched
+from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
+from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.rnn.parameters import fill
-from keras2torch_birnn.rounding import Measured, by_reference, differences, steadiest
 from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.custom_layers import equation_of, shown
+from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import ModelSpec, model_from_json, with_dtype
-from keras2torch_birnn.training_rules import with_training_rules
-from keras2torch_birnn.trial import check_lasting, completed, own_layers, tried, watched
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 GOLDEN_STEPS = 7

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
-from keras2torch_birnn.readers.generations import generation_of
-from keras2torch_birnn.readers.masked_steps import settle_masked_steps
-from keras2torch_birnn.shapes import expected_weights, infer_model
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.weights.masked_steps import settle_masked_steps
+from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
 Json = dict[str, Any]

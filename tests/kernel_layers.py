@@ -15,7 +15,7 @@ from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.asked import Asked
+from keras2torch_birnn.rnn.call import Asked
 from keras2torch_birnn.rnn.native import library, op
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.spec import Array, Generation, LayerSpec

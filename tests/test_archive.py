@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
+from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
-from keras2torch_birnn.readers import limits
 from keras2torch_birnn.readers.containers import keras_archive as archive
 from keras2torch_birnn.readers.containers import open_container, zip_archive
 

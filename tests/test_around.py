@@ -14,14 +14,14 @@ from specs import B, chain, layer, values, with_options
 
 from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
-from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.layers.registry import convert_layer
-from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
-from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA, BadOptionError
 from keras2torch_birnn.schema.options import margins, window
-from keras2torch_birnn.shapes import expected_weights, infer_model
+from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.spec import LayerSpec, ModelSpec, Shape
 
 KERAS_1, KERAS_2, TF, K3 = "1.2.2", "2.2.4", "2.15.0", "3.15.1"

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 import keras2torch_birnn as k2t
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.rnn import bidirectional, folded
+from keras2torch_birnn.rnn import bidirectional, fold_layers
 from keras2torch_birnn.schema import REQUIRED, SCHEMA
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -359,7 +359,7 @@ def test_another_factor_of_a_folded_merge_is_noticed(
     x = torch.randn(B, T, F)
     wanted, _ = exact(rnn, "GRU", x.numpy())
     assert_close(rnn(x)[0], wanted)
-    monkeypatch.setitem(folded.FACTORS, mode, factor)
+    monkeypatch.setitem(fold_layers.FACTORS, mode, factor)
     with pytest.raises((AssertionError, RuntimeError)):
         assert_close(rnn(x)[0], wanted)
 

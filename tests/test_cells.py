@@ -37,11 +37,11 @@ from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.cells import settle_stack
-from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.readers.config.cells import settle_stack
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.rnn.cells import plain
-from keras2torch_birnn.rnn.stacked import StackedRNN
+from keras2torch_birnn.rnn.cell_stack import StackedRNN
+from keras2torch_birnn.rnn.unwrap_rnn import plain
 from keras2torch_birnn.schema import SCHEMA, cells_in_order, states_of
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 

@@ -35,9 +35,10 @@ from commands import (
     layer,
 )
 
-from keras2torch_birnn import __version__, cli
+from keras2torch_birnn import __version__
+from keras2torch_birnn.cli import main
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.memory import loading_torch
+from keras2torch_birnn.torch_import import loading_torch
 
 USERS = Path(__file__).parent / "plugins" / "layers_of_users.py"
 COMMANDS = ("convert", "verify", "inspect", "layers")
@@ -421,8 +422,8 @@ def test_no_color_is_obeyed_on_a_terminal() -> None:
 
 BAR = """
 import threading
-from keras2torch_birnn import cli
-cli.PATIENCE = cli.TICK = 0.0
+from keras2torch_birnn.cli import console
+console.PATIENCE = console.TICK = 0.0
 drawn = threading.Event()
 class Watched(threading.Event):
     def wait(self, timeout=None):
@@ -431,7 +432,7 @@ class Watched(threading.Event):
             drawn.set()
         return super().wait(timeout)
 event, threading.Event = threading.Event, Watched
-with cli._working("converting"):
+with console.show_progress("converting"):
     drawn.wait()
 print("done")
 """
@@ -449,9 +450,9 @@ def test_long_work_shows_a_bar_on_a_terminal_and_takes_it_away() -> None:
 def test_long_work_shows_no_bar_in_a_pipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "PATIENCE", 0.0)
+    monkeypatch.setattr(main, "PATIENCE", 0.0)
     before = threading.active_count()
-    with cli._working("converting"):
+    with main._working("converting"):
         assert threading.active_count() == before
     assert capsys.readouterr().err == ""
 

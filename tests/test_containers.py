@@ -18,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from specs import FIXTURES
 
+from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedLayerError
-from keras2torch_birnn.readers import limits, read_model
+from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.readers.strict_json import decode_text, parse_json, parse_object
-from keras2torch_birnn.readers.window import Window, WindowFile
+from keras2torch_birnn.readers.files.strict_json import decode_text, parse_json, parse_object
+from keras2torch_birnn.readers.files.window import Window, WindowFile
 
 
 def h5(path: Path, **options: Any) -> Path:

@@ -17,19 +17,19 @@ from specs import ENTRIES, FIXTURES, fixture
 from torch import nn
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn import deferred
+from keras2torch_birnn import lazy_array
 from keras2torch_birnn.api import convert_with_spec
 from keras2torch_birnn.conversion import build, convert_spec
-from keras2torch_birnn.deferred import Deferred, is_finite
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError
+from keras2torch_birnn.lazy_array import Deferred, is_finite
 from keras2torch_birnn.readers import opened
-from keras2torch_birnn.readers.arrays import StoredArray
-from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.parameters import deferred_values, fill, parameter
-from keras2torch_birnn.saving import FORMAT, read_content, save
+from keras2torch_birnn.saving.checkpoint import FORMAT, read_content, save
+from keras2torch_birnn.saving.streaming import stream_safetensors, stream_torch
 from keras2torch_birnn.spec import Array
-from keras2torch_birnn.streaming import stream_safetensors, stream_torch
 
 
 class Rows:
@@ -60,10 +60,10 @@ class Rows:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every matrix waits, and comes in blocks of three or four rows or columns."""
-    monkeypatch.setattr(deferred, "LEAST_BYTES", 0)
-    monkeypatch.setattr(deferred, "BLOCK_BYTES", 200)
-    monkeypatch.setattr(deferred, "COLUMNS_BYTES", 200)
-    monkeypatch.setattr(deferred, "PIECE_BYTES", 8)
+    monkeypatch.setattr(lazy_array, "LEAST_BYTES", 0)
+    monkeypatch.setattr(lazy_array, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(lazy_array, "COLUMNS_BYTES", 200)
+    monkeypatch.setattr(lazy_array, "PIECE_BYTES", 8)
 
 
 def matrix(kind: str = "f4") -> tuple[Array, Deferred]:
@@ -275,7 +275,7 @@ def test_rows_and_columns_of_stored_arrays(tmp_path: Path) -> None:
     (tmp_path / "raw").write_bytes(b"head" + values.tobytes())
     with (tmp_path / "raw").open("rb", buffering=0) as file:
         window = Window(file, 0, (tmp_path / "raw").stat().st_size)
-        from keras2torch_birnn.readers.arrays import Contiguous, Inline
+        from keras2torch_birnn.readers.hdf5.arrays import Contiguous, Inline
 
         one = StoredArray("/x", (7, 5), ">f8", Contiguous(4), window)
         np.testing.assert_array_equal(one.rows(2, 5), values[2:5])
@@ -326,7 +326,7 @@ def test_a_file_that_changes_meanwhile_gives_no_output(
 def test_an_older_torch_saves_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synthetic.embedding(tmp_path / "m.h5", 11, 5, 3)
     convert_with_spec(tmp_path / "m.h5", out=tmp_path / "streamed.pt")
-    monkeypatch.setattr("keras2torch_birnn.saving.can_stream", lambda: False)
+    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.can_stream", lambda: False)
     convert_with_spec(tmp_path / "m.h5", out=tmp_path / "saved.pt")
     found, wanted = (read_content(tmp_path / f"{n}.pt") for n in ("streamed", "saved"))
     assert all(torch.equal(t, wanted["state_dict"][n]) for n, t in found["state_dict"].items())

@@ -18,8 +18,8 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.number_kinds import check_kinds
-from keras2torch_birnn.readers.policies import mixture_note
+from keras2torch_birnn.readers.config.number_kinds import check_kinds
+from keras2torch_birnn.readers.config.policies import mixture_note
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 BIDIRECTIONAL = "tf.keras-2.15.0/bi_lstm_concat_seq.h5"

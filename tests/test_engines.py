@@ -19,8 +19,8 @@ from kernel_layers import (
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.rnn import choice
-from keras2torch_birnn.rnn.choice import choose, native_pays
+from keras2torch_birnn.rnn import engine_choice
+from keras2torch_birnn.rnn.engine_choice import choose, native_pays
 from keras2torch_birnn.rnn.native import library
 from keras2torch_birnn.rnn.native.loading import NoKernelError
 
@@ -95,7 +95,7 @@ def test_an_input_of_another_width_is_refused() -> None:
 @native
 def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls_of_native(monkeypatch)
-    monkeypatch.setattr(choice, "MANY_WEIGHTS", 4 * 64 - 1)
+    monkeypatch.setattr(engine_choice, "MANY_WEIGHTS", 4 * 64 - 1)
     for cell in ("LSTM", "GRU"):
         spec = both(cell, 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
         module: Any = bidirectional(spec)

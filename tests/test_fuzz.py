@@ -18,7 +18,8 @@ import pytest
 from commands import FIXTURES
 
 from keras2torch_birnn import InvalidModelFileError
-from keras2torch_birnn.readers import hdf5_process, read_model
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.hdf5.store import parser_process
 
 # Children are made by fork and held by the limits of the operating system.
 targets = pytest.importorskip("fuzz.targets")
@@ -79,7 +80,7 @@ def test_files_on_which_the_hdf5_library_runs_in_circles(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Crossed pointers on which HDF5 2.0.0 never ends; other versions may refuse them at once."""
-    monkeypatch.setitem(hdf5_process._LIMITS, "cpu", 1)
+    monkeypatch.setitem(parser_process._LIMITS, "cpu", 1)
     seed = seeds()[number % len(seeds())]
     random = Random(f"pointers 1 {number}")
     victim = random.choice(seed.victims)

@@ -19,8 +19,9 @@ from keras2torch_birnn.errors import (
     UsageError,
     WeightMismatchError,
 )
-from keras2torch_birnn.readers import keras1, read_model
-from keras2torch_birnn.readers.policies import read_policy
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.config import keras1
+from keras2torch_birnn.readers.config.policies import read_policy
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 K1 = FIXTURES / "keras-1.2.2"

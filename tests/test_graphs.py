@@ -16,10 +16,10 @@ from torch import Tensor
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather
 from keras2torch_birnn.layers import attention, merging
-from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
-from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.shapes import infer_model
+from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import (
     Call,
     LayerSpec,

@@ -27,17 +27,17 @@ from commands import MASKED, k2t
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
-from keras2torch_birnn.readers import (
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.store import (
+    HDF5Store,
     arrays,
-    hdf5_child,
-    hdf5_process,
     index_check,
-    limits,
-    read_model,
+    parser_child,
+    parser_process,
 )
-from keras2torch_birnn.readers.hdf5 import HDF5Store
-from keras2torch_birnn.readers.window import Window
 
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 RANDOM = np.random.default_rng(7)
@@ -245,10 +245,10 @@ def test_groups_that_are_not_asked_for_cost_nothing() -> None:
     data = made(fill)
     assert read(data, "x")[0] == 1.0
     with _temporary(data) as file, h5py.File(file, "r") as store:
-        index = hdf5_child.Index(h5py, store, hdf5_process._LIMITS)
+        index = parser_child.Index(h5py, store, parser_process._LIMITS)
         profile = cProfile.Profile()
         request = {"ask": "dataset", "paths": ["x"]}
-        (reply,) = profile.runcall(hdf5_child.answer, index, request, hdf5_process._LIMITS)
+        (reply,) = profile.runcall(parser_child.answer, index, request, parser_process._LIMITS)
     assert "is" in reply
     assert pstats.Stats(profile).total_calls < 500
 
@@ -512,8 +512,8 @@ def test_refuses_attributes(value: Any, words: str) -> None:
 
 
 def test_long_attributes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(hdf5_process._LIMITS, "text", 1000)
-    monkeypatch.setitem(hdf5_process._LIMITS, "names", 10)
+    monkeypatch.setitem(parser_process._LIMITS, "text", 1000)
+    monkeypatch.setitem(parser_process._LIMITS, "names", 10)
 
     def fill(file: h5py.File) -> None:
         file.attrs["text"] = "x" * 1001
@@ -580,7 +580,7 @@ def test_names_as_long_as_keras_writes_them_are_read(
 
 
 def test_long_names_are_bounded_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(hdf5_process._LIMITS, "text", 1000)
+    monkeypatch.setitem(parser_process._LIMITS, "text", 1000)
 
     def fill(file: h5py.File) -> None:
         for letter in "abc":
@@ -594,7 +594,7 @@ def test_long_names_are_bounded_all_together(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_members_refuse_links_types_and_crowds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(hdf5_process._LIMITS, "members", 3)
+    monkeypatch.setitem(parser_process._LIMITS, "members", 3)
 
     def fill(file: h5py.File) -> None:
         file.create_group("links")["soft"] = h5py.SoftLink("/nowhere")
@@ -621,7 +621,7 @@ def test_members_refuse_links_types_and_crowds(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_chunk_table_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(hdf5_process._LIMITS, "chunks", 5)
+    monkeypatch.setitem(parser_process._LIMITS, "chunks", 5)
 
     def fill(file: h5py.File) -> None:
         file.create_dataset("a", data=np.arange(4), chunks=(1,))
@@ -677,7 +677,7 @@ print, OPEN = functools.partial(print, flush=True), '[{"is": 1}]'
 def _fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> bytes:
     script = tmp_path / "child.py"
     script.write_text(FAKE_CHILD + code)
-    monkeypatch.setattr(hdf5_process, "_SCRIPT", script)
+    monkeypatch.setattr(parser_process, "_SCRIPT", script)
     return made(lambda f: f.update(x=1.0))
 
 
@@ -729,14 +729,14 @@ def test_a_child_that_talks_without_end_is_stopped(
 
 
 def test_a_reply_that_is_too_long_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(hdf5_process._LIMITS, "reply", 200)
+    monkeypatch.setitem(parser_process._LIMITS, "reply", 200)
     with opened(made(lambda f: [f.create_group(f"group{i}") for i in range(99)])) as store:
         with pytest.raises(InvalidModelFileError, match=r"^/: too much to tell about it; refused"):
             store.members("/")
 
 
 def test_h5py_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hdf5_process, "_import_roots", lambda: [str(tmp_path)])
+    monkeypatch.setattr(parser_process, "_import_roots", lambda: [str(tmp_path)])
     with opened(made(lambda f: f.update(x=1.0))) as store:
         with pytest.raises(K2TError, match=r"h5py cannot be imported .*No module.*; reinstall it"):
             store.kind("x")
@@ -785,16 +785,16 @@ def test_what_the_child_does_works_in_any_process() -> None:
     """The child's own code, here in the open, where coverage sees it."""
     data = made(lambda f: f.update(x=np.arange(3, dtype=">i2")))
     with _temporary(data) as file:
-        inherited = hdf5_child.InheritedFile(file.fileno(), 0, len(data))
+        inherited = parser_child.InheritedFile(file.fileno(), 0, len(data))
         assert inherited.readable()
         assert inherited.seek(-4, io.SEEK_END) == inherited.tell()
         buffer = bytearray(b"xxxxxxxx")
         assert inherited.readinto(buffer) == 4
         assert buffer == data[-4:] + bytes(4)
         with h5py.File(inherited, "r") as opened_file:
-            index = hdf5_child.Index(h5py, opened_file, hdf5_process._LIMITS)
+            index = parser_child.Index(h5py, opened_file, parser_process._LIMITS)
             asked = {"ask": "dataset", "paths": ["x", "y"]}
-            good, bad = hdf5_child.answer(index, asked, hdf5_process._LIMITS)
+            good, bad = parser_child.answer(index, asked, parser_process._LIMITS)
     assert good["is"]["dtype"] == ">i2"
     assert bad == {"refused": "not in the file"}
 
@@ -926,7 +926,7 @@ def test_mutants_are_read_as_h5py_reads_them_or_refused(
         file.create_dataset(names[2], data=numbers("<f2", (13, 3)), chunks=(5, 2), fletcher32=True)
         file["model_weights"].attrs["layer_names"] = ["a", "b", "c"]
 
-    monkeypatch.setitem(hdf5_process._LIMITS, "cpu", 2)
+    monkeypatch.setitem(parser_process._LIMITS, "cpu", 2)
     ours: dict[str, str] = {}
     seeds = [made(fill, libver=libver) for libver in ("earliest", "latest")]
     for number, mutant in enumerate(_mutants(seeds, 200)):

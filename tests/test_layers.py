@@ -15,13 +15,13 @@ from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
 from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
 from keras2torch_birnn.layers.registry import convert_layer
-from keras2torch_birnn.readers import keras1
-from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
-from keras2torch_birnn.readers.generations import generation_of
-from keras2torch_birnn.readers.keras1_merge import without_merge
+from keras2torch_birnn.readers.config import keras1
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.keras1_merge import without_merge
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
-from keras2torch_birnn.shapes import infer_model
+from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 KERAS_1, TF_21, TF_215, KERAS_3 = "1.2.2", "2.3.0-tf", "2.15.0", "3.15.1"

@@ -39,14 +39,14 @@ from specs import (
 )
 from torch import Tensor, nn
 
-from keras2torch_birnn import activations
 from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.functional import activations
 from keras2torch_birnn.layers import interpolation, recurrent, registry
-from keras2torch_birnn.readers import keras1
+from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.rnn import engines, layers, loop, parameters
-from keras2torch_birnn.rnn.asked import Asked
-from keras2torch_birnn.rnn.choice import Choice
+from keras2torch_birnn.rnn import engines, loop, modules, parameters
+from keras2torch_birnn.rnn.call import Asked
+from keras2torch_birnn.rnn.engine_choice import Choice
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef, leaves
 from keras2torch_birnn.verification import check_layers, close
@@ -211,7 +211,7 @@ def both(*patches: Patch) -> Patch:
 
 def by_the_loop() -> Patch:
     """Not a bug: no fused kernel, so that bugs of the loop show."""
-    return put(layers, "torch_engine", lambda spec: Choice("loop", ""))
+    return put(modules, "torch_engine", lambda spec: Choice("loop", ""))
 
 
 def fused(change: Callable[..., Any]) -> Patch:

@@ -29,11 +29,11 @@ from kernel_layers import (
 )
 from torch import Tensor, nn
 
-from keras2torch_birnn.activations import activation
+from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.layers.recurrent import bidirectional
-from keras2torch_birnn.rnn.asked import Asked
+from keras2torch_birnn.rnn.call import Asked
 from keras2torch_birnn.rnn.engines import run
-from keras2torch_birnn.rnn.layers import recurrence
+from keras2torch_birnn.rnn.modules import recurrence
 from keras2torch_birnn.rnn.native import library, op, packing
 from keras2torch_birnn.spec import Array
 

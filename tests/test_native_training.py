@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from keras2torch_birnn.layers.recurrent import bidirectional
 from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.asked import Asked
+from keras2torch_birnn.rnn.call import Asked
 from keras2torch_birnn.rnn.native import library, packing
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")

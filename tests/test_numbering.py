@@ -9,7 +9,7 @@ from commands import FIXTURES
 from specs import ENTRIES, chain, dense, layer, read_entry, rnn
 
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.v3_weights import numbered, snake_case
+from keras2torch_birnn.readers.weights.v3 import numbered, snake_case
 from keras2torch_birnn.spec import LayerSpec
 
 STACK = chain(

@@ -20,7 +20,8 @@ from test_mutations import (
     read,
 )
 
-from keras2torch_birnn import K2TError, ops
+from keras2torch_birnn import K2TError
+from keras2torch_birnn.functional import operations as functions
 from keras2torch_birnn.layers import operations
 from keras2torch_birnn.layers.operations import Target
 from keras2torch_birnn.readers.operations import keras3, lambdas, nodes
@@ -55,7 +56,9 @@ def less_than(x1: Any, x2: Any) -> Any:
 
 
 def of_first(x: Any, indices: Any, axis: int | None, batch_dims: int) -> Any:
-    return ops.take(x, indices[:1].expand_as(indices) if batch_dims else indices, axis, batch_dims)
+    return functions.take(
+        x, indices[:1].expand_as(indices) if batch_dims else indices, axis, batch_dims
+    )
 
 
 def target(name: str, new: Target) -> Patch:

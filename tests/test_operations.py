@@ -18,16 +18,17 @@ from commands import k2t
 from specs import ENTRIES, FIXTURES, fixture, read_entry
 from torch import Tensor
 
-from keras2torch_birnn import K2TError, ops
+from keras2torch_birnn import K2TError
 from keras2torch_birnn.conversion import build, convert_spec, flat
-from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
-from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.functional import operations
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.operations import keras3, lambdas, names_of, nodes
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.saving import load, save
+from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.kinds import KindError, common
-from keras2torch_birnn.shapes import infer_model
+from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import (
     Constant,
     LayerSpec,
@@ -587,14 +588,14 @@ def test_a_step_backwards_is_a_slice_of_numpy() -> None:
         (Ellipsis, slice(None, None, -1)),
         (slice(None, None, -1), None, 3, slice(-2, None, -3)),
     ):
-        got: Tensor = ops.getitem_backwards(x, parts)
+        got: Tensor = operations.getitem_backwards(x, parts)
         np.testing.assert_array_equal(got.numpy(), x.numpy()[parts])
 
 
 def test_a_floor_is_that_of_the_quotient() -> None:
-    assert float(ops.floor_divide(torch.tensor(1.0), 0.1)) == 10
-    assert int(ops.floor_divide(torch.tensor(-7), 2)) == -4
-    assert ops.floor_divide(-7, 2) == -4
+    assert float(operations.floor_divide(torch.tensor(1.0), 0.1)) == 10
+    assert int(operations.floor_divide(torch.tensor(-7), 2)) == -4
+    assert operations.floor_divide(-7, 2) == -4
 
 
 def test_references_in_the_spec_are_to_tensors_only() -> None:

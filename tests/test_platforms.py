@@ -13,9 +13,8 @@ import pytest
 from commands import MASKED, OLD, STACK_H5, STACK_KERAS
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers import hdf5_child, hdf5_process
-from keras2torch_birnn.readers.hdf5 import HDF5Store
-from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.store import HDF5Store, parser_child, parser_process
 
 # Run in front of the parser's own code, and of the command's.
 NO_PROC = """
@@ -72,11 +71,11 @@ COMMANDS = """
 import sys, types, torch, h5py, typer, safetensors.torch
 {first}
 from pathlib import Path
-from keras2torch_birnn.readers import hdf5_process
+from keras2torch_birnn.readers.hdf5 import parser_process
 from typer.testing import CliRunner
 
-hdf5_process._SCRIPT = Path({child!r})
-hdf5_process.sys = types.SimpleNamespace(platform={platform!r}, executable=sys.executable)
+parser_process._SCRIPT = Path({child!r})
+parser_process.sys = types.SimpleNamespace(platform={platform!r}, executable=sys.executable)
 from keras2torch_birnn.cli import app
 
 for arguments in {arguments!r}:
@@ -90,7 +89,7 @@ WITHOUT = {"/proc": NO_PROC, "POSIX": NO_PROC + NO_POSIX}
 def child(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The parser's script, on a system that lacks something."""
     script = tmp_path / "child.py"
-    original = str(Path(hdf5_child.__file__))
+    original = str(Path(parser_child.__file__))
     script.write_text(CHILD.format(first=WITHOUT[request.param], script=original))
     return script
 
@@ -106,7 +105,7 @@ def handed_over(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def test_arrays_and_names_are_read(
     child: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(hdf5_process, "_SCRIPT", child)
+    monkeypatch.setattr(parser_process, "_SCRIPT", child)
     model = tmp_path / "model.h5"
     values = np.arange(17 * 19, dtype="f4").reshape(17, 19)
     with h5py.File(model, "w") as file:
@@ -152,7 +151,7 @@ def test_models_are_converted_and_verified(first: str, platform: str, tmp_path: 
         for command in (["convert", str(model), out], ["verify", str(model), out])
     ]
     script = tmp_path / "child.py"
-    script.write_text(CHILD.format(first=first, script=str(Path(hdf5_child.__file__))))
+    script.write_text(CHILD.format(first=first, script=str(Path(parser_child.__file__))))
     code = COMMANDS.format(first=first, platform=platform, child=str(script), arguments=arguments)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ}
@@ -165,11 +164,11 @@ def test_what_is_in_the_list_is_there_later_and_nothing_else_can_be_imported() -
     """On every system, so that any test of the reader finds a codec that is not in the list."""
     code = """
 import sys
-from keras2torch_birnn.readers import hdf5_child
+from keras2torch_birnn.readers.hdf5 import parser_child
 
-hdf5_child._limit = lambda _: sys.modules.pop("wave", None)
-hdf5_child.give_up_rights({})
-print(*(b"k2t".decode(name) for name in hdf5_child.CODECS))
+parser_child._limit = lambda _: sys.modules.pop("wave", None)
+parser_child.give_up_rights({})
+print(*(b"k2t".decode(name) for name in parser_child.CODECS))
 try:
     import wave
 except ImportError:

@@ -26,16 +26,16 @@ from keras2torch_birnn.errors import (
     UnsupportedLayerError,
     WeightMismatchError,
 )
-from keras2torch_birnn.inputs import input_facts
-from keras2torch_birnn.own import REGISTERED, supplies
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
+from keras2torch_birnn.plugins.checks import completed
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
-from keras2torch_birnn.readers.generations import generation_of
-from keras2torch_birnn.readers.own_layers import check_names
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.custom_layers import check_names
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.reference.sample_inputs import input_facts
+from keras2torch_birnn.schema.custom_layers import REGISTERED, supplies
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
-from keras2torch_birnn.trial import completed
 from keras2torch_birnn.verification import verify
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "plugins"

@@ -13,8 +13,8 @@ from specs import fixture, layer, read_entry, values
 from keras2torch_birnn.conversion import build
 from keras2torch_birnn.layers.dense import QuantizedDense
 from keras2torch_birnn.layers.registry import convert_layer
-from keras2torch_birnn.readers.policies import read_policy
-from keras2torch_birnn.readers.quantized import quantization, source_policy
+from keras2torch_birnn.readers.config.policies import read_policy
+from keras2torch_birnn.readers.weights.quantized import quantization, source_policy
 from keras2torch_birnn.spec import LayerSpec
 
 POLICY: Mapping[str, Any] = {

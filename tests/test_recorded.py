@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.activations import FUNCTIONS
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.rnn import engines, recorded
-from keras2torch_birnn.rnn.asked import Asked, Result
+from keras2torch_birnn.functional.activations import FUNCTIONS
+from keras2torch_birnn.rnn import cuda_graph, engines
+from keras2torch_birnn.rnn.call import Asked, Result
 from keras2torch_birnn.rnn.loop import STEPS, Cell, Weights
 from keras2torch_birnn.rnn.plain import is_plain
 
@@ -63,10 +63,10 @@ def recording(patching: pytest.MonkeyPatch) -> Iterator[list[Result]]:
 
         return play, result
 
-    patching.setattr(recorded, "record", record)
-    recorded._layers.clear()
+    patching.setattr(cuda_graph, "record", record)
+    cuda_graph._layers.clear()
     yield results
-    recorded._layers.clear()
+    cuda_graph._layers.clear()
 
 
 @pytest.fixture
@@ -194,18 +194,18 @@ def test_recordings_go_with_their_weights_and_with_the_place_where_these_lay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A graph knows where the weights lie, and does not keep them.
-    monkeypatch.setattr(recorded, "record", lambda compute, device: (int, compute()))
-    recorded._layers.clear()
+    monkeypatch.setattr(cuda_graph, "record", lambda compute, device: (int, compute()))
+    cuda_graph._layers.clear()
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     with torch.no_grad():
         for dtype in (torch.float32, torch.float64):
             rnn.to(dtype)
             for _ in range(3):
                 by("graph", rnn, Asked(x.to(dtype)))
-            (found,) = recorded._layers.values()
+            (found,) = cuda_graph._layers.values()
             assert len(found.recordings) == 1
     del rnn, found
-    assert not recorded._layers
+    assert not cuda_graph._layers
 
 
 def test_calls_of_ever_other_shapes_run_unrecorded(recordings: list[Result]) -> None:
@@ -213,7 +213,7 @@ def test_calls_of_ever_other_shapes_run_unrecorded(recordings: list[Result]) -> 
     for _ in range(3):
         for steps in range(1, 12):
             assert_same(rnn, Asked(torch.randn(B, steps, F)))
-    assert len(recordings) == recorded.MOST_OF_A_LAYER
+    assert len(recordings) == cuda_graph.MOST_OF_A_LAYER
 
 
 def test_another_precision_of_products_is_another_recording(
@@ -254,7 +254,7 @@ def test_what_cannot_be_recorded_runs_step_by_step_and_says_so_once(
         asked += 1
         raise RuntimeError("operation not permitted")
 
-    monkeypatch.setattr(recorded, "record", fails)
+    monkeypatch.setattr(cuda_graph, "record", fails)
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     assert_same(rnn, Asked(x))
     message = "runs step by step, slower: it cannot be recorded: operation not permitted"
@@ -335,7 +335,7 @@ def test_the_choice_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     def reason(*shape: int, **options: Any) -> str:
-        return recorded.cannot_record(
+        return cuda_graph.cannot_record(
             Asked(torch.empty(*shape, device="cuda")), [torch.empty(1, **options)]
         )
 
@@ -349,9 +349,9 @@ def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch
         with pytest.MonkeyPatch.context() as patching:
             patching.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
             assert reason(B, T, F, **on) == "autocast is on"
-        monkeypatch.setattr(recorded, "is_plain", lambda _: True)
+        monkeypatch.setattr(cuda_graph, "is_plain", lambda _: True)
         assert reason(B, T, F, **on) == ""
-        monkeypatch.setattr(recorded, "is_plain", is_plain)
+        monkeypatch.setattr(cuda_graph, "is_plain", is_plain)
         assert reason(B, T, F, **on) == "it is for plain tensors outside torch.func"
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         assert reason(B, T, F, **on) == "a graph is being recorded already"
@@ -397,7 +397,9 @@ def test_a_gpu_plays_what_it_computes_step_by_step(cell: str, dtype: torch.dtype
             seen += [c.engine for c in rnn.explain()]
     assert set(seen) == {"graph"}
     assert any(
-        recording for layer in recorded._layers.values() for recording in layer.recordings.values()
+        recording
+        for layer in cuda_graph._layers.values()
+        for recording in layer.recordings.values()
     )
 
 

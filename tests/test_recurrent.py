@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from keras2torch_birnn.conversion import build, flat, reset_states
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.rnn import layers
-from keras2torch_birnn.rnn.choice import Choice, choose
+from keras2torch_birnn.rnn import modules
+from keras2torch_birnn.rnn.engine_choice import Choice, choose
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 
 EXACT = 1e-12
@@ -173,7 +173,7 @@ def test_the_loop_gives_the_numbers_of_the_fused_kernel(data: st.DataObject) -> 
     x, state = values(B, T, F), states_of(spec, B)
     own = by_torch(convert_layer(spec), x, mask, state)
     with pytest.MonkeyPatch.context() as patching:
-        patching.setattr(layers, "torch_engine", lambda _: Choice("loop", "asked for"))
+        patching.setattr(modules, "torch_engine", lambda _: Choice("loop", "asked for"))
         module = convert_layer(spec)
     assert not any(isinstance(m, nn.RNNBase) for m in module.modules())
     assert_same(by_torch(module, x, mask, state), own)
@@ -257,7 +257,7 @@ def test_what_torch_cannot_compute_runs_in_the_loop_and_says_why(
     assert choose(spec).engine == "loop"
     assert reason in choose(spec).reason
     module = convert_layer(spec)
-    assert isinstance(module, layers.LoopRNN)
+    assert isinstance(module, modules.LoopRNN)
     assert {"weight_ih_l0", "weight_hh_l0"} <= set(module.state_dict())
 
 
@@ -273,7 +273,7 @@ def test_what_torch_cannot_compute_runs_in_the_loop_and_says_why(
 )
 def test_halves_that_differ_are_two_modules(other: LayerSpec) -> None:
     module = convert_layer(bi(rnn("LSTM"), other))
-    assert isinstance(module, layers.BidirectionalPair)
+    assert isinstance(module, modules.BidirectionalPair)
     assert isinstance(module.forward_layer, nn.LSTM)
     assert "backward_layer.weight_hh_l0" in module.state_dict()
 
@@ -413,7 +413,7 @@ def test_gradients_of_the_masked_fused_module_are_those_of_the_loop(
     x = values(4, T, F)
     mask = np.array([[1] * 7, [1, 1, 1, 0, 0, 0, 0], [0, 1, 0, 1, 1, 0, 1], [0] * 7], dtype=bool)
     fused = gradients(convert_layer(spec).train(), x, mask)
-    monkeypatch.setattr(layers, "torch_engine", lambda _: Choice("loop", "asked for"))
+    monkeypatch.setattr(modules, "torch_engine", lambda _: Choice("loop", "asked for"))
     loop = gradients(convert_layer(spec).train(), x, mask)
     assert "weight_hh_l0_reverse" in fused
     assert set(loop) <= set(fused)  # a loop has no second bias that Keras does not have

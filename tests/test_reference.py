@@ -86,9 +86,9 @@ def test_every_activation_of_the_schema_has_a_function_with_the_same_defaults() 
 
 def test_the_reference_imports_neither_torch_nor_h5py_nor_the_torch_side() -> None:
     allowed = {
-        "keras2torch_birnn.deferred",
+        "keras2torch_birnn.lazy_array",
         "keras2torch_birnn.errors",
-        "keras2torch_birnn.own",
+        "keras2torch_birnn.schema.custom_layers",
         "keras2torch_birnn.reference",
         "keras2torch_birnn.schema",
         "keras2torch_birnn.spec",

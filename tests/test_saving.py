@@ -28,8 +28,8 @@ from keras2torch_birnn.errors import (
     UsageError,
     WeightMismatchError,
 )
-from keras2torch_birnn.saving import FORMAT
-from keras2torch_birnn.writing import write_whole
+from keras2torch_birnn.saving.atomic import write_whole
+from keras2torch_birnn.saving.checkpoint import FORMAT
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
 SUFFIXES = pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".pth", ".PT"])

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from keras2torch_birnn.readers import hdf5_child, limits
-from keras2torch_birnn.readers.arrays import FLETCHER32, GZIP, SHUFFLE, STORED_DTYPES
+from keras2torch_birnn import limits
+from keras2torch_birnn.readers.hdf5.arrays import FLETCHER32, GZIP, SHUFFLE, STORED_DTYPES
+from keras2torch_birnn.readers.hdf5.store import parser_child
 
 POLICY = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
 PLACES = {
-    "limits": "keras2torch_birnn.readers.limits",
-    "architecture": "keras2torch_birnn.readers.architecture",
+    "limits": "keras2torch_birnn.limits",
+    "architecture": "keras2torch_birnn.readers.config.architecture",
     "options": "keras2torch_birnn.schema.options",
     "op_shapes": "keras2torch_birnn.schema.op_shapes",
-    "shapes": "keras2torch_birnn.shapes",
+    "shapes": "keras2torch_birnn.schema.shape_inference",
 }
 ROW = re.compile(r"^\| .+ \| ([\d,]+) ?(KiB|MiB|s)? \| `(\w+)\.([A-Z_]+)` \|$", re.MULTILINE)
 UNITS = {"": 1, "s": 1, "KiB": 1 << 10, "MiB": 1 << 20}
@@ -59,7 +60,7 @@ def test_the_kinds_of_numbers_are_those_that_are_read() -> None:
 
 def test_the_filters_are_those_that_are_read() -> None:
     numbers = {"gzip": GZIP, "shuffle": SHUFFLE, "fletcher32": FLETCHER32}
-    child = {hdf5_child.GZIP, hdf5_child.SHUFFLE, hdf5_child.FLETCHER32}
+    child = {parser_child.GZIP, parser_child.SHUFFLE, parser_child.FLETCHER32}
     assert set(numbers.values()) == child
     assert f"The filters {', '.join(list(numbers)[:2])} and fletcher32." in POLICY
 

@@ -16,14 +16,15 @@ from specs import FIXTURES, B, T, chain, fixture, functional, layer, values
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
-from keras2torch_birnn.inputs import draw_inputs
 from keras2torch_birnn.layers.registry import convert_layer
-from keras2torch_birnn.readers import keras1, read_model
-from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
-from keras2torch_birnn.readers.generations import generation_of
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.config import keras1
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, ShapeError
-from keras2torch_birnn.shapes import infer_model
+from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, Structure, TensorRef
 
 KERAS_2, TF_215, KERAS_3 = "2.2.4", "2.15.0", "3.15.1"

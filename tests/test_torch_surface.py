@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.activations import FUNCTIONS, HALVING
 from keras2torch_birnn.conversion import build
+from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING
 from keras2torch_birnn.layers.dense import Dense
 from keras2torch_birnn.layers.embedding import Embedding
 from keras2torch_birnn.layers.recurrent import bidirectional as converted_pair
 from keras2torch_birnn.layers.recurrent import recurrent as converted
-from keras2torch_birnn.own import blaming
-from keras2torch_birnn.rnn import bidirectional, layers
+from keras2torch_birnn.rnn import bidirectional, modules
+from keras2torch_birnn.schema.custom_layers import blaming
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 PAIRS: list[tuple[Any, Any]] = [(k2t.BiLSTM, nn.LSTM), (k2t.BiGRU, nn.GRU), (k2t.BiRNN, nn.RNN)]
@@ -479,7 +479,7 @@ def test_dynamic_quantization_swaps_plain_linears_and_leaves_what_is_a_subclass_
     model: Any = build(ModelSpec(spec, KERAS3), dtype="float32")
     x = torch.randn(B, T, F)
     swapped = quantized(model)
-    assert type(swapped.bi) is layers.LSTM
+    assert type(swapped.bi) is modules.LSTM
     assert type(swapped.dense_0) is Dense
     assert type(swapped.dense_1).__module__.startswith("torch.ao.nn.quantized.dynamic")
     with torch.no_grad():

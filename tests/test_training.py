@@ -17,9 +17,9 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError
 from keras2torch_birnn.layers.normalization import BatchNorm
-from keras2torch_birnn.readers.penalties import penalties, penalty_note
+from keras2torch_birnn.readers.config.penalties import penalties, penalty_note
+from keras2torch_birnn.schema.training_rules import BatchRule, batch_rule
 from keras2torch_birnn.spec import Generation, LayerSpec
-from keras2torch_birnn.training_rules import BatchRule, batch_rule
 
 FOLDER = FIXTURES / "training" / "keras-3.15.1"
 LSTM_MODEL = FOLDER / "merges.before.keras"

@@ -14,15 +14,14 @@ import torch
 from specs import ENTRIES, FIXTURES, GENERATIONS, KERAS2, KERAS3, TF_KERAS, chain, dense, fixture
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn import keras_runner
 from keras2torch_birnn.conversion import checksum, origin
-from keras2torch_birnn.keras_child import plain
-from keras2torch_birnn.keras_runner import ask_keras, keras_for
-from keras2torch_birnn.readers.generations import generation_of
-from keras2torch_birnn.rounding import difference
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.reference.rounding import difference
 from keras2torch_birnn.spec import ModelSpec
-from keras2torch_birnn.verification import close, expand_devices, verify
+from keras2torch_birnn.verification import close, expand_devices, live_keras, verify
 from keras2torch_birnn.verification.closeness import Tolerance, tolerance
+from keras2torch_birnn.verification.keras_child import plain
+from keras2torch_birnn.verification.live_keras import ask_keras, keras_for
 from keras2torch_birnn.verification.report import Comparison
 from keras2torch_birnn.verification.whole import compare
 
@@ -336,7 +335,7 @@ def absent(package: str) -> bool:
 def without_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        keras_runner.importlib.util,
+        live_keras.importlib.util,
         "find_spec",
         lambda name: None if name in ("keras", "tf_keras", "tensorflow") else found(name),
     )

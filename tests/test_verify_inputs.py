@@ -16,13 +16,14 @@ from commands import assert_refused, k2t
 from specs import FIXTURES, KERAS3, F, bi, chain, fixture, layer, rnn
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn import conversion, rounding, verification
+from keras2torch_birnn import conversion, verification
 from keras2torch_birnn.conversion import origin
-from keras2torch_birnn.inputs import Drawn, candidates, normal
-from keras2torch_birnn.keras_runner import KerasAnswer
-from keras2torch_birnn.rounding import Measured, share_of, steadiest
+from keras2torch_birnn.reference import rounding
+from keras2torch_birnn.reference.rounding import Measured, share_of, steadiest
+from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, normal
 from keras2torch_birnn.spec import Array, ModelSpec, model_from_json
 from keras2torch_birnn.verification import verify
+from keras2torch_birnn.verification.live_keras import KerasAnswer
 
 GRU = "tf.keras-2.15.0/bi_gru_after_concat_seq.h5"
 IDS = "tf.keras-2.15.0/mask_stack_bi_dense.h5"

@@ -29,8 +29,8 @@ from commands import (
 )
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn import writing
-from keras2torch_birnn.out_files import is_out
+from keras2torch_birnn.saving.checkpoint import atomic
+from keras2torch_birnn.saving.out_files import is_out
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files and signals")
 faults = pytest.importorskip("fuzz.faults")
@@ -56,7 +56,7 @@ def test_the_faults_would_show_a_careless_writer(monkeypatch: pytest.MonkeyPatch
         write(target)
 
     runs = faults.Runs()
-    monkeypatch.setattr(writing, "_replace", careless)
+    monkeypatch.setattr(atomic, "_replace", careless)
     for number in range(100):
         runs.run(faults.case(number))
     runs.close()
@@ -67,7 +67,7 @@ def test_the_faults_would_show_a_careless_writer(monkeypatch: pytest.MonkeyPatch
 def test_a_signal_amid_the_last_step_is_heeded_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = writing._sync_folder
+    original = atomic._sync_folder
     synced: list[Path] = []
 
     def sync(folder: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_signal_amid_the_last_step_is_heeded_after_it(
         original(folder)
         synced.append(folder)
 
-    monkeypatch.setattr(writing, "_sync_folder", sync)
+    monkeypatch.setattr(atomic, "_sync_folder", sync)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         birnn.save(birnn.convert(OLD), tmp_path / "out.pt")
@@ -284,13 +284,13 @@ def test_looking_at_an_old_file_runs_nothing_of_it(tmp_path: Path) -> None:
 def test_a_file_of_others_that_comes_meanwhile_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, original = tmp_path / "out.pt", writing._make_lasting
+    out, original = tmp_path / "out.pt", atomic._make_lasting
 
     def comes(path: Path, mode: int) -> None:
         original(path, mode)
         out.write_bytes(MASKED.read_bytes())
 
-    monkeypatch.setattr(writing, "_make_lasting", comes)
+    monkeypatch.setattr(atomic, "_make_lasting", comes)
     with pytest.raises(birnn.OutputError, match="remove it first"):
         birnn.save(birnn.convert(OLD), out)
     assert contents(tmp_path) == {"out.pt": MASKED.read_bytes()}
@@ -413,7 +413,7 @@ def test_a_terminal_gets_no_model() -> None:
 
 @POSIX
 def test_a_disk_is_never_written_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(writing.stat, "S_ISBLK", lambda _: True)
+    monkeypatch.setattr(atomic.stat, "S_ISBLK", lambda _: True)
     run = k2t("convert", OLD, "/dev/null", "--force")
     assert_refused(run, 5, "/dev/null", "is a disk")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import compared
 import speed
 
-from keras2torch_birnn.catalogue import catalogue
+from keras2torch_birnn.cli.catalogue import catalogue
 from keras2torch_birnn.plugins import SHIPPED
 
 ROOT = Path(__file__).parents[1]

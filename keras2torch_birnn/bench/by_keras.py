@@ -21,9 +21,9 @@ from keras2torch_birnn.bench.case import (
     layers_of,
     mask_of,
 )
-from keras2torch_birnn.keras_child import load_model
-from keras2torch_birnn.keras_runner import named_for_keras
 from keras2torch_birnn.spec import Array
+from keras2torch_birnn.verification.keras_child import load_model
+from keras2torch_birnn.verification.live_keras import named_for_keras
 
 Runner = Callable[[], Any]
 

@@ -22,8 +22,8 @@ from keras2torch_birnn.bench.case import (
     mask_of,
 )
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
-from keras2torch_birnn.rnn.choice import wish
-from keras2torch_birnn.rnn.chosen import set_engine
+from keras2torch_birnn.rnn.engine_choice import wish
+from keras2torch_birnn.rnn.engine_settings import set_engine
 from keras2torch_birnn.rnn.merge import MERGE
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.spec import Array, LayerSpec

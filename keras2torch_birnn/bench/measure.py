@@ -172,9 +172,9 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
     if isinstance(case, Stack):
         return [exact(case)]
     from keras2torch_birnn.conversion import covered, in_float64, run
-    from keras2torch_birnn.inputs import draw_inputs, input_facts
     from keras2torch_birnn.readers import read_model
     from keras2torch_birnn.reference import compute
+    from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
 
     spec = read_model(case.path, config=case.config)
     inputs = draw_inputs(spec, steps=case.time, seed=0)

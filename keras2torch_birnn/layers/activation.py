@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.activations import activation
+from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
-from keras2torch_birnn.rnn.choice import activation_label
+from keras2torch_birnn.rnn.engine_choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 

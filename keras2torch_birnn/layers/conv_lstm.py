@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.activations import activation
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
-from keras2torch_birnn.rnn.asked import Asked, Result, State
-from keras2torch_birnn.rnn.choice import VARIABLE, activation_label, wish
-from keras2torch_birnn.rnn.layers import Plan, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.call import Asked, Result, State
+from keras2torch_birnn.rnn.engine_choice import VARIABLE, activation_label, wish
 from keras2torch_birnn.rnn.masks import like, zero_past
+from keras2torch_birnn.rnn.modules import Plan, recurrent_forward, shown_options
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 

@@ -29,8 +29,8 @@ from keras2torch_birnn.layers.time_distributed import (
     step_counts,
     unfold_steps,
 )
-from keras2torch_birnn.own import output_count, own_of
 from keras2torch_birnn.schema import OPS
+from keras2torch_birnn.schema.custom_layers import output_count, own_of
 from keras2torch_birnn.schema.flow import (
     TAKES_IDS,
     Node,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.activations import activation
+from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.layers.convolution import pad
 from keras2torch_birnn.layers.registry import NONE, Converter
-from keras2torch_birnn.rnn.choice import activation_label
+from keras2torch_birnn.rnn.engine_choice import activation_label
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema.local import Places, places
 from keras2torch_birnn.spec import Array, LayerSpec

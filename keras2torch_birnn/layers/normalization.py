@@ -13,8 +13,8 @@ from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
 from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema import normalized_axes
+from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
 from keras2torch_birnn.spec import LayerSpec
-from keras2torch_birnn.training_rules import BATCH_RULE, BatchRule
 
 # Half precision has too few bits for moments.
 _HALF = (torch.float16, torch.bfloat16)

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn import activations
-from keras2torch_birnn import ops as own
 from keras2torch_birnn.errors import UnsupportedOptionError
+from keras2torch_birnn.functional import activations
+from keras2torch_birnn.functional import operations as own
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.spec import Constant, LayerSpec, Structure, map_structure
 

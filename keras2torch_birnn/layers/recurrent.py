@@ -9,9 +9,9 @@ from torch import nn
 
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM, conv_lstm
 from keras2torch_birnn.layers.registry import USES, Converter, MaskFlow
-from keras2torch_birnn.rnn.cells import layers_of_stack, plain
-from keras2torch_birnn.rnn.choice import alike
-from keras2torch_birnn.rnn.layers import (
+from keras2torch_birnn.rnn.cell_stack import StackedRNN
+from keras2torch_birnn.rnn.engine_choice import alike
+from keras2torch_birnn.rnn.modules import (
     GRU,
     LSTM,
     RNN,
@@ -21,7 +21,7 @@ from keras2torch_birnn.rnn.layers import (
     plan_of,
     torch_module,
 )
-from keras2torch_birnn.rnn.stacked import StackedRNN
+from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
 from keras2torch_birnn.schema import CELL_GATES, RECURRENT, states_of
 from keras2torch_birnn.schema.recurrent import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec

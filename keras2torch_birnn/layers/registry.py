@@ -16,7 +16,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
-from keras2torch_birnn.own import LAMBDA, Own, blaming, own_of, shown
+from keras2torch_birnn.schema.custom_layers import LAMBDA, Own, blaming, own_of, shown
 from keras2torch_birnn.spec import LayerSpec
 
 Build: TypeAlias = Callable[[LayerSpec], nn.Module]

@@ -19,7 +19,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 from keras2torch_birnn.errors import K2TError, PluginError, UsageError, line_of, printable
-from keras2torch_birnn.memory import check_room
+from keras2torch_birnn.torch_import import check_room
 
 PluginName = str | os.PathLike[str]
 

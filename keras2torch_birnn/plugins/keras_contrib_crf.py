@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.activations import activation
+from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.schema.options import Option, choice, flag, size
 from keras2torch_birnn.schema.options import activation as activation_option

@@ -13,23 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, in_file
-from keras2torch_birnn.readers.architecture import Parsing, parse_architecture
-from keras2torch_birnn.readers.backends import check_backend
+from keras2torch_birnn.limits import JSON_BYTES
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.backends import check_backend
+from keras2torch_birnn.readers.config.custom_layers import check_names
+from keras2torch_birnn.readers.config.generations import consequences, generation_of
+from keras2torch_birnn.readers.config.number_kinds import check_kinds
+from keras2torch_birnn.readers.config.penalties import penalty_note
+from keras2torch_birnn.readers.config.unrolled import check_calls
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.files import open_file
-from keras2torch_birnn.readers.generations import consequences, generation_of
-from keras2torch_birnn.readers.limits import JSON_BYTES
-from keras2torch_birnn.readers.load_weights import How, load_weights
-from keras2torch_birnn.readers.masked_steps import choice_of
-from keras2torch_birnn.readers.number_kinds import check_kinds
-from keras2torch_birnn.readers.own_layers import check_names
-from keras2torch_birnn.readers.penalties import penalty_note
-from keras2torch_birnn.readers.strict_json import decode_text, parse_object
-from keras2torch_birnn.readers.unrolled import check_calls
-from keras2torch_birnn.readers.vocabularies import with_vocabularies
-from keras2torch_birnn.readers.window import Window
-from keras2torch_birnn.shapes import check_sizes, infer_model
+from keras2torch_birnn.readers.files.strict_json import decode_text, parse_object
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.weights.load import How, load_weights
+from keras2torch_birnn.readers.weights.masked_steps import choice_of
+from keras2torch_birnn.readers.weights.vocabularies import with_vocabularies
+from keras2torch_birnn.schema.shape_inference import check_sizes, infer_model
 from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec
 
 PathLike = str | os.PathLike[str]
@@ -44,7 +44,7 @@ def read_model(
     """Read a Keras model file, or a weights file with ``config`` (the text of ``to_json()``).
 
     Layers that a loaded plugin takes come with the options and weights that it names, see
-    ``own.py``. ``masked_steps``: see ``masked_steps.py``.
+    ``schema/custom_layers.py``. ``masked_steps``: see ``masked_steps.py``.
 
     Raises:
         InvalidModelFileError: broken, hostile, or no model; WeightMismatchError: weights and

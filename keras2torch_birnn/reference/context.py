@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from keras2torch_birnn.deferred import Deferred
+from keras2torch_birnn.lazy_array import Deferred
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, Structure
 
 # output and its mask

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from keras2torch_birnn.activations import FUNCTIONS, HALVING, Activation
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError, UsageError
+from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, Activation
 from keras2torch_birnn.rnn.merge import MERGE
 
 MergeMode: TypeAlias = str | None

@@ -26,9 +26,9 @@ from keras2torch_birnn.rnn.arguments import (
     merge_modes,
     one_function,
 )
-from keras2torch_birnn.rnn.asked import Asked, Result, State
+from keras2torch_birnn.rnn.call import Asked, Result, State
 from keras2torch_birnn.rnn.checked import check_dtypes, check_shape, check_tensor
-from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, wish
+from keras2torch_birnn.rnn.engine_choice import VARIABLE, Choice, Wish, wish
 from keras2torch_birnn.rnn.engines import (
     KERNELS,
     Recurrence,
@@ -38,7 +38,7 @@ from keras2torch_birnn.rnn.engines import (
     run,
     run_masked,
 )
-from keras2torch_birnn.rnn.folded import cannot_fold, run_folded
+from keras2torch_birnn.rnn.fold_layers import cannot_fold, run_folded
 from keras2torch_birnn.rnn.loop import WEIGHT_NAMES, Cell, Weights
 from keras2torch_birnn.rnn.native.library import missing, native_numbers, say_once_if_missing
 from keras2torch_birnn.schema import CELL_GATES

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
-from keras2torch_birnn.rnn.asked import State
+from keras2torch_birnn.rnn.call import State
 
 
 def check_tensor(place: str, given: Any, expected: Any) -> None:

@@ -1,7 +1,7 @@
 """The engines behind one door: ``run`` computes one layer's recurrence by the engine a call allows.
 
 native: our kernel (float32 on CPU). fused: torch's own (oneDNN, cuDNN). loop: the equations step by
-step, for everything. graph: the loop recorded on a GPU. ``choice`` says which is wanted; here is
+step, for everything. graph: the loop recorded on a GPU. ``engine_choice`` says which is wanted; here is
 decided whether this very call can have it. B batch, T time, F features, H units, G gates.
 """
 
@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.rnn.asked import Asked, Result, State
+from keras2torch_birnn.rnn.call import Asked, Result, State
 from keras2torch_birnn.rnn.checked import check_shape
-from keras2torch_birnn.rnn.choice import VARIABLE, Choice, Wish, native_pays, wish
+from keras2torch_birnn.rnn.cuda_graph import cannot_record, run_recorded
+from keras2torch_birnn.rnn.engine_choice import VARIABLE, Choice, Wish, native_pays, wish
 from keras2torch_birnn.rnn.loop import Cell, DropoutRates, Weights, run_loop
 from keras2torch_birnn.rnn.masks import compact, reverse, spread, zero_past
 from keras2torch_birnn.rnn.merge import MERGE
@@ -34,7 +35,6 @@ from keras2torch_birnn.rnn.native.op import (
     run_native,
 )
 from keras2torch_birnn.rnn.plain import are_mapped, have_memory, have_tangents, is_plain
-from keras2torch_birnn.rnn.recorded import cannot_record, run_recorded
 
 # Torch's functions behind nn.LSTM, nn.GRU and nn.RNN, by cell kind and activation.
 KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.activations import Activation
+from keras2torch_birnn.functional.activations import Activation
 from keras2torch_birnn.rnn.native.op import is_tracing
 
 State = tuple[Tensor, ...]

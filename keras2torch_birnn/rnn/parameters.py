@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from keras2torch_birnn.deferred import Deferred
+from keras2torch_birnn.lazy_array import Deferred
 from keras2torch_birnn.spec import Array, LayerSpec
 
 

@@ -29,16 +29,15 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
-from keras2torch_birnn.given_inputs import Given, given_inputs
-from keras2torch_birnn.inputs import Drawn, candidates, fitting_steps
-from keras2torch_birnn.keras_runner import KerasAnswer, ask_keras
-from keras2torch_birnn.own import equation_of, shown
 from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.plugins.checks import completed, own_layers, stands_for
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.reference.own_layers import by_plugin
-from keras2torch_birnn.rounding import Measured, by_reference, steadiest
-from keras2torch_birnn.saving import checked_device, load
+from keras2torch_birnn.reference.custom_layers import by_plugin
+from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
+from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, fitting_steps
+from keras2torch_birnn.saving.checkpoint import checked_device, load
+from keras2torch_birnn.schema.custom_layers import equation_of, shown
 from keras2torch_birnn.spec import (
     LayerSpec,
     ModelSpec,
@@ -46,9 +45,10 @@ from keras2torch_birnn.spec import (
     model_from_json,
     with_dtype,
 )
-from keras2torch_birnn.trial import completed, own_layers, stands_for
 from keras2torch_birnn.verification.closeness import Tolerance, close, tolerance
+from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 from keras2torch_birnn.verification.layer_check import both, check_layers
+from keras2torch_birnn.verification.live_keras import KerasAnswer, ask_keras
 from keras2torch_birnn.verification.report import (
     Comparison,
     LayerParity,

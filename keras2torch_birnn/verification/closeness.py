@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.rounding import difference, size
+from keras2torch_birnn.reference.rounding import difference, size
 from keras2torch_birnn.spec import Array
 
 ATOL, RTOL = 1e-5, 1e-4

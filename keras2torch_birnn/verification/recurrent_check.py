@@ -19,8 +19,8 @@ from torch import Tensor
 from keras2torch_birnn.conversion import flat
 from keras2torch_birnn.reference import compute_recurrent
 from keras2torch_birnn.reference.context import Scan
-from keras2torch_birnn.rnn.asked import Asked
-from keras2torch_birnn.rounding import nudge_by
+from keras2torch_birnn.reference.rounding import nudge_by
+from keras2torch_birnn.rnn.call import Asked
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 from keras2torch_birnn.verification.closeness import EXACT, all_close, error
 from keras2torch_birnn.verification.report import LayerParity

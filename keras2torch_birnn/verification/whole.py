@@ -11,7 +11,7 @@ from torch import nn
 
 from keras2torch_birnn.conversion import run
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.rounding import UNJUDGEABLE, share_of
+from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.verification.closeness import Tolerance, all_close, error
 from keras2torch_birnn.verification.report import Comparison

@@ -21,10 +21,9 @@ import numpy as np
 
 from fuzz.mutants import as_text, changed_tree
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.readers import hdf5_process
-from keras2torch_birnn.readers.arrays import Contiguous
-from keras2torch_birnn.readers.hdf5 import HDF5Store
-from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.arrays import Contiguous
+from keras2torch_birnn.readers.hdf5.store import HDF5Store, parser_process
 
 GREETING = '[{"is": "open"}]'
 
@@ -99,7 +98,7 @@ class Answers:
             line = line.replace(b":", b"\xff", 1)
         greeting = as_text(json.loads(GREETING), random) if random.random() < 0.02 else GREETING
         child = cast("subprocess.Popen[bytes]", Scripted([greeting.encode(), line]))
-        with mock.patch.object(hdf5_process, "_start", lambda _window: child):
+        with mock.patch.object(parser_process, "_start", lambda _window: child):
             store = HDF5Store(self.window)
         try:
             self._use(store, question)

@@ -33,10 +33,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from keras2torch_birnn import OutputError, convert, deferred, save, writing
+from keras2torch_birnn import OutputError, convert, lazy_array, save
 from keras2torch_birnn.conversion import convert_spec
 from keras2torch_birnn.readers import opened
-from keras2torch_birnn.saving import write_out
+from keras2torch_birnn.saving.checkpoint import atomic, write_out
 
 FIXTURE = Path(__file__).parent.parent.parent / "fixtures/keras-2.2.4/plain_gru_after_back_seq.h5"
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EINTR", "EFBIG", "ESTALE")
@@ -131,7 +131,7 @@ def injected(fault: Fault) -> Iterator[None]:
     with ExitStack() as patches:
         for name in ("open", "close", "fsync", "link", "access"):
             patched = counted(name, getattr(os, name))
-            patches.enter_context(mock.patch.object(writing.os, name, patched))
+            patches.enter_context(mock.patch.object(atomic.os, name, patched))
         for name in ("replace", "chmod", "unlink"):
             patched = counted(name, getattr(Path, name))
             patches.enter_context(mock.patch.object(Path, name, patched))
@@ -188,7 +188,7 @@ class Runs:
         torch.set_num_threads(1)
         self.model = convert(FIXTURE)
         self.closing = ExitStack()
-        with mock.patch.object(deferred, "LEAST_BYTES", 0):
+        with mock.patch.object(lazy_array, "LEAST_BYTES", 0):
             spec, _ = self.closing.enter_context(opened(FIXTURE))
             self.hollow = convert_spec(spec, filled=False)
         memory = Path("/dev/shm")

@@ -1,6 +1,6 @@
 """The HDF5 parser's child by ``fork`` instead of by a new interpreter: the same code, sooner.
 
-The child runs ``hdf5_child.serve`` with the job that the real one gets, on the same pipes, and
+The child runs ``parser_child.serve`` with the job that the real one gets, on the same pipes, and
 gives up the same rights; only the import of h5py has been paid for already.
 """
 
@@ -19,8 +19,8 @@ from unittest import mock
 
 import h5py
 
-from keras2torch_birnn.readers import hdf5_child, hdf5_process
-from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.store import parser_child, parser_process
 
 assert h5py  # imported here, so that no child has to
 
@@ -89,7 +89,7 @@ class Alarm:
 
 def install(cpu_seconds: int) -> None:
     """From now on every parser in this process is a fork, with this limit of computing time."""
-    hdf5_process._LIMITS["cpu"] = cpu_seconds
+    parser_process._LIMITS["cpu"] = cpu_seconds
     mock.patch("threading.Timer", Alarm).start()
 
     def start(window: Window) -> subprocess.Popen[bytes]:
@@ -99,11 +99,11 @@ def install(cpu_seconds: int) -> None:
             "offset": window.offset,
             "size": window.size,
             "import_from": [],
-            "limits": hdf5_process._LIMITS,
+            "limits": parser_process._LIMITS,
         }
         job = json.loads(json.dumps(job))
-        pid, to_child, from_child = fork(lambda: hdf5_child.serve(job))
+        pid, to_child, from_child = fork(lambda: parser_child.serve(job))
         child = Forked(pid, io.FileIO(to_child, "w"), os.fdopen(from_child, "rb"))
         return cast("subprocess.Popen[bytes]", child)
 
-    mock.patch.object(hdf5_process, "_start", start).start()
+    mock.patch.object(parser_process, "_start", start).start()

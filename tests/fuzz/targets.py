@@ -25,11 +25,11 @@ import h5py
 import numpy as np
 
 from fuzz.forked import fork
-from keras2torch_birnn import api, deferred, readers
-from keras2torch_birnn.deferred import Deferred
+from keras2torch_birnn import api, lazy_array, readers
 from keras2torch_birnn.errors import K2TError, gather
-from keras2torch_birnn.readers.arrays import StoredArray
+from keras2torch_birnn.lazy_array import Deferred
 from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.spec import model_from_json
 
 ORACLE_SECONDS = 2
@@ -159,7 +159,7 @@ def read_file(
         if not late:
             return readers.read_model(path, config=config)
         with (
-            mock.patch.object(deferred, "LEAST_BYTES", 0),
+            mock.patch.object(lazy_array, "LEAST_BYTES", 0),
             readers.opened(path, config=config) as (spec, problems),
         ):
             if problems:

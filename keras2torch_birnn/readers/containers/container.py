@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, MissingArchitectureError
-from keras2torch_birnn.readers.generations import version_by_shape
-from keras2torch_birnn.readers.store import Store
-from keras2torch_birnn.readers.strict_json import parse_object
-from keras2torch_birnn.readers.weight_paths import WeightPaths, holds_weights, locate_weights
-from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.readers.config.generations import version_by_shape
+from keras2torch_birnn.readers.files.strict_json import parse_object
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.weights.paths import WeightPaths, holds_weights, locate_weights
+from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 _HEAD = 4096

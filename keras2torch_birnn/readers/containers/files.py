@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.limits import JSON_BYTES
-from keras2torch_birnn.readers.strict_json import decode_text
-from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.limits import JSON_BYTES
+from keras2torch_birnn.readers.files.strict_json import decode_text
+from keras2torch_birnn.readers.files.window import Window
 
 _OTHER_FILES = (
     (stat.S_ISLNK, "a link"),

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from keras2torch_birnn.readers.containers.container import HDF5Container, Source
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
-from keras2torch_birnn.readers.hdf5 import find_signature
+from keras2torch_birnn.readers.hdf5.store import find_signature
 
 
 class HDF5File(HDF5Container):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.containers.zip_archive import ends_as_archive
-from keras2torch_birnn.readers.hdf5 import HDF5Store
-from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.store import HDF5Store
 
 
 def open_store(window: Window) -> HDF5Store:

@@ -14,15 +14,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printable
-from keras2torch_birnn.readers import limits
 from keras2torch_birnn.readers.containers.container import KerasContainer, Source
 from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
 from keras2torch_birnn.readers.containers.zip_archive import data_start, open_archive
-from keras2torch_birnn.readers.hdf5 import find_signature
-from keras2torch_birnn.readers.strict_json import decode_text
-from keras2torch_birnn.readers.window import Window
+from keras2torch_birnn.readers.files.strict_json import decode_text
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.store import find_signature
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 

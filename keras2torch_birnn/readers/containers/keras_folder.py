@@ -10,7 +10,7 @@ from keras2torch_birnn.readers.containers.files import in_member, member_window,
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.containers.keras_archive import CONFIG, METADATA, WEIGHTS
 from keras2torch_birnn.readers.containers.shards import open_shards
-from keras2torch_birnn.readers.store import Store
+from keras2torch_birnn.readers.weights.store import Store
 
 SHARD_INDEX = "model.weights.json"
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
-from keras2torch_birnn.readers.arrays import StoredArray
 from keras2torch_birnn.readers.containers.container import HDF5Container, Source
 from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
-from keras2torch_birnn.readers.index_check import Attribute, Kind
-from keras2torch_birnn.readers.store import Store
-from keras2torch_birnn.readers.strict_json import parse_object
+from keras2torch_birnn.readers.files.strict_json import parse_object
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.readers.hdf5.index_check import Attribute, Kind
+from keras2torch_birnn.readers.weights.store import Store
 
 MOST_SHARDS = 64
 _INDEX = re.compile(rb"(\xef\xbb\xbf)?\s*\{.{0,4000}\"weight_map\"", re.DOTALL)

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, cast
 
+from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.readers import limits
-from keras2torch_birnn.readers.window import Window, WindowFile
+from keras2torch_birnn.readers.files.window import Window, WindowFile
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1

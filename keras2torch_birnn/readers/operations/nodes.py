@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
+from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.operations.binding import (
     MASKS,
     Meaning,
@@ -38,7 +39,6 @@ from keras2torch_birnn.readers.operations.binding import (
     then,
     with_sizes,
 )
-from keras2torch_birnn.readers.strict_json import parse_object
 
 
 def _one_hot(values: Values) -> Values:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.rnn.asked import Asked
+from keras2torch_birnn.rnn.call import Asked
 from keras2torch_birnn.rnn.native.library import (
     KINDS,
     Gradient,

@@ -17,7 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.asked import Asked, State
+from keras2torch_birnn.rnn.call import Asked, State
 from keras2torch_birnn.rnn.native.library import (
     KINDS,
     MERGES,

@@ -1,0 +1,217 @@
+"""``k2t bench``: options, progress and printing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keras2torch_birnn.cli.console import errors_as_lines
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.saving.atomic import FileKind, check_output
+
+if TYPE_CHECKING:
+    from keras2torch_birnn.bench.case import Case
+
+_RESULTS = FileKind("the file of --json", (".json",), lambda _: True)
+_DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), lambda _: True)
+
+Values = Annotated[str, typer.Option(metavar="N[,N...]")]
+
+
+def bench(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="A .h5 or .keras file.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),
+    ] = None,
+    rnn: Annotated[
+        str | None, typer.Option("--rnn", help="Instead of MODEL a stack of: lstm, gru or rnn.")
+    ] = None,
+    merge: Annotated[
+        str, typer.Option("--merge", help="concat, sum, mul, ave, several with commas, or all.")
+    ] = "concat",
+    layers: Annotated[int, typer.Option("--layers", min=1)] = 2,
+    batch: Annotated[str, typer.Option("--batch", help="One or several: 1,8,32.")] = "1",
+    time: Annotated[int, typer.Option("--time", min=1, help="Steps.")] = 50,
+    units: Annotated[int, typer.Option("--units", min=1)] = 128,
+    features: Annotated[
+        int | None, typer.Option("--features", min=1, help="Width of the input; as many as units.")
+    ] = None,
+    gate: Annotated[
+        str,
+        typer.Option(
+            "--recurrent-activation", help="sigmoid, hard_sigmoid_0.2 or hard_sigmoid_1/6."
+        ),
+    ] = "sigmoid",
+    reset_after: Annotated[bool, typer.Option("--reset-after/--reset-before")] = True,
+    masked: Annotated[
+        bool, typer.Option("--masked", help="Rows padded behind, to half of the steps on average.")
+    ] = False,
+    training: Annotated[
+        bool, typer.Option("--training", help="Time a step of training instead of a call.")
+    ] = False,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="cpu, cuda or all; repeatable.")
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1)] = 2,
+    rounds: Annotated[int, typer.Option("--rounds", min=1)] = 9,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="A contender by name; repeatable.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all that was measured.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png/.svg", help="Draw it.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Time a model, or a made-up stack, against Keras, plain PyTorch and what else is installed.
+
+    Parity is asserted first; every contender has a process of its own; medians over the rounds.
+    """
+    with errors_as_lines(debug):
+        for file, kind in ((json_file, _RESULTS), (plot_file, _DRAWINGS)):
+            if file is not None:
+                check_output(file, kind, sources=(model, config))
+        cases = _cases(
+            model,
+            config,
+            rnn,
+            merge,
+            layers,
+            batch,
+            time,
+            units,
+            features,
+            gate,
+            reset_after=reset_after,
+            masked=masked,
+            training=training,
+        )
+        _run(cases, device, threads, rounds, only, json_file, plot_file)
+
+
+def _cases(
+    model: Path | None,
+    config: Path | None,
+    rnn: str | None,
+    merge: str,
+    layers: int,
+    batch: str,
+    time: int,
+    units: int,
+    features: int | None,
+    gate: str,
+    *,
+    reset_after: bool,
+    masked: bool,
+    training: bool,
+) -> list[Case]:
+    from keras2torch_birnn.bench.case import CLASSES, GATES, MERGES, Model, Stack
+
+    batches = [_number(text) for text in batch.split(",")]
+    if (model is None) == (rnn is None):
+        raise UsageError("either MODEL or --rnn is expected")
+    if model is not None and training:
+        raise UsageError("--training is for stacks (--rnn)", "a file does not tell what to train")
+    if model is not None:
+        from keras2torch_birnn.readers import read_model
+        from keras2torch_birnn.verification.live_keras import keras_for
+
+        package = keras_for(read_model(model, config=config))
+        one = Model(str(model), None if config is None else str(config), package, 1, time)
+        return [replace(one, batch=rows) for rows in batches]
+    merges = MERGES if merge == "all" else tuple(merge.split(","))
+    for name, value, allowed in (
+        *(("--merge", mode, MERGES) for mode in merges),
+        ("--rnn", rnn, tuple(CLASSES)),
+        ("--recurrent-activation", gate, GATES),
+    ):
+        if value not in allowed:
+            raise UsageError(f"{name} {value}: one of {', '.join(allowed)} is expected")
+    return [
+        Stack(
+            str(rnn),
+            mode,
+            layers,
+            rows,
+            time,
+            features or units,
+            units,
+            gate,
+            reset_after,
+            masked,
+            training,
+        )
+        for mode, rows in itertools.product(merges, batches)
+    ]
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UsageError(f"--batch {text}: whole numbers of at least 1 are expected")
+    return int(text)
+
+
+def _run(
+    cases: list[Case],
+    devices: list[str] | None,
+    threads: int,
+    rounds: int,
+    only: list[str] | None,
+    json_file: Path | None,
+    plot_file: Path | None,
+) -> None:
+    from keras2torch_birnn.bench import measure, report
+    from keras2torch_birnn.bench.contenders import CONTENDERS
+    from keras2torch_birnn.verification import expand_devices
+
+    for name in only or ():
+        if name not in CONTENDERS:
+            raise UsageError(f"--only {name}: one of {', '.join(CONTENDERS)} is expected")
+    rows = []
+    facts = measure.facts(threads, rounds)
+    typer.echo(", ".join(f"{key} {value}" for key, value in facts.items()))
+    for case in cases:
+        for device in expand_devices(devices or ["cpu"]):
+            row = measure.measure(
+                case,
+                device=device,
+                threads=threads,
+                rounds=rounds,
+                contenders=tuple(only or CONTENDERS),
+                progress=_progress(),
+            )
+            rows.append(row)
+            for line in report.table([row]):
+                typer.echo(line)
+    if json_file is not None:
+        _write(json_file, lambda: json_file.write_text(report.as_json(facts, rows), "utf-8"))
+    if plot_file is not None:
+        _write(plot_file, lambda: report.plot(rows, plot_file))
+
+
+def _write(file: Path, write: Callable[[], object]) -> None:
+    from keras2torch_birnn.errors import OutputError
+
+    try:
+        write()
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror})", file=str(file)) from None
+
+
+def _progress() -> Callable[[str], None]:
+    """Rewrites one line of a terminal; nothing in a pipe."""
+    import sys
+
+    if sys.stderr is None or not sys.stderr.isatty():
+        return lambda _: None
+    return lambda text: print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,379 @@
+"""The commands. Parses, calls, prints; what it does is elsewhere. ``--help`` imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from keras2torch_birnn import __version__
+from keras2torch_birnn.cli.bench import bench
+from keras2torch_birnn.cli.console import (
+    errors_as_lines,
+    print_json,
+    print_line,
+    print_message,
+    print_stderr,
+    print_table,
+    show_progress,
+)
+from keras2torch_birnn.errors import (
+    OutputError,
+    UsageError,
+    gather,
+    printable,
+)
+from keras2torch_birnn.plugins import SHIPPED, load_plugins
+from keras2torch_birnn.torch_import import loading_torch
+
+app = typer.Typer(
+    name="k2t",
+    help="Keras Bidirectional LSTM/GRU models as PyTorch models: same numbers, no TensorFlow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A .h5 or .keras file.")]
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),
+]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py|NAME",
+        help="Your own converters, or shipped ones by name; repeatable. Runs FILE.",
+    ),
+]
+Masked = Annotated[
+    str | None, typer.Option("--masked-steps", help="zeros or previous, if a note offers it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+app.command()(bench)
+
+_STOPS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM, on its way up through everything that cleans up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"k2t {__version__}")
+        raise typer.Exit
+
+
+def _file_named(name: str) -> Path:
+    """The path, unless the name says that a folder is meant (``Path`` forgets a last slash)."""
+    if name.endswith((os.sep, os.altsep or os.sep)) or not name:
+        raise OutputError("is the name of a folder", "name a file", file=name or "OUT")
+    return Path(name)
+
+
+@app.command()
+def convert(
+    model: ModelPath,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A .pt, .pth or .safetensors file.")],
+    config: ConfigPath = None,
+    plugin: Plugins = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an OUT that k2t wrote.")] = False,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32 or float64 instead of the file's.")
+    ] = None,
+    masked_steps: Masked = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Read MODEL and write OUT.
+
+    Example: k2t convert model.h5 model.pt
+
+    A file that holds only weights: k2t convert weights.h5 model.pt --config arch.json
+
+    Layers of your own: k2t convert model.keras model.pt --plugin my_layers.py
+    """
+    with errors_as_lines(debug):
+        from keras2torch_birnn.saving.atomic import check_output, is_stdout
+        from keras2torch_birnn.saving.out_files import OUT
+
+        target = _file_named(out)
+        read = (model, config, *map(Path, plugin or ()))
+        check_output(target, OUT, sources=read)
+        load_plugins(plugin or ())
+        if dtype not in (None, "float32", "float64"):
+            raise UsageError(f"--dtype {printable(dtype)}: float32 or float64 is expected")
+        from keras2torch_birnn.api import convert_with_spec
+
+        with show_progress(f"converting {printable(model.name)}"):
+            module, spec = convert_with_spec(
+                model,
+                config=config,
+                dtype=dtype,
+                masked_steps=masked_steps,
+                out=target,
+                overwrite=force,
+            )
+        for note in spec.notes:
+            print_message("note", note)
+        count = sum(p.numel() for p in module.parameters())
+        layers = sum(1 for _ in spec.root.walk()) - 1
+        told = f"{printable(out)}: {layers} layers, {count:,} parameters"
+        if as_json:
+            facts: dict[str, Any] = {"out": out, "keras_version": spec.generation.version}
+            facts |= {"parameters": count, "layers": layers, "notes": spec.notes}
+            told = json.dumps(facts, indent=2)
+        if is_stdout(target):  # the model went there
+            print_stderr(told)
+        else:
+            print_line(told)
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The Keras file; or OUT alone.")],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="What `k2t convert` wrote.")
+    ] = None,
+    config: ConfigPath = None,
+    plugin: Plugins = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="cpu, cuda, or all; repeatable.")
+    ] = None,
+    against: Annotated[
+        str, typer.Option("--against", help="auto, keras, reference or golden.")
+    ] = "auto",
+    masked_steps: Masked = None,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--inputs", metavar="DATA.npz", help="Your own data, besides what is drawn."),
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance, obeyed as given.", show_default="1e-5")
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative tolerance, obeyed as given.", show_default="1e-4")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prove that OUT computes what MODEL computes. Exit code 1 if it does not.
+
+    Example: k2t verify model.h5 model.pt --device all
+
+    With OUT alone its own golden vectors are the measure: k2t verify model.pt
+
+    On your own data, too, by the inputs' names or in Keras' order: --inputs data.npz
+    """
+    with errors_as_lines(debug):
+        load_plugins(plugin or ())
+        with loading_torch():
+            from keras2torch_birnn.verification import AGAINST
+            from keras2torch_birnn.verification import verify as prove
+
+        chosen = next((a for a in AGAINST if a == against), None)
+        if chosen is None:
+            raise UsageError(
+                f"--against {printable(against)}: one of {', '.join(AGAINST)} is expected"
+            )
+        of_both = chosen in ("keras", "reference") or per_layer or config or inputs
+        if out is None and of_both:
+            raise UsageError(
+                "OUT alone has only its golden vectors to be measured by",
+                "name both files: k2t verify MODEL OUT",
+            )
+        with show_progress(f"verifying {printable((out or model).name)}"):
+            report = prove(
+                model,
+                out,
+                config=config,
+                devices=device or ("cpu",),
+                masked_steps=masked_steps,
+                against=chosen,
+                atol=atol,
+                rtol=rtol,
+                inputs=inputs,
+            )
+        for note in report.notes:
+            print_message("note", note)
+        if as_json:
+            print_json(report.to_dict())
+        else:
+            _print_report(report, per_layer=per_layer)
+        raise typer.Exit(0 if report.ok else 1)
+
+
+def _print_report(report: Any, *, per_layer: bool) -> None:
+    if per_layer:
+        print_line(f"{'layer (float64, against the reference)':44} {'max abs':>9} {'max rel':>9}")
+        for layer in report.layers:
+            how = "" if layer.judged.startswith("whole") else f"  {layer.judged}"
+            mark = how if layer.ok else f"  WRONG: {layer.where}"
+            name = printable(layer.path)
+            print_line(f"{name:44} {layer.max_abs_error:9.1e} {layer.max_rel_error:9.1e}{mark}")
+        print_line("")
+    for c in report.comparisons:
+        on = f" on {c.inputs}" if c.inputs else ""
+        print_line(
+            f"{c.device:5} against {c.against}{on}: max abs error {c.max_abs_error:.1e}, "
+            f"relative {c.max_rel_error:.1e} (float32 rounding {c.yardstick_error:.1e}): "
+            f"{_verdict(c)}"
+        )
+    wrong = next((layer for layer in report.layers if not layer.ok), None)
+    if wrong is not None:
+        print_line(f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}")
+    print_line("OK" if report.ok else "NOT EQUAL" if wrong or report.judged else "CANNOT BE JUDGED")
+
+
+def _verdict(comparison: Any) -> str:
+    """What one comparison says; nothing where float32 rounding alone is as large as the output."""
+    if comparison.failure:
+        return f"cannot be computed ({comparison.failure})"
+    if not comparison.counts:
+        return "for information"
+    if not comparison.judged:
+        return "cannot be judged on this input"
+    return "equal" if comparison.ok else "NOT EQUAL"
+
+
+@app.command()
+def inspect(
+    model: ModelPath,
+    config: ConfigPath = None,
+    plugin: Plugins = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show every layer of MODEL, how it will run and why, and all that is unsupported.
+
+    Example: k2t inspect model.h5
+    """
+    with errors_as_lines(debug):
+        load_plugins(plugin or ())
+        from keras2torch_birnn.api import inspect as look
+
+        with show_progress(f"reading {printable(model.name)}"):
+            found = look(model, config=config)
+        if as_json:
+            print_json(
+                {
+                    "layers": [asdict(row) for row in found.rows],
+                    "notes": found.notes,
+                    "unsupported": [line for p in found.problems for line in p.lines()],
+                }
+            )
+        else:
+            print_table(
+                (
+                    "layer",
+                    "class",
+                    "output shape",
+                    "merge",
+                    "activations",
+                    "mask",
+                    "runs as",
+                    "why",
+                ),
+                [tuple(map(format_cell, asdict(row).values())) for row in found.rows],
+            )
+        for note in found.notes:
+            print_message("note", note)
+        if found.problems:
+            error = gather(found.problems)
+            error.file = str(model)
+            raise error
+
+
+@app.command()
+def layers(as_json: Json = False, debug: Debug = False) -> None:
+    """List every Keras layer that can be converted, with the options that cannot.
+
+    After those the layers of other packages that a shipped plugin takes: --plugin NAME.
+
+    Example: k2t layers
+    """
+    with errors_as_lines(debug):
+        from keras2torch_birnn.cli.catalogue import catalogue, operation_rows, plugin_rows
+
+        rows = (*catalogue(), *operation_rows())
+        if as_json:
+            print_json([asdict(row) for row in (*rows, *plugin_rows())])
+        else:
+            print_table(
+                ("layer", "also called", "not supported"),
+                [(row.class_name, ", ".join(row.aliases), "; ".join(row.refused)) for row in rows],
+            )
+            print_line("")
+            print_table(
+                ("--plugin", "layers", "of"),
+                [(name, ", ".join(p.classes), p.origin) for name, p in SHIPPED.items()],
+            )
+
+
+def _fill_standard_streams() -> None:
+    """Take the places 0 to 2 where the caller closed them: no file of ours may come to stand there.
+
+    (``k2t inspect m.h5 >&-``: the model would be opened as number 1.)
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    for other in _STOPS:  # one is enough: the next one must not stop the cleaning up
+        signal.signal(other, signal.SIG_IGN)
+    raise _Stopped(number)
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C and SIGTERM clean up, then end it as they end any program."""
+    _fill_standard_streams()
+    for number in _STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _stop)
+    try:
+        app()
+    except _Stopped as stopped:
+        # A shell must see that the signal ended us (130, 143), so that its own loops end, too.
+        if sys.platform != "win32":
+            signal.signal(stopped.number, signal.SIG_DFL)
+            os.kill(os.getpid(), stopped.number)
+        raise SystemExit(128 + stopped.number) from None
+    except SystemExit as end:
+        _leave(end)
+
+
+def _leave(end: SystemExit) -> NoReturn:
+    """End at once after an error, also while torch is still being imported by another thread."""
+    if end.code and threading.active_count() > 1:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+    raise end

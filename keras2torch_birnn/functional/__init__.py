@@ -1,0 +1,1 @@
+"""Activations and operations as functions of tensors."""

@@ -1,0 +1,484 @@
+"""Config JSON -> LayerSpec tree without weights. Everything unsupported is collected.
+
+Hostile input: no name in the file is ever resolved to anything but a row of ``schema.SCHEMA`` or a
+class name that the user registered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    UnsupportedLayerError,
+    UnsupportedOptionError,
+    printable,
+)
+from keras2torch_birnn.readers.config import dialects, keras1
+from keras2torch_birnn.readers.config.calls import settle_calls
+from keras2torch_birnn.readers.config.cells import (
+    check_alone,
+    check_stack,
+    read_cells,
+    settle_stack,
+    without_repeated,
+)
+from keras2torch_birnn.readers.config.custom_layers import (
+    KERAS_PACKAGES,
+    check_steps,
+    own_class_name,
+    own_layer,
+)
+from keras2torch_birnn.readers.config.graphs import functional_graph, sequential_graph, shape_value
+from keras2torch_birnn.readers.config.keras1_merge import without_merge
+from keras2torch_birnn.readers.config.penalties import penalties
+from keras2torch_birnn.readers.config.policies import Reading, read_policy
+from keras2torch_birnn.readers.operations import OPERATION_MODULES, translated_layers
+from keras2torch_birnn.readers.operations.settle import settle_operations
+from keras2torch_birnn.readers.weights.quantized import quantization, source_policy
+from keras2torch_birnn.schema import (
+    CLASS_NAMES,
+    RECURRENT,
+    REQUIRED,
+    SCHEMA,
+    BadOptionError,
+    Option,
+)
+from keras2torch_birnn.schema.cells import STACK
+from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
+from keras2torch_birnn.spec import Generation, Graph, LayerSpec
+
+MODEL_CLASSES = ("Sequential", "Functional")
+# Nested models in Keras files go two or three deep; this stops a hostile file.
+DEEPEST_NESTING = 50
+
+_REFUSED_CLASSES: Mapping[str, str] = {
+    LAMBDA: "holds Python code, which k2t never runs",
+    "TorchModuleWrapper": "holds a pickle, which k2t never opens",
+    "TFSMLayer": "loads a TensorFlow SavedModel from elsewhere",
+    "StringLookup": "looks up text; do that before the model, on integer ids",
+    "TextVectorization": "turns text into ids; do that before the model",
+    "HashedCrossing": "hashes pairs of features into bins; do that before the model",
+    "SpectralNormalization": "rewrites the kernel of the layer in it; save that layer by itself",
+}
+_HOW_TO_SUPPLY = (
+    "`k2t layers` lists what can be converted; your own layer can be supplied with --plugin"
+)
+_HOW_TO_SUPPLY_A_LAMBDA = (
+    "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file"
+)
+
+
+@dataclass
+class Parsing:
+    """What every step of one parse shares. ``problems`` and ``notes`` grow as it goes.
+
+    ``floats``: "float32", "float64", as far as layers say that they compute in it.
+    ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
+    ``penalties``: what layers add in training, by their places, see ``readers.penalties``.
+    """
+
+    generation: Generation
+    problems: list[K2TError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    floats: set[str] = field(default_factory=set)
+    of_tensorflow_1: set[str] = field(default_factory=set)
+    penalties: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
+    """Parse the root object ``{"class_name": ..., "config": ...}``.
+
+    Problems of single layers go to ``parsing.problems``.
+
+    Raises:
+        InvalidModelFileError: the text has not the structure of a Keras model.
+    """
+    class_name = _class_name(model, "model_config")
+    if CLASS_NAMES.get(class_name) not in MODEL_CLASSES:
+        raise UnsupportedLayerError(
+            f"the model is of class {printable(class_name)}, which its own Python code defines",
+            "only Sequential and Functional models hold their whole structure in the file",
+            place="model_config",
+        )
+    if parsing.generation.name == "keras1":
+        parsing.notes += keras1.open_questions(model)
+        model = keras1.with_orderings(model)
+    return _parse_layer(model, parsing, "", depth=0)
+
+
+def _class_name(entry: Any, place: str) -> str:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
+        raise InvalidModelFileError("no layer's configuration", "refused", place=place)
+    return str(entry["class_name"])
+
+
+def _config(entry: Mapping[str, Any], place: str) -> Any:
+    config = entry.get("config")
+    if not isinstance(config, Mapping | list):
+        raise InvalidModelFileError("a layer without config", "refused", place=place)
+    return config
+
+
+def _parse_layer(
+    entry: Any,
+    parsing: Parsing,
+    outer: str,
+    *,
+    depth: int,
+    wrapped: bool = False,
+    cell: bool = False,
+) -> LayerSpec:
+    file_class = _class_name(entry, outer or "model_config")
+    refused: list[str] = []
+    supplied = class_name_of([file_class]) is not None
+    if parsing.generation.name == "keras1" and not supplied:
+        refused, entry = keras1.refused_values(entry), keras1.modern(entry)
+        file_class = _class_name(entry, outer or "model_config")
+    elif parsing.generation.name == "keras2" and not supplied:
+        entry = without_merge(entry, masks_stay=False)
+        file_class = _class_name(entry, outer or "model_config")
+    config = _config(entry, outer or "model_config")
+    named = config if isinstance(config, Mapping) else {}
+    name = entry.get("name", named.get("name", file_class.lower()))
+    if not isinstance(name, str):
+        raise InvalidModelFileError("a layer's name is not a text", "refused", place=outer)
+    place = f"{outer}/{name}" if outer else name
+    if depth > DEEPEST_NESTING:
+        raise InvalidModelFileError(
+            f"layers nested deeper than {DEEPEST_NESTING}", "refused", place=printable(place)
+        )
+    parsing.problems += [UnsupportedOptionError(found, place=place) for found in refused]
+    own_class = own_class_name(entry, name, place)
+    if own_class is not None:
+        _check_dtype(named.get("dtype"), parsing, place)
+        return own_layer(own_class, name, config, parsing.generation, place, parsing.problems)
+    refusal = _refusal(entry, file_class, parsing)
+    if refusal is not None:
+        refusal.place = place
+        parsing.problems.append(refusal)
+        return LayerSpec(file_class, name, {}, place=place)
+    class_name = CLASS_NAMES[_qualified(entry, file_class)]
+    if class_name in MODEL_CLASSES:
+        return _parse_model(class_name, name, config, parsing, place, depth)
+    if not isinstance(config, Mapping):
+        raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
+    if class_name == "Bidirectional":
+        parts = _bidirectional_parts(config, parsing, place, depth)
+    elif class_name == "TimeDistributed":
+        parts = {"layer": _inner(config, "layer", parsing, place, depth)}
+        check_steps(parts["layer"], place, parsing.problems)
+    elif class_name in ("RNN", STACK):
+        config = without_repeated(config)
+        parts = read_cells(
+            class_name,
+            config,
+            place,
+            parsing.problems,
+            lambda inner: _parse_layer(inner, parsing, place, depth=depth + 1, cell=True),
+        )
+    else:
+        parts = {}
+    options = _options(file_class, class_name, config, parsing, place, wrapped=wrapped)
+    layer = LayerSpec(class_name, name, options, parts=parts, place=place)
+    if not cell:
+        check_alone(layer, parsing.problems)
+    check_stack(layer, parsing.generation, parsing.problems)
+    return settle_stack(layer, parsing.generation) if class_name == "RNN" else layer
+
+
+def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
+    """Why this layer's class cannot be converted, or None."""
+    shown = printable(class_name)
+    if class_name in _REFUSED_CLASSES:
+        advice = _HOW_TO_SUPPLY_A_LAMBDA if class_name == LAMBDA else ""
+        return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}", advice)
+    module, problem = entry.get("module"), entry.get("problem")
+    if isinstance(problem, K2TError):  # of an operation
+        return problem
+    if _is_operation(entry):
+        if f"ops.{class_name}" in CLASS_NAMES:
+            return None
+        return UnsupportedLayerError(f"operation {shown} is not supported")
+    # (Keras writes null for the module of a class that was defined in a script or notebook.)
+    foreign = "module" in entry and str(module).split(".")[0] not in KERAS_PACKAGES
+    if class_name not in CLASS_NAMES or foreign:
+        return UnsupportedLayerError(f"layer class {shown} is not supported", _HOW_TO_SUPPLY)
+    return None
+
+
+# Layers of Keras 3 whose config leaves ``trainable`` out; no operation has their names.
+_WITHOUT_TRAINABLE = frozenset(
+    "SpatialDropout1D SpatialDropout2D SpatialDropout3D Discretization HashedCrossing".split()
+)
+
+
+def _is_operation(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry is an operation of Keras 3, not a layer of the same name.
+
+    The module says so in a ``.keras`` file. In an ``.h5`` there is none, but nearly every layer of
+    Keras 3 has ``trainable`` in its config and no operation has; ``inbound_nodes`` are dicts in
+    Keras 3.
+    """
+    module, nodes, config = entry.get("module"), entry.get("inbound_nodes"), entry.get("config")
+    if isinstance(module, str):
+        return module.startswith(OPERATION_MODULES)
+    dict_nodes = isinstance(nodes, list) and any(isinstance(n, Mapping) for n in nodes)
+    bare = isinstance(config, Mapping) and "trainable" not in config
+    class_name = entry.get("class_name")
+    named = isinstance(class_name, str) and class_name not in _WITHOUT_TRAINABLE
+    return dict_nodes and bare and named
+
+
+def _qualified(entry: Mapping[str, Any], file_class: str) -> str:
+    return f"ops.{file_class}" if _is_operation(entry) else file_class
+
+
+def _options(
+    file_class: str,
+    class_name: str,
+    given: Mapping[str, Any],
+    parsing: Parsing,
+    place: str,
+    *,
+    wrapped: bool,
+) -> dict[str, Any]:
+    """The explicit options of a layer; what cannot be honoured goes to the problems."""
+    schema = SCHEMA[class_name]
+    if added := penalties(class_name, given):
+        parsing.penalties[place] = added
+    config = dialects.renamed(class_name, given)
+    trainable = config.pop("trainable", True)
+    if class_name == "InputLayer":
+        _note_dtype(read_policy(config.get("dtype")), parsing)
+        if config.get("shape") is not None:
+            config["shape"] = shape_value(config["shape"], place)
+        for key in ("sparse", "ragged"):
+            if config.get(key):
+                parsing.problems.append(
+                    UnsupportedOptionError(f"{key}=True is not supported", place=place)
+                )
+    elif "dtype" not in schema.options:
+        quantized, refusal = quantization(class_name, config)
+        if refusal:
+            parsing.problems.append(UnsupportedOptionError(refusal, place=place))
+        else:
+            _check_dtype(source_policy(config.get("dtype")), parsing, place)
+        config.pop("dtype", None)
+        if quantized:
+            config["quantized"] = quantized
+    if "recurrent_dropout" in schema.options:
+        config = dialects.cell_defaults(file_class, config, parsing.generation)
+    if "masked_output" in schema.options:
+        first = wrapped and dialects.as_tensorflow_1(given, parsing.generation)
+        if first:
+            parsing.of_tensorflow_1.add(place)
+        anew = first or not parsing.generation.bidirectional_carries
+        if wrapped and config.get("stateful") and anew:
+            config["stateful"] = False
+            parsing.notes.append(
+                f"{printable(place)}: stateful inside a Bidirectional has no effect in Keras "
+                f"{printable(parsing.generation.version)}: every batch starts anew"
+            )
+        config = dialects.recurrent_defaults(
+            file_class, config, parsing.generation, wrapped=wrapped
+        )
+    untold = class_name in ("Attention", "AdditiveAttention") and "causal" not in given
+    if untold and parsing.generation.version == "2.2.4-tf":
+        parsing.notes.append(
+            f"{printable(place)}: TensorFlow 1.14 does not write the options of {class_name}; "
+            "taken as causal=False, as this Keras does when it reads the file"
+        )
+    config |= dialects.mask_rules(class_name, parsing.generation)
+    options: dict[str, Any] = {"trainable": trainable is not False}
+    for key, option in schema.options.items():
+        options[key] = _option(class_name, key, option, config, parsing, place)
+    for key in config.keys() - schema.options.keys():
+        if key not in (*schema.parts, "layer") and dialects.has_effect(class_name, key):
+            parsing.problems.append(
+                UnsupportedOptionError(
+                    f"{class_name} option {printable(key)}={printable(repr(config[key]))} "
+                    "is unknown",
+                    place=place,
+                )
+            )
+    return options
+
+
+def _option(
+    class_name: str,
+    key: str,
+    option: Option,
+    config: Mapping[str, Any],
+    parsing: Parsing,
+    place: str,
+) -> Any:
+    if key not in config and option.default is not REQUIRED:
+        return option.default
+    try:
+        if key not in config:
+            raise InvalidModelFileError(
+                f"{class_name} without {key}", "the file is incomplete", place=place
+            )
+        value = config[key]
+        if key in ("activation", "recurrent_activation"):
+            value = dialects.activation(value, parsing.generation)
+        return option.parse(value)
+    except BadOptionError as error:
+        parsing.problems.append(
+            UnsupportedOptionError(
+                f"{class_name} option {key}={printable(repr(config[key]))} is not supported: "
+                f"{error}",
+                place=place,
+            )
+        )
+    except K2TError as error:
+        parsing.problems.append(error)
+    return None if option.default is REQUIRED else option.default
+
+
+def _check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
+    meaning = read_policy(policy)
+    _note_dtype(meaning, parsing)
+    parsing.floats |= {meaning.floats} - {""}
+    if meaning.refusal:
+        parsing.problems.append(UnsupportedOptionError(meaning.refusal, place=place))
+
+
+def _note_dtype(meaning: Reading, parsing: Parsing) -> None:
+    if meaning.note and meaning.note not in parsing.notes:
+        parsing.notes.append(meaning.note)
+
+
+# ---- wrappers ---------------------------------------------------------------------------------
+
+
+def _inner(
+    config: Mapping[str, Any],
+    key: str,
+    parsing: Parsing,
+    place: str,
+    depth: int,
+    *,
+    wrapped: bool = False,
+) -> LayerSpec:
+    if key not in config:
+        raise InvalidModelFileError(f"a wrapper without {key}", "refused", place=place)
+    return _parse_layer(config[key], parsing, place, depth=depth + 1, wrapped=wrapped)
+
+
+def _bidirectional_parts(
+    config: Mapping[str, Any], parsing: Parsing, place: str, depth: int
+) -> dict[str, LayerSpec]:
+    """The two halves, each with its own explicit ``go_backwards``.
+
+    Without ``backward_layer`` (Keras 2 and tf.keras write it only when the user gave one) the
+    backward half is the forward one's twin with ``go_backwards`` turned round
+    (Keras 2.2.4 ``layers/wrappers.py``, tf.keras 2.15 ``layers/rnn/bidirectional.py``).
+    """
+    forward = _inner(config, "layer", parsing, place, depth, wrapped=True)
+    if config.get("backward_layer") is not None:
+        backward = _inner(config, "backward_layer", parsing, place, depth, wrapped=True)
+    elif forward.class_name in RECURRENT:
+        entry = config["layer"]
+        mirrored = {
+            **entry["config"],
+            "go_backwards": not entry["config"].get("go_backwards", False),
+        }
+        quiet = Parsing(parsing.generation)  # its problems are the forward half's
+        backward = _parse_layer(
+            {**entry, "config": mirrored}, quiet, place, depth=depth + 1, wrapped=True
+        )
+    else:  # refused below; without what is in it, or nesting would double it every time
+        backward = replace(forward, parts={}, graph=None)
+    for half in (forward, backward):
+        refused = any(half.place == problem.place for problem in parsing.problems)
+        if half.class_name not in RECURRENT and not refused:
+            parsing.problems.append(
+                UnsupportedLayerError(
+                    f"Bidirectional over {printable(half.class_name)} is not supported",
+                    place=place,
+                )
+            )
+            break
+    halves = (forward, backward)
+    if all(h.class_name in RECURRENT and h.config for h in halves):  # none was refused
+        _check_halves(forward, backward, parsing, place)
+    parts = {
+        "forward_layer": replace(forward, place=f"{place}/forward_layer"),
+        "backward_layer": replace(backward, place=f"{place}/backward_layer"),
+    }
+    if parsing.of_tensorflow_1 & {forward.place, backward.place}:
+        parsing.of_tensorflow_1.update(half.place for half in parts.values())
+    return parts
+
+
+def _check_halves(forward: LayerSpec, backward: LayerSpec, parsing: Parsing, place: str) -> None:
+    if forward.config["go_backwards"] == backward.config["go_backwards"]:
+        parsing.problems.append(
+            UnsupportedOptionError(
+                "both halves of the Bidirectional read in the same direction (go_backwards), "
+                "which Keras refuses",
+                place=place,
+            )
+        )
+    for key in ("return_sequences", "return_state", "stateful"):
+        if forward.config[key] != backward.config[key]:
+            parsing.problems.append(
+                UnsupportedOptionError(
+                    f"the halves of the Bidirectional differ in {key}, which Keras refuses",
+                    place=place,
+                )
+            )
+
+
+# ---- models -----------------------------------------------------------------------------------
+
+
+def _parse_model(
+    class_name: str, name: str, config: Any, parsing: Parsing, place: str, depth: int
+) -> LayerSpec:
+    entries = config if isinstance(config, list) else config.get("layers")
+    if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
+        raise InvalidModelFileError(
+            "a model without layers", "refused", place=place or "model_config"
+        )
+    # The root's own name is no part of a place: a reader of messages knows which model it is.
+    inner = place if depth else ""
+    if class_name != "Sequential":
+        entries = translated_layers(entries, _is_operation)
+    layers = tuple(_parse_layer(e, parsing, inner, depth=depth + 1) for e in entries)
+    names = [layer.name for layer in layers]
+    repeated, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise InvalidModelFileError(
+            f"{times} layers are called {printable(repeated)}", "refused", place=place
+        )
+    graph: Graph
+    if class_name == "Sequential":
+        declared = config if isinstance(config, Mapping) else {}
+        graph = sequential_graph(layers, entries, declared, place)
+    else:
+        if not isinstance(config, Mapping):
+            raise InvalidModelFileError("a Functional model's config is a list", place=place)
+        graph = functional_graph(
+            layers,
+            entries,
+            config,
+            place,
+            parsing.problems,
+            # "3.0" is also what a text of Keras 3 counts as that names no version.
+            counts_all_calls=parsing.generation.version.split(".")[:2] in (["3", "0"], ["3", "1"]),
+        )
+        graph = settle_calls(graph, parsing.generation, parsing.problems, parsing.notes)
+        half = any("computed in float32" in note for note in parsing.notes)
+        graph = settle_operations(graph, parsing.generation, parsing.problems, half=half)
+    return LayerSpec(class_name, name, {"trainable": _trainable(config)}, graph=graph, place=place)
+
+
+def _trainable(config: Any) -> bool:
+    return not isinstance(config, Mapping) or config.get("trainable", True) is not False

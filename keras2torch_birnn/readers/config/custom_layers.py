@@ -1,0 +1,168 @@
+"""Layers of plugins in a file: which entries are theirs, and what is taken from their configs.
+
+Nothing of a config is resolved or run; of a Lambda only its arguments and its declared shape count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    UnsupportedOptionError,
+    printable,
+)
+from keras2torch_birnn.readers.config import dialects
+from keras2torch_birnn.readers.config.graphs import shape_value
+from keras2torch_birnn.schema import REQUIRED, BadOptionError, Option
+from keras2torch_birnn.schema.custom_layers import (
+    LAMBDA,
+    REGISTERED,
+    class_name_of,
+    output_count,
+    own_of,
+    python_name,
+)
+from keras2torch_birnn.spec import Generation, LayerSpec
+
+KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
+# What every Keras layer has in its config, beside the keys that never have an effect.
+_EVERY_LAYER = frozenset({"trainable", "dtype", "batch_size"})
+
+
+def own_class_name(entry: Mapping[str, Any], name: str, place: str) -> str | None:
+    """The class under which a plugin takes this layer, or None: Keras' own, or nobody's.
+
+    Old ``.h5`` files have ``class_name`` only, with the package before ``>`` if the class was
+    registered; ``.keras`` files have ``module`` and ``registered_name`` as well.
+    """
+    class_name, module = str(entry["class_name"]), entry.get("module")
+    if class_name == LAMBDA and (place in REGISTERED.lambdas or name in REGISTERED.lambdas):
+        return LAMBDA
+    if isinstance(module, str) and module.split(".")[0] in KERAS_PACKAGES:
+        return None
+    return class_name_of((entry.get("registered_name"), class_name, python_name(class_name)))
+
+
+def own_layer(
+    class_name: str,
+    name: str,
+    config: Any,
+    generation: Generation,
+    place: str,
+    problems: list[K2TError],
+) -> LayerSpec:
+    """The spec of a plugin's layer, without weights.
+
+    Raises:
+        InvalidModelFileError: its config is no object.
+    """
+    if not isinstance(config, Mapping):
+        raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
+    layer = LayerSpec(class_name, name, {}, place=place)
+    own = own_of(layer)
+    options: dict[str, Any] = dict(config)
+    if class_name == LAMBDA:
+        options = _lambda_options(config, place)
+    elif own is not None and own.options is not None:
+        options = _declared(layer, own.options, config, generation, problems)
+    return LayerSpec(class_name, name, options, place=place)
+
+
+def _declared(
+    layer: LayerSpec,
+    known: Mapping[str, Any],
+    given: Mapping[str, Any],
+    generation: Generation,
+    problems: list[K2TError],
+) -> dict[str, Any]:
+    """The options that the plugin knows, each with a value; others are problems."""
+    shown = printable(python_name(layer.class_name))
+    config = {key: dialects.plain_value(value) for key, value in given.items()}
+    options: dict[str, Any] = {"trainable": config.get("trainable", True) is not False}
+    for key, option in known.items():
+        try:
+            options[key] = _value(key, option, config, generation)
+        except BadOptionError as error:
+            found = printable(repr(config.get(key)))
+            problems.append(
+                UnsupportedOptionError(
+                    f"{shown} option {key}={found} is not supported: {error}", place=layer.place
+                )
+            )
+    for key in config.keys() - known.keys() - _EVERY_LAYER:
+        if dialects.has_effect(layer.class_name, key):
+            problems.append(
+                UnsupportedOptionError(
+                    f"{shown} option {printable(key)}={printable(repr(config[key]))} is unknown",
+                    "its plugin must name it in options=",
+                    place=layer.place,
+                )
+            )
+    return options
+
+
+def _value(key: str, option: Any, config: Mapping[str, Any], generation: Generation) -> Any:
+    if not isinstance(option, Option):  # a plain default: whatever the file says
+        return config.get(key, option)
+    if key not in config:
+        if option.default is REQUIRED:
+            raise BadOptionError("a value is expected")
+        return option.default
+    value = config[key]
+    if key == "activation" or key.endswith("_activation"):
+        value = dialects.activation(value, generation)
+    return option.parse(value)
+
+
+def _lambda_options(config: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Arguments, declared output shape (without the batch), and whether it makes a mask."""
+    arguments = config.get("arguments") or {}
+    if not isinstance(arguments, Mapping):
+        raise InvalidModelFileError("a Lambda's arguments are no object", "refused", place=place)
+    shape = dialects.plain_value(config.get("output_shape"))
+    if config.get("output_shape_type", "raw") != "raw" or not _is_plain(shape):
+        shape = None
+    return {
+        "trainable": config.get("trainable", True) is not False,
+        # Keras 2 leaves in it the mask of the last call; a call says its own.
+        "arguments": {str(k): dialects.plain_value(v) for k, v in arguments.items() if k != "mask"},
+        "output_shape": shape and shape_value(shape, place),
+        "makes_mask": config.get("mask") is not None,
+    }
+
+
+def _is_plain(shape: Any) -> bool:
+    return isinstance(shape, list) and all(size is None or type(size) is int for size in shape)
+
+
+def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
+    """Refuse a Lambda's name that stands for two layers: nobody knows which one was meant."""
+    places: dict[str, list[str]] = {}
+    for layer in root.walk():
+        if layer.class_name == LAMBDA:
+            known = layer.place if layer.place in REGISTERED.lambdas else layer.name
+            places.setdefault(known, []).append(layer.place)
+    for name, found in places.items():
+        if len(found) > 1 and name in REGISTERED.lambdas:
+            problems.append(
+                UnsupportedOptionError(
+                    f"{len(found)} Lambda layers are called {printable(name)}",
+                    f"supply each by its path: {', '.join(map(printable, found[:5]))}",
+                    place=found[0],
+                )
+            )
+
+
+def check_steps(layer: LayerSpec, place: str, problems: list[K2TError]) -> None:
+    """Refuse a plugin's layer in a wrapper where it gives several tensors."""
+    if own_of(layer) is not None and output_count(layer) > 1:
+        problems.append(
+            UnsupportedOptionError(
+                f"TimeDistributed over {printable(python_name(layer.class_name))}, which gives "
+                "several tensors",
+                place=place,
+            )
+        )

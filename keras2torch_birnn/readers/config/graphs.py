@@ -1,0 +1,470 @@
+"""How layers are connected: every dialect of ``inbound_nodes`` -> calls in executable order.
+
+Nothing here recurses over the chain of layers and nothing is quadratic: a file may hold thousands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    UnsupportedOptionError,
+    printable,
+)
+from keras2torch_birnn.readers.config.graph_checks import checked
+from keras2torch_birnn.readers.operations import TRANSLATED
+from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
+from keras2torch_birnn.readers.operations.constants import read_constant
+from keras2torch_birnn.schema import OPS, RECURRENT, SCHEMA, BadOptionError
+from keras2torch_birnn.spec import (
+    Call,
+    Graph,
+    LayerSpec,
+    Structure,
+    TensorRef,
+    leaves,
+    map_structure,
+    tensors,
+)
+
+_CARRY_STATES = (*RECURRENT, "Bidirectional")
+
+
+# ---- Sequential -------------------------------------------------------------------------------
+
+
+def sequential_graph(
+    layers: Sequence[LayerSpec],
+    entries: Sequence[Any],
+    declared: Mapping[str, Any],
+    place: str,
+) -> Graph:
+    """A chain. Where the file has no InputLayer one is made from what the first layer says.
+
+    Only the first layer's ``batch_input_shape`` counts: later ones are stale (TF 1.14 keeps the
+    model's own there; Keras 1 writes one on every Embedding).
+    """
+    if layers[0].class_name != "InputLayer":
+        taken = {layer.name for layer in layers}
+        name = f"{layers[0].name}_input"
+        while name in taken:
+            name += "_"
+        config = {
+            "trainable": True,
+            "shape": _first_shape(layers[0], entries[0], declared),
+            "dtype": "float32",
+        }
+        layers = (LayerSpec("InputLayer", name, config, place=name), *layers)
+    if any(layer.class_name == "InputLayer" for layer in layers[1:]):
+        raise InvalidModelFileError("an InputLayer amid the layers", "refused", place=place)
+    refs = [TensorRef(layer.name) for layer in layers]
+    calls = [Call(layers[0].name, 0, ())]
+    calls += [Call(layer.name, 0, (ref,)) for layer, ref in zip(layers[1:], refs, strict=False)]
+    return Graph(tuple(layers), tuple(calls), (refs[0],), refs[-1])
+
+
+def _first_shape(first: LayerSpec, entry: Any, declared: Mapping[str, Any]) -> Any:
+    if first.graph is not None:
+        ref = next(leaves(first.graph.inputs))
+        return first.graph.layer(ref.layer).config["shape"]
+    config = entry["config"]
+    for source, key in (
+        (config, "batch_input_shape"),
+        (config, "batch_shape"),
+        (declared, "build_input_shape"),
+    ):
+        if isinstance(source, Mapping) and source.get(key) is not None:
+            return shape_value(source[key], first.place)
+    return None
+
+
+def shape_value(value: Any, place: str) -> tuple[int | None, ...]:
+    """Read a shape from a config: whole numbers and null, at most 32 of them."""
+    if isinstance(value, Mapping) and value.get("class_name") == "__tuple__":
+        value = value.get("items")
+    if (
+        not isinstance(value, list | tuple)
+        or not 1 <= len(value) <= 32
+        or not all(v is None or (type(v) is int and 0 < v < 2**31) for v in value)
+    ):
+        raise InvalidModelFileError(
+            f"{printable(value)} is not the shape of an input", "refused", place=place
+        )
+    return tuple(value)
+
+
+# ---- Functional -------------------------------------------------------------------------------
+
+
+def functional_graph(
+    layers: Sequence[LayerSpec],
+    entries: Sequence[Any],
+    config: Mapping[str, Any],
+    place: str,
+    problems: list[K2TError],
+    *,
+    counts_all_calls: bool = False,
+) -> Graph:
+    """Any graph of layers, in any dialect.
+
+    ``counts_all_calls``: see ``_own_calls``.
+    """
+    by_name = {layer.name: layer for layer in layers}
+    nodes: dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]] = {}
+    for layer, entry in zip(layers, entries, strict=True):
+        found = entry.get("inbound_nodes") or []
+        if not isinstance(found, list):
+            raise InvalidModelFileError("inbound_nodes is no list", "refused", place=layer.place)
+        if not found and layer.class_name == "InputLayer":
+            nodes[layer.name, 0] = ((), {})
+        for index, node in enumerate(found):
+            nodes[layer.name, index] = _parse_node(node, by_name, layer.place)
+    inputs = _ends(config, "input_layers", by_name, place)
+    outputs = _ends(config, "output_layers", by_name, place)
+    dict_nodes = any(
+        _is_keras3_node(node)
+        for entry in entries
+        if entry.get("module") != TRANSLATED
+        for node in entry.get("inbound_nodes") or ()
+    )
+    nodes, outputs = _zero_based(nodes, outputs, by_name, dict_nodes=dict_nodes)
+    if counts_all_calls:
+        nodes = _own_calls(nodes, outputs, place)
+    calls = [
+        _canonical(by_name[name], index, args, kwargs, dict_nodes, problems)
+        for (name, index), (args, kwargs) in nodes.items()
+    ]
+    ordered = _in_order(calls, outputs, place)
+    return checked(Graph(tuple(layers), ordered, inputs, outputs), place)
+
+
+def _is_keras3_node(node: Any) -> bool:
+    """{"args": [...], "kwargs": {...}}: the form of Keras 3."""
+    return isinstance(node, Mapping) and isinstance(node.get("kwargs"), Mapping)
+
+
+def _is_ref(value: Any, by_name: Mapping[str, LayerSpec]) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) >= 3
+        and isinstance(value[0], str)
+        and value[0] in by_name
+        and type(value[1]) is int
+        and type(value[2]) is int
+    )
+
+
+def _parse_node(
+    node: Any, by_name: Mapping[str, LayerSpec], place: str
+) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+    if _is_keras3_node(node):
+        args, kwargs = node.get("args", []), node["kwargs"]
+        if not isinstance(args, list):
+            raise InvalidModelFileError("a call without args", "refused", place=place)
+        return (
+            tuple(_tensors(a, by_name, place) for a in args),
+            {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()},
+        )
+    if isinstance(node, Mapping) and node:  # tf.keras: a model called with a dict of tensors
+        items = sorted(node.items())
+        listed = [value if isinstance(value, list) else [value] for _, value in items]
+        refs, kwargs = _parse_node(listed, by_name, place)
+        if len(refs) != len(items):
+            raise InvalidModelFileError(
+                f"{len(refs)} tensors by {len(items)} names", "refused", place=place
+            )
+        return ({str(name): ref for (name, _), ref in zip(items, refs, strict=True)},), kwargs
+    if not isinstance(node, list) or not node:
+        raise InvalidModelFileError("a call of unknown form", "refused", place=place)
+    if isinstance(node[0], str):  # one tensor, not in a list of tensors
+        node = [node]
+    found: list[TensorRef] = []
+    for tensor in (one for entry in node for one in _each(entry)):
+        if not _is_ref(tensor, by_name):
+            raise InvalidModelFileError(
+                f"an input from {printable(tensor)}, which is no layer of the model",
+                "refused",
+                place=place,
+            )
+        found.append(TensorRef(tensor[0], tensor[1], tensor[2]))
+    # The same kwargs are repeated on every tensor.
+    kwargs = node[0][3] if len(node[0]) > 3 and isinstance(node[0][3], Mapping) else {}
+    return tuple(found), {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()}
+
+
+def _each(entry: Any) -> list[Any]:
+    """A tensor, or the tensors of a list: tf.keras nests the states of a stack of cells."""
+    nested = isinstance(entry, list) and entry and all(isinstance(one, list) for one in entry)
+    return entry if nested else [entry]
+
+
+def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Structure:
+    """Turn every reference inside a structure into a TensorRef."""
+    if isinstance(value, Mapping):
+        if value.get("class_name") == "__keras_tensor__":
+            config = value.get("config")
+            history = config.get("keras_history") if isinstance(config, Mapping) else None
+            if not isinstance(history, list) or not _is_ref(history, by_name):
+                raise InvalidModelFileError(
+                    f"an input from {printable(history)}, which is no layer of the model",
+                    "refused",
+                    place=place,
+                )
+            return TensorRef(*history[:3])
+        if value.get("class_name") in CONSTANTS:
+            return read_constant(value, place)
+        # Keras takes the entries of a dict in the order of their keys.
+        items = sorted((str(k), v) for k, v in value.items())
+        return {k: _tensors(v, by_name, place) for k, v in items}
+    if _is_ref(value, by_name) and len(value) == 3:
+        return TensorRef(*value)
+    if isinstance(value, list):
+        return tuple(_tensors(v, by_name, place) for v in value)
+    return value
+
+
+def _ends(
+    config: Mapping[str, Any], key: str, by_name: Mapping[str, LayerSpec], place: str
+) -> Structure:
+    """``input_layers`` / ``output_layers``: a triple, or lists and dicts of triples."""
+    ends = _tensors(config.get(key), by_name, place)
+    if isinstance(ends, TensorRef):
+        ends = (ends,) if key == "input_layers" else ends
+    found = list(leaves(ends))
+    if not found or not all(isinstance(end, TensorRef) for end in found):
+        raise InvalidModelFileError(f"{key} names no layer of the model", "refused", place=place)
+    # A list of one output is one tensor: Keras' predict gives it so.
+    return (
+        ends[0] if key == "output_layers" and isinstance(ends, tuple) and len(ends) == 1 else ends
+    )
+
+
+def _zero_based(
+    nodes: Mapping[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]],
+    outputs: Structure,
+    by_name: Mapping[str, LayerSpec],
+    *,
+    dict_nodes: bool,
+) -> tuple[dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]], Structure]:
+    """Number the calls of nested models from 0, as those of all other layers.
+
+    A nested model that was built on its own input has that as its call 0, which files do not
+    list. List-form files count from 1 then: the highest index in use equals the number of calls.
+    Keras 3 does so in ``output_layers`` only, and only for Functional ones.
+    """
+    nested = {n for n, layer in by_name.items() if layer.graph is not None}
+    if not nested:
+        return dict(nodes), outputs
+
+    def shift(names: set[str], structure: Structure) -> Structure:
+        return map_structure(
+            lambda leaf: (
+                replace(leaf, call=leaf.call - 1)
+                if isinstance(leaf, TensorRef) and leaf.layer in names
+                else leaf
+            ),
+            structure,
+        )
+
+    if dict_nodes:
+        functional = {n for n in nested if by_name[n].class_name == "Functional"}
+        return dict(nodes), shift(functional, outputs)
+    calls = Counter(name for name, _ in nodes)
+    highest: dict[str, int] = {}
+    for ref in tensors((tuple(nodes.values()), outputs)):
+        highest[ref.layer] = max(ref.call, highest.get(ref.layer, 0))
+    from_one = {n for n in nested if highest.get(n) == calls[n]}
+    return (
+        {
+            key: (shift(from_one, args), shift(from_one, kwargs))
+            for key, (args, kwargs) in nodes.items()
+        },
+        shift(from_one, outputs),
+    )
+
+
+def _own_calls(
+    nodes: Mapping[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]],
+    outputs: Structure,
+    place: str,
+) -> dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]]:
+    """Number the calls of layers that were called outside of this model, too.
+
+    Keras 3.0 and 3.1 list the calls that belong to the model and number those in ``output_layers``
+    accordingly; between layers they count every call that there ever was (``serialize_node``), and
+    cannot open such a file again. As a model has no call that nothing reads, and numbers keep
+    their order, the calls are known where as many are named as listed, or as are no output.
+    """
+    calls = Counter(name for name, _ in nodes)
+    between, ends = _numbers(tuple(nodes.values())), _numbers(outputs)
+    own: dict[tuple[str, int], int] = {}
+    for name, named in between.items():
+        listed = set(range(calls[name]))
+        given = ends.get(name, set())
+        if named | given == listed:
+            continue
+        meant = listed if len(named) == len(listed) else listed - given
+        if len(named) != len(meant):
+            raise InvalidModelFileError(
+                f"calls {', '.join(map(str, sorted(named)[:5]))} of layer {printable(name)} are "
+                f"used where {len(listed)} are listed: Keras before 3.2 also counts calls outside "
+                "of the model",
+                "save the model from a program that calls its layers in it alone",
+                place=place,
+            )
+        own.update(((name, a), b) for a, b in zip(sorted(named), sorted(meant), strict=True))
+
+    def numbered(leaf: Any) -> Any:
+        if not isinstance(leaf, TensorRef):
+            return leaf
+        return replace(leaf, call=own.get((leaf.layer, leaf.call), leaf.call))
+
+    return {
+        key: (map_structure(numbered, args), map_structure(numbered, kwargs))
+        for key, (args, kwargs) in nodes.items()
+    }
+
+
+def _numbers(structure: Structure) -> dict[str, set[int]]:
+    """Layer -> which of its calls are read."""
+    found: dict[str, set[int]] = {}
+    for ref in tensors(structure):
+        found.setdefault(ref.layer, set()).add(ref.call)
+    return found
+
+
+def _canonical(
+    layer: LayerSpec,
+    index: int,
+    args: tuple[Structure, ...],
+    kwargs: Mapping[str, Structure],
+    dict_nodes: bool,
+    problems: list[K2TError],
+) -> Call:
+    """One meaning, one form: tensors in ``args``, in ``kwargs`` only what has an effect."""
+    if layer.class_name in OPS:  # they are in their form already
+        return Call(layer.name, index, args, {})
+    kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
+    if kwargs.get("training") not in (None, False, 0):
+        problems.append(
+            UnsupportedOptionError("a layer called with training=True", place=layer.place)
+        )
+    if layer.class_name in _CARRY_STATES:
+        args = _recurrent_call(args, kept, dict_nodes)
+    elif layer.class_name in SCHEMA:
+        schema = SCHEMA[layer.class_name]
+        if not dict_nodes and (len(args) > 1 or schema.listed):
+            args = (args,)  # one argument, a list of tensors
+        args += tuple(kept.pop(name, None) for name in schema.arguments[len(args) :])
+        while args and args[-1] is None:
+            args = args[:-1]
+        if len(args) > 1 and len(schema.arguments) > 1:  # query_mask, value_mask, ...
+            passed = tuple(kept.pop(f"{name}_mask", None) for name in schema.arguments[: len(args)])
+            if any(mask is not None for mask in passed):
+                kept["mask"] = passed
+    elif not dict_nodes and len(args) > 1:  # a plugin's layer: one argument, a list of tensors
+        args = (args,)
+    _check_call(layer, kept, problems)
+    return Call(layer.name, index, args, kept)
+
+
+def _recurrent_call(
+    args: tuple[Structure, ...], kept: dict[str, Structure], dict_nodes: bool
+) -> tuple[Structure, ...]:
+    """Tensors after the sequence are the initial states, however the dialect passes them."""
+    if len(args) > 1:
+        kept.setdefault("initial_state", args[1] if dict_nodes else args[1:])
+    if "initial_state" in kept:  # a tensor, a list, or for a stack of cells a list of lists
+        kept["initial_state"] = tuple(leaves(kept["initial_state"]))
+    if dict_nodes and "initial_state" in kept and "mask" not in kept:
+        # Keras 3 fills in masks for layers with one tensor argument only, so the recurrence
+        # runs unmasked; the output carries the mask on (Keras 3.15 ``layers/layer.py``).
+        kept["ignore_mask"] = True
+    return args[:1]
+
+
+# Call arguments that the builder and the reference understand for every layer.
+_COMMON = ("mask", "ignore_mask")
+
+
+def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2TError]) -> None:
+    """Read the options of a call; what is unknown is a problem."""
+    options = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else {}
+    known = (*_COMMON, "initial_state") if layer.class_name in _CARRY_STATES else _COMMON
+    for key in [k for k in kept if k not in known and layer.class_name in SCHEMA]:
+        try:
+            if key not in options:
+                raise BadOptionError("unknown")
+            kept[key] = options[key].parse(kept[key])
+        except BadOptionError as error:
+            problems.append(
+                UnsupportedOptionError(
+                    f"{layer.class_name} called with {printable(key)}={_shown(kept[key])}: {error}",
+                    place=layer.place,
+                )
+            )
+
+
+def _shown(value: Structure) -> str:
+    """A value of a call for a message."""
+    return "a tensor" if any(True for _ in tensors(value)) else printable(repr(value))
+
+
+def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Call, ...]:
+    """Sort so that every call comes after those it needs, else in the file's order."""
+    by_key = {(call.layer, call.index): call for call in calls}
+    waiting: dict[tuple[str, int], int] = {}
+    users: dict[tuple[str, int], list[tuple[str, int]]] = {key: [] for key in by_key}
+    for key, call in by_key.items():
+        refs = list(tensors((call.args, call.kwargs)))
+        for ref in refs:
+            _check_output(ref, place)
+        needs = {(ref.layer, ref.call) for ref in refs}
+        waiting[key] = len(needs)
+        for need in needs:
+            _check_exists(need, by_key, place)
+            users[need].append(key)
+    for ref in tensors(outputs):
+        _check_output(ref, place)
+        _check_exists((ref.layer, ref.call), by_key, place)
+    ready = deque(key for key, count in waiting.items() if count == 0)
+    ordered: list[Call] = []
+    while ready:
+        key = ready.popleft()
+        ordered.append(by_key[key])
+        for user in users[key]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                ready.append(user)
+    if len(ordered) < len(calls):
+        stuck = sorted({name for (name, _), count in waiting.items() if count})
+        raise InvalidModelFileError(
+            f"layers {', '.join(printable(name) for name in stuck[:5])} form a cycle",
+            "refused",
+            place=place,
+        )
+    return tuple(ordered)
+
+
+def _check_output(ref: TensorRef, place: str) -> None:
+    """Outputs count from 0. Whether there are as many is known with their shapes."""
+    if ref.output < 0:
+        raise InvalidModelFileError(
+            f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
+            "refused",
+            place=place,
+        )
+
+
+def _check_exists(key: tuple[str, int], by_key: Mapping[tuple[str, int], Call], place: str) -> None:
+    if key not in by_key:
+        raise InvalidModelFileError(
+            f"call {key[1]} of layer {printable(key[0])} is used but not there",
+            "refused",
+            place=place,
+        )

@@ -1,0 +1,344 @@
+"""Keras 1 (1.0 to 1.2.2) in the words of Keras 2: its configs and how its weights stand in files.
+
+Sources: Keras 1.2.2 ``layers/*.py`` (``get_config``, ``build``) and ``engine/topology.py``
+(``load_weights_from_hdf5_group``). Everything that is peculiar to Keras 1 is on this page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.readers.config.keras1_merge import starts_with_merge, without_merge
+from keras2torch_birnn.readers.weights.layouts import HasShape, Layout
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.shape_inference import expected_weights
+from keras2torch_birnn.spec import Array, LayerSpec, Shape
+
+# ---- configs -----------------------------------------------------------------------------------
+
+_CLASSES: Mapping[str, str] = {
+    "AtrousConvolution1D": "Conv1D",
+    "AtrousConvolution2D": "Conv2D",
+    "Convolution1D": "Conv1D",
+    "Convolution2D": "Conv2D",
+    "Convolution3D": "Conv3D",
+    "Deconvolution2D": "Conv2DTranspose",
+    "SeparableConvolution2D": "SeparableConv2D",
+    "TimeDistributedDense": "Dense",  # a Dense works on every step anyway
+}
+
+_SIZED = ("Dense", "TimeDistributedDense", "LSTM", "GRU", "SimpleRNN")
+_WINDOWS = ("Convolution1D", "AtrousConvolution1D", "LocallyConnected1D")
+_PLANES = (
+    "Convolution2D",
+    "AtrousConvolution2D",
+    "SeparableConvolution2D",
+    "Deconvolution2D",
+    "ConvLSTM2D",
+    "LocallyConnected2D",
+)
+# Where a window's sizes stand.
+_SIDES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(_PLANES, ("nb_row", "nb_col")),
+    "Convolution3D": ("kernel_dim1", "kernel_dim2", "kernel_dim3"),
+}
+# Layers of planes and cubes whose configs do not say where the channels stand.
+_SILENT = tuple(f"{name}{n}D" for n in (2, 3) for name in ("ZeroPadding", "Cropping", "UpSampling"))
+_POOLS = ("MaxPooling1D", "AveragePooling1D")
+
+_RENAMED: Mapping[str, str] = {
+    "inner_activation": "recurrent_activation",
+    "dropout_W": "dropout",
+    "dropout_U": "recurrent_dropout",
+    "consume_less": "implementation",
+    "bias": "use_bias",
+    "p": "rate",
+    "sigma": "stddev",
+    "border_mode": "padding",
+    "nb_filter": "filters",
+    "filter_length": "kernel_size",
+    "subsample_length": "strides",
+    "subsample": "strides",
+    "atrous_rate": "dilation_rate",
+    "pool_length": "pool_size",
+    "dim_ordering": "data_format",
+}
+_RENAMED_IN: Mapping[str, Mapping[str, str]] = {
+    **{name: {"output_dim": "units"} for name in _SIZED},
+    **{name: {"stride": "strides"} for name in _POOLS},
+    "UpSampling1D": {"length": "size"},
+}
+_VALUES: Mapping[str, Mapping[Any, Any]] = {
+    "implementation": {"cpu": 0, "mem": 1, "gpu": 2},
+    "data_format": {"tf": "channels_last", "th": "channels_first"},
+}
+
+# Keys that say how training starts, or repeat the input's shape.
+_NO_EFFECT = frozenset(("init", "inner_init", "forget_bias_init"))
+_NO_EFFECT_IN: Mapping[str, frozenset[str]] = {
+    **{name: frozenset(("input_dim",)) for name in (*_SIZED, *_WINDOWS)},
+    "Embedding": frozenset(("dropout",)),
+}
+# What only one value of is known elsewhere: (class, key) -> that value, what the others do.
+_ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
+    ("BatchNormalization", "mode"): (0, "normalizes without the moving statistics, always"),
+}
+
+
+def with_orderings(model: Any) -> Any:
+    """Give planes that do not say their order of axes that of all others.
+
+    Keras 1 writes ``dim_ordering`` for convolutions and pools alone. Where nothing says it, or two
+    orders are there, nothing is filled in, and ``refused_values`` tells.
+    """
+    said = _orderings(model)
+    return _in_order(model, said.pop()) if len(said) == 1 else model
+
+
+def open_questions(model: Any) -> list[str]:
+    """List what the file does not say, and how it is read all the same: one line each."""
+    silent = [*dict.fromkeys(_entries(model, _SILENT, without="dim_ordering"))]
+    said = sorted(_orderings(model))
+    notes = []
+    if silent and len(said) == 1:
+        notes.append(
+            f"Keras 1 does not save dim_ordering of {', '.join(map(repr, silent))}: taken to be "
+            f"{printable(repr(said[0]))}, as all other layers say"
+        )
+    if any(_entries(model, ("ConvLSTM2D",), without="subsample")):
+        notes.append(
+            "Keras 1 does not save subsample of ConvLSTM2D: taken to be (1, 1), as it does"
+        )
+    return notes
+
+
+def _entries(value: Any, classes: Sequence[str], *, without: str) -> Iterator[str]:
+    """The class of every layer of these classes whose config has no such key."""
+    inside = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list):
+        for part in inside:
+            yield from _entries(part, classes, without=without)
+    if isinstance(value, Mapping) and value.get("class_name") in classes:
+        config = value.get("config")
+        if isinstance(config, Mapping) and without not in config:
+            yield str(value["class_name"])
+
+
+def _orderings(value: Any) -> set[str]:
+    """Every ``dim_ordering`` that stands somewhere in it."""
+    if isinstance(value, list):
+        return {found for part in value for found in _orderings(part)}
+    if not isinstance(value, Mapping):
+        return set()
+    own = value.get("dim_ordering")
+    inside = {found for part in value.values() for found in _orderings(part)}
+    return inside | {own} if isinstance(own, str) else inside
+
+
+def _in_order(value: Any, ordering: str) -> Any:
+    if isinstance(value, list):
+        return [_in_order(part, ordering) for part in value]
+    if not isinstance(value, Mapping):
+        return value
+    new = {key: _in_order(part, ordering) for key, part in value.items()}
+    config = new.get("config")
+    if new.get("class_name") in _SILENT and isinstance(config, Mapping):
+        new["config"] = {"dim_ordering": ordering, **config}
+    return new
+
+
+def modern(entry: Any) -> Any:
+    """Return the layer as Keras 2 would write it; what is not known stays as it is."""
+    if starts_with_merge(entry):
+        return without_merge(entry, masks_stay=True)
+    config = entry.get("config") if isinstance(entry, Mapping) else None
+    class_name = entry.get("class_name") if isinstance(entry, Mapping) else None
+    if not isinstance(config, Mapping) or not isinstance(class_name, str):
+        return entry
+    if class_name == "Merge":
+        return without_merge(entry, masks_stay=True)
+    if class_name in _SIDES:
+        sides = _SIDES[class_name]
+        sizes = [config.get(side) for side in sides]
+        config = {k: v for k, v in config.items() if k not in sides}
+        config["kernel_size"] = sizes
+    if class_name == "Deconvolution2D":
+        config = _with_output_size(config)
+    if class_name == "ZeroPadding2D" and "padding" in config:
+        config = {**config, "padding": _around(config["padding"])}
+    names = {**_RENAMED, **_RENAMED_IN.get(class_name, {})}
+    checked = {key for owner, key in _ONLY if owner == class_name}  # by refused_values
+    ignored = _NO_EFFECT | _NO_EFFECT_IN.get(class_name, frozenset()) | checked
+    new = {
+        names.get(str(key), str(key)): _value(names.get(str(key), str(key)), value)
+        for key, value in config.items()
+        if key not in ignored
+    }
+    return {**entry, "class_name": _CLASSES.get(class_name, class_name), "config": new}
+
+
+def _value(key: str, value: Any) -> Any:
+    if key == "padding" and isinstance(value, Mapping):  # of one axis
+        return [value.get("left_pad", 0), value.get("right_pad", 0)]
+    known = _VALUES.get(key, {})
+    return known.get(value, value) if isinstance(value, str) else value
+
+
+def _around(padding: Any) -> Any:
+    """Two numbers, or [top, bottom, left, right], or these four by name -> rows and columns."""
+    if isinstance(padding, Mapping):
+        padding = [padding.get(f"{side}_pad", 0) for side in ("top", "bottom", "left", "right")]
+    if isinstance(padding, list) and len(padding) == 4:
+        return [padding[:2], padding[2:]]
+    return padding
+
+
+def _with_output_size(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``output_shape`` [batch, rows, columns, filters], or filters second -> rows and columns."""
+    kept = {key: value for key, value in config.items() if key != "output_shape"}
+    shape = config.get("output_shape")
+    if isinstance(shape, list) and len(shape) == 4:
+        shape = shape[2:] if config.get("dim_ordering") == "th" else shape[1:3]
+    return {**kept, "output_size": shape}
+
+
+def refused_values(entry: Any) -> list[str]:
+    """List what options ask for that later Keras has no word for, or leave open."""
+    config = entry.get("config") if isinstance(entry, Mapping) else None
+    if not isinstance(config, Mapping):
+        return []
+    if entry.get("class_name") in _SILENT and "dim_ordering" not in config:
+        return [
+            f"{entry['class_name']} does not say where the channels stand: Keras 1 does not save "
+            "dim_ordering of this class, and the model's other layers say none, or both"
+        ]
+    return [
+        f"{class_name} option {key}={config[key]!r} is not supported: it {effect}"
+        for (class_name, key), (allowed, effect) in _ONLY.items()
+        if entry.get("class_name") == class_name and config.get(key, allowed) != allowed
+    ]
+
+
+# ---- weights -----------------------------------------------------------------------------------
+
+# With consume_less "cpu" or "mem" every gate has arrays of its own, in this order.
+_GATES: Mapping[str, str] = {"LSTM": "icfo", "GRU": "zrh", "ConvLSTM2D": "icfo"}
+# The order of the gates within one array, everywhere else.
+_FUSED: Mapping[str, str] = {"LSTM": "ifco", "GRU": "zrh", "ConvLSTM2D": "ifco"}
+_RECURRENT = ("kernel", "recurrent_kernel", "bias")
+
+# Our name -> Keras 1's, without the layer's. ``running_std`` is a variance.
+_LABELS: Mapping[str, str] = {
+    "kernel": "W",
+    "embeddings": "W",
+    "recurrent_kernel": "U",
+    "bias": "b",
+    "gamma": "gamma",
+    "beta": "beta",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_std",
+    "alpha": "alphas",
+}
+_ENTRY = re.compile(
+    r"(?P<layer>.*?)_(?P<label>[WUb](?:_[icfozrh])?|[Wb]_carry|gamma|beta|running_mean|running_std|alphas|"
+    r"depthwise_kernel|pointwise_kernel)"
+    r"(?:_\d+)?(?::\d+)?"
+)
+
+
+def _label(name: str) -> str:
+    weight, _, gate = name.partition("@")
+    label = _LABELS.get(weight, weight)
+    return f"{label}_{gate}" if gate else label
+
+
+def _split(entry: str) -> tuple[tuple[str, ...], str]:
+    """``a/forward_lstm_1_W_i:0`` -> (a, forward_lstm_1), W_i."""
+    *segments, last = entry.split("/")
+    match = _ENTRY.fullmatch(last)
+    return ((*segments, match["layer"]), match["label"]) if match else (tuple(segments), last)
+
+
+def _per_gate(layer: LayerSpec) -> bool:
+    return layer.class_name in _GATES and layer.config.get("implementation") != 2
+
+
+def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
+    expected = expected_weights(layer)
+    if not expected:  # its input does not fit it, which is told elsewhere
+        return expected
+    if layer.class_name == "Conv1D" and "kernel" in expected:
+        length, channels, filters = expected["kernel"]
+        old = _is_old(found["kernel"].shape) if "kernel" in found else False
+        kernel = (filters, channels, length, 1) if old else (length, 1, channels, filters)
+        return {**expected, "kernel": kernel}
+    if layer.class_name == "Conv2DTranspose":  # as if it were no transposed one
+        expected = {**expected, "kernel": _turned(expected["kernel"])}
+    if _per_gate(layer):
+        size = layer.config["filters" if layer.class_name == "ConvLSTM2D" else "units"]
+        expected = {
+            f"{name}@{gate}": (*expected[name][:-1], size)
+            for gate in _GATES[layer.class_name]
+            for name in _RECURRENT
+        }
+    if _ahead(layer):
+        return {
+            name: (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 3 else shape
+            for name, shape in expected.items()
+        }
+    return expected
+
+
+def _turned(shape: Shape) -> Shape:
+    return (*shape[:2], shape[3], shape[2])
+
+
+def _ahead(layer: LayerSpec) -> bool:
+    """Tell whether kernels are (filters, channels, rows, columns, ...), as the data are."""
+    planes = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "ConvLSTM2D", "Conv3D")
+    return layer.class_name in planes and layer.config["data_format"] == "channels_first"
+
+
+def _is_old(shape: tuple[int, ...]) -> bool:
+    """Tell whether a kernel is (filters, channels, length, 1), as before Keras 1.2."""
+    return len(shape) == 4 and shape[3] == 1 != shape[1]
+
+
+def _settle(layer: LayerSpec, stored: Mapping[str, HasShape]) -> LayerSpec:
+    """Take from the weights what Keras 1 forgets to write: a PReLU's ``shared_axes``."""
+    known = layer.class_name in SCHEMA and "shared_axes" in SCHEMA[layer.class_name].options
+    if not known or not stored or layer.input_shape is None:
+        return layer
+    one = next(iter(stored.values()))
+    sizes = zip(one.shape, layer.input_shape[1:], strict=False)
+    shared = tuple(i for i, (own, given) in enumerate(sizes, 1) if own == 1 != given)
+    return replace(layer, config={**layer.config, "shared_axes": shared or None})
+
+
+def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
+    if layer.class_name == "Conv1D":
+        kernel = weights["kernel"]
+        old = _is_old(kernel.shape)
+        return {**weights, "kernel": (kernel.transpose(2, 3, 1, 0) if old else kernel)[:, 0]}
+    if _ahead(layer):
+        weights = {
+            n: w.transpose(*range(2, w.ndim), 1, 0) if w.ndim > 3 else w for n, w in weights.items()
+        }
+    if layer.class_name == "Conv2DTranspose":
+        return {**weights, "kernel": weights["kernel"].swapaxes(2, 3)}
+    if not _per_gate(layer):
+        return dict(weights)
+    order = _FUSED[layer.class_name]
+    return {
+        name: np.concatenate([weights[f"{name}@{gate}"] for gate in order], axis=-1)
+        for name in _RECURRENT
+    }
+
+
+LAYOUT = Layout(_stored, _label, _split, _settle, _join, own_names=True)

@@ -1,0 +1,1 @@
+"""Read the bytes and the JSON of files under strict limits."""

@@ -1,0 +1,120 @@
+"""JSON of a model file, strictly: bounded size and depth, no repeated keys, no absurd numbers.
+
+``NaN`` and ``Infinity`` are taken although they are not JSON, for Keras itself writes them: a
+regularizer ``l2(None)`` becomes ``NaN`` (tensorflow/tensorflow issue 37196), the clip inside
+``backend.sqrt`` becomes ``Infinity`` (issue 41797). Whoever uses a number checks its range.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from keras2torch_birnn import limits
+from keras2torch_birnn.errors import InvalidModelFileError, printable
+
+_VALUE_STARTS = re.compile(r"[\[{,]")
+_HALF = re.compile(r"[\ud800-\udfff]")
+
+
+class _UnfitError(ValueError):
+    """A value that JSON allows and we do not."""
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        ((repeated, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise _UnfitError(f"the key '{printable(repeated)}' stands twice in one object")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > limits.JSON_DIGITS:
+        raise _UnfitError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _UnfitError(f"the number {printable(digits)} is too large")
+    return value
+
+
+def _children(value: object) -> Iterator[object]:
+    if isinstance(value, dict):
+        yield from value
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+
+
+def _is_text(value: object) -> bool:
+    # A lone surrogate ("\ud800") is no character; it would fail later, when printed or stored.
+    return not isinstance(value, str) or _HALF.search(value) is None
+
+
+def _check_levels(root: object) -> None:
+    level: list[object] = [root]
+    for _ in range(limits.JSON_DEPTH):
+        if not all(map(_is_text, level)):
+            raise _UnfitError("a text holds half a character (a lone surrogate)")
+        level = [child for value in level for child in _children(value)]
+        if not level:
+            return
+    raise _UnfitError(f"nested deeper than {limits.JSON_DEPTH} levels")
+
+
+def _parse(text: str) -> Any:
+    if len(_VALUE_STARTS.findall(text)) > limits.JSON_VALUES:
+        raise _UnfitError(f"more than {limits.JSON_VALUES} values")
+    value = json.loads(text, object_pairs_hook=_no_repeats, parse_int=_integer, parse_float=_real)
+    _check_levels(value)
+    return value
+
+
+def decode_text(data: bytes, *, place: str) -> str:
+    """The UTF-8 text of ``data``; anything else is refused."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidModelFileError(
+            f"not UTF-8 text (byte {error.start})", "refused", place=place
+        ) from None
+
+
+def parse_json(text: str, *, place: str) -> Any:
+    """Parse the JSON ``text`` found at ``place`` of a model file."""
+    if len(text) > limits.JSON_BYTES:
+        raise InvalidModelFileError(
+            f"JSON of {len(text)} characters where {limits.JSON_BYTES} are allowed",
+            "refused",
+            place=place,
+        )
+    try:
+        return _parse(text)
+    except _UnfitError as error:
+        found = str(error)
+    except json.JSONDecodeError as error:
+        found = f"not JSON ({error.msg}, line {error.lineno} column {error.colno})"
+    except RecursionError:
+        found = f"nested deeper than {limits.JSON_DEPTH} levels"
+    raise InvalidModelFileError(found, "refused", place=place)
+
+
+def parse_object(text: str, *, place: str, needed: Iterable[str] = ()) -> dict[str, Any]:
+    """Parse JSON that must be an object with the keys ``needed``."""
+    value = parse_json(text, place=place)
+    if not isinstance(value, dict):
+        raise InvalidModelFileError(
+            f"a JSON {type(value).__name__} where an object is expected", "refused", place=place
+        )
+    missing = [key for key in needed if key not in value]
+    if missing:
+        raise InvalidModelFileError(f"without {', '.join(missing)}", "refused", place=place)
+    return value

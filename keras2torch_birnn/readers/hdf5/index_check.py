@@ -1,0 +1,247 @@
+"""What the HDF5 parser's process says, checked as if an enemy had sent it.
+
+Its answers become ``StoredArray``: bytes inside the file and shared with no other array, chunks
+that cover the array exactly, filters and number formats that are read, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from keras2torch_birnn import limits
+from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.arrays import (
+    FLETCHER32,
+    GZIP,
+    SHUFFLE,
+    STORED_DTYPES,
+    Chunk,
+    Chunked,
+    Contiguous,
+    Inline,
+    Layout,
+    StoredArray,
+    sizes_before,
+)
+
+Attribute = str | int | float | tuple[str, ...]
+Kind = Literal["group", "dataset"]
+
+_LARGEST = 2**63 - 1
+
+
+class ImpossibleError(Exception):
+    """An answer has not the form that was asked for."""
+
+
+def refused(place: str, found: str) -> InvalidModelFileError:
+    """The error for something in the file that is not read."""
+    return InvalidModelFileError(found, "refused", place=place)
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise ImpossibleError
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ImpossibleError
+    return value
+
+
+def _integers(value: object) -> tuple[int, ...]:
+    return tuple(map(_integer, _list(value)))
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ImpossibleError
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):
+        raise ImpossibleError
+    return value
+
+
+def check_kind(value: object) -> Kind:
+    """``group`` or ``dataset``."""
+    if value == "group" or value == "dataset":
+        return value
+    raise ImpossibleError
+
+
+def check_members(value: object) -> dict[str, Kind]:
+    """Names and kinds of a group's members."""
+    return {_text(name): check_kind(kind) for name, kind in _mapping(value).items()}
+
+
+def check_attributes(value: object) -> dict[str, Attribute]:
+    """Names and values of attributes."""
+    return {_text(name): _attribute(one) for name, one in _mapping(value).items()}
+
+
+def _attribute(value: object) -> Attribute:
+    match value:
+        case {"text": text}:
+            return _text(text)
+        case {"texts": texts}:
+            return tuple(map(_text, _list(texts)))
+        case {"number": int() | float() as number} if not isinstance(number, bool):
+            return number
+    raise ImpossibleError
+
+
+class Ledger:
+    """All arrays of a file together: no byte belongs to two, and inflating is bounded."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._owners: list[str] = []
+        self._most = self._left = limits.inflated(window.size)
+
+    def enter(self, path: str, facts: object) -> StoredArray:
+        """Make the array out of the facts about it, or refuse it."""
+        known = _mapping(facts)
+        stored_as, shape = _text(known.get("dtype")), _integers(known.get("shape"))
+        if stored_as not in STORED_DTYPES or len(shape) > limits.RANK:
+            raise ImpossibleError
+        item = np.dtype(STORED_DTYPES[stored_as]).itemsize
+        layout = _layout(path, known, shape, item)
+        self._spend(path, layout, item)
+        for start, count in _extents(layout, math.prod(shape) * item):
+            self._claim(path, start, start + count)
+        return StoredArray(path, shape, stored_as, layout, self._window)
+
+    def _spend(self, path: str, layout: Layout, item: int) -> None:
+        if not isinstance(layout, Chunked) or GZIP not in layout.filters:
+            return
+        inflated = math.prod(layout.chunk) * item * len(layout.chunks)
+        if inflated > self._left:
+            raise refused(
+                path,
+                f"its chunks inflate to {inflated} bytes; in a file of {self._window.size} bytes "
+                f"all together may have {self._most}",
+            )
+        self._left -= inflated
+
+    def _claim(self, path: str, start: int, end: int) -> None:
+        if end > self._window.size:
+            raise refused(path, f"its bytes end at {end}, the file at {self._window.size}")
+        at = bisect_left(self._starts, start)
+        if at < len(self._starts) and self._starts[at] < end:
+            raise refused(path, f"its bytes are also those of {printable(self._owners[at])}")
+        if at and self._ends[at - 1] > start:
+            raise refused(path, f"its bytes are also those of {printable(self._owners[at - 1])}")
+        self._starts.insert(at, start)
+        self._ends.insert(at, end)
+        self._owners.insert(at, path)
+
+
+def _extents(layout: Layout, nbytes: int) -> Sequence[tuple[int, int]]:
+    match layout:
+        case Contiguous(offset):
+            return [(offset, nbytes)]
+        case Chunked(chunks=chunks):
+            return [(c.offset, c.stored) for c in chunks]
+    return []
+
+
+def _layout(path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int) -> Layout:
+    nbytes = math.prod(shape) * item
+    match facts.get("layout"):
+        case "empty" if nbytes == 0:
+            return Inline(b"")
+        case "inline":
+            return _inline(path, facts, nbytes)
+        case "contiguous":
+            return _contiguous(path, facts, nbytes)
+        case "chunked":
+            return _chunked(path, facts, shape, item)
+    raise ImpossibleError
+
+
+def _inline(path: str, facts: Mapping[str, Any], nbytes: int) -> Inline:
+    try:
+        data = base64.b64decode(_text(facts.get("bytes")), validate=True)
+    except (binascii.Error, ValueError):
+        raise ImpossibleError from None
+    if len(data) != nbytes:
+        raise refused(path, f"{len(data)} bytes stored, {nbytes} declared")
+    return Inline(data)
+
+
+def _contiguous(path: str, facts: Mapping[str, Any], nbytes: int) -> Contiguous:
+    stored = _integer(facts.get("stored"))
+    if facts.get("offset") is None or stored != nbytes:
+        stored = 0 if facts.get("offset") is None else stored
+        raise refused(path, f"{stored or 'no'} bytes stored, {nbytes} declared")
+    return Contiguous(_integer(facts.get("offset")))
+
+
+def _chunked(path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int) -> Chunked:
+    chunk, rows = _integers(facts.get("chunk")), _list(facts.get("chunks"))
+    if len(chunk) != len(shape) or 0 in chunk or len(rows) > limits.CHUNKS:
+        raise ImpossibleError
+    grid = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
+    if len(rows) != grid:
+        raise refused(path, f"{len(rows) or 'none'} of its {grid} chunks stored")
+    filters = _filters(path, facts.get("filters"), item)
+    layout = Chunked(chunk, filters, tuple(_chunk(row, len(shape)) for row in rows))
+    _check_grid(path, layout, shape)
+    _check_sizes(path, layout, item)
+    return layout
+
+
+def _filters(path: str, rows: object, item: int) -> tuple[int, ...]:
+    codes: list[int] = []
+    for row in _list(rows):
+        code, values = (_integer(row[0]), _integers(row[1])) if len(_list(row)) == 2 else (0, ())
+        if code not in (GZIP, SHUFFLE, FLETCHER32):
+            raise ImpossibleError
+        if code in codes:
+            raise refused(path, f"filter {code} twice")
+        if code == SHUFFLE and values[:1] != (item,):
+            raise refused(path, f"shuffled as items of {values[:1]} bytes, but they have {item}")
+        codes.append(code)
+    return tuple(codes)
+
+
+def _chunk(row: object, rank: int) -> Chunk:
+    numbers = _integers(row)
+    if len(numbers) != rank + 3:
+        raise ImpossibleError
+    skipped, offset, stored = numbers[rank:]
+    return Chunk(numbers[:rank], skipped, offset, stored)
+
+
+def _check_grid(path: str, layout: Chunked, shape: tuple[int, ...]) -> None:
+    """As many chunks as the grid has cells, all on the grid and all different: exactly covered."""
+    for one in layout.chunks:
+        for at, step, length in zip(one.start, layout.chunk, shape, strict=True):
+            if at % step or at >= length:
+                raise refused(path, f"a chunk at {one.start}, outside the grid of the array")
+    if len({one.start for one in layout.chunks}) != len(layout.chunks):
+        raise refused(path, "two chunks at the same place")
+
+
+def _check_sizes(path: str, layout: Chunked, item: int) -> None:
+    """What is not compressed has a size that is known beforehand."""
+    count = math.prod(layout.chunk) * item
+    for one in layout.chunks:
+        expected = sizes_before(layout.applied(one), count)[-1]
+        if expected not in (None, one.stored):
+            raise refused(path, f"a chunk of {one.stored} bytes, expected {expected}")

@@ -1,0 +1,133 @@
+"""HDF5 without the HDF5 library in this process: a child says where things lie, we read them.
+
+libhdf5 crashes or hangs on damaged files, and follows wherever a file sends it. So it runs in a
+child (``parser_child.py``) that may fail, and only names, shapes and byte positions come back. They
+are checked as if an enemy had sent them (``index_check.py``); then the bytes are read and inflated
+here under hard caps (``arrays.py``): memory never exceeds what the file honestly holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.readers.hdf5.index_check import (
+    Attribute,
+    ImpossibleError,
+    Kind,
+    Ledger,
+    check_attributes,
+    check_kind,
+    check_members,
+)
+from keras2torch_birnn.readers.hdf5.parser_process import ParserProcess
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+_T = TypeVar("_T")
+
+
+def find_signature(window: Window) -> int | None:
+    """Where HDF5 data start in the window: 0, 512, 1024, ... (after a user block), or None."""
+    at = 0
+    while at + len(SIGNATURE) <= window.size:
+        if window.head(len(SIGNATURE), at) == SIGNATURE:
+            return at
+        at = max(512, at * 2)
+    return None
+
+
+class HDF5Store:
+    """An HDF5 file: its groups, attributes and arrays by path, hard links only.
+
+    The child starts at once and in parallel with the caller; the first question waits for it. The
+    window's file must stay open while arrays are read. Paths are like ``/model_weights/dense``.
+    """
+
+    def __init__(self, window: Window) -> None:
+        start = find_signature(window)
+        if start is None:
+            raise InvalidModelFileError("not HDF5 data", "refused")
+        # From the signature on: so a user block needs no care anywhere (HDF5 libraries disagree on
+        # whether it counts in the positions of chunks)
+        inner = window.part(start, window.size - start)
+        self._arrays: dict[str, StoredArray] = {}
+        self._ledger = Ledger(inner)
+        self._parser = ParserProcess(inner)
+
+    def __enter__(self) -> HDF5Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child; known arrays can be read as long as the file is open."""
+        self._parser.close()
+
+    def kind(self, path: str) -> Kind | None:
+        """What stands at ``path``; None if nothing does."""
+        (answer,) = self._ask("kind", [path])
+        return None if answer is None else self._checked(check_kind, answer)
+
+    def members(self, group: str) -> dict[str, Kind]:
+        """Names and kinds of what ``group`` holds directly, in alphabetical order."""
+        (answer,) = self._ask("members", [group])
+        return self._checked(check_members, answer)
+
+    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
+        """Those of the attributes ``names`` that ``group`` has.
+
+        A list that Keras split into ``name0``, ``name1``, ... comes joined under ``name``.
+        """
+        (found,) = self.attributes_of([group], names)
+        return found
+
+    def attributes_of(
+        self, groups: Sequence[str], names: Sequence[str]
+    ) -> list[dict[str, Attribute]]:
+        """The same for many groups in one exchange."""
+        answers = self._ask("attributes", groups, list(names))
+        return [self._checked(check_attributes, answer) for answer in answers]
+
+    def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
+        """The arrays at ``paths``, checked but not read; one error lists all that are refused."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._arrays]
+        problems: list[K2TError] = []
+        for path, answer in zip(new, self._parser.ask("dataset", new), strict=True):
+            try:
+                self._arrays[path] = self._enter(path, answer)
+            except InvalidModelFileError as error:
+                problems.append(error)
+        _raise_all(problems)
+        return [self._arrays[path] for path in paths]
+
+    def _enter(self, path: str, answer: object) -> StoredArray:
+        if isinstance(answer, K2TError):
+            raise answer
+        return self._checked(lambda facts: self._ledger.enter(path, facts), answer)
+
+    def _ask(self, question: str, paths: Sequence[str], *more: Any) -> list[Any]:
+        answers = self._parser.ask(question, paths, *more)
+        _raise_all([answer for answer in answers if isinstance(answer, K2TError)])
+        return answers
+
+    def _checked(self, check: Callable[[object], _T], answer: object) -> _T:
+        try:
+            return check(answer)
+        except ImpossibleError:
+            raise self._parser.impossible() from None
+
+
+def _raise_all(problems: Sequence[K2TError]) -> None:
+    if problems:
+        raise gather(problems[:20])

@@ -1,0 +1,1 @@
+"""Locate, check and read a model's weights."""

@@ -1,0 +1,103 @@
+"""How weights stand in files, and the way to the one layout everything else knows: Keras 2's.
+
+cuDNN layout, per Keras 2.2.4 ``engine/saving.py`` ``_convert_rnn_weights``: per gate the input
+kernel's flat buffer *is* the (units, input) matrix, the recurrent kernel is the matrix that
+multiplies from the left, and there are two biases per gate, input ones first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.schema.shape_inference import expected_weights
+from keras2torch_birnn.spec import Array, LayerSpec, Shape
+
+# "kernel:0", "kernel_1:0" (made unique by TensorFlow 1), "kernel" (Keras 3)
+_BASENAME = re.compile(r"(.+?)(?:_\d+)?(?::\d+)?")
+
+
+class HasShape(Protocol):
+    """Anything with a shape: an array, or one that is not read yet."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a generation's layers own their weights in a file.
+
+    ``shapes(layer, found)``: name -> shape of what the file holds for a layer, given what was found
+    there (nothing is known before the first look). ``label(name)``: what a weight's path ends with.
+    ``split(path)``: the segments before that, and that. ``settle(layer, found)``: the layer, with
+    what the weights know better than its config. ``join(layer, arrays)``: Keras 2's weights.
+    ``own_names``: the last of those segments is the innermost layer's name and nothing else.
+    """
+
+    shapes: Callable[[LayerSpec, Mapping[str, HasShape]], Mapping[str, Shape]]
+    label: Callable[[str], str]
+    split: Callable[[str], tuple[tuple[str, ...], str]]
+    settle: Callable[[LayerSpec, Mapping[str, HasShape]], LayerSpec]
+    join: Callable[[LayerSpec, Mapping[str, Array]], dict[str, Any]]
+    own_names: bool = False
+
+
+def _split(entry: str) -> tuple[tuple[str, ...], str]:
+    *segments, last = entry.split("/")
+    match = _BASENAME.fullmatch(last)
+    return tuple(segments), match[1] if match else last
+
+
+def _shapes(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
+    expected = dict(expected_weights(layer))
+    if is_cudnn(layer, found):
+        expected["bias"] = found["bias"].shape
+    return expected
+
+
+def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
+    return from_cudnn(layer, weights) if is_cudnn(layer, weights) else dict(weights)
+
+
+def is_cudnn(layer: LayerSpec, weights: Mapping[str, HasShape]) -> bool:
+    """Whether an LSTM's or GRU's weights are in cuDNN's layout: its bias is one long vector."""
+    if layer.class_name not in ("LSTM", "GRU") or "bias" not in weights:
+        return False
+    doubled = 2 * CELL_GATES[layer.class_name] * layer.config["units"]
+    return tuple(weights["bias"].shape) == (doubled,)
+
+
+def settle_reset_after(layer: LayerSpec, weights: Mapping[str, HasShape]) -> LayerSpec:
+    """Trust the shape of a GRU's bias over its configuration: it cannot be wrong."""
+    if layer.class_name not in ("GRU", "GRUCell") or "bias" not in weights:
+        return layer
+    reset_after = is_cudnn(layer, weights) or len(weights["bias"].shape) == 2
+    return replace(layer, config={**layer.config, "reset_after": reset_after})
+
+
+def from_cudnn(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
+    """Turn cuDNN's layout into Keras' own.
+
+    ``kernel`` (input, G*units), ``recurrent_kernel`` (units, G*units), ``bias`` (2*G*units,) give
+    the same with ``bias`` (G*units,) for an LSTM and (2, G*units) for a GRU (reset_after).
+    """
+    gates, units = CELL_GATES[layer.class_name], layer.config["units"]
+    kernels = np.split(weights["kernel"], gates, axis=1)
+    recurrent = np.split(weights["recurrent_kernel"], gates, axis=1)
+    biases = weights["bias"].reshape(2, gates * units)
+    return {
+        "kernel": np.concatenate([k.reshape(units, -1).T for k in kernels], axis=1),
+        "recurrent_kernel": np.concatenate([k.T for k in recurrent], axis=1),
+        "bias": biases.sum(axis=0) if layer.class_name == "LSTM" else biases,
+    }
+
+
+KERAS2 = Layout(_shapes, lambda name: name.rpartition("/")[2], _split, settle_reset_after, _join)

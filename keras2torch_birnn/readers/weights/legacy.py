@@ -1,0 +1,272 @@
+"""Weights of the legacy layout: a group per layer, ``weight_names`` listing what it holds.
+
+Keras lists all trainable weights of a layer before its frozen ones, so a position alone can swap
+the halves of a Bidirectional. Names decide; positions count only where names cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.readers.weights.layouts import Layout
+from keras2torch_birnn.readers.weights.slots import Key, Slot, slots
+from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.custom_layers import named_weights
+from keras2torch_birnn.spec import LayerSpec
+
+
+def weights_group(store: Store) -> str | None:
+    """The group with ``layer_names``, or None if the file has no legacy weights."""
+    for group in ("/", "/model_weights"):
+        if store.kind(group) == "group" and "layer_names" in store.attributes(
+            group, ["layer_names"]
+        ):
+            return group
+    return None
+
+
+def legacy_paths(
+    root: LayerSpec, store: Store, group: str, layout: Layout
+) -> dict[Key, dict[str, str]]:
+    """Where the weights of each layer stand: owner -> name -> path in the file.
+
+    Raises:
+        WeightMismatchError: the file's lists and the configuration do not fit each other.
+    """
+    names = _names(store.attributes(group, ["layer_names"])["layer_names"], group)
+    groups = [f"{group.rstrip('/')}/{name}" for name in names]
+    for name in names:
+        _check_name(name, group)
+    listed = {
+        name: _names(found.get("weight_names", ()), where)
+        for name, where, found in zip(
+            names, groups, store.attributes_of(groups, ["weight_names"]), strict=True
+        )
+    }
+    layers = root.graph.layers if root.graph else ()
+    needed = {layer.name: list(slots(layer, (layer.name,), layout=layout)) for layer in layers}
+    custom = {layer.name for layer in layers if any(map(_unnamed, layer.walk()))}
+    pairs = _pair_layers(needed, listed, custom)
+    found: dict[Key, dict[str, str]] = {}
+    problems: list[str] = []
+    for layer_name, group_name in pairs.items():
+        base = f"{group.rstrip('/')}/{group_name}"
+        for entry in listed[group_name]:
+            _check_name(entry, base)
+        here = _split_by_plugins(root, layer_name, layout)
+        if layer_name in custom:
+            owner, named = _unnamed_weights(root, layer_name, listed[group_name], here)
+            found[owner] = {name: f"{base}/{entry}" for name, entry in named.items()}
+            continue
+        for slot, entry in _assign(needed[layer_name], listed[group_name], base, here):
+            found.setdefault(slot.owner, {})[slot.name] = f"{base}/{entry}"
+    if problems:
+        raise WeightMismatchError(problems[0])
+    return found
+
+
+def _unnamed(layer: LayerSpec) -> bool:
+    """Whether this is a plugin's layer whose weights the plugin does not name."""
+    return layer.class_name not in SCHEMA and named_weights(layer) is None
+
+
+def _split_by_plugins(root: LayerSpec, name: str, layout: Layout) -> Layout:
+    """The layout for one layer: old classes of users put their own name before a weight's."""
+    layer = root.graph.layer(name) if root.graph else root
+    starts = tuple(f"{part.name}_" for part in layer.walk() if part.class_name not in SCHEMA)
+    if not starts:
+        return layout
+
+    def split(entry: str) -> tuple[tuple[str, ...], str]:
+        segments, label = layout.split(entry)
+        start = next((start for start in starts if label.startswith(start)), "")
+        return segments, label.removeprefix(start)
+
+    return replace(layout, split=split)
+
+
+def _unnamed_weights(
+    root: LayerSpec, name: str, entries: Sequence[str], layout: Layout
+) -> tuple[Key, dict[str, str]]:
+    """Owner, and name -> entry, of such a layer: the last part of each path is the name.
+
+    Raises:
+        WeightMismatchError: it is not alone in its group, or two paths end alike.
+    """
+    layer = root.graph.layer(name) if root.graph else root
+    owner: Key = (name,)
+    while layer.class_name == "TimeDistributed":
+        layer, owner = layer.parts["layer"], (*owner, "layer")
+    labels = [layout.split(entry)[1] for entry in entries]
+    if not _unnamed(layer) or len(set(labels)) < len(labels):
+        shown = ", ".join(map(printable, entries[:5]))
+        raise WeightMismatchError(
+            f"weights of layers inside a plugin's layer, or beside it ({shown})",
+            "its plugin must name its weights, with weights=",
+            place=printable(name),
+        )
+    return owner, dict(zip(labels, entries, strict=True))
+
+
+def _names(value: object, place: str) -> tuple[str, ...]:
+    if isinstance(value, tuple):
+        return value
+    raise InvalidModelFileError("a list of names is expected", "refused", place=place)
+
+
+def _check_name(name: str, place: str) -> None:
+    parts = name.split("/")
+    if "" in parts or "." in parts or ".." in parts:
+        raise InvalidModelFileError(
+            f"the name {printable(name)!r} leaves its group", "refused", place=place
+        )
+
+
+def _pair_layers(
+    needed: Mapping[str, Sequence[Slot]],
+    listed: Mapping[str, Sequence[str]],
+    custom: set[str],
+) -> dict[str, str]:
+    """Layer of the configuration -> layer of the file, for all that have weights.
+
+    By name; where the names differ (a configuration written on its own numbers its layers anew)
+    by order, as Keras' ``load_weights`` does, when the counts agree.
+    """
+    config = [name for name, wanted in needed.items() if wanted or name in custom]
+    stored = [name for name, entries in listed.items() if entries]
+    own, there = frozenset(config), frozenset(stored)
+    if there <= own or own <= listed.keys():
+        missing = [n for n in config if n not in there and n not in custom]
+        extra = [n for n in stored if n not in own]
+        if not missing and not extra:
+            return {n: n for n in config if n in listed}
+    elif len(config) == len(stored):
+        return dict(zip(config, stored, strict=True))
+    else:
+        missing = [n for n in config if n not in there]
+        extra = [n for n in stored if n not in own]
+    if missing:
+        raise WeightMismatchError(
+            f"no weights for layer {', '.join(map(printable, missing[:5]))}",
+            "the file is incomplete or belongs to another model",
+            place=printable(missing[0]),
+        )
+    raise WeightMismatchError(
+        f"weights for layer {', '.join(map(printable, extra[:5]))}, which needs none",
+        "the file belongs to another model",
+        place=printable(extra[0]),
+    )
+
+
+def _named(
+    wanted: Sequence[Slot], parts: Mapping[str, tuple[tuple[str, ...], str]]
+) -> list[list[str]]:
+    """The entries that each slot's names allow, two at most: one is what is wanted.
+
+    Looked up by label and by the innermost model's layer, not one by one: a group can hold a whole
+    model of thousands of layers.
+    """
+    under: dict[tuple[str, str], list[str]] = {}
+    for entry, (way, label) in parts.items():
+        for segment in ("", *dict.fromkeys(way)):
+            under.setdefault((label, segment), []).append(entry)
+    fitting = (
+        (e for e in under.get((slot.label, slot.within), ()) if slot.fits(parts[e][0]))
+        for slot in wanted
+    )
+    return [list(islice(entries, 2)) for entries in fitting]
+
+
+def _assign(
+    wanted: Sequence[Slot], entries: Sequence[str], place: str, layout: Layout
+) -> list[tuple[Slot, str]]:
+    """Pair every slot with one entry: by name if the names say enough, else by position.
+
+    Where names tell no more than the half of a Bidirectional, positions count within each half: a
+    half that was frozen after it was made stands after the other, and no config tells.
+    """
+    if len(wanted) != len(entries):
+        raise WeightMismatchError(
+            f"{len(entries)} weights where the configuration implies {len(wanted)}",
+            "the file is incomplete or belongs to another model",
+            place=place,
+        )
+    parts = {entry: layout.split(entry) for entry in entries}
+    named = _named(wanted, parts)
+    if all(len(found) == 1 for found in named) and len({f[0] for f in named}) == len(wanted):
+        return [(slot, found[0]) for slot, found in zip(wanted, named, strict=True)]
+    return [
+        pair
+        for some, theirs in _by_half(wanted, parts)
+        for pair in _numbered(some, theirs) or _by_position(some, list(theirs), parts, place)
+    ]
+
+
+Parts = Mapping[str, tuple[tuple[str, ...], str]]
+
+
+def _by_half(wanted: Sequence[Slot], parts: Parts) -> list[tuple[list[Slot], Parts]]:
+    """Slots and entries of each half, then what is in none; all in one if halves cannot be told."""
+    halves = {slot.half.owner: slot.half for slot in wanted if slot.half is not None}
+    groups: list[tuple[list[Slot], Parts]] = []
+    for owner, half in halves.items():
+        own = [slot for slot in wanted if slot.half is not None and slot.half.owner == owner]
+        groups.append((own, {e: part for e, part in parts.items() if half.fits(part[0])}))
+    claimed = Counter(entry for _, theirs in groups for entry in theirs)
+    rest = [slot for slot in wanted if slot.half is None]
+    groups.append((rest, {entry: part for entry, part in parts.items() if entry not in claimed}))
+    once = max(claimed.values(), default=1) == 1
+    if once and all(len(some) == len(theirs) for some, theirs in groups):
+        return groups
+    return [(list(wanted), parts)]
+
+
+_NUMBER = re.compile(r"(?:_(\d{1,9}))?(?::\d+)?$")
+
+
+def _numbered(wanted: Sequence[Slot], parts: Parts) -> list[tuple[Slot, str]] | None:
+    """Cells of a stack by the numbers that TensorFlow 1 puts after names that repeat, if it does.
+
+    ``kernel``, ``kernel_1``, ...: in the order in which the cells were made, whatever is frozen.
+    """
+    if not all(slot.stacked for slot in wanted) or len({way for way, _ in parts.values()}) != 1:
+        return None
+    entries: dict[str, dict[int, str]] = {}
+    for entry, (_, label) in parts.items():
+        number = _NUMBER.search(entry.rpartition("/")[2])
+        entries.setdefault(label, {})[int(number[1] or 0) if number else 0] = entry
+    pairs: list[tuple[Slot, str]] = []
+    for label in {slot.label: None for slot in wanted}:
+        some = [slot for slot in wanted if slot.label == label]
+        found = [entry for _, entry in sorted(entries.get(label, {}).items())]
+        if len(found) != len(some):
+            return None
+        pairs += zip(some, found, strict=True)
+    return pairs
+
+
+# Keras 3 calls the kernel of a depthwise convolution just that.
+_ALSO = {"depthwise_kernel": "kernel"}
+
+
+def _by_position(
+    wanted: Sequence[Slot], entries: Sequence[str], parts: Parts, place: str
+) -> list[tuple[Slot, str]]:
+    by_position = sorted(wanted, key=lambda slot: not slot.trainable)
+    labels = {slot.label for slot in wanted}
+    for slot, entry in zip(by_position, entries, strict=True):
+        named = parts[entry][1]
+        if named in labels and named not in (slot.label, _ALSO.get(slot.label)):
+            raise WeightMismatchError(
+                f"the weight {printable(entry)} stands where {slot.label} of "
+                f"{printable(slot.place)} is expected",
+                "refused",
+                place=place,
+            )
+    return list(zip(by_position, entries, strict=True))

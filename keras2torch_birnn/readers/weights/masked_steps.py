@@ -1,0 +1,147 @@
+"""What stands at masked steps in files of tf.keras 2.0 to 2.2, whose versions of Keras overlap.
+
+Measured on a CPU with TensorFlow 1.14, 2.0.4, 2.1.4 and 2.2.3: inside
+``Bidirectional(return_sequences=True)`` the LSTM and GRU of TensorFlow 2.0 and 2.1 repeat the
+previous output at masked steps where their options allow the cuDNN kernel (``could_use_cudnn`` in
+``layers/recurrent_v2.py``); all other layers, and all layers of 1.14 and since 2.2, give zeros.
+``keras_version`` is 2.2.4-tf in 1.14 to 2.0 and 2.3.0-tf in 2.1 and 2.2. The rest tells them
+apart: 2.2 puts ``lstm_cell`` into the names of weights, and 1.x writes dtypes otherwise
+(``dialects.as_tensorflow_1``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Set
+from dataclasses import replace
+from functools import partial
+
+from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.readers.weights.slots import Key
+from keras2torch_birnn.spec import Generation, LayerSpec, MaskedSteps
+
+OVERLAPPING = ("2.2.4-tf", "2.3.0-tf")
+_RULES: Mapping[MaskedSteps, str] = {"zeros": "zeros", "previous": "previous_output"}
+_CELL = re.compile(r"(lstm|gru)_cell(_\d+)?")
+_KERNEL: Mapping[str, Mapping[str, object]] = {
+    name: {
+        "activation": "tanh",
+        "recurrent_activation": "sigmoid",
+        "recurrent_dropout": 0.0,
+        "unroll": False,
+        "use_bias": True,
+        "return_sequences": True,
+        "masked_output": "zeros",
+    }
+    for name in ("LSTM", "GRU")
+}
+
+
+def choice_of(text: str | None, generation: Generation) -> MaskedSteps | None:
+    """The user's choice, which not every file leaves open.
+
+    Raises:
+        UsageError: no such choice, or the file's Keras knows one rule only.
+    """
+    if text is None:
+        return None
+    choice: MaskedSteps | None = next((one for one in _RULES if one == text), None)
+    if choice is None:
+        raise UsageError(f"--masked-steps {printable(text)}: zeros or previous is expected")
+    if generation.version not in OVERLAPPING:
+        raise UsageError(
+            f"masked steps are no matter of choice in a file of {generation.name} "
+            f"{printable(generation.version)}",
+            "leave --masked-steps out",
+        )
+    return choice
+
+
+def settle_masked_steps(
+    root: LayerSpec,
+    paths: Mapping[Key, Mapping[str, str]],
+    generation: Generation,
+    choice: MaskedSteps | None,
+    of_tensorflow_1: Set[str],
+) -> tuple[LayerSpec, list[str]]:
+    """The layers with what their Keras, or the user, puts at masked steps; and a note about it.
+
+    ``of_tensorflow_1``: the places of layers that compute as there.
+    """
+    if generation.version not in OVERLAPPING:
+        return root, []
+    wanted = {
+        owner: partial(_written_by, names, of_tensorflow_1, choice)
+        for owner, names in paths.items()
+    }
+    found: list[MaskedSteps] = []
+    root = _apply(root, wanted, found, (), wrapped=False)
+    if not found or not _has_mask(root):
+        return root, []
+    what = "repeat the previous output" if found[0] == "previous" else "give zeros"
+    reason = "as chosen" if choice else f"as TensorFlow {_WRITERS[found[0]]} does on a CPU"
+    other = "zeros" if found[0] == "previous" else "previous"
+    return root, [
+        f"keras_version {generation.version} belongs to several TensorFlows: masked steps of "
+        f"Bidirectional LSTM and GRU layers {what}, {reason}; --masked-steps {other} is the other "
+        "rule"
+    ]
+
+
+_WRITERS: Mapping[MaskedSteps, str] = {"previous": "2.0 and 2.1", "zeros": "2.2"}
+
+
+def _written_by(
+    names: Mapping[str, str], first: Set[str], choice: MaskedSteps | None, layer: LayerSpec
+) -> MaskedSteps | None:
+    if choice is not None:
+        return choice
+    if layer.place in first:  # zeros, as it stands, and without doubt
+        return None
+    segments = names.get("kernel", "").split("/")
+    has_cell = len(segments) > 1 and _CELL.fullmatch(segments[-2]) is not None
+    return "zeros" if has_cell else "previous"
+
+
+def _apply(
+    layer: LayerSpec,
+    wanted: Mapping[Key, Callable[[LayerSpec], MaskedSteps | None]],
+    found: list[MaskedSteps],
+    owner: Key,
+    *,
+    wrapped: bool,
+) -> LayerSpec:
+    inside = layer.class_name == "Bidirectional"
+    parts = {
+        key: _apply(part, wanted, found, (*owner, key), wrapped=inside)
+        for key, part in layer.parts.items()
+    }
+    graph = layer.graph and replace(
+        layer.graph,
+        layers=tuple(
+            _apply(inner, wanted, found, (*owner, inner.name), wrapped=False)
+            for inner in layer.graph.layers
+        ),
+    )
+    layer = replace(layer, parts=parts, graph=graph)
+    options = _KERNEL.get(layer.class_name)
+    if not wrapped or options is None or owner not in wanted:
+        return layer
+    fast = all(layer.config[key] == value for key, value in options.items())
+    if not fast or not layer.config.get("reset_after", True):
+        return layer
+    rule = wanted[owner](layer)
+    if rule is None:
+        return layer
+    found.append(rule)
+    return replace(layer, config={**layer.config, "masked_output": _RULES[rule]})
+
+
+def _has_mask(root: LayerSpec) -> bool:
+    """Whether anything in the model makes a mask."""
+    return any(
+        layer.class_name == "Masking"
+        or layer.config.get("mask_zero")
+        or any("mask" in call.kwargs for call in (layer.graph.calls if layer.graph else ()))
+        for layer in root.walk()
+    )

@@ -1,0 +1,43 @@
+"""Locate every weight of a model in an HDF5 store, whichever of Keras' two layouts it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keras2torch_birnn.errors import WeightMismatchError
+from keras2torch_birnn.readers.config import keras1
+from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
+from keras2torch_birnn.readers.weights.legacy import legacy_paths, weights_group
+from keras2torch_birnn.readers.weights.slots import Key, slots
+from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.readers.weights.v3 import is_v3, v3_paths
+from keras2torch_birnn.spec import Generation, LayerSpec
+
+WeightPaths = Mapping[Key, Mapping[str, str]]
+
+
+def layout_of(generation: Generation) -> Layout:
+    """Return the names and layouts that weights have in files of this Keras."""
+    return keras1.LAYOUT if generation.name == "keras1" else KERAS2
+
+
+def holds_weights(store: Store) -> bool:
+    """Tell whether a store holds weights of Keras in any layout."""
+    members = store.members("/")
+    return weights_group(store) is not None or is_v3(members) or "model_weights" in members
+
+
+def locate_weights(root: LayerSpec, store: Store, generation: Generation) -> WeightPaths:
+    """Find the path of every weight in the store: layer -> name of the weight -> path.
+
+    Raises:
+        WeightMismatchError: the store and the configuration do not fit each other.
+    """
+    group = weights_group(store)
+    if group is not None:
+        return legacy_paths(root, store, group, layout_of(generation))
+    if is_v3(store.members("/")):
+        return v3_paths(root, store, generation)
+    if any(True for _ in slots(root)):
+        raise WeightMismatchError("no weights in the file", "save the whole model again")
+    return {}

@@ -1,0 +1,143 @@
+"""The places of a model that hold weights, in the order in which Keras creates them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.cells import STACK
+from keras2torch_birnn.schema.custom_layers import named_weights
+from keras2torch_birnn.spec import LayerSpec, Shape
+
+Key = tuple[str, ...]
+
+
+Fits = Callable[[tuple[str, ...]], bool]
+
+
+def _anywhere(segments: tuple[str, ...]) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Half:
+    """A half of a Bidirectional, and what the names of its weights have in common."""
+
+    owner: Key
+    fits: Fits
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One weight that a layer needs. ``owner`` is the way from the root to the layer.
+
+    ``label`` is what its path in a legacy file ends with.
+    """
+
+    owner: Key
+    name: str
+    label: str
+    shape: Shape | None
+    trainable: bool
+    place: str
+    # Whether the segments of a name in the file can belong to this slot.
+    fits: Fits
+    # One segment that ``fits`` asks for, if it does.
+    within: str = ""
+    half: Half | None = None
+    # Whether it belongs to a cell in a stack, where names repeat.
+    stacked: bool = False
+
+
+def _forward(segments: tuple[str, ...]) -> bool:
+    return any(s.startswith("forward_") for s in segments)
+
+
+def _backward(segments: tuple[str, ...]) -> bool:
+    # Keras 3 keeps a custom backward layer's own name, so only the forward half is sure.
+    return not _forward(segments)
+
+
+_HALVES = {"forward_layer": _forward, "backward_layer": _backward}
+
+
+def slots(
+    layer: LayerSpec,
+    owner: Key = (),
+    trainable: bool = True,
+    fits: Fits = _anywhere,
+    layout: Layout = KERAS2,
+    prefix: str = "",
+    within: str = "",
+    half: Half | None = None,
+    stacked: bool = False,
+) -> Iterator[Slot]:
+    """Yield every slot of the layer and of all inside it.
+
+    Within one layer trainable weights come first (Keras' ``Layer.weights``). ``prefix``: what a
+    Bidirectional puts before the layer's name. ``within``: the layer of a model in a model.
+    """
+    trainable = trainable and layer.config.get("trainable", True)
+    not_trained = SCHEMA[layer.class_name].not_trained if layer.class_name in SCHEMA else ()
+    if layout.own_names:
+        within = prefix + layer.name
+        fits = _last(within)
+    own = named_weights(layer)  # of a plugin's layer
+    shapes = layout.shapes(layer, {}) if own is None else own
+    for name, shape in shapes.items():
+        learns = trainable and name not in not_trained
+        inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
+        own_fits = _both(fits, _last(inside)) if inside else fits
+        label = layout.label(name)
+        yield Slot(owner, name, label, shape, learns, layer.place, own_fits, within, half, stacked)
+    stack = layer.class_name == STACK
+    for key, part in layer.parts.items():
+        part_fits = _both(fits, _HALVES[key]) if key in _HALVES else fits
+        of_half = Half((*owner, key), part_fits) if key in _HALVES else half
+        if stack:  # tf.keras and Keras 3 put the cell's name there
+            part_fits = _both(fits, _last(part.name))
+        start = key.removesuffix("layer")  # "forward_", "backward_"
+        yield from slots(
+            part, (*owner, key), trainable, part_fits, layout, start, within, of_half, stack
+        )
+    for inner in layer.graph.layers if layer.graph else ():
+        deep, name = bool(owner), inner.name
+        inner_fits = _both(fits, _named(name)) if deep else _anywhere
+        yield from slots(
+            inner, (*owner, name), trainable, inner_fits, layout, within=name if deep else ""
+        )
+
+
+def _named(name: str) -> Callable[[tuple[str, ...]], bool]:
+    return lambda segments: name in segments
+
+
+def _last(name: str) -> Callable[[tuple[str, ...]], bool]:
+    return lambda segments: segments[-1:] == (name,)
+
+
+def _both(
+    first: Callable[[tuple[str, ...]], bool], second: Callable[[tuple[str, ...]], bool]
+) -> Callable[[tuple[str, ...]], bool]:
+    return lambda segments: first(segments) and second(segments)
+
+
+def fill(
+    layer: LayerSpec,
+    found: Mapping[Key, Mapping[str, Any]],
+    change: Callable[[LayerSpec, Mapping[str, Any]], LayerSpec],
+    owner: Key = (),
+) -> LayerSpec:
+    """Return the tree with ``change(layer, weights)`` applied wherever ``found`` has weights."""
+    if layer.parts:
+        layer = replace(
+            layer,
+            parts={k: fill(p, found, change, (*owner, k)) for k, p in layer.parts.items()},
+        )
+    if layer.graph is not None:
+        inner = tuple(fill(i, found, change, (*owner, i.name)) for i in layer.graph.layers)
+        layer = replace(layer, graph=replace(layer.graph, layers=inner))
+    return change(layer, found[owner]) if owner in found else layer

@@ -1,0 +1,252 @@
+"""Weights of the v3 store (``.keras``, ``.weights.h5``): paths made of class names and counters.
+
+Three numbering rules exist (Keras ``saving/saving_lib.py`` at 2.12/2.13, 2.14/2.15 and 3.x).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from keras2torch_birnn.errors import WeightMismatchError, printable
+from keras2torch_birnn.readers.weights.slots import Key, slots
+from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.schema import CELL_GATES, SCHEMA
+from keras2torch_birnn.schema.cells import STACK
+from keras2torch_birnn.schema.custom_layers import named_weights, python_name
+from keras2torch_birnn.schema.recurrent import CONV_LSTMS
+from keras2torch_birnn.schema.shape_inference import expected_weights
+from keras2torch_birnn.spec import Generation, LayerSpec
+
+# Name of the group of a model's layers: Keras 2.12 to 2.14 / everything since.
+ROOTS = ("layers", "_layer_checkpoint_dependencies")
+# Layers whose weights are their cell's.
+OWN_CELL = (*CELL_GATES, *CONV_LSTMS)
+
+
+def snake_case(class_name: str) -> str:
+    """Keras' rule: "PReLU" -> "p_re_lu", "ConvLSTM2D" -> "conv_lstm2d"."""
+    plain = re.sub(r"\W+", "", python_name(class_name))
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", plain)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key, dict[str, str]]:
+    """Where the weights of each layer stand: owner -> name -> path in the file.
+
+    Raises:
+        WeightMismatchError: the file has no layers at all.
+    """
+    top = store.members("/")
+    layers = next((name for name in ROOTS if top.get(name) == "group"), None)
+    if layers is None:
+        raise WeightMismatchError("no weights of layers", "the file is incomplete", place="/")
+    found: dict[Key, dict[str, str]] = {}
+    for owner, base, layer in v3_places(root, store, generation, layers):
+        if layer.class_name in SCHEMA:
+            cell = "/cell" if layer.class_name in OWN_CELL else ""
+            paths = _numbered_weights(layer, f"{base}{cell}", store)
+        else:
+            paths = _own_weights(layer, base, store)
+        if paths:
+            found[owner] = paths
+    return found
+
+
+def v3_places(
+    root: LayerSpec, store: Store, generation: Generation, group: str
+) -> Iterator[tuple[Key, str, LayerSpec]]:
+    """Where everything of a layer stands: its owner, the place in the store, the layer."""
+    return _at_home(_leaves(root, _Walk(store, group, generation)), store)
+
+
+def _own_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
+    """Weights of a plugin's layer: by the names that the plugin gives, else as they are numbered.
+
+    Raises:
+        WeightMismatchError: there are others than those, or weights of layers inside it.
+    """
+    names = named_weights(layer)
+    held = store.members(f"{base}/vars") if store.kind(f"{base}/vars") == "group" else {}
+    if names is None:
+        inside = [
+            name
+            for name in (store.members(base) if store.kind(base) == "group" else ())
+            if name != "vars" and not name.startswith("seed_generator")
+            if _holds(store, f"{base}/{name}/vars")
+        ]
+        if inside:
+            raise WeightMismatchError(
+                f"weights of layers inside a plugin's layer ({', '.join(map(printable, inside))})",
+                "its plugin must name its weights, with weights=",
+                place=base,
+            )
+        return {name: f"{base}/vars/{name}" for name in sorted(held, key=_number)}
+    counts, paths = Counter[str](), {}
+    for name in names:
+        part = name.rpartition("/")[0]
+        paths[name] = f"{base}/{part}/vars/{counts[part]}" if part else f"{base}/vars/{counts['']}"
+        counts[part] += 1
+    if len(held) > counts[""]:
+        raise WeightMismatchError(
+            f"{len(held)} weights, its plugin names {counts['']}",
+            "the plugin is for another version of the layer",
+            place=base,
+        )
+    return paths
+
+
+def _numbered_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
+    """Weights by number, those of each layer inside the layer ("query/kernel") in its own group."""
+    groups, counts = SCHEMA[layer.class_name].groups, Counter[str]()
+    paths: dict[str, str] = {}
+    for name in expected_weights(layer):
+        inside = name.rpartition("/")[0]
+        group = f"{base}/{_present(groups[inside], base, store)}" if inside else base
+        paths[name] = f"{group}/vars/{counts[inside]}"
+        counts[inside] += 1
+    return paths
+
+
+def _present(names: tuple[str, ...], base: str, store: Store) -> str:
+    """The one of these groups that the file has, else the first."""
+    return next((name for name in names if store.kind(f"{base}/{name}") == "group"), names[0])
+
+
+Leaf = tuple[Key, str | None, LayerSpec, Key]
+
+
+def _at_home(leaves: Iterable[Leaf], store: Store) -> Iterator[tuple[Key, str, LayerSpec]]:
+    """Give every layer the place of its weights.
+
+    Keras writes a layer that is reached in two ways (in a TimeDistributed and on its own) at the
+    first place only; at the other there is nothing. A file does not say that two layers are one,
+    but then they have the same name and class.
+    """
+    every = list(leaves)
+    twins: dict[Key, list[str]] = {}
+    for owner, base, layer, within in every:
+        twins.setdefault(_identity(owner, layer, within), []).extend([base] if base else [])
+    for owner, base, layer, within in every:
+        bases = twins[_identity(owner, layer, within)]
+        cell = "/cell" if layer.class_name in OWN_CELL else ""
+        if base is None or (len(bases) > 1 and not _holds(store, f"{base}{cell}/vars")):
+            base = next((b for b in bases if _holds(store, f"{b}{cell}/vars")), base or "")
+        yield owner, base, layer
+
+
+def _identity(owner: Key, layer: LayerSpec, within: Key) -> Key:
+    place = owner[-max(len(within), 1)] if owner else ""  # of the layer, or of the cell's RNN
+    half = place if place in ("forward_layer", "backward_layer") else ""
+    return (layer.class_name, layer.name, half, *within)
+
+
+def _holds(store: Store, group: str) -> bool:
+    return store.kind(group) == "group" and bool(store.members(group))
+
+
+def _number(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdecimal() else (2**31, name)
+
+
+@dataclass
+class _Walk:
+    """One pass over all layers in Keras' order. ``seen``: the layers that were passed so far."""
+
+    store: Store
+    group: str
+    generation: Generation
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def skips(self) -> bool:
+        """Keras 2.12 and 2.13 pass over a layer with weights twice, and count both times."""
+        return self.generation.version.startswith(("2.12", "2.13"))
+
+    def known(self, layer: LayerSpec) -> bool:
+        """Whether the layer was passed before; from then on it was."""
+        mark = (layer.class_name, layer.name)
+        before = mark in self.seen
+        self.seen.update((inner.class_name, inner.name) for inner in layer.walk())
+        return before
+
+
+def _leaves(
+    layer: LayerSpec, walk: _Walk, owner: Key = (), base: str | None = "", within: Key = ()
+) -> Iterator[Leaf]:
+    """Every layer and cell that may have weights. ``within``: the RNN of a cell, the way in it."""
+    groups: Mapping[str, str] = {key: key for key in layer.parts}
+    if layer.class_name == STACK:
+        names = _counted(layer.parts, skips=False)  # in every version
+        groups = {key: f"cells/{name}" for key, name in names.items()}
+    for key, part in layer.parts.items():
+        place = None if base is None else f"{base}/{groups[key]}"
+        if layer.class_name == "RNN":
+            within = (layer.name,)
+        yield from _leaves(part, walk, (*owner, key), place, (*within, key) if within else ())
+    if layer.graph is not None:
+        group = None if base is None else f"{base}/{walk.group}"
+        for inner, name in _numbered_in(layer, walk, group).items():
+            place = None if name is None else f"{group}/{name}"
+            yield from _leaves(layer.graph.layer(inner), walk, (*owner, inner), place)
+    elif not layer.parts:
+        yield owner, base, layer, within
+
+
+def _numbered_in(model: LayerSpec, walk: _Walk, group: str | None) -> Mapping[str, str | None]:
+    """The groups of a model's layers; None for those that are stored elsewhere without a number.
+
+    Since 2.14, tf.keras gives no number to a layer that was stored before; Keras 3 does.
+    """
+    layers = model.graph.layers if model.graph else ()
+    if group is None:
+        return {layer.name: None for layer in layers}
+    names = numbered(model, skips=walk.skips)
+    if walk.generation.name != "tf.keras" or walk.skips or walk.store.kind(group) != "group":
+        return names
+    held = walk.store.members(group)
+    if all(name in held for name in names.values()):
+        return names
+    shared = frozenset(layer.name for layer in layers if walk.known(layer))
+    return {**dict.fromkeys(names), **numbered(model, skips=False, without=shared)}
+
+
+def numbered(
+    model: LayerSpec, *, skips: bool, without: frozenset[str] = frozenset()
+) -> Mapping[str, str]:
+    """Layer name -> group name: the class in snake case, counted per class.
+
+    ``skips``: a layer with weights counts twice. ``without``: layers that do not count.
+    """
+    layers = model.graph.layers if model.graph else ()
+    # A Sequential's list has no InputLayer.
+    passed_over = "InputLayer" if model.class_name == "Sequential" else ""
+    counting = {
+        layer.name: layer
+        for layer in layers
+        if layer.class_name != passed_over and layer.name not in without
+    }
+    return _counted(counting, skips=skips)
+
+
+def _counted(layers: Mapping[str, LayerSpec], *, skips: bool) -> dict[str, str]:
+    counts: Counter[str] = Counter()
+    out: dict[str, str] = {}
+    for key, layer in layers.items():
+        name = snake_case(layer.class_name)
+        out[key] = f"{name}_{counts[name]}" if counts[name] else name
+        counts[name] += 2 if skips and _has_weights(layer) else 1
+    return out
+
+
+def _has_weights(layer: LayerSpec) -> bool:
+    """As tf.keras sees it: what a lookup has learned is a weight, too."""
+    learned = layer.class_name == "IntegerLookup" and layer.config.get("vocabulary", ()) is None
+    return learned or any(True for _ in slots(layer))
+
+
+def is_v3(members: Mapping[str, str]) -> bool:
+    """Whether these are the groups of a v3 store."""
+    return any(name in members for name in ROOTS)

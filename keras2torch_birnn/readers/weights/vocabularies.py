@@ -1,0 +1,82 @@
+"""What ``adapt()`` found for an IntegerLookup: a text in the ``.keras`` archive, a number a line.
+
+The configuration holds a vocabulary only if the user gave one (``IndexLookup.save_assets`` of
+tf.keras 2.13 to 2.15 and of Keras 3). The text begins with the special tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    UnsupportedOptionError,
+    printable,
+)
+from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.keras_archive import VOCABULARY
+from keras2torch_birnn.readers.weights.slots import Key, fill
+from keras2torch_birnn.readers.weights.v3 import ROOTS, v3_places
+from keras2torch_birnn.schema.custom_layers import own_of
+from keras2torch_birnn.schema.preprocessing import LEAST, MOST
+from keras2torch_birnn.spec import Generation, LayerSpec
+
+_NUMBER = re.compile(r"-?[0-9]{1,19}")
+
+
+def with_vocabularies(
+    root: LayerSpec, container: Container, generation: Generation, problems: list[K2TError]
+) -> LayerSpec:
+    """Give every IntegerLookup its numbers; one that has none anywhere is a problem.
+
+    Raises:
+        InvalidModelFileError: a vocabulary holds something else.
+    """
+    bare = [layer for layer in root.walk() if _lacks(layer)]
+    if not bare:
+        return root
+    found: dict[Key, Mapping[str, Any]] = {}
+    first, last = VOCABULARY
+    for group in ROOTS:
+        if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
+            continue
+        for owner, base, layer in v3_places(root, container.store, generation, group):
+            name = f"{first}{base.removeprefix('/')}{last}"
+            if _lacks(layer) and name in container.vocabularies:
+                found[owner] = {"vocabulary": _numbers(container.vocabularies[name], name)}
+    root = fill(root, found, lambda layer, own: replace(layer, config={**layer.config, **own}))
+    problems += [
+        UnsupportedOptionError(
+            "IntegerLookup without vocabulary: what adapt() found is not in this file",
+            "save it as .keras, or make the layer anew with vocabulary=layer.get_vocabulary()",
+            place=layer.place,
+        )
+        for layer in root.walk()
+        if _lacks(layer)
+    ]
+    return root
+
+
+def _lacks(layer: LayerSpec) -> bool:
+    ours = layer.class_name == "IntegerLookup" and own_of(layer) is None
+    return ours and layer.config.get("vocabulary", ()) is None
+
+
+def _numbers(text: str, place: str) -> tuple[int, ...]:
+    lines = [line for line in text.split("\n") if line]
+    wrong = next((line for line in lines if not _is_number(line)), None)
+    if wrong is not None or not lines:
+        raise InvalidModelFileError(
+            f"{printable(repr(wrong or text))} where whole numbers of 64 bits are expected",
+            "refused",
+            place=place,
+        )
+    return tuple(int(line) for line in lines)
+
+
+def _is_number(line: str) -> bool:
+    return bool(_NUMBER.fullmatch(line)) and LEAST <= int(line) <= MOST

@@ -1,0 +1,34 @@
+"""Layers of plugins: by the NumPy equation that the plugin gives."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras2torch_birnn.errors import PluginError
+from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.schema.custom_layers import blaming, equation_of, shown
+from keras2torch_birnn.spec import LayerSpec, Structure, with_dtype
+
+
+def by_plugin(
+    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> tuple[Structure, Structure]:
+    """Run the user's equation, ``(layer, x, mask) -> (output, mask)``, in this run's precision.
+
+    Raises:
+        PluginError: there is none, it fails, or does not return a pair.
+    """
+    equation = equation_of(layer)
+    if equation is None:
+        raise PluginError(f"{shown(layer)}: it has no NumPy equation", place=layer.place)
+    exact = with_dtype(layer, np.dtype(context.dtype))
+    with blaming(layer, "its equation"):
+        result = equation(exact, inputs, mask, **context.call_options)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise PluginError(
+            f"{shown(layer)}: its equation returns {type(result).__name__}",
+            "a pair is expected: (output, mask of the output)",
+            place=layer.place,
+        )
+    output, after = result
+    return output, after

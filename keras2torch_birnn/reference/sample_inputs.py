@@ -1,0 +1,294 @@
+"""Random inputs that suit a model: ids below the vocabulary, padding of every kind. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.batch_memory import check_size
+from keras2torch_birnn.schema.custom_layers import own_of, own_vocabulary
+from keras2torch_birnn.schema.flow import declared_kind
+from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
+from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, leaves, tensors
+
+# Rows of a batch: a full one, and one for each kind of padding.
+ROWS = 5
+# Layers that hand on their input's values (not their places), at inference.
+_HANDS_ON = frozenset(
+    "InputLayer Reshape Flatten Permute RepeatVector Dropout SpatialDropout1D GaussianNoise "
+    "GaussianDropout AlphaDropout ActivityRegularization SpatialDropout2D SpatialDropout3D "
+    "Identity".split()
+)
+# Layers that take ids -> their option that says how many there are.
+_VOCABULARY: Mapping[str, str] = {"Embedding": "input_dim", "CategoryEncoding": "num_tokens"}
+# Others that look at an input's values.
+_LOOKS = ("Masking", "IntegerLookup")
+# Whole numbers that nothing is known of are below this, or below any vocabulary of the model;
+# below two where a plugin's layer may take them for ids and does not say how many there are.
+_WHOLE, _FEWEST = 10, 2
+# A Hashing takes any number: of one digit, or of up to seven.
+_HASHED = 10**7
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """What is known of one model input: ids below ``vocabulary``, reals or, with ``truth``, bools.
+
+    ``whole``: it is declared as whole numbers, also where no vocabulary is found.
+    ``among``: whole numbers that are looked up, and one that is not there. ``padding``: what marks
+    a step that does not count.
+    """
+
+    shape: tuple[int | None, ...] | None
+    vocabulary: int | None = None
+    padding: float | None = None
+    truth: bool = False
+    whole: bool = False
+    among: tuple[int, ...] = ()
+
+
+def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
+    """Facts on every input, in order, found by following its values through the graph."""
+    names = [ref.layer for ref in leaves(model.graph.inputs)]
+    found = {name: _declared(model.graph.layer(name)) for name in names}
+    for origin, layer, sure in _readers(model.graph, {name: name for name in names}):
+        facts = found[origin]
+        if not (sure or facts.whole):
+            continue
+        if (size := _vocabulary(layer)) is not None:
+            found[origin] = replace(
+                facts,
+                vocabulary=min(size, facts.vocabulary or size),
+                padding=0.0 if layer.config.get("mask_zero") else facts.padding,
+            )
+        elif layer.class_name == "IntegerLookup":
+            words = layer.config["vocabulary"]
+            found[origin] = replace(facts, among=(*words, (max(words) + 1) % 2**31))
+        elif layer.class_name == "Masking":
+            found[origin] = replace(facts, padding=layer.config["mask_value"])
+    least = _least_vocabulary(model)
+    return tuple(
+        replace(one, vocabulary=least) if one.whole and one.vocabulary is None else one
+        for one in (found[name] for name in names)
+    )
+
+
+def _least_vocabulary(model: ModelSpec) -> int:
+    """A range of whole numbers that every layer of the model takes, wherever they go."""
+    silent = any(
+        own_of(layer) is not None and _vocabulary(layer) is None for layer in model.root.walk()
+    )
+    sizes = [_vocabulary(layer) for layer in model.root.walk()]
+    return min((_WHOLE, *([_FEWEST] if silent else []), *(size for size in sizes if size)))
+
+
+def _vocabulary(layer: LayerSpec) -> int | None:
+    """How many ids a layer takes; None if it does not take ids."""
+    if layer.class_name == "Hashing":
+        return _HASHED
+    if own_of(layer) is not None:
+        return own_vocabulary(layer)
+    option = _VOCABULARY.get(layer.class_name)
+    return None if option is None else int(layer.config[option])
+
+
+def _declared(layer: LayerSpec) -> InputFacts:
+    kind = declared_kind(layer)
+    return InputFacts(layer.config["shape"], truth=kind == "bool", whole=kind.startswith("int"))
+
+
+def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, LayerSpec, bool]]:
+    """Yield (model input, layer, sure) for every layer that reads ids or padding as it is.
+
+    ``sure``: False where a plugin's layer reads several tensors, of which only some are ids.
+    """
+    known: dict[tuple[str, int], str] = {}
+    for call in graph.calls:
+        layer = graph.layer(call.layer)
+        if layer.class_name == "InputLayer":
+            if call.layer in origins:
+                known[call.layer, 0] = origins[call.layer]
+            continue
+        refs = list(tensors(call.args))
+        sources = [known.get((ref.layer, ref.call)) for ref in refs]
+        if not any(sources):
+            continue
+        inner = layer.parts["layer"] if layer.class_name == "TimeDistributed" else layer
+        if inner.graph is not None:
+            ends = [ref.layer for ref in leaves(inner.graph.inputs)]
+            reached = {e: s for e, s in zip(ends, sources, strict=False) if s}
+            yield from _readers(inner.graph, reached)
+        elif own_of(inner) is not None and _vocabulary(inner) is not None:
+            yield from ((source, inner, len(sources) == 1) for source in sources if source)
+        elif sources[0] and (len(sources) == 1 or inner.class_name == "CategoryEncoding"):
+            if inner.class_name in _LOOKS or _vocabulary(inner) is not None:
+                yield sources[0], inner, True
+            if inner.class_name in _HANDS_ON:
+                known[call.layer, call.index] = sources[0]
+
+
+Shape: TypeAlias = tuple[int, ...]
+# How real numbers are drawn
+Values: TypeAlias = Callable[[np.random.Generator, Shape], Array]
+
+
+def normal(rng: np.random.Generator, shape: Shape) -> Array:
+    """Draw normal numbers: they reach every weight, and drive some trained models into chaos."""
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def _shares(rng: np.random.Generator, shape: Shape) -> Array:
+    """Draw rows that are positive and sum to 1."""
+    x = rng.random(shape) ** 4
+    shares: Array = (x / x.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def _one_hot(rng: np.random.Generator, shape: Shape) -> Array:
+    """Draw rows with a single 1."""
+    hot: Array = np.eye(shape[-1], dtype=np.float32)[rng.integers(0, shape[-1], shape[:-1])]
+    return hot
+
+
+def _times(factor: float) -> Values:
+    return lambda rng, shape: normal(rng, shape) * np.float32(factor)
+
+
+# In the order in which they are tried: the first is the hardest on a wrong model.
+_KINDS: Mapping[str, Values] = {
+    "normal numbers": normal,
+    "rows that sum to 1": _shares,
+    "one-hot rows": _one_hot,
+    "normal numbers times 0.1": _times(0.1),
+    "normal numbers times 0.01": _times(0.01),
+}
+
+
+class Drawn(NamedTuple):
+    """Inputs of a model, and what they are, in words."""
+
+    name: str
+    arrays: tuple[Array, ...]
+
+
+def candidates(
+    model: ModelSpec, *, steps: int, seed: int, shorten: bool = False
+) -> Iterator[Drawn]:
+    """Draw several batches of different kinds, one at a time: see ``draw_inputs``.
+
+    After those of the file's own length follow shorter ones, where the model allows that.
+    """
+    seen: set[bytes] = set()
+    for short in (False, True):
+        for name, values in _KINDS.items():
+            arrays = draw_inputs(
+                model, steps=steps, seed=seed, shorten=shorten or short, values=values
+            )
+            drawn = b"".join(repr(x.shape).encode() + x.tobytes() for x in arrays)
+            if drawn not in seen:  # ids are drawn alike, and not every model has a shorter input
+                seen.add(drawn)
+                yield Drawn(f"{name}, {steps} steps" if short else name, arrays)
+
+
+def fitting_steps(model: ModelSpec, choices: Sequence[int]) -> int:
+    """The first number of steps that the model's weights allow, else the first of all.
+
+    A weight may have an axis of time of its own, where the input's is free.
+    """
+    facts = input_facts(model)
+    return next((steps for steps in choices if _fits(model, facts, steps)), choices[0])
+
+
+def draw_inputs(
+    model: ModelSpec, *, steps: int, seed: int, shorten: bool = False, values: Values = normal
+) -> tuple[Array, ...]:
+    """Draw one batch: float32 or int32 arrays, ``steps`` for every free axis.
+
+    Where a mask begins at an input, rows are full, right-padded, left-padded, gappy and empty.
+    ``values``: how real numbers are drawn. ``shorten``: use ``steps`` also for a fixed second
+    axis, where the model lets itself be computed on that (one that flattens its steps does not).
+    """
+    rng = np.random.default_rng(seed)
+    facts = input_facts(model)
+    if shorten and all(_can_shorten(f.shape, steps) for f in facts):
+        shorter = tuple(
+            replace(f, shape=(f.shape[0], None, *f.shape[2:])) if _has_steps(f) and f.shape else f
+            for f in facts
+        )
+        facts = shorter if _fits(model, shorter, steps) else facts
+    rows = ROWS if any(f.padding is not None for f in facts) else 3
+    rows = next((f.shape[0] for f in facts if f.shape and f.shape[0]), rows)
+    check_size(model, [_shape(f, steps, rows) for f in facts])
+    return tuple(
+        _draw(f, _shape(f, steps, rows), place, rng, values) for place, f in enumerate(facts)
+    )
+
+
+def _shape(facts: InputFacts, steps: int, rows: int) -> tuple[int, ...]:
+    declared = facts.shape or (None, steps)
+    return (rows, *(steps if size is None else size for size in declared[1:]))
+
+
+def _has_steps(facts: InputFacts) -> bool:
+    """Whether the second axis is time: reals (B, F) are one vector, such as an initial state."""
+    ids = facts.vocabulary is not None or facts.truth
+    return facts.shape is not None and (len(facts.shape) > 2 or (ids and len(facts.shape) > 1))
+
+
+def _can_shorten(shape: tuple[int | None, ...] | None, steps: int) -> bool:
+    return shape is None or len(shape) < 3 or shape[1] is None or shape[1] > steps
+
+
+def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
+    """Whether shapes and weights still agree with inputs of so many steps."""
+    layers = {layer.name: layer for layer in model.graph.layers}
+    for ref, fact in zip(leaves(model.graph.inputs), facts, strict=True):
+        if fact.shape is not None:
+            shape = tuple(steps if s is None and i else s for i, s in enumerate(fact.shape))
+            layer = layers[ref.layer]
+            layers[ref.layer] = replace(layer, config={**layer.config, "shape": shape})
+    graph = replace(model.graph, layers=tuple(layers.values()))
+    if any(layer.class_name not in SCHEMA for layer in model.root.walk()):
+        return False  # nobody knows what a plugin's layer gives then
+    problems: list[K2TError] = []
+    root = infer_model(replace(model.root, graph=graph), problems)
+    return not problems and all(
+        wanted is None or have == wanted
+        for layer in root.walk()
+        for name, shape in expected_weights(layer).items()
+        if name in layer.weights
+        for have, wanted in zip(layer.weights[name].shape, shape, strict=False)
+    )
+
+
+def _draw(
+    facts: InputFacts, shape: Shape, place: int, rng: np.random.Generator, values: Values
+) -> Array:
+    x: Array
+    if facts.truth:
+        return np.asarray(rng.random(shape) < 0.6)
+    if facts.among:
+        x = rng.choice(np.array(facts.among), shape)
+    elif facts.vocabulary is not None:
+        first = 1 if facts.padding is not None and facts.vocabulary > 1 else 0
+        x = rng.integers(first, facts.vocabulary, shape).astype(np.int32)
+    else:
+        x = values(rng, shape)
+    if facts.padding is None or len(shape) < 2:
+        return x
+    for row in range(len(x)):  # other kinds meet in a row of each input
+        x[row, ~_kept((row + place) % ROWS, shape[1])] = facts.padding
+    return x
+
+
+def _kept(kind: int, steps: int) -> Array:
+    """Which steps of a row count: all, a left part, a right part, some, none."""
+    t = np.arange(steps)
+    part = max(1, (2 * steps) // 3)
+    kinds: list[Array] = [t >= 0, t < part, t >= steps - part, (t * 7 + 3) % 5 > 1, t < 0]
+    return kinds[kind]

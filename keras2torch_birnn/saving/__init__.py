@@ -1,0 +1,1 @@
+"""Write and load the converted file (OUT)."""

@@ -1,0 +1,447 @@
+"""OUT, in and out: a plain dict of tensors and texts, or the same as safetensors. Never a pickle.
+
+``format``, ``spec`` (JSON text), ``state_dict`` (dense CPU tensors), ``golden``; and, where
+somebody froze or thawed parameters in torch, ``requires_grad`` (name -> bool, those unlike Keras').
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, fx, nn
+
+from keras2torch_birnn.conversion import (
+    Golden,
+    Origin,
+    build,
+    checksum,
+    float_type,
+    model_golden,
+    origin,
+    with_origin,
+)
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    OutputError,
+    UsageError,
+    WeightMismatchError,
+    in_file,
+    printable,
+)
+from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.readers.config.unrolled import check_calls
+from keras2torch_birnn.readers.containers.files import open_file
+from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.rnn.parameters import fill
+from keras2torch_birnn.saving.atomic import behind, write_whole
+from keras2torch_birnn.saving.out_files import FORMAT, OUT
+from keras2torch_birnn.saving.streaming import can_stream, stream_safetensors, stream_torch
+from keras2torch_birnn.saving.validation import (
+    NOT_OURS,
+    REMEDY,
+    check_archive,
+    check_golden,
+    check_spec,
+    check_tensors,
+)
+from keras2torch_birnn.spec import ModelSpec, model_from_json
+
+_GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+    """Write a converted model, atomically. The suffix ``.safetensors`` chooses that format.
+
+    The others are ``.pt`` and ``.pth``. An existing file that k2t did not write is never replaced,
+    unless it is empty.
+
+    If the weights were trained since the conversion, the model's own float64 outputs become the
+    golden vectors. Which parameters have ``requires_grad`` is kept.
+
+    Raises:
+        OutputError: it cannot be written, or must not be replaced. UsageError: not a converted
+            model, or one whose modules were exchanged since.
+    """
+    facts = origin(model)
+    twin = build(model_from_json(json.loads(facts.spec_text)))
+    check_modules(model, twin)
+    thawed = _thawed(model, twin)
+    golden = facts.golden
+    if checksum(model) != facts.checksum:
+        golden = model_golden(model)
+    named = _named(golden)
+    tensors, target = _dense({**model.state_dict(), **named}), Path(path)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+
+    def write(file: Path) -> None:
+        if _is_safetensors(target):
+            _write_safetensors(tensors, _texts(facts.spec_text, golden, thawed), file)
+        else:
+            _write_torch(_content(facts.spec_text, tensors, golden, thawed), file)
+
+    write_whole(target, write, OUT, overwrite=overwrite, size=size)
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors"
+
+
+def write_out(
+    model: nn.Module,
+    path: Path,
+    *,
+    overwrite: bool,
+    source: str | os.PathLike[str],
+    finish: Callable[[], None],
+) -> None:
+    """Write a model whose weights may still be in the file ``source``, one tensor at a time.
+
+    ``finish`` is called when all is written and before it is put in place.
+
+    Raises:
+        OutputError: it cannot be written; InvalidModelFileError: ``source`` cannot be read.
+    """
+    facts = origin(model)
+    text, golden = facts.spec_text, facts.golden
+    tensors = {**model.state_dict(keep_vars=True), **_named(golden)}
+
+    def write(file: Path) -> None:
+        with in_file(source):
+            if _is_safetensors(path):
+                stream_safetensors(tensors, _texts(text, golden, {}), file)
+            elif can_stream():
+                stream_torch(_content(text, tensors, golden, {}), file)
+            else:
+                fill(model)
+                _write_torch(_content(text, _dense(tensors), golden, {}), file)
+            finish()
+
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    write_whole(path, write, OUT, overwrite=overwrite, size=size)
+
+
+def _named(golden: Golden) -> dict[str, Tensor]:
+    """The golden tensors by the names that they have in safetensors."""
+    return {
+        f"{_GOLDEN}{kind}/{i:06d}": value
+        for kind, values in (("inputs", golden.inputs), ("outputs", golden.outputs))
+        for i, value in enumerate(values)
+    }
+
+
+def _about(golden: Golden) -> dict[str, Any]:
+    return {
+        "made_by": golden.made_by,
+        "rounding": golden.rounding,
+        "roundings": list(golden.roundings),
+    }
+
+
+def check_modules(model: nn.Module, twin: nn.Module) -> None:
+    """Refuse a model whose modules are not those of its spec: its file could never be loaded.
+
+    ``twin``: what the spec builds.
+
+    Raises:
+        UsageError: a module was exchanged, added or taken away, or has other tensors.
+    """
+    advice = (
+        "save the state_dict of a changed model with torch.save; k2t.save takes it as it was "
+        "converted"
+    )
+    found, wanted = (dict(one.named_modules(remove_duplicate=False)) for one in (model, twin))
+    del found[""], wanted[""]
+    for name in dict.fromkeys((*wanted, *found)):
+        there, expected = (_class(modules.get(name)) for modules in (found, wanted))
+        if there != expected:
+            raise UsageError(f"{printable(name)}: {there}, converted was {expected}", advice)
+    shapes, before = (
+        {name: _shown(tensor.shape) for name, tensor in one.state_dict(keep_vars=True).items()}
+        for one in (model, twin)
+    )
+    for name in dict.fromkeys((*before, *shapes)):
+        is_now, was = shapes.get(name, "nothing"), before.get(name, "nothing")
+        if is_now != was:
+            raise UsageError(f"{printable(name)}: {is_now}, converted was {was}", advice)
+
+
+def _class(module: nn.Module | None) -> str:
+    return "nothing" if module is None else printable(type(module).__qualname__)
+
+
+def _thawed(model: nn.Module, twin: nn.Module) -> dict[str, bool]:
+    """The parameters that somebody froze or thawed in torch."""
+    of_keras = {name: one.requires_grad for name, one in twin.named_parameters()}
+    return {
+        name: one.requires_grad
+        for name, one in model.named_parameters()
+        if one.requires_grad is not of_keras.get(name, True)
+    }
+
+
+def _thaw(model: nn.Module, thawed: Any) -> None:
+    """Freeze and thaw as it was when the model was saved.
+
+    Raises:
+        InvalidModelFileError: that is no table of this model's parameters.
+    """
+    parameters = dict(model.named_parameters())
+    if not isinstance(thawed, Mapping) or not thawed.keys() <= parameters.keys():
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="requires_grad")
+    for name, learns in thawed.items():
+        parameters[name].requires_grad_(learns is True)
+
+
+def _texts(spec: str, golden: Golden, thawed: Mapping[str, bool]) -> dict[str, str]:
+    """What stands beside the tensors in safetensors."""
+    texts = {"format": FORMAT, "spec": spec, "golden": json.dumps(_about(golden))}
+    return texts | ({"requires_grad": json.dumps(thawed)} if thawed else {})
+
+
+def _content(
+    spec: str, tensors: Mapping[str, Tensor], golden: Golden, thawed: Mapping[str, bool]
+) -> dict[str, Any]:
+    """The plain dict of a ``.pt`` file."""
+    named = _named(golden)
+    return {
+        "format": FORMAT,  # first: it tells what wrote the file
+        "spec": spec,
+        **({"requires_grad": dict(thawed)} if thawed else {}),
+        "state_dict": {n: t for n, t in tensors.items() if n not in named},
+        "golden": {
+            kind: [tensors[name] for name in named if name.startswith(f"{_GOLDEN}{kind}/")]
+            for kind in ("inputs", "outputs")
+        }
+        | _about(golden),
+    }
+
+
+def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, dense, on the CPU, none a part of more memory than its own.
+
+    A copy is made only where it must be: the weights can be most of what fits into memory.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage()
+        if memory.nbytes() != tensor.nbytes or memory.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        found[name] = tensor
+    return found
+
+
+def _write_torch(content: Mapping[str, Any], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        raise behind(error) from None
+
+
+def _write_safetensors(tensors: dict[str, Tensor], texts: dict[str, str], path: Path) -> None:
+    try:
+        safetensors.torch.save_file(tensors, path, metadata=texts)
+    except safetensors.SafetensorError as error:
+        raise OutputError(f"cannot be written ({_first_line(error)})", "disk full?") from None
+
+
+def _first_line(error: Exception) -> str:
+    return printable(str(error).strip().partition("\n")[0])
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    *,
+    plugins: Iterable[PluginName] = (),
+) -> fx.GraphModule:
+    """Read a model that ``save`` or ``k2t convert`` wrote: eval mode, on ``device``.
+
+    Call ``.train()`` on it before it is trained, also where a trainer does that for its own module:
+    some keep the mode of the modules inside, and then train without dropout.
+
+    ``plugins``: those that the model was converted with, unless they are loaded already.
+
+    Raises:
+        InvalidModelFileError: not such a file, or damaged; WeightMismatchError: its tensors are
+            not those of its spec; UsageError: no such device; UnsupportedLayerError: a layer of a
+            plugin that is not loaded.
+    """
+    load_plugins(plugins)
+    with in_file(path):
+        content = read_content(Path(path))
+        spec = content_spec(content)
+        golden = _golden(content["golden"])
+        check_golden(spec, golden.inputs)
+        model = _built(spec)
+        _assign(model, content["state_dict"])
+        _thaw(model, content.get("requires_grad", {}))
+        facts = Origin(content["spec"], golden, checksum(model))
+    # the weights are in the dtype of OUT; what the spec holds besides follows
+    model = model.to(checked_device(device), float_type(model))
+    return with_origin(model, facts).eval()
+
+
+def _built(spec: ModelSpec) -> fx.GraphModule:
+    """Build the model; whatever a spec from a file makes the builder trip over is the file's."""
+    try:
+        return build(spec)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
+        raise InvalidModelFileError(
+            f"its spec is damaged ({type(error).__name__}: {_first_line(error)})",
+            "convert again",
+            place="spec",
+        ) from None
+
+
+def _assign(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give the model these tensors, all that it needs and no others.
+
+    One module at a time: torch's ``load_state_dict`` on a model of n layers looks n times at every
+    name.
+    """
+    expected = model.state_dict()
+    missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
+    for names, what in ((missing, "without"), (extra, "with")):
+        if names:
+            raise _unfit(f"{what} {min(names, key=str)}")
+    for name, wanted in expected.items():
+        if not isinstance(state[name], Tensor) or state[name].shape != wanted.shape:
+            found = getattr(state[name], "shape", type(state[name]).__name__)
+            raise _unfit(f"{name} is {_shown(found)}, expected {_shown(wanted.shape)}")
+    own: dict[str, dict[str, Any]] = {}
+    for name, value in state.items():
+        owner, _, last = name.rpartition(".")
+        own.setdefault(owner, {})[last] = value
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for owner, tensors in own.items():
+        try:
+            modules[owner].load_state_dict(tensors, strict=False, assign=True)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise _unfit(f"{owner}: {str(error).strip().splitlines()[-1].strip()}") from None
+
+
+def _shown(shape: Any) -> str:
+    return str(list(shape)) if isinstance(shape, torch.Size) else str(shape)
+
+
+def _unfit(what: str) -> WeightMismatchError:
+    return WeightMismatchError(f"its tensors do not fit its spec: {printable(what)}")
+
+
+def checked_device(device: str | torch.device) -> torch.device:
+    """Return the device if this machine has it.
+
+    Raises:
+        UsageError: it has not.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"device {printable(device)!r} is unknown", "use cpu or cuda") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "device cuda: this machine has no CUDA device that torch can use",
+            "use --device cpu, or install a CUDA build of torch",
+        )
+    return found
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Read the dict of OUT from either format and check its outline."""
+    with open_file(path) as file:
+        window = Window(file, 0, os.fstat(file.fileno()).st_size)
+        start = window.head(8)
+        if start.startswith(b"\x89HDF"):
+            raise InvalidModelFileError(NOT_OURS, REMEDY)
+        if start.startswith(b"PK"):
+            check_archive(window)
+            content = _from_torch(file)
+        else:
+            content = _from_safetensors(path)
+    version = content.get("format")
+    if isinstance(version, str) and version != FORMAT and version.startswith("keras2torch_birnn/"):
+        raise InvalidModelFileError(
+            f"format {printable(version)}, this k2t reads {FORMAT}", "upgrade keras2torch_birnn"
+        )
+    wanted = {"format": str, "spec": str, "state_dict": Mapping, "golden": Mapping}
+    for key, kind in wanted.items():
+        if not isinstance(content.get(key), kind):
+            raise InvalidModelFileError(NOT_OURS, REMEDY, place=key)
+    if content["format"] != FORMAT:
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="format")
+    check_tensors(content["state_dict"], "state_dict")
+    return content
+
+
+def _from_torch(file: BinaryIO) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on damaged files
+        raise InvalidModelFileError(f"{NOT_OURS} ({_first_line(error)})", REMEDY) from None
+    return content if isinstance(content, dict) else {}
+
+
+def _from_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InvalidModelFileError(f"{NOT_OURS} ({_first_line(error)})", REMEDY) from None
+    golden: dict[str, Any] = {"inputs": [], "outputs": []}
+    for name in sorted(n for n in tensors if n.startswith(_GOLDEN)):
+        golden.setdefault(name.split("/")[1], []).append(tensors.pop(name))
+    objects: dict[str, dict[str, Any]] = {}
+    for place in ("golden", "requires_grad"):
+        try:
+            objects[place] = dict(parse_object(texts.get(place, "{}"), place=place))
+        except InvalidModelFileError:
+            raise InvalidModelFileError(NOT_OURS, REMEDY, place=place) from None
+    return {
+        "format": texts.get("format"),
+        "spec": texts.get("spec"),
+        "state_dict": tensors,
+        "golden": golden | objects["golden"],
+        "requires_grad": objects["requires_grad"],
+    }
+
+
+def content_spec(content: Mapping[str, Any]) -> ModelSpec:
+    """The spec of OUT; its arrays are placeholders."""
+    try:
+        spec = model_from_json(parse_json(content["spec"], place="spec"))
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidModelFileError) as error:
+        reason = error.found if isinstance(error, InvalidModelFileError) else error
+        raise InvalidModelFileError(
+            f"its spec is damaged ({printable(reason)})", "convert again", place="spec"
+        ) from None
+    check_spec(spec, content["state_dict"])
+    check_calls(spec.root)
+    return spec
+
+
+def _golden(content: Mapping[str, Any]) -> Golden:
+    try:
+        inputs, outputs = tuple(content["inputs"]), tuple(content["outputs"])
+        roundings = tuple(map(float, content.get("roundings", ())))
+        made_by, rounding = str(content["made_by"]), float(content["rounding"])
+        golden = Golden(inputs, outputs, made_by, rounding, roundings)
+    except (KeyError, TypeError, ValueError):
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden") from None
+    if not inputs or len(roundings) not in (0, len(outputs)):
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden")
+    check_tensors({str(i): t for i, t in enumerate((*inputs, *outputs))}, "golden")
+    return golden

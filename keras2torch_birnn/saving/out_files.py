@@ -1,0 +1,74 @@
+"""OUT as a kind of file: how its name ends, and how its content tells that k2t wrote it.
+
+A look at a file runs nothing of it and reads little: the table of a zip and the first strings of
+its ``data.pkl``, or the header of safetensors. No torch is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickletools
+from collections.abc import Iterator
+from pathlib import Path
+
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.limits import OUT_MEMBERS, PROGRAM_BYTES
+from keras2torch_birnn.readers.containers.zip_archive import open_archive
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.saving.atomic import FileKind
+
+FORMAT = "keras2torch_birnn/1"
+_FORMATS = "keras2torch_birnn/"  # of every version
+_START = 256  # bytes of data.pkl that hold its first key and value
+
+
+def is_out(path: Path) -> bool:
+    """Tell from the content of a file whether k2t wrote it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            window = Window(file, 0, os.fstat(file.fileno()).st_size)
+            zipped = window.head(2) == b"PK"
+            return (_torch_format if zipped else _safetensors_format)(window).startswith(_FORMATS)
+    except InvalidModelFileError:
+        return False
+
+
+def _torch_format(window: Window) -> str:
+    """What stands under "format" in a ``.pt`` file; its dict begins with that key."""
+    with open_archive(window, PROGRAM_BYTES, OUT_MEMBERS) as (archive, members):
+        program = next((m for m in members if m.filename.endswith("/data.pkl")), None)
+        if program is None:
+            return ""
+        with archive.open(program) as content:
+            found = _strings(content.read(_START))
+            key, value = next(found, ""), next(found, "")
+    return value if key == "format" else ""
+
+
+def _strings(program: bytes) -> Iterator[str]:
+    try:
+        for opcode, argument, _ in pickletools.genops(program):
+            if opcode.name == "BINUNICODE":
+                yield str(argument)
+    except ValueError:  # the end of what was read
+        return
+
+
+def _safetensors_format(window: Window) -> str:
+    size = int.from_bytes(window.head(8), "little")
+    if not 0 < size <= min(PROGRAM_BYTES, window.size - 8):
+        return ""
+    try:
+        header = json.loads(window.read(size, 8))
+    except (ValueError, RecursionError):
+        return ""
+    texts = header.get("__metadata__") if isinstance(header, dict) else None
+    return str(texts.get("format")) if isinstance(texts, dict) else ""
+
+
+OUT = FileKind("OUT", (".pt", ".pth", ".safetensors"), is_out)

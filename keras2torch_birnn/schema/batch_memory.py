@@ -1,0 +1,76 @@
+"""How many values one small batch makes in a model: a small file may ask for terabytes of them.
+
+Golden vectors and every verification compute the model, so this is looked at before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, printable
+from keras2torch_birnn.limits import BATCH_VALUES
+from keras2torch_birnn.schema.shape_inference import infer_model
+from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, Structure, leaves
+
+
+def check_size(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> None:
+    """Refuse a model that makes too many values of inputs of these shapes.
+
+    Raises:
+        UnsupportedOptionError: it does; the place is the first layer that does alone, or the model.
+    """
+    root = _with_inputs(model, inputs)
+    values = _values(root) * max((shape[0] for shape in inputs if shape), default=1)
+    if values > BATCH_VALUES:
+        raise UnsupportedOptionError(
+            f"a small batch makes {values} values in this model, more than {BATCH_VALUES}",
+            "such a model cannot be proved equal here",
+            place=printable(max(_alone(root), default=(0, ""))[1]),
+        )
+
+
+def _with_inputs(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> LayerSpec:
+    layers = {layer.name: layer for layer in model.graph.layers}
+    for ref, shape in zip(leaves(model.graph.inputs), inputs, strict=False):
+        config = {**layers[ref.layer].config, "shape": (None, *shape[1:])}
+        layers[ref.layer] = replace(layers[ref.layer], config=config)
+    graph = replace(model.graph, layers=tuple(layers.values()))
+    problems: list[K2TError] = []  # other shapes than the file's may not fit: whoever runs it says
+    return infer_model(replace(model.root, graph=graph), problems)
+
+
+def _values(layer: LayerSpec) -> int:
+    """Values of one row that one call of the layer makes, those inside it included."""
+    total = _own(layer) + sum(map(_values, layer.parts.values()))
+    return total + (_graph_values(layer.graph) if layer.graph else 0)
+
+
+def _graph_values(graph: Graph) -> int:
+    each: Mapping[str, int] = {layer.name: _values(layer) for layer in graph.layers}
+    return sum(each[call.layer] for call in graph.calls)
+
+
+def _own(layer: LayerSpec) -> int:
+    total = _sizes(layer.output_shape)
+    if "Attention" in layer.class_name and isinstance(layer.input_shape, tuple):
+        steps = [s[1:-1] for s in layer.input_shape if isinstance(s, tuple) and len(s) > 1]
+        lengths = [size or 1 for part in steps[:2] for size in part]
+        total += math.prod(lengths) * int(layer.config.get("num_heads", 1))  # the scores, at most
+    return total
+
+
+def _alone(root: LayerSpec) -> list[tuple[int, str]]:
+    return [(_own(layer), layer.place) for layer in root.walk()]
+
+
+def _sizes(shape: Structure) -> int:
+    """Values of a structure of shapes; sizes that nobody knows count as one."""
+    if isinstance(shape, Mapping):
+        return sum(map(_sizes, shape.values()))
+    if not isinstance(shape, tuple):
+        return 0
+    if any(isinstance(part, tuple | Mapping) for part in shape):
+        return sum(map(_sizes, shape))
+    return math.prod(size or 1 for size in shape)

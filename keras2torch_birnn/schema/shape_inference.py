@@ -1,0 +1,219 @@
+"""Shapes through a parsed model, before a byte of a weight is read or allocated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    WeightMismatchError,
+    printable,
+)
+from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
+from keras2torch_birnn.schema.cells import rnn_output
+from keras2torch_birnn.schema.custom_layers import own_output
+from keras2torch_birnn.spec import (
+    Constant,
+    Graph,
+    LayerSpec,
+    Shape,
+    Structure,
+    TensorRef,
+    map_structure,
+    tensors,
+)
+
+
+def infer_model(root: LayerSpec, problems: list[K2TError]) -> LayerSpec:
+    """Fill in ``input_shape`` and ``output_shape`` everywhere; what does not fit is a problem."""
+    return _infer(root, None, problems)
+
+
+def _infer(
+    layer: LayerSpec,
+    shape: Structure,
+    problems: list[K2TError],
+    said: Mapping[str, Structure] | None = None,
+) -> LayerSpec:
+    """``said``: the options of the call."""
+    if layer.graph is not None:
+        graph, output = _infer_graph(layer.graph, shape, problems)
+        return replace(layer, graph=graph, input_shape=shape, output_shape=output)
+    try:
+        return _infer_leaf(layer, shape, problems, said or {})
+    except ShapeError as error:
+        problems.append(WeightMismatchError(f"{layer.class_name}: {error}", place=layer.place))
+        return replace(layer, input_shape=shape)
+
+
+def _infer_leaf(
+    layer: LayerSpec, shape: Structure, problems: list[K2TError], said: Mapping[str, Structure]
+) -> LayerSpec:
+    if layer.class_name not in SCHEMA:  # a plugin's layer: its output may be known from before
+        output = own_output(layer, shape)
+        output = layer.output_shape if output is None else output
+        return replace(layer, input_shape=shape, output_shape=output)
+    if layer.class_name == "Bidirectional":
+        halves = {key: _infer(part, shape, problems) for key, part in layer.parts.items()}
+        heads = [half.output_shape for half in halves.values()]
+        output = None
+        if None not in heads:
+            output = merged_output(layer.config["merge_mode"], heads[0], heads[1])
+        return replace(layer, parts=halves, input_shape=shape, output_shape=output)
+    if layer.class_name == "RNN":
+        cell = _infer_cell(layer.parts["cell"], _map_shapes(_one_step, shape), problems)
+        layer = replace(layer, parts={"cell": cell}, input_shape=shape)
+        return replace(layer, output_shape=rnn_output(layer, shape))
+    if layer.class_name == "TimeDistributed":
+        step = _map_shapes(_one_step, shape)
+        inner = _infer(layer.parts["layer"], step, problems)
+        output, first = inner.output_shape, next(_shapes(shape))
+        if _is_shape(output):
+            output = (output[0], first[1] if first else None, *output[1:])
+        return replace(layer, parts={"layer": inner}, input_shape=shape, output_shape=output)
+    schema = SCHEMA[layer.class_name]
+    schema.weights(layer.config, shape)
+    output = schema.output({**layer.config, **said}, shape)
+    return replace(layer, input_shape=shape, output_shape=output)
+
+
+def _infer_cell(cell: LayerSpec, step: Shape | None, problems: list[K2TError]) -> LayerSpec:
+    """A cell; of a stack each reads what the one before it gives."""
+    if not cell.parts:
+        return _infer(cell, step, problems)
+    parts, given = {}, step
+    for key, part in cell.parts.items():
+        parts[key] = _infer(part, given, problems)
+        given = parts[key].output_shape
+    return replace(cell, parts=parts, input_shape=step, output_shape=given)
+
+
+def _one_step(shape: Shape | None) -> Shape | None:
+    """The shape without its second axis, time."""
+    if shape is None:
+        return None
+    if len(shape) < 3:
+        raise ShapeError(f"at least 3 dimensions are expected, found {list(shape)}")
+    return (shape[0], *shape[2:])
+
+
+def _map_shapes(function: Callable[[Shape | None], Structure], shape: Structure) -> Structure:
+    """Apply ``function`` to a shape, or to each of a tuple or dict of shapes."""
+    if shape is None or _is_shape(shape):
+        return function(shape)
+    if isinstance(shape, Mapping):
+        return {key: _map_shapes(function, part) for key, part in shape.items()}
+    return tuple(_map_shapes(function, part) for part in shape)
+
+
+def _infer_graph(
+    graph: Graph, given: Structure, problems: list[K2TError]
+) -> tuple[Graph, Structure]:
+    layers = {layer.name: layer for layer in graph.layers}
+    for ref, shape in zip(tensors(graph.inputs), _shapes(given), strict=False):
+        if shape is not None:
+            own = layers[ref.layer]
+            layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
+    shapes: dict[tuple[str, int], Structure] = {}
+
+    def shape_of(ref: object) -> Structure:
+        if isinstance(ref, Constant):
+            return ref.shape
+        if isinstance(ref, bool | int | float):
+            return ()
+        if not isinstance(ref, TensorRef):
+            return None
+        found = shapes.get((ref.layer, ref.call))
+        if found is None:
+            return None
+        outputs = tuple(_shapes(found))  # a model's dict counts by its keys, as Keras flattens it
+        if not 0 <= ref.output < len(outputs):
+            raise InvalidModelFileError(
+                f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
+                "refused",
+            )
+        return outputs[ref.output]
+
+    for call in graph.calls:
+        layer = layers[call.layer]
+        if layer.class_name == "InputLayer":
+            shape = layer.config["shape"]
+            layers[call.layer] = replace(layer, input_shape=shape, output_shape=shape)
+        else:
+            given = call.args[0] if len(call.args) == 1 else call.args
+            shape = map_structure(shape_of, given)
+            map_structure(shape_of, call.kwargs)  # masks and states are there, too
+            layers[call.layer] = _infer(layer, shape, problems, call.kwargs)
+            if call.index:
+                _check_shared(layer, layers[call.layer], problems)
+        shapes[call.layer, call.index] = layers[call.layer].output_shape
+    output = map_structure(shape_of, graph.outputs)
+    return replace(graph, layers=tuple(layers.values())), output
+
+
+def _check_shared(before: LayerSpec, now: LayerSpec, problems: list[K2TError]) -> None:
+    """A layer that is called again must need the same weights for its new input."""
+    for old, new in zip(before.walk(), now.walk(), strict=True):
+        if old.input_shape is None or new.input_shape is None:
+            continue
+        sizes, wanted = (
+            [size for shape in expected_weights(one).values() for size in shape]
+            for one in (old, new)
+        )
+        if any(a != b for a, b in zip(sizes, wanted, strict=False) if None not in (a, b)):
+            problems.append(
+                WeightMismatchError(
+                    f"{new.class_name} is called with inputs of shape {old.input_shape} and of "
+                    f"shape {new.input_shape}, which need different weights",
+                    place=new.place,
+                )
+            )
+
+
+def _is_shape(value: Structure) -> bool:
+    return isinstance(value, tuple) and all(v is None or isinstance(v, int) for v in value)
+
+
+def _shapes(structure: Structure) -> Iterator[Shape | None]:
+    """The shapes of a structure of tensors, in order."""
+    if isinstance(structure, Mapping):
+        structure = tuple(structure.values())
+    if structure is None or _is_shape(structure):
+        yield structure
+    else:
+        for part in structure:
+            yield from _shapes(part)
+
+
+# No layer may give more numbers for one batch: whoever computes with the model must hold them.
+MOST_NUMBERS = 2**29
+
+
+def check_sizes(root: LayerSpec) -> None:
+    """Refuse sizes that no weight backs up (a padding of a million million steps).
+
+    Raises:
+        InvalidModelFileError: a layer's output has more than ``MOST_NUMBERS`` numbers.
+    """
+    for layer in root.walk():
+        for shape in (*_shapes(layer.input_shape), *_shapes(layer.output_shape)):
+            count = math.prod(size for size in shape or () if size is not None)
+            if count > MOST_NUMBERS:
+                raise InvalidModelFileError(
+                    f"an output of {count} numbers, more than {MOST_NUMBERS}",
+                    "refused",
+                    place=layer.place,
+                )
+
+
+def expected_weights(layer: LayerSpec) -> Mapping[str, tuple[int | None, ...]]:
+    """Name -> shape of the weights that this layer itself owns, by its config and input."""
+    if layer.class_name not in SCHEMA or layer.graph is not None:
+        return {}
+    try:
+        return SCHEMA[layer.class_name].weights(layer.config, layer.input_shape)
+    except ShapeError:
+        return {}

@@ -1,0 +1,137 @@
+"""Inputs that the user gives to ``verify``: checked against the model before anything runs on them.
+
+A ``.npz`` file, a mapping by the names of the InputLayers, or a sequence in Keras' order.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from keras2torch_birnn.errors import InvalidModelFileError, UsageError, in_file, printable
+from keras2torch_birnn.reference.sample_inputs import Drawn, InputFacts, input_facts
+from keras2torch_birnn.spec import Array, ModelSpec
+
+# A path of an .npz, arrays by name, or arrays in Keras' order
+Given: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any]
+
+GIVEN = "the inputs given"
+_POSITIONAL = "arr_"  # as numpy.savez names what has no name
+
+
+def given_inputs(model: ModelSpec, source: Given) -> Drawn:
+    """Read and check the user's inputs: float32 (float64 for such a model), int32 or bool.
+
+    Raises:
+        InvalidModelFileError: not a readable .npz. UsageError: not what the model takes.
+    """
+    path = source if isinstance(source, str | os.PathLike) else None
+    with nullcontext() if path is None else in_file(path):
+        named = _read(path) if path is not None else source
+        names = [layer.name for layer in model.input_layers()]
+        arrays = _in_order(named, names)
+        facts = input_facts(model)
+        double = any(
+            w.dtype == np.float64 for one in model.root.walk() for w in one.weights.values()
+        )
+        kind = np.float64 if double else np.float32
+        checked = tuple(
+            _checked(_array(x, name), name, fact, kind)
+            for x, name, fact in zip(arrays, names, facts, strict=True)
+        )
+        rows = {x.shape[0] for x in checked}
+        if len(rows) > 1:
+            raise UsageError(
+                f"the inputs have {', '.join(map(str, sorted(rows)))} rows",
+                "give each the same number of rows",
+            )
+    return Drawn(GIVEN, checked)
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Array]:
+    try:
+        with Path(path).open("rb") as file:
+            data = np.load(file, allow_pickle=False)
+            if isinstance(data, np.ndarray):
+                raise ValueError("one array without a name")
+            return {name: data[name] for name in data.files}
+    except FileNotFoundError:
+        raise InvalidModelFileError("there is no such file", "name an .npz file") from None
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__)
+        raise InvalidModelFileError(
+            f"is not an .npz file of plain arrays ({reason})", "write it with numpy.savez"
+        ) from None
+
+
+def _in_order(given: Any, names: Sequence[str]) -> list[Any]:
+    """The inputs in the order in which the model takes them."""
+    expected = ", ".join(map(printable, names))
+    if not isinstance(given, Mapping):
+        if not isinstance(given, Sequence):
+            raise UsageError(
+                f"inputs of type {type(given).__name__}",
+                f"give a path, a list of arrays, or a dict with {expected}",
+            )
+        if len(given) != len(names):
+            raise UsageError(f"{len(given)} inputs, the model takes {len(names)}: {expected}")
+        return list(given)
+    numbered = [f"{_POSITIONAL}{i}" for i in range(len(names))]
+    for known in (names, numbered):
+        if set(given) == set(known):
+            return [given[name] for name in known]
+    found = ", ".join(map(printable, given)) or "nothing"
+    raise UsageError(
+        f"inputs named {found}, the model takes {expected}",
+        "use these names, or none at all (Keras' order)",
+    )
+
+
+def _array(value: Any, name: str) -> Array:
+    try:
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError):
+        array = np.empty(0, object)
+    if array.dtype.kind not in "fiub":
+        raise UsageError(f"input {printable(name)} holds {array.dtype}, numbers are expected")
+    if not np.isfinite(array).all():
+        raise UsageError(
+            f"input {printable(name)} holds NaN or infinite values, which say nothing of a model"
+        )
+    return array
+
+
+def _checked(x: Array, name: str, facts: InputFacts, kind: Any) -> Array:
+    """The array in the declared shape and kind."""
+    place = f"input {printable(name)}"
+    wanted = facts.shape
+    fits = x.ndim >= 1 and 0 not in x.shape
+    if wanted is not None:
+        fits = fits and x.ndim == len(wanted)
+        fits = fits and all(w is None or w == s for w, s in zip(wanted, x.shape, strict=True))
+    if not fits:
+        sizes = "rows first" if wanted is None else _shown(wanted)
+        raise UsageError(f"{place} has shape {_shown(x.shape)}, {sizes} is expected")
+    if facts.truth:
+        return x.astype(bool)
+    if facts.vocabulary is None and not facts.among:
+        with np.errstate(over="ignore"):
+            single: Array = x.astype(kind)
+        if not np.isfinite(single).all():
+            raise UsageError(f"{place} holds values beyond {np.dtype(kind)}")
+        return single
+    if (x != np.floor(x)).any():
+        raise UsageError(f"{place} holds fractions, whole numbers are expected")
+    if max(abs(float(x.min())), abs(float(x.max()))) >= 2**31:
+        raise UsageError(f"{place} holds values beyond int32")
+    return x.astype(np.int32)
+
+
+def _shown(shape: Sequence[int | None]) -> str:
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"

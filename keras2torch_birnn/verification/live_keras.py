@@ -1,0 +1,127 @@
+"""Ask the live Keras, if one is installed that can load the file, what the model computes.
+
+In a child process, always: nothing of Keras or TensorFlow ever enters this one. Old files go to
+``tf_keras`` only: Keras 3 would silently change their hard_sigmoid.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.readers import read_architecture
+from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.verification.allow_list import foreign_name
+
+CHILD = Path(__file__).with_name("keras_child.py")
+SECONDS = 600
+# Floats of half precision -> how many times as coarse as float32 they are
+_COARSENESS = {"float16": 2.0**13, "bfloat16": 2.0**16}
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
+
+
+@dataclass(frozen=True)
+class KerasAnswer:
+    """Outputs of the live Keras, and its name and version.
+
+    ``coarseness``: how many times as coarse as float32 it computes.
+    """
+
+    name: str
+    outputs: tuple[Array, ...]
+    coarseness: float = 1.0
+
+
+def keras_for(spec: ModelSpec) -> str:
+    """The package that computes what the file's own Keras did, or why none does."""
+    return "keras" if spec.generation.name == "keras3" else "tf_keras"
+
+
+def _reason_against(spec: ModelSpec) -> str | None:
+    """Why no living Keras is a fair judge of this file."""
+    old = spec.generation.name == "keras2"
+    masked = any(
+        layer.class_name == "Masking" or layer.config.get("mask_zero") for layer in spec.root.walk()
+    )
+    if old and masked:
+        return "tf_keras treats masked steps unlike the multi-backend Keras that wrote the file"
+    return None
+
+
+def ask_keras(
+    model: Path, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
+) -> KerasAnswer | str:
+    """Outputs of the live Keras on these inputs, or a text that says why there are none."""
+    package = keras_for(spec)
+    reason = _reason_against(spec)
+    if reason is not None:
+        return reason
+    if importlib.util.find_spec(package) is None or importlib.util.find_spec("tensorflow") is None:
+        return f"{package} is not installed (pip install 'keras2torch_birnn[keras]')"
+    foreign = foreign_name(read_architecture(model, config=config))
+    if foreign is not None:
+        return f"the file names {foreign}, which {package} would look up or run"
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
+        named_inputs: dict[str, Any] = {f"in_{i}": x for i, x in enumerate(inputs)}
+        np.savez(given, **named_inputs)
+        named = named_for_keras(Path(folder), model, config)
+        arguments = [package, named, given, found, *([config.resolve()] if config else [])]
+        environment = {
+            **os.environ,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "CUDA_VISIBLE_DEVICES": "",
+            "KERAS_BACKEND": "tensorflow",
+        }
+        try:
+            done = subprocess.run(
+                [sys.executable, str(CHILD), *map(str, arguments)],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=SECONDS,
+                env=environment,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"{package} did not finish in {SECONDS} s"
+        if done.returncode or not found.exists():
+            return f"{package} fails on this file: {printable(_message(done.stderr))}"
+        with np.load(found) as data:
+            count = sum(name.startswith("out_") for name in data.files)
+            outputs = tuple(data[f"out_{i}"] for i in range(count))
+            coarse = max((_COARSENESS.get(str(kind), 1.0) for kind in data["kinds"]), default=1.0)
+            return KerasAnswer(f"{package} {data['version']}", outputs, coarse)
+
+
+def named_for_keras(folder: Path, model: Path, config: Path | None) -> Path:
+    """A link to the model in the folder with the suffix Keras goes by; we go by the content."""
+    named = folder / f"model{_suffix(model, config)}"
+    named.symlink_to(model.resolve())
+    return named
+
+
+def _message(text: str) -> str:
+    """The line of a traceback that says what happened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or ["no message"])[-1]
+
+
+def _suffix(model: Path, config: Path | None) -> str:
+    with model.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    if config is None:
+        return ".keras" if zipped else ".h5"
+    return ".weights.h5" if model.name.endswith(".weights.h5") else ".h5"
