@@ -18,6 +18,7 @@ from keras2torch_birnn import __version__
 from keras2torch_birnn.cli.bench import bench
 from keras2torch_birnn.cli.console import (
     errors_as_lines,
+    format_cell,
     print_json,
     print_line,
     print_message,

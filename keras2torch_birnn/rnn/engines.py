@@ -1,8 +1,8 @@
 """The engines behind one door: ``run`` computes one layer's recurrence by the engine a call allows.
 
 native: our kernel (float32 on CPU). fused: torch's own (oneDNN, cuDNN). loop: the equations step by
-step, for everything. graph: the loop recorded on a GPU. ``engine_choice`` says which is wanted; here is
-decided whether this very call can have it. B batch, T time, F features, H units, G gates.
+step, for everything. graph: the loop recorded on a GPU. ``engine_choice`` says which is wanted;
+here is decided whether this very call can have it. B batch, T time, F features, H units, G gates.
 """
 
 from __future__ import annotations
