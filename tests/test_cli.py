@@ -36,7 +36,7 @@ from commands import (
 )
 
 from keras2torch_birnn import __version__
-from keras2torch_birnn.cli import main
+from keras2torch_birnn.cli import console
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -450,9 +450,9 @@ def test_long_work_shows_a_bar_on_a_terminal_and_takes_it_away() -> None:
 def test_long_work_shows_no_bar_in_a_pipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(main, "PATIENCE", 0.0)
+    monkeypatch.setattr(console, "PATIENCE", 0.0)
     before = threading.active_count()
-    with main._working("converting"):
+    with console.show_progress("converting"):
         assert threading.active_count() == before
     assert capsys.readouterr().err == ""
 

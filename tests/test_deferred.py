@@ -315,7 +315,7 @@ def test_a_file_that_changes_meanwhile_gives_no_output(
             file.truncate(path.stat().st_size + 1 if what == "grows" else 3000)
         return blocks(self)
 
-    monkeypatch.setattr("keras2torch_birnn.readers.deferred.is_finite", lambda values: True)
+    monkeypatch.setattr("keras2torch_birnn.lazy_array.is_finite", lambda values: True)
     monkeypatch.setattr(Deferred, "blocks", changing)
     with pytest.raises(InvalidModelFileError, match=r"m\.h5: .*(changed|became shorter)"):
         convert_with_spec(path, out=out, overwrite=True)

@@ -19,7 +19,7 @@ from commands import FIXTURES
 
 from keras2torch_birnn import InvalidModelFileError
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.hdf5.store import parser_process
+from keras2torch_birnn.readers.hdf5 import parser_process
 
 # Children are made by fork and held by the limits of the operating system.
 targets = pytest.importorskip("fuzz.targets")

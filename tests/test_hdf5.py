@@ -31,13 +31,8 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5.store import (
-    HDF5Store,
-    arrays,
-    index_check,
-    parser_child,
-    parser_process,
-)
+from keras2torch_birnn.readers.hdf5 import arrays, index_check, parser_child, parser_process
+from keras2torch_birnn.readers.hdf5.store import HDF5Store
 
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 RANDOM = np.random.default_rng(7)

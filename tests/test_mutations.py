@@ -470,7 +470,7 @@ mutation(
 # Directions.
 mutation(
     "forward and backward weights exchanged",
-    edit("rnn.layers:torch_module", '("", "_reverse")', '("_reverse", "")[2 - len(halves) :]'),
+    edit("rnn.modules:torch_module", '("", "_reverse")', '("_reverse", "")[2 - len(halves) :]'),
     *BI.values(),
 )
 mutation(
@@ -499,13 +499,13 @@ mutation(
 )
 mutation(
     "pair: the backward half reads forwards",
-    edit("rnn.layers:BidirectionalPair.run_sequence", "Asked(reverse(x, lengths)", "Asked(x"),
+    edit("rnn.modules:BidirectionalPair.run_sequence", "Asked(reverse(x, lengths)", "Asked(x"),
     f"{TF}/backward_class.h5",
     f"{K3}/backward_mask.h5",
 )
 mutation(
     "pair: the backward half is not turned back",
-    edit("rnn.layers:BidirectionalPair.run_sequence", "reverse(back, lengths)", "back"),
+    edit("rnn.modules:BidirectionalPair.run_sequence", "reverse(back, lengths)", "back"),
     f"{TF}/backward_class.h5",
     f"{K3}/backward_mask.h5",
     "pair that goes backwards",
@@ -521,7 +521,7 @@ mutation(
 )
 mutation(
     "last step of the backward half taken at the end",
-    edit("rnn.layers:recurrent_forward", "-1 if d == 0 else 0", "-1"),
+    edit("rnn.modules:recurrent_forward", "-1 if d == 0 else 0", "-1"),
     f"{K3}/bi_lstm_concat_last.keras",
     f"{TF}/bi_simplernn_ave_last.keras",
     f"{K2}/bi_lstm_none_last.h5",
@@ -530,13 +530,13 @@ mutation(
 )
 mutation(
     "last step of the forward half taken at the start",
-    edit("rnn.layers:recurrent_forward", "-1 if d == 0 else 0", "0"),
+    edit("rnn.modules:recurrent_forward", "-1 if d == 0 else 0", "0"),
     f"{K3}/bi_lstm_concat_last.keras",
     f"{TF}/plain_lstm_last.keras",
 )
 mutation(
     "go_backwards ignored",
-    edit("rnn.layers:recurrent_forward", "if plan.against_time:", "if False:"),
+    edit("rnn.modules:recurrent_forward", "if plan.against_time:", "if False:"),
     f"{K2}/plain_lstm_back_seq.h5",
     f"{K3}/plain_simplernn_back_last.h5",
     f"{TF}/bi_of_go_backwards.h5",
@@ -545,7 +545,7 @@ mutation(
 )
 mutation(
     "go_backwards without turning the mask",
-    edit("rnn.layers:recurrent_forward", "mask.flip(1)", "mask"),
+    edit("rnn.modules:recurrent_forward", "mask.flip(1)", "mask"),
     f"{K2}/mask_back_lstm_seq.h5",
     f"{TF}/mask_bi_of_go_backwards.h5",
 )
@@ -714,28 +714,28 @@ mutation(
 )
 mutation(
     "cuDNN input kernel not reinterpreted",
-    edit("readers.layouts:from_cudnn", "k.reshape(units, -1).T", "k"),
+    edit("readers.weights.layouts:from_cudnn", "k.reshape(units, -1).T", "k"),
     f"{K2}/cudnnlstm_bi.h5",
     f"{TF}/cudnngru_plain.h5",
     rereads=True,
 )
 mutation(
     "cuDNN recurrent kernel not transposed",
-    edit("readers.layouts:from_cudnn", "[k.T for k in recurrent]", "recurrent"),
+    edit("readers.weights.layouts:from_cudnn", "[k.T for k in recurrent]", "recurrent"),
     f"{K2}/cudnnlstm_plain.h5",
     f"{TF}/cudnngru_bi.h5",
     rereads=True,
 )
 mutation(
     "cuDNN second LSTM bias forgotten",
-    edit("readers.layouts:from_cudnn", "biases.sum(axis=0)", "biases[0]"),
+    edit("readers.weights.layouts:from_cudnn", "biases.sum(axis=0)", "biases[0]"),
     f"{K2}/cudnnlstm_bi.h5",
     rereads=True,
 )
 mutation(
     "cuDNN GRU biases exchanged",
     edit(
-        "readers.layouts:from_cudnn",
+        "readers.weights.layouts:from_cudnn",
         'layer.class_name == "LSTM" else biases',
         "False else biases[::-1]",
     ),
@@ -747,13 +747,13 @@ mutation(
 for cell in CELLS:
     mutation(
         f"initial_state of {cell} dropped",
-        edit("rnn.layers:recurrent_forward", "if initial_state is not None:", "if False:"),
+        edit("rnn.modules:recurrent_forward", "if initial_state is not None:", "if False:"),
         f"started {cell}",
     )
     mutation(
         f"initial_state of {cell} given to the other half",
         edit(
-            "rnn.layers:recurrent_forward",
+            "rnn.modules:recurrent_forward",
             "tuple(initial_state[i * each : (i + 1) * each])",
             "tuple(initial_state[(1 - i) * each : (2 - i) * each])",
         ),
@@ -761,7 +761,7 @@ for cell in CELLS:
     )
 mutation(
     "stateful layers carry nothing",
-    edit("rnn.layers:recurrent_forward", "module.carried if plan.stateful else None", "None"),
+    edit("rnn.modules:recurrent_forward", "module.carried if plan.stateful else None", "None"),
     f"{K2}/stateful_plain.h5",
     f"{TF}/stateful_bi_lstm.keras",
     f"{K3}/stateful_bi_gru.h5",
@@ -771,7 +771,7 @@ mutation(
 mutation(
     "states returned backward first",
     edit(
-        "rnn.layers:recurrent_forward",
+        "rnn.modules:recurrent_forward",
         "for state in states for s in state",
         "for state in states[::-1] for s in state",
     ),
@@ -781,7 +781,7 @@ mutation(
 mutation(
     "c returned before h",
     edit(
-        "rnn.layers:recurrent_forward",
+        "rnn.modules:recurrent_forward",
         "for state in states for s in state",
         "for state in states for s in state[::-1]",
     ),
@@ -808,7 +808,7 @@ for step, cell in (("gru_after_step", "GRU"), ("gru_before_step", "GRU before"))
     )
 mutation(
     "recurrent activation is the other activation",
-    edit("rnn.layers:_cell", "activation(gate)", 'activation("tanh")'),
+    edit("rnn.modules:_cell", "activation(gate)", 'activation("tanh")'),
     f"{TF}/hard_sigmoid_bi_lstm.h5",
     BI["GRU before"],
 )
@@ -875,7 +875,7 @@ mutation(
 )
 mutation(
     "softmax activation over the last axis whatever the axis",
-    edit("activations:softmax", "dim=axis", "dim=-1"),
+    edit("functional.activations:softmax", "dim=axis", "dim=-1"),
     "softmax over time",
 )
 mutation(
@@ -1098,31 +1098,35 @@ mutation(
 )
 mutation(
     "states of a stack of Keras 2.1 from the first cell on",
-    edit("readers.generations:generation_of", 'else "last cell first"', 'else "first cell first"'),
+    edit(
+        "readers.config.generations:generation_of",
+        'else "last cell first"',
+        'else "first cell first"',
+    ),
     "keras-2.1.6/stacked_bi_states.h5",
     rereads=True,
 )
 mutation(
     "masked steps of a stack of Keras 2.2.4 show its last state",
-    edit("readers.cells:settle_stack", '"previous_first_state" if', '"previous_state" if'),
+    edit("readers.config.cells:settle_stack", '"previous_first_state" if', '"previous_state" if'),
     f"{K2}/stacked_mask_last.h5",
     rereads=True,
 )
 mutation(
     "masked steps of a ConvLSTM of tf.keras give zeros",
-    edit("readers.generations:generation_of", 'conv_lstm="previous_output"', 'conv_lstm=""'),
+    edit("readers.config.generations:generation_of", 'conv_lstm="previous_output"', 'conv_lstm=""'),
     f"{TF}/conv_lstm_2d_mask_bi.h5",
     rereads=True,
 )
 mutation(
     "cells of a frozen half by position",
-    edit("readers.legacy_weights:_by_half", "if once and", "if False and"),
+    edit("readers.weights.legacy:_by_half", "if once and", "if False and"),
     f"{K2}/stacked_frozen.h5",
     rereads=True,
 )
 mutation(
     "cells of a stack by position",
-    edit("readers.legacy_weights:_numbered", "if not all(", "if True or not all("),
+    edit("readers.weights.legacy:_numbered", "if not all(", "if True or not all("),
     f"{K2}/stacked_frozen_cell.h5",
     rereads=True,
 )
@@ -1172,13 +1176,13 @@ mutation(
 )
 mutation(
     "a mask leaves a branch of a Merge",
-    edit("readers.keras1_merge:_makes_mask", "begins or any", "False and any"),
+    edit("readers.config.keras1_merge:_makes_mask", "begins or any", "False and any"),
     "keras-1.2.2/merge_first_masked.h5",
     rereads=True,
 )
 mutation(
     "kernels of channels_first planes are mirrored",
-    edit("readers.keras1:_join", "n: w.transpose(", "n: w[..., ::-1].transpose("),
+    edit("readers.config.keras1:_join", "n: w.transpose(", "n: w[..., ::-1].transpose("),
     "keras-1.2.2/cube_th.h5",
     "keras-1.2.2/plane_conv_first.h5",
     "keras-1.2.2/plane_separable_first.h5",
@@ -1186,7 +1190,9 @@ mutation(
 )
 mutation(
     "rows and columns of a padding change places",
-    edit("readers.keras1:_around", "[padding[:2], padding[2:]]", "[padding[2:], padding[:2]]"),
+    edit(
+        "readers.config.keras1:_around", "[padding[:2], padding[2:]]", "[padding[2:], padding[:2]]"
+    ),
     "keras-1.2.2/plane_around_tf.h5",
     "keras-1.2.2/plane_around_th.h5",
     rereads=True,
@@ -1234,7 +1240,7 @@ mutation(
 )
 mutation(
     "masks stay in the branches of a Merge of Keras 2",
-    edit("readers.keras1_merge:_Writer._branch", "self.masks_stay and", "True and"),
+    edit("readers.config.keras1_merge:_Writer._branch", "self.masks_stay and", "True and"),
     "keras-2.0.8/merge_legacy_masked.h5",
     rereads=True,
 )

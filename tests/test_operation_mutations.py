@@ -80,58 +80,78 @@ MUTATIONS = [
     Mutation("round up", target("Round", Target(torch.ceil)), VALUES),
     Mutation(
         "angle of the other",
-        edit("ops.arctan2", "for x in (x1, x2))", "for x in (x2, x1))"),
+        edit("functional.operations.arctan2", "for x in (x1, x2))", "for x in (x2, x1))"),
         VALUES,
     ),
     Mutation(
         "difference without square",
-        edit("ops.squared_difference", "difference * difference", "difference"),
+        edit("functional.operations.squared_difference", "difference * difference", "difference"),
         (VALUES[0], VALUES[2]),
     ),
-    Mutation("lower bound only", edit("ops.clip", "minimum(x, x_max)", "x"), VALUES[:2]),
     Mutation(
-        "product along all axes", edit("ops.product", "_dims(x, axis)", "_dims(x, None)"), REDUCE
+        "lower bound only", edit("functional.operations.clip", "minimum(x, x_max)", "x"), VALUES[:2]
+    ),
+    Mutation(
+        "product along all axes",
+        edit("functional.operations.product", "_dims(x, axis)", "_dims(x, None)"),
+        REDUCE,
     ),
     Mutation(
         "sum of the first axis only",
-        edit("ops.logsumexp", "_dims(x, axis)", "_dims(x, axis)[:1]"),
+        edit("functional.operations.logsumexp", "_dims(x, axis)", "_dims(x, axis)[:1]"),
         (REDUCE[0],),
     ),
     Mutation("variance of a sample", put(operations._EXTRA, "Var", {"correction": 1}), REDUCE[:2]),
     Mutation("deviation of a sample", put(operations._EXTRA, "Std", {"correction": 1}), REDUCE[:2]),
     Mutation(
-        "moments of a sample", edit("ops.moments", "correction=0", "correction=1"), REDUCE[1:2]
+        "moments of a sample",
+        edit("functional.operations.moments", "correction=0", "correction=1"),
+        REDUCE[1:2],
     ),
     Mutation("smallest for largest", put(operations._EXTRA, "Argmax", {"largest": False}), REDUCE),
     Mutation(
         "no smallest length",
-        edit("ops.normalize", "length.clamp(min=smallest)", "length"),
+        edit("functional.operations.normalize", "length.clamp(min=smallest)", "length"),
         (REDUCE[0], f"{K3}newest.keras"),
     ),
-    Mutation("mean without weights", edit("ops.average", "x * spread", "x"), REDUCE[1:2]),
-    Mutation("sum with here", edit("ops.cumulate", "if exclusive", "if False"), REDUCE[::2]),
     Mutation(
-        "sum from the start",
-        edit("ops.cumulate", "x = x.flip(axis) if reverse else x", "x = x"),
+        "mean without weights",
+        edit("functional.operations.average", "x * spread", "x"),
+        REDUCE[1:2],
+    ),
+    Mutation(
+        "sum with here",
+        edit("functional.operations.cumulate", "if exclusive", "if False"),
         REDUCE[::2],
     ),
     Mutation(
-        "order upwards", edit("ops.sort", "descending=descending", "descending=False"), REDUCE[:1]
+        "sum from the start",
+        edit("functional.operations.cumulate", "x = x.flip(axis) if reverse else x", "x = x"),
+        REDUCE[::2],
+    ),
+    Mutation(
+        "order upwards",
+        edit("functional.operations.sort", "descending=descending", "descending=False"),
+        REDUCE[:1],
     ),
     Mutation(
         "places upwards",
-        edit("ops.argsort", "descending=descending", "descending=False"),
+        edit("functional.operations.argsort", "descending=descending", "descending=False"),
         REDUCE[:1],
     ),
-    Mutation("smallest k", edit("ops.top_k", "descending=True", "descending=False"), REDUCE),
+    Mutation(
+        "smallest k",
+        edit("functional.operations.top_k", "descending=True", "descending=False"),
+        REDUCE,
+    ),
     Mutation(
         "the first is not turned",
-        edit("ops.matmul", "if transpose_a", "if transpose_b"),
+        edit("functional.operations.matmul", "if transpose_a", "if transpose_b"),
         (SHAPES[0], SHAPES[2]),
     ),
     Mutation(
         "the second is not turned",
-        edit("ops.matmul", "if transpose_b", "if transpose_a"),
+        edit("functional.operations.matmul", "if transpose_b", "if transpose_a"),
         (SHAPES[0], SHAPES[2]),
     ),
     Mutation(
@@ -151,37 +171,53 @@ MUTATIONS = [
         SHAPES,
     ),
     Mutation(
-        "not backwards", edit("ops.getitem_backwards", "list(places)", "list(places)[::-1]"), SHAPES
+        "not backwards",
+        edit("functional.operations.getitem_backwards", "list(places)", "list(places)[::-1]"),
+        SHAPES,
     ),
     Mutation(
         "another order of axes",
         edit("layers.operations._transpose", '*config["axes"]', '*config["axes"][:1], 1, 2'),
         SHAPES,
     ),
-    Mutation("padding of other axes", edit("ops.pad", "reversed(pairs)", "pairs"), SHAPES),
+    Mutation(
+        "padding of other axes",
+        edit("functional.operations.pad", "reversed(pairs)", "pairs"),
+        SHAPES,
+    ),
     Mutation(
         "cut after the first",
-        edit("ops.unstack", "unbind(x, dim=axis)", "unbind(x.flip(axis), dim=axis)"),
+        edit(
+            "functional.operations.unstack", "unbind(x, dim=axis)", "unbind(x.flip(axis), dim=axis)"
+        ),
         SHAPES,
     ),
     Mutation(
         "parts in reverse",
         edit(
-            "ops.split",
+            "functional.operations.split",
             "torch.split(x, whole // sections, dim=axis)",
             "torch.split(x, whole // sections, dim=axis)[::-1]",
         ),
         SHAPES,
     ),
     Mutation("upper for lower", target("Tril", operations._TARGETS["Triu"]), SHAPES[:2]),
-    Mutation("yes for no", edit("ops.where", "yes, no)\n", "no, yes)\n"), (CHOOSE, *SHAPES[1:])),
+    Mutation(
+        "yes for no",
+        edit("functional.operations.where", "yes, no)\n", "no, yes)\n"),
+        (CHOOSE, *SHAPES[1:]),
+    ),
     Mutation("rows of the first sample", target("Take", Target(of_first, tensors=True)), (CHOOSE,)),
     Mutation(
         "ones at the end",
-        edit("ops.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"),
+        edit("functional.operations.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"),
         (CHOOSE,),
     ),
-    Mutation("up to the length", edit("ops.sequence_mask", "< lengths", "<= lengths"), (SIZES,)),
+    Mutation(
+        "up to the length",
+        edit("functional.operations.sequence_mask", "< lengths", "<= lengths"),
+        (SIZES,),
+    ),
     Mutation(
         "the shape's other size",
         edit("layers.operations._shape", "iter(sizes)", "iter(sizes[::-1])"),
@@ -243,7 +279,7 @@ MUTATIONS = [
     Mutation(
         "gather_nd in the first sample",
         edit(
-            "ops.gather_nd",
+            "functional.operations.gather_nd",
             "torch.arange(x.shape[i], device=x.device)",
             "torch.zeros_like(torch.arange(x.shape[i], device=x.device))",
         ),
@@ -251,13 +287,13 @@ MUTATIONS = [
     ),
     Mutation(
         "indices in reverse",
-        edit("ops.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"),
+        edit("functional.operations.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"),
         (MORE[0], MORE[2]),
     ),
     Mutation(
         "reversed to the end",
         edit(
-            "ops.reverse_sequence",
+            "functional.operations.reverse_sequence",
             "torch.where(steps < ends, ends - 1 - steps, steps)",
             "y.shape[1] - 1 - steps + 0 * ends",
         ),
@@ -265,68 +301,92 @@ MUTATIONS = [
     ),
     Mutation(
         "samples on the first axis",
-        edit("ops.reverse_sequence", "(batch_axis, seq_axis), (0, 1)", "(0, seq_axis), (0, 1)"),
+        edit(
+            "functional.operations.reverse_sequence",
+            "(batch_axis, seq_axis), (0, 1)",
+            "(0, seq_axis), (0, 1)",
+        ),
         (MORE[0], MORE[2]),
     ),
     Mutation(
         "mirrored with the edge",
-        edit("ops.pad", 'shared=mode == "reflect"', "shared=False"),
+        edit("functional.operations.pad", 'shared=mode == "reflect"', "shared=False"),
         MORE,
     ),
     Mutation(
         "mirrored without the edge",
-        edit("ops.pad", 'shared=mode == "reflect"', "shared=True"),
+        edit("functional.operations.pad", 'shared=mode == "reflect"', "shared=True"),
         MORE[:2],
     ),
     Mutation(
         "a band of the other side",
-        edit("ops.band_part", "x.tril(upper)", "x.tril(lower)"),
+        edit("functional.operations.band_part", "x.tril(upper)", "x.tril(lower)"),
         (MORE[0], MORE[2]),
     ),
-    Mutation("the root of squares always", edit("ops.norm", "float(order)", "2.0"), MORE[:2]),
+    Mutation(
+        "the root of squares always",
+        edit("functional.operations.norm", "float(order)", "2.0"),
+        MORE[:2],
+    ),
     Mutation(
         "all lengths clipped",
-        edit("ops.clip_by_norm", "length.clamp(min=largest)", "length"),
+        edit("functional.operations.clip_by_norm", "length.clamp(min=largest)", "length"),
         MORE[:1],
     ),
     Mutation(
         "zero times infinity",
-        edit("ops.multiply_no_nan", "torch.where(x2 == 0, 0.0, x1 * x2)", "x1 * x2"),
+        edit(
+            "functional.operations.multiply_no_nan", "torch.where(x2 == 0, 0.0, x1 * x2)", "x1 * x2"
+        ),
         MORE[:1],
     ),
     Mutation(
         "log of 0",
-        edit("ops.xlogy", "torch.where(x1 == 0, 0.0, x1 * torch.log(x2))", "x1 * torch.log(x2)"),
+        edit(
+            "functional.operations.xlogy",
+            "torch.where(x1 == 0, 0.0, x1 * torch.log(x2))",
+            "x1 * torch.log(x2)",
+        ),
         MORE[:1],
     ),
-    Mutation("log of x itself", edit("ops.xlog1py", "torch.log1p(x2)", "torch.log(x2)"), MORE[:1]),
     Mutation(
-        "0 over 0", edit("ops.xdivy", "torch.where(x1 == 0, 0.0, x1 / x2)", "x1 / x2"), MORE[:1]
+        "log of x itself",
+        edit("functional.operations.xlog1py", "torch.log1p(x2)", "torch.log(x2)"),
+        MORE[:1],
+    ),
+    Mutation(
+        "0 over 0",
+        edit("functional.operations.xdivy", "torch.where(x1 == 0, 0.0, x1 / x2)", "x1 / x2"),
+        MORE[:1],
     ),
     Mutation(
         "the main diagonal always",
-        edit("ops.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"),
+        edit("functional.operations.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"),
         MORE[1:2],
     ),
     Mutation(
         "the largest of all",
-        edit("ops.top_k", "given[0] if k is None else k", "1"),
+        edit("functional.operations.top_k", "given[0] if k is None else k", "1"),
         (MORE[0], MORE[2]),
     ),
     Mutation(
         "looking ahead",
-        edit("ops.dot_product_attention", "kept.tril() if", "kept.triu() if"),
+        edit("functional.operations.dot_product_attention", "kept.tril() if", "kept.triu() if"),
         (LAYERS,),
     ),
     Mutation(
         "looking ahead beside a mask",
-        edit("ops.dot_product_attention", "dtype=torch.bool).tril()", "dtype=torch.bool)"),
+        edit(
+            "functional.operations.dot_product_attention",
+            "dtype=torch.bool).tril()",
+            "dtype=torch.bool)",
+        ),
         (LAYERS,),
     ),
     Mutation(
         "keys shared in turns",
         edit(
-            "ops.dot_product_attention",
+            "functional.operations.dot_product_attention",
             "x.repeat_interleave(times, dim=2)",
             "x.repeat(1, 1, times, 1)",
         ),
@@ -335,7 +395,7 @@ MUTATIONS = [
     Mutation(
         "no scale of attention",
         edit(
-            "ops.dot_product_attention",
+            "functional.operations.dot_product_attention",
             "query.shape[-1] ** -0.5 if scale is None else scale",
             "1.0",
         ),
@@ -343,22 +403,28 @@ MUTATIONS = [
     ),
     Mutation(
         "deviation of a sample, normalized",
-        edit("ops.layer_norm", "correction=0", "correction=1"),
+        edit("functional.operations.layer_norm", "correction=0", "correction=1"),
         (LAYERS,),
     ),
-    Mutation("squares less their mean", edit("ops.rms_norm", "(x * x).mean(", "x.var("), (LAYERS,)),
     Mutation(
-        "scale of the offset", edit("ops.batch_norm", "* scale + offset", "+ offset"), (LAYERS,)
+        "squares less their mean",
+        edit("functional.operations.rms_norm", "(x * x).mean(", "x.var("),
+        (LAYERS,),
+    ),
+    Mutation(
+        "scale of the offset",
+        edit("functional.operations.batch_norm", "* scale + offset", "+ offset"),
+        (LAYERS,),
     ),
     Mutation(
         "zeros in the mean of a window",
-        edit("ops.average_pool", "/ real", "/ 1"),
+        edit("functional.operations.average_pool", "/ real", "/ 1"),
         (f"{TF}pools.keras", LAYERS),
     ),
     Mutation(
         "the odd step is padded before",
         edit(
-            "ops._window",
+            "functional.operations._window",
             "[more // 2, more - more // 2, *around]",
             "[more - more // 2, more // 2, *around]",
         ),
@@ -367,14 +433,16 @@ MUTATIONS = [
     Mutation(
         "axes of windows change places",
         edit(
-            "ops._window",
+            "functional.operations._window",
             "[more // 2, more - more // 2, *around]",
             "[*around, more // 2, more - more // 2]",
         ),
         (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
     ),
     Mutation(
-        "below a threshold", edit("ops.threshold", "x > threshold", "x < threshold"), (LAYERS,)
+        "below a threshold",
+        edit("functional.operations.threshold", "x > threshold", "x < threshold"),
+        (LAYERS,),
     ),
     Mutation(
         "a computed place as a size",

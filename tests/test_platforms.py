@@ -14,7 +14,8 @@ from commands import MASKED, OLD, STACK_H5, STACK_KERAS
 
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5.store import HDF5Store, parser_child, parser_process
+from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
+from keras2torch_birnn.readers.hdf5.store import HDF5Store
 
 # Run in front of the parser's own code, and of the command's.
 NO_PROC = """

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from keras2torch_birnn import limits
+from keras2torch_birnn.readers.hdf5 import parser_child
 from keras2torch_birnn.readers.hdf5.arrays import FLETCHER32, GZIP, SHUFFLE, STORED_DTYPES
-from keras2torch_birnn.readers.hdf5.store import parser_child
 
 POLICY = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
 PLACES = {

@@ -29,7 +29,7 @@ from commands import (
 )
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn.saving.checkpoint import atomic
+from keras2torch_birnn.saving import atomic
 from keras2torch_birnn.saving.out_files import is_out
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files and signals")

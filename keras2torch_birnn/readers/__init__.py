@@ -26,7 +26,7 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.files.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.weights.load import How, load_weights
+from keras2torch_birnn.readers.weights.load_weights import How, load_weights
 from keras2torch_birnn.readers.weights.masked_steps import choice_of
 from keras2torch_birnn.readers.weights.vocabularies import with_vocabularies
 from keras2torch_birnn.schema.shape_inference import check_sizes, infer_model

@@ -22,8 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from keras2torch_birnn.cli import main
-from keras2torch_birnn.readers.hdf5.store import parser_process
+import keras2torch_birnn
+from keras2torch_birnn import cli
+from keras2torch_birnn.readers.hdf5 import parser_process
 
 CPU_SECONDS, WALL_SECONDS = 20, 300  # the second only for what waits: machines can be busy
 # What may be read by any command: Python, its packages, and what describes this machine.
@@ -33,7 +34,7 @@ LIBRARIES = tuple(
         for path in (
             *sysconfig.get_paths().values(),
             *site.getsitepackages(),
-            Path(main.__file__).parent,
+            Path(keras2torch_birnn.__file__).parent,
             Path(sysconfig.get_paths()["stdlib"]) / "lib-dynload",
             "/proc",
             "/sys",
@@ -45,7 +46,7 @@ PARSER = [sys.executable, "-I", "-S", str(parser_process._SCRIPT)]
 # What the package's own code names in its import statements: it may import nothing else.
 NAMED = frozenset(
     name.partition(".")[0]
-    for module in Path(main.__file__).parent.rglob("*.py")
+    for module in Path(keras2torch_birnn.__file__).parent.rglob("*.py")
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
     if isinstance(node, ast.Import | ast.ImportFrom)
     for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module])
@@ -73,7 +74,7 @@ def watch(job: dict[str, Any], report: Callable[[str], None]) -> Hook:
     """An audit hook that reports what this job has no right to do."""
     given = tuple(os.path.realpath(path) for path in job["reads"])
     writes = tuple(os.path.realpath(path) for path in job["writes"])
-    own = os.path.realpath(Path(main.__file__).parent)
+    own = os.path.realpath(Path(keras2torch_birnn.__file__).parent)
 
     def opened(path: Any, flags: Any) -> None:
         if not isinstance(path, str | bytes | os.PathLike):
@@ -118,7 +119,7 @@ def child(job: dict[str, Any], out: int, err: int, crimes: int) -> None:
     os.environ.update(job["environment"])
     sys.argv = ["k2t", *job["arguments"]]
     sys.addaudithook(watch(job, lambda text: void(os.write(crimes, f"{text}\n".encode()))))
-    main.main()
+    cli.main()
 
 
 def void(_: object) -> None:
@@ -171,7 +172,7 @@ def main(mode: str) -> None:
         torch.set_num_threads(1)
         void(keras2torch_birnn.verification)
     with suppress(SystemExit):
-        main.app(["inspect", "/dev/null/not a file"])  # what typer imports late is there now
+        cli.app(["inspect", "/dev/null/not a file"])  # what typer imports late is there now
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

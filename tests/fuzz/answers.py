@@ -22,8 +22,9 @@ import numpy as np
 from fuzz.mutants import as_text, changed_tree
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5 import parser_process
 from keras2torch_birnn.readers.hdf5.arrays import Contiguous
-from keras2torch_birnn.readers.hdf5.store import HDF5Store, parser_process
+from keras2torch_birnn.readers.hdf5.store import HDF5Store
 
 GREETING = '[{"is": "open"}]'
 

@@ -36,7 +36,8 @@ import torch
 from keras2torch_birnn import OutputError, convert, lazy_array, save
 from keras2torch_birnn.conversion import convert_spec
 from keras2torch_birnn.readers import opened
-from keras2torch_birnn.saving.checkpoint import atomic, write_out
+from keras2torch_birnn.saving import atomic
+from keras2torch_birnn.saving.checkpoint import write_out
 
 FIXTURE = Path(__file__).parent.parent.parent / "fixtures/keras-2.2.4/plain_gru_after_back_seq.h5"
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EINTR", "EFBIG", "ESTALE")

@@ -20,7 +20,7 @@ from unittest import mock
 import h5py
 
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5.store import parser_child, parser_process
+from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 
 assert h5py  # imported here, so that no child has to
 
