@@ -37,7 +37,7 @@ LOAD_OLD = (
 )
 KERAS_CHILD = Path(keras2torch_birnn.__file__).parent / "verification" / "keras_child.py"
 SUFFIXES = (".h5", ".hdf5", ".keras")
-# File name -> what ``tests/synthetic.py`` is told.
+# File name -> what ``tests/support/synthetic.py`` is told.
 LARGE = {
     "embedding-1GB.h5": ("embedding", 2_500_000, 100, 7),
     "embedding-1GB.keras": ("archive", 2_500_000, 100, 7),
@@ -45,7 +45,7 @@ LARGE = {
     "bilstm-192MB.h5": ("bidirectional", 1000, 2000),
 }
 # Run by processes of their own: the peak memory of a child counts from its parent's at the start.
-SYNTHETIC = Path(__file__).parents[1] / "tests" / "synthetic.py"
+SYNTHETIC = Path(__file__).parents[1] / "tests" / "support" / "synthetic.py"
 SIZES = """
 import json, sys, zipfile
 from contextlib import ExitStack

@@ -27,7 +27,7 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn import verification
 from keras2torch_birnn.verification import recurrent_check
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from out_mutations import mutations, read
 from specs import ENTRIES, FIXTURES
 

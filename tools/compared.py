@@ -1,7 +1,7 @@
 """Count the fixtures that are compared with real Keras, by generation, kind of file and feature.
 
-The features of a file are read from the file itself. ``tests/test_fixtures.py`` compares every file
-that is counted here.
+The features of a file are read from the file itself. ``tests/parity/test_fixtures.py`` compares
+every file that is counted here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``.keras`` archives that lie: bombs, overlaps, duplicates, odd members, and tricks of the format.
 
-The reader's own tests (``tests/test_archive.py``) go through every refusal one by one.
+The reader's own tests (``tests/readers/test_archive.py``) go through every refusal one by one.
 """
 
 from __future__ import annotations

@@ -1,1 +1,6 @@
-"""Damaged and hostile files by the hundred thousand; see ``campaign.py`` for how to run it."""
+"""Fuzzing of readers and writers. The modules use those of ``tests/support``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))

@@ -13,7 +13,7 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.readers.hdf5 import parser_child
 from keras2torch_birnn.readers.hdf5.arrays import FLETCHER32, GZIP, SHUFFLE, STORED_DTYPES
 
-POLICY = (Path(__file__).parent.parent / "SECURITY.md").read_text(encoding="utf-8")
+POLICY = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
 PLACES = {
     "limits": "keras2torch_birnn.limits",
     "architecture": "keras2torch_birnn.readers.config.architecture",

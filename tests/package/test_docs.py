@@ -18,7 +18,7 @@ from specs import ENTRIES, fixture
 
 from keras2torch_birnn.rnn.native.library import missing
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = (README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[A-Z]*[A-Z].md")))
 PLUGINS = ROOT / "fixtures" / "plugins"

@@ -153,7 +153,7 @@ def recurrent_call(spec: LayerSpec, states: int = 0, *, masked: bool = True) -> 
 
 # ---- fixtures ----------------------------------------------------------------------------------
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 MANIFEST: Mapping[str, Any] = json.loads((FIXTURES / "manifest.json").read_text("utf-8"))
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from keras2torch_birnn.rnn.native import loading
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKED = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "keras2torch_birnn")
 OLD = f"keras2torch_birnn/rnn/native/{loading.NAME}"
 # What a build front end such as pip calls, without an environment of its own.

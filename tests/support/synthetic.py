@@ -1,6 +1,6 @@
 """Models of any size as Keras 2.2.4 (and one as Keras 3) would write them, made without Keras.
 
-    python tests/synthetic.py KIND SIZE... FILE
+    python tests/support/synthetic.py KIND SIZE... FILE
 
 for measuring (a process of its own: the peak memory of a child counts from its parent's at the
 start) and for tests of how conversion grows.

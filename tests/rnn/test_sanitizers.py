@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "keras2torch_birnn" / "rnn" / "native"
 COMPILER = shutil.which("c++")
 

@@ -18,7 +18,7 @@ from keras2torch_birnn.rnn.native import library, loading
 from keras2torch_birnn.rnn.native.loading import NoKernelError
 from keras2torch_birnn.rnn.native.sources import source_hash
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MISSES = "from keras2torch_birnn.rnn.native import library; library.say_once_if_missing()"
 USES = """
 import torch, keras2torch_birnn as k2t

@@ -14,7 +14,7 @@ import pytest
 
 import keras2torch_birnn
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(keras2torch_birnn.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 KERAS = {"keras", "tensorflow", "tf_keras"}

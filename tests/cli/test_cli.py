@@ -40,7 +40,7 @@ from keras2torch_birnn.cli import console
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.torch_import import loading_torch
 
-USERS = Path(__file__).parent / "plugins" / "layers_of_users.py"
+USERS = Path(__file__).parents[1] / "plugins" / "layers_of_users.py"
 COMMANDS = ("convert", "verify", "inspect", "layers")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and terminals of POSIX")
 

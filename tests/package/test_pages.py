@@ -18,7 +18,7 @@ from keras2torch_birnn import layers, reference, schema
 from keras2torch_birnn.layers.graph import OperationNodes
 from keras2torch_birnn.schema import CELLS, LAYERS, OPS, Schema
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(keras2torch_birnn.__file__).parent
 
 
@@ -80,7 +80,7 @@ def gaps(name: str) -> list[str]:
         not in CONVERTERS.keys() | NOT_CONVERTED,
         "an equation in EQUATIONS of a page of reference/": name not in EQUATIONS,
         "a case in fixtures/cases*.py": row is not None and not has_case(name, row),
-        "a recipe in RECIPES of tests/random_layers.py (or its name in NOT_DRAWN here)": drawn
+        "a recipe in RECIPES of support/random_layers.py (or its name in NOT_DRAWN here)": drawn
         and name not in RECIPES.keys() | NOT_DRAWN,
     }
     return [what for what, lacks in lacking.items() if lacks]

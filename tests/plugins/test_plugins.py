@@ -38,12 +38,12 @@ from keras2torch_birnn.schema.custom_layers import REGISTERED, supplies
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 from keras2torch_birnn.verification import verify
 
-FIXTURES = Path(__file__).parent.parent / "fixtures" / "plugins"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "plugins"
 ENTRIES: Mapping[str, Any] = {
     entry["file"]: entry
     for entry in json.loads((FIXTURES / "manifest.json").read_text("utf-8"))["files"]
 }
-USERS = Path(__file__).parent / "plugins" / "layers_of_users.py"
+USERS = Path(__file__).parent / "layers_of_users.py"
 CENTER = FIXTURES / "tf.keras-2.15.0" / "center.h5"
 LAMBDAS = FIXTURES / "keras-2.2.4" / "lambdas.h5"
 AVERAGE = FIXTURES / "keras-2.2.4" / "average.h5"

@@ -93,7 +93,7 @@ def test_lazily_negated_tensors_are_resolved_by_the_operator() -> None:
 @pytest.fixture(scope="module")
 def held() -> list[str]:
     """The checks that held in a process of its own."""
-    child = Path(__file__).with_name("torch_features_child.py")
+    child = Path(__file__).parents[1] / "support" / "torch_features_child.py"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", child], capture_output=True, text=True, check=False
     )

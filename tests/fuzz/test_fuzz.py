@@ -26,7 +26,7 @@ targets = pytest.importorskip("fuzz.targets")
 crossed = pytest.importorskip("fuzz.mutants").crossed
 seeds = pytest.importorskip("fuzz.seeds").seeds
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 COUNTS = {"bytes": 250, "structured": 200, "pointers": 150, "architectures": 700, "answers": 700}
 SEED = 2026
 
