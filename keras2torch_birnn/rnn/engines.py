@@ -122,7 +122,7 @@ def decide(layer: Recurrence, asked: Asked) -> Choice:
     engine = wish(layer.engine)
     if engine == "folded":
         raise UsageError(f"{VARIABLE}=folded: a layer that stands alone", "use fused")
-    dropping = layer.training and bool(layer.dropout)
+    dropping = layer.training and layer.dropout is not None and layer.dropout.drop()
     if engine in ("auto", "native"):
         lacking = _not_native(layer, asked, dropping=dropping)
         if engine == "native":
@@ -259,13 +259,9 @@ def merged(outputs: tuple[Tensor, ...], merge: str | None) -> tuple[Tensor, ...]
     return outputs if merge is None else (MERGE[merge](*outputs),)
 
 
-# Older torch tells compiling only.
-_is_exporting: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-
-
 def is_exporting() -> bool:
     """Whether a graph is being exported, or traced by ``torch.jit``."""
-    return bool(_is_exporting() or is_tracing())
+    return torch.compiler.is_exporting() or is_tracing()
 
 
 def _flat(weights: Sequence[Weights]) -> list[Tensor]:

@@ -51,8 +51,8 @@ class DropoutRates:
     recurrent: float = 0.0
     per_gate: bool = False
 
-    def __bool__(self) -> bool:
-        # Keras drops for 0 < rate < 1 only
+    def drop(self) -> bool:
+        """Whether there is any dropout: Keras drops for 0 < rate < 1 only."""
         return 0.0 < self.inputs < 1.0 or 0.0 < self.recurrent < 1.0
 
 
@@ -139,7 +139,7 @@ def run_loop(
     """
     gates = w.hh.shape[0] // w.hh.shape[1]
     masks: tuple[Tensor, ...] = ()
-    if dropout:
+    if dropout is not None and dropout.drop():
         copies = gates if dropout.per_gate else 1
         products = _dropped_input(w, x, gates, copies, dropout.inputs)
         if 0.0 < dropout.recurrent < 1.0:

@@ -1,4 +1,4 @@
-"""Fuzzing of readers and writers. The modules use those of ``tests/support``."""
+"""Damaged and hostile files by the hundred thousand; ``campaign.py`` says how to run it."""
 
 import sys
 from pathlib import Path

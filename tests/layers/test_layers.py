@@ -55,9 +55,8 @@ def test_a_model_inside_is_written_out_under_the_names_of_keras() -> None:
         assert name in model.code
     assert model.meta["masks"]["td"] == "uses it"
     assert model.meta["masks"]["td/inner/dense_0"] == "passes it on"
-    paths = set(model.meta["paths"].values())
-    assert "td" in paths
-    assert not any(path.startswith("td/") for path in paths)
+    assert set(model.meta["paths"].values()) == {"masking", "td", "td/inner/dense_0"}
+    assert list(model.meta["folded"].values()) == [1]  # those of one step, for every step
 
 
 def test_what_is_inside_and_around_folds_twice() -> None:

@@ -761,7 +761,11 @@ for cell in CELLS:
     )
 mutation(
     "stateful layers carry nothing",
-    edit("rnn.modules:recurrent_forward", "module.carried if plan.stateful else None", "None"),
+    edit(
+        "rnn.modules:recurrent_forward",
+        "_carried(module, len(x)) if plan.stateful else None",
+        "None",
+    ),
     f"{K2}/stateful_plain.h5",
     f"{TF}/stateful_bi_lstm.keras",
     f"{K3}/stateful_bi_gru.h5",

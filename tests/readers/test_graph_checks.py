@@ -15,11 +15,11 @@ from keras2torch_birnn import (
     K2TError,
     UnsupportedLayerError,
     UnsupportedOptionError,
-    conversion,
     convert,
 )
 from keras2torch_birnn.errors import gather
 from keras2torch_birnn.readers import survey
+from keras2torch_birnn.reference import rounding
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.options import REQUIRED
 
@@ -228,7 +228,7 @@ def test_a_model_that_cannot_be_computed_is_an_error_of_the_file(
     def compute(*_: Any, **__: Any) -> None:
         raise ValueError("operands could not be\nbroadcast together")
 
-    monkeypatch.setattr(conversion, "compute", compute)
+    monkeypatch.setattr(rounding, "compute", compute)
     with pytest.raises(InvalidModelFileError, match="ValueError: operands could not be broadcast"):
         convert(PADDED)
 

@@ -333,6 +333,14 @@ MASKS: Mapping[str, Callable[[int, int], Tensor | None]] = {
 }
 
 
+# Options that a class does not have.
+LACKING: Mapping[str, tuple[str, ...]] = {
+    "LSTM": ("reset_after",),
+    "GRU": (),
+    "SimpleRNN": ("reset_after", "recurrent_activation"),
+}
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> dict[str, Any]:
     disguised = st.sampled_from(list(DISGUISES))
@@ -362,7 +370,9 @@ def built(case: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, Inputs]:
     """A layer, its reference in float64, and what both are given."""
     batch, time, features, units = case["sizes"]
     torch.manual_seed(case["seed"])
-    module = LAYERS[case["cell"]](features, units, batch_first=True, **case["options"])
+    lacking = LACKING[case["cell"]]
+    options = {name: value for name, value in case["options"].items() if name not in lacking}
+    module = LAYERS[case["cell"]](features, units, batch_first=True, **options)
     module.train(case["training"])
     reference = deepcopy(module).double()
     reference.engine = "loop"
