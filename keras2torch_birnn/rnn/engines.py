@@ -198,7 +198,7 @@ def _not_graph(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
 
 def _native_wanted(layer: Recurrence, asked: Asked) -> bool:
     """Whether native is the better engine for this call, which it can run."""
-    if _is_exporting():
+    if torch.compiler.is_exporting():
         return False
     weights = layer.weights[0].hh.numel()
     unmasked = layer.kernel is not None and asked.lengths is None
