@@ -1,4 +1,5 @@
-# make demo | test | test-oldest | check | fix | bench | gpu | clean. Needs Python >= 3.10 with venv, and a package index.
+# make demo | test | quick | test-oldest | check | fix | bench | gpu | clean. Needs Python >= 3.10 with
+# venv, and a package index.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,11 +18,16 @@ NATIVE := setup.py $(wildcard $(addprefix keras2torch_birnn/rnn/native/,*.h *.cp
 # Processes that run the tests, file by file.
 WORKERS ?= 2
 
+QUICK := $(addprefix tests/,package/test_imports.py package/test_pages.py package/test_security.py \
+	layers/test_layers.py reference/test_reference.py readers/test_archive.py \
+	readers/test_containers.py readers/test_numbering.py readers/test_graph_checks.py \
+	rnn/test_bidirectional.py rnn/test_engines.py rnn/test_torch_surface.py saving/test_saving.py)
+
 # The oldest Python, and the folder where the oldest dependencies are installed.
 OLDEST_PYTHON ?= python3.10
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-oldest check fix bench gpu clean
+.PHONY: demo test quick test-oldest check fix bench gpu clean
 
 # What real Keras wrote and computed, against what the converted model computes.
 demo: $(VENV)/installed
@@ -34,6 +40,12 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	@$(MAKE) --no-print-directory check
+
+# Under a minute: linters, types, and unit tests without fixtures of real Keras, mutations and fuzz.
+quick: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --quiet $(QUICK)
 
 # The tests on the oldest version of everything that pyproject.toml allows.
 test-oldest: export PIP_CONSTRAINT := $(CURDIR)/constraints-oldest.txt
