@@ -19,7 +19,7 @@ import pytest
 import safetensors.torch
 import torch
 from commands import MASKED, contents
-from harness import Runner, one_line_each
+from harness import PEAK, Runner, one_line_each
 from torch import nn
 
 import keras2torch_birnn as birnn
@@ -47,7 +47,7 @@ def refused(runner: Runner, out: Path, words: str, *, code: int = 3, name: str =
     assert words in report.err, report.err
     assert (report.out, report.crimes) == ("", [])
     assert contents(folder) == before
-    assert report.peak_mib < 512
+    assert report.peak_mib < PEAK[runner.mode]
 
 
 # ---- content ------------------------------------------------------------------------------------
