@@ -16,6 +16,7 @@ import signal
 import site
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -117,6 +118,7 @@ def child(job: dict[str, Any], out: int, err: int, crimes: int) -> None:
     os.chdir(job["folder"])
     sys.path.insert(0, job["folder"])  # what a file names could be imported from there
     os.environ.update(job["environment"])
+    tempfile.tempdir = None  # some torch asks for it when it is imported
     sys.argv = ["k2t", *job["arguments"]]
     sys.addaudithook(watch(job, lambda text: void(os.write(crimes, f"{text}\n".encode()))))
     cli.main()
