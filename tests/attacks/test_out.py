@@ -440,7 +440,10 @@ def test_other_numbers_in_safetensors_are_refused(
         texts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
     name = next(name for name in tensors if "weight" in name)
     tensors[name] = tensors[name].to(kind)
-    safetensors.torch.save_file(tensors, out, metadata=texts)
+    try:
+        safetensors.torch.save_file(tensors, out, metadata=texts)
+    except KeyError:
+        pytest.skip(f"this safetensors writes no {kind}")
     refused(converting, out, "is no dense tensor")
 
 
