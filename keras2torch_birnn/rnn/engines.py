@@ -198,7 +198,7 @@ def _not_graph(layer: Recurrence, asked: Asked, *, dropping: bool) -> str:
 
 def _native_wanted(layer: Recurrence, asked: Asked) -> bool:
     """Whether native is the better engine for this call, which it can run."""
-    if torch.compiler.is_exporting():
+    if _is_exporting():
         return False
     weights = layer.weights[0].hh.numel()
     unmasked = layer.kernel is not None and asked.lengths is None
@@ -259,9 +259,13 @@ def merged(outputs: tuple[Tensor, ...], merge: str | None) -> tuple[Tensor, ...]
     return outputs if merge is None else (MERGE[merge](*outputs),)
 
 
+# Torch 2.6 tells compiling only, and 2.7 to 2.9 answer alike within a graph: torch's engines then.
+_is_exporting: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 def is_exporting() -> bool:
     """Whether a graph is being exported, or traced by ``torch.jit``."""
-    return torch.compiler.is_exporting() or is_tracing()
+    return bool(_is_exporting() or is_tracing())
 
 
 def _flat(weights: Sequence[Weights]) -> list[Tensor]:

@@ -16,6 +16,7 @@ import signal
 import site
 import sys
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -112,11 +113,13 @@ def child(job: dict[str, Any], out: int, err: int, crimes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if job["memory"]:
-        resource.setrlimit(resource.RLIMIT_AS, (job["memory"], job["memory"]))
+        most = in_use()[0] + job["memory"]
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
     signal.alarm(WALL_SECONDS)
     os.chdir(job["folder"])
     sys.path.insert(0, job["folder"])  # what a file names could be imported from there
     os.environ.update(job["environment"])
+    tempfile.tempdir = None  # some torch asks for it when it is imported
     sys.argv = ["k2t", *job["arguments"]]
     sys.addaudithook(watch(job, lambda text: void(os.write(crimes, f"{text}\n".encode()))))
     cli.main()
@@ -126,7 +129,14 @@ def void(_: object) -> None:
     """Nothing."""
 
 
+def in_use() -> tuple[int, int]:
+    """Bytes of this process that are mapped, and that are in memory."""
+    mapped, resident = map(int, Path("/proc/self/statm").read_text().split()[:2])
+    return mapped * resource.getpagesize(), resident * resource.getpagesize()
+
+
 def run(job: dict[str, Any]) -> dict[str, Any]:
+    before = in_use()[1]
     files = {name: os.memfd_create(name) for name in ("out", "err", "crimes")}
     started = time.monotonic()
     pid = os.fork()
@@ -156,7 +166,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "crimes": texts["crimes"].splitlines(),
         "wall_seconds": time.monotonic() - started,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_mib": usage.ru_maxrss / 1024,
+        "peak_mib": usage.ru_maxrss / 1024 - before / (1 << 20),
     }
 
 

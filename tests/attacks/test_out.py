@@ -19,7 +19,7 @@ import pytest
 import safetensors.torch
 import torch
 from commands import MASKED, contents
-from harness import Runner, one_line_each
+from harness import PEAK, Runner, one_line_each
 from torch import nn
 
 import keras2torch_birnn as birnn
@@ -47,7 +47,7 @@ def refused(runner: Runner, out: Path, words: str, *, code: int = 3, name: str =
     assert words in report.err, report.err
     assert (report.out, report.crimes) == ("", [])
     assert contents(folder) == before
-    assert report.peak_mib < 512
+    assert report.peak_mib < PEAK[runner.mode]
 
 
 # ---- content ------------------------------------------------------------------------------------
@@ -440,7 +440,10 @@ def test_other_numbers_in_safetensors_are_refused(
         texts, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
     name = next(name for name in tensors if "weight" in name)
     tensors[name] = tensors[name].to(kind)
-    safetensors.torch.save_file(tensors, out, metadata=texts)
+    try:
+        safetensors.torch.save_file(tensors, out, metadata=texts)
+    except KeyError:
+        pytest.skip(f"this safetensors writes no {kind}")
     refused(converting, out, "is no dense tensor")
 
 
