@@ -230,11 +230,15 @@ def tensors(structure: Structure) -> Iterator[TensorRef]:
     return (leaf for leaf in leaves(structure) if isinstance(leaf, TensorRef))
 
 
+_SEQUENCES = (tuple, list)
+
+
 def map_structure(function: Any, structure: Structure) -> Structure:
     """Apply ``function`` to every leaf and keep the structure (lists become tuples)."""
     if isinstance(structure, Mapping):
         return {key: map_structure(function, value) for key, value in structure.items()}
-    if isinstance(structure, tuple | list):
+    # Not as a union of types, which the compiler of older torch cannot read.
+    if isinstance(structure, _SEQUENCES):
         return tuple(map_structure(function, value) for value in structure)
     return function(structure)
 
