@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
 from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.layers.recurrent import RecurrentModule
-from keras2torch_birnn.plugins.checks import check_lasting, completed, own_layers, tried, watched
+from keras2torch_birnn.plugins.checks import check_lasting, own_layers, tried, watched
 from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.rnn.parameters import fill
@@ -100,21 +100,6 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name not in DTYPES:
         raise UsageError(f"dtype {name!r}: one of {', '.join(DTYPES)} is expected")
     return np.dtype(name)
-
-
-def convert_spec(
-    spec: ModelSpec, *, dtype: str | None = None, filled: bool = True
-) -> fx.GraphModule:
-    """Build a spec's model and give it its origin: text, golden vectors, checksum.
-
-    ``filled=False`` leaves weights in the file that are still there; then there is no checksum.
-
-    Raises:
-        PluginError: a layer of a plugin fails, or would not survive in OUT.
-    """
-    spec = completed(spec)
-    model = build(spec, dtype=dtype)
-    return add_origin(model, spec, make_golden(spec, model), filled=filled)
 
 
 def make_golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:

@@ -111,7 +111,7 @@ class LayerSpec:
             yield from layer.walk()
 
 
-# What a user may choose where a file does not tell, see ``readers.masked_steps``.
+# What a user may choose where a file does not tell, see ``readers.weights.masked_steps``.
 MaskedSteps = Literal["zeros", "previous"]
 # What TimeDistributed does with a mask, see ``layers.time_distributed``.
 TimeDistributedMask = Literal[
@@ -228,6 +228,13 @@ def leaves(structure: Structure) -> Iterator[Any]:
 def tensors(structure: Structure) -> Iterator[TensorRef]:
     """Yield the tensors of a structure, left to right."""
     return (leaf for leaf in leaves(structure) if isinstance(leaf, TensorRef))
+
+
+def shape_fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Tell whether a shape is what is wanted, None in ``wanted`` being any size."""
+    return len(found) == len(wanted) and all(
+        w is None or f == w for f, w in zip(found, wanted, strict=True)
+    )
 
 
 _SEQUENCES = (tuple, list)

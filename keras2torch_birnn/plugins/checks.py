@@ -35,6 +35,7 @@ from keras2torch_birnn.spec import (
     Structure,
     leaves,
     map_structure,
+    shape_fits,
     with_dtype,
 )
 
@@ -167,7 +168,7 @@ def _check_weights(root: LayerSpec) -> None:
     for layer in root.walk():
         for name, wanted in (named_weights(layer) or expected_weights(layer)).items():
             found = layer.weights[name].shape if name in layer.weights else wanted
-            if wanted is None or found is None or fits(found, wanted):
+            if wanted is None or found is None or shape_fits(found, wanted):
                 continue
             sizes = ", ".join("any" if size is None else str(size) for size in wanted)
             problems.append(
@@ -179,13 +180,6 @@ def _check_weights(root: LayerSpec) -> None:
             )
     if problems:
         raise gather(problems)
-
-
-def fits(found: Shape, wanted: Shape) -> bool:
-    """Whether a shape is what is wanted, None being any size."""
-    return len(found) == len(wanted) and all(
-        w is None or f == w for f, w in zip(found, wanted, strict=True)
-    )
 
 
 # ---- runs ----------------------------------------------------------------------------------------
@@ -267,7 +261,7 @@ def _check_result(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
                 "a tensor is expected",
                 place=layer.place,
             )
-        if shape is not None and not fits(tuple(tensor.shape), shape):
+        if shape is not None and not shape_fits(tuple(tensor.shape), shape):
             sizes = ", ".join("any" if size is None else str(size) for size in shape)
             raise PluginError(
                 f"{shown(layer)}: its module gives {tuple(tensor.shape)}, ({sizes}) is expected",

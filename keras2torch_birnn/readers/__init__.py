@@ -44,7 +44,7 @@ def read_model(
     """Read a Keras model file, or a weights file with ``config`` (the text of ``to_json()``).
 
     Layers that a loaded plugin takes come with the options and weights that it names, see
-    ``schema/custom_layers.py``. ``masked_steps``: see ``masked_steps.py``.
+    ``schema/custom_layers.py``. ``masked_steps``: see ``weights/masked_steps.py``.
 
     Raises:
         InvalidModelFileError: broken, hostile, or no model; WeightMismatchError: weights and

@@ -1,8 +1,8 @@
 """Which engine runs a recurrent layer, and why. No torch: ``k2t inspect`` asks without it.
 
-fused: torch's own module. folded: the same for all layers of a stack at once (``folded``).
+fused: torch's own module. folded: the same for all layers of a stack at once (``fold_layers``).
 native: our kernel, float32 on CPU (``native``). loop: the equations step by step, for everything.
-graph: the loop, recorded once and played on a GPU (``recorded``).
+graph: the loop, recorded once and played on a GPU (``cuda_graph``).
 ``K2T_ENGINE`` chooses (``wish``). Where native cannot run a call (a GPU, float64, an exported
 graph), the layer's torch engine does.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -204,9 +205,8 @@ def _failed(path: str, failure: Exception) -> LayerParity:
 
 def _tensors(place: _Place, structure: Structure, like: Any) -> Any:
     """The reference's output as the node gives it: a tensor or a tuple of tensors."""
-    given = [None] * 99 if like is None else list(flat(like))
-    arrays = place.arrays(structure)
-    tensors = [_tensor(a, b) for a, b in zip(arrays, given, strict=False)]
+    given = repeat(None) if like is None else flat(like)
+    tensors = [_tensor(a, b) for a, b in zip(place.arrays(structure), given, strict=False)]
     single = isinstance(like, Tensor) or (like is None and len(tensors) == 1)
     return tensors[0] if single else tuple(tensors)
 

@@ -145,8 +145,7 @@ def _trees(kind: str, seed: int, numbers: range, tally: Any) -> None:
         return
     if kind == "convert":
         import torch
-
-        from keras2torch_birnn.conversion import convert_spec
+        from converted import convert_spec
 
         torch.set_num_threads(1)
     models = targets.Architectures(architecture_files())

@@ -32,9 +32,9 @@ from unittest import mock
 import safetensors
 import safetensors.torch
 import torch
+from converted import convert_spec
 
 from keras2torch_birnn import OutputError, convert, lazy_array, save
-from keras2torch_birnn.conversion import convert_spec
 from keras2torch_birnn.readers import opened
 from keras2torch_birnn.saving import atomic
 from keras2torch_birnn.saving.checkpoint import write_out

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from converted import convert_spec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from specs import (
@@ -31,7 +32,7 @@ from specs import (
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build, convert_spec, flat, origin
+from keras2torch_birnn.conversion import build, flat, origin
 from keras2torch_birnn.layers.graph import attribute_names
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 from keras2torch_birnn.verification import verify

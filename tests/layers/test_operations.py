@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from commands import k2t
+from converted import convert_spec
 from specs import ENTRIES, FIXTURES, fixture, read_entry
 from torch import Tensor
 
 from keras2torch_birnn import K2TError
-from keras2torch_birnn.conversion import build, convert_spec, flat
+from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.functional import operations
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of

@@ -13,13 +13,14 @@ import safetensors.torch
 import synthetic
 import torch
 from commands import OLD_OUT
+from converted import convert_spec
 from specs import ENTRIES, FIXTURES, fixture
 from torch import nn
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn import lazy_array
 from keras2torch_birnn.api import convert_with_spec
-from keras2torch_birnn.conversion import build, convert_spec
+from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError
 from keras2torch_birnn.lazy_array import Deferred, is_finite
 from keras2torch_birnn.readers import opened

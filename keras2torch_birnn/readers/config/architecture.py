@@ -79,7 +79,7 @@ class Parsing:
 
     ``floats``: "float32", "float64", as far as layers say that they compute in it.
     ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
-    ``penalties``: what layers add in training, by their places, see ``readers.penalties``.
+    ``penalties``: what layers add in training, by their places, see ``readers.config.penalties``.
     """
 
     generation: Generation

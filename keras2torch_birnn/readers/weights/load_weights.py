@@ -24,7 +24,7 @@ from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.shape_inference import infer_model
-from keras2torch_birnn.spec import LayerSpec, MaskedSteps, with_dtype
+from keras2torch_birnn.spec import LayerSpec, MaskedSteps, shape_fits, with_dtype
 
 How = Literal["read", "deferred", "shapes"]
 
@@ -102,7 +102,7 @@ def _check(
     bits8 = whole_numbers(layer)
     for name, array in weights.items():
         wanted = expected.get(name)
-        if wanted is not None and not _fits(array.shape, wanted):
+        if wanted is not None and not shape_fits(array.shape, wanted):
             shown = ", ".join("any" if size is None else str(size) for size in wanted)
             problems.append(
                 WeightMismatchError(
@@ -125,12 +125,6 @@ def _check(
                 )
             )
     return layer
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(
-        w is None or s == w for s, w in zip(shape, wanted, strict=True)
-    )
 
 
 # Weights that builder and reference can take a few rows at a time.
