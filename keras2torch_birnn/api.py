@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import K2TError, gather, in_file
+from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import PathLike, infer_shapes, parse, read_weights, survey
 from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.rnn.engine_choice import activation_label, alike, choose
+from keras2torch_birnn.rnn.engine_choice import alike, choose
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
 from keras2torch_birnn.saving.atomic import check_replacing
 from keras2torch_birnn.saving.out_files import OUT
