@@ -34,7 +34,7 @@ _NO_MASK = "a mask into {} is not supported: this Keras fails on it as well"
 def _mask(layer: LayerSpec) -> MaskFlow:
     one = layer.parts.get("forward_layer", layer)
     halves = layer.parts.values() if layer.class_name == "Bidirectional" else (layer,)
-    if any(half.config["masked_output"] == "fails" for half in halves):
+    if any(half.semantics["masked_output"] == "fails" for half in halves):
         what = "cells of different width" if one.class_name == "RNN" else one.class_name
         return MaskFlow(refused=_NO_MASK.format(what))
     # The output has steps, and so a mask, only with return_sequences.

@@ -138,7 +138,7 @@ def _listed(layer: LayerSpec) -> list[LayerSpec]:
     The last cell's come first up to Keras 2.2.2, the first cell's since 2.2.3.
     """
     cells, stack = _called(layer), layer.parts.get("cell", layer)
-    return cells[::-1] if stack.config.get("states") == "last cell first" else cells
+    return cells[::-1] if stack.semantics.get("states") == "last cell first" else cells
 
 
 def step_of(layer: LayerSpec, context: Context) -> Step:

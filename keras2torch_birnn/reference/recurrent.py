@@ -59,9 +59,9 @@ def _read(
     ``zeros``: tf.keras 2.15 and Keras 3.15 with ``zero_output_for_mask``;
     ``zeros_unreversed``: these unrolled, which zero at the end and forget to reverse the mask.
     """
-    config = layer.config
+    rule = layer.semantics["masked_output"]
     steps = x.shape[1]
-    reading_order = range(steps - 1, -1, -1) if config["go_backwards"] else range(steps)
+    reading_order = range(steps - 1, -1, -1) if layer.config["go_backwards"] else range(steps)
     outputs: list[Array] = []
     taken: list[_Taken] = []
     output = zeros = np.zeros_like(step(x[:, 0], state)[0])
@@ -78,14 +78,14 @@ def _read(
                 "previous_output": output,
                 "zeros": zeros,
                 "zeros_unreversed": output,
-            }[config["masked_output"]]
+            }[rule]
             output = _where(counts, new, at_masked)
             state = tuple(
                 _where(counts, now, old) for now, old in zip(new_state, state, strict=True)
             )
         outputs.append(output)
     sequence, last = np.stack(outputs, axis=1), outputs[-1]
-    if valid is not None and config["masked_output"] == "zeros_unreversed":
+    if valid is not None and rule == "zeros_unreversed":
         sequence = _where(valid, sequence, zeros[:, np.newaxis])  # position by position, as read
         last = _where(valid[:, reading_order[-1]], last, zeros)  # this one is reversed
     return sequence, last, state, taken

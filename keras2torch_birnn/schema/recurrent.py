@@ -36,7 +36,6 @@ CELL_OPTIONS: Mapping[str, Option] = {
 }
 GATE_OPTIONS: Mapping[str, Option] = {"recurrent_activation": activation(REQUIRED)}
 GRU_OPTIONS: Mapping[str, Option] = {**GATE_OPTIONS, "reset_after": flag()}
-# masked_output: see ``spec.MaskedOutput``
 LOOP_OPTIONS: Mapping[str, Option] = {
     "return_sequences": flag(False),
     "return_state": flag(False),
@@ -44,8 +43,8 @@ LOOP_OPTIONS: Mapping[str, Option] = {
     "stateful": flag(False),
     "unroll": flag(False),
     "time_major": choice(False, False),
-    "masked_output": choice(REQUIRED, *get_args(MaskedOutput)),
 }
+LOOP_SEMANTICS: Mapping[str, Option] = {"masked_output": choice(REQUIRED, *get_args(MaskedOutput))}
 RNN_OPTIONS: Mapping[str, Option] = {**CELL_OPTIONS, **LOOP_OPTIONS}
 
 
@@ -86,6 +85,7 @@ def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
         options=options,
         weights=cell_weights(CELL_GATES[cell], rank=3),
         output=lambda config, shape: _rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
+        semantics=LOOP_SEMANTICS,
         refused=("time_major=True", "constants"),
         **more,
     )
@@ -156,6 +156,7 @@ def _conv_lstm(rank: int, ignored: tuple[str, ...] = ()) -> Schema:
         },
         _conv_weights,
         _conv_output,
+        semantics=LOOP_SEMANTICS,
         ignored=ignored,
     )
 
@@ -171,6 +172,7 @@ LAYERS: Mapping[str, Schema] = {
     ),
     "RNN": Schema(
         LOOP_OPTIONS,
+        semantics=LOOP_SEMANTICS,
         parts=("cell",),
         refused=("cells other than LSTMCell, GRUCell, SimpleRNNCell and StackedRNNCells of these",),
     ),

@@ -266,7 +266,7 @@ def test_masks_pass_preprocessing_in_keras_3_only(
     spec, problems = parsed(class_name, {"scale": 2.0} if class_name == "Rescaling" else {}, STEPS,
                             version)  # fmt: skip
     assert not problems
-    assert spec.config["passes_mask"] is passes
+    assert spec.semantics["passes_mask"] is passes
 
 
 def test_unit_normalization_has_the_smallest_norm_of_its_version() -> None:
