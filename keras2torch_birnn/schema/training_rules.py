@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from keras2torch_birnn.schema import normalized_axes
-from keras2torch_birnn.schema.recurrent import CONV_LSTMS
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 # The name of a BatchNormalization's rule in its semantics.

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, parse_activation
 from keras2torch_birnn.schema.cells import STACK
-from keras2torch_birnn.schema.recurrent import CONV_LSTMS
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import Generation
 
 # Keys that cannot change what a trained layer computes, in any class (``Schema.ignored``: in one).
