@@ -20,7 +20,7 @@ from keras2torch_birnn.conversion import flat
 from keras2torch_birnn.reference import compute_recurrent
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.reference.rounding import nudge_by
-from keras2torch_birnn.rnn.call import Asked
+from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 from keras2torch_birnn.verification.closeness import EXACT, all_close, error
 from keras2torch_birnn.verification.report import LayerParity
@@ -199,7 +199,7 @@ def _every_step(called: Called, generation: Generation) -> tuple[int, _Finding]:
         called.layer, x, None, flat_start, generation, nudge=nudge_by(np.float64, 0)
     ).scans.values()
     begin = tuple(tuple(map(_tensor, states)) for states in start)
-    outputs, states = called.module.run_sequence(Asked(_tensor(x), None, begin))
+    outputs, states = called.module.run_sequence(RnnCall(_tensor(x), None, begin))
     found: list[_Finding] = []
     judged = len(x)
     for number, (scan, other) in enumerate(zip(called.scans, nudged, strict=True)):

@@ -380,7 +380,7 @@ def changed(source: Path, target: Path, change: Change) -> Path:
 
 
 def test_inspect_shows_cells_and_their_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "torch")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     run = k2t("inspect", STACKED, "--json")
     assert run.code == 0
     rows = {row["path"]: row for row in json.loads(run.out)["layers"]}
@@ -588,8 +588,8 @@ def test_what_stands_at_masked_steps_of_a_stack_is_the_versions(
 def test_no_kernel_computes_a_convolutional_lstm(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("K2T_ENGINE", engine)
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", engine)
     with pytest.raises(UsageError, match="no kernel of a convolutional LSTM"):
         convert_layer(conv_lstm(2))
-    monkeypatch.setenv("K2T_ENGINE", "loop")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "loop")
     convert_layer(conv_lstm(2))

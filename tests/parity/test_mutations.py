@@ -44,10 +44,9 @@ from keras2torch_birnn.functional import activations
 from keras2torch_birnn.layers import interpolation, recurrent, registry
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.rnn import engines, loop, modules, parameters
-from keras2torch_birnn.rnn.call import Asked
-from keras2torch_birnn.rnn.engine_choice import Choice
-from keras2torch_birnn.rnn.merge import MERGE
+from keras2torch_birnn.rnn import masked_run, merge, modules, parameters
+from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.engines import Choice, loop, torch_kernel
 from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef, leaves
 from keras2torch_birnn.verification import check_layers, close
 
@@ -80,7 +79,7 @@ class Mutation:
 @pytest.fixture(autouse=True)
 def by_engines_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutated is Python; the native kernel is compared with the reference in test_native."""
-    monkeypatch.setenv("K2T_ENGINE", "torch")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
 
 
 def edited(function: Any, old: str, new: str) -> Any:
@@ -179,7 +178,7 @@ def ruled(old: str, new: str) -> Patch:
 
         return spread
 
-    return wrap(engines, "spread", wrapper)
+    return wrap(masked_run, "scatter_steps", wrapper)
 
 
 def merging(old: str | None, new: str | None) -> Patch:
@@ -218,17 +217,17 @@ def fused(change: Callable[..., Any]) -> Patch:
     """Change what torch's kernel gives for a Bidirectional without mask: (call, x) -> result."""
 
     def wrapper(right: Any) -> Any:
-        def run(layer: Any, asked: Asked) -> Any:
+        def run(layer: Any, asked: RnnCall) -> Any:
             def call(x: Tensor) -> Any:
                 return right(layer, asked._replace(x=x, merge=None))
 
             plain = len(layer.weights) == 1 or asked.lengths is not None
             outputs, states = call(asked.x) if plain else change(call, asked.x)
-            return engines.merged(outputs, asked.merge), states
+            return merge.merge_outputs(outputs, asked.merge), states
 
         return run
 
-    return wrap(engines.RUN, "fused", wrapper)
+    return wrap(torch_kernel.ENGINE, "run", wrapper)
 
 
 def flipped_half(call: Any, x: Tensor) -> Any:
@@ -485,21 +484,21 @@ mutation(
 )
 mutation(
     "loop: the backward half reads forwards",
-    edit("rnn.engines:_run_loops", "read = reverse(x, lengths) if d else x", "read = x"),
+    edit("rnn.engines.loop:run_directions", "read = reverse(x, lengths) if d else x", "read = x"),
     f"{K2}/hard_sigmoid_stack.h5",
     f"{TF}/hard_sigmoid_bi_lstm.h5",
     f"{K2}/mask_bi_gru_before_seq.h5",
 )
 mutation(
     "loop: the backward half is not turned back",
-    edit("rnn.engines:_run_loops", "reverse(out, lengths) if d else out", "out"),
+    edit("rnn.engines.loop:run_directions", "reverse(out, lengths) if d else out", "out"),
     f"{K2}/hard_sigmoid_stack.h5",
     f"{TF}/hard_sigmoid_bi_gru_after.h5",
     f"{K2}/mask_bi_gru_before_seq.h5",
 )
 mutation(
     "pair: the backward half reads forwards",
-    edit("rnn.modules:BidirectionalPair.run_sequence", "Asked(reverse(x, lengths)", "Asked(x"),
+    edit("rnn.modules:BidirectionalPair.run_sequence", "RnnCall(reverse(x, lengths)", "RnnCall(x"),
     f"{TF}/backward_class.h5",
     f"{K3}/backward_mask.h5",
 )
@@ -558,8 +557,12 @@ for old in MERGE_MODES:
 mutation(
     "concat puts the backward half first",
     both(
-        put(MERGE, "concat", lambda a, b: torch.cat((b, a), dim=-1)),
-        edit("rnn.engines:run_kernel", 'merge == "concat"', "False"),
+        wrap(
+            merge.MERGE_MODES,
+            "concat",
+            lambda mode: mode._replace(combine=lambda a, b: torch.cat((b, a), dim=-1)),
+        ),
+        edit("rnn.engines.torch_kernel:run_kernel", 'merge == "concat"', "False"),
     ),
     *BI.values(),
 )
@@ -583,19 +586,19 @@ for rule, files in NOTICES.items():
             )
 mutation(
     "previous counts against the direction of reading",
-    edit("rnn.masks:spread", "seen - mask.long() if backward else seen - 1", "seen - 1"),
+    edit("rnn.masks:scatter_steps", "seen - mask.long() if backward else seen - 1", "seen - 1"),
     f"{K2}/mask_bi_lstm_seq.h5",
     f"{K231}/mask_bi_gru_before_seq.h5",
 )
 mutation(
     "the masked steps run and the valid ones do not",
-    edit("rnn.masks:compact", "torch.argsort(~mask", "torch.argsort(mask.to(torch.uint8)"),
+    edit("rnn.masks:gather_steps", "torch.argsort(~mask", "torch.argsort(mask.to(torch.uint8)"),
     *ZEROS,
 )
 mutation(
     "an empty row loses its state",
     edit(
-        "rnn.engines:run_kernel",
+        "rnn.engines.torch_kernel:run_kernel",
         "empty = lengths[order] == 0",
         "empty = lengths[order] < 0",
     ),
@@ -753,9 +756,9 @@ for cell in CELLS:
     mutation(
         f"initial_state of {cell} given to the other half",
         edit(
-            "rnn.modules:recurrent_forward",
-            "tuple(initial_state[i * each : (i + 1) * each])",
-            "tuple(initial_state[(1 - i) * each : (2 - i) * each])",
+            "rnn.modules:_by_direction",
+            "tuple(states[d * each : (d + 1) * each])",
+            "tuple(states[(1 - d) * each : (2 - d) * each])",
         ),
         f"started {cell}",
     )
@@ -796,23 +799,26 @@ mutation(
 # The loop's equations, where a fused kernel usually runs.
 mutation(
     "LSTM output gate forgotten",
-    both(by_the_loop(), edit("rnn.loop:lstm_step", "sigma(o) * act(c)", "act(c)")),
+    both(by_the_loop(), edit("rnn.engines.loop:lstm_step", "sigma(o) * act(c)", "act(c)")),
     BI["LSTM"],
 )
 mutation(
     "LSTM output without its activation",
-    both(by_the_loop(), edit("rnn.loop:lstm_step", "sigma(o) * act(c)", "sigma(o) * c")),
+    both(by_the_loop(), edit("rnn.engines.loop:lstm_step", "sigma(o) * act(c)", "sigma(o) * c")),
     BI["LSTM"],
 )
 for step, cell in (("gru_after_step", "GRU"), ("gru_before_step", "GRU before")):
     mutation(
         f"{cell}: update gate turned round",
-        both(by_the_loop(), edit(f"rnn.loop:{step}", "z * h + (1 - z) * n", "z * n + (1 - z) * h")),
+        both(
+            by_the_loop(),
+            edit(f"rnn.engines.loop:{step}", "z * h + (1 - z) * n", "z * n + (1 - z) * h"),
+        ),
         BI[cell],
     )
 mutation(
     "recurrent activation is the other activation",
-    edit("rnn.modules:_cell", "activation(gate)", 'activation("tanh")'),
+    edit("rnn.modules:torch_module", "activation(gate)", 'activation("tanh")'),
     f"{TF}/hard_sigmoid_bi_lstm.h5",
     BI["GRU before"],
 )

@@ -1,4 +1,4 @@
-"""Check what a caller gave before anything computes with it: tensors, of the weights' dtype."""
+"""Checks of the tensors that a caller gives, before anything computes with them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from keras2torch_birnn.rnn.call import State
 
 
 def check_tensor(place: str, given: Any, expected: Any) -> None:
-    """Refuse what is no tensor and stands for none, as ``torch.fx`` has them.
+    """Refuse an object that is neither a tensor nor a stand-in for one, as ``torch.fx`` has them.
 
     ``expected``: a dtype, or the module whose weights have it.
 
     Raises:
-        ArgumentTypeError: it is none.
+        ArgumentTypeError: it is neither.
     """
     if isinstance(given, Tensor) or hasattr(type(given), "__torch_function__"):
         return
@@ -31,7 +31,7 @@ def check_tensor(place: str, given: Any, expected: Any) -> None:
 
 
 def _kind(given: Any) -> str:
-    """Return the full name of its class, and the dtype of an array."""
+    """Return the full name of a value's class, and the dtype of an array."""
     named = type(given)
     home = "" if named.__module__ == "builtins" else f"{named.__module__}."
     of = f" of {given.dtype}" if isinstance(given, np.ndarray) else ""
@@ -52,17 +52,17 @@ def _float_dtype(module: nn.Module) -> torch.dtype:
     return next(kinds, torch.get_default_dtype())
 
 
-def check_dtypes(x: Tensor, start: Sequence[State] | None, weight: Tensor, place: str) -> None:
+def check_dtypes(x: Tensor, states: Sequence[State] | None, weight: Tensor, place: str) -> None:
     """Refuse tensors of another dtype than the weights, unless autocast brings them together.
 
-    ``start``: states, which the caller knows by the name of ``place``. Where there are none and x
-    has the dtype, callers need not ask: a short call would feel it.
+    states: named ``place`` in the error. Callers skip this check where there are none and x has the
+    dtype: a short call would feel it.
 
     Raises:
         ArgumentTypeError: one of them has another.
     """
     _check_dtype("input", x, weight)
-    for state in chain.from_iterable(start or ()):
+    for state in chain.from_iterable(states or ()):
         _check_dtype(place, state, weight)
 
 
@@ -70,7 +70,7 @@ def _check_dtype(place: str, given: Tensor, weight: Tensor) -> None:
     kind = weight.dtype
     if given.dtype is kind:
         return
-    if type(given) not in _PLAIN or type(weight) not in _PLAIN:
+    if type(given) not in _OWN_TYPES or type(weight) not in _OWN_TYPES:
         return  # a subclass may compute with any
     if given.dtype in _CAST and _autocasts(given.device.type):
         return
@@ -81,7 +81,7 @@ def _check_dtype(place: str, given: Tensor, weight: Tensor) -> None:
     raise ArgumentTypeError(found, advice, place=place)
 
 
-_PLAIN = (Tensor, nn.Parameter)
+_OWN_TYPES = (Tensor, nn.Parameter)
 _CAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -109,3 +109,22 @@ def check_shape(shape: torch.Size, features: int) -> None:
         raise ArgumentValueError(
             f"an input (batch, time, {features}) is expected, found {list(shape)}"
         )
+
+
+def check_states(states: Sequence[State], count: int, batch: int, units: int) -> None:
+    """Refuse initial states that are not ``count`` tensors (batch, units) for each direction.
+
+    Raises:
+        ArgumentValueError: there are more or fewer, or one has another shape.
+    """
+    found = sum(map(len, states))
+    if any(len(state) != count for state in states):
+        raise ArgumentValueError(
+            f"{count * len(states)} states are expected, found {found}", place="initial_state"
+        )
+    for state in chain.from_iterable(states):
+        if state.shape != (batch, units):
+            raise ArgumentValueError(
+                f"a state {[batch, units]} is expected, found {list(state.shape)}",
+                place="initial_state",
+            )

@@ -21,10 +21,12 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
-from keras2torch_birnn.rnn import cuda_graph, engines
-from keras2torch_birnn.rnn.call import Asked, Result
-from keras2torch_birnn.rnn.loop import STEPS, Cell, Weights
-from keras2torch_birnn.rnn.plain import is_plain
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines import cuda_graph
+from keras2torch_birnn.rnn.engines.loop import STEPS
+from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
+from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
+from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 F, H, T, B = 5, 7, 11, 3
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -41,18 +43,18 @@ def layer_of(cell: str, seed: int = 0, **options: Any) -> Any:
     return made(F, H, batch_first=True, **{**special, **options}).eval()
 
 
-def numbers(result: Result) -> list[Tensor]:
+def numbers(result: RnnResult) -> list[Tensor]:
     return [*result[0], *(s for state in result[1] for s in state)]
 
 
 @contextmanager
-def recording(patching: pytest.MonkeyPatch) -> Iterator[list[Result]]:
+def recording(patching: pytest.MonkeyPatch) -> Iterator[list[RnnResult]]:
     """The outcomes of all recordings from now on, made and played without a GPU."""
-    results: list[Result] = []
+    results: list[RnnResult] = []
 
     def record(
-        compute: Callable[[], Result], device: torch.device
-    ) -> tuple[Callable[[], None], Result]:
+        compute: Callable[[], RnnResult], device: torch.device
+    ) -> tuple[Callable[[], None], RnnResult]:
         result = compute()
         results.append(result)
         for place in numbers(result):
@@ -64,25 +66,25 @@ def recording(patching: pytest.MonkeyPatch) -> Iterator[list[Result]]:
 
         return play, result
 
-    patching.setattr(cuda_graph, "record", record)
+    patching.setattr(cuda_graph, "capture", record)
     cuda_graph._layers.clear()
     yield results
     cuda_graph._layers.clear()
 
 
 @pytest.fixture
-def recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Result]]:
+def recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RnnResult]]:
     with recording(monkeypatch) as results:
         yield results
 
 
-def by(engine: str, rnn: Any, asked: Asked) -> list[Tensor]:
+def by(engine: Any, rnn: Any, asked: RnnCall) -> list[Tensor]:
     """One layer's outputs and states, by the engine itself."""
-    (layer,) = rnn.recurrences()
-    return numbers(engines.RUN[engine](layer, asked))
+    (layer,) = rnn.rnn_layers()
+    return numbers(IMPLEMENTATIONS[engine].run(layer, asked))
 
 
-def assert_same(rnn: Any, asked: Asked) -> None:
+def assert_same(rnn: Any, asked: RnnCall) -> None:
     with torch.no_grad():
         for got, wanted in zip(by("graph", rnn, asked), by("loop", rnn, asked), strict=True):
             assert torch.equal(got, wanted)
@@ -103,15 +105,15 @@ def test_what_is_played_is_what_the_loop_gives(data: st.DataObject) -> None:
                 each = 2 if cell == "LSTM" else 1
                 start = tuple(tuple(torch.randn(B, H) for _ in range(each)) for _ in range(2))
             lengths = torch.randint(0, T + 1, (B,)) if masked else None
-            assert_same(rnn, Asked(torch.randn(B, T, F), lengths, start, merge))
+            assert_same(rnn, RnnCall(torch.randn(B, T, F), lengths, start, merge))
         assert len(results) == 1
 
 
-def test_a_call_is_recorded_when_it_comes_again(recordings: list[Result]) -> None:
+def test_a_call_is_recorded_when_it_comes_again(recordings: list[RnnResult]) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     counts = []
     for _ in range(4):
-        assert_same(rnn, Asked(x))
+        assert_same(rnn, RnnCall(x))
         counts.append(len(recordings))
     assert counts == [0, 1, 1, 1]
 
@@ -119,48 +121,48 @@ def test_a_call_is_recorded_when_it_comes_again(recordings: list[Result]) -> Non
 @pytest.mark.parametrize(
     ("name", "other"),
     [
-        ("batch", lambda x: Asked(x[:2])),
-        ("steps", lambda x: Asked(x[:, :7])),
-        ("merge", lambda x: Asked(x, merge="mul")),
-        ("lengths", lambda x: Asked(x, torch.tensor([T, 4, 0]))),
-        ("start", lambda x: Asked(x, None, ((x[:, 0, :1].expand(B, H),) * 2,) * 2)),
+        ("batch", lambda x: RnnCall(x[:2])),
+        ("steps", lambda x: RnnCall(x[:, :7])),
+        ("merge", lambda x: RnnCall(x, merge="mul")),
+        ("lengths", lambda x: RnnCall(x, torch.tensor([T, 4, 0]))),
+        ("start", lambda x: RnnCall(x, None, ((x[:, 0, :1].expand(B, H),) * 2,) * 2)),
     ],
 )
 def test_another_call_is_another_recording(
-    name: str, other: Callable[[Tensor], Asked], recordings: list[Result]
+    name: str, other: Callable[[Tensor], RnnCall], recordings: list[RnnResult]
 ) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     for _ in range(3):
-        assert_same(rnn, Asked(x))
+        assert_same(rnn, RnnCall(x))
         assert_same(rnn, other(x))
     assert len(recordings) == 2
 
 
-def test_what_was_given_out_stays_when_it_is_played_again(recordings: list[Result]) -> None:
+def test_what_was_given_out_stays_when_it_is_played_again(recordings: list[RnnResult]) -> None:
     rnn = layer_of("GRU")
     with torch.no_grad():
         for _ in range(2):
-            kept = by("graph", rnn, Asked(torch.randn(B, T, F)))
+            kept = by("graph", rnn, RnnCall(torch.randn(B, T, F)))
         copies = [k.clone() for k in kept]
-        by("graph", rnn, Asked(torch.randn(B, T, F)))
+        by("graph", rnn, RnnCall(torch.randn(B, T, F)))
     assert all(map(torch.equal, kept, copies))
 
 
-def test_states_that_are_not_wanted_are_not_given(recordings: list[Result]) -> None:
+def test_states_that_are_not_wanted_are_not_given(recordings: list[RnnResult]) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
-    (layer,) = rnn.recurrences()
+    (layer,) = rnn.rnn_layers()
     with torch.no_grad():
         for final in (True, True, False):
-            _, states = engines.RUN["graph"](layer, Asked(x, final=final))
+            _, states = IMPLEMENTATIONS["graph"].run(layer, RnnCall(x, return_state=final))
             assert len(states) == (2 if final else 0)
     assert len(recordings) == 1
 
 
 @pytest.mark.parametrize("how", ["in place", "through data", "a new tensor", "a new parameter"])
-def test_changed_weights_are_never_stale(how: str, recordings: list[Result]) -> None:
+def test_changed_weights_are_never_stale(how: str, recordings: list[RnnResult]) -> None:
     rnn, x = layer_of("GRU before"), torch.randn(B, T, F)
     for _ in range(3):
-        assert_same(rnn, Asked(x))
+        assert_same(rnn, RnnCall(x))
     with torch.no_grad():
         if how == "in place":
             rnn.weight_hh_l0.mul_(0.5)
@@ -171,12 +173,12 @@ def test_changed_weights_are_never_stale(how: str, recordings: list[Result]) -> 
         else:
             rnn.bias_ih_l0 = nn.Parameter(rnn.bias_ih_l0 + 1.0)
     for _ in range(3):
-        assert_same(rnn, Asked(x))
+        assert_same(rnn, RnnCall(x))
     assert len(recordings) == (1 if how in ("in place", "through data") else 2)
 
 
 def test_cells_that_share_their_weights_have_recordings_of_their_own(
-    recordings: list[Result],
+    recordings: list[RnnResult],
 ) -> None:
     one, x = layer_of("GRU before"), torch.randn(B, T, F)
     others = [
@@ -188,58 +190,58 @@ def test_cells_that_share_their_weights_have_recordings_of_their_own(
             setattr(other, name, getattr(one, name))
     for _ in range(3):
         for rnn in (one, *others):
-            assert_same(rnn, Asked(x))
+            assert_same(rnn, RnnCall(x))
 
 
 def test_recordings_go_with_their_weights_and_with_the_place_where_these_lay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A graph knows where the weights lie, and does not keep them.
-    monkeypatch.setattr(cuda_graph, "record", lambda compute, device: (int, compute()))
+    monkeypatch.setattr(cuda_graph, "capture", lambda compute, device: (int, compute()))
     cuda_graph._layers.clear()
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     with torch.no_grad():
         for dtype in (torch.float32, torch.float64):
             rnn.to(dtype)
             for _ in range(3):
-                by("graph", rnn, Asked(x.to(dtype)))
+                by("graph", rnn, RnnCall(x.to(dtype)))
             (found,) = cuda_graph._layers.values()
-            assert len(found.recordings) == 1
+            assert len(found.graphs) == 1
     del rnn, found
     assert not cuda_graph._layers
 
 
-def test_calls_of_ever_other_shapes_run_unrecorded(recordings: list[Result]) -> None:
+def test_calls_of_ever_other_shapes_run_unrecorded(recordings: list[RnnResult]) -> None:
     rnn = layer_of("SimpleRNN")
     for _ in range(3):
         for steps in range(1, 12):
-            assert_same(rnn, Asked(torch.randn(B, steps, F)))
+            assert_same(rnn, RnnCall(torch.randn(B, steps, F)))
     assert len(recordings) == MAX_GRAPHS_PER_LAYER
 
 
 def test_another_precision_of_products_is_another_recording(
-    recordings: list[Result], monkeypatch: pytest.MonkeyPatch
+    recordings: list[RnnResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     for _ in range(2):
-        assert_same(rnn, Asked(x))
+        assert_same(rnn, RnnCall(x))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         for _ in range(2):
-            assert_same(rnn, Asked(x))
+            assert_same(rnn, RnnCall(x))
     finally:
         torch.set_float32_matmul_precision(before)
     assert len(recordings) == 2
 
 
-def test_inference_mode_and_no_grad_share_recordings(recordings: list[Result]) -> None:
+def test_inference_mode_and_no_grad_share_recordings(recordings: list[RnnResult]) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
-    wanted = by("loop", rnn, Asked(x))
+    wanted = by("loop", rnn, RnnCall(x))
     for mode in (torch.inference_mode, torch.inference_mode, torch.no_grad, torch.inference_mode):
         with mode():
             given = x.clone()
-            got = by("graph", rnn, Asked(given))
+            got = by("graph", rnn, RnnCall(given))
             assert all(map(torch.equal, got, wanted))
             assert [t.is_inference() for t in got] == [mode is torch.inference_mode] * len(got)
     assert len(recordings) == 1
@@ -255,17 +257,17 @@ def test_what_cannot_be_recorded_runs_step_by_step_and_says_so_once(
         asked += 1
         raise RuntimeError("operation not permitted")
 
-    monkeypatch.setattr(cuda_graph, "record", fails)
+    monkeypatch.setattr(cuda_graph, "capture", fails)
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
-    assert_same(rnn, Asked(x))
+    assert_same(rnn, RnnCall(x))
     message = "runs step by step, slower: it cannot be recorded: operation not permitted"
     with pytest.warns(RuntimeWarning, match=message):
-        assert_same(rnn, Asked(x))
-    assert_same(rnn, Asked(x))
+        assert_same(rnn, RnnCall(x))
+    assert_same(rnn, RnnCall(x))
     assert asked == 1
 
 
-def test_threads_do_not_take_each_others_numbers(recordings: list[Result]) -> None:
+def test_threads_do_not_take_each_others_numbers(recordings: list[RnnResult]) -> None:
     rnn = layer_of("GRU")
     inputs = [torch.randn(B, T, F) for _ in range(24)]
     start = threading.Barrier(4)
@@ -273,7 +275,7 @@ def test_threads_do_not_take_each_others_numbers(recordings: list[Result]) -> No
     def several(number: int) -> None:
         start.wait()
         for x in inputs[number::4] * 5:
-            assert_same(rnn, Asked(x))
+            assert_same(rnn, RnnCall(x))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(several, range(4)))
@@ -311,11 +313,11 @@ def test_the_loop_looks_at_no_values_and_moves_nothing_between_devices(
     with torch.device("meta"):
         sizes = ((gates * H, F), (gates * H, H), (gates * H,), (gates * H,))
         weights = tuple(Weights(*map(torch.empty, sizes)) for _ in range(2))
-        layer = engines.Recurrence(Cell(kind, function, function), weights)
+        layer = RnnLayer(Cell(kind, function, function), weights)
         x, lengths = torch.empty(B, T, F), torch.empty(B, dtype=torch.int64)
     with torch.no_grad(), Transfers() as transfers:
-        for asked in (Asked(x, merge="mul"), Asked(x, lengths)):
-            engines.RUN["loop"](layer, asked)
+        for asked in (RnnCall(x, merge="mul"), RnnCall(x, lengths)):
+            IMPLEMENTATIONS["loop"].run(layer, asked)
     assert transfers.found == []
 
 
@@ -330,14 +332,14 @@ def test_the_choice_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     refused("gradients and dropout cannot be recorded")
     with torch.no_grad():
         refused("it is for dense tensors on one CUDA device; use auto")
-        monkeypatch.setattr(engines, "is_exporting", lambda: True)
+        monkeypatch.setattr(cuda_graph, "is_exporting", lambda: True)
         refused("what is compiled or exported cannot be recorded")
 
 
 def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     def reason(*shape: int, **options: Any) -> str:
-        return cuda_graph.cannot_record(
-            Asked(torch.empty(*shape, device="cuda")), [torch.empty(1, **options)]
+        return cuda_graph.why_not_capture(
+            RnnCall(torch.empty(*shape, device="cuda")), [torch.empty(1, **options)]
         )
 
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
@@ -359,8 +361,8 @@ def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch
 
 
 def test_it_is_chosen_where_torch_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "cannot_record", lambda *_: "")
-    monkeypatch.setenv("K2T_ENGINE", "torch")
+    monkeypatch.setattr(cuda_graph, "why_not_capture", lambda *_: "")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     standard, other = k2t.BiLSTM(F, H).eval(), layer_of("LSTM")
     with torch.no_grad():
         assert [rnn.explain()[0].engine for rnn in (standard, other)] == ["fused", "graph"]
@@ -398,9 +400,7 @@ def test_a_gpu_plays_what_it_computes_step_by_step(cell: str, dtype: torch.dtype
             seen += [c.engine for c in rnn.explain()]
     assert set(seen) == {"graph"}
     assert any(
-        recording
-        for layer in cuda_graph._layers.values()
-        for recording in layer.recordings.values()
+        recording for layer in cuda_graph._layers.values() for recording in layer.graphs.values()
     )
 
 
@@ -413,8 +413,8 @@ def test_streams_and_threads_of_a_gpu_do_not_mix_their_numbers() -> None:
     def several(number: int) -> None:
         with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
             for x in inputs[number::3] * 5:
-                got = by("graph", rnn, Asked(x))
-                wanted = by("loop", rnn, Asked(x))
+                got = by("graph", rnn, RnnCall(x))
+                wanted = by("loop", rnn, RnnCall(x))
                 torch.cuda.current_stream().synchronize()
                 torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
 

@@ -1,7 +1,7 @@
-"""The gate before code that reads tensors at their addresses instead of by torch's operators.
+"""Checks before code that reads tensors at their addresses instead of by torch's operators.
 
-Such code (the native kernel, a recorded graph) must be given memory that holds the numbers torch
-would compute with, and it knows nothing of derivatives and transforms.
+Such code (the native kernel, a captured graph) needs memory that holds the numbers torch would
+compute with, and knows nothing of derivatives and transforms.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _transform: Any = _func.peek_interpreter_stack
 def is_plain(tensors: Sequence[Tensor]) -> bool:
     """Tell whether code outside torch may read all these tensors at their addresses.
 
-    Not those without memory (``have_memory``), those whose negation is still to be done (a view of
-    the imaginary part of a conjugate) and those with a tangent.
+    Not tensors without memory (``have_memory``), with a pending negation (a view of the imaginary
+    part of a conjugate) or with a tangent.
     """
     return (
         have_memory(tensors) and not any(map(Tensor.is_neg, tensors)) and not have_tangents(tensors)
@@ -34,7 +34,7 @@ def is_plain(tensors: Sequence[Tensor]) -> bool:
 
 
 def have_memory(tensors: Sequence[Tensor]) -> bool:
-    """Tell whether all these tensors have memory of their own, with values that can be looked at.
+    """Tell whether all these tensors have memory of their own, with readable values.
 
     Wrapper subclasses, fake and meta tensors have none. Any other subclass is for torch's
     operators, too, and any tensor inside ``torch.func`` or while a mode sees every operator: new
@@ -69,3 +69,8 @@ def _is_mapped(tensor: Tensor) -> bool:
             return True
         tensor = _func.get_unwrapped(tensor)
     return False
+
+
+def outside_inference(tensor: Tensor) -> Tensor:
+    """Copy a tensor that was made in inference mode, which autograd cannot save."""
+    return tensor.clone() if tensor.is_inference() else tensor

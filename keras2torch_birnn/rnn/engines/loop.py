@@ -1,4 +1,4 @@
-"""The cells' equations and a loop over time: what runs where torch has no kernel.
+"""The engine "loop": the cells' equations in a loop over time. It runs everything.
 
 The input product of the whole sequence is taken at once, before the loop. B batch, T time,
 F features, H units, G gates. Gates in torch's order: LSTM i, f, g, o; GRU r, z, n.
@@ -8,53 +8,19 @@ Equations: Keras 2.2.4 ``layers/recurrent.py`` and Keras 3 ``layers/rnn/{lstm,gr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.functional.activations import Activation
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
+from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
+from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
+from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer, Weights
+from keras2torch_birnn.rnn.masks import reverse, zero_past
+from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.op import is_tracing
-
-State = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell's kind (a key of ``STEPS``) and its two nonlinearities."""
-
-    kind: str
-    activation: Activation
-    recurrent_activation: Activation
-
-
-class Weights(NamedTuple):
-    """One direction's parameters by torch's names; a bias may be absent."""
-
-    ih: Tensor  # (G*H, F)
-    hh: Tensor  # (G*H, H)
-    bias_ih: Tensor | None  # (G*H,)
-    bias_hh: Tensor | None  # (G*H,)
-
-
-# Torch's names of them, without the layer's number and direction.
-WEIGHT_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-@dataclass(frozen=True)
-class DropoutRates:
-    """Rates of the input's and the state's dropout, and whether each gate has its own mask."""
-
-    inputs: float = 0.0
-    recurrent: float = 0.0
-    per_gate: bool = False
-
-    def drop(self) -> bool:
-        """Whether there is any dropout: Keras drops for 0 < rate < 1 only."""
-        return 0.0 < self.inputs < 1.0 or 0.0 < self.recurrent < 1.0
-
 
 # (cell, weights, gates' input product of one step (B, G*H), state, state's masks) -> new state
 Step = Callable[[Cell, Weights, Tensor, State, tuple[Tensor, ...]], State]
@@ -120,7 +86,7 @@ def simple_rnn_step(
 STEPS: Mapping[str, Step] = {
     "LSTM": lstm_step,
     "GRU": gru_after_step,
-    "GRU before": gru_before_step,
+    GRU_BEFORE: gru_before_step,
     "SimpleRNN": simple_rnn_step,
 }
 
@@ -130,7 +96,7 @@ def run_loop(
     w: Weights,
     x: Tensor,
     lengths: Tensor | None,
-    start: State,
+    initial_state: State,
     dropout: DropoutRates | None = None,
 ) -> tuple[Tensor, State]:
     """Read x (B, T, F) from t = 0 on; steps at or past ``lengths`` (B,) leave the state alone.
@@ -143,10 +109,10 @@ def run_loop(
         copies = gates if dropout.per_gate else 1
         products = _dropped_input(w, x, gates, copies, dropout.inputs)
         if 0.0 < dropout.recurrent < 1.0:
-            masks = _masks(start[0], copies, dropout.recurrent)
+            masks = _masks(initial_state[0], copies, dropout.recurrent)
     else:
         products = functional.linear(x, w.ih, w.bias_ih)
-    step, state = STEPS[cell.kind], start
+    step, state = STEPS[cell.kind], initial_state
     valid = None
     if lengths is not None:
         valid = torch.arange(x.shape[1], device=x.device)[:, None, None] < lengths[:, None]
@@ -191,3 +157,35 @@ def _dropped_input(w: Weights, x: Tensor, gates: int, copies: int, rate: float) 
     parts = [functional.linear(x * m[:, None], row) for row, m in zip(rows, masks, strict=True)]
     product = torch.cat(parts, dim=2)
     return product if w.bias_ih is None else product + w.bias_ih
+
+
+def run_directions(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Run every direction by the loop; the second reads the valid steps in reverse."""
+    lengths, outputs, states = call.lengths, [], []
+    dropout = layer.dropout if layer.training else None
+    x = zero_past(call.x, lengths)
+    initial = call.initial_state or zero_states(layer, x)
+    for d, (weights, state) in enumerate(zip(layer.weights, initial, strict=True)):
+        read = reverse(x, lengths) if d else x
+        out, last = run_loop(layer.cell, weights, read, lengths, state, dropout)
+        outputs.append(reverse(out, lengths) if d else out)
+        states.append(last)
+    valid = tuple(zero_past(out, lengths) for out in outputs)
+    return merge_outputs(valid, call.merge), tuple(states)
+
+
+class Loop(Engine):
+    """The equations step by step."""
+
+    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why torch's kernel does not run the call."""
+        if layer.kernel is None:
+            return "neither torch nor the native kernel computes this call"
+        return why_skip(layer, call)
+
+    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Run every direction by the loop."""
+        return run_directions(layer, call)
+
+
+ENGINE = Loop()
