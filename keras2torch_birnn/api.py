@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import K2TError, gather, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers import PathLike, infer_shapes, parse, read_weights, survey
+from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse, read_weights
 from keras2torch_birnn.rnn.engine_choice import activation_label, alike, choose
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
 from keras2torch_birnn.saving.atomic import check_replacing
@@ -78,7 +79,7 @@ def convert_with_spec(
         container = opening.enter_context(open_container(path))  # recognise the format
         reading = parse(container, path, config=config, masked_steps=masked_steps)
         reading = infer_shapes(reading)
-        reading = read_weights(reading, "deferred")  # locate, check; large ones when needed
+        reading = read_weights(reading, "lazy")  # locate, check; large ones when needed
         if reading.problems:
             raise gather(reading.problems)
         if out is not None:
@@ -162,7 +163,7 @@ def inspect(
         InvalidModelFileError: the file is broken.
     """
     load_plugins(plugins)
-    spec, problems = survey(path, config=config, weights="shapes")
+    spec, problems = read_with_problems(path, config=config, weights="shapes")
     masks: Mapping[str, str] = {}
     if not problems:
         with loading_torch():

@@ -1,7 +1,7 @@
 """Matrices that stay in the file until they are used, and then come a few rows at a time.
 
 A large weight is seen three times on its way (a look for values that are not finite, the golden
-vectors, writing), and nobody needs all of it at once. To NumPy a ``Deferred`` is an array: what is
+vectors, writing), and nobody needs all of it at once. To NumPy a ``LazyArray`` is an array: what is
 not done piece by piece here reads it whole.
 """
 
@@ -27,7 +27,7 @@ BLOCK_BYTES = 1 << 19
 COLUMNS_BYTES, PIECE_BYTES = 1 << 23, 1 << 12
 
 
-class Source(Protocol):
+class MatrixSource(Protocol):
     """A matrix in a file, see ``StoredArray``."""
 
     @property
@@ -50,16 +50,16 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Deferred(NDArrayOperatorsMixin):
+class LazyArray(NDArrayOperatorsMixin):
     """The columns ``columns`` of a matrix in a file, in this order, as ``dtype``; or transposed."""
 
-    source: Source
+    source: MatrixSource
     dtype: np.dtype[Any]
     columns: Columns
     transposed: bool = False
 
     @classmethod
-    def whole(cls, source: Source) -> Deferred:
+    def whole(cls, source: MatrixSource) -> LazyArray:
         """All of a matrix, as it stands."""
         return cls(source, source.dtype, ((0, source.shape[1]),))
 
@@ -86,13 +86,13 @@ class Deferred(NDArrayOperatorsMixin):
         """As of an array."""
         return self.size * self.dtype.itemsize
 
-    def transpose(self) -> Deferred:
+    def transpose(self) -> LazyArray:
         """As of an array; nothing is read."""
         return replace(self, transposed=not self.transposed)
 
     T = property(transpose)
 
-    def astype(self, dtype: npt.DTypeLike, copy: bool = True) -> Deferred:
+    def astype(self, dtype: npt.DTypeLike, copy: bool = True) -> LazyArray:
         """The same in another dtype; nothing is read."""
         return replace(self, dtype=np.dtype(dtype))
 
@@ -185,12 +185,12 @@ class Deferred(NDArrayOperatorsMixin):
 
 def _read(value: Any) -> Any:
     """Arrays instead of deferred ones, also inside lists."""
-    if isinstance(value, Deferred):
+    if isinstance(value, LazyArray):
         return value.read()
     return type(value)(map(_read, value)) if isinstance(value, list | tuple) else value
 
 
-def _split(matrix: Any, pieces: Any, axis: int = 0) -> list[Deferred] | None:
+def _split(matrix: Any, pieces: Any, axis: int = 0) -> list[LazyArray] | None:
     """``np.split`` into equal parts along the last axis."""
     if matrix.transposed or axis not in (-1, 1) or not isinstance(pieces, int):
         return None
@@ -201,11 +201,11 @@ def _split(matrix: Any, pieces: Any, axis: int = 0) -> list[Deferred] | None:
     return [replace(matrix, columns=((start, start + size),)) for start in starts]
 
 
-def _concatenate(matrices: Any, axis: int = 0) -> Deferred | None:
+def _concatenate(matrices: Any, axis: int = 0) -> LazyArray | None:
     """``np.concatenate`` of parts of one matrix along the last axis."""
-    first: Deferred = matrices[0]
+    first: LazyArray = matrices[0]
     alike = all(
-        isinstance(m, Deferred)
+        isinstance(m, LazyArray)
         and m.source is first.source
         and m.dtype == first.dtype
         and not m.transposed
@@ -219,7 +219,7 @@ def _concatenate(matrices: Any, axis: int = 0) -> Deferred | None:
 _PIECEWISE: Mapping[Any, Any] = {np.split: _split, np.concatenate: _concatenate}
 
 
-def is_finite(values: Array | Deferred) -> bool:
+def is_finite(values: Array | LazyArray) -> bool:
     """Whether no value is infinite or NaN."""
-    blocks = values.blocks() if isinstance(values, Deferred) else [values]
+    blocks = values.blocks() if isinstance(values, LazyArray) else [values]
     return all(bool(np.isfinite(block).all()) for block in blocks)

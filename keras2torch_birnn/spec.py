@@ -143,7 +143,7 @@ class Generation:
     ``time_distributed``, ``softmax``: what these layers do with a mask, see ``schema.SCHEMA``.
     ``relu_passes_mask``: not in tf.keras up to 2.4. ``bidirectional_carries``: whether a stateful
     layer carries its state inside a Bidirectional; from 2.1.4 to 2.3.1 it starts anew every batch
-    (and in TensorFlow 1, see ``dialects.as_tensorflow_1``).
+    (and in TensorFlow 1, see ``dialects.is_tensorflow_1``).
     ``merging``, ``attention_mask``, ``attention_rows``: what the layers of ``schema.merging`` and
     ``schema.attention`` do with masks. ``attention_takes_masks``: a MultiHeadAttention takes the
     masks off its inputs, for all that comes later. ``passed_mask_goes_on``: a mask passed as an

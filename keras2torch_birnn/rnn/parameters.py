@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from keras2torch_birnn.lazy_array import Deferred
+from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
@@ -78,7 +78,7 @@ def parameter(array: Array) -> nn.Parameter:
     parameters take no memory either, until a state_dict is assigned. Nor do those of arrays that
     are still in the file, until ``fill`` reads them.
     """
-    if isinstance(array, Deferred):
+    if isinstance(array, LazyArray):
         made = parameter(np.broadcast_to(np.zeros((), array.dtype), array.shape))
         setattr(made, _DEFERRED, array)
         return made
@@ -94,10 +94,10 @@ def parameter(array: Array) -> nn.Parameter:
     return nn.Parameter(torch.from_numpy(np.ascontiguousarray(array)))
 
 
-def deferred_values(tensor: torch.Tensor) -> Deferred | None:
+def deferred_values(tensor: torch.Tensor) -> LazyArray | None:
     """What a parameter will hold, where that is still in the file."""
     found = getattr(tensor, _DEFERRED, None)
-    return found if isinstance(found, Deferred) else None
+    return found if isinstance(found, LazyArray) else None
 
 
 def fill(module: nn.Module) -> None:

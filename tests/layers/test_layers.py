@@ -18,7 +18,7 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.keras1_merge import without_merge
+from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.shape_inference import infer_model
@@ -234,7 +234,7 @@ def test_a_merge_at_the_start_hands_masks_on_since_keras_2() -> None:
     branch = keras1_branch("d")
     branch["config"].insert(0, keras1_layer("Masking", "m", batch_input_shape=[None, 7, 3]))
     for stay, names in ((True, {"d_without_mask"}), (False, set())):
-        model = without_merge(merged(branch), masks_stay=stay)
+        model = replace_merges(merged(branch), masks_stay=stay)
         found = {entry["name"] for entry in model["config"]["layers"]}
         assert {name for name in found if "without" in name} == names
 

@@ -1112,7 +1112,11 @@ mutation(
 )
 mutation(
     "masked steps of a stack of Keras 2.2.4 show its last state",
-    edit("readers.config.cells:settle_stack", '"previous_first_state" if', '"previous_state" if'),
+    edit(
+        "readers.config.cells:infer_stack_mask_rule",
+        '"previous_first_state" if',
+        '"previous_state" if',
+    ),
     f"{K2}/stacked_mask_last.h5",
     rereads=True,
 )

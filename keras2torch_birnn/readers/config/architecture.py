@@ -20,26 +20,26 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.config import dialects, keras1
-from keras2torch_birnn.readers.config.calls import settle_calls
+from keras2torch_birnn.readers.config.calls import resolve_masks
 from keras2torch_birnn.readers.config.cells import (
     check_alone,
     check_stack,
+    drop_repeated_options,
+    infer_stack_mask_rule,
     read_cells,
-    settle_stack,
-    without_repeated,
 )
 from keras2torch_birnn.readers.config.custom_layers import (
     KERAS_PACKAGES,
     check_steps,
-    own_class_name,
-    own_layer,
+    find_custom_class,
+    parse_custom_layer,
 )
 from keras2torch_birnn.readers.config.graphs import functional_graph, sequential_graph, shape_value
-from keras2torch_birnn.readers.config.keras1_merge import without_merge
+from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.penalties import penalties
-from keras2torch_birnn.readers.config.policies import Reading, read_policy
-from keras2torch_birnn.readers.operations import OPERATION_MODULES, translated_layers
-from keras2torch_birnn.readers.operations.settle import settle_operations
+from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
+from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
+from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.readers.weights.quantized import quantization, source_policy
 from keras2torch_birnn.schema import (
     CLASS_NAMES,
@@ -139,7 +139,7 @@ def _parse_layer(
         refused, entry = keras1.refused_values(entry), keras1.modern(entry)
         file_class = _class_name(entry, outer or "model_config")
     elif parsing.generation.name == "keras2" and not supplied:
-        entry = without_merge(entry, masks_stay=False)
+        entry = replace_merges(entry, masks_stay=False)
         file_class = _class_name(entry, outer or "model_config")
     config = _config(entry, outer or "model_config")
     named = config if isinstance(config, Mapping) else {}
@@ -152,10 +152,12 @@ def _parse_layer(
             f"layers nested deeper than {MAX_MODEL_DEPTH}", "refused", place=printable(place)
         )
     parsing.problems += [UnsupportedOptionError(found, place=place) for found in refused]
-    own_class = own_class_name(entry, name, place)
+    own_class = find_custom_class(entry, name, place)
     if own_class is not None:
         _check_dtype(named.get("dtype"), parsing, place)
-        return own_layer(own_class, name, config, parsing.generation, place, parsing.problems)
+        return parse_custom_layer(
+            own_class, name, config, parsing.generation, place, parsing.problems
+        )
     refusal = _refusal(entry, file_class, parsing)
     if refusal is not None:
         refusal.place = place
@@ -172,7 +174,7 @@ def _parse_layer(
         parts = {"layer": _inner(config, "layer", parsing, place, depth)}
         check_steps(parts["layer"], place, parsing.problems)
     elif class_name in ("RNN", STACK):
-        config = without_repeated(config)
+        config = drop_repeated_options(config)
         parts = read_cells(
             class_name,
             config,
@@ -187,7 +189,7 @@ def _parse_layer(
     if not cell:
         check_alone(layer, parsing.problems)
     check_stack(layer, parsing.generation, parsing.problems)
-    return settle_stack(layer, parsing.generation) if class_name == "RNN" else layer
+    return infer_stack_mask_rule(layer, parsing.generation) if class_name == "RNN" else layer
 
 
 def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
@@ -273,7 +275,7 @@ def _options(
     if "recurrent_dropout" in schema.options:
         config = dialects.cell_defaults(file_class, config, parsing.generation)
     if "masked_output" in schema.options:
-        first = wrapped and dialects.as_tensorflow_1(given, parsing.generation)
+        first = wrapped and dialects.is_tensorflow_1(given, parsing.generation)
         if first:
             parsing.of_tensorflow_1.add(place)
         anew = first or not parsing.generation.bidirectional_carries
@@ -348,7 +350,7 @@ def _check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
         parsing.problems.append(UnsupportedOptionError(meaning.refusal, place=place))
 
 
-def _note_dtype(meaning: Reading, parsing: Parsing) -> None:
+def _note_dtype(meaning: DtypePolicy, parsing: Parsing) -> None:
     if meaning.note and meaning.note not in parsing.notes:
         parsing.notes.append(meaning.note)
 
@@ -449,7 +451,7 @@ def _parse_model(
     # The root's own name is no part of a place: a reader of messages knows which model it is.
     inner = place if depth else ""
     if class_name != "Sequential":
-        entries = translated_layers(entries, _is_operation)
+        entries = translate_layers(entries, _is_operation)
     layers = tuple(_parse_layer(e, parsing, inner, depth=depth + 1) for e in entries)
     names = [layer.name for layer in layers]
     repeated, times = Counter(names).most_common(1)[0]
@@ -473,9 +475,9 @@ def _parse_model(
             # "3.0" is also what a text of Keras 3 counts as that names no version.
             counts_all_calls=parsing.generation.version.split(".")[:2] in (["3", "0"], ["3", "1"]),
         )
-        graph = settle_calls(graph, parsing.generation, parsing.problems, parsing.notes)
+        graph = resolve_masks(graph, parsing.generation, parsing.problems, parsing.notes)
         half = any("computed in float32" in note for note in parsing.notes)
-        graph = settle_operations(graph, parsing.generation, parsing.problems, half=half)
+        graph = infer_dtypes(graph, parsing.generation, parsing.problems, half=half)
     return LayerSpec(class_name, name, {"trainable": _trainable(config)}, graph=graph, place=place)
 
 

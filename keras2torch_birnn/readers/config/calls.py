@@ -29,7 +29,7 @@ _HAND_ON = frozenset(
 )
 
 
-def settle_calls(
+def resolve_masks(
     graph: Graph, generation: Generation, problems: list[K2TError], notes: list[str]
 ) -> Graph:
     """Write into the calls of a graph, and of those inside it, what the generation does with them.

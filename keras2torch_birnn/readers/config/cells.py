@@ -22,7 +22,7 @@ Parse = Callable[[Any], LayerSpec]
 _EVERY_LAYER = frozenset(("name", "trainable", "dtype"))
 
 
-def without_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
+def drop_repeated_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Drop from an RNN's config what only repeats its cell's.
 
     TensorFlow.js writes every option of the cell (of a stack: ``cells``) a second time into the
@@ -111,7 +111,7 @@ def check_stack(layer: LayerSpec, generation: Generation, problems: list[K2TErro
         )
 
 
-def settle_stack(layer: LayerSpec, generation: Generation) -> LayerSpec:
+def infer_stack_mask_rule(layer: LayerSpec, generation: Generation) -> LayerSpec:
     """An RNN with what stands at masked steps, where its cell is a stack.
 
     Keras 2.2.3 and 2.2.4 show the first state there (``keras.backend.rnn``), and the first state

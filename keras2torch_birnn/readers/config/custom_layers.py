@@ -32,7 +32,7 @@ KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
 _EVERY_LAYER = frozenset({"trainable", "dtype", "batch_size"})
 
 
-def own_class_name(entry: Mapping[str, Any], name: str, place: str) -> str | None:
+def find_custom_class(entry: Mapping[str, Any], name: str, place: str) -> str | None:
     """The class under which a plugin takes this layer, or None: Keras' own, or nobody's.
 
     Old ``.h5`` files have ``class_name`` only, with the package before ``>`` if the class was
@@ -46,7 +46,7 @@ def own_class_name(entry: Mapping[str, Any], name: str, place: str) -> str | Non
     return class_name_of((entry.get("registered_name"), class_name, python_name(class_name)))
 
 
-def own_layer(
+def parse_custom_layer(
     class_name: str,
     name: str,
     config: Any,

@@ -139,7 +139,7 @@ def recurrent_defaults(
     return config
 
 
-def as_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
+def is_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
     """Tell whether TensorFlow 1 wrote a wrapped layer, or 2.0 after ``disable_v2_behavior``.
 
     These leave the dtype of what is wrapped open and write one into its initializers. TensorFlow

@@ -15,7 +15,7 @@ from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef,
 _STRUCTURES = ("TimeDistributed",)
 
 
-def checked(graph: Graph, place: str) -> Graph:
+def check_graph(graph: Graph, place: str) -> Graph:
     """Return the graph.
 
     Raises:

@@ -17,7 +17,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
-from keras2torch_birnn.readers.config.graph_checks import checked
+from keras2torch_birnn.readers.config.graph_checks import check_graph
 from keras2torch_birnn.readers.operations import TRANSLATED
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
@@ -141,7 +141,7 @@ def functional_graph(
         for (name, index), (args, kwargs) in nodes.items()
     ]
     ordered = _in_order(calls, outputs, place)
-    return checked(Graph(tuple(layers), ordered, inputs, outputs), place)
+    return check_graph(Graph(tuple(layers), ordered, inputs, outputs), place)
 
 
 def _is_keras3_node(node: Any) -> bool:

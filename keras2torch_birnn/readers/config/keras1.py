@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.readers.config.keras1_merge import starts_with_merge, without_merge
+from keras2torch_birnn.readers.config.keras1_merge import replace_merges, starts_with_merge
 from keras2torch_birnn.readers.weights.layouts import HasShape, Layout
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights
@@ -156,13 +156,13 @@ def _in_order(value: Any, ordering: str) -> Any:
 def modern(entry: Any) -> Any:
     """Return the layer as Keras 2 would write it; what is not known stays as it is."""
     if starts_with_merge(entry):
-        return without_merge(entry, masks_stay=True)
+        return replace_merges(entry, masks_stay=True)
     config = entry.get("config") if isinstance(entry, Mapping) else None
     class_name = entry.get("class_name") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping) or not isinstance(class_name, str):
         return entry
     if class_name == "Merge":
-        return without_merge(entry, masks_stay=True)
+        return replace_merges(entry, masks_stay=True)
     if class_name in _SIDES:
         sides = _SIDES[class_name]
         sizes = [config.get(side) for side in sides]

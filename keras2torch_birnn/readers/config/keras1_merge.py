@@ -29,7 +29,7 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def without_merge(entry: Any, *, masks_stay: bool) -> Any:
+def replace_merges(entry: Any, *, masks_stay: bool) -> Any:
     """The same layer or model in classes that are there to this day.
 
     ``masks_stay``: no mask leaves a Sequential that a Merge joins, as in Keras 1.

@@ -23,7 +23,7 @@ _HALF = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
-class Reading:
+class DtypePolicy:
     """What a policy means: floats of one precision, a note for the user, or why it is refused."""
 
     note: str = ""
@@ -31,7 +31,7 @@ class Reading:
     floats: str = ""
 
 
-def read_policy(value: Any) -> Reading:
+def read_policy(value: Any) -> DtypePolicy:
     """A name, ``{"class_name": "Policy" or "DTypePolicy", "config": {"name": ...}}``, or None."""
     name = value
     if isinstance(value, Mapping):
@@ -39,10 +39,12 @@ def read_policy(value: Any) -> Reading:
         config = config if isinstance(config, Mapping) else {}
         name = config.get("name", value)
     if any(name == plain for plain in _PLAIN):
-        return Reading(floats=name if name in ("float32", "float64") else "")
+        return DtypePolicy(floats=name if name in ("float32", "float64") else "")
     if any(name == half for half in _HALF):
-        return Reading(note=f"the file asks for {name}: computed in float32, which is more exact")
-    return Reading(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
+        return DtypePolicy(
+            note=f"the file asks for {name}: computed in float32, which is more exact"
+        )
+    return DtypePolicy(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
 
 
 def mixture_note(floats: set[str], weights: np.dtype[Any]) -> list[str]:

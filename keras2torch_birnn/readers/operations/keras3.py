@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.readers.operations.binding import (
+from keras2torch_birnn.readers.operations.bind_arguments import (
     Meaning,
     Rework,
     Row,

@@ -75,7 +75,7 @@ def is_cudnn(layer: LayerSpec, weights: Mapping[str, HasShape]) -> bool:
     return tuple(weights["bias"].shape) == (doubled,)
 
 
-def settle_reset_after(layer: LayerSpec, weights: Mapping[str, HasShape]) -> LayerSpec:
+def infer_reset_after(layer: LayerSpec, weights: Mapping[str, HasShape]) -> LayerSpec:
     """Trust the shape of a GRU's bias over its configuration: it cannot be wrong."""
     if layer.class_name not in ("GRU", "GRUCell") or "bias" not in weights:
         return layer
@@ -100,4 +100,4 @@ def from_cudnn(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]
     }
 
 
-KERAS2 = Layout(_shapes, lambda name: name.rpartition("/")[2], _split, settle_reset_after, _join)
+KERAS2 = Layout(_shapes, lambda name: name.rpartition("/")[2], _split, infer_reset_after, _join)

@@ -6,7 +6,7 @@ previous output at masked steps where their options allow the cuDNN kernel (``co
 ``layers/recurrent_v2.py``); all other layers, and all layers of 1.14 and since 2.2, give zeros.
 ``keras_version`` is 2.2.4-tf in 1.14 to 2.0 and 2.3.0-tf in 2.1 and 2.2. The rest tells them
 apart: 2.2 puts ``lstm_cell`` into the names of weights, and 1.x writes dtypes otherwise
-(``dialects.as_tensorflow_1``).
+(``dialects.is_tensorflow_1``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KERNEL: Mapping[str, Mapping[str, object]] = {
 }
 
 
-def choice_of(text: str | None, generation: Generation) -> MaskedSteps | None:
+def parse_masked_steps(text: str | None, generation: Generation) -> MaskedSteps | None:
     """The user's choice, which not every file leaves open.
 
     Raises:
@@ -57,7 +57,7 @@ def choice_of(text: str | None, generation: Generation) -> MaskedSteps | None:
     return choice
 
 
-def settle_masked_steps(
+def resolve_masked_steps(
     root: LayerSpec,
     paths: Mapping[Key, Mapping[str, str]],
     generation: Generation,

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
 from keras2torch_birnn.limits import MAX_SIZE
-from keras2torch_birnn.readers.operations.binding import (
+from keras2torch_birnn.readers.operations.bind_arguments import (
     MASKS,
     Meaning,
     Row,

@@ -13,7 +13,7 @@ from keras2torch_birnn.limits import MAX_CALLS
 from keras2torch_birnn.spec import Graph, LayerSpec
 
 
-def check_calls(root: LayerSpec) -> None:
+def check_call_count(root: LayerSpec) -> None:
     """Refuse a model whose straight-line code would have too many calls.
 
     Raises:

@@ -73,10 +73,10 @@ def bind(row: Row, function: str, given: Sequence[Any], named: Mapping[str, Any]
             )
         if ours is not None and ours not in "-!":
             values[ours] = value
-    return settled(row, function, values)
+    return finish(row, function, values)
 
 
-def settled(row: Row, function: str, values: Values) -> Meaning:
+def finish(row: Row, function: str, values: Values) -> Meaning:
     """The meaning of values that have our names."""
     values = row.rework(values)
     schema = OPS[f"ops.{row.op}"]

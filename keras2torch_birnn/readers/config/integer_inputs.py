@@ -7,7 +7,7 @@ from keras2torch_birnn.schema.flow import refusals
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 
-def check_kinds(root: LayerSpec, generation: Generation, problems: list[K2TError]) -> None:
+def check_integer_inputs(root: LayerSpec, generation: Generation, problems: list[K2TError]) -> None:
     """Refuse what the converted model, which computes in floats, would give other numbers for."""
     for layer in root.walk():
         if layer.graph is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
 from keras2torch_birnn.readers.files.strict_json import parse_object
-from keras2torch_birnn.readers.operations.binding import (
+from keras2torch_birnn.readers.operations.bind_arguments import (
     MASKS,
     Meaning,
     Row,

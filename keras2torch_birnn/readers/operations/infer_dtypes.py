@@ -29,7 +29,7 @@ from keras2torch_birnn.spec import (
 _UNKNOWN = "unknown"
 
 
-def settle_operations(
+def infer_dtypes(
     graph: Graph, generation: Generation, problems: list[K2TError], *, half: bool
 ) -> Graph:
     """Fill in the kinds of every operation of a graph; those of inner graphs are there already.
