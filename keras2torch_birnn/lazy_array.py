@@ -1,4 +1,4 @@
-"""Matrices that stay in the file until they are used, and then come a few rows at a time.
+"""Lazy matrices, read from the file on demand, in blocks of rows.
 
 A large weight is seen three times on its way (a look for values that are not finite, the golden
 vectors, writing), and nobody needs all of it at once. To NumPy a ``LazyArray`` is an array: what is
@@ -28,16 +28,16 @@ COLUMNS_BYTES, PIECE_BYTES = 1 << 23, 1 << 12
 
 
 class MatrixSource(Protocol):
-    """A matrix in a file, see ``StoredArray``."""
+    """A matrix in a file, such as ``StoredArray``."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(rows, columns)."""
+        """Number of rows, number of columns."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What is read."""
+        """Dtype of the values read."""
         ...
 
     def rows(self, start: int, stop: int) -> Array:
@@ -51,7 +51,7 @@ class MatrixSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LazyArray(NDArrayOperatorsMixin):
-    """The columns ``columns`` of a matrix in a file, in this order, as ``dtype``; or transposed."""
+    """Some columns of a matrix in a file, in this order, as ``dtype``; maybe transposed."""
 
     source: MatrixSource
     dtype: np.dtype[Any]
@@ -60,7 +60,7 @@ class LazyArray(NDArrayOperatorsMixin):
 
     @classmethod
     def whole(cls, source: MatrixSource) -> LazyArray:
-        """All of a matrix, as it stands."""
+        """Make the lazy array of a whole matrix."""
         return cls(source, source.dtype, ((0, source.shape[1]),))
 
     # ---- what an array has ----
@@ -87,20 +87,20 @@ class LazyArray(NDArrayOperatorsMixin):
         return self.size * self.dtype.itemsize
 
     def transpose(self) -> LazyArray:
-        """As of an array; nothing is read."""
+        """Transpose without reading."""
         return replace(self, transposed=not self.transposed)
 
     T = property(transpose)
 
     def astype(self, dtype: npt.DTypeLike, copy: bool = True) -> LazyArray:
-        """The same in another dtype; nothing is read."""
+        """Convert to another dtype without reading."""
         return replace(self, dtype=np.dtype(dtype))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Array:
-        """Single rows if ``index`` is a row's number or an array of them, else as of an array."""
+        """Read single rows if ``index`` is an integer or an array of them, else the whole array."""
         if isinstance(index, int) and not self.transposed and 0 <= index < len(self):
             return np.asarray(self._rows(index, index + 1)[0])
         numbers = np.asarray(index) if isinstance(index, np.ndarray) else None
@@ -116,7 +116,7 @@ class LazyArray(NDArrayOperatorsMixin):
     # ---- reading ----
 
     def _rows(self, start: int, stop: int) -> Array:
-        """These rows of the source: its columns that are wanted, in the wanted dtype."""
+        """Read these rows of the source, its selected columns only, as ``dtype``."""
         found = self.source.rows(start, stop)
         if self.columns != ((0, self.source.shape[1]),):
             found = np.concatenate([found[:, a:b] for a, b in self.columns], axis=1)
@@ -128,12 +128,12 @@ class LazyArray(NDArrayOperatorsMixin):
             yield start, min(start + step, count)
 
     def _blocks_of_source(self) -> Iterator[tuple[int, int, Array]]:
-        """(first row, row after the last, those rows), not transposed."""
+        """Yield (first row, row after the last, those rows), not transposed."""
         for start, stop in self._steps(self.source.shape[1], self.source.shape[0]):
             yield start, stop, self._rows(start, stop)
 
     def blocks(self) -> Iterator[Array]:
-        """All values in C order, a few rows at a time; transposed, a few columns."""
+        """Yield all values in C order, in blocks of rows; transposed, of the source's columns."""
         if not self.transposed:
             for _, _, block in self._blocks_of_source():
                 yield np.ascontiguousarray(block)
@@ -146,7 +146,7 @@ class LazyArray(NDArrayOperatorsMixin):
                 yield np.ascontiguousarray(slab.T.astype(self.dtype, copy=False))
 
     def read(self) -> Array:
-        """All of it: a new array, C-contiguous."""
+        """Read the whole array: new and C-contiguous."""
         out, at = np.empty(self.shape, self.dtype), 0
         for block in self.blocks():
             out[at : at + len(block)] = block
@@ -173,7 +173,7 @@ class LazyArray(NDArrayOperatorsMixin):
         return function(*map(_read, args), **kwargs) if found is None else found
 
     def product(self, left: Array) -> Array:
-        """``left @ self``, (..., rows) -> (..., columns), block by block of rows."""
+        """Compute ``left @ self``, (..., rows) -> (..., columns), block by block of rows."""
         kind = np.result_type(left.dtype, self.dtype)
         total = np.zeros((*left.shape[:-1], self.shape[1]), kind)
         if left.shape[-1] != self.shape[0]:
@@ -184,14 +184,14 @@ class LazyArray(NDArrayOperatorsMixin):
 
 
 def _read(value: Any) -> Any:
-    """Arrays instead of deferred ones, also inside lists."""
+    """Read lazy arrays, also inside lists."""
     if isinstance(value, LazyArray):
         return value.read()
     return type(value)(map(_read, value)) if isinstance(value, list | tuple) else value
 
 
 def _split(matrix: Any, pieces: Any, axis: int = 0) -> list[LazyArray] | None:
-    """``np.split`` into equal parts along the last axis."""
+    """Split like ``np.split`` into equal parts along the last axis; None for other cases."""
     if matrix.transposed or axis not in (-1, 1) or not isinstance(pieces, int):
         return None
     if len(matrix.columns) > 1 or matrix.shape[1] % pieces:
@@ -202,7 +202,7 @@ def _split(matrix: Any, pieces: Any, axis: int = 0) -> list[LazyArray] | None:
 
 
 def _concatenate(matrices: Any, axis: int = 0) -> LazyArray | None:
-    """``np.concatenate`` of parts of one matrix along the last axis."""
+    """Join parts of one matrix like ``np.concatenate`` on the last axis; None for other cases."""
     first: LazyArray = matrices[0]
     alike = all(
         isinstance(m, LazyArray)
@@ -220,6 +220,6 @@ _PIECEWISE: Mapping[Any, Any] = {np.split: _split, np.concatenate: _concatenate}
 
 
 def is_finite(values: Array | LazyArray) -> bool:
-    """Whether no value is infinite or NaN."""
+    """Tell whether no value is infinite or NaN."""
     blocks = values.blocks() if isinstance(values, LazyArray) else [values]
     return all(bool(np.isfinite(block).all()) for block in blocks)

@@ -36,7 +36,7 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class Constant:
-    """Numbers that stand in a call in the place of a tensor: flat in row-major order, and a shape.
+    """Constant argument of a call, in the place of a tensor: flat in row-major order, and a shape.
 
     ``kind``: "float", "int32", "int64" or "bool"; None where the file does not say, as in lists.
     """
@@ -46,7 +46,7 @@ class Constant:
     kind: str | None = None
 
     def array(self) -> Array:
-        """The numbers as they stand in the file, in NumPy's own dtype for them."""
+        """Return the numbers in NumPy's default dtype for them."""
         return np.array(self.values).reshape(self.shape)
 
 
@@ -62,7 +62,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Graph:
-    """Layers and the order in which they are called: straight-line code, inputs first."""
+    """Layers and their calls in order: straight-line code, inputs first."""
 
     layers: tuple[LayerSpec, ...]
     calls: tuple[Call, ...]
@@ -84,7 +84,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer: its class, every option it has, its weights by Keras' names, its inner layers.
+    """A layer: its class, all of its options, its weights by Keras' names, its inner layers.
 
     ``parts`` holds what a wrapper wraps (``layer``; ``forward_layer`` and ``backward_layer``),
     ``graph`` what a model holds (class ``Sequential`` or ``Functional``). ``place`` says where in
@@ -135,7 +135,7 @@ MaskedOutput = Literal[
 
 @dataclass(frozen=True)
 class Generation:
-    """What a Keras version means by the same words. Decided once, from the version in the file.
+    """Rules of a Keras version, which decide the meaning of a config; from the file's version.
 
     ``masked_output``: what stands at a masked step of ``Bidirectional(return_sequences=True)``.
     ``hard_sigmoid``: ``hard_sigmoid_0.2`` is clip(0.2 x + 0.5), ``hard_sigmoid_1/6`` is
@@ -180,7 +180,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole model: its root layer, the Keras that wrote it, and what a person should know.
+    """A whole model: its root layer, the Keras that wrote it, and notes for the user.
 
     ``masked_steps``: what the user chose to stand at masked steps, where there was a choice.
     """
@@ -192,13 +192,13 @@ class ModelSpec:
 
     @property
     def graph(self) -> Graph:
-        """The graph of the root."""
+        """Graph of the root layer."""
         if self.root.graph is None:
             raise TypeError("the root of a model is a model")
         return self.root.graph
 
     def input_layers(self) -> tuple[LayerSpec, ...]:
-        """The InputLayers, in the order in which the model takes its inputs."""
+        """Return the InputLayers, in the order of the model's inputs."""
         return tuple(self.graph.layer(ref.layer) for ref in leaves(self.graph.inputs))
 
     def to_json(self) -> str:
@@ -214,7 +214,7 @@ class ModelSpec:
 
 
 def leaves(structure: Structure) -> Iterator[Any]:
-    """Yield what is not a tuple, list or dict, left to right."""
+    """Yield the leaves of a structure (not tuple, list or dict), left to right."""
     if isinstance(structure, Mapping):
         for value in structure.values():
             yield from leaves(value)
@@ -231,7 +231,7 @@ def tensors(structure: Structure) -> Iterator[TensorRef]:
 
 
 def shape_fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Tell whether a shape is what is wanted, None in ``wanted`` being any size."""
+    """Tell whether a shape matches ``wanted``, in which None matches any size."""
     return len(found) == len(wanted) and all(
         w is None or f == w for f, w in zip(found, wanted, strict=True)
     )
@@ -331,7 +331,7 @@ def _layer_from_json(data: Mapping[str, Any]) -> LayerSpec:
 
 
 def _placeholder(dtype: str, shape: Sequence[int]) -> Array:
-    """Zeros of any size that take no memory."""
+    """Make zeros of any shape that take no memory."""
     kind = np.dtype(dtype)
     if kind.kind not in "fiub" or kind.itemsize > 8:
         raise ValueError(f"weights of {kind}")
@@ -377,7 +377,7 @@ def _tuples(structure: Structure) -> Structure:
 
 
 def with_dtype(layer: LayerSpec, dtype: np.dtype[Any]) -> LayerSpec:
-    """Return the same layer with its weights, and those of all inside it, in this dtype."""
+    """Return the layer with all weights, also of inner layers, in this dtype."""
     graph = layer.graph
     return replace(
         layer,

@@ -279,7 +279,11 @@ MUTATIONS = [
     ),
     Mutation(
         "indices are slices",
-        edit("readers.operations.bind_arguments.masked_key", '"shrink_axis_mask" in said', "False"),
+        edit(
+            "readers.operations.bind_arguments.masked_key",
+            '"shrink_axis_mask" in bits_set',
+            "False",
+        ),
         SHAPES[2:],
         rereads=True,
     ),
@@ -467,7 +471,7 @@ MUTATIONS = [
         "an end that is not meant",
         edit(
             "readers.operations.bind_arguments.masked_key",
-            'None if "end_mask" in said else last',
+            'None if "end_mask" in bits_set else last',
             "last",
         ),
         SHAPES[2:],

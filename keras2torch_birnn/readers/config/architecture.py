@@ -34,7 +34,7 @@ from keras2torch_birnn.readers.config.custom_layers import (
     find_custom_class,
     parse_custom_layer,
 )
-from keras2torch_birnn.readers.config.graphs import functional_graph, sequential_graph, shape_value
+from keras2torch_birnn.readers.config.graphs import build_functional, build_sequential, parse_shape
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.penalties import penalties
 from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
@@ -74,7 +74,7 @@ _HOW_TO_SUPPLY_A_LAMBDA = (
 
 @dataclass
 class Parsing:
-    """What every step of one parse shares. ``problems`` and ``notes`` grow as it goes.
+    """State of one parse; its steps add to ``problems`` and ``notes``.
 
     ``floats``: "float32", "float64", as far as layers say that they compute in it.
     ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
@@ -106,7 +106,7 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
         )
     if parsing.generation.name == "keras1":
         parsing.notes += keras1.open_questions(model)
-        model = keras1.with_orderings(model)
+        model = keras1.fill_orderings(model)
     return _parse_layer(model, parsing, "", depth=0)
 
 
@@ -136,7 +136,7 @@ def _parse_layer(
     refused: list[str] = []
     supplied = class_name_of([file_class]) is not None
     if parsing.generation.name == "keras1" and not supplied:
-        refused, entry = keras1.refused_values(entry), keras1.modern(entry)
+        refused, entry = keras1.refused_values(entry), keras1.modernize(entry)
         file_class = _class_name(entry, outer or "model_config")
     elif parsing.generation.name == "keras2" and not supplied:
         entry = replace_merges(entry, masks_stay=False)
@@ -163,15 +163,15 @@ def _parse_layer(
         refusal.place = place
         parsing.problems.append(refusal)
         return LayerSpec(file_class, name, {}, place=place)
-    class_name = CLASS_NAMES[_qualified(entry, file_class)]
+    class_name = CLASS_NAMES[_schema_key(entry, file_class)]
     if class_name in MODEL_CLASSES:
         return _parse_model(class_name, name, config, parsing, place, depth)
     if not isinstance(config, Mapping):
         raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
     if class_name == "Bidirectional":
-        parts = _bidirectional_parts(config, parsing, place, depth)
+        parts = _parse_halves(config, parsing, place, depth)
     elif class_name == "TimeDistributed":
-        parts = {"layer": _inner(config, "layer", parsing, place, depth)}
+        parts = {"layer": _parse_inner(config, "layer", parsing, place, depth)}
         check_steps(parts["layer"], place, parsing.problems)
     elif class_name in ("RNN", STACK):
         config = drop_repeated_options(config)
@@ -184,7 +184,7 @@ def _parse_layer(
         )
     else:
         parts = {}
-    options = _options(file_class, class_name, config, parsing, place, wrapped=wrapped)
+    options = _parse_options(file_class, class_name, config, parsing, place, wrapped=wrapped)
     layer = LayerSpec(class_name, name, options, parts=parts, place=place)
     if not cell:
         check_alone(layer, parsing.problems)
@@ -193,7 +193,7 @@ def _parse_layer(
 
 
 def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
-    """Why this layer's class cannot be converted, or None."""
+    """Return why this layer's class cannot be converted, or None."""
     shown = printable(class_name)
     if class_name in _REFUSED_CLASSES:
         advice = _HOW_TO_SUPPLY_A_LAMBDA if class_name == LAMBDA else ""
@@ -219,7 +219,7 @@ _WITHOUT_TRAINABLE = frozenset(
 
 
 def _is_operation(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry is an operation of Keras 3, not a layer of the same name.
+    """Tell whether an entry is an operation of Keras 3, not a layer of the same name.
 
     The module says so in a ``.keras`` file. In an ``.h5`` there is none, but nearly every layer of
     Keras 3 has ``trainable`` in its config and no operation has; ``inbound_nodes`` are dicts in
@@ -235,11 +235,11 @@ def _is_operation(entry: Mapping[str, Any]) -> bool:
     return dict_nodes and bare and named
 
 
-def _qualified(entry: Mapping[str, Any], file_class: str) -> str:
+def _schema_key(entry: Mapping[str, Any], file_class: str) -> str:
     return f"ops.{file_class}" if _is_operation(entry) else file_class
 
 
-def _options(
+def _parse_options(
     file_class: str,
     class_name: str,
     given: Mapping[str, Any],
@@ -248,7 +248,7 @@ def _options(
     *,
     wrapped: bool,
 ) -> dict[str, Any]:
-    """The explicit options of a layer; what cannot be honoured goes to the problems."""
+    """Parse the options of a layer, all explicit; those not supported become problems."""
     schema = SCHEMA[class_name]
     if added := penalties(class_name, given):
         parsing.penalties[place] = added
@@ -257,7 +257,7 @@ def _options(
     if class_name == "InputLayer":
         _note_dtype(read_policy(config.get("dtype")), parsing)
         if config.get("shape") is not None:
-            config["shape"] = shape_value(config["shape"], place)
+            config["shape"] = parse_shape(config["shape"], place)
         for key in ("sparse", "ragged"):
             if config.get(key):
                 parsing.problems.append(
@@ -297,7 +297,7 @@ def _options(
     config |= dialects.mask_rules(class_name, parsing.generation)
     options: dict[str, Any] = {"trainable": trainable is not False}
     for key, option in schema.options.items():
-        options[key] = _option(class_name, key, option, config, parsing, place)
+        options[key] = _parse_option(class_name, key, option, config, parsing, place)
     for key in config.keys() - schema.options.keys():
         if key not in (*schema.parts, "layer") and dialects.has_effect(class_name, key):
             parsing.problems.append(
@@ -310,7 +310,7 @@ def _options(
     return options
 
 
-def _option(
+def _parse_option(
     class_name: str,
     key: str,
     option: Option,
@@ -358,7 +358,7 @@ def _note_dtype(meaning: DtypePolicy, parsing: Parsing) -> None:
 # ---- wrappers ---------------------------------------------------------------------------------
 
 
-def _inner(
+def _parse_inner(
     config: Mapping[str, Any],
     key: str,
     parsing: Parsing,
@@ -372,18 +372,18 @@ def _inner(
     return _parse_layer(config[key], parsing, place, depth=depth + 1, wrapped=wrapped)
 
 
-def _bidirectional_parts(
+def _parse_halves(
     config: Mapping[str, Any], parsing: Parsing, place: str, depth: int
 ) -> dict[str, LayerSpec]:
-    """The two halves, each with its own explicit ``go_backwards``.
+    """Parse both halves, each with its own explicit ``go_backwards``.
 
     Without ``backward_layer`` (Keras 2 and tf.keras write it only when the user gave one) the
     backward half is the forward one's twin with ``go_backwards`` turned round
     (Keras 2.2.4 ``layers/wrappers.py``, tf.keras 2.15 ``layers/rnn/bidirectional.py``).
     """
-    forward = _inner(config, "layer", parsing, place, depth, wrapped=True)
+    forward = _parse_inner(config, "layer", parsing, place, depth, wrapped=True)
     if config.get("backward_layer") is not None:
-        backward = _inner(config, "backward_layer", parsing, place, depth, wrapped=True)
+        backward = _parse_inner(config, "backward_layer", parsing, place, depth, wrapped=True)
     elif forward.class_name in RECURRENT:
         entry = config["layer"]
         mirrored = {
@@ -462,11 +462,11 @@ def _parse_model(
     graph: Graph
     if class_name == "Sequential":
         declared = config if isinstance(config, Mapping) else {}
-        graph = sequential_graph(layers, entries, declared, place)
+        graph = build_sequential(layers, entries, declared, place)
     else:
         if not isinstance(config, Mapping):
             raise InvalidModelFileError("a Functional model's config is a list", place=place)
-        graph = functional_graph(
+        graph = build_functional(
             layers,
             entries,
             config,

@@ -1,4 +1,4 @@
-"""How much a model computes: calls of layers, those of models in models counted every time.
+"""Count of layer calls in a model; a shared inner model counts at every call.
 
 A file holds a shared model once, but it runs at every call of it. Thirty models, each of which
 calls the one before twice, are a small file and a billion calls.
@@ -23,7 +23,7 @@ def check_call_count(root: LayerSpec) -> None:
 
 
 def _calls(layer: LayerSpec) -> int:
-    """Calls that one call of the layer makes, itself included; every layer is looked at once."""
+    """Count the calls that one call of the layer makes, itself included."""
     inner = {key: _calls(part) for key, part in layer.parts.items()}
     total = 1 + sum(inner.values()) + (_graph_calls(layer.graph) if layer.graph else 0)
     if total > MAX_CALLS:

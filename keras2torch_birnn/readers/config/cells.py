@@ -1,4 +1,4 @@
-"""What stands inside an RNN: one of Keras' cells, or a stack of them. A user's cell is refused."""
+"""The cell of an RNN: one of Keras' own, or a stack of them. Custom cells are refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def drop_repeated_options(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_cells(
     class_name: str, config: Mapping[str, Any], place: str, problems: list[K2TError], parse: Parse
 ) -> dict[str, LayerSpec]:
-    """The parts of an RNN ("cell") or of a stack ("0", "1", ...). ``parse`` reads one entry.
+    """Parse the cell of an RNN ("cell") or of a stack ("0", "1", ...); ``parse`` parses one entry.
 
     Raises:
         InvalidModelFileError: there is none.
@@ -89,7 +89,7 @@ def _cell(
 
 
 def check_alone(layer: LayerSpec, problems: list[K2TError]) -> None:
-    """Refuse a cell that stands where a layer belongs."""
+    """Refuse a cell in the place of a layer."""
     if layer.class_name in CELLS:
         problems.append(
             UnsupportedLayerError(
@@ -112,7 +112,7 @@ def check_stack(layer: LayerSpec, generation: Generation, problems: list[K2TErro
 
 
 def infer_stack_mask_rule(layer: LayerSpec, generation: Generation) -> LayerSpec:
-    """An RNN with what stands at masked steps, where its cell is a stack.
+    """Set the output at masked steps (``masked_output``) of an RNN whose cell is a stack.
 
     Keras 2.2.3 and 2.2.4 show the first state there (``keras.backend.rnn``), and the first state
     is the first cell's: they raise if that has another width than the output. Keras before 2.2

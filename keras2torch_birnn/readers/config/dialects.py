@@ -1,4 +1,4 @@
-"""The words of every Keras generation, as tables: keys without effect, defaults, mask rules.
+"""Config keys and defaults of every Keras generation, as tables; rules for masks.
 
 Everything here turns what a file says into the explicit, canonical options of ``schema``.
 """
@@ -38,7 +38,7 @@ def renamed(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_value(value: Any) -> Any:
-    """Unwrap the ways in which Keras wrote a NumPy number: 0-d arrays, ``__numpy__``, tuples."""
+    """Unwrap a NumPy number as Keras wrote it: 0-d arrays, ``__numpy__``, tuples."""
     if isinstance(value, Mapping):
         if set(value) == {"type", "value"}:
             return value["value"]
@@ -66,7 +66,7 @@ _LAYER_STRINGS = ("LeakyReLU", "ELU", "ReLU", "Softmax")
 
 
 def activation(value: Any, generation: Generation) -> Any:
-    """Read an activation of any dialect and make its meaning explicit.
+    """Parse an activation of any generation and make its meaning explicit.
 
     Forms: a name, None, ``{"class_name": "function", "config": name}``, or a serialized layer.
 
@@ -95,7 +95,7 @@ def activation(value: Any, generation: Generation) -> Any:
 
 
 def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
-    """Return what a layer does with a mask, and how Dot computes, as the generation has it."""
+    """Return the options that say how this generation treats masks, and computes Dot."""
     keras3 = generation.name == "keras3"
     old = generation.name == "keras1" or (
         generation.name == "keras2" and not generation.version.startswith("2.3")
@@ -127,7 +127,7 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
 def recurrent_defaults(
     class_name: str, given: Mapping[str, Any], generation: Generation, *, wrapped: bool
 ) -> dict[str, Any]:
-    """Make explicit what a loop over time leaves to its generation.
+    """Make explicit the defaults of a recurrent layer in this generation.
 
     ``wrapped``: inside a Bidirectional, which forces zeros at masked steps since tf.keras.
     """
@@ -155,7 +155,7 @@ def is_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
 def cell_defaults(
     class_name: str, given: Mapping[str, Any], generation: Generation
 ) -> dict[str, Any]:
-    """Make explicit what one step leaves to its generation: of a layer's class, or a cell's."""
+    """Make explicit the defaults of one step in this generation, of a layer's or cell's class."""
     config, kind = dict(given), class_name.removesuffix("Cell")
     cudnn = kind.startswith("CuDNN")
     default = "sigmoid" if cudnn else generation.recurrent_activation

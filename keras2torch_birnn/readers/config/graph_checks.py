@@ -1,4 +1,4 @@
-"""Whether a graph that was parsed can be run at all: every call gets tensors, every input is fed.
+"""Check that a parsed graph can run: every call gets tensors, every input is fed.
 
 Keras writes no other graphs; hands and accidents do.
 """
@@ -16,7 +16,7 @@ _STRUCTURES = ("TimeDistributed",)
 
 
 def check_graph(graph: Graph, place: str) -> Graph:
-    """Return the graph.
+    """Check that a graph can run, and return it.
 
     Raises:
         InvalidModelFileError: an input that nobody feeds, a model input that is no InputLayer, or
@@ -54,7 +54,7 @@ def check_graph(graph: Graph, place: str) -> Graph:
 
 
 def _check_operands(layer: LayerSpec, call: Call) -> None:
-    """Operations take tensors, or one list of them; never a dict, never lists in a list."""
+    """Refuse arguments of an operation that are not tensors or one list of them."""
     given: Structure = call.args[0] if len(call.args) == 1 else call.args
     operands = given if isinstance(given, tuple) else (given,)
     schema = OPS[layer.class_name]
@@ -75,7 +75,7 @@ def _check_operands(layer: LayerSpec, call: Call) -> None:
 
 
 def _takes_one(layer: LayerSpec) -> bool:
-    """Whether the layer inside takes one tensor; a model or a plugin's layer may take more."""
+    """Tell whether the wrapped layer takes one tensor; a model or a plugin's may take more."""
     while layer.class_name in _STRUCTURES:
         if "layer" not in layer.parts:  # a class that was refused; its problem is told elsewhere
             return False

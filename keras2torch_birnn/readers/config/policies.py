@@ -1,4 +1,4 @@
-"""Dtype policies: what a layer computes in, and what that means for the converted model.
+"""Dtype policies of layers, and the dtype of the converted model.
 
 A model computes in one precision here: float64 where any weight of the file is, else float32.
 Keras' half-precision policies round every step to 8 or 11 bits, which nobody wants reproduced:
@@ -24,7 +24,7 @@ _HALF = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class DtypePolicy:
-    """What a policy means: floats of one precision, a note for the user, or why it is refused."""
+    """Meaning of a policy: a float dtype, a note for the user, or the reason of a refusal."""
 
     note: str = ""
     refusal: str = ""
@@ -32,7 +32,7 @@ class DtypePolicy:
 
 
 def read_policy(value: Any) -> DtypePolicy:
-    """A name, ``{"class_name": "Policy" or "DTypePolicy", "config": {"name": ...}}``, or None."""
+    """Parse a policy: its name, ``{"class_name": ..., "config": {"name": ...}}``, or None."""
     name = value
     if isinstance(value, Mapping):
         config = value.get("config")
@@ -48,13 +48,13 @@ def read_policy(value: Any) -> DtypePolicy:
 
 
 def mixture_note(floats: set[str], weights: np.dtype[Any]) -> list[str]:
-    """What to say where layers compute in several precisions; half precision has its own note."""
+    """Return a note if layers mix float32 and float64; half precision has its own note."""
     if floats < {"float32", "float64"}:
         return []
     return [f"layers of float32 and of float64: all of the model is computed in {weights}"]
 
 
 def common_dtype(arrays: list[Array]) -> np.dtype[Any]:
-    """The one precision of a model with these weights."""
+    """Return the float dtype of a model with these weights."""
     double = any(array.dtype == np.float64 for array in arrays)
     return np.dtype(np.float64 if double else np.float32)

@@ -1,4 +1,4 @@
-"""What the HDF5 parser's process says, checked as if an enemy had sent it.
+"""Checks of the parser process' answers, which are not trusted.
 
 Its answers become ``StoredArray``: bytes inside the file and shared with no other array, chunks
 that cover the array exactly, filters and number formats that are read, and nothing else.
@@ -37,11 +37,11 @@ Kind = Literal["group", "dataset"]
 
 
 class ImpossibleError(Exception):
-    """An answer has not the form that was asked for."""
+    """An answer does not have the requested form."""
 
 
 def refused(place: str, found: str) -> InvalidModelFileError:
-    """The error for something in the file that is not read."""
+    """Make the error for an object of the file that is refused."""
     return InvalidModelFileError(found, "refused", place=place)
 
 
@@ -74,19 +74,19 @@ def _text(value: object) -> str:
 
 
 def check_kind(value: object) -> Kind:
-    """``group`` or ``dataset``."""
+    """Check the type of an object: ``group`` or ``dataset``."""
     if value == "group" or value == "dataset":
         return value
     raise ImpossibleError
 
 
 def check_members(value: object) -> dict[str, Kind]:
-    """Names and kinds of a group's members."""
+    """Check the names and types of a group's members."""
     return {_text(name): check_kind(kind) for name, kind in _mapping(value).items()}
 
 
 def check_attributes(value: object) -> dict[str, Attribute]:
-    """Names and values of attributes."""
+    """Check the names and values of attributes."""
     return {_text(name): _attribute(one) for name, one in _mapping(value).items()}
 
 
@@ -102,7 +102,7 @@ def _attribute(value: object) -> Attribute:
 
 
 class Ledger:
-    """All arrays of a file together: no byte belongs to two, and inflating is bounded."""
+    """Byte ranges of all arrays of a file: no two overlap, and their inflated size is bounded."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
@@ -112,7 +112,7 @@ class Ledger:
         self._most = self._left = limits.max_inflated_bytes(window.size)
 
     def enter(self, path: str, facts: object) -> StoredArray:
-        """Make the array out of the facts about it, or refuse it."""
+        """Check the description of an array, and claim its bytes."""
         known = _mapping(facts)
         stored_as, shape = _text(known.get("dtype")), _integers(known.get("shape"))
         if stored_as not in STORED_DTYPES or len(shape) > limits.MAX_RANK:
@@ -227,7 +227,7 @@ def _chunk(row: object, rank: int) -> Chunk:
 
 
 def _check_grid(path: str, layout: Chunked, shape: tuple[int, ...]) -> None:
-    """As many chunks as the grid has cells, all on the grid and all different: exactly covered."""
+    """Refuse chunks off the grid or at the same place; their number is checked already."""
     for one in layout.chunks:
         for at, step, length in zip(one.start, layout.chunk, shape, strict=True):
             if at % step or at >= length:
@@ -237,9 +237,9 @@ def _check_grid(path: str, layout: Chunked, shape: tuple[int, ...]) -> None:
 
 
 def _check_sizes(path: str, layout: Chunked, item: int) -> None:
-    """What is not compressed has a size that is known beforehand."""
+    """Refuse an uncompressed chunk of another size than its shape implies."""
     count = math.prod(layout.chunk) * item
     for one in layout.chunks:
-        expected = sizes_before(layout.applied(one), count)[-1]
+        expected = sizes_before(layout.filters_of(one), count)[-1]
         if expected not in (None, one.stored):
             raise refused(path, f"a chunk of {one.stored} bytes, expected {expected}")

@@ -16,7 +16,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
-from keras2torch_birnn.readers.operations.bind_arguments import Meaning, refused, tensor
+from keras2torch_birnn.readers.operations.bind_arguments import NormalCall, tensor, unsupported
 
 LAMBDAS = ("TFOpLambda", "SlicingOpLambda")
 GRAPH_NODE = "TensorFlowOpLayer"
@@ -29,7 +29,7 @@ OPERATION_MODULES = (
 def translate_layers(
     entries: Sequence[Any], is_operation: Callable[[Mapping[str, Any]], bool]
 ) -> list[Any]:
-    """The entries of a model, those of operations in the normal form.
+    """Translate the entries of a model that are operations to the normal form.
 
     ``is_operation`` knows those of Keras 3. One that cannot be converted gets its problem along.
     """
@@ -68,7 +68,7 @@ def _translate_if_operation(
 
 
 def _references(value: Any, names: Collection[str], found: list[Any]) -> None:
-    """Every tensor of the model that stands somewhere in a call."""
+    """Collect every reference to a tensor of the model in a call."""
     if isinstance(value, list):
         if [type(part) for part in value[:3]] == [str, int, int] and value[0] in names:
             found.append(tensor(*value[:3]))
@@ -83,7 +83,7 @@ def _references(value: Any, names: Collection[str], found: list[Any]) -> None:
 
 
 def translate(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
-    """The entry in the normal form; ``names`` are those of the layers of its model.
+    """Translate one entry to the normal form; ``names``: of all layers of its model.
 
     Raises:
         UnsupportedLayerError, UnsupportedOptionError: it cannot be converted; no place is named.
@@ -93,7 +93,7 @@ def translate(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, 
     if not isinstance(config, Mapping) or not isinstance(calls, list):
         raise InvalidModelFileError("an operation without config or inbound_nodes", "refused")
     if len(calls) != 1:
-        raise refused(f"an operation that is called {len(calls)} times is not supported")
+        raise unsupported(f"an operation that is called {len(calls)} times is not supported")
     found = _meaning(str(class_name), config, calls[0], names)
     return {
         "class_name": found.op,
@@ -106,11 +106,11 @@ def translate(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, 
 
 def _meaning(
     class_name: str, config: Mapping[str, Any], call: Any, names: Collection[str]
-) -> Meaning:
+) -> NormalCall:
     if class_name in LAMBDAS:
-        return tf_functions.meaning(class_name, config, call, names)
+        return tf_functions.translate(class_name, config, call, names)
     if class_name == GRAPH_NODE:
-        return graph_nodes.meaning(config, _tensors(call, names))
+        return graph_nodes.translate(config, _tensors(call, names))
     if class_name not in keras3.ROWS:
         raise UnsupportedLayerError(
             f"operation {printable(class_name)} is not supported",
@@ -119,7 +119,7 @@ def _meaning(
     args, kwargs = (call.get(k) if isinstance(call, Mapping) else None for k in ("args", "kwargs"))
     if not isinstance(args, list) or not isinstance(kwargs, Mapping):
         raise InvalidModelFileError("an operation called in an unknown form", "refused")
-    return keras3.meaning(class_name, config, args, kwargs)
+    return keras3.translate(class_name, config, args, kwargs)
 
 
 def _tensors(call: Any, names: Collection[str]) -> list[Any]:
@@ -143,7 +143,7 @@ _BY_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 
 
 def operation_names(op: str) -> tuple[str, ...]:
-    """What an operation is called in files: functions, nodes of a graph, classes of Keras 3."""
+    """List an operation's names in files: functions, graph nodes, classes of Keras 3."""
     if op == "GetItem":
         return "x[...]", "tf.slice", "tf.strided_slice", "node StridedSlice", "keras.ops GetItem"
     return (

@@ -49,7 +49,7 @@ _NEED_STEPS = frozenset(
 
 
 def _has_steps(chain: Sequence[LayerSpec]) -> bool:
-    """Whether one of the layers that change at most the last axis, or the next, needs steps."""
+    """Tell whether the first layers, as long as they keep the rank, include one with time steps."""
     for layer in chain:
         if layer.class_name in _NEED_STEPS:
             return True

@@ -50,7 +50,7 @@ def load_weights(
     paths = container.locate_weights(root, generation)
     root, notes = resolve_masked_steps(root, paths, generation, choice, parsing.of_tensorflow_1)
     stored = _find_arrays(paths, container.store)
-    root = fill(root, stored, layout.settle)
+    root = fill(root, stored, layout.infer)
     root = _infer_again(with_input_shape(root, stored))
     _check_arrays(root, stored, layout)
     if any(layer.class_name not in SCHEMA for layer in root.walk()):
@@ -69,7 +69,7 @@ def _find_arrays(paths: WeightPaths, store: Store) -> dict[Key, dict[str, Stored
 
 
 def _infer_again(root: LayerSpec) -> LayerSpec:
-    """Infer the shapes once more, now that the weights have told the input's."""
+    """Infer the shapes again, with the input shape known from the weights."""
     problems: list[K2TError] = []
     root = infer_model(root, problems)
     if problems:

@@ -1,4 +1,4 @@
-"""What stands at masked steps in files of tf.keras 2.0 to 2.2, whose versions of Keras overlap.
+"""Outputs at masked steps in files of tf.keras 2.0 to 2.2, whose Keras versions overlap.
 
 Measured on a CPU with TensorFlow 1.14, 2.0.4, 2.1.4 and 2.2.3: inside
 ``Bidirectional(return_sequences=True)`` the LSTM and GRU of TensorFlow 2.0 and 2.1 repeat the
@@ -38,7 +38,7 @@ _KERNEL: Mapping[str, Mapping[str, object]] = {
 
 
 def parse_masked_steps(text: str | None, generation: Generation) -> MaskedSteps | None:
-    """The user's choice, which not every file leaves open.
+    """Parse the user's choice, which not every file leaves open.
 
     Raises:
         UsageError: no such choice, or the file's Keras knows one rule only.
@@ -64,7 +64,7 @@ def resolve_masked_steps(
     choice: MaskedSteps | None,
     of_tensorflow_1: Set[str],
 ) -> tuple[LayerSpec, list[str]]:
-    """The layers with what their Keras, or the user, puts at masked steps; and a note about it.
+    """Set the outputs at masked steps, by Keras version or the user's choice; return notes.
 
     ``of_tensorflow_1``: the places of layers that compute as there.
     """
@@ -138,7 +138,7 @@ def _apply(
 
 
 def _has_mask(root: LayerSpec) -> bool:
-    """Whether anything in the model makes a mask."""
+    """Tell whether anything in the model creates a mask."""
     return any(
         layer.class_name == "Masking"
         or layer.config.get("mask_zero")

@@ -1,4 +1,4 @@
-"""The places of a model that hold weights, in the order in which Keras creates them."""
+"""Weight slots of a model, in the order in which Keras creates them."""
 
 from __future__ import annotations
 
