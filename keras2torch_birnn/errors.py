@@ -1,7 +1,7 @@
 """Errors that the package raises; each has file, place, finding and advice.
 
-Inner code knows the place and the finding; the outermost function adds the file (``in_file``),
-so that a reader gets one line and no chain of exceptions.
+Inner code knows place and finding; the outermost function adds the file (``in_file``), so that
+the user sees one line for each problem and no chain of exceptions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keras2torch_birnn.limits import MAX_PRINTED_LINE, MAX_PRINTED_NAME
 
 def printable(text: object, most: int = MAX_PRINTED_NAME) -> str:
     """Make a text from a file safe to print: ASCII, escapes for the rest, ``most`` characters."""
-    # Only so much of it is looked at: a name may be 30 MB long.
+    # Cut first: a name may be 30 MB long.
     escaped = str(text)[: most + 1].encode("ascii", "backslashreplace").decode("ascii")
     escaped = "".join(c if " " <= c <= "~" else f"\\x{ord(c):02x}" for c in escaped)
     return escaped if len(escaped) <= most else escaped[: most - 3] + "..."
@@ -25,8 +25,8 @@ def printable(text: object, most: int = MAX_PRINTED_NAME) -> str:
 class K2TError(Exception):
     """Base of all errors of the package.
 
-    ``found`` says what was found, ``advice`` what to do, ``place`` where in the file. ``str()`` is
-    one line per problem: ``FILE: PLACE: found; advice``.
+    found: the finding. advice: a remedy. place: the layer's or object's path in the file.
+    ``str()`` is one line per problem: ``FILE: PLACE: found; advice``.
     """
 
     exit_code = 70
@@ -41,8 +41,8 @@ class K2TError(Exception):
         return tuple(p._line(self.file) for p in self.problems)
 
     def _line(self, file: str) -> str:
-        # The file's name is the user's own, so it is never cut. What was found is printable where
-        # it holds names of the file; this is a net under every place that may forget it.
+        # The file's name is the user's own, so it is never cut. Names in the finding should be
+        # printable already; this catches any that are not.
         name = self.file or file
         where = ": ".join(p for p in (printable(name, len(name) * 10), printable(self.place)) if p)
         what = printable(

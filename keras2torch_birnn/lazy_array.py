@@ -1,8 +1,8 @@
 """Lazy matrices, read from the file on demand, in blocks of rows.
 
-A large weight is seen three times on its way (a look for values that are not finite, the golden
-vectors, writing), and nobody needs all of it at once. To NumPy a ``LazyArray`` is an array: what is
-not done piece by piece here reads it whole.
+A large weight is read three times (check for values that are not finite, golden vectors, writing),
+never as a whole. NumPy takes a ``LazyArray`` as an array: operations that are not implemented in
+blocks here read all of it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 Array: TypeAlias = npt.NDArray[Any]
-# From one place in the last axis to another.
+# Ranges of the last axis: (first, after the last).
 Columns: TypeAlias = tuple[tuple[int, int], ...]
 
-# Smaller ones are read at once.
+# Smaller matrices are read at once.
 LEAST_BYTES = 1 << 20
-# A block of rows should stay in the processor's cache. A block of columns is read in one piece for
-# each row, which should not be tiny.
+# A block of rows should fit into the processor's cache. A block of columns is read row by row, in
+# pieces that should not be tiny.
 BLOCK_BYTES = 1 << 19
 COLUMNS_BYTES, PIECE_BYTES = 1 << 23, 1 << 12
 
@@ -63,27 +63,27 @@ class LazyArray(NDArrayOperatorsMixin):
         """Make the lazy array of a whole matrix."""
         return cls(source, source.dtype, ((0, source.shape[1]),))
 
-    # ---- what an array has ----
+    # ---- attributes of an array ----
 
     @property
     def shape(self) -> tuple[int, int]:
-        """As of an array."""
+        """Shape of the array."""
         rows, width = self.source.shape[0], sum(b - a for a, b in self.columns)
         return (width, rows) if self.transposed else (rows, width)
 
     @property
     def ndim(self) -> int:
-        """As of an array."""
+        """Number of axes."""
         return 2
 
     @property
     def size(self) -> int:
-        """As of an array."""
+        """Number of values."""
         return self.shape[0] * self.shape[1]
 
     @property
     def nbytes(self) -> int:
-        """As of an array."""
+        """Bytes of the values."""
         return self.size * self.dtype.itemsize
 
     def transpose(self) -> LazyArray:
@@ -153,7 +153,7 @@ class LazyArray(NDArrayOperatorsMixin):
             at += len(block)
         return out
 
-    # ---- what NumPy asks (NEP 13, NEP 18) ----
+    # ---- NumPy's protocols (NEP 13, NEP 18) ----
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         return self.read() if dtype is None else self.astype(dtype).read()

@@ -14,9 +14,9 @@ from keras2torch_birnn.readers.config.architecture import Parsing, parse_archite
 from keras2torch_birnn.readers.config.backends import check_backend
 from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.custom_layers import check_names
-from keras2torch_birnn.readers.config.generations import consequences, generation_of
+from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
 from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
-from keras2torch_birnn.readers.config.penalties import penalty_note
+from keras2torch_birnn.readers.config.penalties import describe_penalties
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.files import file_window, read_text
 from keras2torch_birnn.readers.files.strict_json import parse_object
@@ -74,10 +74,10 @@ def parse(
     problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
     parsing.problems += problems
     notes = (
-        consequences(parsing.generation),
+        describe_rules(parsing.generation),
         *parsing.notes,
         *backend_notes,
-        *penalty_note(parsing.penalties),
+        *describe_penalties(parsing.penalties),
         *_misnamed_note(path, container),
     )
     return Reading(container, parsing, root, notes, choice)

@@ -40,7 +40,7 @@ from keras2torch_birnn.readers.config.penalties import penalties
 from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
 from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
-from keras2torch_birnn.readers.weights.quantized import quantization, source_policy
+from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
 from keras2torch_birnn.schema import (
     CLASS_NAMES,
     RECURRENT,
@@ -105,7 +105,7 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
             place="model_config",
         )
     if parsing.generation.name == "keras1":
-        parsing.notes += keras1.open_questions(model)
+        parsing.notes += keras1.list_open_questions(model)
         model = keras1.fill_orderings(model)
     return _parse_layer(model, parsing, "", depth=0)
 
@@ -136,7 +136,7 @@ def _parse_layer(
     refused: list[str] = []
     supplied = class_name_of([file_class]) is not None
     if parsing.generation.name == "keras1" and not supplied:
-        refused, entry = keras1.refused_values(entry), keras1.modernize(entry)
+        refused, entry = keras1.list_unsupported_options(entry), keras1.modernize(entry)
         file_class = _class_name(entry, outer or "model_config")
     elif parsing.generation.name == "keras2" and not supplied:
         entry = replace_merges(entry, masks_stay=False)
@@ -264,7 +264,7 @@ def _parse_options(
                     UnsupportedOptionError(f"{key}=True is not supported", place=place)
                 )
     elif "dtype" not in schema.options:
-        quantized, refusal = quantization(class_name, config)
+        quantized, refusal = parse_quantization(class_name, config)
         if refusal:
             parsing.problems.append(UnsupportedOptionError(refusal, place=place))
         else:

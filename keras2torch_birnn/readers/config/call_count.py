@@ -1,7 +1,7 @@
 """Count of layer calls in a model; a shared inner model counts at every call.
 
-A file holds a shared model once, but it runs at every call of it. Thirty models, each of which
-calls the one before twice, are a small file and a billion calls.
+A file holds a shared model once, but it runs at every call. Thirty models, each of which calls the
+previous one twice, are a small file with a billion calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def check_call_count(root: LayerSpec) -> None:
     """Refuse a model whose straight-line code would have too many calls.
 
     Raises:
-        InvalidModelFileError: it has; the place is the innermost model that has.
+        InvalidModelFileError: too many calls; the place is the innermost model with too many.
     """
     _calls(root)
 

@@ -22,7 +22,7 @@ from keras2torch_birnn.spec import (
 )
 
 Node: TypeAlias = tuple[str, int]
-# Layers whose output is the very tensor they were given, at inference.
+# Layers that return the same tensor at inference.
 _SAME_TENSOR = frozenset(
     "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout "
     "AlphaDropout ActivityRegularization Identity".split()
@@ -34,8 +34,8 @@ def resolve_masks(
 ) -> Graph:
     """Write into all calls, also of inner graphs, what this Keras does with their masks.
 
-    ``keep_mask`` joins a call whose passed mask is not the one that goes on; references to tensors
-    that have lost their mask say so.
+    A call gets ``keep_mask`` if later layers see its input's mask and not the passed one;
+    references to tensors whose mask was dropped get ``masked=False``.
     """
     calls = tuple(
         _keep_passed_mask(graph.layer(call.layer), call, generation) for call in graph.calls
@@ -128,8 +128,8 @@ def _drop_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
 def _sort_as_keras3(graph: Graph, by_node: Mapping[Node, Call]) -> list[Node]:
     """Sort calls in the order in which Keras 3 runs them (``ops/function.py`` ``map_graph``).
 
-    By depth, the longest way to an output; calls of a layer that is used several times may be
-    deeper. In one depth in the order in which the depths were finished.
+    By depth, the longest path to an output; calls of a layer that is used several times may be
+    deeper. Calls of one depth stay in the order in which their depths were computed.
     """
     parents = {
         node: [(ref.layer, ref.call) for ref in tensors((call.args, call.kwargs))]

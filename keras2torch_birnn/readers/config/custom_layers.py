@@ -1,6 +1,6 @@
 """Layers of plugins in a file: find them by class, and parse their configs.
 
-Nothing of a config is resolved or run; of a Lambda only its arguments and its declared shape count.
+Nothing in a config is resolved or run; of a Lambda only the arguments and declared shape are used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from keras2torch_birnn.schema.custom_layers import (
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
-# What every Keras layer has in its config, beside the keys that never have an effect.
+# Keys of every Keras layer, besides those that never have an effect.
 _EVERY_LAYER = frozenset({"trainable", "dtype", "batch_size"})
 
 
@@ -105,7 +105,7 @@ def _parse_declared(
 
 
 def _value(key: str, option: Any, config: Mapping[str, Any], generation: Generation) -> Any:
-    if not isinstance(option, Option):  # a plain default: whatever the file says
+    if not isinstance(option, Option):  # a plain default: any value of the file is accepted
         return config.get(key, option)
     if key not in config:
         if option.default is REQUIRED:

@@ -1,6 +1,6 @@
 """Config keys and defaults of every Keras generation, as tables; rules for masks.
 
-Everything here turns what a file says into the explicit, canonical options of ``schema``.
+They turn the configs of a file into the explicit, canonical options of ``schema``.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def recurrent_defaults(
 def is_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
     """Tell whether TensorFlow 1 wrote a wrapped layer, or 2.0 after ``disable_v2_behavior``.
 
-    These leave the dtype of what is wrapped open and write one into its initializers. TensorFlow
-    2.0 does neither; its version of Keras, 2.2.4-tf, is that of 1.14.
+    Both write no dtype for the wrapped layer and one into its initializers. TensorFlow 2.0 does
+    neither; its version of Keras, 2.2.4-tf, is that of 1.14.
     """
     if generation.name != "tf.keras" or not generation.version.startswith(("2.1.", "2.2.")):
         return False

@@ -119,7 +119,7 @@ def version_by_shape(model: Mapping[str, Any]) -> str:
     return "1" if "'output_dim'" in text and "'inner_activation'" in text else ""
 
 
-def consequences(generation: Generation) -> str:
+def describe_rules(generation: Generation) -> str:
     """Describe in one line how this version's rules change the outputs."""
     facts = {
         "hard_sigmoid_0.2": "hard_sigmoid is clip(0.2 x + 0.5, 0, 1)",

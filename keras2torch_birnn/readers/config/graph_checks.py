@@ -1,6 +1,6 @@
 """Check that a parsed graph can run: every call gets tensors, every input is fed.
 
-Keras writes no other graphs; hands and accidents do.
+Keras writes no other graphs; edited and damaged files have them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves
 
-# A layer that may be called with a structure of tensors; the schema tells of the others.
+# Layers that may be called with a structure of tensors; for others see their schema.
 _STRUCTURES = ("TimeDistributed",)
 
 
@@ -77,7 +77,7 @@ def _check_operands(layer: LayerSpec, call: Call) -> None:
 def _takes_one(layer: LayerSpec) -> bool:
     """Tell whether the wrapped layer takes one tensor; a model or a plugin's may take more."""
     while layer.class_name in _STRUCTURES:
-        if "layer" not in layer.parts:  # a class that was refused; its problem is told elsewhere
+        if "layer" not in layer.parts:  # a refused class, which is a problem already
             return False
         layer = layer.parts["layer"]
     schema = SCHEMA.get(layer.class_name)
@@ -105,8 +105,8 @@ def _check_arguments(layer: LayerSpec, call: Call) -> None:
             "refused",
             place=layer.place,
         )
-    said = [leaf for key in ("mask", "initial_state") for leaf in leaves(call.kwargs.get(key))]
-    for number, value in enumerate((*given, *said)):
+    named = [leaf for key in ("mask", "initial_state") for leaf in leaves(call.kwargs.get(key))]
+    for number, value in enumerate((*given, *named)):
         optional = number >= len(given) or not all_needed
         if not (isinstance(value, TensorRef) or (value is None and optional)):
             raise InvalidModelFileError(

@@ -5,9 +5,8 @@ Nothing here recurses over the chain of layers and nothing is quadratic: a file 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from keras2torch_birnn.errors import (
@@ -17,6 +16,12 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
+from keras2torch_birnn.readers.config.call_indices import (
+    NodeCall,
+    Nodes,
+    renumber_nested_calls,
+    renumber_outside_calls,
+)
 from keras2torch_birnn.readers.config.graph_checks import check_graph
 from keras2torch_birnn.readers.operations import TRANSLATED
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
@@ -29,7 +34,6 @@ from keras2torch_birnn.spec import (
     Structure,
     TensorRef,
     leaves,
-    map_structure,
     tensors,
 )
 
@@ -47,8 +51,8 @@ def build_sequential(
 ) -> Graph:
     """Connect layers in a chain; without an InputLayer one is made from the first layer's config.
 
-    Only the first layer's ``batch_input_shape`` counts: later ones are stale (TF 1.14 keeps the
-    model's own there; Keras 1 writes one on every Embedding).
+    Only the first layer's ``batch_input_shape`` is used: later ones are stale (TF 1.14 writes the
+    model's own there; Keras 1 writes one for every Embedding).
     """
     if layers[0].class_name != "InputLayer":
         taken = {layer.name for layer in layers}
@@ -113,10 +117,10 @@ def build_functional(
 ) -> Graph:
     """Connect layers by their ``inbound_nodes``, in any dialect.
 
-    ``counts_all_calls``: see ``_renumber_outside_calls``.
+    ``counts_all_calls``: see ``renumber_outside_calls``.
     """
     by_name = {layer.name: layer for layer in layers}
-    nodes: dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]] = {}
+    nodes: Nodes = {}
     for layer, entry in zip(layers, entries, strict=True):
         found = entry.get("inbound_nodes") or []
         if not isinstance(found, list):
@@ -133,9 +137,9 @@ def build_functional(
         if entry.get("module") != TRANSLATED
         for node in entry.get("inbound_nodes") or ()
     )
-    nodes, outputs = _renumber_nested_calls(nodes, outputs, by_name, dict_nodes=dict_nodes)
+    nodes, outputs = renumber_nested_calls(nodes, outputs, by_name, dict_nodes=dict_nodes)
     if counts_all_calls:
-        nodes = _renumber_outside_calls(nodes, outputs, place)
+        nodes = renumber_outside_calls(nodes, outputs, place)
     calls = [
         _normalize_call(by_name[name], index, args, kwargs, dict_nodes, problems)
         for (name, index), (args, kwargs) in nodes.items()
@@ -160,9 +164,7 @@ def _is_ref(value: Any, by_name: Mapping[str, LayerSpec]) -> bool:
     )
 
 
-def _parse_node(
-    node: Any, by_name: Mapping[str, LayerSpec], place: str
-) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> NodeCall:
     if _is_keras3_node(node):
         args, kwargs = node.get("args", []), node["kwargs"]
         if not isinstance(args, list):
@@ -239,104 +241,10 @@ def _parse_ends(
     found = list(leaves(ends))
     if not found or not all(isinstance(end, TensorRef) for end in found):
         raise InvalidModelFileError(f"{key} names no layer of the model", "refused", place=place)
-    # A list of one output is one tensor: Keras' predict gives it so.
+    # A list of one output is one tensor, as in Keras' ``predict``.
     return (
         ends[0] if key == "output_layers" and isinstance(ends, tuple) and len(ends) == 1 else ends
     )
-
-
-def _renumber_nested_calls(
-    nodes: Mapping[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]],
-    outputs: Structure,
-    by_name: Mapping[str, LayerSpec],
-    *,
-    dict_nodes: bool,
-) -> tuple[dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]], Structure]:
-    """Renumber the calls of nested models from 0, like those of all other layers.
-
-    A nested model that was built on its own input has that as its call 0, which files do not
-    list. List-form files count from 1 then: the highest index in use equals the number of calls.
-    Keras 3 does so in ``output_layers`` only, and only for Functional ones.
-    """
-    nested = {n for n, layer in by_name.items() if layer.graph is not None}
-    if not nested:
-        return dict(nodes), outputs
-
-    def shift(names: set[str], structure: Structure) -> Structure:
-        return map_structure(
-            lambda leaf: (
-                replace(leaf, call=leaf.call - 1)
-                if isinstance(leaf, TensorRef) and leaf.layer in names
-                else leaf
-            ),
-            structure,
-        )
-
-    if dict_nodes:
-        functional = {n for n in nested if by_name[n].class_name == "Functional"}
-        return dict(nodes), shift(functional, outputs)
-    calls = Counter(name for name, _ in nodes)
-    highest: dict[str, int] = {}
-    for ref in tensors((tuple(nodes.values()), outputs)):
-        highest[ref.layer] = max(ref.call, highest.get(ref.layer, 0))
-    from_one = {n for n in nested if highest.get(n) == calls[n]}
-    return (
-        {
-            key: (shift(from_one, args), shift(from_one, kwargs))
-            for key, (args, kwargs) in nodes.items()
-        },
-        shift(from_one, outputs),
-    )
-
-
-def _renumber_outside_calls(
-    nodes: Mapping[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]],
-    outputs: Structure,
-    place: str,
-) -> dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]]:
-    """Renumber the calls of layers that were also called outside of this model.
-
-    Keras 3.0 and 3.1 list the calls that belong to the model and number those in ``output_layers``
-    accordingly; between layers they count every call that there ever was (``serialize_node``), and
-    cannot open such a file again. As a model has no call that nothing reads, and numbers keep
-    their order, the calls are known where as many are named as listed, or as are no output.
-    """
-    calls = Counter(name for name, _ in nodes)
-    between, ends = _used_calls(tuple(nodes.values())), _used_calls(outputs)
-    own: dict[tuple[str, int], int] = {}
-    for name, named in between.items():
-        listed = set(range(calls[name]))
-        given = ends.get(name, set())
-        if named | given == listed:
-            continue
-        meant = listed if len(named) == len(listed) else listed - given
-        if len(named) != len(meant):
-            raise InvalidModelFileError(
-                f"calls {', '.join(map(str, sorted(named)[:5]))} of layer {printable(name)} are "
-                f"used where {len(listed)} are listed: Keras before 3.2 also counts calls outside "
-                "of the model",
-                "save the model from a program that calls its layers in it alone",
-                place=place,
-            )
-        own.update(((name, a), b) for a, b in zip(sorted(named), sorted(meant), strict=True))
-
-    def numbered(leaf: Any) -> Any:
-        if not isinstance(leaf, TensorRef):
-            return leaf
-        return replace(leaf, call=own.get((leaf.layer, leaf.call), leaf.call))
-
-    return {
-        key: (map_structure(numbered, args), map_structure(numbered, kwargs))
-        for key, (args, kwargs) in nodes.items()
-    }
-
-
-def _used_calls(structure: Structure) -> dict[str, set[int]]:
-    """Map each layer to the indices of its calls whose outputs are used."""
-    found: dict[str, set[int]] = {}
-    for ref in tensors(structure):
-        found.setdefault(ref.layer, set()).add(ref.call)
-    return found
 
 
 def _normalize_call(
@@ -348,7 +256,7 @@ def _normalize_call(
     problems: list[K2TError],
 ) -> Call:
     """Normalize a call: tensors in ``args``, in ``kwargs`` only what has an effect."""
-    if layer.class_name in OPS:  # they are in their form already
+    if layer.class_name in OPS:  # normalized by ``operations``
         return Call(layer.name, index, args, {})
     kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
     if kwargs.get("training") not in (None, False, 0):

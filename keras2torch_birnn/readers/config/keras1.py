@@ -1,7 +1,7 @@
 """Keras 1 (1.0 to 1.2.2) translated to Keras 2: configs, and the layout of weights in files.
 
 Sources: Keras 1.2.2 ``layers/*.py`` (``get_config``, ``build``) and ``engine/topology.py``
-(``load_weights_from_hdf5_group``). Everything that is peculiar to Keras 1 is on this page.
+(``load_weights_from_hdf5_group``). Everything specific to Keras 1 is in this module.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _PLANES = (
     "ConvLSTM2D",
     "LocallyConnected2D",
 )
-# Where a window's sizes stand.
+# Keys of a window's sizes.
 _SIDES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(_PLANES, ("nb_row", "nb_col")),
     "Convolution3D": ("kernel_dim1", "kernel_dim2", "kernel_dim3"),
 }
-# Layers of planes and cubes whose configs do not say where the channels stand.
+# 2D and 3D layers whose configs lack the order of axes.
 _SILENT = tuple(f"{name}{n}D" for n in (2, 3) for name in ("ZeroPadding", "Cropping", "UpSampling"))
 _POOLS = ("MaxPooling1D", "AveragePooling1D")
 
@@ -94,14 +94,14 @@ _ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
 def fill_orderings(model: Any) -> Any:
     """Fill in ``dim_ordering`` of 2D and 3D layers that lack it, from all other layers.
 
-    Keras 1 writes ``dim_ordering`` for convolutions and pools alone. Where nothing says it, or two
-    orders are there, nothing is filled in, and ``refused_values`` tells.
+    Keras 1 writes ``dim_ordering`` for convolutions and pools only. If no layer has it, or two
+    orders occur, nothing is filled in, and ``list_unsupported_options`` reports it.
     """
     found = _orderings(model)
     return _fill_ordering(model, found.pop()) if len(found) == 1 else model
 
 
-def open_questions(model: Any) -> list[str]:
+def list_open_questions(model: Any) -> list[str]:
     """List what the file leaves open and how it is read: one line each."""
     silent = [*dict.fromkeys(_entries(model, _SILENT, without="dim_ordering"))]
     found = sorted(_orderings(model))
@@ -173,7 +173,7 @@ def modernize(entry: Any) -> Any:
     if class_name == "ZeroPadding2D" and "padding" in config:
         config = {**config, "padding": _around(config["padding"])}
     names = {**_RENAMED, **_RENAMED_IN.get(class_name, {})}
-    checked = {key for owner, key in _ONLY if owner == class_name}  # by refused_values
+    checked = {key for owner, key in _ONLY if owner == class_name}  # by list_unsupported_options
     ignored = _NO_EFFECT | _NO_EFFECT_IN.get(class_name, frozenset()) | checked
     new = {
         names.get(str(key), str(key)): _value(names.get(str(key), str(key)), value)
@@ -208,7 +208,7 @@ def _with_output_size(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "output_size": shape}
 
 
-def refused_values(entry: Any) -> list[str]:
+def list_unsupported_options(entry: Any) -> list[str]:
     """List options that later Keras has no equivalent of, or that are left open."""
     config = entry.get("config") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping):
@@ -271,14 +271,14 @@ def _per_gate(layer: LayerSpec) -> bool:
 
 def _shapes_in_file(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
     expected = expected_weights(layer)
-    if not expected:  # its input does not fit it, which is told elsewhere
+    if not expected:  # its input does not fit, which is reported elsewhere
         return expected
     if layer.class_name == "Conv1D" and "kernel" in expected:
         length, channels, filters = expected["kernel"]
         old = _is_old(found["kernel"].shape) if "kernel" in found else False
         kernel = (filters, channels, length, 1) if old else (length, 1, channels, filters)
         return {**expected, "kernel": kernel}
-    if layer.class_name == "Conv2DTranspose":  # as if it were no transposed one
+    if layer.class_name == "Conv2DTranspose":  # stored like a kernel that is not transposed
         expected = {**expected, "kernel": _swap_channels(expected["kernel"])}
     if _per_gate(layer):
         size = layer.config["filters" if layer.class_name == "ConvLSTM2D" else "units"]

@@ -46,7 +46,7 @@ def replace_merges(entry: Any, *, masks_stay: bool) -> Any:
 def translate_merge(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return class and config of the later layer that replaces a Merge.
 
-    A function of the user's is a Lambda. There is no later word for the cosine.
+    A Merge with a custom function is a Lambda. Later Keras has no equivalent of the cosine.
     """
     mode, kept = config.get("mode"), {"name": config.get("name")}
     if config.get("mode_type", "raw") != "raw":
@@ -163,7 +163,7 @@ class _Writer:
     def _without_mask(self, end: str) -> str:
         """Add a layer that drops the mask: none leaves a Sequential that a Merge of Keras 1 joins.
 
-        An Identity of this Keras, had it one, would hand no mask on.
+        Identity passes no mask in this generation (Keras 1 itself has no such layer).
         """
         own = {"name": f"{end}_without_mask"}
         return self._add({"class_name": "Identity", "config": own}, [end])

@@ -1,6 +1,6 @@
 """Regularizers and constraints, which Keras applies in training and torch does not.
 
-They change no output, so a converted model computes the same without them; a trained one does not.
+They do not change outputs of the converted model, but they do change its training.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _kind(name: str, options: Mapping[str, Any]) -> str:
     return "".join(used).upper() if name in ("L1L2", "WeightRegularizer") or not used else name
 
 
-def penalty_note(found: Mapping[str, Sequence[str]]) -> list[str]:
+def describe_penalties(found: Mapping[str, Sequence[str]]) -> list[str]:
     """Describe in one line which layers lose which. ``found``: by the layer's path."""
     if not found:
         return []

@@ -1,8 +1,8 @@
 """Dtype policies of layers, and the dtype of the converted model.
 
-A model computes in one precision here: float64 where any weight of the file is, else float32.
-Keras' half-precision policies round every step to 8 or 11 bits, which nobody wants reproduced:
-float32 is closer to what those layers approximate.
+A converted model has one float dtype: float64 if any weight of the file has it, else float32.
+Keras' half-precision policies round every step to 8 or 11 bits; that is not reproduced, as float32
+is closer to the exact result.
 Sources: tf.keras 2.15 ``mixed_precision/policy.py``, Keras 3.15 ``dtype_policies``.
 """
 

@@ -1,7 +1,7 @@
 """Arrays of an HDF5 file, not read yet: positions of their bytes, and how to read them.
 
-Made by ``index_check.py`` from checked facts. Reading takes no more memory than the facts promise:
-a chunk inflates to exactly its size or is refused.
+Made by ``index_check.py`` from checked descriptions. Reading never takes more memory than these
+declare: a chunk inflates to exactly its size or is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3  # the HDF5 library's numbers of its filters
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# How numbers stand in the file -> NumPy's name. bfloat16 is the upper half of a float32.
+# Stored dtype -> NumPy's name of it. bfloat16 is the upper half of a float32.
 STORED_DTYPES: Mapping[str, str] = {
     **{
         order + kind: order + kind

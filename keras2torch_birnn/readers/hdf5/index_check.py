@@ -1,7 +1,7 @@
 """Checks of the parser process' answers, which are not trusted.
 
-Its answers become ``StoredArray``: bytes inside the file and shared with no other array, chunks
-that cover the array exactly, filters and number formats that are read, and nothing else.
+An answer becomes a ``StoredArray`` only if its bytes are inside the file and shared with no other
+array, its chunks cover the array exactly, and its filters and number formats are supported.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 Started by ``readers/hdf5.py`` as a script, isolated (``-I -S``), with an inherited open file: it
 imports h5py and what else it needs, gives up the rights to import, open files, start processes and
 take memory, and only then lets the HDF5 library see the file. Requests and replies are JSON, one a
-line. It tells where arrays lie; it never decodes their bytes. Whatever it says is checked by the
-parent.
+line. It locates arrays and never decodes their bytes. The parent checks all of its answers.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 
 FLETCHER32, SHUFFLE, GZIP = 3, 2, 1
 
-# Codecs that are used after the rights are given up, when they can no more be imported
+# Codecs used after the rights are given up, when they cannot be imported any more
 CODECS = ("ascii", "utf-8")
 
 
@@ -111,7 +110,7 @@ def _limit(limits: dict[str, int]) -> None:
 def give_up_rights(limits: dict[str, int]) -> None:
     """Set the resource limits and forbid imports, for the rest of the process.
 
-    Without files an import fails. So it does where files can still be opened: alike everywhere.
+    Where no files can be opened imports fail anyway; this makes them fail on every system.
     """
     for name in CODECS:
         codecs.lookup(name)

@@ -113,7 +113,7 @@ class ParserProcess:
         """Kill the child; it holds no state to save."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):  # a request that nobody will read
+            with suppress(OSError):  # the child may have died before it read all
                 if pipe is not None:
                     pipe.close()
         self._process.wait()

@@ -1,9 +1,9 @@
 """HDF5 without its library in this process: a child locates arrays, this process reads them.
 
-libhdf5 crashes or hangs on damaged files, and follows wherever a file sends it. So it runs in a
-child (``parser_child.py``) that may fail, and only names, shapes and byte positions come back. They
-are checked as if an enemy had sent them (``index_check.py``); then the bytes are read and inflated
-here under hard caps (``arrays.py``): memory never exceeds what the file honestly holds.
+libhdf5 crashes or hangs on damaged files, and follows links out of them. So it runs in a child
+(``parser_child.py``) that may fail and that returns names, shapes and byte positions only. These
+are not trusted (``index_check.py``); then the bytes are read and inflated here, within the sizes
+that were checked (``arrays.py``).
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ class Row:
     """One function of a dialect.
 
     ``op``: our operation. ``names``: its parameters in order, each as "theirs=ours" or "same";
-    "theirs=-" has no effect; "theirs=!" has to be absent, null, false or zero. ``fixed``: options
-    that the function's name says. ``rework``: turns its values into ours where names are not all.
-    ``saved``: False where Keras never saves all the arguments.
+    "theirs=-" has no effect; "theirs=!" must be absent, null, false or zero. ``fixed``: options
+    implied by the function's name. ``rework``: converts values where renaming is not enough.
+    ``saved``: False if Keras never saves all arguments.
     """
 
     op: str
@@ -290,7 +290,7 @@ def one_shift(values: Values) -> Values:
 def begin_and_size(values: Values) -> Values:
     """Translate begin and size of ``slice`` (-1: up to the end) to a key.
 
-    A size that is computed ends what begins at 0, or begins what goes on to the end.
+    A computed size is allowed for slices that begin at 0; a computed begin for slices to the end.
     """
     begin, length = (constant_of_option(values.pop(key, None)) for key in ("begin", "size"))
     if not isinstance(begin, list) or not isinstance(length, list) or len(begin) != len(length):
@@ -397,7 +397,7 @@ MASKS = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axi
 def masked_key(values: Values) -> list[Any]:
     """Translate ``tf.strided_slice`` to a key; remove its values.
 
-    A bit per place: begin or end is not meant, an ellipsis, a new axis, a single index.
+    Each mask has one bit per position: ignore begin or end, an ellipsis, a new axis, an index.
     """
     lists = {key: constant_of_option(values.pop(key, None)) for key in ("begin", "end", "strides")}
     begin, end = lists["begin"], lists["end"]

@@ -222,7 +222,7 @@ ROWS: Mapping[str, Row] = {
     "Softplus": activation("softplus"),
     "Softsign": activation("softsign"),
 }  # fmt: skip
-# Attributes that say nothing new: dtypes, numbers of inputs.
+# Attributes without information: dtypes, numbers of inputs.
 _NOTHING_NEW = ("T", "N", "Tidx", "TI", "SrcT", "Index", "num", "index_type")
 
 

@@ -1,7 +1,7 @@
 """Infer the dtypes of every operation of a graph, once, when the file is read.
 
-``config["kinds"]`` of an operation: what its arguments are, leaf by leaf ("has"), what each is
-brought to ("wants") and what comes out ("gives"). See ``schema.kinds``.
+``config["kinds"]`` of an operation: dtypes of its arguments, leaf by leaf ("has"), those to which
+they are cast ("wants"), and those of its outputs ("gives"). See ``schema.kinds``.
 """
 
 from __future__ import annotations

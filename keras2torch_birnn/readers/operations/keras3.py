@@ -268,7 +268,7 @@ def translate(
         operands, args = list(args), []
         named["subscripts"] = numbers_in(named.get("subscripts"))
         return NormalCall("Einsum", (operands,), named)
-    # Between the arguments of a call stand options that the config holds.
+    # Options of the config come between the arguments of a call.
     names = list(row.parameters())
     free = [name for name in names if name not in named]
     named.update(zip(free, args, strict=False))

@@ -36,10 +36,10 @@ class Layout:
     """Layout of a layer's weights in files of one generation.
 
     ``shapes(layer, found)``: name -> shape of what the file holds for a layer, given what was found
-    there (nothing is known before the first look). ``label(name)``: what a weight's path ends with.
-    ``split(path)``: the segments before that, and that. ``infer(layer, found)``: the layer, with
-    what the weights know better than its config. ``join(layer, arrays)``: Keras 2's weights.
-    ``own_names``: the last of those segments is the innermost layer's name and nothing else.
+    there (empty at first). ``label(name)``: the last segment of a weight's path. ``split(path)``:
+    the segments before that, and that. ``infer(layer, found)``: the layer with options that its
+    weights determine. ``join(layer, arrays)``: Keras 2's weights. ``own_names``: the last of those
+    segments is exactly the innermost layer's name.
     """
 
     shapes: Callable[[LayerSpec, Mapping[str, HasShape]], Mapping[str, Shape]]

@@ -1,7 +1,7 @@
 """Weights of the legacy layout: a group per layer, ``weight_names`` listing what it holds.
 
-Keras lists all trainable weights of a layer before its frozen ones, so a position alone can swap
-the halves of a Bidirectional. Names decide; positions count only where names cannot.
+Keras lists all trainable weights of a layer before its frozen ones, so pairing by position could
+swap the halves of a Bidirectional. Pairing is by name; by position only where names are ambiguous.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def _pair_layers(
 ) -> dict[str, str]:
     """Pair layers of the configuration with layers of the file, for all that have weights.
 
-    By name; where the names differ (a configuration written on its own numbers its layers anew)
-    by order, as Keras' ``load_weights`` does, when the counts agree.
+    By name; where names differ (a configuration of another session numbers its layers
+    differently) by order, as Keras' ``load_weights`` does, if the counts agree.
     """
     config = [name for name, wanted in needed.items() if wanted or name in custom]
     stored = [name for name, entries in listed.items() if entries]
@@ -169,8 +169,8 @@ def _match_names(
 ) -> list[list[str]]:
     """Find the entries that match each slot by name, two at most: one is unambiguous.
 
-    Looked up by label and by the innermost model's layer, not one by one: a group can hold a whole
-    model of thousands of layers.
+    Looked up by label and by the innermost model's layer, as a group can hold a model of thousands
+    of layers.
     """
     under: dict[tuple[str, str], list[str]] = {}
     for entry, (way, label) in parts.items():
@@ -188,8 +188,8 @@ def _assign(
 ) -> list[tuple[Slot, str]]:
     """Pair every slot with one entry: by name if the names say enough, else by position.
 
-    Where names tell no more than the half of a Bidirectional, positions count within each half: a
-    half that was frozen after it was made stands after the other, and no config tells.
+    If names identify only the half of a Bidirectional, positions count within each half: a half
+    that was frozen later is listed after the other, and no config says so.
     """
     if len(wanted) != len(entries):
         raise WeightMismatchError(

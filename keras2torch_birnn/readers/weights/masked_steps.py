@@ -66,7 +66,7 @@ def resolve_masked_steps(
 ) -> tuple[LayerSpec, list[str]]:
     """Set the outputs at masked steps, by Keras version or the user's choice; return notes.
 
-    ``of_tensorflow_1``: the places of layers that compute as there.
+    ``of_tensorflow_1``: places of layers that compute as in TensorFlow 1.
     """
     if generation.version not in OVERLAPPING:
         return root, []
@@ -96,7 +96,7 @@ def _written_by(
 ) -> MaskedSteps | None:
     if choice is not None:
         return choice
-    if layer.place in first:  # zeros, as it stands, and without doubt
+    if layer.place in first:  # zeros, and not ambiguous
         return None
     segments = names.get("kernel", "").split("/")
     has_cell = len(segments) > 1 and _CELL.fullmatch(segments[-2]) is not None

@@ -23,7 +23,7 @@ def source_policy(policy: Any) -> Any:
     return _inner(policy).get("source_name") if _mode(policy) == "int8" else policy
 
 
-def quantization(class_name: str, config: Mapping[str, Any]) -> tuple[Quantized | None, str]:
+def parse_quantization(class_name: str, config: Mapping[str, Any]) -> tuple[Quantized | None, str]:
     """Return how a layer is quantized (None: not at all), and why that is refused, if it is."""
     mode = _mode(config.get("dtype"))
     if mode is None:

@@ -24,7 +24,7 @@ def _anywhere(segments: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Half:
-    """A half of a Bidirectional, and what the names of its weights have in common."""
+    """A half of a Bidirectional, and a test for names of its weights."""
 
     owner: Key
     fits: Fits
@@ -32,9 +32,9 @@ class Half:
 
 @dataclass(frozen=True)
 class Slot:
-    """One weight that a layer needs. ``owner`` is the way from the root to the layer.
+    """One weight that a layer needs. ``owner`` is the path from the root to the layer.
 
-    ``label`` is what its path in a legacy file ends with.
+    ``label`` is the end of its path in a legacy file.
     """
 
     owner: Key
@@ -43,12 +43,12 @@ class Slot:
     shape: Shape | None
     trainable: bool
     place: str
-    # Whether the segments of a name in the file can belong to this slot.
+    # Tells whether the segments of a name in the file can belong to this slot.
     fits: Fits
-    # One segment that ``fits`` asks for, if it does.
+    # One segment that ``fits`` requires, if any.
     within: str = ""
     half: Half | None = None
-    # Whether it belongs to a cell in a stack, where names repeat.
+    # True for a cell in a stack, where names repeat.
     stacked: bool = False
 
 
@@ -77,8 +77,8 @@ def slots(
 ) -> Iterator[Slot]:
     """Yield every slot of the layer and of all inside it.
 
-    Within one layer trainable weights come first (Keras' ``Layer.weights``). ``prefix``: what a
-    Bidirectional puts before the layer's name. ``within``: the layer of a model in a model.
+    Within one layer trainable weights come first (Keras' ``Layer.weights``). ``prefix``: that of
+    a Bidirectional before the layer's name. ``within``: the layer of a model in a model.
     """
     trainable = trainable and layer.config.get("trainable", True)
     not_trained = SCHEMA[layer.class_name].not_trained if layer.class_name in SCHEMA else ()

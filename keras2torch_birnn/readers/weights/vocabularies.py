@@ -1,6 +1,6 @@
 """Vocabularies that ``adapt()`` stored for an IntegerLookup: text with one integer a line.
 
-The configuration holds a vocabulary only if the user gave one (``IndexLookup.save_assets`` of
+The configuration has a vocabulary only if the user passed one (``IndexLookup.save_assets`` of
 tf.keras 2.13 to 2.15 and of Keras 3). The text begins with the special tokens.
 """
 
