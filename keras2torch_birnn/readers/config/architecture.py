@@ -252,7 +252,7 @@ def _parse_options(
     schema = SCHEMA[class_name]
     if added := penalties(class_name, given):
         parsing.penalties[place] = added
-    config = dialects.renamed(class_name, given)
+    config = dialects.rename_keys(class_name, given)
     trainable = config.pop("trainable", True)
     if class_name == "InputLayer":
         _note_dtype(read_policy(config.get("dtype")), parsing)

@@ -90,13 +90,13 @@ def renumber_outside_calls(
             )
         own.update(((name, a), b) for a, b in zip(sorted(named), sorted(meant), strict=True))
 
-    def numbered(leaf: Any) -> Any:
+    def renumber(leaf: Any) -> Any:
         if not isinstance(leaf, TensorRef):
             return leaf
         return replace(leaf, call=own.get((leaf.layer, leaf.call), leaf.call))
 
     return {
-        key: (map_structure(numbered, args), map_structure(numbered, kwargs))
+        key: (map_structure(renumber, args), map_structure(renumber, kwargs))
         for key, (args, kwargs) in nodes.items()
     }
 

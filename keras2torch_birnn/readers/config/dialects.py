@@ -31,7 +31,7 @@ def has_effect(class_name: str, key: str) -> bool:
     return not (key in _NO_EFFECT or key.endswith(_NO_EFFECT_ENDINGS) or key in ignored)
 
 
-def renamed(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def rename_keys(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with the canonical names of its keys."""
     names = SCHEMA[class_name].renamed
     return {names.get(key, key): plain_value(value) for key, value in config.items()}

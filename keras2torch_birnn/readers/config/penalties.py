@@ -26,7 +26,7 @@ def penalties(class_name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     found = []
     for key, value in config.items():
         target = next((key.removesuffix(end) for end in _ENDINGS if key.endswith(end)), "")
-        kind = _named(value) if target else ""
+        kind = _name(value) if target else ""
         if kind:
             found.append(f"{printable(target)}: {printable(kind)}")
     if config.get("virtual_batch_size"):
@@ -34,7 +34,7 @@ def penalties(class_name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _named(value: Any) -> str:
+def _name(value: Any) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, Mapping):

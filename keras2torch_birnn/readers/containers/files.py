@@ -33,17 +33,17 @@ def is_folder(path: Path) -> bool:
 
 def file_window(opening: ExitStack, path: Path) -> Window:
     """Open a file until ``opening`` ends; it must not change meanwhile."""
-    return _watched_window(opening, open_file(path))
+    return _watch(opening, open_file(path))
 
 
 def member_window(opening: ExitStack, path: Path) -> Window:
     """Open a member of a folder until ``opening`` ends; it must not be a link."""
-    return _watched_window(opening, open_file(path, member=True))
+    return _watch(opening, open_file(path, member=True))
 
 
-def _watched_window(opening: ExitStack, file: BinaryIO) -> Window:
+def _watch(opening: ExitStack, file: BinaryIO) -> Window:
     opening.enter_context(file)
-    opening.enter_context(_unchanged(file))
+    opening.enter_context(_refuse_changes(file))
     return Window(file, 0, os.fstat(file.fileno()).st_size)
 
 
@@ -100,7 +100,7 @@ def _check_file(path: Path, facts: os.stat_result) -> None:
 
 
 @contextmanager
-def _unchanged(file: BinaryIO) -> Iterator[None]:
+def _refuse_changes(file: BinaryIO) -> Iterator[None]:
     """Raise at the end, after no other error, if the file has changed meanwhile."""
     before = _state(file)
     yield

@@ -179,10 +179,10 @@ def _weights(
         for _ in _pieces(archive, member, budget):
             pass  # reading it all checks its CRC-32, once
         return window.part(data_start(window, member), member.compress_size)
-    return _inflated(archive, member, budget)
+    return _inflate(archive, member, budget)
 
 
-def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Window:
+def _inflate(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Window:
     file = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
     try:
         for piece in _pieces(archive, member, budget):

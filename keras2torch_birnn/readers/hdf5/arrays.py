@@ -105,7 +105,7 @@ class StoredArray:
     def read(self) -> Array:
         """Read the values: a new array, C-contiguous and writable."""
         with self._naming_array():
-            return _to_native(self._stored(), self.stored_as)
+            return _to_native(self._read_stored(), self.stored_as)
 
     @contextmanager
     def _naming_array(self) -> Iterator[None]:
@@ -155,7 +155,7 @@ class StoredArray:
                 self.window.read_into(flat[row * piece : (row + 1) * piece], place)
         return _to_native(values, self.stored_as)
 
-    def _stored(self) -> Array:
+    def _read_stored(self) -> Array:
         values = np.empty(self.shape, np.dtype(STORED_DTYPES[self.stored_as]))
         flat = values.reshape(-1).view(np.uint8).data
         match self.layout:

@@ -118,7 +118,7 @@ class Ledger:
         if stored_as not in STORED_DTYPES or len(shape) > limits.MAX_RANK:
             raise ImpossibleError
         item = np.dtype(STORED_DTYPES[stored_as]).itemsize
-        layout = _layout(path, known, shape, item)
+        layout = _parse_layout(path, known, shape, item)
         self._spend(path, layout, item)
         for start, count in _extents(layout, math.prod(shape) * item):
             self._claim(path, start, start + count)
@@ -158,21 +158,21 @@ def _extents(layout: Layout, nbytes: int) -> Sequence[tuple[int, int]]:
     return []
 
 
-def _layout(path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int) -> Layout:
+def _parse_layout(path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int) -> Layout:
     nbytes = math.prod(shape) * item
     match facts.get("layout"):
         case "empty" if nbytes == 0:
             return Inline(b"")
         case "inline":
-            return _inline(path, facts, nbytes)
+            return _parse_inline(path, facts, nbytes)
         case "contiguous":
-            return _contiguous(path, facts, nbytes)
+            return _parse_contiguous(path, facts, nbytes)
         case "chunked":
-            return _chunked(path, facts, shape, item)
+            return _parse_chunked(path, facts, shape, item)
     raise ImpossibleError
 
 
-def _inline(path: str, facts: Mapping[str, Any], nbytes: int) -> Inline:
+def _parse_inline(path: str, facts: Mapping[str, Any], nbytes: int) -> Inline:
     try:
         data = base64.b64decode(_text(facts.get("bytes")), validate=True)
     except (binascii.Error, ValueError):
@@ -182,7 +182,7 @@ def _inline(path: str, facts: Mapping[str, Any], nbytes: int) -> Inline:
     return Inline(data)
 
 
-def _contiguous(path: str, facts: Mapping[str, Any], nbytes: int) -> Contiguous:
+def _parse_contiguous(path: str, facts: Mapping[str, Any], nbytes: int) -> Contiguous:
     stored = _integer(facts.get("stored"))
     if facts.get("offset") is None or stored != nbytes:
         stored = 0 if facts.get("offset") is None else stored
@@ -190,21 +190,23 @@ def _contiguous(path: str, facts: Mapping[str, Any], nbytes: int) -> Contiguous:
     return Contiguous(_integer(facts.get("offset")))
 
 
-def _chunked(path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int) -> Chunked:
+def _parse_chunked(
+    path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int
+) -> Chunked:
     chunk, rows = _integers(facts.get("chunk")), _list(facts.get("chunks"))
     if len(chunk) != len(shape) or 0 in chunk or len(rows) > limits.MAX_CHUNKS:
         raise ImpossibleError
     grid = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
     if len(rows) != grid:
         raise refused(path, f"{len(rows) or 'none'} of its {grid} chunks stored")
-    filters = _filters(path, facts.get("filters"), item)
-    layout = Chunked(chunk, filters, tuple(_chunk(row, len(shape)) for row in rows))
+    filters = _parse_filters(path, facts.get("filters"), item)
+    layout = Chunked(chunk, filters, tuple(_parse_chunk(row, len(shape)) for row in rows))
     _check_grid(path, layout, shape)
     _check_sizes(path, layout, item)
     return layout
 
 
-def _filters(path: str, rows: object, item: int) -> tuple[int, ...]:
+def _parse_filters(path: str, rows: object, item: int) -> tuple[int, ...]:
     codes: list[int] = []
     for row in _list(rows):
         code, values = (_integer(row[0]), _integers(row[1])) if len(_list(row)) == 2 else (0, ())
@@ -218,7 +220,7 @@ def _filters(path: str, rows: object, item: int) -> tuple[int, ...]:
     return tuple(codes)
 
 
-def _chunk(row: object, rank: int) -> Chunk:
+def _parse_chunk(row: object, rank: int) -> Chunk:
     numbers = _integers(row)
     if len(numbers) != rank + 3:
         raise ImpossibleError

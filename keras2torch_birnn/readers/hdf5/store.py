@@ -77,12 +77,12 @@ class HDF5Store:
     def kind(self, path: str) -> Kind | None:
         """Return the type of object at ``path``; None if there is none."""
         (answer,) = self._ask("kind", [path])
-        return None if answer is None else self._checked(check_kind, answer)
+        return None if answer is None else self._check(check_kind, answer)
 
     def members(self, group: str) -> dict[str, Kind]:
         """Return the names and types of the direct members of ``group``, sorted by name."""
         (answer,) = self._ask("members", [group])
-        return self._checked(check_members, answer)
+        return self._check(check_members, answer)
 
     def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
         """Return those of the attributes ``names`` that ``group`` has.
@@ -97,7 +97,7 @@ class HDF5Store:
     ) -> list[dict[str, Attribute]]:
         """Return the attributes of many groups, with one request."""
         answers = self._ask("attributes", groups, list(names))
-        return [self._checked(check_attributes, answer) for answer in answers]
+        return [self._check(check_attributes, answer) for answer in answers]
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
         """Return the arrays at ``paths``, checked but not read; one error lists all refusals."""
@@ -114,14 +114,14 @@ class HDF5Store:
     def _enter(self, path: str, answer: object) -> StoredArray:
         if isinstance(answer, K2TError):
             raise answer
-        return self._checked(lambda facts: self._ledger.enter(path, facts), answer)
+        return self._check(lambda facts: self._ledger.enter(path, facts), answer)
 
     def _ask(self, question: str, paths: Sequence[str], *more: Any) -> list[Any]:
         answers = self._parser.ask(question, paths, *more)
         _raise_all([answer for answer in answers if isinstance(answer, K2TError)])
         return answers
 
-    def _checked(self, check: Callable[[object], _T], answer: object) -> _T:
+    def _check(self, check: Callable[[object], _T], answer: object) -> _T:
         try:
             return check(answer)
         except ImpossibleError:

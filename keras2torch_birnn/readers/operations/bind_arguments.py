@@ -359,7 +359,7 @@ def padding(values: Values) -> Values:
     return {**values, "pad_width": width, "mode": mode, "value": value}
 
 
-def computed_k(values: Values) -> Values:
+def translate_k(values: Values) -> Values:
     """Translate ``k`` of ``top_k``: a number, or one that is computed from sizes."""
     k = values.pop("k", None)
     return {**values, **({"k": None, "sizes": [k]} if is_tensor(k) else {"k": k})}

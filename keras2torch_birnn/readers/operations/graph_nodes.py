@@ -24,7 +24,6 @@ from keras2torch_birnn.readers.operations.bind_arguments import (
     bind,
     cast,
     chain,
-    computed_k,
     constant_of_option,
     default_int64,
     dtype_kind,
@@ -37,6 +36,7 @@ from keras2torch_birnn.readers.operations.bind_arguments import (
     parts,
     pool,
     split_sizes,
+    translate_k,
     unsupported,
 )
 
@@ -76,7 +76,7 @@ def _equation(values: Values) -> Values:
     return {**_all_listed(values), "subscripts": text}
 
 
-def _squeezed(values: Values) -> Values:
+def _squeeze(values: Values) -> Values:
     return {**values, "axis": values.get("axis") or None}
 
 
@@ -94,7 +94,7 @@ def _text(value: Any) -> str:
         raise unsupported("a text that cannot be read") from None
 
 
-def _mirrored(values: Values) -> Values:
+def _pad(values: Values) -> Values:
     return padding({**values, "mode": _text(values.get("mode"))})
 
 
@@ -110,12 +110,12 @@ def _square(values: Values) -> Values:
     return one_diagonal(values)
 
 
-def _strided(values: Values) -> Values:
+def _slice(values: Values) -> Values:
     key = masked_key(values)
     return {**values, "key": key}
 
 
-def _gathered(values: Values) -> Values:
+def _gather(values: Values) -> Values:
     return {**values, "axis": constant_of_option(values.get("axis"))}
 
 
@@ -164,7 +164,7 @@ ROWS: Mapping[str, Row] = {
     "ArgMin": Row("Argmin", "x axis output_type=dtype", rework=default_int64),
     "Cumsum": Row("Cumsum", "x axis exclusive reverse"),
     "Cumprod": Row("Cumprod", "x axis exclusive reverse"),
-    "TopKV2": Row("TopK", "x k sorted", rework=chain(only_pairs("TopKV2"), computed_k)),
+    "TopKV2": Row("TopK", "x k sorted", rework=chain(only_pairs("TopKV2"), translate_k)),
     "AddN": Row("AddN", "inputs", rework=_all_listed),
     "Einsum": Row("Einsum", "inputs equation", rework=_equation),
     "BiasAdd": Row("Add", "x1 x2 data_format", rework=_channels_last),
@@ -178,7 +178,7 @@ ROWS: Mapping[str, Row] = {
     "Fill": Row("Full", "shape value T=dtype", rework=_full),
     "Range": Row("Arange", "start stop step", rework=_range),
     "Transpose": Row("Transpose", "x axes"),
-    "Squeeze": Row("Squeeze", "x squeeze_dims=axis", rework=_squeezed),
+    "Squeeze": Row("Squeeze", "x squeeze_dims=axis", rework=_squeeze),
     "ExpandDims": Row("ExpandDims", "x axis"),
     "ReverseV2": Row("Flip", "x axis"),
     "Roll": Row("Roll", "x shift axis", rework=one_shift),
@@ -186,7 +186,7 @@ ROWS: Mapping[str, Row] = {
     "PadV2": Row("Pad", "x pad_width value", rework=padding),
     "Split": Row("Split", "axis x num_split=sections", rework=parts),
     "SplitV": Row("Split", "x sections axis num_split=-", rework=parts),
-    "MirrorPad": Row("Pad", "x pad_width mode", rework=_mirrored),
+    "MirrorPad": Row("Pad", "x pad_width mode", rework=_pad),
     "MatrixDiagV3": Row(
         "MatrixDiag", "x offset num_rows num_cols padding_value=! align=-", rework=_square
     ),
@@ -201,10 +201,10 @@ ROWS: Mapping[str, Row] = {
     "ConcatV2": Row("Concatenate", "inputs", rework=_list_first),
     "Pack": Row("Stack", "inputs axis", rework=_all_listed),
     "Slice": Row("GetItem", "x begin size", rework=begin_and_size),
-    "StridedSlice": Row("GetItem", f"x begin end strides {' '.join(MASKS)}", rework=_strided),
+    "StridedSlice": Row("GetItem", f"x begin end strides {' '.join(MASKS)}", rework=_slice),
     "Select": Row("Where", "condition x1 x2", {"broadcasts": False}),
     "SelectV2": Row("Where", "condition x1 x2"),
-    "GatherV2": Row("Take", "x indices axis batch_dims", rework=_gathered),
+    "GatherV2": Row("Take", "x indices axis batch_dims", rework=_gather),
     "GatherNd": Row("GatherNd", "x indices"),
     "ReverseSequence": Row("ReverseSequence", "x lengths seq_dim=seq_axis batch_dim=batch_axis"),
     "OneHot": Row("OneHot", "x depth on off axis T=dtype", rework=_one_hot),

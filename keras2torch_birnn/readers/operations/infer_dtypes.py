@@ -47,17 +47,17 @@ def infer_dtypes(
         layer = layers[call.layer]
         if layer.class_name in OPS:
             layer, call = _with_parts(layer, call, parts)
-            layer = _settled(layer, call, known, generation, problems, half=half)
+            layer = _infer(layer, call, known, generation, problems, half=half)
             layers[call.layer] = layer
             _remember_parts(layer, call, parts)
         bad = layer.place in refused
         known[call.layer, call.index] = (_UNKNOWN,) if bad else gives(layer, call, known)
         calls.append(call)
-    kept = _used(calls, layers, graph.outputs)
+    kept = _drop_unused(calls, layers, graph.outputs)
     return replace(graph, layers=tuple(layers.values()), calls=kept)
 
 
-def _settled(
+def _infer(
     layer: LayerSpec,
     call: Call,
     known: Known,
@@ -169,7 +169,7 @@ def _with_parts(
     )
 
 
-def _used(
+def _drop_unused(
     calls: list[Call], layers: Mapping[str, LayerSpec], outputs: Structure
 ) -> tuple[Call, ...]:
     """Drop calls that only compute a shape which is no longer used."""

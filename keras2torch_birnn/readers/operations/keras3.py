@@ -90,7 +90,7 @@ def _round(values: Values) -> Values:
     return values
 
 
-def _scaled(**others: float) -> Rework:
+def _normalization(**others: float) -> Rework:
     """Return a rework that fills in defaults of a normalization: scale, offset and epsilon."""
 
     def rework(values: Values) -> Values:
@@ -110,11 +110,11 @@ def _last_axis(values: Values) -> Values:
     return values
 
 
-def _joined(axis: int) -> Rework:
+def _join(axis: int) -> Rework:
     return lambda values: {**values, "axis": axis}
 
 
-def _appended(values: Values) -> Values:
+def _append(values: Values) -> Values:
     if values.get("axis") is None:
         raise unsupported("append of flat tensors (axis=None) is not supported")
     return {"xs": [values.get("x1"), values.get("x2")], "axis": values["axis"]}
@@ -185,13 +185,15 @@ _BARE = {
     "Diff": Row("Diff", "a=x n axis"),
     "Tril": Row("Tril", "x k"),
     "LayerNorm": Row(
-        "LayerNorm", "x gamma beta axis epsilon rms_scaling=!", rework=_scaled(gamma=1.0, beta=0.0)
+        "LayerNorm",
+        "x gamma beta axis epsilon rms_scaling=!",
+        rework=_normalization(gamma=1.0, beta=0.0),
     ),
-    "RMSNorm": Row("RMSNorm", "x scale axis epsilon", rework=_scaled(scale=1.0)),
+    "RMSNorm": Row("RMSNorm", "x scale axis epsilon", rework=_normalization(scale=1.0)),
     "BatchNorm": Row(
         "BatchNorm",
         "x mean variance offset scale axis epsilon",
-        rework=chain(_last_axis, _scaled(offset=0.0, scale=1.0)),
+        rework=chain(_last_axis, _normalization(offset=0.0, scale=1.0)),
     ),
     "DotProductAttention": Row("DotProductAttention", _ATTENTION),
     "MaxPool": Row("MaxPool", "inputs=x pool_size strides padding data_format", rework=pool),
@@ -200,9 +202,9 @@ _BARE = {
     ),
     "Threshold": Row("Threshold", "x threshold default_value=value"),
     "Size": Row("Size", "x"),
-    "Hstack": Row("Concatenate", "xs", rework=_joined(1)),
-    "Vstack": Row("Concatenate", "xs", rework=_joined(0)),
-    "Append": Row("Concatenate", "x1 x2 axis", rework=_appended),
+    "Hstack": Row("Concatenate", "xs", rework=_join(1)),
+    "Vstack": Row("Concatenate", "xs", rework=_join(0)),
+    "Append": Row("Concatenate", "x1 x2 axis", rework=_append),
     "Diagonal": Row("Diagonal", "x offset axis1 axis2"),
     "Trace": Row("Trace", "x offset axis1 axis2"),
     "Triu": Row("Triu", "x k"),

@@ -23,7 +23,6 @@ from keras2torch_birnn.readers.operations.bind_arguments import (
     bind,
     cast,
     chain,
-    computed_k,
     constant_of_option,
     convert_dtype,
     default_int64,
@@ -41,6 +40,7 @@ from keras2torch_birnn.readers.operations.bind_arguments import (
     split_sizes,
     tensor,
     total_axes,
+    translate_k,
     unsupported,
 )
 
@@ -91,7 +91,7 @@ def _over(values: Values) -> Values:
     return {"x1": 1.0, "x2": values.get("x")}
 
 
-def _filled(number: float | None) -> Any:
+def _fill(number: float | None) -> Any:
     """Return the rework of ``fill``, ``zeros``, ``ones``, whose shape may contain tensors."""
 
     def rework(values: Values) -> Values:
@@ -148,7 +148,7 @@ def _band(values: Values) -> Values:
     return {**values, "k": upper if lower < 0 else -lower, "op": "Tril" if lower < 0 else "Triu"}
 
 
-def _strided(values: Values) -> Values:
+def _slice(values: Values) -> Values:
     key = masked_key(values)
     return {**values, "key": key}
 
@@ -218,7 +218,7 @@ ROWS: Mapping[str, Row] = {
         "Argsort", "values=x axis direction stable=-", {"dtype": "int32"}, _direction
     ),
     "math.top_k": Row(
-        "TopK", "input=x k sorted index_type=!", {"k": 1}, chain(only_pairs("top_k"), computed_k)
+        "TopK", "input=x k sorted index_type=!", {"k": 1}, chain(only_pairs("top_k"), translate_k)
     ),
     "clip_by_norm": Row("ClipByNorm", "t=x clip_norm=largest axes=axis"),
     "linalg.matmul": Row(
@@ -233,9 +233,9 @@ ROWS: Mapping[str, Row] = {
     "reshape": Row("Reshape", "tensor=x shape", rework=move_sizes),
     "broadcast_to": Row("BroadcastTo", "input=x shape", rework=move_sizes),
     "tile": Row("Tile", "input=x multiples=shape", rework=move_sizes),
-    "fill": Row("Full", "dims=shape value layout=-", rework=_filled(None)),
-    "zeros": Row("Full", "shape dtype layout=-", rework=_filled(0.0)),
-    "ones": Row("Full", "shape dtype layout=-", rework=_filled(1.0)),
+    "fill": Row("Full", "dims=shape value layout=-", rework=_fill(None)),
+    "zeros": Row("Full", "shape dtype layout=-", rework=_fill(0.0)),
+    "ones": Row("Full", "shape dtype layout=-", rework=_fill(1.0)),
     "range": Row("Arange", "start limit=stop delta=step dtype", rework=_range),
     **{
         f"nn.{name}": Row(op, "input=x ksize=pool_size strides padding data_format", rework=pool)
@@ -280,7 +280,7 @@ ROWS: Mapping[str, Row] = {
     "stack": Row("Stack", "values=xs axis"),
     "slice": Row("GetItem", "input_=x begin size", rework=begin_and_size),
     "strided_slice": Row(
-        "GetItem", f"input_=x begin end strides {' '.join(MASKS)} var=!", rework=_strided
+        "GetItem", f"input_=x begin end strides {' '.join(MASKS)} var=!", rework=_slice
     ),
     "where": Row("Where", "condition x=x1 y=x2"),
     "compat.v1.where": Row("Where", "condition x=x1 y=x2", {"broadcasts": False}),
@@ -343,7 +343,7 @@ def translate(
     function = config.get("function")
     first, kwargs = _unfold(node, names)
     if class_name == "SlicingOpLambda" and function == "__operators__.getitem":
-        return _sliced(first, kwargs)
+        return _translate_slice(first, kwargs)
     if not isinstance(function, str) or function not in ROWS:
         reason = _REASONS.get(str(function), "is not supported")
         raise UnsupportedLayerError(
@@ -385,7 +385,7 @@ def _value(value: Any, names: Collection[str]) -> Any:
     return value
 
 
-def _sliced(x: Any, kwargs: Mapping[str, Any]) -> NormalCall:
+def _translate_slice(x: Any, kwargs: Mapping[str, Any]) -> NormalCall:
     spec = kwargs.get("slice_spec")
     key: list[Any] = []
     sizes: list[Any] = []

@@ -105,13 +105,13 @@ def slots(
         )
     for inner in layer.graph.layers if layer.graph else ():
         deep, name = bool(owner), inner.name
-        inner_fits = _both(fits, _named(name)) if deep else _anywhere
+        inner_fits = _both(fits, _contains(name)) if deep else _anywhere
         yield from slots(
             inner, (*owner, name), trainable, inner_fits, layout, within=name if deep else ""
         )
 
 
-def _named(name: str) -> Callable[[tuple[str, ...]], bool]:
+def _contains(name: str) -> Callable[[tuple[str, ...]], bool]:
     return lambda segments: name in segments
 
 
