@@ -1,6 +1,6 @@
 """Script that answers questions about one HDF5 file, in a process that may crash or hang.
 
-Started by ``readers/hdf5.py`` as a script, isolated (``-I -S``), with an inherited open file: it
+Started by ``parser_process.py``, isolated (``-I -S``), with an inherited open file: it
 imports h5py and what else it needs, gives up the rights to import, open files, start processes and
 take memory, and only then lets the HDF5 library see the file. Requests and replies are JSON, one a
 line. It locates arrays and never decodes their bytes. The parent checks all of its answers.
