@@ -37,7 +37,7 @@ BATCH_VALUES = 1 << 28
 
 # OUT: the part of a .pt file that says what its bytes are, and its members, one for each tensor
 PROGRAM_BYTES = 64 * MIB
-OUT_MEMBERS = 200_000
+CHECKPOINT_MEMBERS = 200_000
 
 # The process that runs the HDF5 library
 PARSER_CPU_SECONDS = 5

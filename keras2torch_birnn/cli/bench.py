@@ -209,7 +209,7 @@ def _write(file: Path, write: Callable[[], object]) -> None:
 
 
 def _progress() -> Callable[[str], None]:
-    """Rewrites one line of a terminal; nothing in a pipe."""
+    """Return a function that rewrites one line of a terminal, and does nothing in a pipe."""
     import sys
 
     if sys.stderr is None or not sys.stderr.isatty():

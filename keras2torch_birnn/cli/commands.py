@@ -1,4 +1,4 @@
-"""The commands. Parses, calls, prints; what it does is elsewhere. ``--help`` imports no torch."""
+"""Commands of ``k2t``: parse arguments, call the package, print. ``--help`` imports no torch."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _STOPS = tuple(
 
 
 class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM, on its way up through everything that cleans up."""
+    """Ctrl-C or SIGTERM, raised so that every ``finally`` on the way up cleans up."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -88,7 +88,7 @@ def _root(
 
 
 def _file_named(name: str) -> Path:
-    """The path, unless the name says that a folder is meant (``Path`` forgets a last slash)."""
+    """Return the path; refuse the name of a folder (``Path`` drops a last slash)."""
     if name.endswith((os.sep, os.altsep or os.sep)) or not name:
         raise OutputError("is the name of a folder", "name a file", file=name or "OUT")
     return Path(name)
@@ -118,11 +118,11 @@ def convert(
     """
     with errors_as_lines(debug):
         from keras2torch_birnn.saving.atomic import check_output, is_stdout
-        from keras2torch_birnn.saving.out_files import OUT
+        from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 
         target = _file_named(out)
         read = (model, config, *map(Path, plugin or ()))
-        check_output(target, OUT, sources=read)
+        check_output(target, CHECKPOINT, sources=read)
         load_plugins(plugin or ())
         if dtype not in (None, "float32", "float64"):
             raise UsageError(f"--dtype {printable(dtype)}: float32 or float64 is expected")
@@ -141,15 +141,15 @@ def convert(
             print_message("note", note)
         count = sum(p.numel() for p in module.parameters())
         layers = sum(1 for _ in spec.root.walk()) - 1
-        told = f"{printable(out)}: {layers} layers, {count:,} parameters"
+        summary = f"{printable(out)}: {layers} layers, {count:,} parameters"
         if as_json:
             facts: dict[str, Any] = {"out": out, "keras_version": spec.generation.version}
             facts |= {"parameters": count, "layers": layers, "notes": spec.notes}
-            told = json.dumps(facts, indent=2)
+            summary = json.dumps(facts, indent=2)
         if is_stdout(target):  # the model went there
-            print_stderr(told)
+            print_stderr(summary)
         else:
-            print_line(told)
+            print_line(summary)
 
 
 @app.command()
@@ -250,7 +250,7 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
 
 
 def _verdict(comparison: Any) -> str:
-    """What one comparison says; nothing where float32 rounding alone is as large as the output."""
+    """Return the verdict of one comparison in words."""
     if comparison.failure:
         return f"cannot be computed ({comparison.failure})"
     if not comparison.counts:
@@ -335,9 +335,9 @@ def layers(as_json: Json = False, debug: Debug = False) -> None:
 
 
 def _fill_standard_streams() -> None:
-    """Take the places 0 to 2 where the caller closed them: no file of ours may come to stand there.
+    """Open /dev/null on closed descriptors 0 to 2, so that files opened later never get them.
 
-    (``k2t inspect m.h5 >&-``: the model would be opened as number 1.)
+    (``k2t inspect m.h5 >&-``: otherwise the model would be opened as standard output.)
     """
     for number in range(3):
         try:
@@ -347,13 +347,13 @@ def _fill_standard_streams() -> None:
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
-    for other in _STOPS:  # one is enough: the next one must not stop the cleaning up
+    for other in _STOPS:  # a second signal must not interrupt the clean-up
         signal.signal(other, signal.SIG_IGN)
     raise _Stopped(number)
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C and SIGTERM clean up, then end it as they end any program."""
+    """Run the command line. After Ctrl-C or SIGTERM, clean up and end by that signal."""
     _fill_standard_streams()
     for number in _STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -361,17 +361,22 @@ def main() -> None:
     try:
         app()
     except _Stopped as stopped:
-        # A shell must see that the signal ended us (130, 143), so that its own loops end, too.
+        # A shell must see that the signal ended the process (130, 143), to end its own loops.
         if sys.platform != "win32":
             signal.signal(stopped.number, signal.SIG_DFL)
             os.kill(os.getpid(), stopped.number)
         raise SystemExit(128 + stopped.number) from None
     except SystemExit as end:
-        _leave(end)
+        _exit_at_once(end)
 
 
-def _leave(end: SystemExit) -> NoReturn:
-    """End at once after an error, also while torch is still being imported by another thread."""
+def _exit_at_once(end: SystemExit) -> NoReturn:
+    """End after an error without waiting for the thread that may still be importing torch.
+
+    Python joins all threads at exit, and that import takes seconds and cannot be interrupted.
+    ``os._exit`` skips the join; everything was cleaned up on the way here, so only the streams
+    remain to be flushed.
+    """
     if end.code and threading.active_count() > 1:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             with suppress(OSError):

@@ -1,9 +1,9 @@
-"""OUT may come from a stranger, too: what it must be before torch or the builder sees it.
+"""Check a checkpoint before torch or the builder sees it: it may come from a stranger.
 
 A ``.pt`` file is a zip whose ``data.pkl`` is a program for a stack machine. ``check_archive`` runs
-that program here, with data only, and allows just what ``torch.save`` makes of texts, numbers,
-lists, dicts and dense tensors: no name in it is looked up, and no tensor is larger than its bytes.
-What passes goes to ``torch.load(weights_only=True)``.
+that program itself, on data only, and allows nothing but the texts, numbers, lists, dicts and dense
+tensors that ``torch.save`` writes: no name in it is looked up, and no tensor is larger than its
+bytes. Files that pass are read by ``torch.load(weights_only=True)``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
-from keras2torch_birnn.limits import OUT_MEMBERS, PROGRAM_BYTES
+from keras2torch_birnn.limits import CHECKPOINT_MEMBERS, PROGRAM_BYTES
 from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, Option, ShapeError, local
@@ -29,7 +29,7 @@ from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leave
 NOT_OURS = "not a file that k2t wrote, or damaged"
 REMEDY = "make it with `k2t convert`"
 
-# Kinds of numbers in OUT: torch's name of their storage in ``data.pkl`` -> bytes of one.
+# torch's name of a storage in ``data.pkl`` -> bytes of one number.
 _STORAGES: Mapping[str, int] = {
     f"torch {name}Storage": size
     for name, size in (
@@ -56,9 +56,9 @@ def check_archive(window: Window) -> None:
     """Refuse a ``.pt`` file that holds anything but texts, numbers and dense tensors.
 
     Raises:
-        InvalidModelFileError: it does, or is damaged.
+        InvalidModelFileError: it holds something else, or is damaged.
     """
-    with open_archive(window, PROGRAM_BYTES, OUT_MEMBERS) as (archive, members):
+    with open_archive(window, PROGRAM_BYTES, CHECKPOINT_MEMBERS) as (archive, members):
         sizes = {member.filename: member.file_size for member in members}
         program = next((name for name in sizes if name.endswith("/data.pkl")), None)
         if program is None:
@@ -83,14 +83,14 @@ def check_archive(window: Window) -> None:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name that the program asks for. It is compared, never looked up."""
+    """Name that the program refers to. It is compared, never looked up."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """The bytes of a tensor: the member ``data/KEY``."""
+    """Bytes of a tensor: the member ``data/KEY``."""
 
     key: str
     item: int
@@ -99,7 +99,7 @@ class _Storage:
 
 @dataclass
 class _Machine:
-    """The stack machine of pickles (see ``pickletools``), reduced to what is harmless."""
+    """Stack machine of pickles (see ``pickletools``), reduced to harmless operations."""
 
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
@@ -107,7 +107,7 @@ class _Machine:
     storages: dict[str, int] = field(default_factory=dict)
 
     def run(self, program: bytes) -> dict[str, int]:
-        """The bytes of every storage of the tensors that the program makes."""
+        """Run the program; return the size in bytes of each storage that its tensors use."""
         try:
             for opcode, argument, _ in pickletools.genops(program):
                 step = _STEPS.get(opcode.name)
@@ -126,7 +126,7 @@ class _Machine:
         return found
 
     def call(self) -> None:
-        """The two calls that there are: an empty OrderedDict, and a tensor of a storage."""
+        """Run one of the two allowed calls: an empty OrderedDict, or a tensor of a storage."""
         arguments, function = self.stack.pop(), self.stack.pop()
         if function == _Name("collections OrderedDict") and arguments == ():
             self.stack.append({})
@@ -145,7 +145,7 @@ class _Machine:
         self.stack.append(storage)
 
     def storage(self) -> None:
-        """A reference to a member of the archive."""
+        """Push a reference to a member of the archive."""
         kind, name, key, place, count = self.stack.pop()
         if kind != "storage" or place != "cpu" or not key.isdecimal() or type(count) is not int:
             raise _refused("a tensor that is not on the CPU")
@@ -220,14 +220,14 @@ _STEPS: Mapping[str, _Step] = {
 }
 
 
-# ---- what came out ------------------------------------------------------------------------------
+# ---- its content --------------------------------------------------------------------------------
 
 
 def check_tensors(tensors: Mapping[str, Any], place: str) -> None:
-    """Refuse what is no dense tensor on the CPU, or larger than its memory.
+    """Refuse values that are not dense CPU tensors, or that are larger than their memory.
 
     Raises:
-        InvalidModelFileError: one is.
+        InvalidModelFileError: there is such a value.
     """
     for name, tensor in tensors.items():
         if not (
@@ -245,11 +245,11 @@ def check_tensors(tensors: Mapping[str, Any], place: str) -> None:
 def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
     """Refuse a spec that ``ModelSpec.to_json`` cannot have written.
 
-    Every option of every layer is read once more by the schema, every call refers to what was
-    called before it, and the weights are no larger than the tensors that are there.
+    Every option of every layer must pass the schema, every call must refer to earlier calls, and
+    the declared weights must not be larger than the stored tensors.
 
     Raises:
-        InvalidModelFileError: it is such a spec. WeightMismatchError: it declares more.
+        InvalidModelFileError: the spec is damaged. WeightMismatchError: it declares more weights.
     """
     stored = sum(tensor.numel() for tensor in state.values())
     declared = 0
@@ -267,7 +267,7 @@ def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
 
 
 def _declared(layer: LayerSpec) -> int:
-    """How many numbers the layer's weights are said to be, in torch."""
+    """Return the declared number of values of the layer's weights in torch."""
     if layer.class_name not in local.LAYERS:
         return sum(math.prod(array.shape) for array in layer.weights.values())
     try:
@@ -332,11 +332,11 @@ def _check_graph(graph: Graph, place: str) -> None:
 
 
 def check_golden(spec: ModelSpec, inputs: tuple[Tensor, ...]) -> None:
-    """Refuse golden inputs that are none of this model's.
+    """Refuse golden inputs that do not fit the model.
 
     Raises:
-        InvalidModelFileError: they are not as many, or of other shapes.
-        UnsupportedOptionError: the model would make too much of them.
+        InvalidModelFileError: their number or shapes differ from the model's inputs.
+        UnsupportedOptionError: the model would need too much memory for them.
     """
     layers = spec.input_layers()
     if len(layers) != len(inputs):

@@ -23,7 +23,7 @@ from harness import PEAK, Runner, one_line_each
 from torch import nn
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn.conversion import origin, with_origin
+from keras2torch_birnn.conversion import attach_origin, origin
 
 Content = dict[str, Any]
 
@@ -493,7 +493,7 @@ def test_one_tensor_in_two_outputs_is_written_twice(tmp_path: Path) -> None:
     facts = origin(model)
     golden = facts.golden
     twice = replace(golden, outputs=golden.outputs * 2, roundings=golden.roundings * 2)
-    with_origin(model, replace(facts, golden=twice))
+    attach_origin(model, replace(facts, golden=twice))
     for name in ("out.pt", "out.safetensors"):
         birnn.save(model, tmp_path / name)
         assert len(origin(birnn.load(tmp_path / name)).golden.outputs) == 2

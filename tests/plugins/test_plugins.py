@@ -19,7 +19,7 @@ from commands import MASKED, STACK_H5, changed_config, k2t, k2t_process, layer
 from specs import chain
 
 import keras2torch_birnn
-from keras2torch_birnn.conversion import build, covered, flat
+from keras2torch_birnn.conversion import build, flat, reference_covers
 from keras2torch_birnn.errors import (
     K2TError,
     PluginError,
@@ -27,7 +27,7 @@ from keras2torch_birnn.errors import (
     WeightMismatchError,
 )
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
-from keras2torch_birnn.plugins.checks import completed
+from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.custom_layers import check_names
@@ -98,7 +98,7 @@ def arrays(file: str) -> tuple[Array, list[Array]]:
 
 def read(file: str) -> ModelSpec:
     config = ENTRIES[file]["config"]
-    return completed(read_model(FIXTURES / file, config=config and FIXTURES / config))
+    return complete_shapes(read_model(FIXTURES / file, config=config and FIXTURES / config))
 
 
 def run(spec: ModelSpec, x: Array, dtype: str | None = None) -> list[Array]:
@@ -135,7 +135,7 @@ def test_a_plugin_gives_what_the_original_gave(file: str) -> None:
     for output in (y for y in wanted if "viterbi" in file or y.dtype.kind == "i"):
         got = next(g for g in run(spec, x) if g.shape == output.shape and g.dtype == output.dtype)
         assert np.array_equal(got, output)
-    if not covered(spec):
+    if not reference_covers(spec):
         return
     exact = list(compute(spec, (x,)).outputs)
     atol = FAR if file.startswith(("self-attention-0.46", "self-attention-0.51")) else ATOL

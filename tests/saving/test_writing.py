@@ -30,7 +30,7 @@ from commands import (
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.saving import atomic
-from keras2torch_birnn.saving.out_files import is_out
+from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files and signals")
 faults = pytest.importorskip("fuzz.faults")
@@ -277,7 +277,7 @@ def test_looking_at_an_old_file_runs_nothing_of_it(tmp_path: Path) -> None:
 
     for content in ({"format": Evil()}, {"format": "keras2torch_birnn/1", "spec": Evil()}):
         torch.save(content, tmp_path / "old.pt")
-        assert is_out(tmp_path / "old.pt") == (content["format"] == "keras2torch_birnn/1")
+        assert is_checkpoint(tmp_path / "old.pt") == (content["format"] == "keras2torch_birnn/1")
         assert list(contents(tmp_path)) == ["old.pt"]
 
 

@@ -1,4 +1,4 @@
-"""How close numbers must be, and when a comparison says anything at all. NumPy only."""
+"""Tolerances of comparisons. NumPy only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from keras2torch_birnn.spec import Array
 ATOL, RTOL = 1e-5, 1e-4
 # float64 arithmetic keeps about 1e-16; sums over thousands of terms lose some of it.
 ATOL_FLOAT64, RTOL_FLOAT64 = 1e-9, 1e-9
-# A result may be this many times as far from exact as the yardstick is.
+# A result may be this many times as far from exact as the baseline is.
 ALLOWANCE = 4.0
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may be apart: ``atol + rtol |y|``, and ``allowance`` times the yardstick's rounding."""
+    """Allowed error: ``atol + rtol |y|``, or ``allowance`` times the baseline's rounding error."""
 
     atol: float
     rtol: float
@@ -31,11 +31,11 @@ class Tolerance:
 EXACT = Tolerance(ATOL_FLOAT64, RTOL_FLOAT64, 0.0)
 
 
-def tolerance(atol: float | None, rtol: float | None) -> Tolerance:
-    """The project's own tolerance, or what the user gave, which is obeyed as it is.
+def resolve_tolerance(atol: float | None, rtol: float | None) -> Tolerance:
+    """Return the default tolerance, or exactly the one that the user gave.
 
     Raises:
-        UsageError: a tolerance that is no number of at least 0.
+        UsageError: a tolerance is not a finite number of at least 0.
     """
     for name, value in (("atol", atol), ("rtol", rtol)):
         if value is not None and not (0 <= value < float("inf")):
@@ -46,8 +46,8 @@ def tolerance(atol: float | None, rtol: float | None) -> Tolerance:
     )
 
 
-def error(got: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, float]:
-    """Largest absolute error, and the largest relative to the largest wanted value."""
+def max_errors(got: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, float]:
+    """Return the largest absolute error, and that divided by the largest expected value."""
     if len(got) != len(wanted):
         return float("inf"), float("inf")
     absolute = max((difference(a, b) for a, b in zip(got, wanted, strict=True)), default=0.0)
@@ -56,7 +56,7 @@ def error(got: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, float]:
 
 
 def close(got: Any, wanted: Any, atol: float, rtol: float) -> bool:
-    """Whether |got - wanted| <= atol + rtol |wanted| everywhere, NaN where NaN."""
+    """Return whether |got - wanted| <= atol + rtol |wanted| everywhere; NaN equals NaN."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     return got.shape == wanted.shape and bool(
         np.allclose(got, wanted, rtol=rtol, atol=atol, equal_nan=True)
@@ -66,7 +66,7 @@ def close(got: Any, wanted: Any, atol: float, rtol: float) -> bool:
 def all_close(
     got: Sequence[Array], wanted: Sequence[Array], roundings: Sequence[float], limit: Tolerance
 ) -> bool:
-    """Whether every output is close, or as close as ``limit`` allows for its rounding."""
+    """Return whether every output is close, or as close as ``limit`` allows for its rounding."""
     return len(got) == len(wanted) and all(
         close(a, b, limit.atol, limit.rtol) or difference(a, b) <= limit.allowance * rounding
         for a, b, rounding in zip(got, wanted, roundings, strict=True)

@@ -1,4 +1,4 @@
-"""The whole model in its own precision, on one device, against one yardstick."""
+"""Compare the whole model, in its own precision and on one device, with one baseline."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from keras2torch_birnn.conversion import run
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
 from keras2torch_birnn.spec import Array
-from keras2torch_birnn.verification.closeness import Tolerance, all_close, error
 from keras2torch_birnn.verification.report import Comparison
+from keras2torch_birnn.verification.tolerance import Tolerance, all_close, max_errors
 
-# A yardstick of half precision says something for longer: it is never closer than that.
+# A larger share than UNJUDGEABLE: a baseline in half precision is never more exact than this.
 UNJUDGEABLE_HALF = 0.1
-# What arithmetic raises where a model does not fit its inputs, or itself.
+# Errors of arithmetic where a model does not fit its inputs, or its layers each other.
 FAILURES = (RuntimeError, LookupError, TypeError, ValueError)
 
 
@@ -33,10 +33,10 @@ def compare(
     inputs: str = "",
     coarseness: float = 1.0,
 ) -> Comparison:
-    """Compare outputs with a yardstick's.
+    """Compare outputs with a baseline's.
 
-    ``got``: the outputs, or why there are none. ``roundings``: of each output, how far float32
-    arithmetic is off. ``coarseness``: how many times as coarse the yardstick's own arithmetic is.
+    ``got``: the outputs, or the reason why there are none. ``roundings``: float32's rounding error
+    of each output. ``coarseness``: factor by which the baseline's own arithmetic is coarser.
     """
     share = share_of(wanted, roundings)
     judged = share <= UNJUDGEABLE and coarseness * share <= UNJUDGEABLE_HALF
@@ -47,7 +47,7 @@ def compare(
         return Comparison(
             device, against, far, far, rounding, False, inputs=inputs, judged=True, failure=got
         )
-    absolute, relative = error(got, wanted)
+    absolute, relative = max_errors(got, wanted)
     ok = judged and all_close(got, wanted, roundings, limit)
     return Comparison(
         device, against, absolute, relative, rounding, ok, inputs=inputs, judged=judged
@@ -57,7 +57,7 @@ def compare(
 def outputs(
     model: nn.Module, inputs: Sequence[Array], device: str, *, strict: bool
 ) -> tuple[Array, ...] | str:
-    """The model's outputs, or why it cannot be computed. ``strict``: without TF32."""
+    """Compute the model's outputs, or return why that failed. ``strict``: without TF32."""
     tensors = tuple(torch.from_numpy(np.asarray(x)) for x in inputs)
     with _precision(strict=strict):
         try:
@@ -69,7 +69,7 @@ def outputs(
 
 @contextmanager
 def _precision(*, strict: bool) -> Iterator[None]:
-    """``strict``: no TF32 on CUDA, which cuDNN's RNNs use by default (errors of about 1e-3)."""
+    """Set the precision: ``strict`` forbids TF32, cuDNN's default for RNNs (errors of 1e-3)."""
     if not strict or not torch.cuda.is_available():
         yield
         return
