@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras2torch_birnn.errors import K2TError, gather
+from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import PathLike, survey
-from keras2torch_birnn.rnn.engine_choice import activation_label, alike, choose
+from keras2torch_birnn.rnn.engine_choice import alike, choose
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.limits import CHECKPOINT_MEMBERS, PROGRAM_BYTES
+from keras2torch_birnn.limits import MAX_OUT_MEMBERS, MAX_PROGRAM_BYTES
 from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.saving.atomic import FileKind
@@ -42,7 +42,7 @@ def is_checkpoint(path: Path) -> bool:
 
 def _read_torch_format(window: Window) -> str:
     """Read the value of "format", the first key of the dict in a ``.pt`` file."""
-    with open_archive(window, PROGRAM_BYTES, CHECKPOINT_MEMBERS) as (archive, members):
+    with open_archive(window, MAX_PROGRAM_BYTES, MAX_OUT_MEMBERS) as (archive, members):
         program = next((m for m in members if m.filename.endswith("/data.pkl")), None)
         if program is None:
             return ""
@@ -63,7 +63,7 @@ def _find_strings(program: bytes) -> Iterator[str]:
 
 def _read_safetensors_format(window: Window) -> str:
     size = int.from_bytes(window.head(8), "little")
-    if not 0 < size <= min(PROGRAM_BYTES, window.size - 8):
+    if not 0 < size <= min(MAX_PROGRAM_BYTES, window.size - 8):
         return ""
     try:
         header = json.loads(window.read(size, 8))
