@@ -56,7 +56,7 @@ def check_room() -> None:
 
 
 def _too_little() -> UsageError:
-    return UsageError("there is not enough memory to load it", ADVICE, file="torch")
+    return UsageError("not enough memory to load it", ADVICE, file="torch")
 
 
 def _room() -> float:

@@ -54,11 +54,12 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py|NAME",
-        help="Your own converters, or shipped ones by name; repeatable. Runs FILE.",
+        help="Converters for custom layers: your file or a shipped name; repeatable. Runs FILE.",
     ),
 ]
 Masked = Annotated[
-    str | None, typer.Option("--masked-steps", help="zeros or previous, if a note offers it.")
+    str | None,
+    typer.Option("--masked-steps", help="zeros or previous; a note says when this is a choice."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -102,7 +103,7 @@ def convert(
     plugin: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an OUT that k2t wrote.")] = False,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32 or float64 instead of the file's.")
+        str | None, typer.Option("--dtype", help="float32 or float64, instead of the file's dtype.")
     ] = None,
     masked_steps: Masked = None,
     as_json: Json = False,
@@ -112,9 +113,9 @@ def convert(
 
     Example: k2t convert model.h5 model.pt
 
-    A file that holds only weights: k2t convert weights.h5 model.pt --config arch.json
+    With a file that holds only weights: k2t convert weights.h5 model.pt --config arch.json
 
-    Layers of your own: k2t convert model.keras model.pt --plugin my_layers.py
+    With custom layers: k2t convert model.keras model.pt --plugin my_layers.py
     """
     with errors_as_lines(debug):
         from keras2torch_birnn.saving.atomic import check_output, is_stdout
@@ -154,7 +155,7 @@ def convert(
 
 @app.command()
 def verify(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The Keras file; or OUT alone.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The Keras file, or only OUT.")],
     out: Annotated[
         Path | None, typer.Argument(metavar="OUT", help="What `k2t convert` wrote.")
     ] = None,
@@ -170,24 +171,26 @@ def verify(
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,
     inputs: Annotated[
         Path | None,
-        typer.Option("--inputs", metavar="DATA.npz", help="Your own data, besides what is drawn."),
+        typer.Option(
+            "--inputs", metavar="DATA.npz", help="Your own data, in addition to random inputs."
+        ),
     ] = None,
     atol: Annotated[
-        float | None, typer.Option(help="Absolute tolerance, obeyed as given.", show_default="1e-5")
+        float | None, typer.Option(help="Absolute tolerance, applied exactly.", show_default="1e-5")
     ] = None,
     rtol: Annotated[
-        float | None, typer.Option(help="Relative tolerance, obeyed as given.", show_default="1e-4")
+        float | None, typer.Option(help="Relative tolerance, applied exactly.", show_default="1e-4")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Prove that OUT computes what MODEL computes. Exit code 1 if it does not.
+    """Verify that OUT computes the same as MODEL. Exit code 1 if it does not.
 
     Example: k2t verify model.h5 model.pt --device all
 
-    With OUT alone its own golden vectors are the measure: k2t verify model.pt
+    OUT alone is compared with the golden vectors inside it: k2t verify model.pt
 
-    On your own data, too, by the inputs' names or in Keras' order: --inputs data.npz
+    Also on your own data, by the inputs' names or in Keras' order: --inputs data.npz
     """
     with errors_as_lines(debug):
         load_plugins(plugin or ())
@@ -203,7 +206,7 @@ def verify(
         of_both = chosen in ("keras", "reference") or per_layer or config or inputs
         if out is None and of_both:
             raise UsageError(
-                "OUT alone has only its golden vectors to be measured by",
+                "OUT alone can be compared with its golden vectors only",
                 "name both files: k2t verify MODEL OUT",
             )
         with show_progress(f"verifying {printable((out or model).name)}"):
@@ -268,7 +271,7 @@ def inspect(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show every layer of MODEL, how it will run and why, and all that is unsupported.
+    """Show each layer of MODEL, its engine and the reason, and everything that is unsupported.
 
     Example: k2t inspect model.h5
     """
@@ -310,9 +313,9 @@ def inspect(
 
 @app.command()
 def layers(as_json: Json = False, debug: Debug = False) -> None:
-    """List every Keras layer that can be converted, with the options that cannot.
+    """List every Keras layer that can be converted, with its unsupported options.
 
-    After those the layers of other packages that a shipped plugin takes: --plugin NAME.
+    Then list the layers of other packages that a shipped plugin converts: --plugin NAME.
 
     Example: k2t layers
     """

@@ -46,7 +46,7 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
     except MemoryError:
         if debug:
             raise
-        print_message("error", "the model does not fit into the memory that there is; refused")
+        print_message("error", "the model does not fit into memory; refused")
         raise typer.Exit(InvalidModelFileError.exit_code) from None
     except Exception as error:
         if debug:

@@ -77,7 +77,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
         path = Path(name)
         if not path.is_file():
             raise UsageError(
-                f"plugin {printable(name)} is no file",
+                f"plugin {printable(name)} is not a file",
                 f"name a Python file, or one of {', '.join(SHIPPED)}",
             )
         _load(printable(name), _module_name(path.resolve()), path.resolve())

@@ -174,7 +174,7 @@ def _check_weights(root: LayerSpec) -> None:
             problems.append(
                 WeightMismatchError(
                     f"{name} {found}, the layers before it imply {format_shape(wanted)}",
-                    "what the plugin's layer gives is not what Keras' did",
+                    "the plugin's layer has another output shape than Keras' layer",
                     place=layer.place,
                 )
             )
@@ -225,8 +225,8 @@ def check_dtype(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
     wrong = next((one.dtype for one in given if one.dtype != dtype), None)
     if wrong is not None:
         raise PluginError(
-            f"{shown(layer)}: its module gives {wrong} in a model of {dtype}",
-            "use the dtype of its input, or of a buffer where the input are ids",
+            f"{shown(layer)}: its module returns {wrong} in a model of {dtype}",
+            "use the dtype of its input, or of a buffer if the inputs are ids",
             place=layer.place,
         )
 
@@ -249,23 +249,23 @@ def _check_result(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
     if several != (expected > 1) or len(given) != expected:
         found = f"{len(given)} outputs" if several else "one output"
         raise PluginError(
-            f"{shown(layer)}: its module gives {found}, {expected} are expected",
-            "say outputs= in the plugin, or return one tensor",
+            f"{shown(layer)}: its module returns {found}, expected {expected}",
+            "declare outputs= in the plugin, or return one tensor",
             place=layer.place,
         )
     shapes = flatten_shapes(layer.output_shape)
     for tensor, shape in zip(given, shapes, strict=len(shapes) == len(given)):
         if not isinstance(tensor, Tensor):
             raise PluginError(
-                f"{shown(layer)}: its module gives {type(tensor).__name__}",
+                f"{shown(layer)}: its module returns {type(tensor).__name__}",
                 "a tensor is expected",
                 place=layer.place,
             )
         if shape is not None and not shape_fits(tuple(tensor.shape), shape):
             raise PluginError(
-                f"{shown(layer)}: its module gives {tuple(tensor.shape)}, {format_shape(shape)} is "
-                "expected",
-                "by the file, or by output= in the plugin",
+                f"{shown(layer)}: its module returns {format_shape(tuple(tensor.shape))}, "
+                f"{format_shape(shape)} is expected",
+                "the file, or output= in the plugin, declares that",
                 place=layer.place,
             )
     check_dtype(layer, result, dtype)
@@ -297,14 +297,14 @@ def check_round_trip(
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise PluginError(
-            f"{names}: a module differs when it is built without weights: {reason}",
+            f"{names}: a module differs if it is built without weights: {reason}",
             "its parameters may not depend on the values of weights",
         ) from error
     pairs = zip(run(model), run(again), strict=True)
     if not all(torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) for a, b in pairs):
         raise PluginError(
             f"{names}: a module keeps numbers outside of its parameters and buffers",
-            "use torch.nn.Parameter or register_buffer, or they are lost when OUT is loaded",
+            "use torch.nn.Parameter or register_buffer, or they are lost on loading",
         )
 
 

@@ -122,11 +122,11 @@ def _check_source(target: Path, source: Path) -> None:
     if target.samefile(source):
         raise OutputError("is the input itself", "name another output")
     if source.is_dir() and any(part.samefile(source) for part in target.parents):
-        raise OutputError(f"is a part of the input {source}", "name another output")
+        raise OutputError(f"is inside the input {source}", "name another output")
     if source.suffix == ".json" and target.parent.samefile(source.parent):
         with target.open("rb") as file:
             if file.read(8) == b"\x89HDF\r\n\x1a\n":  # a shard, beside the index that names it
-                raise OutputError("is weights beside the index of them", "name another output")
+                raise OutputError("is a weights file of the input", "name another output")
 
 
 def _resolve(path: Path) -> Path:
@@ -134,7 +134,7 @@ def _resolve(path: Path) -> Path:
     try:
         return Path(os.path.realpath(path))
     except ValueError as error:  # a zero byte in the name
-        raise OutputError(f"is no name of a file ({error})", "choose another") from None
+        raise OutputError(f"is not a valid file name ({error})", "choose another") from None
 
 
 @contextmanager
@@ -202,7 +202,8 @@ def _replace(
     disk = shutil.disk_usage(target.parent)
     if disk.total and size > disk.free:
         raise OutputError(
-            f"cannot be written ({size:,} bytes are needed, {disk.free:,} are free)", "make room"
+            f"cannot be written ({size:,} bytes are needed, {disk.free:,} are free)",
+            "free some space",
         )
     temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
     try:

@@ -155,8 +155,8 @@ def check_modules(model: nn.Module, twin: nn.Module) -> None:
         UsageError: a module was exchanged, added or removed, or has other tensors.
     """
     advice = (
-        "save the state_dict of a changed model with torch.save; k2t.save takes it as it was "
-        "converted"
+        "save the state_dict of a changed model with torch.save; k2t.save writes converted models "
+        "only"
     )
     found, wanted = (dict(one.named_modules(remove_duplicate=False)) for one in (model, twin))
     del found[""], wanted[""]

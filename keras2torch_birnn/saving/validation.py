@@ -155,7 +155,7 @@ class _Machine:
         """Fill the dict on top; keys are texts."""
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str):
-                raise _refused("a key that is no text")
+                raise _refused("a key that is not text")
             self.stack[-1][key] = value
 
     def extend(self, values: list[Any]) -> None:
@@ -239,7 +239,7 @@ def check_tensors(tensors: Mapping[str, Any], place: str) -> None:
             and tensor.is_contiguous()
             and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
         ):
-            raise _refused(f"{printable(name)} is no dense tensor", place)
+            raise _refused(f"{printable(name)} is not a dense tensor", place)
 
 
 def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
@@ -263,7 +263,7 @@ def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
             f"its tensors do not fit its spec: {declared} values declared, {stored} stored"
         )
     if spec.root.graph is None:
-        raise _damaged("no model", "spec")
+        raise _damaged("not a model", "spec")
 
 
 def _declared(layer: LayerSpec) -> int:
@@ -304,7 +304,7 @@ def _check_graph(graph: Graph, place: str) -> None:
     names = {layer.name for layer in graph.layers}
     called: set[tuple[str, int]] = set()
     if len(names) != len(graph.layers):
-        raise _damaged("two layers of one name", place)
+        raise _damaged("two layers with one name", place)
 
     def check(structure: Any) -> None:
         for leaf in leaves(structure):
@@ -313,7 +313,7 @@ def _check_graph(graph: Graph, place: str) -> None:
 
     for call in graph.calls:
         if call.layer not in names:
-            raise _damaged(f"{printable(call.layer)} is no layer", place)
+            raise _damaged(f"{printable(call.layer)} is not a layer", place)
         for key in call.kwargs:
             # They become names of arguments in the model's code.
             if not (key.isascii() and key.isidentifier()):

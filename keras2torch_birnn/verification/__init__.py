@@ -110,7 +110,7 @@ def verify(
     if out is None or against == "golden":
         if inputs is not None:
             raise UsageError(
-                "golden vectors bring their own inputs", "name both files: k2t verify MODEL OUT"
+                "golden vectors have their own inputs", "name both files: k2t verify MODEL OUT"
             )
         return _against_golden(out or model, places, limit)
     spec = _read(model, config, masked_steps)
@@ -160,7 +160,7 @@ def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
         reason = printable(f"{error}".strip().partition("\n")[0])
         with in_file(source) if isinstance(source, str | os.PathLike) else nullcontext():
             raise UsageError(
-                f"the model cannot be computed on the inputs given ({reason})"
+                f"the model cannot be computed on the given inputs ({reason})"
             ) from None
 
 
@@ -229,8 +229,8 @@ def _plugin_notes(spec: ModelSpec) -> Iterator[str]:
     without = [shown(layer) for layer in find_plugin_layers(spec) if equation_of(layer) is None]
     if without:
         yield (
-            f"{', '.join(dict.fromkeys(without))}: no NumPy equation, so what its module gives is "
-            "taken as given; all other layers are judged by the reference"
+            f"{', '.join(dict.fromkeys(without))}: no NumPy equation, so its module is not "
+            "verified; all other layers are compared with the reference"
         )
 
 

@@ -102,7 +102,7 @@ def _array(value: Any, name: str) -> Array:
         raise UsageError(f"input {printable(name)} holds {array.dtype}, numbers are expected")
     if not np.isfinite(array).all():
         raise UsageError(
-            f"input {printable(name)} holds NaN or infinite values, which say nothing of a model"
+            f"input {printable(name)} holds NaN or infinite values, which cannot be compared"
         )
     return array
 
@@ -124,7 +124,7 @@ def _checked(x: Array, name: str, facts: InputFacts, kind: Any) -> Array:
             raise UsageError(f"{place} holds values beyond {np.dtype(kind)}")
         return single
     if (x != np.floor(x)).any():
-        raise UsageError(f"{place} holds fractions, whole numbers are expected")
+        raise UsageError(f"{place} holds fractions, integers are expected")
     if max(abs(float(x.min())), abs(float(x.max()))) >= 2**31:
         raise UsageError(f"{place} holds values beyond int32")
     return x.astype(np.int32)

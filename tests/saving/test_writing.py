@@ -149,7 +149,7 @@ def test_no_member_of_the_input_folder_is_replaced(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(live / "as_folder", tmp_path / "model"))
     before = contents(tmp_path)
     run = k2t("convert", folder, folder / "config.json", "--force")
-    assert_refused(run, 5, folder / "config.json", "is a part of the input")
+    assert_refused(run, 5, folder / "config.json", "is inside the input")
     assert contents(tmp_path) == before
 
 
@@ -160,7 +160,7 @@ def test_no_shard_of_the_input_is_replaced(tmp_path: Path) -> None:
     index = Path(shutil.copy(live / "in_shards.weights.json", tmp_path))
     shard = tmp_path / "in_shards_00000.weights.h5"
     run = k2t("convert", index, shard, "--config", live / "in_shards.json", "--force")
-    assert_refused(run, 5, shard, "is weights beside the index")
+    assert_refused(run, 5, shard, "is a weights file of the input")
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_impossible_names_are_refused_before_any_work(
 
 
 def test_a_zero_byte_in_a_name_is_an_output_error() -> None:
-    with pytest.raises(birnn.OutputError, match="is no name of a file"):
+    with pytest.raises(birnn.OutputError, match="is not a valid file name"):
         birnn.save(birnn.convert(OLD), "a\0b.pt")
 
 
