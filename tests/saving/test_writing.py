@@ -284,13 +284,13 @@ def test_looking_at_an_old_file_runs_nothing_of_it(tmp_path: Path) -> None:
 def test_a_file_of_others_that_comes_meanwhile_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, original = tmp_path / "out.pt", atomic._make_lasting
+    out, original = tmp_path / "out.pt", atomic._sync_file
 
     def comes(path: Path, mode: int) -> None:
         original(path, mode)
         out.write_bytes(MASKED.read_bytes())
 
-    monkeypatch.setattr(atomic, "_make_lasting", comes)
+    monkeypatch.setattr(atomic, "_sync_file", comes)
     with pytest.raises(birnn.OutputError, match="remove it first"):
         birnn.save(birnn.convert(OLD), out)
     assert contents(tmp_path) == {"out.pt": MASKED.read_bytes()}
