@@ -80,7 +80,7 @@ def convert_with_spec(
         from keras2torch_birnn.conversion import add_origin, build, make_golden
         from keras2torch_birnn.plugins.checks import complete_shapes
 
-        spec = complete_shapes(reading.spec)  # shapes that only a plugin's module tells
+        spec = complete_shapes(reading.spec)  # shapes that only running a plugin's module shows
         model = build(spec, dtype=dtype)
         golden = make_golden(spec, model)
         model = add_origin(model, spec, golden, filled=out is None)

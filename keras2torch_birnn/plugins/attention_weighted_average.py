@@ -5,7 +5,7 @@
     y = sum_t a_t x_t
 
 m is the mask, or 1; the maximum is over all steps, masked ones too; 1e-7 is Keras' ``epsilon()``.
-The class does not write ``return_attention`` into its config, so the module always gives both, y
+The class does not write ``return_attention`` into its config, so the module always returns both, y
 and a (B, T); a model that was built without the second output ignores it.
 
 Source: textgenrnn 2.0 ``AttentionWeightedAverage.py``, read for its equation.

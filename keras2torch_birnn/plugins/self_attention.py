@@ -9,7 +9,7 @@ For every pair of steps t (query) and u (key):
 
 The window of step t is lower <= u < lower + attention_width, with lower = t - attention_width + 1
 if ``history_only``, else t - attention_width // 2; w(t, u) is 1 in it. m is the mask. The package
-changed how these enter, and no file tells which package wrote it:
+changed how these enter, and a file does not say which version wrote it:
 
     0.28 to 0.45  a = r / (sum_u r + 1e-7),  r = exp(e - max_u e) w(t, u) m_t m_u
     0.46          a = softmax_u(e - 10000 (1 - m_t)(1 - m_u)): the window has no effect there, and a

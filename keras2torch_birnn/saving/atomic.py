@@ -125,7 +125,9 @@ def _check_source(target: Path, source: Path) -> None:
         raise OutputError(f"is inside the input {source}", "name another output")
     if source.suffix == ".json" and target.parent.samefile(source.parent):
         with target.open("rb") as file:
-            if file.read(8) == b"\x89HDF\r\n\x1a\n":  # a shard, beside the index that names it
+            if (
+                file.read(8) == b"\x89HDF\r\n\x1a\n"
+            ):  # a shard, in the folder of the index that names it
                 raise OutputError("is a weights file of the input", "name another output")
 
 

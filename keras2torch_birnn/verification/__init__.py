@@ -175,10 +175,10 @@ def _comparisons(
     """Compare on these inputs, on every device, with the reference and with live Keras."""
     arrays, named = measured.drawn.arrays, measured.drawn.name
     for device in places:
-        got = outputs(converted, arrays, device, strict=True)
+        actual = outputs(converted, arrays, device, strict=True)
         if against != "keras" or answer is None:
             yield compare(
-                got,
+                actual,
                 measured.outputs,
                 measured.roundings,
                 limit,
@@ -188,7 +188,7 @@ def _comparisons(
             )
         if answer is not None:
             yield compare(
-                got,
+                actual,
                 answer.outputs,
                 measured.roundings,
                 limit,

@@ -19,10 +19,10 @@ def describe_index(index: tuple[int, ...]) -> str:
     return f"row {index[0]}, place {list(index[1:])}" if index else "the only value"
 
 
-def find_worst(got: Sequence[Array], wanted: Sequence[Array]) -> tuple[int, tuple[int, ...]]:
+def find_worst(actual: Sequence[Array], expected: Sequence[Array]) -> tuple[int, tuple[int, ...]]:
     """Find the output with the largest error, and the index in it; () if shapes differ."""
     found: tuple[float, int, tuple[int, ...]] = (-1.0, 0, ())
-    for number, (a, b) in enumerate(zip(got, wanted, strict=False)):
+    for number, (a, b) in enumerate(zip(actual, expected, strict=False)):
         if a.shape != b.shape or not a.size:
             continue
         apart = distance(a, b)
@@ -32,9 +32,9 @@ def find_worst(got: Sequence[Array], wanted: Sequence[Array]) -> tuple[int, tupl
     return found[1:]
 
 
-def distance(got: Array, wanted: Array) -> Array:
-    """Compute |got - wanted|: 0 where both are NaN, infinite where one is."""
-    a, b = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+def distance(actual: Array, expected: Array) -> Array:
+    """Compute |actual - expected|: 0 where both are NaN, infinite where one is."""
+    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(all="ignore"):
         apart: Array = np.where(same, 0.0, np.abs(a - b))

@@ -118,22 +118,22 @@ class _Checker(fx.Interpreter):
 
     def _value(self, n: fx.Node, place: _Place) -> Any:
         structure = self.trace.layers[place.path]
-        wanted = place.arrays(structure)
+        expected = place.arrays(structure)
         try:
             result = super().run_node(n)
-            got = [tensor.numpy() for tensor in flat(result)]
+            actual = [tensor.numpy() for tensor in flat(result)]
         except FAILURES as failure:
             self.found[place.path] = _failed(place.path, failure)
             return _to_tensors(place, structure, None)
-        if place.folds and [a.shape for a in got] != [b.shape for b in wanted]:
+        if place.folds and [a.shape for a in actual] != [b.shape for b in expected]:
             return result  # the reference has no value for each step; the outer layer is judged
-        self.found[place.path] = self._judged(n, place, result, got, wanted)
+        self.found[place.path] = self._judged(n, place, result, actual, expected)
         return _to_tensors(place, structure, result)
 
     def _judged(
-        self, n: fx.Node, place: _Place, result: Any, got: list[Array], wanted: list[Array]
+        self, n: fx.Node, place: _Place, result: Any, actual: list[Array], expected: list[Array]
     ) -> LayerParity:
-        whole = parity(place.path, got, wanted)
+        whole = parity(place.path, actual, expected)
         called = self._recurrent_call(n, place)
         if called is None:
             return whole
@@ -172,10 +172,10 @@ class _Checker(fx.Interpreter):
 
     def _mask(self, n: fx.Node, place: _Place) -> Any:
         result = super().run_node(n)
-        wanted = self.trace.masks.get(place.path)
-        if not isinstance(result, Tensor) or not isinstance(wanted, np.ndarray):
+        expected = self.trace.masks.get(place.path)
+        if not isinstance(result, Tensor) or not isinstance(expected, np.ndarray):
             return result
-        flags = place.folded(wanted.astype(bool))
+        flags = place.folded(expected.astype(bool))
         if result.shape != flags.shape or flags.ndim != 2:
             return result
         before = self.found.get(place.path)
@@ -189,12 +189,12 @@ class _Checker(fx.Interpreter):
         return torch.from_numpy(flags).to(result.dtype)
 
 
-def parity(path: str, got: Sequence[Array], wanted: Sequence[Array]) -> LayerParity:
+def parity(path: str, actual: Sequence[Array], expected: Sequence[Array]) -> LayerParity:
     """Compare a layer's outputs with the reference's."""
-    absolute, relative = max_errors(got, wanted)
-    ok = all_close(got, wanted, [0.0] * len(wanted), EXACT)
-    number, worst = find_worst(got, wanted)
-    prefix = f"output {number}, " if len(wanted) > 1 else ""
+    absolute, relative = max_errors(actual, expected)
+    ok = all_close(actual, expected, [0.0] * len(expected), EXACT)
+    number, worst = find_worst(actual, expected)
+    prefix = f"output {number}, " if len(expected) > 1 else ""
     where = "" if ok else f"{prefix}{describe_index(worst)}" if worst else "another shape"
     return LayerParity(path, absolute, relative, worst, ok, where)
 

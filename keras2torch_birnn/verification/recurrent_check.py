@@ -156,21 +156,21 @@ def _judge_beginning(
     carried, call.module.carried = call.module.carried, None  # of the call over all steps
     result = call.module(torch.from_numpy(scan.x[:, :count].copy()), **options)
     call.module.carried = carried
-    got = [tensor.numpy() for tensor in flat(result)]
-    wanted, _ = _compute_prefix(call, generation, count)
-    ok = all_close(got, wanted, [0.0] * len(wanted), EXACT)
-    number, index = find_worst(got, wanted)
+    actual = [tensor.numpy() for tensor in flat(result)]
+    expected, _ = _compute_prefix(call, generation, count)
+    ok = all_close(actual, expected, [0.0] * len(expected), EXACT)
+    number, index = find_worst(actual, expected)
     where = "" if ok else _describe_place(call, index, f"output {number}, {describe_index(index)}")
-    return count, LayerParity(call.path, *max_errors(got, wanted), index, ok, where)
+    return count, LayerParity(call.path, *max_errors(actual, expected), index, ok, where)
 
 
 def _has_same_input(call: RecurrentCall) -> bool:
-    """Return whether the converted layer got the same input and mask as the reference's."""
+    """Return whether the converted layer received the same input and mask as the reference's."""
     scan = call.scans[0]
     every = np.ones(scan.x.shape[:2], bool)
     mask = every if call.mask is None else call.mask.bool().numpy().reshape(every.shape)
-    wanted = every if scan.mask is None else scan.mask
-    return all_close([call.x.numpy()], [scan.x], [0.0], EXACT) and np.array_equal(mask, wanted)
+    expected = every if scan.mask is None else scan.mask
+    return all_close([call.x.numpy()], [scan.x], [0.0], EXACT) and np.array_equal(mask, expected)
 
 
 def _describe_place(call: RecurrentCall, index: tuple[int, ...], otherwise: str) -> str:
@@ -206,29 +206,29 @@ def _judge_each_step(call: RecurrentCall, generation: Generation) -> tuple[int, 
     found: list[LayerParity] = []
     judged = len(x)
     for number, (scan, other) in enumerate(zip(call.scans, nudged, strict=True)):
-        wanted = [_fold_time(scan.output), *map(_fold_time, scan.after)]
+        expected = [_fold_time(scan.output), *map(_fold_time, scan.after)]
         moved = [other.output[:, 0], *(state[:, 0] for state in other.after)]
-        pairs = zip(wanted, moved, strict=True)
+        pairs = zip(expected, moved, strict=True)
         steady = np.logical_and.reduce([_is_steady(a[:, None], b[:, None])[:, 0] for a, b in pairs])
         judged = min(judged, int(steady.sum()))
-        got = [outputs[number][:, 0].numpy(), *(state.numpy() for state in states[number])]
-        found.append(_judge_steps_of_half(call, number, got, wanted, steady))
+        actual = [outputs[number][:, 0].numpy(), *(state.numpy() for state in states[number])]
+        found.append(_judge_steps_of_half(call, number, actual, expected, steady))
     if not judged:
         return 0, LayerParity(call.path, 0.0, 0.0, (), False, "no step of it can be judged")
     return judged, max(found, key=lambda one: (not one.ok, one.max_abs_error))
 
 
 def _judge_steps_of_half(
-    call: RecurrentCall, number: int, got: list[Array], wanted: list[Array], steady: Array
+    call: RecurrentCall, number: int, actual: list[Array], expected: list[Array], steady: Array
 ) -> LayerParity:
     """Compare one direction's steps, and describe where they differ."""
-    if [a.shape for a in got] != [b.shape for b in wanted]:
+    if [a.shape for a in actual] != [b.shape for b in expected]:
         return _not_judged(call, "a state of another shape")
     chosen = np.flatnonzero(steady)
-    got, wanted = [a[chosen] for a in got], [b[chosen] for b in wanted]
-    wrong = [i for i, pair in enumerate(zip(got, wanted, strict=True)) if not _equal(*pair)]
+    actual, expected = [a[chosen] for a in actual], [b[chosen] for b in expected]
+    wrong = [i for i, pair in enumerate(zip(actual, expected, strict=True)) if not _equal(*pair)]
     part = wrong[0] if wrong else 0  # the output comes before the states
-    _, index = find_worst(got[part : part + 1], wanted[part : part + 1])
+    _, index = find_worst(actual[part : part + 1], expected[part : part + 1])
     if not index:
         return LayerParity(call.path, 0.0, 0.0, (), not wrong)
     row, step = divmod(int(chosen[index[0]]), call.scans[0].x.shape[1])
@@ -242,11 +242,11 @@ def _judge_steps_of_half(
     where = f"{_name_half(number) if halves else ''}{state}{unit}, step {step}" if wrong else ""
     sequences = call.halves[0].config["return_sequences"]
     full = (row, *([step] if sequences else []), *at[:-1], at[-1] + shift)
-    return LayerParity(call.path, *max_errors(got, wanted), full, not wrong, where)
+    return LayerParity(call.path, *max_errors(actual, expected), full, not wrong, where)
 
 
-def _equal(got: Array, wanted: Array) -> bool:
-    return all_close([got], [wanted], [0.0], EXACT)
+def _equal(actual: Array, expected: Array) -> bool:
+    return all_close([actual], [expected], [0.0], EXACT)
 
 
 def _fold_time(array: Array) -> Array:

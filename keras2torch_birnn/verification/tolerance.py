@@ -46,28 +46,28 @@ def resolve_tolerance(atol: float | None, rtol: float | None) -> Tolerance:
     )
 
 
-def max_errors(got: Sequence[Any], wanted: Sequence[Any]) -> tuple[float, float]:
+def max_errors(actual: Sequence[Any], expected: Sequence[Any]) -> tuple[float, float]:
     """Return the largest absolute error, and that divided by the largest expected value."""
-    if len(got) != len(wanted):
+    if len(actual) != len(expected):
         return float("inf"), float("inf")
-    absolute = max((difference(a, b) for a, b in zip(got, wanted, strict=True)), default=0.0)
-    largest = max(map(size, wanted), default=0.0)
+    absolute = max((difference(a, b) for a, b in zip(actual, expected, strict=True)), default=0.0)
+    largest = max(map(size, expected), default=0.0)
     return absolute, absolute / largest if largest else absolute
 
 
-def close(got: Any, wanted: Any, atol: float, rtol: float) -> bool:
-    """Return whether |got - wanted| <= atol + rtol |wanted| everywhere; NaN equals NaN."""
-    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
-    return got.shape == wanted.shape and bool(
-        np.allclose(got, wanted, rtol=rtol, atol=atol, equal_nan=True)
+def close(actual: Any, expected: Any, atol: float, rtol: float) -> bool:
+    """Return whether |actual - expected| <= atol + rtol |expected| everywhere; NaN equals NaN."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return actual.shape == expected.shape and bool(
+        np.allclose(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
     )
 
 
 def all_close(
-    got: Sequence[Array], wanted: Sequence[Array], roundings: Sequence[float], limit: Tolerance
+    actual: Sequence[Array], expected: Sequence[Array], roundings: Sequence[float], limit: Tolerance
 ) -> bool:
     """Return whether every output is close, or as close as ``limit`` allows for its rounding."""
-    return len(got) == len(wanted) and all(
+    return len(actual) == len(expected) and all(
         close(a, b, limit.atol, limit.rtol) or difference(a, b) <= limit.allowance * rounding
-        for a, b, rounding in zip(got, wanted, roundings, strict=True)
+        for a, b, rounding in zip(actual, expected, roundings, strict=True)
     )

@@ -23,8 +23,8 @@ FAILURES = (RuntimeError, LookupError, TypeError, ValueError)
 
 
 def compare(
-    got: Sequence[Array] | str,
-    wanted: Sequence[Array],
+    actual: Sequence[Array] | str,
+    expected: Sequence[Array],
     roundings: Sequence[float],
     limit: Tolerance,
     *,
@@ -35,20 +35,20 @@ def compare(
 ) -> Comparison:
     """Compare outputs with a baseline's.
 
-    ``got``: the outputs, or the reason why there are none. ``roundings``: float32's rounding error
-    of each output. ``coarseness``: factor by which the baseline's own arithmetic is coarser.
+    ``actual``: the outputs, or the reason why there are none. ``roundings``: float32's rounding
+    error of each output. ``coarseness``: factor by which the baseline's arithmetic is coarser.
     """
-    share = share_of(wanted, roundings)
+    share = share_of(expected, roundings)
     judged = share <= UNJUDGEABLE and coarseness * share <= UNJUDGEABLE_HALF
     roundings = [coarseness * one for one in roundings]
     rounding = max(roundings, default=0.0)
-    if isinstance(got, str):
+    if isinstance(actual, str):
         far = float("inf")
         return Comparison(
-            device, against, far, far, rounding, False, inputs=inputs, judged=True, failure=got
+            device, against, far, far, rounding, False, inputs=inputs, judged=True, failure=actual
         )
-    absolute, relative = max_errors(got, wanted)
-    ok = judged and all_close(got, wanted, roundings, limit)
+    absolute, relative = max_errors(actual, expected)
+    ok = judged and all_close(actual, expected, roundings, limit)
     return Comparison(
         device, against, absolute, relative, rounding, ok, inputs=inputs, judged=judged
     )
