@@ -28,8 +28,9 @@ from keras2torch_birnn.reference.rounding import Measured, by_reference, differe
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
+from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.schema.training_rules import with_training_rules
-from keras2torch_birnn.spec import ModelSpec, model_from_json, with_dtype
+from keras2torch_birnn.spec import ModelSpec, with_dtype
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 GOLDEN_STEPS = 7

@@ -15,7 +15,7 @@ from keras2torch_birnn.rnn.engine_choice import alike, choose
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS
-from keras2torch_birnn.schema.recurrent import CONV_LSTMS
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 from keras2torch_birnn.torch_import import loading_torch
 

@@ -106,7 +106,7 @@ def _merge(mode: str | None) -> Callable[[File], bool]:
 def _unequal(file: File) -> bool:
     def essence(one: LayerSpec) -> Any:
         varying = ("name", "go_backwards")
-        return one.class_name, {k: v for k, v in one.config.items() if k not in varying}
+        return one.class_name, {k: v for k, v in one.settings.items() if k not in varying}
 
     pairs = [one.parts for one in file.layers if one.class_name == "Bidirectional"]
     return any(essence(p["forward_layer"]) != essence(p["backward_layer"]) for p in pairs)

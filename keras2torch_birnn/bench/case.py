@@ -85,10 +85,11 @@ def half(stack: Stack, features: int, rng: np.random.Generator, *, back: bool) -
     """One direction with random weights, biases included."""
     class_name = CLASSES[stack.rnn]
     width = CELL_GATES[class_name] * stack.units
-    options = SCHEMA[class_name].options.items()
-    config: dict[str, Any] = {k: o.default for k, o in options if o.default is not REQUIRED}
+    config: dict[str, Any] = {
+        k: o.default for k, o in SCHEMA[class_name].options.items() if o.default is not REQUIRED
+    }
     config |= {"units": stack.units, "activation": "tanh", "return_sequences": True}
-    config |= {"go_backwards": back, "masked_output": "zeros"}
+    config["go_backwards"] = back
     if class_name != "SimpleRNN":
         config["recurrent_activation"] = stack.recurrent_activation
     two = class_name == "GRU" and stack.reset_after
@@ -101,7 +102,8 @@ def half(stack: Stack, features: int, rng: np.random.Generator, *, back: bool) -
     }
     scale = stack.units**-0.5
     weights = {n: (rng.normal(size=s) * scale).astype("f4") for n, s in shapes.items()}
-    return LayerSpec(class_name, "backward" if back else "forward", config, weights)
+    name, semantics = "backward" if back else "forward", {"masked_output": "zeros"}
+    return LayerSpec(class_name, name, config, weights, semantics=semantics)
 
 
 def layers_of(stack: Stack) -> tuple[LayerSpec, ...]:

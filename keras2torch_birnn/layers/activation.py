@@ -39,7 +39,7 @@ def activation_layer(layer: LayerSpec) -> nn.Module:
 
 
 def _relu_mask(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.config["passes_mask"] else NONE
+    return SAME if layer.semantics["passes_mask"] else NONE
 
 
 def relu(layer: LayerSpec) -> nn.Module:
@@ -125,7 +125,7 @@ class Softmax(nn.Module):
 
 def _softmax_mask(layer: LayerSpec) -> MaskFlow:
     """The mask is laid on the input from the last axis on; one of steps fits (B, T) alone."""
-    if layer.config["masking"] == "ignore":
+    if layer.semantics["masking"] == "ignore":
         return SAME
     refused = None
     if layer.input_shape is not None and len(layer.input_shape) != 2:
@@ -135,7 +135,7 @@ def _softmax_mask(layer: LayerSpec) -> MaskFlow:
 
 def softmax(layer: LayerSpec) -> nn.Module:
     """Build a Softmax."""
-    return Softmax(layer.config["axis"], replaces=layer.config["masking"] == "replace")
+    return Softmax(layer.config["axis"], replaces=layer.semantics["masking"] == "replace")
 
 
 CONVERTERS: Mapping[str, Converter] = {

@@ -115,7 +115,9 @@ def _attention_mask(layer: LayerSpec) -> MaskFlow:
             f"a mask into {layer.class_name} of more than 3 dimensions is not supported: versions "
             "of Keras lay it on the scores in different ways"
         )
-    after: Literal["first", "none"] = "first" if layer.config["mask_after"] == "query" else "none"
+    after: Literal["first", "none"] = (
+        "first" if layer.semantics["mask_after"] == "query" else "none"
+    )
     return MaskFlow(takes=True, after=after, refused=refused)
 
 
@@ -284,7 +286,7 @@ def _heads_mask(layer: LayerSpec) -> MaskFlow:
     refused = None
     if isinstance(first, tuple) and len(first) > 3:
         refused = "a mask into attention over more than one axis is not supported"
-    if layer.config["masking"] == "ignore":
+    if layer.semantics["masking"] == "ignore":
         return MaskFlow(after="none", refused=refused)
     return MaskFlow(takes=True, after="first", refused=refused)
 
@@ -315,7 +317,7 @@ def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
             groups,
             layer.weights["attention_output/kernel"].shape[2:],
             config["sliding_window"],
-            by_hand if config["masking"] == "zeros" else "never",
+            by_hand if layer.semantics["masking"] == "zeros" else "never",
             config.get("attention_axes"),
         ),
     )

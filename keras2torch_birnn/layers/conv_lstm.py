@@ -18,10 +18,13 @@ from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
+from keras2torch_birnn.layers.loop_masks import loop_mask
+from keras2torch_birnn.layers.registry import Converter
 from keras2torch_birnn.rnn.call import Asked, Result, State
 from keras2torch_birnn.rnn.engine_choice import VARIABLE, wish
 from keras2torch_birnn.rnn.masks import like, zero_past
-from keras2torch_birnn.rnn.modules import Plan, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.modules import Plan, plan_of, recurrent_forward, shown_options
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -129,7 +132,7 @@ class ConvLSTM(nn.Module):
         return ", ".join([*parts, *shown_options(self.plan)])
 
 
-def conv_lstm(layer: LayerSpec, plan: Plan) -> nn.Module:
+def one_direction(layer: LayerSpec, plan: Plan) -> nn.Module:
     """Build one direction: ``kernel`` (K, C, 4F) -> ``weight_ih`` (4F, C, K), same order of gates.
 
     Raises:
@@ -149,3 +152,11 @@ def conv_lstm(layer: LayerSpec, plan: Plan) -> nn.Module:
         layer.config,
         plan,
     )
+
+
+def conv_lstm(layer: LayerSpec) -> nn.Module:
+    """Build a ConvLSTM layer."""
+    return one_direction(layer, plan_of((layer,), merge_mode=None))
+
+
+CONVERTERS: Mapping[str, Converter] = dict.fromkeys(CONV_LSTMS, Converter(conv_lstm, loop_mask))

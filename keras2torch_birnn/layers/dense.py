@@ -71,7 +71,7 @@ def _quantized(layer: LayerSpec) -> nn.Module:
     module = QuantizedDense(
         *kernel.shape, bias=layer.config["use_bias"], value=layer.config["activation"]
     )
-    module.rounds = layer.config["quantized"] == "inputs and weights"
+    module.rounds = layer.semantics["quantized"] == "inputs and weights"
     module.weight = to_parameter(kernel.T)
     module.scale = to_parameter(layer.weights["kernel_scale"])
     for fixed in (module.weight, module.scale):
@@ -83,7 +83,7 @@ def _quantized(layer: LayerSpec) -> nn.Module:
 
 def dense(layer: LayerSpec) -> nn.Module:
     """Build a Dense: an nn.Linear, with ``kernel`` (in, units) transposed to ``weight``."""
-    if layer.config.get("quantized"):
+    if layer.semantics.get("quantized"):
         return _quantized(layer)
     kernel, value = layer.weights["kernel"], layer.config["activation"]
     bias, (in_features, out_features) = layer.config["use_bias"], kernel.shape

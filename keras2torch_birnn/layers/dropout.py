@@ -143,7 +143,7 @@ def activity_regularization(layer: LayerSpec) -> nn.Module:
 
 
 def _identity_mask(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.config["passes_mask"] else NONE
+    return SAME if layer.semantics["passes_mask"] else NONE
 
 
 def identity(layer: LayerSpec) -> nn.Module:

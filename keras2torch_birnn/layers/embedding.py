@@ -45,7 +45,7 @@ def embedding(layer: LayerSpec) -> nn.Module:
     """Build an Embedding."""
     table = to_parameter(layer.weights["embeddings"])
     rows, columns = table.shape
-    made = QuantizedEmbedding if layer.config.get("quantized") else Embedding
+    made = QuantizedEmbedding if layer.semantics.get("quantized") else Embedding
     module = made(rows, columns, _weight=table)  # given, so that none is drawn at random
     module.weight = table
     if isinstance(module, QuantizedEmbedding):

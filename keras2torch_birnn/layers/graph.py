@@ -231,13 +231,13 @@ class _Emitter:
         except UnsupportedOptionError as problem:
             self.problems.append(problem)
             return args[0]
-        if node is not None and layer.config["kinds"]["gives"] != ("size",):
+        if node is not None and layer.semantics["kinds"]["gives"] != ("size",):
             self._name(self.paths, node, where)
         return value
 
     def mask_of_operation(self, layer: LayerSpec, where: str, came: Any) -> Any:
         """The mask after an operation: none, but a cast that changes nothing keeps it."""
-        passes = layer.config["kinds"]["passes_mask"]
+        passes = layer.semantics["kinds"]["passes_mask"]
         if came is None:
             return None
         if passes is None:

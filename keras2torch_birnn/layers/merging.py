@@ -114,7 +114,7 @@ def any_mask(tensors: Tensors, mask: Masks) -> Tensor:
 
 
 def _merge_mask(layer: LayerSpec) -> MaskFlow:
-    rule = layer.config["masking"]
+    rule = layer.semantics["masking"]
     if rule == "none":
         return NONE
     if rule == "all":
@@ -163,7 +163,7 @@ def concatenated_mask(tensors: Tensors, mask: Masks, axis: int, rule: str) -> Te
 
 
 def _concatenate_mask(layer: LayerSpec) -> MaskFlow:
-    rule = layer.config["masking"]
+    rule = layer.semantics["masking"]
     if rule == "none":
         return NONE
     return MaskFlow(after=concatenated_mask, constants={"axis": layer.config["axis"], "rule": rule})
@@ -223,8 +223,8 @@ def merge_of_keras_1(layer: LayerSpec) -> nn.Module:
 
 def dot(layer: LayerSpec) -> nn.Module:
     """Build a Dot."""
-    config = layer.config
-    return Dot(config["axes"], config["smallest_norm"] if config["normalize"] else None)
+    least = layer.semantics["smallest_norm"] if layer.config["normalize"] else None
+    return Dot(layer.config["axes"], least)
 
 
 CONVERTERS: Mapping[str, Converter] = {

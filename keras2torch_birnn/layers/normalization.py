@@ -120,7 +120,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 def _batch_rule(layer: LayerSpec) -> BatchRule:
     """Its rule; that of the newest Keras for a spec that was never settled."""
-    found = layer.config.get(BATCH_RULE)
+    found = layer.semantics.get(BATCH_RULE)
     if isinstance(found, BatchRule):
         return found
     return BatchRule() if layer.config["trainable"] else BatchRule(by="moving averages")
@@ -247,7 +247,7 @@ class GroupNorm(nn.Module):
 
 def _group_mask(layer: LayerSpec) -> MaskFlow:
     """tf.keras lays a mask on the input from the last axis on, and weighs the statistics by it."""
-    if layer.config["masking"] == "ignore":
+    if layer.semantics["masking"] == "ignore":
         return SAME
     return MaskFlow(
         refused="a mask into a GroupNormalization is not supported: tf.keras takes a mask of steps "
@@ -286,7 +286,7 @@ class UnitNorm(nn.Module):
 
 def unit_normalization(layer: LayerSpec) -> nn.Module:
     """Build a UnitNormalization."""
-    return UnitNorm(layer.config["axis"], layer.config["smallest_norm"])
+    return UnitNorm(layer.config["axis"], layer.semantics["smallest_norm"])
 
 
 class RMSNorm(nn.Module):

@@ -1,7 +1,7 @@
 """Operations as nodes of a model's code: ``y = torch.sum(x, dim = (1,), keepdim = False)``.
 
 Which function each is, how its options are called there, and the conversions around it that
-``config["kinds"]`` asks for. They hold no weights and are no modules.
+``semantics["kinds"]`` asks for. They hold no weights and are no modules.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ class OperationNodes:
         self, layer: LayerSpec, args: tuple[Structure, ...], name: str, used: int
     ) -> tuple[fx.Node | Any, Structure]:
         """Write one call; returns its node and what it gives, a tuple of ``used`` if several."""
-        kinds, bare = layer.config["kinds"], layer.class_name.removeprefix("ops.")
+        kinds, bare = layer.semantics["kinds"], layer.class_name.removeprefix("ops.")
         pairs = iter(zip(kinds["has"], kinds["wants"], strict=True))
         tensors = bare not in _TARGETS or _TARGETS[bare].tensors
         brought = map_structure(
@@ -394,7 +394,7 @@ class OperationNodes:
     def _target(
         self, layer: LayerSpec, bare: str
     ) -> tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]:
-        config, gives = layer.config, layer.config["kinds"]["gives"]
+        config, gives = layer.config, layer.semantics["kinds"]["gives"]
         if bare == "Activation":
             value = config["function"]
             named = {"name": value} if isinstance(value, str) else dict(value)
@@ -402,7 +402,7 @@ class OperationNodes:
         target = _TARGETS[bare]
         options = dict(_EXTRA.get(bare, {}))
         for key in OPS[layer.class_name].options:
-            if key != "kinds" and (there := target.names.get(key, key)):
+            if there := target.names.get(key, key):
                 options[there] = config[key]
         if "dim" in options and options["dim"] is None and bare in ("Max", "Min"):
             options["dim"] = ()

@@ -120,7 +120,7 @@ def global_max_pooling(layer: LayerSpec) -> nn.Module:
 
 
 def _uses_mask(layer: LayerSpec) -> MaskFlow:
-    return USES if layer.config.get("use_mask") else NONE
+    return USES if layer.semantics.get("use_mask") else NONE
 
 
 def global_average_pooling(layer: LayerSpec) -> nn.Module:

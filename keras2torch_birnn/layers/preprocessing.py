@@ -27,7 +27,7 @@ def numbered_tokens(count: int) -> Tensor:
 
 
 def _passes(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.config["passes_mask"] else NONE
+    return SAME if layer.semantics["passes_mask"] else NONE
 
 
 class Normalization(nn.Module):

@@ -197,5 +197,5 @@ def _lambda_mask(own: Own, layer: LayerSpec, rule: Any) -> MaskFlow:
     with blaming(layer, "what it supplies"):
         takes = "mask" in inspect.signature(function).parameters
     if rule is None:
-        return MaskFlow(takes, "none", said=not layer.config.get("makes_mask"))
+        return MaskFlow(takes, "none", said=not layer.semantics.get("makes_mask"))
     return replace(_worded(layer, rule), takes=takes)

@@ -88,7 +88,7 @@ def up_sampling(layer: LayerSpec) -> nn.Module:
     """Build an UpSampling."""
     config = layer.config
     mode = config.get("interpolation", "nearest")
-    reason = _UNKNOWN.get((mode, config.get(mode)))
+    reason = _UNKNOWN.get((mode, layer.semantics.get(mode)))
     if reason is not None:
         raise UnsupportedOptionError(
             f"UpSampling2D option interpolation={mode!r} of this Keras is not supported: {reason}",
@@ -97,7 +97,7 @@ def up_sampling(layer: LayerSpec) -> nn.Module:
     return UpSampling(
         config["size"],
         mode=mode,
-        corners=mode == "bilinear" and config["bilinear"] == "corners",
+        corners=mode == "bilinear" and layer.semantics["bilinear"] == "corners",
         channels_last=config["data_format"] == "channels_last",
     )
 

@@ -43,13 +43,13 @@ def step_counts(x: Tensor, mask: Tensor) -> Tensor:
 
 def mask_enters(layer: LayerSpec) -> bool:
     """Tell whether the inner layer sees the mask."""
-    rule = layer.config["masking"]
+    rule = layer.semantics["masking"]
     return rule != "passes by" and not (rule == "inner unless fixed" and _fixed(layer))
 
 
 def inner_mask_leaves(layer: LayerSpec) -> bool:
     """Tell whether the output's mask is the inner layer's; else it is the one that came in."""
-    rule = layer.config["masking"]
+    rule = layer.semantics["masking"]
     return rule == "inner" or (rule.startswith("inner") and not _fixed(layer))
 
 
@@ -60,7 +60,7 @@ def _fixed(layer: LayerSpec) -> bool:
 
 def unknown_mask(layer: LayerSpec) -> bool:
     """Tell whether the file leaves open what mask comes out."""
-    return layer.config["masking"] == "inner, unknown if fixed" and _fixed(layer)
+    return layer.semantics["masking"] == "inner, unknown if fixed" and _fixed(layer)
 
 
 _UNKNOWN = (

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from keras2torch_birnn.reference import (
     activation,
     attention,
+    conv_lstm,
     convolution,
     custom_layers,
     dense,
@@ -42,6 +43,7 @@ from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec, Stru
 EQUATIONS: Mapping[str, Equation] = joined(
     model.EQUATIONS,
     recurrent.EQUATIONS,
+    conv_lstm.EQUATIONS,
     time_distributed.EQUATIONS,
     dense.EQUATIONS,
     embedding.EQUATIONS,

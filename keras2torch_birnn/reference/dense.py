@@ -22,11 +22,11 @@ def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Resu
     becoming 127, W is whole numbers already; the product is divided by both scales.
     """
     x, kernel = context.number(x), context.weight(layer, "kernel")
-    if layer.config.get("quantized") is None:
+    if layer.semantics.get("quantized") is None:
         y = x @ kernel
     else:
         scale = context.weight(layer, "kernel_scale")
-        if layer.config["quantized"] == "inputs and weights":
+        if layer.semantics["quantized"] == "inputs and weights":
             to_whole = 127 / (np.max(np.abs(x), axis=-1, keepdims=True) + 1e-7)
             x, scale = np.clip(np.round(x * to_whole), -127, 127), scale * to_whole
         y = (x @ kernel) / scale

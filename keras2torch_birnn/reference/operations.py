@@ -1,7 +1,7 @@
 """Operations in NumPy, each from its documentation in TensorFlow 2.15 or Keras 3.15.
 
-Arguments come in the kinds that ``config["kinds"]`` names and results leave so: a tensor of int32
-is one here, too. Sizes are arrays of int64. Operations take and give no masks.
+Arguments come in the kinds that ``semantics["kinds"]`` names and results leave so: a tensor of
+int32 is one here, too. Sizes are arrays of int64. Operations take and give no masks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def operation(function: Function) -> Equation:
     def equation(
         layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> tuple[Structure, Structure]:
-        kinds = layer.config["kinds"]
+        kinds = layer.semantics["kinds"]
         wants = iter(kinds["wants"])
         brought = map_structure(lambda leaf: _as(leaf, next(wants), context), inputs)
         one = len(kinds["wants"]) == 1 and not isinstance(inputs, tuple)

@@ -48,7 +48,7 @@ def up_sampling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -
             continue
         steps = x.shape[axis]
         at = (np.arange(steps * size) + 0.5) / size - 0.5
-        if layer.config["bilinear"] == "corners":  # in float32, with 1 / size rounded
+        if layer.semantics["bilinear"] == "corners":  # in float32, with 1 / size rounded
             at = (np.arange(steps * size, dtype=np.float32) * np.float32(1 / size)).astype(float)
         at = np.clip(at, 0, steps - 1)
         low = np.floor(at).astype(int)

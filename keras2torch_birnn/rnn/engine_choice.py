@@ -134,7 +134,7 @@ _FREE = ("go_backwards", "masked_output", "trainable")
 def alike(forward: LayerSpec, backward: LayerSpec) -> bool:
     """Whether one bidirectional torch module can be both halves."""
     return forward.class_name == backward.class_name and all(
-        forward.config[key] == backward.config.get(key)
-        for key in forward.config
+        forward.settings[key] == backward.settings.get(key)
+        for key in forward.settings
         if key not in _FREE
     )

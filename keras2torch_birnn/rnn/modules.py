@@ -313,7 +313,7 @@ def plan_of(halves: Sequence[LayerSpec], merge_mode: str | None) -> Plan:
     """How one layer, or the two halves of a Bidirectional, are called."""
     config = halves[0].config
     return Plan(
-        rules=tuple(half.config["masked_output"] for half in halves),
+        rules=tuple(half.semantics["masked_output"] for half in halves),
         merge_mode=merge_mode,
         return_sequences=config["return_sequences"],
         return_state=config["return_state"],

@@ -17,7 +17,6 @@ _ALONE: Mapping[str, Any] = {
     "stateful": False,
     "unroll": False,
     "time_major": False,
-    "masked_output": "zeros",
 }
 
 
@@ -26,7 +25,7 @@ def plain(layer: LayerSpec) -> LayerSpec:
     cell = layer.parts.get("cell")
     if cell is None or cell.class_name not in CELL_LAYERS:
         return layer
-    return _as_layer(cell, layer.config, layer)
+    return _as_layer(cell, layer.config, layer.semantics, layer)
 
 
 def layers_of_stack(layer: LayerSpec) -> tuple[LayerSpec, ...]:
@@ -36,10 +35,14 @@ def layers_of_stack(layer: LayerSpec) -> tuple[LayerSpec, ...]:
     """
     stack = layer.parts["cell"]
     loop = {**_ALONE, "trainable": stack.config.get("trainable", True)}
-    return tuple(_as_layer(cell, loop, layer) for cell in cells_in_order(stack))
+    return tuple(
+        _as_layer(cell, loop, {"masked_output": "zeros"}, layer) for cell in cells_in_order(stack)
+    )
 
 
-def _as_layer(cell: LayerSpec, loop: Mapping[str, Any], outer: LayerSpec) -> LayerSpec:
+def _as_layer(
+    cell: LayerSpec, loop: Mapping[str, Any], semantics: Mapping[str, Any], outer: LayerSpec
+) -> LayerSpec:
     learns = all(part.get("trainable", True) for part in (outer.config, loop, cell.config))
     return LayerSpec(
         CELL_LAYERS[cell.class_name],
@@ -49,4 +52,5 @@ def _as_layer(cell: LayerSpec, loop: Mapping[str, Any], outer: LayerSpec) -> Lay
         place=outer.place,
         input_shape=outer.input_shape,
         output_shape=outer.output_shape,
+        semantics=semantics,
     )

@@ -52,7 +52,8 @@ from keras2torch_birnn.saving.validation import (
     check_spec,
     check_tensors,
 )
-from keras2torch_birnn.spec import ModelSpec, model_from_json
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import ModelSpec
 
 _GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
 

@@ -283,11 +283,13 @@ def _damaged(what: str, place: str) -> InvalidModelFileError:
 def _check_options(layer: LayerSpec) -> None:
     if layer.class_name not in SCHEMA or layer.graph is not None:
         return
-    for key, option in SCHEMA[layer.class_name].options.items():
-        if key not in layer.config:
+    row, settings = SCHEMA[layer.class_name], layer.settings
+    known = {**row.options, **row.semantics}
+    for key, option in known.items():
+        if key not in settings:
             raise _damaged(f"no option {key}", layer.place)
-        _check_option(key, option, layer.config[key], layer.place)
-    for key in layer.config.keys() - SCHEMA[layer.class_name].options.keys() - {"trainable"}:
+        _check_option(key, option, settings[key], layer.place)
+    for key in settings.keys() - known.keys() - {"trainable"}:
         raise _damaged(f"option {printable(key)}", layer.place)
 
 

@@ -217,26 +217,28 @@ def _axes(value: Any) -> tuple[int, ...] | None:
 
 # masking: "ignore" the masks of query, value and key; or use them, and a row with nothing to attend
 # to is "uniform", or "zeros", or "zeros with scores": that only where the call returns the scores
-_MASKING = choice(REQUIRED, "ignore", "uniform", "zeros", "zeros with scores")
+_MASKING: Mapping[str, Option] = {
+    "masking": choice(REQUIRED, "ignore", "uniform", "zeros", "zeros with scores")
+}
 _HEADS: Mapping[str, Option] = {
     "use_bias": flag(True),
     "use_gate": flag(False),
     "dropout": number(0.0, 0.0, 1.0),
     "sliding_window": optional(size()),
-    "masking": _MASKING,
 }
 _ARGUMENTS = ("query", "value", "key", "attention_mask")
 _DENSE: Mapping[str, Option] = {
     "dropout": number(0.0, 0.0, 1.0),
     "causal": flag(False),
-    "mask_after": choice(REQUIRED, "query", "none"),
 }
+_MASK_AFTER: Mapping[str, Option] = {"mask_after": choice(REQUIRED, "query", "none")}
 
 LAYERS: Mapping[str, Schema] = {
     "Attention": Schema(
         {"use_scale": flag(False), "score_mode": choice("dot", "dot", "concat"), **_DENSE},
         _dot_weights,
         _attention_output,
+        semantics=_MASK_AFTER,
         call_options=CALL_OPTIONS,
         listed=True,
         refused=("a mask into more than three dimensions",),
@@ -245,6 +247,7 @@ LAYERS: Mapping[str, Schema] = {
         {"use_scale": flag(True), **_DENSE},
         _additive_weights,
         _attention_output,
+        semantics=_MASK_AFTER,
         call_options=CALL_OPTIONS,
         listed=True,
         refused=("a mask into more than three dimensions",),
@@ -263,6 +266,7 @@ LAYERS: Mapping[str, Schema] = {
         },
         _multi_head_weights,
         _heads_output("num_heads"),
+        semantics=_MASKING,
         arguments=_ARGUMENTS,
         call_options=CALL_OPTIONS,
         groups=_GROUPS,
@@ -278,6 +282,7 @@ LAYERS: Mapping[str, Schema] = {
         },
         _grouped_weights,
         _heads_output("num_query_heads"),
+        semantics=_MASKING,
         arguments=_ARGUMENTS,
         call_options=CALL_OPTIONS,
         groups=_GROUPS,

@@ -28,7 +28,7 @@ LAYERS: Mapping[str, Schema] = {
     "SpatialDropout1D": Schema(_DROPOUT, ignored=("noise_shape",)),
     "SpatialDropout2D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}, ignored=("noise_shape",)),
     "SpatialDropout3D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}, ignored=("noise_shape",)),
-    "Identity": Schema({"passes_mask": flag()}),
+    "Identity": Schema(semantics={"passes_mask": flag()}),
     "GaussianNoise": Schema({"stddev": number(REQUIRED, 0.0)}),
     "GaussianDropout": Schema(_DROPOUT),
     "AlphaDropout": Schema({**_DROPOUT, **_NOISE}),

@@ -75,8 +75,8 @@ def kind_of(leaf: Any, known: Known) -> str:
 def gives(layer: LayerSpec, call: Call, known: Known) -> Kinds:
     """The kinds of what a call of a layer, or of an operation that is settled, gives."""
     layer = repeated(layer)
-    if "kinds" in layer.config:
-        settled: Kinds = layer.config["kinds"]["gives"]
+    if "kinds" in layer.semantics:
+        settled: Kinds = layer.semantics["kinds"]["gives"]
         return settled
     if layer.class_name == "InputLayer":
         return (declared_kind(layer),)

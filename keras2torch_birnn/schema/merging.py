@@ -133,15 +133,19 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 _MASKING: Mapping[str, Option] = {"masking": choice(REQUIRED, "all", "any", "none")}
-_ELEMENTWISE = Schema(_MASKING, output=lambda config, shape: _elementwise(shape), listed=True)
+_ELEMENTWISE = Schema(
+    semantics=_MASKING, output=lambda config, shape: _elementwise(shape), listed=True
+)
 
 LAYERS: Mapping[str, Schema] = {
     **dict.fromkeys(("Add", "Multiply", "Average", "Maximum", "Minimum"), _ELEMENTWISE),
     "Subtract": Schema(
-        _MASKING, output=lambda config, shape: _elementwise(shape, least=2, most=2), listed=True
+        semantics=_MASKING,
+        output=lambda config, shape: _elementwise(shape, least=2, most=2),
+        listed=True,
     ),
     "Concatenate": Schema(
-        {"axis": size(-1, least=-32), **_MASKING}, output=_concatenated, listed=True
+        {"axis": size(-1, least=-32)}, semantics=_MASKING, output=_concatenated, listed=True
     ),
     # a norm below smallest_norm counts as that; highest_rank: Keras before 2.3 multiplies more
     # than three dimensions by another rule
@@ -149,9 +153,8 @@ LAYERS: Mapping[str, Schema] = {
         {
             "axes": Option(REQUIRED, _pair),
             "normalize": flag(False),
-            "smallest_norm": number(REQUIRED, 0.0),
-            "highest_rank": size(REQUIRED),
         },
+        semantics={"smallest_norm": number(REQUIRED, 0.0), "highest_rank": size(REQUIRED)},
         output=_dot,
         listed=True,
     ),

@@ -449,5 +449,5 @@ _BARE = {
 }
 
 OPS: Mapping[str, Operation] = {
-    f"ops.{name}": replace(row, options={**row.options, **_SETTLED}) for name, row in _BARE.items()
+    f"ops.{name}": replace(row, semantics=_SETTLED) for name, row in _BARE.items()
 }

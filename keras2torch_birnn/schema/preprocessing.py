@@ -187,17 +187,19 @@ def output_mode(default: str, allowed: Sequence[str]) -> Option:
 
 ENCODINGS = ("one_hot", "multi_hot", "count")
 
+# Keras 3 passes the mask on, tf.keras drops it.
+_PASSES_MASK: Mapping[str, Option] = {"passes_mask": flag()}
+
 LAYERS: Mapping[str, Schema] = {
-    # passes_mask: Keras 3 passes the mask on, tf.keras drops it
     "Normalization": Schema(
         {
             "axis": Option((-1,), lambda value: () if value is None else axes(-1).parse(value)),
             "mean": Option(None, lambda value: None if value is None else _numbers(value)),
             "variance": Option(None, lambda value: None if value is None else _numbers(value)),
             "invert": flag(False),
-            "passes_mask": flag(),
         },
         _normalization_weights,
+        semantics=_PASSES_MASK,
         not_trained=("mean", "variance", "count"),
         whole=("count",),
         refused=("mean without variance",),
@@ -206,8 +208,8 @@ LAYERS: Mapping[str, Schema] = {
         {
             "scale": Option(REQUIRED, _numbers),
             "offset": Option(0.0, _numbers),
-            "passes_mask": flag(),
         },
+        semantics=_PASSES_MASK,
         output=_rescaled,
     ),
     "CategoryEncoding": Schema(

@@ -56,8 +56,11 @@ def _no_weights(config: Config, shape: Shape | None) -> WeightShapes:
 class Schema:
     """One Keras class.
 
-    ``weights(config, input shape)`` gives name -> shape in Keras' order (None: any size);
-    ``output(config, input shape)`` the output's shape; both may raise ShapeError.
+    ``options``: Keras' options, as a file states them. ``semantics``: what the reader infers or
+    settles by the Keras version, by names of ours.
+    ``weights(settings, input shape)`` returns name -> shape in Keras' order (None: any size),
+    ``output(settings, input shape)`` the output's shape (settings: options and semantics together);
+    both may raise ShapeError.
     ``not_trained``: weights that Keras lists after all trainable ones. ``whole``: weights that are
     integers.
     ``parts``: config keys that hold an inner layer. ``aliases``: other names of the class.
@@ -83,6 +86,7 @@ class Schema:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    semantics: Mapping[str, Option] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
 
 

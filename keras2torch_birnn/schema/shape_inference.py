@@ -76,8 +76,8 @@ def _infer_leaf(
             output = (output[0], first[1] if first else None, *output[1:])
         return replace(layer, parts={"layer": inner}, input_shape=shape, output_shape=output)
     schema = SCHEMA[layer.class_name]
-    schema.weights(layer.config, shape)
-    output = schema.output({**layer.config, **said}, shape)
+    schema.weights(layer.settings, shape)
+    output = schema.output({**layer.settings, **said}, shape)
     return replace(layer, input_shape=shape, output_shape=output)
 
 
@@ -211,6 +211,6 @@ def expected_weights(layer: LayerSpec) -> Mapping[str, tuple[int | None, ...]]:
     if layer.class_name not in SCHEMA or layer.graph is not None:
         return {}
     try:
-        return SCHEMA[layer.class_name].weights(layer.config, layer.input_shape)
+        return SCHEMA[layer.class_name].weights(layer.settings, layer.input_shape)
     except ShapeError:
         return {}

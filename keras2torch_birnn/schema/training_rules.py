@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 
 from keras2torch_birnn.schema import normalized_axes
-from keras2torch_birnn.schema.recurrent import CONV_LSTMS
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import Generation, LayerSpec
 
-# The option of a BatchNormalization that holds its rule.
+# The name of a BatchNormalization's rule in its semantics.
 BATCH_RULE = "batch_rule"
 # Keras 3 ``backend.epsilon()``, which a masked count of steps is raised by.
 _EPSILON = 1e-7
@@ -69,9 +69,9 @@ _DEAF = frozenset(("MultiHeadAttention", "GroupedQueryAttention", *CONV_LSTMS))
 def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> LayerSpec:
     """``learns``: whether what stands around lets it."""
     own = bool(layer.config.get("trainable", True))
-    config = dict(layer.config)
+    config, semantics = dict(layer.config), dict(layer.semantics)
     if layer.class_name == "BatchNormalization":
-        config[BATCH_RULE] = batch_rule(layer, generation)
+        semantics[BATCH_RULE] = batch_rule(layer, generation)
     if generation.name == "keras3":
         heard = not layer.parts and layer.graph is None and layer.class_name not in _DEAF
         inner, config["trainable"] = learns, learns and (own or not heard)
@@ -83,6 +83,7 @@ def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> Layer
     return replace(
         layer,
         config=config,
+        semantics=semantics,
         parts={key: _settled(part, generation, learns=inner) for key, part in layer.parts.items()},
         graph=graph
         and replace(

@@ -38,11 +38,11 @@ from keras2torch_birnn.reference.rounding import Measured, by_reference, steadie
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, fitting_steps
 from keras2torch_birnn.saving.checkpoint import load, resolve_device
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
+from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     LayerSpec,
     ModelSpec,
     Structure,
-    model_from_json,
     with_dtype,
 )
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs

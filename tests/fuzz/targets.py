@@ -30,7 +30,7 @@ from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.lazy_array import Deferred
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
-from keras2torch_birnn.spec import model_from_json
+from keras2torch_birnn.schema.stored import model_from_json
 
 ORACLE_SECONDS = 2
 CPU_SECONDS = 10.0  # of this process for one mutant; the parser's child has its own limit

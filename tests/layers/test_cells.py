@@ -43,6 +43,7 @@ from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
 from keras2torch_birnn.rnn.unwrap_rnn import plain
 from keras2torch_birnn.schema import SCHEMA, cells_in_order, states_of
+from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 
 EXACT = 1e-12
@@ -74,8 +75,10 @@ def over(cells: tuple[LayerSpec, ...], states: str = "first cell first", **loop:
     inner = cells[0]
     if len(cells) > 1:
         parts = {str(i): one for i, one in enumerate(cells)}
-        inner = LayerSpec("StackedRNNCells", "stack", {"states": states}, parts=parts)
-    return LayerSpec("RNN", "rnn", {"trainable": True, **LOOP, **loop}, parts={"cell": inner})
+        inner = layer_of_settings("StackedRNNCells", "stack", {"states": states}, parts=parts)
+    return layer_of_settings(
+        "RNN", "rnn", {"trainable": True, **LOOP, **loop}, parts={"cell": inner}
+    )
 
 
 def conv_lstm(rank: int, seed: int = 0, **config: Any) -> LayerSpec:
@@ -160,7 +163,7 @@ def ruled(spec: LayerSpec) -> LayerSpec:
     if halves:
         return replace(spec, parts=halves)
     unreversed = spec.config["go_backwards"] and spec.config["return_sequences"]
-    if spec.config["masked_output"] == "zeros_unreversed" and not unreversed:
+    if spec.semantics["masked_output"] == "zeros_unreversed" and not unreversed:
         return with_options(spec, masked_output="zeros")
     return spec
 
@@ -573,10 +576,12 @@ def test_what_stands_at_masked_steps_of_a_stack_is_the_versions(
     generation = generation_of(version)
     cells = [LayerSpec("GRUCell", f"c{i}", {"units": size}) for i, size in enumerate(units)]
     parts = {str(i): one for i, one in enumerate(cells)}
-    stack = LayerSpec("StackedRNNCells", "s", {"states": generation.stack_states}, parts=parts)
+    stack = layer_of_settings(
+        "StackedRNNCells", "s", {"states": generation.stack_states}, parts=parts
+    )
     config = {"masked_output": generation.masked_output}
-    spec = LayerSpec("RNN", "rnn", config, parts={"cell": stack})
-    assert settle_stack(spec, generation).config["masked_output"] == rule
+    spec = layer_of_settings("RNN", "rnn", config, parts={"cell": stack})
+    assert settle_stack(spec, generation).semantics["masked_output"] == rule
 
 
 @pytest.mark.parametrize("engine", ["fused", "native"])

@@ -30,13 +30,13 @@ from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.kinds import KindError, common
 from keras2torch_birnn.schema.shape_inference import infer_model
+from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     Constant,
     LayerSpec,
     ModelSpec,
     TensorRef,
     leaves,
-    model_from_json,
 )
 from keras2torch_birnn.verification import verify
 
@@ -470,7 +470,7 @@ def test_whole_numbers_of_int32_overflow_as_in_keras() -> None:
 def test_a_half_precision_file_refuses_a_mask_into_a_cast() -> None:
     spec = read_entry("tf.keras-2.15.0/ops_tf_masks.keras")
     layer = spec.graph.layer("tf.cast")
-    layer.config["kinds"]["passes_mask"] = None  # as the reader says with mixed_float16
+    layer.semantics["kinds"]["passes_mask"] = None  # as the reader says with mixed_float16
     with pytest.raises(K2TError, match="a mask into a cast of floats") as caught:
         build(spec)
     assert caught.value.exit_code == 4
@@ -546,7 +546,7 @@ def test_what_was_saved_is_verified_layer_by_layer(file: str, suffix: str, tmp_p
         layer.name
         for layer in fixture(file).spec.graph.layers
         if layer.class_name.startswith("ops.")
-        and layer.config["kinds"]["gives"] != ("size",)
+        and layer.semantics["kinds"]["gives"] != ("size",)
         and layer.class_name not in ("ops.Identity", "ops.Cast")
     }
     assert wanted <= {layer.path for layer in report.layers}

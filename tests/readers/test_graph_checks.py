@@ -236,7 +236,7 @@ def test_a_model_that_cannot_be_computed_is_an_error_of_the_file(
 @pytest.mark.parametrize("class_name", sorted(SCHEMA.keys() - OPS.keys()))
 def test_every_default_has_the_form_of_a_parsed_value(class_name: str) -> None:
     schema = SCHEMA[class_name]
-    for key, option in {**schema.options, **schema.call_options}.items():
+    for key, option in {**schema.options, **schema.semantics, **schema.call_options}.items():
         if option.default is not REQUIRED and option.default is not None:
             assert option.parse(option.default) == option.default, key
 

@@ -20,6 +20,7 @@ from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import bidirectional, fold_layers
 from keras2torch_birnn.schema import REQUIRED, SCHEMA
+from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, LayerSpec
 
 STACKS: dict[str, tuple[Any, Any, str]] = {
@@ -72,7 +73,7 @@ def to_keras(rnn: Any, cell: str) -> list[LayerSpec]:
                 config["recurrent_activation"] = rnn.recurrent_activation
             if cell == "GRU":
                 config["reset_after"] = rnn.reset_after
-            halves.append(LayerSpec(cell, f"half{suffix}", config, weights))
+            halves.append(layer_of_settings(cell, f"half{suffix}", config, weights=weights))
         parts_ = {"forward_layer": halves[0], "backward_layer": halves[1]}
         layers.append(
             LayerSpec("Bidirectional", "bi", {"merge_mode": rnn.merge_mode[k]}, {}, parts_)

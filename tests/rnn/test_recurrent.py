@@ -189,7 +189,7 @@ def test_a_masked_row_is_its_valid_steps_alone(spec: LayerSpec, bits: list[bool]
     whole, alone = by_torch(module, x, mask), by_torch(module, x[:, mask[0]])
     half = spec.parts.get("forward_layer", spec)
     turned = half.config["go_backwards"] and half.config["return_sequences"]
-    rules = {one.config["masked_output"] for one in (spec.parts.values() or (spec,))}
+    rules = {one.semantics["masked_output"] for one in (spec.parts.values() or (spec,))}
     if not half.config["return_sequences"] or "zeros_unreversed" in rules:
         # the last step may be a masked one: the states alone are comparable
         if half.config["return_state"]:

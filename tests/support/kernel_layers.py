@@ -18,6 +18,7 @@ from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import Asked
 from keras2torch_birnn.rnn.native import library, op
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
+from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 
 native = pytest.mark.skipif(bool(library.missing()), reason=f"no kernel: {library.missing()}")
@@ -57,7 +58,8 @@ def half(cell: str, units: int, features: int, seed: int, **config: Any) -> Laye
     options = options_of(
         class_name, {"masked_output": "zeros", "return_sequences": True, **config, "units": units}
     )
-    return LayerSpec(class_name, f"{class_name.lower()}_{seed}", options, weights)
+    name = f"{class_name.lower()}_{seed}"
+    return layer_of_settings(class_name, name, options, weights=weights)
 
 
 def both(cell: str, units: int, features: int, merge: str | None, **config: Any) -> LayerSpec:

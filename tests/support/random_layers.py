@@ -110,7 +110,7 @@ def _output(layer: Layer, shape: Any) -> Any:
         return shape
     schema = SCHEMA[name]
     config: dict[str, Any] = {}
-    for key, option in schema.options.items():
+    for key, option in {**schema.options, **schema.semantics}.items():
         value = keywords.get(key, option.default)
         unsaid = value is REQUIRED or (value is None and key not in keywords)
         parsed = unsaid or key.endswith("activation")

@@ -21,7 +21,8 @@ from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.reference import rounding
 from keras2torch_birnn.reference.rounding import Measured, share_of, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, normal
-from keras2torch_birnn.spec import Array, ModelSpec, model_from_json
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification import verify
 from keras2torch_birnn.verification.live_keras import KerasAnswer
 

@@ -1,6 +1,6 @@
 """Which kind of numbers every operation of a graph works on, once and for all.
 
-``config["kinds"]`` of an operation: what its arguments are, leaf by leaf ("has"), what each is
+``semantics["kinds"]`` of an operation: what its arguments are, leaf by leaf ("has"), what each is
 brought to ("wants") and what comes out ("gives"). See ``schema.kinds``.
 """
 
@@ -94,7 +94,7 @@ def _with_kinds(
         "gives": settled.gives,
         "passes_mask": passes_mask,
     }
-    return replace(layer, config={**layer.config, "kinds": kinds})
+    return replace(layer, semantics={**layer.semantics, "kinds": kinds})
 
 
 def _check_cast(layer: LayerSpec, *, half: bool) -> None:
@@ -140,7 +140,7 @@ def _passes_mask(layer: LayerSpec, has: Kinds, settled: Settled, *, half: bool) 
 
 def _remember_parts(layer: LayerSpec, call: Call, parts: dict[TensorRef, tuple[Any, ...]]) -> None:
     """Note the single sizes in a shape that was stacked or concatenated."""
-    if layer.config["kinds"]["gives"] != ("size",) or layer.config.get("axis", 0) != 0:
+    if layer.semantics["kinds"]["gives"] != ("size",) or layer.config.get("axis", 0) != 0:
         return
     ref = TensorRef(call.layer, call.index)
     given = tuple(leaves(call.args))
@@ -176,7 +176,7 @@ def _used(
     read = {(ref.layer, ref.call) for ref in tensors(outputs)}
     kept: list[Call] = []
     for call in reversed(calls):
-        kinds = layers[call.layer].config.get("kinds")
+        kinds = layers[call.layer].semantics.get("kinds")
         if kinds and kinds["gives"] == ("size",) and (call.layer, call.index) not in read:
             continue
         read |= {(ref.layer, ref.call) for ref in tensors((call.args, call.kwargs))}
