@@ -74,9 +74,9 @@ def bench(
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Time a model, or a generated stack, against Keras, plain PyTorch and other runtimes.
+    """Time a model or a generated stack against Keras, PyTorch and others.
 
-    Every contender must first give equal numbers; each runs in its own process; medians of rounds.
+    A contender with other numbers is excluded. Each runs in its own process; figures are medians.
     """
     with errors_as_lines(debug):
         for file, kind in ((json_file, _RESULTS), (plot_file, _DRAWINGS)):

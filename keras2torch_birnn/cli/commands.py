@@ -157,7 +157,7 @@ def convert(
 def verify(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The Keras file, or only OUT.")],
     out: Annotated[
-        Path | None, typer.Argument(metavar="OUT", help="What `k2t convert` wrote.")
+        Path | None, typer.Argument(metavar="OUT", help="The file that `k2t convert` wrote.")
     ] = None,
     config: ConfigPath = None,
     plugin: Plugins = None,
@@ -271,7 +271,7 @@ def inspect(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show each layer of MODEL, its engine and the reason, and everything that is unsupported.
+    """Show each layer of MODEL with its engine, and everything unsupported.
 
     Example: k2t inspect model.h5
     """
@@ -313,9 +313,9 @@ def inspect(
 
 @app.command()
 def layers(as_json: Json = False, debug: Debug = False) -> None:
-    """List every Keras layer that can be converted, with its unsupported options.
+    """List the supported Keras layers and their unsupported options.
 
-    Then list the layers of other packages that a shipped plugin converts: --plugin NAME.
+    Also list the layers of other packages that shipped plugins convert (--plugin NAME).
 
     Example: k2t layers
     """
