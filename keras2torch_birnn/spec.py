@@ -264,6 +264,11 @@ def shape_fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) ->
     )
 
 
+def format_shape(shape: Sequence[int | None]) -> str:
+    """Write a shape for messages: ``(any, 3)``."""
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"
+
+
 _SEQUENCES = (tuple, list)
 
 

@@ -171,7 +171,7 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
         return [trained_exactly(case)]
     if isinstance(case, Stack):
         return [exact(case)]
-    from keras2torch_birnn.conversion import covered, in_float64, run
+    from keras2torch_birnn.conversion import copy_in_float64, reference_covers, run
     from keras2torch_birnn.readers import read_model
     from keras2torch_birnn.reference import compute
     from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
@@ -183,13 +183,13 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
         inputs = tuple(np.resize(x, (case.batch, *x.shape[1:])) for x in inputs)
     named: dict[str, Any] = {f"x{i}": x for i, x in enumerate(inputs)}
     np.savez(folder / "inputs.npz", **named)
-    if covered(spec):
+    if reference_covers(spec):
         return list(compute(spec, inputs).outputs)
     import torch
 
     from keras2torch_birnn.api import convert
 
-    model = in_float64(convert(case.path, config=case.config))
+    model = copy_in_float64(convert(case.path, config=case.config))
     return [y.numpy() for y in run(model, tuple(torch.from_numpy(x) for x in inputs))]
 
 

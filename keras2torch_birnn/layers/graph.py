@@ -144,7 +144,7 @@ class _Emitter:
             if leaf.output:  # only a plugin's layer can have more than is known
                 raise UnsupportedOptionError(
                     f"output {leaf.output} is used, but its plugin knows of one",
-                    "say outputs= there",
+                    "declare outputs= there",
                     place=graph.layer(leaf.layer).place,
                 )
             return found

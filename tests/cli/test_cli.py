@@ -185,7 +185,7 @@ def test_verify_ends_with_1_for_another_models_weights(converted: Path, tmp_path
         (("convert", MASKED), "Missing argument"),
         (("bogus",), "No such command"),
         (("convert", MASKED, "{tmp}/out.pt", "--dtype", "float16"), "float32 or float64"),
-        (("convert", MASKED, "{tmp}/out.pt", "--plugin", "{tmp}/none.py"), "is no file"),
+        (("convert", MASKED, "{tmp}/out.pt", "--plugin", "{tmp}/none.py"), "is not a file"),
         (("verify", "{out}", "--device", "abacus"), "device 'abacus' is unknown"),
         (("verify", MASKED, "{out}", "--against", "hearsay"), "one of auto, keras"),
         (("verify", "{out}", "--against", "reference"), "name both files"),

@@ -37,7 +37,7 @@ from converted import convert_spec
 from keras2torch_birnn import OutputError, convert, lazy_array, save
 from keras2torch_birnn.readers import open_model
 from keras2torch_birnn.saving import atomic
-from keras2torch_birnn.saving.checkpoint import write_out
+from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
 FIXTURE = Path(__file__).parent.parent.parent / "fixtures/keras-2.2.4/plain_gru_after_back_seq.h5"
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EINTR", "EFBIG", "ESTALE")
@@ -235,7 +235,9 @@ class Runs:
 
     def _save(self, out: Path, *, streamed: bool, overwrite: bool) -> None:
         if streamed:
-            write_out(self.hollow, out, overwrite=overwrite, source=FIXTURE, finish=lambda: None)
+            write_checkpoint(
+                self.hollow, out, overwrite=overwrite, source=FIXTURE, finish=lambda: None
+            )
         else:
             save(self.model, out, overwrite=overwrite)
 

@@ -19,7 +19,7 @@ from commands import MASKED, STACK_H5, changed_config, k2t, k2t_process, layer
 from specs import chain
 
 import keras2torch_birnn
-from keras2torch_birnn.conversion import build, covered, flat
+from keras2torch_birnn.conversion import build, flat, reference_covers
 from keras2torch_birnn.errors import (
     K2TError,
     PluginError,
@@ -27,7 +27,7 @@ from keras2torch_birnn.errors import (
     WeightMismatchError,
 )
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
-from keras2torch_birnn.plugins.checks import completed
+from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.custom_layers import check_names
@@ -98,7 +98,7 @@ def arrays(file: str) -> tuple[Array, list[Array]]:
 
 def read(file: str) -> ModelSpec:
     config = ENTRIES[file]["config"]
-    return completed(read_model(FIXTURES / file, config=config and FIXTURES / config))
+    return complete_shapes(read_model(FIXTURES / file, config=config and FIXTURES / config))
 
 
 def run(spec: ModelSpec, x: Array, dtype: str | None = None) -> list[Array]:
@@ -135,7 +135,7 @@ def test_a_plugin_gives_what_the_original_gave(file: str) -> None:
     for output in (y for y in wanted if "viterbi" in file or y.dtype.kind == "i"):
         got = next(g for g in run(spec, x) if g.shape == output.shape and g.dtype == output.dtype)
         assert np.array_equal(got, output)
-    if not covered(spec):
+    if not reference_covers(spec):
         return
     exact = list(compute(spec, (x,)).outputs)
     atol = FAR if file.startswith(("self-attention-0.46", "self-attention-0.51")) else ATOL
@@ -365,19 +365,19 @@ FAILING: Mapping[str, tuple[str, str]] = {
     "several outputs": (
         "class Mine(nn.Module):\n    def forward(self, x):\n        return x, x\n"
         '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n    return Mine()\n',
-        "its module gives 2 outputs, 1 are expected; say outputs=",
+        "its module returns 2 outputs, expected 1; declare outputs=",
     ),
     "another shape": (
         "class Mine(nn.Module):\n    def forward(self, x):\n        return x[:, :, 1:]\n"
         '@k2t.converts("CenterSteps", mask="passes", output=lambda config, shape: shape)\n'
         "def mine(layer):\n    return Mine()\n",
-        "its module gives (5, 7, 9), (any, 7, 10) is expected",
+        "its module returns (5, 7, 9), (any, 7, 10) is expected",
     ),
     "no tensor": (
         "class Mine(nn.Module):\n    def forward(self, x):\n        return [3]\n"
         '@k2t.converts("CenterSteps", mask="passes", outputs=1)\ndef mine(layer):\n'
         "    return Mine()\n",
-        "plugin for CenterSteps: its module gives 1 outputs",
+        "plugin for CenterSteps: its module returns 1 outputs",
     ),
     "numbers that do not last": (
         "class Mine(nn.Module):\n    def __init__(self, scale):\n        super().__init__()\n"
@@ -443,7 +443,9 @@ def test_a_file_may_be_loaded_again(tmp_path: Path) -> None:
 def test_an_unknown_plugin_is_refused_with_those_there_are() -> None:
     done = k2t("inspect", CENTER, "--plugin", "keras-crf")
     assert done.code == 2
-    assert "plugin keras-crf is no file; name a Python file, or one of attention-weig" in done.err
+    assert (
+        "plugin keras-crf is not a file; name a Python file, or one of attention-weig" in done.err
+    )
 
 
 # ---- weights -----------------------------------------------------------------------------------
@@ -584,7 +586,7 @@ def test_an_output_that_a_plugin_does_not_tell_of_is_refused(tmp_path: Path) -> 
     file = FIXTURES / "tf.keras-2.15.0" / "two_and_two.h5"
     done = k2t("convert", file, tmp_path / "out.pt", "--plugin", plugin(tmp_path, text))
     assert done.code in (2, 4)
-    assert "say outputs=" in done.err
+    assert "declare outputs=" in done.err
 
 
 # ---- Lambda ------------------------------------------------------------------------------------
@@ -699,7 +701,10 @@ def test_without_an_equation_all_other_layers_are_judged(tmp_path: Path) -> None
     report = verify(CENTER, out, plugins=[file], against="reference")
     assert report.ok
     assert len(report.layers) == 4
-    assert "plugin for CenterSteps: no NumPy equation, so what its module gives" in report.notes[0]
+    assert (
+        "plugin for CenterSteps: no NumPy equation, so its module is not verified"
+        in report.notes[0]
+    )
     model = keras2torch_birnn.load(out)
     with torch.no_grad():
         next(p for n, p in model.named_parameters() if "bidirectional" in n).mul_(1.1)
@@ -923,7 +928,7 @@ def test_a_module_of_another_float_type_is_named_with_its_dtype(
     run = k2t("convert", path, out, "--plugin", file, *dtype)
     if run.code == 0:  # it is right in float32, and nothing has asked for more
         run = k2t("verify", path, out, "--plugin", file, "--against", "reference")
-    words = "plugin for OneHot: its module gives torch.float32 in a model of torch.float64; use"
+    words = "plugin for OneHot: its module returns torch.float32 in a model of torch.float64; use"
     assert run.code == 2, run.err
     assert words in run.err
     assert len(run.lines("error")) == 1

@@ -325,13 +325,13 @@ def test_own_data_that_does_not_fit_is_refused(inputs: Any, words: str, tmp_path
 @pytest.mark.parametrize(
     ("ids", "words"),
     [
-        (np.full((1, 7), 1.5), r"holds fractions, whole numbers are expected"),
+        (np.full((1, 7), 1.5), r"holds fractions, integers are expected"),
         (np.full((1, 7), 2.0**40), r"input \S+ holds values beyond int32"),
         (
             np.full((1, 7), -1),
-            r"the model cannot be computed on the inputs given \(layer embedding",
+            r"the model cannot be computed on the given inputs \(layer embedding",
         ),
-        (np.full((1, 7), 10**6), r"cannot be computed on the inputs given \(index 1000000 is out"),
+        (np.full((1, 7), 10**6), r"cannot be computed on the given inputs \(index 1000000 is out"),
     ],
 )
 def test_own_ids_beyond_the_vocabulary_are_refused(ids: Array, words: str, tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_a_file_that_holds_no_arrays_is_refused(tmp_path: Path) -> None:
 
 def test_golden_vectors_take_no_other_inputs(tmp_path: Path) -> None:
     files = pair(FIXTURES / GRU, tmp_path)
-    with pytest.raises(birnn.UsageError, match="golden vectors bring their own inputs"):
+    with pytest.raises(birnn.UsageError, match="golden vectors have their own inputs"):
         verify(files[1], inputs=[])
     assert k2t("verify", files[1], "--inputs", "x.npz").code == 2
 

@@ -1,4 +1,4 @@
-"""Where in an output an error stands, as an index and in words. NumPy only."""
+"""Locate the largest error in an output, as an index and in words. NumPy only."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from keras2torch_birnn.spec import Array
 _NAMES = {1: ("row",), 2: ("row", "feature"), 3: ("row", "step", "feature")}
 
 
-def in_words(index: tuple[int, ...]) -> str:
-    """``row 2, step 4, feature 16``; axes of space have no names."""
+def describe_index(index: tuple[int, ...]) -> str:
+    """Describe an index: ``row 2, step 4, feature 16``; spatial axes have no names."""
     if len(index) in _NAMES:
         names = zip(_NAMES[len(index)], index, strict=True)
         return ", ".join(f"{name} {number}" for name, number in names)
     return f"row {index[0]}, place {list(index[1:])}" if index else "the only value"
 
 
-def worst_of(got: Sequence[Array], wanted: Sequence[Array]) -> tuple[int, tuple[int, ...]]:
-    """Number of the output with the largest error, and where in it; () if shapes differ."""
+def find_worst(actual: Sequence[Array], expected: Sequence[Array]) -> tuple[int, tuple[int, ...]]:
+    """Find the output with the largest error, and the index in it; () if shapes differ."""
     found: tuple[float, int, tuple[int, ...]] = (-1.0, 0, ())
-    for number, (a, b) in enumerate(zip(got, wanted, strict=False)):
+    for number, (a, b) in enumerate(zip(actual, expected, strict=False)):
         if a.shape != b.shape or not a.size:
             continue
         apart = distance(a, b)
@@ -32,9 +32,9 @@ def worst_of(got: Sequence[Array], wanted: Sequence[Array]) -> tuple[int, tuple[
     return found[1:]
 
 
-def distance(got: Array, wanted: Array) -> Array:
-    """|got - wanted|, 0 for NaN in the same place and infinite for NaN in one of both."""
-    a, b = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+def distance(actual: Array, expected: Array) -> Array:
+    """Compute |actual - expected|: 0 where both are NaN, infinite where one is."""
+    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(all="ignore"):
         apart: Array = np.where(same, 0.0, np.abs(a - b))

@@ -1,4 +1,4 @@
-"""The whole model in its own precision, on one device, against one yardstick."""
+"""Compare the whole model, in its own precision and on one device, with one baseline."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from keras2torch_birnn.conversion import run
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
 from keras2torch_birnn.spec import Array
-from keras2torch_birnn.verification.closeness import Tolerance, all_close, error
 from keras2torch_birnn.verification.report import Comparison
+from keras2torch_birnn.verification.tolerance import Tolerance, all_close, max_errors
 
-# A yardstick of half precision says something for longer: it is never closer than that.
+# A larger share than UNJUDGEABLE: a baseline in half precision is never more exact than this.
 UNJUDGEABLE_HALF = 0.1
-# What arithmetic raises where a model does not fit its inputs, or itself.
+# Errors of arithmetic where a model does not fit its inputs, or its layers each other.
 FAILURES = (RuntimeError, LookupError, TypeError, ValueError)
 
 
 def compare(
-    got: Sequence[Array] | str,
-    wanted: Sequence[Array],
+    actual: Sequence[Array] | str,
+    expected: Sequence[Array],
     roundings: Sequence[float],
     limit: Tolerance,
     *,
@@ -33,22 +33,22 @@ def compare(
     inputs: str = "",
     coarseness: float = 1.0,
 ) -> Comparison:
-    """Compare outputs with a yardstick's.
+    """Compare outputs with a baseline's.
 
-    ``got``: the outputs, or why there are none. ``roundings``: of each output, how far float32
-    arithmetic is off. ``coarseness``: how many times as coarse the yardstick's own arithmetic is.
+    ``actual``: the outputs, or the reason why there are none. ``roundings``: float32's rounding
+    error of each output. ``coarseness``: factor by which the baseline's arithmetic is coarser.
     """
-    share = share_of(wanted, roundings)
+    share = share_of(expected, roundings)
     judged = share <= UNJUDGEABLE and coarseness * share <= UNJUDGEABLE_HALF
     roundings = [coarseness * one for one in roundings]
     rounding = max(roundings, default=0.0)
-    if isinstance(got, str):
+    if isinstance(actual, str):
         far = float("inf")
         return Comparison(
-            device, against, far, far, rounding, False, inputs=inputs, judged=True, failure=got
+            device, against, far, far, rounding, False, inputs=inputs, judged=True, failure=actual
         )
-    absolute, relative = error(got, wanted)
-    ok = judged and all_close(got, wanted, roundings, limit)
+    absolute, relative = max_errors(actual, expected)
+    ok = judged and all_close(actual, expected, roundings, limit)
     return Comparison(
         device, against, absolute, relative, rounding, ok, inputs=inputs, judged=judged
     )
@@ -57,7 +57,7 @@ def compare(
 def outputs(
     model: nn.Module, inputs: Sequence[Array], device: str, *, strict: bool
 ) -> tuple[Array, ...] | str:
-    """The model's outputs, or why it cannot be computed. ``strict``: without TF32."""
+    """Compute the model's outputs, or return why that failed. ``strict``: without TF32."""
     tensors = tuple(torch.from_numpy(np.asarray(x)) for x in inputs)
     with _precision(strict=strict):
         try:
@@ -69,7 +69,7 @@ def outputs(
 
 @contextmanager
 def _precision(*, strict: bool) -> Iterator[None]:
-    """``strict``: no TF32 on CUDA, which cuDNN's RNNs use by default (errors of about 1e-3)."""
+    """Set the precision: ``strict`` forbids TF32, cuDNN's default for RNNs (errors of 1e-3)."""
     if not strict or not torch.cuda.is_available():
         yield
         return

@@ -1,7 +1,7 @@
-"""OUT as a kind of file: how its name ends, and how its content tells that k2t wrote it.
+"""Recognise checkpoints, the files that k2t writes, by suffix and content.
 
-A look at a file runs nothing of it and reads little: the table of a zip and the first strings of
-its ``data.pkl``, or the header of safetensors. No torch is needed.
+Recognising a file runs none of its code and reads little: the table of a zip and the first strings
+of its ``data.pkl``, or the header of safetensors. It needs no torch.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _FORMATS = "keras2torch_birnn/"  # of every version
 _START = 256  # bytes of data.pkl that hold its first key and value
 
 
-def is_out(path: Path) -> bool:
-    """Tell from the content of a file whether k2t wrote it.
+def is_checkpoint(path: Path) -> bool:
+    """Return whether k2t wrote the file, judged by its content.
 
     Raises:
         OSError: it cannot be read.
@@ -33,24 +33,26 @@ def is_out(path: Path) -> bool:
         with path.open("rb", buffering=0) as file:
             window = Window(file, 0, os.fstat(file.fileno()).st_size)
             zipped = window.head(2) == b"PK"
-            return (_torch_format if zipped else _safetensors_format)(window).startswith(_FORMATS)
+            return (_read_torch_format if zipped else _read_safetensors_format)(window).startswith(
+                _FORMATS
+            )
     except InvalidModelFileError:
         return False
 
 
-def _torch_format(window: Window) -> str:
-    """What stands under "format" in a ``.pt`` file; its dict begins with that key."""
+def _read_torch_format(window: Window) -> str:
+    """Read the value of "format", the first key of the dict in a ``.pt`` file."""
     with open_archive(window, MAX_PROGRAM_BYTES, MAX_OUT_MEMBERS) as (archive, members):
         program = next((m for m in members if m.filename.endswith("/data.pkl")), None)
         if program is None:
             return ""
         with archive.open(program) as content:
-            found = _strings(content.read(_START))
+            found = _find_strings(content.read(_START))
             key, value = next(found, ""), next(found, "")
     return value if key == "format" else ""
 
 
-def _strings(program: bytes) -> Iterator[str]:
+def _find_strings(program: bytes) -> Iterator[str]:
     try:
         for opcode, argument, _ in pickletools.genops(program):
             if opcode.name == "BINUNICODE":
@@ -59,7 +61,7 @@ def _strings(program: bytes) -> Iterator[str]:
         return
 
 
-def _safetensors_format(window: Window) -> str:
+def _read_safetensors_format(window: Window) -> str:
     size = int.from_bytes(window.head(8), "little")
     if not 0 < size <= min(MAX_PROGRAM_BYTES, window.size - 8):
         return ""
@@ -71,4 +73,4 @@ def _safetensors_format(window: Window) -> str:
     return str(texts.get("format")) if isinstance(texts, dict) else ""
 
 
-OUT = FileKind("OUT", (".pt", ".pth", ".safetensors"), is_out)
+CHECKPOINT = FileKind("OUT", (".pt", ".pth", ".safetensors"), is_checkpoint)
