@@ -85,7 +85,7 @@ def packed_before(
         at = [Array() if p is None else Array(p.data_ptr(), p.numel()) for p in given]
         arrays.append((Array * 4)(*at))
     # Before they are packed: what another thread changes meanwhile is noticed by the next run.
-    prints = [library().k2t_print(isa, array) for array in arrays]
+    prints = [library().k2t_fingerprint(isa, array) for array in arrays]
     packed = freshly_packed(kind, parameters, isa, arrays, prints)
     storages = [p.untyped_storage() for p in there]
     watches = tuple(weakref.ref(s, lambda _: _kept.pop(key, None)) for s in storages)
