@@ -78,7 +78,7 @@ def _one_more(folder: Path) -> None:
 
 
 def _renamed(folder: Path) -> None:
-    (folder / "print.h").rename(folder / "point.h")
+    (folder / "fingerprint.h").rename(folder / "point.h")
 
 
 def _too_old(folder: Path) -> None:

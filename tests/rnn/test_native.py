@@ -175,7 +175,7 @@ def test_one_changed_number_is_noticed_however_the_layer_is_shared_out(
 
 def print_of(isa: int, arrays: list[Array]) -> int:
     at = [library.Array(a.ctypes.data if a.size else None, a.size) for a in arrays]
-    found: int = library.library().k2t_print(isa, (library.Array * 4)(*at))
+    found: int = library.library().k2t_fingerprint(isa, (library.Array * 4)(*at))
     return found
 
 

@@ -213,8 +213,8 @@ def library() -> ctypes.CDLL:
     found.k2t_packed_size.restype = _int
     found.k2t_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 5)
     found.k2t_pack.restype = None
-    found.k2t_print.argtypes = (_int, ctypes.POINTER(Array))
-    found.k2t_print.restype = ctypes.c_uint64
+    found.k2t_fingerprint.argtypes = (_int, ctypes.POINTER(Array))
+    found.k2t_fingerprint.restype = ctypes.c_uint64
     found.k2t_lengths.argtypes = (_pointer, _int, _int, _int, _int, _pointer)
     found.k2t_lengths.restype = _int
     found.k2t_run.argtypes = (_int, ctypes.c_char_p)

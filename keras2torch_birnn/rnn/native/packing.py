@@ -87,7 +87,7 @@ def cached_pack(
         at = [Array() if p is None else Array(p.data_ptr(), p.numel()) for p in given]
         arrays.append((Array * 4)(*at))
     # Before they are packed: the next run notices changes by another thread meanwhile.
-    fingerprints = [library().k2t_print(isa, array) for array in arrays]
+    fingerprints = [library().k2t_fingerprint(isa, array) for array in arrays]
     packed = pack(kind, parameters, isa, arrays, fingerprints)
     storages = [p.untyped_storage() for p in present]
     watches = tuple(weakref.ref(s, lambda _: _cache.pop(key, None)) for s in storages)

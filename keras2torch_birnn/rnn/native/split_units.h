@@ -1,20 +1,20 @@
-// One direction of a single row by several threads, each with a part of the units. Inside an
+// One direction of a single row, split by units: every thread computes a part of them. Inside an
 // isa_*.cpp's namespace.
 //
-// Every step needs the whole state before it, so the threads meet after each. What lies between two
-// meetings is a phase: the input's product for a block of steps, then the steps one by one (of a GRU
-// that resets before its product two phases: its n needs all of r h).
+// A step needs the whole state of the step before, so the threads synchronise after each. The work
+// between two synchronisations is a phase: the product of the input for a block of steps, or one step
+// (two phases for a GRU with reset before the product, whose n needs all of r h).
 
 constexpr long BLOCK_STEPS = BLOCK_ROWS;
 
-// Shared by all parts of a direction.
-struct Together {
+// Buffers that all parts of a direction share.
+struct SplitBuffers {
     float* inputs;  // (BLOCK_STEPS, [panel][G][lane])
-    float* h[2];    // state before the step and after it, in turns
-    float* c;       // LSTM's other state; GRU before: z
+    float* h[2];    // state before and after a step; they swap roles
+    float* c;       // LSTM: cell state; GRU before: z
     float* reset;   // GRU before: r h
 
-    Together(const K2tShape& shape, float* memory) {
+    SplitBuffers(const K2tShape& shape, float* memory) {
         const long width = whole(shape.units);
         inputs = memory;
         h[0] = inputs + BLOCK_STEPS * inputs_stride(shape);
@@ -24,7 +24,7 @@ struct Together {
     }
 };
 
-static long together_size(const K2tShape& shape) {
+static long split_size(const K2tShape& shape) {
     return BLOCK_STEPS * inputs_stride(shape) + 4 * whole(shape.units);
 }
 
@@ -36,11 +36,11 @@ static long phases_of_block(const K2tCall& call) {
     return 1 + BLOCK_STEPS * phases_per_step(call.shape.kind);
 }
 
-// The number of phases; sets up the state, and the zeros past the row's end.
-static long together_start(const K2tCall& call, long d, float* memory) {
+// Set up the state and the zeros past the end of the row; return the number of phases.
+static long split_start(const K2tCall& call, long d, float* memory) {
     const K2tShape& shape = call.shape;
     const long units = shape.units, width = whole(units), length = row_length(call);
-    Together s(shape, memory);
+    SplitBuffers s(shape, memory);
     copy(nullptr, 4 * width, s.h[0]);
     if (call.h_0[d]) copy(call.h_0[d], units, s.h[0]);
     if (shape.kind == K2T_LSTM && call.c_0[d]) copy(call.c_0[d], units, s.c);
@@ -50,13 +50,13 @@ static long together_start(const K2tCall& call, long d, float* memory) {
         copy(s.h[0], units, state_in(call, call.final, d, 0, 0));
         if (shape.kind == K2T_LSTM) copy(s.c, units, state_in(call, call.final, d, 1, 0));
     }
-    const long rest = length % BLOCK_STEPS;
+    const long last_steps = length % BLOCK_STEPS;
     return length / BLOCK_STEPS * phases_of_block(call) +
-           (rest ? 1 + rest * phases_per_step(shape.kind) : 0);
+           (last_steps ? 1 + last_steps * phases_per_step(shape.kind) : 0);
 }
 
 template <class Functions>
-static void together_with(const K2tCall& call, const K2tPart& at, float* memory) {
+static void split_run_with(const K2tCall& call, const K2tPart& at, float* memory) {
     const K2tShape& shape = call.shape;
     const long kind = shape.kind, units = shape.units, d = at.direction;
     const long length = row_length(call), all_panels = whole(units) / LANES;
@@ -66,7 +66,7 @@ static void together_with(const K2tCall& call, const K2tPart& at, float* memory)
     const long count = first + panels * LANES < units ? panels * LANES : units - first;
     const Functions functions(call);
     const Packed w(shape, call.packed[d]);
-    const Together shared(shape, memory);
+    const SplitBuffers shared(shape, memory);
 
     const long block = at.phase / phases_of_block(call), begin = block * BLOCK_STEPS;
     const long phase = at.phase % phases_of_block(call) - 1;  // of the block's steps
@@ -96,16 +96,16 @@ static void together_with(const K2tCall& call, const K2tPart& at, float* memory)
         gru_before_new(functions, w, 1, units, s, inputs, 0);
     else
         one_step(functions, w, 1, units, s, inputs, 0, kind);
-    give(call, d, 0, time(step), at.part, at.parts, first, count, s.h_next + first, at.visits);
+    write_output(call, d, 0, time(step), at.part, at.parts, first, count, s.h_next + first, at.visits);
     if (step == length - 1 && call.final) {
         copy(s.h_next + first, count, state_in(call, call.final, d, 0, 0) + first);
         if (kind == K2T_LSTM) copy(s.c + first, count, state_in(call, call.final, d, 1, 0) + first);
     }
 }
 
-static void together(const K2tCall& call, const K2tPart& at, float* memory) {
+static void split_run(const K2tCall& call, const K2tPart& at, float* memory) {
     if (is_standard(call))
-        together_with<Standard>(call, at, memory);
+        split_run_with<Standard>(call, at, memory);
     else
-        together_with<Chosen>(call, at, memory);
+        split_run_with<Configured>(call, at, memory);
 }

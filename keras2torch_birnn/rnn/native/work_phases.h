@@ -1,4 +1,4 @@
-// Work in phases, each cut into the same parts: no part of a phase begins before all of the phase
+// Work in phases. Every phase has the same number of parts, and begins when all parts of the phase
 // before are done.
 #pragma once
 
@@ -8,14 +8,14 @@
 
 #include "pool.h"
 
-class Phases {
+class WorkPhases {
 public:
-    Phases(long phases, long parts) : phases_(phases), parts_(static_cast<size_t>(parts)) {}
+    WorkPhases(long phases, long parts) : phases_(phases), parts_(static_cast<size_t>(parts)) {}
 
-    // For each thread that takes part, with a number below `parts` of its own: returns when all is
-    // done. A thread does its own part, so that its weights stay in its cache, and those of threads
-    // that are not there, or have not begun for so long that they must have lost their processor.
-    // So any number of threads gets all done.
+    // Call compute(phase, part) for all phases and parts, together with the other threads that call
+    // this; return when all are done. `me`: the thread's own part, different for each. A thread
+    // computes its own part, whose weights stay in its cache, and steals parts whose thread never came
+    // or seems to be descheduled. So any number of threads completes the work.
     template <class Compute>
     void work(long me, Compute compute) {
         const long parts = static_cast<long>(parts_.size());
@@ -39,7 +39,7 @@ private:
     static constexpr long PATIENCE = 200, LONG = 5000;
 
     struct alignas(64) Part {
-        std::atomic<long> begun{0};  // phases of which this part was begun
+        std::atomic<long> begun{0};  // number of phases for which this part was begun
         std::atomic<bool> present{false};
     };
 
