@@ -284,9 +284,9 @@ def test_initial_states_of_another_number_than_a_stack_has_are_refused() -> None
     module = convert_layer(over((cell("LSTM", 2, F, 1), cell("GRU", H, 2, 2))))
     x, states = torch.randn(B, T, F).double(), [torch.randn(B, n).double() for n in (2, 2, H)]
     module(x, None, states)
-    for given in (states[:2], [*states, states[0]]):
-        with pytest.raises(UsageError, match=f"3 states are expected, found {len(given)}"):
-            module(x, None, given)
+    for wrong in (states[:2], [*states, states[0]]):
+        with pytest.raises(UsageError, match=f"3 states are expected, found {len(wrong)}"):
+            module(x, None, wrong)
 
 
 # ---- masks that Keras cannot take --------------------------------------------------------------

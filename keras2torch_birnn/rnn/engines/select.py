@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
 
 
 class StackCandidate(NamedTuple):
-    """The same for an engine that runs a stack at once."""
+    """A row of ``ENGINES`` and its engine, which runs a stack at once."""
 
     row: EngineRow
     engine: StackEngine
