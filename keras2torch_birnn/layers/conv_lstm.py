@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
@@ -24,6 +24,7 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines import VARIABLE, requested_engine
 from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
 from keras2torch_birnn.rnn.modules import Plan, plan_of, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.tensor_checks import check_states
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
 
@@ -63,13 +64,18 @@ class ConvLSTM(nn.Module):
         self.named = {name: activation_label(config[name]) for name in names}
 
     def run_sequence(self, call: RnnCall) -> RnnResult:
-        """Run the steps in a loop; one direction, so there is nothing to merge."""
+        """Run the steps in a loop; one direction, so there is nothing to merge.
+
+        Raises:
+            ArgumentValueError: there are no steps, or the states do not fit.
+        """
         x, lengths, initial = call.x, call.lengths, call.initial_state
+        if x.shape[1] == 0:
+            raise ArgumentValueError("an input of no steps is not supported")
         products = self._input_product(x).unbind(dim=1)
-        if initial is None:
-            h = c = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])
-        else:
-            h, c = initial[0]
+        zeros = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])
+        check_states(initial or (), 2, zeros.shape)
+        ((h, c),) = initial or ((zeros, zeros),)
         valid = None
         if lengths is not None:
             valid = torch.arange(x.shape[1], device=x.device)[:, None] < lengths

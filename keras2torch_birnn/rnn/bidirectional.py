@@ -36,8 +36,8 @@ class BiLSTM(BidirectionalStack):
             None, which keeps both directions apart, for the last.
         activation, recurrent_activation: Keras' names, with ``hard_sigmoid`` spelled out as
             "hard_sigmoid_0.2" (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
-        engine: "auto", "torch", "fused", "folded", "loop", "graph" or "native" (see
-            docs/performance.md); None for what K2T_ENGINE says.
+        engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
+            ``K2T_ENGINE``.
         device, dtype: of the parameters.
 
     Shape:
@@ -127,8 +127,8 @@ class BiGRU(BidirectionalStack):
         activation, recurrent_activation: Keras' names, with ``hard_sigmoid`` spelled out as
             "hard_sigmoid_0.2" (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
         reset_after: True as in ``nn.GRU`` and Keras since tf.keras 2.0; False as in Keras before.
-        engine: "auto", "torch", "fused", "folded", "loop", "graph" or "native" (see
-            docs/performance.md); None for what K2T_ENGINE says.
+        engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
+            ``K2T_ENGINE``.
         device, dtype: of the parameters.
 
     Shape:
@@ -215,8 +215,8 @@ class BiRNN(BidirectionalStack):
         merge_mode: "concat", "sum", "mul" or "ave", for all layers or a list with one for each;
             None, which keeps both directions apart, for the last.
         activation: Keras' name of any function, in place of ``nonlinearity``; see ``BiLSTM``.
-        engine: "auto", "torch", "fused", "folded", "loop", "graph" or "native" (see
-            docs/performance.md); None for what K2T_ENGINE says.
+        engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
+            ``K2T_ENGINE``.
         device, dtype: of the parameters.
 
     Shape:

@@ -35,7 +35,7 @@ from keras2torch_birnn.rnn.engines.select import (
     select_stack_engine,
 )
 from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
-from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer, Weights
+from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
 from keras2torch_birnn.rnn.native.library import (
     find_native_cell,
@@ -209,7 +209,7 @@ class BidirectionalStack(nn.Module):
         With the module's current device, dtype, mode and engine, gradients or not.
         """
         stack = self._stack()
-        layers, weight = stack.layers, stack.layers[0].weights[0].ih
+        layers, weight = stack.layers, stack.layers[0].weight_ih
         if (choice := explain_stack(stack, weight, masked=masked)) is not None:
             return (choice,) * self.num_layers
         return tuple(explain_layer(layer, batch, masked=masked) for layer in layers)
@@ -219,7 +219,7 @@ class BidirectionalStack(nn.Module):
         return tuple(
             RnnLayer(
                 self._cell,
-                tuple(self._weights(layer, suffix) for suffix in _DIRECTIONS),
+                self._parameters_of(layer),
                 self._kernel,
                 self._native,
                 training=self.training,
@@ -291,11 +291,9 @@ class BidirectionalStack(nn.Module):
         """Return whether all later layers read both directions side by side, as torch's own do."""
         return set(self.merge_mode[:-1]) == {"concat"}
 
-    def _weights(self, layer: int, suffix: str) -> Weights:
-        own = self._parameters  # nn.Module's attribute access is slow
-        names = [f"{name}_l{layer}{suffix}" for name in WEIGHT_NAMES]
-        found: list[Any] = [own[n] if n in own else getattr(self, n, None) for n in names]
-        return Weights(*found)
+    def _parameters_of(self, layer: int) -> list[Tensor | None]:
+        own: Any = self._parameters  # nn.Module's attribute access is slow
+        return [own[name] if name in own else getattr(self, name, None) for name in _names(layer)]
 
     def _as_tuple(self, hx: Any) -> tuple[Tensor, ...]:
         """Return ``hx`` (None, a tensor, a tuple or a list of tensors) as a tuple."""
@@ -336,7 +334,7 @@ class BidirectionalStack(nn.Module):
     ) -> tuple[Merged, tuple[Tensor, ...]]:
         """Run all layers on x (B, T, F), on the steps that ``lengths`` or ``mask`` make valid."""
         stack = self._stack()
-        weight = stack.layers[0].weights[0].ih
+        weight = stack.layers[0].weight_ih
         if initial or x.dtype is not weight.dtype:
             # The states of other layers are parts of the same tensors.
             check_dtypes(x, initial[0][:1] if initial else None, weight, "hx")
@@ -389,6 +387,10 @@ def _run_valid(
 def _stack_states(states: Sequence[State]) -> tuple[Tensor, ...]:
     """Stack the states of all layers and directions, as torch's layers do."""
     return tuple(torch.stack(parts) for parts in zip(*states, strict=True))
+
+
+def _names(layer: int) -> tuple[str, ...]:
+    return tuple(f"{name}_l{layer}{suffix}" for suffix in _DIRECTIONS for name in WEIGHT_NAMES)
 
 
 def _on_gpu(stack: nn.Module) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -53,17 +52,45 @@ class DropoutRates:
 class RnnLayer(NamedTuple):
     """A cell and the weights of its directions.
 
-    kernel: the function of torch that computes this cell; native: the cell in the codes of the
-    native kernel; None where there is none. engine: as the caller chose, None for ``K2T_ENGINE``.
+    parameters: four for each direction, in the order of ``Weights``. kernel: the function of torch
+    that computes this cell; native: the cell in the codes of the native kernel; None where there is
+    none. engine: as the caller chose, None for ``K2T_ENGINE``.
     """
 
     cell: Cell
-    weights: tuple[Weights, ...]
+    parameters: Sequence[Any]  # Tensor, or None for an absent bias
     kernel: Callable[..., Any] | None = None
     native: NativeCell | None = None
     dropout: DropoutRates | None = None
     training: bool = False
     engine: EngineRequest | None = None
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        """The parameters of each direction by their names."""
+        given = self.parameters
+        return tuple(Weights(*given[i : i + 4]) for i in range(0, len(given), 4))
+
+    @property
+    def weight_ih(self) -> Tensor:
+        """The first direction's input weights (G*H, F)."""
+        first: Tensor = self.parameters[0]
+        return first
+
+    @property
+    def weight_hh(self) -> Tensor:
+        """The first direction's recurrent weights (G*H, H)."""
+        second: Tensor = self.parameters[1]
+        return second
+
+    @property
+    def directions(self) -> int:
+        """The number of directions."""
+        return len(self.parameters) // 4
+
+    def present_parameters(self) -> list[Tensor]:
+        """Return the parameters without absent biases."""
+        return [p for p in self.parameters if p is not None]
 
     def state_count(self) -> int:
         """Return the number of states of one direction: h, and an LSTM's c."""
@@ -72,8 +99,3 @@ class RnnLayer(NamedTuple):
     def drops(self) -> bool:
         """Return whether this layer applies dropout now."""
         return self.training and self.dropout is not None and self.dropout.drop()
-
-
-def present_parameters(weights: Sequence[Weights]) -> list[Tensor]:
-    """Return all parameters in torch's order, without absent biases."""
-    return [p for p in chain.from_iterable(weights) if p is not None]

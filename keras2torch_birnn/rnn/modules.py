@@ -29,7 +29,7 @@ from keras2torch_birnn.rnn.engines import (
 )
 from keras2torch_birnn.rnn.engines.select import run
 from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
-from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, DropoutRates, RnnLayer, Weights
+from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, DropoutRates, RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
 from keras2torch_birnn.rnn.masks import reverse
 from keras2torch_birnn.rnn.merge import merge_outputs
@@ -154,22 +154,22 @@ def _by_direction(module: SequenceModule, states: Sequence[Tensor]) -> tuple[Sta
 # ---- modules ------------------------------------------------------------------------------------
 
 
+# By the number of directions.
 _NAMES = tuple(
-    tuple(f"{name}{suffix}" for name in WEIGHT_NAMES) for suffix in ("_l0", "_l0_reverse")
+    [f"{name}{suffix}" for suffix in ("_l0", "_l0_reverse")[:directions] for name in WEIGHT_NAMES]
+    for directions in range(3)
 )
 
 
-def _weights(module: nn.Module, direction: int) -> Weights:
-    """Return one direction's weights of a module with torch's names."""
-    own, names = module._parameters, _NAMES[direction]  # nn.Module's attribute access is slow
-    ih, hh, bias_ih, bias_hh = names
-    found: list[Any]
+def _parameters_of(module: nn.Module, directions: int) -> list[Tensor | None]:
+    """Return the parameters of a module with torch's names, four for each direction."""
+    names = _NAMES[directions]
+    own: Any = module._parameters  # nn.Module's attribute access is slow
+    buffers: Any = module._buffers
     try:
-        second = module._buffers[bias_hh] if bias_hh in module._buffers else own[bias_hh]
-        found = [own[ih], own[hh], own[bias_ih], second]
+        return [own[name] if name in own else buffers[name] for name in names]
     except KeyError:  # a parametrization computes it, or there is no bias
-        found = [getattr(module, name, None) for name in names]
-    return Weights(*found)
+        return [getattr(module, name, None) for name in names]
 
 
 class RecurrentModule:
@@ -190,7 +190,7 @@ class RecurrentModule:
         module = cast(Any, self)
         return RnnLayer(
             self.cell,
-            tuple([_weights(module, d) for d in range(len(self.plan.rules))]),
+            _parameters_of(module, len(self.plan.rules)),
             self.kernel,
             self.native,
             self.dropout_rates,
@@ -205,12 +205,12 @@ class RecurrentModule:
             ArgumentTypeError, ArgumentValueError: the input or a state does not fit the weights.
         """
         layer = self.rnn_layer()
-        weight = layer.weights[0].ih
+        weight = layer.weight_ih
         if call.initial_state or call.x.dtype is not weight.dtype:
             check_dtypes(call.x, call.initial_state, weight, "initial_state")
         if call.initial_state:
-            units = layer.weights[0].hh.shape[1]
-            check_states(call.initial_state, layer.state_count(), call.x.shape[0], units)
+            shape = (call.x.shape[0], layer.weight_hh.shape[1])
+            check_states(call.initial_state, layer.state_count(), shape)
         return run(layer, call)
 
 

@@ -111,8 +111,8 @@ def check_shape(shape: torch.Size, features: int) -> None:
         )
 
 
-def check_states(states: Sequence[State], count: int, batch: int, units: int) -> None:
-    """Refuse initial states that are not ``count`` tensors (batch, units) for each direction.
+def check_states(states: Sequence[State], count: int, shape: Sequence[int]) -> None:
+    """Refuse initial states that are not ``count`` tensors of a shape for each direction.
 
     Raises:
         ArgumentValueError: there are more or fewer, or one has another shape.
@@ -123,8 +123,8 @@ def check_states(states: Sequence[State], count: int, batch: int, units: int) ->
             f"{count * len(states)} states are expected, found {found}", place="initial_state"
         )
     for state in chain.from_iterable(states):
-        if state.shape != (batch, units):
+        if tuple(state.shape) != tuple(shape):
             raise ArgumentValueError(
-                f"a state {[batch, units]} is expected, found {list(state.shape)}",
+                f"a state {list(shape)} is expected, found {list(state.shape)}",
                 place="initial_state",
             )

@@ -283,6 +283,15 @@ def test_cells_of_a_stack_are_torchs_own_modules() -> None:
     assert "cells.1.weight_hh_l0" in module.state_dict()
 
 
+def test_initial_states_of_another_number_than_a_stack_has_are_refused() -> None:
+    module = convert_layer(over((cell("LSTM", 2, F, 1), cell("GRU", H, 2, 2))))
+    x, states = torch.randn(B, T, F).double(), [torch.randn(B, n).double() for n in (2, 2, H)]
+    module(x, None, states)
+    for wrong in (states[:2], [*states, states[0]]):
+        with pytest.raises(UsageError, match=f"3 states are expected, found {len(wrong)}"):
+            module(x, None, wrong)
+
+
 # ---- masks that Keras cannot take --------------------------------------------------------------
 
 

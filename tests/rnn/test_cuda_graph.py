@@ -313,7 +313,7 @@ def test_the_loop_looks_at_no_values_and_moves_nothing_between_devices(
     with torch.device("meta"):
         sizes = ((gates * H, F), (gates * H, H), (gates * H,), (gates * H,))
         weights = tuple(Weights(*map(torch.empty, sizes)) for _ in range(2))
-        layer = RnnLayer(Cell(kind, function, function), weights)
+        layer = RnnLayer(Cell(kind, function, function), [p for w in weights for p in w])
         x, lengths = torch.empty(B, T, F), torch.empty(B, dtype=torch.int64)
     with torch.no_grad(), Transfers() as transfers:
         for asked in (RnnCall(x, merge="mul"), RnnCall(x, lengths)):

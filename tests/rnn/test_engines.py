@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,10 +19,14 @@ from kernel_layers import (
     half,
     native,
 )
+from torch import nn
 
+import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.rnn.engines import static, static_engine
+from keras2torch_birnn.rnn.engines import ENGINES, REQUESTS, EngineName, static, static_engine
+from keras2torch_birnn.rnn.engines.engine import Engine, StackEngine
+from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
 from keras2torch_birnn.rnn.engines.static import native_pays
 from keras2torch_birnn.rnn.native import library
 from keras2torch_birnn.rnn.native.loading import NoKernelError
@@ -111,7 +118,14 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
     assert native_pays("GRU", 4, 4 * 513**2)
 
 
-@pytest.mark.parametrize("engine", ["fused", "loop", "native"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        row.name
+        for row in ENGINES
+        if not (row.gpu_only or isinstance(IMPLEMENTATIONS[row.name], StackEngine))
+    ],
+)
 def test_every_forced_engine_gives_the_same_numbers(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +136,58 @@ def test_every_forced_engine_gives_the_same_numbers(
         wanted = module(x)
         monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", engine)
         np.testing.assert_allclose(module(x), wanted, rtol=0, atol=2e-6)
+
+
+def test_the_table_names_every_engine_and_ends_with_the_one_that_runs_everything() -> None:
+    names = tuple(row.name for row in ENGINES)
+    assert sorted(names) == sorted(get_args(EngineName))
+    assert sorted(REQUESTS) == sorted(("auto", "torch", *names))
+    assert tuple(IMPLEMENTATIONS) == names
+    assert all(row.description for row in ENGINES)
+    last = type(IMPLEMENTATIONS[names[-1]])
+    assert last.why_not is Engine.why_not
+    assert last.why_skip is Engine.why_skip
+
+
+def test_the_environment_is_read_once() -> None:
+    script = (
+        "import os, keras2torch_birnn as k2t\n"
+        "rnn = k2t.BiLSTM(3, 5)\n"
+        "os.environ['K2T_ENGINE'] = 'fused'\n"
+        "print(rnn.explain()[0].engine, k2t.BiLSTM(3, 5).explain()[0].engine)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "K2T_ENGINE": "loop"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.split() == ["loop", "loop"]
+
+
+def test_explain_names_the_engine_of_a_whole_stack() -> None:
+    model = nn.Sequential(k2t.BiGRU(3, 5, 2, merge_mode="sum"))
+    k2t.set_engine(model, "folded")
+    assert [choice.engine for choice in k2t.explain(model)["0"]] == ["folded", "folded"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("engine", ["torch", "folded"])
+def test_a_masked_stack_compiles_without_the_kernel(engine: Any) -> None:
+    rnn: Any = k2t.BiLSTM(5, 7, 2, merge_mode="sum", batch_first=True, engine=engine).eval()
+    x, h, c = torch.randn(3, 6, 5), torch.randn(4, 3, 7), torch.randn(4, 3, 7)
+
+    def run(x: torch.Tensor, mask: torch.Tensor) -> Any:
+        out, states = rnn(x, (h, c), mask=mask)
+        return out, *states
+
+    compiled: Any = torch.compile(run, backend="eager", fullgraph=True)
+    for lengths in ([6, 2, 0], [1, 5, 6]):
+        mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+        with torch.no_grad():
+            for got, wanted in zip(compiled(x, mask), run(x, mask), strict=True):
+                np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
 
 
 def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def through(name: str, values: Tensor, isa: int) -> Tensor:
     code = library.ACTIVATIONS[name]
     options = {"leaky_relu": 0.2, "elu": 1.0}
     cell = library.NativeCell(library.KINDS["SimpleRNN"], code, 0, (options.get(name, 0.0), 0.0))
-    (out,), _ = op.run_native(cell, [(one, zero, None, None)], RnnCall(values[:, None, None]))
+    (out,), _ = op.run_native(cell, [one, zero, None, None], RnnCall(values[:, None, None]))
     return out[:, 0, 0]
 
 
@@ -317,7 +317,7 @@ def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: 
 )
 def test_the_operator_refuses_weights_that_do_not_fit(change: Any, message: str) -> None:
     module, x = gru()
-    given = change([p.detach() for w in module.rnn_layer().weights for p in w])
+    given = change([p.detach() for p in module.rnn_layer().parameters])
     with pytest.raises(ValueError, match=message):
         torch.ops.k2t.rnn(x, given, None, [], [1, 1, 2], [0.0, 0.0], 0)
 
@@ -465,7 +465,7 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
     activations = {"activation": "tanh", "recurrent_activation": "hard_sigmoid_0.2"}
     spec = both(cell, units, features, "mul", **activations)
     module: Any = bidirectional(spec)
-    number, weights = module.native, module.rnn_layer().weights
+    number, weights = module.native, module.rnn_layer().parameters
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(1, steps, features, generator=draw)
     h, c = (torch.randn(1, units, generator=draw) for _ in range(2))
@@ -480,7 +480,7 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
     def by(threads: int) -> list[Tensor]:
         torch.set_num_threads(threads)
         given = [(weights, one) for one in asked]
-        given.append((weights[:1], RnnCall(x, None, (state,))))  # one direction
+        given.append((weights[:4], RnnCall(x, None, (state,))))  # one direction
         results = [op.run_native(number, w, one) for w, one in given]
         return [t for out, states in results for t in (*out, *(s for d in states for s in d))]
 

@@ -38,16 +38,17 @@ class Choice:
 class EngineRow:
     """Facts about one engine.
 
-    module: the module of this package with its ``ENGINE``. description: for the documentation.
-    why_not: the reason why it cannot run a layer in float32 on CPU, empty if it can. reason: the
-    reason for it, given the next engine and its reason in words. torch_class: torch's layer that it
-    runs, for a person. advice: the alternative where it cannot run. within_torch: it needs nothing
-    but torch. gpu_only: never chosen for a CPU.
+    module: of this package, with its ``ENGINE``. description, use: what it is and when it is used,
+    for the documentation. why_not: why it cannot run a layer in float32 on CPU, empty if it can.
+    reason: why it is chosen, from the layer and the next engine with its reason in words.
+    torch_class: the name of torch's layer that it runs. advice: the alternative where it cannot
+    run. within_torch: it needs only torch. gpu_only: it is never chosen for a CPU.
     """
 
     name: EngineName
     module: str
     description: str
+    use: str
     why_not: Callable[[LayerSpec], str] = static.no_reason
     reason: Callable[[LayerSpec, str], str] = static.no_reason
     torch_class: Callable[[LayerSpec], str] = static.no_reason
@@ -61,7 +62,10 @@ ENGINES: tuple[EngineRow, ...] = (
     EngineRow(
         "native",
         "native",
-        "our own kernel for float32 on the CPU, any activation that it has, any mask",
+        "our own kernel for float32 on the CPU: LSTM, both GRUs, SimpleRNN, 14 activations, any "
+        "mask; merges inside the kernel; runs on torch's threads; forward and backward",
+        "wherever it can run, unless torch's kernel is faster (LSTM of more than 512 units, from 4 "
+        "rows on). Not for dropout inside the layer, nor for training with silu and hard_silu",
         why_not=static.why_not_native,
         reason=static.native_reason,
         within_torch=False,
@@ -69,20 +73,39 @@ ENGINES: tuple[EngineRow, ...] = (
     EngineRow(
         "folded",
         "folded",
-        "all layers of a BiLSTM, BiGRU or BiRNN in one call of torch's kernel",
+        "all layers of a `BiLSTM`, `BiGRU` or `BiRNN` in one call of torch's kernel; `sum` and "
+        "`ave` are folded into the weights of the next layer",
+        "on a GPU where every merge between layers is `concat`; elsewhere only on request",
         why_not=static.why_not_folded,
         advice="use fused",
     ),
     EngineRow(
         "fused",
         "torch_kernel",
-        "torch's own kernel: the layer is an nn.LSTM, nn.GRU or nn.RNN",
+        "torch's own kernel: the layer IS an `nn.LSTM`, `nn.GRU` or `nn.RNN` with "
+        "`bidirectional=True` and torch's parameter names",
+        "the activations must be those of torch (tanh and sigmoid; `nn.RNN`: tanh or relu), and a "
+        "GRU needs `reset_after=True`",
         why_not=static.why_not_torch_kernel,
         reason=static.torch_class,
         torch_class=static.torch_class,
     ),
-    EngineRow("graph", "cuda_graph", "the loop on a GPU, captured as a CUDA graph", gpu_only=True),
-    EngineRow("loop", "loop", "the equations step by step", reason=static.why_not_torch_kernel),
+    EngineRow(
+        "graph",
+        "cuda_graph",
+        "the loop on a GPU, captured as a CUDA graph when a call with the same shapes comes again, "
+        "then replayed",
+        "on a GPU, without gradients, for layers that torch has no kernel for",
+        gpu_only=True,
+    ),
+    EngineRow(
+        "loop",
+        "loop",
+        "a loop over the steps; the product with the inputs is computed once, outside it",
+        "layers that torch has no kernel for (hard_sigmoid, the default before Keras 2.3; "
+        "`reset_after=False`; other activations)",
+        reason=static.why_not_torch_kernel,
+    ),
 )
 
 

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from itertools import chain
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines.engine import Engine, is_exporting, needs_gradient
 from keras2torch_birnn.rnn.engines.loop import run_directions
-from keras2torch_birnn.rnn.layer import RnnLayer, present_parameters
+from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 
@@ -221,7 +220,7 @@ class CudaGraph(Engine):
             return "gradients and dropout cannot be recorded"
         if is_exporting() or torch.compiler.is_compiling():
             return "what is compiled or exported cannot be recorded"
-        return why_not_capture(call, present_parameters(layer.weights))
+        return why_not_capture(call, layer.present_parameters())
 
     def reason(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return that torch has no kernel."""
@@ -229,8 +228,8 @@ class CudaGraph(Engine):
 
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
         """Replay the graph of the call, captured when it comes again."""
-        absent = tuple(p is None for p in chain.from_iterable(layer.weights))
-        compute, weights = partial(run_directions, layer), present_parameters(layer.weights)
+        absent = tuple(p is None for p in layer.parameters)
+        compute, weights = partial(run_directions, layer), layer.present_parameters()
         return run_captured(compute, call, weights, (layer.cell, absent))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
-from keras2torch_birnn.rnn.layer import RnnLayer, present_parameters
+from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.op import is_tracing
 from keras2torch_birnn.rnn.tensor_memory import have_memory
@@ -98,7 +98,7 @@ def can_pack(*tensors: Tensor) -> bool:
 
 def float_tensors(layer: RnnLayer, call: RnnCall) -> list[Tensor]:
     """Return the tensors that may have gradients: x, the initial states, the parameters."""
-    return [call.x, *call.states(), *present_parameters(layer.weights)]
+    return [call.x, *call.states(), *layer.present_parameters()]
 
 
 def needs_gradient(layer: RnnLayer, call: RnnCall) -> bool:
@@ -108,8 +108,8 @@ def needs_gradient(layer: RnnLayer, call: RnnCall) -> bool:
 
 def zero_states(layer: RnnLayer, x: Tensor) -> tuple[State, ...]:
     """Return states of zeros for each direction."""
-    zero = x.new_zeros(x.shape[0], layer.weights[0].hh.shape[1])
-    return ((zero,) * layer.state_count(),) * len(layer.weights)
+    zero = x.new_zeros(x.shape[0], layer.weight_hh.shape[1])
+    return ((zero,) * layer.state_count(),) * layer.directions
 
 
 def run_no_steps(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:

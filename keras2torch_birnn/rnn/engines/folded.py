@@ -7,12 +7,13 @@ only a product cannot be had this way. f, b: the directions' outputs (B, T, H).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.engine import (
     RnnStack,
     StackEngine,
@@ -20,6 +21,7 @@ from keras2torch_birnn.rnn.engines.engine import (
     is_exporting,
     run_no_steps,
 )
+from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.engines.torch_kernel import run_kernel
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.merge import MERGE_MODES
@@ -38,8 +40,8 @@ def widen(layer: RnnLayer, mode: str | None) -> RnnLayer:
     factor = FACTORS[mode]
     if factor is None:
         return layer
-    wide = tuple(w._replace(ih=torch.cat((w.ih, w.ih), dim=1) * factor) for w in layer.weights)
-    return layer._replace(weights=wide)
+    wide = [w._replace(ih=torch.cat((w.ih, w.ih), dim=1) * factor) for w in layer.weights]
+    return layer._replace(parameters=list(chain.from_iterable(wide)))
 
 
 class Folded(StackEngine):
@@ -77,7 +79,21 @@ class Folded(StackEngine):
             return run_no_steps(layers, call)
         later = zip(layers[1:], stack.merge_modes[:-1], strict=True)
         wide = (layers[0], *(widen(layer, mode) for layer, mode in later))
+        if call.lengths is not None and not can_pack(call.x, call.lengths):
+            return _run_loops(wide, call)
         return run_kernel(wide, call.outside_inference())
+
+
+def _run_loops(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
+    """Run layers that read both directions side by side by the loop, which needs no packing."""
+    outputs: tuple[Tensor, ...] = (call.x,)
+    states: list[State] = []
+    for index, layer in enumerate(layers):
+        initial = call.initial_state and call.initial_state[2 * index : 2 * index + 2]
+        merge = "concat" if index < len(layers) - 1 else call.merge
+        outputs, found = run_directions(layer, RnnCall(outputs[0], call.lengths, initial, merge))
+        states += found
+    return outputs, tuple(states)
 
 
 ENGINE = Folded()

@@ -12,7 +12,7 @@ from torch import Tensor
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import loop, torch_kernel
 from keras2torch_birnn.rnn.engines.engine import float_tensors
-from keras2torch_birnn.rnn.layer import RnnLayer, Weights
+from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell
@@ -27,7 +27,7 @@ def run_with_gradient(layer: RnnLayer, call: RnnCall) -> RnnResult:
     recomputed: Any = _Recomputed
     found = recomputed.apply(_Fixed.of(layer, call), *float_tensors(layer, call))
     flat = cast(tuple[Tensor, ...], found)
-    directions, each = len(layer.weights), layer.state_count()
+    directions, each = layer.directions, layer.state_count()
     outputs = len(flat) - directions * each
     return flat[:outputs], tuple(
         flat[outputs + d * each : outputs + (d + 1) * each] for d in range(directions)
@@ -53,7 +53,7 @@ def _run_keeping(layer: RnnLayer, call: RnnCall) -> RnnResult:
     finals = split_states(final, native_cell_of(layer))
     if call.merge == "concat":
         return (out,), finals
-    return merge_outputs(out.chunk(len(layer.weights), dim=2), call.merge), finals
+    return merge_outputs(out.chunk(layer.directions, dim=2), call.merge), finals
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,11 @@ class _Fixed:
         """Return layer and call with the results of ``float_tensors``, or others like them."""
         states = self.states
         rest = iter(tensors[1 + states :])
-        weights = tuple(
-            Weights(
-                next(rest),
-                next(rest),
-                None if w.bias_ih is None else next(rest),
-                None if w.bias_hh is None else next(rest),
-            )
-            for w in self.layer.weights
-        )
+        parameters = [None if p is None else next(rest) for p in self.layer.parameters]
         each = self.layer.state_count()
         initial = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
         call = RnnCall(tensors[0], self.lengths, initial or None, self.merge)
-        return self.layer._replace(weights=weights), call
+        return self.layer._replace(parameters=parameters), call
 
 
 def _flatten_result(result: RnnResult) -> tuple[Tensor, ...]:
@@ -104,7 +96,7 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.fixed = fixed
         layer, call = fixed.with_tensors(tensors)
-        return _flatten_result(run_native(native_cell_of(layer), layer.weights, call))
+        return _flatten_result(run_native(native_cell_of(layer), layer.parameters, call))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -131,7 +123,7 @@ class _Kept(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """Return gradients of x, states and weights, which have gradients themselves."""
         fixed, needed = ctx.fixed, ctx.needs_input_grad
-        directions = len(fixed.layer.weights)
+        directions = fixed.layer.directions
         saved = ctx.saved_tensors  # call for once: inside a checkpoint they are recomputed then
         tensors, kept = saved[:-directions], saved[-directions:]
         given = [d for d in (d_out, d_final) if d is not None]

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines.engine import Engine, can_pack, float_tensors
-from keras2torch_birnn.rnn.layer import RnnLayer, present_parameters
+from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masks import zero_past
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.tensor_memory import are_mapped, have_tangents
@@ -51,7 +51,7 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     x, lengths, initial, merge = call.x, call.lengths, call.initial_state, call.merge
     layer = layers[0]
     kernel: Any = layer.kernel
-    directions, units = len(layer.weights), layer.weights[0].hh.shape[1]
+    directions, units = layer.directions, layer.weight_hh.shape[1]
     number = len(layers) * directions
     if initial is None:
         zero = x.new_zeros(number, x.shape[0], units)
@@ -71,8 +71,8 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
         packed = pack_padded_sequence(x[order], counts.clamp(min=1), batch_first=True)
         begin = tuple(s[:, order] for s in begin)
     hx = begin if layer.cell.kind == "LSTM" else begin[0]
-    weights = [p for one in layers for p in present_parameters(one.weights)]
-    has_biases = layer.weights[0].bias_ih is not None
+    weights = [p for one in layers for p in one.present_parameters()]
+    has_biases = layer.parameters[2] is not None
     # no dropout between layers
     fixed = (weights, has_biases, len(layers), 0.0, layer.training, directions == 2)
     if packed is None:

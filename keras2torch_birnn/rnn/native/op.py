@@ -9,7 +9,6 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +26,7 @@ from keras2torch_birnn.rnn.native.library import (
     library,
     why_missing,
 )
-from keras2torch_birnn.rnn.native.packing import Parameters, cached_pack, pack, weight_sizes
+from keras2torch_birnn.rnn.native.packing import cached_pack, pack, weight_sizes
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 # Torch gives it no types.
@@ -212,15 +211,16 @@ def _(
     )
 
 
-def run_native(cell: NativeCell, parameters: Sequence[Parameters], call: RnnCall) -> RnnResult:
+def run_native(cell: NativeCell, parameters: Sequence[Tensor | None], call: RnnCall) -> RnnResult:
     """Run the kernel: outputs (B, T, H) in the order of time and final states, one per direction.
 
-    Merged: one output, (B, T, 2 H) if the merge is "concat". No states if ``return_state`` is off.
+    parameters: four for each direction. Merged: one output, (B, T, 2 H) if the merge is "concat".
+    No states if ``return_state`` is off.
     """
     merge = call.merge
     given = (
         call.x,
-        list(chain.from_iterable(parameters)),
+        parameters,
         call.lengths,
         call.states(),
         cell.codes,
@@ -233,7 +233,7 @@ def run_native(cell: NativeCell, parameters: Sequence[Parameters], call: RnnCall
         out, ends = _operator(*given)
     else:
         out, ends = compute(*given, return_state=call.return_state)
-    outputs = out.chunk(len(parameters), dim=2) if merge is None else (out,)
+    outputs = out.chunk(len(parameters) // 4, dim=2) if merge is None else (out,)
     return outputs, () if ends is None else split_states(ends, cell)
 
 
