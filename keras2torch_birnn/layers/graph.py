@@ -31,16 +31,16 @@ from keras2torch_birnn.layers.time_distributed import (
 )
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.custom_layers import output_count, own_of
-from keras2torch_birnn.schema.flow import (
+from keras2torch_birnn.schema.dtype_flow import (
     TAKES_IDS,
     Node,
-    as_it_is,
-    declared_kind,
-    gives,
-    kind_of,
-    repeated,
+    declared_dtype,
+    dtype_of,
+    output_dtypes,
+    takes_unchanged,
+    without_time_distributed,
 )
-from keras2torch_birnn.schema.kinds import Kinds
+from keras2torch_birnn.schema.operations.dtypes import Dtypes
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -54,7 +54,7 @@ from keras2torch_birnn.spec import (
 
 
 def _read(graph: Graph) -> frozenset[str]:
-    """Inputs that have to be numbers of the declared kind for what reads them.
+    """Inputs that have to be numbers of the declared dtype for what reads them.
 
     Not those that are states or masks alone, see ``_KEYWORDS``.
     """
@@ -69,8 +69,8 @@ def _read(graph: Graph) -> frozenset[str]:
 
 # A tensor on its way into a model: the fx node, its mask, its kind.
 Given = tuple[Any, Any, str]
-_GIVEN = "given"  # the kind of what a user gives: not known yet
-# Keywords of a call -> the kind that they are; layers take masks of any.
+_GIVEN = "given"  # the dtype of what a user gives: not known yet
+# Keywords of a call -> the dtype that they are; layers take masks of any.
 _KEYWORDS = {"initial_state": "float"}
 
 
@@ -131,7 +131,7 @@ class _Emitter:
         values: dict[tuple[str, int], Structure] = {}
         masks: dict[tuple[str, int], Structure] = {}
         inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
-        kinds: dict[Node, Kinds] = {}
+        dtypes: dict[Node, Dtypes] = {}
         read = _read(graph)
         used = used_outputs(leaves((tuple(call.args for call in graph.calls), graph.outputs)))
 
@@ -159,12 +159,12 @@ class _Emitter:
             layer, key = graph.layer(call.layer), (call.layer, call.index)
             where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
             if layer.class_name == "InputLayer":
-                x, masks[key], kind = inputs[call.layer]
-                wanted = declared_kind(layer) if call.layer in read else kind
-                values[key], kinds[key] = self.brought(x, kind, wanted), (wanted,)
+                x, masks[key], dtype = inputs[call.layer]
+                wanted = declared_dtype(layer) if call.layer in read else dtype
+                values[key], dtypes[key] = self.cast(x, dtype, wanted), (wanted,)
                 continue
-            kinds[key] = gives(layer, call, kinds)
-            came_as = tuple(kind_of(leaf, kinds) for leaf in leaves(call.args))
+            dtypes[key] = output_dtypes(layer, call, dtypes)
+            came_as = tuple(dtype_of(leaf, dtypes) for leaf in leaves(call.args))
             args = tuple(map_structure(value, arg) for arg in call.args)
             arg_masks = tuple(map_structure(mask, arg) for arg in call.args)
             target = f"{prefix}{names[call.layer]}"
@@ -182,43 +182,43 @@ class _Emitter:
                 gave, left = self.run(layer.graph, pairs, inner, f"{target}.", f"{where}/")
                 values[key], masks[key] = _numbered(gave), _numbered(left)
             else:
-                args, kwargs = self.arguments(layer, call, value, kinds)
+                args, kwargs = self.arguments(layer, call, value, dtypes)
                 values[key], masks[key] = self.call(
                     layer, came_as, target, where, args, arg_masks, kwargs
                 )
         return map_structure(value, graph.outputs), map_structure(mask, graph.outputs)
 
-    def brought(self, x: Any, kind: str, wanted: str) -> Any:
-        """A tensor of one kind as another."""
-        if kind == wanted or {kind, wanted} == {"int32", "int64"}:
+    def cast(self, x: Any, dtype: str, wanted: str) -> Any:
+        """Cast a tensor from one dtype to another."""
+        if dtype == wanted or {dtype, wanted} == {"int32", "int64"}:
             return x
         like = (self.operations.like(),) if wanted == "float" else ()
         args = (x, *like)
         return self.graph.create_node("call_function", ENTRIES[wanted], args, name=x.name)
 
     def arguments(
-        self, layer: LayerSpec, call: Call, value: Any, kinds: Mapping[Node, Kinds]
+        self, layer: LayerSpec, call: Call, value: Any, dtypes: Mapping[Node, Dtypes]
     ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
         """What a layer is called with: floats, unless it takes all that it gets as it is.
 
         A plugin's layer gets whole numbers as int64, whatever the user gave: torch wants ids so.
         """
-        own = own_of(repeated(layer)) is not None
+        own = own_of(without_time_distributed(layer)) is not None
 
         def structure(given: Structure, wanted: str) -> Structure:
             def tensor(leaf: Any) -> Any:
                 if not isinstance(leaf, TensorRef):
                     return value(leaf)
-                kind = kind_of(leaf, kinds)
-                become = "ids" if own and kind.startswith("int") else wanted
-                return self.brought(value(leaf), kind, become) if become else value(leaf)
+                dtype = dtype_of(leaf, dtypes)
+                become = "ids" if own and dtype.startswith("int") else wanted
+                return self.cast(value(leaf), dtype, become) if become else value(leaf)
 
             return map_structure(tensor, given)
 
-        came = tuple(kind_of(leaf, kinds) for leaf in leaves(call.args))
-        any_kind = own or as_it_is(layer, came)
+        came = tuple(dtype_of(leaf, dtypes) for leaf in leaves(call.args))
+        unchanged = own or takes_unchanged(layer, came)
         return (
-            tuple(structure(arg, "" if any_kind else "float") for arg in call.args),
+            tuple(structure(arg, "" if unchanged else "float") for arg in call.args),
             {key: structure(arg, _KEYWORDS.get(key, "")) for key, arg in call.kwargs.items()},
         )
 
@@ -254,7 +254,7 @@ class _Emitter:
     def call(
         self,
         layer: LayerSpec,
-        kinds: Kinds,
+        dtypes: Dtypes,
         target: str,
         where: str,
         args: tuple[Structure, ...],
@@ -281,7 +281,7 @@ class _Emitter:
                     "Keras hands on another",
                     place=layer.place,
                 )
-            return self.steps(layer, kinds, target, where, args[0], mask)
+            return self.steps(layer, dtypes, target, where, args[0], mask)
         if flow.takes and mask is not None and not ignored:
             kwargs["mask"] = mask
         if any(own_of(part) is not None for part in layer.walk()):
@@ -322,7 +322,7 @@ class _Emitter:
     def steps(
         self,
         layer: LayerSpec,
-        kinds: Kinds,
+        dtypes: Dtypes,
         target: str,
         where: str,
         x: Structure,
@@ -339,10 +339,12 @@ class _Emitter:
         below, path = f"{target}.layer", f"{where}/{inner.name}"
         self.folds += 1
         if inner.graph is None:
-            y, inner_mask = self.steps(inner, kinds, below, path, folded, folded_mask)
+            y, inner_mask = self.steps(inner, dtypes, below, path, folded, folded_mask)
         else:
             names = attribute_names([part.name for part in inner.graph.layers])
-            given = [(t, folded_mask, kind) for t, kind in zip(leaves(folded), kinds, strict=True)]
+            given = [
+                (t, folded_mask, dtype) for t, dtype in zip(leaves(folded), dtypes, strict=True)
+            ]
             y, inner_mask = self.run(inner.graph, given, names, f"{below}.", f"{path}/")
         self.folds -= 1
         first = next(leaves(x))

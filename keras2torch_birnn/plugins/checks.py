@@ -26,7 +26,7 @@ from keras2torch_birnn.schema.custom_layers import (
     own_of,
     shown,
 )
-from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
+from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model, shape_leaves
 from keras2torch_birnn.spec import (
     Array,
     LayerSpec,
@@ -65,7 +65,7 @@ def completed(spec: ModelSpec) -> ModelSpec:
         layer
         for layer in replace(spec, root=root).root.walk()
         if own_of(layer) is not None and layer.output_shape is None
-        if layer.place not in seen and None not in leaves_of_shapes(layer.input_shape)
+        if layer.place not in seen and None not in shape_leaves(layer.input_shape)
     ]:
         seen |= {layer.place: measured(layer) for layer in unknown}
         problems: list[K2TError] = []
@@ -77,15 +77,6 @@ def completed(spec: ModelSpec) -> ModelSpec:
     return replace(spec, root=root)
 
 
-def leaves_of_shapes(structure: Structure) -> list[Shape | None]:
-    """The shapes of a shape, or of a tuple of shapes."""
-    if isinstance(structure, tuple) and not all(
-        size is None or isinstance(size, int) for size in structure
-    ):
-        return [shape for part in structure for shape in leaves_of_shapes(part)]
-    return [structure]
-
-
 def measured(layer: LayerSpec) -> Structure:
     """The output's shape as the module gives it for zeros, None for an axis that follows the input.
 
@@ -95,7 +86,7 @@ def measured(layer: LayerSpec) -> Structure:
     double = any(w.dtype == np.float64 for w in layer.weights.values())
     floats = torch.float64 if double else torch.float32
     shape = layer.input_shape
-    several = len(leaves_of_shapes(shape))
+    several = len(tuple(shape_leaves(shape)))
     alike = [(kind,) * several for kind in (floats, torch.int64)]
     mixed = product((floats, torch.int64), repeat=several) if several <= _MIXED else ()
     for kinds in dict.fromkeys((*alike, *mixed)):
@@ -253,7 +244,7 @@ def _check_result(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
             "say outputs= in the plugin, or return one tensor",
             place=layer.place,
         )
-    shapes = leaves_of_shapes(layer.output_shape)
+    shapes = tuple(shape_leaves(layer.output_shape))
     for tensor, shape in zip(given, shapes, strict=len(shapes) == len(given)):
         if not isinstance(tensor, Tensor):
             raise PluginError(
@@ -311,7 +302,7 @@ def check_lasting(
 # ---- in the place of an equation -----------------------------------------------------------------
 
 
-def stands_for(
+def fallback_equation(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
     """What the plugin's module and mask rule give, where the plugin has no NumPy equation.

@@ -43,9 +43,9 @@ def operation(function: Function) -> Equation:
     ) -> tuple[Structure, Structure]:
         kinds = layer.semantics["kinds"]
         wants = iter(kinds["wants"])
-        brought = map_structure(lambda leaf: _as(leaf, next(wants), context), inputs)
+        arguments = map_structure(lambda leaf: _as(leaf, next(wants), context), inputs)
         one = len(kinds["wants"]) == 1 and not isinstance(inputs, tuple)
-        out = function(layer.config, *((brought,) if one else brought))
+        out = function(layer.config, *((arguments,) if one else arguments))
         if isinstance(out, tuple):
             gives = kinds["gives"]
             several = tuple(

@@ -12,7 +12,7 @@ from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.batch_memory import check_size
 from keras2torch_birnn.schema.custom_layers import own_of, own_vocabulary
-from keras2torch_birnn.schema.flow import declared_kind
+from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, leaves, tensors
 
@@ -98,7 +98,7 @@ def _vocabulary(layer: LayerSpec) -> int | None:
 
 
 def _declared(layer: LayerSpec) -> InputFacts:
-    kind = declared_kind(layer)
+    kind = declared_dtype(layer)
     return InputFacts(layer.config["shape"], truth=kind == "bool", whole=kind.startswith("int"))
 
 

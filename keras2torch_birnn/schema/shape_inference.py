@@ -70,7 +70,7 @@ def _infer_leaf(
     if layer.class_name == "TimeDistributed":
         step = _map_shapes(_one_step, shape)
         inner = _infer(layer.parts["layer"], step, problems)
-        output, first = inner.output_shape, next(_shapes(shape))
+        output, first = inner.output_shape, next(shape_leaves(shape))
         if _is_shape(output):
             output = (output[0], first[1] if first else None, *output[1:])
         return replace(layer, parts={"layer": inner}, input_shape=shape, output_shape=output)
@@ -113,7 +113,7 @@ def _infer_graph(
     graph: Graph, given: Structure, problems: list[K2TError]
 ) -> tuple[Graph, Structure]:
     layers = {layer.name: layer for layer in graph.layers}
-    for ref, shape in zip(tensors(graph.inputs), _shapes(given), strict=False):
+    for ref, shape in zip(tensors(graph.inputs), shape_leaves(given), strict=False):
         if shape is not None:
             own = layers[ref.layer]
             layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
@@ -129,7 +129,9 @@ def _infer_graph(
         found = shapes.get((ref.layer, ref.call))
         if found is None:
             return None
-        outputs = tuple(_shapes(found))  # a model's dict counts by its keys, as Keras flattens it
+        outputs = tuple(
+            shape_leaves(found)
+        )  # a model's dict counts by its keys, as Keras flattens it
         if not 0 <= ref.output < len(outputs):
             raise InvalidModelFileError(
                 f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
@@ -177,15 +179,15 @@ def _is_shape(value: Structure) -> bool:
     return isinstance(value, tuple) and all(v is None or isinstance(v, int) for v in value)
 
 
-def _shapes(structure: Structure) -> Iterator[Shape | None]:
-    """The shapes of a structure of tensors, in order."""
+def shape_leaves(structure: Structure) -> Iterator[Shape | None]:
+    """Yield the shapes in a structure of shapes, left to right."""
     if isinstance(structure, Mapping):
         structure = tuple(structure.values())
-    if structure is None or _is_shape(structure):
-        yield structure
-    else:
+    if isinstance(structure, tuple) and not _is_shape(structure):
         for part in structure:
-            yield from _shapes(part)
+            yield from shape_leaves(part)
+    else:
+        yield structure
 
 
 # No layer may give more numbers for one batch: whoever computes with the model must hold them.
@@ -199,7 +201,7 @@ def check_sizes(root: LayerSpec) -> None:
         InvalidModelFileError: a layer's output has more than ``MOST_NUMBERS`` numbers.
     """
     for layer in root.walk():
-        for shape in (*_shapes(layer.input_shape), *_shapes(layer.output_shape)):
+        for shape in (*shape_leaves(layer.input_shape), *shape_leaves(layer.output_shape)):
             count = math.prod(size for size in shape or () if size is not None)
             if count > MOST_NUMBERS:
                 raise InvalidModelFileError(

@@ -30,7 +30,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.plugins.checks import completed, own_layers, stands_for
+from keras2torch_birnn.plugins.checks import completed, fallback_equation, own_layers
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.reference.custom_layers import by_plugin
@@ -250,7 +250,7 @@ def _by_plugin(
     """A plugin's NumPy equation, or its module in the place of one."""
     if equation_of(layer) is not None:
         return by_plugin(layer, inputs, mask, context)
-    return stands_for(layer, inputs, mask, context)
+    return fallback_equation(layer, inputs, mask, context)
 
 
 def expand_devices(devices: Sequence[str]) -> tuple[str, ...]:

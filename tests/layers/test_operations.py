@@ -28,7 +28,7 @@ from keras2torch_birnn.readers.operations import keras3, lambdas, names_of, node
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
-from keras2torch_birnn.schema.kinds import KindError, common
+from keras2torch_birnn.schema.operations.dtypes import DtypeError, common
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
@@ -449,7 +449,7 @@ def test_tensorflow_never_promotes_keras_3_does() -> None:
     assert common(("float", "an int"), strict=True) == "float"
     assert common(("int32", "int32"), strict=True) == "int32"
     for kinds in (("float", "int32"), ("int32", "a float"), ("bool", "an int"), ("int32", "int64")):
-        with pytest.raises(KindError, match="which TensorFlow refuses"):
+        with pytest.raises(DtypeError, match="which TensorFlow refuses"):
             common(kinds, strict=True)
     assert common(("float", "int64"), strict=False) == "float"
     assert common(("int32", "a float"), strict=False) == "float"

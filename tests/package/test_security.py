@@ -18,7 +18,7 @@ PLACES = {
     "limits": "keras2torch_birnn.limits",
     "architecture": "keras2torch_birnn.readers.config.architecture",
     "options": "keras2torch_birnn.schema.options",
-    "op_shapes": "keras2torch_birnn.schema.op_shapes",
+    "operation_shapes": "keras2torch_birnn.schema.operations.shapes",
     "shapes": "keras2torch_birnn.schema.shape_inference",
 }
 ROW = re.compile(r"^\| .+ \| ([\d,]+) ?(KiB|MiB|s)? \| `(\w+)\.([A-Z_]+)` \|$", re.MULTILINE)

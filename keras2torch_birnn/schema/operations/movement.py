@@ -1,4 +1,4 @@
-"""Shapes of operations that move, choose or count values; see ``op_shapes``."""
+"""Shapes of operations that move, choose or count values; see ``shapes``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from keras2torch_birnn.schema.op_shapes import bounded, broadcast, first, place, places
+from keras2torch_birnn.schema.operations.shapes import bounded, broadcast, first, place, places
 from keras2torch_birnn.schema.row import Config, ShapeError
 from keras2torch_birnn.spec import Shape, Structure
 
