@@ -31,7 +31,7 @@ _LITERALS = ("a float", "an int", "a bool")
 
 @dataclass(frozen=True)
 class Target:
-    """The function of an operation.
+    """Function of an operation.
 
     ``names``: options -> their names there; those not named keep theirs, those named "" are not
     passed. ``gives``: the kinds that come out of the function itself, where not those wanted.
@@ -162,7 +162,7 @@ _OF_SIZES: Mapping[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Spelled:
-    """A node of fx: how it is called, what, with which arguments."""
+    """A node of fx: its opcode, its target and its arguments."""
 
     form: str
     target: Any
@@ -171,7 +171,7 @@ class Spelled:
 
 
 def _shape(config: Mapping[str, Any], sizes: tuple[Any, ...]) -> Any:
-    """The sizes of a shape, those that are computed in their places; or one value of them all."""
+    """Return the sizes of a shape with the computed ones filled in, or one value of all sizes."""
     if config["shape"] is None:
         return sizes[0]
     free = iter(sizes)
@@ -259,7 +259,7 @@ SEVERAL = frozenset({"ops.Split", "ops.Unstack", "ops.TopK", "ops.Moments"})
 
 
 class Numbers(nn.Module):
-    """Numbers that stand in the file's own structure: no weights, but on the model's device.
+    """Constant of the file's graph as a buffer, so that it is on the model's device.
 
     A module, since fx would make a buffer of its own part of the state_dict.
     """
@@ -271,11 +271,11 @@ class Numbers(nn.Module):
         self.register_buffer("values", values, persistent=False)
 
     def forward(self) -> Tensor:
-        """The numbers."""
+        """Return the numbers."""
         return self.values
 
     def extra_repr(self) -> str:
-        """Their shape."""
+        """Show their shape."""
         return str(tuple(self.values.shape))
 
 
@@ -293,7 +293,7 @@ class OperationNodes:
     def emit(
         self, layer: LayerSpec, args: tuple[Structure, ...], name: str, used: int
     ) -> tuple[fx.Node | Any, Structure]:
-        """Write one call; returns its node and what it gives, a tuple of ``used`` if several."""
+        """Write one call; return its node and its result, a tuple of ``used`` if several."""
         kinds, bare = layer.semantics["kinds"], layer.class_name.removeprefix("ops.")
         pairs = iter(zip(kinds["has"], kinds["wants"], strict=True))
         tensors = bare not in _TARGETS or _TARGETS[bare].tensors
@@ -329,7 +329,7 @@ class OperationNodes:
         return self.graph.create_node(form, spelled.target, spelled.args, kwargs, name=name)
 
     def like(self) -> fx.Node:
-        """A float of the model, for its dtype and device."""
+        """Return a float of the model, for its dtype and device."""
         if self._like is None:
             self._like = self._numbers("floats_like", torch.zeros((), dtype=self.dtype))
         return self._like
@@ -355,7 +355,7 @@ class OperationNodes:
         return self._cast(leaf, has, want)
 
     def _new(self, value: Any, want: str) -> fx.Node:
-        """A tensor of a number or sizes."""
+        """Make a tensor of a number or of sizes."""
         dtype: dict[str, Any] = {} if want == "float" else {"dtype": _DTYPES[want]}
         return self.graph.call_method("new_tensor", (self.like(), value), dtype)
 
@@ -371,7 +371,7 @@ class OperationNodes:
     def _sizes(
         self, layer: LayerSpec, bare: str, args: tuple[Any, ...], name: str, used: int
     ) -> tuple[Any, Any]:
-        """Whole numbers of Python: a tensor's sizes, and what is computed of them."""
+        """Compute with a tensor's sizes, which are Python integers."""
         if bare in _VALUES:
             return args[0], args[0]
         if bare == "Unstack":
@@ -415,7 +415,7 @@ class OperationNodes:
 
 
 def used_outputs(graph_leaves: Iterator[Any]) -> dict[tuple[str, int], int]:
-    """(layer, call) -> how many of its outputs are used: one more than the highest."""
+    """Return (layer, call) -> the number of its outputs in use: one more than the highest."""
     found: dict[tuple[str, int], int] = {}
     for ref in graph_leaves:
         key = getattr(ref, "layer", None), getattr(ref, "call", 0)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, PluginError, WeightMismatchError, gather
-from keras2torch_birnn.layers.entry import indices
+from keras2torch_birnn.layers.input_casts import to_ids
 from keras2torch_birnn.layers.registry import convert_layer, mask_flow
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.schema.custom_layers import (
@@ -317,7 +317,7 @@ def fallback_equation(
         if not isinstance(value, np.ndarray):
             return value
         made = torch.from_numpy(np.ascontiguousarray(value))
-        return indices(made) if value.dtype.kind in "iu" else made
+        return to_ids(made) if value.dtype.kind in "iu" else made
 
     x, given = map_structure(tensor, inputs), map_structure(tensor, mask)
     some = any(one is not None for one in leaves(given))

@@ -1,8 +1,8 @@
-"""Dtypes of numbers in a graph: what each layer takes and gives. See ``kinds``.
+"""Dtypes of the tensors in a graph. See ``operations.dtypes``.
 
-A layer of Keras computes in floats, and casts floats of another precision by itself. Whole numbers
-and bools it takes as they are, casts (Dense of tf.keras), promotes (most of Keras 3), or refuses:
-then no file holds such a model.
+A layer of Keras computes in floats, and casts floats of another precision by itself. Integers and
+bools it takes unchanged, casts (Dense of tf.keras), promotes (most of Keras 3), or refuses: then no
+file holds such a model.
 Sources: ``Layer._maybe_cast_inputs`` (2.15), ``DTypePolicy.convert_input`` (3.15), and trials of
 every layer in Keras 2.2.4 to 3.15.
 """
@@ -25,10 +25,10 @@ from keras2torch_birnn.spec import (
 )
 
 Node = tuple[str, int]
-# What is known of the tensors of a graph: the kinds that each call gives.
+# The output dtypes of the calls of a graph that are known.
 Known = Mapping[Node, Dtypes]
 
-# Layers that give what they get; all others give floats.
+# Layers whose output has the dtype of the input; that of all others is float.
 _KEEPS = frozenset(
     "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout "
     "AlphaDropout ActivityRegularization Identity Reshape Flatten Permute RepeatVector "
@@ -36,7 +36,7 @@ _KEEPS = frozenset(
     "UpSampling2D UpSampling3D Concatenate Add Subtract Multiply Maximum Minimum "
     "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D Masking".split()
 )
-# Layers that look numbers up, and compare them exactly: no float in between.
+# Layers that look numbers up or compare them exactly, so without a float in between.
 TAKES_IDS = frozenset({"Embedding", "CategoryEncoding", "Hashing", "Sequential", "Functional"})
 # These cast by themselves.
 _GIVES_IDS = frozenset({"Discretization", "Hashing", "IntegerLookup"})
@@ -52,7 +52,7 @@ _NORMALIZES = frozenset({"LayerNormalization", "GroupNormalization", "RMSNormali
 
 
 def declared_dtype(layer: LayerSpec) -> str:
-    """Return the kind that Keras makes of what this input is given."""
+    """Return the dtype to which Keras casts this input."""
     dtype = str(layer.config["dtype"])
     if dtype in ("bool", "int64"):
         return dtype
@@ -60,7 +60,7 @@ def declared_dtype(layer: LayerSpec) -> str:
 
 
 def dtype_of(leaf: Any, known: Known) -> str:
-    """The kind of an argument: a tensor, or what stands in its place."""
+    """Return the dtype of an argument: of a tensor, a constant or a literal."""
     if isinstance(leaf, TensorRef):
         found = known.get((leaf.layer, leaf.call), ("float",))
         return found[min(leaf.output, len(found) - 1)]
@@ -73,7 +73,7 @@ def dtype_of(leaf: Any, known: Known) -> str:
 
 
 def output_dtypes(layer: LayerSpec, call: Call, known: Known) -> Dtypes:
-    """The kinds of what a call of a layer, or of an operation that is settled, gives."""
+    """Return the output dtypes of a call of a layer, or of an operation whose dtypes are known."""
     layer = without_time_distributed(layer)
     if "kinds" in layer.semantics:
         settled: Dtypes = layer.semantics["kinds"]["gives"]
@@ -91,19 +91,19 @@ def output_dtypes(layer: LayerSpec, call: Call, known: Known) -> Dtypes:
 
 
 def keeps_dtype(layer: LayerSpec) -> bool:
-    """Tell whether a layer gives the kind that it gets, if that is one."""
+    """Tell whether a layer's output has the dtype of its input, if all inputs have the same."""
     return layer.class_name in _KEEPS and layer.config.get("interpolation") in (None, "nearest")
 
 
 def takes_unchanged(layer: LayerSpec, kinds: Dtypes) -> bool:
-    """Tell whether a layer of Keras takes such numbers as they are; if not, they become floats."""
+    """Tell whether a layer of Keras takes these dtypes unchanged; if not, it casts to float."""
     layer = without_time_distributed(layer)
     takes_any = layer.graph is not None or layer.class_name in TAKES_IDS | _CASTS
     return takes_any or (keeps_dtype(layer) and one_dtype(kinds))
 
 
 def one_dtype(kinds: Dtypes) -> bool:
-    """Tell whether tensors are combined as they are; integers of any length are."""
+    """Tell whether tensors are combined without a cast; integers of any width are."""
     return len({"whole" if kind in _INTEGERS else kind for kind in kinds}) <= 1
 
 
@@ -113,7 +113,7 @@ def _dtypes_of_model(graph: Graph) -> Dtypes:
 
 
 def known_dtypes(graph: Graph) -> Known:
-    """Return the kinds that every call of a graph gives whose operations are settled."""
+    """Return the output dtypes of every call of a graph."""
     known: dict[Node, Dtypes] = {}
     for call in graph.calls:
         known[call.layer, call.index] = output_dtypes(graph.layer(call.layer), call, known)
@@ -128,7 +128,7 @@ def without_time_distributed(layer: LayerSpec) -> LayerSpec:
 
 
 def refusals(graph: Graph, generation: Generation) -> Iterator[tuple[str, str]]:
-    """Yield (place, reason) of what computes with whole numbers or bools unlike with floats."""
+    """Yield (place, reason) of layers that compute with integers or bools unlike with floats."""
     known = known_dtypes(graph)
     short: set[Node] = set()
     for call in graph.calls:

@@ -38,7 +38,7 @@ def _infer(
     problems: list[K2TError],
     said: Mapping[str, Structure] | None = None,
 ) -> LayerSpec:
-    """``said``: the options of the call."""
+    """Infer the shapes of a layer and of all inside it; ``said``: the options of the call."""
     if layer.graph is not None:
         graph, output = _infer_graph(layer.graph, shape, problems)
         return replace(layer, graph=graph, input_shape=shape, output_shape=output)
@@ -81,7 +81,7 @@ def _infer_leaf(
 
 
 def _infer_cell(cell: LayerSpec, step: Shape | None, problems: list[K2TError]) -> LayerSpec:
-    """A cell; of a stack each reads what the one before it gives."""
+    """Infer the shapes of a cell; in a stack each cell reads the output of the one before it."""
     if not cell.parts:
         return _infer(cell, step, problems)
     parts, given = {}, step
@@ -92,7 +92,7 @@ def _infer_cell(cell: LayerSpec, step: Shape | None, problems: list[K2TError]) -
 
 
 def _one_step(shape: Shape | None) -> Shape | None:
-    """The shape without its second axis, time."""
+    """Return the shape without its second axis, time."""
     if shape is None:
         return None
     if len(shape) < 3:
@@ -157,7 +157,7 @@ def _infer_graph(
 
 
 def _check_shared(before: LayerSpec, now: LayerSpec, problems: list[K2TError]) -> None:
-    """A layer that is called again must need the same weights for its new input."""
+    """Refuse a layer whose calls need different weights."""
     for old, new in zip(before.walk(), now.walk(), strict=True):
         if old.input_shape is None or new.input_shape is None:
             continue
@@ -190,7 +190,7 @@ def shape_leaves(structure: Structure) -> Iterator[Shape | None]:
         yield structure
 
 
-# No layer may give more numbers for one batch: whoever computes with the model must hold them.
+# The largest output of a layer for one batch, which must fit into memory when the model runs.
 MOST_NUMBERS = 2**29
 
 
@@ -212,7 +212,7 @@ def check_sizes(root: LayerSpec) -> None:
 
 
 def expected_weights(layer: LayerSpec) -> Mapping[str, tuple[int | None, ...]]:
-    """Name -> shape of the weights that this layer itself owns, by its config and input."""
+    """Return name -> shape of the weights that this layer itself owns, by its config and input."""
     if layer.class_name not in SCHEMA or layer.graph is not None:
         return {}
     try:

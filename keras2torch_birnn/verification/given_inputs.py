@@ -118,7 +118,7 @@ def _checked(x: Array, name: str, facts: InputFacts, kind: Any) -> Array:
     if not fits:
         sizes = "rows first" if wanted is None else _shown(wanted)
         raise UsageError(f"{place} has shape {_shown(x.shape)}, {sizes} is expected")
-    if facts.truth:
+    if facts.is_bool:
         return x.astype(bool)
     if facts.vocabulary is None and not facts.among:
         with np.errstate(over="ignore"):

@@ -1,9 +1,9 @@
-"""Operations: arithmetic that a file holds beside the layers, under one name each in every dialect.
+"""Operations: the calls of a graph that are not layers, under one name for all dialects.
 
 ``tf.*`` and ``keras.backend.*`` of tf.keras (TFOpLambda, SlicingOpLambda, TensorFlowOpLayer) and
-``keras.ops`` of Keras 3 all come to these rows. The names are those of Keras 3. An argument is a
-tensor, a number or a ``Constant``; everything else is an option. "shape", "key" and "bounds" hold
-None or "@" where a size comes as one more argument. Masks neither go in nor come out.
+``keras.ops`` of Keras 3 are all read into these rows. The names are those of Keras 3. An argument
+is a tensor, a number or a ``Constant``; everything else is an option. "shape", "key" and "bounds"
+hold None or "@" for a size that is one more argument. Operations take and return no masks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TOGETHER = dtypes.together()
 
 @dataclass(frozen=True)
 class Operation(Schema):
-    """A row of an operation. ``kinds``: what its arguments are brought to, what it gives."""
+    """A row of an operation. ``dtypes``: the rule of its argument and result dtypes."""
 
     dtypes: Rule = _TOGETHER
 
@@ -45,7 +45,7 @@ _KINDS_OF_ALL = ("float", "int32", "int64", "bool", "size", "a float", "an int",
 
 
 def _kinds(value: Any) -> Any:
-    """Check what ``readers.operations.settle`` found; no file of Keras says it."""
+    """Check the dtypes that ``readers.operations.settle`` inferred; no Keras file has them."""
     lists = ("has", "wants", "gives")
     if not isinstance(value, Mapping) or set(value) != {*lists, "passes_mask"}:
         raise BadOptionError("kinds are expected")
@@ -54,7 +54,8 @@ def _kinds(value: Any) -> Any:
     return {**{name: tuple(value[name]) for name in lists}, "passes_mask": value["passes_mask"]}
 
 
-# every operation's: what its arguments are, what they are brought to, what comes out
+# Of every operation, in the words of the OUT file: the dtypes of its arguments ("has"), those to
+# which they are cast ("wants") and those of its results ("gives").
 _SETTLED: Mapping[str, Option] = {"kinds": optional(Option(None, _kinds))}
 
 _LARGEST_AXIS = 31
@@ -86,7 +87,7 @@ def _kind(default: Any = REQUIRED) -> Option:
 
 
 def _many(option: Option, most: int = 4096) -> Option:
-    """A tuple of such values."""
+    """Make an option that is a tuple of such values."""
 
     def parse(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or len(value) > most:
@@ -113,7 +114,7 @@ _PLACE = size(least=-(2**31))
 
 
 def _key(value: Any) -> tuple[Any, ...]:
-    """Parts of an index: a whole number, (start, stop, step), None for a new axis, "..." """
+    """Parse an index: integers, (start, stop, step), None for a new axis, "..." """
     if not isinstance(value, list | tuple) or len(value) > 32 or list(value).count("...") > 1:
         raise BadOptionError("a list of indices is expected")
     return tuple(_part(part) for part in value)
@@ -140,7 +141,7 @@ _EINSUM = re.compile(r"[A-Za-z]*(\.\.\.)?[A-Za-z]*(,[A-Za-z]*(\.\.\.)?[A-Za-z]*)
 
 
 def _subscripts(value: Any) -> str:
-    """An einsum's text, its output made explicit, without blanks."""
+    """Parse an einsum's subscripts: no blanks, the output explicit."""
     text = value.replace(" ", "") if isinstance(value, str) else ""
     inputs, arrow, output = text.partition("->")
     if not text or len(text) > 200 or not _EINSUM.fullmatch(inputs):
@@ -175,23 +176,23 @@ def _two_lists(value: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def _one(output: Output, rule: Rule, **options: Option) -> Operation:
-    """A row with one argument."""
+    """Make a row with one argument."""
     return Operation(options, output=shapes.checked(output), arguments=("x",), dtypes=rule)
 
 
 def _two(output: Output, rule: Rule, **options: Option) -> Operation:
-    """A row with two arguments."""
+    """Make a row with two arguments."""
     return Operation(options, output=shapes.checked(output), arguments=("x1", "x2"), dtypes=rule)
 
 
 def _listed(output: Output, rule: Rule, **options: Option) -> Operation:
-    """A row whose argument is a list."""
+    """Make a row whose argument is a list."""
     shape = shapes.checked(output)
     return Operation(options, output=shape, arguments=("xs",), listed=True, dtypes=rule)
 
 
 def _sized(output: Output, rule: Rule, *arguments: str, **options: Option) -> Operation:
-    """A row with arguments and, after them, sizes."""
+    """Make a row with arguments and, after them, sizes."""
     names = (*arguments, "sizes")
     return Operation(options, output=shapes.checked(output), arguments=names, dtypes=rule)
 
@@ -383,7 +384,7 @@ _BARE = {
     "Diff": _one(movement.differences, _FIRM, n=size(1), axis=_axis(-1)),
     "Tril": _one(shapes.same, _ANY, k=_PLACE),
     "Triu": _one(shapes.same, _ANY, k=_PLACE),
-    # so many diagonals below the main one and above it, all of them where below 0
+    # diagonals to keep below the main one and above it; all of them where negative
     "BandPart": _one(movement.matrices, _ANY, lower=_PLACE, upper=_PLACE),
     "Diagonal": _one(movement.diagonal, _ANY, offset=_PLACE, axis1=_axis(), axis2=_axis()),
     "Trace": _one(movement.traced, dtypes.reals, offset=_PLACE, axis1=_axis(), axis2=_axis()),
