@@ -28,7 +28,7 @@ class Activation(nn.Module):
         return self.function(x)
 
     def extra_repr(self) -> str:
-        """Its name and options."""
+        """Show its name and options."""
         return self.shown
 
 
@@ -106,7 +106,7 @@ class Softmax(nn.Module):
         self.axes, self.replaces = axes, replaces
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x and a mask of its shape."""
+        """Compute it of x, with a mask of its shape."""
         if mask is None:
             return self._softmax(x)
         if self.replaces:
@@ -119,12 +119,12 @@ class Softmax(nn.Module):
         return torch.exp(x - torch.logsumexp(x, dim=self.axes, keepdim=True))
 
     def extra_repr(self) -> str:
-        """The axes."""
+        """Show the axes."""
         return f"axes={self.axes}"
 
 
 def _softmax_mask(layer: LayerSpec) -> MaskFlow:
-    """The mask is laid on the input from the last axis on; one of steps fits (B, T) alone."""
+    """Return its mask flow: a mask must broadcast with the input, one of steps with (B, T)."""
     if layer.semantics["masking"] == "ignore":
         return SAME
     refused = None

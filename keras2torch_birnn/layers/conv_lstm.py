@@ -33,7 +33,7 @@ class ConvLSTM(nn.Module):
     """One direction, called as Keras calls its ConvLSTM: (B, T, S, C) -> (B, T, S', F).
 
     ``weight_ih`` (4F, C, K), ``weight_hh`` (4F, F, K), ``bias`` (4F,). With ``channels_first`` the
-    channels stand before S, in the states as well.
+    channels come before S, in the states as well.
     """
 
     carried: tuple[State, ...] | None = None
@@ -93,7 +93,7 @@ class ConvLSTM(nn.Module):
     def _step(
         self, product: Tensor, h: Tensor, c: Tensor, masks: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """c' = f c + i act(.); h' = o act(c'). The state is convolved one by one, "same"."""
+        """Run a step: c' = f c + i act(.); h' = o act(c'); h is convolved with "same" padding."""
         ones = (1,) * (h.dim() - 2)
         recurrent = self._convolved(
             h, self.weight_hh, masks, {"stride": ones, "dilation": ones, "padding": "same"}
@@ -104,7 +104,7 @@ class ConvLSTM(nn.Module):
         return gate(o) * act(c), c
 
     def _input_product(self, x: Tensor) -> Tensor:
-        """(B, T, S, C) -> (B, T, S', 4F), bias included: all steps at once."""
+        """Convolve all steps at once: (B, T, S, C) -> (B, T, S', 4F), bias included."""
         drops = self._masks(x[:, 0], self.dropout)
         masks = [mask[:, None].expand_as(x).flatten(0, 1) for mask in drops]
         y = self._convolved(x.flatten(0, 1), self.weight_ih, masks, self.inner)
@@ -115,7 +115,7 @@ class ConvLSTM(nn.Module):
     def _convolved(
         self, x: Tensor, weight: Tensor, masks: Sequence[Tensor], window: Mapping[str, Any]
     ) -> Tensor:
-        """(N, S, C) -> (N, S', 4F). With ``masks`` every gate sees the input through its own."""
+        """Convolve (N, S, C) -> (N, S', 4F). ``masks``: a dropout mask of the input per gate."""
         copies = [x * mask for mask in masks] or [x]
         parts = []
         for copy, rows in zip(copies, weight.chunk(len(copies)), strict=True):
@@ -125,13 +125,13 @@ class ConvLSTM(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channels)
 
     def _masks(self, x: Tensor, rate: float) -> tuple[Tensor, ...]:
-        """A dropout mask for every gate, the same at all steps; none outside training."""
+        """Draw a dropout mask for every gate, the same at all steps; none outside training."""
         if not (self.training and 0.0 < rate < 1.0):
             return ()
         return tuple(functional.dropout(torch.ones_like(x), rate) for _ in range(4))
 
     def extra_repr(self) -> str:
-        """Channels, window, and Keras' options."""
+        """Show channels, window, and Keras' options."""
         filters, channels, *kernel = self.weight_ih.shape
         parts = [f"{channels}, {filters // 4}, kernel_size={tuple(kernel)}"]
         parts += [f"{key}={value}" for key, value in {**self.inner, **self.named}.items()]

@@ -1,4 +1,4 @@
-"""Embedding, where a mask begins for ids."""
+"""Embedding, which makes a mask from ids."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ class Embedding(nn.Embedding):
     """An ``nn.Embedding`` that also takes ids given as floats, as Keras does."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Ids of any shape -> the shape and (output_dim,). Row 0 is an ordinary row."""
+        """Look up ids of any shape -> (..., output_dim). Row 0 is an ordinary row."""
         check_tensor("input", input, torch.int64)
         return super().forward(input.long())
 
 
 class QuantizedEmbedding(Embedding):
-    """Rows of whole numbers from -127 to 127, each with its own ``scale`` (rows,) to divide by."""
+    """Rows of integers from -127 to 127, each with its own ``scale`` (rows,) as divisor."""
 
     scale: nn.Parameter
 
     def forward(self, input: Tensor) -> Tensor:
-        """Ids of any shape -> the shape and (output_dim,)."""
+        """Look up ids of any shape -> (..., output_dim)."""
         return super().forward(input) / self.scale[input.long()][..., None]
 
 
 def not_zero(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mask of Embedding(mask_zero=True): id 0 is padding."""
+    """Make the mask of Embedding(mask_zero=True): id 0 is padding."""
     return x.ne(0)
 
 

@@ -32,7 +32,7 @@ RecurrentModule = LSTM | GRU | RNN | LoopRNN | BidirectionalPair | StackedRNN | 
 
 
 def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
-    """The module of one direction of any recurrent layer."""
+    """Build one direction of any recurrent layer."""
     layer = plain(layer)
     if layer.class_name in CELL_GATES:
         return torch_module((layer,), plan)

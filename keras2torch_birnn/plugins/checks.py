@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, PluginError, WeightMismatchError, gather
-from keras2torch_birnn.layers.entry import indices
+from keras2torch_birnn.layers.input_casts import to_ids
 from keras2torch_birnn.layers.registry import convert_layer, mask_flow
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.schema.custom_layers import (
@@ -26,7 +26,7 @@ from keras2torch_birnn.schema.custom_layers import (
     own_of,
     shown,
 )
-from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
+from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model, shape_leaves
 from keras2torch_birnn.spec import (
     Array,
     LayerSpec,
@@ -66,7 +66,7 @@ def complete_shapes(spec: ModelSpec) -> ModelSpec:
         layer
         for layer in replace(spec, root=root).root.walk()
         if own_of(layer) is not None and layer.output_shape is None
-        if layer.place not in seen and None not in flatten_shapes(layer.input_shape)
+        if layer.place not in seen and None not in shape_leaves(layer.input_shape)
     ]:
         seen |= {layer.place: infer_output_shape(layer) for layer in unknown}
         problems: list[K2TError] = []
@@ -78,15 +78,6 @@ def complete_shapes(spec: ModelSpec) -> ModelSpec:
     return replace(spec, root=root)
 
 
-def flatten_shapes(structure: Structure) -> list[Shape | None]:
-    """Return the list of shapes in one shape or a nested tuple of shapes."""
-    if isinstance(structure, tuple) and not all(
-        size is None or isinstance(size, int) for size in structure
-    ):
-        return [shape for part in structure for shape in flatten_shapes(part)]
-    return [structure]
-
-
 def infer_output_shape(layer: LayerSpec) -> Structure:
     """Infer the output shape by running the module on zeros; None for axes that follow the input.
 
@@ -96,7 +87,7 @@ def infer_output_shape(layer: LayerSpec) -> Structure:
     double = any(w.dtype == np.float64 for w in layer.weights.values())
     floats = torch.float64 if double else torch.float32
     shape = layer.input_shape
-    several = len(flatten_shapes(shape))
+    several = len(tuple(shape_leaves(shape)))
     alike = [(kind,) * several for kind in (floats, torch.int64)]
     mixed = product((floats, torch.int64), repeat=several) if several <= _MIXED else ()
     for kinds in dict.fromkeys((*alike, *mixed)):
@@ -253,7 +244,7 @@ def _check_result(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
             "declare outputs= in the plugin, or return one tensor",
             place=layer.place,
         )
-    shapes = flatten_shapes(layer.output_shape)
+    shapes = tuple(shape_leaves(layer.output_shape))
     for tensor, shape in zip(given, shapes, strict=len(shapes) == len(given)):
         if not isinstance(tensor, Tensor):
             raise PluginError(
@@ -326,7 +317,7 @@ def fallback_equation(
         if not isinstance(value, np.ndarray):
             return value
         made = torch.from_numpy(np.ascontiguousarray(value))
-        return indices(made) if value.dtype.kind in "iu" else made
+        return to_ids(made) if value.dtype.kind in "iu" else made
 
     x, given = map_structure(tensor, inputs), map_structure(tensor, mask)
     some = any(one is not None for one in leaves(given))

@@ -88,13 +88,13 @@ CELLS: Mapping[str, Callable[[LayerSpec, Context], Step]] = {
 
 
 def _called(layer: LayerSpec) -> list[LayerSpec]:
-    """The cells in the order in which they are called at a step; most layers are one."""
+    """Return the cells in the order in which a step calls them; most layers have one."""
     cell = layer.parts.get("cell", layer)
     return list(cell.parts.values()) if cell.class_name == "StackedRNNCells" else [cell]
 
 
 def _listed(layer: LayerSpec) -> list[LayerSpec]:
-    """The cells in the order of their states (``StackedRNNCells.state_size``).
+    """Return the cells in the order of their states (``StackedRNNCells.state_size``).
 
     The last cell's come first up to Keras 2.2.2, the first cell's since 2.2.3.
     """
@@ -103,7 +103,7 @@ def _listed(layer: LayerSpec) -> list[LayerSpec]:
 
 
 def step_of(layer: LayerSpec, context: Context) -> Step:
-    """One step: of the layer's cell, or of its cells one after the other."""
+    """Make one step: of the layer's cell, or of its cells one after the other."""
     steps = [(id(cell), CELLS[cell.class_name](cell, context)) for cell in _called(layer)]
 
     def step(x: Array, state: State) -> tuple[Array, State]:
@@ -118,7 +118,7 @@ def step_of(layer: LayerSpec, context: Context) -> Step:
 
 
 def state_count(layer: LayerSpec) -> int:
-    """How many arrays a recurrent layer's state is."""
+    """Return the number of arrays in a recurrent layer's state."""
     return sum(map(_count, _listed(layer)))
 
 

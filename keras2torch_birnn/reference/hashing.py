@@ -35,7 +35,7 @@ def _hash_of_two(u: int, v: int, factor: int) -> int:
 
 
 def farm_hash(text: bytes) -> int:
-    """FarmHash64 of 1 to 32 bytes."""
+    """Compute FarmHash64 of 1 to 32 bytes."""
     size = len(text)
     factor = (K2 + 2 * size) & BITS
     if size > 16:
@@ -55,7 +55,7 @@ def farm_hash(text: bytes) -> int:
 
 
 def sip_hash(text: bytes, key: tuple[int, int]) -> int:
-    """SipHash-2-4."""
+    """Compute SipHash-2-4."""
     first, second = key[0] & BITS, key[1] & BITS
     v = [first ^ 0x736F6D6570736575, second ^ 0x646F72616E646F6D,
          first ^ 0x6C7967656E657261, second ^ 0x7465646279746573]  # fmt: skip

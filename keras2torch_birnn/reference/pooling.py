@@ -64,7 +64,7 @@ def global_average_pooling(layer: LayerSpec, x: Array, mask: Structure, context:
 
 
 def _whole(layer: LayerSpec, y: Array) -> Array:
-    """(B, 1, C) in the layer's format, or (B, C)."""
+    """Return (B, 1, C) in the layer's format, or (B, C)."""
     return as_given(layer, y) if layer.config["keepdims"] else y.reshape(len(y), y.shape[-1])
 
 

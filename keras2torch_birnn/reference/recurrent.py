@@ -64,9 +64,9 @@ def loop(
 def _read(
     layer: LayerSpec, x: Array, valid: Array | None, state: State, step: Step
 ) -> tuple[Array, Array, State, list[_Taken]]:
-    """Outputs (B, T, H) in the order of reading, the last of them (B, H), the last state, steps.
+    """Run all steps; return outputs (B, T, H) as read, the last (B, H), the last state, the steps.
 
-    A masked step leaves the state as it is. What stands in its place in the output:
+    A masked step leaves the state as it is. The output at a masked step is:
     ``previous_state``: ``keras.backend.rnn``, TensorFlow, Keras 2.2.4, not unrolled;
     ``previous_output``: the same unrolled, and tf.keras and Keras 3 without zeroing;
     ``zeros``: tf.keras 2.15 and Keras 3.15 with ``zero_output_for_mask``;
@@ -105,12 +105,12 @@ def _read(
 
 
 def _nudged(step: Step, nudge: Callable[[Array], Array]) -> Step:
-    """The step on an input and a state that are changed a little."""
+    """Make a step that reads a slightly changed input and state."""
     return lambda x, state: step(nudge(x), tuple(map(nudge, state)))
 
 
 def _stacked(taken: list[_Taken]) -> tuple[State, Array, State]:
-    """Steps of (B, ...) as (B, T, ...): the states before them, outputs, the states after them."""
+    """Stack steps (B, ...) to (B, T, ...): states before them, outputs, states after them."""
     before, output, after = zip(*taken, strict=True)
     return (
         tuple(np.stack(parts, axis=1) for parts in zip(*before, strict=True)),
@@ -120,12 +120,12 @@ def _stacked(taken: list[_Taken]) -> tuple[State, Array, State]:
 
 
 def _where(flags: Array, a: Array, b: Array) -> Array:
-    """``np.where`` with flags (B,) or (B, T) for all that arrays have more."""
+    """Apply ``np.where`` with flags (B,) or (B, T), broadcast over the other axes."""
     return np.where(flags.reshape(flags.shape + (1,) * (a.ndim - flags.ndim)), a, b)
 
 
 def _steps_that_count(mask: Array, x: Array) -> Array:
-    """The mask as (B, T) of bool; Keras also takes (B, T, 1)."""
+    """Return the mask as bools (B, T); Keras also takes (B, T, 1)."""
     valid = np.asarray(mask).astype(bool)
     if valid.ndim == 3 and x.ndim == 3 and valid.shape[2] == 1:
         valid = valid[:, :, 0]
@@ -137,7 +137,7 @@ def _steps_that_count(mask: Array, x: Array) -> Array:
 def _first_state(
     layer: LayerSpec, x: Array, zero_states: Callable[[Array], State], context: Context
 ) -> State:
-    """``initial_state`` if given, what a stateful layer carries, zeros: in this order, mostly."""
+    """Return ``initial_state``, the carried state of a stateful layer or zeros."""
     if x.ndim < 3 or x.shape[1] == 0:
         raise ValueError(f"an input (B, T, F) with T > 0 is expected, found {x.shape}")
     given, carried = context.initial_state, None
@@ -199,7 +199,7 @@ def _half(
     initial_state: State | None,
     context: Context,
 ) -> tuple[Array, State]:
-    """One direction: its output, and its state if it returns one."""
+    """Run one direction; return its output, and its state if it returns one."""
     output, _ = context.inside(part).starting(initial_state).apply(layer, inputs, mask)
     return (output[0], tuple(output[1:])) if layer.config["return_state"] else (output, ())
 

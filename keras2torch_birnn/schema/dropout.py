@@ -11,7 +11,7 @@ from keras2torch_birnn.schema.windows import DATA_FORMAT
 
 
 def _noise_shape(value: Any) -> tuple[int | None, ...] | None:
-    """Sizes of what dropout draws, None for the input's own."""
+    """Parse the shape of the noise, None for the input's own sizes."""
     if value is None:
         return None
     if not isinstance(value, list | tuple):

@@ -23,7 +23,7 @@ _EQUATION = re.compile(
 
 @dataclass(frozen=True)
 class Letters:
-    """An equation taken apart. ``dots``: "left" or "right" where axes stand behind three dots."""
+    """A parsed equation. ``dots``: "left" or "right" if an ellipsis is on that side."""
 
     input: str
     kernel: str
@@ -32,7 +32,7 @@ class Letters:
 
 
 def letters(equation: Any) -> Letters:
-    """Take an equation apart.
+    """Parse an equation.
 
     Raises:
         BadOptionError: Keras has no such equation.

@@ -64,7 +64,7 @@ def _rms_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
 
 
 def _groups() -> Option:
-    """Number of groups; -1 is one for each channel."""
+    """Make the option of the number of groups; -1 is one for each channel."""
     return Option(32, lambda value: -1 if value == -1 else size().parse(value))
 
 

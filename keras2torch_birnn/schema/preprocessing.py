@@ -201,7 +201,7 @@ LAYERS: Mapping[str, Schema] = {
         _normalization_weights,
         semantics=_PASSES_MASK,
         not_trained=("mean", "variance", "count"),
-        whole=("count",),
+        integer_weights=("count",),
         refused=("mean without variance",),
     ),
     "Rescaling": Schema(

@@ -115,7 +115,7 @@ def _checked(x: Array, name: str, facts: InputFacts, kind: Any) -> Array:
     if not filled or (wanted is not None and not shape_fits(x.shape, wanted)):
         sizes = "rows first" if wanted is None else format_shape(wanted)
         raise UsageError(f"{place} has shape {format_shape(x.shape)}, {sizes} is expected")
-    if facts.truth:
+    if facts.is_bool:
         return x.astype(bool)
     if facts.vocabulary is None and not facts.among:
         with np.errstate(over="ignore"):

@@ -28,7 +28,7 @@ from keras2torch_birnn.readers.operations import graph_nodes, keras3, operation_
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
-from keras2torch_birnn.schema.kinds import KindError, common
+from keras2torch_birnn.schema.operations.dtypes import DtypeError, common
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
@@ -449,7 +449,7 @@ def test_tensorflow_never_promotes_keras_3_does() -> None:
     assert common(("float", "an int"), strict=True) == "float"
     assert common(("int32", "int32"), strict=True) == "int32"
     for kinds in (("float", "int32"), ("int32", "a float"), ("bool", "an int"), ("int32", "int64")):
-        with pytest.raises(KindError, match="which TensorFlow refuses"):
+        with pytest.raises(DtypeError, match="which TensorFlow refuses"):
             common(kinds, strict=True)
     assert common(("float", "int64"), strict=False) == "float"
     assert common(("int32", "a float"), strict=False) == "float"
@@ -509,7 +509,7 @@ def test_the_code_reads_as_what_the_user_wrote() -> None:
     )  # fmt: skip
     assert code(model, TF) == [
         "floats_like = self.floats_like()",
-        "x_1 = keras2torch_birnn_layers_entry_floats(x, floats_like)",
+        "x_1 = keras2torch_birnn_layers_input_casts_to_float(x, floats_like)",
         "op0 = 2.0 * x_1",
         "op2 = x_1[(slice(None, None, None), -1)]",
         "op4 = x_1.shape",

@@ -1,9 +1,9 @@
-"""Operations: arithmetic that a file holds beside the layers, under one name each in every dialect.
+"""Operations: the calls of a graph that are not layers, under one name for all dialects.
 
 ``tf.*`` and ``keras.backend.*`` of tf.keras (TFOpLambda, SlicingOpLambda, TensorFlowOpLayer) and
-``keras.ops`` of Keras 3 all come to these rows. The names are those of Keras 3. An argument is a
-tensor, a number or a ``Constant``; everything else is an option. "shape", "key" and "bounds" hold
-None or "@" where a size comes as one more argument. Masks neither go in nor come out.
+``keras.ops`` of Keras 3 are all read into these rows. The names are those of Keras 3. An argument
+is a tensor, a number or a ``Constant``; everything else is an option. "shape", "key" and "bounds"
+hold None or "@" for a size that is one more argument. Operations take and return no masks.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keras2torch_birnn.limits import MAX_AXIS, MAX_EINSUM_LENGTH, MAX_PARTS, MAX_RANK, MAX_SIZE
-from keras2torch_birnn.schema import kinds, op_moves, op_shapes
-from keras2torch_birnn.schema.kinds import Rule
-from keras2torch_birnn.schema.op_shapes import Output
+from keras2torch_birnn.schema.operations import dtypes, movement, shapes
+from keras2torch_birnn.schema.operations.dtypes import Rule
+from keras2torch_birnn.schema.operations.shapes import Output
 from keras2torch_birnn.schema.options import (
     REQUIRED,
     BadOptionError,
@@ -32,21 +32,21 @@ from keras2torch_birnn.schema.options import (
 )
 from keras2torch_birnn.schema.row import Schema
 
-_TOGETHER = kinds.together()
+_TOGETHER = dtypes.together()
 
 
 @dataclass(frozen=True)
 class Operation(Schema):
-    """A row of an operation. ``kinds``: what its arguments are brought to, what it gives."""
+    """A row of an operation. ``dtypes``: the rule of its argument and result dtypes."""
 
-    kinds: Rule = _TOGETHER
+    dtypes: Rule = _TOGETHER
 
 
 _KINDS_OF_ALL = ("float", "int32", "int64", "bool", "size", "a float", "an int", "a bool")
 
 
 def _kinds(value: Any) -> Any:
-    """Check what ``readers.operations.infer_dtypes`` found; no file of Keras says it."""
+    """Check the dtypes that ``readers.operations.infer_dtypes`` found; no Keras file has them."""
     lists = ("has", "wants", "gives")
     if not isinstance(value, Mapping) or set(value) != {*lists, "passes_mask"}:
         raise BadOptionError("kinds are expected")
@@ -55,7 +55,8 @@ def _kinds(value: Any) -> Any:
     return {**{name: tuple(value[name]) for name in lists}, "passes_mask": value["passes_mask"]}
 
 
-# every operation's: what its arguments are, what they are brought to, what comes out
+# Of every operation, in the words of the OUT file: the dtypes of its arguments ("has"), those to
+# which they are cast ("wants") and those of its results ("gives").
 _SETTLED: Mapping[str, Option] = {"kinds": optional(Option(None, _kinds))}
 
 _WHOLE = ("int32", "int64", "bool")
@@ -85,7 +86,7 @@ def _kind(default: Any = REQUIRED) -> Option:
 
 
 def _many(option: Option, most: int = MAX_PARTS) -> Option:
-    """A tuple of such values."""
+    """Make an option that is a tuple of such values."""
 
     def parse(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or len(value) > most:
@@ -112,7 +113,7 @@ _PLACE = size(least=-MAX_SIZE - 1)
 
 
 def _key(value: Any) -> tuple[Any, ...]:
-    """Parts of an index: a whole number, (start, stop, step), None for a new axis, "..." """
+    """Parse an index: integers, (start, stop, step), None for a new axis, "..." """
     if not isinstance(value, list | tuple) or len(value) > MAX_RANK or list(value).count("...") > 1:
         raise BadOptionError("a list of indices is expected")
     return tuple(_part(part) for part in value)
@@ -139,7 +140,7 @@ _EINSUM = re.compile(r"[A-Za-z]*(\.\.\.)?[A-Za-z]*(,[A-Za-z]*(\.\.\.)?[A-Za-z]*)
 
 
 def _subscripts(value: Any) -> str:
-    """An einsum's text, its output made explicit, without blanks."""
+    """Parse an einsum's subscripts: no blanks, the output explicit."""
     text = value.replace(" ", "") if isinstance(value, str) else ""
     inputs, arrow, output = text.partition("->")
     if not text or len(text) > MAX_EINSUM_LENGTH or not _EINSUM.fullmatch(inputs):
@@ -174,25 +175,25 @@ def _two_lists(value: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def _one(output: Output, rule: Rule, **options: Option) -> Operation:
-    """A row with one argument."""
-    return Operation(options, output=op_shapes.checked(output), arguments=("x",), kinds=rule)
+    """Make a row with one argument."""
+    return Operation(options, output=shapes.checked(output), arguments=("x",), dtypes=rule)
 
 
 def _two(output: Output, rule: Rule, **options: Option) -> Operation:
-    """A row with two arguments."""
-    return Operation(options, output=op_shapes.checked(output), arguments=("x1", "x2"), kinds=rule)
+    """Make a row with two arguments."""
+    return Operation(options, output=shapes.checked(output), arguments=("x1", "x2"), dtypes=rule)
 
 
 def _listed(output: Output, rule: Rule, **options: Option) -> Operation:
-    """A row whose argument is a list."""
-    shape = op_shapes.checked(output)
-    return Operation(options, output=shape, arguments=("xs",), listed=True, kinds=rule)
+    """Make a row whose argument is a list."""
+    shape = shapes.checked(output)
+    return Operation(options, output=shape, arguments=("xs",), listed=True, dtypes=rule)
 
 
 def _sized(output: Output, rule: Rule, *arguments: str, **options: Option) -> Operation:
-    """A row with arguments and, after them, sizes."""
+    """Make a row with arguments and, after them, sizes."""
     names = (*arguments, "sizes")
-    return Operation(options, output=op_shapes.checked(output), arguments=names, kinds=rule)
+    return Operation(options, output=shapes.checked(output), arguments=names, dtypes=rule)
 
 
 _REDUCED = {"axis": _axes(), "keepdims": flag(False)}
@@ -200,75 +201,75 @@ _SMOOTH = (
     "Exp Expm1 Log Log1p Log2 Log10 Sqrt Rsqrt Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh Tanh "
     "Arcsinh Arccosh Arctanh Erf Erfc Erfinv Lgamma Reciprocal"
 ).split()
-_NUMBERS = kinds.together("bool")
-_FIRM = kinds.together("bool", "size")
-_ANY = kinds.together("size")
+_NUMBERS = dtypes.together("bool")
+_FIRM = dtypes.together("bool", "size")
+_ANY = dtypes.together("size")
 _BARE = {
-    **dict.fromkeys(_SMOOTH, _one(op_shapes.same, kinds.floats)),
-    **dict.fromkeys(("Floor", "Ceil", "Round", "Trunc"), _one(op_shapes.same, kinds.reals)),
-    **dict.fromkeys(("Negative", "Absolute", "Sign", "Square"), _one(op_shapes.same, _FIRM)),
-    **dict.fromkeys(("Isnan", "Isinf", "Isfinite"), _one(op_shapes.same, kinds.compared("size"))),
+    **dict.fromkeys(_SMOOTH, _one(shapes.same, dtypes.floats)),
+    **dict.fromkeys(("Floor", "Ceil", "Round", "Trunc"), _one(shapes.same, dtypes.reals)),
+    **dict.fromkeys(("Negative", "Absolute", "Sign", "Square"), _one(shapes.same, _FIRM)),
+    **dict.fromkeys(("Isnan", "Isinf", "Isfinite"), _one(shapes.same, dtypes.compared("size"))),
     **dict.fromkeys(
         ("Add", "Subtract", "Multiply", "FloorDivide", "Maximum", "Minimum"),
-        _two(op_shapes.elementwise, _NUMBERS),
+        _two(shapes.elementwise, _NUMBERS),
     ),
-    **dict.fromkeys(("Mod", "Power", "SquaredDifference"), _two(op_shapes.elementwise, _FIRM)),
+    **dict.fromkeys(("Mod", "Power", "SquaredDifference"), _two(shapes.elementwise, _FIRM)),
     **dict.fromkeys(
-        ("Divide", "Arctan2", "Logaddexp", "Hypot"), _two(op_shapes.elementwise, kinds.divided)
+        ("Divide", "Arctan2", "Logaddexp", "Hypot"), _two(shapes.elementwise, dtypes.divided)
     ),
     # 0 where x2 is 0, or (the last three) where x1 is
     **dict.fromkeys(
         ("DivideNoNan", "MultiplyNoNan", "Xlogy", "Xlog1py", "Xdivy"),
-        _two(op_shapes.elementwise, kinds.floats),
+        _two(shapes.elementwise, dtypes.floats),
     ),
     **dict.fromkeys(
         ("Less", "LessEqual", "Greater", "GreaterEqual"),
-        _two(op_shapes.elementwise, kinds.compared("bool")),
+        _two(shapes.elementwise, dtypes.compared("bool")),
     ),
-    **dict.fromkeys(("Equal", "NotEqual"), _two(op_shapes.elementwise, kinds.compared())),
+    **dict.fromkeys(("Equal", "NotEqual"), _two(shapes.elementwise, dtypes.compared())),
     **dict.fromkeys(
-        ("LogicalAnd", "LogicalOr", "LogicalXor"), _two(op_shapes.elementwise, kinds.truths)
+        ("LogicalAnd", "LogicalOr", "LogicalXor"), _two(shapes.elementwise, dtypes.bools)
     ),
-    "LogicalNot": _one(op_shapes.same, kinds.truths),
-    "Identity": _one(op_shapes.same, kinds.together()),
-    "IdentityN": _listed(op_shapes.each, kinds.each),
+    "LogicalNot": _one(shapes.same, dtypes.bools),
+    "Identity": _one(shapes.same, dtypes.together()),
+    "IdentityN": _listed(shapes.each, dtypes.each),
     # "named": the dtype in the file's own words; a cast to what a tensor is keeps its mask
     "Cast": _one(
-        op_shapes.same,
-        kinds.declared,
+        shapes.same,
+        dtypes.declared,
         dtype=_kind(),
         named=choice("float32", "float16", "bfloat16", "float32", "float64", *_WHOLE),
     ),
-    "ConvertToTensor": _one(op_shapes.same, kinds.declared, dtype=optional(_kind(None))),
-    "ZerosLike": _one(op_shapes.same, kinds.declared, dtype=optional(_kind(None))),
-    "OnesLike": _one(op_shapes.same, kinds.declared, dtype=optional(_kind(None))),
+    "ConvertToTensor": _one(shapes.same, dtypes.declared, dtype=optional(_kind(None))),
+    "ZerosLike": _one(shapes.same, dtypes.declared, dtype=optional(_kind(None))),
+    "OnesLike": _one(shapes.same, dtypes.declared, dtype=optional(_kind(None))),
     "FullLike": _one(
-        op_shapes.same, kinds.declared, dtype=optional(_kind(None)), value=number(REQUIRED)
+        shapes.same, dtypes.declared, dtype=optional(_kind(None)), value=number(REQUIRED)
     ),
     "Activation": _one(
-        op_shapes.activated, kinds.floats, function=Option(REQUIRED, parse_activation)
+        shapes.activated, dtypes.floats, function=Option(REQUIRED, parse_activation)
     ),
     # ---- one or several axes together ----
-    "Sum": _one(op_shapes.reduced, kinds.totalled, **_REDUCED),
-    "Prod": _one(op_shapes.reduced, kinds.totalled, **_REDUCED),
-    "Mean": _one(op_shapes.reduced, kinds.averaged, **_REDUCED),
-    "Var": _one(op_shapes.reduced, kinds.averaged, **_REDUCED),
-    "Std": _one(op_shapes.reduced, kinds.averaged, **_REDUCED),
-    "Moments": _one(op_shapes.reduced_twice, kinds.averaged, **_REDUCED),
-    "Max": _one(op_shapes.reduced, _FIRM, **_REDUCED),
-    "Min": _one(op_shapes.reduced, _FIRM, **_REDUCED),
-    "Any": _one(op_shapes.reduced, kinds.truths, **_REDUCED),
-    "All": _one(op_shapes.reduced, kinds.truths, **_REDUCED),
-    "Logsumexp": _one(op_shapes.reduced, kinds.floats, **_REDUCED),
-    "Norm": _one(op_shapes.reduced, kinds.floats, order=choice(2, 1, 2, "inf"), **_REDUCED),
+    "Sum": _one(shapes.reduced, dtypes.totalled, **_REDUCED),
+    "Prod": _one(shapes.reduced, dtypes.totalled, **_REDUCED),
+    "Mean": _one(shapes.reduced, dtypes.averaged, **_REDUCED),
+    "Var": _one(shapes.reduced, dtypes.averaged, **_REDUCED),
+    "Std": _one(shapes.reduced, dtypes.averaged, **_REDUCED),
+    "Moments": _one(shapes.reduced_twice, dtypes.averaged, **_REDUCED),
+    "Max": _one(shapes.reduced, _FIRM, **_REDUCED),
+    "Min": _one(shapes.reduced, _FIRM, **_REDUCED),
+    "Any": _one(shapes.reduced, dtypes.bools, **_REDUCED),
+    "All": _one(shapes.reduced, dtypes.bools, **_REDUCED),
+    "Logsumexp": _one(shapes.reduced, dtypes.floats, **_REDUCED),
+    "Norm": _one(shapes.reduced, dtypes.floats, order=choice(2, 1, 2, "inf"), **_REDUCED),
     "CountNonzero": _one(
-        op_shapes.reduced, kinds.numbered(kinds.together()), dtype=_kind(), **_REDUCED
+        shapes.reduced, dtypes.numbered(dtypes.together()), dtype=_kind(), **_REDUCED
     ),
     **dict.fromkeys(
         ("Argmax", "Argmin"),
         _one(
-            op_shapes.reduced,
-            kinds.numbered(_FIRM),
+            shapes.reduced,
+            dtypes.numbered(_FIRM),
             axis=optional(_axis(None)),
             keepdims=flag(False),
             dtype=_kind(),
@@ -276,176 +277,174 @@ _BARE = {
     ),
     "Average": Operation(
         {"axis": optional(_axis(None))},
-        output=op_shapes.checked(
-            lambda config, given: op_shapes.reduced(config, op_shapes.broadcast(given))
+        output=shapes.checked(
+            lambda config, given: shapes.reduced(config, shapes.broadcast(given))
         ),
         arguments=("x", "weights"),
-        kinds=kinds.floats,
+        dtypes=dtypes.floats,
     ),
-    "Normalize": _one(
-        op_shapes.along_axis, kinds.floats, axis=_axes(-1), smallest=number(REQUIRED)
-    ),
+    "Normalize": _one(shapes.along_axis, dtypes.floats, axis=_axes(-1), smallest=number(REQUIRED)),
     "ClipByNorm": _one(
-        op_shapes.along_axis, kinds.floats, axis=_axes(), largest=number(REQUIRED, 0.0)
+        shapes.along_axis, dtypes.floats, axis=_axes(), largest=number(REQUIRED, 0.0)
     ),
     "Cumsum": _one(
-        op_shapes.along_axis,
-        kinds.totalled,
+        shapes.along_axis,
+        dtypes.totalled,
         axis=_axis(),
         reverse=flag(False),
         exclusive=flag(False),
     ),
     "Cumprod": _one(
-        op_shapes.along_axis,
-        kinds.totalled,
+        shapes.along_axis,
+        dtypes.totalled,
         axis=_axis(),
         reverse=flag(False),
         exclusive=flag(False),
     ),
-    "Sort": _one(op_shapes.along_axis, _FIRM, axis=_axis(-1), descending=flag(False)),
+    "Sort": _one(shapes.along_axis, _FIRM, axis=_axis(-1), descending=flag(False)),
     "Argsort": _one(
-        op_shapes.along_axis,
-        kinds.numbered(_FIRM),
+        shapes.along_axis,
+        dtypes.numbered(_FIRM),
         axis=_axis(-1),
         descending=flag(False),
         dtype=_kind(),
     ),
-    "TopK": _sized(op_shapes.ranked, kinds.ranked, "x", k=optional(size())),
+    "TopK": _sized(shapes.ranked, dtypes.ranked, "x", k=optional(size())),
     # ---- products ----
-    "Matmul": _two(op_shapes.matmul, kinds.reals, transpose_a=flag(False), transpose_b=flag(False)),
-    "Dot": _two(op_shapes.dot, kinds.reals),
-    "Tensordot": _two(op_shapes.tensordot, kinds.reals, axes=Option(REQUIRED, _two_lists)),
-    "Einsum": _listed(op_shapes.einsum, kinds.reals, subscripts=Option(REQUIRED, _subscripts)),
-    "AddN": _listed(op_shapes.elementwise, _FIRM),
+    "Matmul": _two(shapes.matmul, dtypes.reals, transpose_a=flag(False), transpose_b=flag(False)),
+    "Dot": _two(shapes.dot, dtypes.reals),
+    "Tensordot": _two(shapes.tensordot, dtypes.reals, axes=Option(REQUIRED, _two_lists)),
+    "Einsum": _listed(shapes.einsum, dtypes.reals, subscripts=Option(REQUIRED, _subscripts)),
+    "AddN": _listed(shapes.elementwise, _FIRM),
     # ---- what layers compute, with tensors in the place of weights ----
     "LayerNorm": Operation(
         {"axis": _axes(REQUIRED), "epsilon": number(REQUIRED, 0.0)},
-        output=op_shapes.checked(op_shapes.normalized),
+        output=shapes.checked(shapes.normalized),
         arguments=("x", "gamma", "beta"),
-        kinds=kinds.floats,
+        dtypes=dtypes.floats,
     ),
     "RMSNorm": Operation(
         {"axis": _axes(REQUIRED), "epsilon": number(REQUIRED, 0.0)},
-        output=op_shapes.checked(op_shapes.normalized),
+        output=shapes.checked(shapes.normalized),
         arguments=("x", "scale"),
-        kinds=kinds.floats,
+        dtypes=dtypes.floats,
     ),
     "BatchNorm": Operation(
         {"epsilon": number(REQUIRED, 0.0)},
-        output=op_shapes.checked(op_shapes.elementwise),
+        output=shapes.checked(shapes.elementwise),
         arguments=("x", "mean", "variance", "offset", "scale"),
-        kinds=kinds.floats,
+        dtypes=dtypes.floats,
     ),
     **{
         name: Operation(
             {"scale": optional(number(None)), "is_causal": flag(False)},
-            output=op_shapes.checked(op_shapes.attended),
+            output=shapes.checked(shapes.attended),
             arguments=("query", "key", "value", *more),
-            kinds=kinds.attended,
+            dtypes=dtypes.attended,
         )
         for name, more in (("DotProductAttention", ()), ("MaskedDotProductAttention", ("mask",)))
     },
     **dict.fromkeys(
         ("MaxPool", "AveragePool"),
         _one(
-            op_shapes.pooled,
-            kinds.reals,
+            shapes.pooled,
+            dtypes.reals,
             pool_size=sizes(),
             strides=optional(sizes(None)),
             padding=choice(REQUIRED, "valid", "same"),
         ),
     ),
     # ---- moving values ----
-    "Reshape": _sized(op_moves.reshape, kinds.shaped, "x", shape=_shape(-1)),
-    "BroadcastTo": _sized(op_moves.broadcast_to, kinds.shaped, "x", shape=_shape(-1)),
-    "Tile": _sized(op_moves.tiled, kinds.shaped, "x", shape=_shape(0)),
+    "Reshape": _sized(movement.reshape, dtypes.shaped, "x", shape=_shape(-1)),
+    "BroadcastTo": _sized(movement.broadcast_to, dtypes.shaped, "x", shape=_shape(-1)),
+    "Tile": _sized(movement.tiled, dtypes.shaped, "x", shape=_shape(0)),
     "Full": _sized(
-        op_moves.wanted, kinds.made, shape=_shape(0), value=number(REQUIRED), dtype=_kind()
+        movement.wanted, dtypes.made, shape=_shape(0), value=number(REQUIRED), dtype=_kind()
     ),
     "Arange": _sized(
-        op_moves.counted, kinds.made, bounds=Option(REQUIRED, _bounds), dtype=_kind("int32")
+        movement.counted, dtypes.made, bounds=Option(REQUIRED, _bounds), dtype=_kind("int32")
     ),
-    "GetItem": _sized(op_moves.items, kinds.shaped, "x", key=Option(REQUIRED, _key)),
-    "Transpose": _one(op_moves.transpose, _ANY, axes=_axes()),
-    "Swapaxes": _one(op_moves.swapped, _ANY, axis1=_axis(), axis2=_axis()),
-    "Moveaxis": _one(op_moves.moved, _ANY, source=_axes(REQUIRED), destination=_axes(REQUIRED)),
-    "Squeeze": _one(op_moves.squeezed, _ANY, axis=_axes()),
-    "ExpandDims": _one(op_moves.expanded, _ANY, axis=_axes(REQUIRED)),
-    "Flip": _one(op_shapes.along_axis, _ANY, axis=_axes()),
-    "Roll": _one(op_shapes.along_axis, _ANY, shift=_many(_PLACE, MAX_RANK), axis=_axes(REQUIRED)),
-    "Repeat": _one(op_moves.repeated, _ANY, repeats=size(), axis=optional(_axis(None))),
+    "GetItem": _sized(movement.items, dtypes.shaped, "x", key=Option(REQUIRED, _key)),
+    "Transpose": _one(movement.transpose, _ANY, axes=_axes()),
+    "Swapaxes": _one(movement.swapped, _ANY, axis1=_axis(), axis2=_axis()),
+    "Moveaxis": _one(movement.moved, _ANY, source=_axes(REQUIRED), destination=_axes(REQUIRED)),
+    "Squeeze": _one(movement.squeezed, _ANY, axis=_axes()),
+    "ExpandDims": _one(movement.expanded, _ANY, axis=_axes(REQUIRED)),
+    "Flip": _one(shapes.along_axis, _ANY, axis=_axes()),
+    "Roll": _one(shapes.along_axis, _ANY, shift=_many(_PLACE, MAX_RANK), axis=_axes(REQUIRED)),
+    "Repeat": _one(movement.repeated, _ANY, repeats=size(), axis=optional(_axis(None))),
     "Pad": _one(
-        op_moves.padded,
+        movement.padded,
         _ANY,
         pad_width=Option(REQUIRED, _pairs),
         mode=choice("constant", "constant", "reflect", "symmetric"),
         value=number(0.0),
     ),
-    "Diff": _one(op_moves.differences, _FIRM, n=size(1), axis=_axis(-1)),
-    "Tril": _one(op_shapes.same, _ANY, k=_PLACE),
-    "Triu": _one(op_shapes.same, _ANY, k=_PLACE),
-    # so many diagonals below the main one and above it, all of them where below 0
-    "BandPart": _one(op_moves.matrices, _ANY, lower=_PLACE, upper=_PLACE),
-    "Diagonal": _one(op_moves.diagonal, _ANY, offset=_PLACE, axis1=_axis(), axis2=_axis()),
-    "Trace": _one(op_moves.traced, kinds.reals, offset=_PLACE, axis1=_axis(), axis2=_axis()),
-    "MatrixDiag": _one(op_moves.matrix_of_diagonal, _ANY, offset=_PLACE),
-    "BatchFlatten": _one(op_moves.flattened, _ANY),
+    "Diff": _one(movement.differences, _FIRM, n=size(1), axis=_axis(-1)),
+    "Tril": _one(shapes.same, _ANY, k=_PLACE),
+    "Triu": _one(shapes.same, _ANY, k=_PLACE),
+    # diagonals to keep below the main one and above it; all of them where negative
+    "BandPart": _one(movement.matrices, _ANY, lower=_PLACE, upper=_PLACE),
+    "Diagonal": _one(movement.diagonal, _ANY, offset=_PLACE, axis1=_axis(), axis2=_axis()),
+    "Trace": _one(movement.traced, dtypes.reals, offset=_PLACE, axis1=_axis(), axis2=_axis()),
+    "MatrixDiag": _one(movement.matrix_of_diagonal, _ANY, offset=_PLACE),
+    "BatchFlatten": _one(movement.flattened, _ANY),
     "Split": _one(
-        op_moves.split,
+        movement.split,
         _ANY,
         sections=Option(REQUIRED, _sections),
         by=choice(REQUIRED, "count", "sizes", "places"),
         axis=_axis(),
     ),
-    "Unstack": _one(op_moves.unstacked, kinds.together(), axis=_axis(0), num=optional(size(None))),
-    "Concatenate": _listed(op_moves.joined, kinds.together(), axis=_axis(-1)),
-    "Stack": _listed(op_moves.stacked, kinds.together(), axis=_axis(0)),
+    "Unstack": _one(movement.unstacked, dtypes.together(), axis=_axis(0), num=optional(size(None))),
+    "Concatenate": _listed(movement.joined, dtypes.together(), axis=_axis(-1)),
+    "Stack": _listed(movement.stacked, dtypes.together(), axis=_axis(0)),
     # ---- choosing values ----
     "Where": Operation(
         {"broadcasts": flag(True)},
-        output=op_shapes.checked(op_shapes.chosen),
+        output=shapes.checked(shapes.chosen),
         arguments=("condition", "x1", "x2"),
-        kinds=kinds.picked,
+        dtypes=dtypes.picked,
     ),
     "Threshold": _one(
-        op_shapes.same, kinds.floats, threshold=number(REQUIRED), value=number(REQUIRED)
+        shapes.same, dtypes.floats, threshold=number(REQUIRED), value=number(REQUIRED)
     ),
     "Clip": Operation(
-        output=op_shapes.checked(op_shapes.elementwise),
+        output=shapes.checked(shapes.elementwise),
         arguments=("x", "x_min", "x_max"),
-        kinds=_FIRM,
+        dtypes=_FIRM,
     ),
     "Take": Operation(
         {"axis": optional(_axis(None)), "batch_dims": size(0, least=0)},
-        output=op_shapes.checked(op_moves.taken),
+        output=shapes.checked(movement.taken),
         arguments=("x", "indices"),
-        kinds=kinds.indexed,
+        dtypes=dtypes.indexed,
     ),
     "GatherNd": Operation(
         {"batch_dims": size(0, least=0)},
-        output=op_shapes.checked(op_moves.gathered),
+        output=shapes.checked(movement.gathered),
         arguments=("x", "indices"),
-        kinds=kinds.indexed,
+        dtypes=dtypes.indexed,
     ),
     "ReverseSequence": Operation(
         {"seq_axis": _axis(), "batch_axis": _axis(0)},
-        output=op_shapes.checked(op_moves.reversed_rows),
+        output=shapes.checked(movement.reversed_rows),
         arguments=("x", "lengths"),
-        kinds=kinds.indexed,
+        dtypes=dtypes.indexed,
     ),
     "TakeAlongAxis": Operation(
         {"axis": _axis()},
-        output=op_shapes.checked(op_moves.taken_along),
+        output=shapes.checked(movement.taken_along),
         arguments=("x", "indices"),
-        kinds=kinds.indexed,
+        dtypes=dtypes.indexed,
     ),
-    "OneHot": _one(op_moves.one_hot, kinds.marked, depth=size(), axis=_axis(-1), dtype=_kind()),
+    "OneHot": _one(movement.one_hot, dtypes.marked, depth=size(), axis=_axis(-1), dtype=_kind()),
     "SequenceMask": _sized(
-        op_moves.sequence_mask, kinds.marked, "x", maxlen=optional(size()), dtype=_kind("bool")
+        movement.sequence_mask, dtypes.marked, "x", maxlen=optional(size()), dtype=_kind("bool")
     ),
-    "Shape": _one(op_moves.sizes_of, kinds.measured),
-    "Rank": _one(op_moves.one_number, kinds.measured),
-    "Size": _one(op_moves.one_number, kinds.measured),
+    "Shape": _one(movement.sizes_of, dtypes.measured),
+    "Rank": _one(movement.one_number, dtypes.measured),
+    "Size": _one(movement.one_number, dtypes.measured),
 }
 
 OPS: Mapping[str, Operation] = {

@@ -1,4 +1,4 @@
-"""Shapes of operations that move, choose or count values; see ``op_shapes``."""
+"""Output shapes of operations that move, select or count values; see ``shapes``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from keras2torch_birnn.schema.op_shapes import bounded, broadcast, first, place, places
+from keras2torch_birnn.schema.operations.shapes import bounded, broadcast, first, place, places
 from keras2torch_birnn.schema.row import Config, ShapeError
 from keras2torch_birnn.spec import Shape, Structure
 
@@ -14,13 +14,13 @@ Sizes = Sequence[int | None]
 
 
 def product(sizes: Sizes) -> int | None:
-    """The number of values, None if a size is free."""
+    """Return the number of values, None if a size is free."""
     fixed = [size for size in sizes if size is not None]
     return math.prod(fixed) if len(fixed) == len(sizes) else None
 
 
 def reshape(config: Config, given: Structure) -> Shape | None:
-    """The wanted sizes; -1 is what is left. A size that comes as an argument is free."""
+    """Return the target shape, -1 worked out. A size that is an argument is free."""
     wanted, shape = config["shape"], first(given)
     if wanted is None:
         return None
@@ -40,13 +40,13 @@ def reshape(config: Config, given: Structure) -> Shape | None:
 
 
 def wanted(config: Config, given: Structure) -> Shape | None:
-    """Exactly the sizes that are wanted."""
+    """Return the shape in the config."""
     shape: Shape | None = config["shape"]
     return shape
 
 
 def broadcast_to(config: Config, given: Structure) -> Shape | None:
-    """The wanted sizes, which the tensor has to fit."""
+    """Return the target shape; refuse a tensor that does not broadcast to it."""
     sizes, shape = config["shape"], first(given)
     if sizes is None:
         return None
@@ -65,7 +65,7 @@ def broadcast_to(config: Config, given: Structure) -> Shape | None:
 
 
 def transpose(config: Config, given: Structure) -> Shape | None:
-    """Output axis i is input axis axes[i]; None turns them all round."""
+    """Permute: output axis i is input axis axes[i]; None reverses the order of all axes."""
     shape = first(given)
     if shape is None:
         return None
@@ -76,7 +76,7 @@ def transpose(config: Config, given: Structure) -> Shape | None:
 
 
 def swapped(config: Config, given: Structure) -> Shape | None:
-    """Two axes change places."""
+    """Swap two axes."""
     shape = first(given)
     if shape is None:
         return None
@@ -87,7 +87,7 @@ def swapped(config: Config, given: Structure) -> Shape | None:
 
 
 def moved(config: Config, given: Structure) -> Shape | None:
-    """Axes go to other places, the rest keep their order."""
+    """Move axes to other positions; the others keep their order."""
     shape = first(given)
     if shape is None:
         return None
@@ -104,7 +104,7 @@ def moved(config: Config, given: Structure) -> Shape | None:
 
 
 def squeezed(config: Config, given: Structure) -> Shape | None:
-    """Without the axes of size 1."""
+    """Remove axes of size 1."""
     shape = first(given)
     if shape is None:
         return None
@@ -120,7 +120,7 @@ def squeezed(config: Config, given: Structure) -> Shape | None:
 
 
 def expanded(config: Config, given: Structure) -> Shape | None:
-    """1 goes in where the output's axes stand."""
+    """Insert axes of size 1 at these positions of the output."""
     shape = first(given)
     if shape is None:
         return None
@@ -130,7 +130,7 @@ def expanded(config: Config, given: Structure) -> Shape | None:
 
 
 def joined(config: Config, given: Structure) -> Shape | None:
-    """One after the other along the axis."""
+    """Concatenate along the axis."""
     if any(shape is None for shape in given):
         return None
     if len({len(shape) for shape in given}) > 1:
@@ -142,18 +142,18 @@ def joined(config: Config, given: Structure) -> Shape | None:
         if i != axis and len(fixed) > 1:
             shown = ", ".join(str(list(shape)) for shape in given)
             raise ShapeError(f"shapes {shown} differ in more than axis {axis}")
-        out.append(product_sum(sizes) if i == axis else fixed.pop() if fixed else None)
+        out.append(total(sizes) if i == axis else fixed.pop() if fixed else None)
     return tuple(out)
 
 
-def product_sum(sizes: Sizes) -> int | None:
-    """The sum of sizes, None if one is free."""
+def total(sizes: Sizes) -> int | None:
+    """Return the sum of sizes, None if one is free."""
     fixed = [size for size in sizes if size is not None]
     return sum(fixed) if len(fixed) == len(sizes) else None
 
 
 def stacked(config: Config, given: Structure) -> Shape | None:
-    """A new axis."""
+    """Stack along a new axis."""
     if any(shape is None for shape in given):
         return None
     if len({len(shape) for shape in given}) > 1:
@@ -166,7 +166,7 @@ def stacked(config: Config, given: Structure) -> Shape | None:
 
 
 def split(config: Config, given: Structure) -> Structure:
-    """The parts along an axis: so many, or of these sizes, or between these places."""
+    """Split an axis into a number of parts, into parts of given sizes, or at given positions."""
     shape = first(given)
     parts, how = config["sections"], config["by"]
     count = parts if how == "count" else len(parts) + (how == "places")
@@ -201,7 +201,7 @@ def _parts(parts: Any, how: str, whole: int | None) -> tuple[int | None, ...]:
 
 
 def unstacked(config: Config, given: Structure) -> Structure:
-    """One tensor for each place of an axis."""
+    """Return one shape for each index of an axis."""
     shape = first(given)
     if shape is None:
         raise ShapeError("the number of tensors is not known")
@@ -213,7 +213,7 @@ def unstacked(config: Config, given: Structure) -> Structure:
 
 
 def tiled(config: Config, given: Structure) -> Shape | None:
-    """Every axis so many times its size."""
+    """Multiply the size of every axis by its number of repeats."""
     shape, times = first(given), config["shape"]
     if shape is None or times is None:
         return None
@@ -225,7 +225,7 @@ def tiled(config: Config, given: Structure) -> Shape | None:
 
 
 def repeated(config: Config, given: Structure) -> Shape | None:
-    """Each value of an axis so many times."""
+    """Repeat each value along an axis."""
     shape, axis = first(given), config["axis"]
     if shape is None:
         return None
@@ -239,7 +239,7 @@ def repeated(config: Config, given: Structure) -> Shape | None:
 
 
 def padded(config: Config, given: Structure) -> Shape | None:
-    """Every axis longer by what stands before and after it."""
+    """Pad every axis before and after."""
     shape, around = first(given), config["pad_width"]
     if shape is None:
         return None
@@ -256,7 +256,7 @@ def padded(config: Config, given: Structure) -> Shape | None:
 
 
 def differences(config: Config, given: Structure) -> Shape | None:
-    """Shorter by n along the axis."""
+    """Take n-th differences: the axis loses n values."""
     shape = first(given)
     if shape is None:
         return None
@@ -266,7 +266,7 @@ def differences(config: Config, given: Structure) -> Shape | None:
 
 
 def items(config: Config, given: Structure) -> Shape | None:
-    """``x[key]``: whole numbers, slices, new axes, an ellipsis."""
+    """Index: ``x[key]`` with integers, slices, new axes, an ellipsis."""
     shape, key = first(given), config["key"]
     if shape is None:
         return None
@@ -308,7 +308,7 @@ def _sliced(part: tuple[Any, Any, Any], size: int | None) -> int | None:
 
 
 def taken(config: Config, given: Structure) -> Shape | None:
-    """Rows by their numbers: the shape of the indices goes in for the axis."""
+    """Take rows by index: the shape of the indices replaces the axis."""
     shape, indices = given
     if shape is None or indices is None:
         return None
@@ -321,7 +321,7 @@ def taken(config: Config, given: Structure) -> Shape | None:
 
 
 def taken_along(config: Config, given: Structure) -> Shape | None:
-    """The indices' own shape, with the other axes broadcast."""
+    """Return the shape of the indices, with the other axes broadcast."""
     shape, indices = given
     if shape is None or indices is None:
         return None
@@ -333,7 +333,7 @@ def taken_along(config: Config, given: Structure) -> Shape | None:
 
 
 def one_hot(config: Config, given: Structure) -> Shape | None:
-    """A new axis of ``depth``."""
+    """Add an axis of ``depth``."""
     shape = first(given)
     if shape is None:
         return None
@@ -342,19 +342,19 @@ def one_hot(config: Config, given: Structure) -> Shape | None:
 
 
 def sequence_mask(config: Config, given: Structure) -> Shape | None:
-    """A new last axis of ``maxlen``."""
+    """Add a last axis of ``maxlen``."""
     shape = first(given)
     return None if shape is None else (*shape, config["maxlen"])
 
 
 def sizes_of(config: Config, given: Structure) -> Shape | None:
-    """One number for each axis."""
+    """Return the shape of a tensor's shape: one integer for each axis."""
     shape = first(given)
     return None if shape is None else (len(shape),)
 
 
 def counted(config: Config, given: Structure) -> Shape | None:
-    """Whole numbers in a row, how many is known at run time or here."""
+    """Return the length of a range of integers, free if only known at run time."""
     start, stop, step = config["bounds"]
     if any(isinstance(bound, str) for bound in (start, stop, step)):
         return (None,)
@@ -362,7 +362,7 @@ def counted(config: Config, given: Structure) -> Shape | None:
 
 
 def matrices(config: Config, given: Structure) -> Shape | None:
-    """The same, of which the last two axes are a matrix."""
+    """Return the input's shape; refuse one without two axes for a matrix."""
     shape = first(given)
     if shape is not None and len(shape) < 2:
         raise ShapeError(f"no matrices: a tensor of {len(shape)} dimensions")
@@ -370,7 +370,7 @@ def matrices(config: Config, given: Structure) -> Shape | None:
 
 
 def diagonal(config: Config, given: Structure) -> Shape | None:
-    """The rest of the axes, and how long the diagonal is."""
+    """Return the other axes and the length of the diagonal."""
     shape = matrices(config, given)
     if shape is None:
         return None
@@ -389,13 +389,13 @@ def diagonal(config: Config, given: Structure) -> Shape | None:
 
 
 def traced(config: Config, given: Structure) -> Shape | None:
-    """The rest of the axes."""
+    """Return the axes that are not of the matrix."""
     shape = diagonal(config, given)
     return None if shape is None else shape[:-1]
 
 
 def matrix_of_diagonal(config: Config, given: Structure) -> Shape | None:
-    """A square matrix for every row."""
+    """Return a square matrix for every row."""
     shape = first(given)
     if shape is None:
         return None
@@ -406,7 +406,7 @@ def matrix_of_diagonal(config: Config, given: Structure) -> Shape | None:
 
 
 def flattened(config: Config, given: Structure) -> Shape | None:
-    """All axes but the first in one."""
+    """Flatten all axes but the first."""
     shape = first(given)
     if shape is None:
         return None
@@ -416,7 +416,7 @@ def flattened(config: Config, given: Structure) -> Shape | None:
 
 
 def gathered(config: Config, given: Structure) -> Shape | None:
-    """The last axis of the indices names a place in so many axes of x."""
+    """Gather: the last axis of the indices is a position along the first axes of x."""
     shape, indices = given
     if shape is None or indices is None:
         return None
@@ -431,7 +431,7 @@ def gathered(config: Config, given: Structure) -> Shape | None:
 
 
 def reversed_rows(config: Config, given: Structure) -> Shape | None:
-    """The same, with a length for every row."""
+    """Return the input's shape; refuse lengths that are not one for every row."""
     shape, lengths = first(given), given[1]
     if shape is None:
         return None
@@ -446,5 +446,5 @@ def reversed_rows(config: Config, given: Structure) -> Shape | None:
 
 
 def one_number(config: Config, given: Structure) -> Shape:
-    """A single number."""
+    """Return the shape of a scalar."""
     return ()

@@ -1,4 +1,4 @@
-"""Keras layer names -> names that Python and torch allow for attributes and fx for its nodes."""
+"""Attribute names for Keras layers that Python and torch allow, and fx for its nodes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TAKEN = frozenset((*dir(nn.Module()), *dir(fx.GraphModule), "meta"))
 
 
 def attribute_names(names: Sequence[str]) -> dict[str, str]:
-    """Keras layer names -> attribute names: the same where Python and torch allow it, unique.
+    """Map Keras layer names to unique attribute names, unchanged where Python and torch allow it.
 
-    A name that is taken gets an underscore, then numbers, counted on for every base: as many steps
-    as there are names, also where a file's names are made to collide.
+    A name that is taken gets an underscore, then a number. Numbers are counted for every base, so
+    the work is linear in the number of names, also where a file's names are made to collide.
     """
     out: dict[str, str] = {}
     used: set[str] = set()

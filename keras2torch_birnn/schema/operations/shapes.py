@@ -1,4 +1,4 @@
-"""Shapes of what operations give. None is a size that is free, a shape None one not known at all.
+"""Output shapes of operations. A size None is free, a shape None is unknown.
 
 Here, other than in layers, any axis may be the batch's.
 """
@@ -19,7 +19,7 @@ Output = Callable[[Config, Structure], Structure]
 
 
 def checked(output: Output) -> Output:
-    """Wrap an output rule: refuse what no real model computes before it is computed."""
+    """Wrap an output rule: refuse results that are too large before they are computed."""
 
     def shape(config: Config, given: Structure) -> Structure:
         out = output(config, given)
@@ -45,20 +45,20 @@ def is_list(given: Structure) -> bool:
 
 
 def first(given: Structure) -> Shape | None:
-    """The shape of the first argument."""
+    """Return the shape of the first argument."""
     shape: Shape | None = given[0] if is_list(given) else given
     return shape
 
 
 def place(axis: int, rank: int) -> int:
-    """The axis counted from the start."""
+    """Return the axis counted from the start."""
     if not -rank <= axis < rank:
         raise ShapeError(f"axis {axis} of a tensor of {rank} dimensions")
     return axis % rank
 
 
 def places(axes: Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """Axes counted from the start, in order; None: all of them."""
+    """Return axes counted from the start, sorted; None: all of them."""
     found = sorted(place(axis, rank) for axis in (range(rank) if axes is None else axes))
     if len(set(found)) < len(found):
         raise ShapeError(f"axes {axes} name one twice")
@@ -66,7 +66,7 @@ def places(axes: Sequence[int] | None, rank: int) -> tuple[int, ...]:
 
 
 def broadcast(shapes: Sequence[Shape | None]) -> Shape | None:
-    """NumPy's broadcasting; a free size meets a fixed one in that one."""
+    """Broadcast as NumPy does; a free size and a fixed one give the fixed one."""
     known = [shape for shape in shapes if shape is not None]
     if len(known) < len(shapes):
         return None
@@ -82,12 +82,12 @@ def broadcast(shapes: Sequence[Shape | None]) -> Shape | None:
 
 
 def elementwise(config: Config, given: Structure) -> Shape | None:
-    """Several arguments, value by value."""
+    """Broadcast the arguments of an elementwise operation."""
     return broadcast(given)
 
 
 def chosen(config: Config, given: Structure) -> Shape | None:
-    """The same; TensorFlow's old Select takes tensors of one shape only (or by rows)."""
+    """Broadcast a condition and two tensors; TensorFlow's old Select does not broadcast."""
     shape = broadcast(given)
     if not config["broadcasts"] and any(one != shape for one in given):
         raise ShapeError("a choice by rows is not supported")
@@ -95,17 +95,17 @@ def chosen(config: Config, given: Structure) -> Shape | None:
 
 
 def each(config: Config, given: Structure) -> Structure:
-    """Every argument's own."""
+    """Return every argument's shape."""
     return given
 
 
 def same(config: Config, given: Structure) -> Shape | None:
-    """The first argument's."""
+    """Return the first argument's shape."""
     return first(given)
 
 
 def activated(config: Config, given: Structure) -> Shape | None:
-    """The first argument's; glu takes half of an axis."""
+    """Return the first argument's shape; glu halves an axis."""
     shape, function = first(given), config["function"]
     name, options = (function, {}) if isinstance(function, str) else (function["name"], function)
     if shape is None or "axis" not in ACTIVATION_OPTIONS.get(name, {}):
@@ -120,7 +120,7 @@ def activated(config: Config, given: Structure) -> Shape | None:
 
 
 def along_axis(config: Config, given: Structure) -> Shape | None:
-    """The first argument's, which has the axis."""
+    """Return the first argument's shape; refuse an axis that it does not have."""
     shape = first(given)
     if shape is not None and config["axis"] is not None:
         axis = config["axis"]
@@ -129,7 +129,7 @@ def along_axis(config: Config, given: Structure) -> Shape | None:
 
 
 def reduced(config: Config, given: Structure) -> Shape | None:
-    """Without the axes, or with 1 in their places."""
+    """Remove the reduced axes, or set them to 1."""
     shape = first(given)
     if shape is None:
         return None
@@ -141,12 +141,12 @@ def reduced(config: Config, given: Structure) -> Shape | None:
 
 
 def reduced_twice(config: Config, given: Structure) -> Structure:
-    """Two results: mean and variance."""
+    """Return the shapes of mean and variance."""
     return reduced(config, given), reduced(config, given)
 
 
 def ranked(config: Config, given: Structure) -> Structure:
-    """The k largest along the last axis, and their places."""
+    """Return the shapes of the k largest along the last axis and of their indices."""
     shape = first(given)
     if shape is None:
         return None, None
@@ -156,7 +156,7 @@ def ranked(config: Config, given: Structure) -> Structure:
 
 
 def normalized(config: Config, given: Structure) -> Shape | None:
-    """The first argument's, normalized over its last axes; the others are broadcast to it."""
+    """Return the first argument's shape; refuse axes that are not its last ones."""
     shape = first(given)
     if shape is None:
         return None
@@ -169,7 +169,7 @@ def normalized(config: Config, given: Structure) -> Shape | None:
 
 
 def attended(config: Config, given: Structure) -> Shape | None:
-    """(B, T, N, H), (B, S, K, H), (B, S, K, V) and a mask of (B, N, T, S) -> (B, T, N, V)."""
+    """Attend: (B, T, N, H), (B, S, K, H), (B, S, K, V), mask (B, N, T, S) -> (B, T, N, V)."""
     query, key, value, *mask = given
     if query is None or key is None or value is None:
         return None
@@ -187,7 +187,7 @@ def attended(config: Config, given: Structure) -> Shape | None:
 
 
 def pooled(config: Config, given: Structure) -> Shape | None:
-    """(B, steps, C) with fewer steps on every axis of a window."""
+    """Pool (B, steps, C): fewer steps on every axis of a window."""
     shape = first(given)
     if shape is None:
         return None
@@ -205,7 +205,7 @@ def pooled(config: Config, given: Structure) -> Shape | None:
 
 
 def windows(given: Sequence[int], rank: int) -> tuple[int, ...]:
-    """A size for every axis; one is for all."""
+    """Return a size for every axis; a single size is for all."""
     out = tuple(given) * rank if len(given) == 1 else tuple(given)
     if len(out) != rank:
         raise ShapeError(f"{len(out)} sizes of windows for {rank} axes")
@@ -213,7 +213,7 @@ def windows(given: Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 def matmul(config: Config, given: Structure) -> Shape | None:
-    """(..., m, k) with (..., k, n)."""
+    """Multiply (..., m, k) by (..., k, n)."""
     a, b = given
     if a is None or b is None:
         return None
@@ -231,7 +231,7 @@ def matmul(config: Config, given: Structure) -> Shape | None:
 
 
 def dot(config: Config, given: Structure) -> Shape | None:
-    """``numpy.dot``: the last axis of x with the last but one of y."""
+    """Multiply as ``numpy.dot``: the last axis of x with the last but one of y."""
     a, b = given
     if a is None or b is None:
         return None
@@ -244,7 +244,7 @@ def dot(config: Config, given: Structure) -> Shape | None:
 
 
 def tensordot(config: Config, given: Structure) -> Shape | None:
-    """The axes of x with those of y."""
+    """Contract the axes of x with those of y."""
     a, b = given
     if a is None or b is None:
         return None
@@ -258,7 +258,7 @@ def tensordot(config: Config, given: Structure) -> Shape | None:
 
 
 def einsum(config: Config, given: Structure) -> Shape | None:
-    """Letters stand for axes, an ellipsis for axes that are broadcast."""
+    """Compute the shape of an einsum: letters are axes, an ellipsis broadcast axes."""
     inputs, output = config["subscripts"].split("->")
     terms = inputs.split(",")
     if len(terms) != len(given):

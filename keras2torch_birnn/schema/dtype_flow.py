@@ -1,8 +1,8 @@
-"""Kinds of numbers in a graph: what each layer takes and gives. See ``kinds``.
+"""Dtypes of the tensors in a graph. See ``operations.dtypes``.
 
-A layer of Keras computes in floats, and casts floats of another precision by itself. Whole numbers
-and bools it takes as they are, casts (Dense of tf.keras), promotes (most of Keras 3), or refuses:
-then no file holds such a model.
+A layer of Keras computes in floats, and casts floats of another precision by itself. Integers and
+bools it takes unchanged, casts (Dense of tf.keras), promotes (most of Keras 3), or refuses: then no
+file holds such a model.
 Sources: ``Layer._maybe_cast_inputs`` (2.15), ``DTypePolicy.convert_input`` (3.15), and trials of
 every layer in Keras 2.2.4 to 3.15.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras2torch_birnn.schema.kinds import Kinds
+from keras2torch_birnn.schema.operations.dtypes import Dtypes
 from keras2torch_birnn.spec import (
     Call,
     Constant,
@@ -25,10 +25,10 @@ from keras2torch_birnn.spec import (
 )
 
 Node = tuple[str, int]
-# What is known of the tensors of a graph: the kinds that each call gives.
-Known = Mapping[Node, Kinds]
+# The output dtypes of the calls of a graph that are known.
+Known = Mapping[Node, Dtypes]
 
-# Layers that give what they get; all others give floats.
+# Layers whose output has the dtype of the input; that of all others is float.
 _KEEPS = frozenset(
     "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout "
     "AlphaDropout ActivityRegularization Identity Reshape Flatten Permute RepeatVector "
@@ -36,14 +36,14 @@ _KEEPS = frozenset(
     "UpSampling2D UpSampling3D Concatenate Add Subtract Multiply Maximum Minimum "
     "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D Masking".split()
 )
-# Layers that look numbers up, and compare them exactly: no float in between.
+# Layers that look numbers up or compare them exactly, so without a float in between.
 TAKES_IDS = frozenset({"Embedding", "CategoryEncoding", "Hashing", "Sequential", "Functional"})
 # These cast by themselves.
 _GIVES_IDS = frozenset({"Discretization", "Hashing", "IntegerLookup"})
 _CASTS = _GIVES_IDS | {"Normalization", "Rescaling"}
 LITERALS: Mapping[type, str] = {bool: "a bool", int: "an int", float: "a float"}
 
-_WHOLE = frozenset({"int32", "int64"})
+_INTEGERS = frozenset({"int32", "int64"})
 _SHORT = frozenset({"int8", "uint8", "int16", "uint16"})
 _ARITHMETIC = frozenset(
     "Add Subtract Multiply Negative Square Power Sum Prod Cumsum Cumprod".split()
@@ -51,16 +51,16 @@ _ARITHMETIC = frozenset(
 _NORMALIZES = frozenset({"LayerNormalization", "GroupNormalization", "RMSNormalization"})
 
 
-def declared_kind(layer: LayerSpec) -> str:
-    """Return the kind that Keras makes of what this input is given."""
+def declared_dtype(layer: LayerSpec) -> str:
+    """Return the dtype to which Keras casts this input."""
     dtype = str(layer.config["dtype"])
     if dtype in ("bool", "int64"):
         return dtype
     return "int32" if dtype.startswith(("int", "uint")) else "float"
 
 
-def kind_of(leaf: Any, known: Known) -> str:
-    """The kind of an argument: a tensor, or what stands in its place."""
+def dtype_of(leaf: Any, known: Known) -> str:
+    """Return the dtype of an argument: of a tensor, a constant or a literal."""
     if isinstance(leaf, TensorRef):
         found = known.get((leaf.layer, leaf.call), ("float",))
         return found[min(leaf.output, len(found) - 1)]
@@ -72,55 +72,55 @@ def kind_of(leaf: Any, known: Known) -> str:
     return LITERALS.get(type(leaf), "a float")
 
 
-def gives(layer: LayerSpec, call: Call, known: Known) -> Kinds:
-    """The kinds of what a call of a layer, or of an operation that is settled, gives."""
-    layer = repeated(layer)
+def output_dtypes(layer: LayerSpec, call: Call, known: Known) -> Dtypes:
+    """Return the output dtypes of a call of a layer, or of an operation whose dtypes are known."""
+    layer = without_time_distributed(layer)
     if "kinds" in layer.semantics:
-        settled: Kinds = layer.semantics["kinds"]["gives"]
+        settled: Dtypes = layer.semantics["kinds"]["gives"]
         return settled
     if layer.class_name == "InputLayer":
-        return (declared_kind(layer),)
+        return (declared_dtype(layer),)
     if layer.graph is not None:
-        return _gives_of_model(layer.graph)
+        return _dtypes_of_model(layer.graph)
     if layer.class_name in _GIVES_IDS:
         return ("int64",) if layer.config.get("output_mode") == "int" else ("float",)
-    if keeps(layer):
-        kinds = tuple(kind_of(leaf, known) for leaf in leaves(call.args))
-        return kinds[:1] if one_kind(kinds) else ("float",)
+    if keeps_dtype(layer):
+        kinds = tuple(dtype_of(leaf, known) for leaf in leaves(call.args))
+        return kinds[:1] if one_dtype(kinds) else ("float",)
     return ("float",)
 
 
-def keeps(layer: LayerSpec) -> bool:
-    """Tell whether a layer gives the kind that it gets, if that is one."""
+def keeps_dtype(layer: LayerSpec) -> bool:
+    """Tell whether a layer's output has the dtype of its input, if all inputs have the same."""
     return layer.class_name in _KEEPS and layer.config.get("interpolation") in (None, "nearest")
 
 
-def as_it_is(layer: LayerSpec, kinds: Kinds) -> bool:
-    """Tell whether a layer of Keras takes such numbers as they are; if not, they become floats."""
-    layer = repeated(layer)
+def takes_unchanged(layer: LayerSpec, kinds: Dtypes) -> bool:
+    """Tell whether a layer of Keras takes these dtypes unchanged; if not, it casts to float."""
+    layer = without_time_distributed(layer)
     takes_any = layer.graph is not None or layer.class_name in TAKES_IDS | _CASTS
-    return takes_any or (keeps(layer) and one_kind(kinds))
+    return takes_any or (keeps_dtype(layer) and one_dtype(kinds))
 
 
-def one_kind(kinds: Kinds) -> bool:
-    """Tell whether tensors are combined as they are; integers of any length are."""
-    return len({"whole" if kind in _WHOLE else kind for kind in kinds}) <= 1
+def one_dtype(kinds: Dtypes) -> bool:
+    """Tell whether tensors are combined without a cast; integers of any width are."""
+    return len({"whole" if kind in _INTEGERS else kind for kind in kinds}) <= 1
 
 
-def _gives_of_model(graph: Graph) -> Kinds:
-    known = known_kinds(graph)
-    return tuple(kind_of(ref, known) for ref in leaves(graph.outputs))
+def _dtypes_of_model(graph: Graph) -> Dtypes:
+    known = known_dtypes(graph)
+    return tuple(dtype_of(ref, known) for ref in leaves(graph.outputs))
 
 
-def known_kinds(graph: Graph) -> Known:
-    """Return the kinds that every call of a graph gives whose operations are settled."""
-    known: dict[Node, Kinds] = {}
+def known_dtypes(graph: Graph) -> Known:
+    """Return the output dtypes of every call of a graph."""
+    known: dict[Node, Dtypes] = {}
     for call in graph.calls:
-        known[call.layer, call.index] = gives(graph.layer(call.layer), call, known)
+        known[call.layer, call.index] = output_dtypes(graph.layer(call.layer), call, known)
     return known
 
 
-def repeated(layer: LayerSpec) -> LayerSpec:
+def without_time_distributed(layer: LayerSpec) -> LayerSpec:
     """Return the layer that a TimeDistributed applies at every step; any other layer itself."""
     while layer.class_name == "TimeDistributed":
         layer = layer.parts["layer"]
@@ -128,16 +128,16 @@ def repeated(layer: LayerSpec) -> LayerSpec:
 
 
 def refusals(graph: Graph, generation: Generation) -> Iterator[tuple[str, str]]:
-    """Yield (place, reason) of what computes with whole numbers or bools unlike with floats."""
-    known = known_kinds(graph)
+    """Yield (place, reason) of layers that compute with integers or bools unlike with floats."""
+    known = known_dtypes(graph)
     short: set[Node] = set()
     for call in graph.calls:
-        layer = repeated(graph.layer(call.layer))
+        layer = without_time_distributed(graph.layer(call.layer))
         refs = list(tensors(call.args))
-        kinds = {kind_of(ref, known) for ref in refs}
+        kinds = {dtype_of(ref, known) for ref in refs}
         bare = layer.class_name.removeprefix("ops.")
         is_short = bool(refs) and all((ref.layer, ref.call) in short for ref in refs)
-        if str(layer.config.get("dtype")) in _SHORT or (is_short and keeps(layer)):
+        if str(layer.config.get("dtype")) in _SHORT or (is_short and keeps_dtype(layer)):
             short.add((call.layer, call.index))
         if is_short and bare in _ARITHMETIC:
             yield layer.place, "numbers of 8 or 16 bits: sums and products overflow there"
@@ -146,7 +146,7 @@ def refusals(graph: Graph, generation: Generation) -> Iterator[tuple[str, str]]:
 
 
 def _refusal(layer: LayerSpec, kinds: set[str], generation: Generation) -> str:
-    keras3, whole = generation.name == "keras3", bool(kinds) and kinds <= _WHOLE
+    keras3, whole = generation.name == "keras3", bool(kinds) and kinds <= _INTEGERS
     if whole and layer.class_name.startswith("GlobalAveragePooling") and not keras3:
         return "the mean of whole numbers: this Keras drops the remainder"
     smooth = layer.config.get("interpolation") not in (None, "nearest")
