@@ -18,7 +18,7 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
 from keras2torch_birnn.readers.operations.bind_arguments import NormalCall, tensor, unsupported
 
-LAMBDAS = ("TFOpLambda", "SlicingOpLambda")
+TF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 GRAPH_NODE = "TensorFlowOpLayer"
 TRANSLATED = "k2t operation"
 OPERATION_MODULES = (
@@ -50,7 +50,7 @@ def _translate_if_operation(
 ) -> Any:
     if not isinstance(entry, Mapping):
         return entry
-    if entry.get("class_name") not in (*LAMBDAS, GRAPH_NODE) and not is_operation(entry):
+    if entry.get("class_name") not in (*TF_FUNCTIONS, GRAPH_NODE) and not is_operation(entry):
         return entry
     try:
         return translate(entry, names)
@@ -107,7 +107,7 @@ def translate(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, 
 def _meaning(
     class_name: str, config: Mapping[str, Any], call: Any, names: Collection[str]
 ) -> NormalCall:
-    if class_name in LAMBDAS:
+    if class_name in TF_FUNCTIONS:
         return tf_functions.translate(class_name, config, call, names)
     if class_name == GRAPH_NODE:
         return graph_nodes.translate(config, _tensors(call, names))
