@@ -10,8 +10,10 @@ from typing import Any
 from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers import PathLike, survey
-from keras2torch_birnn.rnn.engine_choice import alike, choose
+from keras2torch_birnn.readers import read_with_problems
+from keras2torch_birnn.readers.steps import PathLike
+from keras2torch_birnn.rnn.cell_kind import can_share_module
+from keras2torch_birnn.rnn.engines import static_engine
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS
@@ -54,7 +56,7 @@ def inspect(
         InvalidModelFileError: the file is broken.
     """
     load_plugins(plugins)
-    spec, problems = survey(path, config=config, weights="shapes")
+    spec, problems = read_with_problems(path, config=config, weights="shapes")
     masks: Mapping[str, str] = {}
     if not problems:
         with loading_torch():
@@ -120,14 +122,14 @@ def _describe_engine(layer: LayerSpec) -> tuple[str, str]:
     """Return the engine of a layer, and the reason."""
     layer = plain(layer)
     if layer.class_name in CELL_GATES:
-        choice = choose(layer)
+        choice = static_engine(layer)
         return choice.engine, choice.reason
     if layer.class_name in CONV_LSTMS:
         return "loop", "torch has no convolutional LSTM"
     if layer.class_name in CELLS:
         return "part", "of an RNN"
     if layer.class_name == "RNN" and all(cell.class_name in CELL_LAYERS for cell in _cells(layer)):
-        engines = [choose(cell) for cell in layers_of_stack(layer)]
+        engines = [static_engine(cell) for cell in layers_of_stack(layer)]
         same = len({choice.engine for choice in engines}) == 1
         reason = " / ".join(choice.reason for choice in engines)
         return (engines[0].engine if same else "stack"), f"cells of a stack: {reason}"
@@ -135,7 +137,7 @@ def _describe_engine(layer: LayerSpec) -> tuple[str, str]:
         halves = tuple(map(plain, layer.parts.values()))
         if all(half.class_name in RECURRENT for half in halves):
             forward, backward = (_describe_engine(half) for half in halves)
-            if halves[0].class_name in CELL_GATES and alike(*halves):
+            if halves[0].class_name in CELL_GATES and can_share_module(*halves):
                 fused = forward[0] == "fused"
                 return forward[0], forward[1] + ", bidirectional" * fused
             if forward == backward:

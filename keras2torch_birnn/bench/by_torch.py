@@ -22,9 +22,9 @@ from keras2torch_birnn.bench.case import (
     mask_of,
 )
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
-from keras2torch_birnn.rnn.engine_choice import wish
 from keras2torch_birnn.rnn.engine_settings import set_engine
-from keras2torch_birnn.rnn.merge import MERGE
+from keras2torch_birnn.rnn.engines import check_request
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -91,7 +91,7 @@ def _model(case: Model, how: str, device: str, inputs: list[Array]) -> tuple[nn.
     from keras2torch_birnn.api import convert
 
     model = convert(case.path, config=case.config).to(device)
-    set_engine(model, wish(how))
+    set_engine(model, check_request(how))
     given = [torch.from_numpy(x).to(device) for x in inputs]
     return model, lambda: model(*given)
 
@@ -103,7 +103,7 @@ def _converted(
 
     model = nn.ModuleList([convert_layer(layer) for layer in layers_of(stack)]).eval()
     model.to(device, dtype)
-    set_engine(model, wish(engine))
+    set_engine(model, check_request(engine))
     x, mask = _given(stack, device, dtype)
 
     def run() -> Tensor:
@@ -142,7 +142,7 @@ class ByHand(nn.Module):
         _fill(self.rnn, state)
         for name, weight in self.rnn.named_parameters():
             weight.requires_grad_(name in state)  # Keras has one bias and trains one
-        self.merge = MERGE[stack.merge]
+        self.merge = MERGE_MODES[stack.merge].combine
         self.lengths = lengths_of(stack)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -210,7 +210,7 @@ def _difference(case: Case, file: Path, wanted: Sequence[Array]) -> tuple[str, f
 
 def facts(threads: int, rounds: int) -> dict[str, Any]:
     """The machine and the settings, for the table's head and the JSON."""
-    from keras2torch_birnn.rnn.native.library import instruction_set, missing
+    from keras2torch_birnn.rnn.native.library import instruction_set, why_missing
 
     return {
         "python": platform.python_version(),
@@ -218,6 +218,6 @@ def facts(threads: int, rounds: int) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": threads,
         "rounds": rounds,
-        "native_kernel": missing() or f"instruction set {instruction_set()}",
+        "native_kernel": why_missing() or f"instruction set {instruction_set()}",
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }

@@ -20,9 +20,9 @@ from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
 from keras2torch_birnn.layers.loop_masks import loop_mask
 from keras2torch_birnn.layers.registry import Converter
-from keras2torch_birnn.rnn.call import Asked, Result, State
-from keras2torch_birnn.rnn.engine_choice import VARIABLE, wish
-from keras2torch_birnn.rnn.masks import like, zero_past
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.engines import VARIABLE, requested_engine
+from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
 from keras2torch_birnn.rnn.modules import Plan, plan_of, recurrent_forward, shown_options
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
@@ -62,14 +62,14 @@ class ConvLSTM(nn.Module):
         names = ("activation", "recurrent_activation")
         self.named = {name: activation_label(config[name]) for name in names}
 
-    def run_sequence(self, asked: Asked) -> Result:
-        """See ``Sequences``; one direction, so there is nothing to merge."""
-        x, lengths, start, _, _ = asked
+    def run_sequence(self, call: RnnCall) -> RnnResult:
+        """Run the steps in a loop; one direction, so there is nothing to merge."""
+        x, lengths, initial = call.x, call.lengths, call.initial_state
         products = self._input_product(x).unbind(dim=1)
-        if start is None:
+        if initial is None:
             h = c = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])
         else:
-            h, c = start[0]
+            h, c = initial[0]
         valid = None
         if lengths is not None:
             valid = torch.arange(x.shape[1], device=x.device)[:, None] < lengths
@@ -78,7 +78,7 @@ class ConvLSTM(nn.Module):
         for t, product in enumerate(products):
             new_h, new_c = self._step(product, h, c, masks)
             if valid is not None:
-                keep = like(valid[t], h)
+                keep = expand_dims_like(valid[t], h)
                 new_h, new_c = torch.where(keep, new_h, h), torch.where(keep, new_c, c)
             h, c = new_h, new_c
             outputs.append(h)
@@ -103,7 +103,7 @@ class ConvLSTM(nn.Module):
         masks = [mask[:, None].expand_as(x).flatten(0, 1) for mask in drops]
         y = self._convolved(x.flatten(0, 1), self.weight_ih, masks, self.inner)
         if self.bias is not None:
-            y = y + (self.bias if self.channels == -1 else like(self.bias, y[0]))
+            y = y + (self.bias if self.channels == -1 else expand_dims_like(self.bias, y[0]))
         return y.reshape(*x.shape[:2], *y.shape[1:])
 
     def _convolved(
@@ -138,9 +138,9 @@ def one_direction(layer: LayerSpec, plan: Plan) -> nn.Module:
     Raises:
         UsageError: K2T_ENGINE asks for a kernel.
     """
-    if wish() in ("fused", "native"):
+    if requested_engine() in ("fused", "native"):
         raise UsageError(
-            f"{VARIABLE}={wish()}: there is no kernel of a convolutional LSTM",
+            f"{VARIABLE}={requested_engine()}: there is no kernel of a convolutional LSTM",
             "use auto",
             place=layer.place,
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, Converter, MaskFlow
-from keras2torch_birnn.rnn.checked import check_tensor
+from keras2torch_birnn.rnn.tensor_checks import check_tensor
 from keras2torch_birnn.spec import LayerSpec
 
 

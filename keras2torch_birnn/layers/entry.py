@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.checked import check_tensor
+from keras2torch_birnn.rnn.tensor_checks import check_tensor
 
 
 def floats(x: Tensor, like: Tensor) -> Tensor:

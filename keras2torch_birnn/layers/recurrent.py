@@ -11,8 +11,8 @@ from keras2torch_birnn.layers import conv_lstm
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.loop_masks import loop_mask
 from keras2torch_birnn.layers.registry import Converter
+from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
-from keras2torch_birnn.rnn.engine_choice import alike
 from keras2torch_birnn.rnn.modules import (
     GRU,
     LSTM,
@@ -51,7 +51,7 @@ def bidirectional(layer: LayerSpec) -> nn.Module:
     """Build a Bidirectional: one module if its halves are alike, a pair if they differ."""
     halves = (plain(layer.parts["forward_layer"]), plain(layer.parts["backward_layer"]))
     plan = plan_of(halves, layer.config["merge_mode"])
-    if halves[0].class_name in CELL_GATES and alike(*halves):
+    if halves[0].class_name in CELL_GATES and can_share_module(*halves):
         return torch_module(halves, plan)
     single = [_one_way(h, Plan((rule,))) for h, rule in zip(halves, plan.rules, strict=True)]
     for half, module in zip(halves, single, strict=True):  # Keras 3 can freeze one half alone

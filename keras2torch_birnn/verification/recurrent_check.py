@@ -21,7 +21,7 @@ from keras2torch_birnn.conversion import flat
 from keras2torch_birnn.reference import compute_recurrent
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.reference.rounding import nudge_by
-from keras2torch_birnn.rnn.call import Asked
+from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 from keras2torch_birnn.verification.error_location import describe_index, distance, find_worst
 from keras2torch_birnn.verification.report import LayerParity
@@ -202,7 +202,7 @@ def _judge_each_step(call: RecurrentCall, generation: Generation) -> tuple[int, 
         call.layer, x, None, flat_start, generation, nudge=nudge_by(np.float64, 0)
     ).scans.values()
     begin = tuple(tuple(map(_to_tensor, states)) for states in start)
-    outputs, states = call.module.run_sequence(Asked(_to_tensor(x), None, begin))
+    outputs, states = call.module.run_sequence(RnnCall(_to_tensor(x), None, begin))
     found: list[LayerParity] = []
     judged = len(x)
     for number, (scan, other) in enumerate(zip(call.scans, nudged, strict=True)):

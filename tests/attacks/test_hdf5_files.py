@@ -1,7 +1,7 @@
 """HDF5 files that reach out, lie about their size, or hold what no Keras model holds.
 
 Every one is a whole model, once as ``.h5`` and once inside a ``.keras`` archive. The reader's own
-tests (``tests/readers/test_hdf5.py``) go through every refusal of the format one by one.
+tests (``tests/readers/test_hdf5_refusals.py``) go through every refusal of the format one by one.
 """
 
 from __future__ import annotations

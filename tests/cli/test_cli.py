@@ -87,7 +87,7 @@ def test_weights_with_their_architecture(tmp_path: Path) -> None:
 
 
 def test_inspect_says_how_each_layer_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "torch")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     run = k2t("inspect", MASKED)
     table = {line.split()[0]: line for line in run.out.splitlines()}
     assert "nn.LSTM, bidirectional" in table["bidirectional"]

@@ -37,7 +37,7 @@ from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.config.cells import settle_stack
+from keras2torch_birnn.readers.config.cells import infer_stack_mask_rule
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
@@ -158,7 +158,7 @@ def any_loop(draw: st.DrawFn, rules: tuple[str, ...]) -> dict[str, Any]:
 
 
 def ruled(spec: LayerSpec) -> LayerSpec:
-    """The layer with a mask rule that its options can have (``readers.dialects``)."""
+    """The layer with a mask rule that its options can have (``readers.config.dialects``)."""
     halves = {key: ruled(half) for key, half in spec.parts.items() if key.endswith("_layer")}
     if halves:
         return replace(spec, parts=halves)
@@ -380,7 +380,7 @@ def changed(source: Path, target: Path, change: Change) -> Path:
 
 
 def test_inspect_shows_cells_and_their_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "torch")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     run = k2t("inspect", STACKED, "--json")
     assert run.code == 0
     rows = {row["path"]: row for row in json.loads(run.out)["layers"]}
@@ -581,15 +581,15 @@ def test_what_stands_at_masked_steps_of_a_stack_is_the_versions(
     )
     config = {"masked_output": generation.masked_output}
     spec = layer_of_settings("RNN", "rnn", config, parts={"cell": stack})
-    assert settle_stack(spec, generation).semantics["masked_output"] == rule
+    assert infer_stack_mask_rule(spec, generation).semantics["masked_output"] == rule
 
 
 @pytest.mark.parametrize("engine", ["fused", "native"])
 def test_no_kernel_computes_a_convolutional_lstm(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("K2T_ENGINE", engine)
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", engine)
     with pytest.raises(UsageError, match="no kernel of a convolutional LSTM"):
         convert_layer(conv_lstm(2))
-    monkeypatch.setenv("K2T_ENGINE", "loop")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "loop")
     convert_layer(conv_lstm(2))

@@ -109,11 +109,11 @@ struct Layer {
             call.c_0[d] = states == 2 ? start[2 * d + 1].data() : nullptr;
             call.kept[d] = merge ? nullptr : kept[d].data();
             weights.sources[d] = sources[d].data();
-            weights.prints[d] = k2t_print(isa, sources[d].data());
+            weights.fingerprints[d] = k2t_fingerprint(isa, sources[d].data());
         }
-        ++weights.prints[1];
+        ++weights.fingerprints[1];
         if (k2t_run(isa, &call) != 3) std::abort();
-        --weights.prints[1];
+        --weights.fingerprints[1];
         for (int turn = 0; turn < times; ++turn)
             if (k2t_run(isa, &call)) std::abort();
         Floats all = out;

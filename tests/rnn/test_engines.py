@@ -19,8 +19,8 @@ from kernel_layers import (
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.rnn import engine_choice
-from keras2torch_birnn.rnn.engine_choice import choose, native_pays
+from keras2torch_birnn.rnn.engines import static, static_engine
+from keras2torch_birnn.rnn.engines.static import native_pays
 from keras2torch_birnn.rnn.native import library
 from keras2torch_birnn.rnn.native.loading import NoKernelError
 
@@ -95,7 +95,7 @@ def test_an_input_of_another_width_is_refused() -> None:
 @native
 def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls_of_native(monkeypatch)
-    monkeypatch.setattr(engine_choice, "MANY_WEIGHTS", 4 * 64 - 1)
+    monkeypatch.setattr(static, "MANY_WEIGHTS", 4 * 64 - 1)
     for cell in ("LSTM", "GRU"):
         spec = both(cell, 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
         module: Any = bidirectional(spec)
@@ -115,17 +115,17 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
 def test_every_forced_engine_gives_the_same_numbers(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if engine == "native" and library.missing():
-        pytest.skip(library.missing())
+    if engine == "native" and library.why_missing():
+        pytest.skip(library.why_missing())
     module, x = gru()
     with torch.no_grad():
         wanted = module(x)
-        monkeypatch.setenv("K2T_ENGINE", engine)
+        monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", engine)
         np.testing.assert_allclose(module(x), wanted, rtol=0, atol=2e-6)
 
 
 def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "warp")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "warp")
     with pytest.raises(
         UsageError, match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, graph, native"
     ):
@@ -135,19 +135,19 @@ def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_torch_lacks_cannot_be_forced_to_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = half("GRU before", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
     module: Any = recurrent(spec)
-    monkeypatch.setenv("K2T_ENGINE", "fused")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "fused")
     with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: nn.GRU resets after the product"):
-        choose(spec)
+        static_engine(spec)
     with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: torch has no kernel"):
         module(torch.zeros(1, 2, 3))
 
 
 @native
 def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "native")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "native")
     spec = half("LSTM", 4, 3, 0, activation="softmax", recurrent_activation="sigmoid")
     with pytest.raises(UsageError, match="native kernel lacks an activation"):
-        choose(spec)
+        static_engine(spec)
     module, x = gru()
     with pytest.raises(UsageError, match="float32 on CPU, without dropout, from plain tensors"):
         module.double()(x.double())
@@ -155,31 +155,29 @@ def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.Mo
 
 def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_absence", lambda: NoKernelError("it was not built", "build it"))
-    library.say_once_if_missing.cache_clear()
+    library.warn_once_if_missing.cache_clear()
     with pytest.warns(RuntimeWarning, match="without the native kernel") as said:
         module, x = gru()
         gru()
     assert len(said) == 1
     assert module.native is None
     assert module(x).shape == (3, 11, 24)
-    assert (
-        choose(half("GRU", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")).engine
-        == "fused"
-    )
-    library.say_once_if_missing.cache_clear()
+    spec = half("GRU", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
+    assert static_engine(spec).engine == "fused"
+    library.warn_once_if_missing.cache_clear()
 
 
 @native
 def test_the_choice_says_why() -> None:
     def chosen(cell: str, **config: Any) -> tuple[str, str]:
-        found = choose(half(cell, 4, 3, 0, **config))
+        found = static_engine(half(cell, 4, 3, 0, **config))
         return found.engine, found.reason
 
     sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     assert chosen("GRU", **sigma)[0] == "native"
     assert "rows" not in chosen("LSTM", **sigma)[1]
     small = half("LSTM", 4, 3, 0, **sigma)
-    wide = choose(replace(small, config={**small.config, "units": 513}))
+    wide = static_engine(replace(small, config={**small.config, "units": 513}))
     assert wide.reason.endswith("also for 4 rows and more without mask")
     assert "loop" in chosen("GRU before", **sigma)[1]
     odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}

@@ -37,7 +37,7 @@ from keras2torch_birnn.conversion import build, flat, reset_states
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import modules
-from keras2torch_birnn.rnn.engine_choice import Choice, choose
+from keras2torch_birnn.rnn.engines import Choice, static_engine
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 
 EXACT = 1e-12
@@ -102,7 +102,7 @@ def cells(draw: st.DrawFn, units: int, seed: int, **options: Any) -> LayerSpec:
 
 
 def ruled(spec: LayerSpec, rule: str) -> LayerSpec:
-    """The layer with a mask rule that its options can have (``readers.dialects``)."""
+    """The layer with a mask rule that its options can have (``readers.config.dialects``)."""
     unreversed = spec.config["go_backwards"] and spec.config["return_sequences"]
     if rule == "zeros_unreversed" and not unreversed:
         rule = "zeros"
@@ -253,9 +253,9 @@ def test_a_model_has_torchs_names_under_keras_names() -> None:
 def test_what_torch_cannot_compute_runs_in_the_loop_and_says_why(
     spec: LayerSpec, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "torch")
-    assert choose(spec).engine == "loop"
-    assert reason in choose(spec).reason
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
+    assert static_engine(spec).engine == "loop"
+    assert reason in static_engine(spec).reason
     module = convert_layer(spec)
     assert isinstance(module, modules.LoopRNN)
     assert {"weight_ih_l0", "weight_hh_l0"} <= set(module.state_dict())

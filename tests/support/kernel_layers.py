@@ -14,14 +14,16 @@ from torch import Tensor
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.call import Asked
+from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.engines import native as native_engine
+from keras2torch_birnn.rnn.engines import native_gradient
 from keras2torch_birnn.rnn.native import library, op
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 
-native = pytest.mark.skipif(bool(library.missing()), reason=f"no kernel: {library.missing()}")
+WHY_MISSING = library.why_missing()
+native = pytest.mark.skipif(bool(WHY_MISSING), reason=f"no kernel: {WHY_MISSING}")
 
 CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
 # Gates between 0 and 1: with others a random net explodes, in float64 too.
@@ -131,9 +133,10 @@ def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of the batches that reach the native kernel from now on."""
     seen: list[int] = []
 
-    def counted(cell: Any, parameters: Any, asked: Asked) -> Any:
-        seen.append(asked.x.shape[0])
-        return op.run_native(cell, parameters, asked)
+    def counted(cell: Any, parameters: Any, call: RnnCall) -> Any:
+        seen.append(call.x.shape[0])
+        return op.run_native(cell, parameters, call)
 
-    monkeypatch.setattr(engines, "run_native", counted)
+    for module in (native_engine, native_gradient):
+        monkeypatch.setattr(module, "run_native", counted)
     return seen

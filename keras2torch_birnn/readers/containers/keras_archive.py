@@ -52,7 +52,7 @@ VOCABULARY = ("assets/", "/vocabulary.txt")
 
 @dataclass(frozen=True)
 class Archive:
-    """What a ``.keras`` file holds. ``weights`` may be in another file than the archive.
+    """Contents of a ``.keras`` file. ``weights`` may be in a temporary file.
 
     ``vocabularies``: the texts of the members that are called so, by name.
     """
@@ -86,14 +86,14 @@ class KerasArchive(KerasContainer):
 
 
 def _check_one_reading(window: Window, weights: Window) -> None:
-    """Refuse an archive that HDF5 can read, too, unless what it reads are the archive's weights."""
+    """Refuse an archive that is also an HDF5 file, other than by its own stored weights."""
     start = find_signature(window)
     if start is not None and (weights.file, weights.offset) != (window.file, start):
         raise two_in_one()
 
 
 def read_archive(window: Window) -> Archive:
-    """Check the whole archive, then take out its three members, and vocabularies."""
+    """Check the whole archive, then read its three members and the vocabularies."""
     bounds = (limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS)
     with open_archive(window, *bounds) as (archive, members):
         found = {member.filename: member for member in members}
@@ -133,13 +133,13 @@ def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
 
 
 class _Budget:
-    """Bytes that may still come out of the archive."""
+    """Number of bytes that the archive may still inflate to."""
 
     def __init__(self, most: int) -> None:
         self._left = self._most = most
 
     def spend(self, count: int, member: zipfile.ZipInfo) -> None:
-        """Take ``count`` bytes, or refuse."""
+        """Subtract ``count`` bytes, or refuse."""
         self._left -= count
         if self._left < 0:
             raise InvalidModelFileError(
@@ -148,7 +148,7 @@ class _Budget:
 
 
 def _pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Iterator[bytes]:
-    """The member's content; its CRC-32 has been checked when the last piece is out."""
+    """Yield the member's content; ``zipfile`` checks its CRC-32 at the last piece."""
     with archive.open(member) as content:
         while piece := content.read(_PIECE):
             budget.spend(len(piece), member)
@@ -179,10 +179,10 @@ def _weights(
         for _ in _pieces(archive, member, budget):
             pass  # reading it all checks its CRC-32, once
         return window.part(data_start(window, member), member.compress_size)
-    return _inflated(archive, member, budget)
+    return _inflate(archive, member, budget)
 
 
-def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Window:
+def _inflate(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Window:
     file = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
     try:
         for piece in _pieces(archive, member, budget):
