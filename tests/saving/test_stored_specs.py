@@ -10,7 +10,7 @@ import pytest
 from specs import FIXTURES, bi, rnn, with_options
 
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.rnn.engine_choice import alike
+from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings, model_from_json
 from keras2torch_birnn.spec import LayerSpec
@@ -132,7 +132,7 @@ def test_halves_share_a_module_whatever_their_masked_steps_give() -> None:
     pair = bi(rnn("GRU", seed=1), rnn("GRU", seed=2, masked_output="previous_output"))
     halves = tuple(pair.parts.values())
     assert {half.semantics["masked_output"] for half in halves} == {"zeros", "previous_output"}
-    assert alike(*halves)
-    assert not alike(halves[0], with_options(halves[1], use_bias=False))
+    assert can_share_module(*halves)
+    assert not can_share_module(halves[0], with_options(halves[1], use_bias=False))
     one, other = (replace(half, semantics={"rule": i}) for i, half in enumerate(halves))
-    assert not alike(one, other)
+    assert not can_share_module(one, other)
