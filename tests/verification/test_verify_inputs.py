@@ -312,7 +312,7 @@ def test_own_data_that_rounding_drowns_is_said_to_be_so_and_others_are_tried(
         ([np.zeros((0, 7, 2))], r"has shape \(0, 7, 2\)"),
         ([np.full((1, 7, 2), "a")], r"holds <U1, numbers are expected"),
         ([[[[1.0, 2.0]], [3.0]]], r"holds object, numbers are expected"),
-        ([np.full((1, 7, 2), np.nan)], r"holds NaN or infinite values, which say nothing"),
+        ([np.full((1, 7, 2), np.nan)], r"holds NaN or infinite values, which cannot be compared"),
         ([np.full((1, 7, 3), 1e300)], r"holds values beyond float32"),
     ],
 )
