@@ -1,6 +1,6 @@
 """Random layers with random options that fit a tensor: what ``random_graphs`` draws its steps from.
 
-A layer is a pair (class name, keywords) as in ``fixtures/cases.py``, spelled as tf.keras spells it.
+A layer is a pair (class name, keywords) as in ``fixtures/cases/table.py``, in tf.keras' words.
 Output shapes come from the package's schema; Keras contradicts where they are wrong.
 """
 
