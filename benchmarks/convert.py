@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--large-rounds", type=int, default=9, help="of the large models; 0: none")
     day = datetime.datetime.now(datetime.timezone.utc).date()
-    results = Path(__file__).parent / "results" / f"convert-{day}.json"
+    results = Path(__file__).parents[1] / "build" / f"convert-{day}.json"
     parser.add_argument("--out", type=Path, default=results)
     options = parser.parse_args()
     about: dict[str, Any] = {"date": str(day), "machine": machine()}

@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--isolation-rounds", type=int, default=15)
     day = datetime.datetime.now(datetime.timezone.utc).date()
-    results = Path(__file__).parent / "results" / f"growth-{day}.json"
+    results = Path(__file__).parents[1] / "build" / f"growth-{day}.json"
     parser.add_argument("--out", type=Path, default=results)
     options = parser.parse_args()
     about: dict[str, Any] = {"date": str(day), "machine": machine()}

@@ -287,6 +287,6 @@ own and are not counted.
 
 Random models are compared, too: `benchmarks/random_graphs.py` draws graphs of layers, has the
 installed Keras write them, and converts them. Of 550 of Keras 3.15.1 and 550 of tf_keras 2.21
-(seed 2, `benchmarks/results/random-graphs-*.json`) 549 each were equal; the two others met the
+(seed 2) 549 each were equal; the two others met the
 parser's limit of time because the run had been paused.
 """

@@ -1,6 +1,6 @@
 """Run many mutants and write down what came of them.
 
-    cd tests && python -m fuzz.campaign bytes --count 300000 --out ../docs/fuzz/bytes.json
+    cd tests && python -m fuzz.campaign bytes --count 300000 --out /tmp/bytes.json
 
 Kinds: ``bytes`` (damaged copies of every seed), ``structured`` (well-formed files with odd
 content; archives with right checksums), ``pointers`` (HDF5 structures that point at each other

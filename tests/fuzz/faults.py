@@ -1,6 +1,6 @@
 """Saving a model while the disk, the system or the user fail at every step of it.
 
-    cd tests && python -m fuzz.faults --count 10000 --out ../docs/fuzz/faults.json
+    cd tests && python -m fuzz.faults --count 10000 --out /tmp/faults.json
 
 A run saves a small model over an old file, or beside it. At one of the operations that this takes
 (chosen by number, so that over many runs every one gets its turn) something happens: an error of
