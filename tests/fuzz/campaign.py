@@ -168,7 +168,7 @@ def _trees(kind: str, seed: int, numbers: range, tally: Any) -> None:
 
 
 def about(kind: str, seed: int, commit: str) -> dict[str, Any]:
-    """What a reader needs to run it again."""
+    """Return the facts needed to run it again."""
     import h5py
     import numpy
 
@@ -196,7 +196,7 @@ def _add(total: dict[str, Any], batch: dict[str, Any]) -> None:
 
 
 def _in_a_process(kind: str, seed: int, first: int, count: int) -> dict[str, Any]:
-    """One batch in a process of its own: a crash of ours would be seen as such."""
+    """Run one batch in a process of its own, so that a crash is noticed."""
     code = "from fuzz.campaign import batch_main; batch_main()"
     command = [sys.executable, "-c", code, kind, str(seed), str(first), str(count)]
     try:

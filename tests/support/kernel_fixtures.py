@@ -27,13 +27,13 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture
 def native_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the environment of the tests asks for."""
+    """Set the engine to auto, whatever the environment says."""
     monkeypatch.setenv("K2T_ENGINE", "auto")
 
 
 @pytest.fixture
 def forced_native(native_where_it_pays: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the other, which whole files ask for."""
+    """Set the engine to native, after the fixture above, which whole files use."""
     monkeypatch.setenv("K2T_ENGINE", "native")
 
 
