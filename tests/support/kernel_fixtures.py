@@ -27,13 +27,13 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture
 def native_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the engine to auto, whatever the environment says."""
+    """Whatever the environment of the tests asks for."""
     monkeypatch.setenv("K2T_ENGINE", "auto")
 
 
 @pytest.fixture
 def forced_native(native_where_it_pays: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the engine to native, after the fixture above, which whole files use."""
+    """After the other, which whole files ask for."""
     monkeypatch.setenv("K2T_ENGINE", "native")
 
 
