@@ -129,7 +129,7 @@ def versions_of(python: str, packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Describe the machine and the versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--large-rounds", type=int, default=9, help="of the large models; 0: none")
     day = datetime.datetime.now(datetime.timezone.utc).date()
-    results = Path(__file__).parent / "results" / f"convert-{day}.json"
+    results = Path(__file__).parents[1] / "build" / f"convert-{day}.json"
     parser.add_argument("--out", type=Path, default=results)
     options = parser.parse_args()
     about: dict[str, Any] = {"date": str(day), "machine": machine()}

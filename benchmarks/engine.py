@@ -1,4 +1,4 @@
-"""The grid that decides about engines: cells x merges x shapes, two layers, masked and not.
+"""Time the grid of engines: cells x merges x shapes, two layers, masked and not.
 
     python benchmarks/engine.py --threads 2 --json benchmarks/results/NAME.json
 

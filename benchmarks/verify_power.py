@@ -1,4 +1,4 @@
-"""What ``k2t verify`` sees: every mutation of OUT must be NOT EQUAL, every right OUT must be OK.
+"""Test ``k2t verify``: every mutation of OUT must be NOT EQUAL, every right OUT must be OK.
 
     python benchmarks/verify_power.py --fixtures 200 --models FOLDER ... --out power.json
 
@@ -82,7 +82,7 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run(path: Path, config: Path | None, folder: Path, most: int) -> dict[str, Any]:
-    """One model: the right OUT and all mutations of it."""
+    """Verify the right OUT of one model and all its mutations."""
     verification.by_reference = kept(BY_REFERENCE)
     verification.read_model = kept(READ_MODEL)
     recurrent_check.compute_recurrent = kept(COMPUTE_RECURRENT)

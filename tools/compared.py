@@ -287,6 +287,6 @@ have their own tolerance and are not counted.
 
 Random models are compared, too: `benchmarks/random_graphs.py` generates graphs of layers, writes
 them with the installed Keras, and converts them. Of 550 models of Keras 3.15.1 and 550 of tf_keras
-2.21 (seed 2, `benchmarks/results/random-graphs-*.json`) 549 each were equal; the other two exceeded
-the parser's time limit because the run had been paused.
+2.21 (seed 2) 549 each were equal; the other two exceeded the parser's time limit because the run
+had been paused.
 """

@@ -41,7 +41,7 @@ def unknown_filter(group: h5py.Group, name: str) -> None:
 
 
 def chunk_of(stored: bytes) -> Any:
-    """One chunk of these bytes, which should be 240 bytes through gzip."""
+    """Make one chunk of these bytes, which should be 240 bytes through gzip."""
 
     def make(group: h5py.Group, name: str) -> None:
         data = group.create_dataset(name, (3, 20), "<f4", chunks=(3, 20), compression=1)
@@ -51,7 +51,7 @@ def chunk_of(stored: bytes) -> Any:
 
 
 def inflates_to(count: int) -> Any:
-    """One chunk whose gzip data inflate to this many bytes instead of 240."""
+    """Make one chunk whose gzip data inflate to this many bytes instead of 240."""
     return chunk_of(zlib.compress(bytes(count), 9))
 
 

@@ -40,7 +40,7 @@ def options_of(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def half(cell: str, units: int, features: int, seed: int, **config: Any) -> LayerSpec:
-    """One direction: random weights, biases included, too small to make the net chaotic."""
+    """Make one direction: random weights, biases included, too small to make the net chaotic."""
     class_name, _, before = cell.partition(" ")
     rng = np.random.default_rng(seed)
     if class_name == "GRU":
@@ -112,7 +112,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def layer_of(case: Mapping[str, Any]) -> tuple[Callable[[LayerSpec], Any], LayerSpec]:
-    """What makes a module of a case's layer, and the layer."""
+    """Return the function that builds a case's module, and the layer."""
     config = {
         key: case[key]
         for key in ("activation", "recurrent_activation", "return_sequences", "use_bias")

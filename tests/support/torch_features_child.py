@@ -94,7 +94,7 @@ def fake(mask: Tensor | None) -> None:
 
 
 def lives(call: Callable[[], Any]) -> Any:
-    """What a call gives, or None where torch's own operators refuse it."""
+    """Return the result of a call, or None if torch's own operators refuse it."""
     try:
         return call()
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
