@@ -21,7 +21,7 @@ _ALONE: Mapping[str, Any] = {
 
 
 def plain(layer: LayerSpec) -> LayerSpec:
-    """An RNN over one cell as an LSTM, a GRU or a SimpleRNN; any other layer as it is."""
+    """Return an RNN over one cell as an LSTM, GRU or SimpleRNN; any other layer unchanged."""
     cell = layer.parts.get("cell")
     if cell is None or cell.class_name not in CELL_LAYERS:
         return layer
@@ -29,9 +29,9 @@ def plain(layer: LayerSpec) -> LayerSpec:
 
 
 def layers_of_stack(layer: LayerSpec) -> tuple[LayerSpec, ...]:
-    """The cells of an RNN's stack as layers: each reads what the one before it gives.
+    """Return the cells of an RNN's stack as layers: each reads the outputs of the one before.
 
-    Exact under any mask: a masked step leaves the states of all cells alone.
+    Exact under any mask: a masked step leaves the states of all cells unchanged.
     """
     stack = layer.parts["cell"]
     loop = {**_ALONE, "trainable": stack.config.get("trainable", True)}

@@ -438,7 +438,7 @@ def test_weights_that_change_all_the_time_are_packed_once_more_and_used(
 
     with torch.no_grad():
         layer(x)
-        monkeypatch.setattr(op, "packed_before", changing)
+        monkeypatch.setattr(op, "cached_pack", changing)
         before = layer(x)[0]
         monkeypatch.undo()
         assert_same([before], [layer(x)[0]], 0.01)

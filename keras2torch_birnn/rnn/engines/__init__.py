@@ -42,7 +42,8 @@ class EngineRow:
     for the documentation. why_not: why it cannot run a layer in float32 on CPU, empty if it can.
     reason: why it is chosen, from the layer and the next engine with its reason in words.
     torch_class: the name of torch's layer that it runs. advice: the alternative where it cannot
-    run. within_torch: it needs only torch. gpu_only: it is never chosen for a CPU.
+    run. within_torch: it needs only torch. chosen_on_cpu: False for an engine that is for a GPU, or
+    on request only.
     """
 
     name: EngineName
@@ -54,7 +55,7 @@ class EngineRow:
     torch_class: Callable[[LayerSpec], str] = static.no_reason
     advice: str = "use auto"
     within_torch: bool = True
-    gpu_only: bool = False
+    chosen_on_cpu: bool = True
 
 
 # In order of preference. The last one runs everything.
@@ -96,7 +97,7 @@ ENGINES: tuple[EngineRow, ...] = (
         "the loop on a GPU, captured as a CUDA graph when a call with the same shapes comes again, "
         "then replayed",
         "on a GPU, without gradients, for layers that torch has no kernel for",
-        gpu_only=True,
+        chosen_on_cpu=False,
     ),
     EngineRow(
         "loop",
@@ -155,7 +156,7 @@ def static_engine(layer: LayerSpec, requested: EngineRequest | None = None) -> C
     requested = requested or requested_engine()
     rows = candidates(requested)
     if len(rows) > 1:
-        return _first(layer, [row for row in rows if not row.gpu_only])
+        return _first(layer, [row for row in rows if row.chosen_on_cpu])
     (row,) = rows
     if reason := row.why_not(layer):
         raise refusal(row, reason, place=layer.place)

@@ -147,7 +147,7 @@ def _masks(like: Tensor, copies: int, rate: float) -> tuple[Tensor, ...]:
 
 
 def _dropped_input(w: Weights, x: Tensor, gates: int, copies: int, rate: float) -> Tensor:
-    """The input product with one dropout mask for all steps, one for each gate if ``copies``."""
+    """Return the input product with one dropout mask for all steps, or one for each gate."""
     if not 0.0 < rate < 1.0:
         return functional.linear(x, w.ih, w.bias_ih)
     masks = _masks(x[:, 0], copies, rate)
