@@ -42,8 +42,8 @@ class Dense(nn.Linear):
 class QuantizedDense(Dense):
     """A Dense as Keras' int8 mode computes it.
 
-    ``weight`` holds whole numbers, ``scale`` (units,) what they are divided by; neither learns.
-    ``rounds``: the inputs become whole numbers as well, row by row.
+    ``weight`` holds integers, ``scale`` (units,) their divisors; neither is trained. ``rounds``:
+    the inputs are rounded to integers as well, row by row.
     """
 
     scale: nn.Parameter

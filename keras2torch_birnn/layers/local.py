@@ -107,7 +107,7 @@ def locally_connected(layer: LayerSpec) -> nn.Module:
     """Build a LocallyConnected: ``weight`` (places, C k, filters), ``bias`` (..., filters).
 
     With channels_first Keras reshapes its bias (..., filters) to (filters, ...), whose numbers come
-    to stand elsewhere (``backend.bias_add``).
+    in other positions (``backend.bias_add``).
     """
     config, shape = layer.config, layer.input_shape
     axes = places(config, shape)

@@ -100,7 +100,7 @@ def compute(
 
     Raises:
         ValueError: the inputs do not fit the model.
-        IndexError: an id lies beyond its Embedding.
+        IndexError: an id is not in its Embedding.
     """
     context = Context(
         generation=model.generation,

@@ -151,7 +151,7 @@ def mask_of_lists(generation: Generation) -> str:
     return "any" if _since(generation, "keras3", 3, 4) else "none"
 
 
-def heads_heed_masks(generation: Generation) -> bool:
+def heads_use_masks(generation: Generation) -> bool:
     """Tell whether MultiHeadAttention uses its inputs' masks: tf.keras since 2.10, Keras 3."""
     return generation.name == "keras3" or _since(generation, "tf.keras", 2, 10)
 

@@ -119,7 +119,7 @@ def transposed(layer: LayerSpec, x: Array, mask: Structure, context: Context) ->
 
 
 def _transposed_length(layer: LayerSpec, steps: int, axis: int) -> int:
-    """``deconv_output_length`` (Keras 2.15, ``utils/conv_utils.py``), as it stands there.
+    """``deconv_output_length`` (Keras 2.15, ``utils/conv_utils.py``).
 
     ``Deconvolution2D`` of Keras 1 hands the size to TensorFlow instead.
     """

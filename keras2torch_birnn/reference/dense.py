@@ -18,8 +18,8 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
     """``Dense.call``: activation(x W + b) over the last axis.
 
-    ``Dense._int8_call`` (3.15): x goes to whole numbers from -127 to 127, the largest of each row
-    becoming 127, W is whole numbers already; the product is divided by both scales.
+    ``Dense._int8_call`` (3.15): x is scaled to integers from -127 to 127, the largest of each row
+    to 127, W holds integers already; the product is divided by both scales.
     """
     x, kernel = context.number(x), context.weight(layer, "kernel")
     if layer.semantics.get("quantized") is None:

@@ -1,4 +1,4 @@
-"""``Hashing.call`` in Python's own whole numbers, text by text.
+"""``Hashing.call`` in Python's integers, text by text.
 
 FarmHash64 is ``farmhashna::Hash64`` (what TensorFlow calls ``Fingerprint64``), here for up to 32
 bytes; the keyed hash is SipHash-2-4. Both as published by their authors.

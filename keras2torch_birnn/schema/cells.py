@@ -1,6 +1,6 @@
 """Cells of an RNN, and stacks of cells.
 
-A cell is no layer: it sees one step (B, F) and stands inside an RNN, or in a stack of cells inside
+A cell is no layer: it computes one step (B, F) inside an RNN, or in a stack of cells inside
 one. ``RNN`` over one cell computes what that cell's layer does.
 """
 

@@ -73,10 +73,11 @@ def converts(
     the module has learned must be in its parameters or buffers.
 
     class_names: as in the file, ``"MyLayer"`` or ``"package>MyLayer"``.
-    mask: what the layer does with a mask (B, T): ``"uses"`` (``forward`` gets ``mask=``, none goes
-    on), ``"uses and passes"``, ``"passes"`` (it goes on, ``forward`` does not see it), ``"drops"``;
-    a ``MaskFlow`` for anything else; or a function of the LayerSpec that returns one of these.
-    Where nothing is said, a mask that reaches the layer is an error.
+    mask: the effect on a mask (B, T): ``"uses"`` (``forward`` gets ``mask=``, the output has no
+    mask), ``"uses and passes"``, ``"passes"`` (the output has it, ``forward`` does not get it),
+    ``"drops"``; a ``MaskFlow`` for anything else; or a function of the LayerSpec that returns one
+    of these.
+    Without ``mask=``, a mask that reaches the layer is an error.
     weights: names, in Keras' order (trainable ones first); ``"dense/kernel"`` is the kernel of the
     layer that the class keeps as ``self.dense``. Needed for layers with layers inside, and for
     names in ``.keras`` files, which number them. Or ``(config, input shape) -> {name: shape}``.
@@ -109,9 +110,9 @@ def supplies(
     """Register a torch function, or a module, as what the Lambda layers of these names compute.
 
     It takes what the Lambda's function took: the input, then the Lambda's ``arguments`` by name,
-    and ``mask`` if it has a parameter of that name. As in Keras no mask goes on, unless ``mask``
-    says ``"passes"`` (or a ``MaskFlow``). ``vocabulary``: as for ``converts``, the name of one of
-    the ``arguments``. layer_names: ``"lambda_3"``, or its whole path
+    and ``mask`` if it has a parameter of that name. As in Keras the output has no mask, unless
+    ``mask=`` is ``"passes"`` (or a ``MaskFlow``). ``vocabulary``: as for ``converts``, the name of
+    one of the ``arguments``. layer_names: ``"lambda_3"``, or its whole path
     ``"encoder/lambda_3"``. The code in the file is never read.
 
     Raises:

@@ -57,7 +57,7 @@ def _rising(value: Any) -> tuple[float, ...]:
 
 
 def _rescaled(config: Config, shape: Shape | None) -> Shape | None:
-    """Lists of numbers stand for the last axes, as NumPy broadcasts; the output stays as large."""
+    """Return the input's shape; refuse lists of numbers that do not broadcast to it."""
     if shape is None:
         return None
     for name in ("scale", "offset"):
@@ -138,8 +138,8 @@ def whole_number(value: Any) -> int:
     return value
 
 
-def _whole_numbers(value: Any) -> tuple[int, ...] | None:
-    """The numbers; None if ``adapt`` found them, which the configuration does not tell."""
+def _integers(value: Any) -> tuple[int, ...] | None:
+    """Parse the vocabulary; None if ``adapt`` found it, which the config does not hold."""
     if value is None:
         return None
     if not isinstance(value, list | tuple) or not value:
@@ -236,7 +236,7 @@ LAYERS: Mapping[str, Schema] = {
     ),
     "IntegerLookup": Schema(
         {
-            "vocabulary": Option(None, _whole_numbers),
+            "vocabulary": Option(None, _integers),
             "max_tokens": optional(size(None, least=2)),
             "num_oov_indices": size(1, least=0),
             "mask_token": optional(Option(None, whole_number)),

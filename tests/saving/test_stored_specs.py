@@ -10,6 +10,8 @@ import pytest
 from specs import FIXTURES, bi, rnn, with_options
 
 from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings, model_from_json
@@ -115,6 +117,25 @@ def test_a_spec_comes_back_from_its_text(file: str) -> None:
             row = SCHEMA[one.class_name]
             assert one.config.keys() - {"trainable"} == row.options.keys()
             assert one.semantics.keys() == row.semantics.keys()
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "key"),
+    [
+        ("Dense", {"units": 5, "quantized": "weights"}, "quantized='weights'"),
+        ("ReLU", {"passes_mask": False}, "passes_mask=False"),
+        ("SimpleRNN", {"units": 5, "masked_output": "fails"}, "masked_output='fails'"),
+    ],
+)
+def test_a_file_cannot_set_semantics(class_name: str, config: dict[str, Any], key: str) -> None:
+    first = {"class_name": "InputLayer", "config": {"name": "x", "batch_input_shape": [None, 7, 3]}}
+    own = {"class_name": class_name, "config": {"name": "own", **config}}
+    parsing = Parsing(generation_of("2.15.0"))
+    parse_architecture(
+        {"class_name": "Sequential", "config": {"name": "m", "layers": [first, own]}}, parsing
+    )
+    (problem,) = parsing.problems
+    assert f"{class_name} option {key} is unknown" in str(problem)
 
 
 def test_no_setting_is_both_an_option_and_semantics() -> None:
