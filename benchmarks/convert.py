@@ -103,7 +103,7 @@ def round_robin(commands: dict[str, list[str]], rounds: int) -> dict[str, Any]:
 
 
 def summary(results: list[dict[str, float]]) -> dict[str, Any]:
-    """Every quantity: the median, the range, and every single value."""
+    """Return the median, the range and every single value of each quantity."""
     columns = {key: [result[key] for result in results] for key in results[0]}
     return {
         key: {
@@ -146,7 +146,7 @@ def machine() -> dict[str, Any]:
 
 
 def largest(path: Path) -> Path:
-    """The path itself, or the largest model of a folder."""
+    """Return the path itself, or the largest model of a folder."""
     if not path.is_dir():
         return path
     models = [p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()]
@@ -154,7 +154,7 @@ def largest(path: Path) -> Path:
 
 
 def keras_command(python: str, package: str, model: Path) -> tuple[str, list[str]]:
-    """The command that loads a model in Keras (in Keras 3 a ``.keras`` file), and its name."""
+    """Return the command that loads a model in Keras (``.keras``: Keras 3), and its name."""
     package = "keras" if model.suffix == ".keras" else package
     plain = [python, "-c", LOAD.format(package=package), str(model)]
     done = subprocess.run(plain, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -165,7 +165,7 @@ def keras_command(python: str, package: str, model: Path) -> tuple[str, list[str
 
 
 def bench(model: Path, folder: Path, rounds: int, keras: tuple[str, str] | None) -> dict[str, Any]:
-    """All commands on one model, after a proof that the conversion is right."""
+    """Time all commands on one model, after a proof that the conversion is right."""
     out = folder / "out.pt"
     convert = [sys.executable, "-c", K2T, "convert", str(model), str(out), "--force"]
     measure(convert)

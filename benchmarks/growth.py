@@ -51,7 +51,7 @@ SMALL = Path(__file__).parents[1] / "fixtures" / "tf.keras-2.15.0" / "stack_same
 
 
 def convert(code: str, model: Path, out: Path) -> list[str]:
-    """The command line of one conversion."""
+    """Return the command line of one conversion."""
     return [sys.executable, "-c", code, "convert", str(model), str(out), "--force"]
 
 

@@ -61,7 +61,7 @@ def models(folder: Path) -> Iterator[tuple[Path, Path | None]]:
 
 
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its results kept, by the content of all arguments."""
+    """Return a function that keeps its results by the content of all arguments."""
     found: dict[Any, Any] = {}
 
     def key(value: Any) -> Any:
@@ -154,7 +154,7 @@ def main() -> None:
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The counts, and what is not as it should be."""
+    """Return the counts, and everything that is not as it should be."""
     done = [one for one in found if "tried" in one]
     kinds: Counter[str] = Counter()
     for one in done:

@@ -36,7 +36,7 @@ def _as(value: Any, kind: str, context: Context) -> Array:
 
 
 def operation(function: Function) -> Equation:
-    """The equation of an operation: ``function(config, *arguments)`` between conversions."""
+    """Make the equation of an operation: ``function(config, *arguments)`` between casts."""
 
     def equation(
         layer: LayerSpec, inputs: Structure, mask: Structure, context: Context

@@ -148,7 +148,7 @@ def _integers(value: Any) -> tuple[int, ...] | None:
 
 
 def lookup_tokens(config: Config) -> tuple[tuple[int, ...], int]:
-    """The numbers that are looked up, and the index of the first of them.
+    """Return the numbers that are looked up, and the index of the first of them.
 
     Before them stand the mask (0, where indices come out) and what is not among them.
     """

@@ -393,7 +393,7 @@ def test_no_escape_codes_in_a_pipe(variables: dict[str, str], tmp_path: Path) ->
 
 
 def in_terminal(script: str, **variables: str) -> str:
-    """What Python code prints while its stdin, stdout and stderr are a terminal."""
+    """Return the output of Python code whose stdin, stdout and stderr are a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", script],

@@ -1,4 +1,4 @@
-"""Which files, sockets and programs a conversion touches, as the kernel sees it (Linux, strace).
+"""List the files, sockets and programs that a conversion touches, by strace (Linux).
 
     cd tests && python -m fuzz.traced --out /tmp/traced.json
 

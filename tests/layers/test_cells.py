@@ -256,7 +256,7 @@ def test_every_convolutional_lstm_gives_what_the_reference_gives(data: st.DataOb
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_rnn_over_one_cell_is_the_layer_of_that_cell(kind: str) -> None:
-    """The same module, the same names, the same engine."""
+    """Module, names and engine are equal."""
     one = over((cell(kind, H, F, 3),))
     itself = rnn(kind, H, F, 3, return_sequences=True)
     module, twin = convert_layer(one), convert_layer(itself)

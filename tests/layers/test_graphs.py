@@ -303,7 +303,7 @@ def test_the_parts_of_heads_have_keras_names() -> None:
 
 
 def parity(file: str) -> float:
-    """How far the torch model is from real Keras."""
+    """Return the distance of the torch model from real Keras."""
     case = fixture(file)
     with torch.no_grad():
         got = flat(build(case.spec)(*[torch.from_numpy(x) for x in case.inputs[0]]))
@@ -386,7 +386,7 @@ def test_every_rule_of_this_generation_counts(
 
 
 def test_lost_masks_count() -> None:
-    """The same model with every mask in its place gives other numbers."""
+    """With every mask in place the model computes other numbers."""
     case = fixture("keras-3.15.1/heads_twice.keras")
     graph = case.spec.graph
 

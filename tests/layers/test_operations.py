@@ -60,7 +60,7 @@ def config_of(file: str) -> Mapping[str, Any]:
 
 @functools.cache
 def names_in_files() -> Mapping[str, frozenset[str]]:
-    """What real Keras wrote: functions, graph nodes, classes of operations."""
+    """Collect the functions, graph nodes and classes of operations that real Keras wrote."""
     found: dict[str, set[str]] = {"lambdas": set(), "nodes": set(), "keras3": set()}
     for file in OPERATIONS:
         for layer in config_of(file)["config"]["layers"]:
@@ -188,7 +188,7 @@ def spec_of(model: Mapping[str, Any], version: str) -> ModelSpec:
 
 
 def both(spec: ModelSpec, *inputs: Any) -> tuple[Any, Any]:
-    """What torch and the reference give."""
+    """Return the results of torch and of the reference."""
     model = build(spec, dtype="float64")
     with torch.no_grad():
         got = flat(model(*map(torch.from_numpy, inputs)))[0].numpy()

@@ -80,7 +80,7 @@ def has_case(name: str, row: Schema) -> bool:
 
 
 def gaps(name: str) -> list[str]:
-    """What a layer lacks, of all that makes a layer."""
+    """List everything that a layer still lacks."""
     row = LAYERS.get(name)
     drawn = row is not None and not row.listed and len(row.arguments) == 1  # of one tensor
     lacking: Mapping[str, bool] = {

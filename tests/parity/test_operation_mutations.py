@@ -29,7 +29,7 @@ def test_a_mutation_breaks_the_parity(mutation: Mutation, monkeypatch: pytest.Mo
 
 
 def holds(check: Callable[[Fixture], bool], file: str, *, again: bool = False) -> bool:
-    """Whether a check finds nothing; a bug may also end in arguments that do not fit."""
+    """Tell whether a check finds nothing; a bug may also end in arguments that do not fit."""
     try:
         case = read(file)
         return check(replace(case, spec=read_entry(file)) if again else case)

@@ -164,7 +164,7 @@ def test_a_call_of_another_form_is_refused(
 
 
 def test_a_wrapper_that_is_refused_is_told(tmp_path: Path) -> None:
-    """What stood inside it was looked for: a KeyError."""
+    """The search for its inner layer once ended in a KeyError."""
 
     def of_nowhere(model: dict[str, Any]) -> None:
         layer(model, "time_distributed")["module"] = float("inf")

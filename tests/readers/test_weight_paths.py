@@ -79,7 +79,7 @@ def test_the_numbering_rules_were_met_in_real_files() -> None:
 
 
 def offsets(group: h5py.Group) -> list[int]:
-    """Where the bytes of every array below the group begin."""
+    """Return the offset of the bytes of every array below the group."""
     found: list[int] = []
     for node in group.values():
         found += offsets(node) if isinstance(node, h5py.Group) else [node.id.get_offset()]

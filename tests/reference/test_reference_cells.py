@@ -339,7 +339,7 @@ def test_a_carried_state_against_initial_state(generation: Generation, carried_w
 
 
 def permuted(spec: LayerSpec, order: Sequence[int]) -> LayerSpec:
-    """The same layer with its gates in another order."""
+    """Return the layer with its gates in another order."""
     weights = {
         name: np.concatenate([np.split(array, len(order), axis=-1)[i] for i in order], axis=-1)
         for name, array in spec.weights.items()

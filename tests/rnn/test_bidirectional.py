@@ -152,7 +152,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def foldable(draw: st.DrawFn, cell: str, modes: list[Any]) -> dict[str, Any]:
-    """What torch's kernel runs in one call."""
+    """Make a stack that torch's kernel runs in one call."""
     return {
         "cell": cell,
         "layers": len(modes),

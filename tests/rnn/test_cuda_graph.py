@@ -286,7 +286,7 @@ def test_threads_do_not_take_each_others_numbers(recordings: list[RnnResult]) ->
 
 
 class Transfers(TorchDispatchMode):
-    """Which operations take or give a tensor that is elsewhere than all are."""
+    """Record operations that read or return a tensor on another device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,7 +306,7 @@ class Transfers(TorchDispatchMode):
 def test_the_loop_looks_at_no_values_and_moves_nothing_between_devices(
     kind: str, name: str
 ) -> None:
-    """Which a recording could not hold. By tensors without values, on a device of their own."""
+    """A captured graph could not hold either. Tested with tensors without values."""
     if name == "glu":
         pytest.skip("it gives half as many units as it takes")
     function, gates = FUNCTIONS[name], {"LSTM": 4, "SimpleRNN": 1}.get(kind, 3)

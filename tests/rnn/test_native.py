@@ -224,7 +224,7 @@ def test_what_the_kernel_answers_is_an_error_in_words() -> None:
 
 
 def keys_of(weight: Tensor) -> set[tuple[int, ...]]:
-    """Those of the packed weights that were made of a weight."""
+    """Return the keys of the packed weights that were made of a weight."""
     return {key for key in packing._cache if weight.data_ptr() in key}
 
 

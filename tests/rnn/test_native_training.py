@@ -83,7 +83,7 @@ def test_gradients_through_the_kernel_are_those_of_torch(
 @settings(max_examples=60, deadline=None)
 @given(case=cases(), training=st.booleans())
 def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], training: bool) -> None:
-    """Of random sums of all outputs and final states, for x, the states before, and all weights."""
+    """Compare gradients of random sums of all outputs and final states, for all tensors."""
     cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
     make, spec = layer_of(case)
     rng = torch.Generator().manual_seed(case["seed"])

@@ -361,7 +361,7 @@ def test_dropout_does_nothing_in_eval_mode(cell: str, masked: bool, dropped: Rec
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 @pytest.mark.parametrize("cell", CELLS)
 def test_rates_of_zero_and_one_drop_nothing(cell: str, rate: float, dropped: Recorder) -> None:
-    """As in Keras, which drops for 0 < rate < 1 only."""
+    """Keras drops for 0 < rate < 1 only."""
     spec = rnn(cell, dropout=rate, recurrent_dropout=rate)
     x = values(B, T, F)
     assert_same(by_torch(convert_layer(spec).train(), x), by_reference(spec, x))

@@ -1,4 +1,4 @@
-"""What code written for nn.LSTM, nn.GRU and nn.RNN finds in ours: arguments, attributes, errors."""
+"""Code written for nn.LSTM, nn.GRU and nn.RNN runs: arguments, attributes, errors."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def plain_dict(tmp_path_factory: pytest.TempPathFactory, model: nn.Module) -> dict[str, Any]:
-    """What OUT holds."""
+    """Return the content of OUT."""
     out = tmp_path_factory.mktemp("plain") / "model.pt"
     birnn.save(model, out)
     return torch.load(out, weights_only=True)

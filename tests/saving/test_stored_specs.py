@@ -44,7 +44,7 @@ HALF = {
 
 
 def text_of(*layers: dict[str, Any]) -> dict[str, Any]:
-    """What ``json.loads`` makes of the spec in an OUT that was written before the split."""
+    """Return the spec, as ``json.loads`` gives it, of an OUT that was written before the split."""
     graph = {"layers": layers, "calls": [], "inputs": [], "outputs": []}
     root = {"class_name": "Sequential", "name": "m", "config": {"trainable": True}, "place": ""}
     return {

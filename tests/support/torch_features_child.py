@@ -22,7 +22,7 @@ MASK = torch.arange(T) < torch.tensor([5, 3, 0])[:, None]
 
 
 class Wrapper(Tensor):
-    """As quantizing libraries have it: no memory of its own, another tensor inside."""
+    """A tensor as in quantizing libraries: no memory of its own, another tensor inside."""
 
     inner: Tensor
 

@@ -1,4 +1,4 @@
-"""What ``verify`` computes the whole model on: drawn inputs that say something, and the user's."""
+"""Inputs of the whole-model check of ``verify``: drawn ones, and the user's."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class NativeCell:
 
     @property
     def differentiable(self) -> bool:
-        """Whether the kernel has this cell's gradient.
+        """True if the kernel has this cell's gradient.
 
         The derivative is computed from the activation's output, which works for monotonic
         activations only.
