@@ -19,10 +19,10 @@ from keras2torch_birnn.rnn.tensor_memory import have_memory
 class Engine(ABC):
     """One way to compute a recurrent layer: the ``ENGINE`` of a module in ``ENGINES``.
 
-    Reasons are sentences without a full stop; empty where there is none.
+    A reason is a sentence without a full stop; empty if there is none.
     """
 
-    # Of a call that has another reason against it, ``why_skip``, than a forced engine refuses for.
+    # Whether ``why_skip`` holds for a forced engine, too: a later engine then runs the call.
     skips_if_forced = False
 
     def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
@@ -43,7 +43,7 @@ class Engine(ABC):
 
 
 class RnnStack(NamedTuple):
-    """Layers that follow each other, the mode by which each merges, the dropout between them."""
+    """Consecutive layers, the merge mode of each, and the rate of dropout between them."""
 
     layers: Sequence[RnnLayer]
     merge_modes: Sequence[str | None]
@@ -80,7 +80,8 @@ class StackEngine(Engine):
         """Compute the last outputs; initial and final states are those of all layers in turn."""
 
 
-# Torch 2.6 tells compiling only, and 2.7 to 2.9 answer alike within a graph: torch's engines then.
+# Torch 2.6 has is_compiling only, and in 2.7 to 2.9 both are equal within a graph: torch's engines
+# run there.
 is_exporting_by_torch: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 

@@ -86,10 +86,10 @@ def explain_call(layer: RnnLayer, call: RnnCall) -> Choice:
 
 
 def select_engine(layer: RnnLayer, call: RnnCall) -> Candidate:
-    """Select the engine of one call: the forced one, or the first that nothing speaks against.
+    """Select the engine of one call: the forced one, or the first without a reason against it.
 
     Raises:
-        UsageError: the forced engine cannot run the call, or there is none of this name.
+        UsageError: the forced engine cannot run the call, or does not exist.
     """
     found = _found(layer)
     if len(found) == 1:
