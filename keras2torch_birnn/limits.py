@@ -24,6 +24,13 @@ CHUNKS = 100_000  # of one file, all datasets together
 INLINE_BYTES = 64 << 10
 OPEN_GROUPS = 4096
 
+# TensorFlow's files: the index of a checkpoint, the objects of a SavedModel
+TABLE_BYTES = 64 * MIB
+TABLE_KEYS = 1_000_000
+CHECKPOINT_SHARDS = 1000
+OBJECT_GRAPH_BYTES = 256 * MIB
+TRACKED_OBJECTS = 1_000_000
+
 # Inflating: at most this many times the compressed file, plus a floor for small files
 INFLATE_FACTOR = 64
 INFLATE_FLOOR = 64 * MIB

@@ -140,7 +140,7 @@ def parse(
     problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
     parsing.problems += problems
     notes = (
-        consequences(parsing.generation),
+        consequences(parsing.generation, architecture.writer),
         *parsing.notes,
         *backend_notes,
         *penalty_note(parsing.penalties),

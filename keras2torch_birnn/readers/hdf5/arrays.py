@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.files.window import Readable
 
 GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3  # the HDF5 library's numbers of its filters
 
@@ -90,7 +90,7 @@ class StoredArray:
     shape: tuple[int, ...]
     stored_as: str
     layout: Layout
-    window: Window
+    window: Readable
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -106,6 +106,9 @@ class StoredArray:
         """Read the values: a new array, C-contiguous and writable."""
         with self._placed():
             return _native(self._stored(), self.stored_as)
+
+    def check(self) -> None:
+        """Check the stored bytes, where the format has a checksum that ``rows`` does not see."""
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
@@ -176,7 +179,7 @@ def _native(stored: Array, stored_as: str) -> Array:
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)
 
 
-def _read_chunks(values: Array, layout: Chunked, window: Window) -> None:
+def _read_chunks(values: Array, layout: Chunked, window: Readable) -> None:
     item = values.dtype.itemsize
     count = math.prod(layout.chunk) * item
     for chunk in layout.chunks:

@@ -48,7 +48,8 @@ def load_weights(
     """
     generation, layout = parsing.generation, layout_of(parsing.generation)
     paths = container.locate_weights(root, generation)
-    root, notes = settle_masked_steps(root, paths, generation, choice, parsing.of_tensorflow_1)
+    names = container.written_names(paths)
+    root, notes = settle_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
     stored = _find_arrays(paths, container.store)
     root = fill(root, stored, layout.settle)
     root = _infer_again(with_input_shape(root, stored))
@@ -158,6 +159,7 @@ def _read(
         if how == "shapes":
             weights[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
         elif how == "deferred" and _may_wait(layer, name, stored):
+            array.check()
             weights[name] = lazy_array.Deferred.whole(array)
         else:
             weights[name] = array.read()
