@@ -8,88 +8,62 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from keras2torch_birnn.api import convert, inspect
-    from keras2torch_birnn.conversion import reset_states
-    from keras2torch_birnn.errors import (
-        InvalidModelFileError,
-        K2TError,
-        MissingArchitectureError,
-        OutputError,
-        PluginError,
-        UnsupportedLayerError,
-        UnsupportedOptionError,
-        UsageError,
-        WeightMismatchError,
-    )
-    from keras2torch_birnn.layers.registry import MaskFlow
-    from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
-    from keras2torch_birnn.rnn.engine_settings import explain, set_engine
-    from keras2torch_birnn.saving.checkpoint import load, save
-    from keras2torch_birnn.schema.custom_layers import converts, equation, supplies
-    from keras2torch_birnn.spec import LayerSpec, ModelSpec
-    from keras2torch_birnn.verification import ParityReport, verify
+if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAMES
+    from keras2torch_birnn.api import convert as convert
+    from keras2torch_birnn.conversion import reset_states as reset_states
+    from keras2torch_birnn.errors import InvalidModelFileError as InvalidModelFileError
+    from keras2torch_birnn.errors import K2TError as K2TError
+    from keras2torch_birnn.errors import MissingArchitectureError as MissingArchitectureError
+    from keras2torch_birnn.errors import OutputError as OutputError
+    from keras2torch_birnn.errors import PluginError as PluginError
+    from keras2torch_birnn.errors import UnsupportedLayerError as UnsupportedLayerError
+    from keras2torch_birnn.errors import UnsupportedOptionError as UnsupportedOptionError
+    from keras2torch_birnn.errors import UsageError as UsageError
+    from keras2torch_birnn.errors import WeightMismatchError as WeightMismatchError
+    from keras2torch_birnn.inspection import inspect as inspect
+    from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
+    from keras2torch_birnn.rnn.bidirectional import BiGRU as BiGRU
+    from keras2torch_birnn.rnn.bidirectional import BiLSTM as BiLSTM
+    from keras2torch_birnn.rnn.bidirectional import BiRNN as BiRNN
+    from keras2torch_birnn.rnn.engine_settings import explain as explain
+    from keras2torch_birnn.rnn.engine_settings import set_engine as set_engine
+    from keras2torch_birnn.saving.checkpoint import load as load
+    from keras2torch_birnn.saving.checkpoint import save as save
+    from keras2torch_birnn.schema.custom_layers import converts as converts
+    from keras2torch_birnn.schema.custom_layers import equation as equation
+    from keras2torch_birnn.schema.custom_layers import supplies as supplies
+    from keras2torch_birnn.spec import LayerSpec as LayerSpec
+    from keras2torch_birnn.spec import ModelSpec as ModelSpec
+    from keras2torch_birnn.verification import ParityReport as ParityReport
+    from keras2torch_birnn.verification import verify as verify
 
-# Public name -> the module that has it.
-_HOMES = {
-    "BiGRU": "rnn.bidirectional",
-    "BiLSTM": "rnn.bidirectional",
-    "BiRNN": "rnn.bidirectional",
-    "explain": "rnn.engine_settings",
-    "set_engine": "rnn.engine_settings",
-    "convert": "api",
-    "inspect": "api",
-    "load": "saving.checkpoint",
-    "reset_states": "conversion",
-    "save": "saving.checkpoint",
-    "verify": "verification",
-    "ParityReport": "verification",
-    "converts": "schema.custom_layers",
-    "supplies": "schema.custom_layers",
-    "equation": "schema.custom_layers",
-    "MaskFlow": "layers.registry",
-    "LayerSpec": "spec",
-    "ModelSpec": "spec",
-    "K2TError": "errors",
-    "InvalidModelFileError": "errors",
-    "MissingArchitectureError": "errors",
-    "OutputError": "errors",
-    "PluginError": "errors",
-    "UnsupportedLayerError": "errors",
-    "UnsupportedOptionError": "errors",
-    "UsageError": "errors",
-    "WeightMismatchError": "errors",
+# Module -> its public names, imported when first used.
+_NAMES = {
+    "api": ("convert",),
+    "conversion": ("reset_states",),
+    "errors": (
+        "InvalidModelFileError",
+        "K2TError",
+        "MissingArchitectureError",
+        "OutputError",
+        "PluginError",
+        "UnsupportedLayerError",
+        "UnsupportedOptionError",
+        "UsageError",
+        "WeightMismatchError",
+    ),
+    "inspection": ("inspect",),
+    "layers.registry": ("MaskFlow",),
+    "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
+    "rnn.engine_settings": ("explain", "set_engine"),
+    "saving.checkpoint": ("load", "save"),
+    "schema.custom_layers": ("converts", "equation", "supplies"),
+    "spec": ("LayerSpec", "ModelSpec"),
+    "verification": ("ParityReport", "verify"),
 }
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "BiGRU",
-    "BiLSTM",
-    "BiRNN",
-    "InvalidModelFileError",
-    "K2TError",
-    "LayerSpec",
-    "MaskFlow",
-    "MissingArchitectureError",
-    "ModelSpec",
-    "OutputError",
-    "ParityReport",
-    "PluginError",
-    "UnsupportedLayerError",
-    "UnsupportedOptionError",
-    "UsageError",
-    "WeightMismatchError",
-    "convert",
-    "converts",
-    "equation",
-    "explain",
-    "inspect",
-    "load",
-    "reset_states",
-    "save",
-    "set_engine",
-    "supplies",
-    "verify",
-]
+__all__ = tuple(sorted(_MODULES))
 
 try:
     __version__ = version("keras2torch_birnn")
@@ -98,11 +72,11 @@ except PackageNotFoundError:  # run from a folder that was never installed
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
-    if name not in _HOMES:
+    """Import a public name on first use."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # A fixed table of our own modules: nothing from a file is ever imported.
-    module = __import__(f"{__name__}.{_HOMES[name]}", fromlist=[name])
+    module = __import__(f"{__name__}.{_MODULES[name]}", fromlist=[name])
     found = getattr(module, name)
     globals()[name] = found
     return found

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
+from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.layers.recurrent import RecurrentModule
 from keras2torch_birnn.plugins.checks import check_lasting, own_layers, tried, watched
 from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
-from keras2torch_birnn.rnn.parameters import fill
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
 from keras2torch_birnn.schema.training_rules import with_training_rules
@@ -128,7 +128,7 @@ def add_origin(
     ``filled``: read the weights that are still in the file.
     """
     if filled:
-        fill(model)
+        materialize(model)
     return with_origin(model, Origin(spec.to_json(), golden, checksum(model) if filled else 0))
 
 

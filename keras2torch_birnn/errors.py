@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_LONGEST_NAME, _LONGEST_LINE = 200, 1000
+from keras2torch_birnn.limits import MAX_PRINTED_LINE, MAX_PRINTED_NAME
 
 
-def printable(text: object, most: int = _LONGEST_NAME) -> str:
+def printable(text: object, most: int = MAX_PRINTED_NAME) -> str:
     """Make a text from a file safe to print: ASCII, escapes for the rest, ``most`` characters."""
     # Only so much of it is looked at: a name may be 30 MB long.
     escaped = str(text)[: most + 1].encode("ascii", "backslashreplace").decode("ascii")
@@ -46,7 +46,7 @@ class K2TError(Exception):
         name = self.file or file
         where = ": ".join(p for p in (printable(name, len(name) * 10), printable(self.place)) if p)
         what = printable(
-            f"{self.found}; {self.advice}" if self.advice else self.found, _LONGEST_LINE
+            f"{self.found}; {self.advice}" if self.advice else self.found, MAX_PRINTED_LINE
         )
         return f"{where}: {what}" if where else what
 

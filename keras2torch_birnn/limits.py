@@ -1,59 +1,86 @@
-"""Every limit the readers keep against hostile files, in one table.
+"""Every limit on what a file may ask for, in one table.
 
-Sizes are bytes. What is read never needs more memory than a fixed multiple of the file's own size.
+The reader of a file never needs more memory than a fixed multiple of the file's own size. Bytes
+unless a comment says otherwise. ``SECURITY.md`` lists the limits; a test compares it with this.
 """
 
 from __future__ import annotations
 
 MIB = 1 << 20
 
-# Texts and names
-JSON_BYTES = 32 * MIB
-JSON_DEPTH = 200
-JSON_VALUES = 2_000_000
-JSON_DIGITS = 19
-CALLS = 50_000  # of layers, in the model's straight-line code
-NAME_BYTES = 64 << 10  # Keras writes names of layers up to 64,512 bytes
-NAMES = 100_000
+# JSON (architecture, index of shards): bounds what the parser builds from it.
+MAX_JSON_BYTES = 32 * MIB
+MAX_JSON_DEPTH = 200  # below Python's own limit of recursion
+MAX_JSON_VALUES = 2_000_000
+MAX_JSON_DIGITS = 19  # of an integer; Python takes quadratic time for long ones
 
-# HDF5 objects
-GROUP_DEPTH = 64
-MEMBERS = 100_000
-RANK = 32
-CHUNKS = 100_000  # of one file, all datasets together
-INLINE_BYTES = 64 << 10
-OPEN_GROUPS = 4096
+# Architecture: recursion over models, and straight-line code that shared models multiply.
+MAX_MODEL_DEPTH = 50  # models and wrappers inside each other; honest files have two or three
+MAX_MERGE_DEPTH = 20  # Keras 1: Merge layers inside each other; honest files have one or two
+MAX_CALLS = 50_000  # of layers, in the model's straight-line code
+MAX_CONSTANT_DEPTH = 25  # of the lists of a constant
 
-# TensorFlow's files: the index of a checkpoint, the objects of a SavedModel
-TABLE_BYTES = 64 * MIB
-TABLE_KEYS = 1_000_000
-CHECKPOINT_SHARDS = 1000
-OBJECT_GRAPH_BYTES = 256 * MIB
-TRACKED_OBJECTS = 1_000_000
+# Sizes in options and shapes: no number of a file reaches an allocation that no weight backs up.
+MIN_INT64, MAX_INT64 = -(1 << 63), (1 << 63) - 1
+MAX_SIZE = (1 << 31) - 1  # of one option or dimension
+MAX_RANK = 32  # of arrays, shapes and slices, as in HDF5 and older NumPy
+MAX_AXIS = MAX_RANK - 1
+MAX_PARTS = 4096  # that a Split or Unstack makes
+MAX_EINSUM_LENGTH = 200  # characters of an equation
+MAX_LAYER_VALUES = 1 << 29  # in the output of one layer for one sample
+MAX_OPERATION_VALUES = 1 << 26  # in the output of one operation for one sample
+MAX_OPERATION_RANK = 25  # torch's CUDA kernels index no more dimensions
+MAX_RESIZING_WEIGHTS = 1 << 24  # input steps x output steps: 128 MiB while they are computed
+MAX_BATCH_VALUES = 1 << 28  # of one small batch in all layers together: 2 GiB in float64
 
-# Inflating: at most this many times the compressed file, plus a floor for small files
-INFLATE_FACTOR = 64
-INFLATE_FLOOR = 64 * MIB
+# HDF5 objects: the work of the parser process and the size of its answers.
+MAX_NAME_BYTES = 64 << 10  # Keras writes names of layers up to 64,512 bytes
+MAX_NAMES = 100_000  # in one list
+MAX_GROUP_DEPTH = 64
+MAX_GROUP_MEMBERS = 100_000
+MAX_CHUNKS = 100_000  # of one file, all datasets together
+MAX_INLINE_BYTES = 64 << 10  # of an array that is stored in its object header
+MAX_SHARDS = 64  # files of one model's weights; each is opened
+
+# TensorFlow's files: the index of a checkpoint, and the objects of a SavedModel
+MAX_TABLE_BYTES = 64 * MIB
+MAX_TABLE_KEYS = 1_000_000
+MAX_CHECKPOINT_SHARDS = 1000  # also of a TF.js model; each is opened
+MAX_OBJECT_GRAPH_BYTES = 256 * MIB
+MAX_TRACKED_OBJECTS = 1_000_000
+
+# Decompression: at most this many times the compressed file, plus a constant for small files.
+MAX_INFLATE_FACTOR = 64
+MAX_INFLATE_BYTES = 64 * MIB
 
 # The .keras archive
-ARCHIVE_MEMBERS = 10_000
-DIRECTORY_BYTES = 4 * MIB
+MAX_ARCHIVE_MEMBERS = 10_000
+MAX_DIRECTORY_BYTES = 4 * MIB  # of the central directory that are read at once
 
-# What one small batch makes in a model, all layers together: 2 GiB in float64
-BATCH_VALUES = 1 << 28
-
-# OUT: the part of a .pt file that says what its bytes are, and its members, one for each tensor
-PROGRAM_BYTES = 64 * MIB
-OUT_MEMBERS = 200_000
+# OUT: data.pkl, which describes the tensors of a .pt file; and its members, one for each tensor
+MAX_PROGRAM_BYTES = 64 * MIB
+MAX_OUT_MEMBERS = 200_000
 
 # The process that runs the HDF5 library
-PARSER_CPU_SECONDS = 5
-PARSER_WALL_SECONDS = 120.0  # on a busy machine or a slow disk an honest file may need some
-PARSER_MEMORY = 512 * MIB  # on top of what the process has mapped when the parsing starts
-REPLY_BYTES = 96 * MIB
-BATCH = 512
+MAX_PARSER_CPU_SECONDS = 5
+MAX_PARSER_WALL_SECONDS = 120.0  # per answer; a busy machine or a slow disk needs some of it
+MAX_PARSER_MEMORY = 512 * MIB  # on top of what the process has mapped when the parsing starts
+MAX_REPLY_BYTES = 96 * MIB
+
+# The process that runs the live Keras, for `k2t verify --against keras`
+MAX_KERAS_SECONDS = 600
+
+# Work and caches inside the package: a file that goes beyond them is not refused.
+MAX_PATHS_PER_REQUEST = 512  # to the parser process
+MAX_OPEN_GROUPS = 4096  # that the parser process keeps open
+MAX_GRAPHS_PER_LAYER = 8  # CUDA graphs; each holds the memory of a run
+
+# Messages: names from a file are cut to these numbers of characters.
+MAX_PRINTED_NAME = 200
+MAX_PRINTED_LINE = 1000
+MAX_LAYERS_IN_NOTE = 8  # names of layers; the rest are counted
 
 
-def inflated(stored: int) -> int:
-    """Bytes that ``stored`` compressed bytes may inflate to."""
-    return INFLATE_FACTOR * stored + INFLATE_FLOOR
+def max_inflated_bytes(stored: int) -> int:
+    """Return how many bytes ``stored`` compressed bytes may inflate to."""
+    return MAX_INFLATE_FACTOR * stored + MAX_INFLATE_BYTES

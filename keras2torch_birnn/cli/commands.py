@@ -280,7 +280,7 @@ def inspect(
     """
     with errors_as_lines(debug):
         load_plugins(plugin or ())
-        from keras2torch_birnn.api import inspect as look
+        from keras2torch_birnn.inspection import inspect as look
 
         with show_progress(f"reading {printable(model.name)}"):
             found = look(model, config=config)

@@ -461,7 +461,8 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
         torch.arange(x.shape[i], device=x.device).reshape(-1, *[1] * (rank - i - 1))
         for i in range(batch_dims)
     ]
-    return x[(*rows, *indices.unbind(-1))]
+    index = (*rows, *indices.unbind(-1))
+    return x[index]
 
 
 def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: int, batch_axis: int) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
-from keras2torch_birnn.rnn.engine_choice import activation_label
-from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -91,7 +91,7 @@ class PReLU(nn.Module):
 
 def prelu(layer: LayerSpec) -> nn.Module:
     """Build a PReLU. Keras' ``alpha`` is torch's ``weight``."""
-    return PReLU(parameter(layer.weights["alpha"]))
+    return PReLU(to_parameter(layer.weights["alpha"]))
 
 
 class Softmax(nn.Module):

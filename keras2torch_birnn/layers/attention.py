@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import Converter, MaskFlow
-from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema.attention import attended_axes
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -120,14 +120,16 @@ def _attention_mask(layer: LayerSpec) -> MaskFlow:
 
 
 def _scale(layer: LayerSpec) -> nn.Parameter | None:
-    return parameter(np.atleast_1d(layer.weights["scale"])) if layer.config["use_scale"] else None
+    return (
+        to_parameter(np.atleast_1d(layer.weights["scale"])) if layer.config["use_scale"] else None
+    )
 
 
 def attention(layer: LayerSpec) -> nn.Module:
     """Build an Attention."""
     causal = layer.config["causal"]
     if layer.config["score_mode"] == "concat":
-        weight = parameter(np.atleast_1d(layer.weights["concat_score_weight"]))
+        weight = to_parameter(np.atleast_1d(layer.weights["concat_score_weight"]))
         return ConcatAttention(_scale(layer), weight, causal=causal)
     return Attention(_scale(layer), causal=causal)
 
@@ -293,9 +295,9 @@ def _linear(layer: LayerSpec, name: str, inputs: int = 1) -> nn.Linear:
     flat: Array = kernel.reshape(math.prod(kernel.shape[:inputs]), -1)
     bias = layer.config["use_bias"]
     linear = nn.Linear(flat.shape[0], flat.shape[1], bias, device="meta")
-    linear.weight = parameter(flat.T)
+    linear.weight = to_parameter(flat.T)
     if bias:
-        linear.bias = parameter(layer.weights[f"{name}/bias"].reshape(-1))
+        linear.bias = to_parameter(layer.weights[f"{name}/bias"].reshape(-1))
     return linear
 
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
 from keras2torch_birnn.rnn.call import Asked, Result, State
-from keras2torch_birnn.rnn.engine_choice import VARIABLE, activation_label, wish
+from keras2torch_birnn.rnn.engine_choice import VARIABLE, wish
 from keras2torch_birnn.rnn.masks import like, zero_past
 from keras2torch_birnn.rnn.modules import Plan, recurrent_forward, shown_options
-from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -142,9 +143,9 @@ def conv_lstm(layer: LayerSpec, plan: Plan) -> nn.Module:
         )
     weights = layer.weights
     return ConvLSTM(
-        parameter(channels_ahead(weights["kernel"])),
-        parameter(channels_ahead(weights["recurrent_kernel"])),
-        parameter(weights["bias"]) if layer.config["use_bias"] else None,
+        to_parameter(channels_ahead(weights["kernel"])),
+        to_parameter(channels_ahead(weights["recurrent_kernel"])),
+        to_parameter(weights["bias"]) if layer.config["use_bias"] else None,
         layer.config,
         plan,
     )

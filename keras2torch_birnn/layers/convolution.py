@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, Converter
-from keras2torch_birnn.rnn.engine_choice import activation_label
-from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema.convolution import transposed_length
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -171,12 +171,12 @@ def channels_ahead(kernel: Array) -> Array:
 
 
 def _bias(layer: LayerSpec) -> nn.Parameter | None:
-    return parameter(layer.weights["bias"]) if layer.config["use_bias"] else None
+    return to_parameter(layer.weights["bias"]) if layer.config["use_bias"] else None
 
 
 def convolution(layer: LayerSpec) -> nn.Module:
     """Build a convolution: ``kernel`` (k, in/groups, out) -> ``weight`` (out, in/groups, k)."""
-    weight = parameter(channels_ahead(layer.weights["kernel"]))
+    weight = to_parameter(channels_ahead(layer.weights["kernel"]))
     return Convolution(weight, _bias(layer), layer.config)
 
 
@@ -186,7 +186,7 @@ def _depthwise(layer: LayerSpec, bias: nn.Parameter | None, label: Any) -> Convo
     *size, channels, multiplier = kernel.shape
     weight = kernel.transpose(-2, -1, *range(len(size))).reshape(channels * multiplier, 1, *size)
     config = {**layer.config, "groups": channels, "activation": label}
-    return Convolution(parameter(weight), bias, config)
+    return Convolution(to_parameter(weight), bias, config)
 
 
 def depthwise(layer: LayerSpec) -> nn.Module:
@@ -204,7 +204,7 @@ def separable(layer: LayerSpec) -> nn.Module:
         "dilation_rate": ones,
         "padding": "valid",
     }
-    weight = parameter(channels_ahead(layer.weights["pointwise_kernel"]))
+    weight = to_parameter(channels_ahead(layer.weights["pointwise_kernel"]))
     return nn.Sequential(
         OrderedDict(
             depthwise=_depthwise(layer, None, "linear"),
@@ -215,7 +215,7 @@ def separable(layer: LayerSpec) -> nn.Module:
 
 def transposed(layer: LayerSpec) -> nn.Module:
     """Build a transposed convolution: ``kernel`` (k, out, in) -> ``weight`` (in, out, k)."""
-    weight = parameter(channels_ahead(layer.weights["kernel"]))
+    weight = to_parameter(channels_ahead(layer.weights["kernel"]))
     return TransposedConvolution(weight, _bias(layer), layer.config)
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter
-from keras2torch_birnn.rnn.engine_choice import activation_label
-from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema.einsum import letters
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -72,11 +72,12 @@ def _quantized(layer: LayerSpec) -> nn.Module:
         *kernel.shape, bias=layer.config["use_bias"], value=layer.config["activation"]
     )
     module.rounds = layer.config["quantized"] == "inputs and weights"
-    module.weight, module.scale = parameter(kernel.T), parameter(layer.weights["kernel_scale"])
+    module.weight = to_parameter(kernel.T)
+    module.scale = to_parameter(layer.weights["kernel_scale"])
     for fixed in (module.weight, module.scale):
         fixed.requires_grad_(False)
     if layer.config["use_bias"]:
-        module.bias = parameter(layer.weights["bias"])
+        module.bias = to_parameter(layer.weights["bias"])
     return module
 
 
@@ -91,9 +92,9 @@ def dense(layer: LayerSpec) -> nn.Module:
         module = nn.Linear(in_features, out_features, bias, device="meta")
     else:
         module = Dense(in_features, out_features, bias=bias, value=value)
-    module.weight = parameter(kernel.T)
+    module.weight = to_parameter(kernel.T)
     if bias:
-        module.bias = parameter(layer.weights["bias"])
+        module.bias = to_parameter(layer.weights["bias"])
     return module
 
 
@@ -128,8 +129,8 @@ def einsum_dense(layer: LayerSpec) -> nn.Module:
     biased = config["bias_axes"] is not None
     if plain and config["bias_axes"] in (None, parts.output[-1]):
         return dense(replace(layer, config={**config, "use_bias": biased}))
-    bias = parameter(layer.weights["bias"]) if biased else None
-    weight = parameter(layer.weights["kernel"])
+    bias = to_parameter(layer.weights["bias"]) if biased else None
+    weight = to_parameter(layer.weights["kernel"])
     return EinsumDense(config["equation"], weight, bias, config["activation"])
 
 
@@ -137,9 +138,9 @@ def _linear(kernel: Array, bias: Array | None) -> nn.Linear:
     """``kernel`` (in, out) -> ``weight`` (out, in)."""
     in_features, out_features = kernel.shape
     module = nn.Linear(in_features, out_features, bias is not None, device="meta")
-    module.weight = parameter(kernel.T)
+    module.weight = to_parameter(kernel.T)
     if bias is not None:
-        module.bias = parameter(bias)
+        module.bias = to_parameter(bias)
     return module
 
 
@@ -197,8 +198,8 @@ def maxout(layer: LayerSpec) -> nn.Module:
     features, inner, units = kernel.shape
     bias = layer.weights.get("b")
     return Maxout(
-        parameter(kernel.transpose(0, 2, 1).reshape(features * units, inner)),
-        None if bias is None else parameter(bias.reshape(-1)),
+        to_parameter(kernel.transpose(0, 2, 1).reshape(features * units, inner)),
+        None if bias is None else to_parameter(bias.reshape(-1)),
         features,
     )
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, Converter, MaskFlow
 from keras2torch_birnn.rnn.checked import check_tensor
-from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -43,13 +43,13 @@ def _embedding_mask(layer: LayerSpec) -> MaskFlow:
 
 def embedding(layer: LayerSpec) -> nn.Module:
     """Build an Embedding."""
-    table = parameter(layer.weights["embeddings"])
+    table = to_parameter(layer.weights["embeddings"])
     rows, columns = table.shape
     made = QuantizedEmbedding if layer.config.get("quantized") else Embedding
     module = made(rows, columns, _weight=table)  # given, so that none is drawn at random
     module.weight = table
     if isinstance(module, QuantizedEmbedding):
-        module.scale = parameter(layer.weights["embeddings_scale"])
+        module.scale = to_parameter(layer.weights["embeddings_scale"])
         module.requires_grad_(False)
     return module
 

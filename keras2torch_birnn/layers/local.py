@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.convolution import pad
 from keras2torch_birnn.layers.registry import NONE, Converter
-from keras2torch_birnn.rnn.engine_choice import activation_label
-from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema.local import Places, places
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -114,13 +114,13 @@ def locally_connected(layer: LayerSpec) -> nn.Module:
     last = config["data_format"] == "channels_last"
     channels = shape[-1] if last else shape[1]
     by_window = _by_window(layer, axes, channels).swapaxes(1, 2)
-    weight = parameter(by_window.reshape(len(by_window), -1, config["filters"]))
+    weight = to_parameter(by_window.reshape(len(by_window), -1, config["filters"]))
     bias = None
     if config["use_bias"]:
         found = np.asarray(layer.weights["bias"])
         if not last:
             found = np.moveaxis(found.reshape(-1, *found.shape[:-1]), 0, -1)
-        bias = parameter(found)
+        bias = to_parameter(found)
     return LocallyConnected(weight, bias, axes, config)
 
 

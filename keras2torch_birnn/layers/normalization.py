@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
-from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
 from keras2torch_birnn.spec import LayerSpec
@@ -155,9 +155,9 @@ def batch_normalization(layer: LayerSpec) -> nn.Module:
         rule=rule,
     )
     for name, source in (("weight", "gamma"), ("bias", "beta")):
-        setattr(module, name, parameter(weights[source]) if source in weights else None)
-    module.running_mean = parameter(weights["moving_mean"]).data
-    module.running_var = parameter(weights["moving_variance"]).data
+        setattr(module, name, to_parameter(weights[source]) if source in weights else None)
+    module.running_mean = to_parameter(weights["moving_mean"]).data
+    module.running_var = to_parameter(weights["moving_variance"]).data
     module.num_batches_tracked = torch.tensor(0)
     return module
 
@@ -207,8 +207,8 @@ def layer_normalization(layer: LayerSpec) -> nn.Module:
     if layer.input_shape is not None:
         rank = len(layer.input_shape)
         axes = tuple(a - rank for a in normalized_axes(config, rank))
-    gamma = parameter(weights["gamma"]) if "gamma" in weights else None
-    beta = parameter(weights["beta"]) if "beta" in weights else None
+    gamma = to_parameter(weights["gamma"]) if "gamma" in weights else None
+    beta = to_parameter(weights["beta"]) if "beta" in weights else None
     centers = not config["rms_scaling"]
     if gamma is not None and beta is not None and axes == tuple(range(-len(axes), 0)):
         module = nn.LayerNorm(gamma.shape, eps=config["epsilon"], device="meta")
@@ -260,8 +260,8 @@ def group_normalization(layer: LayerSpec) -> nn.Module:
     config, weights = layer.config, layer.weights
     return GroupNorm(
         config["groups"],
-        parameter(weights["gamma"]) if "gamma" in weights else None,
-        parameter(weights["beta"]) if "beta" in weights else None,
+        to_parameter(weights["gamma"]) if "gamma" in weights else None,
+        to_parameter(weights["beta"]) if "beta" in weights else None,
         axis=config["axis"],
         eps=config["epsilon"],
     )
@@ -308,7 +308,7 @@ class RMSNorm(nn.Module):
 
 def rms_normalization(layer: LayerSpec) -> nn.Module:
     """Build an RMSNormalization. Unlike the other normalisations of Keras 3 it drops a mask."""
-    return RMSNorm(parameter(layer.weights["scale"]), layer.config["epsilon"])
+    return RMSNorm(to_parameter(layer.weights["scale"]), layer.config["epsilon"])
 
 
 CONVERTERS: Mapping[str, Converter] = {

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
-from keras2torch_birnn.rnn.parameters import parameter
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.preprocessing import lookup_depth, lookup_tokens
 from keras2torch_birnn.spec import LayerSpec
@@ -72,7 +72,9 @@ def normalization(layer: LayerSpec) -> nn.Module:
 
     found = {
         name: placed(
-            parameter(layer.weights[name]).data if name in layer.weights else _single(config[name])
+            to_parameter(layer.weights[name]).data
+            if name in layer.weights
+            else _single(config[name])
         )
         for name in ("mean", "variance")
     }

@@ -50,7 +50,7 @@ class CRF(nn.Module):
         self.dense: nn.Module = nn.Identity()
         if layer.config["use_kernel"]:
             kernel, bias = weights["_dense_layer/kernel"], weights["_dense_layer/bias"]
-            self.dense = nn.Linear(*kernel.shape)
+            self.dense = nn.Linear(kernel.shape[0], kernel.shape[1])
             self.dense.weight = nn.Parameter(torch.tensor(kernel.T))
             self.dense.bias = nn.Parameter(torch.tensor(bias))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, in_file
-from keras2torch_birnn.limits import JSON_BYTES
+from keras2torch_birnn.limits import MAX_JSON_BYTES
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.backends import check_backend
 from keras2torch_birnn.readers.config.custom_layers import check_names
@@ -29,7 +29,7 @@ from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.weights.load_weights import How, load_weights
 from keras2torch_birnn.readers.weights.masked_steps import choice_of
 from keras2torch_birnn.readers.weights.vocabularies import with_vocabularies
-from keras2torch_birnn.schema.shape_inference import check_sizes, infer_model
+from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
 from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec
 
 PathLike = str | os.PathLike[str]
@@ -161,7 +161,7 @@ def infer_shapes(reading: Reading) -> Reading:
         root = with_vocabularies(root, reading.container, parsing.generation, parsing.problems)
     if not parsing.problems:
         root = infer_model(root, parsing.problems)
-        check_sizes(root)
+        check_layer_sizes(root)
     return replace(reading, root=root)
 
 
@@ -207,7 +207,7 @@ def read_architecture(path: PathLike, *, config: PathLike | None = None) -> Mapp
 def _read_json(path: PathLike) -> Mapping[str, Any]:
     with in_file(path), open_file(Path(path)) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > JSON_BYTES:
-            raise InvalidModelFileError(f"more than {JSON_BYTES} bytes of JSON", "refused")
+        if size > MAX_JSON_BYTES:
+            raise InvalidModelFileError(f"more than {MAX_JSON_BYTES} bytes of JSON", "refused")
         text = decode_text(Window(file, 0, size).read(size), place="")
         return parse_object(text, place="", needed=["class_name", "config"])

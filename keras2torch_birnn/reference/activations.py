@@ -104,7 +104,8 @@ def hard_tanh(x: Array) -> Array:
 
 def tanh_shrink(x: Array) -> Array:
     """x - tanh(x)."""
-    return x - np.tanh(x)
+    y: Array = x - np.tanh(x)
+    return y
 
 
 def softplus(x: Array) -> Array:

@@ -107,13 +107,15 @@ def transposed(layer: LayerSpec, x: Array, mask: Structure, context: Context) ->
                 k, config["dilation_rate"], sizes, strict=True
             )
         )
-        wide[(slice(None), *place)] += x @ kernel[k].T
+        target = (slice(None), *place)
+        wide[target] += x @ kernel[k].T
     cuts = []
     for length, (steps, extent, stride) in zip(lengths, sizes, strict=True):
         lacking = max((steps - 1) * stride + extent - length, 0)
         before = lacking // 2 if config["padding"] == "same" else 0
         cuts.append(slice(before, before + length))
-    return _finish(layer, wide[(slice(None), *cuts)], context)
+    kept = (slice(None), *cuts)
+    return _finish(layer, wide[kept], context)
 
 
 def _transposed_length(layer: LayerSpec, steps: int, axis: int) -> int:

@@ -48,13 +48,15 @@ def locally_connected(layer: LayerSpec, x: Array, mask: Structure, context: Cont
     at = 0  # how many inputs all places before have
     for corner, window in _windows(layer, x.shape[1:-1] if last else x.shape[2:]):
         steps: tuple[Any, ...] = (*window, slice(None)) if last else (slice(None), *window)
-        part = x[(slice(None), *steps)].reshape(len(x), -1)
+        every_row = (slice(None), *steps)
+        part = x[every_row].reshape(len(x), -1)
         width = part.shape[1]
         if config["implementation"] == 1:
             matrix = kernel[len(outputs)]
         elif config["implementation"] == 2:
             places: tuple[Any, ...] = (*corner, slice(None)) if last else (slice(None), *corner)
-            matrix = kernel[(*steps, *places)].reshape(width, filters)
+            block = (*steps, *places)
+            matrix = kernel[block].reshape(width, filters)
         elif last:
             matrix = kernel[at * filters : (at + width) * filters].reshape(filters, width).T
         else:

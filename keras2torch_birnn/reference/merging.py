@@ -78,12 +78,12 @@ def multiply(layer: LayerSpec, inputs: Structure, mask: Structure, context: Cont
     tensors, heeded = _same_rank(inputs, context), _value_masks(inputs, masks)
     if mask_of_lists(context.generation) != "any":
         heeded = [None] * len(tensors)
-    y = np.ones((), context.dtype)
+    y: Array = np.ones((), context.dtype)
     for x, m in zip(tensors, heeded, strict=True):
         y = y * (x if m is None else np.where(m, x, 1))
     present = [m for m in heeded if m is not None]
     if len(present) == len(heeded):
-        counts = np.zeros((), bool)
+        counts: Array = np.zeros((), bool)
         for m in present:
             counts = counts | m
         y = np.where(counts, y, 0)

@@ -108,7 +108,8 @@ def _erfinv(x: float) -> float:
 
 def _clip(x: Array, low: Array, high: Array) -> Array:
     """``tf.clip_by_value``: the lower bound wins."""
-    return np.maximum(low, np.minimum(high, x))
+    y: Array = np.maximum(low, np.minimum(high, x))
+    return y
 
 
 # ---- along axes ----------------------------------------------------------------------------------
@@ -125,7 +126,8 @@ def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
 
 def _length(x: Array, axis: Any, keepdims: bool) -> Array:
     """``tf.norm``, euclidean."""
-    y: Array = np.sqrt(np.square(x).sum(axis=axis, keepdims=keepdims))
+    squares: Any = np.square(x)
+    y: Array = np.sqrt(squares.sum(axis=axis, keepdims=keepdims))
     return y
 
 
@@ -134,7 +136,7 @@ def _norm(config: Config, x: Array) -> Array:
     axis, keepdims = config["axis"], config["keepdims"]
     if config["order"] == 2:
         return _length(x, axis, keepdims)
-    reduce = np.sum if config["order"] == 1 else np.max
+    reduce: Any = np.sum if config["order"] == 1 else np.max
     return np.asarray(reduce(np.abs(x), axis=axis, keepdims=keepdims))
 
 
@@ -147,12 +149,13 @@ def _clip_by_norm(config: Config, x: Array) -> Array:
 def _moments(config: Config, x: Array) -> tuple[Array, Array]:
     """``keras.ops.moments``."""
     options = {"axis": config["axis"], "keepdims": config["keepdims"]}
-    return x.mean(**options), x.var(**options)
+    return np.asarray(x.mean(**options)), np.asarray(x.var(**options))
 
 
 def _normalize(config: Config, x: Array) -> Array:
     """``tf.math.l2_normalize``: epsilon bounds the square; ``keras.ops.normalize``: the length."""
-    return x / np.maximum(_length(x, config["axis"], keepdims=True), config["smallest"])
+    y: Array = x / np.maximum(_length(x, config["axis"], keepdims=True), config["smallest"])
+    return y
 
 
 def _count(config: Config, x: Array) -> Array:
@@ -210,7 +213,8 @@ def _matmul(config: Config, a: Array, b: Array) -> Array:
     """``tf.linalg.matmul``."""
     left = np.swapaxes(a, -1, -2) if config["transpose_a"] else a
     right = np.swapaxes(b, -1, -2) if config["transpose_b"] else b
-    return left @ right
+    y: Array = left @ right
+    return y
 
 
 # ---- what layers compute, with tensors in the place of weights -----------------------------------
@@ -283,8 +287,9 @@ def _pool(reduce: Function) -> Equation:
                 slice(max(s[i], 0), s[i] + extent)
                 for s, i, extent in zip(starts, at, size, strict=True)
             )
-            part = x[(slice(None), *window)]
-            y[(slice(None), *at)] = reduce(part, axis=tuple(range(1, rank + 1)))
+            read: tuple[Any, ...] = (slice(None), *window)
+            written: tuple[Any, ...] = (slice(None), *at)
+            y[written] = reduce(x[read], axis=tuple(range(1, rank + 1)))
         return y
 
     return operation(equation)
@@ -399,7 +404,10 @@ def _gather_nd(config: Config, x: Array, indices: Array) -> Array:
     """``tf.gather_nd``: x at a place for each row of indices, for each sample apart."""
     batch = config["batch_dims"]
     places = np.ndindex(indices.shape[:-1])
-    found = [x[(*place[:batch], *(int(i) for i in indices[place]))] for place in places]
+    found = []
+    for place in places:
+        index = (*place[:batch], *map(int, indices[place]))
+        found.append(x[index])
     inner = x.shape[batch + indices.shape[-1] :]
     return np.reshape(found, (*indices.shape[:-1], *inner)).astype(x.dtype)
 

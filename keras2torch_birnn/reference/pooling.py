@@ -33,7 +33,8 @@ def pooling(reduce: Callable[..., Array]) -> Equation:
                 for s, i, size in zip(starts, corner, sizes, strict=True)
             ]
             target: tuple[slice | int, ...] = (slice(None), *corner)
-            y[target] = reduce(x[(slice(None), *place)], axis=axes)
+            part = (slice(None), *place)
+            y[target] = reduce(x[part], axis=axes)
         return as_given(layer, y), None
 
     return equation

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from keras2torch_birnn.reference import Trace, compute
 from keras2torch_birnn.reference.context import Equation
@@ -94,7 +93,7 @@ def by_reference(
     return Measured(drawn, trace.outputs, roundings, trace)
 
 
-def nudge_by(kind: npt.DTypeLike, seed: int) -> Callable[[Array], Array]:
+def nudge_by(kind: type[np.floating[Any]], seed: int) -> Callable[[Array], Array]:
     """A function that moves every number by one unit in the last place, up or down."""
     rng = np.random.default_rng(seed)
     last_place = np.finfo(kind).eps

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.schema import SCHEMA
-from keras2torch_birnn.schema.batch_memory import check_size
+from keras2torch_birnn.schema.batch_memory import check_batch_memory
 from keras2torch_birnn.schema.custom_layers import own_of, own_vocabulary
 from keras2torch_birnn.schema.flow import declared_kind
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
@@ -223,7 +223,7 @@ def draw_inputs(
         facts = shorter if _fits(model, shorter, steps) else facts
     rows = ROWS if any(f.padding is not None for f in facts) else 3
     rows = next((f.shape[0] for f in facts if f.shape and f.shape[0]), rows)
-    check_size(model, [_shape(f, steps, rows) for f in facts])
+    check_batch_memory(model, [_shape(f, steps, rows) for f in facts])
     return tuple(
         _draw(f, _shape(f, steps, rows), place, rng, values) for place, f in enumerate(facts)
     )

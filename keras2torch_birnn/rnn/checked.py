@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -85,8 +85,18 @@ _PLAIN = (Tensor, nn.Parameter)
 _CAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
+# torch.compile of torch 2.6 cannot trace that function, and a device's answer never changes.
+_has_autocast_when_compiled: Callable[[str], bool] = cast(
+    Any, torch.compiler
+).assume_constant_result(_has_autocast)
+
+
 def _autocasts(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return _has_autocast_when_compiled(device) and torch.is_autocast_enabled(device)
 
 
 def check_shape(shape: torch.Size, features: int) -> None:

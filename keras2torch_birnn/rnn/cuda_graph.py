@@ -18,11 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
 from keras2torch_birnn.rnn.call import Asked, Result
 from keras2torch_birnn.rnn.plain import is_plain
-
-# Each holds the memory of a run. Calls of more shapes than these run unrecorded.
-MOST_OF_A_LAYER = 8
 
 
 class _Recording(NamedTuple):
@@ -86,7 +84,7 @@ def _recording(
     """That of a call, made if such a call came before; None if it is new or cannot be recorded."""
     if key in layer.seen and key not in layer.recordings:
         layer.recordings[key] = _recorded(compute, asked)
-    elif len(layer.seen) < MOST_OF_A_LAYER:
+    elif len(layer.seen) < MAX_GRAPHS_PER_LAYER:
         layer.seen.add(key)
     return layer.recordings.get(key)
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.rnn.native.library import missing, native_cell
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec
@@ -24,14 +25,6 @@ WISHES: tuple[Wish, ...] = get_args(Wish)
 
 VARIABLE = "K2T_ENGINE"
 TORCH_CLASSES = {"LSTM": "nn.LSTM", "GRU": "nn.GRU", "SimpleRNN": "nn.RNN"}
-
-
-def activation_label(value: Any) -> str:
-    """How an activation of a spec is shown to a person."""
-    if isinstance(value, str):
-        return value
-    options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
-    return f"{value['name']}({options})"
 
 
 @dataclass(frozen=True)

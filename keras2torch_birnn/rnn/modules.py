@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.rnn.call import Asked, Result, State
 from keras2torch_birnn.rnn.checked import check_dtypes, check_tensor
 from keras2torch_birnn.rnn.engine_choice import (
     Wish,
-    activation_label,
     choose,
     torch_engine,
     wish,
@@ -36,7 +37,7 @@ from keras2torch_birnn.rnn.native.library import (
     native_cell,
     say_once_if_missing,
 )
-from keras2torch_birnn.rnn.parameters import parameter, torch_parameters
+from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import LayerSpec
 
@@ -358,10 +359,10 @@ def torch_module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
     )
     added = [name for name, _ in module.named_parameters() if name not in parameters]
     for name, array in parameters.items():
-        setattr(module, name, parameter(array))
+        setattr(module, name, to_parameter(array))
     zeros = np.zeros(CELL_GATES[layer.class_name] * units, parameters["weight_ih_l0"].dtype)
     for name in added:
-        _fix(module, name, parameter(zeros.copy()).data)
+        _fix(module, name, to_parameter(zeros.copy()).data)
     for half, suffix in zip(halves, ("_l0", "_l0_reverse"), strict=False):
         if not half.config.get("trainable", True):  # Keras 3 can freeze one half alone
             for name in parameters:

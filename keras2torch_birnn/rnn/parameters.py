@@ -8,10 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
-from torch import nn
 
-from keras2torch_birnn.lazy_array import Deferred
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
@@ -66,44 +63,3 @@ def torch_parameters(layer: LayerSpec, suffix: str = "") -> dict[str, Array]:
     return {
         f"{name}_l0{suffix}": array for name, array in CROSSING[layer.class_name](layer).items()
     }
-
-
-_DEFERRED = "deferred"
-
-
-def parameter(array: Array) -> nn.Parameter:
-    """A parameter with the array's values, sharing its memory where it can.
-
-    The arrays of a spec that was read from JSON are placeholders (all strides zero); their
-    parameters take no memory either, until a state_dict is assigned. Nor do those of arrays that
-    are still in the file, until ``fill`` reads them.
-    """
-    if isinstance(array, Deferred):
-        made = parameter(np.broadcast_to(np.zeros((), array.dtype), array.shape))
-        setattr(made, _DEFERRED, array)
-        return made
-    if array.ndim == 0:
-        return nn.Parameter(torch.tensor(array))
-    if array.size and not any(array.strides):
-        scalar = torch.from_numpy(np.zeros((), dtype=array.dtype))
-        return nn.Parameter(scalar.expand(array.shape))
-    if (
-        min(array.strides) < 0
-    ):  # turned round; NumPy calls that contiguous where an axis has length 1
-        array = array.copy()
-    return nn.Parameter(torch.from_numpy(np.ascontiguousarray(array)))
-
-
-def deferred_values(tensor: torch.Tensor) -> Deferred | None:
-    """What a parameter will hold, where that is still in the file."""
-    found = getattr(tensor, _DEFERRED, None)
-    return found if isinstance(found, Deferred) else None
-
-
-def fill(module: nn.Module) -> None:
-    """Read what is still in the file, one parameter after the other."""
-    for one in module.parameters():
-        source = deferred_values(one)
-        if source is not None:
-            one.data = torch.from_numpy(source.read())
-            delattr(one, _DEFERRED)

@@ -35,12 +35,12 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
+from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.config.unrolled import check_calls
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.rnn.parameters import fill
 from keras2torch_birnn.saving.atomic import behind, write_whole
 from keras2torch_birnn.saving.out_files import FORMAT, OUT
 from keras2torch_birnn.saving.streaming import can_stream, stream_safetensors, stream_torch
@@ -120,7 +120,7 @@ def write_out(
             elif can_stream():
                 stream_torch(_content(text, tensors, golden, {}), file)
             else:
-                fill(model)
+                materialize(model)
                 _write_torch(_content(text, _dense(tensors), golden, {}), file)
             finish()
 

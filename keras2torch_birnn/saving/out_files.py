@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.limits import OUT_MEMBERS, PROGRAM_BYTES
+from keras2torch_birnn.limits import MAX_OUT_MEMBERS, MAX_PROGRAM_BYTES
 from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.saving.atomic import FileKind
@@ -40,7 +40,7 @@ def is_out(path: Path) -> bool:
 
 def _torch_format(window: Window) -> str:
     """What stands under "format" in a ``.pt`` file; its dict begins with that key."""
-    with open_archive(window, PROGRAM_BYTES, OUT_MEMBERS) as (archive, members):
+    with open_archive(window, MAX_PROGRAM_BYTES, MAX_OUT_MEMBERS) as (archive, members):
         program = next((m for m in members if m.filename.endswith("/data.pkl")), None)
         if program is None:
             return ""
@@ -61,7 +61,7 @@ def _strings(program: bytes) -> Iterator[str]:
 
 def _safetensors_format(window: Window) -> str:
     size = int.from_bytes(window.head(8), "little")
-    if not 0 < size <= min(PROGRAM_BYTES, window.size - 8):
+    if not 0 < size <= min(MAX_PROGRAM_BYTES, window.size - 8):
         return ""
     try:
         header = json.loads(window.read(size, 8))

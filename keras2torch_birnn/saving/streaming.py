@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import OutputError
-from keras2torch_birnn.rnn.parameters import deferred_values
+from keras2torch_birnn.functional.parameters import lazy_source
 from keras2torch_birnn.saving.atomic import behind
 
 # ZIP, APPNOTE 6.3.10: sections 4.3.7 (local header), 4.3.9 (descriptor behind the data), 4.3.12
@@ -36,7 +36,7 @@ def can_stream() -> bool:
 
 def _pieces(tensor: Tensor) -> Iterator[memoryview]:
     """The bytes of a tensor in C order."""
-    source = deferred_values(tensor)
+    source = lazy_source(tensor)
     if source is not None:
         for block in source.blocks():
             yield block.data.cast("B")

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
-from keras2torch_birnn.limits import OUT_MEMBERS, PROGRAM_BYTES
+from keras2torch_birnn.limits import MAX_OUT_MEMBERS, MAX_PROGRAM_BYTES
 from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, Option, ShapeError, local
-from keras2torch_birnn.schema.batch_memory import check_size
+from keras2torch_birnn.schema.batch_memory import check_batch_memory
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leaves
 
 NOT_OURS = "not a file that k2t wrote, or damaged"
@@ -58,7 +58,7 @@ def check_archive(window: Window) -> None:
     Raises:
         InvalidModelFileError: it does, or is damaged.
     """
-    with open_archive(window, PROGRAM_BYTES, OUT_MEMBERS) as (archive, members):
+    with open_archive(window, MAX_PROGRAM_BYTES, MAX_OUT_MEMBERS) as (archive, members):
         sizes = {member.filename: member.file_size for member in members}
         program = next((name for name in sizes if name.endswith("/data.pkl")), None)
         if program is None:
@@ -69,8 +69,8 @@ def check_archive(window: Window) -> None:
                 raise _refused("compressed", member.filename)
             if not member.filename.startswith(folder):
                 raise _refused("of another archive", member.filename)
-        if sizes[program] > PROGRAM_BYTES:
-            raise _refused(f"longer than {PROGRAM_BYTES} bytes", "data.pkl")
+        if sizes[program] > MAX_PROGRAM_BYTES:
+            raise _refused(f"longer than {MAX_PROGRAM_BYTES} bytes", "data.pkl")
         for key, wanted in _Machine().run(archive.read(program)).items():
             stored = sizes.get(f"{folder}data/{key}")
             if stored != wanted:
@@ -347,4 +347,4 @@ def check_golden(spec: ModelSpec, inputs: tuple[Tensor, ...]) -> None:
             raise _refused(
                 f"an input of {given.dim()} dimensions, the model takes {len(shape)}", "golden"
             )
-    check_size(spec, [tuple(given.shape) for given in inputs])
+    check_batch_memory(spec, [tuple(given.shape) for given in inputs])

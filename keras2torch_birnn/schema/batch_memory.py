@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, printable
-from keras2torch_birnn.limits import BATCH_VALUES
+from keras2torch_birnn.limits import MAX_BATCH_VALUES
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, Structure, leaves
 
 
-def check_size(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> None:
+def check_batch_memory(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> None:
     """Refuse a model that makes too many values of inputs of these shapes.
 
     Raises:
@@ -23,9 +23,9 @@ def check_size(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> None:
     """
     root = _with_inputs(model, inputs)
     values = _values(root) * max((shape[0] for shape in inputs if shape), default=1)
-    if values > BATCH_VALUES:
+    if values > MAX_BATCH_VALUES:
         raise UnsupportedOptionError(
-            f"a small batch makes {values} values in this model, more than {BATCH_VALUES}",
+            f"a small batch makes {values} values in this model, more than {MAX_BATCH_VALUES}",
             "such a model cannot be proved equal here",
             place=printable(max(_alone(root), default=(0, ""))[1]),
         )

@@ -9,16 +9,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+from keras2torch_birnn.limits import MAX_OPERATION_RANK, MAX_OPERATION_VALUES
 from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
 from keras2torch_birnn.schema.row import Config, ShapeError
 from keras2torch_birnn.schema.windows import window_length
 from keras2torch_birnn.spec import Shape, Structure
 
 Output = Callable[[Config, Structure], Structure]
-
-# Per sample, free sizes left out: 64 million numbers. Keeps hostile sizes from an allocation.
-LARGEST = 2**26
-HIGHEST_RANK = 25
 
 
 def checked(output: Output) -> Output:
@@ -29,7 +26,7 @@ def checked(output: Output) -> Output:
         for one in out if isinstance(out, tuple) and is_list(out) else (out,):
             if one is not None:
                 bounded([size for size in one if size is not None])
-            if one is not None and len(one) > HIGHEST_RANK:
+            if one is not None and len(one) > MAX_OPERATION_RANK:
                 raise ShapeError(f"a result of {len(one)} dimensions")
         return out
 
@@ -38,8 +35,8 @@ def checked(output: Output) -> Output:
 
 def bounded(sizes: Sequence[int]) -> None:
     """Refuse a result of at least these sizes if it is too large."""
-    if math.prod(sizes) > LARGEST:
-        raise ShapeError(f"a result of {list(sizes)} is larger than {LARGEST} numbers")
+    if math.prod(sizes) > MAX_OPERATION_VALUES:
+        raise ShapeError(f"a result of {list(sizes)} is larger than {MAX_OPERATION_VALUES} numbers")
 
 
 def is_list(given: Structure) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keras2torch_birnn.limits import MAX_AXIS, MAX_EINSUM_LENGTH, MAX_PARTS, MAX_RANK, MAX_SIZE
 from keras2torch_birnn.schema import kinds, op_moves, op_shapes
 from keras2torch_birnn.schema.kinds import Rule
 from keras2torch_birnn.schema.op_shapes import Output
@@ -57,14 +58,12 @@ def _kinds(value: Any) -> Any:
 # every operation's: what its arguments are, what they are brought to, what comes out
 _SETTLED: Mapping[str, Option] = {"kinds": optional(Option(None, _kinds))}
 
-_LARGEST_AXIS = 31
-_MOST_PARTS = 4096
 _WHOLE = ("int32", "int64", "bool")
 
 
 def _axis(default: Any = REQUIRED) -> Option:
     def parse(value: Any) -> int:
-        if type(value) is not int or not -_LARGEST_AXIS <= value <= _LARGEST_AXIS:
+        if type(value) is not int or not -MAX_AXIS <= value <= MAX_AXIS:
             raise BadOptionError("the number of an axis is expected")
         return value
 
@@ -85,7 +84,7 @@ def _kind(default: Any = REQUIRED) -> Option:
     return choice(default, "float", "int32", "int64", "bool")
 
 
-def _many(option: Option, most: int = 4096) -> Option:
+def _many(option: Option, most: int = MAX_PARTS) -> Option:
     """A tuple of such values."""
 
     def parse(value: Any) -> tuple[Any, ...]:
@@ -97,24 +96,24 @@ def _many(option: Option, most: int = 4096) -> Option:
 
 
 def _shape(least: int) -> Option:
-    return optional(_many(optional(size(least=least)), 32))
+    return optional(_many(optional(size(least=least)), MAX_RANK))
 
 
 def _sections(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return _many(size(least=-1), _MOST_PARTS).parse(value)
+        return _many(size(least=-1), MAX_PARTS).parse(value)
     count: int = size().parse(value)
-    if count > _MOST_PARTS:
-        raise BadOptionError(f"at most {_MOST_PARTS} parts are expected")
+    if count > MAX_PARTS:
+        raise BadOptionError(f"at most {MAX_PARTS} parts are expected")
     return count
 
 
-_PLACE = size(least=-(2**31))
+_PLACE = size(least=-MAX_SIZE - 1)
 
 
 def _key(value: Any) -> tuple[Any, ...]:
     """Parts of an index: a whole number, (start, stop, step), None for a new axis, "..." """
-    if not isinstance(value, list | tuple) or len(value) > 32 or list(value).count("...") > 1:
+    if not isinstance(value, list | tuple) or len(value) > MAX_RANK or list(value).count("...") > 1:
         raise BadOptionError("a list of indices is expected")
     return tuple(_part(part) for part in value)
 
@@ -143,7 +142,7 @@ def _subscripts(value: Any) -> str:
     """An einsum's text, its output made explicit, without blanks."""
     text = value.replace(" ", "") if isinstance(value, str) else ""
     inputs, arrow, output = text.partition("->")
-    if not text or len(text) > 200 or not _EINSUM.fullmatch(inputs):
+    if not text or len(text) > MAX_EINSUM_LENGTH or not _EINSUM.fullmatch(inputs):
         raise BadOptionError("terms such as 'bij,bjk->bik' are expected")
     letters = inputs.replace(",", "").replace(".", "")
     if not arrow:
@@ -373,7 +372,7 @@ _BARE = {
     "Squeeze": _one(op_moves.squeezed, _ANY, axis=_axes()),
     "ExpandDims": _one(op_moves.expanded, _ANY, axis=_axes(REQUIRED)),
     "Flip": _one(op_shapes.along_axis, _ANY, axis=_axes()),
-    "Roll": _one(op_shapes.along_axis, _ANY, shift=_many(_PLACE, 32), axis=_axes(REQUIRED)),
+    "Roll": _one(op_shapes.along_axis, _ANY, shift=_many(_PLACE, MAX_RANK), axis=_axes(REQUIRED)),
     "Repeat": _one(op_moves.repeated, _ANY, repeats=size(), axis=optional(_axis(None))),
     "Pad": _one(
         op_moves.padded,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keras2torch_birnn.limits import MAX_SIZE
+
 
 class BadOptionError(ValueError):
     """An option's value is not one the layer can have; the text says what is allowed."""
@@ -25,9 +27,6 @@ class Option:
 
 REQUIRED = object()
 
-# Far above any real layer; keeps a hostile number from reaching an allocation.
-LARGEST_SIZE = 2**31 - 1
-
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
@@ -39,8 +38,8 @@ def size(default: Any = REQUIRED, least: int = 1) -> Option:
     def parse(value: Any) -> int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not _is_int(value) or not least <= value <= LARGEST_SIZE:
-            raise BadOptionError(f"a whole number from {least} to {LARGEST_SIZE} is expected")
+        if not _is_int(value) or not least <= value <= MAX_SIZE:
+            raise BadOptionError(f"a whole number from {least} to {MAX_SIZE} is expected")
         return int(value)
 
     return Option(default, parse)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from keras2torch_birnn.limits import MAX_INT64, MIN_INT64
 from keras2torch_birnn.schema.options import (
     REQUIRED,
     BadOptionError,
@@ -130,12 +131,9 @@ def ids_output(
     return output
 
 
-LEAST, MOST = -(2**63), 2**63 - 1
-
-
 def whole_number(value: Any) -> int:
     """Parse an integer of 64 bits."""
-    if isinstance(value, bool) or not isinstance(value, int) or not LEAST <= value <= MOST:
+    if type(value) is not int or not MIN_INT64 <= value <= MAX_INT64:
         raise BadOptionError("a whole number of 64 bits is expected")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from keras2torch_birnn.limits import MAX_RESIZING_WEIGHTS
 from keras2torch_birnn.schema.options import choice, margins, window
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError
 from keras2torch_birnn.schema.windows import DATA_FORMAT, channel_axis, resized, windowed
@@ -44,15 +45,13 @@ def _upsampled(config: Config, shape: Shape | None) -> Shape | None:
     def length(size_: int | None, axis: int) -> int | None:
         if size_ is None:
             return None
-        if smooth and size_ * size_ * factors[axis] > _LARGEST_MATRIX:
+        if smooth and size_ * size_ * factors[axis] > MAX_RESIZING_WEIGHTS:
             raise ShapeError(f"interpolation of {size_} steps, {factors[axis]} times as many")
         return size_ * factors[axis]
 
     return resized(config, shape, length, shape[channel_axis(config)])
 
 
-# Weights of every step of the input for every one of the output: 128 MB while they are computed.
-_LARGEST_MATRIX = 2**24
 # Cropping1D and UpSampling1D have no data_format in Keras; their time is the second axis.
 _LAST = {"data_format": choice("channels_last", "channels_last")}
 INTERPOLATIONS = (

@@ -12,6 +12,7 @@ from keras2torch_birnn.errors import (
     WeightMismatchError,
     printable,
 )
+from keras2torch_birnn.limits import MAX_LAYER_VALUES
 from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
 from keras2torch_birnn.schema.cells import rnn_output
 from keras2torch_birnn.schema.custom_layers import own_output
@@ -188,22 +189,18 @@ def _shapes(structure: Structure) -> Iterator[Shape | None]:
             yield from _shapes(part)
 
 
-# No layer may give more numbers for one batch: whoever computes with the model must hold them.
-MOST_NUMBERS = 2**29
-
-
-def check_sizes(root: LayerSpec) -> None:
+def check_layer_sizes(root: LayerSpec) -> None:
     """Refuse sizes that no weight backs up (a padding of a million million steps).
 
     Raises:
-        InvalidModelFileError: a layer's output has more than ``MOST_NUMBERS`` numbers.
+        InvalidModelFileError: a layer's output has more than ``MAX_LAYER_VALUES`` numbers.
     """
     for layer in root.walk():
         for shape in (*_shapes(layer.input_shape), *_shapes(layer.output_shape)):
             count = math.prod(size for size in shape or () if size is not None)
-            if count > MOST_NUMBERS:
+            if count > MAX_LAYER_VALUES:
                 raise InvalidModelFileError(
-                    f"an output of {count} numbers, more than {MOST_NUMBERS}",
+                    f"an output of {count} numbers, more than {MAX_LAYER_VALUES}",
                     "refused",
                     place=layer.place,
                 )

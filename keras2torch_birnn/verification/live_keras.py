@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import in_file, printable
+from keras2torch_birnn.limits import MAX_KERAS_SECONDS
 from keras2torch_birnn.readers import read_architecture
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
@@ -29,7 +30,6 @@ from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.allow_list import foreign_name
 
 CHILD = Path(__file__).with_name("keras_child.py")
-SECONDS = 600
 # Floats of half precision -> how many times as coarse as float32 they are
 _COARSENESS = {"float16": 2.0**13, "bfloat16": 2.0**16}
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
@@ -96,12 +96,12 @@ def ask_keras(
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=SECONDS,
+                timeout=MAX_KERAS_SECONDS,
                 env=environment,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"{package} did not finish in {SECONDS} s"
+            return f"{package} did not finish in {MAX_KERAS_SECONDS} s"
         if done.returncode or not found.exists():
             return f"{package} fails on this file: {printable(_message(done.stderr))}"
         with np.load(found) as data:

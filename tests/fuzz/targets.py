@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 
 from fuzz.forked import fork
-from keras2torch_birnn import api, lazy_array, readers
+from keras2torch_birnn import inspection, lazy_array, readers
 from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.lazy_array import Deferred
 from keras2torch_birnn.readers.containers import open_container
@@ -373,7 +373,7 @@ class Architectures:
 
         with mock.patch.object(readers, "open_container", lambda _path: Kept()):
             spec, problems = readers.survey("mutant")
-        api.layer_rows(spec, problems, {})  # as `k2t inspect`
+        inspection.layer_rows(spec, problems, {})  # as `k2t inspect`
         if problems:
             raise gather(problems)
         assert model_from_json(json.loads(spec.to_json())).generation == spec.generation

@@ -117,6 +117,23 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert name in dir(keras2torch_birnn)
 
 
+def test_type_checkers_and_the_table_of_names_agree() -> None:
+    """``__init__`` names everything twice: as imports for type checkers, and in a table."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    checked = [(str(node.module), alias) for node in imports for alias in node.names]
+    assert len(imports) == len(block.body)
+    assert all(alias.asname == alias.name for _, alias in checked)  # exported explicitly
+    assert {alias.name: module for module, alias in checked} == {
+        name: f"keras2torch_birnn.{module}" for name, module in keras2torch_birnn._MODULES.items()
+    }
+
+
 def test_no_module_hides_a_public_name() -> None:
     """Importing a module sets its name on the package: ``k2t.verify`` must stay the function."""
     modules = {path.stem for path in PACKAGE.rglob("*.py")} | {

@@ -171,9 +171,9 @@ def test_an_entry_that_points_nowhere(tmp_path: Path) -> None:
 
 def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deflated = zipfile.ZIP_DEFLATED
-    long = zipped(MEMBERS | {"config.json": bytes(limits.JSON_BYTES + 1)}, deflated)
+    long = zipped(MEMBERS | {"config.json": bytes(limits.MAX_JSON_BYTES + 1)}, deflated)
     refused(long, r"^config\.json: longer than 33554432 bytes; refused", tmp_path)
-    monkeypatch.setattr(limits, "INFLATE_FLOOR", 1 << 20)
+    monkeypatch.setattr(limits, "MAX_INFLATE_BYTES", 1 << 20)
     bomb = zipped(MEMBERS | {"model.weights.h5": bytes(8 << 20)}, deflated)
     refused(bomb, r"^model\.weights\.h5: it inflates to more than \d+ bytes; refused", tmp_path)
 
@@ -186,10 +186,10 @@ def test_a_bomb_that_announces_little(tmp_path: Path) -> None:
 
 
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ARCHIVE_MEMBERS", 5)
+    monkeypatch.setattr(limits, "MAX_ARCHIVE_MEMBERS", 5)
     crowd = MEMBERS | {f"assets/{i}": "" for i in range(9)}
     refused(zipped(crowd), "^an archive of 12 members, more than 5; refused", tmp_path)
-    monkeypatch.setattr(limits, "DIRECTORY_BYTES", 500)
+    monkeypatch.setattr(limits, "MAX_DIRECTORY_BYTES", 500)
     refused(zipped(crowd), "^a block of [0-9]+ bytes where 500 are allowed; refused", tmp_path)
 
 

@@ -165,7 +165,7 @@ def test_weights_of_a_folder_or_an_archive_are_not_two_in_one_either(tmp_path: P
 
 
 def test_a_zip_of_many_members_behind_an_hdf5_file_is_refused(tmp_path: Path) -> None:
-    names = {f"{number:0200}": b"" for number in range(limits.DIRECTORY_BYTES // 240)}
+    names = {f"{number:0200}": b"" for number in range(limits.MAX_DIRECTORY_BYTES // 240)}
     refused(with_zip_behind(h5(tmp_path / "m.h5"), **names), TWO_IN_ONE)
 
 
@@ -378,7 +378,7 @@ def test_json_that_is_refused(text: str, words: str) -> None:
 
 
 def test_json_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "JSON_BYTES", 10)
+    monkeypatch.setattr(limits, "MAX_JSON_BYTES", 10)
     with pytest.raises(InvalidModelFileError, match="JSON of 11 characters where 10 are allowed"):
         parse_json('"123456789"', place="c")
 

@@ -22,12 +22,12 @@ from keras2torch_birnn import lazy_array
 from keras2torch_birnn.api import convert_with_spec
 from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError
+from keras2torch_birnn.functional.parameters import lazy_source, materialize, to_parameter
 from keras2torch_birnn.lazy_array import Deferred, is_finite
 from keras2torch_birnn.readers import opened
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.rnn.parameters import deferred_values, fill, parameter
 from keras2torch_birnn.saving.checkpoint import FORMAT, read_content, save
 from keras2torch_birnn.saving.streaming import stream_safetensors, stream_torch
 from keras2torch_birnn.spec import Array
@@ -196,12 +196,12 @@ def test_nothing_asks_for_much_at_once() -> None:
 def test_a_parameter_takes_no_memory_until_it_is_filled() -> None:
     values, one = matrix()
     module = nn.Linear(17, 15, bias=False)
-    module.weight = parameter(one.T)
+    module.weight = to_parameter(one.T)
     assert module.weight.shape == (15, 17)
     assert module.weight.untyped_storage().nbytes() == 4
-    assert deferred_values(module.weight) is not None
-    fill(module)
-    assert deferred_values(module.weight) is None
+    assert lazy_source(module.weight) is not None
+    materialize(module)
+    assert lazy_source(module.weight) is None
     assert module.weight.is_contiguous()
     np.testing.assert_array_equal(module.weight.detach().numpy(), values.T)
 

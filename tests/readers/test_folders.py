@@ -13,8 +13,9 @@ import pytest
 from commands import FIXTURES
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, WeightMismatchError
+from keras2torch_birnn.limits import MAX_SHARDS
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.containers.shards import MOST_SHARDS, parse_index
+from keras2torch_birnn.readers.containers.shards import parse_index
 from keras2torch_birnn.spec import ModelSpec
 
 # ---- folders ------------------------------------------------------------------------------------
@@ -54,7 +55,7 @@ def test_a_pipe_in_a_folder_is_not_opened(folder: Path) -> None:
 def test_a_folder_with_too_long_a_config_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keras2torch_birnn.readers.containers.files.JSON_BYTES", 99)
+    monkeypatch.setattr("keras2torch_birnn.readers.containers.files.MAX_JSON_BYTES", 99)
     with pytest.raises(InvalidModelFileError, match=r"config\.json: longer than 99 bytes"):
         read_model(folder)
 
@@ -179,8 +180,8 @@ def test_an_index_that_names_nothing_is_refused(given: object) -> None:
 
 
 def test_too_many_shards_are_refused() -> None:
-    names = [f"{i}.h5" for i in range(MOST_SHARDS + 1)]
+    names = [f"{i}.h5" for i in range(MAX_SHARDS + 1)]
     with pytest.raises(
-        K2TError, match=f"weights in {MOST_SHARDS + 1} files, more than {MOST_SHARDS}"
+        K2TError, match=f"weights in {MAX_SHARDS + 1} files, more than {MAX_SHARDS}"
     ):
         parse_index(json.dumps({"weight_map": {"/vars": names}}), "")

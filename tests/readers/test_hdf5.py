@@ -708,7 +708,7 @@ def test_a_child_that_fails_is_an_error_of_the_file(
 
 
 def test_a_child_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(limits, "PARSER_WALL_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "MAX_PARSER_WALL_SECONDS", 0.3)
     with opened(_fake(monkeypatch, tmp_path, "time.sleep(60)")) as store:
         with pytest.raises(InvalidModelFileError, match=r"did not finish in 0\.3 s on this file"):
             store.kind("x")
@@ -717,7 +717,7 @@ def test_a_child_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_a_child_that_talks_without_end_is_stopped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(limits, "REPLY_BYTES", 10_000)
+    monkeypatch.setattr(limits, "MAX_REPLY_BYTES", 10_000)
     with opened(_fake(monkeypatch, tmp_path, "while True: print('x', end='')")) as store:
         with pytest.raises(InvalidModelFileError, match="was misled"):
             store.kind("x")
@@ -751,7 +751,7 @@ def test_the_child_has_no_rights_left() -> None:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
     assert soft["Max open files"] == soft["Max file size"] == soft["Max core file size"] == "0"
     assert soft["Max processes"] == "0"
-    assert soft["Max cpu time"] == str(limits.PARSER_CPU_SECONDS)
+    assert soft["Max cpu time"] == str(limits.MAX_PARSER_CPU_SECONDS)
     assert int(soft["Max address space"]) < 4 << 30
     assert b"HDF5_PLUGIN_PRELOAD=::" in environment
     assert b"HDF5_PLUGIN_PATH" not in environment

@@ -94,10 +94,10 @@ def test_a_billion_calls_in_the_text_of_out_are_refused(
     birnn.save(birnn.convert(tmp_path / "m.h5"), tmp_path / "m.pt")
     content = read_content(tmp_path / "m.pt")
     content_spec(content)
-    monkeypatch.setattr("keras2torch_birnn.readers.config.unrolled.CALLS", 100)
+    monkeypatch.setattr("keras2torch_birnn.readers.config.unrolled.MAX_CALLS", 100)
     with pytest.raises(InvalidModelFileError, match="calls of layers, more than 100"):
         content_spec(content)
-    assert limits.CALLS == 50_000
+    assert limits.MAX_CALLS == 50_000
 
 
 def test_names_that_collide_stay_short_and_unique() -> None:

@@ -223,10 +223,10 @@ def test_a_block_is_read_once(tmp_path: Path) -> None:
 
 def test_tables_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = window(tmp_path, GOOD)
-    monkeypatch.setattr(limits, "TABLE_KEYS", 1)
+    monkeypatch.setattr(limits, "MAX_TABLE_KEYS", 1)
     with refuse("too many keys"):
         read_table(file)
-    monkeypatch.setattr(limits, "TABLE_BYTES", len(GOOD) - 1)
+    monkeypatch.setattr(limits, "MAX_TABLE_BYTES", len(GOOD) - 1)
     with refuse(f"longer than {len(GOOD) - 1} bytes"):
         read_table(file)
 
@@ -422,10 +422,10 @@ def test_broken_graphs_are_refused(name: str, read: Callable[[memoryview], Any])
 
 
 def test_graphs_have_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(limits, "TRACKED_OBJECTS", 1)
+    monkeypatch.setattr(limits, "MAX_TRACKED_OBJECTS", 1)
     with refuse("more than 1 objects"):
         read_checkpoint_graph(memoryview(_object() + _object()))
-    monkeypatch.setattr(limits, "OBJECT_GRAPH_BYTES", 1)
+    monkeypatch.setattr(limits, "MAX_OBJECT_GRAPH_BYTES", 1)
     saved = saved_model_files(sample())["saved_model.pb"]
     with refuse("objects of more than 1 bytes"):
         read_saved_objects(window(tmp_path, saved), None)

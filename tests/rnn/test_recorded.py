@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.functional.activations import FUNCTIONS
+from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
 from keras2torch_birnn.rnn import cuda_graph, engines
 from keras2torch_birnn.rnn.call import Asked, Result
 from keras2torch_birnn.rnn.loop import STEPS, Cell, Weights
@@ -213,7 +214,7 @@ def test_calls_of_ever_other_shapes_run_unrecorded(recordings: list[Result]) -> 
     for _ in range(3):
         for steps in range(1, 12):
             assert_same(rnn, Asked(torch.randn(B, steps, F)))
-    assert len(recordings) == cuda_graph.MOST_OF_A_LAYER
+    assert len(recordings) == MAX_GRAPHS_PER_LAYER
 
 
 def test_another_precision_of_products_is_another_recording(

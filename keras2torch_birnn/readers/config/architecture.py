@@ -18,6 +18,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.config import dialects, keras1
 from keras2torch_birnn.readers.config.calls import settle_calls
 from keras2torch_birnn.readers.config.cells import (
@@ -53,8 +54,6 @@ from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
 from keras2torch_birnn.spec import Generation, Graph, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")
-# Nested models in Keras files go two or three deep; this stops a hostile file.
-DEEPEST_NESTING = 50
 
 _REFUSED_CLASSES: Mapping[str, str] = {
     LAMBDA: "holds Python code, which k2t never runs",
@@ -148,9 +147,9 @@ def _parse_layer(
     if not isinstance(name, str):
         raise InvalidModelFileError("a layer's name is not a text", "refused", place=outer)
     place = f"{outer}/{name}" if outer else name
-    if depth > DEEPEST_NESTING:
+    if depth > MAX_MODEL_DEPTH:
         raise InvalidModelFileError(
-            f"layers nested deeper than {DEEPEST_NESTING}", "refused", place=printable(place)
+            f"layers nested deeper than {MAX_MODEL_DEPTH}", "refused", place=printable(place)
         )
     parsing.problems += [UnsupportedOptionError(found, place=place) for found in refused]
     own_class = own_class_name(entry, name, place)

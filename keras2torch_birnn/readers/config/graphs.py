@@ -16,6 +16,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
 from keras2torch_birnn.readers.config.graph_checks import checked
 from keras2torch_birnn.readers.operations import TRANSLATED
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
@@ -89,8 +90,8 @@ def shape_value(value: Any, place: str) -> tuple[int | None, ...]:
         value = value.get("items")
     if (
         not isinstance(value, list | tuple)
-        or not 1 <= len(value) <= 32
-        or not all(v is None or (type(v) is int and 0 < v < 2**31) for v in value)
+        or not 1 <= len(value) <= MAX_RANK
+        or not all(v is None or (type(v) is int and 0 < v <= MAX_SIZE) for v in value)
     ):
         raise InvalidModelFileError(
             f"{printable(value)} is not the shape of an input", "refused", place=place

@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError
-
-# Merges of merges go one or two deep; this stops a hostile file.
-DEEPEST_MERGE = 20
+from keras2torch_birnn.limits import MAX_MERGE_DEPTH
 
 _CLASSES: Mapping[str, str] = {
     "sum": "Add",
@@ -112,7 +110,7 @@ class _Writer:
 
     def chain(self, layers: Any, *, depth: int) -> str:
         """Add the layers of a Sequential; returns the name of the last."""
-        if not isinstance(layers, list) or not layers or depth > DEEPEST_MERGE:
+        if not isinstance(layers, list) or not layers or depth > MAX_MERGE_DEPTH:
             raise InvalidModelFileError("a branch of a Merge is no list of layers", "refused")
         branches = _branches(layers[0])
         if branches is None:

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.limits import MAX_LAYERS_IN_NOTE
 
 _ENDINGS = ("_regularizer", "_constraint")
-# More names in a note than that are counted.
-_MOST = 8
 
 
 def penalties(class_name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -59,8 +58,12 @@ def penalty_note(found: Mapping[str, Sequence[str]]) -> list[str]:
     if not found:
         return []
     layers = [f"{printable(place)} ({', '.join(kinds)})" for place, kinds in found.items()]
-    more = [f"and {len(layers) - _MOST} more layers"] if len(layers) > _MOST else []
+    more = (
+        [f"and {len(layers) - MAX_LAYERS_IN_NOTE} more layers"]
+        if len(layers) > MAX_LAYERS_IN_NOTE
+        else []
+    )
     return [
         "training only: regularizers and constraints are not converted: "
-        f"{', '.join(layers[:_MOST] + more)}; add them to your own loss and steps"
+        f"{', '.join(layers[:MAX_LAYERS_IN_NOTE] + more)}; add them to your own loss and steps"
     ]

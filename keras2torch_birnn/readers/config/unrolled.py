@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.limits import CALLS
+from keras2torch_birnn.limits import MAX_CALLS
 from keras2torch_birnn.spec import Graph, LayerSpec
 
 
@@ -26,9 +26,9 @@ def _calls(layer: LayerSpec) -> int:
     """Calls that one call of the layer makes, itself included; every layer is looked at once."""
     inner = {key: _calls(part) for key, part in layer.parts.items()}
     total = 1 + sum(inner.values()) + (_graph_calls(layer.graph) if layer.graph else 0)
-    if total > CALLS:
+    if total > MAX_CALLS:
         raise InvalidModelFileError(
-            f"its shared models make {total} calls of layers, more than {CALLS}",
+            f"its shared models make {total} calls of layers, more than {MAX_CALLS}",
             "refused",
             place=printable(layer.place),
         )

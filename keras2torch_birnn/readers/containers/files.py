@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.limits import JSON_BYTES
+from keras2torch_birnn.limits import MAX_JSON_BYTES
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
 
@@ -53,8 +53,8 @@ def read_text(window: Window, place: str) -> str:
     Raises:
         InvalidModelFileError: too long, or not UTF-8.
     """
-    if window.size > JSON_BYTES:
-        raise InvalidModelFileError(f"longer than {JSON_BYTES} bytes", "refused", place=place)
+    if window.size > MAX_JSON_BYTES:
+        raise InvalidModelFileError(f"longer than {MAX_JSON_BYTES} bytes", "refused", place=place)
     return decode_text(window.read(window.size), place=place)
 
 

@@ -93,10 +93,11 @@ def _check_one_reading(window: Window, weights: Window) -> None:
 
 def read_archive(window: Window) -> Archive:
     """Check the whole archive, then take out its three members, and vocabularies."""
-    with open_archive(window, limits.DIRECTORY_BYTES, limits.ARCHIVE_MEMBERS) as (archive, members):
+    bounds = (limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS)
+    with open_archive(window, *bounds) as (archive, members):
         found = {member.filename: member for member in members}
         _check_names(found)
-        budget = Budget(limits.inflated(window.size))
+        budget = Budget(limits.max_inflated_bytes(window.size))
         return Archive(
             config_text=_text(archive, found[CONFIG], budget),
             metadata_text=_text(archive, found[METADATA], budget),
@@ -134,8 +135,8 @@ def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> 
     text = bytearray()
     for piece in member_pieces(archive, member, budget):
         text += piece
-        if len(text) > limits.JSON_BYTES:
+        if len(text) > limits.MAX_JSON_BYTES:
             raise InvalidModelFileError(
-                f"longer than {limits.JSON_BYTES} bytes", "refused", place=member.filename
+                f"longer than {limits.MAX_JSON_BYTES} bytes", "refused", place=member.filename
             )
     return decode_text(bytes(text), place=member.filename)

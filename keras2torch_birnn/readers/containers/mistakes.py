@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.limits import MEMBERS
+from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
 from keras2torch_birnn.readers.containers.container import Source
 from keras2torch_birnn.readers.tensorflow.table import is_table
 
@@ -117,7 +117,7 @@ def explain_mistake(source: Source) -> InvalidModelFileError:
 def _explain_folder(folder: Path) -> InvalidModelFileError:
     """Make the error for a folder that is no model; only names are looked at."""
     try:
-        names = sorted(islice((one.name for one in folder.iterdir()), MEMBERS))
+        names = sorted(islice((one.name for one in folder.iterdir()), MAX_GROUP_MEMBERS))
     except OSError as error:
         return InvalidModelFileError(f"a folder that cannot be read ({error.strerror})", _WANTED)
     if "saved_model.pbtxt" in names:

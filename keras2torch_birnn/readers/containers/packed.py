@@ -125,7 +125,10 @@ def _open_model(windows: Mapping[str, Window], marker: str) -> Container:
 
 def _zip_holds_model(window: Window) -> bool:
     try:
-        with open_archive(window, limits.DIRECTORY_BYTES, limits.ARCHIVE_MEMBERS) as (_, members):
+        with open_archive(window, limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS) as (
+            _,
+            members,
+        ):
             names = dict.fromkeys(member.filename for member in members)
     except InvalidModelFileError:  # KerasArchive says what is wrong with it
         return False
@@ -136,11 +139,14 @@ def _zip_holds_model(window: Window) -> bool:
 
 
 def _open_zip(window: Window, opening: ExitStack) -> Container:
-    with open_archive(window, limits.DIRECTORY_BYTES, limits.ARCHIVE_MEMBERS) as (archive, members):
+    with open_archive(window, limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS) as (
+        archive,
+        members,
+    ):
         found = {one.filename: one for one in members if not one.is_dir()}
         marker = _find_model(found) or ""
         folder = marker[: marker.rfind("/") + 1]
-        budget = Budget(limits.inflated(window.size))
+        budget = Budget(limits.max_inflated_bytes(window.size))
         windows: dict[str, Window] = {}
         for name, member in found.items():
             if name.startswith(folder) and "/assets/" not in f"/{name.removeprefix(folder)}":
@@ -165,7 +171,7 @@ def _gunzip(window: Window, opening: ExitStack) -> Window:
         InvalidModelFileError: damaged, or too large.
     """
     file = cast(BinaryIO, opening.enter_context(tempfile.TemporaryFile(buffering=0)))
-    budget = Budget(limits.inflated(window.size))
+    budget = Budget(limits.max_inflated_bytes(window.size))
     for piece in _inflate(window):
         budget.spend(len(piece), "")
         write_temporary(file, piece, "the archive")
@@ -219,7 +225,7 @@ def _tar_members(window: Window) -> Iterator[tuple[str, Window]]:
 
 
 def _tar_headers(window: Window) -> Iterator[tarfile.TarInfo]:
-    file = cast(IO[bytes], WindowFile(window, limits.DIRECTORY_BYTES))
+    file = cast(IO[bytes], WindowFile(window, limits.MAX_DIRECTORY_BYTES))
     next_member: Callable[[], tarfile.TarInfo | None] | None = None
     last, count = -1, 0
     while True:
@@ -236,7 +242,7 @@ def _tar_headers(window: Window) -> Iterator[tarfile.TarInfo]:
             return
         count += 1
         # Some versions of tarfile go back where a size is negative
-        if member.offset <= last or member.size < 0 or count > limits.ARCHIVE_MEMBERS:
+        if member.offset <= last or member.size < 0 or count > limits.MAX_ARCHIVE_MEMBERS:
             raise InvalidModelFileError("a damaged tar archive, or too many members", "refused")
         last = member.offset
         yield member

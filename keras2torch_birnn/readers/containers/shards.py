@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.limits import MAX_SHARDS
 from keras2torch_birnn.readers.containers.container import HDF5Container, Source
 from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
@@ -21,7 +22,6 @@ from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.hdf5.index_check import Attribute, Kind
 from keras2torch_birnn.readers.weights.store import Store
 
-MOST_SHARDS = 64
 _INDEX = re.compile(rb"(\xef\xbb\xbf)?\s*\{.{0,4000}\"weight_map\"", re.DOTALL)
 
 
@@ -74,9 +74,9 @@ def parse_index(text: str, place: str) -> dict[str, tuple[str, ...]]:
             raise InvalidModelFileError("weight_map names no file", "refused", place=place)
         found[group.strip("/")] = tuple(_plain(name, place) for name in names)
     count = len({name for names in found.values() for name in names})
-    if count > MOST_SHARDS:
+    if count > MAX_SHARDS:
         raise InvalidModelFileError(
-            f"weights in {count} files, more than {MOST_SHARDS}", "refused", place=place
+            f"weights in {count} files, more than {MAX_SHARDS}", "refused", place=place
         )
     return found
 

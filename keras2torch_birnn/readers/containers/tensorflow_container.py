@@ -44,7 +44,7 @@ def read_graph(bundle: TensorBundle) -> Graph:
     """
     if GRAPH_KEY not in bundle:
         return ()
-    return read_checkpoint_graph(memoryview(bundle.text(GRAPH_KEY, limits.OBJECT_GRAPH_BYTES)))
+    return read_checkpoint_graph(memoryview(bundle.text(GRAPH_KEY, limits.MAX_OBJECT_GRAPH_BYTES)))
 
 
 @dataclass(frozen=True)

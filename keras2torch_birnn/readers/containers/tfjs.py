@@ -193,7 +193,7 @@ def _read_manifest(manifest: Any, members: Members) -> dict[str, StoredArray]:
     for number, group in enumerate(_list(manifest, "weightsManifest")):
         place = f"weightsManifest group {number}"
         paths, weights = (_list(_object(group, place).get(k), place) for k in ("paths", "weights"))
-        if len(paths) > limits.CHECKPOINT_SHARDS:
+        if len(paths) > limits.MAX_CHECKPOINT_SHARDS:
             raise InvalidModelFileError(f"{len(paths)} files", "refused", place=place)
         windows = JoinedWindows(tuple(members.open(_path(path, place)) for path in paths))
         offset = 0
@@ -229,7 +229,7 @@ def _read_entry(entry: Mapping[str, Any], windows: JoinedWindows, offset: int) -
     if not isinstance(name, str):
         raise InvalidModelFileError("a weight without a name", "refused", place="weightsManifest")
     place = printable(name)
-    if not isinstance(shape, list) or len(shape) > limits.RANK or not all(map(_is_size, shape)):
+    if not isinstance(shape, list) or len(shape) > limits.MAX_RANK or not all(map(_is_size, shape)):
         raise InvalidModelFileError("a weight without a shape", "refused", place=place)
     quantization = entry.get("quantization")
     if not isinstance(dtype, str) or dtype not in _DTYPES:

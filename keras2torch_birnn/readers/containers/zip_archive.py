@@ -79,7 +79,7 @@ def ends_as_archive(window: Window) -> bool:
         return False
     try:
         with zipfile.ZipFile(
-            cast(IO[bytes], WindowFile(window, limits.DIRECTORY_BYTES))
+            cast(IO[bytes], WindowFile(window, limits.MAX_DIRECTORY_BYTES))
         ) as archive:
             return bool(archive.infolist())
     except InvalidModelFileError:  # a directory that is too large to be read

@@ -34,7 +34,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    if len(digits.lstrip("-")) > limits.JSON_DIGITS:
+    if len(digits.lstrip("-")) > limits.MAX_JSON_DIGITS:
         raise _UnfitError(f"an integer of {len(digits)} digits")
     return int(digits)
 
@@ -61,18 +61,18 @@ def _is_text(value: object) -> bool:
 
 def _check_levels(root: object) -> None:
     level: list[object] = [root]
-    for _ in range(limits.JSON_DEPTH):
+    for _ in range(limits.MAX_JSON_DEPTH):
         if not all(map(_is_text, level)):
             raise _UnfitError("a text holds half a character (a lone surrogate)")
         level = [child for value in level for child in _children(value)]
         if not level:
             return
-    raise _UnfitError(f"nested deeper than {limits.JSON_DEPTH} levels")
+    raise _UnfitError(f"nested deeper than {limits.MAX_JSON_DEPTH} levels")
 
 
 def _parse(text: str) -> Any:
-    if len(_VALUE_STARTS.findall(text)) > limits.JSON_VALUES:
-        raise _UnfitError(f"more than {limits.JSON_VALUES} values")
+    if len(_VALUE_STARTS.findall(text)) > limits.MAX_JSON_VALUES:
+        raise _UnfitError(f"more than {limits.MAX_JSON_VALUES} values")
     value = json.loads(text, object_pairs_hook=_no_repeats, parse_int=_integer, parse_float=_real)
     _check_levels(value)
     return value
@@ -90,9 +90,9 @@ def decode_text(data: bytes, *, place: str) -> str:
 
 def parse_json(text: str, *, place: str) -> Any:
     """Parse the JSON ``text`` found at ``place`` of a model file."""
-    if len(text) > limits.JSON_BYTES:
+    if len(text) > limits.MAX_JSON_BYTES:
         raise InvalidModelFileError(
-            f"JSON of {len(text)} characters where {limits.JSON_BYTES} are allowed",
+            f"JSON of {len(text)} characters where {limits.MAX_JSON_BYTES} are allowed",
             "refused",
             place=place,
         )
@@ -103,7 +103,7 @@ def parse_json(text: str, *, place: str) -> Any:
     except json.JSONDecodeError as error:
         found = f"not JSON ({error.msg}, line {error.lineno} column {error.colno})"
     except RecursionError:
-        found = f"nested deeper than {limits.JSON_DEPTH} levels"
+        found = f"nested deeper than {limits.MAX_JSON_DEPTH} levels"
     raise InvalidModelFileError(found, "refused", place=place)
 
 

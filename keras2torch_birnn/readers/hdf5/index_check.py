@@ -35,8 +35,6 @@ from keras2torch_birnn.readers.hdf5.arrays import (
 Attribute = str | int | float | tuple[str, ...]
 Kind = Literal["group", "dataset"]
 
-_LARGEST = 2**63 - 1
-
 
 class ImpossibleError(Exception):
     """An answer has not the form that was asked for."""
@@ -48,7 +46,7 @@ def refused(place: str, found: str) -> InvalidModelFileError:
 
 
 def _integer(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= _LARGEST:
+    if type(value) is not int or not 0 <= value <= limits.MAX_INT64:
         raise ImpossibleError
     return value
 
@@ -111,13 +109,13 @@ class Ledger:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._owners: list[str] = []
-        self._most = self._left = limits.inflated(window.size)
+        self._most = self._left = limits.max_inflated_bytes(window.size)
 
     def enter(self, path: str, facts: object) -> StoredArray:
         """Make the array out of the facts about it, or refuse it."""
         known = _mapping(facts)
         stored_as, shape = _text(known.get("dtype")), _integers(known.get("shape"))
-        if stored_as not in STORED_DTYPES or len(shape) > limits.RANK:
+        if stored_as not in STORED_DTYPES or len(shape) > limits.MAX_RANK:
             raise ImpossibleError
         item = np.dtype(STORED_DTYPES[stored_as]).itemsize
         layout = _layout(path, known, shape, item)
@@ -194,7 +192,7 @@ def _contiguous(path: str, facts: Mapping[str, Any], nbytes: int) -> Contiguous:
 
 def _chunked(path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int) -> Chunked:
     chunk, rows = _integers(facts.get("chunk")), _list(facts.get("chunks"))
-    if len(chunk) != len(shape) or 0 in chunk or len(rows) > limits.CHUNKS:
+    if len(chunk) != len(shape) or 0 in chunk or len(rows) > limits.MAX_CHUNKS:
         raise ImpossibleError
     grid = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
     if len(rows) != grid:

@@ -24,17 +24,17 @@ from keras2torch_birnn.readers.hdf5.index_check import refused
 
 _SCRIPT = Path(__file__).with_name("parser_child.py")
 _LIMITS = {
-    "cpu": limits.PARSER_CPU_SECONDS,
-    "memory": limits.PARSER_MEMORY,
-    "reply": limits.REPLY_BYTES,
-    "depth": limits.GROUP_DEPTH,
-    "name": limits.NAME_BYTES,
-    "names": limits.NAMES,
-    "text": limits.JSON_BYTES,
-    "members": limits.MEMBERS,
-    "chunks": limits.CHUNKS,
-    "inline": limits.INLINE_BYTES,
-    "open_groups": limits.OPEN_GROUPS,
+    "cpu": limits.MAX_PARSER_CPU_SECONDS,
+    "memory": limits.MAX_PARSER_MEMORY,
+    "reply": limits.MAX_REPLY_BYTES,
+    "depth": limits.MAX_GROUP_DEPTH,
+    "name": limits.MAX_NAME_BYTES,
+    "names": limits.MAX_NAMES,
+    "text": limits.MAX_JSON_BYTES,
+    "members": limits.MAX_GROUP_MEMBERS,
+    "chunks": limits.MAX_CHUNKS,
+    "inline": limits.MAX_INLINE_BYTES,
+    "open_groups": limits.MAX_OPEN_GROUPS,
 }
 _TRUNCATED = re.compile(
     r"truncated file: eof = (\d+), sblock->base_addr = (\d+), stored_eof = (\d+)"
@@ -83,12 +83,12 @@ def _start(window: Window) -> subprocess.Popen[bytes]:
 
 def _how_it_ended(code: int, timed_out: bool) -> str:
     if timed_out:
-        return f"did not finish in {limits.PARSER_WALL_SECONDS:g} s"
+        return f"did not finish in {limits.MAX_PARSER_WALL_SECONDS:g} s"
     if code < 0:
         names = {number.value: number.name for number in signal.Signals}
         name = names.get(-code, f"signal {-code}")
         if name == "SIGXCPU":
-            return f"did not finish in {limits.PARSER_CPU_SECONDS} s of computing"
+            return f"did not finish in {limits.MAX_PARSER_CPU_SECONDS} s of computing"
         return f"crashed ({name})"
     return f"stopped (exit code {code})"
 
@@ -123,8 +123,8 @@ class ParserProcess:
         if not self._opened:
             self._greet()
         answers: list[Any] = []
-        for start in range(0, len(paths), limits.BATCH):
-            batch = list(paths[start : start + limits.BATCH])
+        for start in range(0, len(paths), limits.MAX_PATHS_PER_REQUEST):
+            batch = list(paths[start : start + limits.MAX_PATHS_PER_REQUEST])
             replies = self._exchange({"ask": question, "paths": batch, "more": more}, len(batch))
             answers += [self._unwrap(p, r) for p, r in zip(batch, replies, strict=True)]
         return answers
@@ -163,7 +163,7 @@ class ParserProcess:
         if self._error is not None:
             raise self._error
         line, timed_out = self._line(request)
-        if len(line) > limits.REPLY_BYTES:
+        if len(line) > limits.MAX_REPLY_BYTES:
             raise self.impossible()
         if not line.endswith(b"\n"):
             self.close()
@@ -185,7 +185,7 @@ class ParserProcess:
             expired.set()
             self._process.kill()
 
-        alarm = threading.Timer(limits.PARSER_WALL_SECONDS, expire)
+        alarm = threading.Timer(limits.MAX_PARSER_WALL_SECONDS, expire)
         alarm.daemon = True
         alarm.start()
         try:
@@ -201,6 +201,6 @@ class ParserProcess:
             if request is not None:
                 to_child.write(json.dumps(request).encode() + b"\n")
                 to_child.flush()
-            return from_child.readline(limits.REPLY_BYTES + 1)
+            return from_child.readline(limits.MAX_REPLY_BYTES + 1)
         except OSError:  # a broken pipe: it has died
             return b""

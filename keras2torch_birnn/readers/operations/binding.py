@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedOptionError, printable
+from keras2torch_birnn.limits import MAX_RANK
 from keras2torch_birnn.schema import OPS
 
 Values = dict[str, Any]
@@ -256,7 +257,7 @@ def activation(name: str, *options: str) -> Row:
 def total_axes(values: Values) -> Values:
     """``tensordot``: a number n is the last n axes of the one and the first n of the other."""
     given = constant_of_option(values.get("axes"))
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 32:
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < MAX_RANK:
         given = [list(range(-given, 0)), list(range(given))]
     if isinstance(given, list):
         given = [part if isinstance(part, list) else [part] for part in given]

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
+from keras2torch_birnn.limits import MAX_CONSTANT_DEPTH, MAX_INT64
 from keras2torch_birnn.readers.operations.binding import kind
 from keras2torch_birnn.spec import Constant
 
 CLASSES = ("__numpy__", "__tensor__")
-_DEEPEST = 25
 
 
 def read_constant(value: Mapping[str, Any], place: str) -> Constant | float:
@@ -42,13 +42,13 @@ def read_constant(value: Mapping[str, Any], place: str) -> Constant | float:
 
 def _flatten(value: Any, flat: list[Any], depth: int, place: str) -> tuple[int, ...]:
     if isinstance(value, bool | int | float):
-        if isinstance(value, int) and abs(value) > 2**63 - 1:
+        if isinstance(value, int) and abs(value) > MAX_INT64:
             raise InvalidModelFileError(
                 f"a constant with {printable(value)}", "refused", place=place
             )
         flat.append(value)
         return ()
-    if not isinstance(value, list | tuple) or depth > _DEEPEST:
+    if not isinstance(value, list | tuple) or depth > MAX_CONSTANT_DEPTH:
         raise InvalidModelFileError(
             f"a constant of {printable(repr(value))}, numbers are expected", "refused", place=place
         )

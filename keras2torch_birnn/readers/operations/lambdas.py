@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
+from keras2torch_birnn.limits import MAX_SIZE
 from keras2torch_birnn.readers.operations.binding import (
     MASKS,
     Meaning,
@@ -143,7 +144,7 @@ def _band(values: Values) -> Values:
     if lower >= 0 and upper >= 0:
         return {**values, "lower": lower, "upper": upper, "op": "BandPart"}
     if lower < 0 and upper < 0:
-        return {**values, "k": 2**31 - 1, "op": "Tril"}
+        return {**values, "k": MAX_SIZE, "op": "Tril"}
     return {**values, "k": upper if lower < 0 else -lower, "op": "Tril" if lower < 0 else "Triu"}
 
 

@@ -197,9 +197,9 @@ def _count_shards(header: memoryview) -> int:
             "a checkpoint of a newer format than this k2t knows", "upgrade keras2torch_birnn"
         )
     count = as_int(found.get(1, 0))
-    if not 1 <= count <= limits.CHECKPOINT_SHARDS:
+    if not 1 <= count <= limits.MAX_CHECKPOINT_SHARDS:
         raise InvalidModelFileError(
-            f"{count} shards where 1 to {limits.CHECKPOINT_SHARDS} are allowed", "refused"
+            f"{count} shards where 1 to {limits.MAX_CHECKPOINT_SHARDS} are allowed", "refused"
         )
     return count
 
@@ -226,7 +226,7 @@ def _read_shape(message: memoryview) -> tuple[int, ...]:
             raise InvalidModelFileError("a tensor of unknown rank", "the file is damaged")
         if number == 2:
             sizes.append(as_int(dict(fields(as_bytes(found))).get(1, 0)))
-        if len(sizes) > limits.RANK or (sizes and sizes[-1] >= 1 << 48):
+        if len(sizes) > limits.MAX_RANK or (sizes and sizes[-1] >= 1 << 48):
             raise InvalidModelFileError("a tensor of an absurd shape", "refused")
     return tuple(sizes)
 

@@ -107,9 +107,11 @@ def read_saved_objects(saved_model: Window, keras_metadata: Window | None) -> Sa
             "load it in TensorFlow 1 and save the Keras model as .h5",
             place=SAVED_MODEL,
         )
-    if part.size > limits.OBJECT_GRAPH_BYTES:
+    if part.size > limits.MAX_OBJECT_GRAPH_BYTES:
         raise InvalidModelFileError(
-            f"objects of more than {limits.OBJECT_GRAPH_BYTES} bytes", "refused", place=SAVED_MODEL
+            f"objects of more than {limits.MAX_OBJECT_GRAPH_BYTES} bytes",
+            "refused",
+            place=SAVED_MODEL,
         )
     graph = read_saved_graph(memoryview(part.read(part.size)))
     if keras_metadata is not None:
@@ -136,9 +138,9 @@ def _is_keras(identifier: str) -> bool:
 
 
 def _read_metadata(window: Window, count: int) -> dict[int, str]:
-    if window.size > limits.JSON_BYTES * 8:
+    if window.size > limits.MAX_JSON_BYTES * 8:
         raise InvalidModelFileError(
-            f"longer than {limits.JSON_BYTES * 8} bytes", "refused", place=KERAS_METADATA
+            f"longer than {limits.MAX_JSON_BYTES * 8} bytes", "refused", place=KERAS_METADATA
         )
     with in_member(KERAS_METADATA):
         return _read_texts(memoryview(window.read(window.size)), count)

@@ -79,9 +79,9 @@ def _read_graph(data: memoryview, read: _Reader) -> Graph:
     for number, value in fields(data):
         if number == 1:
             graph.append(read(as_bytes(value)))
-        if len(graph) > limits.TRACKED_OBJECTS:
+        if len(graph) > limits.MAX_TRACKED_OBJECTS:
             raise InvalidModelFileError(
-                f"more than {limits.TRACKED_OBJECTS} objects", "refused", place=GRAPH_KEY
+                f"more than {limits.MAX_TRACKED_OBJECTS} objects", "refused", place=GRAPH_KEY
             )
     if not graph or any(not 0 <= c < len(graph) for o in graph for c in o.children.values()):
         raise InvalidModelFileError(

@@ -38,8 +38,8 @@ def read_table(window: Window) -> dict[bytes, memoryview]:
     Raises:
         InvalidModelFileError: damaged, too large, or compressed.
     """
-    if window.size > limits.TABLE_BYTES:
-        raise InvalidModelFileError(f"longer than {limits.TABLE_BYTES} bytes", "refused")
+    if window.size > limits.MAX_TABLE_BYTES:
+        raise InvalidModelFileError(f"longer than {limits.MAX_TABLE_BYTES} bytes", "refused")
     if window.size < _FOOTER_BYTES or not is_table(window):
         raise _damaged("it does not end as an index of a checkpoint does")
     data = memoryview(window.read(window.size))
@@ -58,7 +58,7 @@ def read_table(window: Window) -> dict[bytes, memoryview]:
                 raise _damaged("keys out of order")
             found[key], last = value, key
             key_bytes += len(key)
-            if len(found) > limits.TABLE_KEYS or key_bytes > limits.TABLE_BYTES:
+            if len(found) > limits.MAX_TABLE_KEYS or key_bytes > limits.MAX_TABLE_BYTES:
                 raise InvalidModelFileError("too many keys", "refused")
     return found
 
@@ -100,7 +100,7 @@ def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         shared, at = read_varint(block[:end], at)
         more, at = read_varint(block[:end], at)
         size, at = read_varint(block[:end], at)
-        if shared > len(key) or more + size > end - at or shared + more > limits.NAME_BYTES:
+        if shared > len(key) or more + size > end - at or shared + more > limits.MAX_NAME_BYTES:
             raise _damaged("an entry that is longer than its block")
         key = key[:shared] + bytes(block[at : at + more])
         yield key, block[at + more : at + more + size]

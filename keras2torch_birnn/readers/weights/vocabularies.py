@@ -17,12 +17,12 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.limits import MAX_INT64, MIN_INT64
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.keras_archive import VOCABULARY
 from keras2torch_birnn.readers.weights.slots import Key, fill
 from keras2torch_birnn.readers.weights.v3 import ROOTS, v3_places
 from keras2torch_birnn.schema.custom_layers import own_of
-from keras2torch_birnn.schema.preprocessing import LEAST, MOST
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
@@ -79,4 +79,4 @@ def _numbers(text: str, place: str) -> tuple[int, ...]:
 
 
 def _is_number(line: str) -> bool:
-    return bool(_NUMBER.fullmatch(line)) and LEAST <= int(line) <= MOST
+    return bool(_NUMBER.fullmatch(line)) and MIN_INT64 <= int(line) <= MAX_INT64

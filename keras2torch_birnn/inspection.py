@@ -1,0 +1,148 @@
+"""``inspect``: describe a file's layers as a table. torch is imported late."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras2torch_birnn.errors import K2TError, gather
+from keras2torch_birnn.functional.activation_labels import activation_label
+from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.readers import PathLike, survey
+from keras2torch_birnn.rnn.engine_choice import alike, choose
+from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
+from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
+from keras2torch_birnn.schema.cells import CELL_LAYERS
+from keras2torch_birnn.schema.recurrent import CONV_LSTMS
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
+from keras2torch_birnn.torch_import import loading_torch
+
+NOT_RUN = "see below"  # why a layer with a problem runs as nothing
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One line of ``k2t inspect``."""
+
+    path: str
+    class_name: str
+    output_shape: Any
+    merge_mode: str
+    gates: str
+    mask: str
+    engine: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What ``k2t inspect`` shows: every layer, the notes, and all that is not supported."""
+
+    rows: tuple[LayerRow, ...]
+    notes: tuple[str, ...]
+    problems: tuple[K2TError, ...]
+
+
+def inspect(
+    path: PathLike, *, config: PathLike | None = None, plugins: Iterable[PluginName] = ()
+) -> Inspection:
+    """Read a file's structure; what is unsupported is listed, not raised.
+
+    Raises:
+        InvalidModelFileError: the file is broken.
+    """
+    load_plugins(plugins)
+    spec, problems = survey(path, config=config, weights="shapes")
+    masks: Mapping[str, str] = {}
+    if not problems:
+        with loading_torch():
+            from keras2torch_birnn.conversion import build
+            from keras2torch_birnn.plugins.checks import completed
+
+        try:
+            spec = completed(spec)
+            masks = build(spec).meta["masks"]
+        except K2TError as error:
+            problems = [error]
+    all_problems = gather(problems).problems if problems else ()
+    rows = layer_rows(spec, all_problems, masks)
+    return Inspection(rows, spec.notes, all_problems)
+
+
+def layer_rows(
+    spec: ModelSpec, problems: Sequence[K2TError], masks: Mapping[str, str]
+) -> tuple[LayerRow, ...]:
+    """The lines of ``k2t inspect``. A layer with a problem has not all of its options."""
+    places = sorted(problem.place for problem in problems)
+    refused = {
+        id(part)
+        for layer in spec.root.walk()
+        if layer.graph is None and _at_or_in(layer.place, places)
+        for part in layer.walk()
+    }
+    return tuple(
+        LayerRow(layer.place, layer.class_name, layer.output_shape, "", "", "", "", NOT_RUN)
+        if id(layer) in refused
+        else _row(layer, masks.get(layer.place, ""))
+        for layer in spec.root.walk()
+        if layer is not spec.root and layer.class_name != "InputLayer"
+    )
+
+
+def _at_or_in(place: str, others: Sequence[str]) -> bool:
+    """Whether one of the sorted places is this one, or a part of the layer there."""
+    for start in (place, f"{place}/"):
+        at = bisect_left(others, start)
+        if at < len(others) and (others[at] == place or others[at].startswith(f"{place}/")):
+            return True
+    return False
+
+
+def _row(layer: LayerSpec, mask: str) -> LayerRow:
+    engine, reason = _how(layer)
+    config = layer.config
+    names = ("activation", "recurrent_activation")
+    return LayerRow(
+        path=layer.place,
+        class_name=layer.class_name,
+        output_shape=layer.output_shape,
+        merge_mode=str(config["merge_mode"]) if "merge_mode" in config else "",
+        gates=", ".join(activation_label(config[name]) for name in names if name in config),
+        mask=mask,
+        engine=engine,
+        reason=reason,
+    )
+
+
+def _how(layer: LayerSpec) -> tuple[str, str]:
+    """Engine and reason: a kernel of torch, or the loop."""
+    layer = plain(layer)
+    if layer.class_name in CELL_GATES:
+        choice = choose(layer)
+        return choice.engine, choice.reason
+    if layer.class_name in CONV_LSTMS:
+        return "loop", "torch has no convolutional LSTM"
+    if layer.class_name in CELLS:
+        return "part", "of an RNN"
+    if layer.class_name == "RNN" and all(cell.class_name in CELL_LAYERS for cell in _cells(layer)):
+        engines = [choose(cell) for cell in layers_of_stack(layer)]
+        same = len({choice.engine for choice in engines}) == 1
+        reason = " / ".join(choice.reason for choice in engines)
+        return (engines[0].engine if same else "stack"), f"cells of a stack: {reason}"
+    if layer.class_name == "Bidirectional" and len(layer.parts) == 2:
+        halves = tuple(map(plain, layer.parts.values()))
+        if all(half.class_name in RECURRENT for half in halves):
+            forward, backward = (_how(half) for half in halves)
+            if halves[0].class_name in CELL_GATES and alike(*halves):
+                fused = forward[0] == "fused"
+                return forward[0], forward[1] + ", bidirectional" * fused
+            if forward == backward:
+                return "pair", forward[1]
+            return "pair", f"halves differ: {forward[1]} / {backward[1]}"
+    return "torch", ""
+
+
+def _cells(layer: LayerSpec) -> tuple[LayerSpec, ...]:
+    return cells_in_order(layer.parts["cell"]) if "cell" in layer.parts else ()

@@ -1,0 +1,86 @@
+"""Options: old names, axes and windows have one form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from spec_parity import KERAS_1, KERAS_3, TF_215, parse
+from specs import chain
+
+from keras2torch_birnn.conversion import build
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA, BadOptionError, ShapeError
+from keras2torch_birnn.schema.options import margins, window
+from keras2torch_birnn.spec import ModelSpec
+
+
+def test_keras_1_says_where_the_channels_are() -> None:
+    for word, meaning in (("tf", "channels_last"), ("th", "channels_first")):
+        config = {"pool_size": [2, 2], "strides": [2, 2], "border_mode": "valid"}
+        config["dim_ordering"] = word
+        spec, problems = parse("MaxPooling2D", config, [None, 5, 13, 7], KERAS_1)
+        assert not problems
+        assert spec.config["data_format"] == meaning
+
+
+def test_windows_and_margins_have_one_form() -> None:
+    assert window(rank=2).parse(3) == window(rank=2).parse([3, 3]) == (3, 3)
+    assert window(2, 2).default == (2, 2)
+    assert margins(1, 1).default == ((1, 1),)
+    assert margins(1, 1).parse([0, 2]) == ((0, 2),)
+    assert margins(0, 2).parse(3) == ((3, 3), (3, 3))
+    assert margins(0, 2).parse([1, 2]) == ((1, 1), (2, 2))
+    assert margins(0, 2).parse([[1, 0], [2, 3]]) == ((1, 0), (2, 3))
+    for wrong in ("3", [1, 2, 3], [[1, 2, 3], 1], -1):
+        with pytest.raises(BadOptionError):
+            margins(0, 2).parse(wrong)
+
+
+def test_old_names_mean_the_same_class() -> None:
+    for alias, name in {
+        "Convolution2D": "Conv2D",
+        "SeparableConvolution1D": "SeparableConv1D",
+        "Convolution2DTranspose": "Conv2DTranspose",
+        "Deconvolution2D": "Conv2DTranspose",
+        "MaxPool1D": "MaxPooling1D",
+        "AvgPool2D": "AveragePooling2D",
+        "GlobalAvgPool1D": "GlobalAveragePooling1D",
+        "GlobalMaxPool2D": "GlobalMaxPooling2D",
+    }.items():
+        assert CLASS_NAMES[alias] == name
+
+
+def test_old_options_mean_the_same() -> None:
+    config = {"max_tokens": 5, "output_mode": "binary", "sparse": False}
+    spec, problems = parse("CategoryEncoding", config, [None, 3], "2.4.0")
+    assert not problems
+    assert (spec.config["num_tokens"], spec.config["output_mode"]) == (5, "multi_hot")
+
+
+def test_unit_normalization_has_the_smallest_norm_of_its_version() -> None:
+    x = np.full((1, 2, 2), 1e-8)
+    for version, expected in ((TF_215, 1e-2), ("3.5.0", 1e-2), (KERAS_3, 0.5**0.5)):
+        spec, _ = parse("UnitNormalization", {}, [None, 2, 2], version)
+        model = ModelSpec(chain(spec), generation_of(version))
+        for y in (compute(model, [x]).outputs[0], build(model)(torch.from_numpy(x)).numpy()):
+            np.testing.assert_allclose(y, expected)
+
+
+def test_shared_axes_below_one_count_as_keras_counts_them() -> None:
+    """It takes 1 away first: 0 is the last axis, -1 the last but one."""
+    for axes, expected in (([-1], (1, 3)), ([0], (7, 1)), ([1], (1, 3)), ([2, 1], (1, 1))):
+        weights = SCHEMA["PReLU"].weights({"shared_axes": axes}, (None, 7, 3))
+        assert weights["alpha"] == expected
+
+
+def test_rows_are_concatenated_and_no_other_layer_merges_them() -> None:
+    shapes = ((None, 7, 3), (None, 7, 3))
+    assert SCHEMA["Concatenate"].output({"axis": 0}, shapes) == (None, 7, 3)
+    assert SCHEMA["Concatenate"].output({"axis": -2}, ((2, 7), (3, 7))) == (5, 7)
+    for axis in (3, -4):
+        with pytest.raises(ShapeError, match=f"axis {axis} of a tensor of 3 dimensions"):
+            SCHEMA["Concatenate"].output({"axis": axis}, shapes)
+    with pytest.raises(ShapeError, match="axis 0 of a tensor of 3 dimensions"):
+        SCHEMA["Dot"].output({"axes": (0, 1), "highest_rank": 32}, shapes)

@@ -1,0 +1,214 @@
+"""Options, shapes and masks that cannot be computed exactly are refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from spec_parity import IMAGE, KERAS_1, KERAS_2, KERAS_3, STEPS, TF_215, parse
+from specs import chain, layer, values
+
+from keras2torch_birnn.conversion import build
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.layers.registry import convert_layer
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.spec import ModelSpec
+
+CONV = {"filters": 6, "kernel_size": 3}
+
+
+BOUNDS = {"bin_boundaries": [0.0, 1.0]}
+
+
+WORDS = {"vocabulary": [5, 7, 2]}
+
+
+REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
+    ("Hashing", {"num_bins": 3, "mask_value": ""}, STEPS, TF_215, "a whole number of 64 bits is"),
+    (
+        "Hashing",
+        {"num_bins": 3, "mask_value": 2**63},
+        STEPS,
+        TF_215,
+        "a whole number of 64 bits is",
+    ),
+    ("Hashing", {"num_bins": 3, "salt": [1, 2, 3]}, STEPS, TF_215, "a whole number or two are"),
+    (
+        "Hashing",
+        {"num_bins": 3, "salt": 0xDECAFCAFFE},
+        STEPS,
+        TF_215,
+        "TensorFlow up to 2.5 writes",
+    ),
+    ("Hashing", {"num_bins": 3, "sparse": True}, STEPS, TF_215, "option sparse=True"),
+    ("HashedCrossing", {"num_bins": 3}, STEPS, TF_215, "HashedCrossing layer hashes pairs"),
+    (
+        "SpectralNormalization",
+        {},
+        STEPS,
+        KERAS_3,
+        "SpectralNormalization layer rewrites the kernel",
+    ),
+    ("StringLookup", {}, STEPS, TF_215, "StringLookup layer looks up text"),
+    ("IntegerLookup", {"vocabulary": []}, STEPS, TF_215, "a list of whole numbers is expected"),
+    (
+        "IntegerLookup",
+        {"vocabulary": [1.5]},
+        STEPS,
+        TF_215,
+        "a whole number of 64 bits is expected",
+    ),
+    ("IntegerLookup", {**WORDS, "output_mode": "tf_idf"}, STEPS, TF_215, "output_mode='tf_idf'"),
+    ("IntegerLookup", {**WORDS, "invert": True}, STEPS, TF_215, "option invert=True"),
+    ("IntegerLookup", {**WORDS, "oov_method": "farmhash"}, STEPS, KERAS_3, "oov_method='farmhash'"),
+    ("IntegerLookup", {**WORDS, "idf_weights": [1.0]}, STEPS, TF_215, "option idf_weights="),
+    (
+        "IntegerLookup",
+        {**WORDS, "mask_token": 7},
+        STEPS,
+        TF_215,
+        "a number twice, or the mask_token",
+    ),
+    ("IntegerLookup", {"vocabulary": [2, 3, 2]}, STEPS, TF_215, "vocabulary holds a number twice"),
+    (
+        "IntegerLookup",
+        {**WORDS, "output_mode": "count", "pad_to_max_tokens": True, "max_tokens": 3},
+        [None, 7],
+        TF_215,
+        "pad_to_max_tokens with fewer max_tokens",
+    ),
+    ("TextVectorization", {}, STEPS, TF_215, "TextVectorization layer turns text into ids"),
+    ("UpSampling2D", {"size": [2, 2]}, IMAGE, KERAS_1, "does not say where the channels stand"),
+    ("Conv2D", {**CONV, "padding": "causal"}, IMAGE, TF_215, "Conv2D option padding='causal'"),
+    ("Conv2D", {**CONV, "kernel_size": [3]}, IMAGE, TF_215, "a whole number or a list of 2"),
+    ("Conv2D", CONV, STEPS, TF_215, "Conv2D: an input of 4 dimensions is expected"),
+    ("Conv2D", {**CONV, "groups": 2}, IMAGE, TF_215, "groups=2 does not divide the channels"),
+    ("SeparableConv1D", {**CONV, "groups": 3}, STEPS, TF_215, "SeparableConv1D option groups=3"),
+    ("DepthwiseConv1D", {"kernel_size": 2, "padding": "causal"}, STEPS, TF_215, "padding='causal'"),
+    (
+        "DepthwiseConv2D",
+        {"kernel_size": 7},
+        IMAGE,
+        TF_215,
+        "a window of 7 does not fit the 5 steps",
+    ),
+    ("Conv1DTranspose", {**CONV, "padding": "causal"}, STEPS, TF_215, "padding='causal'"),
+    (
+        "Conv1DTranspose",
+        {**CONV, "strides": 2, "output_padding": 2},
+        STEPS,
+        TF_215,
+        "output_padding 2 is not below the stride 2",
+    ),
+    (
+        "Conv2DTranspose",
+        {**CONV, "kernel_size": [3, 4], "strides": 2, "padding": "same", "output_padding": [0, 0]},
+        IMAGE,
+        TF_215,
+        "output_padding 0 does not fit a window of 4 with stride 2",
+    ),
+    ("MaxPooling2D", {"pool_size": [2, 7, 1]}, IMAGE, TF_215, "a whole number or a list of 2"),
+    ("Cropping1D", {"cropping": [7, 6]}, STEPS, TF_215, r"cropping \[7, 6\] leaves nothing of 13"),
+    ("Cropping2D", {"cropping": [1, 2, 3]}, IMAGE, TF_215, "a list of 2 pairs is expected"),
+    ("ZeroPadding1D", {"padding": [1, -1]}, STEPS, TF_215, "a whole number from 0"),
+    ("UpSampling2D", {"interpolation": "cubic"}, IMAGE, TF_215, "interpolation='cubic'"),
+    (
+        "UpSampling2D",
+        {"interpolation": "gaussian", "size": [1, 1000]},
+        [None, 2, 1000, 1],
+        TF_215,
+        "interpolation of 1000 steps, 1000 times as many",
+    ),
+    ("RMSNormalization", {"axis": [1]}, STEPS, KERAS_3, r"axis \[1\] is not at the end"),
+    ("GroupNormalization", {"groups": 2}, STEPS, TF_215, "groups=2 does not divide 3 channels"),
+    ("GroupNormalization", {"axis": 0}, STEPS, TF_215, "axis 0 holds the samples"),
+    ("GroupNormalization", {"groups": 0}, STEPS, TF_215, "GroupNormalization option groups=0"),
+    ("Normalization", {"mean": 1.0}, STEPS, TF_215, "mean without variance"),
+    ("Normalization", {"axis": 3}, STEPS, TF_215, r"axis \[3\] does not fit an input of 3"),
+    ("Normalization", {"mean": ["a"], "variance": [1]}, STEPS, TF_215, "a number is expected"),
+    ("Rescaling", {"scale": [1.0, 2.0]}, STEPS, TF_215, r"scale of shape \[2\] does not fit"),
+    (
+        "Rescaling",
+        {"scale": 1.0, "offset": [[[[0.5]]]]},
+        STEPS,
+        TF_215,
+        r"offset of shape \[1, 1, 1, 1\]",
+    ),
+    ("Rescaling", {"scale": [[1.0], [1.0, 2.0]]}, STEPS, TF_215, "lists of equal lengths"),
+    ("PReLU", {"shared_axes": [3]}, STEPS, TF_215, "shared_axes 3 of an input of 3 dimensions"),
+    ("PReLU", {"shared_axes": [-2]}, STEPS, TF_215, "shared_axes -2 of an input of 3 dimensions"),
+    ("CategoryEncoding", {"num_tokens": 5, "sparse": True}, STEPS, TF_215, "option sparse=True"),
+    ("CategoryEncoding", {"num_tokens": 5}, STEPS, KERAS_3, "an input of 2 dimensions is expected"),
+    ("Discretization", {"num_bins": 5}, STEPS, TF_215, "without bin_boundaries"),
+    (
+        "Discretization",
+        {"num_bins": 5, "bin_boundaries": None},
+        STEPS,
+        TF_215,
+        r"what adapt\(\) found is not in the configuration",
+    ),
+    (
+        "Discretization",
+        {"bin_boundaries": [1.0, 0.0]},
+        STEPS,
+        TF_215,
+        "rising numbers are expected",
+    ),
+    ("Discretization", {**BOUNDS, "sparse": True}, STEPS, TF_215, "option sparse=True"),
+    (
+        "AlphaDropout",
+        {"rate": 0.1, "noise_shape": 1},
+        STEPS,
+        TF_215,
+        "a list of whole numbers and null",
+    ),
+]
+
+
+@pytest.mark.parametrize(("class_name", "config", "shape", "version", "message"), REFUSED)
+def test_what_cannot_be_computed_exactly_is_refused_by_name(
+    class_name: str, config: Mapping[str, Any], shape: list[int | None], version: str, message: str
+) -> None:
+    _, problems = parse(class_name, config, shape, version)
+    assert len(problems) == 1, problems
+    with pytest.raises(K2TError, match=message):
+        raise problems[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "version", "reason"),
+    [
+        ("bilinear", KERAS_2, ""),
+        ("bilinear", "2.2.4-tf", "interpolation='bilinear' of this Keras .* 2.0 their middles"),
+        ("bilinear", TF_215, ""),
+        ("bilinear", KERAS_3, ""),
+        ("bicubic", TF_215, ""),
+        ("bicubic", KERAS_3, "interpolation='bicubic' of this Keras .* every backend of Keras 3"),
+        ("lanczos5", KERAS_3, ""),
+    ],
+)
+def test_interpolation_that_the_file_does_not_tell_is_refused(
+    mode: str, version: str, reason: str
+) -> None:
+    spec, problems = parse("UpSampling2D", {"interpolation": mode}, IMAGE, version)
+    assert not problems
+    if reason:
+        with pytest.raises(UnsupportedOptionError, match=reason):
+            convert_layer(spec)
+    else:
+        assert convert_layer(spec)
+
+
+def test_a_mask_into_group_normalization_of_tf_keras_is_refused() -> None:
+    table = {"embeddings": values(7, 6)}
+    ids = layer("Embedding", weights=table, input_dim=7, output_dim=6, mask_zero=True)
+    norm = {"gamma": values(6), "beta": values(6)}
+    for masking, version in (("weigh", TF_215), ("ignore", KERAS_3)):
+        group = layer("GroupNormalization", weights=norm, groups=3, masking=masking)
+        spec = ModelSpec(chain(ids, group), generation_of(version))
+        if masking == "ignore":
+            build(spec)
+        else:
+            with pytest.raises(UnsupportedOptionError, match="a mask into a GroupNormalization"):
+                build(spec)

@@ -1,0 +1,94 @@
+"""Build small models from specs, and compare torch with the reference on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from specs import functional, layer, values
+
+from keras2torch_birnn.conversion import build
+from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
+from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
+
+KERAS_1, KERAS_2, TF_215, KERAS_3 = "1.2.2", "2.2.4", "2.15.0", "3.15.1"
+STEPS, IMAGE = [None, 13, 3], [None, 5, 13, 3]
+
+
+def sequential_config(
+    class_name: str, config: Mapping[str, Any], shape: list[int | None]
+) -> dict[str, Any]:
+    """Return the config of a Sequential of an input and one layer, as Keras writes it."""
+    first = {"class_name": "InputLayer", "config": {"name": "x", "batch_input_shape": shape}}
+    own = {"class_name": class_name, "config": {"name": "own", **config}}
+    return {"class_name": "Sequential", "config": {"name": "m", "layers": [first, own]}}
+
+
+def parse(
+    class_name: str,
+    config: Mapping[str, Any],
+    shape: list[int | None] = STEPS,
+    version: str = TF_215,
+) -> tuple[LayerSpec, list[K2TError]]:
+    """Parse a Sequential of one layer: the layer, and the problems found."""
+    parsing = Parsing(generation_of(version))
+    root = parse_architecture(sequential_config(class_name, config, shape), parsing)
+    if not parsing.problems:
+        root = infer_model(root, parsing.problems)
+    assert root.graph is not None
+    return root.graph.layer("own"), parsing.problems
+
+
+def with_random_weights(spec: LayerSpec) -> LayerSpec:
+    """Add random weights by the layer's own input shape; an unknown size is 3."""
+    weights: dict[str, Any] = {}
+    for seed, (name, shape) in enumerate(expected_weights(spec).items()):
+        sizes = [3 if size is None else size for size in shape]
+        weights[name] = values(*sizes, seed=seed)
+        if name == "variance":
+            weights[name] = np.abs(weights[name])
+    return replace(spec, weights=weights)
+
+
+def model_of(root: LayerSpec, version: str = KERAS_3) -> ModelSpec:
+    """Infer the shapes of a model that has no problems."""
+    problems: list[K2TError] = []
+    root = infer_model(root, problems)
+    assert not problems, problems
+    return ModelSpec(root, generation_of(version))
+
+
+def agree(spec: ModelSpec, *inputs: Any) -> None:
+    """Assert that torch and the reference agree in float64."""
+    wanted = compute(spec, inputs).outputs
+    with torch.no_grad():
+        found = build(spec, dtype="float64")(*map(torch.from_numpy, inputs))
+    found = found if isinstance(found, tuple) else (found,)
+    assert len(found) == len(wanted)
+    for got, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def with_weights(spec: LayerSpec, shape: tuple[int, ...]) -> LayerSpec:
+    """Add random weights for an input of this shape (without the batch)."""
+    expected = SCHEMA[spec.class_name].weights(spec.config, (None, *shape))
+    weights = {
+        name: values(*[size or 1 for size in sizes], seed=i)
+        for i, (name, sizes) in enumerate(expected.items())
+    }
+    return replace(spec, weights=weights)
+
+
+def integer_model(one: LayerSpec, count: int) -> ModelSpec:
+    """Build a model of one layer with an int64 input."""
+    first = layer("InputLayer", "x", shape=(None, count), dtype="int64")
+    call = Call(one.name, 0, (TensorRef("x"),))
+    return model_of(functional([first, one], [call], (TensorRef("x"),), TensorRef(one.name)))
