@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from keras2torch_birnn.errors import gather, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers import PathLike, infer_shapes, parse, read_weights
 from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse, read_weights
 from keras2torch_birnn.saving.atomic import check_replacing
 from keras2torch_birnn.saving.out_files import OUT
 from keras2torch_birnn.spec import ModelSpec
@@ -71,7 +71,7 @@ def convert_with_spec(
         container = opening.enter_context(open_container(path))  # recognise the format
         reading = parse(container, path, config=config, masked_steps=masked_steps)
         reading = infer_shapes(reading)
-        reading = read_weights(reading, "deferred")  # locate, check; large ones when needed
+        reading = read_weights(reading, "lazy")  # locate, check; large ones when needed
         if reading.problems:
             raise gather(reading.problems)
         if out is not None:

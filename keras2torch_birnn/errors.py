@@ -1,7 +1,7 @@
-"""Every error raised on purpose; each carries file, place, finding and advice.
+"""Errors that the package raises; each has file, place, finding and advice.
 
-Inner code knows the place and the finding; the outermost function adds the file (``in_file``),
-so that a reader gets one line and no chain of exceptions.
+Inner code knows place and finding; the outermost function adds the file (``in_file``), so that
+the user sees one line for each problem and no chain of exceptions.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from keras2torch_birnn.limits import MAX_PRINTED_LINE, MAX_PRINTED_NAME
 
 def printable(text: object, most: int = MAX_PRINTED_NAME) -> str:
     """Make a text from a file safe to print: ASCII, escapes for the rest, ``most`` characters."""
-    # Only so much of it is looked at: a name may be 30 MB long.
+    # Cut first: a name may be 30 MB long.
     escaped = str(text)[: most + 1].encode("ascii", "backslashreplace").decode("ascii")
     escaped = "".join(c if " " <= c <= "~" else f"\\x{ord(c):02x}" for c in escaped)
     return escaped if len(escaped) <= most else escaped[: most - 3] + "..."
 
 
 class K2TError(Exception):
-    """Base of every error raised on purpose.
+    """Base of all errors of the package.
 
-    ``found`` says what was found, ``advice`` what to do, ``place`` where in the file. ``str()`` is
-    one line per problem: ``FILE: PLACE: found; advice``.
+    found: the finding. advice: a remedy. place: the layer's or object's path in the file.
+    ``str()`` is one line per problem: ``FILE: PLACE: found; advice``.
     """
 
     exit_code = 70
@@ -37,12 +37,12 @@ class K2TError(Exception):
         self.problems: tuple[K2TError, ...] = (self,)
 
     def lines(self) -> tuple[str, ...]:
-        """One line for each problem, all with the file's name."""
+        """Return one line for each problem, all with the file's name."""
         return tuple(p._line(self.file) for p in self.problems)
 
     def _line(self, file: str) -> str:
-        # The file's name is the user's own, so it is never cut. What was found is printable where
-        # it holds names of the file; this is a net under every place that may forget it.
+        # The file's name is the user's own, so it is never cut. Names in the finding should be
+        # printable already; this catches any that are not.
         name = self.file or file
         where = ": ".join(p for p in (printable(name, len(name) * 10), printable(self.place)) if p)
         what = printable(
@@ -55,19 +55,19 @@ class K2TError(Exception):
 
 
 class InvalidModelFileError(K2TError):
-    """The input is broken, hostile, or not what it says it is (exit code 3)."""
+    """The input is damaged, hostile, or of another format than it claims (exit code 3)."""
 
     exit_code = 3
 
 
 class MissingArchitectureError(InvalidModelFileError):
-    """The input is fine, but holds weights alone; the architecture must be given (exit code 4)."""
+    """The input is fine, but holds weights only; the architecture must be given (exit code 4)."""
 
     exit_code = 4
 
 
 class WeightMismatchError(InvalidModelFileError):
-    """Weights are missing, too many, or shaped unlike what the configuration says (exit code 3)."""
+    """Weights are missing, superfluous, or of other shapes than configured (exit code 3)."""
 
 
 class UnsupportedLayerError(K2TError):
@@ -89,7 +89,7 @@ class OutputError(K2TError):
 
 
 class UsageError(K2TError):
-    """The call itself is wrong, such as a device that is not there (exit code 2)."""
+    """The call itself is wrong, such as a device that does not exist (exit code 2)."""
 
     exit_code = 2
 
@@ -99,11 +99,11 @@ class ArgumentTypeError(UsageError, TypeError):
 
 
 class ArgumentValueError(UsageError, ValueError):
-    """An argument is of the right type, but its value or its shape is not one that is expected."""
+    """An argument is of the right type, but has a wrong value or shape."""
 
 
 class PluginError(UsageError):
-    """The user's own code fails, or does not do what it says (exit code 2)."""
+    """A plugin fails, or differs from its own declaration (exit code 2)."""
 
 
 def gather(problems: Sequence[K2TError]) -> K2TError:
@@ -129,7 +129,7 @@ def in_file(file: object) -> Iterator[None]:
 
 
 def line_of(error: BaseException) -> str:
-    """``file.py:7``: the last line outside of libraries and this package that was reached.
+    """Return ``file.py:7``: the last line reached outside of libraries and this package.
 
     Where there is none (a shipped plugin fails, or a library at once): the last line of all.
     """

@@ -10,7 +10,8 @@ from typing import Any
 from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers import PathLike, survey
+from keras2torch_birnn.readers import read_with_problems
+from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.rnn.engine_choice import alike, choose
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
@@ -54,7 +55,7 @@ def inspect(
         InvalidModelFileError: the file is broken.
     """
     load_plugins(plugins)
-    spec, problems = survey(path, config=config, weights="shapes")
+    spec, problems = read_with_problems(path, config=config, weights="shapes")
     masks: Mapping[str, str] = {}
     if not problems:
         with loading_torch():

@@ -1,8 +1,8 @@
-"""Matrices that stay in the file until they are used, and then come a few rows at a time.
+"""Lazy matrices, read from the file on demand, in blocks of rows.
 
-A large weight is seen three times on its way (a look for values that are not finite, the golden
-vectors, writing), and nobody needs all of it at once. To NumPy a ``Deferred`` is an array: what is
-not done piece by piece here reads it whole.
+A large weight is read three times (check for values that are not finite, golden vectors, writing),
+never as a whole. NumPy takes a ``LazyArray`` as an array: operations that are not implemented in
+blocks here read all of it.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 Array: TypeAlias = npt.NDArray[Any]
-# From one place in the last axis to another.
+# Ranges of the last axis: (first, after the last).
 Columns: TypeAlias = tuple[tuple[int, int], ...]
 
-# Smaller ones are read at once.
+# Smaller matrices are read at once.
 LEAST_BYTES = 1 << 20
-# A block of rows should stay in the processor's cache. A block of columns is read in one piece for
-# each row, which should not be tiny.
+# A block of rows should fit into the processor's cache. A block of columns is read row by row, in
+# pieces that should not be tiny.
 BLOCK_BYTES = 1 << 19
 COLUMNS_BYTES, PIECE_BYTES = 1 << 23, 1 << 12
 
 
-class Source(Protocol):
-    """A matrix in a file, see ``StoredArray``."""
+class MatrixSource(Protocol):
+    """A matrix in a file, such as ``StoredArray``."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(rows, columns)."""
+        """Number of rows, number of columns."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What is read."""
+        """Dtype of the values read."""
         ...
 
     def rows(self, start: int, stop: int) -> Array:
@@ -50,57 +50,57 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Deferred(NDArrayOperatorsMixin):
-    """The columns ``columns`` of a matrix in a file, in this order, as ``dtype``; or transposed."""
+class LazyArray(NDArrayOperatorsMixin):
+    """Some columns of a matrix in a file, in this order, as ``dtype``; maybe transposed."""
 
-    source: Source
+    source: MatrixSource
     dtype: np.dtype[Any]
     columns: Columns
     transposed: bool = False
 
     @classmethod
-    def whole(cls, source: Source) -> Deferred:
-        """All of a matrix, as it stands."""
+    def whole(cls, source: MatrixSource) -> LazyArray:
+        """Make the lazy array of a whole matrix."""
         return cls(source, source.dtype, ((0, source.shape[1]),))
 
-    # ---- what an array has ----
+    # ---- attributes of an array ----
 
     @property
     def shape(self) -> tuple[int, int]:
-        """As of an array."""
+        """Shape of the array."""
         rows, width = self.source.shape[0], sum(b - a for a, b in self.columns)
         return (width, rows) if self.transposed else (rows, width)
 
     @property
     def ndim(self) -> int:
-        """As of an array."""
+        """Number of axes."""
         return 2
 
     @property
     def size(self) -> int:
-        """As of an array."""
+        """Number of values."""
         return self.shape[0] * self.shape[1]
 
     @property
     def nbytes(self) -> int:
-        """As of an array."""
+        """Bytes of the values."""
         return self.size * self.dtype.itemsize
 
-    def transpose(self) -> Deferred:
-        """As of an array; nothing is read."""
+    def transpose(self) -> LazyArray:
+        """Transpose without reading."""
         return replace(self, transposed=not self.transposed)
 
     T = property(transpose)
 
-    def astype(self, dtype: npt.DTypeLike, copy: bool = True) -> Deferred:
-        """The same in another dtype; nothing is read."""
+    def astype(self, dtype: npt.DTypeLike, copy: bool = True) -> LazyArray:
+        """Convert to another dtype without reading."""
         return replace(self, dtype=np.dtype(dtype))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Array:
-        """Single rows if ``index`` is a row's number or an array of them, else as of an array."""
+        """Read single rows if ``index`` is an integer or an array of them, else the whole array."""
         if isinstance(index, int) and not self.transposed and 0 <= index < len(self):
             return np.asarray(self._rows(index, index + 1)[0])
         numbers = np.asarray(index) if isinstance(index, np.ndarray) else None
@@ -116,7 +116,7 @@ class Deferred(NDArrayOperatorsMixin):
     # ---- reading ----
 
     def _rows(self, start: int, stop: int) -> Array:
-        """These rows of the source: its columns that are wanted, in the wanted dtype."""
+        """Read these rows of the source, its selected columns only, as ``dtype``."""
         found = self.source.rows(start, stop)
         if self.columns != ((0, self.source.shape[1]),):
             found = np.concatenate([found[:, a:b] for a, b in self.columns], axis=1)
@@ -128,12 +128,12 @@ class Deferred(NDArrayOperatorsMixin):
             yield start, min(start + step, count)
 
     def _blocks_of_source(self) -> Iterator[tuple[int, int, Array]]:
-        """(first row, row after the last, those rows), not transposed."""
+        """Yield (first row, row after the last, those rows), not transposed."""
         for start, stop in self._steps(self.source.shape[1], self.source.shape[0]):
             yield start, stop, self._rows(start, stop)
 
     def blocks(self) -> Iterator[Array]:
-        """All values in C order, a few rows at a time; transposed, a few columns."""
+        """Yield all values in C order, in blocks of rows; transposed, of the source's columns."""
         if not self.transposed:
             for _, _, block in self._blocks_of_source():
                 yield np.ascontiguousarray(block)
@@ -146,14 +146,14 @@ class Deferred(NDArrayOperatorsMixin):
                 yield np.ascontiguousarray(slab.T.astype(self.dtype, copy=False))
 
     def read(self) -> Array:
-        """All of it: a new array, C-contiguous."""
+        """Read the whole array: new and C-contiguous."""
         out, at = np.empty(self.shape, self.dtype), 0
         for block in self.blocks():
             out[at : at + len(block)] = block
             at += len(block)
         return out
 
-    # ---- what NumPy asks (NEP 13, NEP 18) ----
+    # ---- NumPy's protocols (NEP 13, NEP 18) ----
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         return self.read() if dtype is None else self.astype(dtype).read()
@@ -173,7 +173,7 @@ class Deferred(NDArrayOperatorsMixin):
         return function(*map(_read, args), **kwargs) if found is None else found
 
     def product(self, left: Array) -> Array:
-        """``left @ self``, (..., rows) -> (..., columns), block by block of rows."""
+        """Compute ``left @ self``, (..., rows) -> (..., columns), block by block of rows."""
         kind = np.result_type(left.dtype, self.dtype)
         total = np.zeros((*left.shape[:-1], self.shape[1]), kind)
         if left.shape[-1] != self.shape[0]:
@@ -184,14 +184,14 @@ class Deferred(NDArrayOperatorsMixin):
 
 
 def _read(value: Any) -> Any:
-    """Arrays instead of deferred ones, also inside lists."""
-    if isinstance(value, Deferred):
+    """Read lazy arrays, also inside lists."""
+    if isinstance(value, LazyArray):
         return value.read()
     return type(value)(map(_read, value)) if isinstance(value, list | tuple) else value
 
 
-def _split(matrix: Any, pieces: Any, axis: int = 0) -> list[Deferred] | None:
-    """``np.split`` into equal parts along the last axis."""
+def _split(matrix: Any, pieces: Any, axis: int = 0) -> list[LazyArray] | None:
+    """Split like ``np.split`` into equal parts along the last axis; None for other cases."""
     if matrix.transposed or axis not in (-1, 1) or not isinstance(pieces, int):
         return None
     if len(matrix.columns) > 1 or matrix.shape[1] % pieces:
@@ -201,11 +201,11 @@ def _split(matrix: Any, pieces: Any, axis: int = 0) -> list[Deferred] | None:
     return [replace(matrix, columns=((start, start + size),)) for start in starts]
 
 
-def _concatenate(matrices: Any, axis: int = 0) -> Deferred | None:
-    """``np.concatenate`` of parts of one matrix along the last axis."""
-    first: Deferred = matrices[0]
+def _concatenate(matrices: Any, axis: int = 0) -> LazyArray | None:
+    """Join parts of one matrix like ``np.concatenate`` on the last axis; None for other cases."""
+    first: LazyArray = matrices[0]
     alike = all(
-        isinstance(m, Deferred)
+        isinstance(m, LazyArray)
         and m.source is first.source
         and m.dtype == first.dtype
         and not m.transposed
@@ -219,7 +219,7 @@ def _concatenate(matrices: Any, axis: int = 0) -> Deferred | None:
 _PIECEWISE: Mapping[Any, Any] = {np.split: _split, np.concatenate: _concatenate}
 
 
-def is_finite(values: Array | Deferred) -> bool:
-    """Whether no value is infinite or NaN."""
-    blocks = values.blocks() if isinstance(values, Deferred) else [values]
+def is_finite(values: Array | LazyArray) -> bool:
+    """Tell whether no value is infinite or NaN."""
+    blocks = values.blocks() if isinstance(values, LazyArray) else [values]
     return all(bool(np.isfinite(block).all()) for block in blocks)

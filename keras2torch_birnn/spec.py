@@ -1,7 +1,7 @@
-"""The parsed model: frozen, dumb data between the readers and everything else. NumPy only.
+"""The parsed model: frozen data between the readers and everything else. NumPy only.
 
-Keras' words throughout (``units``, ``kernel``). Every value is explicit: defaults, renamed keys and
-what a word meant to the Keras that wrote the file were settled by ``readers``.
+All names are Keras' (``units``, ``kernel``). Every value is explicit: defaults, renamed keys and
+rules of the Keras that wrote the file are applied by ``readers``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Structure: TypeAlias = Any
 class TensorRef:
     """Output number ``output`` of call number ``call`` of layer ``layer`` of the same graph.
 
-    ``masked``: False where Keras has taken the tensor's mask away before this use of it. It says
-    something of the use, not of the tensor: it does not count in comparisons.
+    ``masked``: False where Keras has dropped the tensor's mask before this use of it. As a property
+    of the use, not of the tensor, it does not count in comparisons.
     """
 
     layer: str
@@ -36,9 +36,9 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class Constant:
-    """Numbers that stand in a call in the place of a tensor: flat in row-major order, and a shape.
+    """Constant argument of a call, in the place of a tensor: flat in row-major order, and a shape.
 
-    ``kind``: "float", "int32", "int64" or "bool"; None where the file does not say, as in lists.
+    ``kind``: "float", "int32", "int64" or "bool"; None where the file does not declare it.
     """
 
     values: tuple[float, ...]
@@ -46,7 +46,7 @@ class Constant:
     kind: str | None = None
 
     def array(self) -> Array:
-        """The numbers as they stand in the file, in NumPy's own dtype for them."""
+        """Return the numbers in NumPy's default dtype for them."""
         return np.array(self.values).reshape(self.shape)
 
 
@@ -62,7 +62,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Graph:
-    """Layers and the order in which they are called: straight-line code, inputs first."""
+    """Layers and their calls in order: straight-line code, inputs first."""
 
     layers: tuple[LayerSpec, ...]
     calls: tuple[Call, ...]
@@ -84,7 +84,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer: its class, every option it has, its weights by Keras' names, its inner layers.
+    """A layer: its class, all of its options, its weights by Keras' names, its inner layers.
 
     ``parts`` holds what a wrapper wraps (``layer``; ``forward_layer`` and ``backward_layer``),
     ``graph`` what a model holds (class ``Sequential`` or ``Functional``). ``place`` says where in
@@ -111,9 +111,9 @@ class LayerSpec:
             yield from layer.walk()
 
 
-# What a user may choose where a file does not tell, see ``readers.weights.masked_steps``.
+# The user's choice for files that are ambiguous, see ``readers.weights.masked_steps``.
 MaskedSteps = Literal["zeros", "previous"]
-# What TimeDistributed does with a mask, see ``layers.time_distributed``.
+# Mask rules of TimeDistributed, see ``layers.time_distributed``.
 TimeDistributedMask = Literal[
     "passes by",
     "inner",
@@ -122,7 +122,7 @@ TimeDistributedMask = Literal[
     "inner, unknown if fixed",
     "input",
 ]
-# What stands at a masked step, see ``rnn.masks.spread``. "fails": that Keras raises.
+# Outputs at masked steps, see ``rnn.masks.spread``. "fails": that Keras raises.
 MaskedOutput = Literal[
     "zeros",
     "zeros_unreversed",
@@ -135,24 +135,28 @@ MaskedOutput = Literal[
 
 @dataclass(frozen=True)
 class Generation:
-    """What a Keras version means by the same words. Decided once, from the version in the file.
+    """Rules of a Keras version, which decide the meaning of a config; from the file's version.
 
-    ``masked_output``: what stands at a masked step of ``Bidirectional(return_sequences=True)``.
-    ``hard_sigmoid``: ``hard_sigmoid_0.2`` is clip(0.2 x + 0.5), ``hard_sigmoid_1/6`` is
-    clip(x / 6 + 0.5). ``average_pooling_uses_mask``: GlobalAveragePooling1D before 2.2.3 did not.
-    ``time_distributed``, ``softmax``: what these layers do with a mask, see ``schema.SCHEMA``.
-    ``relu_passes_mask``: not in tf.keras up to 2.4. ``bidirectional_carries``: whether a stateful
-    layer carries its state inside a Bidirectional; from 2.1.4 to 2.3.1 it starts anew every batch
-    (and in TensorFlow 1, see ``dialects.as_tensorflow_1``).
-    ``merging``, ``attention_mask``, ``attention_rows``: what the layers of ``schema.merging`` and
-    ``schema.attention`` do with masks. ``attention_takes_masks``: a MultiHeadAttention takes the
-    masks off its inputs, for all that comes later. ``passed_mask_goes_on``: a mask passed as an
-    argument, not the input's, is what later layers see. ``carried_state_wins``: a stateful layer
-    prefers what it carries, unless all zero, to ``initial_state``. ``stack_states``: in which order
-    a stack of cells hands its states in and out. ``conv_lstm``: the same as ``masked_output`` of a
-    convolutional LSTM, "" where that is no other. ``smallest_norm``: of UnitNormalization.
-    ``bilinear``: what UpSampling2D lays on each other, corners of pixels (TensorFlow 1) or centers;
-    TensorFlow 1.14 and 2.0 have one version of tf.keras.
+    masked_output: output at masked steps of ``Bidirectional(return_sequences=True)``.
+    hard_sigmoid: ``hard_sigmoid_0.2`` is clip(0.2 x + 0.5), ``hard_sigmoid_1/6`` clip(x / 6 + 0.5).
+    average_pooling_uses_mask: GlobalAveragePooling1D ignores masks before 2.2.3.
+    time_distributed, softmax: their treatment of masks, see ``schema.SCHEMA``.
+    relu_passes_mask: not in tf.keras up to 2.4.
+    bidirectional_carries: whether a stateful layer carries its state inside a Bidirectional; from
+        2.1.4 to 2.3.1, and in TensorFlow 1 (``dialects.is_tensorflow_1``), every batch starts from
+        zeros.
+    merging, attention_mask, attention_rows: the treatment of masks by the layers of
+        ``schema.merging`` and ``schema.attention``.
+    attention_takes_masks: a MultiHeadAttention drops the masks of its inputs, also for all later
+        layers that read these inputs.
+    passed_mask_goes_on: later layers see a mask that was passed as an argument, not the input's.
+    carried_state_wins: a stateful layer prefers its carried state, unless all zero, to
+        ``initial_state``.
+    stack_states: order of the states of a stack of cells, as input and output.
+    conv_lstm: ``masked_output`` of a convolutional LSTM; "" if it is the same.
+    smallest_norm: of UnitNormalization.
+    bilinear: alignment of UpSampling2D, at the corners of pixels (TensorFlow 1) or their centers;
+        TensorFlow 1.14 and 2.0 have the same version of tf.keras.
     """
 
     name: Literal["keras1", "keras2", "tf.keras", "keras3"]
@@ -180,9 +184,9 @@ class Generation:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole model: its root layer, the Keras that wrote it, and what a person should know.
+    """A whole model: its root layer, the Keras that wrote it, and notes for the user.
 
-    ``masked_steps``: what the user chose to stand at masked steps, where there was a choice.
+    ``masked_steps``: the user's choice of the output at masked steps, if the file is ambiguous.
     """
 
     root: LayerSpec
@@ -192,13 +196,13 @@ class ModelSpec:
 
     @property
     def graph(self) -> Graph:
-        """The graph of the root."""
+        """Graph of the root layer."""
         if self.root.graph is None:
             raise TypeError("the root of a model is a model")
         return self.root.graph
 
     def input_layers(self) -> tuple[LayerSpec, ...]:
-        """The InputLayers, in the order in which the model takes its inputs."""
+        """Return the InputLayers, in the order of the model's inputs."""
         return tuple(self.graph.layer(ref.layer) for ref in leaves(self.graph.inputs))
 
     def to_json(self) -> str:
@@ -214,7 +218,7 @@ class ModelSpec:
 
 
 def leaves(structure: Structure) -> Iterator[Any]:
-    """Yield what is not a tuple, list or dict, left to right."""
+    """Yield the leaves of a structure (not tuple, list or dict), left to right."""
     if isinstance(structure, Mapping):
         for value in structure.values():
             yield from leaves(value)
@@ -231,7 +235,7 @@ def tensors(structure: Structure) -> Iterator[TensorRef]:
 
 
 def shape_fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Tell whether a shape is what is wanted, None in ``wanted`` being any size."""
+    """Tell whether a shape matches ``wanted``, in which None matches any size."""
     return len(found) == len(wanted) and all(
         w is None or f == w for f, w in zip(found, wanted, strict=True)
     )
@@ -331,7 +335,7 @@ def _layer_from_json(data: Mapping[str, Any]) -> LayerSpec:
 
 
 def _placeholder(dtype: str, shape: Sequence[int]) -> Array:
-    """Zeros of any size that take no memory."""
+    """Make zeros of any shape that take no memory."""
     kind = np.dtype(dtype)
     if kind.kind not in "fiub" or kind.itemsize > 8:
         raise ValueError(f"weights of {kind}")
@@ -377,7 +381,7 @@ def _tuples(structure: Structure) -> Structure:
 
 
 def with_dtype(layer: LayerSpec, dtype: np.dtype[Any]) -> LayerSpec:
-    """Return the same layer with its weights, and those of all inside it, in this dtype."""
+    """Return the layer with all weights, also of inner layers, in this dtype."""
     graph = layer.graph
     return replace(
         layer,

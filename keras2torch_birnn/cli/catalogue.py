@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from keras2torch_birnn.plugins import SHIPPED
-from keras2torch_birnn.readers.operations import names_of
+from keras2torch_birnn.readers.operations import operation_names
 from keras2torch_birnn.schema import LAYERS, OPS
 
 
@@ -29,7 +29,7 @@ def catalogue() -> tuple[Row, ...]:
 
 def operation_rows() -> tuple[Row, ...]:
     """The operations (``ops.X``) with the functions, graph nodes and classes that they are."""
-    return tuple(Row(name, names_of(name.removeprefix("ops.")), ()) for name in OPS)
+    return tuple(Row(name, operation_names(name.removeprefix("ops.")), ()) for name in OPS)
 
 
 def plugin_rows() -> tuple[Row, ...]:

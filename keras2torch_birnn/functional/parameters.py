@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from keras2torch_birnn.lazy_array import Deferred
+from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.spec import Array
 
 _SOURCE = "lazy_source"
@@ -19,7 +19,7 @@ def to_parameter(array: Array) -> nn.Parameter:
     parameters take no memory either, until a state_dict is assigned. Nor do those of arrays that
     are still in the file, until ``materialize`` reads them.
     """
-    if isinstance(array, Deferred):
+    if isinstance(array, LazyArray):
         parameter = to_parameter(np.broadcast_to(np.zeros((), array.dtype), array.shape))
         setattr(parameter, _SOURCE, array)
         return parameter
@@ -34,10 +34,10 @@ def to_parameter(array: Array) -> nn.Parameter:
     return nn.Parameter(torch.from_numpy(np.ascontiguousarray(array)))
 
 
-def lazy_source(tensor: torch.Tensor) -> Deferred | None:
+def lazy_source(tensor: torch.Tensor) -> LazyArray | None:
     """Return the array in the file that a parameter stands for, or None if it has its values."""
     source = getattr(tensor, _SOURCE, None)
-    return source if isinstance(source, Deferred) else None
+    return source if isinstance(source, LazyArray) else None
 
 
 def materialize(module: nn.Module) -> None:

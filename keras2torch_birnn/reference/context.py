@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from keras2torch_birnn.lazy_array import Deferred
+from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, Structure
 
 # output and its mask
@@ -95,7 +95,7 @@ class Context:
     def weight(self, layer: LayerSpec, name: str) -> Array:
         """A weight in the precision of this run; one that is still in the file stays there."""
         array = layer.weights[name]
-        return array.astype(self.dtype) if isinstance(array, Deferred) else self.number(array)
+        return array.astype(self.dtype) if isinstance(array, LazyArray) else self.number(array)
 
 
 # ---- rules that changed between Keras versions, where the spec does not hold them --------------

@@ -37,7 +37,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers.config.unrolled import check_calls
+from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
 from keras2torch_birnn.readers.files.window import Window
@@ -429,7 +429,7 @@ def content_spec(content: Mapping[str, Any]) -> ModelSpec:
             f"its spec is damaged ({printable(reason)})", "convert again", place="spec"
         ) from None
     check_spec(spec, content["state_dict"])
-    check_calls(spec.root)
+    check_call_count(spec.root)
     return spec
 
 

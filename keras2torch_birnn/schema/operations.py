@@ -46,7 +46,7 @@ _KINDS_OF_ALL = ("float", "int32", "int64", "bool", "size", "a float", "an int",
 
 
 def _kinds(value: Any) -> Any:
-    """Check what ``readers.operations.settle`` found; no file of Keras says it."""
+    """Check what ``readers.operations.infer_dtypes`` found; no file of Keras says it."""
     lists = ("has", "wants", "gives")
     if not isinstance(value, Mapping) or set(value) != {*lists, "passes_mask"}:
         raise BadOptionError("kinds are expected")

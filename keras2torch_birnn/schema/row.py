@@ -66,7 +66,7 @@ class Schema:
     ``listed``: its one argument is a list of tensors. ``groups``: of the weights of layers inside
     it, named "query/kernel": what stands before the slash -> names of its group in the v3 store.
     ``renamed``: other names of options -> those options. ``ignored``: keys that cannot change what
-    a trained layer of this class computes (``readers.dialects`` has those of all classes).
+    a trained layer of this class computes (``readers.config.dialects`` has those of all classes).
     ``refused``: what is not supported of it, in words, for the list of layers.
     """
 

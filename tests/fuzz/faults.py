@@ -35,7 +35,7 @@ import torch
 from converted import convert_spec
 
 from keras2torch_birnn import OutputError, convert, lazy_array, save
-from keras2torch_birnn.readers import opened
+from keras2torch_birnn.readers import open_model
 from keras2torch_birnn.saving import atomic
 from keras2torch_birnn.saving.checkpoint import write_out
 
@@ -190,7 +190,7 @@ class Runs:
         self.model = convert(FIXTURE)
         self.closing = ExitStack()
         with mock.patch.object(lazy_array, "LEAST_BYTES", 0):
-            spec, _ = self.closing.enter_context(opened(FIXTURE))
+            spec, _ = self.closing.enter_context(open_model(FIXTURE))
             self.hollow = convert_spec(spec, filled=False)
         memory = Path("/dev/shm")
         self.root = Path(

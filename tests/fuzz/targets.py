@@ -27,7 +27,7 @@ import numpy as np
 from fuzz.forked import fork
 from keras2torch_birnn import inspection, lazy_array, readers
 from keras2torch_birnn.errors import K2TError, gather
-from keras2torch_birnn.lazy_array import Deferred
+from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.spec import model_from_json
@@ -134,10 +134,10 @@ class Recorder:
     def take_late(self, weights: Iterable[Any]) -> None:
         """Read what is still in the file, each matrix whole."""
         for value in weights:
-            if isinstance(value, Deferred):
+            if isinstance(value, LazyArray):
                 source = value.source
                 assert isinstance(source, StoredArray)
-                self.read.append((source.path, Deferred.whole(source).read()))
+                self.read.append((source.path, LazyArray.whole(source).read()))
 
 
 def read_file(
@@ -160,7 +160,7 @@ def read_file(
             return readers.read_model(path, config=config)
         with (
             mock.patch.object(lazy_array, "LEAST_BYTES", 0),
-            readers.opened(path, config=config) as (spec, problems),
+            readers.open_model(path, config=config) as (spec, problems),
         ):
             if problems:
                 raise gather(problems)
@@ -372,7 +372,7 @@ class Architectures:
                 pass
 
         with mock.patch.object(readers, "open_container", lambda _path: Kept()):
-            spec, problems = readers.survey("mutant")
+            spec, problems = readers.read_with_problems("mutant")
         inspection.layer_rows(spec, problems, {})  # as `k2t inspect`
         if problems:
             raise gather(problems)

@@ -37,7 +37,7 @@ from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.config.cells import settle_stack
+from keras2torch_birnn.readers.config.cells import infer_stack_mask_rule
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
@@ -155,7 +155,7 @@ def any_loop(draw: st.DrawFn, rules: tuple[str, ...]) -> dict[str, Any]:
 
 
 def ruled(spec: LayerSpec) -> LayerSpec:
-    """The layer with a mask rule that its options can have (``readers.dialects``)."""
+    """The layer with a mask rule that its options can have (``readers.config.dialects``)."""
     halves = {key: ruled(half) for key, half in spec.parts.items() if key.endswith("_layer")}
     if halves:
         return replace(spec, parts=halves)
@@ -576,7 +576,7 @@ def test_what_stands_at_masked_steps_of_a_stack_is_the_versions(
     stack = LayerSpec("StackedRNNCells", "s", {"states": generation.stack_states}, parts=parts)
     config = {"masked_output": generation.masked_output}
     spec = LayerSpec("RNN", "rnn", config, parts={"cell": stack})
-    assert settle_stack(spec, generation).config["masked_output"] == rule
+    assert infer_stack_mask_rule(spec, generation).config["masked_output"] == rule
 
 
 @pytest.mark.parametrize("engine", ["fused", "native"])

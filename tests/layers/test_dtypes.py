@@ -18,7 +18,7 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.config.number_kinds import check_kinds
+from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
 from keras2torch_birnn.readers.config.policies import mixture_note
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
@@ -188,7 +188,7 @@ def test_an_input_of_half_precision_is_told(tmp_path: Path) -> None:
 def refused(version: str, *layers: dict[str, Any], match: str) -> None:
     root, parsing = parsed(version, *layers)
     assert not parsing.problems
-    check_kinds(root, parsing.generation, parsing.problems)
+    check_integer_inputs(root, parsing.generation, parsing.problems)
     with pytest.raises(K2TError, match=match):
         raise gather(parsing.problems)
 
@@ -251,7 +251,7 @@ def test_sums_of_short_numbers_are_refused(class_name: str, dtype: str) -> None:
 def test_short_numbers_beside_others_are_no_problem() -> None:
     merged = entry("Add", "y", [keras3(["a", "b"])])
     root, parsing = parsed(K3, of("uint8"), source("b", 7, 3), merged)
-    check_kinds(root, parsing.generation, parsing.problems)
+    check_integer_inputs(root, parsing.generation, parsing.problems)
     assert not parsing.problems
 
 

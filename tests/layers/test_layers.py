@@ -18,7 +18,7 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.keras1_merge import without_merge
+from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.shape_inference import infer_model
@@ -143,7 +143,7 @@ def merged(*branches: Any, **config: Any) -> dict[str, Any]:
 
 
 def test_branches_become_inputs_of_a_graph() -> None:
-    model = keras1.modern(merged(keras1_branch("left"), merged(keras1_branch("a"),
+    model = keras1.modernize(merged(keras1_branch("left"), merged(keras1_branch("a"),
                                                                keras1_branch("b"))))  # fmt: skip
     config = model["config"]
     assert model["class_name"] == "Model"
@@ -174,7 +174,9 @@ def test_a_mask_does_not_leave_a_branch() -> None:
     """``Sequential.add`` of Keras 1.2.2 notes no mask for the node that Merge looks at."""
     branch = keras1_branch("d")
     branch["config"].insert(0, keras1_layer("Masking", "m", batch_input_shape=[None, 7, 3]))
-    names = [entry["name"] for entry in keras1.modern(merged(branch, branch))["config"]["layers"]]
+    names = [
+        entry["name"] for entry in keras1.modernize(merged(branch, branch))["config"]["layers"]
+    ]
     assert "d_without_mask" in names
 
 
@@ -234,7 +236,7 @@ def test_a_merge_at_the_start_hands_masks_on_since_keras_2() -> None:
     branch = keras1_branch("d")
     branch["config"].insert(0, keras1_layer("Masking", "m", batch_input_shape=[None, 7, 3]))
     for stay, names in ((True, {"d_without_mask"}), (False, set())):
-        model = without_merge(merged(branch), masks_stay=stay)
+        model = replace_merges(merged(branch), masks_stay=stay)
         found = {entry["name"] for entry in model["config"]["layers"]}
         assert {name for name in found if "without" in name} == names
 
@@ -260,12 +262,12 @@ def test_merges_of_keras_1_are_the_later_layers() -> None:
     for mode, class_name in {
         "sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum",
     }.items():  # fmt: skip
-        assert keras1.modern(keras1_layer("Merge", "m", mode=mode)) == {
+        assert keras1.modernize(keras1_layer("Merge", "m", mode=mode)) == {
             "class_name": class_name, "config": {"name": "m"},
         }  # fmt: skip
-    concat = keras1.modern(keras1_layer("Merge", "m", mode="concat", concat_axis=1))
+    concat = keras1.modernize(keras1_layer("Merge", "m", mode="concat", concat_axis=1))
     assert concat == {"class_name": "Concatenate", "config": {"name": "m", "axis": 1}}
-    dot = keras1.modern(keras1_layer("Merge", "m", mode="dot", dot_axes=[2, 2]))
+    dot = keras1.modernize(keras1_layer("Merge", "m", mode="dot", dot_axes=[2, 2]))
     assert dot == {"class_name": "Dot", "config": {"name": "m", "axes": [2, 2]}}
 
 
@@ -332,7 +334,7 @@ def test_strides_that_keras_1_does_not_save_are_noted() -> None:
     ],
 )
 def test_every_way_to_say_a_padding(name: str, padding: Any, pairs: Any) -> None:
-    entry = keras1.modern(keras1_layer(name, "own", padding=padding))
+    entry = keras1.modernize(keras1_layer(name, "own", padding=padding))
     assert entry["config"]["padding"] == pairs
 
 

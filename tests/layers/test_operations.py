@@ -24,7 +24,7 @@ from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.functional import operations
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.operations import keras3, lambdas, names_of, nodes
+from keras2torch_birnn.readers.operations import graph_nodes, keras3, operation_names, tf_functions
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
@@ -76,9 +76,9 @@ def names_in_files() -> Mapping[str, frozenset[str]]:
 
 def test_every_function_of_the_tables_was_written_by_real_keras() -> None:
     seen = names_in_files()
-    saved = {name for name, row in lambdas.ROWS.items() if row.saved}
+    saved = {name for name, row in tf_functions.ROWS.items() if row.saved}
     assert saved <= seen["lambdas"]
-    assert nodes.ROWS.keys() == seen["nodes"]
+    assert graph_nodes.ROWS.keys() == seen["nodes"]
     # of masks alone: other files have it, see test_fixtures.test_every_class_was_compared
     assert keras3.ROWS.keys() - seen["keras3"] == {"ConvertToTensor"}
 
@@ -561,7 +561,7 @@ def test_layers_and_inspect_know_operations() -> None:
     assert "ops.Matmul" in table
     assert "tf.linalg.matmul, node MatMul, node BatchMatMulV2, keras.ops Matmul" in table
     assert "einsum, " not in table
-    assert all(names_of(name.removeprefix("ops.")) for name in OPS)
+    assert all(operation_names(name.removeprefix("ops.")) for name in OPS)
     rows = k2t("inspect", FIXTURES / "tf.keras-2.15.0/ops_tf_masks.keras").out.splitlines()
     facts = {row.split()[0]: row for row in rows}
     assert "drops it" in facts["tf.math.multiply"]

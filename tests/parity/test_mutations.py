@@ -1112,7 +1112,11 @@ mutation(
 )
 mutation(
     "masked steps of a stack of Keras 2.2.4 show its last state",
-    edit("readers.config.cells:settle_stack", '"previous_first_state" if', '"previous_state" if'),
+    edit(
+        "readers.config.cells:infer_stack_mask_rule",
+        '"previous_first_state" if',
+        '"previous_state" if',
+    ),
     f"{K2}/stacked_mask_last.h5",
     rereads=True,
 )
@@ -1124,13 +1128,13 @@ mutation(
 )
 mutation(
     "cells of a frozen half by position",
-    edit("readers.weights.legacy:_by_half", "if once and", "if False and"),
+    edit("readers.weights.legacy:_group_by_half", "if once and", "if False and"),
     f"{K2}/stacked_frozen.h5",
     rereads=True,
 )
 mutation(
     "cells of a stack by position",
-    edit("readers.weights.legacy:_numbered", "if not all(", "if True or not all("),
+    edit("readers.weights.legacy:_pair_by_number", "if not all(", "if True or not all("),
     f"{K2}/stacked_frozen_cell.h5",
     rereads=True,
 )

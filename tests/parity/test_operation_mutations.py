@@ -24,7 +24,7 @@ from keras2torch_birnn import K2TError
 from keras2torch_birnn.functional import operations as functions
 from keras2torch_birnn.layers import operations
 from keras2torch_birnn.layers.operations import Target
-from keras2torch_birnn.readers.operations import keras3, lambdas, nodes
+from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
 
 TF, K3, NODE = "tf.keras-2.15.0/ops_tf_", "keras-3.15.1/ops_", "tf-2.2.3/ops_node_"
 VALUES = (f"{TF}values.keras", f"{K3}values.keras", f"{NODE}values.h5")
@@ -235,12 +235,15 @@ MUTATIONS = [
     ),
     Mutation(
         "arguments change places",
-        row(lambdas.ROWS, "math.subtract", names="x=x2 y=x1"),
+        row(tf_functions.ROWS, "math.subtract", names="x=x2 y=x1"),
         VALUES[:1],
         rereads=True,
     ),
     Mutation(
-        "inputs change places", row(nodes.ROWS, "RealDiv", names="x2 x1"), VALUES[2:], rereads=True
+        "inputs change places",
+        row(graph_nodes.ROWS, "RealDiv", names="x2 x1"),
+        VALUES[2:],
+        rereads=True,
     ),
     Mutation(
         "sides change places",
@@ -251,7 +254,7 @@ MUTATIONS = [
     Mutation(
         "transpose_b is a",
         row(
-            lambdas.ROWS,
+            tf_functions.ROWS,
             "linalg.matmul",
             names="a=x1 b=x2 transpose_b=transpose_a transpose_a=transpose_b",
         ),
@@ -260,19 +263,27 @@ MUTATIONS = [
     ),
     Mutation(
         "argmax of all",
-        edit("readers.operations.lambdas._first_axis", "0 if axis is None", "None if axis is None"),
+        edit(
+            "readers.operations.tf_functions._first_axis",
+            "0 if axis is None",
+            "None if axis is None",
+        ),
         REDUCE[:1],
         rereads=True,
     ),
     Mutation(
         "epsilon of the length",
-        edit("readers.operations.lambdas._l2", "float(epsilon) ** 0.5", "float(epsilon)"),
+        edit("readers.operations.tf_functions._l2", "float(epsilon) ** 0.5", "float(epsilon)"),
         REDUCE[:1],
         rereads=True,
     ),
     Mutation(
         "indices are slices",
-        edit("readers.operations.binding.masked_key", '"shrink_axis_mask" in said', "False"),
+        edit(
+            "readers.operations.bind_arguments.masked_key",
+            '"shrink_axis_mask" in bits_set',
+            "False",
+        ),
         SHAPES[2:],
         rereads=True,
     ),
@@ -446,39 +457,41 @@ MUTATIONS = [
     ),
     Mutation(
         "a computed place as a size",
-        edit("readers.operations.binding._from", '["@", None, 1]', '[0, "@", 1]'),
+        edit("readers.operations.bind_arguments._from", '["@", None, 1]', '[0, "@", 1]'),
         MORE[:1],
         rereads=True,
     ),
     Mutation(
         "a square over x",
-        edit("readers.operations.lambdas._over", '"x1": 1.0', '"x1": 2.0'),
+        edit("readers.operations.tf_functions._over", '"x1": 1.0', '"x1": 2.0'),
         MORE[:1],
         rereads=True,
     ),
     Mutation(
         "an end that is not meant",
         edit(
-            "readers.operations.binding.masked_key", 'None if "end_mask" in said else last', "last"
+            "readers.operations.bind_arguments.masked_key",
+            'None if "end_mask" in bits_set else last',
+            "last",
         ),
         SHAPES[2:],
         rereads=True,
     ),
     Mutation(
         "size for end",
-        edit("readers.operations.binding._from", "begin + length", "length"),
+        edit("readers.operations.bind_arguments._from", "begin + length", "length"),
         SHAPES,
         rereads=True,
     ),
     Mutation(
         "places for sizes",
-        edit("readers.operations.binding.at_places", '"places" if', '"sizes" if'),
+        edit("readers.operations.bind_arguments.at_places", '"places" if', '"sizes" if'),
         SHAPES[1:2],
         rereads=True,
     ),
     Mutation(
         "tensors in reverse",
-        edit("readers.operations.nodes._inputs", "iter(tensors)", "iter(tensors[::-1])"),
+        edit("readers.operations.graph_nodes._inputs", "iter(tensors)", "iter(tensors[::-1])"),
         VALUES[2:],
         rereads=True,
     ),

@@ -76,7 +76,7 @@ def test_a_keras_1_layer_becomes_one_of_keras_2() -> None:
             "name": "c",
         },
     }
-    assert keras1.modern(entry) == {
+    assert keras1.modernize(entry) == {
         "class_name": "Conv1D",
         "config": {
             "filters": 5,
@@ -92,7 +92,7 @@ def test_a_keras_1_layer_becomes_one_of_keras_2() -> None:
 
 def test_values_that_are_none_stay() -> None:
     entry = {"class_name": "Bidirectional", "config": {"merge_mode": None}}
-    assert keras1.modern(entry) == entry
+    assert keras1.modernize(entry) == entry
 
 
 def test_a_convolution_kernel_from_before_keras_1_2_is_turned() -> None:

@@ -18,7 +18,7 @@ from keras2torch_birnn import (
     convert,
 )
 from keras2torch_birnn.errors import gather
-from keras2torch_birnn.readers import survey
+from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.reference import rounding
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.options import REQUIRED
@@ -101,7 +101,7 @@ def test_a_call_without_its_tensors_is_refused(
     )
     changed = changed_config(source, tmp_path / "m.keras", change)
     with pytest.raises(InvalidModelFileError, match=words):
-        survey(changed)
+        read_with_problems(changed)
 
 
 STEPS = LIVE / "arch_ner_char_lstm.h5"  # TimeDistributed: "time_distributed" and "..._1" after it
@@ -160,7 +160,7 @@ def test_a_call_of_another_form_is_refused(
     """Each ended in a TypeError, an IndexError or a RecursionError."""
     changed = changed_config(source, tmp_path / f"m{source.suffix}", change)
     with pytest.raises(InvalidModelFileError, match=words):
-        survey(changed)
+        read_with_problems(changed)
 
 
 def test_a_wrapper_that_is_refused_is_told(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_wrapper_that_is_refused_is_told(tmp_path: Path) -> None:
     def of_nowhere(model: dict[str, Any]) -> None:
         layer(model, "time_distributed")["module"] = float("inf")
 
-    _, problems = survey(changed_config(TWICE, tmp_path / "m.keras", of_nowhere))
+    _, problems = read_with_problems(changed_config(TWICE, tmp_path / "m.keras", of_nowhere))
     with pytest.raises(UnsupportedLayerError, match="layer class TimeDistributed is not supported"):
         raise gather(problems)
 
@@ -184,7 +184,7 @@ def test_a_model_at_every_step_takes_its_tensors_by_name(tmp_path: Path) -> None
     source = FIXTURES / "keras-2.0.8" / "arch_hierarchy_attention.h5"
     shapes = []
     for path in (source, changed_config(source, tmp_path / "m.h5", by_name)):
-        spec, problems = survey(path)
+        spec, problems = read_with_problems(path)
         assert not problems
         assert spec.root.graph is not None
         shapes.append(spec.root.graph.layer("time_distributed_3").output_shape)
@@ -219,7 +219,7 @@ def test_sizes_that_no_weight_backs_up_are_refused(tmp_path: Path) -> None:
 
     changed = changed_config(PADDED, tmp_path / "m.h5", wide)
     with pytest.raises(InvalidModelFileError, match="numbers, more than"):
-        survey(changed)
+        read_with_problems(changed)
 
 
 def test_a_model_that_cannot_be_computed_is_an_error_of_the_file(
@@ -267,4 +267,4 @@ def test_calls_that_keras_30_does_not_tell_apart_are_refused(
 ) -> None:
     changed = changed_config(ELSEWHERE, tmp_path / "m.keras", change)
     with pytest.raises(InvalidModelFileError, match=words):
-        survey(changed)
+        read_with_problems(changed)

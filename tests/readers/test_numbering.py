@@ -9,7 +9,7 @@ from commands import FIXTURES
 from specs import ENTRIES, chain, dense, layer, read_entry, rnn
 
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.weights.v3 import numbered, snake_case
+from keras2torch_birnn.readers.weights.v3 import number_groups, snake_case
 from keras2torch_birnn.spec import LayerSpec
 
 STACK = chain(
@@ -40,19 +40,19 @@ def test_groups_are_named_after_classes(class_name: str, group: str) -> None:
 
 
 def test_every_layer_of_a_class_counts_once() -> None:
-    assert list(numbered(STACK, skips=False).values()) == [
+    assert list(number_groups(STACK, skips=False).values()) == [
         "lstm", "dropout", "dense", "dropout_1", "dense_1", "dense_2",
     ]  # fmt: skip
 
 
 def test_in_keras_2_12_and_2_13_a_layer_with_weights_counts_twice() -> None:
-    assert list(numbered(STACK, skips=True).values()) == [
+    assert list(number_groups(STACK, skips=True).values()) == [
         "lstm", "dropout", "dense", "dropout_1", "dense_2", "dense_4",
     ]  # fmt: skip
 
 
 def test_layers_that_are_stored_elsewhere_can_be_left_out() -> None:
-    names = numbered(STACK, skips=False, without=frozenset({"dense_1"}))
+    names = number_groups(STACK, skips=False, without=frozenset({"dense_1"}))
     assert list(names.values()) == ["lstm", "dropout", "dropout_1", "dense", "dense_1"]
 
 

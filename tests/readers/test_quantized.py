@@ -14,7 +14,7 @@ from keras2torch_birnn.conversion import build
 from keras2torch_birnn.layers.dense import QuantizedDense
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config.policies import read_policy
-from keras2torch_birnn.readers.weights.quantized import quantization, source_policy
+from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
 from keras2torch_birnn.spec import LayerSpec
 
 POLICY: Mapping[str, Any] = {
@@ -60,7 +60,7 @@ def quantized_dense(units: int = 5, features: int = 7) -> LayerSpec:
 def test_how_a_layer_is_quantized(
     class_name: str, given: Mapping[str, Any], meaning: str | None
 ) -> None:
-    assert quantization(class_name, given) == (meaning, "")
+    assert parse_quantization(class_name, given) == (meaning, "")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_how_a_layer_is_quantized(
 def test_what_cannot_be_honoured_is_refused(
     class_name: str, given: Mapping[str, Any], words: str
 ) -> None:
-    meaning, refusal = quantization(class_name, given)
+    meaning, refusal = parse_quantization(class_name, given)
     assert meaning is None
     assert words in refusal
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from tensorflow_files import (
 )
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn import lazy_array
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
@@ -36,7 +38,8 @@ from keras2torch_birnn.errors import (
     UnsupportedLayerError,
     WeightMismatchError,
 )
-from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers import open_model, read_model, read_with_problems
+from keras2torch_birnn.verification.live_keras import files_for_keras
 
 TF_KERAS = FIXTURES / "tf.keras-2.15.0"
 STACK = TF_KERAS / "mask_stack_bi_dense.h5"
@@ -542,8 +545,6 @@ def test_a_packed_model_must_be_complete(name: str, tmp_path: Path) -> None:
 
 def _tar_with(target: Path, *members: tuple[str, bytes, bytes]) -> Path:
     """A tar archive of members (name, data, type)."""
-    import io
-
     with tarfile.open(target, "w") as tar:
         for name, data, kind in members:
             info = tarfile.TarInfo(name)
@@ -660,19 +661,14 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_large_weights_stay_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from keras2torch_birnn import lazy_array
-    from keras2torch_birnn.readers import survey
-
     monkeypatch.setattr(lazy_array, "LEAST_BYTES", 1)
     root, _ = model_tree(STACK)
     folder = write_saved_model(tmp_path / "m", root)
-    from keras2torch_birnn.readers import opened
-
-    with opened(folder) as (spec, problems):
+    with open_model(folder) as (spec, problems):
         kinds = {type(a) for layer in spec.root.walk() for a in layer.weights.values()}
-        assert lazy_array.Deferred in kinds
+        assert lazy_array.LazyArray in kinds
         assert problems == []
-    assert survey(folder)[1] == []
+    assert read_with_problems(folder)[1] == []
     k2t.save(k2t.convert(folder), tmp_path / "out.pt")
     assert_same(k2t.load(tmp_path / "out.pt"), STACK)
     data = folder / "variables" / "variables.data-00000-of-00001"
@@ -696,8 +692,6 @@ def test_every_variable_of_the_sample_counts() -> None:
 
 
 def test_keras_is_given_the_json_and_the_checkpoint_alone(tmp_path: Path) -> None:
-    from keras2torch_birnn.verification.live_keras import files_for_keras
-
     root, model = model_tree(STACK)
     config = architecture(tmp_path, STACK)
     folder = write_saved_model(tmp_path / "m", root)

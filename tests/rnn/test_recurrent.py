@@ -102,7 +102,7 @@ def cells(draw: st.DrawFn, units: int, seed: int, **options: Any) -> LayerSpec:
 
 
 def ruled(spec: LayerSpec, rule: str) -> LayerSpec:
-    """The layer with a mask rule that its options can have (``readers.dialects``)."""
+    """The layer with a mask rule that its options can have (``readers.config.dialects``)."""
     unreversed = spec.config["go_backwards"] and spec.config["return_sequences"]
     if rule == "zeros_unreversed" and not unreversed:
         rule = "zeros"

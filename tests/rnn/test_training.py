@@ -17,7 +17,7 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError
 from keras2torch_birnn.layers.normalization import BatchNorm
-from keras2torch_birnn.readers.config.penalties import penalties, penalty_note
+from keras2torch_birnn.readers.config.penalties import describe_penalties, penalties
 from keras2torch_birnn.schema.training_rules import BatchRule, batch_rule
 from keras2torch_birnn.spec import Generation, LayerSpec
 
@@ -212,9 +212,9 @@ def test_what_a_layer_adds_in_training_is_found(
 
 
 def test_many_layers_with_penalties_are_counted() -> None:
-    (note,) = penalty_note({f"dense_{i}": ("kernel: L2",) for i in range(11)})
+    (note,) = describe_penalties({f"dense_{i}": ("kernel: L2",) for i in range(11)})
     assert "dense_7 (kernel: L2), and 3 more layers; add them to your own loss" in note
-    assert penalty_note({}) == []
+    assert describe_penalties({}) == []
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.weights.masked_steps import settle_masked_steps
+from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
@@ -144,7 +144,7 @@ def spec_of(graph: Graph, version: str, seed: int = 0) -> ModelSpec:
         root = infer_model(root, parsing.problems)
     if parsing.problems:
         raise parsing.problems[0]
-    root, _ = settle_masked_steps(root, {}, parsing.generation, None, parsing.of_tensorflow_1)
+    root, _ = resolve_masked_steps(root, {}, parsing.generation, None, parsing.of_tensorflow_1)
     root = infer_model(_filled(root, np.random.default_rng(seed)), parsing.problems)
     return ModelSpec(root, parsing.generation)
 

@@ -20,27 +20,27 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.config import dialects, keras1
-from keras2torch_birnn.readers.config.calls import settle_calls
+from keras2torch_birnn.readers.config.calls import resolve_masks
 from keras2torch_birnn.readers.config.cells import (
     check_alone,
     check_stack,
+    drop_repeated_options,
+    infer_stack_mask_rule,
     read_cells,
-    settle_stack,
-    without_repeated,
 )
 from keras2torch_birnn.readers.config.custom_layers import (
     KERAS_PACKAGES,
     check_steps,
-    own_class_name,
-    own_layer,
+    find_custom_class,
+    parse_custom_layer,
 )
-from keras2torch_birnn.readers.config.graphs import functional_graph, sequential_graph, shape_value
-from keras2torch_birnn.readers.config.keras1_merge import without_merge
+from keras2torch_birnn.readers.config.graphs import build_functional, build_sequential, parse_shape
+from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.penalties import penalties
-from keras2torch_birnn.readers.config.policies import Reading, read_policy
-from keras2torch_birnn.readers.operations import OPERATION_MODULES, translated_layers
-from keras2torch_birnn.readers.operations.settle import settle_operations
-from keras2torch_birnn.readers.weights.quantized import quantization, source_policy
+from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
+from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
+from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
+from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
 from keras2torch_birnn.schema import (
     CLASS_NAMES,
     RECURRENT,
@@ -74,7 +74,7 @@ _HOW_TO_SUPPLY_A_LAMBDA = (
 
 @dataclass
 class Parsing:
-    """What every step of one parse shares. ``problems`` and ``notes`` grow as it goes.
+    """State of one parse; its steps add to ``problems`` and ``notes``.
 
     ``floats``: "float32", "float64", as far as layers say that they compute in it.
     ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
@@ -105,8 +105,8 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
             place="model_config",
         )
     if parsing.generation.name == "keras1":
-        parsing.notes += keras1.open_questions(model)
-        model = keras1.with_orderings(model)
+        parsing.notes += keras1.list_open_questions(model)
+        model = keras1.fill_orderings(model)
     return _parse_layer(model, parsing, "", depth=0)
 
 
@@ -136,10 +136,10 @@ def _parse_layer(
     refused: list[str] = []
     supplied = class_name_of([file_class]) is not None
     if parsing.generation.name == "keras1" and not supplied:
-        refused, entry = keras1.refused_values(entry), keras1.modern(entry)
+        refused, entry = keras1.list_unsupported_options(entry), keras1.modernize(entry)
         file_class = _class_name(entry, outer or "model_config")
     elif parsing.generation.name == "keras2" and not supplied:
-        entry = without_merge(entry, masks_stay=False)
+        entry = replace_merges(entry, masks_stay=False)
         file_class = _class_name(entry, outer or "model_config")
     config = _config(entry, outer or "model_config")
     named = config if isinstance(config, Mapping) else {}
@@ -152,27 +152,29 @@ def _parse_layer(
             f"layers nested deeper than {MAX_MODEL_DEPTH}", "refused", place=printable(place)
         )
     parsing.problems += [UnsupportedOptionError(found, place=place) for found in refused]
-    own_class = own_class_name(entry, name, place)
+    own_class = find_custom_class(entry, name, place)
     if own_class is not None:
         _check_dtype(named.get("dtype"), parsing, place)
-        return own_layer(own_class, name, config, parsing.generation, place, parsing.problems)
+        return parse_custom_layer(
+            own_class, name, config, parsing.generation, place, parsing.problems
+        )
     refusal = _refusal(entry, file_class, parsing)
     if refusal is not None:
         refusal.place = place
         parsing.problems.append(refusal)
         return LayerSpec(file_class, name, {}, place=place)
-    class_name = CLASS_NAMES[_qualified(entry, file_class)]
+    class_name = CLASS_NAMES[_schema_key(entry, file_class)]
     if class_name in MODEL_CLASSES:
         return _parse_model(class_name, name, config, parsing, place, depth)
     if not isinstance(config, Mapping):
         raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
     if class_name == "Bidirectional":
-        parts = _bidirectional_parts(config, parsing, place, depth)
+        parts = _parse_halves(config, parsing, place, depth)
     elif class_name == "TimeDistributed":
-        parts = {"layer": _inner(config, "layer", parsing, place, depth)}
+        parts = {"layer": _parse_inner(config, "layer", parsing, place, depth)}
         check_steps(parts["layer"], place, parsing.problems)
     elif class_name in ("RNN", STACK):
-        config = without_repeated(config)
+        config = drop_repeated_options(config)
         parts = read_cells(
             class_name,
             config,
@@ -182,16 +184,16 @@ def _parse_layer(
         )
     else:
         parts = {}
-    options = _options(file_class, class_name, config, parsing, place, wrapped=wrapped)
+    options = _parse_options(file_class, class_name, config, parsing, place, wrapped=wrapped)
     layer = LayerSpec(class_name, name, options, parts=parts, place=place)
     if not cell:
         check_alone(layer, parsing.problems)
     check_stack(layer, parsing.generation, parsing.problems)
-    return settle_stack(layer, parsing.generation) if class_name == "RNN" else layer
+    return infer_stack_mask_rule(layer, parsing.generation) if class_name == "RNN" else layer
 
 
 def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
-    """Why this layer's class cannot be converted, or None."""
+    """Return why this layer's class cannot be converted, or None."""
     shown = printable(class_name)
     if class_name in _REFUSED_CLASSES:
         advice = _HOW_TO_SUPPLY_A_LAMBDA if class_name == LAMBDA else ""
@@ -217,7 +219,7 @@ _WITHOUT_TRAINABLE = frozenset(
 
 
 def _is_operation(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry is an operation of Keras 3, not a layer of the same name.
+    """Tell whether an entry is an operation of Keras 3, not a layer of the same name.
 
     The module says so in a ``.keras`` file. In an ``.h5`` there is none, but nearly every layer of
     Keras 3 has ``trainable`` in its config and no operation has; ``inbound_nodes`` are dicts in
@@ -233,11 +235,11 @@ def _is_operation(entry: Mapping[str, Any]) -> bool:
     return dict_nodes and bare and named
 
 
-def _qualified(entry: Mapping[str, Any], file_class: str) -> str:
+def _schema_key(entry: Mapping[str, Any], file_class: str) -> str:
     return f"ops.{file_class}" if _is_operation(entry) else file_class
 
 
-def _options(
+def _parse_options(
     file_class: str,
     class_name: str,
     given: Mapping[str, Any],
@@ -246,23 +248,23 @@ def _options(
     *,
     wrapped: bool,
 ) -> dict[str, Any]:
-    """The explicit options of a layer; what cannot be honoured goes to the problems."""
+    """Parse the options of a layer, all explicit; those not supported become problems."""
     schema = SCHEMA[class_name]
     if added := penalties(class_name, given):
         parsing.penalties[place] = added
-    config = dialects.renamed(class_name, given)
+    config = dialects.rename_keys(class_name, given)
     trainable = config.pop("trainable", True)
     if class_name == "InputLayer":
         _note_dtype(read_policy(config.get("dtype")), parsing)
         if config.get("shape") is not None:
-            config["shape"] = shape_value(config["shape"], place)
+            config["shape"] = parse_shape(config["shape"], place)
         for key in ("sparse", "ragged"):
             if config.get(key):
                 parsing.problems.append(
                     UnsupportedOptionError(f"{key}=True is not supported", place=place)
                 )
     elif "dtype" not in schema.options:
-        quantized, refusal = quantization(class_name, config)
+        quantized, refusal = parse_quantization(class_name, config)
         if refusal:
             parsing.problems.append(UnsupportedOptionError(refusal, place=place))
         else:
@@ -273,7 +275,7 @@ def _options(
     if "recurrent_dropout" in schema.options:
         config = dialects.cell_defaults(file_class, config, parsing.generation)
     if "masked_output" in schema.options:
-        first = wrapped and dialects.as_tensorflow_1(given, parsing.generation)
+        first = wrapped and dialects.is_tensorflow_1(given, parsing.generation)
         if first:
             parsing.of_tensorflow_1.add(place)
         anew = first or not parsing.generation.bidirectional_carries
@@ -295,7 +297,7 @@ def _options(
     config |= dialects.mask_rules(class_name, parsing.generation)
     options: dict[str, Any] = {"trainable": trainable is not False}
     for key, option in schema.options.items():
-        options[key] = _option(class_name, key, option, config, parsing, place)
+        options[key] = _parse_option(class_name, key, option, config, parsing, place)
     for key in config.keys() - schema.options.keys():
         if key not in (*schema.parts, "layer") and dialects.has_effect(class_name, key):
             parsing.problems.append(
@@ -308,7 +310,7 @@ def _options(
     return options
 
 
-def _option(
+def _parse_option(
     class_name: str,
     key: str,
     option: Option,
@@ -348,7 +350,7 @@ def _check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
         parsing.problems.append(UnsupportedOptionError(meaning.refusal, place=place))
 
 
-def _note_dtype(meaning: Reading, parsing: Parsing) -> None:
+def _note_dtype(meaning: DtypePolicy, parsing: Parsing) -> None:
     if meaning.note and meaning.note not in parsing.notes:
         parsing.notes.append(meaning.note)
 
@@ -356,7 +358,7 @@ def _note_dtype(meaning: Reading, parsing: Parsing) -> None:
 # ---- wrappers ---------------------------------------------------------------------------------
 
 
-def _inner(
+def _parse_inner(
     config: Mapping[str, Any],
     key: str,
     parsing: Parsing,
@@ -370,18 +372,18 @@ def _inner(
     return _parse_layer(config[key], parsing, place, depth=depth + 1, wrapped=wrapped)
 
 
-def _bidirectional_parts(
+def _parse_halves(
     config: Mapping[str, Any], parsing: Parsing, place: str, depth: int
 ) -> dict[str, LayerSpec]:
-    """The two halves, each with its own explicit ``go_backwards``.
+    """Parse both halves, each with its own explicit ``go_backwards``.
 
     Without ``backward_layer`` (Keras 2 and tf.keras write it only when the user gave one) the
     backward half is the forward one's twin with ``go_backwards`` turned round
     (Keras 2.2.4 ``layers/wrappers.py``, tf.keras 2.15 ``layers/rnn/bidirectional.py``).
     """
-    forward = _inner(config, "layer", parsing, place, depth, wrapped=True)
+    forward = _parse_inner(config, "layer", parsing, place, depth, wrapped=True)
     if config.get("backward_layer") is not None:
-        backward = _inner(config, "backward_layer", parsing, place, depth, wrapped=True)
+        backward = _parse_inner(config, "backward_layer", parsing, place, depth, wrapped=True)
     elif forward.class_name in RECURRENT:
         entry = config["layer"]
         mirrored = {
@@ -449,7 +451,7 @@ def _parse_model(
     # The root's own name is no part of a place: a reader of messages knows which model it is.
     inner = place if depth else ""
     if class_name != "Sequential":
-        entries = translated_layers(entries, _is_operation)
+        entries = translate_layers(entries, _is_operation)
     layers = tuple(_parse_layer(e, parsing, inner, depth=depth + 1) for e in entries)
     names = [layer.name for layer in layers]
     repeated, times = Counter(names).most_common(1)[0]
@@ -460,11 +462,11 @@ def _parse_model(
     graph: Graph
     if class_name == "Sequential":
         declared = config if isinstance(config, Mapping) else {}
-        graph = sequential_graph(layers, entries, declared, place)
+        graph = build_sequential(layers, entries, declared, place)
     else:
         if not isinstance(config, Mapping):
             raise InvalidModelFileError("a Functional model's config is a list", place=place)
-        graph = functional_graph(
+        graph = build_functional(
             layers,
             entries,
             config,
@@ -473,9 +475,9 @@ def _parse_model(
             # "3.0" is also what a text of Keras 3 counts as that names no version.
             counts_all_calls=parsing.generation.version.split(".")[:2] in (["3", "0"], ["3", "1"]),
         )
-        graph = settle_calls(graph, parsing.generation, parsing.problems, parsing.notes)
+        graph = resolve_masks(graph, parsing.generation, parsing.problems, parsing.notes)
         half = any("computed in float32" in note for note in parsing.notes)
-        graph = settle_operations(graph, parsing.generation, parsing.problems, half=half)
+        graph = infer_dtypes(graph, parsing.generation, parsing.problems, half=half)
     return LayerSpec(class_name, name, {"trainable": _trainable(config)}, graph=graph, place=place)
 
 

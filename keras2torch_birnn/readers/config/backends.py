@@ -13,7 +13,7 @@ from keras2torch_birnn.spec import Generation, LayerSpec
 def check_backend(
     backend: str, generation: Generation, root: LayerSpec
 ) -> tuple[list[UnsupportedOptionError], list[str]]:
-    """Problems and notes about the convolutions of a file written on ``backend``."""
+    """Return problems and notes about the convolutions of a file written on ``backend``."""
     convolutions = [layer for layer in root.walk() if "Conv" in layer.class_name]
     if not convolutions:
         return [], []

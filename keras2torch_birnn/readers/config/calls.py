@@ -1,4 +1,4 @@
-"""What a generation of Keras makes of the calls in a graph: which masks go on, which get lost.
+"""Masks of the calls in a graph: which are passed on and which are dropped, by generation.
 
 Sources: ``Layer.__call__`` of Keras 3.0 to 3.15; ``MultiHeadAttention.call`` since 3.8, which takes
 the masks off the very tensors it is given; ``RNN._process_inputs`` of tf.keras.
@@ -22,22 +22,24 @@ from keras2torch_birnn.spec import (
 )
 
 Node: TypeAlias = tuple[str, int]
-# Layers whose output is the very tensor they were given, at inference.
-_HAND_ON = frozenset(
+# Layers that return the same tensor at inference.
+_SAME_TENSOR = frozenset(
     "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout "
     "AlphaDropout ActivityRegularization Identity".split()
 )
 
 
-def settle_calls(
+def resolve_masks(
     graph: Graph, generation: Generation, problems: list[K2TError], notes: list[str]
 ) -> Graph:
-    """Write into the calls of a graph, and of those inside it, what the generation does with them.
+    """Write into all calls, also of inner graphs, what this Keras does with their masks.
 
-    ``keep_mask`` joins a call whose passed mask is not the one that goes on; references to tensors
-    that have lost their mask say so.
+    A call gets ``keep_mask`` if later layers see its input's mask and not the passed one;
+    references to tensors whose mask was dropped get ``masked=False``.
     """
-    calls = tuple(_settled(graph.layer(call.layer), call, generation) for call in graph.calls)
+    calls = tuple(
+        _keep_passed_mask(graph.layer(call.layer), call, generation) for call in graph.calls
+    )
     graph = replace(graph, calls=calls)
     for call in calls:
         layer = graph.layer(call.layer)
@@ -56,7 +58,7 @@ def settle_calls(
     inside = (part for layer in graph.layers for part in layer.walk())
     if not any(part.class_name == "MultiHeadAttention" for part in inside):
         return graph
-    graph, _ = _without_lost_masks(graph)
+    graph, _ = _drop_lost_masks(graph)
     if any(not ref.masked for call in graph.calls for ref in tensors((call.args, call.kwargs))):
         notes.append(
             "MultiHeadAttention of this Keras takes the masks off its inputs: layers that read "
@@ -65,7 +67,7 @@ def settle_calls(
     return graph
 
 
-def _settled(layer: LayerSpec, call: Call, generation: Generation) -> Call:
+def _keep_passed_mask(layer: LayerSpec, call: Call, generation: Generation) -> Call:
     if "mask" not in call.kwargs or layer.graph is not None:
         return call
     kwargs = dict(call.kwargs)
@@ -81,8 +83,8 @@ def _settled(layer: LayerSpec, call: Call, generation: Generation) -> Call:
 # ---- masks taken away ---------------------------------------------------------------------------
 
 
-def _without_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
-    """Mark what has lost its mask. The numbers are those of the inputs that lose theirs inside."""
+def _drop_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
+    """Mark tensors whose mask is dropped; return also the indices of such inputs of the graph."""
     inputs = tuple(tensors(graph.inputs))
     origin: dict[TensorRef, TensorRef] = {}
     lost: set[TensorRef] = set()
@@ -98,12 +100,12 @@ def _without_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
         return leaf
 
     by_node = {(call.layer, call.index): call for call in graph.calls}
-    for node in _order(graph, by_node):
+    for node in _sort_as_keras3(graph, by_node):
         call, layer = by_node[node], graph.layer(node[0])
         args = tuple(map_structure(mark, arg) for arg in call.args)
         done[node] = replace(call, args=args)
         given = [first(ref) for ref in tensors(call.args)]
-        if layer.class_name in _HAND_ON and given:
+        if layer.class_name in _SAME_TENSOR and given:
             origin[TensorRef(*node)] = given[0]
         elif layer.class_name == "MultiHeadAttention":
             lost.update(first(ref) for ref in tensors(call.args[:3]))
@@ -111,7 +113,7 @@ def _without_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
             if call.kwargs.get("mask") is not None:  # it is put on the input
                 lost.difference_update(given)
             if layer.name not in inner:
-                inner[layer.name] = _without_lost_masks(layer.graph)
+                inner[layer.name] = _drop_lost_masks(layer.graph)
             lost.update(ref for i, ref in enumerate(given) if i in inner[layer.name][1])
     layers = tuple(
         replace(layer, graph=inner[layer.name][0]) if layer.name in inner else layer
@@ -123,20 +125,20 @@ def _without_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
     return replace(graph, layers=layers, calls=calls, outputs=outputs), taken
 
 
-def _order(graph: Graph, by_node: Mapping[Node, Call]) -> list[Node]:
-    """The calls in the order in which Keras 3 runs them (``ops/function.py`` ``map_graph``).
+def _sort_as_keras3(graph: Graph, by_node: Mapping[Node, Call]) -> list[Node]:
+    """Sort calls in the order in which Keras 3 runs them (``ops/function.py`` ``map_graph``).
 
-    By depth, the longest way to an output; calls of a layer that is used several times may be
-    deeper. In one depth in the order in which the depths were settled.
+    By depth, the longest path to an output; calls of a layer that is used several times may be
+    deeper. Calls of one depth stay in the order in which their depths were computed.
     """
     parents = {
         node: [(ref.layer, ref.call) for ref in tensors((call.args, call.kwargs))]
         for node, call in by_node.items()
     }
-    settled = _outputs_last(graph, parents)
+    finished = _outputs_last(graph, parents)
     depths: dict[Node, int] = {}
     of_layer: dict[str, int] = {}
-    for node in reversed(settled):
+    for node in reversed(finished):
         depth = max(depths.setdefault(node, 0), of_layer.get(node[0], 0))
         of_layer[node[0]] = depths[node] = depth
         for parent in parents[node]:
@@ -145,7 +147,7 @@ def _order(graph: Graph, by_node: Mapping[Node, Call]) -> list[Node]:
 
 
 def _outputs_last(graph: Graph, parents: Mapping[Node, list[Node]]) -> list[Node]:
-    """Depth first from the outputs, every call after those it needs, without recursion."""
+    """Sort depth first from the outputs, every call after those it needs, without recursion."""
     finished: dict[Node, None] = {}
     for end in tensors(graph.outputs):
         stack: list[tuple[Node, bool]] = [((end.layer, end.call), False)]

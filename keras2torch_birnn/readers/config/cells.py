@@ -1,4 +1,4 @@
-"""What stands inside an RNN: one of Keras' cells, or a stack of them. A user's cell is refused."""
+"""The cell of an RNN: one of Keras' own, or a stack of them. Custom cells are refused."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from keras2torch_birnn.spec import Generation, LayerSpec
 
 Parse = Callable[[Any], LayerSpec]
 
-# What a cell has as a layer, and its RNN for itself.
+# Keys that both a cell and its RNN have.
 _EVERY_LAYER = frozenset(("name", "trainable", "dtype"))
 
 
-def without_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
+def drop_repeated_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Drop from an RNN's config what only repeats its cell's.
 
     TensorFlow.js writes every option of the cell (of a stack: ``cells``) a second time into the
-    config of the RNN, and reads ``cell`` alone. What differs there stays, to be refused by name.
+    config of the RNN, and reads ``cell`` alone. Keys that differ stay, to be refused by name.
     """
     cell = config.get("cell")
     repeated = cell.get("config") if isinstance(cell, Mapping) else None
@@ -43,7 +43,7 @@ def without_repeated(config: Mapping[str, Any]) -> dict[str, Any]:
 def read_cells(
     class_name: str, config: Mapping[str, Any], place: str, problems: list[K2TError], parse: Parse
 ) -> dict[str, LayerSpec]:
-    """The parts of an RNN ("cell") or of a stack ("0", "1", ...). ``parse`` reads one entry.
+    """Parse the cell of an RNN ("cell") or of a stack ("0", "1", ...); ``parse`` parses one entry.
 
     Raises:
         InvalidModelFileError: there is none.
@@ -89,7 +89,7 @@ def _cell(
 
 
 def check_alone(layer: LayerSpec, problems: list[K2TError]) -> None:
-    """Refuse a cell that stands where a layer belongs."""
+    """Refuse a cell in the place of a layer."""
     if layer.class_name in CELLS:
         problems.append(
             UnsupportedLayerError(
@@ -111,12 +111,12 @@ def check_stack(layer: LayerSpec, generation: Generation, problems: list[K2TErro
         )
 
 
-def settle_stack(layer: LayerSpec, generation: Generation) -> LayerSpec:
-    """An RNN with what stands at masked steps, where its cell is a stack.
+def infer_stack_mask_rule(layer: LayerSpec, generation: Generation) -> LayerSpec:
+    """Set the output at masked steps (``masked_output``) of an RNN whose cell is a stack.
 
-    Keras 2.2.3 and 2.2.4 show the first state there (``keras.backend.rnn``), and the first state
-    is the first cell's: they raise if that has another width than the output. Keras before 2.2
-    raises if any cell has another width.
+    Keras 2.2.3 and 2.2.4 output the first state there (``keras.backend.rnn``), which is the first
+    cell's, and raise if its width differs from the output's. Keras before 2.2 raises if any cell
+    has another width.
     """
     cell = layer.parts["cell"]
     if cell.class_name != STACK or layer.config["masked_output"] != "previous_state":

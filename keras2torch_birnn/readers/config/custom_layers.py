@@ -1,6 +1,6 @@
-"""Layers of plugins in a file: which entries are theirs, and what is taken from their configs.
+"""Layers of plugins in a file: find them by class, and parse their configs.
 
-Nothing of a config is resolved or run; of a Lambda only its arguments and its declared shape count.
+Nothing in a config is resolved or run; of a Lambda only the arguments and declared shape are used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.config import dialects
-from keras2torch_birnn.readers.config.graphs import shape_value
+from keras2torch_birnn.readers.config.graphs import parse_shape
 from keras2torch_birnn.schema import REQUIRED, BadOptionError, Option
 from keras2torch_birnn.schema.custom_layers import (
     LAMBDA,
@@ -28,12 +28,12 @@ from keras2torch_birnn.schema.custom_layers import (
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
-# What every Keras layer has in its config, beside the keys that never have an effect.
+# Keys of every Keras layer, besides those that never have an effect.
 _EVERY_LAYER = frozenset({"trainable", "dtype", "batch_size"})
 
 
-def own_class_name(entry: Mapping[str, Any], name: str, place: str) -> str | None:
-    """The class under which a plugin takes this layer, or None: Keras' own, or nobody's.
+def find_custom_class(entry: Mapping[str, Any], name: str, place: str) -> str | None:
+    """Return the class that a plugin registered for this layer, or None.
 
     Old ``.h5`` files have ``class_name`` only, with the package before ``>`` if the class was
     registered; ``.keras`` files have ``module`` and ``registered_name`` as well.
@@ -46,7 +46,7 @@ def own_class_name(entry: Mapping[str, Any], name: str, place: str) -> str | Non
     return class_name_of((entry.get("registered_name"), class_name, python_name(class_name)))
 
 
-def own_layer(
+def parse_custom_layer(
     class_name: str,
     name: str,
     config: Any,
@@ -54,7 +54,7 @@ def own_layer(
     place: str,
     problems: list[K2TError],
 ) -> LayerSpec:
-    """The spec of a plugin's layer, without weights.
+    """Parse a plugin's layer, without weights.
 
     Raises:
         InvalidModelFileError: its config is no object.
@@ -67,18 +67,18 @@ def own_layer(
     if class_name == LAMBDA:
         options = _lambda_options(config, place)
     elif own is not None and own.options is not None:
-        options = _declared(layer, own.options, config, generation, problems)
+        options = _parse_declared(layer, own.options, config, generation, problems)
     return LayerSpec(class_name, name, options, place=place)
 
 
-def _declared(
+def _parse_declared(
     layer: LayerSpec,
     known: Mapping[str, Any],
     given: Mapping[str, Any],
     generation: Generation,
     problems: list[K2TError],
 ) -> dict[str, Any]:
-    """The options that the plugin knows, each with a value; others are problems."""
+    """Parse the options that the plugin declares, all explicit; others are problems."""
     shown = printable(python_name(layer.class_name))
     config = {key: dialects.plain_value(value) for key, value in given.items()}
     options: dict[str, Any] = {"trainable": config.get("trainable", True) is not False}
@@ -105,7 +105,7 @@ def _declared(
 
 
 def _value(key: str, option: Any, config: Mapping[str, Any], generation: Generation) -> Any:
-    if not isinstance(option, Option):  # a plain default: whatever the file says
+    if not isinstance(option, Option):  # a plain default: any value of the file is accepted
         return config.get(key, option)
     if key not in config:
         if option.default is REQUIRED:
@@ -118,7 +118,7 @@ def _value(key: str, option: Any, config: Mapping[str, Any], generation: Generat
 
 
 def _lambda_options(config: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Arguments, declared output shape (without the batch), and whether it makes a mask."""
+    """Parse a Lambda's arguments, declared output shape (no batch axis), and use of a mask."""
     arguments = config.get("arguments") or {}
     if not isinstance(arguments, Mapping):
         raise InvalidModelFileError("a Lambda's arguments are no object", "refused", place=place)
@@ -129,7 +129,7 @@ def _lambda_options(config: Mapping[str, Any], place: str) -> dict[str, Any]:
         "trainable": config.get("trainable", True) is not False,
         # Keras 2 leaves in it the mask of the last call; a call says its own.
         "arguments": {str(k): dialects.plain_value(v) for k, v in arguments.items() if k != "mask"},
-        "output_shape": shape and shape_value(shape, place),
+        "output_shape": shape and parse_shape(shape, place),
         "makes_mask": config.get("mask") is not None,
     }
 
@@ -139,7 +139,7 @@ def _is_plain(shape: Any) -> bool:
 
 
 def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
-    """Refuse a Lambda's name that stands for two layers: nobody knows which one was meant."""
+    """Refuse a Lambda's name that two layers share: it is ambiguous which one a plugin means."""
     places: dict[str, list[str]] = {}
     for layer in root.walk():
         if layer.class_name == LAMBDA:
@@ -157,7 +157,7 @@ def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
 
 
 def check_steps(layer: LayerSpec, place: str, problems: list[K2TError]) -> None:
-    """Refuse a plugin's layer in a wrapper where it gives several tensors."""
+    """Refuse a plugin's layer with several outputs in a TimeDistributed."""
     if own_of(layer) is not None and output_count(layer) > 1:
         problems.append(
             UnsupportedOptionError(

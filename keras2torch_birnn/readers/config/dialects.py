@@ -1,6 +1,6 @@
-"""The words of every Keras generation, as tables: keys without effect, defaults, mask rules.
+"""Config keys and defaults of every Keras generation, as tables; rules for masks.
 
-Everything here turns what a file says into the explicit, canonical options of ``schema``.
+They turn the configs of a file into the explicit, canonical options of ``schema``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def has_effect(class_name: str, key: str) -> bool:
     return not (key in _NO_EFFECT or key.endswith(_NO_EFFECT_ENDINGS) or key in ignored)
 
 
-def renamed(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def rename_keys(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config with the canonical names of its keys."""
     names = SCHEMA[class_name].renamed
     return {names.get(key, key): plain_value(value) for key, value in config.items()}
 
 
 def plain_value(value: Any) -> Any:
-    """Unwrap the ways in which Keras wrote a NumPy number: 0-d arrays, ``__numpy__``, tuples."""
+    """Unwrap a NumPy number as Keras wrote it: 0-d arrays, ``__numpy__``, tuples."""
     if isinstance(value, Mapping):
         if set(value) == {"type", "value"}:
             return value["value"]
@@ -66,7 +66,7 @@ _LAYER_STRINGS = ("LeakyReLU", "ELU", "ReLU", "Softmax")
 
 
 def activation(value: Any, generation: Generation) -> Any:
-    """Read an activation of any dialect and make its meaning explicit.
+    """Parse an activation of any generation and make its meaning explicit.
 
     Forms: a name, None, ``{"class_name": "function", "config": name}``, or a serialized layer.
 
@@ -95,7 +95,7 @@ def activation(value: Any, generation: Generation) -> Any:
 
 
 def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
-    """Return what a layer does with a mask, and how Dot computes, as the generation has it."""
+    """Return the options that say how this generation treats masks, and computes Dot."""
     keras3 = generation.name == "keras3"
     old = generation.name == "keras1" or (
         generation.name == "keras2" and not generation.version.startswith("2.3")
@@ -127,7 +127,7 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
 def recurrent_defaults(
     class_name: str, given: Mapping[str, Any], generation: Generation, *, wrapped: bool
 ) -> dict[str, Any]:
-    """Make explicit what a loop over time leaves to its generation.
+    """Make explicit the defaults of a recurrent layer in this generation.
 
     ``wrapped``: inside a Bidirectional, which forces zeros at masked steps since tf.keras.
     """
@@ -139,11 +139,11 @@ def recurrent_defaults(
     return config
 
 
-def as_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
+def is_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
     """Tell whether TensorFlow 1 wrote a wrapped layer, or 2.0 after ``disable_v2_behavior``.
 
-    These leave the dtype of what is wrapped open and write one into its initializers. TensorFlow
-    2.0 does neither; its version of Keras, 2.2.4-tf, is that of 1.14.
+    Both write no dtype for the wrapped layer and one into its initializers. TensorFlow 2.0 does
+    neither; its version of Keras, 2.2.4-tf, is that of 1.14.
     """
     if generation.name != "tf.keras" or not generation.version.startswith(("2.1.", "2.2.")):
         return False
@@ -155,7 +155,7 @@ def as_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
 def cell_defaults(
     class_name: str, given: Mapping[str, Any], generation: Generation
 ) -> dict[str, Any]:
-    """Make explicit what one step leaves to its generation: of a layer's class, or a cell's."""
+    """Make explicit the defaults of one step in this generation, of a layer's or cell's class."""
     config, kind = dict(given), class_name.removesuffix("Cell")
     cudnn = kind.startswith("CuDNN")
     default = "sigmoid" if cudnn else generation.recurrent_activation

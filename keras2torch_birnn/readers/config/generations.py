@@ -1,4 +1,4 @@
-"""Which Keras wrote the file, and what it meant by its words.
+"""The Keras version that wrote the file, and the meaning of its configs.
 
 Sources: Keras at its tags 1.2.2, 2.0.8, 2.2.4, 2.3.1 (``keras/layers/recurrent.py``,
 ``keras/backend/tensorflow_backend.py``), tf.keras 2.15 (``keras/src/backend.py`` ``rnn``) and
@@ -24,7 +24,7 @@ _OLD_SIGMOID, _NEW_SIGMOID = "hard_sigmoid_0.2", "hard_sigmoid_1/6"
 
 
 def generation_of(version: str) -> Generation:
-    """Settle what ``version`` ("2.2.4", "2.2.4-tf", "3.3.3") means.
+    """Return the rules of ``version`` ("2.2.4", "2.2.4-tf", "3.3.3").
 
     Raises:
         InvalidModelFileError: it is not a version of Keras.
@@ -119,8 +119,8 @@ def version_by_shape(model: Mapping[str, Any]) -> str:
     return "1" if "'output_dim'" in text and "'inner_activation'" in text else ""
 
 
-def consequences(generation: Generation, writer: str = "") -> str:
-    """Say in one line what honouring this version changes.
+def describe_rules(generation: Generation, writer: str = "") -> str:
+    """Describe in one line how this version's rules change the outputs.
 
     writer: a program other than Keras that wrote the file and computes as this version does.
     """

@@ -1,6 +1,6 @@
-"""Whether a graph that was parsed can be run at all: every call gets tensors, every input is fed.
+"""Check that a parsed graph can run: every call gets tensors, every input is fed.
 
-Keras writes no other graphs; hands and accidents do.
+Keras writes no other graphs; edited and damaged files have them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves
 
-# A layer that may be called with a structure of tensors; the schema tells of the others.
+# Layers that may be called with a structure of tensors; for others see their schema.
 _STRUCTURES = ("TimeDistributed",)
 
 
-def checked(graph: Graph, place: str) -> Graph:
-    """Return the graph.
+def check_graph(graph: Graph, place: str) -> Graph:
+    """Check that a graph can run, and return it.
 
     Raises:
         InvalidModelFileError: an input that nobody feeds, a model input that is no InputLayer, or
@@ -54,7 +54,7 @@ def checked(graph: Graph, place: str) -> Graph:
 
 
 def _check_operands(layer: LayerSpec, call: Call) -> None:
-    """Operations take tensors, or one list of them; never a dict, never lists in a list."""
+    """Refuse arguments of an operation that are not tensors or one list of them."""
     given: Structure = call.args[0] if len(call.args) == 1 else call.args
     operands = given if isinstance(given, tuple) else (given,)
     schema = OPS[layer.class_name]
@@ -75,9 +75,9 @@ def _check_operands(layer: LayerSpec, call: Call) -> None:
 
 
 def _takes_one(layer: LayerSpec) -> bool:
-    """Whether the layer inside takes one tensor; a model or a plugin's layer may take more."""
+    """Tell whether the wrapped layer takes one tensor; a model or a plugin's may take more."""
     while layer.class_name in _STRUCTURES:
-        if "layer" not in layer.parts:  # a class that was refused; its problem is told elsewhere
+        if "layer" not in layer.parts:  # a refused class, which is a problem already
             return False
         layer = layer.parts["layer"]
     schema = SCHEMA.get(layer.class_name)
@@ -105,8 +105,8 @@ def _check_arguments(layer: LayerSpec, call: Call) -> None:
             "refused",
             place=layer.place,
         )
-    said = [leaf for key in ("mask", "initial_state") for leaf in leaves(call.kwargs.get(key))]
-    for number, value in enumerate((*given, *said)):
+    named = [leaf for key in ("mask", "initial_state") for leaf in leaves(call.kwargs.get(key))]
+    for number, value in enumerate((*given, *named)):
         optional = number >= len(given) or not all_needed
         if not (isinstance(value, TensorRef) or (value is None and optional)):
             raise InvalidModelFileError(

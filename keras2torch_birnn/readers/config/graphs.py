@@ -1,13 +1,12 @@
-"""How layers are connected: every dialect of ``inbound_nodes`` -> calls in executable order.
+"""Graphs of layers: ``inbound_nodes`` of every dialect -> calls in executable order.
 
 Nothing here recurses over the chain of layers and nothing is quadratic: a file may hold thousands.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from keras2torch_birnn.errors import (
@@ -17,7 +16,13 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
-from keras2torch_birnn.readers.config.graph_checks import checked
+from keras2torch_birnn.readers.config.call_indices import (
+    NodeCall,
+    Nodes,
+    renumber_nested_calls,
+    renumber_outside_calls,
+)
+from keras2torch_birnn.readers.config.graph_checks import check_graph
 from keras2torch_birnn.readers.operations import TRANSLATED
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
@@ -29,7 +34,6 @@ from keras2torch_birnn.spec import (
     Structure,
     TensorRef,
     leaves,
-    map_structure,
     tensors,
 )
 
@@ -39,16 +43,16 @@ _CARRY_STATES = (*RECURRENT, "Bidirectional")
 # ---- Sequential -------------------------------------------------------------------------------
 
 
-def sequential_graph(
+def build_sequential(
     layers: Sequence[LayerSpec],
     entries: Sequence[Any],
     declared: Mapping[str, Any],
     place: str,
 ) -> Graph:
-    """A chain. Where the file has no InputLayer one is made from what the first layer says.
+    """Connect layers in a chain; without an InputLayer one is made from the first layer's config.
 
-    Only the first layer's ``batch_input_shape`` counts: later ones are stale (TF 1.14 keeps the
-    model's own there; Keras 1 writes one on every Embedding).
+    Only the first layer's ``batch_input_shape`` is used: later ones are stale (TF 1.14 writes the
+    model's own there; Keras 1 writes one for every Embedding).
     """
     if layers[0].class_name != "InputLayer":
         taken = {layer.name for layer in layers}
@@ -57,7 +61,7 @@ def sequential_graph(
             name += "_"
         config = {
             "trainable": True,
-            "shape": _first_shape(layers[0], entries[0], declared),
+            "shape": _find_input_shape(layers[0], entries[0], declared),
             "dtype": "float32",
         }
         layers = (LayerSpec("InputLayer", name, config, place=name), *layers)
@@ -69,7 +73,7 @@ def sequential_graph(
     return Graph(tuple(layers), tuple(calls), (refs[0],), refs[-1])
 
 
-def _first_shape(first: LayerSpec, entry: Any, declared: Mapping[str, Any]) -> Any:
+def _find_input_shape(first: LayerSpec, entry: Any, declared: Mapping[str, Any]) -> Any:
     if first.graph is not None:
         ref = next(leaves(first.graph.inputs))
         return first.graph.layer(ref.layer).config["shape"]
@@ -80,12 +84,12 @@ def _first_shape(first: LayerSpec, entry: Any, declared: Mapping[str, Any]) -> A
         (declared, "build_input_shape"),
     ):
         if isinstance(source, Mapping) and source.get(key) is not None:
-            return shape_value(source[key], first.place)
+            return parse_shape(source[key], first.place)
     return None
 
 
-def shape_value(value: Any, place: str) -> tuple[int | None, ...]:
-    """Read a shape from a config: whole numbers and null, at most 32 of them."""
+def parse_shape(value: Any, place: str) -> tuple[int | None, ...]:
+    """Parse a shape of a config: integers and null, at most ``MAX_RANK`` of them."""
     if isinstance(value, Mapping) and value.get("class_name") == "__tuple__":
         value = value.get("items")
     if (
@@ -102,7 +106,7 @@ def shape_value(value: Any, place: str) -> tuple[int | None, ...]:
 # ---- Functional -------------------------------------------------------------------------------
 
 
-def functional_graph(
+def build_functional(
     layers: Sequence[LayerSpec],
     entries: Sequence[Any],
     config: Mapping[str, Any],
@@ -111,12 +115,12 @@ def functional_graph(
     *,
     counts_all_calls: bool = False,
 ) -> Graph:
-    """Any graph of layers, in any dialect.
+    """Connect layers by their ``inbound_nodes``, in any dialect.
 
-    ``counts_all_calls``: see ``_own_calls``.
+    ``counts_all_calls``: see ``renumber_outside_calls``.
     """
     by_name = {layer.name: layer for layer in layers}
-    nodes: dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]] = {}
+    nodes: Nodes = {}
     for layer, entry in zip(layers, entries, strict=True):
         found = entry.get("inbound_nodes") or []
         if not isinstance(found, list):
@@ -125,27 +129,27 @@ def functional_graph(
             nodes[layer.name, 0] = ((), {})
         for index, node in enumerate(found):
             nodes[layer.name, index] = _parse_node(node, by_name, layer.place)
-    inputs = _ends(config, "input_layers", by_name, place)
-    outputs = _ends(config, "output_layers", by_name, place)
+    inputs = _parse_ends(config, "input_layers", by_name, place)
+    outputs = _parse_ends(config, "output_layers", by_name, place)
     dict_nodes = any(
         _is_keras3_node(node)
         for entry in entries
         if entry.get("module") != TRANSLATED
         for node in entry.get("inbound_nodes") or ()
     )
-    nodes, outputs = _zero_based(nodes, outputs, by_name, dict_nodes=dict_nodes)
+    nodes, outputs = renumber_nested_calls(nodes, outputs, by_name, dict_nodes=dict_nodes)
     if counts_all_calls:
-        nodes = _own_calls(nodes, outputs, place)
+        nodes = renumber_outside_calls(nodes, outputs, place)
     calls = [
-        _canonical(by_name[name], index, args, kwargs, dict_nodes, problems)
+        _normalize_call(by_name[name], index, args, kwargs, dict_nodes, problems)
         for (name, index), (args, kwargs) in nodes.items()
     ]
-    ordered = _in_order(calls, outputs, place)
-    return checked(Graph(tuple(layers), ordered, inputs, outputs), place)
+    ordered = _sort_calls(calls, outputs, place)
+    return check_graph(Graph(tuple(layers), ordered, inputs, outputs), place)
 
 
 def _is_keras3_node(node: Any) -> bool:
-    """{"args": [...], "kwargs": {...}}: the form of Keras 3."""
+    """Tell whether a node has the form of Keras 3: {"args": [...], "kwargs": {...}}."""
     return isinstance(node, Mapping) and isinstance(node.get("kwargs"), Mapping)
 
 
@@ -160,9 +164,7 @@ def _is_ref(value: Any, by_name: Mapping[str, LayerSpec]) -> bool:
     )
 
 
-def _parse_node(
-    node: Any, by_name: Mapping[str, LayerSpec], place: str
-) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> NodeCall:
     if _is_keras3_node(node):
         args, kwargs = node.get("args", []), node["kwargs"]
         if not isinstance(args, list):
@@ -185,7 +187,7 @@ def _parse_node(
     if isinstance(node[0], str):  # one tensor, not in a list of tensors
         node = [node]
     found: list[TensorRef] = []
-    for tensor in (one for entry in node for one in _each(entry)):
+    for tensor in (one for entry in node for one in _split_nested(entry)):
         if not _is_ref(tensor, by_name):
             raise InvalidModelFileError(
                 f"an input from {printable(tensor)}, which is no layer of the model",
@@ -198,8 +200,8 @@ def _parse_node(
     return tuple(found), {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()}
 
 
-def _each(entry: Any) -> list[Any]:
-    """A tensor, or the tensors of a list: tf.keras nests the states of a stack of cells."""
+def _split_nested(entry: Any) -> list[Any]:
+    """List one tensor, or those of a list: tf.keras nests the states of a stack of cells."""
     nested = isinstance(entry, list) and entry and all(isinstance(one, list) for one in entry)
     return entry if nested else [entry]
 
@@ -229,117 +231,23 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
     return value
 
 
-def _ends(
+def _parse_ends(
     config: Mapping[str, Any], key: str, by_name: Mapping[str, LayerSpec], place: str
 ) -> Structure:
-    """``input_layers`` / ``output_layers``: a triple, or lists and dicts of triples."""
+    """Parse ``input_layers`` or ``output_layers``: a triple, or lists and dicts of triples."""
     ends = _tensors(config.get(key), by_name, place)
     if isinstance(ends, TensorRef):
         ends = (ends,) if key == "input_layers" else ends
     found = list(leaves(ends))
     if not found or not all(isinstance(end, TensorRef) for end in found):
         raise InvalidModelFileError(f"{key} names no layer of the model", "refused", place=place)
-    # A list of one output is one tensor: Keras' predict gives it so.
+    # A list of one output is one tensor, as in Keras' ``predict``.
     return (
         ends[0] if key == "output_layers" and isinstance(ends, tuple) and len(ends) == 1 else ends
     )
 
 
-def _zero_based(
-    nodes: Mapping[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]],
-    outputs: Structure,
-    by_name: Mapping[str, LayerSpec],
-    *,
-    dict_nodes: bool,
-) -> tuple[dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]], Structure]:
-    """Number the calls of nested models from 0, as those of all other layers.
-
-    A nested model that was built on its own input has that as its call 0, which files do not
-    list. List-form files count from 1 then: the highest index in use equals the number of calls.
-    Keras 3 does so in ``output_layers`` only, and only for Functional ones.
-    """
-    nested = {n for n, layer in by_name.items() if layer.graph is not None}
-    if not nested:
-        return dict(nodes), outputs
-
-    def shift(names: set[str], structure: Structure) -> Structure:
-        return map_structure(
-            lambda leaf: (
-                replace(leaf, call=leaf.call - 1)
-                if isinstance(leaf, TensorRef) and leaf.layer in names
-                else leaf
-            ),
-            structure,
-        )
-
-    if dict_nodes:
-        functional = {n for n in nested if by_name[n].class_name == "Functional"}
-        return dict(nodes), shift(functional, outputs)
-    calls = Counter(name for name, _ in nodes)
-    highest: dict[str, int] = {}
-    for ref in tensors((tuple(nodes.values()), outputs)):
-        highest[ref.layer] = max(ref.call, highest.get(ref.layer, 0))
-    from_one = {n for n in nested if highest.get(n) == calls[n]}
-    return (
-        {
-            key: (shift(from_one, args), shift(from_one, kwargs))
-            for key, (args, kwargs) in nodes.items()
-        },
-        shift(from_one, outputs),
-    )
-
-
-def _own_calls(
-    nodes: Mapping[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]],
-    outputs: Structure,
-    place: str,
-) -> dict[tuple[str, int], tuple[tuple[Structure, ...], dict[str, Structure]]]:
-    """Number the calls of layers that were called outside of this model, too.
-
-    Keras 3.0 and 3.1 list the calls that belong to the model and number those in ``output_layers``
-    accordingly; between layers they count every call that there ever was (``serialize_node``), and
-    cannot open such a file again. As a model has no call that nothing reads, and numbers keep
-    their order, the calls are known where as many are named as listed, or as are no output.
-    """
-    calls = Counter(name for name, _ in nodes)
-    between, ends = _numbers(tuple(nodes.values())), _numbers(outputs)
-    own: dict[tuple[str, int], int] = {}
-    for name, named in between.items():
-        listed = set(range(calls[name]))
-        given = ends.get(name, set())
-        if named | given == listed:
-            continue
-        meant = listed if len(named) == len(listed) else listed - given
-        if len(named) != len(meant):
-            raise InvalidModelFileError(
-                f"calls {', '.join(map(str, sorted(named)[:5]))} of layer {printable(name)} are "
-                f"used where {len(listed)} are listed: Keras before 3.2 also counts calls outside "
-                "of the model",
-                "save the model from a program that calls its layers in it alone",
-                place=place,
-            )
-        own.update(((name, a), b) for a, b in zip(sorted(named), sorted(meant), strict=True))
-
-    def numbered(leaf: Any) -> Any:
-        if not isinstance(leaf, TensorRef):
-            return leaf
-        return replace(leaf, call=own.get((leaf.layer, leaf.call), leaf.call))
-
-    return {
-        key: (map_structure(numbered, args), map_structure(numbered, kwargs))
-        for key, (args, kwargs) in nodes.items()
-    }
-
-
-def _numbers(structure: Structure) -> dict[str, set[int]]:
-    """Layer -> which of its calls are read."""
-    found: dict[str, set[int]] = {}
-    for ref in tensors(structure):
-        found.setdefault(ref.layer, set()).add(ref.call)
-    return found
-
-
-def _canonical(
+def _normalize_call(
     layer: LayerSpec,
     index: int,
     args: tuple[Structure, ...],
@@ -347,8 +255,8 @@ def _canonical(
     dict_nodes: bool,
     problems: list[K2TError],
 ) -> Call:
-    """One meaning, one form: tensors in ``args``, in ``kwargs`` only what has an effect."""
-    if layer.class_name in OPS:  # they are in their form already
+    """Normalize a call: tensors in ``args``, in ``kwargs`` only what has an effect."""
+    if layer.class_name in OPS:  # normalized by ``operations``
         return Call(layer.name, index, args, {})
     kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
     if kwargs.get("training") not in (None, False, 0):
@@ -377,7 +285,7 @@ def _canonical(
 def _recurrent_call(
     args: tuple[Structure, ...], kept: dict[str, Structure], dict_nodes: bool
 ) -> tuple[Structure, ...]:
-    """Tensors after the sequence are the initial states, however the dialect passes them."""
+    """Move tensors after the sequence to ``initial_state``, however the dialect passes them."""
     if len(args) > 1:
         kept.setdefault("initial_state", args[1] if dict_nodes else args[1:])
     if "initial_state" in kept:  # a tensor, a list, or for a stack of cells a list of lists
@@ -394,7 +302,7 @@ _COMMON = ("mask", "ignore_mask")
 
 
 def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2TError]) -> None:
-    """Read the options of a call; what is unknown is a problem."""
+    """Parse the options of a call; unknown ones are problems."""
     options = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else {}
     known = (*_COMMON, "initial_state") if layer.class_name in _CARRY_STATES else _COMMON
     for key in [k for k in kept if k not in known and layer.class_name in SCHEMA]:
@@ -405,18 +313,18 @@ def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2T
         except BadOptionError as error:
             problems.append(
                 UnsupportedOptionError(
-                    f"{layer.class_name} called with {printable(key)}={_shown(kept[key])}: {error}",
+                    f"{layer.class_name} called with {printable(key)}={_show(kept[key])}: {error}",
                     place=layer.place,
                 )
             )
 
 
-def _shown(value: Structure) -> str:
-    """A value of a call for a message."""
+def _show(value: Structure) -> str:
+    """Describe an argument of a call for a message."""
     return "a tensor" if any(True for _ in tensors(value)) else printable(repr(value))
 
 
-def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Call, ...]:
+def _sort_calls(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Call, ...]:
     """Sort so that every call comes after those it needs, else in the file's order."""
     by_key = {(call.layer, call.index): call for call in calls}
     waiting: dict[tuple[str, int], int] = {}
@@ -453,7 +361,7 @@ def _in_order(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Ca
 
 
 def _check_output(ref: TensorRef, place: str) -> None:
-    """Outputs count from 0. Whether there are as many is known with their shapes."""
+    """Refuse a negative index of an output. The upper bound is known with the shapes."""
     if ref.output < 0:
         raise InvalidModelFileError(
             f"output {ref.output} of layer {printable(ref.layer)} is used but not there",

@@ -1,7 +1,7 @@
-"""Keras 1 (1.0 to 1.2.2) in the words of Keras 2: its configs and how its weights stand in files.
+"""Keras 1 (1.0 to 1.2.2) translated to Keras 2: configs, and the layout of weights in files.
 
 Sources: Keras 1.2.2 ``layers/*.py`` (``get_config``, ``build``) and ``engine/topology.py``
-(``load_weights_from_hdf5_group``). Everything that is peculiar to Keras 1 is on this page.
+(``load_weights_from_hdf5_group``). Everything specific to Keras 1 is in this module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.readers.config.keras1_merge import starts_with_merge, without_merge
+from keras2torch_birnn.readers.config.keras1_merge import replace_merges, starts_with_merge
 from keras2torch_birnn.readers.weights.layouts import HasShape, Layout
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights
@@ -43,12 +43,12 @@ _PLANES = (
     "ConvLSTM2D",
     "LocallyConnected2D",
 )
-# Where a window's sizes stand.
+# Keys of a window's sizes.
 _SIDES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(_PLANES, ("nb_row", "nb_col")),
     "Convolution3D": ("kernel_dim1", "kernel_dim2", "kernel_dim3"),
 }
-# Layers of planes and cubes whose configs do not say where the channels stand.
+# 2D and 3D layers whose configs lack the order of axes.
 _SILENT = tuple(f"{name}{n}D" for n in (2, 3) for name in ("ZeroPadding", "Cropping", "UpSampling"))
 _POOLS = ("MaxPooling1D", "AveragePooling1D")
 
@@ -91,25 +91,25 @@ _ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
 }
 
 
-def with_orderings(model: Any) -> Any:
-    """Give planes that do not say their order of axes that of all others.
+def fill_orderings(model: Any) -> Any:
+    """Fill in ``dim_ordering`` of 2D and 3D layers that lack it, from all other layers.
 
-    Keras 1 writes ``dim_ordering`` for convolutions and pools alone. Where nothing says it, or two
-    orders are there, nothing is filled in, and ``refused_values`` tells.
+    Keras 1 writes ``dim_ordering`` for convolutions and pools only. If no layer has it, or two
+    orders occur, nothing is filled in, and ``list_unsupported_options`` reports it.
     """
-    said = _orderings(model)
-    return _in_order(model, said.pop()) if len(said) == 1 else model
+    found = _orderings(model)
+    return _fill_ordering(model, found.pop()) if len(found) == 1 else model
 
 
-def open_questions(model: Any) -> list[str]:
-    """List what the file does not say, and how it is read all the same: one line each."""
+def list_open_questions(model: Any) -> list[str]:
+    """List what the file leaves open and how it is read: one line each."""
     silent = [*dict.fromkeys(_entries(model, _SILENT, without="dim_ordering"))]
-    said = sorted(_orderings(model))
+    found = sorted(_orderings(model))
     notes = []
-    if silent and len(said) == 1:
+    if silent and len(found) == 1:
         notes.append(
             f"Keras 1 does not save dim_ordering of {', '.join(map(repr, silent))}: taken to be "
-            f"{printable(repr(said[0]))}, as all other layers say"
+            f"{printable(repr(found[0]))}, as all other layers say"
         )
     if any(_entries(model, ("ConvLSTM2D",), without="subsample")):
         notes.append(
@@ -119,7 +119,7 @@ def open_questions(model: Any) -> list[str]:
 
 
 def _entries(value: Any, classes: Sequence[str], *, without: str) -> Iterator[str]:
-    """The class of every layer of these classes whose config has no such key."""
+    """Yield the class of every layer of these classes whose config lacks a key."""
     inside = value.values() if isinstance(value, Mapping) else value
     if isinstance(value, Mapping | list):
         for part in inside:
@@ -131,7 +131,7 @@ def _entries(value: Any, classes: Sequence[str], *, without: str) -> Iterator[st
 
 
 def _orderings(value: Any) -> set[str]:
-    """Every ``dim_ordering`` that stands somewhere in it."""
+    """Collect every ``dim_ordering`` in a nested config."""
     if isinstance(value, list):
         return {found for part in value for found in _orderings(part)}
     if not isinstance(value, Mapping):
@@ -141,28 +141,28 @@ def _orderings(value: Any) -> set[str]:
     return inside | {own} if isinstance(own, str) else inside
 
 
-def _in_order(value: Any, ordering: str) -> Any:
+def _fill_ordering(value: Any, ordering: str) -> Any:
     if isinstance(value, list):
-        return [_in_order(part, ordering) for part in value]
+        return [_fill_ordering(part, ordering) for part in value]
     if not isinstance(value, Mapping):
         return value
-    new = {key: _in_order(part, ordering) for key, part in value.items()}
+    new = {key: _fill_ordering(part, ordering) for key, part in value.items()}
     config = new.get("config")
     if new.get("class_name") in _SILENT and isinstance(config, Mapping):
         new["config"] = {"dim_ordering": ordering, **config}
     return new
 
 
-def modern(entry: Any) -> Any:
-    """Return the layer as Keras 2 would write it; what is not known stays as it is."""
+def modernize(entry: Any) -> Any:
+    """Translate a layer to Keras 2; unknown classes and keys stay as they are."""
     if starts_with_merge(entry):
-        return without_merge(entry, masks_stay=True)
+        return replace_merges(entry, masks_stay=True)
     config = entry.get("config") if isinstance(entry, Mapping) else None
     class_name = entry.get("class_name") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping) or not isinstance(class_name, str):
         return entry
     if class_name == "Merge":
-        return without_merge(entry, masks_stay=True)
+        return replace_merges(entry, masks_stay=True)
     if class_name in _SIDES:
         sides = _SIDES[class_name]
         sizes = [config.get(side) for side in sides]
@@ -173,7 +173,7 @@ def modern(entry: Any) -> Any:
     if class_name == "ZeroPadding2D" and "padding" in config:
         config = {**config, "padding": _around(config["padding"])}
     names = {**_RENAMED, **_RENAMED_IN.get(class_name, {})}
-    checked = {key for owner, key in _ONLY if owner == class_name}  # by refused_values
+    checked = {key for owner, key in _ONLY if owner == class_name}  # by list_unsupported_options
     ignored = _NO_EFFECT | _NO_EFFECT_IN.get(class_name, frozenset()) | checked
     new = {
         names.get(str(key), str(key)): _value(names.get(str(key), str(key)), value)
@@ -191,7 +191,7 @@ def _value(key: str, value: Any) -> Any:
 
 
 def _around(padding: Any) -> Any:
-    """Two numbers, or [top, bottom, left, right], or these four by name -> rows and columns."""
+    """Convert two numbers, [top, bottom, left, right] or these by name to rows and columns."""
     if isinstance(padding, Mapping):
         padding = [padding.get(f"{side}_pad", 0) for side in ("top", "bottom", "left", "right")]
     if isinstance(padding, list) and len(padding) == 4:
@@ -200,7 +200,7 @@ def _around(padding: Any) -> Any:
 
 
 def _with_output_size(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``output_shape`` [batch, rows, columns, filters], or filters second -> rows and columns."""
+    """Convert ``output_shape`` (4 sizes, filters last or second) to rows and columns."""
     kept = {key: value for key, value in config.items() if key != "output_shape"}
     shape = config.get("output_shape")
     if isinstance(shape, list) and len(shape) == 4:
@@ -208,8 +208,8 @@ def _with_output_size(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "output_size": shape}
 
 
-def refused_values(entry: Any) -> list[str]:
-    """List what options ask for that later Keras has no word for, or leave open."""
+def list_unsupported_options(entry: Any) -> list[str]:
+    """List options that later Keras has no equivalent of, or that are left open."""
     config = entry.get("config") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping):
         return []
@@ -259,7 +259,7 @@ def _label(name: str) -> str:
 
 
 def _split(entry: str) -> tuple[tuple[str, ...], str]:
-    """``a/forward_lstm_1_W_i:0`` -> (a, forward_lstm_1), W_i."""
+    """Split ``a/forward_lstm_1_W_i:0`` into (a, forward_lstm_1) and W_i."""
     *segments, last = entry.split("/")
     match = _ENTRY.fullmatch(last)
     return ((*segments, match["layer"]), match["label"]) if match else (tuple(segments), last)
@@ -269,17 +269,17 @@ def _per_gate(layer: LayerSpec) -> bool:
     return layer.class_name in _GATES and layer.config.get("implementation") != 2
 
 
-def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
+def _shapes_in_file(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
     expected = expected_weights(layer)
-    if not expected:  # its input does not fit it, which is told elsewhere
+    if not expected:  # its input does not fit, which is reported elsewhere
         return expected
     if layer.class_name == "Conv1D" and "kernel" in expected:
         length, channels, filters = expected["kernel"]
         old = _is_old(found["kernel"].shape) if "kernel" in found else False
         kernel = (filters, channels, length, 1) if old else (length, 1, channels, filters)
         return {**expected, "kernel": kernel}
-    if layer.class_name == "Conv2DTranspose":  # as if it were no transposed one
-        expected = {**expected, "kernel": _turned(expected["kernel"])}
+    if layer.class_name == "Conv2DTranspose":  # stored like a kernel that is not transposed
+        expected = {**expected, "kernel": _swap_channels(expected["kernel"])}
     if _per_gate(layer):
         size = layer.config["filters" if layer.class_name == "ConvLSTM2D" else "units"]
         expected = {
@@ -287,7 +287,7 @@ def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Sha
             for gate in _GATES[layer.class_name]
             for name in _RECURRENT
         }
-    if _ahead(layer):
+    if _has_channels_first(layer):
         return {
             name: (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 3 else shape
             for name, shape in expected.items()
@@ -295,11 +295,11 @@ def _stored(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Sha
     return expected
 
 
-def _turned(shape: Shape) -> Shape:
+def _swap_channels(shape: Shape) -> Shape:
     return (*shape[:2], shape[3], shape[2])
 
 
-def _ahead(layer: LayerSpec) -> bool:
+def _has_channels_first(layer: LayerSpec) -> bool:
     """Tell whether kernels are (filters, channels, rows, columns, ...), as the data are."""
     planes = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "ConvLSTM2D", "Conv3D")
     return layer.class_name in planes and layer.config["data_format"] == "channels_first"
@@ -310,8 +310,8 @@ def _is_old(shape: tuple[int, ...]) -> bool:
     return len(shape) == 4 and shape[3] == 1 != shape[1]
 
 
-def _settle(layer: LayerSpec, stored: Mapping[str, HasShape]) -> LayerSpec:
-    """Take from the weights what Keras 1 forgets to write: a PReLU's ``shared_axes``."""
+def _infer_shared_axes(layer: LayerSpec, stored: Mapping[str, HasShape]) -> LayerSpec:
+    """Infer from the weights what Keras 1 does not write: ``shared_axes`` of a PReLU."""
     known = layer.class_name in SCHEMA and "shared_axes" in SCHEMA[layer.class_name].options
     if not known or not stored or layer.input_shape is None:
         return layer
@@ -326,7 +326,7 @@ def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
         kernel = weights["kernel"]
         old = _is_old(kernel.shape)
         return {**weights, "kernel": (kernel.transpose(2, 3, 1, 0) if old else kernel)[:, 0]}
-    if _ahead(layer):
+    if _has_channels_first(layer):
         weights = {
             n: w.transpose(*range(2, w.ndim), 1, 0) if w.ndim > 3 else w for n, w in weights.items()
         }
@@ -341,4 +341,4 @@ def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-LAYOUT = Layout(_stored, _label, _split, _settle, _join, own_names=True)
+LAYOUT = Layout(_shapes_in_file, _label, _split, _infer_shared_axes, _join, own_names=True)

@@ -29,24 +29,24 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def without_merge(entry: Any, *, masks_stay: bool) -> Any:
-    """The same layer or model in classes that are there to this day.
+def replace_merges(entry: Any, *, masks_stay: bool) -> Any:
+    """Translate Merge layers to classes of later Keras.
 
     ``masks_stay``: no mask leaves a Sequential that a Merge joins, as in Keras 1.
     """
     if starts_with_merge(entry):
-        return as_functional(entry, masks_stay=masks_stay)
+        return build_functional(entry, masks_stay=masks_stay)
     config = entry.get("config") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping) or entry.get("class_name") != "Merge":
         return entry
-    class_name, new = modern_merge(config)
+    class_name, new = translate_merge(config)
     return {**entry, "class_name": class_name, "config": new}
 
 
-def modern_merge(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Class and config of the later layer that does what a Merge does.
+def translate_merge(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return class and config of the later layer that replaces a Merge.
 
-    A function of the user's is a Lambda. There is no later word for the cosine.
+    A Merge with a custom function is a Lambda. Later Keras has no equivalent of the cosine.
     """
     mode, kept = config.get("mode"), {"name": config.get("name")}
     if config.get("mode_type", "raw") != "raw":
@@ -58,7 +58,7 @@ def modern_merge(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def starts_with_merge(entry: Any) -> bool:
-    """Whether this is a Sequential that begins with a Merge of branches."""
+    """Tell whether this is a Sequential that begins with a Merge of branches."""
     if not isinstance(entry, Mapping) or entry.get("class_name") != "Sequential":
         return False
     layers = entry.get("config")
@@ -66,7 +66,7 @@ def starts_with_merge(entry: Any) -> bool:
 
 
 def _branches(entry: Any) -> Sequence[Any] | None:
-    """What a Merge at the start joins."""
+    """Return the branches of a Merge at the start of a Sequential, or None."""
     if not isinstance(entry, Mapping) or entry.get("class_name") != "Merge":
         return None
     config = entry.get("config")
@@ -74,14 +74,14 @@ def _branches(entry: Any) -> Sequence[Any] | None:
     return found if isinstance(found, list) and found else None
 
 
-def as_functional(entry: Mapping[str, Any], *, masks_stay: bool) -> dict[str, Any]:
-    """The same model as a graph: an input for each branch, and the layers in the file's order.
+def build_functional(entry: Mapping[str, Any], *, masks_stay: bool) -> dict[str, Any]:
+    """Build the same model as a graph: one input per branch, layers in the file's order.
 
     Raises:
         InvalidModelFileError: it has not the structure of such a model.
     """
     writer = _Writer(masks_stay=masks_stay)
-    end = writer.chain(entry["config"], depth=0)
+    end = writer.add_chain(entry["config"], depth=0)
     config = {
         "layers": writer.layers,
         "input_layers": writer.inputs,
@@ -91,7 +91,7 @@ def as_functional(entry: Mapping[str, Any], *, masks_stay: bool) -> dict[str, An
 
 
 def _makes_mask(layers: Any) -> bool:
-    """Whether a mask can begin in these layers, or in what is inside them."""
+    """Tell whether a layer here, or inside one, can create a mask."""
     if isinstance(layers, list):
         return any(map(_makes_mask, layers))
     if not isinstance(layers, Mapping):
@@ -101,14 +101,14 @@ def _makes_mask(layers: Any) -> bool:
 
 
 class _Writer:
-    """Collects the layers of all branches."""
+    """Collector of the layers of all branches."""
 
     def __init__(self, *, masks_stay: bool) -> None:
         self.masks_stay = masks_stay
         self.layers: list[dict[str, Any]] = []
         self.inputs: list[list[Any]] = []
 
-    def chain(self, layers: Any, *, depth: int) -> str:
+    def add_chain(self, layers: Any, *, depth: int) -> str:
         """Add the layers of a Sequential; returns the name of the last."""
         if not isinstance(layers, list) or not layers or depth > MAX_MERGE_DEPTH:
             raise InvalidModelFileError("a branch of a Merge is no list of layers", "refused")
@@ -127,12 +127,12 @@ class _Writer:
             raise InvalidModelFileError("a branch of a Merge is no layer", "refused")
         inside = branch.get("config")
         if branch.get("class_name") == "Sequential":
-            end = self.chain(inside, depth=depth)
+            end = self.add_chain(inside, depth=depth)
             return self._without_mask(end) if self.masks_stay and _makes_mask(inside) else end
         if branch.get("class_name") != "Model":
-            return self.chain([branch], depth=depth)
+            return self.add_chain([branch], depth=depth)
         layers, starts, ends = (
-            self._listed(inside, key) for key in ("layers", "input_layers", "output_layers")
+            self._find_list(inside, key) for key in ("layers", "input_layers", "output_layers")
         )
         self.layers += layers
         self.inputs += starts
@@ -141,7 +141,7 @@ class _Writer:
             raise InvalidModelFileError("a branch of a Merge has no plain output", "refused")
         return str(end[0])
 
-    def _listed(self, config: Any, key: str) -> list[Any]:
+    def _find_list(self, config: Any, key: str) -> list[Any]:
         found = config.get(key) if isinstance(config, Mapping) else None
         if not isinstance(found, list) or not found:
             raise InvalidModelFileError("a branch of a Merge is no model", "refused")
@@ -161,15 +161,15 @@ class _Writer:
         return name
 
     def _without_mask(self, end: str) -> str:
-        """No mask leaves a Sequential that a Merge of Keras 1 joins (its first node has none).
+        """Add a layer that drops the mask: none leaves a Sequential that a Merge of Keras 1 joins.
 
-        An Identity of this Keras, had it one, would hand no mask on.
+        Identity passes no mask in this generation (Keras 1 itself has no such layer).
         """
         own = {"name": f"{end}_without_mask"}
         return self._add({"class_name": "Identity", "config": own}, [end])
 
     def _input(self, layer: Any) -> str:
-        """An input for the first layer of a branch."""
+        """Add an InputLayer for the first layer of a branch."""
         first = layer
         while isinstance(first, Mapping) and isinstance(first.get("config"), list):
             first = next(iter(first["config"]), None)

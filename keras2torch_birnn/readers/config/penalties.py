@@ -1,6 +1,6 @@
-"""Regularizers and constraints: what Keras adds to a loss or does after a step, and torch does not.
+"""Regularizers and constraints, which Keras applies in training and torch does not.
 
-They change no output, so a converted model computes the same without them; a trained one does not.
+They do not change outputs of the converted model, but they do change its training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ENDINGS = ("_regularizer", "_constraint")
 
 
 def penalties(class_name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what a layer's config adds in training: ("kernel: L2", "bias: MaxNorm").
+    """List the regularizers and constraints of a config: ("kernel: L2", "bias: MaxNorm").
 
     Keras 1 writes ``W_regularizer``, later ones ``kernel_regularizer``; the values are a name, or
     ``class_name`` and ``config`` (in Keras 1 ``name`` and the options beside it).
@@ -26,7 +26,7 @@ def penalties(class_name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     found = []
     for key, value in config.items():
         target = next((key.removesuffix(end) for end in _ENDINGS if key.endswith(end)), "")
-        kind = _named(value) if target else ""
+        kind = _name(value) if target else ""
         if kind:
             found.append(f"{printable(target)}: {printable(kind)}")
     if config.get("virtual_batch_size"):
@@ -34,7 +34,7 @@ def penalties(class_name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _named(value: Any) -> str:
+def _name(value: Any) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, Mapping):
@@ -45,7 +45,7 @@ def _named(value: Any) -> str:
 
 
 def _kind(name: str, options: Mapping[str, Any]) -> str:
-    """The name, or which of L1 and L2 an L1L2 is; nothing if both are zero."""
+    """Name a regularizer: an L1L2 as L1, L2 or L1L2; "" if both factors are zero."""
     factors = [key for key in ("l1", "l2") if key in options]
     if not factors:
         return name
@@ -53,8 +53,8 @@ def _kind(name: str, options: Mapping[str, Any]) -> str:
     return "".join(used).upper() if name in ("L1L2", "WeightRegularizer") or not used else name
 
 
-def penalty_note(found: Mapping[str, Sequence[str]]) -> list[str]:
-    """Say in one line which layers lose what. ``found``: by the layer's place."""
+def describe_penalties(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """Describe in one line which layers lose which. ``found``: by the layer's path."""
     if not found:
         return []
     layers = [f"{printable(place)} ({', '.join(kinds)})" for place, kinds in found.items()]

@@ -1,8 +1,8 @@
-"""Dtype policies: what a layer computes in, and what that means for the converted model.
+"""Dtype policies of layers, and the dtype of the converted model.
 
-A model computes in one precision here: float64 where any weight of the file is, else float32.
-Keras' half-precision policies round every step to 8 or 11 bits, which nobody wants reproduced:
-float32 is closer to what those layers approximate.
+A converted model has one float dtype: float64 if any weight of the file has it, else float32.
+Keras' half-precision policies round every step to 8 or 11 bits; that is not reproduced, as float32
+is closer to the exact result.
 Sources: tf.keras 2.15 ``mixed_precision/policy.py``, Keras 3.15 ``dtype_policies``.
 """
 
@@ -23,36 +23,38 @@ _HALF = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a policy means: floats of one precision, a note for the user, or why it is refused."""
+class DtypePolicy:
+    """Meaning of a policy: a float dtype, a note for the user, or the reason of a refusal."""
 
     note: str = ""
     refusal: str = ""
     floats: str = ""
 
 
-def read_policy(value: Any) -> Reading:
-    """A name, ``{"class_name": "Policy" or "DTypePolicy", "config": {"name": ...}}``, or None."""
+def read_policy(value: Any) -> DtypePolicy:
+    """Parse a policy: its name, ``{"class_name": ..., "config": {"name": ...}}``, or None."""
     name = value
     if isinstance(value, Mapping):
         config = value.get("config")
         config = config if isinstance(config, Mapping) else {}
         name = config.get("name", value)
     if any(name == plain for plain in _PLAIN):
-        return Reading(floats=name if name in ("float32", "float64") else "")
+        return DtypePolicy(floats=name if name in ("float32", "float64") else "")
     if any(name == half for half in _HALF):
-        return Reading(note=f"the file asks for {name}: computed in float32, which is more exact")
-    return Reading(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
+        return DtypePolicy(
+            note=f"the file asks for {name}: computed in float32, which is more exact"
+        )
+    return DtypePolicy(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
 
 
 def mixture_note(floats: set[str], weights: np.dtype[Any]) -> list[str]:
-    """What to say where layers compute in several precisions; half precision has its own note."""
+    """Return a note if layers mix float32 and float64; half precision has its own note."""
     if floats < {"float32", "float64"}:
         return []
     return [f"layers of float32 and of float64: all of the model is computed in {weights}"]
 
 
 def common_dtype(arrays: list[Array]) -> np.dtype[Any]:
-    """The one precision of a model with these weights."""
+    """Return the float dtype of a model with these weights."""
     double = any(array.dtype == np.float64 for array in arrays)
     return np.dtype(np.float64 if double else np.float32)

@@ -44,7 +44,7 @@ class Source:
 
     @cached_property
     def head(self) -> bytes:
-        """The first bytes of a file; none of a folder."""
+        """First bytes of a file; empty for a folder."""
         return b"" if self.window is None else self.window.head(_HEAD)
 
     @property
@@ -90,7 +90,7 @@ class Container(ABC):
         self.closing.__exit__(kind, error, trace)
 
     def close(self) -> None:
-        """End reading; an error if the file has changed since it was opened."""
+        """Close the files; raise if one has changed since it was opened."""
         self.closing.close()
 
     @abstractmethod

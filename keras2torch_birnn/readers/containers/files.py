@@ -1,4 +1,4 @@
-"""Open files as input: ordinary files only, and an error if they change while they are read."""
+"""Input files: ordinary ones only, and an error if they change while they are read."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def is_folder(path: Path) -> bool:
 
 def file_window(opening: ExitStack, path: Path) -> Window:
     """Open a file until ``opening`` ends; it must not change meanwhile."""
-    return _watched_window(opening, open_file(path))
+    return _watch(opening, open_file(path))
 
 
 def member_window(opening: ExitStack, path: Path) -> Window:
-    """Open a member of a folder likewise; it must not be a link to a file elsewhere."""
-    return _watched_window(opening, open_file(path, member=True))
+    """Open a member of a folder until ``opening`` ends; it must not be a link."""
+    return _watch(opening, open_file(path, member=True))
 
 
-def _watched_window(opening: ExitStack, file: BinaryIO) -> Window:
+def _watch(opening: ExitStack, file: BinaryIO) -> Window:
     opening.enter_context(file)
-    opening.enter_context(_unchanged(file))
+    opening.enter_context(_refuse_changes(file))
     return Window(file, 0, os.fstat(file.fileno()).st_size)
 
 
@@ -69,7 +69,7 @@ def in_member(name: str) -> Iterator[None]:
 
 
 def open_file(path: Path, *, member: bool = False) -> BinaryIO:
-    """Open an ordinary file; a member of a folder is one itself, not a link to one elsewhere.
+    """Open an ordinary file; a ``member`` of a folder must not be a link.
 
     Raises:
         InvalidModelFileError: a pipe, a device, a folder, or it cannot be opened.
@@ -100,8 +100,8 @@ def _check_file(path: Path, facts: os.stat_result) -> None:
 
 
 @contextmanager
-def _unchanged(file: BinaryIO) -> Iterator[None]:
-    """Raise at the end, if all else went well, when the file has changed meanwhile."""
+def _refuse_changes(file: BinaryIO) -> Iterator[None]:
+    """Raise at the end, after no other error, if the file has changed meanwhile."""
     before = _state(file)
     yield
     if _state(file) != before:

@@ -51,7 +51,7 @@ VOCABULARY = ("assets/", "/vocabulary.txt")
 
 @dataclass(frozen=True)
 class Archive:
-    """What a ``.keras`` file holds. ``weights`` may be in another file than the archive.
+    """Contents of a ``.keras`` file. ``weights`` may be in a temporary file.
 
     ``vocabularies``: the texts of the members that are called so, by name.
     """
@@ -85,14 +85,14 @@ class KerasArchive(KerasContainer):
 
 
 def _check_one_reading(window: Window, weights: Window) -> None:
-    """Refuse an archive that HDF5 can read, too, unless what it reads are the archive's weights."""
+    """Refuse an archive that is also an HDF5 file, other than by its own stored weights."""
     start = find_signature(window)
     if start is not None and (weights.file, weights.offset) != (window.file, start):
         raise two_in_one()
 
 
 def read_archive(window: Window) -> Archive:
-    """Check the whole archive, then take out its three members, and vocabularies."""
+    """Check the whole archive, then read its three members and the vocabularies."""
     bounds = (limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS)
     with open_archive(window, *bounds) as (archive, members):
         found = {member.filename: member for member in members}

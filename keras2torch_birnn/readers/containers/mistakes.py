@@ -100,7 +100,7 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
 
 
 def explain_mistake(source: Source) -> InvalidModelFileError:
-    """Make the error for a file or folder that is no container of a model: what it is instead."""
+    """Make the error for a file or folder that is no model, naming what it is instead."""
     if source.window is None:
         return _explain_folder(source.path)
     for pattern, what, advice in _NAMES:

@@ -58,7 +58,7 @@ def open_shards(opening: ExitStack, folder: Path, text: str, place: str) -> Stor
 
 
 def parse_index(text: str, place: str) -> dict[str, tuple[str, ...]]:
-    """Group of arrays -> names of the files that hold them; every name is a plain one.
+    """Parse the index: group of arrays -> names of its files, which have no path.
 
     Raises:
         InvalidModelFileError: not such an index, or it names files elsewhere.
@@ -94,18 +94,18 @@ def _plain(name: Any, place: str) -> str:
 
 
 class ShardedStore:
-    """Several HDF5 files as one; ``files`` is what ``parse_index`` returns."""
+    """Several HDF5 files as one store; ``files`` is the result of ``parse_index``."""
 
     def __init__(self, stores: Mapping[str, Store], files: Mapping[str, tuple[str, ...]]) -> None:
         self._stores, self._files = stores, files
         self._first = next(iter(stores.values()))
 
     def kind(self, path: str) -> Kind | None:
-        """What stands at ``path`` in the first file that has it."""
+        """Return the type of object at ``path`` in the first file that has it."""
         return next(filter(None, (store.kind(path) for store in self._stores.values())), None)
 
     def members(self, group: str) -> dict[str, Kind]:
-        """What ``group`` holds in all files together."""
+        """Return the members of ``group`` in all files together."""
         found: dict[str, Kind] = {}
         for store in self._stores.values():
             if store.kind(group) == "group":
@@ -113,17 +113,17 @@ class ShardedStore:
         return found
 
     def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
-        """Shards have none of their own: those of the first one."""
+        """Return the attributes of the first file; shards have none of their own."""
         return self._first.attributes(group, names)
 
     def attributes_of(
         self, groups: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Attribute]]:
-        """The same for many groups."""
+        """Return the attributes of many groups of the first file."""
         return self._first.attributes_of(groups, names)
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
-        """Every array from the one file that has it."""
+        """Return every array from the one file that has it."""
         owners = [self._owner(path) for path in paths]
         wanted: dict[str, list[str]] = {}
         for path, owner in zip(paths, owners, strict=True):

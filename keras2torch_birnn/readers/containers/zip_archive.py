@@ -1,4 +1,4 @@
-"""Zip archives under strict checks: what every reader of one has in common."""
+"""Zip archives under strict checks, for every reader of one."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _BROKEN = (
 
 
 @contextmanager
-def _broken_zip_refused() -> Iterator[None]:
-    """Turn what ``zipfile`` raises on damaged archives into our own error."""
+def _refusing_broken_zips() -> Iterator[None]:
+    """Turn errors of ``zipfile`` on damaged archives into our own."""
     try:
         yield
     except _BROKEN as error:
@@ -59,11 +59,11 @@ def _broken_zip_refused() -> Iterator[None]:
 def open_archive(
     window: Window, most: int, most_members: int
 ) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
-    """Open a zip archive, checked as a whole: members few, distinct, apart from each other, plain.
+    """Open a zip archive after checks: few, distinct, unencrypted members without overlap.
 
     ``most``: bytes that are read at once, those of the directory and of stored members.
     """
-    with _broken_zip_refused():
+    with _refusing_broken_zips():
         reader = WindowFile(window, most)
         with zipfile.ZipFile(cast(IO[bytes], reader)) as archive:
             members = archive.infolist()
@@ -73,7 +73,7 @@ def open_archive(
 
 
 def ends_as_archive(window: Window) -> bool:
-    """Tell a file whose end makes it a zip with members, whatever it begins with."""
+    """Tell whether the end of a file makes it a zip with members, whatever it begins with."""
     tail = window.head(_END_BYTES, max(0, window.size - _END_BYTES))
     if _END_SIGNATURE not in tail:
         return False
@@ -108,7 +108,7 @@ def _check_members(members: Sequence[zipfile.ZipInfo], most: int) -> None:
 
 
 def _check_overlaps(window: Window, members: Sequence[zipfile.ZipInfo], end: int) -> None:
-    """No member reaches into the next one or the directory.
+    """Refuse a member that reaches into the next one or the directory.
 
     Not every Python that we run on checks this itself (CVE-2024-0450).
     """

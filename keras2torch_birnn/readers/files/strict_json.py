@@ -1,4 +1,4 @@
-"""JSON of a model file, strictly: bounded size and depth, no repeated keys, no absurd numbers.
+"""Strict JSON of a model file: bounded size and depth, no repeated keys, no huge numbers.
 
 ``NaN`` and ``Infinity`` are taken although they are not JSON, for Keras itself writes them: a
 regularizer ``l2(None)`` becomes ``NaN`` (tensorflow/tensorflow issue 37196), the clip inside
@@ -18,14 +18,14 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 
 _VALUE_STARTS = re.compile(r"[\[{,]")
-_HALF = re.compile(r"[\ud800-\udfff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class _UnfitError(ValueError):
     """A value that JSON allows and we do not."""
 
 
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         ((repeated, _),) = Counter(name for name, _ in pairs).most_common(1)
@@ -39,7 +39,7 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-def _real(digits: str) -> float:
+def _float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
         raise _UnfitError(f"the number {printable(digits)} is too large")
@@ -56,7 +56,7 @@ def _children(value: object) -> Iterator[object]:
 
 def _is_text(value: object) -> bool:
     # A lone surrogate ("\ud800") is no character; it would fail later, when printed or stored.
-    return not isinstance(value, str) or _HALF.search(value) is None
+    return not isinstance(value, str) or _SURROGATE.search(value) is None
 
 
 def _check_levels(root: object) -> None:
@@ -73,13 +73,13 @@ def _check_levels(root: object) -> None:
 def _parse(text: str) -> Any:
     if len(_VALUE_STARTS.findall(text)) > limits.MAX_JSON_VALUES:
         raise _UnfitError(f"more than {limits.MAX_JSON_VALUES} values")
-    value = json.loads(text, object_pairs_hook=_no_repeats, parse_int=_integer, parse_float=_real)
+    value = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_integer, parse_float=_float)
     _check_levels(value)
     return value
 
 
 def decode_text(data: bytes, *, place: str) -> str:
-    """The UTF-8 text of ``data``; anything else is refused."""
+    """Decode UTF-8 text; refuse anything else."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""A part of an open file, read by position: the one way in which readers touch the input's bytes.
+"""Windows on open files, read by position: the only access to the bytes of the input.
 
 Nothing is mapped into memory (a file that shrinks would then kill the process), and the file's own
 position is never moved, so that the HDF5 parser's process can share the open file.
@@ -36,7 +36,7 @@ class Window:
     size: int
 
     def part(self, at: int, size: int) -> Window:
-        """The window of ``size`` bytes at ``at``; it must lie inside this one."""
+        """Return the window of ``size`` bytes at ``at``, inside this one."""
         if at < 0 or size < 0 or at + size > self.size:
             raise InvalidModelFileError(
                 f"bytes {at} to {at + size} are needed, but there are {self.size}",
@@ -45,7 +45,7 @@ class Window:
         return Window(self.file, self.offset + at, size)
 
     def head(self, count: int, at: int = 0) -> bytes:
-        """Up to ``count`` bytes from ``at`` on."""
+        """Read up to ``count`` bytes from ``at`` on."""
         count = max(0, min(count, self.size - at))
         return _read_some(self.file, count, self.offset + at) if count else b""
 
@@ -63,7 +63,7 @@ class Window:
             done += len(piece)
 
     def read(self, count: int, at: int = 0) -> bytes:
-        """Exactly ``count`` bytes from ``at`` on."""
+        """Read exactly ``count`` bytes from ``at`` on."""
         self.part(at, count)
         buffer = bytearray(count)
         self.read_into(memoryview(buffer), at)
@@ -133,15 +133,15 @@ class WindowFile(io.RawIOBase):
         self._window, self._most, self._at = window, most, 0
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say that it can be moved."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """The position."""
+        """Return the position."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -153,7 +153,7 @@ class WindowFile(io.RawIOBase):
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """Up to ``size`` bytes; refuses to read more than ``most`` at once."""
+        """Read up to ``size`` bytes; refuse to read more than ``most`` at once."""
         left = max(0, self._window.size - self._at)
         size = left if size < 0 else min(size, left)
         if size > self._most:

@@ -1,7 +1,7 @@
-"""Arrays of an HDF5 file that are known but not read yet: where their bytes lie, how to read them.
+"""Arrays of an HDF5 file, not read yet: positions of their bytes, and how to read them.
 
-Made by ``index_check.py`` from checked facts. Reading takes no more memory than the facts promise:
-a chunk inflates to exactly its size or is refused.
+Made by ``index_check.py`` from checked descriptions. Reading never takes more memory than these
+declare: a chunk inflates to exactly its size or is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3  # the HDF5 library's numbers of its filters
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# How numbers stand in the file -> NumPy's name. bfloat16 is the upper half of a float32.
+# Stored dtype -> NumPy's name of it. bfloat16 is the upper half of a float32.
 STORED_DTYPES: Mapping[str, str] = {
     **{
         order + kind: order + kind
@@ -37,7 +37,7 @@ _READ_DTYPES: Mapping[str, str] = {"bool": "?", "bfloat16": "f4"}
 
 @dataclass(frozen=True)
 class Inline:
-    """The bytes themselves (HDF5's compact storage)."""
+    """Bytes stored in the object header (HDF5's compact storage)."""
 
     data: bytes
 
@@ -70,8 +70,8 @@ class Chunked:
     filters: tuple[int, ...]
     chunks: tuple[Chunk, ...]
 
-    def applied(self, chunk: Chunk) -> tuple[int, ...]:
-        """The filters that ``chunk`` went through."""
+    def filters_of(self, chunk: Chunk) -> tuple[int, ...]:
+        """Return the filters that were applied to ``chunk``."""
         return tuple(f for i, f in enumerate(self.filters) if not chunk.skipped >> i & 1)
 
 
@@ -94,25 +94,25 @@ class StoredArray:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of what ``read`` returns."""
+        """Dtype of the array that ``read`` returns."""
         return np.dtype(_READ_DTYPES.get(self.stored_as, self.stored_as)).newbyteorder("=")
 
     @property
     def nbytes(self) -> int:
-        """Bytes of what ``read`` returns."""
+        """Bytes of the array that ``read`` returns."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> Array:
         """Read the values: a new array, C-contiguous and writable."""
-        with self._placed():
-            return _native(self._stored(), self.stored_as)
+        with self._naming_array():
+            return _to_native(self._read_stored(), self.stored_as)
 
     def check(self) -> None:
         """Check the stored bytes, where the format has a checksum that ``rows`` does not see."""
 
     @contextmanager
-    def _placed(self) -> Iterator[None]:
-        """Say in errors which array it was."""
+    def _naming_array(self) -> Iterator[None]:
+        """Add this array's path to errors."""
         try:
             yield
         except MemoryError:
@@ -124,7 +124,7 @@ class StoredArray:
             raise
 
     def rows(self, start: int, stop: int) -> Array:
-        """Read rows ``start`` to ``stop`` of an array that stands in one piece.
+        """Read rows ``start`` to ``stop`` of a contiguous array.
 
         Raises:
             TypeError: it does not.
@@ -133,13 +133,13 @@ class StoredArray:
             raise TypeError(f"{self.path} does not stand in one piece")
         values = np.empty((stop - start, *self.shape[1:]), np.dtype(STORED_DTYPES[self.stored_as]))
         row = math.prod(self.shape[1:]) * values.itemsize
-        with self._placed():
+        with self._naming_array():
             flat = values.reshape(-1).view(np.uint8).data
             self.window.read_into(flat, self.layout.offset + start * row)
-        return _native(values, self.stored_as)
+        return _to_native(values, self.stored_as)
 
     def between(self, first: int, last: int) -> Array:
-        """Read columns ``first`` to ``last`` of a matrix that stands in one piece.
+        """Read columns ``first`` to ``last`` of a contiguous matrix.
 
         Raises:
             TypeError: it is no such matrix.
@@ -152,13 +152,13 @@ class StoredArray:
         values = np.empty((rows, last - first), np.dtype(STORED_DTYPES[self.stored_as]))
         flat = values.reshape(-1).view(np.uint8).data
         piece, item = (last - first) * values.itemsize, values.itemsize
-        with self._placed():
+        with self._naming_array():
             for row in range(rows):
                 place = self.layout.offset + (row * width + first) * item
                 self.window.read_into(flat[row * piece : (row + 1) * piece], place)
-        return _native(values, self.stored_as)
+        return _to_native(values, self.stored_as)
 
-    def _stored(self) -> Array:
+    def _read_stored(self) -> Array:
         values = np.empty(self.shape, np.dtype(STORED_DTYPES[self.stored_as]))
         flat = values.reshape(-1).view(np.uint8).data
         match self.layout:
@@ -171,7 +171,7 @@ class StoredArray:
         return values
 
 
-def _native(stored: Array, stored_as: str) -> Array:
+def _to_native(stored: Array, stored_as: str) -> Array:
     if stored_as == "bfloat16":
         return (stored.astype("u4") << 16).view("f4")
     if stored_as == "bool":
@@ -184,7 +184,7 @@ def _read_chunks(values: Array, layout: Chunked, window: Readable) -> None:
     count = math.prod(layout.chunk) * item
     for chunk in layout.chunks:
         raw = window.read(chunk.stored, chunk.offset)
-        data = unfilter(raw, layout.applied(chunk), count, item)
+        data = unfilter(raw, layout.filters_of(chunk), count, item)
         block = np.frombuffer(data, values.dtype).reshape(layout.chunk)
         # Chunks at the far edges are stored whole and stick out of the array
         place = [
@@ -195,7 +195,7 @@ def _read_chunks(values: Array, layout: Chunked, window: Readable) -> None:
 
 
 def sizes_before(filters: Sequence[int], count: int) -> list[int | None]:
-    """Bytes of a chunk before each filter and after the last one; None where gzip decides."""
+    """Return the bytes of a chunk before each filter and after the last; None after gzip."""
     sizes: list[int | None] = [count]
     for code in filters:
         last = sizes[-1]
@@ -249,7 +249,7 @@ def _verify_fletcher32(raw: bytes, size: int | None, item: int) -> bytes:
 
 
 def fletcher32(data: bytes) -> tuple[int, int]:
-    """Both sums modulo 65535, over big-endian 16-bit words; an odd last byte is a high byte."""
+    """Return both sums modulo 65535 over big-endian 16-bit words, padded with a zero byte."""
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2")
     low = high = 0
     for start in range(0, len(words), 1 << 16):

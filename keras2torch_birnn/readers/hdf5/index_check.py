@@ -1,7 +1,7 @@
-"""What the HDF5 parser's process says, checked as if an enemy had sent it.
+"""Checks of the parser process' answers, which are not trusted.
 
-Its answers become ``StoredArray``: bytes inside the file and shared with no other array, chunks
-that cover the array exactly, filters and number formats that are read, and nothing else.
+An answer becomes a ``StoredArray`` only if its bytes are inside the file and shared with no other
+array, its chunks cover the array exactly, and its filters and number formats are supported.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ Kind = Literal["group", "dataset"]
 
 
 class ImpossibleError(Exception):
-    """An answer has not the form that was asked for."""
+    """An answer does not have the requested form."""
 
 
 def refused(place: str, found: str) -> InvalidModelFileError:
-    """The error for something in the file that is not read."""
+    """Make the error for an object of the file that is refused."""
     return InvalidModelFileError(found, "refused", place=place)
 
 
@@ -74,19 +74,19 @@ def _text(value: object) -> str:
 
 
 def check_kind(value: object) -> Kind:
-    """``group`` or ``dataset``."""
+    """Check the type of an object: ``group`` or ``dataset``."""
     if value == "group" or value == "dataset":
         return value
     raise ImpossibleError
 
 
 def check_members(value: object) -> dict[str, Kind]:
-    """Names and kinds of a group's members."""
+    """Check the names and types of a group's members."""
     return {_text(name): check_kind(kind) for name, kind in _mapping(value).items()}
 
 
 def check_attributes(value: object) -> dict[str, Attribute]:
-    """Names and values of attributes."""
+    """Check the names and values of attributes."""
     return {_text(name): _attribute(one) for name, one in _mapping(value).items()}
 
 
@@ -102,7 +102,7 @@ def _attribute(value: object) -> Attribute:
 
 
 class Ledger:
-    """All arrays of a file together: no byte belongs to two, and inflating is bounded."""
+    """Byte ranges of all arrays of a file: no two overlap, and their inflated size is bounded."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
@@ -112,13 +112,13 @@ class Ledger:
         self._most = self._left = limits.max_inflated_bytes(window.size)
 
     def enter(self, path: str, facts: object) -> StoredArray:
-        """Make the array out of the facts about it, or refuse it."""
+        """Check the description of an array, and claim its bytes."""
         known = _mapping(facts)
         stored_as, shape = _text(known.get("dtype")), _integers(known.get("shape"))
         if stored_as not in STORED_DTYPES or len(shape) > limits.MAX_RANK:
             raise ImpossibleError
         item = np.dtype(STORED_DTYPES[stored_as]).itemsize
-        layout = _layout(path, known, shape, item)
+        layout = _parse_layout(path, known, shape, item)
         self._spend(path, layout, item)
         for start, count in _extents(layout, math.prod(shape) * item):
             self._claim(path, start, start + count)
@@ -158,21 +158,21 @@ def _extents(layout: Layout, nbytes: int) -> Sequence[tuple[int, int]]:
     return []
 
 
-def _layout(path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int) -> Layout:
+def _parse_layout(path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int) -> Layout:
     nbytes = math.prod(shape) * item
     match facts.get("layout"):
         case "empty" if nbytes == 0:
             return Inline(b"")
         case "inline":
-            return _inline(path, facts, nbytes)
+            return _parse_inline(path, facts, nbytes)
         case "contiguous":
-            return _contiguous(path, facts, nbytes)
+            return _parse_contiguous(path, facts, nbytes)
         case "chunked":
-            return _chunked(path, facts, shape, item)
+            return _parse_chunked(path, facts, shape, item)
     raise ImpossibleError
 
 
-def _inline(path: str, facts: Mapping[str, Any], nbytes: int) -> Inline:
+def _parse_inline(path: str, facts: Mapping[str, Any], nbytes: int) -> Inline:
     try:
         data = base64.b64decode(_text(facts.get("bytes")), validate=True)
     except (binascii.Error, ValueError):
@@ -182,7 +182,7 @@ def _inline(path: str, facts: Mapping[str, Any], nbytes: int) -> Inline:
     return Inline(data)
 
 
-def _contiguous(path: str, facts: Mapping[str, Any], nbytes: int) -> Contiguous:
+def _parse_contiguous(path: str, facts: Mapping[str, Any], nbytes: int) -> Contiguous:
     stored = _integer(facts.get("stored"))
     if facts.get("offset") is None or stored != nbytes:
         stored = 0 if facts.get("offset") is None else stored
@@ -190,21 +190,23 @@ def _contiguous(path: str, facts: Mapping[str, Any], nbytes: int) -> Contiguous:
     return Contiguous(_integer(facts.get("offset")))
 
 
-def _chunked(path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int) -> Chunked:
+def _parse_chunked(
+    path: str, facts: Mapping[str, Any], shape: tuple[int, ...], item: int
+) -> Chunked:
     chunk, rows = _integers(facts.get("chunk")), _list(facts.get("chunks"))
     if len(chunk) != len(shape) or 0 in chunk or len(rows) > limits.MAX_CHUNKS:
         raise ImpossibleError
     grid = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
     if len(rows) != grid:
         raise refused(path, f"{len(rows) or 'none'} of its {grid} chunks stored")
-    filters = _filters(path, facts.get("filters"), item)
-    layout = Chunked(chunk, filters, tuple(_chunk(row, len(shape)) for row in rows))
+    filters = _parse_filters(path, facts.get("filters"), item)
+    layout = Chunked(chunk, filters, tuple(_parse_chunk(row, len(shape)) for row in rows))
     _check_grid(path, layout, shape)
     _check_sizes(path, layout, item)
     return layout
 
 
-def _filters(path: str, rows: object, item: int) -> tuple[int, ...]:
+def _parse_filters(path: str, rows: object, item: int) -> tuple[int, ...]:
     codes: list[int] = []
     for row in _list(rows):
         code, values = (_integer(row[0]), _integers(row[1])) if len(_list(row)) == 2 else (0, ())
@@ -218,7 +220,7 @@ def _filters(path: str, rows: object, item: int) -> tuple[int, ...]:
     return tuple(codes)
 
 
-def _chunk(row: object, rank: int) -> Chunk:
+def _parse_chunk(row: object, rank: int) -> Chunk:
     numbers = _integers(row)
     if len(numbers) != rank + 3:
         raise ImpossibleError
@@ -227,7 +229,7 @@ def _chunk(row: object, rank: int) -> Chunk:
 
 
 def _check_grid(path: str, layout: Chunked, shape: tuple[int, ...]) -> None:
-    """As many chunks as the grid has cells, all on the grid and all different: exactly covered."""
+    """Refuse chunks off the grid or at the same place; their number is checked already."""
     for one in layout.chunks:
         for at, step, length in zip(one.start, layout.chunk, shape, strict=True):
             if at % step or at >= length:
@@ -237,9 +239,9 @@ def _check_grid(path: str, layout: Chunked, shape: tuple[int, ...]) -> None:
 
 
 def _check_sizes(path: str, layout: Chunked, item: int) -> None:
-    """What is not compressed has a size that is known beforehand."""
+    """Refuse an uncompressed chunk of another size than its shape implies."""
     count = math.prod(layout.chunk) * item
     for one in layout.chunks:
-        expected = sizes_before(layout.applied(one), count)[-1]
+        expected = sizes_before(layout.filters_of(one), count)[-1]
         if expected not in (None, one.stored):
             raise refused(path, f"a chunk of {one.stored} bytes, expected {expected}")

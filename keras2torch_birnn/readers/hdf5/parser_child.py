@@ -1,10 +1,9 @@
-"""Answers questions about one HDF5 file, in a process of its own that a bad file may crash or hang.
+"""Script that answers questions about one HDF5 file, in a process that may crash or hang.
 
-Started by ``readers/hdf5.py`` as a script, isolated (``-I -S``), with an inherited open file: it
+Started by ``parser_process.py``, isolated (``-I -S``), with an inherited open file: it
 imports h5py and what else it needs, gives up the rights to import, open files, start processes and
 take memory, and only then lets the HDF5 library see the file. Requests and replies are JSON, one a
-line. It tells where arrays lie; it never decodes their bytes. Whatever it says is checked by the
-parent.
+line. It locates arrays and never decodes their bytes. The parent checks all of its answers.
 """
 
 from __future__ import annotations
@@ -21,31 +20,31 @@ from typing import Any
 
 FLETCHER32, SHUFFLE, GZIP = 3, 2, 1
 
-# Codecs that are used after the rights are given up, when they can no more be imported
+# Codecs used after the rights are given up, when they cannot be imported any more
 CODECS = ("ascii", "utf-8")
 
 
 class RefusedError(Exception):
-    """What was asked for is not there, or not of a kind that is read."""
+    """The requested object does not exist, or is of a type that is not read."""
 
 
 class InheritedFile(io.RawIOBase):
-    """A part of the inherited file, as the read-only file object that h5py wants."""
+    """A part of the inherited file, as a read-only file object for h5py."""
 
     def __init__(self, fd: int, offset: int, size: int) -> None:
         super().__init__()
         self._fd, self._offset, self._size, self._at = fd, offset, size, 0
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say that it can be moved."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """The position."""
+        """Return the position."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -54,16 +53,16 @@ class InheritedFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer``; beyond the end with zeros, as the HDF5 library's own drivers do."""
+        """Fill ``buffer``; after the end with zeros, as the HDF5 library's own drivers do."""
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self._size - self._at))
-        data = self._some(count)
+        data = self._read_some(count)
         view[: len(data)] = data
         view[len(data) :] = bytes(len(view) - len(data))
         self._at += len(data)
         return len(data)
 
-    def _some(self, count: int) -> bytes:
+    def _read_some(self, count: int) -> bytes:
         at, pieces = self._offset + self._at, []
         while count > 0:
             if hasattr(os, "pread"):
@@ -109,9 +108,9 @@ def _limit(limits: dict[str, int]) -> None:
 
 
 def give_up_rights(limits: dict[str, int]) -> None:
-    """Keep to the resource limits from now on, and import nothing.
+    """Set the resource limits and forbid imports, for the rest of the process.
 
-    Without files an import fails. So it does where files can still be opened: alike everywhere.
+    Where no files can be opened imports fail anyway; this makes them fail on every system.
     """
     for name in CODECS:
         codecs.lookup(name)
@@ -120,7 +119,7 @@ def give_up_rights(limits: dict[str, int]) -> None:
 
 
 class Index:
-    """The questions that can be asked about an open HDF5 file."""
+    """Answers to questions about an open HDF5 file."""
 
     def __init__(self, h5py: Any, file: Any, limits: dict[str, int]) -> None:
         self._h5, self._limits = h5py, limits
@@ -165,12 +164,12 @@ class Index:
         return parts
 
     def _group(self, parts: tuple[str, ...]) -> Any:
-        """The group at ``parts``, or None if there is nothing; hard links only, step by step."""
+        """Open the group at ``parts``, through hard links only; None if there is none."""
         if not parts:
             return self._root
         if parts not in self._groups:
             parent = self._group(parts[:-1])
-            found = None if parent is None else self._step(parent, parts[-1])
+            found = None if parent is None else self._open_member(parent, parts[-1])
             if found is not None and not isinstance(found, self._h5.h5g.GroupID):
                 raise RefusedError(f"'{parts[-1]}' is {self._kind_name(found)}, expected a group")
             if len(self._groups) >= self._limits["open_groups"]:
@@ -178,7 +177,7 @@ class Index:
             self._groups[parts] = found
         return self._groups[parts]
 
-    def _step(self, group: Any, name: str) -> Any:
+    def _open_member(self, group: Any, name: str) -> Any:
         key = name.encode()
         if not group.links.exists(key):
             return None
@@ -196,7 +195,7 @@ class Index:
         if not parts:
             return self._root
         parent = self._group(parts[:-1])
-        return None if parent is None else self._step(parent, parts[-1])
+        return None if parent is None else self._open_member(parent, parts[-1])
 
     def _kind(self, found: Any) -> str:
         h5 = self._h5
@@ -207,14 +206,14 @@ class Index:
         kind = self._kind(found)
         return "a named type" if kind == "type" else f"a{'n' * (kind[0] in 'aeiou')} {kind}"
 
-    def _some_object(self, path: str) -> Any:
+    def _require_object(self, path: str) -> Any:
         found = self._object(path)
         if found is None:
             raise RefusedError("not in the file")
         return found
 
     def kind(self, path: str) -> str | None:
-        """``group``, ``dataset``, or None if there is nothing."""
+        """Return ``group``, ``dataset``, or None if there is no object."""
         found = self._object(path)
         if found is None:
             return None
@@ -223,8 +222,8 @@ class Index:
         return self._kind(found)
 
     def members(self, path: str) -> dict[str, str]:
-        """Names and kinds of what a group holds."""
-        group = self._some_object(path)
+        """Return the names and types of a group's members."""
+        group = self._require_object(path)
         if self._kind(group) != "group":
             raise RefusedError(f"{self._kind_name(group)}, expected a group")
         if group.get_num_objs() > self._limits["members"]:
@@ -252,8 +251,8 @@ class Index:
     # Attributes
 
     def attributes(self, path: str, names: list[str]) -> dict[str, Any]:
-        """The wanted attributes that are there; long name lists joined from their pieces."""
-        owner = self._some_object(path)
+        """Return the requested attributes that exist; long lists of names joined from pieces."""
+        owner = self._require_object(path)
         found = {}
         for name in names:
             value = self._attribute(owner, name)
@@ -325,8 +324,8 @@ class Index:
     # Datasets
 
     def dataset(self, path: str) -> dict[str, Any]:
-        """Shape, dtype and where the bytes lie."""
-        found = self._some_object(path)
+        """Return shape, dtype and the positions of the bytes."""
+        found = self._require_object(path)
         if self._kind(found) != "dataset":
             raise RefusedError(f"{self._kind_name(found)}, expected a dataset")
         shape = self._shape(found)
@@ -418,7 +417,7 @@ class Index:
 
 
 def explain(error: BaseException, limits: dict[str, int]) -> str:
-    """One line on why the HDF5 library did not answer."""
+    """Describe in one line why the HDF5 library did not answer."""
     if isinstance(error, RefusedError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -430,7 +429,7 @@ def explain(error: BaseException, limits: dict[str, int]) -> str:
 
 
 def answer(index: Index, request: dict[str, Any], limits: dict[str, int]) -> list[Any]:
-    """One reply for each path asked about: ``{"is": ...}`` or ``{"refused": why}``."""
+    """Make one reply for each requested path: ``{"is": ...}`` or ``{"refused": why}``."""
     questions: dict[str, Callable[..., Any]] = {
         "kind": index.kind,
         "members": index.members,
@@ -458,7 +457,7 @@ def say(reply: Any, limits: dict[str, int]) -> None:
 
 
 def serve(job: dict[str, Any]) -> None:
-    """Open the file, then answer until the requests end."""
+    """Open the file, then answer requests until they end."""
     sys.path += job["import_from"]
     limits = job["limits"]
     try:

@@ -1,4 +1,4 @@
-"""The process that runs the HDF5 library for us: started, questioned, and killed if it must be."""
+"""Parent side of the parser process: start it, send requests, kill it when it fails."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TRUNCATED = re.compile(
 
 
 def _import_roots() -> list[str]:
-    """The folders that hold h5py and numpy; an isolated interpreter does not look there itself."""
+    """Return the folders of h5py and numpy, which an isolated interpreter does not search."""
     found = importlib.util.find_spec("h5py")
     if found is None or found.origin is None:
         raise K2TError("h5py is not installed", "pip install h5py")
@@ -94,7 +94,7 @@ def _how_it_ended(code: int, timed_out: bool) -> str:
 
 
 def _reason(text: str) -> str:
-    """The child's reason, printable; HDF5's own words for a truncated file in plainer ones."""
+    """Make the child's reason printable; say "truncated" instead of HDF5's own text."""
     if (cut := _TRUNCATED.search(text)) is not None:
         here, base, whole = map(int, cut.groups())
         return f"truncated: {here - base} bytes here, its header says {whole - base}"
@@ -102,7 +102,7 @@ def _reason(text: str) -> str:
 
 
 class ParserProcess:
-    """One child that has one file open. Every way in which it can fail is an error of the file."""
+    """A child process with one file open. Every failure of it is an error of the file."""
 
     def __init__(self, window: Window) -> None:
         self._error: K2TError | None = None
@@ -110,16 +110,16 @@ class ParserProcess:
         self._process = _start(window)
 
     def close(self) -> None:
-        """End it; it has nothing to lose."""
+        """Kill the child; it holds no state to save."""
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):  # a request that nobody will read
+            with suppress(OSError):  # the child may have died before it read all
                 if pipe is not None:
                     pipe.close()
         self._process.wait()
 
     def ask(self, question: str, paths: Sequence[str], *more: Any) -> list[Any]:
-        """One answer for each path: what the child says, or an InvalidModelFileError."""
+        """Return one answer for each path: the child's, or an InvalidModelFileError."""
         if not self._opened:
             self._greet()
         answers: list[Any] = []
@@ -149,7 +149,7 @@ class ParserProcess:
         raise self.impossible()
 
     def impossible(self) -> K2TError:
-        """End the child after an answer that cannot be."""
+        """Kill the child after an impossible answer, and make the error."""
         return self._end(
             InvalidModelFileError("the HDF5 parser was misled by this file", "refused")
         )
@@ -178,7 +178,7 @@ class ParserProcess:
         return replies
 
     def _line(self, request: dict[str, Any] | None) -> tuple[bytes, bool]:
-        """Send a request, wait for one line; it has no end if the child died or talks too much."""
+        """Send a request and read one line, incomplete if the child died or wrote too much."""
         expired = threading.Event()
 
         def expire() -> None:

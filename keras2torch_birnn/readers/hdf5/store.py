@@ -1,9 +1,9 @@
-"""HDF5 without the HDF5 library in this process: a child says where things lie, we read them.
+"""HDF5 without its library in this process: a child locates arrays, this process reads them.
 
-libhdf5 crashes or hangs on damaged files, and follows wherever a file sends it. So it runs in a
-child (``parser_child.py``) that may fail, and only names, shapes and byte positions come back. They
-are checked as if an enemy had sent them (``index_check.py``); then the bytes are read and inflated
-here under hard caps (``arrays.py``): memory never exceeds what the file honestly holds.
+libhdf5 crashes or hangs on damaged files, and follows links out of them. So it runs in a child
+(``parser_child.py``) that may fail and that returns names, shapes and byte positions only. These
+are not trusted (``index_check.py``); then the bytes are read and inflated here, within the sizes
+that were checked (``arrays.py``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 def find_signature(window: Window) -> int | None:
-    """Where HDF5 data start in the window: 0, 512, 1024, ... (after a user block), or None."""
+    """Find where HDF5 data start: 0, 512, 1024, ... (after a user block), or None."""
     at = 0
     while at + len(SIGNATURE) <= window.size:
         if window.head(len(SIGNATURE), at) == SIGNATURE:
@@ -42,7 +42,7 @@ def find_signature(window: Window) -> int | None:
 
 
 class HDF5Store:
-    """An HDF5 file: its groups, attributes and arrays by path, hard links only.
+    """An HDF5 file: groups, attributes and arrays by path, through hard links only.
 
     The child starts at once and in parallel with the caller; the first question waits for it. The
     window's file must stay open while arrays are read. Paths are like ``/model_weights/dense``.
@@ -71,21 +71,21 @@ class HDF5Store:
         self.close()
 
     def close(self) -> None:
-        """End the child; known arrays can be read as long as the file is open."""
+        """End the child; located arrays can be read as long as the file is open."""
         self._parser.close()
 
     def kind(self, path: str) -> Kind | None:
-        """What stands at ``path``; None if nothing does."""
+        """Return the type of object at ``path``; None if there is none."""
         (answer,) = self._ask("kind", [path])
-        return None if answer is None else self._checked(check_kind, answer)
+        return None if answer is None else self._check(check_kind, answer)
 
     def members(self, group: str) -> dict[str, Kind]:
-        """Names and kinds of what ``group`` holds directly, in alphabetical order."""
+        """Return the names and types of the direct members of ``group``, sorted by name."""
         (answer,) = self._ask("members", [group])
-        return self._checked(check_members, answer)
+        return self._check(check_members, answer)
 
     def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
-        """Those of the attributes ``names`` that ``group`` has.
+        """Return those of the attributes ``names`` that ``group`` has.
 
         A list that Keras split into ``name0``, ``name1``, ... comes joined under ``name``.
         """
@@ -95,12 +95,12 @@ class HDF5Store:
     def attributes_of(
         self, groups: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Attribute]]:
-        """The same for many groups in one exchange."""
+        """Return the attributes of many groups, with one request."""
         answers = self._ask("attributes", groups, list(names))
-        return [self._checked(check_attributes, answer) for answer in answers]
+        return [self._check(check_attributes, answer) for answer in answers]
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
-        """The arrays at ``paths``, checked but not read; one error lists all that are refused."""
+        """Return the arrays at ``paths``, checked but not read; one error lists all refusals."""
         new = [path for path in dict.fromkeys(paths) if path not in self._arrays]
         problems: list[K2TError] = []
         for path, answer in zip(new, self._parser.ask("dataset", new), strict=True):
@@ -114,14 +114,14 @@ class HDF5Store:
     def _enter(self, path: str, answer: object) -> StoredArray:
         if isinstance(answer, K2TError):
             raise answer
-        return self._checked(lambda facts: self._ledger.enter(path, facts), answer)
+        return self._check(lambda facts: self._ledger.enter(path, facts), answer)
 
     def _ask(self, question: str, paths: Sequence[str], *more: Any) -> list[Any]:
         answers = self._parser.ask(question, paths, *more)
         _raise_all([answer for answer in answers if isinstance(answer, K2TError)])
         return answers
 
-    def _checked(self, check: Callable[[object], _T], answer: object) -> _T:
+    def _check(self, check: Callable[[object], _T], answer: object) -> _T:
         try:
             return check(answer)
         except ImpossibleError:

@@ -15,10 +15,10 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
-from keras2torch_birnn.readers.operations import keras3, lambdas, nodes
-from keras2torch_birnn.readers.operations.binding import Meaning, refused, tensor
+from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
+from keras2torch_birnn.readers.operations.bind_arguments import NormalCall, tensor, unsupported
 
-LAMBDAS = ("TFOpLambda", "SlicingOpLambda")
+TF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 GRAPH_NODE = "TensorFlowOpLayer"
 TRANSLATED = "k2t operation"
 OPERATION_MODULES = (
@@ -26,15 +26,15 @@ OPERATION_MODULES = (
 )  # fmt: skip
 
 
-def translated_layers(
+def translate_layers(
     entries: Sequence[Any], is_operation: Callable[[Mapping[str, Any]], bool]
 ) -> list[Any]:
-    """The entries of a model, those of operations in the normal form.
+    """Translate the entries of a model that are operations to the normal form.
 
     ``is_operation`` knows those of Keras 3. One that cannot be converted gets its problem along.
     """
     names = frozenset(name for name in map(_name, entries) if name is not None)
-    return [_translated(entry, names, is_operation) for entry in entries]
+    return [_translate_if_operation(entry, names, is_operation) for entry in entries]
 
 
 def _name(entry: Any) -> str | None:
@@ -45,15 +45,15 @@ def _name(entry: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _translated(
+def _translate_if_operation(
     entry: Any, names: Collection[str], is_operation: Callable[[Mapping[str, Any]], bool]
 ) -> Any:
     if not isinstance(entry, Mapping):
         return entry
-    if entry.get("class_name") not in (*LAMBDAS, GRAPH_NODE) and not is_operation(entry):
+    if entry.get("class_name") not in (*TF_FUNCTIONS, GRAPH_NODE) and not is_operation(entry):
         return entry
     try:
-        return translated(entry, names)
+        return translate(entry, names)
     except (UnsupportedLayerError, UnsupportedOptionError) as problem:
         found: list[Any] = []
         _references(entry.get("inbound_nodes"), names, found)
@@ -68,7 +68,7 @@ def _translated(
 
 
 def _references(value: Any, names: Collection[str], found: list[Any]) -> None:
-    """Every tensor of the model that stands somewhere in a call."""
+    """Collect every reference to a tensor of the model in a call."""
     if isinstance(value, list):
         if [type(part) for part in value[:3]] == [str, int, int] and value[0] in names:
             found.append(tensor(*value[:3]))
@@ -82,8 +82,8 @@ def _references(value: Any, names: Collection[str], found: list[Any]) -> None:
                 _references(part, names, found)
 
 
-def translated(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
-    """The entry in the normal form; ``names`` are those of the layers of its model.
+def translate(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
+    """Translate one entry to the normal form; ``names``: of all layers of its model.
 
     Raises:
         UnsupportedLayerError, UnsupportedOptionError: it cannot be converted; no place is named.
@@ -93,7 +93,7 @@ def translated(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str,
     if not isinstance(config, Mapping) or not isinstance(calls, list):
         raise InvalidModelFileError("an operation without config or inbound_nodes", "refused")
     if len(calls) != 1:
-        raise refused(f"an operation that is called {len(calls)} times is not supported")
+        raise unsupported(f"an operation that is called {len(calls)} times is not supported")
     found = _meaning(str(class_name), config, calls[0], names)
     return {
         "class_name": found.op,
@@ -106,11 +106,11 @@ def translated(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str,
 
 def _meaning(
     class_name: str, config: Mapping[str, Any], call: Any, names: Collection[str]
-) -> Meaning:
-    if class_name in LAMBDAS:
-        return lambdas.meaning(class_name, config, call, names)
+) -> NormalCall:
+    if class_name in TF_FUNCTIONS:
+        return tf_functions.translate(class_name, config, call, names)
     if class_name == GRAPH_NODE:
-        return nodes.meaning(config, _tensors(call, names))
+        return graph_nodes.translate(config, _tensors(call, names))
     if class_name not in keras3.ROWS:
         raise UnsupportedLayerError(
             f"operation {printable(class_name)} is not supported",
@@ -119,7 +119,7 @@ def _meaning(
     args, kwargs = (call.get(k) if isinstance(call, Mapping) else None for k in ("args", "kwargs"))
     if not isinstance(args, list) or not isinstance(kwargs, Mapping):
         raise InvalidModelFileError("an operation called in an unknown form", "refused")
-    return keras3.meaning(class_name, config, args, kwargs)
+    return keras3.translate(class_name, config, args, kwargs)
 
 
 def _tensors(call: Any, names: Collection[str]) -> list[Any]:
@@ -142,13 +142,13 @@ _BY_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def names_of(op: str) -> tuple[str, ...]:
-    """What an operation is called in files: functions, nodes of a graph, classes of Keras 3."""
+def operation_names(op: str) -> tuple[str, ...]:
+    """List an operation's names in files: functions, graph nodes, classes of Keras 3."""
     if op == "GetItem":
         return "x[...]", "tf.slice", "tf.strided_slice", "node StridedSlice", "keras.ops GetItem"
     return (
         *_BY_ARGUMENTS.get(op, ()),
-        *(f"tf.{name}" for name, row in lambdas.ROWS.items() if row.op == op and row.saved),
-        *(f"node {name}" for name, row in nodes.ROWS.items() if row.op == op),
+        *(f"tf.{name}" for name, row in tf_functions.ROWS.items() if row.op == op and row.saved),
+        *(f"node {name}" for name, row in graph_nodes.ROWS.items() if row.op == op),
         *(f"keras.ops {name}" for name, row in keras3.ROWS.items() if row.op == op),
     )

@@ -1,4 +1,4 @@
-"""Numbers in the place of a tensor, as Keras 3 writes them: ``__numpy__`` and ``__tensor__``."""
+"""Constants in the place of tensors, as Keras 3 writes them: ``__numpy__`` and ``__tensor__``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
 from keras2torch_birnn.limits import MAX_CONSTANT_DEPTH, MAX_INT64
-from keras2torch_birnn.readers.operations.binding import kind
+from keras2torch_birnn.readers.operations.bind_arguments import dtype_kind
 from keras2torch_birnn.spec import Constant
 
 CLASSES = ("__numpy__", "__tensor__")
 
 
 def read_constant(value: Mapping[str, Any], place: str) -> Constant | float:
-    """A constant; a single float is a number.
+    """Parse a constant; a single float becomes a number.
 
     Floats are rounded to float32, in which Keras computes with them, unless the file says float64.
 
@@ -26,18 +26,20 @@ def read_constant(value: Mapping[str, Any], place: str) -> Constant | float:
     config = value.get("config")
     config = config if isinstance(config, Mapping) else {}
     try:
-        said = kind(config.get("dtype"))
+        declared = dtype_kind(config.get("dtype"))
     except UnsupportedOptionError as error:
         error.place = place
         raise
     flat: list[Any] = []
     shape = _flatten(config.get("value"), flat, 0, place)
-    if said == "float" or (said is None and any(isinstance(number, float) for number in flat)):
+    if declared == "float" or (
+        declared is None and any(isinstance(number, float) for number in flat)
+    ):
         if str(config.get("dtype")).removeprefix("tf.") != "float64":
             flat = np.asarray(flat, dtype=np.float32).astype(float).tolist()
         if shape == ():
             return float(flat[0])
-    return Constant(tuple(flat), shape, said)
+    return Constant(tuple(flat), shape, declared)
 
 
 def _flatten(value: Any, flat: list[Any], depth: int, place: str) -> tuple[int, ...]:

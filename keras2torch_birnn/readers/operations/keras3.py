@@ -1,4 +1,4 @@
-"""``keras.ops`` as files of Keras 3.0 to 3.15 hold it: a class, its options, a call's arguments."""
+"""``keras.ops`` in files of Keras 3.0 to 3.15: a class, its options, a call's arguments."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.readers.operations.binding import (
-    Meaning,
+from keras2torch_birnn.readers.operations.bind_arguments import (
+    NormalCall,
     Rework,
     Row,
     Values,
@@ -17,19 +17,19 @@ from keras2torch_birnn.readers.operations.binding import (
     begin_and_size,
     bind,
     cast,
+    chain,
+    convert_dtype,
+    dtype_kind,
     is_tensor,
-    kind,
+    move_sizes,
     numbers_in,
     one_shift,
     only_pairs,
     order,
     padding,
     pool,
-    refused,
-    then,
     total_axes,
-    with_kind,
-    with_sizes,
+    unsupported,
 )
 
 _REDUCED = "x axis keepdims"
@@ -41,7 +41,7 @@ def _ravel(values: Values) -> Values:
 
 def _normalize(values: Values) -> Values:
     if values.pop("order", 2) != 2:
-        raise refused("normalize with an order other than 2 is not supported")
+        raise unsupported("normalize with an order other than 2 is not supported")
     epsilon = values.pop("epsilon", None)
     return {**values, "smallest": 1e-7 if epsilon is None else epsilon}  # backend.epsilon()
 
@@ -53,11 +53,11 @@ def _average(values: Values) -> Values:
 
 
 def _one_hot(values: Values) -> Values:
-    return {**values, "dtype": kind(values.get("dtype")) or "float"}
+    return {**values, "dtype": dtype_kind(values.get("dtype")) or "float"}
 
 
 def _key(values: Values) -> Values:
-    """``x[key]``: one part or a list of parts."""
+    """Translate the key of ``x[key]``: one part or a list of parts."""
     key = values.pop("key", None)
     if isinstance(key, Mapping) and key.get("class_name") == "__tuple__":
         key = key.get("items")
@@ -74,24 +74,24 @@ def _part(part: Any) -> Any:
     if part is None or type(part) is int:
         return part
     what = "a tensor" if is_tensor(part) else printable(repr(part))
-    raise refused(f"an index that is {what} is not supported")
+    raise unsupported(f"an index that is {what} is not supported")
 
 
 def _full_like(values: Values) -> Values:
     value = numbers_in(values.get("value"))
     if is_tensor(value) or isinstance(value, list):
-        raise refused("full_like with a value that is a tensor is not supported")
-    return {**values, "value": value, "dtype": kind(values.get("dtype"))}
+        raise unsupported("full_like with a value that is a tensor is not supported")
+    return {**values, "value": value, "dtype": dtype_kind(values.get("dtype"))}
 
 
 def _round(values: Values) -> Values:
     if values.pop("decimals", 0) != 0:
-        raise refused("round to other than whole numbers is not supported")
+        raise unsupported("round to other than whole numbers is not supported")
     return values
 
 
-def _scaled(**others: float) -> Rework:
-    """Normalizations whose scale and offset may be left out, and whose epsilon has a default."""
+def _normalization(**others: float) -> Rework:
+    """Return a rework that fills in defaults of a normalization: scale, offset and epsilon."""
 
     def rework(values: Values) -> Values:
         for name, value in others.items():
@@ -106,17 +106,17 @@ def _scaled(**others: float) -> Rework:
 
 def _last_axis(values: Values) -> Values:
     if values.pop("axis", -1) != -1:
-        raise refused("batch_normalization along another axis than the last is not supported")
+        raise unsupported("batch_normalization along another axis than the last is not supported")
     return values
 
 
-def _joined(axis: int) -> Rework:
+def _join(axis: int) -> Rework:
     return lambda values: {**values, "axis": axis}
 
 
-def _appended(values: Values) -> Values:
+def _append(values: Values) -> Values:
     if values.get("axis") is None:
-        raise refused("append of flat tensors (axis=None) is not supported")
+        raise unsupported("append of flat tensors (axis=None) is not supported")
     return {"xs": [values.get("x1"), values.get("x2")], "axis": values["axis"]}
 
 
@@ -167,10 +167,10 @@ _BARE = {
     "Argsort": Row("Argsort", "x axis", {"dtype": "int32"}),
     "TopK": Row("TopK", "x k sorted", rework=only_pairs("top_k")),
     "Tensordot": Row("Tensordot", "x1 x2 axes", rework=total_axes),
-    "Reshape": Row("Reshape", "x newshape=shape", rework=with_sizes),
+    "Reshape": Row("Reshape", "x newshape=shape", rework=move_sizes),
     "Ravel": Row("Reshape", "x", rework=_ravel),
-    "BroadcastTo": Row("BroadcastTo", "x shape", rework=with_sizes),
-    "Tile": Row("Tile", "x repeats=shape", rework=with_sizes),
+    "BroadcastTo": Row("BroadcastTo", "x shape", rework=move_sizes),
+    "Tile": Row("Tile", "x repeats=shape", rework=move_sizes),
     "GetItem": Row("GetItem", "x key", rework=_key),
     "Slice": Row("GetItem", "inputs=x start_indices=begin shape=size", rework=begin_and_size),
     "Transpose": Row("Transpose", "x axes"),
@@ -185,13 +185,15 @@ _BARE = {
     "Diff": Row("Diff", "a=x n axis"),
     "Tril": Row("Tril", "x k"),
     "LayerNorm": Row(
-        "LayerNorm", "x gamma beta axis epsilon rms_scaling=!", rework=_scaled(gamma=1.0, beta=0.0)
+        "LayerNorm",
+        "x gamma beta axis epsilon rms_scaling=!",
+        rework=_normalization(gamma=1.0, beta=0.0),
     ),
-    "RMSNorm": Row("RMSNorm", "x scale axis epsilon", rework=_scaled(scale=1.0)),
+    "RMSNorm": Row("RMSNorm", "x scale axis epsilon", rework=_normalization(scale=1.0)),
     "BatchNorm": Row(
         "BatchNorm",
         "x mean variance offset scale axis epsilon",
-        rework=then(_last_axis, _scaled(offset=0.0, scale=1.0)),
+        rework=chain(_last_axis, _normalization(offset=0.0, scale=1.0)),
     ),
     "DotProductAttention": Row("DotProductAttention", _ATTENTION),
     "MaxPool": Row("MaxPool", "inputs=x pool_size strides padding data_format", rework=pool),
@@ -200,9 +202,9 @@ _BARE = {
     ),
     "Threshold": Row("Threshold", "x threshold default_value=value"),
     "Size": Row("Size", "x"),
-    "Hstack": Row("Concatenate", "xs", rework=_joined(1)),
-    "Vstack": Row("Concatenate", "xs", rework=_joined(0)),
-    "Append": Row("Concatenate", "x1 x2 axis", rework=_appended),
+    "Hstack": Row("Concatenate", "xs", rework=_join(1)),
+    "Vstack": Row("Concatenate", "xs", rework=_join(0)),
+    "Append": Row("Concatenate", "x1 x2 axis", rework=_append),
     "Diagonal": Row("Diagonal", "x offset axis1 axis2"),
     "Trace": Row("Trace", "x offset axis1 axis2"),
     "Triu": Row("Triu", "x k"),
@@ -216,9 +218,9 @@ _BARE = {
     "TakeAlongAxis": Row("TakeAlongAxis", "x indices axis"),
     "OneHot": Row("OneHot", "x num_classes=depth axis dtype sparse=!", rework=_one_hot),
     "Cast": Row("Cast", "x dtype", rework=cast),
-    "ConvertToTensor": Row("ConvertToTensor", "x dtype sparse=! ragged=!", rework=with_kind()),
-    "ZerosLike": Row("ZerosLike", "x dtype sparse=!", rework=with_kind()),
-    "OnesLike": Row("OnesLike", "x dtype sparse=!", rework=with_kind()),
+    "ConvertToTensor": Row("ConvertToTensor", "x dtype sparse=! ragged=!", rework=convert_dtype()),
+    "ZerosLike": Row("ZerosLike", "x dtype sparse=!", rework=convert_dtype()),
+    "OnesLike": Row("OnesLike", "x dtype sparse=!", rework=convert_dtype()),
     "FullLike": Row("FullLike", "x fill_value=value dtype sparse=!", rework=_full_like),
     "Relu": activation("relu"),
     "ReLU": activation("relu", "negative_slope", "max_value", "threshold"),
@@ -250,31 +252,31 @@ _BARE = {
 ROWS: Mapping[str, Row] = {**_BARE, "Einsum": Row("Einsum", "subscripts")}
 
 
-def meaning(
+def translate(
     class_name: str, config: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Meaning:
-    """The meaning of one call of an operation.
+) -> NormalCall:
+    """Translate one call of an operation.
 
     Raises:
         UnsupportedOptionError: something about it is not supported.
     """
     row, function = ROWS[class_name], f"operation {class_name}"
-    said = {
+    named = {
         key: value
         for key, value in {**config, **kwargs}.items()
         if key not in ("name", "trainable") and not (key == "dtype" and "dtype" not in row.names)
     }
     if class_name == "Einsum":
         operands, args = list(args), []
-        said["subscripts"] = numbers_in(said.get("subscripts"))
-        return Meaning("Einsum", (operands,), said)
-    # Between the arguments of a call stand options that the config holds.
+        named["subscripts"] = numbers_in(named.get("subscripts"))
+        return NormalCall("Einsum", (operands,), named)
+    # Options of the config come between the arguments of a call.
     names = list(row.parameters())
-    free = [name for name in names if name not in said]
-    said.update(zip(free, args, strict=False))
+    free = [name for name in names if name not in named]
+    named.update(zip(free, args, strict=False))
     if class_name == "DotProductAttention":
-        if said.get("mask") is not None:
+        if named.get("mask") is not None:
             row = _MASKED
         else:
-            said.pop("mask", None)
-    return bind(row, function, (), said)
+            named.pop("mask", None)
+    return bind(row, function, (), named)

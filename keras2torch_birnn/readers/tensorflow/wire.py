@@ -12,7 +12,7 @@ from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LONGEST_VARINT = 10  # 64 bits, 7 in a byte
+_VARINT_BYTES = 10  # 64 bits, 7 in a byte
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 
 Value = int | memoryview
@@ -25,7 +25,7 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
         InvalidModelFileError: it does not end.
     """
     value = 0
-    for count, byte in enumerate(data[at : at + _LONGEST_VARINT]):
+    for count, byte in enumerate(data[at : at + _VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * count
         if byte < 0x80:
             return value & 0xFFFF_FFFF_FFFF_FFFF, at + count + 1
@@ -64,7 +64,7 @@ def parts(message: Window) -> Iterator[tuple[int, Window]]:
     """
     at = 0
     while at < message.size:
-        head = memoryview(message.head(2 * _LONGEST_VARINT, at))
+        head = memoryview(message.head(2 * _VARINT_BYTES, at))
         number, wire, used = _read_tag(head, 0)
         if wire == _BYTES:
             size, used = read_varint(head, used)

@@ -15,7 +15,7 @@ from keras2torch_birnn.spec import LayerSpec
 
 
 def with_input_shape(root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]]) -> LayerSpec:
-    """Return the model with its input's shape, as far as the first layer's weights tell it."""
+    """Set the shape of the model's input, as far as the first layer's weights determine it."""
     graph = root.graph
     if graph is None or len(graph.layers) < 2:
         return root
@@ -36,7 +36,7 @@ def with_input_shape(root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredAr
     return replace(root, graph=replace(graph, layers=(named, *graph.layers[1:])))
 
 
-# Layers that keep the shape, whatever it is, and layers that need (B, T, F).
+# Layers that keep any shape, and layers that need (B, T, F).
 _KEEP_SHAPE = frozenset(
     "Activation ActivityRegularization AlphaDropout BatchNormalization Dropout GaussianDropout "
     "GaussianNoise Identity LayerNormalization Masking SpatialDropout1D".split()
@@ -49,7 +49,7 @@ _NEED_STEPS = frozenset(
 
 
 def _has_steps(chain: Sequence[LayerSpec]) -> bool:
-    """Whether one of the layers that change at most the last axis, or the next, needs steps."""
+    """Tell whether the first layers, as long as they keep the rank, include one with time steps."""
     for layer in chain:
         if layer.class_name in _NEED_STEPS:
             return True

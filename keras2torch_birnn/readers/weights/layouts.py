@@ -1,4 +1,4 @@
-"""How weights stand in files, and the way to the one layout everything else knows: Keras 2's.
+"""Layouts of weights in files, and their conversion to the common one, that of Keras 2.
 
 cuDNN layout, per Keras 2.2.4 ``engine/saving.py`` ``_convert_rnn_weights``: per gate the input
 kernel's flat buffer *is* the (units, input) matrix, the recurrent kernel is the matrix that
@@ -23,7 +23,7 @@ _BASENAME = re.compile(r"(.+?)(?:_\d+)?(?::\d+)?")
 
 
 class HasShape(Protocol):
-    """Anything with a shape: an array, or one that is not read yet."""
+    """An array, read or not: anything with a shape."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -33,19 +33,19 @@ class HasShape(Protocol):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a generation's layers own their weights in a file.
+    """Layout of a layer's weights in files of one generation.
 
     ``shapes(layer, found)``: name -> shape of what the file holds for a layer, given what was found
-    there (nothing is known before the first look). ``label(name)``: what a weight's path ends with.
-    ``split(path)``: the segments before that, and that. ``settle(layer, found)``: the layer, with
-    what the weights know better than its config. ``join(layer, arrays)``: Keras 2's weights.
-    ``own_names``: the last of those segments is the innermost layer's name and nothing else.
+    there (empty at first). ``label(name)``: the last segment of a weight's path. ``split(path)``:
+    the segments before that, and that. ``infer(layer, found)``: the layer with options that its
+    weights determine. ``join(layer, arrays)``: Keras 2's weights. ``own_names``: the last of those
+    segments is exactly the innermost layer's name.
     """
 
     shapes: Callable[[LayerSpec, Mapping[str, HasShape]], Mapping[str, Shape]]
     label: Callable[[str], str]
     split: Callable[[str], tuple[tuple[str, ...], str]]
-    settle: Callable[[LayerSpec, Mapping[str, HasShape]], LayerSpec]
+    infer: Callable[[LayerSpec, Mapping[str, HasShape]], LayerSpec]
     join: Callable[[LayerSpec, Mapping[str, Array]], dict[str, Any]]
     own_names: bool = False
 
@@ -68,15 +68,15 @@ def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
 
 
 def is_cudnn(layer: LayerSpec, weights: Mapping[str, HasShape]) -> bool:
-    """Whether an LSTM's or GRU's weights are in cuDNN's layout: its bias is one long vector."""
+    """Tell whether weights of an LSTM or GRU are in cuDNN's layout: the bias is one long vector."""
     if layer.class_name not in ("LSTM", "GRU") or "bias" not in weights:
         return False
     doubled = 2 * CELL_GATES[layer.class_name] * layer.config["units"]
     return tuple(weights["bias"].shape) == (doubled,)
 
 
-def settle_reset_after(layer: LayerSpec, weights: Mapping[str, HasShape]) -> LayerSpec:
-    """Trust the shape of a GRU's bias over its configuration: it cannot be wrong."""
+def infer_reset_after(layer: LayerSpec, weights: Mapping[str, HasShape]) -> LayerSpec:
+    """Infer ``reset_after`` of a GRU from the shape of its bias, whatever its config says."""
     if layer.class_name not in ("GRU", "GRUCell") or "bias" not in weights:
         return layer
     reset_after = is_cudnn(layer, weights) or len(weights["bias"].shape) == 2
@@ -100,4 +100,4 @@ def from_cudnn(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]
     }
 
 
-KERAS2 = Layout(_shapes, lambda name: name.rpartition("/")[2], _split, settle_reset_after, _join)
+KERAS2 = Layout(_shapes, lambda name: name.rpartition("/")[2], _split, infer_reset_after, _join)

@@ -1,7 +1,7 @@
 """Weights of the legacy layout: a group per layer, ``weight_names`` listing what it holds.
 
-Keras lists all trainable weights of a layer before its frozen ones, so a position alone can swap
-the halves of a Bidirectional. Names decide; positions count only where names cannot.
+Keras lists all trainable weights of a layer before its frozen ones, so pairing by position could
+swap the halves of a Bidirectional. Pairing is by name; by position only where names are ambiguous.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keras2torch_birnn.spec import LayerSpec
 
 
 def weights_group(store: Store) -> str | None:
-    """The group with ``layer_names``, or None if the file has no legacy weights."""
+    """Return the group with ``layer_names``, or None if the file has no legacy weights."""
     for group in ("/", "/model_weights"):
         if store.kind(group) == "group" and "layer_names" in store.attributes(
             group, ["layer_names"]
@@ -34,7 +34,7 @@ def weights_group(store: Store) -> str | None:
 def legacy_paths(
     root: LayerSpec, store: Store, group: str, layout: Layout
 ) -> dict[Key, dict[str, str]]:
-    """Where the weights of each layer stand: owner -> name -> path in the file.
+    """Locate the weights of each layer: owner -> name -> path in the file.
 
     Raises:
         WeightMismatchError: the file's lists and the configuration do not fit each other.
@@ -51,7 +51,7 @@ def legacy_paths(
     }
     layers = root.graph.layers if root.graph else ()
     needed = {layer.name: list(slots(layer, (layer.name,), layout=layout)) for layer in layers}
-    custom = {layer.name for layer in layers if any(map(_unnamed, layer.walk()))}
+    custom = {layer.name for layer in layers if any(map(_has_unnamed_weights, layer.walk()))}
     pairs = _pair_layers(needed, listed, custom)
     found: dict[Key, dict[str, str]] = {}
     for layer_name, group_name in pairs.items():
@@ -77,7 +77,7 @@ def layer_entries(
         WeightMismatchError: they do not fit each other.
     """
     here = _split_by_plugins(layer, layout)
-    if any(map(_unnamed, layer.walk())):
+    if any(map(_has_unnamed_weights, layer.walk())):
         inner, named = _unnamed_weights(layer, owner, entries, here)
         return {inner: named}
     found: dict[Key, dict[str, str]] = {}
@@ -86,13 +86,13 @@ def layer_entries(
     return found
 
 
-def _unnamed(layer: LayerSpec) -> bool:
-    """Whether this is a plugin's layer whose weights the plugin does not name."""
+def _has_unnamed_weights(layer: LayerSpec) -> bool:
+    """Tell whether this is a plugin's layer whose weights the plugin does not name."""
     return layer.class_name not in SCHEMA and named_weights(layer) is None
 
 
 def _split_by_plugins(layer: LayerSpec, layout: Layout) -> Layout:
-    """The layout for one layer: old classes of users put their own name before a weight's."""
+    """Return the layout for one layer: old custom classes prefix weights with their own name."""
     starts = tuple(f"{part.name}_" for part in layer.walk() if part.class_name not in SCHEMA)
     if not starts:
         return layout
@@ -108,7 +108,7 @@ def _split_by_plugins(layer: LayerSpec, layout: Layout) -> Layout:
 def _unnamed_weights(
     layer: LayerSpec, owner: Key, entries: Sequence[str], layout: Layout
 ) -> tuple[Key, dict[str, str]]:
-    """Owner, and name -> entry, of such a layer: the last part of each path is the name.
+    """Return owner, and name -> entry, of such a layer: the last part of a path is the name.
 
     Raises:
         WeightMismatchError: it is not alone in its group, or two paths end alike.
@@ -117,7 +117,7 @@ def _unnamed_weights(
     while layer.class_name == "TimeDistributed":
         layer, owner = layer.parts["layer"], (*owner, "layer")
     labels = [layout.split(entry)[1] for entry in entries]
-    if not _unnamed(layer) or len(set(labels)) < len(labels):
+    if not _has_unnamed_weights(layer) or len(set(labels)) < len(labels):
         shown = ", ".join(map(printable, entries[:5]))
         raise WeightMismatchError(
             f"weights of layers inside a plugin's layer, or beside it ({shown})",
@@ -146,10 +146,10 @@ def _pair_layers(
     listed: Mapping[str, Sequence[str]],
     custom: set[str],
 ) -> dict[str, str]:
-    """Layer of the configuration -> layer of the file, for all that have weights.
+    """Pair layers of the configuration with layers of the file, for all that have weights.
 
-    By name; where the names differ (a configuration written on its own numbers its layers anew)
-    by order, as Keras' ``load_weights`` does, when the counts agree.
+    By name; where names differ (a configuration of another session numbers its layers
+    differently) by order, as Keras' ``load_weights`` does, if the counts agree.
     """
     config = [name for name, wanted in needed.items() if wanted or name in custom]
     stored = [name for name, entries in listed.items() if entries]
@@ -177,13 +177,13 @@ def _pair_layers(
     )
 
 
-def _named(
+def _match_names(
     wanted: Sequence[Slot], parts: Mapping[str, tuple[tuple[str, ...], str]]
 ) -> list[list[str]]:
-    """The entries that each slot's names allow, two at most: one is what is wanted.
+    """Find the entries that match each slot by name, two at most: one is unambiguous.
 
-    Looked up by label and by the innermost model's layer, not one by one: a group can hold a whole
-    model of thousands of layers.
+    Looked up by label and by the innermost model's layer, as a group can hold a model of thousands
+    of layers.
     """
     under: dict[tuple[str, str], list[str]] = {}
     for entry, (way, label) in parts.items():
@@ -201,8 +201,8 @@ def _assign(
 ) -> list[tuple[Slot, str]]:
     """Pair every slot with one entry: by name if the names say enough, else by position.
 
-    Where names tell no more than the half of a Bidirectional, positions count within each half: a
-    half that was frozen after it was made stands after the other, and no config tells.
+    If names identify only the half of a Bidirectional, positions count within each half: a half
+    that was frozen later is listed after the other, and no config says so.
     """
     if len(wanted) != len(entries):
         raise WeightMismatchError(
@@ -211,21 +211,22 @@ def _assign(
             place=place,
         )
     parts = {entry: layout.split(entry) for entry in entries}
-    named = _named(wanted, parts)
+    named = _match_names(wanted, parts)
     if all(len(found) == 1 for found in named) and len({f[0] for f in named}) == len(wanted):
         return [(slot, found[0]) for slot, found in zip(wanted, named, strict=True)]
     return [
         pair
-        for some, theirs in _by_half(wanted, parts)
-        for pair in _numbered(some, theirs) or _by_position(some, list(theirs), parts, place)
+        for some, theirs in _group_by_half(wanted, parts)
+        for pair in _pair_by_number(some, theirs)
+        or _pair_by_position(some, list(theirs), parts, place)
     ]
 
 
 Parts = Mapping[str, tuple[tuple[str, ...], str]]
 
 
-def _by_half(wanted: Sequence[Slot], parts: Parts) -> list[tuple[list[Slot], Parts]]:
-    """Slots and entries of each half, then what is in none; all in one if halves cannot be told."""
+def _group_by_half(wanted: Sequence[Slot], parts: Parts) -> list[tuple[list[Slot], Parts]]:
+    """Group slots and entries by half, then the rest; one group if halves are ambiguous."""
     halves = {slot.half.owner: slot.half for slot in wanted if slot.half is not None}
     groups: list[tuple[list[Slot], Parts]] = []
     for owner, half in halves.items():
@@ -243,8 +244,8 @@ def _by_half(wanted: Sequence[Slot], parts: Parts) -> list[tuple[list[Slot], Par
 _NUMBER = re.compile(r"(?:_(\d{1,9}))?(?::\d+)?$")
 
 
-def _numbered(wanted: Sequence[Slot], parts: Parts) -> list[tuple[Slot, str]] | None:
-    """Cells of a stack by the numbers that TensorFlow 1 puts after names that repeat, if it does.
+def _pair_by_number(wanted: Sequence[Slot], parts: Parts) -> list[tuple[Slot, str]] | None:
+    """Pair cells of a stack by the numbers that TensorFlow 1 appends to repeated names, if any.
 
     ``kernel``, ``kernel_1``, ...: in the order in which the cells were made, whatever is frozen.
     """
@@ -268,7 +269,7 @@ def _numbered(wanted: Sequence[Slot], parts: Parts) -> list[tuple[Slot, str]] | 
 _ALSO = {"depthwise_kernel": "kernel"}
 
 
-def _by_position(
+def _pair_by_position(
     wanted: Sequence[Slot], entries: Sequence[str], parts: Parts, place: str
 ) -> list[tuple[Slot, str]]:
     by_position = sorted(wanted, key=lambda slot: not slot.trainable)

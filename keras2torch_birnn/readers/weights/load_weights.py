@@ -16,7 +16,7 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.hdf5.arrays import Contiguous, StoredArray
 from keras2torch_birnn.readers.weights.input_shapes import with_input_shape
 from keras2torch_birnn.readers.weights.layouts import Layout, is_cudnn
-from keras2torch_birnn.readers.weights.masked_steps import settle_masked_steps
+from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.quantized import whole_numbers
 from keras2torch_birnn.readers.weights.slots import Key, fill
@@ -26,7 +26,7 @@ from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import LayerSpec, MaskedSteps, shape_fits, with_dtype
 
-How = Literal["read", "deferred", "shapes"]
+How = Literal["read", "lazy", "shapes"]
 
 
 def load_weights(
@@ -39,7 +39,7 @@ def load_weights(
     """Return the model with its weights, and notes about them.
 
     choice: the user's rule for masked steps, where the file leaves it open. how: "read" all;
-    "deferred": leave large matrices in the file until they are used; "shapes": zeros instead of
+    "lazy": leave large matrices in the file until they are used; "shapes": zeros instead of
     values. A model with layers of a plugin is always read: a plugin may use its weights in any way.
 
     Raises:
@@ -49,9 +49,9 @@ def load_weights(
     generation, layout = parsing.generation, layout_of(parsing.generation)
     paths = container.locate_weights(root, generation)
     names = container.written_names(paths)
-    root, notes = settle_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
+    root, notes = resolve_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
     stored = _find_arrays(paths, container.store)
-    root = fill(root, stored, layout.settle)
+    root = fill(root, stored, layout.infer)
     root = _infer_again(with_input_shape(root, stored))
     _check_arrays(root, stored, layout)
     if any(layer.class_name not in SCHEMA for layer in root.walk()):
@@ -70,7 +70,7 @@ def _find_arrays(paths: WeightPaths, store: Store) -> dict[Key, dict[str, Stored
 
 
 def _infer_again(root: LayerSpec) -> LayerSpec:
-    """Infer the shapes once more, now that the weights have told the input's."""
+    """Infer the shapes again, with the input shape known from the weights."""
     problems: list[K2TError] = []
     root = infer_model(root, problems)
     if problems:
@@ -158,9 +158,9 @@ def _read(
     for name, array in stored.items():
         if how == "shapes":
             weights[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
-        elif how == "deferred" and _may_wait(layer, name, stored):
+        elif how == "lazy" and _may_wait(layer, name, stored):
             array.check()
-            weights[name] = lazy_array.Deferred.whole(array)
+            weights[name] = lazy_array.LazyArray.whole(array)
         else:
             weights[name] = array.read()
     for name, values in weights.items():

@@ -1,4 +1,4 @@
-"""What stands at masked steps in files of tf.keras 2.0 to 2.2, whose versions of Keras overlap.
+"""Outputs at masked steps in files of tf.keras 2.0 to 2.2, whose Keras versions overlap.
 
 Measured on a CPU with TensorFlow 1.14, 2.0.4, 2.1.4 and 2.2.3: inside
 ``Bidirectional(return_sequences=True)`` the LSTM and GRU of TensorFlow 2.0 and 2.1 repeat the
@@ -6,7 +6,7 @@ previous output at masked steps where their options allow the cuDNN kernel (``co
 ``layers/recurrent_v2.py``); all other layers, and all layers of 1.14 and since 2.2, give zeros.
 ``keras_version`` is 2.2.4-tf in 1.14 to 2.0 and 2.3.0-tf in 2.1 and 2.2. The rest tells them
 apart: 2.2 puts ``lstm_cell`` into the names of weights, and 1.x writes dtypes otherwise
-(``dialects.as_tensorflow_1``).
+(``dialects.is_tensorflow_1``).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _KERNEL: Mapping[str, Mapping[str, object]] = {
 }
 
 
-def choice_of(text: str | None, generation: Generation) -> MaskedSteps | None:
-    """The user's choice, which not every file leaves open.
+def parse_masked_steps(text: str | None, generation: Generation) -> MaskedSteps | None:
+    """Parse the user's choice, which not every file leaves open.
 
     Raises:
         UsageError: no such choice, or the file's Keras knows one rule only.
@@ -57,16 +57,16 @@ def choice_of(text: str | None, generation: Generation) -> MaskedSteps | None:
     return choice
 
 
-def settle_masked_steps(
+def resolve_masked_steps(
     root: LayerSpec,
     paths: Mapping[Key, Mapping[str, str]],
     generation: Generation,
     choice: MaskedSteps | None,
     of_tensorflow_1: Set[str],
 ) -> tuple[LayerSpec, list[str]]:
-    """The layers with what their Keras, or the user, puts at masked steps; and a note about it.
+    """Set the outputs at masked steps, by Keras version or the user's choice; return notes.
 
-    ``of_tensorflow_1``: the places of layers that compute as there.
+    ``of_tensorflow_1``: places of layers that compute as in TensorFlow 1.
     """
     if generation.version not in OVERLAPPING:
         return root, []
@@ -96,7 +96,7 @@ def _written_by(
 ) -> MaskedSteps | None:
     if choice is not None:
         return choice
-    if layer.place in first:  # zeros, as it stands, and without doubt
+    if layer.place in first:  # zeros, and not ambiguous
         return None
     segments = names.get("kernel", "").split("/")
     has_cell = len(segments) > 1 and _CELL.fullmatch(segments[-2]) is not None
@@ -138,7 +138,7 @@ def _apply(
 
 
 def _has_mask(root: LayerSpec) -> bool:
-    """Whether anything in the model makes a mask."""
+    """Tell whether anything in the model creates a mask."""
     return any(
         layer.class_name == "Masking"
         or layer.config.get("mask_zero")

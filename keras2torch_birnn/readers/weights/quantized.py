@@ -1,4 +1,4 @@
-"""Layers of ``model.quantize("int8")``: weights of 8 bits, and mostly inputs rounded to 8 bits too.
+"""Layers of ``model.quantize("int8")``: weights of 8 bits, mostly with inputs of 8 bits.
 
 Source: Keras 3.15 ``layers/core/dense.py`` (``_int8_call``), ``embedding.py`` and
 ``quantizers/quantizers.py`` (``abs_max_quantize``). Every other layer and mode is refused.
@@ -19,12 +19,12 @@ _ROUNDED: Mapping[str, Any] = {"value_range": [-127, 127], "epsilon": 1e-07, "ou
 
 
 def source_policy(policy: Any) -> Any:
-    """The dtype policy under a quantized one; any other as it is."""
+    """Return the dtype policy under a quantized one; any other as it is."""
     return _inner(policy).get("source_name") if _mode(policy) == "int8" else policy
 
 
-def quantization(class_name: str, config: Mapping[str, Any]) -> tuple[Quantized | None, str]:
-    """How a layer is quantized (None: not at all), and why that is refused, if it is."""
+def parse_quantization(class_name: str, config: Mapping[str, Any]) -> tuple[Quantized | None, str]:
+    """Return how a layer is quantized (None: not at all), and why that is refused, if it is."""
     mode = _mode(config.get("dtype"))
     if mode is None:
         return None, ""
@@ -60,5 +60,5 @@ def _inner(value: Any) -> Mapping[str, Any]:
 
 
 def whole_numbers(layer: LayerSpec) -> tuple[str, ...]:
-    """The weights that are stored with 8 bits."""
+    """Return the names of the weights that are stored with 8 bits."""
     return ("kernel", "embeddings") if layer.config.get("quantized") else ()

@@ -1,4 +1,4 @@
-"""The places of a model that hold weights, in the order in which Keras creates them."""
+"""Weight slots of a model, in the order in which Keras creates them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _anywhere(segments: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Half:
-    """A half of a Bidirectional, and what the names of its weights have in common."""
+    """A half of a Bidirectional, and a test for names of its weights."""
 
     owner: Key
     fits: Fits
@@ -32,9 +32,9 @@ class Half:
 
 @dataclass(frozen=True)
 class Slot:
-    """One weight that a layer needs. ``owner`` is the way from the root to the layer.
+    """One weight that a layer needs. ``owner`` is the path from the root to the layer.
 
-    ``label`` is what its path in a legacy file ends with.
+    ``label`` is the end of its path in a legacy file.
     """
 
     owner: Key
@@ -43,12 +43,12 @@ class Slot:
     shape: Shape | None
     trainable: bool
     place: str
-    # Whether the segments of a name in the file can belong to this slot.
+    # Tells whether the segments of a name in the file can belong to this slot.
     fits: Fits
-    # One segment that ``fits`` asks for, if it does.
+    # One segment that ``fits`` requires, if any.
     within: str = ""
     half: Half | None = None
-    # Whether it belongs to a cell in a stack, where names repeat.
+    # True for a cell in a stack, where names repeat.
     stacked: bool = False
 
 
@@ -77,8 +77,8 @@ def slots(
 ) -> Iterator[Slot]:
     """Yield every slot of the layer and of all inside it.
 
-    Within one layer trainable weights come first (Keras' ``Layer.weights``). ``prefix``: what a
-    Bidirectional puts before the layer's name. ``within``: the layer of a model in a model.
+    Within one layer trainable weights come first (Keras' ``Layer.weights``). ``prefix``: that of
+    a Bidirectional before the layer's name. ``within``: the layer of a model in a model.
     """
     trainable = trainable and layer.config.get("trainable", True)
     not_trained = SCHEMA[layer.class_name].not_trained if layer.class_name in SCHEMA else ()
@@ -105,13 +105,13 @@ def slots(
         )
     for inner in layer.graph.layers if layer.graph else ():
         deep, name = bool(owner), inner.name
-        inner_fits = _both(fits, _named(name)) if deep else _anywhere
+        inner_fits = _both(fits, _contains(name)) if deep else _anywhere
         yield from slots(
             inner, (*owner, name), trainable, inner_fits, layout, within=name if deep else ""
         )
 
 
-def _named(name: str) -> Callable[[tuple[str, ...]], bool]:
+def _contains(name: str) -> Callable[[tuple[str, ...]], bool]:
     return lambda segments: name in segments
 
 

@@ -1,4 +1,4 @@
-"""Interface of what holds a model's arrays: groups, attributes and arrays by path."""
+"""Interface of a store of arrays: groups, attributes and arrays by path."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Store(Protocol):
     """Groups, attributes and arrays, in one file or several; see ``HDF5Store``."""
 
     def kind(self, path: str) -> Kind | None:
-        """Return the kind of object at ``path``; None if there is none."""
+        """Return the type of object at ``path``; None if there is none."""
         ...
 
     def members(self, group: str) -> dict[str, Kind]:
-        """Return the names and kinds of the direct members of ``group``."""
+        """Return the names and types of the direct members of ``group``."""
         ...
 
     def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
@@ -27,7 +27,7 @@ class Store(Protocol):
     def attributes_of(
         self, groups: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Attribute]]:
-        """Return the same for many groups."""
+        """Return those of the attributes ``names`` that each group has."""
         ...
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:

@@ -27,14 +27,14 @@ OWN_CELL = (*CELL_GATES, *CONV_LSTMS)
 
 
 def snake_case(class_name: str) -> str:
-    """Keras' rule: "PReLU" -> "p_re_lu", "ConvLSTM2D" -> "conv_lstm2d"."""
+    """Convert by Keras' rule: "PReLU" -> "p_re_lu", "ConvLSTM2D" -> "conv_lstm2d"."""
     plain = re.sub(r"\W+", "", python_name(class_name))
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", plain)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key, dict[str, str]]:
-    """Where the weights of each layer stand: owner -> name -> path in the file.
+    """Locate the weights of each layer: owner -> name -> path in the file.
 
     Raises:
         WeightMismatchError: the file has no layers at all.
@@ -47,9 +47,9 @@ def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key,
     for owner, base, layer in v3_places(root, store, generation, layers):
         if layer.class_name in SCHEMA:
             cell = "/cell" if layer.class_name in OWN_CELL else ""
-            paths = _numbered_weights(layer, f"{base}{cell}", store)
+            paths = _locate_numbered_weights(layer, f"{base}{cell}", store)
         else:
-            paths = _own_weights(layer, base, store)
+            paths = _locate_custom_weights(layer, base, store)
         if paths:
             found[owner] = paths
     return found
@@ -58,12 +58,12 @@ def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key,
 def v3_places(
     root: LayerSpec, store: Store, generation: Generation, group: str
 ) -> Iterator[tuple[Key, str, LayerSpec]]:
-    """Where everything of a layer stands: its owner, the place in the store, the layer."""
-    return _at_home(_leaves(root, _Walk(store, group, generation)), store)
+    """Yield for every layer its owner, its group in the store, and the layer."""
+    return _resolve_shared(_leaves(root, _Walk(store, group, generation)), store)
 
 
-def _own_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
-    """Weights of a plugin's layer: by the names that the plugin gives, else as they are numbered.
+def _locate_custom_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
+    """Locate the weights of a plugin's layer, by the names that it declares or by number.
 
     Raises:
         WeightMismatchError: there are others than those, or weights of layers inside it.
@@ -98,28 +98,28 @@ def _own_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
     return paths
 
 
-def _numbered_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
-    """Weights by number, those of each layer inside the layer ("query/kernel") in its own group."""
+def _locate_numbered_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
+    """Locate weights by number, those of inner layers ("query/kernel") in groups of their own."""
     groups, counts = SCHEMA[layer.class_name].groups, Counter[str]()
     paths: dict[str, str] = {}
     for name in expected_weights(layer):
         inside = name.rpartition("/")[0]
-        group = f"{base}/{_present(groups[inside], base, store)}" if inside else base
+        group = f"{base}/{_find_group(groups[inside], base, store)}" if inside else base
         paths[name] = f"{group}/vars/{counts[inside]}"
         counts[inside] += 1
     return paths
 
 
-def _present(names: tuple[str, ...], base: str, store: Store) -> str:
-    """The one of these groups that the file has, else the first."""
+def _find_group(names: tuple[str, ...], base: str, store: Store) -> str:
+    """Return the first of these groups that the file has, else the first."""
     return next((name for name in names if store.kind(f"{base}/{name}") == "group"), names[0])
 
 
 Leaf = tuple[Key, str | None, LayerSpec, Key]
 
 
-def _at_home(leaves: Iterable[Leaf], store: Store) -> Iterator[tuple[Key, str, LayerSpec]]:
-    """Give every layer the place of its weights.
+def _resolve_shared(leaves: Iterable[Leaf], store: Store) -> Iterator[tuple[Key, str, LayerSpec]]:
+    """Yield every layer with the group that holds its weights.
 
     Keras writes a layer that is reached in two ways (in a TimeDistributed and on its own) at the
     first place only; at the other there is nothing. A file does not say that two layers are one,
@@ -153,7 +153,7 @@ def _number(name: str) -> tuple[int, str]:
 
 @dataclass
 class _Walk:
-    """One pass over all layers in Keras' order. ``seen``: the layers that were passed so far."""
+    """One pass over all layers in Keras' order. ``seen``: the layers visited so far."""
 
     store: Store
     group: str
@@ -161,12 +161,12 @@ class _Walk:
     seen: set[tuple[str, str]] = field(default_factory=set)
 
     @property
-    def skips(self) -> bool:
-        """Keras 2.12 and 2.13 pass over a layer with weights twice, and count both times."""
+    def counts_twice(self) -> bool:
+        """Keras 2.12 and 2.13 visit a layer with weights twice, and count both times."""
         return self.generation.version.startswith(("2.12", "2.13"))
 
-    def known(self, layer: LayerSpec) -> bool:
-        """Whether the layer was passed before; from then on it was."""
+    def visit(self, layer: LayerSpec) -> bool:
+        """Mark the layer as visited; return whether it was before."""
         mark = (layer.class_name, layer.name)
         before = mark in self.seen
         self.seen.update((inner.class_name, inner.name) for inner in layer.walk())
@@ -176,10 +176,10 @@ class _Walk:
 def _leaves(
     layer: LayerSpec, walk: _Walk, owner: Key = (), base: str | None = "", within: Key = ()
 ) -> Iterator[Leaf]:
-    """Every layer and cell that may have weights. ``within``: the RNN of a cell, the way in it."""
+    """Yield every layer and cell that may have weights. ``within``: RNN and path of a cell."""
     groups: Mapping[str, str] = {key: key for key in layer.parts}
     if layer.class_name == STACK:
-        names = _counted(layer.parts, skips=False)  # in every version
+        names = _count_classes(layer.parts, skips=False)  # in every version
         groups = {key: f"cells/{name}" for key, name in names.items()}
     for key, part in layer.parts.items():
         place = None if base is None else f"{base}/{groups[key]}"
@@ -188,35 +188,35 @@ def _leaves(
         yield from _leaves(part, walk, (*owner, key), place, (*within, key) if within else ())
     if layer.graph is not None:
         group = None if base is None else f"{base}/{walk.group}"
-        for inner, name in _numbered_in(layer, walk, group).items():
+        for inner, name in _number_layers(layer, walk, group).items():
             place = None if name is None else f"{group}/{name}"
             yield from _leaves(layer.graph.layer(inner), walk, (*owner, inner), place)
     elif not layer.parts:
         yield owner, base, layer, within
 
 
-def _numbered_in(model: LayerSpec, walk: _Walk, group: str | None) -> Mapping[str, str | None]:
-    """The groups of a model's layers; None for those that are stored elsewhere without a number.
+def _number_layers(model: LayerSpec, walk: _Walk, group: str | None) -> Mapping[str, str | None]:
+    """Return the groups of a model's layers; None for those stored elsewhere, without a number.
 
     Since 2.14, tf.keras gives no number to a layer that was stored before; Keras 3 does.
     """
     layers = model.graph.layers if model.graph else ()
     if group is None:
         return {layer.name: None for layer in layers}
-    names = numbered(model, skips=walk.skips)
-    if walk.generation.name != "tf.keras" or walk.skips or walk.store.kind(group) != "group":
+    names = number_groups(model, skips=walk.counts_twice)
+    if walk.generation.name != "tf.keras" or walk.counts_twice or walk.store.kind(group) != "group":
         return names
     held = walk.store.members(group)
     if all(name in held for name in names.values()):
         return names
-    shared = frozenset(layer.name for layer in layers if walk.known(layer))
-    return {**dict.fromkeys(names), **numbered(model, skips=False, without=shared)}
+    shared = frozenset(layer.name for layer in layers if walk.visit(layer))
+    return {**dict.fromkeys(names), **number_groups(model, skips=False, without=shared)}
 
 
-def numbered(
+def number_groups(
     model: LayerSpec, *, skips: bool, without: frozenset[str] = frozenset()
 ) -> Mapping[str, str]:
-    """Layer name -> group name: the class in snake case, counted per class.
+    """Map layer names to group names: the class in snake case, counted per class.
 
     ``skips``: a layer with weights counts twice. ``without``: layers that do not count.
     """
@@ -228,10 +228,10 @@ def numbered(
         for layer in layers
         if layer.class_name != passed_over and layer.name not in without
     }
-    return _counted(counting, skips=skips)
+    return _count_classes(counting, skips=skips)
 
 
-def _counted(layers: Mapping[str, LayerSpec], *, skips: bool) -> dict[str, str]:
+def _count_classes(layers: Mapping[str, LayerSpec], *, skips: bool) -> dict[str, str]:
     counts: Counter[str] = Counter()
     out: dict[str, str] = {}
     for key, layer in layers.items():
@@ -242,11 +242,11 @@ def _counted(layers: Mapping[str, LayerSpec], *, skips: bool) -> dict[str, str]:
 
 
 def _has_weights(layer: LayerSpec) -> bool:
-    """As tf.keras sees it: what a lookup has learned is a weight, too."""
+    """Tell whether tf.keras stores weights for the layer; a learned vocabulary is one."""
     learned = layer.class_name == "IntegerLookup" and layer.config.get("vocabulary", ()) is None
     return learned or any(True for _ in slots(layer))
 
 
 def is_v3(members: Mapping[str, str]) -> bool:
-    """Whether these are the groups of a v3 store."""
+    """Tell whether these are the groups of a v3 store."""
     return any(name in members for name in ROOTS)

@@ -1,6 +1,6 @@
-"""What ``adapt()`` found for an IntegerLookup: a text in the ``.keras`` archive, a number a line.
+"""Vocabularies that ``adapt()`` stored for an IntegerLookup: text with one integer a line.
 
-The configuration holds a vocabulary only if the user gave one (``IndexLookup.save_assets`` of
+The configuration has a vocabulary only if the user passed one (``IndexLookup.save_assets`` of
 tf.keras 2.13 to 2.15 and of Keras 3). The text begins with the special tokens.
 """
 
@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,19}")
 def with_vocabularies(
     root: LayerSpec, container: Container, generation: Generation, problems: list[K2TError]
 ) -> LayerSpec:
-    """Give every IntegerLookup its numbers; one that has none anywhere is a problem.
+    """Read the vocabulary of every IntegerLookup; a missing one is a problem.
 
     Raises:
         InvalidModelFileError: a vocabulary holds something else.

@@ -1,4 +1,4 @@
-"""What every dialect of operations shares: rows of its table, arguments by name, sizes, kinds."""
+"""Binding of arguments to operations, shared by all dialects: rows, names, sizes, dtypes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Row:
     """One function of a dialect.
 
     ``op``: our operation. ``names``: its parameters in order, each as "theirs=ours" or "same";
-    "theirs=-" has no effect; "theirs=!" has to be absent, null, false or zero. ``fixed``: options
-    that the function's name says. ``rework``: turns its values into ours where names are not all.
-    ``saved``: False where Keras never saves all the arguments.
+    "theirs=-" has no effect; "theirs=!" must be absent, null, false or zero. ``fixed``: options
+    implied by the function's name. ``rework``: converts values where renaming is not enough.
+    ``saved``: False if Keras never saves all arguments.
     """
 
     op: str
@@ -32,13 +32,13 @@ class Row:
     saved: bool = True
 
     def parameters(self) -> dict[str, str]:
-        """Their names -> ours, in order."""
+        """Return the mapping from their names to ours, in order."""
         pairs = (name.partition("=") for name in self.names.split())
         return {theirs: ours or theirs for theirs, _, ours in pairs}
 
 
 @dataclass(frozen=True)
-class Meaning:
+class NormalCall:
     """A call in the normal form: operation, arguments (JSON, references inside), options."""
 
     op: str
@@ -46,38 +46,38 @@ class Meaning:
     options: Mapping[str, Any]
 
 
-def refused(found: str, advice: str = "") -> UnsupportedOptionError:
-    """A problem without its place, which the caller knows."""
+def unsupported(found: str, advice: str = "") -> UnsupportedOptionError:
+    """Make an error without its path, which the caller knows."""
     return UnsupportedOptionError(found, advice)
 
 
-def bind(row: Row, function: str, given: Sequence[Any], named: Mapping[str, Any]) -> Meaning:
-    """The meaning of ``function(*given, **named)``.
+def bind(row: Row, function: str, given: Sequence[Any], named: Mapping[str, Any]) -> NormalCall:
+    """Translate the call ``function(*given, **named)``.
 
     Raises:
         UnsupportedOptionError: an argument that is not known, or has to be there and is not.
     """
     parameters = row.parameters()
     if len(given) > len(parameters):
-        raise refused(f"{function} with {len(given)} arguments")
+        raise unsupported(f"{function} with {len(given)} arguments")
     values: Values = dict(row.fixed)
     for theirs, value in [*zip(parameters, given, strict=False), *named.items()]:
         ours = parameters.get(theirs)
         if ours is None and theirs != "name":
-            raise refused(
+            raise unsupported(
                 f"{function} with {printable(theirs)}={printable(repr(value))} is not supported"
             )
         if ours == "!" and value not in (None, False, 0, ""):
-            raise refused(
+            raise unsupported(
                 f"{function} with {printable(theirs)}={printable(repr(value))} is not supported"
             )
         if ours is not None and ours not in "-!":
             values[ours] = value
-    return settled(row, function, values)
+    return finish(row, function, values)
 
 
-def settled(row: Row, function: str, values: Values) -> Meaning:
-    """The meaning of values that have our names."""
+def finish(row: Row, function: str, values: Values) -> NormalCall:
+    """Translate a call whose values have our names."""
     values = row.rework(values)
     schema = OPS[f"ops.{row.op}"]
     arguments: list[Any] = []
@@ -85,30 +85,30 @@ def settled(row: Row, function: str, values: Values) -> Meaning:
         if name == "sizes":
             arguments += values.pop("sizes", ())
         elif values.get(name) is None:
-            raise refused(
+            raise unsupported(
                 f"{function} without its argument {name}, which Keras did not save",
                 "save the model with a layer in its place (Dot, Multiply, Concatenate, ...), or "
                 "replace it by a layer of your own, given with --plugin",
             )
         else:
             value = values.pop(name)
-            arguments.append(listed(value) if schema.listed else constant(value))
+            arguments.append(convert_list(value) if schema.listed else constant(value))
     for name, option in schema.options.items():
         if name in values:
             values[name] = constant_of_option(values[name]) if option else values[name]
-    return Meaning(row.op, tuple(arguments), values)
+    return NormalCall(row.op, tuple(arguments), values)
 
 
 # ---- values ------------------------------------------------------------------------------------
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether this is a reference to a tensor of the model."""
+    """Tell whether this is a reference to a tensor of the model."""
     return isinstance(value, Mapping) and value.get("class_name") == "__keras_tensor__"
 
 
 def tensor(layer: str, call: int, output: int) -> dict[str, Any]:
-    """A reference in the form of Keras 3."""
+    """Make a reference in the form of Keras 3."""
     return {
         "class_name": "__keras_tensor__",
         "config": {"keras_history": [layer, call, output]},
@@ -116,7 +116,7 @@ def tensor(layer: str, call: int, output: int) -> dict[str, Any]:
 
 
 def numbers_in(value: Any) -> Any:
-    """The list or number inside the forms in which Keras 3 writes arrays, else the value."""
+    """Unwrap the list or number of an array of Keras 3; return any other value as it is."""
     if isinstance(value, Mapping) and value.get("class_name") in ("__numpy__", "__tensor__"):
         config = value.get("config")
         return config.get("value") if isinstance(config, Mapping) else None
@@ -126,31 +126,31 @@ def numbers_in(value: Any) -> Any:
 
 
 def constant(value: Any) -> Any:
-    """An argument: lists of numbers become one constant, tensors and numbers stay."""
+    """Convert an argument: a list of numbers to one constant; tensors and numbers stay."""
     if isinstance(value, str):
-        raise refused(f"the text {printable(repr(value))} where numbers are expected")
+        raise unsupported(f"the text {printable(repr(value))} where numbers are expected")
     if isinstance(value, list | tuple):
         return {"class_name": "__tensor__", "config": {"value": value, "dtype": None}}
     return value
 
 
 def constant_of_option(value: Any) -> Any:
-    """An option: arrays become lists, nested tuples too."""
+    """Convert an option: arrays and nested tuples to lists."""
     plain = numbers_in(value)
     if isinstance(plain, list | tuple):
         return [constant_of_option(part) for part in plain]
     return plain
 
 
-def listed(value: Any) -> list[Any]:
-    """A list of tensors, each of which may be a constant."""
+def convert_list(value: Any) -> list[Any]:
+    """Convert a list of tensors, each of which may be a constant."""
     if not isinstance(value, list | tuple):
-        raise refused("one tensor where a list of tensors is expected")
+        raise unsupported("one tensor where a list of tensors is expected")
     return [constant(part) for part in value]
 
 
-def sizes_apart(value: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A shape -> its fixed sizes with None for those that are tensors, and these tensors.
+def split_sizes(value: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Split a shape into fixed sizes, None for each tensor, and these tensors.
 
     A tensor that is the whole shape gives None and itself.
     """
@@ -160,18 +160,18 @@ def sizes_apart(value: Any) -> tuple[Any, tuple[Any, ...]]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, list | tuple):
-        raise refused(f"the shape {printable(repr(value))}")
+        raise unsupported(f"the shape {printable(repr(value))}")
     if any(part is None for part in value):
-        raise refused("a shape with a size that is not there")
+        raise unsupported("a shape with a size that is not there")
     return (
         [None if is_tensor(part) else numbers_in(part) for part in value],
         tuple(part for part in value if is_tensor(part)),
     )
 
 
-def with_sizes(values: Values) -> Values:
-    """Move the tensors out of ``shape``."""
-    shape, sizes = sizes_apart(values.pop("shape", None))
+def move_sizes(values: Values) -> Values:
+    """Move the tensors of ``shape`` to ``sizes``."""
+    shape, sizes = split_sizes(values.pop("shape", None))
     return {**values, "shape": shape, "sizes": sizes}
 
 
@@ -181,8 +181,8 @@ _KINDS: Mapping[str, str] = {
 }
 
 
-def kind(value: Any) -> str | None:
-    """The kind of a dtype: a name, also "tf.float32" and "DT_FLOAT"; None stays.
+def dtype_kind(value: Any) -> str | None:
+    """Return "float", "int32", "int64" or "bool" for a dtype (also "DT_FLOAT"); None stays.
 
     Raises:
         UnsupportedOptionError: text, complex numbers, or whole numbers of other sizes.
@@ -191,23 +191,23 @@ def kind(value: Any) -> str | None:
         return None
     name = dtype_name(value)
     if name not in _KINDS:
-        raise refused(f"dtype {printable(name)} is not supported")
+        raise unsupported(f"dtype {printable(name)} is not supported")
     return _KINDS[name]
 
 
-def counted(values: Values) -> Values:
-    """Places and numbers of places are int64, unless another kind is asked for."""
-    return {**values, "dtype": kind(values.get("dtype")) or "int64"}
+def default_int64(values: Values) -> Values:
+    """Set the dtype of indices and counts to int64, unless another one is given."""
+    return {**values, "dtype": dtype_kind(values.get("dtype")) or "int64"}
 
 
 def arange(name: str, bounds: Sequence[Any], dtype: str) -> Values:
-    """Start, stop and step of ``Arange``, those that are tensors apart.
+    """Split start, stop and step of ``Arange`` into bounds and tensors.
 
     Raises:
         UnsupportedOptionError: one of them is no whole number; ``name`` is the operation's.
     """
     if not all(is_tensor(part) or type(part) is int for part in bounds):
-        raise refused(f"a {name} of other than whole numbers is not supported")
+        raise unsupported(f"a {name} of other than whole numbers is not supported")
     shown = ["@" if is_tensor(part) else part for part in bounds]
     return {"bounds": shown, "sizes": [p for p in bounds if is_tensor(p)], "dtype": dtype}
 
@@ -216,24 +216,24 @@ _OTHER_NAMES = {"float": "float32", "double": "float64", "half": "float16"}
 
 
 def dtype_name(value: Any) -> str:
-    """The plain name of a dtype."""
+    """Return the plain name of a dtype."""
     name = str(value).removeprefix("tf.").removeprefix("DT_").lower()
     return _OTHER_NAMES.get(name, name)
 
 
 def cast(values: Values) -> Values:
-    """``cast``: the kind, and the dtype's name."""
+    """Translate ``cast``: to the dtype that is computed, and the file's name of it."""
     value = values.get("dtype")
-    return {**values, "dtype": kind(value), "named": dtype_name(value)}
+    return {**values, "dtype": dtype_kind(value), "named": dtype_name(value)}
 
 
-def with_kind(default: str | None = None) -> Rework:
-    """Turn ``dtype`` into a kind."""
-    return lambda values: {**values, "dtype": kind(values.get("dtype")) or default}
+def convert_dtype(default: str | None = None) -> Rework:
+    """Return a rework that parses ``dtype``."""
+    return lambda values: {**values, "dtype": dtype_kind(values.get("dtype")) or default}
 
 
-def then(*reworks: Rework) -> Rework:
-    """One after the other."""
+def chain(*reworks: Rework) -> Rework:
+    """Return a rework that applies several in order."""
 
     def rework(values: Values) -> Values:
         for step in reworks:
@@ -244,7 +244,7 @@ def then(*reworks: Rework) -> Rework:
 
 
 def activation(name: str, *options: str) -> Row:
-    """A row of an activation whose options have these names ("theirs=ours")."""
+    """Make the row of an activation whose options have these names ("theirs=ours")."""
 
     def rework(values: Values) -> Values:
         x = values.pop("x", None)
@@ -255,7 +255,7 @@ def activation(name: str, *options: str) -> Row:
 
 
 def total_axes(values: Values) -> Values:
-    """``tensordot``: a number n is the last n axes of the one and the first n of the other."""
+    """Translate ``axes`` of ``tensordot``: n means the last n of x1 and the first n of x2."""
     given = constant_of_option(values.get("axes"))
     if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < MAX_RANK:
         given = [list(range(-given, 0)), list(range(given))]
@@ -265,36 +265,36 @@ def total_axes(values: Values) -> Values:
 
 
 def parts(values: Values) -> Values:
-    """``tf.split``: a number of equal parts, or their sizes."""
+    """Translate ``tf.split``: a number of equal parts, or their sizes."""
     how = constant_of_option(values.get("sections"))
     return {**values, "sections": how, "by": "sizes" if isinstance(how, list) else "count"}
 
 
 def at_places(values: Values) -> Values:
-    """``keras.ops.split``: a number of equal parts, or the places between them."""
+    """Translate ``keras.ops.split``: a number of equal parts, or the indices between them."""
     how = constant_of_option(values.get("sections"))
     return {**values, "sections": how, "by": "places" if isinstance(how, list) else "count"}
 
 
 def one_shift(values: Values) -> Values:
-    """``roll``: one shift for one axis, or a list of each."""
+    """Translate ``roll``: one shift for one axis, or a list of each."""
     shift, axis = (constant_of_option(values.get(key)) for key in ("shift", "axis"))
     if axis is None:
-        raise refused("roll of all axes as one (axis=None) is not supported")
+        raise unsupported("roll of all axes as one (axis=None) is not supported")
     shift = shift if isinstance(shift, list) else [shift]
     if len(shift) != (len(axis) if isinstance(axis, list) else 1):
-        raise refused("roll with other numbers of shifts and axes")
+        raise unsupported("roll with other numbers of shifts and axes")
     return {**values, "shift": shift, "axis": axis}
 
 
 def begin_and_size(values: Values) -> Values:
-    """``slice``: where it begins and how long it is, -1 up to the end -> a key.
+    """Translate begin and size of ``slice`` (-1: up to the end) to a key.
 
-    A size that is computed ends what begins at 0, or begins what goes on to the end.
+    A computed size is allowed for slices that begin at 0; a computed begin for slices to the end.
     """
     begin, length = (constant_of_option(values.pop(key, None)) for key in ("begin", "size"))
     if not isinstance(begin, list) or not isinstance(length, list) or len(begin) != len(length):
-        raise refused("a slice whose begin or size is not a list of numbers")
+        raise unsupported("a slice whose begin or size is not a list of numbers")
     pairs = list(zip(begin, length, strict=True))
     sizes = [b if is_tensor(b) else n for b, n in pairs if is_tensor(b) or is_tensor(n)]
     return {**values, "key": [_from(b, n) for b, n in pairs], "sizes": sizes}
@@ -306,15 +306,15 @@ def _from(begin: Any, length: Any) -> list[Any]:
     if begin == 0 and is_tensor(length):
         return [0, "@", 1]
     if type(begin) is not int or type(length) is not int:
-        raise refused("a slice from a computed place, or of a computed size from there on")
+        raise unsupported("a slice from a computed place, or of a computed size from there on")
     return [begin, None if length == -1 else begin + length, 1]
 
 
 def pool(values: Values) -> Values:
-    """Pools: windows as a number, one for each axis, or with 1 for samples and channels around."""
+    """Translate a pool: windows as one number, one per axis, or also for batch and channels (1)."""
     where = values.pop("data_format", None)
     if where not in (None, "channels_last", "NHWC", "NWC"):
-        raise refused(f"a pool with data_format={printable(repr(where))} is not supported")
+        raise unsupported(f"a pool with data_format={printable(repr(where))} is not supported")
     return {
         **values,
         "pool_size": _window(values.get("pool_size")),
@@ -329,16 +329,16 @@ def _window(value: Any) -> Any:
         return [value]
     if isinstance(value, list) and len(value) > 2:
         if (value[0], value[-1]) != (1, 1):
-            raise refused(f"a window of {printable(repr(value))}, over samples or channels")
+            raise unsupported(f"a window of {printable(repr(value))}, over samples or channels")
         return value[1:-1]
     return value
 
 
 def one_diagonal(values: Values) -> Values:
-    """``diag``, ``diag_part``: one diagonal, not a band of them."""
+    """Translate ``diag`` and ``diag_part`` of one diagonal, not of a band."""
     offset = values.get("offset", 0)
     if type(offset) is not int:
-        raise refused("diagonals of which there are several are not supported")
+        raise unsupported("diagonals of which there are several are not supported")
     return {**values, "offset": offset}
 
 
@@ -346,10 +346,10 @@ _MIRRORED = ("reflect", "symmetric")
 
 
 def padding(values: Values) -> Values:
-    """``pad``: constant values, or mirrored ones; a single pair or number is for all axes."""
+    """Translate ``pad``, constant or mirrored; a single pair or number is for all axes."""
     mode = str(values.pop("mode", None) or "constant").lower()
     if mode not in ("constant", *_MIRRORED):
-        raise refused(f"pad with mode={printable(mode)} is not supported")
+        raise unsupported(f"pad with mode={printable(mode)} is not supported")
     width = constant_of_option(values.get("pad_width"))
     width = [[width, width]] if isinstance(width, int) else width
     if isinstance(width, list) and len(width) == 2 and all(type(w) is int for w in width):
@@ -359,31 +359,33 @@ def padding(values: Values) -> Values:
     return {**values, "pad_width": width, "mode": mode, "value": value}
 
 
-def computed_k(values: Values) -> Values:
-    """``top_k``: a number, or one that is computed of sizes."""
+def translate_k(values: Values) -> Values:
+    """Translate ``k`` of ``top_k``: a number, or one that is computed from sizes."""
     k = values.pop("k", None)
     return {**values, **({"k": None, "sizes": [k]} if is_tensor(k) else {"k": k})}
 
 
 def order(values: Values) -> Values:
-    """``norm``: which one, of vectors. A list of axes is a matrix, but where squares are summed."""
-    said = values.pop("ord", None)
+    """Translate ``ord`` of ``norm``, of vectors; of a matrix (a list of axes) only the default."""
+    given = values.pop("ord", None)
     known = {None: 2, "euclidean": 2, "fro": 2, 1: 1, 2: 2, math.inf: "inf"}
-    found = known.get(said) if isinstance(said, int | float | str | None) else None
-    of_matrix = isinstance(values.get("axis"), list) and said not in (None, "euclidean")
-    if found is None or isinstance(said, bool) or of_matrix:
-        raise refused(f"norm with ord={printable(repr(said))} is not supported")
-    if said not in (None, "euclidean") and values.get("axis") is None:
-        raise refused(f"norm with ord={printable(repr(said))} without an axis is not supported")
+    found = known.get(given) if isinstance(given, int | float | str | None) else None
+    of_matrix = isinstance(values.get("axis"), list) and given not in (None, "euclidean")
+    if found is None or isinstance(given, bool) or of_matrix:
+        raise unsupported(f"norm with ord={printable(repr(given))} is not supported")
+    if given not in (None, "euclidean") and values.get("axis") is None:
+        raise unsupported(
+            f"norm with ord={printable(repr(given))} without an axis is not supported"
+        )
     return {**values, "order": found}
 
 
 def only_pairs(op: str) -> Rework:
-    """A value for an option that no other value can have: see the callers."""
+    """Return a rework that refuses ``sorted=False``."""
 
     def rework(values: Values) -> Values:
         if values.pop("sorted", True) is not True:
-            raise refused(f"{op} with sorted=False is not supported")
+            raise unsupported(f"{op} with sorted=False is not supported")
         return values
 
     return rework
@@ -393,30 +395,30 @@ MASKS = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axi
 
 
 def masked_key(values: Values) -> list[Any]:
-    """``tf.strided_slice`` -> a key; takes its values out.
+    """Translate ``tf.strided_slice`` to a key; remove its values.
 
-    A bit per place: begin or end is not meant, an ellipsis, a new axis, a single index.
+    Each mask has one bit per position: ignore begin or end, an ellipsis, a new axis, an index.
     """
     lists = {key: constant_of_option(values.pop(key, None)) for key in ("begin", "end", "strides")}
     begin, end = lists["begin"], lists["end"]
     if not all(isinstance(part, list) for part in (begin, end)) or len(begin) != len(end):
-        raise refused("a strided_slice whose bounds are tensors is not supported")
+        raise unsupported("a strided_slice whose bounds are tensors is not supported")
     strides = lists["strides"] or [1] * len(begin)
     if not isinstance(strides, list) or len(strides) != len(begin):
-        raise refused("a strided_slice with other numbers of steps than of bounds")
+        raise unsupported("a strided_slice with other numbers of steps than of bounds")
     bits = {name: values.pop(name, 0) or 0 for name in MASKS}
     if not all(isinstance(value, int) for value in bits.values()):
-        raise refused("a strided_slice whose masks are no whole numbers")
+        raise unsupported("a strided_slice whose masks are no whole numbers")
     key: list[Any] = []
     for i, (first, last, step) in enumerate(zip(begin, end, strides, strict=True)):
-        said = {name for name in MASKS if bits[name] >> i & 1}
-        if "ellipsis_mask" in said:
+        bits_set = {name for name in MASKS if bits[name] >> i & 1}
+        if "ellipsis_mask" in bits_set:
             key.append("...")
-        elif "new_axis_mask" in said:
+        elif "new_axis_mask" in bits_set:
             key.append(None)
-        elif "shrink_axis_mask" in said:
+        elif "shrink_axis_mask" in bits_set:
             key.append(first)
         else:
-            start = None if "begin_mask" in said else first
-            key.append([start, None if "end_mask" in said else last, step])
+            start = None if "begin_mask" in bits_set else first
+            key.append([start, None if "end_mask" in bits_set else last, step])
     return key

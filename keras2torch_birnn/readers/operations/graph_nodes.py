@@ -13,9 +13,9 @@ from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
 from keras2torch_birnn.readers.files.strict_json import parse_object
-from keras2torch_birnn.readers.operations.binding import (
+from keras2torch_birnn.readers.operations.bind_arguments import (
     MASKS,
-    Meaning,
+    NormalCall,
     Row,
     Values,
     activation,
@@ -23,35 +23,35 @@ from keras2torch_birnn.readers.operations.binding import (
     begin_and_size,
     bind,
     cast,
-    computed_k,
+    chain,
     constant_of_option,
-    counted,
-    kind,
+    default_int64,
+    dtype_kind,
     masked_key,
+    move_sizes,
     one_diagonal,
     one_shift,
     only_pairs,
     padding,
     parts,
     pool,
-    refused,
-    sizes_apart,
-    then,
-    with_sizes,
+    split_sizes,
+    translate_k,
+    unsupported,
 )
 
 
 def _one_hot(values: Values) -> Values:
     if values.pop("on", 1) != 1 or values.pop("off", 0) != 0:
-        raise refused("OneHot with values other than 1 and 0 is not supported")
-    return {**values, "dtype": kind(values.get("dtype"))}
+        raise unsupported("OneHot with values other than 1 and 0 is not supported")
+    return {**values, "dtype": dtype_kind(values.get("dtype"))}
 
 
 def _full(values: Values) -> Values:
-    shape, sizes = sizes_apart(values.pop("shape", None))
+    shape, sizes = split_sizes(values.pop("shape", None))
     if isinstance(values.get("value"), bool) or not isinstance(values.get("value"), int | float):
-        raise refused("Fill with something else than a number is not supported")
-    dtype = kind(values.pop("dtype", None))
+        raise unsupported("Fill with something else than a number is not supported")
+    dtype = dtype_kind(values.pop("dtype", None))
     return {**values, "shape": shape, "sizes": sizes, "dtype": dtype}
 
 
@@ -61,7 +61,7 @@ def _range(values: Values) -> Values:
 
 
 def _list_first(values: Values) -> Values:
-    """Every input but the last is one of the list; the last is the axis."""
+    """Split the inputs into a list of tensors and, last, the axis."""
     *tensors, axis = values.pop("inputs")
     return {**values, "xs": tensors, "axis": constant_of_option(axis)}
 
@@ -76,25 +76,25 @@ def _equation(values: Values) -> Values:
     return {**_all_listed(values), "subscripts": text}
 
 
-def _squeezed(values: Values) -> Values:
+def _squeeze(values: Values) -> Values:
     return {**values, "axis": values.get("axis") or None}
 
 
 def _channels_last(values: Values) -> Values:
     if values.pop("data_format", "TkhXQw==") != "TkhXQw==":  # NHWC
-        raise refused("BiasAdd with channels first is not supported")
+        raise unsupported("BiasAdd with channels first is not supported")
     return values
 
 
 def _text(value: Any) -> str:
-    """An attribute that is a text."""
+    """Decode an attribute that is text."""
     try:
         return base64.b64decode(str(value), validate=True).decode("ascii")
     except (binascii.Error, ValueError):
-        raise refused("a text that cannot be read") from None
+        raise unsupported("a text that cannot be read") from None
 
 
-def _mirrored(values: Values) -> Values:
+def _pad(values: Values) -> Values:
     return padding({**values, "mode": _text(values.get("mode"))})
 
 
@@ -106,16 +106,16 @@ def _pool(values: Values) -> Values:
 
 def _square(values: Values) -> Values:
     if (values.pop("num_rows", -1), values.pop("num_cols", -1)) != (-1, -1):
-        raise refused("MatrixDiagV3 of a wanted size is not supported")
+        raise unsupported("MatrixDiagV3 of a wanted size is not supported")
     return one_diagonal(values)
 
 
-def _strided(values: Values) -> Values:
+def _slice(values: Values) -> Values:
     key = masked_key(values)
     return {**values, "key": key}
 
 
-def _gathered(values: Values) -> Values:
+def _gather(values: Values) -> Values:
     return {**values, "axis": constant_of_option(values.get("axis"))}
 
 
@@ -160,11 +160,11 @@ ROWS: Mapping[str, Row] = {
     },
     **{name: Row(name, _REDUCED) for name in ("Sum", "Mean", "Prod", "Max", "Min", "Any", "All")},
     **_MATRICES,
-    "ArgMax": Row("Argmax", "x axis output_type=dtype", rework=counted),
-    "ArgMin": Row("Argmin", "x axis output_type=dtype", rework=counted),
+    "ArgMax": Row("Argmax", "x axis output_type=dtype", rework=default_int64),
+    "ArgMin": Row("Argmin", "x axis output_type=dtype", rework=default_int64),
     "Cumsum": Row("Cumsum", "x axis exclusive reverse"),
     "Cumprod": Row("Cumprod", "x axis exclusive reverse"),
-    "TopKV2": Row("TopK", "x k sorted", rework=then(only_pairs("TopKV2"), computed_k)),
+    "TopKV2": Row("TopK", "x k sorted", rework=chain(only_pairs("TopKV2"), translate_k)),
     "AddN": Row("AddN", "inputs", rework=_all_listed),
     "Einsum": Row("Einsum", "inputs equation", rework=_equation),
     "BiasAdd": Row("Add", "x1 x2 data_format", rework=_channels_last),
@@ -172,13 +172,13 @@ ROWS: Mapping[str, Row] = {
         name: Row(op, f"{_POOLED} explicit_paddings=-", rework=_pool)
         for name, op in {"MaxPool": "MaxPool", "AvgPool": "AveragePool"}.items()
     },
-    "Reshape": Row("Reshape", "x shape", rework=with_sizes),
-    "BroadcastTo": Row("BroadcastTo", "x shape", rework=with_sizes),
-    "Tile": Row("Tile", "x shape", rework=with_sizes),
+    "Reshape": Row("Reshape", "x shape", rework=move_sizes),
+    "BroadcastTo": Row("BroadcastTo", "x shape", rework=move_sizes),
+    "Tile": Row("Tile", "x shape", rework=move_sizes),
     "Fill": Row("Full", "shape value T=dtype", rework=_full),
     "Range": Row("Arange", "start stop step", rework=_range),
     "Transpose": Row("Transpose", "x axes"),
-    "Squeeze": Row("Squeeze", "x squeeze_dims=axis", rework=_squeezed),
+    "Squeeze": Row("Squeeze", "x squeeze_dims=axis", rework=_squeeze),
     "ExpandDims": Row("ExpandDims", "x axis"),
     "ReverseV2": Row("Flip", "x axis"),
     "Roll": Row("Roll", "x shift axis", rework=one_shift),
@@ -186,7 +186,7 @@ ROWS: Mapping[str, Row] = {
     "PadV2": Row("Pad", "x pad_width value", rework=padding),
     "Split": Row("Split", "axis x num_split=sections", rework=parts),
     "SplitV": Row("Split", "x sections axis num_split=-", rework=parts),
-    "MirrorPad": Row("Pad", "x pad_width mode", rework=_mirrored),
+    "MirrorPad": Row("Pad", "x pad_width mode", rework=_pad),
     "MatrixDiagV3": Row(
         "MatrixDiag", "x offset num_rows num_cols padding_value=! align=-", rework=_square
     ),
@@ -201,10 +201,10 @@ ROWS: Mapping[str, Row] = {
     "ConcatV2": Row("Concatenate", "inputs", rework=_list_first),
     "Pack": Row("Stack", "inputs axis", rework=_all_listed),
     "Slice": Row("GetItem", "x begin size", rework=begin_and_size),
-    "StridedSlice": Row("GetItem", f"x begin end strides {' '.join(MASKS)}", rework=_strided),
+    "StridedSlice": Row("GetItem", f"x begin end strides {' '.join(MASKS)}", rework=_slice),
     "Select": Row("Where", "condition x1 x2", {"broadcasts": False}),
     "SelectV2": Row("Where", "condition x1 x2"),
-    "GatherV2": Row("Take", "x indices axis batch_dims", rework=_gathered),
+    "GatherV2": Row("Take", "x indices axis batch_dims", rework=_gather),
     "GatherNd": Row("GatherNd", "x indices"),
     "ReverseSequence": Row("ReverseSequence", "x lengths seq_dim=seq_axis batch_dim=batch_axis"),
     "OneHot": Row("OneHot", "x depth on off axis T=dtype", rework=_one_hot),
@@ -222,12 +222,12 @@ ROWS: Mapping[str, Row] = {
     "Softplus": activation("softplus"),
     "Softsign": activation("softsign"),
 }  # fmt: skip
-# Attributes that say nothing new: dtypes, numbers of inputs.
+# Attributes without information: dtypes, numbers of inputs.
 _NOTHING_NEW = ("T", "N", "Tidx", "TI", "SrcT", "Index", "num", "index_type")
 
 
-def meaning(config: Mapping[str, Any], tensors: Sequence[Any]) -> Meaning:
-    """The meaning of one node.
+def translate(config: Mapping[str, Any], tensors: Sequence[Any]) -> NormalCall:
+    """Translate one node.
 
     Raises:
         UnsupportedLayerError: not an operation that is supported; UnsupportedOptionError: not with
@@ -247,14 +247,14 @@ def meaning(config: Mapping[str, Any], tensors: Sequence[Any]) -> Meaning:
     inputs = _inputs(node, config.get("constants"), tensors)
     wanted = row.parameters()
     attributes = node.get("attr")
-    said = {
+    named = {
         key: _attribute(value)
         for key, value in (attributes if isinstance(attributes, Mapping) else {}).items()
         if key in wanted or not (key in _NOTHING_NEW or key.startswith("T"))
     }
     if next(iter(wanted)) == "inputs":
-        return bind(row, f"operation {op}", (inputs,), said)
-    return bind(row, f"operation {op}", inputs, said)
+        return bind(row, f"operation {op}", (inputs,), named)
+    return bind(row, f"operation {op}", inputs, named)
 
 
 def _inputs(node: Mapping[str, Any], constants: Any, tensors: Sequence[Any]) -> list[Any]:
@@ -265,12 +265,14 @@ def _inputs(node: Mapping[str, Any], constants: Any, tensors: Sequence[Any]) -> 
     free = iter(tensors)
     found = [held[str(i)] if str(i) in held else next(free, None) for i in range(len(names))]
     if any(value is None for value in found) or next(free, None) is not None:
-        raise refused(f"{len(tensors)} tensors and {len(held)} constants for {len(names)} inputs")
+        raise unsupported(
+            f"{len(tensors)} tensors and {len(held)} constants for {len(names)} inputs"
+        )
     return found
 
 
 def _attribute(value: Any) -> Any:
-    """The value of an attribute: {"b": true}, {"i": "2"}, {"f": 0.1}, {"type": ...}, lists."""
+    """Parse an attribute: {"b": true}, {"i": "2"}, {"f": 0.1}, {"type": ...}, lists."""
     if not isinstance(value, Mapping) or len(value) != 1:
         return False
     ((form, held),) = value.items()
@@ -281,4 +283,4 @@ def _attribute(value: Any) -> Any:
     try:
         return int(held) if form == "i" else held
     except (TypeError, ValueError, OverflowError):
-        raise refused(f"an attribute that is no number: {printable(repr(held))}") from None
+        raise unsupported(f"an attribute that is no number: {printable(repr(held))}") from None

@@ -23,8 +23,8 @@ from keras2torch_birnn.api import convert_with_spec
 from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError
 from keras2torch_birnn.functional.parameters import lazy_source, materialize, to_parameter
-from keras2torch_birnn.lazy_array import Deferred, is_finite
-from keras2torch_birnn.readers import opened
+from keras2torch_birnn.lazy_array import LazyArray, is_finite
+from keras2torch_birnn.readers import open_model
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.reference import compute
@@ -67,9 +67,9 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lazy_array, "PIECE_BYTES", 8)
 
 
-def matrix(kind: str = "f4") -> tuple[Array, Deferred]:
+def matrix(kind: str = "f4") -> tuple[Array, LazyArray]:
     values = np.random.default_rng(0).standard_normal((17, 15)).astype(kind)
-    return values, Deferred.whole(Rows(values))
+    return values, LazyArray.whole(Rows(values))
 
 
 # ---- to NumPy it is an array --------------------------------------------------------------------
@@ -97,7 +97,7 @@ VIEWS: dict[str, Any] = {
 def test_views_hold_what_the_array_holds(view: str, kind: str) -> None:
     values, one = matrix(kind)
     wanted, found = VIEWS[view](values), VIEWS[view](one)
-    assert isinstance(found, Deferred)
+    assert isinstance(found, LazyArray)
     assert (found.shape, found.dtype, found.ndim) == (wanted.shape, wanted.dtype, 2)
     assert (found.size, found.nbytes, len(found)) == (wanted.size, wanted.nbytes, len(wanted))
     np.testing.assert_array_equal(np.asarray(found), wanted)
@@ -173,13 +173,13 @@ def test_values_that_are_not_finite_are_found_in_every_block(bad: float) -> None
     for place in ((0, 0), (16, 14), (9, 7)):
         broken = values.copy()
         broken[place] = bad
-        assert not is_finite(Deferred.whole(Rows(broken)))
+        assert not is_finite(LazyArray.whole(Rows(broken)))
         assert not is_finite(broken)
 
 
 def test_nothing_asks_for_much_at_once() -> None:
     source = Rows(np.ones((40, 30), "f4"))
-    one = Deferred.whole(source)
+    one = LazyArray.whole(source)
     for use in (one.blocks, one.T.blocks, gates_moved(one).blocks, gates_moved(one).T.blocks):
         assert sum(block.size for block in use()) == 1200
     assert source.total == 4 * source.values.nbytes
@@ -238,13 +238,13 @@ def test_streamed_files_hold_what_saved_ones_hold(file: str, tmp_path: Path) -> 
 
 def test_gru_and_dense_matrices_wait_in_the_file(tmp_path: Path) -> None:
     synthetic.bidirectional(tmp_path / "m.h5", 5, 7)
-    with opened(tmp_path / "m.h5") as (spec, problems):
+    with open_model(tmp_path / "m.h5") as (spec, problems):
         assert not problems
         waiting = [
             name
             for layer in spec.root.walk()
             for name, array in layer.weights.items()
-            if isinstance(array, Deferred)
+            if isinstance(array, LazyArray)
         ]
         assert waiting == ["kernel", "recurrent_kernel"] * 2
         x = np.random.default_rng(0).standard_normal((2, 3, 5)).astype("f4")
@@ -254,7 +254,7 @@ def test_gru_and_dense_matrices_wait_in_the_file(tmp_path: Path) -> None:
 
 
 def birnn_spec(path: Path) -> Any:
-    with opened(path, weights="read") as (spec, _):
+    with open_model(path, weights="read") as (spec, _):
         return spec
 
 
@@ -263,7 +263,7 @@ def test_compressed_arrays_are_read_at_once(tmp_path: Path) -> None:
     layer = {"name": "dense", "units": 29, "batch_input_shape": [None, 31]}
     model = {"class_name": "Sequential", "config": [{"class_name": "Dense", "config": layer}]}
     synthetic.write(tmp_path / "m.h5", model, shapes, compression="gzip", shuffle=True)
-    with opened(tmp_path / "m.h5") as (spec, _):
+    with open_model(tmp_path / "m.h5") as (spec, _):
         kernel = spec.graph.layer("dense").weights["kernel"]
     assert isinstance(kernel, np.ndarray)
     convert_with_spec(tmp_path / "m.h5", out=tmp_path / "m.pt")
@@ -309,15 +309,15 @@ def test_a_file_that_changes_meanwhile_gives_no_output(
     path, out = tmp_path / "m.h5", tmp_path / f"m{suffix}"
     synthetic.embedding(path, 11, 5, 3)
     out.write_bytes(OLD_OUT)
-    blocks = Deferred.blocks
+    blocks = LazyArray.blocks
 
-    def changing(self: Deferred) -> Any:
+    def changing(self: LazyArray) -> Any:
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size + 1 if what == "grows" else 3000)
         return blocks(self)
 
     monkeypatch.setattr("keras2torch_birnn.lazy_array.is_finite", lambda values: True)
-    monkeypatch.setattr(Deferred, "blocks", changing)
+    monkeypatch.setattr(LazyArray, "blocks", changing)
     with pytest.raises(InvalidModelFileError, match=r"m\.h5: .*(changed|became shorter)"):
         convert_with_spec(path, out=out, overwrite=True)
     assert out.read_bytes() == OLD_OUT
@@ -407,7 +407,7 @@ def test_errors_of_torchs_writer_are_errors_of_the_output(
 
 def test_placeholders_of_loading_take_no_memory(tmp_path: Path) -> None:
     synthetic.bidirectional(tmp_path / "m.h5", 5, 7)
-    with opened(tmp_path / "m.h5") as (spec, _):
+    with open_model(tmp_path / "m.h5") as (spec, _):
         model = build(spec)
     large = [p for p in model.parameters() if p.dim() == 2]
     assert len(large) == 4

@@ -1,7 +1,7 @@
-"""Which kind of numbers every operation of a graph works on, once and for all.
+"""Infer the dtypes of every operation of a graph, once, when the file is read.
 
-``config["kinds"]`` of an operation: what its arguments are, leaf by leaf ("has"), what each is
-brought to ("wants") and what comes out ("gives"). See ``schema.kinds``.
+``config["kinds"]`` of an operation: dtypes of its arguments, leaf by leaf ("has"), those to which
+they are cast ("wants"), and those of its outputs ("gives"). See ``schema.kinds``.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from keras2torch_birnn.spec import (
 _UNKNOWN = "unknown"
 
 
-def settle_operations(
+def infer_dtypes(
     graph: Graph, generation: Generation, problems: list[K2TError], *, half: bool
 ) -> Graph:
-    """Fill in the kinds of every operation of a graph; those of inner graphs are there already.
+    """Infer the dtypes of every operation of a graph; those of inner graphs are known already.
 
     ``half``: layers of the file compute in half precision.
     """
@@ -47,17 +47,17 @@ def settle_operations(
         layer = layers[call.layer]
         if layer.class_name in OPS:
             layer, call = _with_parts(layer, call, parts)
-            layer = _settled(layer, call, known, generation, problems, half=half)
+            layer = _infer(layer, call, known, generation, problems, half=half)
             layers[call.layer] = layer
             _remember_parts(layer, call, parts)
         bad = layer.place in refused
         known[call.layer, call.index] = (_UNKNOWN,) if bad else gives(layer, call, known)
         calls.append(call)
-    kept = _used(calls, layers, graph.outputs)
+    kept = _drop_unused(calls, layers, graph.outputs)
     return replace(graph, layers=tuple(layers.values()), calls=kept)
 
 
-def _settled(
+def _infer(
     layer: LayerSpec,
     call: Call,
     known: Known,
@@ -105,7 +105,7 @@ def _check_cast(layer: LayerSpec, *, half: bool) -> None:
 
 
 def _check_indices(layer: LayerSpec, call: Call, generation: Generation) -> None:
-    """Refuse indices below 0 where they do not count from the end.
+    """Refuse negative indices where this Keras does not count them from the end.
 
     TensorFlow has none; ``keras.ops.take`` of Keras 3.0 takes the first place for them
     (``tfnp.take``), from 3.5 on at the latest they count from the end.
@@ -124,7 +124,7 @@ def _counts_from_the_end(generation: Generation) -> bool:
 
 
 def _passes_mask(layer: LayerSpec, has: Kinds, settled: Settled, *, half: bool) -> bool | None:
-    """Whether Keras hands on the very tensor, and its mask: a cast to what it is.
+    """Tell whether Keras passes on the same tensor, with its mask: a cast to its own dtype.
 
     None where that depends on a float's exact dtype, which is not followed here.
     """
@@ -139,7 +139,7 @@ def _passes_mask(layer: LayerSpec, has: Kinds, settled: Settled, *, half: bool) 
 
 
 def _remember_parts(layer: LayerSpec, call: Call, parts: dict[TensorRef, tuple[Any, ...]]) -> None:
-    """Note the single sizes in a shape that was stacked or concatenated."""
+    """Remember the single sizes of a shape that was stacked or concatenated."""
     if layer.config["kinds"]["gives"] != ("size",) or layer.config.get("axis", 0) != 0:
         return
     ref = TensorRef(call.layer, call.index)
@@ -155,7 +155,7 @@ def _remember_parts(layer: LayerSpec, call: Call, parts: dict[TensorRef, tuple[A
 def _with_parts(
     layer: LayerSpec, call: Call, parts: Mapping[TensorRef, tuple[Any, ...]]
 ) -> tuple[LayerSpec, Call]:
-    """A shape that is one tensor becomes its sizes, where they are known."""
+    """Replace a shape that is one tensor by its sizes, where they are known."""
     if layer.config.get("shape", ()) is not None or not call.args:
         return layer, call
     found = parts.get(call.args[-1])
@@ -169,10 +169,10 @@ def _with_parts(
     )
 
 
-def _used(
+def _drop_unused(
     calls: list[Call], layers: Mapping[str, LayerSpec], outputs: Structure
 ) -> tuple[Call, ...]:
-    """Without the calls that only put a shape together which nobody reads any more."""
+    """Drop calls that only compute a shape which is no longer used."""
     read = {(ref.layer, ref.call) for ref in tensors(outputs)}
     kept: list[Call] = []
     for call in reversed(calls):

@@ -1,7 +1,7 @@
-"""How much a model computes: calls of layers, those of models in models counted every time.
+"""Count of layer calls in a model; a shared inner model counts at every call.
 
-A file holds a shared model once, but it runs at every call of it. Thirty models, each of which
-calls the one before twice, are a small file and a billion calls.
+A file holds a shared model once, but it runs at every call. Thirty models, each of which calls the
+previous one twice, are a small file with a billion calls.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from keras2torch_birnn.limits import MAX_CALLS
 from keras2torch_birnn.spec import Graph, LayerSpec
 
 
-def check_calls(root: LayerSpec) -> None:
+def check_call_count(root: LayerSpec) -> None:
     """Refuse a model whose straight-line code would have too many calls.
 
     Raises:
-        InvalidModelFileError: it has; the place is the innermost model that has.
+        InvalidModelFileError: too many calls; the place is the innermost model with too many.
     """
     _calls(root)
 
 
 def _calls(layer: LayerSpec) -> int:
-    """Calls that one call of the layer makes, itself included; every layer is looked at once."""
+    """Count the calls that one call of the layer makes, itself included."""
     inner = {key: _calls(part) for key, part in layer.parts.items()}
     total = 1 + sum(inner.values()) + (_graph_calls(layer.graph) if layer.graph else 0)
     if total > MAX_CALLS:

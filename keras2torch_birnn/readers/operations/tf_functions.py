@@ -12,9 +12,9 @@ from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
 from keras2torch_birnn.limits import MAX_SIZE
-from keras2torch_birnn.readers.operations.binding import (
+from keras2torch_birnn.readers.operations.bind_arguments import (
     MASKS,
-    Meaning,
+    NormalCall,
     Row,
     Values,
     activation,
@@ -22,12 +22,14 @@ from keras2torch_birnn.readers.operations.binding import (
     begin_and_size,
     bind,
     cast,
-    computed_k,
+    chain,
     constant_of_option,
-    counted,
+    convert_dtype,
+    default_int64,
+    dtype_kind,
     is_tensor,
-    kind,
     masked_key,
+    move_sizes,
     one_diagonal,
     one_shift,
     only_pairs,
@@ -35,13 +37,11 @@ from keras2torch_birnn.readers.operations.binding import (
     padding,
     parts,
     pool,
-    refused,
-    sizes_apart,
+    split_sizes,
     tensor,
-    then,
     total_axes,
-    with_kind,
-    with_sizes,
+    translate_k,
+    unsupported,
 )
 
 _TWO = "x=x1 y=x2"
@@ -49,9 +49,9 @@ _REDUCED = "input_tensor=x axis keepdims"
 
 
 def _first_axis(values: Values) -> Values:
-    """``argmax`` without an axis takes the first (Keras 3: all of them)."""
+    """Fill in the axis of ``argmax``: the first (Keras 3: all)."""
     axis = values.get("axis")
-    return counted({**values, "axis": 0 if axis is None else axis})
+    return default_int64({**values, "axis": 0 if axis is None else axis})
 
 
 def _direction(values: Values) -> Values:
@@ -66,9 +66,9 @@ def _gather(values: Values) -> Values:
 
 def _one_hot(values: Values) -> Values:
     if values.pop("on", None) not in (None, 1) or values.pop("off", None) not in (None, 0):
-        raise refused("one_hot with values other than 1 and 0 is not supported")
+        raise unsupported("one_hot with values other than 1 and 0 is not supported")
     axis = values.get("axis")
-    dtype = kind(values.get("dtype")) or "float"
+    dtype = dtype_kind(values.get("dtype")) or "float"
     return {**values, "axis": -1 if axis is None else axis, "dtype": dtype}
 
 
@@ -76,7 +76,7 @@ def _l2(values: Values) -> Values:
     epsilon = values.pop("epsilon", None)
     epsilon = 1e-12 if epsilon is None else epsilon
     if not isinstance(epsilon, float | int) or epsilon < 0:
-        raise refused("l2_normalize with an epsilon that is no number")
+        raise unsupported("l2_normalize with an epsilon that is no number")
     return {**values, "smallest": float(epsilon) ** 0.5}
 
 
@@ -87,20 +87,20 @@ def _norm(values: Values) -> Values:
 
 
 def _over(values: Values) -> Values:
-    """1 over x."""
+    """Translate a reciprocal to 1 / x."""
     return {"x1": 1.0, "x2": values.get("x")}
 
 
-def _filled(number: float | None) -> Any:
-    """``fill``, ``zeros``, ``ones`` of a shape with tensors in it."""
+def _fill(number: float | None) -> Any:
+    """Return the rework of ``fill``, ``zeros``, ``ones``, whose shape may contain tensors."""
 
     def rework(values: Values) -> Values:
-        shape, sizes = sizes_apart(values.pop("shape", None))
+        shape, sizes = split_sizes(values.pop("shape", None))
         value = values.pop("value", number)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise refused("a fill with something else than a number is not supported")
+            raise unsupported("a fill with something else than a number is not supported")
         default = "float" if number is not None or isinstance(value, float) else "int32"
-        dtype = kind(values.get("dtype")) or default
+        dtype = dtype_kind(values.get("dtype")) or default
         return {"shape": shape, "sizes": sizes, "value": value, "dtype": dtype}
 
     return rework
@@ -111,22 +111,22 @@ def _range(values: Values) -> Values:
     if stop is None:
         start, stop = 0, start
     bounds = [0 if start is None else start, stop, 1 if step is None else step]
-    return arange("range", bounds, kind(values.get("dtype")) or "int32")
+    return arange("range", bounds, dtype_kind(values.get("dtype")) or "int32")
 
 
 def _sequence_mask(values: Values) -> Values:
     longest = values.pop("maxlen", None)
     if longest is None:
-        raise refused("sequence_mask without maxlen is not supported")
+        raise unsupported("sequence_mask without maxlen is not supported")
     sizes = [longest] if is_tensor(longest) else []
-    dtype = kind(values.get("dtype")) or "bool"
+    dtype = dtype_kind(values.get("dtype")) or "bool"
     return {**values, "maxlen": None if sizes else longest, "sizes": sizes, "dtype": dtype}
 
 
 def _not_batched(values: Values) -> Values:
     where = values.pop("data_format", None)
     if where not in (None, "NHWC", "NWC", "N..C"):
-        raise refused("bias_add with channels first is not supported")
+        raise unsupported("bias_add with channels first is not supported")
     return values
 
 
@@ -140,7 +140,7 @@ def _matmul(values: Values) -> Values:
 def _band(values: Values) -> Values:
     lower, upper = values.pop("lower", None), values.pop("upper", None)
     if type(lower) is not int or type(upper) is not int:
-        raise refused("band_part whose numbers of diagonals are tensors is not supported")
+        raise unsupported("band_part whose numbers of diagonals are tensors is not supported")
     if lower >= 0 and upper >= 0:
         return {**values, "lower": lower, "upper": upper, "op": "BandPart"}
     if lower < 0 and upper < 0:
@@ -148,7 +148,7 @@ def _band(values: Values) -> Values:
     return {**values, "k": upper if lower < 0 else -lower, "op": "Tril" if lower < 0 else "Triu"}
 
 
-def _strided(values: Values) -> Values:
+def _slice(values: Values) -> Values:
     key = masked_key(values)
     return {**values, "key": key}
 
@@ -203,7 +203,7 @@ ROWS: Mapping[str, Row] = {
         "Argmax", "input=x axis output_type=dtype", rework=_first_axis
     ),
     "math.argmin": Row("Argmin", "input=x axis output_type=dtype", rework=_first_axis),
-    "math.count_nonzero": Row("CountNonzero", "input=x axis keepdims dtype", rework=counted),
+    "math.count_nonzero": Row("CountNonzero", "input=x axis keepdims dtype", rework=default_int64),
     "math.l2_normalize": Row("Normalize", "x axis epsilon dim=axis", rework=_l2),
     "compat.v1.norm": Row("Norm", "tensor=x ord axis keepdims keep_dims=keepdims", rework=_norm),
     "math.cumsum": Row("Cumsum", "x axis exclusive reverse", {"axis": 0}),
@@ -218,7 +218,7 @@ ROWS: Mapping[str, Row] = {
         "Argsort", "values=x axis direction stable=-", {"dtype": "int32"}, _direction
     ),
     "math.top_k": Row(
-        "TopK", "input=x k sorted index_type=!", {"k": 1}, then(only_pairs("top_k"), computed_k)
+        "TopK", "input=x k sorted index_type=!", {"k": 1}, chain(only_pairs("top_k"), translate_k)
     ),
     "clip_by_norm": Row("ClipByNorm", "t=x clip_norm=largest axes=axis"),
     "linalg.matmul": Row(
@@ -230,12 +230,12 @@ ROWS: Mapping[str, Row] = {
     "tensordot": Row("Tensordot", "a=x1 b=x2 axes", rework=total_axes),
     "einsum": Row("Einsum", "equation=subscripts inputs=xs", saved=False),
     "nn.bias_add": Row("Add", "value=x1 bias=x2 data_format", rework=_not_batched),
-    "reshape": Row("Reshape", "tensor=x shape", rework=with_sizes),
-    "broadcast_to": Row("BroadcastTo", "input=x shape", rework=with_sizes),
-    "tile": Row("Tile", "input=x multiples=shape", rework=with_sizes),
-    "fill": Row("Full", "dims=shape value layout=-", rework=_filled(None)),
-    "zeros": Row("Full", "shape dtype layout=-", rework=_filled(0.0)),
-    "ones": Row("Full", "shape dtype layout=-", rework=_filled(1.0)),
+    "reshape": Row("Reshape", "tensor=x shape", rework=move_sizes),
+    "broadcast_to": Row("BroadcastTo", "input=x shape", rework=move_sizes),
+    "tile": Row("Tile", "input=x multiples=shape", rework=move_sizes),
+    "fill": Row("Full", "dims=shape value layout=-", rework=_fill(None)),
+    "zeros": Row("Full", "shape dtype layout=-", rework=_fill(0.0)),
+    "ones": Row("Full", "shape dtype layout=-", rework=_fill(1.0)),
     "range": Row("Arange", "start limit=stop delta=step dtype", rework=_range),
     **{
         f"nn.{name}": Row(op, "input=x ksize=pool_size strides padding data_format", rework=pool)
@@ -280,7 +280,7 @@ ROWS: Mapping[str, Row] = {
     "stack": Row("Stack", "values=xs axis"),
     "slice": Row("GetItem", "input_=x begin size", rework=begin_and_size),
     "strided_slice": Row(
-        "GetItem", f"input_=x begin end strides {' '.join(MASKS)} var=!", rework=_strided
+        "GetItem", f"input_=x begin end strides {' '.join(MASKS)} var=!", rework=_slice
     ),
     "where": Row("Where", "condition x=x1 y=x2"),
     "compat.v1.where": Row("Where", "condition x=x1 y=x2", {"broadcasts": False}),
@@ -304,10 +304,10 @@ ROWS: Mapping[str, Row] = {
     "compat.v1.shape": Row("Shape", "input=x out_type=-"),
     "compat.v1.size": Row("Size", "input=x out_type=-"),
     "rank": Row("Rank", "input=x"),
-    "zeros_like": Row("ZerosLike", "input=x dtype layout=-", rework=with_kind()),
-    "compat.v1.zeros_like": Row("ZerosLike", "tensor=x dtype optimize=-", rework=with_kind()),
-    "compat.v1.ones_like": Row("OnesLike", "tensor=x dtype optimize=-", rework=with_kind()),
-    "ones_like": Row("OnesLike", "input=x dtype layout=-", rework=with_kind()),
+    "zeros_like": Row("ZerosLike", "input=x dtype layout=-", rework=convert_dtype()),
+    "compat.v1.zeros_like": Row("ZerosLike", "tensor=x dtype optimize=-", rework=convert_dtype()),
+    "compat.v1.ones_like": Row("OnesLike", "tensor=x dtype optimize=-", rework=convert_dtype()),
+    "ones_like": Row("OnesLike", "input=x dtype layout=-", rework=convert_dtype()),
     "nn.softmax": activation("softmax", "logits=x", "axis", "dim=axis"),
     "compat.v1.nn.softmax": activation("softmax", "logits=x", "axis", "dim=axis"),
     "nn.log_softmax": activation("log_softmax", "logits=x", "axis", "dim=axis"),
@@ -331,10 +331,10 @@ _REASONS: Mapping[str, str] = {
 }
 
 
-def meaning(
+def translate(
     class_name: str, config: Mapping[str, Any], node: Any, names: Collection[str]
-) -> Meaning:
-    """The meaning of one call; ``names`` are those of the model's layers.
+) -> NormalCall:
+    """Translate one call; ``names``: of all layers of the model.
 
     Raises:
         UnsupportedLayerError: not a function that is supported; UnsupportedOptionError: not with
@@ -343,7 +343,7 @@ def meaning(
     function = config.get("function")
     first, kwargs = _unfold(node, names)
     if class_name == "SlicingOpLambda" and function == "__operators__.getitem":
-        return _sliced(first, kwargs)
+        return _translate_slice(first, kwargs)
     if not isinstance(function, str) or function not in ROWS:
         reason = _REASONS.get(str(function), "is not supported")
         raise UnsupportedLayerError(
@@ -352,11 +352,11 @@ def meaning(
         )
     found = bind(ROWS[function], f"tf.{function}", (first,), kwargs)
     op = found.options.get("op", found.op)
-    return Meaning(op, found.arguments, {k: v for k, v in found.options.items() if k != "op"})
+    return NormalCall(op, found.arguments, {k: v for k, v in found.options.items() if k != "op"})
 
 
 def _unfold(node: Any, names: Collection[str]) -> tuple[Any, dict[str, Any]]:
-    """The first argument and the keywords, which stand beside each of its tensors."""
+    """Return the first argument, and the keywords that are repeated beside its tensors."""
     found: list[Mapping[str, Any]] = []
 
     def value(part: Any) -> Any:
@@ -366,7 +366,7 @@ def _unfold(node: Any, names: Collection[str]) -> tuple[Any, dict[str, Any]]:
                 return part[2]
             if isinstance(part[0], str) and part[0] in names:
                 return tensor(*part[:3])
-            raise refused(f"an input from {printable(repr(part[0]))}, no layer of the model")
+            raise unsupported(f"an input from {printable(repr(part[0]))}, no layer of the model")
         return [value(inner) for inner in part] if isinstance(part, list) else part
 
     first = value(node)
@@ -374,7 +374,7 @@ def _unfold(node: Any, names: Collection[str]) -> tuple[Any, dict[str, Any]]:
 
 
 def _value(value: Any, names: Collection[str]) -> Any:
-    """A keyword's value with its references; a list [name, int, int] is one."""
+    """Convert a keyword's value; a list [name, int, int] is a reference."""
     if isinstance(value, list):
         kinds = [type(part) for part in value]
         if kinds == [str, int, int] and value[0] in names:
@@ -385,7 +385,7 @@ def _value(value: Any, names: Collection[str]) -> Any:
     return value
 
 
-def _sliced(x: Any, kwargs: Mapping[str, Any]) -> Meaning:
+def _translate_slice(x: Any, kwargs: Mapping[str, Any]) -> NormalCall:
     spec = kwargs.get("slice_spec")
     key: list[Any] = []
     sizes: list[Any] = []
@@ -405,4 +405,4 @@ def _sliced(x: Any, kwargs: Mapping[str, Any]) -> Meaning:
             key.append("...")
         else:
             key.append(bound(part))
-    return Meaning("GetItem", (x, *sizes), {"key": key})
+    return NormalCall("GetItem", (x, *sizes), {"key": key})

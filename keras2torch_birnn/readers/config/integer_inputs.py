@@ -1,4 +1,4 @@
-"""Whole numbers and bools that reach a layer which computes with them unlike with floats."""
+"""Integers and bools as inputs of layers that compute with them otherwise than with floats."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from keras2torch_birnn.schema.flow import refusals
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 
-def check_kinds(root: LayerSpec, generation: Generation, problems: list[K2TError]) -> None:
-    """Refuse what the converted model, which computes in floats, would give other numbers for."""
+def check_integer_inputs(root: LayerSpec, generation: Generation, problems: list[K2TError]) -> None:
+    """Refuse layers whose outputs would differ in the converted model, which computes in floats."""
     for layer in root.walk():
         if layer.graph is None:
             continue

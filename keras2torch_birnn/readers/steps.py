@@ -1,0 +1,138 @@
+"""Steps of reading a model from an open container: parse it, infer its shapes, read its weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from keras2torch_birnn.errors import K2TError, in_file
+from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.backends import check_backend
+from keras2torch_birnn.readers.config.call_count import check_call_count
+from keras2torch_birnn.readers.config.custom_layers import check_names
+from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
+from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
+from keras2torch_birnn.readers.config.penalties import describe_penalties
+from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.files import file_window, read_text
+from keras2torch_birnn.readers.files.strict_json import parse_object
+from keras2torch_birnn.readers.weights.load_weights import How, load_weights
+from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
+from keras2torch_birnn.readers.weights.vocabularies import with_vocabularies
+from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
+from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A model on its way from the container to a ``ModelSpec``; each step returns a new one."""
+
+    container: Container
+    parsing: Parsing
+    root: LayerSpec
+    notes: tuple[str, ...]
+    masked_steps: MaskedSteps | None
+
+    @property
+    def problems(self) -> list[K2TError]:
+        """Everything that is not supported, of all steps so far."""
+        return self.parsing.problems
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model as read so far."""
+        return ModelSpec(self.root, self.parsing.generation, self.notes, self.masked_steps)
+
+
+def parse(
+    container: Container,
+    path: PathLike,
+    *,
+    config: PathLike | None = None,
+    masked_steps: str | None = None,
+) -> Reading:
+    """Find the architecture and parse its layers by the rules of the Keras that wrote it.
+
+    path: the name that the user gave. config: an architecture in a file of its own.
+
+    Raises:
+        InvalidModelFileError: there is no architecture, or it is broken; UsageError: a choice of
+            ``masked_steps`` that this Keras does not have.
+    """
+    architecture = container.architecture(read_given_config(config))
+    parsing = Parsing(generation_of(architecture.version))
+    choice = parse_masked_steps(masked_steps, parsing.generation)
+    root = parse_architecture(architecture.model, parsing)
+    check_names(root, parsing.problems)
+    check_call_count(root)
+    problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
+    parsing.problems += problems
+    notes = (
+        describe_rules(parsing.generation, architecture.writer),
+        *parsing.notes,
+        *backend_notes,
+        *describe_penalties(parsing.penalties),
+        *_misnamed_note(path, container),
+    )
+    return Reading(container, parsing, root, notes, choice)
+
+
+def infer_shapes(reading: Reading) -> Reading:
+    """Infer the shapes of every layer, unless something is not supported.
+
+    Raises:
+        InvalidModelFileError: a layer that is larger than any memory.
+    """
+    root, parsing = reading.root, reading.parsing
+    if not parsing.problems:
+        check_integer_inputs(root, parsing.generation, parsing.problems)
+        root = with_vocabularies(root, reading.container, parsing.generation, parsing.problems)
+    if not parsing.problems:
+        root = infer_model(root, parsing.problems)
+        check_layer_sizes(root)
+    return replace(reading, root=root)
+
+
+def read_weights(reading: Reading, how: How) -> Reading:
+    """Locate, check and read the weights, unless something is not supported.
+
+    how: as ``load_weights`` takes it.
+
+    Raises:
+        WeightMismatchError: the weights and the configuration do not fit each other.
+    """
+    if reading.problems:
+        return reading
+    root, notes = load_weights(
+        reading.root, reading.container, reading.parsing, reading.masked_steps, how
+    )
+    return replace(reading, root=root, notes=(*reading.notes, *notes))
+
+
+def read_given_config(path: PathLike | None) -> Mapping[str, Any] | None:
+    """Read the architecture that the user gives in a JSON file of its own, if one is given.
+
+    Raises:
+        InvalidModelFileError: too long, or not the JSON of a model.
+    """
+    if path is None:
+        return None
+    with in_file(path), ExitStack() as opening:
+        text = read_text(file_window(opening, Path(path)), "")
+        return parse_object(text, place="", needed=["class_name", "config"])
+
+
+def _misnamed_note(path: PathLike, container: Container) -> list[str]:
+    """Note that a file named as HDF5 is an archive. TensorFlow 2 wrote HDF5 files named .keras."""
+    named_hdf5 = Path(path).suffix.lower() in (".h5", ".hdf5")
+    return (
+        ["the file is a .keras archive by its content"]
+        if container.kind == "keras_zip" and named_hdf5
+        else []
+    )
