@@ -477,6 +477,46 @@ def test_names_of_layers_that_occur_twice_are_refused(tmp_path: Path) -> None:
         k2t.convert(file)
 
 
+def _number(model: Text) -> None:
+    """Rename the weights of a Dense as in a ``.keras`` file; the other layers have none."""
+    layers = model["modelTopology"]["model_config"]["config"]["layers"]
+    del layers[1:-1]
+    weights = model["weightsManifest"][0]["weights"]
+    for number, name in enumerate(("kernel", "bias")):
+        (found,) = (one for one in weights if one["name"] == f"dense/{name}")
+        found["name"] = f"layers/dense/vars/{number}"
+    for one in weights:
+        if "vars" not in one["name"]:
+            one["group"] = "optimizer"
+
+
+def _number_one_more(model: Text) -> None:
+    _number(model)
+    extra = model["weightsManifest"][0]["weights"][0]
+    del extra["group"]
+
+
+def _number_one_less(model: Text) -> None:
+    _number(model)
+    for one in model["weightsManifest"][0]["weights"]:
+        if one["name"] == "layers/dense/vars/1":
+            one["group"] = "optimizer"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_number_one_more, "a weight of no layer of the configuration"),
+        (_number_one_less, "layers/dense/vars/1: no such weight; the files belong to another"),
+    ],
+)
+def test_numbered_weights_must_be_all_there(
+    change: Callable[[Text], None], words: str, tmp_path: Path
+) -> None:
+    with refuse(words):
+        k2t.convert(write_tfjs(tmp_path / "m", STACK, change=change))
+
+
 # ---- packed ------------------------------------------------------------------------------------
 
 

@@ -74,7 +74,7 @@ def recorded(file: str, suffix: str = "") -> Recorded:
     """
     entry = ENTRIES[file]
     with np.load(TENSORFLOW / entry["npz"]) as archive:
-        data = {name: archive[name] for name in archive.files}
+        data = {name: archive[name] for name in archive.files if name[0] in "xy"}
     inputs, outputs = _numbered(data, "x", ""), _numbered(data, "y", suffix)
     if not outputs:
         raise LookupError(f"{file} has no outputs y0{suffix}")

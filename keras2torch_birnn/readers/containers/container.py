@@ -15,7 +15,12 @@ from keras2torch_birnn.errors import InvalidModelFileError, K2TError, MissingArc
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.weights.paths import WeightPaths, holds_weights, locate_weights
+from keras2torch_birnn.readers.weights.paths import (
+    WeightPaths,
+    holds_weights,
+    locate_weights,
+    name_weights,
+)
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.spec import Generation, LayerSpec
 
@@ -108,6 +113,14 @@ class Container(ABC):
             WeightMismatchError: the weights and the configuration do not fit each other.
         """
         return locate_weights(root, self.store, generation)
+
+    def weight_names(self) -> Mapping[str, str]:
+        """Return a name for every weight -> its path in ``store``; no architecture is needed.
+
+        Raises:
+            InvalidModelFileError: the lists of names are broken.
+        """
+        return name_weights(self.store)
 
     def written_names(self, paths: WeightPaths) -> WeightPaths:
         """Return the names that Keras gave the weights at ``paths``, where they differ from these.

@@ -74,7 +74,9 @@ class SavedModel(TensorFlowContainer):
         found = self._objects.model()
         version = found.get("keras_version")
         if not isinstance(version, str):
-            raise InvalidModelFileError("without keras_version", "refused", place=KERAS_METADATA)
+            raise InvalidModelFileError(
+                "without keras_version", "refused", place="metadata of Keras"
+            )
         return Architecture(given or found, version, str(found.get("backend") or ""))
 
     def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:

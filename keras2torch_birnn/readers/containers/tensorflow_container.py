@@ -18,6 +18,7 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
     GRAPH_KEY,
     Graph,
     Variable,
+    model_variables,
     read_checkpoint_graph,
 )
 from keras2torch_birnn.readers.weights.paths import WeightPaths
@@ -112,8 +113,8 @@ class TensorFlowContainer(Container):
     def weight_names(self) -> Mapping[str, str]:
         """Return Keras' name -> path, of all variables but an optimizer's."""
         if not self.graph:
-            return {key: key for key in self.bundle.keys}
-        found = [one for one in variables(self.graph) if "/.OPTIMIZER_SLOT/" not in one.key]
+            return {key: key for key in self.bundle.keys if self.bundle.holds_numbers(key)}
+        found = sorted(model_variables(self.graph), key=lambda one: one.key)
         times = Counter(one.full_name for one in found)
         return {
             one.full_name

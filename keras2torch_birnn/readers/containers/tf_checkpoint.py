@@ -28,7 +28,7 @@ from keras2torch_birnn.readers.containers.tensorflow_container import (
     read_graph,
 )
 from keras2torch_birnn.readers.tensorflow.layer_weights import LayerNaming, NumberedLayers, Place
-from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, walk
+from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, is_optimizer, walk
 from keras2torch_birnn.readers.tensorflow.table import is_table
 from keras2torch_birnn.spec import LayerSpec
 
@@ -37,8 +37,6 @@ STATE = "checkpoint"
 _LATEST = re.compile(r'^model_checkpoint_path: "([^"\n]*)"$', re.MULTILINE)
 INDEX = ".index"
 _FIRST_LAYER = "layer-0"
-# What an optimizer has, whatever the attribute that holds it is called.
-_OPTIMIZER = frozenset({"iter", "_iterations", "learning_rate", "_learning_rate", "_variables"})
 _NAMES_SHOWN = 10
 
 
@@ -129,7 +127,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
 
     def _learns(self, start: int) -> bool:
         """Tell whether an object holds weights: it is no counter, and no optimizer."""
-        if self.graph[start].variable is not None or _OPTIMIZER & self.graph[start].children.keys():
+        if self.graph[start].variable is not None or is_optimizer(self.graph[start]):
             return False
         below = walk(self.graph, start, frozenset({"keras_api", "optimizer"}))
         return any(self.graph[number].variable is not None for number in below)

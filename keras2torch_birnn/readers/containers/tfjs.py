@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from keras2torch_birnn.readers.weights.layouts import Layout
 from keras2torch_birnn.readers.weights.legacy import layer_entries
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.slots import Key
+from keras2torch_birnn.readers.weights.v3 import v3_paths
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{.{0,4000}"(modelTopology|weightsManifest)"', re.DOTALL)
@@ -48,6 +50,8 @@ _DTYPES: Mapping[str, str] = {
 _QUANTIZED = ("uint8", "uint16", "float16")
 # Options for which TF.js writes null where Keras has a default.
 _NULL_OPTIONS = ("implementation", "mask_zero", "unit_forget_bias", "input_length")
+_NUMBERED = re.compile(r"(.*/)?vars/\d{1,9}")
+_DEEPEST_NAME = 64  # parts of a weight's name that are looked at, from its end
 _BLOCK = 1 << 18  # values that are computed at once
 
 
@@ -106,8 +110,19 @@ class TensorFlowJS(Container):
         return Architecture(given or model, version, str(self._model.get("backend") or ""))
 
     def locate_weights(self, root: LayerSpec, generation: Generation) -> WeightPaths:
-        """Find the path of every weight: the layers whose names are in it decide."""
-        return locate_by_names(root, list(self._weights), layout_of(generation))
+        """Find the path of every weight: the layers whose names are in it decide.
+
+        In models that were converted from a ``.keras`` file the paths are numbered as there.
+        """
+        names = list(self._weights)
+        if not any(map(_NUMBERED.fullmatch, names)):
+            return locate_by_names(root, names, layout_of(generation))
+        paths = v3_paths(root, self.store, generation)
+        used = {path.lstrip("/") for found in paths.values() for path in found.values()}
+        extra = next((name for name in names if name not in used), None)
+        if extra is not None:
+            raise _homeless(extra, "no layer")
+        return paths
 
     def weight_names(self) -> Mapping[str, str]:
         """Return name -> path."""
@@ -156,31 +171,50 @@ class QuantizedArray(StoredArray):
 
 @dataclass(frozen=True)
 class ManifestStore:
-    """The weights of a manifest as a ``Store`` without groups. A path is a weight's name."""
+    """The weights of a manifest as a ``Store``. A path is a weight's name."""
 
     weights: Mapping[str, StoredArray]
 
+    @cached_property
+    def _groups(self) -> dict[str, dict[str, Kind]]:
+        groups: dict[str, dict[str, Kind]] = {"": {}}
+        for name in self.weights:
+            kind: Kind = "dataset"
+            while name:
+                group, _, last = name.rpartition("/")
+                groups.setdefault(group, {})[last] = kind
+                name, kind = group, "group"
+        return groups
+
     def kind(self, path: str) -> Kind | None:
         """Return the kind of object at ``path``; None if there is none."""
-        return "dataset" if path in self.weights else None
+        path = path.strip("/")
+        if path in self.weights:
+            return "dataset"
+        return "group" if path in self._groups else None
 
     def members(self, group: str) -> dict[str, Kind]:
-        """Return nothing: there are no groups."""
-        return {}
+        """Return the names and kinds of the direct members of ``group``."""
+        return self._groups[group.strip("/")]
 
     def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
-        """Return nothing: there are no groups."""
+        """Return nothing: there are no attributes."""
         return {}
 
     def attributes_of(
         self, groups: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Attribute]]:
-        """Return nothing: there are no groups."""
+        """Return nothing: there are no attributes."""
         return [{} for _ in groups]
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
         """Return the arrays at ``paths``, checked but not read."""
-        return [self.weights[path] for path in paths]
+        missing = next((path for path in paths if path.strip("/") not in self.weights), None)
+        if missing is not None:
+            raise WeightMismatchError(
+                "no such weight", "the files belong to another model", place=printable(missing)
+            )
+        return [self.weights[path.strip("/")] for path in paths]
 
 
 def _read_manifest(manifest: Any, members: Members) -> dict[str, StoredArray]:
@@ -309,19 +343,33 @@ def locate_by_names(root: LayerSpec, names: Sequence[str], layout: Layout) -> We
             owners.setdefault(inner.name, set()).add(owner)
     listed: dict[Key, list[str]] = {}
     for name in names:
-        own = {owner for part in name.split("/")[:-1] for owner in owners.get(part, ())}
+        own = _longest(name, owners)
         if len(own) != 1:
-            what = "several layers" if own else "no layer"
-            raise WeightMismatchError(
-                f"a weight of {what} of the configuration",
-                "the files belong to another model",
-                place=printable(name),
-            )
+            raise _homeless(name, "several layers" if own else "no layer")
         listed.setdefault(own.pop(), []).append(name)
     found: dict[Key, dict[str, str]] = {}
     for owner, layer in layers.items():
         found |= layer_entries(layer, owner, listed.get(owner, ()), printable(layer.place), layout)
     return found
+
+
+def _homeless(name: str, what: str) -> WeightMismatchError:
+    return WeightMismatchError(
+        f"a weight of {what} of the configuration",
+        "the files belong to another model",
+        place=printable(name),
+    )
+
+
+def _longest(name: str, owners: Mapping[str, set[Key]]) -> set[Key]:
+    """Return the owners of all layers in a name, of those that have most parts ("enc/1")."""
+    parts = name.split("/")[:-1][-_DEEPEST_NAME:]
+    for count in range(len(parts), 0, -1):
+        runs = ("/".join(parts[at : at + count]) for at in range(len(parts) - count + 1))
+        found = {owner for run in runs for owner in owners.get(run, ())}
+        if found:
+            return found
+    return set()
 
 
 def _layers(model: LayerSpec, owner: Key) -> Iterator[tuple[Key, LayerSpec]]:

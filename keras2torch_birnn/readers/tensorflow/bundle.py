@@ -112,6 +112,11 @@ class TensorBundle:
         """All keys, in order."""
         return tuple(key.decode("utf-8", "backslashreplace") for key in self._values)
 
+    def holds_numbers(self, key: str) -> bool:
+        """Tell whether a tensor has a dtype that can be read."""
+        with _at(key):
+            return self._entry(key).dtype in _DTYPES
+
     def text(self, key: str, most: int) -> bytes:
         """Read a single string whose checksum is right, of at most ``most`` bytes.
 

@@ -45,10 +45,8 @@ class SavedObjects:
                 "and tf.saved_model.save() write it",
                 "save the model with model.save() as .keras or .h5",
             )
-        found = parse_object(
-            self.metadata[ROOT], place=KERAS_METADATA, needed=["class_name", "config"]
-        )
-        config = found["config"]
+        found = parse_object(self.metadata[ROOT], place="metadata of Keras", needed=["class_name"])
+        config = found.get("config")
         layers = config.get("layers") if isinstance(config, Mapping) else None
         # A Sequential that was built by its first call says that it is no graph.
         graph = found["class_name"] == "Sequential" or found.get("is_graph_network", True)
@@ -58,7 +56,7 @@ class SavedObjects:
                 "code defines",
                 "call it on an Input in a functional model and save that as .keras, or take its "
                 "arrays with k2t.weights",
-                place=KERAS_METADATA,
+                place="metadata of Keras",
             )
         return found
 
@@ -116,8 +114,14 @@ def read_saved_objects(saved_model: Window, keras_metadata: Window | None) -> Sa
     graph = read_saved_graph(memoryview(part.read(part.size)))
     if keras_metadata is not None:
         return SavedObjects(graph, _read_metadata(keras_metadata, len(graph)))
-    texts = {i: one.metadata for i, one in enumerate(graph) if _is_keras(one.identifier)}
-    return SavedObjects(graph, texts)
+    return SavedObjects(
+        graph,
+        {
+            number: one.metadata
+            for number, one in enumerate(graph)
+            if _is_keras(one.identifier) and one.metadata  # since 2.5 it is in the other file
+        },
+    )
 
 
 def _find_object_graph(saved_model: Window) -> Window | None:

@@ -19,6 +19,10 @@ GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
 
 
+_OPTIMIZER = frozenset({"iter", "_iterations", "learning_rate", "_learning_rate"})
+_NOT_A_MODELS = frozenset({"save_counter", "keras_api", "optimizer", "states"})
+
+
 @dataclass(frozen=True)
 class Variable:
     """A variable: the name that Keras gave it (not unique), and its key in the table."""
@@ -60,6 +64,25 @@ def read_saved_graph(data: memoryview) -> Graph:
         InvalidModelFileError: damaged, or too large.
     """
     return _read_graph(data, _read_saved_object)
+
+
+def model_variables(graph: Graph) -> Iterator[Variable]:
+    """Yield the variables of models: none of an optimizer, and not TensorFlow's own counter."""
+    seen, waiting = {ROOT}, [ROOT]
+    while waiting:
+        here = graph[waiting.pop()]
+        if here.variable is not None:
+            yield here.variable
+        for name, child in here.children.items():
+            own = name in _NOT_A_MODELS or is_optimizer(graph[child])
+            if child not in seen and not own:
+                seen.add(child)
+                waiting.append(child)
+
+
+def is_optimizer(one: TrackedObject) -> bool:
+    """Tell an optimizer by what it has, whatever the attribute is called that holds it."""
+    return bool(_OPTIMIZER & one.children.keys())
 
 
 def walk(graph: Graph, start: int, passed_over: frozenset[str]) -> Iterator[int]:

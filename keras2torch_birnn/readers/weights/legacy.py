@@ -65,6 +65,27 @@ def legacy_paths(
     return found
 
 
+def named_paths(store: Store, group: str) -> dict[str, str]:
+    """Return the name that Keras gave each weight -> its path, in the order of the file.
+
+    Without ":0"; a name that occurs in several layers has its layer's name in front.
+
+    Raises:
+        InvalidModelFileError: the lists of names are broken.
+    """
+    layers = _names(store.attributes(group, ["layer_names"])["layer_names"], group)
+    bases = [f"{group.rstrip('/')}/{layer}" for layer in layers]
+    found: list[tuple[str, str, str]] = []
+    held = store.attributes_of(bases, ["weight_names"])
+    for layer, base, attributes in zip(layers, bases, held, strict=True):
+        _check_name(layer, group)
+        for entry in _names(attributes.get("weight_names", ()), base):
+            _check_name(entry, base)
+            found.append((layer, entry.removesuffix(":0"), f"{base}/{entry}"))
+    times = Counter(name for _, name, _ in found)
+    return {name if times[name] == 1 else f"{layer}/{name}": path for layer, name, path in found}
+
+
 def layer_entries(
     layer: LayerSpec, owner: Key, entries: Sequence[str], place: str, layout: Layout
 ) -> dict[Key, dict[str, str]]:
