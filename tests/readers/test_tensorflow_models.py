@@ -441,6 +441,10 @@ WRONG_TFJS: dict[str, tuple[Callable[[Text], None], str]] = {
         _weight(quantization={"dtype": "uint8", "scale": float("nan"), "min": 0}),
         "quantization .* is not known",
     ),
+    "no original dtype": (
+        _weight(quantization={"dtype": "uint8", "scale": 1, "min": 0, "original_dtype": {}}),
+        "quantization .* is not known",
+    ),
     "twice": (_again, "two weights of this name"),
     "missing": (_without_one, "weights where the configuration implies|no weights"),
     "nobody's": (_weight(name="else/kernel"), "else/kernel: a weight of no layer of the config"),

@@ -145,28 +145,14 @@ class QuantizedArray(StoredArray):
         """The dtype of what is read."""
         return np.dtype(self.target)
 
-    def read(self) -> Array:
-        """Read the values, a block at a time."""
-        stored = super().read().reshape(-1)
-        out = np.empty(stored.shape, self.dtype)
-        for start in range(0, len(stored), _BLOCK):
-            out[start : start + _BLOCK] = self._values(stored[start : start + _BLOCK])
-        return out.reshape(self.shape)
-
-    def rows(self, start: int, stop: int) -> Array:
-        """Read some rows."""
-        return self._values(super().rows(start, stop))
-
-    def between(self, first: int, last: int) -> Array:
-        """Read some columns."""
-        if (first, last) == (0, self.shape[1]):
-            return self.rows(0, self.shape[0])
-        return self._values(super().between(first, last))
-
     def _values(self, stored: Array) -> Array:
-        """Compute the values, as JavaScript does: in float64."""
-        values = stored * np.float64(self.scale) + self.least
-        return np.asarray((np.rint(values) if self.target == "i4" else values).astype(self.target))
+        """Compute the values in float64, as JavaScript does, a block at a time."""
+        out = np.empty(stored.size, self.dtype)
+        flat = super()._values(stored).reshape(-1)
+        for start in range(0, out.size, _BLOCK):
+            some = flat[start : start + _BLOCK] * np.float64(self.scale) + self.least
+            out[start : start + _BLOCK] = np.rint(some) if self.target == "i4" else some
+        return out.reshape(stored.shape)
 
 
 @dataclass(frozen=True)
@@ -274,7 +260,7 @@ def _read_entry(entry: Mapping[str, Any], windows: JoinedWindows, offset: int) -
         return StoredArray(name, tuple(shape), _DTYPES[dtype], Contiguous(offset), windows)
     facts = _object(quantization, place)
     stored, scale, least = (facts.get(k, v) for k, v in (("dtype", 0), ("scale", 1), ("min", 0)))
-    target = {"float32": "f4", "int32": "i4"}.get(facts.get("original_dtype", dtype), "")
+    target = {"float32": "f4", "int32": "i4"}.get(str(facts.get("original_dtype", dtype)), "")
     if stored not in _QUANTIZED or not (_is_number(scale) and _is_number(least)) or not target:
         raise InvalidModelFileError(
             f"quantization {printable(repr(quantization))} is not known", "refused", place=place

@@ -105,7 +105,7 @@ class StoredArray:
     def read(self) -> Array:
         """Read the values: a new array, C-contiguous and writable."""
         with self._naming_array():
-            return _to_native(self._read_stored(), self.stored_as)
+            return self._values(self._read_stored())
 
     def check(self) -> None:
         """Check the stored bytes, where the format has a checksum that ``rows`` does not see."""
@@ -136,7 +136,7 @@ class StoredArray:
         with self._naming_array():
             flat = values.reshape(-1).view(np.uint8).data
             self.window.read_into(flat, self.layout.offset + start * row)
-        return _to_native(values, self.stored_as)
+        return self._values(values)
 
     def between(self, first: int, last: int) -> Array:
         """Read columns ``first`` to ``last`` of a contiguous matrix.
@@ -156,7 +156,11 @@ class StoredArray:
             for row in range(rows):
                 place = self.layout.offset + (row * width + first) * item
                 self.window.read_into(flat[row * piece : (row + 1) * piece], place)
-        return _to_native(values, self.stored_as)
+        return self._values(values)
+
+    def _values(self, stored: Array) -> Array:
+        """Return the values of stored numbers."""
+        return _to_native(stored, self.stored_as)
 
     def _read_stored(self) -> Array:
         values = np.empty(self.shape, np.dtype(STORED_DTYPES[self.stored_as]))
