@@ -180,6 +180,16 @@ def test_files_of_a_saved_model_must_be_there(tmp_path: Path) -> None:
         k2t.convert(folder)
 
 
+def test_variables_without_objects_are_refused(tmp_path: Path) -> None:
+    root, _ = model_tree(STACK)
+    folder = write_saved_model(tmp_path / "m", root)
+    tensors = checkpoint_tensors(root)
+    del tensors[GRAPH_KEY]
+    write_files(folder / "variables" / "variables", bundle_files(tensors))
+    with refuse("variables/variables: variables without the objects that have them"):
+        k2t.convert(folder)
+
+
 def test_links_in_a_saved_model_are_not_followed(tmp_path: Path) -> None:
     root, _ = model_tree(STACK)
     folder = write_saved_model(tmp_path / "m", root)

@@ -81,4 +81,10 @@ class SavedModel(TensorFlowContainer):
 
     def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""
+        if not self.graph:
+            raise InvalidModelFileError(
+                "variables without the objects that have them",
+                "the file is damaged",
+                place=VARIABLES,
+            )
         return NamedLayers(self.graph, self._objects), Place(ROOT, ROOT)
