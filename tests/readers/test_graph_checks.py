@@ -274,3 +274,14 @@ def test_nothing_is_merged_with_a_model_without_outputs() -> None:
     """Such a model has the shape (), which has no batch."""
     with pytest.raises(ShapeError, match="an input without a batch cannot be merged"):
         SCHEMA["Add"].output({}, ((None, 3), ()))
+
+
+def test_a_refused_half_may_have_any_config(tmp_path: Path) -> None:
+    def change(model: dict[str, Any]) -> None:
+        for entry in model["config"]["layers"]:
+            if entry["class_name"] == "Bidirectional":
+                entry["config"]["layer"].update(module="elsewhere", config=[])
+
+    file = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
+    with pytest.raises(UnsupportedLayerError, match="layer class (LSTM|GRU) is not supported"):
+        convert(changed_config(file, tmp_path / "m.h5", change))
