@@ -283,5 +283,5 @@ def test_a_refused_half_may_have_any_config(tmp_path: Path) -> None:
                 entry["config"]["layer"].update(module="elsewhere", config=[])
 
     file = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
-    with pytest.raises(UnsupportedLayerError, match="layer class (LSTM|GRU) is not supported"):
+    with pytest.raises(UnsupportedLayerError, match=r"layer class (LSTM|GRU) is not supported"):
         convert(changed_config(file, tmp_path / "m.h5", change))
