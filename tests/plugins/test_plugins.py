@@ -17,6 +17,8 @@ import pytest
 import torch
 from commands import MASKED, STACK_H5, changed_config, k2t, k2t_process, layer
 from specs import chain
+from tensorflow_fixtures import files as tensorflow_files
+from tensorflow_fixtures import recorded, unpack
 
 import keras2torch_birnn
 from keras2torch_birnn.conversion import build, covered, flat
@@ -927,3 +929,13 @@ def test_a_module_of_another_float_type_is_named_with_its_dtype(
     assert run.code == 2, run.err
     assert words in run.err
     assert len(run.lines("error")) == 1
+
+
+@pytest.mark.parametrize("file", [f for f in tensorflow_files("plugin") if "of_users" in f])
+def test_layers_of_users_in_tensorflows_containers(file: str, tmp_path: Path) -> None:
+    found, case = unpack(file, tmp_path), recorded(file)
+    model = keras2torch_birnn.convert(found.model, config=found.config, plugins=[USERS])
+    for inputs, wanted in zip(case.inputs, case.outputs, strict=True):
+        got = flat(model(*map(torch.from_numpy, inputs)))
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(a.detach().numpy(), b, atol=1e-5, rtol=1e-4)

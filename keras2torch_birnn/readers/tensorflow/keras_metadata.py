@@ -60,6 +60,14 @@ class SavedObjects:
             )
         return found
 
+    def classes(self, model: int) -> dict[str, str]:
+        """Return the edges from a model to its layers -> the classes of these."""
+        return {
+            edge: str(parse_object(self.metadata[child], place=edge).get("class_name"))
+            for edge, child in self.graph[model].children.items()
+            if is_layer_edge(edge) and child in self.metadata
+        }
+
     def layer_names(self, model: int) -> dict[str, str]:
         """Return the names of a model's layers -> the names of the edges to them (``layer-7``).
 

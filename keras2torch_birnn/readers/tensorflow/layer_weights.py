@@ -19,7 +19,7 @@ from keras2torch_birnn.readers.weights.slots import Key
 from keras2torch_birnn.readers.weights.v3 import OWN_CELL
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.cells import STACK
-from keras2torch_birnn.schema.custom_layers import named_weights
+from keras2torch_birnn.schema.custom_layers import named_weights, python_name
 from keras2torch_birnn.spec import LayerSpec
 
 # Edges of a layer that lead to no weights: what it carries from batch to batch, and what Keras
@@ -60,8 +60,25 @@ class NamedLayers:
     objects: SavedObjects
 
     def edges(self, model: LayerSpec, place: Place) -> Mapping[str, str]:
-        """Return layer name -> edge."""
-        return self.objects.layer_names(place.saved)
+        """Return layer name -> edge.
+
+        A plugin's layer without ``get_config`` has no name in the configuration of a Sequential:
+        it is the one layer of its class that no other name stands for.
+        """
+        found = self.objects.layer_names(place.saved)
+        layers = model.graph.layers if model.graph else ()
+        nameless = [x for x in layers if x.name not in found and x.class_name not in SCHEMA]
+        if nameless:
+            taken = {layer.name for layer in layers}
+            free = {edge: name for name, edge in found.items() if name not in taken}
+            classes = self.objects.classes(place.saved)
+            for layer in nameless:
+                own = python_name(layer.class_name)
+                edges = [edge for edge in free if python_name(classes[edge]) == own]
+                if len(edges) == 1:
+                    del found[free[edges[0]]]
+                    found[layer.name] = edges[0]
+        return found
 
     def follow(self, place: Place, edge: str) -> Place | None:
         """Return the object at the end of an edge, in both graphs."""
