@@ -51,7 +51,7 @@ _QUANTIZED = ("uint8", "uint16", "float16")
 # Options for which TF.js writes null where Keras has a default.
 _NULL_OPTIONS = ("implementation", "mask_zero", "unit_forget_bias", "input_length")
 _NUMBERED = re.compile(r"(.*/)?vars/\d{1,9}")
-_DEEPEST_NAME = 64  # parts of a weight's name that are looked at, from its end
+_LOOKED_AT = 64  # parts of a weight's name that are looked at, from its end
 _BLOCK = 1 << 18  # values that are computed at once
 
 
@@ -349,7 +349,7 @@ def _homeless(name: str, what: str) -> WeightMismatchError:
 
 def _longest(name: str, owners: Mapping[str, set[Key]]) -> set[Key]:
     """Return the owners of all layers in a name, of those that have most parts ("enc/1")."""
-    parts = name.split("/")[:-1][-_DEEPEST_NAME:]
+    parts = name.split("/")[:-1][-_LOOKED_AT:]
     for count in range(len(parts), 0, -1):
         runs = ("/".join(parts[at : at + count]) for at in range(len(parts) - count + 1))
         found = {owner for run in runs for owner in owners.get(run, ())}

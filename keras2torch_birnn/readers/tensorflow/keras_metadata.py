@@ -13,7 +13,6 @@ from typing import Any
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedLayerError, printable
-from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph, read_saved_graph
@@ -154,8 +153,11 @@ def _read_metadata(window: Window, count: int) -> dict[int, str]:
         raise InvalidModelFileError(
             f"longer than {limits.MAX_JSON_BYTES * 8} bytes", "refused", place=KERAS_METADATA
         )
-    with in_member(KERAS_METADATA):
+    try:
         return _read_texts(memoryview(window.read(window.size)), count)
+    except InvalidModelFileError as error:
+        error.place = error.place or KERAS_METADATA
+        raise
 
 
 def _read_texts(data: memoryview, count: int) -> dict[int, str]:
