@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import k2t as command
 from specs import FIXTURES
 from tensorflow_files import (
     GRAPH_KEY,
@@ -658,6 +659,24 @@ def test_an_archive_inflates_to_so_much_only(name: str, tmp_path: Path) -> None:
     (folder / "saved_model.pb").write_bytes(bytes(80 << 20))
     with refuse("it inflates to more than"):
         k2t.convert(pack(folder, tmp_path / name))
+
+
+@pytest.mark.parametrize("kind", ["saved", "checkpoint", "tfjs"])
+def test_every_command_reads_them(kind: str, tmp_path: Path) -> None:
+    folder, config = models(tmp_path)[kind]
+    model = {
+        "saved": folder / "a" / "model",
+        "checkpoint": folder,
+        "tfjs": folder / "web" / "model.json",
+    }[kind]
+    given = () if config is None else ("--config", config)
+    for number, source in enumerate((model, pack(folder, tmp_path / "m.tar.gz"))):
+        out = tmp_path / f"{number}.pt"
+        converted = command("convert", source, out, *given)
+        assert (converted.code, converted.err.count("k2t: error")) == (0, 0), converted.err
+        assert command("inspect", source, *given).code == 0
+        verified = command("verify", source, out, *given, "--against", "reference")
+        assert (verified.code, "OK" in verified.out.split()) == (0, True), verified.out
 
 
 # ---- folders that are no model -----------------------------------------------------------------

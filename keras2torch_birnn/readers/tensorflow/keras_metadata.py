@@ -8,7 +8,7 @@ and the functions, is neither read nor run.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from keras2torch_birnn import limits
@@ -31,6 +31,7 @@ class SavedObjects:
 
     graph: Graph
     metadata: Mapping[int, str]
+    _known: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def model(self) -> dict[str, Any]:
         """Return what Keras says of the whole model.
@@ -62,9 +63,9 @@ class SavedObjects:
     def classes(self, model: int) -> dict[str, str]:
         """Return the edges from a model to its layers -> the classes of these."""
         return {
-            edge: str(parse_object(self.metadata[child], place=edge).get("class_name"))
+            edge: self._name_and_class(child, edge)[1]
             for edge, child in self.graph[model].children.items()
-            if is_layer_edge(edge) and child in self.metadata
+            if is_layer_edge(edge)
         }
 
     def layer_names(self, model: int) -> dict[str, str]:
@@ -77,18 +78,24 @@ class SavedObjects:
         for edge, child in self.graph[model].children.items():
             if not is_layer_edge(edge):
                 continue
-            text = self.metadata.get(child)
-            if text is None:
-                raise InvalidModelFileError(
-                    "a layer without metadata of Keras", "the file is damaged", place=edge
-                )
-            name = str(parse_object(text, place=edge, needed=["name"])["name"])
+            name = self._name_and_class(child, edge)[0]
             if name in found:
                 raise InvalidModelFileError(
                     f"two layers are called {printable(name)}", "refused", place=edge
                 )
             found[name] = edge
         return found
+
+    def _name_and_class(self, layer: int, edge: str) -> tuple[str, str]:
+        """Return what Keras says of a layer; each text is parsed once."""
+        if layer not in self._known:
+            if layer not in self.metadata:
+                raise InvalidModelFileError(
+                    "a layer without metadata of Keras", "the file is damaged", place=edge
+                )
+            found = parse_object(self.metadata[layer], place=edge, needed=["name"])
+            self._known[layer] = str(found["name"]), str(found.get("class_name"))
+        return self._known[layer]
 
 
 def is_layer_edge(name: str) -> bool:

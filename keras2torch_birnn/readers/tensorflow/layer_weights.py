@@ -187,8 +187,9 @@ class _Search:
 
     def check_all_used(self) -> None:
         """Raise if a layer has a variable that is none of its weights."""
+        seen: set[int] = set()  # every object once, however many layers lead to it
         for start, name in self.layers.items():
-            for number in walk(self.graph, start, _NO_WEIGHTS):
+            for number in walk(self.graph, start, _NO_WEIGHTS, seen):
                 variable = self.graph[number].variable
                 if variable is not None and number not in self.used:
                     raise WeightMismatchError(

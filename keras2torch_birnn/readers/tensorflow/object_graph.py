@@ -17,8 +17,7 @@ ROOT = 0
 # The key of a checkpoint's own graph in its table, and the attribute that holds a variable's value.
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
-
-
+# Attributes of optimizers, and attributes that lead to no weights of a model.
 _OPTIMIZER = frozenset({"iter", "_iterations", "learning_rate", "_learning_rate"})
 _NOT_A_MODELS = frozenset({"save_counter", "keras_api", "optimizer", "states"})
 
@@ -85,9 +84,16 @@ def is_optimizer(one: TrackedObject) -> bool:
     return bool(_OPTIMIZER & one.children.keys())
 
 
-def walk(graph: Graph, start: int, passed_over: frozenset[str]) -> Iterator[int]:
-    """Yield every object that is reached from ``start``, once, without edges of these names."""
-    seen, waiting = {start}, [start]
+def walk(
+    graph: Graph, start: int, passed_over: frozenset[str], seen: set[int] | None = None
+) -> Iterator[int]:
+    """Yield every object that is reached from ``start``, once, without edges of these names.
+
+    seen: objects that are not yielded again; it grows.
+    """
+    seen = set() if seen is None else seen
+    waiting = [] if start in seen else [start]
+    seen.add(start)
     while waiting:
         here = waiting.pop()
         yield here
