@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAMES
     from keras2torch_birnn.api import convert as convert
+    from keras2torch_birnn.api import weights as weights
     from keras2torch_birnn.conversion import reset_states as reset_states
     from keras2torch_birnn.errors import InvalidModelFileError as InvalidModelFileError
     from keras2torch_birnn.errors import K2TError as K2TError
@@ -39,7 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
 
 # Module -> its public names, imported when first used.
 _NAMES = {
-    "api": ("convert",),
+    "api": ("convert", "weights"),
     "conversion": ("reset_states",),
     "errors": (
         "InvalidModelFileError",

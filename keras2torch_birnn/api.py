@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from keras2torch_birnn.errors import gather, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.readers import read_arrays
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse, read_weights
 from keras2torch_birnn.saving.atomic import check_replacing
 from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.torch_import import loading_torch
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def convert(
     trainers keep the mode of inner modules, and then train without dropout. The parameters that
     Keras would train after ``load_model`` have ``requires_grad``.
 
-    path: ``.h5``, ``.hdf5`` or ``.keras``, recognised by content. config: the text of
-    ``model.to_json()``, for a file that holds only weights. dtype: "float32" or "float64".
+    path: a file, folder or checkpoint of any format in docs/cli.md, recognised by content. config:
+    the text of ``model.to_json()``, for a file that holds only weights. dtype: "float32" or
+    "float64".
     masked_steps: "zeros" or "previous", if a note says that the file does not determine it.
     plugins: shipped ones by name, your own by path, see ``plugins.load_plugins``.
 
@@ -47,6 +49,23 @@ def convert(
     load_plugins(plugins)
     model, _ = convert_with_spec(path, config=config, dtype=dtype, masked_steps=masked_steps)
     return model
+
+
+def weights(source: PathLike) -> dict[str, Array]:
+    """Read the weights of a model by name, for a torch model of your own.
+
+    No architecture is needed, so this reads subclassed models and files of weights alone, too.
+    Bounds, dtypes and checksums are checked as in ``convert``. The names are those that Keras gave
+    the variables (``bidirectional/forward_lstm/lstm_cell/kernel``, without ``:0``); where they are
+    not unique, or the format does not store them, the path of the weight in the file. Weights of
+    optimizers are left out.
+
+    source: any format that ``convert`` reads, and checkpoints of TensorFlow 1.
+
+    Raises:
+        InvalidModelFileError: broken, hostile, or no weights.
+    """
+    return read_arrays(source)
 
 
 def convert_with_spec(

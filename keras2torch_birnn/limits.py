@@ -42,6 +42,13 @@ MAX_CHUNKS = 100_000  # of one file, all datasets together
 MAX_INLINE_BYTES = 64 << 10  # of an array that is stored in its object header
 MAX_SHARDS = 64  # files of one model's weights; each is opened
 
+# TensorFlow's files: the index of a checkpoint, and the objects of a SavedModel
+MAX_TABLE_BYTES = 64 * MIB
+MAX_TABLE_KEYS = 250_000
+MAX_CHECKPOINT_SHARDS = 1000  # also of a TF.js model; each is opened
+MAX_OBJECT_GRAPH_BYTES = 256 * MIB
+MAX_TRACKED_OBJECTS = 250_000
+
 # Decompression: at most this many times the compressed file, plus a constant for small files.
 MAX_INFLATE_FACTOR = 64
 MAX_INFLATE_BYTES = 64 * MIB

@@ -234,6 +234,48 @@ def by_kind(files: Mapping[str, File]) -> str:
     return _rows(["written by", *KINDS.values(), "all"], rows)
 
 
+# Beginning of the kind of a container of TensorFlow -> its column; the first that fits counts.
+CONTAINERS: Mapping[str, str] = {
+    "savedmodel": "SavedModel",
+    "untraced": "SavedModel without traces",
+    "weights": "`save_weights` + JSON",
+    "checkpoint": "`tf.train.Checkpoint` + JSON",
+    "tfjs_uint": "TF.js, quantized",
+    "tfjs_float16": "TF.js, quantized",
+    "tfjs": "TF.js",
+}
+_WRITERS = {
+    "tf-": "tf.keras of TensorFlow ",
+    "tfjs-": "TF.js ",
+    "tensorflowjs-": "tensorflowjs_converter ",
+}
+
+
+def by_container() -> str:
+    """Writer x container, of the models in TensorFlow's containers that are compared."""
+    path = FIXTURES / "tensorflow" / "manifest.json"
+    compared = [
+        entry
+        for entry in json.loads(path.read_text("utf-8"))["files"]
+        if entry["npz"] and (entry["expect"] == "converts" or entry["kind"] == "tfjs_keras")
+        if "tolerance" not in entry
+    ]
+    columns = list(dict.fromkeys(CONTAINERS.values()))
+    seen = Counter((entry["writer"], _container(entry["kind"])) for entry in compared)
+    rows = []
+    for writer in sorted({entry["writer"] for entry in compared}):
+        start = next((one for one in _WRITERS if writer.startswith(one)), "")
+        shown = _WRITERS.get(start, "") + writer.removeprefix(start)
+        numbers = [seen[writer, column] for column in columns]
+        rows.append((shown if start else shown.replace("-", " "), [*numbers, sum(numbers)]))
+    sums = [sum(numbers[i] for _, numbers in rows) for i in range(len(columns) + 1)]
+    return _rows(["written by", *columns, "all"], [*rows, ("all", sums)])
+
+
+def _container(kind: str) -> str:
+    return next(column for start, column in CONTAINERS.items() if kind.startswith(start))
+
+
 FAMILIES: Mapping[str, Callable[[str], bool]] = {
     "Keras 1": lambda label: label.startswith("keras-1"),
     "Keras 2": lambda label: label.startswith("keras-2"),
@@ -257,6 +299,7 @@ def page(files: Mapping[str, File]) -> str:
     """Make the page: features and kinds of file by generation, then layer classes."""
     labels = sorted({file.entry["label"] for file in files.values()}, key=_order)
     parts = [f"{_HEAD}\n{by_kind(files)}\n{by_family(files)}"]
+    parts.append(f"{_CONTAINERS}\n{by_container()}")
     for label in labels:
         own = [file for file in files.values() if file.entry["label"] == label]
         kinds = [kind for kind in KINDS if any(file.entry["kind"] == kind for file in own)]
@@ -276,6 +319,11 @@ def page(files: Mapping[str, File]) -> str:
     parts.append(f"## Layers\n\n{_rows(['layer', *map(_shown, labels)], rows)}")
     return "\n".join(parts)
 
+
+_CONTAINERS = """## SavedModels, checkpoints and TF.js models
+
+Counted apart from the files above; `tests/parity/test_tensorflow.py` compares them in the same way.
+"""
 
 _HEAD = """# What was compared with real Keras
 

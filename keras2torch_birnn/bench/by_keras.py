@@ -21,9 +21,10 @@ from keras2torch_birnn.bench.case import (
     layers_of,
     mask_of,
 )
+from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.verification.keras_child import load_model
-from keras2torch_birnn.verification.live_keras import named_for_keras
+from keras2torch_birnn.verification.live_keras import files_for_keras
 
 Runner = Callable[[], Any]
 
@@ -98,8 +99,10 @@ def _threads_of_tensorflow() -> None:
 def _from_file(case: Model) -> Any:
     config = None if case.config is None else Path(case.config)
     with tempfile.TemporaryDirectory() as folder:
-        named = named_for_keras(Path(folder), Path(case.path), config)
-        return load_model(case.package, str(named), case.config)
+        files = files_for_keras(Path(folder), Path(case.path), config)
+        if isinstance(files, str):
+            raise UsageError(files)
+        return load_model(case.package, *map(str, files))
 
 
 def _stack(keras: Any, stack: Stack) -> Any:

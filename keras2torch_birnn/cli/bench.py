@@ -25,7 +25,8 @@ Values = Annotated[str, typer.Option(metavar="N[,N...]")]
 
 def bench(
     model: Annotated[
-        Path | None, typer.Argument(metavar="[MODEL]", help="A .h5 or .keras file.")
+        Path | None,
+        typer.Argument(metavar="[MODEL]", help="A Keras model in any format that convert reads."),
     ] = None,
     config: Annotated[
         Path | None,

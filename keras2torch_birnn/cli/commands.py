@@ -44,7 +44,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A .h5 or .keras file.")]
+ModelPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A Keras model: a file, a SavedModel folder, a checkpoint or model.json.",
+    ),
+]
 ConfigPath = Annotated[
     Path | None,
     typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, gather, in_file
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, in_file
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.steps import (
     PathLike,
@@ -20,7 +20,7 @@ from keras2torch_birnn.readers.steps import (
     read_weights,
 )
 from keras2torch_birnn.readers.weights.load_weights import How
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.spec import Array, ModelSpec
 
 
 def read_model(
@@ -81,6 +81,20 @@ def open_model(
         reading = infer_shapes(reading)
         reading = read_weights(reading, weights)
         yield reading.spec, reading.problems
+
+
+def read_arrays(path: PathLike) -> dict[str, Array]:
+    """Read all weights of a model by name, whatever its architecture is; see ``k2t.weights``.
+
+    Raises:
+        InvalidModelFileError: broken, hostile, or no model.
+    """
+    with in_file(path), open_container(path) as container:
+        names = container.weight_names()
+        if not names:
+            raise InvalidModelFileError("holds no weights", "give a file with weights")
+        arrays = container.store.arrays(list(names.values()))
+        return {name: array.read() for name, array in zip(names, arrays, strict=True)}
 
 
 def read_architecture(path: PathLike, *, config: PathLike | None = None) -> Mapping[str, Any]:

@@ -74,7 +74,7 @@ def parse(
     problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
     parsing.problems += problems
     notes = (
-        describe_rules(parsing.generation),
+        describe_rules(parsing.generation, architecture.writer),
         *parsing.notes,
         *backend_notes,
         *describe_penalties(parsing.penalties),

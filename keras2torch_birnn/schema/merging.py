@@ -52,6 +52,8 @@ def _elementwise(given: Structure, least: int = 1, most: int = 2**31) -> Shape |
     known = tuple(shape for shape in shapes if shape is not None)
     if len(known) < len(shapes):
         return None
+    if not all(known):  # a model whose list of outputs is empty has the shape ()
+        raise ShapeError("an input without a batch cannot be merged")
     rank = max(len(shape) for shape in known)
     padded = [(shape[0], *[1] * (rank - len(shape)), *shape[1:]) for shape in known]
     out = padded[0]

@@ -7,6 +7,7 @@ loaded by ``tf_keras`` only: Keras 3 would silently change their hard_sigmoid.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -19,9 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.errors import printable
+from keras2torch_birnn.errors import in_file, printable
 from keras2torch_birnn.limits import MAX_KERAS_SECONDS
 from keras2torch_birnn.readers import read_architecture
+from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
+from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.allow_list import foreign_name
 
@@ -76,8 +80,10 @@ def ask_keras(
         given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
         named_inputs: dict[str, Any] = {f"in_{i}": x for i, x in enumerate(inputs)}
         np.savez(given, **named_inputs)
-        named = named_for_keras(Path(folder), model, config)
-        arguments = [package, named, given, found, *([config.resolve()] if config else [])]
+        files = files_for_keras(Path(folder), model, config)
+        if isinstance(files, str):
+            return files
+        arguments = [package, files[0], given, found, *files[1:]]
         environment = {
             **os.environ,
             "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -105,11 +111,26 @@ def ask_keras(
             return KerasAnswer(f"{package} {data['version']}", outputs, coarse)
 
 
-def named_for_keras(folder: Path, model: Path, config: Path | None) -> Path:
-    """Link to the model under a name with the suffix by which Keras recognises the format."""
+def files_for_keras(folder: Path, model: Path, config: Path | None) -> tuple[Path, ...] | str:
+    """Return what Keras can load: a model, or weights and their architecture; or why it cannot.
+
+    A SavedModel is never loaded: its functions would run. Keras builds the model from its JSON and
+    reads the checkpoint in it. folder: for links with the suffix that Keras goes by, and for JSON.
+    """
+    with in_file(model), open_container(model) as container:
+        if isinstance(container, TensorFlowContainer) and container.checkpoint is not None:
+            if config is not None:
+                return container.checkpoint.resolve(), config.resolve()
+            found = container.architecture(None)
+            written = folder / "arch.json"
+            facts = {"keras_version": found.version, "backend": found.backend}
+            written.write_text(json.dumps({**found.model, **facts}), encoding="utf-8")
+            return container.checkpoint.resolve(), written
+        if isinstance(container, TensorFlowContainer | TensorFlowJS):
+            return f"Keras cannot load this kind of file ({container.kind})"
     named = folder / f"model{_suffix(model, config)}"
     named.symlink_to(model.resolve())
-    return named
+    return named, *([config.resolve()] if config else [])
 
 
 def _message(text: str) -> str:

@@ -137,17 +137,19 @@ MISTAKES = {
     "safetensors": Attack(as_safetensors, 3, "a safetensors file"),
     "onnx": Attack(written(ONNX, "model.onnx"), 3, "an ONNX model"),
     "tflite": Attack(written(TFLITE, "model.tflite"), 3, "a TensorFlow Lite model"),
-    "saved model": Attack(saved_model, 3, "a SavedModel folder; load it in TensorFlow and save it"),
+    "saved model": Attack(saved_model, 3, "saved_model.pb: a field that is longer"),
     "saved_model.pb": Attack(
-        written(SAVED_MODEL, "saved_model.pb"), 3, "a part of a SavedModel; load its folder in"
+        written(SAVED_MODEL, "saved_model.pb"), 3, "a part of a SavedModel; give its folder"
     ),
     "frozen graph": Attack(written(GRAPH, "graph.pb"), 3, "a TensorFlow graph"),
-    "checkpoint index": Attack(checkpoint_index, 3, "a TensorFlow checkpoint; load it in Keras"),
-    "checkpoint data": Attack(checkpoint_data, 3, "a TensorFlow checkpoint; load it in Keras"),
+    "checkpoint index": Attack(checkpoint_index, 3, "the checksum of a block is wrong"),
+    "checkpoint data": Attack(
+        checkpoint_data, 3, "a part of a TensorFlow checkpoint; give its name"
+    ),
     "checkpoint text": Attack(
         written(b'model_checkpoint_path: "model.ckpt"\n', "checkpoint"),
         3,
-        "a TensorFlow checkpoint",
+        "a list of TensorFlow checkpoints; give its folder",
     ),
     "gzip": Attack(written(gzip.compress(b"x" * 99), "m.h5.gz"), 3, "compressed; unpack it"),
     "tar": Attack(tarred, 3, "a tar archive; unpack it"),

@@ -4,10 +4,11 @@
 
 Kinds: ``bytes`` (damaged copies of every seed), ``structured`` (well-formed files with odd
 content; archives with right checksums), ``pointers`` (HDF5 structures that point at each other
-in other ways), ``architectures`` (changed config trees and graphs),
-``answers`` (changed answers of the HDF5 parser's process), ``convert`` (changed architectures, all
-the way to a torch model). Mutant ``i`` of a kind depends on nothing but ``--seed`` and ``i``.
-Results are written after every batch; an unfinished run goes on where it stopped.
+in other ways), ``architectures`` (changed config trees and graphs), ``answers`` (changed answers
+of the HDF5 parser's process), ``convert`` (changed architectures, all the way to a torch model),
+``tensorflow`` (SavedModels, checkpoints and TF.js models). Mutant ``i`` of a kind depends on
+nothing but ``--seed`` and ``i``. Results are written after every batch; an unfinished run goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-KINDS = ("bytes", "structured", "pointers", "architectures", "answers", "convert")
-BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500), strict=True))
+KINDS = ("bytes", "structured", "pointers", "architectures", "answers", "convert", "tensorflow")
+BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000), strict=True))
 OF_FILES = ("bytes", "structured", "pointers")
 PARSER_CPU_SECONDS = 1
 COMPARED_TOGETHER = 40
@@ -55,7 +56,7 @@ def run_batch(kind: str, seed: int, numbers: range) -> dict[str, Any]:
     from fuzz import targets
 
     tally = targets.Tally()
-    work = _files if kind in OF_FILES else _trees
+    work = _files if kind in OF_FILES else _tensorflow if kind == "tensorflow" else _trees
     targets.guard()
     work(kind, seed, numbers, tally)
     return tally.to_dict()
@@ -103,6 +104,41 @@ def _files(kind: str, seed: int, numbers: range, tally: Any) -> None:
             if len(taken) == COMPARED_TOGETHER or number == numbers[-1]:
                 targets.compare(taken, tally)
                 taken.clear()
+
+
+def _tensorflow(kind: str, seed: int, numbers: range, tally: Any) -> None:
+    from fuzz import targets
+    from fuzz.tensorflow import changed, independent_tfjs, models
+
+    recorder = targets.Recorder()
+    everything = models()
+    undamaged: dict[str, dict[str, Any]] = {}
+    gc.freeze()
+    with _folder() as folder:
+        for one in everything:
+            read = targets.read_file(*one.write(folder, one.files), recorder, targets.Tally(), {})
+            assert read, one.name
+            undamaged[one.name] = dict(read)
+            shutil.rmtree(folder)
+            folder.mkdir()
+        for number in numbers:
+            random = Random(f"{kind} {seed} {number}")
+            one = everything[number % len(everything)]
+            label = {"mutant": number, "seed file": one.name}
+            files = changed(one, random)
+            path, config = one.write(folder, files)
+            late = random.random() < 0.5
+            for name, values in targets.read_file(path, config, recorder, tally, label, late=late):
+                wanted = undamaged[one.name].get(name)
+                if "model.json" in files:
+                    wanted = independent_tfjs(files, name)
+                    wanted = None if wanted is None else wanted.astype(values.dtype)
+                equal = targets.same(values, wanted)
+                tally.compared["equal" if equal else "DIFFERENT"] += 1
+                if not equal:
+                    tally.findings.append({**label, "error": f"differs: {name}"})
+            shutil.rmtree(folder)
+            folder.mkdir()
 
 
 def _odd_inside(data: bytes, random: Random) -> bytes:
@@ -175,6 +211,10 @@ def about(kind: str, seed: int, commit: str) -> dict[str, Any]:
     from fuzz.seeds import seeds
 
     names = [s.name for s in seeds()] if kind in OF_FILES else []
+    if kind == "tensorflow":
+        from fuzz.tensorflow import models
+
+        names = [model.name for model in models()]
     return {
         "kind": kind,
         "seed": seed,

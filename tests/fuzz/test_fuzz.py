@@ -27,7 +27,14 @@ crossed = pytest.importorskip("fuzz.mutants").crossed
 seeds = pytest.importorskip("fuzz.seeds").seeds
 
 TESTS = Path(__file__).parents[1]
-COUNTS = {"bytes": 250, "structured": 200, "pointers": 150, "architectures": 700, "answers": 700}
+COUNTS = {
+    "bytes": 250,
+    "structured": 200,
+    "pointers": 150,
+    "architectures": 700,
+    "answers": 700,
+    "tensorflow": 250,
+}
 SEED = 2026
 
 

@@ -102,7 +102,7 @@ def without(*names: str, **others: Any) -> dict[str, Any]:
         (without("model.weights.h5", model__weights__json="{}"), "weights in shards"),
         ({"archive/data.pkl": b""}, "^a PyTorch file; the input must be a Keras model"),
         ({"arr_0.npy": b""}, r"^a NumPy \.npz file"),
-        ({"m/saved_model.pb": b""}, "^a zipped SavedModel"),
+        ({"m/saved_model.pb": b""}, "saved_model.pb: a SavedModel without objects"),
         (
             {f"m/{name}": data for name, data in MEMBERS.items()},
             "in the folder 'm/' of",

@@ -231,7 +231,7 @@ def test_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").touch()
     refused(tmp_path, r"^metadata\.json: cannot be opened")
     (tmp_path / "saved_model.pb").touch()
-    refused(tmp_path, "^a SavedModel folder; load it in TensorFlow")
+    refused(tmp_path, r"^saved_model\.pb: a SavedModel without objects, of TensorFlow 1")
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from keras2torch_birnn import (
 from keras2torch_birnn.errors import gather
 from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.reference import rounding
-from keras2torch_birnn.schema import OPS, SCHEMA
+from keras2torch_birnn.schema import OPS, SCHEMA, ShapeError
 from keras2torch_birnn.schema.options import REQUIRED
 
 LIVE = FIXTURES / "keras-3.15.1"
@@ -268,3 +268,20 @@ def test_calls_that_keras_30_does_not_tell_apart_are_refused(
     changed = changed_config(ELSEWHERE, tmp_path / "m.keras", change)
     with pytest.raises(InvalidModelFileError, match=words):
         read_with_problems(changed)
+
+
+def test_nothing_is_merged_with_a_model_without_outputs() -> None:
+    """Such a model has the shape (), which has no batch."""
+    with pytest.raises(ShapeError, match="an input without a batch cannot be merged"):
+        SCHEMA["Add"].output({}, ((None, 3), ()))
+
+
+def test_a_refused_half_may_have_any_config(tmp_path: Path) -> None:
+    def change(model: dict[str, Any]) -> None:
+        for entry in model["config"]["layers"]:
+            if entry["class_name"] == "Bidirectional":
+                entry["config"]["layer"].update(module="elsewhere", config=[])
+
+    file = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
+    with pytest.raises(UnsupportedLayerError, match=r"layer class (LSTM|GRU) is not supported"):
+        convert(changed_config(file, tmp_path / "m.h5", change))

@@ -391,7 +391,7 @@ def _parse_halves(
     forward = _parse_inner(config, "layer", parsing, place, depth, wrapped=True)
     if config.get("backward_layer") is not None:
         backward = _parse_inner(config, "backward_layer", parsing, place, depth, wrapped=True)
-    elif forward.class_name in RECURRENT:
+    elif forward.class_name in RECURRENT and forward.config:  # it was not refused
         entry = config["layer"]
         mirrored = {
             **entry["config"],

@@ -119,8 +119,11 @@ def version_by_shape(model: Mapping[str, Any]) -> str:
     return "1" if "'output_dim'" in text and "'inner_activation'" in text else ""
 
 
-def describe_rules(generation: Generation) -> str:
-    """Describe in one line how this version's rules change the outputs."""
+def describe_rules(generation: Generation, writer: str = "") -> str:
+    """Describe in one line how this version's rules change the outputs.
+
+    writer: a program other than Keras that wrote the file and computes as this version does.
+    """
     facts = {
         "hard_sigmoid_0.2": "hard_sigmoid is clip(0.2 x + 0.5, 0, 1)",
         "hard_sigmoid_1/6": "hard_sigmoid is clip(x/6 + 0.5, 0, 1)",
@@ -129,7 +132,10 @@ def describe_rules(generation: Generation) -> str:
         "previous_state": "masked steps repeat the previous state",
     }
     name = {"tf.keras": "tf.keras", "keras3": "Keras"}.get(generation.name, "Keras")
-    return (
-        f"written by {name} {printable(generation.version)}, honoured as such: "
-        f"{facts[generation.hard_sigmoid]}; {facts[generation.masked_output]}"
+    version = f"{name} {printable(generation.version)}"
+    by = (
+        f"{printable(writer)}, which computes as {version}"
+        if writer
+        else f"{version}, honoured as such"
     )
+    return f"written by {by}: {facts[generation.hard_sigmoid]}; {facts[generation.masked_output]}"

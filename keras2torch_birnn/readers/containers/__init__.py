@@ -16,10 +16,23 @@ from keras2torch_birnn.readers.containers.hdf5_file import HDF5File
 from keras2torch_birnn.readers.containers.keras_archive import KerasArchive
 from keras2torch_birnn.readers.containers.keras_folder import KerasFolder
 from keras2torch_birnn.readers.containers.mistakes import explain_mistake
+from keras2torch_birnn.readers.containers.packed import PackedModel
+from keras2torch_birnn.readers.containers.saved_model import SavedModel
 from keras2torch_birnn.readers.containers.shards import ShardedWeights
+from keras2torch_birnn.readers.containers.tf_checkpoint import TensorFlowCheckpoint, with_index
+from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 
 # The first format that recognises the content opens it.
-FORMATS: tuple[Format, ...] = (KerasFolder, KerasArchive, HDF5File, ShardedWeights)
+FORMATS: tuple[Format, ...] = (
+    SavedModel,
+    KerasFolder,
+    PackedModel,
+    KerasArchive,
+    HDF5File,
+    ShardedWeights,
+    TensorFlowCheckpoint,
+    TensorFlowJS,
+)
 
 
 def open_container(path: str | os.PathLike[str]) -> Container:
@@ -28,7 +41,7 @@ def open_container(path: str | os.PathLike[str]) -> Container:
     Raises:
         InvalidModelFileError: no format recognises it, or it is damaged.
     """
-    path = Path(path)
+    path = with_index(Path(path))
     with ExitStack() as opening:
         source = Source(path, None if is_folder(path) else file_window(opening, path))
         for form in FORMATS:

@@ -15,7 +15,12 @@ from keras2torch_birnn.errors import InvalidModelFileError, K2TError, MissingArc
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.weights.paths import WeightPaths, holds_weights, locate_weights
+from keras2torch_birnn.readers.weights.paths import (
+    WeightPaths,
+    holds_weights,
+    locate_weights,
+    name_weights,
+)
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.spec import Generation, LayerSpec
 
@@ -24,11 +29,15 @@ _HEAD = 4096
 
 @dataclass(frozen=True)
 class Architecture:
-    """The parsed JSON of a model, and the Keras version and backend that wrote it."""
+    """The parsed JSON of a model, and the Keras version and backend that wrote it.
+
+    ``writer``: the program that wrote it, if that was not Keras; it computes as ``version`` does.
+    """
 
     model: Mapping[str, Any]
     version: str
     backend: str = ""
+    writer: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class Source:
 class Container(ABC):
     """An open model. Arrays can be read until it is closed.
 
+    ``checkpoint``: prefix of a TensorFlow checkpoint on disk that Keras' ``load_weights`` reads.
     ``store``: the groups and arrays of its weights. ``vocabularies``: texts of lookup layers by
     member name, where the format has them. A container closes what ``closing`` holds.
     """
@@ -67,6 +77,7 @@ class Container(ABC):
     config_text: str | None = None
     metadata_text: str | None = None
     vocabularies: Mapping[str, str] = {}
+    checkpoint: Path | None = None
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -102,6 +113,21 @@ class Container(ABC):
             WeightMismatchError: the weights and the configuration do not fit each other.
         """
         return locate_weights(root, self.store, generation)
+
+    def weight_names(self) -> Mapping[str, str]:
+        """Return a name for every weight -> its path in ``store``; no architecture is needed.
+
+        Raises:
+            InvalidModelFileError: the lists of names are broken.
+        """
+        return name_weights(self.store)
+
+    def written_names(self, paths: WeightPaths) -> WeightPaths:
+        """Return the names that Keras gave the weights at ``paths``, where they differ from these.
+
+        They tell TensorFlow 2.1 and 2.2 apart, see ``weights/masked_steps.py``.
+        """
+        return paths
 
 
 class Format(Protocol):

@@ -7,27 +7,27 @@ holds on the bytes that come out, not on those that the archive's directory anno
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import BinaryIO, cast
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.readers.containers.container import KerasContainer, Source
 from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
-from keras2torch_birnn.readers.containers.zip_archive import data_start, open_archive
+from keras2torch_birnn.readers.containers.zip_archive import (
+    Budget,
+    member_pieces,
+    open_archive,
+    open_member,
+)
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.store import find_signature
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-
-_PIECE = 1 << 20
-
 
 # Zips that are something else: a member's name or its end -> what the file is
 _OTHER_ZIPS = (
@@ -39,7 +39,6 @@ _OTHER_ZIPS = (
     ),
     ("model.weights.json", "a .keras file with its weights in shards", "save it without shards"),
     (".weights.json", "a .keras file with its weights in shards", "save it without shards"),
-    ("saved_model.pb", "a zipped SavedModel", "save it as .keras or .h5"),
     (".npy", "a NumPy .npz file", "the input must be a Keras model"),
     ("word/document.xml", "a Word document", "the input must be a Keras model"),
     ("META-INF/MANIFEST.MF", "a Java archive", "the input must be a Keras model"),
@@ -98,11 +97,11 @@ def read_archive(window: Window) -> Archive:
     with open_archive(window, *bounds) as (archive, members):
         found = {member.filename: member for member in members}
         _check_names(found)
-        budget = _Budget(limits.max_inflated_bytes(window.size))
+        budget = Budget(limits.max_inflated_bytes(window.size))
         return Archive(
             config_text=_text(archive, found[CONFIG], budget),
             metadata_text=_text(archive, found[METADATA], budget),
-            weights=_weights(archive, found[WEIGHTS], budget, window),
+            weights=open_member(archive, found[WEIGHTS], budget, window),
             vocabularies={
                 name: _text(archive, member, budget)
                 for name, member in found.items()
@@ -132,73 +131,12 @@ def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
     raise InvalidModelFileError("missing in the archive", "refused", place=missing[0])
 
 
-class _Budget:
-    """Number of bytes that the archive may still inflate to."""
-
-    def __init__(self, most: int) -> None:
-        self._left = self._most = most
-
-    def spend(self, count: int, member: zipfile.ZipInfo) -> None:
-        """Subtract ``count`` bytes, or refuse."""
-        self._left -= count
-        if self._left < 0:
-            raise InvalidModelFileError(
-                f"it inflates to more than {self._most} bytes", "refused", place=member.filename
-            )
-
-
-def _pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Iterator[bytes]:
-    """Yield the member's content; ``zipfile`` checks its CRC-32 at the last piece."""
-    with archive.open(member) as content:
-        while piece := content.read(_PIECE):
-            budget.spend(len(piece), member)
-            yield piece
-
-
-def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> str:
+def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> str:
     text = bytearray()
-    for piece in _pieces(archive, member, budget):
+    for piece in member_pieces(archive, member, budget):
         text += piece
         if len(text) > limits.MAX_JSON_BYTES:
             raise InvalidModelFileError(
                 f"longer than {limits.MAX_JSON_BYTES} bytes", "refused", place=member.filename
             )
     return decode_text(bytes(text), place=member.filename)
-
-
-def _weights(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget, window: Window
-) -> Window:
-    if member.compress_type == zipfile.ZIP_STORED:
-        if member.compress_size != member.file_size:
-            raise InvalidModelFileError(
-                f"stored as it is, but of {member.compress_size} and of {member.file_size} bytes",
-                "refused",
-                place=member.filename,
-            )
-        for _ in _pieces(archive, member, budget):
-            pass  # reading it all checks its CRC-32, once
-        return window.part(data_start(window, member), member.compress_size)
-    return _inflate(archive, member, budget)
-
-
-def _inflate(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: _Budget) -> Window:
-    file = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
-    try:
-        for piece in _pieces(archive, member, budget):
-            _put(file, piece)
-        return Window(file, 0, file.tell())
-    except BaseException:
-        file.close()
-        raise
-
-
-def _put(file: BinaryIO, piece: bytes) -> None:
-    try:
-        while piece:
-            piece = piece[file.write(piece) :]
-    except OSError as error:
-        raise OutputError(
-            f"cannot inflate {WEIGHTS} into a temporary file ({error.strerror})",
-            "set TMPDIR to a folder with more space",
-        ) from None

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
 from keras2torch_birnn.readers.containers.container import Source
+from keras2torch_birnn.readers.tensorflow.table import is_table
 
-_WANTED = "the input must be a Keras model (.h5 or .keras)"
+_WANTED = "the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or TF.js)"
+_FOLDERS = 1000  # that are looked into
 
+_KERAS_FILE = "give the Keras model itself (.h5, .keras or a SavedModel folder)"
+_GRAPH = ("a TensorFlow graph: operations, without Keras' layers", _KERAS_FILE)
 _CHECKPOINT = (
-    "a TensorFlow checkpoint",
-    "load it in Keras and save the whole model as .keras or .h5",
+    "a part of a TensorFlow checkpoint",
+    "give its name without .index or .data-..., and --config ARCH.json",
 )
-# What TensorFlow's table of a checkpoint (NAME.index) ends with, and the file beside it is called.
-_TABLE_END = (0xDB4775248B80FB57).to_bytes(8, "little")
-_CHECKPOINT_DATA = re.compile(r".*\.data-\d{5}-of-\d{5}")
+_SAVED_MODEL = ("a part of a SavedModel", "give its folder")
+# Files that are known by their names alone, as their content is like that of many others.
+_NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
+    (re.compile(pattern), what, advice)
+    for pattern, what, advice in (
+        (r".*\.data-\d{5}-of-\d{5}", *_CHECKPOINT),
+        (r"(saved_model\.pbtxt|keras_metadata\.pb|fingerprint\.pb)", *_SAVED_MODEL),
+        (r".*\.meta", *_GRAPH),
+    )
+)
 
 # What the first bytes match -> what the file is, what to do. The first match counts.
 _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
@@ -43,20 +58,23 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
             "a pickle, which can run code; it is never opened",
             "save the model with model.save",
         ),
-        (rb".{4}TFL3", "a TensorFlow Lite model", _WANTED),
+        (
+            rb".{4}TFL3",
+            "a TensorFlow Lite model: operations, without Keras' layers",
+            _KERAS_FILE,
+        ),
         (rb"GGUF", "a GGUF model", _WANTED),
         (rb"\x93NUMPY", "a NumPy .npy file", _WANTED),
         (rb"[^\0].{2,5}\0{2,5}\{\s*\"", "a safetensors file", _WANTED),
+        (rb"\x08\x01\x12[\x80-\xff]", *_SAVED_MODEL),
         (
-            rb"\x08\x01\x12[\x80-\xff]",
-            "a part of a SavedModel",
-            "load its folder in TensorFlow and save it as .keras or .h5",
+            rb"model_checkpoint_path:",
+            "a list of TensorFlow checkpoints",
+            "give its folder, or the name of a checkpoint, and --config ARCH.json",
         ),
-        (rb"model_checkpoint_path:", *_CHECKPOINT),
         (
             rb"\n.{1,2}\n.{1,64}?\x12.(Placeholder|Const|VarHandleOp|NoOp)",
-            "a TensorFlow graph",
-            _WANTED,
+            *_GRAPH,
         ),
         (
             rb"\x08[\x01-\x20]\x12.{1,64}?(onnx|pytorch|tf2onnx|keras2onnx)",
@@ -84,16 +102,44 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
 def explain_mistake(source: Source) -> InvalidModelFileError:
     """Make the error for a file or folder that is no model, naming what it is instead."""
     if source.window is None:
-        if (source.path / "saved_model.pb").exists():
-            return InvalidModelFileError(
-                "a SavedModel folder", "load it in TensorFlow and save it as .keras or .h5"
-            )
-        return InvalidModelFileError("a folder", _WANTED)
-    for pattern, what, advice in _MISTAKES:
-        if pattern.match(source.head):
+        return _explain_folder(source.path)
+    for pattern, what, advice in _NAMES:
+        if pattern.fullmatch(source.path.name):
             return InvalidModelFileError(what, advice)
-    window = source.window
-    table = window.head(8, max(0, window.size - 8)) == _TABLE_END
-    if table or _CHECKPOINT_DATA.fullmatch(str(window.file.name)):
+    for match, what, advice in _MISTAKES:
+        if match.match(source.head):
+            return InvalidModelFileError(what, advice)
+    if is_table(source.window):
         return InvalidModelFileError(*_CHECKPOINT)
     return InvalidModelFileError("not an HDF5 or Keras file", _WANTED)
+
+
+def _explain_folder(folder: Path) -> InvalidModelFileError:
+    """Make the error for a folder that is no model; only names are looked at."""
+    try:
+        names = sorted(islice((one.name for one in folder.iterdir()), MAX_GROUP_MEMBERS))
+    except OSError as error:
+        return InvalidModelFileError(f"a folder that cannot be read ({error.strerror})", _WANTED)
+    if "saved_model.pbtxt" in names:
+        return InvalidModelFileError(
+            "a SavedModel folder in text form (saved_model.pbtxt)",
+            "load it in TensorFlow and save it as .keras or .h5",
+        )
+    indexes = [name.removesuffix(".index") for name in names if name.endswith(".index")]
+    if indexes:
+        return InvalidModelFileError(
+            f"a folder of TensorFlow checkpoints ({_first(indexes)})",
+            "give the name of one, without .index, and --config ARCH.json",
+        )
+    if "model.json" in names:
+        return InvalidModelFileError("a folder with model.json", "give model.json itself")
+    inner = [name for name in names[:_FOLDERS] if (folder / name / "saved_model.pb").exists()]
+    if inner:
+        return InvalidModelFileError(
+            f"a folder of SavedModel folders ({_first(inner)})", "give one of them"
+        )
+    return InvalidModelFileError("a folder", _WANTED)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(printable(name) for name in names[:3]) + ", ..." * (len(names) > 3)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printable
 from keras2torch_birnn.readers.files.window import Window, WindowFile
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_PIECE = 1 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 # The record at the end of a zip, and how far from the end of a file it may stand: its length, and
@@ -132,3 +134,76 @@ def data_start(window: Window, member: zipfile.ZipInfo) -> int:
             "no member of the archive where one should be", "refused", place=member.filename
         )
     return int(member.header_offset + len(header) + name + extra)
+
+
+class Budget:
+    """Bytes that may still come out of the archive."""
+
+    def __init__(self, most: int) -> None:
+        self._left = self._most = most
+
+    def spend(self, count: int, name: str) -> None:
+        """Take ``count`` bytes for the member ``name``, or refuse."""
+        self._left -= count
+        if self._left < 0:
+            raise InvalidModelFileError(
+                f"it inflates to more than {self._most} bytes", "refused", place=name
+            )
+
+
+def member_pieces(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget
+) -> Iterator[bytes]:
+    """Yield a member's content; its CRC-32 has been checked when the last piece is out."""
+    with archive.open(member) as content:
+        while piece := content.read(_PIECE):
+            budget.spend(len(piece), member.filename)
+            yield piece
+
+
+def open_member(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget, window: Window
+) -> Window:
+    """Return a member's content: a part of the archive, or of a nameless temporary file.
+
+    Raises:
+        InvalidModelFileError: damaged, or too large; OutputError: no room for the temporary file.
+    """
+    if member.compress_type == zipfile.ZIP_STORED:
+        if member.compress_size != member.file_size:
+            raise InvalidModelFileError(
+                f"stored as it is, but of {member.compress_size} and of {member.file_size} bytes",
+                "refused",
+                place=member.filename,
+            )
+        for _ in member_pieces(archive, member, budget):
+            pass  # reading it all checks its CRC-32, once
+        return window.part(data_start(window, member), member.compress_size)
+    return _inflated(archive, member, budget)
+
+
+def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> Window:
+    file = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
+    try:
+        for piece in member_pieces(archive, member, budget):
+            write_temporary(file, piece, member.filename)
+        return Window(file, 0, file.tell())
+    except BaseException:
+        file.close()
+        raise
+
+
+def write_temporary(file: BinaryIO, piece: bytes, name: str) -> None:
+    """Write what was inflated of ``name`` into a temporary file.
+
+    Raises:
+        OutputError: there is no room.
+    """
+    try:
+        while piece:
+            piece = piece[file.write(piece) :]
+    except OSError as error:
+        raise OutputError(
+            f"cannot inflate {printable(name)} into a temporary file ({error.strerror})",
+            "set TMPDIR to a folder with more space",
+        ) from None

@@ -10,7 +10,7 @@ import errno
 import io
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from keras2torch_birnn.errors import InvalidModelFileError
 
@@ -66,6 +66,61 @@ class Window:
         """Read exactly ``count`` bytes from ``at`` on."""
         self.part(at, count)
         buffer = bytearray(count)
+        self.read_into(memoryview(buffer), at)
+        return bytes(buffer)
+
+
+class Readable(Protocol):
+    """Bytes of a file, or of several, read by position."""
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        ...
+
+    def read_into(self, buffer: memoryview, at: int = 0) -> None:
+        """Fill ``buffer`` with the bytes from ``at`` on."""
+        ...
+
+    def read(self, count: int, at: int = 0) -> bytes:
+        """Read exactly ``count`` bytes from ``at`` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class JoinedWindows:
+    """Windows one after another, as if they were one."""
+
+    parts: tuple[Window, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of bytes of all parts."""
+        return sum(part.size for part in self.parts)
+
+    def read_into(self, buffer: memoryview, at: int = 0) -> None:
+        """Fill ``buffer`` with the bytes from ``at`` on.
+
+        Raises:
+            InvalidModelFileError: there are fewer.
+        """
+        done, start = 0, 0
+        for part in self.parts:
+            first = max(0, at + done - start)
+            count = min(len(buffer) - done, part.size - first)
+            if count > 0:
+                part.read_into(buffer[done : done + count], first)
+                done += count
+            start += part.size
+        if done < len(buffer):
+            raise InvalidModelFileError(
+                f"bytes {at} to {at + len(buffer)} are needed, but there are {self.size}",
+                "truncated file?",
+            )
+
+    def read(self, count: int, at: int = 0) -> bytes:
+        """Read exactly ``count`` bytes from ``at`` on."""
+        buffer = bytearray(min(count, self.size + 1))
         self.read_into(memoryview(buffer), at)
         return bytes(buffer)
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.files.window import Readable
 
 GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3  # the HDF5 library's numbers of its filters
 
@@ -90,7 +90,7 @@ class StoredArray:
     shape: tuple[int, ...]
     stored_as: str
     layout: Layout
-    window: Window
+    window: Readable
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -105,7 +105,10 @@ class StoredArray:
     def read(self) -> Array:
         """Read the values: a new array, C-contiguous and writable."""
         with self._naming_array():
-            return _to_native(self._read_stored(), self.stored_as)
+            return self._values(self._read_stored())
+
+    def check(self) -> None:
+        """Check the stored bytes, where the format has a checksum that ``rows`` does not see."""
 
     @contextmanager
     def _naming_array(self) -> Iterator[None]:
@@ -133,7 +136,7 @@ class StoredArray:
         with self._naming_array():
             flat = values.reshape(-1).view(np.uint8).data
             self.window.read_into(flat, self.layout.offset + start * row)
-        return _to_native(values, self.stored_as)
+        return self._values(values)
 
     def between(self, first: int, last: int) -> Array:
         """Read columns ``first`` to ``last`` of a contiguous matrix.
@@ -153,7 +156,11 @@ class StoredArray:
             for row in range(rows):
                 place = self.layout.offset + (row * width + first) * item
                 self.window.read_into(flat[row * piece : (row + 1) * piece], place)
-        return _to_native(values, self.stored_as)
+        return self._values(values)
+
+    def _values(self, stored: Array) -> Array:
+        """Return the values of stored numbers."""
+        return _to_native(stored, self.stored_as)
 
     def _read_stored(self) -> Array:
         values = np.empty(self.shape, np.dtype(STORED_DTYPES[self.stored_as]))
@@ -176,7 +183,7 @@ def _to_native(stored: Array, stored_as: str) -> Array:
     return stored.astype(stored.dtype.newbyteorder("="), copy=False)
 
 
-def _read_chunks(values: Array, layout: Chunked, window: Window) -> None:
+def _read_chunks(values: Array, layout: Chunked, window: Readable) -> None:
     item = values.dtype.itemsize
     count = math.prod(layout.chunk) * item
     for chunk in layout.chunks:

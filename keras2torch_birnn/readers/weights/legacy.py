@@ -54,20 +54,56 @@ def legacy_paths(
     custom = {layer.name for layer in layers if any(map(_has_unnamed_weights, layer.walk()))}
     pairs = _pair_layers(needed, listed, custom)
     found: dict[Key, dict[str, str]] = {}
-    problems: list[str] = []
     for layer_name, group_name in pairs.items():
         base = f"{group.rstrip('/')}/{group_name}"
         for entry in listed[group_name]:
             _check_name(entry, base)
-        here = _split_by_plugins(root, layer_name, layout)
-        if layer_name in custom:
-            owner, named = _unnamed_weights(root, layer_name, listed[group_name], here)
+        layer = root.graph.layer(layer_name) if root.graph else root
+        entries = layer_entries(layer, (layer_name,), listed[group_name], base, layout)
+        for owner, named in entries.items():
             found[owner] = {name: f"{base}/{entry}" for name, entry in named.items()}
-            continue
-        for slot, entry in _assign(needed[layer_name], listed[group_name], base, here):
-            found.setdefault(slot.owner, {})[slot.name] = f"{base}/{entry}"
-    if problems:
-        raise WeightMismatchError(problems[0])
+    return found
+
+
+def named_paths(store: Store, group: str) -> dict[str, str]:
+    """Return the name that Keras gave each weight -> its path, in the order of the file.
+
+    Without ":0"; a name that occurs in several layers has its layer's name in front.
+
+    Raises:
+        InvalidModelFileError: the lists of names are broken.
+    """
+    layers = _names(store.attributes(group, ["layer_names"])["layer_names"], group)
+    bases = [f"{group.rstrip('/')}/{layer}" for layer in layers]
+    found: list[tuple[str, str, str]] = []
+    held = store.attributes_of(bases, ["weight_names"])
+    for layer, base, attributes in zip(layers, bases, held, strict=True):
+        _check_name(layer, group)
+        for entry in _names(attributes.get("weight_names", ()), base):
+            _check_name(entry, base)
+            found.append((layer, entry.removesuffix(":0"), f"{base}/{entry}"))
+    times = Counter(name for _, name, _ in found)
+    return {name if times[name] == 1 else f"{layer}/{name}": path for layer, name, path in found}
+
+
+def layer_entries(
+    layer: LayerSpec, owner: Key, entries: Sequence[str], place: str, layout: Layout
+) -> dict[Key, dict[str, str]]:
+    """Pair the names in a file with the weights of a layer and of all inside it.
+
+    owner: of the layer. entries: in the order of Keras' ``Layer.weights``. place: for errors.
+    Returns owner -> name of the weight -> entry.
+
+    Raises:
+        WeightMismatchError: they do not fit each other.
+    """
+    here = _split_by_plugins(layer, layout)
+    if any(map(_has_unnamed_weights, layer.walk())):
+        inner, named = _unnamed_weights(layer, owner, entries, here)
+        return {inner: named}
+    found: dict[Key, dict[str, str]] = {}
+    for slot, entry in _assign(list(slots(layer, owner, layout=layout)), entries, place, here):
+        found.setdefault(slot.owner, {})[slot.name] = entry
     return found
 
 
@@ -76,9 +112,8 @@ def _has_unnamed_weights(layer: LayerSpec) -> bool:
     return layer.class_name not in SCHEMA and named_weights(layer) is None
 
 
-def _split_by_plugins(root: LayerSpec, name: str, layout: Layout) -> Layout:
+def _split_by_plugins(layer: LayerSpec, layout: Layout) -> Layout:
     """Return the layout for one layer: old custom classes prefix weights with their own name."""
-    layer = root.graph.layer(name) if root.graph else root
     starts = tuple(f"{part.name}_" for part in layer.walk() if part.class_name not in SCHEMA)
     if not starts:
         return layout
@@ -92,15 +127,14 @@ def _split_by_plugins(root: LayerSpec, name: str, layout: Layout) -> Layout:
 
 
 def _unnamed_weights(
-    root: LayerSpec, name: str, entries: Sequence[str], layout: Layout
+    layer: LayerSpec, owner: Key, entries: Sequence[str], layout: Layout
 ) -> tuple[Key, dict[str, str]]:
     """Return owner, and name -> entry, of such a layer: the last part of a path is the name.
 
     Raises:
         WeightMismatchError: it is not alone in its group, or two paths end alike.
     """
-    layer = root.graph.layer(name) if root.graph else root
-    owner: Key = (name,)
+    place = printable(layer.name)
     while layer.class_name == "TimeDistributed":
         layer, owner = layer.parts["layer"], (*owner, "layer")
     labels = [layout.split(entry)[1] for entry in entries]
@@ -109,7 +143,7 @@ def _unnamed_weights(
         raise WeightMismatchError(
             f"weights of layers inside a plugin's layer, or beside it ({shown})",
             "its plugin must name its weights, with weights=",
-            place=printable(name),
+            place=place,
         )
     return owner, dict(zip(labels, entries, strict=True))
 

@@ -48,7 +48,8 @@ def load_weights(
     """
     generation, layout = parsing.generation, layout_of(parsing.generation)
     paths = container.locate_weights(root, generation)
-    root, notes = resolve_masked_steps(root, paths, generation, choice, parsing.of_tensorflow_1)
+    names = container.written_names(paths)
+    root, notes = resolve_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
     stored = _find_arrays(paths, container.store)
     root = fill(root, stored, layout.infer)
     root = _infer_again(with_input_shape(root, stored))
@@ -158,6 +159,7 @@ def _read(
         if how == "shapes":
             weights[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
         elif how == "lazy" and _may_wait(layer, name, stored):
+            array.check()
             weights[name] = lazy_array.LazyArray.whole(array)
         else:
             weights[name] = array.read()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.errors import WeightMismatchError
+from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError
+from keras2torch_birnn.limits import MAX_GROUP_DEPTH
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
-from keras2torch_birnn.readers.weights.legacy import legacy_paths, weights_group
+from keras2torch_birnn.readers.weights.legacy import legacy_paths, named_paths, weights_group
 from keras2torch_birnn.readers.weights.slots import Key, slots
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.readers.weights.v3 import is_v3, v3_paths
@@ -25,6 +26,30 @@ def holds_weights(store: Store) -> bool:
     """Tell whether a store holds weights of Keras in any layout."""
     members = store.members("/")
     return weights_group(store) is not None or is_v3(members) or "model_weights" in members
+
+
+def name_weights(store: Store) -> Mapping[str, str]:
+    """Return a name for every weight -> its path: that of Keras, or the path in a v3 store.
+
+    Raises:
+        InvalidModelFileError: the lists of names are broken, or groups are nested too deep.
+    """
+    group = weights_group(store)
+    if group is not None:
+        return named_paths(store, group)
+    found: dict[str, str] = {}
+    waiting = [name for name, kind in store.members("/").items() if kind == "group"]
+    for path in waiting:
+        if path == "optimizer":
+            continue
+        if path.count("/") > MAX_GROUP_DEPTH:
+            raise InvalidModelFileError("groups nested too deep", "refused")
+        for name, kind in store.members(path).items():
+            if kind == "group":
+                waiting.append(f"{path}/{name}")
+            else:
+                found[f"{path}/{name}"] = f"{path}/{name}"
+    return found
 
 
 def locate_weights(root: LayerSpec, store: Store, generation: Generation) -> WeightPaths:

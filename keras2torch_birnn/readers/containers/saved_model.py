@@ -1,0 +1,90 @@
+"""The SavedModel folder of tf.keras 2.0 to 2.15 and of tf_keras.
+
+``saved_model.pb`` and ``keras_metadata.pb`` describe the layers, ``variables/`` is a checkpoint.
+TensorFlow's functions and operations in it, and the files in ``assets``, are never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers.containers.container import Architecture, Source
+from keras2torch_birnn.readers.containers.files import in_member
+from keras2torch_birnn.readers.containers.members import Folder, Members
+from keras2torch_birnn.readers.containers.tensorflow_container import (
+    TensorFlowContainer,
+    open_bundle,
+    read_graph,
+)
+from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
+from keras2torch_birnn.readers.tensorflow.keras_metadata import (
+    KERAS_METADATA,
+    SAVED_MODEL,
+    SavedObjects,
+    read_saved_objects,
+)
+from keras2torch_birnn.readers.tensorflow.layer_weights import LayerNaming, NamedLayers, Place
+from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph
+from keras2torch_birnn.spec import LayerSpec
+
+VARIABLES = "variables/variables"
+SAVED_MODEL_TEXT = "saved_model.pbtxt"
+
+
+class SavedModel(TensorFlowContainer):
+    """A SavedModel with Keras' layers."""
+
+    kind = "savedmodel"
+
+    def __init__(self, bundle: TensorBundle, graph: Graph, objects: SavedObjects) -> None:
+        super().__init__(bundle, graph)
+        self._objects = objects
+
+    @staticmethod
+    def recognises(source: Source) -> bool:
+        """Tell whether the source is a folder with ``saved_model.pb``."""
+        return source.window is None and (source.path / SAVED_MODEL).exists()
+
+    @classmethod
+    def open(cls, source: Source, opening: ExitStack) -> SavedModel:
+        """Read the objects and open the weights."""
+        container = cls.of_members(Folder(source.path, opening))
+        container.checkpoint = source.path / VARIABLES
+        return container
+
+    @classmethod
+    def of_members(cls, members: Members) -> SavedModel:
+        """Open a SavedModel of these files.
+
+        Raises:
+            InvalidModelFileError: damaged, hostile, or incomplete.
+        """
+        metadata = members.open(KERAS_METADATA) if members.holds(KERAS_METADATA) else None
+        with in_member(SAVED_MODEL):
+            objects = read_saved_objects(members.open(SAVED_MODEL), metadata)
+        with in_member(VARIABLES):
+            bundle = open_bundle(members, VARIABLES)
+            return cls(bundle, read_graph(bundle), objects)
+
+    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
+        found = self._objects.model()
+        version = found.get("keras_version")
+        if not isinstance(version, str):
+            raise InvalidModelFileError(
+                "without keras_version", "refused", place="metadata of Keras"
+            )
+        return Architecture(given or found, version, str(found.get("backend") or ""))
+
+    def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
+        """Return how layers are told apart, and where the model is."""
+        if not self.graph:
+            raise InvalidModelFileError(
+                "variables without the objects that have them",
+                "the file is damaged",
+                place=VARIABLES,
+            )
+        return NamedLayers(self.graph, self._objects), Place(ROOT, ROOT)

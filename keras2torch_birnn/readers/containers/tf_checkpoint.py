@@ -1,0 +1,165 @@
+"""TensorFlow's checkpoints: ``save_weights(PREFIX)`` and ``tf.train.Checkpoint(...).save(PREFIX)``.
+
+Given as PREFIX, as PREFIX.index, or as the folder whose file ``checkpoint`` names the latest one.
+There is no architecture in them: ``--config`` gives it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    MissingArchitectureError,
+    UnsupportedLayerError,
+    printable,
+)
+from keras2torch_birnn.readers.config.generations import version_by_shape
+from keras2torch_birnn.readers.containers.container import Architecture, Source
+from keras2torch_birnn.readers.containers.files import read_text
+from keras2torch_birnn.readers.containers.members import Folder, Members, check_name
+from keras2torch_birnn.readers.containers.tensorflow_container import (
+    TensorFlowContainer,
+    open_bundle,
+    read_graph,
+)
+from keras2torch_birnn.readers.tensorflow.layer_weights import LayerNaming, NumberedLayers, Place
+from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, is_optimizer, walk
+from keras2torch_birnn.readers.tensorflow.table import is_table
+from keras2torch_birnn.spec import LayerSpec
+
+# The file in which TensorFlow notes its checkpoints, and what it says of the latest one.
+STATE = "checkpoint"
+_LATEST = re.compile(r'^model_checkpoint_path: "([^"\n]*)"$', re.MULTILINE)
+INDEX = ".index"
+_FIRST_LAYER = "layer-0"
+_NAMES_SHOWN = 10
+
+
+class TensorFlowCheckpoint(TensorFlowContainer):
+    """A checkpoint; ``--config`` gives the architecture."""
+
+    kind = "tf_checkpoint"
+
+    @staticmethod
+    def recognises(source: Source) -> bool:
+        """Tell whether the source is an index, or a folder with a note of its latest checkpoint."""
+        if source.window is None:
+            return (source.path / STATE).exists()
+        return source.path.name.endswith(INDEX) and is_table(source.window)
+
+    @classmethod
+    def open(cls, source: Source, opening: ExitStack) -> TensorFlowCheckpoint:
+        """Open the index and its shards, which are beside it."""
+        folder = source.path if source.window is None else source.path.parent
+        members = Folder(folder, opening)
+        whole = source.window is None
+        prefix = latest(members) if whole else source.path.name.removesuffix(INDEX)
+        container = cls.of_members(members, prefix)
+        if container.graph and _FIRST_LAYER in container.graph[ROOT].children:
+            container.checkpoint = folder / prefix
+        return container
+
+    @classmethod
+    def of_members(cls, members: Members, prefix: str) -> TensorFlowCheckpoint:
+        """Open the checkpoint PREFIX of these files.
+
+        Raises:
+            InvalidModelFileError: damaged, hostile, or incomplete.
+        """
+        bundle = open_bundle(members, prefix)
+        return cls(bundle, read_graph(bundle))
+
+    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
+        """Return what ``--config`` gives."""
+        if not self.graph:
+            raise InvalidModelFileError(
+                "a checkpoint of TensorFlow 1: names of variables, but no layers",
+                "save the Keras model as .h5 there, or take its arrays with k2t.weights",
+            )
+        self._find_model()
+        if given is None:
+            raise MissingArchitectureError(
+                "a TensorFlow checkpoint: it holds weights but no architecture",
+                "give the text of model.to_json() with --config ARCH.json",
+            )
+        version = str(given.get("keras_version") or "") or version_by_shape(given)
+        if not version:
+            raise InvalidModelFileError(
+                "the architecture does not say which keras_version wrote it",
+                "give the text of model.to_json() with --config ARCH.json",
+            )
+        return Architecture(given, version, str(given.get("backend") or ""))
+
+    def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
+        """Return how layers are told apart, and where the model is."""
+        return NumberedLayers(self.graph), Place(self._find_model())
+
+    def _find_model(self) -> int:
+        """Find the model among the objects: the root, or the only one with layers below it.
+
+        Raises:
+            UnsupportedLayerError: there is none, or there are weights outside of it, too.
+        """
+        children = self.graph[ROOT].children
+        if _FIRST_LAYER in children:
+            return ROOT
+        models = {n for n in children.values() if _FIRST_LAYER in self.graph[n].children}
+        others = [name for name, n in children.items() if n not in models and self._learns(n)]
+        if len(models) == 1 and not others:
+            return models.pop()
+        if models and not others:
+            raise UnsupportedLayerError(
+                f"a checkpoint of {len(models)} models", "save the weights of one of them"
+            )
+        names = list(self.weight_names())
+        shown = ", ".join(printable(name) for name in names[:_NAMES_SHOWN])
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        raise UnsupportedLayerError(
+            f"weights of a model that its own Python code defines ({shown or 'none'}{more})",
+            "take the arrays with k2t.weights, or call the model on an Input in a functional model "
+            "and save that as .keras",
+        )
+
+    def _learns(self, start: int) -> bool:
+        """Tell whether an object holds weights: it is no counter, and no optimizer."""
+        if self.graph[start].variable is not None or is_optimizer(self.graph[start]):
+            return False
+        below = walk(self.graph, start, frozenset({"keras_api", "optimizer"}))
+        return any(self.graph[number].variable is not None for number in below)
+
+
+def latest(members: Members) -> str:
+    """Return the prefix of the checkpoint that the file ``checkpoint`` of a folder names.
+
+    Raises:
+        InvalidModelFileError: it names none, or one outside of the folder.
+    """
+    text = read_text(members.open(STATE), STATE)
+    found = _LATEST.search(text)
+    if found is None:
+        raise InvalidModelFileError(
+            "names no model_checkpoint_path", "give the prefix of the checkpoint", place=STATE
+        )
+    prefix = found[1]
+    check_name(prefix)
+    if not members.holds(f"{prefix}{INDEX}"):
+        raise InvalidModelFileError(
+            f"there is no {printable(prefix)}{INDEX}",
+            "give the prefix of another checkpoint",
+            place=STATE,
+        )
+    return prefix
+
+
+def with_index(path: Path) -> Path:
+    """Return the index of a checkpoint that is given by its prefix; any other path as it is."""
+    index = path.with_name(f"{path.name}{INDEX}")
+    try:
+        return index if path.name and not path.exists() and index.is_file() else path
+    except (OSError, ValueError):  # opening it will say so
+        return path

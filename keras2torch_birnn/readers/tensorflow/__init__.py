@@ -1,0 +1,1 @@
+"""Read TensorFlow's files without TensorFlow: checkpoints, object graphs, metadata of Keras."""

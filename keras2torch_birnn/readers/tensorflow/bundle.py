@@ -1,0 +1,266 @@
+"""The tensors of a checkpoint: an index (``PREFIX.index``) and the shards that it counts.
+
+Source: TensorFlow 2.15 ``core/protobuf/tensor_bundle.proto`` and
+``core/util/tensor_bundle/tensor_bundle.cc``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from keras2torch_birnn import limits
+from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
+from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
+from keras2torch_birnn.readers.tensorflow.table import read_table
+from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, fields, read_varint
+
+# core/framework/types.proto -> a key of STORED_DTYPES
+_DTYPES: Mapping[int, str] = {
+    1: "<f4",
+    2: "<f8",
+    3: "<i4",
+    4: "<u1",
+    5: "<i2",
+    6: "<i1",
+    9: "<i8",
+    10: "bool",
+    14: "bfloat16",
+    17: "<u2",
+    19: "<f2",
+    22: "<u4",
+    23: "<u8",
+}
+_STRING = 7
+_PIECE = 1 << 22
+_LITTLE_ENDIAN = 0
+_PRODUCER = 1  # the version of the format that is known
+_CRC_BYTES = 4
+
+
+@dataclass(frozen=True)
+class _Entry:
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    checksum: int
+    sliced: bool
+
+
+@dataclass(frozen=True)
+class SummedArray(StoredArray):
+    """An array with a checksum."""
+
+    checksum: int = 0
+
+    def check(self) -> None:
+        """Compare the stored bytes with the checksum.
+
+        Raises:
+            InvalidModelFileError: they differ.
+        """
+        start = self.layout.offset if isinstance(self.layout, Contiguous) else 0
+        item = np.dtype(STORED_DTYPES[self.stored_as]).itemsize
+        end = start + math.prod(self.shape) * item
+
+        def pieces() -> Iterator[bytes]:
+            for at in range(start, end, _PIECE):
+                yield self.window.read(min(_PIECE, end - at), at)
+
+        with _at(self.path):
+            if masked(crc32c(pieces())) != self.checksum:
+                raise _wrong_checksum()
+
+    def read(self) -> Array:
+        """Read the values."""
+        self.check()
+        return super().read()
+
+
+class TensorBundle:
+    """An open checkpoint. ``keys``: the names of all its tensors.
+
+    Raises:
+        InvalidModelFileError: damaged or hostile, or a shard is missing.
+    """
+
+    def __init__(self, index: Window, prefix: str, open_member: Callable[[str], Window]) -> None:
+        table = read_table(index)
+        header = table.pop(b"", None)
+        if header is None:
+            raise InvalidModelFileError("an index without header", "the file is damaged")
+        count = _count_shards(header)
+        self._values = table
+        self._shards: tuple[Window, ...] = tuple(
+            open_member(f"{prefix}.data-{number:05d}-of-{count:05d}") for number in range(count)
+        )
+
+    def __contains__(self, key: str) -> bool:
+        return key.encode() in self._values
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All keys, in order."""
+        return tuple(key.decode("utf-8", "backslashreplace") for key in self._values)
+
+    def holds_numbers(self, key: str) -> bool:
+        """Tell whether a tensor has a dtype that can be read."""
+        with _at(key):
+            return self._entry(key).dtype in _DTYPES
+
+    def text(self, key: str, most: int) -> bytes:
+        """Read a single string whose checksum is right, of at most ``most`` bytes.
+
+        Raises:
+            InvalidModelFileError: something else, or damaged.
+        """
+        with _at(key):
+            entry = self._entry(key)
+            if entry.dtype != _STRING or entry.shape or entry.size > most:
+                raise InvalidModelFileError("no text of a size that is allowed", "refused")
+            data = memoryview(self._part(entry).read(entry.size))
+            size, at = read_varint(data, 0)
+            stored, text = data[at : at + _CRC_BYTES], data[at + _CRC_BYTES :]
+            if size != len(text):
+                raise InvalidModelFileError("a text of another length", "the file is damaged")
+            length = size.to_bytes(4 if size < 1 << 32 else 8, "little")
+            lengths_right = masked(crc32c([length])) == int.from_bytes(stored, "little")
+            if not lengths_right or masked(crc32c([length, stored, text])) != entry.checksum:
+                raise _wrong_checksum()
+            return bytes(text)
+
+    def arrays(self, keys: Sequence[str], places: Sequence[str]) -> list[StoredArray]:
+        """Return arrays that are checked but not read; reading them checks their checksums.
+
+        places: how they are called in errors.
+
+        Raises:
+            InvalidModelFileError: not there, of a dtype without numbers, damaged.
+        """
+        entries: dict[str, _Entry] = {}
+        for key, place in zip(keys, places, strict=True):
+            with _at(place):
+                entries[key] = self._entry(key)
+                _check_array(entries[key])
+                self._part(entries[key])
+        self._check_overlaps(entries)
+        return [
+            SummedArray(
+                place,
+                entries[key].shape,
+                _DTYPES[entries[key].dtype],
+                Contiguous(entries[key].offset),
+                self._shards[entries[key].shard],
+                entries[key].checksum,
+            )
+            for key, place in zip(keys, places, strict=True)
+        ]
+
+    def _entry(self, key: str) -> _Entry:
+        value = self._values.get(key.encode())
+        if value is None:
+            raise InvalidModelFileError("not in the index", "the file is damaged")
+        entry = _read_entry(value)
+        if entry.shard >= len(self._shards):
+            raise InvalidModelFileError(
+                f"in shard {entry.shard} of {len(self._shards)}", "the file is damaged"
+            )
+        return entry
+
+    def _part(self, entry: _Entry) -> Window:
+        return self._shards[entry.shard].part(entry.offset, entry.size)
+
+    def _check_overlaps(self, entries: Mapping[str, _Entry]) -> None:
+        """Refuse tensors that share bytes: memory is bounded by what the files hold."""
+        ranges = sorted((e.shard, e.offset, e.offset + e.size) for e in entries.values() if e.size)
+        for (shard, _, end), (other, start, _) in pairwise(ranges):
+            if shard == other and start < end:
+                raise InvalidModelFileError("two tensors in the same bytes", "refused")
+
+
+def _count_shards(header: memoryview) -> int:
+    """Return the number of shards that a header tells.
+
+    Raises:
+        InvalidModelFileError: too many, big-endian, or of a newer version.
+    """
+    found = dict(fields(header))
+    if as_int(found.get(2, _LITTLE_ENDIAN)) != _LITTLE_ENDIAN:
+        raise InvalidModelFileError("a big-endian checkpoint", "save it on another machine")
+    version = dict(fields(as_bytes(found.get(3, memoryview(b"")))))
+    if as_int(version.get(2, 0)) > _PRODUCER:
+        raise InvalidModelFileError(
+            "a checkpoint of a newer format than this k2t knows", "upgrade keras2torch_birnn"
+        )
+    count = as_int(found.get(1, 0))
+    if not 1 <= count <= limits.MAX_CHECKPOINT_SHARDS:
+        raise InvalidModelFileError(
+            f"{count} shards where 1 to {limits.MAX_CHECKPOINT_SHARDS} are allowed", "refused"
+        )
+    return count
+
+
+def _read_entry(value: memoryview) -> _Entry:
+    numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
+    shape: tuple[int, ...] = ()
+    sliced = False
+    for number, found in fields(value):
+        if number == 2:
+            shape = _read_shape(as_bytes(found))
+        elif number == 7:
+            sliced = True
+        elif number in numbers:
+            numbers[number] = as_int(found)
+    return _Entry(numbers[1], shape, numbers[3], numbers[4], numbers[5], numbers[6], sliced)
+
+
+def _read_shape(message: memoryview) -> tuple[int, ...]:
+    """Read a TensorShapeProto; sizes of less than zero are refused as too large."""
+    sizes: list[int] = []
+    for number, found in fields(message):
+        if number == 3:
+            raise InvalidModelFileError("a tensor of unknown rank", "the file is damaged")
+        if number == 2:
+            sizes.append(as_int(dict(fields(as_bytes(found))).get(1, 0)))
+        if len(sizes) > limits.MAX_RANK or (sizes and sizes[-1] >= 1 << 48):
+            raise InvalidModelFileError("a tensor of an absurd shape", "refused")
+    return tuple(sizes)
+
+
+def _check_array(entry: _Entry) -> None:
+    if entry.sliced:
+        raise InvalidModelFileError(
+            "a variable in several slices", "save the model without partitioned variables"
+        )
+    if entry.dtype not in _DTYPES:
+        raise InvalidModelFileError(
+            f"a tensor of TensorFlow's dtype {entry.dtype}; numbers are expected", "refused"
+        )
+    item = np.dtype(STORED_DTYPES[_DTYPES[entry.dtype]]).itemsize
+    if math.prod(entry.shape) * item != entry.size:
+        raise InvalidModelFileError(
+            f"{entry.size} bytes for a tensor of shape {entry.shape}", "the file is damaged"
+        )
+
+
+def _wrong_checksum() -> InvalidModelFileError:
+    return InvalidModelFileError("the checksum is wrong", "the file is damaged; copy it again")
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Add the tensor to an error that has no place yet."""
+    try:
+        yield
+    except InvalidModelFileError as error:
+        error.place = error.place or printable(place)
+        raise

@@ -1,0 +1,167 @@
+"""The objects that TensorFlow tracked when it saved: a graph with names on its edges.
+
+Source: TensorFlow 2.15 ``core/protobuf/trackable_object_graph.proto`` (in a checkpoint) and
+``saved_object_graph.proto`` (in a SavedModel).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from keras2torch_birnn import limits
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, as_text, fields
+
+ROOT = 0
+# The key of a checkpoint's own graph in its table, and the attribute that holds a variable's value.
+GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_VALUE = "VARIABLE_VALUE"
+# Attributes of optimizers, and attributes that lead to no weights of a model.
+_OPTIMIZER = frozenset({"iter", "_iterations", "learning_rate", "_learning_rate"})
+_NOT_A_MODELS = frozenset({"save_counter", "keras_api", "optimizer", "states"})
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable: the name that Keras gave it (not unique), and its key in the table."""
+
+    full_name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class TrackedObject:
+    """One object: what it refers to by name, and its value if it is a variable.
+
+    ``identifier``, ``metadata``: what Keras up to 2.4 said of it in a SavedModel.
+    """
+
+    children: Mapping[str, int] = field(default_factory=dict)
+    variable: Variable | None = None
+    identifier: str = ""
+    metadata: str = ""
+
+
+Graph = tuple[TrackedObject, ...]
+_Reader = Callable[[memoryview], TrackedObject]
+
+
+def read_checkpoint_graph(data: memoryview) -> Graph:
+    """Read a TrackableObjectGraph.
+
+    Raises:
+        InvalidModelFileError: damaged, or too large.
+    """
+    return _read_graph(data, _read_trackable)
+
+
+def read_saved_graph(data: memoryview) -> Graph:
+    """Read a SavedObjectGraph; functions, constants and resources are passed over.
+
+    Raises:
+        InvalidModelFileError: damaged, or too large.
+    """
+    return _read_graph(data, _read_saved_object)
+
+
+def model_variables(graph: Graph) -> Iterator[Variable]:
+    """Yield the variables of models: none of an optimizer, and not TensorFlow's own counter."""
+    seen, waiting = {ROOT}, [ROOT]
+    while waiting:
+        here = graph[waiting.pop()]
+        if here.variable is not None:
+            yield here.variable
+        for name, child in here.children.items():
+            own = name in _NOT_A_MODELS or is_optimizer(graph[child])
+            if child not in seen and not own:
+                seen.add(child)
+                waiting.append(child)
+
+
+def is_optimizer(one: TrackedObject) -> bool:
+    """Tell an optimizer by what it has, whatever the attribute is called that holds it."""
+    return bool(_OPTIMIZER & one.children.keys())
+
+
+def walk(
+    graph: Graph, start: int, passed_over: frozenset[str], seen: set[int] | None = None
+) -> Iterator[int]:
+    """Yield every object that is reached from ``start``, once, without edges of these names.
+
+    seen: objects that are not yielded again; it grows.
+    """
+    seen = set() if seen is None else seen
+    waiting = [] if start in seen else [start]
+    seen.add(start)
+    while waiting:
+        here = waiting.pop()
+        yield here
+        for name, child in graph[here].children.items():
+            if child not in seen and name not in passed_over:
+                seen.add(child)
+                waiting.append(child)
+
+
+def _read_graph(data: memoryview, read: _Reader) -> Graph:
+    graph: list[TrackedObject] = []
+    for number, value in fields(data):
+        if number == 1:
+            graph.append(read(as_bytes(value)))
+        if len(graph) > limits.MAX_TRACKED_OBJECTS:
+            raise InvalidModelFileError(
+                f"more than {limits.MAX_TRACKED_OBJECTS} objects", "refused", place=GRAPH_KEY
+            )
+    if not graph or any(not 0 <= c < len(graph) for o in graph for c in o.children.values()):
+        raise InvalidModelFileError(
+            "an object that is not in the graph", "the file is damaged", place=GRAPH_KEY
+        )
+    return tuple(graph)
+
+
+def _read_trackable(message: memoryview) -> TrackedObject:
+    children: dict[str, int] = {}
+    variable = None
+    for number, value in fields(message):
+        if number == 1:
+            _add_child(children, as_bytes(value))
+        elif number == 2:
+            texts = _read_texts(as_bytes(value), (1, 2, 3))
+            if texts[1] == _VALUE:
+                variable = Variable(texts[2], texts[3])
+    return TrackedObject(children, variable)
+
+
+def _read_saved_object(message: memoryview) -> TrackedObject:
+    children: dict[str, int] = {}
+    identifier = metadata = ""
+    for number, value in fields(message):
+        if number == 1:
+            _add_child(children, as_bytes(value))
+        elif number == 4:
+            texts = _read_texts(as_bytes(value), (1, 3))
+            identifier, metadata = texts[1], texts[3]
+    return TrackedObject(children, None, identifier, metadata)
+
+
+def _add_child(children: dict[str, int], message: memoryview) -> None:
+    number, name = 0, ""
+    for tag, value in fields(message):
+        if tag == 1:
+            number = as_int(value)
+        elif tag == 2:
+            name = as_text(value, GRAPH_KEY)
+    if name in children:
+        raise InvalidModelFileError(
+            "an object with two children of one name", "the file is damaged", place=GRAPH_KEY
+        )
+    children[name] = number
+
+
+def _read_texts(message: memoryview, wanted: tuple[int, ...]) -> dict[int, str]:
+    """Return the texts of the wanted fields; one that is absent is empty."""
+    texts = dict.fromkeys(wanted, "")
+    for number, value in fields(message):
+        if number in texts:
+            texts[number] = as_text(value, GRAPH_KEY)
+    return texts

@@ -1,0 +1,111 @@
+"""The sorted table of a checkpoint (``NAME.index``): keys and values in checked blocks.
+
+Source: TensorFlow 2.15 ``lib/io/format.cc``, ``block.cc`` and ``table_format.txt`` (LevelDB's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from keras2torch_birnn import limits
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
+from keras2torch_birnn.readers.tensorflow.wire import read_varint
+
+MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+_FOOTER_BYTES = 48
+_RAW, _SNAPPY = 0, 1
+_TRAILER_BYTES = 5  # the type of a block, and its checksum
+_RESTART_BYTES = 4
+
+
+@dataclass(frozen=True)
+class _Handle:
+    offset: int
+    size: int
+
+
+def is_table(window: Window) -> bool:
+    """Tell whether a file ends as a sorted table does."""
+    return window.head(len(MAGIC), max(0, window.size - len(MAGIC))) == MAGIC
+
+
+def read_table(window: Window) -> dict[bytes, memoryview]:
+    """Return all values of a table by key.
+
+    Raises:
+        InvalidModelFileError: damaged, too large, or compressed.
+    """
+    if window.size > limits.MAX_TABLE_BYTES:
+        raise InvalidModelFileError(f"longer than {limits.MAX_TABLE_BYTES} bytes", "refused")
+    if window.size < _FOOTER_BYTES or not is_table(window):
+        raise _damaged("it does not end as an index of a checkpoint does")
+    data = memoryview(window.read(window.size))
+    end = len(data) - _FOOTER_BYTES
+    _, at = _read_handle(data[end:], 0)  # of the blocks about other blocks, of which there are none
+    root, _ = _read_handle(data[end:], at)
+    found: dict[bytes, memoryview] = {}
+    last, key_bytes, free_from = None, 0, 0
+    for _, place in _entries(_read_block(data[:end], root)):
+        handle, _ = _read_handle(place, 0)
+        if handle.offset < free_from:
+            raise _damaged("blocks out of order")
+        free_from = handle.offset + handle.size
+        for key, value in _entries(_read_block(data[:end], handle)):
+            if last is not None and key <= last:
+                raise _damaged("keys out of order")
+            found[key], last = value, key
+            key_bytes += len(key)
+            if len(found) > limits.MAX_TABLE_KEYS or key_bytes > limits.MAX_TABLE_BYTES:
+                raise InvalidModelFileError("too many keys", "refused")
+    return found
+
+
+def _read_handle(data: memoryview, at: int) -> tuple[_Handle, int]:
+    offset, at = read_varint(data, at)
+    size, at = read_varint(data, at)
+    return _Handle(offset, size), at
+
+
+def _read_block(data: memoryview, handle: _Handle) -> memoryview:
+    """Return the content of a block whose checksum is right."""
+    end = handle.offset + handle.size
+    if end + _TRAILER_BYTES > len(data):
+        raise InvalidModelFileError("a block beyond the end of the file", "truncated file?")
+    kind = data[end]
+    stored = int.from_bytes(data[end + 1 : end + _TRAILER_BYTES], "little")
+    if masked(crc32c([data[handle.offset : end + 1]])) != stored:
+        raise _damaged("the checksum of a block is wrong")
+    if kind == _SNAPPY:
+        raise InvalidModelFileError(
+            "a block that is compressed with snappy", "save the checkpoint again in TensorFlow 2"
+        )
+    if kind != _RAW:
+        raise _damaged(f"a block of type {kind}")
+    return data[handle.offset : end]
+
+
+def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield keys and values; a key is the beginning of the one before it, and more bytes."""
+    if len(block) < _RESTART_BYTES:
+        raise _damaged("a block without an end")
+    restarts = int.from_bytes(block[-_RESTART_BYTES:], "little")
+    end = len(block) - _RESTART_BYTES * (restarts + 1)
+    if end < 0:
+        raise _damaged("a block without an end")
+    at, key = 0, b""
+    while at < end:
+        shared, at = read_varint(block[:end], at)
+        more, at = read_varint(block[:end], at)
+        size, at = read_varint(block[:end], at)
+        if shared > len(key) or more + size > end - at or shared + more > limits.MAX_NAME_BYTES:
+            raise _damaged("an entry that is longer than its block")
+        key = key[:shared] + bytes(block[at : at + more])
+        yield key, block[at + more : at + more + size]
+        at += more + size
+
+
+def _damaged(found: str) -> InvalidModelFileError:
+    return InvalidModelFileError(found, "the file is damaged; copy it again")

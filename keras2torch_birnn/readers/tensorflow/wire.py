@@ -1,0 +1,126 @@
+"""Protocol buffers on the wire: the fields of a message, and varints. No message is known here.
+
+Source: protobuf.dev/programming-guides/encoding. Groups (wire types 3 and 4) are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers.files.strict_json import decode_text
+from keras2torch_birnn.readers.files.window import Window
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT_BYTES = 10  # 64 bits, 7 in a byte
+_FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
+
+Value = int | memoryview
+
+
+def read_varint(data: memoryview, at: int) -> tuple[int, int]:
+    """Return the number at ``at``, of 64 bits without sign, and where the next byte is.
+
+    Raises:
+        InvalidModelFileError: it does not end.
+    """
+    value = 0
+    for count, byte in enumerate(data[at : at + _VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * count
+        if byte < 0x80:
+            return value & 0xFFFF_FFFF_FFFF_FFFF, at + count + 1
+    raise InvalidModelFileError("a number that does not end", "the file is damaged")
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
+    """Yield the number and the value of every field: an int, or the bytes of what has a length.
+
+    Raises:
+        InvalidModelFileError: no protocol buffer.
+    """
+    at, end = 0, len(message)
+    while at < end:
+        number, wire, at = _read_tag(message, at)
+        if wire == _VARINT:
+            value, at = read_varint(message, at)
+            yield number, value
+            continue
+        if wire == _BYTES:
+            size, at = read_varint(message, at)
+        else:
+            size = _fixed_size(wire)
+        if size > end - at:
+            raise _cut_off()
+        piece = message[at : at + size]
+        yield number, piece if wire == _BYTES else int.from_bytes(piece, "little")
+        at += size
+
+
+def parts(message: Window) -> Iterator[tuple[int, Window]]:
+    """Yield the number and the window of every field that has a length; nothing in it is read.
+
+    Raises:
+        InvalidModelFileError: no protocol buffer.
+    """
+    at = 0
+    while at < message.size:
+        head = memoryview(message.head(2 * _VARINT_BYTES, at))
+        number, wire, used = _read_tag(head, 0)
+        if wire == _BYTES:
+            size, used = read_varint(head, used)
+            if size > message.size - at - used:
+                raise _cut_off()
+            yield number, message.part(at + used, size)
+            at += used + size
+        elif wire == _VARINT:
+            at += read_varint(head, used)[1]
+        else:
+            at += used + _fixed_size(wire)
+
+
+def as_int(value: Value) -> int:
+    """Return the value of a field that holds a number.
+
+    Raises:
+        InvalidModelFileError: it holds bytes.
+    """
+    if isinstance(value, int):
+        return value
+    raise InvalidModelFileError("bytes where a number is expected", "the file is damaged")
+
+
+def as_bytes(value: Value) -> memoryview:
+    """Return the value of a field that holds bytes or a message.
+
+    Raises:
+        InvalidModelFileError: it holds a number.
+    """
+    if isinstance(value, memoryview):
+        return value
+    raise InvalidModelFileError("a number where bytes are expected", "the file is damaged")
+
+
+def as_text(value: Value, place: str) -> str:
+    """Return the value of a field that holds UTF-8 text.
+
+    Raises:
+        InvalidModelFileError: it does not.
+    """
+    return decode_text(bytes(as_bytes(value)), place=place)
+
+
+def _read_tag(data: memoryview, at: int) -> tuple[int, int, int]:
+    tag, at = read_varint(data, at)
+    if tag >> 3 == 0:
+        raise InvalidModelFileError("a field without a number", "the file is damaged")
+    return tag >> 3, tag & 7, at
+
+
+def _fixed_size(wire: int) -> int:
+    if wire not in _FIXED_SIZES:
+        raise InvalidModelFileError(f"a field of wire type {wire}", "the file is damaged")
+    return _FIXED_SIZES[wire]
+
+
+def _cut_off() -> InvalidModelFileError:
+    return InvalidModelFileError("a field that is longer than the file", "truncated file?")

@@ -1,0 +1,360 @@
+"""Hostile SavedModels, checkpoints and TF.js models: refused, and nothing beyond them is opened."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import FIXTURES, contents
+from harness import MIB, PEAK, Attack, Runner, one_line_each
+from tensorflow_files import (
+    Node,
+    block,
+    bundle_files,
+    checkpoint_tensors,
+    entry,
+    masked_crc,
+    message,
+    model_tree,
+    number,
+    table,
+    varint,
+    write_checkpoint,
+    write_files,
+    write_saved_model,
+    write_tfjs,
+)
+
+STACK = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
+SECRET = "/etc/passwd"
+
+
+def tree() -> Node:
+    return model_tree(STACK)[0]
+
+
+def saved(change: Callable[[Node], None] = lambda root: None) -> Callable[[Path], Path]:
+    """A SavedModel whose objects have been changed."""
+
+    def build(folder: Path) -> Path:
+        root = tree()
+        change(root)
+        return write_saved_model(folder / "model", root)
+
+    return build
+
+
+def saved_with(name: str, data: bytes) -> Callable[[Path], Path]:
+    """A SavedModel in which one file is another."""
+
+    def build(folder: Path) -> Path:
+        model = saved()(folder)
+        (model / name).write_bytes(data)
+        return model
+
+    return build
+
+
+def linked(name: str, target: str) -> Callable[[Path], Path]:
+    """A SavedModel in which a file, or a folder, is a link to elsewhere."""
+
+    def build(folder: Path) -> Path:
+        model = saved()(folder)
+        (model / name).rename(folder / "moved")
+        (model / name).symlink_to(target or folder / "moved")
+        return model
+
+    return build
+
+
+def checkpoint(**options: Any) -> Callable[[Path], Path]:
+    """A checkpoint of which the index lies; its prefix."""
+
+    def build(folder: Path) -> Path:
+        (folder / "arch.json").write_text(json.dumps(model_tree(STACK)[1]), encoding="utf-8")
+        return write_files(folder / "ckpt", bundle_files(checkpoint_tensors(tree()), **options))
+
+    return build
+
+
+def with_index(data: bytes) -> Callable[[Path], Path]:
+    def build(folder: Path) -> Path:
+        prefix = checkpoint()(folder)
+        prefix.with_name("ckpt.index").write_bytes(data)
+        return prefix
+
+    return build
+
+
+def noted(text: str) -> Callable[[Path], Path]:
+    """A folder whose note names another checkpoint."""
+
+    def build(folder: Path) -> Path:
+        write_checkpoint(folder / "run" / "ckpt", tree())
+        (folder / "run" / "checkpoint").write_text(text, encoding="utf-8")
+        return folder / "run"
+
+    return build
+
+
+def tfjs(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], Path]:
+    return lambda folder: write_tfjs(folder / "web", STACK, change=change)
+
+
+def paths(*names: str) -> Callable[[Path], Path]:
+    """A TF.js model whose manifest names these files."""
+
+    def change(model: dict[str, Any]) -> None:
+        model["weightsManifest"][0]["paths"] = list(names)
+
+    return tfjs(change)
+
+
+def huge_tfjs(model: dict[str, Any]) -> None:
+    model["weightsManifest"][0]["weights"][0]["shape"] = [1 << 40, 1 << 40]
+
+
+def deep(root: Node) -> None:
+    """A chain of 5,000 objects below a layer, back to the root at its end."""
+    here = root.children["layer-1"]
+    for _ in range(5_000):
+        here.children["next"] = Node()
+        here = here.children["next"]
+    here.children["root"] = root
+
+
+def extra_below(root: Node) -> None:
+    deep(root)
+    here = root.children["layer-1"]
+    while "next" in here.children:
+        here = here.children["next"]
+    here.children["w"] = Node(value=np.zeros(3, "f4"), full_name="hidden/w")
+
+
+def lambda_layer(root: Node) -> None:
+    """A layer that holds Python's bytecode."""
+    assert root.metadata is not None
+    layers = root.metadata["config"]["layers"]
+    layers.append(
+        {
+            "class_name": "Lambda",
+            "config": {
+                "name": "evil",
+                "function": {"class_name": "__lambda__", "config": {"code": "4wAA"}},
+            },
+        }
+    )
+    root.children["layer-9"] = Node(identifier="_tf_keras_layer", metadata={"name": "evil"})
+
+
+def many_names() -> bytes:
+    """An index of long keys that share their beginnings: 60 KB each, if written out."""
+    long = b"k" * 60_000
+    found: list[tuple[bytes, bytes]] = [(b"", number(1, 1))]
+    found += [(long + b"%05d" % count, b"") for count in range(5000)]
+    data = block(found)
+    index = block([(b"z", varint(0) + varint(len(data) - 5))])
+    footer = varint(0) + varint(0) + varint(len(data)) + varint(len(index) - 5)
+    magic = (0xDB4775248B80FB57).to_bytes(8, "little")
+    return data + index + footer.ljust(40, b"\0") + magic
+
+
+def bomb(folder: Path) -> Path:
+    """A gzip of a tar archive: 2 GiB of zeros in 2 MB."""
+    info = tarfile.TarInfo("m/saved_model.pb")
+    info.size = 2048 * MIB
+    path = folder / "m.tar.gz"
+    with gzip.open(path, "wb", 9) as file:
+        file.write(info.tobuf())
+        for _ in range(2048):
+            file.write(bytes(MIB))
+    return path
+
+
+def zip_bomb(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/saved_model.pb", bytes(300 * MIB))
+    return folder / "m.zip"
+
+
+def tar_of(name: str, kind: bytes, size: int = 0) -> Callable[[Path], Path]:
+    """A tar archive with one odd member."""
+
+    def build(folder: Path) -> Path:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname, info.size = kind, SECRET, size
+        with tarfile.open(folder / "m.tar", "w") as tar:
+            good = tarfile.TarInfo("first")
+            tar.addfile(good, io.BytesIO())
+            tar.addfile(info, io.BytesIO(bytes(size)))
+        return folder / "m.tar"
+
+    return build
+
+
+def pipe_for(name: str) -> Callable[[Path], Path]:
+    def build(folder: Path) -> Path:
+        model = saved()(folder)
+        (model / name).unlink()
+        os.mkfifo(model / name)
+        return model
+
+    return build
+
+
+HUGE = entry(1, (1 << 41,), 0, 0, 1 << 42, masked_crc(b""))
+FOREVER = b"\xff" * 11
+IN_A_LINK = "in a folder that is a link"
+NOT_THERE = "is no name of a file in the folder"
+
+ATTACKS: dict[str, Attack] = {
+    "index linked elsewhere": Attack(
+        linked("variables/variables.index", SECRET), 3, "variables/variables.index: a link"
+    ),
+    "variables linked elsewhere": Attack(linked("variables", ""), 3, IN_A_LINK),
+    "metadata linked elsewhere": Attack(linked("keras_metadata.pb", SECRET), 3, "a link"),
+    "a pipe for a shard": Attack(
+        pipe_for("variables/variables.data-00000-of-00001"), 3, "a pipe (FIFO)"
+    ),
+    "a pipe for metadata": Attack(pipe_for("saved_model.pb"), 3, "a pipe (FIFO)"),
+    "an endless number": Attack(
+        saved_with("saved_model.pb", FOREVER), 3, "saved_model.pb: a number that does not end"
+    ),
+    "a message of 2 GiB": Attack(
+        saved_with("saved_model.pb", b"\x12" + varint(1 << 31)), 3, "longer than the file"
+    ),
+    "nested messages": Attack(
+        saved_with("saved_model.pb", message(2, message(7, b"\x0a\x7f"))), 3, "longer than the file"
+    ),
+    "many empty objects": Attack(
+        saved_with("saved_model.pb", message(2, message(7, b"\x0a\0" * 250_001))),
+        3,
+        "more than 250000 objects",
+    ),
+    "a deep chain of objects": Attack(saved(extra_below), 3, "the weight hidden/w has no place"),
+    "bytecode": Attack(saved(lambda_layer), 4, "Lambda layer holds Python code"),
+    "an index that is none": Attack(
+        saved_with("variables/variables.index", bytes(999)), 3, "it does not end as an index"
+    ),
+    "keys of 60 KB": Attack(with_index(many_names()), 3, "too many keys"),
+    "no shards": Attack(
+        with_index(table({b"": number(1, 0)})), 3, "0 shards where 1 to 1000 are allowed"
+    ),
+    "a billion shards": Attack(with_index(table({b"": number(1, 10**9)})), 3, "1000000000 shards"),
+    "missing shards": Attack(with_index(table({b"": number(1, 1000)})), 3, "cannot be opened"),
+    "a huge tensor": Attack(
+        checkpoint(changes={"layer-0/embeddings/.ATTRIBUTES/VARIABLE_VALUE": HUGE}),
+        3,
+        f"{1 << 42} bytes for a tensor of shape",
+    ),
+    "a huge text": Attack(
+        checkpoint(changes={"_CHECKPOINTABLE_OBJECT_GRAPH": entry(7, (), 0, 0, 1 << 40, b"abcd")}),
+        3,
+        "no text of a size that is allowed",
+    ),
+    "note: elsewhere": Attack(noted(f'model_checkpoint_path: "{SECRET}"\n'), 3, NOT_THERE),
+    "note: above": Attack(noted('model_checkpoint_path: "../../x"\n'), 3, NOT_THERE),
+    "note: not text": Attack(noted("\x00" * 999), 3, "names no model_checkpoint_path"),
+    "tfjs: elsewhere": Attack(paths(SECRET), 3, NOT_THERE),
+    "tfjs: above": Attack(paths("../arch.json"), 3, NOT_THERE),
+    "tfjs: a URL": Attack(paths("https://example.org/w.bin"), 3, NOT_THERE),
+    "tfjs: a drive": Attack(paths("C:\\w.bin"), 3, NOT_THERE),
+    "tfjs: NUL": Attack(paths("w\0.bin"), 3, NOT_THERE),
+    "tfjs: a huge weight": Attack(tfjs(huge_tfjs), 3, "bytes in files of"),
+    "gzip bomb": Attack(bomb, 3, "it inflates to more than"),
+    "zip bomb": Attack(zip_bomb, 3, "it inflates to more than"),
+    "tar: a link": Attack(tar_of("saved_model.pb", tarfile.SYMTYPE), 3, "a tar archive; unpack"),
+    "tar: a hard link": Attack(tar_of("saved_model.pb", tarfile.LNKTYPE), 3, "a tar archive"),
+    "tar: a device": Attack(tar_of("saved_model.pb", tarfile.CHRTYPE), 3, "a tar archive; unpack"),
+    "tar: above": Attack(tar_of("../saved_model.pb", tarfile.REGTYPE, 9), 3, NOT_THERE),
+    "tar: absolute": Attack(tar_of("/saved_model.pb", tarfile.REGTYPE, 9), 3, NOT_THERE),
+}
+
+
+def _refused(runner: Runner, command: str, attack: Attack, folder: Path, name: str) -> None:
+    file = attack.build(folder)
+    before = contents(folder)
+    out = (folder / "out.pt",) if command == "convert" else ()
+    config = folder / "arch.json"
+    options = ("--config", config) if config.exists() else ()
+    report = runner.k2t(
+        command,
+        file,
+        *out,
+        *options,
+        reads=(file, file.parent),
+        writes=(folder,),
+        folder=folder,
+        name=f"tensorflow: {name}",
+    )
+    one_line_each(report, attack.code, file, attack.lines)
+    assert attack.words in report.err, report.err
+    assert report.crimes == []
+    assert contents(folder) == before
+    assert report.peak_mib < PEAK[runner.mode]
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_hostile_model_is_refused(
+    name: str, reading: Runner, converting: Runner, tmp_path: Path
+) -> None:
+    attack = ATTACKS[name]
+    for runner, command in ((reading, "inspect"), (converting, "convert")):
+        (tmp_path / command).mkdir()
+        _refused(runner, command, attack, tmp_path / command, name)
+
+
+@pytest.mark.parametrize("build", [saved(), saved(deep)], ids=["plain", "deep"])
+def test_honest_models_are_read_and_nothing_else(
+    build: Callable[[Path], Path], converting: Runner, tmp_path: Path
+) -> None:
+    """The measure above is not blind: the same files convert when nothing is wrong."""
+    model = build(tmp_path)
+    (model / "assets").mkdir()
+    (model / "assets" / "secret.pkl").write_bytes(b"\x80\4.")
+    report = converting.k2t(
+        "convert",
+        model,
+        tmp_path / "out.pt",
+        reads=(model / "saved_model.pb", model / "keras_metadata.pb", model / "variables"),
+        writes=(tmp_path / "out.pt", *tmp_path.glob(".k2t*")),
+        folder=tmp_path,
+    )
+    crimes = [crime for crime in report.crimes if "assets" in crime or "secret" in crime]
+    assert (report.code, crimes) == (0, []), report.err
+
+
+def many_layers_to_one_object(root: Node) -> None:
+    """Every layer leads to the same 20,000 objects: 60,000,000 steps, if each walks them all."""
+    first = Node(children={f"c{count}": Node() for count in range(20_000)})
+    first.children["w"] = Node(value=np.zeros(3, "f4"), full_name="hidden/w")
+    assert root.metadata is not None
+    layers = root.metadata["config"]["layers"]
+    last = len(layers)
+    for count in range(3_000):
+        name = f"d{count}"
+        layers.append({"class_name": "Dropout", "config": {"name": name, "rate": 0.5}})
+        node = Node(identifier="_tf_keras_layer", metadata={"name": name})
+        node.children["n"] = first
+        root.children[f"layer-{last + count}"] = node
+
+
+def test_objects_are_walked_once(converting: Runner, tmp_path: Path) -> None:
+    root = tree()
+    many_layers_to_one_object(root)
+    model = write_saved_model(tmp_path / "model", root)
+    report = converting.k2t(
+        "convert", model, tmp_path / "out.pt", reads=(model,), writes=(tmp_path,), folder=tmp_path
+    )
+    one_line_each(report, 3, model)
+    assert "the weight hidden/w has no place in the configuration" in report.err
+    assert report.crimes == []
