@@ -19,8 +19,9 @@ NATIVE := setup.py $(wildcard $(addprefix keras2torch_birnn/rnn/native/,*.h *.cp
 WORKERS ?= 2
 
 QUICK := $(addprefix tests/,package/test_imports.py package/test_pages.py package/test_security.py \
-	layers/test_layers.py reference/test_reference.py readers/test_archive.py \
-	readers/test_containers.py readers/test_numbering.py readers/test_graph_checks.py \
+	layers/test_layers.py reference/test_reference.py reference/test_reference_cells.py \
+	reference/test_reference_masks.py readers/test_archive.py \
+	readers/test_containers.py readers/test_weight_paths.py readers/test_graph_checks.py \
 	rnn/test_bidirectional.py rnn/test_engines.py rnn/test_torch_surface.py saving/test_saving.py)
 
 # The oldest Python, and the folder where the oldest dependencies are installed.

@@ -1,7 +1,8 @@
-"""Builds the native kernel: one shared library beside the package, with no Python or torch ABI.
+"""Build the native kernel: one shared library beside the package, with no Python or torch ABI.
 
 It is optional. Without a C++ compiler the package installs and runs in plain torch. The library
-carries the hash of its sources: Python does not use one that was built from others.
+carries the hash of its sources: Python does not use one that was built from others. The environment
+variables K2T_CXXFLAGS and K2T_LDFLAGS add flags for compiler and linker.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ def _words(variable: str) -> list[str]:
 
 
 class BuildNative(build_ext):
-    """Compiles every file with the flags of its instruction set; a failure is a warning."""
+    """Build command that compiles each file for its instruction set; a failure is a warning."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        """Return the library's path: no Python version in its name, for it knows none."""
+        """Return the library's path, without a Python version in its name."""
         return str(Path(*fullname.split("."))) + ".so"
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
-        """Nothing is a Python module here."""
+        """Return no symbols: the library is no Python module."""
         return []
 
     def build_extension(self, ext: Extension) -> None:
@@ -60,10 +61,10 @@ class BuildNative(build_ext):
 
 
 class WheelForEveryPython(bdist_wheel):
-    """Tags the wheel by platform alone, and by none if it has no library."""
+    """Wheel that is tagged by platform alone, or by none if it has no library."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Any Python 3 and any ABI; this platform if a library was built."""
+        """Return any Python 3 and any ABI; this platform if a library was built."""
         built = self.get_finalized_command("build_ext").get_outputs()
         self.root_is_pure = not any(Path(file).exists() for file in built)
         return "py3", "none", super().get_tag()[2]

@@ -103,7 +103,7 @@ def round_robin(commands: dict[str, list[str]], rounds: int) -> dict[str, Any]:
 
 
 def summary(results: list[dict[str, float]]) -> dict[str, Any]:
-    """Every quantity: the median, the range, and every single value."""
+    """Return the median, the range and every single value of each quantity."""
     columns = {key: [result[key] for result in results] for key in results[0]}
     return {
         key: {
@@ -129,7 +129,7 @@ def versions_of(python: str, packages: tuple[str, ...]) -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Describe the machine and the versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -146,7 +146,7 @@ def machine() -> dict[str, Any]:
 
 
 def largest(path: Path) -> Path:
-    """The path itself, or the largest model of a folder."""
+    """Return the path itself, or the largest model of a folder."""
     if not path.is_dir():
         return path
     models = [p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file()]
@@ -154,7 +154,7 @@ def largest(path: Path) -> Path:
 
 
 def keras_command(python: str, package: str, model: Path) -> tuple[str, list[str]]:
-    """The command that loads a model in Keras (in Keras 3 a ``.keras`` file), and its name."""
+    """Return the command that loads a model in Keras (``.keras``: Keras 3), and its name."""
     package = "keras" if model.suffix == ".keras" else package
     plain = [python, "-c", LOAD.format(package=package), str(model)]
     done = subprocess.run(plain, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -165,7 +165,7 @@ def keras_command(python: str, package: str, model: Path) -> tuple[str, list[str
 
 
 def bench(model: Path, folder: Path, rounds: int, keras: tuple[str, str] | None) -> dict[str, Any]:
-    """All commands on one model, after a proof that the conversion is right."""
+    """Time all commands on one model, after a proof that the conversion is right."""
     out = folder / "out.pt"
     convert = [sys.executable, "-c", K2T, "convert", str(model), str(out), "--force"]
     measure(convert)
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--large-rounds", type=int, default=9, help="of the large models; 0: none")
     day = datetime.datetime.now(datetime.timezone.utc).date()
-    results = Path(__file__).parent / "results" / f"convert-{day}.json"
+    results = Path(__file__).parents[1] / "build" / f"convert-{day}.json"
     parser.add_argument("--out", type=Path, default=results)
     options = parser.parse_args()
     about: dict[str, Any] = {"date": str(day), "machine": machine()}

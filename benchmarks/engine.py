@@ -1,4 +1,4 @@
-"""The grid that decides about engines: cells x merges x shapes, two layers, masked and not.
+"""Time the grid of engines: cells x merges x shapes, two layers, masked and not.
 
     python benchmarks/engine.py --threads 2 --json benchmarks/results/NAME.json
 
@@ -67,7 +67,7 @@ def peaks(threads: int) -> dict[str, float]:
 
 
 def floor_ms(stack: Stack, best: dict[str, float]) -> float:
-    """The least that a call can take on this machine."""
+    """Estimate the least time that a call can take on this machine."""
     lengths = lengths_of(stack)
     share = 1.0 if lengths is None else float(lengths.sum()) / (stack.batch * stack.time)
     steps = stack.time if lengths is None else int(lengths.max())
@@ -78,7 +78,7 @@ def floor_ms(stack: Stack, best: dict[str, float]) -> float:
 
 
 def best_peer(row: Row) -> tuple[str, float]:
-    """The fastest of the peers that could run, and how k2t compares with it."""
+    """Return the fastest of the peers that could run, and the ratio of k2t to it."""
     found = {name: row.ratio(OURS, name) for name in PEERS}
     there = {name: ratio for name, ratio in found.items() if ratio is not None}
     if not there:

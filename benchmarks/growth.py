@@ -1,4 +1,4 @@
-"""How ``k2t convert`` grows with the number of layers, and what isolating the HDF5 library costs.
+"""Measure how ``k2t convert`` grows with the number of layers, and what HDF5 isolation costs.
 
     python benchmarks/growth.py [--rounds 3] [--out RESULT.json]
 
@@ -51,7 +51,7 @@ SMALL = Path(__file__).parents[1] / "fixtures" / "tf.keras-2.15.0" / "stack_same
 
 
 def convert(code: str, model: Path, out: Path) -> list[str]:
-    """The command line of one conversion."""
+    """Return the command line of one conversion."""
     return [sys.executable, "-c", code, "convert", str(model), str(out), "--force"]
 
 
@@ -85,7 +85,7 @@ def growth(folder: Path, kind: str, rounds: int) -> dict[str, Any]:
 
 
 def isolation(folder: Path, rounds: int) -> dict[str, Any]:
-    """The same small file with and without a process for the HDF5 library."""
+    """Convert a small file with and without a process for the HDF5 library."""
     results = round_robin(
         {
             "isolated": convert(K2T, SMALL, folder / "a.pt"),
@@ -108,12 +108,12 @@ def isolation(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, write the raw numbers."""
+    """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--isolation-rounds", type=int, default=15)
     day = datetime.datetime.now(datetime.timezone.utc).date()
-    results = Path(__file__).parent / "results" / f"growth-{day}.json"
+    results = Path(__file__).parents[1] / "build" / f"growth-{day}.json"
     parser.add_argument("--out", type=Path, default=results)
     options = parser.parse_args()
     about: dict[str, Any] = {"date": str(day), "machine": machine()}

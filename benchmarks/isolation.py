@@ -1,4 +1,4 @@
-"""What it costs that the HDF5 library runs in a process of its own: ``k2t convert``, both ways.
+"""Measure the cost of a process of its own for the HDF5 library in ``k2t convert``.
 
     python benchmarks/isolation.py [MODEL] [--rounds 11] [--out RESULT.json]
 

@@ -1,4 +1,4 @@
-"""Random models, written by the installed Keras, converted, compared: thousands of them.
+"""Compare thousands of random models, written by the installed Keras and converted.
 
     python benchmarks/random_graphs.py keras --count 2000 --seed 1 --out run.json
     python benchmarks/random_graphs.py tf_keras --count 2000 --seed 1 --out run.json
@@ -32,7 +32,7 @@ SAVE_EVERY = 50
 
 
 class Record:
-    """What happened so far."""
+    """Results so far."""
 
     def __init__(self, package: str, seed: int) -> None:
         self.facts = {
@@ -46,13 +46,13 @@ class Record:
         self.outcomes: Counter[str] = Counter()
         self.layers: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
-        self.yardstick = 0
+        self.as_far_as_keras = 0
         self.worst = {"against Keras": 0.0, "float64 against the reference": 0.0}
         self.failures: list[dict[str, Any]] = []
         self.started = time.time()
 
     def add(self, graph: dict[str, Any], kind: str, result: live.Outcome | str) -> None:
-        """One graph."""
+        """Add the result of one graph."""
         if isinstance(result, str):
             outcome, problem = "Keras fails", result
         elif result.ok:
@@ -60,7 +60,7 @@ class Record:
             self.layers.update(classes(graph))
             self.kinds[kind] += 1
             if result.error > 1:
-                self.yardstick += 1
+                self.as_far_as_keras += 1
             else:
                 self.worst["against Keras"] = max(self.worst["against Keras"], result.error)
             exact = max(self.worst["float64 against the reference"], result.exact_error)
@@ -75,13 +75,13 @@ class Record:
             )
 
     def write(self, out: Path) -> None:
-        """The record as JSON; errors in units of what is allowed."""
+        """Write the record as JSON; errors in units of what is allowed."""
         data = {
             **self.facts,
             "seconds": round(time.time() - self.started),
             "graphs": sum(self.outcomes.values()),
             "outcomes": dict(self.outcomes),
-            "as far from Keras as Keras from float64": self.yardstick,
+            "as far from Keras as Keras from float64": self.as_far_as_keras,
             "allowed": {"atol": live.ATOL, "rtol": live.RTOL, "float64": live.EXACT},
             "worst error in units of what is allowed": self.worst,
             "kinds": dict(self.kinds),

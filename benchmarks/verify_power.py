@@ -1,4 +1,4 @@
-"""What ``k2t verify`` sees: every mutation of OUT must be NOT EQUAL, every right OUT must be OK.
+"""Test ``k2t verify``: every mutation of OUT must be NOT EQUAL, every right OUT must be OK.
 
     python benchmarks/verify_power.py --fixtures 200 --models FOLDER ... --out power.json
 
@@ -61,7 +61,7 @@ def models(folder: Path) -> Iterator[tuple[Path, Path | None]]:
 
 
 def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its results kept, by the content of all arguments."""
+    """Return a function that keeps its results by the content of all arguments."""
     found: dict[Any, Any] = {}
 
     def key(value: Any) -> Any:
@@ -82,7 +82,7 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run(path: Path, config: Path | None, folder: Path, most: int) -> dict[str, Any]:
-    """One model: the right OUT and all mutations of it."""
+    """Verify the right OUT of one model and all its mutations."""
     verification.by_reference = kept(BY_REFERENCE)
     verification.read_model = kept(READ_MODEL)
     recurrent_check.compute_recurrent = kept(COMPUTE_RECURRENT)
@@ -154,7 +154,7 @@ def main() -> None:
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The counts, and what is not as it should be."""
+    """Return the counts, and everything that is not as it should be."""
     done = [one for one in found if "tried" in one]
     kinds: Counter[str] = Counter()
     for one in done:

@@ -1,4 +1,4 @@
-"""The commands, where the script ``k2t`` is not at hand: ``python -m keras2torch_birnn``."""
+"""Run the commands without the script ``k2t``: ``python -m keras2torch_birnn``."""
 
 from keras2torch_birnn.cli import main
 

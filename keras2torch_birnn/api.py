@@ -1,4 +1,4 @@
-"""``convert``: from a Keras file to a torch model, or to a file of it. torch is imported late."""
+"""``convert``: the steps from a Keras file to a torch model or checkpoint. Imports torch late."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras2torch_birnn.readers import read_arrays
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse, read_weights
 from keras2torch_birnn.saving.atomic import check_replacing
-from keras2torch_birnn.saving.out_files import OUT
+from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -32,19 +32,19 @@ def convert(
 ) -> nn.Module:
     """Read a Keras file and rebuild its model in torch: eval mode, CPU.
 
-    Call ``.train()`` on it before it is trained, also where a trainer does that for its own module:
-    some keep the mode of the modules inside, and then train without dropout. The parameters that
-    ``load_model`` of Keras would train have ``requires_grad``.
+    Call ``.train()`` on it before training, even if a trainer does so for its own module: some
+    trainers keep the mode of inner modules, and then train without dropout. The parameters that
+    Keras would train after ``load_model`` have ``requires_grad``.
 
-    path: a file, folder or checkpoint of any format in docs/cli.md; the content tells which.
+    path: a file, folder or checkpoint in any format of docs/cli.md, recognised by content.
     config: the text of ``model.to_json()``, for a file that holds only weights. dtype: "float32"
-    or "float64".
-    masked_steps: "zeros" or "previous", where a note says that the file's version leaves it open.
+    or "float64". masked_steps: "zeros" or "previous", if a note says that the file does not
+    determine it.
     plugins: shipped ones by name, your own by path, see ``plugins.load_plugins``.
 
     Raises:
         InvalidModelFileError, WeightMismatchError: the file is broken; UnsupportedLayerError,
-        UnsupportedOptionError: with everything that cannot be converted in one list.
+        UnsupportedOptionError: lists everything that cannot be converted.
     """
     load_plugins(plugins)
     model, _ = convert_with_spec(path, config=config, dtype=dtype, masked_steps=masked_steps)
@@ -77,41 +77,41 @@ def convert_with_spec(
     out: Path | None = None,
     overwrite: bool = False,
 ) -> tuple[nn.Module, ModelSpec]:
-    """Convert a Keras file, from the container to the model, or to the file ``out``.
+    """Convert a Keras file to a model and, with ``out``, write it to that file.
 
-    Returns the model and what was read. With ``out``, large weights pass from file to file, and
-    the model that is returned does not have them.
+    Returns the model and its spec. With ``out``, large weights are copied from file to file, and
+    the returned model does not hold them.
 
     Raises:
         K2TError: as ``convert``; OutputError: ``out`` cannot be written.
     """
-    torch = _TorchImport()  # meanwhile a child process makes the file's index
+    torch = _TorchImport()  # meanwhile a child process reads the file's index
     with ExitStack() as opening, in_file(path):
         container = opening.enter_context(open_container(path))  # recognise the format
         reading = parse(container, path, config=config, masked_steps=masked_steps)
         reading = infer_shapes(reading)
-        reading = read_weights(reading, "lazy")  # locate, check; large ones when needed
+        reading = read_weights(reading, "lazy")  # locate, check; large ones stay in the file
         if reading.problems:
             raise gather(reading.problems)
         if out is not None:
-            check_replacing(out, OUT, overwrite=overwrite)
+            check_replacing(out, CHECKPOINT, overwrite=overwrite)
         torch.wait()
         from keras2torch_birnn.conversion import add_origin, build, make_golden
-        from keras2torch_birnn.plugins.checks import completed
+        from keras2torch_birnn.plugins.checks import complete_shapes
 
-        spec = completed(reading.spec)  # shapes that only a plugin's module tells
+        spec = complete_shapes(reading.spec)  # shapes that only running a plugin's module shows
         model = build(spec, dtype=dtype)
         golden = make_golden(spec, model)
         model = add_origin(model, spec, golden, filled=out is None)
         if out is not None:
-            from keras2torch_birnn.saving.checkpoint import write_out
+            from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
-            write_out(model, out, overwrite=overwrite, source=path, finish=opening.close)
+            write_checkpoint(model, out, overwrite=overwrite, source=path, finish=opening.close)
     return model, reading.spec
 
 
 class _TorchImport:
-    """The import of torch, and of what needs it, by a thread of its own."""
+    """Import of torch, and of the modules that need it, in a thread of its own."""
 
     def __init__(self) -> None:
         self._error: BaseException | None = None
@@ -128,7 +128,7 @@ class _TorchImport:
         return conversion
 
     def wait(self) -> None:
-        """Wait until it is there, or raise what went wrong.
+        """Wait for the import to end, and raise its error if it failed.
 
         Raises:
             UsageError: there is too little memory for torch.

@@ -1,4 +1,4 @@
-"""ModelSpec -> torch model, and what travels with it: the spec's text and the golden vectors."""
+"""Build a torch model from a ModelSpec, and attach its origin: spec text and golden vectors."""
 
 from __future__ import annotations
 
@@ -18,29 +18,35 @@ from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printabl
 from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.layers.recurrent import RecurrentModule
-from keras2torch_birnn.plugins.checks import check_lasting, own_layers, tried, watched
+from keras2torch_birnn.plugins.checks import (
+    add_dtype_checks,
+    check_round_trip,
+    find_plugin_layers,
+    run_checked,
+)
 from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
+from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.schema.training_rules import with_training_rules
-from keras2torch_birnn.spec import ModelSpec, model_from_json, with_dtype
+from keras2torch_birnn.spec import ModelSpec, with_dtype
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 GOLDEN_STEPS = 7
 _META = "keras2torch_birnn"
-# What arithmetic raises on tensors that do not fit each other, where no shape told it before.
+# Errors of arithmetic on tensors that do not fit each other, if no shape check found that before.
 _FAILURES = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Small random inputs and the outputs that the reference computes of them in float64.
+    """Golden vectors: small random inputs and their exact outputs, computed in float64.
 
-    ``made_by``: "reference", or "model" where the model itself computed them in float64, because
-    its weights were trained since or it has layers that only the user knows. ``rounding``: how far
-    plain float32 arithmetic is off on these inputs, ``roundings``: the same for each output, empty
-    in files that know the largest alone.
+    ``made_by``: "reference", or "model" where a float64 copy of the model computed them, because
+    its weights were trained since or a layer has no NumPy equation. ``rounding``: the largest error
+    of plain float32 arithmetic on these inputs; ``roundings``: that of each output, empty in older
+    files.
     """
 
     inputs: tuple[Tensor, ...]
@@ -52,7 +58,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from. ``checksum``: of the weights that ``golden`` belongs to."""
+    """Origin of a model. ``checksum``: of the weights to which ``golden`` belongs."""
 
     spec_text: str
     golden: Golden
@@ -60,7 +66,7 @@ class Origin:
 
 
 def origin(model: nn.Module) -> Origin:
-    """What travels with a converted model.
+    """Return the origin of a converted model.
 
     Raises:
         UsageError: the model was not made by ``k2t.convert`` or ``k2t.load``.
@@ -74,8 +80,8 @@ def origin(model: nn.Module) -> Origin:
     return found
 
 
-def with_origin(model: fx.GraphModule, facts: Origin) -> fx.GraphModule:
-    """Attach what travels with the model."""
+def attach_origin(model: fx.GraphModule, facts: Origin) -> fx.GraphModule:
+    """Attach an origin to a model."""
     model.meta[_META] = facts
     return model
 
@@ -87,10 +93,10 @@ def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
     Embedding), so a model that is trained in place changes the spec it was built from.
 
     Raises:
-        UnsupportedLayerError, UnsupportedOptionError: what cannot be built, all of it.
+        UnsupportedLayerError, UnsupportedOptionError: lists everything that cannot be built.
         UsageError: no such dtype.
     """
-    root = with_training_rules(model.root, model.generation)  # these ask for the file's own dtype
+    root = with_training_rules(model.root, model.generation)  # these need the file's own dtype
     root = root if dtype is None else with_dtype(root, _numpy_dtype(dtype))
     module = graph_module(root).eval()
     return module if dtype is None else module.to(DTYPES[dtype])  # constants of layers as well
@@ -103,16 +109,16 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def make_golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
-    """Compute golden vectors, after trying the layers of plugins.
+    """Compute golden vectors, after checking the layers of plugins.
 
     Raises:
-        PluginError: a layer of a plugin fails, or would not survive in OUT.
+        PluginError: a layer of a plugin fails, or its state does not survive saving.
         InvalidModelFileError: the model cannot be computed.
     """
     try:
-        if own_layers(spec):
-            _try_plugins(spec, model)
-        return _golden(spec, model)
+        if find_plugin_layers(spec):
+            _check_plugins(spec, model)
+        return _make_by_reference(spec, model)
     except _FAILURES as error:
         raise InvalidModelFileError(
             f"it cannot be computed on inputs of its own shapes ({_reason(error)})",
@@ -129,30 +135,30 @@ def add_origin(
     """
     if filled:
         materialize(model)
-    return with_origin(model, Origin(spec.to_json(), golden, checksum(model) if filled else 0))
+    return attach_origin(model, Origin(spec.to_json(), golden, checksum(model) if filled else 0))
 
 
-def _try_plugins(spec: ModelSpec, model: fx.GraphModule) -> None:
-    """Try a plugin's layers before anything is written."""
+def _check_plugins(spec: ModelSpec, model: fx.GraphModule) -> None:
+    """Check a plugin's layers before anything is written."""
     inputs = tuple(map(torch.from_numpy, draw_inputs(spec, steps=GOLDEN_STEPS, seed=0)))
-    tried(model, on_model(model, inputs), float_type(model))
-    names = ", ".join(dict.fromkeys(shown(layer) for layer in own_layers(spec)))
-    again = build(model_from_json(json.loads(spec.to_json()))).to(float_type(model))
-    check_lasting(model, again, lambda one: run(one, inputs), names)
+    run_checked(model, move_inputs(model, inputs), find_float_dtype(model))
+    names = ", ".join(dict.fromkeys(shown(layer) for layer in find_plugin_layers(spec)))
+    again = build(model_from_json(json.loads(spec.to_json()))).to(find_float_dtype(model))
+    check_round_trip(model, again, lambda one: run(one, inputs), names)
 
 
 def _reason(error: Exception) -> str:
     return printable(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def _golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
+def _make_by_reference(spec: ModelSpec, model: fx.GraphModule) -> Golden:
     drawn = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
-    if not covered(spec):
-        return _by_model(model, drawn)
-    return _golden_of(steadiest(drawn, lambda one: by_reference(spec, one))[0], "reference")
+    if not reference_covers(spec):
+        return _make_by_model(model, drawn)
+    return _to_golden(steadiest(drawn, lambda one: by_reference(spec, one))[0], "reference")
 
 
-def _golden_of(found: Measured, made_by: str) -> Golden:
+def _to_golden(found: Measured, made_by: str) -> Golden:
     return Golden(
         tuple(map(torch.from_numpy, found.drawn.arrays)),
         tuple(torch.from_numpy(np.asarray(y, order="C")) for y in found.outputs),
@@ -162,24 +168,24 @@ def _golden_of(found: Measured, made_by: str) -> Golden:
     )
 
 
-def covered(spec: ModelSpec) -> bool:
-    """Whether the reference has an equation of every layer of the model."""
+def reference_covers(spec: ModelSpec) -> bool:
+    """Return whether the reference has an equation for every layer of the model."""
     return all(
         layer.class_name in SCHEMA or equation_of(layer) is not None for layer in spec.root.walk()
     )
 
 
-def model_golden(model: nn.Module) -> Golden:
-    """Golden vectors that a float64 copy of the model computes itself."""
+def make_golden_by_model(model: nn.Module) -> Golden:
+    """Compute golden vectors with a float64 copy of the model itself."""
     facts = origin(model)
     before = Drawn("", tuple(x.numpy() for x in facts.golden.inputs))
     spec = model_from_json(json.loads(facts.spec_text))
     others = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
-    return _by_model(model, chain([before], others))
+    return _make_by_model(model, chain([before], others))
 
 
-def _by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
-    copy = in_float64(model)
+def _make_by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
+    copy = copy_in_float64(model)
 
     def measure(one: Drawn) -> Measured:
         inputs = tuple(map(torch.from_numpy, one.arrays))
@@ -187,20 +193,20 @@ def _by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
         single = tuple(y.numpy() for y in run(model, inputs))
         return Measured(one, exact, differences(single, exact))
 
-    return _golden_of(steadiest(drawn, measure)[0], "model")
+    return _to_golden(steadiest(drawn, measure)[0], "model")
 
 
-def in_float64(model: nn.Module) -> nn.Module:
-    """A copy of the model on the CPU in float64, eval mode, no state carried.
+def copy_in_float64(model: nn.Module) -> nn.Module:
+    """Copy the model to the CPU in float64 and eval mode.
 
-    It raises a PluginError where a plugin's layer gives another precision.
+    The copy raises a PluginError where a plugin's layer returns another precision.
     """
-    return watched(deepcopy(model).cpu().double().eval(), torch.float64)
+    return add_dtype_checks(deepcopy(model).cpu().double().eval(), torch.float64)
 
 
 def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Outputs of one call from fresh states, flat and on the CPU; the model is left as it was."""
-    given = on_model(model, inputs)
+    """Call the model once from fresh states; return its outputs as a flat tuple on the CPU."""
+    given = move_inputs(model, inputs)
     reset_states(model)
     with torch.no_grad():
         out = model(*given)
@@ -208,28 +214,28 @@ def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(y.cpu() for y in flat(out))
 
 
-def float_type(model: nn.Module) -> torch.dtype:
-    """The precision of a model's weights."""
+def find_float_dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype of a model's float weights."""
     tensors = model.state_dict().values()
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
 
 
-def on_model(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The inputs on the model's device, floats in its precision."""
+def move_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Move the inputs to the model's device, floats also to its precision."""
     device = next(iter(model.state_dict().values()), torch.zeros(())).device
-    kind = float_type(model)
+    kind = find_float_dtype(model)
     return tuple(x.to(device, kind) if x.is_floating_point() else x.to(device) for x in inputs)
 
 
 def reset_states(model: nn.Module) -> None:
-    """Forget what ``stateful`` layers carry from batch to batch (Keras' ``reset_states``)."""
+    """Reset the states that ``stateful`` layers keep between batches (Keras' ``reset_states``)."""
     for module in model.modules():
         if isinstance(module, RecurrentModule):
             module.carried = None
 
 
 def flat(output: Any) -> tuple[Tensor, ...]:
-    """The tensors of a model's output, in Keras' order."""
+    """Flatten a model's output to a tuple of tensors, in Keras' order."""
     if isinstance(output, Tensor):
         return (output,)
     values = output.values() if isinstance(output, Mapping) else output
@@ -237,7 +243,7 @@ def flat(output: Any) -> tuple[Tensor, ...]:
 
 
 def checksum(model: nn.Module) -> int:
-    """A number that changes when any weight does."""
+    """Compute a checksum of all weights and their names."""
     total = 0
     for name, tensor in sorted(model.state_dict().items()):
         data = tensor.detach().cpu().contiguous()

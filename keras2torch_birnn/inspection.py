@@ -1,4 +1,4 @@
-"""``inspect``: describe a file's layers as a table. torch is imported late."""
+"""``inspect``: describe a file's layers as a table. Imports torch late."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.readers.steps import PathLike
-from keras2torch_birnn.rnn.engine_choice import alike, choose
+from keras2torch_birnn.rnn.cell_kind import can_share_module
+from keras2torch_birnn.rnn.engines import static_engine
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS
-from keras2torch_birnn.schema.recurrent import CONV_LSTMS
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 from keras2torch_birnn.torch_import import loading_torch
 
-NOT_RUN = "see below"  # why a layer with a problem runs as nothing
+NOT_RUN = "see below"  # "why" of a layer with a problem, which the list below the table explains
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One line of ``k2t inspect``."""
+    """Row of the table of ``k2t inspect``."""
 
     path: str
     class_name: str
@@ -39,7 +40,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What ``k2t inspect`` shows: every layer, the notes, and all that is not supported."""
+    """Result of ``k2t inspect``: all layers, the notes, and everything that is not supported."""
 
     rows: tuple[LayerRow, ...]
     notes: tuple[str, ...]
@@ -49,7 +50,7 @@ class Inspection:
 def inspect(
     path: PathLike, *, config: PathLike | None = None, plugins: Iterable[PluginName] = ()
 ) -> Inspection:
-    """Read a file's structure; what is unsupported is listed, not raised.
+    """Read a file's structure; list what is unsupported instead of raising it.
 
     Raises:
         InvalidModelFileError: the file is broken.
@@ -60,10 +61,10 @@ def inspect(
     if not problems:
         with loading_torch():
             from keras2torch_birnn.conversion import build
-            from keras2torch_birnn.plugins.checks import completed
+            from keras2torch_birnn.plugins.checks import complete_shapes
 
         try:
-            spec = completed(spec)
+            spec = complete_shapes(spec)
             masks = build(spec).meta["masks"]
         except K2TError as error:
             problems = [error]
@@ -75,25 +76,25 @@ def inspect(
 def layer_rows(
     spec: ModelSpec, problems: Sequence[K2TError], masks: Mapping[str, str]
 ) -> tuple[LayerRow, ...]:
-    """The lines of ``k2t inspect``. A layer with a problem has not all of its options."""
+    """Make the rows of ``k2t inspect``. A layer with a problem lacks some of its options."""
     places = sorted(problem.place for problem in problems)
     refused = {
         id(part)
         for layer in spec.root.walk()
-        if layer.graph is None and _at_or_in(layer.place, places)
+        if layer.graph is None and _has_problem(layer.place, places)
         for part in layer.walk()
     }
     return tuple(
         LayerRow(layer.place, layer.class_name, layer.output_shape, "", "", "", "", NOT_RUN)
         if id(layer) in refused
-        else _row(layer, masks.get(layer.place, ""))
+        else _make_row(layer, masks.get(layer.place, ""))
         for layer in spec.root.walk()
         if layer is not spec.root and layer.class_name != "InputLayer"
     )
 
 
-def _at_or_in(place: str, others: Sequence[str]) -> bool:
-    """Whether one of the sorted places is this one, or a part of the layer there."""
+def _has_problem(place: str, others: Sequence[str]) -> bool:
+    """Return whether one of the sorted places is this layer's, or that of a part of it."""
     for start in (place, f"{place}/"):
         at = bisect_left(others, start)
         if at < len(others) and (others[at] == place or others[at].startswith(f"{place}/")):
@@ -101,8 +102,8 @@ def _at_or_in(place: str, others: Sequence[str]) -> bool:
     return False
 
 
-def _row(layer: LayerSpec, mask: str) -> LayerRow:
-    engine, reason = _how(layer)
+def _make_row(layer: LayerSpec, mask: str) -> LayerRow:
+    engine, reason = _describe_engine(layer)
     config = layer.config
     names = ("activation", "recurrent_activation")
     return LayerRow(
@@ -117,26 +118,26 @@ def _row(layer: LayerSpec, mask: str) -> LayerRow:
     )
 
 
-def _how(layer: LayerSpec) -> tuple[str, str]:
-    """Engine and reason: a kernel of torch, or the loop."""
+def _describe_engine(layer: LayerSpec) -> tuple[str, str]:
+    """Return the engine of a layer, and the reason."""
     layer = plain(layer)
     if layer.class_name in CELL_GATES:
-        choice = choose(layer)
+        choice = static_engine(layer)
         return choice.engine, choice.reason
     if layer.class_name in CONV_LSTMS:
         return "loop", "torch has no convolutional LSTM"
     if layer.class_name in CELLS:
         return "part", "of an RNN"
     if layer.class_name == "RNN" and all(cell.class_name in CELL_LAYERS for cell in _cells(layer)):
-        engines = [choose(cell) for cell in layers_of_stack(layer)]
+        engines = [static_engine(cell) for cell in layers_of_stack(layer)]
         same = len({choice.engine for choice in engines}) == 1
         reason = " / ".join(choice.reason for choice in engines)
         return (engines[0].engine if same else "stack"), f"cells of a stack: {reason}"
     if layer.class_name == "Bidirectional" and len(layer.parts) == 2:
         halves = tuple(map(plain, layer.parts.values()))
         if all(half.class_name in RECURRENT for half in halves):
-            forward, backward = (_how(half) for half in halves)
-            if halves[0].class_name in CELL_GATES and alike(*halves):
+            forward, backward = (_describe_engine(half) for half in halves)
+            if halves[0].class_name in CELL_GATES and can_share_module(*halves):
                 fused = forward[0] == "fused"
                 return forward[0], forward[1] + ", bidirectional" * fused
             if forward == backward:

@@ -7,7 +7,7 @@ rules of the Keras that wrote the file are applied by ``readers``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -18,6 +18,8 @@ Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int | None, ...]
 # A tensor, or a tuple / dict of such: the structure in which Keras passes tensors around.
 Structure: TypeAlias = Any
+# Class name -> the keys of its settings that are semantics.
+SemanticNames: TypeAlias = Callable[[str], Container[str]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,9 @@ class Graph:
 class LayerSpec:
     """A layer: its class, all of its options, its weights by Keras' names, its inner layers.
 
+    ``config`` holds Keras' options under Keras' names, as the file states them. ``semantics`` holds
+    what the reader inferred or settled by the Keras version (``masked_output``, ``passes_mask``,
+    ...): of each class the names in ``Schema.semantics``; empty for a plugin's class.
     ``parts`` holds what a wrapper wraps (``layer``; ``forward_layer`` and ``backward_layer``),
     ``graph`` what a model holds (class ``Sequential`` or ``Functional``). ``place`` says where in
     the file the layer stands, for messages. ``input_shape`` and ``output_shape`` are structures of
@@ -101,6 +106,12 @@ class LayerSpec:
     place: str = ""
     input_shape: Structure = None
     output_shape: Structure = None
+    semantics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``config`` and ``semantics`` in one mapping, as the spec's JSON text holds them."""
+        return {**self.config, **self.semantics}
 
     def walk(self) -> Iterator[LayerSpec]:
         """Yield this layer, then every layer inside it, in the file's order."""
@@ -217,6 +228,18 @@ class ModelSpec:
         )
 
 
+def split_settings(
+    settings: Mapping[str, Any], semantics: Container[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split settings into Keras' options and what is named in ``semantics``."""
+    if not isinstance(settings, Mapping):
+        raise TypeError("the settings of a layer are no mapping")
+    return (
+        {key: value for key, value in settings.items() if key not in semantics},
+        {key: value for key, value in settings.items() if key in semantics},
+    )
+
+
 def leaves(structure: Structure) -> Iterator[Any]:
     """Yield the leaves of a structure (not tuple, list or dict), left to right."""
     if isinstance(structure, Mapping):
@@ -241,6 +264,11 @@ def shape_fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) ->
     )
 
 
+def format_shape(shape: Sequence[int | None]) -> str:
+    """Write a shape for messages: ``(any, 3)``."""
+    return f"({', '.join('any' if size is None else str(size) for size in shape)})"
+
+
 _SEQUENCES = (tuple, list)
 
 
@@ -258,7 +286,7 @@ def _layer_to_json(layer: LayerSpec) -> dict[str, Any]:
     out: dict[str, Any] = {
         "class_name": layer.class_name,
         "name": layer.name,
-        "config": dict(layer.config),
+        "config": layer.settings,
         "place": layer.place,
         "input_shape": layer.input_shape,
         "output_shape": layer.output_shape,
@@ -300,37 +328,43 @@ def _leaf_to_json(leaf: Any) -> Any:
     return leaf
 
 
-def model_from_json(data: Mapping[str, Any]) -> ModelSpec:
+def parse_model(data: Mapping[str, Any], semantics: SemanticNames) -> ModelSpec:
     """Build a ModelSpec from the parsed text of ``ModelSpec.to_json``.
 
-    The arrays are zeros that take no memory; their shapes and dtypes are right.
+    The arrays are zeros that take no memory; their shapes and dtypes are right. ``semantics``: the
+    keys of a class's settings that are not Keras' options. ``schema.stored.model_from_json`` passes
+    those of the schema.
 
     Raises:
         KeyError, TypeError, ValueError: the text is not what ``to_json`` writes.
     """
     return ModelSpec(
-        root=_layer_from_json(data["root"]),
+        root=_layer_from_json(data["root"], semantics),
         generation=Generation(**data["generation"]),
         notes=tuple(str(note) for note in data["notes"]),
         masked_steps=data.get("masked_steps"),
     )
 
 
-def _layer_from_json(data: Mapping[str, Any]) -> LayerSpec:
-    graph = data.get("graph")
+def _layer_from_json(data: Mapping[str, Any], semantics: SemanticNames) -> LayerSpec:
+    graph, class_name = data.get("graph"), str(data["class_name"])
+    config, settled = split_settings(_tuples(data["config"]), semantics(class_name))
     return LayerSpec(
-        class_name=str(data["class_name"]),
+        class_name=class_name,
         name=str(data["name"]),
-        config=_tuples(data["config"]),
+        config=config,
         weights={
             str(name): _placeholder(str(facts["dtype"]), facts["shape"])
             for name, facts in data.get("weights", {}).items()
         },
-        parts={str(k): _layer_from_json(part) for k, part in data.get("parts", {}).items()},
-        graph=None if graph is None else _graph_from_json(graph),
+        parts={
+            str(k): _layer_from_json(part, semantics) for k, part in data.get("parts", {}).items()
+        },
+        graph=None if graph is None else _graph_from_json(graph, semantics),
         place=str(data["place"]),
         input_shape=_tuples(data["input_shape"]),
         output_shape=_tuples(data["output_shape"]),
+        semantics=settled,
     )
 
 
@@ -342,9 +376,9 @@ def _placeholder(dtype: str, shape: Sequence[int]) -> Array:
     return np.broadcast_to(np.zeros((), dtype=kind), tuple(int(size) for size in shape))
 
 
-def _graph_from_json(data: Mapping[str, Any]) -> Graph:
+def _graph_from_json(data: Mapping[str, Any], semantics: SemanticNames) -> Graph:
     return Graph(
-        layers=tuple(_layer_from_json(layer) for layer in data["layers"]),
+        layers=tuple(_layer_from_json(layer, semantics) for layer in data["layers"]),
         calls=tuple(
             Call(
                 str(c["layer"]),

@@ -1,4 +1,4 @@
-"""Too little memory for torch, told as that: its import has many ways to fail then, some fatal."""
+"""Import torch, and report clearly if memory is too small: its import may even end the process."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from keras2torch_birnn.errors import UsageError
 
 ADVICE = "raise its limit (ulimit -v), or free some"
 
-# What the system's loader, the C library, torch and Python say where memory is missing.
+# Messages of the system's loader, the C library, torch and Python where memory is missing.
 _WORDS = re.compile(
     r"failed to map segment|(annot|can't) allocate|bad_alloc|not enough memory|"
     r"can't start new thread"
 )
 _LIBRARIES = ("libtorch_cpu.so", "libtorch_python.so")
-_PYTHON_PART = 128 << 20  # what the import takes besides its libraries; in fact it is more
+_PYTHON_PART = 128 << 20  # lower bound of what the import needs besides its libraries
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Tell an error that only says that memory is missing; libraries have many words for it."""
+    """Return whether an error means that memory is missing; libraries word it in many ways."""
     return isinstance(error, MemoryError) or _WORDS.search(str(error)) is not None
 
 
 @contextmanager
 def loading_torch() -> Iterator[None]:
-    """Name the reason where torch cannot be imported for want of memory.
+    """Turn failures of torch's import that are due to too little memory into a UsageError.
 
     Raises:
         UsageError: there is too little memory.
@@ -46,7 +46,7 @@ def loading_torch() -> Iterator[None]:
 
 
 def check_room() -> None:
-    """Refuse to import torch where it would end the process for want of memory.
+    """Refuse to import torch if too little memory would end the process.
 
     Raises:
         UsageError: there is too little memory.
@@ -56,11 +56,11 @@ def check_room() -> None:
 
 
 def _too_little() -> UsageError:
-    return UsageError("there is not enough memory to load it", ADVICE, file="torch")
+    return UsageError("not enough memory to load it", ADVICE, file="torch")
 
 
 def _room() -> float:
-    """Bytes of addresses that this process may still take."""
+    """Return the bytes of address space that this process may still use."""
     if sys.platform == "win32":
         return float("inf")
     import resource
@@ -78,7 +78,7 @@ def _mapped() -> int:
 
 
 def _needed() -> int:
-    """Bytes of addresses without which torch ends the process instead of raising an error."""
+    """Return the bytes of address space below which torch ends the process without an error."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         return 0

@@ -1,4 +1,4 @@
-"""What holds for all tests and every process that one of them starts.
+"""Settings for all tests and for every process that they start.
 
 One thread: the tensors of the tests are small. Two threads of OpenMP that share them wait for each
 other, four times as long as one computes, and far longer on a machine that has other work to do.
@@ -24,7 +24,7 @@ pytest_plugins = ("kernel_fixtures",)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is marked gpu is skipped where there is none."""
+    """Skip tests marked gpu where there is none."""
     if item.get_closest_marker("gpu"):
         import torch
 

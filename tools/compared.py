@@ -39,7 +39,7 @@ KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class File:
-    """One fixture: its entry in the manifest, its architecture as text and parsed."""
+    """Fixture: its entry in the manifest, its architecture as text and parsed."""
 
     entry: Mapping[str, Any]
     text: str
@@ -47,17 +47,17 @@ class File:
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """Every layer, those inside others too."""
+        """Every layer, also nested ones."""
         return tuple(self.root.walk())
 
     @property
     def calls(self) -> Iterator[Call]:
-        """Every call, those inside nested models too."""
+        """Every call, also those in nested models."""
         return (call for one in self.layers if one.graph for call in one.graph.calls)
 
 
 def architecture_text(file: str) -> str:
-    """The JSON text of a fixture's architecture."""
+    """Return the JSON text of a fixture's architecture."""
     entry, path = ENTRIES[file], FIXTURES / file
     if entry["config"] is not None:
         return (FIXTURES / entry["config"]).read_text("utf-8")
@@ -72,7 +72,7 @@ def architecture_text(file: str) -> str:
 
 
 def read_file(file: str) -> File:
-    """The architecture of a fixture, without its weights."""
+    """Parse the architecture of a fixture, without its weights."""
     text = architecture_text(file)
     parsing = Parsing(generation_of(ENTRIES[file]["keras_version"]))
     return File(ENTRIES[file], text, parse_architecture(json.loads(text), parsing))
@@ -82,12 +82,12 @@ def read_file(file: str) -> File:
 
 
 def has(*names: str) -> Callable[[File], bool]:
-    """A layer of one of these classes."""
+    """Make a test for layers of these classes."""
     return lambda file: any(one.class_name in names for one in file.layers)
 
 
 def option(name: str, *values: Any, of: str = "") -> Callable[[File], bool]:
-    """A layer whose option has one of these values."""
+    """Make a test for layers whose option has one of these values."""
     return lambda file: any(
         one.config.get(name, file) in values
         for one in file.layers
@@ -106,7 +106,7 @@ def _merge(mode: str | None) -> Callable[[File], bool]:
 def _unequal(file: File) -> bool:
     def essence(one: LayerSpec) -> Any:
         varying = ("name", "go_backwards")
-        return one.class_name, {k: v for k, v in one.config.items() if k not in varying}
+        return one.class_name, {k: v for k, v in one.settings.items() if k not in varying}
 
     pairs = [one.parts for one in file.layers if one.class_name == "Bidirectional"]
     return any(essence(p["forward_layer"]) != essence(p["backward_layer"]) for p in pairs)
@@ -117,7 +117,7 @@ def _masked(file: File) -> bool:
 
 
 def _graph(file: File) -> bool:
-    """More than a chain: a call of several tensors, or several ends."""
+    """Return whether the graph is not a chain: calls with several tensors, or several ends."""
     graph = file.root.graph
     return graph is not None and (
         len(graph.inputs) > 1 or isinstance(graph.outputs, tuple | dict) or _merging(file)
@@ -197,7 +197,7 @@ FEATURES: Mapping[str, Callable[[File], bool]] = {
 
 
 def counted() -> dict[str, File]:
-    """Every file that is compared to 1e-5 + 1e-4 |y|; those of half precision are not."""
+    """List the files compared to 1e-5 + 1e-4 |y|: all but those of half precision."""
     return {name: read_file(name) for name, e in ENTRIES.items() if "tolerance" not in e}
 
 
@@ -222,7 +222,7 @@ def _rows(head: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]) -> str
 
 
 def by_kind(files: Mapping[str, File]) -> str:
-    """Generation x kind of file."""
+    """Make the table of generations and kinds of file."""
     seen = Counter((file.entry["label"], file.entry["kind"]) for file in files.values())
     labels = sorted({label for label, _ in seen}, key=_order)
     rows = [
@@ -286,7 +286,7 @@ FAMILIES: Mapping[str, Callable[[str], bool]] = {
 
 
 def by_family(files: Mapping[str, File]) -> str:
-    """Feature x family of generations."""
+    """Make the table of features and families of generations."""
     rows = []
     for feature, test in FEATURES.items():
         labels = [file.entry["label"] for file in files.values() if test(file)]
@@ -296,7 +296,7 @@ def by_family(files: Mapping[str, File]) -> str:
 
 
 def page(files: Mapping[str, File]) -> str:
-    """Feature x kind of file, a table for each generation; then layer class x generation."""
+    """Make the page: features and kinds of file by generation, then layer classes."""
     labels = sorted({file.entry["label"] for file in files.values()}, key=_order)
     parts = [f"{_HEAD}\n{by_kind(files)}\n{by_family(files)}"]
     parts.append(f"{_CONTAINERS}\n{by_container()}")
@@ -329,12 +329,12 @@ _HEAD = """# What was compared with real Keras
 
 Written by `python tools/write_docs.py` from the files in `fixtures/`; a test fails when it is out
 of date. Each number is a count of model files that a real Keras wrote. For every one of them, the
-converted model and the float64 reference give what that Keras gave, to `1e-5 + 1e-4 |y|`, and the
-model in float64 equals the reference to 1e-12. Files of half precision have a tolerance of their
-own and are not counted.
+outputs of the converted model and of the float64 reference equal those of that Keras to
+`1e-5 + 1e-4 |y|`, and the model in float64 equals the reference to 1e-12. Files of half precision
+have their own tolerance and are not counted.
 
-Random models are compared, too: `benchmarks/random_graphs.py` draws graphs of layers, has the
-installed Keras write them, and converts them. Of 550 of Keras 3.15.1 and 550 of tf_keras 2.21
-(seed 2, `benchmarks/results/random-graphs-*.json`) 549 each were equal; the two others met the
-parser's limit of time because the run had been paused.
+Random models are compared, too: `benchmarks/random_graphs.py` generates graphs of layers, writes
+them with the installed Keras, and converts them. Of 550 models of Keras 3.15.1 and 550 of tf_keras
+2.21 (seed 2) 549 each were equal; the other two exceeded the parser's time limit because the run
+had been paused.
 """

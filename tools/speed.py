@@ -31,7 +31,7 @@ NAMES = {
 
 
 class Cell(NamedTuple):
-    """One case: our median in milliseconds, and as a part of torch's and of the best other's."""
+    """Case: k2t's median in milliseconds, and its ratios to torch and to the best other."""
 
     ms: float
     torch: float | None
@@ -43,7 +43,7 @@ Key = tuple[Any, ...]
 
 
 def cells() -> dict[Key, Cell]:
-    """All results, by cell, merge, sizes, whether masked, whether training."""
+    """Read all results, by cell, merge, sizes, masked or not, training or not."""
     found: dict[Key, Cell] = {}
     for file in FILES:
         for row in json.loads((RESULTS / file).read_text(encoding="utf-8"))["rows"]:
@@ -69,7 +69,7 @@ def _cell(timings: Sequence[dict[str, Any]]) -> Cell:
 
 
 def table(*, training: bool) -> str:
-    """A line for each cell and size with merge ``mul``, then what all of them come to."""
+    """Make a line for each cell and size with merge ``mul``, then a summary of all cases."""
     all_cells = {key: cell for key, cell in cells().items() if key[4] is training}
     lines = [
         "| two layers, `mul` | batch x time x input x units | k2t, ms | / torch | / best other "

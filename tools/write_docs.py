@@ -15,6 +15,7 @@ import speed
 
 from keras2torch_birnn.cli.catalogue import catalogue
 from keras2torch_birnn.plugins import SHIPPED
+from keras2torch_birnn.rnn.engines import ENGINES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -41,11 +42,18 @@ def plugin_table() -> str:
     )
 
 
+def engine_table() -> str:
+    """Make the table of engines, in order of preference."""
+    head = "| engine | what it is | when it is used |\n|---|---|---|\n"
+    return head + "".join(f"| `{row.name}` | {row.description} | {row.use} |\n" for row in ENGINES)
+
+
 # Page -> the tables in it -> what makes each.
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "layers.md": {"layers": layer_table},
     DOCS / "plugins.md": {"plugins": plugin_table},
     DOCS / "performance.md": {
+        "engines": engine_table,
         "engine": partial(speed.table, training=False),
         "training": partial(speed.table, training=True),
     },

@@ -30,7 +30,7 @@ Runner = Callable[[], Any]
 
 
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
-    """By "predict", "function" (tf.function), "xla" (the same, compiled by XLA) or "call".
+    """Prepare a case for "predict", "function" (tf.function), "xla" (compiled by XLA) or "call".
 
     Training: "train" or "train-xla".
     """
@@ -54,7 +54,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
 
 
 def _training(keras: Any, model: Any, how: str, given: Any, runs: str) -> Prepared:
-    """``train_on_batch`` towards zeros, which makes the loss the mean of the squared outputs."""
+    """Prepare ``train_on_batch`` towards zeros: the loss is the mean of the squared outputs."""
     model.compile(keras.optimizers.SGD(RATE), loss="mse", jit_compile=how == "train-xla")
     zeros = np.zeros(model.output_shape, dtype="f4")
 
@@ -106,7 +106,7 @@ def _from_file(case: Model) -> Any:
 
 
 def _stack(keras: Any, stack: Stack) -> Any:
-    """The layers with their weights, and a second input for the mask where there is one."""
+    """Build the layers with their weights; a masked case has the mask as second input."""
     x = keras.Input((stack.time, stack.features), batch_size=stack.batch)
     inputs, mask = [x], None
     if stack.masked:
@@ -132,7 +132,7 @@ def _stack(keras: Any, stack: Stack) -> Any:
 
 
 def _gate(keras: Any, name: str) -> Any:
-    """Keras 3's own hard_sigmoid is that of 1/6; the other is written out."""
+    """Return Keras 3's hard_sigmoid (slope 1/6), or the older one (slope 0.2) written out."""
     if name != "hard_sigmoid_0.2":
         return {"hard_sigmoid_1/6": "hard_sigmoid"}.get(name, name)
 
@@ -169,7 +169,7 @@ def _runner(model: Any, how: str, given: Any) -> Runner:
 
 
 def _waited(outputs: Any) -> Any:
-    """Outputs as arrays: TensorFlow may hand out what is still being computed."""
+    """Wait for the outputs, and return them as arrays: TensorFlow computes asynchronously."""
     if isinstance(outputs, dict):
         return {k: v.numpy() for k, v in outputs.items()}
     return [y.numpy() for y in outputs] if isinstance(outputs, list | tuple) else outputs.numpy()

@@ -28,7 +28,7 @@ _HARD = {"hard_sigmoid_0.2": 0.2, "hard_sigmoid_1/6": 1.0 / 6.0}
 
 
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
-    """By "onnxruntime" or "openvino"."""
+    """Prepare a case for "onnxruntime" or "openvino"."""
     if not isinstance(case, Stack):
         raise TypeError("made for stacks only")
     x, model = input_of(case), _model(case).SerializeToString()
@@ -59,7 +59,7 @@ def _prepared(run: Callable[[], Any], runs: str) -> Prepared:
 
 
 def _model(stack: Stack) -> Any:
-    """The stack as ONNX, time first as its operators want it."""
+    """Write the stack as ONNX, time first as its operators require."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -98,7 +98,7 @@ def _model(stack: Stack) -> Any:
 
 
 def _weights(layer: LayerSpec) -> tuple[Array, Array, Array]:
-    """W (2, G*H, F), R (2, G*H, H) and B (2, 2*G*H) of both directions, gates in ONNX' order."""
+    """Return W (2, G*H, F), R (2, G*H, H) and B (2, 2*G*H), gates in ONNX' order."""
     halves = layer.parts.values()
     order = _ORDER[layer.parts["forward_layer"].class_name]
 
@@ -116,7 +116,7 @@ def _weights(layer: LayerSpec) -> tuple[Array, Array, Array]:
 
 
 def _merge(helper: Any, constant: Any, i: int, stack: Stack) -> list[Any]:
-    """(T, 2, B, H) of the operator -> (T, B, H) merged, or (T, B, 2 H)."""
+    """Merge the output (T, 2, B, H) of an operator to (T, B, H), or concatenate to (T, B, 2 H)."""
     if stack.merge == "concat":
         size = constant(f"s{i}", np.array([stack.time, stack.batch, -1], dtype=np.int64))
         return [

@@ -22,9 +22,9 @@ from keras2torch_birnn.bench.case import (
     mask_of,
 )
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
-from keras2torch_birnn.rnn.engine_choice import wish
 from keras2torch_birnn.rnn.engine_settings import set_engine
-from keras2torch_birnn.rnn.merge import MERGE
+from keras2torch_birnn.rnn.engines import check_request
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -34,7 +34,7 @@ _STACKS = {"lstm": BiLSTM, "gru": BiGRU, "rnn": BiRNN}
 
 
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
-    """By an engine, "compile": torch per layer, compiled, or "folded": all layers in one."""
+    """Prepare a case for an engine, "compile" (torch per layer, compiled) or "folded"."""
     model: nn.Module
     if isinstance(case, Model):
         model, call = _model(case, how, device, inputs)
@@ -73,7 +73,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
 
 
 def trained_exactly(stack: Stack) -> Array:
-    """The stack's output after one step of training, in float64 by the equations one by one."""
+    """Compute the stack's output after one step of training, in float64, equation by equation."""
     model, call = _converted(stack, "loop", "cpu", torch.float64)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), RATE)
@@ -91,7 +91,7 @@ def _model(case: Model, how: str, device: str, inputs: list[Array]) -> tuple[nn.
     from keras2torch_birnn.api import convert
 
     model = convert(case.path, config=case.config).to(device)
-    set_engine(model, wish(how))
+    set_engine(model, check_request(how))
     given = [torch.from_numpy(x).to(device) for x in inputs]
     return model, lambda: model(*given)
 
@@ -103,7 +103,7 @@ def _converted(
 
     model = nn.ModuleList([convert_layer(layer) for layer in layers_of(stack)]).eval()
     model.to(device, dtype)
-    set_engine(model, wish(engine))
+    set_engine(model, check_request(engine))
     x, mask = _given(stack, device, dtype)
 
     def run() -> Tensor:
@@ -118,20 +118,20 @@ def _converted(
 def _given(
     stack: Stack, device: str, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor | None]:
-    """Input and mask of a stack."""
+    """Return input and mask of a stack."""
     x, mask = torch.from_numpy(input_of(stack)).to(device, dtype), mask_of(stack)
     return x, None if mask is None else torch.from_numpy(mask).to(device)
 
 
 def _fill(module: nn.Module, arrays: dict[str, Array]) -> None:
-    """Set a module's parameters; those that are not named are zero."""
+    """Set a module's parameters by name, and all others to zero."""
     zeros = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
     given = {n: torch.from_numpy(np.ascontiguousarray(a)) for n, a in arrays.items()}
     module.load_state_dict(zeros | given)
 
 
 class ByHand(nn.Module):
-    """A layer as one writes it without k2t: torch's own bidirectional layer, and the merge."""
+    """torch's own bidirectional layer, with the merge by hand."""
 
     def __init__(self, stack: Stack, layer: LayerSpec) -> None:
         super().__init__()
@@ -142,11 +142,11 @@ class ByHand(nn.Module):
         _fill(self.rnn, state)
         for name, weight in self.rnn.named_parameters():
             weight.requires_grad_(name in state)  # Keras has one bias and trains one
-        self.merge = MERGE[stack.merge]
+        self.merge = MERGE_MODES[stack.merge].combine
         self.lengths = lengths_of(stack)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, F) -> (B, T, H)."""
+        """Map (B, T, F) to (B, T, H)."""
         if self.lengths is None:
             out = self.rnn(x)[0]
         else:
@@ -159,13 +159,13 @@ class ByHand(nn.Module):
 
 
 def _state(layer: LayerSpec) -> dict[str, Array]:
-    """A Bidirectional's weights by torch's names."""
+    """Return a Bidirectional's weights by torch's names."""
     state = torch_parameters(layer.parts["forward_layer"])
     return state | torch_parameters(layer.parts["backward_layer"], "_reverse")
 
 
 def _folded(stack: Stack, device: str) -> tuple[nn.Module, Runner]:
-    """All layers in one call of torch's kernel; their merges are in the weights."""
+    """Build one torch module of all layers; their merges are folded into the weights."""
     states = list(map(_state, layers_of(stack)))
     made: Any = _STACKS[stack.rnn]
     model = made(

@@ -1,4 +1,4 @@
-"""What is timed: a stack of Bidirectional layers with random weights, or a model from a file."""
+"""Cases to time: a stack of Bidirectional layers with random weights, or a model from a file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Stack:
 
     @property
     def label(self) -> str:
-        """What a person calls it."""
+        """Name of the case in the table."""
         gate = "" if self.recurrent_activation == "sigmoid" else f" {self.recurrent_activation}"
         before = " before" if self.rnn == "gru" and not self.reset_after else ""
         mask = " masked" if self.masked else ""
@@ -54,7 +54,7 @@ class Stack:
 
     @property
     def multiply_adds(self) -> int:
-        """Of one call (forward, in training) where every step counts."""
+        """Multiply-adds of one forward call without a mask."""
         width, total = self.features, 0
         for _ in range(self.layers):
             total += 2 * CELL_GATES[CLASSES[self.rnn]] * self.units * (width + self.units)
@@ -74,7 +74,7 @@ class Model:
 
     @property
     def label(self) -> str:
-        """What a person calls it."""
+        """Name of the case in the table."""
         return f"{Path(self.path).name} batch {self.batch}"
 
 
@@ -82,13 +82,14 @@ Case = Stack | Model
 
 
 def half(stack: Stack, features: int, rng: np.random.Generator, *, back: bool) -> LayerSpec:
-    """One direction with random weights, biases included."""
+    """Make one direction with random weights, biases included."""
     class_name = CLASSES[stack.rnn]
     width = CELL_GATES[class_name] * stack.units
-    options = SCHEMA[class_name].options.items()
-    config: dict[str, Any] = {k: o.default for k, o in options if o.default is not REQUIRED}
+    config: dict[str, Any] = {
+        k: o.default for k, o in SCHEMA[class_name].options.items() if o.default is not REQUIRED
+    }
     config |= {"units": stack.units, "activation": "tanh", "return_sequences": True}
-    config |= {"go_backwards": back, "masked_output": "zeros"}
+    config["go_backwards"] = back
     if class_name != "SimpleRNN":
         config["recurrent_activation"] = stack.recurrent_activation
     two = class_name == "GRU" and stack.reset_after
@@ -101,11 +102,12 @@ def half(stack: Stack, features: int, rng: np.random.Generator, *, back: bool) -
     }
     scale = stack.units**-0.5
     weights = {n: (rng.normal(size=s) * scale).astype("f4") for n, s in shapes.items()}
-    return LayerSpec(class_name, "backward" if back else "forward", config, weights)
+    name, semantics = "backward" if back else "forward", {"masked_output": "zeros"}
+    return LayerSpec(class_name, name, config, weights, semantics=semantics)
 
 
 def layers_of(stack: Stack) -> tuple[LayerSpec, ...]:
-    """The layers, each a Bidirectional; the same weights in every process."""
+    """Make the layers, each a Bidirectional; the weights are equal in every process."""
     rng, width, layers = np.random.default_rng(0), stack.features, []
     for index in range(stack.layers):
         forward, backward = (half(stack, width, rng, back=back) for back in (False, True))
@@ -118,7 +120,7 @@ def layers_of(stack: Stack) -> tuple[LayerSpec, ...]:
 
 
 def lengths_of(stack: Stack) -> Array | None:
-    """Steps of each row that count, half of them on average; None where all do."""
+    """Return the unmasked steps of each row, half of them on average; None without a mask."""
     if not stack.masked:
         return None
     spaced = stack.time * (0.25 + 0.5 * (np.arange(stack.batch) + 0.5) / stack.batch)
@@ -126,13 +128,13 @@ def lengths_of(stack: Stack) -> Array | None:
 
 
 def mask_of(stack: Stack) -> Array | None:
-    """(B, T), true where a step counts."""
+    """Return the mask (B, T), true at unmasked steps."""
     lengths = lengths_of(stack)
     return None if lengths is None else np.arange(stack.time) < lengths[:, None]
 
 
 def input_of(stack: Stack) -> Array:
-    """(B, T, F), zero where no step counts."""
+    """Return the input (B, T, F), zero at masked steps."""
     size = (stack.batch, stack.time, stack.features)
     x: Array = np.random.default_rng(1).normal(size=size).astype("f4")
     mask = mask_of(stack)
@@ -140,7 +142,7 @@ def input_of(stack: Stack) -> Array:
 
 
 def exact(stack: Stack) -> Array:
-    """The stack's output in float64 by the reference; zeros where no step counts."""
+    """Compute the stack's output in float64 by the reference; zeros at masked steps."""
     from keras2torch_birnn.reference import EQUATIONS
     from keras2torch_birnn.reference.context import Context
 
@@ -153,7 +155,7 @@ def exact(stack: Stack) -> Array:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A contender on a case, ready to be timed.
+    """One implementation of a case, ready to be timed.
 
     ``run``: what is timed. ``outputs``: what it computes, to be compared; of training, what the
     stack gives after one step. ``runs``: names and versions of what runs.
@@ -168,19 +170,19 @@ class Prepared:
 
 
 def to_json(case: Case) -> str:
-    """A case as text."""
+    """Write a case as text."""
     return json.dumps({"kind": type(case).__name__, **asdict(case)})
 
 
 def from_json(text: str) -> Case:
-    """And back."""
+    """Read a case from text."""
     fields = json.loads(text)
     kind = fields.pop("kind")
     return Stack(**fields) if kind == "Stack" else Model(**fields)
 
 
 def flat(outputs: Any) -> list[Array]:
-    """Arrays of an output, whatever holds them."""
+    """Yield the arrays of an output."""
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
     if isinstance(outputs, Sequence):

@@ -1,4 +1,4 @@
-"""The closed table of who can be timed: where each runs, what it needs, what it cannot do."""
+"""Implementations that can be timed: where each runs, what it needs, what it cannot run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _stacks(case: Case) -> str:
 
 
 def _torch_alone(case: Case) -> str:
-    """nn.LSTM, nn.GRU and nn.RNN with the merge by hand, as one writes it without k2t."""
+    """Tell why nn.LSTM, nn.GRU or nn.RNN, with the merge by hand, cannot run a case."""
     if isinstance(case, Model):
         return ""
     if case.rnn != "rnn" and case.recurrent_activation != "sigmoid":
@@ -59,7 +59,7 @@ def _training(case: Case) -> str:
 
 @dataclass(frozen=True)
 class Contender:
-    """Who runs a case: a function of a module of this package, in a process of its own.
+    """An implementation: a function of a module of this package, in a process of its own.
 
     ``how``: the function's second argument. ``needs``: packages that must be installed.
     ``against``: why it cannot run a case; empty if it can.
@@ -114,7 +114,7 @@ CONTENDERS: Mapping[str, Contender] = {
 
 
 def reason_against(name: str, case: Case, device: str) -> str:
-    """Why a contender is not there for this case; empty if it is."""
+    """Tell why a contender cannot run this case; empty if it can."""
     contender = CONTENDERS[name]
     if device not in contender.devices:
         return f"not timed on {device}"

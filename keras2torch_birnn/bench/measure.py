@@ -1,4 +1,4 @@
-"""Parity first, then rounds: every contender once in each, in turn, its process idle in between."""
+"""Check parity, then time: each round runs every contender once; its process is idle in between."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUIET_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Timing:
-    """One contender on one case: milliseconds of every round, or why there are none."""
+    """Times of one contender on one case, in milliseconds, or why there are none."""
 
     contender: str
     runs: str
@@ -40,26 +40,26 @@ class Timing:
 
     @property
     def median_ms(self) -> float:
-        """Of the rounds; NaN where there are none."""
+        """Median of the rounds; NaN if there are none."""
         return statistics.median(self.times_ms) if self.times_ms else float("nan")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case on one device: all contenders."""
+    """Timings of all contenders on one case and device."""
 
     case: Case
     device: str
     timings: tuple[Timing, ...]
 
     def ratio(self, name: str, to: str) -> float | None:
-        """Median of one over that of another; None where either is absent."""
+        """Divide the median of one contender by that of another; None if either is absent."""
         found = {t.contender: t.median_ms for t in self.timings if t.times_ms}
         return found[name] / found[to] if name in found and to in found else None
 
 
 class _Worker:
-    """A contender's process."""
+    """The process of a contender."""
 
     def __init__(self, name: str, device: str, folder: Path, threads: int) -> None:
         contender = CONTENDERS[name]
@@ -164,14 +164,14 @@ def measure(
 
 
 def _wanted(case: Case, folder: Path) -> list[Array]:
-    """The exact outputs; a model's inputs are drawn and left in the folder."""
+    """Compute the exact outputs; the inputs drawn for a model are left in the folder."""
     if isinstance(case, Stack) and case.training:
         from keras2torch_birnn.bench.by_torch import trained_exactly
 
         return [trained_exactly(case)]
     if isinstance(case, Stack):
         return [exact(case)]
-    from keras2torch_birnn.conversion import covered, in_float64, run
+    from keras2torch_birnn.conversion import copy_in_float64, reference_covers, run
     from keras2torch_birnn.readers import read_model
     from keras2torch_birnn.reference import compute
     from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
@@ -183,18 +183,18 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
         inputs = tuple(np.resize(x, (case.batch, *x.shape[1:])) for x in inputs)
     named: dict[str, Any] = {f"x{i}": x for i, x in enumerate(inputs)}
     np.savez(folder / "inputs.npz", **named)
-    if covered(spec):
+    if reference_covers(spec):
         return list(compute(spec, inputs).outputs)
     import torch
 
     from keras2torch_birnn.api import convert
 
-    model = in_float64(convert(case.path, config=case.config))
+    model = copy_in_float64(convert(case.path, config=case.config))
     return [y.numpy() for y in run(model, tuple(torch.from_numpy(x) for x in inputs))]
 
 
 def _difference(case: Case, file: Path, wanted: Sequence[Array]) -> tuple[str, float]:
-    """Why the outputs are not those (empty if they are), and how far they are off."""
+    """Tell why the outputs differ (empty if they agree), and their error."""
     with np.load(file) as data:
         got = [data[f"y{i}"] for i in range(len(data.files))]
     if [y.shape for y in got] != [y.shape for y in wanted]:
@@ -209,8 +209,8 @@ def _difference(case: Case, file: Path, wanted: Sequence[Array]) -> tuple[str, f
 
 
 def facts(threads: int, rounds: int) -> dict[str, Any]:
-    """The machine and the settings, for the table's head and the JSON."""
-    from keras2torch_birnn.rnn.native.library import instruction_set, missing
+    """Return machine and settings, for the head of the table and the JSON."""
+    from keras2torch_birnn.rnn.native.library import instruction_set, why_missing
 
     return {
         "python": platform.python_version(),
@@ -218,6 +218,6 @@ def facts(threads: int, rounds: int) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": threads,
         "rounds": rounds,
-        "native_kernel": missing() or f"instruction set {instruction_set()}",
+        "native_kernel": why_missing() or f"instruction set {instruction_set()}",
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }

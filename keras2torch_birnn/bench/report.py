@@ -1,4 +1,4 @@
-"""What a person reads: the table, the JSON, the plot."""
+"""Reports of timings: table, JSON, plot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras2torch_birnn.errors import UsageError
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """One block for each case: medians, spread, how k2t compares, what ran."""
+    """Format one block per case: medians, spread, ratio to k2t, versions."""
     lines = []
     for row in rows:
         lines.append(f"{row.case.label}, {row.device}")
@@ -36,7 +36,7 @@ def _line(row: Row, timing: Timing) -> str:
 
 
 def as_json(facts: Mapping[str, Any], rows: Iterable[Row]) -> str:
-    """Everything that was measured."""
+    """Return all measurements as JSON."""
     found: list[dict[str, Any]] = [
         {
             "case": {"kind": type(row.case).__name__, **asdict(row.case)},
@@ -57,7 +57,7 @@ def _median(timing: Timing) -> float | None:
 
 
 def plot(rows: Sequence[Row], file: Path) -> None:
-    """Bars of the medians, one group for each case, on a logarithmic axis.
+    """Draw bars of the medians, one group per case, on a logarithmic axis.
 
     Raises:
         UsageError: matplotlib is not installed, or the suffix is none it can write.

@@ -1,4 +1,4 @@
-"""A contender's process: reads commands on stdin, answers with one line of JSON each.
+"""Process of a contender: reads commands on stdin, answers each with one line of JSON.
 
 ``python -m keras2torch_birnn.bench.worker MODULE HOW DEVICE FOLDER``. The folder holds
 ``case.json`` and, for a model, ``inputs.npz``. First answer: what runs. ``outputs FILE``: write
@@ -50,7 +50,7 @@ MODULES: Mapping[str, Callable[..., Any]] = {
 
 
 def main(module: str, how: str, device: str, folder: str) -> None:
-    """Prepare, then answer until stdin ends."""
+    """Prepare the case, then answer until stdin ends."""
     # What libraries print on stdout must not get between the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -85,7 +85,7 @@ ENOUGH_MS = 20.0
 
 
 def _timed(run: Callable[[], Any]) -> float:
-    """Milliseconds of a call: the median of several, without the first, if it is short."""
+    """Time a call in milliseconds: if it is short, the median of several without the first."""
     times: list[float] = []
     while not times or sum(times) < ENOUGH_MS:
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The command line: ``main`` runs it, ``app`` is the typer application."""
+"""Command line: ``main`` runs it, ``app`` is the typer application."""
 
 from keras2torch_birnn.cli.commands import app, main
 

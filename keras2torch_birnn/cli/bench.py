@@ -33,17 +33,18 @@ def bench(
         typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),
     ] = None,
     rnn: Annotated[
-        str | None, typer.Option("--rnn", help="Instead of MODEL a stack of: lstm, gru or rnn.")
+        str | None,
+        typer.Option("--rnn", help="Instead of MODEL, a stack of lstm, gru or rnn layers."),
     ] = None,
     merge: Annotated[
-        str, typer.Option("--merge", help="concat, sum, mul, ave, several with commas, or all.")
+        str, typer.Option("--merge", help="concat, sum, mul or ave; several with commas; or all.")
     ] = "concat",
     layers: Annotated[int, typer.Option("--layers", min=1)] = 2,
-    batch: Annotated[str, typer.Option("--batch", help="One or several: 1,8,32.")] = "1",
+    batch: Annotated[str, typer.Option("--batch", help="One size or several: 1,8,32.")] = "1",
     time: Annotated[int, typer.Option("--time", min=1, help="Steps.")] = 50,
     units: Annotated[int, typer.Option("--units", min=1)] = 128,
     features: Annotated[
-        int | None, typer.Option("--features", min=1, help="Width of the input; as many as units.")
+        int | None, typer.Option("--features", min=1, help="Width of the input; default: --units.")
     ] = None,
     gate: Annotated[
         str,
@@ -53,10 +54,10 @@ def bench(
     ] = "sigmoid",
     reset_after: Annotated[bool, typer.Option("--reset-after/--reset-before")] = True,
     masked: Annotated[
-        bool, typer.Option("--masked", help="Rows padded behind, to half of the steps on average.")
+        bool, typer.Option("--masked", help="Pad rows at the end, on average to half of the steps.")
     ] = False,
     training: Annotated[
-        bool, typer.Option("--training", help="Time a step of training instead of a call.")
+        bool, typer.Option("--training", help="Time a training step instead of a call.")
     ] = False,
     device: Annotated[
         list[str] | None, typer.Option("--device", help="cpu, cuda or all; repeatable.")
@@ -64,19 +65,19 @@ def bench(
     threads: Annotated[int, typer.Option("--threads", min=1)] = 2,
     rounds: Annotated[int, typer.Option("--rounds", min=1)] = 9,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="A contender by name; repeatable.")
+        list[str] | None, typer.Option("--only", help="Only this contender; repeatable.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all that was measured.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all measurements.")
     ] = None,
     plot_file: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE.png/.svg", help="Draw it.")
+        Path | None, typer.Option("--plot", metavar="FILE.png/.svg", help="Draw the medians.")
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Time a model, or a made-up stack, against Keras, plain PyTorch and what else is installed.
+    """Time a model or a generated stack against Keras, PyTorch and others.
 
-    Parity is asserted first; every contender has a process of its own; medians over the rounds.
+    A contender with other numbers is excluded. Each runs in its own process; figures are medians.
     """
     with errors_as_lines(debug):
         for file, kind in ((json_file, _RESULTS), (plot_file, _DRAWINGS)):
@@ -122,7 +123,9 @@ def _cases(
     if (model is None) == (rnn is None):
         raise UsageError("either MODEL or --rnn is expected")
     if model is not None and training:
-        raise UsageError("--training is for stacks (--rnn)", "a file does not tell what to train")
+        raise UsageError(
+            "--training is for stacks (--rnn)", "a file does not define a training task"
+        )
     if model is not None:
         from keras2torch_birnn.readers import read_model
         from keras2torch_birnn.verification.live_keras import keras_for
@@ -158,7 +161,7 @@ def _cases(
 
 def _number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch {text}: whole numbers of at least 1 are expected")
+        raise UsageError(f"--batch {text}: integers of at least 1 are expected")
     return int(text)
 
 
@@ -210,7 +213,7 @@ def _write(file: Path, write: Callable[[], object]) -> None:
 
 
 def _progress() -> Callable[[str], None]:
-    """Rewrites one line of a terminal; nothing in a pipe."""
+    """Return a function that rewrites one line of a terminal, and does nothing in a pipe."""
     import sys
 
     if sys.stderr is None or not sys.stderr.isatty():

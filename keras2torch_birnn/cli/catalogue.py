@@ -11,9 +11,9 @@ from keras2torch_birnn.schema import LAYERS, OPS
 
 @dataclass(frozen=True)
 class Row:
-    """One layer class: its other names and the options that are refused.
+    """Layer class: its other names and the options that are refused.
 
-    ``plugin``: the shipped plugin that has to be switched on for it.
+    ``plugin``: the shipped plugin that must be loaded for it.
     """
 
     class_name: str
@@ -23,17 +23,17 @@ class Row:
 
 
 def catalogue() -> tuple[Row, ...]:
-    """Every class of the schema, in its order."""
+    """List every class of the schema, in its order."""
     return tuple(Row(name, row.aliases, row.refused) for name, row in LAYERS.items())
 
 
 def operation_rows() -> tuple[Row, ...]:
-    """The operations (``ops.X``) with the functions, graph nodes and classes that they are."""
+    """List the operations (``ops.X``) with their functions, graph nodes and classes."""
     return tuple(Row(name, operation_names(name.removeprefix("ops.")), ()) for name in OPS)
 
 
 def plugin_rows() -> tuple[Row, ...]:
-    """The classes of shipped plugins, one row for each plugin and class."""
+    """List the classes of shipped plugins, one row for each plugin and class."""
     return tuple(
         Row(name.rpartition(">")[2], (), (), plugin)
         for plugin, shipped in SHIPPED.items()

@@ -1,4 +1,4 @@
-"""The commands. Parses, calls, prints; what it does is elsewhere. ``--help`` imports no torch."""
+"""Commands of ``k2t``: parse arguments, call the package, print. ``--help`` imports no torch."""
 
 from __future__ import annotations
 
@@ -60,11 +60,12 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py|NAME",
-        help="Your own converters, or shipped ones by name; repeatable. Runs FILE.",
+        help="Converters for custom layers: your file or a shipped name; repeatable. Runs FILE.",
     ),
 ]
 Masked = Annotated[
-    str | None, typer.Option("--masked-steps", help="zeros or previous, if a note offers it.")
+    str | None,
+    typer.Option("--masked-steps", help="zeros or previous; a note says when this is a choice."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -77,7 +78,7 @@ _STOPS = tuple(
 
 
 class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM, on its way up through everything that cleans up."""
+    """Ctrl-C or SIGTERM, raised so that every ``finally`` on the way up cleans up."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -94,7 +95,7 @@ def _root(
 
 
 def _file_named(name: str) -> Path:
-    """The path, unless the name says that a folder is meant (``Path`` forgets a last slash)."""
+    """Return the path; refuse the name of a folder (``Path`` drops a last slash)."""
     if name.endswith((os.sep, os.altsep or os.sep)) or not name:
         raise OutputError("is the name of a folder", "name a file", file=name or "OUT")
     return Path(name)
@@ -108,7 +109,7 @@ def convert(
     plugin: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an OUT that k2t wrote.")] = False,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32 or float64 instead of the file's.")
+        str | None, typer.Option("--dtype", help="float32 or float64, instead of the file's dtype.")
     ] = None,
     masked_steps: Masked = None,
     as_json: Json = False,
@@ -118,17 +119,17 @@ def convert(
 
     Example: k2t convert model.h5 model.pt
 
-    A file that holds only weights: k2t convert weights.h5 model.pt --config arch.json
+    With a file that holds only weights: k2t convert weights.h5 model.pt --config arch.json
 
-    Layers of your own: k2t convert model.keras model.pt --plugin my_layers.py
+    With custom layers: k2t convert model.keras model.pt --plugin my_layers.py
     """
     with errors_as_lines(debug):
         from keras2torch_birnn.saving.atomic import check_output, is_stdout
-        from keras2torch_birnn.saving.out_files import OUT
+        from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 
         target = _file_named(out)
         read = (model, config, *map(Path, plugin or ()))
-        check_output(target, OUT, sources=read)
+        check_output(target, CHECKPOINT, sources=read)
         load_plugins(plugin or ())
         if dtype not in (None, "float32", "float64"):
             raise UsageError(f"--dtype {printable(dtype)}: float32 or float64 is expected")
@@ -147,22 +148,22 @@ def convert(
             print_message("note", note)
         count = sum(p.numel() for p in module.parameters())
         layers = sum(1 for _ in spec.root.walk()) - 1
-        told = f"{printable(out)}: {layers} layers, {count:,} parameters"
+        summary = f"{printable(out)}: {layers} layers, {count:,} parameters"
         if as_json:
             facts: dict[str, Any] = {"out": out, "keras_version": spec.generation.version}
             facts |= {"parameters": count, "layers": layers, "notes": spec.notes}
-            told = json.dumps(facts, indent=2)
+            summary = json.dumps(facts, indent=2)
         if is_stdout(target):  # the model went there
-            print_stderr(told)
+            print_stderr(summary)
         else:
-            print_line(told)
+            print_line(summary)
 
 
 @app.command()
 def verify(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The Keras file; or OUT alone.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The Keras file, or only OUT.")],
     out: Annotated[
-        Path | None, typer.Argument(metavar="OUT", help="What `k2t convert` wrote.")
+        Path | None, typer.Argument(metavar="OUT", help="The file that `k2t convert` wrote.")
     ] = None,
     config: ConfigPath = None,
     plugin: Plugins = None,
@@ -176,24 +177,26 @@ def verify(
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,
     inputs: Annotated[
         Path | None,
-        typer.Option("--inputs", metavar="DATA.npz", help="Your own data, besides what is drawn."),
+        typer.Option(
+            "--inputs", metavar="DATA.npz", help="Your own data, in addition to random inputs."
+        ),
     ] = None,
     atol: Annotated[
-        float | None, typer.Option(help="Absolute tolerance, obeyed as given.", show_default="1e-5")
+        float | None, typer.Option(help="Absolute tolerance, applied exactly.", show_default="1e-5")
     ] = None,
     rtol: Annotated[
-        float | None, typer.Option(help="Relative tolerance, obeyed as given.", show_default="1e-4")
+        float | None, typer.Option(help="Relative tolerance, applied exactly.", show_default="1e-4")
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Prove that OUT computes what MODEL computes. Exit code 1 if it does not.
+    """Verify that OUT computes the same as MODEL. Exit code 1 if it does not.
 
     Example: k2t verify model.h5 model.pt --device all
 
-    With OUT alone its own golden vectors are the measure: k2t verify model.pt
+    OUT alone is compared with the golden vectors inside it: k2t verify model.pt
 
-    On your own data, too, by the inputs' names or in Keras' order: --inputs data.npz
+    Also on your own data, by the inputs' names or in Keras' order: --inputs data.npz
     """
     with errors_as_lines(debug):
         load_plugins(plugin or ())
@@ -209,7 +212,7 @@ def verify(
         of_both = chosen in ("keras", "reference") or per_layer or config or inputs
         if out is None and of_both:
             raise UsageError(
-                "OUT alone has only its golden vectors to be measured by",
+                "OUT alone can be compared with its golden vectors only",
                 "name both files: k2t verify MODEL OUT",
             )
         with show_progress(f"verifying {printable((out or model).name)}"):
@@ -256,7 +259,7 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
 
 
 def _verdict(comparison: Any) -> str:
-    """What one comparison says; nothing where float32 rounding alone is as large as the output."""
+    """Return the verdict of one comparison in words."""
     if comparison.failure:
         return f"cannot be computed ({comparison.failure})"
     if not comparison.counts:
@@ -274,7 +277,7 @@ def inspect(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show every layer of MODEL, how it will run and why, and all that is unsupported.
+    """Show each layer of MODEL with its engine, and everything unsupported.
 
     Example: k2t inspect model.h5
     """
@@ -316,9 +319,9 @@ def inspect(
 
 @app.command()
 def layers(as_json: Json = False, debug: Debug = False) -> None:
-    """List every Keras layer that can be converted, with the options that cannot.
+    """List the supported Keras layers and their unsupported options.
 
-    After those the layers of other packages that a shipped plugin takes: --plugin NAME.
+    Also list the layers of other packages that shipped plugins convert (--plugin NAME).
 
     Example: k2t layers
     """
@@ -341,9 +344,9 @@ def layers(as_json: Json = False, debug: Debug = False) -> None:
 
 
 def _fill_standard_streams() -> None:
-    """Take the places 0 to 2 where the caller closed them: no file of ours may come to stand there.
+    """Open /dev/null on closed descriptors 0 to 2, so that files opened later never get them.
 
-    (``k2t inspect m.h5 >&-``: the model would be opened as number 1.)
+    (``k2t inspect m.h5 >&-``: otherwise the model would be opened as standard output.)
     """
     for number in range(3):
         try:
@@ -353,13 +356,13 @@ def _fill_standard_streams() -> None:
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
-    for other in _STOPS:  # one is enough: the next one must not stop the cleaning up
+    for other in _STOPS:  # a second signal must not interrupt the clean-up
         signal.signal(other, signal.SIG_IGN)
     raise _Stopped(number)
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C and SIGTERM clean up, then end it as they end any program."""
+    """Run the command line. After Ctrl-C or SIGTERM, clean up and end by that signal."""
     _fill_standard_streams()
     for number in _STOPS:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -367,17 +370,22 @@ def main() -> None:
     try:
         app()
     except _Stopped as stopped:
-        # A shell must see that the signal ended us (130, 143), so that its own loops end, too.
+        # A shell must see that the signal ended the process (130, 143), to end its own loops.
         if sys.platform != "win32":
             signal.signal(stopped.number, signal.SIG_DFL)
             os.kill(os.getpid(), stopped.number)
         raise SystemExit(128 + stopped.number) from None
     except SystemExit as end:
-        _leave(end)
+        _exit_at_once(end)
 
 
-def _leave(end: SystemExit) -> NoReturn:
-    """End at once after an error, also while torch is still being imported by another thread."""
+def _exit_at_once(end: SystemExit) -> NoReturn:
+    """End after an error without waiting for the thread that may still be importing torch.
+
+    Python joins all threads at exit, and that import takes seconds and cannot be interrupted.
+    ``os._exit`` skips the join; everything was cleaned up on the way here, so only the streams
+    remain to be flushed.
+    """
     if end.code and threading.active_count() > 1:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             with suppress(OSError):

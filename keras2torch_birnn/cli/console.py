@@ -1,4 +1,4 @@
-"""Write to the console: results, messages, tables, a moving bar, errors as lines."""
+"""Write to the console: results, messages, tables, a progress bar, errors as lines."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.torch_import import ADVICE, lacks_memory
 
 UNEXPECTED = 70
-# Work that ends sooner shows no bar, seconds; how often the bar moves, seconds; its size.
+# Seconds before the bar appears; seconds between its moves; its width and that of its block.
 PATIENCE, TICK, WIDTH, BLOCK = 1.0, 0.1, 24, 6
 
 
 @contextmanager
 def errors_as_lines(debug: bool) -> Iterator[None]:
-    """Turn every error into one line for each problem and the contract's exit code."""
+    """Print every error as one line for each problem, and end with its exit code."""
     try:
         yield
     except typer.Exit:
         raise
     except BrokenPipeError:
-        # The reader has gone (``k2t inspect m.h5 | head -1``): nothing to say, nobody to tell.
+        # The reader has closed the pipe (``k2t inspect m.h5 | head -1``): this is not an error.
         raise typer.Exit(0) from None
     except K2TError as error:
         if debug:
@@ -46,7 +46,7 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
     except MemoryError:
         if debug:
             raise
-        print_message("error", "the model does not fit into the memory that there is; refused")
+        print_message("error", "the model does not fit into memory; refused")
         raise typer.Exit(InvalidModelFileError.exit_code) from None
     except Exception as error:
         if debug:
@@ -64,7 +64,7 @@ def print_line(line: str) -> None:
     try:
         typer.echo(line)
     except OSError as error:
-        # What is left in Python's buffer must not fail once more when the process ends.
+        # The rest of Python's buffer must not fail again when the process ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
@@ -121,7 +121,7 @@ def print_json(data: Any) -> None:
 
 
 def format_cell(value: Any) -> str:
-    """Write a value of a table as text: a shape as ``(-, 3)``, several with commas."""
+    """Format a value of a table: a shape as ``(-, 3)``, several with commas."""
     if isinstance(value, tuple | list) and value and isinstance(value[0], tuple | list):
         return ", ".join(map(format_cell, value))
     if isinstance(value, tuple | list):

@@ -155,7 +155,7 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "log_softmax": log_softmax,
 }
 
-# What comes out is half as wide: nothing that a recurrent cell could go on with.
+# The output is half as wide, so a recurrent cell cannot use it.
 HALVING = frozenset({"glu"})
 
 

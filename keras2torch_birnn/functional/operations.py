@@ -1,4 +1,4 @@
-"""What operations of Keras compute, where torch has no function of that meaning. Keras' words.
+"""Keras' operations for which torch has no function of the same meaning, under Keras' names.
 
 Every one is called from a model's code, so each says what it does and keeps to plain tensors.
 """
@@ -65,12 +65,12 @@ def squared_difference(x1: Any, x2: Any) -> Tensor:
 
 
 def maximum(x1: Any, x2: Any) -> Any:
-    """The larger one; either may be a number."""
+    """Return the larger one; either may be a number."""
     return _extreme(x1, x2, torch.maximum, max)
 
 
 def minimum(x1: Any, x2: Any) -> Any:
-    """The smaller one; either may be a number."""
+    """Return the smaller one; either may be a number."""
     return _extreme(x1, x2, torch.minimum, min)
 
 
@@ -82,12 +82,12 @@ def _extreme(x1: Any, x2: Any, of_tensors: Any, of_sizes: Any) -> Any:
 
 
 def clip(x: Any, x_min: Any, x_max: Any) -> Any:
-    """At most x_max, then at least x_min (TensorFlow's order); each may be a number."""
+    """Limit to x_max, then to x_min (TensorFlow's order); each may be a number."""
     return maximum(minimum(x, x_max), x_min)
 
 
 def arctan2(x1: Any, x2: Any) -> Tensor:
-    """The angle of (x2, x1)."""
+    """Return the angle of (x2, x1)."""
     like = x1 if isinstance(x1, Tensor) else x2
     pair = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
     return torch.atan2(*pair)
@@ -101,7 +101,7 @@ def logaddexp(x1: Any, x2: Any) -> Tensor:
 
 
 def add_all(xs: Sequence[Tensor]) -> Tensor:
-    """The sum of several tensors."""
+    """Sum several tensors."""
     total = xs[0]
     for x in xs[1:]:
         total = total + x
@@ -112,7 +112,7 @@ def add_all(xs: Sequence[Tensor]) -> Tensor:
 
 
 def product(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
-    """The product along axes."""
+    """Multiply along axes."""
     for dim in sorted((d % x.dim() for d in _dims(x, axis)), reverse=True):
         x = torch.prod(x, dim, keepdim=keepdims)
     return x
@@ -124,43 +124,43 @@ def logsumexp(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
 
 
 def moments(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> tuple[Tensor, Tensor]:
-    """Mean and variance along axes."""
+    """Compute mean and variance along axes."""
     dims = _dims(x, axis)
     return x.mean(dims, keepdim=keepdims), x.var(dims, correction=0, keepdim=keepdims)
 
 
 def average(x: Tensor, weights: Any, axis: int | None) -> Tensor:
-    """The mean of x with weights, which are broadcast."""
+    """Compute the mean of x with weights, which are broadcast."""
     spread = torch.as_tensor(weights, dtype=x.dtype, device=x.device).broadcast_to(x.shape)
     dims = _dims(x, axis)
     return torch.sum(x * spread, dims) / torch.sum(spread, dims)
 
 
 def normalize(x: Tensor, axis: Sequence[int] | None, smallest: float) -> Tensor:
-    """X over its length along axes, or over a smallest length."""
+    """Divide x by its norm along axes, or by a smallest norm."""
     length = (x * x).sum(_dims(x, axis), keepdim=True).sqrt()
     return x / length.clamp(min=smallest)
 
 
 def norm(x: Tensor, order: int | str, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
-    """Lengths: the sum of absolute values (1), the root of squares (2), the largest ("inf")."""
+    """Compute norms: sum of absolute values (1), root of squares (2), largest ("inf")."""
     length: Tensor = torch.linalg.vector_norm(x, float(order), _dims(x, axis), keepdim=keepdims)
     return length
 
 
 def clip_by_norm(x: Tensor, axis: Sequence[int] | None, largest: float) -> Tensor:
-    """X, made so long where it is longer."""
+    """Scale x down to the given norm where it is larger."""
     length = (x * x).sum(_dims(x, axis), keepdim=True).sqrt()
     return x * largest / length.clamp(min=largest)
 
 
 def count_nonzero(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
-    """How many are not zero."""
+    """Count the values that are not zero."""
     return (x != 0).sum(_dims(x, axis), keepdim=keepdims)
 
 
 def arg_extreme(x: Tensor, axis: int | None, keepdims: bool, largest: bool) -> Tensor:
-    """The place of the first largest, or smallest; without an axis in the flat tensor."""
+    """Return the index of the first largest, or smallest; without an axis in the flat tensor."""
     function = torch.argmax if largest else torch.argmin
     if axis is not None:
         return function(x, dim=axis, keepdim=keepdims)
@@ -169,7 +169,7 @@ def arg_extreme(x: Tensor, axis: int | None, keepdims: bool, largest: bool) -> T
 
 
 def cumulate(x: Tensor, axis: int, reverse: bool, exclusive: bool, product: bool) -> Tensor:
-    """Sums or products of all up to here, ``exclusive`` without here, ``reverse`` from the end."""
+    """Compute cumulative sums or products; ``exclusive``: without the value itself."""
     x = x.flip(axis) if reverse else x
     y = x.cumprod(axis) if product else x.cumsum(axis)
     if exclusive:
@@ -179,24 +179,24 @@ def cumulate(x: Tensor, axis: int, reverse: bool, exclusive: bool, product: bool
 
 
 def sort(x: Tensor, axis: int, descending: bool) -> Tensor:
-    """In order along an axis."""
+    """Sort along an axis."""
     return torch.sort(x, dim=axis, descending=descending, stable=True).values
 
 
 def argsort(x: Tensor, axis: int, descending: bool) -> Tensor:
-    """Where the values in order stand; equal ones in their own order."""
+    """Return the indices that sort along an axis, stable."""
     return torch.sort(x, dim=axis, descending=descending, stable=True).indices
 
 
 def top_k(x: Tensor, *given: int, k: int | None) -> tuple[Tensor, Tensor]:
-    """The k largest along the last axis, the first of equal ones first, and their places."""
+    """Return the k largest along the last axis and their indices; ties in order of index."""
     values, places = torch.sort(x, dim=-1, descending=True, stable=True)
     most = given[0] if k is None else k
     return values[..., :most], places[..., :most]
 
 
 def differences(x: Tensor, n: int, axis: int) -> Tensor:
-    """Each value less the one before it, n times."""
+    """Take n-th differences along an axis."""
     return torch.diff(x, n=n, dim=axis)
 
 
@@ -204,14 +204,14 @@ def differences(x: Tensor, n: int, axis: int) -> Tensor:
 
 
 def matmul(x1: Tensor, x2: Tensor, transpose_a: bool, transpose_b: bool) -> Tensor:
-    """The matrix product of the last two axes, each side turned round first if so."""
+    """Multiply matrices on the last two axes, each transposed before if its flag says so."""
     x1 = x1.transpose(-2, -1) if transpose_a else x1
     x2 = x2.transpose(-2, -1) if transpose_b else x2
     return torch.matmul(x1, x2)
 
 
 def dot(x1: Tensor, x2: Tensor) -> Tensor:
-    """``numpy.dot``: the last axis of x1 with the last but one of x2."""
+    """Multiply as ``numpy.dot``: the last axis of x1 with the last but one of x2."""
     if x1.dim() == 0 or x2.dim() == 0:
         return x1 * x2
     product: Tensor = torch.tensordot(x1, x2, dims=([x1.dim() - 1], [max(x2.dim() - 2, 0)]))
@@ -219,7 +219,7 @@ def dot(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 def einsum(xs: Sequence[Tensor], subscripts: str) -> Tensor:
-    """A sum of products by the letters of axes."""
+    """Compute an einsum."""
     return torch.einsum(subscripts, *xs)
 
 
@@ -227,7 +227,7 @@ def einsum(xs: Sequence[Tensor], subscripts: str) -> Tensor:
 
 
 def layer_norm(x: Tensor, gamma: Any, beta: Any, axis: Sequence[int], epsilon: float) -> Tensor:
-    """x less its mean over its deviation, along the last axes."""
+    """Compute (x - mean) / deviation along the last axes."""
     dims = _dims(x, axis)
     deviation = (x.var(dims, correction=0, keepdim=True) + epsilon).rsqrt()
     y: Tensor = (x - x.mean(dims, keepdim=True)) * deviation * gamma + beta
@@ -235,7 +235,7 @@ def layer_norm(x: Tensor, gamma: Any, beta: Any, axis: Sequence[int], epsilon: f
 
 
 def rms_norm(x: Tensor, scale: Any, axis: Sequence[int], epsilon: float) -> Tensor:
-    """x over the root of the mean of its squares, along the last axes."""
+    """Compute x / sqrt(mean(x^2) + epsilon) along the last axes."""
     y: Tensor = x * ((x * x).mean(_dims(x, axis), keepdim=True) + epsilon).rsqrt() * scale
     return y
 
@@ -243,7 +243,7 @@ def rms_norm(x: Tensor, scale: Any, axis: Sequence[int], epsilon: float) -> Tens
 def batch_norm(
     x: Tensor, mean: Any, variance: Any, offset: Any, scale: Any, epsilon: float
 ) -> Tensor:
-    """x less a mean over a deviation, that are given."""
+    """Compute (x - mean) / deviation with given statistics."""
     deviation = torch.sqrt(torch.as_tensor(variance, dtype=x.dtype, device=x.device) + epsilon)
     y: Tensor = (x - mean) / deviation * scale + offset
     return y
@@ -258,7 +258,7 @@ def dot_product_attention(
     scale: float | None,
     is_causal: bool,
 ) -> Tensor:
-    """(B, T, N, H), (B, S, K, H), (B, S, K, V) -> (B, T, N, V); N / K heads share a key.
+    """Attend: (B, T, N, H), (B, S, K, H), (B, S, K, V) -> (B, T, N, V); N / K heads a key.
 
     ``mask`` (B, N, T, S) is true where to look; where a row has nothing, all count alike.
     """
@@ -278,7 +278,7 @@ def dot_product_attention(
 def max_pool(
     x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
 ) -> Tensor:
-    """The largest of every window of steps; (B, steps, C)."""
+    """Take the maximum of every window of (B, steps, C)."""
     pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[x.dim() - 3]
     size, step, around = _window(x, pool_size, strides, padding)
     y: Tensor = pool(functional.pad(x.movedim(-1, 1), around, value=-torch.inf), size, step)
@@ -288,7 +288,7 @@ def max_pool(
 def average_pool(
     x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
 ) -> Tensor:
-    """The mean of every window of steps, without what is padded; (B, steps, C)."""
+    """Take the mean of every window of (B, steps, C), padding excluded."""
     pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[x.dim() - 3]
     size, step, around = _window(x, pool_size, strides, padding)
     ahead = x.movedim(-1, 1)
@@ -299,7 +299,7 @@ def average_pool(
 def _window(
     x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
 ) -> tuple[list[int], list[int], list[int]]:
-    """Sizes, strides, and how much is padded before and after, the last axis first."""
+    """Return sizes, strides, and the padding before and after, the last axis first."""
     lengths = x.shape[1:-1]
     size = list(pool_size) * (len(lengths) if len(pool_size) == 1 else 1)
     step = list(strides or size)
@@ -315,7 +315,7 @@ def _window(
 
 
 def count_up(like: Tensor, *given: Any, bounds: Sequence[Any], dtype: torch.dtype | None) -> Tensor:
-    """Whole numbers from start to stop, where ``like`` is; "@" is the next of the sizes given."""
+    """Make a range of integers on the device of ``like``; "@" is the next of ``given``."""
     free = iter(given)
     start, stop, step = (next(free) if bound == "@" else bound for bound in bounds)
     numbers = torch.arange(start, stop, step, device=like.device)
@@ -323,7 +323,7 @@ def count_up(like: Tensor, *given: Any, bounds: Sequence[Any], dtype: torch.dtyp
 
 
 def getitem_backwards(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
-    """``x[parts]`` with negative steps, which torch does not know."""
+    """Index ``x[parts]`` with negative steps, which torch does not support."""
     named = sum(part is not None and part is not Ellipsis for part in parts)
     axis, rest = 0, []
     for part in parts:
@@ -339,12 +339,12 @@ def getitem_backwards(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
 
 
 def squeeze(x: Tensor, axis: Sequence[int] | None) -> Tensor:
-    """Without axes of size 1."""
+    """Remove axes of size 1."""
     return x.squeeze() if axis is None else x.squeeze(_dims(x, axis))
 
 
 def expand_dims(x: Tensor, axis: Sequence[int]) -> Tensor:
-    """New axes of size 1, at these places of the result."""
+    """Insert axes of size 1 at these positions of the result."""
     rank = x.dim() + len(axis)
     for place in sorted(a % rank for a in axis):
         x = x.unsqueeze(place)
@@ -352,24 +352,24 @@ def expand_dims(x: Tensor, axis: Sequence[int]) -> Tensor:
 
 
 def transpose(x: Tensor, axes: Sequence[int] | None) -> Tensor:
-    """Result axis i is axis axes[i]; without axes all the other way round."""
+    """Permute: result axis i is axis axes[i]; without axes reverse the order of all."""
     return x.permute(*(range(x.dim())[::-1] if axes is None else axes))
 
 
 def flip(x: Tensor, axis: Sequence[int] | None) -> Tensor:
-    """Axes read from the end."""
+    """Reverse axes."""
     return x.flip(_dims(x, axis))
 
 
 def repeat(x: Tensor, repeats: int, axis: int | None) -> Tensor:
-    """Each value so many times, one after the other."""
+    """Repeat each value."""
     return torch.repeat_interleave(x, repeats, dim=axis)
 
 
 def pad(x: Tensor, pad_width: Sequence[Sequence[int]], mode: str, value: float) -> Tensor:
-    """The same value before and after every axis; one pair is for all axes.
+    """Pad every axis before and after with a value; one pair is for all axes.
 
-    Or what lies inside, mirrored: around the outermost value ("reflect"), or with it.
+    Or mirror the values inside: without the outermost value ("reflect"), or with it.
     """
     pairs = list(pad_width) * x.dim() if len(pad_width) == 1 else pad_width
     if mode != "constant":
@@ -384,25 +384,25 @@ def _mirrored(x: Tensor, axis: int, before: int, after: int, *, shared: bool) ->
     if before == after == 0:
         return x
     size, at = x.shape[axis], torch.arange(-before, x.shape[axis] + after, device=x.device)
-    once = 0 if shared else 1  # the outermost value stands there once more
+    once = 0 if shared else 1  # the outermost value is repeated
     at = torch.where(at < 0, -at - once, at)
     at = torch.where(at >= size, 2 * size - 2 + once - at, at)
     return x.index_select(axis, at)
 
 
 def band_part(x: Tensor, lower: int, upper: int) -> Tensor:
-    """Matrices with so many diagonals below the main one and above it; below 0: all."""
+    """Keep ``lower`` diagonals below the main one and ``upper`` above it; all if negative."""
     x = x if upper < 0 else x.tril(upper)
     return x if lower < 0 else x.triu(-lower)
 
 
 def trace(x: Tensor, offset: int, axis1: int, axis2: int) -> Tensor:
-    """The sum of a diagonal."""
+    """Sum a diagonal."""
     return torch.diagonal(x, offset, axis1, axis2).sum(-1)
 
 
 def split(x: Tensor, sections: Any, by: str, axis: int) -> tuple[Tensor, ...]:
-    """Equal parts, parts of these sizes (-1: what is left), or cut at these places."""
+    """Split into equal parts, into parts of given sizes (-1: the rest), or at positions."""
     whole = x.shape[axis]
     if by == "places":
         return torch.tensor_split(x, list(sections), dim=axis)
@@ -413,7 +413,7 @@ def split(x: Tensor, sections: Any, by: str, axis: int) -> tuple[Tensor, ...]:
 
 
 def unstack(x: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """One tensor for each place of the axis."""
+    """Return one tensor for each index of the axis."""
     return torch.unbind(x, dim=axis)
 
 
@@ -421,7 +421,7 @@ def unstack(x: Tensor, axis: int) -> tuple[Tensor, ...]:
 
 
 def where(condition: Any, x1: Any, x2: Any) -> Tensor:
-    """x1 where the condition holds, else x2; either may be a number."""
+    """Select x1 where the condition holds, else x2; either may be a number."""
     like = next((x for x in (x1, x2) if isinstance(x, Tensor)), None)
     if like is None:
         like = condition.new_zeros((), dtype=torch.get_default_dtype())
@@ -430,12 +430,12 @@ def where(condition: Any, x1: Any, x2: Any) -> Tensor:
 
 
 def threshold(x: Tensor, threshold: float, value: float) -> Tensor:
-    """X where it is above a threshold, else a value."""
+    """Keep x where it is above a threshold, else use a value."""
     return torch.where(x > threshold, x, value)
 
 
 def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tensor:
-    """Rows of an axis by their numbers; negative numbers count from the end.
+    """Take rows of an axis by index; negative indices count from the end.
 
     The first ``batch_dims`` axes of both go together.
     """
@@ -452,7 +452,7 @@ def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tenso
 
 
 def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
-    """What stands at places, whose numbers along the first axes are the last axis of ``indices``.
+    """Gather values at positions along the first axes, the last axis of ``indices``.
 
     The first ``batch_dims`` axes of both go together.
     """
@@ -466,7 +466,7 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
 
 
 def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: int, batch_axis: int) -> Tensor:
-    """Of every row so many of the first steps the other way round."""
+    """Reverse the first ``lengths`` steps of every row."""
     y = x.movedim((batch_axis, seq_axis), (0, 1))
     steps = torch.arange(y.shape[1], device=x.device)
     ends = lengths[:, None]
@@ -476,23 +476,23 @@ def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: int, batch_axis: int)
 
 
 def take_along(x: Tensor, indices: Tensor, axis: int) -> Tensor:
-    """Along an axis the values whose places stand in ``indices``; other axes go together."""
+    """Take values along an axis by ``indices``; the other axes are broadcast."""
     indices = torch.where(indices < 0, indices + x.shape[axis], indices)
     return torch.take_along_dim(x, indices, dim=axis)
 
 
 def one_hot(x: Tensor, depth: int, axis: int) -> Tensor:
-    """True at the place that x names, on a new axis; nowhere if there is no such place."""
+    """Set True at index x of a new axis; nowhere if x is out of range."""
     hot = x[..., None] == torch.arange(depth, device=x.device)
     return hot.movedim(-1, axis)
 
 
 def sequence_mask(lengths: Tensor, *given: int, maxlen: int | None) -> Tensor:
-    """True for as many of maxlen as the length says."""
+    """Set True for the first ``lengths`` of ``maxlen`` steps."""
     longest = given[0] if maxlen is None else maxlen
     return torch.arange(longest, device=lengths.device) < lengths[..., None]
 
 
 def join_sizes(xs: Sequence[Any]) -> tuple[int, ...]:
-    """Sizes and tuples of sizes as one tuple."""
+    """Join sizes and tuples of sizes to one tuple."""
     return tuple(size for x in xs for size in (x if isinstance(x, tuple | list) else (x,)))

@@ -35,7 +35,7 @@ def to_parameter(array: Array) -> nn.Parameter:
 
 
 def lazy_source(tensor: torch.Tensor) -> LazyArray | None:
-    """Return the array in the file that a parameter stands for, or None if it has its values."""
+    """Return the array in the file whose values a parameter will have, None if it has them."""
     source = getattr(tensor, _SOURCE, None)
     return source if isinstance(source, LazyArray) else None
 

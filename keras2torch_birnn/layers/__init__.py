@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from keras2torch_birnn.layers import (
     activation,
     attention,
+    conv_lstm,
     convolution,
     dense,
     dropout,
@@ -30,6 +31,7 @@ from keras2torch_birnn.schema import joined
 CONVERTERS: Mapping[str, Converter] = joined(
     model.CONVERTERS,
     recurrent.CONVERTERS,
+    conv_lstm.CONVERTERS,
     time_distributed.CONVERTERS,
     dense.CONVERTERS,
     embedding.CONVERTERS,

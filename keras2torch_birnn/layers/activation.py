@@ -28,7 +28,7 @@ class Activation(nn.Module):
         return self.function(x)
 
     def extra_repr(self) -> str:
-        """Its name and options."""
+        """Show its name and options."""
         return self.shown
 
 
@@ -39,7 +39,7 @@ def activation_layer(layer: LayerSpec) -> nn.Module:
 
 
 def _relu_mask(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.config["passes_mask"] else NONE
+    return SAME if layer.semantics["passes_mask"] else NONE
 
 
 def relu(layer: LayerSpec) -> nn.Module:
@@ -106,7 +106,7 @@ class Softmax(nn.Module):
         self.axes, self.replaces = axes, replaces
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x and a mask of its shape."""
+        """Compute it of x, with a mask of its shape."""
         if mask is None:
             return self._softmax(x)
         if self.replaces:
@@ -119,13 +119,13 @@ class Softmax(nn.Module):
         return torch.exp(x - torch.logsumexp(x, dim=self.axes, keepdim=True))
 
     def extra_repr(self) -> str:
-        """The axes."""
+        """Show the axes."""
         return f"axes={self.axes}"
 
 
 def _softmax_mask(layer: LayerSpec) -> MaskFlow:
-    """The mask is laid on the input from the last axis on; one of steps fits (B, T) alone."""
-    if layer.config["masking"] == "ignore":
+    """Return its mask flow: a mask must broadcast with the input, one of steps with (B, T)."""
+    if layer.semantics["masking"] == "ignore":
         return SAME
     refused = None
     if layer.input_shape is not None and len(layer.input_shape) != 2:
@@ -135,7 +135,7 @@ def _softmax_mask(layer: LayerSpec) -> MaskFlow:
 
 def softmax(layer: LayerSpec) -> nn.Module:
     """Build a Softmax."""
-    return Softmax(layer.config["axis"], replaces=layer.config["masking"] == "replace")
+    return Softmax(layer.config["axis"], replaces=layer.semantics["masking"] == "replace")
 
 
 CONVERTERS: Mapping[str, Converter] = {

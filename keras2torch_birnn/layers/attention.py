@@ -1,4 +1,4 @@
-"""Attention layers. A mask puts -1e9 in the place of scores, so a row with nothing is uniform."""
+"""Attention layers. A mask replaces scores by -1e9, so a row without valid keys is uniform."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ LARGE_NEGATIVE = -1e9
 
 
 def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
-    """(Tq, Tk), true where a query may look: not beyond its own place."""
+    """Return a causal mask (Tq, Tk): True up to the query's own position."""
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
 
 
 def masked_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    """Softmax over the last axis, of what is allowed."""
+    """Compute the softmax over the last axis of allowed scores."""
     if allowed is not None:
         scores = scores.masked_fill(~allowed, LARGE_NEGATIVE)
     return torch.softmax(scores, dim=-1)
 
 
 def _together(*masks: Tensor | None) -> Tensor | None:
-    """Combine masks: what all allow, broadcast against each other."""
+    """Combine masks by "and", broadcast against each other."""
     out: Tensor | None = None
     for mask in masks:
         if mask is not None:
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         self.scale, self.causal = scale, causal
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        """(B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
+        """Compute scores: (B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
         out = query @ key.transpose(-1, -2)
         return out if self.scale is None else out * self.scale
 
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
     ) -> Output:
-        """[query (B, Tq, D), value (B, Tv, E), key (B, Tv, D) or the value] -> (B, Tq, E)."""
+        """Attend: [query (B, Tq, D), value (B, Tv, E), key (B, Tv, D) or value] -> (B, Tq, E)."""
         query, value, key = (*tensors, tensors[1])[:3]
         query_mask, value_mask = (None, None) if mask is None else mask[:2]
         scores = self.scores(query, key)
@@ -92,7 +92,7 @@ class ConcatAttention(Attention):
         self.concat_score_weight = concat_score_weight
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        """(B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
+        """Compute scores: (B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
         both = query.unsqueeze(-2) + key.unsqueeze(-3)
         both = both if self.scale is None else self.scale * both
         return self.concat_score_weight * torch.tanh(both).sum(dim=-1)
@@ -102,7 +102,7 @@ class AdditiveAttention(Attention):
     """Bahdanau's attention: scores are the sum of scale tanh(query + key)."""
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        """(B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
+        """Compute scores: (B, Tq, D), (B, Tv, D) -> (B, Tq, Tv)."""
         both = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))
         return both.sum(dim=-1) if self.scale is None else both @ self.scale
 
@@ -115,7 +115,9 @@ def _attention_mask(layer: LayerSpec) -> MaskFlow:
             f"a mask into {layer.class_name} of more than 3 dimensions is not supported: versions "
             "of Keras lay it on the scores in different ways"
         )
-    after: Literal["first", "none"] = "first" if layer.config["mask_after"] == "query" else "none"
+    after: Literal["first", "none"] = (
+        "first" if layer.semantics["mask_after"] == "query" else "none"
+    )
     return MaskFlow(takes=True, after=after, refused=refused)
 
 
@@ -193,7 +195,7 @@ class MultiHeadAttention(nn.Module):
         return_attention_scores: bool = False,
         use_causal_mask: bool = False,
     ) -> Output:
-        """query (B, Tq, D), value and key (B, Tv, E) -> (B, Tq, ...), scores (B, N, Tq, Tv).
+        """Attend: query (B, Tq, D), value, key (B, Tv, E) -> (B, Tq, ...), scores (B, N, Tq, Tv).
 
         attention_mask: (B, Tq, Tv), or (B, N, Tq, Tv) per head. mask: one of each argument, (B, T).
         With more axes than T, those that are not attended over come before the heads in the scores.
@@ -251,30 +253,30 @@ class MultiHeadAttention(nn.Module):
         return _together(mask, apart < self.plan.sliding_window)
 
     def extra_repr(self) -> str:
-        """The heads."""
+        """Show the heads."""
         return f"heads={self.plan.heads}, groups={self.plan.groups}"
 
 
 def _folded(x: Tensor, order: tuple[int, ...], over: int) -> Tensor:
-    """(B, ..., D) -> (B * apart, over, D), the axes in this order, the last ``over`` attended."""
+    """Reshape (B, ..., D) -> (B * apart, over, D), the last ``over`` axes being attended."""
     moved = x.permute(*order, x.dim() - 1)
     return moved.flatten(len(order) - over, -2).flatten(0, -3)
 
 
 def _heads(x: Tensor, count: int) -> Tensor:
-    """(B, T, N * W) -> (B, N, T, W)."""
+    """Split heads: (B, T, N * W) -> (B, N, T, W)."""
     return x.reshape(*x.shape[:2], count, -1).transpose(1, 2)
 
 
 def _of_inputs(masks: tuple[Tensor | None, ...] | None) -> tuple[Tensor | None, ...]:
-    """The masks of query, value and key, to broadcast with scores (B, N, Tq, Tv)."""
+    """Return the masks of query, value and key, to broadcast with scores (B, N, Tq, Tv)."""
     query, *others = (masks or (None,))[:3]
     rows = None if query is None else query.bool()[:, None, :, None]
     return rows, *(None if m is None else m.bool()[:, None, None, :] for m in others)
 
 
 def _per_head(mask: Tensor | None) -> Tensor | None:
-    """(B, Tq, Tv) -> (B, 1, Tq, Tv)."""
+    """Add an axis for heads: (B, Tq, Tv) -> (B, 1, Tq, Tv)."""
     return None if mask is None else mask.bool() if mask.dim() > 3 else mask.bool().unsqueeze(-3)
 
 
@@ -284,13 +286,13 @@ def _heads_mask(layer: LayerSpec) -> MaskFlow:
     refused = None
     if isinstance(first, tuple) and len(first) > 3:
         refused = "a mask into attention over more than one axis is not supported"
-    if layer.config["masking"] == "ignore":
+    if layer.semantics["masking"] == "ignore":
         return MaskFlow(after="none", refused=refused)
     return MaskFlow(takes=True, after="first", refused=refused)
 
 
 def _linear(layer: LayerSpec, name: str, inputs: int = 1) -> nn.Linear:
-    """A projection: ``kernel`` (in..., out...), ``inputs`` axes in, flattened and transposed."""
+    """Build a projection: ``kernel`` (in..., out...), ``inputs`` axes in, flattened, transposed."""
     kernel = layer.weights[f"{name}/kernel"]
     flat: Array = kernel.reshape(math.prod(kernel.shape[:inputs]), -1)
     bias = layer.config["use_bias"]
@@ -315,7 +317,7 @@ def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
             groups,
             layer.weights["attention_output/kernel"].shape[2:],
             config["sliding_window"],
-            by_hand if config["masking"] == "zeros" else "never",
+            by_hand if layer.semantics["masking"] == "zeros" else "never",
             config.get("attention_axes"),
         ),
     )

@@ -13,15 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
-from keras2torch_birnn.rnn.call import Asked, Result, State
-from keras2torch_birnn.rnn.engine_choice import VARIABLE, wish
-from keras2torch_birnn.rnn.masks import like, zero_past
-from keras2torch_birnn.rnn.modules import Plan, recurrent_forward, shown_options
+from keras2torch_birnn.layers.loop_masks import loop_mask
+from keras2torch_birnn.layers.registry import Converter
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.engines import VARIABLE, requested_engine
+from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
+from keras2torch_birnn.rnn.modules import Plan, plan_of, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.tensor_checks import check_states
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -29,7 +33,7 @@ class ConvLSTM(nn.Module):
     """One direction, called as Keras calls its ConvLSTM: (B, T, S, C) -> (B, T, S', F).
 
     ``weight_ih`` (4F, C, K), ``weight_hh`` (4F, F, K), ``bias`` (4F,). With ``channels_first`` the
-    channels stand before S, in the states as well.
+    channels come before S, in the states as well.
     """
 
     carried: tuple[State, ...] | None = None
@@ -59,14 +63,19 @@ class ConvLSTM(nn.Module):
         names = ("activation", "recurrent_activation")
         self.named = {name: activation_label(config[name]) for name in names}
 
-    def run_sequence(self, asked: Asked) -> Result:
-        """See ``Sequences``; one direction, so there is nothing to merge."""
-        x, lengths, start, _, _ = asked
+    def run_sequence(self, call: RnnCall) -> RnnResult:
+        """Run the steps in a loop; one direction, so there is nothing to merge.
+
+        Raises:
+            ArgumentValueError: there are no steps, or the states do not fit.
+        """
+        x, lengths, initial = call.x, call.lengths, call.initial_state
+        if x.shape[1] == 0:
+            raise ArgumentValueError("an input of no steps is not supported")
         products = self._input_product(x).unbind(dim=1)
-        if start is None:
-            h = c = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])
-        else:
-            h, c = start[0]
+        zeros = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])
+        check_states(initial or (), 2, zeros.shape)
+        ((h, c),) = initial or ((zeros, zeros),)
         valid = None
         if lengths is not None:
             valid = torch.arange(x.shape[1], device=x.device)[:, None] < lengths
@@ -75,7 +84,7 @@ class ConvLSTM(nn.Module):
         for t, product in enumerate(products):
             new_h, new_c = self._step(product, h, c, masks)
             if valid is not None:
-                keep = like(valid[t], h)
+                keep = expand_dims_like(valid[t], h)
                 new_h, new_c = torch.where(keep, new_h, h), torch.where(keep, new_c, c)
             h, c = new_h, new_c
             outputs.append(h)
@@ -84,7 +93,7 @@ class ConvLSTM(nn.Module):
     def _step(
         self, product: Tensor, h: Tensor, c: Tensor, masks: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """c' = f c + i act(.); h' = o act(c'). The state is convolved one by one, "same"."""
+        """Run a step: c' = f c + i act(.); h' = o act(c'); h is convolved with "same" padding."""
         ones = (1,) * (h.dim() - 2)
         recurrent = self._convolved(
             h, self.weight_hh, masks, {"stride": ones, "dilation": ones, "padding": "same"}
@@ -95,18 +104,18 @@ class ConvLSTM(nn.Module):
         return gate(o) * act(c), c
 
     def _input_product(self, x: Tensor) -> Tensor:
-        """(B, T, S, C) -> (B, T, S', 4F), bias included: all steps at once."""
+        """Convolve all steps at once: (B, T, S, C) -> (B, T, S', 4F), bias included."""
         drops = self._masks(x[:, 0], self.dropout)
         masks = [mask[:, None].expand_as(x).flatten(0, 1) for mask in drops]
         y = self._convolved(x.flatten(0, 1), self.weight_ih, masks, self.inner)
         if self.bias is not None:
-            y = y + (self.bias if self.channels == -1 else like(self.bias, y[0]))
+            y = y + (self.bias if self.channels == -1 else expand_dims_like(self.bias, y[0]))
         return y.reshape(*x.shape[:2], *y.shape[1:])
 
     def _convolved(
         self, x: Tensor, weight: Tensor, masks: Sequence[Tensor], window: Mapping[str, Any]
     ) -> Tensor:
-        """(N, S, C) -> (N, S', 4F). With ``masks`` every gate sees the input through its own."""
+        """Convolve (N, S, C) -> (N, S', 4F). ``masks``: a dropout mask of the input per gate."""
         copies = [x * mask for mask in masks] or [x]
         parts = []
         for copy, rows in zip(copies, weight.chunk(len(copies)), strict=True):
@@ -116,28 +125,28 @@ class ConvLSTM(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channels)
 
     def _masks(self, x: Tensor, rate: float) -> tuple[Tensor, ...]:
-        """A dropout mask for every gate, the same at all steps; none outside training."""
+        """Draw a dropout mask for every gate, the same at all steps; none outside training."""
         if not (self.training and 0.0 < rate < 1.0):
             return ()
         return tuple(functional.dropout(torch.ones_like(x), rate) for _ in range(4))
 
     def extra_repr(self) -> str:
-        """Channels, window, and Keras' options."""
+        """Show channels, window, and Keras' options."""
         filters, channels, *kernel = self.weight_ih.shape
         parts = [f"{channels}, {filters // 4}, kernel_size={tuple(kernel)}"]
         parts += [f"{key}={value}" for key, value in {**self.inner, **self.named}.items()]
         return ", ".join([*parts, *shown_options(self.plan)])
 
 
-def conv_lstm(layer: LayerSpec, plan: Plan) -> nn.Module:
+def one_direction(layer: LayerSpec, plan: Plan) -> nn.Module:
     """Build one direction: ``kernel`` (K, C, 4F) -> ``weight_ih`` (4F, C, K), same order of gates.
 
     Raises:
         UsageError: K2T_ENGINE asks for a kernel.
     """
-    if wish() in ("fused", "native"):
+    if requested_engine() in ("fused", "native"):
         raise UsageError(
-            f"{VARIABLE}={wish()}: there is no kernel of a convolutional LSTM",
+            f"{VARIABLE}={requested_engine()}: there is no kernel of a convolutional LSTM",
             "use auto",
             place=layer.place,
         )
@@ -149,3 +158,11 @@ def conv_lstm(layer: LayerSpec, plan: Plan) -> nn.Module:
         layer.config,
         plan,
     )
+
+
+def conv_lstm(layer: LayerSpec) -> nn.Module:
+    """Build a ConvLSTM layer."""
+    return one_direction(layer, plan_of((layer,), merge_mode=None))
+
+
+CONVERTERS: Mapping[str, Converter] = dict.fromkeys(CONV_LSTMS, Converter(conv_lstm, loop_mask))

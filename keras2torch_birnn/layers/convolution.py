@@ -33,7 +33,7 @@ _TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {
 
 
 def same_padding(length: int, extent: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after, as TensorFlow's "same" puts them: the odd one goes after."""
+    """Return the padding before and after of TensorFlow's "same": the odd one is after."""
     total = max((-(-length // stride) - 1) * stride + extent - length, 0)
     return total // 2, total - total // 2
 
@@ -60,7 +60,7 @@ def convolve(
     padding: str,
     groups: int = 1,
 ) -> Tensor:
-    """(B, C, T) -> (B, filters, T') with Keras' padding; ``weight`` (filters, C / groups, k)."""
+    """Convolve (B, C, T) -> (B, filters, T') as Keras; ``weight`` (filters, C / groups, k)."""
     reach = extents(weight.shape[2:], dilation)
     around = [(0, 0)] * len(reach)
     if padding == "causal":
@@ -90,13 +90,13 @@ class Convolution(nn.Module):
         self.shown = activation_label(config["activation"])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T', filters), or (B, C, T) -> (B, filters, T'); two axes likewise."""
+        """Map (B, T, C) -> (B, T', filters), or with C before T; two axes likewise."""
         x = x.movedim(-1, 1) if self.channels_last else x
         y = self.convolve(x)
         return self.activation(y.movedim(1, -1) if self.channels_last else y)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, filters, T')."""
+        """Convolve (B, C, T) -> (B, filters, T')."""
         return convolve(
             x,
             self.weight,
@@ -108,7 +108,7 @@ class Convolution(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Channels, window, and what is not the default."""
+        """Show channels, window, and options that are not the default."""
         filters, inner = self.weight.shape[:2]
         shown = [f"{inner * self.groups}, {filters}, kernel_size={self.kernel_size}"]
         ones = (1,) * len(self.kernel_size)
@@ -143,7 +143,7 @@ class TransposedConvolution(Convolution):
         }
 
     def convolve(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, filters, T')."""
+        """Convolve (B, C, T) -> (B, filters, T')."""
         y = _TRANSPOSED[len(self.kernel_size)](
             x, self.weight, None, stride=self.stride, dilation=self.dilation
         )
@@ -157,7 +157,7 @@ class TransposedConvolution(Convolution):
         return y if self.bias is None else y + self.bias.view(-1, *[1] * len(around))
 
     def extra_repr(self) -> str:
-        """The same, with the sizes the right way round."""
+        """Show the options of a convolution, with the sizes of this direction."""
         inner, filters = self.weight.shape[:2]
         _, _, rest = super().extra_repr().split(", ", 2)
         said = [(key, self.sizes[key]) for key in ("output_padding", "output_size")]
@@ -166,7 +166,7 @@ class TransposedConvolution(Convolution):
 
 
 def channels_ahead(kernel: Array) -> Array:
-    """Keras' kernel (k, ..., in, out) -> (out, in, k, ...)."""
+    """Transpose Keras' kernel (k, ..., in, out) -> (out, in, k, ...)."""
     return kernel.transpose(-1, -2, *range(kernel.ndim - 2))
 
 
@@ -181,7 +181,7 @@ def convolution(layer: LayerSpec) -> nn.Module:
 
 
 def _depthwise(layer: LayerSpec, bias: nn.Parameter | None, label: Any) -> Convolution:
-    """Each channel on its own: kernel (k, in, m) -> weight (in m, 1, k), in groups of m."""
+    """Build a depthwise convolution: kernel (k, in, m) -> weight (in m, 1, k), in groups of m."""
     kernel = layer.weights["depthwise_kernel"]
     *size, channels, multiplier = kernel.shape
     weight = kernel.transpose(-2, -1, *range(len(size))).reshape(channels * multiplier, 1, *size)

@@ -1,4 +1,4 @@
-"""Dense contracts the last axis, EinsumDense any axes; Highway and MaxoutDense are of vectors.
+"""Dense over the last axis, EinsumDense over any axes; Highway and MaxoutDense of vectors.
 
 Keras 1 had the last two, and Keras 2 kept them as legacy. F is the size of their input, which a
 Highway keeps.
@@ -31,26 +31,26 @@ class Dense(nn.Linear):
         self.shown = activation_label(value)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, ..., in) -> (B, ..., out)."""
+        """Compute (B, ..., in) -> (B, ..., out)."""
         return self.activation(super().forward(input))
 
     def extra_repr(self) -> str:
-        """Torch's own, then the activation."""
+        """Show torch's own options, then the activation."""
         return f"{super().extra_repr()}, activation={self.shown}"
 
 
 class QuantizedDense(Dense):
     """A Dense as Keras' int8 mode computes it.
 
-    ``weight`` holds whole numbers, ``scale`` (units,) what they are divided by; neither learns.
-    ``rounds``: the inputs become whole numbers as well, row by row.
+    ``weight`` holds integers, ``scale`` (units,) their divisors; neither is trained. ``rounds``:
+    the inputs are rounded to integers as well, row by row.
     """
 
     scale: nn.Parameter
     rounds: bool
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, ..., in) -> (B, ..., out). Gradients pass the rounding by."""
+        """Compute (B, ..., in) -> (B, ..., out). Gradients ignore the rounding."""
         y = functional.linear(input, self.weight) / self.scale
         if self.rounds:
             scale = 127 / (input.abs().amax(dim=-1, keepdim=True) + 1e-7)
@@ -61,7 +61,7 @@ class QuantizedDense(Dense):
         return self.activation(y if self.bias is None else y + self.bias)
 
     def extra_repr(self) -> str:
-        """The same, and whether inputs are rounded."""
+        """Show the options of a Dense, and whether inputs are rounded."""
         return f"{super().extra_repr()}, rounds={self.rounds}"
 
 
@@ -71,7 +71,7 @@ def _quantized(layer: LayerSpec) -> nn.Module:
     module = QuantizedDense(
         *kernel.shape, bias=layer.config["use_bias"], value=layer.config["activation"]
     )
-    module.rounds = layer.config["quantized"] == "inputs and weights"
+    module.rounds = layer.semantics["quantized"] == "inputs and weights"
     module.weight = to_parameter(kernel.T)
     module.scale = to_parameter(layer.weights["kernel_scale"])
     for fixed in (module.weight, module.scale):
@@ -83,7 +83,7 @@ def _quantized(layer: LayerSpec) -> nn.Module:
 
 def dense(layer: LayerSpec) -> nn.Module:
     """Build a Dense: an nn.Linear, with ``kernel`` (in, units) transposed to ``weight``."""
-    if layer.config.get("quantized"):
+    if layer.semantics.get("quantized"):
         return _quantized(layer)
     kernel, value = layer.weights["kernel"], layer.config["activation"]
     bias, (in_features, out_features) = layer.config["use_bias"], kernel.shape
@@ -99,7 +99,7 @@ def dense(layer: LayerSpec) -> nn.Module:
 
 
 class EinsumDense(nn.Module):
-    """A product by an equation of letters, a bias that is broadcast, an activation."""
+    """An einsum of the input and a kernel, a broadcast bias, an activation."""
 
     def __init__(
         self, equation: str, weight: nn.Parameter, bias: nn.Parameter | None, value: Any
@@ -110,12 +110,12 @@ class EinsumDense(nn.Module):
         self.shown = activation_label(value)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Axes as the equation names them."""
+        """Compute the einsum; axes are those of the equation."""
         y = torch.einsum(self.equation, x, self.weight)
         return self.activation(y if self.bias is None else y + self.bias)
 
     def extra_repr(self) -> str:
-        """Equation, shape of the kernel, bias, activation."""
+        """Show the equation, the kernel's shape, the bias and the activation."""
         bias = None if self.bias is None else tuple(self.bias.shape)
         shown = f"'{self.equation}', {tuple(self.weight.shape)}, bias={bias}"
         return f"{shown}, activation={self.shown}"
@@ -145,7 +145,7 @@ def _linear(kernel: Array, bias: Array | None) -> nn.Linear:
 
 
 class Highway(nn.Module):
-    """A gate decides how much of the activation goes on, and how much of the input itself."""
+    """Gated sum of the activation and of the input itself."""
 
     def __init__(self, through: nn.Linear, carry: nn.Linear, value: Any) -> None:
         super().__init__()
@@ -154,13 +154,13 @@ class Highway(nn.Module):
         self.shown = activation_label(value)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F) -> (B, F)."""
+        """Compute (B, F) -> (B, F)."""
         gate = torch.sigmoid(self.carry(x))
         y: Tensor = gate * self.activation(self.through(x)) + (1 - gate) * x
         return y
 
     def extra_repr(self) -> str:
-        """The activation."""
+        """Show the activation."""
         return f"activation={self.shown}"
 
 
@@ -175,19 +175,19 @@ def highway(layer: LayerSpec) -> nn.Module:
 
 
 class Maxout(nn.Module):
-    """The largest of K linear maps of a vector, for every unit: ``weight`` (K units, F)."""
+    """Maximum of K linear maps of a vector for every unit: ``weight`` (K units, F)."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, features: int) -> None:
         super().__init__()
         self.weight, self.bias, self.features = weight, bias, features
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F) -> (B, units)."""
+        """Compute (B, F) -> (B, units)."""
         products = functional.linear(x, self.weight, self.bias)
         return products.view(len(x), self.features, -1).amax(dim=1)
 
     def extra_repr(self) -> str:
-        """Sizes."""
+        """Show the sizes."""
         rows, inner = self.weight.shape
         return f"{inner}, {rows // self.features}, features={self.features}"
 

@@ -14,7 +14,7 @@ from keras2torch_birnn.spec import LayerSpec
 
 
 def drawn(x: Tensor, noise_shape: tuple[int | None, ...]) -> list[int]:
-    """The shape of the noise for x; None stands for x's own size."""
+    """Return the shape of the noise for x; None is x's own size."""
     sizes = zip(x.shape, noise_shape, strict=True)
     return [own if size is None else size for own, size in sizes]
 
@@ -27,13 +27,13 @@ class ShapedDropout(nn.Module):
         self.rate, self.noise_shape = rate, noise_shape
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros and ones are drawn in the noise's shape."""
+        """Multiply by a dropout mask of the noise's shape."""
         if not self.training:
             return x
         return x * functional.dropout(x.new_ones(drawn(x, self.noise_shape)), self.rate)
 
     def extra_repr(self) -> str:
-        """Rate and shape."""
+        """Show rate and shape."""
         return f"rate={self.rate}, noise_shape={self.noise_shape}"
 
 
@@ -62,18 +62,18 @@ def spatial_dropout_of_planes(layer: LayerSpec) -> nn.Module:
 
 
 class GaussianNoise(nn.Module):
-    """Adds normal noise in training."""
+    """Addition of normal noise in training."""
 
     def __init__(self, stddev: float) -> None:
         super().__init__()
         self.stddev = stddev
 
     def forward(self, x: Tensor) -> Tensor:
-        """x + stddev * N(0, 1)."""
+        """Compute x + stddev * N(0, 1)."""
         return x + self.stddev * torch.randn_like(x) if self.training else x
 
     def extra_repr(self) -> str:
-        """The deviation."""
+        """Show the deviation."""
         return f"stddev={self.stddev}"
 
 
@@ -83,21 +83,21 @@ def gaussian_noise(layer: LayerSpec) -> nn.Module:
 
 
 class GaussianDropout(nn.Module):
-    """Multiplies by normal noise around 1 in training, of variance rate / (1 - rate)."""
+    """Multiplication by normal noise around 1 in training, of variance rate / (1 - rate)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """x * N(1, rate / (1 - rate))."""
+        """Compute x * N(1, rate / (1 - rate))."""
         if not self.training or not 0.0 < self.rate < 1.0:
             return x
         deviation = math.sqrt(self.rate / (1.0 - self.rate))
         return x * (1.0 + deviation * torch.randn_like(x))
 
     def extra_repr(self) -> str:
-        """The rate."""
+        """Show the rate."""
         return f"rate={self.rate}"
 
 
@@ -117,7 +117,7 @@ class ShapedAlphaDropout(nn.Module):
         self.rate, self.noise_shape = rate, noise_shape
 
     def forward(self, x: Tensor) -> Tensor:
-        """Dropped values are the lowest; then mean and variance are made 0 and 1 again."""
+        """Set dropped values to the lowest, then restore mean 0 and variance 1."""
         if not self.training or not 0.0 < self.rate < 1.0:
             return x
         kept = torch.rand(drawn(x, self.noise_shape), dtype=x.dtype, device=x.device) >= self.rate
@@ -125,7 +125,7 @@ class ShapedAlphaDropout(nn.Module):
         return torch.where(kept, x, self.LOWEST) * a - a * self.LOWEST * self.rate
 
     def extra_repr(self) -> str:
-        """Rate and shape."""
+        """Show rate and shape."""
         return f"rate={self.rate}, noise_shape={self.noise_shape}"
 
 
@@ -143,7 +143,7 @@ def activity_regularization(layer: LayerSpec) -> nn.Module:
 
 
 def _identity_mask(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.config["passes_mask"] else NONE
+    return SAME if layer.semantics["passes_mask"] else NONE
 
 
 def identity(layer: LayerSpec) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Embedding, where a mask begins for ids."""
+"""Embedding, which makes a mask from ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, Converter, MaskFlow
-from keras2torch_birnn.rnn.checked import check_tensor
+from keras2torch_birnn.rnn.tensor_checks import check_tensor
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -17,23 +17,23 @@ class Embedding(nn.Embedding):
     """An ``nn.Embedding`` that also takes ids given as floats, as Keras does."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Ids of any shape -> the shape and (output_dim,). Row 0 is an ordinary row."""
+        """Look up ids of any shape -> (..., output_dim). Row 0 is an ordinary row."""
         check_tensor("input", input, torch.int64)
         return super().forward(input.long())
 
 
 class QuantizedEmbedding(Embedding):
-    """Rows of whole numbers from -127 to 127, each with its own ``scale`` (rows,) to divide by."""
+    """Rows of integers from -127 to 127, each with its own ``scale`` (rows,) as divisor."""
 
     scale: nn.Parameter
 
     def forward(self, input: Tensor) -> Tensor:
-        """Ids of any shape -> the shape and (output_dim,)."""
+        """Look up ids of any shape -> (..., output_dim)."""
         return super().forward(input) / self.scale[input.long()][..., None]
 
 
 def not_zero(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mask of Embedding(mask_zero=True): id 0 is padding."""
+    """Make the mask of Embedding(mask_zero=True): id 0 is padding."""
     return x.ne(0)
 
 
@@ -45,7 +45,7 @@ def embedding(layer: LayerSpec) -> nn.Module:
     """Build an Embedding."""
     table = to_parameter(layer.weights["embeddings"])
     rows, columns = table.shape
-    made = QuantizedEmbedding if layer.config.get("quantized") else Embedding
+    made = QuantizedEmbedding if layer.semantics.get("quantized") else Embedding
     module = made(rows, columns, _weight=table)  # given, so that none is drawn at random
     module.weight = table
     if isinstance(module, QuantizedEmbedding):

@@ -1,6 +1,6 @@
 """A model's graph as a ``torch.fx.GraphModule``: straight-line code with Keras' layer names.
 
-Nested models are inlined; their layers stand under their name (``encoder.lstm_1``). Whether a
+Nested models are inlined; their layers are under their name (``encoder.lstm_1``). Whether a
 tensor has a mask is known when the graph is built, so the code that runs only what it needs.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from torch import fx, nn
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
-from keras2torch_birnn.layers.entry import ENTRIES
-from keras2torch_birnn.layers.names import attribute_names
+from keras2torch_birnn.layers.attribute_names import attribute_names
+from keras2torch_birnn.layers.input_casts import INPUT_CASTS
 from keras2torch_birnn.layers.operations import OperationNodes, used_outputs
 from keras2torch_birnn.layers.registry import MaskFlow, check_said, convert_layer, mask_flow
 from keras2torch_birnn.layers.time_distributed import (
@@ -31,16 +31,16 @@ from keras2torch_birnn.layers.time_distributed import (
 )
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.custom_layers import output_count, own_of
-from keras2torch_birnn.schema.flow import (
+from keras2torch_birnn.schema.dtype_flow import (
     TAKES_IDS,
     Node,
-    as_it_is,
-    declared_kind,
-    gives,
-    kind_of,
-    repeated,
+    declared_dtype,
+    dtype_of,
+    output_dtypes,
+    takes_unchanged,
+    without_time_distributed,
 )
-from keras2torch_birnn.schema.kinds import Kinds
+from keras2torch_birnn.schema.operations.dtypes import Dtypes
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -54,7 +54,7 @@ from keras2torch_birnn.spec import (
 
 
 def _read(graph: Graph) -> frozenset[str]:
-    """Inputs that have to be numbers of the declared kind for what reads them.
+    """Return the inputs that must have the declared dtype for the layers that read them.
 
     Not those that are states or masks alone, see ``_KEYWORDS``.
     """
@@ -67,15 +67,15 @@ def _read(graph: Graph) -> frozenset[str]:
     return frozenset(read)
 
 
-# A tensor on its way into a model: the fx node, its mask, its kind.
+# An input of a model: the fx node, its mask, its dtype.
 Given = tuple[Any, Any, str]
-_GIVEN = "given"  # the kind of what a user gives: not known yet
-# Keywords of a call -> the kind that they are; layers take masks of any.
+_GIVEN = "given"  # the dtype of a user's input, not known yet
+# Keywords of a call -> the dtype that they are; layers take masks of any.
 _KEYWORDS = {"initial_state": "float"}
 
 
 class _Emitter:
-    """Writes one model's calls into an fx graph, with every tensor's mask beside it."""
+    """Writer of one model's calls into an fx graph, together with every tensor's mask."""
 
     def __init__(self, *, double: bool) -> None:
         self.root = nn.Module()
@@ -85,18 +85,18 @@ class _Emitter:
         self.paths: dict[str, str] = {}
         # The same for the nodes that make a call's mask
         self.mask_paths: dict[str, str] = {}
-        # fx node name -> how many TimeDistributed fold their steps into its batch, where any do
+        # fx node name -> the number of TimeDistributed that fold their steps into its batch
         self.folded: dict[str, int] = {}
         self.problems: list[K2TError] = []
         # The same paths -> what the layer does with the mask that reaches it
         self.masks: dict[str, str] = {}
         # Module's path -> the plugin's layer that it is, or wraps, without weights
         self.own: dict[str, LayerSpec] = {}
-        # How many TimeDistributed stand around: their steps are folded into the batch
+        # The number of enclosing TimeDistributed, whose steps are folded into the batch
         self.folds = 0
 
     def modules(self, graph: Graph, parent: nn.Module) -> dict[str, str]:
-        """Build every layer of the graph under ``parent``; returns its attribute names."""
+        """Build every layer of the graph under ``parent``; return its attribute names."""
         names = attribute_names([layer.name for layer in graph.layers])
         for layer in graph.layers:
             if layer.class_name != "InputLayer" and layer.class_name not in OPS:
@@ -127,11 +127,11 @@ class _Emitter:
         prefix: str,
         path: str,
     ) -> tuple[Structure, Structure]:
-        """Emit all calls of a graph; returns outputs and masks."""
+        """Emit all calls of a graph; return outputs and masks."""
         values: dict[tuple[str, int], Structure] = {}
         masks: dict[tuple[str, int], Structure] = {}
         inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
-        kinds: dict[Node, Kinds] = {}
+        dtypes: dict[Node, Dtypes] = {}
         read = _read(graph)
         used = used_outputs(leaves((tuple(call.args for call in graph.calls), graph.outputs)))
 
@@ -144,7 +144,7 @@ class _Emitter:
             if leaf.output:  # only a plugin's layer can have more than is known
                 raise UnsupportedOptionError(
                     f"output {leaf.output} is used, but its plugin knows of one",
-                    "say outputs= there",
+                    "declare outputs= there",
                     place=graph.layer(leaf.layer).place,
                 )
             return found
@@ -159,12 +159,12 @@ class _Emitter:
             layer, key = graph.layer(call.layer), (call.layer, call.index)
             where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
             if layer.class_name == "InputLayer":
-                x, masks[key], kind = inputs[call.layer]
-                wanted = declared_kind(layer) if call.layer in read else kind
-                values[key], kinds[key] = self.brought(x, kind, wanted), (wanted,)
+                x, masks[key], dtype = inputs[call.layer]
+                wanted = declared_dtype(layer) if call.layer in read else dtype
+                values[key], dtypes[key] = self.cast(x, dtype, wanted), (wanted,)
                 continue
-            kinds[key] = gives(layer, call, kinds)
-            came_as = tuple(kind_of(leaf, kinds) for leaf in leaves(call.args))
+            dtypes[key] = output_dtypes(layer, call, dtypes)
+            came_as = tuple(dtype_of(leaf, dtypes) for leaf in leaves(call.args))
             args = tuple(map_structure(value, arg) for arg in call.args)
             arg_masks = tuple(map_structure(mask, arg) for arg in call.args)
             target = f"{prefix}{names[call.layer]}"
@@ -182,62 +182,62 @@ class _Emitter:
                 gave, left = self.run(layer.graph, pairs, inner, f"{target}.", f"{where}/")
                 values[key], masks[key] = _numbered(gave), _numbered(left)
             else:
-                args, kwargs = self.arguments(layer, call, value, kinds)
+                args, kwargs = self.arguments(layer, call, value, dtypes)
                 values[key], masks[key] = self.call(
                     layer, came_as, target, where, args, arg_masks, kwargs
                 )
         return map_structure(value, graph.outputs), map_structure(mask, graph.outputs)
 
-    def brought(self, x: Any, kind: str, wanted: str) -> Any:
-        """A tensor of one kind as another."""
-        if kind == wanted or {kind, wanted} == {"int32", "int64"}:
+    def cast(self, x: Any, dtype: str, wanted: str) -> Any:
+        """Cast a tensor from one dtype to another."""
+        if dtype == wanted or {dtype, wanted} == {"int32", "int64"}:
             return x
         like = (self.operations.like(),) if wanted == "float" else ()
         args = (x, *like)
-        return self.graph.create_node("call_function", ENTRIES[wanted], args, name=x.name)
+        return self.graph.create_node("call_function", INPUT_CASTS[wanted], args, name=x.name)
 
     def arguments(
-        self, layer: LayerSpec, call: Call, value: Any, kinds: Mapping[Node, Kinds]
+        self, layer: LayerSpec, call: Call, value: Any, dtypes: Mapping[Node, Dtypes]
     ) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
-        """What a layer is called with: floats, unless it takes all that it gets as it is.
+        """Return the arguments of a layer's call, cast to float unless it takes them unchanged.
 
-        A plugin's layer gets whole numbers as int64, whatever the user gave: torch wants ids so.
+        A plugin's layer gets integers as int64, as torch requires for ids.
         """
-        own = own_of(repeated(layer)) is not None
+        own = own_of(without_time_distributed(layer)) is not None
 
         def structure(given: Structure, wanted: str) -> Structure:
             def tensor(leaf: Any) -> Any:
                 if not isinstance(leaf, TensorRef):
                     return value(leaf)
-                kind = kind_of(leaf, kinds)
-                become = "ids" if own and kind.startswith("int") else wanted
-                return self.brought(value(leaf), kind, become) if become else value(leaf)
+                dtype = dtype_of(leaf, dtypes)
+                become = "ids" if own and dtype.startswith("int") else wanted
+                return self.cast(value(leaf), dtype, become) if become else value(leaf)
 
             return map_structure(tensor, given)
 
-        came = tuple(kind_of(leaf, kinds) for leaf in leaves(call.args))
-        any_kind = own or as_it_is(layer, came)
+        came = tuple(dtype_of(leaf, dtypes) for leaf in leaves(call.args))
+        unchanged = own or takes_unchanged(layer, came)
         return (
-            tuple(structure(arg, "" if any_kind else "float") for arg in call.args),
+            tuple(structure(arg, "" if unchanged else "float") for arg in call.args),
             {key: structure(arg, _KEYWORDS.get(key, "")) for key, arg in call.kwargs.items()},
         )
 
     def operation(
         self, layer: LayerSpec, args: tuple[Structure, ...], target: str, where: str, used: int
     ) -> Structure:
-        """Emit one call of an operation, of which so many outputs are used."""
+        """Emit one call of an operation; ``used``: the number of its outputs in use."""
         try:
             node, value = self.operations.emit(layer, args, target.replace(".", "_"), used)
         except UnsupportedOptionError as problem:
             self.problems.append(problem)
             return args[0]
-        if node is not None and layer.config["kinds"]["gives"] != ("size",):
+        if node is not None and layer.semantics["kinds"]["gives"] != ("size",):
             self._name(self.paths, node, where)
         return value
 
     def mask_of_operation(self, layer: LayerSpec, where: str, came: Any) -> Any:
-        """The mask after an operation: none, but a cast that changes nothing keeps it."""
-        passes = layer.config["kinds"]["passes_mask"]
+        """Return the mask after an operation: none, but a cast that changes nothing keeps it."""
+        passes = layer.semantics["kinds"]["passes_mask"]
         if came is None:
             return None
         if passes is None:
@@ -254,7 +254,7 @@ class _Emitter:
     def call(
         self,
         layer: LayerSpec,
-        kinds: Kinds,
+        dtypes: Dtypes,
         target: str,
         where: str,
         args: tuple[Structure, ...],
@@ -281,7 +281,7 @@ class _Emitter:
                     "Keras hands on another",
                     place=layer.place,
                 )
-            return self.steps(layer, kinds, target, where, args[0], mask)
+            return self.steps(layer, dtypes, target, where, args[0], mask)
         if flow.takes and mask is not None and not ignored:
             kwargs["mask"] = mask
         if any(own_of(part) is not None for part in layer.walk()):
@@ -305,13 +305,13 @@ class _Emitter:
         )
 
     def _name(self, names: dict[str, str], node: fx.Node, where: str) -> None:
-        """Note which call's value or mask a node is."""
+        """Record the call whose value or mask a node is."""
         names[node.name] = where
         if self.folds:
             self.folded[node.name] = self.folds
 
     def _tell(self, where: str, node: fx.Node, *, came: bool, used: bool, after: Any) -> None:
-        """Note which call a node is, and what it does with a mask."""
+        """Record the call of a node, and the effect of a mask."""
         self._name(self.paths, node, where)
         if came:
             effect = "drops it" if after is None else "passes it on"
@@ -322,7 +322,7 @@ class _Emitter:
     def steps(
         self,
         layer: LayerSpec,
-        kinds: Kinds,
+        dtypes: Dtypes,
         target: str,
         where: str,
         x: Structure,
@@ -339,10 +339,12 @@ class _Emitter:
         below, path = f"{target}.layer", f"{where}/{inner.name}"
         self.folds += 1
         if inner.graph is None:
-            y, inner_mask = self.steps(inner, kinds, below, path, folded, folded_mask)
+            y, inner_mask = self.steps(inner, dtypes, below, path, folded, folded_mask)
         else:
             names = attribute_names([part.name for part in inner.graph.layers])
-            given = [(t, folded_mask, kind) for t, kind in zip(leaves(folded), kinds, strict=True)]
+            given = [
+                (t, folded_mask, dtype) for t, dtype in zip(leaves(folded), dtypes, strict=True)
+            ]
             y, inner_mask = self.run(inner.graph, given, names, f"{below}.", f"{path}/")
         self.folds -= 1
         first = next(leaves(x))
@@ -378,23 +380,23 @@ class _Emitter:
 
 
 def _numbered(structure: Structure) -> Structure:
-    """What a model in a model gives, by number, as references count it: a dict by its keys."""
+    """Return an inner model's outputs as a tuple in the order in which references count them."""
     single = structure is None or isinstance(structure, fx.Node)
     return structure if single else tuple(_flat(structure))
 
 
 def _flat(structure: Structure) -> list[Any]:
-    """Leaves of a structure of fx nodes, None included."""
+    """Return the leaves of a structure of fx nodes, None included."""
     return list(leaves(structure))
 
 
 def _any(mask: Structure) -> Structure:
-    """The mask, or None if there is none in it."""
+    """Return the masks, or None if all are None."""
     return None if all(leaf is None for leaf in _flat(mask)) else mask
 
 
 def _outputs(layer: LayerSpec) -> int:
-    """How many tensors a layer gives."""
+    """Return the number of a layer's outputs."""
     if own_of(layer) is not None:
         return output_count(layer)
     one = layer.parts.get("forward_layer", layer)
@@ -408,9 +410,9 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     """Build a Sequential or Functional model as a GraphModule.
 
     It takes the model's inputs in Keras' order and returns its outputs in Keras' structure.
-    ``meta["paths"]`` tells which Keras call each node of the graph is, ``meta["mask_paths"]`` whose
-    mask it is, ``meta["folded"]`` how many time axes are folded into its batch; ``meta["masks"]``
-    what the calls that a mask reaches do with it.
+    ``meta["paths"]`` maps each node of the graph to its Keras call, ``meta["mask_paths"]`` to the
+    call whose mask it is, ``meta["folded"]`` to the number of time axes folded into its batch;
+    ``meta["masks"]`` maps the calls that a mask reaches to its effect.
     """
     if layer.graph is None:
         raise TypeError("a model has a graph")

@@ -1,4 +1,4 @@
-"""Hashing: whole numbers -> their digits as text -> FarmHash64 or SipHash -> a bin.
+"""Hashing: integers -> their digits as text -> FarmHash64 or SipHash -> a bin.
 
 Torch has signed numbers of 64 bits: sums and products wrap around as unsigned ones do, and what
 does not (shifts, remainders) is written out here.
@@ -15,32 +15,32 @@ from keras2torch_birnn.layers.preprocessing import encode, numbered_tokens
 from keras2torch_birnn.layers.registry import NONE, Converter
 from keras2torch_birnn.spec import LayerSpec
 
-# "-9223372036854775808" has 20 characters; words of 8 may be asked for beyond the end.
+# "-9223372036854775808" has 20 characters; words of 8 may be read beyond the end.
 _WIDTH = 24
 
 
 def _signed(number: int) -> int:
-    """The signed number with the same 64 bits."""
+    """Return the signed number with the same 64 bits."""
     return number - (1 << 64) if number >> 63 else number
 
 
 def _right(x: Tensor, count: int) -> Tensor:
-    """A shift to the right that brings zeros in."""
+    """Shift to the right, filling with zeros."""
     return (x >> count) & ((1 << (64 - count)) - 1)
 
 
 def _rotated(x: Tensor, count: int) -> Tensor:
-    """A rotation to the right."""
+    """Rotate to the right."""
     return _right(x, count) | (x << (64 - count))
 
 
 def remainder(x: Tensor, divisor: int) -> Tensor:
-    """The remainder of what x is without a sign."""
+    """Return the remainder of x taken as unsigned."""
     return ((_right(x, 1) % divisor) * 2 + (x & 1)) % divisor
 
 
 def digits(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers (...) -> texts: bytes (..., 24), zeros behind the end, and lengths (...)."""
+    """Write integers (...) as text: bytes (..., 24), zeros after the end, and lengths (...)."""
     places, rest = [], x
     for _ in range(19):
         quotient = torch.div(rest, 10, rounding_mode="trunc")
@@ -52,7 +52,7 @@ def digits(x: Tensor) -> tuple[Tensor, Tensor]:
     negative = (x < 0).unsqueeze(-1)
     length = count + negative
     at = torch.arange(_WIDTH, device=x.device)
-    place = (length - 1 - at).clamp(0, 18)  # of the digit that stands there
+    place = (length - 1 - at).clamp(0, 18)  # of the digit at that position
     text = backwards.gather(-1, place) + ord("0")
     text = torch.where(negative & (at == 0), ord("-"), text)
     return torch.where(at < length, text, 0), length.squeeze(-1)
@@ -77,7 +77,7 @@ def _mixed(u: Tensor, v: Tensor, factor: Tensor) -> Tensor:
 
 
 def farm_hash(text: Tensor, length: Tensor) -> Tensor:
-    """The hash of texts that are not empty, by their lengths."""
+    """Hash texts that are not empty, by their lengths."""
     zero = torch.zeros_like(length)
     factor = length * 2 + _K2
     first, last = text[..., 0], text.gather(-1, length.unsqueeze(-1) - 1).squeeze(-1)
@@ -122,7 +122,7 @@ def _round(state: State) -> State:
 
 
 def sip_hash(text: Tensor, length: Tensor, salt: tuple[int, int]) -> Tensor:
-    """The hash of texts with a key of two numbers."""
+    """Hash texts with a key of two numbers."""
     at = torch.arange(_WIDTH, device=text.device)
     blocks = length.unsqueeze(-1) // 8
     text = torch.where(at == blocks * 8 + 7, length.unsqueeze(-1), text)
@@ -148,14 +148,14 @@ def sip_hash(text: Tensor, length: Tensor, salt: tuple[int, int]) -> Tensor:
 
 
 def bins_of(x: Tensor, count: int, salt: tuple[int, int] | None) -> Tensor:
-    """A bin from 0 on for every whole number."""
+    """Return a bin, from 0 on, for every integer."""
     text, length = digits(x)
     hashed = farm_hash(text, length) if salt is None else sip_hash(text, length, salt)
     return remainder(hashed, count)
 
 
 class Hashing(nn.Module):
-    """Bins, as ids or encoded; ``mask_value`` has bin 0 to itself."""
+    """Bins, as ids or encoded; bin 0 is for ``mask_value`` alone."""
 
     tokens: Tensor
 
@@ -168,7 +168,7 @@ class Hashing(nn.Module):
             self.register_buffer("tokens", numbered_tokens(bins))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) -> ids of the same shape, or as CategoryEncoding encodes them."""
+        """Hash (B, ...) -> ids of the same shape, or as CategoryEncoding encodes them."""
         if self.mask_value is None or self.bins == 1:
             ids = bins_of(x.long(), self.bins, self.salt)
         else:
@@ -177,7 +177,7 @@ class Hashing(nn.Module):
         return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
 
     def extra_repr(self) -> str:
-        """Number of bins, what is masked, how it hashes, mode."""
+        """Show the number of bins, the mask value, the salt and the mode."""
         how = "FarmHash64" if self.salt is None else f"SipHash, salt={self.salt}"
         return f"{self.bins}, mask_value={self.mask_value}, {how}, {self.mode}"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-_TABLE = 1024  # TensorFlow reads the bicubic kernel from a table of so many places
+_TABLE = 1024  # TensorFlow reads the bicubic kernel from a table of this length
 
 
 def _linear(d: Tensor) -> Tensor:
@@ -55,10 +55,10 @@ KERNELS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def weights(like: Tensor, size: int, factor: int, mode: str, *, corners: bool) -> Tensor:
-    """(size factor, size): every row sums to 1, over what lies inside.
+    """Compute the matrix (size factor, size); every row sums to 1 over the steps inside.
 
-    ``corners``: output i lies at i / factor, else the middles of pixels lie on each other. Where
-    that is, TensorFlow computes in float32, by a factor that is rounded.
+    ``corners``: output i is at i / factor, else the centers of pixels are aligned. TensorFlow
+    computes the positions in float32, with a rounded factor.
     """
     if mode == "area":
         return _areas(like, size, factor)

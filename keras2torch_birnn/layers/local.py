@@ -1,4 +1,4 @@
-"""LocallyConnected1D and 2D: every place has a kernel of its own."""
+"""LocallyConnected1D and 2D: a kernel of its own for every position."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LocallyConnected(nn.Module):
         self.shown = activation_label(config["activation"])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T', filters), or with C before T; two axes likewise."""
+        """Map (B, T, C) -> (B, T', filters), or with C before T; two axes likewise."""
         x = pad(x.movedim(-1, 1) if self.channels_last else x, self.around)
         sizes, strides = self.sizes, self.strides
         if len(sizes) == 1:  # a plane of one row
@@ -58,13 +58,13 @@ class LocallyConnected(nn.Module):
         return y if self.channels_last else y.movedim(-1, 1)
 
     def extra_repr(self) -> str:
-        """Sizes and activation."""
+        """Show sizes and activation."""
         shown = f"{tuple(self.weight.shape)}, kernel_size={self.sizes}, stride={self.strides}"
         return f"{shown}, bias={self.bias is not None}, activation={self.shown}"
 
 
 def _steps(axes: Sequence[Places]) -> tuple[Array, Array]:
-    """(places, k): the step under every place of every window, and whether there is one."""
+    """Return (windows, k): the step at every position of every window, and whether it exists."""
     step: Array = np.zeros((1, 1), dtype=np.int64)
     exists: Array = np.ones((1, 1), dtype=bool)
     for axis in axes:
@@ -107,7 +107,7 @@ def locally_connected(layer: LayerSpec) -> nn.Module:
     """Build a LocallyConnected: ``weight`` (places, C k, filters), ``bias`` (..., filters).
 
     With channels_first Keras reshapes its bias (..., filters) to (filters, ...), whose numbers come
-    to stand elsewhere (``backend.bias_add``).
+    in other positions (``backend.bias_add``).
     """
     config, shape = layer.config, layer.input_shape
     axes = places(config, shape)

@@ -1,4 +1,4 @@
-"""Masking: where a mask begins for features."""
+"""Masking, which makes a mask from features."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from keras2torch_birnn.spec import LayerSpec
 
 
 def differs(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
-    """Mask of Masking: a step counts if any feature differs from ``value``."""
+    """Make Masking's mask: a step is valid if any feature differs from ``value``."""
     return x.ne(value).any(dim=-1)
 
 
 class Masking(nn.Module):
-    """Zeros at steps where every feature is ``mask_value``; the mask says which."""
+    """Zeros at steps where every feature is ``mask_value``; the mask marks the others."""
 
     def __init__(self, mask_value: float) -> None:
         super().__init__()
         self.mask_value = mask_value
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ..., F) -> the same shape."""
+        """Set masked steps of (B, ..., F) to zero."""
         return x * differs(x, None, self.mask_value)[..., None].to(x.dtype)
 
     def extra_repr(self) -> str:
-        """The value."""
+        """Show the value."""
         return f"mask_value={self.mask_value}"
 
 

@@ -31,8 +31,8 @@ FUNCTIONS: Mapping[str, Callable[[Sequence[Tensor]], Tensor]] = {
 }
 
 
-def multiply_what_counts(tensors: Sequence[Tensor], masks: Masks) -> Tensor:
-    """The product over what counts, zero where nothing does if all have masks.
+def multiply_valid(tensors: Sequence[Tensor], masks: Masks) -> Tensor:
+    """Multiply valid values; zero where none is valid if all tensors have masks.
 
     Keras 3.4 to 3.15 ``merging/multiply.py``.
     """
@@ -47,10 +47,10 @@ def multiply_what_counts(tensors: Sequence[Tensor], masks: Masks) -> Tensor:
     return torch.where(reduce(torch.logical_or, valid).unsqueeze(-1), product, 0.0)
 
 
-def choose_among_what_counts(
+def choose_valid(
     choose: Callable[[Tensor, Tensor], Tensor],
 ) -> Callable[[Sequence[Tensor], Masks], Tensor]:
-    """The extreme over what counts: what does not takes the other's value before they meet.
+    """Make a maximum or minimum of valid values: a masked value is replaced by the other one.
 
     Keras 3.4 to 3.15 ``merging/base_merge.py`` ``_apply_merge_op_and_or_mask``.
     """
@@ -69,9 +69,9 @@ def choose_among_what_counts(
 
 
 MASKED: Mapping[str, Callable[[Sequence[Tensor], Masks], Tensor]] = {
-    "Multiply": multiply_what_counts,
-    "Maximum": choose_among_what_counts(torch.maximum),
-    "Minimum": choose_among_what_counts(torch.minimum),
+    "Multiply": multiply_valid,
+    "Maximum": choose_valid(torch.maximum),
+    "Minimum": choose_valid(torch.minimum),
 }
 
 
@@ -83,7 +83,7 @@ class Merge(nn.Module):
         self.class_name = class_name
 
     def forward(self, tensors: Tensors, mask: Masks | None = None) -> Tensor:
-        """A list of tensors (B, ...), and a mask for each."""
+        """Merge a list of tensors (B, ...), with a mask for each."""
         rank = max(x.dim() for x in tensors)
         if mask is None:
             return FUNCTIONS[self.class_name]([_expanded(x, rank) for x in tensors])
@@ -104,17 +104,17 @@ def _expanded(x: Tensor, rank: int) -> Tensor:
 
 
 def all_masks(tensors: Tensors, mask: Masks) -> Tensor:
-    """Combine masks: what counts in every masked tensor."""
+    """Combine masks: a step is valid if it is in every masked tensor."""
     return reduce(torch.logical_and, [m for m in mask if m is not None])
 
 
 def any_mask(tensors: Tensors, mask: Masks) -> Tensor:
-    """Combine masks: what counts in any; all have masks."""
+    """Combine masks: a step is valid if it is in any tensor; all have masks."""
     return reduce(torch.logical_or, [m for m in mask if m is not None])
 
 
 def _merge_mask(layer: LayerSpec) -> MaskFlow:
-    rule = layer.config["masking"]
+    rule = layer.semantics["masking"]
     if rule == "none":
         return NONE
     if rule == "all":
@@ -131,25 +131,25 @@ def merge(layer: LayerSpec) -> nn.Module:
 
 
 class Concatenate(nn.Module):
-    """Tensors one after another along an axis."""
+    """Concatenation along an axis."""
 
     def __init__(self, axis: int) -> None:
         super().__init__()
         self.axis = axis
 
     def forward(self, tensors: Tensors) -> Tensor:
-        """A list of tensors that differ in no other axis."""
+        """Concatenate a list of tensors that differ in no other axis."""
         return torch.cat(tensors, dim=self.axis)
 
     def extra_repr(self) -> str:
-        """The axis."""
+        """Show the axis."""
         return f"axis={self.axis}"
 
 
 def concatenated_mask(tensors: Tensors, mask: Masks, axis: int, rule: str) -> Tensor:
-    """Masks spread over the features and concatenated like their tensors, then reduced over them.
+    """Expand masks over the features, concatenate them like their tensors, reduce them again.
 
-    A tensor without mask counts everywhere (``Concatenate.compute_mask``, Keras 2.2.4 to 3.15).
+    A tensor without mask is valid everywhere (``Concatenate.compute_mask``, Keras 2.2.4 to 3.15).
     """
     parts = []
     for x, m in zip(tensors, mask, strict=True):
@@ -163,7 +163,7 @@ def concatenated_mask(tensors: Tensors, mask: Masks, axis: int, rule: str) -> Te
 
 
 def _concatenate_mask(layer: LayerSpec) -> MaskFlow:
-    rule = layer.config["masking"]
+    rule = layer.semantics["masking"]
     if rule == "none":
         return NONE
     return MaskFlow(after=concatenated_mask, constants={"axis": layer.config["axis"], "rule": rule})
@@ -175,9 +175,9 @@ def concatenate(layer: LayerSpec) -> nn.Module:
 
 
 class Dot(nn.Module):
-    """The product of two tensors summed over one axis of each; with norms, their cosine.
+    """Dot product over one axis of each of two tensors; of normalized ones the cosine.
 
-    What is left of the first tensor's axes comes before what is left of the second's.
+    The other axes of the first tensor come before those of the second.
     """
 
     def __init__(self, axes: tuple[int, int], smallest_norm: float | None) -> None:
@@ -185,7 +185,7 @@ class Dot(nn.Module):
         self.axes, self.smallest_norm = axes, smallest_norm
 
     def forward(self, tensors: Tensors) -> Tensor:
-        """Two tensors (B, ...)."""
+        """Multiply two tensors (B, ...)."""
         x, y = (
             t.movedim(axis, -1) if self.smallest_norm is None else self._unit(t.movedim(axis, -1))
             for t, axis in zip(tensors, self.axes, strict=True)
@@ -202,15 +202,15 @@ class Dot(nn.Module):
         return x / norm.clamp(min=self.smallest_norm)
 
     def extra_repr(self) -> str:
-        """The axes."""
+        """Show the axes."""
         return f"axes={self.axes}, normalize={self.smallest_norm is not None}"
 
 
 class Cosine(nn.Module):
-    """The cosine of two vectors, with two axes of size 1, as Keras 1 gives it."""
+    """Cosine of two vectors, with two axes of size 1, as in Keras 1."""
 
     def forward(self, tensors: Tensors) -> Tensor:
-        """Two tensors (B, F) -> (B, 1, 1)."""
+        """Compute (B, F), (B, F) -> (B, 1, 1)."""
         x, y = tensors
         lengths = ((x * x).sum(dim=1) * (y * y).sum(dim=1)).sqrt()
         return ((x * y).sum(dim=1) / lengths.clamp(min=1e-7))[:, None, None]
@@ -223,8 +223,8 @@ def merge_of_keras_1(layer: LayerSpec) -> nn.Module:
 
 def dot(layer: LayerSpec) -> nn.Module:
     """Build a Dot."""
-    config = layer.config
-    return Dot(config["axes"], config["smallest_norm"] if config["normalize"] else None)
+    least = layer.semantics["smallest_norm"] if layer.config["normalize"] else None
+    return Dot(layer.config["axes"], least)
 
 
 CONVERTERS: Mapping[str, Converter] = {

@@ -1,4 +1,4 @@
-"""Models that stand inside a wrapper; their inputs are arguments of the graph (``entry``)."""
+"""Models inside a wrapper; their inputs are arguments of the graph (``input_casts``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras2torch_birnn.spec import LayerSpec
 
 
 def model(layer: LayerSpec) -> nn.Module:
-    """Build a model that stands inside a wrapper."""
+    """Build a model inside a wrapper."""
     return graph_module(layer)
 
 

@@ -71,7 +71,7 @@ class BatchNorm(nn.BatchNorm1d):
     def _moments(
         self, x: Tensor, axes: tuple[int, ...], mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and variance of each channel, and of how many numbers; the axes stay."""
+        """Compute mean and variance of each channel, and the number of values; axes are kept."""
         if mask is None or self.rule.masked == "all":
             var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
             return mean, var, torch.full_like(mean, x.numel() // max(mean.numel(), 1))
@@ -115,12 +115,12 @@ class BatchNorm(nn.BatchNorm1d):
         average_var += (var - average_var) * share
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any rank is fine."""
+        """Accept any rank."""
 
 
 def _batch_rule(layer: LayerSpec) -> BatchRule:
-    """Its rule; that of the newest Keras for a spec that was never settled."""
-    found = layer.config.get(BATCH_RULE)
+    """Return its training rule; that of the newest Keras if the spec has none."""
+    found = layer.semantics.get(BATCH_RULE)
     if isinstance(found, BatchRule):
         return found
     return BatchRule() if layer.config["trainable"] else BatchRule(by="moving averages")
@@ -196,7 +196,7 @@ class LayerNorm(nn.Module):
         return y.movedim(tail, self.axes)
 
     def extra_repr(self) -> str:
-        """Axes and epsilon."""
+        """Show axes and epsilon."""
         return f"axes={self.axes}, eps={self.eps}"
 
 
@@ -218,7 +218,7 @@ def layer_normalization(layer: LayerSpec) -> nn.Module:
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation whose channels stand on any one axis."""
+    """Group normalisation with channels on any one axis."""
 
     def __init__(
         self,
@@ -241,13 +241,13 @@ class GroupNorm(nn.Module):
         return y.movedim(1, self.axis)
 
     def extra_repr(self) -> str:
-        """Groups, axis and epsilon."""
+        """Show groups, axis and epsilon."""
         return f"{self.groups}, axis={self.axis}, eps={self.eps}"
 
 
 def _group_mask(layer: LayerSpec) -> MaskFlow:
-    """tf.keras lays a mask on the input from the last axis on, and weighs the statistics by it."""
-    if layer.config["masking"] == "ignore":
+    """Return its mask flow: tf.keras weighs the statistics by a mask broadcast with the input."""
+    if layer.semantics["masking"] == "ignore":
         return SAME
     return MaskFlow(
         refused="a mask into a GroupNormalization is not supported: tf.keras takes a mask of steps "
@@ -268,25 +268,25 @@ def group_normalization(layer: LayerSpec) -> nn.Module:
 
 
 class UnitNorm(nn.Module):
-    """Each vector along the axes divided by its length, or by ``smallest`` if that is more."""
+    """Division of each vector along the axes by its norm, or by ``smallest`` if that is larger."""
 
     def __init__(self, axes: tuple[int, ...], smallest: float) -> None:
         super().__init__()
         self.axes, self.smallest = axes, smallest
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
+        """Normalize x of any shape."""
         length = x.square().sum(dim=self.axes, keepdim=True).sqrt()
         return x / length.clamp(min=self.smallest)
 
     def extra_repr(self) -> str:
-        """Axes and the smallest length."""
+        """Show axes and the smallest norm."""
         return f"axes={self.axes}, smallest={self.smallest}"
 
 
 def unit_normalization(layer: LayerSpec) -> nn.Module:
     """Build a UnitNormalization."""
-    return UnitNorm(layer.config["axis"], layer.config["smallest_norm"])
+    return UnitNorm(layer.config["axis"], layer.semantics["smallest_norm"])
 
 
 class RMSNorm(nn.Module):
@@ -297,12 +297,12 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = weight, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ..., *weight's shape)."""
+        """Normalize (B, ..., *weight's shape)."""
         axes = tuple(range(-self.weight.dim(), 0))
         return x * torch.rsqrt(x.square().mean(dim=axes, keepdim=True) + self.eps) * self.weight
 
     def extra_repr(self) -> str:
-        """Shape and epsilon."""
+        """Show shape and epsilon."""
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
 
 

@@ -1,7 +1,7 @@
 """Operations as nodes of a model's code: ``y = torch.sum(x, dim = (1,), keepdim = False)``.
 
 Which function each is, how its options are called there, and the conversions around it that
-``config["kinds"]`` asks for. They hold no weights and are no modules.
+``semantics["kinds"]`` asks for. They hold no weights and are no modules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.functional import activations
-from keras2torch_birnn.functional import operations as own
+from keras2torch_birnn.functional import operations as functions
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.spec import Constant, LayerSpec, Structure, map_structure
 
@@ -31,7 +31,7 @@ _LITERALS = ("a float", "an int", "a bool")
 
 @dataclass(frozen=True)
 class Target:
-    """The function of an operation.
+    """Function of an operation.
 
     ``names``: options -> their names there; those not named keep theirs, those named "" are not
     passed. ``gives``: the kinds that come out of the function itself, where not those wanted.
@@ -50,19 +50,19 @@ _TARGETS: Mapping[str, Target] = {
     "Subtract": Target(operator.sub),
     "Multiply": Target(operator.mul),
     "Divide": Target(operator.truediv),
-    "FloorDivide": Target(own.floor_divide),
+    "FloorDivide": Target(functions.floor_divide),
     "Mod": Target(torch.remainder),
     "Power": Target(torch.pow),
-    "Maximum": Target(own.maximum),
-    "Minimum": Target(own.minimum),
-    "SquaredDifference": Target(own.squared_difference),
-    "DivideNoNan": Target(own.divide_no_nan),
-    "MultiplyNoNan": Target(own.multiply_no_nan, tensors=True),
-    "Xlogy": Target(own.xlogy, tensors=True),
-    "Xlog1py": Target(own.xlog1py, tensors=True),
-    "Xdivy": Target(own.xdivy, tensors=True),
-    "Arctan2": Target(own.arctan2),
-    "Logaddexp": Target(own.logaddexp),
+    "Maximum": Target(functions.maximum),
+    "Minimum": Target(functions.minimum),
+    "SquaredDifference": Target(functions.squared_difference),
+    "DivideNoNan": Target(functions.divide_no_nan),
+    "MultiplyNoNan": Target(functions.multiply_no_nan, tensors=True),
+    "Xlogy": Target(functions.xlogy, tensors=True),
+    "Xlog1py": Target(functions.xlog1py, tensors=True),
+    "Xdivy": Target(functions.xdivy, tensors=True),
+    "Arctan2": Target(functions.arctan2),
+    "Logaddexp": Target(functions.logaddexp),
     "Hypot": Target(torch.hypot, tensors=True),
     "Less": Target(operator.lt),
     "LessEqual": Target(operator.le),
@@ -83,67 +83,67 @@ _TARGETS: Mapping[str, Target] = {
         ).split()
     },
     "Sum": Target(torch.sum, _REDUCED, ("int64",)),
-    "Prod": Target(own.product, gives=("int64",)),
+    "Prod": Target(functions.product, gives=("int64",)),
     "Mean": Target(torch.mean, _REDUCED),
     "Var": Target(torch.var, _REDUCED),
     "Std": Target(torch.std, _REDUCED),
-    "Moments": Target(own.moments),
+    "Moments": Target(functions.moments),
     "Max": Target(torch.amax, _REDUCED),
     "Min": Target(torch.amin, _REDUCED),
     "Any": Target(torch.any, _REDUCED),
     "All": Target(torch.all, _REDUCED),
-    "Logsumexp": Target(own.logsumexp),
-    "Norm": Target(own.norm),
-    "CountNonzero": Target(own.count_nonzero, {"dtype": ""}, ("int64",)),
-    "Argmax": Target(own.arg_extreme, {"dtype": ""}, ("int64",)),
-    "Argmin": Target(own.arg_extreme, {"dtype": ""}, ("int64",)),
-    "Average": Target(own.average),
-    "Normalize": Target(own.normalize),
-    "ClipByNorm": Target(own.clip_by_norm),
-    "Cumsum": Target(own.cumulate, gives=("int64",)),
-    "Cumprod": Target(own.cumulate, gives=("int64",)),
-    "Sort": Target(own.sort),
-    "Argsort": Target(own.argsort, {"dtype": ""}, ("int64",)),
-    "TopK": Target(own.top_k, gives=("", "int64")),
-    "Matmul": Target(own.matmul, tensors=True),
-    "Dot": Target(own.dot, tensors=True),
+    "Logsumexp": Target(functions.logsumexp),
+    "Norm": Target(functions.norm),
+    "CountNonzero": Target(functions.count_nonzero, {"dtype": ""}, ("int64",)),
+    "Argmax": Target(functions.arg_extreme, {"dtype": ""}, ("int64",)),
+    "Argmin": Target(functions.arg_extreme, {"dtype": ""}, ("int64",)),
+    "Average": Target(functions.average),
+    "Normalize": Target(functions.normalize),
+    "ClipByNorm": Target(functions.clip_by_norm),
+    "Cumsum": Target(functions.cumulate, gives=("int64",)),
+    "Cumprod": Target(functions.cumulate, gives=("int64",)),
+    "Sort": Target(functions.sort),
+    "Argsort": Target(functions.argsort, {"dtype": ""}, ("int64",)),
+    "TopK": Target(functions.top_k, gives=("", "int64")),
+    "Matmul": Target(functions.matmul, tensors=True),
+    "Dot": Target(functions.dot, tensors=True),
     "Tensordot": Target(torch.tensordot, {"axes": "dims"}, tensors=True),
-    "Einsum": Target(own.einsum, tensors=True),
-    "AddN": Target(own.add_all, tensors=True),
-    "LayerNorm": Target(own.layer_norm),
-    "RMSNorm": Target(own.rms_norm),
-    "BatchNorm": Target(own.batch_norm),
-    "DotProductAttention": Target(own.dot_product_attention, tensors=True),
-    "MaskedDotProductAttention": Target(own.dot_product_attention, tensors=True),
-    "MaxPool": Target(own.max_pool),
-    "AveragePool": Target(own.average_pool),
-    "Arange": Target(own.count_up),
+    "Einsum": Target(functions.einsum, tensors=True),
+    "AddN": Target(functions.add_all, tensors=True),
+    "LayerNorm": Target(functions.layer_norm),
+    "RMSNorm": Target(functions.rms_norm),
+    "BatchNorm": Target(functions.batch_norm),
+    "DotProductAttention": Target(functions.dot_product_attention, tensors=True),
+    "MaskedDotProductAttention": Target(functions.dot_product_attention, tensors=True),
+    "MaxPool": Target(functions.max_pool),
+    "AveragePool": Target(functions.average_pool),
+    "Arange": Target(functions.count_up),
     "Swapaxes": Target(torch.transpose, {"axis1": "dim0", "axis2": "dim1"}),
     "Moveaxis": Target(torch.movedim),
     "Roll": Target(torch.roll, {"shift": "shifts", "axis": "dims"}),
-    "Repeat": Target(own.repeat),
-    "Pad": Target(own.pad),
-    "Diff": Target(own.differences),
+    "Repeat": Target(functions.repeat),
+    "Pad": Target(functions.pad),
+    "Diff": Target(functions.differences),
     "Tril": Target(torch.tril, {"k": "diagonal"}),
     "Triu": Target(torch.triu, {"k": "diagonal"}),
-    "BandPart": Target(own.band_part),
+    "BandPart": Target(functions.band_part),
     "Diagonal": Target(torch.diagonal, {"axis1": "dim1", "axis2": "dim2"}),
-    "Trace": Target(own.trace),
+    "Trace": Target(functions.trace),
     "MatrixDiag": Target(torch.diag_embed),
     "BatchFlatten": Target(torch.flatten),
-    "Split": Target(own.split),
-    "Unstack": Target(own.unstack, {"num": ""}),
+    "Split": Target(functions.split),
+    "Unstack": Target(functions.unstack, {"num": ""}),
     "Concatenate": Target(torch.cat, {"axis": "dim"}, tensors=True),
     "Stack": Target(torch.stack, {"axis": "dim"}, tensors=True),
-    "Where": Target(own.where, {"broadcasts": ""}),
-    "Clip": Target(own.clip),
-    "Threshold": Target(own.threshold),
-    "Take": Target(own.take, tensors=True),
-    "TakeAlongAxis": Target(own.take_along, tensors=True),
-    "GatherNd": Target(own.gather_nd, tensors=True),
-    "ReverseSequence": Target(own.reverse_sequence, tensors=True),
-    "OneHot": Target(own.one_hot, {"dtype": ""}, ("bool",)),
-    "SequenceMask": Target(own.sequence_mask, {"dtype": ""}, ("bool",)),
+    "Where": Target(functions.where, {"broadcasts": ""}),
+    "Clip": Target(functions.clip),
+    "Threshold": Target(functions.threshold),
+    "Take": Target(functions.take, tensors=True),
+    "TakeAlongAxis": Target(functions.take_along, tensors=True),
+    "GatherNd": Target(functions.gather_nd, tensors=True),
+    "ReverseSequence": Target(functions.reverse_sequence, tensors=True),
+    "OneHot": Target(functions.one_hot, {"dtype": ""}, ("bool",)),
+    "SequenceMask": Target(functions.sequence_mask, {"dtype": ""}, ("bool",)),
     "ZerosLike": Target(torch.zeros_like, {"dtype": ""}),
     "OnesLike": Target(torch.ones_like, {"dtype": ""}),
     "FullLike": Target(torch.full_like, {"dtype": "", "value": "fill_value"}),
@@ -154,15 +154,15 @@ _MEASURES = {"Rank": "dim", "Size": "numel"}
 _OF_SIZES: Mapping[str, Callable[..., Any]] = {
     **{name: _TARGETS[name].function for name in ("Add", "Subtract", "Multiply", "FloorDivide")},
     **{name: _TARGETS[name].function for name in ("Maximum", "Minimum")},
-    "Concatenate": own.join_sizes,
-    "Stack": own.join_sizes,
+    "Concatenate": functions.join_sizes,
+    "Stack": functions.join_sizes,
     "Prod": math.prod,
 }
 
 
 @dataclass(frozen=True)
 class Spelled:
-    """A node of fx: how it is called, what, with which arguments."""
+    """A node of fx: its opcode, its target and its arguments."""
 
     form: str
     target: Any
@@ -171,7 +171,7 @@ class Spelled:
 
 
 def _shape(config: Mapping[str, Any], sizes: tuple[Any, ...]) -> Any:
-    """The sizes of a shape, those that are computed in their places; or one value of them all."""
+    """Return the sizes of a shape with the computed ones filled in, or one value of all sizes."""
     if config["shape"] is None:
         return sizes[0]
     free = iter(sizes)
@@ -209,7 +209,7 @@ def _getitem(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
     key = tuple(part(value) for value in config["key"])
     steps = [value[2] for value in config["key"] if isinstance(value, tuple)]
     if any(step == "@" or (step or 1) < 0 for step in steps):
-        return Spelled("call_function", own.getitem_backwards, (x, key))
+        return Spelled("call_function", functions.getitem_backwards, (x, key))
     return Spelled("call_function", operator.getitem, (x, key[0] if len(key) == 1 else key))
 
 
@@ -220,18 +220,18 @@ def _squeeze(config: Mapping[str, Any], x: Any) -> Spelled:
 def _expand_dims(config: Mapping[str, Any], x: Any) -> Spelled:
     if len(config["axis"]) == 1:
         return Spelled("call_method", "unsqueeze", (x, *config["axis"]))
-    return Spelled("call_function", own.expand_dims, (x, config["axis"]))
+    return Spelled("call_function", functions.expand_dims, (x, config["axis"]))
 
 
 def _transpose(config: Mapping[str, Any], x: Any) -> Spelled:
     if config["axes"] is None:
-        return Spelled("call_function", own.transpose, (x, None))
+        return Spelled("call_function", functions.transpose, (x, None))
     return Spelled("call_method", "permute", (x, *config["axes"]))
 
 
 def _flip(config: Mapping[str, Any], x: Any) -> Spelled:
     if config["axis"] is None:
-        return Spelled("call_function", own.flip, (x, None))
+        return Spelled("call_function", functions.flip, (x, None))
     return Spelled("call_method", "flip", (x, *config["axis"]))
 
 
@@ -259,7 +259,7 @@ SEVERAL = frozenset({"ops.Split", "ops.Unstack", "ops.TopK", "ops.Moments"})
 
 
 class Numbers(nn.Module):
-    """Numbers that stand in the file's own structure: no weights, but on the model's device.
+    """Constant of the file's graph as a buffer, so that it is on the model's device.
 
     A module, since fx would make a buffer of its own part of the state_dict.
     """
@@ -271,11 +271,11 @@ class Numbers(nn.Module):
         self.register_buffer("values", values, persistent=False)
 
     def forward(self) -> Tensor:
-        """The numbers."""
+        """Return the numbers."""
         return self.values
 
     def extra_repr(self) -> str:
-        """Their shape."""
+        """Show their shape."""
         return str(tuple(self.values.shape))
 
 
@@ -293,26 +293,26 @@ class OperationNodes:
     def emit(
         self, layer: LayerSpec, args: tuple[Structure, ...], name: str, used: int
     ) -> tuple[fx.Node | Any, Structure]:
-        """Write one call; returns its node and what it gives, a tuple of ``used`` if several."""
-        kinds, bare = layer.config["kinds"], layer.class_name.removeprefix("ops.")
+        """Write one call; return its node and its result, a tuple of ``used`` if several."""
+        kinds, bare = layer.semantics["kinds"], layer.class_name.removeprefix("ops.")
         pairs = iter(zip(kinds["has"], kinds["wants"], strict=True))
         tensors = bare not in _TARGETS or _TARGETS[bare].tensors
-        brought = map_structure(
-            lambda leaf: self._brought(leaf, *next(pairs), name, tensors=tensors), args
+        arguments = map_structure(
+            lambda leaf: self._argument(leaf, *next(pairs), name, tensors=tensors), args
         )
         gives = kinds["gives"]
         if gives == ("size",):
-            return self._sizes(layer, bare, brought, name, used)
+            return self._sizes(layer, bare, arguments, name, used)
         if bare in _VALUES:
-            return (brought[0] if brought[0] is not args[0] else None), brought[0]
+            return (arguments[0] if arguments[0] is not args[0] else None), arguments[0]
         if bare == "IdentityN":
-            return None, brought[0]
+            return None, arguments[0]
         if bare in ("Full", "Arange"):
-            brought = (self.like(), *brought)
+            arguments = (self.like(), *arguments)
         if bare in _SPELLED:
-            return (self._write(_SPELLED[bare](layer.config, *brought), name),) * 2
+            return (self._write(_SPELLED[bare](layer.config, *arguments), name),) * 2
         function, options, natural = self._target(layer, bare)
-        node = self._write(Spelled("call_function", function, brought, options), name)
+        node = self._write(Spelled("call_function", function, arguments, options), name)
         if layer.class_name not in SEVERAL:
             out = self._cast(node, natural[0] if natural else gives[0], gives[0])
             return out, out
@@ -329,7 +329,7 @@ class OperationNodes:
         return self.graph.create_node(form, spelled.target, spelled.args, kwargs, name=name)
 
     def like(self) -> fx.Node:
-        """A float of the model, for its dtype and device."""
+        """Return a float of the model, for its dtype and device."""
         if self._like is None:
             self._like = self._numbers("floats_like", torch.zeros((), dtype=self.dtype))
         return self._like
@@ -340,8 +340,8 @@ class OperationNodes:
         self.root.add_module(name, Numbers(value))
         return self.graph.call_module(name)
 
-    def _brought(self, leaf: Any, has: str, want: str, name: str, *, tensors: bool) -> Any:
-        """An argument as the kind that the operation wants."""
+    def _argument(self, leaf: Any, has: str, want: str, name: str, *, tensors: bool) -> Any:
+        """Emit an argument in the dtype to which the operation casts it."""
         if isinstance(leaf, Constant):
             if want == "size":
                 return leaf.values
@@ -355,7 +355,7 @@ class OperationNodes:
         return self._cast(leaf, has, want)
 
     def _new(self, value: Any, want: str) -> fx.Node:
-        """A tensor of a number or sizes."""
+        """Make a tensor of a number or of sizes."""
         dtype: dict[str, Any] = {} if want == "float" else {"dtype": _DTYPES[want]}
         return self.graph.call_method("new_tensor", (self.like(), value), dtype)
 
@@ -371,7 +371,7 @@ class OperationNodes:
     def _sizes(
         self, layer: LayerSpec, bare: str, args: tuple[Any, ...], name: str, used: int
     ) -> tuple[Any, Any]:
-        """Whole numbers of Python: a tensor's sizes, and what is computed of them."""
+        """Compute with a tensor's sizes, which are Python integers."""
         if bare in _VALUES:
             return args[0], args[0]
         if bare == "Unstack":
@@ -394,7 +394,7 @@ class OperationNodes:
     def _target(
         self, layer: LayerSpec, bare: str
     ) -> tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]:
-        config, gives = layer.config, layer.config["kinds"]["gives"]
+        config, gives = layer.config, layer.semantics["kinds"]["gives"]
         if bare == "Activation":
             value = config["function"]
             named = {"name": value} if isinstance(value, str) else dict(value)
@@ -402,7 +402,7 @@ class OperationNodes:
         target = _TARGETS[bare]
         options = dict(_EXTRA.get(bare, {}))
         for key in OPS[layer.class_name].options:
-            if key != "kinds" and (there := target.names.get(key, key)):
+            if there := target.names.get(key, key):
                 options[there] = config[key]
         if "dim" in options and options["dim"] is None and bare in ("Max", "Min"):
             options["dim"] = ()
@@ -415,7 +415,7 @@ class OperationNodes:
 
 
 def used_outputs(graph_leaves: Iterator[Any]) -> dict[tuple[str, int], int]:
-    """(layer, call) -> how many of its outputs are used: one more than the highest."""
+    """Return (layer, call) -> the number of its outputs in use: one more than the highest."""
     found: dict[tuple[str, int], int] = {}
     for ref in graph_leaves:
         key = getattr(ref, "layer", None), getattr(ref, "call", 0)

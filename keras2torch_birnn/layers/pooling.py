@@ -23,7 +23,7 @@ _POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
 
 
 class Pooling(nn.Module):
-    """Maximum or mean of windows; padded steps take no part in either."""
+    """Maximum or mean of windows; padded steps count in neither."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Pooling(nn.Module):
         self.padding, self.channels_last = padding, last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T', C), or with C before T if channels_first; two axes likewise."""
+        """Pool (B, T, C) -> (B, T', C), or with C before T if channels_first; two axes likewise."""
         x = x.movedim(-1, 1) if self.channels_last else x
         pool = _POOL[self.kind, len(self.size)]
         around = [(0, 0)] * len(self.size)
@@ -56,7 +56,7 @@ class Pooling(nn.Module):
         return y.movedim(1, -1) if self.channels_last else y
 
     def extra_repr(self) -> str:
-        """Kind and window."""
+        """Show kind and window."""
         return f"{self.kind}, size={self.size}, stride={self.stride}, padding={self.padding}"
 
 
@@ -91,7 +91,7 @@ class GlobalPooling(nn.Module):
         self.axes = tuple(range(first, first + rank))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> (B, C). A row with nothing valid gives 0 / 0 = NaN, as in Keras."""
+        """Pool (B, T, C) -> (B, C). A row without valid step is 0 / 0 = NaN, as in Keras."""
         if self.kind == "max":
             return x.amax(dim=self.axes, keepdim=self.keepdims)
         if mask is None:
@@ -101,7 +101,7 @@ class GlobalPooling(nn.Module):
         return total / weight.sum(dim=self.axes, keepdim=self.keepdims)
 
     def extra_repr(self) -> str:
-        """The kind."""
+        """Show the kind."""
         return self.kind
 
 
@@ -120,7 +120,7 @@ def global_max_pooling(layer: LayerSpec) -> nn.Module:
 
 
 def _uses_mask(layer: LayerSpec) -> MaskFlow:
-    return USES if layer.config.get("use_mask") else NONE
+    return USES if layer.semantics.get("use_mask") else NONE
 
 
 def global_average_pooling(layer: LayerSpec) -> nn.Module:

@@ -17,17 +17,17 @@ from keras2torch_birnn.spec import LayerSpec
 
 
 def _single(value: Any) -> Tensor:
-    """A constant as Keras computes with it: in float32."""
+    """Round a constant to float32, as Keras does."""
     return torch.from_numpy(np.asarray(value, dtype=np.float32))
 
 
 def numbered_tokens(count: int) -> Tensor:
-    """The tokens 0 to count - 1, in the numbers of the outputs."""
+    """Return the tokens 0 to count - 1 in the dtype of the outputs."""
     return _single(np.arange(count))
 
 
 def _passes(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.config["passes_mask"] else NONE
+    return SAME if layer.semantics["passes_mask"] else NONE
 
 
 class Normalization(nn.Module):
@@ -46,27 +46,27 @@ class Normalization(nn.Module):
         self.register_buffer("variance", variance)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape; whole numbers become floats."""
+        """Compute it for any shape; integers become floats."""
         deviation = self.variance.sqrt().clamp(min=1e-7)
         x = x.to(self.mean.dtype)
         return self.mean + x * deviation if self.invert else (x - self.mean) / deviation
 
     def extra_repr(self) -> str:
-        """Shape of the statistics, direction."""
+        """Show the shape of the statistics and the direction."""
         return f"{tuple(self.mean.shape)}, invert={self.invert}"
 
 
 def normalization(layer: LayerSpec) -> nn.Module:
     """Build a Normalization of what ``adapt`` found (weights) or of what the config says.
 
-    Numbers of the config stand for the last of the axes, as NumPy broadcasts.
+    Numbers of the config are for the last of the axes, as NumPy broadcasts.
     """
     config = layer.config
     rank = len(layer.input_shape) if layer.input_shape is not None else len(config["axis"]) + 1
     axes = normalized_axes(config, rank)
 
     def placed(values: Tensor) -> Tensor:
-        """One axis of ``values`` per axis of the layer, all at their place in the input."""
+        """Reshape ``values``, one axis per axis of the layer, to broadcast with the input."""
         sizes = [1] * (len(axes) - values.dim()) + list(values.shape)
         return values.reshape([sizes[axes.index(i)] if i in axes else 1 for i in range(rank)])
 
@@ -93,11 +93,11 @@ class Rescaling(nn.Module):
         self.register_buffer("offset", _single(offset))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape; whole numbers become floats."""
+        """Compute it for any shape; integers become floats."""
         return x.to(self.scale.dtype) * self.scale + self.offset
 
     def extra_repr(self) -> str:
-        """Both, lists as their shapes."""
+        """Show both, lists as their shapes."""
         shown = (
             f"{name}={f'{part.item():g}' if part.dim() == 0 else tuple(part.shape)}"
             for name, part in (("scale", self.scale), ("offset", self.offset))
@@ -136,11 +136,11 @@ class CategoryEncoding(nn.Module):
         self.register_buffer("tokens", numbered_tokens(num_tokens))
 
     def forward(self, x: Tensor, count_weights: Tensor | None = None) -> Tensor:
-        """one_hot (B, ..., 1 or T) -> (B, ..., num_tokens); else (B, T) -> (B, num_tokens)."""
+        """Encode one_hot (B, ..., 1 or T) -> (B, ..., tokens); else (B, T) -> (B, tokens)."""
         return encode(x.long(), self.tokens, self.mode, count_weights)
 
     def extra_repr(self) -> str:
-        """Size and mode."""
+        """Show size and mode."""
         return f"{len(self.tokens)}, {self.mode}"
 
 
@@ -162,13 +162,13 @@ class Discretization(nn.Module):
         self.register_buffer("tokens", numbered_tokens(len(boundaries) + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) -> ids of the same shape, or as CategoryEncoding encodes them."""
+        """Map (B, ...) -> ids of the same shape, or as CategoryEncoding encodes them."""
         given = x.to(self.boundaries.dtype).contiguous()
         ids = torch.bucketize(given, self.boundaries, right=True)
         return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
 
     def extra_repr(self) -> str:
-        """Number of boundaries and mode."""
+        """Show the number of boundaries and the mode."""
         return f"{len(self.boundaries)} boundaries, {self.mode}"
 
 
@@ -178,7 +178,7 @@ def discretization(layer: LayerSpec) -> nn.Module:
 
 
 class IntegerLookup(nn.Module):
-    """The place of a number in a list, as an index or encoded.
+    """Position of a number in a list, as an index or encoded.
 
     What is not in the list has an index of its own, or one of ``others``, by the remainder; -1 if
     there is none (Keras refuses it then). A masked number has index 0, or is not encoded.
@@ -200,7 +200,7 @@ class IntegerLookup(nn.Module):
             self.register_buffer("tokens", numbered_tokens(lookup_depth(config)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) -> indices of the same shape, or as CategoryEncoding encodes them."""
+        """Map (B, ...) -> indices of the same shape, or as CategoryEncoding encodes them."""
         x = x.long()
         at = torch.searchsorted(self.keys, x.contiguous()).clamp(max=len(self.keys) - 1)
         rest = torch.remainder(x, self.others) + self.start if self.others else -1
@@ -210,7 +210,7 @@ class IntegerLookup(nn.Module):
         return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
 
     def extra_repr(self) -> str:
-        """Show the number of words, what else there is, and the mode."""
+        """Show the number of words, the special tokens and the mode."""
         rest = f"num_oov_indices={self.others}, mask_token={self.mask_token}"
         return f"{len(self.keys)} numbers, {rest}, {self.mode}"
 

@@ -1,4 +1,4 @@
-"""Registry of converters: how a Keras layer is built, and what it does with a mask."""
+"""Registry of converters: the builder and the mask flow of each Keras layer."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class MaskFlow:
 
     ``takes``: the module is called with ``mask=``. ``after``: the mask of the output is the
     input's ("same"), that of the first of several ("first"), none ("none"), or
-    ``after(x, mask, **constants)`` of the layer's input; that is asked when there is a mask, and if
-    ``makes`` also when there is none. ``every``: no mask comes out if any input has none. Of
-    several outputs the first gets the mask. ``refused``: why the layer cannot be converted where a
-    mask reaches it. ``said``: False where a plugin leaves it open.
+    ``after(x, mask, **constants)`` of the layer's input, called when there is a mask and, if
+    ``makes``, also when there is none. ``every``: the output has no mask if any input has none.
+    Of several outputs the first gets the mask. ``refused``: why the layer cannot be converted where
+    a mask reaches it. ``said``: False if a plugin leaves it open.
     """
 
     takes: bool = False
@@ -57,7 +57,7 @@ MASKS: Mapping[str, MaskFlow] = {
 
 @dataclass(frozen=True)
 class Converter:
-    """Converter of a class: how it is built, and what it does with masks.
+    """Converter of a class: its builder and its mask flow.
 
     ``build`` takes a LayerSpec and returns a module whose ``forward`` takes the layer's input (a
     tensor, or a tuple where Keras passes a list), and ``mask=`` if ``mask`` says so.
@@ -67,7 +67,7 @@ class Converter:
     mask: MaskFlow | Callable[[LayerSpec], MaskFlow]
 
     def mask_flow(self, layer: LayerSpec) -> MaskFlow:
-        """Return what this layer does with a mask."""
+        """Return the mask flow of this layer."""
         return self.mask(layer) if callable(self.mask) else self.mask
 
 
@@ -93,7 +93,7 @@ def convert_layer(layer: LayerSpec) -> nn.Module:
 
 
 def mask_flow(layer: LayerSpec) -> MaskFlow:
-    """Return what this layer does with a mask."""
+    """Return the mask flow of a layer."""
     flow = _converter(layer).mask_flow(layer)
     inner = layer.parts.get("layer")
     if inner is not None and own_of(inner) is not None and not mask_flow(inner).said:
@@ -131,7 +131,7 @@ def _converter(layer: LayerSpec) -> Converter:
 
 
 class Supplied(nn.Module):
-    """Module of a Lambda: the user's function of its input, or the user's module."""
+    """A Lambda: the user's function of its input, or the user's module."""
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         super().__init__()
@@ -139,11 +139,11 @@ class Supplied(nn.Module):
         self.function, self.arguments = function, dict(arguments)
 
     def forward(self, x: Any, **mask: Any) -> Any:
-        """The input, a tensor or a tuple of them; ``mask`` if the function takes one."""
+        """Call it with the input, a tensor or a tuple; ``mask`` if the function takes one."""
         return self.function(x, **self.arguments, **mask)
 
     def extra_repr(self) -> str:
-        """Function and arguments."""
+        """Show function and arguments."""
         name = getattr(self.function, "__name__", type(self.function).__name__)
         return ", ".join([name, *(f"{key}={value}" for key, value in self.arguments.items())])
 
@@ -189,7 +189,7 @@ def _worded(layer: LayerSpec, rule: Any) -> MaskFlow:
 
 
 def _lambda_mask(own: Own, layer: LayerSpec, rule: Any) -> MaskFlow:
-    """As Keras: the function gets the mask if it has a parameter for it; none goes on by itself.
+    """Return a Lambda's mask flow: it takes a mask if it has a parameter for it, and passes none.
 
     ``Lambda.call`` and ``Lambda.compute_mask``, Keras 2.2.4 to 3.15.
     """
@@ -197,5 +197,5 @@ def _lambda_mask(own: Own, layer: LayerSpec, rule: Any) -> MaskFlow:
     with blaming(layer, "what it supplies"):
         takes = "mask" in inspect.signature(function).parameters
     if rule is None:
-        return MaskFlow(takes, "none", said=not layer.config.get("makes_mask"))
+        return MaskFlow(takes, "none", said=not layer.semantics.get("makes_mask"))
     return replace(_worded(layer, rule), takes=takes)

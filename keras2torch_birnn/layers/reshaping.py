@@ -1,4 +1,4 @@
-"""Layers that give the same values another shape. Masks end here, as they do in Keras."""
+"""Layers that change the shape of their input. Masks end here, as they do in Keras."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Flatten(nn.Module):
         self.channels_first = channels_first
 
     def forward(self, x: Tensor) -> Tensor:
-        """Row-major from the first axis after B."""
+        """Flatten, row-major from the first axis after B."""
         if x.dim() == 1:
             return x[:, None]
         if self.channels_first and x.dim() > 2:
@@ -41,11 +41,11 @@ class Reshape(nn.Module):
         self.target_shape = target_shape
 
     def forward(self, x: Tensor) -> Tensor:
-        """Row-major."""
+        """Reshape, row-major."""
         return x.reshape(x.shape[0], *self.target_shape)
 
     def extra_repr(self) -> str:
-        """The shape."""
+        """Show the shape."""
         return f"target_shape={self.target_shape}"
 
 
@@ -62,11 +62,11 @@ class Permute(nn.Module):
         self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
-        """Output axis i is input axis dims[i]."""
+        """Permute: output axis i is input axis dims[i]."""
         return x.permute(0, *self.dims)
 
     def extra_repr(self) -> str:
-        """The order."""
+        """Show the order."""
         return f"dims={self.dims}"
 
 

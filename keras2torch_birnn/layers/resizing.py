@@ -16,18 +16,18 @@ from keras2torch_birnn.spec import LayerSpec
 
 
 class Margins(nn.Module):
-    """Zeros around the steps, or with negative numbers steps less: (before, after) per axis."""
+    """Padding with zeros, or cropping with negative numbers: (before, after) per axis."""
 
     def __init__(self, around: tuple[tuple[int, int], ...], *, channels_last: bool) -> None:
         super().__init__()
         self.around, self.channels_last = around, channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, before + T + after, C), or with C before T; two axes likewise."""
+        """Pad (B, T, C) -> (B, before + T + after, C), or with C before T; two axes likewise."""
         return pad(x, [*self.around, (0, 0)] if self.channels_last else self.around)
 
     def extra_repr(self) -> str:
-        """The sizes."""
+        """Show the sizes."""
         return f"around={self.around}"
 
 
@@ -45,7 +45,7 @@ def cropping(layer: LayerSpec) -> nn.Module:
 
 
 class UpSampling(nn.Module):
-    """Every step several times, or steps between neighbours; ``corners``: see ``interpolation``."""
+    """Repetition of steps, or interpolation between them; ``corners``: see ``interpolation``."""
 
     def __init__(
         self, factors: tuple[int, ...], *, mode: str, corners: bool, channels_last: bool
@@ -55,7 +55,7 @@ class UpSampling(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T factor, C), or with C before T; two axes likewise."""
+        """Resize (B, T, C) -> (B, T factor, C), or with C before T; two axes likewise."""
         first = 1 if self.channels_last else 2
         if self.mode == "nearest":
             for axis, factor in enumerate(self.factors, first):
@@ -71,7 +71,7 @@ class UpSampling(nn.Module):
         return y.movedim(1, -1) if self.channels_last else y
 
     def extra_repr(self) -> str:
-        """Factors and how."""
+        """Show factors and interpolation."""
         shown = f"factors={self.factors}, mode={self.mode}"
         return f"{shown}, corners=True" if self.corners else shown
 
@@ -88,7 +88,7 @@ def up_sampling(layer: LayerSpec) -> nn.Module:
     """Build an UpSampling."""
     config = layer.config
     mode = config.get("interpolation", "nearest")
-    reason = _UNKNOWN.get((mode, config.get(mode)))
+    reason = _UNKNOWN.get((mode, layer.semantics.get(mode)))
     if reason is not None:
         raise UnsupportedOptionError(
             f"UpSampling2D option interpolation={mode!r} of this Keras is not supported: {reason}",
@@ -97,7 +97,7 @@ def up_sampling(layer: LayerSpec) -> nn.Module:
     return UpSampling(
         config["size"],
         mode=mode,
-        corners=mode == "bilinear" and config["bilinear"] == "corners",
+        corners=mode == "bilinear" and layer.semantics["bilinear"] == "corners",
         channels_last=config["data_format"] == "channels_last",
     )
 

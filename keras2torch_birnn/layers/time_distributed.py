@@ -13,43 +13,43 @@ from keras2torch_birnn.spec import LayerSpec, map_structure
 
 
 def fold_steps(x: Tensor) -> Tensor:
-    """(B, T, ...) -> (B * T, ...)."""
+    """Fold (B, T, ...) -> (B * T, ...)."""
     return x.flatten(0, 1)
 
 
 def unfold_steps(y: Tensor, like: Tensor) -> Tensor:
-    """(B * T, ...) -> (B, T, ...), B and T those of ``like``."""
+    """Unfold (B * T, ...) -> (B, T, ...), B and T those of ``like``."""
     return y.reshape(*like.shape[:2], *y.shape[1:])
 
 
 class TimeDistributed(nn.Module):
-    """(B, T, ...) -> (B, T, ...) through ``layer`` on (B * T, ...)."""
+    """``layer`` applied at every step: (B, T, ...) folded to (B * T, ...)."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
 
     def forward(self, x: Tensor | tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
-        """A mask (B, T, ...) is folded like the input; a list of tensors like one."""
+        """Apply it; a mask (B, T, ...) is folded like the input, a list of tensors like one."""
         folded = {} if mask is None else {"mask": fold_steps(mask)}
         y: Tensor = self.layer(map_structure(fold_steps, x), **folded)
         return unfold_steps(y, x if isinstance(x, Tensor) else x[0])
 
 
 def step_counts(x: Tensor, mask: Tensor) -> Tensor:
-    """A mask (B, T, ...) reduced to (B, T): a step counts if anything in it does."""
+    """Reduce a mask (B, T, ...) to (B, T): a step is valid if any part of it is."""
     return mask.flatten(2).any(dim=2) if mask.dim() > 2 else mask
 
 
 def mask_enters(layer: LayerSpec) -> bool:
     """Tell whether the inner layer sees the mask."""
-    rule = layer.config["masking"]
+    rule = layer.semantics["masking"]
     return rule != "passes by" and not (rule == "inner unless fixed" and _fixed(layer))
 
 
 def inner_mask_leaves(layer: LayerSpec) -> bool:
     """Tell whether the output's mask is the inner layer's; else it is the one that came in."""
-    rule = layer.config["masking"]
+    rule = layer.semantics["masking"]
     return rule == "inner" or (rule.startswith("inner") and not _fixed(layer))
 
 
@@ -60,7 +60,7 @@ def _fixed(layer: LayerSpec) -> bool:
 
 def unknown_mask(layer: LayerSpec) -> bool:
     """Tell whether the file leaves open what mask comes out."""
-    return layer.config["masking"] == "inner, unknown if fixed" and _fixed(layer)
+    return layer.semantics["masking"] == "inner, unknown if fixed" and _fixed(layer)
 
 
 _UNKNOWN = (

@@ -1,8 +1,8 @@
-"""Plugins: files of users, and those that come with the package, switched on by name.
+"""Load plugins: the users' own files, and shipped ones by name.
 
-A shipped plugin is written as a user would write it, with nothing but the public decorators, and
-is a page to copy from. It is never on by itself: its class names are not Keras' own, so a file that
-uses one of them may mean another class.
+A shipped plugin uses the public decorators only, as a user's would, and can be copied as a start.
+It is never loaded by default: its class names are not Keras' own, so a file that uses one of them
+may mean another class.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PluginName = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Shipped:
-    """One plugin of the package: its module here, the classes it takes, where those come from."""
+    """Plugin of this package: its module, the classes it converts, and their packages."""
 
     module: str
     classes: tuple[str, ...]
@@ -64,11 +64,11 @@ SHIPPED: Mapping[str, Shipped] = {
 def load_plugins(names: Iterable[PluginName]) -> None:
     """Load plugins for the rest of the process: shipped ones by name, users' files by path.
 
-    A text that is a name of ``SHIPPED`` is that; anything else is a path. A file is run anew every
-    time, so that an edited one counts.
+    A name in ``SHIPPED`` means the shipped plugin; anything else is a path. A file is run again
+    at every call, so that edits take effect.
 
     Raises:
-        UsageError: there is no such plugin; PluginError: it fails.
+        UsageError: there is no such plugin; PluginError: the plugin fails.
     """
     for name in names:
         if isinstance(name, str) and name in SHIPPED:
@@ -77,7 +77,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
         path = Path(name)
         if not path.is_file():
             raise UsageError(
-                f"plugin {printable(name)} is no file",
+                f"plugin {printable(name)} is not a file",
                 f"name a Python file, or one of {', '.join(SHIPPED)}",
             )
         _load(printable(name), _module_name(path.resolve()), path.resolve())
@@ -89,7 +89,7 @@ def _module_name(path: Path) -> str:
 
 
 class _Loader(SourceFileLoader):
-    """Loads a file and leaves no ``__pycache__`` beside it."""
+    """Loader that writes no ``__pycache__``."""
 
     def set_data(self, path: str, data: object, *, _mode: int = 0o666) -> None:
         """Write nothing."""
@@ -113,7 +113,7 @@ def _load(shown: str, module_name: str, path: Path | None) -> None:
 
 
 def _run(module_name: str, path: Path) -> None:
-    """Run a file as a module of its own, one that stays: code made later looks names up in it."""
+    """Run a file as a module that stays in sys.modules: its functions look up names there later."""
     loader = _Loader(module_name, str(path))
     spec = spec_from_loader(module_name, loader)
     if spec is None:

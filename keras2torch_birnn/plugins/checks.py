@@ -1,7 +1,7 @@
-"""Plugins' layers on trial: what shape they give, whether they do what they say, whether they last.
+"""Check plugin layers: infer output shapes, test them against their declaration, round-trip state.
 
-The code of a plugin is the user's own: whatever it raises comes out as a PluginError that names
-class, place and line, and what would go wrong later is looked for before anything is written.
+A plugin's code is the user's own: whatever it raises becomes a PluginError with class, place and
+line, and later failures are detected here, before anything is written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, PluginError, WeightMismatchError, gather
-from keras2torch_birnn.layers.entry import indices
+from keras2torch_birnn.layers.input_casts import to_ids
 from keras2torch_birnn.layers.registry import convert_layer, mask_flow
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.schema.custom_layers import (
@@ -26,35 +26,36 @@ from keras2torch_birnn.schema.custom_layers import (
     own_of,
     shown,
 )
-from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
+from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model, shape_leaves
 from keras2torch_birnn.spec import (
     Array,
     LayerSpec,
     ModelSpec,
     Shape,
     Structure,
+    format_shape,
     leaves,
     map_structure,
     shape_fits,
     with_dtype,
 )
 
-# Two sizes for every free axis, all different: an axis that does not follow is fixed.
+# Two sizes for every free axis, all different: an output axis equal in both runs is fixed.
 _SIZES = ((2, 5, 7, 11), (3, 7, 11, 13))
-# Up to so many inputs of one layer, some may be ids and others floats.
+# Layers with at most this many inputs are also tried with ids and floats mixed.
 _MIXED = 4
 
 
-def own_layers(spec: ModelSpec) -> tuple[LayerSpec, ...]:
-    """The layers that plugins supply."""
+def find_plugin_layers(spec: ModelSpec) -> tuple[LayerSpec, ...]:
+    """Find the layers that plugins supply."""
     return tuple(layer for layer in spec.root.walk() if own_of(layer) is not None)
 
 
 # ---- shapes --------------------------------------------------------------------------------------
 
 
-def completed(spec: ModelSpec) -> ModelSpec:
-    """The spec with the output shapes that only what runs can tell, and all that follow from them.
+def complete_shapes(spec: ModelSpec) -> ModelSpec:
+    """Add the output shapes that only running a plugin's module shows, and all that follow.
 
     Raises:
         PluginError: a converter fails; WeightMismatchError: weights do not fit the shapes.
@@ -65,9 +66,9 @@ def completed(spec: ModelSpec) -> ModelSpec:
         layer
         for layer in replace(spec, root=root).root.walk()
         if own_of(layer) is not None and layer.output_shape is None
-        if layer.place not in seen and None not in leaves_of_shapes(layer.input_shape)
+        if layer.place not in seen and None not in shape_leaves(layer.input_shape)
     ]:
-        seen |= {layer.place: measured(layer) for layer in unknown}
+        seen |= {layer.place: infer_output_shape(layer) for layer in unknown}
         problems: list[K2TError] = []
         root = infer_model(_with_outputs(root, seen), problems)
         if problems:
@@ -77,25 +78,16 @@ def completed(spec: ModelSpec) -> ModelSpec:
     return replace(spec, root=root)
 
 
-def leaves_of_shapes(structure: Structure) -> list[Shape | None]:
-    """The shapes of a shape, or of a tuple of shapes."""
-    if isinstance(structure, tuple) and not all(
-        size is None or isinstance(size, int) for size in structure
-    ):
-        return [shape for part in structure for shape in leaves_of_shapes(part)]
-    return [structure]
+def infer_output_shape(layer: LayerSpec) -> Structure:
+    """Infer the output shape by running the module on zeros; None for axes that follow the input.
 
-
-def measured(layer: LayerSpec) -> Structure:
-    """The output's shape as the module gives it for zeros, None for an axis that follows the input.
-
-    None where it does not run on those: nothing is known then.
+    None where the module does not run on them.
     """
     module = convert_layer(layer).eval()
     double = any(w.dtype == np.float64 for w in layer.weights.values())
     floats = torch.float64 if double else torch.float32
     shape = layer.input_shape
-    several = len(leaves_of_shapes(shape))
+    several = len(tuple(shape_leaves(shape)))
     alike = [(kind,) * several for kind in (floats, torch.int64)]
     mixed = product((floats, torch.int64), repeat=several) if several <= _MIXED else ()
     for kinds in dict.fromkeys((*alike, *mixed)):
@@ -106,7 +98,7 @@ def measured(layer: LayerSpec) -> Structure:
                 )
             except Exception:  # the user's code, on values that may mean nothing to it
                 continue
-            return _joined(first, second)
+            return _join_shapes(first, second)
     return None
 
 
@@ -118,7 +110,7 @@ def _shapes_for(
     *,
     spread: bool,
 ) -> Structure:
-    """The shapes of what the module gives; ``spread``: each tensor is an argument of its own."""
+    """Return the output shapes; ``spread``: pass each tensor as an argument of its own."""
     left = iter(kinds)
 
     def zeros(one: Shape) -> Tensor:
@@ -138,18 +130,18 @@ def _shapes_for(
 
 
 class _Size:
-    """A shape that is one leaf of a structure."""
+    """Shape that is one leaf of a structure."""
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         self.sizes = sizes
 
 
-def _joined(first: Structure, second: Structure) -> Structure:
+def _join_shapes(first: Structure, second: Structure) -> Structure:
     if isinstance(first, _Size):
         if len(first.sizes) != len(second.sizes):
             return None
         return tuple(a if a == b else None for a, b in zip(first.sizes, second.sizes, strict=True))
-    return tuple(_joined(a, b) for a, b in zip(first, second, strict=True))
+    return tuple(_join_shapes(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _with_outputs(layer: LayerSpec, shapes: Mapping[str, Structure]) -> LayerSpec:
@@ -170,11 +162,10 @@ def _check_weights(root: LayerSpec) -> None:
             found = layer.weights[name].shape if name in layer.weights else wanted
             if wanted is None or found is None or shape_fits(found, wanted):
                 continue
-            sizes = ", ".join("any" if size is None else str(size) for size in wanted)
             problems.append(
                 WeightMismatchError(
-                    f"{name} {found}, the layers before it imply ({sizes})",
-                    "what the plugin's layer gives is not what Keras' did",
+                    f"{name} {found}, the layers before it imply {format_shape(wanted)}",
+                    "the plugin's layer has another output shape than Keras' layer",
                     place=layer.place,
                 )
             )
@@ -185,8 +176,8 @@ def _check_weights(root: LayerSpec) -> None:
 # ---- runs ----------------------------------------------------------------------------------------
 
 
-class _Trial(fx.Interpreter):
-    """Runs a model and says whose layer fails, or gives what it should not."""
+class _CheckingInterpreter(fx.Interpreter):
+    """Interpreter that checks what plugin layers return, and names the layer that fails."""
 
     def __init__(self, model: fx.GraphModule, dtype: torch.dtype) -> None:
         super().__init__(model)
@@ -197,7 +188,7 @@ class _Trial(fx.Interpreter):
         }
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call a layer."""
+        """Call a layer; check its result if a plugin supplies it."""
         layer = self.own.get(target)
         if layer is None:
             return super().call_module(target, args, kwargs)
@@ -207,7 +198,7 @@ class _Trial(fx.Interpreter):
         return result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call a function: one that makes a mask may be a plugin's."""
+        """Call a function: a mask function may be a plugin's."""
         layer = self.makers.get(target)
         if layer is None:
             return super().call_function(target, args, kwargs)
@@ -219,26 +210,26 @@ def check_dtype(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
     """Refuse floats of another precision than the model's.
 
     Raises:
-        PluginError: there are some.
+        PluginError: the result has such floats.
     """
     given = [one for one in leaves(result) if isinstance(one, Tensor) and one.is_floating_point()]
     wrong = next((one.dtype for one in given if one.dtype != dtype), None)
     if wrong is not None:
         raise PluginError(
-            f"{shown(layer)}: its module gives {wrong} in a model of {dtype}",
-            "use the dtype of its input, or of a buffer where the input are ids",
+            f"{shown(layer)}: its module returns {wrong} in a model of {dtype}",
+            "use the dtype of its input, or of a buffer if the inputs are ids",
             place=layer.place,
         )
 
 
-def watched(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model, with a look at the dtype of what plugins' layers give."""
+def add_dtype_checks(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Make the model check the dtype of its plugin layers' outputs; return it."""
     for target, layer in getattr(model, "meta", {}).get("own", {}).items():
 
-        def look(_: nn.Module, __: Any, result: Any, layer: LayerSpec = layer) -> None:
+        def check(_: nn.Module, __: Any, result: Any, layer: LayerSpec = layer) -> None:
             check_dtype(layer, result, dtype)
 
-        model.get_submodule(target).register_forward_hook(look)
+        model.get_submodule(target).register_forward_hook(check)
     return model
 
 
@@ -249,74 +240,74 @@ def _check_result(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
     if several != (expected > 1) or len(given) != expected:
         found = f"{len(given)} outputs" if several else "one output"
         raise PluginError(
-            f"{shown(layer)}: its module gives {found}, {expected} are expected",
-            "say outputs= in the plugin, or return one tensor",
+            f"{shown(layer)}: its module returns {found}, expected {expected}",
+            "declare outputs= in the plugin, or return one tensor",
             place=layer.place,
         )
-    shapes = leaves_of_shapes(layer.output_shape)
+    shapes = tuple(shape_leaves(layer.output_shape))
     for tensor, shape in zip(given, shapes, strict=len(shapes) == len(given)):
         if not isinstance(tensor, Tensor):
             raise PluginError(
-                f"{shown(layer)}: its module gives {type(tensor).__name__}",
+                f"{shown(layer)}: its module returns {type(tensor).__name__}",
                 "a tensor is expected",
                 place=layer.place,
             )
         if shape is not None and not shape_fits(tuple(tensor.shape), shape):
-            sizes = ", ".join("any" if size is None else str(size) for size in shape)
             raise PluginError(
-                f"{shown(layer)}: its module gives {tuple(tensor.shape)}, ({sizes}) is expected",
-                "by the file, or by output= in the plugin",
+                f"{shown(layer)}: its module returns {format_shape(tuple(tensor.shape))}, "
+                f"{format_shape(shape)} is expected",
+                "the file, or output= in the plugin, declares that",
                 place=layer.place,
             )
     check_dtype(layer, result, dtype)
 
 
-def tried(model: fx.GraphModule, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Any:
-    """The model's outputs, each layer of a plugin watched; ``dtype``: the model's.
+def run_checked(model: fx.GraphModule, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Any:
+    """Run the model and check the result of each plugin layer; ``dtype``: the model's.
 
     Raises:
-        PluginError: one fails, or gives what it should not.
+        PluginError: a layer fails, or returns something else than declared.
     """
     with torch.no_grad():
-        return _Trial(model, dtype).run(*inputs)
+        return _CheckingInterpreter(model, dtype).run(*inputs)
 
 
-def check_lasting(
+def check_round_trip(
     model: nn.Module, again: nn.Module, run: Callable[[nn.Module], Sequence[Tensor]], names: str
 ) -> None:
-    """Refuse a model that computes something else when its state is all that is left of it.
+    """Refuse a model whose outputs change when it is rebuilt from its state_dict.
 
-    ``again``: built from the spec without weights. A module that keeps numbers elsewhere than in
-    its parameters and buffers would come out of OUT with zeros in their place.
+    ``again``: built from the spec without weights. Numbers that a module keeps outside of its
+    parameters and buffers would be zeros in a model that is loaded from a checkpoint.
 
     Raises:
-        PluginError: it does.
+        PluginError: the outputs change, or the state_dict does not fit.
     """
     try:
         again.load_state_dict(model.state_dict(), strict=True, assign=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise PluginError(
-            f"{names}: a module differs when it is built without weights: {reason}",
+            f"{names}: a module differs if it is built without weights: {reason}",
             "its parameters may not depend on the values of weights",
         ) from error
     pairs = zip(run(model), run(again), strict=True)
     if not all(torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) for a, b in pairs):
         raise PluginError(
             f"{names}: a module keeps numbers outside of its parameters and buffers",
-            "use torch.nn.Parameter or register_buffer, or they are lost when OUT is loaded",
+            "use torch.nn.Parameter or register_buffer, or they are lost on loading",
         )
 
 
-# ---- in the place of an equation -----------------------------------------------------------------
+# ---- fallback equation ---------------------------------------------------------------------------
 
 
-def stands_for(
+def fallback_equation(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
-    """What the plugin's module and mask rule give, where the plugin has no NumPy equation.
+    """Compute a layer by the plugin's module and mask rule, for plugins without a NumPy equation.
 
-    Says nothing of the layer itself, but lets the reference judge all the others.
+    Does not verify this layer; it lets verification continue with all the others.
     """
     exact = np.dtype(context.dtype)
     module = convert_layer(with_dtype(layer, exact)).eval()
@@ -326,7 +317,7 @@ def stands_for(
         if not isinstance(value, np.ndarray):
             return value
         made = torch.from_numpy(np.ascontiguousarray(value))
-        return indices(made) if value.dtype.kind in "iu" else made
+        return to_ids(made) if value.dtype.kind in "iu" else made
 
     x, given = map_structure(tensor, inputs), map_structure(tensor, mask)
     some = any(one is not None for one in leaves(given))

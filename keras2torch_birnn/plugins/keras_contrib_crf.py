@@ -1,4 +1,4 @@
-"""``CRF`` of keras-contrib: the best path of tags by Viterbi, or a probability of each tag.
+"""``CRF`` of keras-contrib: the best path of tags (Viterbi), or the probability of each tag.
 
     e_t(j) = activation(x_t . kernel + bias)(j)           energies: the best path has the smallest
     e_first += left_boundary, e_last += right_boundary    with ``use_boundary``
@@ -6,7 +6,7 @@
 
 Recursion, from prev = 0, over every step t and pair of tags (i at t, j at t + 1):
 
-    best:  prev(j) <- min_i  C(i, j) + e_t(i) + prev(i)           T_t(j) = the first i that gives it
+    best:  prev(j) <- min_i  C(i, j) + e_t(i) + prev(i)           T_t(j) = the first minimal i
     sum:   prev(j) <- log sum_i exp(-(C(i, j) + e_t(i) - prev(i)))
 
 With a mask m, e_t is multiplied by m_t and C by m_t m_{t+1} (0 after the last step). Boundaries are
@@ -15,11 +15,12 @@ of keras-contrib, which is the step before a beginning; that step is masked, so 
 there is no right boundary.
 
 viterbi: y_T = T_T(T_T(0)), y_t = T_t(y_{t+1}), as one-hot vectors. Without a mask T_T still has C
-in it, towards a step that is not there: keras-contrib counts on its columns being alike.
+in it, towards a step after the last: keras-contrib relies on equal columns.
 marginal: softmax(-(a_{t-1} + e_t + b_{t+1})), a from the left, b from the right by the same C, not
 its transpose, and with these signs: again as keras-contrib computes it.
 
-The mask that goes on: the steps' own with ``learn_mode="marginal"``, else one of rows (any step).
+The mask that is passed on: the input's with ``learn_mode="marginal"``, else one value per row (any
+step).
 ``learn_mode``, ``sparse_target`` and ``unroll`` change nothing else at inference.
 
 Source: keras-contrib (commit 3fc5ef7) ``layers/crf.py``, read for its equations.
@@ -65,7 +66,7 @@ class CRF(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.tensor(value)))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """A mask (B, T) may have gaps and begin anywhere."""
+        """Compute the layer; ``mask``: (B, T), may have gaps and begin anywhere."""
         energy = self.activation(x @ self.kernel + self.bias)
         chain = self.chain_kernel.expand(x.shape[1], 1, -1, -1)  # (T, 1, i, j)
         backwards = chain
@@ -110,7 +111,7 @@ class CRF(nn.Module):
         return torch.stack(sums, dim=1)
 
     def extra_repr(self) -> str:
-        """How it decodes."""
+        """Return the decoding mode."""
         return "viterbi" if self.viterbi else "marginal"
 
 
@@ -120,7 +121,7 @@ def _mode(config: Any) -> str:
 
 
 def any_step(x: Tensor, mask: Tensor) -> Tensor:
-    """The mask of rows that keras-contrib hands on in ``join`` mode."""
+    """Return the mask of rows that keras-contrib passes on in ``join`` mode."""
     return mask.any(dim=1)
 
 
@@ -166,7 +167,7 @@ def crf(layer: k2t.LayerSpec) -> nn.Module:
 
 @k2t.equation(NAME)
 def equation(layer: k2t.LayerSpec, x: Array, mask: Array | None) -> tuple[Array, Array | None]:
-    """Row by row, step by step."""
+    """Compute the layer row by row, step by step."""
     config = layer.config
     decode = _best_path if _mode(config) == "viterbi" else _probabilities
     energies = activate(config["activation"], x @ layer.weights["kernel"] + _bias(layer))
@@ -191,7 +192,7 @@ def _bias(layer: k2t.LayerSpec) -> Any:
 
 
 def _joins(kept: Array, mask: Array | None) -> Array:
-    """Whether the chain counts between each step and the next; after the last: without mask."""
+    """Return 1 where the chain applies between a step and the next, else 0."""
     after = np.append(kept[1:], 0 if mask is not None else 1)
     return np.asarray(kept * after)
 

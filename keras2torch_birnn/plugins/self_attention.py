@@ -1,6 +1,6 @@
 """``SeqSelfAttention`` and ``SeqWeightedAttention`` of keras-self-attention, in three editions.
 
-For every pair of steps t (who asks) and u (who is asked):
+For every pair of steps t (query) and u (key):
 
     additive        e(t, u) = tanh(x_t . Wt + x_u . Wx + bh) . Wa + ba
     multiplicative  e(t, u) = (x_t . Wa) . x_u + ba
@@ -9,7 +9,7 @@ For every pair of steps t (who asks) and u (who is asked):
 
 The window of step t is lower <= u < lower + attention_width, with lower = t - attention_width + 1
 if ``history_only``, else t - attention_width // 2; w(t, u) is 1 in it. m is the mask. The package
-changed how these enter, and no file tells which package wrote it:
+changed how these enter, and a file does not say which version wrote it:
 
     0.28 to 0.45  a = r / (sum_u r + 1e-7),  r = exp(e - max_u e) w(t, u) m_t m_u
     0.46          a = softmax_u(e - 10000 (1 - m_t)(1 - m_u)): the window has no effect there, and a
@@ -21,8 +21,8 @@ changed how these enter, and no file tells which package wrote it:
     0.28 to 0.45  a = r / (sum r + 1e-7),  r = exp(s - max s) m
     0.46 to 0.51  the same with s - 10000 (1 - m) and without the last m
 
-The mask goes on after the first, not after the second. ``attention_regularizer_weight`` adds to the
-loss of training only.
+``SeqSelfAttention`` passes the mask on, ``SeqWeightedAttention`` does not.
+``attention_regularizer_weight`` adds to the loss in training only.
 
 Source: keras-self-attention 0.28 to 0.51, ``seq_self_attention.py`` and
 ``seq_weighted_attention.py``, read for their equations.
@@ -69,7 +69,7 @@ WEIGHTED_OPTIONS: Mapping[str, Any] = {
 
 
 class SeqSelfAttention(nn.Module):
-    """(B, T, F) -> (B, T, F), and with ``return_attention`` the shares (B, T, T)."""
+    """(B, T, F) -> (B, T, F), and with ``return_attention`` the attention weights (B, T, T)."""
 
     def __init__(self, layer: k2t.LayerSpec, edition: Edition) -> None:
         super().__init__()
@@ -80,28 +80,28 @@ class SeqSelfAttention(nn.Module):
             self.register_parameter(short, nn.Parameter(torch.tensor(value)))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """A mask (B, T)."""
+        """Compute the layer; ``mask``: (B, T)."""
         scores = self.activation(self._scores(x))
-        shares = self._shares(scores, None if mask is None else mask.to(x.dtype))
-        out = shares @ x
-        return (out, shares) if self.config["return_attention"] else out
+        attention = self._attend(scores, None if mask is None else mask.to(x.dtype))
+        out = attention @ x
+        return (out, attention) if self.config["return_attention"] else out
 
     def _scores(self, x: Tensor) -> Tensor:
         weights: dict[str, Tensor] = dict(self.named_parameters())
         attention_bias = weights.get("ba", x.new_zeros(1))
         if self.config["attention_type"] != ADDITIVE:
             return (x @ weights["Wa"]) @ x.transpose(1, 2) + attention_bias
-        asks, asked = (x @ weights["Wt"]).unsqueeze(2), (x @ weights["Wx"]).unsqueeze(1)
-        hidden = torch.tanh(asks + asked + weights.get("bh", x.new_zeros(1)))
+        query, key = (x @ weights["Wt"]).unsqueeze(2), (x @ weights["Wx"]).unsqueeze(1)
+        hidden = torch.tanh(query + key + weights.get("bh", x.new_zeros(1)))
         return (hidden @ weights["Wa"]).squeeze(-1) + attention_bias
 
-    def _shares(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         window = self._window(scores)
         if self.edition == "0.45":
-            raised = torch.exp(scores - scores.amax(dim=-1, keepdim=True)) * window
+            exponentials = torch.exp(scores - scores.amax(dim=-1, keepdim=True)) * window
             if mask is not None:
-                raised = raised * mask.unsqueeze(1) * mask.unsqueeze(2)
-            return raised / (raised.sum(dim=-1, keepdim=True) + EPSILON)
+                exponentials = exponentials * mask.unsqueeze(1) * mask.unsqueeze(2)
+            return exponentials / (exponentials.sum(dim=-1, keepdim=True) + EPSILON)
         if self.edition == "0.51":
             scores = scores - FAR * (1 - window)
         if mask is not None:
@@ -109,7 +109,7 @@ class SeqSelfAttention(nn.Module):
         return torch.softmax(scores, dim=-1)
 
     def _window(self, scores: Tensor) -> Tensor:
-        """(T, T): 1 where the step of the row may look."""
+        """Return a (T, T) matrix with 1 where the row's step attends to the column's."""
         steps, width = scores.shape[-1], self.config["attention_width"]
         if width is None:
             return scores.new_ones(steps, steps)
@@ -119,12 +119,12 @@ class SeqSelfAttention(nn.Module):
         return inside.to(scores.dtype)
 
     def extra_repr(self) -> str:
-        """Edition and kind."""
+        """Return edition and attention type."""
         return f"keras-self-attention {self.edition}, {self.config['attention_type']}"
 
 
 def weight_shapes(config: Mapping[str, Any], shape: Any) -> dict[str, tuple[int | None, ...]]:
-    """The weights in the package's order."""
+    """Return the weights' shapes, in the package's order."""
     size, units = shape[-1] if shape else None, config["units"]
     if config["attention_type"] == ADDITIVE:
         every: dict[str, tuple[tuple[int | None, ...], bool]] = {
@@ -140,51 +140,51 @@ def weight_shapes(config: Mapping[str, Any], shape: Any) -> dict[str, tuple[int 
 
 
 def output_shape(config: Mapping[str, Any], shape: Any) -> Any:
-    """As the input; the shares beside it."""
+    """Return the input's shape, and that of the attention weights if they are returned."""
     return (shape, (*shape[:2], shape[1])) if config["return_attention"] else shape
 
 
 def self_attention_equation(
     layer: k2t.LayerSpec, x: Array, mask: Array | None, edition: Edition
 ) -> tuple[Any, Array | None]:
-    """Step by step: each asks every other."""
+    """Compute the equation, one query step after the other."""
     config, weights = layer.config, layer.weights
     kept = np.ones(x.shape[:2], x.dtype) if mask is None else mask.astype(x.dtype)
     width, history = config["attention_width"], config["history_only"]
-    shares = np.zeros((*x.shape[:2], x.shape[1]), x.dtype)
+    attention = np.zeros((*x.shape[:2], x.shape[1]), x.dtype)
     for b, t in np.ndindex(*x.shape[:2]):
         scores = np.array([_score(config, weights, x[b, t], other) for other in x[b]], x.dtype)
         scores = activate(config["attention_activation"], scores[None])[0]
         first = t - (width - 1 if history else width // 2) if width else 0
         inside = np.array([not width or first <= u < first + width for u in range(len(scores))])
         if edition == "0.45":
-            raised = np.exp(scores - scores.max()) * inside * kept[b, t] * kept[b]
-            shares[b, t] = raised / (raised.sum() + x.dtype.type(EPSILON))
+            exponentials = np.exp(scores - scores.max()) * inside * kept[b, t] * kept[b]
+            attention[b, t] = exponentials / (exponentials.sum() + x.dtype.type(EPSILON))
             continue
         if edition == "0.51":
             scores = scores - x.dtype.type(FAR) * ~inside
         scores = scores - x.dtype.type(FAR) * (1 - kept[b, t]) * (1 - kept[b])
-        raised = np.exp(scores - scores.max())
-        shares[b, t] = raised / raised.sum()
-    out = np.stack([share @ row for share, row in zip(shares, x, strict=True)])
-    return ((out, shares) if config["return_attention"] else out), mask
+        exponentials = np.exp(scores - scores.max())
+        attention[b, t] = exponentials / exponentials.sum()
+    out = np.stack([share @ row for share, row in zip(attention, x, strict=True)])
+    return ((out, attention) if config["return_attention"] else out), mask
 
 
 def _score(
-    config: Mapping[str, Any], weights: Mapping[str, Array], asks: Array, asked: Array
+    config: Mapping[str, Any], weights: Mapping[str, Array], query: Array, key: Array
 ) -> Any:
     if config["attention_type"] == ADDITIVE:
-        hidden = asks @ weights["Add_Wt"] + asked @ weights["Add_Wx"]
+        hidden = query @ weights["Add_Wt"] + key @ weights["Add_Wx"]
         hidden = np.tanh(hidden + weights.get("Add_bh", np.zeros_like(hidden)))
         return (hidden @ weights["Add_Wa"])[0] + weights.get("Add_ba", np.zeros(1))[0]
-    return asks @ weights["Mul_Wa"] @ asked + weights.get("Mul_ba", np.zeros(1))[0]
+    return query @ weights["Mul_Wa"] @ key + weights.get("Mul_ba", np.zeros(1))[0]
 
 
 # ---- SeqWeightedAttention ----------------------------------------------------------------------
 
 
 class SeqWeightedAttention(nn.Module):
-    """(B, T, F) -> (B, F), and with ``return_attention`` the shares (B, T)."""
+    """(B, T, F) -> (B, F), and with ``return_attention`` the attention weights (B, T)."""
 
     def __init__(self, layer: k2t.LayerSpec, edition: Edition) -> None:
         super().__init__()
@@ -194,26 +194,26 @@ class SeqWeightedAttention(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """A mask (B, T)."""
+        """Compute the layer; ``mask``: (B, T)."""
         scores = x @ self.weight + self.bias
         if mask is not None and self.edition != "0.45":
             scores = scores - FAR * (1 - mask.to(x.dtype))
-        raised = torch.exp(scores - scores.amax(dim=1, keepdim=True))
+        exponentials = torch.exp(scores - scores.amax(dim=1, keepdim=True))
         if mask is not None and self.edition == "0.45":
-            raised = raised * mask
-        shares = raised / (raised.sum(dim=1, keepdim=True) + EPSILON)
-        out = torch.einsum("btf,bt->bf", x, shares)
-        return (out, shares) if self.both else out
+            exponentials = exponentials * mask
+        attention = exponentials / (exponentials.sum(dim=1, keepdim=True) + EPSILON)
+        out = torch.einsum("btf,bt->bf", x, attention)
+        return (out, attention) if self.both else out
 
 
 def weighted_shapes(config: Mapping[str, Any], shape: Any) -> dict[str, tuple[int | None, ...]]:
-    """The weights in the package's order."""
+    """Return the weights' shapes, in the package's order."""
     weight: dict[str, tuple[int | None, ...]] = {"W": (shape[-1] if shape else None, 1)}
     return {**weight, "b": (1,)} if config["use_bias"] else weight
 
 
 def weighted_output(config: Mapping[str, Any], shape: Any) -> Any:
-    """The average; the shares beside it."""
+    """Return the average's shape, and that of the attention weights if they are returned."""
     average = (shape[0], shape[2])
     return (average, shape[:2]) if config["return_attention"] else average
 
@@ -221,30 +221,30 @@ def weighted_output(config: Mapping[str, Any], shape: Any) -> Any:
 def weighted_equation(
     layer: k2t.LayerSpec, x: Array, mask: Array | None, edition: Edition
 ) -> tuple[Any, None]:
-    """The equation above."""
+    """Compute the equation above."""
     scores = (x @ layer.weights["W"])[..., 0] + layer.weights.get("b", np.zeros(1, x.dtype))
     kept = np.ones(scores.shape, x.dtype) if mask is None else mask.astype(x.dtype)
     if edition != "0.45":
         scores = scores - x.dtype.type(FAR) * (1 - kept)
-    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
-    raised = raised * kept if edition == "0.45" else raised
-    shares = raised / (raised.sum(axis=1, keepdims=True) + x.dtype.type(EPSILON))
-    average = (shares[..., None] * x).sum(axis=1)
-    return ((average, shares) if layer.config["return_attention"] else average), None
+    exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
+    exponentials = exponentials * kept if edition == "0.45" else exponentials
+    attention = exponentials / (exponentials.sum(axis=1, keepdims=True) + x.dtype.type(EPSILON))
+    average = (attention[..., None] * x).sum(axis=1)
+    return ((average, attention) if layer.config["return_attention"] else average), None
 
 
-# ---- an edition --------------------------------------------------------------------------------
+# ---- registration ------------------------------------------------------------------------------
 
 
-def switch_on(edition: Edition) -> None:
+def register_edition(edition: Edition) -> None:
     """Register both layers of one edition.
 
     Raises:
-        ValueError: another edition is on already.
+        ValueError: another edition is registered already.
     """
 
     def of_edition(function: Function) -> Function:
-        function.__qualname__ += f" of {edition}"  # so that editions are not taken for each other
+        function.__qualname__ += f" of {edition}"  # the registry tells functions apart by it
         return function
 
     @k2t.converts(

@@ -1,17 +1,18 @@
-"""``CRF`` of tensorflow-addons: the best path of tags by Viterbi, and what it was found with.
+"""``CRF`` of tensorflow-addons: the best path of tags (Viterbi), and its inputs.
 
     p_t = x_t . kernel + bias                       potentials; p = x with ``use_kernel=False``
     p_first += left_boundary, p_last += right_boundary        with ``use_boundary``
     v_0 = p_0,  v_t(j) = p_t(j) + max_i (v_{t-1}(i) + chain_kernel(i, j)),  b_t(j) the first such i
     y_last = the first j with the largest v_last(j),  y_{t-1} = b_t(y_t)
 
-A row has n = sum of its mask as many steps, counted from the left; after those the tags are 0. With
-a mask the boundaries are added at every beginning and every end of it. (tensorflow-addons refuses a
-row that does not begin with a valid step when it runs eagerly; inside a function, as ``predict``
-does, it computes it so.) A row of length 0 has the tag of the largest v_0 at step 0, and zeros.
+The length n of a row is the sum of its mask, counted from the left; after n steps the tags are 0.
+With a mask the boundaries are added at each beginning and end of a masked-in run. (Run eagerly,
+tensorflow-addons refuses a row that does not begin with a valid step; inside a function, as in
+``predict``, it computes this.) A row of length 0 has the tag of the largest v_0 at step 0, then
+zeros.
 
 Outputs: tags (B, T) int32, potentials (B, T, units), n (B,) int64, chain_kernel (units, units). The
-mask goes on with the tags.
+mask is passed on with the tags.
 
 Source: tensorflow-addons 0.23 ``layers/crf.py`` and ``text/crf.py``, read for their equations.
 """
@@ -57,7 +58,7 @@ class CRF(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A mask (B, T), valid steps first."""
+        """Compute the layer; ``mask``: (B, T), valid steps first."""
         kept = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
         begins = kept > functional.pad(kept, (1, 0))[:, :-1]
         ends = kept > functional.pad(kept, (0, 1))[:, 1:]
@@ -77,7 +78,7 @@ class CRF(nn.Module):
         last = value.argmax(dim=1, keepdim=True)
         tag, path = last, []
         for t in range(potentials.shape[1] - 1, -1, -1):
-            # Beyond the row's end nothing is decided yet.
+            # Steps after the row's end have the tag 0.
             inside = (t < lengths.clamp(min=1)).unsqueeze(-1)
             path.append(torch.where(inside, tag, 0))
             if t:
@@ -119,7 +120,7 @@ def crf(layer: k2t.LayerSpec) -> nn.Module:
 def equation(
     layer: k2t.LayerSpec, x: Array, mask: Array | None
 ) -> tuple[tuple[Array, Array, Array, Array], Array | None]:
-    """Row by row: the textbook's Viterbi on its first n steps."""
+    """Compute the layer row by row: textbook Viterbi on the first n steps."""
     weights, config = layer.weights, layer.config
     kept = np.ones(x.shape[:2], bool) if mask is None else mask.astype(bool)
     potentials = x

@@ -1,4 +1,4 @@
-"""Keras' equations in plain NumPy: slow, obviously right, the yardstick of ``verify``.
+"""Keras' equations in plain NumPy: slow, obviously right, the standard of ``verify``.
 
 Takes the ModelSpec that the readers make. Imports neither torch nor h5py and shares no line with
 the torch side. Inference only: what Keras does in training alone is the identity here.
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from keras2torch_birnn.reference import (
     activation,
     attention,
+    conv_lstm,
     convolution,
     custom_layers,
     dense,
@@ -42,6 +43,7 @@ from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec, Stru
 EQUATIONS: Mapping[str, Equation] = joined(
     model.EQUATIONS,
     recurrent.EQUATIONS,
+    conv_lstm.EQUATIONS,
     time_distributed.EQUATIONS,
     dense.EQUATIONS,
     embedding.EQUATIONS,
@@ -64,13 +66,13 @@ EQUATIONS: Mapping[str, Equation] = joined(
 
 @dataclass(frozen=True)
 class Trace:
-    """What one run gives.
+    """Results of one run.
 
-    ``outputs``: the model's outputs, flat and in order. ``layers``: what every call gives, by the
-    layer's name; ``name#1`` is its second call, ``outer/inner`` a layer inside a model,
+    ``outputs``: the model's outputs, flat and in order. ``layers``: the outputs of every call, by
+    the layer's name; ``name#1`` is its second call, ``outer/inner`` a layer inside a model,
     ``wrapper/model/inner`` one inside a TimeDistributed model (with the time axis of the wrapper).
     ``masks``: the same for masks. ``scans``: every direction of the recurrent layers
-    (``bi/forward_layer``), if they were asked for.
+    (``bi/forward_layer``), if ``scans=True``.
     """
 
     outputs: tuple[Array, ...]
@@ -98,7 +100,7 @@ def compute(
 
     Raises:
         ValueError: the inputs do not fit the model.
-        IndexError: an id lies beyond its Embedding.
+        IndexError: an id is not in its Embedding.
     """
     context = Context(
         generation=model.generation,

@@ -19,12 +19,12 @@ SELU_SCALE = 1.0507009873554804934193349852946
 
 
 def erf(x: Array) -> Array:
-    """The error function, value by value."""
+    """Compute the error function, value by value."""
     return np.array([math.erf(value) for value in x.ravel()]).reshape(x.shape)
 
 
 def linear(x: Array) -> Array:
-    """The input."""
+    """Return the input."""
     return x
 
 

@@ -14,7 +14,7 @@ from keras2torch_birnn.reference.context import (
     Context,
     Equation,
     empty_rows_are_zero,
-    heads_heed_masks,
+    heads_use_masks,
     mask_of_lists,
 )
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
@@ -84,10 +84,10 @@ def attention(layer: LayerSpec, inputs: Structure, mask: Structure, context: Con
     y = np.einsum("...qk,...ke->...qe", weights, value)
     if query_mask is not None:
         y = np.where(query_mask[..., np.newaxis], y, 0)
-    goes_on = None if mask_of_lists(context.generation) == "none" else query_mask
+    out_mask = None if mask_of_lists(context.generation) == "none" else query_mask
     if context.call_options.get("return_attention_scores"):
-        return (y, weights), goes_on
-    return y, goes_on
+        return (y, weights), out_mask
+    return y, out_mask
 
 
 # ---- MultiHeadAttention, GroupedQueryAttention --------------------------------------------------
@@ -105,7 +105,7 @@ def _mask_of_scores(
     """``_compute_attention_mask``: (b, n, q, k) or what broadcasts to it."""
     queries, keys = inputs[0].shape[1], inputs[1].shape[1]
     found: list[Array | None] = []
-    if mask is not None and heads_heed_masks(context.generation):
+    if mask is not None and heads_use_masks(context.generation):
         query_mask, *others = (_bool(m) for m in mask[:3])
         found.append(None if query_mask is None else query_mask[:, np.newaxis, :, np.newaxis])
         found += [m[:, np.newaxis, np.newaxis, :] for m in others if m is not None]
@@ -183,9 +183,9 @@ def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     y = np.tensordot(attended, context.weight(layer, "attention_output/kernel"), axes=2)
     if layer.config["use_bias"]:
         y = y + context.weight(layer, "attention_output/bias")
-    heeds = mask is not None and heads_heed_masks(context.generation)
-    goes_on = mask[0] if heeds else None
-    return ((y, weights) if with_scores else y), goes_on
+    uses_masks = mask is not None and heads_use_masks(context.generation)
+    out_mask = mask[0] if uses_masks else None
+    return ((y, weights) if with_scores else y), out_mask
 
 
 EQUATIONS: Mapping[str, Equation] = {

@@ -1,19 +1,17 @@
-"""What a recurrent layer does at one step: LSTM, GRU, SimpleRNN, a stack of them, ConvLSTM.
+"""One step of a recurrent layer: LSTM, GRU, SimpleRNN, a stack of them.
 
-Letters: B batch, F features, H units, S the axes of space. A state is a tuple of arrays (B, ...).
+Letters: B batch, F features, H units. A state is a tuple of arrays (B, ...).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.reference.convolution import convolution
 from keras2torch_birnn.spec import Array, LayerSpec
 
 State: TypeAlias = tuple[Array, ...]
@@ -79,47 +77,10 @@ def simple_rnn(layer: LayerSpec, context: Context) -> Step:
     return step
 
 
-def conv_lstm(layer: LayerSpec, context: Context) -> Step:
-    """``ConvLSTM2DCell.call`` (Keras 2.2.4, 2.15), ``ConvLSTMCell.call`` (3.15): an LSTM of images.
-
-    The input is convolved with the layer's window, the state with a plain "same" one.
-    """
-    config = layer.config
-    axis = -1 if config["data_format"] == "channels_last" else 1
-    plain = {**config, "groups": 1, "activation": "linear"}
-    ones = (1,) * len(config["kernel_size"])
-    given = replace(layer, config=plain)
-    own = replace(
-        layer,
-        config={
-            **plain,
-            "strides": ones,
-            "dilation_rate": ones,
-            "padding": "same",
-            "use_bias": False,
-        },
-        weights={"kernel": layer.weights["recurrent_kernel"]},
-    )
-
-    def step(x: Array, state: State) -> tuple[Array, State]:
-        h, c = state
-        z = convolution(given, x, None, context)[0] + convolution(own, h, None, context)[0]
-        z_i, z_f, z_c, z_o = np.split(z, 4, axis=axis)
-        i = activate(config["recurrent_activation"], z_i)
-        f = activate(config["recurrent_activation"], z_f)
-        c = f * c + i * activate(config["activation"], z_c)
-        o = activate(config["recurrent_activation"], z_o)
-        h = o * activate(config["activation"], c)
-        return h, (h, c)
-
-    return step
-
-
 CELLS: Mapping[str, Callable[[LayerSpec, Context], Step]] = {
     **dict.fromkeys(("LSTM", "LSTMCell"), lstm),
     **dict.fromkeys(("GRU", "GRUCell"), gru),
     **dict.fromkeys(("SimpleRNN", "SimpleRNNCell"), simple_rnn),
-    **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), conv_lstm),
 }
 
 
@@ -127,22 +88,22 @@ CELLS: Mapping[str, Callable[[LayerSpec, Context], Step]] = {
 
 
 def _called(layer: LayerSpec) -> list[LayerSpec]:
-    """The cells in the order in which they are called at a step; most layers are one."""
+    """Return the cells in the order in which a step calls them; most layers have one."""
     cell = layer.parts.get("cell", layer)
     return list(cell.parts.values()) if cell.class_name == "StackedRNNCells" else [cell]
 
 
 def _listed(layer: LayerSpec) -> list[LayerSpec]:
-    """The cells in the order of their states (``StackedRNNCells.state_size``).
+    """Return the cells in the order of their states (``StackedRNNCells.state_size``).
 
     The last cell's come first up to Keras 2.2.2, the first cell's since 2.2.3.
     """
     cells, stack = _called(layer), layer.parts.get("cell", layer)
-    return cells[::-1] if stack.config.get("states") == "last cell first" else cells
+    return cells[::-1] if stack.semantics.get("states") == "last cell first" else cells
 
 
 def step_of(layer: LayerSpec, context: Context) -> Step:
-    """One step: of the layer's cell, or of its cells one after the other."""
+    """Make one step: of the layer's cell, or of its cells one after the other."""
     steps = [(id(cell), CELLS[cell.class_name](cell, context)) for cell in _called(layer)]
 
     def step(x: Array, state: State) -> tuple[Array, State]:
@@ -157,7 +118,7 @@ def step_of(layer: LayerSpec, context: Context) -> Step:
 
 
 def state_count(layer: LayerSpec) -> int:
-    """How many arrays a recurrent layer's state is."""
+    """Return the number of arrays in a recurrent layer's state."""
     return sum(map(_count, _listed(layer)))
 
 
@@ -165,16 +126,10 @@ def _count(cell: LayerSpec) -> int:
     return 2 if "LSTM" in cell.class_name else 1
 
 
-def zero_state(layer: LayerSpec, x: Array, context: Context) -> State:
-    """What every state is before the first step, for inputs (B, ...) of one step."""
-    zeros: list[Array] = []
-    for cell in _listed(layer):
-        if "units" in cell.config:
-            shape: tuple[int, ...] = (len(x), cell.config["units"])
-        else:
-            config = {**cell.config, "groups": 1, "activation": "linear"}
-            gates = convolution(replace(cell, config=config), x, None, context)[0]
-            axis = -1 if cell.config["data_format"] == "channels_last" else 1
-            shape = np.split(gates, 4, axis=axis)[0].shape
-        zeros += [np.zeros(shape)] * _count(cell)
-    return tuple(zeros)
+def zero_state(layer: LayerSpec, x: Array) -> State:
+    """Return the states before the first step, for inputs (B, F) of one step."""
+    return tuple(
+        np.zeros((len(x), cell.config["units"]))
+        for cell in _listed(layer)
+        for _ in range(_count(cell))
+    )

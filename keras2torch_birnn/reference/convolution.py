@@ -22,7 +22,7 @@ def _extents(layer: LayerSpec) -> list[int]:
 
 
 def _places(layer: LayerSpec) -> Iterator[tuple[int, ...]]:
-    """All places k of a window."""
+    """Yield all positions k of a window."""
     return itertools.product(*(range(int(size)) for size in layer.config["kernel_size"]))
 
 
@@ -44,7 +44,7 @@ def _views(layer: LayerSpec, x: Array) -> Iterator[tuple[tuple[int, ...], Array]
 
 
 def _finish(layer: LayerSpec, y: Array, context: Context) -> Result:
-    """Bias, activation, format. The mask ends here."""
+    """Apply bias, activation and format; drop the mask."""
     if layer.config["use_bias"]:
         y = y + context.weight(layer, "bias")
     return activate(layer.config["activation"], as_given(layer, y)), None
@@ -67,7 +67,7 @@ def convolution(layer: LayerSpec, x: Array, mask: Structure, context: Context) -
 
 
 def _each_channel(layer: LayerSpec, x: Array, context: Context) -> Array:
-    """Channel c with its own kernels W[..., c, :]; output channels (c, j) in that order."""
+    """Convolve channel c with its own kernels W[..., c, :]; output channels in order (c, j)."""
     kernel = context.weight(layer, "depthwise_kernel")  # (*K, C, multiplier)
     y = sum(view[..., np.newaxis] * kernel[k] for k, view in _views(layer, x))
     products = np.asarray(y)
@@ -119,7 +119,7 @@ def transposed(layer: LayerSpec, x: Array, mask: Structure, context: Context) ->
 
 
 def _transposed_length(layer: LayerSpec, steps: int, axis: int) -> int:
-    """``deconv_output_length`` (Keras 2.15, ``utils/conv_utils.py``), as it stands there.
+    """``deconv_output_length`` (Keras 2.15, ``utils/conv_utils.py``).
 
     ``Deconvolution2D`` of Keras 1 hands the size to TensorFlow instead.
     """

@@ -18,15 +18,15 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
     """``Dense.call``: activation(x W + b) over the last axis.
 
-    ``Dense._int8_call`` (3.15): x goes to whole numbers from -127 to 127, the largest of each row
-    becoming 127, W is whole numbers already; the product is divided by both scales.
+    ``Dense._int8_call`` (3.15): x is scaled to integers from -127 to 127, the largest of each row
+    to 127, W holds integers already; the product is divided by both scales.
     """
     x, kernel = context.number(x), context.weight(layer, "kernel")
-    if layer.config.get("quantized") is None:
+    if layer.semantics.get("quantized") is None:
         y = x @ kernel
     else:
         scale = context.weight(layer, "kernel_scale")
-        if layer.config["quantized"] == "inputs and weights":
+        if layer.semantics["quantized"] == "inputs and weights":
             to_whole = 127 / (np.max(np.abs(x), axis=-1, keepdims=True) + 1e-7)
             x, scale = np.clip(np.round(x * to_whole), -127, 127), scale * to_whole
         y = (x @ kernel) / scale

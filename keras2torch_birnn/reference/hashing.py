@@ -1,4 +1,4 @@
-"""``Hashing.call`` in Python's own whole numbers, text by text.
+"""``Hashing.call`` in Python's integers, text by text.
 
 FarmHash64 is ``farmhashna::Hash64`` (what TensorFlow calls ``Fingerprint64``), here for up to 32
 bytes; the keyed hash is SipHash-2-4. Both as published by their authors.
@@ -35,7 +35,7 @@ def _hash_of_two(u: int, v: int, factor: int) -> int:
 
 
 def farm_hash(text: bytes) -> int:
-    """FarmHash64 of 1 to 32 bytes."""
+    """Compute FarmHash64 of 1 to 32 bytes."""
     size = len(text)
     factor = (K2 + 2 * size) & BITS
     if size > 16:
@@ -55,7 +55,7 @@ def farm_hash(text: bytes) -> int:
 
 
 def sip_hash(text: bytes, key: tuple[int, int]) -> int:
-    """SipHash-2-4."""
+    """Compute SipHash-2-4."""
     first, second = key[0] & BITS, key[1] & BITS
     v = [first ^ 0x736F6D6570736575, second ^ 0x646F72616E646F6D,
          first ^ 0x6C7967656E657261, second ^ 0x7465646279746573]  # fmt: skip

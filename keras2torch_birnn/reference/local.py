@@ -20,7 +20,7 @@ Window = tuple[slice, ...]
 
 
 def _windows(layer: LayerSpec, sizes: tuple[int, ...]) -> Iterator[tuple[Corner, Window]]:
-    """Every output's place and the input's steps that it is connected to."""
+    """Yield every output's position and the input's steps that it reads."""
     config = layer.config
     same = config["padding"] == "same"
     counts = [

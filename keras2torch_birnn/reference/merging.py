@@ -17,7 +17,7 @@ Binary = Callable[[Array, Array], Array]
 
 
 def _masks(tensors: tuple[Array, ...], mask: Structure) -> list[Array | None]:
-    """One mask, or None, for each tensor."""
+    """Return one mask, or None, for each tensor."""
     if mask is None:
         return [None] * len(tensors)
     return [None if m is None else np.asarray(m).astype(bool) for m in mask]
@@ -48,7 +48,7 @@ def _merge_mask(masks: list[Array | None], context: Context) -> Array | None:
 
 
 def folded(function: Binary, finish: Callable[[Array, int], Array] = lambda y, n: y) -> Equation:
-    """Add, Subtract, Average: one tensor after another; ``finish`` gets the number of tensors."""
+    """Make Add, Subtract or Average: fold the tensors; ``finish`` gets their number."""
 
     def equation(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
         first, *others = _same_rank(inputs, context)
@@ -61,7 +61,7 @@ def folded(function: Binary, finish: Callable[[Array, int], Array] = lambda y, n
 
 
 def _value_masks(tensors: tuple[Array, ...], masks: list[Array | None]) -> list[Array | None]:
-    """The masks that values heed, (B, T, 1): since Keras 3.4, of tensors that were not expanded."""
+    """Return the masks (B, T, 1) that values use: since Keras 3.4, of unexpanded tensors."""
     highest = max(np.ndim(x) for x in tensors)
     return [
         None if m is None or np.ndim(x) < highest else m[..., np.newaxis]

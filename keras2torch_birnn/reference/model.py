@@ -31,7 +31,7 @@ CALL_ARGUMENTS = frozenset({"initial_state", "mask", "ignore_mask", "keep_mask"}
 def input_layer(
     layer: LayerSpec, x: Array, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
-    """An input: cast to its kind (``Functional._conform_to_reference_input``, 2.15)."""
+    """Cast an input to its dtype (``Functional._conform_to_reference_input``, 2.15)."""
     kind = str(layer.config["dtype"])
     if kind.startswith(("int", "uint")):
         return np.asarray(x).astype(np.int64), mask

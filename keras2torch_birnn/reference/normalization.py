@@ -17,7 +17,7 @@ def _axes(layer: LayerSpec, x: Array) -> tuple[int, ...]:
 
 
 def _scale_and_shift(layer: LayerSpec, x: Array, y: Array, context: Context) -> Array:
-    """gamma y + beta, each only if the layer has it."""
+    """Compute gamma y + beta, each only if the layer has it."""
     shape = _along(_axes(layer, x), x)
     if layer.config["scale"]:
         y = y * context.weight(layer, "gamma").reshape(shape)
@@ -27,7 +27,7 @@ def _scale_and_shift(layer: LayerSpec, x: Array, y: Array, context: Context) -> 
 
 
 def _along(axes: tuple[int, ...], x: Array) -> tuple[int, ...]:
-    """The shape of x with 1 for every axis that is not among ``axes``."""
+    """Return the shape of x with 1 for every axis that is not among ``axes``."""
     return tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))
 
 

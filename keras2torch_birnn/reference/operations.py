@@ -1,7 +1,7 @@
 """Operations in NumPy, each from its documentation in TensorFlow 2.15 or Keras 3.15.
 
-Arguments come in the kinds that ``config["kinds"]`` names and results leave so: a tensor of int32
-is one here, too. Sizes are arrays of int64. Operations take and give no masks.
+Arguments come in the kinds that ``semantics["kinds"]`` names and results leave so: a tensor of
+int32 is one here, too. Sizes are arrays of int64. Operations take and give no masks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DTYPES: Mapping[str, Any] = {
 
 
 def _as(value: Any, kind: str, context: Context) -> Array:
-    """A value as numbers of a kind; floats lose their fraction in whole numbers."""
+    """Cast a value to a dtype; floats lose their fraction as integers."""
     array = value.array() if isinstance(value, Constant) else np.asarray(value)
     if kind == "float":
         return context.number(array)
@@ -36,16 +36,16 @@ def _as(value: Any, kind: str, context: Context) -> Array:
 
 
 def operation(function: Function) -> Equation:
-    """The equation of an operation: ``function(config, *arguments)`` between conversions."""
+    """Make the equation of an operation: ``function(config, *arguments)`` between casts."""
 
     def equation(
         layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> tuple[Structure, Structure]:
-        kinds = layer.config["kinds"]
+        kinds = layer.semantics["kinds"]
         wants = iter(kinds["wants"])
-        brought = map_structure(lambda leaf: _as(leaf, next(wants), context), inputs)
+        arguments = map_structure(lambda leaf: _as(leaf, next(wants), context), inputs)
         one = len(kinds["wants"]) == 1 and not isinstance(inputs, tuple)
-        out = function(layer.config, *((brought,) if one else brought))
+        out = function(layer.config, *((arguments,) if one else arguments))
         if isinstance(out, tuple):
             gives = kinds["gives"]
             several = tuple(
@@ -95,7 +95,7 @@ def _unless(function: Function, *, second: bool) -> Function:
 
 
 def _each(function: Callable[[float], float]) -> Function:
-    """A function of the standard library, value by value."""
+    """Apply a function of the standard library value by value."""
     return lambda x: np.array([function(float(v)) for v in x.ravel()], x.dtype).reshape(x.shape)
 
 
@@ -299,7 +299,7 @@ def _pool(reduce: Function) -> Equation:
 
 
 def _wanted(shape: Sequence[int | None] | None, sizes: Sequence[Array]) -> list[int]:
-    """The sizes of a shape, those that were computed in their places."""
+    """Return the sizes of a shape, with those that were computed filled in."""
     if shape is None:
         return [int(size) for size in sizes[0]]
     left = [int(size) for size in sizes]

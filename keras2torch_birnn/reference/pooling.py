@@ -53,7 +53,7 @@ def global_average_pooling(layer: LayerSpec, x: Array, mask: Structure, context:
     """
     x = channels_last(layer, context.number(x))
     valid = np.ones(x.shape[:-1], dtype=bool)
-    if mask is not None and layer.config.get("use_mask"):
+    if mask is not None and layer.semantics.get("use_mask"):
         valid = np.asarray(mask).astype(bool)
     if valid.shape != x.shape[:-1]:
         raise ValueError(f"a mask of shape {x.shape[:-1]} is expected, found {valid.shape}")
@@ -64,7 +64,7 @@ def global_average_pooling(layer: LayerSpec, x: Array, mask: Structure, context:
 
 
 def _whole(layer: LayerSpec, y: Array) -> Array:
-    """(B, 1, C) in the layer's format, or (B, C)."""
+    """Return (B, 1, C) in the layer's format, or (B, C)."""
     return as_given(layer, y) if layer.config["keepdims"] else y.reshape(len(y), y.shape[-1])
 
 

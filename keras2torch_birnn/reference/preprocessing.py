@@ -17,7 +17,7 @@ SMALLEST_DEVIATION = 1e-7
 
 
 def _single(value: object) -> Array:
-    """A constant as Keras holds it."""
+    """Round a constant to float32, as Keras stores it."""
     return np.asarray(value, dtype=np.float32)
 
 

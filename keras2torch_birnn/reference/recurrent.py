@@ -1,4 +1,4 @@
-"""Every recurrent layer, and Bidirectional: one time step after the other (``cells``).
+"""The loop over time, with the steps of ``cells``, and Bidirectional.
 
 Letters: B batch, T time, F features, H units (of a ConvLSTM images instead of features and units).
 """
@@ -6,6 +6,7 @@ Letters: B batch, T time, F features, H units (of a ConvLSTM images instead of f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -23,15 +24,27 @@ _Taken: TypeAlias = tuple[State, Array, State]
 def recurrent(
     layer: LayerSpec, inputs: Array, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
-    """One recurrent layer: ``RNN.call`` and ``RNN.compute_mask`` (Keras 2.2.4, 2.15, 3.15).
+    """Compute an LSTM, a GRU, a SimpleRNN or an RNN over a cell or a stack of them."""
+    return loop(layer, inputs, mask, context, step_of(layer, context), partial(zero_state, layer))
+
+
+def loop(
+    layer: LayerSpec,
+    inputs: Array,
+    mask: Structure,
+    context: Context,
+    step: Step,
+    zeros: Callable[[Array], State],
+) -> tuple[Structure, Structure]:
+    """Loop over time: ``RNN.call`` and ``RNN.compute_mask`` (Keras 2.2.4, 2.15, 3.15).
 
     Inputs (B, T, F); output (B, T, H) in the order of reading, or (B, H); then the last state.
+    ``zeros``: inputs (B, F) of one step -> the states before it.
     """
     config = layer.config
     x = context.number(inputs)
     valid = None if mask is None else _steps_that_count(mask, x)
-    start = _first_state(layer, x, context)
-    step = step_of(layer, context)
+    start = _first_state(layer, x, zeros, context)
     if context.nudge is not None:
         step = _nudged(step, context.nudge)
     outputs, last, state, taken = _read(layer, x, valid, start, step)
@@ -51,17 +64,17 @@ def recurrent(
 def _read(
     layer: LayerSpec, x: Array, valid: Array | None, state: State, step: Step
 ) -> tuple[Array, Array, State, list[_Taken]]:
-    """Outputs (B, T, H) in the order of reading, the last of them (B, H), the last state, steps.
+    """Run all steps; return outputs (B, T, H) as read, the last (B, H), the last state, the steps.
 
-    A masked step leaves the state as it is. What stands in its place in the output:
+    A masked step leaves the state as it is. The output at a masked step is:
     ``previous_state``: ``keras.backend.rnn``, TensorFlow, Keras 2.2.4, not unrolled;
     ``previous_output``: the same unrolled, and tf.keras and Keras 3 without zeroing;
     ``zeros``: tf.keras 2.15 and Keras 3.15 with ``zero_output_for_mask``;
     ``zeros_unreversed``: these unrolled, which zero at the end and forget to reverse the mask.
     """
-    config = layer.config
+    rule = layer.semantics["masked_output"]
     steps = x.shape[1]
-    reading_order = range(steps - 1, -1, -1) if config["go_backwards"] else range(steps)
+    reading_order = range(steps - 1, -1, -1) if layer.config["go_backwards"] else range(steps)
     outputs: list[Array] = []
     taken: list[_Taken] = []
     output = zeros = np.zeros_like(step(x[:, 0], state)[0])
@@ -78,26 +91,26 @@ def _read(
                 "previous_output": output,
                 "zeros": zeros,
                 "zeros_unreversed": output,
-            }[config["masked_output"]]
+            }[rule]
             output = _where(counts, new, at_masked)
             state = tuple(
                 _where(counts, now, old) for now, old in zip(new_state, state, strict=True)
             )
         outputs.append(output)
     sequence, last = np.stack(outputs, axis=1), outputs[-1]
-    if valid is not None and config["masked_output"] == "zeros_unreversed":
+    if valid is not None and rule == "zeros_unreversed":
         sequence = _where(valid, sequence, zeros[:, np.newaxis])  # position by position, as read
         last = _where(valid[:, reading_order[-1]], last, zeros)  # this one is reversed
     return sequence, last, state, taken
 
 
 def _nudged(step: Step, nudge: Callable[[Array], Array]) -> Step:
-    """The step on an input and a state that are changed a little."""
+    """Make a step that reads a slightly changed input and state."""
     return lambda x, state: step(nudge(x), tuple(map(nudge, state)))
 
 
 def _stacked(taken: list[_Taken]) -> tuple[State, Array, State]:
-    """Steps of (B, ...) as (B, T, ...): the states before them, outputs, the states after them."""
+    """Stack steps (B, ...) to (B, T, ...): states before them, outputs, states after them."""
     before, output, after = zip(*taken, strict=True)
     return (
         tuple(np.stack(parts, axis=1) for parts in zip(*before, strict=True)),
@@ -107,12 +120,12 @@ def _stacked(taken: list[_Taken]) -> tuple[State, Array, State]:
 
 
 def _where(flags: Array, a: Array, b: Array) -> Array:
-    """``np.where`` with flags (B,) or (B, T) for all that arrays have more."""
+    """Apply ``np.where`` with flags (B,) or (B, T), broadcast over the other axes."""
     return np.where(flags.reshape(flags.shape + (1,) * (a.ndim - flags.ndim)), a, b)
 
 
 def _steps_that_count(mask: Array, x: Array) -> Array:
-    """The mask as (B, T) of bool; Keras also takes (B, T, 1)."""
+    """Return the mask as bools (B, T); Keras also takes (B, T, 1)."""
     valid = np.asarray(mask).astype(bool)
     if valid.ndim == 3 and x.ndim == 3 and valid.shape[2] == 1:
         valid = valid[:, :, 0]
@@ -121,8 +134,10 @@ def _steps_that_count(mask: Array, x: Array) -> Array:
     return valid
 
 
-def _first_state(layer: LayerSpec, x: Array, context: Context) -> State:
-    """``initial_state`` if given, what a stateful layer carries, zeros: in this order, mostly."""
+def _first_state(
+    layer: LayerSpec, x: Array, zero_states: Callable[[Array], State], context: Context
+) -> State:
+    """Return ``initial_state``, the carried state of a stateful layer or zeros."""
     if x.ndim < 3 or x.shape[1] == 0:
         raise ValueError(f"an input (B, T, F) with T > 0 is expected, found {x.shape}")
     given, carried = context.initial_state, None
@@ -130,7 +145,7 @@ def _first_state(layer: LayerSpec, x: Array, context: Context) -> State:
         carried = context.states.get(context.place)
     if given is not None and carried is not None and carried_state_wins(context.generation):
         given = None if any(np.any(part) for part in carried) else given
-    zeros = zero_state(layer, x[:, 0], context)
+    zeros = zero_states(x[:, 0])
     state = given if given is not None else carried if carried is not None else zeros
     shapes = [np.shape(part) for part in zeros]
     if [np.shape(part) for part in state] != shapes:
@@ -184,8 +199,8 @@ def _half(
     initial_state: State | None,
     context: Context,
 ) -> tuple[Array, State]:
-    """One direction: its output, and its state if it returns one."""
-    output, _ = recurrent(layer, inputs, mask, context.inside(part).starting(initial_state))
+    """Run one direction; return its output, and its state if it returns one."""
+    output, _ = context.inside(part).starting(initial_state).apply(layer, inputs, mask)
     return (output[0], tuple(output[1:])) if layer.config["return_state"] else (output, ())
 
 
@@ -194,8 +209,5 @@ EQUATIONS: Mapping[str, Equation] = {
     "GRU": recurrent,
     "SimpleRNN": recurrent,
     "RNN": recurrent,
-    "ConvLSTM1D": recurrent,
-    "ConvLSTM2D": recurrent,
-    "ConvLSTM3D": recurrent,
     "Bidirectional": bidirectional,
 }

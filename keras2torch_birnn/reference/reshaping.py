@@ -1,4 +1,4 @@
-"""Layers that give the same values another shape. All drop the mask.
+"""Layers that change the shape of their input. All drop the mask.
 
 Letters: B batch, T time, F features. Sources name class and method of Keras 2.15 and 3.15, which
 agree unless said.

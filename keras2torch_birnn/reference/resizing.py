@@ -1,4 +1,4 @@
-"""Layers that put zeros around the steps, take steps away or repeat them.
+"""Layers that pad, crop or repeat steps.
 
 One axis (B, T, C) or two (B, H, W, C); ``channels_first`` moves the channels before and after.
 """
@@ -34,8 +34,8 @@ def cropping(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> R
 def up_sampling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
     """``UpSampling1D.call``, ``UpSampling2D.call``: every step repeated, or between neighbours.
 
-    Bilinear is ``tf.image.resize`` of TensorFlow 2: output i lies at (i + 0.5) / size - 0.5, held
-    within the input; one axis after the other. In TensorFlow 1 it lies at i / size.
+    Bilinear is ``tf.image.resize`` of TensorFlow 2: output i is at (i + 0.5) / size - 0.5, clipped
+    to the input; one axis after the other. In TensorFlow 1 it is at i / size.
     """
     x = channels_last(layer, context.number(x))
     mode = layer.config.get("interpolation", "nearest")
@@ -48,7 +48,7 @@ def up_sampling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -
             continue
         steps = x.shape[axis]
         at = (np.arange(steps * size) + 0.5) / size - 0.5
-        if layer.config["bilinear"] == "corners":  # in float32, with 1 / size rounded
+        if layer.semantics["bilinear"] == "corners":  # in float32, with 1 / size rounded
             at = (np.arange(steps * size, dtype=np.float32) * np.float32(1 / size)).astype(float)
         at = np.clip(at, 0, steps - 1)
         low = np.floor(at).astype(int)
@@ -78,7 +78,7 @@ def _interpolated(x: Array, axis: int, size: int, mode: str) -> Array:
 
 
 def _areas(steps: int, start: np.float32, end: np.float32, scale: np.float32) -> Array:
-    """``ResizeAreaOp``: what of every step lies between start and end, over the whole.
+    """``ResizeAreaOp``: the part of every step between start and end, over the whole.
 
     Beyond the last step there is the last step once more.
     """

@@ -1,4 +1,4 @@
-"""How far float32 arithmetic alone is off on some inputs, and on which inputs that stays small."""
+"""Rounding error of float32 arithmetic on given inputs, and inputs on which it is small."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from keras2torch_birnn.spec import Array, ModelSpec
 # Rounding in parts of the output's size: above the first a comparison says nothing; below the
 # second there is no reason to look for better inputs; below the third nothing amplifies it.
 UNJUDGEABLE, SMALL, PLAIN = 1e-3, 1e-5, 1e-6
-# How often float32 arithmetic is run anew where something does: rounding grows from step to step
-# then, and one run alone may be lucky by any factor (a medaka model: 9e-6, and 1e-4 the next time).
+# Further runs in float32 where something amplifies rounding: it grows from step to step then, and
+# a single run may be lucky by any factor (a medaka model: 9e-6, and 1e-4 the next time).
 REPEATS = 2
 
 
 class Measured(NamedTuple):
-    """Inputs, the exact outputs, and for each how far float32 arithmetic is off.
+    """Inputs, the exact outputs, and the rounding error of float32 arithmetic for each output.
 
     ``trace``: the reference's run, if it was the reference.
     """
@@ -33,17 +33,17 @@ class Measured(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The largest rounding in parts of its output's size."""
+        """The largest rounding error relative to its output's size."""
         return share_of(self.outputs, self.roundings)
 
     @property
     def judged(self) -> bool:
-        """Whether a comparison on these inputs says anything."""
+        """Tell whether rounding is small enough for a comparison on these inputs."""
         return self.share <= UNJUDGEABLE
 
 
 def share_of(outputs: Sequence[Any], roundings: Sequence[float]) -> float:
-    """The largest rounding in parts of its output's size."""
+    """Return the largest rounding error relative to its output's size."""
     parts = [
         rounding / largest if (largest := size(output)) else float("inf")
         for output, rounding in zip(outputs, roundings, strict=True)
@@ -53,13 +53,13 @@ def share_of(outputs: Sequence[Any], roundings: Sequence[float]) -> float:
 
 
 def size(array: Any) -> float:
-    """The largest absolute value that is finite; 0 where there is none."""
+    """Return the largest finite absolute value, 0 if there is none."""
     values = np.abs(np.asarray(array, np.float64))
     return float(values.max(initial=0.0, where=np.isfinite(values)))
 
 
 def difference(a: Any, b: Any) -> float:
-    """Largest absolute difference; NaN in the same place is no difference, elsewhere infinite."""
+    """Return the largest absolute difference; NaN in both is none, in one an infinite one."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
         return float("inf")
@@ -70,14 +70,14 @@ def difference(a: Any, b: Any) -> float:
 
 
 def differences(a: Sequence[Any], b: Sequence[Any]) -> tuple[float, ...]:
-    """The largest absolute difference of each output."""
+    """Return the largest absolute difference of each output."""
     return tuple(difference(x, y) for x, y in zip(a, b, strict=True))
 
 
 def by_reference(
     spec: ModelSpec, drawn: Drawn, own: Equation | None = None, *, scans: bool = False
 ) -> Measured:
-    """Measure by the reference, run in both precisions. ``own``, ``scans``: see ``compute``."""
+    """Measure with the reference in both precisions. ``own``, ``scans``: see ``compute``."""
     options: dict[str, Any] = {} if own is None else {"own": own}
     trace = compute(spec, drawn.arrays, scans=scans, **options)
 
@@ -94,7 +94,7 @@ def by_reference(
 
 
 def nudge_by(kind: type[np.floating[Any]], seed: int) -> Callable[[Array], Array]:
-    """A function that moves every number by one unit in the last place, up or down."""
+    """Make a function that moves every number by one unit in the last place, up or down."""
     rng = np.random.default_rng(seed)
     last_place = np.finfo(kind).eps
 
@@ -109,9 +109,9 @@ def nudge_by(kind: type[np.floating[Any]], seed: int) -> Callable[[Array], Array
 def steadiest(
     drawn: Iterable[Drawn], measure: Callable[[Drawn], Measured]
 ) -> tuple[Measured, tuple[Measured, ...]]:
-    """The first inputs with small rounding, else those with the smallest; and all that were tried.
+    """Return the first inputs with small rounding, else those with the smallest; and all tried.
 
-    The result may say nothing either (``Measured.judged``).
+    Rounding may be too large on all of them (``Measured.judged``).
     """
     tried: list[Measured] = []
     for one in drawn:

@@ -1,4 +1,4 @@
-"""Random inputs that suit a model: ids below the vocabulary, padding of every kind. NumPy only."""
+"""Random inputs for a model: ids below the vocabulary, padding of every kind. NumPy only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.batch_memory import check_batch_memory
 from keras2torch_birnn.schema.custom_layers import own_of, own_vocabulary
-from keras2torch_birnn.schema.flow import declared_kind
+from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, leaves, tensors
 
@@ -28,8 +28,8 @@ _HANDS_ON = frozenset(
 _VOCABULARY: Mapping[str, str] = {"Embedding": "input_dim", "CategoryEncoding": "num_tokens"}
 # Others that look at an input's values.
 _LOOKS = ("Masking", "IntegerLookup")
-# Whole numbers that nothing is known of are below this, or below any vocabulary of the model;
-# below two where a plugin's layer may take them for ids and does not say how many there are.
+# Integers of unknown use are below this and below every vocabulary of the model; below two where a
+# plugin's layer may take them for ids and does not state their number.
 _WHOLE, _FEWEST = 10, 2
 # A Hashing takes any number: of one digit, or of up to seven.
 _HASHED = 10**7
@@ -37,28 +37,28 @@ _HASHED = 10**7
 
 @dataclass(frozen=True)
 class InputFacts:
-    """What is known of one model input: ids below ``vocabulary``, reals or, with ``truth``, bools.
+    """Facts on one model input: ids below ``vocabulary``, reals or, with ``is_bool``, bools.
 
-    ``whole``: it is declared as whole numbers, also where no vocabulary is found.
-    ``among``: whole numbers that are looked up, and one that is not there. ``padding``: what marks
-    a step that does not count.
+    ``is_integer``: it is declared as integers, also where no vocabulary is found. ``among``:
+    integers that are in a lookup table, and one that is not. ``padding``: the value of a masked
+    step.
     """
 
     shape: tuple[int | None, ...] | None
     vocabulary: int | None = None
     padding: float | None = None
-    truth: bool = False
-    whole: bool = False
+    is_bool: bool = False
+    is_integer: bool = False
     among: tuple[int, ...] = ()
 
 
 def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
-    """Facts on every input, in order, found by following its values through the graph."""
+    """Return facts on every input, in order, found by following its values through the graph."""
     names = [ref.layer for ref in leaves(model.graph.inputs)]
     found = {name: _declared(model.graph.layer(name)) for name in names}
     for origin, layer, sure in _readers(model.graph, {name: name for name in names}):
         facts = found[origin]
-        if not (sure or facts.whole):
+        if not (sure or facts.is_integer):
             continue
         if (size := _vocabulary(layer)) is not None:
             found[origin] = replace(
@@ -73,13 +73,13 @@ def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
             found[origin] = replace(facts, padding=layer.config["mask_value"])
     least = _least_vocabulary(model)
     return tuple(
-        replace(one, vocabulary=least) if one.whole and one.vocabulary is None else one
+        replace(one, vocabulary=least) if one.is_integer and one.vocabulary is None else one
         for one in (found[name] for name in names)
     )
 
 
 def _least_vocabulary(model: ModelSpec) -> int:
-    """A range of whole numbers that every layer of the model takes, wherever they go."""
+    """Return the number of ids that every layer of the model accepts."""
     silent = any(
         own_of(layer) is not None and _vocabulary(layer) is None for layer in model.root.walk()
     )
@@ -88,7 +88,7 @@ def _least_vocabulary(model: ModelSpec) -> int:
 
 
 def _vocabulary(layer: LayerSpec) -> int | None:
-    """How many ids a layer takes; None if it does not take ids."""
+    """Return the number of ids that a layer accepts; None if it does not take ids."""
     if layer.class_name == "Hashing":
         return _HASHED
     if own_of(layer) is not None:
@@ -98,8 +98,10 @@ def _vocabulary(layer: LayerSpec) -> int | None:
 
 
 def _declared(layer: LayerSpec) -> InputFacts:
-    kind = declared_kind(layer)
-    return InputFacts(layer.config["shape"], truth=kind == "bool", whole=kind.startswith("int"))
+    kind = declared_dtype(layer)
+    return InputFacts(
+        layer.config["shape"], is_bool=kind == "bool", is_integer=kind.startswith("int")
+    )
 
 
 def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, LayerSpec, bool]]:
@@ -170,7 +172,7 @@ _KINDS: Mapping[str, Values] = {
 
 
 class Drawn(NamedTuple):
-    """Inputs of a model, and what they are, in words."""
+    """Inputs of a model, and a description of them."""
 
     name: str
     arrays: tuple[Array, ...]
@@ -196,7 +198,7 @@ def candidates(
 
 
 def fitting_steps(model: ModelSpec, choices: Sequence[int]) -> int:
-    """The first number of steps that the model's weights allow, else the first of all.
+    """Return the first number of steps that the model's weights allow, else the first of all.
 
     A weight may have an axis of time of its own, where the input's is free.
     """
@@ -235,8 +237,8 @@ def _shape(facts: InputFacts, steps: int, rows: int) -> tuple[int, ...]:
 
 
 def _has_steps(facts: InputFacts) -> bool:
-    """Whether the second axis is time: reals (B, F) are one vector, such as an initial state."""
-    ids = facts.vocabulary is not None or facts.truth
+    """Tell whether the second axis is time: reals (B, F) are a vector, such as an initial state."""
+    ids = facts.vocabulary is not None or facts.is_bool
     return facts.shape is not None and (len(facts.shape) > 2 or (ids and len(facts.shape) > 1))
 
 
@@ -245,7 +247,7 @@ def _can_shorten(shape: tuple[int | None, ...] | None, steps: int) -> bool:
 
 
 def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
-    """Whether shapes and weights still agree with inputs of so many steps."""
+    """Tell whether shapes and weights agree with inputs of ``steps`` steps."""
     layers = {layer.name: layer for layer in model.graph.layers}
     for ref, fact in zip(leaves(model.graph.inputs), facts, strict=True):
         if fact.shape is not None:
@@ -254,7 +256,7 @@ def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
             layers[ref.layer] = replace(layer, config={**layer.config, "shape": shape})
     graph = replace(model.graph, layers=tuple(layers.values()))
     if any(layer.class_name not in SCHEMA for layer in model.root.walk()):
-        return False  # nobody knows what a plugin's layer gives then
+        return False  # the output shape of a plugin's layer is not known then
     problems: list[K2TError] = []
     root = infer_model(replace(model.root, graph=graph), problems)
     return not problems and all(
@@ -270,7 +272,7 @@ def _draw(
     facts: InputFacts, shape: Shape, place: int, rng: np.random.Generator, values: Values
 ) -> Array:
     x: Array
-    if facts.truth:
+    if facts.is_bool:
         return np.asarray(rng.random(shape) < 0.6)
     if facts.among:
         x = rng.choice(np.array(facts.among), shape)
@@ -287,7 +289,7 @@ def _draw(
 
 
 def _kept(kind: int, steps: int) -> Array:
-    """Which steps of a row count: all, a left part, a right part, some, none."""
+    """Return the valid steps of a row: all, a left part, a right part, some, none."""
     t = np.arange(steps)
     part = max(1, (2 * steps) // 3)
     kinds: list[Array] = [t >= 0, t < part, t >= steps - part, (t * 7 + 3) % 5 > 1, t < 0]

@@ -52,10 +52,10 @@ def time_distributed(
 
 
 def _outer_mask(inner: Structure, mask: Structure, layer: LayerSpec, context: Context) -> Structure:
-    """Keras 3.15 passes the incoming mask on (``Layer.compute_mask``).
+    """Return the output's mask; Keras 3.15 returns the input's (``Layer.compute_mask``).
 
-    Keras 2.2.4 and 2.15 stack what the inner layer makes of it; if that is nothing, the incoming
-    mask goes on, reduced to (B, T) by any.
+    Keras 2.2.4 and 2.15 stack the masks of the inner layer's outputs; if there are none, they
+    return the input's mask reduced to (B, T) by any.
     """
     if context.generation.name == "keras3" or _mask_passes_by(layer, context):
         return mask
@@ -69,7 +69,7 @@ def _outer_mask(inner: Structure, mask: Structure, layer: LayerSpec, context: Co
 
 
 def _mask_passes_by(layer: LayerSpec, context: Context) -> bool:
-    """Keras before 2.2.0; from then to 2.3.1, where the model fixes its batch size."""
+    """Tell whether the mask bypasses the layer: before Keras 2.2.0; to 2.3.1 with a fixed batch."""
     fixed_in_keras2 = _is_fixed(layer) and context.generation.name == "keras2"
     return fixed_in_keras2 or not mask_enters_time_distributed(context.generation)
 
@@ -80,12 +80,12 @@ def _is_fixed(layer: LayerSpec) -> bool:
 
 
 def _at(structure: Structure, t: int) -> Structure:
-    """Time step t of every array (B, T, ...)."""
+    """Return time step t of every array (B, T, ...)."""
     return map_structure(lambda leaf: None if leaf is None else leaf[:, t], structure)
 
 
 def _stack(steps: Sequence[Structure]) -> Structure:
-    """Arrays (B, ...) of each step as (B, T, ...); None stays None."""
+    """Stack the arrays (B, ...) of all steps to (B, T, ...); None stays None."""
     first = steps[0]
     if isinstance(first, dict):
         return {key: _stack([step[key] for step in steps]) for key in first}

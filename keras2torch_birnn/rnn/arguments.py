@@ -1,4 +1,4 @@
-"""The arguments of ``BiLSTM``, ``BiGRU`` and ``BiRNN``: what each may be, and what it means."""
+"""Checks of the arguments of ``BiLSTM``, ``BiGRU`` and ``BiRNN``."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, TypeAlias
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError, UsageError
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, Activation
-from keras2torch_birnn.rnn.merge import MERGE
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 MergeMode: TypeAlias = str | None
 
 
 def check_sizes(**sizes: int) -> None:
-    """Refuse what is no whole number of at least 1.
+    """Refuse a size that is not a whole number of at least 1.
 
     Raises:
-        UsageError: one of them is none.
+        UsageError: one of them is not.
     """
     for name, size in sizes.items():
         if type(size) is not int or size < 1:
@@ -24,7 +24,7 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_flags(**flags: bool) -> None:
-    """Refuse what is neither True nor False.
+    """Refuse a flag that is neither True nor False.
 
     Raises:
         ArgumentTypeError: one of them is neither.
@@ -35,10 +35,10 @@ def check_flags(**flags: bool) -> None:
 
 
 def check_rate(rate: Any) -> None:
-    """Refuse a dropout that is no rate.
+    """Refuse a dropout that is not a rate.
 
     Raises:
-        ArgumentTypeError: no number. ArgumentValueError: not between 0 and 1.
+        ArgumentTypeError: not a number. ArgumentValueError: not between 0 and 1.
     """
     expected = f"dropout={rate!r}: a rate between 0 and 1 is expected"
     if isinstance(rate, bool) or not isinstance(rate, float | int):
@@ -47,8 +47,8 @@ def check_rate(rate: Any) -> None:
         raise ArgumentValueError(expected)
 
 
-def one_function(nonlinearity: str | None, activation: str) -> str:
-    """Return the activation of an RNN: torch's name for it or Keras', whichever was given.
+def resolve_nonlinearity(nonlinearity: str | None, activation: str) -> str:
+    """Return the activation of an RNN, given as torch's nonlinearity or Keras' activation.
 
     Raises:
         UsageError: nn.RNN has no such nonlinearity, or the two differ.
@@ -68,11 +68,11 @@ def one_function(nonlinearity: str | None, activation: str) -> str:
     return nonlinearity
 
 
-def function_named(name: Any) -> Activation:
-    """Return the function of an activation that a cell can have.
+def find_function(name: Any) -> Activation:
+    """Return the function of an activation.
 
     Raises:
-        UsageError: there is none of this name, or it halves the width.
+        UsageError: no cell can have it: an unknown name, or it halves the width.
     """
     if name == "hard_sigmoid":
         raise UsageError(
@@ -86,20 +86,23 @@ def function_named(name: Any) -> Activation:
     return FUNCTIONS[name]
 
 
-def merge_modes(given: MergeMode | Sequence[MergeMode], num_layers: int) -> tuple[MergeMode, ...]:
-    """Return the mode of every layer.
+def resolve_merge_modes(
+    given: MergeMode | Sequence[MergeMode], num_layers: int
+) -> tuple[MergeMode, ...]:
+    """Return the merge mode of every layer.
 
     Raises:
-        UsageError: too few or too many, or one that has no meaning there.
+        UsageError: too few or too many, or a mode that its layer cannot have.
     """
     if given is not None and not isinstance(given, Sequence):
         raise ArgumentTypeError(f"merge_mode={given!r}: a mode, or a list of modes is expected")
     modes = (given,) * num_layers if given is None or isinstance(given, str) else tuple(given)
     if len(modes) != num_layers:
         raise UsageError(f"merge_mode: {len(modes)} modes for {num_layers} layers")
+    known = ", ".join(MERGE_MODES)
     for index, mode in enumerate(modes):
         if mode is None and index < num_layers - 1:
             raise UsageError("merge_mode=None: only the last layer may keep both directions apart")
-        if mode is not None and mode not in tuple(MERGE):
-            raise UsageError(f"merge_mode={mode!r}: one of {', '.join(MERGE)} or None is expected")
+        if mode is not None and mode not in tuple(MERGE_MODES):
+            raise UsageError(f"merge_mode={mode!r}: one of {known} or None is expected")
     return modes

@@ -1,4 +1,4 @@
-"""What a recurrent layer is asked for and what it gives, whichever engine runs it.
+"""Arguments and results of one run of a recurrent layer, the same for every engine.
 
 B batch, T time, F features, H units.
 """
@@ -7,30 +7,47 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
+
+from keras2torch_birnn.rnn.tensor_memory import outside_inference
 
 # h (B, H), and an LSTM's c.
 State: TypeAlias = tuple[Tensor, ...]
-# Outputs (B, T, H) in the order of time, one per direction or one for both if they were to be
-# merged; final states, one per direction.
-Result: TypeAlias = tuple[tuple[Tensor, ...], tuple[State, ...]]
+# Outputs (B, T, H) in the order of time, one per direction, or one if they were merged; final
+# states, one per direction.
+RnnResult: TypeAlias = tuple[tuple[Tensor, ...], tuple[State, ...]]
 
 
-class Asked(NamedTuple):
-    """One run of a layer.
+class RnnCall(NamedTuple):
+    """Arguments of one run.
 
-    x: (B, T, F). lengths: (B,), the steps of each row that count, None if all do; outputs past
-    them are zero, and a row without any keeps the state it had. start: a state for each direction,
-    None for zeros. merge: how two directions become one output (a key of ``MERGE``), None to keep
-    them apart. final: whether final states are wanted; an engine may give none where they are not.
+    x: (B, T, F). lengths: (B,), the number of valid steps at the start of each row, None for T;
+    outputs after them are zero, and a row of length 0 keeps its initial state. initial_state: one
+    for each direction, None for zeros. merge: a key of ``MERGE_MODES``, None to keep the two
+    directions apart. return_state: if False, an engine may return no final states.
     """
 
     x: Tensor
     lengths: Tensor | None = None
-    start: tuple[State, ...] | None = None
+    initial_state: tuple[State, ...] | None = None
     merge: str | None = None
-    final: bool = True
+    return_state: bool = True
 
     def states(self) -> list[Tensor]:
-        """Those of ``start``, direction by direction."""
-        return [s for state in self.start for s in state] if self.start else []
+        """Return the tensors of ``initial_state``, direction by direction."""
+        return [s for state in self.initial_state for s in state] if self.initial_state else []
+
+    def outside_inference(self) -> RnnCall:
+        """Return the call with copies of tensors made in inference mode, for autograd."""
+        lengths, initial = self.lengths, self.initial_state
+        if torch.compiler.is_compiling():
+            return self
+        given = (self.x, *self.states(), *(() if lengths is None else (lengths,)))
+        if not any(map(Tensor.is_inference, given)):
+            return self
+        return self._replace(
+            x=outside_inference(self.x),
+            lengths=None if lengths is None else outside_inference(lengths),
+            initial_state=initial and tuple(tuple(map(outside_inference, s)) for s in initial),
+        )

@@ -1,7 +1,7 @@
-"""A stack of cells: each a module of its own, the later ones reading what the earlier give.
+"""A stack of cells, each a module that reads the outputs of the one before.
 
-Keras runs all cells at one step before it goes to the next; the numbers are the same, since no cell
-looks at a later one.
+Keras runs all cells at one step before the next step; the numbers are the same, since no cell reads
+a later one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from keras2torch_birnn.rnn.call import Asked, Result, State
-from keras2torch_birnn.rnn.modules import Plan, Sequences, recurrent_forward, shown_options
+from keras2torch_birnn.errors import ArgumentValueError
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.modules import Plan, SequenceModule, recurrent_forward, shown_options
 
 
 class StackedRNN(nn.Module):
     """Cells as modules of one direction each; called as Keras calls its RNN.
 
-    ``order``: for the states that go in and out, whose they are: (number of the cell, how many).
+    order: of the states that go in and out: (index of the cell, number of its states).
     """
 
     carried: tuple[State, ...] | None = None
@@ -33,23 +34,32 @@ class StackedRNN(nn.Module):
         self.order = tuple(order)
         self.plan = plan
 
-    def run_sequence(self, asked: Asked) -> Result:
-        """See ``Sequences``; one direction, so there is nothing to merge."""
-        x, lengths, start, _, _ = asked
-        begin: dict[int, State] = {}
-        if start is not None:
-            given = iter(start[0])
-            begin = {cell: tuple(next(given) for _ in range(count)) for cell, count in self.order}
+    def run_sequence(self, call: RnnCall) -> RnnResult:
+        """Run the cells one after the other; one direction, so there is nothing to merge."""
+        x, initial = call.x, self._split_states(call)
         outputs, states = [], []
         for number, cell in enumerate(self.cells):
-            own = (begin[number],) if begin else None
-            (x,), (state,) = cast(Sequences, cell).run_sequence(Asked(x, lengths, own))
+            own = (initial[number],) if initial else None
+            (x,), (state,) = cast(SequenceModule, cell).run_sequence(RnnCall(x, call.lengths, own))
             outputs.append(x)
             states.append(state)
-        if self.plan.rules == ("previous_first_state",) and lengths is not None:
+        if self.plan.rules == ("previous_first_state",) and call.lengths is not None:
             x = torch.cat((x, outputs[0]), dim=-1)
         return (x,), (tuple(s for cell, _ in self.order for s in states[cell]),)
 
+    def _split_states(self, call: RnnCall) -> dict[int, State]:
+        """Return the initial states of each cell, none if none are given."""
+        if call.initial_state is None:
+            return {}
+        (given,) = call.initial_state
+        wanted = sum(count for _, count in self.order)
+        if len(given) != wanted:
+            raise ArgumentValueError(
+                f"{wanted} states are expected, found {len(given)}", place="initial_state"
+            )
+        rest = iter(given)
+        return {cell: tuple(next(rest) for _ in range(count)) for cell, count in self.order}
+
     def extra_repr(self) -> str:
-        """Keras' options."""
+        """Return Keras' options."""
         return ", ".join(shown_options(self.plan))

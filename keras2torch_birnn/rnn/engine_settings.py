@@ -1,4 +1,4 @@
-"""Which engine runs the recurrent layers of a model, and how to choose another one."""
+"""``explain`` and ``set_engine``: the engines of a whole model."""
 
 from __future__ import annotations
 
@@ -6,45 +6,46 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from keras2torch_birnn.rnn.bidirectional import BidirectionalStack, example
-from keras2torch_birnn.rnn.engine_choice import Choice, Wish, wish
-from keras2torch_birnn.rnn.engines import Recurrence, decide
-from keras2torch_birnn.rnn.modules import GRU, LSTM, RNN, LoopRNN, recurrence
-
-_Layer = (LSTM, GRU, RNN, LoopRNN)
+from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
+from keras2torch_birnn.rnn.engines import Choice, EngineRequest, check_request
+from keras2torch_birnn.rnn.engines.select import explain_layer
+from keras2torch_birnn.rnn.modules import RecurrentModule
 
 
 def explain(
     model: nn.Module, batch: int = 1, *, masked: bool = False
 ) -> Mapping[str, tuple[Choice, ...]]:
-    """Name of every recurrent module in a model -> engine and reason, one for each of its layers.
+    """Map the name of every recurrent module to engine and reason, one for each of its layers.
 
-    For a batch of so many rows as things stand now: the device and dtype of the weights, training
-    or not, gradients or not, ``K2T_ENGINE``. ``masked``: there is a mask.
+    For this batch size, with the modules' current device, dtype, mode and engine, gradients or not.
+    masked: for a call with a mask.
 
     Raises:
-        UsageError: the engine that was chosen cannot run.
+        UsageError: the forced engine cannot run.
     """
     return {
-        name: tuple(decide(layer, example(layer, batch, masked=masked)) for layer in found)
+        name: choices
         for name, module in model.named_modules()
-        if (found := _recurrences(module))
+        if (choices := _explain(module, batch, masked=masked))
     }
 
 
-def _recurrences(module: nn.Module) -> tuple[Recurrence, ...]:
+def _explain(module: nn.Module, batch: int, *, masked: bool) -> tuple[Choice, ...]:
+    """Return the engine and reason of each layer of one module, none of other modules."""
     if isinstance(module, BidirectionalStack):
-        return module.recurrences()
-    return (recurrence(module),) if isinstance(module, _Layer) else ()
+        return module.explain(batch, masked=masked)
+    if isinstance(module, RecurrentModule):
+        return (explain_layer(module.rnn_layer(), batch, masked=masked),)
+    return ()
 
 
-def set_engine(model: nn.Module, engine: Wish | None) -> None:
-    """Choose the engine of every recurrent module in a model; None: what ``K2T_ENGINE`` says.
+def set_engine(model: nn.Module, engine: EngineRequest | None) -> None:
+    """Choose the engine of every recurrent module in a model; None: that of ``K2T_ENGINE``.
 
     Raises:
         UsageError: there is no such engine.
     """
-    chosen = None if engine is None else wish(engine)
+    chosen = None if engine is None else check_request(engine)
     for module in model.modules():
-        if isinstance(module, (*_Layer, BidirectionalStack)):
+        if isinstance(module, RecurrentModule | BidirectionalStack):
             module.engine = chosen

@@ -1,14 +1,13 @@
-"""Recurrent layers as torch modules: an nn.LSTM, nn.GRU or nn.RNN wherever one computes it.
+"""Converted recurrent layers as torch modules: an nn.LSTM, nn.GRU or nn.RNN wherever one is exact.
 
 ``LSTM``, ``GRU`` and ``RNN`` are torch's own modules, with torch's parameter names, called the way
-Keras calls its layer; ``LoopRNN`` has the same names and runs any cell. Both offer
-``run_sequence``, the door to the engines, which asks at every call whether the native kernel may
-run; all that Keras adds around it (masks, merge, states) is ``recurrent_forward``.
+Keras calls its layer; ``LoopRNN`` has the same names and holds any cell. ``recurrent_forward`` does
+what Keras adds around the recurrence (masks, merge, states); ``run_sequence`` runs an engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -16,41 +15,44 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.rnn.call import Asked, Result, State
-from keras2torch_birnn.rnn.checked import check_dtypes, check_tensor
-from keras2torch_birnn.rnn.engine_choice import (
-    Wish,
-    choose,
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_of
+from keras2torch_birnn.rnn.engines import (
+    EngineRequest,
+    requested_engine,
+    static_engine,
     torch_engine,
-    wish,
 )
-from keras2torch_birnn.rnn.engines import KERNELS, Recurrence, merged, run, run_masked
-from keras2torch_birnn.rnn.loop import WEIGHT_NAMES, Cell, DropoutRates, Weights
+from keras2torch_birnn.rnn.engines.select import run
+from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
+from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, DropoutRates, RnnLayer
+from keras2torch_birnn.rnn.masked_run import run_masked
 from keras2torch_birnn.rnn.masks import reverse
+from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.library import (
     NativeCell,
-    missing,
-    native_cell,
-    say_once_if_missing,
+    to_native_cell,
+    warn_once_if_missing,
+    why_missing,
 )
 from keras2torch_birnn.rnn.parameters import torch_parameters
-from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states, check_tensor
 from keras2torch_birnn.spec import LayerSpec
 
-# What a layer gives: a tensor, or a tuple of tensors (merge_mode None, return_state).
+# A tensor, or a tuple of tensors (merge_mode None, return_state).
 Output: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one recurrent layer is called, in Keras' words; the same for every engine.
+    """Keras' options of one recurrent layer; the same for every engine.
 
-    ``rules``: what stands at masked steps, per direction. ``against_time``: the (first) direction
-    reads from the end, and what comes out is in the order of reading.
+    rules: the output at masked steps, per direction. against_time: the (first) direction reads from
+    the end, and the output is in the order of reading.
     """
 
     rules: tuple[str, ...]
@@ -61,30 +63,31 @@ class Plan:
     stateful: bool = False
 
 
-class Sequences(Protocol):
-    """What every engine's module offers to ``recurrent_forward``."""
+class SequenceModule(Protocol):
+    """The part of a recurrent module that ``recurrent_forward`` uses."""
 
     plan: Plan
     carried: tuple[State, ...] | None
 
-    def run_sequence(self, asked: Asked) -> Result:
-        """Outputs (B, T, ...) in the order of time and final states, one per direction."""
+    def run_sequence(self, call: RnnCall) -> RnnResult:
+        """Return outputs (B, T, ...) in the order of time and final states, one per direction."""
         ...
 
 
 def recurrent_forward(
-    module: Sequences,
+    module: SequenceModule,
     x: Tensor,
     mask: Tensor | None = None,
     initial_state: Sequence[Tensor] | None = None,
 ) -> Output:
     """Call a recurrent layer as Keras does.
 
-    x: (B, T, ...); mask: (B, T), true where a step counts; initial_state: Keras' order, forward
+    x: (B, T, ...); mask: (B, T), true at valid steps; initial_state: in Keras' order, forward
     states first. Returns the (merged) output, then the states if the layer returns them.
 
     Raises:
         ArgumentTypeError: no tensor, or not of the dtype of the weights.
+        ArgumentValueError: a shape does not fit, or there is no step to return the output of.
     """
     check_tensor("input", x, module)
     if mask is not None:
@@ -92,34 +95,35 @@ def recurrent_forward(
     plan = module.plan
     if plan.against_time:
         x, mask = x.flip(1), None if mask is None else mask.flip(1)
-    start = _carried(module, len(x)) if plan.stateful else None
+    initial = _carried(module, len(x)) if plan.stateful else None
     if initial_state is not None:
-        for state in initial_state:
-            check_tensor("initial_state", state, module)
-        each = len(initial_state) // len(plan.rules)
-        start = tuple(
-            tuple(initial_state[i * each : (i + 1) * each]) for i in range(len(plan.rules))
-        )
+        initial = _by_direction(module, initial_state)
     # Of single steps the merge is cheap, so the kernel need not do it.
     merge = plan.merge_mode if plan.return_sequences else None
-    asked = Asked(x, None, start, merge, plan.stateful or plan.return_state)
+    call = RnnCall(x, None, initial, merge, plan.stateful or plan.return_state)
     if mask is None:
-        outputs, states = module.run_sequence(asked)
+        outputs, states = module.run_sequence(call)
     else:
-        outputs, states = run_masked(module.run_sequence, asked, mask, plan.rules)
-    if plan.stateful:
-        module.carried = tuple(tuple(s.detach() for s in state) for state in states)
+        outputs, states = run_masked(module.run_sequence, call, mask, plan.rules)
     if not plan.return_sequences:
+        if outputs[0].shape[1] == 0:
+            raise ArgumentValueError("an input of no steps has no last output")
         # The last step that each direction reads: T - 1 forward, 0 backward.
         last = tuple(out[:, -1 if d == 0 else 0] for d, out in enumerate(outputs))
-        outputs = merged(last, plan.merge_mode)
+        outputs = merge_outputs(last, plan.merge_mode)
+    if plan.stateful:
+        module.carried = tuple(tuple(s.detach() for s in state) for state in states)
     tail = tuple(s for state in states for s in state) if plan.return_state else ()
     result = (*outputs, *tail)
     return result[0] if len(result) == 1 else result
 
 
-def _carried(module: Sequences, rows: int) -> tuple[State, ...] | None:
-    """The states of the batch before, which are those of as many rows."""
+def _carried(module: SequenceModule, rows: int) -> tuple[State, ...] | None:
+    """Return the states of the batch before, which must have as many rows.
+
+    Raises:
+        UsageError: it had more or fewer.
+    """
     before = module.carried[0][0].shape[0] if module.carried else rows
     if before != rows:
         raise UsageError(
@@ -129,119 +133,119 @@ def _carried(module: Sequences, rows: int) -> tuple[State, ...] | None:
     return module.carried
 
 
+def _by_direction(module: SequenceModule, states: Sequence[Tensor]) -> tuple[State, ...]:
+    """Split initial states into those of each direction.
+
+    Raises:
+        ArgumentTypeError: one is no tensor. ArgumentValueError: the directions do not get as many.
+    """
+    for state in states:
+        check_tensor("initial_state", state, module)
+    directions = len(module.plan.rules)
+    each, rest = divmod(len(states), directions)
+    if rest:
+        raise ArgumentValueError(
+            f"as many states for each of {directions} directions are expected, found {len(states)}",
+            place="initial_state",
+        )
+    return tuple(tuple(states[d * each : (d + 1) * each]) for d in range(directions))
+
+
 # ---- modules ------------------------------------------------------------------------------------
 
 
-def _weights(module: nn.Module, direction: int) -> Weights:
-    """One direction's weights of a module with torch's names."""
-    own, names = module._parameters, _NAMES[direction]  # its own way to a parameter is a slow one
-    ih, hh, bias_ih, bias_hh = names
-    found: list[Any]
-    try:
-        second = module._buffers[bias_hh] if bias_hh in module._buffers else own[bias_hh]
-        found = [own[ih], own[hh], own[bias_ih], second]
-    except KeyError:  # a parametrization stands there, or there is no bias
-        found = [getattr(module, name, None) for name in names]
-    return Weights(*found)
-
-
+# By the number of directions.
 _NAMES = tuple(
-    tuple(f"{name}{suffix}" for name in WEIGHT_NAMES) for suffix in ("_l0", "_l0_reverse")
+    [f"{name}{suffix}" for suffix in ("_l0", "_l0_reverse")[:directions] for name in WEIGHT_NAMES]
+    for directions in range(3)
 )
 
 
-def recurrence(module: LSTM | GRU | RNN | LoopRNN) -> Recurrence:
-    """The module as the engines see it."""
-    return Recurrence(
-        module.cell,
-        tuple([_weights(module, d) for d in range(len(module.plan.rules))]),
-        module.kernel,
-        module.native,
-        module.dropout_rates,
-        module.training,
-        module.engine,
-    )
+def _parameters_of(module: nn.Module, directions: int) -> list[Tensor | None]:
+    """Return the parameters of a module with torch's names, four for each direction."""
+    names = _NAMES[directions]
+    own: Any = module._parameters  # nn.Module's attribute access is slow
+    buffers: Any = module._buffers
+    try:
+        return [own[name] if name in own else buffers[name] for name in names]
+    except KeyError:  # a parametrization computes it, or there is no bias
+        return [getattr(module, name, None) for name in names]
 
 
-def _run(module: LSTM | GRU | RNN | LoopRNN, asked: Asked) -> Result:
-    """See ``Sequences``."""
-    layer = recurrence(module)
-    weight = layer.weights[0].ih
-    if asked.start or asked.x.dtype is not weight.dtype:
-        check_dtypes(asked.x, asked.start, weight, "initial_state")
-    return run(layer, asked)
+class RecurrentModule:
+    """The part that the modules of one converted cell share; a base beside one of ``nn.Module``."""
+
+    plan: Plan
+    cell: Cell
+    dropout_rates: DropoutRates
+    kernel: Any = None
+    native: NativeCell | None
+    engine: EngineRequest | None = None
+    carried: tuple[State, ...] | None = None
+    # Any: the call is Keras' on purpose, not torch's.
+    forward: Any = recurrent_forward
+
+    def rnn_layer(self) -> RnnLayer:
+        """Return the layer as the engines see it."""
+        module = cast(Any, self)
+        return RnnLayer(
+            self.cell,
+            _parameters_of(module, len(self.plan.rules)),
+            self.kernel,
+            self.native,
+            self.dropout_rates,
+            module.training,
+            self.engine,
+        )
+
+    def run_sequence(self, call: RnnCall) -> RnnResult:
+        """Run the layer by an engine.
+
+        Raises:
+            ArgumentTypeError, ArgumentValueError: the input or a state does not fit the weights.
+        """
+        layer = self.rnn_layer()
+        weight = layer.weight_ih
+        if call.initial_state or call.x.dtype is not weight.dtype:
+            check_dtypes(call.x, call.initial_state, weight, "initial_state")
+        if call.initial_state:
+            shape = (call.x.shape[0], layer.weight_hh.shape[1])
+            check_states(call.initial_state, layer.state_count(), shape)
+        return run(layer, call)
 
 
-def _save_in_order(module: Any, destination: Any, prefix: str, keep_vars: bool) -> None:
-    """Write a state_dict in the order of torch's own layer, though biases may be buffers."""
-    super(type(module), module)._save_to_state_dict(destination, prefix, keep_vars)
-    for name in module._flat_weights_names:
-        if f"{prefix}{name}" in destination:
-            destination.move_to_end(f"{prefix}{name}")
+class _TorchModule(RecurrentModule):
+    """A subclass of torch's layer: its description and state_dict stay torch's."""
+
+    def extra_repr(self) -> str:
+        """Return torch's own description, then Keras' options."""
+        inherited: Any = super()
+        parts = [str(inherited.extra_repr()), *shown_options(self.plan)]
+        return ", ".join(part for part in parts if part)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Write a state_dict in the order of torch's own layer, though biases may be buffers."""
+        inherited: Any = super()
+        inherited._save_to_state_dict(destination, prefix, keep_vars)
+        for name in cast(Any, self)._flat_weights_names:
+            if f"{prefix}{name}" in destination:
+                destination.move_to_end(f"{prefix}{name}")
 
 
-def _extra_repr(module: Any) -> str:
-    """Torch's own description, then Keras' options."""
-    parts = [str(super(type(module), module).extra_repr()), *shown_options(module.plan)]
-    return ", ".join(part for part in parts if part)
-
-
-# ``forward`` is Any: the call is Keras' on purpose, not torch's.
-
-
-class LSTM(nn.LSTM):
+class LSTM(_TorchModule, nn.LSTM):
     """An ``nn.LSTM``, called as Keras calls its LSTM, or a Bidirectional of two alike."""
 
-    plan: Plan
-    cell: Cell
-    dropout_rates: DropoutRates
-    native: NativeCell | None
-    engine: Wish | None = None
-    carried: tuple[State, ...] | None = None
-    run_sequence = _run
-    forward: Any = recurrent_forward
-    extra_repr = _extra_repr
-    _save_to_state_dict: Any = _save_in_order
-
-    @property
-    def kernel(self) -> Any:
-        """Torch's function for it."""
-        return torch.lstm
+    kernel: Any = staticmethod(torch.lstm)
 
 
-class GRU(nn.GRU):
+class GRU(_TorchModule, nn.GRU):
     """An ``nn.GRU``, called as Keras calls its GRU, or a Bidirectional of two alike."""
 
-    plan: Plan
-    cell: Cell
-    dropout_rates: DropoutRates
-    native: NativeCell | None
-    engine: Wish | None = None
-    carried: tuple[State, ...] | None = None
-    run_sequence = _run
-    forward: Any = recurrent_forward
-    extra_repr = _extra_repr
-    _save_to_state_dict: Any = _save_in_order
-
-    @property
-    def kernel(self) -> Any:
-        """Torch's function for it."""
-        return torch.gru
+    kernel: Any = staticmethod(torch.gru)
 
 
-class RNN(nn.RNN):
+class RNN(_TorchModule, nn.RNN):
     """An ``nn.RNN``, called as Keras calls its SimpleRNN, or a Bidirectional of two alike."""
-
-    plan: Plan
-    cell: Cell
-    dropout_rates: DropoutRates
-    native: NativeCell | None
-    engine: Wish | None = None
-    carried: tuple[State, ...] | None = None
-    run_sequence = _run
-    forward: Any = recurrent_forward
-    extra_repr = _extra_repr
-    _save_to_state_dict: Any = _save_in_order
 
     @property
     def kernel(self) -> Any:
@@ -249,25 +253,15 @@ class RNN(nn.RNN):
         return KERNELS["SimpleRNN", self.nonlinearity]
 
 
-class LoopRNN(nn.Module):
-    """Any cell, by the loop. Torch's names; a GRU that resets before its product has no bias_hh."""
-
-    plan: Plan
-    cell: Cell
-    dropout_rates: DropoutRates
-    kernel: None = None
-    native: NativeCell | None
-    engine: Wish | None = None
-    carried: tuple[State, ...] | None = None
-    run_sequence = _run
-    forward: Any = recurrent_forward
+class LoopRNN(RecurrentModule, nn.Module):
+    """Any cell. Torch's names; a GRU that resets before its product has no bias_hh."""
 
     def __init__(self, shown: str) -> None:
         super().__init__()
         self.shown = shown
 
     def extra_repr(self) -> str:
-        """The cell, then Keras' options."""
+        """Return the cell, then Keras' options."""
         return ", ".join((self.shown, *shown_options(self.plan)))
 
 
@@ -283,23 +277,23 @@ class BidirectionalPair(nn.Module):
         self.backward_layer = backward_layer
         self.plan = plan
 
-    def run_sequence(self, asked: Asked) -> Result:
-        """See ``Sequences``."""
-        x, lengths, start, merge, _ = asked
-        first, second = ((start[0],), (start[1],)) if start else (None, None)
-        (ahead,), forward_states = self.forward_layer.run_sequence(Asked(x, lengths, first))
-        turned = Asked(reverse(x, lengths), lengths, second)
-        (back,), backward_states = self.backward_layer.run_sequence(turned)
-        outputs = merged((ahead, reverse(back, lengths)), merge)
+    def run_sequence(self, call: RnnCall) -> RnnResult:
+        """Run the forward, then the backward module."""
+        x, lengths, initial = call.x, call.lengths, call.initial_state
+        first, second = ((initial[0],), (initial[1],)) if initial else (None, None)
+        (ahead,), forward_states = self.forward_layer.run_sequence(RnnCall(x, lengths, first))
+        backward_call = RnnCall(reverse(x, lengths), lengths, second)
+        (back,), backward_states = self.backward_layer.run_sequence(backward_call)
+        outputs = merge_outputs((ahead, reverse(back, lengths)), call.merge)
         return outputs, (*forward_states, *backward_states)
 
     def extra_repr(self) -> str:
-        """Keras' options."""
+        """Return Keras' options."""
         return ", ".join(shown_options(self.plan))
 
 
 def shown_options(plan: Plan) -> list[str]:
-    """Keras' options, for a person."""
+    """Return Keras' options in words."""
     parts = [f"return_sequences={plan.return_sequences}"]
     if len(plan.rules) == 2:
         parts.insert(0, f"merge_mode={plan.merge_mode!r}")
@@ -310,10 +304,10 @@ def shown_options(plan: Plan) -> list[str]:
 
 
 def plan_of(halves: Sequence[LayerSpec], merge_mode: str | None) -> Plan:
-    """How one layer, or the two halves of a Bidirectional, are called."""
+    """Return the options of one layer, or of the two halves of a Bidirectional."""
     config = halves[0].config
     return Plan(
-        rules=tuple(half.config["masked_output"] for half in halves),
+        rules=tuple(half.semantics["masked_output"] for half in halves),
         merge_mode=merge_mode,
         return_sequences=config["return_sequences"],
         return_state=config["return_state"],
@@ -322,23 +316,28 @@ def plan_of(halves: Sequence[LayerSpec], merge_mode: str | None) -> Plan:
     )
 
 
-_FUSED: dict[str, Any] = {"LSTM": LSTM, "GRU": GRU, "SimpleRNN": RNN}
+_TORCH_MODULES: Mapping[str, Any] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
 
 
 def torch_module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
-    """The module of an LSTM, a GRU or a SimpleRNN, or of two that are alike, with parameters."""
+    """Build the module of an LSTM, a GRU or a SimpleRNN, or of two that can share one.
+
+    Raises:
+        UsageError: the engine of ``K2T_ENGINE`` cannot run it.
+    """
     layer, config = halves[0], halves[0].config
+    kind = CELL_KINDS[kind_of(layer)]
     parameters: dict[str, Any] = {}
     for half, suffix in zip(halves, ("", "_reverse"), strict=False):
         parameters |= torch_parameters(half, suffix)
     width, units = parameters["weight_ih_l0"].shape[1], config["units"]
     module: Any
-    choose(layer)  # refuses here what K2T_ENGINE cannot have
-    if wish() in ("auto", "native"):
-        say_once_if_missing()
+    static_engine(layer)  # for its refusal
+    if requested_engine() in ("auto", "native"):
+        warn_once_if_missing()
     if torch_engine(layer).engine == "fused":
         more = {"nonlinearity": config["activation"]} if layer.class_name == "SimpleRNN" else {}
-        module = _FUSED[layer.class_name](
+        module = _TORCH_MODULES[kind.torch_name](
             width,
             units,
             bias=config["use_bias"],
@@ -352,17 +351,18 @@ def torch_module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
         for name in parameters:
             module.register_parameter(name, None)
     module.plan = plan
-    module.cell = _cell(layer)
-    module.native = None if missing() else native_cell(layer)
+    gate = config.get("recurrent_activation", "linear")
+    module.cell = Cell(kind_of(layer), activation(config["activation"]), activation(gate))
+    module.native = None if why_missing() else to_native_cell(layer)
     module.dropout_rates = DropoutRates(
         config["dropout"], config["recurrent_dropout"], config["implementation"] != 2
     )
     added = [name for name, _ in module.named_parameters() if name not in parameters]
     for name, array in parameters.items():
         setattr(module, name, to_parameter(array))
-    zeros = np.zeros(CELL_GATES[layer.class_name] * units, parameters["weight_ih_l0"].dtype)
+    zeros = np.zeros(kind.gates * units, parameters["weight_ih_l0"].dtype)
     for name in added:
-        _fix(module, name, to_parameter(zeros.copy()).data)
+        _make_buffer(module, name, to_parameter(zeros.copy()).data)
     for half, suffix in zip(halves, ("_l0", "_l0_reverse"), strict=False):
         if not half.config.get("trainable", True):  # Keras 3 can freeze one half alone
             for name in parameters:
@@ -371,19 +371,11 @@ def torch_module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
     return cast(nn.Module, module)
 
 
-def _fix(module: Any, name: str, value: Tensor) -> None:
-    """Make torch's second bias, which Keras does not have, a buffer: no optimizer ever sees it."""
+def _make_buffer(module: Any, name: str, value: Tensor) -> None:
+    """Make torch's second bias, which Keras does not have, a buffer, which no optimizer sees."""
     delattr(module, name)
     module.register_buffer(name, value)
-    setattr(module, name, value)  # the way that tells torch's list of its weights
-
-
-def _cell(layer: LayerSpec) -> Cell:
-    kind = layer.class_name
-    if kind == "GRU" and not layer.config["reset_after"]:
-        kind = "GRU before"
-    gate = layer.config.get("recurrent_activation", "linear")
-    return Cell(kind, activation(layer.config["activation"]), activation(gate))
+    setattr(module, name, value)  # updates torch's list of its weights
 
 
 def _functions(layer: LayerSpec) -> str:

@@ -1,4 +1,4 @@
-"""Where Keras' words become torch's: one function per cell, weights of one direction.
+"""From Keras' weights to torch's parameters: one function per cell, for one direction.
 
 x W of Keras is x weight_ih^T of torch, so every kernel is transposed. Shapes: F input, H units.
 """
@@ -31,7 +31,7 @@ def gru(layer: LayerSpec) -> dict[str, Array]:
 
 
 def simple_rnn(layer: LayerSpec) -> dict[str, Array]:
-    """One gate, one bias; bias_hh stays zero."""
+    """Convert the weights of a SimpleRNN: one gate, one bias; bias_hh stays zero."""
     return _plain(layer)
 
 
@@ -56,7 +56,7 @@ CROSSING: Mapping[str, Callable[[LayerSpec], dict[str, Array]]] = {
 
 
 def torch_parameters(layer: LayerSpec, suffix: str = "") -> dict[str, Array]:
-    """One direction's parameters by torch's names: ``weight_ih_l0`` (G*H, F), ...
+    """Return one direction's parameters by torch's names: ``weight_ih_l0`` (G*H, F), ...
 
     ``suffix``: "_reverse" for the second direction of a bidirectional module.
     """

@@ -17,29 +17,32 @@ _ALONE: Mapping[str, Any] = {
     "stateful": False,
     "unroll": False,
     "time_major": False,
-    "masked_output": "zeros",
 }
 
 
 def plain(layer: LayerSpec) -> LayerSpec:
-    """An RNN over one cell as an LSTM, a GRU or a SimpleRNN; any other layer as it is."""
+    """Return an RNN over one cell as an LSTM, GRU or SimpleRNN; any other layer unchanged."""
     cell = layer.parts.get("cell")
     if cell is None or cell.class_name not in CELL_LAYERS:
         return layer
-    return _as_layer(cell, layer.config, layer)
+    return _as_layer(cell, layer.config, layer.semantics, layer)
 
 
 def layers_of_stack(layer: LayerSpec) -> tuple[LayerSpec, ...]:
-    """The cells of an RNN's stack as layers: each reads what the one before it gives.
+    """Return the cells of an RNN's stack as layers: each reads the outputs of the one before.
 
-    Exact under any mask: a masked step leaves the states of all cells alone.
+    Exact under any mask: a masked step leaves the states of all cells unchanged.
     """
     stack = layer.parts["cell"]
     loop = {**_ALONE, "trainable": stack.config.get("trainable", True)}
-    return tuple(_as_layer(cell, loop, layer) for cell in cells_in_order(stack))
+    return tuple(
+        _as_layer(cell, loop, {"masked_output": "zeros"}, layer) for cell in cells_in_order(stack)
+    )
 
 
-def _as_layer(cell: LayerSpec, loop: Mapping[str, Any], outer: LayerSpec) -> LayerSpec:
+def _as_layer(
+    cell: LayerSpec, loop: Mapping[str, Any], semantics: Mapping[str, Any], outer: LayerSpec
+) -> LayerSpec:
     learns = all(part.get("trainable", True) for part in (outer.config, loop, cell.config))
     return LayerSpec(
         CELL_LAYERS[cell.class_name],
@@ -49,4 +52,5 @@ def _as_layer(cell: LayerSpec, loop: Mapping[str, Any], outer: LayerSpec) -> Lay
         place=outer.place,
         input_shape=outer.input_shape,
         output_shape=outer.output_shape,
+        semantics=semantics,
     )

@@ -1,1 +1,1 @@
-"""Write and load the converted file (OUT)."""
+"""Write and load checkpoints, the converted files."""

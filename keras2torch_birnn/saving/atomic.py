@@ -1,9 +1,9 @@
-"""Write a file whole or not at all. What was there before stays until the new one is complete.
+"""Write a file completely or not at all: the old file stays until the new one is complete.
 
-The new file is written under a name of its own in OUT's folder (``.k2t-*.tmp``, which nobody can
-take for OUT), flushed to the disk, and put in OUT's place in one step. Whatever happens before that
-step, OUT is as it was, and the file of that name is removed; only ``kill -9`` or a power failure
-leave it behind. Signals that come amid the last step are heeded after it.
+The new file is written under a temporary name in the same folder (``.k2t-*.tmp``), flushed to the
+disk, and renamed over the target in one step. If anything fails before that step, the target is
+unchanged and the temporary file is removed; only ``kill -9`` or a power failure leaves it behind.
+Signals that arrive during the last step are handled after it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PREFIX = ".k2t-"
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-# What ``os.link`` says where the file system has no hard links
+# Errors of ``os.link`` on file systems without hard links
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 @dataclass(frozen=True)
 class FileKind:
-    """Files of one kind: what they are called, how their names end, how their content tells."""
+    """Kind of file: its name in messages, its suffixes, and how its content is recognised."""
 
     name: str
     suffixes: tuple[str, ...]
@@ -44,19 +44,19 @@ class FileKind:
 def check_output(
     path: Path, kind: FileKind | None = None, *, sources: Sequence[Path | None] = ()
 ) -> None:
-    """Refuse early, before any work, a place that cannot be written to.
+    """Refuse a path that cannot be written to, before any work is done.
 
     ``sources``: the files and folders that the work reads.
 
     Raises:
-        OutputError: a folder, a disk, a terminal, a missing folder, a name that does not end as
-            those of its kind, or one of ``sources`` (also through links, or inside a folder).
+        OutputError: a folder, a disk, a terminal, a missing folder, a suffix of another kind, or
+            one of ``sources`` (also through links, or inside a folder).
     """
     with in_file(path), _os_errors():
         if is_stream(path):
             _check_stream(path)
             return
-        target = _resolved(path)
+        target = _resolve(path)
         if target.is_dir():
             raise OutputError("is a folder", "name a file")
         if target.exists():
@@ -74,14 +74,14 @@ def check_output(
 
 
 def check_replacing(path: Path, kind: FileKind | None = None, *, overwrite: bool) -> None:
-    """Refuse to replace a file, unless ``overwrite`` and it is of the kind, or empty.
+    """Refuse to replace a file, unless ``overwrite`` is set and it is of the kind, or empty.
 
     Raises:
-        OutputError: there is such a file.
+        OutputError: the file must not be replaced.
     """
     with in_file(path), _os_errors():
         if not is_stream(path):
-            _check_old(_resolved(path), kind, overwrite=overwrite)
+            _check_old(_resolve(path), kind, overwrite=overwrite)
 
 
 def _check_old(target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
@@ -97,7 +97,7 @@ def _check_old(target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """A pipe, a device, or this process's own output (/dev/stdout): written to, never replaced."""
+    """Return whether ``path`` is a pipe, a device or /dev/stdout: written to, never replaced."""
     with suppress(OSError, ValueError):
         found = path.stat()
         return not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or is_stdout(path)
@@ -105,7 +105,7 @@ def is_stream(path: Path) -> bool:
 
 
 def is_stdout(path: Path) -> bool:
-    """Whether ``path`` is what standard output goes to."""
+    """Return whether ``path`` is the file of standard output."""
     with suppress(OSError, ValueError):
         return os.path.samestat(path.stat(), os.fstat(1))
     return False
@@ -122,19 +122,21 @@ def _check_source(target: Path, source: Path) -> None:
     if target.samefile(source):
         raise OutputError("is the input itself", "name another output")
     if source.is_dir() and any(part.samefile(source) for part in target.parents):
-        raise OutputError(f"is a part of the input {source}", "name another output")
+        raise OutputError(f"is inside the input {source}", "name another output")
     if source.suffix == ".json" and target.parent.samefile(source.parent):
         with target.open("rb") as file:
-            if file.read(8) == b"\x89HDF\r\n\x1a\n":  # a shard, beside the index that names it
-                raise OutputError("is weights beside the index of them", "name another output")
+            if (
+                file.read(8) == b"\x89HDF\r\n\x1a\n"
+            ):  # a shard, in the folder of the index that names it
+                raise OutputError("is a weights file of the input", "name another output")
 
 
-def _resolved(path: Path) -> Path:
-    """The file that is meant, links followed: replacing would put a file in a link's place."""
+def _resolve(path: Path) -> Path:
+    """Follow links: replacing a link itself would put a file in its place."""
     try:
         return Path(os.path.realpath(path))
     except ValueError as error:  # a zero byte in the name
-        raise OutputError(f"is no name of a file ({error})", "choose another") from None
+        raise OutputError(f"is not a valid file name ({error})", "choose another") from None
 
 
 @contextmanager
@@ -145,7 +147,7 @@ def _os_errors() -> Iterator[None]:
         raise OutputError(f"cannot be written ({error.strerror or error})") from None
 
 
-def write_whole(
+def write_atomically(
     path: Path,
     write: Callable[[Path], None],
     kind: FileKind | None = None,
@@ -153,26 +155,26 @@ def write_whole(
     overwrite: bool,
     size: int = 0,
 ) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in place in one step.
+    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``.
 
     A link is followed: its target is replaced. The mode is the old file's, or the umask's.
-    ``kind``: what may be replaced, and how the name must end. ``size``: bytes that will be needed
-    at least.
+    ``kind``: the files that may be replaced, and their suffixes. ``size``: the least number of
+    bytes that are needed.
 
     Raises:
-        OutputError: it could not be written; what was there before is unchanged.
+        OutputError: it could not be written; an old file is unchanged.
     """
     with in_file(path), _os_errors():
         check_output(path, kind)
         if is_stream(path):
-            _pour(path, write)
+            _write_stream(path, write)
             return
         check_replacing(path, kind, overwrite=overwrite)
-        _replace(_resolved(path), write, kind, overwrite=overwrite, size=size)
+        _replace(_resolve(path), write, kind, overwrite=overwrite, size=size)
 
 
-def behind(error: RuntimeError) -> BaseException:
-    """What made torch's writer fail, which it hides: an error of the system, Ctrl-C."""
+def find_cause(error: RuntimeError) -> BaseException:
+    """Find the error that torch's writer hides: an OSError, or Ctrl-C."""
     found = error.__context__
     while found is not None:
         if isinstance(found, OSError) or not isinstance(found, Exception):
@@ -182,8 +184,8 @@ def behind(error: RuntimeError) -> BaseException:
     return OutputError(f"cannot be written ({first})", "disk full?")
 
 
-def _pour(target: Path, write: Callable[[Path], None]) -> None:
-    """Into a stream only what is complete."""
+def _write_stream(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a complete file into a stream."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         whole = Path(folder) / "out"
         write(whole)
@@ -202,25 +204,26 @@ def _replace(
     disk = shutil.disk_usage(target.parent)
     if disk.total and size > disk.free:
         raise OutputError(
-            f"cannot be written ({size:,} bytes are needed, {disk.free:,} are free)", "make room"
+            f"cannot be written ({size:,} bytes are needed, {disk.free:,} are free)",
+            "free some space",
         )
     temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
     try:
-        mode = _create(temporary)
+        mode = _create_file(temporary)
         write(temporary)
-        _make_lasting(temporary, _mode(target, mode))
-        _check_old(target, kind, overwrite=overwrite)  # one may have come meanwhile
-        with _signals_later():
+        _sync_file(temporary, _choose_mode(target, mode))
+        _check_old(target, kind, overwrite=overwrite)  # it may have appeared meanwhile
+        with _defer_signals():
             _put_in_place(temporary, target, overwrite=overwrite)
             _sync_folder(target.parent)
     except BaseException:
-        with _signals_later(), suppress(OSError):
+        with _defer_signals(), suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
 
 
-def _create(path: Path) -> int:
-    """Make an empty file that was not there before; return the mode that the umask gave it."""
+def _create_file(path: Path) -> int:
+    """Create a new empty file; return its mode, which follows the umask."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     handle = os.open(path, flags, 0o666)
     try:
@@ -229,15 +232,15 @@ def _create(path: Path) -> int:
         os.close(handle)
 
 
-def _mode(target: Path, otherwise: int) -> int:
-    """That of the file that is replaced."""
+def _choose_mode(target: Path, otherwise: int) -> int:
+    """Return the mode of the file that is replaced, or ``otherwise``."""
     with suppress(FileNotFoundError):
         return stat.S_IMODE(target.stat().st_mode) & 0o777
     return otherwise
 
 
-def _make_lasting(path: Path, mode: int) -> None:
-    """Give the file its mode (a library may have put its own file there); wait for the disk."""
+def _sync_file(path: Path, mode: int) -> None:
+    """Set the file's mode (a library may have replaced the file), and flush it to the disk."""
     handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
@@ -252,7 +255,7 @@ def _put_in_place(temporary: Path, target: Path, *, overwrite: bool) -> None:
         temporary.replace(target)
         return
     try:
-        os.link(temporary, target)  # fails if somebody made the target meanwhile
+        os.link(temporary, target)  # fails if the target was created meanwhile
     except FileExistsError:
         raise OutputError("exists already", "use --force to replace it") from None
     except OSError as error:
@@ -262,14 +265,14 @@ def _put_in_place(temporary: Path, target: Path, *, overwrite: bool) -> None:
             raise OutputError("exists already", "use --force to replace it") from None
         temporary.replace(target)
     else:
-        with suppress(OSError):  # OUT is complete; this is only its second name
+        with suppress(OSError):  # the target is complete; this is only its second name
             temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name last. Where it cannot be done, a power failure may bring back the old file.
+    """Flush the folder, so that the new name survives a power failure.
 
-    That is no failure: OUT is complete, and nothing is lost either way.
+    Where that is not possible, a power failure may bring back the old file: nothing is lost.
     """
     with suppress(OSError):  # Windows opens no folders, some file systems do not sync them
         handle = os.open(folder, os.O_RDONLY)
@@ -280,22 +283,22 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _signals_later() -> Iterator[None]:
-    """Heed Ctrl-C and its like after the block, not amid it."""
+def _defer_signals() -> Iterator[None]:
+    """Handle Ctrl-C and similar signals after the block, not within it."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread is interrupted
         return
-    came: list[tuple[int, FrameType | None]] = []
+    received: list[tuple[int, FrameType | None]] = []
     before = {n: signal.getsignal(n) for n in _STOPS}
     caught = [n for n, handler in before.items() if callable(handler)]
     try:
         for number in caught:
-            signal.signal(number, lambda n, frame: came.append((n, frame)))
+            signal.signal(number, lambda n, frame: received.append((n, frame)))
         yield
     finally:
         for number in caught:
             signal.signal(number, before[number])
-    for number, frame in came[:1]:
+    for number, frame in received[:1]:
         handler = before[number]
         if callable(handler):
             handler(number, frame)

@@ -1,7 +1,7 @@
-"""OUT, in and out: a plain dict of tensors and texts, or the same as safetensors. Never a pickle.
+"""Save and load checkpoints: a plain dict of tensors and texts, or safetensors. Never a pickle.
 
-``format``, ``spec`` (JSON text), ``state_dict`` (dense CPU tensors), ``golden``; and, where
-somebody froze or thawed parameters in torch, ``requires_grad`` (name -> bool, those unlike Keras').
+Keys: ``format``, ``spec`` (JSON text), ``state_dict`` (dense CPU tensors), ``golden``; and, if
+parameters were frozen or unfrozen in torch, ``requires_grad`` (name -> bool, the changed ones).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.conversion import (
     Golden,
     Origin,
+    attach_origin,
     build,
     checksum,
-    float_type,
-    model_golden,
+    find_float_dtype,
+    make_golden_by_model,
     origin,
-    with_origin,
 )
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
@@ -41,8 +41,8 @@ from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.saving.atomic import behind, write_whole
-from keras2torch_birnn.saving.out_files import FORMAT, OUT
+from keras2torch_birnn.saving.atomic import find_cause, write_atomically
+from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT, FORMAT
 from keras2torch_birnn.saving.streaming import can_stream, stream_safetensors, stream_torch
 from keras2torch_birnn.saving.validation import (
     NOT_OURS,
@@ -52,49 +52,51 @@ from keras2torch_birnn.saving.validation import (
     check_spec,
     check_tensors,
 )
-from keras2torch_birnn.spec import ModelSpec, model_from_json
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import ModelSpec
 
 _GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-    """Write a converted model, atomically. The suffix ``.safetensors`` chooses that format.
+    """Write a converted model to a ``.pt``, ``.pth`` or ``.safetensors`` file, atomically.
 
-    The others are ``.pt`` and ``.pth``. An existing file that k2t did not write is never replaced,
-    unless it is empty.
+    An existing file that k2t did not write is never replaced, unless it is empty.
 
     If the weights were trained since the conversion, the model's own float64 outputs become the
-    golden vectors. Which parameters have ``requires_grad`` is kept.
+    golden vectors. ``requires_grad`` of the parameters is kept.
 
     Raises:
-        OutputError: it cannot be written, or must not be replaced. UsageError: not a converted
-            model, or one whose modules were exchanged since.
+        OutputError: the file cannot be written, or must not be replaced. UsageError: not a
+            converted model, or one whose modules were exchanged since.
     """
     facts = origin(model)
     twin = build(model_from_json(json.loads(facts.spec_text)))
     check_modules(model, twin)
-    thawed = _thawed(model, twin)
+    requires_grad = _find_changed_requires_grad(model, twin)
     golden = facts.golden
     if checksum(model) != facts.checksum:
-        golden = model_golden(model)
-    named = _named(golden)
-    tensors, target = _dense({**model.state_dict(), **named}), Path(path)
+        golden = make_golden_by_model(model)
+    named = _name_golden(golden)
+    tensors, target = _make_dense({**model.state_dict(), **named}), Path(path)
     size = sum(tensor.nbytes for tensor in tensors.values())
 
     def write(file: Path) -> None:
         if _is_safetensors(target):
-            _write_safetensors(tensors, _texts(facts.spec_text, golden, thawed), file)
+            _write_safetensors(
+                tensors, _make_metadata(facts.spec_text, golden, requires_grad), file
+            )
         else:
-            _write_torch(_content(facts.spec_text, tensors, golden, thawed), file)
+            _write_torch(_make_content(facts.spec_text, tensors, golden, requires_grad), file)
 
-    write_whole(target, write, OUT, overwrite=overwrite, size=size)
+    write_atomically(target, write, CHECKPOINT, overwrite=overwrite, size=size)
 
 
 def _is_safetensors(path: Path) -> bool:
     return path.suffix.lower() == ".safetensors"
 
 
-def write_out(
+def write_checkpoint(
     model: nn.Module,
     path: Path,
     *,
@@ -104,32 +106,32 @@ def write_out(
 ) -> None:
     """Write a model whose weights may still be in the file ``source``, one tensor at a time.
 
-    ``finish`` is called when all is written and before it is put in place.
+    ``finish`` is called when everything is written, before the file gets its name.
 
     Raises:
-        OutputError: it cannot be written; InvalidModelFileError: ``source`` cannot be read.
+        OutputError: ``path`` cannot be written; InvalidModelFileError: ``source`` cannot be read.
     """
     facts = origin(model)
     text, golden = facts.spec_text, facts.golden
-    tensors = {**model.state_dict(keep_vars=True), **_named(golden)}
+    tensors = {**model.state_dict(keep_vars=True), **_name_golden(golden)}
 
     def write(file: Path) -> None:
         with in_file(source):
             if _is_safetensors(path):
-                stream_safetensors(tensors, _texts(text, golden, {}), file)
+                stream_safetensors(tensors, _make_metadata(text, golden, {}), file)
             elif can_stream():
-                stream_torch(_content(text, tensors, golden, {}), file)
+                stream_torch(_make_content(text, tensors, golden, {}), file)
             else:
                 materialize(model)
-                _write_torch(_content(text, _dense(tensors), golden, {}), file)
+                _write_torch(_make_content(text, _make_dense(tensors), golden, {}), file)
             finish()
 
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    write_whole(path, write, OUT, overwrite=overwrite, size=size)
+    write_atomically(path, write, CHECKPOINT, overwrite=overwrite, size=size)
 
 
-def _named(golden: Golden) -> dict[str, Tensor]:
-    """The golden tensors by the names that they have in safetensors."""
+def _name_golden(golden: Golden) -> dict[str, Tensor]:
+    """Name the golden tensors as in safetensors."""
     return {
         f"{_GOLDEN}{kind}/{i:06d}": value
         for kind, values in (("inputs", golden.inputs), ("outputs", golden.outputs))
@@ -137,7 +139,7 @@ def _named(golden: Golden) -> dict[str, Tensor]:
     }
 
 
-def _about(golden: Golden) -> dict[str, Any]:
+def _describe_golden(golden: Golden) -> dict[str, Any]:
     return {
         "made_by": golden.made_by,
         "rounding": golden.rounding,
@@ -148,14 +150,14 @@ def _about(golden: Golden) -> dict[str, Any]:
 def check_modules(model: nn.Module, twin: nn.Module) -> None:
     """Refuse a model whose modules are not those of its spec: its file could never be loaded.
 
-    ``twin``: what the spec builds.
+    ``twin``: the model that the spec builds.
 
     Raises:
-        UsageError: a module was exchanged, added or taken away, or has other tensors.
+        UsageError: a module was exchanged, added or removed, or has other tensors.
     """
     advice = (
-        "save the state_dict of a changed model with torch.save; k2t.save takes it as it was "
-        "converted"
+        "save the state_dict of a changed model with torch.save; k2t.save writes converted models "
+        "only"
     )
     found, wanted = (dict(one.named_modules(remove_duplicate=False)) for one in (model, twin))
     del found[""], wanted[""]
@@ -177,8 +179,8 @@ def _class(module: nn.Module | None) -> str:
     return "nothing" if module is None else printable(type(module).__qualname__)
 
 
-def _thawed(model: nn.Module, twin: nn.Module) -> dict[str, bool]:
-    """The parameters that somebody froze or thawed in torch."""
+def _find_changed_requires_grad(model: nn.Module, twin: nn.Module) -> dict[str, bool]:
+    """Find the parameters that were frozen or unfrozen in torch."""
     of_keras = {name: one.requires_grad for name, one in twin.named_parameters()}
     return {
         name: one.requires_grad
@@ -187,47 +189,47 @@ def _thawed(model: nn.Module, twin: nn.Module) -> dict[str, bool]:
     }
 
 
-def _thaw(model: nn.Module, thawed: Any) -> None:
-    """Freeze and thaw as it was when the model was saved.
+def _restore_requires_grad(model: nn.Module, requires_grad: Any) -> None:
+    """Restore ``requires_grad`` as it was when the model was saved.
 
     Raises:
-        InvalidModelFileError: that is no table of this model's parameters.
+        InvalidModelFileError: the table names other parameters than the model's.
     """
     parameters = dict(model.named_parameters())
-    if not isinstance(thawed, Mapping) or not thawed.keys() <= parameters.keys():
+    if not isinstance(requires_grad, Mapping) or not requires_grad.keys() <= parameters.keys():
         raise InvalidModelFileError(NOT_OURS, REMEDY, place="requires_grad")
-    for name, learns in thawed.items():
-        parameters[name].requires_grad_(learns is True)
+    for name, value in requires_grad.items():
+        parameters[name].requires_grad_(value is True)
 
 
-def _texts(spec: str, golden: Golden, thawed: Mapping[str, bool]) -> dict[str, str]:
-    """What stands beside the tensors in safetensors."""
-    texts = {"format": FORMAT, "spec": spec, "golden": json.dumps(_about(golden))}
-    return texts | ({"requires_grad": json.dumps(thawed)} if thawed else {})
+def _make_metadata(spec: str, golden: Golden, requires_grad: Mapping[str, bool]) -> dict[str, str]:
+    """Make the metadata of a ``.safetensors`` file."""
+    texts = {"format": FORMAT, "spec": spec, "golden": json.dumps(_describe_golden(golden))}
+    return texts | ({"requires_grad": json.dumps(requires_grad)} if requires_grad else {})
 
 
-def _content(
-    spec: str, tensors: Mapping[str, Tensor], golden: Golden, thawed: Mapping[str, bool]
+def _make_content(
+    spec: str, tensors: Mapping[str, Tensor], golden: Golden, requires_grad: Mapping[str, bool]
 ) -> dict[str, Any]:
-    """The plain dict of a ``.pt`` file."""
-    named = _named(golden)
+    """Make the plain dict of a ``.pt`` file."""
+    named = _name_golden(golden)
     return {
-        "format": FORMAT,  # first: it tells what wrote the file
+        "format": FORMAT,  # first, because checkpoint_kind looks for it there
         "spec": spec,
-        **({"requires_grad": dict(thawed)} if thawed else {}),
+        **({"requires_grad": dict(requires_grad)} if requires_grad else {}),
         "state_dict": {n: t for n, t in tensors.items() if n not in named},
         "golden": {
             kind: [tensors[name] for name in named if name.startswith(f"{_GOLDEN}{kind}/")]
             for kind in ("inputs", "outputs")
         }
-        | _about(golden),
+        | _describe_golden(golden),
     }
 
 
-def _dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, dense, on the CPU, none a part of more memory than its own.
+def _make_dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make the tensors dense, on the CPU, and owners of exactly their own memory.
 
-    A copy is made only where it must be: the weights can be most of what fits into memory.
+    Copies only where needed: the weights may take most of the memory.
     """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -246,7 +248,7 @@ def _write_torch(content: Mapping[str, Any], path: Path) -> None:
         with path.open("wb") as file:
             torch.save(content, file)
     except RuntimeError as error:
-        raise behind(error) from None
+        raise find_cause(error) from None
 
 
 def _write_safetensors(tensors: dict[str, Tensor], texts: dict[str, str], path: Path) -> None:
@@ -271,30 +273,30 @@ def load(
     Call ``.train()`` on it before it is trained, also where a trainer does that for its own module:
     some keep the mode of the modules inside, and then train without dropout.
 
-    ``plugins``: those that the model was converted with, unless they are loaded already.
+    ``plugins``: those of the conversion, unless they are loaded already.
 
     Raises:
-        InvalidModelFileError: not such a file, or damaged; WeightMismatchError: its tensors are
-            not those of its spec; UsageError: no such device; UnsupportedLayerError: a layer of a
-            plugin that is not loaded.
+        InvalidModelFileError: not such a file, or damaged; WeightMismatchError: its tensors do not
+            fit its spec; UsageError: no such device; UnsupportedLayerError: a layer of a plugin
+            that is not loaded.
     """
     load_plugins(plugins)
     with in_file(path):
         content = read_content(Path(path))
-        spec = content_spec(content)
-        golden = _golden(content["golden"])
+        spec = parse_spec(content)
+        golden = _parse_golden(content["golden"])
         check_golden(spec, golden.inputs)
-        model = _built(spec)
+        model = _build_checked(spec)
         _assign(model, content["state_dict"])
-        _thaw(model, content.get("requires_grad", {}))
+        _restore_requires_grad(model, content.get("requires_grad", {}))
         facts = Origin(content["spec"], golden, checksum(model))
-    # the weights are in the dtype of OUT; what the spec holds besides follows
-    model = model.to(checked_device(device), float_type(model))
-    return with_origin(model, facts).eval()
+    # the weights have the checkpoint's dtype; constants that the spec built must follow
+    model = model.to(resolve_device(device), find_float_dtype(model))
+    return attach_origin(model, facts).eval()
 
 
-def _built(spec: ModelSpec) -> fx.GraphModule:
-    """Build the model; whatever a spec from a file makes the builder trip over is the file's."""
+def _build_checked(spec: ModelSpec) -> fx.GraphModule:
+    """Build the model; report any failure of the builder as a damaged spec."""
     try:
         return build(spec)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
@@ -306,45 +308,45 @@ def _built(spec: ModelSpec) -> fx.GraphModule:
 
 
 def _assign(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Give the model these tensors, all that it needs and no others.
+    """Assign these tensors to the model; refuse missing, extra and misshapen ones.
 
-    One module at a time: torch's ``load_state_dict`` on a model of n layers looks n times at every
-    name.
+    One module at a time: on a model of n layers, torch's ``load_state_dict`` would scan every name
+    n times.
     """
     expected = model.state_dict()
     missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
     for names, what in ((missing, "without"), (extra, "with")):
         if names:
-            raise _unfit(f"{what} {min(names, key=str)}")
+            raise _mismatch(f"{what} {min(names, key=str)}")
     for name, wanted in expected.items():
         if not isinstance(state[name], Tensor) or state[name].shape != wanted.shape:
             found = getattr(state[name], "shape", type(state[name]).__name__)
-            raise _unfit(f"{name} is {_shown(found)}, expected {_shown(wanted.shape)}")
-    own: dict[str, dict[str, Any]] = {}
+            raise _mismatch(f"{name} is {_shown(found)}, expected {_shown(wanted.shape)}")
+    by_module: dict[str, dict[str, Any]] = {}
     for name, value in state.items():
         owner, _, last = name.rpartition(".")
-        own.setdefault(owner, {})[last] = value
+        by_module.setdefault(owner, {})[last] = value
     modules = dict(model.named_modules(remove_duplicate=False))
-    for owner, tensors in own.items():
+    for owner, tensors in by_module.items():
         try:
             modules[owner].load_state_dict(tensors, strict=False, assign=True)
         except (RuntimeError, TypeError, AttributeError) as error:
-            raise _unfit(f"{owner}: {str(error).strip().splitlines()[-1].strip()}") from None
+            raise _mismatch(f"{owner}: {str(error).strip().splitlines()[-1].strip()}") from None
 
 
 def _shown(shape: Any) -> str:
     return str(list(shape)) if isinstance(shape, torch.Size) else str(shape)
 
 
-def _unfit(what: str) -> WeightMismatchError:
+def _mismatch(what: str) -> WeightMismatchError:
     return WeightMismatchError(f"its tensors do not fit its spec: {printable(what)}")
 
 
-def checked_device(device: str | torch.device) -> torch.device:
-    """Return the device if this machine has it.
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Return the torch device of a name, if this machine has it.
 
     Raises:
-        UsageError: it has not.
+        UsageError: the machine does not have it.
     """
     try:
         found = torch.device(device)
@@ -359,7 +361,7 @@ def checked_device(device: str | torch.device) -> torch.device:
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """Read the dict of OUT from either format and check its outline."""
+    """Read a checkpoint's dict from either format, and check its keys and their types."""
     with open_file(path) as file:
         window = Window(file, 0, os.fstat(file.fileno()).st_size)
         start = window.head(8)
@@ -419,8 +421,8 @@ def _from_safetensors(path: Path) -> dict[str, Any]:
     }
 
 
-def content_spec(content: Mapping[str, Any]) -> ModelSpec:
-    """The spec of OUT; its arrays are placeholders."""
+def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
+    """Parse and check a checkpoint's spec; its arrays are placeholders."""
     try:
         spec = model_from_json(parse_json(content["spec"], place="spec"))
     except (KeyError, TypeError, ValueError, AttributeError, InvalidModelFileError) as error:
@@ -433,7 +435,7 @@ def content_spec(content: Mapping[str, Any]) -> ModelSpec:
     return spec
 
 
-def _golden(content: Mapping[str, Any]) -> Golden:
+def _parse_golden(content: Mapping[str, Any]) -> Golden:
     try:
         inputs, outputs = tuple(content["inputs"]), tuple(content["outputs"])
         roundings = tuple(map(float, content.get("roundings", ())))

@@ -1,7 +1,7 @@
-"""OUT written one tensor at a time: what ``torch.save`` and ``save_file`` write, in less memory.
+"""Write a checkpoint one tensor at a time: the same files as torch.save, with less memory.
 
-Both formats are bytes of tensors behind one another, with a table. The table is written first, from
-shapes alone; then each tensor is read, put in its place and forgotten.
+Both formats are the bytes of all tensors, one after another, with a table. The table is written
+first, from the shapes alone; then each tensor is read, written in its place and freed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from keras2torch_birnn.errors import OutputError
 from keras2torch_birnn.functional.parameters import lazy_source
-from keras2torch_birnn.saving.atomic import behind
+from keras2torch_birnn.saving.atomic import find_cause
 
 # ZIP, APPNOTE 6.3.10: sections 4.3.7 (local header), 4.3.9 (descriptor behind the data), 4.3.12
 _LOCAL = struct.Struct("<4s22xHH")  # ..., lengths of name and extra field
@@ -30,12 +30,12 @@ _HAS_DESCRIPTOR = 1 << 3
 
 
 def can_stream() -> bool:
-    """Whether this torch leaves room for tensors: ``skip_data`` came with 2.6."""
+    """Return whether this torch has ``skip_data`` (2.6), which leaves room for tensors."""
     return hasattr(torch.serialization, "skip_data")
 
 
 def _pieces(tensor: Tensor) -> Iterator[memoryview]:
-    """The bytes of a tensor in C order."""
+    """Yield the bytes of a tensor in C order."""
     source = lazy_source(tensor)
     if source is not None:
         for block in source.blocks():
@@ -46,8 +46,8 @@ def _pieces(tensor: Tensor) -> Iterator[memoryview]:
         yield dense.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _copy(tensor: Tensor, file: BinaryIO) -> int:
-    """Write the bytes of a tensor where the file stands; returns their CRC-32."""
+def _write_tensor(tensor: Tensor, file: BinaryIO) -> int:
+    """Write the bytes of a tensor at the file's position; return their CRC-32."""
     check = written = 0
     for piece in _pieces(tensor):
         check, written = zlib.crc32(piece, check), written + len(piece)
@@ -61,30 +61,30 @@ def _copy(tensor: Tensor, file: BinaryIO) -> int:
 
 
 def stream_torch(content: Mapping[str, Any], path: Path) -> None:
-    """Write what ``torch.save(content)`` writes."""
+    """Write the same file as ``torch.save(content)``."""
     tensors: list[Tensor] = []
     try:
         with path.open("wb") as file, torch.serialization.skip_data():
-            torch.save(_hollow(content, tensors), file)
+            torch.save(_without_data(content, tensors), file)
     except RuntimeError as error:
-        raise behind(error) from None
+        raise find_cause(error) from None
     with path.open("r+b") as file:
-        _put_in(tensors, file)
+        _fill_records(tensors, file)
 
 
-def _hollow(value: Any, tensors: list[Tensor]) -> Any:
-    """The same with tensors that were never touched, which take no memory, in the same order."""
+def _without_data(value: Any, tensors: list[Tensor]) -> Any:
+    """Replace every tensor by an untouched one, which takes no memory, and list the originals."""
     if isinstance(value, Mapping):
-        return {key: _hollow(one, tensors) for key, one in value.items()}
+        return {key: _without_data(one, tensors) for key, one in value.items()}
     if isinstance(value, list):
-        return [_hollow(one, tensors) for one in value]
+        return [_without_data(one, tensors) for one in value]
     if isinstance(value, Tensor):
         tensors.append(value)
         return torch.empty(value.shape, dtype=value.dtype)
     return value
 
 
-def _put_in(tensors: list[Tensor], file: BinaryIO) -> None:
+def _fill_records(tensors: list[Tensor], file: BinaryIO) -> None:
     """Fill the records ``data/0``, ``data/1``, ... of torch's archive, and their CRC-32."""
     with zipfile.ZipFile(file) as archive:
         records, directory = archive.infolist(), archive.start_dir
@@ -103,7 +103,7 @@ def _fill_record(tensor: Tensor, record: zipfile.ZipInfo, file: BinaryIO) -> int
     file.seek(record.header_offset)
     _, name, extra = _LOCAL.unpack(file.read(_LOCAL.size))
     file.seek(record.header_offset + _LOCAL.size + name + extra)
-    check = _copy(tensor, file)
+    check = _write_tensor(tensor, file)
     at = record.header_offset + _LOCAL_CRC
     if record.flag_bits & _HAS_DESCRIPTOR:
         at = file.tell() + _DESCRIPTOR_CRC
@@ -128,7 +128,7 @@ def _fill_directory(
 
 # ---- .safetensors -------------------------------------------------------------------------------
 
-# In the order in which their tensors stand in a file.
+# In the order of the tensors in a file.
 _NAMES: Mapping[torch.dtype, str] = {
     torch.int64: "I64",
     torch.float64: "F64",
@@ -144,7 +144,7 @@ _NAMES: Mapping[torch.dtype, str] = {
 
 
 def stream_safetensors(tensors: Mapping[str, Tensor], texts: Mapping[str, str], path: Path) -> None:
-    """Write what ``safetensors.torch.save_file`` writes.
+    """Write the same file as ``safetensors.torch.save_file``.
 
     Eight bytes with the length of the table, the table (JSON, padded to eight bytes), the tensors
     from large numbers to small ones.
@@ -164,4 +164,4 @@ def stream_safetensors(tensors: Mapping[str, Tensor], texts: Mapping[str, str], 
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(head)) + head)
         for name in order:
-            _copy(tensors[name], file)
+            _write_tensor(tensors[name], file)

@@ -1,9 +1,9 @@
-"""OUT may come from a stranger, too: what it must be before torch or the builder sees it.
+"""Check a checkpoint before torch or the builder sees it: it may come from a stranger.
 
 A ``.pt`` file is a zip whose ``data.pkl`` is a program for a stack machine. ``check_archive`` runs
-that program here, with data only, and allows just what ``torch.save`` makes of texts, numbers,
-lists, dicts and dense tensors: no name in it is looked up, and no tensor is larger than its bytes.
-What passes goes to ``torch.load(weights_only=True)``.
+that program itself, on data only, and allows nothing but the texts, numbers, lists, dicts and dense
+tensors that ``torch.save`` writes: no name in it is looked up, and no tensor is larger than its
+bytes. Files that pass are read by ``torch.load(weights_only=True)``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leave
 NOT_OURS = "not a file that k2t wrote, or damaged"
 REMEDY = "make it with `k2t convert`"
 
-# Kinds of numbers in OUT: torch's name of their storage in ``data.pkl`` -> bytes of one.
+# torch's name of a storage in ``data.pkl`` -> bytes of one number.
 _STORAGES: Mapping[str, int] = {
     f"torch {name}Storage": size
     for name, size in (
@@ -56,7 +56,7 @@ def check_archive(window: Window) -> None:
     """Refuse a ``.pt`` file that holds anything but texts, numbers and dense tensors.
 
     Raises:
-        InvalidModelFileError: it does, or is damaged.
+        InvalidModelFileError: it holds something else, or is damaged.
     """
     with open_archive(window, MAX_PROGRAM_BYTES, MAX_OUT_MEMBERS) as (archive, members):
         sizes = {member.filename: member.file_size for member in members}
@@ -83,14 +83,14 @@ def check_archive(window: Window) -> None:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name that the program asks for. It is compared, never looked up."""
+    """Name that the program refers to. It is compared, never looked up."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """The bytes of a tensor: the member ``data/KEY``."""
+    """Bytes of a tensor: the member ``data/KEY``."""
 
     key: str
     item: int
@@ -99,7 +99,7 @@ class _Storage:
 
 @dataclass
 class _Machine:
-    """The stack machine of pickles (see ``pickletools``), reduced to what is harmless."""
+    """Stack machine of pickles (see ``pickletools``), reduced to harmless operations."""
 
     stack: list[Any] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)
@@ -107,7 +107,7 @@ class _Machine:
     storages: dict[str, int] = field(default_factory=dict)
 
     def run(self, program: bytes) -> dict[str, int]:
-        """The bytes of every storage of the tensors that the program makes."""
+        """Run the program; return the size in bytes of each storage that its tensors use."""
         try:
             for opcode, argument, _ in pickletools.genops(program):
                 step = _STEPS.get(opcode.name)
@@ -126,7 +126,7 @@ class _Machine:
         return found
 
     def call(self) -> None:
-        """The two calls that there are: an empty OrderedDict, and a tensor of a storage."""
+        """Run one of the two allowed calls: an empty OrderedDict, or a tensor of a storage."""
         arguments, function = self.stack.pop(), self.stack.pop()
         if function == _Name("collections OrderedDict") and arguments == ():
             self.stack.append({})
@@ -145,7 +145,7 @@ class _Machine:
         self.stack.append(storage)
 
     def storage(self) -> None:
-        """A reference to a member of the archive."""
+        """Push a reference to a member of the archive."""
         kind, name, key, place, count = self.stack.pop()
         if kind != "storage" or place != "cpu" or not key.isdecimal() or type(count) is not int:
             raise _refused("a tensor that is not on the CPU")
@@ -155,7 +155,7 @@ class _Machine:
         """Fill the dict on top; keys are texts."""
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if not isinstance(key, str):
-                raise _refused("a key that is no text")
+                raise _refused("a key that is not text")
             self.stack[-1][key] = value
 
     def extend(self, values: list[Any]) -> None:
@@ -220,14 +220,14 @@ _STEPS: Mapping[str, _Step] = {
 }
 
 
-# ---- what came out ------------------------------------------------------------------------------
+# ---- its content --------------------------------------------------------------------------------
 
 
 def check_tensors(tensors: Mapping[str, Any], place: str) -> None:
-    """Refuse what is no dense tensor on the CPU, or larger than its memory.
+    """Refuse values that are not dense CPU tensors, or that are larger than their memory.
 
     Raises:
-        InvalidModelFileError: one is.
+        InvalidModelFileError: there is such a value.
     """
     for name, tensor in tensors.items():
         if not (
@@ -239,17 +239,17 @@ def check_tensors(tensors: Mapping[str, Any], place: str) -> None:
             and tensor.is_contiguous()
             and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
         ):
-            raise _refused(f"{printable(name)} is no dense tensor", place)
+            raise _refused(f"{printable(name)} is not a dense tensor", place)
 
 
 def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
     """Refuse a spec that ``ModelSpec.to_json`` cannot have written.
 
-    Every option of every layer is read once more by the schema, every call refers to what was
-    called before it, and the weights are no larger than the tensors that are there.
+    Every option of every layer must pass the schema, every call must refer to earlier calls, and
+    the declared weights must not be larger than the stored tensors.
 
     Raises:
-        InvalidModelFileError: it is such a spec. WeightMismatchError: it declares more.
+        InvalidModelFileError: the spec is damaged. WeightMismatchError: it declares more weights.
     """
     stored = sum(tensor.numel() for tensor in state.values())
     declared = 0
@@ -263,11 +263,11 @@ def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
             f"its tensors do not fit its spec: {declared} values declared, {stored} stored"
         )
     if spec.root.graph is None:
-        raise _damaged("no model", "spec")
+        raise _damaged("not a model", "spec")
 
 
 def _declared(layer: LayerSpec) -> int:
-    """How many numbers the layer's weights are said to be, in torch."""
+    """Return the declared number of values of the layer's weights in torch."""
     if layer.class_name not in local.LAYERS:
         return sum(math.prod(array.shape) for array in layer.weights.values())
     try:
@@ -283,11 +283,13 @@ def _damaged(what: str, place: str) -> InvalidModelFileError:
 def _check_options(layer: LayerSpec) -> None:
     if layer.class_name not in SCHEMA or layer.graph is not None:
         return
-    for key, option in SCHEMA[layer.class_name].options.items():
-        if key not in layer.config:
+    row, settings = SCHEMA[layer.class_name], layer.settings
+    known = {**row.options, **row.semantics}
+    for key, option in known.items():
+        if key not in settings:
             raise _damaged(f"no option {key}", layer.place)
-        _check_option(key, option, layer.config[key], layer.place)
-    for key in layer.config.keys() - SCHEMA[layer.class_name].options.keys() - {"trainable"}:
+        _check_option(key, option, settings[key], layer.place)
+    for key in settings.keys() - known.keys() - {"trainable"}:
         raise _damaged(f"option {printable(key)}", layer.place)
 
 
@@ -304,7 +306,7 @@ def _check_graph(graph: Graph, place: str) -> None:
     names = {layer.name for layer in graph.layers}
     called: set[tuple[str, int]] = set()
     if len(names) != len(graph.layers):
-        raise _damaged("two layers of one name", place)
+        raise _damaged("two layers with one name", place)
 
     def check(structure: Any) -> None:
         for leaf in leaves(structure):
@@ -313,7 +315,7 @@ def _check_graph(graph: Graph, place: str) -> None:
 
     for call in graph.calls:
         if call.layer not in names:
-            raise _damaged(f"{printable(call.layer)} is no layer", place)
+            raise _damaged(f"{printable(call.layer)} is not a layer", place)
         for key in call.kwargs:
             # They become names of arguments in the model's code.
             if not (key.isascii() and key.isidentifier()):
@@ -332,11 +334,11 @@ def _check_graph(graph: Graph, place: str) -> None:
 
 
 def check_golden(spec: ModelSpec, inputs: tuple[Tensor, ...]) -> None:
-    """Refuse golden inputs that are none of this model's.
+    """Refuse golden inputs that do not fit the model.
 
     Raises:
-        InvalidModelFileError: they are not as many, or of other shapes.
-        UnsupportedOptionError: the model would make too much of them.
+        InvalidModelFileError: their number or shapes differ from the model's inputs.
+        UnsupportedOptionError: the model would need too much memory for them.
     """
     layers = spec.input_layers()
     if len(layers) != len(inputs):

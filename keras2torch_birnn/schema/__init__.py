@@ -13,6 +13,7 @@ from keras2torch_birnn.schema import (
     activation,
     attention,
     cells,
+    conv_lstm,
     convolution,
     dense,
     dropout,
@@ -32,6 +33,7 @@ from keras2torch_birnn.schema import (
     time_distributed,
 )
 from keras2torch_birnn.schema.cells import cells_in_order, states_of
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
     ACTIVATIONS,
@@ -40,12 +42,13 @@ from keras2torch_birnn.schema.options import (
     Option,
     parse_activation,
 )
-from keras2torch_birnn.schema.recurrent import CELL_GATES, CELL_STATES, RECURRENT, merged_output
+from keras2torch_birnn.schema.recurrent import CELL_GATES, CELL_STATES, merged_output
 from keras2torch_birnn.schema.row import Schema, ShapeError, joined, normalized_axes
 
 LAYERS: Mapping[str, Schema] = joined(
     model.LAYERS,
     recurrent.LAYERS,
+    conv_lstm.LAYERS,
     time_distributed.LAYERS,
     dense.LAYERS,
     embedding.LAYERS,
@@ -66,6 +69,9 @@ LAYERS: Mapping[str, Schema] = joined(
 OPS = operations.OPS
 CELLS = cells.CELLS
 SCHEMA: Mapping[str, Schema] = joined(LAYERS, OPS, CELLS)
+
+# What can be half of a Bidirectional.
+RECURRENT: tuple[str, ...] = (*CELL_GATES, "RNN", *CONV_LSTMS)
 
 CLASS_NAMES: Mapping[str, str] = {
     **{name: name for name in SCHEMA},

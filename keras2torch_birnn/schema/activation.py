@@ -33,12 +33,13 @@ def _prelu_weights(config: Config, shape: Shape | None) -> WeightShapes:
 
 LAYERS: Mapping[str, Schema] = {
     "Activation": Schema({"activation": activation(REQUIRED)}),
-    "ReLU": Schema({**ACTIVATION_OPTIONS["relu"], "passes_mask": flag(True)}),
+    "ReLU": Schema(ACTIVATION_OPTIONS["relu"], semantics={"passes_mask": flag(True)}),
     "LeakyReLU": Schema({"negative_slope": number(0.3)}, renamed={"alpha": "negative_slope"}),
     "ELU": Schema({"alpha": number(1.0)}),
     "ThresholdedReLU": Schema({"theta": number(1.0)}),
     "Softmax": Schema(
-        {"axis": axes(-1), "masking": choice(REQUIRED, "ignore", "add", "replace")},
+        {"axis": axes(-1)},
+        semantics={"masking": choice(REQUIRED, "ignore", "add", "replace")},
         refused=("a mask into more than two dimensions",),
     ),
     "PReLU": Schema(

@@ -38,7 +38,7 @@ def _scored(config: Config, output: Shape | None, scores: Shape) -> Any:
 
 
 def _three(given: Structure) -> tuple[Shape | None, ...]:
-    """The shapes (B, ..., T, features); what stands between B and T is the same in all."""
+    """Return the shapes (B, ..., T, features); the axes between B and T are equal in all."""
     shapes = shapes_of(given, least=2, most=3)
     found = [shape for shape in shapes if shape is not None]
     for shape in found:
@@ -87,7 +87,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
 def _query_value_key(
     given: Structure, axes: tuple[int, ...] | None = None
 ) -> tuple[Shape | None, Shape | None, Shape | None]:
-    """The three shapes; ``axes``: what is attended over, None for all between batch and features.
+    """Return the three shapes; ``axes``: attended axes, None: all between batch and features.
 
     Each axis that is not attended over has to be the same in all.
     """
@@ -128,7 +128,7 @@ def attended_axes(
 
 
 def _projections(config: Config, shapes: Mapping[str, tuple[Shape, Shape]]) -> WeightShapes:
-    """Each projection's kernel (input..., output...) and, with use_bias, its bias."""
+    """Return each projection's kernel (input..., output...) and, with use_bias, its bias."""
     out: dict[str, Shape] = {}
     for name, (inputs, outputs) in shapes.items():
         out[f"{name}/kernel"] = (*inputs, *outputs)
@@ -198,7 +198,7 @@ def _heads_output(heads: str) -> Callable[[Config, Structure], Any]:
 
 
 def _widths(value: Any) -> tuple[int, ...] | None:
-    """``output_shape``: a width, or several."""
+    """Parse ``output_shape``: a width, or several."""
     if not value:
         return None
     result: tuple[int, ...] = sizes().parse(value if isinstance(value, list | tuple) else [value])
@@ -206,7 +206,7 @@ def _widths(value: Any) -> tuple[int, ...] | None:
 
 
 def _axes(value: Any) -> tuple[int, ...] | None:
-    """``attention_axes``: numbers of axes from 1 on, or None."""
+    """Parse ``attention_axes``: numbers of axes from 1 on, or None."""
     if value is None:
         return None
     result: tuple[int, ...] = sizes().parse(value if isinstance(value, list | tuple) else [value])
@@ -217,26 +217,28 @@ def _axes(value: Any) -> tuple[int, ...] | None:
 
 # masking: "ignore" the masks of query, value and key; or use them, and a row with nothing to attend
 # to is "uniform", or "zeros", or "zeros with scores": that only where the call returns the scores
-_MASKING = choice(REQUIRED, "ignore", "uniform", "zeros", "zeros with scores")
+_MASKING: Mapping[str, Option] = {
+    "masking": choice(REQUIRED, "ignore", "uniform", "zeros", "zeros with scores")
+}
 _HEADS: Mapping[str, Option] = {
     "use_bias": flag(True),
     "use_gate": flag(False),
     "dropout": number(0.0, 0.0, 1.0),
     "sliding_window": optional(size()),
-    "masking": _MASKING,
 }
 _ARGUMENTS = ("query", "value", "key", "attention_mask")
 _DENSE: Mapping[str, Option] = {
     "dropout": number(0.0, 0.0, 1.0),
     "causal": flag(False),
-    "mask_after": choice(REQUIRED, "query", "none"),
 }
+_MASK_AFTER: Mapping[str, Option] = {"mask_after": choice(REQUIRED, "query", "none")}
 
 LAYERS: Mapping[str, Schema] = {
     "Attention": Schema(
         {"use_scale": flag(False), "score_mode": choice("dot", "dot", "concat"), **_DENSE},
         _dot_weights,
         _attention_output,
+        semantics=_MASK_AFTER,
         call_options=CALL_OPTIONS,
         listed=True,
         refused=("a mask into more than three dimensions",),
@@ -245,6 +247,7 @@ LAYERS: Mapping[str, Schema] = {
         {"use_scale": flag(True), **_DENSE},
         _additive_weights,
         _attention_output,
+        semantics=_MASK_AFTER,
         call_options=CALL_OPTIONS,
         listed=True,
         refused=("a mask into more than three dimensions",),
@@ -263,6 +266,7 @@ LAYERS: Mapping[str, Schema] = {
         },
         _multi_head_weights,
         _heads_output("num_heads"),
+        semantics=_MASKING,
         arguments=_ARGUMENTS,
         call_options=CALL_OPTIONS,
         groups=_GROUPS,
@@ -278,6 +282,7 @@ LAYERS: Mapping[str, Schema] = {
         },
         _grouped_weights,
         _heads_output("num_query_heads"),
+        semantics=_MASKING,
         arguments=_ARGUMENTS,
         call_options=CALL_OPTIONS,
         groups=_GROUPS,

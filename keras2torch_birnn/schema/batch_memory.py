@@ -1,4 +1,4 @@
-"""How many values one small batch makes in a model: a small file may ask for terabytes of them.
+"""Number of values that one small batch makes in a model: a small file may ask for terabytes.
 
 Golden vectors and every verification compute the model, so this is looked at before.
 """
@@ -37,12 +37,12 @@ def _with_inputs(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> LayerSp
         config = {**layers[ref.layer].config, "shape": (None, *shape[1:])}
         layers[ref.layer] = replace(layers[ref.layer], config=config)
     graph = replace(model.graph, layers=tuple(layers.values()))
-    problems: list[K2TError] = []  # other shapes than the file's may not fit: whoever runs it says
+    problems: list[K2TError] = []  # shapes other than the file's may not fit; the run reports that
     return infer_model(replace(model.root, graph=graph), problems)
 
 
 def _values(layer: LayerSpec) -> int:
-    """Values of one row that one call of the layer makes, those inside it included."""
+    """Count the values that one call of the layer makes of one row, inner layers included."""
     total = _own(layer) + sum(map(_values, layer.parts.values()))
     return total + (_graph_values(layer.graph) if layer.graph else 0)
 
@@ -66,7 +66,7 @@ def _alone(root: LayerSpec) -> list[tuple[int, str]]:
 
 
 def _sizes(shape: Structure) -> int:
-    """Values of a structure of shapes; sizes that nobody knows count as one."""
+    """Count the values of a structure of shapes; unknown sizes count as one."""
     if isinstance(shape, Mapping):
         return sum(map(_sizes, shape.values()))
     if not isinstance(shape, tuple):

@@ -1,6 +1,6 @@
 """Cells of an RNN, and stacks of cells.
 
-A cell is no layer: it sees one step (B, F) and stands inside an RNN, or in a stack of cells inside
+A cell is no layer: it computes one step (B, F) inside an RNN, or in a stack of cells inside
 one. ``RNN`` over one cell computes what that cell's layer does.
 """
 
@@ -42,7 +42,7 @@ def states_of(cell: LayerSpec) -> tuple[tuple[int, int], ...]:
     """
     counts = {"LSTMCell": 2}
     pairs = [(i, counts.get(one.class_name, 1)) for i, one in enumerate(cells_in_order(cell))]
-    last_first = cell.class_name == STACK and cell.config["states"] == "last cell first"
+    last_first = cell.class_name == STACK and cell.semantics["states"] == "last cell first"
     return tuple(reversed(pairs) if last_first else pairs)
 
 
@@ -74,6 +74,7 @@ CELLS: Mapping[str, Schema] = {
     "SimpleRNNCell": _cell("SimpleRNN", {}),
     # states: the order in which all the cells' states are handed in and out
     STACK: Schema(
-        {"states": choice(REQUIRED, "first cell first", "last cell first")}, parts=("cells",)
+        semantics={"states": choice(REQUIRED, "first cell first", "last cell first")},
+        parts=("cells",),
     ),
 }

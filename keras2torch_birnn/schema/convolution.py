@@ -133,7 +133,7 @@ _CAUSAL = choice("valid", "valid", "same", "causal")
 _PADDING = choice("valid", "valid", "same")
 _FILTERS: Mapping[str, Option] = {"filters": size()}
 _MULTIPLIER: Mapping[str, Option] = {"depth_multiplier": size(1)}
-# tf.keras writes ``groups`` for every convolution and heeds it in the plain ones alone.
+# tf.keras writes ``groups`` for every convolution and uses it in the plain ones alone.
 _ONE_GROUP: Mapping[str, Option] = {"groups": choice(1, 1)}
 
 

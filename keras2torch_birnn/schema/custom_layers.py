@@ -1,4 +1,4 @@
-"""What users say of layers that Keras does not have: classes, and Lambdas by name. No torch here.
+"""Registry of the user's layers: classes that Keras does not have, and Lambdas by name. No torch.
 
 The decorators of a plugin fill ``REGISTERED``; readers, builder and reference look there. A layer
 of the user's own is one whose class is no row of the schema.
@@ -25,12 +25,11 @@ LAMBDA = "Lambda"
 
 @dataclass(frozen=True)
 class Own:
-    """What a plugin says of one class, or of the Lambda of one name.
+    """Registration of one class, or of the Lambdas of one name, by a plugin.
 
     ``build``: LayerSpec -> module. ``mask``: a word, a MaskFlow, a function of the layer, or None
-    where nothing was said. ``weights``, ``options``, ``outputs``, ``output``, ``vocabulary``: see
-    ``converts``.
-    ``source``: what the user decorated.
+    if unspecified. ``weights``, ``options``, ``outputs``, ``output``, ``vocabulary``: see
+    ``converts``. ``source``: the object that the user decorated.
     """
 
     build: Callable[[LayerSpec], Any]
@@ -45,7 +44,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Registry:
-    """Everything that was registered: converters by class, Lambdas by name, NumPy equations."""
+    """All registrations: converters by class, Lambdas by name, NumPy equations."""
 
     layers: dict[str, Own] = field(default_factory=dict)
     lambdas: dict[str, Own] = field(default_factory=dict)
@@ -74,10 +73,11 @@ def converts(
     the module has learned must be in its parameters or buffers.
 
     class_names: as in the file, ``"MyLayer"`` or ``"package>MyLayer"``.
-    mask: what the layer does with a mask (B, T): ``"uses"`` (``forward`` gets ``mask=``, none goes
-    on), ``"uses and passes"``, ``"passes"`` (it goes on, ``forward`` does not see it), ``"drops"``;
-    a ``MaskFlow`` for anything else; or a function of the LayerSpec that returns one of these.
-    Where nothing is said, a mask that reaches the layer is an error.
+    mask: the effect on a mask (B, T): ``"uses"`` (``forward`` gets ``mask=``, the output has no
+    mask), ``"uses and passes"``, ``"passes"`` (the output has it, ``forward`` does not get it),
+    ``"drops"``; a ``MaskFlow`` for anything else; or a function of the LayerSpec that returns one
+    of these.
+    Without ``mask=``, a mask that reaches the layer is an error.
     weights: names, in Keras' order (trainable ones first); ``"dense/kernel"`` is the kernel of the
     layer that the class keeps as ``self.dense``. Needed for layers with layers inside, and for
     names in ``.keras`` files, which number them. Or ``(config, input shape) -> {name: shape}``.
@@ -110,9 +110,9 @@ def supplies(
     """Register a torch function, or a module, as what the Lambda layers of these names compute.
 
     It takes what the Lambda's function took: the input, then the Lambda's ``arguments`` by name,
-    and ``mask`` if it has a parameter of that name. As in Keras no mask goes on, unless ``mask``
-    says ``"passes"`` (or a ``MaskFlow``). ``vocabulary``: as for ``converts``, the name of one of
-    the ``arguments``. layer_names: ``"lambda_3"``, or its whole path
+    and ``mask`` if it has a parameter of that name. As in Keras the output has no mask, unless
+    ``mask=`` is ``"passes"`` (or a ``MaskFlow``). ``vocabulary``: as for ``converts``, the name of
+    one of the ``arguments``. layer_names: ``"lambda_3"``, or its whole path
     ``"encoder/lambda_3"``. The code in the file is never read.
 
     Raises:
@@ -156,7 +156,7 @@ def _add(table: dict[str, Any], name: str, new: Any, what: str) -> None:
 
 
 def _home(entry: Any) -> tuple[str, str]:
-    """File and name of a function; a notebook's cells are one file."""
+    """Return file and name of a function; a notebook's cells are one file."""
     function = entry.source if isinstance(entry, Own) else entry
     code = getattr(function, "__code__", None)
     file = code.co_filename if code is not None else ""
@@ -169,7 +169,7 @@ def _home(entry: Any) -> tuple[str, str]:
 
 
 def own_of(layer: LayerSpec) -> Own | None:
-    """What a plugin says of this layer; None for Keras' own and where no plugin is loaded."""
+    """Return the plugin's registration of this layer, None if there is none."""
     if layer.class_name in SCHEMA:
         return None
     if layer.class_name == LAMBDA:
@@ -178,14 +178,14 @@ def own_of(layer: LayerSpec) -> Own | None:
 
 
 def equation_of(layer: LayerSpec) -> Callable[..., Any] | None:
-    """The user's equation of this layer, if there is one."""
+    """Return the user's equation of this layer, if there is one."""
     if layer.class_name == LAMBDA:
         return REGISTERED.equations.get(layer.place) or REGISTERED.equations.get(layer.name)
     return REGISTERED.equations.get(layer.class_name.removeprefix(_OWN))
 
 
 def class_name_of(names: Sequence[Any]) -> str | None:
-    """The class name of a layer's spec, for the first of these names that was registered."""
+    """Return the spec's class name for the first of these names that is registered."""
     for name in names:
         if isinstance(name, str) and name in REGISTERED.layers:
             return f"{_OWN}{name}" if name in CLASS_NAMES else name
@@ -193,12 +193,12 @@ def class_name_of(names: Sequence[Any]) -> str | None:
 
 
 def python_name(class_name: str) -> str:
-    """The class as Python calls it: without the package before ``>``."""
+    """Return the class's name in Python: without the package before ``>``."""
     return class_name.rpartition(">")[2]
 
 
 def named_weights(layer: LayerSpec) -> Mapping[str, Shape | None] | None:
-    """Name -> shape (None: any) of an own layer's weights; None if its plugin does not name them.
+    """Return name -> shape (None: any) of a custom layer's weights; None if unnamed.
 
     Raises:
         PluginError: the plugin's function fails.
@@ -213,7 +213,7 @@ def named_weights(layer: LayerSpec) -> Mapping[str, Shape | None] | None:
 
 
 def own_output(layer: LayerSpec, shape: Any) -> Any:
-    """The output shape of an own layer, by its plugin or, of a Lambda, by the file; else None.
+    """Return a custom layer's output shape by its plugin or, of a Lambda, by the file; else None.
 
     Raises:
         PluginError: the plugin's function fails.
@@ -232,7 +232,7 @@ def own_output(layer: LayerSpec, shape: Any) -> Any:
 
 
 def own_vocabulary(layer: LayerSpec) -> int | None:
-    """How many ids an own layer takes; None where its plugin does not say.
+    """Return the number of ids that a custom layer accepts; None if its plugin does not state it.
 
     Raises:
         PluginError: its plugin says something else than a number of ids.
@@ -254,7 +254,7 @@ def own_vocabulary(layer: LayerSpec) -> int | None:
 
 
 def output_count(layer: LayerSpec) -> int:
-    """How many tensors an own layer gives.
+    """Return the number of outputs of a custom layer.
 
     Raises:
         PluginError: the plugin's function fails.
@@ -291,5 +291,5 @@ def blaming(layer: LayerSpec, what: str) -> Iterator[None]:
 
 
 def shown(layer: LayerSpec) -> str:
-    """The class, for messages."""
+    """Name the class in messages."""
     return f"plugin for {printable(python_name(layer.class_name))}"

@@ -51,10 +51,10 @@ LAYERS: Mapping[str, Schema] = {
             "units": size(),
             "activation": activation(),
             "use_bias": flag(True),
-            "quantized": choice(None, None, "inputs and weights", "weights"),
         },
         _dense_weights,
         _dense_output,
+        semantics={"quantized": choice(None, None, "inputs and weights", "weights")},
     ),
     "EinsumDense": Schema(
         {

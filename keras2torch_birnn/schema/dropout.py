@@ -11,7 +11,7 @@ from keras2torch_birnn.schema.windows import DATA_FORMAT
 
 
 def _noise_shape(value: Any) -> tuple[int | None, ...] | None:
-    """Sizes of what dropout draws, None for the input's own."""
+    """Parse the shape of the noise, None for the input's own sizes."""
     if value is None:
         return None
     if not isinstance(value, list | tuple):
@@ -28,7 +28,7 @@ LAYERS: Mapping[str, Schema] = {
     "SpatialDropout1D": Schema(_DROPOUT, ignored=("noise_shape",)),
     "SpatialDropout2D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}, ignored=("noise_shape",)),
     "SpatialDropout3D": Schema({**_DROPOUT, "data_format": DATA_FORMAT}, ignored=("noise_shape",)),
-    "Identity": Schema({"passes_mask": flag()}),
+    "Identity": Schema(semantics={"passes_mask": flag()}),
     "GaussianNoise": Schema({"stddev": number(REQUIRED, 0.0)}),
     "GaussianDropout": Schema(_DROPOUT),
     "AlphaDropout": Schema({**_DROPOUT, **_NOISE}),

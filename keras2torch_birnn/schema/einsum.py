@@ -23,7 +23,7 @@ _EQUATION = re.compile(
 
 @dataclass(frozen=True)
 class Letters:
-    """An equation taken apart. ``dots``: "left" or "right" where axes stand behind three dots."""
+    """A parsed equation. ``dots``: "left" or "right" if an ellipsis is on that side."""
 
     input: str
     kernel: str
@@ -32,7 +32,7 @@ class Letters:
 
 
 def letters(equation: Any) -> Letters:
-    """Take an equation apart.
+    """Parse an equation.
 
     Raises:
         BadOptionError: Keras has no such equation.
@@ -113,7 +113,7 @@ def sizes(config: Config, shape: Shape) -> Sizes:
     left = count if parts.dots == "left" else 0
     more = shape[:left] if left else shape[len(parts.input) :]
     given = shape[left : left + len(parts.input)]
-    # What Keras declares: the batch, then what stands in output_shape, the dots' axes in between.
+    # As Keras declares it: the batch, the axes of the ellipsis, then output_shape.
     full = (*shape[: max(left, 1)], *declared) if left else (shape[0], *declared)
     own = full[left:]
     if len(own) != len(parts.output):
@@ -136,7 +136,7 @@ def _pairs(word: str, shape: Shape) -> Iterator[tuple[str, int | None]]:
 
 def weights(config: Config, shape: Shape | None) -> WeightShapes:
     """Compute the shapes of kernel and bias."""
-    if shape is None:  # the weights will tell their sizes, and as if one axis stood behind dots
+    if shape is None:  # sizes are taken from the weights; an ellipsis counts as one axis
         parts = letters(config["equation"])
         shape = (None,) * (len(parts.input) + bool(parts.dots))
         config = {**config, "output_shape": (None,) * len(config["output_shape"])}

@@ -25,9 +25,9 @@ LAYERS: Mapping[str, Schema] = {
             "input_dim": size(),
             "output_dim": size(),
             "mask_zero": flag(False),
-            "quantized": choice(None, None, "weights"),
         },
         _embedding_weights,
         _embedding_output,
+        semantics={"quantized": choice(None, None, "weights")},
     ),
 }

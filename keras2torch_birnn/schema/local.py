@@ -42,7 +42,7 @@ class Places:
         return self.count * self.size - self._lost(self.front) - self._lost(beyond)
 
     def _lost(self, most: int) -> int:
-        """most + (most - stride) + ..., as long as it is above 0, at most once for each window."""
+        """Sum most + (most - stride) + ... while positive, at most one term for each window."""
         times = min(-(-max(most, 0) // self.stride), self.count)
         return times * most - self.stride * (times * (times - 1) // 2)
 

@@ -38,7 +38,7 @@ def shapes_of(given: Structure, least: int = 1, most: int = 2**31) -> tuple[Shap
 
 
 def _together(a: int | None, b: int | None, shapes: tuple[Shape, ...]) -> int | None:
-    """One size of an elementwise result; as in Keras a free size stays free."""
+    """Return one size of an elementwise result; as in Keras a free size stays free."""
     if a is None or b is None:
         return None
     if 1 not in (a, b) and a != b:
@@ -47,7 +47,7 @@ def _together(a: int | None, b: int | None, shapes: tuple[Shape, ...]) -> int | 
 
 
 def _elementwise(given: Structure, least: int = 1, most: int = 2**31) -> Shape | None:
-    """Sizes after the batch meet from the right, as if 1 stood where a rank is lower."""
+    """Broadcast the sizes after the batch from the right; lower ranks get axes of size 1."""
     shapes = shapes_of(given, least, most)
     known = tuple(shape for shape in shapes if shape is not None)
     if len(known) < len(shapes):
@@ -110,7 +110,7 @@ def _dot(config: Config, given: Structure) -> Shape | None:
 
 
 def _cosine(config: Config, given: Structure) -> Shape | None:
-    """(B, 1, 1) of two vectors, where Keras 1 declares (B, 1)."""
+    """Return (B, 1, 1) for two vectors, where Keras 1 declares (B, 1)."""
     x, y = shapes_of(given, least=2, most=2)
     if x is None or y is None:
         return None
@@ -126,7 +126,7 @@ def _cosine(config: Config, given: Structure) -> Shape | None:
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    """One axis of each tensor; a single number is both."""
+    """Parse one axis of each tensor; a single number is both."""
     values = value if isinstance(value, list | tuple) else [value, value]
     if len(values) != 2:
         raise BadOptionError("an axis or two are expected")
@@ -135,15 +135,19 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 _MASKING: Mapping[str, Option] = {"masking": choice(REQUIRED, "all", "any", "none")}
-_ELEMENTWISE = Schema(_MASKING, output=lambda config, shape: _elementwise(shape), listed=True)
+_ELEMENTWISE = Schema(
+    semantics=_MASKING, output=lambda config, shape: _elementwise(shape), listed=True
+)
 
 LAYERS: Mapping[str, Schema] = {
     **dict.fromkeys(("Add", "Multiply", "Average", "Maximum", "Minimum"), _ELEMENTWISE),
     "Subtract": Schema(
-        _MASKING, output=lambda config, shape: _elementwise(shape, least=2, most=2), listed=True
+        semantics=_MASKING,
+        output=lambda config, shape: _elementwise(shape, least=2, most=2),
+        listed=True,
     ),
     "Concatenate": Schema(
-        {"axis": size(-1, least=-32), **_MASKING}, output=_concatenated, listed=True
+        {"axis": size(-1, least=-32)}, semantics=_MASKING, output=_concatenated, listed=True
     ),
     # a norm below smallest_norm counts as that; highest_rank: Keras before 2.3 multiplies more
     # than three dimensions by another rule
@@ -151,9 +155,8 @@ LAYERS: Mapping[str, Schema] = {
         {
             "axes": Option(REQUIRED, _pair),
             "normalize": flag(False),
-            "smallest_norm": number(REQUIRED, 0.0),
-            "highest_rank": size(REQUIRED),
         },
+        semantics={"smallest_norm": number(REQUIRED, 0.0), "highest_rank": size(REQUIRED)},
         output=_dot,
         listed=True,
     ),

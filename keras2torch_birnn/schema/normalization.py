@@ -64,7 +64,7 @@ def _rms_norm_weights(config: Config, shape: Shape | None) -> WeightShapes:
 
 
 def _groups() -> Option:
-    """Number of groups; -1 is one for each channel."""
+    """Make the option of the number of groups; -1 is one for each channel."""
     return Option(32, lambda value: -1 if value == -1 else size().parse(value))
 
 
@@ -91,13 +91,15 @@ LAYERS: Mapping[str, Schema] = {
             **_NORMALIZATION,
             "axis": size(-1, least=-32),
             "groups": _groups(),
-            "masking": choice(REQUIRED, "ignore", "weigh"),
         },
         _group_norm_weights,
+        semantics={"masking": choice(REQUIRED, "ignore", "weigh")},
         refused=("a mask (tf.keras)",),
     ),
     # smallest_norm: what a shorter vector is divided by
-    "UnitNormalization": Schema({"axis": axes(-1), "smallest_norm": number(REQUIRED, 0.0)}),
+    "UnitNormalization": Schema(
+        {"axis": axes(-1)}, semantics={"smallest_norm": number(REQUIRED, 0.0)}
+    ),
     "RMSNormalization": Schema(
         {"axis": axes(-1), "epsilon": number(1e-6, 0.0)},
         _rms_norm_weights,

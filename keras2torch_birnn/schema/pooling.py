@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from keras2torch_birnn.schema.options import Option, choice, flag, optional, window
 from keras2torch_birnn.schema.row import Config, Schema
@@ -52,9 +51,10 @@ def _pool(rank: int, alias: str) -> Schema:
     return Schema(options, output=_pool_output, aliases=(alias,))
 
 
-def _global_pool(rank: int, alias: str, **more: Option) -> Schema:
-    options: Mapping[str, Any] = {"data_format": DATA_FORMAT, "keepdims": flag(False), **more}
-    return Schema(options, output=_global_pool_output(rank), aliases=(alias,))
+def _global_pool(rank: int, alias: str, **semantics: Option) -> Schema:
+    options = {"data_format": DATA_FORMAT, "keepdims": flag(False)}
+    output = _global_pool_output(rank)
+    return Schema(options, output=output, aliases=(alias,), semantics=semantics)
 
 
 LAYERS: Mapping[str, Schema] = {

@@ -57,7 +57,7 @@ def _rising(value: Any) -> tuple[float, ...]:
 
 
 def _rescaled(config: Config, shape: Shape | None) -> Shape | None:
-    """Lists of numbers stand for the last axes, as NumPy broadcasts; the output stays as large."""
+    """Return the input's shape; refuse lists of numbers that do not broadcast to it."""
     if shape is None:
         return None
     for name in ("scale", "offset"):
@@ -138,8 +138,8 @@ def whole_number(value: Any) -> int:
     return value
 
 
-def _whole_numbers(value: Any) -> tuple[int, ...] | None:
-    """The numbers; None if ``adapt`` found them, which the configuration does not tell."""
+def _integers(value: Any) -> tuple[int, ...] | None:
+    """Parse the vocabulary; None if ``adapt`` found it, which the config does not hold."""
     if value is None:
         return None
     if not isinstance(value, list | tuple) or not value:
@@ -148,7 +148,7 @@ def _whole_numbers(value: Any) -> tuple[int, ...] | None:
 
 
 def lookup_tokens(config: Config) -> tuple[tuple[int, ...], int]:
-    """The numbers that are looked up, and the index of the first of them.
+    """Return the numbers that are looked up, and the index of the first of them.
 
     Before them stand the mask (0, where indices come out) and what is not among them.
     """
@@ -187,27 +187,29 @@ def output_mode(default: str, allowed: Sequence[str]) -> Option:
 
 ENCODINGS = ("one_hot", "multi_hot", "count")
 
+# Keras 3 passes the mask on, tf.keras drops it.
+_PASSES_MASK: Mapping[str, Option] = {"passes_mask": flag()}
+
 LAYERS: Mapping[str, Schema] = {
-    # passes_mask: Keras 3 passes the mask on, tf.keras drops it
     "Normalization": Schema(
         {
             "axis": Option((-1,), lambda value: () if value is None else axes(-1).parse(value)),
             "mean": Option(None, lambda value: None if value is None else _numbers(value)),
             "variance": Option(None, lambda value: None if value is None else _numbers(value)),
             "invert": flag(False),
-            "passes_mask": flag(),
         },
         _normalization_weights,
+        semantics=_PASSES_MASK,
         not_trained=("mean", "variance", "count"),
-        whole=("count",),
+        integer_weights=("count",),
         refused=("mean without variance",),
     ),
     "Rescaling": Schema(
         {
             "scale": Option(REQUIRED, _numbers),
             "offset": Option(0.0, _numbers),
-            "passes_mask": flag(),
         },
+        semantics=_PASSES_MASK,
         output=_rescaled,
     ),
     "CategoryEncoding": Schema(
@@ -234,7 +236,7 @@ LAYERS: Mapping[str, Schema] = {
     ),
     "IntegerLookup": Schema(
         {
-            "vocabulary": Option(None, _whole_numbers),
+            "vocabulary": Option(None, _integers),
             "max_tokens": optional(size(None, least=2)),
             "num_oov_indices": size(1, least=0),
             "mask_token": optional(Option(None, whole_number)),

@@ -1,11 +1,10 @@
-"""Recurrent layers, convolutional ones too, and Bidirectional."""
+"""LSTM, GRU, SimpleRNN, RNN and Bidirectional."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
-from keras2torch_birnn.schema.convolution import conv_output
 from keras2torch_birnn.schema.options import (
     REQUIRED,
     Option,
@@ -14,17 +13,12 @@ from keras2torch_birnn.schema.options import (
     flag,
     number,
     size,
-    window,
 )
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, known, last
-from keras2torch_birnn.schema.windows import DATA_FORMAT, channel_axis
 from keras2torch_birnn.spec import MaskedOutput, Shape
 
 CELL_GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
 CELL_STATES: Mapping[str, int] = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
-CONV_LSTMS: Mapping[str, int] = {"ConvLSTM1D": 1, "ConvLSTM2D": 2, "ConvLSTM3D": 3}
-# What can be half of a Bidirectional.
-RECURRENT: tuple[str, ...] = (*CELL_GATES, "RNN", *CONV_LSTMS)
 
 CELL_OPTIONS: Mapping[str, Option] = {
     "units": size(),
@@ -36,7 +30,6 @@ CELL_OPTIONS: Mapping[str, Option] = {
 }
 GATE_OPTIONS: Mapping[str, Option] = {"recurrent_activation": activation(REQUIRED)}
 GRU_OPTIONS: Mapping[str, Option] = {**GATE_OPTIONS, "reset_after": flag()}
-# masked_output: see ``spec.MaskedOutput``
 LOOP_OPTIONS: Mapping[str, Option] = {
     "return_sequences": flag(False),
     "return_state": flag(False),
@@ -44,8 +37,8 @@ LOOP_OPTIONS: Mapping[str, Option] = {
     "stateful": flag(False),
     "unroll": flag(False),
     "time_major": choice(False, False),
-    "masked_output": choice(REQUIRED, *get_args(MaskedOutput)),
 }
+LOOP_SEMANTICS: Mapping[str, Option] = {"masked_output": choice(REQUIRED, *get_args(MaskedOutput))}
 RNN_OPTIONS: Mapping[str, Option] = {**CELL_OPTIONS, **LOOP_OPTIONS}
 
 
@@ -86,6 +79,7 @@ def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
         options=options,
         weights=cell_weights(CELL_GATES[cell], rank=3),
         output=lambda config, shape: _rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
+        semantics=LOOP_SEMANTICS,
         refused=("time_major=True", "constants"),
         **more,
     )
@@ -115,51 +109,6 @@ def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
     return out[0] if len(out) == 1 else out
 
 
-def _one_step(config: Config, shape: Shape | None) -> Shape | None:
-    """Return the shape at one step: (B, T, ...) -> (B, ...)."""
-    shape = known(shape, rank=len(config["kernel_size"]) + 3)
-    return None if shape is None else (shape[0], *shape[2:])
-
-
-def _conv_weights(config: Config, shape: Shape | None) -> WeightShapes:
-    step, filters = _one_step(config, shape), config["filters"]
-    channels = None if step is None else step[channel_axis(config)]
-    kernels: dict[str, Shape] = {
-        "kernel": (*config["kernel_size"], channels, 4 * filters),
-        "recurrent_kernel": (*config["kernel_size"], filters, 4 * filters),
-    }
-    return {**kernels, "bias": (4 * filters,)} if config["use_bias"] else kernels
-
-
-def _conv_output(config: Config, shape: Shape | None) -> Any:
-    step = conv_output(config, _one_step(config, shape))
-    if shape is None or step is None:
-        return None
-    return sequence_output(config, shape[1], step, [step] * 2)
-
-
-def _conv_lstm(rank: int, ignored: tuple[str, ...] = ()) -> Schema:
-    return Schema(
-        {
-            "filters": size(),
-            "kernel_size": window(rank=rank),
-            "strides": window(1, rank),
-            "padding": choice("valid", "valid", "same"),
-            "data_format": DATA_FORMAT,
-            "dilation_rate": window(1, rank),
-            "activation": activation("tanh"),
-            "recurrent_activation": activation(REQUIRED),
-            "use_bias": flag(True),
-            "dropout": number(0.0, 0.0, 1.0),
-            "recurrent_dropout": number(0.0, 0.0, 1.0),
-            **LOOP_OPTIONS,
-        },
-        _conv_weights,
-        _conv_output,
-        ignored=ignored,
-    )
-
-
 LAYERS: Mapping[str, Schema] = {
     "LSTM": _rnn("LSTM", {**RNN_OPTIONS, **GATE_OPTIONS}, aliases=("CuDNNLSTM",)),
     "GRU": _rnn("GRU", {**RNN_OPTIONS, **GRU_OPTIONS}, aliases=("CuDNNGRU",)),
@@ -171,10 +120,8 @@ LAYERS: Mapping[str, Schema] = {
     ),
     "RNN": Schema(
         LOOP_OPTIONS,
+        semantics=LOOP_SEMANTICS,
         parts=("cell",),
         refused=("cells other than LSTMCell, GRUCell, SimpleRNNCell and StackedRNNCells of these",),
     ),
-    "ConvLSTM1D": _conv_lstm(1),
-    "ConvLSTM2D": _conv_lstm(2, ignored=("implementation",)),  # of Keras before 2.2
-    "ConvLSTM3D": _conv_lstm(3),
 }

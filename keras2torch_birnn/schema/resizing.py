@@ -72,10 +72,12 @@ LAYERS: Mapping[str, Schema] = {
         {
             "size": window(2, 2),
             "interpolation": choice("nearest", *INTERPOLATIONS),
-            # what bilinear lays on each other, and whose numbers bicubic's are
+            **_FORMAT,
+        },
+        # bilinear: the points of pixels that are aligned; bicubic: whose numbers it has
+        semantics={
             "bilinear": choice("centers", "corners", "centers", "corners or centers"),
             "bicubic": choice("TensorFlow", "TensorFlow", "any backend"),
-            **_FORMAT,
         },
         output=_upsampled,
         refused=(

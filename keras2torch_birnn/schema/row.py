@@ -56,25 +56,27 @@ def _no_weights(config: Config, shape: Shape | None) -> WeightShapes:
 class Schema:
     """One Keras class.
 
-    ``weights(config, input shape)`` gives name -> shape in Keras' order (None: any size);
-    ``output(config, input shape)`` the output's shape; both may raise ShapeError.
-    ``not_trained``: weights that Keras lists after all trainable ones. ``whole``: weights that are
-    integers.
-    ``parts``: config keys that hold an inner layer. ``aliases``: other names of the class.
-    ``arguments``: the tensors it is called with, in order; ``call_options``: what else a call may
-    say. With several arguments, or a list of tensors, the input shape is a tuple of shapes.
-    ``listed``: its one argument is a list of tensors. ``groups``: of the weights of layers inside
-    it, named "query/kernel": what stands before the slash -> names of its group in the v3 store.
-    ``renamed``: other names of options -> those options. ``ignored``: keys that cannot change what
-    a trained layer of this class computes (``readers.config.dialects`` has those of all classes).
-    ``refused``: what is not supported of it, in words, for the list of layers.
+    ``options``: Keras' options, as a file states them. ``semantics``: what the reader infers or
+    settles by the Keras version, by names of ours.
+    ``weights(settings, input shape)`` returns name -> shape in Keras' order (None: any size),
+    ``output(settings, input shape)`` the output's shape (settings: options and semantics together);
+    both may raise ShapeError.
+    ``not_trained``: weights that Keras lists after all trainable ones. ``integer_weights``: those
+    of integer dtype. ``parts``: config keys that hold an inner layer. ``aliases``: other names of
+    the class. ``arguments``: the tensors it is called with, in order; ``call_options``: other
+    arguments of a call. With several arguments, or a list of tensors, the input shape is a tuple of
+    shapes. ``listed``: its one argument is a list of tensors. ``groups``: for weights of layers
+    inside it, named "query/kernel": the name before the slash -> names of its group in the v3
+    store. ``renamed``: other names of options -> those options. ``ignored``: keys that cannot
+    change what a trained layer of this class computes (``readers.config.dialects`` has those of
+    all classes). ``refused``: unsupported features in words, for the list of layers.
     """
 
     options: Mapping[str, Option] = field(default_factory=dict)
     weights: Callable[[Config, Shape | None], WeightShapes] = _no_weights
     output: Callable[[Config, Shape | None], Any] = _same
     not_trained: tuple[str, ...] = ()
-    whole: tuple[str, ...] = ()
+    integer_weights: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ("inputs",)
@@ -83,6 +85,7 @@ class Schema:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    semantics: Mapping[str, Option] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
 
 

@@ -39,7 +39,7 @@ def _infer(
     problems: list[K2TError],
     said: Mapping[str, Structure] | None = None,
 ) -> LayerSpec:
-    """``said``: the options of the call."""
+    """Infer the shapes of a layer and of all inside it; ``said``: the options of the call."""
     if layer.graph is not None:
         graph, output = _infer_graph(layer.graph, shape, problems)
         return replace(layer, graph=graph, input_shape=shape, output_shape=output)
@@ -71,18 +71,18 @@ def _infer_leaf(
     if layer.class_name == "TimeDistributed":
         step = _map_shapes(_one_step, shape)
         inner = _infer(layer.parts["layer"], step, problems)
-        output, first = inner.output_shape, next(_shapes(shape))
+        output, first = inner.output_shape, next(shape_leaves(shape))
         if _is_shape(output):
             output = (output[0], first[1] if first else None, *output[1:])
         return replace(layer, parts={"layer": inner}, input_shape=shape, output_shape=output)
     schema = SCHEMA[layer.class_name]
-    schema.weights(layer.config, shape)
-    output = schema.output({**layer.config, **said}, shape)
+    schema.weights(layer.settings, shape)
+    output = schema.output({**layer.settings, **said}, shape)
     return replace(layer, input_shape=shape, output_shape=output)
 
 
 def _infer_cell(cell: LayerSpec, step: Shape | None, problems: list[K2TError]) -> LayerSpec:
-    """A cell; of a stack each reads what the one before it gives."""
+    """Infer the shapes of a cell; in a stack each cell reads the output of the one before it."""
     if not cell.parts:
         return _infer(cell, step, problems)
     parts, given = {}, step
@@ -93,7 +93,7 @@ def _infer_cell(cell: LayerSpec, step: Shape | None, problems: list[K2TError]) -
 
 
 def _one_step(shape: Shape | None) -> Shape | None:
-    """The shape without its second axis, time."""
+    """Return the shape without its second axis, time."""
     if shape is None:
         return None
     if len(shape) < 3:
@@ -114,7 +114,7 @@ def _infer_graph(
     graph: Graph, given: Structure, problems: list[K2TError]
 ) -> tuple[Graph, Structure]:
     layers = {layer.name: layer for layer in graph.layers}
-    for ref, shape in zip(tensors(graph.inputs), _shapes(given), strict=False):
+    for ref, shape in zip(tensors(graph.inputs), shape_leaves(given), strict=False):
         if shape is not None:
             own = layers[ref.layer]
             layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
@@ -130,7 +130,9 @@ def _infer_graph(
         found = shapes.get((ref.layer, ref.call))
         if found is None:
             return None
-        outputs = tuple(_shapes(found))  # a model's dict counts by its keys, as Keras flattens it
+        outputs = tuple(
+            shape_leaves(found)
+        )  # a model's dict counts by its keys, as Keras flattens it
         if not 0 <= ref.output < len(outputs):
             raise InvalidModelFileError(
                 f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
@@ -156,7 +158,7 @@ def _infer_graph(
 
 
 def _check_shared(before: LayerSpec, now: LayerSpec, problems: list[K2TError]) -> None:
-    """A layer that is called again must need the same weights for its new input."""
+    """Refuse a layer whose calls need different weights."""
     for old, new in zip(before.walk(), now.walk(), strict=True):
         if old.input_shape is None or new.input_shape is None:
             continue
@@ -178,15 +180,15 @@ def _is_shape(value: Structure) -> bool:
     return isinstance(value, tuple) and all(v is None or isinstance(v, int) for v in value)
 
 
-def _shapes(structure: Structure) -> Iterator[Shape | None]:
-    """The shapes of a structure of tensors, in order."""
+def shape_leaves(structure: Structure) -> Iterator[Shape | None]:
+    """Yield the shapes in a structure of shapes, left to right."""
     if isinstance(structure, Mapping):
         structure = tuple(structure.values())
-    if structure is None or _is_shape(structure):
-        yield structure
-    else:
+    if isinstance(structure, tuple) and not _is_shape(structure):
         for part in structure:
-            yield from _shapes(part)
+            yield from shape_leaves(part)
+    else:
+        yield structure
 
 
 def check_layer_sizes(root: LayerSpec) -> None:
@@ -196,7 +198,7 @@ def check_layer_sizes(root: LayerSpec) -> None:
         InvalidModelFileError: a layer's output has more than ``MAX_LAYER_VALUES`` numbers.
     """
     for layer in root.walk():
-        for shape in (*_shapes(layer.input_shape), *_shapes(layer.output_shape)):
+        for shape in (*shape_leaves(layer.input_shape), *shape_leaves(layer.output_shape)):
             count = math.prod(size for size in shape or () if size is not None)
             if count > MAX_LAYER_VALUES:
                 raise InvalidModelFileError(
@@ -207,10 +209,10 @@ def check_layer_sizes(root: LayerSpec) -> None:
 
 
 def expected_weights(layer: LayerSpec) -> Mapping[str, tuple[int | None, ...]]:
-    """Name -> shape of the weights that this layer itself owns, by its config and input."""
+    """Return name -> shape of the weights that this layer itself owns, by its config and input."""
     if layer.class_name not in SCHEMA or layer.graph is not None:
         return {}
     try:
-        return SCHEMA[layer.class_name].weights(layer.config, layer.input_shape)
+        return SCHEMA[layer.class_name].weights(layer.settings, layer.input_shape)
     except ShapeError:
         return {}

@@ -12,7 +12,7 @@ LAYERS: Mapping[str, Schema] = {
     # layer makes it (or the input's, reduced to steps); or goes in and comes out as it was (in
     # TensorFlow 1 to 2.1 where the batch is fixed; 2.2 calls itself the same as 2.1)
     "TimeDistributed": Schema(
-        {
+        semantics={
             "masking": choice(
                 REQUIRED,
                 "passes by",

@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 
 from keras2torch_birnn.schema import normalized_axes
-from keras2torch_birnn.schema.recurrent import CONV_LSTMS
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import Generation, LayerSpec
 
-# The option of a BatchNormalization that holds its rule.
+# The name of a BatchNormalization's rule in its semantics.
 BATCH_RULE = "batch_rule"
 # Keras 3 ``backend.epsilon()``, which a masked count of steps is raised by.
 _EPSILON = 1e-7
@@ -27,17 +27,17 @@ _EPSILON = 1e-7
 
 @dataclass(frozen=True)
 class BatchRule:
-    """How a BatchNormalization trains.
+    """Training rule of a BatchNormalization.
 
     ``masked``: whose moments are taken where there is a mask: of "all" steps, or of the "valid"
     ones; "valid, counted before broadcasting" is Keras 3 before 3.15, which differs where the axis
     is not the last. ``count_raised_by``: what is added to the number of valid steps.
     ``bessel``: the moving variance takes n / (n - 1) times the variance of a batch of n, n = 1
     left as it is; ``bessel_epsilon``: it takes n / (n - 1 - epsilon) times that.
-    ``unbiased_start``: the moving averages of a loaded model start anew, as those of Adam do
-    (``zero_debias`` of TensorFlow). ``single``: the share of the new is rounded to float32.
-    ``by``: what the layer normalizes by in training, its "moving averages" where Keras has frozen
-    it, and whether these follow the batches.
+    ``unbiased_start``: the moving averages of a loaded model start from zero with a correction of
+    the bias, as those of Adam (``zero_debias`` of TensorFlow). ``single``: the weight of a new
+    batch is rounded to float32. ``by``: the statistics by which the layer normalizes in training,
+    its "moving averages" where Keras has frozen it, and whether these follow the batches.
     """
 
     masked: Literal["all", "valid", "valid, counted before broadcasting"] = "valid"
@@ -50,10 +50,10 @@ class BatchRule:
 
 
 def with_training_rules(root: LayerSpec, generation: Generation) -> LayerSpec:
-    """Return the model with ``trainable`` said of every layer, and with its batch rules.
+    """Return the model with ``trainable`` set on every layer, and with its batch rules.
 
-    ``trainable`` is what Keras' ``load_model`` of the file leaves: False on a layer means that none
-    of the weights in it is trained, True says something of its own weights alone.
+    ``trainable`` is the state after Keras' ``load_model`` of the file: False on a layer means that
+    none of the weights in it is trained, True holds for its own weights alone.
     """
     if generation.name != "keras3":
         return _settled(root, generation, learns=True)
@@ -62,18 +62,20 @@ def with_training_rules(root: LayerSpec, generation: Generation) -> LayerSpec:
     return _settled(root, generation, learns=learns)
 
 
-# Keras 3: layers whose weights are those of layers in them, which never hear of the flag.
-_DEAF = frozenset(("MultiHeadAttention", "GroupedQueryAttention", *CONV_LSTMS))
+# Keras 3: layers whose weights belong to inner layers, to which the flag is not passed on.
+_FLAG_NOT_PASSED_ON = frozenset(("MultiHeadAttention", "GroupedQueryAttention", *CONV_LSTMS))
 
 
 def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> LayerSpec:
-    """``learns``: whether what stands around lets it."""
+    """Set the rules of a layer and of all inside it; ``learns``: outer layers are trainable."""
     own = bool(layer.config.get("trainable", True))
-    config = dict(layer.config)
+    config, semantics = dict(layer.config), dict(layer.semantics)
     if layer.class_name == "BatchNormalization":
-        config[BATCH_RULE] = batch_rule(layer, generation)
+        semantics[BATCH_RULE] = batch_rule(layer, generation)
     if generation.name == "keras3":
-        heard = not layer.parts and layer.graph is None and layer.class_name not in _DEAF
+        heard = (
+            not layer.parts and layer.graph is None and layer.class_name not in _FLAG_NOT_PASSED_ON
+        )
         inner, config["trainable"] = learns, learns and (own or not heard)
     else:
         # A model's own flag is not in its file, or is not read from it; its layers' flags are.
@@ -83,6 +85,7 @@ def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> Layer
     return replace(
         layer,
         config=config,
+        semantics=semantics,
         parts={key: _settled(part, generation, learns=inner) for key, part in layer.parts.items()},
         graph=graph
         and replace(
@@ -95,7 +98,7 @@ def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> Layer
 def batch_rule(layer: LayerSpec, generation: Generation) -> BatchRule:
     """Return how this generation trains this BatchNormalization.
 
-    Its own flag counts here, not those of what stands around: no Keras asks for them.
+    Its own flag counts here, not those of outer layers: Keras does not look at them.
     """
     version = tuple(map(int, re.findall("[0-9]+", generation.version)[:3]))
     rule = _rule_in_training(layer, generation, version)
@@ -125,7 +128,7 @@ def _rule_in_training(
 
 
 def _fused(layer: LayerSpec, generation: Generation, version: tuple[int, ...]) -> bool:
-    """Whether TensorFlow's kernel runs it, which has no float64 and ignores masks.
+    """Tell whether TensorFlow's kernel runs it, which has no float64 and ignores masks.
 
     No config says ``fused``: a loaded layer takes the kernel wherever it can.
     """

@@ -1,9 +1,9 @@
-"""Prove that OUT computes what MODEL computes: per layer, per device, by several yardsticks.
+"""Verify that a checkpoint computes what its Keras file does: each layer, each device.
 
 The verdict has two parts. In float64 every layer must agree with the NumPy reference, each on the
-reference's own input (``layer_check``), which no wrong gate, flip or mask survives. In its own
-precision the whole model must agree to ``atol + rtol |y|``, or else be as close to the exact value
-as plain float32 arithmetic is, on inputs on which that says something (``whole``).
+reference's own input (``layer_check``): that finds any wrong gate, flip or mask. In its own
+precision the whole model must agree to ``atol + rtol |y|``, or be as close to the exact value as
+plain float32 arithmetic is, on inputs where that is meaningful (``whole_model``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from keras2torch_birnn.conversion import GOLDEN_STEPS, Golden, float_type, origin
+from keras2torch_birnn.conversion import GOLDEN_STEPS, Golden, find_float_dtype, origin
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UsageError,
@@ -30,24 +30,23 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.plugins.checks import completed, own_layers, stands_for
+from keras2torch_birnn.plugins.checks import complete_shapes, fallback_equation, find_plugin_layers
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.reference.custom_layers import by_plugin
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, fitting_steps
-from keras2torch_birnn.saving.checkpoint import checked_device, load
+from keras2torch_birnn.saving.checkpoint import load, resolve_device
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
+from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     LayerSpec,
     ModelSpec,
     Structure,
-    model_from_json,
     with_dtype,
 )
-from keras2torch_birnn.verification.closeness import Tolerance, close, tolerance
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
-from keras2torch_birnn.verification.layer_check import both, check_layers
+from keras2torch_birnn.verification.layer_check import check_layers, keep_worse
 from keras2torch_birnn.verification.live_keras import KerasAnswer, ask_keras
 from keras2torch_birnn.verification.report import (
     Comparison,
@@ -55,7 +54,8 @@ from keras2torch_birnn.verification.report import (
     ParityReport,
     report_of,
 )
-from keras2torch_birnn.verification.whole import compare, outputs
+from keras2torch_birnn.verification.tolerance import Tolerance, close, resolve_tolerance
+from keras2torch_birnn.verification.whole_model import compare, outputs
 
 __all__ = [
     "AGAINST",
@@ -70,7 +70,7 @@ __all__ = [
 
 Against = Literal["auto", "keras", "reference", "golden"]
 AGAINST: tuple[Against, ...] = ("auto", "keras", "reference", "golden")
-# Of free axes; the second where weights do not allow the first
+# Sizes of free axes; the second where weights do not allow the first
 STEPS = (11, GOLDEN_STEPS)
 
 
@@ -87,29 +87,30 @@ def verify(
     plugins: Iterable[PluginName] = (),
     inputs: Given | None = None,
 ) -> ParityReport:
-    """Compare the converted model OUT with what MODEL computes.
+    """Compare the converted model in the file ``out`` with the Keras file ``model``.
 
-    With one path, that is OUT, checked against the golden vectors inside it. ``against``:
-    "reference" (float64 NumPy), "keras" (the live Keras that can load the file, in a child
-    process), "golden", or "auto": the reference, and Keras where it is installed.
-    ``atol``, ``rtol``: obeyed as given; without them ``1e-5 + 1e-4 |y|``, or what float32
-    arithmetic rounds. ``masked_steps``: as for ``convert``; by default what OUT was converted
-    with. ``plugins``: as for ``convert``. ``inputs``: your own data, besides what is drawn: the
-    path of an ``.npz``, a dict by the inputs' names, or a list in Keras' order.
+    With one path, that is the converted file, checked against the golden vectors inside it.
+    ``against``: "reference" (float64 NumPy), "keras" (live Keras, in a child process), "golden",
+    or "auto": the reference, and Keras where it is installed.
+    ``atol``, ``rtol``: applied exactly; without them ``1e-5 + 1e-4 |y|``, or the rounding error of
+    float32 arithmetic. ``masked_steps``: as for ``convert``; by default the choice with which
+    ``out`` was converted. ``plugins``: as for ``convert``. ``inputs``: your own data, in addition
+    to random inputs: the path of an ``.npz``, a dict by the inputs' names, or a list in Keras'
+    order.
 
     Raises:
-        UsageError: a device or a Keras that is not there, or inputs that the model does not take;
-            and what reading either file raises.
+        UsageError: a device or a Keras that is missing, or inputs that do not fit the model;
+            and every error of reading either file.
     """
     if against not in AGAINST:
         raise UsageError(f"against {against!r}: one of {', '.join(AGAINST)} is expected")
-    limit = tolerance(atol, rtol)
+    limit = resolve_tolerance(atol, rtol)
     load_plugins(plugins)
     places = expand_devices(devices)
     if out is None or against == "golden":
         if inputs is not None:
             raise UsageError(
-                "golden vectors bring their own inputs", "name both files: k2t verify MODEL OUT"
+                "golden vectors have their own inputs", "name both files: k2t verify MODEL OUT"
             )
         return _against_golden(out or model, places, limit)
     spec = _read(model, config, masked_steps)
@@ -121,13 +122,13 @@ def verify(
     spec = _in_precision(spec, converted)
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
     drawn = candidates(spec, steps=fitting_steps(spec, STEPS), seed=1)
-    judged = next(drawn)  # the hardest on a wrong layer; no layer minds how steady they are
+    judged = next(drawn)  # show a wrong layer best; layer checks need no steady inputs
     on_drawn = by_reference(spec, judged, _by_plugin, scans=True)
     known = {judged.name: on_drawn}
     layers = _layers(converted, spec, on_drawn)
     for data in own_data:
         known[data.name] = _on_given(spec, data, inputs)
-        layers = both(layers, _layers(converted, spec, known[data.name]))
+        layers = keep_worse(layers, _layers(converted, spec, known[data.name]))
 
     def measure(one: Drawn) -> Measured:
         return known.get(one.name) or by_reference(spec, one, _by_plugin)
@@ -148,7 +149,7 @@ def verify(
 
 
 def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
-    """Run the reference on the user's data: ids may lie beyond a vocabulary, shapes may not fit.
+    """Run the reference on the user's data: ids may exceed a vocabulary, shapes may not fit.
 
     Raises:
         UsageError: it cannot be run on them.
@@ -159,7 +160,7 @@ def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
         reason = printable(f"{error}".strip().partition("\n")[0])
         with in_file(source) if isinstance(source, str | os.PathLike) else nullcontext():
             raise UsageError(
-                f"the model cannot be computed on the inputs given ({reason})"
+                f"the model cannot be computed on the given inputs ({reason})"
             ) from None
 
 
@@ -171,13 +172,13 @@ def _comparisons(
     answer: KerasAnswer | None,
     against: Against,
 ) -> Iterator[Comparison]:
-    """Compare on these inputs, on every device, with the reference and the live Keras."""
+    """Compare on these inputs, on every device, with the reference and with live Keras."""
     arrays, named = measured.drawn.arrays, measured.drawn.name
     for device in places:
-        got = outputs(converted, arrays, device, strict=True)
+        actual = outputs(converted, arrays, device, strict=True)
         if against != "keras" or answer is None:
             yield compare(
-                got,
+                actual,
                 measured.outputs,
                 measured.roundings,
                 limit,
@@ -187,7 +188,7 @@ def _comparisons(
             )
         if answer is not None:
             yield compare(
-                got,
+                actual,
                 answer.outputs,
                 measured.roundings,
                 limit,
@@ -211,25 +212,25 @@ def _comparisons(
 
 
 def _layers(converted: nn.Module, spec: ModelSpec, measured: Measured) -> tuple[LayerParity, ...]:
-    """Judge every layer on these inputs, of which the reference's run with its scans is known."""
+    """Judge every layer on these inputs, if the reference's run recorded its scans."""
     if measured.trace is None:
         return ()
     return check_layers(converted, spec, measured.trace, measured.drawn.arrays)
 
 
 def _in_precision(spec: ModelSpec, converted: nn.Module) -> ModelSpec:
-    """The spec with weights of float32 where OUT has such: it was converted to that on purpose."""
-    if float_type(converted) != torch.float32:
+    """Return the spec with float32 weights if the model was converted to float32 on purpose."""
+    if find_float_dtype(converted) != torch.float32:
         return spec
     return replace(spec, root=with_dtype(spec.root, np.dtype(np.float32)))
 
 
 def _plugin_notes(spec: ModelSpec) -> Iterator[str]:
-    without = [shown(layer) for layer in own_layers(spec) if equation_of(layer) is None]
+    without = [shown(layer) for layer in find_plugin_layers(spec) if equation_of(layer) is None]
     if without:
         yield (
-            f"{', '.join(dict.fromkeys(without))}: no NumPy equation, so what its module gives is "
-            "taken as given; all other layers are judged by the reference"
+            f"{', '.join(dict.fromkeys(without))}: no NumPy equation, so its module is not "
+            "verified; all other layers are compared with the reference"
         )
 
 
@@ -238,29 +239,29 @@ def _read(
     config: str | os.PathLike[str] | None,
     masked_steps: str | None,
 ) -> ModelSpec:
-    """The spec of MODEL, with the shapes that plugins' layers give."""
+    """Read the spec of the Keras file, with the output shapes of plugins' layers."""
     spec = read_model(model, config=config, masked_steps=masked_steps)
     with in_file(model):
-        return completed(spec)
+        return complete_shapes(spec)
 
 
 def _by_plugin(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
-    """A plugin's NumPy equation, or its module in the place of one."""
+    """Compute a plugin's layer by its NumPy equation, or by its module if it has none."""
     if equation_of(layer) is not None:
         return by_plugin(layer, inputs, mask, context)
-    return stands_for(layer, inputs, mask, context)
+    return fallback_equation(layer, inputs, mask, context)
 
 
 def expand_devices(devices: Sequence[str]) -> tuple[str, ...]:
-    """Turn "all" into every device there is, and check that each is there."""
+    """Replace "all" by every available device, and check that each device is available."""
     names: list[str] = []
     for device in devices or ("cpu",):
         every = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         names += every if device == "all" else [device]
     for name in names:
-        checked_device(name)
+        resolve_device(name)
     return tuple(dict.fromkeys(names))
 
 
@@ -280,7 +281,7 @@ def _outline(layer: Mapping[str, Any]) -> Any:
     return (layer["class_name"], layer["name"], [_outline(part) for part in inner])
 
 
-# ---- yardsticks -------------------------------------------------------------------------------
+# ---- baselines --------------------------------------------------------------------------------
 
 
 def _keras_answer(
@@ -291,7 +292,7 @@ def _keras_answer(
     against: Against,
     notes: list[str],
 ) -> KerasAnswer | None:
-    """What the live Keras computes, or None with a note that says why not."""
+    """Compute live Keras' outputs, or return None and add a note that says why."""
     if against not in ("auto", "keras"):
         return None
     place = None if config is None else Path(config)
@@ -322,7 +323,7 @@ def _against_golden(
         )
         for device in places
     ]
-    for one in comparisons:  # inputs of a file need not be such as its model takes
+    for one in comparisons:  # a file's golden inputs need not fit its model
         if one.failure:
             with in_file(out):
                 raise InvalidModelFileError(
@@ -334,5 +335,5 @@ def _against_golden(
 
 
 def _roundings(golden: Golden) -> tuple[float, ...]:
-    """Of each output; older files know the largest alone."""
+    """Return the rounding error of each output; older files hold only the largest."""
     return golden.roundings or (golden.rounding,) * len(golden.outputs)

@@ -1,9 +1,9 @@
-"""What a file would make the live Keras look up, import or run. k2t hands it such files only if all
-of that is plain Keras.
+"""Allow-list: only files that name nothing but built-in Keras objects are given to live Keras.
 
-k2t itself reads no name in a file but those of its table. Keras does: an initializer, which cannot
-change the numbers and is ignored here, may name any function (CVE-2025-1550), an ``.h5`` with a
-Lambda runs its bytecode. ``k2t verify`` asks Keras in a child process, with the user's own rights.
+k2t itself looks up only the names in its own tables. Keras looks up any: an initializer, ignored
+here because it cannot change the numbers, may name any function (CVE-2025-1550), and loading an
+``.h5`` with a Lambda runs its bytecode. ``k2t verify`` runs Keras in a child process, which has the
+user's own rights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keras2torch_birnn.errors import printable
 from keras2torch_birnn.schema import CLASS_NAMES
 
 _PACKAGES = ("keras", "tf_keras", "tensorflow", "builtins")
-# Classes of Keras that stand in configurations beside layers, none of which takes code or a path.
+# Other classes of Keras that occur in configurations; none of them takes code or a path.
 _PLAIN = frozenset(
     "Zeros Ones Constant RandomNormal RandomUniform TruncatedNormal VarianceScaling Orthogonal "
     "Identity STFT GlorotNormal GlorotUniform HeNormal HeUniform LecunNormal LecunUniform "
@@ -29,13 +29,13 @@ _UNREAD = frozenset({"compile_config", "training_config"})
 
 
 def foreign_name(model: Mapping[str, Any]) -> str | None:
-    """A name in a parsed architecture that is not plain Keras, printable; None if there is none."""
+    """Return a name in a parsed architecture that is not built-in Keras, printable, or None."""
     for found in _objects(model):
         class_name, module = found["class_name"], found.get("module")
         package = None if module is None else str(module).partition(".")[0]
         if package not in (None, *_PACKAGES) or not isinstance(class_name, str):
             return printable(f"{module}.{class_name}")
-        # A function is named by a text that Keras looks up among its own.
+        # Keras looks up the name of a function among its own functions only.
         plain = class_name == "function" and isinstance(found.get("config"), str)
         if not (plain or class_name in CLASS_NAMES or class_name in _PLAIN):
             return printable(class_name)
@@ -43,7 +43,7 @@ def foreign_name(model: Mapping[str, Any]) -> str | None:
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Every serialized object, also inside others; JSON is at most 200 levels deep."""
+    """Yield every serialized object, also nested ones; JSON is at most 200 levels deep."""
     if isinstance(value, Mapping):
         if "class_name" in value:
             yield value

@@ -1,4 +1,4 @@
-"""Inputs that the user gives to ``verify``: checked against the model before anything runs on them.
+"""Read the user's own inputs of ``verify``, and check them before the model runs on them.
 
 A ``.npz`` file, a mapping by the names of the InputLayers, or a sequence in Keras' order.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, in_file, printable
 from keras2torch_birnn.reference.sample_inputs import Drawn, InputFacts, input_facts
-from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.spec import Array, ModelSpec, format_shape, shape_fits
 
 # A path of an .npz, arrays by name, or arrays in Keras' order
 Given: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any]
@@ -26,10 +26,10 @@ _POSITIONAL = "arr_"  # as numpy.savez names what has no name
 
 
 def given_inputs(model: ModelSpec, source: Given) -> Drawn:
-    """Read and check the user's inputs: float32 (float64 for such a model), int32 or bool.
+    """Read and check the user's inputs: floats in the model's precision, int32 or bool.
 
     Raises:
-        InvalidModelFileError: not a readable .npz. UsageError: not what the model takes.
+        InvalidModelFileError: not a readable .npz. UsageError: they do not fit the model.
     """
     path = source if isinstance(source, str | os.PathLike) else None
     with nullcontext() if path is None else in_file(path):
@@ -71,7 +71,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def _in_order(given: Any, names: Sequence[str]) -> list[Any]:
-    """The inputs in the order in which the model takes them."""
+    """Return the inputs in the model's order."""
     expected = ", ".join(map(printable, names))
     if not isinstance(given, Mapping):
         if not isinstance(given, Sequence):
@@ -102,23 +102,20 @@ def _array(value: Any, name: str) -> Array:
         raise UsageError(f"input {printable(name)} holds {array.dtype}, numbers are expected")
     if not np.isfinite(array).all():
         raise UsageError(
-            f"input {printable(name)} holds NaN or infinite values, which say nothing of a model"
+            f"input {printable(name)} holds NaN or infinite values, which cannot be compared"
         )
     return array
 
 
 def _checked(x: Array, name: str, facts: InputFacts, kind: Any) -> Array:
-    """The array in the declared shape and kind."""
+    """Check an array's shape and values, and convert it to the declared dtype."""
     place = f"input {printable(name)}"
     wanted = facts.shape
-    fits = x.ndim >= 1 and 0 not in x.shape
-    if wanted is not None:
-        fits = fits and x.ndim == len(wanted)
-        fits = fits and all(w is None or w == s for w, s in zip(wanted, x.shape, strict=True))
-    if not fits:
-        sizes = "rows first" if wanted is None else _shown(wanted)
-        raise UsageError(f"{place} has shape {_shown(x.shape)}, {sizes} is expected")
-    if facts.truth:
+    filled = x.ndim >= 1 and 0 not in x.shape
+    if not filled or (wanted is not None and not shape_fits(x.shape, wanted)):
+        sizes = "rows first" if wanted is None else format_shape(wanted)
+        raise UsageError(f"{place} has shape {format_shape(x.shape)}, {sizes} is expected")
+    if facts.is_bool:
         return x.astype(bool)
     if facts.vocabulary is None and not facts.among:
         with np.errstate(over="ignore"):
@@ -127,11 +124,7 @@ def _checked(x: Array, name: str, facts: InputFacts, kind: Any) -> Array:
             raise UsageError(f"{place} holds values beyond {np.dtype(kind)}")
         return single
     if (x != np.floor(x)).any():
-        raise UsageError(f"{place} holds fractions, whole numbers are expected")
+        raise UsageError(f"{place} holds fractions, integers are expected")
     if max(abs(float(x.min())), abs(float(x.max()))) >= 2**31:
         raise UsageError(f"{place} holds values beyond int32")
     return x.astype(np.int32)
-
-
-def _shown(shape: Sequence[int | None]) -> str:
-    return f"({', '.join('any' if size is None else str(size) for size in shape)})"

@@ -1,7 +1,7 @@
-"""Runs a model in the live Keras. A script for a child process: nothing of ours is imported.
+"""Run a model in live Keras: a script for a child process that imports nothing of this package.
 
 ``python keras_child.py PACKAGE MODEL INPUTS.npz OUTPUTS.npz [ARCH.json]``; PACKAGE is ``keras`` or
-``tf_keras``. Writes out_0, out_1, ..., the version, and the kinds of numbers it computes in.
+``tf_keras``. Writes out_0, out_1, ..., the version, and the dtypes that it computes in.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 def main(
     package: str, model_path: str, inputs: str, outputs: str, config: str | None = None
 ) -> None:
-    """Load, predict once, write."""
+    """Load the model, predict once, and write the outputs."""
     model = load_model(package, model_path, config)
     with np.load(inputs) as data:
         given = [data[f"in_{i}"] for i in range(len(data.files))]
@@ -29,14 +29,14 @@ def main(
 
 
 def plain(output: Any) -> Any:
-    """An output as an array that NumPy can write: it has no bfloat16."""
+    """Convert an output to an array that NumPy can write: NumPy has no bfloat16."""
     array = np.asarray(output)
     exact = array.dtype.kind in "biu" or array.dtype == np.float64
     return array if exact else array.astype(np.float32)
 
 
 def load_model(package: str, model_path: str, config: str | None) -> Any:
-    """The model of a file, as the Keras that wrote it understood it."""
+    """Load a model as the Keras that wrote the file would."""
     if package == "tf_keras":
         import tf_keras as keras
     else:
@@ -51,10 +51,10 @@ def load_model(package: str, model_path: str, config: str | None) -> Any:
 
 
 def _old_model(keras: Any, path: str) -> Any:
-    """Build the model from its config with the defaults of its own time, then load its weights.
+    """Build the model from its config with the defaults of its Keras version; load the weights.
 
     tf_keras has other defaults than the Keras before it, and its CuDNN layers run on a GPU only;
-    ``load_weights`` turns cuDNN's layout into that of LSTM and GRU by itself.
+    ``load_weights`` itself converts cuDNN's layout to that of LSTM and GRU.
     """
     import h5py
 

@@ -1,7 +1,7 @@
-"""Every layer on its own, in float64: fed what the reference feeds it, compared with what it gives.
+"""Check every layer alone, in float64: same input as the reference, outputs compared.
 
-The converted model's code runs node by node. What a Keras layer gave is compared, and the
-reference's own output goes on in its place, so one wrong layer does not colour the next.
+The converted model's code runs node by node. Each layer's output is compared and then replaced by
+the reference's, so that one wrong layer does not affect the next.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.conversion import flat, in_float64, reset_states
+from keras2torch_birnn.conversion import copy_in_float64, flat, reset_states
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.layers.recurrent import RecurrentModule
 from keras2torch_birnn.layers.time_distributed import TimeDistributed, fold_steps
@@ -30,12 +30,12 @@ from keras2torch_birnn.spec import (
     leaves,
     map_structure,
 )
-from keras2torch_birnn.verification.closeness import EXACT, all_close, error
-from keras2torch_birnn.verification.recurrent_check import Called, recurrent_parity
+from keras2torch_birnn.verification.error_location import describe_index, find_worst
+from keras2torch_birnn.verification.recurrent_check import RecurrentCall, recurrent_parity
 from keras2torch_birnn.verification.report import LayerParity
-from keras2torch_birnn.verification.words import in_words, worst_of
+from keras2torch_birnn.verification.tolerance import EXACT, all_close, max_errors
 
-# What a module or torch raises where a layer of OUT is not what it should be.
+# Errors of modules and torch where a layer of the checkpoint is not what it should be.
 FAILURES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
 
 
@@ -47,7 +47,7 @@ def check_layers(
     Raises:
         UsageError: the model was not made by k2t.
     """
-    copy = in_float64(model)
+    copy = copy_in_float64(model)
     if not isinstance(copy, fx.GraphModule):
         raise UsageError("this model was not made by k2t")
     reset_states(copy)
@@ -64,8 +64,10 @@ def check_layers(
 _BETWEEN = "between the layers"
 
 
-def both(first: Sequence[LayerParity], second: Sequence[LayerParity]) -> tuple[LayerParity, ...]:
-    """The worse of two judgements, layer by layer."""
+def keep_worse(
+    first: Sequence[LayerParity], second: Sequence[LayerParity]
+) -> tuple[LayerParity, ...]:
+    """Keep the worse of two results of each layer."""
     others = {one.path: one for one in second}
     pairs = [(one, others.pop(one.path, one)) for one in first]
     return (*(max(pair, key=_badness) for pair in pairs), *others.values())
@@ -77,17 +79,17 @@ def _badness(parity: LayerParity) -> tuple[bool, float]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a node stands: the Keras call, and how many time axes are folded into its batch."""
+    """A node's Keras call, and the number of time axes that are folded into its batch."""
 
     path: str
     folds: int
 
     def arrays(self, structure: Structure) -> list[Array]:
-        """What the reference has at this place, as the node sees it."""
+        """Return the reference's arrays of this call, in the shape that the node sees."""
         return [self.folded(np.asarray(leaf)) for leaf in leaves(structure)]
 
     def folded(self, array: Array) -> Array:
-        """(B, T, ...) -> (B T, ...), for every TimeDistributed around."""
+        """Fold (B, T, ...) to (B T, ...), once for each TimeDistributed around the layer."""
         axes = self.folds + 1
         if array.ndim < axes:
             return array
@@ -95,7 +97,7 @@ class _Place:
 
 
 class _Checker(fx.Interpreter):
-    """Runs the model's code, judges what every Keras layer gives, goes on with the reference's."""
+    """Interpreter that judges every Keras layer's output and continues with the reference's."""
 
     def __init__(self, module: fx.GraphModule, spec: ModelSpec, trace: Trace) -> None:
         super().__init__(module)
@@ -106,7 +108,7 @@ class _Checker(fx.Interpreter):
         self.trace = trace
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node; one that is a Keras layer's call, or its mask, is judged and replaced."""
+        """Run one node; judge and replace the outputs and masks of Keras layers."""
         folds = self.meta["folded"].get(n.name, 0)
         if (path := self.meta["paths"].get(n.name)) is not None and path in self.trace.layers:
             return self._value(n, _Place(path, folds))
@@ -116,22 +118,22 @@ class _Checker(fx.Interpreter):
 
     def _value(self, n: fx.Node, place: _Place) -> Any:
         structure = self.trace.layers[place.path]
-        wanted = place.arrays(structure)
+        expected = place.arrays(structure)
         try:
             result = super().run_node(n)
-            got = [tensor.numpy() for tensor in flat(result)]
+            actual = [tensor.numpy() for tensor in flat(result)]
         except FAILURES as failure:
             self.found[place.path] = _failed(place.path, failure)
-            return _tensors(place, structure, None)
-        if place.folds and [a.shape for a in got] != [b.shape for b in wanted]:
-            return result  # the reference's is not one of steps; what holds it is judged
-        self.found[place.path] = self._judged(n, place, result, got, wanted)
-        return _tensors(place, structure, result)
+            return _to_tensors(place, structure, None)
+        if place.folds and [a.shape for a in actual] != [b.shape for b in expected]:
+            return result  # the reference has no value for each step; the outer layer is judged
+        self.found[place.path] = self._judged(n, place, result, actual, expected)
+        return _to_tensors(place, structure, result)
 
     def _judged(
-        self, n: fx.Node, place: _Place, result: Any, got: list[Array], wanted: list[Array]
+        self, n: fx.Node, place: _Place, result: Any, actual: list[Array], expected: list[Array]
     ) -> LayerParity:
-        whole = parity(place.path, got, wanted)
+        whole = parity(place.path, actual, expected)
         called = self._recurrent_call(n, place)
         if called is None:
             return whole
@@ -140,8 +142,8 @@ class _Checker(fx.Interpreter):
         except FAILURES as failure:
             return _failed(place.path, failure)
 
-    def _recurrent_call(self, n: fx.Node, place: _Place) -> Called | None:
-        """The call of a recurrent layer, also of one inside TimeDistributed; None if it is none."""
+    def _recurrent_call(self, n: fx.Node, place: _Place) -> RecurrentCall | None:
+        """Return the call of a recurrent layer, also inside TimeDistributed, or None."""
         layer = self.layers.get(place.path)
         if n.op != "call_module" or layer is None:
             return None
@@ -157,7 +159,7 @@ class _Checker(fx.Interpreter):
         scans = self._scans(layer, path, place)
         if not scans or not isinstance(module, RecurrentModule):
             return None
-        return Called(module, layer, scans, x, mask, kwargs.get("initial_state"))
+        return RecurrentCall(place.path, module, layer, scans, x, mask, kwargs.get("initial_state"))
 
     def _scans(self, layer: LayerSpec, path: str, place: _Place) -> tuple[Scan, ...]:
         ends = ("/forward_layer", "/backward_layer") if "forward_layer" in layer.parts else ("",)
@@ -170,10 +172,10 @@ class _Checker(fx.Interpreter):
 
     def _mask(self, n: fx.Node, place: _Place) -> Any:
         result = super().run_node(n)
-        wanted = self.trace.masks.get(place.path)
-        if not isinstance(result, Tensor) or not isinstance(wanted, np.ndarray):
+        expected = self.trace.masks.get(place.path)
+        if not isinstance(result, Tensor) or not isinstance(expected, np.ndarray):
             return result
-        flags = place.folded(wanted.astype(bool))
+        flags = place.folded(expected.astype(bool))
         if result.shape != flags.shape or flags.ndim != 2:
             return result
         before = self.found.get(place.path)
@@ -187,13 +189,13 @@ class _Checker(fx.Interpreter):
         return torch.from_numpy(flags).to(result.dtype)
 
 
-def parity(path: str, got: Sequence[Array], wanted: Sequence[Array]) -> LayerParity:
-    """A layer's outputs against the reference's."""
-    absolute, relative = error(got, wanted)
-    ok = all_close(got, wanted, [0.0] * len(wanted), EXACT)
-    number, worst = worst_of(got, wanted)
-    prefix = f"output {number}, " if len(wanted) > 1 else ""
-    where = "" if ok else f"{prefix}{in_words(worst)}" if worst else "another shape"
+def parity(path: str, actual: Sequence[Array], expected: Sequence[Array]) -> LayerParity:
+    """Compare a layer's outputs with the reference's."""
+    absolute, relative = max_errors(actual, expected)
+    ok = all_close(actual, expected, [0.0] * len(expected), EXACT)
+    number, worst = find_worst(actual, expected)
+    prefix = f"output {number}, " if len(expected) > 1 else ""
+    where = "" if ok else f"{prefix}{describe_index(worst)}" if worst else "another shape"
     return LayerParity(path, absolute, relative, worst, ok, where)
 
 
@@ -203,16 +205,16 @@ def _failed(path: str, failure: Exception) -> LayerParity:
     return LayerParity(path, float("inf"), float("inf"), (), False, where, "not computed")
 
 
-def _tensors(place: _Place, structure: Structure, like: Any) -> Any:
-    """The reference's output as the node gives it: a tensor or a tuple of tensors."""
+def _to_tensors(place: _Place, structure: Structure, like: Any) -> Any:
+    """Return the reference's output in the form of the node's: a tensor or a tuple of tensors."""
     given = repeat(None) if like is None else flat(like)
-    tensors = [_tensor(a, b) for a, b in zip(place.arrays(structure), given, strict=False)]
+    tensors = [_to_tensor(a, b) for a, b in zip(place.arrays(structure), given, strict=False)]
     single = isinstance(like, Tensor) or (like is None and len(tensors) == 1)
     return tensors[0] if single else tuple(tensors)
 
 
-def _tensor(array: Array, like: Tensor | None) -> Tensor:
-    """Floats in float64; whole numbers and bools as the node gave them."""
+def _to_tensor(array: Array, like: Tensor | None) -> Tensor:
+    """Convert to a tensor: floats to float64, integers and bools to the dtype of ``like``."""
     tensor = torch.from_numpy(np.asarray(array, order="C"))
     if like is None or like.is_floating_point():
         return tensor.double() if tensor.is_floating_point() or like is not None else tensor

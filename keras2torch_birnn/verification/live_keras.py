@@ -1,7 +1,7 @@
-"""Ask the live Keras, if one is installed that can load the file, what the model computes.
+"""Compute the model's outputs in live Keras, if one is installed that can load the file.
 
-In a child process, always: nothing of Keras or TensorFlow ever enters this one. Old files go to
-``tf_keras`` only: Keras 3 would silently change their hard_sigmoid.
+Keras always runs in a child process: this process never imports Keras or TensorFlow. Old files are
+loaded by ``tf_keras`` only: Keras 3 would silently change their hard_sigmoid.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.allow_list import foreign_name
 
 CHILD = Path(__file__).with_name("keras_child.py")
-# Floats of half precision -> how many times as coarse as float32 they are
+# Half-precision dtype -> factor by which it is coarser than float32
 _COARSENESS = {"float16": 2.0**13, "bfloat16": 2.0**16}
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
 
 
 @dataclass(frozen=True)
 class KerasAnswer:
-    """Outputs of the live Keras, and its name and version.
+    """Outputs of live Keras, and its name and version.
 
-    ``coarseness``: how many times as coarse as float32 it computes.
+    ``coarseness``: factor by which its arithmetic is coarser than float32.
     """
 
     name: str
@@ -48,12 +48,12 @@ class KerasAnswer:
 
 
 def keras_for(spec: ModelSpec) -> str:
-    """The package that computes what the file's own Keras did, or why none does."""
+    """Return the package that computes what the Keras that wrote the file did."""
     return "keras" if spec.generation.name == "keras3" else "tf_keras"
 
 
 def _reason_against(spec: ModelSpec) -> str | None:
-    """Why no living Keras is a fair judge of this file."""
+    """Return why no current Keras computes what the file's own Keras did, or None."""
     old = spec.generation.name == "keras2"
     masked = any(
         layer.class_name == "Masking" or layer.config.get("mask_zero") for layer in spec.root.walk()
@@ -66,7 +66,7 @@ def _reason_against(spec: ModelSpec) -> str | None:
 def ask_keras(
     model: Path, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
 ) -> KerasAnswer | str:
-    """Outputs of the live Keras on these inputs, or a text that says why there are none."""
+    """Compute live Keras' outputs on these inputs, or return why that cannot be done."""
     package = keras_for(spec)
     reason = _reason_against(spec)
     if reason is not None:
@@ -115,7 +115,8 @@ def files_for_keras(folder: Path, model: Path, config: Path | None) -> tuple[Pat
     """Return what Keras can load: a model, or weights and their architecture; or why it cannot.
 
     A SavedModel is never loaded: its functions would run. Keras builds the model from its JSON and
-    reads the checkpoint in it. folder: for links with the suffix that Keras goes by, and for JSON.
+    reads the checkpoint in it. folder: for JSON, and for links with
+    the suffix by which Keras recognises the format.
     """
     with in_file(model), open_container(model) as container:
         if isinstance(container, TensorFlowContainer) and container.checkpoint is not None:
@@ -134,7 +135,7 @@ def files_for_keras(folder: Path, model: Path, config: Path | None) -> tuple[Pat
 
 
 def _message(text: str) -> str:
-    """The line of a traceback that says what happened."""
+    """Return the line of a traceback that holds the error message."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.match(line)]
     return (errors or lines or ["no message"])[-1]

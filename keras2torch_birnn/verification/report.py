@@ -1,4 +1,4 @@
-"""What ``verify`` found, as data."""
+"""Results of ``verify``, as data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LayerParity:
-    """One layer's output against the reference, both in float64, on the reference's own input.
+    """Comparison of one layer with the reference, in float64 and on the reference's own input.
 
-    ``worst_index`` says where in the output the largest error stands, ``where`` says it in words
-    if the layer is wrong. ``judged``: how it was judged, in words.
+    ``worst_index``: index of the largest error in the output; ``where``: the same in words if the
+    layer is wrong. ``judged``: the method, in words.
     """
 
     path: str
@@ -26,12 +26,12 @@ class LayerParity:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The model's outputs on one device against one yardstick.
+    """Comparison of the model's outputs on one device with one baseline.
 
-    ``yardstick_error``: how far the yardstick's own arithmetic is off from exact; 0 if unknown.
-    ``counts``: whether the verdict depends on it. ``inputs``: what the model was run on.
-    ``judged``: whether the yardstick's own arithmetic is exact enough on these inputs to say
-    anything; where it is not, ``ok`` is false. ``failure``: why the model could not be computed.
+    ``yardstick_error``: rounding error of the baseline's own arithmetic, 0 if unknown.
+    ``counts``: whether the verdict depends on this comparison. ``inputs``: name of the inputs.
+    ``judged``: whether the baseline is exact enough on these inputs; if not, ``ok`` is false.
+    ``failure``: why the model could not be computed.
     """
 
     device: str
@@ -48,12 +48,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What ``verify`` found.
+    """Verdict of ``verify``, with every comparison behind it.
 
-    ``max_abs_error`` is the largest error of the comparisons that count. ``first_divergence`` is
-    the path of the first layer that is wrong, or None. ``inputs``: what the verdict on the whole
-    model rests on, "" if it could be judged on no input; ``judged`` is false then, and so is
-    ``ok``.
+    ``max_abs_error``: largest error of the comparisons that count. ``first_divergence``: path of
+    the first wrong layer, or None. ``inputs``: name of the inputs that decided about the whole
+    model; "" if none could, and then ``judged`` and ``ok`` are false.
     """
 
     ok: bool
@@ -67,14 +66,14 @@ class ParityReport:
     judged: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return asdict(self)
 
 
 def report_of(
     comparisons: Sequence[Comparison], layers: Sequence[LayerParity], notes: Iterable[str]
 ) -> ParityReport:
-    """The verdict: something was judged, and all that was judged and counts is equal."""
+    """Make the report: ok if something was judged, and all that was judged and counts is equal."""
     counting = [c for c in comparisons if c.counts and c.judged]
     wrong = next((layer.path for layer in layers if not layer.ok), None)
     return ParityReport(

@@ -24,7 +24,7 @@ PEAK = {"reading": 192, "torch": 280}
 
 @dataclass(frozen=True)
 class Report:
-    """How one command ended. ``crimes``: what it did beyond its rights."""
+    """Result of one command. ``crimes``: what it did beyond its rights."""
 
     code: int
     out: str
@@ -36,7 +36,7 @@ class Report:
 
     @property
     def errors(self) -> list[str]:
-        """What follows ``k2t: error: ``."""
+        """Return the texts after ``k2t: error: ``."""
         start = "k2t: error: "
         return [line[len(start) :] for line in self.err.splitlines() if line.startswith(start)]
 

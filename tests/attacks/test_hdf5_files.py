@@ -1,7 +1,7 @@
 """HDF5 files that reach out, lie about their size, or hold what no Keras model holds.
 
 Every one is a whole model, once as ``.h5`` and once inside a ``.keras`` archive. The reader's own
-tests (``tests/readers/test_hdf5.py``) go through every refusal of the format one by one.
+tests (``tests/readers/test_hdf5_refusals.py``) go through every refusal of the format one by one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def unknown_filter(group: h5py.Group, name: str) -> None:
 
 
 def chunk_of(stored: bytes) -> Any:
-    """One chunk of these bytes, which should be 240 bytes through gzip."""
+    """Make one chunk of these bytes, which should be 240 bytes through gzip."""
 
     def make(group: h5py.Group, name: str) -> None:
         data = group.create_dataset(name, (3, 20), "<f4", chunks=(3, 20), compression=1)
@@ -51,7 +51,7 @@ def chunk_of(stored: bytes) -> Any:
 
 
 def inflates_to(count: int) -> Any:
-    """One chunk whose gzip data inflate to this many bytes instead of 240."""
+    """Make one chunk whose gzip data inflate to this many bytes instead of 240."""
     return chunk_of(zlib.compress(bytes(count), 9))
 
 

@@ -1,4 +1,4 @@
-"""What people give by mistake is called by its name, with what to do instead."""
+"""Files passed by mistake are named for what they are, with advice."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from harness import Runner
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.conversion import origin, run
-from keras2torch_birnn.layers.names import attribute_names
+from keras2torch_birnn.layers.attribute_names import attribute_names
 
 NAMES = (
     "a'); __import__('os').mkdir('canary') #",

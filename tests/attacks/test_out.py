@@ -23,7 +23,7 @@ from harness import PEAK, Runner, one_line_each
 from torch import nn
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn.conversion import origin, with_origin
+from keras2torch_birnn.conversion import attach_origin, origin
 
 Content = dict[str, Any]
 
@@ -170,15 +170,15 @@ CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
     "code in the name of an option": (call_with("a, b"), "its spec is damaged (a call with a, b=)"),
     "call of nobody": (
         spec_with(lambda s: s["root"]["graph"]["calls"][-1].update(layer="x\n")),
-        "is no layer",
+        "is not a layer",
     ),
     "call of what comes later": (
         spec_with(lambda s: s["root"]["graph"]["calls"].reverse()),
         "is used before it is called",
     ),
-    "two layers of one name": (
+    "two layers with one name": (
         on_layer("Dense", lambda d: d.update(name="embedding")),
-        "two layers of one name",
+        "two layers with one name",
     ),
     "no inputs": (spec_with(lambda s: s["root"]["graph"].update(inputs=[])), "(its inputs)"),
     "inputs that are numbers": (
@@ -191,7 +191,7 @@ CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
     ),
     "root that is a layer": (
         spec_with(lambda s: s.update(root=layer(s, "Dense"))),
-        "its spec is damaged (no model)",
+        "its spec is damaged (not a model)",
     ),
     "missing tensor": (lambda c: c["state_dict"].popitem(), "do not fit its spec: without"),
     "extra tensor": (
@@ -444,7 +444,7 @@ def test_other_numbers_in_safetensors_are_refused(
         safetensors.torch.save_file(tensors, out, metadata=texts)
     except KeyError:
         pytest.skip(f"this safetensors writes no {kind}")
-    refused(converting, out, "is no dense tensor")
+    refused(converting, out, "is not a dense tensor")
 
 
 # ---- in the place of a file ---------------------------------------------------------------------
@@ -493,7 +493,7 @@ def test_one_tensor_in_two_outputs_is_written_twice(tmp_path: Path) -> None:
     facts = origin(model)
     golden = facts.golden
     twice = replace(golden, outputs=golden.outputs * 2, roundings=golden.roundings * 2)
-    with_origin(model, replace(facts, golden=twice))
+    attach_origin(model, replace(facts, golden=twice))
     for name in ("out.pt", "out.safetensors"):
         birnn.save(model, tmp_path / name)
         assert len(origin(birnn.load(tmp_path / name)).golden.outputs) == 2

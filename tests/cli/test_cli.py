@@ -87,7 +87,7 @@ def test_weights_with_their_architecture(tmp_path: Path) -> None:
 
 
 def test_inspect_says_how_each_layer_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "torch")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     run = k2t("inspect", MASKED)
     table = {line.split()[0]: line for line in run.out.splitlines()}
     assert "nn.LSTM, bidirectional" in table["bidirectional"]
@@ -185,7 +185,7 @@ def test_verify_ends_with_1_for_another_models_weights(converted: Path, tmp_path
         (("convert", MASKED), "Missing argument"),
         (("bogus",), "No such command"),
         (("convert", MASKED, "{tmp}/out.pt", "--dtype", "float16"), "float32 or float64"),
-        (("convert", MASKED, "{tmp}/out.pt", "--plugin", "{tmp}/none.py"), "is no file"),
+        (("convert", MASKED, "{tmp}/out.pt", "--plugin", "{tmp}/none.py"), "is not a file"),
         (("verify", "{out}", "--device", "abacus"), "device 'abacus' is unknown"),
         (("verify", MASKED, "{out}", "--against", "hearsay"), "one of auto, keras"),
         (("verify", "{out}", "--against", "reference"), "name both files"),
@@ -315,7 +315,7 @@ def test_too_little_memory_for_torch_is_said_in_one_line(command: str, tmp_path:
         (ImportError("libtorch.so: failed to map segment from shared object"), 2, "not enough"),
         (RuntimeError("can't start new thread"), 2, "not enough memory; raise its limit"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "not enough memory"),
-        (MemoryError(), 3, "does not fit into the memory"),
+        (MemoryError(), 3, "does not fit into memory"),
         (SystemError("error return without exception set"), 70, "a bug in k2t"),
         (ImportError("No module named 'torch.missing'"), 70, "a bug in k2t"),
     ],
@@ -336,7 +336,7 @@ def test_missing_memory_is_no_bug(
 
 @pytest.mark.parametrize("error", [MemoryError(), SystemError("NULL"), OSError("bad_alloc")])
 def test_every_way_in_which_torch_lacks_memory_is_a_usage_error(error: Exception) -> None:
-    with pytest.raises(UsageError, match="torch: there is not enough memory"), loading_torch():
+    with pytest.raises(UsageError, match="torch: not enough memory"), loading_torch():
         raise error
 
 
@@ -393,7 +393,7 @@ def test_no_escape_codes_in_a_pipe(variables: dict[str, str], tmp_path: Path) ->
 
 
 def in_terminal(script: str, **variables: str) -> str:
-    """What Python code prints while its stdin, stdout and stderr are a terminal."""
+    """Return the output of Python code whose stdin, stdout and stderr are a terminal."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", script],

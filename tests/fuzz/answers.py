@@ -1,4 +1,4 @@
-"""What the HDF5 parser's child could say if a file had taken it over, from honest answers on.
+"""Answers of an HDF5 child that a file has taken over, mutated from honest answers.
 
 The whole path from the bytes on the pipe to the arrays is run, with a child that is only a script
 of lines.

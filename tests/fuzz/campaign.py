@@ -1,6 +1,6 @@
 """Run many mutants and write down what came of them.
 
-    cd tests && python -m fuzz.campaign bytes --count 300000 --out ../docs/fuzz/bytes.json
+    cd tests && python -m fuzz.campaign bytes --count 300000 --out /tmp/bytes.json
 
 Kinds: ``bytes`` (damaged copies of every seed), ``structured`` (well-formed files with odd
 content; archives with right checksums), ``pointers`` (HDF5 structures that point at each other
@@ -204,7 +204,7 @@ def _trees(kind: str, seed: int, numbers: range, tally: Any) -> None:
 
 
 def about(kind: str, seed: int, commit: str) -> dict[str, Any]:
-    """What a reader needs to run it again."""
+    """Return the facts needed to run it again."""
     import h5py
     import numpy
 
@@ -236,7 +236,7 @@ def _add(total: dict[str, Any], batch: dict[str, Any]) -> None:
 
 
 def _in_a_process(kind: str, seed: int, first: int, count: int) -> dict[str, Any]:
-    """One batch in a process of its own: a crash of ours would be seen as such."""
+    """Run one batch in a process of its own, so that a crash is noticed."""
     code = "from fuzz.campaign import batch_main; batch_main()"
     command = [sys.executable, "-c", code, kind, str(seed), str(first), str(count)]
     try:

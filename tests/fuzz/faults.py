@@ -1,6 +1,6 @@
 """Saving a model while the disk, the system or the user fail at every step of it.
 
-    cd tests && python -m fuzz.faults --count 10000 --out ../docs/fuzz/faults.json
+    cd tests && python -m fuzz.faults --count 10000 --out /tmp/faults.json
 
 A run saves a small model over an old file, or beside it. At one of the operations that this takes
 (chosen by number, so that over many runs every one gets its turn) something happens: an error of
@@ -37,7 +37,7 @@ from converted import convert_spec
 from keras2torch_birnn import OutputError, convert, lazy_array, save
 from keras2torch_birnn.readers import open_model
 from keras2torch_birnn.saving import atomic
-from keras2torch_birnn.saving.checkpoint import write_out
+from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
 FIXTURE = Path(__file__).parent.parent.parent / "fixtures/keras-2.2.4/plain_gru_after_back_seq.h5"
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EINTR", "EFBIG", "ESTALE")
@@ -143,7 +143,7 @@ def injected(fault: Fault) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Case:
-    """One run. ``there``: an old file is in place, with a mode of its own.
+    """Make one run. ``there``: an old file is in place, with a mode of its own.
 
     ``streamed``: as ``k2t convert`` writes, weights pass from file to file; else as ``save`` does.
     """
@@ -174,7 +174,7 @@ def case(number: int, seed: int = 1) -> Case:
 
 
 def settled(data: bytes) -> bytes:
-    """What was saved, the same bytes every time: safetensors shuffles its metadata."""
+    """Return what was saved, in a fixed order: safetensors shuffles its metadata."""
     size = int.from_bytes(data[:8], "little")
     if data[8:9] != b"{" or len(data) < 8 + size:
         return data
@@ -235,7 +235,9 @@ class Runs:
 
     def _save(self, out: Path, *, streamed: bool, overwrite: bool) -> None:
         if streamed:
-            write_out(self.hollow, out, overwrite=overwrite, source=FIXTURE, finish=lambda: None)
+            write_checkpoint(
+                self.hollow, out, overwrite=overwrite, source=FIXTURE, finish=lambda: None
+            )
         else:
             save(self.model, out, overwrite=overwrite)
 

@@ -26,7 +26,7 @@ assert h5py  # imported here, so that no child has to
 
 
 class Forked:
-    """As much of ``subprocess.Popen`` as the parser's owner uses."""
+    """The part of ``subprocess.Popen`` that the parser's owner uses."""
 
     def __init__(self, pid: int, stdin: io.FileIO, stdout: io.BufferedReader) -> None:
         self.pid, self.stdin, self.stdout = pid, stdin, stdout
@@ -70,7 +70,7 @@ def fork(work: Callable[[], None]) -> tuple[int, int, int]:
 
 
 class Alarm:
-    """As much of ``threading.Timer`` as is used, by the process's own clock: no thread to start."""
+    """The part of ``threading.Timer`` in use, by the process's own clock, without a thread."""
 
     daemon = True
 

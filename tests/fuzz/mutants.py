@@ -16,7 +16,7 @@ _FIELDS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2*
 
 
 def damaged(data: bytes, random: Random) -> bytes:
-    """One to eight edits, or a cut, or a piece moved from elsewhere."""
+    """Make one to eight edits, a cut, or move a piece."""
     mutant = bytearray(data)
     if not mutant:
         return data

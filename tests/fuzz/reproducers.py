@@ -1,7 +1,7 @@
 """Run k2t on a folder of files that crash HDF5 libraries, and write down how each run ended.
 
     git clone https://github.com/HDFGroup/cve_hdf5
-    cd tests && python -m fuzz.reproducers ../cve_hdf5/cvefiles --out ../docs/fuzz/reproducers.json
+    cd tests && python -m fuzz.reproducers ../cve_hdf5/cvefiles --out /tmp/reproducers.json
 
 Such files are never part of this repository. ``inspect`` and ``convert`` run as users run them;
 ``walk`` goes through every group, attribute and array that the readers can reach, which the

@@ -49,7 +49,7 @@ def _several(name: str, paths: list[Path], main: str, config: str | None = None)
 
 
 def rewritten(**options: Any) -> Callable[[bytes], bytes]:
-    """The same HDF5 content written anew: ``dtype``, ``libver``, ``userblock``, chunk options."""
+    """Rewrite HDF5 content with another ``dtype``, ``libver``, ``userblock`` or chunk options."""
     dtype = options.pop("dtype", None)
     opening = {k: options.pop(k) for k in ("libver", "userblock_size") if k in options}
 
@@ -79,7 +79,7 @@ def rewritten(**options: Any) -> Callable[[bytes], bytes]:
 
 
 def deflated(data: bytes) -> bytes:
-    """The same archive, every member compressed."""
+    """Rewrite an archive with every member compressed."""
     sink = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(data)) as old,

@@ -1,4 +1,4 @@
-"""What is done with one mutant, and what may come of it.
+"""Runs of one mutant, and their outcomes.
 
 Allowed: the reader takes the file, or raises ``K2TError`` with printable lines. What it takes is
 compared with what plain h5py reads in another process. Everything else is a finding.
@@ -30,19 +30,19 @@ from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
-from keras2torch_birnn.spec import model_from_json
+from keras2torch_birnn.schema.stored import model_from_json
 
 ORACLE_SECONDS = 2
 CPU_SECONDS = 10.0  # of this process for one mutant; the parser's child has its own limit
 
 
 class HangError(BaseException):
-    """One mutant took more than ``CPU_SECONDS`` of computing."""
+    """Error: one mutant took more than ``CPU_SECONDS`` of computing."""
 
 
 @dataclass
 class Tally:
-    """What came of the mutants so far. ``findings``: what should not have happened."""
+    """Outcomes of the mutants so far. ``findings``: those that should not happen."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     parser: Counter[str] = field(default_factory=Counter)
@@ -185,7 +185,7 @@ def independent(files: Mapping[str, bytes]) -> list[h5py.File]:
 
 
 def values_of(opened: Sequence[h5py.File], path: str) -> np.ndarray[Any, Any] | None:
-    """What h5py says is at ``path``, in native byte order; bfloat16 as float32."""
+    """Read ``path`` by h5py, in native byte order; bfloat16 as float32."""
     values: np.ndarray[Any, Any]
     for file in opened:
         if path in file:
@@ -229,7 +229,7 @@ def compare(taken: Sequence[Taken], tally: Tally) -> None:
 
 
 def _compare_some(taken: Sequence[Taken], tally: Tally) -> int:
-    """How many are done, the one included that ended the child."""
+    """Return the number of mutants done, including the one that ended the child."""
 
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,6 +1,6 @@
-"""Which files, sockets and programs a conversion touches, as the kernel sees it (Linux, strace).
+"""List the files, sockets and programs that a conversion touches, by strace (Linux).
 
-    cd tests && python -m fuzz.traced --out ../docs/fuzz/traced.json
+    cd tests && python -m fuzz.traced --out /tmp/traced.json
 
 One good file, and one that names a system file in every way that HDF5 and Keras offer: external
 storage, a link to another file, a vocabulary, a custom object, a Lambda.

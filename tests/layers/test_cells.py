@@ -43,6 +43,7 @@ from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
 from keras2torch_birnn.rnn.unwrap_rnn import plain
 from keras2torch_birnn.schema import SCHEMA, cells_in_order, states_of
+from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 
 EXACT = 1e-12
@@ -74,8 +75,10 @@ def over(cells: tuple[LayerSpec, ...], states: str = "first cell first", **loop:
     inner = cells[0]
     if len(cells) > 1:
         parts = {str(i): one for i, one in enumerate(cells)}
-        inner = LayerSpec("StackedRNNCells", "stack", {"states": states}, parts=parts)
-    return LayerSpec("RNN", "rnn", {"trainable": True, **LOOP, **loop}, parts={"cell": inner})
+        inner = layer_of_settings("StackedRNNCells", "stack", {"states": states}, parts=parts)
+    return layer_of_settings(
+        "RNN", "rnn", {"trainable": True, **LOOP, **loop}, parts={"cell": inner}
+    )
 
 
 def conv_lstm(rank: int, seed: int = 0, **config: Any) -> LayerSpec:
@@ -160,7 +163,7 @@ def ruled(spec: LayerSpec) -> LayerSpec:
     if halves:
         return replace(spec, parts=halves)
     unreversed = spec.config["go_backwards"] and spec.config["return_sequences"]
-    if spec.config["masked_output"] == "zeros_unreversed" and not unreversed:
+    if spec.semantics["masked_output"] == "zeros_unreversed" and not unreversed:
         return with_options(spec, masked_output="zeros")
     return spec
 
@@ -253,7 +256,7 @@ def test_every_convolutional_lstm_gives_what_the_reference_gives(data: st.DataOb
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_rnn_over_one_cell_is_the_layer_of_that_cell(kind: str) -> None:
-    """The same module, the same names, the same engine."""
+    """Module, names and engine are equal."""
     one = over((cell(kind, H, F, 3),))
     itself = rnn(kind, H, F, 3, return_sequences=True)
     module, twin = convert_layer(one), convert_layer(itself)
@@ -278,6 +281,15 @@ def test_cells_of_a_stack_are_torchs_own_modules() -> None:
     assert isinstance(module, StackedRNN)
     assert [isinstance(m, nn.RNNBase) for m in module.cells] == [True, True, False]
     assert "cells.1.weight_hh_l0" in module.state_dict()
+
+
+def test_initial_states_of_another_number_than_a_stack_has_are_refused() -> None:
+    module = convert_layer(over((cell("LSTM", 2, F, 1), cell("GRU", H, 2, 2))))
+    x, states = torch.randn(B, T, F).double(), [torch.randn(B, n).double() for n in (2, 2, H)]
+    module(x, None, states)
+    for wrong in (states[:2], [*states, states[0]]):
+        with pytest.raises(UsageError, match=f"3 states are expected, found {len(wrong)}"):
+            module(x, None, wrong)
 
 
 # ---- masks that Keras cannot take --------------------------------------------------------------
@@ -377,7 +389,7 @@ def changed(source: Path, target: Path, change: Change) -> Path:
 
 
 def test_inspect_shows_cells_and_their_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "torch")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     run = k2t("inspect", STACKED, "--json")
     assert run.code == 0
     rows = {row["path"]: row for row in json.loads(run.out)["layers"]}
@@ -573,18 +585,20 @@ def test_what_stands_at_masked_steps_of_a_stack_is_the_versions(
     generation = generation_of(version)
     cells = [LayerSpec("GRUCell", f"c{i}", {"units": size}) for i, size in enumerate(units)]
     parts = {str(i): one for i, one in enumerate(cells)}
-    stack = LayerSpec("StackedRNNCells", "s", {"states": generation.stack_states}, parts=parts)
+    stack = layer_of_settings(
+        "StackedRNNCells", "s", {"states": generation.stack_states}, parts=parts
+    )
     config = {"masked_output": generation.masked_output}
-    spec = LayerSpec("RNN", "rnn", config, parts={"cell": stack})
-    assert infer_stack_mask_rule(spec, generation).config["masked_output"] == rule
+    spec = layer_of_settings("RNN", "rnn", config, parts={"cell": stack})
+    assert infer_stack_mask_rule(spec, generation).semantics["masked_output"] == rule
 
 
 @pytest.mark.parametrize("engine", ["fused", "native"])
 def test_no_kernel_computes_a_convolutional_lstm(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("K2T_ENGINE", engine)
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", engine)
     with pytest.raises(UsageError, match="no kernel of a convolutional LSTM"):
         convert_layer(conv_lstm(2))
-    monkeypatch.setenv("K2T_ENGINE", "loop")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "loop")
     convert_layer(conv_lstm(2))

@@ -92,7 +92,7 @@ def test_an_equation_tells_all_shapes(
 
 
 def test_without_an_input_shape_an_equation_tells_how_many_axes_there_are() -> None:
-    """As in a Sequential that was built by its first call."""
+    """A Sequential that was built by its first call has none."""
     for equation, axes, kernel, bias in (
         ("abc,cde->abde", "de", 3, 2),
         ("...c,cd->...d", "d", 2, 1),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from specs import ENTRIES, fixture, values
+from specs import ENTRIES, fixture, values, with_options
 from torch import Tensor
 
 from keras2torch_birnn.conversion import build, flat
@@ -20,6 +20,7 @@ from keras2torch_birnn.readers.config.architecture import Parsing, parse_archite
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema.shape_inference import infer_model
+from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     Call,
     LayerSpec,
@@ -28,7 +29,6 @@ from keras2torch_birnn.spec import (
     TensorRef,
     leaves,
     map_structure,
-    model_from_json,
 )
 
 K2, TF, K3 = "2.2.4", "2.15.0", "3.15.1"
@@ -303,7 +303,7 @@ def test_the_parts_of_heads_have_keras_names() -> None:
 
 
 def parity(file: str) -> float:
-    """How far the torch model is from real Keras."""
+    """Return the distance of the torch model from real Keras."""
     case = fixture(file)
     with torch.no_grad():
         got = flat(build(case.spec)(*[torch.from_numpy(x) for x in case.inputs[0]]))
@@ -374,7 +374,7 @@ def test_every_rule_of_this_generation_counts(
     def change(layer: LayerSpec) -> LayerSpec:
         if layer.class_name != class_name:
             return layer
-        return replace(layer, config={**layer.config, key: wrong})
+        return with_options(layer, **{key: wrong})
 
     with torch.no_grad():
         model = build(changed(case_.spec, change))
@@ -386,7 +386,7 @@ def test_every_rule_of_this_generation_counts(
 
 
 def test_lost_masks_count() -> None:
-    """The same model with every mask in its place gives other numbers."""
+    """With every mask in place the model computes other numbers."""
     case = fixture("keras-3.15.1/heads_twice.keras")
     graph = case.spec.graph
 

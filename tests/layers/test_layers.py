@@ -365,7 +365,7 @@ def test_a_mask_into_the_convolutional_lstm_of_keras_1_fails_as_it_does_there() 
     parsing = Parsing(generation_of(KERAS_1))
     root = parse_architecture({"class_name": "Sequential", "config": [own]}, parsing)
     assert root.graph is not None
-    assert root.graph.layer("own").config["masked_output"] == "fails"
+    assert root.graph.layer("own").semantics["masked_output"] == "fails"
 
 
 # ---- attention over any axes -------------------------------------------------------------------

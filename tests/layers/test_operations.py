@@ -28,15 +28,15 @@ from keras2torch_birnn.readers.operations import graph_nodes, keras3, operation_
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
-from keras2torch_birnn.schema.kinds import KindError, common
+from keras2torch_birnn.schema.operations.dtypes import DtypeError, common
 from keras2torch_birnn.schema.shape_inference import infer_model
+from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     Constant,
     LayerSpec,
     ModelSpec,
     TensorRef,
     leaves,
-    model_from_json,
 )
 from keras2torch_birnn.verification import verify
 
@@ -60,7 +60,7 @@ def config_of(file: str) -> Mapping[str, Any]:
 
 @functools.cache
 def names_in_files() -> Mapping[str, frozenset[str]]:
-    """What real Keras wrote: functions, graph nodes, classes of operations."""
+    """Collect the functions, graph nodes and classes of operations that real Keras wrote."""
     found: dict[str, set[str]] = {"lambdas": set(), "nodes": set(), "keras3": set()}
     for file in OPERATIONS:
         for layer in config_of(file)["config"]["layers"]:
@@ -188,7 +188,7 @@ def spec_of(model: Mapping[str, Any], version: str) -> ModelSpec:
 
 
 def both(spec: ModelSpec, *inputs: Any) -> tuple[Any, Any]:
-    """What torch and the reference give."""
+    """Return the results of torch and of the reference."""
     model = build(spec, dtype="float64")
     with torch.no_grad():
         got = flat(model(*map(torch.from_numpy, inputs)))[0].numpy()
@@ -449,7 +449,7 @@ def test_tensorflow_never_promotes_keras_3_does() -> None:
     assert common(("float", "an int"), strict=True) == "float"
     assert common(("int32", "int32"), strict=True) == "int32"
     for kinds in (("float", "int32"), ("int32", "a float"), ("bool", "an int"), ("int32", "int64")):
-        with pytest.raises(KindError, match="which TensorFlow refuses"):
+        with pytest.raises(DtypeError, match="which TensorFlow refuses"):
             common(kinds, strict=True)
     assert common(("float", "int64"), strict=False) == "float"
     assert common(("int32", "a float"), strict=False) == "float"
@@ -470,7 +470,7 @@ def test_whole_numbers_of_int32_overflow_as_in_keras() -> None:
 def test_a_half_precision_file_refuses_a_mask_into_a_cast() -> None:
     spec = read_entry("tf.keras-2.15.0/ops_tf_masks.keras")
     layer = spec.graph.layer("tf.cast")
-    layer.config["kinds"]["passes_mask"] = None  # as the reader says with mixed_float16
+    layer.semantics["kinds"]["passes_mask"] = None  # as the reader says with mixed_float16
     with pytest.raises(K2TError, match="a mask into a cast of floats") as caught:
         build(spec)
     assert caught.value.exit_code == 4
@@ -509,7 +509,7 @@ def test_the_code_reads_as_what_the_user_wrote() -> None:
     )  # fmt: skip
     assert code(model, TF) == [
         "floats_like = self.floats_like()",
-        "x_1 = keras2torch_birnn_layers_entry_floats(x, floats_like)",
+        "x_1 = keras2torch_birnn_layers_input_casts_to_float(x, floats_like)",
         "op0 = 2.0 * x_1",
         "op2 = x_1[(slice(None, None, None), -1)]",
         "op4 = x_1.shape",
@@ -546,7 +546,7 @@ def test_what_was_saved_is_verified_layer_by_layer(file: str, suffix: str, tmp_p
         layer.name
         for layer in fixture(file).spec.graph.layers
         if layer.class_name.startswith("ops.")
-        and layer.config["kinds"]["gives"] != ("size",)
+        and layer.semantics["kinds"]["gives"] != ("size",)
         and layer.class_name not in ("ops.Identity", "ops.Cast")
     }
     assert wanted <= {layer.path for layer in report.layers}

@@ -69,7 +69,7 @@ def test_unit_normalization_has_the_smallest_norm_of_its_version() -> None:
 
 
 def test_shared_axes_below_one_count_as_keras_counts_them() -> None:
-    """It takes 1 away first: 0 is the last axis, -1 the last but one."""
+    """Keras subtracts 1 first: 0 is the last axis, -1 the last but one."""
     for axes, expected in (([-1], (1, 3)), ([0], (7, 1)), ([1], (1, 3)), ([2, 1], (1, 1))):
         weights = SCHEMA["PReLU"].weights({"shared_axes": axes}, (None, 7, 3))
         assert weights["alpha"] == expected

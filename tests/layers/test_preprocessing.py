@@ -30,7 +30,7 @@ def test_masks_pass_preprocessing_in_keras_3_only(
     spec, problems = parse(class_name, {"scale": 2.0} if class_name == "Rescaling" else {}, STEPS,
                             version)  # fmt: skip
     assert not problems
-    assert spec.config["passes_mask"] is passes
+    assert spec.semantics["passes_mask"] is passes
 
 
 # ---- Discretization, drawn ids -------------------------------------------------------------------

@@ -80,7 +80,7 @@ struct Layer {
 
     // Outputs, final states, and the gradients of the gates and of the start, one after the other.
     // Without merge each direction's outputs are also a gradient to go back with.
-    // The run is repeated: calls that follow each other closely are shared out in another way.
+    // The run is repeated: calls in a burst are divided between threads in another way.
     Floats run(int64_t threads, int times) {
         const int64_t width = merge ? n.units : 2 * n.units, rows = n.batch * n.time;
         Floats out(rows * width, -9.0f), final(2 * states * n.batch * n.units);
@@ -109,11 +109,11 @@ struct Layer {
             call.c_0[d] = states == 2 ? start[2 * d + 1].data() : nullptr;
             call.kept[d] = merge ? nullptr : kept[d].data();
             weights.sources[d] = sources[d].data();
-            weights.prints[d] = k2t_print(isa, sources[d].data());
+            weights.fingerprints[d] = k2t_fingerprint(isa, sources[d].data());
         }
-        ++weights.prints[1];
+        ++weights.fingerprints[1];
         if (k2t_run(isa, &call) != 3) std::abort();
-        --weights.prints[1];
+        --weights.fingerprints[1];
         for (int turn = 0; turn < times; ++turn)
             if (k2t_run(isa, &call)) std::abort();
         Floats all = out;

@@ -16,7 +16,7 @@ import write_docs
 from commands import COMMAND, MASKED, environment
 from specs import ENTRIES, fixture
 
-from keras2torch_birnn.rnn.native.library import missing
+from keras2torch_birnn.rnn.native.library import why_missing
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -143,7 +143,7 @@ def run_command(command: str, shown: str, folder: Path) -> None:
         env=environment(COLUMNS="80"),
     )
     assert done.returncode == 0, command + done.stderr
-    apart = ("not compared with", *(["native"] if missing() else []))
+    apart = ("not compared with", *(["native"] if why_missing() else []))
     wanted = {line for line in without_numbers(shown) if not any(text in line for text in apart)}
     assert wanted <= without_numbers(done.stdout + done.stderr), command
 
@@ -159,7 +159,7 @@ def run_python(code: str, folder: Path, *, strict: bool) -> None:
         text=True,
         check=False,
         cwd=folder,
-        env=environment(K2T_ENGINE="torch" if missing() else "auto"),
+        env=environment(K2T_ENGINE="torch" if why_missing() else "auto"),
     )
     assert done.returncode == 0, done.stderr
 

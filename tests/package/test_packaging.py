@@ -1,4 +1,4 @@
-"""What is packed: an sdist and wheels, built in a copy of this tree where an old library lies."""
+"""Contents of an sdist and of wheels, built in a copy of this tree with an old library in it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""One page name per layer on every floor, and one order of the floors."""
+"""One page name per layer on every floor and in its cases, and one order of the floors."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import pkgutil
-import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,31 +47,40 @@ NOT_DRAWN = frozenset(
 )
 
 
-def words(file: Path) -> Iterator[str]:
-    """Patterns of all texts in a script; what is filled into them is any word."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield re.escape(node.value).replace(r"\{\}", r"\w+")
-        elif isinstance(node, ast.JoinedStr):
-            parts = (p.value if isinstance(p, ast.Constant) else None for p in node.values)
-            yield "".join(r"\w+" if part is None else re.escape(str(part)) for part in parts)
+def classes(value: Any) -> Iterator[str]:
+    """Yield the class names of all layers in a row of the table of cases."""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
+        yield str(value[0])
+    if isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from classes(item)
 
 
-CASES = [
-    re.compile(pattern)
-    for file in sorted((ROOT / "fixtures").glob("cases*.py"))
-    for pattern in set(words(file))
-    if re.match(r"[A-Z]", pattern)
-]
+def case_pages() -> dict[str, set[str]]:
+    """Page of fixtures/cases/ -> the classes of layers in its cases."""
+    sys.path.insert(0, str(ROOT / "fixtures"))
+    try:
+        pages = importlib.import_module("cases").PAGES
+    finally:
+        sys.path.pop(0)
+    return {
+        page: {name for row in rows for key in ("layers", "graph") for name in classes(row[key])}
+        for page, rows in pages.items()
+    }
+
+
+CASES = case_pages()
+# The cases of RNN are with those of the cells it runs.
+CASE_PAGE = {**ROWS, "RNN": "cells"}
 
 
 def has_case(name: str, row: Schema) -> bool:
-    names = (name, *row.aliases)
-    return name == "InputLayer" or any(p.fullmatch(n) for p in CASES for n in names)
+    """Tell whether the page of a layer's family has a case with the layer."""
+    return name == "InputLayer" or {name, *row.aliases} & CASES.get(CASE_PAGE[name], set()) != set()
 
 
 def gaps(name: str) -> list[str]:
-    """What a layer lacks, of all that makes a layer."""
+    """List everything that a layer still lacks."""
     row = LAYERS.get(name)
     drawn = row is not None and not row.listed and len(row.arguments) == 1  # of one tensor
     lacking: Mapping[str, bool] = {
@@ -79,7 +88,8 @@ def gaps(name: str) -> list[str]:
         "a converter in CONVERTERS of a page of layers/": name
         not in CONVERTERS.keys() | NOT_CONVERTED,
         "an equation in EQUATIONS of a page of reference/": name not in EQUATIONS,
-        "a case in fixtures/cases*.py": row is not None and not has_case(name, row),
+        f"a case in fixtures/cases/{CASE_PAGE.get(name)}.py": row is not None
+        and not has_case(name, row),
         "a recipe in RECIPES of support/random_layers.py (or its name in NOT_DRAWN here)": drawn
         and name not in RECIPES.keys() | NOT_DRAWN,
     }

@@ -97,7 +97,7 @@ def child(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["by number", "by path"])
 def handed_over(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How the child gets the open file: by its number; on Windows it opens the path itself."""
+    """Return how the child gets the file: by its number, or on Windows by its path."""
     if request.param == "by path":
         monkeypatch.setattr(sys, "platform", "win32")
 

@@ -89,7 +89,7 @@ def test_what_the_live_keras_writes_converts_and_agrees(
 
 
 def test_almost_every_layer_is_drawn() -> None:
-    """Of the table and of the layers with several inputs; the counts are printed (pytest -s)."""
+    """Count layers of the table and those with several inputs; pytest -s prints the counts."""
     seen: Counter[str] = Counter()
     for package in DISTRIBUTIONS:
 

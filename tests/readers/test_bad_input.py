@@ -1,4 +1,4 @@
-"""What is no model, broken, or hostile: the exit code, one line that says why, nothing written."""
+"""Files that are no model, broken or hostile: exit code, one line with the reason, no output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is, by content; what may stand in its place; and strict JSON."""
+"""Recognition of files by content, common mistakes, and strict JSON."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_the_names_of_weights_tell_what_the_version_does_not(
     label: str, rule: str, writers: str
 ) -> None:
     spec = read_entry(f"{label}/{FAST}")
-    assert {half.config["masked_output"] for half in halves(spec)} == {rule}
+    assert {half.semantics["masked_output"] for half in halves(spec)} == {rule}
     (note,) = [note for note in spec.notes if "--masked-steps" in note]
     assert f"as TensorFlow {writers} does on a CPU" in note
 
@@ -189,7 +189,7 @@ def test_the_names_of_weights_tell_what_the_version_does_not(
 @pytest.mark.parametrize("file", ["fast_not.h5", "fast_unroll.h5", "fast_simplernn.h5"])
 def test_layers_off_the_fast_path_give_zeros(file: str) -> None:
     spec = read_entry(f"tf-2.1.4/{file}")
-    rules = {half.config["masked_output"] for half in halves(spec)}
+    rules = {half.semantics["masked_output"] for half in halves(spec)}
     assert rules <= {"zeros", "zeros_unreversed"}
     assert not any("--masked-steps" in note for note in spec.notes)
 
@@ -207,7 +207,7 @@ def test_tensorflow_1_is_known_by_what_it_leaves_open(
     key: str, label: str, rule: str, noted: int
 ) -> None:
     spec = read_entry(f"{label}/first_implementation_{key}.h5")
-    assert {half.config["masked_output"] for half in halves(spec)} == {rule}
+    assert {half.semantics["masked_output"] for half in halves(spec)} == {rule}
     assert sum("--masked-steps" in note for note in spec.notes) == noted
 
 
@@ -231,7 +231,7 @@ def test_attention_of_tensorflow_114_does_not_say_whether_it_is_causal() -> None
 @pytest.mark.parametrize(("choice", "rule"), [("zeros", "zeros"), ("previous", "previous_output")])
 def test_the_user_can_choose_either_rule(label: str, choice: str, rule: str) -> None:
     spec = read_model(FIXTURES / label / FAST, masked_steps=choice)
-    assert {half.config["masked_output"] for half in halves(spec)} == {rule}
+    assert {half.semantics["masked_output"] for half in halves(spec)} == {rule}
     assert spec.masked_steps == choice
     assert any("as chosen" in note for note in spec.notes)
 

@@ -164,7 +164,7 @@ def test_a_call_of_another_form_is_refused(
 
 
 def test_a_wrapper_that_is_refused_is_told(tmp_path: Path) -> None:
-    """What stood inside it was looked for: a KeyError."""
+    """The search for its inner layer once ended in a KeyError."""
 
     def of_nowhere(model: dict[str, Any]) -> None:
         layer(model, "time_distributed")["module"] = float("inf")
@@ -236,7 +236,7 @@ def test_a_model_that_cannot_be_computed_is_an_error_of_the_file(
 @pytest.mark.parametrize("class_name", sorted(SCHEMA.keys() - OPS.keys()))
 def test_every_default_has_the_form_of_a_parsed_value(class_name: str) -> None:
     schema = SCHEMA[class_name]
-    for key, option in {**schema.options, **schema.call_options}.items():
+    for key, option in {**schema.options, **schema.semantics, **schema.call_options}.items():
         if option.default is not REQUIRED and option.default is not None:
             assert option.parse(option.default) == option.default, key
 

@@ -133,7 +133,7 @@ def test_gradients_pass_the_rounding_by() -> None:
 def test_every_kind_of_file_holds_whole_kernels(kind: str) -> None:
     spec = fixture(f"keras-3.15.1/{kind}").spec
     embedding = next(x for x in spec.root.walk() if x.class_name == "Embedding")
-    assert embedding.config["quantized"] == "weights"
+    assert embedding.semantics["quantized"] == "weights"
     table = embedding.weights["embeddings"]
     assert np.array_equal(table, np.round(table))
     assert table.dtype == np.float32

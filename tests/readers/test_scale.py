@@ -15,9 +15,9 @@ import torch
 import keras2torch_birnn as birnn
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.layers.names import attribute_names
+from keras2torch_birnn.layers.attribute_names import attribute_names
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.saving.checkpoint import content_spec, read_content
+from keras2torch_birnn.saving.checkpoint import parse_spec, read_content
 
 
 def convert_save_load_verify(path: Path, out: Path) -> torch.nn.Module:
@@ -93,10 +93,10 @@ def test_a_billion_calls_in_the_text_of_out_are_refused(
     synthetic.nested(tmp_path / "m.h5", 6, 2)
     birnn.save(birnn.convert(tmp_path / "m.h5"), tmp_path / "m.pt")
     content = read_content(tmp_path / "m.pt")
-    content_spec(content)
+    parse_spec(content)
     monkeypatch.setattr("keras2torch_birnn.readers.config.call_count.MAX_CALLS", 100)
     with pytest.raises(InvalidModelFileError, match="calls of layers, more than 100"):
-        content_spec(content)
+        parse_spec(content)
     assert limits.MAX_CALLS == 50_000
 
 

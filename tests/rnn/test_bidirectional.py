@@ -18,8 +18,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 import keras2torch_birnn as k2t
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.rnn import bidirectional, fold_layers
+from keras2torch_birnn.rnn import bidirectional_stack
+from keras2torch_birnn.rnn.engines import folded
 from keras2torch_birnn.schema import REQUIRED, SCHEMA
+from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, LayerSpec
 
 STACKS: dict[str, tuple[Any, Any, str]] = {
@@ -72,7 +74,7 @@ def to_keras(rnn: Any, cell: str) -> list[LayerSpec]:
                 config["recurrent_activation"] = rnn.recurrent_activation
             if cell == "GRU":
                 config["reset_after"] = rnn.reset_after
-            halves.append(LayerSpec(cell, f"half{suffix}", config, weights))
+            halves.append(layer_of_settings(cell, f"half{suffix}", config, weights=weights))
         parts_ = {"forward_layer": halves[0], "backward_layer": halves[1]}
         layers.append(
             LayerSpec("Bidirectional", "bi", {"merge_mode": rnn.merge_mode[k]}, {}, parts_)
@@ -150,7 +152,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def foldable(draw: st.DrawFn, cell: str, modes: list[Any]) -> dict[str, Any]:
-    """What torch's kernel runs in one call."""
+    """Make a stack that torch's kernel runs in one call."""
     return {
         "cell": cell,
         "layers": len(modes),
@@ -317,7 +319,7 @@ def test_what_is_printed_says_what_differs_from_torch() -> None:
 
 @native
 def test_explain_says_which_engine_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("K2T_ENGINE", raising=False)
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "auto")
     lstm = k2t.BiLSTM(F, H, 2).eval()
     with torch.no_grad():
         assert [c.engine for c in lstm.explain()] == ["native", "native"]
@@ -359,7 +361,7 @@ def test_another_factor_of_a_folded_merge_is_noticed(
     x = torch.randn(B, T, F)
     wanted, _ = exact(rnn, "GRU", x.numpy())
     assert_close(rnn(x)[0], wanted)
-    monkeypatch.setitem(fold_layers.FACTORS, mode, factor)
+    monkeypatch.setitem(folded.FACTORS, mode, factor)
     with pytest.raises((AssertionError, RuntimeError)):
         assert_close(rnn(x)[0], wanted)
 
@@ -382,7 +384,7 @@ def test_what_cannot_be_folded_is_refused_and_said() -> None:
 
 
 def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "loop")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "loop")
     assert k2t.BiLSTM(F, H).explain()[0].engine == "loop"
     assert k2t.BiLSTM(F, H, engine="fused").explain()[0].engine == "fused"
 
@@ -471,7 +473,7 @@ def test_a_gpu_gives_the_same_numbers_without_a_warning(cell: str, options: Any)
 def test_explain_and_set_engine_reach_every_layer_of_a_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "torch")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     model = nn.ModuleDict({"a": k2t.BiLSTM(F, H, 2), "b": nn.Linear(3, 2), "c": k2t.BiGRU(F, H)})
     found = k2t.explain(model)
     assert {name: [c.engine for c in choices] for name, choices in found.items()} == {
@@ -512,7 +514,7 @@ def test_weights_of_one_call_of_cudnn_lie_side_by_side_wherever_they_are_moved(
     monkeypatch.setattr(nn.RNNBase, "flatten_parameters", flattened)
     together.double()
     assert laid == []  # on the CPU nothing is gained by it
-    monkeypatch.setattr(bidirectional, "_on_gpu", lambda _: True)
+    monkeypatch.setattr(bidirectional_stack, "_on_gpu", lambda _: True)
     for rnn in (together, apart, without):
         rnn.double()
     # Torch's own layer asks for it a first time when it is made.

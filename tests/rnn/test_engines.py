@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,11 +19,15 @@ from kernel_layers import (
     half,
     native,
 )
+from torch import nn
 
+import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.rnn import engine_choice
-from keras2torch_birnn.rnn.engine_choice import choose, native_pays
+from keras2torch_birnn.rnn.engines import ENGINES, REQUESTS, EngineName, static, static_engine
+from keras2torch_birnn.rnn.engines.engine import Engine, StackEngine
+from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
+from keras2torch_birnn.rnn.engines.static import native_pays
 from keras2torch_birnn.rnn.native import library
 from keras2torch_birnn.rnn.native.loading import NoKernelError
 
@@ -95,7 +102,7 @@ def test_an_input_of_another_width_is_refused() -> None:
 @native
 def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls_of_native(monkeypatch)
-    monkeypatch.setattr(engine_choice, "MANY_WEIGHTS", 4 * 64 - 1)
+    monkeypatch.setattr(static, "MANY_WEIGHTS", 4 * 64 - 1)
     for cell in ("LSTM", "GRU"):
         spec = both(cell, 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
         module: Any = bidirectional(spec)
@@ -111,21 +118,80 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
     assert native_pays("GRU", 4, 4 * 513**2)
 
 
-@pytest.mark.parametrize("engine", ["fused", "loop", "native"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        row.name
+        for row in ENGINES
+        if not (row.name == "graph" or isinstance(IMPLEMENTATIONS[row.name], StackEngine))
+    ],
+)
 def test_every_forced_engine_gives_the_same_numbers(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if engine == "native" and library.missing():
-        pytest.skip(library.missing())
+    if engine == "native" and library.why_missing():
+        pytest.skip(library.why_missing())
     module, x = gru()
     with torch.no_grad():
         wanted = module(x)
-        monkeypatch.setenv("K2T_ENGINE", engine)
+        monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", engine)
         np.testing.assert_allclose(module(x), wanted, rtol=0, atol=2e-6)
 
 
+def test_the_table_names_every_engine_and_ends_with_the_one_that_runs_everything() -> None:
+    names = tuple(row.name for row in ENGINES)
+    assert sorted(names) == sorted(get_args(EngineName))
+    assert sorted(REQUESTS) == sorted(("auto", "torch", *names))
+    assert tuple(IMPLEMENTATIONS) == names
+    assert all(row.description for row in ENGINES)
+    last = type(IMPLEMENTATIONS[names[-1]])
+    assert last.why_not is Engine.why_not
+    assert last.why_skip is Engine.why_skip
+
+
+def test_the_environment_is_read_once() -> None:
+    script = (
+        "import os, keras2torch_birnn as k2t\n"
+        "rnn = k2t.BiLSTM(3, 5)\n"
+        "os.environ['K2T_ENGINE'] = 'fused'\n"
+        "print(rnn.explain()[0].engine, k2t.BiLSTM(3, 5).explain()[0].engine)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "K2T_ENGINE": "loop"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.split() == ["loop", "loop"]
+
+
+def test_explain_names_the_engine_of_a_whole_stack() -> None:
+    model = nn.Sequential(k2t.BiGRU(3, 5, 2, merge_mode="sum"))
+    k2t.set_engine(model, "folded")
+    assert [choice.engine for choice in k2t.explain(model)["0"]] == ["folded", "folded"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("engine", ["torch", "folded"])
+def test_a_masked_stack_compiles_without_the_kernel(engine: Any) -> None:
+    rnn: Any = k2t.BiLSTM(5, 7, 2, merge_mode="sum", batch_first=True, engine=engine).eval()
+    x, h, c = torch.randn(3, 6, 5), torch.randn(4, 3, 7), torch.randn(4, 3, 7)
+
+    def run(x: torch.Tensor, mask: torch.Tensor) -> Any:
+        out, states = rnn(x, (h, c), mask=mask)
+        return out, *states
+
+    compiled: Any = torch.compile(run, backend="eager", fullgraph=True)
+    for lengths in ([6, 2, 0], [1, 5, 6]):
+        mask = torch.arange(6) < torch.tensor(lengths)[:, None]
+        with torch.no_grad():
+            for got, wanted in zip(compiled(x, mask), run(x, mask), strict=True):
+                np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6)
+
+
 def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "warp")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "warp")
     with pytest.raises(
         UsageError, match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, graph, native"
     ):
@@ -135,19 +201,19 @@ def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_torch_lacks_cannot_be_forced_to_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = half("GRU before", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
     module: Any = recurrent(spec)
-    monkeypatch.setenv("K2T_ENGINE", "fused")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "fused")
     with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: nn.GRU resets after the product"):
-        choose(spec)
+        static_engine(spec)
     with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: torch has no kernel"):
         module(torch.zeros(1, 2, 3))
 
 
 @native
 def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "native")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "native")
     spec = half("LSTM", 4, 3, 0, activation="softmax", recurrent_activation="sigmoid")
     with pytest.raises(UsageError, match="native kernel lacks an activation"):
-        choose(spec)
+        static_engine(spec)
     module, x = gru()
     with pytest.raises(UsageError, match="float32 on CPU, without dropout, from plain tensors"):
         module.double()(x.double())
@@ -155,31 +221,29 @@ def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.Mo
 
 def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_absence", lambda: NoKernelError("it was not built", "build it"))
-    library.say_once_if_missing.cache_clear()
+    library.warn_once_if_missing.cache_clear()
     with pytest.warns(RuntimeWarning, match="without the native kernel") as said:
         module, x = gru()
         gru()
     assert len(said) == 1
     assert module.native is None
     assert module(x).shape == (3, 11, 24)
-    assert (
-        choose(half("GRU", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")).engine
-        == "fused"
-    )
-    library.say_once_if_missing.cache_clear()
+    spec = half("GRU", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
+    assert static_engine(spec).engine == "fused"
+    library.warn_once_if_missing.cache_clear()
 
 
 @native
 def test_the_choice_says_why() -> None:
     def chosen(cell: str, **config: Any) -> tuple[str, str]:
-        found = choose(half(cell, 4, 3, 0, **config))
+        found = static_engine(half(cell, 4, 3, 0, **config))
         return found.engine, found.reason
 
     sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     assert chosen("GRU", **sigma)[0] == "native"
     assert "rows" not in chosen("LSTM", **sigma)[1]
     small = half("LSTM", 4, 3, 0, **sigma)
-    wide = choose(replace(small, config={**small.config, "units": 513}))
+    wide = static_engine(replace(small, config={**small.config, "units": 513}))
     assert wide.reason.endswith("also for 4 rows and more without mask")
     assert "loop" in chosen("GRU before", **sigma)[1]
     odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}

@@ -19,7 +19,7 @@ from keras2torch_birnn.rnn.native.loading import NoKernelError
 from keras2torch_birnn.rnn.native.sources import source_hash
 
 ROOT = Path(__file__).parents[2]
-MISSES = "from keras2torch_birnn.rnn.native import library; library.say_once_if_missing()"
+MISSES = "from keras2torch_birnn.rnn.native import library; library.warn_once_if_missing()"
 USES = """
 import torch, keras2torch_birnn as k2t
 torch.manual_seed(7)
@@ -78,7 +78,7 @@ def _one_more(folder: Path) -> None:
 
 
 def _renamed(folder: Path) -> None:
-    (folder / "print.h").rename(folder / "point.h")
+    (folder / "fingerprint.h").rename(folder / "point.h")
 
 
 def _too_old(folder: Path) -> None:
@@ -163,8 +163,8 @@ def test_what_is_missing_is_said_in_short_and_the_advice_in_the_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(library, "_absence", lambda: NoKernelError("it is gone", "look for it"))
-    library.say_once_if_missing.cache_clear()
-    assert library.missing() == "it is gone"
+    library.warn_once_if_missing.cache_clear()
+    assert library.why_missing() == "it is gone"
     with pytest.warns(RuntimeWarning, match=r"slower on CPU: it is gone; look for it$"):
-        library.say_once_if_missing()
-    library.say_once_if_missing.cache_clear()
+        library.warn_once_if_missing()
+    library.warn_once_if_missing.cache_clear()

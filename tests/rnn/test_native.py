@@ -31,9 +31,10 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.layers.recurrent import bidirectional
-from keras2torch_birnn.rnn.call import Asked
-from keras2torch_birnn.rnn.engines import is_exporting, run
-from keras2torch_birnn.rnn.modules import recurrence
+from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.engines.engine import is_exporting
+from keras2torch_birnn.rnn.engines.select import run
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import library, op, packing
 from keras2torch_birnn.spec import Array
 
@@ -76,7 +77,7 @@ def through(name: str, values: Tensor, isa: int) -> Tensor:
     code = library.ACTIVATIONS[name]
     options = {"leaky_relu": 0.2, "elu": 1.0}
     cell = library.NativeCell(library.KINDS["SimpleRNN"], code, 0, (options.get(name, 0.0), 0.0))
-    (out,), _ = op.run_native(cell, [(one, zero, None, None)], Asked(values[:, None, None]))
+    (out,), _ = op.run_native(cell, [one, zero, None, None], RnnCall(values[:, None, None]))
     return out[:, 0, 0]
 
 
@@ -120,12 +121,12 @@ def test_weights_that_two_kinds_of_cells_share_are_packed_for_each() -> None:
     before = deepcopy(after)
     before.cell, before.native = (
         replace(after.cell, kind="GRU before"),
-        library.native_numbers("GRU before", "tanh", "sigmoid"),
+        library.find_native_cell("GRU before", "tanh", "sigmoid"),
     )
     for name, weight in after.named_parameters():
         setattr(before, name, weight)
     with torch.no_grad():
-        wanted = run(recurrence(before)._replace(engine="loop"), Asked(x, merge="sum"))[0][0]
+        wanted = run(before.rnn_layer()._replace(engine="loop"), RnnCall(x, merge="sum"))[0][0]
         first = after(x)
         torch.testing.assert_close(before(x), wanted, rtol=0, atol=TOLERANCE)
         assert torch.equal(after(x), first)
@@ -174,7 +175,7 @@ def test_one_changed_number_is_noticed_however_the_layer_is_shared_out(
 
 def print_of(isa: int, arrays: list[Array]) -> int:
     at = [library.Array(a.ctypes.data if a.size else None, a.size) for a in arrays]
-    found: int = library.library().k2t_print(isa, (library.Array * 4)(*at))
+    found: int = library.library().k2t_fingerprint(isa, (library.Array * 4)(*at))
     return found
 
 
@@ -213,18 +214,18 @@ def test_every_change_of_weights_changes_their_fingerprint(data: st.DataObject) 
 
 
 def test_what_the_kernel_answers_is_an_error_in_words() -> None:
-    op.done(0)
+    op.check_code(0)
     for code, error, words in (
         (1, MemoryError, "no memory for the native kernel's scratch"),
         (2, ValueError, "a length is below 0 or above the number of steps"),
     ):
         with pytest.raises(error, match=words):
-            op.done(code)
+            op.check_code(code)
 
 
 def keys_of(weight: Tensor) -> set[tuple[int, ...]]:
-    """Those of the packed weights that were made of a weight."""
-    return {key for key in packing._kept if weight.data_ptr() in key}
+    """Return the keys of the packed weights that were made of a weight."""
+    return {key for key in packing._cache if weight.data_ptr() in key}
 
 
 @native
@@ -235,7 +236,7 @@ def test_packed_weights_go_with_their_module() -> None:
     keys = keys_of(module.weight_hh_l0)
     assert keys
     del module
-    assert not keys & packing._kept.keys()
+    assert not keys & packing._cache.keys()
 
 
 @native
@@ -262,7 +263,7 @@ def test_padded_rows_are_told_from_others(
         mask = mask.T.contiguous().T
     with pytest.MonkeyPatch.context() as patched:
         if by_torch:
-            patched.setattr(op, "missing", lambda: "it was not built")
+            patched.setattr(op, "why_missing", lambda: "it was not built")
         found = op.lengths_of_padded(mask)
     if all(row == sorted(row, reverse=True) for row in rows):
         assert found is not None
@@ -278,7 +279,7 @@ def test_lengths_that_do_not_fit_are_refused(length: int, training: bool) -> Non
     module, x = gru()
     lengths = torch.tensor([3, length, 11])
     with pytest.raises(ValueError, match="a length is below 0 or above the number of steps"):
-        module.train(training).run_sequence(Asked(x, lengths))
+        module.train(training).run_sequence(RnnCall(x, lengths))
 
 
 @native
@@ -293,7 +294,7 @@ def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: 
         with pytest.raises(ValueError, match=r"a state \[3, 24\] is expected"):
             module(x, None, [torch.zeros(size), torch.zeros(3, 24)])
     with pytest.raises(ValueError, match=r"lengths \[3\] are expected"):
-        module.run_sequence(Asked(x, torch.tensor([11, 11])))
+        module.run_sequence(RnnCall(x, torch.tensor([11, 11])))
     with pytest.raises(ValueError, match=r"an input \(batch, time, 5\) is expected"):
         module(x[None])
     for name, size in (("weight_ih_l0_reverse", (71, 5)), ("bias_hh_l0", (3,))):
@@ -316,7 +317,7 @@ def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: 
 )
 def test_the_operator_refuses_weights_that_do_not_fit(change: Any, message: str) -> None:
     module, x = gru()
-    given = change([p.detach() for w in recurrence(module).weights for p in w])
+    given = change([p.detach() for p in module.rnn_layer().parameters])
     with pytest.raises(ValueError, match=message):
         torch.ops.k2t.rnn(x, given, None, [], [1, 1, 2], [0.0, 0.0], 0)
 
@@ -422,7 +423,7 @@ def _tells_export_from_compilation() -> bool:
 
 
 @native
-@pytest.mark.parametrize("merge", library.MERGES.values(), ids=library.MERGES)
+@pytest.mark.parametrize("merge", [m.native_code for m in MERGE_MODES.values()], ids=MERGE_MODES)
 def test_the_operator_is_registered_well(merge: int) -> None:
     module, x = gru()
     parameters = [
@@ -464,22 +465,22 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
     activations = {"activation": "tanh", "recurrent_activation": "hard_sigmoid_0.2"}
     spec = both(cell, units, features, "mul", **activations)
     module: Any = bidirectional(spec)
-    number, weights = module.native, recurrence(module).weights
+    number, weights = module.native, module.rnn_layer().parameters
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(1, steps, features, generator=draw)
     h, c = (torch.randn(1, units, generator=draw) for _ in range(2))
     state = (h, c)[: number.states]
     asked = [
-        Asked(x, merge="mul"),
-        Asked(x, torch.tensor([steps - 2]), (state, state[::-1]), "mul"),
-        Asked(x, torch.tensor([steps - 3]), None, None),
-        Asked(x, torch.tensor([0]), (state, state), "sum"),
+        RnnCall(x, merge="mul"),
+        RnnCall(x, torch.tensor([steps - 2]), (state, state[::-1]), "mul"),
+        RnnCall(x, torch.tensor([steps - 3]), None, None),
+        RnnCall(x, torch.tensor([0]), (state, state), "sum"),
     ]
 
     def by(threads: int) -> list[Tensor]:
         torch.set_num_threads(threads)
         given = [(weights, one) for one in asked]
-        given.append((weights[:1], Asked(x, None, (state,))))  # one direction
+        given.append((weights[:4], RnnCall(x, None, (state,))))  # one direction
         results = [op.run_native(number, w, one) for w, one in given]
         return [t for out, states in results for t in (*out, *(s for d in states for s in d))]
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from keras2torch_birnn.layers.recurrent import bidirectional
-from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.call import Asked
+from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.engines import native_gradient
 from keras2torch_birnn.rnn.native import library, packing
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
@@ -32,13 +32,13 @@ pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 def gradients_by_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Batch sizes of the calls of the kernel's gradient, from now on."""
     seen: list[int] = []
-    original = engines.gradient
+    original = native_gradient.gradient
 
-    def counted(cell: Any, parameters: Any, asked: Asked, *rest: Any, **keywords: Any) -> Any:
+    def counted(cell: Any, parameters: Any, asked: RnnCall, *rest: Any, **keywords: Any) -> Any:
         seen.append(asked.x.shape[0])
         return original(cell, parameters, asked, *rest, **keywords)
 
-    monkeypatch.setattr(engines, "gradient", counted)
+    monkeypatch.setattr(native_gradient, "gradient", counted)
     return seen
 
 
@@ -71,7 +71,7 @@ def test_gradients_through_the_kernel_are_those_of_torch(
     got = gradients()
     # Gradients of gradients are torch's, but what they say of the output goes back by the kernel.
     assert seen == [2, 2]
-    monkeypatch.setenv("K2T_ENGINE", "loop")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "loop")
     for a, b in zip(got, gradients(), strict=True):
         assert (a is None) == (b is None)
         if a is not None and b is not None:
@@ -83,7 +83,7 @@ def test_gradients_through_the_kernel_are_those_of_torch(
 @settings(max_examples=60, deadline=None)
 @given(case=cases(), training=st.booleans())
 def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], training: bool) -> None:
-    """Of random sums of all outputs and final states, for x, the states before, and all weights."""
+    """Compare gradients of random sums of all outputs and final states, for all tensors."""
     cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
     make, spec = layer_of(case)
     rng = torch.Generator().manual_seed(case["seed"])
@@ -186,7 +186,7 @@ def test_torchs_default_dtype_and_device_change_nothing() -> None:
     wanted = computed()
     torch.set_default_dtype(torch.float64)
     try:
-        packing._kept.clear()  # so that weights are packed anew
+        packing._cache.clear()  # so that weights are packed anew
         with torch.device("meta"):
             got = computed()
     finally:
@@ -248,5 +248,5 @@ def test_a_cell_without_a_gradient_of_its_own_trains_by_torch(
     assert seen == kept == []
     assert module.weight_hh_l0.grad is not None
     slopes = {"name": "leaky_relu", "negative_slope": -0.1}
-    cell = library.native_numbers("LSTM", slopes, "sigmoid")
+    cell = library.find_native_cell("LSTM", slopes, "sigmoid")
     assert cell is not None and not cell.differentiable

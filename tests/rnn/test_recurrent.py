@@ -37,7 +37,7 @@ from keras2torch_birnn.conversion import build, flat, reset_states
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import modules
-from keras2torch_birnn.rnn.engine_choice import Choice, choose
+from keras2torch_birnn.rnn.engines import Choice, static_engine
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 
 EXACT = 1e-12
@@ -189,7 +189,7 @@ def test_a_masked_row_is_its_valid_steps_alone(spec: LayerSpec, bits: list[bool]
     whole, alone = by_torch(module, x, mask), by_torch(module, x[:, mask[0]])
     half = spec.parts.get("forward_layer", spec)
     turned = half.config["go_backwards"] and half.config["return_sequences"]
-    rules = {one.config["masked_output"] for one in (spec.parts.values() or (spec,))}
+    rules = {one.semantics["masked_output"] for one in (spec.parts.values() or (spec,))}
     if not half.config["return_sequences"] or "zeros_unreversed" in rules:
         # the last step may be a masked one: the states alone are comparable
         if half.config["return_state"]:
@@ -253,9 +253,9 @@ def test_a_model_has_torchs_names_under_keras_names() -> None:
 def test_what_torch_cannot_compute_runs_in_the_loop_and_says_why(
     spec: LayerSpec, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("K2T_ENGINE", "torch")
-    assert choose(spec).engine == "loop"
-    assert reason in choose(spec).reason
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
+    assert static_engine(spec).engine == "loop"
+    assert reason in static_engine(spec).reason
     module = convert_layer(spec)
     assert isinstance(module, modules.LoopRNN)
     assert {"weight_ih_l0", "weight_hh_l0"} <= set(module.state_dict())
@@ -361,7 +361,7 @@ def test_dropout_does_nothing_in_eval_mode(cell: str, masked: bool, dropped: Rec
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 @pytest.mark.parametrize("cell", CELLS)
 def test_rates_of_zero_and_one_drop_nothing(cell: str, rate: float, dropped: Recorder) -> None:
-    """As in Keras, which drops for 0 < rate < 1 only."""
+    """Keras drops for 0 < rate < 1 only."""
     spec = rnn(cell, dropout=rate, recurrent_dropout=rate)
     x = values(B, T, F)
     assert_same(by_torch(convert_layer(spec).train(), x), by_reference(spec, x))

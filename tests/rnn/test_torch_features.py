@@ -21,7 +21,7 @@ from torch_features_child import CHECKS
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional
-from keras2torch_birnn.rnn import plain
+from keras2torch_birnn.rnn import tensor_memory
 from keras2torch_birnn.rnn.native import library, op, packing
 
 # Torch's own, at the first dual number.
@@ -107,7 +107,7 @@ def test_tensors_without_memory_of_their_own_end_no_interpreter(name: str, held:
 
 def test_only_plain_tensors_pass_the_gate() -> None:
     x = torch.randn(B, T)
-    assert plain.is_plain([x, nn.Parameter(x), torch.empty(0, T)])
+    assert tensor_memory.is_plain([x, nn.Parameter(x), torch.empty(0, T)])
     for other in (
         torch._neg_view(x),
         torch.complex(x, x).conj().imag,
@@ -115,14 +115,14 @@ def test_only_plain_tensors_pass_the_gate() -> None:
         torch.empty(B, T, device="meta"),
         x.as_subclass(type("Named", (Tensor,), {})),
     ):
-        assert not plain.is_plain([x, other])
+        assert not tensor_memory.is_plain([x, other])
     with forward_ad.dual_level():
-        assert plain.is_plain([x])
-        assert not plain.is_plain([forward_ad.make_dual(x, x)])
+        assert tensor_memory.is_plain([x])
+        assert not tensor_memory.is_plain([forward_ad.make_dual(x, x)])
     seen: list[bool] = []
 
     def transformed(y: Tensor) -> Tensor:
-        seen.extend((plain.is_plain([x]), plain.is_plain([y])))
+        seen.extend((tensor_memory.is_plain([x]), tensor_memory.is_plain([y])))
         return y.sum()
 
     torch.func.grad(transformed)(x)
@@ -388,7 +388,7 @@ def test_a_module_that_swaps_its_parameters_converts_and_loads_after_a_native_ca
 @native
 def test_packed_weights_go_with_the_memory_they_were_made_of() -> None:
     layer, x = layer_of("LSTM").eval(), torch.randn(B, T, F)
-    packing._kept.clear()
+    packing._cache.clear()
     with torch.no_grad():
         for change in ("nothing", "data", "dtype", "parameter"):
             if change == "data":
@@ -397,18 +397,18 @@ def test_packed_weights_go_with_the_memory_they_were_made_of() -> None:
                 layer.double().float()
             elif change == "parameter":
                 layer.bias_ih_l0 = nn.Parameter(torch.randn(4 * H))
-            assert not packing._kept
+            assert not packing._cache
             layer(x)
-            assert len(packing._kept) == 1
+            assert len(packing._cache) == 1
     del layer
     gc.collect()
-    assert not packing._kept
+    assert not packing._cache
 
 
 @native
 def test_packed_weights_whose_memory_moved_go_with_the_next_that_are_packed() -> None:
     layer, x = layer_of("LSTM").eval(), torch.randn(B, T, F)
-    packing._kept.clear()
+    packing._cache.clear()
     with torch.no_grad():
         layer(x)
         storage = layer.weight_hh_l0.untyped_storage()
@@ -420,7 +420,7 @@ def test_packed_weights_whose_memory_moved_go_with_the_next_that_are_packed() ->
         other = layer_of("GRU").eval()
         other(x)
         assert_same(layer(x)[0], by_loop(layer)(x.double())[0])
-        assert len(packing._kept) == 2
+        assert len(packing._cache) == 2
     del taken
 
 
@@ -429,7 +429,7 @@ def test_weights_that_change_all_the_time_are_packed_once_more_and_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer, x = layer_of("LSTM").eval(), torch.randn(B, T, F)
-    real = packing.packed_before
+    real = packing.cached_pack
 
     def changing(*given: Any, **options: Any) -> Any:
         packed = real(*given, **options)
@@ -438,7 +438,7 @@ def test_weights_that_change_all_the_time_are_packed_once_more_and_used(
 
     with torch.no_grad():
         layer(x)
-        monkeypatch.setattr(op, "packed_before", changing)
+        monkeypatch.setattr(op, "cached_pack", changing)
         before = layer(x)[0]
         monkeypatch.undo()
         assert_same([before], [layer(x)[0]], 0.01)
@@ -450,7 +450,7 @@ def test_weights_that_change_all_the_time_are_packed_once_more_and_used(
 
 def print_of(isa: int, words: Any) -> int:
     arrays = (library.Array * 4)(library.Array(words.ctypes.data, 2 * words.size))
-    found: int = library.library().k2t_print(isa, arrays)
+    found: int = library.library().k2t_fingerprint(isa, arrays)
     return found
 
 
@@ -476,7 +476,7 @@ def test_the_fingerprint_starts_at_another_number_in_every_process() -> None:
     code = """if True:
         import ctypes
         from keras2torch_birnn.rnn.native.library import Array, instruction_set, library
-        print(library().k2t_print(instruction_set(), (Array * 4)()))
+        print(library().k2t_fingerprint(instruction_set(), (Array * 4)()))
     """
     command = [sys.executable, "-W", "ignore", "-c", code]
     found = {subprocess.run(command, capture_output=True, check=True).stdout for _ in range(3)}

@@ -1,4 +1,4 @@
-"""What code written for nn.LSTM, nn.GRU and nn.RNN finds in ours: arguments, attributes, errors."""
+"""Code written for nn.LSTM, nn.GRU and nn.RNN runs: arguments, attributes, errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 from kernel_layers import both, half, native
-from specs import KERAS3, bi, chain, dense, rnn
+from specs import KERAS3, bi, chain, dense, rnn, values
+from specs import layer as layer_spec
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -357,6 +359,65 @@ def test_a_converted_layer_says_the_same(kind: str, made: Any, text: str) -> Non
         layer(x, None, [s.numpy() for s in states])
     with pytest.raises(TypeError, match=r"initial_state: torch.float32 is expected, which the wei"):
         layer(x, None, [s.double() for s in states])
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_a_converted_layer_refuses_shapes_that_do_not_fit(kind: str) -> None:
+    layer, x = CONVERTED[kind](), torch.randn(B, T, F)
+    count = (2 if kind in ("LSTM", "bidirectional") else 1) * (2 if kind == "bidirectional" else 1)
+
+    def refused(text: str, *given: Any) -> None:
+        with pytest.raises(ValueError, match=text) as found:
+            layer(*given)
+        assert isinstance(found.value, k2t.UsageError)
+
+    refused(r"^a mask \[3, 11\] is expected, found \[3, 10\]", x, torch.ones(B, T - 1))
+    states = [torch.randn(B, H) for _ in range(count)]
+    layer(x, None, states)
+    wrong = [torch.randn(B, H - 1), *states[1:]]
+    refused(r"^initial_state: a state \[3, 7\] is expected, found \[3, 6\]", x, None, wrong)
+    refused(f"^initial_state: {count} states are expected, found", x, None, states * 2)
+
+
+def test_states_that_two_directions_cannot_share_are_refused() -> None:
+    layer, states = CONVERTED["bidirectional"](), [torch.randn(B, H)] * 3
+    with pytest.raises(k2t.UsageError, match="as many states for each of 2 directions are expec"):
+        layer(torch.randn(B, T, F), None, states)
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_no_steps_have_outputs_but_no_last_output(kind: str) -> None:
+    layer, x = CONVERTED[kind](), torch.randn(B, 0, F)
+    assert layer(x).shape == (B, 0, H)
+    layer.plan = replace(layer.plan, return_sequences=False)
+    for given in ((x,), (x, torch.ones(B, 0, dtype=torch.bool))):
+        with pytest.raises(ValueError, match="an input of no steps has no last output") as found:
+            layer(*given)
+        assert isinstance(found.value, k2t.UsageError)
+
+
+def test_a_convolutional_layer_says_the_same() -> None:
+    weights = {"kernel": values(3, 2, 20), "recurrent_kernel": values(3, 5, 20)}
+    spec = layer_spec(
+        "ConvLSTM1D",
+        "conv",
+        weights,
+        filters=5,
+        kernel_size=(3,),
+        use_bias=False,
+        recurrent_activation="sigmoid",
+        masked_output="zeros",
+    )
+    layer, x = converted(spec).float(), torch.randn(B, T, 7, 2)
+    state = torch.randn(B, 5, 5)
+    layer(x, None, [state, state])
+    for given, text in (
+        ((x[:, :0],), "an input of no steps is not supported"),
+        ((x, None, [state]), "initial_state: 2 states are expected, found 1"),
+        ((x, None, [state, state[1:]]), r"a state \[3, 5, 5\] is expected, found \[2, 5, 5\]"),
+    ):
+        with pytest.raises(k2t.UsageError, match=text):
+            layer(*given)
 
 
 def test_a_converted_layer_says_what_to_do_with_a_packed_sequence() -> None:

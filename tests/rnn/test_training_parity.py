@@ -63,7 +63,7 @@ def mask_of(kind: str | None, x: Tensor) -> Tensor | None:
 
 
 def loss_of(entry: dict[str, Any], inputs: Sequence[Tensor], ys: Any, targets: Any) -> Tensor:
-    """What Keras minimizes: means over all that counts, weighed over the outputs."""
+    """Return the loss of Keras: means over unmasked values, weighted over the outputs."""
     total = torch.zeros((), dtype=ys[0].dtype)
     mask = mask_of(entry["mask"], inputs[0])
     for y, target, weight in zip(

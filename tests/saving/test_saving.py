@@ -28,7 +28,7 @@ from keras2torch_birnn.errors import (
     UsageError,
     WeightMismatchError,
 )
-from keras2torch_birnn.saving.atomic import write_whole
+from keras2torch_birnn.saving.atomic import write_atomically
 from keras2torch_birnn.saving.checkpoint import FORMAT
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
@@ -42,7 +42,7 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def plain_dict(tmp_path_factory: pytest.TempPathFactory, model: nn.Module) -> dict[str, Any]:
-    """What OUT holds."""
+    """Return the content of OUT."""
     out = tmp_path_factory.mktemp("plain") / "model.pt"
     birnn.save(model, out)
     return torch.load(out, weights_only=True)
@@ -311,7 +311,7 @@ def test_of_two_writers_without_force_one_wins(tmp_path: Path) -> None:
             ready.wait()
 
         try:
-            write_whole(out, fill, overwrite=False)
+            write_atomically(out, fill, overwrite=False)
             ends.append(text)
         except OutputError as error:
             ends.append(error.found)

@@ -30,7 +30,7 @@ from commands import (
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.saving import atomic
-from keras2torch_birnn.saving.out_files import is_out
+from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files and signals")
 faults = pytest.importorskip("fuzz.faults")
@@ -149,7 +149,7 @@ def test_no_member_of_the_input_folder_is_replaced(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(live / "as_folder", tmp_path / "model"))
     before = contents(tmp_path)
     run = k2t("convert", folder, folder / "config.json", "--force")
-    assert_refused(run, 5, folder / "config.json", "is a part of the input")
+    assert_refused(run, 5, folder / "config.json", "is inside the input")
     assert contents(tmp_path) == before
 
 
@@ -160,7 +160,7 @@ def test_no_shard_of_the_input_is_replaced(tmp_path: Path) -> None:
     index = Path(shutil.copy(live / "in_shards.weights.json", tmp_path))
     shard = tmp_path / "in_shards_00000.weights.h5"
     run = k2t("convert", index, shard, "--config", live / "in_shards.json", "--force")
-    assert_refused(run, 5, shard, "is weights beside the index")
+    assert_refused(run, 5, shard, "is a weights file of the input")
 
 
 @pytest.mark.parametrize(
@@ -277,20 +277,20 @@ def test_looking_at_an_old_file_runs_nothing_of_it(tmp_path: Path) -> None:
 
     for content in ({"format": Evil()}, {"format": "keras2torch_birnn/1", "spec": Evil()}):
         torch.save(content, tmp_path / "old.pt")
-        assert is_out(tmp_path / "old.pt") == (content["format"] == "keras2torch_birnn/1")
+        assert is_checkpoint(tmp_path / "old.pt") == (content["format"] == "keras2torch_birnn/1")
         assert list(contents(tmp_path)) == ["old.pt"]
 
 
 def test_a_file_of_others_that_comes_meanwhile_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, original = tmp_path / "out.pt", atomic._make_lasting
+    out, original = tmp_path / "out.pt", atomic._sync_file
 
     def comes(path: Path, mode: int) -> None:
         original(path, mode)
         out.write_bytes(MASKED.read_bytes())
 
-    monkeypatch.setattr(atomic, "_make_lasting", comes)
+    monkeypatch.setattr(atomic, "_sync_file", comes)
     with pytest.raises(birnn.OutputError, match="remove it first"):
         birnn.save(birnn.convert(OLD), out)
     assert contents(tmp_path) == {"out.pt": MASKED.read_bytes()}
@@ -363,7 +363,7 @@ def test_impossible_names_are_refused_before_any_work(
 
 
 def test_a_zero_byte_in_a_name_is_an_output_error() -> None:
-    with pytest.raises(birnn.OutputError, match="is no name of a file"):
+    with pytest.raises(birnn.OutputError, match="is not a valid file name"):
         birnn.save(birnn.convert(OLD), "a\0b.pt")
 
 

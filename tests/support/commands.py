@@ -39,14 +39,14 @@ COMMAND = (str(Path(sys.executable).with_name("k2t")),)
 
 @dataclass(frozen=True)
 class Run:
-    """How one run of the command ended."""
+    """Result of one run of the command."""
 
     code: int
     out: str
     err: str
 
     def lines(self, kind: str) -> list[str]:
-        """What follows ``k2t: KIND: `` on stderr."""
+        """Return the texts after ``k2t: KIND: `` on stderr."""
         start = f"k2t: {kind}: "
         return [line[len(start) :] for line in self.err.splitlines() if line.startswith(start)]
 
@@ -68,7 +68,7 @@ def k2t_process(*arguments: object, **options: Any) -> Run:
 
 
 def assert_refused(run: Run, code: int, file: object, words: str = "", lines: int = 1) -> None:
-    """One line for each problem, in the contract's form, and nothing else."""
+    """Assert one line per problem, in the contract's form, and no other output."""
     errors = run.lines("error")
     assert run.code == code, run.err
     assert len(errors) == lines == len(run.err.splitlines()) - len(run.lines("note")), run.err

@@ -70,7 +70,7 @@ def _entry(class_name: str, name: str, config: Json) -> Json:
 
 
 def layer_json(layer: tuple[str, Mapping[str, Any]], name: str, version: str) -> Json:
-    """One layer, with those inside it."""
+    """Describe one layer, with the layers inside it."""
     class_name, keywords = layer
     if class_name == "Functional":
         return {**model_json(dict(keywords), version, name), "name": name, "inbound_nodes": []}

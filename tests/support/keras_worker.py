@@ -36,7 +36,7 @@ def main(label: str, folder: str) -> None:
 
 
 def written(keras: Any, task: dict[str, Any], folder: Path) -> str:
-    """One model: its file, and what it gives."""
+    """Write one model to a file, and compute its outputs."""
     case = {**task, "layers": [], "scale": 0.4, "tags": []}
     keras.clear()
     model = graphs.build(keras, task["graph"])

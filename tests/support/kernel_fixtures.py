@@ -11,7 +11,7 @@ from keras2torch_birnn.rnn.native import gradient, library, op
 
 def isa_bits() -> list[int]:
     """The instruction sets that this processor has."""
-    if library.missing():
+    if library.why_missing():
         return []
     have = library.library().k2t_instruction_sets()
     return [bit for bit in library.INSTRUCTION_SETS.values() if have & bit]
@@ -28,13 +28,13 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.fixture
 def native_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the environment of the tests asks for."""
-    monkeypatch.setenv("K2T_ENGINE", "auto")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "auto")
 
 
 @pytest.fixture
 def forced_native(native_where_it_pays: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the other, which whole files ask for."""
-    monkeypatch.setenv("K2T_ENGINE", "native")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "native")
 
 
 @pytest.fixture(params=["torch's", "our own"])

@@ -14,13 +14,16 @@ from torch import Tensor
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.call import Asked
+from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.engines import native as native_engine
+from keras2torch_birnn.rnn.engines import native_gradient
 from keras2torch_birnn.rnn.native import library, op
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
+from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 
-native = pytest.mark.skipif(bool(library.missing()), reason=f"no kernel: {library.missing()}")
+WHY_MISSING = library.why_missing()
+native = pytest.mark.skipif(bool(WHY_MISSING), reason=f"no kernel: {WHY_MISSING}")
 
 CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
 # Gates between 0 and 1: with others a random net explodes, in float64 too.
@@ -37,7 +40,7 @@ def options_of(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def half(cell: str, units: int, features: int, seed: int, **config: Any) -> LayerSpec:
-    """One direction: random weights, biases included, too small to make the net chaotic."""
+    """Make one direction: random weights, biases included, too small to make the net chaotic."""
     class_name, _, before = cell.partition(" ")
     rng = np.random.default_rng(seed)
     if class_name == "GRU":
@@ -57,7 +60,8 @@ def half(cell: str, units: int, features: int, seed: int, **config: Any) -> Laye
     options = options_of(
         class_name, {"masked_output": "zeros", "return_sequences": True, **config, "units": units}
     )
-    return LayerSpec(class_name, f"{class_name.lower()}_{seed}", options, weights)
+    name = f"{class_name.lower()}_{seed}"
+    return layer_of_settings(class_name, name, options, weights=weights)
 
 
 def both(cell: str, units: int, features: int, merge: str | None, **config: Any) -> LayerSpec:
@@ -108,7 +112,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def layer_of(case: Mapping[str, Any]) -> tuple[Callable[[LayerSpec], Any], LayerSpec]:
-    """What makes a module of a case's layer, and the layer."""
+    """Return the function that builds a case's module, and the layer."""
     config = {
         key: case[key]
         for key in ("activation", "recurrent_activation", "return_sequences", "use_bias")
@@ -129,9 +133,10 @@ def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of the batches that reach the native kernel from now on."""
     seen: list[int] = []
 
-    def counted(cell: Any, parameters: Any, asked: Asked) -> Any:
-        seen.append(asked.x.shape[0])
-        return op.run_native(cell, parameters, asked)
+    def counted(cell: Any, parameters: Any, call: RnnCall) -> Any:
+        seen.append(call.x.shape[0])
+        return op.run_native(cell, parameters, call)
 
-    monkeypatch.setattr(engines, "run_native", counted)
+    for module in (native_engine, native_gradient):
+        monkeypatch.setattr(module, "run_native", counted)
     return seen

@@ -91,7 +91,7 @@ class LiveKeras:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a file's model compares: largest error against Keras, in units of what is allowed.
+    """Comparison of a file's model: largest error against Keras, relative to the tolerance.
 
     ``keras_error``: the same of Keras itself against float64.
     """

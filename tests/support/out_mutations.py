@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.conversion import build
-from keras2torch_birnn.spec import model_from_json
+from keras2torch_birnn.schema.stored import model_from_json
 
 State = dict[str, Tensor]
 MERGES = ("concat", "sum", "mul", "ave")
@@ -95,7 +95,7 @@ def _of_weights(state: State) -> Iterator[tuple[str, str, State]]:
 
 
 def _same(state: State, name: str) -> str:
-    """Why a change of a bias changes nothing."""
+    """Tell why a change of a bias changes nothing."""
     if name.endswith("key.bias"):
         return "softmax: what is added to all scores of a query falls out"
     first, both, _ = name.partition(" and ")

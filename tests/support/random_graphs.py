@@ -110,11 +110,11 @@ class Drawing:
         return out
 
     def dense(self, x: Tensor, units: int) -> Tensor:
-        """A Dense to a width."""
+        """Apply a Dense of this width."""
         return self.apply_plain(("Dense", {"units": units, "activation": "tanh"}), x)
 
     def apply_plain(self, layer: Layer, x: Tensor) -> Tensor:
-        """The same, never shared."""
+        """Apply a layer that is never shared."""
         out = self.new(x, output_shape(layer, x.shape))
         self.step(layer, x, out)
         return out
@@ -271,11 +271,11 @@ class Drawing:
             self.source.pick(kinds)(x)
 
     def ends(self) -> list[Tensor]:
-        """What nobody has read."""
+        """Return the tensors that no step has read."""
         return [t for t in self.tensors if t.name in self.unread]
 
     def graph(self) -> Graph:
-        """The graph so far; what nobody has read is an output."""
+        """Return the graph so far; tensors that no step has read are its outputs."""
         outputs = [t.name for t in self.ends()]
         return {
             "inputs": self.inputs,

@@ -1,6 +1,6 @@
-"""Random layers with random options that fit a tensor: what ``random_graphs`` draws its steps from.
+"""Random layers with random options that fit a tensor: the steps of ``random_graphs``.
 
-A layer is a pair (class name, keywords) as in ``fixtures/cases.py``, spelled as tf.keras spells it.
+A layer is a pair (class name, keywords) as in ``fixtures/cases/table.py``, in tf.keras' words.
 Output shapes come from the package's schema; Keras contradicts where they are wrong.
 """
 
@@ -48,18 +48,18 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """Where choices come from: Hypothesis, for the Keras called ``package``."""
+    """Source of choices: Hypothesis, for the Keras called ``package``."""
 
     draw: Callable[[Any], Any]
     package: str
 
     @property
     def keras3(self) -> bool:
-        """Whether the graph is for Keras 3."""
+        """Tell whether the graph is for Keras 3."""
         return self.package == "keras"
 
     def pick(self, options: Sequence[Value]) -> Value:
-        """One of the options; the first is the simplest."""
+        """Choose one of the options; the first is the simplest."""
         picked: Value = self.draw(st.sampled_from(options))
         return picked
 
@@ -90,7 +90,7 @@ class Recipe:
 
 
 def output_shape(layer: Layer, shape: Shape) -> Shape:
-    """What the schema says comes out, with the sizes that run; ShapeError where it does not fit."""
+    """Infer the output shape by the schema, with actual sizes; ShapeError if it does not fit."""
     found: Shape = _output(layer, (None, *shape))[1:]
     return found
 
@@ -110,7 +110,7 @@ def _output(layer: Layer, shape: Any) -> Any:
         return shape
     schema = SCHEMA[name]
     config: dict[str, Any] = {}
-    for key, option in schema.options.items():
+    for key, option in {**schema.options, **schema.semantics}.items():
         value = keywords.get(key, option.default)
         unsaid = value is REQUIRED or (value is None and key not in keywords)
         parsed = unsaid or key.endswith("activation")

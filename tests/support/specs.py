@@ -13,6 +13,7 @@ import numpy as np
 
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
+from keras2torch_birnn.schema.stored import layer_of_settings, semantic_names
 from keras2torch_birnn.spec import (
     Array,
     Call,
@@ -22,6 +23,7 @@ from keras2torch_birnn.spec import (
     ModelSpec,
     Structure,
     TensorRef,
+    split_settings,
 )
 
 B, T, F, H, H_BACK = 3, 7, 2, 5, 11
@@ -43,17 +45,16 @@ def layer(
     class_name: str, name: str = "", weights: Mapping[str, Array] = {}, **config: Any
 ) -> LayerSpec:
     """A layer with the schema's defaults."""
+    known = {**SCHEMA[class_name].options, **SCHEMA[class_name].semantics}
     options = {
-        key: option.default
-        for key, option in SCHEMA[class_name].options.items()
-        if option.default is not REQUIRED
+        key: option.default for key, option in known.items() if option.default is not REQUIRED
     }
     parts = {key: config.pop(key) for key in SCHEMA[class_name].parts}
     config = {"trainable": True, **options, **config}
-    for key, option in SCHEMA[class_name].options.items():
+    for key, option in known.items():
         if config.get(key) is not None:
             config[key] = option.parse(config[key])
-    return LayerSpec(class_name, name or class_name, config, weights, parts)
+    return layer_of_settings(class_name, name or class_name, config, weights=weights, parts=parts)
 
 
 def rnn(cell: str, units: int = H, features: int = F, seed: int = 0, **config: Any) -> LayerSpec:
@@ -92,7 +93,9 @@ def dense(units: int, features: int, seed: int = 0, **config: Any) -> LayerSpec:
 
 
 def with_options(spec: LayerSpec, **options: Any) -> LayerSpec:
-    return replace(spec, config={**spec.config, **options})
+    settings = {**spec.settings, **options}
+    config, semantics = split_settings(settings, semantic_names(spec.class_name))
+    return replace(spec, config=config, semantics=semantics)
 
 
 def values(*shape: int, seed: int = 9) -> Array:

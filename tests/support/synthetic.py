@@ -159,7 +159,7 @@ def embedding(path: Path, words: int, width: int, units: int) -> None:
 
 
 def archive(path: Path, words: int, width: int, units: int) -> None:
-    """The same as a ``.keras`` file of Keras 3.15: an archive around an HDF5 file, uncompressed."""
+    """Write a ``.keras`` file as of Keras 3.15: an archive around an HDF5 file, uncompressed."""
     cell = {"units": units, "activation": "tanh", "return_sequences": True}
     lstm = {"module": "keras.layers", "class_name": "LSTM", "registered_name": None}
     halves = {

@@ -22,7 +22,7 @@ MASK = torch.arange(T) < torch.tensor([5, 3, 0])[:, None]
 
 
 class Wrapper(Tensor):
-    """As quantizing libraries have it: no memory of its own, another tensor inside."""
+    """A tensor as in quantizing libraries: no memory of its own, another tensor inside."""
 
     inner: Tensor
 
@@ -94,7 +94,7 @@ def fake(mask: Tensor | None) -> None:
 
 
 def lives(call: Callable[[], Any]) -> Any:
-    """What a call gives, or None where torch's own operators refuse it."""
+    """Return the result of a call, or None if torch's own operators refuse it."""
     try:
         return call()
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:

@@ -19,11 +19,11 @@ from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference.rounding import difference
 from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.verification import close, expand_devices, live_keras, verify
-from keras2torch_birnn.verification.closeness import Tolerance, tolerance
 from keras2torch_birnn.verification.keras_child import plain
 from keras2torch_birnn.verification.live_keras import ask_keras, keras_for
 from keras2torch_birnn.verification.report import Comparison
-from keras2torch_birnn.verification.whole import compare
+from keras2torch_birnn.verification.tolerance import Tolerance, resolve_tolerance
+from keras2torch_birnn.verification.whole_model import compare
 
 STACK = "tf.keras-2.15.0/mask_stack_bi_dense.h5"
 POOLED = "keras-3.15.1/mask_average_pool.keras"
@@ -197,7 +197,7 @@ def test_a_wrong_layer_that_later_ones_hide_is_found(tmp_path: Path) -> None:
 def test_float32_rounding_is_forgiven_by_the_yardstick_only() -> None:
     """An error above the tolerance passes where plain float32 arithmetic is as far off."""
     wanted, got, place = [np.array([1.0])], [np.array([1.001])], ("cpu", "reference")
-    own, given = tolerance(None, None), tolerance(1e-5, 1e-4)
+    own, given = resolve_tolerance(None, None), resolve_tolerance(1e-5, 1e-4)
 
     def compared(rounding: float, limit: Tolerance) -> Comparison:
         return compare(got, wanted, [rounding], limit, device=place[0], against=place[1])
@@ -210,7 +210,7 @@ def test_float32_rounding_is_forgiven_by_the_yardstick_only() -> None:
 
 def test_a_comparison_that_rounding_drowns_is_not_judged() -> None:
     """Float32 rounding above 1e-3 of the output's size: neither equal nor not."""
-    wanted, limit = [np.array([2.0])], tolerance(None, None)
+    wanted, limit = [np.array([2.0])], resolve_tolerance(None, None)
     drowned, clear = (
         compare(wanted, wanted, [rounding], limit, device="cpu", against="reference")
         for rounding in (0.0021, 0.0019)
@@ -224,7 +224,7 @@ def test_a_comparison_that_rounding_drowns_is_not_judged() -> None:
 def test_the_rounding_of_one_output_excuses_no_other() -> None:
     wanted = [np.array([1000.0]), np.array([1.0])]
     got = [np.array([1000.0]), np.array([1.5])]
-    limit, roundings = tolerance(None, None), [0.5, 1e-6]
+    limit, roundings = resolve_tolerance(None, None), [0.5, 1e-6]
     assert not compare(got, wanted, roundings, limit, device="cpu", against="reference").ok
 
 

@@ -1,4 +1,4 @@
-"""What ``verify`` computes the whole model on: drawn inputs that say something, and the user's."""
+"""Inputs of the whole-model check of ``verify``: drawn ones, and the user's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.reference import rounding
 from keras2torch_birnn.reference.rounding import Measured, share_of, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, normal
-from keras2torch_birnn.spec import Array, ModelSpec, model_from_json
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification import verify
 from keras2torch_birnn.verification.live_keras import KerasAnswer
 
@@ -311,7 +312,7 @@ def test_own_data_that_rounding_drowns_is_said_to_be_so_and_others_are_tried(
         ([np.zeros((0, 7, 2))], r"has shape \(0, 7, 2\)"),
         ([np.full((1, 7, 2), "a")], r"holds <U1, numbers are expected"),
         ([[[[1.0, 2.0]], [3.0]]], r"holds object, numbers are expected"),
-        ([np.full((1, 7, 2), np.nan)], r"holds NaN or infinite values, which say nothing"),
+        ([np.full((1, 7, 2), np.nan)], r"holds NaN or infinite values, which cannot be compared"),
         ([np.full((1, 7, 3), 1e300)], r"holds values beyond float32"),
     ],
 )
@@ -324,13 +325,13 @@ def test_own_data_that_does_not_fit_is_refused(inputs: Any, words: str, tmp_path
 @pytest.mark.parametrize(
     ("ids", "words"),
     [
-        (np.full((1, 7), 1.5), r"holds fractions, whole numbers are expected"),
+        (np.full((1, 7), 1.5), r"holds fractions, integers are expected"),
         (np.full((1, 7), 2.0**40), r"input \S+ holds values beyond int32"),
         (
             np.full((1, 7), -1),
-            r"the model cannot be computed on the inputs given \(layer embedding",
+            r"the model cannot be computed on the given inputs \(layer embedding",
         ),
-        (np.full((1, 7), 10**6), r"cannot be computed on the inputs given \(index 1000000 is out"),
+        (np.full((1, 7), 10**6), r"cannot be computed on the given inputs \(index 1000000 is out"),
     ],
 )
 def test_own_ids_beyond_the_vocabulary_are_refused(ids: Array, words: str, tmp_path: Path) -> None:
@@ -367,7 +368,7 @@ def test_a_file_that_holds_no_arrays_is_refused(tmp_path: Path) -> None:
 
 def test_golden_vectors_take_no_other_inputs(tmp_path: Path) -> None:
     files = pair(FIXTURES / GRU, tmp_path)
-    with pytest.raises(birnn.UsageError, match="golden vectors bring their own inputs"):
+    with pytest.raises(birnn.UsageError, match="golden vectors have their own inputs"):
         verify(files[1], inputs=[])
     assert k2t("verify", files[1], "--inputs", "x.npz").code == 2
 

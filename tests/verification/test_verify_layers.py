@@ -221,7 +221,7 @@ def test_layers_of_a_model_inside_time_distributed_are_judged_by_themselves() ->
 
 
 def replaced_name(model: LayerSpec, old: str, new: str) -> LayerSpec:
-    """The same model with a layer renamed."""
+    """Return the model with a layer renamed."""
     import dataclasses
 
     assert model.graph is not None

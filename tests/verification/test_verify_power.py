@@ -66,7 +66,7 @@ def test_every_mutation_of_out_is_not_equal(
 
 
 def test_a_change_that_keeps_the_function_is_no_mutation() -> None:
-    """What is added to both biases of an LSTM is added up; a GRU keeps them apart."""
+    """An LSTM adds both of its biases up; a GRU keeps them apart."""
     zeros: dict[str, Any] = {
         "lstm.weight_hh_l0": torch.rand(20, 5),
         "lstm.bias_ih_l0": torch.rand(20),

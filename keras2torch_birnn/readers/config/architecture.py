@@ -184,8 +184,10 @@ def _parse_layer(
         )
     else:
         parts = {}
-    options = _parse_options(file_class, class_name, config, parsing, place, wrapped=wrapped)
-    layer = LayerSpec(class_name, name, options, parts=parts, place=place)
+    options, semantics = _parse_options(
+        file_class, class_name, config, parsing, place, wrapped=wrapped
+    )
+    layer = LayerSpec(class_name, name, options, parts=parts, place=place, semantics=semantics)
     if not cell:
         check_alone(layer, parsing.problems)
     check_stack(layer, parsing.generation, parsing.problems)
@@ -247,9 +249,10 @@ def _parse_options(
     place: str,
     *,
     wrapped: bool,
-) -> dict[str, Any]:
-    """Parse the options of a layer, all explicit; those not supported become problems."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parse a layer's config and semantics, all explicit; unsupported options become problems."""
     schema = SCHEMA[class_name]
+    rules = dialects.mask_rules(class_name, parsing.generation)
     if added := penalties(class_name, given):
         parsing.penalties[place] = added
     config = dialects.rename_keys(class_name, given)
@@ -271,10 +274,10 @@ def _parse_options(
             _check_dtype(source_policy(config.get("dtype")), parsing, place)
         config.pop("dtype", None)
         if quantized:
-            config["quantized"] = quantized
+            rules["quantized"] = quantized
     if "recurrent_dropout" in schema.options:
         config = dialects.cell_defaults(file_class, config, parsing.generation)
-    if "masked_output" in schema.options:
+    if "masked_output" in schema.semantics:
         first = wrapped and dialects.is_tensorflow_1(given, parsing.generation)
         if first:
             parsing.of_tensorflow_1.add(place)
@@ -285,19 +288,23 @@ def _parse_options(
                 f"{printable(place)}: stateful inside a Bidirectional has no effect in Keras "
                 f"{printable(parsing.generation.version)}: every batch starts anew"
             )
-        config = dialects.recurrent_defaults(
+        rules["masked_output"] = dialects.masked_output(
             file_class, config, parsing.generation, wrapped=wrapped
         )
+        config.pop("zero_output_for_mask", None)
     untold = class_name in ("Attention", "AdditiveAttention") and "causal" not in given
     if untold and parsing.generation.version == "2.2.4-tf":
         parsing.notes.append(
             f"{printable(place)}: TensorFlow 1.14 does not write the options of {class_name}; "
             "taken as causal=False, as this Keras does when it reads the file"
         )
-    config |= dialects.mask_rules(class_name, parsing.generation)
     options: dict[str, Any] = {"trainable": trainable is not False}
     for key, option in schema.options.items():
         options[key] = _parse_option(class_name, key, option, config, parsing, place)
+    semantics = {
+        key: _parse_option(class_name, key, option, rules, parsing, place)
+        for key, option in schema.semantics.items()
+    }
     for key in config.keys() - schema.options.keys():
         if key not in (*schema.parts, "layer") and dialects.has_effect(class_name, key):
             parsing.problems.append(
@@ -307,7 +314,7 @@ def _parse_options(
                     place=place,
                 )
             )
-    return options
+    return options, semantics
 
 
 def _parse_option(

@@ -119,14 +119,14 @@ def infer_stack_mask_rule(layer: LayerSpec, generation: Generation) -> LayerSpec
     has another width.
     """
     cell = layer.parts["cell"]
-    if cell.class_name != STACK or layer.config["masked_output"] != "previous_state":
+    if cell.class_name != STACK or layer.semantics["masked_output"] != "previous_state":
         return layer
     widths = [one.config.get("units") for one in cells_in_order(cell)]
-    if cell.config["states"] == "last cell first":
+    if cell.semantics["states"] == "last cell first":
         old = generation.version.startswith(("2.0.", "2.1."))
         rule = "fails" if old and len(set(widths)) > 1 else "previous_state"
     elif len(widths) == 1:
         rule = "previous_state"
     else:
         rule = "previous_first_state" if widths[0] == widths[-1] else "fails"
-    return replace(layer, config={**layer.config, "masked_output": rule})
+    return replace(layer, semantics={**layer.semantics, "masked_output": rule})

@@ -64,11 +64,13 @@ def parse_custom_layer(
     layer = LayerSpec(class_name, name, {}, place=place)
     own = own_of(layer)
     options: dict[str, Any] = dict(config)
+    semantics: dict[str, Any] = {}
     if class_name == LAMBDA:
         options = _lambda_options(config, place)
+        semantics["makes_mask"] = config.get("mask") is not None
     elif own is not None and own.options is not None:
         options = _parse_declared(layer, own.options, config, generation, problems)
-    return LayerSpec(class_name, name, options, place=place)
+    return LayerSpec(class_name, name, options, place=place, semantics=semantics)
 
 
 def _parse_declared(
@@ -118,7 +120,7 @@ def _value(key: str, option: Any, config: Mapping[str, Any], generation: Generat
 
 
 def _lambda_options(config: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Parse a Lambda's arguments, declared output shape (no batch axis), and use of a mask."""
+    """Parse a Lambda's arguments and its declared output shape (no batch axis)."""
     arguments = config.get("arguments") or {}
     if not isinstance(arguments, Mapping):
         raise InvalidModelFileError("a Lambda's arguments are no object", "refused", place=place)
@@ -130,7 +132,6 @@ def _lambda_options(config: Mapping[str, Any], place: str) -> dict[str, Any]:
         # Keras 2 leaves in it the mask of the last call; a call says its own.
         "arguments": {str(k): dialects.plain_value(v) for k, v in arguments.items() if k != "mask"},
         "output_shape": shape and parse_shape(shape, place),
-        "makes_mask": config.get("mask") is not None,
     }
 
 

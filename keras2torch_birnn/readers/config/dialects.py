@@ -10,7 +10,7 @@ from typing import Any
 
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, parse_activation
 from keras2torch_birnn.schema.cells import STACK
-from keras2torch_birnn.schema.recurrent import CONV_LSTMS
+from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import Generation
 
 # Keys that cannot change what a trained layer computes, in any class (``Schema.ignored``: in one).
@@ -124,19 +124,16 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
     return rules.get(class_name, {})
 
 
-def recurrent_defaults(
-    class_name: str, given: Mapping[str, Any], generation: Generation, *, wrapped: bool
-) -> dict[str, Any]:
-    """Make explicit the defaults of a recurrent layer in this generation.
+def masked_output(
+    class_name: str, config: Mapping[str, Any], generation: Generation, *, wrapped: bool
+) -> str:
+    """Return the output rule of masked steps (``spec.MaskedOutput``) of a loop over time.
 
     ``wrapped``: inside a Bidirectional, which forces zeros at masked steps since tf.keras.
     """
-    config = dict(given)
-    config["masked_output"] = _masked_output(config, generation, wrapped=wrapped)
     if class_name in CONV_LSTMS and generation.conv_lstm:
-        config["masked_output"] = generation.conv_lstm
-    config.pop("zero_output_for_mask", None)
-    return config
+        return generation.conv_lstm
+    return _masked_output(config, generation, wrapped=wrapped)
 
 
 def is_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
-from keras2torch_birnn.schema.flow import refusals
+from keras2torch_birnn.schema.dtype_flow import refusals
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 

@@ -1,7 +1,8 @@
 """Infer the dtypes of every operation of a graph, once, when the file is read.
 
-``config["kinds"]`` of an operation: dtypes of its arguments, leaf by leaf ("has"), those to which
-they are cast ("wants"), and those of its outputs ("gives"). See ``schema.kinds``.
+``semantics["kinds"]`` of an operation: dtypes of its arguments, leaf by leaf ("has"), those to
+which they are cast ("wants"), and those of its outputs ("gives"). See
+``schema.operations.dtypes``.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
 from keras2torch_birnn.schema import OPS
-from keras2torch_birnn.schema.flow import Known, Node, gives, kind_of
-from keras2torch_birnn.schema.kinds import KindError, Kinds, Settled
+from keras2torch_birnn.schema.dtype_flow import Known, Node, dtype_of, output_dtypes
+from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion
 from keras2torch_birnn.spec import (
     Call,
     Constant,
@@ -40,7 +41,7 @@ def infer_dtypes(
         return graph
     layers = {layer.name: layer for layer in graph.layers}
     refused = {problem.place for problem in problems}
-    known: dict[Node, Kinds] = {}
+    known: dict[Node, Dtypes] = {}
     parts: dict[TensorRef, tuple[Any, ...]] = {}
     calls: list[Call] = []
     for call in graph.calls:
@@ -51,7 +52,7 @@ def infer_dtypes(
             layers[call.layer] = layer
             _remember_parts(layer, call, parts)
         bad = layer.place in refused
-        known[call.layer, call.index] = (_UNKNOWN,) if bad else gives(layer, call, known)
+        known[call.layer, call.index] = (_UNKNOWN,) if bad else output_dtypes(layer, call, known)
         calls.append(call)
     kept = _drop_unused(calls, layers, graph.outputs)
     return replace(graph, layers=tuple(layers.values()), calls=kept)
@@ -66,42 +67,42 @@ def _infer(
     *,
     half: bool,
 ) -> LayerSpec:
-    has = tuple(kind_of(leaf, known) for leaf in leaves(call.args))
+    has = tuple(dtype_of(leaf, known) for leaf in leaves(call.args))
     row = OPS[layer.class_name]
     if _UNKNOWN in has:  # one of the problems found before
-        return _with_kinds(layer, has, Settled(has, (_UNKNOWN,)), passes_mask=False)
+        return _with_kinds(layer, has, Promotion(has, (_UNKNOWN,)), passes_mask=False)
     try:
         _check_indices(layer, call, generation)
         _check_cast(layer, half=half)
-        settled = row.kinds(has, layer.config, generation.name != "keras3")
-    except KindError as error:
+        settled = row.dtypes(has, layer.config, generation.name != "keras3")
+    except DtypeError as error:
         problems.append(
             UnsupportedOptionError(
                 f"operation {layer.class_name.removeprefix('ops.')}: {error}", place=layer.place
             )
         )
-        settled = Settled(has, (_UNKNOWN,))
+        settled = Promotion(has, (_UNKNOWN,))
     passes_mask = _passes_mask(layer, has, settled, half=half)
     return _with_kinds(layer, has, settled, passes_mask=passes_mask)
 
 
 def _with_kinds(
-    layer: LayerSpec, has: Kinds, settled: Settled, *, passes_mask: bool | None
+    layer: LayerSpec, has: Dtypes, settled: Promotion, *, passes_mask: bool | None
 ) -> LayerSpec:
     kinds = {
         "has": has,
-        "wants": settled.wants,
-        "gives": settled.gives,
+        "wants": settled.casts,
+        "gives": settled.outputs,
         "passes_mask": passes_mask,
     }
-    return replace(layer, config={**layer.config, "kinds": kinds})
+    return replace(layer, semantics={**layer.semantics, "kinds": kinds})
 
 
 def _check_cast(layer: LayerSpec, *, half: bool) -> None:
     """Refuse a cast to fewer bits, which would round; a file of half precision is noted as such."""
     named = layer.config.get("named")
     if layer.class_name == "ops.Cast" and named in ("float16", "bfloat16") and not half:
-        raise KindError(f"numbers of {named}, which are computed in float32 here")
+        raise DtypeError(f"numbers of {named}, which are computed in float32 here")
 
 
 def _check_indices(layer: LayerSpec, call: Call, generation: Generation) -> None:
@@ -115,7 +116,7 @@ def _check_indices(layer: LayerSpec, call: Call, generation: Generation) -> None
     indices = call.args[1]
     values = indices.values if isinstance(indices, Constant) else (indices,)
     if any(isinstance(value, int) and value < 0 for value in values):
-        raise KindError("indices below 0, which this Keras does not count from the end")
+        raise DtypeError("indices below 0, which this Keras does not count from the end")
 
 
 def _counts_from_the_end(generation: Generation) -> bool:
@@ -123,12 +124,12 @@ def _counts_from_the_end(generation: Generation) -> bool:
     return generation.name == "keras3" and bool(numbers) and int(numbers[0]) >= 5
 
 
-def _passes_mask(layer: LayerSpec, has: Kinds, settled: Settled, *, half: bool) -> bool | None:
+def _passes_mask(layer: LayerSpec, has: Dtypes, settled: Promotion, *, half: bool) -> bool | None:
     """Tell whether Keras passes on the same tensor, with its mask: a cast to its own dtype.
 
     None where that depends on a float's exact dtype, which is not followed here.
     """
-    if layer.class_name != "ops.Cast" or has != settled.gives:
+    if layer.class_name != "ops.Cast" or has != settled.outputs:
         return False
     if has != ("float",):
         return True
@@ -140,7 +141,7 @@ def _passes_mask(layer: LayerSpec, has: Kinds, settled: Settled, *, half: bool) 
 
 def _remember_parts(layer: LayerSpec, call: Call, parts: dict[TensorRef, tuple[Any, ...]]) -> None:
     """Remember the single sizes of a shape that was stacked or concatenated."""
-    if layer.config["kinds"]["gives"] != ("size",) or layer.config.get("axis", 0) != 0:
+    if layer.semantics["kinds"]["gives"] != ("size",) or layer.config.get("axis", 0) != 0:
         return
     ref = TensorRef(call.layer, call.index)
     given = tuple(leaves(call.args))
@@ -176,7 +177,7 @@ def _drop_unused(
     read = {(ref.layer, ref.call) for ref in tensors(outputs)}
     kept: list[Call] = []
     for call in reversed(calls):
-        kinds = layers[call.layer].config.get("kinds")
+        kinds = layers[call.layer].semantics.get("kinds")
         if kinds and kinds["gives"] == ("size",) and (call.layer, call.index) not in read:
             continue
         read |= {(ref.layer, ref.call) for ref in tensors((call.args, call.kwargs))}

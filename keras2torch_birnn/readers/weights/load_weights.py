@@ -99,7 +99,7 @@ def _check(
             SCHEMA[layer.class_name].weights(layer.config, layer.input_shape)
         except ShapeError as error:
             problems.append(WeightMismatchError(str(error), place=layer.place))
-    whole = SCHEMA[layer.class_name].whole if layer.class_name in SCHEMA else ()
+    whole = SCHEMA[layer.class_name].integer_weights if layer.class_name in SCHEMA else ()
     bits8 = whole_numbers(layer)
     for name, array in weights.items():
         wanted = expected.get(name)

@@ -31,7 +31,6 @@ _KERNEL: Mapping[str, Mapping[str, object]] = {
         "unroll": False,
         "use_bias": True,
         "return_sequences": True,
-        "masked_output": "zeros",
     }
     for name in ("LSTM", "GRU")
 }
@@ -128,13 +127,14 @@ def _apply(
     if not wrapped or options is None or owner not in wanted:
         return layer
     fast = all(layer.config[key] == value for key, value in options.items())
+    fast = fast and layer.semantics["masked_output"] == "zeros"
     if not fast or not layer.config.get("reset_after", True):
         return layer
     rule = wanted[owner](layer)
     if rule is None:
         return layer
     found.append(rule)
-    return replace(layer, config={**layer.config, "masked_output": _RULES[rule]})
+    return replace(layer, semantics={**layer.semantics, "masked_output": _RULES[rule]})
 
 
 def _has_mask(root: LayerSpec) -> bool:

@@ -61,4 +61,4 @@ def _inner(value: Any) -> Mapping[str, Any]:
 
 def whole_numbers(layer: LayerSpec) -> tuple[str, ...]:
     """Return the names of the weights that are stored with 8 bits."""
-    return ("kernel", "embeddings") if layer.config.get("quantized") else ()
+    return ("kernel", "embeddings") if layer.semantics.get("quantized") else ()

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "isa.h"
-#include "phases.h"
 #include "pool.h"
+#include "work_phases.h"
 
 namespace {
 
@@ -27,7 +27,7 @@ const K2tKernel& kernel(int64_t isa) {
     return k2t_plain;
 }
 
-// A thread's scratch: grows to what its largest task needs, goes with the thread.
+// Scratch memory of a thread: as large as its largest task needed; freed when the thread ends.
 class Memory {
 public:
     float* at_least(long floats) {
@@ -49,17 +49,17 @@ private:
 
 thread_local Memory memory;
 
-// Products of units, inputs and steps. Below the first one thread does it all. Below the last a thread
-// of our own can help, without waiting; from the second on torch's threads do, where it does not.
+// Work of a call, in multiply-adds per gate. Below TINY: one thread. From TINY to MIDDLE: two threads by
+// run_pair, where the call is part of a burst. From SMALL on: torch's threads.
 constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6;
 
-// Recurrent weights of a direction: the first are enough for two threads to share a single row's units,
-// the second more than a core's second-level cache holds.
-constexpr double SHARED = 3e4, CACHED = 4.2e5;
+// Recurrent weights of one direction. From SPLIT_WEIGHTS on, splitting the units of a single row
+// between threads pays off; from CACHE_WEIGHTS on, they no longer fit into a core's second-level cache.
+constexpr double SPLIT_WEIGHTS = 3e4, CACHE_WEIGHTS = 4.2e5;
 
 struct Team {
-    long threads;  // of torch that are worth it
-    bool aided;    // whether a thread of our own can help
+    long threads;  // number of torch's threads that pay off
+    bool pairs;    // whether two tasks may be run by run_pair
 };
 
 template <class Call>
@@ -70,12 +70,12 @@ Team team_for(const Call& call, int64_t features, bool training) {
     const double work = static_cast<double>(steps * call.directions) *
                         static_cast<double>(call.shape.units) *
                         static_cast<double>(call.shape.units + features);
-    // In training torch's own threads are at work before and after.
-    const bool aided = !training && call.threads >= 2 && work >= TINY && work < MIDDLE;
-    return {work < SMALL ? 1 : static_cast<long>(std::max<int64_t>(call.threads, 1)), aided};
+    // In training, torch's own threads compute before and after this call.
+    const bool pairs = !training && call.threads >= 2 && work >= TINY && work < MIDDLE;
+    return {work < SMALL ? 1 : static_cast<long>(std::max<int64_t>(call.threads, 1)), pairs};
 }
 
-// A run or a gradient, cut into tasks: each direction by blocks of rows.
+// The tasks of a run or a gradient: each direction, in blocks of rows.
 struct Tasks {
     Team team;
     long directions;
@@ -96,7 +96,7 @@ struct Tasks {
         blocks = static_cast<long>(std::min(wanted, call.batch));
     }
 
-    // Compute all of them with scratch of the size that `floats` tells for a number of rows. False
+    // Call compute(task, scratch) for all tasks; floats(rows) is the size of the scratch. Return false
     // if there is no memory for it.
     template <class Size, class Compute>
     bool run(Size floats, Compute compute) {
@@ -120,33 +120,34 @@ struct Tasks {
                 c.failed = true;
         };
         const long count = blocks * directions;
-        if (team.aided && count == 2)
-            pool::share(team.threads, task, &context);
+        if (team.pairs && count == 2)
+            pool::run_pair(team.threads, task, &context);
         else
             pool::run(team.threads, count, task, &context);
         return !context.failed;
     }
 };
 
-// How a single row's directions are shared out: each has `parts` threads, and they run beside each
-// other or one after the other.
-struct Sharing {
-    long parts;
-    bool beside;
+// How the units of a single row are split between threads.
+struct UnitSplit {
+    long parts;       // threads per direction
+    bool concurrent;  // whether both directions run at the same time
 };
 
-Sharing sharing_of(const K2tCall& call, const Team& team) {
-    const Sharing alone{1, true};
-    if (call.batch != 1 || call.kept[0] || team.threads < 2) return alone;
+UnitSplit choose_split(const K2tCall& call, const Team& team) {
+    const UnitSplit unsplit{1, true};
+    if (call.batch != 1 || call.kept[0] || team.threads < 2) return unsplit;
     const long directions = static_cast<long>(call.directions);
     const double weights = static_cast<double>(gate_count(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);
-    // Two take part where they gain by it; each more must bring as much, for all wait for the last.
-    const long most = weights < SHARED ? 1 : std::max(2L, static_cast<long>(weights / SHARED));
+    // Two threads from SPLIT_WEIGHTS on; each more needs as many weights again, since all wait for the
+    // slowest after every step.
+    const long most =
+        weights < SPLIT_WEIGHTS ? 1 : std::max(2L, static_cast<long>(weights / SPLIT_WEIGHTS));
     if (team.threads >= 2 * directions && most >= 2)
         return {std::min(team.threads / directions, most), true};
-    if (weights >= CACHED) return {std::min(team.threads, most), false};
-    return alone;
+    if (weights >= CACHE_WEIGHTS) return {std::min(team.threads, most), false};
+    return unsplit;
 }
 
 constexpr long SOURCES = 4;
@@ -158,44 +159,44 @@ uint64_t random_number() try {
     return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
 }
 
-// Of the four weights of a direction. Weights that would pass for others in one process do not in the
-// next; a forked child goes on with its parent's packed weights.
-uint64_t print(const K2tKernel& with, const K2tArray* sources) {
+// Fingerprint the four weights of a direction. The start differs between processes; a forked child
+// keeps its parent's, with the parent's packed weights.
+uint64_t fingerprint(const K2tKernel& with, const K2tArray* sources) {
     static const uint64_t start = random_number();
-    return with.print(sources, SOURCES, start);
+    return with.fingerprint(sources, SOURCES, start);
 }
 
-// Whether a direction's packed weights are not what its weights are now.
+// Whether the weights of a direction changed since they were packed.
 bool is_stale(const K2tCall& call, const K2tKernel& with, long direction) {
     const K2tArray* sources = call.sources[direction];
-    return sources && print(with, sources) != call.prints[direction];
+    return sources && fingerprint(with, sources) != call.fingerprints[direction];
 }
 
-// Returns as k2t_run.
-int64_t run_together(const K2tCall& call, const K2tKernel& with, const Team& team,
-                  const Sharing& sharing) {
-    const long directions = static_cast<long>(call.directions), parts = sharing.parts;
-    const long size = (with.together_size(call.shape) + 15) / 16 * 16;
+// Run a single row, split by units. Returns as k2t_run.
+int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
+                  const UnitSplit& split) {
+    const long directions = static_cast<long>(call.directions), parts = split.parts;
+    const long size = (with.split_size(call.shape) + 15) / 16 * 16;
     float* shared = memory.at_least(size * directions);
     if (!shared) return 1;
     std::vector<uint8_t> visits(static_cast<size_t>(call.time * parts));
-    std::deque<Phases> phases;
+    std::deque<WorkPhases> phases;
     for (long d = 0; d < directions; ++d)
-        phases.emplace_back(1 + with.together_start(call, d, shared + d * size), parts);
+        phases.emplace_back(1 + with.split_start(call, d, shared + d * size), parts);
     std::atomic<bool> stale{false};
     auto one = [&](long d, long part) {
         phases[static_cast<size_t>(d)].work(part, [&](long phase, long which) {
             if (phase > 0)
-                with.together(call, {d, phase - 1, which, parts, visits.data()}, shared + d * size);
+                with.split_run(call, {d, phase - 1, which, parts, visits.data()}, shared + d * size);
             else if (which == 0 && is_stale(call, with, d))
                 stale = true;
         });
     };
     auto all = [&](long index) {
-        if (sharing.beside) return one(index % directions, index / directions);
+        if (split.concurrent) return one(index % directions, index / directions);
         for (long d = 0; d < directions; ++d) one(d, index);
     };
-    const long threads = sharing.beside ? parts * directions : parts;
+    const long threads = split.concurrent ? parts * directions : parts;
     pool::run(team.threads, threads,
               [](void* context, long index) { (*static_cast<decltype(all)*>(context))(index); }, &all);
     return stale ? 3 : 0;
@@ -237,8 +238,8 @@ void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight_ih, const 
     kernel(isa).pack(*shape, weight_ih, weight_hh, bias_ih, bias_hh, packed);
 }
 
-uint64_t k2t_print(int64_t isa, const K2tArray* sources) {
-    return print(kernel(isa), sources);
+uint64_t k2t_fingerprint(int64_t isa, const K2tArray* sources) {
+    return fingerprint(kernel(isa), sources);
 }
 
 int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time, int64_t batch_stride,
@@ -266,8 +267,8 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     if (!lengths_fit(call)) return 2;
     const K2tKernel& with = kernel(isa);
     const Team team = team_for(call, call.shape.features, call.kept[0]);
-    const Sharing sharing = sharing_of(call, team);
-    if (sharing.parts > 1) return run_together(call, with, team, sharing);
+    const UnitSplit split = choose_split(call, team);
+    if (split.parts > 1) return run_split(call, with, team, split);
     Tasks tasks(call, team);
     if (call.merge != K2T_APART && call.directions == 2)
         tasks.visits.resize(static_cast<size_t>(call.batch * call.time));
@@ -275,7 +276,7 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     const bool done = tasks.run(
         [&](long rows) { return with.scratch_size(call.shape, rows); },
         [&](const K2tTask& task, float* scratch) {
-            // By the thread that will read the packed weights of this direction, too.
+            // On the thread that reads the packed weights of this direction next.
             if (task.first == 0 && is_stale(call, with, task.direction)) stale = true;
             if (!stale) with.run(call, task, scratch);
         });

@@ -78,8 +78,8 @@ struct StandardSlopes : Standard {
     Vec of_act(Vec y) const { return 1.0f - y * y; }
 };
 
-struct ChosenSlopes : Chosen {
-    using Chosen::Chosen;
+struct ConfiguredSlopes : Configured {
+    using Configured::Configured;
     Vec of_gate(Vec y) const { return slope(gate_kind, gate_parameter, y); }
     Vec of_act(Vec y) const { return slope(act_kind, act_parameter, y); }
 };
@@ -247,5 +247,5 @@ static void gradient_run(const K2tGradient& call, const K2tTask& task, float* me
     if (is_standard(call))
         gradient_with<StandardSlopes>(call, task, memory);
     else
-        gradient_with<ChosenSlopes>(call, task, memory);
+        gradient_with<ConfiguredSlopes>(call, task, memory);
 }

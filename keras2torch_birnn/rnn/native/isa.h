@@ -11,7 +11,7 @@ static inline long gate_count(int64_t kind) {
     return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3;
 }
 
-// A run and the weights it is with, in one.
+// A run and its weights in one struct.
 struct K2tCall : K2tWeights, K2tRun {};
 
 // One direction over some rows of the batch: order[first], order[first + stride], ...
@@ -23,7 +23,7 @@ struct K2tTask {
     long row(long r) const { return order[first + r * stride]; }
 };
 
-// One thread's share of one phase of a direction of a single row (together.h).
+// One thread's part of one phase of a direction of a single row (split_units.h).
 struct K2tPart {
     long direction;
     long phase;
@@ -36,10 +36,10 @@ struct K2tKernel {
     void (*pack)(const K2tShape&, const float*, const float*, const float*, const float*, float*);
     long (*scratch_size)(const K2tShape&, long rows);
     void (*run)(const K2tCall&, const K2tTask&, float* scratch);
-    long (*together_size)(const K2tShape&);
-    long (*together_start)(const K2tCall&, long direction, float* shared);
-    void (*together)(const K2tCall&, const K2tPart&, float* shared);
-    uint64_t (*print)(const K2tArray*, long count, uint64_t start);
+    long (*split_size)(const K2tShape&);
+    long (*split_start)(const K2tCall&, long direction, float* shared);
+    void (*split_run)(const K2tCall&, const K2tPart&, float* shared);
+    uint64_t (*fingerprint)(const K2tArray*, long count, uint64_t start);
     long lanes;
     long (*kept_parts)(long kind);
     long (*gradient_packed_size)(const K2tShape&);

@@ -7,16 +7,16 @@
 
 namespace avx2 {
 #include "simd.h"
-#include "print.h"
+#include "fingerprint.h"
 #include "product.h"
 #include "layer.h"
-#include "together.h"
+#include "split_units.h"
 #include "gradient.h"
 }  // namespace avx2
 
 const K2tKernel k2t_avx2 = {
     avx2::packed_size, avx2::pack, avx2::scratch_size, avx2::run,
-    avx2::together_size, avx2::together_start, avx2::together, avx2::print, avx2::LANES,
+    avx2::split_size, avx2::split_start, avx2::split_run, avx2::fingerprint, avx2::LANES,
     avx2::kept_parts,
     avx2::gradient_packed_size, avx2::gradient_pack, avx2::gradient_scratch_size, avx2::gradient_run,
 };

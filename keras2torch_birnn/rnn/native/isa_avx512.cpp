@@ -7,16 +7,16 @@
 
 namespace avx512 {
 #include "simd.h"
-#include "print.h"
+#include "fingerprint.h"
 #include "product.h"
 #include "layer.h"
-#include "together.h"
+#include "split_units.h"
 #include "gradient.h"
 }  // namespace avx512
 
 const K2tKernel k2t_avx512 = {
     avx512::packed_size, avx512::pack, avx512::scratch_size, avx512::run,
-    avx512::together_size, avx512::together_start, avx512::together, avx512::print, avx512::LANES,
+    avx512::split_size, avx512::split_start, avx512::split_run, avx512::fingerprint, avx512::LANES,
     avx512::kept_parts,
     avx512::gradient_packed_size, avx512::gradient_pack, avx512::gradient_scratch_size, avx512::gradient_run,
 };

@@ -10,16 +10,16 @@
 
 namespace plain {
 #include "simd.h"
-#include "print.h"
+#include "fingerprint.h"
 #include "product.h"
 #include "layer.h"
-#include "together.h"
+#include "split_units.h"
 #include "gradient.h"
 }  // namespace plain
 
 const K2tKernel k2t_plain = {
     plain::packed_size, plain::pack, plain::scratch_size, plain::run,
-    plain::together_size, plain::together_start, plain::together, plain::print, plain::LANES,
+    plain::split_size, plain::split_start, plain::split_run, plain::fingerprint, plain::LANES,
     plain::kept_parts,
     plain::gradient_packed_size, plain::gradient_pack, plain::gradient_scratch_size, plain::gradient_run,
 };

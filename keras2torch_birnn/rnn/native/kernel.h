@@ -29,7 +29,7 @@ enum K2tActivation : int64_t {
 };
 
 // How the two directions become one output; Keras' merge modes. K2T_APART: each has its own, and
-// "concat" is two that lie side by side.
+// "concat" is two side by side.
 enum K2tMerge : int64_t { K2T_APART, K2T_SUM, K2T_MUL, K2T_AVE };
 
 #define K2T_EXPORT __attribute__((visibility("default")))
@@ -55,7 +55,7 @@ struct K2tWeights {
     int64_t directions;                     // 1 or 2
     const float* packed[2];                 // from k2t_pack, same instruction set
     const K2tArray* sources[2];             // the four that packed was made of, or null: unchecked
-    uint64_t prints[2];                     // what k2t_print said of them then
+    uint64_t fingerprints[2];               // k2t_fingerprint of the sources at packing
 };
 
 // One layer's run over a batch of sequences, all directions. Eight bytes a field.
@@ -120,7 +120,7 @@ K2T_EXPORT void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight
                          float* packed);
 
 // A fingerprint of the four weights of a direction, for one instruction set.
-K2T_EXPORT uint64_t k2t_print(int64_t isa, const K2tArray* sources);
+K2T_EXPORT uint64_t k2t_fingerprint(int64_t isa, const K2tArray* sources);
 
 // The number of true steps in each row of a mask (B, T), bytes; and whether they all come first.
 K2T_EXPORT int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time,

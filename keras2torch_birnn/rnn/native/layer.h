@@ -1,9 +1,9 @@
 // One direction of a layer over some rows of the batch: the task of one thread. Inside an
 // isa_*.cpp's namespace.
 //
-// Steps go in blocks: the input's product for all steps of a block at once (so its weights are
-// fetched once per block), then step by step the recurrent product and the cell's equations, panel
-// by panel. Nothing waits for the other direction or for other rows.
+// Steps are computed in blocks: the product of the input for all steps of a block at once (so that its
+// weights are fetched once per block), then step by step the recurrent product and the equations of the
+// cell, panel by panel. No task waits for the other direction or for other rows.
 
 // ---- packed weights: input panels, recurrent panels, bias_ih, bias_hh -----------------------------
 
@@ -51,18 +51,18 @@ static void pack(const K2tShape& shape, const float* weight_ih, const float* wei
 
 // ---- a cell's two nonlinearities ------------------------------------------------------------------
 
-struct Standard {  // what most models have; no switch in the inner loop
+struct Standard {  // of most models: no switch in the inner loop
     template <class Call>
     explicit Standard(const Call&) {}
     Vec gate(Vec x) const { return sigmoid(x); }
     Vec act(Vec x) const { return hyperbolic_tangent(x); }
 };
 
-struct Chosen {
+struct Configured {
     long gate_kind, act_kind;
     float gate_parameter, act_parameter;
     template <class Call>
-    explicit Chosen(const Call& call)
+    explicit Configured(const Call& call)
         : gate_kind(call.recurrent_activation),
           act_kind(call.activation),
           gate_parameter(static_cast<float>(call.recurrent_activation_parameter)),
@@ -86,23 +86,23 @@ struct Scratch {
     float* sums;    // the recurrent product of one panel: (rows, [G][lane])
     float* h;       // state before the step: (rows, H)
     float* h_next;  // and after it
-    float* c;       // LSTM's other state; GRU before: z
+    float* c;       // LSTM: cell state; GRU before: z
     float* reset;   // GRU before: r h
-    bool keeping;   // whether what the gradient needs of a step is kept
-    float* kept[MOST_ROWS];  // where, for each row
-    long first_panel;        // the panels that are this task's
+    bool keeping;   // whether to keep the values that the gradient needs
+    float* kept[MOST_ROWS];  // their place, for each row
+    long first_panel;        // the panels of this task
     long panels;
-    bool turned;             // whether this step goes through them from the last one on
+    bool turned;             // whether this step reads the panels in reverse order
 
-    // The first unit of the n-th panel to be read. Every other step starts with the panels that the
-    // one before ended with: they are in the first-level cache still.
+    // First unit of the n-th panel to read. Every other step reads in reverse order, and so begins with
+    // the panels that are still in the first-level cache.
     long unit(long n) const { return (first_panel + (turned ? panels - 1 - n : n)) * LANES; }
 };
 
-// ---- what the gradient needs of a step -------------------------------------------------------------
+// ---- values kept for the gradient -------------------------------------------------------------------
 
 // LSTM: i, f, g, o, c. GRU after: r, z, n, n's recurrent sum. GRU before: r, z, n. Simple: the new h.
-// Then, for all, h before the step; each `whole(units)` floats.
+// Then, for all cells, h before the step. Each has `whole(units)` floats.
 static long kept_parts(long kind) {
     return kind == K2T_LSTM ? 6 : kind == K2T_GRU_AFTER ? 5 : kind == K2T_GRU_BEFORE ? 4 : 2;
 }
@@ -112,50 +112,56 @@ static void keep(float* to, long width, Values... values) {
     ((store(to, values), to += width), ...);
 }
 
-// All cells: `inputs` is x_t W + b_ih for these rows; rows are `rows`.
+// Compute the recurrent product of each panel, then call cell(row, unit, at, in, sum) for its units in
+// each row: `at` is their offset in (rows, H), `in` their product with the input (x_t W + b_ih, with IN
+// gates), `sum` the recurrent product (G gates).
+template <long G, long IN, class Cell>
+static void for_units(long rows, long units, const Scratch& s, const float* state,
+                      const float* recurrent, const float* bias, const float* inputs,
+                      long inputs_stride, Cell cell) {
+    const long width = whole(units);
+    for (long n = 0; n < s.panels; ++n) {
+        const long unit = s.unit(n);
+        product<G>(rows, units, state, width, recurrent + unit * units * G, bias + unit * G, 0, s.sums,
+                   G * LANES);
+        for (long r = 0; r < rows; ++r)
+            cell(r, unit, r * width + unit, inputs + r * inputs_stride + unit * IN,
+                 s.sums + r * G * LANES);
+    }
+}
+
 template <class Functions>
 static void lstm_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                       const float* inputs, long inputs_stride) {
     const long width = whole(units);
-    for (long n = 0; n < s.panels; ++n) {
-        const long unit = s.unit(n);
-        product<4>(rows, units, s.h, width, w.recurrent + unit * units * 4, w.bias_hh + unit * 4, 0,
-                   s.sums, 4 * LANES);
-        for (long r = 0; r < rows; ++r) {
-            const float* in = inputs + r * inputs_stride + unit * 4;
-            const float* sum = s.sums + r * 4 * LANES;
-            float* c = s.c + r * width + unit;
+    for_units<4, 4>(
+        rows, units, s, s.h, w.recurrent, w.bias_hh, inputs, inputs_stride,
+        [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec i = f.gate(load(in) + load(sum));
             const Vec forget = f.gate(load(in + LANES) + load(sum + LANES));
             const Vec g = f.act(load(in + 2 * LANES) + load(sum + 2 * LANES));
             const Vec o = f.gate(load(in + 3 * LANES) + load(sum + 3 * LANES));
-            const Vec next = forget * load(c) + i * g;
-            store(c, next);
-            store(s.h_next + r * width + unit, o * f.act(next));
+            const Vec next = forget * load(s.c + at) + i * g;
+            store(s.c + at, next);
+            store(s.h_next + at, o * f.act(next));
             if (s.keeping) keep(s.kept[r] + unit, width, i, forget, g, o, next);
-        }
-    }
+        });
 }
 
 template <class Functions>
 static void gru_after_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                            const float* inputs, long inputs_stride) {
     const long width = whole(units);
-    for (long n = 0; n < s.panels; ++n) {
-        const long unit = s.unit(n);
-        product<3>(rows, units, s.h, width, w.recurrent + unit * units * 3, w.bias_hh + unit * 3, 0,
-                   s.sums, 3 * LANES);
-        for (long r = 0; r < rows; ++r) {
-            const float* in = inputs + r * inputs_stride + unit * 3;
-            const float* sum = s.sums + r * 3 * LANES;
+    for_units<3, 3>(
+        rows, units, s, s.h, w.recurrent, w.bias_hh, inputs, inputs_stride,
+        [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec reset = f.gate(load(in) + load(sum));
             const Vec z = f.gate(load(in + LANES) + load(sum + LANES));
             const Vec recurrent = load(sum + 2 * LANES);
             const Vec n = f.act(load(in + 2 * LANES) + reset * recurrent);
-            store(s.h_next + r * width + unit, z * load(s.h + r * width + unit) + (1.0f - z) * n);
+            store(s.h_next + at, z * load(s.h + at) + (1.0f - z) * n);
             if (s.keeping) keep(s.kept[r] + unit, width, reset, z, n, recurrent);
-        }
-    }
+        });
 }
 
 template <class Functions>
@@ -163,20 +169,14 @@ static void gru_before_gates(const Functions& f, const Packed& w, long rows, lon
                              const float* inputs, long inputs_stride) {
     const long width = whole(units);
     float* z = s.c;
-    for (long n = 0; n < s.panels; ++n) {
-        const long unit = s.unit(n);
-        product<2>(rows, units, s.h, width, w.recurrent + unit * units * 2, w.bias_hh + unit * 2, 0,
-                   s.sums, 2 * LANES);
-        for (long r = 0; r < rows; ++r) {
-            const float* in = inputs + r * inputs_stride + unit * 3;
-            const float* sum = s.sums + r * 2 * LANES;
-            const long at = r * width + unit;
+    for_units<2, 3>(
+        rows, units, s, s.h, w.recurrent, w.bias_hh, inputs, inputs_stride,
+        [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec reset = f.gate(load(in) + load(sum));
             store(s.reset + at, reset * load(s.h + at));
             store(z + at, f.gate(load(in + LANES) + load(sum + LANES)));
             if (s.keeping) keep(s.kept[r] + unit, width, reset, load(z + at));
-        }
-    }
+        });
 }
 
 template <class Functions>
@@ -184,37 +184,26 @@ static void gru_before_new(const Functions& f, const Packed& w, long rows, long 
                            const float* inputs, long inputs_stride) {
     const long width = whole(units);
     const float* z = s.c;
-    const float* recurrent = w.recurrent + width * units * 2;
-    const float* bias = w.bias_hh + width * 2;
-    for (long n = 0; n < s.panels; ++n) {
-        const long unit = s.unit(n);
-        product<1>(rows, units, s.reset, width, recurrent + unit * units, bias + unit, 0, s.sums,
-                   LANES);
-        for (long r = 0; r < rows; ++r) {
-            const float* in = inputs + r * inputs_stride + unit * 3 + 2 * LANES;
-            const long at = r * width + unit;
-            const Vec n = f.act(load(in) + load(s.sums + r * LANES)), old = load(z + at);
+    for_units<1, 3>(
+        rows, units, s, s.reset, w.recurrent + width * units * 2, w.bias_hh + width * 2, inputs,
+        inputs_stride, [&](long r, long unit, long at, const float* in, const float* sum) {
+            const Vec n = f.act(load(in + 2 * LANES) + load(sum)), old = load(z + at);
             store(s.h_next + at, old * load(s.h + at) + (1.0f - old) * n);
             if (s.keeping) keep(s.kept[r] + 2 * width + unit, width, n);
-        }
-    }
+        });
 }
 
 template <class Functions>
 static void simple_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                         const float* inputs, long inputs_stride) {
     const long width = whole(units);
-    for (long n = 0; n < s.panels; ++n) {
-        const long unit = s.unit(n);
-        product<1>(rows, units, s.h, width, w.recurrent + unit * units, w.bias_hh + unit, 0,
-                   s.sums, LANES);
-        for (long r = 0; r < rows; ++r) {
-            const Vec next =
-                f.act(load(inputs + r * inputs_stride + unit) + load(s.sums + r * LANES));
-            store(s.h_next + r * width + unit, next);
+    for_units<1, 1>(
+        rows, units, s, s.h, w.recurrent, w.bias_hh, inputs, inputs_stride,
+        [&](long r, long unit, long at, const float* in, const float* sum) {
+            const Vec next = f.act(load(in) + load(sum));
+            store(s.h_next + at, next);
             if (s.keeping) keep(s.kept[r] + unit, width, next);
-        }
-    }
+        });
 }
 
 template <class Functions>
@@ -232,9 +221,8 @@ static void one_step(const Functions& f, const Packed& w, long rows, long units,
 
 // ---- the whole sequence ---------------------------------------------------------------------------
 
-// Rows (of step and batch) whose input product is taken at once: few enough to stay in cache, many
-// enough to use every fetched weight often. Input weights that leave the cache between two blocks are
-// worth larger ones.
+// Rows (of steps and batch) per input product: few enough to stay in cache, many enough to reuse each
+// fetched weight. Larger blocks pay off when the input weights leave the cache between two blocks.
 constexpr long BLOCK_ROWS = 96, MOST_BLOCK_ROWS = 256, MANY_WEIGHTS = 1 << 18;
 
 static long block_steps(const K2tShape& shape, long rows) {
@@ -243,7 +231,7 @@ static long block_steps(const K2tShape& shape, long rows) {
     return rows >= most ? 1 : most / rows;
 }
 
-// A distance between rows that does not map them all to the same sets of the cache.
+// Distance between rows, padded so that they do not all map to the same cache sets.
 static long inputs_stride(const K2tShape& shape) {
     return gate_count(shape.kind) * whole(shape.units) + LANES;
 }
@@ -272,18 +260,18 @@ static void merge_into(float* to, long merge, const float* from, long count) {
     for (; i < count; ++i) to[i] = merged(merge, to[i], from[i]);
 }
 
-enum Visit : uint8_t { NOBODY, WRITING, WRITTEN };
+enum Visit : uint8_t { NOT_VISITED, WRITING, WRITTEN };
 
 static bool merges(const K2tCall& call) { return call.merge != K2T_APART && call.directions == 2; }
 
-// Where a direction's output of step t of a row goes.
+// The place of a direction's output of step t of a row.
 static float* output(const K2tCall& call, long direction, long row, long t) {
     const bool merging = merges(call);
     const long units = call.shape.units, width = merging ? units : call.directions * units;
     return call.out + (row * call.time + t) * width + (merging ? 0 : direction * units);
 }
 
-// Where a direction's h (0) or c (1) of a row lies among (D * S, B, H); null if they are not there.
+// The place of a direction's h (0) or c (1) of a row in (D * S, B, H); null if `all` is.
 template <class Call, class Float>
 static Float* state_in(const Call& call, Float* all, long direction, long which, long row) {
     const long states = call.shape.kind == K2T_LSTM ? 2 : 1;
@@ -291,16 +279,15 @@ static Float* state_in(const Call& call, Float* all, long direction, long which,
     return all + ((direction * states + which) * call.batch + row) * call.shape.units;
 }
 
-// Write what one direction gives for step t of a row: `count` units from `first` on, which are part
-// `part` of so many. Where both directions go to one place, the first to come writes and the second
-// merges: they meet in the middle and wait nowhere, but for the few instants in which both are at the
-// same step.
-static void give(const K2tCall& call, long direction, long row, long t, long part, long parts,
-                 long first, long count, const float* h, uint8_t* visits) {
+// Write the output of one direction for step t of a row: `count` units from `first` on, which are part
+// `part` of `parts`. If both directions are merged into one place, the first to arrive writes and the
+// second merges: they meet in the middle, and wait only while both are at the same step.
+static void write_output(const K2tCall& call, long direction, long row, long t, long part, long parts,
+                         long first, long count, const float* h, uint8_t* visits) {
     float* to = output(call, direction, row, t) + first;
     if (!merges(call)) return copy(h, count, to);
     uint8_t* visit = visits + (row * call.time + t) * parts + part;
-    uint8_t before = NOBODY;
+    uint8_t before = NOT_VISITED;
     if (__atomic_compare_exchange_n(visit, &before, WRITING, false, __ATOMIC_ACQUIRE,
                                     __ATOMIC_ACQUIRE)) {
         copy(h, count, to);
@@ -311,7 +298,7 @@ static void give(const K2tCall& call, long direction, long row, long t, long par
     merge_into(to, call.merge, h, count);
 }
 
-// rows of x times the input weights of some panels, plus bias_ih.
+// Compute rows of x times the input weights of some panels, plus bias_ih.
 static void input_product(const K2tShape& shape, const Packed& w, long rows, const float* x,
                           long x_stride, long first_panel, long panels, float* out) {
     const long stride = inputs_stride(shape), gates = gate_count(shape.kind), in = shape.features;
@@ -353,7 +340,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
     s.turned = false;
     const long parts = kept_parts(kind);
 
-    // Rows come in order of falling length, so those that still run are the first ones.
+    // Rows are sorted by falling length, so the rows that still run are the first ones.
     auto length = [&](long r) { return call.lengths ? long(call.lengths[task.row(r)]) : call.time; };
     auto finish = [&](long r, const float* h) {
         if (!call.final) return;
@@ -404,7 +391,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
             inputs += n * stride;
             for (long r = 0; r < n; ++r) {
                 const long t = backward ? length(r) - 1 - step : step;
-                give(call, d, task.row(r), t, 0, 1, 0, units, s.h_next + r * width, task.visits);
+                write_output(call, d, task.row(r), t, 0, 1, 0, units, s.h_next + r * width, task.visits);
                 if (step == length(r) - 1) finish(r, s.h_next);
             }
             float* before = s.h;
@@ -419,5 +406,5 @@ static void run(const K2tCall& call, const K2tTask& task, float* memory) {
     if (is_standard(call))
         run_with<Standard>(call, task, memory);
     else
-        run_with<Chosen>(call, task, memory);
+        run_with<Configured>(call, task, memory);
 }

@@ -1,6 +1,6 @@
-"""The shared library through ctypes: its structures, its lists, and whether it is there. No torch.
+"""ctypes bindings of libk2t.so: structures, enumerations, and why it is missing. No torch.
 
-``kernel.h`` says the same in C++ and is the one to read for shapes and layouts.
+``kernel.h`` describes shapes and layouts.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_of
 from keras2torch_birnn.rnn.native.loading import NoKernelError, load
 from keras2torch_birnn.schema import ACTIVATION_OPTIONS
 from keras2torch_birnn.spec import LayerSpec
 
 # enum K2tKind
-KINDS: Mapping[str, int] = {"LSTM": 0, "GRU": 1, "GRU before": 2, "SimpleRNN": 3}
+KINDS: Mapping[str, int] = {name: kind.native_code for name, kind in CELL_KINDS.items()}
 
-# Gates of each kind.
-GATES: Mapping[int, int] = {0: 4, 1: 3, 2: 3, 3: 1}
+# By code: the numbers of gates and of states (h, and an LSTM's c).
+GATES: Mapping[int, int] = {kind.native_code: kind.gates for kind in CELL_KINDS.values()}
+STATES: Mapping[int, int] = {kind.native_code: kind.states for kind in CELL_KINDS.values()}
 
 # enum K2tActivation: an activation without options, or with the one option named
 ACTIVATIONS: Mapping[str, int] = {
@@ -45,12 +47,10 @@ ACTIVATIONS: Mapping[str, int] = {
         )
     )
 }
-_PARAMETERS = {"leaky_relu": "negative_slope", "elu": "alpha"}
+_OPTIONS = {"leaky_relu": "negative_slope", "elu": "alpha"}
 
-_FALLING = {ACTIVATIONS["silu"], ACTIVATIONS["hard_silu"]}
-
-# enum K2tMerge; "concat" is two outputs that lie side by side
-MERGES: Mapping[str, int] = {"concat": 0, "sum": 1, "mul": 2, "ave": 3}
+# Not monotonic: their derivative is no function of their output.
+_NOT_MONOTONIC = {ACTIVATIONS["silu"], ACTIVATIONS["hard_silu"]}
 
 # Bits of k2t_instruction_sets, best first.
 INSTRUCTION_SETS: Mapping[str, int] = {"AVX-512": 4, "AVX2": 2, "plain": 1}
@@ -78,7 +78,7 @@ class Weights(ctypes.Structure):
         ("directions", _int),
         ("packed", _pointer * 2),
         ("sources", _pointer * 2),
-        ("prints", ctypes.c_uint64 * 2),
+        ("fingerprints", ctypes.c_uint64 * 2),
     )
 
 
@@ -115,58 +115,59 @@ class Gradient(ctypes.Structure):
 
 @dataclass(frozen=True)
 class NativeCell:
-    """A cell in the kernel's numbers."""
+    """A cell in the kernel's codes."""
 
     kind: int
     activation: int
     recurrent_activation: int
-    parameters: tuple[float, float] = (0.0, 0.0)  # of the two activations
+    options: tuple[float, float] = (0.0, 0.0)  # of the two activations
 
     @property
     def states(self) -> int:
-        """h, and an LSTM's c."""
-        return 2 if self.kind == KINDS["LSTM"] else 1
+        """The number of states: h, and an LSTM's c."""
+        return STATES[self.kind]
 
     @property
-    def numbers(self) -> tuple[int, int, int]:
+    def codes(self) -> tuple[int, int, int]:
         """Kind, activation and recurrent_activation."""
         return self.kind, self.activation, self.recurrent_activation
 
     @property
     def differentiable(self) -> bool:
-        """Whether the kernel has this cell's gradient.
+        """True if the kernel has this cell's gradient.
 
-        It takes an activation's derivative from its output, which tells it of those alone that
-        never fall.
+        The derivative is computed from the activation's output, which works for monotonic
+        activations only.
         """
         codes = (self.activation, self.recurrent_activation)
-        return not _FALLING.intersection(codes) and min(self.parameters) >= 0
+        return not _NOT_MONOTONIC.intersection(codes) and min(self.options) >= 0
 
 
-def native_cell(layer: LayerSpec) -> NativeCell | None:
-    """An LSTM, GRU or SimpleRNN in the kernel's numbers; None if it has no such activation."""
-    config = layer.config
-    before = layer.class_name == "GRU" and not config["reset_after"]
-    kind = "GRU before" if before else layer.class_name
-    return native_numbers(kind, config["activation"], config.get("recurrent_activation", "linear"))
+def to_native_cell(layer: LayerSpec) -> NativeCell | None:
+    """Return an LSTM, GRU or SimpleRNN in the kernel's codes; None if it lacks an activation."""
+    config, gate = layer.config, layer.config.get("recurrent_activation", "linear")
+    return find_native_cell(kind_of(layer), config["activation"], gate)
 
 
-def native_numbers(kind: str, activation: Any, recurrent_activation: Any) -> NativeCell | None:
-    """A kind of cell (a key of ``KINDS``) and explicit activations in the kernel's numbers."""
-    act, gate = _activation(activation), _activation(recurrent_activation)
+def find_native_cell(kind: str, activation: Any, recurrent_activation: Any) -> NativeCell | None:
+    """Return a kind of cell (a key of ``CELL_KINDS``) and its activations in the kernel's codes.
+
+    None if the kernel lacks one of the activations.
+    """
+    act, gate = _find_activation(activation), _find_activation(recurrent_activation)
     if act is None or gate is None:
         return None
     return NativeCell(KINDS[kind], act[0], gate[0], (act[1], gate[1]))
 
 
-def _activation(value: Any) -> tuple[int, float] | None:
-    """Code and parameter of an explicit activation."""
+def _find_activation(value: Any) -> tuple[int, float] | None:
+    """Return the code and the option of an activation of a spec; None if the kernel lacks it."""
     name = value if isinstance(value, str) else value["name"]
     if name not in ACTIVATIONS:
         return None
     options = {key: option.default for key, option in ACTIVATION_OPTIONS.get(name, {}).items()}
     given = {} if isinstance(value, str) else {k: v for k, v in value.items() if k != "name"}
-    known = _PARAMETERS.get(name)
+    known = _OPTIONS.get(name)
     if any(given[key] != options.get(key) for key in given if key != known):
         return None
     return ACTIVATIONS[name], 0.0 if known is None else float({**options, **given}[known])
@@ -181,15 +182,15 @@ def _absence() -> NoKernelError | None:
     return None
 
 
-def missing() -> str:
-    """Why there is no native kernel; empty if there is one."""
+def why_missing() -> str:
+    """Return why there is no native kernel; empty if there is one."""
     absence = _absence()
     return "" if absence is None else absence.found
 
 
 @cache
-def say_once_if_missing() -> None:
-    """Warn, the first time, that the layers run without the native kernel; say how to get it."""
+def warn_once_if_missing() -> None:
+    """Warn once that the layers run without the native kernel, with the way to get it."""
     if (absence := _absence()) is not None:
         warnings.warn(
             f"recurrent layers run without the native kernel, slower on CPU: {absence}",
@@ -200,10 +201,10 @@ def say_once_if_missing() -> None:
 
 @cache
 def library() -> ctypes.CDLL:
-    """The loaded library.
+    """Load the library and declare its functions.
 
     Raises:
-        NoKernelError: it is not there, or does not fit.
+        NoKernelError: it does not exist, or does not fit.
     """
     found = load()
     found.k2t_instruction_sets.argtypes = ()
@@ -212,8 +213,8 @@ def library() -> ctypes.CDLL:
     found.k2t_packed_size.restype = _int
     found.k2t_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 5)
     found.k2t_pack.restype = None
-    found.k2t_print.argtypes = (_int, ctypes.POINTER(Array))
-    found.k2t_print.restype = ctypes.c_uint64
+    found.k2t_fingerprint.argtypes = (_int, ctypes.POINTER(Array))
+    found.k2t_fingerprint.restype = ctypes.c_uint64
     found.k2t_lengths.argtypes = (_pointer, _int, _int, _int, _int, _pointer)
     found.k2t_lengths.restype = _int
     found.k2t_run.argtypes = (_int, ctypes.c_char_p)
@@ -235,6 +236,6 @@ def library() -> ctypes.CDLL:
 
 @cache
 def instruction_set() -> int:
-    """The best instruction set of this processor, as the kernel's bit."""
+    """Return the best instruction set of this processor, as the kernel's bit."""
     have = library().k2t_instruction_sets()
     return next(bit for bit in INSTRUCTION_SETS.values() if have & bit)

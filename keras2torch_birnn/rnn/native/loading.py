@@ -1,4 +1,4 @@
-"""The kernel's library as a file: where it lies, whether it fits the sources, how to get one."""
+"""The file of the kernel's library: its place, the check against the sources, how to build it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(folder: Path = FOLDER) -> ctypes.CDLL:
     """Load the library of ``folder``, a copy of this one.
 
     Raises:
-        NoKernelError: it is not there, does not fit this system, or is not of these sources.
+        NoKernelError: it does not exist, does not fit this system, or is not of these sources.
     """
     file = folder / NAME
     if not file.exists():
@@ -41,7 +41,7 @@ def load(folder: Path = FOLDER) -> ctypes.CDLL:
 
 
 def _built_from(library: ctypes.CDLL) -> int | None:
-    """The hash of the library's sources; None from one that is too old to know it."""
+    """Return the hash of the library's sources; None if the library is too old to have it."""
     try:
         tell = library.k2t_source_hash
     except AttributeError:
@@ -52,7 +52,10 @@ def _built_from(library: ctypes.CDLL) -> int | None:
 
 
 def _not_built(folder: Path) -> NoKernelError:
-    """Python prefers a folder it is started in to what is installed: that may have a library."""
+    """Return the error of a missing library; name an installed copy of the package that has one.
+
+    Python prefers the folder it is started in to an installed package.
+    """
     package = folder.parents[1]
     where = f"{package} was imported, where it was not built"
     elsewhere = _elsewhere(folder)
@@ -65,7 +68,7 @@ def _not_built(folder: Path) -> NoKernelError:
 
 
 def _elsewhere(folder: Path) -> Path | None:
-    """The first other copy of the package on Python's path that has a library."""
+    """Return the first other copy of the package on Python's path that has a library."""
     inside = folder.relative_to(folder.parents[2])
     for entry in sys.path:
         other = Path(entry).absolute() / inside
@@ -75,7 +78,7 @@ def _elsewhere(folder: Path) -> Path | None:
 
 
 def _rebuild(folder: Path) -> str:
-    """What builds the library of ``folder``: in a clone, or in an installed package."""
+    """Return the command that builds the library of ``folder``, a clone or an installed package."""
     root = folder.parents[2]
     if (root / "setup.py").exists():
         return f"build it: pip install -e {root}"

@@ -9,7 +9,6 @@ import ctypes
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
@@ -17,18 +16,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.call import Asked, State
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native.library import (
-    KINDS,
-    MERGES,
     RUN,
+    STATES,
     NativeCell,
     instruction_set,
     library,
-    missing,
+    why_missing,
 )
-from keras2torch_birnn.rnn.native.packing import Parameters, freshly_packed, packed_before, sizes
-from keras2torch_birnn.rnn.plain import is_plain
+from keras2torch_birnn.rnn.native.packing import cached_pack, pack, weight_sizes
+from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 # Torch gives it no types.
 is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
@@ -42,9 +41,9 @@ _PROCESS = os.getpid()
 
 @cache
 def use_torch_threads() -> bool:
-    """Run the kernel on the OpenMP threads of torch from now on, if there are such.
+    """Run the kernel on the OpenMP threads of torch from now on, if torch has them.
 
-    They are whatever runtime torch itself is linked to. Elsewhere the kernel has its own.
+    Elsewhere the kernel has its own threads.
     """
     if os.getpid() != _PROCESS:
         return False  # after a fork() torch's runtime waits for threads that are gone
@@ -64,103 +63,110 @@ def compute(
     x: Tensor,
     parameters: Sequence[Tensor | None],
     lengths: Tensor | None,
-    start: Sequence[Tensor],
+    initial: Sequence[Tensor],
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
     kept: Sequence[Tensor] = (),
     *,
-    final: bool = True,
+    return_state: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Outputs (B, T, D * H) in the order of time and final states (D * S, B, H).
+    """Return outputs (B, T, D * H) in the order of time and final states (D * S, B, H).
 
-    x: (B, T, F). parameters: four for each direction. lengths: (B,), the steps of each row that
-    count; outputs past them are zero. start: S states (B, H) for each direction, or none.
-    cell: kind, activation and recurrent_activation; options: a parameter for each of the two.
-    merge: of ``MERGES``; not 0: both directions give one output (B, T, H).
-    kept: for each direction (B, T, parts, W), is filled with what its gradient needs; or none.
-    final: whether final states are wanted, else there are None.
+    x: (B, T, F). parameters: four for each direction. lengths: (B,), the number of valid steps of
+    each row; later outputs are zero. initial: S states (B, H) for each direction, or none. cell:
+    codes of kind, activation and recurrent_activation; options: one for each activation. merge: a
+    native code; not 0: the directions share one output (B, T, H). kept: for each direction
+    (B, T, parts, W), filled with the values that its gradient needs; or none. return_state: if
+    False, the final states are None.
+
+    Raises:
+        ValueError: a shape does not fit.
     """
     kind, act, gate = cell
-    directions, states = len(parameters) // 4, 2 if kind == KINDS["LSTM"] else 1
+    directions, states = len(parameters) // 4, STATES[kind]
     batch, time, given = x.shape
-    features, units = sizes(parameters)
+    features, units = weight_sizes(parameters)
     if given != features:
         raise ValueError(f"an input of {features} features is expected, found {given}")
     if lengths is not None and lengths.shape != (batch,):
         raise ValueError(f"lengths [{batch}] are expected, found {list(lengths.shape)}")
-    for s in start:
+    for s in initial:
         if s.shape != (batch, units):
             raise ValueError(f"a state {[batch, units]} is expected, found {list(s.shape)}")
     width = units if merge else directions * units
     out = x.new_empty((batch, time, width))
-    ends = x.new_empty((directions * states, batch, units)) if final else None
+    ends = x.new_empty((directions * states, batch, units)) if return_state else None
     if batch == 0:
         return out, ends
     if x.stride(2) != 1:
         x = x.contiguous()
     if lengths is not None:
-        lengths = counts(lengths)
+        lengths = to_int64(lengths)
     isa = instruction_set()
-    # Weights in training change with every step: none is kept for the next.
-    packed = (freshly_packed if kept else packed_before)(kind, parameters, isa)
-    begin = [s.contiguous() for s in start]
+    # Weights in training change with every step: a cache would not help the next.
+    packed = (pack if kept else cached_pack)(kind, parameters, isa)
+    alive = [s.contiguous() for s in initial]
     call = (
         *(act, gate, *options, merge, batch, time, torch.get_num_threads()),
         *(x.data_ptr(), *x.stride()[:2]),
         0 if lengths is None else lengths.data_ptr(),
-        *_starts(begin, states),
+        *_state_addresses(alive, states),
         out.data_ptr(),
         0 if ends is None else ends.data_ptr(),
         *([k.data_ptr() for k in kept] + _NONE)[:2],
     )
     use_torch_threads()
-    code = library().k2t_run(isa, RUN.pack(packed.at, *call))
+    code = library().k2t_run(isa, RUN.pack(packed.address, *call))
     if code == STALE:
-        # Another thread may change them all the time: what was packed now is as good as any.
-        packed = packed_before(kind, parameters, isa, stale=True)
+        # Not compared again: another thread may change them all the time.
+        packed = cached_pack(kind, parameters, isa, stale=True)
         code = library().k2t_run(isa, RUN.pack(packed.unchecked, *call))
-    done(code)
+    check_code(code)
     return out, ends
 
 
 _NONE = [0, 0]
 
 
-def _starts(states: Sequence[Tensor], each: int) -> list[int]:
-    """Where the states lie: h of both directions, then c; 0 for none."""
+def _state_addresses(states: Sequence[Tensor], each: int) -> list[int]:
+    """Return the addresses of h of both directions, then c; 0 for none."""
     if not states:
         return _NONE + _NONE
     at = [s.data_ptr() for s in states]
     return (at[::each] + _NONE)[:2] + ((at[1::2] if each == 2 else []) + _NONE)[:2]
 
 
-STALE = 3  # k2t_run's answer where the weights are others than those that were packed
+STALE = 3  # k2t_run's code where the weights are not those that were packed
 
 
-def done(code: int) -> None:
-    """Raise what the kernel's return code means, if it is not 0."""
+def check_code(code: int) -> None:
+    """Raise the error of a return code of the kernel.
+
+    Raises:
+        MemoryError: no scratch memory. ValueError: a length does not fit.
+    """
     if code == 1:
         raise MemoryError("no memory for the native kernel's scratch")
     if code == 2:
         raise ValueError("a length is below 0 or above the number of steps")
 
 
-def counts(lengths: Tensor) -> Tensor:
-    """Lengths as the kernel reads them: int64, side by side."""
+def to_int64(lengths: Tensor) -> Tensor:
+    """Return lengths as the kernel reads them: int64, contiguous."""
     ready = lengths.dtype is torch.int64 and lengths.is_contiguous()
     return lengths if ready else lengths.to(torch.int64).contiguous()
 
 
 def lengths_of_padded(mask: Tensor) -> Tensor | None:
-    """The valid steps of each row of a mask (B, T) where they all stand in front; None elsewhere.
+    """Return the number of valid steps of each row of a mask (B, T) with padding on the right.
 
-    Asked on the CPU only, where looking at the values costs no waiting, and not while a graph is
-    traced, which must not depend on them.
+    None for other masks; also on a GPU, which reading the values would wait for, and while a graph
+    is traced, which must not depend on them.
     """
     if torch.compiler.is_compiling() or is_tracing() or not (mask.is_cpu and is_plain((mask,))):
         return None
-    if missing():
+    if why_missing():
         return mask.sum(dim=1) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
     lengths = torch.empty(mask.shape[0], dtype=torch.int64, device="cpu")
     in_front = library().k2t_lengths(
@@ -174,15 +180,15 @@ def _operator(
     x: Tensor,
     parameters: Sequence[Tensor | None],
     lengths: Tensor | None,
-    start: Sequence[Tensor],
+    initial: Sequence[Tensor],
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
 ) -> tuple[Tensor, Tensor]:
-    # In a compiled graph no one asked is_plain.
+    # A compiled graph has not checked is_plain.
     weights = [None if p is None else p.resolve_neg() for p in parameters]
-    begin = [s.resolve_neg() for s in start]
-    out, ends = compute(x.resolve_neg(), weights, lengths, begin, cell, options, merge)
+    states = [s.resolve_neg() for s in initial]
+    out, ends = compute(x.resolve_neg(), weights, lengths, states, cell, options, merge)
     return out, cast(Tensor, ends)
 
 
@@ -191,12 +197,12 @@ def _(
     x: Tensor,
     parameters: Sequence[Tensor | None],
     lengths: Tensor | None,
-    start: Sequence[Tensor],
+    initial: Sequence[Tensor],
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
 ) -> tuple[Tensor, Tensor]:
-    directions, states = len(parameters) // 4, 2 if cell[0] == KINDS["LSTM"] else 1
+    directions, states = len(parameters) // 4, STATES[cell[0]]
     hh = parameters[1]
     units = 0 if hh is None else hh.shape[1]
     return (
@@ -205,36 +211,35 @@ def _(
     )
 
 
-def run_native(
-    cell: NativeCell, parameters: Sequence[Parameters], asked: Asked
-) -> tuple[tuple[Tensor, ...], tuple[State, ...]]:
-    """Outputs (B, T, H) in the order of time and final states, one per direction.
+def run_native(cell: NativeCell, parameters: Sequence[Tensor | None], call: RnnCall) -> RnnResult:
+    """Run the kernel: outputs (B, T, H) in the order of time and final states, one per direction.
 
-    Merged: one output, (B, T, 2 H) if the merge is "concat". No states if none are wanted.
+    parameters: four for each direction. Merged: one output, (B, T, 2 H) if the merge is "concat".
+    No states if ``return_state`` is off.
     """
-    x, lengths, _, merge, final = asked
+    merge = call.merge
     given = (
-        x,
-        list(chain.from_iterable(parameters)),
-        lengths,
-        asked.states(),
-        cell.numbers,
-        cell.parameters,
-        0 if merge is None else MERGES[merge],
+        call.x,
+        parameters,
+        call.lengths,
+        call.states(),
+        cell.codes,
+        cell.options,
+        0 if merge is None else MERGE_MODES[merge].native_code,
     )
     ends: Tensor | None
     # Without the dispatcher, whose time a short sequence would feel.
     if torch.compiler.is_compiling():
         out, ends = _operator(*given)
     else:
-        out, ends = compute(*given, final=final)
-    outputs = out.chunk(len(parameters), dim=2) if merge is None else (out,)
-    return outputs, () if ends is None else by_direction(ends, cell)
+        out, ends = compute(*given, return_state=call.return_state)
+    outputs = out.chunk(len(parameters) // 4, dim=2) if merge is None else (out,)
+    return outputs, () if ends is None else split_states(ends, cell)
 
 
-def by_direction(final: Tensor, cell: NativeCell) -> tuple[State, ...]:
-    """Final states (D * S, B, H) -> those of each direction."""
-    states, each = final.unbind(0), cell.states
+def split_states(stacked: Tensor, cell: NativeCell) -> tuple[State, ...]:
+    """Split states (D * S, B, H) into those of each direction."""
+    states, each = stacked.unbind(0), cell.states
     return tuple(states[i : i + each] for i in range(0, len(states), each))
 
 
@@ -243,12 +248,12 @@ _FLOAT32 = {torch.float32}
 
 
 def can_run(tensors: Sequence[Tensor]) -> bool:
-    """Tell whether the kernel computes with these: float32 on CPU, dense and plain."""
+    """Return whether the kernel can read these tensors: float32 on CPU, dense and plain."""
     if torch.compiler.is_compiling():
         return all(
             tensor.dtype is torch.float32 and tensor.is_cpu and tensor.layout is torch.strided
             for tensor in tensors
         )
-    # The same in the least time; what is not dense is not plain.
-    alike = _FLOAT32.issuperset(map(_DTYPE, tensors)) and all(map(_IS_CPU, tensors))
-    return alike and is_plain(tensors)
+    # The same in less time; sparse tensors are not plain.
+    float32_on_cpu = _FLOAT32.issuperset(map(_DTYPE, tensors)) and all(map(_IS_CPU, tensors))
+    return float32_on_cpu and is_plain(tensors)

@@ -1,4 +1,4 @@
-"""Weights in the kernel's order, kept as long as their parameters hold the same values.
+"""Weights in the kernel's order, cached as long as their parameters hold the same values.
 
 G gates, H units, F features, D directions.
 """
@@ -25,58 +25,60 @@ Parameters: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 class Packed:
     """The weights of all directions as the kernel takes them.
 
-    ``at``: the address of their ``weights``; ``unchecked``: of the same without what the kernel
-    compares with the parameters' values. ``alive``: what those point to.
+    address: of ``weights``. unchecked: the address of the same without sources and fingerprints,
+    which the kernel then does not compare. alive: objects that these point to.
     """
 
     weights: Weights
-    at: int
+    address: int
     unchecked: int
     alive: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """Packed weights, the shapes of the parameters, and the memory in which those lie.
+class _Entry:
+    """Packed weights, the shapes of the parameters, and the storages that hold them.
 
-    They go with the first ``storages`` that goes, or moves away from the address it had (``at``).
+    Dropped when the first storage is freed, or moves from its address.
     """
 
     packed: Packed
     shapes: tuple[torch.Size, ...]
     storages: tuple[weakref.ref[torch.UntypedStorage], ...]
-    at: tuple[int, ...]
+    addresses: tuple[int, ...]
 
     def has_moved(self) -> bool:
-        """Tell whether a storage is not where it was: resized, for one."""
+        """Return whether a storage has another address than before, as after a resize."""
         now = [storage() for storage in self.storages]
-        return any(s is None or s.data_ptr() != at for s, at in zip(now, self.at, strict=True))
+        return any(
+            s is None or s.data_ptr() != at for s, at in zip(now, self.addresses, strict=True)
+        )
 
 
 _SHAPE = attrgetter("shape")
 
-# By kind of cell, instruction set and the parameters' addresses: all that lies there is compared by
-# the kernel. Not by the parameters: torch cannot swap one with a weak reference.
-_kept: dict[tuple[int, ...], _Kept] = {}
+# By kind of cell, instruction set and the parameters' addresses, whose values the kernel compares.
+# Not by the parameters: torch cannot swap one with a weak reference.
+_cache: dict[tuple[int, ...], _Entry] = {}
 
 
-def packed_before(
+def cached_pack(
     kind: int, parameters: Sequence[Tensor | None], isa: int, *, stale: bool = False
 ) -> Packed:
-    """The weights in the kernel's order, from last time if they lie where they did.
+    """Return the weights in the kernel's order, cached if their addresses are those of last time.
 
-    parameters: four for each direction. The kernel looks at their values, all of them, whenever it
-    runs: torch counts the changes of a tensor, but not those written through ``parameter.data``,
-    and a stale weight would be a wrong number. ``stale``: it found that they have changed.
+    parameters: four for each direction. The kernel compares fingerprints of all values whenever it
+    runs: torch counts the changes of a tensor, but not those through ``parameter.data``, and a
+    stale weight would be a wrong number. stale: the kernel found that they have changed.
     """
-    there = [p for p in parameters if p is not None]
-    if not all(map(Tensor.is_contiguous, there)):
-        return freshly_packed(kind, parameters, isa)  # of copies
-    shapes = tuple(map(_SHAPE, there))
-    key: tuple[int, ...] = (kind, isa, *map(Tensor.data_ptr, there))
-    if len(there) < len(parameters):
+    present = [p for p in parameters if p is not None]
+    if not all(map(Tensor.is_contiguous, present)):
+        return pack(kind, parameters, isa)  # of copies
+    shapes = tuple(map(_SHAPE, present))
+    key: tuple[int, ...] = (kind, isa, *map(Tensor.data_ptr, present))
+    if len(present) < len(parameters):
         key += tuple(p is None for p in parameters)
-    found = None if stale else _kept.get(key)
+    found = None if stale else _cache.get(key)
     if found is not None and found.shapes == shapes:
         return found.packed
     arrays = []
@@ -84,35 +86,35 @@ def packed_before(
         given = parameters[first : first + 4]
         at = [Array() if p is None else Array(p.data_ptr(), p.numel()) for p in given]
         arrays.append((Array * 4)(*at))
-    # Before they are packed: what another thread changes meanwhile is noticed by the next run.
-    prints = [library().k2t_print(isa, array) for array in arrays]
-    packed = freshly_packed(kind, parameters, isa, arrays, prints)
-    storages = [p.untyped_storage() for p in there]
-    watches = tuple(weakref.ref(s, lambda _: _kept.pop(key, None)) for s in storages)
-    for other in list(_kept):  # any of which may go meanwhile, with memory that is collected
-        found = _kept.get(other)
+    # Before they are packed: the next run notices changes by another thread meanwhile.
+    fingerprints = [library().k2t_fingerprint(isa, array) for array in arrays]
+    packed = pack(kind, parameters, isa, arrays, fingerprints)
+    storages = [p.untyped_storage() for p in present]
+    watches = tuple(weakref.ref(s, lambda _: _cache.pop(key, None)) for s in storages)
+    for other in list(_cache):  # any of which may go meanwhile, with memory that is collected
+        found = _cache.get(other)
         if found is not None and found.has_moved():
-            _kept.pop(other, None)
-    _kept[key] = _Kept(packed, shapes, watches, tuple(s.data_ptr() for s in storages))
+            _cache.pop(other, None)
+    _cache[key] = _Entry(packed, shapes, watches, tuple(s.data_ptr() for s in storages))
     return packed
 
 
-def freshly_packed(
+def pack(
     kind: int,
     parameters: Sequence[Tensor | None],
     isa: int,
     arrays: Sequence[Any] = (),
-    prints: Sequence[int] = (),
+    fingerprints: Sequence[int] = (),
 ) -> Packed:
-    """The weights in the kernel's order.
+    """Pack the weights in the kernel's order.
 
-    arrays, prints: what the kernel compares with the parameters' values as it runs, for each
-    direction; none if it need not.
+    arrays, fingerprints: of the parameters of each direction, for the kernel to compare as it runs;
+    none if it need not.
 
     Raises:
-        ValueError: one has another shape than its cell needs.
+        ValueError: a weight has another shape than its cell needs.
     """
-    features, units = sizes(parameters)
+    features, units = weight_sizes(parameters)
     rows, directions = GATES[kind] * units, len(parameters) // 4
     wanted = ((rows, features), (rows, units), (rows,), (rows,)) * directions
     for p, right in zip(parameters, wanted, strict=True):
@@ -122,13 +124,13 @@ def freshly_packed(
     size = library().k2t_packed_size(isa, ctypes.byref(shape))
     data = []
     for first in range(0, len(parameters), 4):
-        data.append(room(size))
+        data.append(empty_aligned(size))
         direction = parameters[first : first + 4]
         sources = [None if p is None else p.detach().contiguous() for p in direction]
         pointers = [None if s is None else s.data_ptr() for s in sources]
-        library().k2t_pack(isa, ctypes.byref(shape), *pointers, aligned(data[-1]))
-    packed = (shape, directions, tuple(map(aligned, data)))
-    weights = Weights(*packed, tuple(map(ctypes.addressof, arrays)), tuple(prints))
+        library().k2t_pack(isa, ctypes.byref(shape), *pointers, aligned_address(data[-1]))
+    packed = (shape, directions, tuple(map(aligned_address, data)))
+    weights = Weights(*packed, tuple(map(ctypes.addressof, arrays)), tuple(fingerprints))
     unchecked = Weights(*packed)
     return Packed(
         weights,
@@ -138,8 +140,8 @@ def freshly_packed(
     )
 
 
-def sizes(parameters: Sequence[Tensor | None]) -> tuple[int, int]:
-    """F and H, as the first direction's weights have them.
+def weight_sizes(parameters: Sequence[Tensor | None]) -> tuple[int, int]:
+    """Return F and H of the first direction's weights.
 
     Raises:
         ValueError: there are no such weights.
@@ -153,17 +155,17 @@ def sizes(parameters: Sequence[Tensor | None]) -> tuple[int, int]:
 _ALIGNED = 16  # floats in a cache line
 
 
-def floats(*shape: int) -> Tensor:
-    """Memory for float32 on the CPU, whatever torch's default dtype and device are."""
+def empty_floats(*shape: int) -> Tensor:
+    """Return uninitialized float32 on the CPU, whatever torch's default dtype and device are."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
-def room(count: int) -> Tensor:
-    """Memory for so many floats from an ``aligned`` address on."""
-    return floats(count + _ALIGNED)
+def empty_aligned(count: int) -> Tensor:
+    """Return uninitialized memory for ``count`` floats from its ``aligned_address`` on."""
+    return empty_floats(count + _ALIGNED)
 
 
-def aligned(data: Tensor) -> int:
-    """The first address in data that starts a cache line."""
+def aligned_address(data: Tensor) -> int:
+    """Return the first address in data that starts a cache line."""
     line = _ALIGNED * 4
     return (data.data_ptr() + line - 1) // line * line

@@ -15,7 +15,7 @@
 namespace pool {
 namespace {
 
-// Lives on its caller's stack: `run` returns only when no helper holds it any more.
+// On the stack of its caller: `run` returns only when no helper uses it any more.
 struct Job {
     Function function;
     void* context;
@@ -33,34 +33,35 @@ struct Job {
 
 using Clock = std::chrono::steady_clock;
 
-// A thread for two tasks too short for a sleeping one to be woken for: who calls does one, and the
-// other as well unless this one took it meanwhile. It looks for work for a while after the last, and
-// is never waited for before it has begun: where it finds no processor, nothing is lost. It is asked
-// only where many such calls follow each other closely. Between others, torch's threads are at work,
-// or look for some, and it would be in their way.
-class Companion {
+// Helper thread for bursts of short calls: calls of two tasks, each shorter than waking a thread takes.
+// The caller does task 0, and task 1 as well unless the helper took it meanwhile. The helper spins for
+// a while after its last task, and the caller never waits for it before it has begun a task: if it has
+// no processor, nothing is lost. It is used only during a burst. Otherwise torch's threads compute, or
+// spin, and it would take a processor from them.
+class BurstHelper {
 public:
-    // Whether enough such calls came before this one; `ended` is to be told after each.
-    bool asked() {
+    // Count a call, and tell whether it is part of a burst; call `note_end` after it.
+    bool in_burst() {
         const auto begun = Clock::now().time_since_epoch().count();
         const bool close = begun - last_.load(std::memory_order_relaxed) < Clock::duration{GAP}.count();
-        // One interruption does not end a row of calls, two do.
+        // One gap does not end a burst, two do.
         const long before = calls_.load(std::memory_order_relaxed);
         const long calls = close ? std::min(before + 1, 2 * MANY) : std::min(before, before / 2);
         calls_.store(calls, std::memory_order_relaxed);
         return calls >= MANY;
     }
 
-    void ended() { last_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
+    void note_end() { last_.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed); }
 
-    // Others are to have its processor.
-    void rest() { resting_.store(true, std::memory_order_relaxed); }
+    // Stop spinning: other threads need the processor.
+    void stop_spinning() { stopped_.store(true, std::memory_order_relaxed); }
 
-    void with_other(Function function, void* context) {
+    // Do both tasks, the second on the helper if it takes it.
+    void run_pair(Function function, void* context) {
         Offer mine{function, context};
         Offer* none = nullptr;
-        resting_.store(false, std::memory_order_relaxed);
-        const bool offered = apart() && offer_.compare_exchange_strong(none, &mine);
+        stopped_.store(false, std::memory_order_relaxed);
+        const bool offered = is_apart() && offer_.compare_exchange_strong(none, &mine);
         if (offered && asleep_.load()) {
             std::lock_guard<std::mutex> lock(mutex_);
             asleep_.store(false);
@@ -74,19 +75,19 @@ public:
             return function(context, 1);
         for (long turn = 0; !mine.done.load(std::memory_order_acquire); ++turn)
             turn < PATIENCE ? relax() : std::this_thread::yield();
-        // It lost its processor in the middle. What that cost has to be earned back by as many calls
-        // without it before it is asked again: where processors are short, that is never.
+        // The helper lost its processor in the middle of a task. It pauses for as many calls as that
+        // delay was long: where processors are scarce, it is then never used.
         const auto waited = Clock::now() - ended, worked = ended - begun;
         if (waited > LONG * worked)
             calls_.store(-std::min(LONGEST, static_cast<long>(waited / std::max(worked, Clock::duration{1}))),
                          std::memory_order_relaxed);
     }
 
-    [[noreturn]] void live() {
+    [[noreturn]] void serve() {
         thread_ = pthread_self();
         alive_.store(true, std::memory_order_release);
         for (;;) {
-            Offer* taken = look();
+            Offer* taken = wait_for_offer();
             taken->function(taken->context, 1);
             taken->done.store(true, std::memory_order_release);
         }
@@ -102,9 +103,9 @@ private:
     static constexpr long PATIENCE = 2000, MANY = 16, LONG = 16, LONGEST = 10000;
     static constexpr std::chrono::microseconds GAP{200}, LOOKING{200};
 
-    // Whether the companion can run beside the caller. Where it sits on the caller's processor, as it
-    // may for seconds though others are idle, it is sent to the others.
-    bool apart() {
+    // Whether the helper can run on another processor than the caller. The scheduler may leave both on
+    // one for seconds although others are idle; then its affinity is set to the others.
+    bool is_apart() {
         if (!alive_.load(std::memory_order_acquire)) return false;
 #if defined(__linux__)
         const int here = sched_getcpu();
@@ -120,37 +121,37 @@ private:
         return true;
     }
 
-    void say_where() {
+    void record_processor() {
 #if defined(__linux__)
         at_.store(sched_getcpu(), std::memory_order_relaxed);
 #endif
     }
 
-    // It takes longer to wake than a call takes, so what it was woken for is done by then: it looks for
-    // the next.
-    Offer* look() {
+    // Spin for an offer, then sleep. Waking takes longer than a call, so the offer that woke it is gone
+    // by then, and it spins for the next.
+    Offer* wait_for_offer() {
         for (;;) {
             const auto until = Clock::now() + LOOKING;
             do {
-                say_where();
+                record_processor();
                 for (long turn = 0; turn < 64; ++turn, relax())
                     if (offer_.load(std::memory_order_relaxed))
                         if (Offer* found = offer_.exchange(nullptr)) return found;
-            } while (Clock::now() < until && !resting_.load(std::memory_order_relaxed));
+            } while (Clock::now() < until && !stopped_.load(std::memory_order_relaxed));
             std::unique_lock<std::mutex> lock(mutex_);
             asleep_.store(true);
             wanted_.wait(lock, [&] { return !asleep_.load(); });
         }
     }
 
-    // When the last call ended, and how many followed each other closely; of whichever caller.
+    // End of the last call, and the number of calls in close succession; of all callers.
     std::atomic<Clock::rep> last_{0};
     std::atomic<long> calls_{0};
     std::atomic<Offer*> offer_{nullptr};
-    std::atomic<bool> asleep_{false}, resting_{false};
+    std::atomic<bool> asleep_{false}, stopped_{false};
     pthread_t thread_{};  // once alive
     std::atomic<bool> alive_{false};
-    std::atomic<int> at_{-1};  // the processor it was seen on last
+    std::atomic<int> at_{-1};  // the processor it ran on last
     std::mutex mutex_;
     std::condition_variable wanted_;
 };
@@ -160,19 +161,19 @@ struct Pool {
     std::condition_variable wanted;
     std::deque<Job*> jobs;
     long threads = 0;
-    Companion companion;
-    enum { NONE, THERE, REFUSED } accompanied = NONE;
+    BurstHelper burst_helper;
+    enum { NONE, STARTED, REFUSED } helper_state = NONE;
 
-    // Whether there is a thread for short work.
-    bool has_companion() {
+    // Whether the burst helper runs; starts it at the first call.
+    bool has_burst_helper() {
         std::lock_guard<std::mutex> lock(mutex);
-        if (accompanied == NONE) try {
-                std::thread(&Companion::live, &companion).detach();
-                accompanied = THERE;
+        if (helper_state == NONE) try {
+                std::thread(&BurstHelper::serve, &burst_helper).detach();
+                helper_state = STARTED;
             } catch (const std::system_error&) {
-                accompanied = REFUSED;
+                helper_state = REFUSED;
             }
-        return accompanied == THERE;
+        return helper_state == STARTED;
     }
 
     void help() {
@@ -191,12 +192,12 @@ struct Pool {
 };
 
 // Never destroyed: its threads wait until the process ends. A child of fork() has no threads and
-// perhaps a locked mutex, so it starts with a new pool.
+// perhaps a locked mutex, so it gets a new pool.
 std::atomic<Pool*> current{nullptr};
 
 std::atomic<Region> borrowed{nullptr};
 
-// A runtime's threads did not survive a fork() either, but it does not know.
+// The threads of an OpenMP runtime did not survive the fork() either, and it does not notice.
 void forget() {
     borrowed.store(nullptr);
     current.store(new Pool);
@@ -219,12 +220,12 @@ void use(Region region) {
     borrowed.store(region);
 }
 
-void share(long threads, Function function, void* context) {
+void run_pair(long threads, Function function, void* context) {
     Pool& pool = get();
-    if (!pool.has_companion()) return run(threads, 2, function, context);
-    pool.companion.asked() ? pool.companion.with_other(function, context)
-                           : run(threads, 2, function, context);
-    pool.companion.ended();
+    if (!pool.has_burst_helper()) return run(threads, 2, function, context);
+    pool.burst_helper.in_burst() ? pool.burst_helper.run_pair(function, context)
+                                 : run(threads, 2, function, context);
+    pool.burst_helper.note_end();
 }
 
 void run(long threads, long count, Function function, void* context) {
@@ -236,10 +237,10 @@ void run(long threads, long count, Function function, void* context) {
     job.seats = helpers;
     if (helpers <= 0) return job.work();
     Pool& pool = get();
-    pool.companion.rest();
+    pool.burst_helper.stop_spinning();
     if (const Region region = borrowed.load()) {
-        // All threads that torch uses, needed or not: a runtime that is asked for fewer than last
-        // time ends the others.
+        // Request all threads that torch uses, needed or not: a runtime ends those above the number
+        // requested.
         region([](void* data) { static_cast<Job*>(data)->work(); }, &job,
                static_cast<unsigned>(threads), 0);
         return;
@@ -250,7 +251,7 @@ void run(long threads, long count, Function function, void* context) {
             try {
                 std::thread(&Pool::help, &pool).detach();
             } catch (const std::system_error&) {
-                break;  // no more threads to be had: the caller does the rest
+                break;  // no more threads: the caller does the remaining tasks
             }
             ++pool.threads;
         }
@@ -259,7 +260,7 @@ void run(long threads, long count, Function function, void* context) {
     helpers > 1 ? pool.wanted.notify_all() : pool.wanted.notify_one();
     job.work();
     std::unique_lock<std::mutex> lock(pool.mutex);
-    // Nothing is left to take: free the seats that nobody took, then wait for those at work.
+    // No tasks are left: withdraw the free seats, then wait for the helpers at work.
     for (auto at = pool.jobs.begin(); at != pool.jobs.end(); ++at)
         if (*at == &job) {
             pool.jobs.erase(at);

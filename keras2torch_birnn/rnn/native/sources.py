@@ -1,4 +1,4 @@
-"""How the kernel's sources are compiled, and the hash that the library built from them carries.
+"""Compiler options of the kernel's sources, and the hash of them that the library carries.
 
 It imports nothing of the package: ``setup.py`` runs this file before there is one.
 """

@@ -1,0 +1,411 @@
+"""Layers of one cell, both directions, merged after every layer: the base of ``BiLSTM`` and others.
+
+B batch, T time, H hidden_size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from keras2torch_birnn.errors import ArgumentValueError, UsageError
+from keras2torch_birnn.rnn.arguments import (
+    MergeMode,
+    check_flags,
+    check_rate,
+    check_sizes,
+    find_function,
+    resolve_merge_modes,
+)
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_name
+from keras2torch_birnn.rnn.engines import Choice, EngineRequest, requested_engine
+from keras2torch_birnn.rnn.engines.engine import RnnStack
+from keras2torch_birnn.rnn.engines.select import (
+    explain_layer,
+    explain_stack,
+    run,
+    select_stack_engine,
+)
+from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
+from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer
+from keras2torch_birnn.rnn.masked_run import run_masked
+from keras2torch_birnn.rnn.native.library import (
+    find_native_cell,
+    warn_once_if_missing,
+    why_missing,
+)
+from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check_tensor
+
+# merge_mode None in the last layer: (forward, backward)
+Merged: TypeAlias = Any
+_DIRECTIONS = ("", "_reverse")
+
+
+class BidirectionalStack(nn.Module):
+    """Layers of one cell, both directions, merged after every layer. See the three subclasses."""
+
+    cell_class: str
+    # As nn.LSTM has them. Of the class: a module that an older version pickled has them, too.
+    bidirectional = True
+    proj_size = 0
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        *,
+        merge_mode: MergeMode | Sequence[MergeMode],
+        activation: str,
+        engine: EngineRequest | None,
+        device: Any,
+        dtype: torch.dtype | None,
+        recurrent_activation: str = "sigmoid",
+        reset_after: bool = True,
+    ) -> None:
+        super().__init__()
+        check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+        check_flags(
+            bias=bias,
+            batch_first=batch_first,
+            bidirectional=bidirectional,
+            reset_after=reset_after,
+        )
+        if not bidirectional:
+            raise UsageError("bidirectional=False: there is nothing to merge", "use torch's own")
+        check_rate(dropout)
+        if requested_engine(engine) in ("auto", "native"):
+            warn_once_if_missing()
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
+        self.merge_mode = resolve_merge_modes(merge_mode, num_layers)
+        self.activation, self.recurrent_activation = activation, recurrent_activation
+        self.reset_after, self.engine = reset_after, engine
+        kind = kind_name(self.cell_class, reset_after=reset_after)
+        gate = "linear" if self.cell_class == "SimpleRNN" else recurrent_activation
+        self._cell = Cell(kind, find_function(activation), find_function(gate))
+        standard = gate == ("linear" if self.cell_class == "SimpleRNN" else "sigmoid")
+        self._kernel = KERNELS.get((kind, activation)) if standard else None
+        self._native = None if why_missing() else find_native_cell(kind, activation, gate)
+        width = CELL_KINDS[kind].gates * hidden_size
+        for layer in range(num_layers):
+            shapes = {
+                "weight_ih": (width, self.layer_input_size(layer)),
+                "weight_hh": (width, hidden_size),
+                "bias_ih": (width,),
+                "bias_hh": (width,),
+            }
+            for suffix in _DIRECTIONS:
+                for name, shape in shapes.items():
+                    if bias or not name.startswith("bias"):
+                        empty = torch.empty(shape, device=device, dtype=dtype)
+                        self.register_parameter(f"{name}_l{layer}{suffix}", nn.Parameter(empty))
+        self.reset_parameters()
+        self.flatten_parameters()
+
+    @property
+    def mode(self) -> str:
+        """The cell in torch's words: "LSTM", "GRU", "RNN_TANH", "RNN_RELU"."""
+        simple = self.cell_class == "SimpleRNN"
+        return f"RNN_{self.activation.upper()}" if simple else self.cell_class
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters of each layer and direction, in torch's order."""
+        return [[getattr(self, name) for name in names] for names in self._weight_names()]
+
+    @property
+    def _flat_weights(self) -> list[nn.Parameter]:
+        """``all_weights`` in one list, as code that knows ``nn.LSTM`` reads it."""
+        return list(chain.from_iterable(self.all_weights))
+
+    def _weight_names(self) -> list[list[str]]:
+        return [
+            [f"{name}_l{layer}{suffix}" for name in WEIGHT_NAMES[: 4 if self.bias else 2]]
+            for layer in range(self.num_layers)
+            for suffix in _DIRECTIONS
+        ]
+
+    def layer_input_size(self, layer: int) -> int:
+        """Return the width of a layer's input: that of the input, or of the merged layer before."""
+        if layer == 0:
+            return self.input_size
+        return self.hidden_size * (2 if self.merge_mode[layer - 1] == "concat" else 1)
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter uniformly from +-1/sqrt(hidden_size), as torch's layers do."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | Sequence[Tensor] | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> tuple[Merged, Any]:
+        """Run all layers.
+
+        input: (T, B, input_size), with ``batch_first`` (B, T, input_size), without batch
+        (T, input_size), or a PackedSequence. hx: states before the first step as torch's layers
+        take them, (num_layers * 2, B, H) for h, and for an LSTM a pair of them. mask: bool, the
+        first two dimensions of the input; false where a step does not count: it leaves the states
+        alone, and the output there is zero.
+
+        Returns the output of the last layer and the last states in the form of ``hx``. The output
+        is (T, B, H), with "concat" (T, B, 2 H), with None a pair; packed if the input was.
+
+        Raises:
+            ArgumentTypeError: no tensor, or not the dtype of the weights. A UsageError and a
+                TypeError.
+            ArgumentValueError: sizes that do not fit. A UsageError and a ValueError.
+            UsageError: a mask together with a PackedSequence, or of another shape than the input.
+        """
+        if isinstance(input, PackedSequence):
+            if mask is not None:
+                raise UsageError("a mask and a PackedSequence: one of them says what counts")
+            return self._run_packed(input, hx)
+        check_tensor("input", input, self)
+        batched = input.dim() == 3
+        if input.dim() not in (2, 3):
+            raise ArgumentValueError(
+                f"an input of 2 or 3 dimensions is expected, found {input.dim()}"
+            )
+        if mask is not None:
+            _check_mask(mask, input)
+        states = self._as_tuple(hx)
+        if not batched:
+            input = input[None]
+            mask = None if mask is None else mask[None]
+            states = tuple(s[:, None] for s in states)
+        elif not self.batch_first:
+            input = input.transpose(0, 1)
+            mask = None if mask is None else mask.transpose(0, 1)
+        out, final = self._run_layers(input, None, mask, self._split_states(states, input.shape[0]))
+
+        def as_input(y: Tensor) -> Tensor:
+            return y[0] if not batched else y if self.batch_first else y.transpose(0, 1)
+
+        if not batched:
+            final = tuple(s[:, 0] for s in final)
+        return _map_outputs(as_input, out), _as_hx(final)
+
+    def explain(self, batch: int = 1, *, masked: bool = False) -> tuple[Choice, ...]:
+        """Return the engine of each layer and the reason, for this batch size.
+
+        With the module's current device, dtype, mode and engine, gradients or not.
+        """
+        stack = self._stack()
+        layers, weight = stack.layers, stack.layers[0].weight_ih
+        if (choice := explain_stack(stack, weight, masked=masked)) is not None:
+            return (choice,) * self.num_layers
+        return tuple(explain_layer(layer, batch, masked=masked) for layer in layers)
+
+    def rnn_layers(self) -> tuple[RnnLayer, ...]:
+        """Return the layers as the engines see them."""
+        return tuple(
+            RnnLayer(
+                self._cell,
+                self._parameters_of(layer),
+                self._kernel,
+                self._native,
+                training=self.training,
+                engine=self.engine,
+            )
+            for layer in range(self.num_layers)
+        )
+
+    def extra_repr(self) -> str:
+        """Return the sizes, then what is not a default."""
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        modes = self.merge_mode[0] if len(set(self.merge_mode)) == 1 else list(self.merge_mode)
+        defaults = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "activation": "tanh",
+            "recurrent_activation": "sigmoid",
+            "reset_after": True,
+        }
+        parts += [
+            f"{name}={getattr(self, name)!r}"
+            for name, value in defaults.items()
+            if getattr(self, name) != value
+        ]
+        return ", ".join((*parts, f"merge_mode={modes!r}"))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move or cast, as ``nn.Module`` does, then flatten the weights, as ``nn.LSTM`` does."""
+        module: Any = super()
+        module._apply(fn, recurse)
+        self.flatten_parameters()
+        return self
+
+    def flatten_parameters(self) -> None:
+        """Make the weights of one call of cuDNN contiguous, else it copies them; on a GPU only.
+
+        By ``flatten_parameters`` of torch's own layer, which is given these parameters.
+        """
+        if self._kernel is None or not _on_gpu(self):
+            return
+        torch_layer: Any = getattr(nn, CELL_KINDS[self._cell.kind].torch_name)
+        more = {"nonlinearity": self.activation} if self.cell_class == "SimpleRNN" else {}
+        every = range(self.num_layers)
+        for layers in (every,) if self._concatenates() else [range(k, k + 1) for k in every]:
+            holder = torch_layer(
+                self.layer_input_size(layers[0]),
+                self.hidden_size,
+                len(layers),
+                bias=self.bias,
+                bidirectional=True,
+                device="meta",
+                **more,
+            )
+            own = {
+                f"{name}_l{number}{suffix}": self._parameters.get(f"{name}_l{layer}{suffix}")
+                for number, layer in enumerate(layers)
+                for suffix in _DIRECTIONS
+                for name in WEIGHT_NAMES[: 4 if self.bias else 2]
+            }
+            if any(parameter is None for parameter in own.values()):
+                continue  # a parametrization computes it
+            for name, parameter in own.items():
+                setattr(holder, name, parameter)
+            holder.flatten_parameters()
+
+    def _concatenates(self) -> bool:
+        """Return whether all later layers read both directions side by side, as torch's own do."""
+        return set(self.merge_mode[:-1]) == {"concat"}
+
+    def _parameters_of(self, layer: int) -> list[Tensor | None]:
+        own: Any = self._parameters  # nn.Module's attribute access is slow
+        return [own[name] if name in own else getattr(self, name, None) for name in _names(layer)]
+
+    def _as_tuple(self, hx: Any) -> tuple[Tensor, ...]:
+        """Return ``hx`` (None, a tensor, a tuple or a list of tensors) as a tuple."""
+        if hx is None:
+            return ()
+        states = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        for state in states:
+            check_tensor("hx", state, self)
+        return states
+
+    def _split_states(
+        self, states: tuple[Tensor, ...], batch: int
+    ) -> tuple[tuple[State, ...], ...] | None:
+        """Split torch's stacked states into those of each layer and direction."""
+        if not states:
+            return None
+        wanted = (2 * self.num_layers, batch, self.hidden_size)
+        count = CELL_KINDS[self._cell.kind].states
+        if len(states) != count or any(s.shape != wanted for s in states):
+            raise ArgumentValueError(
+                f"hx: {count} tensor(s) of {list(wanted)} expected, found "
+                f"{[list(s.shape) for s in states]}"
+            )
+        return tuple(
+            tuple(tuple(s[2 * layer + d] for s in states) for d in range(2))
+            for layer in range(self.num_layers)
+        )
+
+    def _stack(self) -> RnnStack:
+        return RnnStack(self.rnn_layers(), self.merge_mode, self.dropout)
+
+    def _run_layers(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+        initial: tuple[tuple[State, ...], ...] | None,
+    ) -> tuple[Merged, tuple[Tensor, ...]]:
+        """Run all layers on x (B, T, F), on the steps that ``lengths`` or ``mask`` make valid."""
+        stack = self._stack()
+        weight = stack.layers[0].weight_ih
+        if initial or x.dtype is not weight.dtype:
+            # The states of other layers are parts of the same tensors.
+            check_dtypes(x, initial[0][:1] if initial else None, weight, "hx")
+        masked = lengths is not None or mask is not None
+        if (found := select_stack_engine(stack, x, masked=masked)) is not None:
+            check_shape(x.shape, self.input_size)
+            flat = None if initial is None else tuple(chain.from_iterable(initial))
+            call = RnnCall(x, lengths, flat, self.merge_mode[-1])
+            outputs, states = _run_valid(partial(found.engine.run_stack, stack), call, mask)
+            return outputs if call.merge is None else outputs[0], _stack_states(states)
+        finals: list[State] = []
+        out: Merged = x
+        for index, layer in enumerate(stack.layers):
+            mode = self.merge_mode[index]
+            call = RnnCall(out, lengths, None if initial is None else initial[index], mode)
+            outputs, states = _run_valid(partial(run, layer), call, mask)
+            out = outputs if mode is None else outputs[0]
+            if self.dropout and index < self.num_layers - 1:
+                out = nn.functional.dropout(out, self.dropout, self.training)
+            finals += states
+        return out, _stack_states(finals)
+
+    def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, Any]:
+        """Pad, run and pack again; states are in the order of the caller's rows."""
+        x, counts = pad_packed_sequence(packed, batch_first=True)
+        initial = self._split_states(self._as_tuple(hx), x.shape[0])
+        out, final = self._run_layers(x, counts.to(x.device), None, initial)
+
+        def pack(y: Tensor) -> PackedSequence:
+            if packed.sorted_indices is None:
+                return pack_padded_sequence(y, counts, batch_first=True)
+            order = packed.sorted_indices
+            fresh = pack_padded_sequence(y[order], counts[order.cpu()], batch_first=True)
+            return PackedSequence(
+                fresh.data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
+            )
+
+        return _map_outputs(pack, out), _as_hx(final)
+
+
+def _run_valid(
+    run_sequence: Callable[[RnnCall], RnnResult], call: RnnCall, mask: Tensor | None
+) -> RnnResult:
+    """Run all steps, or those that ``mask`` marks as valid."""
+    if mask is None:
+        return run_sequence(call)
+    return run_masked(run_sequence, call, mask, ("zeros", "zeros"))
+
+
+def _stack_states(states: Sequence[State]) -> tuple[Tensor, ...]:
+    """Stack the states of all layers and directions, as torch's layers do."""
+    return tuple(torch.stack(parts) for parts in zip(*states, strict=True))
+
+
+def _names(layer: int) -> tuple[str, ...]:
+    return tuple(f"{name}_l{layer}{suffix}" for suffix in _DIRECTIONS for name in WEIGHT_NAMES)
+
+
+def _on_gpu(stack: nn.Module) -> bool:
+    return any(parameter.is_cuda for parameter in stack.parameters())
+
+
+def _check_mask(mask: Any, input: Tensor) -> None:
+    check_tensor("mask", mask, torch.bool)
+    if mask.shape != input.shape[:-1]:
+        raise UsageError(f"mask: {list(input.shape[:-1])} is expected, found {list(mask.shape)}")
+
+
+def _map_outputs(change: Any, out: Merged) -> Merged:
+    return tuple(change(y) for y in out) if isinstance(out, tuple) else change(out)
+
+
+def _as_hx(final: tuple[Tensor, ...]) -> Any:
+    return final if len(final) == 2 else final[0]

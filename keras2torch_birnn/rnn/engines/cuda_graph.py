@@ -1,0 +1,236 @@
+"""The engine "graph": the loop on a GPU, captured once as a CUDA graph and replayed.
+
+Each step launches about 20 small kernels, and launching takes longer than computing; a graph
+launches those of all steps at once. It reads the weights at their addresses: changed values need no
+new graph, other shapes and other addresses do. B batch, T time.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from threading import Lock
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines.engine import Engine, is_exporting, needs_gradient
+from keras2torch_birnn.rnn.engines.loop import run_directions
+from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.tensor_memory import is_plain
+
+
+class _Graph(NamedTuple):
+    call: RnnCall  # its tensors take the values of a call before a replay
+    replay: Callable[[], None]
+    result: RnnResult  # its tensors hold the outcome after a replay
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The graphs captured for one set of weight addresses; dropped with the first one's memory.
+
+    seen: keys of calls so far, at most ``MAX_GRAPHS_PER_LAYER``. graphs: of those that came again;
+    None where capturing failed.
+    """
+
+    addresses: tuple[object, ...]
+    watch: weakref.ref[torch.UntypedStorage]
+    seen: set[Hashable] = field(default_factory=set)
+    graphs: dict[Hashable, _Graph | None] = field(default_factory=dict)
+
+
+_layers: dict[int, _Layer] = {}
+# Copying in, replaying and copying out belong together; graphs are captured one at a time.
+_lock = Lock()
+
+
+def why_not_capture(call: RnnCall, weights: Sequence[Tensor]) -> str:
+    """Return why a call without gradients cannot be captured; empty if it can."""
+    x, tensors = call.x, [*_inputs(call), *weights]
+    if not x.is_cuda or any(t.device != x.device or t.is_sparse for t in tensors):
+        return "it is for dense tensors on one CUDA device"
+    if 0 in x.shape[:2]:
+        return "there is nothing to compute"
+    if torch.is_autocast_enabled(x.device.type):
+        return "autocast is on"
+    if torch.cuda.is_current_stream_capturing():
+        return "a graph is being recorded already"
+    return "" if is_plain(tensors) else "it is for plain tensors outside torch.func"
+
+
+def run_captured(
+    compute: Callable[[RnnCall], RnnResult],
+    call: RnnCall,
+    weights: Sequence[Tensor],
+    cell: Hashable,
+) -> RnnResult:
+    """Compute a call, by replaying a graph from the second call with the same key on.
+
+    compute: without gradients and randomness, reading no values. weights: all that it uses. cell:
+    everything else it depends on.
+    """
+    key = (cell, *_key(call))
+    with _lock:
+        graph = _find_or_capture(_layer_of(weights), key, compute, call)
+        if graph is not None:
+            return _replay(graph, call)
+    return compute(call)
+
+
+def _find_or_capture(
+    layer: _Layer, key: Hashable, compute: Callable[[RnnCall], RnnResult], call: RnnCall
+) -> _Graph | None:
+    """Return the graph of a key; None if the key is new or capturing failed."""
+    if key in layer.seen and key not in layer.graphs:
+        layer.graphs[key] = _capture(compute, call)
+    elif len(layer.seen) < MAX_GRAPHS_PER_LAYER:
+        layer.seen.add(key)
+    return layer.graphs.get(key)
+
+
+def _replay(graph: _Graph, call: RnnCall) -> RnnResult:
+    """Replay a graph for the values of a call; return copies, which the next call leaves alone."""
+    with torch.no_grad():
+        for to, given in zip(_inputs(graph.call), _inputs(call), strict=True):
+            to.copy_(given)
+        graph.replay()
+        outputs, states = graph.result
+        return tuple(o.clone() for o in outputs), tuple(
+            tuple(s.clone() for s in state) for state in (states if call.return_state else ())
+        )
+
+
+def _inputs(call: RnnCall) -> list[Tensor]:
+    """Return x, the initial states and the lengths."""
+    lengths = [] if call.lengths is None else [call.lengths]
+    return [call.x, *call.states(), *lengths]
+
+
+def _key(call: RnnCall) -> tuple[Hashable, ...]:
+    """Return everything that a graph depends on, except weights and values."""
+    given = tuple((t.shape, t.dtype) for t in _inputs(call))
+    masked, device = call.lengths is not None, call.x.device
+    # Calls on different streams run at the same time.
+    stream = torch.cuda.current_stream(device).cuda_stream if call.x.is_cuda else 0
+    return given, masked, call.merge, device, stream, _precision()
+
+
+def _precision() -> tuple[Hashable, ...]:
+    """Return the settings of torch's matrix products."""
+    matmul = torch.backends.cuda.matmul
+    # Newer torch refuses the older question where the newer was answered.
+    product = getattr(matmul, "fp32_precision", None) or matmul.allow_tf32
+    return product, torch.are_deterministic_algorithms_enabled()
+
+
+def _layer_of(weights: Sequence[Tensor]) -> _Layer:
+    """Return the graphs of these weights, empty if their addresses are new."""
+    address = weights[0].data_ptr()
+    addresses = tuple((w.data_ptr(), w.shape, w.stride(), w.dtype) for w in weights)
+    found = _layers.get(address)
+    if found is None or found.addresses != addresses:
+        # Not the parameter: torch cannot swap one with a weak reference.
+        watch = weakref.ref(weights[0].untyped_storage(), lambda _: _layers.pop(address, None))
+        found = _layers[address] = _Layer(addresses, watch)
+    return found
+
+
+def _capture(compute: Callable[[RnnCall], RnnResult], call: RnnCall) -> _Graph | None:
+    """Capture a call; return None, and warn, where that fails."""
+    # Tensors made in inference mode could not be written to outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        lengths, initial = call.lengths, call.initial_state
+        own = call._replace(
+            x=_like(call.x),
+            lengths=None if lengths is None else _like(lengths),
+            initial_state=initial and tuple(tuple(map(_like, state)) for state in initial),
+        )
+        try:
+            replay, result = capture(lambda: compute(own), call.x.device)
+        except RuntimeError as error:
+            warnings.warn(
+                f"a recurrent layer runs step by step, slower: it cannot be recorded: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+    return _Graph(own, replay, result)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    """Return zeros of the same shape, to compute with while capturing."""
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def capture(
+    compute: Callable[[], RnnResult], device: torch.device
+) -> tuple[Callable[[], None], RnnResult]:
+    """Capture the GPU work of ``compute``; return its replay, and the tensors of the outcome.
+
+    Raises:
+        RuntimeError: an operation cannot be captured, or memory is short.
+    """
+    cuda: Any = torch.cuda  # its types are not all there
+    graph, (side, turn) = cuda.CUDAGraph(), _side(device)
+    with cuda.device(device):
+        here = cuda.current_stream()
+        side.wait_stream(here)
+        side.wait_event(turn)
+        with cuda.stream(side):
+            compute()  # libraries initialize at their first call, outside the graph
+            with cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                result = compute()
+        here.wait_stream(side)
+
+    def replay() -> None:
+        stream = cuda.current_stream(device)
+        stream.wait_event(turn)
+        graph.replay()
+        turn.record(stream)
+
+    return replay, result
+
+
+@cache
+def _side(device: torch.device) -> tuple[Any, Any]:
+    """Return the stream for capturing, and the event of the end of the last replay.
+
+    Replays follow each other, on whatever streams: cuBLAS has a workspace for each stream, so all
+    graphs share the one of this stream. The unusual priority keeps torch's stream pool from handing
+    out this stream.
+    """
+    cuda: Any = torch.cuda
+    with cuda.device(device):
+        return cuda.Stream(priority=-1), cuda.Event()
+
+
+class CudaGraph(Engine):
+    """The loop as a CUDA graph."""
+
+    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why the loop cannot be captured for a call."""
+        if layer.drops() or needs_gradient(layer, call):
+            return "gradients and dropout cannot be recorded"
+        if is_exporting() or torch.compiler.is_compiling():
+            return "what is compiled or exported cannot be recorded"
+        return why_not_capture(call, layer.present_parameters())
+
+    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return that torch has no kernel."""
+        return "the loop, recorded: torch has no kernel for this layer"
+
+    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Replay the graph of the call, captured when it comes again."""
+        absent = tuple(p is None for p in layer.parameters)
+        compute, weights = partial(run_directions, layer), layer.present_parameters()
+        return run_captured(compute, call, weights, (layer.cell, absent))
+
+
+ENGINE = CudaGraph()

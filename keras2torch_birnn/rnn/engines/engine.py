@@ -1,0 +1,124 @@
+"""The interface of an engine, and what several engines share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.merge import merge_outputs
+from keras2torch_birnn.rnn.native.op import is_tracing
+from keras2torch_birnn.rnn.tensor_memory import have_memory
+
+
+class Engine(ABC):
+    """One way to compute a recurrent layer: the ``ENGINE`` of a module in ``ENGINES``.
+
+    A reason is a sentence without a full stop; empty if there is none.
+    """
+
+    # Whether ``why_skip`` holds for a forced engine, too: a later engine then runs the call.
+    skips_if_forced = False
+
+    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why this engine cannot run a call; if it is forced, the error says so."""
+        return ""
+
+    def why_skip(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why a later engine is the better one for a call that this one could run."""
+        return ""
+
+    @abstractmethod
+    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why this engine was selected, for ``explain``."""
+
+    @abstractmethod
+    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Compute the outputs and the final states. The input has a step, and fits the weights."""
+
+
+class RnnStack(NamedTuple):
+    """Consecutive layers, the merge mode of each, and the rate of dropout between them."""
+
+    layers: Sequence[RnnLayer]
+    merge_modes: Sequence[str | None]
+    dropout: float = 0.0
+
+
+class StackEngine(Engine):
+    """An engine that runs a whole stack at once, and no layer alone."""
+
+    stack_reason: str  # for ``explain``
+
+    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return that it needs a stack."""
+        return "a layer that stands alone"
+
+    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why all layers run at once."""
+        return self.stack_reason
+
+    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Run a stack of one layer."""
+        return self.run_stack(RnnStack((layer,), (call.merge,)), call)
+
+    @abstractmethod
+    def why_not_stack(self, stack: RnnStack) -> str:
+        """Return why this engine cannot run a stack."""
+
+    @abstractmethod
+    def why_skip_stack(self, stack: RnnStack, x: Tensor, *, masked: bool) -> str:
+        """Return why its layers are better run one by one. x: a tensor on the input's device."""
+
+    @abstractmethod
+    def run_stack(self, stack: RnnStack, call: RnnCall) -> RnnResult:
+        """Compute the last outputs; initial and final states are those of all layers in turn."""
+
+
+# Torch 2.6 has is_compiling only, and in 2.7 to 2.9 both are equal within a graph: torch's engines
+# run there.
+is_exporting_by_torch: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+def is_exporting() -> bool:
+    """Return whether a graph is being exported, or traced by ``torch.jit``."""
+    return bool(is_exporting_by_torch() or is_tracing())
+
+
+def can_pack(*tensors: Tensor) -> bool:
+    """Return whether masked sequences may be packed, which depends on values, as no graph may."""
+    if is_exporting() or torch.compiler.is_compiling():
+        return False
+    return have_memory(tensors)
+
+
+def float_tensors(layer: RnnLayer, call: RnnCall) -> list[Tensor]:
+    """Return the tensors that may have gradients: x, the initial states, the parameters."""
+    return [call.x, *call.states(), *layer.present_parameters()]
+
+
+def needs_gradient(layer: RnnLayer, call: RnnCall) -> bool:
+    """Return whether autograd has to record a call."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in float_tensors(layer, call))
+
+
+def zero_states(layer: RnnLayer, x: Tensor) -> tuple[State, ...]:
+    """Return states of zeros for each direction."""
+    zero = x.new_zeros(x.shape[0], layer.weight_hh.shape[1])
+    return ((zero,) * layer.state_count(),) * layer.directions
+
+
+def run_no_steps(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
+    """Return the last layer's outputs of no steps, and the initial states of all layers.
+
+    The outputs (B, 0, H) depend on x and a weight, which so have gradients of zero.
+    """
+    x = call.x
+    outputs = tuple(x.sum(dim=2, keepdim=True) * w.hh[0] for w in layers[-1].weights)
+    zeros = tuple(state for layer in layers for state in zero_states(layer, x))
+    return merge_outputs(outputs, call.merge), call.initial_state or zeros

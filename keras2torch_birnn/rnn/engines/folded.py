@@ -1,0 +1,99 @@
+"""The engine "folded": a bidirectional stack in one call of torch's kernel, merges in the weights.
+
+A merge that adds the directions up can be done by the next layer's input weights:
+W (f + b) = [W W] [f; b] and W (f + b) / 2 = [W/2 W/2] [f; b]. "concat" is what torch's kernel does;
+only a product cannot be had this way. f, b: the directions' outputs (B, T, H).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.engines.engine import (
+    RnnStack,
+    StackEngine,
+    can_pack,
+    is_exporting,
+    run_no_steps,
+)
+from keras2torch_birnn.rnn.engines.loop import run_directions
+from keras2torch_birnn.rnn.engines.torch_kernel import run_kernel
+from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.merge import MERGE_MODES
+
+# Merge mode -> factor of the next layer's input weights for each direction; None: they are wide
+# already. Other modes cannot be folded.
+FACTORS: Mapping[str | None, float | None] = {
+    name: mode.fold_factor
+    for name, mode in MERGE_MODES.items()
+    if name == "concat" or mode.fold_factor is not None
+}
+
+
+def widen(layer: RnnLayer, mode: str | None) -> RnnLayer:
+    """Return the layer that reads two directions side by side as ``layer`` reads them merged."""
+    factor = FACTORS[mode]
+    if factor is None:
+        return layer
+    wide = [w._replace(ih=torch.cat((w.ih, w.ih), dim=1) * factor) for w in layer.weights]
+    return layer._replace(parameters=list(chain.from_iterable(wide)))
+
+
+class Folded(StackEngine):
+    """Torch's kernel for all layers at once."""
+
+    stack_reason = "torch's own kernel, all layers in one call"
+
+    def why_not_stack(self, stack: RnnStack) -> str:
+        """Return why these layers cannot be one call."""
+        first = stack.layers[0]
+        if first.kernel is None:
+            return "torch has no kernel for this cell"
+        for mode in stack.merge_modes[:-1]:
+            if mode not in FACTORS:
+                return f"merge_mode={mode!r} cannot be folded into the next layer's weights"
+        if first.training and stack.dropout and len(stack.layers) > 1:
+            return "dropout between the layers"
+        return ""
+
+    def why_skip_stack(self, stack: RnnStack, x: Tensor, *, masked: bool) -> str:
+        """Return why the layers are better run one by one."""
+        if not x.is_cuda:
+            return "it does not pay on a CPU"
+        if is_exporting() or (masked and not can_pack(x)):
+            return "a graph, or tensors without values to pack by"
+        # As nn.LSTM runs its layers. Merges that take wider weights were never measured there.
+        if set(stack.merge_modes[:-1]) != {"concat"}:
+            return "torch's own layers merge by concat"
+        return ""
+
+    def run_stack(self, stack: RnnStack, call: RnnCall) -> RnnResult:
+        """Call torch's kernel for all layers."""
+        layers = stack.layers
+        if call.x.shape[1] == 0:
+            return run_no_steps(layers, call)
+        later = zip(layers[1:], stack.merge_modes[:-1], strict=True)
+        wide = (layers[0], *(widen(layer, mode) for layer, mode in later))
+        if call.lengths is not None and not can_pack(call.x, call.lengths):
+            return _run_loops(wide, call)
+        return run_kernel(wide, call.outside_inference())
+
+
+def _run_loops(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
+    """Run layers that read both directions side by side by the loop, which needs no packing."""
+    outputs: tuple[Tensor, ...] = (call.x,)
+    states: list[State] = []
+    for index, layer in enumerate(layers):
+        initial = call.initial_state and call.initial_state[2 * index : 2 * index + 2]
+        merge = "concat" if index < len(layers) - 1 else call.merge
+        outputs, found = run_directions(layer, RnnCall(outputs[0], call.lengths, initial, merge))
+        states += found
+    return outputs, tuple(states)
+
+
+ENGINE = Folded()

@@ -1,0 +1,191 @@
+"""The engine "loop": the cells' equations in a loop over time. It runs everything.
+
+The input product of the whole sequence is taken at once, before the loop. B batch, T time,
+F features, H units, G gates. Gates in torch's order: LSTM i, f, g, o; GRU r, z, n.
+Equations: Keras 2.2.4 ``layers/recurrent.py`` and Keras 3 ``layers/rnn/{lstm,gru,simple_rnn}.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
+from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
+from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
+from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer, Weights
+from keras2torch_birnn.rnn.masks import reverse, zero_past
+from keras2torch_birnn.rnn.merge import merge_outputs
+from keras2torch_birnn.rnn.native.op import is_tracing
+
+# (cell, weights, gates' input product of one step (B, G*H), state, state's masks) -> new state
+Step = Callable[[Cell, Weights, Tensor, State, tuple[Tensor, ...]], State]
+
+
+def _recurrent(w: Weights, h: Tensor, masks: tuple[Tensor, ...], gates: slice) -> Tensor:
+    """h weight_hh^T + bias_hh for some gates; h is dropped by the mask of each gate, if any."""
+    size = h.shape[1]
+    rows = slice(gates.start * size, gates.stop * size)
+    bias = None if w.bias_hh is None else w.bias_hh[rows]
+    if not masks:
+        return functional.linear(h, w.hh[rows], bias)
+    parts = [
+        functional.linear(h * masks[g % len(masks)], w.hh[g * size : (g + 1) * size])
+        for g in range(gates.start, gates.stop)
+    ]
+    product = torch.cat(parts, dim=1)
+    return product if bias is None else product + bias
+
+
+def lstm_step(cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]) -> State:
+    """c' = f c + i g; h' = o act(c')."""
+    h, c = state
+    i, f, g, o = (x + _recurrent(w, h, masks, slice(0, 4))).chunk(4, dim=1)
+    sigma, act = cell.recurrent_activation, cell.activation
+    c = sigma(f) * c + sigma(i) * act(g)
+    return sigma(o) * act(c), c
+
+
+def gru_after_step(
+    cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
+) -> State:
+    """n = act(x_n + r (h U_n + b_n)); h' = z h + (1 - z) n: reset after the product."""
+    (h,) = state
+    x_r, x_z, x_n = x.chunk(3, dim=1)
+    h_r, h_z, h_n = _recurrent(w, h, masks, slice(0, 3)).chunk(3, dim=1)
+    r = cell.recurrent_activation(x_r + h_r)
+    z = cell.recurrent_activation(x_z + h_z)
+    n = cell.activation(x_n + r * h_n)
+    return (z * h + (1 - z) * n,)
+
+
+def gru_before_step(
+    cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
+) -> State:
+    """n = act(x_n + (r h) U_n); h' = z h + (1 - z) n: reset before the product."""
+    (h,) = state
+    x_r, x_z, x_n = x.chunk(3, dim=1)
+    h_r, h_z = _recurrent(w, h, masks, slice(0, 2)).chunk(2, dim=1)
+    r = cell.recurrent_activation(x_r + h_r)
+    z = cell.recurrent_activation(x_z + h_z)
+    n = cell.activation(x_n + _recurrent(w, r * h, masks, slice(2, 3)))
+    return (z * h + (1 - z) * n,)
+
+
+def simple_rnn_step(
+    cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
+) -> State:
+    """h' = act(x + h U)."""
+    return (cell.activation(x + _recurrent(w, state[0], masks, slice(0, 1))),)
+
+
+STEPS: Mapping[str, Step] = {
+    "LSTM": lstm_step,
+    "GRU": gru_after_step,
+    GRU_BEFORE: gru_before_step,
+    "SimpleRNN": simple_rnn_step,
+}
+
+
+def run_loop(
+    cell: Cell,
+    w: Weights,
+    x: Tensor,
+    lengths: Tensor | None,
+    initial_state: State,
+    dropout: DropoutRates | None = None,
+) -> tuple[Tensor, State]:
+    """Read x (B, T, F) from t = 0 on; steps at or past ``lengths`` (B,) leave the state alone.
+
+    There x holds zeros. Returns outputs (B, T, H) and the final state.
+    """
+    gates = w.hh.shape[0] // w.hh.shape[1]
+    masks: tuple[Tensor, ...] = ()
+    if dropout is not None and dropout.drop():
+        copies = gates if dropout.per_gate else 1
+        products = _dropped_input(w, x, gates, copies, dropout.inputs)
+        if 0.0 < dropout.recurrent < 1.0:
+            masks = _masks(initial_state[0], copies, dropout.recurrent)
+    else:
+        products = functional.linear(x, w.ih, w.bias_ih)
+    step, state = STEPS[cell.kind], initial_state
+    valid = None
+    if lengths is not None:
+        valid = torch.arange(x.shape[1], device=x.device)[:, None, None] < lengths[:, None]
+    outputs: list[Tensor] = []
+    for t, product in enumerate(products.unbind(dim=1)):
+        counts = None if valid is None else valid[t]
+        new = step(cell, w, product, _read(counts, state), masks)
+        state = _where(counts, new, state)
+        outputs.append(state[0])
+    return torch.stack(outputs, dim=1), state
+
+
+def _where(counts: Tensor | None, new: State, old: State) -> State:
+    """Take the new state in the rows where the step counts."""
+    if counts is None:
+        return new
+    return tuple(torch.where(counts, a, b) for a, b in zip(new, old, strict=True))
+
+
+def _read(counts: Tensor | None, state: State) -> State:
+    """Replace the state by zeros in the rows where the step does not count.
+
+    The derivative there may be infinite, and zero times that is NaN.
+    """
+    if counts is None or not (torch.is_grad_enabled() or is_tracing()):
+        return state
+    return tuple(torch.where(counts, s, torch.zeros_like(s)) for s in state)
+
+
+def _masks(like: Tensor, copies: int, rate: float) -> tuple[Tensor, ...]:
+    return tuple(functional.dropout(torch.ones_like(like), rate) for _ in range(copies))
+
+
+def _dropped_input(w: Weights, x: Tensor, gates: int, copies: int, rate: float) -> Tensor:
+    """Return the input product with one dropout mask for all steps, or one for each gate."""
+    if not 0.0 < rate < 1.0:
+        return functional.linear(x, w.ih, w.bias_ih)
+    masks = _masks(x[:, 0], copies, rate)
+    if copies == 1:
+        return functional.linear(x * masks[0][:, None], w.ih, w.bias_ih)
+    rows = w.ih.chunk(gates, dim=0)
+    parts = [functional.linear(x * m[:, None], row) for row, m in zip(rows, masks, strict=True)]
+    product = torch.cat(parts, dim=2)
+    return product if w.bias_ih is None else product + w.bias_ih
+
+
+def run_directions(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Run every direction by the loop; the second reads the valid steps in reverse."""
+    lengths, outputs, states = call.lengths, [], []
+    dropout = layer.dropout if layer.training else None
+    x = zero_past(call.x, lengths)
+    initial = call.initial_state or zero_states(layer, x)
+    for d, (weights, state) in enumerate(zip(layer.weights, initial, strict=True)):
+        read = reverse(x, lengths) if d else x
+        out, last = run_loop(layer.cell, weights, read, lengths, state, dropout)
+        outputs.append(reverse(out, lengths) if d else out)
+        states.append(last)
+    valid = tuple(zero_past(out, lengths) for out in outputs)
+    return merge_outputs(valid, call.merge), tuple(states)
+
+
+class Loop(Engine):
+    """The equations step by step."""
+
+    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why torch's kernel does not run the call."""
+        if layer.kernel is None:
+            return "neither torch nor the native kernel computes this call"
+        return why_skip(layer, call)
+
+    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Run every direction by the loop."""
+        return run_directions(layer, call)
+
+
+ENGINE = Loop()

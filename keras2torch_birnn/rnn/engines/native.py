@@ -1,0 +1,71 @@
+"""The engine "native": our own C++ kernel, float32 on CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines.engine import (
+    Engine,
+    float_tensors,
+    is_exporting_by_torch,
+    needs_gradient,
+)
+from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of, run_with_gradient
+from keras2torch_birnn.rnn.engines.static import native_pays
+from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.native.library import why_missing
+from keras2torch_birnn.rnn.native.op import can_run, is_tracing, run_native
+from keras2torch_birnn.rnn.tensor_memory import is_plain
+
+# It looks for files, where torch.compile cannot follow; torch gives the function no types.
+_why_missing: Callable[[], str] = cast(Any, torch.compiler).assume_constant_result(why_missing)
+
+
+class Native(Engine):
+    """The native kernel."""
+
+    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why the kernel cannot run a call."""
+        if layer.native is None:
+            return _why_missing() or "the native kernel lacks an activation of this layer"
+        if is_tracing():
+            return "what torch.jit traces must be torch's"
+        if layer.drops() or not can_run(float_tensors(layer, call)):
+            return "the kernel computes float32 on CPU, without dropout, from plain tensors"
+        if call.lengths is not None and not torch.compiler.is_compiling():
+            return "" if is_plain((call.lengths,)) else "the lengths are not a plain tensor"
+        return ""
+
+    def why_skip(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why torch's engines are the better ones for a call."""
+        if is_exporting_by_torch():
+            return "an exported graph must not need the kernel"
+        weights = layer.weight_hh.numel()
+        unmasked = layer.kernel is not None and call.lengths is None
+        if unmasked and not native_pays(layer.cell.kind, call.x.shape[0], weights):
+            return "torch's kernel is faster"
+        if not needs_gradient(layer, call):
+            return ""
+        if torch.compiler.is_compiling():
+            return "torch.compile differentiates torch's engines"
+        # In training the gradient is wanted at once, and torch's engines have all of them.
+        if layer.training and not native_cell_of(layer).differentiable:
+            return "the kernel has no gradient of this cell"
+        return ""
+
+    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return that it is the fastest."""
+        return "measured the fastest for float32 on CPU"
+
+    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Run the kernel, with autograd if a gradient may be wanted."""
+        if needs_gradient(layer, call):
+            return run_with_gradient(layer, call)
+        return run_native(native_cell_of(layer), layer.parameters, call)
+
+
+ENGINE = Native()

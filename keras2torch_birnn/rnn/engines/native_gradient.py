@@ -1,0 +1,185 @@
+"""Gradients of the engine "native": by the native kernel, or by a second run within torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines import loop, torch_kernel
+from keras2torch_birnn.rnn.engines.engine import float_tensors
+from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.merge import merge_outputs
+from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
+from keras2torch_birnn.rnn.native.library import NativeCell
+from keras2torch_birnn.rnn.native.op import run_native, split_states
+from keras2torch_birnn.rnn.tensor_memory import have_tangents, is_plain
+
+
+def run_with_gradient(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Run the native kernel so that autograd can differentiate the result."""
+    if layer.training and native_cell_of(layer).differentiable:
+        return _run_keeping(layer, call)
+    recomputed: Any = _Recomputed
+    found = recomputed.apply(_Fixed.of(layer, call), *float_tensors(layer, call))
+    flat = cast(tuple[Tensor, ...], found)
+    directions, each = layer.directions, layer.state_count()
+    outputs = len(flat) - directions * each
+    return flat[:outputs], tuple(
+        flat[outputs + d * each : outputs + (d + 1) * each] for d in range(directions)
+    )
+
+
+def native_cell_of(layer: RnnLayer) -> NativeCell:
+    """Return the cell in the codes of the native kernel.
+
+    Raises:
+        TypeError: the kernel does not compute it.
+    """
+    if layer.native is None:
+        raise TypeError("a layer without native cell")
+    return layer.native
+
+
+def _run_keeping(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Run the kernel with values kept for its gradient; the merge is torch's, with its gradient."""
+    kept: Any = _Kept
+    fixed = _Fixed.of(layer, call._replace(merge=None))
+    out, final = kept.apply(fixed, *float_tensors(layer, call))
+    finals = split_states(final, native_cell_of(layer))
+    if call.merge == "concat":
+        return (out,), finals
+    return merge_outputs(out.chunk(layer.directions, dim=2), call.merge), finals
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A call without the tensors of ``float_tensors``; ``states``: the number of initial states."""
+
+    layer: RnnLayer
+    lengths: Tensor | None
+    merge: str | None
+    states: int
+
+    @staticmethod
+    def of(layer: RnnLayer, call: RnnCall) -> _Fixed:
+        return _Fixed(layer, call.lengths, call.merge, len(call.states()))
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[RnnLayer, RnnCall]:
+        """Return layer and call with the results of ``float_tensors``, or others like them."""
+        states = self.states
+        rest = iter(tensors[1 + states :])
+        parameters = [None if p is None else next(rest) for p in self.layer.parameters]
+        each = self.layer.state_count()
+        initial = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
+        call = RnnCall(tensors[0], self.lengths, initial or None, self.merge)
+        return self.layer._replace(parameters=parameters), call
+
+
+def _flatten_result(result: RnnResult) -> tuple[Tensor, ...]:
+    return *result[0], *(s for state in result[1] for s in state)
+
+
+class _Recomputed(torch.autograd.Function):
+    """Forward by the native kernel; backward runs the layer once more, keeping what it needs.
+
+    Most calls in evaluation mode never ask for the gradient that they allow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Run the kernel. tensors: of ``float_tensors``."""
+        ctx.save_for_backward(*tensors)
+        ctx.fixed = fixed
+        layer, call = fixed.with_tensors(tensors)
+        return _flatten_result(run_native(native_cell_of(layer), layer.parameters, call))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return gradients of x, states and weights, which have gradients themselves."""
+        return _gradients_by_rerun(ctx.fixed, ctx.saved_tensors, ctx.needs_input_grad, gradients)
+
+
+class _Kept(torch.autograd.Function):
+    """Forward and backward by the native kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return outputs side by side and final states. tensors: of ``float_tensors``."""
+        layer, call = fixed.with_tensors(tensors)
+        out, final, kept = run_keeping(native_cell_of(layer), layer.weights, call)
+        ctx.save_for_backward(*tensors, *kept)
+        ctx.fixed = fixed
+        ctx.set_materialize_grads(False)
+        return out, final
+
+    @staticmethod
+    def backward(
+        ctx: Any, d_out: Tensor | None, d_final: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Return gradients of x, states and weights, which have gradients themselves."""
+        fixed, needed = ctx.fixed, ctx.needs_input_grad
+        directions = fixed.layer.directions
+        saved = ctx.saved_tensors  # call for once: inside a checkpoint they are recomputed then
+        tensors, kept = saved[:-directions], saved[-directions:]
+        given = [d for d in (d_out, d_final) if d is not None]
+        # The kernel's own gradients have none themselves, and are of plain tensors only.
+        if torch.is_grad_enabled() or not is_plain([*given, *saved]):
+            none = (None,)
+            outputs = none * directions if d_out is None else d_out.chunk(directions, dim=2)
+            states = none * directions * fixed.layer.state_count()
+            if d_final is not None:
+                states = d_final.unbind(0)
+            return _gradients_by_rerun(fixed, tensors, needed, (*outputs, *states))
+        layer, call = fixed.with_tensors(tensors)
+        d_x, d_start, d_parameters = gradient(
+            native_cell_of(layer),
+            layer.weights,
+            call,
+            kept,
+            d_out,
+            d_final,
+            of_x=needed[1],
+        )
+        present = [
+            d
+            for direction, weights in zip(d_parameters, fixed.layer.weights, strict=True)
+            for d, p in zip(direction, weights, strict=True)
+            if p is not None
+        ]
+        return None, d_x, *d_start[: fixed.states], *present
+
+
+def _gradients_by_rerun(
+    fixed: _Fixed,
+    tensors: Sequence[Tensor],
+    needs_input_grad: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Run once more and differentiate that; by torch's engines where gradients need gradients."""
+    needed, twice = needs_input_grad[1:], torch.is_grad_enabled()
+    plain = is_plain([*tensors, *(g for g in gradients if g is not None)])
+    if not twice:
+        tensors = tuple(
+            t.detach().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
+        )
+    with torch.enable_grad():
+        layer, call = fixed.with_tensors(tensors)
+        if plain and not twice and native_cell_of(layer).differentiable:
+            again = _run_keeping(layer, call)
+        else:
+            # Tensors batched by autograd (is_grads_batched) are no reason for the loop.
+            tangents = have_tangents(g for g in gradients if g is not None)
+            by_loop = tangents or layer.kernel is None or torch_kernel.why_skip(layer, call)
+            again = (loop if by_loop else torch_kernel).ENGINE.run(layer, call)
+        pairs = zip(_flatten_result(again), gradients, strict=True)
+        outputs, given = zip(*((o, g) for o, g in pairs if g is not None), strict=True)
+        wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
+        found = iter(
+            torch.autograd.grad(outputs, wanted, given, create_graph=twice, allow_unused=True)
+        )
+    return None, *(next(found) if need else None for need in needed)

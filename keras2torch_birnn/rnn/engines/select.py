@@ -1,0 +1,148 @@
+"""The one door to the engines: select one for a call of a layer, and run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines import (
+    ENGINES,
+    REQUESTS,
+    Choice,
+    EngineName,
+    EngineRow,
+    candidates,
+    refusal,
+    requested_engine,
+)
+from keras2torch_birnn.rnn.engines.engine import Engine, RnnStack, StackEngine, run_no_steps
+from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.tensor_checks import check_shape
+
+
+class Candidate(NamedTuple):
+    """A row of ``ENGINES`` and the engine that its module holds."""
+
+    row: EngineRow
+    engine: Engine
+
+
+class StackCandidate(NamedTuple):
+    """A row of ``ENGINES`` and its engine, which runs a stack at once."""
+
+    row: EngineRow
+    engine: StackEngine
+
+
+_ENGINES = tuple(
+    Candidate(row, import_module(f"{engines.__name__}.{row.module}").ENGINE) for row in ENGINES
+)
+IMPLEMENTATIONS: Mapping[EngineName, Engine] = {row.name: engine for row, engine in _ENGINES}
+# By the name that is requested.
+_CANDIDATES: Mapping[str, tuple[Candidate, ...]] = {
+    name: tuple(each for each in _ENGINES if each.row in candidates(name)) for name in REQUESTS
+}
+
+
+def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Compute a layer's outputs and final states by the selected engine.
+
+    Raises:
+        UsageError: the forced engine cannot run this call, or x does not fit the weights.
+    """
+    check_shape(call.x.shape, layer.weight_ih.shape[1])
+    engine = select_engine(layer, call).engine
+    if call.x.shape[1] == 0:
+        return run_no_steps((layer,), call)
+    return engine.run(layer, call.outside_inference() if torch.is_grad_enabled() else call)
+
+
+def explain_layer(layer: RnnLayer, batch: int, *, masked: bool) -> Choice:
+    """Return the engine and the reason for a call of this batch size.
+
+    Raises:
+        UsageError: the forced engine cannot run the call.
+    """
+    weight = layer.weight_ih
+    x = weight.detach().new_zeros(batch, 1, weight.shape[1])
+    return explain_call(layer, RnnCall(x, torch.ones(batch, dtype=torch.int64) if masked else None))
+
+
+def explain_call(layer: RnnLayer, call: RnnCall) -> Choice:
+    """Return the engine of one call and the reason.
+
+    Raises:
+        UsageError: the forced engine cannot run the call.
+    """
+    row, engine = select_engine(layer, call)
+    forced = row.name == _requested(layer)
+    return Choice(row.name, "chosen" if forced else engine.reason(layer, call))
+
+
+def select_engine(layer: RnnLayer, call: RnnCall) -> Candidate:
+    """Select the engine of one call: the forced one, or the first without a reason against it.
+
+    Raises:
+        UsageError: the forced engine cannot run the call, or does not exist.
+    """
+    found = _found(layer)
+    if len(found) == 1:
+        ((row, engine),) = found
+        if reason := engine.why_not(layer, call):
+            raise refusal(row, reason)
+        if not (engine.skips_if_forced and engine.why_skip(layer, call)):
+            return found[0]
+        found = _ENGINES[_ENGINES.index(found[0]) + 1 :]
+    for candidate in found:
+        engine = candidate.engine
+        if not (engine.why_not(layer, call) or engine.why_skip(layer, call)):
+            break
+    return candidate
+
+
+def _requested(layer: RnnLayer) -> str:
+    return layer.engine or engines.REQUESTED
+
+
+def _found(layer: RnnLayer) -> tuple[Candidate, ...]:
+    return _CANDIDATES.get(_requested(layer)) or _CANDIDATES[requested_engine(layer.engine)]
+
+
+def select_stack_engine(stack: RnnStack, x: Tensor, *, masked: bool) -> StackCandidate | None:
+    """Select an engine that runs all layers of a stack at once; None if they run one by one.
+
+    x: a tensor on the device of the input.
+
+    Raises:
+        UsageError: the forced engine cannot run the stack.
+    """
+    found = _found(stack.layers[0])
+    for row, engine in found:
+        if not isinstance(engine, StackEngine):
+            continue
+        if len(found) == 1:
+            if reason := engine.why_not_stack(stack):
+                raise refusal(row, reason, advice="use auto")
+            return StackCandidate(row, engine)
+        if not (engine.why_skip_stack(stack, x, masked=masked) or engine.why_not_stack(stack)):
+            return StackCandidate(row, engine)
+    return None
+
+
+def explain_stack(stack: RnnStack, x: Tensor, *, masked: bool) -> Choice | None:
+    """Return the engine that runs all layers at once and the reason; None if they run one by one.
+
+    Raises:
+        UsageError: the forced engine cannot run the stack.
+    """
+    found = select_stack_engine(stack, x, masked=masked)
+    if found is None:
+        return None
+    forced = found.row.name == _requested(stack.layers[0])
+    return Choice(found.row.name, "chosen" if forced else found.engine.stack_reason)

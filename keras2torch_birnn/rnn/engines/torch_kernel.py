@@ -1,0 +1,116 @@
+"""The engine "fused": torch's own kernel (oneDNN, cuDNN), behind nn.LSTM, nn.GRU and nn.RNN.
+
+B batch, T time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines.engine import Engine, can_pack, float_tensors
+from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.masks import zero_past
+from keras2torch_birnn.rnn.merge import merge_outputs
+from keras2torch_birnn.rnn.tensor_memory import are_mapped, have_tangents
+
+# By cell kind and activation.
+KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
+    ("LSTM", "tanh"): torch.lstm,
+    ("GRU", "tanh"): torch.gru,
+    ("SimpleRNN", "tanh"): torch.rnn_tanh,
+    ("SimpleRNN", "relu"): torch.rnn_relu,
+}
+
+
+def why_skip(layer: RnnLayer, call: RnnCall) -> str:
+    """Return why the loop runs a call of a layer that torch has a kernel for."""
+    if layer.drops():
+        return "Keras drops with one mask for all steps; torch's kernel has none"
+    if not torch.compiler.is_compiling():
+        tensors = float_tensors(layer, call)
+        if have_tangents(tensors) or are_mapped(tensors):
+            return "torch's kernels lack forward-mode derivatives and vmap"
+    if call.lengths is not None and not can_pack(call.x, call.lengths):
+        return "a masked layer in a graph, or tensors without values to pack by"
+    return ""
+
+
+def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
+    """Call torch's kernel once, with packed sequences where there are lengths.
+
+    layers: of one cell; each but the first reads both directions of the one before side by side.
+    ``call.initial_state`` and the final states are those of all layers, each with
+    its directions.
+    """
+    x, lengths, initial, merge = call.x, call.lengths, call.initial_state, call.merge
+    layer = layers[0]
+    kernel: Any = layer.kernel
+    directions, units = layer.directions, layer.weight_hh.shape[1]
+    number = len(layers) * directions
+    if initial is None:
+        zero = x.new_zeros(number, x.shape[0], units)
+        begin: tuple[Tensor, ...] = (zero,) * layer.state_count()
+    else:
+        begin = tuple(torch.stack(parts) for parts in zip(*initial, strict=True))
+    packed: PackedSequence | None = None
+    empty: Tensor | None = None
+    if lengths is not None and x.shape[0] > 0:
+        # Sorted here, so that the states can be sorted alike.
+        order = lengths.argsort(descending=True)
+        back = order.argsort()
+        counts = lengths[order].cpu()
+        if counts[-1] == 0:
+            empty = lengths[order] == 0
+            x = zero_past(x, lengths)  # a step of each row without any is read
+        packed = pack_padded_sequence(x[order], counts.clamp(min=1), batch_first=True)
+        begin = tuple(s[:, order] for s in begin)
+    hx = begin if layer.cell.kind == "LSTM" else begin[0]
+    weights = [p for one in layers for p in one.present_parameters()]
+    has_biases = layer.parameters[2] is not None
+    # no dropout between layers
+    fixed = (weights, has_biases, len(layers), 0.0, layer.training, directions == 2)
+    if packed is None:
+        out, *final = kernel(x, hx, *fixed, True)
+    else:
+        out, *final = kernel(packed.data, packed.batch_sizes, hx, *fixed)
+        again = PackedSequence(out, packed.batch_sizes)
+        out, _ = pad_packed_sequence(again, batch_first=True, total_length=x.shape[1])
+        if empty is not None:  # torch knows no row without a step: what it made of the first goes
+            out = out.masked_fill(empty[:, None, None], 0)
+            final = [torch.where(empty[:, None], s, f) for f, s in zip(final, begin, strict=True)]
+        out, final = out[back], [f[:, back] for f in final]
+    states = tuple(tuple(f[i] for f in final) for i in range(number))
+    if merge == "concat":
+        return (out,), states
+    return merge_outputs(out.chunk(directions, dim=2), merge), states
+
+
+class TorchKernel(Engine):
+    """Torch's kernel."""
+
+    skips_if_forced = True
+
+    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return that there is no such kernel."""
+        return "" if layer.kernel else "torch has no kernel for this layer"
+
+    def why_skip(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why the loop runs a call."""
+        return why_skip(layer, call)
+
+    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return that it is torch's."""
+        return "torch's own kernel"
+
+    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Call torch's kernel for all directions."""
+        return run_kernel((layer,), call)
+
+
+ENGINE = TorchKernel()

@@ -1,0 +1,111 @@
+// One direction of a single row, split by units: every thread computes a part of them. Inside an
+// isa_*.cpp's namespace.
+//
+// A step needs the whole state of the step before, so the threads synchronise after each. The work
+// between two synchronisations is a phase: the product of the input for a block of steps, or one step
+// (two phases for a GRU with reset before the product, whose n needs all of r h).
+
+constexpr long BLOCK_STEPS = BLOCK_ROWS;
+
+// Buffers that all parts of a direction share.
+struct SplitBuffers {
+    float* inputs;  // (BLOCK_STEPS, [panel][G][lane])
+    float* h[2];    // state before and after a step; they swap roles
+    float* c;       // LSTM: cell state; GRU before: z
+    float* reset;   // GRU before: r h
+
+    SplitBuffers(const K2tShape& shape, float* memory) {
+        const long width = whole(shape.units);
+        inputs = memory;
+        h[0] = inputs + BLOCK_STEPS * inputs_stride(shape);
+        h[1] = h[0] + width;
+        c = h[1] + width;
+        reset = c + width;
+    }
+};
+
+static long split_size(const K2tShape& shape) {
+    return BLOCK_STEPS * inputs_stride(shape) + 4 * whole(shape.units);
+}
+
+static long row_length(const K2tCall& call) { return call.lengths ? call.lengths[0] : call.time; }
+
+static long phases_per_step(long kind) { return kind == K2T_GRU_BEFORE ? 2 : 1; }
+
+static long phases_of_block(const K2tCall& call) {
+    return 1 + BLOCK_STEPS * phases_per_step(call.shape.kind);
+}
+
+// Set up the state and the zeros past the end of the row; return the number of phases.
+static long split_start(const K2tCall& call, long d, float* memory) {
+    const K2tShape& shape = call.shape;
+    const long units = shape.units, width = whole(units), length = row_length(call);
+    SplitBuffers s(shape, memory);
+    copy(nullptr, 4 * width, s.h[0]);
+    if (call.h_0[d]) copy(call.h_0[d], units, s.h[0]);
+    if (shape.kind == K2T_LSTM && call.c_0[d]) copy(call.c_0[d], units, s.c);
+    if (d == 0 || !merges(call))
+        for (long t = length; t < call.time; ++t) copy(nullptr, units, output(call, d, 0, t));
+    if (length == 0 && call.final) {
+        copy(s.h[0], units, state_in(call, call.final, d, 0, 0));
+        if (shape.kind == K2T_LSTM) copy(s.c, units, state_in(call, call.final, d, 1, 0));
+    }
+    const long last_steps = length % BLOCK_STEPS;
+    return length / BLOCK_STEPS * phases_of_block(call) +
+           (last_steps ? 1 + last_steps * phases_per_step(shape.kind) : 0);
+}
+
+template <class Functions>
+static void split_run_with(const K2tCall& call, const K2tPart& at, float* memory) {
+    const K2tShape& shape = call.shape;
+    const long kind = shape.kind, units = shape.units, d = at.direction;
+    const long length = row_length(call), all_panels = whole(units) / LANES;
+    const long first_panel = all_panels * at.part / at.parts;
+    const long panels = all_panels * (at.part + 1) / at.parts - first_panel;
+    const long first = first_panel * LANES;
+    const long count = first + panels * LANES < units ? panels * LANES : units - first;
+    const Functions functions(call);
+    const Packed w(shape, call.packed[d]);
+    const SplitBuffers shared(shape, memory);
+
+    const long block = at.phase / phases_of_block(call), begin = block * BLOCK_STEPS;
+    const long phase = at.phase % phases_of_block(call) - 1;  // of the block's steps
+    auto time = [&](long step) { return d == 1 ? length - 1 - step : step; };
+    if (phase < 0) {
+        const long steps = length - begin < BLOCK_STEPS ? length - begin : BLOCK_STEPS;
+        const long stride = static_cast<long>(call.x_time_stride);
+        return input_product(shape, w, steps, call.x + time(begin) * stride, d ? -stride : stride,
+                             first_panel, panels, shared.inputs);
+    }
+    const long in_block = phase / phases_per_step(kind), step = begin + in_block;
+    const bool last_phase = phase % phases_per_step(kind) == phases_per_step(kind) - 1;
+    alignas(64) float sums[4 * LANES];
+    Scratch s{};
+    s.sums = sums;
+    s.h = shared.h[step % 2];
+    s.h_next = shared.h[1 - step % 2];
+    s.c = shared.c;
+    s.reset = shared.reset;
+    s.first_panel = first_panel;
+    s.panels = panels;
+    s.turned = step % 2;
+    const float* inputs = shared.inputs + in_block * inputs_stride(shape);
+    if (kind == K2T_GRU_BEFORE && !last_phase)
+        return gru_before_gates(functions, w, 1, units, s, inputs, 0);
+    if (kind == K2T_GRU_BEFORE)
+        gru_before_new(functions, w, 1, units, s, inputs, 0);
+    else
+        one_step(functions, w, 1, units, s, inputs, 0, kind);
+    write_output(call, d, 0, time(step), at.part, at.parts, first, count, s.h_next + first, at.visits);
+    if (step == length - 1 && call.final) {
+        copy(s.h_next + first, count, state_in(call, call.final, d, 0, 0) + first);
+        if (kind == K2T_LSTM) copy(s.c + first, count, state_in(call, call.final, d, 1, 0) + first);
+    }
+}
+
+static void split_run(const K2tCall& call, const K2tPart& at, float* memory) {
+    if (is_standard(call))
+        split_run_with<Standard>(call, at, memory);
+    else
+        split_run_with<Configured>(call, at, memory);
+}

@@ -1,0 +1,76 @@
+"""Checks before code that reads tensors at their addresses instead of by torch's operators.
+
+Such code (the native kernel, a captured graph) needs memory that holds the numbers torch would
+compute with, and knows nothing of derivatives and transforms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+_TYPES = {Tensor, nn.Parameter}
+# Torch has no public names for what is seldom asked, and no types.
+_ad: Any = forward_ad
+_func: Any = cast(Any, torch._C)._functorch
+# How many modes see every operator (FakeTensorMode is one), and the innermost ``torch.func``.
+_modes: Any = cast(Any, torch._C)._len_torch_dispatch_stack
+_transform: Any = _func.peek_interpreter_stack
+
+
+def is_plain(tensors: Sequence[Tensor]) -> bool:
+    """Tell whether code outside torch may read all these tensors at their addresses.
+
+    Not tensors without memory (``have_memory``), with a pending negation (a view of the imaginary
+    part of a conjugate) or with a tangent.
+    """
+    return (
+        have_memory(tensors) and not any(map(Tensor.is_neg, tensors)) and not have_tangents(tensors)
+    )
+
+
+def have_memory(tensors: Sequence[Tensor]) -> bool:
+    """Tell whether all these tensors have memory of their own, with readable values.
+
+    Wrapper subclasses, fake and meta tensors have none. Any other subclass is for torch's
+    operators, too, and any tensor inside ``torch.func`` or while a mode sees every operator: new
+    tensors are then of other kinds. Not for use inside a graph that is being compiled.
+    """
+    if _modes() or _transform() or not _TYPES.issuperset(map(type, tensors)):
+        return False
+    try:
+        addresses = list(map(Tensor.data_ptr, tensors))
+    except RuntimeError:  # sparse, or left over from torch.func
+        return False
+    return 0 not in addresses or all(
+        address or not tensor.numel() for address, tensor in zip(addresses, tensors, strict=True)
+    )
+
+
+def have_tangents(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether one of these tensors is a dual number of forward-mode differentiation."""
+    return _ad._current_level >= 0 and any(
+        _ad.unpack_dual(tensor).tangent is not None for tensor in tensors
+    )
+
+
+def are_mapped(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether ``torch.vmap`` maps one of these tensors, at any level of transforms."""
+    return any(map(_is_mapped, tensors))
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    while _func.is_functorch_wrapped_tensor(tensor):
+        if _func.is_batchedtensor(tensor):
+            return True
+        tensor = _func.get_unwrapped(tensor)
+    return False
+
+
+def outside_inference(tensor: Tensor) -> Tensor:
+    """Copy a tensor that was made in inference mode, which autograd cannot save."""
+    return tensor.clone() if tensor.is_inference() else tensor

@@ -1,0 +1,450 @@
+"""Output shapes of operations that move, select or count values; see ``shapes``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from keras2torch_birnn.schema.operations.shapes import bounded, broadcast, first, place, places
+from keras2torch_birnn.schema.row import Config, ShapeError
+from keras2torch_birnn.spec import Shape, Structure
+
+Sizes = Sequence[int | None]
+
+
+def product(sizes: Sizes) -> int | None:
+    """Return the number of values, None if a size is free."""
+    fixed = [size for size in sizes if size is not None]
+    return math.prod(fixed) if len(fixed) == len(sizes) else None
+
+
+def reshape(config: Config, given: Structure) -> Shape | None:
+    """Return the target shape, -1 worked out. A size that is an argument is free."""
+    wanted, shape = config["shape"], first(given)
+    if wanted is None:
+        return None
+    if None in wanted and -1 in wanted:
+        return tuple(None if size == -1 else size for size in wanted)
+    count = None if shape is None else product(shape)
+    fixed = product([size for size in wanted if size != -1])
+    if shape is not None and count is None and None not in wanted:
+        rest = product([size for size in shape if size is not None])
+        if fixed == rest and list(shape).count(None) == 1:
+            return tuple(None if size == -1 else size for size in wanted)
+    if count is not None and fixed is not None:
+        if (-1 in wanted and count % max(fixed, 1)) or (-1 not in wanted and count != fixed):
+            raise ShapeError(f"{count} values do not fit the shape {list(wanted)}")
+        return tuple(count // max(fixed, 1) if size == -1 else size for size in wanted)
+    return tuple(None if size == -1 else size for size in wanted)
+
+
+def wanted(config: Config, given: Structure) -> Shape | None:
+    """Return the shape in the config."""
+    shape: Shape | None = config["shape"]
+    return shape
+
+
+def broadcast_to(config: Config, given: Structure) -> Shape | None:
+    """Return the target shape; refuse a tensor that does not broadcast to it."""
+    sizes, shape = config["shape"], first(given)
+    if sizes is None:
+        return None
+    if shape is not None and len(shape) > len(sizes):
+        raise ShapeError(f"{list(shape)} cannot be broadcast to {list(sizes)}")
+    out: list[int | None] = list(sizes)
+    for i in range(1, 1 + len(shape or ())):
+        own = shape[-i] if shape else None
+        if sizes[-i] == -1:
+            out[-i] = own
+        elif own not in (1, None) and sizes[-i] is not None and own != sizes[-i]:
+            raise ShapeError(f"{list(shape or ())} cannot be broadcast to {list(sizes)}")
+    if -1 in out:
+        raise ShapeError(f"{list(sizes)} asks for a size that is not there")
+    return tuple(out)
+
+
+def transpose(config: Config, given: Structure) -> Shape | None:
+    """Permute: output axis i is input axis axes[i]; None reverses the order of all axes."""
+    shape = first(given)
+    if shape is None:
+        return None
+    axes = range(len(shape))[::-1] if config["axes"] is None else config["axes"]
+    if places(axes, len(shape)) != tuple(range(len(shape))):
+        raise ShapeError(f"axes {list(axes)} for {len(shape)} dimensions")
+    return tuple(shape[axis] for axis in axes)
+
+
+def swapped(config: Config, given: Structure) -> Shape | None:
+    """Swap two axes."""
+    shape = first(given)
+    if shape is None:
+        return None
+    a, b = place(config["axis1"], len(shape)), place(config["axis2"], len(shape))
+    order = list(range(len(shape)))
+    order[a], order[b] = b, a
+    return tuple(shape[i] for i in order)
+
+
+def moved(config: Config, given: Structure) -> Shape | None:
+    """Move axes to other positions; the others keep their order."""
+    shape = first(given)
+    if shape is None:
+        return None
+    source = [place(axis, len(shape)) for axis in config["source"]]
+    target = [place(axis, len(shape)) for axis in config["destination"]]
+    if len(set(source)) < len(source) or len(set(target)) < len(target):
+        raise ShapeError("an axis moves twice")
+    if len(source) != len(target):
+        raise ShapeError(f"{len(source)} axes go to {len(target)} places")
+    order = [i for i in range(len(shape)) if i not in source]
+    for to, axis in sorted(zip(target, source, strict=True)):
+        order.insert(to, axis)
+    return tuple(shape[i] for i in order)
+
+
+def squeezed(config: Config, given: Structure) -> Shape | None:
+    """Remove axes of size 1."""
+    shape = first(given)
+    if shape is None:
+        return None
+    axes = config["axis"]
+    if axes is None:
+        if None in shape:
+            raise ShapeError(f"which axes of {list(shape)} are 1 is not known")
+        return tuple(size for size in shape if size != 1)
+    gone = places(axes, len(shape))
+    if any(shape[i] not in (1, None) for i in gone):
+        raise ShapeError(f"axes {list(axes)} of {list(shape)} are not of size 1")
+    return tuple(size for i, size in enumerate(shape) if i not in gone)
+
+
+def expanded(config: Config, given: Structure) -> Shape | None:
+    """Insert axes of size 1 at these positions of the output."""
+    shape = first(given)
+    if shape is None:
+        return None
+    rank = len(shape) + len(config["axis"])
+    new, rest = places(config["axis"], rank), iter(shape)
+    return tuple(1 if i in new else next(rest) for i in range(rank))
+
+
+def joined(config: Config, given: Structure) -> Shape | None:
+    """Concatenate along the axis."""
+    if any(shape is None for shape in given):
+        return None
+    if len({len(shape) for shape in given}) > 1:
+        raise ShapeError("tensors of several ranks cannot be concatenated")
+    axis = place(config["axis"], len(given[0]))
+    out: list[int | None] = []
+    for i, sizes in enumerate(zip(*given, strict=True)):
+        fixed = {size for size in sizes if size is not None}
+        if i != axis and len(fixed) > 1:
+            shown = ", ".join(str(list(shape)) for shape in given)
+            raise ShapeError(f"shapes {shown} differ in more than axis {axis}")
+        out.append(total(sizes) if i == axis else fixed.pop() if fixed else None)
+    return tuple(out)
+
+
+def total(sizes: Sizes) -> int | None:
+    """Return the sum of sizes, None if one is free."""
+    fixed = [size for size in sizes if size is not None]
+    return sum(fixed) if len(fixed) == len(sizes) else None
+
+
+def stacked(config: Config, given: Structure) -> Shape | None:
+    """Stack along a new axis."""
+    if any(shape is None for shape in given):
+        return None
+    if len({len(shape) for shape in given}) > 1:
+        raise ShapeError("tensors of several ranks cannot be stacked")
+    axis = place(config["axis"], len(given[0]) + 1)
+    together = broadcast(given) or ()
+    if any(None not in (a, b) and a != b for s in given for a, b in zip(s, together, strict=True)):
+        raise ShapeError("tensors of several shapes cannot be stacked")
+    return (*together[:axis], len(given), *together[axis:])
+
+
+def split(config: Config, given: Structure) -> Structure:
+    """Split an axis into a number of parts, into parts of given sizes, or at given positions."""
+    shape = first(given)
+    parts, how = config["sections"], config["by"]
+    count = parts if how == "count" else len(parts) + (how == "places")
+    if shape is None:
+        return (None,) * count
+    axis = place(config["axis"], len(shape))
+    return tuple(
+        (*shape[:axis], size, *shape[axis + 1 :]) for size in _parts(parts, how, shape[axis])
+    )
+
+
+def _parts(parts: Any, how: str, whole: int | None) -> tuple[int | None, ...]:
+    if how == "count":
+        if whole is not None and whole % parts:
+            raise ShapeError(f"{whole} in {parts} equal parts")
+        each: int | None = None if whole is None else whole // parts
+        return tuple(each for _ in range(parts))
+    if how == "sizes":
+        if parts.count(-1) > 1 or (whole is not None and -1 not in parts and sum(parts) != whole):
+            raise ShapeError(f"parts {list(parts)} of {whole}")
+        rest = None if whole is None else whole - sum(part for part in parts if part != -1)
+        if rest is not None and rest < 0:
+            raise ShapeError(f"parts {list(parts)} of {whole}")
+        known: list[int] = list(parts)
+        return tuple(rest if part == -1 else part for part in known)
+    if any(a > b for a, b in zip((0, *parts), parts, strict=False)):
+        raise ShapeError(f"places {list(parts)} do not go up from 0")
+    if whole is not None and parts and parts[-1] > whole:
+        raise ShapeError(f"places {list(parts)} in {whole}")
+    sizes: list[int] = [b - a for a, b in zip((0, *parts), parts, strict=False)]
+    return (*sizes, None if whole is None else whole - (parts[-1] if parts else 0))
+
+
+def unstacked(config: Config, given: Structure) -> Structure:
+    """Return one shape for each index of an axis."""
+    shape = first(given)
+    if shape is None:
+        raise ShapeError("the number of tensors is not known")
+    axis = place(config["axis"], len(shape))
+    count = shape[axis] if config["num"] is None else config["num"]
+    if count is None or shape[axis] not in (None, count):
+        raise ShapeError(f"axis {axis} of {list(shape)} as {config['num']} tensors")
+    return ((*shape[:axis], *shape[axis + 1 :]),) * count
+
+
+def tiled(config: Config, given: Structure) -> Shape | None:
+    """Multiply the size of every axis by its number of repeats."""
+    shape, times = first(given), config["shape"]
+    if shape is None or times is None:
+        return None
+    bounded([n * (s or 1) for s, n in zip(shape[::-1], times[::-1], strict=False) if n])
+    rank = max(len(shape), len(times))
+    sizes = (1,) * (rank - len(shape)) + shape
+    times = (1,) * (rank - len(times)) + times
+    return tuple(None if None in (s, n) else s * n for s, n in zip(sizes, times, strict=True))
+
+
+def repeated(config: Config, given: Structure) -> Shape | None:
+    """Repeat each value along an axis."""
+    shape, axis = first(given), config["axis"]
+    if shape is None:
+        return None
+    bounded([config["repeats"], *(size for size in shape if size is not None)])
+    if axis is None:
+        count = product(shape)
+        return (None if count is None else count * config["repeats"],)
+    axis = place(axis, len(shape))
+    own = shape[axis]
+    return (*shape[:axis], None if own is None else own * config["repeats"], *shape[axis + 1 :])
+
+
+def padded(config: Config, given: Structure) -> Shape | None:
+    """Pad every axis before and after."""
+    shape, around = first(given), config["pad_width"]
+    if shape is None:
+        return None
+    around = around * len(shape) if len(around) == 1 else around
+    if len(around) != len(shape):
+        raise ShapeError(f"pad_width for {len(around)} of {len(shape)} dimensions")
+    bounded([(s or 1) + sum(a) for s, a in zip(shape, around, strict=True)])
+    if config["mode"] != "constant":
+        most = [None if s is None else s - (config["mode"] == "reflect") for s in shape]
+        for size, own, pair in zip(shape, most, around, strict=True):
+            if own is not None and max(pair) > own:
+                raise ShapeError(f"{config['mode']} padding {list(pair)} of an axis of size {size}")
+    return tuple(None if s is None else s + sum(a) for s, a in zip(shape, around, strict=True))
+
+
+def differences(config: Config, given: Structure) -> Shape | None:
+    """Take n-th differences: the axis loses n values."""
+    shape = first(given)
+    if shape is None:
+        return None
+    axis = place(config["axis"], len(shape))
+    own = shape[axis]
+    return (*shape[:axis], None if own is None else max(own - config["n"], 0), *shape[axis + 1 :])
+
+
+def items(config: Config, given: Structure) -> Shape | None:
+    """Index: ``x[key]`` with integers, slices, new axes, an ellipsis."""
+    shape, key = first(given), config["key"]
+    if shape is None:
+        return None
+    named = sum(part not in (None, "...") for part in key)
+    if named > len(shape):
+        raise ShapeError(f"{named} indices into {len(shape)} dimensions")
+    if "..." not in key:
+        key = (*key, "...")
+    out: list[int | None] = []
+    axis = 0
+    for part in key:
+        if part == "...":
+            rest = len(shape) - named
+            out += shape[axis : axis + rest]
+            axis += rest
+        elif part is None:
+            out.append(1)
+        else:
+            if isinstance(part, tuple):
+                out.append(_sliced(part, shape[axis]))
+            elif isinstance(part, int):
+                _within(part, shape[axis])
+            axis += 1
+    return tuple(out)
+
+
+def _within(index: int, size: int | None) -> None:
+    if size is not None and not -size <= index < size:
+        raise ShapeError(f"index {index} into an axis of size {size}")
+
+
+def _sliced(part: tuple[Any, Any, Any], size: int | None) -> int | None:
+    start, stop, step = part
+    if size is None:
+        return None
+    if any(isinstance(bound, str) for bound in part):
+        return None
+    return len(range(*slice(start, stop, step).indices(size)))
+
+
+def taken(config: Config, given: Structure) -> Shape | None:
+    """Take rows by index: the shape of the indices replaces the axis."""
+    shape, indices = given
+    if shape is None or indices is None:
+        return None
+    if config["axis"] is None:
+        return tuple(indices)
+    axis, batch = place(config["axis"], len(shape)), config["batch_dims"]
+    if not 0 <= batch <= min(axis, len(indices)):
+        raise ShapeError(f"batch_dims {batch} for axis {axis}")
+    return (*shape[:axis], *indices[batch:], *shape[axis + 1 :])
+
+
+def taken_along(config: Config, given: Structure) -> Shape | None:
+    """Return the shape of the indices, with the other axes broadcast."""
+    shape, indices = given
+    if shape is None or indices is None:
+        return None
+    if len(shape) != len(indices):
+        raise ShapeError(f"indices of {len(indices)} dimensions for {len(shape)}")
+    axis = place(config["axis"], len(shape))
+    met = broadcast([(*s[:axis], 1, *s[axis + 1 :]) for s in given]) or ()
+    return (*met[:axis], indices[axis], *met[axis + 1 :])
+
+
+def one_hot(config: Config, given: Structure) -> Shape | None:
+    """Add an axis of ``depth``."""
+    shape = first(given)
+    if shape is None:
+        return None
+    axis = place(config["axis"], len(shape) + 1)
+    return (*shape[:axis], config["depth"], *shape[axis:])
+
+
+def sequence_mask(config: Config, given: Structure) -> Shape | None:
+    """Add a last axis of ``maxlen``."""
+    shape = first(given)
+    return None if shape is None else (*shape, config["maxlen"])
+
+
+def sizes_of(config: Config, given: Structure) -> Shape | None:
+    """Return the shape of a tensor's shape: one integer for each axis."""
+    shape = first(given)
+    return None if shape is None else (len(shape),)
+
+
+def counted(config: Config, given: Structure) -> Shape | None:
+    """Return the length of a range of integers, free if only known at run time."""
+    start, stop, step = config["bounds"]
+    if any(isinstance(bound, str) for bound in (start, stop, step)):
+        return (None,)
+    return (len(range(start, stop, step)),)
+
+
+def matrices(config: Config, given: Structure) -> Shape | None:
+    """Return the input's shape; refuse one without two axes for a matrix."""
+    shape = first(given)
+    if shape is not None and len(shape) < 2:
+        raise ShapeError(f"no matrices: a tensor of {len(shape)} dimensions")
+    return shape
+
+
+def diagonal(config: Config, given: Structure) -> Shape | None:
+    """Return the other axes and the length of the diagonal."""
+    shape = matrices(config, given)
+    if shape is None:
+        return None
+    offset: int = config["offset"]
+    a, b = place(config["axis1"], len(shape)), place(config["axis2"], len(shape))
+    if a == b:
+        raise ShapeError(f"a diagonal of axis {a} alone")
+    rest = tuple(size for i, size in enumerate(shape) if i not in (a, b))
+    rows, columns = shape[a], shape[b]
+    if rows is None or columns is None:
+        return (*rest, None)
+    length = min(rows + min(offset, 0), columns - max(offset, 0))
+    if length < 1:
+        raise ShapeError(f"diagonal {offset} of matrices {rows} x {columns}")
+    return (*rest, length)
+
+
+def traced(config: Config, given: Structure) -> Shape | None:
+    """Return the axes that are not of the matrix."""
+    shape = diagonal(config, given)
+    return None if shape is None else shape[:-1]
+
+
+def matrix_of_diagonal(config: Config, given: Structure) -> Shape | None:
+    """Return a square matrix for every row."""
+    shape = first(given)
+    if shape is None:
+        return None
+    if not shape:
+        raise ShapeError("no diagonal: a single number")
+    side = None if shape[-1] is None else shape[-1] + abs(config["offset"])
+    return (*shape[:-1], side, side)
+
+
+def flattened(config: Config, given: Structure) -> Shape | None:
+    """Flatten all axes but the first."""
+    shape = first(given)
+    if shape is None:
+        return None
+    if not shape:
+        raise ShapeError("a single number has no batch")
+    return (shape[0], product(shape[1:]))
+
+
+def gathered(config: Config, given: Structure) -> Shape | None:
+    """Gather: the last axis of the indices is a position along the first axes of x."""
+    shape, indices = given
+    if shape is None or indices is None:
+        return None
+    batch = config["batch_dims"]
+    if not indices or indices[-1] is None:
+        raise ShapeError("in how many axes the indices point is not known")
+    if not batch < len(indices) or not batch + indices[-1] <= len(shape):
+        raise ShapeError(f"indices {list(indices)} into {list(shape)} with batch_dims {batch}")
+    rows = broadcast([shape[:batch], indices[:batch]]) or ()
+    rest: Shape = shape[batch + indices[-1] :]
+    return (*rows, *indices[batch:-1], *rest)
+
+
+def reversed_rows(config: Config, given: Structure) -> Shape | None:
+    """Return the input's shape; refuse lengths that are not one for every row."""
+    shape, lengths = first(given), given[1]
+    if shape is None:
+        return None
+    steps, batch = place(config["seq_axis"], len(shape)), place(config["batch_axis"], len(shape))
+    if steps == batch:
+        raise ShapeError(f"steps and rows on axis {steps}")
+    if lengths is not None:
+        if len(lengths) != 1:
+            raise ShapeError(f"lengths of {len(lengths)} dimensions")
+        broadcast([lengths, (shape[batch],)])
+    return shape
+
+
+def one_number(config: Config, given: Structure) -> Shape:
+    """Return the shape of a scalar."""
+    return ()

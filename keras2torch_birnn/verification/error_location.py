@@ -1,0 +1,41 @@
+"""Locate the largest error in an output, as an index and in words. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras2torch_birnn.spec import Array
+
+_NAMES = {1: ("row",), 2: ("row", "feature"), 3: ("row", "step", "feature")}
+
+
+def describe_index(index: tuple[int, ...]) -> str:
+    """Describe an index: ``row 2, step 4, feature 16``; spatial axes have no names."""
+    if len(index) in _NAMES:
+        names = zip(_NAMES[len(index)], index, strict=True)
+        return ", ".join(f"{name} {number}" for name, number in names)
+    return f"row {index[0]}, place {list(index[1:])}" if index else "the only value"
+
+
+def find_worst(actual: Sequence[Array], expected: Sequence[Array]) -> tuple[int, tuple[int, ...]]:
+    """Find the output with the largest error, and the index in it; () if shapes differ."""
+    found: tuple[float, int, tuple[int, ...]] = (-1.0, 0, ())
+    for number, (a, b) in enumerate(zip(actual, expected, strict=False)):
+        if a.shape != b.shape or not a.size:
+            continue
+        apart = distance(a, b)
+        place = int(apart.argmax())
+        if (largest := float(apart.flat[place])) > found[0]:
+            found = largest, number, tuple(map(int, np.unravel_index(place, apart.shape)))
+    return found[1:]
+
+
+def distance(actual: Array, expected: Array) -> Array:
+    """Compute |actual - expected|: 0 where both are NaN, infinite where one is."""
+    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(all="ignore"):
+        apart: Array = np.where(same, 0.0, np.abs(a - b))
+    return np.nan_to_num(apart, nan=np.inf, posinf=np.inf)

@@ -1,0 +1,81 @@
+"""Compare the whole model, in its own precision and on one device, with one baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from keras2torch_birnn.conversion import run
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
+from keras2torch_birnn.spec import Array
+from keras2torch_birnn.verification.report import Comparison
+from keras2torch_birnn.verification.tolerance import Tolerance, all_close, max_errors
+
+# A larger share than UNJUDGEABLE: a baseline in half precision is never more exact than this.
+UNJUDGEABLE_HALF = 0.1
+# Errors of arithmetic where a model does not fit its inputs, or its layers each other.
+FAILURES = (RuntimeError, LookupError, TypeError, ValueError)
+
+
+def compare(
+    actual: Sequence[Array] | str,
+    expected: Sequence[Array],
+    roundings: Sequence[float],
+    limit: Tolerance,
+    *,
+    device: str,
+    against: str,
+    inputs: str = "",
+    coarseness: float = 1.0,
+) -> Comparison:
+    """Compare outputs with a baseline's.
+
+    ``actual``: the outputs, or the reason why there are none. ``roundings``: float32's rounding
+    error of each output. ``coarseness``: factor by which the baseline's arithmetic is coarser.
+    """
+    share = share_of(expected, roundings)
+    judged = share <= UNJUDGEABLE and coarseness * share <= UNJUDGEABLE_HALF
+    roundings = [coarseness * one for one in roundings]
+    rounding = max(roundings, default=0.0)
+    if isinstance(actual, str):
+        far = float("inf")
+        return Comparison(
+            device, against, far, far, rounding, False, inputs=inputs, judged=True, failure=actual
+        )
+    absolute, relative = max_errors(actual, expected)
+    ok = judged and all_close(actual, expected, roundings, limit)
+    return Comparison(
+        device, against, absolute, relative, rounding, ok, inputs=inputs, judged=judged
+    )
+
+
+def outputs(
+    model: nn.Module, inputs: Sequence[Array], device: str, *, strict: bool
+) -> tuple[Array, ...] | str:
+    """Compute the model's outputs, or return why that failed. ``strict``: without TF32."""
+    tensors = tuple(torch.from_numpy(np.asarray(x)) for x in inputs)
+    with _precision(strict=strict):
+        try:
+            return tuple(y.numpy() for y in run(model.to(device), tensors))
+        except FAILURES as failure:
+            text = f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
+            return printable(text)
+
+
+@contextmanager
+def _precision(*, strict: bool) -> Iterator[None]:
+    """Set the precision: ``strict`` forbids TF32, cuDNN's default for RNNs (errors of 1e-3)."""
+    if not strict or not torch.cuda.is_available():
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,60 @@
+"""Mutations of activations."""
+
+from __future__ import annotations
+
+from keras2torch_birnn.functional import activations
+from mutations.patches import (
+    K2,
+    K3,
+    TF,
+    Mutation,
+    edit,
+    mutation,
+    put,
+)
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "hard_sigmoid 0.2 becomes 1/6",
+        put(activations.FUNCTIONS, "hard_sigmoid_0.2", activations.hard_sigmoid_1_6),
+        f"{K2}/hard_sigmoid_stack.h5",
+        f"{TF}/hard_sigmoid_bi_lstm.h5",
+        f"{TF}/hard_sigmoid_bi_gru_after.h5",
+    ),
+    mutation(
+        "hard_sigmoid 1/6 becomes 0.2",
+        put(activations.FUNCTIONS, "hard_sigmoid_1/6", activations.hard_sigmoid_0_2),
+        f"{K3}/hard_sigmoid_bi_lstm.h5",
+        f"{K3}/hard_sigmoid_bi_gru_before.h5",
+    ),
+    mutation(
+        "Softmax over the last axis whatever the axis",
+        edit("layers.activation:softmax", 'layer.config["axis"]', "(-1,)"),
+        f"{K3}/softmax_axis1.keras",
+    ),
+    mutation(
+        "softmax activation over the last axis whatever the axis",
+        edit("functional.activations:softmax", "dim=axis", "dim=-1"),
+        "softmax over time",
+    ),
+    mutation(
+        "LeakyReLU with torch's slope",
+        edit("layers.activation:leaky_relu", 'layer.config["negative_slope"]', "0.01"),
+        f"{K2}/activation_layers.h5",
+        f"{K3}/relu_layer_default.keras",
+    ),
+    mutation(
+        "PReLU with its sign turned",
+        edit("layers.activation:PReLU.forward", "- self.weight", "+ self.weight"),
+        f"{K2}/activation_layers.h5",
+    ),
+    mutation(
+        "ReLU without its options",
+        edit(
+            "layers.activation:relu",
+            'return Activation({"name": "relu", **options})',
+            "return nn.ReLU()",
+        ),
+        f"{K2}/relu_layer.h5",
+    ),
+]

@@ -1,0 +1,89 @@
+"""Mutations of ConvLSTM, and stacks of cells."""
+
+from __future__ import annotations
+
+from mutations.patches import (
+    K2,
+    K3,
+    TF,
+    Mutation,
+    edit,
+    mutation,
+)
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "gates of a ConvLSTM in another order",
+        edit("layers.conv_lstm:ConvLSTM._step", "i, f, g, o = ", "i, g, f, o = "),
+        f"{K2}/conv_lstm_2d.h5",
+        f"{K3}/conv_lstm_2d_bi.h5",
+    ),
+    mutation(
+        "state of a ConvLSTM dilated like its input",
+        edit(
+            "layers.conv_lstm:ConvLSTM._step",
+            '"dilation": ones',
+            '"dilation": self.inner["dilation"]',
+        ),
+        f"{K2}/conv_lstm_2d_windows.h5",
+    ),
+    mutation(
+        "ConvLSTM without its bias",
+        edit("layers.conv_lstm:ConvLSTM._input_product", "if self.bias is not None:", "if False:"),
+        f"{TF}/conv_lstm_2d.h5",
+    ),
+    mutation(
+        "ConvLSTM that gives its cell's state",
+        edit("layers.conv_lstm:ConvLSTM.run_sequence", "outputs.append(h)", "outputs.append(c)"),
+        f"{TF}/conv_lstm_2d_mask.h5",
+    ),
+    mutation(
+        "states of a stack from the last cell on",
+        edit(
+            "schema.cells:states_of", "reversed(pairs) if last_first else pairs", "reversed(pairs)"
+        ),
+        f"{K2}/stacked_states.h5",
+    ),
+    mutation(
+        "states of a stack of Keras 2.1 from the first cell on",
+        edit(
+            "readers.config.generations:generation_of",
+            'else "last cell first"',
+            'else "first cell first"',
+        ),
+        "keras-2.1.6/stacked_bi_states.h5",
+        rereads=True,
+    ),
+    mutation(
+        "masked steps of a stack of Keras 2.2.4 show its last state",
+        edit(
+            "readers.config.cells:infer_stack_mask_rule",
+            '"previous_first_state" if',
+            '"previous_state" if',
+        ),
+        f"{K2}/stacked_mask_last.h5",
+        rereads=True,
+    ),
+    mutation(
+        "masked steps of a ConvLSTM of tf.keras give zeros",
+        edit(
+            "readers.config.generations:generation_of",
+            'conv_lstm="previous_output"',
+            'conv_lstm=""',
+        ),
+        f"{TF}/conv_lstm_2d_mask_bi.h5",
+        rereads=True,
+    ),
+    mutation(
+        "cells of a frozen half by position",
+        edit("readers.weights.legacy:_group_by_half", "if once and", "if False and"),
+        f"{K2}/stacked_frozen.h5",
+        rereads=True,
+    ),
+    mutation(
+        "cells of a stack by position",
+        edit("readers.weights.legacy:_pair_by_number", "if not all(", "if True or not all("),
+        f"{K2}/stacked_frozen_cell.h5",
+        rereads=True,
+    ),
+]

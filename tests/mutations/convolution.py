@@ -1,0 +1,98 @@
+"""Mutations of Convolution and LocallyConnected."""
+
+from __future__ import annotations
+
+from mutations.patches import (
+    K2,
+    K3,
+    TF,
+    Mutation,
+    edit,
+    mutation,
+)
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "Conv1D channels exchanged",
+        edit("layers.convolution:channels_ahead", "(-1, -2,", "(-2, -1,"),
+        "square Conv1D",
+    ),
+    mutation(
+        "Conv1D kernel turned round in time",
+        edit("layers.convolution:channels_ahead", "kernel.transpose", "kernel[::-1].transpose"),
+        f"{TF}/conv.keras",
+        "square Conv1D",
+    ),
+    mutation(
+        "padding same with the odd zero in front",
+        edit(
+            "layers.convolution:same_padding",
+            "return total // 2, total - total // 2",
+            "return total - total // 2, total // 2",
+        ),
+        f"{K2}/conv_same.h5",
+        f"{K3}/pool.keras",
+    ),
+    mutation(
+        "padding causal behind",
+        edit("layers.convolution:convolve", "(extent - 1, 0)", "(0, extent - 1)"),
+        f"{K2}/conv_causal_dilated.h5",
+        f"{TF}/conv.keras",
+    ),
+    mutation(
+        "padding causal dropped",
+        edit("layers.convolution:convolve", '== "causal"', '== "never"'),
+        f"{K2}/conv_causal_dilated.h5",
+        f"{TF}/conv.keras",
+    ),
+    mutation(
+        "padding causal without dilation",
+        edit("layers.convolution:extents", "(size - 1) * d + 1", "size"),
+        f"{K2}/conv_causal_dilated.h5",
+    ),
+    mutation(
+        "depthwise kernels by multiplier, then channel",
+        edit("layers.convolution:_depthwise", "(-2, -1,", "(-1, -2,"),
+        f"{TF}/around_depthwise1.h5",
+        f"{K2}/around_separable2.h5",
+    ),
+    mutation(
+        "transposed convolution cut in front as much as behind",
+        edit(
+            "layers.convolution:TransposedConvolution.convolve",
+            "same_padding(length, extent, stride)[0]",
+            "same_padding(length, extent, stride)[1]",
+        ),
+        f"{TF}/around_transposed1.keras",
+        f"{K2}/around_transposed2.h5",
+    ),
+    mutation(
+        "windows of their own padded as TensorFlow pads",
+        edit("schema.local:places", "size_ // 2 if", "(size_ - 1) // 2 if"),
+        "tf-2.1.4/local_2_same.h5",
+        f"{TF}/local2_3_same.h5",
+    ),
+    mutation(
+        "windows of their own without stride",
+        edit("layers.local:_steps", "* axis.stride - axis.front", "- axis.front"),
+        f"{TF}/local_2_valid.keras",
+        "tf-2.1.4/local_2_same.h5",
+    ),
+    mutation(
+        "the bias of LocallyConnected in channels_first as it ought to be",
+        edit("layers.local:locally_connected", "if not last:", "if False:"),
+        f"{TF}/local2_first.h5",
+        f"{K2}/local2_first.h5",
+        "keras-1.2.2/local2_th.h5",
+    ),
+    mutation(
+        "a deconvolution starts where its own length does",
+        edit(
+            "layers.convolution:TransposedConvolution.convolve",
+            "same_padding(length, extent, stride)[0]",
+            "same_padding(x.shape[2 + axis] * stride, extent, stride)[0]",
+        ),
+        "keras-1.2.2/plane_deconvolution_same_tf.h5",
+        "keras-1.2.2/plane_deconvolution_same_th.h5",
+    ),
+]

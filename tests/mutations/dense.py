@@ -1,0 +1,63 @@
+"""Mutations of Dense, EinsumDense, Embedding, Highway and Maxout."""
+
+from __future__ import annotations
+
+from mutations.patches import (
+    K3,
+    TF,
+    Mutation,
+    edit,
+    mutation,
+)
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "Dense kernel not transposed",
+        edit("layers.dense:dense", "kernel.T", "kernel"),
+        "square Dense",
+    ),
+    mutation(
+        "EinsumDense without its activation",
+        edit("layers.dense:EinsumDense.forward", "self.activation(", "("),
+        f"{TF}/einsum_variable.h5",
+        f"{K3}/einsum.keras",
+    ),
+    mutation(
+        "EinsumDense without its bias",
+        edit("layers.dense:EinsumDense.forward", "y if self.bias is None else y + self.bias", "y"),
+        f"{TF}/einsum.h5",
+        f"{K3}/einsum_variable.h5",
+    ),
+    mutation(
+        "inputs of an int8 Dense as they are",
+        edit("layers.dense:QuantizedDense.forward", ".round()", ""),
+        f"{K3}/quantized.keras",
+    ),
+    mutation(
+        "int8 Embedding without its scale",
+        edit(
+            "layers.embedding:QuantizedEmbedding.forward",
+            " / self.scale[input.long()][..., None]",
+            "",
+        ),
+        f"{K3}/quantized_weights.keras",
+    ),
+    mutation(
+        "a highway carries what it should let through",
+        edit("layers.dense:Highway.forward", "(1 - gate) * x", "gate * x"),
+        "keras-1.2.2/highway_maxout.h5",
+        "keras-2.2.4/highway_maxout.h5",
+    ),
+    mutation(
+        "the smallest of several products",
+        edit("layers.dense:Maxout.forward", ".amax(dim=1)", ".amin(dim=1)"),
+        "keras-1.2.2/highway_maxout.h5",
+        "keras-2.2.4/highway_maxout.h5",
+    ),
+    mutation(
+        "a maxout's features and units change places",
+        edit("layers.dense:maxout", "kernel.transpose(0, 2, 1)", "kernel.transpose(2, 0, 1)"),
+        "keras-1.2.2/highway_maxout.h5",
+        "keras-2.3.1/highway_maxout.h5",
+    ),
+]

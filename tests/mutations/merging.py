@@ -1,0 +1,18 @@
+"""Mutations of layers that merge."""
+
+from __future__ import annotations
+
+from mutations.patches import (
+    Mutation,
+    edit,
+    mutation,
+)
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "a cosine over one length only",
+        edit("layers.merging:Cosine.forward", "(y * y).sum(dim=1)", "(x * x).sum(dim=1)"),
+        "keras-1.2.2/merge_first_cosine.h5",
+        "keras-1.2.2/merge_cosine.h5",
+    ),
+]

@@ -1,0 +1,69 @@
+"""Mutations of normalization."""
+
+from __future__ import annotations
+
+from mutations.patches import (
+    K2,
+    K3,
+    TF,
+    Mutation,
+    edit,
+    mutation,
+)
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "BatchNormalization with torch's epsilon",
+        edit("layers.normalization:batch_normalization", 'config["epsilon"]', "1e-5"),
+        f"{K2}/batchnorm.h5",
+        f"{K3}/batchnorm.keras",
+    ),
+    mutation(
+        "BatchNormalization with mean and variance exchanged",
+        edit(
+            "layers.normalization:batch_normalization",
+            'weights["moving_mean"]).data',
+            'weights["moving_variance"]).data',
+        ),
+        f"{TF}/batchnorm.keras",
+    ),
+    mutation(
+        "BatchNormalization normalises the batch",
+        edit(
+            "layers.normalization:BatchNorm.forward",
+            'self.training and self.rule.by != "moving averages"',
+            "True",
+        ),
+        f"{K2}/batchnorm.h5",
+    ),
+    mutation(
+        "BatchNormalization on the last axis whatever the axis",
+        edit(
+            "layers.normalization:BatchNorm.forward",
+            "input.movedim(self.axis, 1)",
+            "input.movedim(-1, 1)",
+        ),
+        "square BatchNormalization",
+    ),
+    mutation(
+        "LayerNormalization with torch's epsilon",
+        edit("layers.normalization:layer_normalization", 'eps=config["epsilon"]', "eps=1e-5"),
+        f"{TF}/layernorm.keras",
+    ),
+    mutation(
+        "LayerNormalization without both parameters with torch's epsilon",
+        edit(
+            "layers.normalization:layer_normalization",
+            'gamma, beta, config["epsilon"], centers',
+            "gamma, beta, 1e-5, centers",
+        ),
+        f"{TF}/layernorm.keras",
+        f"{K3}/layernorm_axes.h5",
+        f"{K3}/layernorm_rms.keras",
+    ),
+    mutation(
+        "rms_scaling takes the mean away",
+        edit("layers.normalization:layer_normalization", 'not config["rms_scaling"]', "True"),
+        f"{K3}/layernorm_rms.keras",
+    ),
+]

@@ -1,0 +1,102 @@
+"""Mutations: deliberate bugs, applied by a patch of one function or one table entry."""
+
+from __future__ import annotations
+import __future__
+
+import inspect
+import pkgutil
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from keras2torch_birnn.layers import registry
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+K2, K231, TF, K3 = "keras-2.2.4", "keras-2.3.1", "tf.keras-2.15.0", "keras-3.15.1"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A deliberate bug and the files that must notice it.
+
+    ``rereads``: the bug sits in a reader, so the files are read again. ``late``: it shows in a
+    second call only, which the check per layer does not make.
+    """
+
+    name: str
+    patch: Patch
+    files: tuple[str, ...]
+    rereads: bool = False
+    late: bool = False
+
+
+def compile_edited(function: Any, old: str, new: str) -> Any:
+    """Compile a function with one expression replaced; the source must contain it once."""
+    source = textwrap.dedent(inspect.getsource(function))
+    source = source[source.index("def ") :]  # without decorators
+    assert source.count(old) == 1, f"{old!r} occurs {source.count(old)} times in {function}"
+    source = source.replace(old, new)
+    cells = function.__code__.co_freevars  # ``__class__`` where the method calls super()
+    name = function.__name__
+    outer = source  # a function that calls itself finds itself in its module
+    if cells:
+        outer = f"def outer({', '.join(cells)}):\n{textwrap.indent(source, '    ')}"
+        outer += f"\n    return {name}"
+    namespace = dict(function.__globals__)
+    flags = __future__.annotations.compiler_flag
+    exec(compile(outer, f"<mutated {name}>", "exec", flags), namespace)
+    return (namespace["outer"](*cells) if cells else namespace[name]).__code__
+
+
+def edit(name: str, old: str, new: str) -> Patch:
+    """Replace an expression in a function of the package, wherever it is used."""
+
+    def patch(patching: pytest.MonkeyPatch) -> None:
+        function = pkgutil.resolve_name(f"keras2torch_birnn.{name}")
+        patching.setattr(function, "__code__", compile_edited(function, old, new))
+
+    return patch
+
+
+def wrap(table: Any, key: str, wrapper: Callable[[Any], Any]) -> Patch:
+    """Replace an entry of a dict, or an attribute."""
+
+    def patch(patching: pytest.MonkeyPatch) -> None:
+        if isinstance(table, Mapping):
+            entries: Any = table  # a dict behind a type that offers no writing
+            patching.setitem(entries, key, wrapper(entries[key]))
+        else:
+            patching.setattr(table, key, wrapper(getattr(table, key)))
+
+    return patch
+
+
+def put(table: Any, key: str, value: Any) -> Patch:
+    """Replace an entry of a dict, or an attribute, by a value."""
+    return wrap(table, key, lambda _: value)
+
+
+def change_mask_flow(class_name: str, flow: registry.MaskFlow) -> Patch:
+    """Change what a layer class does with masks."""
+    return wrap(registry._converters, class_name, lambda right: replace(right, mask=lambda _: flow))
+
+
+def both(*patches: Patch) -> Patch:
+    """Join several patches into one bug."""
+
+    def patch(patching: pytest.MonkeyPatch) -> None:
+        for one in patches:
+            one(patching)
+
+    return patch
+
+
+def mutation(
+    name: str, patch: Patch, *files: str, rereads: bool = False, late: bool = False
+) -> Mutation:
+    """Describe a mutation and the files that must notice it."""
+    return Mutation(name, patch, files, rereads, late)

@@ -1,0 +1,40 @@
+"""Mutations of pooling and Flatten."""
+
+from __future__ import annotations
+
+from mutations.patches import (
+    K2,
+    TF,
+    Mutation,
+    edit,
+    mutation,
+)
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "AveragePooling1D counts the padding",
+        edit(
+            "layers.pooling:Pooling.forward", "if any(any(pair) for pair in around):", "if False:"
+        ),
+        f"{K2}/pool.h5",
+    ),
+    mutation(
+        "MaxPooling1D pads with zeros",
+        edit("layers.pooling:Pooling.forward", "value=-torch.inf", "value=0.0"),
+        f"{K2}/pool.h5",
+    ),
+    mutation(
+        "pool stride ignored",
+        edit(
+            "layers.pooling:_windows",
+            'config["strides"] or config["pool_size"]',
+            'config["pool_size"]',
+        ),
+        f"{K2}/pool.h5",
+    ),
+    mutation(
+        "Flatten ignores channels_first",
+        edit("layers.reshaping:Flatten.forward", "self.channels_first and", "False and"),
+        f"{TF}/flatten_channels_first.h5",
+    ),
+]

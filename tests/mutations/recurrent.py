@@ -1,0 +1,453 @@
+"""Mutations of recurrent layers: gates, directions, merging, states, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from specs import (
+    CELLS,
+    MERGE_MODES,
+)
+from torch import Tensor
+
+from keras2torch_birnn.layers import recurrent
+from keras2torch_birnn.rnn import merge, modules, parameters
+from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.engines import Choice, loop, torch_kernel
+from keras2torch_birnn.spec import Array, LayerSpec
+from mutations.patches import (
+    K2,
+    K3,
+    K231,
+    TF,
+    Mutation,
+    Patch,
+    both,
+    edit,
+    mutation,
+    put,
+    wrap,
+)
+
+
+def change_weights(
+    cell: str, change: Callable[[LayerSpec, dict[str, Array]], dict[str, Array]]
+) -> Patch:
+    """Change the torch parameters made of one cell's weights."""
+    return wrap(
+        parameters.CROSSING, cell, lambda right: lambda spec: change(spec, dict(right(spec)))
+    )
+
+
+def swap_gates(a: int, b: int, gates: int) -> Callable[..., dict[str, Array]]:
+    """Exchange the rows of gates a and b in every parameter."""
+
+    def change(_: LayerSpec, named: dict[str, Array]) -> dict[str, Array]:
+        order = list(range(gates))
+        order[a], order[b] = b, a
+        return {
+            name: np.concatenate([np.split(array, gates)[g] for g in order])
+            for name, array in named.items()
+        }
+
+    return change
+
+
+def transpose_blocks(name: str) -> Callable[..., dict[str, Array]]:
+    """Transpose every gate's square block once more."""
+
+    def change(_: LayerSpec, named: dict[str, Array]) -> dict[str, Array]:
+        blocks = np.split(named[name], len(named[name]) // named["weight_hh"].shape[1])
+        return {**named, name: np.concatenate([block.T for block in blocks])}
+
+    return change
+
+
+def zero_parameter(name: str) -> Callable[..., dict[str, Array]]:
+    """Replace a bias by zeros."""
+    return lambda _, named: {**named, name: np.zeros_like(named[name])}
+
+
+def exchange_biases(_: LayerSpec, named: dict[str, Array]) -> dict[str, Array]:
+    if "bias_hh" not in named:
+        return named
+    return {**named, "bias_ih": named["bias_hh"], "bias_hh": named["bias_ih"]}
+
+
+def change_merge_mode(old: str | None, new: str | None) -> Patch:
+    """Replace one merge mode by another."""
+
+    def wrapper(right: Any) -> Any:
+        def plan(*args: Any) -> Any:
+            found = right(*args)
+            two = len(found.rules) == 2
+            return replace(found, merge_mode=new) if two and found.merge_mode == old else found
+
+        return plan
+
+    return wrap(recurrent, "plan_of", wrapper)
+
+
+def use_the_loop() -> Patch:
+    """Use no fused kernel (not a bug), so that bugs of the loop show."""
+    return put(modules, "torch_engine", lambda spec: Choice("loop", ""))
+
+
+def change_fused(change: Callable[..., Any]) -> Patch:
+    """Change what torch's kernel gives for a Bidirectional without mask: (call, x) -> result."""
+
+    def wrapper(right: Any) -> Any:
+        def run(layer: Any, asked: RnnCall) -> Any:
+            def call(x: Tensor) -> Any:
+                return right(layer, asked._replace(x=x, merge=None))
+
+            plain = len(layer.weights) == 1 or asked.lengths is not None
+            outputs, states = call(asked.x) if plain else change(call, asked.x)
+            return merge.merge_outputs(outputs, asked.merge), states
+
+        return run
+
+    return wrap(torch_kernel.ENGINE, "run", wrapper)
+
+
+def flip_half(call: Any, x: Tensor) -> Any:
+    """Leave the backward half in the order of its reading."""
+    (ahead, back), final = call(x)
+    return (ahead, back.flip(1)), final
+
+
+def read_forwards(call: Any, x: Tensor) -> Any:
+    """Let both halves read forwards."""
+    (ahead, _), final = call(x)
+    (_, back), _ = call(x.flip(1))
+    return (ahead, back.flip(1)), final
+
+
+BI = {
+    "LSTM": f"{TF}/bi_lstm_concat_seq.h5",
+    "GRU": f"{TF}/bi_gru_after_concat_seq.h5",
+    "GRU before": f"{TF}/bi_gru_before_concat_seq.h5",
+    "SimpleRNN": f"{TF}/bi_simplernn_concat_seq.h5",
+}
+MERGED = {
+    "concat": (BI["LSTM"], f"{K3}/bi_lstm_concat_last.keras"),
+    "sum": (f"{TF}/bi_lstm_sum_seq.h5", f"{K3}/bi_gru_before_sum_last.keras"),
+    "mul": (f"{TF}/bi_gru_after_mul_seq.h5", f"{K3}/bi_gru_after_mul_last.keras"),
+    "ave": (f"{TF}/bi_gru_before_ave_seq.h5", f"{K3}/bi_simplernn_ave_last.keras"),
+    None: (f"{TF}/bi_lstm_none_seq.h5", f"{K2}/bi_lstm_none_last.h5"),
+}
+LSTM_GATES, GRU_GATES = "ifgo", "rzn"
+
+MUTATIONS: list[Mutation] = [
+    # Gates, transposes, biases: torch's parameters of Keras' weights.
+    *(
+        mutation(
+            f"LSTM gates {LSTM_GATES[a]} and {LSTM_GATES[b]} exchanged",
+            change_weights("LSTM", swap_gates(a, b, 4)),
+            BI["LSTM"],
+            f"{K2}/plain_lstm_back_seq.h5",
+            f"{K3}/hard_sigmoid_bi_lstm.h5",
+        )
+        for a in range(4)
+        for b in range(a + 1, 4)
+    ),
+    *(
+        mutation(
+            f"GRU gates {GRU_GATES[a]} and {GRU_GATES[b]} exchanged",
+            change_weights("GRU", swap_gates(a, b, 3)),
+            BI["GRU"],
+            BI["GRU before"],
+            f"{K2}/mask_bi_gru_before_seq.h5",
+        )
+        for a in range(3)
+        for b in range(a + 1, 3)
+    ),
+    *(
+        one
+        for cell in ("LSTM", "GRU", "SimpleRNN")
+        for one in (
+            mutation(
+                f"{cell} weight_hh not transposed",
+                change_weights(cell, transpose_blocks("weight_hh")),
+                BI[cell],
+                f"square {cell}",
+                *([BI["GRU before"]] if cell == "GRU" else []),
+            ),
+            mutation(
+                f"{cell} weight_ih not transposed",
+                change_weights(cell, transpose_blocks("weight_ih")),
+                f"square {cell}",
+                *(["square GRU before"] if cell == "GRU" else []),
+            ),
+            mutation(
+                f"{cell} input bias forgotten",
+                change_weights(cell, zero_parameter("bias_ih")),
+                BI[cell],
+                *([BI["GRU before"]] if cell == "GRU" else []),
+            ),
+        )
+    ),
+    mutation(
+        "SimpleRNN recurrent kernel without its .T",
+        edit(
+            "rnn.parameters:_plain", 'weights["recurrent_kernel"].T', 'weights["recurrent_kernel"]'
+        ),
+        BI["SimpleRNN"],
+    ),
+    mutation(
+        "GRU bias rows exchanged", change_weights("GRU", exchange_biases), BI["GRU"], "gate biases"
+    ),
+    mutation(
+        "GRU recurrent bias forgotten", change_weights("GRU", zero_parameter("bias_hh")), BI["GRU"]
+    ),
+    mutation(
+        "GRU recurrent bias added to the input's",
+        change_weights(
+            "GRU",
+            lambda _, n: {**n, "bias_ih": n["bias_ih"] + n["bias_hh"], "bias_hh": 0 * n["bias_hh"]},
+        ),
+        BI["GRU"],
+    ),
+    # Directions.
+    mutation(
+        "forward and backward weights exchanged",
+        edit("rnn.modules:torch_module", '("", "_reverse")', '("_reverse", "")[2 - len(halves) :]'),
+        *BI.values(),
+    ),
+    mutation(
+        "halves of a pair exchanged",
+        edit(
+            "layers.recurrent:bidirectional",
+            '(plain(layer.parts["forward_layer"]), plain(layer.parts["backward_layer"]))',
+            '(plain(layer.parts["backward_layer"]), plain(layer.parts["forward_layer"]))',
+        ),
+        f"{TF}/backward_class.h5",
+        f"{K3}/backward_units.keras",
+    ),
+    mutation(
+        "loop: the backward half reads forwards",
+        edit(
+            "rnn.engines.loop:run_directions", "read = reverse(x, lengths) if d else x", "read = x"
+        ),
+        f"{K2}/hard_sigmoid_stack.h5",
+        f"{TF}/hard_sigmoid_bi_lstm.h5",
+        f"{K2}/mask_bi_gru_before_seq.h5",
+    ),
+    mutation(
+        "loop: the backward half is not turned back",
+        edit("rnn.engines.loop:run_directions", "reverse(out, lengths) if d else out", "out"),
+        f"{K2}/hard_sigmoid_stack.h5",
+        f"{TF}/hard_sigmoid_bi_gru_after.h5",
+        f"{K2}/mask_bi_gru_before_seq.h5",
+    ),
+    mutation(
+        "pair: the backward half reads forwards",
+        edit(
+            "rnn.modules:BidirectionalPair.run_sequence", "RnnCall(reverse(x, lengths)", "RnnCall(x"
+        ),
+        f"{TF}/backward_class.h5",
+        f"{K3}/backward_mask.h5",
+    ),
+    mutation(
+        "pair: the backward half is not turned back",
+        edit("rnn.modules:BidirectionalPair.run_sequence", "reverse(back, lengths)", "back"),
+        f"{TF}/backward_class.h5",
+        f"{K3}/backward_mask.h5",
+        "pair that goes backwards",
+    ),
+    *(
+        one
+        for cell in ("LSTM", "GRU", "SimpleRNN")
+        for one in (
+            mutation(f"fused {cell}: outputs turned once more", change_fused(flip_half), BI[cell]),
+            mutation(
+                f"fused {cell}: both halves read forwards", change_fused(read_forwards), BI[cell]
+            ),
+        )
+    ),
+    mutation(
+        "valid steps turned round together with the padding",
+        edit("rnn.masks:reverse", "if lengths is None:", "if True:"),
+        f"{K2}/mask_bi_gru_before_seq.h5",
+        f"{TF}/backward_mask.h5",
+    ),
+    mutation(
+        "last step of the backward half taken at the end",
+        edit("rnn.modules:recurrent_forward", "-1 if d == 0 else 0", "-1"),
+        f"{K3}/bi_lstm_concat_last.keras",
+        f"{TF}/bi_simplernn_ave_last.keras",
+        f"{K2}/bi_lstm_none_last.h5",
+        f"{K3}/backward_class_last.keras",
+        f"{K231}/mask_bi_lstm_last.h5",
+    ),
+    mutation(
+        "last step of the forward half taken at the start",
+        edit("rnn.modules:recurrent_forward", "-1 if d == 0 else 0", "0"),
+        f"{K3}/bi_lstm_concat_last.keras",
+        f"{TF}/plain_lstm_last.keras",
+    ),
+    mutation(
+        "go_backwards ignored",
+        edit("rnn.modules:recurrent_forward", "if plan.against_time:", "if False:"),
+        f"{K2}/plain_lstm_back_seq.h5",
+        f"{K3}/plain_simplernn_back_last.h5",
+        f"{TF}/bi_of_go_backwards.h5",
+        f"{K3}/mask_back_lstm_seq.h5",
+        "pair that goes backwards",
+    ),
+    mutation(
+        "go_backwards without turning the mask",
+        edit("rnn.modules:recurrent_forward", "mask.flip(1)", "mask"),
+        f"{K2}/mask_back_lstm_seq.h5",
+        f"{TF}/mask_bi_of_go_backwards.h5",
+    ),
+    # Merging.
+    *(
+        mutation(f"merge_mode {old} becomes {new}", change_merge_mode(old, new), *MERGED[old])
+        for old in MERGE_MODES
+        for new in MERGE_MODES
+        if new != old
+    ),
+    mutation(
+        "concat puts the backward half first",
+        both(
+            wrap(
+                merge.MERGE_MODES,
+                "concat",
+                lambda mode: mode._replace(combine=lambda a, b: torch.cat((b, a), dim=-1)),
+            ),
+            edit("rnn.engines.torch_kernel:run_kernel", 'merge == "concat"', "False"),
+        ),
+        *BI.values(),
+    ),
+    mutation(
+        "reset_after becomes reset before",
+        both(use_the_loop(), put(loop.STEPS, "GRU", loop.gru_before_step)),
+        BI["GRU"],
+        f"{TF}/mask_bi_gru_after_last.keras",
+    ),
+    mutation(
+        "reset before becomes reset_after",
+        put(loop.STEPS, "GRU before", loop.gru_after_step),
+        BI["GRU before"],
+        f"{K2}/nobias_stack.h5",
+    ),
+    mutation(
+        "cuDNN input kernel not reinterpreted",
+        edit("readers.weights.layouts:from_cudnn", "k.reshape(units, -1).T", "k"),
+        f"{K2}/cudnnlstm_bi.h5",
+        f"{TF}/cudnngru_plain.h5",
+        rereads=True,
+    ),
+    mutation(
+        "cuDNN recurrent kernel not transposed",
+        edit("readers.weights.layouts:from_cudnn", "[k.T for k in recurrent]", "recurrent"),
+        f"{K2}/cudnnlstm_plain.h5",
+        f"{TF}/cudnngru_bi.h5",
+        rereads=True,
+    ),
+    mutation(
+        "cuDNN second LSTM bias forgotten",
+        edit("readers.weights.layouts:from_cudnn", "biases.sum(axis=0)", "biases[0]"),
+        f"{K2}/cudnnlstm_bi.h5",
+        rereads=True,
+    ),
+    mutation(
+        "cuDNN GRU biases exchanged",
+        edit(
+            "readers.weights.layouts:from_cudnn",
+            'layer.class_name == "LSTM" else biases',
+            "False else biases[::-1]",
+        ),
+        f"{K2}/cudnngru_bi.h5",
+        rereads=True,
+    ),
+    # States.
+    *(
+        one
+        for cell in CELLS
+        for one in (
+            mutation(
+                f"initial_state of {cell} dropped",
+                edit("rnn.modules:recurrent_forward", "if initial_state is not None:", "if False:"),
+                f"started {cell}",
+            ),
+            mutation(
+                f"initial_state of {cell} given to the other half",
+                edit(
+                    "rnn.modules:_by_direction",
+                    "tuple(states[d * each : (d + 1) * each])",
+                    "tuple(states[(1 - d) * each : (2 - d) * each])",
+                ),
+                f"started {cell}",
+            ),
+        )
+    ),
+    mutation(
+        "stateful layers carry nothing",
+        edit(
+            "rnn.modules:recurrent_forward",
+            "_carried(module, len(x)) if plan.stateful else None",
+            "None",
+        ),
+        f"{K2}/stateful_plain.h5",
+        f"{TF}/stateful_bi_lstm.keras",
+        f"{K3}/stateful_bi_gru.h5",
+        f"{TF}/stateful_mask.h5",
+        late=True,
+    ),
+    mutation(
+        "states returned backward first",
+        edit(
+            "rnn.modules:recurrent_forward",
+            "for state in states for s in state",
+            "for state in states[::-1] for s in state",
+        ),
+        f"{K2}/state_bi_lstm_none_seq.h5",
+        f"{K3}/state_bi_lstm_last_sum.keras",
+    ),
+    mutation(
+        "c returned before h",
+        edit(
+            "rnn.modules:recurrent_forward",
+            "for state in states for s in state",
+            "for state in states for s in state[::-1]",
+        ),
+        f"{K2}/state_lstm_seq.h5",
+        f"{K3}/state_lstm_back_last.keras",
+    ),
+    # The loop's equations, where a fused kernel usually runs.
+    mutation(
+        "LSTM output gate forgotten",
+        both(use_the_loop(), edit("rnn.engines.loop:lstm_step", "sigma(o) * act(c)", "act(c)")),
+        BI["LSTM"],
+    ),
+    mutation(
+        "LSTM output without its activation",
+        both(
+            use_the_loop(), edit("rnn.engines.loop:lstm_step", "sigma(o) * act(c)", "sigma(o) * c")
+        ),
+        BI["LSTM"],
+    ),
+    *(
+        mutation(
+            f"{cell}: update gate turned round",
+            both(
+                use_the_loop(),
+                edit(f"rnn.engines.loop:{step}", "z * h + (1 - z) * n", "z * n + (1 - z) * h"),
+            ),
+            BI[cell],
+        )
+        for step, cell in (("gru_after_step", "GRU"), ("gru_before_step", "GRU before"))
+    ),
+    mutation(
+        "recurrent activation is the other activation",
+        edit("rnn.modules:torch_module", "activation(gate)", 'activation("tanh")'),
+        f"{TF}/hard_sigmoid_bi_lstm.h5",
+        BI["GRU before"],
+    ),
+]

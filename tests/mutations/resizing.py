@@ -1,0 +1,63 @@
+"""Mutations of cropping, padding, upsampling and resizing."""
+
+from __future__ import annotations
+
+import torch
+
+from keras2torch_birnn.layers import interpolation
+from mutations.patches import (
+    K2,
+    K3,
+    TF,
+    Mutation,
+    edit,
+    mutation,
+    put,
+)
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "Cropping behind and in front exchanged",
+        edit("layers.resizing:cropping", "(-before, -after)", "(-after, -before)"),
+        f"{K2}/around_margins2.h5",
+    ),
+    mutation(
+        "bilinear from corner to corner",
+        edit("layers.resizing:UpSampling.forward", "align_corners=False", "align_corners=True"),
+        f"{TF}/around_bilinear.h5",
+    ),
+    mutation(
+        "the middles of pixels on each other in TensorFlow 1",
+        edit("layers.interpolation:weights", "0.0 if corners else 0.5", "0.5"),
+        "keras-2.2.4/around_bilinear_corners.h5",
+        "keras-2.3.1/around_bilinear_corners.h5",
+    ),
+    mutation(
+        "a cubic that is not read from a table",
+        edit("layers.interpolation:_bicubic", "(d * _TABLE).round() / _TABLE", "d"),
+        f"{TF}/around_resized_bicubic.h5",
+    ),
+    mutation(
+        "every kernel Mitchell's",
+        put(interpolation.KERNELS, "lanczos3", interpolation.KERNELS["mitchellcubic"]),
+        f"{TF}/around_resized_lanczos3.h5",
+        f"{K3}/around_resized_lanczos3.h5",
+    ),
+    mutation(
+        "areas as they would be without rounding",
+        put(
+            interpolation,
+            "_areas",
+            lambda like, size, factor: torch.eye(size, dtype=like.dtype).repeat_interleave(
+                factor, dim=0
+            ),
+        ),
+        f"{TF}/around_resized_far.h5",
+    ),
+    mutation(
+        "no weight outside is made up for",
+        edit("layers.interpolation:weights", "rows / rows.sum(dim=1, keepdim=True)", "rows"),
+        f"{TF}/around_resized_gaussian.h5",
+        f"{TF}/around_resized_mitchellcubic.h5",
+    ),
+]

@@ -1,0 +1,281 @@
+"""Errors of plugins: their code, weights, options, and which class is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import changed_config, k2t, k2t_process, layer
+from plugin_files import AVERAGE, CENTER, FIXTURES, PASSIVE, USERS, change_options, write_plugin
+
+import keras2torch_birnn
+from keras2torch_birnn.errors import (
+    PluginError,
+    UnsupportedLayerError,
+    WeightMismatchError,
+)
+from keras2torch_birnn.plugins import load_plugins
+
+# ---- errors of plugins -------------------------------------------------------------------------
+
+FAILING: Mapping[str, tuple[str, str]] = {
+    "the converter": (
+        '@k2t.converts("CenterSteps", mask="uses")\ndef mine(layer):\n'
+        '    return layer.weights["missing"]\n',
+        "plugin for CenterSteps: its converter fails: KeyError: 'missing' (mine.py:6)",
+    ),
+    "no module": (
+        '@k2t.converts("CenterSteps", mask="uses")\ndef mine(layer):\n    pass\n',
+        "its converter returns NoneType; a torch.nn.Module is expected",
+    ),
+    "the module": (
+        "class Mine(nn.Module):\n    def forward(self, x, mask=None):\n        return x @ x\n"
+        '@k2t.converts("CenterSteps", mask="uses")\ndef mine(layer):\n    return Mine()\n',
+        "plugin for CenterSteps: its module fails: RuntimeError",
+    ),
+    "a mask rule": (
+        '@k2t.converts("CenterSteps", mask=lambda layer: 1 / 0)\ndef mine(layer):\n'
+        "    return nn.Identity()\n",
+        "its mask= function fails: ZeroDivisionError: division by zero (mine.py:4)",
+    ),
+    "the mask made": (
+        "def made(x, mask):\n    raise ValueError('no mask')\n"
+        '@k2t.converts("CenterSteps", mask=k2t.MaskFlow(after=made))\ndef mine(layer):\n'
+        "    return nn.Identity()\n",
+        "its mask function fails: ValueError: no mask (mine.py:5)",
+    ),
+    "names of weights": (
+        '@k2t.converts("CenterSteps", mask="uses", weights=lambda config, shape: config["x"])\n'
+        "def mine(layer):\n    return nn.Identity()\n",
+        "its weights= function fails: KeyError: 'x' (mine.py:4)",
+    ),
+    "a shape": (
+        '@k2t.converts("CenterSteps", mask="uses", output=lambda config, shape: shape.none)\n'
+        "def mine(layer):\n    return nn.Identity()\n",
+        "its output= function fails: AttributeError",
+    ),
+    "a count": (
+        '@k2t.converts("CenterSteps", mask="uses", outputs=lambda layer: int("x"))\n'
+        "def mine(layer):\n    return nn.Identity()\n",
+        "its outputs= function fails: ValueError",
+    ),
+    "several outputs": (
+        "class Mine(nn.Module):\n    def forward(self, x):\n        return x, x\n"
+        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n    return Mine()\n',
+        "its module returns 2 outputs, expected 1; declare outputs=",
+    ),
+    "another shape": (
+        "class Mine(nn.Module):\n    def forward(self, x):\n        return x[:, :, 1:]\n"
+        '@k2t.converts("CenterSteps", mask="passes", output=lambda config, shape: shape)\n'
+        "def mine(layer):\n    return Mine()\n",
+        "its module returns (5, 7, 9), (any, 7, 10) is expected",
+    ),
+    "no tensor": (
+        "class Mine(nn.Module):\n    def forward(self, x):\n        return [3]\n"
+        '@k2t.converts("CenterSteps", mask="passes", outputs=1)\ndef mine(layer):\n'
+        "    return Mine()\n",
+        "plugin for CenterSteps: its module returns 1 outputs",
+    ),
+    "numbers that do not last": (
+        "class Mine(nn.Module):\n    def __init__(self, scale):\n        super().__init__()\n"
+        "        self.scale = torch.tensor(scale)\n"
+        "    def forward(self, x):\n        return x * self.scale\n"
+        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n'
+        '    return Mine(layer.weights["scale"])\n',
+        "keeps numbers outside of its parameters and buffers; use torch.nn.Parameter",
+    ),
+    "another width": (
+        "class Mine(nn.Module):\n    def forward(self, x):\n        return x[:, :, 1:]\n"
+        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n    return Mine()\n',
+        "the layers before it imply (9, 28)",
+    ),
+    "an equation": (
+        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n'
+        "    return nn.Identity()\n"
+        '@k2t.equation("CenterSteps")\ndef equation(layer, x, mask):\n    return x\n',
+        "its equation returns ndarray; a pair is expected: (output, mask of the output)",
+    ),
+    "an equation that fails": (
+        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n'
+        "    return nn.Identity()\n"
+        '@k2t.equation("CenterSteps")\ndef equation(layer, x, mask):\n    return 1 / 0\n',
+        "its equation fails: ZeroDivisionError: division by zero (mine.py:9)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_what_a_plugin_does_wrong_is_its_own_error(name: str, tmp_path: Path) -> None:
+    text, words = FAILING[name]
+    out = tmp_path / "out.pt"
+    done = k2t("convert", CENTER, out, "--plugin", write_plugin(tmp_path, text))
+    assert done.code == (3 if name == "another width" else 2), done.err
+    assert done.err.startswith(f"k2t: error: {CENTER}: "), done.err
+    assert words in done.err
+    assert len(done.err.splitlines()) == (2 if name == "another width" else 1)  # two halves
+    assert not out.exists()
+
+
+def test_debug_shows_the_line_of_the_plugin(tmp_path: Path) -> None:
+    file = write_plugin(tmp_path, FAILING["the converter"][0])
+    done = k2t_process("convert", CENTER, tmp_path / "out.pt", "--plugin", file, "--debug")
+    assert 'return layer.weights["missing"]' in done.err
+    assert "PluginError" in done.err
+
+
+def test_two_converters_of_one_class_are_an_error(tmp_path: Path) -> None:
+    text = PASSIVE.format(mask="")
+    second = text.replace("def center", "def other")
+    done = k2t("inspect", CENTER, "--plugin", write_plugin(tmp_path, text + second))
+    assert done.code == 2
+    assert "a converter of CenterSteps is registered already" in done.err
+
+
+def test_a_file_may_be_loaded_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        keras2torch_birnn.convert(CENTER, plugins=[USERS])
+    assert not list(USERS.parent.glob("__pycache__"))
+
+
+def test_an_unknown_plugin_is_refused_with_those_there_are() -> None:
+    done = k2t("inspect", CENTER, "--plugin", "keras-crf")
+    assert done.code == 2
+    assert (
+        "plugin keras-crf is not a file; name a Python file, or one of attention-weig" in done.err
+    )
+
+
+# ---- weights -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ["tf.keras-2.15.0/gated.keras", "keras-3.15.1/gated.keras"])
+def test_weights_of_layers_inside_have_to_be_named(file: str, tmp_path: Path) -> None:
+    text = '@k2t.converts("fixtures>GatedSteps", mask="drops")\ndef mine(layer): ...\n'
+    with pytest.raises(WeightMismatchError, match="weights of layers inside a plugin's layer"):
+        keras2torch_birnn.convert(FIXTURES / file, plugins=[write_plugin(tmp_path, text)])
+
+
+def test_weights_that_a_plugin_does_not_name_come_as_they_are(tmp_path: Path) -> None:
+    text = (
+        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n'
+        "    raise ValueError(sorted(layer.weights))\n"
+    )
+    file = write_plugin(tmp_path, text)
+    for model, names in (
+        (CENTER, "['scale', 'shift']"),
+        (CENTER.with_suffix(".keras"), "['0', '1']"),
+    ):
+        with pytest.raises(PluginError) as caught:
+            keras2torch_birnn.convert(model, plugins=[file])
+        assert names in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_plugin_that_names_other_weights_is_refused(suffix: str, tmp_path: Path) -> None:
+    text = PASSIVE.format(mask=', mask="passes"').replace('("scale", "shift")', '("scale",)')
+    with pytest.raises(WeightMismatchError, match="2 weights"):
+        keras2torch_birnn.convert(
+            CENTER.with_suffix(suffix), plugins=[write_plugin(tmp_path, text)]
+        )
+
+
+CONTRIB = FIXTURES / "keras-2.2.4" / "contrib_viterbi.h5"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"beam": 3}, "crf_1: CRF option beam=3 is unknown; its plugin must name it"),
+        ({"learn_mode": "joint"}, "option learn_mode='joint' is not supported: one of 'join'"),
+        ({"activation": "swoosh"}, "CRF option activation='swoosh' is not supported"),
+    ],
+)
+def test_an_option_that_a_shipped_plugin_does_not_know_is_refused(
+    options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    file = change_options(CONTRIB, tmp_path / "model.h5", "crf_1", **options)
+    done = k2t("convert", file, tmp_path / "out.pt", "--plugin", "keras-contrib-crf")
+    assert done.code == 4
+    assert words in done.err
+
+
+def test_only_one_edition_can_be_on() -> None:
+    load_plugins(["keras-self-attention-0.45"])
+    with pytest.raises(PluginError, match="SeqSelfAttention is registered already"):
+        load_plugins(["keras-self-attention-0.51"])
+
+
+# ---- which class is meant ----------------------------------------------------------------------
+
+
+def test_without_its_plugin_a_layer_is_refused() -> None:
+    done = k2t("inspect", AVERAGE)
+    assert done.code == 4
+    assert "layer class AttentionWeightedAverage is not supported" in done.err
+
+
+def test_a_class_called_as_one_of_keras_is_the_plugins_own(tmp_path: Path) -> None:
+    def rename(model: dict[str, Any]) -> None:
+        layer(model, "center_steps")["class_name"] = "Attention"
+
+    file = changed_config(CENTER, tmp_path / "model.h5", rename)
+    text = PASSIVE.format(mask=', mask="passes"').replace("CenterSteps", "Attention")
+    with pytest.raises(keras2torch_birnn.K2TError, match=r"Attention option power=0\.5 is unknown"):
+        keras2torch_birnn.convert(file)
+    mine = write_plugin(tmp_path, text)
+    model, out = keras2torch_birnn.convert(file, plugins=[mine]), tmp_path / "out.pt"
+    keras2torch_birnn.save(model, out)
+    x = torch.tensor([[3, 4, 5, 0, 0, 0, 0]])
+    assert torch.equal(keras2torch_birnn.load(out, plugins=[mine])(x), model(x))
+
+
+def test_a_class_from_a_notebook_is_not_keras_own(tmp_path: Path) -> None:
+    """Keras 3 writes null for its module."""
+
+    def rename(model: dict[str, Any]) -> None:
+        entry = layer(model, "center_steps")
+        entry |= {"class_name": "Identity", "module": None, "registered_name": "Custom>Identity"}
+
+    file = changed_config(CENTER.with_suffix(".keras"), tmp_path / "model.keras", rename)
+    with pytest.raises(UnsupportedLayerError, match="layer class Identity is not supported"):
+        keras2torch_birnn.convert(file)
+
+
+def test_bidirectional_over_a_plugins_layer_is_refused(tmp_path: Path) -> None:
+    def wrap(model: dict[str, Any]) -> None:
+        entry = layer(model, "bidirectional")
+        entry["config"]["layer"] = {"class_name": "CenterSteps", "config": {"name": "c"}}
+
+    file = changed_config(CENTER, tmp_path / "model.h5", wrap)
+    done = k2t("inspect", file, "--plugin", USERS)
+    assert done.code == 4
+    assert "Bidirectional over CenterSteps is not supported" in done.err
+
+
+def test_time_distributed_over_several_outputs_is_refused(tmp_path: Path) -> None:
+    def wrap(model: dict[str, Any]) -> None:
+        entry = layer(model, "center_steps")
+        entry["config"] = {
+            "name": "center_steps",
+            "layer": {"class_name": "SumAndDifference", "config": {"name": "s"}},
+        }
+        entry["class_name"] = "TimeDistributed"
+
+    file = changed_config(CENTER, tmp_path / "model.h5", wrap)
+    done = k2t("inspect", file, "--plugin", USERS)
+    assert done.code == 4
+    assert "TimeDistributed over SumAndDifference, which gives several tensors" in done.err
+
+
+def test_an_output_that_a_plugin_does_not_tell_of_is_refused(tmp_path: Path) -> None:
+    text = (
+        '@k2t.converts("SumAndDifference", mask="drops")\ndef mine(layer):\n'
+        "    return nn.Identity()\n"
+    )
+    file = FIXTURES / "tf.keras-2.15.0" / "two_and_two.h5"
+    done = k2t("convert", file, tmp_path / "out.pt", "--plugin", write_plugin(tmp_path, text))
+    assert done.code in (2, 4)
+    assert "declare outputs=" in done.err

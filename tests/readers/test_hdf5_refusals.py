@@ -1,0 +1,430 @@
+"""Refusals of the HDF5 reader, one by one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from commands import MASKED, k2t
+from hdf5_files import make_file, open_store, read
+
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.hdf5 import parser_process
+
+
+def external_link(file: h5py.File, target: str) -> None:
+    file["x"] = h5py.ExternalLink(target, "/secret")
+
+
+def external_storage(file: h5py.File, target: str) -> None:
+    file.create_dataset("x", (3,), "u1", external=[(target, 0, 3)])
+
+
+def virtual(file: h5py.File, target: str) -> None:
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = h5py.VirtualSource(target, "secret", (3,))
+    file.create_virtual_dataset("x", layout)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (external_link, "'x' is a link to another file"),
+        (external_storage, "stored in another file (external storage)"),
+        (virtual, "put together from other datasets (virtual dataset)"),
+    ],
+)
+def test_other_files_are_never_reached(
+    make: Callable[[h5py.File, str], None], words: str, tmp_path: Path
+) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as secret:
+        secret["secret"] = np.arange(3, dtype="f4")
+    data = make_file(lambda file: make(file, str(tmp_path / "secret.h5")))
+    with pytest.raises(InvalidModelFileError, match=rf"^/x: {re.escape(words)}; refused$"):
+        read(data, "/x")
+
+
+def _named_type(file: h5py.File) -> None:
+    file["x"] = np.dtype("f4")
+
+
+def _of_named_type(file: h5py.File) -> None:
+    file["t"] = np.dtype("f4")
+    file.create_dataset("x", (2,), dtype=file["t"])
+
+
+def _cycle(file: h5py.File) -> None:
+    file.create_group("g")["g"] = file["g"]
+
+
+def _low_level(file: h5py.File, kind: Any, space: Any = None, plan: Any = None) -> Any:
+    space = space or h5py.h5s.create_simple((2,))
+    return h5py.h5d.create(file.id, b"x", kind, space, plan)
+
+
+def _odd_float(file: h5py.File) -> None:
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_ebias(100)
+    _low_level(file, kind)
+
+
+def _unknown_filter(file: h5py.File) -> None:
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_chunk((2,))
+    plan.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, ())
+    _low_level(file, h5py.h5t.IEEE_F32LE, plan=plan).write_direct_chunk((0,), b"12345678")
+
+
+def _twice_gzip(file: h5py.File) -> None:
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_chunk((2,))
+    plan.set_deflate(1)
+    plan.set_deflate(1)
+    data = _low_level(file, h5py.h5t.IEEE_F32LE, plan=plan)
+    data.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros(2, "f4"))
+
+
+def _chunk(raw: bytes, **options: Any) -> Callable[[h5py.File], None]:
+    def fill(file: h5py.File) -> None:
+        data = file.create_dataset("x", (2,), "<f4", chunks=(2,), **options)
+        data.id.write_direct_chunk((0,), raw)
+
+    return fill
+
+
+def _zeros(count: int) -> bytes:
+    return zlib.compress(bytes(count))
+
+
+REFUSALS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+    "missing": (lambda f: None, "not in the file"),
+    "soft link": (lambda f: f.update(x=h5py.SoftLink("/nowhere")), "'x' is a soft link"),
+    "self link": (lambda f: f.update(x=h5py.SoftLink("/x")), "'x' is a soft link"),
+    "group": (lambda f: f.create_group("x"), "a group, expected a dataset"),
+    "named type": (_named_type, "a named type, expected a dataset"),
+    "of a named type": (_of_named_type, "its values are of a named type"),
+    "text": (lambda f: f.update(x=["a", "b"]), "it holds text"),
+    "fixed text": (lambda f: f.update(x=np.array([b"ab"])), "it holds text"),
+    "compound": (lambda f: f.update(x=np.zeros(2, "f4,i4")), "it holds compound values"),
+    "vlen": (
+        lambda f: f.create_dataset("x", (2,), h5py.vlen_dtype("f4")),
+        "it holds sequences of varying length",
+    ),
+    "reference": (lambda f: f.create_dataset("x", (2,), h5py.ref_dtype), "it holds references"),
+    "enum": (
+        lambda f: f.create_dataset("x", (2,), h5py.enum_dtype({"a": 1})),
+        "it holds enumerated values",
+    ),
+    "opaque": (lambda f: f.update(x=np.zeros(2, "V3")), "it holds opaque bytes"),
+    "array": (lambda f: f.create_dataset("x", (2,), "(3,)f4"), "it holds nested arrays"),
+    "complex": (lambda f: f.update(x=np.zeros(2, "c8")), "it holds "),
+    "odd float": (_odd_float, "it holds floats of an unusual kind"),
+    "long double": (
+        lambda f: f.update(x=np.zeros(2, np.longdouble)),
+        "it holds floats of an unusual kind",
+    ),
+    "bits": (lambda f: _low_level(f, h5py.h5t.STD_B8LE), "it holds bit fields"),
+    "null": (
+        lambda f: _low_level(f, h5py.h5t.IEEE_F32LE, h5py.h5s.create(h5py.h5s.NULL)),
+        "an empty dataspace (no values, not even a shape)",
+    ),
+    "filter": (_unknown_filter, "filter 32015"),
+    "lzf": (lambda f: f.create_dataset("x", (9,), "f4", compression="lzf"), "filter 32000 (lzf)"),
+    "scale": (lambda f: f.create_dataset("x", (9,), "i4", scaleoffset=3), "filter 6 (scaleoffset)"),
+    "gzip twice": (_twice_gzip, "filter 1 twice"),
+    "nothing stored": (
+        lambda f: f.create_dataset("x", (1 << 40,), "f4"),
+        "no bytes stored, 4398046511104 declared",
+    ),
+    "no chunks": (
+        lambda f: f.create_dataset("x", (1 << 33,), "f4", chunks=(1 << 20,)),
+        "none of its 8192 chunks stored",
+    ),
+    "a chunk missing": (
+        lambda f: f.create_dataset("x", (9,), "f4", chunks=(2,)).__setitem__(0, 1.0),
+        "1 of its 5 chunks stored",
+    ),
+    "chunk bomb": (
+        lambda f: f.create_dataset(
+            "x",
+            data=np.ones((3, 4), "f4"),
+            chunks=(1 << 13, 1 << 12),
+            compression=1,
+            maxshape=(None, None),
+        ),
+        "its chunks inflate to 134217728 bytes",
+    ),
+    "inflates to more": (
+        _chunk(_zeros(1 << 20), compression=1),
+        "a chunk inflates to more than 8 bytes, expected exactly 8",
+    ),
+    "inflates to less": (
+        _chunk(_zeros(7), compression=1),
+        "a chunk inflates to 7 bytes, expected exactly 8",
+    ),
+    "cut gzip": (
+        _chunk(_zeros(8)[:-2], compression=1),
+        "a chunk inflates to 8 bytes, expected exactly 8",
+    ),
+    "bad gzip": (_chunk(b"no gzip data", compression=1), "damaged gzip data"),
+    "bad checksum": (
+        _chunk(bytes(8) + b"\1\0\0\0", fletcher32=True),
+        "a chunk's checksum (fletcher32)",
+    ),
+    "short chunk": (_chunk(bytes(7)), "a chunk of 7 bytes, expected 8"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refuses(name: str) -> None:
+    make, words = REFUSALS[name]
+    data = make_file(make)
+    with pytest.raises(InvalidModelFileError, match=rf"^/x: {re.escape(words)}") as caught:
+        read(data, "/x")
+    assert str(caught.value).count("\n") == 0
+    assert caught.value.exit_code == 3
+
+
+def test_all_refused_arrays_are_listed_and_good_ones_stay_readable() -> None:
+    def fill(file: h5py.File) -> None:
+        file["good"], file["text"] = 1.0, "a"
+
+    with open_store(make_file(fill)) as store:
+        with pytest.raises(InvalidModelFileError) as caught:
+            store.arrays(["/text", "/good", "/gone"])
+        assert caught.value.lines() == (
+            "/text: it holds text; refused",
+            "/gone: not in the file; refused",
+        )
+        assert store.arrays(["/good"])[0].read() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/g//x", "not a plain path"),
+        ("//x", "not a plain path"),
+        ("g/../x", "not a plain path"),
+        ("g/./x", "not a plain path"),
+        ("g/" * 64 + "x", "a path of 65 groups, more than 64"),
+        ("n" * 65537, "a name longer than 65536 bytes"),
+        ("a\0b", "a name longer than 65536 bytes"),
+        ("x/y", "'x' is a dataset, expected a group"),
+        ("soft/x", "'soft' is a soft link"),
+    ],
+)
+def test_only_plain_paths_are_followed(path: str, words: str) -> None:
+    def fill(file: h5py.File) -> None:
+        file["x"] = 1.0
+        file["soft"] = h5py.SoftLink("/")
+
+    with open_store(make_file(fill)) as store:
+        with pytest.raises(InvalidModelFileError, match=re.escape(words)):
+            store.arrays([path])
+
+
+def test_two_arrays_never_share_bytes() -> None:
+    def fill(file: h5py.File) -> None:
+        file["a"] = np.ones(9, "f4")
+        file["b"] = file["a"]
+
+    with open_store(make_file(fill)) as store:
+        with pytest.raises(
+            InvalidModelFileError, match=r"^b: its bytes are also those of a; refused"
+        ):
+            store.arrays(["a", "b"])
+
+
+def test_many_small_bombs_count_together() -> None:
+    def fill(file: h5py.File) -> None:
+        for i in range(6):
+            file.create_dataset(
+                f"x{i}", data=np.zeros(1 << 22, "f4"), chunks=(1 << 22,), compression=9
+            )
+
+    data = make_file(fill)
+    with open_store(data) as store:
+        with pytest.raises(
+            InvalidModelFileError, match=r"^x4: its chunks inflate to 16777216 bytes"
+        ):
+            store.arrays([f"x{i}" for i in range(5)])
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.bytes_(b"\xff\xfe"), "attribute 'a' is not UTF-8 text"),
+        (np.array([[b"a"]]), r"attribute 'a' of shape (1, 1)"),
+        (np.arange(3), "attribute 'a' holds integers"),
+        (np.arange(3.0), "attribute 'a' holds floats"),
+        (np.zeros(1, "f4,f4")[0], "attribute 'a' holds compound values"),
+        (h5py.Empty("f4"), "attribute 'a' is empty"),
+    ],
+)
+def test_refuses_attributes(value: Any, words: str) -> None:
+    with open_store(make_file(lambda f: f.attrs.__setitem__("a", value))) as store:
+        with pytest.raises(InvalidModelFileError, match=f"^/: {re.escape(words)}"):
+            store.attributes("/", ["a"])
+
+
+def test_long_attributes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parser_process._LIMITS, "text", 1000)
+    monkeypatch.setitem(parser_process._LIMITS, "names", 10)
+
+    def fill(file: h5py.File) -> None:
+        file.attrs["text"] = "x" * 1001
+        file.attrs["fixed"] = np.bytes_(b"x" * 1001)
+        file.attrs["many"] = ["a"] * 11
+        file.attrs["pieces0"] = ["a"] * 6
+        file.attrs["pieces1"] = ["a"] * 6
+        file.attrs["numbers0"] = 1
+
+    refusals = {
+        "text": "attribute 'text' is longer than 1000 bytes",
+        "fixed": "attribute 'fixed' is longer than 1000 bytes",
+        "many": "attribute 'many' of shape (11,); at most 10 names",
+        "pieces": "attribute 'pieces' holds more than 10 names",
+        "numbers": "attribute 'numbers0' is no list of names",
+    }
+    with open_store(make_file(fill)) as store:
+        for name, words in refusals.items():
+            with pytest.raises(InvalidModelFileError, match=re.escape(words)):
+                store.attributes("/", [name])
+
+
+def write_split(group: h5py.Group, name: str, texts: list[bytes]) -> int:
+    """``save_attributes_to_hdf5_group`` of Keras 2.2.3 to 3.15; returns the number of pieces."""
+    pieces = [np.asarray(texts)]
+    while any(piece.nbytes > 64512 for piece in pieces):
+        pieces = np.array_split(np.asarray(texts), len(pieces) + 1)
+    if len(pieces) == 1:
+        group.attrs[name] = texts
+        return 1
+    for number, piece in enumerate(pieces):
+        group.attrs[f"{name}{number}"] = piece
+    return len(pieces)
+
+
+@pytest.mark.parametrize(("length", "pieces"), [(1531, 1), (30011, 2), (64512, 4)])
+def test_names_as_long_as_keras_writes_them_are_read(
+    length: int, pieces: int, tmp_path: Path
+) -> None:
+    """Real files of Keras 3.15.1 and tf_keras 2.21 with names of 60,000 bytes were read as well."""
+
+    def lengthened(name: str) -> str:
+        return name.ljust(length, "x")
+
+    path = tmp_path / "m.h5"
+    path.write_bytes(MASKED.read_bytes())
+    with h5py.File(path, "r+") as file:
+        text, group = str(file.attrs["model_config"]), file["model_weights"]
+        names = [str(name) for name in group.attrs["layer_names"]]
+        for name in names:
+            text = text.replace(json.dumps(name), json.dumps(lengthened(name)))
+            group.move(name, lengthened(name))
+        file.attrs["model_config"] = text
+        del group.attrs["layer_names"]
+        told = [lengthened(name).encode() for name in names]
+        assert write_split(group, "layer_names", told) == pieces
+    expected, found = (list(read_model(file).root.walk()) for file in (MASKED, path))
+    assert {lengthened(name) for name in names} <= {layer.name for layer in found}
+    for one, other in zip(expected, found, strict=True):
+        assert one.weights.keys() == other.weights.keys()
+        assert all(np.array_equal(one.weights[key], other.weights[key]) for key in one.weights)
+    assert k2t("convert", path, tmp_path / "out.pt").code == 0
+    assert k2t("verify", path, tmp_path / "out.pt", "--against", "reference").code == 0
+
+
+def test_long_names_are_bounded_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parser_process._LIMITS, "text", 1000)
+
+    def fill(file: h5py.File) -> None:
+        for letter in "abc":
+            file.create_group(f"few/{letter * 300}")
+            file.create_group(f"many/{letter * 400}")
+
+    with open_store(make_file(fill)) as store:
+        assert len(store.members("few")) == 3
+        with pytest.raises(InvalidModelFileError, match="names of members longer than 1000 bytes"):
+            store.members("many")
+
+
+def test_members_refuse_links_types_and_crowds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parser_process._LIMITS, "members", 3)
+
+    def fill(file: h5py.File) -> None:
+        file.create_group("links")["soft"] = h5py.SoftLink("/nowhere")
+        file.create_group("types")["type"] = np.dtype("f4")
+        for i in range(4):
+            file.create_group(f"crowd/{i}")
+        file["data"] = 1.0
+
+    refusals = {
+        "links": "'soft' is a soft link",
+        "types": "'type' is neither a group nor a dataset",
+        "crowd": "a group with more than 3 members",
+        "data": "a dataset, expected a group",
+        "gone": "not in the file",
+    }
+    with open_store(make_file(fill)) as store:
+        for group, words in refusals.items():
+            with pytest.raises(
+                InvalidModelFileError, match=f"^{group}: {re.escape(words)}; refused"
+            ):
+                store.members(group)
+        with pytest.raises(InvalidModelFileError, match="a named type, expected a group or"):
+            store.kind("types/type")
+
+
+def test_a_chunk_table_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parser_process._LIMITS, "chunks", 5)
+
+    def fill(file: h5py.File) -> None:
+        file.create_dataset("a", data=np.arange(4), chunks=(1,))
+        file.create_dataset("b", data=np.arange(2), chunks=(1,))
+
+    with open_store(make_file(fill)) as store:
+        with pytest.raises(InvalidModelFileError, match=r"^b: 2 more chunks, where 1 are left"):
+            store.arrays(["a", "b"])
+
+
+@pytest.mark.parametrize("userblock", [0, 512])
+def test_a_truncated_file_says_so(userblock: int) -> None:
+    data = make_file(lambda f: f.update(x=np.arange(1000.0)), userblock_size=userblock)
+    size = len(data) - userblock
+    with pytest.raises(
+        InvalidModelFileError,
+        match=f"^truncated: {size - 999} bytes here, its header says {size}; r",
+    ):
+        read(data[:-999], "x")
+
+
+def test_no_hdf5_data() -> None:
+    with pytest.raises(InvalidModelFileError, match="not HDF5 data"):
+        read(b"something else" * 99, "x")
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    path.write_bytes(make_file(lambda f: f.update(x=np.arange(1000.0))))
+    with open_store(path) as store:
+        (array,) = store.arrays(["x"])
+        os.truncate(path, 3000)
+        with pytest.raises(InvalidModelFileError, match=r"^x: the file became shorter while"):
+            array.read()
+
+
+def test_arrays_of_a_closed_file_cannot_be_read() -> None:
+    with open_store(make_file(lambda f: f.update(x=1.0))) as store:
+        (array,) = store.arrays(["x"])
+    with pytest.raises(ValueError, match="closed file"):
+        array.read()

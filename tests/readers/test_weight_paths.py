@@ -1,0 +1,104 @@
+"""Weights found by meaning: the three ways of numbering groups, shared layers, nested models."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from commands import FIXTURES
+from specs import ENTRIES, chain, dense, layer, read_entry, rnn
+
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.weights.v3 import number_groups, snake_case
+from keras2torch_birnn.spec import LayerSpec
+
+STACK = chain(
+    rnn("LSTM", name="first"),
+    layer("Dropout", "a", rate=0.5),
+    dense(5, 5, seed=1),
+    layer("Dropout", "b", rate=0.5),
+    dense(7, 5, seed=2),
+    dense(11, 7, seed=3),
+)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "group"),
+    [
+        ("LSTM", "lstm"),
+        ("GRU", "gru"),
+        ("SimpleRNN", "simple_rnn"),
+        ("TimeDistributed", "time_distributed"),
+        ("PReLU", "p_re_lu"),
+        ("GlobalAveragePooling1D", "global_average_pooling1d"),
+        ("CuDNNLSTM", "cu_dnnlstm"),
+        ("InputLayer", "input_layer"),
+    ],
+)
+def test_groups_are_named_after_classes(class_name: str, group: str) -> None:
+    assert snake_case(class_name) == group
+
+
+def test_every_layer_of_a_class_counts_once() -> None:
+    assert list(number_groups(STACK, skips=False).values()) == [
+        "lstm", "dropout", "dense", "dropout_1", "dense_1", "dense_2",
+    ]  # fmt: skip
+
+
+def test_in_keras_2_12_and_2_13_a_layer_with_weights_counts_twice() -> None:
+    assert list(number_groups(STACK, skips=True).values()) == [
+        "lstm", "dropout", "dense", "dropout_1", "dense_2", "dense_4",
+    ]  # fmt: skip
+
+
+def test_layers_that_are_stored_elsewhere_can_be_left_out() -> None:
+    names = number_groups(STACK, skips=False, without=frozenset({"dense_1"}))
+    assert list(names.values()) == ["lstm", "dropout", "dropout_1", "dense", "dense_1"]
+
+
+def dense_layers(file: str) -> dict[str, LayerSpec]:
+    """The Dense layers of a file, those inside wrappers as name/inner."""
+    return {x.place: x for x in read_entry(file).root.walk() if x.class_name == "Dense"}
+
+
+TWICE = [file for file in ENTRIES if ENTRIES[file]["case"].startswith("twice_wrapped")]
+
+
+@pytest.mark.parametrize("file", TWICE)
+def test_a_layer_that_is_reached_twice_has_its_weights_twice(file: str) -> None:
+    found = dense_layers(file)
+    shared = [x for place, x in found.items() if place.endswith("shared_dense")]
+    assert len(shared) == 2
+    np.testing.assert_array_equal(shared[0].weights["kernel"], shared[1].weights["kernel"])
+    assert len({x.weights["kernel"].shape for x in found.values()}) == 3
+
+
+def test_the_numbering_rules_were_met_in_real_files() -> None:
+    labels = {ENTRIES[file]["label"] for file in TWICE if ENTRIES[file]["kind"] != "h5"}
+    assert labels >= {"tf.keras-2.13.1", "tf.keras-2.15.0", "keras-3.15.1", "tf_keras-2.21.0"}
+
+
+def offsets(group: h5py.Group) -> list[int]:
+    """Return the offset of the bytes of every array below the group."""
+    found: list[int] = []
+    for node in group.values():
+        found += offsets(node) if isinstance(node, h5py.Group) else [node.id.get_offset()]
+    return found
+
+
+def test_keras_writes_no_array_twice() -> None:
+    """Two paths to the same bytes are refused (hdf5.py): no real file has any."""
+    for file in TWICE:
+        if ENTRIES[file]["kind"] == "h5":
+            with h5py.File(FIXTURES / file) as opened:
+                places = offsets(opened)
+            assert len(set(places)) == len(places) > 0
+
+
+def test_names_in_several_attributes_are_joined() -> None:
+    path = FIXTURES / "keras-3.15.1" / "chunked_names.h5"
+    with h5py.File(path) as file:
+        assert "layer_names" not in file["model_weights"].attrs
+        assert "layer_names1" in file["model_weights"].attrs
+    spec = read_model(path)
+    assert sum(x.class_name == "Dense" for x in spec.root.walk()) == 211

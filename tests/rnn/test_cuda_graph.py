@@ -1,0 +1,422 @@
+"""The loop as a recording. There need not be a GPU: here a recording computes again when played."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.functional.activations import FUNCTIONS
+from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines import cuda_graph
+from keras2torch_birnn.rnn.engines.loop import STEPS
+from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
+from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
+from keras2torch_birnn.rnn.tensor_memory import is_plain
+
+F, H, T, B = 5, 7, 11, 3
+CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "LSTM": (k2t.BiLSTM, {"recurrent_activation": "hard_sigmoid_0.2"}),
+    "GRU": (k2t.BiGRU, {"activation": "softsign"}),
+    "GRU before": (k2t.BiGRU, {"reset_after": False}),
+    "SimpleRNN": (k2t.BiRNN, {"activation": "relu6"}),
+}
+
+
+def layer_of(cell: str, seed: int = 0, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    made, special = CELLS[cell]
+    return made(F, H, batch_first=True, **{**special, **options}).eval()
+
+
+def numbers(result: RnnResult) -> list[Tensor]:
+    return [*result[0], *(s for state in result[1] for s in state)]
+
+
+@contextmanager
+def recording(patching: pytest.MonkeyPatch) -> Iterator[list[RnnResult]]:
+    """The outcomes of all recordings from now on, made and played without a GPU."""
+    results: list[RnnResult] = []
+
+    def record(
+        compute: Callable[[], RnnResult], device: torch.device
+    ) -> tuple[Callable[[], None], RnnResult]:
+        result = compute()
+        results.append(result)
+        for place in numbers(result):
+            place.fill_(float("nan"))  # it was recorded, not played
+
+        def play() -> None:
+            for place, value in zip(numbers(result), numbers(compute()), strict=True):
+                place.copy_(value)
+
+        return play, result
+
+    patching.setattr(cuda_graph, "capture", record)
+    cuda_graph._layers.clear()
+    yield results
+    cuda_graph._layers.clear()
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RnnResult]]:
+    with recording(monkeypatch) as results:
+        yield results
+
+
+def by(engine: Any, rnn: Any, asked: RnnCall) -> list[Tensor]:
+    """One layer's outputs and states, by the engine itself."""
+    (layer,) = rnn.rnn_layers()
+    return numbers(IMPLEMENTATIONS[engine].run(layer, asked))
+
+
+def assert_same(rnn: Any, asked: RnnCall) -> None:
+    with torch.no_grad():
+        for got, wanted in zip(by("graph", rnn, asked), by("loop", rnn, asked), strict=True):
+            assert torch.equal(got, wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_what_is_played_is_what_the_loop_gives(data: st.DataObject) -> None:
+    cell = data.draw(st.sampled_from(sorted(CELLS)))
+    rnn = layer_of(cell, bias=data.draw(st.booleans()))
+    masked, started = data.draw(st.booleans()), data.draw(st.booleans())
+    merge = data.draw(st.sampled_from((None, "concat", "sum", "mul", "ave")))
+    with pytest.MonkeyPatch.context() as patching, recording(patching) as results:
+        for seed in range(4):
+            torch.manual_seed(seed)
+            start = None
+            if started:
+                each = 2 if cell == "LSTM" else 1
+                start = tuple(tuple(torch.randn(B, H) for _ in range(each)) for _ in range(2))
+            lengths = torch.randint(0, T + 1, (B,)) if masked else None
+            assert_same(rnn, RnnCall(torch.randn(B, T, F), lengths, start, merge))
+        assert len(results) == 1
+
+
+def test_a_call_is_recorded_when_it_comes_again(recordings: list[RnnResult]) -> None:
+    rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
+    counts = []
+    for _ in range(4):
+        assert_same(rnn, RnnCall(x))
+        counts.append(len(recordings))
+    assert counts == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("batch", lambda x: RnnCall(x[:2])),
+        ("steps", lambda x: RnnCall(x[:, :7])),
+        ("merge", lambda x: RnnCall(x, merge="mul")),
+        ("lengths", lambda x: RnnCall(x, torch.tensor([T, 4, 0]))),
+        ("start", lambda x: RnnCall(x, None, ((x[:, 0, :1].expand(B, H),) * 2,) * 2)),
+    ],
+)
+def test_another_call_is_another_recording(
+    name: str, other: Callable[[Tensor], RnnCall], recordings: list[RnnResult]
+) -> None:
+    rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
+    for _ in range(3):
+        assert_same(rnn, RnnCall(x))
+        assert_same(rnn, other(x))
+    assert len(recordings) == 2
+
+
+def test_what_was_given_out_stays_when_it_is_played_again(recordings: list[RnnResult]) -> None:
+    rnn = layer_of("GRU")
+    with torch.no_grad():
+        for _ in range(2):
+            kept = by("graph", rnn, RnnCall(torch.randn(B, T, F)))
+        copies = [k.clone() for k in kept]
+        by("graph", rnn, RnnCall(torch.randn(B, T, F)))
+    assert all(map(torch.equal, kept, copies))
+
+
+def test_states_that_are_not_wanted_are_not_given(recordings: list[RnnResult]) -> None:
+    rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
+    (layer,) = rnn.rnn_layers()
+    with torch.no_grad():
+        for final in (True, True, False):
+            _, states = IMPLEMENTATIONS["graph"].run(layer, RnnCall(x, return_state=final))
+            assert len(states) == (2 if final else 0)
+    assert len(recordings) == 1
+
+
+@pytest.mark.parametrize("how", ["in place", "through data", "a new tensor", "a new parameter"])
+def test_changed_weights_are_never_stale(how: str, recordings: list[RnnResult]) -> None:
+    rnn, x = layer_of("GRU before"), torch.randn(B, T, F)
+    for _ in range(3):
+        assert_same(rnn, RnnCall(x))
+    with torch.no_grad():
+        if how == "in place":
+            rnn.weight_hh_l0.mul_(0.5)
+        elif how == "through data":
+            rnn.weight_hh_l0_reverse.data.mul_(0.5)
+        elif how == "a new tensor":
+            rnn.weight_ih_l0_reverse.data = rnn.weight_ih_l0_reverse.data * 0.5
+        else:
+            rnn.bias_ih_l0 = nn.Parameter(rnn.bias_ih_l0 + 1.0)
+    for _ in range(3):
+        assert_same(rnn, RnnCall(x))
+    assert len(recordings) == (1 if how in ("in place", "through data") else 2)
+
+
+def test_cells_that_share_their_weights_have_recordings_of_their_own(
+    recordings: list[RnnResult],
+) -> None:
+    one, x = layer_of("GRU before"), torch.randn(B, T, F)
+    others = [
+        layer_of("GRU before", recurrent_activation="hard_sigmoid_1/6"),
+        layer_of("GRU before", bias=False),
+    ]
+    for other in others:
+        for name, _ in tuple(other.named_parameters()):
+            setattr(other, name, getattr(one, name))
+    for _ in range(3):
+        for rnn in (one, *others):
+            assert_same(rnn, RnnCall(x))
+
+
+def test_recordings_go_with_their_weights_and_with_the_place_where_these_lay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A graph knows where the weights lie, and does not keep them.
+    monkeypatch.setattr(cuda_graph, "capture", lambda compute, device: (int, compute()))
+    cuda_graph._layers.clear()
+    rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
+    with torch.no_grad():
+        for dtype in (torch.float32, torch.float64):
+            rnn.to(dtype)
+            for _ in range(3):
+                by("graph", rnn, RnnCall(x.to(dtype)))
+            (found,) = cuda_graph._layers.values()
+            assert len(found.graphs) == 1
+    del rnn, found
+    assert not cuda_graph._layers
+
+
+def test_calls_of_ever_other_shapes_run_unrecorded(recordings: list[RnnResult]) -> None:
+    rnn = layer_of("SimpleRNN")
+    for _ in range(3):
+        for steps in range(1, 12):
+            assert_same(rnn, RnnCall(torch.randn(B, steps, F)))
+    assert len(recordings) == MAX_GRAPHS_PER_LAYER
+
+
+def test_another_precision_of_products_is_another_recording(
+    recordings: list[RnnResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
+    for _ in range(2):
+        assert_same(rnn, RnnCall(x))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        for _ in range(2):
+            assert_same(rnn, RnnCall(x))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(recordings) == 2
+
+
+def test_inference_mode_and_no_grad_share_recordings(recordings: list[RnnResult]) -> None:
+    rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
+    wanted = by("loop", rnn, RnnCall(x))
+    for mode in (torch.inference_mode, torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with mode():
+            given = x.clone()
+            got = by("graph", rnn, RnnCall(given))
+            assert all(map(torch.equal, got, wanted))
+            assert [t.is_inference() for t in got] == [mode is torch.inference_mode] * len(got)
+    assert len(recordings) == 1
+
+
+def test_what_cannot_be_recorded_runs_step_by_step_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = 0
+
+    def fails(*_: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        raise RuntimeError("operation not permitted")
+
+    monkeypatch.setattr(cuda_graph, "capture", fails)
+    rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
+    assert_same(rnn, RnnCall(x))
+    message = "runs step by step, slower: it cannot be recorded: operation not permitted"
+    with pytest.warns(RuntimeWarning, match=message):
+        assert_same(rnn, RnnCall(x))
+    assert_same(rnn, RnnCall(x))
+    assert asked == 1
+
+
+def test_threads_do_not_take_each_others_numbers(recordings: list[RnnResult]) -> None:
+    rnn = layer_of("GRU")
+    inputs = [torch.randn(B, T, F) for _ in range(24)]
+    start = threading.Barrier(4)
+
+    def several(number: int) -> None:
+        start.wait()
+        for x in inputs[number::4] * 5:
+            assert_same(rnn, RnnCall(x))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(several, range(4)))
+    assert len(recordings) == 1
+
+
+# ---- what may be recorded -----------------------------------------------------------------------
+
+
+class Transfers(TorchDispatchMode):
+    """Record operations that read or return a tensor on another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = torch.utils._pytree.tree_leaves((args, kwargs, out))
+        devices = {t.device.type for t in tensors if isinstance(t, Tensor)}
+        if devices - {"meta"}:
+            self.found.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize("kind", sorted(STEPS))
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_the_loop_looks_at_no_values_and_moves_nothing_between_devices(
+    kind: str, name: str
+) -> None:
+    """A captured graph could not hold either. Tested with tensors without values."""
+    if name == "glu":
+        pytest.skip("it gives half as many units as it takes")
+    function, gates = FUNCTIONS[name], {"LSTM": 4, "SimpleRNN": 1}.get(kind, 3)
+    with torch.device("meta"):
+        sizes = ((gates * H, F), (gates * H, H), (gates * H,), (gates * H,))
+        weights = tuple(Weights(*map(torch.empty, sizes)) for _ in range(2))
+        layer = RnnLayer(Cell(kind, function, function), [p for w in weights for p in w])
+        x, lengths = torch.empty(B, T, F), torch.empty(B, dtype=torch.int64)
+    with torch.no_grad(), Transfers() as transfers:
+        for asked in (RnnCall(x, merge="mul"), RnnCall(x, lengths)):
+            IMPLEMENTATIONS["loop"].run(layer, asked)
+    assert transfers.found == []
+
+
+def test_the_choice_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
+    rnn.engine = "graph"
+
+    def refused(message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            rnn(x)
+
+    refused("gradients and dropout cannot be recorded")
+    with torch.no_grad():
+        refused("it is for dense tensors on one CUDA device; use auto")
+        monkeypatch.setattr(cuda_graph, "is_exporting", lambda: True)
+        refused("what is compiled or exported cannot be recorded")
+
+
+def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reason(*shape: int, **options: Any) -> str:
+        return cuda_graph.why_not_capture(
+            RnnCall(torch.empty(*shape, device="cuda")), [torch.empty(1, **options)]
+        )
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    with FakeTensorMode():
+        assert reason(B, T, F) == "it is for dense tensors on one CUDA device"
+        assert reason(B, T, F, device="cuda:1") == "it is for dense tensors on one CUDA device"
+        on = {"device": "cuda:0"}
+        for shape in ((0, T, F), (B, 0, F)):
+            assert reason(*shape, **on) == "there is nothing to compute"
+        with pytest.MonkeyPatch.context() as patching:
+            patching.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+            assert reason(B, T, F, **on) == "autocast is on"
+        monkeypatch.setattr(cuda_graph, "is_plain", lambda _: True)
+        assert reason(B, T, F, **on) == ""
+        monkeypatch.setattr(cuda_graph, "is_plain", is_plain)
+        assert reason(B, T, F, **on) == "it is for plain tensors outside torch.func"
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert reason(B, T, F, **on) == "a graph is being recorded already"
+
+
+def test_it_is_chosen_where_torch_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graph, "why_not_capture", lambda *_: "")
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
+    standard, other = k2t.BiLSTM(F, H).eval(), layer_of("LSTM")
+    with torch.no_grad():
+        assert [rnn.explain()[0].engine for rnn in (standard, other)] == ["fused", "graph"]
+        assert [c.engine for c in k2t.BiGRU(F, H, engine="graph").explain()] == ["graph"]
+        other.engine = "loop"
+        assert other.explain()[0].engine == "loop"
+    other.engine = None
+    assert other.explain()[0].engine == "loop"  # gradients are wanted
+    assert standard.explain()[0].engine == "fused"
+
+
+# ---- on a GPU -----------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_a_gpu_plays_what_it_computes_step_by_step(cell: str, dtype: torch.dtype) -> None:
+    rnn = layer_of(cell, num_layers=2, merge_mode=["sum", "mul"]).cuda().to(dtype)
+    seen = []
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(4):
+            x = torch.randn(B, T, F, dtype=dtype, device="cuda")
+            mask = torch.rand(B, T, device="cuda") < 0.7 if number % 2 else None
+            for _ in range(3):
+                rnn.engine = "graph"
+                got, states = rnn(x, mask=mask)
+                rnn.engine = "loop"
+                wanted, ends = rnn(x, mask=mask)
+                torch.testing.assert_close((got, states), (wanted, ends), rtol=1e-6, atol=1e-6)
+            with torch.no_grad():
+                rnn.weight_hh_l0.mul_(0.9)
+            rnn.engine = None
+            seen += [c.engine for c in rnn.explain()]
+    assert set(seen) == {"graph"}
+    assert any(
+        recording for layer in cuda_graph._layers.values() for recording in layer.graphs.values()
+    )
+
+
+@pytest.mark.gpu
+def test_streams_and_threads_of_a_gpu_do_not_mix_their_numbers() -> None:
+    rnn = layer_of("GRU before").cuda()
+    inputs = [torch.randn(B, T, F, device="cuda") for _ in range(12)]
+    torch.cuda.synchronize()
+
+    def several(number: int) -> None:
+        with torch.no_grad(), torch.cuda.stream(torch.cuda.Stream()):
+            for x in inputs[number::3] * 5:
+                got = by("graph", rnn, RnnCall(x))
+                wanted = by("loop", rnn, RnnCall(x))
+                torch.cuda.current_stream().synchronize()
+                torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(several, range(3)))

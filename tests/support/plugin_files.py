@@ -1,0 +1,123 @@
+"""Plugins and the fixtures of custom layers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from commands import changed_config, layer
+
+from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.plugins import load_plugins
+from keras2torch_birnn.plugins.checks import complete_shapes
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.schema.custom_layers import REGISTERED
+from keras2torch_birnn.spec import Array, ModelSpec
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "plugins"
+ENTRIES: Mapping[str, Any] = {
+    entry["file"]: entry
+    for entry in json.loads((FIXTURES / "manifest.json").read_text("utf-8"))["files"]
+}
+USERS = Path(__file__).parents[1] / "plugins" / "layers_of_users.py"
+CENTER = FIXTURES / "tf.keras-2.15.0" / "center.h5"
+LAMBDAS = FIXTURES / "keras-2.2.4" / "lambdas.h5"
+AVERAGE = FIXTURES / "keras-2.2.4" / "average.h5"
+AVERAGE_NAME = "attention-weighted-average"
+ATOL, RTOL, EXACT = 1e-5, 1e-4, 1e-12
+# A row of masked steps alone: its scores are around -10000, where float32 has steps of 0.001.
+FAR = 5e-4
+
+# A plugin for ``CenterSteps``; ``{mask}`` is what it says about masks.
+PASSIVE = """
+class Mine(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(layer.weights["scale"]))
+        self.shift = nn.Parameter(torch.tensor(layer.weights["shift"]))
+
+    def forward(self, x, mask=None):
+        self.seen = mask
+        return x * self.scale + self.shift
+
+@k2t.converts("CenterSteps", weights=("scale", "shift"){mask})
+def center(layer):
+    return Mine(layer)
+"""
+
+
+def unregister_all() -> None:
+    """Forget every plugin of this process."""
+    for table in (REGISTERED.layers, REGISTERED.lambdas, REGISTERED.equations):
+        table.clear()
+    for name in [n for n in sys.modules if n.startswith("keras2torch_birnn.plugins.")]:
+        del sys.modules[name]
+
+
+def plugin_of(file: str) -> str:
+    """Return the name or path of the plugin that a fixture needs."""
+    folder, _, case = file.partition("/")
+    by_case = {
+        "average": AVERAGE_NAME,
+        "contrib": "keras-contrib-crf",
+        "addons": "tensorflow-addons-crf",
+    }
+    if folder.startswith("self-attention"):
+        return f"keras-{folder}"
+    start = case.partition("_")[0].partition(".")[0]
+    return by_case.get(start, str(USERS))
+
+
+def read_arrays(file: str) -> tuple[Array, list[Array]]:
+    """Read the input and the outputs of a fixture."""
+    with np.load(FIXTURES / ENTRIES[file]["npz"]) as data:
+        count = sum(name.startswith("out_") for name in data.files)
+        return data["in_0"], [data[f"out_{i}"] for i in range(count)]
+
+
+def read(file: str) -> ModelSpec:
+    config = ENTRIES[file]["config"]
+    return complete_shapes(read_model(FIXTURES / file, config=config and FIXTURES / config))
+
+
+def run(spec: ModelSpec, x: Array, dtype: str | None = None) -> list[Array]:
+    """Compute the outputs of a model in torch."""
+    model = build(spec, dtype=dtype)
+    tensor = torch.from_numpy(x)
+    tensor = tensor.double() if dtype and tensor.is_floating_point() else tensor
+    with torch.no_grad():
+        return [y.numpy() for y in flat(model(tensor))]
+
+
+def differ(a: list[Array], b: list[Array], atol: float, rtol: float) -> bool:
+    return len(a) != len(b) or not all(
+        x.shape == y.shape and np.allclose(x, y, atol=atol, rtol=rtol)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def write_plugin(folder: Path, text: str) -> Path:
+    """Write a plugin; the imports are added."""
+    file = folder / "mine.py"
+    start = "import torch\nfrom torch import nn\nimport keras2torch_birnn as k2t\n"
+    file.write_text(start + text, encoding="utf-8")
+    return file
+
+
+def change_options(source: Path, target: Path, name: str, **options: Any) -> Path:
+    """Copy a model with other options of one layer."""
+
+    def change(model: dict[str, Any]) -> None:
+        layer(model, name)["config"].update(options)
+
+    return changed_config(source, target, change)
+
+
+def read_with_users(file: str) -> ModelSpec:
+    load_plugins([USERS])
+    return read(file)
