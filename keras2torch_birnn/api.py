@@ -36,10 +36,10 @@ def convert(
     trainers keep the mode of inner modules, and then train without dropout. The parameters that
     Keras would train after ``load_model`` have ``requires_grad``.
 
-    path: a file, folder or checkpoint of any format in docs/cli.md, recognised by content. config:
-    the text of ``model.to_json()``, for a file that holds only weights. dtype: "float32" or
-    "float64".
-    masked_steps: "zeros" or "previous", if a note says that the file does not determine it.
+    path: a file, folder or checkpoint in any format of docs/cli.md, recognised by content.
+    config: the text of ``model.to_json()``, for a file that holds only weights. dtype: "float32"
+    or "float64". masked_steps: "zeros" or "previous", if a note says that the file does not
+    determine it.
     plugins: shipped ones by name, your own by path, see ``plugins.load_plugins``.
 
     Raises:

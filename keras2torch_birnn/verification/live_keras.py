@@ -115,7 +115,8 @@ def files_for_keras(folder: Path, model: Path, config: Path | None) -> tuple[Pat
     """Return what Keras can load: a model, or weights and their architecture; or why it cannot.
 
     A SavedModel is never loaded: its functions would run. Keras builds the model from its JSON and
-    reads the checkpoint in it. folder: for links with the suffix that Keras goes by, and for JSON.
+    reads the checkpoint in it. folder: for JSON, and for links with
+    the suffix by which Keras recognises the format.
     """
     with in_file(model), open_container(model) as container:
         if isinstance(container, TensorFlowContainer) and container.checkpoint is not None:

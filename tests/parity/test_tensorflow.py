@@ -52,6 +52,8 @@ REFUSALS = {
     "two_models.checkpoint": "a checkpoint of 2 models",
     "tf1.checkpoint": "a checkpoint of TensorFlow 1",
     "tf1_partitioned.checkpoint": "a checkpoint of TensorFlow 1",
+    "tf1_old_format.checkpoint": "a checkpoint in the old format of TensorFlow 1",
+    "export_keras3.savedmodel": "without Keras' layers, as model.export()",
     "tf1_frozen_graph.graph": "a TensorFlow graph: operations, without Keras' layers",
     "tf1_keras.savedmodel": "a SavedModel without objects, of TensorFlow 1",
     "tf1_saved_model.savedmodel": "a SavedModel without objects, of TensorFlow 1",

@@ -718,7 +718,7 @@ def test_parts_are_explained(name: str, words: str, tmp_path: Path) -> None:
 def test_an_index_of_another_name_is_explained(tmp_path: Path) -> None:
     prefix = write_checkpoint(tmp_path / "ckpt", model_tree(STACK)[0])
     shutil.copy(f"{prefix}.index", tmp_path / "other")
-    with refuse("a part of a TensorFlow checkpoint; give its name without"):
+    with refuse("in the old format of TensorFlow 1, or a renamed .index file; save the Keras"):
         k2t.convert(tmp_path / "other")
 
 

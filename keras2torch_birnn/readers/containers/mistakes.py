@@ -110,7 +110,10 @@ def explain_mistake(source: Source) -> InvalidModelFileError:
         if match.match(source.head):
             return InvalidModelFileError(what, advice)
     if is_table(source.window):
-        return InvalidModelFileError(*_CHECKPOINT)
+        return InvalidModelFileError(
+            "a checkpoint in the old format of TensorFlow 1, or a renamed .index file",
+            "save the Keras model as .h5, or give the checkpoint by its own name",
+        )
     return InvalidModelFileError("not an HDF5 or Keras file", _WANTED)
 
 
