@@ -322,7 +322,8 @@ def page(files: Mapping[str, File]) -> str:
 
 _CONTAINERS = """## SavedModels, checkpoints and TF.js models
 
-Counted apart from the files above; `tests/parity/test_tensorflow_parity.py` compares them in the same way.
+Counted apart from the files above; `tests/parity/test_tensorflow_parity.py` compares them in the
+same way.
 """
 
 _HEAD = """# What was compared with real Keras

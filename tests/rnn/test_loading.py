@@ -47,13 +47,16 @@ def with_library(folder: Path) -> Path:
     return folder
 
 
+# What torch says of one patch level of Python; pyproject.toml ignores it in this process.
+OF_TORCH = "ignore:Guards may run slower on Python 3.13.0:RuntimeWarning"
+
+
 def run(code: str, folder: Path, *path: Path) -> subprocess.CompletedProcess[str]:
-    """Python started in a folder, with others on its path."""
+    """Run Python code in a folder, with others on its path."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     environment.pop("K2T_ENGINE", None)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-W", OF_TORCH, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
 
