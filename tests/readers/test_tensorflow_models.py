@@ -29,6 +29,7 @@ from tensorflow_files import (
     write_saved_model,
     write_tfjs,
 )
+from tensorflow_fixtures import unpack
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn import lazy_array
@@ -375,12 +376,30 @@ def _javascript(model: dict[str, Any]) -> None:
 
 
 def test_javascript_computes_as_keras_2(tmp_path: Path) -> None:
-    file = write_tfjs(tmp_path / "m", STACK, change=_javascript)
-    spec = read_model(file)
+    def unmasked(model: dict[str, Any]) -> None:
+        _javascript(model)
+        for each in model["modelTopology"]["config"]["layers"]:
+            each["config"].pop("mask_zero", None)
+
+    spec = read_model(write_tfjs(tmp_path / "m", STACK, change=unmasked))
     assert spec.generation.version == "2.2.4"
     assert spec.notes[0].startswith(
         "written by tfjs-layers 4.22.0, which computes as Keras 2.2.4: hard_sigmoid is clip(0.2"
     )
+
+
+@pytest.mark.parametrize("written", ["by TF.js itself", "as TF.js writes it"])
+def test_a_mask_that_javascript_drops_is_refused(written: str, tmp_path: Path) -> None:
+    if written == "by TF.js itself":
+        file = unpack("tfjs-4.22.0/masked_bidirectional.tfjs.tar.xz", tmp_path).model
+    else:
+        file = write_tfjs(tmp_path / "m", STACK, change=_javascript)
+    done = command("convert", file, tmp_path / "out.pt")
+    assert done.code == 4
+    assert (
+        "modelTopology: a mask in a TF.js model with a Bidirectional: TF.js ignores it" in done.err
+    )
+    assert not (tmp_path / "out.pt").exists()
 
 
 Text = dict[str, Any]

@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UnsupportedOptionError,
+    WeightMismatchError,
+    printable,
+)
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, Source
 from keras2torch_birnn.readers.containers.files import in_member, read_text
@@ -105,6 +110,7 @@ class TensorFlowJS(Container):
             )
         version = str(self._model.get("keras_version") or "")
         if version.startswith(_JAVASCRIPT):
+            _refuse_lost_masks(model)
             return Architecture(given or _as_keras(model), _SAME_AS, writer=version)
         version = version or version_by_shape(model) or _SAME_AS
         return Architecture(given or model, version, str(self._model.get("backend") or ""))
@@ -297,6 +303,37 @@ def _object(value: Any, place: str) -> Mapping[str, Any]:
 
 
 # ---- from TF.js to Keras -----------------------------------------------------------------------
+
+
+def _refuse_lost_masks(model: Any) -> None:
+    """Refuse a model with a mask and a Bidirectional: TF.js drops the mask there, Keras does not.
+
+    Raises:
+        UnsupportedOptionError: the model has both, wherever they are.
+    """
+    layers = list(_described_layers(model))
+    masks = any(
+        name == "Masking" or (name == "Embedding" and config.get("mask_zero"))
+        for name, config in layers
+    )
+    if masks and any(name == "Bidirectional" for name, _ in layers):
+        raise UnsupportedOptionError(
+            "a mask in a TF.js model with a Bidirectional: TF.js ignores it there, Keras does not",
+            "convert the Keras model that it was made from, or remove Masking and mask_zero",
+            place="modelTopology",
+        )
+
+
+def _described_layers(value: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """Yield class name and config of everything in a configuration that has both."""
+    if isinstance(value, Mapping):
+        config = value.get("config")
+        if "class_name" in value and isinstance(config, Mapping):
+            yield value["class_name"], config
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _described_layers(one)
 
 
 def _as_keras(value: Any) -> Any:
