@@ -192,7 +192,7 @@ def _odd_entry(random: Random) -> bytes:
 
 
 def independent_tfjs(files: Mapping[str, bytes], name: str) -> np.ndarray[Any, Any] | None:
-    """What the manifest says of a weight, in a few lines."""
+    """Read a weight by the manifest, in a few lines."""
     for group in json.loads(files["model.json"])["weightsManifest"]:
         data = b"".join(files[path.removeprefix("./")] for path in group["paths"])
         at = 0

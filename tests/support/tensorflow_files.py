@@ -58,7 +58,7 @@ def plain_crc32c(data: bytes) -> int:
 
 
 def masked_crc(data: bytes) -> bytes:
-    """What TensorFlow stores."""
+    """Return the checksum as TensorFlow stores it."""
     crc = plain_crc32c(data)
     return (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
 

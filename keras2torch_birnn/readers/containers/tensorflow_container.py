@@ -11,7 +11,7 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.members import Members
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
-from keras2torch_birnn.readers.hdf5.index_check import Attribute, Kind
+from keras2torch_birnn.readers.hdf5.index_check import Kind
 from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
 from keras2torch_birnn.readers.tensorflow.layer_weights import LayerNaming, Place, locate_variables
 from keras2torch_birnn.readers.tensorflow.object_graph import (
@@ -22,6 +22,7 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
     read_checkpoint_graph,
 )
 from keras2torch_birnn.readers.weights.paths import WeightPaths
+from keras2torch_birnn.readers.weights.store import WithoutAttributes
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 _ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -49,7 +50,7 @@ def read_graph(bundle: TensorBundle) -> Graph:
 
 
 @dataclass(frozen=True)
-class BundleStore:
+class BundleStore(WithoutAttributes):
     """The tensors of a checkpoint as a ``Store`` without groups. A path is a key of the table."""
 
     bundle: TensorBundle
@@ -61,16 +62,6 @@ class BundleStore:
     def members(self, group: str) -> dict[str, Kind]:
         """Return nothing: there are no groups."""
         return {}
-
-    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
-        """Return nothing: there are no groups."""
-        return {}
-
-    def attributes_of(
-        self, groups: Sequence[str], names: Sequence[str]
-    ) -> list[dict[str, Attribute]]:
-        """Return nothing: there are no groups."""
-        return [{} for _ in groups]
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
         """Return the arrays at ``paths``, checked but not read."""

@@ -31,11 +31,12 @@ from keras2torch_birnn.readers.containers.members import Folder, Members, check_
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import JoinedWindows
 from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
-from keras2torch_birnn.readers.hdf5.index_check import Attribute, Kind
+from keras2torch_birnn.readers.hdf5.index_check import Kind
 from keras2torch_birnn.readers.weights.layouts import Layout
 from keras2torch_birnn.readers.weights.legacy import layer_entries
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.slots import Key
+from keras2torch_birnn.readers.weights.store import WithoutAttributes
 from keras2torch_birnn.readers.weights.v3 import v3_paths
 from keras2torch_birnn.spec import Generation, LayerSpec
 
@@ -162,7 +163,7 @@ class QuantizedArray(StoredArray):
 
 
 @dataclass(frozen=True)
-class ManifestStore:
+class ManifestStore(WithoutAttributes):
     """The weights of a manifest as a ``Store``. A path is a weight's name."""
 
     weights: Mapping[str, StoredArray]
@@ -188,16 +189,6 @@ class ManifestStore:
     def members(self, group: str) -> dict[str, Kind]:
         """Return the names and kinds of the direct members of ``group``."""
         return self._groups[group.strip("/")]
-
-    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
-        """Return nothing: there are no attributes."""
-        return {}
-
-    def attributes_of(
-        self, groups: Sequence[str], names: Sequence[str]
-    ) -> list[dict[str, Attribute]]:
-        """Return nothing: there are no attributes."""
-        return [{} for _ in groups]
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
         """Return the arrays at ``paths``, checked but not read."""

@@ -1,4 +1,4 @@
-"""What Keras wrote about its layers into a SavedModel: a JSON text for each tracked object.
+"""The metadata of layers that Keras writes into a SavedModel: JSON for each tracked object.
 
 Up to tf.keras 2.4 the texts are in ``saved_model.pb``, since 2.5 in ``keras_metadata.pb`` (tf.keras
 2.15 ``protobuf/saved_metadata.proto``). TensorFlow's own part of the file, the graph of operations

@@ -33,3 +33,17 @@ class Store(Protocol):
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
         """Return the arrays at ``paths``, checked but not read."""
         ...
+
+
+class WithoutAttributes:
+    """Base of stores whose files hold arrays and no attributes."""
+
+    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
+        """Return nothing: there are no attributes."""
+        return {}
+
+    def attributes_of(
+        self, groups: Sequence[str], names: Sequence[str]
+    ) -> list[dict[str, Attribute]]:
+        """Return nothing for every group: there are no attributes."""
+        return [{} for _ in groups]
