@@ -22,6 +22,7 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.config.policies import read_policy
+from keras2torch_birnn.readers.weights.legacy import layer_entries
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 K1 = FIXTURES / "keras-1.2.2"
@@ -110,6 +111,14 @@ def test_shared_axes_that_keras_1_does_not_write_come_from_the_weights() -> None
         if layer.class_name == "PReLU"
     ]
     assert [layer.config["shared_axes"] for layer in prelu] == [None, (1,)]
+
+
+def test_labels_of_keras_1_are_those_that_the_schema_declares() -> None:
+    highway = LayerSpec("Highway", "deep_W_2", {"use_bias": True}, input_shape=(None, 7))
+    entries = [f"deep_W_2_{label}_1:0" for label in ("b_carry", "W", "b", "W_carry")]
+    assert layer_entries(highway, (), entries, "/", keras1.LAYOUT) == {
+        (): {label: f"deep_W_2_{label}_1:0" for label in ("W", "b", "W_carry", "b_carry")}
+    }
 
 
 @pytest.mark.parametrize("name", ["SReLU", "CosineDense"])

@@ -7,7 +7,7 @@ Sources: Keras 1.2.2 ``layers/*.py`` (``get_config``, ``build``) and ``engine/to
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -245,10 +245,10 @@ _LABELS: Mapping[str, str] = {
     "moving_variance": "running_std",
     "alpha": "alphas",
 }
-_ENTRY = re.compile(
-    r"(?P<layer>.*?)_(?P<label>[WUb](?:_[icfozrh])?|[Wb]_carry|gamma|beta|running_mean|running_std|alphas|"
-    r"depthwise_kernel|pointwise_kernel)"
-    r"(?:_\d+)?(?::\d+)?"
+# Labels of a plugin's layer that declares none, as a pattern.
+_USUAL_LABELS = (
+    "[WUb](?:_[icfozrh])?|[Wb]_carry|gamma|beta|running_mean|running_std|alphas|"
+    "depthwise_kernel|pointwise_kernel"
 )
 
 
@@ -258,10 +258,11 @@ def _label(name: str) -> str:
     return f"{label}_{gate}" if gate else label
 
 
-def _split(entry: str) -> tuple[tuple[str, ...], str]:
+def _split(entry: str, labels: Collection[str]) -> tuple[tuple[str, ...], str]:
     """Split ``a/forward_lstm_1_W_i:0`` into (a, forward_lstm_1) and W_i."""
     *segments, last = entry.split("/")
-    match = _ENTRY.fullmatch(last)
+    known = "|".join(map(re.escape, sorted(labels))) or _USUAL_LABELS
+    match = re.fullmatch(rf"(?P<layer>.*?)_(?P<label>{known})(?:_\d+)?(?::\d+)?", last)
     return ((*segments, match["layer"]), match["label"]) if match else (tuple(segments), last)
 
 

@@ -245,7 +245,7 @@ class _Search:
             number
             for number, one in self._variables_below(place)
             if _label(one) == last
-            if KERAS2.split(one.full_name)[0][-len(inside) or None :] == tuple(inside)
+            if KERAS2.split(one.full_name, ())[0][-len(inside) or None :] == tuple(inside)
         ]
         return found[0] if len(found) == 1 else None
 
@@ -282,4 +282,4 @@ def _weight_names(layer: LayerSpec) -> Sequence[str]:
 
 
 def _label(variable: Variable) -> str:
-    return KERAS2.split(variable.full_name)[1]
+    return KERAS2.split(variable.full_name, ())[1]

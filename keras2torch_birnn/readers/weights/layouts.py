@@ -8,7 +8,7 @@ multiplies from the left, and there are two biases per gate, input ones first.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -36,21 +36,22 @@ class Layout:
     """Layout of a layer's weights in files of one generation.
 
     ``shapes(layer, found)``: name -> shape of what the file holds for a layer, given what was found
-    there (empty at first). ``label(name)``: the last segment of a weight's path. ``split(path)``:
-    the segments before that, and that. ``infer(layer, found)``: the layer with options that its
+    there (empty at first). ``label(name)``: the last segment of a weight's path. ``split(path,
+    labels)``: the segments before that, and that; ``labels``: those of the weights that a layer
+    needs, or none if nobody declares them. ``infer(layer, found)``: the layer with options that its
     weights determine. ``join(layer, arrays)``: Keras 2's weights. ``own_names``: the last of those
     segments is exactly the innermost layer's name.
     """
 
     shapes: Callable[[LayerSpec, Mapping[str, HasShape]], Mapping[str, Shape]]
     label: Callable[[str], str]
-    split: Callable[[str], tuple[tuple[str, ...], str]]
+    split: Callable[[str, Collection[str]], tuple[tuple[str, ...], str]]
     infer: Callable[[LayerSpec, Mapping[str, HasShape]], LayerSpec]
     join: Callable[[LayerSpec, Mapping[str, Array]], dict[str, Any]]
     own_names: bool = False
 
 
-def _split(entry: str) -> tuple[tuple[str, ...], str]:
+def _split(entry: str, labels: Collection[str]) -> tuple[tuple[str, ...], str]:
     *segments, last = entry.split("/")
     match = _BASENAME.fullmatch(last)
     return tuple(segments), match[1] if match else last

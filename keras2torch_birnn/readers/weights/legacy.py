@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -118,8 +118,8 @@ def _split_by_plugins(layer: LayerSpec, layout: Layout) -> Layout:
     if not starts:
         return layout
 
-    def split(entry: str) -> tuple[tuple[str, ...], str]:
-        segments, label = layout.split(entry)
+    def split(entry: str, labels: Collection[str]) -> tuple[tuple[str, ...], str]:
+        segments, label = layout.split(entry, labels)
         start = next((start for start in starts if label.startswith(start)), "")
         return segments, label.removeprefix(start)
 
@@ -137,7 +137,7 @@ def _unnamed_weights(
     place = printable(layer.name)
     while layer.class_name == "TimeDistributed":
         layer, owner = layer.parts["layer"], (*owner, "layer")
-    labels = [layout.split(entry)[1] for entry in entries]
+    labels = [layout.split(entry, ())[1] for entry in entries]
     if not _has_unnamed_weights(layer) or len(set(labels)) < len(labels):
         shown = ", ".join(map(printable, entries[:5]))
         raise WeightMismatchError(
@@ -231,7 +231,8 @@ def _assign(
             "the file is incomplete or belongs to another model",
             place=place,
         )
-    parts = {entry: layout.split(entry) for entry in entries}
+    labels = frozenset(slot.label for slot in wanted)
+    parts = {entry: layout.split(entry, labels) for entry in entries}
     named = _match_names(wanted, parts)
     if all(len(found) == 1 for found in named) and len({f[0] for f in named}) == len(wanted):
         return [(slot, found[0]) for slot, found in zip(wanted, named, strict=True)]
