@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +18,8 @@ from keras2torch_birnn.readers.weights.input_shapes import with_input_shape
 from keras2torch_birnn.readers.weights.layouts import Layout, is_cudnn
 from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
-from keras2torch_birnn.readers.weights.quantized import whole_numbers
-from keras2torch_birnn.readers.weights.slots import Key, fill
+from keras2torch_birnn.readers.weights.quantized import int8_weights
+from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
@@ -51,16 +51,38 @@ def load_weights(
     names = container.written_names(paths)
     root, notes = resolve_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
     stored = _find_arrays(paths, container.store)
-    root = fill(root, stored, layout.infer)
-    root = _infer_again(with_input_shape(root, stored))
-    _check_arrays(root, stored, layout)
+    root = _infer_input_shape(root, stored)
+    rows = tuple(_pair(root, stored, layout))
+    _check_rows(rows, layout)
     if any(layer.class_name not in SCHEMA for layer in root.walk()):
         how = "read"
-    root = fill(root, stored, lambda layer, found: _read(layer, found, layout, notes, how))
-    dtype = common_dtype([array for layer in root.walk() for array in layer.weights.values()])
+    layers = {row.owner: _read(row, layout, notes, how) for row in rows}
+    root = replace_layers(root, layers)
+    dtype = common_dtype([array for one in layers.values() for array in one.weights.values()])
     if generation.name in ("tf.keras", "keras3"):
         notes = [*notes, *mixture_note(parsing.floats, dtype)]
     return with_dtype(root, dtype), tuple(notes)
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer with weights, and the arrays in the file that hold them, by name.
+
+    ``layer`` has the options that its weights determine. ``owner``: the path from the root to it.
+    """
+
+    owner: Key
+    layer: LayerSpec
+    arrays: Mapping[str, StoredArray]
+
+
+def _pair(
+    root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]], layout: Layout
+) -> Iterator[StoredLayer]:
+    """Yield every layer that has weights in the file, with them."""
+    for owner, layer in layers_by_owner(root):
+        if owner in stored:
+            yield StoredLayer(owner, layout.infer(layer, stored[owner]), stored[owner])
 
 
 def _find_arrays(paths: WeightPaths, store: Store) -> dict[Key, dict[str, StoredArray]]:
@@ -69,63 +91,58 @@ def _find_arrays(paths: WeightPaths, store: Store) -> dict[Key, dict[str, Stored
     return {owner: {n: next(arrays) for n in names} for owner, names in paths.items()}
 
 
-def _infer_again(root: LayerSpec) -> LayerSpec:
-    """Infer the shapes again, with the input shape known from the weights."""
-    problems: list[K2TError] = []
-    root = infer_model(root, problems)
-    if problems:
-        raise gather(problems)
-    return root
-
-
-def _check_arrays(
-    root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]], layout: Layout
-) -> None:
-    problems: list[K2TError] = []
-    fill(root, stored, lambda layer, weights: _check(layer, weights, layout, problems))
-    if problems:
-        raise gather(problems)
-
-
-def _check(
-    layer: LayerSpec,
-    weights: Mapping[str, StoredArray],
-    layout: Layout,
-    problems: list[K2TError],
+def _infer_input_shape(
+    root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]]
 ) -> LayerSpec:
-    expected = named_weights(layer) or layout.shapes(layer, weights)
-    if layer.class_name in SCHEMA:
+    """Infer the input's shape from the first weights, where the file lacks it, and all others."""
+    known = with_input_shape(root, stored)
+    if known is root:
+        return root
+    problems: list[K2TError] = []
+    known = infer_model(known, problems)
+    if problems:
+        raise gather(problems)
+    return known
+
+
+def _check_rows(rows: Sequence[StoredLayer], layout: Layout) -> None:
+    """Compare the arrays of every layer with its options.
+
+    Raises:
+        WeightMismatchError: shapes or dtypes differ, all of them together.
+    """
+    problems = [problem for row in rows for problem in _list_problems(row, layout)]
+    if problems:
+        raise gather(problems)
+
+
+def _list_problems(row: StoredLayer, layout: Layout) -> Iterator[K2TError]:
+    layer, schema = row.layer, SCHEMA.get(row.layer.class_name)
+    expected = named_weights(layer) or layout.shapes(layer, row.arrays)
+    if schema is not None:
         try:
-            SCHEMA[layer.class_name].weights(layer.config, layer.input_shape)
+            schema.weights(layer.config, layer.input_shape)
         except ShapeError as error:
-            problems.append(WeightMismatchError(str(error), place=layer.place))
-    whole = SCHEMA[layer.class_name].integer_weights if layer.class_name in SCHEMA else ()
-    bits8 = whole_numbers(layer)
-    for name, array in weights.items():
+            yield WeightMismatchError(str(error), place=layer.place)
+    integers = schema.integer_weights if schema is not None else ()
+    bits8 = int8_weights(layer)
+    for name, array in row.arrays.items():
         wanted = expected.get(name)
         if wanted is not None and not shape_fits(array.shape, wanted):
             shown = ", ".join("any" if size is None else str(size) for size in wanted)
-            problems.append(
-                WeightMismatchError(
-                    f"{name} {array.shape}, the configuration implies ({shown})",
-                    "the file is damaged or belongs to another model",
-                    place=array.path,
-                )
+            yield WeightMismatchError(
+                f"{name} {array.shape}, the configuration implies ({shown})",
+                "the file is damaged or belongs to another model",
+                place=array.path,
             )
         elif name in bits8 and array.dtype.name != "int8":
-            problems.append(
-                WeightMismatchError(
-                    f"{name} holds {array.dtype.name}, int8 is expected", place=array.path
-                )
+            yield WeightMismatchError(
+                f"{name} holds {array.dtype.name}, int8 is expected", place=array.path
             )
-        elif array.dtype.kind != "f" and name not in (*whole, *bits8):
-            problems.append(
-                WeightMismatchError(
-                    f"{name} holds {array.dtype.name}, float weights are expected",
-                    place=array.path,
-                )
+        elif array.dtype.kind != "f" and name not in (*integers, *bits8):
+            yield WeightMismatchError(
+                f"{name} holds {array.dtype.name}, float weights are expected", place=array.path
             )
-    return layer
 
 
 # Weights that builder and reference can take a few rows at a time.
@@ -136,34 +153,29 @@ _MAY_WAIT: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _may_wait(layer: LayerSpec, name: str, stored: Mapping[str, StoredArray]) -> bool:
-    array = stored[name]
+def _may_wait(row: StoredLayer, name: str) -> bool:
+    array = row.arrays[name]
     return (
-        name in _MAY_WAIT.get(layer.class_name, ())
+        name in _MAY_WAIT.get(row.layer.class_name, ())
         and isinstance(array.layout, Contiguous)
         and array.dtype.kind == "f"
         and array.nbytes >= lazy_array.LEAST_BYTES
-        and not is_cudnn(layer, stored)
+        and not is_cudnn(row.layer, row.arrays)
     )
 
 
-def _read(
-    layer: LayerSpec,
-    stored: Mapping[str, StoredArray],
-    layout: Layout,
-    notes: list[str],
-    how: How,
-) -> LayerSpec:
+def _read(row: StoredLayer, layout: Layout, notes: list[str], how: How) -> LayerSpec:
+    """Return the layer with its weights; add a note for each that is not finite."""
     weights: dict[str, Any] = {}
-    for name, array in stored.items():
+    for name, array in row.arrays.items():
         if how == "shapes":
             weights[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
-        elif how == "lazy" and _may_wait(layer, name, stored):
+        elif how == "lazy" and _may_wait(row, name):
             array.check()
             weights[name] = lazy_array.LazyArray.whole(array)
         else:
             weights[name] = array.read()
-    for name, values in weights.items():
-        if how != "shapes" and not lazy_array.is_finite(values):
-            notes.append(f"{printable(layer.place)}: {name} holds values that are not finite")
-    return replace(layer, weights=layout.join(layer, weights))
+        if how != "shapes" and not lazy_array.is_finite(weights[name]):
+            place = printable(row.layer.place)
+            notes.append(f"{place}: {name} holds values that are not finite")
+    return replace(row.layer, weights=layout.join(row.layer, weights))

@@ -59,6 +59,6 @@ def _inner(value: Any) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) else {}
 
 
-def whole_numbers(layer: LayerSpec) -> tuple[str, ...]:
+def int8_weights(layer: LayerSpec) -> tuple[str, ...]:
     """Return the names of the weights that are stored with 8 bits."""
     return ("kernel", "embeddings") if layer.semantics.get("quantized") else ()

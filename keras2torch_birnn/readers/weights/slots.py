@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
 from keras2torch_birnn.schema import SCHEMA
@@ -125,19 +124,25 @@ def _both(
     return lambda segments: first(segments) and second(segments)
 
 
-def fill(
-    layer: LayerSpec,
-    found: Mapping[Key, Mapping[str, Any]],
-    change: Callable[[LayerSpec, Mapping[str, Any]], LayerSpec],
-    owner: Key = (),
-) -> LayerSpec:
-    """Return the tree with ``change(layer, weights)`` applied wherever ``found`` has weights."""
-    if layer.parts:
-        layer = replace(
-            layer,
-            parts={k: fill(p, found, change, (*owner, k)) for k, p in layer.parts.items()},
-        )
-    if layer.graph is not None:
-        inner = tuple(fill(i, found, change, (*owner, i.name)) for i in layer.graph.layers)
-        layer = replace(layer, graph=replace(layer.graph, layers=inner))
-    return change(layer, found[owner]) if owner in found else layer
+def layers_by_owner(layer: LayerSpec, owner: Key = ()) -> Iterator[tuple[Key, LayerSpec]]:
+    """Yield every layer with its path from the root; inner layers before those around them."""
+    for key, part in layer.parts.items():
+        yield from layers_by_owner(part, (*owner, key))
+    for inner in layer.graph.layers if layer.graph else ():
+        yield from layers_by_owner(inner, (*owner, inner.name))
+    yield owner, layer
+
+
+def replace_layers(layer: LayerSpec, layers: Mapping[Key, LayerSpec], owner: Key = ()) -> LayerSpec:
+    """Return the tree with each of ``layers`` in the place that its path names.
+
+    What a layer is made of stays as the tree has it.
+    """
+    new = layers.get(owner, layer)
+    parts, graph = layer.parts, layer.graph
+    if parts:
+        parts = {key: replace_layers(one, layers, (*owner, key)) for key, one in parts.items()}
+    if graph is not None:
+        inner = (replace_layers(one, layers, (*owner, one.name)) for one in graph.layers)
+        graph = replace(graph, layers=tuple(inner))
+    return new if not (parts or graph) else replace(new, parts=parts, graph=graph)

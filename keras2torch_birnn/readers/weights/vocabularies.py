@@ -7,9 +7,7 @@ tf.keras 2.13 to 2.15 and of Keras 3). The text begins with the special tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
@@ -20,7 +18,7 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.limits import MAX_INT64, MIN_INT64
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.keras_archive import VOCABULARY
-from keras2torch_birnn.readers.weights.slots import Key, fill
+from keras2torch_birnn.readers.weights.slots import Key, replace_layers
 from keras2torch_birnn.readers.weights.v3 import ROOTS, v3_places
 from keras2torch_birnn.schema.custom_layers import own_of
 from keras2torch_birnn.spec import Generation, LayerSpec
@@ -39,7 +37,7 @@ def with_vocabularies(
     bare = [layer for layer in root.walk() if _lacks(layer)]
     if not bare:
         return root
-    found: dict[Key, Mapping[str, Any]] = {}
+    found: dict[Key, LayerSpec] = {}
     first, last = VOCABULARY
     for group in ROOTS:
         if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
@@ -47,8 +45,9 @@ def with_vocabularies(
         for owner, base, layer in v3_places(root, container.store, generation, group):
             name = f"{first}{base.removeprefix('/')}{last}"
             if _lacks(layer) and name in container.vocabularies:
-                found[owner] = {"vocabulary": _numbers(container.vocabularies[name], name)}
-    root = fill(root, found, lambda layer, own: replace(layer, config={**layer.config, **own}))
+                words = _numbers(container.vocabularies[name], name)
+                found[owner] = replace(layer, config={**layer.config, "vocabulary": words})
+    root = replace_layers(root, found)
     problems += [
         UnsupportedOptionError(
             "IntegerLookup without vocabulary: what adapt() found is not in this file",
