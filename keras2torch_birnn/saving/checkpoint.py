@@ -10,15 +10,12 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.conversion import (
-    Golden,
     Origin,
     attach_origin,
     build,
@@ -29,7 +26,6 @@ from keras2torch_birnn.conversion import (
 )
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
-    OutputError,
     UsageError,
     WeightMismatchError,
     in_file,
@@ -37,25 +33,28 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers.config.call_count import check_call_count
-from keras2torch_birnn.readers.containers.files import open_file
-from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
-from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.saving.atomic import find_cause, write_atomically
-from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT, FORMAT
+from keras2torch_birnn.saving.atomic import write_atomically
+from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
+from keras2torch_birnn.saving.content import (
+    first_line,
+    make_content,
+    make_dense,
+    make_metadata,
+    name_golden,
+    parse_golden,
+    parse_spec,
+    read_content,
+    write_safetensors,
+    write_torch,
+)
 from keras2torch_birnn.saving.streaming import can_stream, stream_safetensors, stream_torch
 from keras2torch_birnn.saving.validation import (
     NOT_OURS,
     REMEDY,
-    check_archive,
     check_golden,
-    check_spec,
-    check_tensors,
 )
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
-
-_GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
 
 
 def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
@@ -77,17 +76,15 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     golden = facts.golden
     if checksum(model) != facts.checksum:
         golden = make_golden_by_model(model)
-    named = _name_golden(golden)
-    tensors, target = _make_dense({**model.state_dict(), **named}), Path(path)
+    named = name_golden(golden)
+    tensors, target = make_dense({**model.state_dict(), **named}), Path(path)
     size = sum(tensor.nbytes for tensor in tensors.values())
 
     def write(file: Path) -> None:
         if _is_safetensors(target):
-            _write_safetensors(
-                tensors, _make_metadata(facts.spec_text, golden, requires_grad), file
-            )
+            write_safetensors(tensors, make_metadata(facts.spec_text, golden, requires_grad), file)
         else:
-            _write_torch(_make_content(facts.spec_text, tensors, golden, requires_grad), file)
+            write_torch(make_content(facts.spec_text, tensors, golden, requires_grad), file)
 
     write_atomically(target, write, CHECKPOINT, overwrite=overwrite, size=size)
 
@@ -113,38 +110,21 @@ def write_checkpoint(
     """
     facts = origin(model)
     text, golden = facts.spec_text, facts.golden
-    tensors = {**model.state_dict(keep_vars=True), **_name_golden(golden)}
+    tensors = {**model.state_dict(keep_vars=True), **name_golden(golden)}
 
     def write(file: Path) -> None:
         with in_file(source):
             if _is_safetensors(path):
-                stream_safetensors(tensors, _make_metadata(text, golden, {}), file)
+                stream_safetensors(tensors, make_metadata(text, golden, {}), file)
             elif can_stream():
-                stream_torch(_make_content(text, tensors, golden, {}), file)
+                stream_torch(make_content(text, tensors, golden, {}), file)
             else:
                 materialize(model)
-                _write_torch(_make_content(text, _make_dense(tensors), golden, {}), file)
+                write_torch(make_content(text, make_dense(tensors), golden, {}), file)
             finish()
 
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     write_atomically(path, write, CHECKPOINT, overwrite=overwrite, size=size)
-
-
-def _name_golden(golden: Golden) -> dict[str, Tensor]:
-    """Name the golden tensors as in safetensors."""
-    return {
-        f"{_GOLDEN}{kind}/{i:06d}": value
-        for kind, values in (("inputs", golden.inputs), ("outputs", golden.outputs))
-        for i, value in enumerate(values)
-    }
-
-
-def _describe_golden(golden: Golden) -> dict[str, Any]:
-    return {
-        "made_by": golden.made_by,
-        "rounding": golden.rounding,
-        "roundings": list(golden.roundings),
-    }
 
 
 def check_modules(model: nn.Module, twin: nn.Module) -> None:
@@ -202,66 +182,6 @@ def _restore_requires_grad(model: nn.Module, requires_grad: Any) -> None:
         parameters[name].requires_grad_(value is True)
 
 
-def _make_metadata(spec: str, golden: Golden, requires_grad: Mapping[str, bool]) -> dict[str, str]:
-    """Make the metadata of a ``.safetensors`` file."""
-    texts = {"format": FORMAT, "spec": spec, "golden": json.dumps(_describe_golden(golden))}
-    return texts | ({"requires_grad": json.dumps(requires_grad)} if requires_grad else {})
-
-
-def _make_content(
-    spec: str, tensors: Mapping[str, Tensor], golden: Golden, requires_grad: Mapping[str, bool]
-) -> dict[str, Any]:
-    """Make the plain dict of a ``.pt`` file."""
-    named = _name_golden(golden)
-    return {
-        "format": FORMAT,  # first, because checkpoint_kind looks for it there
-        "spec": spec,
-        **({"requires_grad": dict(requires_grad)} if requires_grad else {}),
-        "state_dict": {n: t for n, t in tensors.items() if n not in named},
-        "golden": {
-            kind: [tensors[name] for name in named if name.startswith(f"{_GOLDEN}{kind}/")]
-            for kind in ("inputs", "outputs")
-        }
-        | _describe_golden(golden),
-    }
-
-
-def _make_dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make the tensors dense, on the CPU, and owners of exactly their own memory.
-
-    Copies only where needed: the weights may take most of the memory.
-    """
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in tensors.items():
-        tensor = value.detach().cpu().contiguous()
-        memory = tensor.untyped_storage()
-        if memory.nbytes() != tensor.nbytes or memory.data_ptr() in seen:
-            tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
-        found[name] = tensor
-    return found
-
-
-def _write_torch(content: Mapping[str, Any], path: Path) -> None:
-    try:
-        with path.open("wb") as file:
-            torch.save(content, file)
-    except RuntimeError as error:
-        raise find_cause(error) from None
-
-
-def _write_safetensors(tensors: dict[str, Tensor], texts: dict[str, str], path: Path) -> None:
-    try:
-        safetensors.torch.save_file(tensors, path, metadata=texts)
-    except safetensors.SafetensorError as error:
-        raise OutputError(f"cannot be written ({_first_line(error)})", "disk full?") from None
-
-
-def _first_line(error: Exception) -> str:
-    return printable(str(error).strip().partition("\n")[0])
-
-
 def load(
     path: str | os.PathLike[str],
     device: str | torch.device = "cpu",
@@ -284,7 +204,7 @@ def load(
     with in_file(path):
         content = read_content(Path(path))
         spec = parse_spec(content)
-        golden = _parse_golden(content["golden"])
+        golden = parse_golden(content["golden"])
         check_golden(spec, golden.inputs)
         model = _build_checked(spec)
         _assign(model, content["state_dict"])
@@ -301,7 +221,7 @@ def _build_checked(spec: ModelSpec) -> fx.GraphModule:
         return build(spec)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         raise InvalidModelFileError(
-            f"its spec is damaged ({type(error).__name__}: {_first_line(error)})",
+            f"its spec is damaged ({type(error).__name__}: {first_line(error)})",
             "convert again",
             place="spec",
         ) from None
@@ -358,92 +278,3 @@ def resolve_device(device: str | torch.device) -> torch.device:
             "use --device cpu, or install a CUDA build of torch",
         )
     return found
-
-
-def read_content(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's dict from either format, and check its keys and their types."""
-    with open_file(path) as file:
-        window = Window(file, 0, os.fstat(file.fileno()).st_size)
-        start = window.head(8)
-        if start.startswith(b"\x89HDF"):
-            raise InvalidModelFileError(NOT_OURS, REMEDY)
-        if start.startswith(b"PK"):
-            check_archive(window)
-            content = _from_torch(file)
-        else:
-            content = _from_safetensors(path)
-    version = content.get("format")
-    if isinstance(version, str) and version != FORMAT and version.startswith("keras2torch_birnn/"):
-        raise InvalidModelFileError(
-            f"format {printable(version)}, this k2t reads {FORMAT}", "upgrade keras2torch_birnn"
-        )
-    wanted = {"format": str, "spec": str, "state_dict": Mapping, "golden": Mapping}
-    for key, kind in wanted.items():
-        if not isinstance(content.get(key), kind):
-            raise InvalidModelFileError(NOT_OURS, REMEDY, place=key)
-    if content["format"] != FORMAT:
-        raise InvalidModelFileError(NOT_OURS, REMEDY, place="format")
-    check_tensors(content["state_dict"], "state_dict")
-    return content
-
-
-def _from_torch(file: BinaryIO) -> dict[str, Any]:
-    file.seek(0)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on damaged files
-        raise InvalidModelFileError(f"{NOT_OURS} ({_first_line(error)})", REMEDY) from None
-    return content if isinstance(content, dict) else {}
-
-
-def _from_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            texts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InvalidModelFileError(f"{NOT_OURS} ({_first_line(error)})", REMEDY) from None
-    golden: dict[str, Any] = {"inputs": [], "outputs": []}
-    for name in sorted(n for n in tensors if n.startswith(_GOLDEN)):
-        golden.setdefault(name.split("/")[1], []).append(tensors.pop(name))
-    objects: dict[str, dict[str, Any]] = {}
-    for place in ("golden", "requires_grad"):
-        try:
-            objects[place] = dict(parse_object(texts.get(place, "{}"), place=place))
-        except InvalidModelFileError:
-            raise InvalidModelFileError(NOT_OURS, REMEDY, place=place) from None
-    return {
-        "format": texts.get("format"),
-        "spec": texts.get("spec"),
-        "state_dict": tensors,
-        "golden": golden | objects["golden"],
-        "requires_grad": objects["requires_grad"],
-    }
-
-
-def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
-    """Parse and check a checkpoint's spec; its arrays are placeholders."""
-    try:
-        spec = model_from_json(parse_json(content["spec"], place="spec"))
-    except (KeyError, TypeError, ValueError, AttributeError, InvalidModelFileError) as error:
-        reason = error.found if isinstance(error, InvalidModelFileError) else error
-        raise InvalidModelFileError(
-            f"its spec is damaged ({printable(reason)})", "convert again", place="spec"
-        ) from None
-    check_spec(spec, content["state_dict"])
-    check_call_count(spec.root)
-    return spec
-
-
-def _parse_golden(content: Mapping[str, Any]) -> Golden:
-    try:
-        inputs, outputs = tuple(content["inputs"]), tuple(content["outputs"])
-        roundings = tuple(map(float, content.get("roundings", ())))
-        made_by, rounding = str(content["made_by"]), float(content["rounding"])
-        golden = Golden(inputs, outputs, made_by, rounding, roundings)
-    except (KeyError, TypeError, ValueError):
-        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden") from None
-    if not inputs or len(roundings) not in (0, len(outputs)):
-        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden")
-    check_tensors({str(i): t for i, t in enumerate((*inputs, *outputs))}, "golden")
-    return golden

@@ -100,7 +100,7 @@ COULD_RUN: dict[str, set[str]] = {
     # shipped plugins, and the modules in the table of engines
     "import_module": {"plugins/__init__.py", "rnn/engines/select.py"},
     "exec_module": {"plugins/__init__.py"},  # --plugin FILE.py
-    "torch.load": {"saving/checkpoint.py"},  # weights_only, after validation
+    "torch.load": {"saving/content.py"},  # weights_only, after validation
     "extract": set(),
     "extractall": set(),
 }

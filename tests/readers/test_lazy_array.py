@@ -28,7 +28,9 @@ from keras2torch_birnn.readers import open_model
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.saving.checkpoint import FORMAT, read_content, save
+from keras2torch_birnn.saving.checkpoint import save
+from keras2torch_birnn.saving.checkpoint_kind import FORMAT
+from keras2torch_birnn.saving.content import read_content
 from keras2torch_birnn.saving.streaming import stream_safetensors, stream_torch
 from keras2torch_birnn.spec import Array
 

@@ -17,7 +17,7 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.layers.attribute_names import attribute_names
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.saving.checkpoint import parse_spec, read_content
+from keras2torch_birnn.saving.content import parse_spec, read_content
 
 
 def convert_save_load_verify(path: Path, out: Path) -> torch.nn.Module:

@@ -29,7 +29,7 @@ from keras2torch_birnn.errors import (
     WeightMismatchError,
 )
 from keras2torch_birnn.saving.atomic import write_atomically
-from keras2torch_birnn.saving.checkpoint import FORMAT
+from keras2torch_birnn.saving.checkpoint_kind import FORMAT
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
 SUFFIXES = pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".pth", ".PT"])

@@ -1,0 +1,214 @@
+"""Content of a checkpoint, written to and read from ``.pt`` and ``.safetensors``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.conversion import (
+    Golden,
+)
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    OutputError,
+    printable,
+)
+from keras2torch_birnn.readers.config.call_count import check_call_count
+from keras2torch_birnn.readers.containers.files import open_file
+from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.saving.atomic import find_cause
+from keras2torch_birnn.saving.checkpoint_kind import FORMAT
+from keras2torch_birnn.saving.validation import (
+    NOT_OURS,
+    REMEDY,
+    check_archive,
+    check_spec,
+    check_tensors,
+)
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import ModelSpec
+
+_GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
+
+
+def name_golden(golden: Golden) -> dict[str, Tensor]:
+    """Name the golden tensors as in safetensors."""
+    return {
+        f"{_GOLDEN}{kind}/{i:06d}": value
+        for kind, values in (("inputs", golden.inputs), ("outputs", golden.outputs))
+        for i, value in enumerate(values)
+    }
+
+
+def _describe_golden(golden: Golden) -> dict[str, Any]:
+    return {
+        "made_by": golden.made_by,
+        "rounding": golden.rounding,
+        "roundings": list(golden.roundings),
+    }
+
+
+def make_metadata(spec: str, golden: Golden, requires_grad: Mapping[str, bool]) -> dict[str, str]:
+    """Make the metadata of a ``.safetensors`` file."""
+    texts = {"format": FORMAT, "spec": spec, "golden": json.dumps(_describe_golden(golden))}
+    return texts | ({"requires_grad": json.dumps(requires_grad)} if requires_grad else {})
+
+
+def make_content(
+    spec: str, tensors: Mapping[str, Tensor], golden: Golden, requires_grad: Mapping[str, bool]
+) -> dict[str, Any]:
+    """Make the plain dict of a ``.pt`` file."""
+    named = name_golden(golden)
+    return {
+        "format": FORMAT,  # first, because checkpoint_kind looks for it there
+        "spec": spec,
+        **({"requires_grad": dict(requires_grad)} if requires_grad else {}),
+        "state_dict": {n: t for n, t in tensors.items() if n not in named},
+        "golden": {
+            kind: [tensors[name] for name in named if name.startswith(f"{_GOLDEN}{kind}/")]
+            for kind in ("inputs", "outputs")
+        }
+        | _describe_golden(golden),
+    }
+
+
+def make_dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make the tensors dense, on the CPU, and owners of exactly their own memory.
+
+    Copies only where needed: the weights may take most of the memory.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in tensors.items():
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage()
+        if memory.nbytes() != tensor.nbytes or memory.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        found[name] = tensor
+    return found
+
+
+def write_torch(content: Mapping[str, Any], path: Path) -> None:
+    """Write the content of a ``.pt`` file; raise OSError if that fails."""
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        raise find_cause(error) from None
+
+
+def write_safetensors(tensors: dict[str, Tensor], texts: dict[str, str], path: Path) -> None:
+    """Write tensors and metadata to a ``.safetensors`` file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        safetensors.torch.save_file(tensors, path, metadata=texts)
+    except safetensors.SafetensorError as error:
+        raise OutputError(f"cannot be written ({first_line(error)})", "disk full?") from None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text."""
+    return printable(str(error).strip().partition("\n")[0])
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's dict from either format, and check its keys and their types."""
+    with open_file(path) as file:
+        window = Window(file, 0, os.fstat(file.fileno()).st_size)
+        start = window.head(8)
+        if start.startswith(b"\x89HDF"):
+            raise InvalidModelFileError(NOT_OURS, REMEDY)
+        if start.startswith(b"PK"):
+            check_archive(window)
+            content = _from_torch(file)
+        else:
+            content = _from_safetensors(path)
+    version = content.get("format")
+    if isinstance(version, str) and version != FORMAT and version.startswith("keras2torch_birnn/"):
+        raise InvalidModelFileError(
+            f"format {printable(version)}, this k2t reads {FORMAT}", "upgrade keras2torch_birnn"
+        )
+    wanted = {"format": str, "spec": str, "state_dict": Mapping, "golden": Mapping}
+    for key, kind in wanted.items():
+        if not isinstance(content.get(key), kind):
+            raise InvalidModelFileError(NOT_OURS, REMEDY, place=key)
+    if content["format"] != FORMAT:
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="format")
+    check_tensors(content["state_dict"], "state_dict")
+    return content
+
+
+def _from_torch(file: BinaryIO) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on damaged files
+        raise InvalidModelFileError(f"{NOT_OURS} ({first_line(error)})", REMEDY) from None
+    return content if isinstance(content, dict) else {}
+
+
+def _from_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InvalidModelFileError(f"{NOT_OURS} ({first_line(error)})", REMEDY) from None
+    golden: dict[str, Any] = {"inputs": [], "outputs": []}
+    for name in sorted(n for n in tensors if n.startswith(_GOLDEN)):
+        golden.setdefault(name.split("/")[1], []).append(tensors.pop(name))
+    objects: dict[str, dict[str, Any]] = {}
+    for place in ("golden", "requires_grad"):
+        try:
+            objects[place] = dict(parse_object(texts.get(place, "{}"), place=place))
+        except InvalidModelFileError:
+            raise InvalidModelFileError(NOT_OURS, REMEDY, place=place) from None
+    return {
+        "format": texts.get("format"),
+        "spec": texts.get("spec"),
+        "state_dict": tensors,
+        "golden": golden | objects["golden"],
+        "requires_grad": objects["requires_grad"],
+    }
+
+
+def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
+    """Parse and check a checkpoint's spec; its arrays are placeholders."""
+    try:
+        spec = model_from_json(parse_json(content["spec"], place="spec"))
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidModelFileError) as error:
+        reason = error.found if isinstance(error, InvalidModelFileError) else error
+        raise InvalidModelFileError(
+            f"its spec is damaged ({printable(reason)})", "convert again", place="spec"
+        ) from None
+    check_spec(spec, content["state_dict"])
+    check_call_count(spec.root)
+    return spec
+
+
+def parse_golden(content: Mapping[str, Any]) -> Golden:
+    """Parse and check a checkpoint's golden vectors."""
+    try:
+        inputs, outputs = tuple(content["inputs"]), tuple(content["outputs"])
+        roundings = tuple(map(float, content.get("roundings", ())))
+        made_by, rounding = str(content["made_by"]), float(content["rounding"])
+        golden = Golden(inputs, outputs, made_by, rounding, roundings)
+    except (KeyError, TypeError, ValueError):
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden") from None
+    if not inputs or len(roundings) not in (0, len(outputs)):
+        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden")
+    check_tensors({str(i): t for i, t in enumerate((*inputs, *outputs))}, "golden")
+    return golden
