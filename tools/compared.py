@@ -17,8 +17,9 @@ from typing import Any
 
 import h5py
 
-from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import LAYERS
 from keras2torch_birnn.spec import Call, LayerSpec
 

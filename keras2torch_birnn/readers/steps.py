@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.errors import K2TError, in_file
-from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.backends import check_backend
 from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.custom_layers import check_names
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
 from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.penalties import describe_penalties
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.files import file_window, read_text

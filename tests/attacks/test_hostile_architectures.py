@@ -20,8 +20,9 @@ from commands import STACK_H5, STACK_KERAS, changed_text_h5, changed_text_keras
 from harness import Attack, Runner, refused
 
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema.shape_inference import infer_model
 
 CONTAINER = pytest.mark.parametrize("suffix", CONTAINERS)

@@ -16,9 +16,10 @@ from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
-from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.shape_inference import infer_model

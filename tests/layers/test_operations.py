@@ -22,8 +22,9 @@ from torch import Tensor
 from keras2torch_birnn import K2TError
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.functional import operations
-from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, operation_names, tf_functions
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.saving.checkpoint import load, save

@@ -14,8 +14,9 @@ from specs import B, T, chain, functional, layer, values, with_options
 from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.layers.registry import convert_layer
-from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.schema.shape_inference import infer_model

@@ -10,8 +10,9 @@ import pytest
 from specs import FIXTURES, bi, rnn, with_options
 
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings, model_from_json

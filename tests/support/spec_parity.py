@@ -12,8 +12,9 @@ from specs import functional, layer, values
 
 from keras2torch_birnn.conversion import build
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from keras2torch_birnn.errors import (
@@ -19,7 +19,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
-from keras2torch_birnn.readers.config import dialects, keras1
+from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.config.calls import resolve_masks
 from keras2torch_birnn.readers.config.cells import (
     check_alone,
@@ -34,24 +34,19 @@ from keras2torch_birnn.readers.config.custom_layers import (
     find_custom_class,
     parse_custom_layer,
 )
-from keras2torch_birnn.readers.config.graphs import build_functional, build_sequential, parse_shape
+from keras2torch_birnn.readers.config.graphs import build_functional, build_sequential
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
-from keras2torch_birnn.readers.config.penalties import penalties
-from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
+from keras2torch_birnn.readers.config.options import check_dtype, parse_options
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
-from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
 from keras2torch_birnn.schema import (
     CLASS_NAMES,
     RECURRENT,
-    REQUIRED,
-    SCHEMA,
-    BadOptionError,
-    Option,
 )
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
-from keras2torch_birnn.spec import Generation, Graph, LayerSpec
+from keras2torch_birnn.spec import Graph, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")
 
@@ -70,23 +65,6 @@ _HOW_TO_SUPPLY = (
 _HOW_TO_SUPPLY_A_LAMBDA = (
     "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file"
 )
-
-
-@dataclass
-class Parsing:
-    """State of one parse; its steps add to ``problems`` and ``notes``.
-
-    ``floats``: "float32", "float64", as far as layers say that they compute in it.
-    ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
-    ``penalties``: what layers add in training, by their places, see ``readers.config.penalties``.
-    """
-
-    generation: Generation
-    problems: list[K2TError] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    floats: set[str] = field(default_factory=set)
-    of_tensorflow_1: set[str] = field(default_factory=set)
-    penalties: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
@@ -154,7 +132,7 @@ def _parse_layer(
     parsing.problems += [UnsupportedOptionError(found, place=place) for found in refused]
     own_class = find_custom_class(entry, name, place)
     if own_class is not None:
-        _check_dtype(named.get("dtype"), parsing, place)
+        check_dtype(named.get("dtype"), parsing, place)
         return parse_custom_layer(
             own_class, name, config, parsing.generation, place, parsing.problems
         )
@@ -184,7 +162,7 @@ def _parse_layer(
         )
     else:
         parts = {}
-    options, semantics = _parse_options(
+    options, semantics = parse_options(
         file_class, class_name, config, parsing, place, wrapped=wrapped
     )
     layer = LayerSpec(class_name, name, options, parts=parts, place=place, semantics=semantics)
@@ -239,127 +217,6 @@ def _is_operation(entry: Mapping[str, Any]) -> bool:
 
 def _schema_key(entry: Mapping[str, Any], file_class: str) -> str:
     return f"ops.{file_class}" if _is_operation(entry) else file_class
-
-
-def _parse_options(
-    file_class: str,
-    class_name: str,
-    given: Mapping[str, Any],
-    parsing: Parsing,
-    place: str,
-    *,
-    wrapped: bool,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parse a layer's config and semantics, all explicit; unsupported options become problems."""
-    schema = SCHEMA[class_name]
-    rules = dialects.mask_rules(class_name, parsing.generation)
-    if added := penalties(class_name, given):
-        parsing.penalties[place] = added
-    config = dialects.rename_keys(class_name, given)
-    trainable = config.pop("trainable", True)
-    if class_name == "InputLayer":
-        _note_dtype(read_policy(config.get("dtype")), parsing)
-        if config.get("shape") is not None:
-            config["shape"] = parse_shape(config["shape"], place)
-        for key in ("sparse", "ragged"):
-            if config.get(key):
-                parsing.problems.append(
-                    UnsupportedOptionError(f"{key}=True is not supported", place=place)
-                )
-    elif "dtype" not in schema.options:
-        quantized, refusal = parse_quantization(class_name, config)
-        if refusal:
-            parsing.problems.append(UnsupportedOptionError(refusal, place=place))
-        else:
-            _check_dtype(source_policy(config.get("dtype")), parsing, place)
-        config.pop("dtype", None)
-        if quantized:
-            rules["quantized"] = quantized
-    if "recurrent_dropout" in schema.options:
-        config = dialects.cell_defaults(file_class, config, parsing.generation)
-    if "masked_output" in schema.semantics:
-        first = wrapped and dialects.is_tensorflow_1(given, parsing.generation)
-        if first:
-            parsing.of_tensorflow_1.add(place)
-        anew = first or not parsing.generation.bidirectional_carries
-        if wrapped and config.get("stateful") and anew:
-            config["stateful"] = False
-            parsing.notes.append(
-                f"{printable(place)}: stateful inside a Bidirectional has no effect in Keras "
-                f"{printable(parsing.generation.version)}: every batch starts anew"
-            )
-        rules["masked_output"] = dialects.masked_output(
-            file_class, config, parsing.generation, wrapped=wrapped
-        )
-        config.pop("zero_output_for_mask", None)
-    untold = class_name in ("Attention", "AdditiveAttention") and "causal" not in given
-    if untold and parsing.generation.version == "2.2.4-tf":
-        parsing.notes.append(
-            f"{printable(place)}: TensorFlow 1.14 does not write the options of {class_name}; "
-            "taken as causal=False, as this Keras does when it reads the file"
-        )
-    options: dict[str, Any] = {"trainable": trainable is not False}
-    for key, option in schema.options.items():
-        options[key] = _parse_option(class_name, key, option, config, parsing, place)
-    semantics = {
-        key: _parse_option(class_name, key, option, rules, parsing, place)
-        for key, option in schema.semantics.items()
-    }
-    for key in config.keys() - schema.options.keys():
-        if key not in (*schema.parts, "layer") and dialects.has_effect(class_name, key):
-            parsing.problems.append(
-                UnsupportedOptionError(
-                    f"{class_name} option {printable(key)}={printable(repr(config[key]))} "
-                    "is unknown",
-                    place=place,
-                )
-            )
-    return options, semantics
-
-
-def _parse_option(
-    class_name: str,
-    key: str,
-    option: Option,
-    config: Mapping[str, Any],
-    parsing: Parsing,
-    place: str,
-) -> Any:
-    if key not in config and option.default is not REQUIRED:
-        return option.default
-    try:
-        if key not in config:
-            raise InvalidModelFileError(
-                f"{class_name} without {key}", "the file is incomplete", place=place
-            )
-        value = config[key]
-        if key in ("activation", "recurrent_activation"):
-            value = dialects.activation(value, parsing.generation)
-        return option.parse(value)
-    except BadOptionError as error:
-        parsing.problems.append(
-            UnsupportedOptionError(
-                f"{class_name} option {key}={printable(repr(config[key]))} is not supported: "
-                f"{error}",
-                place=place,
-            )
-        )
-    except K2TError as error:
-        parsing.problems.append(error)
-    return None if option.default is REQUIRED else option.default
-
-
-def _check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
-    meaning = read_policy(policy)
-    _note_dtype(meaning, parsing)
-    parsing.floats |= {meaning.floats} - {""}
-    if meaning.refusal:
-        parsing.problems.append(UnsupportedOptionError(meaning.refusal, place=place))
-
-
-def _note_dtype(meaning: DtypePolicy, parsing: Parsing) -> None:
-    if meaning.note and meaning.note not in parsing.notes:
-        parsing.notes.append(meaning.note)
 
 
 # ---- wrappers ---------------------------------------------------------------------------------
