@@ -7,17 +7,11 @@ Source: tfjs 4.22 ``tfjs-core/src/io/io_utils.ts`` and ``tfjs-layers/src/models.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from keras2torch_birnn import limits
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UnsupportedOptionError,
@@ -26,17 +20,14 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, Source
-from keras2torch_birnn.readers.containers.files import in_member, read_text
-from keras2torch_birnn.readers.containers.members import Folder, Members, check_name
+from keras2torch_birnn.readers.containers.files import read_text
+from keras2torch_birnn.readers.containers.members import Folder, Members
+from keras2torch_birnn.readers.containers.tfjs_manifest import ManifestStore, read_manifest
 from keras2torch_birnn.readers.files.strict_json import parse_object
-from keras2torch_birnn.readers.files.window import JoinedWindows
-from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
-from keras2torch_birnn.readers.hdf5.index_check import Kind
 from keras2torch_birnn.readers.weights.layouts import Layout
 from keras2torch_birnn.readers.weights.legacy import layer_entries
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.slots import Key
-from keras2torch_birnn.readers.weights.store import WithoutAttributes
 from keras2torch_birnn.readers.weights.v3 import v3_paths
 from keras2torch_birnn.spec import Generation, LayerSpec
 
@@ -45,20 +36,10 @@ MODEL_JSON = "model.json"
 _JAVASCRIPT = "tfjs-layers"
 # TF.js has the defaults and equations of this Keras.
 _SAME_AS = "2.2.4"
-_DTYPES: Mapping[str, str] = {
-    "float32": "<f4",
-    "float16": "<f2",
-    "int32": "<i4",
-    "bool": "bool",
-    "uint8": "<u1",
-    "uint16": "<u2",
-}
-_QUANTIZED = ("uint8", "uint16", "float16")
 # Options for which TF.js writes null where Keras has a default.
 _NULL_OPTIONS = ("implementation", "mask_zero", "unit_forget_bias", "input_length")
 _NUMBERED = re.compile(r"(.*/)?vars/\d{1,9}")
 _LOOKED_AT = 64  # parts of a weight's name that are looked at, from its end
-_BLOCK = 1 << 18  # values that are computed at once
 
 
 class TensorFlowJS(Container):
@@ -98,7 +79,7 @@ class TensorFlowJS(Container):
             )
         if not isinstance(topology, Mapping):
             raise InvalidModelFileError("without modelTopology", "refused")
-        return cls(ManifestStore(_read_manifest(model.get("weightsManifest"), members)), topology)
+        return cls(ManifestStore(read_manifest(model.get("weightsManifest"), members)), topology)
 
     def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
         """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
@@ -111,8 +92,8 @@ class TensorFlowJS(Container):
             )
         version = str(self._model.get("keras_version") or "")
         if version.startswith(_JAVASCRIPT):
-            _refuse_lost_masks(model)
-            return Architecture(given or _as_keras(model), _SAME_AS, writer=version)
+            translated = _to_keras(model)
+            return Architecture(given or translated, _SAME_AS, writer=version)
         version = version or version_by_shape(model) or _SAME_AS
         return Architecture(given or model, version, str(self._model.get("backend") or ""))
 
@@ -136,173 +117,18 @@ class TensorFlowJS(Container):
         return {name: name for name in self._weights}
 
 
-# ---- the weights -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class QuantizedArray(StoredArray):
-    """Numbers that were rounded to few bits: ``value = stored * scale + least``."""
-
-    target: str = "f4"
-    scale: float = 1.0
-    least: float = 0.0
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of what is read."""
-        return np.dtype(self.target)
-
-    def _values(self, stored: Array) -> Array:
-        """Compute the values in float64, as JavaScript does, a block at a time."""
-        out = np.empty(stored.size, self.dtype)
-        flat = super()._values(stored).reshape(-1)
-        for start in range(0, out.size, _BLOCK):
-            some = flat[start : start + _BLOCK] * np.float64(self.scale) + self.least
-            out[start : start + _BLOCK] = np.rint(some) if self.target == "i4" else some
-        return out.reshape(stored.shape)
-
-
-@dataclass(frozen=True)
-class ManifestStore(WithoutAttributes):
-    """The weights of a manifest as a ``Store``. A path is a weight's name."""
-
-    weights: Mapping[str, StoredArray]
-
-    @cached_property
-    def _groups(self) -> dict[str, dict[str, Kind]]:
-        groups: dict[str, dict[str, Kind]] = {"": {}}
-        for name in self.weights:
-            kind: Kind = "dataset"
-            while name:
-                group, _, last = name.rpartition("/")
-                groups.setdefault(group, {})[last] = kind
-                name, kind = group, "group"
-        return groups
-
-    def kind(self, path: str) -> Kind | None:
-        """Return the kind of object at ``path``; None if there is none."""
-        path = path.strip("/")
-        if path in self.weights:
-            return "dataset"
-        return "group" if path in self._groups else None
-
-    def members(self, group: str) -> dict[str, Kind]:
-        """Return the names and kinds of the direct members of ``group``."""
-        return self._groups[group.strip("/")]
-
-    def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
-        """Return the arrays at ``paths``, checked but not read."""
-        missing = next((path for path in paths if path.strip("/") not in self.weights), None)
-        if missing is not None:
-            raise WeightMismatchError(
-                "no such weight", "the files belong to another model", place=printable(missing)
-            )
-        return [self.weights[path.strip("/")] for path in paths]
-
-
-def _read_manifest(manifest: Any, members: Members) -> dict[str, StoredArray]:
-    """Open all files that a manifest names, and say where each weight is in them.
-
-    Raises:
-        InvalidModelFileError: no manifest, or its sizes are not those of the files.
-    """
-    found: dict[str, StoredArray] = {}
-    for number, group in enumerate(_list(manifest, "weightsManifest")):
-        place = f"weightsManifest group {number}"
-        paths, weights = (_list(_object(group, place).get(k), place) for k in ("paths", "weights"))
-        if len(paths) > limits.MAX_CHECKPOINT_SHARDS:
-            raise InvalidModelFileError(f"{len(paths)} files", "refused", place=place)
-        windows = JoinedWindows(tuple(members.open(_path(path, place)) for path in paths))
-        offset = 0
-        for entry in weights:
-            array = _read_entry(_object(entry, place), windows, offset)
-            offset += _stored_bytes(array)
-            if _object(entry, place).get("group") == "optimizer":
-                continue
-            if array.path in found:
-                raise InvalidModelFileError(
-                    "two weights of this name", "refused", place=printable(array.path)
-                )
-            found[array.path] = array
-        if offset != windows.size:
-            raise InvalidModelFileError(
-                f"weights of {offset} bytes in files of {windows.size}",
-                "was the download complete?",
-                place=place,
-            )
-    return found
-
-
-def _path(path: Any, place: str) -> str:
-    if not isinstance(path, str):
-        raise InvalidModelFileError("a path that is no text", "refused", place=place)
-    with in_member(place):
-        check_name(path.removeprefix("./"))
-    return path.removeprefix("./")
-
-
-def _read_entry(entry: Mapping[str, Any], windows: JoinedWindows, offset: int) -> StoredArray:
-    name, dtype, shape = (entry.get(key) for key in ("name", "dtype", "shape"))
-    if not isinstance(name, str):
-        raise InvalidModelFileError("a weight without a name", "refused", place="weightsManifest")
-    place = printable(name)
-    if not isinstance(shape, list) or len(shape) > limits.MAX_RANK or not all(map(_is_size, shape)):
-        raise InvalidModelFileError("a weight without a shape", "refused", place=place)
-    quantization = entry.get("quantization")
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise InvalidModelFileError(
-            f"a weight of dtype {printable(repr(dtype))}", "numbers are expected", place=place
-        )
-    if quantization is None:
-        return StoredArray(name, tuple(shape), _DTYPES[dtype], Contiguous(offset), windows)
-    facts = _object(quantization, place)
-    stored, scale, least = (facts.get(k, v) for k, v in (("dtype", 0), ("scale", 1), ("min", 0)))
-    target = {"float32": "f4", "int32": "i4"}.get(str(facts.get("original_dtype", dtype)), "")
-    if stored not in _QUANTIZED or not (_is_number(scale) and _is_number(least)) or not target:
-        raise InvalidModelFileError(
-            f"quantization {printable(repr(quantization))} is not known", "refused", place=place
-        )
-    if stored == "float16":
-        scale, least = 1.0, 0.0
-    return QuantizedArray(
-        name, tuple(shape), _DTYPES[stored], Contiguous(offset), windows, target, scale, least
-    )
-
-
-def _stored_bytes(array: StoredArray) -> int:
-    return math.prod(array.shape) * np.dtype(STORED_DTYPES[array.stored_as]).itemsize
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 48
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _list(value: Any, place: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise InvalidModelFileError("a list is expected", "refused", place=place)
-    return value
-
-
-def _object(value: Any, place: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InvalidModelFileError("an object is expected", "refused", place=place)
-    return value
-
-
 # ---- from TF.js to Keras -----------------------------------------------------------------------
 
 
-def _refuse_lost_masks(model: Any) -> None:
-    """Refuse a model with a mask and a Bidirectional: TF.js drops the mask there, Keras does not.
+def _to_keras(model: Any) -> Any:
+    """Return a configuration of TF.js in the words of Keras.
 
     Raises:
-        UnsupportedOptionError: the model has both, wherever they are.
+        UnsupportedOptionError: it has a mask and a Bidirectional, wherever they are: TF.js drops
+            the mask there, Keras does not.
     """
-    layers = list(_described_layers(model))
+    layers: list[tuple[Any, Mapping[str, Any]]] = []
+    translated = _translate(model, layers)
     masks = any(
         name == "Masking" or (name == "Embedding" and config.get("mask_zero"))
         for name, config in layers
@@ -313,27 +139,16 @@ def _refuse_lost_masks(model: Any) -> None:
             "convert the Keras model that it was made from, or remove Masking and mask_zero",
             place="modelTopology",
         )
+    return translated
 
 
-def _described_layers(value: Any) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-    """Yield class name and config of everything in a configuration that has both."""
-    if isinstance(value, Mapping):
-        config = value.get("config")
-        if "class_name" in value and isinstance(config, Mapping):
-            yield value["class_name"], config
-        value = list(value.values())
+def _translate(value: Any, layers: list[tuple[Any, Mapping[str, Any]]]) -> Any:
+    """Translate a configuration and all in it; add class name and config of each layer."""
     if isinstance(value, list):
-        for one in value:
-            yield from _described_layers(one)
-
-
-def _as_keras(value: Any) -> Any:
-    """Return a configuration of TF.js in the words of Keras."""
-    if isinstance(value, list):
-        return [_as_keras(one) for one in value]
+        return [_translate(one, layers) for one in value]
     if not isinstance(value, Mapping):
         return value
-    found = {key: _as_keras(one) for key, one in value.items()}
+    found = {key: _translate(one, layers) for key, one in value.items()}
     config = found.get("config")
     if "class_name" in found and isinstance(config, dict):
         for key in _NULL_OPTIONS:
@@ -341,6 +156,7 @@ def _as_keras(value: Any) -> Any:
                 del config[key]
         if found["class_name"] == "RNN" and "cell" in config:
             config.pop("cells", None)  # those of the cell, once more
+        layers.append((found["class_name"], config))
     return found
 
 
