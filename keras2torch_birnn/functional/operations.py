@@ -12,12 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-def _dims(x: Tensor, axis: int | Sequence[int] | None) -> tuple[int, ...]:
-    if axis is None:
-        return tuple(range(x.dim()))
-    return (axis,) if isinstance(axis, int) else tuple(axis)
-
+from keras2torch_birnn.functional.movement import dims_of
 
 # ---- value by value ------------------------------------------------------------------------------
 
@@ -113,50 +108,50 @@ def add_all(xs: Sequence[Tensor]) -> Tensor:
 
 def product(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
     """Multiply along axes."""
-    for dim in sorted((d % x.dim() for d in _dims(x, axis)), reverse=True):
+    for dim in sorted((d % x.dim() for d in dims_of(x, axis)), reverse=True):
         x = torch.prod(x, dim, keepdim=keepdims)
     return x
 
 
 def logsumexp(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
     """log(sum(exp(x))) along axes."""
-    return torch.logsumexp(x, _dims(x, axis), keepdim=keepdims)
+    return torch.logsumexp(x, dims_of(x, axis), keepdim=keepdims)
 
 
 def moments(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> tuple[Tensor, Tensor]:
     """Compute mean and variance along axes."""
-    dims = _dims(x, axis)
+    dims = dims_of(x, axis)
     return x.mean(dims, keepdim=keepdims), x.var(dims, correction=0, keepdim=keepdims)
 
 
 def average(x: Tensor, weights: Any, axis: int | None) -> Tensor:
     """Compute the mean of x with weights, which are broadcast."""
     spread = torch.as_tensor(weights, dtype=x.dtype, device=x.device).broadcast_to(x.shape)
-    dims = _dims(x, axis)
+    dims = dims_of(x, axis)
     return torch.sum(x * spread, dims) / torch.sum(spread, dims)
 
 
 def normalize(x: Tensor, axis: Sequence[int] | None, smallest: float) -> Tensor:
     """Divide x by its norm along axes, or by a smallest norm."""
-    length = (x * x).sum(_dims(x, axis), keepdim=True).sqrt()
+    length = (x * x).sum(dims_of(x, axis), keepdim=True).sqrt()
     return x / length.clamp(min=smallest)
 
 
 def norm(x: Tensor, order: int | str, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
     """Compute norms: sum of absolute values (1), root of squares (2), largest ("inf")."""
-    length: Tensor = torch.linalg.vector_norm(x, float(order), _dims(x, axis), keepdim=keepdims)
+    length: Tensor = torch.linalg.vector_norm(x, float(order), dims_of(x, axis), keepdim=keepdims)
     return length
 
 
 def clip_by_norm(x: Tensor, axis: Sequence[int] | None, largest: float) -> Tensor:
     """Scale x down to the given norm where it is larger."""
-    length = (x * x).sum(_dims(x, axis), keepdim=True).sqrt()
+    length = (x * x).sum(dims_of(x, axis), keepdim=True).sqrt()
     return x * largest / length.clamp(min=largest)
 
 
 def count_nonzero(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
     """Count the values that are not zero."""
-    return (x != 0).sum(_dims(x, axis), keepdim=keepdims)
+    return (x != 0).sum(dims_of(x, axis), keepdim=keepdims)
 
 
 def arg_extreme(x: Tensor, axis: int | None, keepdims: bool, largest: bool) -> Tensor:
@@ -228,7 +223,7 @@ def einsum(xs: Sequence[Tensor], subscripts: str) -> Tensor:
 
 def layer_norm(x: Tensor, gamma: Any, beta: Any, axis: Sequence[int], epsilon: float) -> Tensor:
     """Compute (x - mean) / deviation along the last axes."""
-    dims = _dims(x, axis)
+    dims = dims_of(x, axis)
     deviation = (x.var(dims, correction=0, keepdim=True) + epsilon).rsqrt()
     y: Tensor = (x - x.mean(dims, keepdim=True)) * deviation * gamma + beta
     return y
@@ -236,7 +231,7 @@ def layer_norm(x: Tensor, gamma: Any, beta: Any, axis: Sequence[int], epsilon: f
 
 def rms_norm(x: Tensor, scale: Any, axis: Sequence[int], epsilon: float) -> Tensor:
     """Compute x / sqrt(mean(x^2) + epsilon) along the last axes."""
-    y: Tensor = x * ((x * x).mean(_dims(x, axis), keepdim=True) + epsilon).rsqrt() * scale
+    y: Tensor = x * ((x * x).mean(dims_of(x, axis), keepdim=True) + epsilon).rsqrt() * scale
     return y
 
 
@@ -309,190 +304,3 @@ def _window(
         more = max((-(-length // stride) - 1) * stride + extent - length, 0)
         around = [more // 2, more - more // 2, *around] if padding == "same" else [0, 0, *around]
     return size, step, around
-
-
-# ---- moving values -------------------------------------------------------------------------------
-
-
-def count_up(like: Tensor, *given: Any, bounds: Sequence[Any], dtype: torch.dtype | None) -> Tensor:
-    """Make a range of integers on the device of ``like``; "@" is the next of ``given``."""
-    free = iter(given)
-    start, stop, step = (next(free) if bound == "@" else bound for bound in bounds)
-    numbers = torch.arange(start, stop, step, device=like.device)
-    return numbers.to(like.dtype if dtype is None else dtype)
-
-
-def getitem_backwards(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
-    """Index ``x[parts]`` with negative steps, which torch does not support."""
-    named = sum(part is not None and part is not Ellipsis for part in parts)
-    axis, rest = 0, []
-    for part in parts:
-        if part is Ellipsis:
-            axis += x.dim() - named
-        elif isinstance(part, slice) and (part.step or 1) < 0:
-            places = range(*part.indices(x.shape[axis]))
-            x = x.index_select(axis, torch.tensor(list(places), dtype=torch.long, device=x.device))
-            part = slice(None)
-        axis += part is not None and part is not Ellipsis
-        rest.append(part)
-    return x[tuple(rest)]
-
-
-def squeeze(x: Tensor, axis: Sequence[int] | None) -> Tensor:
-    """Remove axes of size 1."""
-    return x.squeeze() if axis is None else x.squeeze(_dims(x, axis))
-
-
-def expand_dims(x: Tensor, axis: Sequence[int]) -> Tensor:
-    """Insert axes of size 1 at these positions of the result."""
-    rank = x.dim() + len(axis)
-    for place in sorted(a % rank for a in axis):
-        x = x.unsqueeze(place)
-    return x
-
-
-def transpose(x: Tensor, axes: Sequence[int] | None) -> Tensor:
-    """Permute: result axis i is axis axes[i]; without axes reverse the order of all."""
-    return x.permute(*(range(x.dim())[::-1] if axes is None else axes))
-
-
-def flip(x: Tensor, axis: Sequence[int] | None) -> Tensor:
-    """Reverse axes."""
-    return x.flip(_dims(x, axis))
-
-
-def repeat(x: Tensor, repeats: int, axis: int | None) -> Tensor:
-    """Repeat each value."""
-    return torch.repeat_interleave(x, repeats, dim=axis)
-
-
-def pad(x: Tensor, pad_width: Sequence[Sequence[int]], mode: str, value: float) -> Tensor:
-    """Pad every axis before and after with a value; one pair is for all axes.
-
-    Or mirror the values inside: without the outermost value ("reflect"), or with it.
-    """
-    pairs = list(pad_width) * x.dim() if len(pad_width) == 1 else pad_width
-    if mode != "constant":
-        for axis, (before, after) in enumerate(pairs):
-            x = _mirrored(x, axis, before, after, shared=mode == "reflect")
-        return x
-    flat = [width for pair in reversed(pairs) for width in pair]
-    return torch.nn.functional.pad(x, flat, value=value)
-
-
-def _mirrored(x: Tensor, axis: int, before: int, after: int, *, shared: bool) -> Tensor:
-    if before == after == 0:
-        return x
-    size, at = x.shape[axis], torch.arange(-before, x.shape[axis] + after, device=x.device)
-    once = 0 if shared else 1  # the outermost value is repeated
-    at = torch.where(at < 0, -at - once, at)
-    at = torch.where(at >= size, 2 * size - 2 + once - at, at)
-    return x.index_select(axis, at)
-
-
-def band_part(x: Tensor, lower: int, upper: int) -> Tensor:
-    """Keep ``lower`` diagonals below the main one and ``upper`` above it; all if negative."""
-    x = x if upper < 0 else x.tril(upper)
-    return x if lower < 0 else x.triu(-lower)
-
-
-def trace(x: Tensor, offset: int, axis1: int, axis2: int) -> Tensor:
-    """Sum a diagonal."""
-    return torch.diagonal(x, offset, axis1, axis2).sum(-1)
-
-
-def split(x: Tensor, sections: Any, by: str, axis: int) -> tuple[Tensor, ...]:
-    """Split into equal parts, into parts of given sizes (-1: the rest), or at positions."""
-    whole = x.shape[axis]
-    if by == "places":
-        return torch.tensor_split(x, list(sections), dim=axis)
-    if by == "count":
-        return torch.split(x, whole // sections, dim=axis)
-    rest = whole - sum(part for part in sections if part != -1)
-    return torch.split(x, [rest if part == -1 else part for part in sections], dim=axis)
-
-
-def unstack(x: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Return one tensor for each index of the axis."""
-    return torch.unbind(x, dim=axis)
-
-
-# ---- choosing values -----------------------------------------------------------------------------
-
-
-def where(condition: Any, x1: Any, x2: Any) -> Tensor:
-    """Select x1 where the condition holds, else x2; either may be a number."""
-    like = next((x for x in (x1, x2) if isinstance(x, Tensor)), None)
-    if like is None:
-        like = condition.new_zeros((), dtype=torch.get_default_dtype())
-    yes, no = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
-    return torch.where(condition, yes, no)
-
-
-def threshold(x: Tensor, threshold: float, value: float) -> Tensor:
-    """Keep x where it is above a threshold, else use a value."""
-    return torch.where(x > threshold, x, value)
-
-
-def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tensor:
-    """Take rows of an axis by index; negative indices count from the end.
-
-    The first ``batch_dims`` axes of both go together.
-    """
-    if axis is None:
-        x, axis = x.flatten(), 0
-    axis = axis % x.dim()
-    indices = torch.where(indices < 0, indices + x.shape[axis], indices)
-    if batch_dims == 0:
-        rows = x.index_select(axis, indices.flatten())
-        return rows.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-    return torch.stack(
-        [take(x[i], indices[i], axis - 1, batch_dims - 1) for i in range(x.shape[0])]
-    )
-
-
-def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
-    """Gather values at positions along the first axes, the last axis of ``indices``.
-
-    The first ``batch_dims`` axes of both go together.
-    """
-    rank = indices.dim() - 1
-    rows = [
-        torch.arange(x.shape[i], device=x.device).reshape(-1, *[1] * (rank - i - 1))
-        for i in range(batch_dims)
-    ]
-    index = (*rows, *indices.unbind(-1))
-    return x[index]
-
-
-def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: int, batch_axis: int) -> Tensor:
-    """Reverse the first ``lengths`` steps of every row."""
-    y = x.movedim((batch_axis, seq_axis), (0, 1))
-    steps = torch.arange(y.shape[1], device=x.device)
-    ends = lengths[:, None]
-    at = torch.where(steps < ends, ends - 1 - steps, steps)
-    rows = torch.arange(y.shape[0], device=x.device)[:, None]
-    return y[rows, at].movedim((0, 1), (batch_axis, seq_axis))
-
-
-def take_along(x: Tensor, indices: Tensor, axis: int) -> Tensor:
-    """Take values along an axis by ``indices``; the other axes are broadcast."""
-    indices = torch.where(indices < 0, indices + x.shape[axis], indices)
-    return torch.take_along_dim(x, indices, dim=axis)
-
-
-def one_hot(x: Tensor, depth: int, axis: int) -> Tensor:
-    """Set True at index x of a new axis; nowhere if x is out of range."""
-    hot = x[..., None] == torch.arange(depth, device=x.device)
-    return hot.movedim(-1, axis)
-
-
-def sequence_mask(lengths: Tensor, *given: int, maxlen: int | None) -> Tensor:
-    """Set True for the first ``lengths`` of ``maxlen`` steps."""
-    longest = given[0] if maxlen is None else maxlen
-    return torch.arange(longest, device=lengths.device) < lengths[..., None]
-
-
-def join_sizes(xs: Sequence[Any]) -> tuple[int, ...]:
-    """Join sizes and tuples of sizes to one tuple."""
-    return tuple(size for x in xs for size in (x if isinstance(x, tuple | list) else (x,)))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.functional import activations
+from keras2torch_birnn.functional import activations, movement
 from keras2torch_birnn.functional import operations as functions
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.spec import Constant, LayerSpec, Structure, map_structure
@@ -117,33 +117,33 @@ _TARGETS: Mapping[str, Target] = {
     "MaskedDotProductAttention": Target(functions.dot_product_attention, tensors=True),
     "MaxPool": Target(functions.max_pool),
     "AveragePool": Target(functions.average_pool),
-    "Arange": Target(functions.count_up),
+    "Arange": Target(movement.count_up),
     "Swapaxes": Target(torch.transpose, {"axis1": "dim0", "axis2": "dim1"}),
     "Moveaxis": Target(torch.movedim),
     "Roll": Target(torch.roll, {"shift": "shifts", "axis": "dims"}),
-    "Repeat": Target(functions.repeat),
-    "Pad": Target(functions.pad),
+    "Repeat": Target(movement.repeat),
+    "Pad": Target(movement.pad),
     "Diff": Target(functions.differences),
     "Tril": Target(torch.tril, {"k": "diagonal"}),
     "Triu": Target(torch.triu, {"k": "diagonal"}),
-    "BandPart": Target(functions.band_part),
+    "BandPart": Target(movement.band_part),
     "Diagonal": Target(torch.diagonal, {"axis1": "dim1", "axis2": "dim2"}),
-    "Trace": Target(functions.trace),
+    "Trace": Target(movement.trace),
     "MatrixDiag": Target(torch.diag_embed),
     "BatchFlatten": Target(torch.flatten),
-    "Split": Target(functions.split),
-    "Unstack": Target(functions.unstack, {"num": ""}),
+    "Split": Target(movement.split),
+    "Unstack": Target(movement.unstack, {"num": ""}),
     "Concatenate": Target(torch.cat, {"axis": "dim"}, tensors=True),
     "Stack": Target(torch.stack, {"axis": "dim"}, tensors=True),
-    "Where": Target(functions.where, {"broadcasts": ""}),
+    "Where": Target(movement.where, {"broadcasts": ""}),
     "Clip": Target(functions.clip),
-    "Threshold": Target(functions.threshold),
-    "Take": Target(functions.take, tensors=True),
-    "TakeAlongAxis": Target(functions.take_along, tensors=True),
-    "GatherNd": Target(functions.gather_nd, tensors=True),
-    "ReverseSequence": Target(functions.reverse_sequence, tensors=True),
-    "OneHot": Target(functions.one_hot, {"dtype": ""}, ("bool",)),
-    "SequenceMask": Target(functions.sequence_mask, {"dtype": ""}, ("bool",)),
+    "Threshold": Target(movement.threshold),
+    "Take": Target(movement.take, tensors=True),
+    "TakeAlongAxis": Target(movement.take_along, tensors=True),
+    "GatherNd": Target(movement.gather_nd, tensors=True),
+    "ReverseSequence": Target(movement.reverse_sequence, tensors=True),
+    "OneHot": Target(movement.one_hot, {"dtype": ""}, ("bool",)),
+    "SequenceMask": Target(movement.sequence_mask, {"dtype": ""}, ("bool",)),
     "ZerosLike": Target(torch.zeros_like, {"dtype": ""}),
     "OnesLike": Target(torch.ones_like, {"dtype": ""}),
     "FullLike": Target(torch.full_like, {"dtype": "", "value": "fill_value"}),
@@ -154,8 +154,8 @@ _MEASURES = {"Rank": "dim", "Size": "numel"}
 _OF_SIZES: Mapping[str, Callable[..., Any]] = {
     **{name: _TARGETS[name].function for name in ("Add", "Subtract", "Multiply", "FloorDivide")},
     **{name: _TARGETS[name].function for name in ("Maximum", "Minimum")},
-    "Concatenate": functions.join_sizes,
-    "Stack": functions.join_sizes,
+    "Concatenate": movement.join_sizes,
+    "Stack": movement.join_sizes,
     "Prod": math.prod,
 }
 
@@ -209,7 +209,7 @@ def _getitem(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
     key = tuple(part(value) for value in config["key"])
     steps = [value[2] for value in config["key"] if isinstance(value, tuple)]
     if any(step == "@" or (step or 1) < 0 for step in steps):
-        return Spelled("call_function", functions.getitem_backwards, (x, key))
+        return Spelled("call_function", movement.getitem_backwards, (x, key))
     return Spelled("call_function", operator.getitem, (x, key[0] if len(key) == 1 else key))
 
 
@@ -220,18 +220,18 @@ def _squeeze(config: Mapping[str, Any], x: Any) -> Spelled:
 def _expand_dims(config: Mapping[str, Any], x: Any) -> Spelled:
     if len(config["axis"]) == 1:
         return Spelled("call_method", "unsqueeze", (x, *config["axis"]))
-    return Spelled("call_function", functions.expand_dims, (x, config["axis"]))
+    return Spelled("call_function", movement.expand_dims, (x, config["axis"]))
 
 
 def _transpose(config: Mapping[str, Any], x: Any) -> Spelled:
     if config["axes"] is None:
-        return Spelled("call_function", functions.transpose, (x, None))
+        return Spelled("call_function", movement.transpose, (x, None))
     return Spelled("call_method", "permute", (x, *config["axes"]))
 
 
 def _flip(config: Mapping[str, Any], x: Any) -> Spelled:
     if config["axis"] is None:
-        return Spelled("call_function", functions.flip, (x, None))
+        return Spelled("call_function", movement.flip, (x, None))
     return Spelled("call_method", "flip", (x, *config["axis"]))
 
 

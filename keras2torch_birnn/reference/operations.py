@@ -7,12 +7,13 @@ int32 is one here, too. Sizes are arrays of int64. Operations take and give no m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from keras2torch_birnn.reference import movement, reductions
 from keras2torch_birnn.reference.activations import activate, erf
 from keras2torch_birnn.reference.context import Context, Equation
 from keras2torch_birnn.spec import Array, Constant, LayerSpec, Structure, map_structure
@@ -115,54 +116,6 @@ def _clip(x: Array, low: Array, high: Array) -> Array:
 # ---- along axes ----------------------------------------------------------------------------------
 
 
-def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
-    """``tf.reduce_logsumexp``."""
-    top = x.max(axis=axis, keepdims=True)
-    total: Array = np.log(np.exp(x - top).sum(axis=axis, keepdims=True)) + top
-    if keepdims:
-        return total
-    return total.reshape(x.sum(axis=axis).shape)
-
-
-def _length(x: Array, axis: Any, keepdims: bool) -> Array:
-    """``tf.norm``, euclidean."""
-    squares: Any = np.square(x)
-    y: Array = np.sqrt(squares.sum(axis=axis, keepdims=keepdims))
-    return y
-
-
-def _norm(config: Config, x: Array) -> Array:
-    """``tf.norm``, ``keras.ops.norm`` of vectors."""
-    axis, keepdims = config["axis"], config["keepdims"]
-    if config["order"] == 2:
-        return _length(x, axis, keepdims)
-    reduce: Any = np.sum if config["order"] == 1 else np.max
-    return np.asarray(reduce(np.abs(x), axis=axis, keepdims=keepdims))
-
-
-def _clip_by_norm(config: Config, x: Array) -> Array:
-    """``tf.clip_by_norm``: what is longer is made so long."""
-    length, most = _length(x, config["axis"], keepdims=True), config["largest"]
-    return np.where(length > most, x * most / np.where(length > most, length, 1), x)
-
-
-def _moments(config: Config, x: Array) -> tuple[Array, Array]:
-    """``keras.ops.moments``."""
-    options = {"axis": config["axis"], "keepdims": config["keepdims"]}
-    return np.asarray(x.mean(**options)), np.asarray(x.var(**options))
-
-
-def _normalize(config: Config, x: Array) -> Array:
-    """``tf.math.l2_normalize``: epsilon bounds the square; ``keras.ops.normalize``: the length."""
-    y: Array = x / np.maximum(_length(x, config["axis"], keepdims=True), config["smallest"])
-    return y
-
-
-def _count(config: Config, x: Array) -> Array:
-    options = {"axis": config["axis"], "keepdims": config["keepdims"]}
-    return np.asarray(np.sum(x != 0, dtype=np.int64, **options))
-
-
 def _arg(function: Function) -> Equation:
     return operation(lambda c, x: function(x, axis=c["axis"], keepdims=c["keepdims"]))
 
@@ -180,30 +133,6 @@ def _cumulative(function: Function, start: int) -> Equation:
         return np.moveaxis(total, 0, config["axis"])
 
     return operation(equation)
-
-
-def _order(config: Config, x: Array) -> Array:
-    key = -x if config["descending"] else x
-    return np.argsort(key, axis=config["axis"], kind="stable")
-
-
-def _sorted(config: Config, x: Array) -> Array:
-    return np.take_along_axis(x, _order(config, x), axis=config["axis"])
-
-
-def _top(config: Config, x: Array, *sizes: Array) -> tuple[Array, Array]:
-    """``tf.math.top_k``: of equal values the first comes first."""
-    most = int(sizes[0]) if config["k"] is None else config["k"]
-    places = np.argsort(-x, axis=-1, kind="stable")[..., :most]
-    return np.take_along_axis(x, places, axis=-1), places
-
-
-def _average(config: Config, x: Array, weights: Array) -> Array:
-    """``numpy.average``."""
-    spread = np.broadcast_to(weights, x.shape)
-    axis = config["axis"]
-    y: Array = np.sum(x * spread, axis=axis) / np.sum(spread, axis=axis)
-    return y
 
 
 # ---- products ------------------------------------------------------------------------------------
@@ -295,142 +224,6 @@ def _pool(reduce: Function) -> Equation:
     return operation(equation)
 
 
-# ---- moving values -------------------------------------------------------------------------------
-
-
-def _wanted(shape: Sequence[int | None] | None, sizes: Sequence[Array]) -> list[int]:
-    """Return the sizes of a shape, with those that were computed filled in."""
-    if shape is None:
-        return [int(size) for size in sizes[0]]
-    left = [int(size) for size in sizes]
-    return [left.pop(0) if size is None else size for size in shape]
-
-
-def _broadcast_to(config: Config, x: Array, *sizes: Array) -> Array:
-    """``tf.broadcast_to``; -1 leaves a size."""
-    wanted = _wanted(config["shape"], sizes)
-    for i in range(1, len(wanted) + 1):
-        if wanted[-i] == -1:
-            wanted[-i] = x.shape[-i]
-    return np.broadcast_to(x, wanted)
-
-
-def _arange(config: Config, *sizes: Array) -> Array:
-    """``tf.range``."""
-    left = [int(size) for size in sizes]
-    return np.arange(*(left.pop(0) if bound == "@" else bound for bound in config["bounds"]))
-
-
-def _item(config: Config, x: Array, *sizes: Array) -> Array:
-    """``x[key]``, as ``tf.strided_slice`` and NumPy have it."""
-    left = [int(size) for size in sizes]
-    key: list[Any] = []
-    for part in config["key"]:
-        if isinstance(part, tuple):
-            key.append(slice(*(left.pop(0) if bound == "@" else bound for bound in part)))
-        elif part == "@":
-            key.append(left.pop(0))
-        else:
-            key.append({"...": Ellipsis, None: np.newaxis}.get(part, part))
-    return np.asarray(x[tuple(key)])
-
-
-def _pad(config: Config, x: Array) -> Array:
-    """``tf.pad``, ``keras.ops.pad``."""
-    width = config["pad_width"] * x.ndim if len(config["pad_width"]) == 1 else config["pad_width"]
-    if config["mode"] == "constant":
-        return np.pad(x, width, constant_values=config["value"])
-    return np.pad(x, width, mode=config["mode"])
-
-
-def _band(config: Config, x: Array) -> Array:
-    """``tf.linalg.band_part``: (lower < 0 or row - column <= lower), and so above."""
-    rows, columns = np.indices(x.shape[-2:])
-    kept = np.ones(x.shape[-2:], bool)
-    if config["lower"] >= 0:
-        kept &= rows - columns <= config["lower"]
-    if config["upper"] >= 0:
-        kept &= columns - rows <= config["upper"]
-    return np.where(kept, x, np.zeros((), x.dtype))
-
-
-def _diagonal(config: Config, x: Array) -> Array:
-    """``tf.linalg.diag_part``, ``keras.ops.diagonal``."""
-    return np.diagonal(x, config["offset"], config["axis1"], config["axis2"])
-
-
-def _matrix_diag(config: Config, x: Array) -> Array:
-    """``tf.linalg.diag``: x on one diagonal of a matrix of zeros."""
-    offset, count = config["offset"], x.shape[-1]
-    y = np.zeros((*x.shape[:-1], count + abs(offset), count + abs(offset)), x.dtype)
-    for i in range(count):
-        y[..., i + max(-offset, 0), i + max(offset, 0)] = x[..., i]
-    return y
-
-
-def _split(config: Config, x: Array) -> tuple[Array, ...]:
-    """``tf.split`` takes numbers or sizes of parts, ``numpy.split`` the places between them."""
-    how, axis = config["sections"], config["axis"]
-    if config["by"] == "sizes":
-        known = sum(size for size in how if size >= 0)
-        full = [size if size >= 0 else x.shape[axis] - known for size in how]
-        how = [sum(full[: i + 1]) for i in range(len(full) - 1)]
-    return tuple(np.split(x, how, axis=axis))
-
-
-def _unstack(config: Config, x: Array) -> tuple[Array, ...]:
-    """``tf.unstack``."""
-    return tuple(np.moveaxis(x, config["axis"], 0))
-
-
-def _expand(config: Config, x: Array) -> Array:
-    return np.expand_dims(x, config["axis"])
-
-
-# ---- choosing values -----------------------------------------------------------------------------
-
-
-def _take(config: Config, x: Array, indices: Array) -> Array:
-    """``tf.gather``, ``numpy.take``; for each sample apart where batch_dims says so."""
-    batch, axis = config["batch_dims"], config["axis"]
-    if not batch:
-        return np.take(x, indices, axis=axis)
-    axis = axis % x.ndim
-    found = [np.take(x[at], indices[at], axis=axis - batch) for at in np.ndindex(x.shape[:batch])]
-    return np.reshape(found, (*x.shape[:batch], *found[0].shape))
-
-
-def _gather_nd(config: Config, x: Array, indices: Array) -> Array:
-    """``tf.gather_nd``: x at a place for each row of indices, for each sample apart."""
-    batch = config["batch_dims"]
-    places = np.ndindex(indices.shape[:-1])
-    found = []
-    for place in places:
-        index = (*place[:batch], *map(int, indices[place]))
-        found.append(x[index])
-    inner = x.shape[batch + indices.shape[-1] :]
-    return np.reshape(found, (*indices.shape[:-1], *inner)).astype(x.dtype)
-
-
-def _reverse_sequence(config: Config, x: Array, lengths: Array) -> Array:
-    """``tf.reverse_sequence``."""
-    y = np.moveaxis(x, (config["batch_axis"], config["seq_axis"]), (0, 1)).copy()
-    for row, length in enumerate(lengths):
-        y[row, :length] = y[row, :length][::-1]
-    return np.moveaxis(y, (0, 1), (config["batch_axis"], config["seq_axis"]))
-
-
-def _one_hot(config: Config, x: Array) -> Array:
-    """``tf.one_hot``."""
-    return np.stack([x == place for place in range(config["depth"])], axis=config["axis"])
-
-
-def _sequence_mask(config: Config, lengths: Array, *sizes: Array) -> Array:
-    """``tf.sequence_mask``."""
-    longest = int(sizes[0]) if config["maxlen"] is None else config["maxlen"]
-    return np.arange(longest) < lengths[..., np.newaxis]
-
-
 _UNARY: Mapping[str, Function] = {
     **{
         name: getattr(np, name.lower())
@@ -495,27 +288,27 @@ _REDUCTIONS: Mapping[str, Function] = {
     "Min": np.min,
     "Any": np.any,
     "All": np.all,
-    "Logsumexp": _logsumexp,
+    "Logsumexp": reductions.logsumexp,
 }
 _BARE: Mapping[str, Equation] = {
     **{name: plain(function) for name, function in _UNARY.items()},
     **{name: reduction(function) for name, function in _REDUCTIONS.items()},
     "FullLike": operation(lambda c, x: np.full_like(x, c["value"])),
     "Activation": operation(lambda c, x: activate(c["function"], x)),
-    "Moments": operation(_moments),
-    "Norm": operation(_norm),
-    "Normalize": operation(_normalize),
-    "ClipByNorm": operation(_clip_by_norm),
+    "Moments": operation(reductions.moments),
+    "Norm": operation(reductions.norm),
+    "Normalize": operation(reductions.normalize),
+    "ClipByNorm": operation(reductions.clip_by_norm),
     "IdentityN": listed(lambda c, xs: tuple(xs)),
-    "CountNonzero": operation(_count),
+    "CountNonzero": operation(reductions.count_nonzero),
     "Argmax": _arg(np.argmax),
     "Argmin": _arg(np.argmin),
-    "Average": operation(_average),
+    "Average": operation(reductions.average),
     "Cumsum": _cumulative(np.cumsum, 0),
     "Cumprod": _cumulative(np.cumprod, 1),
-    "Sort": operation(_sorted),
-    "Argsort": operation(_order),
-    "TopK": operation(_top),
+    "Sort": operation(reductions.sort),
+    "Argsort": operation(reductions.argsort),
+    "TopK": operation(reductions.top_k),
     "Matmul": operation(_matmul),
     "Tensordot": operation(lambda c, a, b: np.tensordot(a, b, axes=c["axes"])),
     "Einsum": listed(lambda c, xs: np.einsum(c["subscripts"], *xs)),
@@ -528,41 +321,41 @@ _BARE: Mapping[str, Equation] = {
     "MaxPool": _pool(np.max),
     "AveragePool": _pool(np.mean),
     "Threshold": operation(lambda c, x: np.where(x > c["threshold"], x, c["value"])),
-    "Reshape": operation(lambda c, x, *s: np.reshape(x, _wanted(c["shape"], s))),
-    "BroadcastTo": operation(_broadcast_to),
-    "Tile": operation(lambda c, x, *s: np.tile(x, _wanted(c["shape"], s))),
-    "Full": operation(lambda c, *s: np.full(_wanted(c["shape"], s), c["value"])),
-    "Arange": operation(_arange),
-    "GetItem": operation(_item),
+    "Reshape": operation(lambda c, x, *s: np.reshape(x, movement.fill_sizes(c["shape"], s))),
+    "BroadcastTo": operation(movement.broadcast_to),
+    "Tile": operation(lambda c, x, *s: np.tile(x, movement.fill_sizes(c["shape"], s))),
+    "Full": operation(lambda c, *s: np.full(movement.fill_sizes(c["shape"], s), c["value"])),
+    "Arange": operation(movement.arange),
+    "GetItem": operation(movement.get_item),
     "Transpose": operation(lambda c, x: np.transpose(x, c["axes"])),
     "Swapaxes": operation(lambda c, x: np.swapaxes(x, c["axis1"], c["axis2"])),
     "Moveaxis": operation(lambda c, x: np.moveaxis(x, c["source"], c["destination"])),
     "Squeeze": operation(lambda c, x: np.squeeze(x, c["axis"])),
-    "ExpandDims": operation(_expand),
+    "ExpandDims": operation(movement.expand_dims),
     "Flip": operation(lambda c, x: np.flip(x, c["axis"])),
     "Roll": operation(lambda c, x: np.roll(x, c["shift"], c["axis"])),
     "Repeat": operation(lambda c, x: np.repeat(x, c["repeats"], axis=c["axis"])),
-    "Pad": operation(_pad),
+    "Pad": operation(movement.pad),
     "Diff": operation(lambda c, x: np.diff(x, n=c["n"], axis=c["axis"])),
     "Tril": operation(lambda c, x: np.tril(x, c["k"])),
     "Triu": operation(lambda c, x: np.triu(x, c["k"])),
-    "BandPart": operation(_band),
-    "Diagonal": operation(_diagonal),
-    "Trace": operation(lambda c, x: np.sum(_diagonal(c, x), axis=-1)),
-    "MatrixDiag": operation(_matrix_diag),
+    "BandPart": operation(movement.band_part),
+    "Diagonal": operation(movement.diagonal),
+    "Trace": operation(lambda c, x: np.sum(movement.diagonal(c, x), axis=-1)),
+    "MatrixDiag": operation(movement.matrix_diag),
     "BatchFlatten": operation(lambda c, x: np.reshape(x, (len(x), -1))),
     "Rank": operation(lambda c, x: np.array(np.ndim(x))),
     "Size": operation(lambda c, x: np.array(np.size(x))),
-    "Split": operation(_split),
-    "Unstack": operation(_unstack),
+    "Split": operation(movement.split),
+    "Unstack": operation(movement.unstack),
     "Concatenate": listed(lambda c, xs: np.concatenate(xs, axis=c["axis"])),
     "Stack": listed(lambda c, xs: np.stack(xs, axis=c["axis"])),
-    "Take": operation(_take),
-    "GatherNd": operation(_gather_nd),
-    "ReverseSequence": operation(_reverse_sequence),
+    "Take": operation(movement.take),
+    "GatherNd": operation(movement.gather_nd),
+    "ReverseSequence": operation(movement.reverse_sequence),
     "TakeAlongAxis": operation(lambda c, x, i: np.take_along_axis(x, i, axis=c["axis"])),
-    "OneHot": operation(_one_hot),
-    "SequenceMask": operation(_sequence_mask),
+    "OneHot": operation(movement.one_hot),
+    "SequenceMask": operation(movement.sequence_mask),
 }
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from keras2torch_birnn import K2TError
 from keras2torch_birnn.conversion import build, flat
-from keras2torch_birnn.functional import operations
+from keras2torch_birnn.functional import movement, operations
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
@@ -590,7 +590,7 @@ def test_a_step_backwards_is_a_slice_of_numpy() -> None:
         (Ellipsis, slice(None, None, -1)),
         (slice(None, None, -1), None, 3, slice(-2, None, -3)),
     ):
-        got: Tensor = operations.getitem_backwards(x, parts)
+        got: Tensor = movement.getitem_backwards(x, parts)
         np.testing.assert_array_equal(got.numpy(), x.numpy()[parts])
 
 

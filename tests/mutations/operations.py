@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from keras2torch_birnn.functional import operations as functions
+from keras2torch_birnn.functional import movement
 from keras2torch_birnn.layers import operations
 from keras2torch_birnn.layers.operations import Target
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
@@ -43,7 +43,7 @@ def less_than(x1: Any, x2: Any) -> Any:
 
 
 def of_first(x: Any, indices: Any, axis: int | None, batch_dims: int) -> Any:
-    return functions.take(
+    return movement.take(
         x, indices[:1].expand_as(indices) if batch_dims else indices, axis, batch_dims
     )
 
@@ -80,12 +80,12 @@ MUTATIONS = [
     ),
     Mutation(
         "product along all axes",
-        edit("functional.operations.product", "_dims(x, axis)", "_dims(x, None)"),
+        edit("functional.operations.product", "dims_of(x, axis)", "dims_of(x, None)"),
         REDUCE,
     ),
     Mutation(
         "sum of the first axis only",
-        edit("functional.operations.logsumexp", "_dims(x, axis)", "_dims(x, axis)[:1]"),
+        edit("functional.operations.logsumexp", "dims_of(x, axis)", "dims_of(x, axis)[:1]"),
         (REDUCE[0],),
     ),
     Mutation("variance of a sample", put(operations._EXTRA, "Var", {"correction": 1}), REDUCE[:2]),
@@ -159,7 +159,7 @@ MUTATIONS = [
     ),
     Mutation(
         "not backwards",
-        edit("functional.operations.getitem_backwards", "list(places)", "list(places)[::-1]"),
+        edit("functional.movement.getitem_backwards", "list(places)", "list(places)[::-1]"),
         SHAPES,
     ),
     Mutation(
@@ -169,20 +169,20 @@ MUTATIONS = [
     ),
     Mutation(
         "padding of other axes",
-        edit("functional.operations.pad", "reversed(pairs)", "pairs"),
+        edit("functional.movement.pad", "reversed(pairs)", "pairs"),
         SHAPES,
     ),
     Mutation(
         "cut after the first",
         edit(
-            "functional.operations.unstack", "unbind(x, dim=axis)", "unbind(x.flip(axis), dim=axis)"
+            "functional.movement.unstack", "unbind(x, dim=axis)", "unbind(x.flip(axis), dim=axis)"
         ),
         SHAPES,
     ),
     Mutation(
         "parts in reverse",
         edit(
-            "functional.operations.split",
+            "functional.movement.split",
             "torch.split(x, whole // sections, dim=axis)",
             "torch.split(x, whole // sections, dim=axis)[::-1]",
         ),
@@ -191,18 +191,18 @@ MUTATIONS = [
     Mutation("upper for lower", target("Tril", operations._TARGETS["Triu"]), SHAPES[:2]),
     Mutation(
         "yes for no",
-        edit("functional.operations.where", "yes, no)\n", "no, yes)\n"),
+        edit("functional.movement.where", "yes, no)\n", "no, yes)\n"),
         (CHOOSE, *SHAPES[1:]),
     ),
     Mutation("rows of the first sample", target("Take", Target(of_first, tensors=True)), (CHOOSE,)),
     Mutation(
         "ones at the end",
-        edit("functional.operations.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"),
+        edit("functional.movement.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"),
         (CHOOSE,),
     ),
     Mutation(
         "up to the length",
-        edit("functional.operations.sequence_mask", "< lengths", "<= lengths"),
+        edit("functional.movement.sequence_mask", "< lengths", "<= lengths"),
         (SIZES,),
     ),
     Mutation(
@@ -277,7 +277,7 @@ MUTATIONS = [
     Mutation(
         "gather_nd in the first sample",
         edit(
-            "functional.operations.gather_nd",
+            "functional.movement.gather_nd",
             "torch.arange(x.shape[i], device=x.device)",
             "torch.zeros_like(torch.arange(x.shape[i], device=x.device))",
         ),
@@ -285,13 +285,13 @@ MUTATIONS = [
     ),
     Mutation(
         "indices in reverse",
-        edit("functional.operations.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"),
+        edit("functional.movement.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"),
         (MORE[0], MORE[2]),
     ),
     Mutation(
         "reversed to the end",
         edit(
-            "functional.operations.reverse_sequence",
+            "functional.movement.reverse_sequence",
             "torch.where(steps < ends, ends - 1 - steps, steps)",
             "y.shape[1] - 1 - steps + 0 * ends",
         ),
@@ -300,7 +300,7 @@ MUTATIONS = [
     Mutation(
         "samples on the first axis",
         edit(
-            "functional.operations.reverse_sequence",
+            "functional.movement.reverse_sequence",
             "(batch_axis, seq_axis), (0, 1)",
             "(0, seq_axis), (0, 1)",
         ),
@@ -308,17 +308,17 @@ MUTATIONS = [
     ),
     Mutation(
         "mirrored with the edge",
-        edit("functional.operations.pad", 'shared=mode == "reflect"', "shared=False"),
+        edit("functional.movement.pad", 'shared=mode == "reflect"', "shared=False"),
         MORE,
     ),
     Mutation(
         "mirrored without the edge",
-        edit("functional.operations.pad", 'shared=mode == "reflect"', "shared=True"),
+        edit("functional.movement.pad", 'shared=mode == "reflect"', "shared=True"),
         MORE[:2],
     ),
     Mutation(
         "a band of the other side",
-        edit("functional.operations.band_part", "x.tril(upper)", "x.tril(lower)"),
+        edit("functional.movement.band_part", "x.tril(upper)", "x.tril(lower)"),
         (MORE[0], MORE[2]),
     ),
     Mutation(
@@ -359,7 +359,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the main diagonal always",
-        edit("functional.operations.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"),
+        edit("functional.movement.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"),
         MORE[1:2],
     ),
     Mutation(
@@ -439,7 +439,7 @@ MUTATIONS = [
     ),
     Mutation(
         "below a threshold",
-        edit("functional.operations.threshold", "x > threshold", "x < threshold"),
+        edit("functional.movement.threshold", "x > threshold", "x < threshold"),
         (LAYERS,),
     ),
     Mutation(
