@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keras2torch_birnn.limits import MAX_AXIS, MAX_EINSUM_LENGTH, MAX_PARTS, MAX_RANK, MAX_SIZE
-from keras2torch_birnn.schema.operations import dtypes, movement, shapes
+from keras2torch_birnn.schema.operations import dtypes, indexing, movement, shapes
 from keras2torch_birnn.schema.operations.dtypes import Rule
 from keras2torch_birnn.schema.operations.shapes import Output
 from keras2torch_birnn.schema.options import (
@@ -364,7 +364,7 @@ _BARE = {
     "Arange": _sized(
         movement.counted, dtypes.made, bounds=Option(REQUIRED, _bounds), dtype=_kind("int32")
     ),
-    "GetItem": _sized(movement.items, dtypes.shaped, "x", key=Option(REQUIRED, _key)),
+    "GetItem": _sized(indexing.items, dtypes.shaped, "x", key=Option(REQUIRED, _key)),
     "Transpose": _one(movement.transpose, _ANY, axes=_axes()),
     "Swapaxes": _one(movement.swapped, _ANY, axis1=_axis(), axis2=_axis()),
     "Moveaxis": _one(movement.moved, _ANY, source=_axes(REQUIRED), destination=_axes(REQUIRED)),
@@ -416,13 +416,13 @@ _BARE = {
     ),
     "Take": Operation(
         {"axis": optional(_axis(None)), "batch_dims": size(0, least=0)},
-        output=shapes.checked(movement.taken),
+        output=shapes.checked(indexing.taken),
         arguments=("x", "indices"),
         dtypes=dtypes.indexed,
     ),
     "GatherNd": Operation(
         {"batch_dims": size(0, least=0)},
-        output=shapes.checked(movement.gathered),
+        output=shapes.checked(indexing.gathered),
         arguments=("x", "indices"),
         dtypes=dtypes.indexed,
     ),
@@ -434,13 +434,13 @@ _BARE = {
     ),
     "TakeAlongAxis": Operation(
         {"axis": _axis()},
-        output=shapes.checked(movement.taken_along),
+        output=shapes.checked(indexing.taken_along),
         arguments=("x", "indices"),
         dtypes=dtypes.indexed,
     ),
-    "OneHot": _one(movement.one_hot, dtypes.marked, depth=size(), axis=_axis(-1), dtype=_kind()),
+    "OneHot": _one(indexing.one_hot, dtypes.marked, depth=size(), axis=_axis(-1), dtype=_kind()),
     "SequenceMask": _sized(
-        movement.sequence_mask, dtypes.marked, "x", maxlen=optional(size()), dtype=_kind("bool")
+        indexing.sequence_mask, dtypes.marked, "x", maxlen=optional(size()), dtype=_kind("bool")
     ),
     "Shape": _one(movement.sizes_of, dtypes.measured),
     "Rank": _one(movement.one_number, dtypes.measured),

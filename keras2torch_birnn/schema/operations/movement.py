@@ -265,88 +265,6 @@ def differences(config: Config, given: Structure) -> Shape | None:
     return (*shape[:axis], None if own is None else max(own - config["n"], 0), *shape[axis + 1 :])
 
 
-def items(config: Config, given: Structure) -> Shape | None:
-    """Index: ``x[key]`` with integers, slices, new axes, an ellipsis."""
-    shape, key = first(given), config["key"]
-    if shape is None:
-        return None
-    named = sum(part not in (None, "...") for part in key)
-    if named > len(shape):
-        raise ShapeError(f"{named} indices into {len(shape)} dimensions")
-    if "..." not in key:
-        key = (*key, "...")
-    out: list[int | None] = []
-    axis = 0
-    for part in key:
-        if part == "...":
-            rest = len(shape) - named
-            out += shape[axis : axis + rest]
-            axis += rest
-        elif part is None:
-            out.append(1)
-        else:
-            if isinstance(part, tuple):
-                out.append(_sliced(part, shape[axis]))
-            elif isinstance(part, int):
-                _within(part, shape[axis])
-            axis += 1
-    return tuple(out)
-
-
-def _within(index: int, size: int | None) -> None:
-    if size is not None and not -size <= index < size:
-        raise ShapeError(f"index {index} into an axis of size {size}")
-
-
-def _sliced(part: tuple[Any, Any, Any], size: int | None) -> int | None:
-    start, stop, step = part
-    if size is None:
-        return None
-    if any(isinstance(bound, str) for bound in part):
-        return None
-    return len(range(*slice(start, stop, step).indices(size)))
-
-
-def taken(config: Config, given: Structure) -> Shape | None:
-    """Take rows by index: the shape of the indices replaces the axis."""
-    shape, indices = given
-    if shape is None or indices is None:
-        return None
-    if config["axis"] is None:
-        return tuple(indices)
-    axis, batch = place(config["axis"], len(shape)), config["batch_dims"]
-    if not 0 <= batch <= min(axis, len(indices)):
-        raise ShapeError(f"batch_dims {batch} for axis {axis}")
-    return (*shape[:axis], *indices[batch:], *shape[axis + 1 :])
-
-
-def taken_along(config: Config, given: Structure) -> Shape | None:
-    """Return the shape of the indices, with the other axes broadcast."""
-    shape, indices = given
-    if shape is None or indices is None:
-        return None
-    if len(shape) != len(indices):
-        raise ShapeError(f"indices of {len(indices)} dimensions for {len(shape)}")
-    axis = place(config["axis"], len(shape))
-    met = broadcast([(*s[:axis], 1, *s[axis + 1 :]) for s in given]) or ()
-    return (*met[:axis], indices[axis], *met[axis + 1 :])
-
-
-def one_hot(config: Config, given: Structure) -> Shape | None:
-    """Add an axis of ``depth``."""
-    shape = first(given)
-    if shape is None:
-        return None
-    axis = place(config["axis"], len(shape) + 1)
-    return (*shape[:axis], config["depth"], *shape[axis:])
-
-
-def sequence_mask(config: Config, given: Structure) -> Shape | None:
-    """Add a last axis of ``maxlen``."""
-    shape = first(given)
-    return None if shape is None else (*shape, config["maxlen"])
-
-
 def sizes_of(config: Config, given: Structure) -> Shape | None:
     """Return the shape of a tensor's shape: one integer for each axis."""
     shape = first(given)
@@ -413,21 +331,6 @@ def flattened(config: Config, given: Structure) -> Shape | None:
     if not shape:
         raise ShapeError("a single number has no batch")
     return (shape[0], product(shape[1:]))
-
-
-def gathered(config: Config, given: Structure) -> Shape | None:
-    """Gather: the last axis of the indices is a position along the first axes of x."""
-    shape, indices = given
-    if shape is None or indices is None:
-        return None
-    batch = config["batch_dims"]
-    if not indices or indices[-1] is None:
-        raise ShapeError("in how many axes the indices point is not known")
-    if not batch < len(indices) or not batch + indices[-1] <= len(shape):
-        raise ShapeError(f"indices {list(indices)} into {list(shape)} with batch_dims {batch}")
-    rows = broadcast([shape[:batch], indices[:batch]]) or ()
-    rest: Shape = shape[batch + indices[-1] :]
-    return (*rows, *indices[batch:-1], *rest)
 
 
 def reversed_rows(config: Config, given: Structure) -> Shape | None:
