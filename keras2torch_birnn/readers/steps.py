@@ -75,7 +75,7 @@ def parse(
     problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
     parsing.problems += problems
     notes = (
-        describe_rules(parsing.generation, architecture.writer),
+        describe_rules(parsing.generation, root, architecture.writer),
         *parsing.notes,
         *backend_notes,
         *describe_penalties(parsing.penalties),

@@ -63,7 +63,7 @@ def test_convert_and_verify_on_a_fixture(model: Path, suffix: str, tmp_path: Pat
     run = k2t("convert", model, out)
     assert (run.code, run.lines("error")) == (0, [])
     assert run.out.startswith(f"{out}: ")
-    assert "honoured as such" in run.lines("note")[0]
+    assert "written by " in run.lines("note")[0]
     assert list(contents(tmp_path)) == [out.name]
 
     proof = k2t("verify", model, out)

@@ -37,6 +37,32 @@ def halves(spec: ModelSpec) -> list[LayerSpec]:
     ]
 
 
+# ---- the note -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "note"),
+    [
+        ("tf.keras-2.15.0/dense_only.h5", "tf.keras 2.15.0"),
+        (
+            "tf.keras-2.15.0/mask_stack_bi_dense.h5",
+            "tf.keras 2.15.0: Bidirectional gives zeros at masked steps",
+        ),
+        (
+            "keras-3.15.1/hard_sigmoid_bi_lstm.h5",
+            "Keras 3.15.1: hard_sigmoid is clip(x/6 + 0.5, 0, 1)",
+        ),
+        (
+            "keras-2.2.4/mask_plain_gru_last.h5",
+            "Keras 2.2.4: hard_sigmoid is clip(0.2 x + 0.5, 0, 1); "
+            "masked steps repeat the previous state",
+        ),
+    ],
+)
+def test_the_note_tells_the_rules_that_the_model_uses(file: str, note: str) -> None:
+    assert read_entry(file).notes[0] == f"written by {note}"
+
+
 # ---- Keras 1 ------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, parse_activation
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
-from keras2torch_birnn.spec import Generation
+from keras2torch_birnn.spec import Generation, LayerSpec
 
 # Keys that cannot change what a trained layer computes, in any class (``Schema.ignored``: in one).
 _NO_EFFECT = frozenset(
@@ -180,3 +180,13 @@ def _masked_output(config: Mapping[str, Any], generation: Generation, *, wrapped
     # order of reading. Where both orders agree, and to the last output alone, it is the plain rule.
     reversed_too = config.get("unroll") and config.get("go_backwards")
     return "zeros_unreversed" if reversed_too and config.get("return_sequences") else "zeros"
+
+
+def has_mask(root: LayerSpec) -> bool:
+    """Tell whether anything in the model creates a mask."""
+    return any(
+        layer.class_name == "Masking"
+        or layer.config.get("mask_zero")
+        or any("mask" in call.kwargs for call in (layer.graph.calls if layer.graph else ()))
+        for layer in root.walk()
+    )

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.spec import Generation, TimeDistributedMask
+from keras2torch_birnn.readers.config.dialects import has_mask
+from keras2torch_birnn.spec import Generation, LayerSpec, TimeDistributedMask
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?((?![0-9])[!-~]*)")
 # tf.keras 2.2.4-tf is that of TensorFlow 1.13 to 2.0, 2.3.0-tf that of 2.1 and of 2.2
@@ -21,6 +22,7 @@ _TIME_DISTRIBUTED: Mapping[int, TimeDistributedMask] = {
     3: "inner, unknown if fixed",
 }
 _OLD_SIGMOID, _NEW_SIGMOID = "hard_sigmoid_0.2", "hard_sigmoid_1/6"
+_GATES = ("activation", "recurrent_activation")  # options that may hold one of them
 
 
 def generation_of(version: str) -> Generation:
@@ -119,23 +121,30 @@ def version_by_shape(model: Mapping[str, Any]) -> str:
     return "1" if "'output_dim'" in text and "'inner_activation'" in text else ""
 
 
-def describe_rules(generation: Generation, writer: str = "") -> str:
-    """Describe in one line how this version's rules change the outputs.
+_FORMULAS: Mapping[str, str] = {
+    _OLD_SIGMOID: "hard_sigmoid is clip(0.2 x + 0.5, 0, 1)",
+    _NEW_SIGMOID: "hard_sigmoid is clip(x/6 + 0.5, 0, 1)",
+}
+_AT_MASKED_STEPS: Mapping[str, str] = {
+    "zeros": "Bidirectional gives zeros at masked steps",
+    "previous_output": "masked steps repeat the previous output",
+    "previous_state": "masked steps repeat the previous state",
+}
+
+
+def describe_rules(generation: Generation, root: LayerSpec, writer: str = "") -> str:
+    """Describe in one line which Keras wrote the model, and its rules that the model uses.
 
     writer: a program other than Keras that wrote the file and computes as this version does.
     """
-    facts = {
-        "hard_sigmoid_0.2": "hard_sigmoid is clip(0.2 x + 0.5, 0, 1)",
-        "hard_sigmoid_1/6": "hard_sigmoid is clip(x/6 + 0.5, 0, 1)",
-        "zeros": "Bidirectional gives zeros at masked steps",
-        "previous_output": "masked steps repeat the previous output",
-        "previous_state": "masked steps repeat the previous state",
-    }
     name = {"tf.keras": "tf.keras", "keras3": "Keras"}.get(generation.name, "Keras")
     version = f"{name} {printable(generation.version)}"
-    by = (
-        f"{printable(writer)}, which computes as {version}"
-        if writer
-        else f"{version}, honoured as such"
-    )
-    return f"written by {by}: {facts[generation.hard_sigmoid]}; {facts[generation.masked_output]}"
+    by = f"{printable(writer)}, which computes as {version}" if writer else version
+    layers = list(root.walk())
+    sigmoid, rule = generation.hard_sigmoid, generation.masked_output
+    facts = []
+    if any(sigmoid in (layer.config.get(key) for key in _GATES) for layer in layers):
+        facts.append(_FORMULAS[sigmoid])
+    if has_mask(root) and any(layer.semantics.get("masked_output") == rule for layer in layers):
+        facts.append(_AT_MASKED_STEPS[rule])
+    return f"written by {by}" + (f": {'; '.join(facts)}" if facts else "")

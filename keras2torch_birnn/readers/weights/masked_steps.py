@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 
 from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.readers.config.dialects import has_mask
 from keras2torch_birnn.readers.weights.slots import Key
 from keras2torch_birnn.spec import Generation, LayerSpec, MaskedSteps
 
@@ -75,7 +76,7 @@ def resolve_masked_steps(
     }
     found: list[MaskedSteps] = []
     root = _apply(root, wanted, found, (), wrapped=False)
-    if not found or not _has_mask(root):
+    if not found or not has_mask(root):
         return root, []
     what = "repeat the previous output" if found[0] == "previous" else "give zeros"
     reason = "as chosen" if choice else f"as TensorFlow {_WRITERS[found[0]]} does on a CPU"
@@ -135,13 +136,3 @@ def _apply(
         return layer
     found.append(rule)
     return replace(layer, semantics={**layer.semantics, "masked_output": _RULES[rule]})
-
-
-def _has_mask(root: LayerSpec) -> bool:
-    """Tell whether anything in the model creates a mask."""
-    return any(
-        layer.class_name == "Masking"
-        or layer.config.get("mask_zero")
-        or any("mask" in call.kwargs for call in (layer.graph.calls if layer.graph else ()))
-        for layer in root.walk()
-    )
