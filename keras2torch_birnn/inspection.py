@@ -14,7 +14,7 @@ from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.rnn.engines import static_engine
-from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
+from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
@@ -120,7 +120,7 @@ def _make_row(layer: LayerSpec, mask: str) -> LayerRow:
 
 def _describe_engine(layer: LayerSpec) -> tuple[str, str]:
     """Return the engine of a layer, and the reason."""
-    layer = plain(layer)
+    layer = unwrap(layer)
     if layer.class_name in CELL_GATES:
         choice = static_engine(layer)
         return choice.engine, choice.reason
@@ -134,7 +134,7 @@ def _describe_engine(layer: LayerSpec) -> tuple[str, str]:
         reason = " / ".join(choice.reason for choice in engines)
         return (engines[0].engine if same else "stack"), f"cells of a stack: {reason}"
     if layer.class_name == "Bidirectional" and len(layer.parts) == 2:
-        halves = tuple(map(plain, layer.parts.values()))
+        halves = tuple(map(unwrap, layer.parts.values()))
         if all(half.class_name in RECURRENT for half in halves):
             forward, backward = (_describe_engine(half) for half in halves)
             if halves[0].class_name in CELL_GATES and can_share_module(*halves):

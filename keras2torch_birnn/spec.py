@@ -93,7 +93,7 @@ class LayerSpec:
     ...): of each class the names in ``Schema.semantics``; empty for a plugin's class.
     ``parts`` holds what a wrapper wraps (``layer``; ``forward_layer`` and ``backward_layer``),
     ``graph`` what a model holds (class ``Sequential`` or ``Functional``). ``place`` says where in
-    the file the layer stands, for messages. ``input_shape`` and ``output_shape`` are structures of
+    the file the layer is, for messages. ``input_shape`` and ``output_shape`` are structures of
     shapes with None for a size that is free, or None where nothing is known.
     """
 

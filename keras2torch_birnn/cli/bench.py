@@ -30,7 +30,11 @@ def bench(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),
+        typer.Option(
+            "--config",
+            metavar="ARCH.json",
+            help="Architecture (model.to_json()) of a file with weights only.",
+        ),
     ] = None,
     rnn: Annotated[
         str | None,

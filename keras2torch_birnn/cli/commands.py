@@ -53,19 +53,26 @@ ModelPath = Annotated[
 ]
 ConfigPath = Annotated[
     Path | None,
-    typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),
+    typer.Option(
+        "--config",
+        metavar="ARCH.json",
+        help="Architecture (model.to_json()) of a file with weights only.",
+    ),
 ]
 Plugins = Annotated[
     list[str] | None,
     typer.Option(
         "--plugin",
         metavar="FILE.py|NAME",
-        help="Converters for custom layers: your file or a shipped name; repeatable. Runs FILE.",
+        help="Converters for custom layers: a Python file, which is run, or a shipped name.",
     ),
 ]
 Masked = Annotated[
     str | None,
-    typer.Option("--masked-steps", help="zeros or previous; a note says when this is a choice."),
+    typer.Option(
+        "--masked-steps",
+        help="Output of Bidirectional at masked steps, if a note asks: zeros or previous.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -171,7 +178,11 @@ def verify(
         list[str] | None, typer.Option("--device", help="cpu, cuda, or all; repeatable.")
     ] = None,
     against: Annotated[
-        str, typer.Option("--against", help="auto, keras, reference or golden.")
+        str,
+        typer.Option(
+            "--against",
+            help="Compare with: reference, keras, golden (stored in OUT); auto: the first two.",
+        ),
     ] = "auto",
     masked_steps: Masked = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,

@@ -23,7 +23,7 @@ from keras2torch_birnn.rnn.modules import (
     plan_of,
     torch_module,
 )
-from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
+from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
 from keras2torch_birnn.schema import CELL_GATES, states_of
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
@@ -33,7 +33,7 @@ RecurrentModule = LSTM | GRU | RNN | LoopRNN | BidirectionalPair | StackedRNN | 
 
 def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
     """Build one direction of any recurrent layer."""
-    layer = plain(layer)
+    layer = unwrap(layer)
     if layer.class_name in CELL_GATES:
         return torch_module((layer,), plan)
     if layer.class_name in CONV_LSTMS:
@@ -49,7 +49,7 @@ def recurrent(layer: LayerSpec) -> nn.Module:
 
 def bidirectional(layer: LayerSpec) -> nn.Module:
     """Build a Bidirectional: one module if its halves are alike, a pair if they differ."""
-    halves = (plain(layer.parts["forward_layer"]), plain(layer.parts["backward_layer"]))
+    halves = (unwrap(layer.parts["forward_layer"]), unwrap(layer.parts["backward_layer"]))
     plan = plan_of(halves, layer.config["merge_mode"])
     if halves[0].class_name in CELL_GATES and can_share_module(*halves):
         return torch_module(halves, plan)

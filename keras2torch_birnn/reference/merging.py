@@ -75,14 +75,14 @@ def multiply(layer: LayerSpec, inputs: Structure, mask: Structure, context: Cont
     Where all inputs have masks and none counts, the product is 0.
     """
     masks = _masks(inputs, mask)
-    tensors, heeded = _same_rank(inputs, context), _value_masks(inputs, masks)
+    tensors, used_masks = _same_rank(inputs, context), _value_masks(inputs, masks)
     if mask_of_lists(context.generation) != "any":
-        heeded = [None] * len(tensors)
+        used_masks = [None] * len(tensors)
     y: Array = np.ones((), context.dtype)
-    for x, m in zip(tensors, heeded, strict=True):
+    for x, m in zip(tensors, used_masks, strict=True):
         y = y * (x if m is None else np.where(m, x, 1))
-    present = [m for m in heeded if m is not None]
-    if len(present) == len(heeded):
+    present = [m for m in used_masks if m is not None]
+    if len(present) == len(used_masks):
         counts: Array = np.zeros((), bool)
         for m in present:
             counts = counts | m
@@ -98,11 +98,11 @@ def extreme(function: Binary) -> Equation:
 
     def equation(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
         masks = _masks(inputs, mask)
-        tensors, heeded = _same_rank(inputs, context), _value_masks(inputs, masks)
+        tensors, used_masks = _same_rank(inputs, context), _value_masks(inputs, masks)
         if mask_of_lists(context.generation) != "any":
-            heeded = [None] * len(tensors)
-        y, y_mask = tensors[0], heeded[0]
-        for x, m in zip(tensors[1:], heeded[1:], strict=True):
+            used_masks = [None] * len(tensors)
+        y, y_mask = tensors[0], used_masks[0]
+        for x, m in zip(tensors[1:], used_masks[1:], strict=True):
             if m is not None:
                 x = np.where(m, x, y)
             if y_mask is not None:

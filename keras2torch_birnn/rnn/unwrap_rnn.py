@@ -20,7 +20,7 @@ _ALONE: Mapping[str, Any] = {
 }
 
 
-def plain(layer: LayerSpec) -> LayerSpec:
+def unwrap(layer: LayerSpec) -> LayerSpec:
     """Return an RNN over one cell as an LSTM, GRU or SimpleRNN; any other layer unchanged."""
     cell = layer.parts.get("cell")
     if cell is None or cell.class_name not in CELL_LAYERS:

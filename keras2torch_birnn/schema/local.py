@@ -26,8 +26,8 @@ from keras2torch_birnn.spec import Shape
 class Places:
     """One axis: window number ``i`` of ``size`` begins at ``i * stride - front``.
 
-    With ``padding="same"`` a window's middle lies on a step: ``front`` is half its size, which is
-    not TensorFlow's SAME. What reaches out of the ``length`` steps has no weights in Keras.
+    With ``padding="same"`` the middle of a window is on a step: ``front`` is half its size, unlike
+    TensorFlow's SAME. What reaches out of the ``length`` steps has no weights in Keras.
     """
 
     length: int

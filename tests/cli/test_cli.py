@@ -505,7 +505,7 @@ torch.save = save
 """
 
 
-def heed_signals() -> None:
+def restore_signals() -> None:
     """Undo what a shell does to background jobs: they and their children ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -523,7 +523,7 @@ def test_an_interruption_leaves_everything_as_it_was(
     number = getattr(signal, name)
     for out in ("new.pt", "old.pt"):
         arguments = ("convert", MASKED, folder / out, "--plugin", plugin, "--force")
-        run = k2t_process(*arguments, preexec_fn=heed_signals)
+        run = k2t_process(*arguments, preexec_fn=restore_signals)
         assert (run.code, run.out, run.err) == (-number, "", "")
         assert contents(folder) == {"old.pt": OLD_OUT}
 
@@ -538,7 +538,7 @@ def test_a_shell_sees_130_after_ctrl_c(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=heed_signals,
+        preexec_fn=restore_signals,
     )
     assert "ended with 130" in done.stdout
     assert "Traceback" not in done.stderr

@@ -41,7 +41,7 @@ from keras2torch_birnn.readers.config.cells import infer_stack_mask_rule
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
-from keras2torch_birnn.rnn.unwrap_rnn import plain
+from keras2torch_birnn.rnn.unwrap_rnn import unwrap
 from keras2torch_birnn.schema import SCHEMA, cells_in_order, states_of
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
@@ -263,7 +263,7 @@ def test_an_rnn_over_one_cell_is_the_layer_of_that_cell(kind: str) -> None:
     assert type(module) is type(twin)
     assert module.state_dict().keys() == twin.state_dict().keys()
     assert repr(module) == repr(twin)
-    assert plain(one).config.items() <= itself.config.items() | {("trainable", True)}
+    assert unwrap(one).config.items() <= itself.config.items() | {("trainable", True)}
     x = values(B, T, F)
     assert_same(by_torch(one, x, None, ()), by_torch(itself, x, None, ()))
 

@@ -250,8 +250,8 @@ def test_tensorflow_1_is_known_by_what_it_leaves_open(
 def test_a_stateful_bidirectional_of_tensorflow_1_starts_anew(label: str, carries: bool) -> None:
     spec = read_entry(f"{label}/first_stateful.h5")
     assert {half.config["stateful"] for half in halves(spec)} == {carries}
-    anew = [note for note in spec.notes if "every batch starts anew" in note]
-    assert len(anew) == (0 if carries else 2)
+    restarts = [note for note in spec.notes if "every batch starts from zero states" in note]
+    assert len(restarts) == (0 if carries else 2)
 
 
 def test_attention_of_tensorflow_114_does_not_say_whether_it_is_causal() -> None:

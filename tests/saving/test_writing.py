@@ -64,7 +64,7 @@ def test_the_faults_would_show_a_careless_writer(monkeypatch: pytest.MonkeyPatch
 
 
 @POSIX
-def test_a_signal_amid_the_last_step_is_heeded_after_it(
+def test_a_signal_during_the_last_step_is_handled_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = atomic._sync_folder
@@ -448,7 +448,7 @@ torch.save = save
 """
 
 
-def heed_signals() -> None:
+def restore_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -464,7 +464,7 @@ def test_impatience_leaves_everything_as_it_was(text: str, tmp_path: Path) -> No
     (folder / "old.pt").write_bytes(OLD_OUT)
     run = k2t_process(
         *("convert", OLD, folder / "old.pt", "--plugin", plugin, "--force"),
-        preexec_fn=heed_signals,
+        preexec_fn=restore_signals,
     )
     expected = signal.SIGINT if text is TWICE else signal.SIGHUP
     assert (run.code, run.out, run.err) == (-expected, "", "")

@@ -66,7 +66,7 @@ def build_sequential(
         }
         layers = (LayerSpec("InputLayer", name, config, place=name), *layers)
     if any(layer.class_name == "InputLayer" for layer in layers[1:]):
-        raise InvalidModelFileError("an InputLayer amid the layers", "refused", place=place)
+        raise InvalidModelFileError("an InputLayer between other layers", "refused", place=place)
     refs = [TensorRef(layer.name) for layer in layers]
     calls = [Call(layers[0].name, 0, ())]
     calls += [Call(layer.name, 0, (ref,)) for layer, ref in zip(layers[1:], refs, strict=False)]

@@ -65,19 +65,19 @@ def parse_options(
         first = wrapped and dialects.is_tensorflow_1(given, parsing.generation)
         if first:
             parsing.of_tensorflow_1.add(place)
-        anew = first or not parsing.generation.bidirectional_carries
-        if wrapped and config.get("stateful") and anew:
+        restarts = first or not parsing.generation.bidirectional_carries
+        if wrapped and config.get("stateful") and restarts:
             config["stateful"] = False
             parsing.notes.append(
                 f"{printable(place)}: stateful inside a Bidirectional has no effect in Keras "
-                f"{printable(parsing.generation.version)}: every batch starts anew"
+                f"{printable(parsing.generation.version)}: every batch starts from zero states"
             )
         rules["masked_output"] = dialects.masked_output(
             file_class, config, parsing.generation, wrapped=wrapped
         )
         config.pop("zero_output_for_mask", None)
-    untold = class_name in ("Attention", "AdditiveAttention") and "causal" not in given
-    if untold and parsing.generation.version == "2.2.4-tf":
+    lacks_causal = class_name in ("Attention", "AdditiveAttention") and "causal" not in given
+    if lacks_causal and parsing.generation.version == "2.2.4-tf":
         parsing.notes.append(
             f"{printable(place)}: TensorFlow 1.14 does not write the options of {class_name}; "
             "taken as causal=False, as this Keras does when it reads the file"

@@ -231,12 +231,12 @@ class Index:
         h5o = self._h5.h5o
         kinds = {h5o.TYPE_GROUP: "group", h5o.TYPE_DATASET: "dataset"}
         found: dict[str, str] = {}
-        told = 0
+        length = 0
 
         def note(raw: bytes, info: Any) -> None:
-            nonlocal told
-            told += len(raw)  # in a damaged file many links may share one long name
-            if told > self._limits["text"]:
+            nonlocal length
+            length += len(raw)  # in a damaged file many links may share one long name
+            if length > self._limits["text"]:
                 raise RefusedError(f"names of members longer than {self._limits['text']} bytes")
             name = raw.decode()
             self._check_link(info.type, name)
