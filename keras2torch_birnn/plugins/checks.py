@@ -20,10 +20,10 @@ from keras2torch_birnn.layers.input_casts import to_ids
 from keras2torch_birnn.layers.registry import convert_layer, mask_flow
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.schema.custom_layers import (
-    blaming,
+    custom_layer_of,
     named_weights,
+    naming_plugin,
     output_count,
-    own_of,
     shown,
 )
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model, shape_leaves
@@ -48,7 +48,7 @@ _MIXED = 4
 
 def find_plugin_layers(spec: ModelSpec) -> tuple[LayerSpec, ...]:
     """Find the layers that plugins supply."""
-    return tuple(layer for layer in spec.root.walk() if own_of(layer) is not None)
+    return tuple(layer for layer in spec.root.walk() if custom_layer_of(layer) is not None)
 
 
 # ---- shapes --------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def complete_shapes(spec: ModelSpec) -> ModelSpec:
     while unknown := [
         layer
         for layer in replace(spec, root=root).root.walk()
-        if own_of(layer) is not None and layer.output_shape is None
+        if custom_layer_of(layer) is not None and layer.output_shape is None
         if layer.place not in seen and None not in shape_leaves(layer.input_shape)
     ]:
         seen |= {layer.place: infer_output_shape(layer) for layer in unknown}
@@ -150,7 +150,7 @@ def _with_outputs(layer: LayerSpec, shapes: Mapping[str, Structure]) -> LayerSpe
         inner = tuple(_with_outputs(one, shapes) for one in graph.layers)
         graph = replace(graph, layers=inner)
     parts = {key: _with_outputs(part, shapes) for key, part in layer.parts.items()}
-    own = own_of(layer) is not None and layer.place in shapes
+    own = custom_layer_of(layer) is not None and layer.place in shapes
     output = shapes[layer.place] if own else layer.output_shape
     return replace(layer, graph=graph, parts=parts, output_shape=output)
 
@@ -192,7 +192,7 @@ class _CheckingInterpreter(fx.Interpreter):
         layer = self.own.get(target)
         if layer is None:
             return super().call_module(target, args, kwargs)
-        with blaming(layer, "its module"):
+        with naming_plugin(layer, "its module"):
             result = super().call_module(target, args, kwargs)
         _check_result(layer, result, self.dtype)
         return result
@@ -202,7 +202,7 @@ class _CheckingInterpreter(fx.Interpreter):
         layer = self.makers.get(target)
         if layer is None:
             return super().call_function(target, args, kwargs)
-        with blaming(layer, "its mask function"):
+        with naming_plugin(layer, "its mask function"):
             return super().call_function(target, args, kwargs)
 
 
@@ -326,7 +326,7 @@ def fallback_equation(
         **({"mask": given} if flow.takes and some else {}),
     }
     dtype = torch.float64 if exact == np.float64 else torch.float32
-    with torch.no_grad(), blaming(layer, "its module"):
+    with torch.no_grad(), naming_plugin(layer, "its module"):
         out = module.to(dtype)(*(x if context.arguments > 1 else (x,)), **options)
         check_dtype(layer, out, dtype)
         after = given

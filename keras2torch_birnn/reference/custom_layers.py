@@ -6,7 +6,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.schema.custom_layers import blaming, equation_of, shown
+from keras2torch_birnn.schema.custom_layers import equation_of, naming_plugin, shown
 from keras2torch_birnn.spec import LayerSpec, Structure, with_dtype
 
 
@@ -22,7 +22,7 @@ def by_plugin(
     if equation is None:
         raise PluginError(f"{shown(layer)}: it has no NumPy equation", place=layer.place)
     exact = with_dtype(layer, np.dtype(context.dtype))
-    with blaming(layer, "its equation"):
+    with naming_plugin(layer, "its equation"):
         result = equation(exact, inputs, mask, **context.call_options)
     if not isinstance(result, tuple) or len(result) != 2:
         raise PluginError(
