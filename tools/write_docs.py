@@ -1,11 +1,13 @@
 """Write the generated tables of the documentation: ``python tools/write_docs.py``.
 
 A generated table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; the whole of
-``docs/compared.md`` is generated. A test fails when a page is out of date.
+``docs/compared.md`` is generated, and the number of compared files in the README. A test fails when
+a page is out of date.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +22,8 @@ from keras2torch_birnn.rnn.engines import ENGINES
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 COMPARED = DOCS / "compared.md"
+README = ROOT / "README.md"
+_COUNT = re.compile(r"[\d,]+ files of \d+ Keras versions")
 
 
 def layer_table() -> str:
@@ -76,11 +80,19 @@ def update(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
     return text
 
 
+def update_count(readme: str, files: Mapping[str, compared.File]) -> str:
+    """Return the README with the number of compared files and of the versions that wrote them."""
+    labels = {file.entry["label"] for file in files.values()}
+    return _COUNT.sub(f"{len(files):,} files of {len(labels)} Keras versions", readme)
+
+
 def main() -> None:
-    """Write every generated page and table."""
+    """Write every generated page, table and number."""
     for path, tables in TABLES.items():
         path.write_text(update(path.read_text("utf-8"), tables), "utf-8")
-    COMPARED.write_text(compared.page(compared.counted()), "utf-8")
+    files = compared.counted()
+    COMPARED.write_text(compared.page(files), "utf-8")
+    README.write_text(update_count(README.read_text("utf-8"), files), "utf-8")
 
 
 if __name__ == "__main__":

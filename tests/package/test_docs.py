@@ -76,7 +76,10 @@ def test_the_page_of_what_was_compared_is_up_to_date(files: Mapping[str, compare
 
 def test_the_readme_tells_how_many_files_were_compared(files: Mapping[str, compared.File]) -> None:
     labels = {file.entry["label"] for file in files.values()}
-    assert f"{len(files):,} files of {len(labels)} Keras versions" in README.read_text("utf-8")
+    readme = README.read_text("utf-8")
+    assert f"{len(files):,} files of {len(labels)} Keras versions" in readme
+    assert write_docs.update_count(readme, files) == readme
+    assert write_docs.update_count("1 files of 2 Keras versions", files) in readme
 
 
 def test_every_feature_was_compared_somewhere(files: Mapping[str, compared.File]) -> None:
