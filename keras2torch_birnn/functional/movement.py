@@ -194,4 +194,4 @@ def sequence_mask(lengths: Tensor, *given: int, maxlen: int | None) -> Tensor:
 
 def join_sizes(xs: Sequence[Any]) -> tuple[int, ...]:
     """Join sizes and tuples of sizes to one tuple."""
-    return tuple(size for x in xs for size in (x if isinstance(x, tuple | list) else (x,)))
+    return tuple(size for x in xs for size in (x if isinstance(x, (tuple, list)) else (x,)))

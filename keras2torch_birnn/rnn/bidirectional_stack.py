@@ -209,7 +209,7 @@ class BidirectionalStack(nn.Module):
         With the module's current device, dtype, mode and engine, gradients or not.
         """
         stack = self._stack()
-        layers, weight = stack.layers, stack.layers[0].weight_ih
+        layers, weight = stack.layers, stack.layers[0].get_weight_ih()
         if (choice := explain_stack(stack, weight, masked=masked)) is not None:
             return (choice,) * self.num_layers
         return tuple(explain_layer(layer, batch, masked=masked) for layer in layers)
@@ -299,7 +299,7 @@ class BidirectionalStack(nn.Module):
         """Return ``hx`` (None, a tensor, a tuple or a list of tensors) as a tuple."""
         if hx is None:
             return ()
-        states = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        states = tuple(hx) if isinstance(hx, (tuple, list)) else (hx,)
         for state in states:
             check_tensor("hx", state, self)
         return states
@@ -334,7 +334,7 @@ class BidirectionalStack(nn.Module):
     ) -> tuple[Merged, tuple[Tensor, ...]]:
         """Run all layers on x (B, T, F), on the steps that ``lengths`` or ``mask`` make valid."""
         stack = self._stack()
-        weight = stack.layers[0].weight_ih
+        weight = stack.layers[0].get_weight_ih()
         if initial or x.dtype is not weight.dtype:
             # The states of other layers are parts of the same tensors.
             check_dtypes(x, initial[0][:1] if initial else None, weight, "hx")

@@ -65,27 +65,24 @@ class RnnLayer(NamedTuple):
     training: bool = False
     engine: EngineRequest | None = None
 
-    @property
-    def weights(self) -> tuple[Weights, ...]:
-        """The parameters of each direction by their names."""
+    # Methods, not properties: torch.compile of torch 2.6 cannot trace a property of a named tuple.
+    def get_weights(self) -> tuple[Weights, ...]:
+        """Return the parameters of each direction by their names."""
         given = self.parameters
         return tuple(Weights(*given[i : i + 4]) for i in range(0, len(given), 4))
 
-    @property
-    def weight_ih(self) -> Tensor:
-        """The first direction's input weights (G*H, F)."""
+    def get_weight_ih(self) -> Tensor:
+        """Return the first direction's input weights (G*H, F)."""
         first: Tensor = self.parameters[0]
         return first
 
-    @property
-    def weight_hh(self) -> Tensor:
-        """The first direction's recurrent weights (G*H, H)."""
+    def get_weight_hh(self) -> Tensor:
+        """Return the first direction's recurrent weights (G*H, H)."""
         second: Tensor = self.parameters[1]
         return second
 
-    @property
-    def directions(self) -> int:
-        """The number of directions."""
+    def count_directions(self) -> int:
+        """Return the number of directions."""
         return len(self.parameters) // 4
 
     def present_parameters(self) -> list[Tensor]:

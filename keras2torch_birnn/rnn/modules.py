@@ -205,11 +205,11 @@ class RecurrentModule:
             ArgumentTypeError, ArgumentValueError: the input or a state does not fit the weights.
         """
         layer = self.rnn_layer()
-        weight = layer.weight_ih
+        weight = layer.get_weight_ih()
         if call.initial_state or call.x.dtype is not weight.dtype:
             check_dtypes(call.x, call.initial_state, weight, "initial_state")
         if call.initial_state:
-            shape = (call.x.shape[0], layer.weight_hh.shape[1])
+            shape = (call.x.shape[0], layer.get_weight_hh().shape[1])
             check_states(call.initial_state, layer.state_count(), shape)
         return run(layer, call)
 
@@ -235,13 +235,19 @@ class _TorchModule(RecurrentModule):
 class LSTM(_TorchModule, nn.LSTM):
     """An ``nn.LSTM``, called as Keras calls its LSTM, or a Bidirectional of two alike."""
 
-    kernel: Any = staticmethod(torch.lstm)
+    @property
+    def kernel(self) -> Any:
+        """Torch's function."""
+        return torch.lstm
 
 
 class GRU(_TorchModule, nn.GRU):
     """An ``nn.GRU``, called as Keras calls its GRU, or a Bidirectional of two alike."""
 
-    kernel: Any = staticmethod(torch.gru)
+    @property
+    def kernel(self) -> Any:
+        """Torch's function."""
+        return torch.gru
 
 
 class RNN(_TorchModule, nn.RNN):

@@ -109,8 +109,8 @@ def needs_gradient(layer: RnnLayer, call: RnnCall) -> bool:
 
 def zero_states(layer: RnnLayer, x: Tensor) -> tuple[State, ...]:
     """Return states of zeros for each direction."""
-    zero = x.new_zeros(x.shape[0], layer.weight_hh.shape[1])
-    return ((zero,) * layer.state_count(),) * layer.directions
+    zero = x.new_zeros(x.shape[0], layer.get_weight_hh().shape[1])
+    return ((zero,) * layer.state_count(),) * layer.count_directions()
 
 
 def run_no_steps(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
@@ -119,6 +119,6 @@ def run_no_steps(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     The outputs (B, 0, H) depend on x and a weight, which so have gradients of zero.
     """
     x = call.x
-    outputs = tuple(x.sum(dim=2, keepdim=True) * w.hh[0] for w in layers[-1].weights)
+    outputs = tuple(x.sum(dim=2, keepdim=True) * w.hh[0] for w in layers[-1].get_weights())
     zeros = tuple(state for layer in layers for state in zero_states(layer, x))
     return merge_outputs(outputs, call.merge), call.initial_state or zeros

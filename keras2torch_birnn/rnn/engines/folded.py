@@ -40,7 +40,7 @@ def widen(layer: RnnLayer, mode: str | None) -> RnnLayer:
     factor = FACTORS[mode]
     if factor is None:
         return layer
-    wide = [w._replace(ih=torch.cat((w.ih, w.ih), dim=1) * factor) for w in layer.weights]
+    wide = [w._replace(ih=torch.cat((w.ih, w.ih), dim=1) * factor) for w in layer.get_weights()]
     return layer._replace(parameters=list(chain.from_iterable(wide)))
 
 

@@ -165,7 +165,7 @@ def run_directions(layer: RnnLayer, call: RnnCall) -> RnnResult:
     dropout = layer.dropout if layer.training else None
     x = zero_past(call.x, lengths)
     initial = call.initial_state or zero_states(layer, x)
-    for d, (weights, state) in enumerate(zip(layer.weights, initial, strict=True)):
+    for d, (weights, state) in enumerate(zip(layer.get_weights(), initial, strict=True)):
         read = reverse(x, lengths) if d else x
         out, last = run_loop(layer.cell, weights, read, lengths, state, dropout)
         outputs.append(reverse(out, lengths) if d else out)

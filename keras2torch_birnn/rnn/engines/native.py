@@ -44,7 +44,7 @@ class Native(Engine):
         """Return why torch's engines are the better ones for a call."""
         if is_exporting_by_torch():
             return "an exported graph must not need the kernel"
-        weights = layer.weight_hh.numel()
+        weights = layer.get_weight_hh().numel()
         unmasked = layer.kernel is not None and call.lengths is None
         if unmasked and not native_pays(layer.cell.kind, call.x.shape[0], weights):
             return "torch's kernel is faster"

@@ -27,7 +27,7 @@ def run_with_gradient(layer: RnnLayer, call: RnnCall) -> RnnResult:
     recomputed: Any = _Recomputed
     found = recomputed.apply(_Fixed.of(layer, call), *float_tensors(layer, call))
     flat = cast(tuple[Tensor, ...], found)
-    directions, each = layer.directions, layer.state_count()
+    directions, each = layer.count_directions(), layer.state_count()
     outputs = len(flat) - directions * each
     return flat[:outputs], tuple(
         flat[outputs + d * each : outputs + (d + 1) * each] for d in range(directions)
@@ -53,7 +53,7 @@ def _run_keeping(layer: RnnLayer, call: RnnCall) -> RnnResult:
     finals = split_states(final, native_cell_of(layer))
     if call.merge == "concat":
         return (out,), finals
-    return merge_outputs(out.chunk(layer.directions, dim=2), call.merge), finals
+    return merge_outputs(out.chunk(layer.count_directions(), dim=2), call.merge), finals
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _Kept(torch.autograd.Function):
     def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs side by side and final states. tensors: of ``float_tensors``."""
         layer, call = fixed.with_tensors(tensors)
-        out, final, kept = run_keeping(native_cell_of(layer), layer.weights, call)
+        out, final, kept = run_keeping(native_cell_of(layer), layer.get_weights(), call)
         ctx.save_for_backward(*tensors, *kept)
         ctx.fixed = fixed
         ctx.set_materialize_grads(False)
@@ -123,7 +123,7 @@ class _Kept(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """Return gradients of x, states and weights, which have gradients themselves."""
         fixed, needed = ctx.fixed, ctx.needs_input_grad
-        directions = fixed.layer.directions
+        directions = fixed.layer.count_directions()
         saved = ctx.saved_tensors  # call for once: inside a checkpoint they are recomputed then
         tensors, kept = saved[:-directions], saved[-directions:]
         given = [d for d in (d_out, d_final) if d is not None]
@@ -138,7 +138,7 @@ class _Kept(torch.autograd.Function):
         layer, call = fixed.with_tensors(tensors)
         d_x, d_start, d_parameters = gradient(
             native_cell_of(layer),
-            layer.weights,
+            layer.get_weights(),
             call,
             kept,
             d_out,
@@ -147,7 +147,7 @@ class _Kept(torch.autograd.Function):
         )
         present = [
             d
-            for direction, weights in zip(d_parameters, fixed.layer.weights, strict=True)
+            for direction, weights in zip(d_parameters, fixed.layer.get_weights(), strict=True)
             for d, p in zip(direction, weights, strict=True)
             if p is not None
         ]

@@ -56,7 +56,7 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
     Raises:
         UsageError: the forced engine cannot run this call, or x does not fit the weights.
     """
-    check_shape(call.x.shape, layer.weight_ih.shape[1])
+    check_shape(call.x.shape, layer.get_weight_ih().shape[1])
     engine = select_engine(layer, call).engine
     if call.x.shape[1] == 0:
         return run_no_steps((layer,), call)
@@ -69,7 +69,7 @@ def explain_layer(layer: RnnLayer, batch: int, *, masked: bool) -> Choice:
     Raises:
         UsageError: the forced engine cannot run the call.
     """
-    weight = layer.weight_ih
+    weight = layer.get_weight_ih()
     x = weight.detach().new_zeros(batch, 1, weight.shape[1])
     return explain_call(layer, RnnCall(x, torch.ones(batch, dtype=torch.int64) if masked else None))
 

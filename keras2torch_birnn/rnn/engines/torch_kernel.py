@@ -51,7 +51,7 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     x, lengths, initial, merge = call.x, call.lengths, call.initial_state, call.merge
     layer = layers[0]
     kernel: Any = layer.kernel
-    directions, units = layer.directions, layer.weight_hh.shape[1]
+    directions, units = layer.count_directions(), layer.get_weight_hh().shape[1]
     number = len(layers) * directions
     if initial is None:
         zero = x.new_zeros(number, x.shape[0], units)
