@@ -23,7 +23,7 @@ from keras2torch_birnn.rnn.engines.engine import (
 )
 from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.engines.torch_kernel import run_kernel
-from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.layer import RnnLayer, Weights
 from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 # Merge mode -> factor of the next layer's input weights for each direction; None: they are wide
@@ -40,8 +40,20 @@ def widen(layer: RnnLayer, mode: str | None) -> RnnLayer:
     factor = FACTORS[mode]
     if factor is None:
         return layer
-    wide = [w._replace(ih=torch.cat((w.ih, w.ih), dim=1) * factor) for w in layer.get_weights()]
-    return layer._replace(parameters=list(chain.from_iterable(wide)))
+    # Written out: torch.compile of torch 2.6 traces neither _replace nor a part of a named tuple.
+    wide = [
+        Weights(torch.cat((w.ih, w.ih), dim=1) * factor, w.hh, w.bias_ih, w.bias_hh)
+        for w in layer.get_weights()
+    ]
+    return RnnLayer(
+        layer.cell,
+        list(chain.from_iterable(wide)),
+        layer.kernel,
+        layer.native,
+        layer.dropout,
+        layer.training,
+        layer.engine,
+    )
 
 
 class Folded(StackEngine):
