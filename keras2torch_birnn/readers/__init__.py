@@ -97,14 +97,15 @@ def read_arrays(path: ModelSource) -> dict[str, Array]:
         InvalidModelFileError: broken, hostile, or no model.
     """
     with in_file(name_source(path)):
-        return _read_arrays(path) if is_path(path) else read_live_arrays(path)
+        found = _read_stored_arrays(path) if is_path(path) else read_live_arrays(path)
+        if not found:
+            raise InvalidModelFileError("holds no weights", "give a file with weights")
+        return found
 
 
-def _read_arrays(path: ModelSource) -> dict[str, Array]:
+def _read_stored_arrays(path: ModelSource) -> dict[str, Array]:
     with open_container(path) as container:
         names = container.weight_names()
-        if not names:
-            raise InvalidModelFileError("holds no weights", "give a file with weights")
         arrays = container.store.arrays(list(names.values()))
         return {name: array.read() for name, array in zip(names, arrays, strict=True)}
 

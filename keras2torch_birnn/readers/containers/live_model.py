@@ -161,13 +161,13 @@ def read_live_arrays(model: object) -> dict[str, Array]:
     """Copy the weights of a live model, of any class, by the names that Keras gave them.
 
     Raises:
-        ArgumentTypeError, UsageError: as ``write_live``.
+        ArgumentTypeError, UsageError: as ``write_live``; InvalidModelFileError: no numbers.
     """
     keras_model = _check_model(model)
     names = [_variable_name(variable) for variable in keras_model.weights]
     times = Counter(names)
     return {
-        name if times[name] == 1 else f"{name}#{number}": _plain(value)
+        name if times[name] == 1 else f"{name}#{number}": _copy(value, name)
         for number, (name, value) in enumerate(zip(names, keras_model.get_weights(), strict=True))
     }
 
@@ -177,10 +177,20 @@ def _variable_name(variable: Any) -> str:
     return str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
 
 
-def _plain(value: Any) -> Array:
-    """Copy an array, which may share memory with the model; bfloat16 as from files."""
+def _copy(value: Any, name: str) -> Array:
+    """Copy an array, which may share memory with the model; bfloat16 becomes float32.
+
+    Raises:
+        InvalidModelFileError: it holds no numbers.
+    """
     array = np.array(value)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    if array.dtype.name == "bfloat16":
+        return array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
+        raise InvalidModelFileError(
+            f"holds {array.dtype.name}, numbers are expected", place=printable(name)
+        )
+    return array
 
 
 class _LiveWeights(HDF5Container):
