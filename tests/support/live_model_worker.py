@@ -94,6 +94,8 @@ def report(keras: Any, case: dict[str, Any]) -> dict[str, Any]:
                 found[kind] = f"not saved: {generate.first_line(error)}"
                 continue
             found[kind] = difference(live, converted(file))
+            if kind == "h5":  # which has Keras' names
+                found["weights"] = difference_of_weights(k2t.weights(model), k2t.weights(file))
         if not isinstance(live, str):
             found["error"] = error_of(keras, case, model, live, values)
     return found
@@ -129,6 +131,16 @@ def difference(one: Any, other: Any) -> str:
         return spec_difference(first.spec_text, second.spec_text)
     golden = [(*f.golden.inputs, *f.golden.outputs) for f in (first, second)]
     return "" if all(map(torch.equal, *golden)) else "golden vectors"
+
+
+def difference_of_weights(live: dict[str, Any], stored: dict[str, Any]) -> str:
+    """Say in what the arrays by name differ."""
+    if live.keys() != stored.keys():
+        return f"names {sorted(live.keys() ^ stored.keys())}"
+    same = (
+        live[n].dtype == x.dtype and live[n].tobytes() == x.tobytes() for n, x in stored.items()
+    )
+    return "" if all(same) else "values"
 
 
 def spec_difference(one: str, other: str) -> str:
