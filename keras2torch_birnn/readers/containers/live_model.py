@@ -88,8 +88,9 @@ class LiveModel(Protocol):
         """Return the architecture as JSON."""
         ...
 
-    def get_weights(self) -> Any:
-        """Return the values of all weights."""
+    @property
+    def weights(self) -> Any:
+        """All variables, trainable ones and others."""
         ...
 
 
@@ -163,12 +164,15 @@ def read_live_arrays(model: object) -> dict[str, Array]:
     Raises:
         ArgumentTypeError, UsageError: as ``write_live``; InvalidModelFileError: no numbers.
     """
-    keras_model = _check_model(model)
-    names = [_variable_name(variable) for variable in keras_model.weights]
-    times = Counter(names)
+    variables = [
+        (_variable_name(variable), number, variable)
+        for number, variable in enumerate(_check_model(model).weights)
+        if hasattr(variable, "numpy")  # and no table of a vocabulary
+    ]
+    times = Counter(name for name, _, _ in variables)
     return {
-        name if times[name] == 1 else f"{name}#{number}": _copy(value, name)
-        for number, (name, value) in enumerate(zip(names, keras_model.get_weights(), strict=True))
+        name if times[name] == 1 else f"{name}#{number}": _copy(variable.numpy(), name)
+        for name, number, variable in variables
     }
 
 
