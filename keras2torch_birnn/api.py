@@ -12,6 +12,7 @@ from keras2torch_birnn.errors import gather, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_arrays
 from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse, read_weights
 from keras2torch_birnn.saving.atomic import check_replacing
 from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
@@ -23,20 +24,22 @@ if TYPE_CHECKING:
 
 
 def convert(
-    path: PathLike,
+    path: ModelSource,
     *,
     config: PathLike | None = None,
     dtype: str | None = None,
     masked_steps: str | None = None,
     plugins: Iterable[PluginName] = (),
 ) -> nn.Module:
-    """Read a Keras file and rebuild its model in torch: eval mode, CPU.
+    """Read a Keras file or a live Keras model and rebuild it in torch: eval mode, CPU.
 
     Call ``.train()`` on it before training, even if a trainer does so for its own module: some
     trainers keep the mode of inner modules, and then train without dropout. The parameters that
     Keras would train after ``load_model`` have ``requires_grad``.
 
-    path: a file, folder or checkpoint in any format of docs/cli.md, recognised by content.
+    path: a file, folder or checkpoint in any format of docs/cli.md, recognised by content; or a
+    built model of keras, tf.keras or tf_keras in this process, which stays as it is. Its Keras
+    writes it to a private temporary folder, which is removed before this returns.
     config: the text of ``model.to_json()``, for a file that holds only weights. dtype: "float32"
     or "float64". masked_steps: "zeros" or "previous", if a note says that the file does not
     determine it.
@@ -44,14 +47,15 @@ def convert(
 
     Raises:
         InvalidModelFileError, WeightMismatchError: the file is broken; UnsupportedLayerError,
-        UnsupportedOptionError: lists everything that cannot be converted.
+        UnsupportedOptionError: lists everything that cannot be converted; UsageError: no path and
+        no built model.
     """
     load_plugins(plugins)
     model, _ = convert_with_spec(path, config=config, dtype=dtype, masked_steps=masked_steps)
     return model
 
 
-def weights(source: PathLike) -> dict[str, Array]:
+def weights(source: ModelSource) -> dict[str, Array]:
     """Read the weights of a model by name, for a torch model of your own.
 
     No architecture is needed, so this reads subclassed models and files of weights alone, too.
@@ -60,16 +64,19 @@ def weights(source: PathLike) -> dict[str, Array]:
     not unique, or the format does not store them, the path of the weight in the file. Weights of
     optimizers are left out.
 
-    source: any format that ``convert`` reads, and checkpoints of TensorFlow 1.
+    source: any format that ``convert`` reads, and checkpoints of TensorFlow 1; or a live model of
+    any class, whose arrays are copied. A name that several of its variables have is followed by
+    ``#`` and the variable's number in ``model.weights``.
 
     Raises:
-        InvalidModelFileError: broken, hostile, or no weights.
+        InvalidModelFileError: broken, hostile, or no weights; UsageError: no path and no built
+        model.
     """
     return read_arrays(source)
 
 
 def convert_with_spec(
-    path: PathLike,
+    path: ModelSource,
     *,
     config: PathLike | None = None,
     dtype: str | None = None,
@@ -86,7 +93,7 @@ def convert_with_spec(
         K2TError: as ``convert``; OutputError: ``out`` cannot be written.
     """
     torch = _TorchImport()  # meanwhile a child process reads the file's index
-    with ExitStack() as opening, in_file(path):
+    with ExitStack() as opening, in_file(name_source(path)):
         container = opening.enter_context(open_container(path))  # recognise the format
         reading = parse(container, path, config=config, masked_steps=masked_steps)
         reading = infer_shapes(reading)
@@ -106,7 +113,9 @@ def convert_with_spec(
         if out is not None:
             from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
-            write_checkpoint(model, out, overwrite=overwrite, source=path, finish=opening.close)
+            write_checkpoint(
+                model, out, overwrite=overwrite, source=name_source(path), finish=opening.close
+            )
     return model, reading.spec
 
 

@@ -11,6 +11,7 @@ from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
+from keras2torch_birnn.readers.containers.live_model import ModelSource
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.rnn.engines import static_engine
@@ -48,9 +49,9 @@ class Inspection:
 
 
 def inspect(
-    path: PathLike, *, config: PathLike | None = None, plugins: Iterable[PluginName] = ()
+    path: ModelSource, *, config: PathLike | None = None, plugins: Iterable[PluginName] = ()
 ) -> Inspection:
-    """Read a file's structure; list what is unsupported instead of raising it.
+    """Read the structure of a file or live model; list what is unsupported, not raising it.
 
     Raises:
         InvalidModelFileError: the file is broken.

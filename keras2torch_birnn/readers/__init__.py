@@ -12,6 +12,12 @@ from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, in_file
 from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers.live_model import (
+    ModelSource,
+    is_path,
+    name_source,
+    read_live_arrays,
+)
 from keras2torch_birnn.readers.steps import (
     PathLike,
     infer_shapes,
@@ -24,15 +30,16 @@ from keras2torch_birnn.spec import Array, ModelSpec
 
 
 def read_model(
-    path: PathLike,
+    path: ModelSource,
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
 ) -> ModelSpec:
     """Read a Keras model file, or a weights file with ``config`` (the text of ``to_json()``).
 
-    Layers of a loaded plugin have the options and weights that the plugin declares, see
-    ``schema/custom_layers.py``. ``masked_steps``: see ``weights/masked_steps.py``.
+    ``path``: of a file or a folder, or a live model of Keras. Layers of a loaded plugin have the
+    options and weights that the plugin declares, see ``schema/custom_layers.py``.
+    ``masked_steps``: see ``weights/masked_steps.py``.
 
     Raises:
         InvalidModelFileError: broken, hostile, or no model; WeightMismatchError: weights and
@@ -41,13 +48,13 @@ def read_model(
     """
     spec, problems = read_with_problems(path, config=config, masked_steps=masked_steps)
     if problems:
-        with in_file(path):
+        with in_file(name_source(path)):
             raise gather(problems)
     return spec
 
 
 def read_with_problems(
-    path: PathLike,
+    path: ModelSource,
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
@@ -66,7 +73,7 @@ def read_with_problems(
 
 @contextmanager
 def open_model(
-    path: PathLike,
+    path: ModelSource,
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
@@ -76,33 +83,39 @@ def open_model(
 
     The file must not have changed when it is closed. ``weights``: see ``load_weights``.
     """
-    with in_file(path), open_container(path) as container:
+    with in_file(name_source(path)), open_container(path) as container:
         reading = parse(container, path, config=config, masked_steps=masked_steps)
         reading = infer_shapes(reading)
         reading = read_weights(reading, weights)
         yield reading.spec, reading.problems
 
 
-def read_arrays(path: PathLike) -> dict[str, Array]:
+def read_arrays(path: ModelSource) -> dict[str, Array]:
     """Read all weights of a model by name, whatever its architecture is; see ``k2t.weights``.
 
     Raises:
         InvalidModelFileError: broken, hostile, or no model.
     """
-    with in_file(path), open_container(path) as container:
-        names = container.weight_names()
-        if not names:
+    with in_file(name_source(path)):
+        found = _read_stored_arrays(path) if is_path(path) else read_live_arrays(path)
+        if not found:
             raise InvalidModelFileError("holds no weights", "give a file with weights")
+        return found
+
+
+def _read_stored_arrays(path: ModelSource) -> dict[str, Array]:
+    with open_container(path) as container:
+        names = container.weight_names()
         arrays = container.store.arrays(list(names.values()))
         return {name: array.read() for name, array in zip(names, arrays, strict=True)}
 
 
-def read_architecture(path: PathLike, *, config: PathLike | None = None) -> Mapping[str, Any]:
+def read_architecture(path: ModelSource, *, config: PathLike | None = None) -> Mapping[str, Any]:
     """Read the JSON of the model, from the file or from ``config``.
 
     Raises:
         InvalidModelFileError: there is none, or it is broken.
     """
     given = read_given_config(config)
-    with in_file(path), open_container(path) as container:
+    with in_file(name_source(path)), open_container(path) as container:
         return container.architecture(given).model

@@ -20,6 +20,7 @@ from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.penalties import describe_penalties
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.files import file_window, read_text
+from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.weights.load_weights import How, load_weights
 from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
@@ -53,14 +54,14 @@ class Reading:
 
 def parse(
     container: Container,
-    path: PathLike,
+    path: ModelSource,
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
 ) -> Reading:
     """Find the architecture and parse its layers by the rules of the Keras that wrote it.
 
-    path: the name that the user gave. config: an architecture in a file of its own.
+    path: what the user gave. config: an architecture in a file of its own.
 
     Raises:
         InvalidModelFileError: there is no architecture, or it is broken; UsageError: a choice of
@@ -129,9 +130,9 @@ def read_given_config(path: PathLike | None) -> Mapping[str, Any] | None:
         return parse_object(text, place="", needed=["class_name", "config"])
 
 
-def _misnamed_note(path: PathLike, container: Container) -> list[str]:
+def _misnamed_note(path: ModelSource, container: Container) -> list[str]:
     """Note that a file named as HDF5 is an archive. TensorFlow 2 wrote HDF5 files named .keras."""
-    named_hdf5 = Path(path).suffix.lower() in (".h5", ".hdf5")
+    named_hdf5 = is_path(path) and Path(path).suffix.lower() in (".h5", ".hdf5")
     return (
         ["the file is a .keras archive by its content"]
         if container.kind == "keras_zip" and named_hdf5

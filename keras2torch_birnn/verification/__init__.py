@@ -23,6 +23,7 @@ from torch import nn
 
 from keras2torch_birnn.conversion import GOLDEN_STEPS, Golden, find_float_dtype, origin
 from keras2torch_birnn.errors import (
+    ArgumentTypeError,
     InvalidModelFileError,
     UsageError,
     WeightMismatchError,
@@ -32,6 +33,7 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes, fallback_equation, find_plugin_layers
 from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path, name_source
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.reference.custom_layers import by_plugin
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
@@ -75,7 +77,7 @@ STEPS = (11, GOLDEN_STEPS)
 
 
 def verify(
-    model: str | os.PathLike[str],
+    model: ModelSource,
     out: str | os.PathLike[str] | None = None,
     *,
     config: str | os.PathLike[str] | None = None,
@@ -87,9 +89,9 @@ def verify(
     plugins: Iterable[PluginName] = (),
     inputs: Given | None = None,
 ) -> ParityReport:
-    """Compare the converted model in the file ``out`` with the Keras file ``model``.
+    """Compare the converted model in the file ``out`` with the Keras file or live ``model``.
 
-    With one path, that is the converted file, checked against the golden vectors inside it.
+    With one path alone, that is the converted file, checked against the golden vectors inside it.
     ``against``: "reference" (float64 NumPy), "keras" (live Keras, in a child process), "golden",
     or "auto": the reference, and Keras where it is installed.
     ``atol``, ``rtol``: applied exactly; without them ``1e-5 + 1e-4 |y|``, or the rounding error of
@@ -112,7 +114,7 @@ def verify(
             raise UsageError(
                 "golden vectors have their own inputs", "name both files: k2t verify MODEL OUT"
             )
-        return _against_golden(out or model, places, limit)
+        return _against_golden(out or _path_alone(model), places, limit)
     spec = _read(model, config, masked_steps)
     converted = load(out)
     chosen = masked_steps or model_from_json(json.loads(origin(converted).spec_text)).masked_steps
@@ -234,14 +236,28 @@ def _plugin_notes(spec: ModelSpec) -> Iterator[str]:
         )
 
 
+def _path_alone(model: ModelSource) -> str | os.PathLike[str]:
+    """Return the path of a converted file that is given by itself.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if is_path(model):
+        return model
+    with in_file(name_source(model)):
+        raise ArgumentTypeError(
+            "without a converted file to compare with", "name it: k2t.verify(model, 'out.pt')"
+        )
+
+
 def _read(
-    model: str | os.PathLike[str],
+    model: ModelSource,
     config: str | os.PathLike[str] | None,
     masked_steps: str | None,
 ) -> ModelSpec:
-    """Read the spec of the Keras file, with the output shapes of plugins' layers."""
+    """Read the spec of the Keras model, with the output shapes of plugins' layers."""
     spec = read_model(model, config=config, masked_steps=masked_steps)
-    with in_file(model):
+    with in_file(name_source(model)):
         return complete_shapes(spec)
 
 
@@ -285,7 +301,7 @@ def _outline(layer: Mapping[str, Any]) -> Any:
 
 
 def _keras_answer(
-    model: str | os.PathLike[str],
+    model: ModelSource,
     config: str | os.PathLike[str] | None,
     spec: ModelSpec,
     measured: Measured,
@@ -296,7 +312,7 @@ def _keras_answer(
     if against not in ("auto", "keras"):
         return None
     place = None if config is None else Path(config)
-    answer = ask_keras(Path(model), place, spec, measured.drawn.arrays)
+    answer = ask_keras(model, place, spec, measured.drawn.arrays)
     if isinstance(answer, KerasAnswer):
         return answer
     if against == "keras":

@@ -24,6 +24,12 @@ from keras2torch_birnn.errors import in_file, printable
 from keras2torch_birnn.limits import MAX_KERAS_SECONDS
 from keras2torch_birnn.readers import read_architecture
 from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers.live_model import (
+    ModelSource,
+    is_path,
+    name_source,
+    write_live,
+)
 from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.spec import Array, ModelSpec
@@ -64,9 +70,23 @@ def _reason_against(spec: ModelSpec) -> str | None:
 
 
 def ask_keras(
+    source: ModelSource, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
+) -> KerasAnswer | str:
+    """Compute live Keras' outputs on these inputs, or return why that cannot be done.
+
+    A live model itself is not run, which could change its states: its Keras writes it to a file.
+    """
+    if is_path(source):
+        return _ask_about_file(Path(source), config, spec, inputs)
+    with tempfile.TemporaryDirectory(prefix="k2t-") as folder:
+        with in_file(name_source(source)):
+            file, *text = write_live(source, Path(folder))
+        return _ask_about_file(file, config or next(iter(text), None), spec, inputs)
+
+
+def _ask_about_file(
     model: Path, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
 ) -> KerasAnswer | str:
-    """Compute live Keras' outputs on these inputs, or return why that cannot be done."""
     package = keras_for(spec)
     reason = _reason_against(spec)
     if reason is not None:

@@ -14,6 +14,7 @@ import compared
 import pytest
 import write_docs
 from commands import COMMAND, MASKED, environment
+from live import label
 from specs import ENTRIES, fixture
 
 from keras2torch_birnn.rnn.native.library import why_missing
@@ -188,3 +189,15 @@ def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path
             run_command(command, shown, tmp_path)
     if code:
         run_python("\n".join(code), tmp_path, strict=page not in WITH_WARNINGS)
+
+
+@pytest.mark.live_keras
+@pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+def test_the_example_of_a_live_model_runs(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if label("keras") is None:
+        pytest.skip("keras is not installed")
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    (code,) = blocks(ROOT / "docs" / "live.md", "python live")
+    run_python(code, tmp_path, strict=False)

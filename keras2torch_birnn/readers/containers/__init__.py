@@ -1,4 +1,4 @@
-"""Containers of Keras models, told apart by their content.
+"""Containers of Keras models, told apart by their content; a live model is one of them.
 
 To add a format, write a module with a subclass of ``Container`` that has ``recognises`` and
 ``open``, and add it to ``FORMATS``.
@@ -6,7 +6,6 @@ To add a format, write a module with a subclass of ``Container`` that has ``reco
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from keras2torch_birnn.readers.containers.files import file_window, is_folder
 from keras2torch_birnn.readers.containers.hdf5_file import HDF5File
 from keras2torch_birnn.readers.containers.keras_archive import KerasArchive
 from keras2torch_birnn.readers.containers.keras_folder import KerasFolder
+from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path, open_live
 from keras2torch_birnn.readers.containers.mistakes import explain_mistake
 from keras2torch_birnn.readers.containers.packed import PackedModel
 from keras2torch_birnn.readers.containers.saved_model import SavedModel
@@ -35,13 +35,18 @@ FORMATS: tuple[Format, ...] = (
 )
 
 
-def open_container(path: str | os.PathLike[str]) -> Container:
-    """Open the model at ``path``, a file or a folder, read-only; use it in a ``with`` statement.
+def open_container(model: ModelSource) -> Container:
+    """Open a model read-only; use it in a ``with`` statement.
+
+    model: the path of a file or a folder, or a live model of Keras.
 
     Raises:
-        InvalidModelFileError: no format recognises it, or it is damaged.
+        InvalidModelFileError: no format recognises it, or it is damaged; K2TError: a live model
+            that cannot be read, see ``open_live``.
     """
-    path = with_index(Path(path))
+    if not is_path(model):
+        return open_live(model)
+    path = with_index(Path(model))
     with ExitStack() as opening:
         source = Source(path, None if is_folder(path) else file_window(opening, path))
         for form in FORMATS:

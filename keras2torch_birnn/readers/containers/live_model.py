@@ -1,0 +1,312 @@
+"""A live model: its own Keras writes it to a private folder, and it is read as that file.
+
+So everything that holds for files holds for it: names, numbering, vocabularies, the rules of its
+version. Keras is never imported here: a model is recognised by the modules of its classes, and only
+its own methods are called. The folder is removed as soon as the files in it are open.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol, TypeAlias, TypeGuard
+
+import numpy as np
+
+from keras2torch_birnn.errors import (
+    ArgumentTypeError,
+    InvalidModelFileError,
+    K2TError,
+    UnsupportedLayerError,
+    UsageError,
+    printable,
+)
+from keras2torch_birnn.readers.containers.container import (
+    Architecture,
+    Container,
+    HDF5Container,
+    Source,
+)
+from keras2torch_birnn.readers.containers.files import file_window, read_text
+from keras2torch_birnn.readers.containers.hdf5_file import HDF5File
+from keras2torch_birnn.readers.containers.keras_archive import KerasArchive
+from keras2torch_birnn.readers.files.strict_json import parse_object
+from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.spec import Array
+
+# Keras 3, and tf.keras since 2.6; tf_keras; tf.keras before 2.6.
+_PACKAGES = ("keras", "tf_keras", "tensorflow.python.keras")
+_FIRST_WITH_ARCHIVES = (2, 13)  # that save() writes .keras files
+_MODEL_CLASSES = ("Functional", "Sequential")
+_EXPECTED = (
+    "a path (str or os.PathLike) or a built Keras model (Sequential or functional) is expected"
+)
+# Packages and name of a base class -> what an object is, what to do. The first match counts.
+_MISTAKES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
+    (
+        _PACKAGES,
+        "Layer",
+        "a layer by itself",
+        "put it in a model: keras.Sequential([keras.Input(shape), layer])",
+    ),
+    (("torch",), "Module", "a torch module", "give the Keras model that it is to be made from"),
+    (
+        ("tensorflow.python.saved_model",),
+        "_UserObject",
+        "a SavedModel that TensorFlow has loaded",
+        "give the path of its folder",
+    ),
+    (
+        ("tensorflow",),
+        "Module",
+        "a tf.Module, whose own Python code computes",
+        "k2t.weights reads its checkpoint",
+    ),
+    (
+        ("tensorflow",),
+        "AutoTrackable",
+        "an object of TensorFlow",
+        "give the path of its SavedModel folder",
+    ),
+)
+
+
+class LiveModel(Protocol):
+    """A model of keras, tf.keras or tf_keras in this process."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        ...
+
+    def to_json(self, **options: Any) -> str:
+        """Return the architecture as JSON."""
+        ...
+
+    @property
+    def weights(self) -> Any:
+        """All variables, trainable ones and others."""
+        ...
+
+
+# What every reader takes: a path, or a live model.
+ModelSource: TypeAlias = str | os.PathLike[str] | LiveModel
+
+
+def is_path(source: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Tell whether a source is a path; anything else can only be a live model."""
+    is_json = isinstance(source, str) and source.startswith("{") and '"class_name"' in source
+    return isinstance(source, str | os.PathLike) and not is_json
+
+
+def name_source(source: object) -> str:
+    """Return the name of a source for messages: the path, or ``model "name"``."""
+    if is_path(source):
+        return str(source)
+    name = getattr(source, "name", None)
+    return f'model "{name}"' if _package(source, "Model") and isinstance(name, str) else ""
+
+
+def open_live(model: object) -> Container:
+    """Let a live model be written to a private folder, open it, and remove the folder.
+
+    Raises:
+        K2TError: as ``write_live``, or what was written cannot be read.
+    """
+    with ExitStack() as opening:
+        folder = TemporaryDirectory(prefix="k2t-", ignore_cleanup_errors=True)
+        opening.enter_context(folder)
+        file, *text = write_live(model, Path(folder.name))
+        source = Source(file, file_window(opening, file))
+        container: Container
+        if text:
+            with ExitStack() as reading:
+                json = read_text(file_window(reading, text[0]), "")
+            container = _open_weights(source, json, opening)
+        else:
+            container = KerasArchive.open(source, opening)
+        # Open files need no names, except on Windows: a process that is killed leaves nothing.
+        folder.cleanup()
+        container.closing = opening.pop_all()
+        return container
+
+
+def write_live(model: object, folder: Path) -> tuple[Path, ...]:
+    """Let a live model be written by its own Keras: to one file, or as weights and JSON.
+
+    Raises:
+        ArgumentTypeError: no model of Keras; UsageError: not built; UnsupportedLayerError: its own
+            Python code defines it; InvalidModelFileError: its Keras cannot write it.
+    """
+    keras_model = _check_model(model)
+    _check_class(keras_model)
+    archive, weights, text = (folder / f"model{end}" for end in (".keras", ".h5", ".json"))
+    try:
+        if _version(keras_model) >= _FIRST_WITH_ARCHIVES:
+            keras_model.save(str(archive))
+            return (archive,)
+        # save() would also build the losses and metrics of the live model
+        keras_model.save_weights(str(weights))
+        text.write_text(keras_model.to_json(), encoding="utf-8")
+        return weights, text
+    except Exception as error:  # anything that Keras and the user's layers raise
+        raise _cannot_write(error) from error
+
+
+def read_live_arrays(model: object) -> dict[str, Array]:
+    """Copy the weights of a live model, of any class, by the names that Keras gave them.
+
+    Raises:
+        ArgumentTypeError, UsageError: as ``write_live``; InvalidModelFileError: no numbers.
+    """
+    variables = [
+        (_variable_name(variable), number, variable)
+        for number, variable in enumerate(_check_model(model).weights)
+        if hasattr(variable, "numpy")  # and no table of a vocabulary
+    ]
+    times = Counter(name for name, _, _ in variables)
+    return {
+        name if times[name] == 1 else f"{name}#{number}": _copy(variable.numpy(), name)
+        for name, number, variable in variables
+    }
+
+
+def _variable_name(variable: Any) -> str:
+    """Return the path of a variable in Keras 3, its name in older ones."""
+    return str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
+
+
+def _copy(value: Any, name: str) -> Array:
+    """Copy an array, which may share memory with the model; bfloat16 becomes float32.
+
+    Raises:
+        InvalidModelFileError: it holds no numbers.
+    """
+    array = np.array(value)
+    if array.dtype.name == "bfloat16":
+        return array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
+        raise InvalidModelFileError(
+            f"holds {array.dtype.name}, numbers are expected", place=printable(name)
+        )
+    return array
+
+
+class _LiveWeights(HDF5Container):
+    """Weights in an HDF5 file, and the architecture from the live model."""
+
+    kind = "hdf5"
+
+    def __init__(self, store: Store, model: Mapping[str, Any]) -> None:
+        super().__init__(store)
+        self._model = model
+
+    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
+        """Return the model's own architecture, or the given one."""
+        return super().architecture(given or self._model)
+
+
+def _open_weights(source: Source, text: str, opening: ExitStack) -> Container:
+    model = parse_object(text, place="to_json()", needed=["class_name", "config"])
+    return _LiveWeights(HDF5File.open(source, opening).store, model)
+
+
+# ---- recognition -------------------------------------------------------------------------------
+
+
+def _bases(thing: object) -> Iterator[tuple[str, str]]:
+    """Yield module and name of an object's class and of all its base classes."""
+    for base in type(thing).__mro__:
+        yield base.__module__, base.__name__
+
+
+def _inside(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _package(thing: object, name: str) -> str | None:
+    """Return the package of Keras whose class of this name the object is of, or None."""
+    return next(
+        (
+            package
+            for module, found in _bases(thing)
+            for package in _PACKAGES
+            if found == name and _inside(module, (package,))
+        ),
+        None,
+    )
+
+
+def _version(model: Any) -> tuple[int, int]:
+    """Return major and minor version of the model's Keras, which has been imported."""
+    module = sys.modules.get(_package(model, "Model") or "")
+    first, second, *_ = f"{getattr(module, '__version__', '2.0')}.0".split(".")
+    return int(first), int(second)
+
+
+def _check_model(thing: object) -> Any:
+    """Return a built model of Keras.
+
+    Raises:
+        ArgumentTypeError: it is something else; UsageError: it is not built.
+    """
+    if _package(thing, "Model") is None:
+        raise _explain(thing)
+    if not getattr(thing, "built", False):
+        raise UsageError(
+            "is not built, so it has no weights yet",
+            "begin it with keras.Input(shape), or call it once on data",
+        )
+    return thing
+
+
+def _check_class(model: Any) -> None:
+    """Refuse a model whose class is not Keras' own.
+
+    Raises:
+        UnsupportedLayerError: it is the user's own class.
+    """
+    module, name = next(_bases(model))
+    if _inside(module, _PACKAGES) and name in _MODEL_CLASSES:
+        return
+    has_graph = any(_package(model, known) for known in _MODEL_CLASSES)
+    raise UnsupportedLayerError(
+        f"the model is of class {printable(name)}, which its own Python code defines",
+        "give keras.Model(model.inputs, model.outputs), which shares its layers"
+        if has_graph
+        else "wrap the call in a functional model: x = keras.Input(shape), then "
+        "keras.Model(x, model.call(x)); or read its weights with k2t.weights(model)",
+    )
+
+
+def _explain(thing: object) -> K2TError:
+    """Make the error for an object that is neither a path nor a model."""
+    found = printable(
+        f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
+    )
+    if isinstance(thing, str) or (isinstance(thing, Mapping) and {"config", "layers"} & {*thing}):
+        return ArgumentTypeError(
+            f"an architecture without weights ({found}), {_EXPECTED}",
+            "give the model itself, or a file of weights with config=FILE",
+        )
+    for packages, name, what, advice in _MISTAKES:
+        if any(base == name and _inside(module, packages) for module, base in _bases(thing)):
+            return ArgumentTypeError(f"{what} ({found}), {_EXPECTED}", advice)
+    return ArgumentTypeError(f"an object of type {found}, {_EXPECTED}")
+
+
+def _cannot_write(error: Exception) -> K2TError:
+    reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+    full = isinstance(error, OSError)
+    return InvalidModelFileError(
+        f"its Keras cannot write it ({reason})",
+        "set TMPDIR to a folder with room for its weights"
+        if full
+        else "its layers need get_config; without its optimizer and loss it is "
+        "keras.Model(model.inputs, model.outputs)",
+    )

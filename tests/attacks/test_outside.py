@@ -1,0 +1,325 @@
+"""Nothing outside of the model that was given is opened: every container, links and names alike.
+
+What a link or a name leads to is an honest file, so whoever follows it would convert the model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from commands import FIXTURES, STACK_H5, STACK_KERAS
+from harness import Runner, one_line_each
+from tensorflow_files import model_tree, write_checkpoint, write_saved_model, write_tfjs
+
+from keras2torch_birnn.readers.containers import FORMATS
+
+TREE = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
+FOLDER = FIXTURES / "keras-3.15.1" / "as_folder"
+SHARDS = FIXTURES / "keras-3.15.1"
+SHARD = "variables/variables.data-00000-of-00001"
+
+
+def moved(path: Path, outside: Path) -> Path:
+    """Put a link in the place of a file or folder, which goes outside."""
+    target = outside / path.name
+    path.rename(target)
+    path.symlink_to(target)
+    return target
+
+
+def moved_away(path: Path, outside: Path) -> Path:
+    """Move a file outside, where a hostile name is to find it."""
+    target = outside / path.name
+    path.rename(target)
+    return target
+
+
+# ---- honest models: (folder) -> the path that is given ------------------------------------------
+
+
+def saved_model(folder: Path) -> Path:
+    return write_saved_model(folder / "model", model_tree(TREE)[0])
+
+
+def checkpoint(folder: Path) -> Path:
+    (folder / "arch.json").write_text(json.dumps(model_tree(TREE)[1]), encoding="utf-8")
+    write_checkpoint(folder / "run" / "ckpt", model_tree(TREE)[0])
+    return folder / "run"
+
+
+def tfjs(folder: Path) -> Path:
+    return write_tfjs(folder / "web", TREE)
+
+
+def keras_folder(folder: Path) -> Path:
+    return Path(shutil.copytree(FOLDER, folder / "model"))
+
+
+def shards(folder: Path) -> Path:
+    (folder / "set").mkdir()
+    for path in SHARDS.glob("in_shards*"):
+        shutil.copy(path, folder / "set")
+    shutil.move(folder / "set" / "in_shards.json", folder / "arch.json")
+    return folder / "set" / "in_shards.weights.json"
+
+
+HONEST = (saved_model, checkpoint, tfjs, keras_folder, shards)
+
+
+# ---- hostile ones: (folder, outside) -> the path that is given ----------------------------------
+
+Build = Callable[[Path, Path], Path]
+
+
+def linked(honest: Callable[[Path], Path], *names: str) -> Build:
+    """Make a model some of whose files, below its folder, are links."""
+
+    def build(folder: Path, outside: Path) -> Path:
+        model = honest(folder)
+        for name in names:
+            moved((model if model.is_dir() else model.parent) / name, outside)
+        return model
+
+    return build
+
+
+def named(honest: Callable[[Path], Path], file: str, index: str, form: str) -> Build:
+    """Make a model whose index names a file that was moved away, as ``form`` says."""
+
+    def build(folder: Path, outside: Path) -> Path:
+        model = honest(folder)
+        place = model if model.is_dir() else model.parent
+        target = moved_away(place / file, outside)
+        text = (place / index).read_text("utf-8")
+        name = form.format(name=target.name, outside=outside)
+        assert file in text
+        (place / index).write_text(text.replace(file, name), encoding="utf-8")
+        return model
+
+    return build
+
+
+def checkpoint_elsewhere(form: str) -> Build:
+    """Make a folder whose note names a checkpoint outside."""
+
+    def build(folder: Path, outside: Path) -> Path:
+        run = checkpoint(folder)
+        for path in run.glob("ckpt*"):
+            moved_away(path, outside)
+        name = form.format(name="ckpt", outside=outside)
+        (run / "checkpoint").write_text(f'model_checkpoint_path: "{name}"\n', encoding="utf-8")
+        return run
+
+    return build
+
+
+def external_link(form: str) -> Build:
+    """Make an HDF5 file whose weights are a link into another one."""
+
+    def build(folder: Path, outside: Path) -> Path:
+        shutil.copy(STACK_H5, outside / "all.h5")
+        model = Path(shutil.copy(STACK_H5, folder / "model.h5"))
+        with h5py.File(model, "r+") as file:
+            del file["model_weights"]
+            target = form.format(name="all.h5", outside=outside)
+            file["model_weights"] = h5py.ExternalLink(target, "/model_weights")
+        return model
+
+    return build
+
+
+def zip_of_links(source: Path, name: str) -> Build:
+    """Make an archive one member of which is a link, as ``zip --symlinks`` writes it."""
+
+    def build(folder: Path, outside: Path) -> Path:
+        with zipfile.ZipFile(source) as old, zipfile.ZipFile(folder / "model.keras", "w") as new:
+            for entry in old.infolist():
+                if entry.filename != name:
+                    new.writestr(entry, old.read(entry))
+            (outside / "target").write_bytes(old.read(name))
+            link = zipfile.ZipInfo(name)
+            link.create_system = 3
+            link.external_attr = (stat.S_IFLNK | 0o777) << 16
+            new.writestr(link, str(outside / "target"))
+        return folder / "model.keras"
+
+    return build
+
+
+def packed(end: str, member: str, kind: str) -> Build:
+    """Make a packed SavedModel one member of which is a link, or has a name that leads outside."""
+
+    def build(folder: Path, outside: Path) -> Path:
+        model = saved_model(outside)
+        files = {
+            str(path.relative_to(outside)): path for path in model.rglob("*") if path.is_file()
+        }
+        target = files[f"model/{member}"]
+        archive = folder / f"model{end}"
+        if end == ".zip":
+            with zipfile.ZipFile(archive, "w") as new:
+                for name, path in files.items():
+                    entry = zipfile.ZipInfo(
+                        str(target) if (path, kind) == (target, "name") else name
+                    )
+                    entry.create_system = 3
+                    if (path, kind) == (target, "link"):
+                        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+                    linked_to = (path, kind) == (target, "link")
+                    new.writestr(entry, str(target) if linked_to else path.read_bytes())
+            return archive
+        with tarfile.open(archive, f"w:{'gz' if end.endswith('gz') else ''}") as tar:
+            for name, path in files.items():
+                if path != target:
+                    tar.add(path, name)
+                    continue
+                info = tarfile.TarInfo(f"../{name}" if kind == "name" else name)
+                if kind == "link":
+                    info.type, info.linkname = tarfile.SYMTYPE, str(target)
+                    tar.addfile(info)
+                else:
+                    info.size = path.stat().st_size
+                    with path.open("rb") as data:
+                        tar.addfile(info, data)
+        return archive
+
+    return build
+
+
+@dataclass(frozen=True)
+class Lure:
+    """A model that leads outside. ``words``: part of the refusal."""
+
+    container: str
+    build: Build
+    words: str
+    code: int = 3
+
+
+FORMS = {"above": "../../outside/{name}", "absolute": "{outside}/{name}"}
+WEB = "group1-shard1of1.bin"
+LURES: dict[str, Lure] = {
+    **{
+        f"SavedModel: {name} is a link": Lure("SavedModel", linked(saved_model, name), "a link")
+        for name in (
+            "saved_model.pb",
+            "keras_metadata.pb",
+            "variables",
+            "variables/variables.index",
+            SHARD,
+        )
+    },
+    **{
+        f"KerasFolder: {name} is a link": Lure("KerasFolder", linked(keras_folder, name), "a link")
+        for name in ("config.json", "metadata.json", "model.weights.h5")
+    },
+    "ShardedWeights: a shard is a link": Lure(
+        "ShardedWeights", linked(shards, "in_shards_00001.weights.h5"), "a link"
+    ),
+    "TensorFlowCheckpoint: a shard is a link": Lure(
+        "TensorFlowCheckpoint", linked(checkpoint, "ckpt.data-00000-of-00001"), "a link"
+    ),
+    "TensorFlowCheckpoint: the note is a link": Lure(
+        "TensorFlowCheckpoint", linked(checkpoint, "checkpoint"), "a link"
+    ),
+    "TensorFlowJS: a shard is a link": Lure("TensorFlowJS", linked(tfjs, WEB), "a link"),
+    "KerasArchive: the config is a link": Lure(
+        "KerasArchive", zip_of_links(STACK_KERAS, "config.json"), "config.json"
+    ),
+    "KerasArchive: the weights are a link": Lure(
+        "KerasArchive", zip_of_links(STACK_KERAS, "model.weights.h5"), "model.weights.h5"
+    ),
+    **{
+        f"{container}: {how}": Lure(container, build(form), words)
+        for how, form in FORMS.items()
+        for container, build, words in (
+            ("HDF5File", external_link, "link"),
+            ("TensorFlowCheckpoint", checkpoint_elsewhere, "is no name of a file in the folder"),
+            (
+                "TensorFlowJS",
+                lambda form: named(tfjs, WEB, "model.json", form),
+                "is no name of a file in the folder",
+            ),
+            (
+                "ShardedWeights",
+                lambda form: named(
+                    shards, "in_shards_00001.weights.h5", "in_shards.weights.json", form
+                ),
+                "is not the name of a shard beside the index",
+            ),
+        )
+    },
+    **{
+        f"PackedModel: {end}, {kind}": Lure("PackedModel", packed(end, SHARD, kind), "")
+        for end in (".zip", ".tar", ".tar.gz")
+        for kind in ("link", "name")
+    },
+}
+
+
+def test_every_container_is_lured() -> None:
+    assert {lure.container for lure in LURES.values()} == {form.__name__ for form in FORMATS}
+
+
+def read(runner: Runner, model: Path, folder: Path, name: str = "") -> Any:
+    """Convert a model with the right to open itself alone."""
+    config = folder / "arch.json"
+    given = model if model.is_dir() or model.name != "in_shards.weights.json" else model.parent
+    given = given.parent if given.name == "model.json" else given
+    return runner.k2t(
+        "convert",
+        model,
+        folder / "out" / "out.pt",
+        *(("--config", config) if config.exists() else ()),
+        reads=(given, config),
+        writes=(folder / "out",),
+        folder=folder / "out",
+        name=f"outside: {name}",
+    )
+
+
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    folder, outside = tmp_path / "work", tmp_path / "outside"
+    (folder / "out").mkdir(parents=True)
+    outside.mkdir()
+    return folder, outside
+
+
+@pytest.mark.parametrize("name", LURES)
+def test_nothing_outside_is_opened(name: str, converting: Runner, tmp_path: Path) -> None:
+    folder, outside = places(tmp_path)
+    model = LURES[name].build(folder, outside)
+    report = read(converting, model, folder, name)
+    assert report.crimes == []
+    one_line_each(report, LURES[name].code, model)
+    assert LURES[name].words in report.err, report.err
+    assert list((folder / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("honest", HONEST)
+def test_the_same_model_without_a_lure_converts(
+    honest: Callable[[Path], Path], converting: Runner, tmp_path: Path
+) -> None:
+    """The measure above is not blind."""
+    folder, _ = places(tmp_path)
+    report = read(converting, honest(folder), folder)
+    assert (report.code, report.crimes) == (0, []), report.err
+
+
+def test_the_measure_sees_who_leaves_the_folder(converting: Runner, tmp_path: Path) -> None:
+    folder, outside = places(tmp_path)
+    model = Path(shutil.copy(STACK_KERAS, outside / "model.keras"))
+    report = converting.k2t(
+        "inspect", model, reads=(folder,), writes=(folder / "out",), folder=folder / "out"
+    )
+    assert {*report.crimes} == {f"opens {model}"}
