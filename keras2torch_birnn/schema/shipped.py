@@ -44,10 +44,16 @@ SHIPPED: Mapping[str, Shipped] = {
 
 
 def advise_shipped(class_names: Sequence[object]) -> str:
-    """Return which options convert a layer of one of these names; empty if none does."""
-    found = [
-        f"--plugin {name} (of {plugin.origin})"
-        for name, plugin in SHIPPED.items()
-        if any(known in class_names for known in plugin.classes)
-    ]
-    return f"use {' or '.join(found)}, if it is the layer of that package" if found else ""
+    """Return which options convert a layer of the first of these names that a plugin knows.
+
+    Empty if no plugin does.
+    """
+    for class_name in class_names:
+        found = [
+            f"--plugin {name} (of {plugin.origin})"
+            for name, plugin in SHIPPED.items()
+            if class_name in plugin.classes
+        ]
+        if found:
+            return f"use {' or '.join(found)}, if it is the layer of that package"
+    return ""
