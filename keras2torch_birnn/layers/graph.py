@@ -30,7 +30,7 @@ from keras2torch_birnn.layers.time_distributed import (
     unfold_steps,
 )
 from keras2torch_birnn.schema import OPS
-from keras2torch_birnn.schema.custom_layers import output_count, own_of
+from keras2torch_birnn.schema.custom_layers import output_count, custom_layer_of
 from keras2torch_birnn.schema.dtype_flow import (
     TAKES_IDS,
     Node,
@@ -203,7 +203,7 @@ class _Emitter:
 
         A plugin's layer gets integers as int64, as torch requires for ids.
         """
-        own = own_of(without_time_distributed(layer)) is not None
+        own = custom_layer_of(without_time_distributed(layer)) is not None
 
         def structure(given: Structure, wanted: str) -> Structure:
             def tensor(leaf: Any) -> Any:
@@ -287,13 +287,13 @@ class _Emitter:
             return self.steps(layer, dtypes, target, where, args[0], mask)
         if flow.takes and mask is not None and not ignored:
             kwargs["mask"] = mask
-        if any(own_of(part) is not None for part in layer.walk()):
+        if any(custom_layer_of(part) is not None for part in layer.walk()):
             self.own[target] = replace(layer, weights={})
         node = self.graph.call_module(target, args, kwargs)
         after = self._mask_after(flow, target, args, goes_on)
         if callable(flow.after) and after is not None:
             self._name(self.mask_paths, after, where)
-        if isinstance(after, tuple) and own_of(layer) is not None:
+        if isinstance(after, tuple) and custom_layer_of(layer) is not None:
             after = after[0]  # several inputs, one output: the first mask goes with it
         came = mask is not None or goes_on is not None
         self._tell(where, node, came=came, used="mask" in kwargs, after=after)
@@ -402,7 +402,7 @@ def _any(mask: Structure) -> Structure:
 
 def _outputs(layer: LayerSpec) -> int:
     """Return the number of a layer's outputs."""
-    if own_of(layer) is not None:
+    if custom_layer_of(layer) is not None:
         return output_count(layer)
     one = layer.parts.get("forward_layer", layer)
     if not one.config.get("return_state") and layer.config.get("merge_mode", "") is not None:

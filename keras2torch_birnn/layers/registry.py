@@ -16,7 +16,13 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
-from keras2torch_birnn.schema.custom_layers import LAMBDA, Own, blaming, own_of, shown
+from keras2torch_birnn.schema.custom_layers import (
+    LAMBDA,
+    CustomLayer,
+    naming_plugin,
+    custom_layer_of,
+    shown,
+)
 from keras2torch_birnn.spec import LayerSpec
 
 Build: TypeAlias = Callable[[LayerSpec], nn.Module]
@@ -31,7 +37,7 @@ class MaskFlow:
     ``after(x, mask, **constants)`` of the layer's input, called when there is a mask and, if
     ``makes``, also when there is none. ``every``: the output has no mask if any input has none.
     Of several outputs the first gets the mask. ``refused``: why the layer cannot be converted where
-    a mask reaches it. ``said``: False if a plugin leaves it open.
+    a mask reaches it. ``declared``: False if a plugin leaves it open.
     """
 
     takes: bool = False
@@ -40,7 +46,7 @@ class MaskFlow:
     every: bool = False
     constants: Mapping[str, Any] = field(default_factory=dict)
     refused: str | None = None
-    said: bool = True
+    declared: bool = True
 
 
 SAME = MaskFlow()
@@ -96,14 +102,14 @@ def mask_flow(layer: LayerSpec) -> MaskFlow:
     """Return the mask flow of a layer."""
     flow = _converter(layer).mask_flow(layer)
     inner = layer.parts.get("layer")
-    if inner is not None and own_of(inner) is not None and not mask_flow(inner).said:
-        return replace(flow, said=False)
+    if inner is not None and custom_layer_of(inner) is not None and not mask_flow(inner).declared:
+        return replace(flow, declared=False)
     return flow
 
 
 def check_said(layer: LayerSpec, flow: MaskFlow) -> None:
     """Refuse a mask into a layer whose plugin does not say what it does with one."""
-    if flow.said:
+    if flow.declared:
         return
     known = ", ".join(f'"{word}"' for word in MASKS)
     raise UnsupportedOptionError(
@@ -115,7 +121,7 @@ def check_said(layer: LayerSpec, flow: MaskFlow) -> None:
 
 
 def _converter(layer: LayerSpec) -> Converter:
-    own = own_of(layer)
+    own = custom_layer_of(layer)
     if own is not None:
         return _own_converter(own)
     if layer.class_name not in _converters:
@@ -130,7 +136,7 @@ def _converter(layer: LayerSpec) -> Converter:
 # ---- layers of plugins -------------------------------------------------------------------------
 
 
-class Supplied(nn.Module):
+class SuppliedFunction(nn.Module):
     """A Lambda: the user's function of its input, or the user's module."""
 
     def __init__(self, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -148,12 +154,12 @@ class Supplied(nn.Module):
         return ", ".join([name, *(f"{key}={value}" for key, value in self.arguments.items())])
 
 
-def _own_converter(own: Own) -> Converter:
+def _own_converter(own: CustomLayer) -> Converter:
     def build(layer: LayerSpec) -> nn.Module:
-        with blaming(layer, "its converter"):
+        with naming_plugin(layer, "its converter"):
             made = own.build(layer)
             if layer.class_name == LAMBDA:
-                return Supplied(deepcopy(made), layer.config.get("arguments") or {})
+                return SuppliedFunction(deepcopy(made), layer.config.get("arguments") or {})
         if not isinstance(made, nn.Module):
             raise PluginError(
                 f"{shown(layer)}: its converter returns {type(made).__name__}",
@@ -165,15 +171,15 @@ def _own_converter(own: Own) -> Converter:
     return Converter(build, lambda layer: _own_mask(own, layer))
 
 
-def _own_mask(own: Own, layer: LayerSpec) -> MaskFlow:
+def _own_mask(own: CustomLayer, layer: LayerSpec) -> MaskFlow:
     rule = own.mask
     if callable(rule):
-        with blaming(layer, "its mask= function"):
+        with naming_plugin(layer, "its mask= function"):
             rule = rule(layer)
     if layer.class_name == LAMBDA:
         return _lambda_mask(own, layer, rule)
     if rule is None:
-        return MaskFlow(said=False)
+        return MaskFlow(declared=False)
     return _worded(layer, rule)
 
 
@@ -188,14 +194,14 @@ def _worded(layer: LayerSpec, rule: Any) -> MaskFlow:
     return flow
 
 
-def _lambda_mask(own: Own, layer: LayerSpec, rule: Any) -> MaskFlow:
+def _lambda_mask(own: CustomLayer, layer: LayerSpec, rule: Any) -> MaskFlow:
     """Return a Lambda's mask flow: it takes a mask if it has a parameter for it, and passes none.
 
     ``Lambda.call`` and ``Lambda.compute_mask``, Keras 2.2.4 to 3.15.
     """
     function = own.source.forward if isinstance(own.source, nn.Module) else own.source
-    with blaming(layer, "what it supplies"):
+    with naming_plugin(layer, "what it supplies"):
         takes = "mask" in inspect.signature(function).parameters
     if rule is None:
-        return MaskFlow(takes, "none", said=not layer.semantics.get("makes_mask"))
+        return MaskFlow(takes, "none", declared=not layer.semantics.get("makes_mask"))
     return replace(_worded(layer, rule), takes=takes)

@@ -22,11 +22,11 @@ from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.reference.custom_layers import by_plugin
 from keras2torch_birnn.schema.custom_cells import is_custom_cell
 from keras2torch_birnn.schema.custom_layers import (
-    blaming,
+    naming_plugin,
     equation_of,
     named_weights,
     output_count,
-    own_of,
+    custom_layer_of,
     shown,
 )
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model, shape_leaves
@@ -53,7 +53,7 @@ _MIXED = 4
 
 def find_plugin_layers(spec: ModelSpec) -> tuple[LayerSpec, ...]:
     """Find the layers that plugins supply."""
-    return tuple(layer for layer in spec.root.walk() if own_of(layer) is not None)
+    return tuple(layer for layer in spec.root.walk() if custom_layer_of(layer) is not None)
 
 
 # ---- shapes --------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def complete_shapes(spec: ModelSpec) -> ModelSpec:
     while unknown := [
         layer
         for layer in replace(spec, root=root).root.walk()
-        if own_of(layer) is not None and layer.output_shape is None
+        if custom_layer_of(layer) is not None and layer.output_shape is None
         if layer.place not in seen and None not in shape_leaves(layer.input_shape)
     ]:
         seen |= {layer.place: infer_output_shape(layer) for layer in unknown}
@@ -155,7 +155,7 @@ def _with_outputs(layer: LayerSpec, shapes: Mapping[str, Structure]) -> LayerSpe
         inner = tuple(_with_outputs(one, shapes) for one in graph.layers)
         graph = replace(graph, layers=inner)
     parts = {key: _with_outputs(part, shapes) for key, part in layer.parts.items()}
-    own = own_of(layer) is not None and layer.place in shapes
+    own = custom_layer_of(layer) is not None and layer.place in shapes
     output = shapes[layer.place] if own else layer.output_shape
     return replace(layer, graph=graph, parts=parts, output_shape=output)
 
@@ -197,7 +197,7 @@ class _CheckingInterpreter(fx.Interpreter):
         layer = self.own.get(target)
         if layer is None:
             return super().call_module(target, args, kwargs)
-        with blaming(_supplied(layer), "its module"):
+        with naming_plugin(_supplied(layer), "its module"):
             result = super().call_module(target, args, kwargs)
         _check_result(layer, result, self.dtype)
         return result
@@ -207,7 +207,7 @@ class _CheckingInterpreter(fx.Interpreter):
         layer = self.makers.get(target)
         if layer is None:
             return super().call_function(target, args, kwargs)
-        with blaming(layer, "its mask function"):
+        with naming_plugin(layer, "its mask function"):
             return super().call_function(target, args, kwargs)
 
 
@@ -240,7 +240,7 @@ def add_dtype_checks(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _supplied(layer: LayerSpec) -> LayerSpec:
     """Return the part of a layer that a plugin supplies."""
-    return next((part for part in layer.walk() if own_of(part) is not None), layer)
+    return next((part for part in layer.walk() if custom_layer_of(part) is not None), layer)
 
 
 def _check_result(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
@@ -350,7 +350,7 @@ def fallback_equation(
         **({"mask": given} if flow.takes and some else {}),
     }
     dtype = torch.float64 if exact == np.float64 else torch.float32
-    with torch.no_grad(), blaming(layer, "its module"):
+    with torch.no_grad(), naming_plugin(layer, "its module"):
         out = module.to(dtype)(*(x if context.arguments > 1 else (x,)), **options)
         check_dtype(layer, out, dtype)
         after = given
@@ -370,7 +370,7 @@ def _fallback_step(
     exact = np.dtype(context.dtype)
     dtype = torch.float64 if exact == np.float64 else torch.float32
     module = convert_layer(with_dtype(cell, exact)).eval().to(dtype)
-    with torch.no_grad(), blaming(cell, "its module"):
+    with torch.no_grad(), naming_plugin(cell, "its module"):
         given = [torch.from_numpy(np.ascontiguousarray(one, exact)) for one in (x, *states)]
         output, new = module(given[0], tuple(given[1:]))
         check_dtype(cell, (output, tuple(new)), dtype)

@@ -7,7 +7,7 @@ import numpy as np
 from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.schema.custom_cells import is_custom_cell
-from keras2torch_birnn.schema.custom_layers import blaming, equation_of, shown
+from keras2torch_birnn.schema.custom_layers import naming_plugin, equation_of, shown
 from keras2torch_birnn.spec import LayerSpec, Structure, with_dtype
 
 
@@ -25,7 +25,7 @@ def by_plugin(
     if equation is None:
         raise PluginError(f"{shown(layer)}: it has no NumPy equation", place=layer.place)
     exact = with_dtype(layer, np.dtype(context.dtype))
-    with blaming(layer, "its equation"):
+    with naming_plugin(layer, "its equation"):
         result = equation(exact, inputs, mask, **context.call_options)
     if not isinstance(result, tuple) or len(result) != 2:
         second = "states" if is_custom_cell(layer) else "mask of the output"

@@ -11,7 +11,7 @@ import numpy as np
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.batch_memory import check_batch_memory
-from keras2torch_birnn.schema.custom_layers import own_of, own_vocabulary
+from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, leaves, tensors
@@ -81,7 +81,8 @@ def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
 def _least_vocabulary(model: ModelSpec) -> int:
     """Return the number of ids that every layer of the model accepts."""
     silent = any(
-        own_of(layer) is not None and _vocabulary(layer) is None for layer in model.root.walk()
+        custom_layer_of(layer) is not None and _vocabulary(layer) is None
+        for layer in model.root.walk()
     )
     sizes = [_vocabulary(layer) for layer in model.root.walk()]
     return min((_WHOLE, *([_FEWEST] if silent else []), *(size for size in sizes if size)))
@@ -91,7 +92,7 @@ def _vocabulary(layer: LayerSpec) -> int | None:
     """Return the number of ids that a layer accepts; None if it does not take ids."""
     if layer.class_name == "Hashing":
         return _HASHED
-    if own_of(layer) is not None:
+    if custom_layer_of(layer) is not None:
         return own_vocabulary(layer)
     option = _VOCABULARY.get(layer.class_name)
     return None if option is None else int(layer.config[option])
@@ -125,7 +126,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
             ends = [ref.layer for ref in leaves(inner.graph.inputs)]
             reached = {e: s for e, s in zip(ends, sources, strict=False) if s}
             yield from _readers(inner.graph, reached)
-        elif own_of(inner) is not None and _vocabulary(inner) is not None:
+        elif custom_layer_of(inner) is not None and _vocabulary(inner) is not None:
             yield from ((source, inner, len(sources) == 1) for source in sources if source)
         elif sources[0] and (len(sources) == 1 or inner.class_name == "CategoryEncoding"):
             if inner.class_name in _LOOKS or _vocabulary(inner) is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from keras2torch_birnn.errors import PluginError, UnsupportedLayerError, printable
 from keras2torch_birnn.limits import MAX_LAYER_VALUES
 from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK, cells_in_order
-from keras2torch_birnn.schema.custom_layers import blaming, own_of, shown
+from keras2torch_birnn.schema.custom_layers import naming_plugin, custom_layer_of, shown
 from keras2torch_birnn.schema.recurrent import CELL_STATES, sequence_output
 from keras2torch_birnn.spec import LayerSpec, Shape
 
@@ -24,7 +24,7 @@ class CellSizes:
 
 def is_custom_cell(cell: LayerSpec) -> bool:
     """Tell whether a plugin supplies this as a cell of an RNN."""
-    own = own_of(cell)
+    own = custom_layer_of(cell)
     return own is not None and own.state_size is not None
 
 
@@ -46,7 +46,7 @@ def sizes_of(cell: LayerSpec) -> CellSizes:
     if cell.class_name in CELL_LAYERS:
         units = cell.config["units"]
         return CellSizes((units,) * CELL_STATES[CELL_LAYERS[cell.class_name]], units)
-    own = own_of(cell)
+    own = custom_layer_of(cell)
     if own is None or own.state_size is None:
         raise UnsupportedLayerError(
             f"cell class {printable(cell.class_name)} has no converter here",
@@ -96,7 +96,7 @@ def rnn_output(layer: LayerSpec, shape: Shape | None) -> Any:
 def _sizes(cell: LayerSpec, option: str, stated: Any) -> tuple[int, ...]:
     """Resolve what a plugin states: sizes, names of options that hold them, or a function."""
     if callable(stated):
-        with blaming(cell, f"its {option}= function"):
+        with naming_plugin(cell, f"its {option}= function"):
             stated = stated(cell)
     several = isinstance(stated, Sequence) and not isinstance(stated, str)
     sizes = tuple(

@@ -27,7 +27,7 @@ LAMBDA = "Lambda"
 
 
 @dataclass(frozen=True)
-class Own:
+class CustomLayer:
     """Registration of one class, or of the Lambdas of one name, by a plugin.
 
     ``build``: LayerSpec -> module. ``mask``: a word, a MaskFlow, a function of the layer, or None
@@ -52,8 +52,8 @@ class Own:
 class Registry:
     """All registrations: converters by class, Lambdas by name, NumPy equations."""
 
-    layers: dict[str, Own] = field(default_factory=dict)
-    lambdas: dict[str, Own] = field(default_factory=dict)
+    layers: dict[str, CustomLayer] = field(default_factory=dict)
+    lambdas: dict[str, CustomLayer] = field(default_factory=dict)
     equations: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
@@ -112,7 +112,7 @@ def converts(
         raise ValueError("output_size= is that of a cell, which needs state_size= as well")
 
     def register(build: Function) -> Function:
-        own = Own(
+        own = CustomLayer(
             build,
             mask,
             weights,
@@ -150,7 +150,7 @@ def supplies(
     """
 
     def register(function: Function) -> Function:
-        own = Own(lambda _: function, mask, (), None, outputs, None, function, vocabulary)
+        own = CustomLayer(lambda _: function, mask, (), None, outputs, None, function, vocabulary)
         for name in layer_names:
             _add(REGISTERED.lambdas, name, own, "what computes")
         return function
@@ -188,7 +188,7 @@ def _add(table: dict[str, Any], name: str, new: Any, what: str) -> None:
 
 def _home(entry: Any) -> tuple[str, str]:
     """Return file and name of a function; a notebook's cells are one file."""
-    function = entry.source if isinstance(entry, Own) else entry
+    function = entry.source if isinstance(entry, CustomLayer) else entry
     code = getattr(function, "__code__", None)
     file = code.co_filename if code is not None else ""
     module = str(getattr(function, "__module__", ""))
@@ -199,7 +199,7 @@ def _home(entry: Any) -> tuple[str, str]:
 # ---- looking up --------------------------------------------------------------------------------
 
 
-def own_of(layer: LayerSpec) -> Own | None:
+def custom_layer_of(layer: LayerSpec) -> CustomLayer | None:
     """Return the plugin's registration of this layer, None if there is none."""
     if layer.class_name in SCHEMA:
         return None
@@ -234,12 +234,12 @@ def named_weights(layer: LayerSpec) -> Mapping[str, Shape | None] | None:
     Raises:
         PluginError: the plugin's function fails.
     """
-    own = own_of(layer)
+    own = custom_layer_of(layer)
     if own is None or own.weights is None:
         return None
     if not callable(own.weights):
         return dict.fromkeys(own.weights)
-    with blaming(layer, "its weights= function"):
+    with naming_plugin(layer, "its weights= function"):
         return dict(own.weights(layer.config, layer.input_shape))
 
 
@@ -249,7 +249,7 @@ def own_output(layer: LayerSpec, shape: Any) -> Any:
     Raises:
         PluginError: the plugin's function fails.
     """
-    own = own_of(layer)
+    own = custom_layer_of(layer)
     if own is None or shape is None:
         return None
     if layer.class_name == LAMBDA:
@@ -258,7 +258,7 @@ def own_output(layer: LayerSpec, shape: Any) -> Any:
         return declared and (first[0], *declared)
     if own.output is None:
         return None
-    with blaming(replace(layer, input_shape=shape), "its output= function"):
+    with naming_plugin(replace(layer, input_shape=shape), "its output= function"):
         return own.output(layer.config, shape)
 
 
@@ -268,7 +268,7 @@ def own_vocabulary(layer: LayerSpec) -> int | None:
     Raises:
         PluginError: its plugin says something else than a number of ids.
     """
-    own = own_of(layer)
+    own = custom_layer_of(layer)
     if own is None or own.vocabulary is None:
         return None
     size: Any = own.vocabulary
@@ -290,12 +290,12 @@ def output_count(layer: LayerSpec) -> int:
     Raises:
         PluginError: the plugin's function fails.
     """
-    own = own_of(layer)
+    own = custom_layer_of(layer)
     if own is None:
         return 1
     if not callable(own.outputs):
         return own.outputs
-    with blaming(layer, "its outputs= function"):
+    with naming_plugin(layer, "its outputs= function"):
         return int(own.outputs(layer))
 
 
@@ -303,7 +303,7 @@ def output_count(layer: LayerSpec) -> int:
 
 
 @contextmanager
-def blaming(layer: LayerSpec, what: str) -> Iterator[None]:
+def naming_plugin(layer: LayerSpec, what: str) -> Iterator[None]:
     """Turn whatever the user's code raises into an error that names class, place and line."""
     try:
         yield

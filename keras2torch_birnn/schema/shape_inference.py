@@ -37,21 +37,24 @@ def _infer(
     layer: LayerSpec,
     shape: Structure,
     problems: list[K2TError],
-    said: Mapping[str, Structure] | None = None,
+    call_options: Mapping[str, Structure] | None = None,
 ) -> LayerSpec:
-    """Infer the shapes of a layer and of all inside it; ``said``: the options of the call."""
+    """Infer the shapes of a layer and of all inside it; ``call_options``: the options of the call."""
     if layer.graph is not None:
         graph, output = _infer_graph(layer.graph, shape, problems)
         return replace(layer, graph=graph, input_shape=shape, output_shape=output)
     try:
-        return _infer_leaf(layer, shape, problems, said or {})
+        return _infer_leaf(layer, shape, problems, call_options or {})
     except ShapeError as error:
         problems.append(WeightMismatchError(f"{layer.class_name}: {error}", place=layer.place))
         return replace(layer, input_shape=shape)
 
 
 def _infer_leaf(
-    layer: LayerSpec, shape: Structure, problems: list[K2TError], said: Mapping[str, Structure]
+    layer: LayerSpec,
+    shape: Structure,
+    problems: list[K2TError],
+    call_options: Mapping[str, Structure],
 ) -> LayerSpec:
     if layer.class_name not in SCHEMA:  # a plugin's layer: its output may be known from before
         own = cell_output if is_custom_cell(layer) else own_output
@@ -78,7 +81,7 @@ def _infer_leaf(
         return replace(layer, parts={"layer": inner}, input_shape=shape, output_shape=output)
     schema = SCHEMA[layer.class_name]
     schema.weights(layer.settings, shape)
-    output = schema.output({**layer.settings, **said}, shape)
+    output = schema.output({**layer.settings, **call_options}, shape)
     return replace(layer, input_shape=shape, output_shape=output)
 
 

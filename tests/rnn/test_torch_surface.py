@@ -29,7 +29,7 @@ from keras2torch_birnn.layers.embedding import Embedding
 from keras2torch_birnn.layers.recurrent import bidirectional as converted_pair
 from keras2torch_birnn.layers.recurrent import recurrent as converted
 from keras2torch_birnn.rnn import bidirectional, modules
-from keras2torch_birnn.schema.custom_layers import blaming
+from keras2torch_birnn.schema.custom_layers import naming_plugin
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 PAIRS: list[tuple[Any, Any]] = [(k2t.BiLSTM, nn.LSTM), (k2t.BiGRU, nn.GRU), (k2t.BiRNN, nn.RNN)]
@@ -447,7 +447,7 @@ def test_a_plugin_that_calls_ours_with_a_wrong_input_is_named_with_its_line() ->
         (x[..., 1:], r"ArgumentValueError: an input \(batch, time, 5\) is expected"),
     ):
         wanted = rf"^model/mine: plugin for Mine: its module fails: {text}.*\({HERE}:\d+\)"
-        with pytest.raises(k2t.PluginError, match=wanted), blaming(layer, "its module"):
+        with pytest.raises(k2t.PluginError, match=wanted), naming_plugin(layer, "its module"):
             stack(given)
 
 

@@ -23,7 +23,7 @@ from keras2torch_birnn.schema.custom_cells import (
     state_sizes,
     states_of,
 )
-from keras2torch_birnn.schema.custom_layers import own_of, python_name, shown
+from keras2torch_birnn.schema.custom_layers import custom_layer_of, python_name, shown
 from keras2torch_birnn.spec import Generation, LayerSpec, MaskedOutput
 
 Parse = Callable[[Any], LayerSpec]
@@ -92,7 +92,7 @@ def _cell(
 
 def _refusal(cell: LayerSpec, allowed: Collection[str]) -> K2TError:
     """Return why this is no cell that can be converted."""
-    if own_of(cell) is not None:
+    if custom_layer_of(cell) is not None:
         return UnsupportedLayerError(
             f"{shown(cell)} converts a layer, and this is a cell of an RNN",
             "declare the sizes of the cell's states there, with state_size=",

@@ -22,7 +22,7 @@ from keras2torch_birnn.schema.custom_layers import (
     REGISTERED,
     class_name_of,
     output_count,
-    own_of,
+    custom_layer_of,
     python_name,
 )
 from keras2torch_birnn.spec import Generation, LayerSpec
@@ -62,7 +62,7 @@ def parse_custom_layer(
     if not isinstance(config, Mapping):
         raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
     layer = LayerSpec(class_name, name, {}, place=place)
-    own = own_of(layer)
+    own = custom_layer_of(layer)
     options: dict[str, Any] = dict(config)
     semantics: dict[str, Any] = {}
     if class_name == LAMBDA:
@@ -161,7 +161,7 @@ def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
 
 def check_steps(layer: LayerSpec, place: str, problems: list[K2TError]) -> None:
     """Refuse a plugin's layer with several outputs in a TimeDistributed."""
-    if own_of(layer) is not None and output_count(layer) > 1:
+    if custom_layer_of(layer) is not None and output_count(layer) > 1:
         problems.append(
             UnsupportedOptionError(
                 f"TimeDistributed over {printable(python_name(layer.class_name))}, which gives "

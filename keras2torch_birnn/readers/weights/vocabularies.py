@@ -22,7 +22,7 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.keras_archive import VOCABULARY
 from keras2torch_birnn.readers.weights.slots import Key, fill
 from keras2torch_birnn.readers.weights.v3 import ROOTS, v3_places
-from keras2torch_birnn.schema.custom_layers import own_of
+from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 _NUMBER = re.compile(r"-?[0-9]{1,19}")
@@ -62,7 +62,7 @@ def with_vocabularies(
 
 
 def _lacks(layer: LayerSpec) -> bool:
-    ours = layer.class_name == "IntegerLookup" and own_of(layer) is None
+    ours = layer.class_name == "IntegerLookup" and custom_layer_of(layer) is None
     return ours and layer.config.get("vocabulary", ()) is None
 
 
