@@ -30,7 +30,7 @@ from keras2torch_birnn.layers.time_distributed import (
     unfold_steps,
 )
 from keras2torch_birnn.schema import OPS
-from keras2torch_birnn.schema.custom_layers import output_count, custom_layer_of
+from keras2torch_birnn.schema.custom_layers import custom_layer_of, output_count
 from keras2torch_birnn.schema.dtype_flow import (
     TAKES_IDS,
     Node,

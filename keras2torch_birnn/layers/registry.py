@@ -19,8 +19,8 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.schema.custom_layers import (
     LAMBDA,
     CustomLayer,
-    naming_plugin,
     custom_layer_of,
+    naming_plugin,
     shown,
 )
 from keras2torch_birnn.spec import LayerSpec

@@ -22,11 +22,11 @@ from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.reference.custom_layers import by_plugin
 from keras2torch_birnn.schema.custom_cells import is_custom_cell
 from keras2torch_birnn.schema.custom_layers import (
-    naming_plugin,
+    custom_layer_of,
     equation_of,
     named_weights,
+    naming_plugin,
     output_count,
-    custom_layer_of,
     shown,
 )
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model, shape_leaves

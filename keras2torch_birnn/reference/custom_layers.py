@@ -7,7 +7,7 @@ import numpy as np
 from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.schema.custom_cells import is_custom_cell
-from keras2torch_birnn.schema.custom_layers import naming_plugin, equation_of, shown
+from keras2torch_birnn.schema.custom_layers import equation_of, naming_plugin, shown
 from keras2torch_birnn.spec import LayerSpec, Structure, with_dtype
 
 

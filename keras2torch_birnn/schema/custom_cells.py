@@ -9,7 +9,7 @@ from typing import Any
 from keras2torch_birnn.errors import PluginError, UnsupportedLayerError, printable
 from keras2torch_birnn.limits import MAX_LAYER_VALUES
 from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK, cells_in_order
-from keras2torch_birnn.schema.custom_layers import naming_plugin, custom_layer_of, shown
+from keras2torch_birnn.schema.custom_layers import custom_layer_of, naming_plugin, shown
 from keras2torch_birnn.schema.recurrent import CELL_STATES, sequence_output
 from keras2torch_birnn.spec import LayerSpec, Shape
 

@@ -21,8 +21,8 @@ from keras2torch_birnn.schema.custom_layers import (
     LAMBDA,
     REGISTERED,
     class_name_of,
-    output_count,
     custom_layer_of,
+    output_count,
     python_name,
 )
 from keras2torch_birnn.spec import Generation, LayerSpec
