@@ -19,6 +19,7 @@ from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -127,8 +128,10 @@ def _describe_engine(layer: LayerSpec) -> tuple[str, str]:
         return choice.engine, choice.reason
     if layer.class_name in CONV_LSTMS:
         return "loop", "torch has no convolutional LSTM"
-    if layer.class_name in CELLS:
+    if layer.class_name in CELLS or is_custom_cell(layer):
         return "part", "of an RNN"
+    if has_custom_cell(layer):
+        return "loop", "custom cell"
     if layer.class_name == "RNN" and all(cell.class_name in CELL_LAYERS for cell in _cells(layer)):
         engines = [static_engine(cell) for cell in layers_of_stack(layer)]
         same = len({choice.engine for choice in engines}) == 1

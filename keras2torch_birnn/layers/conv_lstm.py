@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.errors import ArgumentValueError, UsageError
+from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
@@ -21,7 +21,7 @@ from keras2torch_birnn.layers.convolution import channels_ahead, convolve
 from keras2torch_birnn.layers.loop_masks import loop_mask
 from keras2torch_birnn.layers.registry import Converter
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
-from keras2torch_birnn.rnn.engines import VARIABLE, requested_engine
+from keras2torch_birnn.rnn.engines import check_no_kernel
 from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
 from keras2torch_birnn.rnn.modules import Plan, plan_of, recurrent_forward, shown_options
 from keras2torch_birnn.rnn.tensor_checks import check_states
@@ -74,7 +74,7 @@ class ConvLSTM(nn.Module):
             raise ArgumentValueError("an input of no steps is not supported")
         products = self._input_product(x).unbind(dim=1)
         zeros = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])
-        check_states(initial or (), 2, zeros.shape)
+        check_states(initial or (), (zeros.shape,) * 2)
         ((h, c),) = initial or ((zeros, zeros),)
         valid = None
         if lengths is not None:
@@ -144,12 +144,7 @@ def one_direction(layer: LayerSpec, plan: Plan) -> nn.Module:
     Raises:
         UsageError: K2T_ENGINE asks for a kernel.
     """
-    if requested_engine() in ("fused", "native"):
-        raise UsageError(
-            f"{VARIABLE}={requested_engine()}: there is no kernel of a convolutional LSTM",
-            "use auto",
-            place=layer.place,
-        )
+    check_no_kernel(layer, "a convolutional LSTM")
     weights = layer.weights
     return ConvLSTM(
         to_parameter(channels_ahead(weights["kernel"])),

@@ -245,6 +245,7 @@ class _Emitter:
                 UnsupportedOptionError(
                     "a mask into a cast of floats, in a file that computes in half precision, is "
                     "not supported: whether it goes on depends on the exact dtype",
+                    "save the model with the policy float32",
                     place=layer.place,
                 )
             )
@@ -273,12 +274,14 @@ class _Emitter:
         if mask is not None:
             check_said(layer, flow)
         if flow.refused and mask is not None and not ignored:
-            raise UnsupportedOptionError(flow.refused, place=layer.place)
+            advice = "drop the mask before this layer, and save again"
+            raise UnsupportedOptionError(flow.refused, advice, place=layer.place)
         if holds_model(layer):
             if mask is not goes_on:
                 raise UnsupportedOptionError(
                     "a mask passed to TimeDistributed over a whole model is not supported: this "
                     "Keras hands on another",
+                    "make the mask inside the model, and save again",
                     place=layer.place,
                 )
             return self.steps(layer, dtypes, target, where, args[0], mask)
@@ -332,7 +335,9 @@ class _Emitter:
         inner, enters = layer.parts["layer"], mask is not None and mask_enters(layer)
         if enters and isinstance(x, tuple):
             raise UnsupportedOptionError(
-                "a mask into TimeDistributed over several inputs", place=layer.place
+                "a mask into TimeDistributed over several inputs",
+                "join the inputs before it (Concatenate), or drop the mask, and save again",
+                place=layer.place,
             )
         folded = map_structure(lambda t: self.graph.call_function(fold_steps, (t,)), x)
         folded_mask = self.graph.call_function(fold_steps, (mask,)) if enters else None

@@ -141,6 +141,7 @@ def batch_normalization(layer: LayerSpec) -> nn.Module:
         raise UnsupportedOptionError(
             f"BatchNormalization option axis={list(config['axis'])} is not supported: one axis "
             "is expected",
+            "replace it by a layer of your own, given with --plugin",
             place=layer.place,
         )
     axis = config["axis"][0]

@@ -387,7 +387,9 @@ class OperationNodes:
             spelled = Spelled("call_function", _OF_SIZES[bare], args)
         else:
             raise UnsupportedOptionError(
-                f"operation {bare} of a tensor's sizes is not supported", place=layer.place
+                f"operation {bare} of a tensor's sizes is not supported",
+                "use a fixed size, or a layer of your own, given with --plugin",
+                place=layer.place,
             )
         return (self._write(spelled, name),) * 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast
 
 from torch import nn
@@ -10,9 +11,11 @@ from torch import nn
 from keras2torch_birnn.layers import conv_lstm
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.loop_masks import loop_mask
-from keras2torch_birnn.layers.registry import Converter
+from keras2torch_birnn.layers.registry import Converter, convert_layer
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
+from keras2torch_birnn.rnn.custom_cell import CustomRNN
+from keras2torch_birnn.rnn.engines import check_no_kernel
 from keras2torch_birnn.rnn.modules import (
     GRU,
     LSTM,
@@ -23,12 +26,13 @@ from keras2torch_birnn.rnn.modules import (
     plan_of,
     torch_module,
 )
-from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
-from keras2torch_birnn.schema import CELL_GATES, states_of
+from keras2torch_birnn.rnn.unwrap_rnn import layer_of_cell, unwrap
+from keras2torch_birnn.schema import CELL_GATES, cells_in_order
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema.custom_cells import is_custom_cell, states_of
 from keras2torch_birnn.spec import LayerSpec
 
-RecurrentModule = LSTM | GRU | RNN | LoopRNN | BidirectionalPair | StackedRNN | ConvLSTM
+RecurrentModule = LSTM | GRU | RNN | LoopRNN | BidirectionalPair | StackedRNN | ConvLSTM | CustomRNN
 
 
 def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
@@ -38,8 +42,31 @@ def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
         return torch_module((layer,), plan)
     if layer.class_name in CONV_LSTMS:
         return conv_lstm.one_direction(layer, plan)
-    cells = [torch_module((cell,), plan_of((cell,), None)) for cell in layers_of_stack(layer)]
-    return StackedRNN(cells, states_of(layer.parts["cell"]), plan)
+    cell = layer.parts["cell"]
+    if is_custom_cell(cell):
+        return _custom(cell, plan)
+    order = states_of(cell)
+    modules = []
+    for number, one in enumerate(cells_in_order(cell)):
+        if is_custom_cell(one):
+            shows_state = number == order[0][0] and plan.rules == ("previous_first_state",)
+            modules.append(_custom(one, plan if shows_state else Plan(("zeros",))))
+        else:
+            alone = layer_of_cell(one, layer)
+            modules.append(torch_module((alone,), plan_of((alone,), None)))
+        if not cell.config.get("trainable", True):
+            modules[-1].requires_grad_(False)
+    return StackedRNN(modules, order, plan)
+
+
+def _custom(cell: LayerSpec, plan: Plan) -> nn.Module:
+    """Build the loop over a plugin's cell.
+
+    Raises:
+        UsageError: K2T_ENGINE asks for a kernel.
+    """
+    check_no_kernel(cell, "a custom cell")
+    return CustomRNN(convert_layer(cell), replace(cell, weights={}), plan)
 
 
 def recurrent(layer: LayerSpec) -> nn.Module:

@@ -92,6 +92,7 @@ def up_sampling(layer: LayerSpec) -> nn.Module:
     if reason is not None:
         raise UnsupportedOptionError(
             f"UpSampling2D option interpolation={mode!r} of this Keras is not supported: {reason}",
+            "save it with interpolation='nearest' or, with TensorFlow 2.1 and later, 'bilinear'",
             place=layer.place,
         )
     return UpSampling(

@@ -102,12 +102,14 @@ def check_steps(layer: LayerSpec) -> None:
     if any(part.config.get("stateful") for part in inner.walk()):
         raise UnsupportedOptionError(
             "TimeDistributed over a stateful layer: its state would run from step to step",
+            "make it stateful=False and save again",
             place=layer.place,
         )
     shape = inner.output_shape
     if isinstance(shape, tuple) and any(isinstance(part, tuple) for part in shape):
         raise UnsupportedOptionError(
             "TimeDistributed over a layer with several outputs, which no Keras computes",
+            "save the model with one TimeDistributed for each output",
             place=layer.place,
         )
 

@@ -12,53 +12,18 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 from keras2torch_birnn.errors import K2TError, PluginError, UsageError, line_of, printable
+from keras2torch_birnn.schema.shipped import SHIPPED
 from keras2torch_birnn.torch_import import check_room
 
 PluginName = str | os.PathLike[str]
 
-
-@dataclass(frozen=True)
-class Shipped:
-    """Plugin of this package: its module, the classes it converts, and their packages."""
-
-    module: str
-    classes: tuple[str, ...]
-    origin: str
-
-
-SHIPPED: Mapping[str, Shipped] = {
-    "attention-weighted-average": Shipped(
-        "attention_weighted_average",
-        ("AttentionWeightedAverage",),
-        "textgenrnn, DeepMoji",
-    ),
-    "keras-self-attention-0.45": Shipped(
-        "keras_self_attention_0_45",
-        ("SeqSelfAttention", "SeqWeightedAttention"),
-        "keras-self-attention 0.28 to 0.45",
-    ),
-    "keras-self-attention-0.46": Shipped(
-        "keras_self_attention_0_46",
-        ("SeqSelfAttention", "SeqWeightedAttention"),
-        "keras-self-attention 0.46",
-    ),
-    "keras-self-attention-0.51": Shipped(
-        "keras_self_attention_0_51",
-        ("SeqSelfAttention", "SeqWeightedAttention"),
-        "keras-self-attention 0.47 to 0.51",
-    ),
-    "keras-contrib-crf": Shipped("keras_contrib_crf", ("CRF",), "keras-contrib 2.0"),
-    "tensorflow-addons-crf": Shipped(
-        "tensorflow_addons_crf", ("Addons>CRF",), "tensorflow-addons 0.11 to 0.23"
-    ),
-}
+__all__ = ["SHIPPED", "PluginName", "load_plugins"]
 
 
 def load_plugins(names: Iterable[PluginName]) -> None:

@@ -19,8 +19,11 @@ from keras2torch_birnn.errors import K2TError, PluginError, WeightMismatchError,
 from keras2torch_birnn.layers.input_casts import to_ids
 from keras2torch_birnn.layers.registry import convert_layer, mask_flow
 from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.reference.custom_layers import by_plugin
+from keras2torch_birnn.schema.custom_cells import is_custom_cell
 from keras2torch_birnn.schema.custom_layers import (
     custom_layer_of,
+    equation_of,
     named_weights,
     naming_plugin,
     output_count,
@@ -40,6 +43,8 @@ from keras2torch_birnn.spec import (
     with_dtype,
 )
 
+# Layers that hold a plugin's cell.
+RECURRENT_WRAPPERS = ("RNN", "Bidirectional")
 # Two sizes for every free axis, all different: an output axis equal in both runs is fixed.
 _SIZES = ((2, 5, 7, 11), (3, 7, 11, 13))
 # Layers with at most this many inputs are also tried with ids and floats mixed.
@@ -192,7 +197,7 @@ class _CheckingInterpreter(fx.Interpreter):
         layer = self.own.get(target)
         if layer is None:
             return super().call_module(target, args, kwargs)
-        with naming_plugin(layer, "its module"):
+        with naming_plugin(_supplied(layer), "its module"):
             result = super().call_module(target, args, kwargs)
         _check_result(layer, result, self.dtype)
         return result
@@ -216,7 +221,7 @@ def check_dtype(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
     wrong = next((one.dtype for one in given if one.dtype != dtype), None)
     if wrong is not None:
         raise PluginError(
-            f"{shown(layer)}: its module returns {wrong} in a model of {dtype}",
+            f"{shown(_supplied(layer))}: its module returns {wrong} in a model of {dtype}",
             "use the dtype of its input, or of a buffer if the inputs are ids",
             place=layer.place,
         )
@@ -233,7 +238,15 @@ def add_dtype_checks(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return model
 
 
+def _supplied(layer: LayerSpec) -> LayerSpec:
+    """Return the part of a layer that a plugin supplies."""
+    return next((part for part in layer.walk() if custom_layer_of(part) is not None), layer)
+
+
 def _check_result(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
+    if layer.class_name in RECURRENT_WRAPPERS:  # their loop checks what the cell gives
+        check_dtype(layer, result, dtype)
+        return
     expected = 1 if layer.parts else output_count(layer)
     given = list(result) if isinstance(result, tuple | list) else [result]
     several = not isinstance(result, Tensor)
@@ -302,6 +315,15 @@ def check_round_trip(
 # ---- fallback equation ---------------------------------------------------------------------------
 
 
+def equation_or_module(
+    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> tuple[Structure, Structure]:
+    """Compute a plugin's layer by its NumPy equation, or by its module if it has none."""
+    if equation_of(layer) is not None:
+        return by_plugin(layer, inputs, mask, context)
+    return fallback_equation(layer, inputs, mask, context)
+
+
 def fallback_equation(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
@@ -309,6 +331,8 @@ def fallback_equation(
 
     Does not verify this layer; it lets verification continue with all the others.
     """
+    if is_custom_cell(layer):
+        return _fallback_step(layer, inputs, mask, context)
     exact = np.dtype(context.dtype)
     module = convert_layer(with_dtype(layer, exact)).eval()
     flow = mask_flow(layer)
@@ -337,6 +361,20 @@ def fallback_equation(
     elif isinstance(after, tuple):
         after = after[0]
     return map_structure(_array, out), map_structure(_array, after)
+
+
+def _fallback_step(
+    cell: LayerSpec, x: Array, states: tuple[Array, ...], context: Context
+) -> tuple[Array, tuple[Array, ...]]:
+    """Compute one step of a cell by the plugin's module."""
+    exact = np.dtype(context.dtype)
+    dtype = torch.float64 if exact == np.float64 else torch.float32
+    module = convert_layer(with_dtype(cell, exact)).eval().to(dtype)
+    with torch.no_grad(), naming_plugin(cell, "its module"):
+        given = [torch.from_numpy(np.ascontiguousarray(one, exact)) for one in (x, *states)]
+        output, new = module(given[0], tuple(given[1:]))
+        check_dtype(cell, (output, tuple(new)), dtype)
+    return output.numpy(), tuple(state.numpy() for state in new)
 
 
 def _array(tensor: Tensor | None) -> Array | None:

@@ -125,12 +125,14 @@ def compute_recurrent(
     start: tuple[Array, ...],
     generation: Generation,
     *,
+    own: Equation = custom_layers.by_plugin,
     nudge: Callable[[Array], Array] | None = None,
 ) -> Trace:
     """Run one recurrent layer, or a Bidirectional, in float64.
 
     x: (B, T, ...), mask: (B, T) or None, start: the states of all directions, forward first.
-    ``nudge``: see ``Context``. Scans are named ``""``, or ``forward_layer`` and ``backward_layer``.
+    ``own``, ``nudge``: as in ``compute``. Scans are named ``""``, or ``forward_layer`` and
+    ``backward_layer``.
     """
     context = Context(
         generation=generation,
@@ -139,6 +141,7 @@ def compute_recurrent(
         layers={},
         masks={},
         states=None,
+        own=own,
         scans={},
         nudge=nudge,
     )

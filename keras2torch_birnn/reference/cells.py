@@ -1,4 +1,4 @@
-"""One step of a recurrent layer: LSTM, GRU, SimpleRNN, a stack of them.
+"""One step of a recurrent layer: LSTM, GRU, SimpleRNN, a plugin's cell, a stack of them.
 
 Letters: B batch, F features, H units. A state is a tuple of arrays (B, ...).
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context
+from keras2torch_birnn.schema.custom_cells import sizes_of
 from keras2torch_birnn.spec import Array, LayerSpec
 
 State: TypeAlias = tuple[Array, ...]
@@ -104,7 +105,7 @@ def _listed(layer: LayerSpec) -> list[LayerSpec]:
 
 def step_of(layer: LayerSpec, context: Context) -> Step:
     """Make one step: of the layer's cell, or of its cells one after the other."""
-    steps = [(id(cell), CELLS[cell.class_name](cell, context)) for cell in _called(layer)]
+    steps = [(id(cell), _step_of_cell(cell, context)) for cell in _called(layer)]
 
     def step(x: Array, state: State) -> tuple[Array, State]:
         own, rest = {}, state
@@ -117,19 +118,36 @@ def step_of(layer: LayerSpec, context: Context) -> Step:
     return step
 
 
+def _step_of_cell(cell: LayerSpec, context: Context) -> Step:
+    """Make one step of a cell; ``Context.own`` takes a plugin's, with states in place of a mask."""
+    if cell.class_name in CELLS:
+        return CELLS[cell.class_name](cell, context)
+    own = context.own
+    if own is None:
+        raise KeyError(cell.class_name)
+
+    def step(x: Array, state: State) -> tuple[Array, State]:
+        output, states = own(cell, x, state, context)
+        return output, tuple(states)
+
+    return step
+
+
 def state_count(layer: LayerSpec) -> int:
     """Return the number of arrays in a recurrent layer's state."""
     return sum(map(_count, _listed(layer)))
 
 
+def _sizes(cell: LayerSpec) -> tuple[int, ...]:
+    if cell.class_name not in CELLS:
+        return sizes_of(cell).states
+    return (cell.config["units"],) * (2 if "LSTM" in cell.class_name else 1)
+
+
 def _count(cell: LayerSpec) -> int:
-    return 2 if "LSTM" in cell.class_name else 1
+    return len(_sizes(cell))
 
 
 def zero_state(layer: LayerSpec, x: Array) -> State:
     """Return the states before the first step, for inputs (B, F) of one step."""
-    return tuple(
-        np.zeros((len(x), cell.config["units"]))
-        for cell in _listed(layer)
-        for _ in range(_count(cell))
-    )
+    return tuple(np.zeros((len(x), size)) for cell in _listed(layer) for size in _sizes(cell))

@@ -14,6 +14,7 @@ from torch import nn
 
 from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.custom_cell import CustomRNN, split_first_state
 from keras2torch_birnn.rnn.modules import Plan, SequenceModule, recurrent_forward, shown_options
 
 
@@ -37,14 +38,17 @@ class StackedRNN(nn.Module):
     def run_sequence(self, call: RnnCall) -> RnnResult:
         """Run the cells one after the other; one direction, so there is nothing to merge."""
         x, initial = call.x, self._split_states(call)
-        outputs, states = [], []
+        first, states = self.order[0][0], []
+        shows_state = self.plan.rules == ("previous_first_state",) and call.lengths is not None
+        shown = x
         for number, cell in enumerate(self.cells):
             own = (initial[number],) if initial else None
             (x,), (state,) = cast(SequenceModule, cell).run_sequence(RnnCall(x, call.lengths, own))
-            outputs.append(x)
             states.append(state)
-        if self.plan.rules == ("previous_first_state",) and call.lengths is not None:
-            x = torch.cat((x, outputs[0]), dim=-1)
+            if number == first:
+                x, shown = split_first_state(cell, x) if isinstance(cell, CustomRNN) else (x, x)
+        if shows_state:
+            x = torch.cat((x, shown), dim=-1)
         return (x,), (tuple(s for cell, _ in self.order for s in states[cell]),)
 
     def _split_states(self, call: RnnCall) -> dict[int, State]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
+from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.engines import Choice, EngineRequest, check_request
 from keras2torch_birnn.rnn.engines.select import explain_layer
 from keras2torch_birnn.rnn.modules import RecurrentModule
@@ -36,6 +37,8 @@ def _explain(module: nn.Module, batch: int, *, masked: bool) -> tuple[Choice, ..
         return module.explain(batch, masked=masked)
     if isinstance(module, RecurrentModule):
         return (explain_layer(module.rnn_layer(), batch, masked=masked),)
+    if isinstance(module, CustomRNN):
+        return (Choice("loop", "custom cell"),)
     return ()
 
 

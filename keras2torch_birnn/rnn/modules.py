@@ -210,7 +210,7 @@ class RecurrentModule:
             check_dtypes(call.x, call.initial_state, weight, "initial_state")
         if call.initial_state:
             shape = (call.x.shape[0], layer.get_weight_hh().shape[1])
-            check_states(call.initial_state, layer.state_count(), shape)
+            check_states(call.initial_state, (shape,) * layer.state_count())
         return run(layer, call)
 
 

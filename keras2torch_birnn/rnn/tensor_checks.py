@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, cycle
 from typing import Any, cast
 
 import numpy as np
@@ -111,18 +111,18 @@ def check_shape(shape: torch.Size, features: int) -> None:
         )
 
 
-def check_states(states: Sequence[State], count: int, shape: Sequence[int]) -> None:
-    """Refuse initial states that are not ``count`` tensors of a shape for each direction.
+def check_states(states: Sequence[State], shapes: Sequence[Sequence[int]]) -> None:
+    """Refuse initial states that are not tensors of these shapes, for each direction.
 
     Raises:
         ArgumentValueError: there are more or fewer, or one has another shape.
     """
     found = sum(map(len, states))
-    if any(len(state) != count for state in states):
+    if any(len(state) != len(shapes) for state in states):
         raise ArgumentValueError(
-            f"{count * len(states)} states are expected, found {found}", place="initial_state"
+            f"{len(shapes) * len(states)} states are expected, found {found}", place="initial_state"
         )
-    for state in chain.from_iterable(states):
+    for state, shape in zip(chain.from_iterable(states), cycle(shapes), strict=False):
         if tuple(state.shape) != tuple(shape):
             raise ArgumentValueError(
                 f"a state {list(shape)} is expected, found {list(state.shape)}",

@@ -33,11 +33,13 @@ def layers_of_stack(layer: LayerSpec) -> tuple[LayerSpec, ...]:
 
     Exact under any mask: a masked step leaves the states of all cells unchanged.
     """
-    stack = layer.parts["cell"]
-    loop = {**_ALONE, "trainable": stack.config.get("trainable", True)}
-    return tuple(
-        _as_layer(cell, loop, {"masked_output": "zeros"}, layer) for cell in cells_in_order(stack)
-    )
+    return tuple(layer_of_cell(cell, layer) for cell in cells_in_order(layer.parts["cell"]))
+
+
+def layer_of_cell(cell: LayerSpec, layer: LayerSpec) -> LayerSpec:
+    """Return a cell of Keras in the stack of an RNN as a layer."""
+    loop = {**_ALONE, "trainable": layer.parts["cell"].config.get("trainable", True)}
+    return _as_layer(cell, loop, {"masked_output": "zeros"}, layer)
 
 
 def _as_layer(

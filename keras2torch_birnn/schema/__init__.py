@@ -32,7 +32,7 @@ from keras2torch_birnn.schema import (
     resizing,
     time_distributed,
 )
-from keras2torch_birnn.schema.cells import cells_in_order, states_of
+from keras2torch_birnn.schema.cells import cells_in_order
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
@@ -99,5 +99,4 @@ __all__ = [
     "merged_output",
     "normalized_axes",
     "parse_activation",
-    "states_of",
 ]

@@ -7,7 +7,6 @@ one. ``RNN`` over one cell computes what that cell's layer does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from keras2torch_birnn.schema.options import REQUIRED, Option, choice
 from keras2torch_birnn.schema.recurrent import (
@@ -16,7 +15,6 @@ from keras2torch_birnn.schema.recurrent import (
     GATE_OPTIONS,
     GRU_OPTIONS,
     cell_weights,
-    sequence_output,
 )
 from keras2torch_birnn.schema.row import Config, Schema, known
 from keras2torch_birnn.spec import LayerSpec, Shape
@@ -33,28 +31,6 @@ STACK = "StackedRNNCells"
 def cells_in_order(cell: LayerSpec) -> tuple[LayerSpec, ...]:
     """Return the cells that every step goes through."""
     return tuple(cell.parts.values()) if cell.class_name == STACK else (cell,)
-
-
-def states_of(cell: LayerSpec) -> tuple[tuple[int, int], ...]:
-    """Return whose states they are, in the order in which Keras passes them in and out.
-
-    A pair for each cell: its number among ``cells_in_order``, how many states it has.
-    """
-    counts = {"LSTMCell": 2}
-    pairs = [(i, counts.get(one.class_name, 1)) for i, one in enumerate(cells_in_order(cell))]
-    last_first = cell.class_name == STACK and cell.semantics["states"] == "last cell first"
-    return tuple(reversed(pairs) if last_first else pairs)
-
-
-def rnn_output(layer: LayerSpec, shape: Shape | None) -> Any:
-    """Compute the output shape of an RNN from those of its cells."""
-    cell = layer.parts["cell"]
-    cells = cells_in_order(cell)
-    if any(one.output_shape is None for one in cells):
-        return None
-    states = [cells[i].output_shape for i, count in states_of(cell) for _ in range(count)]
-    steps = shape[1] if shape else None
-    return sequence_output(layer.config, steps, cells[-1].output_shape, states)
 
 
 def _cell_output(config: Config, shape: Shape | None) -> Shape:

@@ -18,6 +18,9 @@ from keras2torch_birnn.spec import LayerSpec, Shape
 Function = TypeVar("Function", bound=Callable[..., Any])
 WeightNames = Sequence[str] | Callable[[Mapping[str, Any], Any], Mapping[str, Shape | None]]
 
+# A size, the name of the option that holds it, a list of these, or a function that returns one.
+Sizes = int | str | Sequence[int | str] | Callable[[LayerSpec], int | str | Sequence[int | str]]
+
 # Before the name of a class of the user's own that is called as one of Keras'.
 _OWN = "own>"
 LAMBDA = "Lambda"
@@ -29,7 +32,8 @@ class CustomLayer:
 
     ``build``: LayerSpec -> module. ``mask``: a word, a MaskFlow, a function of the layer, or None
     if unspecified. ``weights``, ``options``, ``outputs``, ``output``, ``vocabulary``: see
-    ``converts``. ``source``: the object that the user decorated.
+    ``converts``; of a cell also ``state_size`` and ``output_size``. ``source``: the object that the
+    user decorated.
     """
 
     build: Callable[[LayerSpec], Any]
@@ -40,6 +44,8 @@ class CustomLayer:
     output: Callable[[Mapping[str, Any], Any], Any] | None = None
     source: Any = None
     vocabulary: str | int | None = None
+    state_size: Sizes | None = None
+    output_size: Sizes | None = None
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,10 @@ def converts(
     outputs: int | Callable[[LayerSpec], int] = 1,
     output: Callable[[Mapping[str, Any], Any], Any] | None = None,
     vocabulary: str | int | None = None,
+    state_size: Sizes | None = None,
+    output_size: Sizes | None = None,
 ) -> Callable[[Function], Function]:
-    """Register the decorated function as the converter of your own layer classes.
+    """Register the decorated function as the converter of your own layer classes, or cells.
 
     The function takes a LayerSpec (``config``, ``weights``, ``name``) and returns a module whose
     ``forward`` takes the layer's input: a tensor, or a tuple where Keras passes a list. All that
@@ -87,13 +95,35 @@ def converts(
     output shape``; left out, it is seen from what runs.
     vocabulary: of a layer that takes ids, how many there are: the name of the option that says it,
     or the number. Ids of 0 to below that are drawn to try, to verify, and for golden vectors.
+    state_size: of a cell, which an RNN, a stack of cells or a Bidirectional holds: the sizes of its
+    states, as ``cell.state_size`` in Keras: a number, the name of the option that says it, a list
+    of these, or a function of the LayerSpec. The module then takes ``(x_t, states)``, (B, F) and a
+    tuple of (B, size), and returns ``(y, states)``; masks, order, and states between the steps are
+    those of the RNN. output_size: the size of y (B, size), if it is not that of the first state.
 
     Raises:
-        ValueError: a class has a converter already.
+        ValueError: a class has a converter already, or a cell declares what only layers have.
     """
+    if state_size is not None and (mask, outputs, output, vocabulary) != (None, 1, None, None):
+        raise ValueError(
+            "a cell sees one step: mask=, outputs=, output= and vocabulary= are not its"
+        )
+    if state_size is None and output_size is not None:
+        raise ValueError("output_size= is that of a cell, which needs state_size= as well")
 
     def register(build: Function) -> Function:
-        own = CustomLayer(build, mask, weights, options, outputs, output, build, vocabulary)
+        own = CustomLayer(
+            build,
+            mask,
+            weights,
+            options,
+            outputs,
+            output,
+            build,
+            vocabulary,
+            state_size,
+            output_size,
+        )
         for name in class_names:
             _add(REGISTERED.layers, name, own, "a converter of")
         return build
@@ -133,6 +163,7 @@ def equation(*names: str) -> Callable[[Function], Function]:
 
     ``(layer, x, mask) -> (output, mask of the output)``: arrays of the run's precision, weights in
     ``layer.weights`` too; None where there is no mask; tuples where there are several tensors.
+    Of a cell: ``(cell, x, states) -> (output, states)`` of one step.
     names: of classes as for ``converts``, or of Lambda layers as for ``supplies``.
 
     Raises:

@@ -122,6 +122,6 @@ LAYERS: Mapping[str, Schema] = {
         LOOP_OPTIONS,
         semantics=LOOP_SEMANTICS,
         parts=("cell",),
-        refused=("cells other than LSTMCell, GRUCell, SimpleRNNCell and StackedRNNCells of these",),
+        refused=("constants",),
     ),
 }

@@ -14,7 +14,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_LAYER_VALUES
 from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
-from keras2torch_birnn.schema.cells import rnn_output
+from keras2torch_birnn.schema.custom_cells import cell_output, is_custom_cell, rnn_output
 from keras2torch_birnn.schema.custom_layers import own_output
 from keras2torch_birnn.spec import (
     Constant,
@@ -57,7 +57,8 @@ def _infer_leaf(
     call_options: Mapping[str, Structure],
 ) -> LayerSpec:
     if layer.class_name not in SCHEMA:  # a plugin's layer: its output may be known from before
-        output = own_output(layer, shape)
+        own = cell_output if is_custom_cell(layer) else own_output
+        output = own(layer, shape)
         output = layer.output_shape if output is None else output
         return replace(layer, input_shape=shape, output_shape=output)
     if layer.class_name == "Bidirectional":

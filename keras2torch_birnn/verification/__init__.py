@@ -31,20 +31,16 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.plugins.checks import complete_shapes, fallback_equation, find_plugin_layers
+from keras2torch_birnn.plugins.checks import complete_shapes, equation_or_module, find_plugin_layers
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path, name_source
-from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.reference.custom_layers import by_plugin
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, fitting_steps
 from keras2torch_birnn.saving.checkpoint import load, resolve_device
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
-    LayerSpec,
     ModelSpec,
-    Structure,
     with_dtype,
 )
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
@@ -125,7 +121,7 @@ def verify(
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
     drawn = candidates(spec, steps=fitting_steps(spec, STEPS), seed=1)
     judged = next(drawn)  # show a wrong layer best; layer checks need no steady inputs
-    on_drawn = by_reference(spec, judged, _by_plugin, scans=True)
+    on_drawn = by_reference(spec, judged, equation_or_module, scans=True)
     known = {judged.name: on_drawn}
     layers = _layers(converted, spec, on_drawn)
     for data in own_data:
@@ -133,7 +129,7 @@ def verify(
         layers = keep_worse(layers, _layers(converted, spec, known[data.name]))
 
     def measure(one: Drawn) -> Measured:
-        return known.get(one.name) or by_reference(spec, one, _by_plugin)
+        return known.get(one.name) or by_reference(spec, one, equation_or_module)
 
     best, tried = steadiest(chain(own_data, [judged], drawn), measure)
     notes = list(_plugin_notes(spec))
@@ -157,7 +153,7 @@ def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
         UsageError: it cannot be run on them.
     """
     try:
-        return by_reference(spec, data, _by_plugin, scans=True)
+        return by_reference(spec, data, equation_or_module, scans=True)
     except (ValueError, IndexError) as error:
         reason = printable(f"{error}".strip().partition("\n")[0])
         with in_file(source) if isinstance(source, str | os.PathLike) else nullcontext():
@@ -259,15 +255,6 @@ def _read(
     spec = read_model(model, config=config, masked_steps=masked_steps)
     with in_file(name_source(model)):
         return complete_shapes(spec)
-
-
-def _by_plugin(
-    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
-    """Compute a plugin's layer by its NumPy equation, or by its module if it has none."""
-    if equation_of(layer) is not None:
-        return by_plugin(layer, inputs, mask, context)
-    return fallback_equation(layer, inputs, mask, context)
 
 
 def expand_devices(devices: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.conversion import flat
+from keras2torch_birnn.plugins.checks import equation_or_module
 from keras2torch_birnn.reference import compute_recurrent
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.reference.rounding import nudge_by
@@ -103,7 +104,13 @@ def _steady_steps(call: RecurrentCall, generation: Generation, count: int | None
     scans = call.scans if count is None else _compute_prefix(call, generation, count)[1]
     x, mask = scans[0].x, scans[0].mask
     nudged = compute_recurrent(
-        call.layer, x, mask, call.start, generation, nudge=nudge_by(np.float64, 0)
+        call.layer,
+        x,
+        mask,
+        call.start,
+        generation,
+        own=equation_or_module,
+        nudge=nudge_by(np.float64, 0),
     ).scans.values()
     return min(
         _first_unsteady(one, other, backward=half.config["go_backwards"])
@@ -134,7 +141,9 @@ def _compute_prefix(
     """Compute the reference's outputs and scans of the first ``count`` steps."""
     scan = call.scans[0]
     mask = None if scan.mask is None else scan.mask[:, :count]
-    trace = compute_recurrent(call.layer, scan.x[:, :count], mask, call.start, generation)
+    trace = compute_recurrent(
+        call.layer, scan.x[:, :count], mask, call.start, generation, own=equation_or_module
+    )
     return trace.outputs, tuple(trace.scans.values())
 
 
@@ -199,7 +208,13 @@ def _judge_each_step(call: RecurrentCall, generation: Generation) -> tuple[int, 
     start = [tuple(map(_fold_time, scan.before)) for scan in call.scans]
     flat_start = tuple(state for states in start for state in states)
     nudged = compute_recurrent(
-        call.layer, x, None, flat_start, generation, nudge=nudge_by(np.float64, 0)
+        call.layer,
+        x,
+        None,
+        flat_start,
+        generation,
+        own=equation_or_module,
+        nudge=nudge_by(np.float64, 0),
     ).scans.values()
     begin = tuple(tuple(map(_to_tensor, states)) for states in start)
     outputs, states = call.module.run_sequence(RnnCall(_to_tensor(x), None, begin))

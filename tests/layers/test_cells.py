@@ -37,12 +37,13 @@ from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.config.cells import infer_stack_mask_rule
+from keras2torch_birnn.readers.config.cells import infer_mask_rule
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
 from keras2torch_birnn.rnn.unwrap_rnn import unwrap
-from keras2torch_birnn.schema import SCHEMA, cells_in_order, states_of
+from keras2torch_birnn.schema import SCHEMA, cells_in_order
+from keras2torch_birnn.schema.custom_cells import states_of
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 
@@ -590,7 +591,7 @@ def test_what_stands_at_masked_steps_of_a_stack_is_the_versions(
     )
     config = {"masked_output": generation.masked_output}
     spec = layer_of_settings("RNN", "rnn", config, parts={"cell": stack})
-    assert infer_stack_mask_rule(spec, generation).semantics["masked_output"] == rule
+    assert infer_mask_rule(spec, generation).semantics["masked_output"] == rule
 
 
 @pytest.mark.parametrize("engine", ["fused", "native"])

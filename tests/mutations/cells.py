@@ -40,7 +40,9 @@ MUTATIONS: list[Mutation] = [
     mutation(
         "states of a stack from the last cell on",
         edit(
-            "schema.cells:states_of", "reversed(pairs) if last_first else pairs", "reversed(pairs)"
+            "schema.custom_cells:states_of",
+            "reversed(pairs) if last_first else pairs",
+            "reversed(pairs)",
         ),
         f"{K2}/stacked_states.h5",
     ),
@@ -57,9 +59,9 @@ MUTATIONS: list[Mutation] = [
     mutation(
         "masked steps of a stack of Keras 2.2.4 show its last state",
         edit(
-            "readers.config.cells:infer_stack_mask_rule",
-            '"previous_first_state" if',
-            '"previous_state" if',
+            "readers.config.cells:_first_state_rule",
+            '"previous_state" if same',
+            '"previous_state" if True',
         ),
         f"{K2}/stacked_mask_last.h5",
         rereads=True,

@@ -109,3 +109,144 @@ def last(x: Tensor) -> Tensor:
 @k2t.equation("last")
 def last_equation(layer: k2t.LayerSpec, x: Array, mask: Array | None) -> tuple[Array, None]:
     return x[:, x.shape[1] - 1], None
+
+
+class PairCell(nn.Module):
+    def __init__(self, cell: k2t.LayerSpec) -> None:
+        super().__init__()
+        for name, array in cell.weights.items():
+            self.register_parameter(name, nn.Parameter(torch.tensor(array)))
+
+    def forward(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h, m = states
+        h = torch.tanh(x @ self.kernel + h @ self.recurrent + m @ self.feedback)
+        m = m * 0.5 + torch.tanh(h @ self.store)
+        return m @ self.show + self.bias, (h, m)
+
+
+@k2t.converts(
+    "PairCell",
+    state_size=("units", "memory"),
+    output_size="width",
+    weights=("kernel", "recurrent", "feedback", "store", "show", "bias"),
+    options={"units": 5, "memory": 7, "width": 11},
+)
+def pair_cell(cell: k2t.LayerSpec) -> nn.Module:
+    return PairCell(cell)
+
+
+@k2t.equation("PairCell")
+def pair_cell_equation(
+    cell: k2t.LayerSpec, x: Array, states: tuple[Array, ...]
+) -> tuple[Array, tuple[Array, ...]]:
+    w = cell.weights
+    h = np.tanh(
+        np.concatenate([x, *states], axis=1)
+        @ np.concatenate([w["kernel"], w["recurrent"], w["feedback"]])
+    )
+    m = states[1] / 2 + np.tanh(h @ w["store"])
+    return m @ w["show"] + w["bias"], (h, m)
+
+
+class LeakyCell(nn.Module):
+    def __init__(self, cell: k2t.LayerSpec) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.tensor(cell.weights["kernel"]))
+        self.recurrent = nn.Parameter(torch.tensor(cell.weights["recurrent"]))
+        self.keep = cell.config["keep"]
+
+    def forward(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        new = torch.tanh(x @ self.kernel + states[0] @ self.recurrent + 0.5)
+        h = torch.lerp(new, states[0], self.keep)
+        return h * 2 - 0.75, (h,)
+
+
+@k2t.converts(
+    "LeakyCell", state_size=lambda cell: cell.config["units"], weights=("kernel", "recurrent")
+)
+def leaky_cell(cell: k2t.LayerSpec) -> nn.Module:
+    return LeakyCell(cell)
+
+
+class GatedCell(nn.Module):
+    def __init__(self, cell: k2t.LayerSpec) -> None:
+        super().__init__()
+        kernel, recurrent, bias = (
+            torch.tensor(cell.weights[f"inner/{n}"]) for n in ("kernel", "recurrent_kernel", "bias")
+        )
+        self.inner = nn.LSTMCell(kernel.shape[0], recurrent.shape[0])
+        self.inner.load_state_dict(
+            {
+                "weight_ih": kernel.T,
+                "weight_hh": recurrent.T,
+                "bias_ih": bias,
+                "bias_hh": torch.zeros_like(bias),
+            }
+        )
+        gate = torch.tensor(cell.weights["gate/kernel"])
+        self.gate = nn.Linear(*gate.shape)
+        self.gate.load_state_dict(
+            {"weight": gate.T, "bias": torch.tensor(cell.weights["gate/bias"])}
+        )
+        self.level = nn.Parameter(torch.tensor(cell.weights["level"]))
+
+    def forward(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h, c = self.inner(x, states)
+        return torch.tanh(self.gate(h)) * self.level, (h, c)
+
+
+@k2t.converts(
+    "GatedCell",
+    state_size=["units", "units"],
+    output_size="width",
+    weights=(
+        "level",
+        "inner/kernel",
+        "inner/recurrent_kernel",
+        "inner/bias",
+        "gate/kernel",
+        "gate/bias",
+    ),
+)
+def gated_cell(cell: k2t.LayerSpec) -> nn.Module:
+    return GatedCell(cell)
+
+
+class NestedSteps(nn.Module):
+    def __init__(self, layer: k2t.LayerSpec) -> None:
+        super().__init__()
+        weights = {name: torch.tensor(array) for name, array in layer.weights.items()}
+        self.level = nn.Parameter(weights["level"])
+        self.mix = nn.Linear(*weights["mix/kernel"].shape)
+        self.mix.load_state_dict({"weight": weights["mix/kernel"].T, "bias": weights["mix/bias"]})
+        units = len(self.level)
+        self.read = nn.LSTM(units, units, batch_first=True, bidirectional=True)
+        state = {}
+        for half, suffix in (("forward_layer", ""), ("backward_layer", "_reverse")):
+            start = f"read/{half}/cell"
+            state[f"weight_ih_l0{suffix}"] = weights[f"{start}/kernel"].T
+            state[f"weight_hh_l0{suffix}"] = weights[f"{start}/recurrent_kernel"].T
+            state[f"bias_ih_l0{suffix}"] = weights[f"{start}/bias"]
+            state[f"bias_hh_l0{suffix}"] = torch.zeros_like(weights[f"{start}/bias"])
+        self.read.load_state_dict(state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        forward, backward = self.read(torch.tanh(self.mix(x)))[0].chunk(2, dim=-1)
+        return (forward + backward) * self.level
+
+
+NESTED = (
+    "level",
+    "mix/kernel",
+    "mix/bias",
+    *(
+        f"read/{half}/cell/{name}"
+        for half in ("forward_layer", "backward_layer")
+        for name in ("kernel", "recurrent_kernel", "bias")
+    ),
+)
+
+
+@k2t.converts("NestedSteps", mask="drops", weights=NESTED)
+def nested_steps(layer: k2t.LayerSpec) -> nn.Module:
+    return NestedSteps(layer)

@@ -19,13 +19,15 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
+from keras2torch_birnn.readers.advice import HOW_TO_REPLACE, HOW_TO_WRAP
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.config.calls import resolve_masks
 from keras2torch_birnn.readers.config.cells import (
     check_alone,
+    check_constants,
     check_stack,
     drop_repeated_options,
-    infer_stack_mask_rule,
+    infer_mask_rule,
     read_cells,
 )
 from keras2torch_birnn.readers.config.custom_layers import (
@@ -45,7 +47,8 @@ from keras2torch_birnn.schema import (
     RECURRENT,
 )
 from keras2torch_birnn.schema.cells import STACK
-from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
+from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of, python_name
+from keras2torch_birnn.schema.shipped import advise_shipped
 from keras2torch_birnn.spec import Graph, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")
@@ -62,9 +65,13 @@ _REFUSED_CLASSES: Mapping[str, str] = {
 _HOW_TO_SUPPLY = (
     "`k2t layers` lists what can be converted; your own layer can be supplied with --plugin"
 )
-_HOW_TO_SUPPLY_A_LAMBDA = (
-    "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file"
-)
+_IN_FRONT = "save the model behind it, from its first layer of numbers on, as a model of its own"
+_REFUSED_ADVICE: Mapping[str, str] = {
+    LAMBDA: "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file",
+    "TorchModuleWrapper": "save the model without it, and call the torch module that it wraps",
+    "TFSMLayer": "convert that SavedModel by itself",
+    **dict.fromkeys(("StringLookup", "TextVectorization", "HashedCrossing"), _IN_FRONT),
+}
 
 
 def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
@@ -79,7 +86,7 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
     if CLASS_NAMES.get(class_name) not in MODEL_CLASSES:
         raise UnsupportedLayerError(
             f"the model is of class {printable(class_name)}, which its own Python code defines",
-            "only Sequential and Functional models hold their whole structure in the file",
+            HOW_TO_WRAP,
             place="model_config",
         )
     if parsing.generation.name == "keras1":
@@ -133,9 +140,12 @@ def _parse_layer(
     own_class = find_custom_class(entry, name, place)
     if own_class is not None:
         check_dtype(named.get("dtype"), parsing, place)
-        return parse_custom_layer(
+        custom = parse_custom_layer(
             own_class, name, config, parsing.generation, place, parsing.problems
         )
+        if not cell:
+            check_alone(custom, parsing.problems)
+        return custom
     refusal = _refusal(entry, file_class, parsing)
     if refusal is not None:
         refusal.place = place
@@ -146,6 +156,7 @@ def _parse_layer(
         return _parse_model(class_name, name, config, parsing, place, depth)
     if not isinstance(config, Mapping):
         raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
+    before = len(parsing.problems)
     if class_name == "Bidirectional":
         parts = _parse_halves(config, parsing, place, depth)
     elif class_name == "TimeDistributed":
@@ -169,14 +180,17 @@ def _parse_layer(
     if not cell:
         check_alone(layer, parsing.problems)
     check_stack(layer, parsing.generation, parsing.problems)
-    return infer_stack_mask_rule(layer, parsing.generation) if class_name == "RNN" else layer
+    check_constants(layer, config, parsing.problems)
+    if class_name == "RNN" and len(parsing.problems) == before:
+        return infer_mask_rule(layer, parsing.generation)
+    return layer
 
 
 def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
     """Return why this layer's class cannot be converted, or None."""
     shown = printable(class_name)
     if class_name in _REFUSED_CLASSES:
-        advice = _HOW_TO_SUPPLY_A_LAMBDA if class_name == LAMBDA else ""
+        advice = _REFUSED_ADVICE.get(class_name, "")
         return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}", advice)
     module, problem = entry.get("module"), entry.get("problem")
     if isinstance(problem, K2TError):  # of an operation
@@ -184,11 +198,14 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
     if _is_operation(entry):
         if f"ops.{class_name}" in CLASS_NAMES:
             return None
-        return UnsupportedLayerError(f"operation {shown} is not supported")
+        return UnsupportedLayerError(f"operation {shown} is not supported", HOW_TO_REPLACE)
     # (Keras writes null for the module of a class that was defined in a script or notebook.)
     foreign = "module" in entry and str(module).split(".")[0] not in KERAS_PACKAGES
     if class_name not in CLASS_NAMES or foreign:
-        return UnsupportedLayerError(f"layer class {shown} is not supported", _HOW_TO_SUPPLY)
+        names = (entry.get("registered_name"), class_name, python_name(class_name))
+        shipped = advise_shipped(names)
+        advice = f"{shipped}; {_HOW_TO_SUPPLY}" if shipped else _HOW_TO_SUPPLY
+        return UnsupportedLayerError(f"layer class {shown} is not supported", advice)
     return None
 
 
@@ -266,6 +283,8 @@ def _parse_halves(
             parsing.problems.append(
                 UnsupportedLayerError(
                     f"Bidirectional over {printable(half.class_name)} is not supported",
+                    f"it takes {', '.join(RECURRENT)}; supply the whole with --plugin, as a layer "
+                    "of your own instead of Bidirectional",
                     place=place,
                 )
             )
@@ -288,6 +307,7 @@ def _check_halves(forward: LayerSpec, backward: LayerSpec, parsing: Parsing, pla
             UnsupportedOptionError(
                 "both halves of the Bidirectional read in the same direction (go_backwards), "
                 "which Keras refuses",
+                "give backward_layer the other go_backwards and save again",
                 place=place,
             )
         )
@@ -296,6 +316,7 @@ def _check_halves(forward: LayerSpec, backward: LayerSpec, parsing: Parsing, pla
             parsing.problems.append(
                 UnsupportedOptionError(
                     f"the halves of the Bidirectional differ in {key}, which Keras refuses",
+                    "make them equal and save again",
                     place=place,
                 )
             )

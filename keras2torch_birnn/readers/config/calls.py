@@ -50,6 +50,7 @@ def resolve_masks(
                 UnsupportedOptionError(
                     "initial_state on a stateful layer: this Keras uses it only while all that "
                     "the layer carries is zero",
+                    "make the layer stateful=False, or leave initial_state out, and save again",
                     place=layer.place,
                 )
             )

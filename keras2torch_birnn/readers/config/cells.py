@@ -1,8 +1,8 @@
-"""The cell of an RNN: one of Keras' own, or a stack of them. Custom cells are refused."""
+"""The cell of an RNN: one of Keras' own, a plugin's, or a stack of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +10,21 @@ from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
     UnsupportedLayerError,
+    UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.readers.config.custom_layers import find_custom_class
 from keras2torch_birnn.schema import CELLS, SCHEMA, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.schema.custom_cells import (
+    has_custom_cell,
+    is_custom_cell,
+    sizes_of,
+    state_sizes,
+    states_of,
+)
+from keras2torch_birnn.schema.custom_layers import custom_layer_of, python_name, shown
+from keras2torch_birnn.spec import Generation, LayerSpec, MaskedOutput
 
 Parse = Callable[[Any], LayerSpec]
 
@@ -63,37 +73,61 @@ def read_cells(
 
 
 def _cell(
-    entry: Any, place: str, problems: list[K2TError], parse: Parse, allowed: Any
+    entry: Any, place: str, problems: list[K2TError], parse: Parse, allowed: Collection[str]
 ) -> LayerSpec:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
         raise InvalidModelFileError("no cell's configuration", "refused", place=place)
     class_name, config = str(entry["class_name"]), entry.get("config")
-    found = LayerSpec(class_name, class_name, {}, place=f"{place}/{class_name}")
-    if class_name in allowed:
+    named = config if isinstance(config, Mapping) else {}
+    name = named.get("name") if isinstance(named.get("name"), str) else class_name
+    found = LayerSpec(class_name, str(name), {}, place=f"{place}/{name}")
+    if class_name in allowed or find_custom_class(entry, found.name, found.place) is not None:
         before = len(problems)
         found = parse(entry)
-        if len(problems) > before:
+        if len(problems) > before or found.class_name in allowed or is_custom_cell(found):
             return found
-    elif isinstance(config, Mapping) and isinstance(config.get("name"), str):
-        found = replace(found, name=config["name"], place=f"{place}/{config['name']}")
-    if found.class_name not in allowed:
-        problems.append(
-            UnsupportedLayerError(
-                f"cell class {printable(class_name)} is not supported",
-                f"cells are {', '.join(allowed)}; a class of your own that holds its cell, instead "
-                "of RNN, can be supplied with --plugin",
-                place=found.place,
-            )
-        )
+    problems.append(_refusal(found, allowed))
     return found
+
+
+def _refusal(cell: LayerSpec, allowed: Collection[str]) -> K2TError:
+    """Return why this is no cell that can be converted."""
+    if custom_layer_of(cell) is not None:
+        return UnsupportedLayerError(
+            f"{shown(cell)} converts a layer, and this is a cell of an RNN",
+            "declare the sizes of the cell's states there, with state_size=",
+            place=cell.place,
+        )
+    own = printable(python_name(cell.class_name))
+    return UnsupportedLayerError(
+        f"cell class {printable(cell.class_name)} is not supported",
+        f"cells of Keras are {', '.join(allowed)}; supply your own in a --plugin file, under "
+        f'@k2t.converts("{own}", state_size=...)',
+        place=cell.place,
+    )
 
 
 def check_alone(layer: LayerSpec, problems: list[K2TError]) -> None:
     """Refuse a cell in the place of a layer."""
-    if layer.class_name in CELLS:
+    if layer.class_name in CELLS or is_custom_cell(layer):
         problems.append(
             UnsupportedLayerError(
-                f"{layer.class_name} outside an RNN: a cell sees one step", place=layer.place
+                f"{printable(python_name(layer.class_name))} outside an RNN: a cell sees one step",
+                "wrap it in an RNN layer in Keras and save again",
+                place=layer.place,
+            )
+        )
+
+
+def check_constants(layer: LayerSpec, given: Mapping[str, Any], problems: list[K2TError]) -> None:
+    """Refuse an RNN that hands the same tensors to its cell at every step."""
+    if layer.class_name == "RNN" and given.get("num_constants"):
+        problems.append(
+            UnsupportedOptionError(
+                "an RNN called with constants is not supported",
+                "join them to the features of every step (RepeatVector, Concatenate) and split "
+                "them in the cell, or supply a layer of your own that holds the RNN with --plugin",
+                place=layer.place,
             )
         )
 
@@ -111,22 +145,27 @@ def check_stack(layer: LayerSpec, generation: Generation, problems: list[K2TErro
         )
 
 
-def infer_stack_mask_rule(layer: LayerSpec, generation: Generation) -> LayerSpec:
-    """Set the output at masked steps (``masked_output``) of an RNN whose cell is a stack.
+def infer_mask_rule(layer: LayerSpec, generation: Generation) -> LayerSpec:
+    """Set the output at masked steps (``masked_output``) of an RNN over a stack or a custom cell.
 
-    Keras 2.2.3 and 2.2.4 output the first state there (``keras.backend.rnn``), which is the first
-    cell's, and raise if its width differs from the output's. Keras before 2.2 raises if any cell
+    Keras 2.2.3 and 2.2.4 output the first state there (``keras.backend.rnn``), of a stack the first
+    cell's, and raise if its width differs from the output's. Keras before 2.2 raises if any state
     has another width.
     """
     cell = layer.parts["cell"]
-    if cell.class_name != STACK or layer.semantics["masked_output"] != "previous_state":
+    plain = cell.class_name != STACK and not has_custom_cell(layer)
+    if plain or layer.semantics["masked_output"] != "previous_state":
         return layer
-    widths = [one.config.get("units") for one in cells_in_order(cell)]
-    if cell.semantics["states"] == "last cell first":
-        old = generation.version.startswith(("2.0.", "2.1."))
-        rule = "fails" if old and len(set(widths)) > 1 else "previous_state"
-    elif len(widths) == 1:
-        rule = "previous_state"
-    else:
-        rule = "previous_first_state" if widths[0] == widths[-1] else "fails"
+    rule = _first_state_rule(cell, generation)
     return replace(layer, semantics={**layer.semantics, "masked_output": rule})
+
+
+def _first_state_rule(cell: LayerSpec, generation: Generation) -> MaskedOutput:
+    cells = cells_in_order(cell)
+    first = cells[states_of(cell)[0][0]]
+    width, output = sizes_of(first).states[0], sizes_of(cells[-1]).output
+    old = generation.version.startswith(("2.0.", "2.1."))
+    if width != output or (old and len({output, *state_sizes(cell)}) > 1):
+        return "fails"
+    same = first is cells[-1] and not is_custom_cell(first)  # its output is its first state
+    return "previous_state" if same else "previous_first_state"

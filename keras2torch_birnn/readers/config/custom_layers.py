@@ -91,7 +91,9 @@ def _parse_declared(
             found = printable(repr(config.get(key)))
             problems.append(
                 UnsupportedOptionError(
-                    f"{shown} option {key}={found} is not supported: {error}", place=layer.place
+                    f"{shown} option {key}={found} is not supported: {error}",
+                    "options= of its plugin allows no other",
+                    place=layer.place,
                 )
             )
     for key in config.keys() - known.keys() - _EVERY_LAYER:
@@ -164,6 +166,7 @@ def check_steps(layer: LayerSpec, place: str, problems: list[K2TError]) -> None:
             UnsupportedOptionError(
                 f"TimeDistributed over {printable(python_name(layer.class_name))}, which gives "
                 "several tensors",
+                "join them in the layer, or loop over the steps in the plugin",
                 place=place,
             )
         )

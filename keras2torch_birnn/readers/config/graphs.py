@@ -261,7 +261,11 @@ def _normalize_call(
     kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
     if kwargs.get("training") not in (None, False, 0):
         problems.append(
-            UnsupportedOptionError("a layer called with training=True", place=layer.place)
+            UnsupportedOptionError(
+                "a layer called with training=True",
+                "call it without, save again, and call .train() on this layer's torch module",
+                place=layer.place,
+            )
         )
     if layer.class_name in _CARRY_STATES:
         args = _recurrent_call(args, kept, dict_nodes)
@@ -314,6 +318,8 @@ def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2T
             problems.append(
                 UnsupportedOptionError(
                     f"{layer.class_name} called with {printable(key)}={_show(kept[key])}: {error}",
+                    "call it without, or supply a layer of your own that does the same, with "
+                    "--plugin",
                     place=layer.place,
                 )
             )

@@ -11,6 +11,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.readers.advice import QUANTIZED
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.graphs import parse_shape
 from keras2torch_birnn.readers.config.parsing import Parsing
@@ -23,6 +24,12 @@ from keras2torch_birnn.schema import (
     BadOptionError,
     Option,
 )
+
+_INPUT_ADVICE: Mapping[str, str] = {
+    "ragged": "build the model on a dense Input with mask_zero or Masking, give it the weights "
+    "(set_weights) and save it; pad the rows with x.to_tensor()",
+    "sparse": "build the model on a dense Input, give it the weights (set_weights) and save it",
+}
 
 
 def parse_options(
@@ -48,12 +55,14 @@ def parse_options(
         for key in ("sparse", "ragged"):
             if config.get(key):
                 parsing.problems.append(
-                    UnsupportedOptionError(f"{key}=True is not supported", place=place)
+                    UnsupportedOptionError(
+                        f"{key}=True is not supported", _INPUT_ADVICE[key], place=place
+                    )
                 )
     elif "dtype" not in schema.options:
         quantized, refusal = parse_quantization(class_name, config)
         if refusal:
-            parsing.problems.append(UnsupportedOptionError(refusal, place=place))
+            parsing.problems.append(UnsupportedOptionError(refusal, QUANTIZED, place=place))
         else:
             check_dtype(source_policy(config.get("dtype")), parsing, place)
         config.pop("dtype", None)
@@ -95,6 +104,7 @@ def parse_options(
                 UnsupportedOptionError(
                     f"{class_name} option {printable(key)}={printable(repr(config[key]))} "
                     "is unknown",
+                    "save without it, or supply the layer by another class name with --plugin",
                     place=place,
                 )
             )
@@ -125,6 +135,8 @@ def _parse_option(
             UnsupportedOptionError(
                 f"{class_name} option {key}={printable(repr(config[key]))} is not supported: "
                 f"{error}",
+                "save the model with such a value, or replace the layer by one of your own, given "
+                "with --plugin",
                 place=place,
             )
         )
@@ -139,7 +151,11 @@ def check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
     _note_dtype(meaning, parsing)
     parsing.floats |= {meaning.floats} - {""}
     if meaning.refusal:
-        parsing.problems.append(UnsupportedOptionError(meaning.refusal, place=place))
+        parsing.problems.append(
+            UnsupportedOptionError(
+                meaning.refusal, "build the model with that dtype and save it again", place=place
+            )
+        )
 
 
 def _note_dtype(meaning: DtypePolicy, parsing: Parsing) -> None:

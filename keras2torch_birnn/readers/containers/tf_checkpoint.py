@@ -18,6 +18,7 @@ from keras2torch_birnn.errors import (
     UnsupportedLayerError,
     printable,
 )
+from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Source
 from keras2torch_birnn.readers.containers.files import read_text
@@ -121,8 +122,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         raise UnsupportedLayerError(
             f"weights of a model that its own Python code defines ({shown or 'none'}{more})",
-            "take the arrays with k2t.weights, or call the model on an Input in a functional model "
-            "and save that as .keras",
+            HOW_TO_WRAP,
         )
 
     def _learns(self, start: int) -> bool:

@@ -15,6 +15,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
 from keras2torch_birnn.readers.operations.bind_arguments import NormalCall, tensor, unsupported
 
@@ -114,7 +115,7 @@ def _meaning(
     if class_name not in keras3.ROWS:
         raise UnsupportedLayerError(
             f"operation {printable(class_name)} is not supported",
-            "replace it by a layer of Keras, or by one of your own, given with --plugin",
+            HOW_TO_REPLACE,
         )
     args, kwargs = (call.get(k) if isinstance(call, Mapping) else None for k in ("args", "kwargs"))
     if not isinstance(args, list) or not isinstance(kwargs, Mapping):
@@ -129,7 +130,7 @@ def _tensors(call: Any, names: Collection[str]) -> list[Any]:
     for part in [call] if call and isinstance(call[0], str) else call:
         known = isinstance(part, list) and len(part) >= 3 and isinstance(part[0], str)
         if not known or part[0] not in names:
-            raise UnsupportedOptionError(f"an input from {printable(repr(part))}")
+            raise UnsupportedOptionError(f"an input from {printable(repr(part))}", HOW_TO_REPLACE)
         found.append(tensor(*part[:3]))
     return found
 

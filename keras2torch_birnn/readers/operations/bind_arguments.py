@@ -9,6 +9,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedOptionError, printable
 from keras2torch_birnn.limits import MAX_RANK
+from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 from keras2torch_birnn.schema import OPS
 
 Values = dict[str, Any]
@@ -46,7 +47,7 @@ class NormalCall:
     options: Mapping[str, Any]
 
 
-def unsupported(found: str, advice: str = "") -> UnsupportedOptionError:
+def unsupported(found: str, advice: str = HOW_TO_REPLACE) -> UnsupportedOptionError:
     """Make an error without its path, which the caller knows."""
     return UnsupportedOptionError(found, advice)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
+from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.operations.bind_arguments import (
     MASKS,
@@ -241,7 +242,7 @@ def translate(config: Mapping[str, Any], tensors: Sequence[Any]) -> NormalCall:
     if not isinstance(op, str) or op not in ROWS:
         raise UnsupportedLayerError(
             f"operation {printable(op)} of TensorFlow is not supported",
-            "replace it by a layer of Keras, or by one of your own, given with --plugin",
+            HOW_TO_REPLACE,
         )
     row = ROWS[op]
     inputs = _inputs(node, config.get("constants"), tensors)

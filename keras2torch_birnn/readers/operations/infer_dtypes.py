@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.dtype_flow import Known, Node, dtype_of, output_dtypes
 from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion
@@ -78,7 +79,9 @@ def _infer(
     except DtypeError as error:
         problems.append(
             UnsupportedOptionError(
-                f"operation {layer.class_name.removeprefix('ops.')}: {error}", place=layer.place
+                f"operation {layer.class_name.removeprefix('ops.')}: {error}",
+                HOW_TO_REPLACE,
+                place=layer.place,
             )
         )
         settled = Promotion(has, (_UNKNOWN,))

@@ -12,6 +12,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
 from keras2torch_birnn.limits import MAX_SIZE
+from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 from keras2torch_birnn.readers.operations.bind_arguments import (
     MASKS,
     NormalCall,
@@ -348,7 +349,7 @@ def translate(
         reason = _REASONS.get(str(function), "is not supported")
         raise UnsupportedLayerError(
             f"operation tf.{printable(function)} {reason}",
-            "replace it by a layer of Keras, or by one of your own, given with --plugin",
+            HOW_TO_REPLACE,
         )
     found = bind(ROWS[function], f"tf.{function}", (first,), kwargs)
     op = found.options.get("op", found.op)

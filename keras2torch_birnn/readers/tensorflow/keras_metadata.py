@@ -13,6 +13,7 @@ from typing import Any
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedLayerError, printable
+from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph, read_saved_graph
@@ -54,8 +55,7 @@ class SavedObjects:
             raise UnsupportedLayerError(
                 f"the model is of class {printable(found['class_name'])}, which its own Python "
                 "code defines",
-                "call it on an Input in a functional model and save that as .keras, or take its "
-                "arrays with k2t.weights",
+                HOW_TO_WRAP,
                 place="metadata of Keras",
             )
         return found

@@ -25,6 +25,8 @@ from keras2torch_birnn.spec import LayerSpec
 # Edges of a layer that lead to no weights: what it carries from batch to batch, and what Keras
 # keeps for itself.
 _NO_WEIGHTS = frozenset({"keras_api", "states", "optimizer", "_random_generator"})
+# Edges to lists of weights that other edges name.
+_LISTS = frozenset({"variables", "trainable_variables", "non_trainable_variables", "layers"})
 # Attributes that are not called as the weight is (Normalization of tf.keras since 2.6).
 _ATTRIBUTES: Mapping[str, str] = {"mean": "adapt_mean", "variance": "adapt_variance"}
 _WRONG = "the file is incomplete or belongs to another model"
@@ -234,10 +236,31 @@ class _Search:
             here = next((children[n] for n in groups.get(part, (part,)) if n in children), None)
         number = None if here is None else self._variable(here, last)
         if number is None and layer.class_name not in SCHEMA:
-            number = self._by_full_name(place, inside, last)
+            cell = None if here is None else self.graph[here].children.get("cell")
+            number = None if cell is None else self._variable(cell, last)
+            number = self._by_full_name(place, inside, last) if number is None else number
         if number is None:
-            raise WeightMismatchError(f"no weight {name}", _WRONG, place=printable(layer.place))
+            advice = _WRONG
+            if layer.class_name not in SCHEMA:
+                names = ", ".join(map(printable, self._names_below(place))) or "none"
+                advice = f"the weights of this layer are {names}"
+            raise WeightMismatchError(
+                f"no weight {printable(name)}", advice, place=printable(layer.place)
+            )
         return number
+
+    def _names_below(self, place: Place) -> list[str]:
+        """Return the paths of attributes that lead from a layer to its weights, the shortest."""
+        names, waiting = dict[int, str](), {place.number: ""}
+        while waiting:
+            following: dict[int, str] = {}
+            for number, path in waiting.items():
+                names[number] = path
+                for edge, child in self.graph[number].children.items():
+                    if edge not in _NO_WEIGHTS | _LISTS and child not in names:
+                        following.setdefault(child, f"{path}/{edge}" if path else edge)
+            waiting = following
+        return [path for number, path in names.items() if self.graph[number].variable is not None]
 
     def _by_full_name(self, place: Place, inside: Sequence[str], last: str) -> int | None:
         """Find a weight of a plugin's layer by the names of Keras, as in an ``.h5`` file."""

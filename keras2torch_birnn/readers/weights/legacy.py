@@ -101,10 +101,52 @@ def layer_entries(
     if any(map(_has_unnamed_weights, layer.walk())):
         inner, named = _unnamed_weights(layer, owner, entries, here)
         return {inner: named}
+    wanted = list(slots(layer, owner, layout=layout))
+    custom = any(part.class_name not in SCHEMA for part in layer.walk())
+    if custom and len(wanted) != len(entries):
+        raise _other_count(wanted, entries, place)
+    pairs = _assign(wanted, entries, place, here)
+    if custom:
+        _check_order(pairs, here, place)
     found: dict[Key, dict[str, str]] = {}
-    for slot, entry in _assign(list(slots(layer, owner, layout=layout)), entries, place, here):
+    for slot, entry in pairs:
         found.setdefault(slot.owner, {})[slot.name] = entry
     return found
+
+
+def _other_count(wanted: Sequence[Slot], entries: Sequence[str], place: str) -> WeightMismatchError:
+    """Return the error of a plugin that names more or fewer weights than the file has."""
+    names = ", ".join(printable(slot.name) for slot in wanted) or "none"
+    return WeightMismatchError(
+        f"{len(entries)} weights where the layer's plugin names {len(wanted)} ({names})",
+        f"the file has {', '.join(map(printable, entries)) or 'none'}",
+        place=place,
+    )
+
+
+def _check_order(pairs: Sequence[tuple[Slot, str]], layout: Layout, place: str) -> None:
+    """Refuse names of a plugin in another order than Keras', where the file's names show it.
+
+    Keras puts the name of a layer into its weights' names, a plugin the attribute that holds it.
+    Where an attribute has the name of a layer, it must be that layer.
+
+    Raises:
+        WeightMismatchError: a weight was paired with one of another layer.
+    """
+    labels = frozenset(slot.label for slot, _ in pairs)
+    ways = {entry: layout.split(entry, labels) for _, entry in pairs}
+    for slot, entry in pairs:
+        inside = slot.name.rpartition("/")[0].removesuffix("/cell").rpartition("/")[2]
+        right = [
+            e for e, (way, label) in ways.items() if (*way[-1:], label) == (inside, slot.label)
+        ]
+        if len(right) == 1 and entry not in right:
+            raise WeightMismatchError(
+                f"the weight {printable(entry)} stands where {printable(slot.name)} of its plugin "
+                "is expected",
+                f"name the weights in the file's order: {', '.join(map(printable, ways))}",
+                place=place,
+            )
 
 
 def _has_unnamed_weights(layer: LayerSpec) -> bool:
@@ -135,8 +177,8 @@ def _unnamed_weights(
         WeightMismatchError: it is not alone in its group, or two paths end alike.
     """
     place = printable(layer.name)
-    while layer.class_name == "TimeDistributed":
-        layer, owner = layer.parts["layer"], (*owner, "layer")
+    while inner := next((key for key in ("layer", "cell") if key in layer.parts), None):
+        layer, owner = layer.parts[inner], (*owner, inner)
     labels = [layout.split(entry, ())[1] for entry in entries]
     if not _has_unnamed_weights(layer) or len(set(labels)) < len(labels):
         shown = ", ".join(map(printable, entries[:5]))

@@ -91,7 +91,10 @@ def slots(
         inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
         own_fits = _both(fits, _last(inside)) if inside else fits
         label = layout.label(name)
-        yield Slot(owner, name, label, shape, learns, layer.place, own_fits, within, half, stacked)
+        of_half = _half_inside(owner, inside) or half
+        yield Slot(
+            owner, name, label, shape, learns, layer.place, own_fits, within, of_half, stacked
+        )
     stack = layer.class_name == STACK
     for key, part in layer.parts.items():
         part_fits = _both(fits, _HALVES[key]) if key in _HALVES else fits
@@ -108,6 +111,13 @@ def slots(
         yield from slots(
             inner, (*owner, name), trainable, inner_fits, layout, within=name if deep else ""
         )
+
+
+def _half_inside(owner: Key, inside: str) -> Half | None:
+    """Return the half of a Bidirectional that a layer inside a plugin's layer belongs to."""
+    parts = tuple(inside.split("/"))
+    at = next((number for number, part in enumerate(parts) if part in _HALVES), None)
+    return None if at is None else Half((*owner, *parts[: at + 1]), _HALVES[parts[at]])
 
 
 def _contains(name: str) -> Callable[[tuple[str, ...]], bool]:

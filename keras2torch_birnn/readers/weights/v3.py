@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from keras2torch_birnn.errors import WeightMismatchError, printable
+from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.weights.slots import Key, slots
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA
@@ -65,37 +66,67 @@ def v3_places(
 def _locate_custom_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:
     """Locate the weights of a plugin's layer, by the names that it declares or by number.
 
+    A name is the path of attributes in the Keras class: "mix/kernel", or, of a layer with a cell,
+    "read/forward_layer/kernel". The store has groups of these names, and numbers in them.
+
     Raises:
-        WeightMismatchError: there are others than those, or weights of layers inside it.
+        WeightMismatchError: a weight is missing, or is not declared.
     """
-    names = named_weights(layer)
-    held = store.members(f"{base}/vars") if store.kind(f"{base}/vars") == "group" else {}
+    names, held = named_weights(layer), _numbers_below(store, base)
     if names is None:
-        inside = [
-            name
-            for name in (store.members(base) if store.kind(base) == "group" else ())
-            if name != "vars" and not name.startswith("seed_generator")
-            if _holds(store, f"{base}/{name}/vars")
-        ]
-        if inside:
+        if inside := [part for part in held if part]:
             raise WeightMismatchError(
                 f"weights of layers inside a plugin's layer ({', '.join(map(printable, inside))})",
                 "its plugin must name its weights, with weights=",
                 place=base,
             )
-        return {name: f"{base}/vars/{name}" for name in sorted(held, key=_number)}
+        return {name: f"{base}/vars/{name}" for name in held.get("", ())}
     counts, paths = Counter[str](), {}
     for name in names:
         part = name.rpartition("/")[0]
-        paths[name] = f"{base}/{part}/vars/{counts[part]}" if part else f"{base}/vars/{counts['']}"
-        counts[part] += 1
-    if len(held) > counts[""]:
+        group = part if part in held else _joined(part, "cell")
+        if counts[group] >= len(held.get(group, ())):
+            raise WeightMismatchError(
+                f"no weight {printable(name)}, which its plugin names",
+                f"the file numbers the weights of this layer: {_listing(held)}",
+                place=base,
+            )
+        paths[name] = f"{_joined(base, group)}/vars/{held[group][counts[group]]}"
+        counts[group] += 1
+    more = {part: numbers[counts[part] :] for part, numbers in held.items()}
+    if any(more.values()):
         raise WeightMismatchError(
-            f"{len(held)} weights, its plugin names {counts['']}",
-            "the plugin is for another version of the layer",
+            f"weights that its plugin does not name: {_listing(more)}",
+            "name all of them in weights=; else the plugin is for another version of the layer",
             place=base,
         )
     return paths
+
+
+def _numbers_below(store: Store, base: str) -> dict[str, list[str]]:
+    """Return the numbers of all weights of a layer and of those inside it, by group."""
+    found: dict[str, list[str]] = {}
+    waiting = [""]
+    for part in waiting:
+        group = _joined(base, part)
+        if store.kind(group) != "group" or part.count("/") > MAX_MODEL_DEPTH:
+            continue
+        for name, kind in store.members(group).items():
+            if name == "vars" and kind == "group":
+                numbers = sorted(store.members(f"{group}/vars"), key=_number)
+                found |= {part: numbers} if numbers else {}
+            elif kind == "group" and not name.startswith("seed_generator"):
+                waiting.append(_joined(part, name))
+    return found
+
+
+def _joined(group: str, name: str) -> str:
+    return f"{group}/{name}" if group and name else group or name
+
+
+def _listing(held: Mapping[str, Iterable[str]]) -> str:
+    names = [_joined(part, number) for part, numbers in held.items() for number in numbers]
+    return ", ".join(map(printable, names)) or "none"
 
 
 def _locate_numbered_weights(layer: LayerSpec, base: str, store: Store) -> dict[str, str]:

@@ -145,6 +145,19 @@ def refusal(row: EngineRow, reason: str, *, advice: str = "", place: str = "") -
     return UsageError(f"{VARIABLE}={row.name}: {reason}", advice or row.advice, place=place)
 
 
+def check_no_kernel(layer: LayerSpec, what: str) -> None:
+    """Refuse the request of a kernel for what runs in a loop of its own.
+
+    Raises:
+        UsageError: ``K2T_ENGINE`` asks for one.
+    """
+    requested = requested_engine()
+    if requested in ("fused", "native"):
+        raise UsageError(
+            f"{VARIABLE}={requested}: there is no kernel of {what}", "use auto", place=layer.place
+        )
+
+
 def static_engine(layer: LayerSpec, requested: EngineRequest | None = None) -> Choice:
     """Choose the engine of one LSTM, GRU or SimpleRNN in float32 on CPU.
 

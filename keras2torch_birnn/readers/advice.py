@@ -1,0 +1,12 @@
+"""Advice of refusals that several readers share."""
+
+from __future__ import annotations
+
+# A subclassed model is code; ``call`` on an Input leaves its layers one by one in a functional one.
+HOW_TO_WRAP = (
+    "wrap it and save again: x = keras.Input(shape=..., dtype=...); "
+    'keras.Model(x, model.call(x)).save("wrapped.keras"); or take its arrays with k2t.weights, for '
+    "a torch model of your own"
+)
+HOW_TO_REPLACE = "replace it by a layer of Keras, or by one of your own, given with --plugin"
+QUANTIZED = "quantize() changes the model for good: save it before"

@@ -1,0 +1,106 @@
+"""A cell that a plugin supplies, in a loop over time.
+
+The module of the cell takes one step, ``(x_t, states) -> (y, states)``: (B, F), and a tuple of
+(B, size) for each state. B batch, T time, F features, Y size of the output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.errors import PluginError
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.masks import zero_past
+from keras2torch_birnn.rnn.modules import Plan, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states
+from keras2torch_birnn.schema.custom_cells import sizes_of
+from keras2torch_birnn.schema.custom_layers import shown
+from keras2torch_birnn.spec import LayerSpec, format_shape
+
+
+class CustomRNN(nn.Module):
+    """One direction of a loop over a plugin's cell; called as Keras calls its RNN."""
+
+    carried: tuple[State, ...] | None = None
+    forward: Any = recurrent_forward
+
+    def __init__(self, cell: nn.Module, layer: LayerSpec, plan: Plan) -> None:
+        super().__init__()
+        self.cell = cell
+        self.plan = plan
+        self.layer = layer  # without weights, for errors
+        self.sizes = sizes_of(layer)
+
+    def run_sequence(self, call: RnnCall) -> RnnResult:
+        """Run the steps in a loop, as Keras does; one direction, so there is nothing to merge.
+
+        A step at or past a row's length leaves the states alone. With lengths and the rule
+        "previous_first_state" the first state stands behind the output, (B, T, Y + size).
+
+        Raises:
+            ArgumentTypeError, ArgumentValueError: the states do not fit the cell.
+            PluginError: the cell gives something else than its plugin declares.
+        """
+        x, lengths = call.x, call.lengths
+        states = self._start(x, call.initial_state)
+        valid = None
+        if lengths is not None:
+            valid = torch.arange(x.shape[1], device=x.device)[:, None, None] < lengths[:, None]
+        shows_state = self.plan.rules == ("previous_first_state",) and lengths is not None
+        outputs: list[Tensor] = []
+        for t, step in enumerate(x.unbind(dim=1)):
+            y, new = self._step(step, states)
+            if valid is not None:
+                new = tuple(torch.where(valid[t], a, b) for a, b in zip(new, states, strict=True))
+            states = new
+            outputs.append(torch.cat((y, states[0]), dim=1) if shows_state else y)
+        if not outputs:
+            width = self.sizes.output + shows_state * self.sizes.states[0]
+            return (x.new_zeros(x.shape[0], 0, width),), (states,)
+        return (zero_past(torch.stack(outputs, dim=1), lengths),), (states,)
+
+    def _start(self, x: Tensor, given: tuple[State, ...] | None) -> State:
+        if given is None:
+            return tuple(x.new_zeros(x.shape[0], size) for size in self.sizes.states)
+        check_dtypes(x, given, x, "initial_state")
+        check_states(given, [(x.shape[0], size) for size in self.sizes.states])
+        return given[0]
+
+    def _step(self, x: Tensor, states: State) -> tuple[Tensor, State]:
+        result = self.cell(x, states)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise self._wrong(f"{type(result).__name__}", "a pair is expected: (output, states)")
+        y, new = result
+        new = (new,) if isinstance(new, Tensor) else tuple(new)
+        rows, wanted = x.shape[0], (self.sizes.output, *self.sizes.states)
+        if len(new) != len(states):
+            raise self._wrong(f"{len(new)} states", f"state_size= declares {len(states)}")
+        for number, (tensor, size) in enumerate(zip((y, *new), wanted, strict=True)):
+            what = f"state {number - 1}" if number else "an output"
+            if not isinstance(tensor, Tensor):
+                raise self._wrong(f"{what} of type {type(tensor).__name__}", "a tensor is expected")
+            if tensor.shape != (rows, size):
+                option = "state_size" if number else "output_size"
+                raise self._wrong(
+                    f"{what} of shape {format_shape(tuple(tensor.shape))}",
+                    f"{option}= says {format_shape((rows, size))}",
+                )
+        return y, new
+
+    def _wrong(self, found: str, advice: str) -> PluginError:
+        return PluginError(
+            f"{shown(self.layer)}: its module returns {found}", advice, place=self.layer.place
+        )
+
+    def extra_repr(self) -> str:
+        """Return Keras' options."""
+        return ", ".join(shown_options(self.plan))
+
+
+def split_first_state(module: CustomRNN, shown_too: Tensor) -> tuple[Tensor, Tensor]:
+    """Split a loop's outputs (B, T, Y) from the first states, if its rule appends these."""
+    width = module.sizes.output
+    return shown_too[..., :width], shown_too[..., width:]

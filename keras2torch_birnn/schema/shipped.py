@@ -1,0 +1,59 @@
+"""Table of the plugins that come with the package: names, classes, and where these are from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Plugin of this package: its module, the classes it converts, and their packages."""
+
+    module: str
+    classes: tuple[str, ...]
+    origin: str
+
+
+SHIPPED: Mapping[str, Shipped] = {
+    "attention-weighted-average": Shipped(
+        "attention_weighted_average",
+        ("AttentionWeightedAverage",),
+        "textgenrnn, DeepMoji",
+    ),
+    "keras-self-attention-0.45": Shipped(
+        "keras_self_attention_0_45",
+        ("SeqSelfAttention", "SeqWeightedAttention"),
+        "keras-self-attention 0.28 to 0.45",
+    ),
+    "keras-self-attention-0.46": Shipped(
+        "keras_self_attention_0_46",
+        ("SeqSelfAttention", "SeqWeightedAttention"),
+        "keras-self-attention 0.46",
+    ),
+    "keras-self-attention-0.51": Shipped(
+        "keras_self_attention_0_51",
+        ("SeqSelfAttention", "SeqWeightedAttention"),
+        "keras-self-attention 0.47 to 0.51",
+    ),
+    "keras-contrib-crf": Shipped("keras_contrib_crf", ("CRF",), "keras-contrib 2.0"),
+    "tensorflow-addons-crf": Shipped(
+        "tensorflow_addons_crf", ("Addons>CRF",), "tensorflow-addons 0.11 to 0.23"
+    ),
+}
+
+
+def advise_shipped(class_names: Sequence[object]) -> str:
+    """Return which options convert a layer of the first of these names that a plugin knows.
+
+    Empty if no plugin does.
+    """
+    for class_name in class_names:
+        found = [
+            f"--plugin {name} (of {plugin.origin})"
+            for name, plugin in SHIPPED.items()
+            if class_name in plugin.classes
+        ]
+        if found:
+            return f"use {' or '.join(found)}, if it is the layer of that package"
+    return ""

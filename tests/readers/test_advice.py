@@ -1,0 +1,140 @@
+"""Every refusal of something that is justified in Keras says what its owner can do."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import FIXTURES, STACK_H5, changed_config, k2t, layer
+from tensorflow_fixtures import unpack
+
+import keras2torch_birnn
+from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError
+
+PACKAGE = Path(keras2torch_birnn.__file__).parent
+NAMES = ("UnsupportedLayerError", "UnsupportedOptionError")
+
+
+def refusals() -> Iterator[tuple[str, ast.Call]]:
+    for part in ("readers", "schema", "layers"):
+        for path in sorted((PACKAGE / part).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") in NAMES:
+                    yield f"{path.relative_to(PACKAGE)}:{node.lineno}", node
+
+
+def test_every_refusal_has_advice() -> None:
+    """Those of Keras 1 and of integer inputs say it in the finding."""
+    found = dict(refusals())
+    assert len(found) > 40
+    without = [place for place, call in found.items() if len(call.args) < 2]
+    known = ("readers/config/architecture.py", "readers/config/integer_inputs.py")
+    assert [place for place in without if not place.startswith(known)] == []
+    assert len(without) <= 2, without
+
+
+WRAP = (
+    r"wrap it and save again: x = keras.Input\(shape=..., dtype=...\); keras.Model\(x, model.call"
+)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "tf.keras-2.15.0/subclassed.untraced.tar.xz",
+        "tf.keras-2.15.0/subclassed.weights.tar.xz",
+    ],
+)
+def test_a_subclassed_model_is_to_be_wrapped(file: str, tmp_path: Path) -> None:
+    found = unpack(file, tmp_path)
+    with pytest.raises(UnsupportedLayerError, match=WRAP):
+        keras2torch_birnn.convert(found.model)
+
+
+def test_a_subclassed_model_of_keras_3_is_to_be_wrapped(tmp_path: Path) -> None:
+    source = FIXTURES / "keras-3.15.1" / "stack_same_class.keras"
+
+    def rename(model: dict[str, Any]) -> None:
+        model["class_name"] = "Tagger"
+
+    wrong = changed_config(source, tmp_path / "tagger.keras", rename)
+    with pytest.raises(UnsupportedLayerError, match=f"class Tagger, which its own.*{WRAP}"):
+        keras2torch_birnn.convert(wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"dtype": "int8"}, "build the model with that dtype and save it again"),
+        ({"news": 3}, "is unknown; save without it, or supply the layer by another class name"),
+        ({"units": -1}, "save the model with such a value, or replace the layer by one of your"),
+    ],
+)
+def test_an_option_is_refused_with_advice(
+    change: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    def change_it(model: dict[str, Any]) -> None:
+        entries = model["config"]["layers"]
+        found = next(e for e in entries if e["class_name"] == "Dense")
+        found["config"].update(change)
+
+    source = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
+    wrong = changed_config(source, tmp_path / "wrong.h5", change_it)
+    with pytest.raises((UnsupportedOptionError, UnsupportedLayerError), match=match):
+        keras2torch_birnn.convert(wrong)
+
+
+@pytest.mark.parametrize(
+    ("key", "match"),
+    [
+        (
+            "ragged",
+            r"ragged=True is not supported; build the model on a dense Input with mask_zero",
+        ),
+        ("sparse", r"sparse=True is not supported; build the model on a dense Input, give it the"),
+    ],
+)
+def test_ragged_and_sparse_inputs_are_to_be_dense(key: str, match: str, tmp_path: Path) -> None:
+    def change(model: dict[str, Any]) -> None:
+        first = next(e for e in model["config"]["layers"] if e["class_name"] == "InputLayer")
+        first["config"][key] = True
+
+    wrong = changed_config(STACK_H5, tmp_path / "wrong.h5", change)
+    with pytest.raises(UnsupportedOptionError, match=match):
+        keras2torch_birnn.convert(wrong)
+
+
+@pytest.mark.parametrize(
+    ("file", "match"),
+    [
+        (
+            "keras-2.2.4/average.h5",
+            "use --plugin attention-weighted-average (of textgenrnn, DeepMoji), if it is the layer",
+        ),
+        ("keras-2.2.4/contrib_viterbi.h5", "use --plugin keras-contrib-crf (of keras-contrib 2.0)"),
+        ("tf.keras-2.15.0/addons_tags.h5", "use --plugin tensorflow-addons-crf"),
+        (
+            "self-attention-0.51/self_attention_additive.h5",
+            "keras-self-attention-0.46 (of keras-self-attention 0.46) or --plugin keras-self-att",
+        ),
+    ],
+)
+def test_a_class_whose_plugin_ships_is_named_with_its_option(
+    file: str, match: str, tmp_path: Path
+) -> None:
+    done = k2t("convert", FIXTURES / "plugins" / file, tmp_path / "out.pt")
+    assert done.code == 4
+    assert match in done.err
+
+
+def test_halves_that_keras_refuses_are_refused_with_advice(tmp_path: Path) -> None:
+    def change(model: dict[str, Any]) -> None:
+        config = layer(model, "bidirectional")["config"]
+        config["backward_layer"] = config["layer"]
+
+    wrong = changed_config(STACK_H5, tmp_path / "wrong.h5", change)
+    with pytest.raises(UnsupportedOptionError, match="give backward_layer the other go_backwards"):
+        keras2torch_birnn.convert(wrong)
