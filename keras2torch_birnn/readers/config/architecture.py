@@ -38,6 +38,11 @@ from keras2torch_birnn.readers.config.graphs import build_functional, build_sequ
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.options import check_dtype, parse_options
 from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.text_layers import (
+    LOOKUP_CLASSES,
+    TEXT_CLASSES,
+    text_layer,
+)
 from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.schema import (
@@ -54,13 +59,16 @@ _REFUSED_CLASSES: Mapping[str, str] = {
     LAMBDA: "holds Python code, which k2t never runs",
     "TorchModuleWrapper": "holds a pickle, which k2t never opens",
     "TFSMLayer": "loads a TensorFlow SavedModel from elsewhere",
-    "StringLookup": "looks up text; do that before the model, on integer ids",
-    "TextVectorization": "turns text into ids; do that before the model",
+    "StringLookup": "looks up text, which torch does not hold",
+    "TextVectorization": "turns text into ids, which torch does not do",
     "HashedCrossing": "hashes pairs of features into bins; do that before the model",
     "SpectralNormalization": "rewrites the kernel of the layer in it; save that layer by itself",
 }
 _HOW_TO_SUPPLY = (
     "`k2t layers` lists what can be converted; your own layer can be supplied with --plugin"
+)
+_HOW_TO_CUT = (
+    "do that before the model, and cut the layer off with --from or --to (docs/cutting.md)"
 )
 _HOW_TO_SUPPLY_A_LAMBDA = (
     "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file"
@@ -136,6 +144,10 @@ def _parse_layer(
         return parse_custom_layer(
             own_class, name, config, parsing.generation, place, parsing.problems
         )
+    if file_class in LOOKUP_CLASSES and isinstance(config, Mapping):
+        parsing.texts[place] = text_layer(file_class, config)
+    if isinstance(entry.get("build_config"), Mapping):
+        parsing.built[place] = entry["build_config"].get("input_shape")
     refusal = _refusal(entry, file_class, parsing)
     if refusal is not None:
         refusal.place = place
@@ -176,7 +188,8 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
     """Return why this layer's class cannot be converted, or None."""
     shown = printable(class_name)
     if class_name in _REFUSED_CLASSES:
-        advice = _HOW_TO_SUPPLY_A_LAMBDA if class_name == LAMBDA else ""
+        advice = _HOW_TO_CUT if class_name in TEXT_CLASSES else ""
+        advice = _HOW_TO_SUPPLY_A_LAMBDA if class_name == LAMBDA else advice
         return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}", advice)
     module, problem = entry.get("module"), entry.get("problem")
     if isinstance(problem, K2TError):  # of an operation
