@@ -17,7 +17,7 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parts import take_part
-from keras2torch_birnn.readers.weights.slots import fill, owners
+from keras2torch_birnn.readers.weights.slots import layers_by_owner, replace_layers
 from keras2torch_birnn.reference import Trace, compute
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import Cut, LayerSpec, ModelSpec, leaves
@@ -42,18 +42,15 @@ def part_of(graph: dict[str, Any], version: str, whole: ModelSpec, cut: Cut) -> 
     root = parse_architecture(model_json(graph, version), parsing)
     part, left, _ = take_part(root, parsing, cut)
     assert not left.problems
-    known = dict(zip(owners(whole.root), whole.root.walk(), strict=True))
-    same = {owner: one for owner, one in known.items() if owner and one.graph is None}
-    inside = {owner: same[owner] for owner in owners(part) if owner in same}
-    part = fill(part, {owner: {"it": one} for owner, one in inside.items()}, _as_whole)
+    known = {
+        owner: one
+        for owner, one in layers_by_owner(whole.root)
+        if owner and one.graph is None and not one.class_name.startswith(("ops.", "InputLayer"))
+    }
+    part = replace_layers(part, known)
     part = infer_model(part, left.problems)
     assert not left.problems
     return ModelSpec(part, parsing.generation, cut=cut)
-
-
-def _as_whole(layer: LayerSpec, found: Any) -> LayerSpec:
-    """The layer of the whole; an operation keeps what was inferred at the cut."""
-    return layer if layer.class_name.startswith(("ops.", "InputLayer")) else found["it"]
 
 
 def places(model: LayerSpec, prefix: str = "") -> list[str]:

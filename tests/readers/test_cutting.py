@@ -37,6 +37,8 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.parts import advise, take_part
+from keras2torch_birnn.readers.weights.layouts import KERAS2
+from keras2torch_birnn.readers.weights.legacy import _without
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.schema.stored import model_from_json
@@ -388,6 +390,15 @@ def test_all_outputs_of_the_last_layer_are_those_of_the_part() -> None:
     part, _, _ = take_part(root, parsing, Cut(("read",), ("read",)))
     assert part.graph is not None
     assert [ref.output for ref in part.graph.outputs] == [0, 1, 2]
+
+
+def test_weights_of_a_layer_left_out_inside_a_model_are_passed_over() -> None:
+    root, _ = parsed(two_models())
+    assert root.graph is not None
+    entries = ["one/first/kernel:0", "first/bias:0", "one/twice/kernel:0", "last/kernel:0"]
+    model, held = _without(root.graph.layer("one"), entries, KERAS2, frozenset({"one/first"}))
+    assert held == ["one/twice/kernel:0", "last/kernel:0"]
+    assert [one.name for one in model.walk()] == ["one", "in", "twice", "last"]
 
 
 def test_a_path_comes_before_a_name_inside() -> None:

@@ -82,7 +82,7 @@ def _without(
     inside = {part.name for part in layer.walk() if part.place in left_out}
     if not inside:
         return layer, entries
-    held = [entry for entry in entries if inside.isdisjoint(layout.split(entry)[0])]
+    held = [entry for entry in entries if inside.isdisjoint(layout.split(entry, ())[0])]
     return _strip(layer, left_out), held
 
 

@@ -116,7 +116,7 @@ def test_nothing_is_left_where_out_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", full)
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint._write_torch", full)
+    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.materialize", full)
     done = k2t("convert", TEXT, tmp_path / "m.pt", "--from", "embed")
     assert_refused(done, 5, tmp_path / "m.pt", "No space left on device")
     assert contents(tmp_path) == {}
