@@ -72,7 +72,7 @@ def test_verify_takes_any_name_of_the_same_layers(tmp_path: Path) -> None:
 
 
 def test_verify_refuses_another_cut(converted: Path) -> None:
-    done = k2t("verify", TEXT, converted, "--from", "read")
+    done = k2t("verify", TEXT, converted, "--from", "embed", "--to", "read")
     words = "was converted with --from embed; leave these options out, or convert again"
     assert_refused(done, 2, converted, words)
     done = k2t("verify", TEXT, converted, "--against", "keras")
