@@ -6,17 +6,24 @@ import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from keras2torch_birnn.errors import gather, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_arrays
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
-from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse, read_weights
+from keras2torch_birnn.readers.steps import (
+    PathLike,
+    infer_shapes,
+    parse,
+    read_vocabularies,
+    read_weights,
+)
 from keras2torch_birnn.saving.atomic import check_replacing
 from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
-from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.saving.vocabulary_file import writing_vocabularies
+from keras2torch_birnn.spec import NO_CUT, Array, Cut, LayerNames, ModelSpec, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
 if TYPE_CHECKING:
@@ -29,6 +36,8 @@ def convert(
     config: PathLike | None = None,
     dtype: str | None = None,
     masked_steps: str | None = None,
+    from_layer: LayerNames = (),
+    to_layer: LayerNames = (),
     plugins: Iterable[PluginName] = (),
 ) -> nn.Module:
     """Read a Keras file or a live Keras model and rebuild it in torch: eval mode, CPU.
@@ -43,16 +52,20 @@ def convert(
     config: the text of ``model.to_json()``, for a file that holds only weights. dtype: "float32"
     or "float64". masked_steps: "zeros" or "previous", if a note says that the file does not
     determine it.
+    from_layer, to_layer: name or path (``"encoder/embedding"``), or several, of the first and of
+    the last layers to convert, if not the whole model: see docs/cutting.md.
     plugins: shipped ones by name, your own by path, see ``plugins.load_plugins``.
 
     Raises:
         InvalidModelFileError, WeightMismatchError: the file is broken; UnsupportedLayerError,
         UnsupportedOptionError: lists everything that cannot be converted; UsageError: no path and
-        no built model.
+        no built model, or layers that bound no part of the model.
     """
     load_plugins(plugins)
-    model, _ = convert_with_spec(path, config=config, dtype=dtype, masked_steps=masked_steps)
-    return model
+    cut = cut_at(from_layer, to_layer)
+    return convert_with_spec(
+        path, config=config, dtype=dtype, masked_steps=masked_steps, cut=cut
+    ).model
 
 
 def weights(source: ModelSource) -> dict[str, Array]:
@@ -75,19 +88,28 @@ def weights(source: ModelSource) -> dict[str, Array]:
     return read_arrays(source)
 
 
+class Converted(NamedTuple):
+    """A model, its spec, and the file of vocabularies that was written beside OUT, if any."""
+
+    model: nn.Module
+    spec: ModelSpec
+    vocabularies: Path | None
+
+
 def convert_with_spec(
     path: ModelSource,
     *,
     config: PathLike | None = None,
     dtype: str | None = None,
     masked_steps: str | None = None,
+    cut: Cut = NO_CUT,
     out: Path | None = None,
     overwrite: bool = False,
-) -> tuple[nn.Module, ModelSpec]:
+) -> Converted:
     """Convert a Keras file to a model and, with ``out``, write it to that file.
 
-    Returns the model and its spec. With ``out``, large weights are copied from file to file, and
-    the returned model does not hold them.
+    With ``out``, large weights are copied from file to file, and the returned model does not hold
+    them.
 
     Raises:
         K2TError: as ``convert``; OutputError: ``out`` cannot be written.
@@ -95,9 +117,10 @@ def convert_with_spec(
     torch = _TorchImport()  # meanwhile a child process reads the file's index
     with ExitStack() as opening, in_file(name_source(path)):
         container = opening.enter_context(open_container(path))  # recognise the format
-        reading = parse(container, path, config=config, masked_steps=masked_steps)
+        reading = parse(container, path, config=config, masked_steps=masked_steps, cut=cut)
         reading = infer_shapes(reading)
         reading = read_weights(reading, "lazy")  # locate, check; large ones stay in the file
+        reading = read_vocabularies(reading)  # of text layers that were cut off
         if reading.problems:
             raise gather(reading.problems)
         if out is not None:
@@ -110,13 +133,16 @@ def convert_with_spec(
         model = build(spec, dtype=dtype)
         golden = make_golden(spec, model)
         model = add_origin(model, spec, golden, filled=out is None)
+        beside = None
         if out is not None:
             from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
-            write_checkpoint(
-                model, out, overwrite=overwrite, source=name_source(path), finish=opening.close
-            )
-    return model, reading.spec
+            texts = [one.to_dict() for one in reading.vocabularies]
+            with writing_vocabularies(out, texts, overwrite=overwrite) as beside:
+                write_checkpoint(
+                    model, out, overwrite=overwrite, source=name_source(path), finish=opening.close
+                )
+    return Converted(model, reading.spec, beside)
 
 
 class _TorchImport:

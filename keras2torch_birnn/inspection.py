@@ -20,7 +20,7 @@ from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_orde
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
-from keras2torch_birnn.spec import LayerSpec, ModelSpec
+from keras2torch_birnn.spec import LayerNames, LayerSpec, ModelSpec, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
 NOT_RUN = "see below"  # "why" of a layer with a problem, which the list below the table explains
@@ -50,15 +50,23 @@ class Inspection:
 
 
 def inspect(
-    path: ModelSource, *, config: PathLike | None = None, plugins: Iterable[PluginName] = ()
+    path: ModelSource,
+    *,
+    config: PathLike | None = None,
+    from_layer: LayerNames = (),
+    to_layer: LayerNames = (),
+    plugins: Iterable[PluginName] = (),
 ) -> Inspection:
     """Read the structure of a file or live model; list what is unsupported, not raising it.
 
+    from_layer, to_layer: as for ``convert``.
+
     Raises:
-        InvalidModelFileError: the file is broken.
+        InvalidModelFileError: the file is broken; UsageError: layers that bound no part.
     """
     load_plugins(plugins)
-    spec, problems = read_with_problems(path, config=config, weights="shapes")
+    cut = cut_at(from_layer, to_layer)
+    spec, problems = read_with_problems(path, config=config, weights="shapes", cut=cut)
     masks: Mapping[str, str] = {}
     if not problems:
         with loading_torch():

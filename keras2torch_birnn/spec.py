@@ -7,7 +7,8 @@ rules of the Keras that wrote the file are applied by ``readers``.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -194,16 +195,49 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """The layers at which a model was cut: its first ones and its last ones, by path.
+
+    Empty: the model's own inputs, or outputs.
+    """
+
+    first: tuple[str, ...] = ()
+    last: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.first or self.last)
+
+    @property
+    def options(self) -> str:
+        """The options of the command line that cut so."""
+        named = [*(("--from", one) for one in self.first), *(("--to", one) for one in self.last)]
+        return " ".join(f"{option} {shlex.quote(name)}" for option, name in named)
+
+
+NO_CUT = Cut()
+# A name, or several.
+LayerNames: TypeAlias = str | Iterable[str]
+
+
+def cut_at(first: LayerNames, last: LayerNames) -> Cut:
+    """Make a cut of what a user gives: one name or several."""
+    both = ((names,) if isinstance(names, str) else tuple(names) for names in (first, last))
+    return Cut(*both)
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A whole model: its root layer, the Keras that wrote it, and notes for the user.
 
     ``masked_steps``: the user's choice of the output at masked steps, if the file is ambiguous.
+    ``cut``: where the file's model was cut; ``root`` is what is left.
     """
 
     root: LayerSpec
     generation: Generation
     notes: tuple[str, ...] = ()
     masked_steps: MaskedSteps | None = None
+    cut: Cut = NO_CUT
 
     @property
     def graph(self) -> Graph:
@@ -218,11 +252,13 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """Write the model without its arrays (their shapes stay) as JSON text."""
+        cut = {"cut": {"from": self.cut.first, "to": self.cut.last}} if self.cut else {}
         return json.dumps(
             {
                 "generation": self.generation.__dict__,
                 "notes": self.notes,
                 "masked_steps": self.masked_steps,
+                **cut,
                 "root": _layer_to_json(self.root),
             }
         )
@@ -343,7 +379,13 @@ def parse_model(data: Mapping[str, Any], semantics: SemanticNames) -> ModelSpec:
         generation=Generation(**data["generation"]),
         notes=tuple(str(note) for note in data["notes"]),
         masked_steps=data.get("masked_steps"),
+        cut=_cut_from_json(data.get("cut", {})),
     )
+
+
+def _cut_from_json(data: Mapping[str, Any]) -> Cut:
+    first, last = (tuple(str(name) for name in data.get(key, ())) for key in ("from", "to"))
+    return Cut(first, last)
 
 
 def _layer_from_json(data: Mapping[str, Any], semantics: SemanticNames) -> LayerSpec:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
-from keras2torch_birnn.spec import Array, Generation, LayerSpec
+from keras2torch_birnn.spec import Array, Cut, Generation, LayerSpec, cut_at
 
 # --rnn -> Keras' class
 CLASSES: Mapping[str, str] = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
@@ -64,18 +64,30 @@ class Stack:
 
 @dataclass(frozen=True)
 class Model:
-    """A Keras file. ``package``: the Keras of today that computes what the file's own did."""
+    """A Keras file. ``package``: the Keras of today that computes what the file's own did.
+
+    ``first``, ``last``: the layers at which it is cut, see ``spec.Cut``.
+    """
 
     path: str
     config: str | None = None
     package: str = "keras"
     batch: int = 1
     time: int = 50
+    first: Sequence[str] = ()
+    last: Sequence[str] = ()
+
+    @property
+    def cut(self) -> Cut:
+        """Where the file's model is cut."""
+        return cut_at(self.first, self.last)
 
     @property
     def label(self) -> str:
         """Name of the case in the table."""
-        return f"{Path(self.path).name} batch {self.batch}"
+        return " ".join(
+            filter(None, (Path(self.path).name, self.cut.options, f"batch {self.batch}"))
+        )
 
 
 Case = Stack | Model

@@ -120,6 +120,8 @@ def reason_against(name: str, case: Case, device: str) -> str:
         return f"not timed on {device}"
     needs = contender.needs
     if isinstance(case, Model):
+        if case.cut and "keras" in needs:
+            return "Keras runs whole models only"
         needs = tuple(case.package if package == "keras" else package for package in needs)
     lacking = [package for package in needs if find_spec(package) is None]
     if lacking:

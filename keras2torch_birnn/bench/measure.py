@@ -176,7 +176,7 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
     from keras2torch_birnn.reference import compute
     from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
 
-    spec = read_model(case.path, config=case.config)
+    spec = read_model(case.path, config=case.config, cut=case.cut)
     inputs = draw_inputs(spec, steps=case.time, seed=0)
     facts = input_facts(spec)
     if not any(f.shape and f.shape[0] for f in facts):  # the file leaves the batch open

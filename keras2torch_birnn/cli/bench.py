@@ -13,6 +13,7 @@ import typer
 from keras2torch_birnn.cli.console import errors_as_lines
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.saving.atomic import FileKind, check_output
+from keras2torch_birnn.spec import Cut, cut_at
 
 if TYPE_CHECKING:
     from keras2torch_birnn.bench.case import Case
@@ -35,6 +36,14 @@ def bench(
             metavar="ARCH.json",
             help="Architecture (model.to_json()) of a file with weights only.",
         ),
+    ] = None,
+    first: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="LAYER", help="Start MODEL at this layer; repeatable."),
+    ] = None,
+    last: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="LAYER", help="End MODEL at this layer; repeatable."),
     ] = None,
     rnn: Annotated[
         str | None,
@@ -90,6 +99,7 @@ def bench(
         cases = _cases(
             model,
             config,
+            cut_at(first or (), last or ()),
             rnn,
             merge,
             layers,
@@ -108,6 +118,7 @@ def bench(
 def _cases(
     model: Path | None,
     config: Path | None,
+    cut: Cut,
     rnn: str | None,
     merge: str,
     layers: int,
@@ -126,6 +137,8 @@ def _cases(
     batches = [_number(text) for text in batch.split(",")]
     if (model is None) == (rnn is None):
         raise UsageError("either MODEL or --rnn is expected")
+    if model is None and cut:
+        raise UsageError("--from and --to cut a MODEL", "leave them out with --rnn")
     if model is not None and training:
         raise UsageError(
             "--training is for stacks (--rnn)", "a file does not define a training task"
@@ -134,8 +147,9 @@ def _cases(
         from keras2torch_birnn.readers import read_model
         from keras2torch_birnn.verification.live_keras import keras_for
 
-        package = keras_for(read_model(model, config=config))
-        one = Model(str(model), None if config is None else str(config), package, 1, time)
+        package = keras_for(read_model(model, config=config, cut=cut))
+        file = None if config is None else str(config)
+        one = Model(str(model), file, package, 1, time, cut.first, cut.last)
         return [replace(one, batch=rows) for rows in batches]
     merges = MERGES if merge == "all" else tuple(merge.split(","))
     for name, value, allowed in (

@@ -33,6 +33,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
+from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
 app = typer.Typer(
@@ -73,6 +74,14 @@ Masked = Annotated[
         "--masked-steps",
         help="Output of Bidirectional at masked steps, if a note asks: zeros or previous.",
     ),
+]
+First = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="LAYER", help="Start at the inputs of this layer; repeatable."),
+]
+Last = Annotated[
+    list[str] | None,
+    typer.Option("--to", metavar="LAYER", help="End at the outputs of this layer; repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -119,6 +128,8 @@ def convert(
         str | None, typer.Option("--dtype", help="float32 or float64, instead of the file's dtype.")
     ] = None,
     masked_steps: Masked = None,
+    first: First = None,
+    last: Last = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -129,6 +140,8 @@ def convert(
     With a file that holds only weights: k2t convert weights.h5 model.pt --config arch.json
 
     With custom layers: k2t convert model.keras model.pt --plugin my_layers.py
+
+    Without the layer that turns text into ids: k2t convert model.keras model.pt --from embedding
     """
     with errors_as_lines(debug):
         from keras2torch_birnn.saving.atomic import check_output, is_stdout
@@ -143,11 +156,12 @@ def convert(
         from keras2torch_birnn.api import convert_with_spec
 
         with show_progress(f"converting {printable(model.name)}"):
-            module, spec = convert_with_spec(
+            module, spec, vocabularies = convert_with_spec(
                 model,
                 config=config,
                 dtype=dtype,
                 masked_steps=masked_steps,
+                cut=cut_at(first or (), last or ()),
                 out=target,
                 overwrite=force,
             )
@@ -156,9 +170,12 @@ def convert(
         count = sum(p.numel() for p in module.parameters())
         layers = sum(1 for _ in spec.root.walk()) - 1
         summary = f"{printable(out)}: {layers} layers, {count:,} parameters"
+        if vocabularies is not None:
+            summary += f"\n{printable(vocabularies)}: vocabulary of what was cut off"
         if as_json:
             facts: dict[str, Any] = {"out": out, "keras_version": spec.generation.version}
             facts |= {"parameters": count, "layers": layers, "notes": spec.notes}
+            facts |= {"vocabulary": None if vocabularies is None else str(vocabularies)}
             summary = json.dumps(facts, indent=2)
         if is_stdout(target):  # the model went there
             print_stderr(summary)
@@ -185,6 +202,8 @@ def verify(
         ),
     ] = "auto",
     masked_steps: Masked = None,
+    first: First = None,
+    last: Last = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,
     inputs: Annotated[
         Path | None,
@@ -220,7 +239,7 @@ def verify(
             raise UsageError(
                 f"--against {printable(against)}: one of {', '.join(AGAINST)} is expected"
             )
-        of_both = chosen in ("keras", "reference") or per_layer or config or inputs
+        of_both = chosen in ("keras", "reference") or per_layer or config or inputs or first or last
         if out is None and of_both:
             raise UsageError(
                 "OUT alone can be compared with its golden vectors only",
@@ -233,6 +252,8 @@ def verify(
                 config=config,
                 devices=device or ("cpu",),
                 masked_steps=masked_steps,
+                from_layer=first or (),
+                to_layer=last or (),
                 against=chosen,
                 atol=atol,
                 rtol=rtol,
@@ -285,6 +306,8 @@ def inspect(
     model: ModelPath,
     config: ConfigPath = None,
     plugin: Plugins = None,
+    first: First = None,
+    last: Last = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -297,7 +320,7 @@ def inspect(
         from keras2torch_birnn.inspection import inspect as look
 
         with show_progress(f"reading {printable(model.name)}"):
-            found = look(model, config=config)
+            found = look(model, config=config, from_layer=first or (), to_layer=last or ())
         if as_json:
             print_json(
                 {

@@ -18,6 +18,7 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 from keras2torch_birnn.errors import K2TError, PluginError, UsageError, line_of, printable
+from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shipped import SHIPPED
 from keras2torch_birnn.torch_import import check_room
 
@@ -38,6 +39,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
     for name in names:
         if isinstance(name, str) and name in SHIPPED:
             _load(name, f"{__name__}.{SHIPPED[name].module}", None)
+            REGISTERED.loaded[name] = None
             continue
         path = Path(name)
         if not path.is_file():
@@ -46,6 +48,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
                 f"name a Python file, or one of {', '.join(SHIPPED)}",
             )
         _load(printable(name), _module_name(path.resolve()), path.resolve())
+        REGISTERED.loaded[os.fspath(name)] = None
 
 
 def _module_name(path: Path) -> str:

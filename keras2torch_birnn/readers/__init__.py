@@ -23,10 +23,11 @@ from keras2torch_birnn.readers.steps import (
     infer_shapes,
     parse,
     read_given_config,
+    read_vocabularies,
     read_weights,
 )
 from keras2torch_birnn.readers.weights.load_weights import How
-from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.spec import NO_CUT, Array, Cut, ModelSpec
 
 
 def read_model(
@@ -34,19 +35,21 @@ def read_model(
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
+    cut: Cut = NO_CUT,
 ) -> ModelSpec:
     """Read a Keras model file, or a weights file with ``config`` (the text of ``to_json()``).
 
     ``path``: of a file or a folder, or a live model of Keras. Layers of a loaded plugin have the
     options and weights that the plugin declares, see ``schema/custom_layers.py``.
-    ``masked_steps``: see ``weights/masked_steps.py``.
+    ``masked_steps``: see ``weights/masked_steps.py``. ``cut``: where the model is cut, see
+    ``config/cut.py``.
 
     Raises:
         InvalidModelFileError: broken, hostile, or no model; WeightMismatchError: weights and
             configuration differ; UnsupportedLayerError, UnsupportedOptionError: all that cannot
             be converted.
     """
-    spec, problems = read_with_problems(path, config=config, masked_steps=masked_steps)
+    spec, problems = read_with_problems(path, config=config, masked_steps=masked_steps, cut=cut)
     if problems:
         with in_file(name_source(path)):
             raise gather(problems)
@@ -59,6 +62,7 @@ def read_with_problems(
     config: PathLike | None = None,
     masked_steps: str | None = None,
     weights: How = "read",
+    cut: Cut = NO_CUT,
 ) -> tuple[ModelSpec, list[K2TError]]:
     """Read a model, and return it with all that is not supported; weights only if nothing is.
 
@@ -67,7 +71,9 @@ def read_with_problems(
     Raises:
         InvalidModelFileError, WeightMismatchError: as ``read_model``.
     """
-    with open_model(path, config=config, masked_steps=masked_steps, weights=weights) as found:
+    with open_model(
+        path, config=config, masked_steps=masked_steps, weights=weights, cut=cut
+    ) as found:
         return found
 
 
@@ -78,15 +84,17 @@ def open_model(
     config: PathLike | None = None,
     masked_steps: str | None = None,
     weights: How = "lazy",
+    cut: Cut = NO_CUT,
 ) -> Iterator[tuple[ModelSpec, list[K2TError]]]:
     """Read a model as ``read_with_problems`` does, and keep the file open for its lazy weights.
 
     The file must not have changed when it is closed. ``weights``: see ``load_weights``.
     """
     with in_file(name_source(path)), open_container(path) as container:
-        reading = parse(container, path, config=config, masked_steps=masked_steps)
+        reading = parse(container, path, config=config, masked_steps=masked_steps, cut=cut)
         reading = infer_shapes(reading)
         reading = read_weights(reading, weights)
+        reading = read_vocabularies(reading)
         yield reading.spec, reading.problems
 
 

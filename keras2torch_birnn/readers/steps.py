@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from keras2torch_birnn.readers.config.custom_layers import check_names
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
 from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
 from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.parts import Whole, advise, take_part
 from keras2torch_birnn.readers.config.penalties import describe_penalties
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.files import file_window, read_text
@@ -24,22 +26,30 @@ from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.weights.load_weights import How, load_weights
 from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
+from keras2torch_birnn.readers.weights.text_vocabularies import Vocabulary, find_vocabularies
 from keras2torch_birnn.readers.weights.vocabularies import with_vocabularies
+from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
-from keras2torch_birnn.spec import LayerSpec, MaskedSteps, ModelSpec
+from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, MaskedSteps, ModelSpec
 
 PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A model on its way from the container to a ``ModelSpec``; each step returns a new one."""
+    """A model on its way from the container to a ``ModelSpec``; each step returns a new one.
+
+    ``whole``: the model before it was cut, None if it was not. ``vocabularies``: of the layers that
+    were cut off.
+    """
 
     container: Container
     parsing: Parsing
     root: LayerSpec
     notes: tuple[str, ...]
     masked_steps: MaskedSteps | None
+    whole: Whole | None = None
+    vocabularies: tuple[Vocabulary, ...] = ()
 
     @property
     def problems(self) -> list[K2TError]:
@@ -49,7 +59,8 @@ class Reading:
     @property
     def spec(self) -> ModelSpec:
         """The model as read so far."""
-        return ModelSpec(self.root, self.parsing.generation, self.notes, self.masked_steps)
+        cut = NO_CUT if self.whole is None else self.whole.cut
+        return ModelSpec(self.root, self.parsing.generation, self.notes, self.masked_steps, cut)
 
 
 def parse(
@@ -58,21 +69,28 @@ def parse(
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
+    cut: Cut = NO_CUT,
 ) -> Reading:
     """Find the architecture and parse its layers by the rules of the Keras that wrote it.
 
-    path: what the user gave. config: an architecture in a file of its own.
+    path: what the user gave. config: an architecture in a file of its own. cut: the layers between
+    which the model is read; nothing is refused that lies outside of them.
 
     Raises:
         InvalidModelFileError: there is no architecture, or it is broken; UsageError: a choice of
-            ``masked_steps`` that this Keras does not have.
+            ``masked_steps`` that this Keras does not have, or layers that bound no part.
     """
     architecture = container.architecture(read_given_config(config))
     parsing = Parsing(generation_of(architecture.version))
     choice = parse_masked_steps(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
-    check_names(root, parsing.problems)
     check_call_count(root)
+    whole, every = None, root
+    if cut and root.graph is not None:  # (a root that is refused has none)
+        root, parsing, whole = take_part(root, parsing, cut)
+    if parsing.problems:
+        advise(every, parsing, _command(path, config))
+    check_names(root, parsing.problems)
     problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
     parsing.problems += problems
     notes = (
@@ -82,7 +100,15 @@ def parse(
         *describe_penalties(parsing.penalties),
         *_misnamed_note(path, container),
     )
-    return Reading(container, parsing, root, notes, choice)
+    return Reading(container, parsing, root, notes, choice, whole)
+
+
+def _command(path: ModelSource, config: PathLike | None) -> str:
+    """Return the command that converts this file, or the file of a live model."""
+    file = os.fspath(path) if is_path(path) else "MODEL"
+    options = [] if config is None else [f"--config {shlex.quote(os.fspath(config))}"]
+    options += [f"--plugin {shlex.quote(name)}" for name in REGISTERED.loaded]
+    return " ".join(["k2t convert", shlex.quote(file), "OUT", *options])
 
 
 def infer_shapes(reading: Reading) -> Reading:
@@ -94,7 +120,10 @@ def infer_shapes(reading: Reading) -> Reading:
     root, parsing = reading.root, reading.parsing
     if not parsing.problems:
         check_integer_inputs(root, parsing.generation, parsing.problems)
-        root = with_vocabularies(root, reading.container, parsing.generation, parsing.problems)
+        whole = root if reading.whole is None else reading.whole.model
+        root = with_vocabularies(
+            root, whole, reading.container, parsing.generation, parsing.problems
+        )
     if not parsing.problems:
         root = infer_model(root, parsing.problems)
         check_layer_sizes(root)
@@ -112,9 +141,26 @@ def read_weights(reading: Reading, how: How) -> Reading:
     if reading.problems:
         return reading
     root, notes = load_weights(
-        reading.root, reading.container, reading.parsing, reading.masked_steps, how
+        reading.root,
+        reading.container,
+        reading.parsing,
+        reading.masked_steps,
+        how,
+        reading.whole,
     )
     return replace(reading, root=root, notes=(*reading.notes, *notes))
+
+
+def read_vocabularies(reading: Reading) -> Reading:
+    """Read the vocabularies of layers that were cut off, unless something is not supported.
+
+    Raises:
+        InvalidModelFileError: one is damaged.
+    """
+    if reading.problems or reading.whole is None:
+        return reading
+    found, notes = find_vocabularies(reading.whole, reading.container, reading.parsing.generation)
+    return replace(reading, vocabularies=found, notes=(*reading.notes, *notes))
 
 
 def read_given_config(path: PathLike | None) -> Mapping[str, Any] | None:

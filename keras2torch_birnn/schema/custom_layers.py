@@ -50,11 +50,15 @@ class CustomLayer:
 
 @dataclass(frozen=True)
 class Registry:
-    """All registrations: converters by class, Lambdas by name, NumPy equations."""
+    """All registrations: converters by class, Lambdas by name, NumPy equations.
+
+    ``loaded``: the names of plugins that were loaded, as the user gave them.
+    """
 
     layers: dict[str, CustomLayer] = field(default_factory=dict)
     lambdas: dict[str, CustomLayer] = field(default_factory=dict)
     equations: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    loaded: dict[str, None] = field(default_factory=dict)
 
 
 REGISTERED = Registry()

@@ -40,7 +40,10 @@ from keras2torch_birnn.saving.checkpoint import load, resolve_device
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
+    Cut,
+    LayerNames,
     ModelSpec,
+    cut_at,
     with_dtype,
 )
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
@@ -82,6 +85,8 @@ def verify(
     atol: float | None = None,
     rtol: float | None = None,
     masked_steps: str | None = None,
+    from_layer: LayerNames = (),
+    to_layer: LayerNames = (),
     plugins: Iterable[PluginName] = (),
     inputs: Given | None = None,
 ) -> ParityReport:
@@ -92,9 +97,10 @@ def verify(
     or "auto": the reference, and Keras where it is installed.
     ``atol``, ``rtol``: applied exactly; without them ``1e-5 + 1e-4 |y|``, or the rounding error of
     float32 arithmetic. ``masked_steps``: as for ``convert``; by default the choice with which
-    ``out`` was converted. ``plugins``: as for ``convert``. ``inputs``: your own data, in addition
-    to random inputs: the path of an ``.npz``, a dict by the inputs' names, or a list in Keras'
-    order.
+    ``out`` was converted. ``from_layer``, ``to_layer``: not needed, as ``out`` holds where its
+    model was cut; if given, they must be the same. ``plugins``: as for ``convert``. ``inputs``:
+    your own data, in addition to random inputs: the path of an ``.npz``, a dict by the inputs'
+    names, or a list in Keras' order.
 
     Raises:
         UsageError: a device or a Keras that is missing, or inputs that do not fit the model;
@@ -111,11 +117,14 @@ def verify(
                 "golden vectors have their own inputs", "name both files: k2t verify MODEL OUT"
             )
         return _against_golden(out or _path_alone(model), places, limit)
-    spec = _read(model, config, masked_steps)
     converted = load(out)
-    chosen = masked_steps or model_from_json(json.loads(origin(converted).spec_text)).masked_steps
+    theirs = model_from_json(json.loads(origin(converted).spec_text))
+    cut = cut_at(from_layer, to_layer) or theirs.cut
+    spec = _read(model, config, masked_steps, cut)
+    _check_cut(spec, theirs, out)
+    chosen = masked_steps or theirs.masked_steps
     if chosen != spec.masked_steps:
-        spec = _read(model, config, chosen)
+        spec = _read(model, config, chosen, cut)
     _check_same_model(spec, converted, out)
     spec = _in_precision(spec, converted)
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
@@ -250,9 +259,10 @@ def _read(
     model: ModelSource,
     config: str | os.PathLike[str] | None,
     masked_steps: str | None,
+    cut: Cut,
 ) -> ModelSpec:
     """Read the spec of the Keras model, with the output shapes of plugins' layers."""
-    spec = read_model(model, config=config, masked_steps=masked_steps)
+    spec = read_model(model, config=config, masked_steps=masked_steps, cut=cut)
     with in_file(name_source(model)):
         return complete_shapes(spec)
 
@@ -266,6 +276,14 @@ def expand_devices(devices: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         resolve_device(name)
     return tuple(dict.fromkeys(names))
+
+
+def _check_cut(spec: ModelSpec, theirs: ModelSpec, out: object) -> None:
+    """Refuse a cut of the user's that is not the one with which the file was made."""
+    if spec.cut != theirs.cut:
+        made = f"with {theirs.cut.options}" if theirs.cut else "without --from and --to"
+        with in_file(out):
+            raise UsageError(f"was converted {made}", "leave these options out, or convert again")
 
 
 def _check_same_model(spec: ModelSpec, converted: nn.Module, out: object) -> None:
@@ -297,6 +315,13 @@ def _keras_answer(
 ) -> KerasAnswer | None:
     """Compute live Keras' outputs, or return None and add a note that says why."""
     if against not in ("auto", "keras"):
+        return None
+    if spec.cut:
+        if against == "keras":
+            raise UsageError(
+                "a part of a model is not compared with Keras", "use --against reference"
+            )
+        notes.append("not compared with Keras: the model is a part of the file's")
         return None
     place = None if config is None else Path(config)
     answer = ask_keras(model, place, spec, measured.drawn.arrays)

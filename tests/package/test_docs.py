@@ -23,10 +23,15 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = (README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[A-Z]*[A-Z].md")))
 PLUGINS = ROOT / "fixtures" / "plugins"
+CUT = ROOT / "fixtures" / "cut" / "keras-3.15.1"
 # The files that the examples name.
 MODELS = {
     "model.h5": MASKED,
     "own.h5": PLUGINS / "tf.keras-2.15.0" / "center.h5",
+    "text.keras": CUT / "classify.keras",
+    "ocr.keras": CUT / "captcha.keras",
+    "ocr_training.h5": CUT / "captcha.h5",
+    "prediction.json": CUT / "captcha.prediction.json",
     "crf.h5": PLUGINS / "keras-2.2.4" / "contrib_viterbi.h5",
 }
 # The Python of every page goes on from this.

@@ -40,6 +40,11 @@ from keras2torch_birnn.readers.config.graphs import build_functional, build_sequ
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.options import check_dtype, parse_options
 from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.text_layers import (
+    LOOKUP_CLASSES,
+    TEXT_CLASSES,
+    text_layer,
+)
 from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.schema import (
@@ -57,20 +62,23 @@ _REFUSED_CLASSES: Mapping[str, str] = {
     LAMBDA: "holds Python code, which k2t never runs",
     "TorchModuleWrapper": "holds a pickle, which k2t never opens",
     "TFSMLayer": "loads a TensorFlow SavedModel from elsewhere",
-    "StringLookup": "looks up text; do that before the model, on integer ids",
-    "TextVectorization": "turns text into ids; do that before the model",
+    "StringLookup": "looks up text, which torch does not hold",
+    "TextVectorization": "turns text into ids, which torch does not do",
     "HashedCrossing": "hashes pairs of features into bins; do that before the model",
     "SpectralNormalization": "rewrites the kernel of the layer in it; save that layer by itself",
 }
 _HOW_TO_SUPPLY = (
     "`k2t layers` lists what can be converted; your own layer can be supplied with --plugin"
 )
-_IN_FRONT = "save the model behind it, from its first layer of numbers on, as a model of its own"
 _REFUSED_ADVICE: Mapping[str, str] = {
     LAMBDA: "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file",
     "TorchModuleWrapper": "save the model without it, and call the torch module that it wraps",
     "TFSMLayer": "convert that SavedModel by itself",
-    **dict.fromkeys(("StringLookup", "TextVectorization", "HashedCrossing"), _IN_FRONT),
+    "HashedCrossing": "cut it off with --from or --to (docs/cutting.md)",
+    **dict.fromkeys(
+        TEXT_CLASSES,
+        "do that before the model, and cut the layer off with --from or --to (docs/cutting.md)",
+    ),
 }
 
 
@@ -146,6 +154,10 @@ def _parse_layer(
         if not cell:
             check_alone(custom, parsing.problems)
         return custom
+    if file_class in LOOKUP_CLASSES and isinstance(config, Mapping):
+        parsing.texts[place] = text_layer(file_class, config)
+    if isinstance(entry.get("build_config"), Mapping):
+        parsing.built[place] = entry["build_config"].get("input_shape")
     refusal = _refusal(entry, file_class, parsing)
     if refusal is not None:
         refusal.place = place

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from keras2torch_birnn.errors import (
     K2TError,
 )
+from keras2torch_birnn.readers.config.text_layers import TextLayer
 from keras2torch_birnn.spec import Generation
 
 
@@ -17,6 +19,8 @@ class Parsing:
     ``floats``: "float32", "float64", as far as layers say that they compute in it.
     ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
     ``penalties``: what layers add in training, by their places, see ``readers.config.penalties``.
+    ``texts``: layers that read text or look up ids, by their places. ``built``: the input shapes
+    that Keras 3 states for single layers, by their places.
     """
 
     generation: Generation
@@ -25,3 +29,5 @@ class Parsing:
     floats: set[str] = field(default_factory=set)
     of_tensorflow_1: set[str] = field(default_factory=set)
     penalties: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    texts: dict[str, TextLayer] = field(default_factory=dict)
+    built: dict[str, Any] = field(default_factory=dict)

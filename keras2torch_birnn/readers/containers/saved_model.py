@@ -1,12 +1,13 @@
 """The SavedModel folder of tf.keras 2.0 to 2.15 and of tf_keras.
 
 ``saved_model.pb`` and ``keras_metadata.pb`` describe the layers, ``variables/`` is a checkpoint.
-TensorFlow's functions and operations in it, and the files in ``assets``, are never used.
+TensorFlow's functions and operations in it, and the files in ``assets``, are never used, but for
+the constants with which a lookup table is filled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,6 +20,7 @@ from keras2torch_birnn.readers.containers.tensorflow_container import (
     open_bundle,
     read_graph,
 )
+from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
 from keras2torch_birnn.readers.tensorflow.keras_metadata import (
     KERAS_METADATA,
@@ -27,6 +29,7 @@ from keras2torch_birnn.readers.tensorflow.keras_metadata import (
     read_saved_objects,
 )
 from keras2torch_birnn.readers.tensorflow.layer_weights import LayerNaming, NamedLayers, Place
+from keras2torch_birnn.readers.tensorflow.lookup_tables import read_table_words
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph
 from keras2torch_birnn.spec import LayerSpec
 
@@ -39,9 +42,12 @@ class SavedModel(TensorFlowContainer):
 
     kind = "savedmodel"
 
-    def __init__(self, bundle: TensorBundle, graph: Graph, objects: SavedObjects) -> None:
+    def __init__(
+        self, bundle: TensorBundle, graph: Graph, objects: SavedObjects, saved_model: Window
+    ) -> None:
         super().__init__(bundle, graph)
         self._objects = objects
+        self._saved_model = saved_model
 
     @staticmethod
     def recognises(source: Source) -> bool:
@@ -63,11 +69,12 @@ class SavedModel(TensorFlowContainer):
             InvalidModelFileError: damaged, hostile, or incomplete.
         """
         metadata = members.open(KERAS_METADATA) if members.holds(KERAS_METADATA) else None
+        saved_model = members.open(SAVED_MODEL)
         with in_member(SAVED_MODEL):
-            objects = read_saved_objects(members.open(SAVED_MODEL), metadata)
+            objects = read_saved_objects(saved_model, metadata)
         with in_member(VARIABLES):
             bundle = open_bundle(members, VARIABLES)
-            return cls(bundle, read_graph(bundle), objects)
+            return cls(bundle, read_graph(bundle), objects, saved_model)
 
     def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
         """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
@@ -88,3 +95,9 @@ class SavedModel(TensorFlowContainer):
                 place=VARIABLES,
             )
         return NamedLayers(self.graph, self._objects), Place(ROOT, ROOT)
+
+    def words_of(self, table: Place) -> Sequence[bytes]:
+        """Return the words of a table by id: in the checkpoint, or constants that fill it."""
+        with in_member(SAVED_MODEL):
+            constants = read_table_words(self._saved_model, table.saved)
+        return super().words_of(table) or constants

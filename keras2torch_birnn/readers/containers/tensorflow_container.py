@@ -8,12 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keras2torch_birnn import limits
+from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.members import Members
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.hdf5.index_check import Kind
 from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
-from keras2torch_birnn.readers.tensorflow.layer_weights import LayerNaming, Place, locate_variables
+from keras2torch_birnn.readers.tensorflow.layer_weights import (
+    LayerNaming,
+    Place,
+    find_object,
+    locate_variables,
+)
 from keras2torch_birnn.readers.tensorflow.object_graph import (
     GRAPH_KEY,
     Graph,
@@ -26,6 +32,8 @@ from keras2torch_birnn.readers.weights.store import WithoutAttributes
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 _ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"
+# Attributes on the way from a layer to its table, in any version; each may be absent.
+_TO_TABLE = ("_lookup_layer", "_index_lookup_layer", "_table", "lookup_table")
 
 
 def open_bundle(members: Members, prefix: str) -> TensorBundle:
@@ -85,14 +93,38 @@ class TensorFlowContainer(Container):
             WeightMismatchError, UnsupportedLayerError: the model is not there.
         """
 
-    def locate_weights(self, root: LayerSpec, generation: Generation) -> WeightPaths:
+    def locate_weights(
+        self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()
+    ) -> WeightPaths:
         """Find the path of every weight."""
         naming, place = self.find_layers(root)
-        located = locate_variables(root, self.graph, naming, place)
+        located = locate_variables(root, self.graph, naming, place, left_out)
         return {
             owner: {name: one.key for name, one in found.items()}
             for owner, found in located.items()
         }
+
+    def table_words(self, root: LayerSpec, place: str) -> Sequence[bytes]:
+        """Return the words in the lookup table of a layer, by id; empty if there is none."""
+        naming, start = self.find_layers(root)
+        found = find_object(root, naming, start, place)
+        for edge in _TO_TABLE:
+            inner = None if found is None else naming.follow(found, edge)
+            found = inner or found
+        return () if found is None else self.words_of(found)
+
+    def words_of(self, table: Place) -> Sequence[bytes]:
+        """Return the words of a table by id, if they are in the checkpoint."""
+        words, ids = self.graph[table.number].table
+        if not words or not ids or words not in self.bundle or ids not in self.bundle:
+            return ()
+        found = self.bundle.texts(words, limits.MAX_JSON_BYTES)
+        (numbers,) = self.bundle.arrays([ids], [ids.removesuffix(_ENDING)])
+        if numbers.shape != (len(found),) or numbers.dtype.kind != "i":
+            raise InvalidModelFileError(
+                "a lookup table with other ids than words", "the file is damaged", place=ids
+            )
+        return [word for _, word in sorted(zip(numbers.read().tolist(), found, strict=True))]
 
     def written_names(self, paths: WeightPaths) -> WeightPaths:
         """Return the names that Keras gave the weights."""

@@ -28,7 +28,7 @@ from keras2torch_birnn.readers.weights.layouts import Layout
 from keras2torch_birnn.readers.weights.legacy import layer_entries
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.slots import Key
-from keras2torch_birnn.readers.weights.v3 import v3_paths
+from keras2torch_birnn.readers.weights.v3 import v3_groups, v3_paths
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{.{0,4000}"(modelTopology|weightsManifest)"', re.DOTALL)
@@ -97,17 +97,20 @@ class TensorFlowJS(Container):
         version = version or version_by_shape(model) or _SAME_AS
         return Architecture(given or model, version, str(self._model.get("backend") or ""))
 
-    def locate_weights(self, root: LayerSpec, generation: Generation) -> WeightPaths:
+    def locate_weights(
+        self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()
+    ) -> WeightPaths:
         """Find the path of every weight: the layers whose names are in it decide.
 
         In models that were converted from a ``.keras`` file the paths are numbered as there.
         """
         names = list(self._weights)
         if not any(map(_NUMBERED.fullmatch, names)):
-            return locate_by_names(root, names, layout_of(generation))
-        paths = v3_paths(root, self.store, generation)
+            return locate_by_names(root, names, layout_of(generation), left_out)
+        paths = v3_paths(root, self.store, generation, left_out)
         used = {path.lstrip("/") for found in paths.values() for path in found.values()}
-        extra = next((name for name in names if name not in used), None)
+        aside = tuple(v3_groups(root, self.store, generation, left_out))
+        extra = next((n for n in names if n not in used and not f"/{n}".startswith(aside)), None)
         if extra is not None:
             raise _homeless(extra, "no layer")
         return paths
@@ -160,8 +163,15 @@ def _translate(value: Any, layers: list[tuple[Any, Mapping[str, Any]]]) -> Any:
     return found
 
 
-def locate_by_names(root: LayerSpec, names: Sequence[str], layout: Layout) -> WeightPaths:
+def locate_by_names(
+    root: LayerSpec,
+    names: Sequence[str],
+    layout: Layout,
+    left_out: frozenset[str] = frozenset(),
+) -> WeightPaths:
     """Give every weight to the one layer, however deep in models, whose name is in its own.
+
+    left_out: the places of layers whose weights are passed over.
 
     Raises:
         WeightMismatchError: none, or several; or they are not those of the layer.
@@ -179,6 +189,8 @@ def locate_by_names(root: LayerSpec, names: Sequence[str], layout: Layout) -> We
         listed.setdefault(own.pop(), []).append(name)
     found: dict[Key, dict[str, str]] = {}
     for owner, layer in layers.items():
+        if layer.place in left_out:
+            continue
         found |= layer_entries(layer, owner, listed.get(owner, ()), printable(layer.place), layout)
     return found
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -124,19 +124,39 @@ class TensorBundle:
             InvalidModelFileError: something else, or damaged.
         """
         with _at(key):
-            entry = self._entry(key)
-            if entry.dtype != _STRING or entry.shape or entry.size > most:
-                raise InvalidModelFileError("no text of a size that is allowed", "refused")
-            data = memoryview(self._part(entry).read(entry.size))
-            size, at = read_varint(data, 0)
-            stored, text = data[at : at + _CRC_BYTES], data[at + _CRC_BYTES :]
-            if size != len(text):
-                raise InvalidModelFileError("a text of another length", "the file is damaged")
-            length = size.to_bytes(4 if size < 1 << 32 else 8, "little")
-            lengths_right = masked(crc32c([length])) == int.from_bytes(stored, "little")
-            if not lengths_right or masked(crc32c([length, stored, text])) != entry.checksum:
-                raise _wrong_checksum()
-            return bytes(text)
+            if self._entry(key).shape:
+                raise InvalidModelFileError("several texts where one is expected", "refused")
+            return self._texts(key, most)[0]
+
+    def texts(self, key: str, most: int) -> list[bytes]:
+        """Read strings whose checksums are right, of at most ``most`` bytes together.
+
+        Raises:
+            InvalidModelFileError: something else, or damaged.
+        """
+        with _at(key):
+            return self._texts(key, most)
+
+    def _texts(self, key: str, most: int) -> list[bytes]:
+        """Read strings: all their lengths, a checksum of these, the texts."""
+        entry = self._entry(key)
+        count = math.prod(entry.shape)
+        if entry.dtype != _STRING or entry.size > most or count > entry.size:
+            raise InvalidModelFileError("no text of a size that is allowed", "refused")
+        data = memoryview(self._part(entry).read(entry.size))
+        sizes, at = [], 0
+        for _ in range(count):
+            size, at = read_varint(data, at)
+            sizes.append(size)
+        stored, text = data[at : at + _CRC_BYTES], data[at + _CRC_BYTES :]
+        if sum(sizes) != len(text):
+            raise InvalidModelFileError("a text of another length", "the file is damaged")
+        lengths = b"".join(size.to_bytes(4 if size < 1 << 32 else 8, "little") for size in sizes)
+        lengths_right = masked(crc32c([lengths])) == int.from_bytes(stored, "little")
+        if not lengths_right or masked(crc32c([lengths, stored, text])) != entry.checksum:
+            raise _wrong_checksum()
+        ends = list(accumulate(sizes))
+        return [bytes(text[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
     def arrays(self, keys: Sequence[str], places: Sequence[str]) -> list[StoredArray]:
         """Return arrays that are checked but not read; reading them checks their checksums.

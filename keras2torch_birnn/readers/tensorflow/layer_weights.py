@@ -130,16 +130,37 @@ class NumberedLayers:
         return start is None or any(self.graph[number].variable for number in numbers)
 
 
-def locate_variables(root: LayerSpec, graph: Graph, naming: LayerNaming, place: Place) -> Located:
+def locate_variables(
+    root: LayerSpec,
+    graph: Graph,
+    naming: LayerNaming,
+    place: Place,
+    left_out: frozenset[str] = frozenset(),
+) -> Located:
     """Find every weight: layer -> name of the weight -> variable. ``place``: the model's.
+
+    ``left_out``: the places of layers that are passed over.
 
     Raises:
         WeightMismatchError: a weight is missing, or a variable of a layer is no weight of it.
     """
-    search = _Search(graph, naming)
+    search = _Search(graph, naming, left_out)
     search.model(root, place, ())
     search.check_all_used()
     return search.found
+
+
+def find_object(root: LayerSpec, naming: LayerNaming, place: Place, path: str) -> Place | None:
+    """Find the object of the layer at this path; ``place``: the model's."""
+    for layer in root.graph.layers if root.graph else ():
+        if path != layer.place and not path.startswith(f"{layer.place}/"):
+            continue
+        edge = naming.edges(root, place).get(layer.name)
+        inner = None if edge is None else naming.follow(place, edge)
+        if path == layer.place or inner is None:
+            return inner
+        return find_object(layer, naming, inner, path)
+    return None
 
 
 @dataclass
@@ -148,6 +169,7 @@ class _Search:
 
     graph: Graph
     naming: LayerNaming
+    left_out: frozenset[str]
     found: Located = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
     layers: dict[int, str] = field(default_factory=dict)
@@ -172,6 +194,8 @@ class _Search:
 
     def layer(self, layer: LayerSpec, place: Place, owner: Key) -> None:
         """Find the weights of a layer and of all inside it."""
+        if layer.place in self.left_out:
+            return
         if layer.graph is not None:
             self.model(layer, place, owner)
             return

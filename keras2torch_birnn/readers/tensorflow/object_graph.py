@@ -17,6 +17,9 @@ ROOT = 0
 # The key of a checkpoint's own graph in its table, and the attribute that holds a variable's value.
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
+# The attributes of a lookup table; up to TensorFlow 2.5 there is one, without the endings.
+_TABLE = ("table-keys", "table-values")
+_OLD_TABLE = "table"
 # Attributes of optimizers, and attributes that lead to no weights of a model.
 _OPTIMIZER = frozenset({"iter", "_iterations", "learning_rate", "_learning_rate"})
 _NOT_A_MODELS = frozenset({"save_counter", "keras_api", "optimizer", "states"})
@@ -34,6 +37,7 @@ class Variable:
 class TrackedObject:
     """One object: what it refers to by name, and its value if it is a variable.
 
+    ``table``: the keys of a lookup table's words and of their ids, in a checkpoint.
     ``identifier``, ``metadata``: what Keras up to 2.4 said of it in a SavedModel.
     """
 
@@ -41,6 +45,7 @@ class TrackedObject:
     variable: Variable | None = None
     identifier: str = ""
     metadata: str = ""
+    table: tuple[str, str] = ("", "")
 
 
 Graph = tuple[TrackedObject, ...]
@@ -122,6 +127,7 @@ def _read_graph(data: memoryview, read: _Reader) -> Graph:
 def _read_trackable(message: memoryview) -> TrackedObject:
     children: dict[str, int] = {}
     variable = None
+    table = dict.fromkeys(_TABLE, "")
     for number, value in fields(message):
         if number == 1:
             _add_child(children, as_bytes(value))
@@ -129,7 +135,12 @@ def _read_trackable(message: memoryview) -> TrackedObject:
             texts = _read_texts(as_bytes(value), (1, 2, 3))
             if texts[1] == _VALUE:
                 variable = Variable(texts[2], texts[3])
-    return TrackedObject(children, variable)
+            elif texts[1] in table:
+                table[texts[1]] = texts[3]
+            elif texts[1] == _OLD_TABLE:
+                table = {end: f"{texts[3]}{end.removeprefix(_OLD_TABLE)}" for end in _TABLE}
+    words, ids = table.values()
+    return TrackedObject(children, variable, table=(words, ids))
 
 
 def _read_saved_object(message: memoryview) -> TrackedObject:

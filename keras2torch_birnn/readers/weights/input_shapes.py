@@ -8,32 +8,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.weights.slots import Key
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.spec import Graph, LayerSpec, Shape, leaves, tensors
 
 
 def with_input_shape(root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]]) -> LayerSpec:
-    """Set the shape of the model's input, as far as the first layer's weights determine it."""
+    """Set the shapes of the model's inputs, as far as the first layer's weights determine them."""
     graph = root.graph
-    if graph is None or len(graph.layers) < 2:
+    if graph is None:
         return root
-    first, *chain = graph.layers
-    if first.class_name != "InputLayer" or first.config["shape"] is not None:
-        return root
+    layers = {layer.name: layer for layer in graph.layers}
+    for ref in leaves(graph.inputs):
+        first = layers[ref.layer]
+        if first.class_name == "InputLayer" and first.config["shape"] is None:
+            shape = _shape_for(_chain(graph, first.name), stored)
+            layers[first.name] = replace(first, config={**first.config, "shape": shape})
+    return replace(root, graph=replace(graph, layers=tuple(layers.values())))
+
+
+def _chain(graph: Graph, name: str) -> list[LayerSpec]:
+    """Return the layers that read an input, each what the one before gives."""
+    readers: dict[str, str] = {}
+    for call in graph.calls:
+        for ref in islice(tensors(call.args), 1):
+            readers.setdefault(ref.layer, call.layer)
+    chain: dict[str, LayerSpec] = {}
+    while name in readers and readers[name] not in chain:
+        name = readers[name]
+        chain[name] = graph.layer(name)
+    return list(chain.values())
+
+
+def _shape_for(
+    chain: Sequence[LayerSpec], stored: Mapping[Key, Mapping[str, StoredArray]]
+) -> Shape | None:
+    if not chain:
+        return None
     follower = next((one for one in chain if one.class_name not in _KEEP_SHAPE), chain[0])
     inner: LayerSpec | None = follower
     while inner is not None and inner.parts:
         inner = next(iter(inner.parts.values()))
-    owner = next((key for key in stored if key[0] == follower.name), None)
+    owner = next((key for key in stored if key and key[0] == follower.name), None)
     shape = _input_shape(inner, stored.get(owner, {}) if owner else {})
     if shape is None:
-        return root
+        return None
     steps = follower.class_name == "TimeDistributed" or (len(shape) == 2 and _has_steps(chain))
-    shape = (shape[0], None, *shape[1:]) if steps and follower.class_name != "Embedding" else shape
-    named = replace(first, config={**first.config, "shape": shape})
-    return replace(root, graph=replace(graph, layers=(named, *graph.layers[1:])))
+    return (shape[0], None, *shape[1:]) if steps and follower.class_name != "Embedding" else shape
 
 
 # Layers that keep any shape, and layers that need (B, T, F).

@@ -11,6 +11,7 @@ import numpy as np
 from keras2torch_birnn import lazy_array
 from keras2torch_birnn.errors import K2TError, WeightMismatchError, gather, printable
 from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.parts import Whole
 from keras2torch_birnn.readers.config.policies import common_dtype, mixture_note
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.hdf5.arrays import Contiguous, StoredArray
@@ -24,7 +25,7 @@ from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.shape_inference import infer_model
-from keras2torch_birnn.spec import LayerSpec, MaskedSteps, shape_fits, with_dtype
+from keras2torch_birnn.spec import Generation, LayerSpec, MaskedSteps, shape_fits, with_dtype
 
 How = Literal["read", "lazy", "shapes"]
 
@@ -35,8 +36,12 @@ def load_weights(
     parsing: Parsing,
     choice: MaskedSteps | None,
     how: How,
+    whole: Whole | None = None,
 ) -> tuple[LayerSpec, tuple[str, ...]]:
     """Return the model with its weights, and notes about them.
+
+    whole: the model of which ``root`` is a part, None if it is whole. All of its weights are
+    located, and those of other parts then left out.
 
     choice: the user's rule for masked steps, where the file leaves it open. how: "read" all;
     "lazy": leave large matrices in the file until they are used; "shapes": zeros instead of
@@ -47,7 +52,7 @@ def load_weights(
             configuration implies.
     """
     generation, layout = parsing.generation, layout_of(parsing.generation)
-    paths = container.locate_weights(root, generation)
+    paths = _locate(root, container, generation, whole)
     names = container.written_names(paths)
     root, notes = resolve_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
     stored = _find_arrays(paths, container.store)
@@ -83,6 +88,16 @@ def _pair(
     for owner, layer in layers_by_owner(root):
         if owner in stored:
             yield StoredLayer(owner, layout.infer(layer, stored[owner]), stored[owner])
+
+
+def _locate(
+    root: LayerSpec, container: Container, generation: Generation, whole: Whole | None
+) -> WeightPaths:
+    if whole is None:
+        return container.locate_weights(root, generation)
+    inside = {owner for owner, _ in layers_by_owner(root)}
+    paths = container.locate_weights(whole.model, generation, whole.left_out)
+    return {owner: found for owner, found in paths.items() if owner in inside}
 
 
 def _find_arrays(paths: WeightPaths, store: Store) -> dict[Key, dict[str, StoredArray]]:

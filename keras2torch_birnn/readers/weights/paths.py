@@ -52,17 +52,24 @@ def name_weights(store: Store) -> Mapping[str, str]:
     return found
 
 
-def locate_weights(root: LayerSpec, store: Store, generation: Generation) -> WeightPaths:
+def locate_weights(
+    root: LayerSpec,
+    store: Store,
+    generation: Generation,
+    left_out: frozenset[str] = frozenset(),
+) -> WeightPaths:
     """Find the path of every weight in the store: layer -> name of the weight -> path.
+
+    left_out: the places of layers whose weights are passed over.
 
     Raises:
         WeightMismatchError: the store and the configuration do not fit each other.
     """
     group = weights_group(store)
     if group is not None:
-        return legacy_paths(root, store, group, layout_of(generation))
+        return legacy_paths(root, store, group, layout_of(generation), left_out)
     if is_v3(store.members("/")):
-        return v3_paths(root, store, generation)
+        return v3_paths(root, store, generation, left_out)
     if any(True for _ in slots(root)):
         raise WeightMismatchError("no weights in the file", "save the whole model again")
     return {}

@@ -34,19 +34,25 @@ def snake_case(class_name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key, dict[str, str]]:
+def v3_paths(
+    root: LayerSpec,
+    store: Store,
+    generation: Generation,
+    left_out: frozenset[str] = frozenset(),
+) -> dict[Key, dict[str, str]]:
     """Locate the weights of each layer: owner -> name -> path in the file.
+
+    left_out: the places of layers whose weights are passed over.
 
     Raises:
         WeightMismatchError: the file has no layers at all.
     """
-    top = store.members("/")
-    layers = next((name for name in ROOTS if top.get(name) == "group"), None)
-    if layers is None:
-        raise WeightMismatchError("no weights of layers", "the file is incomplete", place="/")
+    layers = _find_root(store)
     found: dict[Key, dict[str, str]] = {}
     for owner, base, layer in v3_places(root, store, generation, layers):
-        if layer.class_name in SCHEMA:
+        if layer.place in left_out:
+            paths = {}
+        elif layer.class_name in SCHEMA:
             cell = "/cell" if layer.class_name in OWN_CELL else ""
             paths = _locate_numbered_weights(layer, f"{base}{cell}", store)
         else:
@@ -54,6 +60,23 @@ def v3_paths(root: LayerSpec, store: Store, generation: Generation) -> dict[Key,
         if paths:
             found[owner] = paths
     return found
+
+
+def _find_root(store: Store) -> str:
+    top = store.members("/")
+    layers = next((name for name in ROOTS if top.get(name) == "group"), None)
+    if layers is None:
+        raise WeightMismatchError("no weights of layers", "the file is incomplete", place="/")
+    return layers
+
+
+def v3_groups(
+    root: LayerSpec, store: Store, generation: Generation, places: frozenset[str]
+) -> Iterator[str]:
+    """Yield the groups of the layers at these places, each with a slash at its end."""
+    for _, base, layer in v3_places(root, store, generation, _find_root(store)) if places else ():
+        if layer.place in places:
+            yield f"{base}/"
 
 
 def v3_places(

@@ -27,9 +27,15 @@ _NUMBER = re.compile(r"-?[0-9]{1,19}")
 
 
 def with_vocabularies(
-    root: LayerSpec, container: Container, generation: Generation, problems: list[K2TError]
+    root: LayerSpec,
+    whole: LayerSpec,
+    container: Container,
+    generation: Generation,
+    problems: list[K2TError],
 ) -> LayerSpec:
     """Read the vocabulary of every IntegerLookup; a missing one is a problem.
+
+    ``whole``: the model before it was cut, by which a text is found.
 
     Raises:
         InvalidModelFileError: a vocabulary holds something else.
@@ -42,7 +48,7 @@ def with_vocabularies(
     for group in ROOTS:
         if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
             continue
-        for owner, base, layer in v3_places(root, container.store, generation, group):
+        for owner, base, layer in v3_places(whole, container.store, generation, group):
             name = f"{first}{base.removeprefix('/')}{last}"
             if _lacks(layer) and name in container.vocabularies:
                 words = _numbers(container.vocabularies[name], name)

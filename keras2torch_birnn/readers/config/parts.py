@@ -1,0 +1,252 @@
+"""Take a part of a parsed model: cut it, and drop what was said of the layers that are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UsageError, printable
+from keras2torch_birnn.readers.config.cut import Entrance, Part, cut_model
+from keras2torch_birnn.readers.config.cut_advice import propose_cut
+from keras2torch_birnn.readers.config.cut_masks import find_user
+from keras2torch_birnn.readers.config.cut_names import Path, find_layers
+from keras2torch_birnn.readers.config.dialects import plain_value
+from keras2torch_birnn.readers.config.graphs import parse_shape
+from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
+from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.text_layers import BARE, TextLayer, is_text_layer
+from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
+from keras2torch_birnn.schema import OPS, SCHEMA
+from keras2torch_birnn.schema.custom_layers import custom_layer_of
+from keras2torch_birnn.schema.shape_inference import infer_model
+from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, Shape, format_shape, leaves
+
+_TRIED = 16  # first layers without which an advice is tried
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A model before it was cut, by which the weights of its part are found.
+
+    ``model``: all of its layers; ``left_out``: the places of those whose weights cannot be named,
+    because they are of no supported class or have an option that is not. ``texts``: the layers with
+    a vocabulary that are gone, by place. ``cut``: where it was cut, by whole paths.
+    """
+
+    model: LayerSpec
+    left_out: frozenset[str]
+    texts: Mapping[str, TextLayer] = field(default_factory=dict)
+    cut: Cut = NO_CUT
+
+
+def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, Parsing, Whole]:
+    """Cut a model; return the part, what was said of it, and the whole.
+
+    Raises:
+        UsageError: the names do not bound a part, or a mask would be lost.
+    """
+    first, last = find_layers(root, cut)
+    known = infer_bare(root, parsing)
+    stated = _stated_shapes(parsing, first)
+    part = cut_model(root, known, first, last, [None] * _count_inputs(root), stated)
+    inside = {layer.place for layer in part.model.walk()}
+    problems = list(_problems_of(parsing, root, inside))
+    half = any("computed in float32" in note for note in parsing.notes)
+    model = _settle_dtypes(part.model, parsing, problems, half=half)
+    parsing = replace(
+        parsing,
+        problems=_without_repeats(problems),
+        notes=[*parsing.notes, *_notes(part, parsing)],
+        penalties={place: kinds for place, kinds in parsing.penalties.items() if place in inside},
+    )
+    bare = [layer.place for layer in known.walk() if layer.class_name.startswith(BARE)]
+    gone = {place: text for place, text in parsing.texts.items() if place not in inside}
+    left_out = frozenset(place for place in bare if place not in inside)
+    paths = Cut(tuple(map("/".join, first)), tuple(map("/".join, last)))
+    return model, parsing, Whole(_bare(root, parsing, left_out), left_out, gone, paths)
+
+
+def _count_inputs(root: LayerSpec) -> int:
+    return len(list(leaves(root.graph.inputs))) if root.graph else 0
+
+
+# ---- layers that are not supported --------------------------------------------------------------
+
+
+def find_refused(root: LayerSpec, parsing: Parsing) -> set[str]:
+    """Return the places of the layers, no models, that are not supported as they are."""
+    around = {prefix for problem in parsing.problems for prefix in _prefixes(problem.place)}
+    return {
+        layer.place
+        for layer in root.walk()
+        if layer.graph is None
+        and (layer.place in around or not (layer.class_name in SCHEMA or custom_layer_of(layer)))
+    }
+
+
+def advise(root: LayerSpec, parsing: Parsing, command: str) -> None:
+    """Name in the refusals the command that converts the rest, if cutting the model helps.
+
+    command: that of the user, without the options that cut.
+    """
+    refused = find_refused(root, parsing)
+    cut = propose_cut(root, refused, parsing.texts)
+    if not cut or not _works(root, parsing, cut):
+        return
+    cut = _shortest(root, parsing, cut)
+    for problem in parsing.problems:
+        if problem.place in parsing.texts:
+            problem.advice = f"cut it off: {command} {cut.options}"
+        elif isinstance(problem, UnsupportedLayerError):
+            problem.advice = f"if it is for training, cut it off: {command} {cut.options}"
+
+
+def _shortest(root: LayerSpec, parsing: Parsing, cut: Cut) -> Cut:
+    """Leave out first layers that share the tensors of others, operations before layers."""
+    ours = {layer.place for layer in root.walk() if layer.class_name in OPS}
+    for name in sorted(cut.first[:_TRIED], key=lambda name: name not in ours):
+        less = Cut(tuple(one for one in cut.first if one != name), cut.last)
+        cut = less if less.first and _works(root, parsing, less) else cut
+    return cut
+
+
+def _works(root: LayerSpec, parsing: Parsing, cut: Cut) -> bool:
+    """Try a cut: it leaves nothing that is refused."""
+    try:
+        part, left, _ = take_part(root, parsing, cut)
+        if not left.problems:
+            check_integer_inputs(part, parsing.generation, left.problems)
+            infer_model(part, left.problems)
+    except K2TError:
+        return False
+    return not left.problems
+
+
+def infer_bare(root: LayerSpec, parsing: Parsing) -> LayerSpec:
+    """Infer all shapes that can be, with bare layers in the place of those not supported."""
+    bare = find_refused(root, parsing)
+    unheard: list[K2TError] = []  # of layers that may be cut away
+    known = infer_model(_bare(root, parsing, bare), unheard)
+    lookups = {
+        layer.place: layer.input_shape
+        for layer in known.walk()
+        if layer.class_name == f"{BARE}StringLookup"
+        and parsing.texts.get(layer.place, TextLayer("")).output_mode == "int"
+    }
+    return infer_model(_bare(root, parsing, bare, lookups), unheard) if lookups else known
+
+
+def _bare(
+    layer: LayerSpec,
+    parsing: Parsing,
+    places: frozenset[str] | set[str],
+    shapes: Mapping[str, Shape | None] = {},
+) -> LayerSpec:
+    """Strip the layers at these places of all but class and name; ``shapes``: of their outputs."""
+    if layer.place in places and layer.graph is None:
+        text = parsing.texts.get(layer.place)
+        gives = text is not None and is_text_layer(layer)
+        return LayerSpec(
+            f"{BARE}{layer.class_name}",
+            layer.name,
+            {},
+            place=layer.place,
+            output_shape=shapes.get(layer.place, text.output_shape if text else None),
+            semantics={"gives": text.dtype} if text and gives else {},
+        )
+    if layer.parts:
+        parts = {key: _bare(one, parsing, places, shapes) for key, one in layer.parts.items()}
+        layer = replace(layer, parts=parts)
+    if layer.graph is not None:
+        inner = tuple(_bare(one, parsing, places, shapes) for one in layer.graph.layers)
+        layer = replace(layer, graph=replace(layer.graph, layers=inner))
+    return layer
+
+
+def _prefixes(place: str) -> Iterator[str]:
+    """Yield a path and the paths of what is around it, innermost first."""
+    yield place
+    while "/" in place:
+        place = place.rpartition("/")[0]
+        yield place
+
+
+def _problems_of(parsing: Parsing, root: LayerSpec, inside: set[str]) -> Iterator[K2TError]:
+    """Yield the problems of the part: of a layer in it, or of no layer at all."""
+    every = {layer.place for layer in root.walk()}
+    for problem in parsing.problems:
+        owner = next((place for place in _prefixes(problem.place) if place in every), None)
+        if owner is None or owner in inside:
+            yield problem
+
+
+def _without_repeats(problems: Sequence[K2TError]) -> list[K2TError]:
+    return list({(problem.place, problem.found): problem for problem in problems}.values())
+
+
+# ---- what is known of the new inputs ------------------------------------------------------------
+
+
+def _stated_shapes(parsing: Parsing, first: Sequence[Path]) -> dict[str, Shape]:
+    """Return the input shapes that Keras 3 states beside the first layers of the part, by place."""
+    stated: dict[str, Shape] = {}
+    for place in map("/".join, first):
+        shape = plain_value(parsing.built.get(place))
+        if isinstance(shape, list) and not any(isinstance(size, list) for size in shape):
+            stated[place] = parse_shape(shape, place)
+    return stated
+
+
+def _settle_dtypes(
+    model: LayerSpec, parsing: Parsing, problems: list[K2TError], *, half: bool
+) -> LayerSpec:
+    """Infer the dtypes of operations again, from the new inputs on."""
+    if model.graph is None:
+        return model
+    layers = tuple(
+        _settle_dtypes(layer, parsing, problems, half=half) for layer in model.graph.layers
+    )
+    graph = replace(model.graph, layers=layers)
+    return replace(model, graph=infer_dtypes(graph, parsing.generation, problems, half=half))
+
+
+def _notes(part: Part, parsing: Parsing) -> Iterator[str]:
+    """Yield what a user of the part should know.
+
+    Raises:
+        UsageError: a layer of the part would compute with a mask that it cannot get.
+    """
+    graph = part.model.graph
+    if graph is None:
+        return
+    new = [one if isinstance(one, Entrance) else None for one in part.inputs]
+    given = [one.mask if one else None for one in new]
+    found = find_user(graph, given)
+    if found is not None:
+        user, source = found
+        if source.sure:
+            raise UsageError(
+                f"a mask of {printable(source.place)} reaches {printable(user)}, and the part from "
+                "there on has no input for it",
+                f"let the part start with --from {printable(source.place)}",
+            )
+        yield (
+            f"{printable(source.place)} is of a class that k2t does not know: a mask that it makes "
+            f"or hands on does not reach {printable(user)} here"
+        )
+    names = [ref.layer for ref in leaves(graph.inputs)]
+    for name, entrance in zip(names, new, strict=True):
+        if entrance is None:
+            continue
+        text = parsing.texts.get(entrance.source)
+        if text is not None and text.config.get("ragged"):
+            raise UsageError(
+                f"{printable(entrance.source)} gives ragged ids, rows without padding",
+                "make the layer anew with ragged=False, or read the model up to it in Keras",
+            )
+        config = graph.layer(name).config
+        shape = "" if config["shape"] is None else f" {format_shape(config['shape'])}"
+        yield (
+            f"cut: the input {printable(name)}{shape} {config['dtype']} is what "
+            f"{printable(entrance.source)} gives in the whole model"
+        )

@@ -1,0 +1,579 @@
+"""Models that are cut: parts of real models, what is refused, and the advice in refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cut_fixtures import (
+    CUTS,
+    ROWS,
+    cut_of,
+    fed,
+    functional,
+    layer,
+    parsed,
+    recorded,
+    unpacked,
+)
+from specs import FIXTURES
+from tensorflow_fixtures import ENTRIES, files, unpack
+from tensorflow_fixtures import recorded as recorded_calls
+
+from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    UnsupportedLayerError,
+    UsageError,
+)
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.config.parts import advise, take_part
+from keras2torch_birnn.readers.weights.layouts import KERAS2
+from keras2torch_birnn.readers.weights.legacy import _without
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import Array, Cut, ModelSpec
+
+ATOL, RTOL = 1e-5, 1e-4
+NO_ADVICE = "behind_a_users_layer"  # nothing that can be named leaves out the user's own layer
+
+
+def assert_computes(spec: ModelSpec, inputs: Any, wanted: Any) -> None:
+    """The reference and torch compute what Keras did."""
+    exact = compute(spec, inputs).outputs
+    with torch.no_grad():
+        got = [y.numpy() for y in flat(build(spec)(*map(torch.from_numpy, inputs)))]
+    assert len(exact) == len(got) == len(wanted)
+    for ours, reference, theirs in zip(got, exact, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=ATOL, rtol=RTOL)
+        np.testing.assert_allclose(reference, theirs, atol=ATOL, rtol=RTOL)
+
+
+# ---- parts of real models -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("file", "number"), CUTS)
+def test_a_part_computes_what_keras_computes(file: str, number: int, tmp_path: Path) -> None:
+    model, config = unpacked(file, tmp_path)
+    cut = cut_of(file, number)
+    spec = read_model(model, config=config, cut=cut)
+    assert_computes(spec, *recorded(file))
+    assert [name.rpartition("/")[2] for name in spec.cut.first] == [
+        name.rpartition("/")[2] for name in cut.first
+    ]
+    assert spec.cut.last == cut.last
+    places = {one.place for one in spec.root.walk()}
+    assert places.isdisjoint(ROWS[file]["dropped"])
+
+
+@pytest.mark.parametrize("file", ROWS)
+def test_the_command_in_a_refusal_works(file: str, tmp_path: Path) -> None:
+    model, config = unpacked(file, tmp_path)
+    with pytest.raises(K2TError) as caught:
+        read_model(model, config=config)
+    text = str(caught.value)
+    if ROWS[file]["case"] == NO_ADVICE:
+        assert "cut the layer off with --from or --to" in text
+        return
+    commands = set(re.findall(r"cut it off: (k2t convert .*)", text))
+    assert len(commands) == 1
+    program, verb, path, out, *options = shlex.split(commands.pop())
+    assert (program, verb, path, out) == ("k2t", "convert", str(model), "OUT")
+    given: dict[str, list[str]] = {"--from": [], "--to": [], "--config": []}
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        given[option].append(value)
+    assert given["--config"] == ([] if config is None else [str(config)])
+    cut = Cut(tuple(given["--from"]), tuple(given["--to"]))
+    assert_computes(read_model(model, config=config, cut=cut), *recorded(file))
+
+
+@pytest.mark.parametrize("file", files("cut"))
+def test_a_saved_model_with_text_in_front_is_cut(file: str, tmp_path: Path) -> None:
+    found = unpack(file, tmp_path)
+    with pytest.raises(UnsupportedLayerError, match=f"cut it off: .* --from {cut_at_of(file)}$"):
+        read_model(found.model)
+    spec = read_model(found.model, cut=Cut((cut_at_of(file),)))
+    case = recorded_calls(file)
+    for inputs, wanted in zip(case.inputs, case.outputs, strict=True):
+        assert_computes(spec, inputs, wanted)
+
+
+def cut_at_of(file: str) -> str:
+    return str(ENTRIES[file]["from_layer"])
+
+
+def test_a_note_says_what_enters_at_a_cut() -> None:
+    spec = read_model(FIXTURES / "cut" / "keras-3.15.1" / "classify.keras", cut=Cut(("embed",)))
+    assert "cut: the input embed_input (any, 7) int64 is what vectorize gives" in spec.notes[-1]
+
+
+# ---- any container ------------------------------------------------------------------------------
+
+# A model of each container and generation, and where it is cut.
+OTHERS = {
+    "keras-1.2.2/graph_siamese.h5": None,
+    "keras-2.2.4/graph_inputs_outputs.h5": None,
+    "keras-2.2.4/nested_frozen.h5": None,
+    "tf.keras-2.13.1/stacked.keras": None,
+    "tf.keras-2.15.0/graph_nested_twice.keras": None,
+    "keras-3.15.1/graph_seq2seq_bi.keras": None,
+    "keras-3.0.5/stack_same_class.keras": None,
+}
+
+
+def parts_agree(model: Path, config: Path | None) -> int:
+    """Cut a model at each of its layers; return how many parts were compared with the whole."""
+    whole = read_model(model, config=config)
+    inputs: tuple[Array, ...] = draw_inputs(whole, steps=7, seed=3)
+    trace = compute(whole, inputs)
+    count = 0
+    for one in whole.graph.layers:
+        for cut in (Cut((one.name,)), Cut((), (one.name,))):
+            try:
+                part = read_model(model, config=config, cut=cut)
+            except UsageError:
+                continue
+            given = fed(whole, cut, part, inputs, trace)
+            assert given is not None
+            wanted = trace.outputs if cut.first else outputs_of(trace.layers[one.name])
+            got = compute(part, given).outputs
+            assert len(got) == len(wanted)
+            for ours, theirs in zip(got, wanted, strict=True):
+                np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=1e-5)
+            count += 1
+    return count
+
+
+def outputs_of(value: Any) -> tuple[Array, ...]:
+    return tuple(value) if isinstance(value, tuple) else (value,)
+
+
+@pytest.mark.parametrize("file", [name for name in OTHERS if (FIXTURES / name).exists()])
+def test_any_generation_can_be_cut_at_any_layer(file: str) -> None:
+    assert parts_agree(FIXTURES / file, None) > 2
+
+
+PACKED = [
+    "tensorflowjs-4.22.0/keras-3.15.1_stack_same_class.tfjs_keras.tar.xz",
+    "tensorflowjs-4.22.0/graph_siamese.tfjs.tar.xz",
+    "tensorflowjs-4.22.0/graph_nested_sequential.tfjs.tar.xz",
+    "tf.keras-2.15.0/graph_siamese.savedmodel.tar.xz",
+    "tf.keras-2.15.0/graph_nested_sequential.weights.tar.xz",
+    "tf.keras-2.4.0/graph_inputs_outputs.weights.tar.xz",
+]
+
+
+@pytest.mark.parametrize("file", [name for name in PACKED if name in ENTRIES])
+def test_any_container_of_tensorflow_can_be_cut_at_any_layer(file: str, tmp_path: Path) -> None:
+    found = unpack(file, tmp_path)
+    assert parts_agree(found.model, found.config) > 1
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def input_layer(name: str, *shape: int | None, dtype: str = "float32") -> dict[str, Any]:
+    return layer("InputLayer", name, batch_input_shape=[None, *shape], dtype=dtype)
+
+
+def dense(name: str, *calls: list[str], units: int = 5) -> dict[str, Any]:
+    return layer("Dense", name, calls, units=units)
+
+
+def embedding(name: str, *calls: list[str], mask: bool = False) -> dict[str, Any]:
+    return layer("Embedding", name, calls, input_dim=17, output_dim=5, mask_zero=mask)
+
+
+def lstm(name: str, *calls: list[str], **options: Any) -> dict[str, Any]:
+    return layer("LSTM", name, calls, units=5, **options)
+
+
+def inside(name: str, *calls: list[str], **options: Any) -> dict[str, Any]:
+    """A model in the model: first, then twice, which is called on what it gave itself."""
+    model = functional(
+        ["in"],
+        ["last"],
+        input_layer("in", 5),
+        dense("first", ["in"]),
+        dense("twice", ["first"], ["twice"]),
+        dense("last", ["twice#1"]),
+        name=name,
+    )
+    nodes = [[[ref, 0, 0, options] for ref in call] for call in calls]
+    return {**model, "inbound_nodes": nodes}
+
+
+def two_models() -> dict[str, Any]:
+    """Two models in a model, a layer beside them, and a wrapper."""
+    return functional(
+        ["x"],
+        ["end"],
+        input_layer("x", 5),
+        inside("one", ["x"]),
+        inside("two", ["one"]),
+        dense("twice", ["two"]),
+        layer("Reshape", "steps", [["twice"]], target_shape=[1, 5]),
+        layer(
+            "TimeDistributed",
+            "each",
+            [["steps"]],
+            layer={"class_name": "Dense", "config": {"name": "inner", "units": 3}},
+        ),
+        dense("end", ["each"]),
+        dense("unused"),
+    )
+
+
+def chain() -> dict[str, Any]:
+    return functional(
+        ["x", "y"],
+        ["joined", "beside"],
+        input_layer("x", 5),
+        input_layer("y", 5),
+        dense("a", ["x"]),
+        dense("b", ["a"]),
+        dense("beside", ["y"]),
+        layer("Add", "joined", [["b", "beside"]]),
+    )
+
+
+WRONG: dict[str, tuple[Callable[[], dict[str, Any]], Cut, str]] = {
+    "unknown": (
+        two_models,
+        Cut(("frist",)),
+        r"--from frist: no layer of the model model is called so; did you mean: first",
+    ),
+    "nothing like it": (
+        chain,
+        Cut((), ("zzz",)),
+        r"--to zzz: no layer of the model model is called so; its layers are: a, b, beside, joined",
+    ),
+    "ambiguous": (
+        two_models,
+        Cut(("first",)),
+        r"--from first: 2 layers are called so; give the path of one: one/first, two/first",
+    ),
+    "an input": (chain, Cut(("x",)), r"--from x: is an input, not a layer that computes"),
+    "an input at the end": (chain, Cut((), ("x",)), r"--to x: is an input.*nothing ends there"),
+    "in a wrapper": (
+        two_models,
+        Cut(("inner",)),
+        r"--from inner: is inside the TimeDistributed each, which cannot be cut; name each itself",
+    ),
+    "named twice": (chain, Cut(("a", "a")), r"--from a: is named twice"),
+    "model and layer": (
+        two_models,
+        Cut(("one", "one/first")),
+        r"--from one/first: is inside of another that is named",
+    ),
+    "never called": (
+        two_models,
+        Cut(("unused",)),
+        r"unused is a layer of the file that its model never calls",
+    ),
+    "called on itself": (
+        two_models,
+        Cut(("one/twice",)),
+        r"one/twice is called 2 times, also on what it gave itself",
+    ),
+    "called twice at the end": (
+        two_models,
+        Cut((), ("one/twice",)),
+        r"--to one/twice: is called 2 times; name a layer that is called once",
+    ),
+    "the wrong way round": (
+        chain,
+        Cut(("b",), ("a",)),
+        r"the output of a stands before --from; name the outputs of the part with --to",
+    ),
+    "beside each other": (
+        chain,
+        Cut(("b",), ("beside",)),
+        r"--from b: nothing of it reaches the layer of --to",
+    ),
+    "one behind the other": (
+        chain,
+        Cut(("a", "b")),
+        r"--from a: nothing of it reaches the model's output",
+    ),
+    "an output before the cut": (
+        lambda: functional(
+            ["x"], ["a", "b"], input_layer("x", 5), dense("a", ["x"]), dense("b", ["a"])
+        ),
+        Cut(("b",)),
+        r"the output of a stands before --from; name the outputs of the part with --to",
+    ),
+    "behind a model that ends inside": (
+        two_models,
+        Cut((), ("one/first", "twice")),
+        r"--to: two stands behind one, inside of which another one is named",
+    ),
+    "a model that gets a mask": (
+        lambda: functional(
+            ["x"],
+            ["end"],
+            input_layer("x", 7),
+            inside("one", ["x"], mask=["x", 0, 0]),
+            dense("end", ["one"]),
+        ),
+        Cut(("one/first",)),
+        r"one is called with a mask, so no layer inside can be named",
+    ),
+    "a mask": (
+        lambda: functional(
+            ["x"],
+            ["read"],
+            input_layer("x", 7, dtype="int32"),
+            embedding("embed", ["x"], mask=True),
+            lstm("read", ["embed"]),
+        ),
+        Cut(("read",)),
+        r"a mask of embed reaches read, and the part from there on has no input for it; "
+        r"let the part start with --from embed",
+    ),
+    "a mask that meets another": (
+        lambda: functional(
+            ["x", "y"],
+            ["read"],
+            input_layer("x", 7, dtype="int32"),
+            input_layer("y", 7, dtype="int32"),
+            embedding("embed", ["x"], mask=True),
+            embedding("other", ["y"], mask=True),
+            layer("Dense", "wide", [["embed"]], units=5),
+            layer("Add", "sum", [["other", "wide"]]),
+            lstm("read", ["sum"]),
+        ),
+        Cut(("wide",)),
+        r"a mask of embed reaches read",
+    ),
+    "ragged ids": (
+        lambda: functional(
+            ["x"],
+            ["embed"],
+            input_layer("x", 1, dtype="string"),
+            layer("TextVectorization", "ids", [["x"]], ragged=True),
+            embedding("embed", ["ids"]),
+        ),
+        Cut(("embed",)),
+        r"ids gives ragged ids, rows without padding",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_bounds_no_part_is_refused(name: str) -> None:
+    model, cut, text = WRONG[name]
+    root, parsing = parsed(model())
+    with pytest.raises(UsageError, match=text):
+        take_part(root, parsing, cut)
+
+
+def test_all_outputs_of_the_last_layer_are_those_of_the_part() -> None:
+    model = functional(
+        ["x"],
+        ["read"],
+        input_layer("x", 7, 5),
+        layer("Mine", "own", [["x"]]),
+        lstm("read", ["own"], return_state=True),
+    )
+    root, parsing = parsed(model)
+    part, _, _ = take_part(root, parsing, Cut(("read",), ("read",)))
+    assert part.graph is not None
+    assert [ref.output for ref in part.graph.outputs] == [0, 1, 2]
+
+
+def test_weights_of_a_layer_left_out_inside_a_model_are_passed_over() -> None:
+    root, _ = parsed(two_models())
+    assert root.graph is not None
+    entries = ["one/first/kernel:0", "first/bias:0", "one/twice/kernel:0", "last/kernel:0"]
+    model, held = _without(root.graph.layer("one"), entries, KERAS2, frozenset({"one/first"}))
+    assert held == ["one/twice/kernel:0", "last/kernel:0"]
+    assert [one.name for one in model.walk()] == ["one", "in", "twice", "last"]
+
+
+def test_a_path_comes_before_a_name_inside() -> None:
+    root, parsing = parsed(two_models())
+    part, _, _ = take_part(root, parsing, Cut(("twice",)))
+    assert [one.name for one in part.walk()][:3] == ["model", "twice_input", "twice"]
+
+
+def test_a_model_may_start_where_a_layer_inside_of_it_ends_the_part() -> None:
+    root, parsing = parsed(two_models())
+    part, _, whole = take_part(root, parsing, Cut(("two",), ("two/first",)))
+    assert [one.place for one in part.walk() if one.class_name == "Dense"] == ["two/first"]
+    assert whole.cut == Cut(("two",), ("two/first",))
+
+
+def test_a_model_that_is_called_with_too_few_tensors_is_refused() -> None:
+    adder = functional(
+        ["p", "q"],
+        ["sum"],
+        input_layer("p", 5),
+        input_layer("q", 5),
+        layer("Add", "sum", [["p", "q"]]),
+        name="adder",
+    )
+    model = functional(
+        ["x"],
+        ["adder"],
+        input_layer("x", 5),
+        {**adder, "inbound_nodes": [[["x", 0, 0, {}]]]},
+    )
+    root, parsing = parsed(model)
+    text = "adder: a model of 2 inputs that is called with 1 tensors"
+    with pytest.raises(InvalidModelFileError, match=text):
+        take_part(root, parsing, Cut(("sum",)))
+
+
+def test_a_mask_that_nobody_uses_is_no_reason_to_refuse() -> None:
+    model = functional(
+        ["x"],
+        ["flat"],
+        input_layer("x", 7, dtype="int32"),
+        embedding("embed", ["x"], mask=True),
+        dense("wide", ["embed"]),
+        layer("Flatten", "flat", [["wide"]]),
+    )
+    root, parsing = parsed(model)
+    part, _, _ = take_part(root, parsing, Cut(("wide",)))
+    assert part.graph is not None
+    assert part.graph.layer("wide_input").config["shape"] == (None, 7, 5)
+
+
+def test_a_note_tells_of_a_mask_that_a_users_layer_may_hand_on() -> None:
+    model = functional(
+        ["x"],
+        ["read"],
+        input_layer("x", 7, 5),
+        layer("Mine", "own", [["x"]]),
+        lstm("read", ["own"]),
+    )
+    root, parsing = parsed(model)
+    _, left, _ = take_part(root, parsing, Cut(("read",)))
+    assert any("own is of a class that k2t does not know: a mask" in note for note in left.notes)
+    assert left.problems == []
+
+
+def test_inputs_keep_their_order_and_share_a_tensor() -> None:
+    root, parsing = parsed(chain())
+    part, _, _ = take_part(root, parsing, Cut(("b",)))
+    assert part.graph is not None
+    assert [ref.layer for ref in part.graph.inputs] == ["b_input", "y"]
+
+
+def test_a_problem_in_the_part_stays() -> None:
+    model = functional(
+        ["x"],
+        ["end"],
+        input_layer("x", 7, 5),
+        layer("Mine", "own", [["x"]]),
+        dense("middle", ["own"]),
+        layer("Mine", "other", [["middle"]]),
+        dense("end", ["other"]),
+    )
+    root, parsing = parsed(model)
+    _, left, _ = take_part(root, parsing, Cut(("middle",)))
+    assert [problem.place for problem in left.problems] == ["other"]
+
+
+# ---- advice -------------------------------------------------------------------------------------
+
+
+def advice(model: dict[str, Any]) -> set[str]:
+    root, parsing = parsed(model)
+    advise(root, parsing, "k2t convert m OUT")
+    found = {problem.advice.partition("OUT ")[2] for problem in parsing.problems}
+    return found - {""}
+
+
+def test_a_layer_of_the_users_amid_the_model_gets_no_such_advice() -> None:
+    model = functional(
+        ["x"],
+        ["end"],
+        input_layer("x", 7, 5),
+        layer("MyLoss", "loss", [["x"]]),
+        dense("end", ["loss"]),
+    )
+    assert advice(model) == set()
+
+
+def test_a_loss_that_no_output_needs_is_cut_off() -> None:
+    model = functional(
+        ["x", "y"],
+        ["end"],
+        input_layer("x", 7, 5),
+        input_layer("y", 7, 5),
+        dense("end", ["x"]),
+        layer("AddLoss", "add_loss", [["end", "y"]]),
+    )
+    assert advice(model) == {"--to end"}
+
+
+def test_a_lambda_at_the_end_that_reads_no_labels_gets_no_such_advice() -> None:
+    model = functional(
+        ["x"], ["tail"], input_layer("x", 5), dense("a", ["x"]), layer("Lambda", "tail", [["a"]])
+    )
+    assert advice(model) == set()
+
+
+def test_ids_that_become_text_again_are_cut_off() -> None:
+    model = functional(
+        ["x"],
+        ["words"],
+        input_layer("x", 7, dtype="string"),
+        layer("StringLookup", "ids", [["x"]], vocabulary=["a", "b"]),
+        embedding("embed", ["ids"]),
+        dense("logits", ["embed"]),
+        layer("StringLookup", "words", [["logits"]], vocabulary=["a", "b"], invert=True),
+    )
+    assert advice(model) == {"--from embed --to logits"}
+
+
+def test_names_with_spaces_are_quoted_in_the_advice() -> None:
+    model = functional(
+        ["x"],
+        ["my embed"],
+        input_layer("x", 1, dtype="string"),
+        layer("TextVectorization", "ids", [["x"]]),
+        embedding("my embed", ["ids"]),
+    )
+    assert advice(model) == {"--from 'my embed'"}
+
+
+def test_text_layers_inside_a_model_are_found() -> None:
+    prepare = functional(
+        ["line"],
+        ["embed"],
+        input_layer("line", 1, dtype="string"),
+        layer("TextVectorization", "ids", [["line"]]),
+        embedding("embed", ["ids"]),
+        name="prepare",
+    )
+    model = functional(
+        ["x"],
+        ["end"],
+        input_layer("x", 1, dtype="string"),
+        {**prepare, "inbound_nodes": [[["x", 0, 0, {}]]]},
+        dense("end", ["prepare"]),
+    )
+    assert advice(model) == {"--from prepare/embed"}
+
+
+def test_a_cut_survives_in_the_text_of_a_spec() -> None:
+    file = FIXTURES / "cut" / "keras-3.15.1" / "captcha.keras"
+    spec = read_model(file, cut=Cut((), ("dense2",)))
+    again = model_from_json(json.loads(spec.to_json()))
+    assert again.cut == Cut((), ("dense2",))
+    older = {k: v for k, v in json.loads(spec.to_json()).items() if k != "cut"}
+    assert model_from_json(older).cut == Cut()
+    assert replace(again, cut=Cut()).to_json() == json.dumps(older)
