@@ -12,7 +12,7 @@ import numpy as np
 
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.schema.custom_cells import sizes_of
+from keras2torch_birnn.schema.custom_cells import is_custom_cell, sizes_of
 from keras2torch_birnn.spec import Array, LayerSpec
 
 State: TypeAlias = tuple[Array, ...]
@@ -139,13 +139,15 @@ def state_count(layer: LayerSpec) -> int:
 
 
 def _sizes(cell: LayerSpec) -> tuple[int, ...]:
-    if cell.class_name not in CELLS:
+    if is_custom_cell(cell):
         return sizes_of(cell).states
-    return (cell.config["units"],) * (2 if "LSTM" in cell.class_name else 1)
+    return (cell.config["units"],) * _count(cell)
 
 
 def _count(cell: LayerSpec) -> int:
-    return len(_sizes(cell))
+    if is_custom_cell(cell):
+        return len(sizes_of(cell).states)
+    return 2 if "LSTM" in cell.class_name else 1
 
 
 def zero_state(layer: LayerSpec, x: Array) -> State:

@@ -148,7 +148,7 @@ WRONG_SAVED_MODELS: dict[str, tuple[Change, type[K2TError], str]] = {
     "subclassed": (
         _metadata(class_name="MyModel", config={}, is_graph_network=False),
         UnsupportedLayerError,
-        "of class MyModel, which its own Python code defines; call it on an Input",
+        "of class MyModel, which its own Python code defines; wrap it and save again: x =",
     ),
     "subclassed with layers": (
         _metadata(class_name="MyModel", is_graph_network=False),
@@ -312,7 +312,8 @@ def subclassed() -> Node:
 
 def test_a_subclassed_model_is_refused_with_its_names(tmp_path: Path) -> None:
     prefix = write_checkpoint(tmp_path / "ckpt", subclassed())
-    words = r"that its own Python code defines \(my_model/emb/embeddings, .*more\); take the arrays"
+    names = r"that its own Python code defines \(my_model/emb/embeddings, .*more\); "
+    words = names + "wrap it and save again: .*or take its arrays"
     with refuse(words, UnsupportedLayerError):
         k2t.convert(prefix, config=architecture(tmp_path, STACK))
 

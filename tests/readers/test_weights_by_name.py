@@ -21,7 +21,7 @@ from tensorflow_files import (
     write_saved_model,
     write_tfjs,
 )
-from tensorflow_fixtures import ENTRIES, TENSORFLOW, unpack
+from tensorflow_fixtures import ENTRIES, TENSORFLOW, names_of_arrays, unpack
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn import limits
@@ -146,6 +146,7 @@ VARIABLES = [
     file
     for file, entry in ENTRIES.items()
     if entry.get("variables") and entry["kind"] != "tflite" and not file.startswith(OTHERS)
+    if "w0" in names_of_arrays(file)
 ]
 
 
