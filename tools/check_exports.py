@@ -297,13 +297,22 @@ def check(path: str, one: Subject) -> Exported:
     """
     with torch.no_grad(), torch._dynamo.config.patch(allow_rnn=True):
         exported = PATHS[path](one)
-        for number, given in enumerate(batches(one)):
-            wanted = run(one.model, given)
-            try:
-                assert_equal(flat(exported.run(*given)), wanted)
-            except Exception as error:
-                raise AssertionError(f"batch {number}: {type(error).__name__}: {error}") from error
+        compare(exported, one)
     return exported
+
+
+def compare(exported: Exported, one: Subject) -> None:
+    """Compare at all sizes.
+
+    Raises:
+        AssertionError: a number differs, or a batch cannot be computed.
+    """
+    for number, given in enumerate(batches(one)):
+        wanted = run(one.model, given)
+        try:
+            assert_equal(flat(exported.run(*given)), wanted)
+        except Exception as error:
+            raise AssertionError(f"batch {number}: {type(error).__name__}: {error}") from error
 
 
 # ---- all models ---------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from keras2torch_birnn.conversion import (
     run,
 )
 from keras2torch_birnn.errors import (
+    K2TError,
     UnsupportedLayerError,
     UnsupportedOptionError,
     UsageError,
@@ -34,7 +35,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.reference.rounding import differences
 from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
-from keras2torch_birnn.rnn.engines.exported_loop import scan
+from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.verification.tolerance import (
@@ -68,7 +69,7 @@ def export_pt2(model: nn.Module, target: Path) -> None:
             fix the number of steps.
         UnsupportedLayerError, UnsupportedOptionError: a layer needs an operator that torch lacks,
             carries states from batch to batch, or cannot be exported.
-        RuntimeError: the archive does not compute what the model computes.
+        K2TError: the archive does not compute what the model computes.
     """
     facts = origin(model)
     spec = model_from_json(json.loads(facts.spec_text))
@@ -90,15 +91,17 @@ def export_pt2(model: nn.Module, target: Path) -> None:
 
 def _find_shorter(model: nn.Module, spec: ModelSpec) -> Inputs:
     """Return inputs of fewer steps than the golden vectors have, where the model takes them."""
-    for shorten in (True, False):
+
+    def draw(*, shorten: bool) -> Inputs:
         drawn = draw_inputs(spec, steps=_FEWER_STEPS, seed=1, shorten=shorten)
-        found = move_inputs(model, tuple(map(torch.from_numpy, drawn)))
-        if shorten:
-            try:
-                run(model, found)
-            except _FAILURES:
-                continue
-    return found
+        return move_inputs(model, tuple(map(torch.from_numpy, drawn)))
+
+    try:
+        shorter = draw(shorten=True)
+        run(model, shorter)
+    except _FAILURES:
+        return draw(shorten=False)
+    return shorter
 
 
 def _open_axes(spec: ModelSpec, inputs: Inputs, shorter: Inputs) -> Axes:
@@ -142,7 +145,7 @@ def _export(model: nn.Module, inputs: Inputs, axes: Axes) -> Any:
             return torch.export.export(model, inputs, dynamic_shapes=free, strict=False)
     except Exception as error:
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
-        if scan is None:
+        if SCAN is None:
             raise UsageError(
                 f"torch {torch.__version__} cannot leave the sizes of this model open ({reason})",
                 "use torch 2.10 or newer",
@@ -165,7 +168,7 @@ def _check_open(program: Any, axes: Axes) -> None:
                 raise UsageError(
                     f"torch {torch.__version__} fixes axis {axis} of {printable(name)} at "
                     f"{shape[axis]}",
-                    "use torch 2.10 or newer" if scan is None else _ADVICE,
+                    "use torch 2.10 or newer" if SCAN is None else _ADVICE,
                 )
 
 
@@ -200,7 +203,7 @@ def _check_golden(exported: nn.Module, model: nn.Module, facts: Origin) -> None:
     """Compare with the golden vectors.
 
     Raises:
-        RuntimeError: the numbers differ.
+        K2TError: the numbers differ.
     """
     golden = facts.golden
     roundings = golden.roundings or (golden.rounding,) * len(golden.outputs)
@@ -212,7 +215,7 @@ def _check_sizes(exported: nn.Module, model: nn.Module, batches: Iterable[Inputs
     """Compare with the model in float64, on inputs of other sizes.
 
     Raises:
-        RuntimeError: the numbers differ.
+        K2TError: the numbers differ.
     """
     exact_model = copy_in_float64(model)
     for batch in batches:
@@ -254,4 +257,4 @@ def _compare(
     if not all_close(found, wanted, roundings, limit):
         absolute, _ = max_errors(found, wanted)
         sizes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        raise RuntimeError(f"on inputs {sizes} the archive is off by {absolute:.3g}; {_ADVICE}")
+        raise K2TError(f"on inputs {sizes} the archive is off by {absolute:.3g}", _ADVICE)

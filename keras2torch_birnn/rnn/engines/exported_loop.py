@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -26,25 +25,33 @@ Advance: TypeAlias = Callable[[Tensor, State, Tensor, Tensor | None], State]
 Run: TypeAlias = tuple[Tensor, State]
 
 
-def _find_scan() -> Any:
-    """Return torch's module of scans, which has no public name.
+class Scan(NamedTuple):
+    """Torch's scan: the function for dynamo, which lifts what a step reads, and the operator."""
+
+    function: Callable[..., Any]
+    operator: Callable[..., Any]
+
+
+def _find_scan() -> Scan | None:
+    """Return torch's scan, which has no public name.
 
     None before torch 2.10, which cannot tell exports from compilations.
     """
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
         return None
     try:
-        return import_module("torch._higher_order_ops.scan")
+        from torch._higher_order_ops.scan import scan, scan_op
     except ImportError:
         return None
+    return Scan(scan, scan_op)
 
 
-scan: Any = _find_scan()
+SCAN = _find_scan()
 
 
 def records_loop() -> bool:
     """Return whether a graph is being exported that can hold a loop as one node."""
-    return is_tracing() or bool(is_exporting_by_torch() and scan is not None)
+    return is_tracing() or bool(is_exporting_by_torch() and SCAN is not None)
 
 
 def record_loop(
@@ -103,17 +110,18 @@ def _run_scan(
         new = step(given[0], given[-1], carried, more[0], more[1] if bias is not None else None)
         return [*(s.contiguous() for s in new), new[0].clone()]  # none may share memory
 
+    found: Any = SCAN
     count = len(state)
     begin = [s.clone(memory_format=torch.contiguous_format) for s in state]
     steps = [products] if valid is None else [products, valid]
     more = (weight,) if bias is None else (weight, bias)
     if torch.compiler.is_dynamo_compiling():  # it takes the public form, and lifts what that reads
-        final, outputs = scan.scan(
+        final, outputs = found.function(
             lambda s, given: _split(combine(*s, *given, *more), count), begin, steps
         )
         return outputs, tuple(final)
-    found = scan.scan_op(combine, begin, steps, additional_inputs=more)
-    return found[count], tuple(found[:count])
+    flat = found.operator(combine, begin, steps, additional_inputs=more)
+    return flat[count], tuple(flat[:count])
 
 
 def _split(flat: list[Tensor], count: int) -> tuple[list[Tensor], Tensor]:
