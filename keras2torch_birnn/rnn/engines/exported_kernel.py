@@ -130,7 +130,7 @@ def run_unpacked(layer: RnnLayer, call: RnnCall) -> RnnResult:
     x = zero_past(call.x, lengths)
     initial = call.initial_state or zero_states(layer, x)
     outputs, states = [], []
-    for d, (weights, begin) in enumerate(zip(layer.weights, initial, strict=True)):
+    for d, (weights, begin) in enumerate(zip(layer.get_weights(), initial, strict=True)):
         read = reverse(x, lengths) if d else x
         out, final = _run_direction(layer, weights, read, begin, call)
         outputs.append(zero_past(reverse(out, lengths) if d else out, lengths))
