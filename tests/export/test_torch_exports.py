@@ -130,6 +130,7 @@ def test_a_fixed_number_of_steps_keeps_the_kernel() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_cell_state_behind_any_padding_is_exact(dtype: torch.dtype) -> None:
     """NaN in the padding, states of the caller, rows without a step, weights that saturate."""
+    torch.manual_seed(0)
     rnn = k2t.BiLSTM(3, 5, merge_mode="sum", batch_first=True, dtype=dtype).eval()
     with torch.no_grad():
         for parameter in rnn.parameters():
@@ -154,7 +155,9 @@ def test_the_cell_state_behind_any_padding_is_exact(dtype: torch.dtype) -> None:
         jit: Any = torch.jit
         traced = jit.trace(Masked(), (x[:2], mask[:2], *(s[:, :2] for s in hx)), check_trace=False)
         found = traced(x, mask, *hx)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        found, wanted, atol=1e-5 if dtype is torch.float32 else 1e-12, rtol=1e-5
+    )
 
 
 def test_a_trace_has_the_gradients_of_the_model() -> None:
