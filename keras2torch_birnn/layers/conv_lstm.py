@@ -22,6 +22,7 @@ from keras2torch_birnn.layers.loop_masks import loop_mask
 from keras2torch_birnn.layers.registry import Converter
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines import check_no_kernel
+from keras2torch_birnn.rnn.engines.exported_loop import record_loop, records_loop
 from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
 from keras2torch_birnn.rnn.modules import Plan, plan_of, recurrent_forward, shown_options
 from keras2torch_birnn.rnn.tensor_checks import check_states
@@ -72,17 +73,20 @@ class ConvLSTM(nn.Module):
         x, lengths, initial = call.x, call.lengths, call.initial_state
         if x.shape[1] == 0:
             raise ArgumentValueError("an input of no steps is not supported")
-        products = self._input_product(x).unbind(dim=1)
-        zeros = torch.zeros_like(products[0].chunk(4, dim=self.channels)[0])
+        products = self._input_product(x)
+        zeros = torch.zeros_like(products[:, 0].chunk(4, dim=self.channels)[0])
         check_states(initial or (), (zeros.shape,) * 2)
         ((h, c),) = initial or ((zeros, zeros),)
+        masks = self._masks(h, self.recurrent_dropout)
+        if not masks and records_loop():
+            out, state = record_loop(self._advance, products, lengths, (h, c), self.weight_hh, None)
+            return (zero_past(out, lengths),), (state,)
         valid = None
         if lengths is not None:
             valid = torch.arange(x.shape[1], device=x.device)[:, None] < lengths
-        masks = self._masks(h, self.recurrent_dropout)
         outputs = []
-        for t, product in enumerate(products):
-            new_h, new_c = self._step(product, h, c, masks)
+        for t, product in enumerate(products.unbind(dim=1)):
+            new_h, new_c = self._step(product, h, c, self.weight_hh, masks)
             if valid is not None:
                 keep = expand_dims_like(valid[t], h)
                 new_h, new_c = torch.where(keep, new_h, h), torch.where(keep, new_c, c)
@@ -90,13 +94,17 @@ class ConvLSTM(nn.Module):
             outputs.append(h)
         return (zero_past(torch.stack(outputs, dim=1), lengths),), ((h, c),)
 
+    def _advance(self, product: Tensor, state: State, weight: Tensor, _: Tensor | None) -> State:
+        h, c = state
+        return self._step(product, h, c, weight, ())
+
     def _step(
-        self, product: Tensor, h: Tensor, c: Tensor, masks: Sequence[Tensor]
+        self, product: Tensor, h: Tensor, c: Tensor, weight: Tensor, masks: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Run a step: c' = f c + i act(.); h' = o act(c'); h is convolved with "same" padding."""
         ones = (1,) * (h.dim() - 2)
         recurrent = self._convolved(
-            h, self.weight_hh, masks, {"stride": ones, "dilation": ones, "padding": "same"}
+            h, weight, masks, {"stride": ones, "dilation": ones, "padding": "same"}
         )
         i, f, g, o = (product + recurrent).chunk(4, dim=self.channels)
         gate, act = self.recurrent_activation, self.activation

@@ -16,7 +16,9 @@ def gather_steps(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     x: (B, T, ...), mask: (B, T) bool. Returns x's shape, undefined after the valid steps, and
     lengths (B,).
     """
-    order = torch.argsort(~mask, dim=1, stable=True)
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    # Keys that all differ: exporters know no stable sort.
+    order = torch.where(mask, steps, steps + mask.shape[1]).argsort(dim=1)
     return _take(x, order), mask.sum(dim=1)
 
 
@@ -52,7 +54,7 @@ def scatter_steps(
         shown = scatter_steps(states, mask, initial_state, backward=backward, rule="previous_state")
         filled = scatter_steps(outputs, mask, None, backward=backward, rule="zeros")
         return torch.where(expand_dims_like(mask, filled), filled, shown)
-    seen = mask.cumsum(dim=1)
+    seen = mask.long().cumsum(dim=1)  # ONNX adds up no bools
     # Step t shows the last valid step read so far: at or before t, at or after it if backward.
     index = seen - mask.long() if backward else seen - 1
     nothing_yet = (index < 0) | (index >= seen[:, -1:])

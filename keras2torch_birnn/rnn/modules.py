@@ -287,8 +287,11 @@ class BidirectionalPair(nn.Module):
         """Run the forward, then the backward module."""
         x, lengths, initial = call.x, call.lengths, call.initial_state
         first, second = ((initial[0],), (initial[1],)) if initial else (None, None)
-        (ahead,), forward_states = self.forward_layer.run_sequence(RnnCall(x, lengths, first))
-        backward_call = RnnCall(reverse(x, lengths), lengths, second)
+        ahead_call = RnnCall(x, lengths, first, return_state=call.return_state)
+        (ahead,), forward_states = self.forward_layer.run_sequence(ahead_call)
+        backward_call = RnnCall(
+            reverse(x, lengths), lengths, second, return_state=call.return_state
+        )
         (back,), backward_states = self.backward_layer.run_sequence(backward_call)
         outputs = merge_outputs((ahead, reverse(back, lengths)), call.merge)
         return outputs, (*forward_states, *backward_states)

@@ -161,6 +161,7 @@ FLOORS = (
     {"conversion"},
     {"saving"},
     {"verification"},
+    {"export"},
     {"api"},
     {"bench"},
     {"cli"},

@@ -13,7 +13,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.engines.engine import Engine, can_pack, float_tensors
+from keras2torch_birnn.rnn.engines.engine import (
+    Engine,
+    can_pack,
+    float_tensors,
+    is_exporting,
+)
+from keras2torch_birnn.rnn.engines.exported_kernel import (
+    call_kernel,
+    run_unpacked,
+    why_not_exported,
+)
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masks import zero_past
 from keras2torch_birnn.rnn.merge import merge_outputs
@@ -36,6 +46,8 @@ def why_skip(layer: RnnLayer, call: RnnCall) -> str:
         tensors = float_tensors(layer, call)
         if have_tangents(tensors) or are_mapped(tensors):
             return "torch's kernels lack forward-mode derivatives and vmap"
+    if is_exporting():
+        return why_not_exported(layer, call)
     if call.lengths is not None and not can_pack(call.x, call.lengths):
         return "a masked layer in a graph, or tensors without values to pack by"
     return ""
@@ -76,7 +88,7 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     # no dropout between layers
     fixed = (weights, has_biases, len(layers), 0.0, layer.training, directions == 2)
     if packed is None:
-        out, *final = kernel(x, hx, *fixed, True)
+        out, *final = call_kernel(kernel, x, hx, *fixed, True)
     else:
         out, *final = kernel(packed.data, packed.batch_sizes, hx, *fixed)
         again = PackedSequence(out, packed.batch_sizes)
@@ -110,6 +122,8 @@ class TorchKernel(Engine):
 
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
         """Call torch's kernel for all directions."""
+        if call.lengths is not None and is_exporting():
+            return run_unpacked(layer, call)
         return run_kernel((layer,), call)
 
 

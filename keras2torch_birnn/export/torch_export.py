@@ -1,0 +1,260 @@
+"""``.pt2``: a converted model as an archive of ``torch.export``, which runs without this package.
+
+The sizes that the Keras file leaves open are open in the archive, too: the batch, and in most
+models the number of steps.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from keras2torch_birnn.conversion import (
+    GOLDEN_STEPS,
+    Origin,
+    copy_in_float64,
+    find_float_dtype,
+    move_inputs,
+    origin,
+    run,
+)
+from keras2torch_birnn.errors import (
+    K2TError,
+    UnsupportedLayerError,
+    UnsupportedOptionError,
+    UsageError,
+    printable,
+)
+from keras2torch_birnn.reference.rounding import differences
+from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
+from keras2torch_birnn.rnn.engines.exported_loop import SCAN
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.verification.tolerance import (
+    EXACT,
+    Tolerance,
+    all_close,
+    max_errors,
+    resolve_tolerance,
+)
+
+Inputs: TypeAlias = tuple[Tensor, ...]
+Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input
+_FEWER_STEPS = GOLDEN_STEPS - 2
+# Errors of a model on inputs of a size that it does not take.
+_FAILURES = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
+# The namespaces of operators that torch itself has.
+_OF_TORCH = frozenset({"aten", "prim", "prims", "higher_order", "inductor"})
+_ADVICE = "please report it, with the file if you can"
+
+
+def export_pt2(model: nn.Module, target: Path) -> None:
+    """Write a converted model as an archive of ``torch.export``, and check what was written.
+
+    The archive takes the inputs in Keras' order, under the names that they have in the model. It is
+    read back, and compared with the golden vectors and, on inputs of other sizes, with the model.
+
+    target: the file, which is left incomplete where an error is raised.
+
+    Raises:
+        UsageError: the model was not converted from Keras, or is in training; or this torch would
+            fix the number of steps.
+        UnsupportedLayerError, UnsupportedOptionError: a layer needs an operator that torch lacks,
+            carries states from batch to batch, or cannot be exported.
+        K2TError: the archive does not compute what the model computes.
+    """
+    facts = origin(model)
+    spec = model_from_json(json.loads(facts.spec_text))
+    _check_model(model, spec)
+    inputs = move_inputs(model, facts.golden.inputs)
+    shorter = _find_shorter(model, spec)
+    axes = _open_axes(spec, inputs, shorter)
+    program = _export(model, inputs, axes)
+    _check_open(program, axes)
+    _check_operators(program)
+    with target.open("wb") as file:
+        torch.export.save(program, file)
+    again = torch.export.load(io.BytesIO(target.read_bytes())).module()
+    _check_golden(again, model, facts)
+    _check_sizes(
+        again, model, (_rows(shorter, axes, 0, 1), _rows(_twice(inputs, axes), axes, 1, 3))
+    )
+
+
+def _find_shorter(model: nn.Module, spec: ModelSpec) -> Inputs:
+    """Return inputs of fewer steps than the golden vectors have, where the model takes them."""
+
+    def draw(*, shorten: bool) -> Inputs:
+        drawn = draw_inputs(spec, steps=_FEWER_STEPS, seed=1, shorten=shorten)
+        return move_inputs(model, tuple(map(torch.from_numpy, drawn)))
+
+    try:
+        shorter = draw(shorten=True)
+        run(model, shorter)
+    except _FAILURES:
+        return draw(shorten=False)
+    return shorter
+
+
+def _open_axes(spec: ModelSpec, inputs: Inputs, shorter: Inputs) -> Axes:
+    """Return the axes of each input whose size is open.
+
+    Those that the file leaves open, and the steps where the model takes fewer than the file says.
+    """
+    found = []
+    for fact, x, y in zip(input_facts(spec), inputs, shorter, strict=True):
+        declared = fact.shape or (None,) * x.dim()
+        free = [size is None for size in declared]
+        free = [
+            a or (b != c and axis > 0)
+            for axis, (a, b, c) in enumerate(zip(free, x.shape, y.shape, strict=True))
+        ]
+        found.append(tuple(axis for axis, one in enumerate(free) if one))
+    return tuple(found)
+
+
+def _check_model(model: nn.Module, spec: ModelSpec) -> None:
+    if any(module.training for module in model.modules()):
+        raise UsageError("a model in training cannot be exported", "call model.eval() first")
+    for layer in spec.root.walk():
+        if layer.config.get("stateful"):
+            raise UnsupportedOptionError(
+                "stateful=True cannot be exported: an archive carries no states between batches",
+                place=layer.place,
+            )
+
+
+def _export(model: nn.Module, inputs: Inputs, axes: Axes) -> Any:
+    """Export the model.
+
+    Raises:
+        UsageError: this torch is too old. UnsupportedLayerError: torch cannot export it.
+    """
+    free = tuple(dict.fromkeys(one, torch.export.Dim.DYNAMIC) for one in axes)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, about nn.LSTM
+            return torch.export.export(model, inputs, dynamic_shapes=free, strict=False)
+    except Exception as error:
+        reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+        if SCAN is None:
+            raise UsageError(
+                f"torch {torch.__version__} cannot leave the sizes of this model open ({reason})",
+                "use torch 2.10 or newer",
+            ) from error
+        raise UnsupportedLayerError(f"torch.export refuses it ({reason})") from error
+
+
+def _check_open(program: Any, axes: Axes) -> None:
+    """Refuse a program in which torch has fixed a size.
+
+    Raises:
+        UsageError: it has.
+    """
+    names = program.graph_signature.user_inputs
+    nodes = {node.name: node for node in program.graph.nodes}
+    for name, free in zip(names, axes, strict=True):
+        shape = nodes[name].meta["val"].shape
+        for axis in free:
+            if not isinstance(shape[axis], torch.SymInt):
+                raise UsageError(
+                    f"torch {torch.__version__} fixes axis {axis} of {printable(name)} at "
+                    f"{shape[axis]}",
+                    "use torch 2.10 or newer" if SCAN is None else _ADVICE,
+                )
+
+
+def _check_operators(program: Any) -> None:
+    """Refuse a program that needs more than torch.
+
+    Raises:
+        UnsupportedLayerError: it does.
+    """
+    others = sorted(
+        {
+            printable(node.target)
+            for node in _nodes(program.graph_module)
+            if isinstance(node.target, torch._ops.OpOverload)
+            and node.target.namespace not in _OF_TORCH
+        }
+    )
+    if others:
+        raise UnsupportedLayerError(f"it needs operators that torch lacks: {', '.join(others)}")
+
+
+def _nodes(root: nn.Module) -> Iterator[fx.Node]:
+    for module in root.modules():
+        if isinstance(module, fx.GraphModule):
+            yield from module.graph.nodes
+
+
+# ---- numbers ------------------------------------------------------------------------------------
+
+
+def _check_golden(exported: nn.Module, model: nn.Module, facts: Origin) -> None:
+    """Compare with the golden vectors.
+
+    Raises:
+        K2TError: the numbers differ.
+    """
+    golden = facts.golden
+    roundings = golden.roundings or (golden.rounding,) * len(golden.outputs)
+    wanted = tuple(y.numpy() for y in golden.outputs)
+    _compare(exported, move_inputs(model, golden.inputs), wanted, roundings, _limit(model))
+
+
+def _check_sizes(exported: nn.Module, model: nn.Module, batches: Iterable[Inputs]) -> None:
+    """Compare with the model in float64, on inputs of other sizes.
+
+    Raises:
+        K2TError: the numbers differ.
+    """
+    exact_model = copy_in_float64(model)
+    for batch in batches:
+        exact = tuple(y.numpy() for y in run(exact_model, batch))
+        single = tuple(y.numpy() for y in run(model, batch))
+        _compare(exported, batch, exact, differences(single, exact), _limit(model))
+
+
+def _limit(model: nn.Module) -> Tolerance:
+    double = find_float_dtype(model) is torch.float64
+    return EXACT if double else resolve_tolerance(None, None)
+
+
+def _twice(inputs: Inputs, axes: Axes) -> Inputs:
+    """Return the inputs one behind the other along every open axis but the batch."""
+    found = []
+    for x, free in zip(inputs, axes, strict=True):
+        for axis in free:
+            x = torch.cat((x, x), dim=axis) if axis else x
+        found.append(x)
+    return tuple(found)
+
+
+def _rows(inputs: Inputs, axes: Axes, first: int, end: int) -> Inputs:
+    """Return some rows, all of them where the file fixes their number."""
+    if not all(0 in free for free in axes):
+        return inputs
+    return tuple(x[first:end] for x in inputs)
+
+
+def _compare(
+    exported: nn.Module,
+    inputs: Inputs,
+    wanted: tuple[np.ndarray[Any, Any], ...],
+    roundings: tuple[float, ...],
+    limit: Tolerance,
+) -> None:
+    found = tuple(y.numpy() for y in run(exported, inputs))
+    if not all_close(found, wanted, roundings, limit):
+        absolute, _ = max_errors(found, wanted)
+        sizes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise K2TError(f"on inputs {sizes} the archive is off by {absolute:.3g}", _ADVICE)

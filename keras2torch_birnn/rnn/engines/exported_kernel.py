@@ -1,0 +1,176 @@
+"""Torch's kernel in an exported graph: any number of steps, and masks without packing.
+
+Packing depends on the values of the lengths, as no graph may. It is not needed: the padding lies
+behind the valid steps, and cannot change them. B batch, T time, F features, H units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.onnx import is_in_onnx_export
+
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.engines.engine import is_exporting_by_torch, zero_states
+from keras2torch_birnn.rnn.engines.exported_loop import records_loop
+from keras2torch_birnn.rnn.layer import RnnLayer, Weights
+from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
+from keras2torch_birnn.rnn.merge import merge_outputs
+from keras2torch_birnn.rnn.native.op import is_tracing
+
+# What closes or opens an LSTM's gate for good: at 1000 the sigmoid is exactly 0 or 1.
+_CLOSED = 1000.0
+
+
+# ---- nodes of any length ------------------------------------------------------------------------
+
+
+def _shape_of_lstm(x: Tensor, hx: Any, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _out(x, hx[0], *options), hx[0].clone(), hx[1].clone()
+
+
+def _shape_of_others(x: Tensor, hx: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    return _out(x, hx, *options), hx.clone()
+
+
+def _out(x: Tensor, h: Tensor, *options: Any) -> Tensor:
+    """Return an output like that of a kernel; options: from the weights on, in torch's order."""
+    directions = 2 if options[5] else 1
+    return x.new_empty(x.shape[0], x.shape[1], directions * h.shape[2])
+
+
+_ATEN: Any = torch.ops.aten
+# Function of torch -> its operator, and a function that makes outputs of the same shapes.
+_SHAPES: Mapping[Any, tuple[Any, Callable[..., Any]]] = {
+    torch.lstm: (_ATEN.lstm.input, _shape_of_lstm),
+    torch.gru: (_ATEN.gru.input, _shape_of_others),
+    torch.rnn_tanh: (_ATEN.rnn_tanh.input, _shape_of_others),
+    torch.rnn_relu: (_ATEN.rnn_relu.input, _shape_of_others),
+}
+
+
+@contextmanager
+def any_length(kernel: Any) -> Iterator[None]:
+    """Let torch.export record a call of a kernel as one node for any number of steps.
+
+    To learn the shapes of the outputs, torch runs the kernel on tensors without values, step by
+    step, and so fixes the number of steps. Here it runs a function of the shapes instead. The names
+    are torch's own, not public: without them torch does as it always does.
+    """
+    operator, shapes = _SHAPES[kernel]
+    table = getattr(operator, "py_kernels", None)
+    cache = getattr(operator, "_dispatch_cache", None)
+    if table is None or cache is None:
+        yield
+        return
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    before = table.get(key)
+    table[key] = shapes
+    cache.clear()
+    try:
+        yield
+    finally:
+        if before is None:
+            del table[key]
+        else:
+            table[key] = before
+        cache.clear()
+
+
+def call_kernel(kernel: Any, x: Tensor, *arguments: Any) -> Any:
+    """Call torch's kernel on tensors that are not packed."""
+    if not is_exporting_by_torch() or torch.compiler.is_dynamo_compiling() or not _is_open(x):
+        return kernel(x, *arguments)
+    with any_length(kernel):
+        return kernel(x, *arguments)
+
+
+def _is_open(x: Tensor) -> bool:
+    """Return whether a graph leaves the number of steps of x (B, T, F) open."""
+    return isinstance(x.shape[1], torch.SymInt)
+
+
+def why_not_exported(layer: RnnLayer, call: RnnCall) -> str:
+    """Return why torch's kernel should not be a node of a graph that is being exported.
+
+    AOTInductor replaces the nodes by the steps of the example, whose number is then fixed, and does
+    not say so; only for an LSTM it has a kernel, that of oneDNN.
+    """
+    if is_tracing():
+        return ""
+    if torch.compiler.is_dynamo_compiling():
+        if call.lengths is not None or records_loop():
+            return "dynamo would fix the number of steps of torch's kernel"
+        return ""
+    x, kind = call.x, layer.cell.kind
+    if not _is_open(x) or (is_in_onnx_export() and kind in ("LSTM", "GRU")):
+        return ""
+    if kind == "LSTM" and x.is_cpu and x.dtype is torch.float32 and _has_onednn:
+        return ""
+    return "compilers would fix the number of steps of torch's kernel"
+
+
+_has_onednn: bool = cast(Any, torch.backends).mkldnn.is_available()
+
+
+# ---- masks without packing ----------------------------------------------------------------------
+
+
+def run_unpacked(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Run torch's kernel over whole rows, one direction after the other.
+
+    The second direction reads the valid steps turned round, padding behind them as before.
+    """
+    lengths = call.lengths
+    # Padding may hold NaN, which a gate of zero does not stop.
+    x = zero_past(call.x, lengths)
+    initial = call.initial_state or zero_states(layer, x)
+    outputs, states = [], []
+    for d, (weights, begin) in enumerate(zip(layer.get_weights(), initial, strict=True)):
+        read = reverse(x, lengths) if d else x
+        out, final = _run_direction(layer, weights, read, begin, call)
+        outputs.append(zero_past(reverse(out, lengths) if d else out, lengths))
+        states.append(final)
+    return merge_outputs(tuple(outputs), call.merge), tuple(states) if call.return_state else ()
+
+
+def _run_direction(
+    layer: RnnLayer, weights: Weights, x: Tensor, begin: State, call: RnnCall
+) -> tuple[Tensor, State]:
+    """Return the outputs (B, T, H), undefined after the lengths, and the states at the lengths."""
+    lengths: Any = call.lengths
+    kernel: Any = layer.kernel
+    is_lstm = layer.cell.kind == "LSTM"
+    if is_lstm and call.return_state:
+        x, weights = _hold_cell_state(x, weights, lengths)
+    given = tuple(s[None] for s in begin)
+    flat = [w for w in weights if w is not None]
+    has_biases = weights.bias_ih is not None
+    options = (flat, has_biases, 1, 0.0, layer.training, False, True)
+    out, *final = call_kernel(kernel, x, given if is_lstm else given[0], *options)
+    if not call.return_state:
+        return out, ()
+    last = (lengths - 1).clamp(min=0)
+    index = expand_dims_like(last, out).expand(-1, 1, out.shape[2])
+    at_end = (out.gather(1, index)[:, 0], *(f[0] for f in final[1:]))
+    nothing = (lengths == 0)[:, None]
+    return out, tuple(torch.where(nothing, s, e) for s, e in zip(begin, at_end, strict=True))
+
+
+def _hold_cell_state(x: Tensor, w: Weights, lengths: Tensor) -> tuple[Tensor, Weights]:
+    """Add an input that is 1 in the padding, and there closes gate i and opens gate f: c' = c.
+
+    It outweighs the others: the padding of x is zero, and h is at most 1 where a step came before.
+    """
+    padding = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+    others = w.hh.detach().abs().sum(dim=1)
+    for bias in (w.bias_ih, w.bias_hh):
+        others = others if bias is None else others + bias.detach().abs()
+    i, f, g, o = (others + _CLOSED).chunk(4)
+    column = torch.cat((-i, f, torch.zeros_like(g), torch.zeros_like(o)))
+    wide = torch.cat((x, padding[..., None].to(x.dtype)), dim=2)
+    return wide, w._replace(ih=torch.cat((w.ih, column[:, None]), dim=1))

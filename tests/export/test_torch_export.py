@@ -1,0 +1,188 @@
+"""``.pt2``: archives that run without the package; what cannot be one is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from check_exports import assert_equal, fixture_subject, resized
+from converted import convert_spec
+from specs import FIXTURES, KERAS3, F, H, bi, chain, rnn
+from torch import Tensor, nn
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.conversion import run
+from keras2torch_birnn.errors import (
+    K2TError,
+    UnsupportedLayerError,
+    UnsupportedOptionError,
+    UsageError,
+)
+from keras2torch_birnn.export import torch_export
+from keras2torch_birnn.export.torch_export import export_pt2
+from keras2torch_birnn.rnn.engines.exported_loop import SCAN
+from keras2torch_birnn.spec import ModelSpec
+
+needs_scan = pytest.mark.skipif(SCAN is None, reason="torch before 2.10 fixes the number of steps")
+CHILD = Path(__file__).parents[1] / "support" / "pt2_child.py"
+LSTM = "tf.keras-2.15.0/bi_lstm_concat_seq.h5"
+MASKED_LOOP = "keras-2.2.4/mask_hard_sigmoid_gru.h5"
+TWO_INPUTS = "tf.keras-2.15.0/arch_siamese.h5"
+
+
+def run_without_package(
+    archive: Path, batches: Sequence[tuple[Tensor, ...]], folder: Path
+) -> list[tuple[Tensor, ...]]:
+    """The outputs of an archive in a process that cannot import the package."""
+    named = {f"{b}_{i}": x.numpy() for b, batch in enumerate(batches) for i, x in enumerate(batch)}
+    given, target = folder / "in.npz", folder / "out.npz"
+    np.savez(given, **named)
+    call = [sys.executable, "-I", str(CHILD), str(archive), str(given), str(target)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []  # nothing of the package is loaded
+    with np.load(target) as data:
+        found = {name: torch.from_numpy(data[name]) for name in data.files}
+    counts = [sum(name.startswith(f"{b}_") for name in found) for b in range(len(batches))]
+    return [tuple(found[f"{b}_{i}"] for i in range(n)) for b, n in enumerate(counts)]
+
+
+@needs_scan
+@pytest.mark.parametrize("file", [LSTM, MASKED_LOOP, TWO_INPUTS])
+def test_an_archive_runs_without_the_package_at_any_size(file: str, tmp_path: Path) -> None:
+    model: Any = k2t.convert(FIXTURES / file)
+    export_pt2(model, tmp_path / "model.pt2")
+    one = fixture_subject(file)
+    sizes = ((5, 7), (1, 7), (3, 11), (2, 1))
+    batches = [one.inputs, *(resized(one, size) for size in sizes)]
+    for found, given in zip(
+        run_without_package(tmp_path / "model.pt2", batches, tmp_path), batches, strict=True
+    ):
+        assert_equal(found, run(model, given))
+
+
+@needs_scan
+def test_inputs_have_the_names_and_lengths_of_their_own(tmp_path: Path) -> None:
+    model: Any = k2t.convert(FIXTURES / TWO_INPUTS)
+    export_pt2(model, tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2")
+    assert program.graph_signature.user_inputs == ("left", "right")
+    left, right = resized(fixture_subject(TWO_INPUTS), (5, 11))
+    with torch.no_grad():
+        found = program.module()(left, right[:, :4])
+        torch.testing.assert_close(found, model(left, right[:, :4]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_size_that_the_model_needs_stays_fixed(tmp_path: Path) -> None:
+    model: Any = k2t.convert(FIXTURES / "keras-3.15.1/mask_flatten.h5")
+    export_pt2(model, tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2")
+    (name,) = program.graph_signature.user_inputs
+    (shape,) = (n.meta["val"].shape for n in program.graph.nodes if n.name == name)
+    assert isinstance(shape[0], torch.SymInt)
+    assert type(shape[1]) is int
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+def test_a_module_that_was_not_converted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"not made by k2t\.convert"):
+        export_pt2(nn.Linear(2, 3), tmp_path / "model.pt2")
+
+
+def test_a_model_in_training_is_refused(tmp_path: Path) -> None:
+    model = k2t.convert(FIXTURES / LSTM).train()
+    with pytest.raises(UsageError, match=r"in training cannot be exported; call model\.eval\(\)"):
+        export_pt2(model, tmp_path / "model.pt2")
+
+
+def test_a_stateful_layer_is_refused(tmp_path: Path) -> None:
+    model = k2t.convert(FIXTURES / "tf.keras-2.15.0/cells_stateful.h5")
+    with pytest.raises(UnsupportedOptionError, match="stateful=True cannot be exported"):
+        export_pt2(model, tmp_path / "model.pt2")
+
+
+def loop_model() -> Any:
+    halves = (rnn("GRU before", H, F, 1), rnn("GRU before", H, F, 2))
+    root = chain(bi(*halves, merge_mode="sum"), shape=(None, None, F))
+    return convert_spec(ModelSpec(root, KERAS3))
+
+
+def test_a_torch_that_would_fix_the_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As torch before 2.10, which has no scan for this."""
+    from keras2torch_birnn.rnn.engines import exported_loop
+
+    monkeypatch.setattr(exported_loop, "SCAN", None)
+    monkeypatch.setattr(torch_export, "SCAN", None)
+    with pytest.raises(UsageError, match=r"cannot leave the sizes .* open .*use torch 2\.10"):
+        export_pt2(loop_model(), tmp_path / "model.pt2")
+    assert not (tmp_path / "model.pt2").exists()
+
+
+def test_a_model_that_torch_cannot_export_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no such node")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    monkeypatch.setattr(torch_export, "SCAN", object())
+    with pytest.raises(UnsupportedLayerError, match=r"refuses it \(ValueError: no such node\)"):
+        export_pt2(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2")
+
+
+def test_a_size_that_torch_fixed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = torch.export.export
+
+    def fix(model: Any, inputs: Any, **_: Any) -> Any:
+        return export(model, inputs)
+
+    monkeypatch.setattr(torch.export, "export", fix)
+    with pytest.raises(UsageError, match=r"fixes axis 0 of .* at 3"):
+        export_pt2(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2")
+
+
+@torch.library.custom_op("k2t_test::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@twice.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def test_an_operator_that_torch_lacks_is_refused(tmp_path: Path) -> None:
+    class Other(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return twice(x)
+
+    program = torch.export.export(Other(), (torch.ones(2),))
+    with pytest.raises(UnsupportedLayerError, match=r"torch lacks: k2t_test\.twice\.default"):
+        torch_export._check_operators(program)
+
+
+def test_wrong_numbers_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = k2t.convert(FIXTURES / LSTM)
+    load = torch.export.load
+
+    def load_wrong(*given: Any) -> Any:
+        program = load(*given)
+        with torch.no_grad():
+            next(iter(program.state_dict.values())).add_(0.1)
+        return program
+
+    monkeypatch.setattr(torch.export, "load", load_wrong)
+    with pytest.raises(K2TError, match=r"inputs \(\d+, 7, \d+\) the archive is off by"):
+        export_pt2(model, tmp_path / "model.pt2")

@@ -1,0 +1,183 @@
+"""Converted models through torch's exporters: any batch, any number of steps, any mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from check_exports import Exported, Subject, check, compare, fixture_subject, resized
+from torch import Tensor
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.rnn.engines.exported_loop import SCAN
+
+# Torch warns of its own: of what a trace fixes (sizes that are compared in checks), and of nn.LSTM.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+    pytest.mark.filterwarnings("ignore:The tensor attributes self.*_flat_weights:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:You are using the legacy:DeprecationWarning"),
+]
+needs_scan = pytest.mark.skipif(SCAN is None, reason="torch before 2.10 fixes the number of steps")
+
+# Every cell, with torch's kernel and without; merges; masks; models in models; several inputs.
+FIXTURES = (
+    "tf.keras-2.15.0/bi_lstm_concat_seq.h5",
+    "tf.keras-2.15.0/bi_gru_after_mul_seq.h5",
+    "tf.keras-2.15.0/bi_gru_before_sum_seq.h5",
+    "tf.keras-2.15.0/bi_simplernn_ave_seq.h5",
+    "tf.keras-2.15.0/bi_lstm_none_last.h5",
+    "tf.keras-2.15.0/hard_sigmoid_bi_lstm.h5",
+    "keras-3.15.1/nobias_bi_gru_before.h5",
+    "keras-2.2.4/stack_merges_1.h5",
+    "keras-2.2.4/mask_hard_sigmoid_gru.h5",
+    "keras-2.2.4/mask_unroll_bi_seq.h5",
+    "keras-2.2.4/mask_bi_state.h5",
+    "keras-2.2.4/stacked_mask_bi.h5",
+    "keras-2.2.4/mask_gru_state_last.h5",
+    "tf.keras-2.15.0/mask_stack_bi_dense.h5",
+    "tf.keras-2.15.0/mask_bi_none.keras",
+    "tf.keras-2.15.0/mask_bi_state.keras",
+    "tf.keras-2.15.0/mask_bi_simplernn_seq.h5",
+    "tf.keras-2.15.0/mask_back_lstm_seq.h5",
+    "tf.keras-2.15.0/masking_zero_bi_lstm_seq.h5",
+    "tf.keras-2.15.0/cells_bi_halves.h5",
+    "tf.keras-2.15.0/conv_lstm_1d_mask_bi.h5",
+    "tf.keras-2.15.0/arch_siamese.h5",
+    "tf.keras-2.15.0/attention_masks.keras",
+    "keras-3.15.1/graph_nested_twice.keras",
+    "keras-3.15.1/graph_seq2seq_bi.keras",
+)
+# One of each kind of node.
+FEW = (FIXTURES[0], FIXTURES[3], FIXTURES[8], FIXTURES[15])
+
+
+@pytest.mark.parametrize("file", FIXTURES)
+def test_a_trace_runs_at_any_size(file: str) -> None:
+    one = fixture_subject(file)
+    assert one.open_time
+    check("trace", one)
+
+
+@needs_scan
+@pytest.mark.parametrize("file", FIXTURES)
+def test_an_export_runs_at_any_size(file: str) -> None:
+    one = fixture_subject(file)
+    assert one.open_time
+    check("export", one)
+
+
+@needs_scan
+@pytest.mark.parametrize("file", FEW)
+def test_a_strict_export_runs_at_any_size(file: str) -> None:
+    check("strict", fixture_subject(file))
+
+
+@pytest.mark.parametrize("file", FEW)
+def test_a_compiled_graph_runs_at_any_size(file: str) -> None:
+    check("compile", fixture_subject(file))
+
+
+@pytest.mark.parametrize("file", FIXTURES[::4])
+def test_torchs_onnx_runs_at_any_size(file: str) -> None:
+    pytest.importorskip("onnxruntime")
+    check("onnx", fixture_subject(file))
+
+
+# ---- nodes --------------------------------------------------------------------------------------
+
+
+def with_steps(one: Subject, steps: int) -> Subject:
+    """The subject with an example of another length."""
+    return Subject(one.model, resized(one, (3, steps)), one.timed, one.open_time, one.padding)
+
+
+@pytest.mark.parametrize("path", ["trace", pytest.param("export", marks=needs_scan)])
+@pytest.mark.parametrize("file", FEW)
+def test_the_number_of_nodes_does_not_depend_on_time(path: str, file: str) -> None:
+    one = fixture_subject(file)
+    few, many = (check(path, with_steps(one, steps)) for steps in (5, 23))
+    assert few.nodes == many.nodes
+
+
+@pytest.mark.parametrize(
+    ("path", "file", "nodes"),
+    [
+        ("trace", FIXTURES[0], {"aten::lstm": 1}),
+        ("trace", FIXTURES[13], {"aten::lstm": 2, "prim::Loop": 2}),
+        ("trace", FIXTURES[16], {"aten::rnn_tanh": 2}),
+        pytest.param("export", FIXTURES[0], {"aten.lstm.input": 1}, marks=needs_scan),
+        pytest.param("export", FIXTURES[15], {"aten.lstm.input": 2}, marks=needs_scan),
+        pytest.param("export", FIXTURES[8], {"scan": 2}, marks=needs_scan),
+    ],
+)
+def test_recurrent_layers_stay_nodes(path: str, file: str, nodes: dict[str, int]) -> None:
+    assert dict(check(path, fixture_subject(file)).recurrent()) == nodes
+
+
+def test_a_fixed_number_of_steps_keeps_the_kernel() -> None:
+    one = fixture_subject("tf.keras-2.15.0/bi_gru_after_mul_seq.h5")
+    with torch.no_grad():
+        program = torch.export.export(one.model, one.inputs)
+    assert "aten.gru.input" in [str(node.target) for node in program.graph.nodes]
+
+
+# ---- what a mask must not change ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_cell_state_behind_any_padding_is_exact(dtype: torch.dtype) -> None:
+    """NaN in the padding, states of the caller, rows without a step, weights that saturate."""
+    torch.manual_seed(0)
+    rnn = k2t.BiLSTM(3, 5, merge_mode="sum", batch_first=True, dtype=dtype).eval()
+    with torch.no_grad():
+        for parameter in rnn.parameters():
+            parameter.mul_(40)
+    mask = torch.rand(5, 11, generator=torch.Generator().manual_seed(0)) < 0.5
+    mask[0], mask[1] = True, False
+    x = torch.randn(5, 11, 3, dtype=dtype)
+    x[~mask] = float("nan")
+    hx = tuple(torch.randn(2, 5, 5, dtype=dtype) * 9 for _ in range(2))
+
+    class Masked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = rnn
+
+        def forward(self, x: Tensor, mask: Tensor, h: Tensor, c: Tensor) -> Any:
+            out, (h, c) = self.rnn(x, (h, c), mask=mask)
+            return out, h, c
+
+    with torch.no_grad():
+        wanted = Masked()(x, mask, *hx)
+        jit: Any = torch.jit
+        traced = jit.trace(Masked(), (x[:2], mask[:2], *(s[:, :2] for s in hx)), check_trace=False)
+        found = traced(x, mask, *hx)
+    torch.testing.assert_close(
+        found, wanted, atol=1e-5 if dtype is torch.float32 else 1e-12, rtol=1e-5
+    )
+
+
+def test_a_trace_has_the_gradients_of_the_model() -> None:
+    one = fixture_subject("keras-2.2.4/mask_hard_sigmoid_gru.h5")
+    jit: Any = torch.jit
+    given = resized(one, (5, 9))
+    found = []
+    for model in (jit.trace(one.model, one.inputs, check_trace=False), one.model):
+        one.model.zero_grad()
+        model(*given).square().sum().backward()
+        found.append([p.grad.clone() for p in one.model.parameters() if p.grad is not None])
+    assert len(found[0]) > 4
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_the_check_notices_another_number_at_another_size() -> None:
+    one = fixture_subject(FIXTURES[0])
+
+    def wrong(x: Tensor) -> Any:
+        return one.model(x) + (len(x) == 1)
+
+    with pytest.raises(AssertionError, match="batch 2: AssertionError"):
+        compare(Exported(wrong), one)
