@@ -1,0 +1,228 @@
+"""Layers of the source, one after the other: where their weights are, and what is new in them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.errors import WeightMismatchError, gather, printable
+from keras2torch_birnn.functional.parameters import lazy_source
+from keras2torch_birnn.layers.graph import leaf_layers
+from keras2torch_birnn.layers.registry import convert_layer
+from keras2torch_birnn.lazy_array import LazyArray
+from keras2torch_birnn.plugins.checks import complete_shapes
+from keras2torch_birnn.readers.config.policies import common_dtype
+from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
+from keras2torch_birnn.readers.weights.load_weights import LocatedWeights, find_weights, may_wait
+from keras2torch_birnn.readers.weights.slots import Key, fill
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.training_rules import with_training_rules
+from keras2torch_birnn.spec import LayerSpec, ModelSpec, with_dtype
+from keras2torch_birnn.writers.inverse import Inverse, invert
+from keras2torch_birnn.writers.new_values import Model, Piece, new_pieces, same_bits
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model in an open container: its spec without weights, and where they are."""
+
+    spec: ModelSpec
+    weights: LocatedWeights
+
+    @cached_property
+    def arrays(self) -> Mapping[str, StoredArray]:
+        """Every array with weights, by path."""
+        return {a.path: a for held in self.weights.stored.values() for a in held.values()}
+
+    @cached_property
+    def read_as(self) -> np.dtype[Any]:
+        """The float dtype in which the weights are read."""
+        return common_dtype([np.empty(0, array.dtype) for array in self.arrays.values()])
+
+    @cached_property
+    def may_wait(self) -> bool:
+        """Tell whether large matrices may stay in the file; a plugin may need their values."""
+        return all(layer.class_name in SCHEMA for layer in self.spec.root.walk())
+
+    def layers(self) -> Iterator[tuple[str, Key, LayerSpec]]:
+        """Yield every layer that has a module: path of the module, keys, layer."""
+        yield from leaf_layers(with_training_rules(self.spec.root, self.spec.generation))
+
+    def read(self, layer: LayerSpec, owner: Key) -> Mapping[str, Tensor]:
+        """Build a layer with the weights of the file; return its tensors, large ones lazily."""
+
+        def change(one: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
+            weights: dict[str, Any] = {
+                name: LazyArray.whole(array)
+                if self.may_wait and may_wait(one, name, arrays)
+                else array.read()
+                for name, array in arrays.items()
+            }
+            return replace(one, weights=self.weights.layout.join(one, weights))
+
+        own = {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
+        filled = with_dtype(fill(layer, own, change, owner), self.read_as)
+        return dict(convert_layer(filled).state_dict(keep_vars=True))
+
+
+def locate(
+    container: Container, path: PathLike, *, config: PathLike | None, masked_steps: str | None
+) -> Located:
+    """Find the weights of the model in a container.
+
+    Raises:
+        K2TError: as ``readers.read_model``.
+    """
+    reading = infer_shapes(parse(container, path, config=config, masked_steps=masked_steps))
+    if reading.problems:
+        raise gather(reading.problems)
+    found = find_weights(reading.root, container, reading.parsing, reading.masked_steps)
+    spec = replace(reading.spec, root=found.root)
+    if any(layer.class_name not in SCHEMA for layer in found.root.walk()):
+
+        def read(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
+            values = {name: array.read() for name, array in arrays.items()}
+            return replace(layer, weights=found.layout.join(layer, values))
+
+        spec = complete_shapes(replace(spec, root=found.fill(read)))
+    return Located(spec, found)
+
+
+def layer_pieces(located: Located, model: Model) -> Iterator[Piece]:
+    """Yield what has to be written, layer by layer.
+
+    Raises:
+        WeightMismatchError: there is no place in the file for what was trained.
+    """
+    written: dict[str, int] = {}
+    for path, owner, layer in located.layers():
+        with _in_layer(layer):
+            inverse = _named(
+                invert(
+                    layer,
+                    owner,
+                    located.weights.stored,
+                    located.weights.layout,
+                    waiting=located.may_wait,
+                ),
+                path,
+            )
+            if inverse.computed:
+                _check_computed(inverse, located.read(layer, owner), path, model)
+            sums: dict[str, int] = {}
+            for piece in new_pieces(inverse, located.arrays, model):
+                sum_before = sums.get(piece.array.path, 0)
+                sums[piece.array.path] = zlib.crc32(piece.values.tobytes(), sum_before)
+                yield piece
+            for array in (*inverse.copies, *inverse.matrices):
+                now = sums.get(array, 0)
+                if written.setdefault(array, now) != now:
+                    raise WeightMismatchError(
+                        "two layers of OUT are one in Keras, but differ",
+                        "give both the same weights",
+                        place=printable(array),
+                    )
+
+
+def _named(inverse: Inverse, path: str) -> Inverse:
+    """Return the way back with the names that the whole model has for a layer's tensors."""
+    start = f"{path}." if path else ""
+    return Inverse(
+        {
+            array: tuple(replace(one, tensor=start + one.tensor) for one in copies)
+            for array, copies in inverse.copies.items()
+        },
+        {
+            array: tuple((start + name, lazy) for name, lazy in parts)
+            for array, parts in inverse.matrices.items()
+        },
+        tuple(replace(one, tensor=start + one.tensor) for one in inverse.fixed),
+        inverse.summed,
+        {start + name: elements for name, elements in inverse.computed.items()},
+        {start + name: shape for name, shape in inverse.shapes.items()},
+    )
+
+
+def _check_computed(inverse: Inverse, read: Mapping[str, Tensor], path: str, model: Model) -> None:
+    """Refuse changed elements that are computed from weights, not copied."""
+    start = len(f"{path}." if path else "")
+    for name, elements in inverse.computed.items():
+        at = torch.from_numpy(elements)
+        before = read[name[start:]].detach().reshape(-1)[at]
+        now = model.tensors[name].reshape(-1)[at]
+        if not same_bits(before.to(now.dtype), now).all():
+            raise WeightMismatchError(
+                f"{printable(name)} is computed from the weights of the file, and was changed",
+                "only modules that keep their weights as they are can be written back",
+            )
+
+
+@contextmanager
+def _in_layer(layer: LayerSpec) -> Iterator[None]:
+    """Add the layer to errors that have no place yet."""
+    try:
+        yield
+    except WeightMismatchError as error:
+        error.place = error.place or printable(layer.place)
+        raise
+
+
+def check_written(
+    path: PathLike, model: Model, *, config: PathLike | None, masked_steps: str | None
+) -> None:
+    """Read a written model again, and compare it with the trained one, tensor by tensor.
+
+    Raises:
+        WeightMismatchError: it is not the same.
+    """
+    with open_container(path) as container:
+        located = locate(container, path, config=config, masked_steps=masked_steps)
+        for where, owner, layer in located.layers():
+            for name, tensor in located.read(layer, owner).items():
+                full = f"{where}.{name}" if where else name
+                if not _reads_as(tensor, model.tensors[full], rounding=model.rounding):
+                    raise WeightMismatchError(
+                        f"{printable(full)} would not be read back as it is in OUT",
+                        "nothing was written; please report it",
+                        place=printable(layer.place),
+                    )
+
+
+def _reads_as(tensor: Tensor, wanted: Tensor, *, rounding: bool) -> bool:
+    if not wanted.is_floating_point():  # BatchNormalization's count of batches
+        return True
+    lazy = lazy_source(tensor)
+    if lazy is None:
+        return _equal(tensor.detach(), wanted, rounding=rounding)
+    at = 0
+    for block in lazy.blocks():
+        rows = wanted[at : at + len(block)]
+        if not _equal(torch.from_numpy(block), rows, rounding=rounding):
+            return False
+        at += len(block)
+    return True
+
+
+def _equal(read: Tensor, wanted: Tensor, *, rounding: bool) -> bool:
+    if read.shape != wanted.shape:
+        return False
+    now = read.to(wanted.dtype)
+    same = same_bits(now, wanted)
+    if rounding:
+        same |= torch.isclose(now, wanted, rtol=_ROUNDED[0], atol=_ROUNDED[1], equal_nan=True)
+    return bool(same.all())
+
+
+# The largest rounding errors of bfloat16 (relative), and of a denormal float16 (absolute).
+_ROUNDED = (2.0**-8, 2.0**-25)
