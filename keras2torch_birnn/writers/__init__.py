@@ -70,6 +70,7 @@ def write_back(
     config: PathLike | None = None,
     plugins: Iterable[PluginName] = (),
     allow_rounding: bool = False,
+    others: Iterable[PathLike] = (),
 ) -> WrittenModel:
     """Write a trained model's weights into a copy of the Keras file that it was converted from.
 
@@ -80,7 +81,8 @@ def write_back(
     model: from ``k2t.convert`` or ``k2t.load``, trained, on any device. source: any format that
     ``convert`` reads, unpacked; ``config`` and ``plugins`` as there. optimizer: "keep" (or None)
     leaves the optimizer's state of the file, with a note; "drop" removes it. allow_rounding: values
-    may be rounded to the dtype of the file, if it has fewer bits.
+    may be rounded to the dtype of the file, if it has fewer bits. others: more files that ``out``
+    must not be.
 
     Raises:
         UsageError: no converted model, its modules were exchanged, or the choice is not possible.
@@ -92,7 +94,7 @@ def write_back(
     choice, target = parse_choice(optimizer), Path(out)
     trained = _parse_trained(model)
     path = with_index(Path(source))
-    others = (path, config, *(Path(p) for p in plugins))
+    sources = (path, config, *(Path(p) for p in plugins), *others)
     with ExitStack() as opening, in_file(source):
         container = opening.enter_context(open_container(path))
         located = locate(container, path, config=config, masked_steps=trained.masked_steps)
@@ -116,7 +118,7 @@ def write_back(
                     written = _same_place(container, path, place)
                     check_written(written, facts, config=config, masked_steps=trained.masked_steps)
 
-        _write(container, path, target, write, others)
+        _write(container, path, target, write, sources)
     return WrittenModel(target, len(changed), len(located.arrays), tuple(notes))
 
 

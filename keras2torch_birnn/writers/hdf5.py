@@ -125,6 +125,10 @@ def apply_edits(path: Path, edits: LibraryEdits) -> None:
     Raises:
         InvalidModelFileError: the library does not manage it.
     """
+    if sys.platform == "win32":  # which cannot hand over open files by their numbers
+        raise InvalidModelFileError(
+            "its compressed arrays cannot be written on Windows", "use another system"
+        )
     with tempfile.TemporaryFile(buffering=0) as data, path.open("r+b", buffering=0) as file:
         described, total = _write_values(data.fileno(), edits)
         job = {
@@ -176,24 +180,22 @@ def _changed_regions(
 
 
 def _run(job: dict[str, Any], handles: tuple[int, ...]) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-I", "-S", str(_SCRIPT)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=isolated_environment(),
         pass_fds=handles,
-    )
-    try:
-        out, _ = process.communicate(
-            json.dumps(job).encode() + b"\n", timeout=limits.MAX_REWRITE_SECONDS
-        )
-        answer = json.loads(out)
-    except (subprocess.TimeoutExpired, ValueError):
-        answer = {"refused": "the HDF5 library crashed or did not finish"}
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            line = json.dumps(job).encode() + b"\n"
+            out, _ = process.communicate(line, timeout=limits.MAX_REWRITE_SECONDS)
+            answer = json.loads(out)
+        except (subprocess.TimeoutExpired, ValueError):
+            answer = {"refused": "the HDF5 library crashed or did not finish"}
+        finally:
+            process.kill()
     if answer != {}:
         why = answer.get("refused") if isinstance(answer, dict) else None
         raise InvalidModelFileError(

@@ -55,6 +55,25 @@ class Located:
         """Tell whether large matrices may stay in the file; a plugin may need their values."""
         return all(layer.class_name in SCHEMA for layer in self.spec.root.walk())
 
+    def twins(self) -> Iterator[tuple[StoredArray, StoredArray]]:
+        """Yield arrays that are one weight in Keras, which wrote it twice.
+
+        Legacy HDF5 files have a layer that is called alone and inside a wrapper or model in both
+        places, under one name and with the same values.
+        """
+        found: dict[tuple[str, ...], list[StoredArray]] = {}
+
+        def note(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
+            for name, array in arrays.items():
+                found.setdefault((layer.class_name, layer.name, name), []).append(array)
+            return layer
+
+        self.weights.fill(note)
+        for first, *others in found.values():
+            for other in others:
+                if other.path != first.path and _have_same_values(first, other):
+                    yield first, other
+
     def layers(self) -> Iterator[tuple[str, Key, LayerSpec]]:
         """Yield every layer that has a module: path of the module, keys, layer."""
         yield from leaf_layers(with_training_rules(self.spec.root, self.spec.generation))
@@ -74,6 +93,14 @@ class Located:
         own = {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
         filled = with_dtype(fill(layer, own, change, owner), self.read_as)
         return dict(convert_layer(filled).state_dict(keep_vars=True))
+
+
+def _have_same_values(one: StoredArray, other: StoredArray) -> bool:
+    """Tell whether two arrays hold the same values, which are not all alike as fresh ones are."""
+    if (one.shape, one.stored_as) != (other.shape, other.stored_as):
+        return False
+    first, second = one.read_stored(), other.read_stored()
+    return first.tobytes() == second.tobytes() and len(np.unique(first)) > 1
 
 
 def locate(
@@ -128,11 +155,18 @@ def layer_pieces(located: Located, model: Model) -> Iterator[Piece]:
             for array in (*inverse.copies, *inverse.matrices):
                 now = sums.get(array, 0)
                 if written.setdefault(array, now) != now:
-                    raise WeightMismatchError(
-                        "two layers of OUT are one in Keras, but differ",
-                        "give both the same weights",
-                        place=printable(array),
-                    )
+                    raise _differ(array)
+    for one, other in located.twins():
+        if written.get(one.path) != written.get(other.path):
+            raise _differ(other.path)
+
+
+def _differ(path: str) -> WeightMismatchError:
+    return WeightMismatchError(
+        "two layers of OUT are one in Keras, but differ",
+        "give both the same weights; a layer that is called in several places trains as one there",
+        place=printable(path),
+    )
 
 
 def _named(inverse: Inverse, path: str) -> Inverse:
