@@ -252,7 +252,7 @@ def _equal(read: Tensor, wanted: Tensor, *, rounding: bool) -> bool:
     if read.shape != wanted.shape:
         return False
     now = read.to(wanted.dtype)
-    same = same_bits(now, wanted)
+    same = same_bits(now, wanted) | ((now == 0) & (wanted == 0))  # a sum has no negative zero
     if rounding:
         same |= torch.isclose(now, wanted, rtol=_ROUNDED[0], atol=_ROUNDED[1], equal_nan=True)
     return bool(same.all())

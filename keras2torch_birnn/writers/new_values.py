@@ -162,8 +162,7 @@ def _array_pieces(
     new = target.values()
     flat[target.changed] = encode(array, new, rounding=model.rounding)
     if summed:
-        # The first half holds the sum now. A zero of its sign is added to it without a trace.
-        flat[half:][target.changed[:half]] = encode(array, np.copysign(0.0, new), rounding=False)
+        flat[half:][target.changed[:half]] = 0  # the first half holds the sum now
     yield Piece(array, 0, flat)
 
 

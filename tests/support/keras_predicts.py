@@ -31,7 +31,7 @@ def predict(models, case):
     got = [np.asarray(y) for y in (got if isinstance(got, (list, tuple)) else [got])]
     if len(got) != len(wanted):
         return float("inf")
-    errors = [np.abs(a - b) / (1e-5 + 1e-4 * np.abs(b)) for a, b in zip(got, wanted)]
+    errors = [np.abs(a - b) / (1e-5 + 1e-4 * np.abs(b)) for a, b in zip(got, wanted, strict=True)]
     return max(float(e.max()) for e in errors)
 
 
