@@ -29,8 +29,8 @@ def to_parameter(array: Array) -> nn.Parameter:
         scalar = torch.from_numpy(np.zeros((), dtype=array.dtype))
         return nn.Parameter(scalar.expand(array.shape))
     if min(array.strides) < 0 or not array.flags.writeable:
-        # NumPy calls a reversed axis of length 1 contiguous, torch refuses its stride. A placeholder
-        # of one value is contiguous, but read-only.
+        # NumPy calls a reversed axis of length 1 contiguous, torch refuses its stride. And a
+        # placeholder of one value is contiguous, but read-only.
         array = array.copy()
     return nn.Parameter(torch.from_numpy(np.ascontiguousarray(array)))
 

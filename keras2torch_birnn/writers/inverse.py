@@ -23,8 +23,8 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.weights.layouts import Layout, is_summed
-from keras2torch_birnn.readers.weights.load_weights import may_wait
-from keras2torch_birnn.readers.weights.slots import Key, fill
+from keras2torch_birnn.readers.weights.load_weights import StoredLayer, may_wait
+from keras2torch_birnn.readers.weights.slots import Key, change_layers
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -154,7 +154,7 @@ class _Numbering:
             weights = {name: values(array) for name, array in arrays.items()}
             return replace(one, weights=layout.join(one, weights))
 
-        module: nn.Module = convert_layer(fill(layer, own, change, owner))
+        module: nn.Module = convert_layer(change_layers(layer, own, change, owner))
         return dict(module.state_dict(keep_vars=True))
 
     def trace(self, name: str, running: Array, random: Array, found: _Found) -> None:
@@ -194,13 +194,17 @@ def _number(
 
     def look(one: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
         for name, array in arrays.items():
-            if waiting and one.class_name in SCHEMA and may_wait(one, name, arrays):
+            if (
+                waiting
+                and one.class_name in SCHEMA
+                and may_wait(StoredLayer(owner, one, arrays), name)
+            ):
                 lazy.add(array.path)
             if is_summed(one, name, arrays):
                 summed.add(array.path)
         return one
 
-    fill(layer, own, look, owner)
+    change_layers(layer, own, look, owner)
     arrays = {a.path: a for held in own.values() for a in held.values() if a.path not in lazy}
     sizes = [int(np.prod(array.shape, dtype=np.int64)) for array in arrays.values()]
     starts = np.array([0, *accumulate(sizes)], np.int64)

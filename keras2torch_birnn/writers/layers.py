@@ -24,8 +24,13 @@ from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
-from keras2torch_birnn.readers.weights.load_weights import LocatedWeights, find_weights, may_wait
-from keras2torch_birnn.readers.weights.slots import Key, fill
+from keras2torch_birnn.readers.weights.load_weights import (
+    LocatedWeights,
+    StoredLayer,
+    find_weights,
+    may_wait,
+)
+from keras2torch_birnn.readers.weights.slots import Key, change_layers, replace_layers
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import LayerSpec, ModelSpec, with_dtype
@@ -63,12 +68,10 @@ class Located:
         """
         found: dict[tuple[str, ...], list[StoredArray]] = {}
 
-        def note(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
-            for name, array in arrays.items():
-                found.setdefault((layer.class_name, layer.name, name), []).append(array)
-            return layer
-
-        self.weights.fill(note)
+        for row in self.weights.rows:
+            for name, array in row.arrays.items():
+                known = (row.layer.class_name, row.layer.name, name)
+                found.setdefault(known, []).append(array)
         for first, *others in found.values():
             for other in others:
                 if other.path != first.path and _have_same_values(first, other):
@@ -84,14 +87,14 @@ class Located:
         def change(one: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
             weights: dict[str, Any] = {
                 name: LazyArray.whole(array)
-                if self.may_wait and may_wait(one, name, arrays)
+                if self.may_wait and may_wait(StoredLayer(owner, one, arrays), name)
                 else array.read()
                 for name, array in arrays.items()
             }
             return replace(one, weights=self.weights.layout.join(one, weights))
 
         own = {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
-        filled = with_dtype(fill(layer, own, change, owner), self.read_as)
+        filled = with_dtype(change_layers(layer, own, change, owner), self.read_as)
         return dict(convert_layer(filled).state_dict(keep_vars=True))
 
 
@@ -117,12 +120,14 @@ def locate(
     found = find_weights(reading.root, container, reading.parsing, reading.masked_steps)
     spec = replace(reading.spec, root=found.root)
     if any(layer.class_name not in SCHEMA for layer in found.root.walk()):
-
-        def read(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
-            values = {name: array.read() for name, array in arrays.items()}
-            return replace(layer, weights=found.layout.join(layer, values))
-
-        spec = complete_shapes(replace(spec, root=found.fill(read)))
+        filled = {
+            row.owner: replace(
+                row.layer,
+                weights=found.layout.join(row.layer, {n: a.read() for n, a in row.arrays.items()}),
+            )
+            for row in found.rows
+        }
+        spec = complete_shapes(replace(spec, root=replace_layers(found.root, filled)))
     return Located(spec, found)
 
 

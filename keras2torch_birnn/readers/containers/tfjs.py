@@ -22,7 +22,11 @@ from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, Source
 from keras2torch_birnn.readers.containers.files import read_text
 from keras2torch_birnn.readers.containers.members import Folder, Members
-from keras2torch_birnn.readers.containers.tfjs_manifest import Manifest, ManifestStore, read_manifest
+from keras2torch_birnn.readers.containers.tfjs_manifest import (
+    Manifest,
+    ManifestStore,
+    read_manifest,
+)
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.weights.layouts import Layout
 from keras2torch_birnn.readers.weights.legacy import layer_entries

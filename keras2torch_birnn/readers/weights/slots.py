@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
 from keras2torch_birnn.schema import SCHEMA
