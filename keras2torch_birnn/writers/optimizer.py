@@ -19,7 +19,7 @@ KEPT_NOTE = (
 )
 # The groups below the root of an HDF5 file: of a whole model, and of the layout of .keras files.
 _GROUPS = ("/optimizer_weights", "/optimizer")
-_DEEPEST = 6
+_LEVELS = 6
 
 
 def parse_choice(value: Any) -> Choice:
@@ -56,7 +56,7 @@ def optimizer_groups(store: Store) -> list[str]:
 
 
 def _holds_arrays(store: Store, group: str, depth: int = 0) -> bool:
-    if depth > _DEEPEST or store.kind(group) != "group":
+    if depth > _LEVELS or store.kind(group) != "group":
         return False
     members = store.members(group)
     return "dataset" in members.values() or any(
