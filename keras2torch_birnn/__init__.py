@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.spec import ModelSpec as ModelSpec
     from keras2torch_birnn.verification import ParityReport as ParityReport
     from keras2torch_birnn.verification import verify as verify
+    from keras2torch_birnn.writers import WrittenModel as WrittenModel
+    from keras2torch_birnn.writers import write_back as write_back
 
 # Module -> its public names, imported when first used.
 _NAMES = {
@@ -61,6 +63,7 @@ _NAMES = {
     "schema.custom_layers": ("converts", "equation", "supplies"),
     "spec": ("LayerSpec", "ModelSpec"),
     "verification": ("ParityReport", "verify"),
+    "writers": ("WrittenModel", "write_back"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

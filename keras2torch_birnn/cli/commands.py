@@ -26,6 +26,7 @@ from keras2torch_birnn.cli.console import (
     print_table,
     show_progress,
 )
+from keras2torch_birnn.cli.writers import write_back
 from keras2torch_birnn.errors import (
     OutputError,
     UsageError,
@@ -87,6 +88,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 app.command()(bench)
+app.command("write-back")(write_back)
 
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

@@ -28,8 +28,9 @@ def to_parameter(array: Array) -> nn.Parameter:
     if array.size and not any(array.strides):
         scalar = torch.from_numpy(np.zeros((), dtype=array.dtype))
         return nn.Parameter(scalar.expand(array.shape))
-    if min(array.strides) < 0:
-        # NumPy calls a reversed axis of length 1 contiguous, torch refuses its stride.
+    if min(array.strides) < 0 or not array.flags.writeable:
+        # NumPy calls a reversed axis of length 1 contiguous, torch refuses its stride. And a
+        # placeholder of one value is contiguous, but read-only.
         array = array.copy()
     return nn.Parameter(torch.from_numpy(np.ascontiguousarray(array)))
 

@@ -6,7 +6,7 @@ tensor has a mask is known when the graph is built, so the code that runs only w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import zip_longest
 from operator import getitem
@@ -409,6 +409,26 @@ def _outputs(layer: LayerSpec) -> int:
         return 1
     shape = layer.output_shape
     return len(shape) if isinstance(shape, tuple) and isinstance(shape[0], tuple) else 1
+
+
+def leaf_layers(
+    layer: LayerSpec, path: str = "", owner: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[str, ...], LayerSpec]]:
+    """Yield every layer that ``graph_module`` builds with ``convert_layer``.
+
+    As the path of its module, its keys from the model on (see ``readers.weights.slots.fill``), and
+    the layer.
+    """
+    if layer.graph is not None:
+        names = attribute_names([inner.name for inner in layer.graph.layers])
+        for inner in layer.graph.layers:
+            if inner.class_name != "InputLayer" and inner.class_name not in OPS:
+                where = f"{path}.{names[inner.name]}" if path else names[inner.name]
+                yield from leaf_layers(inner, where, (*owner, inner.name))
+    elif holds_model(layer):
+        yield from leaf_layers(layer.parts["layer"], f"{path}.layer", (*owner, "layer"))
+    else:
+        yield path, owner, layer
 
 
 def graph_module(layer: LayerSpec) -> fx.GraphModule:

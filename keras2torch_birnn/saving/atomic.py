@@ -25,6 +25,7 @@ from types import FrameType
 from keras2torch_birnn.errors import OutputError, in_file, printable
 
 PREFIX = ".k2t-"
+FORCE = "use --force to replace it"
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -34,11 +35,15 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EI
 
 @dataclass(frozen=True)
 class FileKind:
-    """Kind of file: its name in messages, its suffixes, and how its content is recognised."""
+    """Kind of file: its name in messages, its suffixes, and how its content is recognised.
+
+    ``instead``: what to do if a file exists that must not be replaced.
+    """
 
     name: str
     suffixes: tuple[str, ...]
     recognises: Callable[[Path], bool]
+    instead: str = FORCE
 
 
 def check_output(
@@ -93,7 +98,11 @@ def _check_old(target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
             "remove it first, or name another output",
         )
     if not overwrite:
-        raise OutputError("exists already", "use --force to replace it")
+        raise _exists(kind)
+
+
+def _exists(kind: FileKind | None) -> OutputError:
+    return OutputError("exists already", FORCE if kind is None else kind.instead)
 
 
 def is_stream(path: Path) -> bool:
@@ -119,7 +128,7 @@ def _check_stream(path: Path) -> None:
 
 
 def _check_source(target: Path, source: Path) -> None:
-    if target.samefile(source):
+    if target.exists() and target.samefile(source):
         raise OutputError("is the input itself", "name another output")
     if source.is_dir() and any(part.samefile(source) for part in target.parents):
         raise OutputError(f"is inside the input {source}", "name another output")
@@ -173,6 +182,57 @@ def write_atomically(
         _replace(_resolve(path), write, kind, overwrite=overwrite, size=size)
 
 
+def write_folder_atomically(
+    path: Path, write: Callable[[Path], None], *, instead: str, size: int = 0
+) -> None:
+    """Let ``write`` fill a temporary folder beside ``path``, then rename it to ``path``.
+
+    An existing file or folder is never replaced. ``instead``: what to do then. ``size``: the least
+    number of bytes that are needed.
+
+    Raises:
+        OutputError: it could not be written; nothing is left.
+    """
+    with in_file(path), _os_errors():
+        target = _resolve(path)
+        check_new_folder(path, instead=instead)
+        _check_room(target, size)
+        temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
+        try:
+            temporary.mkdir()
+            write(temporary)
+            for file in sorted(temporary.rglob("*"), reverse=True):
+                _sync_folder(file) if file.is_dir() else _sync_file(file, None)
+            _sync_folder(temporary)
+            check_new_folder(path, instead=instead)  # it may have appeared meanwhile
+            with _defer_signals():
+                temporary.rename(target)
+                _sync_folder(target.parent)
+        except BaseException:
+            with _defer_signals():
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def check_new_folder(path: Path, *, instead: str, sources: Sequence[Path | None] = ()) -> None:
+    """Refuse the name of a new folder that exists, or cannot be made.
+
+    Raises:
+        OutputError: it exists, is inside one of ``sources``, or its parent is no folder.
+    """
+    with in_file(path), _os_errors():
+        target = _resolve(path)
+        if os.path.lexists(target):
+            raise OutputError("exists already", instead)
+        if not target.parent.is_dir():
+            raise OutputError(f"there is no folder {target.parent}", "make it first")
+        for source in sources:
+            if source is not None and source.is_dir():
+                _check_source(target, source)
+        if not os.access(target.parent, os.W_OK):
+            raise OutputError(f"the folder {target.parent} is not writable", "choose another")
+
+
 def find_cause(error: RuntimeError) -> BaseException:
     """Find the error that torch's writer hides: an OSError, or Ctrl-C."""
     found = error.__context__
@@ -201,12 +261,7 @@ def _replace(
     overwrite: bool,
     size: int,
 ) -> None:
-    disk = shutil.disk_usage(target.parent)
-    if disk.total and size > disk.free:
-        raise OutputError(
-            f"cannot be written ({size:,} bytes are needed, {disk.free:,} are free)",
-            "free some space",
-        )
+    _check_room(target, size)
     temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
     try:
         mode = _create_file(temporary)
@@ -214,12 +269,21 @@ def _replace(
         _sync_file(temporary, _choose_mode(target, mode))
         _check_old(target, kind, overwrite=overwrite)  # it may have appeared meanwhile
         with _defer_signals():
-            _put_in_place(temporary, target, overwrite=overwrite)
+            _put_in_place(temporary, target, kind, overwrite=overwrite)
             _sync_folder(target.parent)
     except BaseException:
         with _defer_signals(), suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def _check_room(target: Path, size: int) -> None:
+    disk = shutil.disk_usage(target.parent)
+    if disk.total and size > disk.free:
+        raise OutputError(
+            f"cannot be written ({size:,} bytes are needed, {disk.free:,} are free)",
+            "free some space",
+        )
 
 
 def _create_file(path: Path) -> int:
@@ -239,30 +303,33 @@ def _choose_mode(target: Path, otherwise: int) -> int:
     return otherwise
 
 
-def _sync_file(path: Path, mode: int) -> None:
-    """Set the file's mode (a library may have replaced the file), and flush it to the disk."""
+def _sync_file(path: Path, mode: int | None) -> None:
+    """Set the file's mode (a library may have replaced the file), and flush it to the disk.
+
+    ``mode``: None leaves it.
+    """
     handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
-        if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
+        if mode is not None and stat.S_IMODE(os.fstat(handle).st_mode) != mode:
             path.chmod(mode)
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _put_in_place(temporary: Path, target: Path, *, overwrite: bool) -> None:
+def _put_in_place(temporary: Path, target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
     if overwrite:
         temporary.replace(target)
         return
     try:
         os.link(temporary, target)  # fails if the target was created meanwhile
     except FileExistsError:
-        raise OutputError("exists already", "use --force to replace it") from None
+        raise _exists(kind) from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
         if target.exists():
-            raise OutputError("exists already", "use --force to replace it") from None
+            raise _exists(kind) from None
         temporary.replace(target)
     else:
         with suppress(OSError):  # the target is complete; this is only its second name

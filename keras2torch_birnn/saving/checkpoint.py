@@ -127,18 +127,19 @@ def write_checkpoint(
     write_atomically(path, write, CHECKPOINT, overwrite=overwrite, size=size)
 
 
-def check_modules(model: nn.Module, twin: nn.Module) -> None:
+_SAVE_ELSEWHERE = (
+    "save the state_dict of a changed model with torch.save; k2t.save writes converted models only"
+)
+
+
+def check_modules(model: nn.Module, twin: nn.Module, advice: str = _SAVE_ELSEWHERE) -> None:
     """Refuse a model whose modules are not those of its spec: its file could never be loaded.
 
-    ``twin``: the model that the spec builds.
+    ``twin``: the model that the spec builds. ``advice``: what to do instead.
 
     Raises:
         UsageError: a module was exchanged, added or removed, or has other tensors.
     """
-    advice = (
-        "save the state_dict of a changed model with torch.save; k2t.save writes converted models "
-        "only"
-    )
     found, wanted = (dict(one.named_modules(remove_duplicate=False)) for one in (model, twin))
     del found[""], wanted[""]
     for name in dict.fromkeys((*wanted, *found)):

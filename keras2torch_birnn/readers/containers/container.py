@@ -70,6 +70,8 @@ class Container(ABC):
     ``checkpoint``: prefix of a TensorFlow checkpoint on disk that Keras' ``load_weights`` reads.
     ``store``: the groups and arrays of its weights. ``vocabularies``: texts of lookup layers by
     member name, where the format has them. A container closes what ``closing`` holds.
+    ``beside``: the names of a model's other files in the folder of the given one. ``packed``: all
+    of its files are in an archive.
     """
 
     kind: ClassVar[str]
@@ -78,6 +80,8 @@ class Container(ABC):
     metadata_text: str | None = None
     vocabularies: Mapping[str, str] = {}
     checkpoint: Path | None = None
+    beside: tuple[str, ...] = ()
+    packed: bool = False
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -63,9 +63,10 @@ class Archive:
 
 
 class KerasArchive(KerasContainer):
-    """A ``.keras`` file."""
+    """A ``.keras`` file; ``weights``: its HDF5 member, in the archive or in a temporary file."""
 
     kind = "keras_zip"
+    weights: Window
 
     @staticmethod
     def recognises(source: Source) -> bool:
@@ -81,7 +82,9 @@ class KerasArchive(KerasContainer):
             opening.enter_context(archive.weights.file)
         with in_member(WEIGHTS):
             store = opening.enter_context(open_store(archive.weights))
-        return cls(store, archive.config_text, archive.metadata_text, archive.vocabularies)
+        container = cls(store, archive.config_text, archive.metadata_text, archive.vocabularies)
+        container.weights = archive.weights
+        return container
 
 
 def _check_one_reading(window: Window, weights: Window) -> None:

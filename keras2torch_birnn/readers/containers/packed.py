@@ -113,6 +113,12 @@ def _open_model(windows: Mapping[str, Window], marker: str) -> Container:
     start = f"{folder}/" if folder else ""
     below = {n.removeprefix(start): w for n, w in windows.items() if n.startswith(start)}
     files = PackedFiles(below)
+    container = _open_members(files, name)
+    container.packed = True
+    return container
+
+
+def _open_members(files: PackedFiles, name: str) -> Container:
     if name == SAVED_MODEL:
         return SavedModel.of_members(files)
     if name == MODEL_JSON:

@@ -39,10 +39,13 @@ class ShardedWeights(HDF5Container):
     def open(cls, source: Source, opening: ExitStack) -> ShardedWeights:
         """Open all files that the index names."""
         text = read_text(source.opened, "")
-        return cls(open_shards(opening, source.path.parent, text, ""))
+        store = open_shards(opening, source.path.parent, text, "")
+        container = cls(store)
+        container.beside = store.names
+        return container
 
 
-def open_shards(opening: ExitStack, folder: Path, text: str, place: str) -> Store:
+def open_shards(opening: ExitStack, folder: Path, text: str, place: str) -> ShardedStore:
     """Open the shards that the index ``text`` names, which are files of ``folder``.
 
     Raises:
@@ -99,6 +102,11 @@ class ShardedStore:
     def __init__(self, stores: Mapping[str, Store], files: Mapping[str, tuple[str, ...]]) -> None:
         self._stores, self._files = stores, files
         self._first = next(iter(stores.values()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the files."""
+        return tuple(self._stores)
 
     def kind(self, path: str) -> Kind | None:
         """Return the type of object at ``path`` in the first file that has it."""

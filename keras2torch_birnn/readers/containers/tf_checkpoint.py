@@ -61,6 +61,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
         whole = source.window is None
         prefix = latest(members) if whole else source.path.name.removesuffix(INDEX)
         container = cls.of_members(members, prefix)
+        container.beside = container.bundle.shard_names
         if container.graph and _FIRST_LAYER in container.graph[ROOT].children:
             container.checkpoint = folder / prefix
         return container

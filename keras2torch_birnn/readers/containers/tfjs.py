@@ -22,7 +22,11 @@ from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, Source
 from keras2torch_birnn.readers.containers.files import read_text
 from keras2torch_birnn.readers.containers.members import Folder, Members
-from keras2torch_birnn.readers.containers.tfjs_manifest import ManifestStore, read_manifest
+from keras2torch_birnn.readers.containers.tfjs_manifest import (
+    Manifest,
+    ManifestStore,
+    read_manifest,
+)
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.weights.layouts import Layout
 from keras2torch_birnn.readers.weights.legacy import layer_entries
@@ -43,13 +47,17 @@ _LOOKED_AT = 64  # parts of a weight's name that are looked at, from its end
 
 
 class TensorFlowJS(Container):
-    """A ``model.json`` with the files that it names."""
+    """A ``model.json`` with the files that it names: ``names``.
+
+    ``has_optimizer``: there are weights of an optimizer in them, too.
+    """
 
     kind = "tfjs"
 
-    def __init__(self, store: ManifestStore, model: Mapping[str, Any]) -> None:
-        super().__init__(store)
-        self._weights, self._model = store.weights, model
+    def __init__(self, manifest: Manifest, model: Mapping[str, Any]) -> None:
+        super().__init__(ManifestStore(manifest.weights))
+        self._weights, self._model = manifest.weights, model
+        self.names, self.has_optimizer = manifest.names, manifest.has_optimizer
 
     @staticmethod
     def recognises(source: Source) -> bool:
@@ -59,7 +67,10 @@ class TensorFlowJS(Container):
     @classmethod
     def open(cls, source: Source, opening: ExitStack) -> TensorFlowJS:
         """Read the JSON and open the files beside it."""
-        return cls.of_text(read_text(source.opened, ""), Folder(source.path.parent, opening))
+        members = Folder(source.path.parent, opening)
+        container = cls.of_text(read_text(source.opened, ""), members)
+        container.beside = container.names
+        return container
 
     @classmethod
     def of_text(cls, text: str, members: Members) -> TensorFlowJS:
@@ -79,7 +90,7 @@ class TensorFlowJS(Container):
             )
         if not isinstance(topology, Mapping):
             raise InvalidModelFileError("without modelTopology", "refused")
-        return cls(ManifestStore(read_manifest(model.get("weightsManifest"), members)), topology)
+        return cls(read_manifest(model.get("weightsManifest"), members), topology)
 
     def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
         """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""

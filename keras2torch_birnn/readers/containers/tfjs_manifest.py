@@ -52,10 +52,10 @@ class QuantizedArray(StoredArray):
         """The dtype of what is read."""
         return np.dtype(self.target)
 
-    def _values(self, stored: Array) -> Array:
+    def values(self, stored: Array) -> Array:
         """Compute the values in float64, as JavaScript does, a block at a time."""
         out = np.empty(stored.size, self.dtype)
-        flat = super()._values(stored).reshape(-1)
+        flat = super().values(stored).reshape(-1)
         for start in range(0, out.size, _BLOCK):
             some = flat[start : start + _BLOCK] * np.float64(self.scale) + self.least
             out[start : start + _BLOCK] = np.rint(some) if self.target == "i4" else some
@@ -100,24 +100,38 @@ class ManifestStore(WithoutAttributes):
         return [self.weights[path.strip("/")] for path in paths]
 
 
-def read_manifest(manifest: Any, members: Members) -> dict[str, StoredArray]:
+@dataclass(frozen=True)
+class Manifest:
+    """Weights by name, the names of the files, and whether an optimizer's are in them, too."""
+
+    weights: Mapping[str, StoredArray]
+    names: tuple[str, ...]
+    has_optimizer: bool
+
+
+def read_manifest(manifest: Any, members: Members) -> Manifest:
     """Open all files that a manifest names, and say where each weight is in them.
 
     Raises:
         InvalidModelFileError: no manifest, or its sizes are not those of the files.
     """
     found: dict[str, StoredArray] = {}
+    names: list[str] = []
+    has_optimizer = False
     for number, group in enumerate(_list(manifest, "weightsManifest")):
         place = f"weightsManifest group {number}"
         paths, weights = (_list(_object(group, place).get(k), place) for k in ("paths", "weights"))
         if len(paths) > limits.MAX_CHECKPOINT_SHARDS:
             raise InvalidModelFileError(f"{len(paths)} files", "refused", place=place)
-        windows = JoinedWindows(tuple(members.open(_path(path, place)) for path in paths))
+        own = [_path(path, place) for path in paths]
+        names += own
+        windows = JoinedWindows(tuple(map(members.open, own)))
         offset = 0
         for entry in weights:
             array = _read_entry(_object(entry, place), windows, offset)
             offset += _stored_bytes(array)
             if _object(entry, place).get("group") == "optimizer":
+                has_optimizer = True
                 continue
             if array.path in found:
                 raise InvalidModelFileError(
@@ -130,7 +144,7 @@ def read_manifest(manifest: Any, members: Members) -> dict[str, StoredArray]:
                 "was the download complete?",
                 place=place,
             )
-    return found
+    return Manifest(found, tuple(dict.fromkeys(names)), has_optimizer)
 
 
 def _path(path: Any, place: str) -> str:

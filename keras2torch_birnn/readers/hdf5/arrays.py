@@ -105,7 +105,7 @@ class StoredArray:
     def read(self) -> Array:
         """Read the values: a new array, C-contiguous and writable."""
         with self._naming_array():
-            return self._values(self._read_stored())
+            return self.values(self.read_stored())
 
     def check(self) -> None:
         """Check the stored bytes, where the format has a checksum that ``rows`` does not see."""
@@ -136,7 +136,7 @@ class StoredArray:
         with self._naming_array():
             flat = values.reshape(-1).view(np.uint8).data
             self.window.read_into(flat, self.layout.offset + start * row)
-        return self._values(values)
+        return self.values(values)
 
     def between(self, first: int, last: int) -> Array:
         """Read columns ``first`` to ``last`` of a contiguous matrix.
@@ -156,23 +156,25 @@ class StoredArray:
             for row in range(rows):
                 place = self.layout.offset + (row * width + first) * item
                 self.window.read_into(flat[row * piece : (row + 1) * piece], place)
-        return self._values(values)
+        return self.values(values)
 
-    def _values(self, stored: Array) -> Array:
+    def values(self, stored: Array) -> Array:
         """Return the values of stored numbers."""
         return _to_native(stored, self.stored_as)
 
-    def _read_stored(self) -> Array:
-        values = np.empty(self.shape, np.dtype(STORED_DTYPES[self.stored_as]))
-        flat = values.reshape(-1).view(np.uint8).data
-        match self.layout:
-            case Inline(data):
-                flat[:] = data
-            case Contiguous(offset):
-                self.window.read_into(flat, offset)
-            case Chunked():
-                _read_chunks(values, self.layout, self.window)
-        return values
+    def read_stored(self) -> Array:
+        """Read the numbers as they are stored: a new array, C-contiguous and writable."""
+        with self._naming_array():
+            values = np.empty(self.shape, np.dtype(STORED_DTYPES[self.stored_as]))
+            flat = values.reshape(-1).view(np.uint8).data
+            match self.layout:
+                case Inline(data):
+                    flat[:] = data
+                case Contiguous(offset):
+                    self.window.read_into(flat, offset)
+                case Chunked():
+                    _read_chunks(values, self.layout, self.window)
+            return values
 
 
 def _to_native(stored: Array, stored_as: str) -> Array:

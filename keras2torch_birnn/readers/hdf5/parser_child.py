@@ -94,7 +94,7 @@ def _limit(limits: dict[str, int]) -> None:
     memory = _mapped_bytes() + limits["memory"]
     wanted = (
         ("RLIMIT_CORE", 0, 0),
-        ("RLIMIT_FSIZE", 0, 0),
+        ("RLIMIT_FSIZE", limits.get("file", 0), limits.get("file", 0)),
         ("RLIMIT_NPROC", 0, 0),
         ("RLIMIT_AS", memory, memory),
         ("RLIMIT_CPU", limits["cpu"], limits["cpu"] + 1),

@@ -41,7 +41,7 @@ _TRUNCATED = re.compile(
 )
 
 
-def _import_roots() -> list[str]:
+def import_roots() -> list[str]:
     """Return the folders of h5py and numpy, which an isolated interpreter does not search."""
     found = importlib.util.find_spec("h5py")
     if found is None or found.origin is None:
@@ -50,7 +50,8 @@ def _import_roots() -> list[str]:
     return list(dict.fromkeys(str(Path(origin).parent.parent) for origin in origins))
 
 
-def _environment() -> dict[str, str]:
+def isolated_environment() -> dict[str, str]:
+    """Return the environment of a process that runs the HDF5 library."""
     # No HDF5_* setting of the user's may load plugins or change drivers. One thread is enough for
     # the linear algebra library that NumPy brings along.
     kept = {name: text for name, text in os.environ.items() if not name.startswith("HDF5_")}
@@ -68,7 +69,7 @@ def _start(window: Window) -> subprocess.Popen[bytes]:
         "path": str(window.file.name) if by_path else None,
         "offset": window.offset,
         "size": window.size,
-        "import_from": _import_roots(),
+        "import_from": import_roots(),
         "limits": _LIMITS,
     }
     return subprocess.Popen(
@@ -76,7 +77,7 @@ def _start(window: Window) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=_environment(),
+        env=isolated_environment(),
         pass_fds=() if by_path else (window.file.fileno(),),
     )
 

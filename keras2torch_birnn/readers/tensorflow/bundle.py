@@ -58,9 +58,10 @@ class _Entry:
 
 @dataclass(frozen=True)
 class SummedArray(StoredArray):
-    """An array with a checksum."""
+    """An array with a checksum; ``key``: its name in the index, which has the checksum."""
 
     checksum: int = 0
+    key: str = ""
 
     def check(self) -> None:
         """Compare the stored bytes with the checksum.
@@ -87,22 +88,22 @@ class SummedArray(StoredArray):
 
 
 class TensorBundle:
-    """An open checkpoint. ``keys``: the names of all its tensors.
+    """An open checkpoint: ``index``, ``shards``. ``keys``: the names of all its tensors.
 
     Raises:
         InvalidModelFileError: damaged or hostile, or a shard is missing.
     """
 
     def __init__(self, index: Window, prefix: str, open_member: Callable[[str], Window]) -> None:
+        self.index = index
         table = read_table(index)
         header = table.pop(b"", None)
         if header is None:
             raise InvalidModelFileError("an index without header", "the file is damaged")
         count = _count_shards(header)
         self._values = table
-        self._shards: tuple[Window, ...] = tuple(
-            open_member(f"{prefix}.data-{number:05d}-of-{count:05d}") for number in range(count)
-        )
+        self.shard_names = tuple(f"{prefix}.data-{n:05d}-of-{count:05d}" for n in range(count))
+        self.shards: tuple[Window, ...] = tuple(map(open_member, self.shard_names))
 
     def __contains__(self, key: str) -> bool:
         return key.encode() in self._values
@@ -179,8 +180,9 @@ class TensorBundle:
                 entries[key].shape,
                 _DTYPES[entries[key].dtype],
                 Contiguous(entries[key].offset),
-                self._shards[entries[key].shard],
+                self.shards[entries[key].shard],
                 entries[key].checksum,
+                key,
             )
             for key, place in zip(keys, places, strict=True)
         ]
@@ -190,14 +192,14 @@ class TensorBundle:
         if value is None:
             raise InvalidModelFileError("not in the index", "the file is damaged")
         entry = _read_entry(value)
-        if entry.shard >= len(self._shards):
+        if entry.shard >= len(self.shards):
             raise InvalidModelFileError(
-                f"in shard {entry.shard} of {len(self._shards)}", "the file is damaged"
+                f"in shard {entry.shard} of {len(self.shards)}", "the file is damaged"
             )
         return entry
 
     def _part(self, entry: _Entry) -> Window:
-        return self._shards[entry.shard].part(entry.offset, entry.size)
+        return self.shards[entry.shard].part(entry.offset, entry.size)
 
     def _check_overlaps(self, entries: Mapping[str, _Entry]) -> None:
         """Refuse tensors that share bytes: memory is bounded by what the files hold."""

@@ -22,9 +22,20 @@ _RESTART_BYTES = 4
 
 
 @dataclass(frozen=True)
-class _Handle:
+class Handle:
+    """Position of a block in the file. Behind it are its type, one byte, and its checksum."""
+
     offset: int
     size: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """Position of a value in the file, and the block that it is in."""
+
+    start: int
+    stop: int
+    block: Handle
 
 
 def is_table(window: Window) -> bool:
@@ -38,6 +49,16 @@ def read_table(window: Window) -> dict[bytes, memoryview]:
     Raises:
         InvalidModelFileError: damaged, too large, or compressed.
     """
+    data, found = locate_values(window)
+    return {key: data[value.start : value.stop] for key, value in found.items()}
+
+
+def locate_values(window: Window) -> tuple[memoryview, dict[bytes, Value]]:
+    """Return the whole file, and where every value is in it by key.
+
+    Raises:
+        InvalidModelFileError: as ``read_table``.
+    """
     if window.size > limits.MAX_TABLE_BYTES:
         raise InvalidModelFileError(f"longer than {limits.MAX_TABLE_BYTES} bytes", "refused")
     if window.size < _FOOTER_BYTES or not is_table(window):
@@ -46,30 +67,31 @@ def read_table(window: Window) -> dict[bytes, memoryview]:
     end = len(data) - _FOOTER_BYTES
     _, at = _read_handle(data[end:], 0)  # of the blocks about other blocks, of which there are none
     root, _ = _read_handle(data[end:], at)
-    found: dict[bytes, memoryview] = {}
+    found: dict[bytes, Value] = {}
     last, key_bytes, free_from = None, 0, 0
-    for _, place in _entries(_read_block(data[:end], root)):
-        handle, _ = _read_handle(place, 0)
+    blocks = _read_block(data[:end], root)
+    for _, first, after in _entries(blocks):
+        handle, _ = _read_handle(blocks[first:after], 0)
         if handle.offset < free_from:
             raise _damaged("blocks out of order")
         free_from = handle.offset + handle.size
-        for key, value in _entries(_read_block(data[:end], handle)):
+        for key, start, stop in _entries(_read_block(data[:end], handle)):
             if last is not None and key <= last:
                 raise _damaged("keys out of order")
-            found[key], last = value, key
+            found[key], last = Value(handle.offset + start, handle.offset + stop, handle), key
             key_bytes += len(key)
             if len(found) > limits.MAX_TABLE_KEYS or key_bytes > limits.MAX_TABLE_BYTES:
                 raise InvalidModelFileError("too many keys", "refused")
-    return found
+    return data, found
 
 
-def _read_handle(data: memoryview, at: int) -> tuple[_Handle, int]:
+def _read_handle(data: memoryview, at: int) -> tuple[Handle, int]:
     offset, at = read_varint(data, at)
     size, at = read_varint(data, at)
-    return _Handle(offset, size), at
+    return Handle(offset, size), at
 
 
-def _read_block(data: memoryview, handle: _Handle) -> memoryview:
+def _read_block(data: memoryview, handle: Handle) -> memoryview:
     """Return the content of a block whose checksum is right."""
     end = handle.offset + handle.size
     if end + _TRAILER_BYTES > len(data):
@@ -87,8 +109,11 @@ def _read_block(data: memoryview, handle: _Handle) -> memoryview:
     return data[handle.offset : end]
 
 
-def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield keys and values; a key is the beginning of the one before it, and more bytes."""
+def _entries(block: memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Yield keys, and where their values start and stop.
+
+    A key is the beginning of the one before it, and more bytes.
+    """
     if len(block) < _RESTART_BYTES:
         raise _damaged("a block without an end")
     restarts = int.from_bytes(block[-_RESTART_BYTES:], "little")
@@ -103,7 +128,7 @@ def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         if shared > len(key) or more + size > end - at or shared + more > limits.MAX_NAME_BYTES:
             raise _damaged("an entry that is longer than its block")
         key = key[:shared] + bytes(block[at : at + more])
-        yield key, block[at + more : at + more + size]
+        yield key, at + more, at + more + size
         at += more + size
 
 

@@ -76,6 +76,11 @@ def is_cudnn(layer: LayerSpec, weights: Mapping[str, HasShape]) -> bool:
     return tuple(weights["bias"].shape) == (doubled,)
 
 
+def is_summed(layer: LayerSpec, name: str, weights: Mapping[str, HasShape]) -> bool:
+    """Tell whether a weight's second half is added to its first: cuDNN's two biases of an LSTM."""
+    return name == "bias" and layer.class_name == "LSTM" and is_cudnn(layer, weights)
+
+
 def infer_reset_after(layer: LayerSpec, weights: Mapping[str, HasShape]) -> LayerSpec:
     """Infer ``reset_after`` of a GRU from the shape of its bias, whatever its config says."""
     if layer.class_name not in ("GRU", "GRUCell") or "bias" not in weights:

@@ -51,20 +51,14 @@ def load_weights(
         WeightMismatchError: weights are missing, superfluous, or of other shapes than the
             configuration implies.
     """
-    generation, layout = parsing.generation, layout_of(parsing.generation)
-    paths = _locate(root, container, generation, whole)
-    names = container.written_names(paths)
-    root, notes = resolve_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
-    stored = _find_arrays(paths, container.store)
-    root = _infer_input_shape(root, stored)
-    rows = tuple(_pair(root, stored, layout))
-    _check_rows(rows, layout)
-    if any(layer.class_name not in SCHEMA for layer in root.walk()):
+    located = find_weights(root, container, parsing, choice, whole)
+    notes = list(located.notes)
+    if any(layer.class_name not in SCHEMA for layer in located.root.walk()):
         how = "read"
-    layers = {row.owner: _read(row, layout, notes, how) for row in rows}
-    root = replace_layers(root, layers)
+    layers = {row.owner: _read(row, located.layout, notes, how) for row in located.rows}
+    root = replace_layers(located.root, layers)
     dtype = common_dtype([array for one in layers.values() for array in one.weights.values()])
-    if generation.name in ("tf.keras", "keras3"):
+    if parsing.generation.name in ("tf.keras", "keras3"):
         notes = [*notes, *mixture_note(parsing.floats, dtype)]
     return with_dtype(root, dtype), tuple(notes)
 
@@ -79,6 +73,52 @@ class StoredLayer:
     owner: Key
     layer: LayerSpec
     arrays: Mapping[str, StoredArray]
+
+
+@dataclass(frozen=True)
+class LocatedWeights:
+    """The arrays of a file that are a model's weights, checked but not read.
+
+    ``root``: the model with the options that its weights determine, but without weights.
+    ``layout``: how the arrays of a row become the weights of Keras 2.
+    """
+
+    root: LayerSpec
+    rows: tuple[StoredLayer, ...]
+    layout: Layout
+    notes: tuple[str, ...]
+
+    @property
+    def stored(self) -> Mapping[Key, Mapping[str, StoredArray]]:
+        """The arrays by owner and name."""
+        return {row.owner: row.arrays for row in self.rows}
+
+
+def find_weights(
+    root: LayerSpec,
+    container: Container,
+    parsing: Parsing,
+    choice: MaskedSteps | None,
+    whole: Whole | None = None,
+) -> LocatedWeights:
+    """Locate the weights of a parsed model, and check their shapes and dtypes.
+
+    choice, whole: as ``load_weights`` takes them.
+
+    Raises:
+        WeightMismatchError: weights are missing, superfluous, or of other shapes than the
+            configuration implies.
+    """
+    generation, layout = parsing.generation, layout_of(parsing.generation)
+    paths = _locate(root, container, generation, whole)
+    names = container.written_names(paths)
+    root, notes = resolve_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
+    stored = _find_arrays(paths, container.store)
+    root = _infer_input_shape(root, stored)
+    rows = tuple(_pair(root, stored, layout))
+    _check_rows(rows, layout)
+    root = replace_layers(root, {row.owner: row.layer for row in rows})
+    return LocatedWeights(root, rows, layout, tuple(notes))
 
 
 def _pair(
@@ -168,7 +208,8 @@ _MAY_WAIT: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _may_wait(row: StoredLayer, name: str) -> bool:
+def may_wait(row: StoredLayer, name: str) -> bool:
+    """Tell whether a weight may stay in the file until it is used."""
     array = row.arrays[name]
     return (
         name in _MAY_WAIT.get(row.layer.class_name, ())
@@ -185,7 +226,7 @@ def _read(row: StoredLayer, layout: Layout, notes: list[str], how: How) -> Layer
     for name, array in row.arrays.items():
         if how == "shapes":
             weights[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
-        elif how == "lazy" and _may_wait(row, name):
+        elif how == "lazy" and may_wait(row, name):
             array.check()
             weights[name] = lazy_array.LazyArray.whole(array)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
 from keras2torch_birnn.schema import SCHEMA
@@ -156,3 +157,16 @@ def replace_layers(layer: LayerSpec, layers: Mapping[Key, LayerSpec], owner: Key
         inner = (replace_layers(one, layers, (*owner, one.name)) for one in graph.layers)
         graph = replace(graph, layers=tuple(inner))
     return new if not (parts or graph) else replace(new, parts=parts, graph=graph)
+
+
+def change_layers(
+    layer: LayerSpec,
+    found: Mapping[Key, Mapping[str, Any]],
+    change: Callable[[LayerSpec, Mapping[str, Any]], LayerSpec],
+    owner: Key = (),
+) -> LayerSpec:
+    """Return the tree with ``change(layer, arrays)`` applied to every layer that ``found`` has."""
+    layers = {
+        key: change(one, found[key]) for key, one in layers_by_owner(layer, owner) if key in found
+    }
+    return replace_layers(layer, layers, owner)

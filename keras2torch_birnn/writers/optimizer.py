@@ -1,0 +1,64 @@
+"""Optimizer slots of a model's file: they belong to the weights before the training in torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
+from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
+from keras2torch_birnn.readers.tensorflow.object_graph import is_optimizer
+from keras2torch_birnn.readers.weights.legacy import weights_group
+from keras2torch_birnn.readers.weights.store import Store
+
+Choice = Literal["keep", "drop"]
+KEPT_NOTE = (
+    "the optimizer's state was kept, and is that of the weights before: training on in Keras "
+    "begins with it (optimizer=drop removes it)"
+)
+# The groups below the root of an HDF5 file: of a whole model, and of the layout of .keras files.
+_GROUPS = ("/optimizer_weights", "/optimizer")
+_LEVELS = 6
+
+
+def parse_choice(value: Any) -> Choice:
+    """Parse what to do with the optimizer's state; None keeps it.
+
+    Raises:
+        UsageError: no such choice, or one that is not there yet.
+    """
+    if value in (None, "keep"):
+        return "keep"
+    if value == "drop":
+        return "drop"
+    if not isinstance(value, str) or value == "write":
+        raise UsageError(
+            "an optimizer's state cannot be written back yet", "keep or drop that of the file"
+        )
+    raise UsageError(f"optimizer {printable(value)!r}: keep or drop is expected")
+
+
+def has_optimizer(container: Container) -> bool:
+    """Tell whether a model's files hold the state of an optimizer."""
+    if isinstance(container, TensorFlowContainer):
+        return any(map(is_optimizer, container.graph))
+    if isinstance(container, TensorFlowJS):
+        return container.has_optimizer
+    return bool(optimizer_groups(container.store))
+
+
+def optimizer_groups(store: Store) -> list[str]:
+    """Return the groups of an HDF5 store that hold the state of an optimizer."""
+    if weights_group(store) == "/":  # groups are layers there
+        return []
+    return [group for group in _GROUPS if _holds_arrays(store, group)]
+
+
+def _holds_arrays(store: Store, group: str, depth: int = 0) -> bool:
+    if depth > _LEVELS or store.kind(group) != "group":
+        return False
+    members = store.members(group)
+    return "dataset" in members.values() or any(
+        _holds_arrays(store, f"{group}/{name}", depth + 1) for name in members
+    )

@@ -1,0 +1,130 @@
+"""Errors and ends at every step of writing: the source stays, and nothing partial gets a name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from specs import FIXTURES
+from tensorflow_fixtures import unpack
+from trained import contents, remove, train
+
+import keras2torch_birnn as k2t
+
+SOURCES = (
+    "keras-2.3.1/mask_bi_gru_after_seq.h5",
+    "keras-3.15.1/mask_stack_plain.keras",
+    "tf.keras-2.15.0/cells_bi.savedmodel.tar.xz",
+)
+# What writing calls, and may fail at any call of it.
+STEPS = ("write", "fsync", "open", "link", "rename", "mkdir", "lseek")
+
+
+class _FaultError(OSError):
+    pass
+
+
+@contextmanager
+def failing(step: str, at: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Let the call number ``at`` of an ``os`` function raise; the list counts the calls."""
+    right: Callable[..., Any] = getattr(os, step)
+    calls = [0]
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == at:
+            raise _FaultError(28, "No space left on device")
+        return right(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, wrong)
+        yield calls
+
+
+def prepared(name: str, folder: Path) -> tuple[Path, Any, Path]:
+    """Return source, trained model and NEW."""
+    if name.endswith(".xz"):
+        source = unpack(f"{name}", folder / "source").model
+        return source, train(k2t.convert(source)), folder / "out" / "new"
+    source = folder / "source" / Path(name).name
+    source.write_bytes((FIXTURES / name).read_bytes())
+    return source, train(k2t.convert(source)), folder / "out" / source.name
+
+
+def attempt(model: Any, source: Path, out: Path) -> bool:
+    """Try to write back; return whether it succeeded. An error must be one of ours."""
+    try:
+        k2t.write_back(model, source, out)
+    except k2t.K2TError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("step", STEPS)
+def test_every_fault_leaves_the_source_and_nothing_else(
+    step: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "out").mkdir()
+    source, model, out = prepared(name, tmp_path)
+    before = contents(tmp_path / "source")
+    with failing(step, 0, monkeypatch) as calls:
+        assert attempt(model, source, out)
+    total, whole = calls[0], contents(tmp_path / "out")
+    places = {1, 2, total // 2, total} if total else set()
+    for at in sorted(places - {0}):
+        for path in (tmp_path / "out").iterdir():
+            remove(path)
+        with failing(step, at, monkeypatch):
+            done = attempt(model, source, out)
+        assert contents(tmp_path / "source") == before
+        assert contents(tmp_path / "out") == (whole if done else {})
+
+
+KILLED = """
+import os, sys
+sys.path[:0] = {paths!r}
+import keras2torch_birnn as k2t
+from trained import train
+from pathlib import Path
+model = train(k2t.convert({source!r}))
+right, calls = os.write, [0]
+def write(*arguments):
+    calls[0] += 1
+    if calls[0] == {at}:
+        os.kill(os.getpid(), {signal})
+    return right(*arguments)
+os.write = write
+k2t.write_back(model, {source!r}, {out!r})
+"""
+
+
+@pytest.mark.parametrize("at", [1, 3])
+def test_kill_leaves_no_partial_file(at: int, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "out").mkdir()
+    source = tmp_path / "source" / "model.h5"
+    source.write_bytes((FIXTURES / SOURCES[0]).read_bytes())
+    before = contents(source)
+    code = KILLED.format(
+        paths=[p for p in sys.path if p],
+        source=str(source),
+        out=str(tmp_path / "out" / "new.h5"),
+        at=at,
+        signal=int(signal.SIGKILL),
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert contents(source) == before
+    left = [p.name for p in (tmp_path / "out").iterdir()]
+    assert len(left) == 1
+    assert left[0].startswith(".k2t-")
+    assert left[0].endswith(".tmp")

@@ -1,0 +1,232 @@
+"""What is refused, by name; nothing is left behind then."""
+
+from __future__ import annotations
+
+import copy
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import contents
+from commands import k2t as run
+from specs import FIXTURES
+from tensorflow_fixtures import unpack
+from torch import nn
+from trained import train
+
+import keras2torch_birnn as k2t
+
+SOURCE = FIXTURES / "keras-2.3.1/mask_bi_lstm_seq.h5"
+COMPILED = FIXTURES / "tf.keras-2.15.0/compiled.h5"
+
+
+@pytest.fixture
+def model() -> Any:
+    return k2t.convert(SOURCE)
+
+
+def lstm_of(model: nn.Module) -> nn.LSTM:
+    return next(one for one in model.modules() if isinstance(one, nn.LSTM))
+
+
+def test_a_second_bias_that_is_not_zero(model: Any, tmp_path: Path) -> None:
+    lstm_of(model).bias_hh_l0_reverse.data[2] = 0.25
+    with pytest.raises(
+        k2t.WeightMismatchError, match="bias_hh_l0_reverse: 1 of its values are zero"
+    ):
+        k2t.write_back(model, SOURCE, tmp_path / "new.h5")
+    assert not contents(tmp_path)
+
+
+def test_values_that_keras_has_no_weight_for(tmp_path: Path) -> None:
+    source = FIXTURES / "tf.keras-2.15.0/around_rescaling.h5"
+    model = k2t.convert(source)
+    next(b for n, b in model.named_buffers() if n.endswith("scale")).add_(1)
+    with pytest.raises(
+        k2t.WeightMismatchError, match="fixed in Keras, and were changed; Keras has no"
+    ):
+        k2t.write_back(model, source, tmp_path / "new.h5")
+
+
+def test_exchanged_added_and_removed_modules(model: Any, tmp_path: Path) -> None:
+    name = next(n for n, m in model.named_children() if isinstance(m, nn.LSTM))
+    changed = copy.deepcopy(model)
+    setattr(changed, name, nn.Linear(2, 3))
+    with pytest.raises(
+        k2t.UsageError, match=f"{name}: Linear, converted was LSTM; put its weights"
+    ):
+        k2t.write_back(changed, SOURCE, tmp_path / "new.h5")
+    changed = copy.deepcopy(model)
+    changed.head = nn.Linear(2, 3)
+    with pytest.raises(k2t.UsageError, match="head: Linear, converted was nothing"):
+        k2t.write_back(changed, SOURCE, tmp_path / "new.h5")
+    with pytest.raises(k2t.UsageError, match=r"not made by k2t\.convert"):
+        k2t.write_back(nn.Linear(2, 3), SOURCE, tmp_path / "new.h5")
+
+
+def test_other_shapes(model: Any, tmp_path: Path) -> None:
+    lstm = lstm_of(model)
+    lstm.weight_ih_l0 = nn.Parameter(torch.zeros(3, 5))
+    with pytest.raises(k2t.UsageError, match=r"weight_ih_l0: \[3, 5\], converted was"):
+        k2t.write_back(model, SOURCE, tmp_path / "new.h5")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("keras-2.3.1/mask_bi_gru_after_seq.h5", r"GRU\) here, .*LSTM\) there"),
+        ("keras-2.3.1/mask_bi_lstm_last.h5", 'merge_mode="sum" here, merge_mode="concat" there'),
+        ("keras-2.2.4/mask_bi_lstm_seq.h5", "Keras keras2 2.2.4 here, Keras keras2 2.3.1 there"),
+        ("keras-2.3.1/mask_td_dense.h5", "another model than that of OUT"),
+    ],
+)
+def test_another_model(other: str, words: str, model: Any, tmp_path: Path) -> None:
+    with pytest.raises(k2t.WeightMismatchError, match=words):
+        k2t.write_back(model, FIXTURES / other, tmp_path / "new.h5")
+    assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["keras-3.5.0/twice_wrapped_first.keras", "tf.keras-2.15.0/twice_wrapped_first.h5"]
+)
+def test_one_layer_of_keras_that_was_trained_as_two(name: str, tmp_path: Path) -> None:
+    source = FIXTURES / name
+    model, out = k2t.convert(source), tmp_path / Path(name).name
+    k2t.write_back(model, source, out)
+    out.unlink()
+    with pytest.raises(k2t.WeightMismatchError, match="one in Keras, but differ; give both"):
+        k2t.write_back(train(model), source, out)
+
+
+def test_numbers_that_do_not_fit(model: Any, tmp_path: Path) -> None:
+    model = model.double()
+    same = k2t.write_back(model, SOURCE, tmp_path / "same.h5")
+    assert same.changed == 0
+    lstm = lstm_of(model)
+    lstm.weight_ih_l0.data[0, 1] = 0.1
+    with pytest.raises(
+        k2t.WeightMismatchError, match=r"float32, which cannot hold 1 of 1 changed .*exactly"
+    ):
+        k2t.write_back(model, SOURCE, tmp_path / "new.h5")
+    written = k2t.write_back(model, SOURCE, tmp_path / "new.h5", allow_rounding=True)
+    assert written.changed == 1
+    again = lstm_of(k2t.convert(tmp_path / "new.h5")).weight_ih_l0[0, 1]
+    assert again == torch.tensor(0.1, dtype=torch.float32)
+    lstm.weight_ih_l0.data[0, 1] = 1e300
+    for rounding in (False, True):
+        with pytest.raises(k2t.WeightMismatchError, match="only trained values that fit"):
+            k2t.write_back(model, SOURCE, tmp_path / "big.h5", allow_rounding=rounding)
+
+
+def test_integers_that_do_not_fit(tmp_path: Path) -> None:
+    source = FIXTURES / "keras-3.15.1/quantized.keras"
+    model = k2t.convert(source)
+    weight = next(t for n, t in model.named_parameters() if n.endswith("weight"))
+    weight.data.view(-1)[0] = 0.5
+    with pytest.raises(k2t.WeightMismatchError, match="stores i1, which cannot hold 1 of 1"):
+        k2t.write_back(model, source, tmp_path / "new.keras")
+    weight.data.view(-1)[0] = 300
+    with pytest.raises(k2t.WeightMismatchError, match="stores i1, which cannot hold 1 of 1"):
+        k2t.write_back(model, source, tmp_path / "new.keras", allow_rounding=True)
+    weight.data.view(-1)[0] = 3
+    k2t.write_back(model, source, tmp_path / "new.keras")
+
+
+# ---- NEW ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_replaced(model: Any, tmp_path: Path) -> None:
+    out = tmp_path / "new.h5"
+    for content in (b"", b"something"):
+        out.write_bytes(content)
+        with pytest.raises(k2t.OutputError, match="exists already; write-back never replaces"):
+            k2t.write_back(model, SOURCE, out)
+        assert out.read_bytes() == content
+    with pytest.raises(k2t.OutputError, match="is the input itself"):
+        k2t.write_back(model, SOURCE, SOURCE)
+    with pytest.raises(k2t.OutputError, match=r"ends in .keras; NEW ends in .h5"):
+        k2t.write_back(model, SOURCE, tmp_path / "new.keras")
+    with pytest.raises(k2t.OutputError, match="there is no folder"):
+        k2t.write_back(model, SOURCE, tmp_path / "none" / "new.h5")
+
+
+def test_no_folder_is_replaced(tmp_path: Path) -> None:
+    source = unpack("tf.keras-2.15.0/cells_bi.savedmodel.tar.xz", tmp_path).model
+    model = k2t.convert(source)
+    out = tmp_path / "new"
+    out.mkdir()
+    with pytest.raises(k2t.OutputError, match="exists already; write-back never replaces"):
+        k2t.write_back(model, source, out)
+    with pytest.raises(k2t.OutputError, match="is inside the input"):
+        k2t.write_back(model, source, source / "new")
+    with pytest.raises(k2t.OutputError, match="there is no folder"):
+        k2t.write_back(model, source, tmp_path / "none" / "new")
+
+
+def test_packed_models(tmp_path: Path) -> None:
+    source = unpack("tf.keras-2.15.0/cells_bi.savedmodel.tar.xz", tmp_path).model
+    packed = tmp_path / "packed.tar"
+    with tarfile.open(packed, "w") as archive:
+        archive.add(source, "model")
+    with pytest.raises(k2t.UsageError, match="a packed model cannot be changed; unpack it"):
+        k2t.write_back(k2t.convert(packed), packed, tmp_path / "new.tar")
+
+
+# ---- optimizers --------------------------------------------------------------------------------
+
+
+def test_the_optimizer_is_kept_with_a_note_or_dropped(tmp_path: Path) -> None:
+    import h5py
+
+    model = k2t.convert(COMPILED)
+    assert k2t.write_back(model, COMPILED, tmp_path / "same.h5").notes == ()
+    train(model)
+    written = k2t.write_back(model, COMPILED, tmp_path / "kept.h5", optimizer="keep")
+    assert "the optimizer's state was kept" in written.notes[0]
+    written = k2t.write_back(model, COMPILED, tmp_path / "dropped.h5", optimizer="drop")
+    assert written.notes == ()
+    with h5py.File(COMPILED) as old, h5py.File(tmp_path / "dropped.h5") as new:
+        assert set(old) - set(new) == {"optimizer_weights"}
+        assert dict(old.attrs) == dict(new.attrs)
+    with h5py.File(COMPILED) as old, h5py.File(tmp_path / "kept.h5") as new:
+        assert set(old) == set(new)
+
+
+def test_optimizers_that_stay(tmp_path: Path) -> None:
+    model = k2t.convert(COMPILED)
+    optimizer = torch.optim.SGD(model.parameters())
+    for choice in ("write", optimizer):
+        with pytest.raises(k2t.UsageError, match="an optimizer's state cannot be written back yet"):
+            k2t.write_back(model, COMPILED, tmp_path / "new.h5", optimizer=choice)
+    with pytest.raises(k2t.UsageError, match="optimizer 'lose': keep or drop is expected"):
+        k2t.write_back(model, COMPILED, tmp_path / "new.h5", optimizer="lose")
+    source = unpack("tf.keras-2.15.0/chain.checkpoint_optimizer.tar.xz", tmp_path)
+    model = train(k2t.convert(source.model, config=source.config))
+    with pytest.raises(k2t.UsageError, match="cannot be removed from a model in this format"):
+        k2t.write_back(
+            model, source.model, tmp_path / "new", config=source.config, optimizer="drop"
+        )
+    written = k2t.write_back(model, source.model, tmp_path / "new", config=source.config)
+    assert "the optimizer's state was kept" in written.notes[0]
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def test_the_command(tmp_path: Path) -> None:
+    out, new = tmp_path / "out.pt", tmp_path / "new.h5"
+    k2t.save(train(k2t.convert(COMPILED)), out)
+    done = run("write-back", out, COMPILED, new)
+    assert (done.code, done.lines("error")) == (0, [])
+    assert done.lines("note")[0].startswith("the optimizer's state was kept")
+    assert done.out.endswith("arrays changed\n")
+    refused = run("write-back", out, COMPILED, new)
+    assert refused.code == 5
+    assert "exists already; write-back never replaces" in refused.lines("error")[0]
+    assert run("write-back", out, COMPILED, out).code == 5
+    done = run("write-back", out, COMPILED, tmp_path / "other.h5", "--json", "--optimizer", "drop")
+    assert '"changed"' in done.out
+    assert run("write-back", out, COMPILED, "x.h5", "--optimizer", "lose").code == 2
+    assert run("write-back", out, SOURCE, tmp_path / "x.h5").code == 3
