@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from keras2torch_birnn.conversion import GOLDEN_STEPS, Golden, find_float_dtype, origin
+from keras2torch_birnn.conversion import GOLDEN_STEPS, find_float_dtype, origin
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UsageError,
@@ -316,7 +316,7 @@ def _against_golden(
         compare(
             outputs(model, inputs, device, strict=True),
             [y.numpy() for y in golden.outputs],
-            _roundings(golden),
+            golden.rounding_of_each(),
             limit,
             device=device,
             against=name,
@@ -332,8 +332,3 @@ def _against_golden(
                     place="golden",
                 )
     return report_of(comparisons, (), [])
-
-
-def _roundings(golden: Golden) -> tuple[float, ...]:
-    """Return the rounding error of each output; older files hold only the largest."""
-    return golden.roundings or (golden.rounding,) * len(golden.outputs)
