@@ -46,6 +46,9 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a TARGET that k2t wrote.")
     ] = False,
+    any_length: Annotated[
+        bool, typer.Option("--any-length", help="Free the time axis also where the file fixes it.")
+    ] = False,
     dtype: Dtype = None,
     masked_steps: Masked = None,
     as_json: Json = False,
@@ -73,7 +76,7 @@ def export(
 
         with show_progress(f"exporting {printable(source.name)}"):
             model, notes = _read(source, config, dtype, masked_steps)
-            done = write(model, place, overwrite=force)
+            done = write(model, place, overwrite=force, any_length=any_length)
         for note in (*notes, *done.notes):
             print_message("note", note)
         if as_json:

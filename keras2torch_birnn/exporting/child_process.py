@@ -21,41 +21,68 @@ from keras2torch_birnn.spec import Array
 _CHILD = Path(__file__).with_name("runtime_child.py")
 
 
-def run_exported(path: Path, inputs: Sequence[Array], runtime: str = "") -> tuple[Array, ...] | str:
-    """Run the file on these inputs; return its outputs, or the reason why there are none.
+def run_exported(
+    path: Path, batches: Sequence[Sequence[Array]]
+) -> tuple[tuple[Array, ...] | str, ...]:
+    """Run a file on several batches; return for each the outputs, or why there are none.
 
-    inputs: in Keras' order. runtime: of a target that has several, "" for its first.
+    A batch has the inputs in Keras' order.
     """
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
-        named: dict[str, Any] = {f"in_{i}": np.asarray(x) for i, x in enumerate(inputs)}
+        named: dict[str, Any] = {
+            f"{number}_{place}": np.asarray(x)
+            for number, batch in enumerate(batches)
+            for place, x in enumerate(batch)
+        }
         np.savez(given, **named)
         job = {
             "import_from": [str(Path(__file__).parents[2]), *filter(None, sys.path)],
             "file": os.fspath(path.resolve()),
-            "runtime": runtime,
+            "batches": len(batches),
             "inputs": str(given),
             "outputs": str(found),
             "memory": limits.MAX_EXPORTED_MEMORY + 8 * path.stat().st_size,
             "written": limits.MAX_EXPORTED_OUTPUT,
         }
+        reason = _run_child(job, Path(folder)) or ("" if found.exists() else "it wrote no outputs")
+        if reason:
+            return (printable(reason),) * len(batches)
         try:
-            done = subprocess.run(
-                [sys.executable, "-I", str(_CHILD), json.dumps(job)],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=limits.MAX_EXPORTED_SECONDS,
-                cwd=folder,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"it did not finish in {limits.MAX_EXPORTED_SECONDS} s"
-        if done.returncode or not found.exists():
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            return printable(lines[-1] if lines else f"it ended with code {done.returncode}")
-        try:
-            with np.load(found) as data:
-                return tuple(data[f"out_{i}"] for i in range(len(data.files)))
+            return _read(found, len(batches))
         except (ValueError, OSError, KeyError, zipfile.BadZipFile):
-            return "its outputs cannot be read"
+            return ("its outputs cannot be read",) * len(batches)
+
+
+def _run_child(job: dict[str, Any], folder: Path) -> str:
+    """Run the child; return why it failed, empty if it did not."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", str(_CHILD), json.dumps(job)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limits.MAX_EXPORTED_SECONDS,
+            cwd=folder,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it did not finish in {limits.MAX_EXPORTED_SECONDS} s"
+    if not done.returncode:
+        return ""
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode < 0:
+        return f"it crashed (signal {-done.returncode})"
+    return lines[-1] if lines else f"it ended with code {done.returncode}"
+
+
+def _read(found: Path, count: int) -> tuple[tuple[Array, ...] | str, ...]:
+    with np.load(found) as data:
+        results: list[tuple[Array, ...] | str] = []
+        for number in range(count):
+            if f"{number}_error" in data.files:
+                results.append(printable(data[f"{number}_error"].item()))
+                continue
+            mine = [name for name in data.files if name.startswith(f"{number}_")]
+            results.append(tuple(data[f"{number}_{place}"] for place in range(len(mine))))
+        return tuple(results)

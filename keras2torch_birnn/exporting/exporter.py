@@ -17,6 +17,7 @@ from keras2torch_birnn.errors import K2TError, UsageError, in_file
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.target import EXTRA, Target
+from keras2torch_birnn.reference.sample_inputs import free_steps
 from keras2torch_birnn.saving.atomic import (
     PREFIX,
     FileKind,
@@ -59,13 +60,21 @@ class Exported:
         }
 
 
-def export(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = True) -> Exported:
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = True,
+    any_length: bool = False,
+) -> Exported:
     """Write a converted model in a form that runs without this package, by the path's suffix.
 
     ``.onnx``: for ONNX Runtime and other runtimes. Inputs and outputs have Keras' names; batch and
     time are free where the Keras file leaves them free. The file is run on the golden vectors
     before it gets its name; where it cannot be run, a note says so. An existing file that k2t did
     not write is never replaced, unless it is empty.
+
+    any_length: make time free also where the Keras file fixes it and no weight depends on it.
 
     Raises:
         UnsupportedLayerError, UnsupportedOptionError: lists everything that has no such form.
@@ -83,6 +92,7 @@ def export(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = 
         if reason := target.why_cannot_write():
             raise UsageError(reason, EXTRA)
         spec = model_from_json(json.loads(facts.spec_text))
+        spec = free_steps(spec) if any_length else spec
         golden = _choose_golden(model, spec)
         with tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
             written = Path(folder, place.name)
@@ -142,7 +152,7 @@ def _check(target: Target, path: Path, golden: Golden) -> tuple[Comparison | Non
     """Run a file on the golden inputs and compare; or return a note that it cannot be run."""
     if reason := target.why_cannot_run():
         return None, (f"nothing was checked: {reason}",)
-    outputs = run_exported(path, [_numpy(x) for x in golden.inputs])
+    (outputs,) = run_exported(path, [[_numpy(x) for x in golden.inputs]])
     found = compare(
         outputs,
         [_numpy(y) for y in golden.outputs],

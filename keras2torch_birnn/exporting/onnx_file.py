@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError
 from keras2torch_birnn.exporting import onnx_runtimes
-from keras2torch_birnn.exporting.target import Target
+from keras2torch_birnn.exporting.target import Session, Target
 from keras2torch_birnn.limits import MAX_ONNX_BYTES
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.wire import fields
 from keras2torch_birnn.saving.atomic import FileKind
-from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import fx
@@ -46,7 +45,11 @@ class Onnx(Target):
     """ONNX."""
 
     kind = FileKind("an ONNX model", (".onnx",), is_ours)
-    runtime = onnx_runtimes.FIRST
+
+    @property
+    def runtime(self) -> str:
+        """ONNX Runtime, or OpenVINO if only that is installed."""
+        return onnx_runtimes.choose()
 
     def why_cannot_write(self) -> str:
         """Return which package the exporter lacks."""
@@ -56,8 +59,8 @@ class Onnx(Target):
         return ""
 
     def why_cannot_run(self) -> str:
-        """Return that there is no ONNX Runtime."""
-        return onnx_runtimes.why_missing(self.runtime)
+        """Return that there is no runtime."""
+        return "" if onnx_runtimes.is_installed(self.runtime) else "onnxruntime is not installed"
 
     def write(self, model: fx.GraphModule, spec: ModelSpec, path: Path) -> tuple[str, ...]:
         """Write the graph and its weights to one file.
@@ -76,9 +79,9 @@ class Onnx(Target):
         save_graph(make_graph(model, spec), spec, path)
         return ()
 
-    def run(self, path: Path, inputs: Sequence[Array]) -> Sequence[Array]:
-        """Run the file in ONNX Runtime."""
-        return onnx_runtimes.run(path, inputs, self.runtime)
+    def open(self, path: Path) -> Session:
+        """Open the file in the runtime."""
+        return onnx_runtimes.RUNTIMES[self.runtime].open(path)
 
 
 TARGET = Onnx()

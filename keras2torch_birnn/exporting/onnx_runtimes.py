@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras2torch_birnn.exporting.target import Session
 from keras2torch_birnn.spec import Array
 
 # ONNX' names of types, in both runtimes' words -> NumPy's
@@ -22,50 +23,54 @@ _DTYPES: Mapping[str, type] = {
 
 
 class Runtime(NamedTuple):
-    """A runtime: its package, and the function that runs a file."""
+    """A runtime: its package, and the function that opens a file in it."""
 
     package: str
-    run: Callable[[Path, Sequence[Array]], Sequence[Array]]
+    open: Callable[[Path], Session]
 
 
-def in_onnxruntime(path: Path, inputs: Sequence[Array]) -> Sequence[Array]:
-    """Run a file in ONNX Runtime on the CPU."""
+def in_onnxruntime(path: Path) -> Session:
+    """Open a file in ONNX Runtime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given = session.get_inputs()
-    feeds: dict[Any, Array] = {
-        one.name: np.asarray(x, _DTYPES[one.type]) for one, x in zip(given, inputs, strict=True)
-    }
-    return [np.asarray(y) for y in session.run(None, feeds)]
+
+    def run(inputs: Sequence[Array]) -> Sequence[Array]:
+        pairs = zip(given, inputs, strict=True)
+        feeds: Any = {one.name: np.asarray(x, _DTYPES[one.type]) for one, x in pairs}
+        return [np.asarray(y) for y in session.run(None, feeds)]
+
+    return run
 
 
-def in_openvino(path: Path, inputs: Sequence[Array]) -> Sequence[Array]:
-    """Run a file in OpenVINO on the CPU, in float32: it would take bfloat16 on some processors."""
+def in_openvino(path: Path) -> Session:
+    """Open a file in OpenVINO on the CPU, in float32: it takes bfloat16 on some processors."""
     import openvino
 
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    feeds: dict[Any, Array] = {
-        place: np.asarray(x, _DTYPES[one.element_type.get_type_name()])
-        for place, (one, x) in enumerate(zip(compiled.inputs, inputs, strict=True))
-    }
-    found = compiled(feeds)
-    return [np.array(found[place]) for place in range(len(compiled.outputs))]
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(path), "CPU", hints)
+
+    def run(inputs: Sequence[Array]) -> Sequence[Array]:
+        pairs = zip(compiled.inputs, inputs, strict=True)
+        feeds: Any = [np.asarray(x, _DTYPES[one.element_type.get_type_name()]) for one, x in pairs]
+        found = compiled(feeds)
+        return [np.array(found[place]) for place in range(len(compiled.outputs))]
+
+    return run
 
 
 RUNTIMES: Mapping[str, Runtime] = {
     "ONNX Runtime": Runtime("onnxruntime", in_onnxruntime),
     "OpenVINO": Runtime("openvino", in_openvino),
 }
-FIRST = next(iter(RUNTIMES))
 
 
-def why_missing(name: str) -> str:
-    """Return that a runtime is not installed; empty if it is."""
-    package = RUNTIMES[name].package
-    return "" if find_spec(package) else f"{package} is not installed"
+def is_installed(name: str) -> bool:
+    """Return whether a runtime is installed."""
+    return find_spec(RUNTIMES[name].package) is not None
 
 
-def run(path: Path, inputs: Sequence[Array], name: str) -> Sequence[Array]:
-    """Run a file in a runtime."""
-    return RUNTIMES[name].run(path, inputs)
+def choose() -> str:
+    """Return the first runtime that is installed; the first of all if none is."""
+    return next(filter(is_installed, RUNTIMES), next(iter(RUNTIMES)))

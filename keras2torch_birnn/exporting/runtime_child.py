@@ -1,4 +1,4 @@
-"""Child side of ``child_process``: run one exported file on one batch. Limits first."""
+"""Child side of ``child_process``: run one exported file on several batches. Limits first."""
 
 from __future__ import annotations
 
@@ -27,18 +27,31 @@ def main(job: dict[str, Any]) -> None:
 
     from keras2torch_birnn.exporting import find_target
 
-    path = Path(job["file"])
     with np.load(job["inputs"]) as data:
-        inputs = [data[f"in_{i}"] for i in range(len(data.files))]
-    outputs = find_target(path).load().run(path, inputs)
-    named: dict[str, Any] = {f"out_{i}": y for i, y in enumerate(outputs)}
-    np.savez(job["outputs"], **named)
+        batches: list[list[Any]] = [[] for _ in range(job["batches"])]
+        for name in data.files:  # in the order in which they were written
+            batches[int(name.partition("_")[0])].append(data[name])
+    path = Path(job["file"])
+    session = find_target(path).load().open(path)
+    found: dict[str, Any] = {}
+    for number, batch in enumerate(batches):
+        try:
+            outputs = [np.asarray(y) for y in session(batch)]
+        except Exception as error:
+            found[f"{number}_error"] = np.array(shown(error))
+        else:
+            found |= {f"{number}_{place}": y for place, y in enumerate(outputs)}
+    np.savez(job["outputs"], **found)
+
+
+def shown(error: Exception) -> str:
+    """Return an error as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:2000]
 
 
 if __name__ == "__main__":
     try:
         main(json.loads(sys.argv[1]))
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
-        sys.stderr.write(f"{text[:2000]}\n")
+        sys.stderr.write(f"{shown(error)}\n")
         sys.exit(1)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import Array, ModelSpec
 
 if TYPE_CHECKING:
     from torch import fx
+
+# Inputs in Keras' order -> outputs, flat, in Keras' order. Floats are cast to what the file takes.
+Session: TypeAlias = Callable[[Sequence[Array]], Sequence[Array]]
 
 EXTRA = "pip install 'keras2torch_birnn[export]'"
 
@@ -21,12 +24,15 @@ class Target(ABC):
 
     kind: the name of such files, their suffix, and how those that k2t wrote are recognised, which
     are the only ones to be replaced. companions: the same of the files beside it, one of each kind.
-    runtime: the name of what ``run`` runs them in.
     """
 
     kind: FileKind
     companions: tuple[FileKind, ...] = ()
-    runtime: str
+
+    @property
+    @abstractmethod
+    def runtime(self) -> str:
+        """Name of what ``open`` runs such a file in."""
 
     def why_cannot_write(self) -> str:
         """Return which package is missing to write such a file; empty if none."""
@@ -48,9 +54,8 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def run(self, path: Path, inputs: Sequence[Array]) -> Sequence[Array]:
-        """Run a file on inputs in Keras' order; return its outputs, flat, in Keras' order.
+    def open(self, path: Path) -> Session:
+        """Open a file and return a function that runs it.
 
-        Called in a process of its own (``child_process``), because a file may be anybody's. Floats
-        are cast to what the file takes.
+        Called in a process of its own (``child_process``), because a file may be anybody's.
         """

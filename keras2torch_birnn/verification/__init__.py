@@ -29,6 +29,7 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
+from keras2torch_birnn.exporting import is_exported
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes, fallback_equation, find_plugin_layers
 from keras2torch_birnn.readers import read_model
@@ -37,6 +38,7 @@ from keras2torch_birnn.reference.custom_layers import by_plugin
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, fitting_steps
 from keras2torch_birnn.saving.checkpoint import load, resolve_device
+from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
@@ -45,6 +47,7 @@ from keras2torch_birnn.spec import (
     Structure,
     with_dtype,
 )
+from keras2torch_birnn.verification.exported import of_checkpoint, of_reference, verify_exported
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 from keras2torch_birnn.verification.layer_check import check_layers, keep_worse
 from keras2torch_birnn.verification.live_keras import KerasAnswer, ask_keras
@@ -96,7 +99,8 @@ def verify(
     float32 arithmetic. ``masked_steps``: as for ``convert``; by default the choice with which
     ``out`` was converted. ``plugins``: as for ``convert``. ``inputs``: your own data, in addition
     to random inputs: the path of an ``.npz``, a dict by the inputs' names, or a list in Keras'
-    order.
+    order. ``out`` may also be what ``k2t.export`` wrote, and ``model`` then either what
+    ``k2t convert`` wrote or the Keras file; every batch of every length counts there.
 
     Raises:
         UsageError: a device or a Keras that is missing, or inputs that do not fit the model;
@@ -106,6 +110,8 @@ def verify(
         raise UsageError(f"against {against!r}: one of {', '.join(AGAINST)} is expected")
     limit = resolve_tolerance(atol, rtol)
     load_plugins(plugins)
+    if is_exported(model if out is None else out):
+        return _exported(model, out, config, devices, against, limit, masked_steps, inputs)
     places = expand_devices(devices)
     if out is None or against == "golden":
         if inputs is not None:
@@ -146,6 +152,49 @@ def verify(
     ]
     comparisons += _comparisons(converted, best, places, limit, answer, against)
     return report_of(comparisons, layers, notes)
+
+
+def _exported(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    config: str | os.PathLike[str] | None,
+    devices: Sequence[str],
+    against: Against,
+    limit: Tolerance,
+    masked_steps: str | None,
+    inputs: Given | None,
+) -> ParityReport:
+    """Compare an exported file with the Keras file's reference, or with what it was made from.
+
+    Raises:
+        UsageError: options that have no meaning for it.
+    """
+    if out is None:
+        raise UsageError(
+            "an export has no golden vectors", "name its model, too: k2t verify OUT EXPORT"
+        )
+    if against not in ("auto", "reference"):
+        raise UsageError(f"an export is not compared with {against}", "use --against auto")
+    if set(devices) - {"cpu"}:
+        raise UsageError(f"an export is run on the CPU, not on {', '.join(devices)}")
+    place = Path(model)
+    if place.is_file() and is_checkpoint(place):
+        if against == "reference":
+            raise UsageError(
+                "a converted model has no reference", "name the Keras file: k2t verify MODEL EXPORT"
+            )
+        baseline, name = of_checkpoint(model), "the converted model in float64"
+    else:
+        baseline, name = of_reference(_read(model, config, masked_steps), _by_plugin), "reference"
+    spec = baseline[0]
+    return verify_exported(
+        out,
+        baseline,
+        name,
+        limit,
+        steps=fitting_steps(spec, STEPS),
+        own_data=() if inputs is None else (given_inputs(spec, inputs),),
+    )
 
 
 def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
