@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def recurrent_node(
     b: Any,
     h: Any,
     c: Any,
-    operator: str,
+    name: str,
     activations: Sequence[str],
     alpha: Sequence[float],
     beta: Sequence[float],
@@ -37,12 +38,12 @@ def recurrent_node(
         options["activation_alpha"] = list(alpha)
     if beta:
         options["activation_beta"] = list(beta)
-    if operator == "GRU":
+    if name == "GRU":
         options["linear_before_reset"] = linear_before_reset
     # No sequence_lens: OpenVINO ignores them.
-    given = (x, w, r, b, None, h, *([c] if operator == "LSTM" else []))
-    outputs: Sequence[Any] = getattr(onnx_op, operator)(*given, **options)
-    return outputs if operator == "LSTM" else (*outputs, outputs[1])
+    given = (x, w, r, b, None, h, *([c] if name == "LSTM" else []))
+    outputs: Sequence[Any] = getattr(onnx_op, name)(*given, **options)
+    return outputs if name == "LSTM" else (*outputs, outputs[1])
 
 
 def stable_sort(
@@ -66,7 +67,13 @@ def stable_sort(
     return onnx_op.GatherElements(x, order, axis=dim), order
 
 
+def floor_divide(a: Any, b: Any) -> Any:
+    """Divide sizes as Python does; ONNX' Div of integers rounds towards zero."""
+    return onnx_op.Div(onnx_op.Sub(a, onnx_op.Mod(a, b)), b)
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     onnx_recurrent.OPERATOR: recurrent_node,
     torch.ops.aten.sort.stable: stable_sort,
+    operator.floordiv: floor_divide,
 }
