@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from keras2torch_birnn.spec import ModelSpec
 if TYPE_CHECKING:
     from torch import fx
 
+# The first whose exporter is this one by default; older ones were never tried.
+OLDEST_TORCH = (2, 9)
 PRODUCER = "keras2torch_birnn"
 _START = 64  # bytes that hold the first two fields of a file that k2t wrote
 _PRODUCER_FIELD = 2  # ModelProto.producer_name
@@ -52,11 +55,12 @@ class Onnx(Target):
         return onnx_runtimes.choose()
 
     def why_cannot_write(self) -> str:
-        """Return which package the exporter lacks."""
+        """Return which package is missing, or too old."""
         for name in ("onnx", "onnxscript"):
             if find_spec(name) is None:
                 return f"{name} is not installed"
-        return ""
+        major, minor = version("torch").split(".")[:2]
+        return "" if (int(major), int(minor)) >= OLDEST_TORCH else "torch is older than 2.9"
 
     def why_cannot_run(self) -> str:
         """Return that there is no runtime."""

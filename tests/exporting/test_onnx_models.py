@@ -244,6 +244,14 @@ def test_a_missing_exporter_is_named_with_its_extra(
         k2t.export(small, tmp_path / "m.onnx")
 
 
+def test_a_torch_that_is_too_old_is_named(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "version", lambda name: "2.8.0+cpu")
+    with pytest.raises(UsageError, match=r"torch is older than 2\.9; pip install"):
+        k2t.export(small, tmp_path / "m.onnx")
+
+
 def test_without_a_runtime_a_note_says_that_nothing_was_checked(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

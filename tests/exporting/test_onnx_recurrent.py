@@ -23,15 +23,15 @@ def test_every_cell_and_merge_is_exact_at_any_size(masked: bool, tmp_path: Path)
     outputs: dict[str, int] = {}
     for cell in CELLS:
         for merge in MERGE_MODES:
-            for whole in (True, False):
-                name = f"{cell.replace(' ', '_')}_{merge}_{whole}"
-                seed = len(layers)
-                halves = [rnn(cell, seed=seed + s, return_sequences=whole) for s in (0, 100)]
-                layers[name], outputs[name] = bi(*halves, merge), 1 if merge else 2
+            seed = len(layers)
+            whole = seed % 2 == 0  # each merge meets both: the number of merges is odd
+            name = f"{cell.replace(' ', '_')}_{merge}"
+            halves = [rnn(cell, seed=seed + s, return_sequences=whole) for s in (0, 100)]
+            layers[name], outputs[name] = bi(*halves, merge), 1 if merge else 2
     graph = assert_exported(many_layers(layers, outputs, masked=masked), tmp_path / "m.onnx")
     kinds = Counter(node.op_type for node in graph.node)
     # Without a mask both directions are one node; the two GRUs make twice as many.
-    each = (2 if masked else 1) * len(MERGE_MODES) * 2
+    each = (2 if masked else 1) * len(MERGE_MODES)
     assert (kinds["LSTM"], kinds["GRU"], kinds["RNN"]) == (each, 2 * each, each)
     assert all(
         len(node.input) < 5 or not node.input[4] for node in graph.node if "R" in node.op_type
