@@ -125,7 +125,8 @@ def _names_of_ends(spec: ModelSpec) -> tuple[list[str], list[str]]:
 
 def _made_different(names: Sequence[str], taken: set[str]) -> list[str]:
     found: list[str] = []
-    for name in names:
+    for given in names:
+        name = given.encode(errors="backslashreplace").decode()  # a lone surrogate is no UTF-8
         count, one = 0, name
         while one in taken:
             count += 1

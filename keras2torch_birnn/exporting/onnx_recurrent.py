@@ -270,6 +270,11 @@ def replace_recurrent(model: nn.Module) -> None:
         else:
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, replaced)
+    problems += [
+        UnsupportedLayerError("a recurrent module in two places has no ONNX form", place=path)
+        for path, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, RecurrentModule) and not problems
+    ]
     if problems:
         raise gather(problems)
 

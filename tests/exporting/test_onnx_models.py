@@ -290,6 +290,22 @@ def test_what_torchs_exporter_does_not_take_is_an_error_of_ours(
         k2t.export(small, tmp_path / "m.onnx")
 
 
+def test_an_exporter_that_returns_nothing_is_an_error_of_ours(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: None)
+    with pytest.raises(UnsupportedLayerError, match="torch's exporter returned no model"):
+        k2t.export(small, tmp_path / "m.onnx")
+
+
+def test_a_module_in_two_places_is_refused(tmp_path: Path) -> None:
+    model = convert_spec(many_layers({"it": rnn("GRU")}, {"it": 1}, masked=False))
+    model.add_module("again", model.get_submodule("it"))
+    with pytest.raises(UnsupportedLayerError, match="again: a recurrent module in two places"):
+        k2t.export(model, tmp_path / "m.onnx")
+
+
 def test_a_model_that_was_not_converted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not made by k2t"):
         k2t.export(torch.nn.Linear(2, 3), tmp_path / "m.onnx")
@@ -343,6 +359,28 @@ def test_one_batch_that_does_not_fit_spoils_no_other(small: Any, tmp_path: Path)
     assert "InvalidArgument" in first
     assert not isinstance(second, str)
     assert [y.shape for y in second] == [tuple(y.shape) for y in origin(small).golden.outputs]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it crashed (signal 11)"),
+        ("raise SystemExit(3)", "it ended with code 3"),
+        ("import sys; sys.exit('no\\x07 such thing')", "no\\x07 such thing"),
+        ("", "it wrote no outputs"),
+        (
+            "import json, sys; open(json.loads(sys.argv[1])['outputs'], 'w').write('PK')",
+            "its outputs cannot be read",
+        ),
+    ],
+)
+def test_every_end_of_the_child_is_a_reason(
+    script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(script)
+    monkeypatch.setattr(child_process, "_CHILD", child)
+    assert child_process.run_exported(child, [(), ()]) == (reason, reason)
 
 
 def test_the_error_of_a_child_is_one_line() -> None:
