@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -28,9 +28,6 @@ from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.exporting import TARGETS, find_target, join_words
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.torch_import import loading_torch
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _SUFFIXES = join_words(row.suffix for row in TARGETS)
 
@@ -92,7 +89,7 @@ def export(
 
 def _read(
     source: Path, config: Path | None, dtype: str | None, masked_steps: str | None
-) -> tuple[nn.Module, tuple[str, ...]]:
+) -> tuple[Any, tuple[str, ...]]:
     """Load what ``k2t convert`` wrote, or convert; return the model and notes.
 
     Raises:
