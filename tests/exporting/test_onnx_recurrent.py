@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,10 @@ def test_every_known_activation_is_what_onnx_computes(tmp_path: Path) -> None:
     layers = {}
     for number, name in enumerate(KNOWN):
         layers[f"a{number}"] = rnn("LSTM", seed=number, activation=name, return_sequences=True)
-        layers[f"b{number}"] = rnn("GRU", seed=number, recurrent_activation=name)
+        gates = rnn("GRU", seed=number, recurrent_activation=name)
+        # Gates without bounds would make the state grow, and rounding with it.
+        small = {key: array / 4 for key, array in gates.weights.items()}
+        layers[f"b{number}"] = replace(gates, weights=small)
         layers[f"c{number}"] = rnn("SimpleRNN", seed=number, activation=name)
     assert_exported(
         many_layers(layers, dict.fromkeys(layers, 1), masked=False), tmp_path / "m.onnx"
