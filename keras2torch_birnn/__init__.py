@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.errors import UnsupportedOptionError as UnsupportedOptionError
     from keras2torch_birnn.errors import UsageError as UsageError
     from keras2torch_birnn.errors import WeightMismatchError as WeightMismatchError
+    from keras2torch_birnn.exporting.exporter import Exported as Exported
+    from keras2torch_birnn.exporting.exporter import export as export
     from keras2torch_birnn.inspection import inspect as inspect
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
     from keras2torch_birnn.rnn.bidirectional import BiGRU as BiGRU
@@ -55,6 +57,7 @@ _NAMES = {
         "UsageError",
         "WeightMismatchError",
     ),
+    "exporting.exporter": ("Exported", "export"),
     "inspection": ("inspect",),
     "layers.registry": ("MaskFlow",),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),

@@ -25,7 +25,12 @@ from keras2torch_birnn.plugins.checks import (
     run_checked,
 )
 from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
-from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
+from keras2torch_birnn.reference.sample_inputs import (
+    Drawn,
+    candidates,
+    draw_inputs,
+    fitting_steps,
+)
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
 from keras2torch_birnn.schema.stored import model_from_json
@@ -54,6 +59,10 @@ class Golden:
     made_by: str
     rounding: float
     roundings: tuple[float, ...] = ()
+
+    def rounding_of_each(self) -> tuple[float, ...]:
+        """Return the rounding error of each output; older files hold only the largest."""
+        return self.roundings or (self.rounding,) * len(self.outputs)
 
 
 @dataclass(frozen=True)
@@ -175,13 +184,18 @@ def reference_covers(spec: ModelSpec) -> bool:
     )
 
 
-def make_golden_by_model(model: nn.Module) -> Golden:
-    """Compute golden vectors with a float64 copy of the model itself."""
+def make_golden_by_model(model: nn.Module, *, shorten: bool = True) -> Golden:
+    """Compute golden vectors with a float64 copy of the model itself.
+
+    shorten: take the inputs of the golden vectors before, and those like them, which may be shorter
+    than the file's inputs are declared.
+    """
     facts = origin(model)
     before = Drawn("", tuple(x.numpy() for x in facts.golden.inputs))
     spec = model_from_json(json.loads(facts.spec_text))
-    others = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
-    return _make_by_model(model, chain([before], others))
+    steps = fitting_steps(spec, (GOLDEN_STEPS, 11))
+    others = candidates(spec, steps=GOLDEN_STEPS if shorten else steps, seed=0, shorten=shorten)
+    return _make_by_model(model, chain([before] if shorten else [], others))
 
 
 def _make_by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:

@@ -71,6 +71,12 @@ MAX_REPLY_BYTES = 96 * MIB
 # The process that runs the live Keras, for `k2t verify --against keras`
 MAX_KERAS_SECONDS = 600
 
+# The process that runs an exported file, for `k2t export` and `k2t verify`
+MAX_EXPORTED_SECONDS = 600
+MAX_EXPORTED_MEMORY = 4096 * MIB  # and 8 times the file
+MAX_EXPORTED_OUTPUT = 1024 * MIB
+MAX_ONNX_BYTES = 2047 * MIB  # of the weights in one .onnx file
+
 # Work and caches inside the package: a file that goes beyond them is not refused.
 MAX_PATHS_PER_REQUEST = 512  # to the parser process
 MAX_OPEN_GROUPS = 4096  # that the parser process keeps open

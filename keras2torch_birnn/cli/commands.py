@@ -26,9 +26,22 @@ from keras2torch_birnn.cli.console import (
     print_table,
     show_progress,
 )
+from keras2torch_birnn.cli.exporting import export
+from keras2torch_birnn.cli.options import (
+    ConfigPath,
+    Debug,
+    Dtype,
+    First,
+    Json,
+    Last,
+    Masked,
+    ModelPath,
+    Plugins,
+    check_dtype,
+    file_named,
+)
 from keras2torch_birnn.cli.writers import write_back
 from keras2torch_birnn.errors import (
-    OutputError,
     UsageError,
     gather,
     printable,
@@ -46,48 +59,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ModelPath = Annotated[
-    Path,
-    typer.Argument(
-        metavar="MODEL",
-        help="A Keras model: a file, a SavedModel folder, a checkpoint or model.json.",
-    ),
-]
-ConfigPath = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="ARCH.json",
-        help="Architecture (model.to_json()) of a file with weights only.",
-    ),
-]
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE.py|NAME",
-        help="Converters for custom layers: a Python file, which is run, or a shipped name.",
-    ),
-]
-Masked = Annotated[
-    str | None,
-    typer.Option(
-        "--masked-steps",
-        help="Output of Bidirectional at masked steps, if a note asks: zeros or previous.",
-    ),
-]
-First = Annotated[
-    list[str] | None,
-    typer.Option("--from", metavar="LAYER", help="Start at the inputs of this layer; repeatable."),
-]
-Last = Annotated[
-    list[str] | None,
-    typer.Option("--to", metavar="LAYER", help="End at the outputs of this layer; repeatable."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-
 app.command()(bench)
+app.command()(export)
 app.command("write-back")(write_back)
 
 _STOPS = tuple(
@@ -112,13 +85,6 @@ def _root(
         raise typer.Exit
 
 
-def _file_named(name: str) -> Path:
-    """Return the path; refuse the name of a folder (``Path`` drops a last slash)."""
-    if name.endswith((os.sep, os.altsep or os.sep)) or not name:
-        raise OutputError("is the name of a folder", "name a file", file=name or "OUT")
-    return Path(name)
-
-
 @app.command()
 def convert(
     model: ModelPath,
@@ -126,9 +92,7 @@ def convert(
     config: ConfigPath = None,
     plugin: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an OUT that k2t wrote.")] = False,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", help="float32 or float64, instead of the file's dtype.")
-    ] = None,
+    dtype: Dtype = None,
     masked_steps: Masked = None,
     first: First = None,
     last: Last = None,
@@ -149,12 +113,11 @@ def convert(
         from keras2torch_birnn.saving.atomic import check_output, is_stdout
         from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 
-        target = _file_named(out)
+        target = file_named(out)
         read = (model, config, *map(Path, plugin or ()))
         check_output(target, CHECKPOINT, sources=read)
         load_plugins(plugin or ())
-        if dtype not in (None, "float32", "float64"):
-            raise UsageError(f"--dtype {printable(dtype)}: float32 or float64 is expected")
+        check_dtype(dtype)
         from keras2torch_birnn.api import convert_with_spec
 
         with show_progress(f"converting {printable(model.name)}"):

@@ -15,6 +15,7 @@ from keras2torch_birnn.cli.console import (
     print_stderr,
     show_progress,
 )
+from keras2torch_birnn.cli.options import ConfigPath, Debug, Json, Plugins
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.saving.atomic import is_stdout
 from keras2torch_birnn.torch_import import loading_torch
@@ -28,18 +29,8 @@ def write_back(
     new: Annotated[
         str, typer.Argument(metavar="NEW", help="The file, or folder, to write: as MODEL is.")
     ],
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", metavar="ARCH.json", help="Text of model.to_json(), if needed."),
-    ] = None,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plugin",
-            metavar="FILE.py|NAME",
-            help="Converters for custom layers: your file or a shipped name; repeatable.",
-        ),
-    ] = None,
+    config: ConfigPath = None,
+    plugin: Plugins = None,
     optimizer: Annotated[
         str,
         typer.Option("--optimizer", help="The optimizer's state in MODEL: keep, or drop."),
@@ -48,8 +39,8 @@ def write_back(
         bool,
         typer.Option("--allow-rounding", help="Round to the dtype of MODEL where it is coarser."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Write the weights of OUT into NEW, a copy of MODEL that is equal in all other bytes.
 

@@ -247,15 +247,41 @@ def _can_shorten(shape: tuple[int | None, ...] | None, steps: int) -> bool:
     return shape is None or len(shape) < 3 or shape[1] is None or shape[1] > steps
 
 
-def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
-    """Tell whether shapes and weights agree with inputs of ``steps`` steps."""
-    layers = {layer.name: layer for layer in model.graph.layers}
-    for ref, fact in zip(leaves(model.graph.inputs), facts, strict=True):
-        if fact.shape is not None:
-            shape = tuple(steps if s is None and i else s for i, s in enumerate(fact.shape))
+def free_steps(model: ModelSpec) -> ModelSpec:
+    """Return the model with every time axis free that its weights do not fix.
+
+    One axis of time that is fixed keeps all of them as they are.
+    """
+    facts = input_facts(model)
+    freed = tuple(
+        replace(f, shape=(f.shape[0], None, *f.shape[2:])) if f.shape and _has_steps(f) else f
+        for f in facts
+    )
+    if not all(_fits(model, freed, steps) for steps in (7, 11)):
+        return model
+    graph = _with_shapes(model.graph, [f.shape for f in freed])
+    return replace(model, root=replace(model.root, graph=graph))
+
+
+def _with_shapes(graph: Graph, shapes: Sequence[tuple[int | None, ...] | None]) -> Graph:
+    """Return the graph with other shapes of its inputs; None keeps one."""
+    layers = {layer.name: layer for layer in graph.layers}
+    for ref, shape in zip(leaves(graph.inputs), shapes, strict=True):
+        if shape is not None:
             layer = layers[ref.layer]
             layers[ref.layer] = replace(layer, config={**layer.config, "shape": shape})
-    graph = replace(model.graph, layers=tuple(layers.values()))
+    return replace(graph, layers=tuple(layers.values()))
+
+
+def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
+    """Tell whether shapes and weights agree with inputs of ``steps`` steps."""
+    graph = _with_shapes(
+        model.graph,
+        [
+            f.shape and tuple(steps if s is None and i else s for i, s in enumerate(f.shape))
+            for f in facts
+        ],
+    )
     if any(layer.class_name not in SCHEMA for layer in model.root.walk()):
         return False  # the output shape of a plugin's layer is not known then
     problems: list[K2TError] = []

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from keras2torch_birnn.conversion import GOLDEN_STEPS, Golden, find_float_dtype, origin
+from keras2torch_birnn.conversion import GOLDEN_STEPS, find_float_dtype, origin
 from keras2torch_birnn.errors import (
     ArgumentTypeError,
     InvalidModelFileError,
@@ -30,6 +31,7 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
+from keras2torch_birnn.exporting import is_exported
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes, equation_or_module, find_plugin_layers
 from keras2torch_birnn.readers import read_model
@@ -37,6 +39,7 @@ from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, fitting_steps
 from keras2torch_birnn.saving.checkpoint import load, resolve_device
+from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
@@ -46,6 +49,7 @@ from keras2torch_birnn.spec import (
     cut_at,
     with_dtype,
 )
+from keras2torch_birnn.verification.exported import of_checkpoint, of_reference, verify_exported
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 from keras2torch_birnn.verification.layer_check import check_layers, keep_worse
 from keras2torch_birnn.verification.live_keras import KerasAnswer, ask_keras
@@ -100,7 +104,8 @@ def verify(
     ``out`` was converted. ``from_layer``, ``to_layer``: not needed, as ``out`` holds where its
     model was cut; if given, they must be the same. ``plugins``: as for ``convert``. ``inputs``:
     your own data, in addition to random inputs: the path of an ``.npz``, a dict by the inputs'
-    names, or a list in Keras' order.
+    names, or a list in Keras' order. ``out`` may also be what ``k2t.export`` wrote, and ``model``
+    then either what ``k2t convert`` wrote or the Keras file; every batch of every length counts.
 
     Raises:
         UsageError: a device or a Keras that is missing, or inputs that do not fit the model;
@@ -110,6 +115,11 @@ def verify(
         raise UsageError(f"against {against!r}: one of {', '.join(AGAINST)} is expected")
     limit = resolve_tolerance(atol, rtol)
     load_plugins(plugins)
+    exported = model if out is None else out
+    if is_path(exported) and is_exported(exported):
+        cut = cut_at(from_layer, to_layer)
+        read = partial(_read, model, config, masked_steps, cut)
+        return _exported(model, out, read, devices, against, limit, inputs)
     places = expand_devices(devices)
     if out is None or against == "golden":
         if inputs is not None:
@@ -153,6 +163,49 @@ def verify(
     ]
     comparisons += _comparisons(converted, best, places, limit, answer, against)
     return report_of(comparisons, layers, notes)
+
+
+def _exported(
+    model: ModelSource,
+    out: str | os.PathLike[str] | None,
+    read: Callable[[], ModelSpec],
+    devices: Sequence[str],
+    against: Against,
+    limit: Tolerance,
+    inputs: Given | None,
+) -> ParityReport:
+    """Compare an exported file with the Keras model's reference, or with what it was made from.
+
+    read: reads the Keras model.
+
+    Raises:
+        UsageError: options that have no meaning for it.
+    """
+    if out is None:
+        raise UsageError(
+            "an export has no golden vectors", "name its model, too: k2t verify OUT EXPORT"
+        )
+    if against not in ("auto", "reference"):
+        raise UsageError(f"an export is not compared with {against}", "use --against auto")
+    if set(devices) - {"cpu"}:
+        raise UsageError(f"an export is run on the CPU, not on {', '.join(devices)}")
+    if is_path(model) and Path(model).is_file() and is_checkpoint(Path(model)):
+        if against == "reference":
+            raise UsageError(
+                "a converted model has no reference", "name the Keras file: k2t verify MODEL EXPORT"
+            )
+        baseline, name = of_checkpoint(model), "the converted model in float64"
+    else:
+        baseline, name = of_reference(read(), equation_or_module), "reference"
+    spec = baseline[0]
+    return verify_exported(
+        out,
+        baseline,
+        name,
+        limit,
+        steps=fitting_steps(spec, STEPS),
+        own_data=() if inputs is None else (given_inputs(spec, inputs),),
+    )
 
 
 def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
@@ -344,7 +397,7 @@ def _against_golden(
         compare(
             outputs(model, inputs, device, strict=True),
             [y.numpy() for y in golden.outputs],
-            _roundings(golden),
+            golden.rounding_of_each(),
             limit,
             device=device,
             against=name,
@@ -360,8 +413,3 @@ def _against_golden(
                     place="golden",
                 )
     return report_of(comparisons, (), [])
-
-
-def _roundings(golden: Golden) -> tuple[float, ...]:
-    """Return the rounding error of each output; older files hold only the largest."""
-    return golden.roundings or (golden.rounding,) * len(golden.outputs)

@@ -145,7 +145,7 @@ def test_json_parses_and_is_all_there_is_on_stdout(
 # ---- help --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "export"])
 def test_every_help_has_an_example(command: str) -> None:
     run = k2t(command, "--help")
     assert run.code == 0

@@ -173,12 +173,16 @@ def run_python(code: str, folder: Path, *, strict: bool) -> None:
     assert done.returncode == 0, done.stderr
 
 
+# Packages of extras that the examples of a page need.
+NEEDED = {ROOT / "docs" / "deploy.md": ("onnx", "onnxscript", "onnxruntime")}
 WITH_EXAMPLES = [page for page in PAGES if blocks(page, "console") or blocks(page, "python")]
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=relative)
 def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path: Path) -> None:
     """In order, in one folder: files that the page shows, then the commands, then the Python."""
+    for package in NEEDED.get(page, ()):
+        pytest.importorskip(package)
     for name, source in MODELS.items():
         shutil.copyfile(source, tmp_path / name)
     code = []

@@ -98,7 +98,11 @@ COULD_RUN: dict[str, set[str]] = {
     },
     "__import__": {"__init__.py"},  # the package's own modules, by a table of names
     # shipped plugins, and the modules in the table of engines
-    "import_module": {"plugins/__init__.py", "rnn/engines/select.py"},
+    "import_module": {
+        "plugins/__init__.py",
+        "rnn/engines/select.py",
+        "exporting/__init__.py",  # in the table of targets
+    },
     "exec_module": {"plugins/__init__.py"},  # --plugin FILE.py
     "torch.load": {"saving/content.py"},  # weights_only, after validation
     "extract": set(),

@@ -15,7 +15,9 @@ import h5py
 import numpy as np
 import pytest
 from hdf5_files import _temporary, make_file, open_store, read
+from specs import FIXTURES
 
+import keras2torch_birnn
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
 from keras2torch_birnn.readers.files.window import Window
@@ -235,3 +237,12 @@ def test_a_lying_child_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     with open_store(data) as store:
         with pytest.raises(InvalidModelFileError, match="was misled by this file; refused"):
             store.members("/")
+
+
+def test_a_child_that_does_not_start_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    with pytest.raises(InvalidModelFileError, match=r"did not start \(Too many open files\); free"):
+        keras2torch_birnn.convert(FIXTURES / "keras-2.2.4" / "compiled.h5")

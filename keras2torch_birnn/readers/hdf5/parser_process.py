@@ -108,7 +108,13 @@ class ParserProcess:
     def __init__(self, window: Window) -> None:
         self._error: K2TError | None = None
         self._opened = False
-        self._process = _start(window)
+        try:
+            self._process = _start(window)
+        except OSError as error:
+            raise InvalidModelFileError(
+                f"the process that reads HDF5 did not start ({error.strerror})",
+                "free memory, processes or open files, and try again",
+            ) from None
 
     def close(self) -> None:
         """Kill the child; it holds no state to save."""

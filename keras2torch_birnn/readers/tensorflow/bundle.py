@@ -125,7 +125,8 @@ class TensorBundle:
             InvalidModelFileError: something else, or damaged.
         """
         with _at(key):
-            if self._entry(key).shape:
+            entry = self._entry(key)
+            if entry.dtype == _STRING and entry.shape:
                 raise InvalidModelFileError("several texts where one is expected", "refused")
             return self._texts(key, most)[0]
 

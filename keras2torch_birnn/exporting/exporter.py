@@ -1,0 +1,177 @@
+"""``export``: write a model in a target's form, check it on golden vectors, put it in place."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, fx, nn
+
+from keras2torch_birnn.conversion import Golden, checksum, make_golden_by_model, origin
+from keras2torch_birnn.errors import K2TError, UsageError, in_file
+from keras2torch_birnn.exporting import find_target
+from keras2torch_birnn.exporting.child_process import run_exported
+from keras2torch_birnn.exporting.target import EXTRA, Target
+from keras2torch_birnn.reference.sample_inputs import free_steps
+from keras2torch_birnn.saving.atomic import (
+    PREFIX,
+    FileKind,
+    check_output,
+    check_replacing,
+    is_stream,
+    write_atomically,
+)
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import ModelSpec, shape_fits
+from keras2torch_birnn.verification.report import Comparison
+from keras2torch_birnn.verification.tolerance import resolve_tolerance
+from keras2torch_birnn.verification.whole_model import compare
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Result of an export.
+
+    files: what was written, the named file last. checked: the comparison of the file with the
+    golden vectors; None if it could not be run here, and then a note says why.
+    """
+
+    files: tuple[Path, ...]
+    target: str
+    checked: Comparison | None
+    runtime: str
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        one = self.checked
+        return {
+            "files": [str(file) for file in self.files],
+            "target": self.target,
+            "checked_in": self.runtime if one else None,
+            "max_abs_error": one.max_abs_error if one else None,
+            "max_rel_error": one.max_rel_error if one else None,
+            "notes": list(self.notes),
+        }
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = True,
+    any_length: bool = False,
+) -> Exported:
+    """Write a converted model in a form that runs without this package, by the path's suffix.
+
+    ``.onnx``: for ONNX Runtime and other runtimes. Inputs and outputs have Keras' names; batch and
+    time are free where the Keras file leaves them free. The file is run on the golden vectors
+    before it gets its name; where it cannot be run, a note says so. An existing file that k2t did
+    not write is never replaced, unless it is empty.
+
+    any_length: make time free also where the Keras file fixes it and no weight depends on it.
+
+    Raises:
+        UnsupportedLayerError, UnsupportedOptionError: lists everything that has no such form.
+        OutputError: the file cannot be written, or must not be replaced. UsageError: a package is
+            missing, or not a converted model.
+    """
+    facts = origin(model)
+    place, row = Path(path), find_target(path)
+    target = row.load()
+    outputs = _outputs(place, target)
+    for file, kind in outputs.items():
+        check_output(file, kind)
+        check_replacing(file, kind, overwrite=overwrite)
+    with in_file(path):
+        if reason := target.why_cannot_write():
+            raise UsageError(reason, EXTRA)
+        spec = model_from_json(json.loads(facts.spec_text))
+        spec = free_steps(spec) if any_length else spec
+        golden = _choose_golden(model, spec)
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
+            written = Path(folder, place.name)
+            notes = target.write(copy_structure(model), spec, written)
+            checked, more = _check(target, written, golden)
+            for file, kind in outputs.items():
+                _put_in_place(written.with_name(file.name), file, kind, overwrite=overwrite)
+    return Exported(tuple(outputs), row.name, checked, target.runtime, (*notes, *more))
+
+
+def _outputs(place: Path, target: Target) -> dict[Path, FileKind]:
+    """Return the files that an export writes, the named file last."""
+    beside = {place.with_suffix(kind.suffixes[0]): kind for kind in target.companions}
+    return {**beside, place: target.kind}
+
+
+def _put_in_place(source: Path, place: Path, kind: FileKind, *, overwrite: bool) -> None:
+    def move(file: Path) -> None:
+        source.replace(file)
+
+    write_atomically(place, move, kind, overwrite=overwrite)
+
+
+def _choose_golden(model: nn.Module, spec: ModelSpec) -> Golden:
+    """Return golden vectors of the weights as they are, with inputs as the file declares them."""
+    facts = origin(model)
+    declared = [layer.config["shape"] for layer in spec.input_layers()]
+    fit = all(
+        shape is None or shape_fits(tuple(x.shape), tuple(shape))
+        for shape, x in zip(declared, facts.golden.inputs, strict=True)
+    )
+    if fit and checksum(model) == facts.checksum:
+        return facts.golden
+    return make_golden_by_model(model, shorten=fit)
+
+
+def copy_structure(model: nn.Module) -> fx.GraphModule:
+    """Copy a model's modules to the CPU and eval mode; tensors on the CPU are shared."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(
+            parameter.detach().cpu(), requires_grad=parameter.requires_grad
+        )
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().cpu()
+    copy: Any = deepcopy(model, memo)
+    copy.cpu().eval()
+    return cast(fx.GraphModule, copy)
+
+
+def _folder(place: Path) -> Path | None:
+    """Return the folder of a file, for others beside it; None for one that is a stream."""
+    return None if is_stream(place) else Path(os.path.realpath(place)).parent
+
+
+def _check(target: Target, path: Path, golden: Golden) -> tuple[Comparison | None, tuple[str, ...]]:
+    """Run a file on the golden inputs and compare; or return a note that it cannot be run."""
+    if reason := target.why_cannot_run():
+        return None, (f"nothing was checked: {reason}",)
+    (outputs,) = run_exported(path, [[_numpy(x) for x in golden.inputs]])
+    found = compare(
+        outputs,
+        [_numpy(y) for y in golden.outputs],
+        golden.rounding_of_each(),
+        resolve_tolerance(None, None),
+        device="cpu",
+        against="golden",
+    )
+    if not found.judged:
+        return None, ("nothing was checked: rounding is too large on the golden vectors",)
+    if not found.ok:
+        how = found.failure or f"max abs error {found.max_abs_error:.1e}"
+        raise K2TError(
+            f"the exported model does not compute what the converted one does in "
+            f"{target.runtime} ({how}); nothing was written",
+            "please report it",
+        )
+    return found, ()
+
+
+def _numpy(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().numpy()

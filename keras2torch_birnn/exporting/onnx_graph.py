@@ -1,0 +1,188 @@
+"""From a converted model to a graph of ONNX, by torch's exporter. B batch, T time."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir
+import torch
+from torch import Tensor, fx
+
+from keras2torch_birnn import __version__
+from keras2torch_birnn.conversion import move_inputs
+from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
+from keras2torch_birnn.exporting.onnx_file import PRODUCER
+from keras2torch_birnn.exporting.onnx_operators import TRANSLATIONS
+from keras2torch_birnn.exporting.onnx_recurrent import replace_recurrent
+from keras2torch_birnn.reference.sample_inputs import draw_inputs, fitting_steps
+from keras2torch_birnn.spec import ModelSpec, Shape, leaves
+
+# Of ONNX Runtime from 1.14 and OpenVINO from 2023.0 on; torch's exporter writes no older one.
+OPSET = 18
+# Sizes of free axes while the graph is recorded; the second where weights do not allow the first.
+_STEPS = (11, 7)
+
+
+def make_graph(model: fx.GraphModule, spec: ModelSpec) -> onnx_ir.Model:
+    """Return the model as a graph of ONNX with Keras' names; the model's modules are replaced.
+
+    Raises:
+        UnsupportedLayerError, UnsupportedOptionError: what has no ONNX form.
+    """
+    replace_recurrent(model)
+    inputs = draw_inputs(spec, steps=fitting_steps(spec, _STEPS), seed=0)
+    arguments = move_inputs(model, tuple(map(torch.from_numpy, inputs)))
+    shapes = input_shapes(spec, [x.dim() for x in arguments])
+    exported = _export(model, arguments, shapes)
+    name_ends(exported.graph, *_names_of_ends(spec))
+    name_axes(exported.graph, shapes)
+    return exported
+
+
+def input_shapes(spec: ModelSpec, ranks: Sequence[int]) -> tuple[Shape, ...]:
+    """Return the declared shape of every input, None where an axis is free."""
+    declared = (layer.config["shape"] for layer in spec.input_layers())
+    return tuple(
+        (None,) * rank if shape is None else tuple(shape)
+        for shape, rank in zip(declared, ranks, strict=True)
+    )
+
+
+def _export(
+    model: fx.GraphModule, arguments: tuple[Tensor, ...], shapes: Sequence[Shape]
+) -> onnx_ir.Model:
+    """Run torch's exporter.
+
+    Raises:
+        UnsupportedLayerError: it cannot export the model.
+    """
+    free = torch.export.Dim.DYNAMIC
+    axes = tuple({i: free for i, size in enumerate(shape) if size is None} for shape in shapes)
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(model, arguments, dynamic_shapes=axes, strict=False)
+            found = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                custom_translation_table=dict(TRANSLATIONS),
+                verbose=False,
+            )
+        except K2TError:
+            raise
+        except Exception as error:
+            raise _refused(error) from error
+    if found is None:
+        raise UnsupportedLayerError("torch's exporter returned no model")
+    exported: onnx_ir.Model = found.model
+    return exported
+
+
+def _refused(error: BaseException) -> UnsupportedLayerError:
+    """Make the error for a model that torch's exporter does not take, with the first cause."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    reason = printable(lines[0] if lines else type(cause).__name__, 400)
+    return UnsupportedLayerError(
+        f"torch's exporter does not take this model ({type(cause).__name__}: {reason})"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's warnings and logs: its errors say what matters."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    before = [one.level for one in loggers]
+    try:
+        for one in loggers:
+            one.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for one, level in zip(loggers, before, strict=True):
+            one.setLevel(level)
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+def _names_of_ends(spec: ModelSpec) -> tuple[list[str], list[str]]:
+    """Return Keras' names of the inputs and of the outputs, all different."""
+    names = [
+        [ref.layer for ref in leaves(structure)]
+        for structure in (spec.graph.inputs, spec.graph.outputs)
+    ]
+    taken: set[str] = set()
+    return _made_different(names[0], taken), _made_different(names[1], taken)
+
+
+def _made_different(names: Sequence[str], taken: set[str]) -> list[str]:
+    found: list[str] = []
+    for given in names:
+        name = given.encode(errors="backslashreplace").decode()  # a lone surrogate is no UTF-8
+        count, one = 0, name
+        while one in taken:
+            count += 1
+            one = f"{name}_{count}"
+        taken.add(one)
+        found.append(one)
+    return found
+
+
+def name_ends(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give the inputs and outputs their names; inner values of the same name get another."""
+    ends = {id(value) for value in graph.inputs}
+    for place, value in enumerate(graph.outputs):
+        if id(value) in ends:  # an input, or the same output twice
+            node = onnx_ir.node("Identity", [value])
+            node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+            graph.append(node)
+            graph.outputs[place] = node.outputs[0]
+        ends.add(id(graph.outputs[place]))
+    names = {*inputs, *outputs}
+    inner = [*graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+    for number, value in enumerate((*inner, *graph.inputs)):
+        if value.name in names:
+            value.name = f"k2t_value_{number}"
+    for value, name in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = name
+
+
+def name_axes(graph: onnx_ir.Graph, shapes: Sequence[Shape]) -> None:
+    """Name free axes: ``batch``, ``time``, and ``time_2``, ... where others are independent."""
+    names: dict[str, str] = {}
+    for value in graph.inputs:
+        for axis, size in enumerate(value.shape or ()):
+            if isinstance(size, int):
+                continue
+            kind = ("batch", "time")[axis] if axis < 2 else "size"
+            same = sum(name.partition("_")[0] == kind for name in names.values())
+            names.setdefault(str(size), f"{kind}_{same + 1}" if same else kind)
+    for value in (*graph.inputs, *graph.outputs):
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape(
+                [
+                    size if isinstance(size, int) else names.get(str(size.value), None)
+                    for size in value.shape
+                ]
+            )
+
+
+def save_graph(model: onnx_ir.Model, spec: ModelSpec, path: Path) -> None:
+    """Write the graph, its weights and where it comes from to one file."""
+    model.producer_name, model.producer_version = PRODUCER, __version__
+    model.metadata_props.update(
+        {
+            PRODUCER: __version__,
+            "keras": spec.generation.version,
+            "masked_steps": spec.masked_steps or "",
+        }
+    )
+    onnx_ir.save(model, path)

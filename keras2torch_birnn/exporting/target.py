@@ -1,0 +1,61 @@
+"""The interface of an export target. Without torch: a file is run without it where possible."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from keras2torch_birnn.saving.atomic import FileKind
+from keras2torch_birnn.spec import Array, ModelSpec
+
+if TYPE_CHECKING:
+    from torch import fx
+
+# Inputs in Keras' order -> outputs, flat, in Keras' order. Floats are cast to what the file takes.
+Session: TypeAlias = Callable[[Sequence[Array]], Sequence[Array]]
+
+EXTRA = "pip install 'keras2torch_birnn[export]'"
+
+
+class Target(ABC):
+    """One form of an exported model: the ``TARGET`` of a module in ``TARGETS``.
+
+    kind: the name of such files, their suffix, and how those that k2t wrote are recognised, which
+    are the only ones to be replaced. companions: the same of the files beside it, one of each kind.
+    """
+
+    kind: FileKind
+    companions: tuple[FileKind, ...] = ()
+
+    @property
+    @abstractmethod
+    def runtime(self) -> str:
+        """Name of what ``open`` runs such a file in."""
+
+    def why_cannot_write(self) -> str:
+        """Return which package is missing to write such a file; empty if none."""
+        return ""
+
+    def why_cannot_run(self) -> str:
+        """Return which package is missing to run such a file; empty if none."""
+        return ""
+
+    @abstractmethod
+    def write(self, model: fx.GraphModule, spec: ModelSpec, path: Path) -> tuple[str, ...]:
+        """Write a model to ``path``, and its companions beside it; return notes for the user.
+
+        model: in eval mode on the CPU, a copy whose modules may be changed, but not its tensors,
+        which are the caller's. spec: what it was built from, without weights. The folder is empty.
+
+        Raises:
+            UnsupportedLayerError, UnsupportedOptionError: lists everything without such a form.
+        """
+
+    @abstractmethod
+    def open(self, path: Path) -> Session:
+        """Open a file and return a function that runs it.
+
+        Called in a process of its own (``child_process``), because a file may be anybody's.
+        """

@@ -1,0 +1,106 @@
+"""Verify an exported file: run it in a child process, with every padding and other lengths."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from keras2torch_birnn.conversion import copy_in_float64, origin, run
+from keras2torch_birnn.errors import K2TError, UsageError
+from keras2torch_birnn.exporting import find_target
+from keras2torch_birnn.exporting.child_process import run_exported
+from keras2torch_birnn.exporting.target import EXTRA
+from keras2torch_birnn.reference.context import Equation
+from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
+from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
+from keras2torch_birnn.saving.checkpoint import load
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.verification.report import ParityReport, report_of
+from keras2torch_birnn.verification.tolerance import Tolerance
+from keras2torch_birnn.verification.whole_model import FAILURES, compare
+
+# Sizes of free axes, beside the first of them: fewer, and more, than where the graph was recorded.
+LENGTHS = (1, 4, 23)
+
+Measure = Callable[[Drawn], Measured]
+
+
+def of_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelSpec, Measure]:
+    """Load what ``k2t convert`` wrote; return its spec, and a function that runs it in float64."""
+    model = load(path)
+    exact = copy_in_float64(model)
+
+    def measure(one: Drawn) -> Measured:
+        inputs = tuple(map(torch.from_numpy, one.arrays))
+        outputs = tuple(y.numpy() for y in run(exact, inputs))
+        single = tuple(y.numpy() for y in run(model, inputs))
+        return Measured(one, outputs, differences(single, outputs))
+
+    return model_from_json(json.loads(origin(model).spec_text)), measure
+
+
+def of_reference(spec: ModelSpec, own: Equation) -> tuple[ModelSpec, Measure]:
+    """Return a spec that has weights, and a function that runs the reference.
+
+    own: computes the layers of plugins.
+    """
+    return spec, lambda one: by_reference(spec, one, own)
+
+
+def verify_exported(
+    path: str | os.PathLike[str],
+    baseline: tuple[ModelSpec, Measure],
+    against: str,
+    limit: Tolerance,
+    *,
+    steps: int,
+    own_data: Iterable[Drawn] = (),
+) -> ParityReport:
+    """Compare an exported file with a baseline; each batch counts.
+
+    against: the name of the baseline. steps: of free axes, see also ``LENGTHS``.
+
+    Raises:
+        UsageError: the runtime is not installed.
+    """
+    target = find_target(path).load()
+    if reason := target.why_cannot_run():
+        raise UsageError(reason, EXTRA)
+    spec, measure = baseline
+    best, _ = steadiest(chain(own_data, candidates(spec, steps=steps, seed=1)), measure)
+    chosen = [best, *_at_other_lengths(spec, measure, steps)]
+    results = run_exported(Path(path), [one.drawn.arrays for one in chosen])
+    comparisons = [
+        compare(
+            actual,
+            one.outputs,
+            one.roundings,
+            limit,
+            device=target.runtime,
+            against=against,
+            inputs=one.drawn.name,
+        )
+        for one, actual in zip(chosen, results, strict=True)
+    ]
+    return report_of(comparisons, (), ())
+
+
+def _at_other_lengths(spec: ModelSpec, measure: Measure, steps: int) -> Iterator[Measured]:
+    """Measure batches of other lengths, where axes are free and the model allows them."""
+    usual = [x.shape for x in draw_inputs(spec, steps=steps, seed=2)]
+    for length in LENGTHS:
+        arrays = draw_inputs(spec, steps=length, seed=2)
+        if [x.shape for x in arrays] == usual:
+            return  # nothing is free
+        try:
+            measured = measure(Drawn(f"normal numbers, {length} steps", arrays))
+        except (K2TError, *FAILURES):
+            continue  # too short for a window of the model
+        if measured.judged:
+            yield measured

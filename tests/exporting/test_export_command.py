@@ -1,0 +1,174 @@
+"""``k2t export`` and ``k2t verify`` of an export: results, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from commands import MASKED, STACK_H5, assert_refused, k2t
+
+import keras2torch_birnn
+from keras2torch_birnn.exporting import onnx_runtimes
+
+FIXTURES = MASKED.parents[1]
+CONV_LSTM = FIXTURES / "tf.keras-2.15.0" / "conv_lstm_2d_first.h5"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """MASKED, converted and exported once."""
+    folder = tmp_path_factory.mktemp("exported")
+    out, target = folder / "model.pt", folder / "model.onnx"
+    assert k2t("convert", MASKED, out).code == 0
+    run = k2t("export", out, target)
+    assert run.code == 0, run.err
+    assert run.out.startswith(
+        f"{target}: an ONNX model\nONNX Runtime against golden: max abs error"
+    )
+    return out, target
+
+
+def test_a_keras_file_is_exported_at_once(tmp_path: Path) -> None:
+    run = k2t("export", STACK_H5, tmp_path / "m.onnx", "--json")
+    assert run.code == 0, run.err
+    facts = json.loads(run.out)
+    assert facts["files"] == [str(tmp_path / "m.onnx")]
+    assert facts["checked_in"] == "ONNX Runtime"
+    assert facts["max_abs_error"] < 1e-5
+    assert run.lines("note")
+
+
+def test_verify_runs_an_export_on_masks_and_other_lengths(exported: tuple[Path, Path]) -> None:
+    for model in (exported[0], MASKED):
+        run = k2t("verify", model, exported[1], "--json")
+        assert run.code == 0, run.err
+        report = json.loads(run.out)
+        named = [one["inputs"] for one in report["comparisons"]]
+        assert len(named) == 4
+        assert [name.rpartition(", ")[2] for name in named[1:]] == [
+            "1 steps",
+            "4 steps",
+            "23 steps",
+        ]
+        assert {one["device"] for one in report["comparisons"]} == {"ONNX Runtime"}
+
+
+def test_verify_takes_data_of_the_user(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", np.array([[3, 1, 0, 2, 0]], np.int32))
+    run = k2t("verify", MASKED, exported[1], "--inputs", tmp_path / "data.npz")
+    assert run.code == 0, run.out + run.err
+    assert "on the inputs given" in run.out
+
+
+def test_verify_finds_an_export_that_computes_something_else(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model = onnx.load(exported[1])
+    weights = next(w for w in model.graph.initializer if w.name.endswith(".R_0"))
+    array = onnx.numpy_helper.to_array(weights).copy()
+    array[0, 0, 0] += 0.01
+    weights.CopyFrom(onnx.numpy_helper.from_array(array, weights.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    run = k2t("verify", exported[0], tmp_path / "other.onnx")
+    assert run.code == 1
+    assert run.out.endswith("NOT EQUAL\n")
+
+
+def test_verify_of_a_damaged_export_is_not_equal(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "cut.onnx").write_bytes(exported[1].read_bytes()[:1000])
+    run = k2t("verify", exported[0], tmp_path / "cut.onnx")
+    assert run.code == 1
+    assert "cannot be computed (InvalidProtobuf" in run.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--against", "golden"], "an export is not compared with golden; use --against auto"),
+        (["--against", "keras"], "an export is not compared with keras; use --against auto"),
+        (["--against", "reference"], "a converted model has no reference; name the Keras file"),
+        (["--device", "cuda"], "an export is run on the CPU, not on cuda"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(
+    exported: tuple[Path, Path], arguments: list[str], words: str
+) -> None:
+    run = k2t("verify", *exported, *arguments)
+    assert run.code == 2
+    assert words in run.err
+
+
+def test_an_export_alone_cannot_be_verified(exported: tuple[Path, Path]) -> None:
+    run = k2t("verify", exported[1])
+    assert run.code == 2
+    assert "an export has no golden vectors; name its model, too: k2t verify OUT EXPORT" in run.err
+
+
+def test_verify_names_a_missing_runtime(
+    exported: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_runtimes, "find_spec", lambda name: None)
+    run = k2t("verify", *exported)
+    assert run.code == 2
+    assert "onnxruntime is not installed; pip install 'keras2torch_birnn[export]'" in run.err
+
+
+def test_openvino_runs_what_onnx_runtime_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_openvino(name: str) -> object:
+        return None if name == "onnxruntime" else object()
+
+    monkeypatch.setattr(onnx_runtimes, "find_spec", only_openvino)
+    assert onnx_runtimes.choose() == "OpenVINO"
+
+
+def test_refusals_have_their_codes_and_leave_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "m.onnx"
+    assert_refused(k2t("export", CONV_LSTM, target), 4, target, "a ConvLSTM has no ONNX form", 2)
+    assert_refused(k2t("export", tmp_path / "no.h5", target), 3, tmp_path / "no.h5")
+    assert_refused(k2t("export", MASKED, tmp_path / "m.txt"), 5, tmp_path / "m.txt", "ends in .txt")
+    assert_refused(k2t("export", MASKED, f"{tmp_path}/"), 5, f"{tmp_path}/", "name of a folder")
+    assert k2t("export", MASKED, target, "--dtype", "float16").code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_export_needs_force(exported: tuple[Path, Path]) -> None:
+    before = exported[1].stat().st_mtime_ns
+    run = k2t("export", *exported)
+    assert_refused(run, 5, exported[1], "exists already; use --force to replace it")
+    assert exported[1].stat().st_mtime_ns == before
+    assert k2t("export", *exported, "--force").code == 0
+
+
+def test_an_input_is_never_the_target(tmp_path: Path) -> None:
+    copy = tmp_path / "model.onnx"
+    copy.write_bytes(STACK_H5.read_bytes())
+    assert_refused(k2t("export", copy, copy, "--force"), 5, copy, "is the input itself")
+
+
+def test_options_of_keras_files_are_refused_for_a_converted_one(
+    exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for option, value in (("--config", "arch.json"), ("--masked-steps", "zeros")):
+        run = k2t("export", exported[0], tmp_path / "m.onnx", option, value)
+        assert_refused(run, 2, exported[0], f"{option} is for a Keras file; this one is converted")
+
+
+def test_a_converted_model_is_exported_in_the_chosen_dtype(tmp_path: Path) -> None:
+    wide, target = tmp_path / "wide.pt", tmp_path / "m.onnx"
+    assert k2t("convert", STACK_H5, wide, "--dtype", "float64").code == 0
+    run = k2t("export", wide, target)
+    assert_refused(run, 4, target, "ONNX Runtime computes them in float32 only; use --dtype", 3)
+    assert k2t("export", wide, target, "--dtype", "float32").code == 0
+
+
+def test_the_python_api_gives_the_same(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    model: Any = keras2torch_birnn.load(exported[0])
+    done = keras2torch_birnn.export(model, tmp_path / "m.onnx")
+    assert done.target == "an ONNX model"
+    assert keras2torch_birnn.verify(exported[0], tmp_path / "m.onnx").ok

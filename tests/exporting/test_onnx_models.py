@@ -1,0 +1,412 @@
+"""Whole models in ONNX: fixtures of real Keras, names, axes, metadata, and deliberate mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from converted import convert_spec
+from exported import LOOPS, assert_same, inputs_of, many_layers, write_onnx
+from specs import ENTRIES, FIXTURES, H, bi, rnn
+from torch import Tensor
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.conversion import origin
+from keras2torch_birnn.errors import (
+    K2TError,
+    OutputError,
+    UnsupportedLayerError,
+    UnsupportedOptionError,
+    UsageError,
+)
+from keras2torch_birnn.exporting import (
+    child_process,
+    onnx_file,
+    onnx_graph,
+    onnx_recurrent,
+    onnx_runtimes,
+    runtime_child,
+)
+from keras2torch_birnn.rnn import merge
+from keras2torch_birnn.spec import Array
+
+# One of each: containers and generations, masks, attention, several inputs, nested and shared
+# models, cells, windows of a free axis, sizes that are computed, sorting, dtypes.
+SAMPLE = (
+    "keras-2.2.4/stack_merges_1.h5",
+    "keras-2.2.4/around_separable1.h5",
+    "keras-2.2.4/mask_back_lstm_seq.h5",
+    "keras-1.2.2/mask_stack_last.h5",
+    "tf.keras-2.15.0/mask_stack_bi_dense.h5",
+    "tf.keras-2.15.0/graph_nested_twice.keras",
+    "tf.keras-2.15.0/arch_hierarchy.keras",
+    "tf.keras-2.15.0/cells_bi.h5",
+    "keras-3.15.1/graph_seq2seq_bi.keras",
+    "keras-3.15.1/mask_bi_none.keras",
+)
+
+
+@pytest.mark.parametrize("file", SAMPLE)
+def test_a_model_of_real_keras_is_what_keras_computed(file: str, tmp_path: Path) -> None:
+    config = ENTRIES[file]["config"]
+    model = k2t.convert(FIXTURES / file, config=config and FIXTURES / config)
+    out = tmp_path / "model.onnx"
+    write_onnx(model, out)
+    session = onnx_runtimes.RUNTIMES["ONNX Runtime"].open(out)
+    with np.load(FIXTURES / ENTRIES[file]["npz"]) as data:
+        inputs = [data[f"in_{i}"] for i in range(sum(n.startswith("in_") for n in data.files))]
+        wanted = [data[f"out_{i}"] for i in range(sum(n.startswith("out_") for n in data.files))]
+    for got, right in zip(session(inputs), wanted, strict=True):
+        np.testing.assert_allclose(got, right, atol=1e-5, rtol=1e-4)
+    assert not LOOPS & {node.op_type for node in onnx.load(out).graph.node}
+
+
+def halves(cell: str = "LSTM") -> Any:
+    return [rnn(cell, seed=s, return_sequences=True) for s in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def small() -> Any:
+    """Two outputs, a mask, free batch and time."""
+    layers = {"first": bi(*halves(), "concat"), "second": bi(*halves("GRU"), None)}
+    return convert_spec(many_layers(layers, {"first": 1, "second": 2}, masked=True))
+
+
+def shapes(values: Any) -> list[tuple[str, list[str | int]]]:
+    return [
+        (v.name, [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim]) for v in values
+    ]
+
+
+def test_names_axes_and_origin_are_in_the_file(small: Any, tmp_path: Path) -> None:
+    done = k2t.export(small, tmp_path / "m.onnx")
+    assert done.files == (tmp_path / "m.onnx",)
+    assert done.checked is not None
+    assert done.checked.ok
+    assert done.to_dict()["checked_in"] == "ONNX Runtime"
+    model = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(model)
+    assert shapes(model.graph.input) == [("x", ["batch", "time", 2]), ("m", ["batch", "time"])]
+    assert shapes(model.graph.output) == [
+        ("first", ["batch", "time", 2 * H]),
+        ("second", ["batch", "time", H]),
+        ("second_1", ["batch", "time", H]),
+    ]
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", onnx_graph.OPSET)]
+    facts = {p.key: p.value for p in model.metadata_props}
+    assert facts["keras2torch_birnn"] == k2t.__version__
+    assert facts["keras"] == "2.15.0"
+
+
+def test_the_weights_of_the_model_stay_as_they_are(small: Any, tmp_path: Path) -> None:
+    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    modules = {name: type(module) for name, module in small.named_modules()}
+    k2t.export(small, tmp_path / "m.onnx")
+    assert {name: type(module) for name, module in small.named_modules()} == modules
+    assert all(torch.equal(tensor, before[name]) for name, tensor in small.state_dict().items())
+
+
+def test_a_fixed_time_axis_stays_fixed_unless_it_is_freed(tmp_path: Path) -> None:
+    layers = {"first": bi(*halves(), "sum")}
+    model = convert_spec(many_layers(layers, {"first": 1}, masked=False, steps=13))
+    k2t.export(model, tmp_path / "fixed.onnx")
+    k2t.export(model, tmp_path / "free.onnx", any_length=True)
+    fixed, free = (onnx.load(tmp_path / f"{name}.onnx").graph for name in ("fixed", "free"))
+    assert shapes(fixed.input) == [("x", ["batch", 13, 2])]
+    assert shapes(free.input) == [("x", ["batch", "time", 2])]
+    spec = many_layers(layers, {"first": 1}, masked=False)
+    assert_same(
+        model, tmp_path / "free.onnx", (inputs_of(spec, *size) for size in ((2, 5), (1, 1)))
+    )
+
+
+def test_weights_that_were_trained_since_are_checked_as_they_are(tmp_path: Path) -> None:
+    model = convert_spec(many_layers({"a": rnn("GRU")}, {"a": 1}, masked=False))
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    done = k2t.export(model, tmp_path / "m.onnx")
+    assert done.checked is not None
+    assert done.checked.ok
+
+
+# ---- mistakes on purpose ------------------------------------------------------------------------
+
+
+def exchange_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = onnx_recurrent.ONNX_CELLS["LSTM"]
+    wrong = right._replace(order=(0, 3, 2, 1))
+    monkeypatch.setitem(onnx_recurrent.ONNX_CELLS, "LSTM", wrong)
+
+
+def exchange_gates_of_gru(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = onnx_recurrent.ONNX_CELLS["GRU"]
+    monkeypatch.setitem(onnx_recurrent.ONNX_CELLS, "GRU", right._replace(order=(0, 1, 2)))
+
+
+def flip_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = onnx_recurrent.ONNX_CELLS["GRU"]
+    wrong = right._replace(options={"linear_before_reset": 0})
+    monkeypatch.setitem(onnx_recurrent.ONNX_CELLS, "GRU", wrong)
+
+
+def exchange_directions(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = onnx_recurrent.OnnxRecurrent._keep
+
+    def wrong(self: Any, suffix: str, weights: Any) -> None:
+        right(self, suffix, [tensor.flip(0) for tensor in weights] if not suffix else weights)
+
+    monkeypatch.setattr(onnx_recurrent.OnnxRecurrent, "_keep", wrong)
+
+
+def change_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(outputs: tuple[Tensor, ...], mode: str | None) -> tuple[Tensor, ...]:
+        return merge.merge_outputs(outputs, "mul" if mode == "sum" else mode)
+
+    monkeypatch.setattr(onnx_recurrent, "merge_outputs", wrong)
+
+
+def forget_biases(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = onnx_recurrent._to_onnx_layout
+
+    def wrong(kind: str, weights: Any) -> Any:
+        w, r, b = right(kind, weights)
+        return w, r, torch.zeros_like(b)
+
+    monkeypatch.setattr(onnx_recurrent, "_to_onnx_layout", wrong)
+
+
+MISTAKES: tuple[tuple[Callable[[pytest.MonkeyPatch], None], str, str], ...] = (
+    (exchange_gates, "LSTM", "sum"),
+    (exchange_gates_of_gru, "GRU", "sum"),
+    (flip_reset, "GRU", "sum"),
+    (exchange_directions, "LSTM", "concat"),
+    (change_merge, "SimpleRNN", "sum"),
+    (forget_biases, "SimpleRNN", "sum"),
+)
+
+
+@pytest.mark.parametrize(("mistake", "cell", "mode"), MISTAKES, ids=lambda one: str(one))
+def test_the_check_finds_a_mistake(
+    mistake: Callable[[pytest.MonkeyPatch], None],
+    cell: str,
+    mode: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    spec = many_layers({"bi": bi(*halves(cell), mode)}, {"bi": 1}, masked=False)
+    mistake(monkeypatch)
+    with pytest.raises(K2TError, match="does not compute what the converted one does in ONNX Run"):
+        k2t.export(convert_spec(spec), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def test_only_a_file_of_our_own_is_replaced(small: Any, tmp_path: Path) -> None:
+    out, foreign = tmp_path / "m.onnx", tmp_path / "foreign.onnx"
+    k2t.export(small, out)
+    with pytest.raises(OutputError, match="exists already; use --force to replace it"):
+        k2t.export(small, out, overwrite=False)
+    k2t.export(small, out)
+    other = onnx.load(out)
+    other.producer_name = "pytorch"
+    foreign.write_bytes(other.SerializeToString())
+    with pytest.raises(OutputError, match="exists already, and k2t did not write it"):
+        k2t.export(small, foreign)
+    assert foreign.read_bytes() == other.SerializeToString()
+
+
+@pytest.mark.parametrize("content", [b"\x08\x0a\x12", b"\xff" * 40, b"\x12\x03abc", b"\x10\x01"])
+def test_other_bytes_are_no_file_of_ours(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(content)
+    assert not onnx_file.is_ours(file)
+
+
+def test_another_suffix_is_refused(small: Any, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"ends in \.onx; an export ends in \.onnx"):
+        k2t.export(small, tmp_path / "m.onx")
+    with pytest.raises(OutputError, match="has no suffix; an export ends in"):
+        k2t.export(small, tmp_path / "m")
+
+
+def test_a_missing_exporter_is_named_with_its_extra(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"onnx is not installed; pip install 'keras2torch_birnn"):
+        k2t.export(small, tmp_path / "m.onnx")
+
+
+def test_a_torch_that_is_too_old_is_named(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "version", lambda name: "2.8.0+cpu")
+    with pytest.raises(UsageError, match=r"torch is older than 2\.9; pip install"):
+        k2t.export(small, tmp_path / "m.onnx")
+
+
+def test_without_a_runtime_a_note_says_that_nothing_was_checked(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_runtimes, "find_spec", lambda name: None)
+    done = k2t.export(small, tmp_path / "m.onnx")
+    assert done.checked is None
+    assert done.notes == ("nothing was checked: onnxruntime is not installed",)
+    assert (tmp_path / "m.onnx").exists()
+
+
+def test_weights_beyond_one_file_are_refused(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_file, "MAX_ONNX_BYTES", 100)
+    with pytest.raises(UnsupportedOptionError, match="bytes, one ONNX file holds at most 100"):
+        k2t.export(small, tmp_path / "m.onnx")
+
+
+def test_a_convolutional_lstm_is_refused_by_name(tmp_path: Path) -> None:
+    model = k2t.convert(FIXTURES / "tf.keras-2.15.0/conv_lstm_2d_first.h5")
+    with pytest.raises(UnsupportedLayerError, match="conv_lstm2d: a ConvLSTM has no ONNX form"):
+        k2t.export(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_torchs_exporter_does_not_take_is_an_error_of_ours(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no\nsuch thing")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    with pytest.raises(
+        UnsupportedLayerError, match=r"does not take this model \(RuntimeError: no\)"
+    ):
+        k2t.export(small, tmp_path / "m.onnx")
+
+
+def test_an_exporter_that_returns_nothing_is_an_error_of_ours(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: None)
+    with pytest.raises(UnsupportedLayerError, match="torch's exporter returned no model"):
+        k2t.export(small, tmp_path / "m.onnx")
+
+
+def test_a_module_in_two_places_is_refused() -> None:
+    model = convert_spec(many_layers({"it": rnn("GRU")}, {"it": 1}, masked=False))
+    model.add_module("again", model.get_submodule("it"))
+    with pytest.raises(UnsupportedLayerError, match="again: a recurrent module in two places"):
+        onnx_recurrent.replace_recurrent(model)
+
+
+def test_a_model_that_was_not_converted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not made by k2t"):
+        k2t.export(torch.nn.Linear(2, 3), tmp_path / "m.onnx")
+
+
+# ---- the process that runs a file ---------------------------------------------------------------
+
+
+def constant(file: Path, count: int) -> Path:
+    """A file that makes many bytes from none."""
+    size = onnx.helper.make_tensor("n", onnx.TensorProto.INT64, [1], [count])
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["n"], value=size),
+        onnx.helper.make_node("ConstantOfShape", ["n"], ["y"]),
+    ]
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None])
+    graph = onnx.helper.make_graph(nodes, "g", [], [y])
+    opset = onnx.helper.make_opsetid("", 18)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), file)
+    return file
+
+
+def test_a_file_gets_no_more_memory_than_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process.limits, "MAX_EXPORTED_MEMORY", 1 << 30)
+    (little,) = child_process.run_exported(constant(tmp_path / "m.onnx", 5), [()])
+    assert not isinstance(little, str)
+    assert little[0].shape == (5,)
+    (reason,) = child_process.run_exported(constant(tmp_path / "m.onnx", 1 << 29), [()])
+    assert isinstance(reason, str)
+    assert "while running ConstantOfShape" in reason
+
+
+def test_a_file_that_never_ends_is_stopped(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    k2t.export(small, tmp_path / "m.onnx")
+    monkeypatch.setattr(child_process.limits, "MAX_EXPORTED_SECONDS", 0)
+    (reason,) = child_process.run_exported(tmp_path / "m.onnx", [()])
+    assert reason == "it did not finish in 0 s"
+
+
+def test_a_damaged_file_is_a_reason_not_an_error(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x0a" + bytes(range(64)))
+    (reason,) = child_process.run_exported(tmp_path / "m.onnx", [()])
+    assert isinstance(reason, str)
+    assert "InvalidProtobuf" in reason
+
+
+def test_one_batch_that_does_not_fit_spoils_no_other(small: Any, tmp_path: Path) -> None:
+    k2t.export(small, tmp_path / "m.onnx")
+    good: list[Array] = [x.numpy() for x in origin(small).golden.inputs]
+    bad = [good[0][..., :1], good[1]]
+    first, second = child_process.run_exported(tmp_path / "m.onnx", [bad, good])
+    assert isinstance(first, str)
+    assert "InvalidArgument" in first
+    assert not isinstance(second, str)
+    assert [y.shape for y in second] == [tuple(y.shape) for y in origin(small).golden.outputs]
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it crashed (signal 11)"),
+        ("raise SystemExit(3)", "it ended with code 3"),
+        ("import sys; sys.exit('no\\x07 such thing')", "no\\x07 such thing"),
+        ("", "it wrote no outputs"),
+        (
+            "import json, sys; open(json.loads(sys.argv[1])['outputs'], 'w').write('PK')",
+            "its outputs cannot be read",
+        ),
+    ],
+)
+def test_every_end_of_the_child_is_a_reason(
+    script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(script)
+    monkeypatch.setattr(child_process, "_CHILD", child)
+    assert child_process.run_exported(child, [(), ()]) == (reason, reason)
+
+
+def test_the_error_of_a_child_is_one_line() -> None:
+    assert runtime_child.shown(ValueError("a\n  b")) == "ValueError: a b"
+
+
+def test_openvino_computes_the_same_in_float32(small: Any, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    write_onnx(small, tmp_path / "m.onnx")
+    session = onnx_runtimes.RUNTIMES["OpenVINO"].open(tmp_path / "m.onnx")
+    other = onnx_runtimes.RUNTIMES["ONNX Runtime"].open(tmp_path / "m.onnx")
+    batches: Iterator[Any] = (inputs_of(spec_of(small), *size) for size in ((5, 7), (1, 3)))
+    for inputs in batches:
+        for a, b in zip(session(inputs), other(inputs), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)
+
+
+def spec_of(model: Any) -> Any:
+    import json
+
+    from keras2torch_birnn.schema.stored import model_from_json
+
+    return model_from_json(json.loads(origin(model).spec_text))

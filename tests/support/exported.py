@@ -1,0 +1,125 @@
+"""Models of many recurrent layers at once, exported to ONNX and run in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from converted import convert_spec
+from specs import TF_KERAS, F, functional, layer
+from torch import fx
+
+from keras2torch_birnn.conversion import origin, run
+from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.exporting import find_target, onnx_runtimes
+from keras2torch_birnn.exporting.exporter import copy_structure
+from keras2torch_birnn.schema.shape_inference import infer_model
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import (
+    Array,
+    Call,
+    LayerSpec,
+    ModelSpec,
+    TensorRef,
+    with_dtype,
+)
+
+LOOPS = {"Loop", "Scan", "If"}
+ATOL, RTOL = 1e-5, 1e-4
+
+
+def many_layers(
+    layers: Mapping[str, LayerSpec],
+    outputs: Mapping[str, int],
+    *,
+    masked: bool,
+    states: Sequence[int] = (),
+    steps: int | None = None,
+) -> ModelSpec:
+    """A model of layers side by side that all read x, under the mask m and from initial states.
+
+    outputs: the number of each layer's outputs. states: the units of each initial state.
+    """
+    shape = (None, steps, F)
+    ends = [layer("InputLayer", "x", shape=shape)]
+    if masked:
+        ends.append(layer("InputLayer", "m", shape=shape[:2], dtype="bool"))
+    names = [f"s{i}" for i in range(len(states))]
+    ends += [
+        layer("InputLayer", name, shape=(None, units))
+        for name, units in zip(names, states, strict=True)
+    ]
+    kwargs: dict[str, Any] = {"mask": TensorRef("m")} if masked else {}
+    if states:
+        kwargs["initial_state"] = tuple(map(TensorRef, names))
+    named = [replace(one, name=name) for name, one in layers.items()]
+    calls = [Call(name, 0, (TensorRef("x"),), kwargs) for name in layers]
+    refs = tuple(TensorRef(name, 0, i) for name in layers for i in range(outputs[name]))
+    root = functional([*ends, *named], calls, tuple(TensorRef(e.name) for e in ends), refs)
+    problems: list[K2TError] = []
+    inferred = infer_model(with_dtype(root, np.dtype(np.float32)), problems)
+    assert not problems
+    return ModelSpec(inferred, TF_KERAS)
+
+
+def masks(rows: int, steps: int) -> Array:
+    """Rows that are full, padded right, padded left, with gaps, and empty, in turn."""
+    t = np.arange(steps)
+    part = max(1, 2 * steps // 3)
+    kinds = [t >= 0, t < part, t >= steps - part, (t * 7 + 3) % 5 > 1, t < 0]
+    return np.stack([kinds[row % 5] for row in range(rows)])
+
+
+def inputs_of(spec: ModelSpec, rows: int, steps: int, seed: int = 5) -> tuple[Array, ...]:
+    """Random inputs of a model of ``many_layers``."""
+    rng = np.random.default_rng(seed)
+    found: list[Array] = []
+    for end in spec.input_layers():
+        shape = [rows, *(steps if size is None else size for size in end.config["shape"][1:])]
+        if end.name == "m":
+            found.append(masks(rows, steps))
+        else:
+            found.append(rng.standard_normal(shape).astype(np.float32))
+    return tuple(found)
+
+
+def write_onnx(model: fx.GraphModule, file: Path) -> ModelSpec:
+    """Write a converted model; return the spec it was written by."""
+    spec = model_from_json(json.loads(origin(model).spec_text))
+    find_target(file).load().write(copy_structure(model), spec, file)
+    return spec
+
+
+def assert_same(
+    model: fx.GraphModule, file: Path, batches: Iterator[tuple[Array, ...]], *, atol: float = ATOL
+) -> None:
+    """Assert that the file computes what the model computes, in ONNX Runtime."""
+    session = onnx_runtimes.RUNTIMES["ONNX Runtime"].open(file)
+    for inputs in batches:
+        wanted = run(model, tuple(map(torch.from_numpy, inputs)))
+        got = session(inputs)
+        assert len(got) == len(wanted)
+        for place, (a, b) in enumerate(zip(got, wanted, strict=True)):
+            np.testing.assert_allclose(
+                a, b.numpy(), atol=atol, rtol=RTOL, err_msg=f"output {place} of {inputs[0].shape}"
+            )
+
+
+SIZES = ((5, 7), (1, 7), (5, 11), (2, 1))
+
+
+def assert_exported(spec: ModelSpec, file: Path) -> Any:
+    """Export a model of ``many_layers``, assert that it is right at any size; return the graph."""
+    import onnx
+
+    model = convert_spec(spec)
+    write_onnx(model, file)
+    assert_same(model, file, (inputs_of(spec, *size) for size in SIZES))
+    graph = onnx.load(file).graph
+    assert not LOOPS & {node.op_type for node in graph.node}
+    return graph
