@@ -36,7 +36,10 @@ class TargetRow:
         return target
 
 
-TARGETS: tuple[TargetRow, ...] = (TargetRow(".onnx", "onnx_file", "an ONNX model"),)
+TARGETS: tuple[TargetRow, ...] = (
+    TargetRow(".onnx", "onnx_file", "an ONNX model"),
+    TargetRow(".pt2", "torch_export", "a torch.export archive"),
+)
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:

@@ -161,7 +161,6 @@ FLOORS = (
     {"conversion"},
     {"saving"},
     {"verification"},
-    {"export"},
     {"api"},
     {"bench"},
     {"cli"},

@@ -1,4 +1,4 @@
-"""``.pt2``: a converted model as an archive of ``torch.export``, which runs without this package.
+"""The target ``.pt2``: an archive of ``torch.export``, which runs without this package.
 
 The sizes that the Keras file leaves open are open in the archive, too: the batch, and in most
 models the number of steps.
@@ -7,9 +7,9 @@ models the number of steps.
 from __future__ import annotations
 
 import io
-import json
 import warnings
-from collections.abc import Iterable, Iterator
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from keras2torch_birnn import __version__
 from keras2torch_birnn.conversion import (
     GOLDEN_STEPS,
-    Origin,
     copy_in_float64,
     find_float_dtype,
     move_inputs,
-    origin,
     run,
 )
 from keras2torch_birnn.errors import (
@@ -33,11 +32,12 @@ from keras2torch_birnn.errors import (
     UsageError,
     printable,
 )
+from keras2torch_birnn.exporting.target import Session, Target
 from keras2torch_birnn.reference.rounding import differences
 from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
-from keras2torch_birnn.schema.stored import model_from_json
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.saving.atomic import FileKind
+from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.tolerance import (
     EXACT,
     Tolerance,
@@ -48,86 +48,61 @@ from keras2torch_birnn.verification.tolerance import (
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input
-_FEWER_STEPS = GOLDEN_STEPS - 2
-# Errors of a model on inputs of a size that it does not take.
-_FAILURES = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 # The namespaces of operators that torch itself has.
 _OF_TORCH = frozenset({"aten", "prim", "prims", "higher_order", "inductor"})
 _ADVICE = "please report it, with the file if you can"
+# Name of a text in the archives that k2t wrote.
+MARK = "keras2torch_birnn"
 
 
-def export_pt2(model: nn.Module, target: Path) -> None:
+def write_pt2(model: nn.Module, spec: ModelSpec, path: Path) -> None:
     """Write a converted model as an archive of ``torch.export``, and check what was written.
 
     The archive takes the inputs in Keras' order, under the names that they have in the model. It is
-    read back, and compared with the golden vectors and, on inputs of other sizes, with the model.
+    read back, and compared with the model on inputs of other sizes than those it was recorded with.
 
-    target: the file, which is left incomplete where an error is raised.
+    model: in eval mode. spec: of the model; an axis of an input is open where its shape has None.
 
     Raises:
-        UsageError: the model was not converted from Keras, or is in training; or this torch would
-            fix the number of steps.
+        UsageError: this torch would fix an open size.
         UnsupportedLayerError, UnsupportedOptionError: a layer needs an operator that torch lacks,
             carries states from batch to batch, or cannot be exported.
         K2TError: the archive does not compute what the model computes.
     """
-    facts = origin(model)
-    spec = model_from_json(json.loads(facts.spec_text))
-    _check_model(model, spec)
-    inputs = move_inputs(model, facts.golden.inputs)
-    shorter = _find_shorter(model, spec)
-    axes = _open_axes(spec, inputs, shorter)
+    _check_stateless(spec)
+    axes = _open_axes(spec)
+    inputs = _draw(model, spec, GOLDEN_STEPS)
     program = _export(model, inputs, axes)
     _check_open(program, axes)
     _check_operators(program)
-    with target.open("wb") as file:
-        torch.export.save(program, file)
-    again = torch.export.load(io.BytesIO(target.read_bytes())).module()
-    _check_golden(again, model, facts)
+    with path.open("wb") as file:
+        torch.export.save(program, file, extra_files={MARK: __version__})
+    again = torch.export.load(io.BytesIO(path.read_bytes())).module()
+    shorter = _draw(model, spec, GOLDEN_STEPS - 2)
     _check_sizes(
         again, model, (_rows(shorter, axes, 0, 1), _rows(_twice(inputs, axes), axes, 1, 3))
     )
 
 
-def _find_shorter(model: nn.Module, spec: ModelSpec) -> Inputs:
-    """Return inputs of fewer steps than the golden vectors have, where the model takes them."""
-
-    def draw(*, shorten: bool) -> Inputs:
-        drawn = draw_inputs(spec, steps=_FEWER_STEPS, seed=1, shorten=shorten)
-        return move_inputs(model, tuple(map(torch.from_numpy, drawn)))
-
-    try:
-        shorter = draw(shorten=True)
-        run(model, shorter)
-    except _FAILURES:
-        return draw(shorten=False)
-    return shorter
+def _draw(model: nn.Module, spec: ModelSpec, steps: int) -> Inputs:
+    """Draw inputs, with so many steps where their number is open."""
+    return move_inputs(model, tuple(map(torch.from_numpy, draw_inputs(spec, steps=steps, seed=1))))
 
 
-def _open_axes(spec: ModelSpec, inputs: Inputs, shorter: Inputs) -> Axes:
-    """Return the axes of each input whose size is open.
-
-    Those that the file leaves open, and the steps where the model takes fewer than the file says.
-    """
-    found = []
-    for fact, x, y in zip(input_facts(spec), inputs, shorter, strict=True):
-        declared = fact.shape or (None,) * x.dim()
-        free = [size is None for size in declared]
-        free = [
-            a or (b != c and axis > 0)
-            for axis, (a, b, c) in enumerate(zip(free, x.shape, y.shape, strict=True))
-        ]
-        found.append(tuple(axis for axis, one in enumerate(free) if one))
-    return tuple(found)
+def _open_axes(spec: ModelSpec) -> Axes:
+    """Return the axes of each input whose size is open."""
+    return tuple(
+        tuple(axis for axis, size in enumerate(fact.shape or ()) if size is None)
+        for fact in input_facts(spec)
+    )
 
 
-def _check_model(model: nn.Module, spec: ModelSpec) -> None:
-    if any(module.training for module in model.modules()):
-        raise UsageError("a model in training cannot be exported", "call model.eval() first")
+def _check_stateless(spec: ModelSpec) -> None:
     for layer in spec.root.walk():
         if layer.config.get("stateful"):
             raise UnsupportedOptionError(
                 "stateful=True cannot be exported: an archive carries no states between batches",
+                "build the model with initial_state and return_state instead",
                 place=layer.place,
             )
 
@@ -199,18 +174,6 @@ def _nodes(root: nn.Module) -> Iterator[fx.Node]:
 # ---- numbers ------------------------------------------------------------------------------------
 
 
-def _check_golden(exported: nn.Module, model: nn.Module, facts: Origin) -> None:
-    """Compare with the golden vectors.
-
-    Raises:
-        K2TError: the numbers differ.
-    """
-    golden = facts.golden
-    roundings = golden.roundings or (golden.rounding,) * len(golden.outputs)
-    wanted = tuple(y.numpy() for y in golden.outputs)
-    _compare(exported, move_inputs(model, golden.inputs), wanted, roundings, _limit(model))
-
-
 def _check_sizes(exported: nn.Module, model: nn.Module, batches: Iterable[Inputs]) -> None:
     """Compare with the model in float64, on inputs of other sizes.
 
@@ -258,3 +221,56 @@ def _compare(
         absolute, _ = max_errors(found, wanted)
         sizes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise K2TError(f"on inputs {sizes} the archive is off by {absolute:.3g}", _ADVICE)
+
+
+# ---- the target ---------------------------------------------------------------------------------
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether k2t wrote an archive.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f"/extra/{MARK}") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError):
+        return False
+
+
+class Pt2(Target):
+    """An archive of ``torch.export``."""
+
+    kind = FileKind("a torch.export archive", (".pt2",), is_ours)
+
+    @property
+    def runtime(self) -> str:
+        """Torch."""
+        return "torch"
+
+    def write(self, model: fx.GraphModule, spec: ModelSpec, path: Path) -> tuple[str, ...]:
+        """Write the program and its weights to one file.
+
+        Raises:
+            K2TError: as ``write_pt2``.
+        """
+        write_pt2(model, spec, path)
+        return ()
+
+    def open(self, path: Path) -> Session:
+        """Load the program."""
+        program = torch.export.load(path)
+        module = program.module()
+        nodes = {node.name: node for node in program.graph.nodes}
+        dtypes = [nodes[name].meta["val"].dtype for name in program.graph_signature.user_inputs]
+
+        def session(arrays: Sequence[Array]) -> Sequence[Array]:
+            given = zip(arrays, dtypes, strict=True)
+            inputs = tuple(torch.from_numpy(x).to(dtype) for x, dtype in given)
+            return [y.numpy() for y in run(module, inputs)]
+
+        return session
+
+
+TARGET = Pt2()

@@ -24,8 +24,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     UsageError,
 )
-from keras2torch_birnn.export import torch_export
-from keras2torch_birnn.export.torch_export import export_pt2
+from keras2torch_birnn.exporting import torch_export
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.spec import ModelSpec
 
@@ -57,7 +56,7 @@ def run_without_package(
 @pytest.mark.parametrize("file", [LSTM, MASKED_LOOP, TWO_INPUTS])
 def test_an_archive_runs_without_the_package_at_any_size(file: str, tmp_path: Path) -> None:
     model: Any = k2t.convert(FIXTURES / file)
-    export_pt2(model, tmp_path / "model.pt2")
+    k2t.export(model, tmp_path / "model.pt2", any_length=True)
     one = fixture_subject(file)
     sizes = ((5, 7), (1, 7), (3, 11), (2, 1))
     batches = [one.inputs, *(resized(one, size) for size in sizes)]
@@ -70,7 +69,7 @@ def test_an_archive_runs_without_the_package_at_any_size(file: str, tmp_path: Pa
 @needs_scan
 def test_inputs_have_the_names_and_lengths_of_their_own(tmp_path: Path) -> None:
     model: Any = k2t.convert(FIXTURES / TWO_INPUTS)
-    export_pt2(model, tmp_path / "model.pt2")
+    k2t.export(model, tmp_path / "model.pt2", any_length=True)
     program = torch.export.load(tmp_path / "model.pt2")
     assert program.graph_signature.user_inputs == ("left", "right")
     left, right = resized(fixture_subject(TWO_INPUTS), (5, 11))
@@ -81,7 +80,7 @@ def test_inputs_have_the_names_and_lengths_of_their_own(tmp_path: Path) -> None:
 
 def test_a_size_that_the_model_needs_stays_fixed(tmp_path: Path) -> None:
     model: Any = k2t.convert(FIXTURES / "keras-3.15.1/mask_flatten.h5")
-    export_pt2(model, tmp_path / "model.pt2")
+    k2t.export(model, tmp_path / "model.pt2", any_length=True)
     program = torch.export.load(tmp_path / "model.pt2")
     (name,) = program.graph_signature.user_inputs
     (shape,) = (n.meta["val"].shape for n in program.graph.nodes if n.name == name)
@@ -94,19 +93,13 @@ def test_a_size_that_the_model_needs_stays_fixed(tmp_path: Path) -> None:
 
 def test_a_module_that_was_not_converted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"not made by k2t\.convert"):
-        export_pt2(nn.Linear(2, 3), tmp_path / "model.pt2")
-
-
-def test_a_model_in_training_is_refused(tmp_path: Path) -> None:
-    model = k2t.convert(FIXTURES / LSTM).train()
-    with pytest.raises(UsageError, match=r"in training cannot be exported; call model\.eval\(\)"):
-        export_pt2(model, tmp_path / "model.pt2")
+        k2t.export(nn.Linear(2, 3), tmp_path / "model.pt2")
 
 
 def test_a_stateful_layer_is_refused(tmp_path: Path) -> None:
     model = k2t.convert(FIXTURES / "tf.keras-2.15.0/cells_stateful.h5")
     with pytest.raises(UnsupportedOptionError, match="stateful=True cannot be exported"):
-        export_pt2(model, tmp_path / "model.pt2")
+        k2t.export(model, tmp_path / "model.pt2", any_length=True)
 
 
 def loop_model() -> Any:
@@ -124,7 +117,7 @@ def test_a_torch_that_would_fix_the_time_is_refused(
     monkeypatch.setattr(exported_loop, "SCAN", None)
     monkeypatch.setattr(torch_export, "SCAN", None)
     with pytest.raises(UsageError, match=r"cannot leave the sizes .* open .*use torch 2\.10"):
-        export_pt2(loop_model(), tmp_path / "model.pt2")
+        k2t.export(loop_model(), tmp_path / "model.pt2", any_length=True)
     assert not (tmp_path / "model.pt2").exists()
 
 
@@ -137,7 +130,7 @@ def test_a_model_that_torch_cannot_export_is_refused(
     monkeypatch.setattr(torch.export, "export", fail)
     monkeypatch.setattr(torch_export, "SCAN", object())
     with pytest.raises(UnsupportedLayerError, match=r"refuses it \(ValueError: no such node\)"):
-        export_pt2(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2")
+        k2t.export(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2", any_length=True)
 
 
 def test_a_size_that_torch_fixed_is_refused(
@@ -150,7 +143,7 @@ def test_a_size_that_torch_fixed_is_refused(
 
     monkeypatch.setattr(torch.export, "export", fix)
     with pytest.raises(UsageError, match=r"fixes axis 0 of .* at 3"):
-        export_pt2(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2")
+        k2t.export(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2", any_length=True)
 
 
 @torch.library.custom_op("k2t_test::twice", mutates_args=())
@@ -185,4 +178,4 @@ def test_wrong_numbers_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.export, "load", load_wrong)
     with pytest.raises(K2TError, match=r"inputs \(\d+, 7, \d+\) the archive is off by"):
-        export_pt2(model, tmp_path / "model.pt2")
+        k2t.export(model, tmp_path / "model.pt2", any_length=True)

@@ -1,1 +1,0 @@
-"""Converted models in the formats of other runtimes: one module for each."""
