@@ -1,0 +1,1 @@
+"""Write a converted model in a form that runs without this package."""
