@@ -68,7 +68,9 @@ def problems(path: Path) -> Iterator[str]:
         yield from wrong_gradients(model, batch(0), grads)
 
 
-def wrong_gradients(model: Any, inputs: list[torch.Tensor], wanted: dict[str, Any]) -> Iterator[str]:
+def wrong_gradients(
+    model: Any, inputs: list[torch.Tensor], wanted: dict[str, Any]
+) -> Iterator[str]:
     """Yield the gradients in training mode that differ."""
     model.train()
     if hasattr(model, "reset_states"):

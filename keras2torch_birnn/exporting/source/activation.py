@@ -82,9 +82,7 @@ def applied(value: Any, x: str) -> tuple[str, tuple[Helper, ...]]:
 
 def _of_function(value: Any) -> Emission:
     _, helpers = applied(value, "x")
-    return Emission(
-        lambda site: applied(value, site.x)[0], helpers=helpers, same=value == "linear"
-    )
+    return Emission(lambda site: applied(value, site.x)[0], helpers=helpers, same=value == "linear")
 
 
 def _activation(layer: LayerSpec, name: str) -> Emission:
@@ -100,9 +98,7 @@ def _relu(layer: LayerSpec, name: str) -> Emission:
 
 def _leaky_relu(layer: LayerSpec, name: str) -> Emission:
     slope = literal(layer.config["negative_slope"])
-    return Emission(
-        lambda site: f"functional.leaky_relu({site.x}, {slope})", helpers=(FUNCTIONAL,)
-    )
+    return Emission(lambda site: f"functional.leaky_relu({site.x}, {slope})", helpers=(FUNCTIONAL,))
 
 
 def _elu(layer: LayerSpec, name: str) -> Emission:

@@ -48,7 +48,8 @@ def _one(
     options: dict[str, Any] = {}
     if short(stride) != 1:
         options["stride"] = short(stride)
-    around, helpers = "{x}", ()
+    around = "{x}"
+    helpers: tuple[Helper, ...] = ()
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
     if padding == "causal" and reach[0] > 1:
         around, helpers = f"functional.pad({{x}}, ({reach[0] - 1}, 0))", (FUNCTIONAL,)
@@ -114,9 +115,7 @@ def _separable(layer: LayerSpec, name: str) -> Emission:
         **{f"depthwise.{key}": there for key, there in depth.state.items()},
         **{f"pointwise.{key}": there for key, there in mix.state.items()},
     }
-    return Emission(
-        call, {**depth.members, **mix.members}, state, (*depth.helpers, *mix.helpers)
-    )
+    return Emission(call, {**depth.members, **mix.members}, state, (*depth.helpers, *mix.helpers))
 
 
 EMITTERS: Mapping[str, Emit] = {

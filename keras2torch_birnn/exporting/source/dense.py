@@ -18,7 +18,6 @@ from keras2torch_birnn.schema.einsum import letters
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
-
 def linear(kernel: Array, *, bias: bool) -> str:
     """Write the nn.Linear of a kernel (in, out)."""
     more = {} if bias else {"bias": False}

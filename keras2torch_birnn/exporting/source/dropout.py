@@ -36,9 +36,7 @@ def _spatial(layer: LayerSpec, name: str) -> Emission:
     axes = int(layer.class_name[-2])
     ones = (1,) * axes
     last = axes == 1 or layer.config["data_format"] == "channels_last"
-    return _shaped(
-        name, layer.config["rate"], (None, *ones, None) if last else (None, None, *ones)
-    )
+    return _shaped(name, layer.config["rate"], (None, *ones, None) if last else (None, None, *ones))
 
 
 def _gaussian_noise(layer: LayerSpec, name: str) -> Emission:

@@ -68,7 +68,8 @@ class Emission:
     with the layer's. call: an expression or statements. state: name in the converted layer ->
     name in the members. helpers: definitions that members and call use. imports: lines of import.
     notes: differences that a user must know of. carried: modules whose states go on from batch to
-    batch -> the number of their states. same: the output is the input.
+    batch -> the number of their states. same: the output is the input. after: statements behind
+    the members.
     """
 
     call: Callable[[Site], str | Called]
@@ -78,8 +79,11 @@ class Emission:
     notes: tuple[str, ...] = ()
     carried: Mapping[str, int] = field(default_factory=dict)
     same: bool = False
+    after: tuple[str, ...] = ()
 
 
+# In the semantics of a layer that the graph calls with a mask.
+MASK_REACHES = "mask_reaches"
 # (layer, name of its attribute) -> its source text
 Emit: TypeAlias = Callable[[LayerSpec, str], Emission]
 

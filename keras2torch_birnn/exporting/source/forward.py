@@ -154,7 +154,8 @@ class _Writer:
     def write(self, inputs: Sequence[str]) -> Body:
         """Write the whole graph; ``inputs``: the names of the arguments."""
         given = iter(inputs)
-        for self.now, node in enumerate(self.nodes):
+        for node in self.nodes:
+            self.now = self.place[node]
             try:
                 if node.op == "placeholder":
                     name = next(given)
@@ -251,8 +252,10 @@ class _Writer:
         """Tell whether a node's value is no tensor: sizes, or several tensors."""
         sizes = node.op == "call_method" and node.target in ("numel", "dim", "size")
         known = [one for one in node.all_input_nodes if one.op != "placeholder"]
-        computed = bool(known) and len(known) == len(node.all_input_nodes) and all(
-            one in self.plain for one in known
+        computed = (
+            bool(known)
+            and len(known) == len(node.all_input_nodes)
+            and all(one in self.plain for one in known)
         )
         if sizes or computed or node.target is getattr or node.target in _SEVERAL:
             if node.target not in _SEVERAL:

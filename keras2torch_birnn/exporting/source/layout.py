@@ -26,7 +26,7 @@ def lay_out(statement: str, indent: int = 0, comment: str = "") -> list[str]:
 def _opened(statement: str, indent: int) -> list[str]:
     spaces = " " * indent
     start, end = _last_bracket(statement)
-    if start < 0 or not statement[start + 1 : end].strip():
+    if start < 0:
         return [spaces + statement]
     head, inner, tail = statement[: start + 1], statement[start + 1 : end], statement[end:]
     lines = [spaces + head]
@@ -36,14 +36,17 @@ def _opened(statement: str, indent: int) -> list[str]:
 
 
 def _last_bracket(text: str) -> tuple[int, int]:
-    """Find the last pair of brackets at the outermost level; (-1, -1) if there is none."""
+    """Find the last call at the outermost level; (-1, -1) if there is none.
+
+    A subscript is never opened: a comma in it would change its meaning.
+    """
     found, stack = (-1, -1), []
     for place, char in _code(text):
         if char in _PAIRS:
             stack.append(place)
         elif char in _PAIRS.values():
             start = stack.pop()
-            if not stack:
+            if not stack and char == ")" and text[start + 1 : place].strip():
                 found = (start, place)
     return found
 

@@ -59,9 +59,7 @@ def _merge(layer: LayerSpec, name: str) -> Emission:
 
 def _concatenate(layer: LayerSpec, name: str) -> Emission:
     axis = literal(layer.config["axis"])
-    return Emission(
-        lambda site: f"torch.cat(({', '.join(site.x)}), dim={axis})", helpers=(TORCH,)
-    )
+    return Emission(lambda site: f"torch.cat(({', '.join(site.x)}), dim={axis})", helpers=(TORCH,))
 
 
 def _dot(layer: LayerSpec, name: str) -> Emission:

@@ -11,8 +11,9 @@ from keras2torch_birnn.exporting.source.names import plain_text
 from keras2torch_birnn.exporting.source.snippets import Copied
 
 FIRST_LINE = "# Written by keras2torch_birnn: plain PyTorch, without that package."
-_STANDARD = ("collections", "collections.abc", "dataclasses", "functools", "math", "pathlib")
-_STANDARD += ("typing",)
+_STANDARD = frozenset(
+    ("collections", "collections.abc", "dataclasses", "functools", "math", "pathlib", "typing")
+)
 _ALWAYS = (
     ("__future__", "annotations"),
     ("pathlib", "Path"),
@@ -142,7 +143,15 @@ def write_module(docstring: Sequence[str], copied: Copied, classes: Sequence[str
     for text in copied.texts:
         spacing = [""] if _is_assignment(text) else ["", ""]
         parts += [*spacing, text]
-    parts += ["", *([""] if copied.texts else []), 'WEIGHTS = Path(__file__).with_suffix(".safetensors")', "", "", *classes, ""]
+    parts += [
+        "",
+        *([""] if copied.texts else []),
+        'WEIGHTS = Path(__file__).with_suffix(".safetensors")',
+        "",
+        "",
+        *classes,
+        "",
+    ]
     return "\n".join(parts)
 
 

@@ -51,4 +51,4 @@ def class_name(name: str) -> str:
 
 def plain_text(text: object) -> str:
     """Return a text as words for a comment or a docstring: nothing in it can end either."""
-    return re.sub(r"[^A-Za-z0-9 _.,:()+/=-]+", "_", str(text))[:80].strip()
+    return re.sub(r"[^A-Za-z0-9 _.,:;()'+/=-]+", "_", str(text))[:80].strip()

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras2torch_birnn.exporting.source.activation import TORCH
 from keras2torch_birnn.exporting.source.emission import (
+    MASK_REACHES,
     Emission,
     Emit,
     Helper,
@@ -34,27 +35,30 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
     rank, last = len(shape), axis == len(shape) - 1
     given = ["gamma" in weights, "beta" in weights]
     frozen = rule.by != "batch, followed"
-    masked = rule.masked == "valid" and not frozen
+    masked = rule.masked != "all" and bool(layer.semantics.get(MASK_REACHES))
     features = int(weights["moving_mean"].shape[0])
     share = 1.0 - config["momentum"]
-    momentum = float(np.float32(share)) if rule.single else share
+    momentum = float(np.float32(share)) if rule.single else round(share, 12)
     options = arguments(features, eps=config["epsilon"], momentum=momentum)
     if not any(given):
         options += ", affine=False"
-    elif not all(given):
-        raise refuse(layer, f"scale={given[0]} and center={given[1]}")
 
-    kind, helpers, notes = "nn.BatchNorm1d", (), ()
+    kind = "nn.BatchNorm1d"
+    helpers: tuple[Helper, ...] = ()
+    notes: tuple[str, ...] = ()
     if frozen:
         kind, helpers = "FrozenBatchNorm", (Helper(_HELPERS, "FrozenBatchNorm"),)
         if rule.by != "moving averages":
             notes = (f"{name}: frozen, it uses its moving averages in training, too",)
-    elif masked and last and rank > 2:
+    elif masked and not (last and rank > 2):
+        notes = (f"{name}: all steps count in training, masked ones too",)
+    elif masked:
         kind, helpers = "MaskedBatchNorm", (Helper(_HELPERS, "MaskedBatchNorm"),)
     elif rank > 3:
         kind, helpers = "AnyBatchNorm", (Helper(_HELPERS, "AnyBatchNorm"),)
-    if not frozen:
-        notes = (f"{name}: the moving variance follows torch's rule in training",)
+    torchs = rule.bessel and not (rule.bessel_epsilon or rule.unbiased_start)
+    if not frozen and kind != "MaskedBatchNorm" and not torchs:
+        notes += (f"{name}: the moving variance follows torch's rule in training",)
 
     def call(site: Site) -> str:
         if kind == "MaskedBatchNorm":
@@ -66,13 +70,22 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
             return f"self.{name}({site.x}.transpose(1, 2)).transpose(1, 2)"
         return f"self.{name}({site.x}.movedim({axis}, 1)).movedim(1, {axis})"
 
+    shown = dict(zip(("weight", "bias"), given, strict=True))
+    lacking = [key for key, has in shown.items() if not has] if any(given) else []
     keys = [
-        *(["weight", "bias"] if all(given) else []),
+        *(key for key, has in shown.items() if has),
         "running_mean",
         "running_var",
         "num_batches_tracked",
     ]
-    return Emission(call, {name: f"{kind}({options})"}, same_names(name, keys), helpers, notes)
+    return Emission(
+        call,
+        {name: f"{kind}({options})"},
+        same_names(name, keys),
+        helpers,
+        notes,
+        after=tuple(f'self.{name}.register_parameter("{key}", None)' for key in lacking),
+    )
 
 
 def _layer(layer: LayerSpec, name: str) -> Emission:

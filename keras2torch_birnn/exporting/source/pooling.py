@@ -73,12 +73,6 @@ def _global(layer: LayerSpec, name: str) -> Emission:
 
 
 EMITTERS: Mapping[str, Emit] = {
-    **{
-        f"{kind}Pooling{rank}D": _windows for kind in ("Max", "Average") for rank in (1, 2, 3)
-    },
-    **{
-        f"Global{kind}Pooling{rank}D": _global
-        for kind in ("Max", "Average")
-        for rank in (1, 2, 3)
-    },
+    **{f"{kind}Pooling{rank}D": _windows for kind in ("Max", "Average") for rank in (1, 2, 3)},
+    **{f"Global{kind}Pooling{rank}D": _global for kind in ("Max", "Average") for rank in (1, 2, 3)},
 }

@@ -84,7 +84,8 @@ def _build(halves: Sequence[LayerSpec], name: str, prefix: str) -> _Built:
     if config["use_bias"] and not looped:  # torch's second bias, which Keras may not have
         names += [key.replace("_ih_", "_hh_") for key in names if key.startswith("bias_ih")]
     members = {name: f"{constructor}({options})"}
-    dropout, notes = "", ()
+    dropout = ""
+    notes: tuple[str, ...] = ()
     if 0.0 < config["dropout"] < 1.0:
         dropout = f"{name}_dropout"
         members[dropout] = f"ShapedDropout({literal(config['dropout'])}, (None, 1, None))"
@@ -125,7 +126,8 @@ def _emission(
 ) -> Emission:
     config = layers[0].config
     orders = [
-        tuple(states_of(layer.parts["cell"])) if layer.class_name == "RNN" else () for layer in layers
+        tuple(states_of(layer.parts["cell"])) if layer.class_name == "RNN" else ()
+        for layer in layers
     ]
     loop = Loop(
         chains=tuple(

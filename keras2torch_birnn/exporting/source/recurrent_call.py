@@ -84,7 +84,12 @@ class _Writer:
         return name
 
     def run_part(
-        self, part: Part, x: str, mask: str | None, initial: Sequence[Sequence[str]] | None, *,
+        self,
+        part: Part,
+        x: str,
+        mask: str | None,
+        initial: Sequence[Sequence[str]] | None,
+        *,
         out: bool,
     ) -> _Ran:
         """Run one module; ``initial``: of each direction its states."""
@@ -161,6 +166,9 @@ def _finish(writer: _Writer, outputs: tuple[str, ...], tail: tuple[str, ...]) ->
             if site.declared:
                 return Called((f"{site.out}, _ = {text}",), site.out)
             return f"{text}[0]"
+        *before, last = lines
+        if last.startswith(f"{outputs[0]} = "):
+            return Called((*before, site.out + last[len(outputs[0]) :]), site.out)
         return Called((*lines, f"{site.out} = {outputs[0]}"), site.out)
     values = [site.out, *(site.fresh("state") for _ in (*outputs[1:], *tail))]
     pairs = zip(values, (*outputs, *tail), strict=True)
@@ -321,9 +329,7 @@ def _filled(
     return writer.assign("back" if backward or turned else "ahead", held)
 
 
-def _last(
-    writer: _Writer, h: str, d: int, mask: str | None, rule: str, *, backward: bool
-) -> str:
+def _last(writer: _Writer, h: str, d: int, mask: str | None, rule: str, *, backward: bool) -> str:
     """Return the output at the last step that is read, of a final state."""
     loop = writer.loop
     if mask is None or rule == "previous_state":

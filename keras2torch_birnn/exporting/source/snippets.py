@@ -81,7 +81,8 @@ def _used(node: ast.stmt) -> frozenset[str]:
 
 def copy(helpers: Iterable[Helper]) -> Copied:
     """Copy definitions with all that they use, what is used before what uses it."""
-    out, seen = Copied(), {}
+    out = Copied()
+    seen: dict[str, str] = {}
     for helper in helpers:
         _visit(helper, out, seen)
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.conversion import build, origin
 from keras2torch_birnn.errors import K2TError, gather
-from keras2torch_birnn.exporting.source.emission import Emission, Helper, literal
+from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, literal
 from keras2torch_birnn.exporting.source.forward import Body, Layers, show_shape, write_body
 from keras2torch_birnn.exporting.source.module_text import (
     ModelText,
@@ -106,12 +106,20 @@ class _Writer:
             if node.op == "call_module"
             and not isinstance(self.graph.get_submodule(str(node.target)), Numbers)
         )
+        masked = {
+            str(node.target)
+            for node in self.graph.graph.nodes
+            if node.op == "call_module" and "mask" in node.kwargs
+        }
         emissions: dict[str, Emission] = {}
         attributes: dict[str, str] = {}
         for target in called:
             attributes[target] = self.attributes.add(local_attribute(target))
             try:
-                emissions[target] = emit(specs[target], attributes[target])
+                layer = specs[target]
+                if target in masked:
+                    layer = replace(layer, semantics={**layer.semantics, MASK_REACHES: True})
+                emissions[target] = emit(layer, attributes[target])
             except K2TError as problem:
                 self.problems.append(problem)
         return Layers(specs, emissions, attributes)
@@ -139,9 +147,7 @@ class _Writer:
             tensors[name] = value.detach().cpu().clone()
         return tensors, frozen
 
-    def text(
-        self, layers: Layers, body: Body, offered: list[Helper], frozen: list[str]
-    ) -> str:
+    def text(self, layers: Layers, body: Body, offered: list[Helper], frozen: list[str]) -> str:
         """Write the module."""
         by_name = {helper.name: helper for helper in offered}
         members = list(_members(layers, frozen))
@@ -180,7 +186,8 @@ class _Writer:
     def docstring(self, layers: Layers) -> list[str]:
         """Return the docstring of the class: which Keras it follows, and how training differs."""
         generation = self.spec.generation
-        lines = [f"The model of {generation.name} {words(generation.version)}, same numbers."]
+        keras = "tf.keras" if generation.name == "tf.keras" else "Keras"
+        lines = [f"As {keras} {words(generation.version)} computes it."]
         notes = [words(note) for one in layers.emissions.values() for note in one.notes]
         if notes:
             lines += ["", "Training differs from Keras:"]
@@ -263,6 +270,7 @@ def _each_member(layers: Layers, frozen: list[str], known: set[str]) -> Iterator
                 yield f"self.{name}.requires_grad_(False)"
             else:
                 yield from (f"self.{key}.requires_grad_(False)" for key in fixed)
+        yield from emission.after
 
 
 def _belongs(key: str, member: str) -> bool:
@@ -290,9 +298,7 @@ def _names(code: str) -> Iterable[str]:
 def _result(value: Any, structure: Any) -> tuple[str, str]:
     """Return the returned expression and its type."""
     if isinstance(value, Mapping):
-        parts = [
-            (literal(str(key)), *_result(one, None)) for key, one in value.items()
-        ]
+        parts = [(literal(str(key)), *_result(one, None)) for key, one in value.items()]
         inner = ", ".join(f"{key}: {text}" for key, text, _ in parts)
         types = " | ".join(dict.fromkeys(kind for _, _, kind in parts))
         return f"{{{inner}}}", f"dict[str, {types}]"
