@@ -42,13 +42,13 @@ def problems(path: Path) -> Iterator[str]:
     kind = torch.float64 if data.pop("double") else torch.float32
 
     def batch(number: int) -> list[torch.Tensor]:
-        arrays = [data[f"in_{number}_{i}"] for i in range(99) if f"in_{number}_{i}" in data]
+        arrays = [data[f"in_{number}_{i}"] for i in range(999) if f"in_{number}_{i}" in data]
         given = [torch.from_numpy(x) for x in arrays]
         return [x.to(kind) if x.is_floating_point() else x for x in given]
 
     count = 0
     for number in range(9):
-        wanted = [data[f"out_{number}_{i}"] for i in range(99) if f"out_{number}_{i}" in data]
+        wanted = [data[f"out_{number}_{i}"] for i in range(999) if f"out_{number}_{i}" in data]
         if not wanted:
             continue
         count += 1

@@ -70,7 +70,7 @@ class _Writer:
         self, module: fx.GraphModule, layers: Layers, taken: set[str], *, double: bool
     ) -> None:
         self.module, self.layers = module, layers
-        self.nodes = _masks_first(list(module.graph.nodes))
+        self.nodes = _masks_first(_live_nodes(list(module.graph.nodes)))
         self.place = {node: number for number, node in enumerate(self.nodes)}
         self.taken = taken
         self.values: dict[fx.Node, Any] = {}
@@ -86,7 +86,7 @@ class _Writer:
     def last_use(self, node: fx.Node) -> int:
         """Return the place of the last node that reads this one, also through others."""
         found = self.place[node]
-        for user in node.users:
+        for user in (one for one in node.users if one in self.place):
             found = max(found, self.place[user])
             if self.is_alias(user):
                 found = max(found, self.last_use(user))
@@ -133,6 +133,8 @@ class _Writer:
         """Return an argument with expressions in the place of nodes."""
         if isinstance(argument, fx.Node):
             return self.lazy(argument) if argument not in self.values else self.values[argument]
+        if isinstance(argument, Mapping):
+            return {key: self.value(one) for key, one in argument.items()}
         if isinstance(argument, tuple | list):
             return tuple(self.value(one) for one in argument)
         if isinstance(argument, slice):
@@ -286,6 +288,24 @@ class _Writer:
         name = self.give_name(node, wanted)
         self.say(f"{name} = {text}")
         self.values[node] = name
+
+
+def _live_nodes(nodes: list[fx.Node]) -> list[fx.Node]:
+    """Leave out functions whose results nothing reads, such as masks that go nowhere."""
+    live: list[fx.Node] = []
+    kept: set[fx.Node] = set()
+    for node in reversed(nodes):
+        computes = node.op in ("call_function", "call_method")
+        if not computes or any(user in kept for user in node.users):
+            kept.add(node)
+            live.append(node)
+    return live[::-1]
+
+
+def names_of_functions(module: fx.GraphModule) -> set[str]:
+    """Return the names of all functions of a graph, which no local variable may have."""
+    functions = (node.target for node in module.graph.nodes if node.op == "call_function")
+    return {getattr(function, "__name__", "") for function in functions}
 
 
 def _masks_first(nodes: list[fx.Node]) -> list[fx.Node]:

@@ -140,9 +140,11 @@ def write_module(docstring: Sequence[str], copied: Copied, classes: Sequence[str
     if "partial" in used:
         imports.add(("functools", "partial"))
     parts = [FIRST_LINE, *_docstring(docstring, 0), "", *write_imports(imports)]
+    before = ""
     for text in copied.texts:
-        spacing = [""] if _is_assignment(text) else ["", ""]
-        parts += [*spacing, text]
+        close = _is_assignment(text) and _is_assignment(before)
+        parts += [*([""] if close else ["", ""]), text]
+        before = text
     parts += [
         "",
         *([""] if copied.texts else []),

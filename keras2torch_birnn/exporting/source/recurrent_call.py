@@ -323,7 +323,7 @@ def _filled(
     if backward:
         held = f"hold_last({out}.flip(1), {mask}.flip(1){start}).flip(1)"
     if rule == "zeros_unreversed":
-        held = f"{held}.masked_fill(~{mask}.flip(1)[..., None], 0.0)"
+        held = f"{writer.assign('held', held)}.masked_fill(~{mask}.flip(1)[..., None], 0.0)"
     elif rule not in ("previous_state", "previous_output"):
         raise refuse(writer.loop.layer, f"masked_output={rule}")
     return writer.assign("back" if backward or turned else "ahead", held)

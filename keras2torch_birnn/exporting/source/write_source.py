@@ -14,7 +14,13 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.conversion import build, origin
 from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, literal
-from keras2torch_birnn.exporting.source.forward import Body, Layers, show_shape, write_body
+from keras2torch_birnn.exporting.source.forward import (
+    Body,
+    Layers,
+    names_of_functions,
+    show_shape,
+    write_body,
+)
 from keras2torch_birnn.exporting.source.module_text import (
     ModelText,
     words,
@@ -80,7 +86,12 @@ class _Writer:
         """
         layers = self.emit_layers()
         offered = [RUN, HOLD, *(h for e in layers.emissions.values() for h in e.helpers)]
-        taken = {*reserved(), *_IMPORTED, *(helper.name for helper in offered)}
+        taken = {
+            *reserved(),
+            *_IMPORTED,
+            *names_of_functions(self.graph),
+            *(helper.name for helper in offered),
+        }
         body, problems = write_body(
             self.graph, layers, self.inputs(taken), taken, double=self.double
         )
