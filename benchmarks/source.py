@@ -53,6 +53,7 @@ def main() -> None:
                 except K2TError as error:
                     refused[file] = [problem.found for problem in error.problems]
                 except Exception as error:
+                    (folder / f"m{number}.py").unlink(missing_ok=True)
                     failed[file] = [f"{type(error).__name__}: {error}"[:300]]
             for number, problems in run_child(folder).items():
                 if problems:

@@ -6,9 +6,12 @@ Every module runs in a process that cannot import this package.
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -121,8 +124,9 @@ def test_generated_code_is_clean_by_ruff_and_formatted_at_two_widths(folder: Pat
     check = ("ruff", "format", "--isolated", "--check", "--line-length")
     assert run_tool(*check, "100", folder=folder) == ""
     # What is copied from the layers of this package has its width.
+    wider = {"keras-3.15.1/heads_masks.keras", "keras-3.15.1/arch_ner_char_lstm.h5"}
     said = run_tool(*check, "88", folder=folder)
-    assert re.findall(r"--> (\w+)\.py", said) == [name_of("keras-3.15.1/heads_masks.keras")]
+    assert set(re.findall(r"--> (\w+)\.py", said)) == set(map(name_of, wider))
 
 
 def test_generated_code_is_typed(folder: Path) -> None:
@@ -174,7 +178,7 @@ def test_a_stacked_tagger_fits_on_a_screen() -> None:
     model = text[text.index("WEIGHTS = ") :]
     assert len(model.splitlines()) <= 40
     assert len(text.splitlines()) <= 100
-    assert "x, _ = run_valid_steps(self.bi_2, x, mask)  # (B, T, 14)" in text
+    assert "x, _ = run_valid_steps(self.bi_2, x, mask)\n" in text
     assert "self.bi_1 = nn.LSTM(3, 5, batch_first=True, bidirectional=True)" in text
 
 
@@ -187,9 +191,25 @@ def test_a_model_without_masks_has_no_code_for_them() -> None:
 
 
 def test_torch_quantizes_the_recurrent_layers(tmp_path: Path) -> None:
-    module = load(write(tagger()), tmp_path)
-    kinds = {type(one) for one in module.modules()}
-    assert {nn.LSTM, nn.Linear, nn.Embedding} <= kinds
+    module = load(write(tagger()), tmp_path).float()
+    ids = torch.tensor([[3, 5, 0, 7], [0, 0, 2, 1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        small = torch.ao.quantization.quantize_dynamic(module, {nn.LSTM, nn.Linear})
+        away = (small(ids) - module(ids)).abs().max()
+    kinds = [type(one) for one in small.modules()]
+    assert kinds.count(torch.ao.nn.quantized.dynamic.LSTM) == 2
+    assert kinds.count(torch.ao.nn.quantized.dynamic.Linear) == 1
+    assert 0 < away < 0.1
+
+
+def test_torch_exports_a_module_without_masks(tmp_path: Path) -> None:
+    halves = (rnn("LSTM", 5, 3, seed=seed, return_sequences=True) for seed in (1, 2))
+    spec = ModelSpec(chain(bi(*halves, "mul"), shape=(None, 7, 3)), KERAS3)
+    module = load(write(spec), tmp_path)
+    x = torch.randn(2, 7, 3, dtype=torch.float64)
+    program = torch.export.export(module, (x,), strict=False)
+    torch.testing.assert_close(program.module()(x), module(x))
 
 
 def test_the_second_bias_of_torch_is_not_trained(tmp_path: Path) -> None:
@@ -200,8 +220,6 @@ def test_the_second_bias_of_torch_is_not_trained(tmp_path: Path) -> None:
 
 def load(source: SourceFiles, folder: Path) -> nn.Module:
     """Run generated code here; only for a model of the tests."""
-    import runpy
-
     files.save_source(source, folder / "made.py")
     model: nn.Module = runpy.run_path(str(folder / "made.py"))["load"]()
     return model
@@ -394,8 +412,6 @@ def test_every_emitter_is_of_a_known_layer() -> None:
 
 
 def test_a_page_has_the_name_of_the_family() -> None:
-    import importlib
-
     for name, emitter in EMITTERS.items():
         page = emitter.__module__.rpartition(".")[2]
         table = importlib.import_module(f"keras2torch_birnn.layers.{page}").CONVERTERS

@@ -7,6 +7,7 @@ from functools import reduce
 
 from keras2torch_birnn.exporting.source.activation import TORCH
 from keras2torch_birnn.exporting.source.emission import (
+    MASK_REACHES,
     Emission,
     Emit,
     Helper,
@@ -38,7 +39,12 @@ def _rank(shape: object) -> int:
     return len(shape) if isinstance(shape, tuple) else 0
 
 
+_USE_MASKS = frozenset({"Multiply", "Maximum", "Minimum"})
+
+
 def _merge(layer: LayerSpec, name: str) -> Emission:
+    if layer.class_name in _USE_MASKS and layer.semantics.get(MASK_REACHES):
+        return _masked(layer, name)
     shapes = layer.input_shape if isinstance(layer.input_shape, tuple) else ()
     ranks = [_rank(shape) for shape in shapes]
     most = max(ranks, default=0)
@@ -47,14 +53,26 @@ def _merge(layer: LayerSpec, name: str) -> Emission:
         tensors = list(site.x)
         if len(ranks) != len(tensors) or not all(ranks):
             raise refuse(layer, "inputs of unknown rank")
-        if site.mask is not None:
-            raise refuse(layer, "masks that decide what is merged")
         axes = [", None" * (most - rank) for rank in ranks]
         parts = [f"{x}[:{new}]" if new else x for x, new in zip(tensors, axes, strict=True)]
         return _MERGES[layer.class_name](parts)
 
     needs_torch = layer.class_name in ("Maximum", "Minimum")
     return Emission(call, helpers=(TORCH,) if needs_torch else ())
+
+
+def _masked(layer: LayerSpec, name: str) -> Emission:
+    """Write a merge of which the masks decide what counts."""
+
+    def call(site: Site) -> str:
+        mask = "" if site.mask is None else f", ({', '.join(map(str, site.mask))})"
+        return f"self.{name}(({', '.join(site.x)}){mask})"
+
+    return Emission(
+        call,
+        {name: f"Merge({literal(layer.class_name)})"},
+        helpers=(Helper(_LAYERS, "Merge"),),
+    )
 
 
 def _concatenate(layer: LayerSpec, name: str) -> Emission:

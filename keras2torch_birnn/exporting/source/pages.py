@@ -15,8 +15,10 @@ from keras2torch_birnn.exporting.source import (
     merging,
     normalization,
     pooling,
+    preprocessing,
     recurrent,
     reshaping,
+    resizing,
     time_distributed,
 )
 from keras2torch_birnn.exporting.source.emission import Emission, Emit, refuse
@@ -46,6 +48,8 @@ EMITTERS: Mapping[str, Emit] = joined(
     dropout.EMITTERS,
     normalization.EMITTERS,
     reshaping.EMITTERS,
+    resizing.EMITTERS,
+    preprocessing.EMITTERS,
     pooling.EMITTERS,
     convolution.EMITTERS,
     merging.EMITTERS,

@@ -9,11 +9,13 @@ import ast
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import resources
+from pathlib import Path
 
+from keras2torch_birnn.errors import UnsupportedLayerError
 from keras2torch_birnn.exporting.source.emission import Helper
 
 PACKAGE = "keras2torch_birnn"
+_ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,9 @@ class Copied:
 @functools.cache
 def read_page(module: str) -> Page:
     """Parse a module of this package."""
-    package, _, name = module.rpartition(".")
-    root = resources.files(package)
-    source = root.joinpath(f"{name}.py")
-    if not source.is_file():
-        source = resources.files(module).joinpath("__init__.py")
-    text = source.read_text("utf-8")
+    path = _ROOT.joinpath(*module.split("."))
+    source = path.with_suffix(".py")
+    text = (source if source.is_file() else path / "__init__.py").read_text("utf-8")
     page, lines = Page(), text.splitlines()
     for node in ast.parse(text).body:
         if isinstance(node, ast.Import):
@@ -75,8 +74,13 @@ def _text(node: ast.stmt, lines: list[str]) -> str:
 
 
 def _used(node: ast.stmt) -> frozenset[str]:
-    names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
-    return frozenset(names)
+    """Return the names that a definition reads and does not bind itself."""
+    inside = [one for one in ast.walk(node) if one is not node]
+    names = [one for one in inside if isinstance(one, ast.Name)]
+    bound = {one.id for one in names if isinstance(one.ctx, ast.Store)}
+    bound |= {one.arg for one in inside if isinstance(one, ast.arg)}
+    bound |= {one.name for one in inside if isinstance(one, ast.FunctionDef)}
+    return frozenset({one.id for one in names} - bound)
 
 
 def copy(helpers: Iterable[Helper]) -> Copied:
@@ -92,6 +96,8 @@ def _visit(helper: Helper, out: Copied, seen: dict[str, str]) -> None:
     page = read_page(helper.module)
     if helper.name in page.imported and helper.name not in page.definitions:
         module, name = page.imported[helper.name]
+        if helper.name not in (name, module):
+            raise UnsupportedLayerError(f"{module} has no place in plain PyTorch source")
         if not module.startswith(PACKAGE):
             out.imports.add((module, name))
             out.names.add(helper.name)
@@ -101,7 +107,10 @@ def _visit(helper: Helper, out: Copied, seen: dict[str, str]) -> None:
         _visit(Helper(module, name), out, seen)
         return
     if seen.setdefault(helper.name, helper.module) != helper.module:
-        raise LookupError(f"{helper.name} of {helper.module} and of {seen[helper.name]}")
+        raise UnsupportedLayerError(
+            f"two functions {helper.name}, of {helper.module} and {seen[helper.name]}, "
+            "have no form in one plain PyTorch module yet"
+        )
     if helper.name in out.names:
         return
     out.names.add(helper.name)

@@ -145,14 +145,15 @@ class _Writer:
 
     def tensors(self, layers: Layers, body: Body) -> tuple[dict[str, Tensor], list[str]]:
         """Return the weights by their names in the module, and the names of the frozen ones."""
-        learned = {name for name, one in self.model.named_parameters() if one.requires_grad}
+        parameters = dict(self.model.named_parameters())
         tensors: dict[str, Tensor] = {}
         frozen = []
         for target, emission in layers.emissions.items():
             for key, there in emission.state.items():
-                value = self.state[f"{target}.{key}"]
-                tensors[there] = value.detach().cpu().clone().contiguous()
-                if f"{target}.{key}" not in learned and not _is_statistic(key):
+                name = f"{target}.{key}"
+                tensors[there] = self.state[name].detach().cpu().clone().contiguous()
+                fixed = name in parameters and not parameters[name].requires_grad
+                if fixed or (name not in parameters and ".bias_hh_l" in there):
                     frozen.append(there)
         for name, value in body.constants.items():
             tensors[name] = value.detach().cpu().clone()
@@ -246,8 +247,11 @@ def _of_graph(graph: Graph, path: str) -> Iterator[tuple[str, LayerSpec]]:
             yield from _by_module(layer, here)
 
 
-def _is_statistic(key: str) -> bool:
-    return key.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
+_BUFFERS = frozenset(("running_mean", "running_var", "num_batches_tracked", "mean", "variance"))
+
+
+def _is_buffer(key: str) -> bool:
+    return key.rpartition(".")[2] in _BUFFERS
 
 
 _FREEZE_SECOND = (
@@ -276,7 +280,7 @@ def _each_member(layers: Layers, frozen: list[str], known: set[str]) -> Iterator
             yield f"self.{name} = {constructor}"
             own = [key for key in emission.state.values() if _belongs(key, name) and key in known]
             fixed = [key for key in own if key in frozen]
-            trained = [key for key in own if key not in frozen and not _is_statistic(key)]
+            trained = [key for key in own if key not in frozen and not _is_buffer(key)]
             if fixed and not trained:
                 yield f"self.{name}.requires_grad_(False)"
             else:
