@@ -20,13 +20,21 @@ def flat(output: Any) -> Iterator[Any]:
         yield output
 
 
+class Absent:
+    """Finder by which every import of this package fails, wherever it is installed."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None, /) -> None:
+        """Refuse the package, leave all else to the other finders."""
+        if name.partition(".")[0] == "keras2torch_birnn":
+            raise ModuleNotFoundError(f"{name} must not be needed")
+
+
 def main(job: list[str]) -> None:
     """Run the module at the first path on the arrays of the second; write them to the third."""
     import numpy as np
     import torch
 
-    # An import of this package fails from here on, wherever it is installed.
-    sys.modules.update(dict.fromkeys(["keras2torch_birnn"]))
+    sys.meta_path.insert(0, Absent())
     module, given, found = job
     model = runpy.run_path(module)["load"]()
     floats = (t.dtype for t in model.state_dict().values() if t.is_floating_point())
