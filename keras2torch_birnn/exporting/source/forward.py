@@ -14,7 +14,7 @@ from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
 from keras2torch_birnn.exporting.source.emission import Called, Emission, Helper, Site
 from keras2torch_birnn.exporting.source.names import local, plain_text
 from keras2torch_birnn.exporting.source.operations import Expression, spell, spell_method
-from keras2torch_birnn.functional import operations
+from keras2torch_birnn.functional import movement, operations
 from keras2torch_birnn.layers.embedding import not_zero
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
 from keras2torch_birnn.layers.masking import differs
@@ -27,7 +27,7 @@ _MASKS = frozenset({not_zero, differs, all_masks, any_mask, concatenated_mask, s
 _CASTS = {INPUT_CASTS["int32"]: "long", INPUT_CASTS["bool"]: "bool", INPUT_CASTS["ids"]: "long"}
 _TO_FLOAT = INPUT_CASTS["float"]
 # Functions that return several tensors
-_SEVERAL = (operations.split, operations.unstack, operations.top_k, operations.moments)
+_SEVERAL = (movement.split, movement.unstack, operations.top_k, operations.moments)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,13 @@ class Layers:
 
 class _Writer:
     def __init__(
-        self, module: fx.GraphModule, layers: Layers, taken: set[str], *, double: bool
+        self,
+        module: fx.GraphModule,
+        layers: Layers,
+        taken: set[str],
+        *,
+        double: bool,
+        floats: Sequence[bool],
     ) -> None:
         self.module, self.layers = module, layers
         self.nodes = _masks_first(_live_nodes(list(module.graph.nodes)))
@@ -79,6 +85,8 @@ class _Writer:
         self.float = "double" if double else "float"
         self.body = Body()
         self.problems: list[K2TError] = []
+        self.float_inputs: set[Any] = set()
+        self.floats = floats
         self.now = 0
 
     # ---- names and values ----
@@ -100,7 +108,7 @@ class _Writer:
         if node.op != "call_function":
             return False
         if node.target is _TO_FLOAT:
-            return isinstance(node.args[0], fx.Node) and node.args[0].op == "placeholder"
+            return node.args[0] in self.float_inputs
         return node.target is operator.getitem and isinstance(node.args[1], int)
 
     def is_free(self, name: str, at: int) -> bool:
@@ -156,6 +164,9 @@ class _Writer:
     def write(self, inputs: Sequence[str]) -> Body:
         """Write the whole graph; ``inputs``: the names of the arguments."""
         given = iter(inputs)
+        placeholders = [node for node in self.nodes if node.op == "placeholder"]
+        pairs = zip(placeholders, self.floats, strict=True)
+        self.float_inputs = {node for node, is_float in pairs if is_float}
         for node in self.nodes:
             self.now = self.place[node]
             try:
@@ -334,13 +345,14 @@ def write_body(
     taken: set[str],
     *,
     double: bool,
+    floats: Sequence[bool],
 ) -> tuple[Body, list[K2TError]]:
     """Write the body of ``forward``; return it and what has no source form.
 
     inputs: names of the arguments; taken: names that no local variable may have; double: floats
-    are of float64.
+    are of float64; floats: which inputs are declared as floats.
     """
-    writer = _Writer(module, layers, taken, double=double)
+    writer = _Writer(module, layers, taken, double=double, floats=floats)
     body = writer.write(inputs)
     return body, writer.problems
 

@@ -34,11 +34,13 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
     (axis,) = normalized_axes(config, len(shape))
     rank, last = len(shape), axis == len(shape) - 1
     given = ["gamma" in weights, "beta" in weights]
-    frozen = rule.by != "batch, followed"
+    frozen = rule.by == "moving averages"
     masked = rule.masked != "all" and bool(layer.semantics.get(MASK_REACHES))
     features = int(weights["moving_mean"].shape[0])
     share = 1.0 - config["momentum"]
     momentum = float(np.float32(share)) if rule.single else round(share, 12)
+    if rule.by == "batch, not followed":
+        momentum = 0.0  # torch leaves the averages alone then
     options = arguments(features, eps=config["epsilon"], momentum=momentum)
     if not any(given):
         options += ", affine=False"
@@ -48,8 +50,6 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
     notes: tuple[str, ...] = ()
     if frozen:
         kind, helpers = "FrozenBatchNorm", (Helper(_HELPERS, "FrozenBatchNorm"),)
-        if rule.by != "moving averages":
-            notes = (f"{name}: frozen, it uses its moving averages in training, too",)
     elif masked and not (last and rank > 2):
         notes = (f"{name}: all steps count in training, masked ones too",)
     elif masked:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.exporting.source.emission import Helper, Value, literal
 from keras2torch_birnn.exporting.source.time_distributed import bracketed, fold
-from keras2torch_birnn.functional import activations, operations
+from keras2torch_birnn.functional import activations, movement, operations
 from keras2torch_birnn.layers import embedding, masking, merging
 from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
 
@@ -29,7 +29,7 @@ _INFIX: Mapping[Any, str] = {
     operator.ne: "!=",
 }
 # Modules whose functions are copied
-_COPIED = (operations, activations, merging)
+_COPIED = (operations, movement, activations, merging)
 
 
 def text_of(value: Value) -> str:

@@ -23,7 +23,7 @@ from keras2torch_birnn.exporting.source import (
 )
 from keras2torch_birnn.exporting.source.emission import Emission, Emit, refuse
 from keras2torch_birnn.schema import joined
-from keras2torch_birnn.schema.custom_layers import own_of
+from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -33,7 +33,7 @@ def emit(layer: LayerSpec, name: str) -> Emission:
     Raises:
         UnsupportedLayerError: it has no such form.
     """
-    if own_of(layer) is not None or layer.class_name not in EMITTERS:
+    if custom_layer_of(layer) is not None or layer.class_name not in EMITTERS:
         raise refuse(layer)
     return EMITTERS[layer.class_name](layer, name)
 

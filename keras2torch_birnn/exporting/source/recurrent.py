@@ -22,7 +22,7 @@ from keras2torch_birnn.exporting.source.recurrent_call import Chain, Loop, Part,
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE, can_share_module, kind_of
 from keras2torch_birnn.rnn.engines.static import why_not_torch_kernel
 from keras2torch_birnn.rnn.parameters import torch_parameters
-from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, plain
+from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
 from keras2torch_birnn.schema import CELL_GATES, states_of
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
@@ -157,12 +157,12 @@ def _emission(
 
 
 def _recurrent(layer: LayerSpec, name: str) -> Emission:
-    layer = plain(layer)
+    layer = unwrap(layer)
     return _emission((layer,), [_chain(layer, name, "")], None)
 
 
 def _bidirectional(layer: LayerSpec, name: str) -> Emission:
-    halves = (plain(layer.parts["forward_layer"]), plain(layer.parts["backward_layer"]))
+    halves = (unwrap(layer.parts["forward_layer"]), unwrap(layer.parts["backward_layer"]))
     merge = layer.config["merge_mode"]
     if halves[0].class_name in CELL_GATES and can_share_module(*halves):
         return _emission(halves, [[_build(halves, name, "")]], merge)

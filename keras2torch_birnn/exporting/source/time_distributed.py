@@ -47,4 +47,9 @@ def fold(x: str) -> str:
 
 def bracketed(text: str) -> str:
     """Put brackets around an expression of operators."""
-    return f"({text})" if " " in text.partition("(")[0] or text.startswith("(") else text
+    depth, outside = 0, ""
+    for char in text:
+        depth -= char in ")]"
+        outside += "" if depth else char
+        depth += char in "(["
+    return f"({text})" if " " in outside else text

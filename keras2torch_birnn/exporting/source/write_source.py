@@ -35,6 +35,7 @@ from keras2torch_birnn.exporting.source.snippets import copy
 from keras2torch_birnn.layers.attribute_names import attribute_names
 from keras2torch_birnn.layers.operations import Numbers
 from keras2torch_birnn.schema import OPS
+from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec
@@ -92,8 +93,9 @@ class _Writer:
             *names_of_functions(self.graph),
             *(helper.name for helper in offered),
         }
+        floats = [declared_dtype(one) == "float" for one in self.spec.input_layers()]
         body, problems = write_body(
-            self.graph, layers, self.inputs(taken), taken, double=self.double
+            self.graph, layers, self.inputs(taken), taken, double=self.double, floats=floats
         )
         self.problems += problems
         if self.problems:
