@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
 from keras2torch_birnn.conversion import copy_in_float64, origin, run
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.exporting import find_target, onnx_runtimes
@@ -35,7 +36,6 @@ from keras2torch_birnn.exporting.exporter import copy_structure
 from keras2torch_birnn.reference.sample_inputs import draw_inputs, fitting_steps, free_steps
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, ModelSpec
-from keras2torch_birnn.verification.tolerance import Tolerance, all_close, max_errors
 
 ROOT = Path(__file__).parents[1]
 LIMIT = Tolerance(1e-5, 1e-4, 4.0)

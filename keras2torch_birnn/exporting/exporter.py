@@ -12,6 +12,9 @@ from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
+from keras2torch_birnn.comparison.outputs import compare
+from keras2torch_birnn.comparison.report import Comparison
+from keras2torch_birnn.comparison.tolerance import resolve_tolerance
 from keras2torch_birnn.conversion import Golden, checksum, make_golden_by_model, origin
 from keras2torch_birnn.errors import K2TError, UsageError, in_file
 from keras2torch_birnn.exporting import find_target
@@ -28,9 +31,6 @@ from keras2torch_birnn.saving.atomic import (
 )
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec, shape_fits
-from keras2torch_birnn.verification.report import Comparison
-from keras2torch_birnn.verification.tolerance import resolve_tolerance
-from keras2torch_birnn.verification.whole_model import compare
 
 
 @dataclass(frozen=True)

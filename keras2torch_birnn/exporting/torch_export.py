@@ -18,6 +18,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn import __version__
+from keras2torch_birnn.comparison.tolerance import (
+    EXACT,
+    Tolerance,
+    all_close,
+    max_errors,
+    resolve_tolerance,
+)
 from keras2torch_birnn.conversion import (
     GOLDEN_STEPS,
     copy_in_float64,
@@ -38,13 +45,6 @@ from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import Array, ModelSpec
-from keras2torch_birnn.verification.tolerance import (
-    EXACT,
-    Tolerance,
-    all_close,
-    max_errors,
-    resolve_tolerance,
-)
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input

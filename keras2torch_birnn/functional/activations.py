@@ -28,9 +28,9 @@ def hard_sigmoid_1_6(x: Tensor) -> Tensor:
 
     Torch's own function gives the same numbers, but its gradient in float64 is 1/6 of float32.
     """
-    return (
-        functional.relu6(x + 3.0) / 6.0 if x.dtype is torch.float64 else functional.hardsigmoid(x)
-    )
+    if x.dtype is torch.float64:
+        return functional.relu6(x + 3.0) / 6.0
+    return functional.hardsigmoid(x)
 
 
 def relu(

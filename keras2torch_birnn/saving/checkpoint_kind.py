@@ -33,7 +33,7 @@ def is_checkpoint(path: Path) -> bool:
         with path.open("rb", buffering=0) as file:
             window = Window(file, 0, os.fstat(file.fileno()).st_size)
             zipped = window.head(2) == b"PK"
-            return (_read_torch_format if zipped else _read_safetensors_format)(window).startswith(
+            return (_read_torch_format if zipped else read_safetensors_format)(window).startswith(
                 _FORMATS
             )
     except InvalidModelFileError:
@@ -61,7 +61,8 @@ def _find_strings(program: bytes) -> Iterator[str]:
         return
 
 
-def _read_safetensors_format(window: Window) -> str:
+def read_safetensors_format(window: Window) -> str:
+    """Return the value of "format" in a header of safetensors; empty if there is none."""
     size = int.from_bytes(window.head(8), "little")
     if not 0 < size <= min(MAX_PROGRAM_BYTES, window.size - 8):
         return ""

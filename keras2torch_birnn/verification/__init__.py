@@ -22,6 +22,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from keras2torch_birnn.comparison.outputs import compare, outputs
+from keras2torch_birnn.comparison.report import (
+    Comparison,
+    LayerParity,
+    ParityReport,
+    report_of,
+)
+from keras2torch_birnn.comparison.tolerance import Tolerance, close, resolve_tolerance
 from keras2torch_birnn.conversion import GOLDEN_STEPS, find_float_dtype, origin
 from keras2torch_birnn.errors import (
     ArgumentTypeError,
@@ -53,14 +61,6 @@ from keras2torch_birnn.verification.exported import of_checkpoint, of_reference,
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 from keras2torch_birnn.verification.layer_check import check_layers, keep_worse
 from keras2torch_birnn.verification.live_keras import KerasAnswer, ask_keras
-from keras2torch_birnn.verification.report import (
-    Comparison,
-    LayerParity,
-    ParityReport,
-    report_of,
-)
-from keras2torch_birnn.verification.tolerance import Tolerance, close, resolve_tolerance
-from keras2torch_birnn.verification.whole_model import compare, outputs
 
 __all__ = [
     "AGAINST",

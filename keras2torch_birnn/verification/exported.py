@@ -10,6 +10,9 @@ from pathlib import Path
 
 import torch
 
+from keras2torch_birnn.comparison.outputs import FAILURES, compare
+from keras2torch_birnn.comparison.report import ParityReport, report_of
+from keras2torch_birnn.comparison.tolerance import Tolerance
 from keras2torch_birnn.conversion import copy_in_float64, origin, run
 from keras2torch_birnn.errors import K2TError, UsageError
 from keras2torch_birnn.exporting import find_target
@@ -21,9 +24,6 @@ from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_in
 from keras2torch_birnn.saving.checkpoint import load
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
-from keras2torch_birnn.verification.report import ParityReport, report_of
-from keras2torch_birnn.verification.tolerance import Tolerance
-from keras2torch_birnn.verification.whole_model import FAILURES, compare
 
 # Sizes of free axes, beside the first of them: fewer, and more, than where the graph was recorded.
 LENGTHS = (1, 4, 23)

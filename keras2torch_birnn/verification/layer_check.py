@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from keras2torch_birnn.comparison.report import LayerParity
+from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
 from keras2torch_birnn.conversion import copy_in_float64, flat, reset_states
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.layers.recurrent import RecurrentModule
@@ -32,8 +34,6 @@ from keras2torch_birnn.spec import (
 )
 from keras2torch_birnn.verification.error_location import describe_index, find_worst
 from keras2torch_birnn.verification.recurrent_check import RecurrentCall, recurrent_parity
-from keras2torch_birnn.verification.report import LayerParity
-from keras2torch_birnn.verification.tolerance import EXACT, all_close, max_errors
 
 # Errors of modules and torch where a layer of the checkpoint is not what it should be.
 FAILURES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.comparison.report import LayerParity
+from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
 from keras2torch_birnn.conversion import flat
 from keras2torch_birnn.plugins.checks import equation_or_module
 from keras2torch_birnn.reference import compute_recurrent
@@ -25,8 +27,6 @@ from keras2torch_birnn.reference.rounding import nudge_by
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 from keras2torch_birnn.verification.error_location import describe_index, distance, find_worst
-from keras2torch_birnn.verification.report import LayerParity
-from keras2torch_birnn.verification.tolerance import EXACT, all_close, max_errors
 
 # Steps are judged while a change of one unit in the last place moves the output by at most this:
 # a correct sum is about ten such units off, still well below the tolerance of 1e-9.

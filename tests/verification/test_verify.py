@@ -14,6 +14,9 @@ import torch
 from specs import ENTRIES, FIXTURES, GENERATIONS, KERAS2, KERAS3, TF_KERAS, chain, dense, fixture
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.comparison.outputs import compare
+from keras2torch_birnn.comparison.report import Comparison
+from keras2torch_birnn.comparison.tolerance import Tolerance, resolve_tolerance
 from keras2torch_birnn.conversion import checksum, origin
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference.rounding import difference
@@ -21,9 +24,6 @@ from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.verification import close, expand_devices, live_keras, verify
 from keras2torch_birnn.verification.keras_child import plain
 from keras2torch_birnn.verification.live_keras import ask_keras, keras_for
-from keras2torch_birnn.verification.report import Comparison
-from keras2torch_birnn.verification.tolerance import Tolerance, resolve_tolerance
-from keras2torch_birnn.verification.whole_model import compare
 
 STACK = "tf.keras-2.15.0/mask_stack_bi_dense.h5"
 POOLED = "keras-3.15.1/mask_average_pool.keras"

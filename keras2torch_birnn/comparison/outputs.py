@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from keras2torch_birnn.comparison.report import Comparison
+from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
 from keras2torch_birnn.conversion import run
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
 from keras2torch_birnn.spec import Array
-from keras2torch_birnn.verification.report import Comparison
-from keras2torch_birnn.verification.tolerance import Tolerance, all_close, max_errors
 
 # A larger share than UNJUDGEABLE: a baseline in half precision is never more exact than this.
 UNJUDGEABLE_HALF = 0.1

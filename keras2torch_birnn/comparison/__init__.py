@@ -1,0 +1,1 @@
+"""Compare outputs: tolerances, the comparison of a whole model, and reports."""

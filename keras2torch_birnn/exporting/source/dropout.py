@@ -1,0 +1,68 @@
+"""Source text of layers that act in training only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, literal
+from keras2torch_birnn.spec import LayerSpec
+
+_LAYERS = "keras2torch_birnn.layers.dropout"
+
+
+def same(layer: LayerSpec, name: str) -> Emission:
+    """Write a layer that leaves its input alone."""
+    return Emission(lambda site: str(site.x), same=True)
+
+
+def _module(name: str, constructor: str, helper: str = "") -> Emission:
+    helpers = (Helper(_LAYERS, helper),) if helper else ()
+    return Emission(lambda site: f"self.{name}({site.x})", {name: constructor}, helpers=helpers)
+
+
+def _shaped(name: str, rate: float, shape: tuple[int | None, ...]) -> Emission:
+    text = f"ShapedDropout({literal(rate)}, {literal(shape)})"
+    return _module(name, text, "ShapedDropout")
+
+
+def _dropout(layer: LayerSpec, name: str) -> Emission:
+    shape, rate = layer.config["noise_shape"], layer.config["rate"]
+    if shape is not None:
+        return _shaped(name, rate, tuple(shape))
+    return _module(name, f"nn.Dropout({literal(rate)})")
+
+
+def _spatial(layer: LayerSpec, name: str) -> Emission:
+    axes = int(layer.class_name[-2])
+    ones = (1,) * axes
+    last = axes == 1 or layer.config["data_format"] == "channels_last"
+    return _shaped(name, layer.config["rate"], (None, *ones, None) if last else (None, None, *ones))
+
+
+def _gaussian_noise(layer: LayerSpec, name: str) -> Emission:
+    return _module(name, f"GaussianNoise({literal(layer.config['stddev'])})", "GaussianNoise")
+
+
+def _gaussian_dropout(layer: LayerSpec, name: str) -> Emission:
+    return _module(name, f"GaussianDropout({literal(layer.config['rate'])})", "GaussianDropout")
+
+
+def _alpha_dropout(layer: LayerSpec, name: str) -> Emission:
+    shape, rate = layer.config["noise_shape"], literal(layer.config["rate"])
+    if shape is None:
+        return _module(name, f"nn.AlphaDropout({rate})")
+    text = f"ShapedAlphaDropout({rate}, {literal(tuple(shape))})"
+    return _module(name, text, "ShapedAlphaDropout")
+
+
+EMITTERS: Mapping[str, Emit] = {
+    "Dropout": _dropout,
+    "SpatialDropout1D": _spatial,
+    "SpatialDropout2D": _spatial,
+    "SpatialDropout3D": _spatial,
+    "GaussianNoise": _gaussian_noise,
+    "GaussianDropout": _gaussian_dropout,
+    "AlphaDropout": _alpha_dropout,
+    "ActivityRegularization": same,
+    "Identity": same,
+}

@@ -1,0 +1,198 @@
+"""The text of a generated module: docstring, imports, helpers, the model's class, ``load``."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from keras2torch_birnn.exporting.source.layout import lay_out
+from keras2torch_birnn.exporting.source.names import plain_text
+from keras2torch_birnn.exporting.source.snippets import Copied
+
+FIRST_LINE = "# Written by keras2torch_birnn: plain PyTorch, without that package."
+_STANDARD = frozenset(
+    ("collections", "collections.abc", "dataclasses", "functools", "math", "pathlib", "typing")
+)
+_ALWAYS = (
+    ("__future__", "annotations"),
+    ("pathlib", "Path"),
+    ("safetensors.torch", "load_file"),
+    ("torch", "Tensor"),
+    ("torch", "nn"),
+)
+
+
+@dataclass(frozen=True)
+class ModelText:
+    """Parts of the class of a model; lines of code without indentation.
+
+    members: statements of ``__init__``; annotations: of the class; inputs: arguments of
+    ``forward``; result: the returned expression, and its type.
+    """
+
+    name: str
+    docstring: Sequence[str]
+    annotations: Sequence[str]
+    members: Sequence[str]
+    inputs: Sequence[str]
+    forward_doc: str
+    statements: Sequence[tuple[str, str]]
+    result: str
+    result_type: str
+    carried: Sequence[str]
+    double: bool
+
+
+def write_class(model: ModelText) -> list[str]:
+    """Write the class of a model."""
+    lines = [f"class {model.name}(nn.Module):", *_docstring(model.docstring, 4), ""]
+    if model.annotations:
+        lines += [*(f"    {line}" for line in model.annotations), ""]
+    lines += ["    def __init__(self) -> None:", "        super().__init__()"]
+    for member in model.members:
+        several = member.split("\n")
+        lines += lay_out(member, 8) if len(several) == 1 else [" " * 8 + one for one in several]
+    if model.carried:
+        lines += ["        self.reset_states()", "", "    def reset_states(self) -> None:"]
+        lines.append('        """Forget the states that the last batch left."""')
+        lines += [f"        {line}" for line in model.carried]
+    arguments = ", ".join(["self", *(f"{name}: Tensor" for name in model.inputs)])
+    lines.append("")
+    lines += lay_out_signature(f"def forward({arguments}) -> {model.result_type}:", 4)
+    lines += _docstring([model.forward_doc], 8)
+    *before, (last, comment) = model.statements or [("", "")]
+    for text, said in before:
+        lines += lay_out(text, 8, said)
+    lines += _last_statements(model, last, comment)
+    return lines
+
+
+def _last_statements(model: ModelText, last: str, comment: str) -> list[str]:
+    """Write the last statement and the return; a single result has a type of its own."""
+    name, equals, expression = last.partition(" = ")
+    if equals and name.partition(":")[0] == model.result:
+        result = "y" if "y" not in model.inputs else "result"
+        return [
+            *lay_out(f"{result}: Tensor = {expression}", 8, comment),
+            f"        return {result}",
+        ]
+    lines = lay_out(last, 8, comment) if last else []
+    return [*lines, *lay_out(f"return {model.result}", 8)]
+
+
+def lay_out_signature(text: str, indent: int) -> list[str]:
+    """Lay out the head of a function, whose first bracket opens if it is too long."""
+    spaces = " " * indent
+    if len(spaces + text) <= 88:
+        return [spaces + text]
+    head, _, rest = text.partition("(")
+    inner, arrow, result = rest.rpartition(") -> ")
+    parts = [f"{spaces}    {part}," for part in inner.split(", ")]
+    return [f"{spaces}{head}(", *parts, f"{spaces}{arrow}{result}"]
+
+
+def _docstring(lines: Sequence[str], indent: int) -> list[str]:
+    spaces = " " * indent
+    if len(lines) == 1 and len(lines[0]) + indent + 6 <= 88:
+        return [f'{spaces}"""{lines[0]}"""']
+    wrapped = [part for line in lines for part in _wrapped(line, 88 - indent)]
+    first, *rest = wrapped
+    return [
+        f'{spaces}"""{first}',
+        *(f"{spaces}{line}".rstrip() for line in rest),
+        f'{spaces}"""',
+    ]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    lines, now = [], ""
+    for word in line.split(" "):
+        if now and len(now) + 1 + len(word) > width - 3:
+            lines.append(now)
+            now = word
+        else:
+            now = f"{now} {word}" if now else word
+    return [*lines, now]
+
+
+def write_load(name: str, *, double: bool) -> list[str]:
+    """Write the function that reads the weights."""
+    made = f"{name}().double()" if double else f"{name}()"
+    return [
+        f"def load(path: str | Path = WEIGHTS) -> {name}:",
+        '    """Build the model and read its weights; in eval mode, on the CPU."""',
+        f"    model = {made}",
+        "    model.load_state_dict(load_file(path))",
+        "    return model.eval()",
+    ]
+
+
+def write_module(docstring: Sequence[str], copied: Copied, classes: Sequence[str]) -> str:
+    """Join all parts; the imports are those that the code uses."""
+    code = "\n".join(classes)
+    used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    imports = {*copied.imports, *(pair for pair in _ALWAYS)}
+    if "torch" in used:
+        imports.add(("torch", ""))
+    if "functional" in used:
+        imports.add(("torch.nn", "functional"))
+    if "partial" in used:
+        imports.add(("functools", "partial"))
+    parts = [FIRST_LINE, *_docstring(docstring, 0), "", *write_imports(imports)]
+    before = ""
+    for text in copied.texts:
+        close = _is_assignment(text) and _is_assignment(before)
+        parts += [*([""] if close else ["", ""]), text]
+        before = text
+    parts += [
+        "",
+        *([""] if copied.texts else []),
+        'WEIGHTS = Path(__file__).with_suffix(".safetensors")',
+        "",
+        "",
+        *classes,
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _is_assignment(text: str) -> bool:
+    return not text.startswith(("def ", "class ", "@"))
+
+
+def write_imports(imports: Iterable[tuple[str, str]]) -> list[str]:
+    """Write imports in the order of isort: three sections, modules before names of modules."""
+    by_section: Mapping[int, dict[str, set[str]]] = {0: {}, 1: {}, 2: {}}
+    for module, name in imports:
+        section = 0 if module == "__future__" else 1 if module in _STANDARD else 2
+        by_section[section].setdefault(module, set()).add(name)
+    lines: list[str] = []
+    for modules in by_section.values():
+        if not modules:
+            continue
+        lines += [""] if lines else []
+        lines += [f"import {module}" for module in sorted(modules) if "" in modules[module]]
+        for module in sorted(modules):
+            names = sorted(modules[module] - {""}, key=_order)
+            if names:
+                lines += lay_out_import(module, names)
+    return lines
+
+
+def lay_out_import(module: str, names: Sequence[str]) -> list[str]:
+    """Write ``from module import names``."""
+    text = f"from {module} import {', '.join(names)}"
+    if len(text) <= 88:
+        return [text]
+    return [f"from {module} import (", *(f"    {name}," for name in names), ")"]
+
+
+def _order(name: str) -> tuple[int, str]:
+    kind = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
+    return kind, name
+
+
+def words(text: object) -> str:
+    """Return a text of a file for a docstring."""
+    return plain_text(text)

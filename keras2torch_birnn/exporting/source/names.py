@@ -1,0 +1,54 @@
+"""Names of a model file as names of Python source."""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import re
+from collections.abc import Iterable
+
+_LONGEST = 40  # characters of a name that are kept
+# Methods that the mixin of the Hugging Face Hub adds.
+_HUB = ("from_pretrained", "generate_model_card", "push_to_hub", "save_pretrained")
+_AMBIGUOUS = ("l", "o", "i")  # pycodestyle E741, in any case
+
+
+class Names:
+    """Allocator of names that are unique in one scope."""
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._used = set(taken)
+        self._times: dict[str, int] = {}
+
+    def add(self, wanted: str) -> str:
+        """Return ``wanted``, or it with a number if it is taken."""
+        base = wanted = wanted[:_LONGEST]
+        while wanted in self._used or keyword.iskeyword(wanted) or keyword.issoftkeyword(wanted):
+            self._times[base] = number = self._times.get(base, 1) + 1
+            wanted = f"{base}_{number}"
+        self._used.add(wanted)
+        return wanted
+
+
+def reserved() -> set[str]:
+    """Return the names that no local or attribute gets: Python's own, and those of the Hub."""
+    return {*dir(builtins), *keyword.kwlist, *_HUB, *_AMBIGUOUS, "self", "load"}
+
+
+def local(name: str) -> str:
+    """Return a text as the name of a local variable: lower case, ASCII."""
+    plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()[:_LONGEST]
+    return plain if plain and not plain[0].isdigit() else f"value_{plain}".rstrip("_")
+
+
+def class_name(name: str) -> str:
+    """Return a text as the name of a class: words begin with a capital letter."""
+    words = re.findall(r"[A-Za-z0-9]+", name[:_LONGEST])
+    joined = "".join(word[0].upper() + word[1:] for word in words)
+    generic = re.fullmatch(r"(Sequential|Model|Functional)?[0-9]*", joined)
+    return "Model" if generic or joined[0].isdigit() else joined
+
+
+def plain_text(text: object) -> str:
+    """Return a text as words for a comment or a docstring: nothing in it can end either."""
+    return re.sub(r"[^A-Za-z0-9 _.,:;()'+/=-]+", "_", str(text))[:80].strip()

@@ -1,0 +1,169 @@
+"""Source text of normalizations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras2torch_birnn.exporting.source.activation import TORCH
+from keras2torch_birnn.exporting.source.emission import (
+    MASK_REACHES,
+    Emission,
+    Emit,
+    Helper,
+    Site,
+    arguments,
+    literal,
+    refuse,
+    same_names,
+)
+from keras2torch_birnn.schema import normalized_axes
+from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
+from keras2torch_birnn.spec import LayerSpec
+
+_LAYERS = "keras2torch_birnn.layers.normalization"
+_HELPERS = "keras2torch_birnn.exporting.source.helpers.normalization"
+
+
+def _batch(layer: LayerSpec, name: str) -> Emission:
+    config, weights, shape = layer.config, layer.weights, layer.input_shape
+    rule = layer.semantics.get(BATCH_RULE, BatchRule())
+    if len(config["axis"]) != 1 or not isinstance(shape, tuple):
+        raise refuse(layer, "several axes")
+    (axis,) = normalized_axes(config, len(shape))
+    rank, last = len(shape), axis == len(shape) - 1
+    given = ["gamma" in weights, "beta" in weights]
+    frozen = rule.by == "moving averages"
+    masked = rule.masked != "all" and bool(layer.semantics.get(MASK_REACHES))
+    features = int(weights["moving_mean"].shape[0])
+    share = 1.0 - config["momentum"]
+    momentum = float(np.float32(share)) if rule.single else round(share, 12)
+    if rule.by == "batch, not followed":
+        momentum = 0.0  # torch leaves the averages alone then
+    options = arguments(features, eps=config["epsilon"], momentum=momentum)
+    if not any(given):
+        options += ", affine=False"
+
+    kind = "nn.BatchNorm1d"
+    helpers: tuple[Helper, ...] = ()
+    notes: tuple[str, ...] = ()
+    if frozen:
+        kind, helpers = "FrozenBatchNorm", (Helper(_HELPERS, "FrozenBatchNorm"),)
+    elif masked and not (last and rank > 2):
+        notes = (f"{name}: all steps count in training, masked ones too",)
+    elif masked:
+        kind, helpers = "MaskedBatchNorm", (Helper(_HELPERS, "MaskedBatchNorm"),)
+    elif rank > 3:
+        kind, helpers = "AnyBatchNorm", (Helper(_HELPERS, "AnyBatchNorm"),)
+    torchs = rule.bessel and not (rule.bessel_epsilon or rule.unbiased_start)
+    if not frozen and kind != "MaskedBatchNorm" and not torchs:
+        notes += (f"{name}: the moving variance follows torch's rule in training",)
+
+    def call(site: Site) -> str:
+        if kind == "MaskedBatchNorm":
+            mask = "" if site.mask is None else f", {site.mask}"
+            return f"self.{name}({site.x}{mask})"
+        if rank == 2 or axis == 1:
+            return f"self.{name}({site.x})"
+        if rank == 3:
+            return f"self.{name}({site.x}.transpose(1, 2)).transpose(1, 2)"
+        return f"self.{name}({site.x}.movedim({axis}, 1)).movedim(1, {axis})"
+
+    shown = dict(zip(("weight", "bias"), given, strict=True))
+    lacking = [key for key, has in shown.items() if not has] if any(given) else []
+    keys = [
+        *(key for key, has in shown.items() if has),
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    ]
+    return Emission(
+        call,
+        {name: f"{kind}({options})"},
+        same_names(name, keys),
+        helpers,
+        notes,
+        after=tuple(f'self.{name}.register_parameter("{key}", None)' for key in lacking),
+    )
+
+
+def _layer(layer: LayerSpec, name: str) -> Emission:
+    config, weights = layer.config, layer.weights
+    axes, shape = config["axis"], layer.input_shape
+    if isinstance(shape, tuple):
+        axes = tuple(a - len(shape) for a in normalized_axes(config, len(shape)))
+    given = {key: weights.get(key) for key in ("gamma", "beta")}
+    keys = [key for key, source in (("weight", "gamma"), ("bias", "beta")) if source in weights]
+    if all(g is not None for g in given.values()) and axes == tuple(range(-len(axes), 0)):
+        sizes = tuple(map(int, weights["gamma"].shape))
+        shown = sizes[0] if len(sizes) == 1 else sizes
+        constructor = f"nn.LayerNorm({arguments(shown, eps=config['epsilon'])})"
+        helpers: tuple[Helper, ...] = ()
+    else:
+        parts = [
+            "None"
+            if array is None
+            else f"nn.Parameter(torch.ones({literal(tuple(map(int, array.shape)))}))"
+            for array in given.values()
+        ]
+        more = literal(not config["rms_scaling"])
+        constructor = (
+            f"LayerNorm({literal(tuple(axes))}, {', '.join(parts)}, "
+            f"{literal(config['epsilon'])}, centers={more})"
+        )
+        helpers = (Helper(_LAYERS, "LayerNorm"), TORCH)
+    return Emission(
+        lambda site: f"self.{name}({site.x})",
+        {name: constructor},
+        same_names(name, keys),
+        helpers,
+    )
+
+
+def _group(layer: LayerSpec, name: str) -> Emission:
+    config, weights = layer.config, layer.weights
+    parts, keys = [], []
+    for key, source in (("weight", "gamma"), ("bias", "beta")):
+        if source in weights:
+            shape = tuple(map(int, weights[source].shape))
+            parts.append(f"nn.Parameter(torch.ones({literal(shape)}))")
+            keys.append(key)
+        else:
+            parts.append("None")
+    options = arguments(axis=config["axis"], eps=config["epsilon"])
+    return Emission(
+        lambda site: f"self.{name}({site.x})",
+        {name: f"GroupNorm({literal(config['groups'])}, {', '.join(parts)}, {options})"},
+        same_names(name, keys),
+        (Helper(_LAYERS, "GroupNorm"), TORCH),
+    )
+
+
+def _unit(layer: LayerSpec, name: str) -> Emission:
+    options = arguments(tuple(layer.config["axis"]), layer.semantics["smallest_norm"])
+    return Emission(
+        lambda site: f"self.{name}({site.x})",
+        {name: f"UnitNorm({options})"},
+        helpers=(Helper(_LAYERS, "UnitNorm"),),
+    )
+
+
+def _rms(layer: LayerSpec, name: str) -> Emission:
+    shape = tuple(map(int, layer.weights["scale"].shape))
+    weight = f"nn.Parameter(torch.ones({literal(shape)}))"
+    return Emission(
+        lambda site: f"self.{name}({site.x})",
+        {name: f"RMSNorm({weight}, {literal(layer.config['epsilon'])})"},
+        same_names(name, ["weight"]),
+        (Helper(_LAYERS, "RMSNorm"), TORCH),
+    )
+
+
+EMITTERS: Mapping[str, Emit] = {
+    "BatchNormalization": _batch,
+    "LayerNormalization": _layer,
+    "GroupNormalization": _group,
+    "UnitNormalization": _unit,
+    "RMSNormalization": _rms,
+}

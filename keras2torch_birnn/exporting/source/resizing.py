@@ -1,0 +1,44 @@
+"""Source text of layers that pad, crop or repeat steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, arguments
+from keras2torch_birnn.spec import LayerSpec
+
+_LAYERS = "keras2torch_birnn.layers.resizing"
+
+
+def _module(name: str, helper: str, options: str) -> Emission:
+    return Emission(
+        lambda site: f"self.{name}({site.x})",
+        {name: f"{helper}({options})"},
+        helpers=(Helper(_LAYERS, helper),),
+    )
+
+
+def _last(layer: LayerSpec) -> bool:
+    return bool(layer.config["data_format"] == "channels_last")
+
+
+def _margins(layer: LayerSpec, name: str) -> Emission:
+    crops = layer.class_name.startswith("Cropping")
+    sizes = layer.config["cropping" if crops else "padding"]
+    sign = -1 if crops else 1
+    around = tuple((sign * int(before), sign * int(after)) for before, after in sizes)
+    return _module(name, "Margins", arguments(around, channels_last=_last(layer)))
+
+
+def _up_sampling(layer: LayerSpec, name: str) -> Emission:
+    mode = layer.config.get("interpolation", "nearest")
+    corners = mode == "bilinear" and layer.semantics["bilinear"] == "corners"
+    factors = tuple(map(int, layer.config["size"]))
+    options = arguments(factors, mode=mode, corners=corners, channels_last=_last(layer))
+    return _module(name, "UpSampling", options)
+
+
+EMITTERS: Mapping[str, Emit] = {
+    **{f"{kind}{rank}D": _margins for kind in ("ZeroPadding", "Cropping") for rank in (1, 2, 3)},
+    **{f"UpSampling{rank}D": _up_sampling for rank in (1, 2, 3)},
+}
