@@ -190,7 +190,9 @@ MISTAKES: tuple[tuple[Callable[[pytest.MonkeyPatch], None], str, str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("mistake", "cell", "mode"), MISTAKES, ids=lambda one: str(one))
+@pytest.mark.parametrize(
+    ("mistake", "cell", "mode"), MISTAKES, ids=[row[0].__name__ for row in MISTAKES]
+)
 def test_the_check_finds_a_mistake(
     mistake: Callable[[pytest.MonkeyPatch], None],
     cell: str,
