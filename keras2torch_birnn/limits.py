@@ -85,6 +85,7 @@ MAX_GRAPHS_PER_LAYER = 8  # CUDA graphs; each holds the memory of a run
 # Messages: names from a file are cut to these numbers of characters.
 MAX_PRINTED_NAME = 200
 MAX_PRINTED_LINE = 1000
+MAX_SOURCE_NAME = 40  # of names in exported source
 MAX_LAYERS_IN_NOTE = 8  # names of layers; the rest are counted
 
 

@@ -203,7 +203,8 @@ def onnx_bytes(one: Subject) -> bytes:
     outputs = [f"output_{i}" for i in range(len(run(one.model, one.inputs)))]
     axes = dict(zip(names, dimensions(one, "batch", "time"), strict=True))
     file = io.BytesIO()
-    with redirect_stdout(io.StringIO()):
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about this exporter
         torch.onnx.export(
             one.model,
             one.inputs,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError
 from keras2torch_birnn.exporting import onnx_runtimes
-from keras2torch_birnn.exporting.target import Session, Target
+from keras2torch_birnn.exporting.target import MARK, Session, Target
 from keras2torch_birnn.limits import MAX_ONNX_BYTES
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.wire import fields
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # The first whose exporter is this one by default; older ones were never tried.
 OLDEST_TORCH = (2, 9)
-PRODUCER = "keras2torch_birnn"
 _START = 64  # bytes that hold the first two fields of a file that k2t wrote
 _PRODUCER_FIELD = 2  # ModelProto.producer_name
 
@@ -38,7 +37,7 @@ def is_ours(path: Path) -> bool:
     try:
         for number, value in fields(memoryview(start)):
             if number == _PRODUCER_FIELD:
-                return bytes(value) == PRODUCER.encode() if isinstance(value, memoryview) else False
+                return bytes(value) == MARK.encode() if isinstance(value, memoryview) else False
     except InvalidModelFileError:  # the end of what was read
         pass
     return False

@@ -15,9 +15,9 @@ from torch import Tensor, fx
 from keras2torch_birnn import __version__
 from keras2torch_birnn.conversion import move_inputs
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
-from keras2torch_birnn.exporting.onnx_file import PRODUCER
 from keras2torch_birnn.exporting.onnx_operators import TRANSLATIONS
 from keras2torch_birnn.exporting.onnx_recurrent import replace_recurrent
+from keras2torch_birnn.exporting.target import MARK
 from keras2torch_birnn.reference.sample_inputs import draw_inputs, fitting_steps
 from keras2torch_birnn.spec import ModelSpec, Shape, leaves
 
@@ -177,10 +177,10 @@ def name_axes(graph: onnx_ir.Graph, shapes: Sequence[Shape]) -> None:
 
 def save_graph(model: onnx_ir.Model, spec: ModelSpec, path: Path) -> None:
     """Write the graph, its weights and where it comes from to one file."""
-    model.producer_name, model.producer_version = PRODUCER, __version__
+    model.producer_name, model.producer_version = MARK, __version__
     model.metadata_props.update(
         {
-            PRODUCER: __version__,
+            MARK: __version__,
             "keras": spec.generation.version,
             "masked_steps": spec.masked_steps or "",
         }

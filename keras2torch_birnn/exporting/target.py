@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Inputs in Keras' order -> outputs, flat, in Keras' order. Floats are cast to what the file takes.
 Session: TypeAlias = Callable[[Sequence[Array]], Sequence[Array]]
 
+# Name of this package in the files that it wrote, by which they are recognised.
+MARK = "keras2torch_birnn"
 EXTRA = "pip install 'keras2torch_birnn[export]'"
 
 

@@ -39,7 +39,7 @@ from keras2torch_birnn.errors import (
     UsageError,
     printable,
 )
-from keras2torch_birnn.exporting.target import Session, Target
+from keras2torch_birnn.exporting.target import MARK, Session, Target
 from keras2torch_birnn.reference.rounding import differences
 from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
@@ -51,8 +51,6 @@ Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input
 # The namespaces of operators that torch itself has.
 _OF_TORCH = frozenset({"aten", "prim", "prims", "higher_order", "inductor"})
 _ADVICE = "please report it, with the file if you can"
-# Name of a text in the archives that k2t wrote.
-MARK = "keras2torch_birnn"
 
 
 def write_pt2(model: nn.Module, spec: ModelSpec, path: Path) -> None:

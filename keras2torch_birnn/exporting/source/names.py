@@ -7,7 +7,8 @@ import keyword
 import re
 from collections.abc import Iterable
 
-_LONGEST = 40  # characters of a name that are kept
+from keras2torch_birnn.limits import MAX_SOURCE_NAME
+
 # Methods that the mixin of the Hugging Face Hub adds.
 _HUB = ("from_pretrained", "generate_model_card", "push_to_hub", "save_pretrained")
 _AMBIGUOUS = ("l", "o", "i")  # pycodestyle E741, in any case
@@ -22,7 +23,7 @@ class Names:
 
     def add(self, wanted: str) -> str:
         """Return ``wanted``, or it with a number if it is taken."""
-        base = wanted = wanted[:_LONGEST]
+        base = wanted = wanted[:MAX_SOURCE_NAME]
         while wanted in self._used or keyword.iskeyword(wanted) or keyword.issoftkeyword(wanted):
             self._times[base] = number = self._times.get(base, 1) + 1
             wanted = f"{base}_{number}"
@@ -37,13 +38,13 @@ def reserved() -> set[str]:
 
 def local(name: str) -> str:
     """Return a text as the name of a local variable: lower case, ASCII."""
-    plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()[:_LONGEST]
+    plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()[:MAX_SOURCE_NAME]
     return plain if plain and not plain[0].isdigit() else f"value_{plain}".rstrip("_")
 
 
 def class_name(name: str) -> str:
     """Return a text as the name of a class: words begin with a capital letter."""
-    words = re.findall(r"[A-Za-z0-9]+", name[:_LONGEST])
+    words = re.findall(r"[A-Za-z0-9]+", name[:MAX_SOURCE_NAME])
     joined = "".join(word[0].upper() + word[1:] for word in words)
     generic = re.fullmatch(r"(Sequential|Model|Functional)?[0-9]*", joined)
     return "Model" if generic or joined[0].isdigit() else joined
