@@ -127,9 +127,9 @@ class ConvLSTM(nn.Module):
         copies = [x * mask for mask in masks] or [x]
         parts = []
         for copy, rows in zip(copies, weight.chunk(len(copies)), strict=True):
-            ahead = copy.movedim(-1, 1) if self.channels == -1 else copy
+            ahead = copy.movedim(copy.dim() - 1, 1) if self.channels == -1 else copy
             y = convolve(ahead, rows, **window)
-            parts.append(y.movedim(1, -1) if self.channels == -1 else y)
+            parts.append(y.movedim(1, y.dim() - 1) if self.channels == -1 else y)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=self.channels)
 
     def _masks(self, x: Tensor, rate: float) -> tuple[Tensor, ...]:
