@@ -188,7 +188,7 @@ def to_json(case: Case) -> str:
 
 def from_json(text: str) -> Case:
     """Read a case from text."""
-    fields = json.loads(text)
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
     kind = fields.pop("kind")
     return Stack(**fields) if kind == "Stack" else Model(**fields)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import assert_refused, changed_h5, contents, k2t
 from cut_fixtures import CUT, recorded
+from plugin_files import unregister_all
 from specs import FIXTURES
 
 import keras2torch_birnn
@@ -26,6 +27,12 @@ from keras2torch_birnn.spec import Cut
 TEXT = CUT / "keras-3.15.1" / "classify.keras"
 OCR = CUT / "keras-3.15.1" / "captcha.keras"
 OWN = CUT / "keras-3.15.1" / "behind_a_users_layer.h5"
+
+
+@pytest.fixture(autouse=True)
+def no_plugins() -> None:
+    """Forget plugins of other tests: advice depends on them."""
+    unregister_all()
 
 
 @pytest.fixture(scope="module")

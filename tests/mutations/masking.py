@@ -69,7 +69,11 @@ MUTATIONS: list[Mutation] = [
     ),
     mutation(
         "the masked steps run and the valid ones do not",
-        edit("rnn.masks:gather_steps", "torch.argsort(~mask", "torch.argsort(mask.to(torch.uint8)"),
+        edit(
+            "rnn.masks:gather_steps",
+            "torch.where(mask, steps, steps + mask.shape[1])",
+            "torch.where(mask, steps + mask.shape[1], steps)",
+        ),
         *ZEROS,
     ),
     mutation(

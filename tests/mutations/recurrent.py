@@ -105,7 +105,7 @@ def change_fused(change: Callable[..., Any]) -> Patch:
             def call(x: Tensor) -> Any:
                 return right(layer, asked._replace(x=x, merge=None))
 
-            plain = len(layer.weights) == 1 or asked.lengths is not None
+            plain = len(layer.get_weights()) == 1 or asked.lengths is not None
             outputs, states = call(asked.x) if plain else change(call, asked.x)
             return merge.merge_outputs(outputs, asked.merge), states
 
@@ -222,8 +222,8 @@ MUTATIONS: list[Mutation] = [
         "halves of a pair exchanged",
         edit(
             "layers.recurrent:bidirectional",
-            '(plain(layer.parts["forward_layer"]), plain(layer.parts["backward_layer"]))',
-            '(plain(layer.parts["backward_layer"]), plain(layer.parts["forward_layer"]))',
+            '(unwrap(layer.parts["forward_layer"]), unwrap(layer.parts["backward_layer"]))',
+            '(unwrap(layer.parts["backward_layer"]), unwrap(layer.parts["forward_layer"]))',
         ),
         f"{TF}/backward_class.h5",
         f"{K3}/backward_units.keras",
@@ -247,7 +247,9 @@ MUTATIONS: list[Mutation] = [
     mutation(
         "pair: the backward half reads forwards",
         edit(
-            "rnn.modules:BidirectionalPair.run_sequence", "RnnCall(reverse(x, lengths)", "RnnCall(x"
+            "rnn.modules:BidirectionalPair.run_sequence",
+            "reverse(x, lengths), lengths",
+            "x, lengths",
         ),
         f"{TF}/backward_class.h5",
         f"{K3}/backward_mask.h5",

@@ -99,7 +99,9 @@ MUTANTS: Mapping[str, tuple[Patch, str]] = {
     ),
     "the backward half reads forward": (
         edit(
-            "rnn.modules:BidirectionalPair.run_sequence", "RnnCall(reverse(x, lengths)", "RnnCall(x"
+            "rnn.modules:BidirectionalPair.run_sequence",
+            "reverse(x, lengths), lengths",
+            "x, lengths",
         ),
         f"{K3}/cell_bi_concat.keras",
     ),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from commands import FIXTURES, STACK_H5, changed_config, k2t, layer
+from plugin_files import unregister_all
 from tensorflow_fixtures import unpack
 
 import keras2torch_birnn
@@ -16,6 +17,12 @@ from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionErr
 
 PACKAGE = Path(keras2torch_birnn.__file__).parent
 NAMES = ("UnsupportedLayerError", "UnsupportedOptionError")
+
+
+@pytest.fixture(autouse=True)
+def no_plugins() -> None:
+    """Forget plugins of other tests: advice depends on them."""
+    unregister_all()
 
 
 def refusals() -> Iterator[tuple[str, ast.Call]]:

@@ -24,6 +24,7 @@ from cut_fixtures import (
     recorded,
     unpacked,
 )
+from plugin_files import unregister_all
 from specs import FIXTURES
 from tensorflow_fixtures import ENTRIES, files, unpack
 from tensorflow_fixtures import recorded as recorded_calls
@@ -46,6 +47,12 @@ from keras2torch_birnn.spec import Array, Cut, ModelSpec
 
 ATOL, RTOL = 1e-5, 1e-4
 NO_ADVICE = "behind_a_users_layer"  # nothing that can be named leaves out the user's own layer
+
+
+@pytest.fixture(autouse=True)
+def no_plugins() -> None:
+    """Forget plugins of other tests: advice depends on them."""
+    unregister_all()
 
 
 def assert_computes(spec: ModelSpec, inputs: Any, wanted: Any) -> None:

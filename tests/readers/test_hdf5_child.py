@@ -94,7 +94,7 @@ def test_a_reply_that_is_too_long_is_a_refusal(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_h5py_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(parser_process, "_import_roots", lambda: [str(tmp_path)])
+    monkeypatch.setattr(parser_process, "import_roots", lambda: [str(tmp_path)])
     with open_store(make_file(lambda f: f.update(x=1.0))) as store:
         with pytest.raises(K2TError, match=r"h5py cannot be imported .*No module.*; reinstall it"):
             store.kind("x")

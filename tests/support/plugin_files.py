@@ -53,7 +53,12 @@ def center(layer):
 
 def unregister_all() -> None:
     """Forget every plugin of this process."""
-    for table in (REGISTERED.layers, REGISTERED.lambdas, REGISTERED.equations):
+    for table in (
+        REGISTERED.layers,
+        REGISTERED.lambdas,
+        REGISTERED.equations,
+        REGISTERED.loaded,
+    ):
         table.clear()
     for name in [n for n in sys.modules if n.startswith("keras2torch_birnn.plugins.")]:
         del sys.modules[name]
