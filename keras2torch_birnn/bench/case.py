@@ -188,9 +188,11 @@ def to_json(case: Case) -> str:
 
 def from_json(text: str) -> Case:
     """Read a case from text."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
-    kind = fields.pop("kind")
-    return Stack(**fields) if kind == "Stack" else Model(**fields)
+    fields = json.loads(text)
+    if fields.pop("kind") == "Stack":
+        return Stack(**fields)
+    ends = {name: tuple(fields[name]) for name in ("first", "last")}  # JSON has lists only
+    return Model(**{**fields, **ends})
 
 
 def flat(outputs: Any) -> list[Array]:
