@@ -17,6 +17,7 @@ from commands import COMMAND, MASKED, environment
 from live import label
 from specs import ENTRIES, fixture
 
+from keras2torch_birnn.exporting import onnx_file
 from keras2torch_birnn.rnn.native.library import why_missing
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +184,8 @@ def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path
     """In order, in one folder: files that the page shows, then the commands, then the Python."""
     for package in NEEDED.get(page, ()):
         pytest.importorskip(package)
+    if page in NEEDED and (reason := onnx_file.TARGET.why_cannot_write()):
+        pytest.skip(reason)
     for name, source in MODELS.items():
         shutil.copyfile(source, tmp_path / name)
     code = []
