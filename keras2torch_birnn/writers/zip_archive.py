@@ -63,7 +63,7 @@ def exchange_member(path: Path, name: str, content: Path) -> None:
         for piece in tail:
             archive.append(piece)
         archive.cut()
-        if archive.size >= _ZIP64:
+        if max(archive.size, size, member.info.file_size) >= _ZIP64:
             raise _unusual("4 GiB or more")
         facts = struct.pack("<III", checksum, packed, size)
         old = struct.pack("<III", member.info.CRC, member.info.compress_size, member.info.file_size)

@@ -17,7 +17,8 @@ from trained import differing, train
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn import limits
-from keras2torch_birnn.writers import hdf5
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.writers import hdf5, zip_archive
 
 SOURCE = FIXTURES / "keras-2.3.1/mask_bi_gru_after_seq.h5"
 ARCHIVE = FIXTURES / "keras-3.15.1/mask_stack_plain.keras"
@@ -208,6 +209,19 @@ def test_streamed_archives(method: int, tmp_path: Path) -> None:
     assert differing(model, out) == []
     with zipfile.ZipFile(out) as archive:
         assert archive.testzip() is None
+
+
+def test_a_member_whose_sizes_need_more_than_32_bits_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, content = tmp_path / "source.keras", tmp_path / "weights"
+    content.write_bytes(bytes(100003))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(content, "model.weights.h5")
+    assert path.stat().st_size < 4099
+    monkeypatch.setattr(zip_archive, "_ZIP64", 4099)  # in place of 4 GiB
+    with pytest.raises(InvalidModelFileError, match="a zip archive with 4 GiB or more"):
+        zip_archive.exchange_member(path, "model.weights.h5", content)
 
 
 def test_an_unzipped_archive(tmp_path: Path) -> None:
