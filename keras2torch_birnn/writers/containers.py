@@ -6,6 +6,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,17 +82,10 @@ class Writer(ABC):
 class _HDF5Writer(Writer):
     """A writer of HDF5 files."""
 
-    def __init__(
-        self,
-        container: Container,
-        source: Path,
-        target: Path,
-        arrays: Sequence[StoredArray],
-        *,
-        drop: bool,
-    ) -> None:
-        self.edits: dict[Path, LibraryEdits] = {}
-        super().__init__(container, source, target, arrays, drop=drop)
+    @cached_property
+    def edits(self) -> dict[Path, LibraryEdits]:
+        """Return what is left to the library, by copy."""
+        return {}
 
     def put(self, piece: Piece) -> None:
         """Write new values of an array."""
