@@ -57,7 +57,7 @@ from keras2torch_birnn.spec import (
     cut_at,
     with_dtype,
 )
-from keras2torch_birnn.verification.exported import of_checkpoint, of_reference, verify_exported
+from keras2torch_birnn.verification.exported import load_baseline, make_baseline, verify_exported
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 from keras2torch_birnn.verification.layer_check import check_layers, keep_worse
 from keras2torch_birnn.verification.live_keras import KerasAnswer, ask_keras
@@ -194,9 +194,9 @@ def _exported(
             raise UsageError(
                 "a converted model has no reference", "name the Keras file: k2t verify MODEL EXPORT"
             )
-        baseline, name = of_checkpoint(model), "the converted model in float64"
+        baseline, name = load_baseline(model), "the converted model in float64"
     else:
-        baseline, name = of_reference(read(), equation_or_module), "reference"
+        baseline, name = make_baseline(read(), equation_or_module), "reference"
     spec = baseline[0]
     return verify_exported(
         out,

@@ -31,7 +31,7 @@ LENGTHS = (1, 4, 23)
 Measure = Callable[[Drawn], Measured]
 
 
-def of_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelSpec, Measure]:
+def load_baseline(path: str | os.PathLike[str]) -> tuple[ModelSpec, Measure]:
     """Load what ``k2t convert`` wrote; return its spec, and a function that runs it in float64."""
     model = load(path)
     exact = copy_in_float64(model)
@@ -45,12 +45,12 @@ def of_checkpoint(path: str | os.PathLike[str]) -> tuple[ModelSpec, Measure]:
     return model_from_json(json.loads(origin(model).spec_text)), measure
 
 
-def of_reference(spec: ModelSpec, own: Equation) -> tuple[ModelSpec, Measure]:
+def make_baseline(spec: ModelSpec, custom: Equation) -> tuple[ModelSpec, Measure]:
     """Return a spec that has weights, and a function that runs the reference.
 
-    own: computes the layers of plugins.
+    custom: computes the layers of plugins.
     """
-    return spec, lambda one: by_reference(spec, one, own)
+    return spec, lambda one: by_reference(spec, one, custom)
 
 
 def verify_exported(
