@@ -90,9 +90,9 @@ Emit: TypeAlias = Callable[[LayerSpec, str], Emission]
 
 def refuse(layer: LayerSpec, what: str = "") -> UnsupportedLayerError:
     """Return the error that a layer, or an option of it, has no source form."""
-    said = f" with {what}" if what else ""
+    option = f" with {what}" if what else ""
     return UnsupportedLayerError(
-        f"{printable(layer.class_name)}{said} has no form in plain PyTorch source yet",
+        f"{printable(layer.class_name)}{option} has no form in plain PyTorch source yet",
         "export another form, or keep the checkpoint",
         place=layer.place,
     )

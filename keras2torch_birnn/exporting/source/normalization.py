@@ -71,7 +71,7 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
         return f"self.{name}({site.x}.movedim({axis}, 1)).movedim(1, {axis})"
 
     shown = dict(zip(("weight", "bias"), given, strict=True))
-    lacking = [key for key, has in shown.items() if not has] if any(given) else []
+    absent = [key for key, has in shown.items() if not has] if any(given) else []
     keys = [
         *(key for key, has in shown.items() if has),
         "running_mean",
@@ -84,7 +84,7 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
         same_names(name, keys),
         helpers,
         notes,
-        after=tuple(f'self.{name}.register_parameter("{key}", None)' for key in lacking),
+        after=tuple(f'self.{name}.register_parameter("{key}", None)' for key in absent),
     )
 
 
