@@ -73,7 +73,7 @@ MAX_KERAS_SECONDS = 600
 
 # The process that runs an exported file, for `k2t export` and `k2t verify`
 MAX_EXPORTED_SECONDS = 600
-MAX_EXPORTED_MEMORY = 4096 * MIB  # and 8 times the file
+MAX_EXPORTED_MEMORY = 4096 * MIB  # and 8 times the file and those beside it
 MAX_EXPORTED_OUTPUT = 1024 * MIB
 MAX_ONNX_BYTES = 2047 * MIB  # of the weights in one .onnx file
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.spec import Array
 
 _CHILD = Path(__file__).with_name("runtime_child.py")
@@ -28,6 +29,8 @@ def run_exported(
 
     A batch has the inputs in Keras' order.
     """
+    target = find_target(path).load()
+    size = sum(file.stat().st_size for file in target.files(path) if file.exists())
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
         named: dict[str, Any] = {
@@ -39,10 +42,11 @@ def run_exported(
         job = {
             "import_from": [str(Path(__file__).parents[2]), *filter(None, sys.path)],
             "file": os.fspath(path.resolve()),
+            "script": None if target.script is None else str(target.script),
             "batches": len(batches),
             "inputs": str(given),
             "outputs": str(found),
-            "memory": limits.MAX_EXPORTED_MEMORY + 8 * path.stat().st_size,
+            "memory": limits.MAX_EXPORTED_MEMORY + 8 * size,
             "written": limits.MAX_EXPORTED_OUTPUT,
         }
         reason = _run_child(job, Path(folder)) or ("" if found.exists() else "it wrote no outputs")

@@ -84,7 +84,7 @@ def export(
     facts = origin(model)
     place, row = Path(path), find_target(path)
     target = row.load()
-    outputs = _outputs(place, target)
+    outputs = target.files(place)
     for file, kind in outputs.items():
         check_output(file, kind)
         check_replacing(file, kind, overwrite=overwrite)
@@ -101,12 +101,6 @@ def export(
             for file, kind in outputs.items():
                 _put_in_place(written.with_name(file.name), file, kind, overwrite=overwrite)
     return Exported(tuple(outputs), row.name, checked, target.runtime, (*notes, *more))
-
-
-def _outputs(place: Path, target: Target) -> dict[Path, FileKind]:
-    """Return the files that an export writes, the named file last."""
-    beside = {place.with_suffix(kind.suffixes[0]): kind for kind in target.companions}
-    return {**beside, place: target.kind}
 
 
 def _put_in_place(source: Path, place: Path, kind: FileKind, *, overwrite: bool) -> None:

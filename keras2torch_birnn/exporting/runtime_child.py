@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,36 @@ def limit_resources(memory: int, written: int) -> None:
         resource.setrlimit(what, (most if hard < 0 else min(most, hard), hard))
 
 
+class Absent:
+    """Finder by which every import of this package fails, wherever it is installed."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None, /) -> None:
+        """Refuse the package, leave all else to the other finders."""
+        if name.partition(".")[0] == "keras2torch_birnn":
+            raise ModuleNotFoundError(f"{name} must not be needed")
+
+
+def open_file(path: Path, script: str | None) -> Any:
+    """Return a function that runs a file: by its target, or by a script without this package."""
+    if script is not None:
+        sys.meta_path.insert(0, Absent())
+        return runpy.run_path(script)["open_module"](path)
+    from keras2torch_birnn.exporting import find_target
+
+    return find_target(path).load().open(path)
+
+
 def main(job: dict[str, Any]) -> None:
     """Run the job that ``child_process`` describes."""
     limit_resources(job["memory"], job["written"])
     sys.path[:] = list(dict.fromkeys([*job["import_from"], *sys.path]))
     import numpy as np
 
-    from keras2torch_birnn.exporting import find_target
-
     with np.load(job["inputs"]) as data:
         batches: list[list[Any]] = [[] for _ in range(job["batches"])]
         for name in data.files:  # in the order in which they were written
             batches[int(name.partition("_")[0])].append(data[name])
-    path = Path(job["file"])
-    session = find_target(path).load().open(path)
+    session = open_file(Path(job["file"]), job["script"])
     found: dict[str, Any] = {}
     for number, batch in enumerate(batches):
         try:

@@ -26,10 +26,18 @@ class Target(ABC):
 
     kind: the name of such files, their suffix, and how those that k2t wrote are recognised, which
     are the only ones to be replaced. companions: the same of the files beside it, one of each kind.
+    script: a file whose ``open_module`` does what ``open`` does where this package cannot be
+    imported, if such files have to run there; None if not.
     """
 
     kind: FileKind
     companions: tuple[FileKind, ...] = ()
+    script: Path | None = None
+
+    def files(self, path: Path) -> dict[Path, FileKind]:
+        """Return the files of an export and their kinds, the named file last."""
+        beside = {path.with_suffix(kind.suffixes[0]): kind for kind in self.companions}
+        return {**beside, path: self.kind}
 
     @property
     @abstractmethod

@@ -16,6 +16,7 @@ from specs import ENTRIES, FIXTURES, H, bi, rnn
 from torch import Tensor
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn import limits
 from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.errors import (
     K2TError,
@@ -389,6 +390,18 @@ def test_every_end_of_the_child_is_a_reason(
     child.write_text(script)
     monkeypatch.setattr(child_process, "_CHILD", child)
     assert child_process.run_exported(child, [(), ()]) == (reason, reason)
+
+
+def test_the_memory_of_the_child_counts_the_files_beside_the_named_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = tmp_path / "child.py"
+    child.write_text("import json, sys; sys.exit(str(json.loads(sys.argv[1])['memory']))")
+    monkeypatch.setattr(child_process, "_CHILD", child)
+    (tmp_path / "m.py").write_bytes(bytes(7))
+    (tmp_path / "m.safetensors").write_bytes(bytes(1009))
+    (reason,) = child_process.run_exported(tmp_path / "m.py", [()])
+    assert reason == str(limits.MAX_EXPORTED_MEMORY + 8 * 1016)
 
 
 def test_the_error_of_a_child_is_one_line() -> None:

@@ -28,9 +28,10 @@ from specs import KERAS3, bi, chain, dense, fixture, layer, rnn
 from torch import nn
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.errors import K2TError, OutputError, UnsupportedLayerError
+from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.source import files
-from keras2torch_birnn.exporting.source.files import run_source
 from keras2torch_birnn.exporting.source.layout import WIDTH, lay_out
 from keras2torch_birnn.exporting.source.names import class_name, plain_text
 from keras2torch_birnn.exporting.source.pages import EMITTERS
@@ -323,15 +324,22 @@ def test_everything_without_a_source_form_is_named_at_once(tmp_path: Path) -> No
 
 def test_a_module_that_fails_says_why(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def load():\n    raise ValueError('no weights')\n", "utf-8")
-    assert run_source(tmp_path / "bad.py", []) == "ValueError: no weights"
+    assert run_exported(tmp_path / "bad.py", [()]) == ("ValueError: no weights",)
 
 
 def test_the_module_runs_where_this_package_cannot_be_imported(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("import keras2torch_birnn\n", "utf-8")
-    said = run_source(tmp_path / "bad.py", [])
-    assert isinstance(said, str)
-    assert "keras2torch_birnn" in said
-    assert said.startswith("ModuleNotFoundError")
+    (reason,) = run_exported(tmp_path / "bad.py", [()])
+    assert reason == "ModuleNotFoundError: keras2torch_birnn must not be needed"
+
+
+def test_no_batch_begins_with_the_states_of_the_one_before(tmp_path: Path) -> None:
+    model = convert_spec(fixture("keras-1.2.2/stateful_bi_lstm.h5").spec)
+    k2t.export(model, tmp_path / "model.py")
+    batch = [x.numpy() for x in origin(model).golden.inputs]
+    first, second = run_exported(tmp_path / "model.py", [batch, batch])
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # ---- names of a file are untrusted ---------------------------------------------------------------

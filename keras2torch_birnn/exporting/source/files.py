@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from safetensors.torch import save_file
 from torch import fx
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.exporting.source import session
 from keras2torch_birnn.exporting.source.module_text import FIRST_LINE
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
 from keras2torch_birnn.exporting.target import Session, Target
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.saving.checkpoint_kind import read_safetensors_format
-from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.spec import ModelSpec
 
-_CHILD = Path(__file__).with_name("run_child.py")
 _FORMAT = "plain PyTorch source of keras2torch_birnn/1"
-_SECONDS = 600  # that a module may take for one small batch
 
 
 def is_our_source(path: Path) -> bool:
@@ -64,40 +56,12 @@ def save_source(source: SourceFiles, path: Path) -> None:
     save_file(dict(source.tensors), weights, metadata={"format": _FORMAT})
 
 
-def run_source(path: Path, inputs: Sequence[Array]) -> tuple[Array, ...] | str:
-    """Run a module in a process that cannot import this package.
-
-    inputs: in Keras' order. Returns its outputs in Keras' order, or the reason why there are none.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
-        named: Mapping[str, Any] = {f"in_{i}": np.asarray(x) for i, x in enumerate(inputs)}
-        np.savez(given, **named)
-        job = [os.fspath(path.resolve()), os.fspath(given), os.fspath(found)]
-        try:
-            done = subprocess.run(
-                [sys.executable, "-I", str(_CHILD), json.dumps(job)],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_SECONDS,
-                cwd=folder,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"it did not finish in {_SECONDS} s"
-        if done.returncode:
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            return printable(lines[-1] if lines else f"it ended with code {done.returncode}")
-        with np.load(found) as data:
-            return tuple(data[f"out_{i}"] for i in range(len(data.files)))
-
-
 class Source(Target):
     """Plain PyTorch source, and its weights beside it."""
 
     kind = SOURCE
     companions = (WEIGHTS,)
+    script = Path(session.__file__)
 
     @property
     def runtime(self) -> str:
@@ -116,14 +80,7 @@ class Source(Target):
 
     def open(self, path: Path) -> Session:
         """Return a function that runs the module: it is Python code, which this executes."""
-
-        def session(arrays: Sequence[Array]) -> Sequence[Array]:
-            found = run_source(path, arrays)
-            if isinstance(found, str):
-                raise RuntimeError(found)
-            return found
-
-        return session
+        return session.open_module(path)
 
 
 TARGET = Source()
