@@ -40,7 +40,8 @@ class Reading:
     """A model on its way from the container to a ``ModelSpec``; each step returns a new one.
 
     ``whole``: the model before it was cut, None if it was not. ``vocabularies``: of the layers that
-    were cut off.
+    were cut off. ``every``: all layers as they were parsed, and ``command``, the user's without the
+    options that cut, for advice.
     """
 
     container: Container
@@ -50,6 +51,8 @@ class Reading:
     masked_steps: MaskedSteps | None
     whole: Whole | None = None
     vocabularies: tuple[Vocabulary, ...] = ()
+    every: LayerSpec | None = None
+    command: str = ""
 
     @property
     def problems(self) -> list[K2TError]:
@@ -88,8 +91,9 @@ def parse(
     whole, every = None, root
     if cut and root.graph is not None:  # (a root that is refused has none)
         root, parsing, whole = take_part(root, parsing, cut)
+    command = _command(path, config)
     if parsing.problems:
-        advise(every, parsing, _command(path, config))
+        advise(every, parsing, command)
     check_names(root, parsing.problems)
     problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
     parsing.problems += problems
@@ -100,7 +104,7 @@ def parse(
         *describe_penalties(parsing.penalties),
         *_misnamed_note(path, container),
     )
-    return Reading(container, parsing, root, notes, choice, whole)
+    return Reading(container, parsing, root, notes, choice, whole, every=every, command=command)
 
 
 def _command(path: ModelSource, config: PathLike | None) -> str:
@@ -124,6 +128,8 @@ def infer_shapes(reading: Reading) -> Reading:
         root = with_vocabularies(
             root, whole, reading.container, parsing.generation, parsing.problems
         )
+        if parsing.problems and reading.every is not None:
+            advise(reading.every, parsing, reading.command)
     if not parsing.problems:
         root = infer_model(root, parsing.problems)
         check_layer_sizes(root)
