@@ -243,6 +243,10 @@ def about(kind: str, seed: int, commit: str) -> dict[str, Any]:
         from fuzz.tensorflow import models
 
         names = [model.name for model in models()]
+    if kind == "cut":
+        from fuzz.cutting import files_to_cut
+
+        names = [path.name for path in (*architecture_files(), *files_to_cut())]
     return {
         "kind": kind,
         "seed": seed,
