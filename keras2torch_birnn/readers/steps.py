@@ -40,7 +40,8 @@ class Reading:
     """A model on its way from the container to a ``ModelSpec``; each step returns a new one.
 
     ``whole``: the model before it was cut, None if it was not. ``vocabularies``: of the layers that
-    were cut off.
+    were cut off. For advice: ``every``, all layers as they were parsed, ``uncut``, what was said of
+    them, and ``command``, the user's without the options that cut.
     """
 
     container: Container
@@ -50,6 +51,9 @@ class Reading:
     masked_steps: MaskedSteps | None
     whole: Whole | None = None
     vocabularies: tuple[Vocabulary, ...] = ()
+    every: LayerSpec | None = None
+    uncut: Parsing | None = None
+    command: str = ""
 
     @property
     def problems(self) -> list[K2TError]:
@@ -85,11 +89,12 @@ def parse(
     choice = parse_masked_steps(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
     check_call_count(root)
-    whole, every = None, root
+    whole, every, uncut = None, root, parsing
     if cut and root.graph is not None:  # (a root that is refused has none)
         root, parsing, whole = take_part(root, parsing, cut)
+    command = _command(path, config)
     if parsing.problems:
-        advise(every, parsing, _command(path, config))
+        _advise(every, uncut, parsing, command)
     check_names(root, parsing.problems)
     problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
     parsing.problems += problems
@@ -100,7 +105,13 @@ def parse(
         *describe_penalties(parsing.penalties),
         *_misnamed_note(path, container),
     )
-    return Reading(container, parsing, root, notes, choice, whole)
+    return Reading(container, parsing, root, notes, choice, whole, (), every, uncut, command)
+
+
+def _advise(every: LayerSpec, uncut: Parsing, parsing: Parsing, command: str) -> None:
+    """Name the command that helps; a part does not know what is refused outside of it."""
+    problems = {id(problem): problem for problem in (*uncut.problems, *parsing.problems)}
+    advise(every, replace(uncut, problems=list(problems.values())), command)
 
 
 def _command(path: ModelSource, config: PathLike | None) -> str:
@@ -124,6 +135,8 @@ def infer_shapes(reading: Reading) -> Reading:
         root = with_vocabularies(
             root, whole, reading.container, parsing.generation, parsing.problems
         )
+        if parsing.problems and reading.every is not None and reading.uncut is not None:
+            _advise(reading.every, reading.uncut, parsing, reading.command)
     if not parsing.problems:
         root = infer_model(root, parsing.problems)
         check_layer_sizes(root)

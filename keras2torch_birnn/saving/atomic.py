@@ -89,6 +89,17 @@ def check_replacing(path: Path, kind: FileKind | None = None, *, overwrite: bool
             _check_old(_resolve(path), kind, overwrite=overwrite)
 
 
+def remove_file(path: Path, recognises: Callable[[Path], bool]) -> None:
+    """Remove a regular file if it is recognised, and nothing else; a link stays.
+
+    Raises:
+        OutputError: it cannot be read or removed.
+    """
+    with in_file(path), _os_errors():
+        if path.is_file() and not path.is_symlink() and recognises(path):
+            path.unlink()
+
+
 def _check_old(target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
     if not target.exists():
         return

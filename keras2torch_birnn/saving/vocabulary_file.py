@@ -1,7 +1,8 @@
 """The file beside OUT with the vocabularies of layers that were cut off: ``model.vocabulary.json``.
 
 It is written before OUT, as OUT is: completely or not at all, and in the place of no file that k2t
-did not write. If OUT then cannot be written, it goes again.
+did not write. If OUT then cannot be written, it goes again. It names its OUT: one that is left of a
+model before goes with that model.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from keras2torch_birnn.saving.atomic import FileKind, check_replacing, is_stream, write_atomically
+from keras2torch_birnn.saving.atomic import (
+    FileKind,
+    check_replacing,
+    is_stream,
+    remove_file,
+    write_atomically,
+)
 
 FORMAT = "keras2torch_birnn.vocabulary/1"
 SUFFIX = ".vocabulary.json"
@@ -39,17 +46,23 @@ def writing_vocabularies(
 ) -> Iterator[Path | None]:
     """Write the layers' vocabularies beside ``out``, which the block writes; return the path.
 
-    None, and nothing is written, if there are no layers or ``out`` is a stream.
+    None, and nothing is written, if there are no layers or ``out`` is a stream. Without layers the
+    file that ``out`` had goes once ``out`` is replaced.
 
     Raises:
-        OutputError: it cannot be written, or the file there must not be replaced.
+        OutputError: it cannot be written or removed, or the file there must not be replaced.
     """
-    if not layers or is_stream(out):
+    if is_stream(out):
         yield None
         return
     path = vocabulary_path(out)
+    if not layers:
+        yield None
+        if overwrite:
+            remove_file(path, lambda file: _belongs_to(file, out))
+        return
     check_replacing(path, VOCABULARIES, overwrite=overwrite)
-    text = json.dumps({"format": FORMAT, "layers": layers}, indent=1)
+    text = json.dumps({**_head(out), "layers": layers}, indent=1)
     is_new = not os.path.lexists(path)
     write_atomically(
         path, lambda file: _write(file, text), VOCABULARIES, overwrite=overwrite, size=len(text)
@@ -61,6 +74,17 @@ def writing_vocabularies(
             with suppress(OSError):
                 path.unlink()
         raise
+
+
+def _head(out: Path) -> dict[str, str]:
+    return {"format": FORMAT, "out": out.name}
+
+
+def _belongs_to(path: Path, out: Path) -> bool:
+    """Tell whether k2t wrote this file for ``out``, and not for one with another suffix."""
+    head = json.dumps(_head(out), indent=1).removesuffix("\n}").encode()
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
 
 
 def _write(file: Path, text: str) -> None:

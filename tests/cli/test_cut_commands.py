@@ -116,6 +116,48 @@ def test_a_vocabulary_of_ours_is_replaced_with_force_only(tmp_path: Path) -> Non
     assert k2t("convert", TEXT, out, "--from", "embed", "--force").code == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "vocabulary_goes"), [("m.pt", True), ("m.safetensors", False), ("n.pt", False)]
+)
+def test_a_vocabulary_goes_with_the_model_that_it_was_for(
+    name: str, vocabulary_goes: bool, tmp_path: Path
+) -> None:
+    """m.safetensors and m.pt share the name of the file, not what is in it."""
+    assert k2t("convert", TEXT, tmp_path / "m.pt", "--from", "embed").code == 0
+    assert k2t("convert", OCR, tmp_path / name, "--to", "dense2", "--force").code == 0
+    assert (tmp_path / "m.vocabulary.json").exists() is not vocabulary_goes
+
+
+def test_a_vocabulary_stays_where_out_cannot_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "m.pt"
+    assert k2t("convert", TEXT, out, "--from", "embed").code == 0
+    before = contents(tmp_path)
+    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", full)
+    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.materialize", full)
+    done = k2t("convert", OCR, out, "--to", "dense2", "--force")
+    assert_refused(done, 5, out, "No space left on device")
+    assert contents(tmp_path) == before
+
+
+def test_no_vocabulary_but_ours_is_removed(tmp_path: Path) -> None:
+    out, beside = tmp_path / "m.pt", tmp_path / "m.vocabulary.json"
+    linked, foreign = tmp_path / "elsewhere.json", '{"format": "mine"}'
+    beside.write_text(foreign, encoding="utf-8")
+    assert k2t("convert", OCR, out, "--to", "dense2", "--force").code == 0
+    assert beside.read_text("utf-8") == foreign
+    beside.unlink()
+    assert k2t("convert", TEXT, out, "--from", "embed", "--force").code == 0
+    beside.rename(linked)
+    beside.symlink_to(linked)
+    assert k2t("convert", OCR, out, "--to", "dense2", "--force").code == 0
+    assert beside.is_symlink() and linked.exists()
+
+
 def test_nothing_is_left_where_out_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,9 +6,9 @@ Kinds: ``bytes`` (damaged copies of every seed), ``structured`` (well-formed fil
 content; archives with right checksums), ``pointers`` (HDF5 structures that point at each other
 in other ways), ``architectures`` (changed config trees and graphs), ``answers`` (changed answers
 of the HDF5 parser's process), ``convert`` (changed architectures, all the way to a torch model),
-``tensorflow`` (SavedModels, checkpoints and TF.js models). Mutant ``i`` of a kind depends on
-nothing but ``--seed`` and ``i``. Results are written after every batch; an unfinished run goes on
-where it stopped.
+``tensorflow`` (SavedModels, checkpoints and TF.js models), ``cut`` (parts of changed models).
+Mutant ``i`` of a kind depends on nothing but ``--seed`` and ``i``. Results are written after every
+batch; an unfinished run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -31,8 +31,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-KINDS = ("bytes", "structured", "pointers", "architectures", "answers", "convert", "tensorflow")
-BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000), strict=True))
+KINDS = (
+    "bytes",
+    "structured",
+    "pointers",
+    "architectures",
+    "answers",
+    "convert",
+    "tensorflow",
+    "cut",
+)
+BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 500), strict=True))
 OF_FILES = ("bytes", "structured", "pointers")
 PARSER_CPU_SECONDS = 1
 COMPARED_TOGETHER = 40
@@ -56,7 +65,7 @@ def run_batch(kind: str, seed: int, numbers: range) -> dict[str, Any]:
     from fuzz import targets
 
     tally = targets.Tally()
-    work = _files if kind in OF_FILES else _tensorflow if kind == "tensorflow" else _trees
+    work = _files if kind in OF_FILES else _OTHERS.get(kind, _trees)
     targets.guard()
     work(kind, seed, numbers, tally)
     return tally.to_dict()
@@ -141,6 +150,25 @@ def _tensorflow(kind: str, seed: int, numbers: range, tally: Any) -> None:
             folder.mkdir()
 
 
+def _cut(kind: str, seed: int, numbers: range, tally: Any) -> None:
+    from fuzz import forked, targets
+    from fuzz.cutting import Files, Graphs, files_to_cut
+
+    forked.install(3600)
+    to_cut = files_to_cut()
+    models = targets.Architectures([*architecture_files(), *to_cut])
+    of_files, of_graphs = Files(models, len(to_cut), tally.compared), Graphs(tally.compared)
+    gc.freeze()
+    for number in numbers:
+        random = Random(f"{kind} {seed} {number}")
+        run = of_graphs.run if number % 2 else of_files.run
+        targets.attempt(partial(run, random), tally, {"mutant": number})
+    models.close()
+
+
+_OTHERS = {"tensorflow": _tensorflow, "cut": _cut}
+
+
 def _odd_inside(data: bytes, random: Random) -> bytes:
     """An archive whose weights are an odd copy, half of the time."""
     import io
@@ -215,6 +243,10 @@ def about(kind: str, seed: int, commit: str) -> dict[str, Any]:
         from fuzz.tensorflow import models
 
         names = [model.name for model in models()]
+    if kind == "cut":
+        from fuzz.cutting import files_to_cut
+
+        names = [path.name for path in (*architecture_files(), *files_to_cut())]
     return {
         "kind": kind,
         "seed": seed,

@@ -224,15 +224,15 @@ def rewired(model: Any, random: Random) -> Any:
     return model
 
 
-def _name(entry: Any) -> Any:
-    """A layer's own; Keras 1 has models whose config is a list."""
+def name_of(entry: Any) -> Any:
+    """Return a layer's own name; Keras 1 has models whose config is a list."""
     config = entry.get("config")
     return entry.get("name") or (config.get("name") if isinstance(config, dict) else None)
 
 
 def _rewire(owner: Any, layers: list[Any], random: Random) -> None:
     one, two = random.choice(layers), random.choice(layers)
-    names = [_name(entry) for entry in layers]
+    names = [name_of(entry) for entry in layers]
     references = _references(owner, names)
     match random.randrange(9):
         case 0 if "inbound_nodes" in one and "inbound_nodes" in two:

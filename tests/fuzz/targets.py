@@ -31,6 +31,7 @@ from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import NO_CUT, Cut
 
 ORACLE_SECONDS = 2
 CPU_SECONDS = 10.0  # of this process for one mutant; the parser's child has its own limit
@@ -357,8 +358,8 @@ class Architectures:
         """Close the files."""
         self._closing.close()
 
-    def survey(self, number: int, text: str) -> Any:
-        """Read model ``number`` as if ``text`` were its architecture."""
+    def survey(self, number: int, text: str, cut: Cut = NO_CUT) -> Any:
+        """Read model ``number`` as if ``text`` were its architecture, or a part of that."""
         container = self._containers[number]
         container.store.text = text
         if container.config_text is not None:
@@ -372,7 +373,7 @@ class Architectures:
                 pass
 
         with mock.patch.object(readers, "open_container", lambda _path: Kept()):
-            spec, problems = readers.read_with_problems("mutant")
+            spec, problems = readers.read_with_problems("mutant", cut=cut)
         inspection.layer_rows(spec, problems, {})  # as `k2t inspect`
         if problems:
             raise gather(problems)

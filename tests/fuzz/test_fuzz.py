@@ -34,6 +34,7 @@ COUNTS = {
     "architectures": 700,
     "answers": 700,
     "tensorflow": 250,
+    "cut": 120,
 }
 SEED = 2026
 

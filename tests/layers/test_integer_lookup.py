@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import changed_config
 from spec_parity import agree, integer_model
 from specs import FIXTURES, layer
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.spec import Cut
 
 # ---- IntegerLookup -----------------------------------------------------------------------------
 
@@ -92,3 +95,35 @@ def test_a_lookup_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
 def test_a_vocabulary_that_holds_no_numbers_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFileError, match="where whole numbers of 64 bits are expected"):
         read_model(replace_vocabulary(tmp_path / "m.keras", text))
+
+
+def keep_the_first_branch(model: dict[str, Any]) -> None:
+    """Leave one lookup, the layers behind it, and one output."""
+    config = model["config"]
+    kept = ("a", "integer_lookup", "embedding", "bidirectional")
+    config["layers"] = [one for one in config["layers"] if one["name"] in kept]
+    config["input_layers"] = [["a", 0, 0]]
+    config["output_layers"] = [["bidirectional", 0, 0]]
+
+
+def test_a_lookup_without_its_vocabulary_can_be_cut_off(tmp_path: Path) -> None:
+    """By the command in the refusal; the part is what Keras computed behind the lookup."""
+    file = tmp_path / "m.keras"
+    changed_config(replace_vocabulary(tmp_path / "all.keras", None), file, keep_the_first_branch)
+    words = (
+        rf"vocabulary=layer.get_vocabulary\(\), or cut it off: k2t convert {re.escape(str(file))} "
+        "OUT --from embedding$"
+    )
+    with pytest.raises(UnsupportedOptionError, match=words):
+        read_model(file)
+    part = read_model(file, cut=Cut(("embedding",)))
+    with np.load(ADAPTED.with_suffix(".npz")) as recorded:
+        ids, wanted = recorded["out_0"], recorded["out_1"]
+    np.testing.assert_allclose(compute(part, [ids]).outputs[0], wanted, atol=1e-5, rtol=1e-4)
+    (got,) = flat(build(part)(torch.from_numpy(ids)))
+    np.testing.assert_allclose(got.detach().numpy(), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_lookup_that_is_an_output_gets_no_such_advice(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOptionError, match=r"vocabulary=layer.get_vocabulary\(\)$"):
+        read_model(replace_vocabulary(tmp_path / "m.keras", None))

@@ -262,6 +262,65 @@ def test_no_kernel_computes_a_custom_cell(engine: str, monkeypatch: pytest.Monke
         keras2torch_birnn.convert(CHAIN, plugins=[USERS])
 
 
+FROZEN = [
+    f"{label}/{case}"
+    for label, case in (
+        (K2, "cell_masks_leaky.h5"),
+        (TF, "cell_masks_leaky.h5"),
+        (TF, "cell_masks_last.keras"),
+        (K3, "cell_masks_leaky.h5"),
+        (K3, "cell_masks_last.keras"),
+    )
+]
+
+
+@pytest.mark.parametrize("file", FROZEN)
+def test_a_frozen_cell_learns_nothing(file: str, tmp_path: Path) -> None:
+    """The cell of one RNN: its numbers are the same, and all other layers learn."""
+
+    rnn = "rnn_1" if file.startswith(K2) else "rnn"
+
+    def freeze(model: dict[str, Any]) -> None:
+        layer(model, rnn)["config"]["cell"]["config"]["trainable"] = False
+
+    source = FIXTURES / file
+    frozen = changed_config(source, tmp_path / f"frozen{source.suffix}", freeze)
+    (x, wanted), free = read_arrays(file), keras2torch_birnn.convert(source, plugins=[USERS])
+    model = keras2torch_birnn.convert(frozen, plugins=[USERS])
+    assert all(one.requires_grad for one in free.parameters())
+    learns = {name: one.requires_grad for name, one in model.named_parameters()}
+    assert {name for name, one in learns.items() if not one} == {
+        name for name in learns if name.startswith(f"{rnn}.")
+    }
+    assert True in learns.values() or file.endswith("leaky.h5")
+    assert not differ(
+        [y.detach().numpy() for y in flat(model(torch.tensor(x)))], wanted, ATOL, RTOL
+    )
+
+
+@pytest.mark.parametrize("label", [TF, K3])
+def test_a_frozen_cell_of_a_stack_or_a_half_learns_nothing(label: str, tmp_path: Path) -> None:
+    """PairCell in both: cells are frozen one by one, and both halves are those of one layer."""
+
+    def freeze(at: dict[str, Any]) -> None:
+        for value in at.values():
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, dict):
+                    if one.get("class_name") == "PairCell" or "PairCell" in str(
+                        one.get("registered_name")
+                    ):
+                        one["config"]["trainable"] = False
+                    freeze(one)
+
+    for case in ("cell_stack.keras", "cell_states.keras"):
+        frozen = changed_config(FIXTURES / label / case, tmp_path / case, freeze)
+        model = keras2torch_birnn.convert(frozen, plugins=[USERS])
+        pairs = [m for m in model.modules() if type(m).__name__ == "PairCell"]
+        held = {id(p) for one in pairs for p in one.parameters()}
+        assert held
+        assert {id(p) for p in model.parameters() if not p.requires_grad} == held
+
+
 # ---- refusals ----------------------------------------------------------------------------------
 
 CELL = """

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import changed_config
 from cut_fixtures import (
     CUTS,
     ROWS,
@@ -501,6 +502,19 @@ def advice(model: dict[str, Any]) -> set[str]:
     advise(root, parsing, "k2t convert m OUT")
     found = {problem.advice.partition("OUT ")[2] for problem in parsing.problems}
     return found - {""}
+
+
+def test_advice_for_a_part_knows_what_is_refused_outside_of_it(tmp_path: Path) -> None:
+    """By fuzzing: Dense without units, behind the part, was a KeyError."""
+
+    def damage(model: dict[str, Any]) -> None:
+        model["config"]["layers"][-1]["config"] = {"name": "logits"}
+
+    file = FIXTURES / "cut" / "keras-3.15.1" / "letters.h5"
+    damaged = changed_config(file, tmp_path / "m.h5", damage)
+    with pytest.raises(UnsupportedLayerError, match="StringLookup layer looks up text") as caught:
+        read_model(damaged, cut=Cut((), ("to_ids",)))
+    assert "cut it off" not in str(caught.value)
 
 
 def test_a_layer_of_the_users_amid_the_model_gets_no_such_advice() -> None:

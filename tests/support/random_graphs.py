@@ -328,7 +328,12 @@ def _texts(structure: Any) -> Iterator[str]:
 @st.composite
 def graphs(draw: Callable[[Any], Any], package: str) -> Graph:
     """A graph for the Keras called ``package``: "keras", "tf_keras" or "keras2"."""
-    drawing = Drawing(Source(draw, package), depth=2)
+    return draw_graph(Source(draw, package))
+
+
+def draw_graph(source: Source) -> Graph:
+    """Draw a graph from any source of choices."""
+    drawing = Drawing(source, depth=2)
     for _ in range(drawing.source.pick((1, 2, 3))):
         drawing.begin()
     drawing.grow(drawing.source.pick(range(1, 9)))

@@ -63,6 +63,11 @@ class Source:
         picked: Value = self.draw(st.sampled_from(options))
         return picked
 
+    def order(self, items: Sequence[Value]) -> list[Value]:
+        """Put the items into any order."""
+        ordered: list[Value] = self.draw(st.permutations(items))
+        return ordered
+
     def often(self) -> bool:
         """True or False."""
         return self.pick((False, True))
@@ -78,6 +83,22 @@ class Source:
     def some(self, **options: Any) -> dict[str, Any]:
         """A part of the options; the others keep Keras' defaults."""
         return {key: value for key, value in options.items() if self.often()}
+
+
+@dataclass(frozen=True)
+class SeededSource(Source):
+    """Source of choices that is ``random.Random``, for runs of many graphs."""
+
+    def pick(self, options: Sequence[Value]) -> Value:
+        """Choose one of the options."""
+        return self.draw(options)
+
+    def order(self, items: Sequence[Value]) -> list[Value]:
+        """Put the items into any order."""
+        left, ordered = list(items), []
+        while left:
+            ordered.append(left.pop(self.pick(range(len(left)))))
+        return ordered
 
 
 @dataclass(frozen=True)
@@ -342,7 +363,7 @@ def _reshaped(source: Source, x: Tensor) -> dict[str, Any]:
 
 
 def _permuted(source: Source, x: Tensor) -> dict[str, Any]:
-    order = source.draw(st.permutations(range(1, len(x.shape) + 1)))
+    order = source.order(range(1, len(x.shape) + 1))
     return {"dims": tuple(order)}
 
 

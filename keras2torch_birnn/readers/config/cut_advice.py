@@ -126,8 +126,10 @@ class _Level:
         return labels or unused or bool(_LOSS.search(f"{layer.class_name} {layer.name}"))
 
     def _reads_text(self, node: Node) -> bool:
+        """Tell whether a layer reads text, or is an IntegerLookup that is refused."""
         layer = self._layer(node)
-        return is_text_layer(layer) and not self._gives_text(layer)
+        reads = is_text_layer(layer) or (layer.place in self.texts and self._is_refused(node))
+        return reads and not self._gives_text(layer)
 
     def _gives_text(self, layer: LayerSpec) -> bool:
         return layer.place in self.texts and self.texts[layer.place].gives_text

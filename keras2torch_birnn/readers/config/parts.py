@@ -14,13 +14,14 @@ from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.readers.config.graphs import parse_shape
 from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.config.text_layers import BARE, TextLayer, is_text_layer
+from keras2torch_birnn.readers.config.text_layers import BARE, TEXT_CLASSES, TextLayer
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, Shape, format_shape, leaves
 
+_LOOKUPS = (f"{BARE}StringLookup", f"{BARE}IntegerLookup")
 _TRIED = 16  # first layers without which an advice is tried
 
 
@@ -95,8 +96,10 @@ def advise(root: LayerSpec, parsing: Parsing, command: str) -> None:
         return
     cut = _shortest(root, parsing, cut)
     for problem in parsing.problems:
-        if problem.place in parsing.texts:
-            problem.advice = f"cut it off: {command} {cut.options}"
+        text = parsing.texts.get(problem.place)
+        if text is not None:
+            whole = "" if text.class_name in TEXT_CLASSES else f"{problem.advice}, or "
+            problem.advice = f"{whole}cut it off: {command} {cut.options}"
         elif isinstance(problem, UnsupportedLayerError):
             problem.advice = f"if it is for training, cut it off: {command} {cut.options}"
 
@@ -130,7 +133,7 @@ def infer_bare(root: LayerSpec, parsing: Parsing) -> LayerSpec:
     lookups = {
         layer.place: layer.input_shape
         for layer in known.walk()
-        if layer.class_name == f"{BARE}StringLookup"
+        if layer.class_name in _LOOKUPS
         and parsing.texts.get(layer.place, TextLayer("")).output_mode == "int"
     }
     return infer_model(_bare(root, parsing, bare, lookups), unheard) if lookups else known
@@ -145,7 +148,7 @@ def _bare(
     """Strip the layers at these places of all but class and name; ``shapes``: of their outputs."""
     if layer.place in places and layer.graph is None:
         text = parsing.texts.get(layer.place)
-        gives = text is not None and is_text_layer(layer)
+        gives = text is not None and custom_layer_of(layer) is None
         return LayerSpec(
             f"{BARE}{layer.class_name}",
             layer.name,
