@@ -14,7 +14,7 @@ from keras2torch_birnn.comparison.outputs import FAILURES, compare
 from keras2torch_birnn.comparison.report import ParityReport, report_of
 from keras2torch_birnn.comparison.tolerance import Tolerance
 from keras2torch_birnn.conversion import copy_in_float64, origin, run
-from keras2torch_birnn.errors import K2TError, UsageError
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.target import EXTRA
@@ -67,8 +67,11 @@ def verify_exported(
     against: the name of the baseline. steps: of free axes, see also ``LENGTHS``.
 
     Raises:
-        UsageError: the runtime is not installed.
+        UsageError: the runtime is not installed. InvalidModelFileError: there is no such file.
     """
+    if not Path(path).is_file():
+        advice = "name a file that k2t export wrote"
+        raise InvalidModelFileError("there is no such file", advice, file=os.fspath(path))
     target = find_target(path).load()
     if reason := target.why_cannot_run():
         raise UsageError(reason, EXTRA)

@@ -110,6 +110,15 @@ def test_an_export_alone_cannot_be_verified(exported: tuple[Path, Path]) -> None
     assert "an export has no golden vectors; name its model, too: k2t verify OUT EXPORT" in run.err
 
 
+@pytest.mark.parametrize("name", ["missing.onnx", "missing.pt2", "missing.py"])
+def test_verify_names_an_export_that_does_not_exist(
+    name: str, exported: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = k2t("verify", exported[0], tmp_path / name)
+    assert run.code == 3
+    assert f"{name}: there is no such file; name a file that k2t export wrote" in run.err
+
+
 def test_verify_names_a_missing_runtime(
     exported: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

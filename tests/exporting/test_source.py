@@ -32,8 +32,10 @@ from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.errors import K2TError, OutputError, UnsupportedLayerError
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.source import files
+from keras2torch_birnn.exporting.source.helpers import loops
+from keras2torch_birnn.exporting.source.helpers.masks import run_valid_steps
 from keras2torch_birnn.exporting.source.layout import WIDTH, lay_out
-from keras2torch_birnn.exporting.source.names import class_name, plain_text
+from keras2torch_birnn.exporting.source.names import class_name, local, plain_text
 from keras2torch_birnn.exporting.source.pages import EMITTERS
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
 from keras2torch_birnn.schema import LAYERS
@@ -273,6 +275,29 @@ def test_a_wrong_module_is_noticed(bug: str, wrong: Mapping[str, list[str]]) -> 
     assert any(said for name, said in wrong.items() if name.startswith(f"bug_{number}_"))
 
 
+def test_the_mean_of_no_step_reaches_no_gradient(tmp_path: Path) -> None:
+    case = fixture("tf.keras-2.4.0/td_model_sequences.h5")  # it is NaN, at a masked step
+    prepare(case.spec, case.inputs[0], tmp_path, "made")
+    assert run_child(tmp_path) == {"made": []}
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, loops.LoopLSTM, loops.ResetBeforeGRU])
+def test_nan_at_masked_steps_reaches_no_gradient(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    options = {"batch_first": True} if kind is nn.LSTM else {}
+    rnn = kind(3, 5, bidirectional=True, **options)
+    mask = torch.tensor([[False, True, True, False], [False] * 4])
+    found = []
+    for value in (0.0, float("nan")):
+        x = torch.arange(24.0).reshape(2, 4, 3).cos().masked_fill(~mask[..., None], value)
+        x.requires_grad_()
+        run = rnn(x, mask=mask) if kind is not nn.LSTM else run_valid_steps(rnn, x, mask)
+        found.append(torch.autograd.grad(run[0].sin().sum(), (x, *rnn.parameters())))
+    for clean, spoiled in zip(*found, strict=True):
+        assert torch.equal(clean, spoiled)
+        assert clean.isfinite().all()
+
+
 # ---- writing -------------------------------------------------------------------------------------
 
 
@@ -393,10 +418,19 @@ def test_names_of_a_file_neither_break_nor_inject_code(
         ("3d", "Model"),
         ('"""', "Model"),
         ("ner-model", "NerModel"),
+        ("mod\u00e8le", "Modele"),
     ],
 )
 def test_a_model_becomes_a_class(name: str, wanted: str) -> None:
     assert class_name(name) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("\u00c9tiquettes", "etiquettes"), ("o\u0308l/zahl", "ol_zahl"), ("\u8bcd", "value")],
+)
+def test_a_layer_becomes_an_attribute_in_ascii(name: str, wanted: str) -> None:
+    assert local(name) == wanted
 
 
 def test_text_of_a_file_cannot_end_a_docstring_or_a_comment() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
+import unicodedata
 from collections.abc import Iterable
 
 from keras2torch_birnn.limits import MAX_SOURCE_NAME
@@ -38,16 +39,23 @@ def reserved() -> set[str]:
 
 def local(name: str) -> str:
     """Return a text as the name of a local variable: lower case, ASCII."""
-    plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_").lower()[:MAX_SOURCE_NAME]
+    words = re.sub(r"\W+", "_", _drop_accents(name), flags=re.ASCII)
+    plain = words.strip("_").lower()[:MAX_SOURCE_NAME]
     return plain if plain and not plain[0].isdigit() else f"value_{plain}".rstrip("_")
 
 
 def class_name(name: str) -> str:
     """Return a text as the name of a class: words begin with a capital letter."""
-    words = re.findall(r"[A-Za-z0-9]+", name[:MAX_SOURCE_NAME])
+    words = re.findall(r"[A-Za-z0-9]+", _drop_accents(name))
     joined = "".join(word[0].upper() + word[1:] for word in words)
     generic = re.fullmatch(r"(Sequential|Model|Functional)?[0-9]*", joined)
     return "Model" if generic or joined[0].isdigit() else joined
+
+
+def _drop_accents(name: str) -> str:
+    """Return the beginning of a name; letters with accents become those without."""
+    parts = unicodedata.normalize("NFKD", name[:MAX_SOURCE_NAME])
+    return "".join(char for char in parts if not unicodedata.combining(char))
 
 
 def plain_text(text: object) -> str:

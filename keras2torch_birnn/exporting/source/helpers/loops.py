@@ -58,6 +58,8 @@ class Loop(nn.Module):
         self, x: Tensor, state: Any = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Any]:
         """Read x (B, T, F); a masked step, false in ``mask`` (B, T), keeps the state."""
+        if mask is not None:  # a NaN at a masked step must reach no gradient
+            x = torch.where(mask[..., None], x, torch.zeros_like(x))
         size = (len(self.suffixes), len(x), self.hidden_size)
         initial = state if self.states > 1 or state is None else (state,)
         initial = initial or (x.new_zeros(size),) * self.states

@@ -26,11 +26,13 @@ def run_valid_steps(
     x: (B, T, F); mask: (B, T), true at valid steps. Returns the outputs (B, T, ...),
     zero at masked steps, and the final state.
     """
+    # A row with nothing valid runs one step, unused: a NaN there must reach no gradient.
+    x = torch.where(mask[..., None], x, torch.zeros_like(x))
     order = (~mask).long().argsort(dim=1, stable=True)[..., None]  # valid ones first
     lengths = mask.sum(dim=1)
     packed = pack_padded_sequence(
         x.gather(1, order.expand_as(x)),
-        lengths.clamp(min=1).cpu(),  # a row with nothing valid runs one step, unused
+        lengths.clamp(min=1).cpu(),
         batch_first=True,
         enforce_sorted=False,
     )
