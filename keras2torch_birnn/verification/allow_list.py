@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.readers.operations import OPERATION_MODULES, keras3
 from keras2torch_birnn.schema import CLASS_NAMES
 
 _PACKAGES = ("keras", "tf_keras", "tensorflow", "builtins")
@@ -19,10 +20,11 @@ _PACKAGES = ("keras", "tf_keras", "tensorflow", "builtins")
 _PLAIN = frozenset(
     "Zeros Ones Constant RandomNormal RandomUniform TruncatedNormal VarianceScaling Orthogonal "
     "Identity STFT GlorotNormal GlorotUniform HeNormal HeUniform LecunNormal LecunUniform "
-    "L1 L2 L1L2 OrthogonalRegularizer MaxNorm NonNeg UnitNorm MinMaxNorm "
+    "OrthogonalInitializer L1 L2 L1L2 OrthogonalRegularizer MaxNorm NonNeg UnitNorm MinMaxNorm "
     "Policy DTypePolicy FloatDTypePolicy "
     "LSTMCell GRUCell SimpleRNNCell StackedRNNCells RNN "
-    "TensorShape __tuple__ __keras_tensor__ __numpy__ __typespec__ CompiledLossAndMetrics".split()
+    "TensorShape __tuple__ __keras_tensor__ __numpy__ __typespec__ CompiledLossAndMetrics "
+    "__tensor__ __slice__ __ellipsis__".split()
 )
 # Not read: the model is loaded without its training configuration.
 _UNREAD = frozenset({"compile_config", "training_config"})
@@ -37,9 +39,19 @@ def foreign_name(model: Mapping[str, Any]) -> str | None:
             return printable(f"{module}.{class_name}")
         # Keras looks up the name of a function among its own functions only.
         plain = class_name == "function" and isinstance(found.get("config"), str)
-        if not (plain or class_name in CLASS_NAMES or class_name in _PLAIN):
+        known = class_name in CLASS_NAMES or class_name in _PLAIN
+        if not (plain or known or _is_known_operation(class_name, module)):
             return printable(class_name)
     return None
+
+
+def _is_known_operation(class_name: str, module: Any) -> bool:
+    """Tell whether this is an operation of Keras 3 that k2t converts: none takes code or a path.
+
+    Others do: ``Map``, ``Scan`` and ``Cond`` are given functions.
+    """
+    parents = [f"{parent}." for parent in OPERATION_MODULES]
+    return class_name in keras3.ROWS and f"{module}.".startswith(tuple(parents))
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:

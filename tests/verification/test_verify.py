@@ -383,6 +383,7 @@ def test_masks_of_multi_backend_keras_have_no_living_judge(tmp_path: Path) -> No
 LIVE = [
     ("keras", "keras-3.15.1/hard_sigmoid_bi_lstm.h5"),
     ("keras", "keras-3.15.1/mask_average_pool.keras"),
+    ("keras", "keras-3.15.1/merge_masks_add.keras"),
     ("keras", "keras-3.15.1/weights_mask.weights.h5"),
     ("tf_keras", "tf.keras-2.15.0/hard_sigmoid_bi_gru_before.h5"),
     ("tf_keras", "tf.keras-2.15.0/mask_stack_plain.keras"),
