@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain, cycle
+from itertools import chain
 from typing import Any, cast
 
 import numpy as np
@@ -122,9 +122,10 @@ def check_states(states: Sequence[State], shapes: Sequence[Sequence[int]]) -> No
         raise ArgumentValueError(
             f"{len(shapes) * len(states)} states are expected, found {found}", place="initial_state"
         )
-    for state, shape in zip(chain.from_iterable(states), cycle(shapes), strict=False):
-        if tuple(state.shape) != tuple(shape):
-            raise ArgumentValueError(
-                f"a state {list(shape)} is expected, found {list(state.shape)}",
-                place="initial_state",
-            )
+    for of_direction in states:
+        for state, shape in zip(of_direction, shapes, strict=True):
+            if tuple(state.shape) != tuple(shape):
+                raise ArgumentValueError(
+                    f"a state {list(shape)} is expected, found {list(state.shape)}",
+                    place="initial_state",
+                )
