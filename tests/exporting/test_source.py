@@ -92,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Mapping[str, list[str]]:
-    """What is wrong with each module."""
+    """Run every module; return the faults of each."""
     return run_child(folder)
 
 
@@ -251,7 +251,7 @@ _WRONG = {
 
 @pytest.fixture(scope="module")
 def wrong(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[str]]:
-    """What is wrong with each module that has a deliberate bug."""
+    """Run every module that has a deliberate bug; return the faults of each."""
     made, texts = tmp_path_factory.mktemp("wrong"), {}
     for file in FILES:
         path = folder / f"{name_of(file)}.py"

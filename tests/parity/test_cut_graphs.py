@@ -63,7 +63,7 @@ def places(model: LayerSpec, prefix: str = "") -> list[str]:
 
 
 def masked_at(trace: Trace) -> bool:
-    """Whether the whole has any mask."""
+    """Tell whether the whole has any mask."""
     return any(mask is not None for value in trace.masks.values() for mask in leaves(value))
 
 

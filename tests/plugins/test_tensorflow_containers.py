@@ -68,7 +68,7 @@ def weights_of(layer: LayerSpec) -> Mapping[str, Mapping[str, Array]]:
 def test_nested_weights_have_one_name_in_every_container(
     label: str, case: str, tmp_path: Path
 ) -> None:
-    """The same layer with the same weights: h5, .keras, weights, SavedModel, checkpoint."""
+    """One layer with one set of weights: h5, .keras, weights, SavedModel, checkpoint."""
     load_plugins([USERS])
     found = {
         file: weights_of(read(file).root)

@@ -44,7 +44,7 @@ def stand_in(name: str, module: str, *bases: type, **members: Any) -> type:
 
 
 class Writes:
-    """What a model does: it writes a fixture in place of itself."""
+    """Stand-in for a model, which writes a fixture in place of itself."""
 
     name, built = "stack_3", True
     archive: Path = STACK_KERAS
@@ -338,7 +338,7 @@ CASES = (
 
 @pytest.fixture(scope="module", params=tuple(KERASES))
 def reports(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Mapping[str, Any]]]:
-    """What the worker says of every case, in one process for each Keras."""
+    """Return the worker's result for every case, from one process for each Keras."""
     package, settings = KERASES[request.param]
     name = label(package)
     if name is None:

@@ -27,7 +27,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture
 def native_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the environment of the tests asks for."""
+    """Ignore the engine that the environment of the tests asks for."""
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "auto")
 
 

@@ -51,7 +51,7 @@ def outputs(model: nn.Module, inputs: Sequence[Array]) -> list[Array] | None:
 
 
 def draws(spec: ModelSpec) -> bool:
-    """Whether training draws random numbers."""
+    """Tell whether training draws random numbers."""
     return any(
         layer.class_name in RANDOM
         or "Dropout" in layer.class_name

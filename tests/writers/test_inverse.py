@@ -53,7 +53,7 @@ def test_the_way_back_follows_the_way_there(
 def test_a_wrong_writer_is_noticed(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was written is read again and compared, before it gets its name."""
+    """The written file is read again and compared, before it gets its name."""
     right = containers.put_piece
 
     def wrong(copies: Any, piece: Piece, edits: Any) -> None:

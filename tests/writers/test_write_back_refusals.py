@@ -1,4 +1,4 @@
-"""What is refused, by name; nothing is left behind then."""
+"""Refusals by name; nothing is left behind then."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def test_half_precision_of_tfjs(tmp_path: Path) -> None:
     "name", ["end_to_end.keras", "lambda_ctc.h5", "captcha.h5", "two_texts.keras"]
 )
 def test_a_part_of_a_model_is_written_back_into_the_whole(name: str, tmp_path: Path) -> None:
-    """What was cut off keeps its bytes: the rest of the file is read as before."""
+    """Layers that were cut off keep their bytes: the rest of the file is read as before."""
     file = f"keras-3.15.1/{name}"
     source, cut = CUT / file, cut_of(file)
     model = k2t.convert(source, from_layer=cut.first, to_layer=cut.last)

@@ -1,4 +1,4 @@
-"""What the page of a layer family says about one layer: its members and its call, as source text.
+"""Description of one layer by the page of its family: its members and its call, as source text.
 
 Expressions are text of Python. No text of a model file ever gets into one but through
 ``names.attribute``, ``names.local`` and ``literal``.

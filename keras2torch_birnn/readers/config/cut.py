@@ -58,7 +58,7 @@ NewInput: TypeAlias = int | Entrance
 
 @dataclass(frozen=True)
 class Part:
-    """What is left of a model, and its inputs in order."""
+    """Part of a model that remains, and its inputs in order."""
 
     model: LayerSpec
     inputs: tuple[NewInput, ...]

@@ -33,7 +33,7 @@ class TextLayer:
 
     @property
     def gives_text(self) -> bool:
-        """Whether ids go in and text comes out."""
+        """True if ids go in and text comes out."""
         return bool(self.config.get("invert"))
 
     @property
