@@ -16,10 +16,7 @@ def gather_steps(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     x: (B, T, ...), mask: (B, T) bool. Returns x's shape, undefined after the valid steps, and
     lengths (B,).
     """
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    # Keys that all differ: exporters know no stable sort.
-    order = torch.where(mask, steps, steps + mask.shape[1]).argsort(dim=1)
-    return _take(x, order), mask.sum(dim=1)
+    return _take(x, _valid_first(mask)), mask.sum(dim=1)
 
 
 def zero_past(out: Tensor, lengths: Tensor | None) -> Tensor:
@@ -73,6 +70,15 @@ def scatter_steps(
 def expand_dims_like(flags: Tensor, x: Tensor) -> Tensor:
     """Append axes of size 1 to flags (B,) or (B, T) until it has as many as x."""
     return flags.reshape(*flags.shape, *[1] * (x.dim() - flags.dim()))
+
+
+def _valid_first(mask: Tensor) -> Tensor:
+    """Return the steps (B, T) of each row, the valid ones first, both kinds in their order."""
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        return torch.argsort(~mask, dim=1, stable=True)
+    # Exporters know no stable sort. Keys that all differ need none, and take twice the time.
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    return torch.where(mask, steps, steps + mask.shape[1]).argsort(dim=1)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:

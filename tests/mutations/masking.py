@@ -70,9 +70,9 @@ MUTATIONS: list[Mutation] = [
     mutation(
         "the masked steps run and the valid ones do not",
         edit(
-            "rnn.masks:gather_steps",
-            "torch.where(mask, steps, steps + mask.shape[1])",
-            "torch.where(mask, steps + mask.shape[1], steps)",
+            "rnn.masks:_valid_first",
+            "torch.argsort(~mask, dim=1, stable=True)",
+            "torch.argsort(mask, dim=1, stable=True)",
         ),
         *ZEROS,
     ),
