@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.rnn.tensor_memory import is_tracing
+
 
 def gather_steps(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move the valid steps of every row to the front, in their order.
@@ -74,7 +76,7 @@ def expand_dims_like(flags: Tensor, x: Tensor) -> Tensor:
 
 def _valid_first(mask: Tensor) -> Tensor:
     """Return the steps (B, T) of each row, the valid ones first, both kinds in their order."""
-    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if not (torch.compiler.is_compiling() or is_tracing()):
         return torch.argsort(~mask, dim=1, stable=True)
     # Exporters know no stable sort. Keys that all differ need none, and take twice the time.
     steps = torch.arange(mask.shape[1], device=mask.device)

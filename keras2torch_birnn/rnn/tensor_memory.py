@@ -6,7 +6,7 @@ compute with, and knows nothing of derivatives and transforms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ _func: Any = cast(Any, torch._C)._functorch
 # How many modes see every operator (FakeTensorMode is one), and the innermost ``torch.func``.
 _modes: Any = cast(Any, torch._C)._len_torch_dispatch_stack
 _transform: Any = _func.peek_interpreter_stack
+is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
 
 
 def is_plain(tensors: Sequence[Tensor]) -> bool:

@@ -12,8 +12,7 @@ from torch import Tensor
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.merge import merge_outputs
-from keras2torch_birnn.rnn.native.op import is_tracing
-from keras2torch_birnn.rnn.tensor_memory import have_memory
+from keras2torch_birnn.rnn.tensor_memory import have_memory, is_tracing
 
 
 class Engine(ABC):

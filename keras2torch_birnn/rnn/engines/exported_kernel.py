@@ -20,7 +20,7 @@ from keras2torch_birnn.rnn.engines.exported_loop import records_loop
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
 from keras2torch_birnn.rnn.merge import merge_outputs
-from keras2torch_birnn.rnn.native.op import is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
 # What closes or opens an LSTM's gate for good: at 1000 the sigmoid is exactly 0 or 1.
 _CLOSED = 1000.0

@@ -17,7 +17,7 @@ from keras2torch_birnn.rnn.call import State
 from keras2torch_birnn.rnn.engines.engine import is_exporting_by_torch
 from keras2torch_birnn.rnn.engines.scripted_loop import make_loop
 from keras2torch_birnn.rnn.masks import expand_dims_like
-from keras2torch_birnn.rnn.native.op import is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
 # (input product of one step, state, recurrent weight, recurrent bias) -> new state
 Advance: TypeAlias = Callable[[Tensor, State, Tensor, Tensor | None], State]

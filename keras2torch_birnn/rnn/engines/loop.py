@@ -21,7 +21,7 @@ from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
 from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import reverse, zero_past
 from keras2torch_birnn.rnn.merge import merge_outputs
-from keras2torch_birnn.rnn.native.op import is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
 # (cell, weights, gates' input product of one step (B, G*H), state, state's masks) -> new state
 Step = Callable[[Cell, Weights, Tensor, State, tuple[Tensor, ...]], State]

@@ -18,8 +18,8 @@ from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of, run_wi
 from keras2torch_birnn.rnn.engines.static import native_pays
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.library import why_missing
-from keras2torch_birnn.rnn.native.op import can_run, is_tracing, run_native
-from keras2torch_birnn.rnn.tensor_memory import is_plain
+from keras2torch_birnn.rnn.native.op import can_run, run_native
+from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
 
 # It looks for files, where torch.compile cannot follow; torch gives the function no types.
 _why_missing: Callable[[], str] = cast(Any, torch.compiler).assume_constant_result(why_missing)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,11 +27,7 @@ from keras2torch_birnn.rnn.native.library import (
     why_missing,
 )
 from keras2torch_birnn.rnn.native.packing import cached_pack, pack, weight_sizes
-from keras2torch_birnn.rnn.tensor_memory import is_plain
-
-# Torch gives it no types.
-is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
-
+from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
 
 # ---- threads ------------------------------------------------------------------------------------
 
