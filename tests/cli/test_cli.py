@@ -34,6 +34,7 @@ from commands import (
     k2t_process,
     layer,
 )
+from plugin_files import forgetting_plugins
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.cli import console
@@ -587,21 +588,24 @@ def test_a_plugin_converts_the_users_own_layer(model: Path, tmp_path: Path) -> N
         own_group(file)
     plugin, out, plain = tmp_path / "plugin.py", tmp_path / "own.pt", tmp_path / "plain.pt"
     plugin.write_text(PLUGIN)
-    refused = k2t_process("convert", file, out)
+    refused = k2t("convert", file, out)
     assert_refused(refused, 4, file, "layer class MyDense is not supported")
     assert "--plugin" in refused.err
 
-    assert k2t_process("convert", file, out, "--plugin", plugin).code == 0
+    with forgetting_plugins():
+        assert k2t("convert", file, out, "--plugin", plugin).code == 0
     assert k2t("convert", model, plain).code == 0
     own, known = (torch.load(p, weights_only=True)["state_dict"] for p in (out, plain))
     assert own.keys() == known.keys()
     assert all(torch.equal(own[name], known[name]) for name in own)
 
-    shown = k2t_process("inspect", file, "--plugin", plugin)
+    with forgetting_plugins():
+        shown = k2t("inspect", file, "--plugin", plugin)
     assert (shown.code, "MyDense" in shown.out) == (0, True)
-    for arguments in ((file, out), (out,)):
-        proof = k2t_process("verify", *arguments, "--plugin", plugin)
-        assert (proof.code, proof.out.splitlines()[-1:]) == (0, ["OK"]), proof.err + proof.out
+    proof = k2t_process("verify", file, out, "--plugin", plugin)
+    assert (proof.code, proof.out.splitlines()[-1:]) == (0, ["OK"]), proof.err + proof.out
+    with forgetting_plugins():
+        assert k2t("verify", out, "--plugin", plugin).code == 0
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore:The tensor attributes self.*_flat_weights:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:You are using the legacy:DeprecationWarning"),
 ]

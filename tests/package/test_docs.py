@@ -13,8 +13,9 @@ from pathlib import Path
 import compared
 import pytest
 import write_docs
-from commands import COMMAND, MASKED, environment
+from commands import MASKED, environment, k2t
 from live import label
+from plugin_files import forgetting_plugins
 from specs import ENTRIES, fixture
 
 from keras2torch_birnn.exporting import onnx_file
@@ -144,18 +145,14 @@ def run_command(command: str, shown: str, folder: Path) -> None:
     """Run a command of the documentation; assert that it prints what is shown."""
     program, *arguments = shlex.split(command)
     assert program == "k2t"
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env=environment(COLUMNS="80"),
-    )
-    assert done.returncode == 0, command + done.stderr
+    with pytest.MonkeyPatch.context() as patching, forgetting_plugins():
+        patching.chdir(folder)
+        patching.setenv("COLUMNS", "80")
+        done = k2t(*arguments)
+    assert done.code == 0, command + done.err
     apart = ("not compared with", *(["native"] if why_missing() else []))
     wanted = {line for line in without_numbers(shown) if not any(text in line for text in apart)}
-    assert wanted <= without_numbers(done.stdout + done.stderr), command
+    assert wanted <= without_numbers(done.out + done.err), command
 
 
 # Torch warns of its own deprecated quantization there.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,25 @@ class Mine(nn.Module):
 def center(layer):
     return Mine(layer)
 """
+
+
+@contextmanager
+def forgetting_plugins() -> Iterator[None]:
+    """Begin without plugins, forget those of the block, and bring the earlier ones back."""
+    tables: tuple[dict[str, Any], ...] = (
+        REGISTERED.layers,
+        REGISTERED.lambdas,
+        REGISTERED.equations,
+        REGISTERED.loaded,
+    )
+    kept = [dict(table) for table in tables]
+    unregister_all()
+    try:
+        yield
+    finally:
+        unregister_all()
+        for table, old in zip(tables, kept, strict=True):
+            table.update(old)
 
 
 def unregister_all() -> None:
