@@ -125,6 +125,17 @@ def _parse_layer(
     wrapped: bool = False,
     cell: bool = False,
 ) -> LayerSpec:
+    """Parse a layer, and tell its class to each problem in it."""
+    before = len(parsing.problems)
+    layer = _parse_entry(entry, parsing, outer, depth, wrapped=wrapped, cell=cell)
+    for problem in parsing.problems[before:]:
+        problem.class_name = problem.class_name or layer.class_name
+    return layer
+
+
+def _parse_entry(
+    entry: Any, parsing: Parsing, outer: str, depth: int, *, wrapped: bool, cell: bool
+) -> LayerSpec:
     file_class = _class_name(entry, outer or "model_config")
     refused: list[str] = []
     supplied = class_name_of([file_class]) is not None
