@@ -18,6 +18,7 @@ def nothing_registered() -> Iterator[None]:
         REGISTERED.layers,
         REGISTERED.lambdas,
         REGISTERED.equations,
+        REGISTERED.initial_states,
         REGISTERED.loaded,
     )
     kept = [dict(table) for table in tables]

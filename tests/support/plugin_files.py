@@ -57,6 +57,7 @@ def unregister_all() -> None:
         REGISTERED.layers,
         REGISTERED.lambdas,
         REGISTERED.equations,
+        REGISTERED.initial_states,
         REGISTERED.loaded,
     ):
         table.clear()
