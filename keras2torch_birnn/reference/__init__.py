@@ -35,7 +35,7 @@ from keras2torch_birnn.reference import (
     resizing,
     time_distributed,
 )
-from keras2torch_birnn.reference.context import Context, Equation, Scan
+from keras2torch_birnn.reference.context import Context, Equation, OwnEquations, Scan
 from keras2torch_birnn.reference.model import run
 from keras2torch_birnn.schema import joined
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec, Structure, leaves
@@ -87,7 +87,7 @@ def compute(
     *,
     states: dict[str, tuple[Array, ...]] | None = None,
     dtype: npt.DTypeLike = np.float64,
-    own: Equation = custom_layers.by_plugin,
+    own: OwnEquations = custom_layers.BY_PLUGIN,
     scans: bool = False,
     nudge: Callable[[Array], Array] | None = None,
 ) -> Trace:
@@ -125,7 +125,7 @@ def compute_recurrent(
     start: tuple[Array, ...],
     generation: Generation,
     *,
-    own: Equation = custom_layers.by_plugin,
+    own: OwnEquations = custom_layers.BY_PLUGIN,
     nudge: Callable[[Array], Array] | None = None,
 ) -> Trace:
     """Run one recurrent layer, or a Bidirectional, in float64.

@@ -20,7 +20,7 @@ from torch import Tensor
 from keras2torch_birnn.comparison.report import LayerParity
 from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
 from keras2torch_birnn.conversion import flat
-from keras2torch_birnn.plugins.checks import equation_or_module
+from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE
 from keras2torch_birnn.reference import compute_recurrent
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.reference.rounding import nudge_by
@@ -109,7 +109,7 @@ def _steady_steps(call: RecurrentCall, generation: Generation, count: int | None
         mask,
         call.start,
         generation,
-        own=equation_or_module,
+        own=EQUATION_OR_MODULE,
         nudge=nudge_by(np.float64, 0),
     ).scans.values()
     return min(
@@ -142,7 +142,7 @@ def _compute_prefix(
     scan = call.scans[0]
     mask = None if scan.mask is None else scan.mask[:, :count]
     trace = compute_recurrent(
-        call.layer, scan.x[:, :count], mask, call.start, generation, own=equation_or_module
+        call.layer, scan.x[:, :count], mask, call.start, generation, own=EQUATION_OR_MODULE
     )
     return trace.outputs, tuple(trace.scans.values())
 
@@ -213,7 +213,7 @@ def _judge_each_step(call: RecurrentCall, generation: Generation) -> tuple[int, 
         None,
         flat_start,
         generation,
-        own=equation_or_module,
+        own=EQUATION_OR_MODULE,
         nudge=nudge_by(np.float64, 0),
     ).scans.values()
     begin = tuple(tuple(map(_to_tensor, states)) for states in start)

@@ -55,12 +55,7 @@ def center(layer):
 @contextmanager
 def forgetting_plugins() -> Iterator[None]:
     """Begin without plugins, forget those of the block, and bring the earlier ones back."""
-    tables: tuple[dict[str, Any], ...] = (
-        REGISTERED.layers,
-        REGISTERED.lambdas,
-        REGISTERED.equations,
-        REGISTERED.loaded,
-    )
+    tables = _tables()
     kept = [dict(table) for table in tables]
     unregister_all()
     try:
@@ -73,15 +68,20 @@ def forgetting_plugins() -> Iterator[None]:
 
 def unregister_all() -> None:
     """Forget every plugin of this process."""
-    for table in (
-        REGISTERED.layers,
-        REGISTERED.lambdas,
-        REGISTERED.equations,
-        REGISTERED.loaded,
-    ):
+    for table in _tables():
         table.clear()
     for name in [n for n in sys.modules if n.startswith("keras2torch_birnn.plugins.")]:
         del sys.modules[name]
+
+
+def _tables() -> tuple[dict[str, Any], ...]:
+    return (
+        REGISTERED.layers,
+        REGISTERED.lambdas,
+        REGISTERED.equations,
+        REGISTERED.initial_states,
+        REGISTERED.loaded,
+    )
 
 
 def plugin_of(file: str) -> str:

@@ -132,6 +132,28 @@ def check_constants(layer: LayerSpec, given: Mapping[str, Any], problems: list[K
         )
 
 
+def list_first_states(root: LayerSpec, generation: Generation) -> tuple[str, ...]:
+    """Return notes on plugins' cells of which it is unknown, or without effect, how they begin.
+
+    A file does not say whether a cell's class has a ``get_initial_state`` of its own.
+    """
+    cells = {shown(one): custom_layer_of(one) for one in root.walk() if is_custom_cell(one)}
+    stated = {name: own.initial_state for name, own in cells.items() if own is not None}
+    if not generation.cells_give_states:
+        return tuple(
+            f'{name}: initial_state="own" has no effect: Keras {generation.version} begins with '
+            "zeros, whatever the cell's get_initial_state says"
+            for name, word in stated.items()
+            if word == "own"
+        )
+    return tuple(
+        f"{name}: its states begin with zeros; if the Keras class has a get_initial_state of its "
+        'own, say initial_state="own" in the plugin, else "zeros"'
+        for name, word in stated.items()
+        if word is None
+    )
+
+
 def check_stack(layer: LayerSpec, generation: Generation, problems: list[K2TError]) -> None:
     """Refuse a stack whose order of states was never compared."""
     old = generation.name == "tf.keras" and generation.version.startswith(("2.0.", "2.1."))
