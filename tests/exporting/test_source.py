@@ -35,7 +35,13 @@ from keras2torch_birnn.exporting.source import files
 from keras2torch_birnn.exporting.source.helpers import loops
 from keras2torch_birnn.exporting.source.helpers.masks import run_valid_steps
 from keras2torch_birnn.exporting.source.layout import WIDTH, lay_out
-from keras2torch_birnn.exporting.source.names import class_name, local, plain_text
+from keras2torch_birnn.exporting.source.names import (
+    attribute,
+    class_name,
+    local,
+    local_beside,
+    plain_text,
+)
 from keras2torch_birnn.exporting.source.pages import EMITTERS
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
 from keras2torch_birnn.schema import LAYERS
@@ -73,6 +79,7 @@ FILES = (
     "keras-3.15.1/stateful_bi_lstm.keras",
     "tf.keras-2.15.0/arch_crnn_ocr.keras",
     "tf.keras-2.15.0/mask_stack_bi_dense.h5",
+    "tf.keras-2.4.0/td_model_sequences.h5",
 )
 
 
@@ -207,6 +214,37 @@ def test_torch_quantizes_the_recurrent_layers(tmp_path: Path) -> None:
     assert 0 < away < 0.1
 
 
+def test_torch_quantizes_a_gru(tmp_path: Path) -> None:
+    halves = (rnn("GRU", 5, 3, seed=seed) for seed in (1, 2))
+    module = load(write(ModelSpec(chain(bi(*halves), shape=(None, None, 3)), KERAS3)), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        small = torch.ao.quantization.quantize_dynamic(module.float(), {nn.GRU})
+    assert torch.ao.nn.quantized.dynamic.GRU in map(type, small.modules())
+    x = torch.randn(2, 7, 3)
+    assert 0 < (small(x) - module(x)).abs().max() < 0.1
+
+
+def test_a_module_goes_to_the_hub_and_back(tmp_path: Path) -> None:
+    """What is pushed there is a folder, which holds the weights and nothing of this package."""
+    pytest.importorskip("huggingface_hub")
+    source = write(tagger())
+    head, bases = "from huggingface_hub import PyTorchModelHubMixin\n", "(nn.Module):\n    "
+    text = source.text.replace("import torch\n", "import torch\n" + head, 1)
+    assert text.count(bases + '"""As') == 1
+    text = text.replace(bases + '"""As', bases.replace(")", ", PyTorchModelHubMixin)") + '"""As')
+    files.save_source(replace(source, text=text), tmp_path / "made.py")
+    made = runpy.run_path(str(tmp_path / "made.py"))
+    model = made["load"]()
+    folder = tmp_path / "pushed"
+    model.save_pretrained(folder)
+    assert "model.safetensors" in {path.name for path in folder.iterdir()}
+    assert not [one for one in folder.iterdir() if b"keras2torch" in one.read_bytes()]
+    again = type(model).from_pretrained(folder)
+    ids = torch.tensor([[3, 5, 0, 7], [0, 0, 2, 1]])
+    assert torch.equal(again(ids), model(ids))
+
+
 def test_torch_exports_a_module_without_masks(tmp_path: Path) -> None:
     halves = (rnn("LSTM", 5, 3, seed=seed, return_sequences=True) for seed in (1, 2))
     spec = ModelSpec(chain(bi(*halves, "mul"), shape=(None, 7, 3)), KERAS3)
@@ -273,12 +311,6 @@ def wrong(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str
 def test_a_wrong_module_is_noticed(bug: str, wrong: Mapping[str, list[str]]) -> None:
     number = list(_WRONG).index(bug)
     assert any(said for name, said in wrong.items() if name.startswith(f"bug_{number}_"))
-
-
-def test_the_mean_of_no_step_reaches_no_gradient(tmp_path: Path) -> None:
-    case = fixture("tf.keras-2.4.0/td_model_sequences.h5")  # it is NaN, at a masked step
-    prepare(case.spec, case.inputs[0], tmp_path, "made")
-    assert run_child(tmp_path) == {"made": []}
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, loops.LoopLSTM, loops.ResetBeforeGRU])
@@ -423,6 +455,18 @@ def test_names_of_a_file_neither_break_nor_inject_code(
 )
 def test_a_model_becomes_a_class(name: str, wanted: str) -> None:
     assert class_name(name) == wanted
+
+
+def test_a_layer_of_a_nested_model_has_its_name_in_front() -> None:
+    assert attribute("inner.dense") == "inner_dense"
+    assert attribute("time_distributed.layer.dense") == "time_distributed_dense"
+    assert attribute("layer") == "layer"
+
+
+def test_a_local_name_and_the_call_that_gives_it_fit_on_a_line() -> None:
+    name = "global_average_pooling_of_everything"[:35]
+    assert local_beside("dense", "outer.dense") == "dense"
+    assert local_beside(f"outer_{name}"[:40], f"outer.{name}") == name[:20]
 
 
 @pytest.mark.parametrize(
