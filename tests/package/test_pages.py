@@ -163,6 +163,7 @@ FLOORS = (
     {"comparison"},
     {"exporting"},
     {"verification", "writers"},
+    {"porting"},
     {"api"},
     {"bench"},
     {"cli"},
