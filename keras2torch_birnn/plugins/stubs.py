@@ -31,7 +31,7 @@ from keras2torch_birnn.spec import Shape
 _OWN_NAMES = ("torch", "nn", "k2t")
 # Options by which cells name the size of their state, the likeliest first.
 _SIZE_OPTIONS = ("units", "state_size", "hidden_size", "output_dim")
-_MOST_SHOWN = 60  # characters of an option's value
+_OPTION_WIDTH = 60  # characters of an option's value
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _class_stub(name: str, layers: Sequence[UnknownClass], facts: Facts) -> list
     lines += [
         "",
         f"    def forward(self, {arguments}){'' if cell else ' -> torch.Tensor'}:"
-        + (f"  # x: {printable(str(shape), _MOST_SHOWN)}" if shape else ""),
+        + (f"  # x: {printable(str(shape), _OPTION_WIDTH)}" if shape else ""),
         f"        raise NotImplementedError({_literal(printable(f'{does} {first.class_name}'))})",
         "",
         "",
@@ -284,7 +284,7 @@ def _comments(*, numbered: bool, listed: Sequence[str], cell: bool) -> list[str]
 
 def _shown(value: Any) -> str:
     """Return a value of the file for a comment."""
-    return printable(json.dumps(value), _MOST_SHOWN)
+    return printable(json.dumps(value), _OPTION_WIDTH)
 
 
 def _literal(text: str) -> str:

@@ -23,7 +23,7 @@ from keras2torch_birnn.saving.atomic import (
 
 FORMAT = "keras2torch_birnn.vocabulary/1"
 SUFFIX = ".vocabulary.json"
-_LONGEST_HEAD = 4096  # bytes: a name of a file has at most 255 letters
+_HEAD_BYTES = 4096  # bytes: a name of a file has at most 255 letters
 
 
 def vocabulary_path(out: Path) -> Path:
@@ -79,7 +79,7 @@ def _owner(path: Path) -> str | None:
     """Return the name of the OUT for which k2t wrote this file; None if k2t did not write it."""
     start = json.dumps({"format": FORMAT, "out": ""}, indent=1).removesuffix('"\n}')
     with path.open("rb") as file:
-        head = file.read(_LONGEST_HEAD).decode("utf-8", "replace")
+        head = file.read(_HEAD_BYTES).decode("utf-8", "replace")
     if not head.startswith(start):
         return None
     try:

@@ -79,7 +79,7 @@ def test_a_part_of_a_model_is_exported_at_once(tmp_path: Path) -> None:
     assert run.code == 0, run.err
     assert_computes(target, *cut_fixtures.recorded("keras-3.15.1/classify.keras"))
     assert k2t("verify", source, target, "--from", "embed").code == 0
-    ends = [one["name"] for one in json.loads(k2t("inspect", STACK_H5, "--json").out)["layers"]]
+    ends = [one["path"] for one in json.loads(k2t("inspect", STACK_H5, "--json").out)["layers"]]
     run = k2t("export", STACK_H5, target, "--force", "--to", ends[0])
     assert run.code == 0, run.err
     assert [y.name for y in onnx.load(target).graph.output] == [ends[0]]
