@@ -94,7 +94,8 @@ class Context:
 
     def apply(self, layer: LayerSpec, inputs: Structure, mask: Structure) -> Any:
         """Run the equation of the layer's class; ``own`` is that of plugins' layers."""
-        equation = self.equations.get(layer.class_name, self.own and self.own.layer)
+        own = None if self.own is None else self.own.layer
+        equation = self.equations.get(layer.class_name, own)
         if equation is None:
             raise KeyError(layer.class_name)
         return equation(layer, inputs, mask, self)

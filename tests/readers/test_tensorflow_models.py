@@ -295,6 +295,30 @@ def test_other_sizes_are_refused(tmp_path: Path) -> None:
         k2t.convert(prefix, config=path)
 
 
+@pytest.mark.parametrize("names", ["exchanged", "shifted", "new"])
+def test_a_note_tells_that_a_configuration_has_the_layers_in_another_order(
+    names: str, tmp_path: Path
+) -> None:
+    """Its numbers decide in a checkpoint; a model that was built again counts on from others."""
+    write_checkpoint(tmp_path / "ckpt", model_tree(STACK)[0])
+    config = model_tree(STACK)[1]
+    layers = [one["config"] for one in config["config"]["layers"] if "layer" in one["config"]]
+    first, second = layers[:2]
+    if names == "exchanged":
+        first["name"], second["name"] = second["name"], first["name"]
+    elif names == "shifted":
+        first["name"], second["name"] = second["name"], f"{second['name']}_1"
+    else:
+        first["name"], second["name"] = "one", "two"
+    (tmp_path / "arch.json").write_text(json.dumps(config), encoding="utf-8")
+    spec = read_model(tmp_path / "ckpt", config=tmp_path / "arch.json")
+    found = [note for note in spec.notes if "by their names in the file" in note]
+    assert len(found) == (names == "exchanged")
+    if found:
+        words = f"of layer {first['name']} are those of {second['name']}"
+        assert words in found[0]
+
+
 def test_a_configuration_must_name_its_version(tmp_path: Path) -> None:
     prefix = write_checkpoint(tmp_path / "ckpt", model_tree(STACK)[0])
     path = tmp_path / "arch.json"

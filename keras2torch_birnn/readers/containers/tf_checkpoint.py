@@ -45,6 +45,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
     """A checkpoint; ``--config`` gives the architecture."""
 
     kind = "tf_checkpoint"
+    by_order = True
 
     @staticmethod
     def recognises(source: Source) -> bool:
