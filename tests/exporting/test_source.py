@@ -45,7 +45,8 @@ from keras2torch_birnn.exporting.source.names import (
 from keras2torch_birnn.exporting.source.pages import EMITTERS
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
 from keras2torch_birnn.schema import LAYERS
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.schema.shape_inference import infer_model
+from keras2torch_birnn.spec import ModelSpec, with_dtype
 
 ROOT = Path(__file__).parents[2]
 # Every cell, merge mode, mask rule, form of states, and each page of layers at least once.
@@ -180,6 +181,16 @@ def tagger(**names: str) -> ModelSpec:
     return ModelSpec(chain(*renamed, shape=(None, None)), KERAS3)
 
 
+def tagger_of_a_file() -> ModelSpec:
+    """The tagger with what the reader adds: float32, all shapes."""
+    problems: list[K2TError] = []
+    spec = tagger()
+    root = with_dtype(replace(spec.root, name="tagger"), np.dtype(np.float32))
+    inferred = infer_model(root, problems)
+    assert not problems
+    return replace(spec, root=inferred)
+
+
 def write(spec: ModelSpec) -> SourceFiles:
     return write_source(convert_spec(spec))
 
@@ -191,6 +202,12 @@ def test_a_stacked_tagger_fits_on_a_screen() -> None:
     assert len(text.splitlines()) <= 100
     assert "x, _ = run_valid_steps(self.bi_2, x, mask)\n" in text
     assert "self.bi_1 = nn.LSTM(3, 5, batch_first=True, bidirectional=True)" in text
+
+
+def test_the_tagger_of_the_documentation_is_what_is_written() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```py\n(class Tagger.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert shown in write(tagger_of_a_file()).text
 
 
 def test_a_model_without_masks_has_no_code_for_them() -> None:
@@ -228,7 +245,7 @@ def test_torch_quantizes_a_gru(tmp_path: Path) -> None:
 def test_a_module_goes_to_the_hub_and_back(tmp_path: Path) -> None:
     """What is pushed there is a folder, which holds the weights and nothing of this package."""
     pytest.importorskip("huggingface_hub")
-    source = write(tagger())
+    source = write(tagger_of_a_file())
     head, bases = "from huggingface_hub import PyTorchModelHubMixin\n", "(nn.Module):\n    "
     text = source.text.replace("import torch\n", "import torch\n" + head, 1)
     assert text.count(bases + '"""As') == 1
