@@ -40,7 +40,7 @@ from keras2torch_birnn.cli.options import (
     check_dtype,
     file_named,
 )
-from keras2torch_birnn.cli.porting import map_command
+from keras2torch_birnn.cli.porting import compare_command, map_command
 from keras2torch_birnn.cli.writers import write_back
 from keras2torch_birnn.errors import (
     UsageError,
@@ -64,6 +64,7 @@ app.command()(bench)
 app.command()(export)
 app.command("write-back")(write_back)
 app.command("map")(map_command)
+app.command("compare")(compare_command)
 
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
