@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.exporting.exporter import export as export
     from keras2torch_birnn.inspection import inspect as inspect
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
+    from keras2torch_birnn.porting.comparing import compare as compare
+    from keras2torch_birnn.porting.report import PortReport as PortReport
     from keras2torch_birnn.rnn.bidirectional import BiGRU as BiGRU
     from keras2torch_birnn.rnn.bidirectional import BiLSTM as BiLSTM
     from keras2torch_birnn.rnn.bidirectional import BiRNN as BiRNN
@@ -60,6 +62,8 @@ _NAMES = {
     "exporting.exporter": ("Exported", "export"),
     "inspection": ("inspect",),
     "layers.registry": ("MaskFlow",),
+    "porting.comparing": ("compare",),
+    "porting.report": ("PortReport",),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
     "rnn.engine_settings": ("explain", "set_engine"),
     "saving.checkpoint": ("load", "save"),

@@ -20,7 +20,7 @@ from keras2torch_birnn.cli.inspect_command import inspect
 from keras2torch_birnn.cli.layers_command import layers
 from keras2torch_birnn.cli.options import with_common_options
 from keras2torch_birnn.cli.plugins import plugin_commands
-from keras2torch_birnn.cli.porting import map_command
+from keras2torch_birnn.cli.porting import compare_command, map_command
 from keras2torch_birnn.cli.verify_command import verify
 from keras2torch_birnn.cli.writers import write_back
 
@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "export": export,
     "write-back": write_back,
+    "compare": compare_command,
     "map": map_command,
     "layers": layers,
     "bench": bench,

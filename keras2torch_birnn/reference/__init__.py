@@ -90,13 +90,14 @@ def compute(
     own: OwnEquations = custom_layers.BY_PLUGIN,
     scans: bool = False,
     nudge: Callable[[Array], Array] | None = None,
+    equations: Mapping[str, Equation] = EQUATIONS,
 ) -> Trace:
     """Run the model on inputs of shape (B, ...), in the order of ``model.input_layers()``.
 
     ``states`` holds what stateful layers carry from call to call, by place (``bi/forward_layer``),
     and is updated; an empty dict is the state after loading. None: nothing is carried. ``own``
     computes the layers of plugins. ``scans``: whether to keep those. ``nudge``:
-    see ``Context``.
+    see ``Context``. ``equations``: others by class, to see what a change would do.
 
     Raises:
         ValueError: the inputs do not fit the model.
@@ -105,7 +106,7 @@ def compute(
     context = Context(
         generation=model.generation,
         dtype=dtype,
-        equations=EQUATIONS,
+        equations=equations,
         layers={},
         masks={},
         states=states,
