@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,13 @@ from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, Plugi
 from keras2torch_birnn.cli.tables import paint, print_columns
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import load_plugins
+from keras2torch_birnn.reporting.kind import REPORT
+from keras2torch_birnn.spec import Cut, cut_at
 from keras2torch_birnn.torch_import import loading_torch
+
+if TYPE_CHECKING:
+    from keras2torch_birnn.comparison.report import ParityReport
+    from keras2torch_birnn.porting.weight_map import MapRow
 
 
 def verify(
@@ -43,6 +49,10 @@ def verify(
             "--inputs", metavar="DATA.npz", help="Your own data, in addition to random inputs."
         ),
     ] = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page with all results."),
+    ] = None,
     atol: Annotated[
         float | None, typer.Option(help="Absolute tolerance, applied exactly.", show_default="1e-5")
     ] = None,
@@ -57,7 +67,13 @@ def verify(
     OUT alone is compared with the golden vectors inside it: k2t verify model.pt
 
     Also on your own data, by the inputs' names or in Keras' order: --inputs data.npz
+
+    As one page, with pictures of the errors: --report report.html
     """
+    if report_file is not None:
+        from keras2torch_birnn.saving.atomic import check_output
+
+        check_output(report_file, REPORT, sources=(model, out, config, inputs))
     load_plugins(plugin or ())
     with loading_torch():
         from keras2torch_birnn.verification import AGAINST
@@ -86,12 +102,35 @@ def verify(
             rtol=rtol,
             inputs=inputs,
         )
+    if report_file is not None:
+        cut = cut_at(first or (), last or ())
+        _write_report(report, report_file, model, out, config, masked_steps, cut)
     output.print_notes(report.notes)
     if output.as_json:
         print_line(output.format(report.to_dict(), indent=2))
     else:
         _print_report(report, per_layer=per_layer or (output.verbose and out is not None))
     raise typer.Exit(0 if report.ok else 1)
+
+
+def _write_report(
+    report: ParityReport,
+    path: Path,
+    model: Path,
+    out: Path | None,
+    config: Path | None,
+    masked_steps: str | None,
+    cut: Cut,
+) -> None:
+    """Write the page of a report, with the table of weights if MODEL is a Keras model."""
+    from keras2torch_birnn.porting.weight_map import map_weights
+    from keras2torch_birnn.reporting.page import write_report
+    from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
+
+    weights: tuple[MapRow, ...] = ()
+    if out is not None and not (model.is_file() and is_checkpoint(model)):
+        weights = map_weights(model, config=config, masked_steps=masked_steps, cut=cut)
+    write_report(report, path, model=model, out=out, weights=weights)
 
 
 def _print_report(report: Any, *, per_layer: bool) -> None:

@@ -32,7 +32,7 @@ from keras2torch_birnn.spec import (
     leaves,
     map_structure,
 )
-from keras2torch_birnn.verification.error_location import describe_index, find_worst
+from keras2torch_birnn.verification.error_location import describe_index, find_worst, map_errors
 from keras2torch_birnn.verification.recurrent_check import RecurrentCall, recurrent_parity
 
 # Errors of modules and torch where a layer of the checkpoint is not what it should be.
@@ -137,6 +137,7 @@ class _Checker(fx.Interpreter):
         called = self._recurrent_call(n, place)
         if called is None:
             return whole
+        whole = replace(whole, maps=tuple(map_errors(actual, expected)))
         try:
             return recurrent_parity(called, self.generation, whole)
         except FAILURES as failure:
