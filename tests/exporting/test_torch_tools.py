@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from check_exports import Exported, Subject, check, compare, fixture_subject, resized
 from torch import Tensor
+from torch_tools import Exported, Subject, check, compare, fixture_subject, resized
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
