@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from check_exports import assert_equal, fixture_subject, resized
 from converted import convert_spec
 from exported import inputs_of, many_layers
 from specs import FIXTURES, KERAS3, F, H, bi, chain, rnn
 from torch import Tensor, nn
+from torch_tools import assert_equal, fixture_subject, resized
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import run

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from check_exports import Exported, Subject, check, compare, fixture_subject, resized
 from converted import convert_spec
 from exported import inputs_of, many_layers
 from specs import bi, rnn
 from torch import Tensor
+from torch_tools import Exported, Subject, check, compare, fixture_subject, resized
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
