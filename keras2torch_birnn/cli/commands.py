@@ -19,6 +19,7 @@ from keras2torch_birnn.cli.exporting import export
 from keras2torch_birnn.cli.inspect_command import inspect
 from keras2torch_birnn.cli.layers_command import layers
 from keras2torch_birnn.cli.options import with_common_options
+from keras2torch_birnn.cli.plugins import plugin_commands
 from keras2torch_birnn.cli.verify_command import verify
 from keras2torch_birnn.cli.writers import write_back
 
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _run in COMMANDS.items():
     app.command(_name)(with_common_options(_run))
+app.add_typer(plugin_commands, name="plugin")
 
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

@@ -85,14 +85,14 @@ def parse(
             ``masked_steps`` that this Keras does not have, or layers that bound no part.
     """
     architecture = container.architecture(read_given_config(config))
-    parsing = Parsing(generation_of(architecture.version))
+    command = _command(path, config)
+    parsing = Parsing(generation_of(architecture.version), command=command)
     choice = parse_masked_steps(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
     check_call_count(root)
     whole, every, uncut = None, root, parsing
     if cut and root.graph is not None:  # (a root that is refused has none)
         root, parsing, whole = take_part(root, parsing, cut)
-    command = _command(path, config)
     if parsing.problems:
         _advise(every, uncut, parsing, command)
     check_names(root, parsing.problems)

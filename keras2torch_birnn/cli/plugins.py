@@ -1,0 +1,46 @@
+"""``k2t plugin new``: options and printing."""
+
+from __future__ import annotations
+
+import typer
+
+from keras2torch_birnn.cli.console import Output
+from keras2torch_birnn.cli.options import ConfigPath, ModelPath, Plugins, with_common_options
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.torch_import import loading_torch
+
+plugin_commands = typer.Typer(
+    help="Begin a plugin for layers that k2t has no converter for.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def new(
+    output: Output, model: ModelPath, config: ConfigPath = None, plugin: Plugins = None
+) -> None:
+    """Print a plugin with a stub for each class in MODEL without a converter.
+
+    The stubs have the options and the names of the weights in MODEL. --plugin: of classes that
+    have a converter already.
+
+    Example: k2t plugin new model.h5 > my_layers.py
+    """
+    with output.show_progress(f"reading {printable(model.name)}"):
+        with loading_torch():
+            from keras2torch_birnn.plugins.stubs import write_plugin
+
+        made = write_plugin(model, config=config, plugins=plugin or ())
+    output.print_notes(made.notes)
+    facts = {"plugin": made.text, "names": made.names, "notes": made.notes}
+    output.print_result(facts, made.text.removesuffix("\n"))
+
+
+plugin_commands.command()(with_common_options(new))
+
+
+@plugin_commands.callback()
+def _keep_new_a_command() -> None:
+    """Begin a plugin for layers that k2t has no converter for."""
