@@ -74,8 +74,9 @@ def parse_compiled(found: Mapping[str, Json] | None, generation: Generation) -> 
 def _parse_optimizer(found: Json, generation: Generation) -> OptimizerConfig:
     if isinstance(found, str):  # compile("adam"): the defaults of Keras
         found = {"class_name": found, "config": {}}
-    name, config = (found.get("class_name"), found.get("config")) if _is_map(found) else (0, 0)
-    if not isinstance(name, str) or not _is_map(config):
+    name = found.get("class_name") if isinstance(found, Mapping) else None
+    config = found.get("config") if isinstance(found, Mapping) else None
+    if not isinstance(name, str) or not isinstance(config, Mapping):
         raise InvalidModelFileError(
             "an optimizer without class_name, config", "refused", place="optimizer"
         )
@@ -89,10 +90,6 @@ def _parse_optimizer(found: Json, generation: Generation) -> OptimizerConfig:
             place="optimizer",
         )
     return OptimizerConfig(plain, config, _find_family(config, generation))
-
-
-def _is_map(value: Json) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _find_family(config: Mapping[str, Json], generation: Generation) -> Family:
