@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from keras2torch_birnn.training.compiled import Family
-from keras2torch_birnn.training.options import Options
-from keras2torch_birnn.training.rules.rule import EPSILON, Now, Rule, Slots, Tensors
+from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.options import Options
+from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
-from keras2torch_birnn.training.options import Options
+from keras2torch_birnn.trainers.options import Options
 
 Schedule: TypeAlias = Callable[[int], float]
 _PLACE = "optimizer/learning_rate"

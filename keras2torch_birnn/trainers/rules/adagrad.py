@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from keras2torch_birnn.training.compiled import Family
-from keras2torch_birnn.training.options import Options
-from keras2torch_birnn.training.rules.rule import EPSILON, Now, Rule, Slots, Tensors
+from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.options import Options
+from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
 
 
 def _root(squares: Tensors, epsilon: float, *, inside: bool) -> Tensors:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keras2torch_birnn.errors import UnsupportedOptionError, printable
-from keras2torch_birnn.training.compiled import OptimizerConfig
-from keras2torch_birnn.training.options import Options
-from keras2torch_birnn.training.rules.adagrad import Adadelta, Adagrad, RMSprop
-from keras2torch_birnn.training.rules.adam import Adam, Adamax, Nadam
-from keras2torch_birnn.training.rules.ftrl import Ftrl
-from keras2torch_birnn.training.rules.rule import Rule
-from keras2torch_birnn.training.rules.sgd import SGD, Lion
+from keras2torch_birnn.trainers.compiled import OptimizerConfig
+from keras2torch_birnn.trainers.options import Options
+from keras2torch_birnn.trainers.rules.adagrad import Adadelta, Adagrad, RMSprop
+from keras2torch_birnn.trainers.rules.adam import Adam, Adamax, Nadam
+from keras2torch_birnn.trainers.rules.ftrl import Ftrl
+from keras2torch_birnn.trainers.rules.rule import Rule
+from keras2torch_birnn.trainers.rules.sgd import SGD, Lion
 
 # Names of Keras' classes in lower case, as older files may write them.
 RULES: Mapping[str, type[Rule]] = {

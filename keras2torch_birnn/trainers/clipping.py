@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.training.settings import Clip
+from keras2torch_birnn.trainers.settings import Clip
 
 Tensors = list[Tensor]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
-from keras2torch_birnn.training.optimizer import KerasOptimizer
-from keras2torch_birnn.training.stored import StoredState
-from keras2torch_birnn.training.variables import (
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.stored import StoredState
+from keras2torch_birnn.trainers.variables import (
     TrainedVariables,
     read_as_tensors,
     with_arrays,

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.training.clipping import clip
-from keras2torch_birnn.training.rules.rule import Now, Rule
-from keras2torch_birnn.training.settings import Settings
+from keras2torch_birnn.trainers.clipping import clip
+from keras2torch_birnn.trainers.rules.rule import Now, Rule
+from keras2torch_birnn.trainers.settings import Settings
 
 # Slots that do not belong to a rule: moving averages of weights, sums of gradients.
 AVERAGE, GATHERED = "average", "gathered"

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from keras2torch_birnn.training.compiled import Family
-from keras2torch_birnn.training.options import Options, single
+from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.options import Options, single
 
 Tensors: TypeAlias = list[Tensor]
 Slots: TypeAlias = Mapping[str, Tensors]

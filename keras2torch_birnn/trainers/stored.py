@@ -21,8 +21,8 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
     TrackedObject,
     is_optimizer,
 )
-from keras2torch_birnn.training.compiled import OptimizerConfig
-from keras2torch_birnn.training.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.compiled import OptimizerConfig
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 
 _LEGACY_GROUP, _GROUP = "/optimizer_weights", "/optimizer/vars"
 HOW_TO_BEGIN = 'give state="new" to begin with a new state, or compile and save it again'

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.training.compiled import Family, OptimizerConfig
-from keras2torch_birnn.training.options import Options, single
-from keras2torch_birnn.training.schedules import Schedule, parse_schedule
+from keras2torch_birnn.trainers.compiled import Family, OptimizerConfig
+from keras2torch_birnn.trainers.options import Options, single
+from keras2torch_birnn.trainers.schedules import Schedule, parse_schedule
 
 Clip = Literal["by variable", "by all", "by all, as Keras 2", "by value"]
 _COMMON = frozenset(

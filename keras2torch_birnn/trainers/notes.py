@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from keras2torch_birnn.spec import ModelSpec
-from keras2torch_birnn.training.compiled import CompiledTraining
-from keras2torch_birnn.training.optimizer import KerasOptimizer
-from keras2torch_birnn.training.rules.sgd import SGD
+from keras2torch_birnn.trainers.compiled import CompiledTraining
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.rules.sgd import SGD
 
 _SPARSE = (
     "an Embedding: Keras takes the gradients of repeated ids one by one where {what}; here, as in "

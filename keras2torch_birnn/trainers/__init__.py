@@ -19,14 +19,14 @@ from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
-from keras2torch_birnn.training.compiled import CompiledTraining, parse_compiled
-from keras2torch_birnn.training.notes import describe_differences
-from keras2torch_birnn.training.optimizer import KerasOptimizer
-from keras2torch_birnn.training.rules import parse_rule
-from keras2torch_birnn.training.settings import parse_settings
-from keras2torch_birnn.training.state import read_state
-from keras2torch_birnn.training.stored import find_state
-from keras2torch_birnn.training.variables import (
+from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
+from keras2torch_birnn.trainers.notes import describe_differences
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.rules import parse_rule
+from keras2torch_birnn.trainers.settings import parse_settings
+from keras2torch_birnn.trainers.state import read_state
+from keras2torch_birnn.trainers.stored import find_state
+from keras2torch_birnn.trainers.variables import (
     TrainedVariables,
     check_one_owner,
     find_variables,
