@@ -41,6 +41,10 @@ def parse_schedule(config: Mapping[str, Any]) -> Schedule:
     return make(Options(found, _PLACE))
 
 
+def _cos(x: np.float32) -> np.float32:
+    return _F(math.cos(x))
+
+
 def _start(options: Options) -> np.float32:
     return _F(options.number("initial_learning_rate"))
 
@@ -112,7 +116,7 @@ def _cosine(options: Options) -> Schedule:
     target, warmup = options.optional("warmup_target"), _F(options.number("warmup_steps"))
 
     def decayed(step: np.float32, top: np.float32) -> float:
-        wave = _F(0.5) * (_F(1) + np.cos(_F(math.pi) * (step / steps)))
+        wave = _F(0.5) * (_F(1) + _cos(_F(math.pi) * (step / steps)))
         return float(top * (_F(1 - alpha) * wave + _F(alpha)))
 
     def at(iteration: int) -> float:
@@ -144,7 +148,7 @@ def _cosine_restarts(options: Options) -> Schedule:
             restarts = np.floor(np.log(_F(1) - done * (_F(1) - longer)) / np.log(longer))
             passed = (_F(1) - longer**restarts) / (_F(1) - longer)
             done = (done - passed) / longer**restarts
-        wave = _F(0.5) * lower**restarts * (_F(1) + np.cos(_F(math.pi) * done))
+        wave = _F(0.5) * lower**restarts * (_F(1) + _cos(_F(math.pi) * done))
         return float(start * ((_F(1) - alpha) * wave + alpha))
 
     return at

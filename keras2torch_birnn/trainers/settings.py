@@ -40,12 +40,14 @@ _DEFAULT_RATE: Mapping[str, float] = {"sgd": 0.01}
 class Settings:
     """Settings of an optimizer besides its rule.
 
-    ``rate``: the learning rate, or that of the schedule at its start. ``decay``: of the rate, by
-    iterations. ``clips``: kind and limit, in order. ``average``: momentum of the moving averages
-    of the weights, None without them; they replace the weights every ``overwrite`` steps (0:
-    never). ``accumulate``: steps whose gradients are averaged for one update.
+    ``class_name``: that of Keras, in lower case. ``rate``: the learning rate, or that of the
+    schedule at its start. ``decay``: of the rate, by iterations. ``clips``: kind and limit, in
+    order. ``average``: momentum of the moving averages of the weights, None without them; they
+    replace the weights every ``overwrite`` steps (0: never). ``accumulate``: steps whose gradients
+    are averaged for one update.
     """
 
+    class_name: str
     family: Family
     rate: float
     schedule: Schedule | None
@@ -89,6 +91,7 @@ def parse_settings(config: OptimizerConfig, rule_options: frozenset[str]) -> Set
     averages = options.flag("use_ema")
     older = family in ("keras2", "legacy") and "decay" not in rule_options
     return Settings(
+        config.class_name.lower(),
         family,
         rate,
         schedule,

@@ -21,7 +21,6 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
     TrackedObject,
     is_optimizer,
 )
-from keras2torch_birnn.trainers.compiled import OptimizerConfig
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 
 _LEGACY_GROUP, _GROUP = "/optimizer_weights", "/optimizer/vars"
@@ -49,11 +48,17 @@ class StoredState:
     shared: Mapping[str, StoredArray]
     slots: Mapping[str, Mapping[str, StoredArray]]
 
+    def arrays(self) -> Iterator[StoredArray]:
+        """Yield all arrays."""
+        yield from (one for one in (self.iterations, self.rate) if one is not None)
+        yield from self.shared.values()
+        for found in self.slots.values():
+            yield from found.values()
+
 
 def find_state(
     container: Container,
     weights: Sequence[StoredArray],
-    config: OptimizerConfig,
     optimizer: KerasOptimizer,
 ) -> StoredState | None:
     """Find the state of an optimizer; None if the file has none, as it was never used.
@@ -64,14 +69,14 @@ def find_state(
         WeightMismatchError: the state is that of other weights; InvalidModelFileError: damaged.
     """
     if isinstance(container, TensorFlowContainer):
-        return _find_in_graph(container, weights, config, optimizer)
+        return _find_in_graph(container, weights, optimizer)
     paths = _listed_paths(container)
     arrays = container.store.arrays(paths)
     if not any(array.shape for array in arrays):
         needed = any(optimizer.slot_names())
         if not arrays or needed:
             return None
-    return _assign(arrays, weights, config, optimizer)
+    return _assign(arrays, weights, optimizer)
 
 
 def _listed_paths(container: Container) -> list[str]:
@@ -89,7 +94,6 @@ def _listed_paths(container: Container) -> list[str]:
 def _assign(
     arrays: Sequence[StoredArray],
     weights: Sequence[StoredArray],
-    config: OptimizerConfig,
     optimizer: KerasOptimizer,
 ) -> StoredState:
     """Give every array of an ordered list its meaning."""
@@ -99,7 +103,7 @@ def _assign(
         (name, weight) for names in optimizer.slot_names() for weight in weights for name in names
     ]
     unused = len(rest) - len(wanted)
-    if config.family == "keras2" and unused == len(weights):
+    if optimizer.settings.family == "keras2" and unused == len(weights):
         rest = rest[: len(wanted)]  # Keras 2 has a third slot of Adam even if it has no use
     if len(rest) != len(wanted):
         raise WeightMismatchError(
@@ -112,7 +116,7 @@ def _assign(
     for array, (name, weight) in zip(rest, wanted, strict=True):
         _check_slot(array, weight)
         slots.setdefault(name, {})[weight.path] = array
-    return _with_scalars(scalars, slots, config, optimizer)
+    return _with_scalars(scalars, slots, optimizer)
 
 
 def _check_slot(array: StoredArray, weight: StoredArray) -> None:
@@ -127,17 +131,16 @@ def _check_slot(array: StoredArray, weight: StoredArray) -> None:
 def _with_scalars(
     scalars: Sequence[StoredArray],
     slots: Mapping[str, Mapping[str, StoredArray]],
-    config: OptimizerConfig,
     optimizer: KerasOptimizer,
 ) -> StoredState:
     """Tell the scalars apart: the iterations, the learning rate, a number of the rule."""
     ahead = list(scalars)
     product = next(iter(optimizer.rule.shared()), "")
     iterations = ahead.pop(0) if ahead else None
-    newer = config.family in ("keras3", "tf.keras")
+    newer = optimizer.settings.family in ("keras3", "tf.keras")
     rate = ahead.pop(0) if newer and ahead and not optimizer.settings.schedule else None
     shared = {product: ahead.pop(0)} if product and ahead else {}
-    if ahead and config.family != "tf.keras":  # which keeps the schedule's present rate
+    if ahead and optimizer.settings.family != "tf.keras":  # which keeps the schedule's present rate
         raise WeightMismatchError(
             f"{len(ahead)} numbers of the optimizer's state have no meaning here",
             HOW_TO_BEGIN,
@@ -152,7 +155,6 @@ def _with_scalars(
 def _find_in_graph(
     container: TensorFlowContainer,
     weights: Sequence[StoredArray],
-    config: OptimizerConfig,
     optimizer: KerasOptimizer,
 ) -> StoredState | None:
     graph = container.graph
@@ -163,7 +165,7 @@ def _find_in_graph(
         listed = graph[found.children["_variables"]].children
         keys = [_key(graph, listed[str(n)]) for n in range(len(listed)) if str(n) in listed]
         arrays = container.store.arrays([key for key in keys if key])
-        return _assign(arrays, weights, config, optimizer)
+        return _assign(arrays, weights, optimizer)
     keys_of = {
         (key, name): slot
         for of, name, number in _checked_slots(graph, found)
@@ -173,9 +175,7 @@ def _find_in_graph(
         return None
     slots: dict[str, dict[str, StoredArray]] = {}
     for name in (name for names in optimizer.slot_names() for name in names):
-        stored = _SLOT_NAMES.get(
-            (config.class_name.lower(), name), _SLOT_NAMES.get(("", name), name)
-        )
+        stored = _slot_name(optimizer, name)
         for weight in weights:
             key = keys_of.get((weight.path, stored), "")
             if not key:
@@ -187,11 +187,11 @@ def _find_in_graph(
             slots.setdefault(name, {})[weight.path] = array
     names = ["iter", *(["momentum_cache"] if optimizer.rule.shared() else [])]
     scalars = [_key(graph, found.children[name]) for name in names if name in found.children]
-    return _with_scalars(container.store.arrays(scalars), slots, config, optimizer)
+    return _with_scalars(container.store.arrays(scalars), slots, optimizer)
 
 
-def _slot_name(config: OptimizerConfig, name: str) -> str:
-    by_class = _SLOT_NAMES.get((config.class_name.lower(), name))
+def _slot_name(optimizer: KerasOptimizer, name: str) -> str:
+    by_class = _SLOT_NAMES.get((optimizer.settings.class_name, name))
     return by_class or _SLOT_NAMES.get(("", name), name)
 
 

@@ -123,8 +123,7 @@ class Nadam(_Moments):
         return {"product": 1.0}
 
     def _factor(self, step: int, now: Now) -> float:
-        decay = self.decay if self.family == "keras2" else now.cast(self.decay)
-        power = now.exact(now.cast(0.96) ** (now.exact(step) * now.exact(decay)))
+        power = now.cast(0.96) ** (now.exact(step) * now.exact(self.decay))
         return float(now.cast(self.beta_1) * (now.exact(1) - now.exact(0.5) * power))
 
     def _products(self, factor: float, now: Now) -> Iterator[tuple[float, list[int]]]:

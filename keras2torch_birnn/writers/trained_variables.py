@@ -29,9 +29,13 @@ class TrainedParameter:
 
 @dataclass(frozen=True)
 class TrainedVariables:
-    """The arrays of all trained weights in Keras' order, and the parameters that hold them."""
+    """The arrays of all trained weights in Keras' order, and the parameters that hold them.
+
+    ``twins``: path of an array -> that of the one in ``arrays`` which is the same weight.
+    """
 
     arrays: tuple[StoredArray, ...]
+    twins: Mapping[str, str]
     parameters: tuple[TrainedParameter, ...]
 
 
@@ -41,8 +45,9 @@ def find_variables(located: Located, model: nn.Module) -> TrainedVariables:
     Raises:
         UnsupportedOptionError: a layer whose weights torch cannot train as Keras does.
     """
-    arrays = _trained_arrays(located)
+    arrays, twins = _trained_arrays(located)
     numbers = {array.path: number for number, array in enumerate(arrays)}
+    numbers |= {twin: numbers[path] for twin, path in twins.items() if path in numbers}
     owners: dict[str, set[int]] = {}
     for path, owner, layer in located.layers():
         start = f"{path}." if path else ""
@@ -61,18 +66,19 @@ def find_variables(located: Located, model: nn.Module) -> TrainedVariables:
         for array, parts in found.matrices.items():
             for name, _ in parts:
                 owners.setdefault(start + name, set()).add(numbers.get(array, -1))
-    return TrainedVariables(arrays, _parameters(model, owners))
+    return TrainedVariables(arrays, twins, _parameters(model, owners))
 
 
-def _trained_arrays(located: Located) -> tuple[StoredArray, ...]:
+def _trained_arrays(located: Located) -> tuple[tuple[StoredArray, ...], dict[str, str]]:
     root = with_training_rules(located.spec.root, located.spec.generation)
     stored = located.weights.stored
+    twins = {other.path: first.path for first, other in located.twins()}
     found = {
         array.path: array
         for slot in slots(root, layout=located.weights.layout)
         if slot.trainable and (array := stored.get(slot.owner, {}).get(slot.name)) is not None
     }
-    return tuple(found.values())
+    return tuple(one for path, one in found.items() if path not in twins), twins
 
 
 def _parameters(model: nn.Module, owners: Mapping[str, set[int]]) -> tuple[TrainedParameter, ...]:
