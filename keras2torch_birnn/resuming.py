@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
 from keras2torch_birnn.api import convert
-from keras2torch_birnn.errors import UsageError, in_file
+from keras2torch_birnn.conversion import origin
+from keras2torch_birnn.errors import InvalidModelFileError, UsageError, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
+from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
 from keras2torch_birnn.trainers.notes import describe_differences
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
@@ -112,3 +117,40 @@ def _read(
     if stored is not None:
         read_state(optimizer, stored, located, variables)
     return stored is not None
+
+
+def resume(
+    trained: nn.Module,
+    source: PathLike,
+    state_file: PathLike,
+    *,
+    config: PathLike | None = None,
+    plugins: Iterable[PluginName] = (),
+) -> Training:
+    """Return the training of a Keras file with trained weights and a saved optimizer.
+
+    trained: from ``k2t.load``. state_file: ``torch.save(state.optimizer.state_dict(), state_file)``
+    wrote it; it is read without running anything in it.
+
+    Raises:
+        InvalidModelFileError: no such state; UsageError: it is that of another optimizer.
+    """
+    spec = model_from_json(json.loads(origin(trained).spec_text))
+    found = training(
+        source, config=config, masked_steps=spec.masked_steps, plugins=plugins, state="new"
+    )
+    found.model.load_state_dict(trained.state_dict())
+    with in_file(state_file):
+        try:
+            state = torch.load(state_file, weights_only=True, map_location="cpu")
+            found.optimizer.load_state_dict(state)
+        except _UNREADABLE as error:
+            raise InvalidModelFileError(
+                "not the state of this model's optimizer",
+                "write it with torch.save(state.optimizer.state_dict(), FILE)",
+            ) from error
+    return found
+
+
+# What torch raises for files of other kinds and other optimizers.
+_UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from keras2torch_birnn.trainers.compiled import Family
-from keras2torch_birnn.trainers.options import Options
+from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
 
 
@@ -47,7 +47,7 @@ class Adagrad(Rule):
 
     def start(self, slot: str) -> float:
         """Return the value that a new slot is filled with."""
-        return self.first
+        return single(self.first) if self.family == "keras3" else self.first
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """a += g^2; p -= rate g / sqrt(a + epsilon), older: sqrt(a) + epsilon."""

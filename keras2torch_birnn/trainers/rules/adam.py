@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -149,7 +149,8 @@ class Nadam(_Moments):
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Combine the first moment at the next step with the gradient; see Dozat 2015."""
         m, v = slots["m"], slots["v"]
-        _follow(m, v, grads, self._rounded(), now)
+        older: Family = "keras2" if self.family == "keras2" else "legacy"
+        _follow(m, v, grads, self, replace(now, family=older))  # every Nadam casts its betas
         factor, next_factor = self._factor(now.step, now), self._factor(now.step + 1, now)
         root = torch._foreach_div(
             v, float(now.exact(1) - now.cast(self.beta_2) ** now.exact(now.step))
@@ -163,8 +164,3 @@ class Nadam(_Moments):
             torch._foreach_add_(ahead, [grads[i] for i in at], alpha=by)
             some, below = [params[i] for i in at], [root[i] for i in at]
             torch._foreach_addcdiv_(some, list(ahead), below, -now.rate)
-
-    def _rounded(self) -> _Moments:
-        """Return the rule with betas as variables: Nadam casts them in every Keras."""
-        family: Family = "keras2" if self.family == "keras2" else "legacy"
-        return Nadam(family, self.beta_1, self.beta_2, self.epsilon, self.decay)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from keras2torch_birnn.trainers.compiled import Family
-from keras2torch_birnn.trainers.options import Options
+from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors
 
 
@@ -50,7 +50,8 @@ class Ftrl(Rule):
 
     def start(self, slot: str) -> float:
         """Return the value that a new slot is filled with."""
-        return self.first if slot == "accumulator" else 0.0
+        first = self.first if self.family == "legacy" else single(self.first)
+        return first if slot == "accumulator" else 0.0
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Add to both sums, and solve for the weights."""
