@@ -21,7 +21,8 @@ from keras2torch_birnn.readers.containers.live_model import ModelSource, name_so
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
-from keras2torch_birnn.trainers.notes import describe_differences
+from keras2torch_birnn.trainers.embedding_rows import record_rows
+from keras2torch_birnn.trainers.notes import describe_differences, needs_rows
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.rules import parse_rule
 from keras2torch_birnn.trainers.settings import parse_settings
@@ -85,7 +86,9 @@ def training(
         compiled = parse_compiled(container.compiled(given), located.spec.generation)
         variables = find_variables(located, model)
         optimizer = make_optimizer(compiled, variables)
-        notes = describe_differences(compiled, optimizer, located.spec)
+        tables = record_rows(model) if needs_rows(optimizer) else []
+        optimizer.record(tables)
+        notes = describe_differences(optimizer, embeddings=bool(tables))
         if state == "file" and not _read(container, optimizer, located, variables):
             notes = (*notes, _NO_STATE)
     return Training(model, optimizer, compiled, notes)

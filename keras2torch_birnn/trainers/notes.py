@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from keras2torch_birnn.spec import ModelSpec
-from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.rules.sgd import SGD
 
-_SPARSE = (
-    "an Embedding: Keras takes the gradients of repeated ids one by one where {what}; here, as in "
-    "torch, they are added up before"
-)
-_LAZY = (
-    "an Embedding: this optimizer of tf.keras updates only the rows of the ids in a batch, and "
-    "leaves the {what} of other rows as they are; here all rows are updated"
+_ROWS = (
+    "an Embedding is trained as by Keras on TensorFlow, which squares, compares and clips the "
+    "gradients of repeated ids one by one; Keras on torch or jax adds them up before"
 )
 
 
-def describe_differences(
-    compiled: CompiledTraining, optimizer: KerasOptimizer, spec: ModelSpec
-) -> tuple[str, ...]:
-    """Return notes about what is trained otherwise than by this Keras."""
-    trained = any(
-        layer.class_name == "Embedding" and layer.config.get("trainable", True)
-        for layer in spec.root.walk()
-    )
-    return tuple(_of_embeddings(compiled, optimizer)) if trained else ()
+def needs_rows(optimizer: KerasOptimizer) -> bool:
+    """Tell whether the rows of an Embedding's gradient count one by one."""
+    family, clips = optimizer.settings.family, bool(optimizer.settings.clips)
+    if family == "keras3":
+        return clips or not isinstance(optimizer.rule, SGD)
+    if family == "legacy":
+        return clips or bool(optimizer.rule.left_alone())
+    return clips and family == "tf.keras"
 
 
-def _of_embeddings(compiled: CompiledTraining, optimizer: KerasOptimizer) -> Iterator[str]:
-    family = compiled.optimizer.family
-    norms = any(kind == "by variable" for kind, _ in optimizer.settings.clips)
-    if family == "keras3" and not isinstance(optimizer.rule, SGD):
-        yield _SPARSE.format(what="it squares, compares or clips them")
-    elif family != "keras2" and norms:
-        yield _SPARSE.format(what="it clips them (clipnorm)")
-    lazy = {"sgd": "momentum", "adamax": "moments", "adadelta": "averages", "nadam": "weights"}
-    what = lazy.get(compiled.optimizer.class_name.lower())
-    if family == "legacy" and what and any(optimizer.slot_names()):
-        yield _LAZY.format(what=what)
+def describe_differences(optimizer: KerasOptimizer, *, embeddings: bool) -> tuple[str, ...]:
+    """Return notes about what may be trained otherwise than by this Keras."""
+    of_backend = embeddings and optimizer.settings.family == "keras3"
+    return (_ROWS,) if of_backend and needs_rows(optimizer) else ()

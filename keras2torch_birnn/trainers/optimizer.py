@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.trainers.clipping import clip
+from keras2torch_birnn.trainers.clipping import Gradients, clip
+from keras2torch_birnn.trainers.embedding_rows import RecordedRows, Rows
 from keras2torch_birnn.trainers.rules.rule import Now, Rule
 from keras2torch_birnn.trainers.settings import Settings
 
@@ -40,6 +41,7 @@ class KerasOptimizer(Optimizer):
         owners: Sequence[int] | None = None,
     ) -> None:
         self.rule, self.settings = rule, settings
+        self._recorded: tuple[tuple[Tensor, RecordedRows], ...] = ()
         defaults: dict[str, Any] = {
             "lr": settings.rate,
             "weight_decay": settings.weight_decay,
@@ -50,6 +52,11 @@ class KerasOptimizer(Optimizer):
         super().__init__(list(params), defaults)
         self.param_groups[0]["owners"] = None if owners is None else list(owners)
         self.param_groups[0]["shared"] = dict(rule.shared())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all that a copy needs."""
+        own = {"rule": self.rule, "settings": self.settings, "_recorded": self._recorded}
+        return {**super().__getstate__(), **own}
 
     @property
     def iterations(self) -> int:
@@ -94,6 +101,19 @@ class KerasOptimizer(Optimizer):
         factor = 1.0 if base == self.settings.rate else base / self.settings.rate
         return self.settings.rate_at(group["iterations"], factor, base, double=double)
 
+    def record(self, tables: Iterable[tuple[Tensor, RecordedRows]]) -> None:
+        """Take the gradients of these tables of Embeddings from what records their rows."""
+        self._recorded = tuple(tables)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Remove all gradients, or set them to zero."""
+        super().zero_grad(set_to_none)
+        self._forget_rows()
+
+    def _forget_rows(self) -> None:
+        for _, recorded in self._recorded:
+            recorded.clear()
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient; return what the closure returns."""
@@ -111,6 +131,7 @@ class KerasOptimizer(Optimizer):
         self._average(batches, count // every if every else count)
         for group in self.param_groups:
             group["iterations"] = count + 1
+        self._forget_rows()
         return loss
 
     def _batches(self) -> Iterator[_Batch]:
@@ -132,12 +153,7 @@ class KerasOptimizer(Optimizer):
             yield from found.values()
 
     def _update(self, batches: Sequence[_Batch], iterations: int) -> None:
-        if self.settings.clips:
-            grads = [grad for batch in batches for grad in batch.grads]
-            owners = [owner for batch in batches for owner in batch.owners]
-            clipped = iter(clip(grads, owners, self.settings.clips) if grads else ())
-            for batch in batches:
-                batch.grads = [next(clipped) for _ in batch.grads]
+        self._clip(batches)
         shared = self.param_groups[0]["shared"]
         before = dict(shared)
         for batch in batches:
@@ -147,7 +163,37 @@ class KerasOptimizer(Optimizer):
             now = Now(rate, iterations + 1, double, self.rule.family, shared, batch.owners)
             if decay := batch.group["weight_decay"]:
                 torch._foreach_mul_(batch.params, 1 - rate * float(now.cast(decay)))
+            if self.rule.family == "keras3":
+                now = replace(now, rows=batch.rows)
+            left = self.rule.left_alone() if self.rule.family == "legacy" else ""
+            tables = list(batch.rows) if left else []
+            restore = [batch.untouched(number, with_slots=left == "all") for number in tables]
             self.rule.apply(batch.params, batch.grads, batch.slots(self.rule.slots()), now)
+            for tensor, rows, values in (one for some in restore for one in some):
+                tensor[rows] = values
+
+    def _clip(self, batches: Sequence[_Batch]) -> None:
+        """Find the rows of Embeddings' gradients, and clip all gradients."""
+        grads = [grad for batch in batches for grad in batch.grads]
+        params = [param for batch in batches for param in batch.params]
+        found: dict[int, Rows] = {}
+        for table, recorded in self._recorded if not self.settings.accumulate else ():
+            for number, param in enumerate(params):
+                if param is table and (rows := recorded.rows(grads[number])) is not None:
+                    found[number] = rows
+        owners = tuple(owner for batch in batches for owner in batch.owners)
+        all_of_them = Gradients(tuple(grads), owners, found)
+        if grads and self.settings.clips:
+            all_of_them = clip(all_of_them, self.settings.clips)
+        at = 0
+        for batch in batches:
+            batch.grads = list(all_of_them.dense[at : at + len(batch.grads)])
+            batch.rows = {
+                number - at: one
+                for number, one in all_of_them.rows.items()
+                if at <= number < at + len(batch.grads)
+            }
+            at += len(batch.grads)
 
     def _average(self, batches: Sequence[_Batch], iterations: int) -> None:
         """Follow the weights with their averages, and put these in their place when it is time."""
@@ -189,6 +235,15 @@ class _Batch:
     grads: list[Tensor]
     owners: list[int]
     states: list[dict[str, Tensor]]
+    rows: dict[int, Rows] = field(default_factory=dict)
+
+    def untouched(self, number: int, *, with_slots: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return the rows of a table, and of its slots, whose ids were not looked up."""
+        param = self.params[number]
+        free = torch.ones(len(param), dtype=torch.bool, device=param.device)
+        free[self.rows[number].ids] = False
+        tensors = [param, *(self.states[number].values() if with_slots else ())]
+        return [(one, free, one[free]) for one in tensors]
 
     def add(self, param: Tensor, owner: int, state: dict[str, Tensor]) -> None:
         if param.grad is not None:

@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from commands import FIXTURES, run
+from commands import FIXTURES
+from commands import k2t as run
 from torch import Tensor
 
 import keras2torch_birnn as k2t

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -52,7 +52,7 @@ class Adagrad(Rule):
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """a += g^2; p -= rate g / sqrt(a + epsilon), older: sqrt(a) + epsilon."""
         squares = slots["accumulator"]
-        torch._foreach_addcmul_(squares, grads, grads, 1.0)
+        now.add_squares(squares, grads, 1.0)
         root = _root(squares, self.epsilon, inside=self.family in ("keras3", "tf.keras"))
         torch._foreach_addcdiv_(params, grads, root, -now.rate)
 
@@ -76,18 +76,26 @@ class Adadelta(Rule):
         older = self.family in ("keras2", "legacy")
         return (("squares",), ("steps",)) if older else (("squares", "steps"),)
 
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "all"
+
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """a = rho a + (1 - rho) g^2; d = sqrt((s + e) / (a + e)) g; p -= rate d."""
         squares, steps = slots["squares"], slots["steps"]
         rho = float(now.cast(self.rho)) if self.family == "legacy" else self.rho
         torch._foreach_mul_(squares, rho)
-        torch._foreach_addcmul_(squares, grads, grads, 1 - rho)
+        now.add_squares(squares, grads, 1 - rho)
         step = _root(steps, self.epsilon, inside=True)
-        torch._foreach_mul_(step, grads)
         torch._foreach_div_(step, _root(squares, self.epsilon, inside=True))
+        of_rows = {i: step[i].square() * rows.squares(grads[i]) for i, rows in now.rows.items()}
+        torch._foreach_mul_(step, grads)
         torch._foreach_add_(params, step, alpha=-now.rate)
+        torch._foreach_mul_(step, step)
+        for number, squared in of_rows.items():
+            step[number] = squared
         torch._foreach_mul_(steps, rho)
-        torch._foreach_addcmul_(steps, step, step, 1 - rho)
+        torch._foreach_add_(steps, step, alpha=1 - rho)
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,10 @@ class RMSprop(Rule):
         momentum = (("momentum",),) if self.momentum else ()
         return (("squares",), *momentum, *((("mean",),) if self.centered else ()))
 
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "all" if self.momentum else ""
+
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Divide the gradient by the root of the average of squares, less that of its mean.
 
@@ -125,7 +137,7 @@ class RMSprop(Rule):
         older = self.family in ("keras2", "legacy")
         weight = now.weight(self.rho)
         torch._foreach_mul_(squares, float(now.cast(self.rho)) if older else self.rho)
-        torch._foreach_addcmul_(squares, grads, grads, weight)
+        now.add_squares(squares, grads, weight)
         if self.centered:
             mean = slots["mean"]
             torch._foreach_lerp_(mean, grads, weight)

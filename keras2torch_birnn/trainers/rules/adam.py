@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ def _follow(m: Tensors, v: Tensors, grads: Tensors, rule: _Moments, now: Now) ->
     torch._foreach_lerp_(m, grads, now.weight(rule.beta_1))
     weight = now.weight(rule.beta_2)
     torch._foreach_mul_(v, 1 - weight)
-    torch._foreach_addcmul_(v, grads, grads, weight)
+    now.add_squares(v, grads, weight)
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,20 @@ class Adamax(_Moments):
         """Read the options of a file."""
         return cls(family, *_moments(options))
 
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "all"
+
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """u = max(b2 u, |g|); p -= rate m / ((1 - b1^t) (u + epsilon))."""
         m, u = slots["m"], slots["v"]
         torch._foreach_lerp_(m, grads, now.weight(self.beta_1))
         older = self.family in ("keras2", "legacy")
         torch._foreach_mul_(u, float(now.cast(self.beta_2)) if older else self.beta_2)
-        torch._foreach_maximum_(u, list(torch._foreach_abs(grads)))
+        sizes = list(torch._foreach_abs(grads))
+        for number, rows in now.rows.items():
+            sizes[number] = rows.dense(grads[number], rows.values.abs())
+        torch._foreach_maximum_(u, sizes)
         below = now.exact(1) - now.cast(self.beta_1) ** now.exact(now.step)
         largest = list(torch._foreach_add(u, self.epsilon))
         torch._foreach_addcdiv_(params, m, largest, -float(now.exact(now.rate) / below))
@@ -145,6 +152,10 @@ class Nadam(_Moments):
                 shared["product"] = float(now.exact(shared["product"]) * now.exact(factor))
                 shared["count"] += 1
             yield shared["product"], [i for i, one in enumerate(now.owners) if one == owner]
+
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "weights"
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Combine the first moment at the next step with the gradient; see Dozat 2015."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.options import Options, single
@@ -53,6 +53,10 @@ class Ftrl(Rule):
         first = self.first if self.family == "legacy" else single(self.first)
         return first if slot == "accumulator" else 0.0
 
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "all"
+
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Add to both sums, and solve for the weights."""
 
@@ -61,10 +65,10 @@ class Ftrl(Rule):
 
         rate, power, l1 = now.rate, option(self.power), option(self.l1)
         l2 = option(self.l2) + option(self.beta) / (2 * rate)
-        pairs = zip(params, grads, slots["accumulator"], slots["linear"], strict=True)
-        for param, grad, squares, linear in pairs:
-            before = squares.pow(-power)
-            squares.addcmul_(grad, grad)
+        befores = [squares.pow(-power) for squares in slots["accumulator"]]
+        now.add_squares(slots["accumulator"], grads, 1.0)
+        pairs = zip(params, grads, slots["accumulator"], slots["linear"], befores, strict=True)
+        for param, grad, squares, linear, before in pairs:
             after = squares.pow(-power)
             linear.add_(grad).add_(param, alpha=2 * option(self.shrinkage))
             linear.sub_((after - before).div_(rate).mul_(param))

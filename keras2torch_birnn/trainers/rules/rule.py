@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.embedding_rows import Rows
 from keras2torch_birnn.trainers.options import Options, single
 
 Tensors: TypeAlias = list[Tensor]
@@ -24,7 +26,8 @@ class Now:
 
     ``rate``: the learning rate. ``step``: the number of the step, from 1 on. ``double``: the
     weights are float64. ``shared``: numbers of the whole optimizer that a rule may change, before
-    and after. ``owners``: the number of the Keras variable of each parameter.
+    and after. ``owners``: the number of the Keras variable of each parameter. ``rows``: by number
+    of a parameter, gradients of Embeddings whose rows this Keras squares one by one.
     """
 
     rate: float
@@ -33,6 +36,16 @@ class Now:
     family: Family
     shared: MutableMapping[str, float]
     owners: Sequence[int]
+    rows: Mapping[int, Rows] = field(default_factory=dict)
+
+    def add_squares(self, averages: Tensors, grads: Tensors, weight: float) -> None:
+        """Add the squares of gradients to averages, in place."""
+        if not self.rows:
+            torch._foreach_addcmul_(averages, grads, grads, weight)
+            return
+        for number, (average, grad) in enumerate(zip(averages, grads, strict=True)):
+            rows = self.rows.get(number)
+            average.add_(grad.square() if rows is None else rows.squares(grad), alpha=weight)
 
     def exact(self, value: float) -> Any:
         """Return a number in the dtype of the weights."""
@@ -85,6 +98,10 @@ class Rule(ABC):
     def shared(self) -> Mapping[str, float]:
         """Return numbers of the whole optimizer with their start values."""
         return {}
+
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in the rows of a table that were not looked up."""
+        return ""
 
     @abstractmethod
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -29,6 +29,10 @@ class SGD(Rule):
         """Return the names of the slots; some Kerases keep a velocity that nothing uses."""
         always = self.family in ("keras2", "tf.keras")
         return (("momentum",),) if always or self.momentum else ()
+
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "all" if self.momentum else ""
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """v = momentum v - rate g; p += v, or momentum v - rate g by Nesterov."""
