@@ -67,19 +67,19 @@ def write_back(
             with loading_torch():
                 from keras2torch_birnn.saving.checkpoint import load
                 from keras2torch_birnn.writers import write_back as write
-            trained, state = load(out, plugins=plugin or ()), None
+            trained = load(out, plugins=plugin or ())
+            resumed = None
             if optimizer_state is not None:
                 from keras2torch_birnn.resuming import resume
 
                 resumed = resume(
                     trained, model, optimizer_state, config=config, plugins=plugin or ()
                 )
-                trained, state = resumed.model, resumed.optimizer
             written = write(
-                trained,
+                trained if resumed is None else resumed.model,
                 model,
                 new,
-                optimizer=state or optimizer,
+                optimizer=optimizer if resumed is None else resumed.optimizer,
                 config=config,
                 plugins=plugin or (),
                 allow_rounding=allow_rounding,

@@ -11,10 +11,12 @@ caller clips by, a mean over processes), and then the rule for dense gradients i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ class RecordedRows:
 _ATTRIBUTE = "recorded_rows"
 
 
-def record_rows(model: nn.Module) -> list[tuple[nn.Parameter, RecordedRows]]:
+def record_rows(model: nn.Module) -> list[tuple[Tensor, RecordedRows]]:
     """Let all trained Embeddings of a model record their rows; return the tables and records."""
-    found: list[tuple[nn.Parameter, RecordedRows]] = []
+    found: list[tuple[Tensor, RecordedRows]] = []
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.weight.requires_grad:
             recorded = RecordedRows()
@@ -83,4 +85,9 @@ def record_rows(model: nn.Module) -> list[tuple[nn.Parameter, RecordedRows]]:
 def _record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     if output.requires_grad and not torch.compiler.is_compiling():
         ids, recorded = inputs[0], getattr(module, _ATTRIBUTE)
-        output.register_hook(lambda grad: recorded.add(ids, grad))
+
+        def record(grads: Sequence[Tensor | None]) -> None:
+            if grads[0] is not None:
+                recorded.add(ids, grads[0])
+
+        register_multi_grad_hook((output,), record)
