@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
     from keras2torch_birnn.porting.comparing import compare as compare
     from keras2torch_birnn.porting.report import PortReport as PortReport
+    from keras2torch_birnn.resuming import Training as Training
+    from keras2torch_birnn.resuming import training as training
     from keras2torch_birnn.rnn.bidirectional import BiGRU as BiGRU
     from keras2torch_birnn.rnn.bidirectional import BiLSTM as BiLSTM
     from keras2torch_birnn.rnn.bidirectional import BiRNN as BiRNN
@@ -39,6 +41,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.schema.custom_layers import supplies as supplies
     from keras2torch_birnn.spec import LayerSpec as LayerSpec
     from keras2torch_birnn.spec import ModelSpec as ModelSpec
+    from keras2torch_birnn.trainers.optimizer import KerasOptimizer as KerasOptimizer
     from keras2torch_birnn.verification import ParityReport as ParityReport
     from keras2torch_birnn.verification import verify as verify
     from keras2torch_birnn.writers import WrittenModel as WrittenModel
@@ -64,11 +67,13 @@ _NAMES = {
     "layers.registry": ("MaskFlow",),
     "porting.comparing": ("compare",),
     "porting.report": ("PortReport",),
+    "resuming": ("Training", "training"),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
     "rnn.engine_settings": ("explain", "set_engine"),
     "saving.checkpoint": ("load", "save"),
     "schema.custom_layers": ("converts", "equation", "supplies"),
     "spec": ("LayerSpec", "ModelSpec"),
+    "trainers.optimizer": ("KerasOptimizer",),
     "verification": ("ParityReport", "verify"),
     "writers": ("WrittenModel", "write_back"),
 }

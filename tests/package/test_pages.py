@@ -162,9 +162,11 @@ FLOORS = (
     {"saving"},
     {"comparison"},
     {"exporting"},
+    {"trainers"},
     {"verification", "writers"},
     {"porting"},
     {"api"},
+    {"resuming"},
     {"bench"},
     {"cli"},
 )
