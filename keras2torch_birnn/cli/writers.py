@@ -63,9 +63,7 @@ def write_back(
         if optimizer_state is not None:
             from keras2torch_birnn.resuming import resume
 
-            resumed = resume(
-                trained, model, optimizer_state, config=config, plugins=plugin or ()
-            )
+            resumed = resume(trained, model, optimizer_state, config=config, plugins=plugin or ())
         written = write(
             trained if resumed is None else resumed.model,
             model,
