@@ -102,7 +102,8 @@ def _judge(file: str, found: Mapping[str, Any]) -> Verdict:
             return Verdict(file, kind, (_WHERE.sub("", found[kind]),), {}, nodes)
     sizes: Mapping[str, str] = found["sizes"]
     kinds = [verdict.partition(":")[0] for verdict in sizes.values()]
-    worst = next((k for k in ("wrong", "not run", "rounding") if k in kinds), "equal")
+    worst_first = ("wrong", "not run", "rounding", "equal")
+    worst = next((k for k in worst_first if k in kinds), "nothing to compare")
     bad = tuple(f"{size}: {v}" for size, v in sizes.items() if v not in FINE)
     return Verdict(file, worst, bad, sizes, nodes)
 
@@ -117,17 +118,11 @@ def _count_runner(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     for one in verdicts:
         for reason in one.reasons:
             reasons[one.kind][reason[:300]].append(one.file)
-    by_size = {
-        size: [
-            sum(v.sizes[size] in FINE for v in verdicts if size in v.sizes),
-            sum(size in v.sizes for v in verdicts),
-        ]
-        for size in SIZES
-    }
+    by_size = {size: [v.sizes[size] in FINE for v in verdicts if size in v.sizes] for size in SIZES}
     return {
         "files": len(verdicts),
         **Counter(one.kind for one in verdicts),
-        "sizes": by_size,
+        "sizes": {s: f"{sum(found):,} of {len(found):,}" for s, found in by_size.items() if found},
         "reasons": {kind: dict(found) for kind, found in reasons.items()},
     }
 
@@ -146,10 +141,19 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [f"| path | files | refused | equal | {' | '.join(head)} |", f"|{'---|' * 9}"]
     for runner, words in RUNNERS.items():
         one = result["runners"][runner]
-        sizes = [f"{equal:,} of {all_:,}" for equal, all_ in one["sizes"].values()]
+        sizes = [one["sizes"].get(size, "") for size in SIZES]
         equal = one.get("equal", 0) + one.get("rounding", 0)
         cells = [words, f"{one['files']:,}", f"{one.get('refused', 0):,}", f"{equal:,}", *sizes]
         lines.append(f"| {' | '.join(cells)} |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def real_table(result: Mapping[str, Any]) -> str:
+    """Make the table of trained models, by path."""
+    lines = [f"| model | {' | '.join(RUNNERS.values())} |", f"|{'---|' * (1 + len(RUNNERS))}"]
+    for model, verdicts in result["real"].items():
+        cells = [verdicts.get(runner, "") for runner in RUNNERS]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -64,6 +64,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     },
     DOCS / "deploy.md": {
         "exports": partial(export_summary.show, export_summary.table),
+        "real_exports": partial(export_summary.show, export_summary.real_table),
         "not_exported": partial(export_summary.show, export_summary.problems),
     },
 }

@@ -108,21 +108,33 @@ def rows() -> list[dict[str, Any]]:
         {"name": "keras/b/y.h5", "key": "2", "paths": {"ONNX Runtime": refused}},
         {"name": "keras/b/z.h5", "not converted": "no model"},
         {"name": "keras/a/x.h5", "key": "1", "paths": {"source": {"failed": "TypeError: q"}}},
+        {"name": "keras/a/x.h5", "key": "1", "paths": {"gradients": {"sizes": {}}}},
+        {
+            "name": "real/medaka",
+            "key": "3",
+            "paths": {"torch.export": {"sizes": {"oracle": "wrong: 1.0e-04"}}},
+        },
     ]
 
 
 def test_files_count_by_the_verdict_on_their_model() -> None:
     found = export_summary.count(rows())
-    assert (found["files"], found["models"]) == (3, 2)
+    assert (found["files"], found["models"]) == (4, 3)
     assert found["not read"] == {"keras/b/z.h5": "no model"}
     onnx, openvino = found["runners"]["ONNX Runtime"], found["runners"]["OpenVINO"]
     assert (onnx["files"], onnx["rounding"], onnx["refused"]) == (3, 2, 1)
-    assert onnx["sizes"]["5, T"] == [2, 2]
+    assert onnx["sizes"]["5, T"] == "2 of 2"
     assert onnx["reasons"]["refused"] == {"softplus": ["keras/b/y.h5"]}
-    assert (openvino["wrong"], openvino["sizes"]["5, T"]) == (2, [0, 2])
+    assert (openvino["wrong"], openvino["sizes"]["5, T"]) == (2, "0 of 2")
     assert openvino["reasons"]["wrong"]["5, T: wrong: 1.0e+00"] == ["keras/a/x.h5", "keras/b/x.h5"]
     assert found["runners"]["source"]["failed"] == 2
-    text = export_summary.table(found) + export_summary.problems(found)
+    assert found["runners"]["gradients"]["nothing to compare"] == 2
+    assert found["real"] == {"medaka": {"torch.export": "wrong; oracle: wrong: 1.0e-04"}}
+    text = "".join(
+        make(found)
+        for make in (export_summary.table, export_summary.real_table, export_summary.problems)
+    )
+    assert "| medaka |  |  | wrong; oracle: wrong: 1.0e-04 |" in text
     assert "| `.onnx` in ONNX Runtime | 3 | 1 | 2 | 2 of 2 | 2 of 2 |" in text
     assert "softplus (1 files: y)" in text
     json.dumps(found)

@@ -28,7 +28,7 @@ from specs import KERAS3, bi, chain, dense, fixture, layer, rnn
 from torch import nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import origin
+from keras2torch_birnn.conversion import build, origin
 from keras2torch_birnn.errors import K2TError, OutputError, UnsupportedLayerError
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.source import files
@@ -59,6 +59,8 @@ FILES = (
     "keras-2.3.1/mask_bi_lstm_seq.h5",
     "keras-3.15.1/arch_ner_char_lstm.h5",
     "keras-3.15.1/arch_siamese.h5",
+    "keras-3.15.1/around_transposed1.keras",
+    "keras-3.15.1/around_transposed1_out.h5",
     "keras-3.15.1/batchnorm.keras",
     "keras-3.15.1/bi_gru_after_ave_seq.h5",
     "keras-3.15.1/bi_gru_before_sum_last.keras",
@@ -79,6 +81,8 @@ FILES = (
     "keras-3.15.1/state_bi_lstm_none_seq.keras",
     "keras-3.15.1/stateful_bi_lstm.keras",
     "tf.keras-2.15.0/arch_crnn_ocr.keras",
+    "tf.keras-2.15.0/around_transposed2_dilated.keras",
+    "tf.keras-2.15.0/around_transposed2_out.h5",
     "tf.keras-2.15.0/mask_stack_bi_dense.h5",
     "tf.keras-2.4.0/td_model_sequences.h5",
 )
@@ -384,6 +388,12 @@ def test_a_file_of_others_is_never_replaced(foreign: str, tmp_path: Path) -> Non
         k2t.export(convert_spec(tagger()), tmp_path / "tagger.py")
     assert path.read_bytes() == kept
     assert [one.name for one in tmp_path.iterdir()] == [foreign]
+
+
+def test_an_output_of_a_given_size_has_no_source_form() -> None:
+    case = fixture("keras-1.2.2/plane_deconvolution_same_tf.h5")
+    with pytest.raises(UnsupportedLayerError, match="an output of a given size"):
+        write_source(build(case.spec), case.spec)
 
 
 def test_everything_without_a_source_form_is_named_at_once(tmp_path: Path) -> None:
