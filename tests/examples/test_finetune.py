@@ -83,7 +83,6 @@ def test_two_processes_train_as_one_does_and_one_goes_on_from_two(
     assert differ(train("two.pt", 2), whole) < 1e-5
 
 
-@pytest.mark.skipif(not hasattr(k2t, "training"), reason="there is no k2t.training")
 def test_the_optimizer_of_the_file_goes_on_after_an_interruption(
     finetune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
