@@ -47,8 +47,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32, help="rows, of all processes together")
     parser.add_argument("--loss", choices=LOSSES, default="mse")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="Adam")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--optimizer",
+        choices=[*OPTIMIZERS, "keras"],
+        default="Adam",
+        help="keras: the one in the model's file, with its rule, state, rate and schedule",
+    )
+    parser.add_argument("--rate", type=float, default=1e-3, help="of an optimizer of torch")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
@@ -70,10 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(options: argparse.Namespace, device: torch.device, rank: int, processes: int) -> None:
     """Train from the last saved epoch to the last wanted one."""
-    model = k2t.convert(options.model).to(device)
-    model.train()  # k2t.convert returns it in eval mode
-    learning = [p for p in model.parameters() if p.requires_grad]  # what Keras would train
-    optimizer = OPTIMIZERS[options.optimizer](learning, lr=options.rate)
+    model, optimizer = read_model(options)
+    model.to(device)
+    optimizer.load_state_dict(optimizer.state_dict())  # moves it to the parameters' device
     state = options.out.with_name(f"{options.out.name}.state")
     first = resume(state, model, optimizer, device)
     wrapped = DistributedDataParallel(model) if processes > 1 else model
@@ -101,6 +105,17 @@ def train(options: argparse.Namespace, device: torch.device, rank: int, processe
             save_state(state, model, optimizer, epoch + 1)
     if processes > 1:
         dist.barrier()  # nobody ends before the files are written
+
+
+def read_model(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Read the model, in training mode, and make its optimizer."""
+    if options.optimizer == "keras":
+        compiled = k2t.training(options.model)
+        return compiled.model, compiled.optimizer
+    model = k2t.convert(options.model)
+    model.train()  # k2t.convert returns it in eval mode
+    learning = [p for p in model.parameters() if p.requires_grad]  # what Keras would train
+    return model, OPTIMIZERS[options.optimizer](learning, lr=options.rate)
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:

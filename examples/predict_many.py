@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     threads = max(1, (os.cpu_count() or 1) // options.workers)
     ready = ray.data.from_items([{"path": str(path.resolve())} for path in left])
-    done = ready.repartition(len(left)).map_batches(
+    done = ready.map_batches(
         Predictor,
         fn_constructor_args=(
             str(options.model.resolve()),

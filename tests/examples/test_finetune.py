@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import STACK_H5, environment
+from commands import FIXTURES, STACK_H5, environment
 from torch import Tensor
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.rnn.native.library import why_missing
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+COMPILED = FIXTURES / "keras-3.15.1" / "compiled.h5"
 # Three steps an epoch, of four rows in each of two processes.
 OPTIONS = ("--batch", "8", "--optimizer", "SGD", "--rate", "0.1", "--seed", "3")
 ROWS = 24
@@ -80,6 +81,25 @@ def test_two_processes_train_as_one_does_and_one_goes_on_from_two(
     assert differ(train("again.pt", 2), whole) == 0
     assert differ(whole, one) > 1e-2
     assert differ(train("two.pt", 2), whole) < 1e-5
+
+
+def test_the_optimizer_of_the_file_goes_on_after_an_interruption(
+    finetune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with np.load(COMPILED.with_suffix(".npz")) as recorded:
+        x, y = recorded["in_0"], recorded["out_0"]
+    np.savez(tmp_path / "data.npz", x=x, y=y + 1)
+
+    def train(out: str, epochs: int) -> Mapping[str, Tensor]:
+        files = [str(path) for path in (COMPILED, tmp_path / "data.npz", tmp_path / out)]
+        finetune.main([*files, "--optimizer", "keras", "--batch", "2", "--epochs", str(epochs)])
+        return k2t.load(tmp_path / out).state_dict()
+
+    begin, one, whole = k2t.convert(COMPILED).state_dict(), train("one.pt", 1), train("w.pt", 2)
+    assert differ(begin, one) > 1e-6
+    assert differ(whole, one) > 1e-6
+    assert differ(train("one.pt", 2), whole) == 0
 
 
 @pytest.mark.parametrize("name", ["mse", "binary", "classes"])
