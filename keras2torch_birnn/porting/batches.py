@@ -83,5 +83,5 @@ def _valid_steps(spec: ModelSpec, arrays: Sequence[Array]) -> Array:
     x, fact = arrays[0], input_facts(spec)[0]
     if fact.padding is None:
         return np.ones(x.shape[:2], bool)
-    valid: Array = x != fact.padding
-    return valid.any(axis=-1) if valid.ndim > 2 else valid
+    valid = np.asarray(x != fact.padding)
+    return np.asarray(valid.any(axis=-1)) if valid.ndim > 2 else valid

@@ -41,7 +41,7 @@ class Change:
 def with_changes(changes: Iterable[Change]) -> Mapping[str, Equation]:
     """Return the equations of all classes with these changes; later ones go around earlier ones."""
     by_key: dict[Key, list[Apply]] = {}
-    for change in changes:
+    for change in sorted(changes, key=lambda one: one.kind == "merge mode"):  # others read the mode
         for key, apply in change.applied.items():
             by_key.setdefault(key, []).append(apply)
 

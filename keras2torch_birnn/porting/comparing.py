@@ -186,7 +186,7 @@ class _Comparison:
                 np.asarray(next(iter(leaves(trace.layers[change.layer]))), np.float64)
                 for trace in (right, wrong)
             ]
-            where = locate_first(*pair, layer)
+            where = locate_first(pair[0], pair[1], layer)
         return PortFinding(change.layer, change.kind, change.words, where, change.tensors, rows)
 
     def _tensors(self) -> Iterator[PortTensor]:

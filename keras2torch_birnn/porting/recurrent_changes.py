@@ -109,7 +109,7 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
         "zeros": "gives zeros at padded steps",
         "previous_output": "repeats the last output at padded steps",
     }
-    for rule, words in rules.items():
+    for rule, words in rules.items() if config["return_sequences"] else ():
         if half.semantics.get("masked_output") != rule:
             yield every(
                 "masked steps", f"{words}, Keras does not here", settled(masked_output=rule)

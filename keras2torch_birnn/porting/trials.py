@@ -24,6 +24,8 @@ from keras2torch_birnn.verification.layer_check import calls_of
 
 # Trials at one layer at most.
 _BUDGET = 1500
+# Layers before a wrong one whose mistakes are tried there, and one more.
+_BEFORE = 4
 # Kinds of mistakes that are likely in company: they are paired first.
 _LIKELY = (
     "merge mode",
@@ -154,14 +156,8 @@ class Search:
             return None
         evidence = [one for one in self.evidence if one.layer == place]
         guesses = [one for one in self.guesses if one.layer == place]
-        sources = (
-            change
-            for other, made in self.layers.items()
-            if path in self.later.get(other, ())
-            for change in mask_changes(_place(other), made)
-        )
-        known = [*sources, *guesses, *changes_of(path, place, layer)]
-        stages = list(_stages(evidence, known))
+        own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
+        stages = list(_stages(evidence, own, self._changes_before(path)))
         for stage in stages[:1] if alone else stages:
             best: tuple[int, list[Change]] = (0, [])
             for some in stage:
@@ -175,6 +171,22 @@ class Search:
             if best[0]:
                 return best[1]
         return None
+
+    def _mask_sources(self, path: str) -> Iterator[Change]:
+        """Yield the mistakes with masks that are made before this call."""
+        for other, layer in self.layers.items():
+            if path in self.later.get(other, ()):
+                yield from mask_changes(_place(other), layer)
+
+    def _changes_before(self, path: str) -> list[Change]:
+        """Return the mistakes of the calls just before: an operation may follow what was right."""
+        before = [other for other in self.layers if path in self.later.get(other, ())]
+        return [
+            change
+            for other in before[:-_BEFORE:-1]
+            for change in changes_of(other, _place(other), self.layers[other])
+            if change.kind != "gate order"
+        ]
 
     def _score(self, path: str, some: Sequence[Change]) -> int:
         """Rate changes: 0 if they do not give the port's tensor at this call."""
@@ -253,14 +265,19 @@ def _place(path: str) -> str:
     return "/".join(part.partition("#")[0] for part in path.split("/"))
 
 
-def _stages(evidence: list[Change], known: list[Change]) -> Iterator[Iterator[list[Change]]]:
-    """Yield what to try: single changes and what the weights show; then two of them together."""
+def _stages(
+    evidence: list[Change], own: list[Change], before: list[Change]
+) -> Iterator[Iterator[list[Change]]]:
+    """Yield what to try: single changes and what the weights show; then two of them together.
+
+    own: changes at the layer itself; before: at the layers before it.
+    """
     shown = [evidence] if evidence else []
     parts = [[one] for one in evidence] if len(evidence) > 1 else []
-    yield chain(shown, parts, ([one] for one in known))
-    yield ([*some, one] for some in (*shown, *parts) for one in known)
+    yield chain(shown, parts, ([one] for one in (*own, *before)))
+    yield ([*some, one] for some in (*shown, *parts) for one in (*own, *before))
     few = sorted(
-        (one for one in known if one.kind != "gate order"), key=lambda one: one.kind not in _LIKELY
+        (one for one in own if one.kind != "gate order"), key=lambda one: one.kind not in _LIKELY
     )
     yield ([one, other] for one, other in combinations(few, 2))
 

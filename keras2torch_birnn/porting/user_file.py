@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,6 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.plugins import run_file
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.steps import PathLike
-
-# Errors of torch and safetensors where a file is no state_dict.
-_UNREADABLE = (safetensors.SafetensorError, RuntimeError, ValueError, KeyError, EOFError, OSError)
 
 
 def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
@@ -78,7 +74,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InvalidModelFileError("there is no such file", "name a state_dict") from None
-    except _UNREADABLE as error:
+    except Exception as error:  # torch raises many kinds on files that are no state_dict
         reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__)
         raise InvalidModelFileError(
             f"cannot be read as weights ({reason})",

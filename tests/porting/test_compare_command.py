@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import k2t
-from hand_ports import HARD, STACK, Stack
+from hand_ports import HARD, STACK, Sentiment, Stack
 from torch import nn
 
 import keras2torch_birnn as package
@@ -214,3 +214,19 @@ def test_what_no_known_mistake_explains_is_said() -> None:
     first = report.findings[0]
     assert (first.layer, first.kind) == ("bidirectional_1", "unexplained")
     assert "no known mistake explains" in first.words
+
+
+class NoFront(Sentiment):
+    """A port that raises where padding is in front."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        if (ids[:, 0] == 0).any():
+            raise ValueError("padding in front")
+        return super().forward(ids)
+
+
+def test_a_port_that_fails_on_padding_is_told() -> None:
+    report = package.compare(NoFront.source, NoFront())
+    (finding,) = report.findings
+    assert (finding.kind, finding.rows) == ("fails", "rows padded in front")
+    assert finding.words == "it fails: ValueError: padding in front"
