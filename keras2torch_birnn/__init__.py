@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.schema.custom_layers import supplies as supplies
     from keras2torch_birnn.spec import LayerSpec as LayerSpec
     from keras2torch_birnn.spec import ModelSpec as ModelSpec
+    from keras2torch_birnn.trainers.penalties import constrain_ as constrain_
+    from keras2torch_birnn.trainers.penalties import penalty as penalty
     from keras2torch_birnn.verification import ParityReport as ParityReport
     from keras2torch_birnn.verification import verify as verify
     from keras2torch_birnn.writers import WrittenModel as WrittenModel
@@ -65,6 +67,7 @@ _NAMES = {
     "saving.checkpoint": ("load", "save"),
     "schema.custom_layers": ("converts", "equation", "supplies"),
     "spec": ("LayerSpec", "ModelSpec"),
+    "trainers.penalties": ("constrain_", "penalty"),
     "verification": ("ParityReport", "verify"),
     "writers": ("WrittenModel", "write_back"),
 }
