@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.exporting.exporter import export as export
     from keras2torch_birnn.inspection import inspect as inspect
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
+    from keras2torch_birnn.resuming import Training as Training
+    from keras2torch_birnn.resuming import training as training
     from keras2torch_birnn.rnn.bidirectional import BiGRU as BiGRU
     from keras2torch_birnn.rnn.bidirectional import BiLSTM as BiLSTM
     from keras2torch_birnn.rnn.bidirectional import BiRNN as BiRNN
@@ -40,6 +42,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.trainers.output_masks import output_mask as output_mask
     from keras2torch_birnn.trainers.penalties import constrain_ as constrain_
     from keras2torch_birnn.trainers.penalties import penalty as penalty
+    from keras2torch_birnn.trainers.optimizer import KerasOptimizer as KerasOptimizer
     from keras2torch_birnn.verification import ParityReport as ParityReport
     from keras2torch_birnn.verification import verify as verify
     from keras2torch_birnn.writers import WrittenModel as WrittenModel
@@ -63,6 +66,7 @@ _NAMES = {
     "exporting.exporter": ("Exported", "export"),
     "inspection": ("inspect",),
     "layers.registry": ("MaskFlow",),
+    "resuming": ("Training", "training"),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
     "rnn.engine_settings": ("explain", "set_engine"),
     "saving.checkpoint": ("load", "save"),
@@ -70,6 +74,7 @@ _NAMES = {
     "spec": ("LayerSpec", "ModelSpec"),
     "trainers.output_masks": ("output_mask",),
     "trainers.penalties": ("constrain_", "penalty"),
+    "trainers.optimizer": ("KerasOptimizer",),
     "verification": ("ParityReport", "verify"),
     "writers": ("WrittenModel", "write_back"),
 }

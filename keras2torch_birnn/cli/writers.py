@@ -33,8 +33,18 @@ def write_back(
     plugin: Plugins = None,
     optimizer: Annotated[
         str,
-        typer.Option("--optimizer", help="The optimizer's state in MODEL: keep, or drop."),
+        typer.Option(
+            "--optimizer", help="The optimizer's state in MODEL: keep, drop, or write another."
+        ),
     ] = "keep",
+    optimizer_state: Annotated[
+        Path | None,
+        typer.Option(
+            "--optimizer-state",
+            metavar="STATE.pt",
+            help="For --optimizer write: torch.save(state.optimizer.state_dict(), STATE.pt).",
+        ),
+    ] = None,
     allow_rounding: Annotated[
         bool,
         typer.Option("--allow-rounding", help="Round to the dtype of MODEL where it is coarser."),
@@ -50,16 +60,26 @@ def write_back(
     """
     with errors_as_lines(debug):
         if optimizer not in ("keep", "drop", "write"):
-            raise UsageError(f"--optimizer {printable(optimizer)}: keep or drop is expected")
+            raise UsageError(f"--optimizer {printable(optimizer)}: keep, drop or write is expected")
+        if (optimizer == "write") != (optimizer_state is not None):
+            raise UsageError("--optimizer write and --optimizer-state STATE.pt go together")
         with show_progress(f"writing {printable(new)}"):
             with loading_torch():
                 from keras2torch_birnn.saving.checkpoint import load
                 from keras2torch_birnn.writers import write_back as write
+            trained = load(out, plugins=plugin or ())
+            resumed = None
+            if optimizer_state is not None:
+                from keras2torch_birnn.resuming import resume
+
+                resumed = resume(
+                    trained, model, optimizer_state, config=config, plugins=plugin or ()
+                )
             written = write(
-                load(out, plugins=plugin or ()),
+                trained if resumed is None else resumed.model,
                 model,
                 new,
-                optimizer=optimizer,
+                optimizer=optimizer if resumed is None else resumed.optimizer,
                 config=config,
                 plugins=plugin or (),
                 allow_rounding=allow_rounding,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.training_terms import terms_of
 
 # One mask, or a tuple with one for each output; None where an output has none.
 Masks: TypeAlias = Tensor | tuple[Tensor | None, ...] | None
@@ -17,8 +18,8 @@ _MODEL = "mask_model"
 def output_mask(model: nn.Module, *inputs: Tensor) -> Masks:
     """Compute the mask of a model's output: true where a loss of Keras counts.
 
-    inputs: as for the model. Only what the mask depends on is computed, such as ``ids != 0``; in
-    eval mode, without gradients, and the model's states stay as they are.
+    inputs: as for the model. Only what the mask depends on is computed, such as ``ids != 0``, in
+    eval mode and without gradients.
     Returns a bool tensor (B, T), or (B, ...) as the layers make it; None if the output has no mask.
     Of a model with several outputs a tuple, in the order of the outputs.
 
@@ -41,13 +42,19 @@ def _compute(
     if not any(names):
         return (None,) * len(names)
     masking = _mask_graph(model, names)
-    training = model.training
+    kept = [terms.kept for one in model.modules() if (terms := terms_of(one)) and terms.kept]
+    modes = {module: module.training for module in model.modules()}
+    for hook in kept:
+        hook.paused = True
     model.eval()
     try:
         with torch.no_grad():
             values: Any = fx.Interpreter(model, graph=masking).run(*inputs)
     finally:
-        model.train(training)
+        for module, training in modes.items():
+            module.training = training
+        for hook in kept:
+            hook.paused = False
     return tuple(values)
 
 

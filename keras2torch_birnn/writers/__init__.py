@@ -36,12 +36,14 @@ from keras2torch_birnn.saving.atomic import (
 from keras2torch_birnn.saving.checkpoint import check_modules
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.writers.containers import Writer, is_one_file, writer_of
 from keras2torch_birnn.writers.hdf5 import keeps_length
-from keras2torch_birnn.writers.layers import check_written, layer_pieces, locate
+from keras2torch_birnn.writers.layers import Located, check_written, layer_pieces, locate
 from keras2torch_birnn.writers.match_models import check_same_model
 from keras2torch_birnn.writers.new_values import Model
 from keras2torch_birnn.writers.optimizer import KEPT_NOTE, Choice, has_optimizer, parse_choice
+from keras2torch_birnn.writers.optimizer_state import NewState
 
 _INSTEAD = "write-back never replaces a file or folder: name another, or remove it first"
 _CHANGED_MODULES = "put its weights into a model that k2t.convert makes of the source"
@@ -80,7 +82,8 @@ def write_back(
 
     model: from ``k2t.convert`` or ``k2t.load``, trained, on any device. source: any format that
     ``convert`` reads, unpacked; ``config`` and ``plugins`` as there. optimizer: "keep" (or None)
-    leaves the optimizer's state of the file, with a note; "drop" removes it. allow_rounding: values
+    leaves the optimizer's state of the file, with a note; "drop" removes it; the optimizer of
+    ``k2t.training`` writes its iterations, learning rate and slots. allow_rounding: values
     may be rounded to the dtype of the file, if it has fewer bits. others: more files that ``out``
     must not be.
 
@@ -102,6 +105,7 @@ def write_back(
         )
         check_same_model(trained, located.spec)
         facts = Model(_tensors(model), located.read_as, allow_rounding)
+        state = _new_state(container, located, model, optimizer)
         changed: set[str] = set()
         notes: list[str] = []
 
@@ -109,8 +113,11 @@ def write_back(
             with in_file(source):
                 drop = _drops(container, choice)
                 kind, arrays = writer_of(container), tuple(located.arrays.values())
+                arrays += () if state is None else tuple(state.stored.arrays())
                 with kind(container, path, place, arrays, drop=drop) as writer:
                     for piece in layer_pieces(located, facts):
+                        writer.put(piece)
+                    for piece in state.pieces(facts) if state else ():
                         writer.put(piece)
                     writer.finish()
                 changed.update(writer.changed)
@@ -125,9 +132,37 @@ def write_back(
                         masked_steps=trained.masked_steps,
                         cut=trained.cut,
                     )
+                    if state is not None:
+                        _check_state(written, state, config, trained)
 
         _write(container, path, target, write, sources)
-    return WrittenModel(target, len(changed), len(located.arrays), tuple(notes))
+    count = len(located.arrays) + (0 if state is None else len(list(state.stored.arrays())))
+    return WrittenModel(target, len(changed), count, tuple(notes))
+
+
+def _new_state(
+    container: Container, located: Located, model: nn.Module, optimizer: Any
+) -> NewState | None:
+    """Return the state to write, if an optimizer is given.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    if not isinstance(optimizer, KerasOptimizer):
+        return None
+    if located.spec.cut:
+        raise UsageError(
+            "a part of a model has no optimizer's state", "keep or drop that of the file"
+        )
+    return NewState(container, located, model, optimizer)
+
+
+def _check_state(
+    written: Path, state: NewState, config: PathLike | None, trained: ModelSpec
+) -> None:
+    with open_container(written) as container:
+        located = locate(container, written, config=config, masked_steps=trained.masked_steps)
+        state.check(container, located)
 
 
 def _parse_trained(model: nn.Module) -> ModelSpec:

@@ -22,6 +22,7 @@ from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers.config.policies import common_dtype
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.live_model import ModelSource
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
 from keras2torch_birnn.readers.weights.load_weights import (
@@ -40,10 +41,14 @@ from keras2torch_birnn.writers.new_values import Model, Piece, new_pieces, same_
 
 @dataclass(frozen=True)
 class Located:
-    """A model in an open container: its spec without weights, and where they are."""
+    """A model in an open container: its spec without weights, and where they are.
+
+    ``lazy``: large matrices may stay in the file.
+    """
 
     spec: ModelSpec
     weights: LocatedWeights
+    lazy: bool = True
 
     @cached_property
     def arrays(self) -> Mapping[str, StoredArray]:
@@ -58,7 +63,7 @@ class Located:
     @cached_property
     def may_wait(self) -> bool:
         """Tell whether large matrices may stay in the file; a plugin may need their values."""
-        return all(layer.class_name in SCHEMA for layer in self.spec.root.walk())
+        return self.lazy and all(layer.class_name in SCHEMA for layer in self.spec.root.walk())
 
     def twins(self) -> Iterator[tuple[StoredArray, StoredArray]]:
         """Yield arrays that are one weight in Keras, which wrote it twice.
@@ -108,7 +113,7 @@ def _have_same_values(one: StoredArray, other: StoredArray) -> bool:
 
 def locate(
     container: Container,
-    path: PathLike,
+    path: ModelSource,
     *,
     config: PathLike | None,
     masked_steps: str | None,

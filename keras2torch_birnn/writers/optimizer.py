@@ -11,8 +11,9 @@ from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.readers.tensorflow.object_graph import is_optimizer
 from keras2torch_birnn.readers.weights.legacy import weights_group
 from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 
-Choice = Literal["keep", "drop"]
+Choice = Literal["keep", "drop", "write"]
 KEPT_NOTE = (
     "the optimizer's state was kept, and is that of the weights before: training on in Keras "
     "begins with it (optimizer=drop removes it)"
@@ -26,15 +27,18 @@ def parse_choice(value: Any) -> Choice:
     """Parse what to do with the optimizer's state; None keeps it.
 
     Raises:
-        UsageError: no such choice, or one that is not there yet.
+        UsageError: no such choice, or an optimizer that is not Keras'.
     """
+    if isinstance(value, KerasOptimizer):
+        return "write"
     if value in (None, "keep"):
         return "keep"
     if value == "drop":
         return "drop"
     if not isinstance(value, str) or value == "write":
         raise UsageError(
-            "an optimizer's state cannot be written back yet", "keep or drop that of the file"
+            "only the state of an optimizer that k2t.training made can be written back",
+            "give it as optimizer=, or keep or drop that of the file",
         )
     raise UsageError(f"optimizer {printable(value)!r}: keep or drop is expected")
 

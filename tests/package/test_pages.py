@@ -162,8 +162,10 @@ FLOORS = (
     {"saving"},
     {"comparison"},
     {"exporting"},
+    {"trainers"},
     {"verification", "writers"},
     {"api"},
+    {"resuming"},
     {"bench"},
     {"cli"},
 )

@@ -110,6 +110,15 @@ class Container(ABC):
             InvalidModelFileError, MissingArchitectureError: there is none, or it is broken.
         """
 
+    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``given``: the JSON of ``--config``.
+
+        Raises:
+            InvalidModelFileError: it is broken.
+        """
+        found = (given or {}).get("compile_config")
+        return found if isinstance(found, Mapping) else None
+
     def locate_weights(
         self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()
     ) -> WeightPaths:
@@ -183,6 +192,13 @@ class HDF5Container(Container):
             raise InvalidModelFileError("model_config is no text", "refused")
         raise self._without_architecture()
 
+    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+        text = self.store.attributes("/", ["training_config"]).get("training_config")
+        if isinstance(text, str):
+            return parse_object(text, place="training_config")
+        return super().compiled(given)
+
     def _without_architecture(self) -> K2TError:
         if holds_weights(self.store):
             return MissingArchitectureError(
@@ -214,3 +230,8 @@ class KerasContainer(Container):
         model = parse_object(self.config_text or "", place="config.json", needed=["class_name"])
         metadata = parse_object(self.metadata_text or "{}", place="metadata.json")
         return Architecture(given or model, str(metadata.get("keras_version") or ""))
+
+    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+        model = parse_object(self.config_text or "", place="config.json", needed=["class_name"])
+        return super().compiled(model) or super().compiled(given)

@@ -86,6 +86,11 @@ class SavedModel(TensorFlowContainer):
             )
         return Architecture(given or found, version, str(found.get("backend") or ""))
 
+    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+        found = self._objects.model().get("training_config")
+        return found if isinstance(found, Mapping) else super().compiled(given)
+
     def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""
         if not self.graph:

@@ -108,6 +108,11 @@ class TensorFlowJS(Container):
         version = version or version_by_shape(model) or _SAME_AS
         return Architecture(given or model, version, str(self._model.get("backend") or ""))
 
+    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+        found = self._model.get("training_config")
+        return found if isinstance(found, Mapping) else super().compiled(given)
+
     def locate_weights(
         self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()
     ) -> WeightPaths:

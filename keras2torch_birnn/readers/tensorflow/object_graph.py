@@ -39,6 +39,7 @@ class TrackedObject:
 
     ``table``: the keys of a lookup table's words and of their ids, in a checkpoint.
     ``identifier``, ``metadata``: what Keras up to 2.4 said of it in a SavedModel.
+    ``slots``: of an optimizer up to 2.10: number of a variable, name, number of its slot.
     """
 
     children: Mapping[str, int] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class TrackedObject:
     identifier: str = ""
     metadata: str = ""
     table: tuple[str, str] = ("", "")
+    slots: tuple[tuple[int, str, int], ...] = ()
 
 
 Graph = tuple[TrackedObject, ...]
@@ -126,6 +128,7 @@ def _read_graph(data: memoryview, read: _Reader) -> Graph:
 
 def _read_trackable(message: memoryview) -> TrackedObject:
     children: dict[str, int] = {}
+    slots: list[tuple[int, str, int]] = []
     variable = None
     table = dict.fromkeys(_TABLE, "")
     for number, value in fields(message):
@@ -139,8 +142,22 @@ def _read_trackable(message: memoryview) -> TrackedObject:
                 table[texts[1]] = texts[3]
             elif texts[1] == _OLD_TABLE:
                 table = {end: f"{texts[3]}{end.removeprefix(_OLD_TABLE)}" for end in _TABLE}
+        elif number == 3:
+            slots.append(_read_slot(as_bytes(value)))
     words, ids = table.values()
-    return TrackedObject(children, variable, table=(words, ids))
+    return TrackedObject(children, variable, table=(words, ids), slots=tuple(slots))
+
+
+def _read_slot(message: memoryview) -> tuple[int, str, int]:
+    of, name, slot = 0, "", 0
+    for tag, value in fields(message):
+        if tag == 1:
+            of = as_int(value)
+        elif tag == 2:
+            name = as_text(value, GRAPH_KEY)
+        elif tag == 3:
+            slot = as_int(value)
+    return of, name, slot
 
 
 def _read_saved_object(message: memoryview) -> TrackedObject:

@@ -1,0 +1,159 @@
+"""``training``: a compiled Keras model as all that is needed to train it on in torch."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from keras2torch_birnn.api import convert
+from keras2torch_birnn.conversion import origin
+from keras2torch_birnn.errors import InvalidModelFileError, UsageError, in_file
+from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
+from keras2torch_birnn.readers.steps import PathLike, read_given_config
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
+from keras2torch_birnn.trainers.embedding_rows import record_rows
+from keras2torch_birnn.trainers.notes import describe_differences, needs_rows
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.rules import parse_rule
+from keras2torch_birnn.trainers.settings import parse_settings
+from keras2torch_birnn.trainers.stored import find_state
+from keras2torch_birnn.writers.layers import Located, locate
+from keras2torch_birnn.writers.optimizer_state import read_state
+from keras2torch_birnn.writers.trained_variables import (
+    TrainedVariables,
+    check_one_owner,
+    find_variables,
+)
+
+State = Literal["file", "new"]
+_NO_STATE = "the file holds no state of the optimizer: it begins anew, as in Keras"
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that is needed to train on; a step of Keras is
+
+        loss = state.loss(state.model(x), y) + state.penalty()
+        loss.backward()
+        state.optimizer.step()
+        state.constrain_()
+
+    ``model``: in training mode, on the CPU. ``optimizer``: an optimizer of torch, see
+    ``KerasOptimizer``. ``compiled``: what the file says. ``notes``: differences from Keras.
+    """
+
+    model: nn.Module
+    optimizer: KerasOptimizer
+    compiled: CompiledTraining
+    notes: tuple[str, ...]
+
+
+def training(
+    source: ModelSource,
+    *,
+    config: PathLike | None = None,
+    dtype: str | None = None,
+    masked_steps: str | None = None,
+    plugins: Iterable[PluginName] = (),
+    state: State = "file",
+) -> Training:
+    """Read a compiled Keras model to train it on: model, optimizer, loss, penalty, constraints.
+
+    source, config, dtype, masked_steps, plugins: as ``k2t.convert`` takes them. state: "file" for
+    the slots, iterations and learning rate of the file; "new" for those of a new optimizer.
+
+    Raises:
+        UnsupportedOptionError: nothing was compiled, or an optimizer, schedule or option that is
+            not supported; K2TError: as ``k2t.convert``.
+    """
+    if state not in ("file", "new"):
+        raise UsageError(f'state {state!r}: "file" or "new" is expected')
+    load_plugins(plugins)
+    model = convert(source, config=config, dtype=dtype, masked_steps=masked_steps).train()
+    given = read_given_config(config)
+    with in_file(name_source(source)), open_container(source) as container:
+        located = locate(container, source, config=config, masked_steps=masked_steps)
+        compiled = parse_compiled(container.compiled(given), located.spec.generation)
+        variables = find_variables(located, model)
+        optimizer = make_optimizer(compiled, variables)
+        tables = record_rows(model) if needs_rows(optimizer) else []
+        optimizer.record(tables)
+        notes = describe_differences(optimizer, embeddings=bool(tables))
+        if state == "file" and not _read(container, optimizer, located, variables):
+            notes = (*notes, _NO_STATE)
+    return Training(model, optimizer, compiled, notes)
+
+
+def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> KerasOptimizer:
+    """Make an optimizer with a new state for the trained parameters of a model.
+
+    Raises:
+        UnsupportedOptionError, InvalidModelFileError: as ``training``.
+    """
+    rule = parse_rule(compiled.optimizer)
+    settings = parse_settings(compiled.optimizer, rule.known)
+    parameters = variables.parameters
+    if any(kind == "by variable" for kind, _ in settings.clips):
+        check_one_owner(parameters, "clipnorm")
+    owners = [one.owners[0] for one in parameters]
+    return KerasOptimizer([one.param for one in parameters], rule, settings, owners)
+
+
+def _read(
+    container: Container,
+    optimizer: KerasOptimizer,
+    located: Located,
+    variables: TrainedVariables,
+) -> bool:
+    """Read the optimizer's state, and tell whether the file has one."""
+    stored = find_state(container, variables.arrays, optimizer)
+    if stored is not None:
+        read_state(optimizer, stored, located, variables)
+    return stored is not None
+
+
+def resume(
+    trained: nn.Module,
+    source: PathLike,
+    state_file: PathLike,
+    *,
+    config: PathLike | None = None,
+    plugins: Iterable[PluginName] = (),
+) -> Training:
+    """Return the training of a Keras file with trained weights and a saved optimizer.
+
+    trained: from ``k2t.load``. state_file: ``torch.save(state.optimizer.state_dict(), state_file)``
+    wrote it; it is read without running anything in it.
+
+    Raises:
+        InvalidModelFileError: no such state; UsageError: it is that of another optimizer.
+    """
+    spec = model_from_json(json.loads(origin(trained).spec_text))
+    found = training(
+        source, config=config, masked_steps=spec.masked_steps, plugins=plugins, state="new"
+    )
+    found.model.load_state_dict(trained.state_dict())
+    with in_file(state_file):
+        try:
+            state = torch.load(state_file, weights_only=True, map_location="cpu")
+            found.optimizer.load_state_dict(state)
+        except _UNREADABLE as error:
+            raise InvalidModelFileError(
+                "not the state of this model's optimizer",
+                "write it with torch.save(state.optimizer.state_dict(), FILE)",
+            ) from error
+    return found
+
+
+# What torch raises for files of other kinds and other optimizers.
+_UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError)

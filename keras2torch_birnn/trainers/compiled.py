@@ -1,0 +1,102 @@
+"""What was compiled into a model's file: optimizer, loss and weights of losses, as their JSON.
+
+``.keras`` files (and the text of Keras 3's ``model.to_json()``) hold it as ``compile_config``,
+HDF5 files, SavedModels and TF.js as ``training_config``. Nothing of it is imported or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
+from keras2torch_birnn.spec import Generation
+
+Json: TypeAlias = Any  # what strict JSON can hold: None, bool, int, float, str, list, dict
+# The optimizers' families: Keras 1 to 2.3; OptimizerV2 of tf.keras, later called legacy; those that
+# tf.keras 2.11 and tf_keras have instead; Keras 3.
+Family = Literal["keras2", "legacy", "tf.keras", "keras3"]
+_BUILT_IN_MODULES = ("keras", "tf_keras", "builtins")
+_HOW_TO_COMPILE = "compile the model in Keras before it is saved, or make the optimizer in torch"
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimizer as the file has it.
+
+    ``class_name``: Keras' name of the class, such as "Adam". ``config``: its options as they stand
+    in the file, checked by the optimizer's own page. ``family``: whose rules these are.
+    """
+
+    class_name: str
+    config: Mapping[str, Json]
+    family: Family
+
+
+@dataclass(frozen=True)
+class CompiledTraining:
+    """What a model was compiled with; nothing but ``optimizer`` is looked into.
+
+    ``loss``: a name, a configuration of a loss, or a list or mapping of them by output; None if
+    there is none. ``loss_weights``, ``sample_weight_mode``: as they stand in the file.
+    ``generation``: the Keras that wrote it.
+    """
+
+    optimizer: OptimizerConfig
+    loss: Json
+    loss_weights: Json
+    sample_weight_mode: Json
+    generation: Generation
+
+
+def parse_compiled(found: Mapping[str, Json] | None, generation: Generation) -> CompiledTraining:
+    """Parse what ``Container.compiled`` found.
+
+    Raises:
+        UnsupportedOptionError: nothing was compiled, or an optimizer that Keras does not have;
+        InvalidModelFileError: it is broken.
+    """
+    if not found:
+        raise UnsupportedOptionError("holds no compiled training", _HOW_TO_COMPILE)
+    optimizer = found.get("optimizer", found.get("optimizer_config"))
+    if optimizer is None:
+        raise UnsupportedOptionError("compiled without an optimizer", _HOW_TO_COMPILE)
+    return CompiledTraining(
+        _parse_optimizer(optimizer, generation),
+        found.get("loss"),
+        found.get("loss_weights"),
+        found.get("sample_weight_mode"),
+        generation,
+    )
+
+
+def _parse_optimizer(found: Json, generation: Generation) -> OptimizerConfig:
+    if isinstance(found, str):  # compile("adam"): the defaults of Keras
+        found = {"class_name": found, "config": {}}
+    name = found.get("class_name") if isinstance(found, Mapping) else None
+    config = found.get("config") if isinstance(found, Mapping) else None
+    if not isinstance(name, str) or not isinstance(config, Mapping):
+        raise InvalidModelFileError(
+            "an optimizer without class_name, config", "refused", place="optimizer"
+        )
+    module = found.get("module")
+    package, _, plain = name.rpartition(">")
+    own = isinstance(module, str) and module.partition(".")[0] not in _BUILT_IN_MODULES
+    if own or package not in ("", "Custom", "keras"):
+        raise UnsupportedOptionError(
+            f"the optimizer {printable(name)}, which its own Python code defines",
+            "make it in torch, with k2t.convert for the model",
+            place="optimizer",
+        )
+    return OptimizerConfig(plain, config, _find_family(config, generation))
+
+
+def _find_family(config: Mapping[str, Json], generation: Generation) -> Family:
+    """Tell the families of tf.keras apart, by options that only the newer one has."""
+    if generation.name == "keras3":
+        return "keras3"
+    if generation.name != "tf.keras":
+        return "keras2"
+    newer = config.get("is_legacy_optimizer") is False or "jit_compile" in config
+    return "tf.keras" if newer else "legacy"

@@ -1,0 +1,264 @@
+"""``KerasOptimizer``: an optimizer of torch that applies the rule of a Keras optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.trainers.clipping import Gradients, clip
+from keras2torch_birnn.trainers.embedding_rows import RecordedRows, Rows
+from keras2torch_birnn.trainers.rules.rule import Now, Rule
+from keras2torch_birnn.trainers.settings import Settings
+
+# Slots that do not belong to a rule: moving averages of weights, sums of gradients.
+AVERAGE, GATHERED = "average", "gathered"
+
+
+class KerasOptimizer(Optimizer):
+    """An optimizer with Keras' rule, state, number of iterations and learning-rate schedule.
+
+    ``k2t.training`` makes it. It is used as any other: ``zero_grad``, ``step`` (with a closure,
+    too), ``state_dict``, schedulers of torch, which set ``param_groups[...]["lr"]``, and
+    ``GradScaler``. With a schedule of Keras, "lr" is the rate at its start, and changing it scales
+    the schedule; ``learning_rate`` is the rate of the next step. Constraints of Keras are no part
+    of a step, see ``k2t.constrain_``.
+
+    params: as for any optimizer. rule, settings: those of Keras. owners: the number of the Keras
+    variable that each parameter belongs to, if it is not one of its own.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        rule: Rule,
+        settings: Settings,
+        owners: Sequence[int] | None = None,
+    ) -> None:
+        self.rule, self.settings = rule, settings
+        self._recorded: tuple[tuple[Tensor, RecordedRows], ...] = ()
+        defaults: dict[str, Any] = {
+            "lr": settings.rate,
+            "weight_decay": settings.weight_decay,
+            "iterations": 0,
+            "owners": None,
+            "shared": {},
+        }
+        super().__init__(list(params), defaults)
+        self.param_groups[0]["owners"] = None if owners is None else list(owners)
+        self.param_groups[0]["shared"] = dict(rule.shared())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all that a copy needs."""
+        own = {"rule": self.rule, "settings": self.settings, "_recorded": self._recorded}
+        return {**super().__getstate__(), **own}
+
+    @property
+    def iterations(self) -> int:
+        """The number of steps so far, those in Keras included."""
+        return int(self.param_groups[0]["iterations"])
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step, of the first group of parameters."""
+        group = self.param_groups[0]
+        return self._rate(group, double=group["params"][0].dtype == torch.float64)
+
+    def set_nominal_rate(self, rate: float) -> None:
+        """Set the learning rate from which all others are measured."""
+        self.settings = replace(self.settings, rate=rate)
+        for group in self.param_groups:
+            group["lr"] = rate
+
+    def slot_names(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of all slots, in the order in which Keras stores them."""
+        extra = [(AVERAGE,)] if self.settings.average is not None else []
+        extra += [(GATHERED,)] if self.settings.accumulate else []
+        return (*extra, *self.rule.slots())
+
+    def slots_of(self, param: Tensor) -> dict[str, Tensor]:
+        """Return the slots of a parameter by name, with new ones where it has none yet."""
+        state: dict[str, Tensor] = self.state[param]
+        for name in (name for names in self.slot_names() for name in names):
+            if name not in state:
+                state[name] = self._new_slot(param, name)
+        return state
+
+    def _new_slot(self, param: Tensor, name: str) -> Tensor:
+        if name == AVERAGE and self.settings.family == "tf.keras":
+            return param.detach().clone()
+        own = name not in (AVERAGE, GATHERED)
+        kept = torch.preserve_format
+        return torch.full_like(param, self.rule.start(name) if own else 0.0, memory_format=kept)
+
+    def _rate(self, group: dict[str, Any], *, double: bool) -> float:
+        base = float(group["lr"])
+        factor = 1.0 if base == self.settings.rate else base / self.settings.rate
+        return self.settings.rate_at(group["iterations"], factor, base, double=double)
+
+    def record(self, tables: Iterable[tuple[Tensor, RecordedRows]]) -> None:
+        """Take the gradients of these tables of Embeddings from what records their rows."""
+        self._recorded = tuple(tables)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Remove all gradients, or set them to zero."""
+        super().zero_grad(set_to_none)
+        self._forget_rows()
+
+    def _forget_rows(self) -> None:
+        for _, recorded in self._recorded:
+            recorded.clear()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update all parameters that have a gradient; return what the closure returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        count, every = self.iterations, self.settings.accumulate
+        batches = list(self._batches())
+        if every:
+            for batch in batches:
+                batch.gather(last=(count + 1) % every == 0, steps=every)
+        if not every or (count + 1) % every == 0:
+            self._update(batches, count // every if every else count)
+        self._average(batches, count // every if every else count)
+        for group in self.param_groups:
+            group["iterations"] = count + 1
+        self._forget_rows()
+        return loss
+
+    def _batches(self) -> Iterator[_Batch]:
+        """Yield the parameters with gradients of each group, dtype and device."""
+        start = 0
+        for group in self.param_groups:
+            owners = group["owners"] or range(start, start + len(group["params"]))
+            start += len(group["params"])
+            found: dict[tuple[torch.dtype, torch.device], _Batch] = {}
+            for param, owner in zip(group["params"], owners, strict=True):
+                if param.grad is None:
+                    continue
+                if param.grad.is_sparse:
+                    raise UsageError(
+                        "a sparse gradient", "use embeddings with sparse=False for this optimizer"
+                    )
+                batch = found.setdefault((param.dtype, param.device), _Batch(group, [], [], [], []))
+                batch.add(param, owner, self.slots_of(param))
+            yield from found.values()
+
+    def _update(self, batches: Sequence[_Batch], iterations: int) -> None:
+        self._clip(batches)
+        shared = self.param_groups[0]["shared"]
+        before = dict(shared)
+        for batch in batches:
+            double = batch.params[0].dtype == torch.float64
+            rate = self._rate(batch.group, double=double)
+            shared.update(before)  # every batch starts from the numbers before this step
+            now = Now(rate, iterations + 1, double, self.rule.family, shared, batch.owners)
+            if decay := batch.group["weight_decay"]:
+                torch._foreach_mul_(batch.params, 1 - rate * float(now.cast(decay)))
+            if self.rule.family == "keras3":
+                now = replace(now, rows=batch.rows)
+            left = self.rule.left_alone() if self.rule.family == "legacy" else ""
+            tables = list(batch.rows) if left else []
+            restore = [batch.untouched(number, with_slots=left == "all") for number in tables]
+            self.rule.apply(batch.params, batch.grads, batch.slots(self.rule.slots()), now)
+            for tensor, rows, values in (one for some in restore for one in some):
+                tensor[rows] = values
+
+    def _clip(self, batches: Sequence[_Batch]) -> None:
+        """Find the rows of Embeddings' gradients, and clip all gradients."""
+        grads = [grad for batch in batches for grad in batch.grads]
+        params = [param for batch in batches for param in batch.params]
+        found: dict[int, Rows] = {}
+        for table, recorded in self._recorded if not self.settings.accumulate else ():
+            for number, param in enumerate(params):
+                if param is table and (rows := recorded.rows(grads[number])) is not None:
+                    found[number] = rows
+        owners = tuple(owner for batch in batches for owner in batch.owners)
+        all_of_them = Gradients(tuple(grads), owners, found)
+        if grads and self.settings.clips:
+            all_of_them = clip(all_of_them, self.settings.clips)
+        at = 0
+        for batch in batches:
+            batch.grads = list(all_of_them.dense[at : at + len(batch.grads)])
+            batch.rows = {
+                number - at: one
+                for number, one in all_of_them.rows.items()
+                if at <= number < at + len(batch.grads)
+            }
+            at += len(batch.grads)
+
+    def _average(self, batches: Sequence[_Batch], iterations: int) -> None:
+        """Follow the weights with their averages, and put these in their place when it is time."""
+        momentum, every = self.settings.average, self.settings.overwrite
+        if momentum is None:
+            return
+        if iterations == 0 and self.settings.family == "keras3":
+            momentum = 0.0
+        for batch in batches:
+            averages = [one[AVERAGE] for one in batch.states]
+            torch._foreach_mul_(averages, momentum)
+            torch._foreach_add_(averages, batch.params, alpha=1 - momentum)
+            if every and (iterations + 1) % every == 0:
+                torch._foreach_copy_(batch.params, averages)
+
+    @torch.no_grad()
+    def use_averages_(self) -> None:
+        """Replace the weights by their moving averages, as Keras does at the end of ``fit``.
+
+        Raises:
+            UsageError: the optimizer has none (``use_ema`` of Keras).
+        """
+        if self.settings.average is None:
+            raise UsageError(
+                "this optimizer keeps no moving averages", "compile with use_ema=True in Keras"
+            )
+        for group in self.param_groups:
+            for param in group["params"]:
+                if AVERAGE in self.state[param]:
+                    param.copy_(self.state[param][AVERAGE])
+
+
+@dataclass
+class _Batch:
+    """Parameters of one group, dtype and device, with their gradients and slots."""
+
+    group: dict[str, Any]
+    params: list[Tensor]
+    grads: list[Tensor]
+    owners: list[int]
+    states: list[dict[str, Tensor]]
+    rows: dict[int, Rows] = field(default_factory=dict)
+
+    def untouched(self, number: int, *, with_slots: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return the rows of a table, and of its slots, whose ids were not looked up."""
+        param = self.params[number]
+        free = torch.ones(len(param), dtype=torch.bool, device=param.device)
+        free[self.rows[number].ids] = False
+        tensors = [param, *(self.states[number].values() if with_slots else ())]
+        return [(one, free, one[free]) for one in tensors]
+
+    def add(self, param: Tensor, owner: int, state: dict[str, Tensor]) -> None:
+        if param.grad is not None:
+            self.params.append(param)
+            self.grads.append(param.grad)
+            self.owners.append(owner)
+            self.states.append(state)
+
+    def slots(self, names: tuple[tuple[str, ...], ...]) -> dict[str, list[Tensor]]:
+        return {name: [one[name] for one in self.states] for some in names for name in some}
+
+    def gather(self, *, last: bool, steps: int) -> None:
+        """Add the gradients to their sums; at the last step take the mean, and begin anew."""
+        sums = [one[GATHERED] for one in self.states]
+        torch._foreach_add_(sums, self.grads)
+        if last:
+            self.grads = list(torch._foreach_div(sums, float(steps)))
+            torch._foreach_zero_(sums)

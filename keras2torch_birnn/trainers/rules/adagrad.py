@@ -1,0 +1,152 @@
+"""Adagrad, Adadelta, RMSprop: gradients divided by the root of an average of their squares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.options import Options, single
+from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
+
+
+def _root(squares: Tensors, epsilon: float, *, inside: bool) -> Tensors:
+    """Return the roots of averages of squares, with epsilon inside of the root or added to it."""
+    if inside:
+        root = list(torch._foreach_add(squares, epsilon))
+        torch._foreach_sqrt_(root)
+        return root
+    root = list(torch._foreach_sqrt(squares))
+    torch._foreach_add_(root, epsilon)
+    return root
+
+
+@dataclass(frozen=True)
+class Adagrad(Rule):
+    """The sum of all squares, which starts from a number of the options."""
+
+    epsilon: float
+    first: float
+    known: ClassVar = frozenset({"epsilon", "initial_accumulator_value"})
+
+    @classmethod
+    def parse(cls, options: Options, family: Family) -> Adagrad:
+        """Read the options of a file."""
+        first = 0.0 if family == "keras2" else 0.1
+        return cls(
+            family,
+            options.number("epsilon", default=EPSILON) or EPSILON,
+            options.number("initial_accumulator_value", default=first),
+        )
+
+    def slots(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the slots."""
+        return (("accumulator",),)
+
+    def start(self, slot: str) -> float:
+        """Return the value that a new slot is filled with."""
+        return single(self.first) if self.family == "keras3" else self.first
+
+    def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
+        """a += g^2; p -= rate g / sqrt(a + epsilon), older: sqrt(a) + epsilon."""
+        squares = slots["accumulator"]
+        now.add_squares(squares, grads, 1.0)
+        root = _root(squares, self.epsilon, inside=self.family in ("keras3", "tf.keras"))
+        torch._foreach_addcdiv_(params, grads, root, -now.rate)
+
+
+@dataclass(frozen=True)
+class Adadelta(Rule):
+    """Steps of the size of the steps before."""
+
+    rho: float
+    epsilon: float
+    known: ClassVar = frozenset({"rho", "epsilon"})
+
+    @classmethod
+    def parse(cls, options: Options, family: Family) -> Adadelta:
+        """Read the options of a file."""
+        epsilon = options.number("epsilon", default=EPSILON) or EPSILON
+        return cls(family, options.number("rho", default=0.95), epsilon)
+
+    def slots(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the slots."""
+        older = self.family in ("keras2", "legacy")
+        return (("squares",), ("steps",)) if older else (("squares", "steps"),)
+
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "all"
+
+    def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
+        """a = rho a + (1 - rho) g^2; d = sqrt((s + e) / (a + e)) g; p -= rate d."""
+        squares, steps = slots["squares"], slots["steps"]
+        rho = float(now.cast(self.rho)) if self.family == "legacy" else self.rho
+        torch._foreach_mul_(squares, rho)
+        now.add_squares(squares, grads, 1 - rho)
+        step = _root(steps, self.epsilon, inside=True)
+        torch._foreach_div_(step, _root(squares, self.epsilon, inside=True))
+        of_rows = {i: step[i].square() * rows.squares(grads[i]) for i, rows in now.rows.items()}
+        torch._foreach_mul_(step, grads)
+        torch._foreach_add_(params, step, alpha=-now.rate)
+        torch._foreach_mul_(step, step)
+        for number, squared in of_rows.items():
+            step[number] = squared
+        torch._foreach_mul_(steps, rho)
+        torch._foreach_add_(steps, step, alpha=1 - rho)
+
+
+@dataclass(frozen=True)
+class RMSprop(Rule):
+    """A moving average of squares; momentum is added to what was divided."""
+
+    rho: float
+    epsilon: float
+    momentum: float
+    centered: bool
+    known: ClassVar = frozenset({"rho", "epsilon", "momentum", "centered"})
+
+    @classmethod
+    def parse(cls, options: Options, family: Family) -> RMSprop:
+        """Read the options of a file."""
+        return cls(
+            family,
+            options.number("rho", default=0.9),
+            options.number("epsilon", default=EPSILON) or EPSILON,
+            options.number("momentum"),
+            options.flag("centered"),
+        )
+
+    def slots(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the slots."""
+        momentum = (("momentum",),) if self.momentum else ()
+        return (("squares",), *momentum, *((("mean",),) if self.centered else ()))
+
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "all" if self.momentum else ""
+
+    def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
+        """Divide the gradient by the root of the average of squares, less that of its mean.
+
+        epsilon is inside of the root, but in older rules without momentum.
+        """
+        squares = slots["squares"]
+        older = self.family in ("keras2", "legacy")
+        weight = now.weight(self.rho)
+        torch._foreach_mul_(squares, float(now.cast(self.rho)) if older else self.rho)
+        now.add_squares(squares, grads, weight)
+        if self.centered:
+            mean = slots["mean"]
+            torch._foreach_lerp_(mean, grads, weight)
+            squares = list(torch._foreach_addcmul(squares, mean, mean, -1.0))
+        root = _root(squares, self.epsilon, inside=not older or bool(self.momentum))
+        if not self.momentum:
+            torch._foreach_addcdiv_(params, grads, root, -now.rate)
+            return
+        steps = slots["momentum"]
+        torch._foreach_mul_(steps, float(now.cast(self.momentum)) if older else self.momentum)
+        torch._foreach_addcdiv_(steps, grads, root, now.rate)
+        torch._foreach_sub_(params, steps)

@@ -1,0 +1,76 @@
+"""Ftrl: follow the regularized leader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.options import Options, single
+from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors
+
+
+@dataclass(frozen=True)
+class Ftrl(Rule):
+    """Weights as the solution of a problem with penalties l1 and l2, from sums of gradients."""
+
+    power: float
+    first: float
+    l1: float
+    l2: float
+    shrinkage: float
+    beta: float
+    known: ClassVar = frozenset(
+        {
+            "learning_rate_power",
+            "initial_accumulator_value",
+            "l1_regularization_strength",
+            "l2_regularization_strength",
+            "l2_shrinkage_regularization_strength",
+            "beta",
+        }
+    )
+
+    @classmethod
+    def parse(cls, options: Options, family: Family) -> Ftrl:
+        """Read the options of a file."""
+        return cls(
+            family,
+            options.number("learning_rate_power", default=-0.5),
+            options.number("initial_accumulator_value", default=0.1),
+            options.number("l1_regularization_strength"),
+            options.number("l2_regularization_strength"),
+            options.number("l2_shrinkage_regularization_strength"),
+            options.number("beta"),
+        )
+
+    def slots(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the slots."""
+        return (("accumulator", "linear"),)
+
+    def start(self, slot: str) -> float:
+        """Return the value that a new slot is filled with."""
+        first = self.first if self.family == "legacy" else single(self.first)
+        return first if slot == "accumulator" else 0.0
+
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "all"
+
+    def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
+        """Add to both sums, and solve for the weights."""
+
+        def option(value: float) -> float:
+            return float(now.cast(value)) if self.family == "legacy" else value
+
+        rate, power, l1 = now.rate, option(self.power), option(self.l1)
+        l2 = option(self.l2) + option(self.beta) / (2 * rate)
+        befores = [squares.pow(-power) for squares in slots["accumulator"]]
+        now.add_squares(slots["accumulator"], grads, 1.0)
+        pairs = zip(params, grads, slots["accumulator"], slots["linear"], befores, strict=True)
+        for param, grad, squares, linear, before in pairs:
+            after = squares.pow(-power)
+            linear.add_(grad).add_(param, alpha=2 * option(self.shrinkage))
+            linear.sub_((after - before).div_(rate).mul_(param))
+            quadratic = after.div_(rate).add_(2 * l2)
+            param.copy_(linear.clamp(-l1, l1).sub_(linear).div_(quadratic))

@@ -1,0 +1,111 @@
+"""Interface of an update rule, and the numbers of one step in the precision of its Keras."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.embedding_rows import Rows
+from keras2torch_birnn.trainers.options import Options, single
+
+Tensors: TypeAlias = list[Tensor]
+Slots: TypeAlias = Mapping[str, Tensors]
+EPSILON = 1e-7  # ``backend.epsilon()`` of every Keras, which "null" in a file stands for
+
+
+@dataclass(frozen=True)
+class Now:
+    """The numbers of one step.
+
+    ``rate``: the learning rate. ``step``: the number of the step, from 1 on. ``double``: the
+    weights are float64. ``shared``: numbers of the whole optimizer that a rule may change, before
+    and after. ``owners``: the number of the Keras variable of each parameter. ``rows``: by number
+    of a parameter, gradients of Embeddings whose rows this Keras squares one by one.
+    """
+
+    rate: float
+    step: int
+    double: bool
+    family: Family
+    shared: MutableMapping[str, float]
+    owners: Sequence[int]
+    rows: Mapping[int, Rows] = field(default_factory=dict)
+
+    def add_squares(self, averages: Tensors, grads: Tensors, weight: float) -> None:
+        """Add the squares of gradients to averages, in place."""
+        if not self.rows:
+            torch._foreach_addcmul_(averages, grads, grads, weight)
+            return
+        for number, (average, grad) in enumerate(zip(averages, grads, strict=True)):
+            rows = self.rows.get(number)
+            average.add_(grad.square() if rows is None else rows.squares(grad), alpha=weight)
+
+    def exact(self, value: float) -> Any:
+        """Return a number in the dtype of the weights."""
+        return np.float64(value) if self.double else np.float32(value)
+
+    def cast(self, value: float) -> Any:
+        """Return a number in the dtype of the weights, rounded to float32 before as in Keras.
+
+        Keras 1 and 2 keep it in a variable of the weights' dtype.
+        """
+        return self.exact(value if self.family == "keras2" else single(value))
+
+    def weight(self, beta: float) -> float:
+        """Return the weight of new values in a moving average: 1 - beta.
+
+        Newer optimizers compute it from the number of Python, older ones from their variable.
+        """
+        if self.family in ("keras3", "tf.keras"):
+            return 1 - beta
+        return float(self.exact(1) - self.cast(beta))
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """An update rule with its options; ``family``: whose it is."""
+
+    family: Family
+    known: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, options: Options, family: Family) -> Rule:
+        """Read the options of a file.
+
+        Raises:
+            InvalidModelFileError: an option is broken.
+        """
+
+    @abstractmethod
+    def slots(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the slots as Keras stores them.
+
+        All slots of one tuple are stored variable by variable, before those of the next tuple.
+        """
+
+    def start(self, slot: str) -> float:
+        """Return the value that a new slot is filled with."""
+        return 0.0
+
+    def shared(self) -> Mapping[str, float]:
+        """Return numbers of the whole optimizer with their start values."""
+        return {}
+
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in the rows of a table that were not looked up."""
+        return ""
+
+    @abstractmethod
+    def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
+        """Update parameters and slots in place; call it without gradients recorded.
+
+        params, grads: of one dtype and device. slots: name -> one tensor for each parameter.
+        """

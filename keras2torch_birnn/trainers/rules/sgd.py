@@ -1,0 +1,78 @@
+"""SGD with momentum, and Lion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.options import Options
+from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors
+
+
+@dataclass(frozen=True)
+class SGD(Rule):
+    """Gradient descent. The learning rate is inside of the velocity, other than in torch."""
+
+    momentum: float
+    nesterov: bool
+    known: ClassVar = frozenset({"momentum", "nesterov"})
+
+    @classmethod
+    def parse(cls, options: Options, family: Family) -> SGD:
+        """Read the options of a file."""
+        return cls(family, options.number("momentum"), options.flag("nesterov"))
+
+    def slots(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the slots; some Kerases keep a velocity that nothing uses."""
+        always = self.family in ("keras2", "tf.keras")
+        return (("momentum",),) if always or self.momentum else ()
+
+    def left_alone(self) -> Literal["", "weights", "all"]:
+        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        return "all" if self.momentum else ""
+
+    def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
+        """v = momentum v - rate g; p += v, or momentum v - rate g by Nesterov."""
+        if not self.slots():
+            torch._foreach_add_(params, grads, alpha=-now.rate)
+            return
+        velocity, momentum = slots["momentum"], float(now.cast(self.momentum))
+        torch._foreach_mul_(velocity, momentum)
+        torch._foreach_add_(velocity, grads, alpha=-now.rate)
+        if self.nesterov:
+            torch._foreach_add_(params, velocity, alpha=momentum)
+            torch._foreach_add_(params, grads, alpha=-now.rate)
+        else:
+            torch._foreach_add_(params, velocity)
+
+
+@dataclass(frozen=True)
+class Lion(Rule):
+    """Steps of one size in the direction of the sign of a moving average."""
+
+    beta_1: float
+    beta_2: float
+    known: ClassVar = frozenset({"beta_1", "beta_2"})
+
+    @classmethod
+    def parse(cls, options: Options, family: Family) -> Lion:
+        """Read the options of a file."""
+        beta_2 = options.number("beta_2", default=0.99)
+        return cls(family, options.number("beta_1", default=0.9), beta_2)
+
+    def slots(self) -> tuple[tuple[str, ...], ...]:
+        """Return the names of the slots."""
+        return (("momentum",),)
+
+    def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
+        """p -= rate sign(b1 m + (1 - b1) g); m = b2 m + (1 - b2) g."""
+        m, b1, b2 = slots["momentum"], now.cast(self.beta_1), now.cast(self.beta_2)
+        signs = torch._foreach_mul(m, float(b1))
+        torch._foreach_add_(signs, grads, alpha=float(1 - b1))
+        torch._foreach_sign_(signs)
+        torch._foreach_add_(params, list(signs), alpha=-now.rate)
+        torch._foreach_mul_(m, float(b2))
+        torch._foreach_add_(m, grads, alpha=float(1 - b2))

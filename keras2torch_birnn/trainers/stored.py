@@ -1,0 +1,221 @@
+"""The state of an optimizer in a file: which array is which slot of which weight.
+
+HDF5 files list all variables of an optimizer in its own order (``optimizer_weights``), ``.keras``
+files number them; a checkpoint of TensorFlow has them as tracked objects. Their order: scalars that
+count, then the slots as ``KerasOptimizer.slot_names`` has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.limits import MAX_NAMES
+from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.readers.tensorflow.object_graph import (
+    ROOT,
+    Graph,
+    TrackedObject,
+    is_optimizer,
+)
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+
+_LEGACY_GROUP, _GROUP = "/optimizer_weights", "/optimizer/vars"
+HOW_TO_BEGIN = 'give state="new" to begin with a new state, or compile and save it again'
+# Names of slots in checkpoints of OptimizerV2, by class and name of ours, where they differ.
+_SLOT_NAMES: Mapping[tuple[str, str], str] = {
+    ("", "v_hat"): "vhat",
+    ("rmsprop", "squares"): "rms",
+    ("rmsprop", "mean"): "mg",
+    ("adadelta", "squares"): "accum_grad",
+    ("adadelta", "steps"): "accum_var",
+}
+
+
+@dataclass(frozen=True)
+class StoredState:
+    """The arrays of an optimizer's state.
+
+    ``iterations``, ``rate``: None where the file has none. ``shared``: numbers of the rule.
+    ``slots``: name of a slot -> path of a weight -> array.
+    """
+
+    iterations: StoredArray | None
+    rate: StoredArray | None
+    shared: Mapping[str, StoredArray]
+    slots: Mapping[str, Mapping[str, StoredArray]]
+
+    def arrays(self) -> Iterator[StoredArray]:
+        """Yield all arrays."""
+        yield from (one for one in (self.iterations, self.rate) if one is not None)
+        yield from self.shared.values()
+        for found in self.slots.values():
+            yield from found.values()
+
+
+def find_state(
+    container: Container,
+    weights: Sequence[StoredArray],
+    optimizer: KerasOptimizer,
+) -> StoredState | None:
+    """Find the state of an optimizer; None if the file has none, as it was never used.
+
+    weights: the arrays of the trained weights, in Keras' order.
+
+    Raises:
+        WeightMismatchError: the state is that of other weights; InvalidModelFileError: damaged.
+    """
+    if isinstance(container, TensorFlowContainer):
+        return _find_in_graph(container, weights, optimizer)
+    paths = _listed_paths(container)
+    return _assign(container.store.arrays(paths), weights, optimizer)
+
+
+def _listed_paths(container: Container) -> list[str]:
+    store = container.store
+    if store.kind(_LEGACY_GROUP) == "group":
+        found = store.attributes(_LEGACY_GROUP, ["weight_names"]).get("weight_names")
+        names = found if isinstance(found, list | tuple) else []
+        return [f"{_LEGACY_GROUP}/{name}" for name in names]
+    if store.kind("/optimizer") == "group" and store.kind(_GROUP) == "group":
+        count = len(store.members(_GROUP))
+        return [f"{_GROUP}/{number}" for number in range(min(count, MAX_NAMES))]
+    return []
+
+
+def _assign(
+    arrays: Sequence[StoredArray],
+    weights: Sequence[StoredArray],
+    optimizer: KerasOptimizer,
+) -> StoredState | None:
+    """Give every array of an ordered list its meaning; None if there are no slots yet."""
+    scalars = [array for array in arrays if not array.shape]
+    rest = [array for array in arrays if array.shape]
+    wanted = [
+        (name, weight) for names in optimizer.slot_names() for weight in weights for name in names
+    ]
+    if not arrays or (wanted and not rest):
+        return None
+    unused = len(rest) - len(wanted)
+    if optimizer.settings.family == "keras2" and unused == len(weights):
+        rest = rest[: len(wanted)]  # Keras 2 has a third slot of Adam even if it has no use
+    if len(rest) != len(wanted):
+        raise WeightMismatchError(
+            f"the optimizer's state has {len(rest)} arrays, {len(weights)} trained weights need "
+            f"{len(wanted)}",
+            HOW_TO_BEGIN,
+            place="optimizer",
+        )
+    slots: dict[str, dict[str, StoredArray]] = {}
+    for array, (name, weight) in zip(rest, wanted, strict=True):
+        _check_slot(array, weight)
+        slots.setdefault(name, {})[weight.path] = array
+    return _with_scalars(scalars, slots, optimizer)
+
+
+def _check_slot(array: StoredArray, weight: StoredArray) -> None:
+    if array.shape != weight.shape or array.dtype.kind != "f":
+        raise WeightMismatchError(
+            f"a slot {array.shape} of {array.dtype.name} for a weight {weight.shape}",
+            HOW_TO_BEGIN,
+            place=printable(array.path),
+        )
+
+
+def _with_scalars(
+    scalars: Sequence[StoredArray],
+    slots: Mapping[str, Mapping[str, StoredArray]],
+    optimizer: KerasOptimizer,
+) -> StoredState:
+    """Tell the scalars apart: the iterations, the learning rate, a number of the rule."""
+    ahead = list(scalars)
+    product = next(iter(optimizer.rule.shared()), "")
+    iterations = ahead.pop(0) if ahead else None
+    newer = optimizer.settings.family in ("keras3", "tf.keras")
+    rate = ahead.pop(0) if newer and ahead and not optimizer.settings.schedule else None
+    shared = {product: ahead.pop(0)} if product and ahead else {}
+    if ahead and optimizer.settings.family != "tf.keras":  # which keeps the schedule's present rate
+        raise WeightMismatchError(
+            f"{len(ahead)} numbers of the optimizer's state have no meaning here",
+            HOW_TO_BEGIN,
+            place=printable(ahead[0].path),
+        )
+    return StoredState(iterations, rate, shared, slots)
+
+
+# ---- tracked objects ---------------------------------------------------------------------------
+
+
+def _find_in_graph(
+    container: TensorFlowContainer,
+    weights: Sequence[StoredArray],
+    optimizer: KerasOptimizer,
+) -> StoredState | None:
+    graph = container.graph
+    found = _find_optimizer(graph)
+    if found is None:
+        return None
+    if "_variables" in found.children:
+        listed = graph[found.children["_variables"]].children
+        keys = [_key(graph, listed[str(n)]) for n in range(len(listed)) if str(n) in listed]
+        arrays = container.store.arrays([key for key in keys if key])
+        return _assign(arrays, weights, optimizer)
+    keys_of = {
+        (key, name): slot
+        for of, name, number in _checked_slots(graph, found)
+        if (key := _key(graph, of)) and (slot := _key(graph, number))
+    }
+    if not keys_of and any(optimizer.slot_names()):
+        return None
+    slots: dict[str, dict[str, StoredArray]] = {}
+    for name in (name for names in optimizer.slot_names() for name in names):
+        stored = _slot_name(optimizer, name)
+        for weight in weights:
+            key = keys_of.get((weight.path, stored), "")
+            if not key:
+                raise WeightMismatchError(
+                    f"no slot {stored} of this weight", HOW_TO_BEGIN, place=printable(weight.path)
+                )
+            (array,) = container.store.arrays([key])
+            _check_slot(array, weight)
+            slots.setdefault(name, {})[weight.path] = array
+    names = ["iter", *(["momentum_cache"] if optimizer.rule.shared() else [])]
+    scalars = [_key(graph, found.children[name]) for name in names if name in found.children]
+    return _with_scalars(container.store.arrays(scalars), slots, optimizer)
+
+
+def _slot_name(optimizer: KerasOptimizer, name: str) -> str:
+    by_class = _SLOT_NAMES.get((optimizer.settings.class_name, name))
+    return by_class or _SLOT_NAMES.get(("", name), name)
+
+
+def _find_optimizer(graph: Graph) -> TrackedObject | None:
+    """Find the only optimizer, or that of the model.
+
+    Raises:
+        InvalidModelFileError: there are several.
+    """
+    found = [number for number, one in enumerate(graph) if is_optimizer(one)]
+    own = graph[ROOT].children.get("optimizer", -1) if graph else -1
+    if own in found:
+        return graph[own]
+    if len(found) > 1:
+        raise InvalidModelFileError(
+            f"{len(found)} optimizers", "save the model with the one that trains it"
+        )
+    return graph[found[0]] if found else None
+
+
+def _checked_slots(graph: Graph, optimizer: TrackedObject) -> Iterator[tuple[int, str, int]]:
+    for of, name, number in optimizer.slots:
+        if not (0 <= of < len(graph) and 0 <= number < len(graph)):
+            raise InvalidModelFileError("a slot that is not in the graph", "the file is damaged")
+        yield of, name, number
+
+
+def _key(graph: Graph, number: int) -> str:
+    variable = graph[number].variable
+    return variable.key if variable is not None else ""

@@ -1,0 +1,189 @@
+"""The state of an optimizer: from a file into a ``KerasOptimizer``, and back.
+
+Slots take the way of the weights that they belong to: they are put in the place of these and
+converted, so that gates are reordered and matrices transposed as theirs are; and the same back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UsageError,
+    WeightMismatchError,
+    printable,
+)
+from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.trainers.compiled import parse_compiled
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.stored import StoredState, find_state
+from keras2torch_birnn.writers.layers import Located, layer_pieces
+from keras2torch_birnn.writers.new_values import Model, Piece, encode
+from keras2torch_birnn.writers.trained_variables import (
+    TrainedVariables,
+    find_variables,
+    read_as_tensors,
+    with_arrays,
+)
+
+_MOST_STEPS = 1 << 53  # exact in float64
+
+
+def read_state(
+    optimizer: KerasOptimizer,
+    stored: StoredState,
+    located: Located,
+    variables: TrainedVariables,
+) -> None:
+    """Give an optimizer the iterations, learning rate and slots of a file.
+
+    Raises:
+        InvalidModelFileError: a number that cannot be.
+    """
+    group = optimizer.param_groups[0]
+    if stored.iterations is not None:
+        group["iterations"] = _whole(stored.iterations)
+    if stored.rate is not None:
+        optimizer.set_nominal_rate(_number(stored.rate))
+    group["shared"] |= {name: _number(array) for name, array in stored.shared.items()}
+    for name in stored.slots:
+        tensors = read_as_tensors(_with_slots(located, stored, name, variables))
+        for one in variables.parameters:
+            optimizer.state[one.param][name] = _like(tensors[one.name], one.param)
+
+
+def _with_slots(
+    located: Located, stored: StoredState, name: str, variables: TrainedVariables
+) -> Located:
+    """Return the model with the arrays of one slot in the place of its weights."""
+    arrays = dict(stored.slots[name])
+    arrays |= {twin: arrays[path] for twin, path in variables.twins.items() if path in arrays}
+    return with_arrays(located, arrays)
+
+
+def _like(slot: Tensor, param: Tensor) -> Tensor:
+    found = torch.empty_like(param, memory_format=torch.preserve_format)
+    return found.detach().copy_(slot.detach())
+
+
+def _number(array: StoredArray) -> float:
+    value = float(array.read())
+    if not math.isfinite(value):
+        raise InvalidModelFileError(f"the number {value}", "refused", place=printable(array.path))
+    return value
+
+
+def _whole(array: StoredArray) -> int:
+    value = _number(array)
+    if not (0 <= value <= _MOST_STEPS and value.is_integer()):
+        raise InvalidModelFileError(f"{value} iterations", "refused", place=printable(array.path))
+    return int(value)
+
+
+# ---- the way back ------------------------------------------------------------------------------
+
+
+class NewState:
+    """The state of an optimizer that is to be written into a model's file."""
+
+    def __init__(
+        self, container: Container, located: Located, model: nn.Module, optimizer: KerasOptimizer
+    ) -> None:
+        """Find the places of a state.
+
+        Raises:
+            UsageError: the optimizer is another one than that of the file, or of another model, or
+                the file has no place for a state.
+        """
+        _check_same_optimizer(container, located, optimizer)
+        self.optimizer, self.located = optimizer, located
+        self.variables = find_variables(located, model)
+        self.stored = _find_places(container, self.variables, optimizer)
+        self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        own = {id(one.param) for one in self.variables.parameters}
+        held = {id(one) for group in self.optimizer.param_groups for one in group["params"]}
+        if own != held:
+            raise UsageError(
+                "the optimizer has other parameters than those that Keras trains in this model",
+                "give the model and the optimizer of one k2t.training",
+            )
+
+    def pieces(self, facts: Model) -> Iterator[Piece]:
+        """Yield what has to be written; ``facts``: the tensors of the trained model.
+
+        Raises:
+            WeightMismatchError: the file cannot hold a value.
+        """
+        group = self.optimizer.param_groups[0]
+        numbers = [(self.stored.iterations, float(self.optimizer.iterations), False)]
+        numbers += [(self.stored.rate, float(group["lr"]), True)]
+        numbers += [(one, group["shared"][name], True) for name, one in self.stored.shared.items()]
+        for array, value, rounding in numbers:
+            if array is not None and float(array.read()) != value:
+                yield Piece(array, 0, encode(array, np.array([value]), rounding=rounding))
+        for name, arrays in self.stored.slots.items():
+            own = {one.path for one in arrays.values()}
+            there = _with_slots(self.located, self.stored, name, self.variables)
+            tensors = {**facts.tensors, **self._slots(name)}
+            for piece in layer_pieces(there, replace(facts, tensors=tensors)):
+                if piece.array.path in own:
+                    yield piece
+
+    def _slots(self, name: str) -> dict[str, Tensor]:
+        return {
+            one.name: self.optimizer.slots_of(one.param)[name].detach().cpu()
+            for one in self.variables.parameters
+        }
+
+    def check(self, container: Container, located: Located) -> None:
+        """Read a written state again, and compare it with that of the optimizer.
+
+        Raises:
+            WeightMismatchError: it is another one.
+        """
+        stored = _find_places(container, self.variables, self.optimizer)
+        same = stored.iterations is None or _whole(stored.iterations) == self.optimizer.iterations
+        for name in stored.slots:
+            read = read_as_tensors(_with_slots(located, stored, name, self.variables))
+            for tensor, slot in ((read[key], one) for key, one in self._slots(name).items()):
+                same = same and torch.equal(tensor.detach().to(slot.dtype), slot)
+        if not same:
+            raise WeightMismatchError(
+                "the optimizer's state would not be read back as it is",
+                "nothing was written; please report it",
+                place="optimizer",
+            )
+
+
+def _check_same_optimizer(
+    container: Container, located: Located, optimizer: KerasOptimizer
+) -> None:
+    there = parse_compiled(container.compiled(None), located.spec.generation).optimizer
+    settings = optimizer.settings
+    if (there.class_name.lower(), there.family) != (settings.class_name, settings.family):
+        raise UsageError(
+            f"the file was compiled with {printable(there.class_name)}, which is another optimizer",
+            "give the optimizer that k2t.training makes of this file",
+        )
+
+
+def _find_places(
+    container: Container, variables: TrainedVariables, optimizer: KerasOptimizer
+) -> StoredState:
+    stored = find_state(container, variables.arrays, optimizer)
+    if stored is None:
+        raise UsageError(
+            "the file has no place for an optimizer's state, because Keras never trained it",
+            "keep it as it is, or save the model after a step in Keras",
+        )
+    return stored

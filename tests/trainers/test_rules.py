@@ -1,0 +1,167 @@
+"""Rules of optimizers, compared with what real Keras made of given gradients."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import FIXTURES
+from torch import nn
+
+from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.trainers.compiled import OptimizerConfig, parse_compiled
+from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.rules import RULES, parse_rule
+from keras2torch_birnn.trainers.schedules import parse_schedule
+from keras2torch_birnn.trainers.settings import parse_settings
+
+RECORDED = {path.stem: np.load(path) for path in sorted((FIXTURES / "rules").glob("*.npz"))}
+INFO = {label: json.loads(str(found["info"])) for label, found in RECORDED.items()}
+CASES = [
+    (label, case.removeprefix("float64/"))
+    for label, info in INFO.items()
+    for case, facts in info.items()
+    if case.startswith("float64/") and "config" in facts
+]
+SHAPES, STEPS = ((3, 5), (7,), (2, 11)), 25
+TOLERANCE = {"float64": 1e-12, "float32": 5e-6}
+
+
+def optimizer_of(config: OptimizerConfig, params: list[nn.Parameter]) -> KerasOptimizer:
+    rule = parse_rule(config)
+    return KerasOptimizer(params, rule, parse_settings(config, rule.known))
+
+
+def config_of(label: str, case: str, floats: str = "float64") -> OptimizerConfig:
+    info = INFO[label]
+    found = {"optimizer": info[f"{floats}/{case}"]["config"]}
+    return parse_compiled(found, generation_of(info["version"])).optimizer
+
+
+@pytest.mark.parametrize("floats", ["float64", "float32"])
+@pytest.mark.parametrize(("label", "case"), CASES)
+def test_weights_are_those_of_keras_after_every_step(label: str, case: str, floats: str) -> None:
+    rng = np.random.RandomState(7)
+    drawn = [rng.normal(size=shape).astype(floats) for shape in SHAPES]
+    params = [nn.Parameter(torch.from_numpy(one)) for one in drawn]
+    optimizer = optimizer_of(config_of(label, case, floats), params)
+    for step in range(STEPS):
+        for param, shape in zip(params, SHAPES, strict=True):
+            grad = (rng.normal(size=shape) * (0.3 + step % 3)).astype(floats)
+            param.grad = torch.from_numpy(grad)
+        optimizer.step()
+        key = f"{floats}/{case}/{step}"
+        if key in RECORDED[label]:
+            now = np.concatenate([param.detach().numpy().ravel() for param in params])
+            np.testing.assert_allclose(now, RECORDED[label][key], rtol=0, atol=TOLERANCE[floats])
+    assert optimizer.iterations == STEPS
+
+
+def test_every_rule_has_recorded_cases_of_every_family_that_has_it() -> None:
+    found: dict[str, set[str]] = {name: set() for name in RULES}
+    for label, case in CASES:
+        config = config_of(label, case)
+        found[config.class_name.lower()].add(config.family)
+    newer = {"tf.keras", "keras3"}
+    for name, families in found.items():
+        assert families == (newer if name in ("adamw", "lion") else {*newer, "legacy"}), name
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+
+def config(name: str = "Adam", **options: Any) -> OptimizerConfig:
+    return OptimizerConfig(name, options, "keras3")
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("Mine", "the optimizer Mine is not supported; make it in torch, with k2t.convert"),
+        ("LossScaleOptimizer", "is not supported; compile with the optimizer inside of it"),
+    ],
+)
+def test_other_optimizers_are_refused(name: str, match: str) -> None:
+    with pytest.raises(UnsupportedOptionError, match=match):
+        parse_rule(config(name))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"beta_1": "0.9"}, "beta_1=0.9 of an optimizer"),
+        ({"beta_1": float("nan")}, "beta_1=nan of an optimizer"),
+        ({"epsilon": 1e300}, "epsilon=1e\\+300 of an optimizer"),
+        ({"amsgrad": "yes"}, "amsgrad=yes of an optimizer"),
+    ],
+)
+def test_broken_options_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(InvalidModelFileError, match=match):
+        parse_rule(config(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"clipnorm": -1.0}, "clipnorm=-1.0 of an optimizer"),
+        ({"ema_overwrite_frequency": 1.5, "use_ema": True}, "ema_overwrite_frequency=1.5"),
+    ],
+)
+def test_broken_settings_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(InvalidModelFileError, match=match):
+        parse_settings(config(**options), frozenset())
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(UnsupportedOptionError, match="options speed of an optimizer"):
+        parse_settings(config(speed=3), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"class_name": "Mine", "config": {}}, "the schedule Mine, which its own Python code"),
+        ({"class_name": "Mine"}, "a learning rate without class_name, config"),
+        ({"class_name": "CosineDecay", "config": {}}, "decay_steps=0.0 of a schedule"),
+        (
+            {"class_name": "PiecewiseConstantDecay", "config": {"boundaries": [1], "values": [1]}},
+            "a schedule of 1 boundaries and 1 values",
+        ),
+        (
+            {"class_name": "PiecewiseConstantDecay", "config": {"boundaries": 1}},
+            "boundaries=1 of an optimizer",
+        ),
+        (
+            {"class_name": "CosineDecayRestarts", "config": {"first_decay_steps": 1, "t_mul": 0.5}},
+            "t_mul=0.5 of a schedule",
+        ),
+    ],
+)
+def test_other_schedules_are_refused(given: dict[str, Any], match: str) -> None:
+    with pytest.raises((UnsupportedOptionError, InvalidModelFileError), match=match):
+        parse_schedule(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (None, "holds no compiled training; compile the model in Keras"),
+        ({"loss": "mse"}, "compiled without an optimizer"),
+        ({"optimizer": {"class_name": 3}}, "an optimizer without class_name, config"),
+        (
+            {"optimizer": {"class_name": "Adam", "config": {}, "module": "mine.code"}},
+            "the optimizer Adam, which its own Python code defines",
+        ),
+        (
+            {"optimizer_config": {"class_name": "mine>Adam", "config": {}}},
+            "the optimizer mine>Adam, which its own Python code defines",
+        ),
+    ],
+)
+def test_nothing_compiled_is_refused(given: Any, match: str) -> None:
+    with pytest.raises((UnsupportedOptionError, InvalidModelFileError), match=match):
+        parse_compiled(given, generation_of("3.15.1"))

@@ -1,0 +1,176 @@
+"""``k2t.training``: compiled files, their optimizer's state, and its way back into the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from commands import FIXTURES
+from commands import k2t as run
+from torch import Tensor
+
+import keras2torch_birnn as k2t
+
+COMPILED = FIXTURES / "tf.keras-2.15.0/compiled.h5"
+NEVER_COMPILED = FIXTURES / "keras-3.15.1/stack_same_class.keras"
+
+
+def go_on(state: k2t.Training, steps: int = 2) -> None:
+    """Train by the sum of squares of the outputs."""
+    x = inputs(state)
+    for _ in range(steps):
+        state.optimizer.zero_grad()
+        state.model(*x).square().sum().backward()
+        state.optimizer.step()
+
+
+def inputs(state: k2t.Training) -> tuple[Tensor, ...]:
+    from keras2torch_birnn.conversion import origin
+
+    return origin(state.model).golden.inputs
+
+
+def slots_of(state: k2t.Training) -> dict[str, dict[str, Tensor]]:
+    return {
+        name: dict(state.optimizer.state[param])
+        for name, param in state.model.named_parameters()
+        if param.requires_grad
+    }
+
+
+def changed(path: Path, edit: Any) -> Path:
+    """Change the compiled training of a copy of the file."""
+    shutil.copyfile(COMPILED, path)
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["training_config"])
+        edit(config, file)
+        file.attrs["training_config"] = json.dumps(config)
+    return path
+
+
+def test_the_state_of_the_file_is_that_of_the_optimizer() -> None:
+    state = k2t.training(COMPILED)
+    with h5py.File(COMPILED) as file:
+        group = file["optimizer_weights"]
+        stored = {name: np.asarray(group[name]) for name in group.attrs["weight_names"]}
+    assert state.model.training
+    counts = [value for value in stored.values() if not value.shape]
+    assert state.optimizer.iterations == int(counts[0]) > 0
+    held = [slot for slots in slots_of(state).values() for slot in slots.values()]
+    arrays = [value for value in stored.values() if value.shape]
+    total = sum(float(slot.double().sum()) for slot in held)
+    assert total == pytest.approx(sum(float(one.astype("f8").sum()) for one in arrays), rel=1e-6)
+    assert sum(slot.numel() for slot in held) == sum(one.size for one in arrays)
+
+
+def test_the_state_goes_back_into_the_file_and_is_read_again(tmp_path: Path) -> None:
+    state = k2t.training(COMPILED)
+    go_on(state)
+    new = tmp_path / "new.h5"
+    written = k2t.write_back(state.model, COMPILED, new, optimizer=state.optimizer)
+    assert written.notes == ()
+    assert new.stat().st_size == COMPILED.stat().st_size
+    again = k2t.training(new)
+    assert again.optimizer.iterations == state.optimizer.iterations
+    expected = slots_of(state)
+    for name, slots in slots_of(again).items():
+        for slot, tensor in slots.items():
+            assert torch.equal(tensor, expected[name][slot]), (name, slot)
+    for one in (state, again):
+        go_on(one)
+    for name, tensor in state.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+
+def test_an_untrained_state_is_written_back_byte_by_byte(tmp_path: Path) -> None:
+    state = k2t.training(COMPILED)
+    k2t.write_back(state.model, COMPILED, tmp_path / "new.h5", optimizer=state.optimizer)
+    assert (tmp_path / "new.h5").read_bytes() == COMPILED.read_bytes()
+
+
+def test_the_command_writes_a_saved_state(tmp_path: Path) -> None:
+    state = k2t.training(COMPILED)
+    go_on(state)
+    k2t.save(state.model.eval(), tmp_path / "out.pt")
+    torch.save(state.optimizer.state_dict(), tmp_path / "state.pt")
+    order = ("write-back", tmp_path / "out.pt", COMPILED, tmp_path / "new.h5")
+    given = ("--optimizer", "write", "--optimizer-state", tmp_path / "state.pt")
+    assert run(*order, *given).code == 0
+    assert k2t.training(tmp_path / "new.h5").optimizer.iterations == state.optimizer.iterations
+    for half in (given[:2], given[2:]):
+        done = run(*order[:3], tmp_path / "other.h5", *half)
+        assert done.code == 2
+        assert "--optimizer write and --optimizer-state STATE.pt go together" in done.err
+    (tmp_path / "state.pt").write_bytes(b"no state")
+    done = run(*order[:3], tmp_path / "other.h5", *given)
+    assert done.code == 3
+    assert "not the state of this model's optimizer" in done.err
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+
+def test_a_model_that_was_never_compiled_is_refused() -> None:
+    with pytest.raises(k2t.UnsupportedOptionError, match="holds no compiled training; compile"):
+        k2t.training(NEVER_COMPILED)
+
+
+def test_a_state_of_other_weights_is_refused_or_left(tmp_path: Path) -> None:
+    def drop_last(config: Any, file: Any) -> None:
+        group = file["optimizer_weights"]
+        group.attrs["weight_names"] = group.attrs["weight_names"][:-1]
+
+    path = changed(tmp_path / "less.h5", drop_last)
+    with pytest.raises(k2t.WeightMismatchError, match=r"the optimizer's state has \d+ arrays"):
+        k2t.training(path)
+    state = k2t.training(path, state="new")
+    assert state.optimizer.iterations == 0
+    with pytest.raises(k2t.UsageError, match='state \'old\': "file" or "new" is expected'):
+        k2t.training(path, state="old")
+
+
+def test_slots_of_other_shapes_are_refused(tmp_path: Path) -> None:
+    def reverse(config: Any, file: Any) -> None:
+        group = file["optimizer_weights"]
+        names = group.attrs["weight_names"]
+        group.attrs["weight_names"] = np.concatenate([names[:1], names[:0:-1]])
+
+    with pytest.raises(k2t.WeightMismatchError, match=r"a slot \(.*\) of float32 for a weight"):
+        k2t.training(changed(tmp_path / "other.h5", reverse))
+
+
+def test_a_file_without_a_state_begins_anew_with_a_note(tmp_path: Path) -> None:
+    path = changed(tmp_path / "none.h5", lambda _, file: file.pop("optimizer_weights"))
+    state = k2t.training(path)
+    assert "begins anew, as in Keras" in state.notes[-1]
+    with pytest.raises(k2t.UsageError, match="the file has no place for an optimizer's state"):
+        k2t.write_back(state.model, path, tmp_path / "new.h5", optimizer=state.optimizer)
+
+
+def test_iterations_must_be_a_count(tmp_path: Path) -> None:
+    def turn(config: Any, file: Any) -> None:
+        group = file["optimizer_weights"]
+        group[group.attrs["weight_names"][0]][()] = -3
+
+    with pytest.raises(k2t.InvalidModelFileError, match=r"-3\.0 iterations"):
+        k2t.training(changed(tmp_path / "negative.h5", turn))
+
+
+def test_the_optimizer_of_another_file_is_not_written(tmp_path: Path) -> None:
+    state, other = k2t.training(COMPILED), k2t.training(COMPILED)
+    with pytest.raises(k2t.UsageError, match="the optimizer has other parameters than those"):
+        k2t.write_back(state.model, COMPILED, tmp_path / "x.h5", optimizer=other.optimizer)
+
+    def rename(config: Any, file: Any) -> None:
+        config["optimizer_config"]["class_name"] = "Adadelta"
+
+    path = changed(tmp_path / "adadelta.h5", rename)
+    with pytest.raises(k2t.UsageError, match="compiled with Adadelta, which is another optimizer"):
+        k2t.write_back(state.model, path, tmp_path / "x.h5", optimizer=state.optimizer)
+    assert not (tmp_path / "x.h5").exists()
