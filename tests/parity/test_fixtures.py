@@ -53,7 +53,16 @@ def sha256(file: str) -> str:
 
 
 # Folders with a manifest of their own, and what is no fixture.
-OTHERS = ("cases/", "cut/", "pins/", "plugins/", "rules/", "tensorflow/", "training/", "__pycache__/")
+OTHERS = (
+    "cases/",
+    "cut/",
+    "pins/",
+    "plugins/",
+    "rules/",
+    "tensorflow/",
+    "training/",
+    "__pycache__/",
+)
 
 
 def test_no_file_is_left_out_of_the_manifest() -> None:
