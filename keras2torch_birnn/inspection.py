@@ -27,6 +27,7 @@ from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cel
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, cut_at
+from keras2torch_birnn.schema.penalties import describe
 from keras2torch_birnn.torch_import import loading_torch
 
 NOT_RUN = "see below"  # "why" of a layer with a problem, which the list below the table explains
@@ -38,6 +39,7 @@ class LayerRow:
 
     parameters: as Keras counts them, with those of inner layers; None where they were not read.
     half_of: the path of the Bidirectional layer that it is a half of.
+    training: regularizers and constraints, in words.
     """
 
     path: str
@@ -50,6 +52,7 @@ class LayerRow:
     reason: str
     parameters: int | None = None
     half_of: str = ""
+    training: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ def _make_row(layer: LayerSpec, mask: str) -> LayerRow:
         mask=mask,
         engine=engine,
         reason=reason,
+        training="; ".join(describe(layer)),
     )
 
 

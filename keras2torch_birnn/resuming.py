@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from keras2torch_birnn.api import convert
 from keras2torch_birnn.conversion import origin
@@ -22,8 +22,10 @@ from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
 from keras2torch_birnn.trainers.embedding_rows import record_rows
+from keras2torch_birnn.trainers.losses import KerasLoss, build_loss
 from keras2torch_birnn.trainers.notes import describe_differences, needs_rows
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.penalties import constrain_, penalty
 from keras2torch_birnn.trainers.rules import parse_rule
 from keras2torch_birnn.trainers.settings import parse_settings
 from keras2torch_birnn.trainers.stored import find_state
@@ -49,13 +51,23 @@ class Training:
         state.constrain_()
 
     ``model``: in training mode, on the CPU. ``optimizer``: an optimizer of torch, see
-    ``KerasOptimizer``. ``compiled``: what the file says. ``notes``: differences from Keras.
+    ``KerasOptimizer``. ``loss``: of a batch, see ``KerasLoss``; where the output has a mask it
+    takes ``mask=k2t.output_mask(state.model, x)``. ``compiled``: what the file says. ``notes``: differences from Keras.
     """
 
     model: nn.Module
     optimizer: KerasOptimizer
+    loss: KerasLoss
     compiled: CompiledTraining
     notes: tuple[str, ...]
+
+    def penalty(self) -> Tensor:
+        """Compute the sum of all regularizers, as ``k2t.penalty(model)``."""
+        return penalty(self.model)
+
+    def constrain_(self) -> None:
+        """Apply the constraints, as ``k2t.constrain_(model)``."""
+        constrain_(self.model)
 
 
 def training(
@@ -85,13 +97,14 @@ def training(
         located = locate(container, source, config=config, masked_steps=masked_steps)
         compiled = parse_compiled(container.compiled(given), located.spec.generation)
         variables = find_variables(located, model)
+        loss = build_loss(compiled, located.spec)
         optimizer = make_optimizer(compiled, variables)
         tables = record_rows(model) if needs_rows(optimizer) else []
         optimizer.record(tables)
         notes = describe_differences(optimizer, embeddings=bool(tables))
         if state == "file" and not _read(container, optimizer, located, variables):
             notes = (*notes, _NO_STATE)
-    return Training(model, optimizer, compiled, notes)
+    return Training(model, optimizer, loss, compiled, notes)
 
 
 def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> KerasOptimizer:

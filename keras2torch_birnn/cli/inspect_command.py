@@ -82,6 +82,10 @@ def _print_rows(rows: Sequence[LayerRow], *, verbose: bool) -> None:
     print_line("")
     for reason, at in notes.items():
         print_line(f"[{at}] {printable(reason)}")
+    trained = [(printable(row.path), row.training) for row in rows if row.training]
+    if trained:
+        print_line("")
+        print_columns(("layer", "in training"), trained, folds=(1, 0))
 
 
 def _cells(row: LayerRow, notes: dict[str, int]) -> tuple[str, ...]:

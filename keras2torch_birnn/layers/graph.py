@@ -29,6 +29,7 @@ from keras2torch_birnn.layers.time_distributed import (
     step_counts,
     unfold_steps,
 )
+from keras2torch_birnn.layers.training_terms import attach_terms, count_calls
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, output_count
 from keras2torch_birnn.schema.dtype_flow import (
@@ -113,10 +114,12 @@ class _Emitter:
             self.modules(layer.graph, holder)
             return holder
         if not holds_model(layer):
-            return convert_layer(layer)
+            return attach_terms(convert_layer(layer), layer, folded=self.folds > 0)
         check_steps(layer)
         holder = nn.Module()
+        self.folds += 1
         holder.add_module("layer", self.module(layer.parts["layer"]))
+        self.folds -= 1
         return holder
 
     def run(
@@ -437,7 +440,8 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     It takes the model's inputs in Keras' order and returns its outputs in Keras' structure.
     ``meta["paths"]`` maps each node of the graph to its Keras call, ``meta["mask_paths"]`` to the
     call whose mask it is, ``meta["folded"]`` to the number of time axes folded into its batch;
-    ``meta["masks"]`` maps the calls that a mask reaches to its effect.
+    ``meta["masks"]`` maps the calls that a mask reaches to its effect, and ``meta["output_masks"]``
+    names the node of each output's mask, None if it has none.
     """
     if layer.graph is None:
         raise TypeError("a model has a graph")
@@ -448,7 +452,7 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
         raise gather(emitter.problems)
     refs = leaves(layer.graph.inputs)
     given = [(emitter.graph.placeholder(names[ref.layer]), None, _GIVEN) for ref in refs]
-    outputs, _ = emitter.run(layer.graph, given, names, "", "")
+    outputs, masks = emitter.run(layer.graph, given, names, "", "")
     if emitter.problems:
         raise gather(emitter.problems)
     emitter.graph.output(outputs)
@@ -460,4 +464,6 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     module.meta["folded"] = emitter.folded
     module.meta["masks"] = emitter.masks
     module.meta["own"] = emitter.own
+    module.meta["output_masks"] = tuple(mask and mask.name for mask in _flat(masks))
+    count_calls(module)
     return module

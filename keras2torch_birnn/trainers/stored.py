@@ -71,12 +71,7 @@ def find_state(
     if isinstance(container, TensorFlowContainer):
         return _find_in_graph(container, weights, optimizer)
     paths = _listed_paths(container)
-    arrays = container.store.arrays(paths)
-    if not any(array.shape for array in arrays):
-        needed = any(optimizer.slot_names())
-        if not arrays or needed:
-            return None
-    return _assign(arrays, weights, optimizer)
+    return _assign(container.store.arrays(paths), weights, optimizer)
 
 
 def _listed_paths(container: Container) -> list[str]:
@@ -95,13 +90,15 @@ def _assign(
     arrays: Sequence[StoredArray],
     weights: Sequence[StoredArray],
     optimizer: KerasOptimizer,
-) -> StoredState:
-    """Give every array of an ordered list its meaning."""
+) -> StoredState | None:
+    """Give every array of an ordered list its meaning; None if there are no slots yet."""
     scalars = [array for array in arrays if not array.shape]
     rest = [array for array in arrays if array.shape]
     wanted = [
         (name, weight) for names in optimizer.slot_names() for weight in weights for name in names
     ]
+    if not arrays or (wanted and not rest):
+        return None
     unused = len(rest) - len(wanted)
     if optimizer.settings.family == "keras2" and unused == len(weights):
         rest = rest[: len(wanted)]  # Keras 2 has a third slot of Adam even if it has no use

@@ -32,6 +32,7 @@ WORKER = ROOT / "tests" / "support" / "page_worker.py"
 # The files that the examples name.
 MODELS = {
     "model.h5": MASKED,
+    "compiled.h5": MASKED.parent / "compiled.h5",
     "own.h5": PLUGINS / "tf.keras-2.15.0" / "center.h5",
     "text.keras": CUT / "classify.keras",
     "ocr.keras": CUT / "captcha.keras",

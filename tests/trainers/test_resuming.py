@@ -58,8 +58,7 @@ def test_the_state_of_the_file_is_that_of_the_optimizer() -> None:
     state = k2t.training(COMPILED)
     with h5py.File(COMPILED) as file:
         group = file["optimizer_weights"]
-        names = [name.decode() for name in group.attrs["weight_names"]]
-        stored = {name: np.asarray(group[name]) for name in names}
+        stored = {name: np.asarray(group[name]) for name in group.attrs["weight_names"]}
     assert state.model.training
     counts = [value for value in stored.values() if not value.shape]
     assert state.optimizer.iterations == int(counts[0]) > 0
