@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.spec import LayerSpec as LayerSpec
     from keras2torch_birnn.spec import ModelSpec as ModelSpec
     from keras2torch_birnn.trainers.optimizer import KerasOptimizer as KerasOptimizer
+    from keras2torch_birnn.trainers.penalties import constrain_ as constrain_
+    from keras2torch_birnn.trainers.penalties import penalty as penalty
     from keras2torch_birnn.verification import ParityReport as ParityReport
     from keras2torch_birnn.verification import verify as verify
     from keras2torch_birnn.writers import WrittenModel as WrittenModel
@@ -70,6 +72,7 @@ _NAMES = {
     "schema.custom_layers": ("converts", "equation", "supplies"),
     "spec": ("LayerSpec", "ModelSpec"),
     "trainers.optimizer": ("KerasOptimizer",),
+    "trainers.penalties": ("constrain_", "penalty"),
     "verification": ("ParityReport", "verify"),
     "writers": ("WrittenModel", "write_back"),
 }

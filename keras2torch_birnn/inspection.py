@@ -20,6 +20,7 @@ from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_orde
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
+from keras2torch_birnn.schema.penalties import describe
 from keras2torch_birnn.spec import LayerNames, LayerSpec, ModelSpec, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -28,7 +29,7 @@ NOT_RUN = "see below"  # "why" of a layer with a problem, which the list below t
 
 @dataclass(frozen=True)
 class LayerRow:
-    """Row of the table of ``k2t inspect``."""
+    """Row of the table of ``k2t inspect``. ``training``: regularizers and constraints, in words."""
 
     path: str
     class_name: str
@@ -38,6 +39,7 @@ class LayerRow:
     mask: str
     engine: str
     reason: str
+    training: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def _make_row(layer: LayerSpec, mask: str) -> LayerRow:
         mask=mask,
         engine=engine,
         reason=reason,
+        training="; ".join(describe(layer)),
     )
 
 

@@ -6,10 +6,11 @@ import json
 import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from keras2torch_birnn.api import convert
 from keras2torch_birnn.conversion import origin
@@ -20,10 +21,13 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
 from keras2torch_birnn.trainers.embedding_rows import record_rows
+from keras2torch_birnn.trainers.losses import KerasLoss, build_loss
 from keras2torch_birnn.trainers.notes import describe_differences, needs_rows
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.penalties import constrain_, penalty
 from keras2torch_birnn.trainers.rules import parse_rule
 from keras2torch_birnn.trainers.settings import parse_settings
 from keras2torch_birnn.trainers.stored import find_state
@@ -48,6 +52,7 @@ class Training:
         state.optimizer.step()
         state.constrain_()
 
+    ``penalty`` and ``constrain_`` are ``k2t.penalty`` and ``k2t.constrain_`` of the model.
     ``model``: in training mode, on the CPU. ``optimizer``: an optimizer of torch, see
     ``KerasOptimizer``. ``compiled``: what the file says. ``notes``: differences from Keras.
     """
@@ -55,7 +60,25 @@ class Training:
     model: nn.Module
     optimizer: KerasOptimizer
     compiled: CompiledTraining
+    spec: ModelSpec
     notes: tuple[str, ...]
+
+    @cached_property
+    def loss(self) -> KerasLoss:
+        """The loss that was compiled: ``state.loss(state.model(x), y)``.
+
+        Raises:
+            UnsupportedOptionError: none was compiled, or one that k2t does not know.
+        """
+        return build_loss(self.compiled, self.spec)
+
+    def penalty(self) -> Tensor:
+        """Compute the sum of all regularizers, to add to the loss: see ``k2t.penalty``."""
+        return penalty(self.model)
+
+    def constrain_(self) -> None:
+        """Apply all constraints, after a step of the optimizer: see ``k2t.constrain_``."""
+        constrain_(self.model)
 
 
 def training(
@@ -91,7 +114,7 @@ def training(
         notes = describe_differences(optimizer, embeddings=bool(tables))
         if state == "file" and not _read(container, optimizer, located, variables):
             notes = (*notes, _NO_STATE)
-    return Training(model, optimizer, compiled, notes)
+    return Training(model, optimizer, compiled, located.spec, notes)
 
 
 def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> KerasOptimizer:

@@ -95,7 +95,8 @@ class LayerSpec:
     ``parts`` holds what a wrapper wraps (``layer``; ``forward_layer`` and ``backward_layer``),
     ``graph`` what a model holds (class ``Sequential`` or ``Functional``). ``place`` says where in
     the file the layer is, for messages. ``input_shape`` and ``output_shape`` are structures of
-    shapes with None for a size that is free, or None where nothing is known.
+    shapes with None for a size that is free, or None where nothing is known. ``training`` holds
+    regularizers and constraints by Keras' names of the options, see ``schema.penalties``.
     """
 
     class_name: str
@@ -108,6 +109,7 @@ class LayerSpec:
     input_shape: Structure = None
     output_shape: Structure = None
     semantics: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -332,6 +334,8 @@ def _layer_to_json(layer: LayerSpec) -> dict[str, Any]:
             name: {"shape": array.shape, "dtype": array.dtype.name}
             for name, array in layer.weights.items()
         }
+    if layer.training:  # beside the config, where an older k2t does not look
+        out["training"] = {key: dict(value) for key, value in layer.training.items()}
     if layer.parts:
         out["parts"] = {key: _layer_to_json(part) for key, part in layer.parts.items()}
     if layer.graph:
@@ -407,7 +411,14 @@ def _layer_from_json(data: Mapping[str, Any], semantics: SemanticNames) -> Layer
         input_shape=_tuples(data["input_shape"]),
         output_shape=_tuples(data["output_shape"]),
         semantics=settled,
+        training={str(k): _mapping(v) for k, v in _tuples(data.get("training", {})).items()},
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError("a regularizer or constraint is no mapping")
+    return value
 
 
 def _placeholder(dtype: str, shape: Sequence[int]) -> Array:

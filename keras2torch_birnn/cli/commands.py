@@ -295,18 +295,13 @@ def inspect(
                 }
             )
         else:
+            head: tuple[str, ...] = ("layer", "class", "output shape", "merge", "activations")
+            head = (*head, "mask", "runs as", "why", "in training")
+            # The last column only where it says something
+            width = len(head) if any(row.training for row in found.rows) else len(head) - 1
             print_table(
-                (
-                    "layer",
-                    "class",
-                    "output shape",
-                    "merge",
-                    "activations",
-                    "mask",
-                    "runs as",
-                    "why",
-                ),
-                [tuple(map(format_cell, asdict(row).values())) for row in found.rows],
+                head[:width],
+                [tuple(map(format_cell, asdict(row).values()))[:width] for row in found.rows],
             )
         for note in found.notes:
             print_message("note", note)

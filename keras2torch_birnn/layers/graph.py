@@ -29,6 +29,7 @@ from keras2torch_birnn.layers.time_distributed import (
     step_counts,
     unfold_steps,
 )
+from keras2torch_birnn.layers.training_terms import attach_terms, count_calls
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, output_count
 from keras2torch_birnn.schema.dtype_flow import (
@@ -113,10 +114,12 @@ class _Emitter:
             self.modules(layer.graph, holder)
             return holder
         if not holds_model(layer):
-            return convert_layer(layer)
+            return attach_terms(convert_layer(layer), layer, folded=self.folds > 0)
         check_steps(layer)
         holder = nn.Module()
+        self.folds += 1
         holder.add_module("layer", self.module(layer.parts["layer"]))
+        self.folds -= 1
         return holder
 
     def run(
@@ -460,4 +463,5 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     module.meta["folded"] = emitter.folded
     module.meta["masks"] = emitter.masks
     module.meta["own"] = emitter.own
+    count_calls(module)
     return module

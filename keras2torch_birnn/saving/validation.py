@@ -24,6 +24,7 @@ from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, Option, ShapeError, local
 from keras2torch_birnn.schema.batch_memory import check_batch_memory
+from keras2torch_birnn.schema.penalties import CONSTRAINT, REGULARIZER, rows_of
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leaves
 
 NOT_OURS = "not a file that k2t wrote, or damaged"
@@ -255,6 +256,7 @@ def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
     declared = 0
     for layer in spec.root.walk():
         _check_options(layer)
+        _check_training(layer)
         declared += _declared(layer)
         if layer.graph is not None:
             _check_graph(layer.graph, layer.place)
@@ -300,6 +302,18 @@ def _check_option(key: str, option: Option, value: Any, place: str) -> None:
         meant = None
     if repr(meant) != repr(value) and meant != value:
         raise _damaged(f"option {key}={printable(repr(value))}", place)
+
+
+def _check_training(layer: LayerSpec) -> None:
+    for key, value in layer.training.items():
+        name = value.get("name")
+        if not key.endswith((REGULARIZER, CONSTRAINT)) or not isinstance(name, str):
+            raise _damaged(f"option {printable(key)}", layer.place)
+        row = rows_of(key).get(name, {})
+        if value.keys() != {"name", *row}:
+            raise _damaged(f"option {printable(key)}={printable(repr(dict(value)))}", layer.place)
+        for option, kind in row.items():
+            _check_option(f"{key}.{option}", kind, value[option], layer.place)
 
 
 def _check_graph(graph: Graph, place: str) -> None:

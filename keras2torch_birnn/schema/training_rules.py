@@ -17,6 +17,7 @@ import numpy as np
 
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema.penalties import penalty_rule, with_penalty_rule
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 # The name of a BatchNormalization's rule in its semantics.
@@ -50,7 +51,7 @@ class BatchRule:
 
 
 def with_training_rules(root: LayerSpec, generation: Generation) -> LayerSpec:
-    """Return the model with ``trainable`` set on every layer, and with its batch rules.
+    """Return the model with ``trainable`` set on every layer, with its batch and penalty rules.
 
     ``trainable`` is the state after Keras' ``load_model`` of the file: False on a layer means that
     none of the weights in it is trained, True holds for its own weights alone.
@@ -82,10 +83,10 @@ def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> Layer
         inner = learns and (own or layer.graph is not None)
         config["trainable"] = inner
     graph = layer.graph
+    layer = with_penalty_rule(replace(layer, semantics=semantics), penalty_rule(generation))
     return replace(
         layer,
         config=config,
-        semantics=semantics,
         parts={key: _settled(part, generation, learns=inner) for key, part in layer.parts.items()},
         graph=graph
         and replace(

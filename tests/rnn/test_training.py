@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError
 from keras2torch_birnn.layers.normalization import BatchNorm
-from keras2torch_birnn.readers.config.penalties import describe_penalties, penalties
 from keras2torch_birnn.schema.training_rules import BatchRule, batch_rule
 from keras2torch_birnn.spec import Generation, LayerSpec
 
@@ -179,61 +177,6 @@ def test_every_generation_has_its_rule(
     )
     rule = batch_rule(layer, generation(version, name))
     assert {key: getattr(rule, key) for key in wanted} == wanted
-
-
-# ---- regularizers and constraints ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("class_name", "config", "wanted"),
-    [
-        ("Dense", {"kernel_regularizer": None, "units": 3}, ()),
-        ("Dense", {"bias_constraint": "max_norm"}, ("bias: max_norm",)),
-        (
-            "LSTM",
-            {
-                "kernel_regularizer": {"class_name": "L1L2", "config": {"l1": 0.0, "l2": 0.1}},
-                "recurrent_constraint": {"class_name": "UnitNorm", "config": {"axis": 0}},
-                "activity_regularizer": {"class_name": "L1", "config": {"l1": 0.5}},
-            },
-            ("kernel: L2", "recurrent: UnitNorm", "activity: L1"),
-        ),
-        ("Dense", {"W_regularizer": {"name": "WeightRegularizer", "l1": 0.1, "l2": 0}}, ("W: L1",)),
-        ("Dense", {"kernel_regularizer": {"class_name": "L2", "config": {"l2": 0.0}}}, ()),
-        ("ActivityRegularization", {"l1": 0.1, "l2": 0.2}, ("activity: L1L2",)),
-        ("ActivityRegularization", {"l1": 0.0, "l2": 0.0}, ()),
-        ("BatchNormalization", {"virtual_batch_size": 4}, ("virtual batches",)),
-    ],
-)
-def test_what_a_layer_adds_in_training_is_found(
-    class_name: str, config: dict[str, Any], wanted: tuple[str, ...]
-) -> None:
-    assert penalties(class_name, config) == wanted
-
-
-def test_many_layers_with_penalties_are_counted() -> None:
-    (note,) = describe_penalties({f"dense_{i}": ("kernel: L2",) for i in range(11)})
-    assert "dense_7 (kernel: L2), and 3 more layers; add them to your own loss" in note
-    assert describe_penalties({}) == []
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "keras-3.15.1/frozen_with_penalties.keras",
-        "tf_keras-2.21.0/frozen_with_penalties.h5",
-    ],
-)
-def test_regularizers_and_constraints_of_a_file_are_noted(file: str) -> None:
-    notes = k2t.inspect(FIXTURES / "training" / file).notes
-    (note,) = (one for one in notes if one.startswith("training only"))
-    found = dict(re.findall(r"([\w/]+) \(([^)]*)\)", note))
-    halves = [kinds for place, kinds in found.items() if place.startswith("both/")]
-    assert set(halves) == {"kernel: L2, recurrent: L1, bias: MaxNorm"}
-    assert found["activity"] == "activity: L2"
-    assert set(found["head"].split(", ")) == {"activity: L1", "kernel: NonNeg"}
-    quiet = k2t.inspect(LSTM_MODEL).notes
-    assert not any(one.startswith("training only") for one in quiet)
 
 
 # ---- saving -------------------------------------------------------------------------------------

@@ -93,9 +93,11 @@ def trained_as_keras(entry: dict[str, Any]) -> tuple[nn.Module, list[float]]:
             k2t.reset_states(model)
         inputs = part("x", step)
         loss = loss_of(entry, inputs, flat(model(*inputs)), part("y", step))
+        loss = loss + k2t.penalty(model)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        k2t.constrain_(model)
         losses.append(loss.item())
     return model, losses
 

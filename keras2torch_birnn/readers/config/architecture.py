@@ -40,6 +40,7 @@ from keras2torch_birnn.readers.config.graphs import build_functional, build_sequ
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.options import check_dtype, parse_options
 from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.penalties import list_unknown, read_training
 from keras2torch_birnn.readers.config.text_layers import (
     LOOKUP_CLASSES,
     TEXT_CLASSES,
@@ -153,7 +154,7 @@ def _parse_layer(
         )
         if not cell:
             check_alone(custom, parsing.problems)
-        return custom
+        return replace(custom, training=_read_training(file_class, named, parsing, place))
     if file_class in LOOKUP_CLASSES and isinstance(config, Mapping):
         parsing.texts[place] = text_layer(file_class, config)
     if isinstance(entry.get("build_config"), Mapping):
@@ -188,7 +189,15 @@ def _parse_layer(
     options, semantics = parse_options(
         file_class, class_name, config, parsing, place, wrapped=wrapped
     )
-    layer = LayerSpec(class_name, name, options, parts=parts, place=place, semantics=semantics)
+    layer = LayerSpec(
+        class_name,
+        name,
+        options,
+        parts=parts,
+        place=place,
+        semantics=semantics,
+        training=_read_training(class_name, config, parsing, place),
+    )
     if not cell:
         check_alone(layer, parsing.problems)
     check_stack(layer, parsing.generation, parsing.problems)
@@ -196,6 +205,15 @@ def _parse_layer(
     if class_name == "RNN" and len(parsing.problems) == before:
         return infer_mask_rule(layer, parsing.generation)
     return layer
+
+
+def _read_training(
+    class_name: str, config: Mapping[str, Any], parsing: Parsing, place: str
+) -> dict[str, dict[str, Any]]:
+    training = read_training(class_name, config, parsing.generation)
+    if unknown := list_unknown(config, training):
+        parsing.penalties[place] = unknown
+    return training
 
 
 def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:

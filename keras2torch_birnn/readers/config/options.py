@@ -15,7 +15,6 @@ from keras2torch_birnn.readers.advice import QUANTIZED
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.graphs import parse_shape
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.config.penalties import penalties
 from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
 from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
 from keras2torch_birnn.schema import (
@@ -44,8 +43,6 @@ def parse_options(
     """Parse a layer's config and semantics, all explicit; unsupported options become problems."""
     schema = SCHEMA[class_name]
     rules = dialects.mask_rules(class_name, parsing.generation)
-    if added := penalties(class_name, given):
-        parsing.penalties[place] = added
     config = dialects.rename_keys(class_name, given)
     trainable = config.pop("trainable", True)
     if class_name == "InputLayer":

@@ -18,7 +18,8 @@ class Parsing:
 
     ``floats``: "float32", "float64", as far as layers say that they compute in it.
     ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
-    ``penalties``: what layers add in training, by their places, see ``readers.config.penalties``.
+    ``penalties``: what of training is not carried over, by the places of the layers, see
+    ``readers.config.penalties``.
     ``texts``: layers that read text or look up ids, by their places. ``built``: the input shapes
     that Keras 3 states for single layers, by their places.
     """
@@ -28,6 +29,6 @@ class Parsing:
     notes: list[str] = field(default_factory=list)
     floats: set[str] = field(default_factory=set)
     of_tensorflow_1: set[str] = field(default_factory=set)
-    penalties: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    penalties: dict[str, list[str]] = field(default_factory=dict)
     texts: dict[str, TextLayer] = field(default_factory=dict)
     built: dict[str, Any] = field(default_factory=dict)

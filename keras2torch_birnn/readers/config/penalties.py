@@ -1,7 +1,4 @@
-"""Regularizers and constraints, which Keras applies in training and torch does not.
-
-They do not change outputs of the converted model, but they do change its training.
-"""
+"""Regularizers and constraints in the configs of all generations; they act in training only."""
 
 from __future__ import annotations
 
@@ -10,47 +7,94 @@ from typing import Any
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.limits import MAX_LAYERS_IN_NOTE
+from keras2torch_birnn.readers.config.dialects import plain_value
+from keras2torch_birnn.schema.options import BadOptionError
+from keras2torch_birnn.schema.penalties import (
+    ACTIVITY,
+    CONSTRAINT,
+    REGULARIZER,
+    is_known,
+    parse_penalty,
+)
+from keras2torch_birnn.spec import Generation
 
-_ENDINGS = ("_regularizer", "_constraint")
+# Names and shortcuts of Keras, in lower case without underscores -> name, defaults of the shortcut.
+_L1, _L2 = {"l1": 0.01}, {"l2": 0.01}
+_NAMES: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "l1": ("L1L2", _L1),
+    "l2": ("L1L2", _L2),
+    "l1l2": ("L1L2", {}),
+    "weightregularizer": ("L1L2", {}),  # Keras 1
+    "activityregularizer": ("L1L2", {}),
+    "orthogonalregularizer": ("OrthogonalRegularizer", {}),
+    "maxnorm": ("MaxNorm", {}),
+    "nonneg": ("NonNeg", {}),
+    "unitnorm": ("UnitNorm", {}),
+    "minmaxnorm": ("MinMaxNorm", {}),
+}
+_SHORTCUTS = {"l1_l2": _L1 | _L2}
+_RENAMED = {"m": "max_value", "low": "min_value", "high": "max_value"}  # Keras 1
+# Keras 1 keeps kernels of these in other layouts, so axes of its constraints are others, too.
+_VECTORS = ("Dense", "Embedding", "Highway", "MaxoutDense", "LSTM", "GRU", "SimpleRNN")
 
 
-def penalties(class_name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """List the regularizers and constraints of a config: ("kernel: L2", "bias: MaxNorm").
+def read_training(
+    class_name: str, config: Mapping[str, Any], generation: Generation
+) -> dict[str, dict[str, Any]]:
+    """Read the regularizers and constraints of a config, as ``LayerSpec.training`` holds them.
 
     Keras 1 writes ``W_regularizer``, later ones ``kernel_regularizer``; the values are a name, or
     ``class_name`` and ``config`` (in Keras 1 ``name`` and the options beside it).
     """
+    found: dict[str, dict[str, Any]] = {}
+    given = dict(config)
     if class_name == "ActivityRegularization":
-        kind = _kind("L1L2", config)
-        return (f"activity: {kind}",) if kind else ()
-    found = []
-    for key, value in config.items():
-        target = next((key.removesuffix(end) for end in _ENDINGS if key.endswith(end)), "")
-        kind = _name(value) if target else ""
-        if kind:
-            found.append(f"{printable(target)}: {printable(kind)}")
-    if config.get("virtual_batch_size"):
-        found.append("virtual batches")
-    return tuple(found)
+        options = {key: config[key] for key in ("l1", "l2") if key in config}
+        given[ACTIVITY] = {"class_name": "L1L2", "config": options}
+    for key, value in given.items():
+        if key.endswith((REGULARIZER, CONSTRAINT)) and isinstance(value, str | Mapping):
+            one = _read(key, value)
+            if generation.name == "keras1" and "axis" in one and class_name not in _VECTORS:
+                one = {"name": one["name"] + " of Keras 1"}
+            if one["name"] != "L1L2" or one["l1"] or one["l2"]:
+                found[key] = one
+    return found
 
 
-def _name(value: Any) -> str:
+def _read(key: str, value: str | Mapping[str, Any]) -> dict[str, Any]:
+    written, options = _split(value)
+    plain = written.replace("_", "").lower()
+    if plain not in _NAMES:
+        return {"name": printable(written)}
+    name, defaults = _NAMES[plain]
+    shortcut = _SHORTCUTS.get(written, defaults) if isinstance(value, str) else defaults
+    named = {_RENAMED.get(k, k): plain_value(v) for k, v in {**shortcut, **options}.items()}
+    try:
+        return parse_penalty(key, name, {k: 0.0 if v is None else v for k, v in named.items()})
+    except BadOptionError as error:
+        return {"name": f"{printable(written)} ({error})"}
+
+
+def _split(value: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Split a serialized object into its name and its options."""
     if isinstance(value, str):
-        return value
-    if not isinstance(value, Mapping):
-        return ""
+        return value, {}
+    module = value.get("module")
+    foreign = isinstance(module, str) and module.partition(".")[0] not in ("keras", "tf_keras")
+    own = foreign or value.get("registered_name") is not None  # a class of the user's
     name = str(value.get("class_name", value.get("name", "")))
-    options = value.get("config", value)
-    return _kind(name, options if isinstance(options, Mapping) else {})
+    options = value.get("config", {k: v for k, v in value.items() if k != "name"})
+    return f"Custom>{name}" if own else name, options if isinstance(options, Mapping) else {}
 
 
-def _kind(name: str, options: Mapping[str, Any]) -> str:
-    """Name a regularizer: an L1L2 as L1, L2 or L1L2; "" if both factors are zero."""
-    factors = [key for key in ("l1", "l2") if key in options]
-    if not factors:
-        return name
-    used = [key for key in factors if options[key]]
-    return "".join(used).upper() if name in ("L1L2", "WeightRegularizer") or not used else name
+def list_unknown(config: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
+    """List what a layer does in training that is not carried over."""
+    unknown = [
+        f"{key.removesuffix(REGULARIZER).removesuffix(CONSTRAINT)}: {value['name']}"
+        for key, value in training.items()
+        if not is_known(key, value)
+    ]
+    return [*unknown, "virtual batches"] if config.get("virtual_batch_size") else unknown
 
 
 def describe_penalties(found: Mapping[str, Sequence[str]]) -> list[str]:
@@ -64,6 +108,6 @@ def describe_penalties(found: Mapping[str, Sequence[str]]) -> list[str]:
         else []
     )
     return [
-        "training only: regularizers and constraints are not converted: "
+        "training only: not converted: "
         f"{', '.join(layers[:MAX_LAYERS_IN_NOTE] + more)}; add them to your own loss and steps"
     ]

@@ -1,0 +1,230 @@
+"""``penalty`` and ``constrain_``: the regularizers and constraints of a converted model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from keras2torch_birnn.errors import UnsupportedOptionError, UsageError, gather, printable
+from keras2torch_birnn.layers.training_terms import TrainingTerms, outputs_of, terms_of
+from keras2torch_birnn.schema.penalties import (
+    ACTIVITY,
+    CONSTRAINT,
+    Activity,
+    is_known,
+    weights_of,
+)
+from keras2torch_birnn.spec import LayerSpec, leaves
+from keras2torch_birnn.trainers.weight_views import Path, WeightView, find_views, learns
+
+Options: TypeAlias = Mapping[str, Any]
+# Keras' epsilon, which norms are raised by.
+_EPSILON = 1e-7
+_VIEWS = "training_views"
+
+
+def penalty(model: nn.Module) -> Tensor:
+    """Compute the sum of all regularizers, a differentiable scalar to add to the loss.
+
+    Those of outputs (``activity_regularizer``) need the outputs of the last call of the model,
+    which must have been in training mode. It is 0 where Keras adds nothing.
+
+    model: of ``k2t.convert`` or ``k2t.load``, or any module that holds such models.
+
+    Raises:
+        UnsupportedOptionError: lists the regularizers that cannot be computed. UsageError: outputs
+        are needed, and the model was not called in training mode.
+    """
+    total = _zero(model)
+    problems = []
+    for module, terms in _modules(model):
+        problems += [*_unknown(terms, constraints=False), *_refused(terms)]
+        if problems:
+            continue
+        views = _views(module, terms)
+        for path, key, options in _weights(terms.layer):
+            if key.endswith(CONSTRAINT):
+                continue
+            view = views[path]
+            if terms.rule.frozen or learns(view, module):
+                total = total + _of_weight(options, view, module)
+        for one in terms.activities:
+            total = total + _of_outputs(one, terms)
+    if problems:
+        raise gather(problems)
+    return total
+
+
+def constrain_(model: nn.Module) -> None:
+    """Apply the constraints to the weights, in place: call it after each step of the optimizer.
+
+    As in Keras, weights that are frozen stay as they are.
+
+    Raises:
+        UnsupportedOptionError: lists the constraints that cannot be applied; nothing was changed.
+    """
+    found = list(_modules(model))
+    problems = [one for _, terms in found for one in _unknown(terms, constraints=True)]
+    if problems:
+        raise gather(problems)
+    with torch.no_grad():
+        for module, terms in found:
+            for path, key, options in _weights(terms.layer):
+                if not key.endswith(CONSTRAINT):
+                    continue
+                view = _views(module, terms)[path]
+                if learns(view, module):
+                    view.write(module, _constrain(view.read(module), options))
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[nn.Module, TrainingTerms]]:
+    for module in model.modules():
+        terms = terms_of(module)
+        if terms is not None:
+            yield module, terms
+
+
+def _zero(model: nn.Module) -> Tensor:
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return torch.zeros((), dtype=like.dtype, device=like.device)
+
+
+def _weights(layer: LayerSpec, path: Path = ()) -> Iterator[tuple[Path, str, Options]]:
+    """Yield every weight of a layer that is regularized or constrained, with the option."""
+    for key, options in layer.training.items():
+        for name in weights_of(key, layer):
+            yield (*path, name), key, options
+    for part_key, part in layer.parts.items():
+        yield from _weights(part, (*path, part_key))
+
+
+def _views(module: nn.Module, terms: TrainingTerms) -> Mapping[Path, WeightView]:
+    """Return where the weights are in the module's tensors; found once."""
+    known: Any = module.__dict__.get(_VIEWS)
+    if known is None:
+        known = find_views(terms.layer, [path for path, _, _ in _weights(terms.layer)])
+        module.__dict__[_VIEWS] = known
+    return cast(Mapping[Path, WeightView], known)
+
+
+# ---- regularizers -------------------------------------------------------------------------------
+
+
+def _of_weight(options: Options, view: WeightView, module: nn.Module) -> Tensor:
+    if options["name"] == "OrthogonalRegularizer":
+        return _orthogonality(options, view.read(module))
+    return torch.stack([_l1_l2(options, one) for one in view.values(module)]).sum()
+
+
+def _l1_l2(options: Options, x: Tensor) -> Tensor:
+    """Return l1 sum |x| + l2 sum x^2; a factor of 0 leaves its sum out, which may be infinite."""
+    total = torch.zeros((), dtype=x.dtype, device=x.device)
+    if options["l1"]:
+        total = total + options["l1"] * x.abs().sum()
+    if options["l2"]:
+        total = total + options["l2"] * x.square().sum()
+    return total
+
+
+def _orthogonality(options: Options, x: Tensor) -> Tensor:
+    """Return the factor times the mean |cosine| of all pairs of rows, or columns, of a matrix."""
+    rows = x if options["mode"] == "rows" else x.T
+    rows = functional.normalize(rows, dim=1)
+    products = (rows @ rows.T) * (1.0 - torch.eye(len(rows), dtype=x.dtype, device=x.device))
+    pairs = len(rows) * (len(rows) - 1.0) / 2.0
+    total: Tensor = options["factor"] * 0.5 * products.abs().sum() / pairs
+    return total
+
+
+def _of_outputs(activity: Activity, terms: TrainingTerms) -> Tensor:
+    outputs = outputs_of(terms)
+    if outputs is None:
+        raise UsageError(
+            f"{printable(activity.place)} regularizes its output, and the model was not called in "
+            "training mode",
+            "call model.train(), then the model, before k2t.penalty(model)",
+        )
+    total = []
+    for output in outputs:
+        for y in _outputs_for(activity, terms.layer, output):
+            sizes = y.shape[: activity.axes]
+            total.append(_regularize(activity, y) / max(1, math.prod(sizes)))
+    return torch.stack(total).sum()
+
+
+def _regularize(activity: Activity, y: Tensor) -> Tensor:
+    options = activity.regularizer
+    return _orthogonality(options, y) if "factor" in options else _l1_l2(options, y)
+
+
+def _outputs_for(activity: Activity, layer: LayerSpec, output: Any) -> list[Tensor]:
+    """Return the tensors of an output, or those of one half of a Bidirectional, with its states."""
+    tensors: list[Tensor] = list(leaves(output))
+    if activity.half is None:
+        return tensors
+    heads = 1 if layer.config["merge_mode"] == "concat" else 2
+    states = tensors[heads:]
+    each = len(states) // 2
+    own = states[activity.half * each : (activity.half + 1) * each]
+    if heads == 2:
+        return [tensors[activity.half], *own]
+    y, first = tensors[0], _width(layer.parts["forward_layer"])
+    return [y[..., :first] if activity.half == 0 else y[..., first:], *own]
+
+
+def _width(half: LayerSpec) -> int:
+    """Return the size of the last axis of the output of a Bidirectional's half."""
+    shape = half.output_shape
+    if isinstance(shape, tuple) and isinstance(shape[0], tuple):  # it returns states
+        shape = shape[0]
+    return int(shape[-1])
+
+
+# ---- constraints --------------------------------------------------------------------------------
+
+
+def _constrain(w: Tensor, options: Options) -> Tensor:
+    if options["name"] == "NonNeg":
+        return w.clamp(min=0)
+    norms = w.square().sum(dim=options["axis"], keepdim=True).sqrt()
+    if options["name"] == "UnitNorm":
+        return w / (_EPSILON + norms)
+    if options["name"] == "MaxNorm":
+        wanted = norms.clamp(0, options["max_value"])
+    else:
+        rate = options["rate"]
+        wanted = rate * norms.clamp(options["min_value"], options["max_value"])
+        wanted = wanted + (1 - rate) * norms
+    return w * (wanted / (_EPSILON + norms))
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+def _unknown(terms: TrainingTerms, *, constraints: bool) -> Iterator[UnsupportedOptionError]:
+    """Yield an error for every regularizer, or every constraint, that k2t does not know."""
+    for part in terms.layer.walk():
+        for key, options in part.training.items():
+            if key.endswith(CONSTRAINT) is constraints and not is_known(key, options):
+                kind = "constraint" if constraints else "regularizer"
+                yield UnsupportedOptionError(
+                    f"{printable(key)} {printable(options['name'])} is not a {kind} that k2t knows",
+                    "write it in your own training step, and remove it from the model in Keras",
+                    place=part.place,
+                )
+
+
+def _refused(terms: TrainingTerms) -> Iterator[UnsupportedOptionError]:
+    """Yield an error for every regularizer of outputs that are not at hand."""
+    for one in terms.activities:
+        if one.refused:
+            yield UnsupportedOptionError(
+                f"{ACTIVITY} {one.refused} is not supported: that output is not kept",
+                "regularize the output of a layer around it, in Keras, and save again",
+                place=one.place,
+            )
