@@ -53,7 +53,9 @@ def sha256(file: str) -> str:
 
 
 # Folders with a manifest of their own, and what is no fixture.
-OTHERS = ("cases/", "cut/", "pins/", "plugins/", "rules/", "tensorflow/", "training/", "__pycache__/")
+OTHERS = tuple(
+    f"{name}/" for name in "cases cut pins plugins rules tensorflow training __pycache__".split()
+)
 
 
 def test_no_file_is_left_out_of_the_manifest() -> None:
