@@ -54,7 +54,8 @@ class Training:
 
     ``penalty`` and ``constrain_`` are ``k2t.penalty`` and ``k2t.constrain_`` of the model.
     ``model``: in training mode, on the CPU. ``optimizer``: an optimizer of torch, see
-    ``KerasOptimizer``. ``compiled``: what the file says. ``notes``: differences from Keras.
+    ``KerasOptimizer``. ``compiled``: what the file says, of the model ``spec``. ``notes``:
+    differences from Keras.
     """
 
     model: nn.Module
@@ -65,7 +66,9 @@ class Training:
 
     @cached_property
     def loss(self) -> KerasLoss:
-        """The loss that was compiled: ``state.loss(state.model(x), y)``.
+        """The loss of a batch that was compiled: ``state.loss(state.model(x), y)``.
+
+        Where an output has a mask, add ``mask=k2t.output_mask(state.model, x)``.
 
         Raises:
             UnsupportedOptionError: none was compiled, or one that k2t does not know.

@@ -440,7 +440,8 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     It takes the model's inputs in Keras' order and returns its outputs in Keras' structure.
     ``meta["paths"]`` maps each node of the graph to its Keras call, ``meta["mask_paths"]`` to the
     call whose mask it is, ``meta["folded"]`` to the number of time axes folded into its batch;
-    ``meta["masks"]`` maps the calls that a mask reaches to its effect.
+    ``meta["masks"]`` maps the calls that a mask reaches to its effect, and ``meta["output_masks"]``
+    names the node of each output's mask, None if it has none.
     """
     if layer.graph is None:
         raise TypeError("a model has a graph")
@@ -451,7 +452,7 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
         raise gather(emitter.problems)
     refs = leaves(layer.graph.inputs)
     given = [(emitter.graph.placeholder(names[ref.layer]), None, _GIVEN) for ref in refs]
-    outputs, _ = emitter.run(layer.graph, given, names, "", "")
+    outputs, masks = emitter.run(layer.graph, given, names, "", "")
     if emitter.problems:
         raise gather(emitter.problems)
     emitter.graph.output(outputs)
@@ -463,5 +464,6 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     module.meta["folded"] = emitter.folded
     module.meta["masks"] = emitter.masks
     module.meta["own"] = emitter.own
+    module.meta["output_masks"] = tuple(mask and mask.name for mask in _flat(masks))
     count_calls(module)
     return module

@@ -25,15 +25,18 @@ _IN_STEPS = "of a layer in a model inside TimeDistributed"
 class KeptOutputs:
     """Forward hook that keeps the outputs of a module's last calls in training mode.
 
-    ``calls``: calls of the module in one call of the model.
+    ``calls``: calls of the module in one call of the model. ``paused``: this call is none.
     """
 
     def __init__(self, calls: int = 1) -> None:
         self.calls = calls
+        self.paused = False
         self.outputs: deque[Any] = deque(maxlen=calls)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Keep an output; forget all in eval mode, so that none of another batch is left."""
+        if self.paused:
+            return
         if module.training:
             self.outputs.append(output)
         else:

@@ -123,7 +123,8 @@ class PenaltyRule:
     divided by its number of rows. ``halves``: a Bidirectional counts the outputs of its halves, or
     its own; "refused" where it was never compared. ``steps``: TimeDistributed counts the output of
     its layer as one batch of all steps, or not at all, or counts its own output instead.
-    ``steps_of_models``: what it does where it holds a model.
+    ``steps_of_models``: what it does where it holds a model. ``single``: factors of L1L2 are
+    rounded to float32, by TensorFlow's cast of a number.
 
     Sources: ``Layer.losses``, ``Layer.__call__``, ``Wrapper.activity_regularizer`` and
     ``TimeDistributed.call`` of Keras 2.0.8 to 2.3.1, tf.keras 2.15, tf_keras 2.21, Keras 3.0.5 to
@@ -135,6 +136,7 @@ class PenaltyRule:
     halves: Literal["both", "own", "refused"]
     steps: Literal["one batch", "none", "own"]
     steps_of_models: Literal["refused", "none"]
+    single: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def penalty_rule(generation: Generation) -> PenaltyRule:
     """Return the rule of a generation."""
     version = tuple(map(int, re.findall("[0-9]+", generation.version)[:2]))
     if generation.name == "keras3":
-        return PenaltyRule(False, version >= (3, 14), "both", "none", "refused")
+        new = version >= (3, 14)
+        return PenaltyRule(False, new, "both", "none", "refused", single=new)
     if generation.name == "tf.keras":
         halves: Literal["both", "refused"] = "both" if version >= (2, 4) else "refused"
         return PenaltyRule(True, True, halves, "one batch", "refused")

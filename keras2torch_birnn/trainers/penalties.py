@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -52,7 +53,7 @@ def penalty(model: nn.Module) -> Tensor:
                 continue
             view = views[path]
             if terms.rule.frozen or learns(view, module):
-                total = total + _of_weight(options, view, module)
+                total = total + _of_weight(_rounded(options, terms), view, module)
         for one in terms.activities:
             total = total + _of_outputs(one, terms)
     if problems:
@@ -153,12 +154,19 @@ def _of_outputs(activity: Activity, terms: TrainingTerms) -> Tensor:
     for output in outputs:
         for y in _outputs_for(activity, terms.layer, output):
             sizes = y.shape[: activity.axes]
-            total.append(_regularize(activity, y) / max(1, math.prod(sizes)))
+            options = _rounded(activity.regularizer, terms)
+            total.append(_regularize(options, y) / max(1, math.prod(sizes)))
     return torch.stack(total).sum()
 
 
-def _regularize(activity: Activity, y: Tensor) -> Tensor:
-    options = activity.regularizer
+def _rounded(options: Options, terms: TrainingTerms) -> Options:
+    """Return the options with factors as that Keras multiplies by them."""
+    if not terms.rule.single or options["name"] != "L1L2":
+        return options
+    return {**options, **{key: float(np.float32(options[key])) for key in ("l1", "l2")}}
+
+
+def _regularize(options: Options, y: Tensor) -> Tensor:
     return _orthogonality(options, y) if "factor" in options else _l1_l2(options, y)
 
 

@@ -53,8 +53,15 @@ def sha256(file: str) -> str:
 
 
 # Folders with a manifest of their own, and what is no fixture.
-OTHERS = tuple(
-    f"{name}/" for name in "cases cut pins plugins rules tensorflow training __pycache__".split()
+OTHERS = (
+    "cases/",
+    "cut/",
+    "pins/",
+    "plugins/",
+    "rules/",
+    "tensorflow/",
+    "training/",
+    "__pycache__/",
 )
 
 
