@@ -24,10 +24,10 @@ from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_orde
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
+from keras2torch_birnn.schema.penalties import describe
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, cut_at
-from keras2torch_birnn.schema.penalties import describe
 from keras2torch_birnn.torch_import import loading_torch
 
 NOT_RUN = "see below"  # "why" of a layer with a problem, which the list below the table explains
