@@ -24,7 +24,8 @@ from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, u
 from keras2torch_birnn.spec import LayerSpec, Structure
 
 _MASKS = frozenset({not_zero, differs, all_masks, any_mask, concatenated_mask, step_counts})
-_MOVES = frozenset({fold_steps, unfold_steps})  # of a mask give a mask
+# Of a mask these give a mask; other results have these names.
+_MOVES: Mapping[Any, str] = {fold_steps: "folded", unfold_steps: "unfolded"}
 _CASTS = {INPUT_CASTS["int32"]: "long", INPUT_CASTS["bool"]: "bool", INPUT_CASTS["ids"]: "long"}
 _TO_FLOAT = INPUT_CASTS["float"]
 # Functions that return several tensors
@@ -306,7 +307,7 @@ class _Writer:
 
     def assign(self, node: fx.Node, text: str, wanted: str) -> None:
         """Assign an expression to the name of a node."""
-        name = self.give_name(node, wanted)
+        name = self.give_name(node, wanted, _MOVES.get(node.target, ""))
         self.say(f"{name} = {text}")
         self.values[node] = name
 
