@@ -98,7 +98,7 @@ def load_rnn(
         if "bias doubled" in mistakes:
             second = first
         if "bias split" in mistakes:  # the same function
-            first, second = first / 4, 3 * first / 4
+            first, second = first / 2, first / 2  # exact
         if "biases exchanged" in mistakes:
             first, second = second, first
         if "biases joined" in mistakes:
