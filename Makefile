@@ -1,4 +1,4 @@
-# make demo | test | quick | test-oldest | check | fix | bench | gpu | clean. Needs Python >= 3.10 with
+# make demo | test | quick | test-oldest | check | fix | bench | docs | gpu | clean. Needs Python >= 3.10 with
 # venv, and a package index.
 
 PYTHON ?= python3
@@ -28,7 +28,7 @@ QUICK := $(addprefix tests/,package/test_imports.py package/test_pages.py packag
 OLDEST_PYTHON ?= python3.10
 OLDEST := .venv-oldest
 
-.PHONY: demo test quick test-oldest check fix bench gpu clean
+.PHONY: demo test quick test-oldest check fix bench docs gpu clean
 
 # What real Keras wrote and computed, against what the converted model computes.
 demo: $(VENV)/installed
@@ -67,6 +67,12 @@ fix: $(VENV)/installed-test
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/convert.py $(MODELS) $(BENCH_OPTIONS)
+
+# The documentation as a site, in build/site.
+docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python tools/make_site.py
+	$(BIN)/mkdocs build --quiet
 
 # Everything that needs a CUDA device: the tests, then the grid of the engines.
 gpu: $(VENV)/installed-test

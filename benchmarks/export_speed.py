@@ -1,146 +1,142 @@
 """Time our ONNX in ONNX Runtime against that of torch's exporter and of tf2onnx.
 
-    python benchmarks/export_speed.py --keras FOLDER      # writes .h5; needs Keras, too
-    python -m tf2onnx.convert --keras FOLDER/NAME.h5 --output FOLDER/NAME.tf2onnx.onnx
-    python benchmarks/export_speed.py --folder FOLDER --json out.json
+    python benchmarks/export_speed.py FOLDER --cases          # writes a description of each case
+    python benchmarks/export_speed_keras.py FOLDER            # with TensorFlow, Keras 2 and tf2onnx
+    python benchmarks/export_speed.py FOLDER --json benchmarks/results/export-DATE.json
 
-One layer ``Bidirectional`` with random weights at each size. Torch's exporter gets the plain module
-(``nn.LSTM``, ``nn.GRU``) and its merge. The median of ``--repeats`` runs, the contenders in turn;
-measure on a machine without other work.
+Two Bidirectional layers with random weights: the cells and sizes of ``benchmarks/engine.py``. All
+three files come from one Keras model; torch's exporter gets the converted model. Each is run by a
+process of its own, parity with the reference is checked before anything is timed, and the rounds go
+round robin (as ``k2t bench`` does). A case for which an exporter makes no file is timed without.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from engine import SHAPES
+import torch
+from engine import CELLS, SHAPES
 
-CELLS = ("LSTM", "GRU")
-MERGES = ("concat", "sum", "mul", "ave")
+import keras2torch_birnn as k2t
+from keras2torch_birnn.bench.case import Stack, from_json, input_of, to_json
+from keras2torch_birnn.bench.contenders import OURS, Contender
+from keras2torch_birnn.bench.measure import Row, facts, measure
+from keras2torch_birnn.bench.report import as_json
 
-
-def cases() -> list[tuple[str, str, str, tuple[int, ...]]]:
-    """Return name, cell, merge and size of every case."""
-    return [
-        (f"{cell}_{merge}_{'x'.join(map(str, size))}", cell, merge, size)
-        for cell, merge, size in product(CELLS, MERGES, SHAPES)
-    ]
+TORCH, TF2ONNX = "torch.onnx", "tf2onnx"
+SUFFIXES = {OURS: ".k2t.onnx", TORCH: ".torch.onnx", TF2ONNX: ".tf2onnx.onnx"}
 
 
-def write_keras(folder: Path) -> None:
-    """Write every case as a Keras file with free batch and time."""
-    import keras
+def cases(merge: str) -> Iterator[Stack]:
+    """Yield every case, the small ones first."""
+    for sizes, (rnn, gate, after), masked in product(SHAPES, CELLS.values(), (False, True)):
+        yield Stack(rnn, merge, 2, *sizes, gate, after, masked)
 
+
+def write_cases(folder: Path, merge: str) -> None:
+    """Describe every case in a file."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, cell, merge, (_, _, features, units) in cases():
-        inner = getattr(keras.layers, cell)(units, return_sequences=True)
-        x = keras.Input((None, features))
-        y = keras.layers.Bidirectional(inner, merge_mode=merge)(x)
-        keras.Model(x, y).save(folder / f"{name}.h5")
+    for number, stack in enumerate(cases(merge)):
+        folder.joinpath(f"{number:02}.json").write_text(to_json(stack), encoding="utf-8")
 
 
-def by_torch(model: Any, merge: str, example: Any, file: Path) -> None:
-    """Export the plain torch module of a converted model's only layer."""
-    import torch
-
-    from keras2torch_birnn.rnn.merge import MERGE_MODES
-
-    (layer,) = (m for m in model.modules() if isinstance(m, torch.nn.RNNBase))
-    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[layer.mode.lower()]
-    plain = kind(layer.input_size, layer.hidden_size, bidirectional=True, batch_first=True)
-    plain.load_state_dict(layer.state_dict())
-
-    class Merged(torch.nn.Module):
-        """The layer and its merge."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = plain
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            """Return the merged outputs."""
-            forward, backward = self.rnn(x)[0].chunk(2, dim=2)
-            return MERGE_MODES[merge].combine(forward, backward)
-
+def by_torch(model: Any, stack: Stack, file: Path) -> str:
+    """Export a converted model by torch alone; return why it cannot, empty if it can."""
+    axes = {"x": {0: "batch", 1: "time"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        axes = {"x": {0: "batch", 1: "time"}}
-        torch.onnx.export(
-            Merged().eval(), (example,), file, dynamo=False, input_names=["x"], dynamic_axes=axes
-        )
+        try:
+            torch.onnx.export(
+                model,
+                (torch.from_numpy(input_of(stack)),),
+                file,
+                dynamo=False,
+                input_names=["x"],
+                dynamic_axes=axes,
+            )
+        except Exception as error:
+            file.unlink(missing_ok=True)
+            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return ""
 
 
-def session(file: Path, threads: int) -> Callable[[Any], Any]:
-    """Open a file in ONNX Runtime."""
-    import onnxruntime
+def write_exports(keras: Path, stack: Stack) -> None:
+    """Export the Keras file of a case by us and by torch, where that was not yet done."""
+    ours, by_other = (keras.with_suffix(SUFFIXES[name]) for name in (OURS, TORCH))
+    if ours.exists():
+        return
+    model = k2t.convert(keras)
+    k2t.export(model, ours)
+    if reason := by_torch(model, stack, by_other):
+        print(f"{stack.label}: {TORCH}: {reason}")
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    opened = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    name = opened.get_inputs()[0].name
-    return lambda x: opened.run(None, {name: x})[0]
+
+def contenders_of(keras: Path) -> dict[str, Contender]:
+    """Return a contender for each file that there is."""
+    found = {name: keras.with_suffix(suffix) for name, suffix in SUFFIXES.items()}
+    return {
+        name: Contender("by_onnx", str(file.resolve()), ("onnxruntime",))
+        for name, file in found.items()
+        if file.exists()
+    }
 
 
-def measure(runs: dict[str, Callable[[Any], Any]], x: Any, repeats: int) -> dict[str, float]:
-    """Return each contender's median in milliseconds; they take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 3):
-        for name, run in runs.items():
-            begun = time.perf_counter()
-            run(x)
-            if turn >= 3:
-                taken[name].append(1000 * (time.perf_counter() - begun))
-    return {name: statistics.median(values) for name, values in taken.items()}
+def shown(row: Row) -> str:
+    """Format a line: medians, and the ratio to the better other."""
+    times = "  ".join(f"{t.contender} {t.absent or f'{t.median_ms:.3f} ms'}" for t in row.timings)
+    others = [row.ratio(OURS, name) for name in (TORCH, TF2ONNX)]
+    ratio = max((r for r in others if r is not None), default=float("nan"))
+    return f"{row.case.label:44} {times}  ratio {ratio:.2f}"
 
 
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keras", type=Path, help="write the Keras files and stop")
-    parser.add_argument("--folder", type=Path, help="where they are")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--cases", action="store_true", help="write the cases and stop")
+    parser.add_argument("--export", action="store_true", help="write the ONNX files and stop")
+    parser.add_argument("--merge", default="mul")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--like", default="", help="only cases whose name has this in it")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", nargs="+", default=[], help="numbers of cases")
     options = parser.parse_args()
-    if options.keras:
-        write_keras(options.keras)
+    if options.cases:
+        write_cases(options.folder, options.merge)
         return
-    import torch
-
-    import keras2torch_birnn as k2t
-
-    rows = []
-    for name, _, merge, (batch, steps, features, _) in cases():
-        if options.like not in name:
+    head = facts(options.threads, options.rounds)
+    print(", ".join(f"{key} {value}" for key, value in head.items()))
+    rows: list[Row] = []
+    for description in sorted(options.folder.glob("*.json")):
+        if options.only and description.stem not in options.only:
             continue
-        x = np.random.default_rng(0).standard_normal((batch, steps, features), np.float32)
-        files = {
-            kind: options.folder / f"{name}.{kind}.onnx" for kind in ("k2t", "torch", "tf2onnx")
-        }
-        model = k2t.convert(options.folder / f"{name}.h5")
-        k2t.export(model, files["k2t"])
-        by_torch(model, merge, torch.from_numpy(x), files["torch"])
-        found = {kind: file for kind, file in files.items() if file.exists()}
-        runs = {kind: session(file, options.threads) for kind, file in found.items()}
-        outputs = [run(x) for run in runs.values()]
-        assert all(np.allclose(outputs[0], y, atol=1e-5, rtol=1e-4) for y in outputs)
-        ms = measure(runs, x, options.repeats)
-        best = min((value for kind, value in ms.items() if kind != "k2t"), default=float("nan"))
-        rows.append({"name": name, "ms": ms, "ratio": ms["k2t"] / best})
-        shown = "  ".join(f"{kind} {value:.3f} ms" for kind, value in ms.items())
-        print(f"{name:32} {shown}  ratio {rows[-1]['ratio']:.2f}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        stack = from_json(description.read_text(encoding="utf-8"))
+        keras = description.with_suffix(".h5")
+        if not isinstance(stack, Stack) or not keras.exists():
+            sys.exit(f"{keras}: run benchmarks/export_speed_keras.py first")
+        write_exports(keras, stack)
+        if options.export:
+            continue
+        found = contenders_of(keras)
+        rows.append(
+            measure(
+                stack,
+                threads=options.threads,
+                rounds=options.rounds,
+                contenders=list(found),
+                table=found,
+            )
+        )
+        print(shown(rows[-1]), flush=True)
+        if options.json:
+            head["load_average_after"] = facts(options.threads, options.rounds)["load_average"]
+            options.json.write_text(as_json(head, rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

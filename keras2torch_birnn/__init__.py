@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.exporting.exporter import export as export
     from keras2torch_birnn.inspection import inspect as inspect
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
+    from keras2torch_birnn.porting.comparing import compare as compare
+    from keras2torch_birnn.porting.report import PortReport as PortReport
     from keras2torch_birnn.resuming import Training as Training
     from keras2torch_birnn.resuming import training as training
     from keras2torch_birnn.rnn.bidirectional import BiGRU as BiGRU
@@ -66,6 +68,8 @@ _NAMES = {
     "exporting.exporter": ("Exported", "export"),
     "inspection": ("inspect",),
     "layers.registry": ("MaskFlow",),
+    "porting.comparing": ("compare",),
+    "porting.report": ("PortReport",),
     "resuming": ("Training", "training"),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
     "rnn.engine_settings": ("explain", "set_engine"),

@@ -31,7 +31,9 @@ from keras2torch_birnn.reference.sample_inputs import (
     draw_inputs,
     fitting_steps,
 )
+from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.custom_cells import lacks_initial_states
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.schema.training_rules import with_training_rules
@@ -180,7 +182,9 @@ def _to_golden(found: Measured, made_by: str) -> Golden:
 def reference_covers(spec: ModelSpec) -> bool:
     """Return whether the reference has an equation for every layer of the model."""
     return all(
-        layer.class_name in SCHEMA or equation_of(layer) is not None for layer in spec.root.walk()
+        layer.class_name in SCHEMA
+        or (equation_of(layer) is not None and not lacks_initial_states(layer))
+        for layer in spec.root.walk()
     )
 
 
@@ -221,10 +225,10 @@ def copy_in_float64(model: nn.Module) -> nn.Module:
 def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Call the model once from fresh states; return its outputs as a flat tuple on the CPU."""
     given = move_inputs(model, inputs)
-    reset_states(model)
+    forget_states(model)
     with torch.no_grad():
         out = model(*given)
-    reset_states(model)
+    forget_states(model)
     return tuple(y.cpu() for y in flat(out))
 
 
@@ -242,10 +246,21 @@ def move_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
 
 
 def reset_states(model: nn.Module) -> None:
-    """Reset the states that ``stateful`` layers keep between batches (Keras' ``reset_states``)."""
+    """Reset the states that ``stateful`` layers keep between batches to zeros, as Keras does."""
+    forget_states(model, from_zeros=True)
+
+
+def forget_states(model: nn.Module, *, from_zeros: bool = False) -> None:
+    """Forget what ``stateful`` layers carry, so that they begin as after loading.
+
+    from_zeros: cells of plugins do not begin with states of their own, either.
+    """
     for module in model.modules():
         if isinstance(module, RecurrentModule):
             module.carried = None
+            for part in module.modules() if module.plan.stateful else ():
+                if isinstance(part, CustomRNN):
+                    part.from_zeros = from_zeros
 
 
 def flat(output: Any) -> tuple[Tensor, ...]:

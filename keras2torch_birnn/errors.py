@@ -26,19 +26,36 @@ class K2TError(Exception):
     """Base of all errors of the package.
 
     found: the finding. advice: a remedy. place: the layer's or object's path in the file.
+    class_name: the Keras class of the layer, if it is known.
     ``str()`` is one line per problem: ``FILE: PLACE: found; advice``.
     """
 
     exit_code = 70
+    code = "internal"
 
     def __init__(self, found: str, advice: str = "", *, place: str = "", file: str = "") -> None:
         super().__init__(found)
         self.found, self.advice, self.place, self.file = found, advice, place, file
+        self.class_name = ""
         self.problems: tuple[K2TError, ...] = (self,)
 
     def lines(self) -> tuple[str, ...]:
         """Return one line for each problem, all with the file's name."""
         return tuple(p._line(self.file) for p in self.problems)
+
+    def to_dicts(self) -> list[dict[str, str]]:
+        """Return each problem as data: file, place, code, class, message and what to do."""
+        return [
+            {
+                "file": p.file or self.file,
+                "place": printable(p.place),
+                "code": p.code,
+                "class": printable(p.class_name),
+                "message": printable(p.found, MAX_PRINTED_LINE),
+                "do": printable(p.advice, MAX_PRINTED_LINE),
+            }
+            for p in self.problems
+        ]
 
     def _line(self, file: str) -> str:
         # The file's name is the user's own, so it is never cut. Names in the finding should be
@@ -58,40 +75,48 @@ class InvalidModelFileError(K2TError):
     """The input is damaged, hostile, or of another format than it claims (exit code 3)."""
 
     exit_code = 3
+    code = "invalid_file"
 
 
 class MissingArchitectureError(InvalidModelFileError):
     """The input is fine, but holds weights only; the architecture must be given (exit code 4)."""
 
     exit_code = 4
+    code = "weights_only"
 
 
 class WeightMismatchError(InvalidModelFileError):
     """Weights are missing, superfluous, or of other shapes than configured (exit code 3)."""
+
+    code = "weight_mismatch"
 
 
 class UnsupportedLayerError(K2TError):
     """The input is fine but holds layers that cannot be converted (exit code 4)."""
 
     exit_code = 4
+    code = "unsupported_layer"
 
 
 class UnsupportedOptionError(K2TError):
     """A layer can be converted, but not with this option or value (exit code 4)."""
 
     exit_code = 4
+    code = "unsupported_option"
 
 
 class OutputError(K2TError):
     """The result cannot be written (exit code 5)."""
 
     exit_code = 5
+    code = "output"
 
 
 class UsageError(K2TError):
     """The call itself is wrong, such as a device that does not exist (exit code 2)."""
 
     exit_code = 2
+    code = "usage"
 
 
 class ArgumentTypeError(UsageError, TypeError):
@@ -104,6 +129,8 @@ class ArgumentValueError(UsageError, ValueError):
 
 class PluginError(UsageError):
     """A plugin fails, or differs from its own declaration (exit code 2)."""
+
+    code = "plugin"
 
 
 def gather(problems: Sequence[K2TError]) -> K2TError:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, gather
+from keras2torch_birnn.errors import K2TError, UsageError, gather
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
-from keras2torch_birnn.readers.containers.live_model import ModelSource
+from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.rnn.engines import static_engine
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
+from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
 from keras2torch_birnn.schema.penalties import describe
-from keras2torch_birnn.spec import LayerNames, LayerSpec, ModelSpec, cut_at
+from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
 NOT_RUN = "see below"  # "why" of a layer with a problem, which the list below the table explains
@@ -29,7 +35,12 @@ NOT_RUN = "see below"  # "why" of a layer with a problem, which the list below t
 
 @dataclass(frozen=True)
 class LayerRow:
-    """Row of the table of ``k2t inspect``. ``training``: regularizers and constraints, in words."""
+    """Row of the table of ``k2t inspect``.
+
+    parameters: as Keras counts them, with those of inner layers; None where they were not read.
+    half_of: the path of the Bidirectional layer that it is a half of.
+    training: regularizers and constraints, in words.
+    """
 
     path: str
     class_name: str
@@ -39,16 +50,23 @@ class LayerRow:
     mask: str
     engine: str
     reason: str
+    parameters: int | None = None
+    half_of: str = ""
     training: str = ""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Result of ``k2t inspect``: all layers, the notes, and everything that is not supported."""
+    """Result of ``k2t inspect``: all layers, the notes, and everything that is not supported.
+
+    layers, parameters: of the whole model, as Keras counts them; None if something is unsupported.
+    """
 
     rows: tuple[LayerRow, ...]
     notes: tuple[str, ...]
     problems: tuple[K2TError, ...]
+    layers: int | None = None
+    parameters: int | None = None
 
 
 def inspect(
@@ -68,7 +86,7 @@ def inspect(
     """
     load_plugins(plugins)
     cut = cut_at(from_layer, to_layer)
-    spec, problems = read_with_problems(path, config=config, weights="shapes", cut=cut)
+    spec, problems = _read(path, config, cut)
     masks: Mapping[str, str] = {}
     if not problems:
         with loading_torch():
@@ -81,28 +99,99 @@ def inspect(
         except K2TError as error:
             problems = [error]
     all_problems = gather(problems).problems if problems else ()
+    if all_problems:
+        spec = replace(spec, root=_with_known_shapes(spec.root, all_problems))
     rows = layer_rows(spec, all_problems, masks)
-    return Inspection(rows, spec.notes, all_problems)
+    if all_problems:
+        return Inspection(rows, spec.notes, all_problems)
+    count = count_parameters(spec.root)
+    return Inspection(rows, spec.notes, (), len(layers_of(spec)), count)
+
+
+def _read(path: ModelSource, config: PathLike | None, cut: Cut) -> tuple[ModelSpec, list[K2TError]]:
+    """Read the structure of a Keras model, or of what k2t wrote.
+
+    Raises:
+        UsageError: an option that is for a Keras file, with one that is converted.
+    """
+    if is_path(path) and Path(path).is_file() and is_checkpoint(Path(path)):
+        if config is not None or cut:
+            raise UsageError(
+                "it is converted already", "leave out --config, --from and --to", file=str(path)
+            )
+        with loading_torch():
+            from keras2torch_birnn.conversion import origin
+            from keras2torch_birnn.saving.checkpoint import load
+
+        return model_from_json(json.loads(origin(load(path)).spec_text)), []
+    return read_with_problems(path, config=config, weights="shapes", cut=cut)
 
 
 def layer_rows(
     spec: ModelSpec, problems: Sequence[K2TError], masks: Mapping[str, str]
 ) -> tuple[LayerRow, ...]:
     """Make the rows of ``k2t inspect``. A layer with a problem lacks some of its options."""
-    places = sorted(problem.place for problem in problems)
-    refused = {
-        id(part)
+    refused = {id(part) for one in _refused(spec.root, problems) for part in one.walk()}
+    halves = {
+        id(half): layer.place
         for layer in spec.root.walk()
-        if layer.graph is None and _has_problem(layer.place, places)
-        for part in layer.walk()
+        if layer.class_name == "Bidirectional"
+        for half in layer.parts.values()
     }
     return tuple(
-        LayerRow(layer.place, layer.class_name, layer.output_shape, "", "", "", "", NOT_RUN)
-        if id(layer) in refused
-        else _make_row(layer, masks.get(layer.place, ""))
+        replace(
+            LayerRow(layer.place, layer.class_name, layer.output_shape, "", "", "", "", NOT_RUN)
+            if id(layer) in refused
+            else _make_row(layer, masks.get(layer.place, "")),
+            parameters=None if id(layer) in refused else count_parameters(layer),
+            half_of=halves.get(id(layer), ""),
+        )
         for layer in spec.root.walk()
         if layer is not spec.root and layer.class_name != "InputLayer"
     )
+
+
+def _refused(root: LayerSpec, problems: Sequence[K2TError]) -> list[LayerSpec]:
+    """Return the layers, not models, that have a problem, or a part with one."""
+    places = sorted(problem.place for problem in problems)
+    return [
+        layer for layer in root.walk() if layer.graph is None and _has_problem(layer.place, places)
+    ]
+
+
+def _with_known_shapes(root: LayerSpec, problems: Sequence[K2TError]) -> LayerSpec:
+    """Infer the shapes of all layers that do not depend on one with a problem."""
+    refused = {id(layer) for layer in _refused(root, problems)}
+
+    def hide(layer: LayerSpec) -> LayerSpec:
+        """Replace a layer with a problem by one of an unknown class and output."""
+        if id(layer) in refused:
+            return replace(layer, class_name="", config={}, parts={})
+        graph = layer.graph
+        return replace(
+            layer,
+            parts={name: hide(part) for name, part in layer.parts.items()},
+            graph=graph and replace(graph, layers=tuple(map(hide, graph.layers))),
+        )
+
+    def show(layer: LayerSpec) -> LayerSpec:
+        """Copy the shapes to the layers of the file."""
+        graph, known = layer.graph, inferred.get(layer.place)
+        if known is not None:
+            layer = replace(layer, input_shape=known.input_shape, output_shape=known.output_shape)
+        if id(layer) in refused:
+            return layer
+        return replace(
+            layer,
+            parts={name: show(part) for name, part in layer.parts.items()},
+            graph=graph and replace(graph, layers=tuple(map(show, graph.layers))),
+        )
+
+    try:
+        inferred = {layer.place: layer for layer in infer_model(hide(root), []).walk()}
+    except K2TError:
+        return root
+    return show(root)
 
 
 def _has_problem(place: str, others: Sequence[str]) -> bool:
@@ -163,3 +252,24 @@ def _describe_engine(layer: LayerSpec) -> tuple[str, str]:
 
 def _cells(layer: LayerSpec) -> tuple[LayerSpec, ...]:
     return cells_in_order(layer.parts["cell"]) if "cell" in layer.parts else ()
+
+
+def layers_of(spec: ModelSpec) -> tuple[LayerSpec, ...]:
+    """Return the layers as Keras counts them: those of the model itself, without its inputs."""
+    return tuple(layer for layer in spec.graph.layers if layer.class_name != "InputLayer")
+
+
+def count_parameters(layer: LayerSpec) -> int | None:
+    """Count the values of all weights of a layer and of its parts, as ``count_params`` does.
+
+    Where no weights were read, by the sizes that the configuration implies. None: unknown ones.
+    """
+    sizes: list[int] = []
+    for part in layer.walk():
+        shapes = [weight.shape for weight in part.weights.values()]
+        for shape in shapes or expected_weights(part).values():
+            known = [size for size in shape if size is not None]
+            if len(known) < len(shape):
+                return None
+            sizes.append(math.prod(known))
+    return sum(sizes)

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
 from keras2torch_birnn.trainers.embedding_rows import record_rows
 from keras2torch_birnn.trainers.losses import KerasLoss, build_loss
@@ -50,23 +52,35 @@ class Training:
         state.optimizer.step()
         state.constrain_()
 
+    ``penalty`` and ``constrain_`` are ``k2t.penalty`` and ``k2t.constrain_`` of the model.
     ``model``: in training mode, on the CPU. ``optimizer``: an optimizer of torch, see
-    ``KerasOptimizer``. ``loss``: of a batch, see ``KerasLoss``; where the output has a mask it
-    takes ``mask=k2t.output_mask(state.model, x)``. ``compiled``: what the file says. ``notes``: differences from Keras.
+    ``KerasOptimizer``. ``compiled``: what the file says, of the model ``spec``. ``notes``:
+    differences from Keras.
     """
 
     model: nn.Module
     optimizer: KerasOptimizer
-    loss: KerasLoss
     compiled: CompiledTraining
+    spec: ModelSpec
     notes: tuple[str, ...]
 
+    @cached_property
+    def loss(self) -> KerasLoss:
+        """The loss of a batch that was compiled: ``state.loss(state.model(x), y)``.
+
+        Where an output has a mask, add ``mask=k2t.output_mask(state.model, x)``.
+
+        Raises:
+            UnsupportedOptionError: none was compiled, or one that k2t does not know.
+        """
+        return build_loss(self.compiled, self.spec)
+
     def penalty(self) -> Tensor:
-        """Compute the sum of all regularizers, as ``k2t.penalty(model)``."""
+        """Compute the sum of all regularizers, to add to the loss: see ``k2t.penalty``."""
         return penalty(self.model)
 
     def constrain_(self) -> None:
-        """Apply the constraints, as ``k2t.constrain_(model)``."""
+        """Apply all constraints, after a step of the optimizer: see ``k2t.constrain_``."""
         constrain_(self.model)
 
 
@@ -97,14 +111,13 @@ def training(
         located = locate(container, source, config=config, masked_steps=masked_steps)
         compiled = parse_compiled(container.compiled(given), located.spec.generation)
         variables = find_variables(located, model)
-        loss = build_loss(compiled, located.spec)
         optimizer = make_optimizer(compiled, variables)
         tables = record_rows(model) if needs_rows(optimizer) else []
         optimizer.record(tables)
         notes = describe_differences(optimizer, embeddings=bool(tables))
         if state == "file" and not _read(container, optimizer, located, variables):
             notes = (*notes, _NO_STATE)
-    return Training(model, optimizer, loss, compiled, notes)
+    return Training(model, optimizer, compiled, located.spec, notes)
 
 
 def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> KerasOptimizer:

@@ -167,6 +167,7 @@ class Generation:
     carried_state_wins: a stateful layer prefers its carried state, unless all zero, to
         ``initial_state``.
     stack_states: order of the states of a stack of cells, as input and output.
+    cells_give_states: an RNN begins with what its cell's ``get_initial_state`` returns.
     conv_lstm: ``masked_output`` of a convolutional LSTM; "" if it is the same.
     smallest_norm: of UnitNormalization.
     bilinear: alignment of UpSampling2D, at the corners of pixels (TensorFlow 1) or their centers;
@@ -191,6 +192,7 @@ class Generation:
     passed_mask_goes_on: bool = False
     carried_state_wins: bool = False
     stack_states: Literal["first cell first", "last cell first"] = "first cell first"
+    cells_give_states: bool = True
     conv_lstm: MaskedOutput | Literal[""] = ""
     smallest_norm: float = 1e-6
     bilinear: Literal["corners", "centers", "corners or centers"] = "corners"

@@ -84,3 +84,11 @@ def _needed() -> int:
         return 0
     files = [Path(found.origin).parent / "lib" / name for name in _LIBRARIES]
     return _PYTHON_PART + sum(file.stat().st_size for file in files if file.is_file())
+
+
+def limit_threads(count: int) -> None:
+    """Import torch, and let it compute with this many threads."""
+    with loading_torch():
+        import torch
+
+    torch.set_num_threads(count)

@@ -1,384 +1,320 @@
-"""Export converted models by torch's tools, and compare the exported with the converted model.
+"""Export models along every path, run them without the package, and record what is equal.
 
-    python tools/check_exports.py export trace               # every fixture
-    python tools/check_exports.py onnx openvino --only bi_   # fixtures with this in their name
-    python tools/check_exports.py export --model model.h5    # other files
+    python tools/check_exports.py --out a.jsonl --part 0/2                # fixtures, one half
+    python tools/check_exports.py --out b.jsonl --paths .pt2 --titles     # one file of each case
+    python tools/check_exports.py --out c.jsonl --only bi_lstm
+    python tools/check_exports.py --out d.jsonl --oracles FOLDER MODEL MODEL,CONFIG
+    python tools/check_exports.py --summary a.jsonl b.jsonl d.jsonl       # benchmarks/results
 
-Every path leaves the batch open, and the number of steps where the converted model takes another.
-The exported model then runs on five batches: the sizes of the file, (5, T), (1, T), (3, T + 4) and
-(2, 1), with full, right-padded, left-padded, gappy and empty rows, and must be equal to 1e-5 +
-1e-4 |y|. Prints one JSON object for each model and path, then the counts.
+Needs ``pip install '.[export]' openvino``. The batches have the sizes (B, T) of the file, (5, T),
+(1, T), (3, T + 4) and (2, 1), as far as the converted model takes them, and rows that are full,
+padded right, padded left, with gaps, and empty. Equal to eager: 1e-5 + 1e-4 |y|; with an oracle:
+5e-5. A record has one JSON object a line (``seconds``: of computing, to write the file). What it
+has is not done again; equal models (of the same layers and weights) are exported once.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import hashlib
 import json
-import random
+import select
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import export_cases
+import numpy as np
+import source_child
 import torch
-from torch import Tensor, nn
+from export_cases import Batch, Case, Subject
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-
-from specs import ENTRIES, fixture
-
-from keras2torch_birnn import convert
-from keras2torch_birnn.conversion import build, flat, move_inputs, origin, run
+from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
+from keras2torch_birnn.conversion import checksum
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.exporting import find_target
+from keras2torch_birnn.exporting.exporter import copy_structure
+from keras2torch_birnn.exporting.source import session
 
-Tensors = tuple[Tensor, ...]
-ATOL, RTOL = 1e-5, 1e-4
-
-
-# ---- batches ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A converted model with one batch of its own inputs.
-
-    timed: for each input, whether its axis 1 is time. open_time: whether the model takes other
-    numbers of steps. padding: what marks a padded step in the inputs.
-    """
-
-    model: nn.Module
-    inputs: Tensors
-    timed: tuple[bool, ...]
-    open_time: bool
-    padding: float
-
-    @property
-    def steps(self) -> int:
-        """The number of steps in the inputs."""
-        return next((x.shape[1] for x, t in zip(self.inputs, self.timed, strict=True) if t), 1)
-
-
-def subject(spec: ModelSpec, model: nn.Module, inputs: Tensors) -> Subject:
-    """Find out what is time, and whether the model takes another number of steps."""
-    timed = tuple(x.dim() > 2 or (x.dim() == 2 and not x.is_floating_point()) for x in inputs)
-    steps = {x.shape[1] for x, t in zip(inputs, timed, strict=True) if t}
-    masking = [part for part in spec.root.walk() if part.class_name == "Masking"]
-    padding = float(masking[0].config["mask_value"]) if masking else 0.0
-    found = Subject(model, inputs, timed, bool(steps), padding)
-    if not all(map(_runs, [found] * 2, [(3, found.steps + 4), (2, 1)])):
-        found = Subject(model, inputs, timed, False, padding)
-    return found
-
-
-def _runs(one: Subject, size: tuple[int, int]) -> bool:
-    try:
-        run(one.model, resized(one, size))
-    except (ArithmeticError, IndexError, RuntimeError, ValueError, K2TError):
-        return False
-    return True
-
-
-def batches(one: Subject) -> Iterator[Tensors]:
-    """Return inputs of five sizes; those of the file first."""
-    steps = one.steps
-    yield one.inputs
-    yield resized(one, (5, steps))
-    yield resized(one, (1, steps))
-    if one.open_time:
-        yield resized(one, (3, steps + 4))
-        yield resized(one, (2, 1))
-
-
-def resized(one: Subject, size: tuple[int, int]) -> Tensors:
-    """Return inputs of another size with one kind of padding in each row."""
-    rows, steps = size
-    draw = torch.Generator().manual_seed(rows * 1000 + steps)
-    kept = row_masks(rows, steps, draw)
-    made = []
-    for x, timed in zip(one.inputs, one.timed, strict=True):
-        if x.dim() == 0:
-            made.append(x)
-            continue
-        y = x[torch.arange(rows) % len(x)]
-        if timed:
-            y = y[:, torch.randint(0, x.shape[1], (steps,), generator=draw)].clone()
-            y[~kept] = torch.tensor(one.padding).to(y.dtype)
-        made.append(y.contiguous())
-    return tuple(made)
-
-
-def row_masks(rows: int, steps: int, draw: torch.Generator) -> Tensor:
-    """Return masks (rows, steps): full, right-padded, left-padded, gappy and empty rows in turn."""
-    at = torch.arange(steps)
-    gaps = torch.rand(steps, generator=draw) < 0.5
-    kinds = (at >= 0, at < (steps + 1) // 2, at >= steps // 3 + 1, gaps, at < 0)
-    first = 3 if rows == 1 else 0
-    return torch.stack([kinds[(first + row) % len(kinds)] for row in range(rows)])
-
-
-def assert_equal(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
-    """Compare outputs."""
-    torch.testing.assert_close(
-        tuple(found), tuple(wanted), atol=ATOL, rtol=RTOL, equal_nan=True, check_dtype=False
-    )
+LIMIT, WITH_ROUNDING = Tolerance(1e-5, 1e-4, 0.0), Tolerance(1e-5, 1e-4, 4.0)
+ORACLE = Tolerance(5e-5, 0.0, 0.0)
+SECONDS = 600.0  # for one file in one runner
+CHILD = Path(__file__).with_name("exported_child.py")
 
 
 # ---- paths --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A function of the inputs, and the kinds of all nodes of its graph."""
-
-    run: Callable[..., Any]
-    nodes: tuple[str, ...] = ()
-
-    def recurrent(self) -> Counter[str]:
-        """Count the nodes that compute recurrent layers."""
-        words = ("lstm", "gru", "rnn", "scan", "loop")
-        return Counter(kind for kind in self.nodes if any(word in kind.lower() for word in words))
+def write_target(subject: Subject, file: Path, batch: Batch) -> None:
+    """Export by the target of the file's suffix."""
+    find_target(file).load().write(copy_structure(subject.model), subject.free, file)
 
 
-def dimensions(one: Subject, batch: Any = None, time: Any = None) -> tuple[dict[int, Any], ...]:
-    """Return the open axes of each input."""
-    open_axis = torch.export.Dim.DYNAMIC
-    shapes = []
-    for x, timed in zip(one.inputs, one.timed, strict=True):
-        axes: dict[int, Any] = {} if x.dim() == 0 else {0: batch or open_axis}
-        if timed and one.open_time:
-            axes[1] = time or open_axis
-        shapes.append(axes)
-    return tuple(shapes)
-
-
-def by_export(one: Subject, *, strict: bool = False) -> Exported:
-    """Export by torch.export."""
-    program = torch.export.export(
-        one.model, one.inputs, dynamic_shapes=dimensions(one), strict=strict
-    )
-    torch._dynamo.reset()
-    # Not the weights, which are named after the layers.
-    names = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
-    return Exported(program.module(), tuple(names))
-
-
-def by_strict_export(one: Subject) -> Exported:
-    """Export by torch.export with dynamo."""
-    return by_export(one, strict=True)
-
-
-def by_trace(one: Subject) -> Exported:
-    """Trace by torch.jit, save and load."""
-    file = io.BytesIO()
+def write_trace(subject: Subject, file: Path, batch: Batch) -> None:
+    """Trace by torch.jit."""
+    given = tuple(map(torch.from_numpy, batch.inputs))
     jit: Any = torch.jit
-    jit.save(jit.trace(one.model, one.inputs, check_trace=False), file)
-    file.seek(0)
-    traced = jit.load(file)
-    return Exported(traced, tuple(_kinds(traced.inlined_graph)))
+    with torch.no_grad():
+        jit.save(jit.trace(copy_structure(subject.model), given, check_trace=False), str(file))
 
 
-def _kinds(graph: Any) -> Iterator[str]:
-    for node in graph.nodes():
-        yield node.kind()
-        for block in node.blocks():
-            yield from _kinds(block)
+class Runner(NamedTuple):
+    """What runs an exported file: its name in the child, and what else that needs."""
+
+    name: str
+    script: str | None = None
+    batches: Callable[[Case, Subject], Iterable[Batch]] = export_cases.batches
 
 
-def by_onnx(one: Subject) -> Exported:
-    """Export by torch.onnx without dynamo, run in ONNX Runtime."""
-    data = onnx_bytes(one)
-    return _in_onnx_runtime(data)
+class Export(NamedTuple):
+    """One way to write a file, and what runs it by the name in the record."""
+
+    file: str
+    write: Callable[[Subject, Path, Batch], None]
+    runners: Mapping[str, Runner]
 
 
-def onnx_bytes(one: Subject) -> bytes:
-    """Return the ONNX that torch.onnx makes without dynamo."""
-    names = [f"input_{i}" for i in range(len(one.inputs))]
-    outputs = [f"output_{i}" for i in range(len(run(one.model, one.inputs)))]
-    axes = dict(zip(names, dimensions(one, "batch", "time"), strict=True))
-    file = io.BytesIO()
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about this exporter
-        torch.onnx.export(
-            one.model,
-            one.inputs,
-            file,
-            dynamo=False,
-            input_names=names,
-            output_names=outputs,
-            dynamic_axes=axes,
-            opset_version=17,
-        )
-    return file.getvalue()
-
-
-def by_dynamo_onnx(one: Subject) -> Exported:
-    """Export by torch.onnx with dynamo, run in ONNX Runtime."""
-    with redirect_stdout(io.StringIO()):
-        program: Any = torch.onnx.export(
-            one.model, one.inputs, dynamo=True, dynamic_shapes=dimensions(one), verbose=False
-        )
-    return _in_onnx_runtime(program.model_proto.SerializeToString())
-
-
-def _in_onnx_runtime(data: bytes) -> Exported:
-    import onnx
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    names = [given.name for given in session.get_inputs()]
-
-    def call(*inputs: Tensor) -> Tensors:
-        # An exporter drops inputs that nothing reads, and keeps the order of the others.
-        given = {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
-        return tuple(map(torch.from_numpy, session.run(None, given)))
-
-    kinds = tuple(_onnx_kinds(onnx.load_from_string(data).graph))
-    return Exported(call, kinds)
-
-
-def _onnx_kinds(graph: Any) -> Iterator[str]:
-    for node in graph.node:
-        yield node.op_type
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _onnx_kinds(attribute.g)
-
-
-def by_openvino(one: Subject) -> Exported:
-    """Convert by OpenVINO, and run in float32."""
-    import openvino
-
-    shapes = [
-        openvino.PartialShape([-1 if axis in axes else size for axis, size in enumerate(x.shape)])
-        for x, axes in zip(one.inputs, dimensions(one), strict=True)
-    ]
-    converted = openvino.convert_model(one.model, example_input=one.inputs, input=shapes)
-    compiled = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    kinds = tuple(node.get_type_name() for node in converted.get_ops())
-
-    def call(*inputs: Tensor) -> Tensors:
-        found = compiled([x.numpy() for x in inputs])
-        return tuple(torch.from_numpy(found[i]) for i in range(len(compiled.outputs)))
-
-    return Exported(call, kinds)
-
-
-def by_compile(one: Subject) -> Exported:
-    """Compile one graph for all sizes."""
-    torch._dynamo.reset()
-    with torch._dynamo.config.patch(allow_rnn=True):
-        return Exported(torch.compile(one.model, fullgraph=True, dynamic=True, backend="eager"))
-
-
-PATHS: Mapping[str, Callable[[Subject], Exported]] = {
-    "export": by_export,
-    "strict": by_strict_export,
-    "trace": by_trace,
-    "onnx": by_onnx,
-    "dynamo": by_dynamo_onnx,
-    "openvino": by_openvino,
-    "compile": by_compile,
+EXPORTS: Mapping[str, Export] = {
+    ".onnx": Export(
+        "model.onnx",
+        write_target,
+        {"ONNX Runtime": Runner("ONNX Runtime"), "OpenVINO": Runner("OpenVINO")},
+    ),
+    ".py": Export(
+        "model.py",
+        write_target,
+        {
+            "source": Runner("source", session.__file__),
+            "gradients": Runner("training", source_child.__file__, export_cases.gradients),
+        },
+    ),
+    "trace": Export("model.ts", write_trace, {"torch.jit.trace": Runner("trace")}),
+    ".pt2": Export("model.pt2", write_target, {"torch.export": Runner("torch.export")}),
 }
 
 
-def check(path: str, one: Subject) -> Exported:
-    """Export by a path, and compare at all sizes.
-
-    Raises:
-        AssertionError: a number differs.
-    """
-    with torch.no_grad(), torch._dynamo.config.patch(allow_rnn=True):
-        exported = PATHS[path](one)
-        compare(exported, one)
-    return exported
+# ---- the child ----------------------------------------------------------------------------------
 
 
-def compare(exported: Exported, one: Subject) -> None:
-    """Compare at all sizes.
+class Child:
+    """Process that runs exported files; it begins anew after a crash."""
 
-    Raises:
-        AssertionError: a number differs, or a batch cannot be computed.
-    """
-    for number, given in enumerate(batches(one)):
-        wanted = run(one.model, given)
+    def __init__(self) -> None:
+        self._process: Any = None
+
+    def run(self, **job: Any) -> tuple[str | None, list[str | None]]:
+        """Do one job; return why the file cannot be opened, and for each batch why not run."""
+        process = self._process = self._process or _start()
+        process.stdin.write(json.dumps(job) + "\n")
+        process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], SECONDS)
+        line = process.stdout.readline() if ready else ""
+        if line:
+            error, errors = json.loads(line)
+            return error, errors
+        code = self.close()
+        return (f"it crashed (code {code})" if ready else f"it took over {SECONDS:.0f} s"), []
+
+    def close(self) -> int:
+        """End the process; return its code."""
+        process, self._process = self._process, None
+        process.kill()
+        code: int = process.wait()
+        process.stdin.close()
+        process.stdout.close()
+        return code
+
+
+def _start() -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    call = [sys.executable, "-I", str(CHILD)]
+    return subprocess.Popen(call, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+
+
+# ---- one model ----------------------------------------------------------------------------------
+
+
+def key_of(subject: Subject) -> str:
+    """Return a name that models of the same layers, rules and weights share."""
+    spec: Any = json.loads(subject.spec.to_json())
+    spec["generation"].pop("version", None)
+    text = json.dumps(spec, sort_keys=True) + str(checksum(subject.model))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def examine(
+    case: Case, subject: Subject, exports: Sequence[str], child: Child
+) -> dict[str, dict[str, Any]]:
+    """Export one model along some paths; return what each runner found."""
+    made: dict[Any, list[Batch]] = {}
+    found: dict[str, dict[str, Any]] = {}
+    first = next(iter(export_cases.batches(case, subject)))
+    for export in exports:
+        with tempfile.TemporaryDirectory() as name:
+            file = Path(name, EXPORTS[export].file)
+            row = _write(EXPORTS[export], subject, file, first)
+            for shown, runner in EXPORTS[export].runners.items():
+                found[shown] = dict(row)
+                if "refused" in row or "failed" in row:
+                    continue
+                if runner.batches not in made:
+                    made[runner.batches] = list(runner.batches(case, subject))
+                found[shown] |= _run(child, runner, file, made[runner.batches])
+    return found
+
+
+def _write(export: Export, subject: Subject, file: Path, batch: Batch) -> dict[str, Any]:
+    begin = time.process_time()
+    found: dict[str, Any] = {}
+    try:
+        export.write(subject, file, batch)
+        if file.suffix == ".onnx":
+            found = count_nodes(file)
+    except K2TError as error:
+        problems = error.problems or (error,)
+        found = {"refused": [[p.place or "", p.found] for p in problems]}
+    except Exception as error:
+        found = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
+    return {"seconds": round(time.process_time() - begin, 1), **found}
+
+
+def count_nodes(file: Path) -> dict[str, Any]:
+    """Count the nodes of an ONNX file: all, recurrent ones, and loops."""
+    import onnx
+
+    kinds = [node.op_type for node in onnx.load(file).graph.node]
+    counted = ("LSTM", "GRU", "RNN", "Loop", "Scan", "If")
+    return {"nodes": len(kinds), **{k: kinds.count(k) for k in counted if k in kinds}}
+
+
+def _run(child: Child, runner: Runner, file: Path, batches: Sequence[Batch]) -> dict[str, Any]:
+    """Run a file on batches in the child; return the worst verdict on each size."""
+    given, result = file.with_suffix(".in.npz"), file.with_suffix(".out.npz")
+    named: dict[str, Any] = {
+        f"{number}_{place}": x
+        for number, batch in enumerate(batches)
+        for place, x in enumerate(batch.inputs)
+    }
+    np.savez(given, **named)
+    why, errors = child.run(
+        runner=runner.name,
+        file=str(file),
+        given=str(given),
+        found=str(result),
+        script=runner.script,
+    )
+    if why:
+        return {"not opened": why}
+    verdicts: dict[str, str] = {}
+    with np.load(result) as data:
+        for number, (batch, error) in enumerate(zip(batches, errors, strict=True)):
+            outputs = [data[name] for name in data.files if name.startswith(f"{number}_")]
+            verdict = f"not run: {error}" if error else judge(outputs, batch)
+            verdicts[batch.size] = max(verdicts.get(batch.size, ""), verdict, key=_badness)
+    return {"sizes": verdicts}
+
+
+def _badness(verdict: str) -> int:
+    return ("", "equal", "rounding", "not run", "wrong").index(verdict.partition(":")[0])
+
+
+def judge(outputs: Sequence[Any], batch: Batch) -> str:
+    """Return "equal", "rounding" where it is only as far off as float32 itself, or how far."""
+    if all_close(outputs, batch.outputs, batch.roundings, ORACLE if batch.oracle else LIMIT):
+        return "equal"
+    if all_close(outputs, batch.outputs, batch.roundings, WITH_ROUNDING) and not batch.oracle:
+        return "rounding"
+    shapes = [y.shape for y in outputs], [y.shape for y in batch.outputs]
+    if shapes[0] != shapes[1]:
+        return f"wrong: shapes {shapes[0]}, not {shapes[1]}"
+    return f"wrong: {max_errors(outputs, batch.outputs)[0]:.1e}"
+
+
+# ---- many models --------------------------------------------------------------------------------
+
+
+class Record:
+    """File of results, a JSON object a line, and what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.keys: dict[str, str] = {}
+        self.done: set[tuple[str, str]] = set()
+        if path.exists():
+            for line in path.read_text("utf-8").splitlines():
+                self._know(json.loads(line))
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self._know(row)
+
+    def _know(self, row: Mapping[str, Any]) -> None:
+        self.keys[row["name"]] = row.get("key", "")
+        self.done |= {(row.get("key", ""), path) for path in row.get("paths", {})}
+
+    def missing(self, key: str, exports: Sequence[str]) -> list[str]:
+        """Return the exports of a model that are to be done."""
+        return [e for e in exports if any((key, p) not in self.done for p in EXPORTS[e].runners)]
+
+
+def check(cases: Sequence[Case], exports: Sequence[str], record: Record, seconds: float) -> None:
+    """Examine all cases that the record lacks."""
+    child, begin = Child(), time.monotonic()
+    for case in cases:
+        key = record.keys.get(case.name)
+        if key == "" or (key and not record.missing(key, exports)):
+            continue
+        if time.monotonic() - begin > seconds:
+            return
+        start = time.monotonic()
         try:
-            assert_equal(flat(exported.run(*given)), wanted)
+            subject = export_cases.read(case)
+        except K2TError as error:
+            record.add({"name": case.name, "not converted": str(error).splitlines()[0][-300:]})
+            continue
+        key = case.name if case.oracle else key_of(subject)
+        todo = record.missing(key, exports)
+        row: dict[str, Any] = {"name": case.name, "title": case.title(), "key": key}
+        try:
+            row["paths"] = examine(case, subject, todo, child) if todo else {}
         except Exception as error:
-            raise AssertionError(f"batch {number}: {type(error).__name__}: {error}") from error
-
-
-# ---- all models ---------------------------------------------------------------------------------
-
-
-def fixture_subject(name: str) -> Subject:
-    """Return the subject of a fixture."""
-    case = fixture(name)
-    model = build(case.spec)
-    return subject(case.spec, model, tuple(map(torch.from_numpy, case.inputs[0])))
-
-
-def file_subject(path: str, config: str | None = None) -> Subject:
-    """Return the subject of any file, with the inputs of its golden vectors."""
-    from keras2torch_birnn.readers import read_model
-
-    model = convert(path, config=config)
-    inputs = move_inputs(model, origin(model).golden.inputs)
-    return subject(read_model(path, config=config), model, inputs)
-
-
-def fixtures(only: str, *, each: bool) -> list[str]:
-    """Return the names of fixtures in random order; one of each case unless ``each``."""
-    names = [
-        name for name, entry in ENTRIES.items() if only in name and "stateful" not in entry["tags"]
-    ]
-    random.Random(0).shuffle(names)
-    if each:
-        return names
-    return list({Path(name).name.split(".")[0]: name for name in names}.values())
+            row |= {"key": "", "broken": f"{type(error).__name__}: {error}"[:400]}
+        record.add({**row, "total": round(time.monotonic() - start, 1)})
 
 
 def main() -> None:
-    """Check models by the paths that the command line names."""
+    """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("paths", nargs="+", choices=list(PATHS))
-    parser.add_argument("--only", default="", help="part of a fixture's path")
-    parser.add_argument("--each", action="store_true", help="every file of every case")
-    parser.add_argument("--model", nargs="*", default=[], help="FILE or FILE,CONFIG")
-    parser.add_argument("--part", default="0/1", help="I/N: the Ith of N parts")
+    parser.add_argument("models", nargs="*", help="FILE or FILE,CONFIG instead of the fixtures")
+    parser.add_argument("--out", type=Path, help="the record")
+    parser.add_argument("--paths", default=",".join(EXPORTS), help="some of them, with commas")
+    parser.add_argument("--only", default="", help="part of a fixture's name")
+    parser.add_argument("--titles", action="store_true", help="one file of each case and folder")
+    parser.add_argument("--part", default="0/1", help="K/N: one of N parts, from 0")
+    parser.add_argument("--oracles", type=Path, help="folder of NAME.npz with K__in and K__out")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
+    parser.add_argument("--summary", type=Path, nargs="+", help="records")
     options = parser.parse_args()
+    if options.summary:
+        import export_summary
+
+        export_summary.write(options.summary)
+        return
     warnings.simplefilter("ignore")
-    names = options.model or fixtures(options.only, each=options.each)
-    part, parts = map(int, options.part.split("/"))
-    counts: Counter[str] = Counter()
-    begin = time.monotonic()
-    for name in names[part::parts]:
-        if time.monotonic() - begin > options.seconds:
-            break
-        one = file_subject(*name.split(",")) if options.model else fixture_subject(name)
-        for path in options.paths:
-            row: dict[str, Any] = {"model": name, "path": path, "open_time": one.open_time}
-            start = time.monotonic()
-            try:
-                exported = check(path, one)
-                row |= {"ok": True, "nodes": len(exported.nodes), **exported.recurrent()}
-            except Exception as error:
-                row |= {"ok": False, "why": f"{type(error).__name__}: {error}"[:600]}
-            row["seconds"] = round(time.monotonic() - start, 1)
-            kind = "any time" if one.open_time else "one time"
-            counts[f"{path}, {kind}: {'ok' if row['ok'] else 'fails'}"] += 1
-            print(json.dumps(row), flush=True)
-    for key, count in sorted(counts.items()):
-        print(f"{count:6} {key}")
+    torch.set_num_threads(1)
+    cases = export_cases.others(options.models, options.oracles) or export_cases.fixtures()
+    cases = [case for case in cases if options.only in case.name]
+    if options.titles:
+        cases = list({case.title(): case for case in reversed(cases)}.values())
+    cases = export_cases.part(cases, *map(int, options.part.split("/")))
+    check(cases, options.paths.split(","), Record(options.out), options.seconds)
 
 
 if __name__ == "__main__":

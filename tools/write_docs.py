@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import compared
+import export_summary
 import speed
 
 from keras2torch_birnn.cli.catalogue import catalogue
@@ -60,6 +61,11 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "engines": engine_table,
         "engine": partial(speed.table, training=False),
         "training": partial(speed.table, training=True),
+    },
+    DOCS / "deploy.md": {
+        "exports": partial(export_summary.show, export_summary.table),
+        "real_exports": partial(export_summary.show, export_summary.real_table),
+        "not_exported": partial(export_summary.show, export_summary.problems),
     },
 }
 

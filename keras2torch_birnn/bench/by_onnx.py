@@ -28,11 +28,14 @@ _HARD = {"hard_sigmoid_0.2": 0.2, "hard_sigmoid_1/6": 1.0 / 6.0}
 
 
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
-    """Prepare a case for "onnxruntime" or "openvino"."""
+    """Prepare a case for "onnxruntime" or "openvino"; or the stack's model in an ONNX file."""
     if not isinstance(case, Stack):
         raise TypeError("made for stacks only")
-    x, model = input_of(case), _model(case).SerializeToString()
     threads = int(os.environ["OMP_NUM_THREADS"])
+    x = input_of(case)
+    if how.endswith(".onnx"):
+        return _in_onnxruntime(how, x, threads)
+    model = _model(case).SerializeToString()
     if how == "openvino":
         import openvino
 
@@ -44,13 +47,19 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
         return _prepared(
             lambda: request.infer({"x": x})[0].copy(), f"OpenVINO {openvino.__version__}"
         )
+    return _in_onnxruntime(model, x, threads)
+
+
+def _in_onnxruntime(model: str | bytes, x: Array, threads: int) -> Prepared:
+    """Prepare a model with one input: the name of its file, or its bytes."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model, settings)
+    (given,) = session.get_inputs()
     return _prepared(
-        lambda: session.run(None, {"x": x})[0], f"ONNX Runtime {onnxruntime.__version__}"
+        lambda: session.run(None, {given.name: x})[0], f"ONNX Runtime {onnxruntime.__version__}"
     )
 
 

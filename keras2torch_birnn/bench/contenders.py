@@ -113,9 +113,11 @@ CONTENDERS: Mapping[str, Contender] = {
 }
 
 
-def reason_against(name: str, case: Case, device: str) -> str:
-    """Tell why a contender cannot run this case; empty if it can."""
-    contender = CONTENDERS[name]
+def reason_against(
+    name: str, case: Case, device: str, table: Mapping[str, Contender] = CONTENDERS
+) -> str:
+    """Tell why a contender of a table cannot run this case; empty if it can."""
+    contender = table[name]
     if device not in contender.devices:
         return f"not timed on {device}"
     needs = contender.needs

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.bench.case import Case, Model, Stack, exact, to_json
-from keras2torch_birnn.bench.contenders import CONTENDERS, reason_against
+from keras2torch_birnn.bench.contenders import CONTENDERS, Contender, reason_against
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.spec import Array
 
@@ -61,8 +61,7 @@ class Row:
 class _Worker:
     """The process of a contender."""
 
-    def __init__(self, name: str, device: str, folder: Path, threads: int) -> None:
-        contender = CONTENDERS[name]
+    def __init__(self, contender: Contender, device: str, folder: Path, threads: int) -> None:
         environment = {
             **os.environ,
             **contender.environment,
@@ -113,8 +112,11 @@ def measure(
     rounds: int = 9,
     contenders: Sequence[str] = tuple(CONTENDERS),
     progress: Callable[[str], None] = lambda _: None,
+    table: Mapping[str, Contender] = CONTENDERS,
 ) -> Row:
     """Time every contender that can run the case and agrees with the exact numbers.
+
+    contenders: names in ``table``.
 
     Raises:
         K2TError: the case is a model that cannot be converted.
@@ -123,7 +125,7 @@ def measure(
         folder = Path(name)
         folder.joinpath("case.json").write_text(to_json(case), encoding="utf-8")
         wanted = _wanted(case, folder)
-        absent = {c: reason_against(c, case, device) for c in contenders}
+        absent = {c: reason_against(c, case, device, table) for c in contenders}
         workers: dict[str, _Worker] = {}
         errors: dict[str, float] = {}
         try:
@@ -131,7 +133,7 @@ def measure(
                 if absent[contender]:
                     continue
                 progress(f"{case.label}: {contender} gets ready")
-                worker = workers[contender] = _Worker(contender, device, folder, threads)
+                worker = workers[contender] = _Worker(table[contender], device, folder, threads)
                 absent[contender] = printable(str(worker.first.get("error", "")))
                 if not absent[contender]:
                     file = folder / "outputs.npz"

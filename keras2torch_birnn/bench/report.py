@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from keras2torch_birnn import __version__
 from keras2torch_birnn.bench.contenders import OURS
 from keras2torch_birnn.bench.measure import Row, Timing
 from keras2torch_birnn.errors import UsageError
+
+# Slowest round over the fastest, from which on the machine seems busy.
+UNSTEADY = 3
 
 
 def table(rows: Sequence[Row]) -> list[str]:
@@ -28,15 +31,20 @@ def _line(row: Row, timing: Timing) -> str:
         return f"{timing.contender:20} {timing.absent}"
     times = timing.times_ms
     ratio = row.ratio(OURS, timing.contender)
-    shown = "" if ratio is None or timing.contender == OURS else f"{ratio:.2f}x"
+    shown = "" if ratio is None or timing.contender == OURS else _ratio_text(ratio)
     return (
         f"{timing.contender:20} {timing.median_ms:7.2f} ms {min(times):7.2f} ms "
         f"{max(times):7.2f} ms {shown:>10}  {timing.runs}, {timing.error:.0e} off"
     )
 
 
-def as_json(facts: Mapping[str, Any], rows: Iterable[Row]) -> str:
-    """Return all measurements as JSON."""
+def _ratio_text(ratio: float) -> str:
+    """Write a ratio with two significant figures: 0.0031x, 0.85x, 12x."""
+    return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"
+
+
+def as_data(facts: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Any]:
+    """Return all measurements as data for JSON."""
     found: list[dict[str, Any]] = [
         {
             "case": {"kind": type(row.case).__name__, **asdict(row.case)},
@@ -49,49 +57,81 @@ def as_json(facts: Mapping[str, Any], rows: Iterable[Row]) -> str:
         }
         for row in rows
     ]
-    return json.dumps({**facts, "rows": found}, indent=1) + "\n"
+    return {**facts, "rows": found}
+
+
+def find_disturbance(facts: Mapping[str, Any], rows: Iterable[Row]) -> str:
+    """Return why the figures may mean little: a busy machine; or nothing."""
+    load, processors = facts["load_average"], facts["processors"]
+    if load is not None and processors and load > processors:
+        return f"the machine is busy (load {load:.1f} on {processors} processors): measure again"
+    times = [t.times_ms for row in rows for t in row.timings if t.times_ms]
+    if any(max(one) > UNSTEADY * min(one) for one in times):
+        return f"some rounds took over {UNSTEADY} times as long as others: is the machine busy?"
+    return ""
 
 
 def _median(timing: Timing) -> float | None:
     return timing.median_ms if timing.times_ms else None
 
 
-def plot(rows: Sequence[Row], file: Path) -> None:
-    """Draw bars of the medians, one group per case, on a logarithmic axis.
+def check_plot(file: Path) -> None:
+    """Check, before anything is measured, that a picture can be drawn.
 
     Raises:
         UsageError: matplotlib is not installed, or the suffix is none it can write.
     """
+    if file.suffix not in (".png", ".svg"):
+        raise UsageError(f"--plot {file.name}: .png or .svg is expected")
+    _figure_class()
+
+
+def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError(
             "--plot needs matplotlib", "pip install 'keras2torch_birnn[bench]'"
         ) from None
-    if file.suffix not in (".png", ".svg"):
-        raise UsageError(f"--plot {file.name}: .png or .svg is expected")
+    return Figure
+
+
+def plot(facts: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
+    """Draw bars of the medians from zero, one group per case.
+
+    Raises:
+        UsageError: as ``check_plot``.
+    """
+    check_plot(file)
     names = list(dict.fromkeys(t.contender for row in rows for t in row.timings if t.times_ms))
-    figure = Figure(figsize=(9, 1.2 + 0.24 * sum(_present(row) + 1 for row in rows)))
-    axes = figure.add_subplot()
-    at, ticks = 0.0, []
-    for row in rows:
+    heights = [max(1, _present(row)) for row in rows]
+    figure = _figure_class()(figsize=(9, 1.6 + 0.3 * sum(heights) + 0.5 * len(rows)))
+    # Each case has an axis of its own: lengths are compared within a case.
+    grid = figure.subplots(
+        len(rows), squeeze=False, gridspec_kw={"height_ratios": heights, "hspace": 0.6}
+    )
+    for axes, row in zip(grid[:, 0], rows, strict=True):
         present = [t for t in row.timings if t.times_ms]
-        ticks.append((at + (len(present) - 1) / 2, f"{row.case.label}\n{row.device}"))
-        for timing in present:
-            color = f"C{names.index(timing.contender)}"
-            axes.barh(at, timing.median_ms, color=color, height=0.85)
+        for at, timing in enumerate(present):
+            colour = f"C{names.index(timing.contender)}"
+            axes.barh(at, timing.median_ms, color=colour, height=0.8)
             axes.text(timing.median_ms, at, f" {timing.median_ms:.2f}", va="center", fontsize=7)
-            at += 1
-        at += 1
-    for index, name in enumerate(names):
-        axes.barh([0], [0], color=f"C{index}", label=name)
-    axes.set_xscale("log")
-    axes.set_yticks([y for y, _ in ticks], [label for _, label in ticks], fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlabel("milliseconds for one call, median (shorter is better)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=4, fontsize=8, frameon=False)
+        axes.set_yticks(range(len(present)), [t.contender for t in present], fontsize=7)
+        axes.set_title(f"{row.case.label}, {row.device}", fontsize=8, loc="left")
+        axes.set_xlim(left=0)
+        axes.margins(x=0.12)
+        axes.invert_yaxis()
+    grid[-1, 0].set_xlabel("milliseconds for one call, median (shorter is better)")
+    figure.suptitle(_title(facts), fontsize=8)
     figure.savefig(file, bbox_inches="tight", dpi=150)
+
+
+def _title(facts: Mapping[str, Any]) -> str:
+    """Return machine, threads and versions in one line."""
+    return (
+        f"k2t {__version__}, {facts['machine']}, {facts['threads']} threads of "
+        f"{facts['processors']} processors, {facts['native_kernel']}, Python {facts['python']}"
+    )
 
 
 def _present(row: Row) -> int:

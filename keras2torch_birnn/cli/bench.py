@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras2torch_birnn.cli.console import errors_as_lines
+from keras2torch_birnn.cli.console import Output, print_line, print_message
+from keras2torch_birnn.cli.options import ConfigPath, First, Last
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.saving.atomic import FileKind, check_output
 from keras2torch_birnn.spec import Cut, cut_at
@@ -18,33 +19,21 @@ from keras2torch_birnn.spec import Cut, cut_at
 if TYPE_CHECKING:
     from keras2torch_birnn.bench.case import Case
 
-_RESULTS = FileKind("the file of --json", (".json",), lambda _: True)
+_RESULTS = FileKind("the file of --json-file", (".json",), lambda _: True)
 _DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), lambda _: True)
 
 Values = Annotated[str, typer.Option(metavar="N[,N...]")]
 
 
 def bench(
+    output: Output,
     model: Annotated[
         Path | None,
-        typer.Argument(metavar="[MODEL]", help="A Keras model in any format that convert reads."),
+        typer.Argument(metavar="MODEL", help="A Keras model in any format that convert reads."),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="ARCH.json",
-            help="Architecture (model.to_json()) of a file with weights only.",
-        ),
-    ] = None,
-    first: Annotated[
-        list[str] | None,
-        typer.Option("--from", metavar="LAYER", help="Start MODEL at this layer; repeatable."),
-    ] = None,
-    last: Annotated[
-        list[str] | None,
-        typer.Option("--to", metavar="LAYER", help="End MODEL at this layer; repeatable."),
-    ] = None,
+    config: ConfigPath = None,
+    first: First = None,
+    last: Last = None,
     rnn: Annotated[
         str | None,
         typer.Option("--rnn", help="Instead of MODEL, a stack of lstm, gru or rnn layers."),
@@ -52,10 +41,10 @@ def bench(
     merge: Annotated[
         str, typer.Option("--merge", help="concat, sum, mul or ave; several with commas; or all.")
     ] = "concat",
-    layers: Annotated[int, typer.Option("--layers", min=1)] = 2,
+    layers: Annotated[int, typer.Option("--layers", min=1, help="Layers of the stack.")] = 2,
     batch: Annotated[str, typer.Option("--batch", help="One size or several: 1,8,32.")] = "1",
     time: Annotated[int, typer.Option("--time", min=1, help="Steps.")] = 50,
-    units: Annotated[int, typer.Option("--units", min=1)] = 128,
+    units: Annotated[int, typer.Option("--units", min=1, help="Units of each direction.")] = 128,
     features: Annotated[
         int | None, typer.Option("--features", min=1, help="Width of the input; default: --units.")
     ] = None,
@@ -65,7 +54,9 @@ def bench(
             "--recurrent-activation", help="sigmoid, hard_sigmoid_0.2 or hard_sigmoid_1/6."
         ),
     ] = "sigmoid",
-    reset_after: Annotated[bool, typer.Option("--reset-after/--reset-before")] = True,
+    reset_after: Annotated[
+        bool, typer.Option("--reset-after/--reset-before", help="Which GRU.")
+    ] = True,
     masked: Annotated[
         bool, typer.Option("--masked", help="Pad rows at the end, on average to half of the steps.")
     ] = False,
@@ -75,44 +66,47 @@ def bench(
     device: Annotated[
         list[str] | None, typer.Option("--device", help="cpu, cuda or all; repeatable.")
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1)] = 2,
-    rounds: Annotated[int, typer.Option("--rounds", min=1)] = 9,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Of each contender.")] = 2,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each contender.")] = 9,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Only this contender; repeatable.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all measurements.")
+        Path | None,
+        typer.Option("--json-file", metavar="FILE.json", help="Write all measurements."),
     ] = None,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.png/.svg", help="Draw the medians.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Time a model or a generated stack against Keras, PyTorch and others.
 
     A contender with other numbers is excluded. Each runs in its own process; figures are medians.
     """
-    with errors_as_lines(debug):
-        for file, kind in ((json_file, _RESULTS), (plot_file, _DRAWINGS)):
-            if file is not None:
-                check_output(file, kind, sources=(model, config))
-        cases = _cases(
-            model,
-            config,
-            cut_at(first or (), last or ()),
-            rnn,
-            merge,
-            layers,
-            batch,
-            time,
-            units,
-            features,
-            gate,
-            reset_after=reset_after,
-            masked=masked,
-            training=training,
-        )
-        _run(cases, device, threads, rounds, only, json_file, plot_file)
+    from keras2torch_birnn.bench.report import check_plot
+
+    for file, kind in ((json_file, _RESULTS), (plot_file, _DRAWINGS)):
+        if file is not None:
+            check_output(file, kind, sources=(model, config))
+    if plot_file is not None:
+        check_plot(plot_file)
+    cases = _cases(
+        model,
+        config,
+        cut_at(first or (), last or ()),
+        rnn,
+        merge,
+        layers,
+        batch,
+        time,
+        units,
+        features,
+        gate,
+        reset_after=reset_after,
+        masked=masked,
+        training=training,
+    )
+    _run(output, cases, device, threads, rounds, only, json_file, plot_file)
 
 
 def _cases(
@@ -184,6 +178,7 @@ def _number(text: str) -> int:
 
 
 def _run(
+    output: Output,
     cases: list[Case],
     devices: list[str] | None,
     threads: int,
@@ -201,7 +196,8 @@ def _run(
             raise UsageError(f"--only {name}: one of {', '.join(CONTENDERS)} is expected")
     rows = []
     facts = measure.facts(threads, rounds)
-    typer.echo(", ".join(f"{key} {value}" for key, value in facts.items()))
+    if not output.as_json:
+        print_line(", ".join(f"{key} {value}" for key, value in facts.items()))
     for case in cases:
         for device in expand_devices(devices or ["cpu"]):
             row = measure.measure(
@@ -210,15 +206,22 @@ def _run(
                 threads=threads,
                 rounds=rounds,
                 contenders=tuple(only or CONTENDERS),
-                progress=_progress(),
+                progress=_progress(quiet=output.quiet),
             )
             rows.append(row)
-            for line in report.table([row]):
-                typer.echo(line)
+            for line in () if output.as_json else report.table([row]):
+                print_line(line)
+    warning = report.find_disturbance(facts, rows)
+    if warning:
+        print_message("warning", warning)
+    data = report.as_data(facts, rows)
+    if output.as_json:
+        output.print_result(data, "")
     if json_file is not None:
-        _write(json_file, lambda: json_file.write_text(report.as_json(facts, rows), "utf-8"))
+        text = output.format(data, indent=1) + "\n"
+        _write(json_file, lambda: json_file.write_text(text, "utf-8"))
     if plot_file is not None:
-        _write(plot_file, lambda: report.plot(rows, plot_file))
+        _write(plot_file, lambda: report.plot(facts, rows, plot_file))
 
 
 def _write(file: Path, write: Callable[[], object]) -> None:
@@ -230,10 +233,10 @@ def _write(file: Path, write: Callable[[], object]) -> None:
         raise OutputError(f"cannot be written ({error.strerror})", file=str(file)) from None
 
 
-def _progress() -> Callable[[str], None]:
+def _progress(*, quiet: bool) -> Callable[[str], None]:
     """Return a function that rewrites one line of a terminal, and does nothing in a pipe."""
     import sys
 
-    if sys.stderr is None or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         return lambda _: None
     return lambda text: print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

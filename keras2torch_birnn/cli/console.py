@@ -7,8 +7,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import typer
@@ -22,14 +23,49 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.torch_import import ADVICE, lacks_memory
 
-UNEXPECTED = 70
 # Seconds before the bar appears; seconds between its moves; its width and that of its block.
 PATIENCE, TICK, WIDTH, BLOCK = 1.0, 0.1, 24, 6
 
 
+# Of everything that ``--json`` prints: docs/cli.md describes it.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command prints: the options that all of them have."""
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def print_notes(self, notes: Iterable[str]) -> None:
+        """Print notes to stderr, unless they are not wanted."""
+        for note in () if self.quiet else notes:
+            print_message("note", note)
+
+    def print_result(
+        self, data: Mapping[str, Any], text: str, *, show: Callable[[str], None] | None = None
+    ) -> None:
+        """Print a result: as one JSON object or as text, by ``show`` (stdout)."""
+        (show or print_line)(self.format(data, indent=2) if self.as_json else text)
+
+    @staticmethod
+    def format(data: Mapping[str, Any], indent: int | None = None) -> str:
+        """Return one JSON object with the version of its schema."""
+        return json.dumps({"schema": SCHEMA, **data}, indent=indent)
+
+    def show_progress(self, what: str) -> AbstractContextManager[None]:
+        """Show a moving bar while long work runs, unless it is not wanted."""
+        return nullcontext() if self.quiet else show_progress(what)
+
+
 @contextmanager
-def errors_as_lines(debug: bool) -> Iterator[None]:
-    """Print every error as one line for each problem, and end with its exit code."""
+def errors_as_lines(debug: bool, *, as_json: bool = False) -> Iterator[None]:
+    """Print every error as one line for each problem, and end with its exit code.
+
+    as_json: print them on stdout as well, as one JSON object.
+    """
     try:
         yield
     except typer.Exit:
@@ -37,26 +73,31 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
     except BrokenPipeError:
         # The reader has closed the pipe (``k2t inspect m.h5 | head -1``): this is not an error.
         raise typer.Exit(0) from None
-    except K2TError as error:
-        if debug:
-            raise
-        for line in error.lines():
-            print_message("error", line)
-        raise typer.Exit(error.exit_code) from None
-    except MemoryError:
-        if debug:
-            raise
-        print_message("error", "the model does not fit into memory; refused")
-        raise typer.Exit(InvalidModelFileError.exit_code) from None
     except Exception as error:
         if debug:
             raise
-        if lacks_memory(error):
-            print_message("error", f"there is not enough memory; {ADVICE}")
-            raise typer.Exit(UsageError.exit_code) from None
-        text = printable(str(error).strip().splitlines()[0] if str(error).strip() else "")
-        print_message("error", f"a bug in k2t: {type(error).__name__}: {text}; --debug shows where")
-        raise typer.Exit(UNEXPECTED) from None
+        known = known_error(error)
+        print_error(known)
+        if as_json:
+            print_line(Output.format(describe_failure(known), indent=2))
+        raise typer.Exit(known.exit_code) from None
+
+
+def describe_failure(error: K2TError) -> dict[str, Any]:
+    """Return an error as data: its exit code, and every problem."""
+    return {"ok": False, "exit": error.exit_code, "problems": error.to_dicts()}
+
+
+def known_error(error: Exception) -> K2TError:
+    """Return an error of the package for any error: too little memory, or a bug."""
+    if isinstance(error, K2TError):
+        return error
+    if isinstance(error, MemoryError):
+        return InvalidModelFileError("the model does not fit into memory", "refused")
+    if lacks_memory(error):
+        return UsageError("there is not enough memory", ADVICE)
+    text = printable(str(error).strip().splitlines()[0] if str(error).strip() else "")
+    return K2TError(f"a bug in k2t: {type(error).__name__}: {text}", "--debug shows where")
 
 
 def print_line(line: str) -> None:
@@ -74,6 +115,12 @@ def print_line(line: str) -> None:
 def print_message(kind: str, line: str) -> None:
     """Print a note, a warning or an error as ``k2t: KIND: LINE`` to stderr."""
     print_stderr(f"k2t: {kind}: {line}")
+
+
+def print_error(error: K2TError) -> None:
+    """Print one line to stderr for each problem of an error."""
+    for line in error.lines():
+        print_message("error", line)
 
 
 def print_stderr(text: str) -> None:
@@ -113,25 +160,3 @@ def _draw(what: str, done: threading.Event) -> None:
         step, wait = step + 1, TICK
     sys.stderr.write(f"\r{' ' * len(line)}\r" if line else "")
     sys.stderr.flush()
-
-
-def print_json(data: Any) -> None:
-    """Print data as JSON on stdout."""
-    print_line(json.dumps(data, indent=2))
-
-
-def format_cell(value: Any) -> str:
-    """Format a value of a table: a shape as ``(-, 3)``, several with commas."""
-    if isinstance(value, tuple | list) and value and isinstance(value[0], tuple | list):
-        return ", ".join(map(format_cell, value))
-    if isinstance(value, tuple | list):
-        return f"({', '.join('-' if v is None else str(v) for v in value)})"
-    return "" if value is None else printable(value)
-
-
-def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print rows under their heads, in columns."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        print_line(line.rstrip())

@@ -7,19 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from keras2torch_birnn.cli.console import (
-    errors_as_lines,
-    print_json,
-    print_line,
-    print_message,
-    show_progress,
-)
+from keras2torch_birnn.cli.console import Output
 from keras2torch_birnn.cli.options import (
     ConfigPath,
-    Debug,
     Dtype,
     First,
-    Json,
     Last,
     Masked,
     Plugins,
@@ -36,6 +28,7 @@ _SUFFIXES = join_words(row.suffix for row in TARGETS)
 
 
 def export(
+    output: Output,
     source: Annotated[
         Path,
         typer.Argument(metavar="SOURCE", help="What `k2t convert` wrote, or a Keras model."),
@@ -53,8 +46,6 @@ def export(
     masked_steps: Masked = None,
     first: First = None,
     last: Last = None,
-    as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write a model in a form that runs without this package, by TARGET's suffix.
 
@@ -65,33 +56,25 @@ def export(
 
     From a Keras file: k2t export model.h5 model.onnx
     """
-    with errors_as_lines(debug):
-        place = file_named(target, "TARGET")
-        row = find_target(place)
-        check_dtype(dtype)
-        from keras2torch_birnn.saving.atomic import check_output
+    place = file_named(target, "TARGET")
+    row = find_target(place)
+    check_dtype(dtype)
+    from keras2torch_birnn.saving.atomic import check_output
 
-        check_output(place, sources=(source, config, *map(Path, plugin or ())))
-        load_plugins(plugin or ())
-        with loading_torch():
-            from keras2torch_birnn.exporting.exporter import export as write
+    check_output(place, sources=(source, config, *map(Path, plugin or ())))
+    load_plugins(plugin or ())
+    with loading_torch():
+        from keras2torch_birnn.exporting.exporter import export as write
 
-        with show_progress(f"exporting {printable(source.name)}"):
-            model, notes = _read(
-                source, config, dtype, masked_steps, cut_at(first or (), last or ())
-            )
-            done = write(model, place, overwrite=force, any_length=any_length)
-        for note in (*notes, *done.notes):
-            print_message("note", note)
-        if as_json:
-            print_json(done.to_dict())
-            return
-        print_line(f"{printable(target)}: {row.name}")
-        if done.checked is not None:
-            print_line(
-                f"{done.runtime} against golden: max abs error {done.checked.max_abs_error:.1e}: "
-                "equal"
-            )
+    with output.show_progress(f"exporting {printable(source.name)}"):
+        model, notes = _read(source, config, dtype, masked_steps, cut_at(first or (), last or ()))
+        done = write(model, place, overwrite=force, any_length=any_length)
+    output.print_notes((*notes, *done.notes))
+    text = f"{printable(target)}: {row.name}"
+    if done.checked is not None:
+        error = done.checked.max_abs_error
+        text += f"\n{done.runtime} against golden: max abs error {error:.1e}: equal"
+    output.print_result(done.to_dict(), text)
 
 
 def _read(

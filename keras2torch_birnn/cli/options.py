@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from keras2torch_birnn.cli.console import Output, errors_as_lines
 from keras2torch_birnn.errors import OutputError, UsageError, printable
 
 DTYPES = ("float32", "float64")
@@ -53,8 +56,39 @@ Last = Annotated[
     list[str] | None,
     typer.Option("--to", metavar="LAYER", help="End at the outputs of this layer; repeatable."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+# Every command has these; ``with_common_options`` adds them.
+_COMMON = {
+    "as_json": typer.Option("--json", help="Print JSON, also for errors."),
+    "quiet": typer.Option("--quiet", "-q", help="Print no notes and no progress."),
+    "verbose": typer.Option("--verbose", "-v", help="Print more details."),
+    "debug": typer.Option("--debug", help="Show tracebacks."),
+}
+
+
+def with_common_options(run: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of every command to ``run``, which gets an ``Output`` as first argument.
+
+    Errors of ``run`` become lines, or JSON, and exit codes.
+    """
+
+    def command(**given: Any) -> None:
+        as_json, quiet, verbose, debug = (given.pop(name) for name in _COMMON)
+        with errors_as_lines(debug, as_json=as_json):
+            run(Output(as_json, quiet, verbose), **given)
+
+    signature = inspect.signature(run, eval_str=True)
+    own = list(signature.parameters.values())[1:]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    added = [
+        inspect.Parameter(name, kind, default=False, annotation=Annotated[bool, option])
+        for name, option in _COMMON.items()
+    ]
+    parameters = [one.replace(kind=kind) for one in own] + added
+    changed: Any = command
+    changed.__name__, changed.__doc__ = run.__name__, run.__doc__
+    changed.__signature__ = signature.replace(parameters=parameters)
+    changed.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command
 
 
 def check_dtype(dtype: str | None) -> None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keras2torch_birnn.cli.console import (
-    errors_as_lines,
-    print_line,
-    print_message,
-    print_stderr,
-    show_progress,
-)
-from keras2torch_birnn.cli.options import ConfigPath, Debug, Json, Plugins
+from keras2torch_birnn.cli.console import Output, print_line, print_stderr
+from keras2torch_birnn.cli.options import ConfigPath, Plugins
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.saving.atomic import is_stdout
 from keras2torch_birnn.torch_import import loading_torch
 
 
 def write_back(
+    output: Output,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The trained model: a file of k2t.")],
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="The Keras model that OUT was converted from.")
@@ -49,8 +43,6 @@ def write_back(
         bool,
         typer.Option("--allow-rounding", help="Round to the dtype of MODEL where it is coarser."),
     ] = False,
-    as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write the weights of OUT into NEW, a copy of MODEL that is equal in all other bytes.
 
@@ -58,40 +50,33 @@ def write_back(
 
     Example: k2t write-back trained.pt model.h5 new.h5
     """
-    with errors_as_lines(debug):
-        if optimizer not in ("keep", "drop", "write"):
-            raise UsageError(f"--optimizer {printable(optimizer)}: keep, drop or write is expected")
-        if (optimizer == "write") != (optimizer_state is not None):
-            raise UsageError("--optimizer write and --optimizer-state STATE.pt go together")
-        with show_progress(f"writing {printable(new)}"):
-            with loading_torch():
-                from keras2torch_birnn.saving.checkpoint import load
-                from keras2torch_birnn.writers import write_back as write
-            trained = load(out, plugins=plugin or ())
-            resumed = None
-            if optimizer_state is not None:
-                from keras2torch_birnn.resuming import resume
+    if optimizer not in ("keep", "drop", "write"):
+        raise UsageError(f"--optimizer {printable(optimizer)}: keep, drop or write is expected")
+    if (optimizer == "write") != (optimizer_state is not None):
+        raise UsageError("--optimizer write and --optimizer-state STATE.pt go together")
+    with output.show_progress(f"writing {printable(new)}"):
+        with loading_torch():
+            from keras2torch_birnn.saving.checkpoint import load
+            from keras2torch_birnn.writers import write_back as write
+        trained = load(out, plugins=plugin or ())
+        resumed = None
+        if optimizer_state is not None:
+            from keras2torch_birnn.resuming import resume
 
-                resumed = resume(
-                    trained, model, optimizer_state, config=config, plugins=plugin or ()
-                )
-            written = write(
-                trained if resumed is None else resumed.model,
-                model,
-                new,
-                optimizer=optimizer if resumed is None else resumed.optimizer,
-                config=config,
-                plugins=plugin or (),
-                allow_rounding=allow_rounding,
-                others=(out,),
-            )
-        for note in written.notes:
-            print_message("note", note)
-        summary = f"{printable(new)}: {written.changed} of {written.arrays} arrays changed"
-        if as_json:
-            facts = {"new": new, "changed": written.changed, "arrays": written.arrays}
-            summary = json.dumps({**facts, "notes": written.notes}, indent=2)
-        if is_stdout(Path(new)):  # the model went there
-            print_stderr(summary)
-        else:
-            print_line(summary)
+            resumed = resume(trained, model, optimizer_state, config=config, plugins=plugin or ())
+        written = write(
+            trained if resumed is None else resumed.model,
+            model,
+            new,
+            optimizer=optimizer if resumed is None else resumed.optimizer,
+            config=config,
+            plugins=plugin or (),
+            allow_rounding=allow_rounding,
+            others=(out,),
+        )
+    output.print_notes(written.notes)
+    facts = {"new": new, "changed": written.changed, "arrays": written.arrays}
+    text = f"{printable(new)}: {written.changed} of {written.arrays} arrays changed"
+    # The model may be what goes to stdout.
+    show = print_stderr if is_stdout(Path(new)) else print_line
+    output.print_result({**facts, "notes": written.notes}, text, show=show)

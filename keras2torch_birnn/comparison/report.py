@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+from keras2torch_birnn.spec import Array
+
+
+@dataclass(frozen=True)
+class ErrorMap:
+    """Errors of a recurrent layer by step and unit (T, H), the largest of all rows.
+
+    NaN: not judged. ``name``: of the output or half, and how it was computed.
+    """
+
+    name: str
+    errors: Array
 
 
 @dataclass(frozen=True)
@@ -12,7 +25,8 @@ class LayerParity:
     """Comparison of one layer with the reference, in float64 and on the reference's own input.
 
     ``worst_index``: index of the largest error in the output; ``where``: the same in words if the
-    layer is wrong. ``judged``: the method, in words.
+    layer is wrong. ``judged``: the method, in words. ``maps``: of a recurrent layer, for
+    pictures; they are not in ``to_dict``.
     """
 
     path: str
@@ -22,6 +36,7 @@ class LayerParity:
     ok: bool
     where: str = ""
     judged: str = "whole"
+    maps: tuple[ErrorMap, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,11 @@ class ParityReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        return asdict(self)
+        layers = tuple(replace(layer, maps=()) for layer in self.layers)
+        found = asdict(replace(self, layers=layers))
+        for layer in found["layers"]:
+            del layer["maps"]
+        return found
 
 
 def report_of(

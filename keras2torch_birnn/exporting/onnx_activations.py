@@ -29,13 +29,19 @@ def _relu(negative_slope: float = 0.0) -> OnnxActivation:
     return OnnxActivation("LeakyRelu", (negative_slope,)) if negative_slope else _plain("Relu")()
 
 
+def _celu(alpha: float = 1.0) -> OnnxActivation | None:
+    return OnnxActivation("Elu", (1.0,)) if alpha == 1.0 else None
+
+
 def _plain(name: str, *, saturates: bool = False) -> Callable[[], OnnxActivation]:
     return lambda: OnnxActivation(name, saturates=saturates)
 
 
-# Without Softplus: a GRU of ONNX Runtime 1.32 with it gave NaN where the numbers were not large.
 # By the explicit name; called with the options, a TypeError says that ONNX has no such option.
-_ACTIVATIONS: Mapping[str, Callable[..., OnnxActivation]] = {
+# Not here, although ONNX has them: Softplus, which ONNX Runtime 1.32 computes as log(1 + exp(x)),
+# infinite from 89 on; ThresholdedRelu, which is 0 at the threshold, where Keras' relu is not;
+# ScaledTanh, which Keras does not have.
+_ACTIVATIONS: Mapping[str, Callable[..., OnnxActivation | None]] = {
     "sigmoid": _plain("Sigmoid", saturates=True),
     "tanh": _plain("Tanh"),
     "relu": _relu,
@@ -44,6 +50,7 @@ _ACTIVATIONS: Mapping[str, Callable[..., OnnxActivation]] = {
     "hard_sigmoid_1/6": _hard_sigmoid(1 / 6),
     "sparse_sigmoid": _hard_sigmoid(0.5),
     "elu": lambda alpha=1.0: OnnxActivation("Elu", (alpha,)),
+    "celu": _celu,
     "leaky_relu": lambda negative_slope=0.2: OnnxActivation("LeakyRelu", (negative_slope,)),
     "softsign": _plain("Softsign"),
 }

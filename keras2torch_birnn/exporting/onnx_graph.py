@@ -10,15 +10,22 @@ from pathlib import Path
 
 import onnx_ir
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from keras2torch_birnn import __version__
-from keras2torch_birnn.conversion import move_inputs
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
 from keras2torch_birnn.exporting.onnx_operators import TRANSLATIONS
 from keras2torch_birnn.exporting.onnx_recurrent import replace_recurrent
 from keras2torch_birnn.exporting.target import MARK
-from keras2torch_birnn.reference.sample_inputs import draw_inputs, fitting_steps
+from keras2torch_birnn.exporting.torch_program import (
+    Axes,
+    Inputs,
+    draw_example,
+    input_shapes,
+    open_axes,
+    record_program,
+)
+from keras2torch_birnn.reference.sample_inputs import fitting_steps
 from keras2torch_birnn.spec import ModelSpec, Shape, leaves
 
 # Of ONNX Runtime from 1.14 and OpenVINO from 2023.0 on; torch's exporter writes no older one.
@@ -34,37 +41,23 @@ def make_graph(model: fx.GraphModule, spec: ModelSpec) -> onnx_ir.Model:
         UnsupportedLayerError, UnsupportedOptionError: what has no ONNX form.
     """
     replace_recurrent(model)
-    inputs = draw_inputs(spec, steps=fitting_steps(spec, _STEPS), seed=0)
-    arguments = move_inputs(model, tuple(map(torch.from_numpy, inputs)))
-    shapes = input_shapes(spec, [x.dim() for x in arguments])
-    exported = _export(model, arguments, shapes)
+    inputs = draw_example(model, spec, fitting_steps(spec, _STEPS), seed=0)
+    shapes = input_shapes(spec, inputs)
+    exported = _export(model, inputs, open_axes(shapes))
     name_ends(exported.graph, *_names_of_ends(spec))
     name_axes(exported.graph, shapes)
     return exported
 
 
-def input_shapes(spec: ModelSpec, ranks: Sequence[int]) -> tuple[Shape, ...]:
-    """Return the declared shape of every input, None where an axis is free."""
-    declared = (layer.config["shape"] for layer in spec.input_layers())
-    return tuple(
-        (None,) * rank if shape is None else tuple(shape)
-        for shape, rank in zip(declared, ranks, strict=True)
-    )
-
-
-def _export(
-    model: fx.GraphModule, arguments: tuple[Tensor, ...], shapes: Sequence[Shape]
-) -> onnx_ir.Model:
+def _export(model: fx.GraphModule, inputs: Inputs, axes: Axes) -> onnx_ir.Model:
     """Run torch's exporter.
 
     Raises:
         UnsupportedLayerError: it cannot export the model.
     """
-    free = torch.export.Dim.DYNAMIC
-    axes = tuple({i: free for i, size in enumerate(shape) if size is None} for shape in shapes)
     with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(model, arguments, dynamic_shapes=axes, strict=False)
+            program = record_program(model, inputs, axes)
             found = torch.onnx.export(
                 program,
                 dynamo=True,

@@ -7,15 +7,14 @@ models the number of steps.
 from __future__ import annotations
 
 import io
-import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.comparison.tolerance import (
@@ -29,7 +28,6 @@ from keras2torch_birnn.conversion import (
     GOLDEN_STEPS,
     copy_in_float64,
     find_float_dtype,
-    move_inputs,
     run,
 )
 from keras2torch_birnn.errors import (
@@ -40,17 +38,23 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.exporting.target import MARK, Session, Target
+from keras2torch_birnn.exporting.torch_program import (
+    Axes,
+    Inputs,
+    draw_example,
+    input_shapes,
+    open_axes,
+    record_program,
+)
 from keras2torch_birnn.reference.rounding import differences
-from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import Array, ModelSpec
 
-Inputs: TypeAlias = tuple[Tensor, ...]
-Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input
 # The namespaces of operators that torch itself has.
 _OF_TORCH = frozenset({"aten", "prim", "prims", "higher_order", "inductor"})
 _ADVICE = "please report it, with the file if you can"
+_SEED = 1
 
 
 def write_pt2(model: nn.Module, spec: ModelSpec, path: Path) -> None:
@@ -68,30 +72,17 @@ def write_pt2(model: nn.Module, spec: ModelSpec, path: Path) -> None:
         K2TError: the archive does not compute what the model computes.
     """
     _check_stateless(spec)
-    axes = _open_axes(spec)
-    inputs = _draw(model, spec, GOLDEN_STEPS)
+    inputs = draw_example(model, spec, GOLDEN_STEPS, _SEED)
+    axes = open_axes(input_shapes(spec, inputs))
     program = _export(model, inputs, axes)
     _check_open(program, axes)
     _check_operators(program)
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={MARK: __version__})
     again = torch.export.load(io.BytesIO(path.read_bytes())).module()
-    shorter = _draw(model, spec, GOLDEN_STEPS - 2)
+    shorter = draw_example(model, spec, GOLDEN_STEPS - 2, _SEED)
     _check_sizes(
         again, model, (_rows(shorter, axes, 0, 1), _rows(_twice(inputs, axes), axes, 1, 3))
-    )
-
-
-def _draw(model: nn.Module, spec: ModelSpec, steps: int) -> Inputs:
-    """Draw inputs, with so many steps where their number is open."""
-    return move_inputs(model, tuple(map(torch.from_numpy, draw_inputs(spec, steps=steps, seed=1))))
-
-
-def _open_axes(spec: ModelSpec) -> Axes:
-    """Return the axes of each input whose size is open."""
-    return tuple(
-        tuple(axis for axis, size in enumerate(fact.shape or ()) if size is None)
-        for fact in input_facts(spec)
     )
 
 
@@ -111,11 +102,8 @@ def _export(model: nn.Module, inputs: Inputs, axes: Axes) -> Any:
     Raises:
         UsageError: this torch is too old. UnsupportedLayerError: torch cannot export it.
     """
-    free = tuple(dict.fromkeys(one, torch.export.Dim.DYNAMIC) for one in axes)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, about nn.LSTM
-            return torch.export.export(model, inputs, dynamic_shapes=free, strict=False)
+        return record_program(model, inputs, axes)
     except Exception as error:
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
         if SCAN is None:

@@ -22,7 +22,7 @@ from keras2torch_birnn.layers.loop_masks import loop_mask
 from keras2torch_birnn.layers.registry import Converter
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines import check_no_kernel
-from keras2torch_birnn.rnn.engines.exported_loop import record_loop, records_loop
+from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
 from keras2torch_birnn.rnn.modules import Plan, plan_of, recurrent_forward, shown_options
 from keras2torch_birnn.rnn.tensor_checks import check_states
@@ -78,8 +78,9 @@ class ConvLSTM(nn.Module):
         check_states(initial or (), (zeros.shape,) * 2)
         ((h, c),) = initial or ((zeros, zeros),)
         masks = self._masks(h, self.recurrent_dropout)
-        if not masks and records_loop():
-            out, state = record_loop(self._advance, products, lengths, (h, c), self.weight_hh, None)
+        if records_loop():
+            shared = Shared(self.weight_hh, masks=masks)
+            out, state = record_loop(self._advance, products, lengths, (h, c), shared)
             return (zero_past(out, lengths),), (state,)
         valid = None
         if lengths is not None:
@@ -94,9 +95,9 @@ class ConvLSTM(nn.Module):
             outputs.append(h)
         return (zero_past(torch.stack(outputs, dim=1), lengths),), ((h, c),)
 
-    def _advance(self, product: Tensor, state: State, weight: Tensor, _: Tensor | None) -> State:
+    def _advance(self, product: Tensor, state: State, shared: Shared) -> State:
         h, c = state
-        return self._step(product, h, c, weight, ())
+        return self._step(product, h, c, shared.weight, shared.masks)
 
     def _step(
         self, product: Tensor, h: Tensor, c: Tensor, weight: Tensor, masks: Sequence[Tensor]

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 
 from keras2torch_birnn.errors import K2TError, PluginError, UsageError, line_of, printable
 from keras2torch_birnn.schema.custom_layers import REGISTERED
@@ -24,7 +25,7 @@ from keras2torch_birnn.torch_import import check_room
 
 PluginName = str | os.PathLike[str]
 
-__all__ = ["SHIPPED", "PluginName", "load_plugins"]
+__all__ = ["SHIPPED", "PluginName", "load_plugins", "run_file"]
 
 
 def load_plugins(names: Iterable[PluginName]) -> None:
@@ -38,7 +39,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
     """
     for name in names:
         if isinstance(name, str) and name in SHIPPED:
-            _load(name, f"{__name__}.{SHIPPED[name].module}", None)
+            _load(f"plugin {name}", f"{__name__}.{SHIPPED[name].module}", None)
             REGISTERED.loaded[name] = None
             continue
         path = Path(name)
@@ -47,8 +48,22 @@ def load_plugins(names: Iterable[PluginName]) -> None:
                 f"plugin {printable(name)} is not a file",
                 f"name a Python file, or one of {', '.join(SHIPPED)}",
             )
-        _load(printable(name), _module_name(path.resolve()), path.resolve())
+        _load(f"plugin {printable(name)}", _module_name(path.resolve()), path.resolve())
         REGISTERED.loaded[os.fspath(name)] = None
+
+
+def run_file(name: PluginName) -> ModuleType:
+    """Run a user's file as plugins are run, and return the module that it makes.
+
+    Raises:
+        UsageError: there is no such file; PluginError: it fails.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(f"{printable(name)} is not a file", "name a Python file")
+    module_name = _module_name(path.resolve())
+    _load(printable(name), module_name, path.resolve())
+    return sys.modules[module_name]
 
 
 def _module_name(path: Path) -> str:
@@ -76,7 +91,7 @@ def _load(shown: str, module_name: str, path: Path | None) -> None:
         lines = f"{type(error).__name__}: {error}".splitlines()
         line = f"line {error.lineno}" if isinstance(error, SyntaxError) else line_of(error)
         raise PluginError(
-            f"plugin {shown} fails: {printable(lines[0])} ({line})", "--debug shows the traceback"
+            f"{shown} fails: {printable(lines[0])} ({line})", "--debug shows the traceback"
         ) from error
 
 

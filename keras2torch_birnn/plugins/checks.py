@@ -18,12 +18,14 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.errors import K2TError, PluginError, WeightMismatchError, gather
 from keras2torch_birnn.layers.input_casts import to_ids
 from keras2torch_birnn.layers.registry import convert_layer, mask_flow
-from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.reference.custom_layers import by_plugin
+from keras2torch_birnn.reference.context import Context, OwnEquations
+from keras2torch_birnn.reference.custom_layers import by_plugin, initial_states_by_plugin
+from keras2torch_birnn.rnn.custom_cell import initial_states
 from keras2torch_birnn.schema.custom_cells import is_custom_cell
 from keras2torch_birnn.schema.custom_layers import (
     custom_layer_of,
     equation_of,
+    initial_states_of,
     named_weights,
     naming_plugin,
     output_count,
@@ -374,7 +376,22 @@ def _fallback_step(
         given = [torch.from_numpy(np.ascontiguousarray(one, exact)) for one in (x, *states)]
         output, new = module(given[0], tuple(given[1:]))
         check_dtype(cell, (output, tuple(new)), dtype)
-    return output.numpy(), tuple(state.numpy() for state in new)
+    return output.detach().numpy(), tuple(state.detach().numpy() for state in new)
+
+
+def _first_states(cell: LayerSpec, rows: int, context: Context) -> tuple[Array, ...]:
+    """Compute a cell's initial states by the plugin's NumPy function, or else by its module."""
+    if initial_states_of(cell) is not None:
+        return initial_states_by_plugin(cell, rows, context)
+    exact = np.dtype(context.dtype)
+    dtype = torch.float64 if exact == np.float64 else torch.float32
+    module = convert_layer(with_dtype(cell, exact)).eval().to(dtype)
+    with torch.no_grad(), naming_plugin(cell, "its module"):
+        states = initial_states(module, cell, torch.zeros((), dtype=dtype), rows)
+    return tuple(state.detach().numpy() for state in states)
+
+
+EQUATION_OR_MODULE = OwnEquations(equation_or_module, _first_states)
 
 
 def _array(tensor: Tensor | None) -> Array | None:

@@ -14,6 +14,7 @@ from keras2torch_birnn.errors import K2TError, in_file
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.backends import check_backend
 from keras2torch_birnn.readers.config.call_count import check_call_count
+from keras2torch_birnn.readers.config.cells import list_first_states
 from keras2torch_birnn.readers.config.custom_layers import check_names
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
 from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
@@ -85,14 +86,14 @@ def parse(
             ``masked_steps`` that this Keras does not have, or layers that bound no part.
     """
     architecture = container.architecture(read_given_config(config))
-    parsing = Parsing(generation_of(architecture.version))
+    command = _command(path, config)
+    parsing = Parsing(generation_of(architecture.version), command=command)
     choice = parse_masked_steps(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
     check_call_count(root)
     whole, every, uncut = None, root, parsing
     if cut and root.graph is not None:  # (a root that is refused has none)
         root, parsing, whole = take_part(root, parsing, cut)
-    command = _command(path, config)
     if parsing.problems:
         _advise(every, uncut, parsing, command)
     check_names(root, parsing.problems)
@@ -102,6 +103,7 @@ def parse(
         describe_rules(parsing.generation, root, architecture.writer),
         *parsing.notes,
         *backend_notes,
+        *list_first_states(root, parsing.generation),
         *describe_penalties(parsing.penalties),
         *_misnamed_note(path, container),
     )

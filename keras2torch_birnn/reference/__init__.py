@@ -35,7 +35,7 @@ from keras2torch_birnn.reference import (
     resizing,
     time_distributed,
 )
-from keras2torch_birnn.reference.context import Context, Equation, Scan
+from keras2torch_birnn.reference.context import Context, Equation, OwnEquations, Scan
 from keras2torch_birnn.reference.model import run
 from keras2torch_birnn.schema import joined
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec, Structure, leaves
@@ -87,16 +87,17 @@ def compute(
     *,
     states: dict[str, tuple[Array, ...]] | None = None,
     dtype: npt.DTypeLike = np.float64,
-    own: Equation = custom_layers.by_plugin,
+    own: OwnEquations = custom_layers.BY_PLUGIN,
     scans: bool = False,
     nudge: Callable[[Array], Array] | None = None,
+    equations: Mapping[str, Equation] = EQUATIONS,
 ) -> Trace:
     """Run the model on inputs of shape (B, ...), in the order of ``model.input_layers()``.
 
     ``states`` holds what stateful layers carry from call to call, by place (``bi/forward_layer``),
     and is updated; an empty dict is the state after loading. None: nothing is carried. ``own``
     computes the layers of plugins. ``scans``: whether to keep those. ``nudge``:
-    see ``Context``.
+    see ``Context``. ``equations``: others by class, to see what a change would do.
 
     Raises:
         ValueError: the inputs do not fit the model.
@@ -105,7 +106,7 @@ def compute(
     context = Context(
         generation=model.generation,
         dtype=dtype,
-        equations=EQUATIONS,
+        equations=equations,
         layers={},
         masks={},
         states=states,
@@ -125,7 +126,7 @@ def compute_recurrent(
     start: tuple[Array, ...],
     generation: Generation,
     *,
-    own: Equation = custom_layers.by_plugin,
+    own: OwnEquations = custom_layers.BY_PLUGIN,
     nudge: Callable[[Array], Array] | None = None,
 ) -> Trace:
     """Run one recurrent layer, or a Bidirectional, in float64.

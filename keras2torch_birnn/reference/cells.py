@@ -11,8 +11,8 @@ from typing import TypeAlias
 import numpy as np
 
 from keras2torch_birnn.reference.activations import activate
-from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.schema.custom_cells import is_custom_cell, sizes_of
+from keras2torch_birnn.reference.context import Context, states_are_asked
+from keras2torch_birnn.schema.custom_cells import gives_states, is_custom_cell, sizes_of
 from keras2torch_birnn.spec import Array, LayerSpec
 
 State: TypeAlias = tuple[Array, ...]
@@ -127,7 +127,7 @@ def _step_of_cell(cell: LayerSpec, context: Context) -> Step:
         raise KeyError(cell.class_name)
 
     def step(x: Array, state: State) -> tuple[Array, State]:
-        output, states = own(cell, x, state, context)
+        output, states = own.layer(cell, x, state, context)
         return output, tuple(states)
 
     return step
@@ -150,6 +150,18 @@ def _count(cell: LayerSpec) -> int:
     return 2 if "LSTM" in cell.class_name else 1
 
 
-def zero_state(layer: LayerSpec, x: Array) -> State:
-    """Return the states before the first step, for inputs (B, F) of one step."""
-    return tuple(np.zeros((len(x), size)) for cell in _listed(layer) for size in _sizes(cell))
+def first_state(layer: LayerSpec, context: Context, x: Array) -> State:
+    """Return the states before the first step, for inputs (B, F) of one step.
+
+    Zeros; those of a plugin's cell are what its ``get_initial_state`` returns, if the plugin says
+    so. ``RNN.get_initial_state`` asks the cell since TensorFlow 1.12 and in Keras 3, not in Keras
+    2.3.1 and before.
+    """
+    return tuple(state for cell in _listed(layer) for state in _first_of(cell, context, len(x)))
+
+
+def _first_of(cell: LayerSpec, context: Context, rows: int) -> State:
+    if context.own is not None and is_custom_cell(cell) and states_are_asked(context.generation):
+        if gives_states(cell):
+            return context.own.initial_states(cell, rows, context)
+    return tuple(np.zeros((rows, size)) for size in _sizes(cell))

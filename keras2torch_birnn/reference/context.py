@@ -21,6 +21,17 @@ Result: TypeAlias = tuple[Structure, Structure]
 Equation: TypeAlias = Callable[[LayerSpec, Structure, Structure, "Context"], Result]
 
 
+@dataclass(frozen=True)
+class OwnEquations:
+    """Equations of plugins: of a layer, or of a step of a cell; and of a cell's initial states.
+
+    ``initial_states``: ``(cell, rows, context) -> arrays (rows, size)``.
+    """
+
+    layer: Equation
+    initial_states: Callable[[LayerSpec, int, Context], tuple[Array, ...]]
+
+
 class Scan(NamedTuple):
     """One direction of a recurrent layer, step by step: all (B, T, ...) in the order of time.
 
@@ -59,7 +70,7 @@ class Context:
     initial_state: tuple[Array, ...] | None = None
     arguments: int = 1
     call_options: Mapping[str, Any] = field(default_factory=dict)
-    own: Equation | None = None
+    own: OwnEquations | None = None
     scans: dict[str, Scan] | None = None
     nudge: Callable[[Array], Array] | None = None
 
@@ -83,7 +94,8 @@ class Context:
 
     def apply(self, layer: LayerSpec, inputs: Structure, mask: Structure) -> Any:
         """Run the equation of the layer's class; ``own`` is that of plugins' layers."""
-        equation = self.equations.get(layer.class_name, self.own)
+        own = None if self.own is None else self.own.layer
+        equation = self.equations.get(layer.class_name, own)
         if equation is None:
             raise KeyError(layer.class_name)
         return equation(layer, inputs, mask, self)
@@ -133,6 +145,11 @@ def carried_state_wins(generation: Generation) -> bool:
     tf.keras 2.x does (``RNN._process_inputs``, 2.4 and 2.15); the others use ``initial_state``.
     """
     return _since(generation, "tf.keras", 2, 3)
+
+
+def states_are_asked(generation: Generation) -> bool:
+    """Tell whether an RNN asks its cell for the first states: in tf.keras and Keras 3."""
+    return generation.name in ("tf.keras", "keras3")
 
 
 def softmax_zeroes_masked(generation: Generation) -> bool:

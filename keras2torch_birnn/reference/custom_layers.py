@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from keras2torch_birnn.errors import PluginError
-from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.schema.custom_cells import is_custom_cell
-from keras2torch_birnn.schema.custom_layers import equation_of, naming_plugin, shown
-from keras2torch_birnn.spec import LayerSpec, Structure, with_dtype
+from keras2torch_birnn.reference.context import Context, OwnEquations
+from keras2torch_birnn.schema.custom_cells import is_custom_cell, sizes_of
+from keras2torch_birnn.schema.custom_layers import (
+    equation_of,
+    initial_states_of,
+    naming_plugin,
+    shown,
+)
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, with_dtype
 
 
 def by_plugin(
@@ -36,3 +41,33 @@ def by_plugin(
         )
     output, after = result
     return output, after
+
+
+def initial_states_by_plugin(cell: LayerSpec, rows: int, context: Context) -> tuple[Array, ...]:
+    """Run the user's function of a cell's initial states, ``(cell, rows) -> arrays (rows, size)``.
+
+    Raises:
+        PluginError: there is none, it fails, or its arrays do not fit ``state_size=``.
+    """
+    function = initial_states_of(cell)
+    if function is None:
+        raise PluginError(
+            f"{shown(cell)}: its equation has no initial states",
+            "say initial_state= in k2t.equation",
+            place=cell.place,
+        )
+    with naming_plugin(cell, "its initial_state= function"):
+        states = function(with_dtype(cell, np.dtype(context.dtype)), rows)
+        found = tuple(map(context.number, states if isinstance(states, tuple | list) else [states]))
+    wanted = [(rows, size) for size in sizes_of(cell).states]
+    if [state.shape for state in found] != wanted:
+        raise PluginError(
+            f"{shown(cell)}: its initial_state= function returns arrays of shapes "
+            f"{[state.shape for state in found]}, {wanted} is expected",
+            "state_size= says that",
+            place=cell.place,
+        )
+    return found
+
+
+BY_PLUGIN = OwnEquations(by_plugin, initial_states_by_plugin)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.reference.context import Context, Equation, Result, mask_of_lists
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -119,6 +120,10 @@ def concatenate(layer: LayerSpec, inputs: Structure, mask: Structure, context: C
 
     Each mask is spread over its tensor's features, all true where there is none; they are
     concatenated as the tensors are, then reduced over the last axis.
+
+    Raises:
+        UnsupportedOptionError: a mask with fewer axes than its tensor has before the features. Each
+            Keras spreads it in another way, and most fail.
     """
     axis, masks = layer.config["axis"], _masks(inputs, mask)
     y = np.concatenate([context.number(x) for x in inputs], axis=axis)
@@ -127,6 +132,12 @@ def concatenate(layer: LayerSpec, inputs: Structure, mask: Structure, context: C
         return y, None
     spread = []
     for x, m in zip(inputs, masks, strict=True):
+        if m is not None and m.ndim < x.ndim - 1:
+            raise UnsupportedOptionError(
+                f"a mask of {m.ndim} axes on a tensor of {x.ndim} is not supported",
+                "flatten the features before (TimeDistributed(Flatten())), and save again",
+                place=context.place,
+            )
         if m is None:
             spread.append(np.ones(x.shape, bool))
         elif m.ndim < x.ndim:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.reference.cells import State, Step, state_count, step_of, zero_state
+from keras2torch_birnn.reference.cells import State, Step, first_state, state_count, step_of
 from keras2torch_birnn.reference.context import Context, Equation, Scan, carried_state_wins
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -25,7 +25,8 @@ def recurrent(
     layer: LayerSpec, inputs: Array, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
     """Compute an LSTM, a GRU, a SimpleRNN or an RNN over a cell or a stack of them."""
-    return loop(layer, inputs, mask, context, step_of(layer, context), partial(zero_state, layer))
+    start = partial(first_state, layer, context)
+    return loop(layer, inputs, mask, context, step_of(layer, context), start)
 
 
 def loop(
@@ -34,17 +35,17 @@ def loop(
     mask: Structure,
     context: Context,
     step: Step,
-    zeros: Callable[[Array], State],
+    first: Callable[[Array], State],
 ) -> tuple[Structure, Structure]:
     """Loop over time: ``RNN.call`` and ``RNN.compute_mask`` (Keras 2.2.4, 2.15, 3.15).
 
     Inputs (B, T, F); output (B, T, H) in the order of reading, or (B, H); then the last state.
-    ``zeros``: inputs (B, F) of one step -> the states before it.
+    ``first``: inputs (B, F) of one step -> the states before it, if none are given or carried.
     """
     config = layer.config
     x = context.number(inputs)
     valid = None if mask is None else _steps_that_count(mask, x)
-    start = _first_state(layer, x, zeros, context)
+    start = _start(layer, x, first, context)
     if context.nudge is not None:
         step = _nudged(step, context.nudge)
     outputs, last, state, taken = _read(layer, x, valid, start, step)
@@ -134,10 +135,8 @@ def _steps_that_count(mask: Array, x: Array) -> Array:
     return valid
 
 
-def _first_state(
-    layer: LayerSpec, x: Array, zero_states: Callable[[Array], State], context: Context
-) -> State:
-    """Return ``initial_state``, the carried state of a stateful layer or zeros."""
+def _start(layer: LayerSpec, x: Array, first: Callable[[Array], State], context: Context) -> State:
+    """Return ``initial_state``, the carried state of a stateful layer or its first one."""
     if x.ndim < 3 or x.shape[1] == 0:
         raise ValueError(f"an input (B, T, F) with T > 0 is expected, found {x.shape}")
     given, carried = context.initial_state, None
@@ -145,9 +144,9 @@ def _first_state(
         carried = context.states.get(context.place)
     if given is not None and carried is not None and carried_state_wins(context.generation):
         given = None if any(np.any(part) for part in carried) else given
-    zeros = zero_states(x[:, 0])
-    state = given if given is not None else carried if carried is not None else zeros
-    shapes = [np.shape(part) for part in zeros]
+    own = first(x[:, 0])
+    state = given if given is not None else carried if carried is not None else own
+    shapes = [np.shape(part) for part in own]
     if [np.shape(part) for part in state] != shapes:
         found = [np.shape(part) for part in state]
         raise ValueError(f"{len(shapes)} states of shapes {shapes} are expected, found {found}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras2torch_birnn.reference import Trace, compute
-from keras2torch_birnn.reference.context import Equation
+from keras2torch_birnn.reference.context import OwnEquations
 from keras2torch_birnn.reference.sample_inputs import Drawn
 from keras2torch_birnn.spec import Array, ModelSpec
 
@@ -75,7 +75,7 @@ def differences(a: Sequence[Any], b: Sequence[Any]) -> tuple[float, ...]:
 
 
 def by_reference(
-    spec: ModelSpec, drawn: Drawn, own: Equation | None = None, *, scans: bool = False
+    spec: ModelSpec, drawn: Drawn, own: OwnEquations | None = None, *, scans: bool = False
 ) -> Measured:
     """Measure with the reference in both precisions. ``own``, ``scans``: see ``compute``."""
     options: dict[str, Any] = {} if own is None else {"own": own}

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError, UsageError
+from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, Activation
 from keras2torch_birnn.rnn.merge import MERGE_MODES
 
-MergeMode: TypeAlias = str | None
+# None keeps both directions apart. A test compares the names with ``MERGE_MODES``.
+MergeMode: TypeAlias = Literal["concat", "sum", "mul", "ave"] | None
 
 
 def check_sizes(**sizes: int) -> None:
     """Refuse a size that is not a whole number of at least 1.
 
     Raises:
-        UsageError: one of them is not.
+        ArgumentTypeError: one is no whole number. ArgumentValueError: one is below 1.
     """
     for name, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise UsageError(f"{name}={size!r}: a whole number of at least 1 is expected")
+        expected = f"{name}={size!r}: a whole number of at least 1 is expected"
+        if type(size) is not int:
+            raise ArgumentTypeError(expected)
+        if size < 1:
+            raise ArgumentValueError(expected)
 
 
 def check_flags(**flags: bool) -> None:
@@ -51,7 +55,7 @@ def resolve_nonlinearity(nonlinearity: str | None, activation: str) -> str:
     """Return the activation of an RNN, given as torch's nonlinearity or Keras' activation.
 
     Raises:
-        UsageError: nn.RNN has no such nonlinearity, or the two differ.
+        ArgumentValueError: nn.RNN has no such nonlinearity, or the two differ.
     """
     if nonlinearity is None:
         return "tanh" if activation == "" else activation
@@ -61,7 +65,7 @@ def resolve_nonlinearity(nonlinearity: str | None, activation: str) -> str:
             "name other functions as activation=; bias is the fifth argument, as in nn.RNN",
         )
     if activation not in ("", nonlinearity):
-        raise UsageError(
+        raise ArgumentValueError(
             f"nonlinearity={nonlinearity!r} and activation={activation!r}: both name the same",
             "give one of them",
         )
@@ -72,17 +76,17 @@ def find_function(name: Any) -> Activation:
     """Return the function of an activation.
 
     Raises:
-        UsageError: no cell can have it: an unknown name, or it halves the width.
+        ArgumentValueError: no cell can have it: an unknown name, or it halves the width.
     """
     if name == "hard_sigmoid":
-        raise UsageError(
+        raise ArgumentValueError(
             "hard_sigmoid means two things",
             'use "hard_sigmoid_0.2" (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3 and torch)',
         )
     known = [each for each in FUNCTIONS if each not in HALVING]
     if name not in known:
         why = ", it halves the width" if name in tuple(HALVING) else ""
-        raise UsageError(f"activation {name!r}{why}: one of {', '.join(known)} is expected")
+        raise ArgumentValueError(f"activation {name!r}{why}: one of {', '.join(known)} is expected")
     return FUNCTIONS[name]
 
 
@@ -92,17 +96,20 @@ def resolve_merge_modes(
     """Return the merge mode of every layer.
 
     Raises:
-        UsageError: too few or too many, or a mode that its layer cannot have.
+        ArgumentTypeError: neither a mode nor a list. ArgumentValueError: too few or too many, or a
+            mode that its layer cannot have.
     """
     if given is not None and not isinstance(given, Sequence):
         raise ArgumentTypeError(f"merge_mode={given!r}: a mode, or a list of modes is expected")
     modes = (given,) * num_layers if given is None or isinstance(given, str) else tuple(given)
     if len(modes) != num_layers:
-        raise UsageError(f"merge_mode: {len(modes)} modes for {num_layers} layers")
+        raise ArgumentValueError(f"merge_mode: {len(modes)} modes for {num_layers} layers")
     known = ", ".join(MERGE_MODES)
     for index, mode in enumerate(modes):
         if mode is None and index < num_layers - 1:
-            raise UsageError("merge_mode=None: only the last layer may keep both directions apart")
+            raise ArgumentValueError(
+                "merge_mode=None: only the last layer may keep both directions apart"
+            )
         if mode is not None and mode not in tuple(MERGE_MODES):
-            raise UsageError(f"merge_mode={mode!r}: one of {known} or None is expected")
+            raise ArgumentValueError(f"merge_mode={mode!r}: one of {known} or None is expected")
     return modes

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.rnn.arguments import MergeMode, resolve_nonlinearity
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.rnn.engines import EngineRequest
+from keras2torch_birnn.rnn.typed_call import TypedCall
 
 
 class BiLSTM(BidirectionalStack):
@@ -59,7 +61,8 @@ class BiLSTM(BidirectionalStack):
         (h_n, c_n): each (2 L, B, H), the states after the last step that counts.
 
     Raises:
-        UsageError: an argument has no meaning here; the message says which and what is allowed.
+        ArgumentTypeError, ArgumentValueError: an argument has no meaning here; the message says
+            which and what is allowed. Both are a UsageError, and a TypeError or a ValueError.
 
     Example:
         >>> rnn = BiLSTM(5, 7, num_layers=2, merge_mode="sum", batch_first=True)
@@ -69,6 +72,7 @@ class BiLSTM(BidirectionalStack):
     """
 
     cell_class = "LSTM"
+    __call__: TypedCall[Sequence[Tensor], tuple[Tensor, Tensor]]
 
     def __init__(
         self,
@@ -90,7 +94,7 @@ class BiLSTM(BidirectionalStack):
     ) -> None:
         if type(proj_size) is not int or proj_size:
             found = "Keras has no projections and no merge is defined for them"
-            raise UsageError(f"proj_size={proj_size!r}: {found}", "use nn.LSTM")
+            raise ArgumentValueError(f"proj_size={proj_size!r}: {found}", "use nn.LSTM")
         super().__init__(
             input_size,
             hidden_size,
@@ -149,7 +153,8 @@ class BiGRU(BidirectionalStack):
         h_n: (2 L, B, H), the states after the last step that counts.
 
     Raises:
-        UsageError: an argument has no meaning here; the message says which and what is allowed.
+        ArgumentTypeError, ArgumentValueError: an argument has no meaning here; the message says
+            which and what is allowed. Both are a UsageError, and a TypeError or a ValueError.
 
     Example:
         >>> rnn = BiGRU(5, 7, merge_mode="concat")
@@ -160,6 +165,7 @@ class BiGRU(BidirectionalStack):
     """
 
     cell_class = "GRU"
+    __call__: TypedCall[Tensor, Tensor]
 
     def __init__(
         self,
@@ -237,7 +243,8 @@ class BiRNN(BidirectionalStack):
         h_n: (2 L, B, H), the states after the last step that counts.
 
     Raises:
-        UsageError: an argument has no meaning here; the message says which and what is allowed.
+        ArgumentTypeError, ArgumentValueError: an argument has no meaning here; the message says
+            which and what is allowed. Both are a UsageError, and a TypeError or a ValueError.
 
     Example:
         >>> rnn = BiRNN(5, 7, 2, "relu", merge_mode=["mul", None])
@@ -247,6 +254,7 @@ class BiRNN(BidirectionalStack):
     """
 
     cell_class = "SimpleRNN"
+    __call__: TypedCall[Tensor, Tensor]
 
     def __init__(
         self,

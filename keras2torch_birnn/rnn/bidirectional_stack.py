@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from keras2torch_birnn.errors import ArgumentValueError, UsageError
+from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.rnn.arguments import (
     MergeMode,
     check_flags,
@@ -84,7 +84,9 @@ class BidirectionalStack(nn.Module):
             reset_after=reset_after,
         )
         if not bidirectional:
-            raise UsageError("bidirectional=False: there is nothing to merge", "use torch's own")
+            raise ArgumentValueError(
+                "bidirectional=False: there is nothing to merge", "use torch's own"
+            )
         check_rate(dropout)
         if requested_engine(engine) in ("auto", "native"):
             warn_once_if_missing()
@@ -171,12 +173,14 @@ class BidirectionalStack(nn.Module):
         Raises:
             ArgumentTypeError: no tensor, or not the dtype of the weights. A UsageError and a
                 TypeError.
-            ArgumentValueError: sizes that do not fit. A UsageError and a ValueError.
-            UsageError: a mask together with a PackedSequence, or of another shape than the input.
+            ArgumentValueError: sizes that do not fit, or a mask together with a PackedSequence. A
+                UsageError and a ValueError.
         """
         if isinstance(input, PackedSequence):
             if mask is not None:
-                raise UsageError("a mask and a PackedSequence: one of them says what counts")
+                raise ArgumentValueError(
+                    "a mask and a PackedSequence: one of them says what counts"
+                )
             return self._run_packed(input, hx)
         check_tensor("input", input, self)
         batched = input.dim() == 3
@@ -400,7 +404,9 @@ def _on_gpu(stack: nn.Module) -> bool:
 def _check_mask(mask: Any, input: Tensor) -> None:
     check_tensor("mask", mask, torch.bool)
     if mask.shape != input.shape[:-1]:
-        raise UsageError(f"mask: {list(input.shape[:-1])} is expected, found {list(mask.shape)}")
+        raise ArgumentValueError(
+            f"mask: {list(input.shape[:-1])} is expected, found {list(mask.shape)}"
+        )
 
 
 def _map_outputs(change: Any, out: Merged) -> Merged:

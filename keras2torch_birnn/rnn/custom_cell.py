@@ -6,7 +6,7 @@ The module of the cell takes one step, ``(x_t, states) -> (y, states)``: (B, F),
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.masks import zero_past
 from keras2torch_birnn.rnn.modules import Plan, recurrent_forward, shown_options
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states
-from keras2torch_birnn.schema.custom_cells import sizes_of
-from keras2torch_birnn.schema.custom_layers import shown
+from keras2torch_birnn.schema.custom_cells import gives_states, sizes_of
+from keras2torch_birnn.schema.custom_layers import custom_layer_of, shown
 from keras2torch_birnn.spec import LayerSpec, format_shape
 
 
@@ -25,6 +25,8 @@ class CustomRNN(nn.Module):
     """One direction of a loop over a plugin's cell; called as Keras calls its RNN."""
 
     carried: tuple[State, ...] | None = None
+    # Keras' reset_states leaves zeros, whatever the states were before the first batch.
+    from_zeros = False
     forward: Any = recurrent_forward
 
     def __init__(self, cell: nn.Module, layer: LayerSpec, plan: Plan) -> None:
@@ -33,6 +35,8 @@ class CustomRNN(nn.Module):
         self.plan = plan
         self.layer = layer  # without weights, for errors
         self.sizes = sizes_of(layer)
+        self.gives_states = gives_states(layer)
+        _check_method(cell, layer)
 
     def run_sequence(self, call: RnnCall) -> RnnResult:
         """Run the steps in a loop, as Keras does; one direction, so there is nothing to merge.
@@ -63,6 +67,8 @@ class CustomRNN(nn.Module):
         return (zero_past(torch.stack(outputs, dim=1), lengths),), (states,)
 
     def _start(self, x: Tensor, given: tuple[State, ...] | None) -> State:
+        if given is None and self.gives_states and not self.from_zeros:
+            return initial_states(self.cell, self.layer, x, x.shape[0])
         if given is None:
             return tuple(x.new_zeros(x.shape[0], size) for size in self.sizes.states)
         check_dtypes(x, given, x, "initial_state")
@@ -104,3 +110,42 @@ def split_first_state(module: CustomRNN, shown_too: Tensor) -> tuple[Tensor, Ten
     """Split a loop's outputs (B, T, Y) from the first states, if its rule appends these."""
     width = module.sizes.output
     return shown_too[..., :width], shown_too[..., width:]
+
+
+def initial_states(cell: nn.Module, layer: LayerSpec, like: Tensor, rows: int) -> State:
+    """Ask a cell's module for the states before the first step, in the dtype and place of ``like``.
+
+    Raises:
+        PluginError: its tensors do not fit ``state_size=``.
+    """
+    given = cast(Any, cell).get_initial_state(rows)
+    states = (given,) if isinstance(given, Tensor) else tuple(given)
+    found = tuple(state.to(like) for state in states)
+    wanted = [(rows, size) for size in sizes_of(layer).states]
+    if [state.shape for state in found] != wanted:
+        raise PluginError(
+            f"{shown(layer)}: its get_initial_state returns "
+            f"{', '.join(format_shape(tuple(state.shape)) for state in found)}",
+            f"state_size= says {', '.join(map(format_shape, wanted))}",
+            place=layer.place,
+        )
+    return found
+
+
+def _check_method(cell: nn.Module, layer: LayerSpec) -> None:
+    """Refuse a plugin whose words and whose module differ about the initial states."""
+    own = custom_layer_of(layer)
+    stated = own is not None and own.initial_state
+    has_method = callable(getattr(cell, "get_initial_state", None))
+    if stated == "own" and not has_method:
+        raise PluginError(
+            f'{shown(layer)}: it says initial_state="own", and its module has no get_initial_state',
+            "write that method, (rows) -> states, as in the Keras class",
+            place=layer.place,
+        )
+    if stated is None and has_method:
+        raise PluginError(
+            f"{shown(layer)}: its module has get_initial_state, which is not called",
+            'say initial_state="own" in the plugin, or "zeros"',
+            place=layer.place,
+        )

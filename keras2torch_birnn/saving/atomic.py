@@ -193,6 +193,36 @@ def write_atomically(
         _replace(_resolve(path), write, kind, overwrite=overwrite, size=size)
 
 
+@contextmanager
+def writing_after(
+    path: Path,
+    write: Callable[[Path], None],
+    kind: FileKind,
+    *,
+    overwrite: bool,
+    size: int = 0,
+) -> Iterator[None]:
+    """Let ``write`` fill a temporary file beside ``path``; rename it to ``path`` after the block.
+
+    If the block fails, nothing has changed. The other arguments are those of ``write_atomically``.
+
+    Raises:
+        OutputError: it could not be written; an old file is unchanged.
+    """
+    with in_file(path), _os_errors():
+        check_output(path, kind)
+        check_replacing(path, kind, overwrite=overwrite)
+        target = _resolve(path)
+        temporary = _fill_temporary(target, write, size)
+    try:
+        yield
+        with in_file(path), _os_errors():
+            _rename(temporary, target, kind, overwrite=overwrite)
+    except BaseException:
+        _remove_temporary(temporary)
+        raise
+
+
 def write_folder_atomically(
     path: Path, write: Callable[[Path], None], *, instead: str, size: int = 0
 ) -> None:
@@ -272,20 +302,38 @@ def _replace(
     overwrite: bool,
     size: int,
 ) -> None:
+    temporary = _fill_temporary(target, write, size)
+    try:
+        _rename(temporary, target, kind, overwrite=overwrite)
+    except BaseException:
+        _remove_temporary(temporary)
+        raise
+
+
+def _fill_temporary(target: Path, write: Callable[[Path], None], size: int) -> Path:
+    """Let ``write`` fill a temporary file beside ``target``; it has the mode of ``target``."""
     _check_room(target, size)
     temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
     try:
         mode = _create_file(temporary)
         write(temporary)
         _sync_file(temporary, _choose_mode(target, mode))
-        _check_old(target, kind, overwrite=overwrite)  # it may have appeared meanwhile
-        with _defer_signals():
-            _put_in_place(temporary, target, kind, overwrite=overwrite)
-            _sync_folder(target.parent)
     except BaseException:
-        with _defer_signals(), suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _remove_temporary(temporary)
         raise
+    return temporary
+
+
+def _rename(temporary: Path, target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
+    _check_old(target, kind, overwrite=overwrite)  # it may have appeared meanwhile
+    with _defer_signals():
+        _put_in_place(temporary, target, kind, overwrite=overwrite)
+        _sync_folder(target.parent)
+
+
+def _remove_temporary(temporary: Path) -> None:
+    with _defer_signals(), suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def _check_room(target: Path, size: int) -> None:

@@ -1,43 +1,34 @@
 """The file beside OUT with the vocabularies of layers that were cut off: ``model.vocabulary.json``.
 
-It is written before OUT, as OUT is: completely or not at all, and in the place of no file that k2t
-did not write. If OUT then cannot be written, it goes again. It names its OUT: one that is left of a
-model before goes with that model.
+It is complete before OUT is written, and gets its name after OUT has its own, in the place of no
+file that k2t did not write or that belongs to another OUT. If OUT cannot be written, nothing
+changes. It names its OUT: one that is left of a model before goes with that model.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from keras2torch_birnn.errors import OutputError, printable
 from keras2torch_birnn.saving.atomic import (
     FileKind,
-    check_replacing,
     is_stream,
     remove_file,
-    write_atomically,
+    writing_after,
 )
 
 FORMAT = "keras2torch_birnn.vocabulary/1"
 SUFFIX = ".vocabulary.json"
-_START = 200  # bytes that hold the first key and its value
+_HEAD_BYTES = 4096  # bytes: a name of a file has at most 255 letters
 
 
 def vocabulary_path(out: Path) -> Path:
     """Return the name of the file that belongs to ``out``."""
     return out.with_name(f"{out.stem}{SUFFIX}")
-
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return json.dumps(FORMAT).encode() in file.read(_START)
-
-
-VOCABULARIES = FileKind("a file of vocabularies", (".json",), _is_ours)
 
 
 @contextmanager
@@ -59,32 +50,43 @@ def writing_vocabularies(
     if not layers:
         yield None
         if overwrite:
-            remove_file(path, lambda file: _belongs_to(file, out))
+            remove_file(path, lambda file: _owner(file) == out.name)
         return
-    check_replacing(path, VOCABULARIES, overwrite=overwrite)
-    text = json.dumps({**_head(out), "layers": layers}, indent=1)
-    is_new = not os.path.lexists(path)
-    write_atomically(
-        path, lambda file: _write(file, text), VOCABULARIES, overwrite=overwrite, size=len(text)
-    )
-    try:
+    text = json.dumps({"format": FORMAT, "out": out.name, "layers": layers}, indent=1)
+    kind = FileKind("a file of vocabularies", (".json",), lambda file: _may_go(file, out))
+    with writing_after(
+        path, lambda file: _write(file, text), kind, overwrite=overwrite, size=len(text)
+    ):
         yield path
-    except BaseException:
-        if is_new:
-            with suppress(OSError):
-                path.unlink()
-        raise
 
 
-def _head(out: Path) -> dict[str, str]:
-    return {"format": FORMAT, "out": out.name}
+def _may_go(path: Path, out: Path) -> bool:
+    """Tell whether k2t wrote this file.
+
+    Raises:
+        OutputError: it belongs to another OUT, which is still there.
+    """
+    owner = _owner(path)
+    if owner is not None and owner != out.name and path.with_name(owner).exists():
+        raise OutputError(
+            f"belongs to {printable(owner)}, which is beside it (--force does not replace it)",
+            "name another output",
+        )
+    return owner is not None
 
 
-def _belongs_to(path: Path, out: Path) -> bool:
-    """Tell whether k2t wrote this file for ``out``, and not for one with another suffix."""
-    head = json.dumps(_head(out), indent=1).removesuffix("\n}").encode()
+def _owner(path: Path) -> str | None:
+    """Return the name of the OUT for which k2t wrote this file; None if k2t did not write it."""
+    start = json.dumps({"format": FORMAT, "out": ""}, indent=1).removesuffix('"\n}')
     with path.open("rb") as file:
-        return file.read(len(head)) == head
+        head = file.read(_HEAD_BYTES).decode("utf-8", "replace")
+    if not head.startswith(start):
+        return None
+    try:
+        name = json.JSONDecoder().raw_decode(head, len(start) - 1)[0]
+    except ValueError:
+        return None
+    return name if isinstance(name, str) and Path(name).name == name else None
 
 
 def _write(file: Path, text: str) -> None:

@@ -9,7 +9,12 @@ from typing import Any
 from keras2torch_birnn.errors import PluginError, UnsupportedLayerError, printable
 from keras2torch_birnn.limits import MAX_LAYER_VALUES
 from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK, cells_in_order
-from keras2torch_birnn.schema.custom_layers import custom_layer_of, naming_plugin, shown
+from keras2torch_birnn.schema.custom_layers import (
+    custom_layer_of,
+    initial_states_of,
+    naming_plugin,
+    shown,
+)
 from keras2torch_birnn.schema.recurrent import CELL_STATES, sequence_output
 from keras2torch_birnn.spec import LayerSpec, Shape
 
@@ -26,6 +31,22 @@ def is_custom_cell(cell: LayerSpec) -> bool:
     """Tell whether a plugin supplies this as a cell of an RNN."""
     own = custom_layer_of(cell)
     return own is not None and own.state_size is not None
+
+
+# The name, in the semantics of a cell, of whether the Keras of the file asks it for its states.
+ASKED = "asked for states"
+
+
+def gives_states(cell: LayerSpec) -> bool:
+    """Tell whether a plugin's cell begins with states of its own, and its Keras asks for them."""
+    own = custom_layer_of(cell)
+    asked = bool(cell.semantics.get(ASKED, True))
+    return asked and own is not None and own.initial_state == "own"
+
+
+def lacks_initial_states(cell: LayerSpec) -> bool:
+    """Tell whether a cell begins with states of its own, and its plugin has no NumPy function."""
+    return gives_states(cell) and initial_states_of(cell) is None
 
 
 def has_custom_cell(layer: LayerSpec) -> bool:

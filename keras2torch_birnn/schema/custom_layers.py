@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from keras2torch_birnn.errors import K2TError, PluginError, line_of, printable
 from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA
@@ -20,6 +20,9 @@ WeightNames = Sequence[str] | Callable[[Mapping[str, Any], Any], Mapping[str, Sh
 
 # A size, the name of the option that holds it, a list of these, or a function that returns one.
 Sizes = int | str | Sequence[int | str] | Callable[[LayerSpec], int | str | Sequence[int | str]]
+
+# The states that a cell begins with: zeros, or what its module's ``get_initial_state`` returns.
+InitialState = Literal["zeros", "own"]
 
 # Before the name of a class of the user's own that is called as one of Keras'.
 _OWN = "own>"
@@ -32,8 +35,8 @@ class CustomLayer:
 
     ``build``: LayerSpec -> module. ``mask``: a word, a MaskFlow, a function of the layer, or None
     if unspecified. ``weights``, ``options``, ``outputs``, ``output``, ``vocabulary``: see
-    ``converts``; of a cell also ``state_size`` and ``output_size``. ``source``: the object that the
-    user decorated.
+    ``converts``; of a cell also ``state_size``, ``output_size`` and ``initial_state``. ``source``:
+    the object that the user decorated.
     """
 
     build: Callable[[LayerSpec], Any]
@@ -46,18 +49,21 @@ class CustomLayer:
     vocabulary: str | int | None = None
     state_size: Sizes | None = None
     output_size: Sizes | None = None
+    initial_state: InitialState | None = None
 
 
 @dataclass(frozen=True)
 class Registry:
     """All registrations: converters by class, Lambdas by name, NumPy equations.
 
-    ``loaded``: the names of plugins that were loaded, as the user gave them.
+    ``initial_states``: NumPy functions of cells. ``loaded``: the names of plugins that were loaded,
+    as the user gave them.
     """
 
     layers: dict[str, CustomLayer] = field(default_factory=dict)
     lambdas: dict[str, CustomLayer] = field(default_factory=dict)
     equations: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    initial_states: dict[str, Callable[..., Any]] = field(default_factory=dict)
     loaded: dict[str, None] = field(default_factory=dict)
 
 
@@ -77,6 +83,7 @@ def converts(
     vocabulary: str | int | None = None,
     state_size: Sizes | None = None,
     output_size: Sizes | None = None,
+    initial_state: InitialState | None = None,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as the converter of your own layer classes, or cells.
 
@@ -104,6 +111,9 @@ def converts(
     of these, or a function of the LayerSpec. The module then takes ``(x_t, states)``, (B, F) and a
     tuple of (B, size), and returns ``(y, states)``; masks, order, and states between the steps are
     those of the RNN. output_size: the size of y (B, size), if it is not that of the first state.
+    initial_state: the states before the first step: ``"zeros"``, or ``"own"`` where the Keras class
+    has a ``get_initial_state`` of its own. The module then has a method of that name, which takes
+    the number of rows and returns the states, in the order of ``state_size``. Left out, zeros.
 
     Raises:
         ValueError: a class has a converter already, or a cell declares what only layers have.
@@ -112,8 +122,12 @@ def converts(
         raise ValueError(
             "a cell sees one step: mask=, outputs=, output= and vocabulary= are not its"
         )
-    if state_size is None and output_size is not None:
-        raise ValueError("output_size= is that of a cell, which needs state_size= as well")
+    if state_size is None and (output_size, initial_state) != (None, None):
+        raise ValueError(
+            "output_size= and initial_state= are those of a cell, which needs state_size= as well"
+        )
+    if initial_state not in (None, *get_args(InitialState)):
+        raise ValueError(f'initial_state={initial_state!r}: "zeros" or "own" is expected')
 
     def register(build: Function) -> Function:
         own = CustomLayer(
@@ -127,6 +141,7 @@ def converts(
             vocabulary,
             state_size,
             output_size,
+            initial_state,
         )
         for name in class_names:
             _add(REGISTERED.layers, name, own, "a converter of")
@@ -162,12 +177,17 @@ def supplies(
     return register
 
 
-def equation(*names: str) -> Callable[[Function], Function]:
+def equation(
+    *names: str, initial_state: Callable[[LayerSpec, int], Any] | None = None
+) -> Callable[[Function], Function]:
     """Register a NumPy equation of your own layers, by which ``verify`` judges the torch module.
 
     ``(layer, x, mask) -> (output, mask of the output)``: arrays of the run's precision, weights in
     ``layer.weights`` too; None where there is no mask; tuples where there are several tensors.
     Of a cell: ``(cell, x, states) -> (output, states)`` of one step.
+    initial_state: of a cell whose converter says ``initial_state="own"``, the states before the
+    first step: ``(cell, rows) -> arrays (rows, size)``. Left out, the module gives them, and they
+    are not verified.
     names: of classes as for ``converts``, or of Lambda layers as for ``supplies``.
 
     Raises:
@@ -177,6 +197,8 @@ def equation(*names: str) -> Callable[[Function], Function]:
     def register(function: Function) -> Function:
         for name in names:
             _add(REGISTERED.equations, name, function, "an equation of")
+            if initial_state is not None:
+                _add(REGISTERED.initial_states, name, initial_state, "initial states of")
         return function
 
     return register
@@ -217,6 +239,11 @@ def equation_of(layer: LayerSpec) -> Callable[..., Any] | None:
     if layer.class_name == LAMBDA:
         return REGISTERED.equations.get(layer.place) or REGISTERED.equations.get(layer.name)
     return REGISTERED.equations.get(layer.class_name.removeprefix(_OWN))
+
+
+def initial_states_of(cell: LayerSpec) -> Callable[..., Any] | None:
+    """Return the user's NumPy function of this cell's initial states, if there is one."""
+    return REGISTERED.initial_states.get(cell.class_name.removeprefix(_OWN))
 
 
 def class_name_of(names: Sequence[Any]) -> str | None:

@@ -43,10 +43,10 @@ SHIPPED: Mapping[str, Shipped] = {
 }
 
 
-def advise_shipped(class_names: Sequence[object]) -> str:
-    """Return which options convert a layer of the first of these names that a plugin knows.
+def advise_shipped(class_names: Sequence[object], command: str) -> str:
+    """Return the command that converts a layer of the first of these names that a plugin knows.
 
-    Empty if no plugin does.
+    command: without the plugin. Empty if no plugin does.
     """
     for class_name in class_names:
         found = [
@@ -55,5 +55,5 @@ def advise_shipped(class_names: Sequence[object]) -> str:
             if class_name in plugin.classes
         ]
         if found:
-            return f"use {' or '.join(found)}, if it is the layer of that package"
+            return f"if it is the layer of that package: {command} {' or '.join(found)}"
     return ""

@@ -1,10 +1,11 @@
 """Training as the Keras of the file does it: what is trained, and how a batch is normalized.
 
-Nothing of this is in the text of a spec: it follows from the generation, when the model is built,
-so it holds for an OUT of any age. Sources: ``BatchNormalization.call`` of Keras 1.2.2, 2.0.8 to
-2.3.1 (with ``K.normalize_batch_in_training`` and ``K.moving_average_update`` of TensorFlow's
-backend), tf.keras of TensorFlow 1.14 to 2.15, Keras 3.0.5 to 3.15; ``trainable_weights`` of layers,
-wrappers and models of the same.
+Also whether it asks a plugin's cell for its first states. Nothing of this is in the text of a
+spec: it follows from the generation, when the model is built, so it holds for an OUT of any age.
+Sources: ``BatchNormalization.call`` of Keras 1.2.2, 2.0.8 to 2.3.1 (with
+``K.normalize_batch_in_training`` and ``K.moving_average_update`` of TensorFlow's backend), tf.keras
+of TensorFlow 1.14 to 2.15, Keras 3.0.5 to 3.15; ``trainable_weights`` of layers, wrappers and
+models of the same; ``RNN.get_initial_state``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema.custom_cells import ASKED, is_custom_cell
 from keras2torch_birnn.schema.penalties import penalty_rule, with_penalty_rule
 from keras2torch_birnn.spec import Generation, LayerSpec
 
@@ -73,6 +75,8 @@ def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> Layer
     config, semantics = dict(layer.config), dict(layer.semantics)
     if layer.class_name == "BatchNormalization":
         semantics[BATCH_RULE] = batch_rule(layer, generation)
+    if is_custom_cell(layer):
+        semantics[ASKED] = generation.cells_give_states
     if generation.name == "keras3":
         heard = (
             not layer.parts and layer.graph is None and layer.class_name not in _FLAG_NOT_PASSED_ON

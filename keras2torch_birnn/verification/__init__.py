@@ -41,13 +41,14 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.exporting import is_exported
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.plugins.checks import complete_shapes, equation_or_module, find_plugin_layers
+from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE, complete_shapes, find_plugin_layers
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path, name_source
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, fitting_steps
 from keras2torch_birnn.saving.checkpoint import load, resolve_device
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
+from keras2torch_birnn.schema.custom_cells import lacks_initial_states
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
@@ -140,7 +141,7 @@ def verify(
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
     drawn = candidates(spec, steps=fitting_steps(spec, STEPS), seed=1)
     judged = next(drawn)  # show a wrong layer best; layer checks need no steady inputs
-    on_drawn = by_reference(spec, judged, equation_or_module, scans=True)
+    on_drawn = by_reference(spec, judged, EQUATION_OR_MODULE, scans=True)
     known = {judged.name: on_drawn}
     layers = _layers(converted, spec, on_drawn)
     for data in own_data:
@@ -148,7 +149,7 @@ def verify(
         layers = keep_worse(layers, _layers(converted, spec, known[data.name]))
 
     def measure(one: Drawn) -> Measured:
-        return known.get(one.name) or by_reference(spec, one, equation_or_module)
+        return known.get(one.name) or by_reference(spec, one, EQUATION_OR_MODULE)
 
     best, tried = steadiest(chain(own_data, [judged], drawn), measure)
     notes = list(_plugin_notes(spec))
@@ -196,7 +197,7 @@ def _exported(
             )
         baseline, name = load_baseline(model), "the converted model in float64"
     else:
-        baseline, name = make_baseline(read(), equation_or_module), "reference"
+        baseline, name = make_baseline(read(), EQUATION_OR_MODULE), "reference"
     spec = baseline[0]
     return verify_exported(
         out,
@@ -215,7 +216,7 @@ def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
         UsageError: it cannot be run on them.
     """
     try:
-        return by_reference(spec, data, equation_or_module, scans=True)
+        return by_reference(spec, data, EQUATION_OR_MODULE, scans=True)
     except (ValueError, IndexError) as error:
         reason = printable(f"{error}".strip().partition("\n")[0])
         with in_file(source) if isinstance(source, str | os.PathLike) else nullcontext():
@@ -291,6 +292,13 @@ def _plugin_notes(spec: ModelSpec) -> Iterator[str]:
         yield (
             f"{', '.join(dict.fromkeys(without))}: no NumPy equation, so its module is not "
             "verified; all other layers are compared with the reference"
+        )
+    cells = [layer for layer in find_plugin_layers(spec) if equation_of(layer) is not None]
+    unknown = [shown(cell) for cell in cells if lacks_initial_states(cell)]
+    if unknown:
+        yield (
+            f"{', '.join(dict.fromkeys(unknown))}: no NumPy function of its initial states, so "
+            "those of its module are not verified"
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from keras2torch_birnn.comparison.report import ErrorMap
 from keras2torch_birnn.spec import Array
 
 _NAMES = {1: ("row",), 2: ("row", "feature"), 3: ("row", "step", "feature")}
@@ -30,6 +31,20 @@ def find_worst(actual: Sequence[Array], expected: Sequence[Array]) -> tuple[int,
         if (largest := float(apart.flat[place])) > found[0]:
             found = largest, number, tuple(map(int, np.unravel_index(place, apart.shape)))
     return found[1:]
+
+
+def map_errors(actual: Sequence[Array], expected: Sequence[Array]) -> Iterator[ErrorMap]:
+    """Yield the errors of each output that has steps: (B, T, ...) -> (T, H)."""
+    for number, (a, b) in enumerate(zip(actual, expected, strict=False)):
+        if a.shape == b.shape and a.ndim >= 3:
+            name = "output" if len(expected) == 1 else f"output {number}"
+            yield ErrorMap(f"{name}, in sequence", largest_of_rows(distance(a, b)))
+
+
+def largest_of_rows(apart: Array) -> Array:
+    """Reduce errors (B, T, ...) to (T, H): the largest of all rows; NaN if none is known."""
+    folded = apart.reshape(*apart.shape[:2], -1)
+    return np.asarray(np.fmax.reduce(folded, axis=0))
 
 
 def distance(actual: Array, expected: Array) -> Array:

@@ -18,7 +18,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.target import EXTRA
-from keras2torch_birnn.reference.context import Equation
+from keras2torch_birnn.reference.context import OwnEquations
 from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.saving.checkpoint import load
@@ -45,7 +45,7 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[ModelSpec, Measure]:
     return model_from_json(json.loads(origin(model).spec_text)), measure
 
 
-def make_baseline(spec: ModelSpec, custom: Equation) -> tuple[ModelSpec, Measure]:
+def make_baseline(spec: ModelSpec, custom: OwnEquations) -> tuple[ModelSpec, Measure]:
     """Return a spec that has weights, and a function that runs the reference.
 
     custom: computes the layers of plugins.

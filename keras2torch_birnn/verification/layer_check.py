@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.comparison.report import LayerParity
 from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
-from keras2torch_birnn.conversion import copy_in_float64, flat, reset_states
+from keras2torch_birnn.conversion import copy_in_float64, flat, forget_states
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.layers.recurrent import RecurrentModule
 from keras2torch_birnn.layers.time_distributed import TimeDistributed, fold_steps
@@ -32,7 +32,7 @@ from keras2torch_birnn.spec import (
     leaves,
     map_structure,
 )
-from keras2torch_birnn.verification.error_location import describe_index, find_worst
+from keras2torch_birnn.verification.error_location import describe_index, find_worst, map_errors
 from keras2torch_birnn.verification.recurrent_check import RecurrentCall, recurrent_parity
 
 # Errors of modules and torch where a layer of the checkpoint is not what it should be.
@@ -50,7 +50,7 @@ def check_layers(
     copy = copy_in_float64(model)
     if not isinstance(copy, fx.GraphModule):
         raise UsageError("this model was not made by k2t")
-    reset_states(copy)
+    forget_states(copy)
     checker = _Checker(copy, spec, trace)
     given = [torch.from_numpy(np.asarray(x)) for x in inputs]
     try:
@@ -137,6 +137,7 @@ class _Checker(fx.Interpreter):
         called = self._recurrent_call(n, place)
         if called is None:
             return whole
+        whole = replace(whole, maps=tuple(map_errors(actual, expected)))
         try:
             return recurrent_parity(called, self.generation, whole)
         except FAILURES as failure:

@@ -17,16 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.comparison.report import LayerParity
+from keras2torch_birnn.comparison.report import ErrorMap, LayerParity
 from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
 from keras2torch_birnn.conversion import flat
-from keras2torch_birnn.plugins.checks import equation_or_module
+from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE
 from keras2torch_birnn.reference import compute_recurrent
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.reference.rounding import nudge_by
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
-from keras2torch_birnn.verification.error_location import describe_index, distance, find_worst
+from keras2torch_birnn.verification.error_location import (
+    describe_index,
+    distance,
+    find_worst,
+    largest_of_rows,
+)
 
 # Steps are judged while a change of one unit in the last place moves the output by at most this:
 # a correct sum is about ten such units off, still well below the tolerance of 1e-9.
@@ -85,6 +90,7 @@ def recurrent_parity(
         ok=sequence.ok and each.ok,
         where=first.where,
         judged=how,
+        maps=(*whole.maps, *each.maps),
     )
 
 
@@ -109,7 +115,7 @@ def _steady_steps(call: RecurrentCall, generation: Generation, count: int | None
         mask,
         call.start,
         generation,
-        own=equation_or_module,
+        own=EQUATION_OR_MODULE,
         nudge=nudge_by(np.float64, 0),
     ).scans.values()
     return min(
@@ -142,7 +148,7 @@ def _compute_prefix(
     scan = call.scans[0]
     mask = None if scan.mask is None else scan.mask[:, :count]
     trace = compute_recurrent(
-        call.layer, scan.x[:, :count], mask, call.start, generation, own=equation_or_module
+        call.layer, scan.x[:, :count], mask, call.start, generation, own=EQUATION_OR_MODULE
     )
     return trace.outputs, tuple(trace.scans.values())
 
@@ -213,7 +219,7 @@ def _judge_each_step(call: RecurrentCall, generation: Generation) -> tuple[int, 
         None,
         flat_start,
         generation,
-        own=equation_or_module,
+        own=EQUATION_OR_MODULE,
         nudge=nudge_by(np.float64, 0),
     ).scans.values()
     begin = tuple(tuple(map(_to_tensor, states)) for states in start)
@@ -230,7 +236,8 @@ def _judge_each_step(call: RecurrentCall, generation: Generation) -> tuple[int, 
         found.append(_judge_steps_of_half(call, number, actual, expected, steady))
     if not judged:
         return 0, LayerParity(call.path, 0.0, 0.0, (), False, "no step of it can be judged")
-    return judged, max(found, key=lambda one: (not one.ok, one.max_abs_error))
+    worst = max(found, key=lambda one: (not one.ok, one.max_abs_error))
+    return judged, replace(worst, maps=tuple(one for half in found for one in half.maps))
 
 
 def _judge_steps_of_half(
@@ -240,12 +247,13 @@ def _judge_steps_of_half(
     if [a.shape for a in actual] != [b.shape for b in expected]:
         return _not_judged(call, "a state of another shape")
     chosen = np.flatnonzero(steady)
+    maps = (_map_steps(call, number, actual[0], expected[0], steady),)
     actual, expected = [a[chosen] for a in actual], [b[chosen] for b in expected]
     wrong = [i for i, pair in enumerate(zip(actual, expected, strict=True)) if not _equal(*pair)]
     part = wrong[0] if wrong else 0  # the output comes before the states
     _, index = find_worst(actual[part : part + 1], expected[part : part + 1])
     if not index:
-        return LayerParity(call.path, 0.0, 0.0, (), not wrong)
+        return LayerParity(call.path, 0.0, 0.0, (), not wrong, maps=maps)
     row, step = divmod(int(chosen[index[0]]), call.scans[0].x.shape[1])
     halves = len(call.scans) == 2
     shift = 0
@@ -257,7 +265,18 @@ def _judge_steps_of_half(
     where = f"{_name_half(number) if halves else ''}{state}{unit}, step {step}" if wrong else ""
     sequences = call.halves[0].config["return_sequences"]
     full = (row, *([step] if sequences else []), *at[:-1], at[-1] + shift)
-    return LayerParity(call.path, *max_errors(actual, expected), full, not wrong, where)
+    return LayerParity(call.path, *max_errors(actual, expected), full, not wrong, where, maps=maps)
+
+
+def _map_steps(
+    call: RecurrentCall, number: int, actual: Array, expected: Array, steady: Array
+) -> ErrorMap:
+    """Return one direction's errors by step and unit; steps that are not judged are NaN."""
+    apart = distance(actual, expected).reshape(len(actual), -1)
+    apart[~steady] = np.nan
+    errors = largest_of_rows(apart.reshape(*call.scans[0].x.shape[:2], -1))
+    half = _name_half(number) if len(call.scans) == 2 else ""
+    return ErrorMap(f"{half}each step from the reference's own state", errors)
 
 
 def _equal(actual: Array, expected: Array) -> bool:

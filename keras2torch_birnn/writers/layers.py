@@ -154,7 +154,7 @@ def layer_pieces(located: Located, model: Model) -> Iterator[Piece]:
     written: dict[str, int] = {}
     for path, owner, layer in located.layers():
         with _in_layer(layer):
-            inverse = _named(
+            inverse = name_tensors(
                 invert(
                     layer,
                     owner,
@@ -188,7 +188,7 @@ def _differ(path: str) -> WeightMismatchError:
     )
 
 
-def _named(inverse: Inverse, path: str) -> Inverse:
+def name_tensors(inverse: Inverse, path: str) -> Inverse:
     """Return the way back with the names that the whole model has for a layer's tensors."""
     start = f"{path}." if path else ""
     return Inverse(

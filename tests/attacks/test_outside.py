@@ -27,6 +27,8 @@ TREE = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
 FOLDER = FIXTURES / "keras-3.15.1" / "as_folder"
 SHARDS = FIXTURES / "keras-3.15.1"
 SHARD = "variables/variables.data-00000-of-00001"
+CKPT = "run/ckpt.data-00000-of-00001"
+WEB = "group1-shard1of1.bin"
 
 
 def moved(path: Path, outside: Path) -> Path:
@@ -156,44 +158,75 @@ def zip_of_links(source: Path, name: str) -> Build:
     return build
 
 
-def packed(end: str, member: str, kind: str) -> Build:
-    """Make a packed SavedModel one member of which is a link, or has a name that leads outside."""
+def packed(honest: Callable[[Path], Path], end: str, member: str = "", kind: str = "") -> Build:
+    """Make an archive of a model; ``kind``: one member is a link, or has a name that leads outside.
+
+    ``member``: the end of that member's name.
+    """
 
     def build(folder: Path, outside: Path) -> Path:
-        model = saved_model(outside)
+        honest(outside)
+        if (outside / "arch.json").exists():
+            shutil.move(outside / "arch.json", folder / "arch.json")
         files = {
-            str(path.relative_to(outside)): path for path in model.rglob("*") if path.is_file()
+            str(path.relative_to(outside)): path for path in outside.rglob("*") if path.is_file()
         }
-        target = files[f"model/{member}"]
+        target = next(path for name, path in files.items() if name.endswith(member))
         archive = folder / f"model{end}"
-        if end == ".zip":
-            with zipfile.ZipFile(archive, "w") as new:
-                for name, path in files.items():
-                    entry = zipfile.ZipInfo(
-                        str(target) if (path, kind) == (target, "name") else name
-                    )
-                    entry.create_system = 3
-                    if (path, kind) == (target, "link"):
-                        entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-                    linked_to = (path, kind) == (target, "link")
-                    new.writestr(entry, str(target) if linked_to else path.read_bytes())
-            return archive
-        with tarfile.open(archive, f"w:{'gz' if end.endswith('gz') else ''}") as tar:
-            for name, path in files.items():
-                if path != target:
-                    tar.add(path, name)
-                    continue
-                info = tarfile.TarInfo(f"../{name}" if kind == "name" else name)
-                if kind == "link":
-                    info.type, info.linkname = tarfile.SYMTYPE, str(target)
-                    tar.addfile(info)
-                else:
-                    info.size = path.stat().st_size
-                    with path.open("rb") as data:
-                        tar.addfile(info, data)
+        write = write_zip if end == ".zip" else write_tar
+        write(archive, files, target if kind else None, kind)
         return archive
 
     return build
+
+
+def write_zip(archive: Path, files: dict[str, Path], target: Path | None, kind: str) -> None:
+    with zipfile.ZipFile(archive, "w") as new:
+        for name, path in files.items():
+            entry = zipfile.ZipInfo(str(path) if (path, kind) == (target, "name") else name)
+            entry.create_system = 3
+            is_link = (path, kind) == (target, "link")
+            if is_link:
+                entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+            new.writestr(entry, str(path) if is_link else path.read_bytes())
+
+
+def write_tar(archive: Path, files: dict[str, Path], target: Path | None, kind: str) -> None:
+    with tarfile.open(archive, f"w:{'gz' if archive.suffix == '.gz' else ''}") as tar:
+        for name, path in files.items():
+            if path != target:
+                tar.add(path, name)
+                continue
+            info = tarfile.TarInfo(f"../{name}" if kind == "name" else name)
+            if kind == "name":
+                info.size = path.stat().st_size
+                with path.open("rb") as data:
+                    tar.addfile(info, data)
+            else:
+                info.type = tarfile.SYMTYPE if kind == "link" else tarfile.LNKTYPE
+                info.linkname = str(path)
+                tar.addfile(info)
+
+
+def packed_names(end: str, form: str) -> Build:
+    """Make an archive of a TF.js model whose index names a file outside, as ``form`` says."""
+
+    def build(folder: Path, outside: Path) -> Path:
+        made = folder / "made"
+        made.mkdir()
+        named(tfjs, WEB, "model.json", form)(made, outside)
+        archive = packed(lambda _: made, end)(folder, made)
+        shutil.rmtree(made)
+        return archive
+
+    return build
+
+
+PACKED_HONEST = {
+    f"{honest.__name__}{end}": packed(honest, end)
+    for honest in (saved_model, checkpoint, tfjs)
+    for end in (".zip", ".tar.gz")
+}
 
 
 @dataclass(frozen=True)
@@ -207,7 +240,6 @@ class Lure:
 
 
 FORMS = {"above": "../../outside/{name}", "absolute": "{outside}/{name}"}
-WEB = "group1-shard1of1.bin"
 LURES: dict[str, Lure] = {
     **{
         f"SavedModel: {name} is a link": Lure("SavedModel", linked(saved_model, name), "a link")
@@ -260,9 +292,22 @@ LURES: dict[str, Lure] = {
         )
     },
     **{
-        f"PackedModel: {end}, {kind}": Lure("PackedModel", packed(end, SHARD, kind), "")
-        for end in (".zip", ".tar", ".tar.gz")
-        for kind in ("link", "name")
+        f"PackedModel: {honest.__name__}{end}, {kind}": Lure(
+            "PackedModel", packed(honest, end, member, kind), ""
+        )
+        for honest, member in ((saved_model, SHARD), (checkpoint, CKPT), (tfjs, WEB))
+        for end, kind in (
+            *((".zip", kind) for kind in ("link", "name")),
+            *((".tar", kind) for kind in ("link", "hard link", "name")),
+            *((".tar.gz", kind) for kind in ("link", "name") if honest is saved_model),
+        )
+    },
+    **{
+        f"PackedModel: the index of a tfjs{end}, {how}": Lure(
+            "PackedModel", packed_names(end, form), "is no name of a file in the folder"
+        )
+        for how, form in FORMS.items()
+        for end in (".zip", ".tar")
     },
 }
 
@@ -313,6 +358,15 @@ def test_the_same_model_without_a_lure_converts(
     """The measure above is not blind."""
     folder, _ = places(tmp_path)
     report = read(converting, honest(folder), folder)
+    assert (report.code, report.crimes) == (0, []), report.err
+
+
+@pytest.mark.parametrize("name", PACKED_HONEST)
+def test_the_same_archive_without_a_lure_converts(
+    name: str, converting: Runner, tmp_path: Path
+) -> None:
+    folder, outside = places(tmp_path)
+    report = read(converting, PACKED_HONEST[name](folder, outside), folder)
     assert (report.code, report.crimes) == (0, []), report.err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def test_a_contender_with_other_numbers_is_not_timed(monkeypatch: pytest.MonkeyP
     (timing,) = measure.measure(STACK, rounds=1, contenders=(OURS,)).timings
     assert timing.times_ms == ()
     assert timing.absent.startswith("other numbers: 1.0e-05 off")
-    written = json.loads(report.as_json({}, [measure.Row(STACK, "cpu", (timing,))]))
+    written = json.loads(json.dumps(report.as_data({}, [measure.Row(STACK, "cpu", (timing,))])))
     assert written["rows"][0]["timings"][0]["median_ms"] is None
 
 
@@ -129,7 +130,7 @@ def test_the_command_times_a_model_and_writes_json_and_plot(tmp_path: Path) -> N
     written, drawn = tmp_path / "bench.json", tmp_path / "bench.svg"
     run = k2t(
         "bench", MASKED, "--batch", "2", "--time", "6", "--rounds", "1",
-        "--only", OURS, "--only", "Keras on torch", "--json", written, "--plot", drawn,
+        "--only", OURS, "--only", "Keras on torch", "--json-file", written, "--plot", drawn,
     )  # fmt: skip
     assert run.code == 0, run.err
     assert f"{MASKED.name} batch 2, cpu" in run.out
@@ -184,30 +185,62 @@ def test_a_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     row = measure.Row(STACK, "cpu", (measure.Timing(OURS, "", 0.0, (1.0,)),))
     with pytest.raises(Exception, match=r"\.png or \.svg is expected"):
-        report.plot([row], tmp_path / "plot.gif")
-    run = k2t("bench", "--rnn", "gru", "--only", "OpenVINO", "--rounds", "1", "--json", tmp_path)
+        report.plot(measure.facts(1, 1), [row], tmp_path / "plot.gif")
+    run = k2t(
+        "bench", "--rnn", "gru", "--only", "OpenVINO", "--rounds", "1", "--json-file", tmp_path
+    )
     assert_refused(run, 5, tmp_path, "is a folder")
 
 
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--json", "ends in .h5; the file of --json ends in .json"),
+        ("--json-file", "ends in .h5; the file of --json-file ends in .json"),
         ("--plot", "ends in .h5; the file of --plot ends in .png or .svg"),
     ],
 )
 def test_no_model_is_replaced_by_what_was_measured(option: str, words: str, tmp_path: Path) -> None:
-    """``--json`` is a flag of the other commands: the next word is the model there."""
     model = tmp_path / "model.h5"
     model.write_bytes(MASKED.read_bytes())
     run = k2t("bench", "--rnn", "gru", option, model, "--only", "OpenVINO", "--rounds", "1")
     assert_refused(run, 5, model, words)
     config = tmp_path / "arch.json"
     config.write_text("{}")
-    run = k2t("bench", model, "--config", config, "--json", config)
+    run = k2t("bench", model, "--config", config, "--json-file", config)
     assert_refused(run, 5, config, "is the input itself")
     assert model.read_bytes() == MASKED.read_bytes()
     assert config.read_text() == "{}"
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(measure, "measure", None)
+    run = k2t("bench", "--rnn", "gru", "--plot", tmp_path / "plot.svg")
+    assert (run.code, "--plot needs matplotlib" in run.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("load", "times", "words"),
+    [
+        (9.5, (1.0, 1.1), "the machine is busy (load 9.5 on 2 processors)"),
+        (0.1, (1.0, 3.5), "some rounds took over 3 times as long"),
+        (0.1, (1.0, 2.5), ""),
+        (None, (), ""),
+    ],
+)
+def test_a_busy_machine_is_told_of(load: float | None, times: tuple[float], words: str) -> None:
+    row = measure.Row(STACK, "cpu", (measure.Timing(OURS, "", 0.0, times),))
+    found = report.find_disturbance({"load_average": load, "processors": 2}, [row])
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
+
+
+def test_json_is_all_that_bench_prints_if_it_is_asked_for() -> None:
+    run = k2t("bench", "--rnn", "gru", "--only", "OpenVINO", "--rounds", "1", "--json")
+    data = json.loads(run.out)
+    assert (data["schema"], data["rounds"], len(data["rows"])) == (1, 1, 1)
 
 
 def test_all_contenders_have_a_module_that_a_worker_may_load() -> None:

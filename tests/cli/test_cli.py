@@ -20,6 +20,7 @@ import torch
 from commands import (
     ARCHITECTURE,
     COMMAND,
+    FIXTURES,
     MASKED,
     OLD,
     OLD_OUT,
@@ -34,6 +35,7 @@ from commands import (
     k2t_process,
     layer,
 )
+from plugin_files import forgetting_plugins
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.cli import console
@@ -89,13 +91,13 @@ def test_weights_with_their_architecture(tmp_path: Path) -> None:
 def test_inspect_says_how_each_layer_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     run = k2t("inspect", MASKED)
-    table = {line.split()[0]: line for line in run.out.splitlines()}
-    assert "nn.LSTM, bidirectional" in table["bidirectional"]
+    table = {line.split()[0]: line for line in run.out.splitlines() if line}
+    assert "nn.LSTM, bidirectional" in table["[1]"]
     assert "concat" in table["bidirectional"]
-    assert "uses it" in table["bidirectional"]
-    assert "makes it" in table["embedding"]
-    assert "loop" in table["bidirectional_1"]
-    assert "reset_after" in table["bidirectional_1"]
+    assert "uses" in table["bidirectional"]
+    assert "makes" in table["embedding"]
+    assert "loop [2]" in table["bidirectional_1"]
+    assert "reset_after" in table["[2]"]
 
 
 def test_layers_lists_the_classes_and_what_they_refuse() -> None:
@@ -140,6 +142,122 @@ def test_json_parses_and_is_all_there_is_on_stdout(
         "inspect": {"layers", "notes", "unsupported"},
     }
     assert all(key in data for key in keys.get(command, ()))
+    assert data["schema"] == 1
+
+
+@pytest.mark.parametrize("command", ["convert", "verify", "inspect", "export", "write-back"])
+def test_errors_are_json_too(command: str, tmp_path: Path) -> None:
+    missing, out = tmp_path / "none.h5", tmp_path / "out.pt"
+    more = {"inspect": (), "write-back": (MASKED, tmp_path / "new.h5")}.get(command, (out,))
+    if command == "export":
+        more = (tmp_path / "out.onnx",)
+    run = k2t(command, missing, *more, "--json")
+    data = json.loads(run.out)
+    assert (data["schema"], data["ok"], data["exit"]) == (1, False, run.code)
+    (problem,) = data["problems"]
+    assert problem.keys() == {"file", "place", "code", "class", "message", "do"}
+    assert problem["file"] == str(out if command == "verify" else missing)
+    assert run.lines("error")[0].startswith(f"{problem['file']}: {problem['message']}")
+
+
+def test_a_problem_names_place_class_and_remedy(tmp_path: Path) -> None:
+    file = changed_config(STACK_KERAS, tmp_path / "m.keras", two_unknown_layers)
+    for run in (k2t("convert", file, tmp_path / "m.pt", "--json"), k2t("inspect", file, "--json")):
+        found = json.loads(run.out)
+        assert (found["ok"], found["exit"], run.code) == (False, 4, 4)
+        rows = {row["place"]: (row["code"], row["class"]) for row in found["problems"]}
+        assert rows == {
+            "dense": ("unsupported_layer", "MyAttention"),
+            "bidirectional/forward_lstm": ("unsupported_option", "LSTM"),
+        }
+        assert all(row["do"] for row in found["problems"])
+
+
+def test_a_bug_is_json_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("keras2torch_birnn.api.convert_with_spec", None)
+    run = k2t("convert", MASKED, tmp_path / "out.pt", "--json")
+    data = json.loads(run.out)
+    assert (data["exit"], data["problems"][0]["code"]) == (70, "internal")
+
+
+def test_quiet_is_without_notes(tmp_path: Path) -> None:
+    assert k2t("inspect", MASKED, "-q").err == ""
+    assert k2t("convert", MASKED, tmp_path / "m.pt", "--quiet").err == ""
+    assert k2t("inspect", MASKED).lines("note")
+
+
+def test_short_options() -> None:
+    assert k2t("-V").out == f"k2t {__version__}\n"
+    assert k2t("-h").out == k2t("--help").out
+    assert "--install-completion" in k2t("--help").out
+    assert k2t("verify", "-h").code == 0
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for arguments in (("inspect", MASKED), ("inspect", MASKED, "-v"), ("layers",), ("--help",)):
+        run = k2t(*arguments)
+        lines = [line for line in run.out.splitlines() if not line.startswith("[")]
+        assert max(map(len, lines)) <= width
+    rows = k2t("inspect", MASKED).out.splitlines()
+    one_line_each = 5 if width == 120 else 7
+    assert rows.index("") == one_line_each
+
+
+def test_halves_are_rows_only_where_they_differ_or_on_request() -> None:
+    assert "forward_" not in k2t("inspect", MASKED).out
+    assert "bidirectional/forward_" in k2t("inspect", MASKED, "--verbose").out
+    different = FIXTURES / "keras-3.15.1" / "cells_bi_halves.h5"
+    run = k2t("inspect", different)
+    assert "/forward_" in run.out.replace("\n", "")
+
+
+def test_inspect_reads_what_was_converted(converted: Path) -> None:
+    model, out = k2t("inspect", MASKED), k2t("inspect", converted)
+    assert (out.code, out.out) == (0, model.out)
+    refused = k2t("inspect", converted, "--from", "dense")
+    assert_refused(refused, 2, converted, "it is converted already")
+
+
+def test_parameters_are_counted_as_keras_counts_them() -> None:
+    rows = json.loads(k2t("inspect", MASKED, "--json").out)["layers"]
+    counts = {row["path"]: row["parameters"] for row in rows}
+    assert counts["embedding"] == 51
+    assert counts["bidirectional"] == 1320
+    assert counts["bidirectional_1"] == 2808
+    assert counts["dense"] == 266
+
+
+def test_inspect_lists_the_arrays_of_a_file_of_weights() -> None:
+    run = k2t("inspect", WEIGHTS)
+    assert run.code == 4
+    assert run.out.splitlines()[0].split() == ["weight", "shape", "dtype"]
+    assert "kernel" in run.out
+
+
+def test_one_unsupported_layer_hides_no_shape_of_others(tmp_path: Path) -> None:
+    def one_unknown_layer(model: dict[str, Any]) -> None:
+        layer(model, "dense")["class_name"] = "MyAttention"
+
+    file = changed_config(STACK_KERAS, tmp_path / "m.keras", one_unknown_layer)
+    rows = json.loads(k2t("inspect", file, "--json").out)["layers"]
+    whole = json.loads(k2t("inspect", STACK_KERAS, "--json").out)["layers"]
+    for row, known in zip(rows, whole, strict=True):
+        if row["path"] == "dense":
+            assert (row["output_shape"], row["parameters"]) == (None, None)
+        else:
+            assert row["output_shape"] == known["output_shape"]
+            depends = row["path"].startswith("bidirectional_2")  # on the width of that layer
+            assert row["parameters"] == (None if depends else known["parameters"])
+
+
+def test_one_class_of_layers_is_listed() -> None:
+    run = k2t("layers", "CuDNNGRU")
+    assert [line.split()[0] for line in run.out.splitlines()[:2]] == ["layer", "GRU"]
+    assert "DMoji" not in run.out
+    refused = k2t("layers", "Abacus")
+    assert (refused.code, "Abacus is no layer that can be converted" in refused.err) == (2, True)
 
 
 # ---- help --------------------------------------------------------------------------------------
@@ -182,7 +300,7 @@ def test_verify_ends_with_1_for_another_models_weights(converted: Path, tmp_path
     ("arguments", "words"),
     [
         ((), "Usage"),
-        (("convert", MASKED), "Missing argument"),
+        (("convert", MASKED), "MODEL and OUT are expected, found 1 path"),
         (("bogus",), "No such command"),
         (("convert", MASKED, "{tmp}/out.pt", "--dtype", "float16"), "float32 or float64"),
         (("convert", MASKED, "{tmp}/out.pt", "--plugin", "{tmp}/none.py"), "is not a file"),
@@ -587,21 +705,24 @@ def test_a_plugin_converts_the_users_own_layer(model: Path, tmp_path: Path) -> N
         own_group(file)
     plugin, out, plain = tmp_path / "plugin.py", tmp_path / "own.pt", tmp_path / "plain.pt"
     plugin.write_text(PLUGIN)
-    refused = k2t_process("convert", file, out)
+    refused = k2t("convert", file, out)
     assert_refused(refused, 4, file, "layer class MyDense is not supported")
     assert "--plugin" in refused.err
 
-    assert k2t_process("convert", file, out, "--plugin", plugin).code == 0
+    with forgetting_plugins():
+        assert k2t("convert", file, out, "--plugin", plugin).code == 0
     assert k2t("convert", model, plain).code == 0
     own, known = (torch.load(p, weights_only=True)["state_dict"] for p in (out, plain))
     assert own.keys() == known.keys()
     assert all(torch.equal(own[name], known[name]) for name in own)
 
-    shown = k2t_process("inspect", file, "--plugin", plugin)
+    with forgetting_plugins():
+        shown = k2t("inspect", file, "--plugin", plugin)
     assert (shown.code, "MyDense" in shown.out) == (0, True)
-    for arguments in ((file, out), (out,)):
-        proof = k2t_process("verify", *arguments, "--plugin", plugin)
-        assert (proof.code, proof.out.splitlines()[-1:]) == (0, ["OK"]), proof.err + proof.out
+    proof = k2t_process("verify", file, out, "--plugin", plugin)
+    assert (proof.code, proof.out.splitlines()[-1:]) == (0, ["OK"]), proof.err + proof.out
+    with forgetting_plugins():
+        assert k2t("verify", out, "--plugin", plugin).code == 0
 
 
 @pytest.mark.parametrize(

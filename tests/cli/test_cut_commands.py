@@ -144,6 +144,63 @@ def test_a_vocabulary_stays_where_out_cannot_be_replaced(
     assert contents(tmp_path) == before
 
 
+def test_an_old_pair_stays_where_the_new_out_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the new vocabulary beside the old model."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "m.pt"
+    assert k2t("convert", TEXT, out, "--from", "embed").code == 0
+    beside = tmp_path / "m.vocabulary.json"
+    beside.write_text(beside.read_text("utf-8").replace("vectorize", "earlier"), encoding="utf-8")
+    before = contents(tmp_path)
+    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", full)
+    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.materialize", full)
+    done = k2t("convert", TEXT, out, "--from", "embed", "--force")
+    assert_refused(done, 5, out, "No space left on device")
+    assert contents(tmp_path) == before
+    monkeypatch.undo()
+    assert k2t("convert", TEXT, out, "--from", "embed", "--force").code == 0
+    assert "earlier" not in beside.read_text("utf-8")
+
+
+def test_the_vocabulary_of_another_out_is_not_replaced(tmp_path: Path) -> None:
+    """m.pt and m.safetensors share the name of the file; it goes to who is left."""
+    assert k2t("convert", TEXT, tmp_path / "m.pt", "--from", "embed").code == 0
+    before, other = contents(tmp_path), tmp_path / "m.safetensors"
+    done = k2t("convert", TEXT, other, "--from", "embed", "--force")
+    beside = tmp_path / "m.vocabulary.json"
+    assert_refused(done, 5, beside, "belongs to m.pt, which is beside it")
+    assert contents(tmp_path) == before
+    (tmp_path / "m.pt").unlink()
+    assert k2t("convert", TEXT, other, "--from", "embed", "--force").code == 0
+    assert '"out": "m.safetensors"' in beside.read_text("utf-8")
+
+
+FORMAT = '"format": "keras2torch_birnn.vocabulary/1"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"note": "mine", {FORMAT}, "out": "m.pt"}}',
+        f"{{\n {FORMAT},\n",
+        f'{{\n {FORMAT},\n "out": "m.pt',
+        f'{{\n {FORMAT},\n "out": 7}}',
+        f'{{\n {FORMAT},\n "out": "../m.pt"}}',
+    ],
+)
+def test_a_file_that_only_looks_like_ours_is_not_replaced(text: str, tmp_path: Path) -> None:
+    (tmp_path / "m.vocabulary.json").write_text(text, encoding="utf-8")
+    before = contents(tmp_path)
+    done = k2t("convert", TEXT, tmp_path / "m.pt", "--from", "embed", "--force")
+    assert_refused(done, 5, tmp_path / "m.vocabulary.json", "and k2t did not write it")
+    assert contents(tmp_path) == before
+
+
 def test_no_vocabulary_but_ours_is_removed(tmp_path: Path) -> None:
     out, beside = tmp_path / "m.pt", tmp_path / "m.vocabulary.json"
     linked, foreign = tmp_path / "elsewhere.json", '{"format": "mine"}'

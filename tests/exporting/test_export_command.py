@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cut_fixtures
 import numpy as np
 import onnx
 import pytest
 from commands import MASKED, STACK_H5, assert_refused, k2t
+from cut_fixtures import CUT
+from tensorflow_fixtures import recorded, unpack
 
 import keras2torch_birnn
 from keras2torch_birnn.exporting import onnx_runtimes
+from keras2torch_birnn.spec import Array
 
 FIXTURES = MASKED.parents[1]
 CONV_LSTM = FIXTURES / "tf.keras-2.15.0" / "conv_lstm_2d_first.h5"
@@ -40,6 +45,53 @@ def test_a_keras_file_is_exported_at_once(tmp_path: Path) -> None:
     assert facts["checked_in"] == "ONNX Runtime"
     assert facts["max_abs_error"] < 1e-5
     assert run.lines("note")
+
+
+def assert_computes(file: Path, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    """Assert that ONNX Runtime computes what Keras did."""
+    found = onnx_runtimes.RUNTIMES["ONNX Runtime"].open(file)(inputs)
+    for got, right in zip(found, outputs, strict=True):
+        np.testing.assert_allclose(got, right, atol=1e-5, rtol=1e-4)
+
+
+# A SavedModel, a checkpoint with its architecture, a model of TensorFlow.js.
+PACKED = (
+    "tf_keras-2.21.0/stack_same_class.savedmodel.tar.xz",
+    "tf_keras-2.21.0/stack_same_class.weights.tar.xz",
+    "tfjs-4.22.0/bi_stack_same.tfjs.tar.xz",
+)
+
+
+@pytest.mark.parametrize("file", PACKED)
+def test_every_container_is_exported_at_once(file: str, tmp_path: Path) -> None:
+    found = unpack(file, tmp_path)
+    options = [] if found.config is None else ["--config", found.config]
+    run = k2t("export", found.model, tmp_path / "m.onnx", *options, "--json")
+    assert run.code == 0, run.err
+    assert json.loads(run.out)["checked_in"] == "ONNX Runtime"
+    calls = recorded(file)
+    assert_computes(tmp_path / "m.onnx", calls.inputs[0], calls.outputs[0])
+
+
+def test_a_part_of_a_model_is_exported_at_once(tmp_path: Path) -> None:
+    source, target = CUT / "keras-3.15.1" / "classify.keras", tmp_path / "m.onnx"
+    run = k2t("export", source, target, "--from", "embed")
+    assert run.code == 0, run.err
+    assert_computes(target, *cut_fixtures.recorded("keras-3.15.1/classify.keras"))
+    assert k2t("verify", source, target, "--from", "embed").code == 0
+    ends = [one["path"] for one in json.loads(k2t("inspect", STACK_H5, "--json").out)["layers"]]
+    run = k2t("export", STACK_H5, target, "--force", "--to", ends[0])
+    assert run.code == 0, run.err
+    assert [y.name for y in onnx.load(target).graph.output] == [ends[0]]
+
+
+def test_a_converted_model_in_safetensors_is_a_source(tmp_path: Path) -> None:
+    out, target = tmp_path / "m.safetensors", tmp_path / "m.onnx"
+    assert k2t("convert", STACK_H5, out).code == 0
+    run = k2t("export", out, target)
+    assert run.code == 0, run.err
+    with np.load(STACK_H5.with_suffix(".npz")) as data:
+        assert_computes(target, [data["in_0"]], [data["out_0"]])
 
 
 def test_verify_runs_an_export_on_masks_and_other_lengths(exported: tuple[Path, Path]) -> None:

@@ -340,7 +340,8 @@ def test_a_file_gets_no_more_memory_than_its_limit(
     assert little[0].shape == (5,)
     (reason,) = child_process.run_exported(constant(tmp_path / "m.onnx", 1 << 29), [()])
     assert isinstance(reason, str)
-    assert "while running ConstantOfShape" in reason
+    # The runtime says so where it runs the node, or, if it folds constants first, at the start.
+    assert "while running ConstantOfShape" in reason or "std::bad_alloc" in reason
 
 
 def test_a_file_that_never_ends_is_stopped(

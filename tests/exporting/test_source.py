@@ -28,18 +28,25 @@ from specs import KERAS3, bi, chain, dense, fixture, layer, rnn
 from torch import nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import origin
+from keras2torch_birnn.conversion import build, origin
 from keras2torch_birnn.errors import K2TError, OutputError, UnsupportedLayerError
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.source import files
 from keras2torch_birnn.exporting.source.helpers import loops
 from keras2torch_birnn.exporting.source.helpers.masks import run_valid_steps
 from keras2torch_birnn.exporting.source.layout import WIDTH, lay_out
-from keras2torch_birnn.exporting.source.names import class_name, local, plain_text
+from keras2torch_birnn.exporting.source.names import (
+    attribute,
+    class_name,
+    local,
+    local_beside,
+    plain_text,
+)
 from keras2torch_birnn.exporting.source.pages import EMITTERS
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
 from keras2torch_birnn.schema import LAYERS
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.schema.shape_inference import infer_model
+from keras2torch_birnn.spec import ModelSpec, with_dtype
 
 ROOT = Path(__file__).parents[2]
 # Every cell, merge mode, mask rule, form of states, and each page of layers at least once.
@@ -52,6 +59,8 @@ FILES = (
     "keras-2.3.1/mask_bi_lstm_seq.h5",
     "keras-3.15.1/arch_ner_char_lstm.h5",
     "keras-3.15.1/arch_siamese.h5",
+    "keras-3.15.1/around_transposed1.keras",
+    "keras-3.15.1/around_transposed1_out.h5",
     "keras-3.15.1/batchnorm.keras",
     "keras-3.15.1/bi_gru_after_ave_seq.h5",
     "keras-3.15.1/bi_gru_before_sum_last.keras",
@@ -72,7 +81,10 @@ FILES = (
     "keras-3.15.1/state_bi_lstm_none_seq.keras",
     "keras-3.15.1/stateful_bi_lstm.keras",
     "tf.keras-2.15.0/arch_crnn_ocr.keras",
+    "tf.keras-2.15.0/around_transposed2_dilated.keras",
+    "tf.keras-2.15.0/around_transposed2_out.h5",
     "tf.keras-2.15.0/mask_stack_bi_dense.h5",
+    "tf.keras-2.4.0/td_model_sequences.h5",
 )
 
 
@@ -173,6 +185,16 @@ def tagger(**names: str) -> ModelSpec:
     return ModelSpec(chain(*renamed, shape=(None, None)), KERAS3)
 
 
+def tagger_of_a_file() -> ModelSpec:
+    """The tagger with what the reader adds: float32, all shapes."""
+    problems: list[K2TError] = []
+    spec = tagger()
+    root = with_dtype(replace(spec.root, name="tagger"), np.dtype(np.float32))
+    inferred = infer_model(root, problems)
+    assert not problems
+    return replace(spec, root=inferred)
+
+
 def write(spec: ModelSpec) -> SourceFiles:
     return write_source(convert_spec(spec))
 
@@ -184,6 +206,12 @@ def test_a_stacked_tagger_fits_on_a_screen() -> None:
     assert len(text.splitlines()) <= 100
     assert "x, _ = run_valid_steps(self.bi_2, x, mask)\n" in text
     assert "self.bi_1 = nn.LSTM(3, 5, batch_first=True, bidirectional=True)" in text
+
+
+def test_the_tagger_of_the_documentation_is_what_is_written() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```py\n(class Tagger.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert shown in write(tagger_of_a_file()).text
 
 
 def test_a_model_without_masks_has_no_code_for_them() -> None:
@@ -205,6 +233,37 @@ def test_torch_quantizes_the_recurrent_layers(tmp_path: Path) -> None:
     assert kinds.count(torch.ao.nn.quantized.dynamic.LSTM) == 2
     assert kinds.count(torch.ao.nn.quantized.dynamic.Linear) == 1
     assert 0 < away < 0.1
+
+
+def test_torch_quantizes_a_gru(tmp_path: Path) -> None:
+    halves = (rnn("GRU", 5, 3, seed=seed) for seed in (1, 2))
+    module = load(write(ModelSpec(chain(bi(*halves), shape=(None, None, 3)), KERAS3)), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        small = torch.ao.quantization.quantize_dynamic(module.float(), {nn.GRU})
+    assert torch.ao.nn.quantized.dynamic.GRU in map(type, small.modules())
+    x = torch.randn(2, 7, 3)
+    assert 0 < (small(x) - module(x)).abs().max() < 0.1
+
+
+def test_a_module_goes_to_the_hub_and_back(tmp_path: Path) -> None:
+    """What is pushed there is a folder, which holds the weights and nothing of this package."""
+    pytest.importorskip("huggingface_hub")
+    source = write(tagger_of_a_file())
+    head, bases = "from huggingface_hub import PyTorchModelHubMixin\n", "(nn.Module):\n    "
+    text = source.text.replace("import torch\n", "import torch\n" + head, 1)
+    assert text.count(bases + '"""As') == 1
+    text = text.replace(bases + '"""As', bases.replace(")", ", PyTorchModelHubMixin)") + '"""As')
+    files.save_source(replace(source, text=text), tmp_path / "made.py")
+    made = runpy.run_path(str(tmp_path / "made.py"))
+    model = made["load"]()
+    folder = tmp_path / "pushed"
+    model.save_pretrained(folder)
+    assert "model.safetensors" in {path.name for path in folder.iterdir()}
+    assert not [one for one in folder.iterdir() if b"keras2torch" in one.read_bytes()]
+    again = type(model).from_pretrained(folder)
+    ids = torch.tensor([[3, 5, 0, 7], [0, 0, 2, 1]])
+    assert torch.equal(again(ids), model(ids))
 
 
 def test_torch_exports_a_module_without_masks(tmp_path: Path) -> None:
@@ -275,12 +334,6 @@ def test_a_wrong_module_is_noticed(bug: str, wrong: Mapping[str, list[str]]) -> 
     assert any(said for name, said in wrong.items() if name.startswith(f"bug_{number}_"))
 
 
-def test_the_mean_of_no_step_reaches_no_gradient(tmp_path: Path) -> None:
-    case = fixture("tf.keras-2.4.0/td_model_sequences.h5")  # it is NaN, at a masked step
-    prepare(case.spec, case.inputs[0], tmp_path, "made")
-    assert run_child(tmp_path) == {"made": []}
-
-
 @pytest.mark.parametrize("kind", [nn.LSTM, loops.LoopLSTM, loops.ResetBeforeGRU])
 def test_nan_at_masked_steps_reaches_no_gradient(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
@@ -335,6 +388,12 @@ def test_a_file_of_others_is_never_replaced(foreign: str, tmp_path: Path) -> Non
         k2t.export(convert_spec(tagger()), tmp_path / "tagger.py")
     assert path.read_bytes() == kept
     assert [one.name for one in tmp_path.iterdir()] == [foreign]
+
+
+def test_an_output_of_a_given_size_has_no_source_form() -> None:
+    case = fixture("keras-1.2.2/plane_deconvolution_same_tf.h5")
+    with pytest.raises(UnsupportedLayerError, match="an output of a given size"):
+        write_source(build(case.spec), case.spec)
 
 
 def test_everything_without_a_source_form_is_named_at_once(tmp_path: Path) -> None:
@@ -423,6 +482,18 @@ def test_names_of_a_file_neither_break_nor_inject_code(
 )
 def test_a_model_becomes_a_class(name: str, wanted: str) -> None:
     assert class_name(name) == wanted
+
+
+def test_a_layer_of_a_nested_model_has_its_name_in_front() -> None:
+    assert attribute("inner.dense") == "inner_dense"
+    assert attribute("time_distributed.layer.dense") == "time_distributed_dense"
+    assert attribute("layer") == "layer"
+
+
+def test_a_local_name_and_the_call_that_gives_it_fit_on_a_line() -> None:
+    name = "global_average_pooling_of_everything"[:35]
+    assert local_beside("dense", "outer.dense") == "dense"
+    assert local_beside(f"outer_{name}"[:40], f"outer.{name}") == name[:20]
 
 
 @pytest.mark.parametrize(

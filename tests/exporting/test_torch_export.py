@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from check_exports import assert_equal, fixture_subject, resized
 from converted import convert_spec
+from exported import inputs_of, many_layers
 from specs import FIXTURES, KERAS3, F, H, bi, chain, rnn
 from torch import Tensor, nn
+from torch_tools import assert_equal, fixture_subject, resized
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import run
@@ -24,7 +27,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     UsageError,
 )
-from keras2torch_birnn.exporting import torch_export
+from keras2torch_birnn.exporting import torch_export, torch_program
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.spec import ModelSpec
 
@@ -86,6 +89,30 @@ def test_a_size_that_the_model_needs_stays_fixed(tmp_path: Path) -> None:
     (shape,) = (n.meta["val"].shape for n in program.graph.nodes if n.name == name)
     assert isinstance(shape[0], torch.SymInt)
     assert type(shape[1]) is int
+
+
+@needs_scan
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
+def test_aotinductor_compiles_a_masked_scan_for_any_size(tmp_path: Path) -> None:
+    halves = [rnn("GRU", seed=seed, return_sequences=True) for seed in (0, 1)]
+    spec = many_layers({"bi": bi(*halves, "sum")}, {"bi": 1}, masked=True)
+    model: Any = convert_spec(spec)
+    k2t.export(model, tmp_path / "model.pt2")
+    inductor: Any = torch._inductor
+    program = torch.export.load(tmp_path / "model.pt2")
+    package = inductor.aoti_compile_and_package(program, package_path=tmp_path / "compiled.pt2")
+    compiled = inductor.aoti_load_package(package)
+    for size in ((5, 7), (3, 11), (2, 1)):
+        inputs = tuple(map(torch.from_numpy, inputs_of(spec, *size)))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*inputs), model(*inputs), atol=1e-5, rtol=1e-4)
+
+
+def test_every_size_of_an_input_without_a_declared_shape_is_open() -> None:
+    ends = [SimpleNamespace(config={"shape": shape}) for shape in (None, (None, 7))]
+    spec: Any = SimpleNamespace(input_layers=lambda: ends)
+    shapes = torch_program.input_shapes(spec, (torch.ones(2, 3), torch.ones(2, 7)))
+    assert torch_program.open_axes(shapes) == ((0, 1), (0,))
 
 
 # ---- refusals -----------------------------------------------------------------------------------

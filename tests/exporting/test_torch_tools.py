@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from check_exports import Exported, Subject, check, compare, fixture_subject, resized
+from converted import convert_spec
+from exported import inputs_of, many_layers
+from specs import bi, rnn
 from torch import Tensor
+from torch_tools import Exported, Subject, check, compare, fixture_subject, resized
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
@@ -17,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
     pytest.mark.filterwarnings("ignore:The tensor attributes self.*_flat_weights:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:You are using the legacy:DeprecationWarning"),
 ]
@@ -171,6 +175,24 @@ def test_a_trace_has_the_gradients_of_the_model() -> None:
         found.append([p.grad.clone() for p in one.model.parameters() if p.grad is not None])
     assert len(found[0]) > 4
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_trace_in_training_drops_as_the_model_does_at_any_size(masked: bool) -> None:
+    options = {"return_sequences": True, "dropout": 0.3, "recurrent_dropout": 0.4}
+    halves = [rnn("LSTM", seed=seed, **options) for seed in (0, 1)]
+    spec = many_layers({"bi": bi(*halves, "sum")}, {"bi": 1}, masked=masked)
+    model = convert_spec(spec).train()
+    inputs = [tuple(map(torch.from_numpy, inputs_of(spec, *n))) for n in ((2, 5), (3, 11), (1, 1))]
+    jit: Any = torch.jit
+    traced = jit.trace(model, inputs[0], check_trace=False)
+    for given in inputs:
+        found = []
+        for one in (traced, model):
+            torch.manual_seed(7)
+            found.append(one(*given))
+        torch.testing.assert_close(*found)
+        assert not torch.allclose(traced(*given)[0], found[1][0])  # another draw
 
 
 def test_the_check_notices_another_number_at_another_size() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import compared
 import pytest
 import write_docs
-from commands import COMMAND, MASKED, environment
+from commands import COMMAND, MASKED, Run, environment
 from live import label
 from specs import ENTRIES, fixture
 
@@ -25,6 +28,7 @@ README = ROOT / "README.md"
 PAGES = (README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[A-Z]*[A-Z].md")))
 PLUGINS = ROOT / "fixtures" / "plugins"
 CUT = ROOT / "fixtures" / "cut" / "keras-3.15.1"
+WORKER = ROOT / "tests" / "support" / "page_worker.py"
 # The files that the examples name.
 MODELS = {
     "model.h5": MASKED,
@@ -141,38 +145,68 @@ def without_numbers(text: str) -> set[str]:
     return {re.sub(r"\d\.\d+e[-+]\d+", "#", line).rstrip() for line in text.splitlines()}
 
 
-def run_command(command: str, shown: str, folder: Path) -> None:
-    """Run a command of the documentation; assert that it prints what is shown."""
-    program, *arguments = shlex.split(command)
-    assert program == "k2t"
+# A job of ``page_worker`` -> its result.
+Runner: TypeAlias = Callable[[Mapping[str, Any]], Run]
+
+
+def run_as_users_do(job: Mapping[str, Any]) -> Run:
+    """Run a job in a process of its own, a command as it is installed."""
+    flags = ["-W", "error"] if job.get("strict") else []
     done = subprocess.run(
-        [*COMMAND, *arguments],
+        [sys.executable, *flags, "-c", job["code"]]
+        if "code" in job
+        else [*COMMAND, *job["arguments"]],
         capture_output=True,
         text=True,
         check=False,
-        cwd=folder,
-        env=environment(COLUMNS="80"),
+        cwd=job["folder"],
+        env=job["environment"],
     )
-    assert done.returncode == 0, command + done.stderr
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[Runner]:
+    """Run jobs in forks of one process: most of the time of a short example is importing torch."""
+    if not hasattr(os, "fork"):
+        yield run_as_users_do
+        return
+    with subprocess.Popen(
+        [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as worker:
+
+        def ask(job: Mapping[str, Any]) -> Run:
+            assert worker.stdin
+            assert worker.stdout
+            worker.stdin.write(json.dumps(job) + "\n")
+            worker.stdin.flush()
+            return Run(**json.loads(worker.stdout.readline()))
+
+        yield ask
+
+
+def run_command(command: str, shown: str, folder: Path, run: Runner) -> None:
+    """Run a command of the documentation; assert that it prints what is shown."""
+    program, *arguments = shlex.split(command)
+    assert program == "k2t"
+    given = environment(COLUMNS="80")
+    done = run({"arguments": arguments, "folder": str(folder), "environment": given})
+    differs = shown.rstrip().rpartition("\n")[2].startswith("DIFFERENT")
+    assert done.code == differs, command + done.err
     apart = ("not compared with", *(["native"] if why_missing() else []))
     wanted = {line for line in without_numbers(shown) if not any(text in line for text in apart)}
-    assert wanted <= without_numbers(done.stdout + done.stderr), command
+    assert wanted <= without_numbers(done.out + done.err), command
 
 
 # Torch warns of its own deprecated quantization there.
 WITH_WARNINGS = (ROOT / "docs" / "torch.md",)
 
 
-def run_python(code: str, folder: Path, *, strict: bool) -> None:
-    done = subprocess.run(
-        [sys.executable, *(("-W", "error") if strict else ()), "-c", IMPORTS + code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env=environment(K2T_ENGINE="torch" if why_missing() else "auto"),
-    )
-    assert done.returncode == 0, done.stderr
+def run_python(code: str, folder: Path, run: Runner, *, strict: bool) -> None:
+    given = environment(K2T_ENGINE="torch" if why_missing() else "auto")
+    job = {"code": IMPORTS + code, "strict": strict, "folder": str(folder), "environment": given}
+    done = run(job)
+    assert done.code == 0, done.err
 
 
 # Packages of extras that the examples of a page need.
@@ -181,8 +215,11 @@ WITH_EXAMPLES = [page for page in PAGES if blocks(page, "console") or blocks(pag
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=relative)
-def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path: Path) -> None:
+def test_the_examples_of_a_page_run_and_print_what_is_shown(
+    page: Path, tmp_path: Path, runner: Runner
+) -> None:
     """In order, in one folder: files that the page shows, then the commands, then the Python."""
+    run = run_as_users_do if page == README else runner
     for package in NEEDED.get(page, ()):
         pytest.importorskip(package)
     if page in NEEDED and (reason := onnx_file.TARGET.why_cannot_write()):
@@ -199,9 +236,18 @@ def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path
     for block in blocks(page, "console"):
         for part in block.split("$ ")[1:]:
             command, _, shown = part.partition("\n")
-            run_command(command, shown, tmp_path)
+            run_command(command, shown, tmp_path, run)
     if code:
-        run_python("\n".join(code), tmp_path, strict=page not in WITH_WARNINGS)
+        run_python("\n".join(code), tmp_path, run, strict=page not in WITH_WARNINGS)
+
+
+def test_a_failing_example_is_noticed(tmp_path: Path, runner: Runner) -> None:
+    with pytest.raises(AssertionError, match=r"k2t: error: no\.h5: "):
+        run_command("k2t convert no.h5 out.pt", "", tmp_path, runner)
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        run_python("1 / 0", tmp_path, runner, strict=True)
+    with pytest.raises(AssertionError, match="UserWarning: told"):
+        run_python("import warnings; warnings.warn('told')", tmp_path, runner, strict=True)
 
 
 @pytest.mark.live_keras
@@ -213,4 +259,4 @@ def test_the_example_of_a_live_model_runs(
         pytest.skip("keras is not installed")
     monkeypatch.setenv("KERAS_BACKEND", backend)
     (code,) = blocks(ROOT / "docs" / "live.md", "python live")
-    run_python(code, tmp_path, strict=False)
+    run_python(code, tmp_path, run_as_users_do, strict=False)

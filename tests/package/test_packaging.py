@@ -12,8 +12,10 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import make_site
 import pytest
 
+import keras2torch_birnn
 from keras2torch_birnn.rnn.native import loading
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +143,35 @@ def test_make_builds_anew_what_a_changed_source_makes_old(
     now = (made / "installed").stat().st_mtime
     os.utime((tree / OLD).with_name(changed), (now + 7, now + 7))
     assert "pip install" in steps()
+
+
+def test_the_source_archive_has_all_that_the_tests_need() -> None:
+    """Each entry of the tree is named in MANIFEST.in, packed by setuptools, or of no use there."""
+    rules = [line.split() for line in (ROOT / "MANIFEST.in").read_text("utf-8").splitlines()]
+    named = {name for rule in rules if rule[:1] in (["graft"], ["include"]) for name in rule[1:]}
+    named |= {"setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"}
+    named |= {"keras2torch_birnn", ".github", ".gitignore"}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("no git, or no repository: nothing tells which files belong to the tree")
+    entries = {line.partition("/")[0] for line in tracked.stdout.splitlines()}
+    assert entries <= named
+
+
+def test_the_site_has_every_page_and_every_public_name(tmp_path: Path) -> None:
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("nav:")[2]
+    listed = set(re.findall(r": ([\w./-]+\.md)", navigation))
+    assert pages <= listed
+    assert listed - pages == {"index.md", "api.md", *make_site.PAGES}
+    text = make_site.reference()
+    assert "::: keras2torch_birnn.rnn.bidirectional.BiLSTM" in text
+    assert text.count(":::") >= len(set(keras2torch_birnn.__all__)) - 1
+
+
+def test_one_version_is_told_everywhere() -> None:
+    declared = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)
+    assert declared
+    assert cited
+    assert declared[1] == cited[1]

@@ -164,6 +164,7 @@ FLOORS = (
     {"exporting"},
     {"trainers"},
     {"verification", "writers"},
+    {"porting"},
     {"api"},
     {"resuming"},
     {"bench"},

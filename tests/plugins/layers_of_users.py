@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,7 @@ class PairCell(nn.Module):
     output_size="width",
     weights=("kernel", "recurrent", "feedback", "store", "show", "bias"),
     options={"units": 5, "memory": 7, "width": 11},
+    initial_state="zeros",
 )
 def pair_cell(cell: k2t.LayerSpec) -> nn.Module:
     return PairCell(cell)
@@ -166,6 +168,55 @@ class LeakyCell(nn.Module):
 )
 def leaky_cell(cell: k2t.LayerSpec) -> nn.Module:
     return LeakyCell(cell)
+
+
+class StartCell(nn.Module):
+    def __init__(self, cell: k2t.LayerSpec) -> None:
+        super().__init__()
+        for name in ("kernel", "recurrent", "store", "recall"):
+            self.register_parameter(name, nn.Parameter(torch.tensor(cell.weights[name])))
+        start = cell.weights.get("start")
+        first = torch.full((cell.config["units"],), -0.5) if start is None else torch.tensor(start)
+        self.start = nn.Parameter(first, requires_grad=start is not None)
+        self.memory, self.level = cell.config["memory"], cell.config["level"]
+
+    def get_initial_state(self, rows: int) -> tuple[Tensor, ...]:
+        return self.start.expand(rows, -1), torch.full((rows, self.memory), self.level)
+
+    def forward(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        h, m = states
+        m = m * 0.5 + torch.tanh(h @ self.store)
+        h = torch.tanh(x @ self.kernel + h @ self.recurrent + m @ self.recall)
+        return h, (h, m)
+
+
+def start_weights(config: Mapping[str, Any], shape: Any) -> dict[str, None]:
+    start = ("start",) if config["learned"] else ()
+    return dict.fromkeys(("kernel", "recurrent", "store", "recall", *start))
+
+
+@k2t.converts(
+    "StartCell", state_size=("units", "memory"), initial_state="own", weights=start_weights
+)
+def start_cell(cell: k2t.LayerSpec) -> nn.Module:
+    return StartCell(cell)
+
+
+def start_states(cell: k2t.LayerSpec, rows: int) -> list[Array]:
+    config = cell.config
+    first = cell.weights["start"] if config["learned"] else np.full(config["units"], -0.5)
+    return [np.tile(first, (rows, 1)), np.ones((rows, config["memory"])) * config["level"]]
+
+
+@k2t.equation("StartCell", initial_state=start_states)
+def start_cell_equation(
+    cell: k2t.LayerSpec, x: Array, states: tuple[Array, ...]
+) -> tuple[Array, tuple[Array, ...]]:
+    w = cell.weights
+    m = states[1] / 2 + np.tanh(np.einsum("bu,um->bm", states[0], w["store"]))
+    both = np.concatenate([w["kernel"], w["recurrent"], w["recall"]])
+    h = np.tanh(np.concatenate([x, states[0], m], axis=1) @ both)
+    return h, (h, m)
 
 
 class GatedCell(nn.Module):

@@ -37,7 +37,7 @@ from keras2torch_birnn.spec import Array, LayerSpec
 K2, TF, K3 = "keras-2.2.4", "tf.keras-2.15.0", "keras-3.15.1"
 CHAIN = FIXTURES / K3 / "cell_chain.h5"
 CELLS = [file for file in ENTRIES if "/cell_" in file]
-STATEFUL = [file for file in CELLS if "stateful" in file]
+STATEFUL = [file for file in CELLS if "/cell_stateful" in file]
 
 
 # ---- against real Keras: see also test_plugins.py ----------------------------------------------
@@ -387,7 +387,7 @@ WRONG = {
     ),
     "an output's size alone": (
         {"more": ", output_size=5"},
-        "output_size= is that of a cell, which needs state_size= as well",
+        "output_size= and initial_state= are those of a cell, which needs state_size= as well",
     ),
 }
 

@@ -96,7 +96,7 @@ def test_layers_lists_shipped_plugins_apart() -> None:
     first, _, second = done.out.partition("\n\n")
     assert "AttentionWeightedAverage" not in first
     assert all(name in second for name in SHIPPED)
-    rows = json.loads(k2t("layers", "--json").out)
+    rows = json.loads(k2t("layers", "--json").out)["layers"]
     assert {"LSTM", "CRF"} <= {row["class_name"] for row in rows}
     assert {row["plugin"] for row in rows} == {"", *SHIPPED}
 

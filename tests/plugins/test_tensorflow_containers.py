@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
-from plugin_files import ENTRIES, FIXTURES, USERS, read, unregister_all, write_plugin
+from plugin_files import (
+    ATOL,
+    ENTRIES,
+    FIXTURES,
+    RTOL,
+    USERS,
+    differ,
+    read,
+    read_arrays,
+    unregister_all,
+    write_plugin,
+)
+from tensorflow_files import write_named_tfjs
 from tensorflow_fixtures import ENTRIES as PACKED
 from tensorflow_fixtures import files, recorded, unpack
 
@@ -89,6 +103,45 @@ def test_nested_weights_have_one_name_in_every_container(
         for one, twin in zip(first.values(), other.values(), strict=True):
             for name, array in one.items():
                 np.testing.assert_array_equal(array, twin[name])
+
+
+TFJS = ("nested", "cell_chain", "gated", "cell_start")
+
+
+def as_tfjs(file: Path, folder: Path, *, turned: bool = False) -> Path:
+    """Write a model of an ``.h5`` file as TensorFlow.js' converter does, with its names.
+
+    By the names of the layers; inside a layer in the order of ``weight_names``, or (``turned``)
+    from the last to the first, as no program writes them.
+    """
+    named: dict[str, Array] = {}
+    with h5py.File(file) as source:
+        text = json.loads(source.attrs["model_config"])
+        version = str(source.attrs["keras_version"])
+        for group in source["model_weights"].values():
+            names = list(group.attrs.get("weight_names", ()))
+            for name in names[::-1] if turned else names:
+                named[name.removesuffix(":0")] = group[name][()]
+    return write_named_tfjs(folder, named, {**text, "keras_version": version})
+
+
+@pytest.mark.parametrize("case", TFJS)
+def test_layers_and_cells_of_users_are_converted_from_tfjs(case: str, tmp_path: Path) -> None:
+    file = f"tf.keras-2.15.0/{case}.h5"
+    model = keras2torch_birnn.convert(as_tfjs(FIXTURES / file, tmp_path / "web"), plugins=[USERS])
+    x, wanted = read_arrays(file)
+    with torch.no_grad():
+        found = [y.numpy() for y in flat(model(torch.from_numpy(x)))]
+    assert not differ(found, wanted, ATOL, RTOL)
+
+
+@pytest.mark.parametrize("case", ["nested", "cell_chain"])
+def test_weights_of_tfjs_in_another_order_are_refused(case: str, tmp_path: Path) -> None:
+    """Inside a plugin's layer, where the order alone tells which is which."""
+    load_plugins([USERS])
+    model = as_tfjs(FIXTURES / f"tf.keras-2.15.0/{case}.h5", tmp_path / "web", turned=True)
+    with pytest.raises(WeightMismatchError, match=r"stands where .* is expected"):
+        read_model(model)
 
 
 NAMES = '@k2t.converts("NestedSteps", mask="drops", weights={})\ndef mine(layer):\n    return 1\n'

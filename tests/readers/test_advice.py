@@ -119,17 +119,17 @@ def test_ragged_and_sparse_inputs_are_to_be_dense(key: str, match: str, tmp_path
     [
         (
             "keras-2.2.4/average.h5",
-            "use --plugin attention-weighted-average (of textgenrnn, DeepMoji), if it is the layer",
+            "average.h5 OUT --plugin attention-weighted-average (of textgenrnn, DeepMoji); `k2t ",
         ),
-        ("keras-2.2.4/contrib_viterbi.h5", "use --plugin keras-contrib-crf (of keras-contrib 2.0)"),
-        ("tf.keras-2.15.0/addons_tags.h5", "use --plugin tensorflow-addons-crf"),
+        ("keras-2.2.4/contrib_viterbi.h5", "OUT --plugin keras-contrib-crf (of keras-contrib 2.0)"),
+        ("tf.keras-2.15.0/addons_tags.h5", "package: k2t convert /"),
         (
             "self-attention-0.51/self_attention_additive.h5",
             "keras-self-attention-0.46 (of keras-self-attention 0.46) or --plugin keras-self-att",
         ),
     ],
 )
-def test_a_class_whose_plugin_ships_is_named_with_its_option(
+def test_a_class_whose_plugin_ships_is_named_with_the_command_that_uses_it(
     file: str, match: str, tmp_path: Path
 ) -> None:
     done = k2t("convert", FIXTURES / "plugins" / file, tmp_path / "out.pt")

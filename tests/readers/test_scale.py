@@ -37,10 +37,11 @@ def test_a_functional_model_of_1000_layers_goes_all_the_way(tmp_path: Path) -> N
     assert len(model.state_dict()) == 1000
 
 
-def test_a_chain_of_5000_layers_goes_all_the_way(tmp_path: Path) -> None:
-    synthetic.chain(tmp_path / "m.h5", 5000)
+def test_a_chain_longer_than_the_stack_goes_all_the_way(tmp_path: Path) -> None:
+    """Python allows 1,000 nested calls."""
+    synthetic.chain(tmp_path / "m.h5", 2000)
     model = convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.pt")
-    assert len(model.state_dict()) == 10_000
+    assert len(model.state_dict()) == 4_000
 
 
 def calls(function: Callable[[], Any]) -> int:

@@ -256,11 +256,24 @@ def sequential(folder: Path) -> Path:
 
 
 def test_the_input_layer_of_a_sequential_may_count(tmp_path: Path) -> None:
-    """TensorFlow 2.1 alone gives it a number."""
+    """TensorFlow 2.1 alone gives it a number; elsewhere the configuration lacks a layer."""
     source = sequential(tmp_path)
     root, _ = model_tree(source, numbered_input=True)
     prefix = write_checkpoint(tmp_path / "ckpt", root)
-    assert_same(k2t.convert(prefix, config=architecture(tmp_path, source)), source)
+    config = of_tensorflow_21(architecture(tmp_path, source))
+    found = weights(k2t.convert(prefix, config=config))
+    for name, value in weights(k2t.convert(source)).items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    with refuse(r"layers where the configuration has \d; the configuration belongs to another"):
+        k2t.convert(prefix, config=architecture(tmp_path, source))
+
+
+def of_tensorflow_21(config: Path) -> Path:
+    """Change the version in an architecture."""
+    text = config.read_text("utf-8")
+    assert '"2.15.0"' in text
+    config.write_text(text.replace('"2.15.0"', '"2.3.0-tf"'), encoding="utf-8")
+    return config
 
 
 def test_one_layer_too_many_must_be_the_input_layer(tmp_path: Path) -> None:
@@ -269,7 +282,7 @@ def test_one_layer_too_many_must_be_the_input_layer(tmp_path: Path) -> None:
     root.children["layer-0"].children["w"] = Node(value=np.zeros(3, "f4"), full_name="w")
     prefix = write_checkpoint(tmp_path / "ckpt", root)
     with refuse(r"layers where the configuration has \d; the configuration belongs to another"):
-        k2t.convert(prefix, config=architecture(tmp_path, source))
+        k2t.convert(prefix, config=of_tensorflow_21(architecture(tmp_path, source)))
 
 
 @pytest.mark.parametrize(
@@ -293,6 +306,30 @@ def test_other_sizes_are_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"units": ', '"units": 1'), encoding="utf-8")
     with refuse("the configuration implies", WeightMismatchError):
         k2t.convert(prefix, config=path)
+
+
+@pytest.mark.parametrize("names", ["exchanged", "shifted", "new"])
+def test_a_note_tells_that_a_configuration_has_the_layers_in_another_order(
+    names: str, tmp_path: Path
+) -> None:
+    """Its numbers decide in a checkpoint; a model that was built again counts on from others."""
+    write_checkpoint(tmp_path / "ckpt", model_tree(STACK)[0])
+    config = model_tree(STACK)[1]
+    layers = [one["config"] for one in config["config"]["layers"] if "layer" in one["config"]]
+    first, second = layers[:2]
+    if names == "exchanged":
+        first["name"], second["name"] = second["name"], first["name"]
+    elif names == "shifted":
+        first["name"], second["name"] = second["name"], f"{second['name']}_1"
+    else:
+        first["name"], second["name"] = "one", "two"
+    (tmp_path / "arch.json").write_text(json.dumps(config), encoding="utf-8")
+    spec = read_model(tmp_path / "ckpt", config=tmp_path / "arch.json")
+    found = [note for note in spec.notes if "by their names in the file" in note]
+    assert len(found) == (names == "exchanged")
+    if found:
+        words = f"of layer {first['name']} are those of {second['name']}"
+        assert words in found[0]
 
 
 def test_a_configuration_must_name_its_version(tmp_path: Path) -> None:

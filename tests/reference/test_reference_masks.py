@@ -25,6 +25,7 @@ from specs import (
     values,
 )
 
+from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.spec import (
     Call,
@@ -61,6 +62,22 @@ def test_embedding_refuses_ids_out_of_range() -> None:
         run(chain(embedding()), np.array([[-1]]))
     with pytest.raises(IndexError, match="out of bounds"):
         run(chain(embedding()), np.array([[6]]))
+
+
+def test_concatenation_refuses_a_mask_of_too_few_axes() -> None:
+    """(B, T) on (B, T, 3, F): one Keras does there what another does not."""
+    inner = layer("RepeatVector", n=3)
+    rows = layer("TimeDistributed", "rows", layer=inner, masking="input")
+    both = layer("Concatenate", "both", axis=-1, masking="all")
+    calls = [
+        Call("emb", 0, (TensorRef("x"),)),
+        Call("rows", 0, (TensorRef("emb"),)),
+        Call("both", 0, ((TensorRef("rows"), TensorRef("rows")),)),
+    ]
+    specs = [layer("InputLayer", "x"), embedding(mask_zero=True), rows, both]
+    root = functional(specs, calls, (TensorRef("x"),), TensorRef("both"))
+    with pytest.raises(UnsupportedOptionError, match="both: a mask of 2 axes on a tensor of 4 is"):
+        run(root, IDS)
 
 
 def test_masking_compares_in_float32_and_zeroes() -> None:

@@ -90,7 +90,7 @@ def assert_same(rnn: Any, asked: RnnCall) -> None:
             assert torch.equal(got, wanted)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_what_is_played_is_what_the_loop_gives(data: st.DataObject) -> None:
     cell = data.draw(st.sampled_from(sorted(CELLS)))

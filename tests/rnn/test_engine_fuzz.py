@@ -394,7 +394,7 @@ def assert_same(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
 @native
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet impl")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(case=cases())
 def test_every_way_to_call_a_layer_gives_the_numbers_of_the_loop(case: dict[str, Any]) -> None:
     module, reference, given = built(case)

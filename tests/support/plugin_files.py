@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,36 @@ def center(layer):
 """
 
 
+@contextmanager
+def forgetting_plugins() -> Iterator[None]:
+    """Begin without plugins, forget those of the block, and bring the earlier ones back."""
+    tables = _tables()
+    kept = [dict(table) for table in tables]
+    unregister_all()
+    try:
+        yield
+    finally:
+        unregister_all()
+        for table, old in zip(tables, kept, strict=True):
+            table.update(old)
+
+
 def unregister_all() -> None:
     """Forget every plugin of this process."""
-    for table in (
-        REGISTERED.layers,
-        REGISTERED.lambdas,
-        REGISTERED.equations,
-        REGISTERED.loaded,
-    ):
+    for table in _tables():
         table.clear()
     for name in [n for n in sys.modules if n.startswith("keras2torch_birnn.plugins.")]:
         del sys.modules[name]
+
+
+def _tables() -> tuple[dict[str, Any], ...]:
+    return (
+        REGISTERED.layers,
+        REGISTERED.lambdas,
+        REGISTERED.equations,
+        REGISTERED.initial_states,
+        REGISTERED.loaded,
+    )
 
 
 def plugin_of(file: str) -> str:

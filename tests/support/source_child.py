@@ -68,10 +68,8 @@ def problems(path: Path) -> Iterator[str]:
         yield from wrong_gradients(model, batch(0), grads)
 
 
-def wrong_gradients(
-    model: Any, inputs: list[torch.Tensor], wanted: dict[str, Any]
-) -> Iterator[str]:
-    """Yield the gradients in training mode that differ."""
+def training_loss(model: Any, inputs: list[torch.Tensor]) -> Any:
+    """A weighted sum of the outputs in training mode; 0.0 if none of them has a gradient."""
     model.train()
     if hasattr(model, "reset_states"):
         model.reset_states()
@@ -79,8 +77,21 @@ def wrong_gradients(
     for y in flat(model(*inputs)):
         if y.requires_grad:
             loss = loss + (y * torch.cos(torch.arange(y.numel()).reshape(y.shape))).sum()
-    loss.backward()
-    got = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    return loss
+
+
+def gradients(model: Any, loss: Any) -> dict[str, Any]:
+    """Gradients of the training loss by the name of their parameter."""
+    if isinstance(loss, torch.Tensor):
+        loss.backward()
+    return {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def wrong_gradients(
+    model: Any, inputs: list[torch.Tensor], wanted: dict[str, Any]
+) -> Iterator[str]:
+    """Yield the gradients in training mode that differ."""
+    got = gradients(model, training_loss(model, inputs))
     for name in sorted(got.keys() | wanted.keys()):
         zero = np.zeros(())
         a, b = got.get(name, zero), wanted.get(name, zero)

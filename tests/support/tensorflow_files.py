@@ -373,9 +373,24 @@ def write_tfjs(
     """Write a TF.js model as the Python converter does: weights by the layers' names, sorted."""
     root, model = model_tree(source)
     named = {node.full_name: np.asarray(node.value) for node in variables_of(root)}
+    ordered = {name: named[name] for name in sorted(named)}
+    return write_named_tfjs(
+        folder, ordered, model, shard_bytes=shard_bytes, quantized=quantized, change=change
+    )
+
+
+def write_named_tfjs(
+    folder: Path,
+    named: Mapping[str, Array],
+    model: Mapping[str, Any],
+    *,
+    shard_bytes: int = 1 << 30,
+    quantized: str = "",
+    change: Any = lambda model: None,
+) -> Path:
+    """Write a TF.js model with these weights, in their order; ``model``: of ``model_tree``."""
     data, weights = b"", []
-    for name in sorted(named):
-        value = named[name]
+    for name, value in named.items():
         found: dict[str, Any] = {"name": name, "shape": list(value.shape), "dtype": "float32"}
         if quantized == "float16":
             found["quantization"] = {"dtype": "float16", "original_dtype": "float32"}
@@ -393,7 +408,7 @@ def write_tfjs(
     folder.mkdir(parents=True)
     for path, part in zip(paths, parts, strict=True):
         (folder / path).write_bytes(part)
-    version = model.pop("keras_version")
+    version = model["keras_version"]
     text = {
         "format": "layers-model",
         "generatedBy": f"keras v{version}",

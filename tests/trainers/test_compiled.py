@@ -45,6 +45,11 @@ def unpack(row: dict[str, Any], folder: Path) -> tuple[Path, Path | None]:
     return packed, None
 
 
+def is_uncounted(row: dict[str, Any]) -> bool:
+    """Keras 2.2 saves the count of steps only where it makes a difference to the rule."""
+    return row["label"] == "keras-2.2.4" and row["optimizer"] in ("RMSprop", "Adagrad", "Adadelta")
+
+
 def tensor(values: Any, floats: str) -> Tensor:
     found = torch.from_numpy(values)
     return found.to(getattr(torch, floats)) if found.is_floating_point() else found
@@ -90,7 +95,7 @@ def test_the_losses_of_the_next_steps_are_those_of_keras(
         return
     data = np.load(FOLDER / row["npz"])
     state = k2t.training(path)
-    assert state.optimizer.iterations == (0 if "iterations" in row else 5) or not row["reloads"]
+    assert state.optimizer.iterations == (0 if is_uncounted(row) else 5)
     losses = train(state, row, data, 20)
     np.testing.assert_allclose(
         losses, data["losses"][:20], rtol=TOLERANCE[row["floats"]], atol=TOLERANCE[row["floats"]]

@@ -198,9 +198,7 @@ def test_optimizers_that_stay(tmp_path: Path) -> None:
     model = k2t.convert(COMPILED)
     optimizer = torch.optim.SGD(model.parameters())
     for choice in ("write", optimizer):
-        with pytest.raises(
-            k2t.UsageError, match="only the state of an optimizer that k2t.training made"
-        ):
+        with pytest.raises(k2t.UsageError, match="only the state of an optimizer that k2t"):
             k2t.write_back(model, COMPILED, tmp_path / "new.h5", optimizer=choice)
     with pytest.raises(k2t.UsageError, match="optimizer 'lose': keep or drop is expected"):
         k2t.write_back(model, COMPILED, tmp_path / "new.h5", optimizer="lose")

@@ -12,8 +12,10 @@ from keras2torch_birnn.exporting.source.emission import (
     Helper,
     arguments,
     literal,
+    refuse,
     same_names,
 )
+from keras2torch_birnn.schema.convolution import transposed_length
 from keras2torch_birnn.spec import LayerSpec
 
 PAD = Helper("keras2torch_birnn.exporting.source.helpers.padding", "pad_same")
@@ -118,7 +120,48 @@ def _separable(layer: LayerSpec, name: str) -> Emission:
     return Emission(call, {**depth.members, **mix.members}, state, (*depth.helpers, *mix.helpers))
 
 
+def _transposed(layer: LayerSpec, name: str) -> Emission:
+    """Write a transposed convolution, of whose ends torch cuts the same number, Keras one more."""
+    config, kernel = layer.config, layer.weights["kernel"]
+    if config["output_size"] is not None:
+        raise refuse(layer, "an output of a given size")
+    size, stride, dilation = config["kernel_size"], config["strides"], config["dilation_rate"]
+    rank, bias = len(size), config["use_bias"]
+    # One step becomes that many, of all that the window reaches.
+    kept = [transposed_length(config, 1, axis) or 0 for axis in range(rank)]
+    more = [(k - 1) * d + 1 - n for k, d, n in zip(size, dilation, kept, strict=True)]
+    padding = [max(n, 0) // 2 for n in more]
+    behind = [2 * p - n for p, n in zip(padding, more, strict=True)]
+    options = {
+        "stride": short(stride),
+        "padding": short(padding),
+        "output_padding": short([max(n, 0) for n in behind]),
+        "dilation": short(dilation),
+        "bias": bias,
+    }
+    usual = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "bias": True}
+    unusual = {key: value for key, value in options.items() if value != usual[key]}
+    filters, channels = map(int, kernel.shape[-2:])
+    text = f"nn.ConvTranspose{rank}d({arguments(channels, filters, short(size), **unusual)})"
+    cut = ", ".join(":-1" if n < 0 else ":" for n in behind)
+    cut = f"[..., {cut}]" if "-1" in cut else ""
+    last, value = config["data_format"] == "channels_last", config["activation"]
+
+    def call(site: Any) -> str:
+        x = channels_ahead(site.x, rank) if last else site.x
+        y = f"self.{name}({x}){cut}"
+        return applied(value, channels_behind(y, rank) if last else y)[0]
+
+    return Emission(
+        call,
+        {name: text},
+        same_names(name, ["weight", "bias"] if bias else ["weight"]),
+        applied(value, "x")[1],
+    )
+
+
 EMITTERS: Mapping[str, Emit] = {
+    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), _transposed),
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
     **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise),
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable),

@@ -98,8 +98,9 @@ def _maxout(layer: LayerSpec, name: str) -> Emission:
     features, inner, units = map(int, layer.weights["W"].shape)
     bias = "b" in layer.weights
     more = {} if bias else {"bias": False}
+    sizes = literal((features, units))
     return Emission(
-        lambda site: f"self.{name}({site.x}).unflatten(1, ({features}, {units})).amax(dim=1)",
+        lambda site: f"torch.unflatten(self.{name}({site.x}), 1, {sizes}).amax(dim=1)",
         {name: f"nn.Linear({arguments(inner, features * units, **more)})"},
         same_names(name, _keys(bias=bias)),
     )

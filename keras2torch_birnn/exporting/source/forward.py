@@ -12,7 +12,7 @@ from torch import fx
 
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
 from keras2torch_birnn.exporting.source.emission import Called, Emission, Helper, Site
-from keras2torch_birnn.exporting.source.names import local, plain_text
+from keras2torch_birnn.exporting.source.names import local, local_beside, plain_text
 from keras2torch_birnn.exporting.source.operations import Expression, spell, spell_method
 from keras2torch_birnn.functional import movement, operations
 from keras2torch_birnn.layers.embedding import not_zero
@@ -20,10 +20,12 @@ from keras2torch_birnn.layers.input_casts import INPUT_CASTS
 from keras2torch_birnn.layers.masking import differs
 from keras2torch_birnn.layers.merging import all_masks, any_mask, concatenated_mask
 from keras2torch_birnn.layers.operations import Numbers
-from keras2torch_birnn.layers.time_distributed import step_counts
+from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
 from keras2torch_birnn.spec import LayerSpec, Structure
 
 _MASKS = frozenset({not_zero, differs, all_masks, any_mask, concatenated_mask, step_counts})
+# Of a mask these give a mask; other results have these names.
+_MOVES: Mapping[Any, str] = {fold_steps: "folded", unfold_steps: "unfolded"}
 _CASTS = {INPUT_CASTS["int32"]: "long", INPUT_CASTS["bool"]: "bool", INPUT_CASTS["ids"]: "long"}
 _TO_FLOAT = INPUT_CASTS["float"]
 # Functions that return several tensors
@@ -82,6 +84,7 @@ class _Writer:
         self.values: dict[fx.Node, Any] = {}
         self.ends: dict[str, int] = {}  # local name -> the place of its last use
         self.plain: set[fx.Node] = set()  # whose values are sizes
+        self.masks: set[fx.Node] = set()
         self.float = "double" if double else "float"
         self.body = Body()
         self.problems: list[K2TError] = []
@@ -115,9 +118,10 @@ class _Writer:
         """Tell whether a local name is not in use from a place on."""
         return name not in self.taken and self.ends.get(name, -1) <= at
 
-    def give_name(self, node: fx.Node, wanted: str) -> str:
-        """Return the local name of a node's value: ``wanted`` where that is free."""
-        name = self.number(wanted if wanted else local(node.name), self.now, local(node.name))
+    def give_name(self, node: fx.Node, wanted: str, other: str = "") -> str:
+        """Return the local name of a node's value: ``wanted`` where that is free, else another."""
+        other = other or local(node.name)
+        name = self.number(wanted or other, self.now, other)
         self.ends[name] = self.last_use(node)
         return name
 
@@ -208,9 +212,9 @@ class _Writer:
         if emission.same:
             self.values[node] = args[0]
             return
-        name = self.give_name(node, "x")
-        declared = name in self.body.typed
         attribute = self.layers.attributes[target]
+        name = self.give_name(node, "x", local_beside(attribute, target))
+        declared = name in self.body.typed
         site = Site(attribute, args, mask, kwargs, name, self.fresh, declared)
         called = emission.call(site)
         comment = _shape_comment(layer, folded=node.name in self.module.meta["folded"])
@@ -259,7 +263,14 @@ class _Writer:
         if self.is_plain(node):
             self.assign(node, text, "")
         else:
-            self.assign(node, text, "mask" if node.target in _MASKS else "x")
+            self.assign(node, text, "mask" if self.is_mask(node) else "x")
+
+    def is_mask(self, node: fx.Node) -> bool:
+        """Tell whether a node's value is a mask."""
+        moves = node.target in _MOVES and node.args[0] in self.masks
+        if moves or node.target in _MASKS:
+            self.masks.add(node)
+        return node in self.masks
 
     def is_plain(self, node: fx.Node) -> bool:
         """Tell whether a node's value is no tensor: sizes, or several tensors."""
@@ -296,7 +307,7 @@ class _Writer:
 
     def assign(self, node: fx.Node, text: str, wanted: str) -> None:
         """Assign an expression to the name of a node."""
-        name = self.give_name(node, wanted)
+        name = self.give_name(node, wanted, _MOVES.get(node.target, ""))
         self.say(f"{name} = {text}")
         self.values[node] = name
 

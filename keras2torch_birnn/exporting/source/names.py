@@ -12,6 +12,8 @@ from keras2torch_birnn.limits import MAX_SOURCE_NAME
 
 # Methods that the mixin of the Hugging Face Hub adds.
 _HUB = ("from_pretrained", "generate_model_card", "push_to_hub", "save_pretrained")
+# Letters on a line of 88 beside "        ", ": Tensor = self.", "(" and a number.
+_BOTH_NAMES = 60
 _AMBIGUOUS = ("l", "o", "i")  # pycodestyle E741, in any case
 
 
@@ -42,6 +44,24 @@ def local(name: str) -> str:
     words = re.sub(r"\W+", "_", _drop_accents(name), flags=re.ASCII)
     plain = words.strip("_").lower()[:MAX_SOURCE_NAME]
     return plain if plain and not plain[0].isdigit() else f"value_{plain}".rstrip("_")
+
+
+def attribute(target: str) -> str:
+    """Return the path of a module as the name of an attribute.
+
+    "layer", the part of a TimeDistributed, is left out.
+    """
+    *outer, last = target.lower().split(".")
+    return "_".join([*(part for part in outer if part != "layer"), last])
+
+
+def local_beside(attribute: str, target: str) -> str:
+    """Return the local name of the output of a module: the last name of its path.
+
+    It is so short that the beginning of the call of ``attribute`` fits on a line.
+    """
+    name = local(target.rpartition(".")[2])
+    return name[: _BOTH_NAMES - len(attribute)].rstrip("_")
 
 
 def class_name(name: str) -> str:

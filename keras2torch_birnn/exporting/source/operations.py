@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from keras2torch_birnn.exporting.source.emission import Helper, Value, literal
-from keras2torch_birnn.exporting.source.time_distributed import bracketed, fold
+from keras2torch_birnn.exporting.source.time_distributed import bracketed, fold, unfold
 from keras2torch_birnn.functional import activations, movement, operations
 from keras2torch_birnn.layers import embedding, masking, merging
 from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
@@ -81,7 +81,7 @@ _SPELLED: Mapping[Any, Callable[..., str]] = {
     merging.all_masks: lambda tensors, mask: " & ".join(_masks(mask)),
     merging.any_mask: lambda tensors, mask: " | ".join(_masks(mask)),
     fold_steps: lambda x: fold(text_of(x)),
-    unfold_steps: lambda y, like: f"{text_of(y)}.unflatten(0, {text_of(like)}.shape[:2])",
+    unfold_steps: lambda y, like: unfold(text_of(y), f"{text_of(like)}.shape[:2]"),
     operator.getitem: _getitem,
     getattr: lambda x, name: f"{text_of(x)}.shape",
 }

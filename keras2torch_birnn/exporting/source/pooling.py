@@ -64,10 +64,11 @@ def _global(layer: LayerSpec, name: str) -> Emission:
             return f"{site.x}.amax({options})"
         if site.mask is None:
             return f"{site.x}.mean({options})"
-        weight = site.fresh("weight")
+        weight, total = site.fresh("weight"), site.fresh("total")
         made = f"{weight} = {site.mask}.to({site.x}.dtype).unsqueeze({literal(3 - first)})"
-        mean = f"({site.x} * {weight}).sum({options}) / {weight}.sum({options})"
-        return Called((made, f"{site.out} = {mean}"), site.out)
+        summed = f"{total} = ({site.x} * {weight}).sum({options})"
+        mean = f"{site.out} = {total} / {weight}.sum({options})"
+        return Called((made, summed, mean), site.out)
 
     return Emission(call)
 

@@ -27,11 +27,12 @@ def emitters(emit: Callable[[LayerSpec, str], Emission]) -> Mapping[str, Emit]:
             called = emission.call(replace(site, args=(folded,), mask=mask))
             sizes = f"{like}.shape[:2]"
             if isinstance(called, str):
-                return f"{bracketed(called)}.unflatten(0, {sizes})"
+                return unfold(called, sizes)
             if not isinstance(called.values, str):
                 raise refuse(layer, "several outputs")
-            keep, shape = site.fresh("steps"), f"{called.values}.unflatten(0, "
-            lines = (f"{keep} = {sizes}", *called.statements, f"{site.out} = {shape}{keep})")
+            keep = site.fresh("steps")
+            unfolded = f"{site.out} = {unfold(called.values, keep)}"
+            lines = (f"{keep} = {sizes}", *called.statements, unfolded)
             return Called(lines, site.out)
 
         state = {f"layer.{key}": there for key, there in emission.state.items()}
@@ -53,3 +54,8 @@ def bracketed(text: str) -> str:
         outside += "" if depth else char
         depth += char in "(["
     return f"({text})" if " " in outside else text
+
+
+def unfold(y: str, sizes: str) -> str:
+    """Write (B * T, ...) -> (B, T, ...); the method of the same name has no type."""
+    return f"torch.unflatten({y}, 0, {sizes})"

@@ -28,7 +28,13 @@ from keras2torch_birnn.exporting.source.module_text import (
     write_load,
     write_module,
 )
-from keras2torch_birnn.exporting.source.names import Names, class_name, local, reserved
+from keras2torch_birnn.exporting.source.names import (
+    Names,
+    attribute,
+    class_name,
+    local,
+    reserved,
+)
 from keras2torch_birnn.exporting.source.pages import emit
 from keras2torch_birnn.exporting.source.recurrent_call import HOLD, RUN
 from keras2torch_birnn.exporting.source.snippets import copy
@@ -127,7 +133,7 @@ class _Writer:
         emissions: dict[str, Emission] = {}
         attributes: dict[str, str] = {}
         for target in called:
-            attributes[target] = self.attributes.add(local_attribute(target))
+            attributes[target] = self.attributes.add(attribute(target))
             try:
                 layer = specs[target]
                 if target in masked:
@@ -222,11 +228,6 @@ _STATE: Mapping[int, str] = {1: "Tensor", 2: "tuple[Tensor, Tensor]"}
 
 def _title(spec: ModelSpec) -> str:
     return f"The Keras model {local(spec.root.name)}"
-
-
-def local_attribute(target: str) -> str:
-    """Return the attribute of a module at a path: the last names where they are enough."""
-    return target.replace(".", "_").lower()
 
 
 def _by_module(layer: LayerSpec, path: str = "") -> Iterator[tuple[str, LayerSpec]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
@@ -46,6 +46,7 @@ from keras2torch_birnn.readers.config.text_layers import (
     TEXT_CLASSES,
     text_layer,
 )
+from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
 from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.schema import (
@@ -69,7 +70,8 @@ _REFUSED_CLASSES: Mapping[str, str] = {
     "SpectralNormalization": "rewrites the kernel of the layer in it; save that layer by itself",
 }
 _HOW_TO_SUPPLY = (
-    "`k2t layers` lists what can be converted; your own layer can be supplied with --plugin"
+    "`k2t layers` lists what can be converted; for a layer of your own begin with "
+    "k2t plugin new MODEL > my_layers.py"
 )
 _REFUSED_ADVICE: Mapping[str, str] = {
     LAMBDA: "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file",
@@ -126,6 +128,17 @@ def _parse_layer(
     wrapped: bool = False,
     cell: bool = False,
 ) -> LayerSpec:
+    """Parse a layer, and tell its class to each problem in it."""
+    before = len(parsing.problems)
+    layer = _parse_entry(entry, parsing, outer, depth, wrapped=wrapped, cell=cell)
+    for problem in parsing.problems[before:]:
+        problem.class_name = problem.class_name or layer.class_name
+    return layer
+
+
+def _parse_entry(
+    entry: Any, parsing: Parsing, outer: str, depth: int, *, wrapped: bool, cell: bool
+) -> LayerSpec:
     file_class = _class_name(entry, outer or "model_config")
     refused: list[str] = []
     supplied = class_name_of([file_class]) is not None
@@ -163,6 +176,9 @@ def _parse_layer(
     if refusal is not None:
         refusal.place = place
         parsing.problems.append(refusal)
+        if file_class == LAMBDA or _is_unknown(entry, file_class):
+            kind: Literal["layer", "Lambda"] = "Lambda" if file_class == LAMBDA else "layer"
+            parsing.unknown.append(UnknownClass(file_class, kind, place, named))
         return LayerSpec(file_class, name, {}, place=place)
     class_name = CLASS_NAMES[_schema_key(entry, file_class)]
     if class_name in MODEL_CLASSES:
@@ -181,7 +197,7 @@ def _parse_layer(
             class_name,
             config,
             place,
-            parsing.problems,
+            parsing,
             lambda inner: _parse_layer(inner, parsing, place, depth=depth + 1, cell=True),
         )
     else:
@@ -222,21 +238,29 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
     if class_name in _REFUSED_CLASSES:
         advice = _REFUSED_ADVICE.get(class_name, "")
         return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}", advice)
-    module, problem = entry.get("module"), entry.get("problem")
+    problem = entry.get("problem")
     if isinstance(problem, K2TError):  # of an operation
         return problem
     if _is_operation(entry):
         if f"ops.{class_name}" in CLASS_NAMES:
             return None
         return UnsupportedLayerError(f"operation {shown} is not supported", HOW_TO_REPLACE)
-    # (Keras writes null for the module of a class that was defined in a script or notebook.)
-    foreign = "module" in entry and str(module).split(".")[0] not in KERAS_PACKAGES
-    if class_name not in CLASS_NAMES or foreign:
+    if _is_unknown(entry, class_name):
         names = (entry.get("registered_name"), class_name, python_name(class_name))
-        shipped = advise_shipped(names)
+        shipped = advise_shipped(names, parsing.command)
         advice = f"{shipped}; {_HOW_TO_SUPPLY}" if shipped else _HOW_TO_SUPPLY
         return UnsupportedLayerError(f"layer class {shown} is not supported", advice)
     return None
+
+
+def _is_unknown(entry: Mapping[str, Any], class_name: str) -> bool:
+    """Tell whether a layer's class is none of Keras' own, and no operation."""
+    problem = isinstance(entry.get("problem"), K2TError)  # of an operation
+    if class_name in _REFUSED_CLASSES or problem or _is_operation(entry):
+        return False
+    # (Keras writes null for the module of a class that was defined in a script or notebook.)
+    foreign = "module" in entry and str(entry["module"]).split(".")[0] not in KERAS_PACKAGES
+    return class_name not in CLASS_NAMES or foreign
 
 
 # Layers of Keras 3 whose config leaves ``trainable`` out; no operation has their names.

@@ -14,7 +14,9 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.config.custom_layers import find_custom_class
-from keras2torch_birnn.schema import CELLS, SCHEMA, cells_in_order
+from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
+from keras2torch_birnn.schema import CELLS, CLASS_NAMES, SCHEMA, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK
 from keras2torch_birnn.schema.custom_cells import (
     has_custom_cell,
@@ -51,7 +53,7 @@ def drop_repeated_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_cells(
-    class_name: str, config: Mapping[str, Any], place: str, problems: list[K2TError], parse: Parse
+    class_name: str, config: Mapping[str, Any], place: str, parsing: Parsing, parse: Parse
 ) -> dict[str, LayerSpec]:
     """Parse the cell of an RNN ("cell") or of a stack ("0", "1", ...); ``parse`` parses one entry.
 
@@ -62,18 +64,18 @@ def read_cells(
         if "cell" not in config:
             raise InvalidModelFileError("an RNN without a cell", "refused", place=place)
         allowed = CELLS.keys()
-        return {"cell": _cell(config["cell"], place, problems, parse, allowed)}
+        return {"cell": _cell(config["cell"], place, parsing, parse, allowed)}
     entries = config.get("cells")
     if not isinstance(entries, list) or not entries:
         raise InvalidModelFileError("a stack without cells", "refused", place=place)
     return {
-        str(number): _cell(entry, place, problems, parse, CELL_LAYERS.keys())
+        str(number): _cell(entry, place, parsing, parse, CELL_LAYERS.keys())
         for number, entry in enumerate(entries)
     }
 
 
 def _cell(
-    entry: Any, place: str, problems: list[K2TError], parse: Parse, allowed: Collection[str]
+    entry: Any, place: str, parsing: Parsing, parse: Parse, allowed: Collection[str]
 ) -> LayerSpec:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
         raise InvalidModelFileError("no cell's configuration", "refused", place=place)
@@ -82,11 +84,13 @@ def _cell(
     name = named.get("name") if isinstance(named.get("name"), str) else class_name
     found = LayerSpec(class_name, str(name), {}, place=f"{place}/{name}")
     if class_name in allowed or find_custom_class(entry, found.name, found.place) is not None:
-        before = len(problems)
+        before = len(parsing.problems)
         found = parse(entry)
-        if len(problems) > before or found.class_name in allowed or is_custom_cell(found):
+        if len(parsing.problems) > before or found.class_name in allowed or is_custom_cell(found):
             return found
-    problems.append(_refusal(found, allowed))
+    if class_name not in CLASS_NAMES and custom_layer_of(found) is None:
+        parsing.unknown.append(UnknownClass(class_name, "cell", found.place, named))
+    parsing.problems.append(_refusal(found, allowed))
     return found
 
 
@@ -102,7 +106,7 @@ def _refusal(cell: LayerSpec, allowed: Collection[str]) -> K2TError:
     return UnsupportedLayerError(
         f"cell class {printable(cell.class_name)} is not supported",
         f"cells of Keras are {', '.join(allowed)}; supply your own in a --plugin file, under "
-        f'@k2t.converts("{own}", state_size=...)',
+        f'@k2t.converts("{own}", state_size=...): k2t plugin new MODEL > my_layers.py',
         place=cell.place,
     )
 
@@ -130,6 +134,28 @@ def check_constants(layer: LayerSpec, given: Mapping[str, Any], problems: list[K
                 place=layer.place,
             )
         )
+
+
+def list_first_states(root: LayerSpec, generation: Generation) -> tuple[str, ...]:
+    """Return notes on plugins' cells of which it is unknown, or without effect, how they begin.
+
+    A file does not say whether a cell's class has a ``get_initial_state`` of its own.
+    """
+    cells = {shown(one): custom_layer_of(one) for one in root.walk() if is_custom_cell(one)}
+    stated = {name: own.initial_state for name, own in cells.items() if own is not None}
+    if not generation.cells_give_states:
+        return tuple(
+            f'{name}: initial_state="own" has no effect: Keras {generation.version} begins with '
+            "zeros, whatever the cell's get_initial_state says"
+            for name, word in stated.items()
+            if word == "own"
+        )
+    return tuple(
+        f"{name}: its states begin with zeros; if the Keras class has a get_initial_state of its "
+        'own, say initial_state="own" in the plugin, else "zeros"'
+        for name, word in stated.items()
+        if word is None
+    )
 
 
 def check_stack(layer: LayerSpec, generation: Generation, problems: list[K2TError]) -> None:

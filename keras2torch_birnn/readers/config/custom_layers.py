@@ -29,7 +29,7 @@ from keras2torch_birnn.spec import Generation, LayerSpec
 
 KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
 # Keys of every Keras layer, besides those that never have an effect.
-_EVERY_LAYER = frozenset({"trainable", "dtype", "batch_size"})
+EVERY_LAYER = frozenset({"trainable", "dtype", "batch_size"})
 
 
 def find_custom_class(entry: Mapping[str, Any], name: str, place: str) -> str | None:
@@ -96,7 +96,7 @@ def _parse_declared(
                     place=layer.place,
                 )
             )
-    for key in config.keys() - known.keys() - _EVERY_LAYER:
+    for key in config.keys() - known.keys() - EVERY_LAYER:
         if dialects.has_effect(layer.class_name, key):
             problems.append(
                 UnsupportedOptionError(

@@ -48,6 +48,7 @@ def generation_of(version: str) -> Generation:
             masked_output="previous_state",
             average_pooling_uses_mask=False,
             time_distributed="passes by",
+            cells_give_states=False,
             conv_lstm="fails",
         )
     if major == 2 and minor <= 3 and "-tf" not in match[4]:
@@ -62,6 +63,7 @@ def generation_of(version: str) -> Generation:
             time_distributed="inner unless fixed" if minor >= 2 else "passes by",
             bidirectional_carries=(minor, patch) < (1, 4),
             stack_states="first cell first" if (minor, patch) >= (2, 3) else "last cell first",
+            cells_give_states=False,
             conv_lstm="fails",
         )
     if major == 2:

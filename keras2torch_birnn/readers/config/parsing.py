@@ -9,6 +9,7 @@ from keras2torch_birnn.errors import (
     K2TError,
 )
 from keras2torch_birnn.readers.config.text_layers import TextLayer
+from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
 from keras2torch_birnn.spec import Generation
 
 
@@ -21,7 +22,8 @@ class Parsing:
     ``penalties``: what of training is not carried over, by the places of the layers, see
     ``readers.config.penalties``.
     ``texts``: layers that read text or look up ids, by their places. ``built``: the input shapes
-    that Keras 3 states for single layers, by their places.
+    that Keras 3 states for single layers, by their places. ``unknown``: layers of classes without a
+    converter. ``command``: that converts this file, for advice.
     """
 
     generation: Generation
@@ -32,3 +34,5 @@ class Parsing:
     penalties: dict[str, list[str]] = field(default_factory=dict)
     texts: dict[str, TextLayer] = field(default_factory=dict)
     built: dict[str, Any] = field(default_factory=dict)
+    unknown: list[UnknownClass] = field(default_factory=list)
+    command: str = "k2t convert MODEL OUT"

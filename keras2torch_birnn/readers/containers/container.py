@@ -71,10 +71,11 @@ class Container(ABC):
     ``store``: the groups and arrays of its weights. ``vocabularies``: texts of lookup layers by
     member name, where the format has them. A container closes what ``closing`` holds.
     ``beside``: the names of a model's other files in the folder of the given one. ``packed``: all
-    of its files are in an archive.
+    of its files are in an archive. ``by_order``: layers have their numbers there, and no names.
     """
 
     kind: ClassVar[str]
+    by_order: ClassVar[bool] = False
     # Texts of config.json and metadata.json, in formats that have them.
     config_text: str | None = None
     metadata_text: str | None = None

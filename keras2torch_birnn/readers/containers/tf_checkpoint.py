@@ -38,6 +38,8 @@ STATE = "checkpoint"
 _LATEST = re.compile(r'^model_checkpoint_path: "([^"\n]*)"$', re.MULTILINE)
 INDEX = ".index"
 _FIRST_LAYER = "layer-0"
+# The Keras of TensorFlow 2.0 to 2.2. That of 2.1 numbers the InputLayer of a Sequential, too.
+_MAY_COUNT_INPUTS = re.compile(r"2\.[23]\.\d+-tf")
 _NAMES_SHOWN = 10
 
 
@@ -45,6 +47,8 @@ class TensorFlowCheckpoint(TensorFlowContainer):
     """A checkpoint; ``--config`` gives the architecture."""
 
     kind = "tf_checkpoint"
+    by_order = True
+    _may_count_inputs = False
 
     @staticmethod
     def recognises(source: Source) -> bool:
@@ -95,11 +99,13 @@ class TensorFlowCheckpoint(TensorFlowContainer):
                 "the architecture does not say which keras_version wrote it",
                 "give the text of model.to_json() with --config ARCH.json",
             )
+        self._may_count_inputs = _MAY_COUNT_INPUTS.fullmatch(version) is not None
         return Architecture(given, version, str(given.get("backend") or ""))
 
     def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""
-        return NumberedLayers(self.graph), Place(self._find_model())
+        naming = NumberedLayers(self.graph, may_count_inputs=self._may_count_inputs)
+        return naming, Place(self._find_model())
 
     def _find_model(self) -> int:
         """Find the model among the objects: the root, or the only one with layers below it.

@@ -91,15 +91,20 @@ class NamedLayers:
 
 @dataclass(frozen=True)
 class NumberedLayers:
-    """The layers of a checkpoint: by their numbers in the list of the configuration."""
+    """The layers of a checkpoint: by their numbers in the list of the configuration.
+
+    ``may_count_inputs``: the InputLayer of a Sequential may have a number.
+    """
 
     graph: Graph
+    may_count_inputs: bool = False
 
     def edges(self, model: LayerSpec, place: Place) -> Mapping[str, str]:
         """Return layer name -> edge.
 
         A functional model numbers its InputLayers; a Sequential does so in TensorFlow 2.1 alone,
-        where all its other layers have one number more.
+        where all its other layers have one number more. In any other version one layer more is a
+        layer that the configuration lacks, such as a Masking.
 
         Raises:
             WeightMismatchError: not as many layers as the configuration has.
@@ -110,7 +115,8 @@ class NumberedLayers:
         if model.class_name == "Sequential":
             names = names[1:]  # the InputLayer, of the file or of our own
             first = there - len(names)
-        fits = first == 0 or (first == 1 and not self._holds_variables(place, "layer-0"))
+        counts_input = first == 1 and self.may_count_inputs
+        fits = first == 0 or (counts_input and not self._holds_variables(place, "layer-0"))
         if there != first + len(names) or not fits:
             raise WeightMismatchError(
                 f"{there} layers where the configuration has {len(names)}",

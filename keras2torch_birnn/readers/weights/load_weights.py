@@ -22,6 +22,7 @@ from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.quantized import int8_weights
 from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
 from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.readers.weights.swapped_names import swapped_note
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.shape_inference import infer_model
@@ -118,6 +119,8 @@ def find_weights(
     rows = tuple(_pair(root, stored, layout))
     _check_rows(rows, layout)
     root = replace_layers(root, {row.owner: row.layer for row in rows})
+    if container.by_order:
+        notes += swapped_note(root, names)
     return LocatedWeights(root, rows, layout, tuple(notes))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.rnn.engines import static
 from keras2torch_birnn.spec import LayerSpec
 
@@ -114,19 +114,19 @@ def check_request(name: str, source: str = "engine") -> EngineRequest:
     """Return the name of an engine, "auto" or "torch".
 
     Raises:
-        UsageError: it is another name; ``source`` names the option or variable it comes from.
+        ArgumentValueError: it is another name; ``source``: the option or variable it comes from.
     """
     for known in REQUESTS:
         if name == known:
             return known
-    raise UsageError(f"{source}={name}: one of {', '.join(REQUESTS)} is expected")
+    raise ArgumentValueError(f"{source}={name}: one of {', '.join(REQUESTS)} is expected")
 
 
 def requested_engine(chosen: str | None = None) -> EngineRequest:
     """Return the chosen engine, else that of ``K2T_ENGINE``, else "auto".
 
     Raises:
-        UsageError: there is no such engine.
+        ArgumentValueError: there is no such engine.
     """
     return check_request(chosen) if chosen else check_request(REQUESTED, VARIABLE)
 

@@ -7,7 +7,7 @@ hold one copy of the step for each step of the example. B batch, T time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
@@ -19,8 +19,28 @@ from keras2torch_birnn.rnn.engines.scripted_loop import make_loop
 from keras2torch_birnn.rnn.masks import expand_dims_like
 from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
-# (input product of one step, state, recurrent weight, recurrent bias) -> new state
-Advance: TypeAlias = Callable[[Tensor, State, Tensor, Tensor | None], State]
+
+class Shared(NamedTuple):
+    """Tensors that every step reads. masks: of the state's dropout, all of one shape."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    masks: tuple[Tensor, ...] = ()
+
+    def present(self) -> tuple[Tensor, ...]:
+        """Return all that are there, in order."""
+        biases = () if self.bias is None else (self.bias,)
+        return (self.weight, *biases, *self.masks)
+
+    def with_values(self, tensors: Sequence[Tensor]) -> Shared:
+        """Return the same with other tensors, given in the order of ``present``."""
+        weight, *others = tensors
+        bias = None if self.bias is None else others.pop(0)
+        return Shared(weight, bias, tuple(others))
+
+
+# (input product of one step, state, what every step reads) -> new state
+Advance: TypeAlias = Callable[[Tensor, State, Shared], State]
 # (outputs of all steps, final state)
 Run: TypeAlias = tuple[Tensor, State]
 
@@ -59,8 +79,7 @@ def record_loop(
     products: Tensor,
     lengths: Tensor | None,
     state: State,
-    weight: Tensor,
-    bias: Tensor | None,
+    shared: Shared,
 ) -> Run:
     """Run a loop over products (B, T, ...) as one node.
 
@@ -71,9 +90,11 @@ def record_loop(
     valid = None
     if lengths is not None:
         valid = torch.arange(steps.shape[0], device=steps.device)[:, None] < lengths
+        # Here, because AOTInductor knows no open size inside of the step.
+        valid = expand_dims_like(valid, state[0][None])
     run = _run_scripted if is_tracing() else _run_scan
     outputs, final = run(
-        _keep_masked(advance, masked=valid is not None), steps, valid, state, weight, bias
+        _keep_masked(advance, masked=valid is not None), steps, valid, state, shared
     )
     return outputs.transpose(0, 1), final
 
@@ -81,14 +102,13 @@ def record_loop(
 def _keep_masked(advance: Advance, *, masked: bool) -> Callable[..., State]:
     """Make a step that takes the new state in the rows where it counts."""
 
-    def step(product: Tensor, counts: Any, state: State, weight: Tensor, bias: Any) -> State:
+    def step(product: Tensor, counts: Any, state: State, shared: Shared) -> State:
         if not masked:
-            return advance(product, state, weight, bias)
-        keep = expand_dims_like(counts, state[0])
+            return advance(product, state, shared)
         # The derivative of a masked step may be infinite, and zero times that is NaN.
-        read = tuple(torch.where(keep, s, torch.zeros_like(s)) for s in state)
-        new = advance(product, read, weight, bias)
-        return tuple(torch.where(keep, a, b) for a, b in zip(new, state, strict=True))
+        read = tuple(s.masked_fill(~counts, 0.0) for s in state)
+        new = advance(product, read, shared)
+        return tuple(torch.where(counts, a, b) for a, b in zip(new, state, strict=True))
 
     return step
 
@@ -98,30 +118,42 @@ def _run_scan(
     products: Tensor,
     valid: Tensor | None,
     state: State,
-    weight: Tensor,
-    bias: Tensor | None,
+    shared: Shared,
 ) -> Run:
     def combine(*flat: Tensor) -> list[Tensor]:
-        carried, given, more = (
-            flat[:count],
-            flat[count : count + len(steps)],
-            flat[count + len(steps) :],
-        )
-        new = step(given[0], given[-1], carried, more[0], more[1] if bias is not None else None)
+        first, end = count + len(steps), count + len(steps) + len(more)
+        carried, given, fixed = flat[:count], flat[count:first], flat[first:end]
+        new = step(given[0], given[-1], carried, shared.with_values(fixed))
         return [*(s.contiguous() for s in new), new[0].clone()]  # none may share memory
 
     found: Any = SCAN
     count = len(state)
     begin = [s.clone(memory_format=torch.contiguous_format) for s in state]
     steps = [products] if valid is None else [products, valid]
-    more = (weight,) if bias is None else (weight, bias)
+    more = shared.present()
     if torch.compiler.is_dynamo_compiling():  # it takes the public form, and lifts what that reads
         final, outputs = found.function(
             lambda s, given: _split(combine(*s, *given, *more), count), begin, steps
         )
         return outputs, tuple(final)
-    flat = found.operator(combine, begin, steps, additional_inputs=more)
+    given = (*more, *_open_sizes(products))
+    flat = found.operator(combine, begin, steps, additional_inputs=given)
     return flat[count], tuple(flat[:count])
+
+
+def _open_sizes(products: Tensor) -> tuple[Any, ...]:
+    """Return the open sizes that a shape is computed from.
+
+    AOTInductor makes room for the outputs of a scan, and looks for their sizes among its arguments:
+    without them it fails with a KeyError (torch 2.13). A folded batch is a product of two.
+    """
+    found: dict[Any, Any] = {}
+    for size in products.shape:
+        if isinstance(size, torch.SymInt):
+            node: Any = size.node
+            for symbol in sorted(node.expr.free_symbols, key=str):
+                found[symbol] = node.shape_env.create_symintnode(symbol, hint=None)
+    return tuple(found.values())
 
 
 def _split(flat: list[Tensor], count: int) -> tuple[list[Tensor], Tensor]:
@@ -133,8 +165,7 @@ def _run_scripted(
     products: Tensor,
     valid: Tensor | None,
     state: State,
-    weight: Tensor,
-    bias: Tensor | None,
+    shared: Shared,
 ) -> Run:
     """Run a scripted loop around a step that is traced on its own.
 
@@ -144,10 +175,21 @@ def _run_scripted(
     second = state[1] if len(state) == 2 else nothing[0]
 
     def flat(
-        product: Tensor, counts: Tensor, h: Tensor, c: Tensor, weight: Tensor, given: Tensor
+        product: Tensor,
+        counts: Tensor,
+        h: Tensor,
+        c: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        masks: Tensor,
     ) -> tuple[Tensor, Tensor]:
         carried = (h, c)[: len(state)]
-        new = step(product, counts, carried, weight, None if bias is None else given)
+        given = Shared(
+            weight,
+            None if shared.bias is None else bias,
+            masks.unbind(0) if shared.masks else (),
+        )
+        new = step(product, counts, carried, given)
         return new[0], new[1] if len(new) == 2 else c
 
     given = (
@@ -155,8 +197,9 @@ def _run_scripted(
         nothing if valid is None else valid,
         state[0],
         second,
-        weight,
-        nothing[0] if bias is None else bias,
+        shared.weight,
+        nothing[0] if shared.bias is None else shared.bias,
+        torch.stack(shared.masks) if shared.masks else nothing[0],
     )
     first = (given[0][0], given[1][0], *given[2:])
     outputs, h, c = _loop_around(_trace_apart(flat, first))(*given)

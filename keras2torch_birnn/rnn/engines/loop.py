@@ -16,7 +16,7 @@ from torch.nn import functional
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
 from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
-from keras2torch_birnn.rnn.engines.exported_loop import record_loop, records_loop
+from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
 from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import reverse, zero_past
@@ -114,12 +114,13 @@ def run_loop(
     else:
         products = functional.linear(x, w.ih, w.bias_ih)
     step, state = STEPS[cell.kind], initial_state
-    if not masks and records_loop():
+    if records_loop():
 
-        def advance(product: Tensor, state: State, hh: Tensor, bias: Tensor | None) -> State:
-            return step(cell, Weights(w.ih, hh, None, bias), product, state, ())
+        def advance(product: Tensor, state: State, shared: Shared) -> State:
+            weights = Weights(w.ih, shared.weight, None, shared.bias)
+            return step(cell, weights, product, state, shared.masks)
 
-        return record_loop(advance, products, lengths, state, w.hh, w.bias_hh)
+        return record_loop(advance, products, lengths, state, Shared(w.hh, w.bias_hh, masks))
     valid = None
     if lengths is not None:
         valid = torch.arange(x.shape[1], device=x.device)[:, None, None] < lengths[:, None]

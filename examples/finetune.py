@@ -1,0 +1,142 @@
+"""Train a converted model further, in one process or in several.
+
+    python finetune.py model.h5 data.npz tuned.pt --epochs 3
+    torchrun --nproc-per-node 2 finetune.py model.h5 data.npz tuned.pt --epochs 3
+
+data.npz holds the arrays x (rows, ...) and y (rows, ...). After every epoch the first process
+writes tuned.pt, which ``k2t.load`` reads, and tuned.pt.state, from which the same command goes on
+if it was interrupted. ``k2t write-back tuned.pt model.h5 new.h5`` returns the weights to Keras.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, mse_loss, nll_loss
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+import keras2torch_birnn as k2t
+
+
+def cross_entropy(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Compute the loss of a softmax output (..., classes) and class numbers (...)."""
+    logs = torch.log(probabilities.clamp_min(1e-7))
+    return nll_loss(logs.flatten(0, -2), classes.flatten().long())
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": mse_loss,
+    "binary": binary_cross_entropy,
+    "classes": cross_entropy,
+}
+OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", type=Path, help="a Keras model")
+    parser.add_argument("data", type=Path, help="an .npz with x and y")
+    parser.add_argument("out", type=Path, help="the .pt to write")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=32, help="rows, of all processes together")
+    parser.add_argument("--loss", choices=LOSSES, default="mse")
+    parser.add_argument(
+        "--optimizer",
+        choices=[*OPTIMIZERS, "keras"],
+        default="Adam",
+        help="keras: the one in the model's file, with its rule, state, rate and schedule",
+    )
+    parser.add_argument("--rate", type=float, default=1e-3, help="of an optimizer of torch")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train in this process; join the others if ``torchrun`` started several."""
+    options = parse_arguments(arguments)
+    gpu = torch.cuda.is_available()
+    if "WORLD_SIZE" not in os.environ:
+        train(options, torch.device("cuda" if gpu else "cpu"), rank=0, processes=1)
+        return
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
+    dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        train(options, device, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def train(options: argparse.Namespace, device: torch.device, rank: int, processes: int) -> None:
+    """Train from the last saved epoch to the last wanted one."""
+    model, optimizer = read_model(options)
+    model.to(device)
+    optimizer.load_state_dict(optimizer.state_dict())  # moves it to the parameters' device
+    state = options.out.with_name(f"{options.out.name}.state")
+    first = resume(state, model, optimizer, device)
+    wrapped = DistributedDataParallel(model) if processes > 1 else model
+    with np.load(options.data) as arrays:
+        data = TensorDataset(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]))
+    sampler = DistributedSampler(data, processes, rank, seed=options.seed)
+    loader = DataLoader(data, batch_size=options.batch // processes, sampler=sampler)
+    if rank == 0:
+        engines = {choice.engine for of in k2t.explain(model).values() for choice in of}
+        print(f"{processes} processes, {device.type}, engines: {', '.join(sorted(engines))}")
+    for epoch in range(first, options.epochs):
+        sampler.set_epoch(epoch)
+        # Dropout after an interruption is as without one.
+        torch.manual_seed(options.seed + epoch * processes + rank)
+        total = 0.0
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = LOSSES[options.loss](wrapped(x.to(device)), y.to(device))
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        if rank == 0:
+            print(f"epoch {epoch + 1}: loss {total / len(loader):.6f}", flush=True)
+            k2t.save(model, options.out)
+            save_state(state, model, optimizer, epoch + 1)
+    if processes > 1:
+        dist.barrier()  # nobody ends before the files are written
+
+
+def read_model(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Read the model, in training mode, and make its optimizer."""
+    if options.optimizer == "keras":
+        compiled = k2t.training(options.model)
+        return compiled.model, compiled.optimizer
+    model = k2t.convert(options.model)
+    model.train()  # k2t.convert returns it in eval mode
+    learning = [p for p in model.parameters() if p.requires_grad]  # what Keras would train
+    return model, OPTIMIZERS[options.optimizer](learning, lr=options.rate)
+
+
+def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
+    """Write what the next epoch goes on from, in one step."""
+    new = path.with_name(f"{path.name}.new")
+    held = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epochs}
+    torch.save(held, new)
+    new.replace(path)
+
+
+def resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> int:
+    """Load what ``save_state`` wrote, if anything; return the number of epochs done."""
+    if not path.exists():
+        return 0
+    held = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(held["model"])
+    optimizer.load_state_dict(held["optimizer"])
+    return int(held["epochs"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""Convert many files: find them, name their outputs, share them among processes, sum up."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from keras2torch_birnn.cli.console import (
+    Output,
+    describe_failure,
+    known_error,
+    print_line,
+    print_message,
+    print_stderr,
+)
+from keras2torch_birnn.cli.converting import Done, Options, convert_file, describe
+from keras2torch_birnn.errors import K2TError, OutputError, UsageError, in_file, printable
+from keras2torch_birnn.torch_import import limit_threads
+
+_SUFFIXES = (".h5", ".hdf5", ".keras")
+_DROPPED = (*_SUFFIXES, ".json", ".index", ".zip", ".tar", ".gz", ".tgz")
+# Files whose folder is the model.
+_MARKS = ("saved_model.pb", "config.json")
+_TFJS = "model.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model and the file that it becomes."""
+
+    model: Path
+    out: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: ``state`` is "converted", "skipped" or "refused"."""
+
+    task: Task
+    state: str
+    facts: dict[str, Any]
+    text: str
+    errors: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code, as a command for this file alone would have it."""
+        return int(self.facts["exit"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object of this file in JSON Lines."""
+        named = {"file": str(self.task.model), "sha256": _sha256(self.task.model)}
+        return {**named, "out": str(self.task.out), "state": self.state, **self.facts}
+
+
+def pair_with_outputs(names: Sequence[str], out_dir: Path, *, with_config: bool) -> list[Task]:
+    """Find the models, and name the OUT of each: the same path below ``out_dir``, ending in .pt.
+
+    names: models, folders that are searched for models, or patterns. Two models of one folder that
+    differ in the suffix alone keep it: ``a.h5.pt``, ``a.keras.pt``. with_config: whether folders of
+    checkpoints are models, too.
+
+    Raises:
+        UsageError: a folder without models, or two models with one OUT; OutputError: ``out_dir``
+            is a file.
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise OutputError("is no folder", "name a folder: --out-dir DIR", file=str(out_dir))
+    found = dict.fromkeys(
+        pair for name in names for pair in _find_models(name, with_config=with_config)
+    )
+    stems = Counter(_stem(below) for _, below in found)
+    tasks = []
+    for model, below in found:
+        base = out_dir / (_stem(below) if stems[_stem(below)] == 1 else below)
+        tasks.append(Task(model, base.with_name(f"{base.name}.pt")))
+    for out, count in Counter(one.out for one in tasks).items():
+        if count > 1:
+            both = " and ".join(printable(str(one.model)) for one in tasks if one.out == out)
+            raise UsageError(
+                f"{both} would both become {printable(str(out))}",
+                "name the folder that holds them all, or convert them into two folders",
+            )
+    return tasks
+
+
+def _find_models(name: str, *, with_config: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield the models that a name stands for, each with its path below ``--out-dir``."""
+    path = Path(name)
+    if not os.path.lexists(path) and glob.has_magic(name):
+        matches = sorted(map(str, _expand(path)))
+        if not matches:
+            raise UsageError(f"{printable(name)} matches no file", "check the pattern")
+        for match in matches:
+            yield from _find_models(match, with_config=with_config)
+    elif path.is_dir() and not _is_model(path, with_config=with_config):
+        models = list(_walk(path, with_config=with_config))
+        if not models:
+            raise UsageError(
+                f"{printable(name)} holds no Keras model",
+                f"files that end in {', '.join(_SUFFIXES)}, SavedModel folders and model.json "
+                "are searched for",
+            )
+        for model in models:
+            yield model, _below(model, path)
+    else:
+        yield path, _below(path, path.parent)
+
+
+def _expand(pattern: Path) -> Iterator[Path]:
+    """Find the files of a pattern that no shell has expanded."""
+    start = Path(pattern.anchor)
+    return start.glob(str(pattern.relative_to(pattern.anchor)))
+
+
+def _stem(below: Path) -> Path:
+    """Drop the suffix of a file, but no part of a folder's name."""
+    return below.with_suffix("") if below.suffix.lower() in _DROPPED else below
+
+
+def _below(model: Path, folder: Path) -> Path:
+    """Return the path below a folder; that of a TF.js model is its folder's."""
+    if model.name == _TFJS and model.parent.name:
+        start = folder.parent if model.parent == folder else folder
+        return Path(os.path.relpath(model.parent, start))
+    return Path(os.path.relpath(model, folder))
+
+
+def _is_model(folder: Path, *, with_config: bool) -> bool:
+    marks = (*_MARKS, "checkpoint") if with_config else _MARKS
+    return any((folder / mark).is_file() for mark in marks)
+
+
+def _walk(folder: Path, *, with_config: bool) -> Iterator[Path]:
+    """Yield the models of a folder and of the folders in it; links to folders are not followed."""
+    for where, folders, files in os.walk(folder):
+        here = Path(where)
+        inside = [one for one in sorted(folders) if _is_model(here / one, with_config=with_config)]
+        yield from (here / one for one in inside)
+        folders[:] = sorted(set(folders) - set(inside))
+        yield from (
+            here / one for one in sorted(files) if one == _TFJS or one.lower().endswith(_SUFFIXES)
+        )
+
+
+def convert_many(
+    output: Output, tasks: Sequence[Task], options: Options, *, jobs: int, keep_going: bool
+) -> None:
+    """Convert all tasks: print a line for each and a summary, and end with the worst exit code.
+
+    An OUT that is newer than its model is skipped, unless ``options.force``.
+    """
+    states: Counter[str] = Counter()
+    worst = 0
+    outcomes = _run(tasks, options, jobs)
+    for outcome in outcomes:
+        states[outcome.state] += 1
+        worst = max(worst, outcome.exit_code)
+        output.print_notes(f"{printable(str(outcome.task.model))}: {n}" for n in outcome.notes)
+        for line in outcome.errors:
+            print_message("error", line)
+        if output.as_json:
+            print_line(output.format(outcome.to_dict()))
+        elif outcome.text:
+            print_line(outcome.text)
+        if outcome.exit_code and not keep_going:
+            outcomes.close()
+            left = len(tasks) - states.total()
+            if left:
+                print_message("note", f"{left} not tried; --keep-going goes on after an error")
+            break
+    summary = ", ".join(f"{count} {state}" for state, count in states.items())
+    (print_stderr if output.as_json else print_line)(summary or "no models")
+    raise typer.Exit(worst)
+
+
+def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcome, None, None]:
+    """Convert the tasks, in their order, in this process or in several."""
+    if min(jobs, len(tasks)) <= 1:
+        for task in tasks:
+            yield convert_task(task, options)
+        return
+    waiting, pool = deque(tasks), _Pool(jobs)
+    running: deque[tuple[Task, Future[Outcome]]] = deque()
+    try:
+        while waiting or running:
+            while waiting and len(running) < 2 * jobs:
+                task = waiting.popleft()
+                running.append((task, pool.submit(task, options)))
+            task, future = running.popleft()
+            try:
+                yield future.result()
+            except BrokenProcessPool:  # by this task, or by one beside it: each again, alone
+                waiting.extendleft(one for one, _ in reversed(running))
+                running.clear()
+                pool.restart()
+                yield _convert_alone(task, options)
+    finally:
+        pool.stop()
+
+
+class _Pool:
+    """Processes that import torch once each."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._start()
+
+    def _start(self) -> None:
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        self.executor = ProcessPoolExecutor(
+            self.jobs, get_context("spawn"), initializer=limit_threads, initargs=(threads,)
+        )
+
+    def submit(self, task: Task, options: Options) -> Future[Outcome]:
+        try:
+            return self.executor.submit(convert_task, task, options)
+        except BrokenProcessPool as error:
+            failed: Future[Outcome] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def restart(self) -> None:
+        self.stop()
+        self._start()
+
+    def stop(self) -> None:
+        self.executor.shutdown(cancel_futures=True)
+
+
+def _convert_alone(task: Task, options: Options) -> Outcome:
+    """Convert a task in a process of its own, which may die."""
+    pool = _Pool(1)
+    try:
+        return pool.submit(task, options).result()
+    except BrokenProcessPool:
+        return _refuse(task, K2TError("the process that converted it died", "is memory short?"))
+    finally:
+        pool.stop()
+
+
+def convert_task(task: Task, options: Options) -> Outcome:
+    """Convert one of many files; an error is an outcome like others."""
+    try:
+        with in_file(task.model):
+            if not options.force and _is_newer(task.out, task.model):
+                return Outcome(
+                    task,
+                    "skipped",
+                    {"ok": True, "exit": 0},
+                    f"{printable(str(task.out))}: skipped, it is newer than its model",
+                )
+        task.out.parent.mkdir(parents=True, exist_ok=True)
+        done = convert_file(task.model, task.out, _replacing(task, options))
+    except OSError as error:
+        return _refuse(task, OutputError(f"cannot be written ({error.strerror})"))
+    except Exception as error:
+        return _refuse(task, known_error(error))
+    return _converted(task, done)
+
+
+def _replacing(task: Task, options: Options) -> Options:
+    """Allow an OUT of k2t that is older than its model to be replaced."""
+    return replace(options, force=options.force or os.path.lexists(task.out))
+
+
+def _converted(task: Task, done: Done) -> Outcome:
+    return Outcome(
+        task, "converted", done.to_dict(), describe(done, str(task.out)), notes=done.notes
+    )
+
+
+def _refuse(task: Task, error: K2TError) -> Outcome:
+    error.file = error.file or str(task.model)
+    return Outcome(task, "refused", describe_failure(error), "", tuple(error.lines()))
+
+
+def _is_newer(out: Path, model: Path) -> bool:
+    """Return whether OUT was written by k2t after the last change of the model."""
+    from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
+
+    try:
+        return _last_change(out) >= _last_change(model) and is_checkpoint(out)
+    except OSError:
+        return False
+
+
+def _last_change(path: Path) -> int:
+    """Return when a file, or anything in a folder, was changed last, in nanoseconds."""
+    inside = path.rglob("*") if path.is_dir() else ()
+    times: list[int] = [one.stat().st_mtime_ns for one in (path, *inside)]
+    return max(times)
+
+
+def _sha256(file: Path) -> str | None:
+    """Return the hash of a file; None of a folder, or of what cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def count_words(count: int, noun: str) -> str:
+    """Write a number of things: "1 path", "3 paths"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

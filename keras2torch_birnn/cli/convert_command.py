@@ -1,0 +1,102 @@
+"""``k2t convert``: one file, or many into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras2torch_birnn.cli.batch import convert_many, count_words, pair_with_outputs
+from keras2torch_birnn.cli.console import Output, print_line, print_stderr
+from keras2torch_birnn.cli.converting import Options, convert_file, describe
+from keras2torch_birnn.cli.options import (
+    ConfigPath,
+    Dtype,
+    First,
+    Last,
+    Masked,
+    Plugins,
+    check_dtype,
+    file_named,
+)
+from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.spec import cut_at
+
+
+def convert(
+    output: Output,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL OUT",
+            help="A Keras model: a file, a SavedModel folder, a checkpoint or model.json; and a "
+            ".pt, .pth or .safetensors file to write. With --out-dir: models, and folders of them.",
+        ),
+    ],
+    config: ConfigPath = None,
+    plugin: Plugins = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an OUT that k2t wrote.")] = False,
+    dtype: Dtype = None,
+    masked_steps: Masked = None,
+    first: First = None,
+    last: Last = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out-dir", metavar="DIR", help="Convert many: write NAME.pt into DIR."),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="With --out-dir: processes.")
+    ] = 1,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Verify each OUT against its model.")
+    ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="With --out-dir: go on after an error.")
+    ] = False,
+) -> None:
+    """Read MODEL and write OUT.
+
+    Example: k2t convert model.h5 model.pt
+
+    With a file that holds only weights: k2t convert weights.h5 model.pt --config arch.json
+
+    With custom layers: k2t convert model.keras model.pt --plugin my_layers.py
+
+    Without the layer that turns text into ids: k2t convert model.keras model.pt --from embedding
+
+    Many files: k2t convert models/ extra.h5 --out-dir converted --jobs 2 --keep-going
+    """
+    check_dtype(dtype)
+    options = Options(
+        config,
+        tuple(plugin or ()),
+        dtype,
+        masked_steps,
+        cut_at(first or (), last or ()),
+        force,
+        verify,
+    )
+    if out_dir is not None:
+        tasks = pair_with_outputs(paths, out_dir, with_config=config is not None)
+        convert_many(output, tasks, options, jobs=jobs, keep_going=keep_going)
+        return
+    for name, given in (("--jobs", jobs > 1), ("--keep-going", keep_going)):
+        if given:
+            raise UsageError(f"{name} is for many files", "name a folder for them: --out-dir DIR")
+    if len(paths) != 2:
+        raise UsageError(
+            f"MODEL and OUT are expected, found {count_words(len(paths), 'path')}",
+            "to convert many: k2t convert MODEL... --out-dir DIR",
+        )
+    from keras2torch_birnn.saving.atomic import is_stdout
+
+    model, target = Path(paths[0]), file_named(paths[1])
+    with output.show_progress(f"converting {printable(model.name)}"):
+        done = convert_file(model, target, options)
+    output.print_notes(done.notes)
+    # The model may be what goes to stdout.
+    show = print_stderr if is_stdout(target) else print_line
+    output.print_result(done.to_dict(), describe(done, paths[1]), show=show)
+    if not done.is_equal:
+        raise typer.Exit(1)

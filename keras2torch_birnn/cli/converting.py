@@ -1,0 +1,106 @@
+"""Convert one file for ``k2t convert``, and describe what was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.plugins import load_plugins
+from keras2torch_birnn.spec import NO_CUT, Cut
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a conversion, the same for all files of one command."""
+
+    config: Path | None = None
+    plugins: tuple[str, ...] = ()
+    dtype: str | None = None
+    masked_steps: str | None = None
+    cut: Cut = NO_CUT
+    force: bool = False
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """A written OUT, as data.
+
+    layers, parameters: as Keras counts them. verified: the report of ``verify``, if it was asked.
+    """
+
+    out: str
+    keras_version: str
+    layers: int
+    parameters: int | None
+    notes: tuple[str, ...]
+    vocabulary: str | None
+    verified: dict[str, Any] | None = None
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether nothing was found that differs."""
+        return self.verified is None or bool(self.verified["ok"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as JSON has them."""
+        facts = {"ok": self.is_equal, "exit": 0 if self.is_equal else 1, **self.__dict__}
+        return facts if self.verified else {k: v for k, v in facts.items() if k != "verified"}
+
+
+def convert_file(model: Path, out: Path, options: Options) -> Done:
+    """Convert one file, and verify the result if that was asked.
+
+    Raises:
+        K2TError: as ``k2t.convert``; OutputError: OUT cannot be written.
+    """
+    from keras2torch_birnn.saving.atomic import check_output
+    from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
+
+    sources = (model, options.config, *map(Path, options.plugins))
+    check_output(out, CHECKPOINT, sources=sources)
+    load_plugins(options.plugins)
+    from keras2torch_birnn.api import convert_with_spec
+    from keras2torch_birnn.inspection import count_parameters, layers_of
+
+    _, spec, vocabularies = convert_with_spec(
+        model,
+        config=options.config,
+        dtype=options.dtype,
+        masked_steps=options.masked_steps,
+        cut=options.cut,
+        out=out,
+        overwrite=options.force,
+    )
+    return Done(
+        out=str(out),
+        keras_version=spec.generation.version,
+        layers=len(layers_of(spec)),
+        parameters=count_parameters(spec.root),
+        notes=spec.notes,
+        vocabulary=None if vocabularies is None else str(vocabularies),
+        verified=_verify(model, out, options) if options.verify else None,
+    )
+
+
+def _verify(model: Path, out: Path, options: Options) -> dict[str, Any]:
+    from keras2torch_birnn.verification import verify
+
+    return verify(model, out, config=options.config).to_dict()
+
+
+def describe(done: Done, shown: str) -> str:
+    """Write the line of a converted file; ``shown``: OUT as the user named it."""
+    verdict = ""
+    if done.verified is not None:
+        verdict = ", verify: OK" if done.is_equal else ", verify: NOT EQUAL"
+    text = f"{printable(shown)}: {done.layers} layers, {_count(done)} parameters{verdict}"
+    if done.vocabulary is not None:
+        text += f"\n{printable(done.vocabulary)}: vocabulary of what was cut off"
+    return text
+
+
+def _count(done: Done) -> str:
+    return "unknown" if done.parameters is None else f"{done.parameters:,}"

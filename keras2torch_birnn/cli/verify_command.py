@@ -1,0 +1,182 @@
+"""``k2t verify``: options, and the report as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from keras2torch_birnn.cli.console import Output, print_line
+from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, Plugins
+from keras2torch_birnn.cli.tables import paint, print_columns
+from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.plugins import load_plugins
+from keras2torch_birnn.reporting.kind import REPORT
+from keras2torch_birnn.spec import Cut, cut_at
+from keras2torch_birnn.torch_import import loading_torch
+
+if TYPE_CHECKING:
+    from keras2torch_birnn.comparison.report import ParityReport
+    from keras2torch_birnn.porting.weight_map import MapRow
+
+
+def verify(
+    output: Output,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The Keras file, or only OUT.")],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="The file that `k2t convert` wrote.")
+    ] = None,
+    config: ConfigPath = None,
+    plugin: Plugins = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", help="cpu, cuda, or all; repeatable.")
+    ] = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against",
+            help="Compare with: reference, keras, golden (stored in OUT); auto: the first two.",
+        ),
+    ] = "auto",
+    masked_steps: Masked = None,
+    first: First = None,
+    last: Last = None,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs", metavar="DATA.npz", help="Your own data, in addition to random inputs."
+        ),
+    ] = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page with all results."),
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance, applied exactly.", show_default="1e-5")
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative tolerance, applied exactly.", show_default="1e-4")
+    ] = None,
+) -> None:
+    """Verify that OUT computes the same as MODEL. Exit code 1 if it does not.
+
+    Example: k2t verify model.h5 model.pt --device all
+
+    OUT alone is compared with the golden vectors inside it: k2t verify model.pt
+
+    Also on your own data, by the inputs' names or in Keras' order: --inputs data.npz
+
+    As one page, with pictures of the errors: --report report.html
+    """
+    if report_file is not None:
+        from keras2torch_birnn.saving.atomic import check_output
+
+        check_output(report_file, REPORT, sources=(model, out, config, inputs))
+    load_plugins(plugin or ())
+    with loading_torch():
+        from keras2torch_birnn.verification import AGAINST
+        from keras2torch_birnn.verification import verify as prove
+
+    chosen = next((a for a in AGAINST if a == against), None)
+    if chosen is None:
+        raise UsageError(f"--against {printable(against)}: one of {', '.join(AGAINST)} is expected")
+    of_both = chosen in ("keras", "reference") or per_layer or config or inputs or first or last
+    if out is None and of_both:
+        raise UsageError(
+            "OUT alone can be compared with its golden vectors only",
+            "name both files: k2t verify MODEL OUT",
+        )
+    with output.show_progress(f"verifying {printable((out or model).name)}"):
+        report = prove(
+            model,
+            out,
+            config=config,
+            devices=device or ("cpu",),
+            masked_steps=masked_steps,
+            from_layer=first or (),
+            to_layer=last or (),
+            against=chosen,
+            atol=atol,
+            rtol=rtol,
+            inputs=inputs,
+        )
+    if report_file is not None:
+        cut = cut_at(first or (), last or ())
+        _write_report(report, report_file, model, out, config, masked_steps, cut)
+    output.print_notes(report.notes)
+    if output.as_json:
+        print_line(output.format(report.to_dict(), indent=2))
+    else:
+        _print_report(report, per_layer=per_layer or (output.verbose and out is not None))
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _write_report(
+    report: ParityReport,
+    path: Path,
+    model: Path,
+    out: Path | None,
+    config: Path | None,
+    masked_steps: str | None,
+    cut: Cut,
+) -> None:
+    """Write the page of a report, with the table of weights if MODEL is a Keras model."""
+    from keras2torch_birnn.porting.weight_map import map_weights
+    from keras2torch_birnn.reporting.page import write_report
+    from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
+
+    weights: tuple[MapRow, ...] = ()
+    if out is not None and not (model.is_file() and is_checkpoint(model)):
+        weights = map_weights(model, config=config, masked_steps=masked_steps, cut=cut)
+    write_report(report, path, model=model, out=out, weights=weights)
+
+
+def _print_report(report: Any, *, per_layer: bool) -> None:
+    if per_layer:
+        print_columns(
+            ("layer (float64, against the reference)", "max abs", "max rel", ""),
+            [
+                (
+                    printable(layer.path),
+                    f"{layer.max_abs_error:.1e}",
+                    f"{layer.max_rel_error:.1e}",
+                    _how(layer) if layer.ok else f"WRONG: {printable(layer.where)}",
+                )
+                for layer in report.layers
+            ],
+            folds=(3, 0),
+            numbers=(1, 2),
+        )
+        print_line("")
+    for c in report.comparisons:
+        on = f" on {c.inputs}" if c.inputs else ""
+        print_line(
+            f"{c.device:5} against {c.against}{on}: max abs error {c.max_abs_error:.1e}, "
+            f"relative {c.max_rel_error:.1e} (float32 rounding {c.yardstick_error:.1e}): "
+            f"{_verdict(c)}"
+        )
+    wrong = next((layer for layer in report.layers if not layer.ok), None)
+    if wrong is not None:
+        print_line(f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}")
+    if report.ok:
+        print_line(paint("OK", "green"))
+    else:
+        print_line(paint("NOT EQUAL" if wrong or report.judged else "CANNOT BE JUDGED", "red"))
+
+
+def _how(layer: Any) -> str:
+    """Return how a layer was judged, unless on whole sequences, as most are."""
+    return "" if layer.judged.startswith("whole") else str(layer.judged)
+
+
+def _verdict(comparison: Any) -> str:
+    """Return the verdict of one comparison in words."""
+    if comparison.failure:
+        return f"cannot be computed ({comparison.failure})"
+    if not comparison.counts:
+        return "for information"
+    if not comparison.judged:
+        return "cannot be judged on this input"
+    return "equal" if comparison.ok else "NOT EQUAL"

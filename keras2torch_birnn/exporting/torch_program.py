@@ -1,0 +1,49 @@
+"""From a converted model to a program of ``torch.export``, with the file's open sizes left open.
+
+The first step of the targets that begin with such a program.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from keras2torch_birnn.conversion import move_inputs
+from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.spec import ModelSpec, Shape
+
+Inputs: TypeAlias = tuple[Tensor, ...]
+Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input
+
+
+def draw_example(model: nn.Module, spec: ModelSpec, steps: int, seed: int) -> Inputs:
+    """Draw inputs for a model where it is, with so many steps where their number is open."""
+    drawn = draw_inputs(spec, steps=steps, seed=seed)
+    return move_inputs(model, tuple(map(torch.from_numpy, drawn)))
+
+
+def input_shapes(spec: ModelSpec, inputs: Inputs) -> tuple[Shape, ...]:
+    """Return the declared shape of every input, None where a size is open."""
+    declared = (layer.config["shape"] for layer in spec.input_layers())
+    return tuple(
+        (None,) * x.dim() if shape is None else tuple(shape)
+        for shape, x in zip(declared, inputs, strict=True)
+    )
+
+
+def open_axes(shapes: Sequence[Shape]) -> Axes:
+    """Return the axes of each input whose size is open."""
+    return tuple(tuple(axis for axis, size in enumerate(shape) if size is None) for shape in shapes)
+
+
+def record_program(model: nn.Module, inputs: Inputs, axes: Axes) -> ExportedProgram:
+    """Record a model on example inputs; ``axes`` stay open. Errors are torch's own."""
+    free = tuple(dict.fromkeys(one, torch.export.Dim.DYNAMIC) for one in axes)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about nn.LSTM
+        return torch.export.export(model, inputs, dynamic_shapes=free, strict=False)

@@ -1,0 +1,87 @@
+"""Inputs on which a port is compared: a batch for each kind of padding, or the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.reference.sample_inputs import ROWS, draw_inputs, fitting_steps, input_facts
+from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.verification.given_inputs import Given, given_inputs
+
+_STEPS = (7, 11)
+_KINDS = ("full rows", "rows padded at the end", "rows padded in front")
+# Rows of the user's own inputs that are looked at; every trial computes all of them.
+_LOOKED_AT = 8
+
+
+class Batch(NamedTuple):
+    """Inputs of one kind, and its name ("" if there is only one kind)."""
+
+    name: str
+    arrays: tuple[Array, ...]
+
+
+def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
+    """Return the batches to compare on, the one without padding first."""
+    if given is not None:
+        arrays = given_inputs(spec, given).arrays
+        return [Batch("the inputs given", tuple(x[:_LOOKED_AT] for x in arrays))]
+    facts = input_facts(spec)
+    steps = fitting_steps(spec, _STEPS)
+    drawn = [draw_inputs(spec, steps=steps, seed=seed, shorten=True) for seed in range(ROWS)]
+    if all(one.padding is None for one in facts):
+        return [Batch("", drawn[0])]
+    return [
+        Batch(
+            name,
+            tuple(_rows([x[place] for x in drawn], kind - place) for place in range(len(facts))),
+        )
+        for kind, name in enumerate(_KINDS)
+        if len(drawn[0][0]) == ROWS
+    ] or [Batch("", drawn[0])]
+
+
+def _rows(drawn: Sequence[Array], kind: int) -> Array:
+    """Put together the rows of one kind of padding (see ``draw_inputs``)."""
+    return np.stack([x[kind % ROWS] for x in drawn])
+
+
+def arguments(port: Callable[..., Any], spec: ModelSpec, arrays: Sequence[Array]) -> list[Array]:
+    """Return what the port is called with: the inputs, and lengths or a mask if it asks for them.
+
+    Raises:
+        UsageError: it asks for something else.
+    """
+    known = [
+        one
+        for one in inspect.signature(port).parameters.values()
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    more = [one.name for one in known[len(arrays) :] if one.default is one.empty]
+    given = list(arrays)
+    for name in more:
+        valid = _valid_steps(spec, arrays)
+        if "len" in name.lower():
+            given.append(valid.sum(axis=1))
+        elif "mask" in name.lower():
+            given.append(valid)
+        else:
+            raise UsageError(
+                f"the port's forward asks for {printable(name)}, which Keras' model does not have",
+                "give it a default; lengths and mask are filled in",
+            )
+    return given
+
+
+def _valid_steps(spec: ModelSpec, arrays: Sequence[Array]) -> Array:
+    """Return the steps (B, T) of the first input that are not padding."""
+    x, fact = arrays[0], input_facts(spec)[0]
+    if fact.padding is None:
+        return np.ones(x.shape[:2], bool)
+    valid = np.asarray(x != fact.padding)
+    return np.asarray(valid.any(axis=-1)) if valid.ndim > 2 else valid

@@ -1,0 +1,170 @@
+"""A single change of Keras' computation, as a mistake in a port makes it, and how it is applied.
+
+A change replaces the equations of some layers of the reference. If the reference with it gives
+what the port gives, then it describes what the port does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from keras2torch_birnn.reference import EQUATIONS
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
+
+# Place of a layer in the reference (``outer/inner``, ``bi/forward_layer``), and its class: a
+# TimeDistributed and the layer in it have the same place.
+Key: TypeAlias = tuple[str, str]
+Apply: TypeAlias = Callable[[Equation, LayerSpec, Structure, Structure, Context], Result]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """A deviation of a port from Keras, in words, and the equations that follow from it.
+
+    ``kind``: a word for programs; ``layer``: path of the layer that the user sees; ``tensors``:
+    details on the port's own tensors, in words.
+    """
+
+    kind: str
+    layer: str
+    words: str
+    applied: Mapping[Key, Apply]
+    tensors: tuple[str, ...] = ()
+
+
+def with_changes(changes: Iterable[Change]) -> Mapping[str, Equation]:
+    """Return the equations of all classes with these changes; later ones go around earlier ones."""
+    by_key: dict[Key, list[Apply]] = {}
+    for change in sorted(changes, key=lambda one: one.kind == "merge mode"):  # others read the mode
+        for key, apply in change.applied.items():
+            by_key.setdefault(key, []).append(apply)
+
+    def changed(equation: Equation) -> Equation:
+        def run(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+            one = equation
+            for apply in by_key.get((context.place, layer.class_name), ()):
+                one = partial(apply, one)
+            return one(layer, inputs, mask, context)
+
+        return run
+
+    if not by_key:
+        return EQUATIONS
+    return {name: changed(equation) for name, equation in EQUATIONS.items()}
+
+
+# ---- ways to change an equation ------------------------------------------------------------------
+
+
+def configured(**options: Any) -> Apply:
+    """Make a change of a layer's options."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        return equation(replace(layer, config={**layer.config, **options}), inputs, mask, context)
+
+    return apply
+
+
+def settled(**semantics: Any) -> Apply:
+    """Make a change of what the version of Keras determines."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        changed = replace(layer, semantics={**layer.semantics, **semantics})
+        return equation(changed, inputs, mask, context)
+
+    return apply
+
+
+def weighted(change: Callable[[dict[str, Array]], Mapping[str, Array]]) -> Apply:
+    """Make a change of a layer's weights, given and returned by Keras' names."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        weights = {name: np.asarray(array) for name, array in layer.weights.items()}
+        return equation(replace(layer, weights=dict(change(weights))), inputs, mask, context)
+
+    return apply
+
+
+def reading(change: Callable[[Array], Array]) -> Apply:
+    """Make a change of a layer's input."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        return equation(layer, map_structure(change, inputs), mask, context)
+
+    return apply
+
+
+def followed_by(change: Callable[[Array], Array]) -> Apply:
+    """Make a change of a layer's output, its first one if there are several."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(layer, inputs, mask, context)
+        if isinstance(output, tuple):
+            return (change(output[0]), *output[1:]), out_mask
+        return change(output), out_mask
+
+    return apply
+
+
+def masked_by(change: Callable[[Array], Array | None]) -> Apply:
+    """Make a change of the mask that a layer uses, not of the one that goes on."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        if not isinstance(mask, np.ndarray):
+            return equation(layer, inputs, mask, context)
+        output, _ = equation(layer, inputs, change(mask), context)
+        _, out_mask = equation(layer, inputs, mask, context.aside())
+        return output, out_mask
+
+    return apply
+
+
+def left_out(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Give the input, if the layer keeps its shape."""
+    output, out_mask = equation(layer, inputs, mask, context)
+    if np.shape(output) != np.shape(inputs):
+        raise ValueError("another shape")
+    return inputs, out_mask
+
+
+def without_mask(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Give no mask to later layers."""
+    output, out_mask = equation(layer, inputs, mask, context)
+    return output, map_structure(lambda _: None, out_mask)
+
+
+def padding_at_end(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Give a mask that has the padding of every row at its end."""
+    output, out_mask = equation(layer, inputs, mask, context)
+    return output, to_end(out_mask) if isinstance(out_mask, np.ndarray) else out_mask
+
+
+def to_end(mask: Array) -> Array:
+    """Move the padding of every row to its end, as lengths alone would tell it."""
+    count = np.asarray(mask).astype(bool).sum(axis=1)
+    ends: Array = np.arange(mask.shape[1])[None] < count[:, None]
+    return ends

@@ -1,0 +1,288 @@
+"""``compare``: what is wrong in a hand-made port of a Keras model, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from keras2torch_birnn.comparison.tolerance import max_errors
+from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.porting.batches import Batch, arguments, batches
+from keras2torch_birnn.porting.changes import Change, weighted
+from keras2torch_birnn.porting.matching import (
+    Match,
+    Unit,
+    find_units,
+    match_units,
+    weight_changes,
+)
+from keras2torch_birnn.porting.observing import FAILURES, PortRun, observe
+from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor, locate_first
+from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
+from keras2torch_birnn.porting.trials import Search
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.containers.live_model import ModelSource
+from keras2torch_birnn.readers.steps import PathLike
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.spec import Array, ModelSpec, leaves
+from keras2torch_birnn.verification.given_inputs import Given
+
+# In float64 only wrong numbers are far apart; a port that insists on float32 rounds.
+_PRECISIONS = ((torch.float64, 1e-6), (torch.float32, 1e-3))
+
+
+def compare(
+    source: ModelSource,
+    port: nn.Module,
+    *,
+    inputs: Given | None = None,
+    map: Mapping[str, str] | None = None,
+    config: PathLike | None = None,
+    masked_steps: str | None = None,
+    plugins: Iterable[PluginName] = (),
+) -> PortReport:
+    """Compare a torch module that you wrote by hand with the Keras model that it is a port of.
+
+    A copy of the port runs in eval mode and float64, on random inputs: full rows and, if the model
+    has a mask, rows padded at the end and in front. Where its outputs differ from Keras', known
+    mistakes are tried on Keras' side until one gives the port's own numbers; only those are
+    reported. Layers that no known mistake explains are reported as such.
+
+    source: file or live model, as for ``k2t.convert``; ``config``, ``masked_steps``, ``plugins``:
+    as there. port: takes the inputs in Keras' order, (B, T, ...), and returns the outputs in Keras'
+    order; ``lengths`` or ``mask`` (B, T) are filled in if its forward asks for them. inputs: your
+    own, as for ``k2t.verify``. map: names of the port's modules -> paths of Keras layers, where the
+    values do not tell.
+
+    Raises:
+        UsageError: the port cannot be called so, or ``map`` has unknown names. K2TError: as
+        ``k2t.convert``.
+    """
+    load_plugins(plugins)
+    if not isinstance(port, nn.Module):
+        raise UsageError(
+            f"the port is of type {type(port).__name__}", "give a torch.nn.Module, not a class"
+        )
+    spec = read_model(source, config=config, masked_steps=masked_steps)
+    leaves_ = find_leaves(spec)
+    units = find_units(port)
+    matches = match_units(units, leaves_, _pairs(map or {}, units, leaves_))
+    return _Comparison(spec, port, leaves_, units, matches).report(batches(spec, inputs))
+
+
+class _Comparison:
+    """A port and a model, with what their weights tell."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        port: nn.Module,
+        leaves_: Sequence[Leaf],
+        units: Sequence[Unit],
+        matches: Sequence[Match],
+    ) -> None:
+        self.spec, self.port, self.units, self.matches = spec, port, units, matches
+        self.evidence = tuple(weight_changes(matches))
+        self.guesses = tuple(_exchanged_layers(leaves_))
+
+    def report(self, drawn: Sequence[Batch]) -> PortReport:
+        """Compare on every batch; look for the reasons where the outputs differ."""
+        found: list[Change] = []
+        findings: list[PortFinding] = []
+        errors = [0.0]
+        ok = True
+        for number, batch in enumerate(drawn):
+            run = self._run(batch, first=number == 0)
+            if isinstance(run, str):
+                ok = False
+                findings.append(PortFinding("the port", "fails", run, rows=batch.name))
+                continue
+            search = self._search(batch, run, found)
+            right = compute(self.spec, batch.arrays)
+            errors.append(_error(run, right.outputs, search))
+            if search.same_outputs(right):
+                continue
+            ok = False
+            if any(one.kind == "unexplained" for one in findings):
+                continue
+            explained = search.explain()
+            findings += self._findings(search, found, batch.name if number else "")
+            found = [one for one in search.found if one.kind != "unexplained"]
+            if not explained and not search.unexplained:
+                findings.append(_unexplained_end(run, search, batch.name if number else ""))
+        names = tuple(batch.name for batch in drawn if batch.name)
+        return PortReport(
+            ok, tuple(findings), tuple(self._tensors()), names, max(errors), tuple(self._notes())
+        )
+
+    def _search(self, batch: Batch, run: PortRun, found: list[Change]) -> Search:
+        return Search(self.spec, batch.arrays, run, self.evidence, self.guesses, list(found))
+
+    def _run(self, batch: Batch, *, first: bool) -> PortRun | str:
+        given = arguments(self.port.forward, self.spec, batch.arrays)
+        reason = ""
+        for dtype, tolerance in _PRECISIONS:
+            copy = deepcopy(self.port).cpu().to(dtype).eval()
+            try:
+                return observe(copy, given, dtype, tolerance)
+            except FAILURES as error:
+                lines = f"{type(error).__name__}: {error}".strip().splitlines()
+                reason = reason or printable(lines[0])
+        if first:
+            shapes = ", ".join(str(x.shape) for x in given)
+            raise UsageError(
+                f"the port fails on inputs of shapes {shapes}: {reason}",
+                "it has to take the Keras model's inputs, in that order",
+            )
+        return f"it fails: {reason}"
+
+    # ---- the report ----
+
+    def _findings(
+        self, search: Search, before: Sequence[Change], rows: str
+    ) -> Iterator[PortFinding]:
+        """Yield what a search has found, in the order of the layers."""
+        order = list(search.layers)
+        new = [one for one in search.found if one not in before and one.kind != "unexplained"]
+        rated = [
+            (
+                order.index(one.layer) if one.layer in order else len(order),
+                self._finding(search, one, rows),
+            )
+            for one in new
+        ]
+        for one in search.unexplained:
+            where = (
+                ""
+                if one.found is None
+                else locate_first(one.right, one.found, search.layers[one.path])
+            )
+            words = "differs, and no known mistake explains how"
+            if one.found is None:
+                words = "no tensor of the port has its values, and no known mistake explains it"
+            rated.append(
+                (
+                    order.index(one.path),
+                    PortFinding(one.path, "unexplained", words, where, (), rows),
+                )
+            )
+        yield from (finding for _, finding in sorted(rated, key=lambda pair: pair[0]))
+
+    def _finding(self, search: Search, change: Change, rows: str) -> PortFinding:
+        rest = [one for one in search.found if one is not change]
+        right, wrong = search.compute(rest), search.compute(search.found)
+        where = ""
+        layer = search.layers.get(change.layer)
+        if right is not None and wrong is not None and layer is not None:
+            pair = [
+                np.asarray(next(iter(leaves(trace.layers[change.layer]))), np.float64)
+                for trace in (right, wrong)
+            ]
+            where = locate_first(pair[0], pair[1], layer)
+        return PortFinding(change.layer, change.kind, change.words, where, change.tensors, rows)
+
+    def _tensors(self) -> Iterator[PortTensor]:
+        for match in self.matches:
+            for role, difference in match.differences.items():
+                words = "" if difference is None else difference.words
+                yield PortTensor(match.unit.names[role], match.leaf.name, words)
+        matched = {id(match.unit) for match in self.matches}
+        for unit in self.units:
+            if id(unit) not in matched:
+                for name in unit.names.values():
+                    yield PortTensor(name, "", "matched to no layer")
+
+    def _notes(self) -> Iterator[str]:
+        if self.port.training and any(
+            isinstance(one, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
+            for one in self.port.modules()
+        ):
+            yield "the port was compared in eval mode: call .eval() before you use it"
+
+
+def _error(run: PortRun, right: Sequence[Array], search: Search) -> float:
+    if len(run.outputs) < len(right):
+        return float("inf")
+    pairs = [
+        (there.reshape(one.shape) if there.size == one.size else there, one)
+        for there, one in zip(run.outputs, right, strict=False)
+    ]
+    return max_errors([a for a, _ in pairs], [b for _, b in pairs])[0]
+
+
+def _unexplained_end(run: PortRun, search: Search, rows: str) -> PortFinding:
+    """Report outputs that differ though the port computes the right output of every layer."""
+    trace = search.compute(search.found)
+    wanted = [] if trace is None else [np.shape(y) for y in trace.outputs]
+    have = [y.shape for y in run.outputs]
+    words = "every layer is right, but what is returned is not the model's output"
+    if wanted != have:
+        words += f" (shapes {_shapes(have)}, Keras has {_shapes(wanted)})"
+    return PortFinding("the outputs", "unexplained", words, rows=rows)
+
+
+def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes)) or "none"
+
+
+def _exchanged_layers(found: Sequence[Leaf]) -> Iterator[Change]:
+    """Yield exchanges of the weights of two layers that have the same shapes."""
+    by_path: dict[str, list[Leaf]] = {}
+    for leaf in found:
+        by_path.setdefault(leaf.path, []).append(leaf)
+    for (path, one), (other_path, other) in combinations(by_path.items(), 2):
+        if _forms(one) == _forms(other):
+            words = f"its weights and those of {printable(other_path)} are exchanged"
+            applied = {}
+            for a, b in zip(one, other, strict=True):
+                applied[a.key] = weighted(partial(_given, weights=b.layer.weights))
+                applied[b.key] = weighted(partial(_given, weights=a.layer.weights))
+            yield Change("layers exchanged", path, words, applied)
+
+
+def _given(_: Any, *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+    return weights
+
+
+def _forms(some: Sequence[Leaf]) -> list[Any]:
+    return [
+        (one.key[1], {name: array.shape for name, array in one.layer.weights.items()})
+        for one in some
+    ]
+
+
+def _pairs(
+    names: Mapping[str, str], units: Sequence[Unit], found: Sequence[Leaf]
+) -> list[tuple[Unit, Leaf]]:
+    """Return the units and layers that the user says belong together.
+
+    Raises:
+        UsageError: there is no such module or layer, or they do not fit.
+    """
+    pairs = []
+    for module, path in names.items():
+        own = [unit for unit in units if unit.module == module]
+        there = [leaf for leaf in found if path in (leaf.path, leaf.name)]
+        if not own or not there:
+            what, name = ("module", module) if not own else ("Keras layer", path)
+            known = dict.fromkeys(u.module for u in units) if not own else [x.name for x in found]
+            listed = ", ".join(map(printable, known))
+            raise UsageError(
+                f"map: no {what} {printable(name)} with weights", f"there are {listed}"
+            )
+        if len(own) != len(there):
+            raise UsageError(
+                f"map: {printable(module)} has {len(own)} directions, {printable(path)} "
+                f"has {len(there)}",
+                "name one direction: LAYER/forward_layer or LAYER/backward_layer",
+            )
+        pairs += list(zip(own, there, strict=True))
+    return pairs

@@ -1,0 +1,298 @@
+"""Known mistakes in ports of layers without recurrence, as changes to try: one table by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.porting.bidirectional_changes import recurrent_changes
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    Key,
+    configured,
+    followed_by,
+    left_out,
+    masked_by,
+    padding_at_end,
+    reading,
+    weighted,
+    without_mask,
+)
+from keras2torch_birnn.porting.recurrent_changes import CELLS, show_activation
+from keras2torch_birnn.reference import EQUATIONS
+from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+_EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-2, 0.0)
+_AFTER = ("relu", "sigmoid", "softmax", "log_softmax", "tanh")
+_ACTIVATIONS = (
+    "linear",
+    *_AFTER,
+    "softplus",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "leaky_relu",
+    "hard_sigmoid_0.2",
+    "hard_sigmoid_1/6",
+)
+# Layers that hand on their input's values; nothing can be wrong in them but their absence.
+_SILENT = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
+
+
+class Maker:
+    """Changes of one layer: its path for the user, its key in the reference, itself."""
+
+    def __init__(self, path: str, key: Key, layer: LayerSpec) -> None:
+        self.path, self.key, self.layer = path, key, layer
+        self.config: Mapping[str, Any] = layer.config
+
+    def change(self, kind: str, words: str, apply: Apply) -> Change:
+        """Make a change of this layer."""
+        return Change(kind, self.path, words, {self.key: apply})
+
+
+def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
+    """Yield the known mistakes of a layer, the likeliest first.
+
+    path: the layer's call as the user sees it; place: as the reference has it.
+    """
+    while layer.class_name == "TimeDistributed":
+        layer = layer.parts["layer"]
+    if layer.class_name in (*CELLS, "Bidirectional"):
+        yield from recurrent_changes(path, place, layer)
+    maker = Maker(path, (place, layer.class_name), layer)
+    for make in _BY_CLASS.get(layer.class_name, ()):
+        yield from make(maker)
+    if layer.class_name not in _SILENT:
+        yield from _general(maker)
+
+
+def mask_changes(place: str, layer: LayerSpec) -> Iterator[Change]:
+    """Yield the known mistakes with the mask that a layer makes, if it makes one."""
+    if layer.class_name in ("Embedding", "Masking"):
+        yield from _mask_source(Maker(place, (place, layer.class_name), layer))
+
+
+def _activation(maker: Maker) -> Iterator[Change]:
+    own = maker.config["activation"]
+    for name in _ACTIVATIONS:
+        if name != own:
+            words = f"{show_activation(name)} after it, Keras has {show_activation(own)}"
+            yield maker.change("activation", words, configured(activation=name))
+    if own == "softmax":
+        words = "softmax over axis 1, Keras takes the last axis"
+        apply = configured(activation={"name": "softmax", "axis": 1})
+        yield maker.change("axis", words, apply)
+        first = configured(activation={"name": "softmax", "axis": 0})
+        yield maker.change("axis", "softmax over the batch, Keras takes the last axis", first)
+
+
+def _bias(maker: Maker) -> Iterator[Change]:
+    if maker.config.get("use_bias") and "bias" in maker.layer.weights:
+        for kind, words, factor in (
+            ("bias missing", "the bias is not added", 0),
+            ("bias doubled", "the bias is added twice", 2),
+        ):
+            scale = partial(_scaled, name="bias", factor=factor)
+            yield maker.change(kind, words, weighted(scale))
+
+
+def _scaled(weights: dict[str, Array], *, name: str, factor: float) -> Mapping[str, Array]:
+    return {**weights, name: weights[name] * factor}
+
+
+def _square_kernel(maker: Maker) -> Iterator[Change]:
+    kernel = maker.layer.weights.get("kernel")
+    if kernel is not None and kernel.ndim == 2 and kernel.shape[0] == kernel.shape[1]:
+        turn = weighted(lambda w: {**w, "kernel": w["kernel"].T})
+        yield maker.change("not transposed", "the kernel is not transposed (it is square)", turn)
+
+
+def _mask_source(maker: Maker) -> Iterator[Change]:
+    if maker.layer.class_name == "Masking" or maker.config.get("mask_zero"):
+        words = "its mask is not used: later layers read padding as data"
+        yield maker.change("mask missing", words, without_mask)
+        words = "padding is taken to be at the end of every row"
+        yield maker.change("padding side", words, padding_at_end)
+
+
+def _ids(maker: Maker) -> Iterator[Change]:
+    rows = maker.layer.weights["embeddings"].shape[0]
+    zeroed = weighted(lambda w: {**w, "embeddings": _without_first(w["embeddings"])})
+    words = "row 0 is zero (padding_idx=0), in Keras it is an ordinary row"
+    yield maker.change("padding row", words, zeroed)
+    for step, name in ((1, "one too high"), (-1, "one too low")):
+        moved = reading(partial(_shifted, step=step, rows=rows))
+        yield maker.change("ids", f"the ids are {name}", moved)
+
+
+def _without_first(table: Array) -> Array:
+    kept = np.array(table)
+    kept[0] = 0
+    return kept
+
+
+def _shifted(ids: Array, *, step: int, rows: int) -> Array:
+    moved: Array = (np.asarray(ids) + step) % rows
+    return moved
+
+
+def _epsilon(maker: Maker) -> Iterator[Change]:
+    own = maker.config["epsilon"]
+    for value in _EPSILONS:
+        if value != own:
+            words = f"epsilon is {value:g}, Keras has {own:g}"
+            yield maker.change("epsilon", words, configured(epsilon=value))
+
+
+def _batch_norm(maker: Maker) -> Iterator[Change]:
+    weights = maker.layer.weights
+    words = "it normalizes by the batch's own mean and variance (it is in training mode)"
+    yield maker.change("training mode", words, _by_batch)
+    for one, other in (("gamma", "beta"), ("moving_mean", "moving_variance")):
+        if one in weights and other in weights:
+            swap = weighted(partial(_swapped_names, one=one, other=other))
+            yield maker.change("exchanged", f"{one} and {other} are exchanged", swap)
+    fresh: dict[str, float] = {"gamma": 1, "beta": 0}
+    for name in fresh.keys() & weights.keys():
+        apply = weighted(partial(_constant, values={name: fresh[name]}))
+        yield maker.change("not loaded", f"{name} is {fresh[name]}, as before training", apply)
+    moving = weighted(partial(_constant, values={"moving_mean": 0, "moving_variance": 1}))
+    words = "the moving mean is 0 and the variance 1, as before training"
+    yield maker.change("not loaded", words, moving)
+
+
+def _swapped_names(weights: dict[str, Array], *, one: str, other: str) -> Mapping[str, Array]:
+    return {**weights, one: weights[other], other: weights[one]}
+
+
+def _constant(weights: dict[str, Array], *, values: Mapping[str, float]) -> Mapping[str, Array]:
+    return weights | {name: np.full_like(weights[name], value) for name, value in values.items()}
+
+
+def _by_batch(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    axes = tuple(
+        a for a in range(inputs.ndim) if a not in {x % inputs.ndim for x in layer.config["axis"]}
+    )
+    own = {
+        "moving_mean": inputs.mean(axis=axes).reshape(-1),
+        "moving_variance": inputs.var(axis=axes).reshape(-1),
+    }
+    return equation(replace(layer, weights={**layer.weights, **own}), inputs, mask, context)
+
+
+def _padding(maker: Maker) -> Iterator[Change]:
+    own = maker.config["padding"]
+    for name in ("same", "valid", "causal"):
+        if name != own:
+            words = f"padding {name}, Keras has {own}"
+            yield maker.change("convolution padding", words, configured(padding=name))
+    names = [name for name in ("kernel", "depthwise_kernel") if name in maker.layer.weights]
+    for name in names:
+        turn = weighted(partial(_reversed_kernel, name=name))
+        yield maker.change("direction", f"the {name} is reversed along its steps", turn)
+
+
+def _reversed_kernel(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
+    return {**weights, name: weights[name][::-1]}
+
+
+def _pool_mask(maker: Maker) -> Iterator[Change]:
+    yield maker.change(
+        "mask missing", "the mask is not used: padding is averaged, too", masked_by(lambda _: None)
+    )
+
+
+def _as_class(name: str) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        output, _ = EQUATIONS[name](replace(layer, class_name=name), inputs, mask, context)
+        return output, out_mask
+
+    return apply
+
+
+def _other_class(*names: str) -> Callable[[Maker], Iterator[Change]]:
+    def make(maker: Maker) -> Iterator[Change]:
+        own = maker.layer.class_name
+        for name in names:
+            if name != own:
+                words = f"it computes {name}, Keras has {own}"
+                yield maker.change("other operation", words, _as_class(name))
+
+    return make
+
+
+def _order_of_inputs(maker: Maker) -> Iterator[Change]:
+    def turned(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        masks = mask[::-1] if isinstance(mask, tuple | list) else mask
+        return equation(layer, inputs[::-1], masks, context)
+
+    yield maker.change("order", "its inputs come in the other order", turned)
+
+
+def _slope(maker: Maker) -> Iterator[Change]:
+    for option in ("negative_slope", "alpha"):
+        if option in maker.config:
+            for value in (0.01, 0.2, 0.3, 1.0):
+                if value != maker.config[option]:
+                    words = f"slope {value:g}, Keras has {maker.config[option]:g}"
+                    yield maker.change("slope", words, configured(**{option: value}))
+
+
+def _flatten(maker: Maker) -> Iterator[Change]:
+    turned = reading(lambda x: np.swapaxes(x, 1, -1))
+    words = (
+        "it flattens features before steps: Keras has steps first (x.transpose(1, 2) is missing)"
+    )
+    yield maker.change("axes", words, turned)
+
+
+def _general(maker: Maker) -> Iterator[Change]:
+    """Yield mistakes that can be made in any layer."""
+    yield maker.change("left out", "it is left out", left_out)
+    for name in _AFTER:
+        after = followed_by(partial(activate, name))
+        yield maker.change("extra", f"{name} follows it, which Keras does not have", after)
+    double = followed_by(lambda y: 2 * y)
+    yield maker.change("extra", "its output is doubled", double)
+    turned = followed_by(lambda y: y[:, ::-1] if y.ndim > 2 else y)
+    yield maker.change("direction", "its steps come in reversed order", turned)
+
+
+_GLOBAL = ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
+_MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
+_CONVOLUTIONS = ("Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv2D")
+
+_BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
+    "Dense": (_activation, _bias, _square_kernel),
+    "Activation": (_activation,),
+    "Embedding": (_ids,),
+    "BatchNormalization": (_epsilon, _batch_norm),
+    "LayerNormalization": (_epsilon,),
+    "GroupNormalization": (_epsilon,),
+    "RMSNormalization": (_epsilon,),
+    **dict.fromkeys(_CONVOLUTIONS, (_padding, _activation, _bias)),
+    **dict.fromkeys(_GLOBAL, (_pool_mask, _other_class(*_GLOBAL))),
+    "MaxPooling1D": (_other_class("AveragePooling1D"),),
+    "AveragePooling1D": (_other_class("MaxPooling1D"),),
+    **dict.fromkeys(_MERGES, (_other_class(*_MERGES), _order_of_inputs)),
+    "Concatenate": (_order_of_inputs,),
+    "LeakyReLU": (_slope,),
+    "ELU": (_slope,),
+    "Flatten": (_flatten,),
+}

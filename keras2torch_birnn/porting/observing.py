@@ -1,0 +1,244 @@
+"""Run a port and note every tensor that it computes, with the module in which it was computed.
+
+All of them are kept: a port may do in one line what Keras does in a layer, and only the values
+tell which tensor is which layer's output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from keras2torch_birnn.spec import Array
+
+# Tensors of a run that are kept at most, in bytes; later ones are not looked at.
+_ROOM = 1 << 28
+# Errors of a port that does not fit the inputs. Anything else is not expected of torch.
+FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A tensor that the port computed: its values, and the path of the module that did."""
+
+    values: Array
+    module: str
+
+
+@dataclass(frozen=True)
+class PortRun:
+    """One run of a port: its outputs, and every tensor on the way.
+
+    ``tolerance``: how far values may be from the reference's in this precision.
+    """
+
+    outputs: tuple[Array, ...]
+    seen: tuple[Seen, ...]
+    tolerance: float
+
+    def find(self, values: Array, valid: Array | None = None) -> tuple[int, ...] | None:
+        """Find a tensor with these values; return the order of its axes, or None.
+
+        valid: (B, T), where the values count. Axes of size 1 and folded axes are no difference.
+        """
+        kept = _only(values, valid)
+        for one in self._of_size(values.size):
+            axes = _axes_of(one.values, kept, valid, self.tolerance)
+            if axes is not None:
+                return axes
+        return None
+
+    def has(self, values: Array, valid: Array | None = None) -> bool:
+        """Tell whether a tensor with these values was computed."""
+        return self.find(values, valid) is not None
+
+    def nearest(self, values: Array, modules: Sequence[str]) -> Array | None:
+        """Return the computed tensor of this size that is nearest, in the axes of ``values``.
+
+        modules: prefer tensors computed in these.
+        """
+        best: tuple[tuple[bool, float], Array] | None = None
+        for one in self._of_size(values.size):
+            for axes in permutations(range(values.ndim)):
+                moved = values.transpose(axes)
+                there = one.values.reshape(-1)
+                apart = np.abs(there - moved.reshape(-1))
+                score = (one.module not in modules, -float(np.mean(apart <= self.tolerance)))
+                if best is None or score < best[0]:
+                    back = np.argsort(axes)
+                    best = score, there.reshape(moved.shape).transpose(back)
+        return None if best is None else best[1]
+
+    def _of_size(self, size: int) -> Iterator[Seen]:
+        by_size = self.__dict__.get("_by_size")
+        if by_size is None:
+            by_size = {}
+            for one in self.seen:
+                by_size.setdefault(one.values.size, []).append(one)
+            object.__setattr__(self, "_by_size", by_size)
+        yield from by_size.get(size, ())
+
+
+def _only(values: Array, valid: Array | None) -> Array:
+    """Set what does not count to zero."""
+    if valid is None or values.shape[:2] != valid.shape:
+        return values
+    kept: Array = values * valid.reshape(*valid.shape, *[1] * (values.ndim - 2))
+    return kept
+
+
+def _axes_of(
+    there: Array, kept: Array, valid: Array | None, tolerance: float
+) -> tuple[int, ...] | None:
+    masked = valid is not None and kept.shape[:2] == valid.shape
+    flat = there.reshape(-1)
+    limit = tolerance * (1 + float(np.abs(kept).max(initial=0.0)))
+    if not masked:
+        scale = limit * math.sqrt(kept.size + 1)
+        if abs(float(flat.sum()) - float(kept.sum())) > scale * math.sqrt(kept.size + 1):
+            return None
+    for axes in permutations(range(kept.ndim)):
+        wanted = kept.transpose(axes)
+        if not masked:
+            if np.abs(flat - wanted.reshape(-1)).max(initial=0.0) <= limit:
+                return axes
+            continue
+        back = flat.reshape(wanted.shape).transpose(np.argsort(axes))
+        if np.abs(_only(back, valid) - kept).max(initial=0.0) <= limit:
+            return axes
+    return None
+
+
+class _Recorder(TorchFunctionMode):
+    """A mode that keeps what every function of torch returns."""
+
+    def __init__(self, places: list[str]) -> None:
+        super().__init__()
+        self.places = places
+        self.kept: list[Seen] = []
+        self.later: list[tuple[Tensor, int, str]] = []
+        self.known: set[tuple[Any, ...]] = set()
+        self.room = _ROOM
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            self.keep(tensor)
+        return result
+
+    def keep(self, tensor: Tensor) -> None:
+        """Keep the values of a tensor now; look again at the end if it may be changed in place."""
+        if tensor.is_sparse or tensor.dtype.is_complex or not tensor.numel():
+            return
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor._version)
+        if key in self.known or tensor.numel() * 8 > self.room:
+            return
+        self.known.add(key)
+        self.room -= tensor.numel() * 8
+        place = self.places[-1] if self.places else ""
+        self.kept.append(Seen(_to_array(tensor), place))
+        self.later.append((tensor, tensor._version, place))  # also keeps its memory its own
+
+    def finish(self) -> list[Seen]:
+        """Return everything, with the last values of tensors that were filled in place."""
+        for tensor, version, place in self.later:
+            if tensor._version != version:
+                self.kept.append(Seen(_to_array(tensor), place))
+        self.later.clear()
+        return self.kept
+
+
+def _to_array(tensor: Tensor) -> Array:
+    values: Array = tensor.detach().to("cpu", torch.float64, copy=True).numpy()
+    return values
+
+
+def _tensors(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, Mapping):
+        for value in result.values():
+            yield from _tensors(value)
+    elif isinstance(result, tuple | list):
+        for value in result:
+            yield from _tensors(value)
+
+
+@contextmanager
+def _naming_modules(port: nn.Module, places: list[str]) -> Iterator[None]:
+    """Keep the path of the module that runs at the end of ``places``."""
+
+    def entering(path: str) -> Any:
+        return lambda *_: places.append(path)
+
+    def leaving(*_: Any) -> None:
+        places.pop()
+
+    handles = []
+    for path, module in port.named_modules():
+        handles += [
+            module.register_forward_pre_hook(entering(path)),
+            module.register_forward_hook(leaving),
+        ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Let tensors that the port makes itself have the precision of its weights."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def observe(
+    port: nn.Module, arguments: Sequence[Array], dtype: torch.dtype, tolerance: float
+) -> PortRun:
+    """Run the port once on these inputs (floats in ``dtype``, ids as int64).
+
+    Raises:
+        any of FAILURES: the port does.
+    """
+    places: list[str] = []
+    recorder = _Recorder(places)
+    given = [_to_tensor(x, dtype) for x in arguments]
+    with torch.no_grad(), _default_dtype(dtype), _naming_modules(port, places):
+        for tensor in given:
+            recorder.keep(tensor)
+        with recorder:
+            result = port(*given)
+        outputs = tuple(_to_array(tensor) for tensor in _tensors(result))
+        return PortRun(outputs, tuple(recorder.finish()), tolerance)
+
+
+def _to_tensor(x: Array, dtype: torch.dtype) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(x))
+    if tensor.is_floating_point():
+        return tensor.to(dtype)
+    return tensor if tensor.dtype == torch.bool else tensor.long()

@@ -1,0 +1,309 @@
+"""Known mistakes in ports of LSTM, GRU and SimpleRNN, as changes to try.
+
+B batch, T time, H units. Gates are numbered in Keras' order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    Key,
+    configured,
+    followed_by,
+    masked_by,
+    settled,
+    to_end,
+    weighted,
+)
+from keras2torch_birnn.porting.gates import gate_count, orders, reorder, written
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+CELLS = ("LSTM", "GRU", "SimpleRNN")
+_ACTIVATIONS = (
+    "tanh",
+    "sigmoid",
+    "relu",
+    "hard_sigmoid_0.2",
+    "hard_sigmoid_1/6",
+    "linear",
+    "hard_tanh",
+    "softsign",
+)
+_SHOWN = {
+    "hard_sigmoid_0.2": "hard_sigmoid with slope 0.2 (Keras 1 and 2)",
+    "hard_sigmoid_1/6": "hard_sigmoid with slope 1/6 (Keras 3, torch)",
+    "linear": "no activation",
+}
+
+
+def show_activation(value: object) -> str:
+    """Name an activation for people."""
+    return _SHOWN.get(str(value), str(value["name"] if isinstance(value, dict) else value))
+
+
+def one_way_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
+    """Yield the known mistakes of a layer of one direction, the likeliest first."""
+    key = (place, layer.class_name)
+    yield from cell_changes(path, {key: layer}, layer)
+    yield from _direction_changes(path, key, layer)
+    yield from order_changes(path, {key: layer}, layer)
+
+
+# ---- one direction, or both alike ----------------------------------------------------------------
+
+
+def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> Iterator[Change]:
+    """Yield mistakes of one step, made alike at every key; ``half``: one of the layers."""
+
+    def every(kind: str, words: str, apply: Apply) -> Change:
+        return Change(kind, path, words, dict.fromkeys(keys, apply))
+
+    config = half.config
+    options = [name for name in ("recurrent_activation", "activation") if name in config]
+    for option in options:
+        what = "at the gates" if option == "recurrent_activation" else "as the activation"
+        for name in _ACTIVATIONS:
+            if name != config[option]:
+                words = (
+                    f"{show_activation(name)} {what}, Keras has {show_activation(config[option])}"
+                )
+                yield every("activation", words, configured(**{option: name}))
+    if half.class_name == "GRU":
+        yield every(
+            "z", "z and 1 - z are exchanged: Keras has h = z h + (1 - z) n", weighted(_negate_z)
+        )
+        yield from _reset_changes(every, half)
+    if config["use_bias"]:
+        yield every("bias missing", "the bias is not added", weighted(_scale_bias(0)))
+        yield every("bias doubled", "the bias is added twice", weighted(_scale_bias(2)))
+    if half.class_name == "LSTM" and config["use_bias"]:
+        yield every(
+            "forget bias",
+            "1 is added to the bias of f, which the file's bias already holds",
+            weighted(_raise_forget),
+        )
+    gates = gate_count(half.class_name)
+    yield every(
+        "not transposed",
+        "the recurrent kernel is not transposed (each gate's matrix is square)",
+        weighted(
+            lambda w: {**w, "recurrent_kernel": _each_transposed(w["recurrent_kernel"], gates)}
+        ),
+    )
+    if half.weights and half.weights["kernel"].shape[0] == config["units"]:
+        yield every(
+            "not transposed",
+            "the kernel is not transposed (each gate's matrix is square)",
+            weighted(lambda w: {**w, "kernel": _each_transposed(w["kernel"], gates)}),
+        )
+    yield every("mask missing", "the mask is not used: padding is read as data", masked_by(_none))
+    yield every("padding side", "padding is taken to be at the end of every row", masked_by(to_end))
+    rules = {
+        "zeros": "gives zeros at padded steps",
+        "previous_output": "repeats the last output at padded steps",
+    }
+    for rule, words in rules.items() if config["return_sequences"] else ():
+        if half.semantics.get("masked_output") != rule:
+            yield every(
+                "masked steps", f"{words}, Keras does not here", settled(masked_output=rule)
+            )
+
+
+def _reset_changes(every: Callable[[str, str, Apply], Change], half: LayerSpec) -> Iterator[Change]:
+    if half.config["reset_after"]:
+        words = "the reset gate is applied before the recurrent product, Keras applies it after"
+        yield every("reset", words, _reset_before(together=True))
+        yield every(
+            "reset",
+            f"{words}, and leaves out the recurrent bias of n",
+            _reset_before(together=False),
+        )
+        if half.config["use_bias"]:
+            yield every(
+                "bias split",
+                "the recurrent bias of n is added outside of the reset gate (both biases as one)",
+                weighted(_join_biases),
+            )
+    else:
+        words = "the reset gate is applied after the recurrent product (as nn.GRU does), Keras "
+        yield every("reset", words + "applies it before (reset_after=False)", _reset_after)
+
+
+def _reset_before(*, together: bool) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        weights = dict(layer.weights)
+        if layer.config["use_bias"]:
+            bias = np.asarray(weights["bias"])
+            joined = bias.sum(axis=0)
+            if not together:
+                units = layer.config["units"]
+                joined[2 * units :] = bias[0, 2 * units :]
+            weights["bias"] = joined
+        config = {**layer.config, "reset_after": False}
+        return equation(replace(layer, config=config, weights=weights), inputs, mask, context)
+
+    return apply
+
+
+def _reset_after(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    weights = dict(layer.weights)
+    if layer.config["use_bias"]:
+        bias = np.asarray(weights["bias"])
+        weights["bias"] = np.stack([bias, np.zeros_like(bias)])
+    config = {**layer.config, "reset_after": True}
+    return equation(replace(layer, config=config, weights=weights), inputs, mask, context)
+
+
+def _negate_z(weights: dict[str, Array]) -> Mapping[str, Array]:
+    """Negate what goes into z: 1 - sigmoid(a) is sigmoid(-a), and so for hard_sigmoid."""
+
+    def negated(array: Array) -> Array:
+        z, r, h = np.split(array, 3, axis=-1)
+        return np.concatenate([-z, r, h], axis=-1)
+
+    return {name: negated(array) for name, array in weights.items()}
+
+
+def _join_biases(weights: dict[str, Array]) -> Mapping[str, Array]:
+    bias = weights["bias"]
+    return {**weights, "bias": np.stack([bias.sum(axis=0), np.zeros_like(bias[0])])}
+
+
+def _scale_bias(factor: float) -> Callable[[dict[str, Array]], Mapping[str, Array]]:
+    return lambda weights: {**weights, "bias": weights["bias"] * factor}
+
+
+def _raise_forget(weights: dict[str, Array]) -> Mapping[str, Array]:
+    i, f, c, o = np.split(weights["bias"], 4, axis=-1)
+    return {**weights, "bias": np.concatenate([i, f + 1, c, o], axis=-1)}
+
+
+def _each_transposed(kernel: Array, gates: int) -> Array:
+    return np.concatenate([part.T for part in np.split(kernel, gates, axis=-1)], axis=-1)
+
+
+def _none(mask: Array) -> None:
+    return None
+
+
+def order_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> Iterator[Change]:
+    """Yield wrong orders of gates: in all weights, or in one of them."""
+    count = gate_count(half.class_name)
+    usual = tuple(range(count))
+    names = ("kernel", "recurrent_kernel", *(["bias"] if half.config["use_bias"] else []))
+    for some in (names, *((name,) for name in names)):
+        for order in orders(count):
+            if order != usual:
+
+                def change(
+                    weights: dict[str, Array],
+                    some: tuple[str, ...] = some,
+                    order: tuple[int, ...] = order,
+                ) -> Mapping[str, Array]:
+                    return weights | {name: reorder(weights[name], order, -1) for name in some}
+
+                words = f"gates in order {written(half, order)} instead of {written(half, usual)}"
+                if len(some) == 1:
+                    words = f"{some[0].replace('_', ' ')}: {words}"
+                yield Change("gate order", path, words, dict.fromkeys(keys, weighted(change)))
+
+
+# ---- a layer of one direction --------------------------------------------------------------------
+
+
+def _direction_changes(path: str, key: Key, layer: LayerSpec) -> Iterator[Change]:
+    yield Change(
+        "direction",
+        path,
+        "reads the steps in the other direction",
+        {key: configured(go_backwards=not layer.config["go_backwards"])},
+    )
+    if layer.config["return_sequences"]:
+        turned = followed_by(lambda y: y[:, ::-1])
+        yield Change("direction", path, "gives the steps in reversed order", {key: turned})
+        yield Change("batch_first", path, BATCH_FIRST, {key: _swapped(None)})
+        return
+    yield Change("batch_first", path, BATCH_FIRST, {key: _swapped(last_step)})
+    for words, pick in _ONE_WAY_PICKS.items():
+        yield Change("last state", path, words, {key: _picked(pick)})
+    if layer.class_name == "LSTM":
+        yield Change(
+            "last state", path, "takes the cell state c where Keras takes h", {key: _cell_state}
+        )
+
+
+def first_step(y: Array) -> Array:
+    """Return the first step of (B, T, H)."""
+    return y[:, 0]
+
+
+def last_step(y: Array) -> Array:
+    """Return the last step of (B, T, H)."""
+    return y[:, -1]
+
+
+def mean_step(y: Array) -> Array:
+    """Return the mean over time of (B, T, H)."""
+    mean: Array = y.mean(axis=1)
+    return mean
+
+
+def largest_step(y: Array) -> Array:
+    """Return the maximum over time of (B, T, H)."""
+    largest: Array = y.max(axis=1)
+    return largest
+
+
+BATCH_FIRST = "batch and time are exchanged (batch_first): it runs over the rows of the batch"
+_ONE_WAY_PICKS: Mapping[str, Callable[[Array], Array]] = {
+    "takes the first step where Keras takes the last": first_step,
+    "takes the last step of the array, also where it is padding": last_step,
+    "takes the mean over the steps where Keras takes the last": mean_step,
+    "takes the maximum over the steps where Keras takes the last": largest_step,
+}
+
+
+def as_sequences(layer: LayerSpec) -> LayerSpec:
+    """Let a layer of one direction give all steps, zeros where padded (as torch does), no state."""
+    config = {**layer.config, "return_sequences": True, "return_state": False}
+    return replace(layer, config=config, semantics={**layer.semantics, "masked_output": "zeros"})
+
+
+def _picked(pick: Callable[[Array], Array]) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, _ = equation(as_sequences(layer), inputs, mask, context)
+        return pick(output), None
+
+    return apply
+
+
+def _swapped(pick: Callable[[Array], Array] | None) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, _ = equation(as_sequences(layer), np.swapaxes(inputs, 0, 1), None, context)
+        output = np.swapaxes(output, 0, 1)
+        return (output, mask) if pick is None else (pick(output), None)
+
+    return apply
+
+
+def _cell_state(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    config = {**layer.config, "return_state": True}
+    output, _ = equation(replace(layer, config=config), inputs, mask, context)
+    return output[2], None

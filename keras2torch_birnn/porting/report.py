@@ -1,0 +1,113 @@
+"""Results of ``compare``, as data and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.spec import Array, LayerSpec
+
+
+@dataclass(frozen=True)
+class PortFinding:
+    """A mistake of a port, or a layer that differs for an unknown reason.
+
+    ``layer``: path of the Keras layer; ``kind``: a word for programs, "unexplained" if no known
+    mistake gives the port's numbers; ``words``: what the port does; ``where``: where the layer's
+    output differs first; ``tensors``: the port's tensors that are wrong, in words; ``rows``: the
+    rows on which it shows, "" for all.
+    """
+
+    layer: str
+    kind: str
+    words: str
+    where: str = ""
+    tensors: tuple[str, ...] = ()
+    rows: str = ""
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines that tell it to a person."""
+        rows = f" ({self.rows})" if self.rows else ""
+        yield f"{printable(self.layer)}: {self.words}{rows}"
+        for tensor in self.tensors:
+            yield f"    {tensor}"
+        if self.where:
+            yield f"    its output differs {self.where}"
+
+
+@dataclass(frozen=True)
+class PortTensor:
+    """A tensor of a port and the Keras layer whose right tensor it is compared with.
+
+    ``layer``: path, with the direction, or "" if it was matched to none; ``difference``: in words,
+    "" if it holds the right values.
+    """
+
+    name: str
+    layer: str
+    difference: str
+
+
+@dataclass(frozen=True)
+class PortReport:
+    """Verdict of ``compare``. ``ok``: the port's outputs are Keras' on all inputs that were tried.
+
+    ``inputs``: names of these inputs; ``max_abs_error``: of the port's outputs, at steps that
+    count. ``findings``: what is wrong, in the order of the layers. ``tensors``: how the port's
+    weights were matched.
+    """
+
+    ok: bool
+    findings: tuple[PortFinding, ...]
+    tensors: tuple[PortTensor, ...]
+    inputs: tuple[str, ...]
+    max_abs_error: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {"schema": 1, **asdict(self)}
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines that tell it to a person; the last one is the verdict."""
+        for finding in self.findings:
+            yield from finding.lines()
+        tried = f" on {', '.join(self.inputs)}" if self.inputs else ""
+        if self.ok:
+            yield f"equal{tried} (max abs error {self.max_abs_error:.1e})"
+            return
+        count = len(self.findings)
+        yield f"DIFFERENT: {count} {'place' if count == 1 else 'places'}{tried}"
+
+
+def locate_first(right: Array, found: Array, layer: LayerSpec) -> str:
+    """Say where two outputs (B, T, ...) or (B, ...) of a layer differ first; "" if nowhere."""
+    if right.shape != found.shape:
+        return f"in shape: {found.shape}, Keras has {right.shape}"
+    limit = 1e-6 * (1 + float(np.abs(right).max(initial=0.0)))
+    apart = np.abs(right - found) > limit
+    if not apart.any():
+        return ""
+    words = []
+    if right.ndim == 3:
+        step = int(apart.any(axis=(0, 2)).argmax())
+        words.append(f"first at step {step}")
+        apart = apart[:, step]
+    else:
+        words.append("first")
+    index = [int(i) for i in np.argwhere(apart)[0]]
+    words.append(f"row {index[0]}")
+    if len(index) == 2:
+        words.append(_describe_unit(index[1], right.shape[-1], layer))
+    return ", ".join(words)
+
+
+def _describe_unit(unit: int, width: int, layer: LayerSpec) -> str:
+    if layer.class_name == "Bidirectional" and layer.config["merge_mode"] == "concat":
+        half = width // 2
+        return f"{'backward' if unit >= half else 'forward'} half, unit {unit % half}"
+    return f"unit {unit}"

@@ -1,0 +1,309 @@
+"""Find the changes of Keras' computation that make it give what a port gives, by trying.
+
+The layers are looked at in the model's order. The first one whose output the port never computed
+is where it goes another way: every known mistake is tried there, alone and then two at a time, and
+the one is kept that gives tensors of the port again, in this layer and the following ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, combinations
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import Change, with_changes
+from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes
+from keras2torch_birnn.porting.observing import PortRun
+from keras2torch_birnn.reference import Trace, compute
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, Structure, leaves, tensors
+from keras2torch_birnn.verification.layer_check import calls_of
+
+# Trials at one layer at most.
+_BUDGET = 1500
+# Layers before a wrong one whose mistakes are tried there, and one more.
+_BEFORE = 4
+# Kinds of mistakes that are likely in company: they are paired first.
+_LIKELY = (
+    "merge mode",
+    "last state",
+    "direction",
+    "z",
+    "reset",
+    "batch_first",
+    "merge order",
+    "mask missing",
+    "padding side",
+)
+# Score of changes that explain everything.
+_ALL = 1 << 20
+_FAILURES = (ArithmeticError, LookupError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, eq=False)
+class Unexplained:
+    """A layer whose output no known change gives: the right output, and the port's nearest one."""
+
+    path: str
+    right: Array
+    found: Array | None
+
+
+@dataclass
+class Search:
+    """A search for the changes behind one run of a port.
+
+    ``inputs``: of the run; ``evidence``: changes that follow from the port's weights; ``guesses``:
+    others that are known for this model alone. ``found`` and ``unexplained`` grow while it runs.
+    """
+
+    spec: ModelSpec
+    inputs: Sequence[Array]
+    run: PortRun
+    evidence: Sequence[Change]
+    guesses: Sequence[Change]
+    found: list[Change]
+    unexplained: list[Unexplained] = field(default_factory=list)
+    trials: int = 0
+
+    @cached_property
+    def layers(self) -> Mapping[str, LayerSpec]:
+        """Every call's layer, by path."""
+        return dict(calls_of(self.spec.root, ""))
+
+    @cached_property
+    def later(self) -> Mapping[str, frozenset[str]]:
+        """Every call's later calls that use its output."""
+        return _uses(self.spec.graph, "")
+
+    def explain(self) -> bool:
+        """Search until the port's outputs are explained; return whether they are."""
+        given_up: set[str] = {one.path for one in self.unexplained}
+        for _ in range(len(self.layers) + len(self.evidence) + 4):
+            trace = self.compute(self.found)
+            if trace is None:
+                return False
+            if self.same_outputs(trace):
+                self._drop_needless()
+                return True
+            path = self._first_wrong(trace, given_up)
+            if path is None:
+                return self._explain_end()
+            better = self._try_at(path)
+            if better is not None:
+                self.found += better
+                continue
+            given_up.add(path)
+            if not self._give_up(path, trace):
+                return False
+        return False
+
+    def compute(self, changes: Sequence[Change]) -> Trace | None:
+        """Run the reference with these changes; None if they do not fit the model."""
+        self.trials += 1
+        try:
+            return compute(self.spec, self.inputs, equations=with_changes(changes))
+        except _FAILURES:
+            return None
+
+    # ---- what the port has computed ----
+
+    def same_outputs(self, trace: Trace) -> bool:
+        """Tell whether the port's outputs are the reference's, at steps that count."""
+        if len(self.run.outputs) < len(trace.outputs):
+            return False
+        masks = self._output_masks(trace)
+        return all(
+            same(there, right, mask, self.run.tolerance)
+            for there, right, mask in zip(self.run.outputs, trace.outputs, masks, strict=False)
+        )
+
+    def _output_masks(self, trace: Trace) -> list[Array | None]:
+        found: list[Array | None] = []
+        for ref in leaves(self.spec.graph.outputs):
+            path = f"{ref.layer}#{ref.call}" if ref.call else ref.layer
+            found.append(_first_mask(trace.masks.get(path)))
+        return found
+
+    def seen(self, path: str, trace: Trace) -> bool:
+        """Tell whether the port computed the output of a call."""
+        arrays = [np.asarray(leaf) for leaf in leaves(trace.layers[path])]
+        mask = _first_mask(trace.masks.get(path))
+        return all(self.run.has(np.asarray(a, np.float64), mask) for a in arrays[:1])
+
+    def _first_wrong(self, trace: Trace, given_up: set[str]) -> str | None:
+        """Return the first call whose output the port never computed, nor any that use it."""
+        seen = {path for path in trace.layers if self.seen(path, trace)}
+        for path in trace.layers:
+            used = self.later.get(path, frozenset())
+            if path not in seen and path not in given_up and not used & seen:
+                return path
+        return None
+
+    # ---- trials ----
+
+    def _try_at(self, path: str, *, alone: bool = False) -> list[Change] | None:
+        """Return the changes at this call that explain most of what follows, or None.
+
+        alone: try no two together.
+        """
+        self.trials = 0
+        layer, place = self.layers.get(path), _place(path)
+        if layer is None:
+            return None
+        evidence = [one for one in self.evidence if one.layer == place]
+        guesses = [one for one in self.guesses if one.layer == place]
+        own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
+        stages = list(_stages(evidence, own, self._changes_before(path)))
+        for stage in stages[:1] if alone else stages:
+            best: tuple[int, list[Change]] = (0, [])
+            for some in stage:
+                if self.trials > _BUDGET:
+                    break
+                score = self._score(path, some)
+                if score > best[0]:
+                    best = score, some
+                if score >= _ALL:
+                    break
+            if best[0]:
+                return best[1]
+        return None
+
+    def _mask_sources(self, path: str) -> Iterator[Change]:
+        """Yield the mistakes with masks that are made before this call."""
+        for other, layer in self.layers.items():
+            if path in self.later.get(other, ()):
+                yield from mask_changes(_place(other), layer)
+
+    def _changes_before(self, path: str) -> list[Change]:
+        """Return the mistakes of the calls just before: an operation may follow what was right."""
+        before = [other for other in self.layers if path in self.later.get(other, ())]
+        return [
+            change
+            for other in before[:-_BEFORE:-1]
+            for change in changes_of(other, _place(other), self.layers[other])
+            if change.kind != "gate order"
+        ]
+
+    def _score(self, path: str, some: Sequence[Change]) -> int:
+        """Rate changes: 0 if they do not give the port's tensor at this call."""
+        trace = self.compute([*self.found, *some])
+        if trace is None or path not in trace.layers:
+            return 0
+        if self.same_outputs(trace):
+            return _ALL
+        if not self.seen(path, trace):
+            return 0
+        return 1 + sum(self.seen(later, trace) for later in self.later.get(path, ()))
+
+    def _explain_end(self) -> bool:
+        """Explain outputs that differ though every layer's own was computed."""
+        for ref in leaves(self.spec.graph.outputs):
+            path = f"{ref.layer}#{ref.call}" if ref.call else ref.layer
+            better = self._try_at(path, alone=True)
+            if better is not None and self._score(path, better) >= _ALL:
+                self.found += better
+                return True
+        return False
+
+    def _drop_needless(self) -> None:
+        """Drop changes without which the port's outputs are explained as well."""
+        for change in list(self.found):
+            rest = [one for one in self.found if one is not change]
+            trace = self.compute(rest)
+            if trace is not None and self.same_outputs(trace):
+                self.found[:] = rest
+
+    def _give_up(self, path: str, trace: Trace) -> bool:
+        """Note a layer that is not explained; tell whether one can go on from what the port has."""
+        right = np.asarray(next(iter(leaves(trace.layers[path]))), np.float64)
+        near = self.run.nearest(right, ())
+        self.unexplained.append(Unexplained(path, right, near))
+        layer = self.layers.get(path)
+        if near is None or layer is None:
+            return False
+        self.found.append(_instead(path, (_place(path), layer.class_name), near))
+        return True
+
+
+def same(there: Array, right: Array, mask: Array | None, tolerance: float) -> bool:
+    """Compare an output with the right one, without axes of size 1, where the mask counts."""
+    there, right = np.asarray(there, np.float64), np.asarray(right, np.float64)
+    if [n for n in there.shape if n > 1] != [n for n in right.shape if n > 1]:
+        return False
+    there = there.reshape(right.shape)
+    if mask is not None and right.shape[:2] == mask.shape:
+        counts = mask.reshape(*mask.shape, *[1] * (right.ndim - 2))
+        there, right = there * counts, right * counts
+    limit = tolerance * (1 + float(np.abs(right).max(initial=0.0)))
+    return bool(np.abs(there - right).max(initial=0.0) <= limit)
+
+
+def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
+    """Make a change that gives what the port has in a layer's place."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(layer, inputs, mask, context)
+        if isinstance(output, tuple):
+            return (values, *output[1:]), out_mask
+        return values, out_mask
+
+    return Change("unexplained", path, "", {key: apply})
+
+
+def _first_mask(mask: Structure) -> Array | None:
+    found = next(iter(leaves(mask)), None)
+    return found.astype(bool) if isinstance(found, np.ndarray) and found.ndim == 2 else None
+
+
+def _place(path: str) -> str:
+    return "/".join(part.partition("#")[0] for part in path.split("/"))
+
+
+def _stages(
+    evidence: list[Change], own: list[Change], before: list[Change]
+) -> Iterator[Iterator[list[Change]]]:
+    """Yield what to try: single changes and what the weights show; then two of them together.
+
+    own: changes at the layer itself; before: at the layers before it.
+    """
+    shown = [evidence] if evidence else []
+    parts = [[one] for one in evidence] if len(evidence) > 1 else []
+    yield chain(shown, parts, ([one] for one in (*own, *before)))
+    yield ([*some, one] for some in (*shown, *parts) for one in (*own, *before))
+    few = sorted(
+        (one for one in own if one.kind != "gate order"), key=lambda one: one.kind not in _LIKELY
+    )
+    yield ([one, other] for one, other in combinations(few, 2))
+
+
+def _uses(graph: Graph, start: str) -> dict[str, frozenset[str]]:
+    """Return the calls that use the output of each call, however many calls later."""
+    uses: dict[str, set[str]] = {}
+    before: dict[str, set[str]] = {}
+    for call in graph.calls:
+        path = f"{start}{call.layer}" + (f"#{call.index}" if call.index else "")
+        earlier: set[str] = set()
+        for ref in tensors((call.args, dict(call.kwargs))):
+            other = f"{start}{ref.layer}" + (f"#{ref.call}" if ref.call else "")
+            earlier |= {other} | before.get(other, set())
+        inner = graph.layer(call.layer)
+        while inner.class_name == "TimeDistributed":
+            inner = inner.parts["layer"]
+        names = {path}
+        if inner.graph is not None:
+            nested = _uses(inner.graph, f"{path}/")
+            for name, used in nested.items():
+                uses.setdefault(name, set()).update(used | {path})
+            names |= nested.keys()
+        before[path] = earlier | names
+        for other in earlier:
+            uses.setdefault(other, set()).update(names)
+        for name in names:
+            uses.setdefault(name, set())
+    return {path: frozenset(used - {path}) for path, used in uses.items()}

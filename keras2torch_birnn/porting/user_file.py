@@ -1,0 +1,118 @@
+"""The user's own port: a class or function in a Python file, which is run, and its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    PluginError,
+    UsageError,
+    in_file,
+    line_of,
+    printable,
+)
+from keras2torch_birnn.plugins import run_file
+from keras2torch_birnn.readers.files.strict_json import parse_object
+from keras2torch_birnn.readers.steps import PathLike
+
+
+def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
+    """Run a Python file and make the port that it holds: ``FILE.py:NAME``.
+
+    NAME is a class or function that is called without arguments, or a module. weights: a
+    ``state_dict`` in a ``.pt``, ``.pth`` or ``.safetensors`` file. Run files of your own only.
+
+    Raises:
+        UsageError: no such file or name, or it gives no module; PluginError: it fails.
+        InvalidModelFileError: the weights are no state_dict.
+    """
+    file, _, name = named.rpartition(":")
+    if not file or not name:
+        raise UsageError(
+            f"{printable(named)}: FILE.py:NAME is expected", "name the class after a colon"
+        )
+    found = getattr(run_file(file), name, None)
+    if found is None:
+        raise UsageError(f"{printable(file)} defines no {printable(name)}", "check the name")
+    port = found if isinstance(found, nn.Module) else _call(found, name)
+    if not isinstance(port, nn.Module):
+        raise UsageError(
+            f"{printable(name)} gives {type(port).__name__}, a torch.nn.Module is expected",
+            "name a class or function that is called without arguments",
+        )
+    if weights is not None:
+        with in_file(weights):
+            _load(port, _read(Path(weights)))
+    return port
+
+
+def _call(found: Any, name: str) -> Any:
+    if not callable(found):
+        return found
+    try:
+        return found()
+    except (Exception, SystemExit) as error:
+        lines = f"{type(error).__name__}: {error}".splitlines()
+        raise PluginError(
+            f"{printable(name)}() fails: {printable(lines[0])} ({line_of(error)})",
+            "it is called without arguments; name a function that makes the port",
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InvalidModelFileError("there is no such file", "name a state_dict") from None
+    except Exception as error:  # torch raises many kinds on files that are no state_dict
+        reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__)
+        raise InvalidModelFileError(
+            f"cannot be read as weights ({reason})",
+            "write them with torch.save(port.state_dict(), ...)",
+        ) from None
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
+        raise InvalidModelFileError(
+            "holds no state_dict", "write it with torch.save(port.state_dict(), ...)"
+        )
+    return dict(content)
+
+
+def _load(port: nn.Module, state: Mapping[str, Tensor]) -> None:
+    try:
+        port.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise InvalidModelFileError(
+            f"does not fit the port: {printable(reason)}", "give the state_dict of this class"
+        ) from None
+
+
+def read_map(path: PathLike) -> dict[str, str]:
+    """Read the user's map: JSON text with names of the port's modules -> paths of Keras layers.
+
+    Raises:
+        InvalidModelFileError: it is something else.
+    """
+    with in_file(path):
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidModelFileError(f"cannot be read ({printable(error)})") from None
+        found = parse_object(text, place="")
+        if not all(isinstance(value, str) for value in found.values()):
+            raise InvalidModelFileError(
+                "a text is expected for each module", 'write {"encoder.lstm": "bidirectional"}'
+            )
+        return {str(key): str(value) for key, value in found.items()}

@@ -1,0 +1,250 @@
+"""The table of ``k2t map``: each weight of the file, the torch tensor it becomes, and how.
+
+``writers.inverse`` finds where every element of a tensor came from. Here that is put into words:
+the words are found by trying which rearrangement of the array gives the same elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from keras2torch_birnn.errors import in_file
+from keras2torch_birnn.lazy_array import LazyArray
+from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.porting.gates import (
+    Order,
+    gate_count,
+    keras_letters,
+    orders,
+    reorder,
+    torch_letters,
+)
+from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers.tf_checkpoint import with_index
+from keras2torch_birnn.readers.steps import PathLike
+from keras2torch_birnn.readers.weights.load_weights import StoredLayer
+from keras2torch_birnn.spec import NO_CUT, Cut
+from keras2torch_birnn.writers.inverse import Copies, Fixed, Inverse, invert
+from keras2torch_birnn.writers.layers import Located, locate, name_tensors
+
+_UNUSUAL = "elements rearranged"
+
+
+@dataclass(frozen=True)
+class MapRow:
+    """One weight, or a part of it, and the tensor that it becomes.
+
+    ``keras``: layers and weight by name, "" for a tensor that comes from no weight; ``path``: where
+    the array is in the file. ``done``: what is done to the array, in words.
+    """
+
+    keras: str
+    path: str
+    keras_shape: tuple[int, ...] | None
+    torch: str
+    torch_shape: tuple[int, ...]
+    done: str
+
+
+def map_weights(
+    source: PathLike,
+    *,
+    config: PathLike | None = None,
+    masked_steps: str | None = None,
+    plugins: Iterable[PluginName] = (),
+    cut: Cut = NO_CUT,
+) -> tuple[MapRow, ...]:
+    """Return the table of a model's weights, in the order of its layers.
+
+    source: any file or folder that ``k2t.convert`` reads; ``config``, ``masked_steps``,
+    ``plugins``, ``cut``: as there. Shapes are those of the arrays as the file stores them.
+
+    Raises:
+        K2TError: as ``k2t.convert``.
+    """
+    load_plugins(plugins)
+    path = with_index(Path(source))
+    with in_file(source), open_container(path) as container:
+        located = locate(container, path, config=config, masked_steps=masked_steps, cut=cut)
+        return tuple(_rows(located))
+
+
+def _rows(located: Located) -> Iterator[MapRow]:
+    for path, owner, layer in located.layers():
+        weights = located.weights
+        inverse = invert(layer, owner, weights.stored, weights.layout, waiting=located.may_wait)
+        rows = [row for row in weights.rows if row.owner[: len(owner)] == owner]
+        yield from _layer_rows(name_tensors(inverse, path), rows)
+
+
+def _layer_rows(inverse: Inverse, rows: list[StoredLayer]) -> Iterator[MapRow]:
+    """Yield the rows of one layer: its weights, then the tensors that come from none."""
+    for row in rows:
+        for name, array in row.arrays.items():
+            keras = "/".join((*row.owner, name))
+            class_name = row.layer.class_name
+            found = False
+            for copies in inverse.copies.get(array.path, ()):
+                shape = inverse.shapes[copies.tensor]
+                done = describe_copies(array.shape, shape, copies, class_name)
+                if array.path in inverse.summed:
+                    done = f"sum of the input and the recurrent bias{', ' * bool(done)}{done}"
+                yield MapRow(
+                    keras, array.path, array.shape, copies.tensor, shape, done or "as it is"
+                )
+                found = True
+            for tensor, lazy in inverse.matrices.get(array.path, ()):
+                shape = inverse.shapes[tensor]
+                done = _describe_matrix(lazy, class_name) or "as it is"
+                yield MapRow(keras, array.path, array.shape, tensor, shape, done)
+                found = True
+            for tensor in () if found else inverse.computed:
+                shape = inverse.shapes[tensor]
+                yield MapRow(keras, array.path, array.shape, tensor, shape, "computed from it")
+    for fixed in inverse.fixed:
+        if fixed.tensor not in inverse.computed:
+            shape = inverse.shapes[fixed.tensor]
+            yield MapRow("", "", None, fixed.tensor, shape, _describe_fixed(fixed, shape))
+
+
+def _describe_fixed(fixed: Fixed, shape: tuple[int, ...]) -> str:
+    some = "" if len(fixed.elements) == math.prod(shape) else f"{len(fixed.elements)} values: "
+    if not fixed.values.any():
+        return f"{some}zero"
+    return f"{some}fixed, whatever the weights are"
+
+
+# ---- words for a rearrangement -------------------------------------------------------------------
+
+
+def describe_copies(
+    shape: tuple[int, ...], tensor_shape: tuple[int, ...], copies: Copies, class_name: str
+) -> str:
+    """Describe how elements of an array become those of a tensor; "" if nothing is done.
+
+    class_name: of the layer that the array belongs to, for its gates.
+    """
+    source = _part(shape, copies.positions)
+    target = _part(tensor_shape, copies.elements)
+    # By the order of the elements in the tensor, which is that of ``copies.elements``.
+    wanted = copies.positions
+    words = [f"into {target.words}"] if target.words else []
+    if source.values.size != len(wanted) or target.values.size != len(wanted):
+        return ", ".join([_UNUSUAL, *words])
+    if source.words:
+        words.insert(0, source.words)
+    for order, axes in _rearrangements(source.values, class_name):
+        moved = source.values if order is None else reorder(source.values, order, axis=-1)
+        if np.array_equal(moved.transpose(axes).reshape(-1), wanted):
+            return ", ".join([*words, *_describe(order, axes, class_name, target.values, moved)])
+    flat = _describe_flat(source.values, wanted, class_name)
+    return ", ".join([*words, flat])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The smallest block of an array that holds some elements: their numbers, and where it is."""
+
+    values: npt.NDArray[np.int64]
+    words: str
+
+
+def _part(shape: tuple[int, ...], elements: npt.NDArray[np.int64]) -> _Part:
+    every = np.arange(math.prod(shape), dtype=np.int64).reshape(shape)
+    if len(elements) == every.size:
+        return _Part(every, "")
+    places = np.unravel_index(elements, shape)
+    bounds = [(int(at.min()), int(at.max()) + 1) for at in places]
+    values = every[tuple(slice(*one) for one in bounds)]
+    cut = [
+        _describe_range(axis, *bound, ndim=len(shape))
+        for axis, (bound, size) in enumerate(zip(bounds, shape, strict=True))
+        if bound != (0, size)
+    ]
+    return _Part(values, ", ".join(cut))
+
+
+def _describe_range(axis: int, first: int, last: int, ndim: int) -> str:
+    what = ("rows" if axis == 0 else "columns") if ndim <= 2 else f"axis {axis}"
+    if last - first == 1:
+        return f"{what.removesuffix('s')} {first}"
+    return f"{what} {first} to {last - 1}"
+
+
+def _rearrangements(
+    array: npt.NDArray[np.int64], class_name: str
+) -> Iterator[tuple[Order | None, tuple[int, ...]]]:
+    """Yield orders of gates (None: as they are) with orders of axes, the simplest first."""
+    gates = gate_count(class_name)
+    ways: list[Order | None] = [None]
+    if gates > 1 and array.ndim and array.shape[-1] % gates == 0:
+        ways += [order for order in orders(gates) if order != tuple(range(gates))]
+    axes = list(permutations(range(array.ndim))) if array.ndim <= 5 else [tuple(range(array.ndim))]
+    yield from product(ways, axes)
+
+
+def _describe(
+    order: Order | None,
+    axes: tuple[int, ...],
+    class_name: str,
+    target: npt.NDArray[np.int64],
+    moved: npt.NDArray[np.int64],
+) -> list[str]:
+    words = []
+    after = moved.transpose(axes).shape
+    if axes == (1, 0) and 1 not in moved.shape:
+        words.append("transposed")
+    elif axes != tuple(range(len(axes))):
+        words.append(f"axes in the order {', '.join(map(str, axes))}")
+    if [n for n in after if n > 1] != [n for n in target.shape if n > 1]:
+        words.append("reshaped")
+    if order is not None:
+        words.append(_describe_gates(order, class_name))
+    return words
+
+
+def _describe_gates(order: Order, class_name: str) -> str:
+    return f"gates {keras_letters(class_name)} -> {torch_letters(class_name, order)}"
+
+
+def _describe_flat(
+    source: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], class_name: str
+) -> str:
+    """Describe gates whose matrices lie in memory as torch has them, as in cuDNN's layout."""
+    gates = gate_count(class_name)
+    if gates > 1 and source.shape[-1] % gates == 0:
+        blocks = [block.reshape(-1) for block in np.split(source, gates, axis=-1)]
+        for order in orders(gates):
+            if np.array_equal(np.concatenate([blocks[gate] for gate in order]), wanted):
+                each = "each gate's columns reshaped to rows"
+                return f"{each}, {_describe_gates(order, class_name)}"
+    return _UNUSUAL
+
+
+def _describe_matrix(lazy: LazyArray, class_name: str) -> str:
+    """Describe a large matrix, which was not numbered: its columns and whether it is transposed."""
+    words = ["transposed"] if lazy.transposed else []
+    gates, width = gate_count(class_name), lazy.source.shape[1]
+    if len(lazy.columns) > 1 and gates > 1 and width % gates == 0:
+        order = _order_of_columns(lazy, width // gates)
+        words.append(_UNUSUAL if order is None else _describe_gates(order, class_name))
+    elif lazy.columns != ((0, width),):
+        words.append(", ".join(f"columns {a} to {b - 1}" for a, b in lazy.columns))
+    return ", ".join(words)
+
+
+def _order_of_columns(lazy: LazyArray, units: int) -> Order | None:
+    """Return the gates that ranges of columns hold, if each holds whole ones."""
+    found: list[int] = []
+    for first, last in lazy.columns:
+        if first % units or last % units:
+            return None
+        found += range(first // units, last // units)
+    return tuple(found)

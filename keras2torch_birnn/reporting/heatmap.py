@@ -1,0 +1,78 @@
+"""Draw errors as a small PNG: a step is a column, a unit a row, the colour says how large."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+
+import numpy as np
+
+from keras2torch_birnn.spec import Array
+
+# The largest picture: more steps or units are joined, and the largest error of each is shown.
+WIDTH, HEIGHT = 240, 96
+# Exponents of ten: the range of the colours, and where errors begin to count.
+LOW, EDGE, HIGH = -17.0, -9.0, 1.0
+_UNKNOWN = 255
+# Colours at the ends: rounding errors from dark to light blue, others from yellow to dark red.
+_RIGHT = ((16, 42, 92), (168, 205, 240))
+_WRONG = ((255, 214, 64), (176, 0, 32))
+_GREY = (128, 128, 128)
+
+
+def draw(errors: Array) -> str:
+    """Return errors (T, H) as the address of a picture, to be put into a page."""
+    return f"data:image/png;base64,{base64.b64encode(_encode(_indices(errors))).decode()}"
+
+
+def _indices(errors: Array) -> Array:
+    """Return the number of each pixel's colour: units from top to bottom, steps to the right."""
+    shown = _shrink(_shrink(np.asarray(errors, np.float64).T, 0, HEIGHT), 1, WIDTH)
+    with np.errstate(all="ignore"):
+        exponents = np.clip(np.log10(shown), LOW, HIGH)
+    exponents = np.where(shown == 0, LOW, exponents)
+    right = (exponents - LOW) / (EDGE - LOW) * 126
+    wrong = 127 + (exponents - EDGE) / (HIGH - EDGE) * 127
+    numbers = np.where(exponents <= EDGE, right, wrong)
+    return np.where(np.isnan(shown), _UNKNOWN, numbers).astype(np.uint8)
+
+
+def _shrink(values: Array, axis: int, most: int) -> Array:
+    """Join neighbours along an axis, if there are too many, by their largest value."""
+    count = values.shape[axis]
+    if count <= most:
+        return values
+    starts = np.linspace(0, count, most, endpoint=False).astype(int)
+    return np.asarray(np.fmax.reduceat(values, starts, axis=axis))
+
+
+def palette() -> list[tuple[int, int, int]]:
+    """Return the colours: 0 to 126 for rounding errors, 127 to 254 for others, grey for unknown."""
+    return [*_blend(*_RIGHT, 127), *_blend(*_WRONG, 128), _GREY]
+
+
+def _blend(
+    first: tuple[int, int, int], last: tuple[int, int, int], count: int
+) -> list[tuple[int, int, int]]:
+    at = np.linspace(0, 1, count)[:, None]
+    mixed = np.rint(np.array(first) * (1 - at) + np.array(last) * at).astype(int)
+    return [(int(r), int(g), int(b)) for r, g, b in mixed]
+
+
+def _encode(numbers: Array) -> bytes:
+    """Return a PNG whose pixels are numbers of colours."""
+    height, width = numbers.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), numbers], axis=1)
+    head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    parts = (
+        (b"IHDR", head),
+        (b"PLTE", bytes(value for colour in palette() for value in colour)),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in parts)
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

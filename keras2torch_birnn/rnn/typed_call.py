@@ -1,0 +1,33 @@
+"""Types of a call of ``BiLSTM``, ``BiGRU`` and ``BiRNN``, for type checkers and editors.
+
+torch types the call of every module as ``Any``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+# After merge_mode None the output is a pair, which no type of the call can tell: the Any of a
+# union accepts it, and misspelt attributes of a tensor are still found.
+MergedTensor: TypeAlias = Tensor | Any
+MergedPacked: TypeAlias = PackedSequence | Any
+
+Given = TypeVar("Given", contravariant=True)
+State = TypeVar("State", covariant=True)
+
+
+class TypedCall(Protocol[Given, State]):
+    """Call of a stack. Given: the type of ``hx``; State: that of the last states."""
+
+    @overload
+    def __call__(
+        self, input: Tensor, hx: Given | None = None, *, mask: Tensor | None = None
+    ) -> tuple[MergedTensor, State]: ...
+
+    @overload
+    def __call__(
+        self, input: PackedSequence, hx: Given | None = None
+    ) -> tuple[MergedPacked, State]: ...

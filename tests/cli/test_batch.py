@@ -1,0 +1,228 @@
+"""Many files in one command: what is found, how outputs are named, the summary, the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import (
+    ARCHITECTURE,
+    MASKED,
+    OLD,
+    STACK_H5,
+    STACK_KERAS,
+    WEIGHTS,
+    contents,
+    k2t,
+    k2t_process,
+)
+
+from keras2torch_birnn.cli import batch
+from keras2torch_birnn.cli.converting import Options
+from keras2torch_birnn.errors import UsageError
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder with three models, one of them in a folder of its own, and other files."""
+    folder = tmp_path / "models"
+    (folder / "deep").mkdir(parents=True)
+    shutil.copyfile(MASKED, folder / "a.h5")
+    shutil.copyfile(STACK_KERAS, folder / "b.keras")
+    shutil.copyfile(OLD, folder / "deep" / "c.hdf5")
+    (folder / "notes.txt").write_text("no model")
+    return folder
+
+
+def names_of(tasks: list[batch.Task], out: Path) -> list[tuple[str, str]]:
+    return [(one.model.name, str(one.out.relative_to(out))) for one in tasks]
+
+
+def pair(*names: object, out: Path, with_config: bool = False) -> list[tuple[str, str]]:
+    tasks = batch.pair_with_outputs([str(n) for n in names], out, with_config=with_config)
+    return names_of(tasks, out)
+
+
+def test_a_folder_is_converted_as_it_is_laid_out(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = k2t("convert", models, "--out-dir", out, "--verify")
+    assert run.code == 0, run.err
+    assert sorted(contents(out)) == ["a.pt", "b.pt", "deep/c.pt"]
+    lines = run.out.splitlines()
+    assert lines[0] == f"{out}/a.pt: 4 layers, 4,445 parameters, verify: OK"
+    assert lines[-1] == "3 converted"
+    assert k2t("verify", models / "a.h5", out / "a.pt").code == 0
+
+
+def test_processes_give_what_one_process_gives(models: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert k2t("convert", models, "--out-dir", one).code == 0
+    done = k2t_process("convert", models, "--out-dir", two, "--jobs", "2", "-q")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "3 converted"
+    assert contents(one) == contents(two)
+
+
+def test_what_is_newer_than_its_model_is_skipped(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert k2t("convert", models, "--out-dir", out).code == 0
+    before = contents(out)
+    os.utime(out / "a.pt", ns=(0, 0))  # as if it were older than its model
+    (out / "deep" / "c.pt").unlink()
+    run = k2t("convert", models, "--out-dir", out)
+    assert run.code == 0, run.err
+    assert run.out.splitlines()[1:] == [
+        f"{out}/b.pt: skipped, it is newer than its model",
+        f"{out}/deep/c.pt: 3 layers, 1,242 parameters",
+        "2 converted, 1 skipped",
+    ]
+    assert contents(out) == before
+    assert "3 converted" in k2t("convert", models, "--out-dir", out, "--force").out
+
+
+def test_a_file_of_another_program_is_not_replaced(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.pt").write_text("not ours")
+    run = k2t("convert", models / "a.h5", "--out-dir", out, "--force")
+    assert run.code == 5
+    assert "k2t did not write it" in run.err
+    assert contents(out) == {"a.pt": b"not ours"}
+
+
+def test_an_error_ends_the_work_or_is_counted(models: Path, tmp_path: Path) -> None:
+    (models / "aa.h5").write_bytes(b"damaged")
+    shutil.copyfile(WEIGHTS, models / "bb.h5")
+    run = k2t("convert", models, "--out-dir", tmp_path / "out")
+    assert run.code == 3
+    assert run.out.splitlines()[-1] == "1 converted, 1 refused"
+    assert run.lines("error")[0].startswith(f"{models}/aa.h5: ")
+    assert run.lines("note")[-1] == "3 not tried; --keep-going goes on after an error"
+    run = k2t("convert", models, "--out-dir", tmp_path / "out", "--keep-going")
+    assert run.code == 4  # the worst of 3 and 4
+    assert run.out.splitlines()[-1] == "1 skipped, 2 refused, 2 converted"
+
+
+def test_json_lines_have_an_object_for_each_file(models: Path, tmp_path: Path) -> None:
+    (models / "aa.h5").write_bytes(b"damaged")
+    run = k2t("convert", models, "--out-dir", tmp_path / "out", "--keep-going", "--json")
+    rows: list[dict[str, Any]] = [json.loads(line) for line in run.out.splitlines()]
+    assert [Path(row["file"]).name for row in rows] == ["a.h5", "aa.h5", "b.keras", "c.hdf5"]
+    assert [row["ok"] for row in rows] == [True, False, True, True]
+    assert {row["schema"] for row in rows} == {1}
+    assert rows[0]["parameters"] == 4445
+    assert len(rows[0]["sha256"]) == 64
+    assert rows[1]["exit"] == run.code == 3
+    (problem,) = rows[1]["problems"]
+    assert problem["code"] == "invalid_file"
+    assert run.err.splitlines()[-1] == "3 converted, 1 refused"
+
+
+def test_a_model_that_is_not_equal_is_the_exit_code(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keras2torch_birnn.cli.converting._verify", lambda *_: {"ok": False})
+    run = k2t("convert", models / "a.h5", tmp_path / "a.pt", "--verify")
+    assert (run.code, run.out.strip().endswith("verify: NOT EQUAL")) == (1, True)
+    run = k2t("convert", models / "a.h5", "--out-dir", tmp_path / "out", "--verify")
+    assert run.code == 1
+
+
+def test_names_of_outputs_never_meet(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copyfile(STACK_H5, models / "b.h5")
+    assert pair(models, out=out) == [
+        ("a.h5", "a.pt"),
+        ("b.h5", "b.h5.pt"),
+        ("b.keras", "b.keras.pt"),
+        ("c.hdf5", "deep/c.pt"),
+    ]
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copyfile(OLD, other / "a.h5")
+    with pytest.raises(UsageError, match=r"would both become .*a\.h5\.pt; name the folder"):
+        pair(models / "a.h5", other / "a.h5", out=out)
+
+
+def test_folders_that_are_models_are_no_folders_of_models(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for folder, mark in (
+        ("saved.v1", "saved_model.pb"),
+        ("js", "model.json"),
+        ("ck", "checkpoint"),
+    ):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        (tmp_path / "in" / folder / mark).write_text("{}")
+    assert pair(tmp_path / "in", out=out) == [("saved.v1", "saved.v1.pt"), ("model.json", "js.pt")]
+    assert pair(tmp_path / "in", out=out, with_config=True) == [
+        ("ck", "ck.pt"),
+        ("saved.v1", "saved.v1.pt"),
+        ("model.json", "js.pt"),
+    ]
+    assert pair(tmp_path / "in" / "js" / "model.json", out=out) == [("model.json", "js.pt")]
+
+
+def test_patterns_that_no_shell_expanded_are_expanded(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert pair(models / "*.h5", out=out) == [("a.h5", "a.pt")]
+    monkeypatch.chdir(models)
+    assert pair("**/*.hdf5", out=out) == [("c.hdf5", "c.pt")]
+    with pytest.raises(UsageError, match="matches no file; check the pattern"):
+        pair("*.keras2", out=out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("{models}/deep", "{models}/a.h5"), 5, "OUT ends in .pt, .pth or .safetensors"),
+        (("{models}/a.h5", "x.pt", "y.pt"), 2, "MODEL and OUT are expected, found 3 paths"),
+        (("{models}/a.h5", "x.pt", "--jobs", "2"), 2, "--jobs is for many files"),
+        (("{models}/a.h5", "x.pt", "--keep-going"), 2, "--keep-going is for many files"),
+        (("{models}/a.h5", "--out-dir", "{models}/b.keras"), 5, "is no folder"),
+        (("{models}/none", "--out-dir", "x"), 3, "No such file"),
+        (("{tmp}/empty", "--out-dir", "x"), 2, "holds no Keras model"),
+    ],
+)
+def test_calls_without_meaning_are_refused(
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    run = k2t("convert", *(one.format(models=models, tmp=tmp_path) for one in arguments))
+    assert (run.code, words in run.err) == (code, True), run.err
+
+
+def test_options_hold_for_all_files(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = k2t("convert", WEIGHTS, "--config", ARCHITECTURE, "--out-dir", out, "--verify")
+    assert run.code == 0, run.err
+
+
+def test_a_process_that_dies_costs_its_file_alone(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others of its pool are converted again."""
+    monkeypatch.setattr(batch, "convert_task", dying_at_b)
+    tasks = batch.pair_with_outputs([str(models)], tmp_path / "out", with_config=False)
+    found = list(batch._run(tasks, Options(), jobs=2))
+    assert [one.state for one in found] == ["tried", "refused", "tried"]
+    assert "the process that converted it died" in found[1].errors[0]
+    assert found[1].exit_code == 70
+
+
+def dying_at_b(task: batch.Task, _: Options) -> batch.Outcome:
+    """Stand for a conversion: end the process at one of the files."""
+    if task.model.name == "b.keras":
+        os._exit(1)
+    return batch.Outcome(task, "tried", {"exit": 0}, "")

@@ -1,0 +1,116 @@
+"""``examples/finetune.py``: alone, under torchrun in two processes, and after an interruption."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import FIXTURES, STACK_H5, environment
+from torch import Tensor
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.rnn.native.library import why_missing
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COMPILED = FIXTURES / "keras-3.15.1" / "compiled.h5"
+# Three steps an epoch, of four rows in each of two processes.
+OPTIONS = ("--batch", "8", "--optimizer", "SGD", "--rate", "0.1", "--seed", "3")
+ROWS = 24
+RUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.fixture(scope="module")
+def finetune() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        return importlib.import_module("finetune")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Random rows, and random outputs of the right shape."""
+    model, drawn = k2t.convert(STACK_H5), torch.Generator().manual_seed(7)
+    x = torch.randn(ROWS, 7, 3, generator=drawn)
+    with torch.no_grad():
+        shape = model(x).shape
+    y = torch.rand(shape, generator=drawn)
+    np.savez(tmp_path / "data.npz", x=x.numpy(), y=y.numpy())
+    return tmp_path / "data.npz"
+
+
+def differ(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_two_processes_train_as_one_does_and_one_goes_on_from_two(
+    finetune: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def train(out: str, epochs: int) -> Mapping[str, Tensor]:
+        files = [str(path) for path in (STACK_H5, data, tmp_path / out)]
+        finetune.main([*files, *OPTIONS, "--epochs", str(epochs)])
+        return k2t.load(tmp_path / out).state_dict()
+
+    command = [sys.executable, *RUN, str(EXAMPLES / "finetune.py"), str(STACK_H5), str(data)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "two.pt"), *OPTIONS],
+        capture_output=True,
+        text=True,
+        env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
+    )
+    assert done.returncode == 0, done.stderr
+    engine = "fused" if why_missing() else "native"
+    assert done.stdout.splitlines()[0] == f"2 processes, cpu, engines: {engine}"
+    assert done.stdout.count("epoch 1: loss ") == 1
+    two = k2t.load(tmp_path / "two.pt").state_dict()
+    begin, one, whole = k2t.convert(STACK_H5).state_dict(), train("one.pt", 1), train("w.pt", 2)
+    assert differ(begin, one) > 1e-2
+    assert differ(two, one) < 1e-5
+    # The interrupted training goes on as if it had not been interrupted.
+    shutil.copy(tmp_path / "one.pt.state", tmp_path / "again.pt.state")
+    assert differ(train("again.pt", 2), whole) == 0
+    assert differ(whole, one) > 1e-2
+    assert differ(train("two.pt", 2), whole) < 1e-5
+
+
+def test_the_optimizer_of_the_file_goes_on_after_an_interruption(
+    finetune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with np.load(COMPILED.with_suffix(".npz")) as recorded:
+        x, y = recorded["in_0"], recorded["out_0"]
+    np.savez(tmp_path / "data.npz", x=x, y=y + 1)
+
+    def train(out: str, epochs: int) -> Mapping[str, Tensor]:
+        files = [str(path) for path in (COMPILED, tmp_path / "data.npz", tmp_path / out)]
+        finetune.main([*files, "--optimizer", "keras", "--batch", "2", "--epochs", str(epochs)])
+        return k2t.load(tmp_path / out).state_dict()
+
+    begin, one, whole = k2t.convert(COMPILED).state_dict(), train("one.pt", 1), train("w.pt", 2)
+    assert differ(begin, one) > 1e-6
+    assert differ(whole, one) > 1e-6
+    assert differ(train("one.pt", 2), whole) == 0
+
+
+@pytest.mark.parametrize("name", ["mse", "binary", "classes"])
+def test_the_losses_are_those_of_keras(finetune: Any, name: str) -> None:
+    drawn = np.random.default_rng(5)
+    p = drawn.dirichlet(np.ones(7), (3, 5))
+    y = drawn.integers(0, 7, (3, 5)) if name == "classes" else drawn.random(p.shape)
+    wanted = {
+        "mse": lambda: ((p - y) ** 2).mean(),
+        "binary": lambda: -(y * np.log(p) + (1 - y) * np.log1p(-p)).mean(),
+        "classes": lambda: -np.log(np.take_along_axis(p, y[..., None], -1)).mean(),
+    }[name]()
+    found = finetune.LOSSES[name](torch.from_numpy(p), torch.from_numpy(y))
+    assert found.item() == pytest.approx(wanted, rel=1e-12)

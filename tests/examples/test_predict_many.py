@@ -1,0 +1,86 @@
+"""``examples/predict_many.py`` on two workers, one of which is killed in the middle of a shard.
+
+Skipped where Ray is not installed: it is in the extra ``[ray]``, not in ``[test]``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import STACK_H5, environment
+
+import keras2torch_birnn as k2t
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "predict_many.py"
+SHARDS, ROWS = 5, 11
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="the extra [ray] is not installed"),
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds the worker by /proc"),
+]
+
+
+def wait_for_reader(pipe: Path, process: subprocess.Popen[str]) -> tuple[int, int]:
+    """Return a descriptor of the pipe's other end, and the process that reads it."""
+    while process.poll() is None:
+        try:
+            end = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            assert error.errno == errno.ENXIO  # nobody reads yet
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+            continue
+        for place in Path("/proc").glob("[0-9]*/fd/*"):
+            pid = int(place.parts[2])
+            with suppress(OSError):
+                if pid != os.getpid() and place.readlink() == pipe:
+                    return end, pid
+    raise AssertionError(process.communicate())
+
+
+def test_a_killed_workers_shard_is_repeated_and_finished_shards_are_kept(tmp_path: Path) -> None:
+    model, drawn = k2t.convert(STACK_H5), np.random.default_rng(5)
+    k2t.save(model, tmp_path / "model.pt")
+    inputs, outputs = tmp_path / "inputs", tmp_path / "outputs"
+    for folder in (inputs, outputs):
+        folder.mkdir()
+    shards = {f"{n}.npy": drawn.normal(size=(ROWS, 7, 3)).astype("f4") for n in range(SHARDS)}
+    for name, array in shards.items():
+        np.save(inputs / name, array)
+    (outputs / "0.npy").write_bytes(b"from an earlier run")
+    # A worker that reads this shard waits until the pipe is closed.
+    whole, pipe = tmp_path / "whole.npy", inputs / "3.npy"
+    pipe.rename(whole)
+    os.mkfifo(pipe)
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "model.pt"), str(inputs), str(outputs)]
+    process = subprocess.Popen(
+        [*command, "--workers", "2", "--rows", "4"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
+    )
+    end, worker = wait_for_reader(pipe, process)
+    whole.replace(pipe)
+    os.kill(worker, signal.SIGKILL)
+    os.close(end)
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert out.splitlines()[0] == f"{SHARDS} shards, {SHARDS - 1} to do"
+    assert sorted(out.splitlines()[1:]) == [f"{n}.npy: {ROWS} rows" for n in range(1, SHARDS)]
+    assert sorted(path.name for path in outputs.iterdir()) == sorted(shards)
+    assert (outputs / "0.npy").read_bytes() == b"from an earlier run"
+    for name in list(shards)[1:]:
+        with torch.no_grad():
+            wanted = model(torch.from_numpy(shards[name])).numpy()
+        np.testing.assert_allclose(np.load(outputs / name), wanted, rtol=0, atol=1e-6)

@@ -1,0 +1,140 @@
+"""The sweep of all exports: its judgement, its child, its counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import check_exports
+import export_cases
+import export_summary
+import numpy as np
+import pytest
+from check_exports import Child, Record, judge
+from export_cases import Batch
+
+VALUES = np.array([1.0, 100.0], np.float32)
+
+
+def batch(rounding: float = 0.0, *, oracle: bool = False) -> Batch:
+    return Batch("own", (), (VALUES,), (rounding,), oracle=oracle)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "verdict"),
+    [
+        (VALUES + np.float32([1e-4, 9e-3]), batch(), "equal"),
+        (VALUES + np.float32([1.3e-4, 0]), batch(), "wrong: 1.3e-04"),
+        (VALUES + np.float32([1.3e-4, 0]), batch(1e-4), "rounding"),
+        (VALUES + np.float32([1.3e-4, 0]), batch(1e-4, oracle=True), "wrong: 1.3e-04"),
+        (VALUES + np.float32([0, 1e-4]), batch(oracle=True), "wrong: 9.9e-05"),
+        (VALUES[:1], batch(), "wrong: shapes [(1,)], not [(2,)]"),
+    ],
+)
+def test_a_batch_is_judged_by_the_stated_tolerance(
+    given: Any, expected: Batch, verdict: str
+) -> None:
+    assert judge([given], expected) == verdict
+
+
+def test_every_manifest_has_cases_and_a_case_is_in_one_part() -> None:
+    cases = export_cases.fixtures()
+    assert {case.name.split("/")[0] for case in cases} == {
+        "keras",
+        "tensorflow",
+        "plugins",
+        "cut",
+        "training",
+    }
+    parts = [export_cases.part(cases, number, 3) for number in range(3)]
+    assert sorted(c.name for one in parts for c in one) == sorted(c.name for c in cases)
+    titles = [{case.title() for case in one} for one in parts]
+    assert not titles[0] & titles[1] | titles[1] & titles[2]
+    assert len({case.name for case in cases}) == len(cases)
+
+
+def test_a_model_is_run_at_every_size_with_every_padding(tmp_path: Path) -> None:
+    case = next(c for c in export_cases.fixtures() if c.name.endswith("2.15.0/mask_bi_none.keras"))
+    subject = export_cases.read(case)
+    found = list(export_cases.batches(case, subject))
+    shapes = [(one.size, one.inputs[0].shape[:2]) for one in found]
+    steps = found[0].inputs[0].shape[1]
+    assert {shape for size, shape in shapes if size == "5, T"} == {(5, steps)}
+    assert [shape for size, shape in shapes if size == "1, T"] == [(1, steps)] * 5
+    assert [shape for size, shape in shapes if size == "3, T + 4"] == [(3, steps + 4)] * 2
+    assert [shape for size, shape in shapes if size == "2, 1"] == [(2, 1)] * 2
+    valid = [int((x != 0).sum()) for x in (one.inputs[0] for one in found if one.size == "1, T")]
+    assert 0 in valid
+    assert steps in valid
+    assert len(set(valid)) > 2
+
+
+def test_the_child_runs_on_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "fake_child.py"
+    source.write_text(
+        "import json, os, sys\n"
+        "for line in sys.stdin:\n"
+        "    if json.loads(line)['file'] == 'bad': os._exit(3)\n"
+        "    print(json.dumps([None, [None]]), flush=True)\n"
+    )
+    monkeypatch.setattr(check_exports, "CHILD", source)
+    child = Child()
+    assert child.run(file="bad") == ("it crashed (code 3)", [])
+    assert child.run(file="good") == (None, [None])
+    child.close()
+
+
+def test_a_record_knows_what_is_missing(tmp_path: Path) -> None:
+    record = Record(tmp_path / "r.jsonl")
+    done = {"ONNX Runtime": {}, "OpenVINO": {}}
+    record.add({"name": "a.h5", "key": "k", "paths": done})
+    again = Record(tmp_path / "r.jsonl")
+    assert again.missing("k", [".onnx", ".py"]) == [".py"]
+    assert again.missing("other", [".onnx", ".py"]) == [".onnx", ".py"]
+    assert again.keys == {"a.h5": "k"}
+
+
+# ---- counts -------------------------------------------------------------------------------------
+
+
+def rows() -> list[dict[str, Any]]:
+    ours = {"nodes": 7, "sizes": {"own": "equal", "5, T": "rounding", "2, 1": "equal"}}
+    bad = {"nodes": 7, "sizes": {"own": "equal", "5, T": "wrong: 1.0e+00", "2, 1": "not run: E"}}
+    refused = {"refused": [["bi", "softplus"], ["other", "softplus"]]}
+    return [
+        {"name": "keras/a/x.h5", "key": "1", "paths": {"ONNX Runtime": ours, "OpenVINO": bad}},
+        {"name": "keras/b/x.h5", "key": "1", "paths": {}},
+        {"name": "keras/b/y.h5", "key": "2", "paths": {"ONNX Runtime": refused}},
+        {"name": "keras/b/z.h5", "not converted": "no model"},
+        {"name": "keras/a/x.h5", "key": "1", "paths": {"source": {"failed": "TypeError: q"}}},
+        {"name": "keras/a/x.h5", "key": "1", "paths": {"gradients": {"sizes": {}}}},
+        {
+            "name": "real/medaka",
+            "key": "3",
+            "paths": {"torch.export": {"sizes": {"oracle": "wrong: 1.0e-04"}}},
+        },
+    ]
+
+
+def test_files_count_by_the_verdict_on_their_model() -> None:
+    found = export_summary.count(rows())
+    assert (found["files"], found["models"]) == (4, 3)
+    assert found["not read"] == {"keras/b/z.h5": "no model"}
+    onnx, openvino = found["runners"]["ONNX Runtime"], found["runners"]["OpenVINO"]
+    assert (onnx["files"], onnx["rounding"], onnx["refused"]) == (3, 2, 1)
+    assert onnx["sizes"]["5, T"] == "2 of 2"
+    assert onnx["reasons"]["refused"] == {"softplus": ["keras/b/y.h5"]}
+    assert (openvino["wrong"], openvino["sizes"]["5, T"]) == (2, "0 of 2")
+    assert openvino["reasons"]["wrong"]["5, T: wrong: 1.0e+00"] == ["keras/a/x.h5", "keras/b/x.h5"]
+    assert found["runners"]["source"]["failed"] == 2
+    assert found["runners"]["gradients"]["nothing to compare"] == 2
+    assert found["real"] == {"medaka": {"torch.export": "wrong; oracle: wrong: 1.0e-04"}}
+    text = "".join(
+        make(found)
+        for make in (export_summary.table, export_summary.real_table, export_summary.problems)
+    )
+    assert "| medaka |  |  | wrong; oracle: wrong: 1.0e-04 |" in text
+    assert "| `.onnx` in ONNX Runtime | 3 | 1 | 2 | 2 of 2 | 2 of 2 |" in text
+    assert "softplus (1 files: y)" in text
+    json.dumps(found)

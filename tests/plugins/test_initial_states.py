@@ -1,0 +1,236 @@
+"""Cells of plugins that do not begin with zeros: numbers, resets, mutations, refusals, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import k2t
+from mutations.patches import Patch, edit
+from plugin_files import ATOL, ENTRIES, FIXTURES, RTOL, USERS, differ, read, read_arrays, run
+from torch import Tensor
+
+import keras2torch_birnn
+from keras2torch_birnn.conversion import flat, forget_states
+from keras2torch_birnn.errors import PluginError
+from keras2torch_birnn.plugins import load_plugins
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.schema.custom_layers import REGISTERED, equation
+from keras2torch_birnn.spec import Array
+
+K2, TF, K3 = "keras-2.2.4", "tf.keras-2.15.0", "keras-3.15.1"
+STARTS = [file for file in ENTRIES if "/cell_start" in file]  # others: test_plugins.py
+STATEFUL = [file for file in STARTS if "stateful" in file]
+START = FIXTURES / K3 / "cell_start.keras"
+
+
+def test_every_container_of_such_cells_is_compared() -> None:
+    labels = {ENTRIES[file]["label"] for file in STARTS}
+    assert labels == {K2, TF, K3, "tf_keras-2.21.0"}
+    assert {ENTRIES[file]["kind"] for file in STARTS} >= {"h5", "keras"}
+    assert {file.partition("/")[0] for file in STATEFUL} == labels
+
+
+@pytest.mark.parametrize("file", STATEFUL)
+def test_a_stateful_layer_begins_with_them_and_with_zeros_after_a_reset(file: str) -> None:
+    """Two batches, the second in reversed time, then the first again after Keras' reset."""
+    load_plugins([USERS])
+    spec, (x, wanted) = read(file), read_arrays(file)
+    model = keras2torch_birnn.convert(FIXTURES / file, plugins=[USERS])
+    first, second = torch.from_numpy(x), torch.from_numpy(x[:, ::-1].copy())
+
+    def outputs(one: Tensor) -> Array:
+        with torch.no_grad():
+            return flat(model(one))[0].numpy()
+
+    got = [outputs(first), outputs(second)]
+    keras2torch_birnn.reset_states(model)
+    got.append(outputs(first))
+    assert not differ(got, wanted, ATOL, RTOL)
+    forget_states(model)
+    assert not differ([outputs(first)], wanted[:1], ATOL, RTOL)
+    states: dict[str, tuple[Array, ...]] = {}
+    exact = [compute(spec, (one,), states=states).outputs[0] for one in (x, x[:, ::-1])]
+    states = {place: tuple(map(np.zeros_like, state)) for place, state in states.items()}
+    exact.append(compute(spec, (x,), states=states).outputs[0])
+    assert not differ(exact, wanted, ATOL, RTOL)
+
+
+def test_a_reset_leaves_other_layers_alone() -> None:
+    """Nothing is stateful here, so nothing is reset."""
+    file = f"{K3}/cell_start.keras"
+    x, wanted = read_arrays(file)
+    model = keras2torch_birnn.convert(FIXTURES / file, plugins=[USERS])
+    keras2torch_birnn.reset_states(model)
+    with torch.no_grad():
+        found = [y.numpy() for y in flat(model(torch.from_numpy(x)))]
+    assert not differ(found, wanted, ATOL, RTOL)
+
+
+OWN = "self.gives_states and not self.from_zeros"
+MUTANTS: Mapping[str, tuple[Patch, str]] = {
+    "zeros": (
+        edit("rnn.custom_cell:CustomRNN._start", OWN, "False"),
+        f"{TF}/cell_start.h5",
+    ),
+    "zeros under a mask": (
+        edit("rnn.custom_cell:CustomRNN._start", OWN, "False"),
+        f"{K3}/cell_start_masks.keras",
+    ),
+    "zeros in halves and stacks": (
+        edit("rnn.custom_cell:CustomRNN._start", OWN, "False"),
+        f"{K3}/cell_start_bi.h5",
+    ),
+    "Keras 2.2.4 asks the cell": (
+        edit("schema.custom_cells:gives_states", "asked and", ""),
+        f"{K2}/cell_start.h5",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutation_breaks_the_parity(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch, file = MUTANTS[name]
+    load_plugins([USERS])
+    spec, (x, wanted) = read(file), read_arrays(file)
+    patch(monkeypatch)
+    assert differ(run(spec, x), wanted, 1e-3, 1e-3)
+
+
+def test_the_learned_state_learns() -> None:
+    model = keras2torch_birnn.convert(START, plugins=[USERS])
+    x, _ = read_arrays(f"{K3}/cell_start.keras")
+    sum(y.sum() for y in flat(model(torch.from_numpy(x)))).backward()
+    starts = [p for name, p in model.named_parameters() if name.endswith(".start")]
+    assert len(starts) == 2
+    assert all(p.grad is not None and p.grad.abs().min() > 0 for p in starts)
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+FULL = "torch.full((rows, self.memory), self.level)"
+
+
+def changed_plugin(folder: Path, *changes: tuple[str, str]) -> Path:
+    """Write the users' plugin with other words."""
+    text = USERS.read_text("utf-8")
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file = folder / "changed.py"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def test_convert_verify_and_load_keep_them(tmp_path: Path) -> None:
+    out, plugin = tmp_path / "out.safetensors", ("--plugin", USERS)
+    done = k2t("convert", START, out, *plugin)
+    assert (done.code, done.lines("note")[1:]) == (0, [])
+    assert k2t("verify", START, out, *plugin, "--against", "reference").code == 0
+    assert k2t("verify", out, *plugin).code == 0
+    model = keras2torch_birnn.load(out, plugins=[USERS])
+    x, wanted = read_arrays(f"{K3}/cell_start.keras")
+    with torch.no_grad():
+        found = [y.numpy() for y in flat(model(torch.from_numpy(x)))]
+    assert not differ(found, wanted, ATOL, RTOL)
+
+
+def test_verify_notices_wrong_initial_states(tmp_path: Path) -> None:
+    wrong = changed_plugin(tmp_path, (FULL, "torch.zeros(rows, self.memory)"))
+    out = tmp_path / "out.pt"
+    assert k2t("convert", START, out, "--plugin", wrong).code == 0
+    done = k2t("verify", START, out, "--plugin", wrong, "--against", "reference")
+    assert done.code == 1
+
+
+def test_without_a_numpy_function_the_module_gives_them(tmp_path: Path) -> None:
+    file = changed_plugin(tmp_path, (", initial_state=start_states", ""))
+    out, plugin = tmp_path / "out.pt", ("--plugin", file)
+    assert k2t("convert", START, out, *plugin).code == 0
+    done = k2t("verify", START, out, *plugin, "--against", "reference")
+    assert done.code == 0
+    note = "no NumPy function of its initial states, so those of its module are not verified"
+    assert f"plugin for StartCell: {note}" in done.err
+
+
+def test_a_note_asks_where_a_plugin_does_not_say_how_its_cell_begins(tmp_path: Path) -> None:
+    source, out = FIXTURES / TF / "cell_masks_leaky.h5", tmp_path / "out.pt"
+    note = (
+        "plugin for LeakyCell: its states begin with zeros; if the Keras class has a "
+        'get_initial_state of its own, say initial_state="own" in the plugin, else "zeros"'
+    )
+    assert note in k2t("convert", source, out, "--plugin", USERS).err
+    old = 'state_size=lambda cell: cell.config["units"]'
+    said = changed_plugin(tmp_path, (old, f'{old}, initial_state="zeros"'))
+    assert "begin with zeros" not in k2t("convert", source, out, "--force", "--plugin", said).err
+
+
+def test_a_note_says_that_keras_2_begins_with_zeros(tmp_path: Path) -> None:
+    done = k2t("convert", FIXTURES / K2 / "cell_start.h5", tmp_path / "out.pt", "--plugin", USERS)
+    assert (
+        'plugin for StartCell: initial_state="own" has no effect: Keras 2.2.4 begins with zeros, '
+        "whatever the cell's get_initial_state says"
+    ) in done.err
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+DECLARED = ', initial_state="own"'
+REFUSED: Mapping[str, tuple[str, str, str]] = {
+    "no method": (
+        "get_initial_state",
+        "begin",
+        'it says initial_state="own", and its module has no get_initial_state; write that method',
+    ),
+    "a method that is not called": (
+        DECLARED,
+        "",
+        "its module has get_initial_state, which is not called; say initial_state=",
+    ),
+    "another word": (DECLARED, ', initial_state="mine"', '\'mine\': "zeros" or "own" is expected'),
+    "another size": (
+        FULL,
+        "torch.zeros(rows, 2)",
+        "its get_initial_state returns (3, 5), (3, 2); state_size= says (3, 5), (3, 7)",
+    ),
+    "too few": (f", {FULL}", ",", "its get_initial_state returns (3, 5); state_size= says"),
+    "its code": (FULL, "1 / 0", "plugin for StartCell: its module fails: ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_plugin_with_wrong_initial_states_is_refused(name: str, tmp_path: Path) -> None:
+    old, new, text = REFUSED[name]
+    file = changed_plugin(tmp_path, (old, new))
+    done = k2t("convert", START, tmp_path / "out.pt", "--plugin", file)
+    assert done.code == 2
+    assert text in done.err
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_initial_states_are_a_cells(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="initial_state= are those of a cell, which needs state_"):
+        keras2torch_birnn.converts("Mine", initial_state="zeros")
+
+
+def test_a_numpy_function_of_another_size_is_refused() -> None:
+    load_plugins([USERS])
+    spec, (x, _) = read(f"{K3}/cell_start.keras"), read_arrays(f"{K3}/cell_start.keras")
+    REGISTERED.initial_states["StartCell"] = lambda cell, rows: np.zeros((rows, 5))
+    with pytest.raises(
+        PluginError, match=r"initial_state= function returns arrays of shapes \[\(5, 5\)\]"
+    ):
+        compute(spec, (x,))
+    del REGISTERED.initial_states["StartCell"]
+    with pytest.raises(PluginError, match="its equation has no initial states; say initial_state="):
+        compute(spec, (x,))
+
+
+def test_two_functions_of_one_cell_are_refused() -> None:
+    load_plugins([USERS])
+    with pytest.raises(ValueError, match="initial states of StartCell is registered already"):
+        REGISTERED.equations.clear()
+        equation("StartCell", initial_state=lambda cell, rows: ())(lambda cell, x, states: (x, ()))

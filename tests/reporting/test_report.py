@@ -1,0 +1,164 @@
+"""The page of ``k2t verify --report``: verdict, bars, pictures; nothing from the net, no code."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import MASKED, STACK_KERAS, assert_refused, changed_config, k2t
+
+from keras2torch_birnn.comparison.report import Comparison, LayerParity, report_of
+from keras2torch_birnn.reporting import heatmap
+from keras2torch_birnn.reporting.page import make_page
+from keras2torch_birnn.spec import Array
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "model.pt"
+    assert k2t("convert", MASKED, out).code == 0
+    return out
+
+
+def changed(converted: Path, out: Path, name: str, change: Any) -> Path:
+    content = torch.load(converted, weights_only=True)
+    content["state_dict"][name] = change(content["state_dict"][name])
+    torch.save(content, out)
+    return out
+
+
+def pictures(page: str) -> dict[str, Array]:
+    """The pixels of each picture, by its caption."""
+    found = {}
+    for data, caption in re.findall(
+        r'src="data:image/png;base64,([^"]+)"[^>]*><figcaption>([^:]+):', page
+    ):
+        raw = base64.b64decode(data)
+        width, height = (int.from_bytes(raw[at : at + 4], "big") for at in (16, 20))
+        at = raw.index(b"IDAT")
+        size = int.from_bytes(raw[at - 4 : at], "big")
+        rows = np.frombuffer(zlib.decompress(raw[at + 4 : at + 4 + size]), np.uint8)
+        found[caption] = rows.reshape(height, width + 1)[:, 1:]
+    return found
+
+
+def test_a_right_model_has_a_page_without_an_error(converted: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert k2t("verify", MASKED, converted, "--report", page).code == 0
+    text = page.read_text("utf-8")
+    assert "model.pt computes what mask_stack_bi_dense.h5 computes" in text
+    assert 'class="verdict ok"' in text
+    assert 'class="bar wrong"' not in text
+    assert "transposed, gates zrh -&gt; rzn" in text
+    assert len(re.findall(r"sha256 [0-9a-f]{64}", text)) == 2
+    assert not re.search(r'(src|href)="(?!data:image/png)', text)
+    assert "<script" not in text
+    assert len(text) < 80_000
+    for pixels in pictures(text).values():
+        assert pixels.max() <= 126  # rounding errors alone
+
+
+def test_a_wrong_half_is_red_and_the_other_is_not(converted: Path, tmp_path: Path) -> None:
+    name = "bidirectional.weight_hh_l0_reverse"
+    wrong = changed(converted, tmp_path / "wrong.pt", name, lambda w: w.flip(0))
+    page = tmp_path / "report.html"
+    assert k2t("verify", MASKED, wrong, "--report", page).code == 1
+    text = page.read_text("utf-8")
+    assert 'class="verdict wrong"' in text
+    assert "The first wrong layer is bidirectional: backward half, " in text
+    drawn = pictures(text.partition("<h3>bidirectional_1</h3>")[0])
+    each = "each step from the reference's own state"
+    assert (drawn[f"backward half, {each}"] >= 127).mean() > 0.5
+    assert drawn[f"forward half, {each}"].max() <= 126
+    assert text.count('class="bar wrong"') == 1
+
+
+def test_the_pictures_of_a_right_half_are_blue(converted: Path, tmp_path: Path) -> None:
+    name = "bidirectional_1.weight_hh_l0"
+    wrong = changed(converted, tmp_path / "wrong.pt", name, lambda w: w * 1.5)
+    page = tmp_path / "report.html"
+    assert k2t("verify", MASKED, wrong, "--report", page).code == 1
+    drawn = pictures(page.read_text("utf-8").partition("<h3>bidirectional_1</h3>")[2])
+    each = "each step from the reference's own state"
+    assert drawn[f"forward half, {each}"].max() >= 127
+    assert drawn[f"backward half, {each}"].max() <= 126
+
+
+def test_out_alone_has_a_page(converted: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert k2t("verify", converted, "--report", page).code == 0
+    text = page.read_text("utf-8")
+    assert "computes the numbers that were stored in it" in text
+    assert "From Keras to torch" not in text
+
+
+def test_json_has_no_pictures(converted: Path) -> None:
+    run = k2t("verify", MASKED, converted, "--json")
+    assert all("maps" not in layer for layer in json.loads(run.out)["layers"])
+
+
+def test_only_a_page_of_our_own_is_replaced(converted: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    for _ in range(2):
+        assert k2t("verify", converted, "--report", page).code == 0
+    page.write_text("<html>mine</html>")
+    assert_refused(k2t("verify", converted, "--report", page), 5, page, "k2t did not write it")
+    other = tmp_path / "report.txt"
+    assert_refused(k2t("verify", converted, "--report", other), 5, other, "ends in .html")
+    assert page.read_text() == "<html>mine</html>"
+
+
+def test_names_of_a_file_are_text_and_nothing_else(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+
+    def rename(model: dict[str, Any]) -> None:
+        text = json.dumps(model).replace('"dense"', json.dumps(evil))
+        model.update(json.loads(text))
+
+    file = changed_config(STACK_KERAS, tmp_path / "m.keras", rename)
+    layer = LayerParity(evil, 1.0, 1.0, (0,), False, f"step {evil}")
+    one = Comparison("cpu", evil, 1.0, 1.0, 0.0, False, inputs=evil)
+    page = make_page(report_of([one], [layer], [evil]), model=file, out=None, weights=())
+    assert "<script" not in page
+    assert "&lt;script" in page
+
+
+@pytest.mark.parametrize(
+    ("comparison", "words"),
+    [
+        (Comparison("cpu", "reference", 9.0, 1.0, 0.0, False), "does not compute what"),
+        (
+            Comparison("cpu", "reference", 9.0, 1.0, 9.0, False, judged=False),
+            "No input was found on which rounding errors are small enough",
+        ),
+    ],
+)
+def test_the_verdict_is_one_sentence(comparison: Comparison, words: str, tmp_path: Path) -> None:
+    (tmp_path / "m.pt").write_bytes(b"x")
+    report = report_of([comparison], [], [])
+    page = make_page(report, model=tmp_path / "m.pt", out=None, weights=())
+    assert words in page
+
+
+def test_a_large_map_is_made_small_and_keeps_its_largest_error() -> None:
+    errors = np.full((2000, 300), 1e-16)
+    errors[1234, 210] = 0.5
+    errors[:7] = np.nan
+    errors[50] = 0.0
+    pixels = heatmap._indices(errors)
+    assert pixels.shape == (heatmap.HEIGHT, heatmap.WIDTH)
+    assert (pixels > 126).sum() == 1
+    assert pixels[0, 200] < 20
+
+
+def test_steps_that_are_not_judged_are_grey() -> None:
+    errors = np.array([[np.nan, 1e-16], [1e-3, 0.0]])
+    assert heatmap._indices(errors).tolist() == [[255, 127 + 76], [15, 0]]
+    assert len(heatmap.palette()) == 256

@@ -1,0 +1,108 @@
+"""A type checker of a user's script finds mistakes in calls of BiLSTM, BiGRU and BiRNN."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.rnn.arguments import MergeMode
+from keras2torch_birnn.rnn.merge import MERGE_MODES
+
+# Each wrong line names the error that is expected of it.
+SCRIPT = """
+import torch
+from torch.nn.utils.rnn import pack_sequence
+import keras2torch_birnn as k2t
+
+x, mask = torch.randn(11, 3, 5), torch.ones(11, 3, dtype=torch.bool)
+lstm = k2t.BiLSTM(5, 7, num_layers=2, merge_mode="sum", engine="loop")
+gru = k2t.BiGRU(5, 7, 2, merge_mode=["mul", None])
+output, (h_n, c_n) = lstm(x, mask=mask)
+(forward, backward), last = gru(x, torch.zeros(4, 3, 7))
+packed, _ = k2t.BiRNN(5, 7)(pack_sequence([x[:, 0]]))
+
+k2t.BiLSTM(5, 7, merge_mode="add")  # arg-type
+k2t.BiGRU(5, 7, 2, merge_mode=["sum", "avg"])  # list-item
+k2t.BiRNN(5, 7, engine="fast")  # arg-type
+k2t.BiRNN(5, 7, merge="sum")  # call-arg
+lstm(x, None, mask)  # call-overload
+lstm(x, masks=mask)  # call-overload
+lstm(x, hx=5)  # call-overload
+output, h_n, c_n = lstm(x)  # misc
+"""
+# The types of torch take a minute to read; those of this package are all that is asked for here.
+SETTINGS = """
+[mypy]
+strict = true
+mypy_path = {root}
+[mypy-torch.*,numpy.*,keras2torch_birnn.*]
+follow_imports = skip
+[mypy-keras2torch_birnn,{modules}]
+follow_imports = silent
+"""
+READ = "arguments bidirectional bidirectional_stack engines typed_call"
+
+
+def test_mypy_finds_wrong_arguments_of_a_users_script(tmp_path: Path) -> None:
+    api: Any = pytest.importorskip("mypy.api")
+    script, settings = tmp_path / "script.py", tmp_path / "mypy.ini"
+    script.write_text(SCRIPT)
+    modules = ",".join(f"keras2torch_birnn.rnn.{name}" for name in READ.split())
+    settings.write_text(SETTINGS.format(root=Path(__file__).parents[2], modules=modules))
+    options = ("--config-file", str(settings), "--cache-dir", str(tmp_path / "cache"))
+    out, errors, _ = api.run([*options, str(script)])
+    assert errors == ""
+    found = re.findall(r"script\.py:(\d+): error: .*\[([\w-]+)\]$", out, re.MULTILINE)
+    lines = enumerate(SCRIPT.splitlines(), 1)
+    wanted = [(str(n), line.partition("  # ")[2]) for n, line in lines if "  # " in line]
+    assert list(dict.fromkeys(found)) == wanted, out
+
+
+def test_the_types_name_every_merge_mode() -> None:
+    (names, nothing) = get_args(MergeMode)
+    assert (set(get_args(names)), nothing) == (set(MERGE_MODES), type(None))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"hidden_size": 7.0}, TypeError, r"hidden_size=7\.0: a whole number of at least 1"),
+        ({"num_layers": True}, TypeError, "num_layers=True: a whole number of at least 1"),
+        ({"input_size": 0}, ValueError, "input_size=0: a whole number of at least 1"),
+        ({"bias": 1}, TypeError, "bias=1: True or False"),
+        ({"bidirectional": False}, ValueError, "bidirectional=False: there is nothing to merge"),
+        ({"proj_size": 3}, ValueError, "proj_size=3: Keras has no projections"),
+        ({"dropout": "high"}, TypeError, "dropout='high': a rate"),
+        ({"dropout": 1.5}, ValueError, r"dropout=1\.5: a rate"),
+        ({"merge_mode": 3}, TypeError, "merge_mode=3: a mode, or a list of modes"),
+        ({"merge_mode": "add"}, ValueError, "merge_mode='add': one of concat, sum, mul, ave"),
+        ({"merge_mode": ["sum", "sum"]}, ValueError, "merge_mode: 2 modes for 1 layers"),
+        ({"merge_mode": None, "num_layers": 2}, ValueError, "only the last layer may keep both"),
+        ({"activation": "hard_sigmoid"}, ValueError, "hard_sigmoid means two things"),
+        ({"recurrent_activation": "sigma"}, ValueError, "activation 'sigma': one of"),
+        ({"engine": "fast"}, ValueError, "engine=fast: one of auto"),
+    ],
+)
+def test_a_wrong_argument_is_also_one_of_pythons_own_errors(
+    options: dict[str, Any], kind: type[Exception], text: str
+) -> None:
+    with pytest.raises(k2t.UsageError, match=text) as refused:
+        k2t.BiLSTM(**{"input_size": 5, "hidden_size": 7, **options})
+    assert isinstance(refused.value, kind)
+
+
+def test_a_wrong_mask_is_also_one_of_pythons_own_errors() -> None:
+    gru, x = k2t.BiGRU(5, 7), torch.zeros(11, 3, 5)
+    with pytest.raises(ValueError, match=r"mask: \[11, 3\] is expected, found \[11, 2\]"):
+        gru(x, mask=torch.ones(11, 2, dtype=torch.bool))
+    packed = torch.nn.utils.rnn.pack_sequence([x[:, 0]])
+    wrong: Any = gru
+    with pytest.raises(ValueError, match="a mask and a PackedSequence"):
+        wrong(packed, mask=torch.ones(11, 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match="nonlinearity='relu' and activation='tanh': both name"):
+        k2t.BiRNN(5, 7, 1, "relu", activation="tanh")

@@ -1,0 +1,137 @@
+"""The compiled fixtures: models that Keras trained in part, and what it does in the next steps."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from specs import FIXTURES
+from torch import Tensor
+
+from keras2torch_birnn.spec import Array
+
+COMPILED = FIXTURES / "compiled"
+Row = Mapping[str, Any]
+MANIFEST: Mapping[str, Any] = json.loads((COMPILED / "manifest.json").read_text("utf-8"))
+ROWS: Mapping[str, Row] = {
+    f"{row['label']}/{row['case']}.{row['container']}": row for row in MANIFEST["files"]
+}
+BATCHES = 3
+
+
+def unpack(name: str, folder: Path) -> Path:
+    """Unpack a file of the fixtures where it is packed; return the model's path."""
+    packed = COMPILED / name
+    if packed.suffix == ".gz":
+        path = folder / packed.stem
+        path.write_bytes(gzip.decompress(packed.read_bytes()))
+        return path
+    if packed.suffix == ".xz":
+        with tarfile.open(packed) as archive:
+            archive.extractall(folder, filter="data")
+            return folder / archive.getnames()[0].partition("/")[0]
+    return packed
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A weight or slot as Keras names it; ``shape``: in Keras."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What Keras did with a model: batches, losses, weights and slots."""
+
+    row: Row
+    arrays: Mapping[str, Array]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The float dtype of the model."""
+        return torch.float64 if self.row["floats"] == "float64" else torch.float32
+
+    @property
+    def losses(self) -> Array:
+        """The loss of every step."""
+        return self.arrays["losses"]
+
+    def _tensors(self, letter: str, step: int) -> list[Tensor]:
+        names = sorted(
+            n for n in self.arrays if n[0] == letter and n.endswith(f"_{step % BATCHES}")
+        )
+        found = [torch.from_numpy(self.arrays[name]) for name in names]
+        return [t.to(self.dtype) if t.is_floating_point() else t for t in found]
+
+    def inputs(self, step: int) -> list[Tensor]:
+        """Return the inputs of a step."""
+        return self._tensors("x", step)
+
+    def targets(self, step: int) -> list[Tensor]:
+        """Return the targets of a step, one for each output."""
+        return self._tensors("y", step)
+
+    def sample_weight(self, step: int) -> Tensor | None:
+        """Return the weights of rows, or of steps of rows."""
+        found = self._tensors("s_", step) if self.row["sample_weights"] else []
+        return found[0] if found else None
+
+    def split(self, kind: str, name: str) -> list[tuple[Variable, Array]]:
+        """Return ``weights`` or ``slots`` with their values, such as ``w20`` or ``o0``."""
+        found, at, flat = [], 0, self.arrays[name]
+        for path, shape, _ in json.loads(str(self.arrays[kind])):
+            size = int(np.prod(shape))
+            found.append((Variable(path, tuple(shape)), flat[at : at + size].reshape(shape)))
+            at += size
+        assert at == len(flat)
+        return found
+
+
+def recorded(row: Row) -> Recorded:
+    """Read what Keras did with a model."""
+    with np.load(COMPILED / row["npz"]) as data:
+        names = [n for n in data.files if n[:2] != "s_" or row["sample_weights"]]
+        return Recorded(row, {name: data[name] for name in names})
+
+
+def write_with(path: Path, old: Sequence[Array], new: Sequence[Array], out: Path) -> Path:
+    """Write a copy of an HDF5 or ``.keras`` file in which each of the old arrays is a new one."""
+    if path.suffix == ".h5":
+        shutil.copy(path, out)
+        with h5py.File(out, "r+") as file:
+            _exchange(file["model_weights"], old, new)
+        return out
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w") as target:
+        for one in source.infolist():
+            content = source.read(one)
+            if one.filename == "model.weights.h5":
+                held = io.BytesIO(content)
+                with h5py.File(held, "r+") as file:
+                    _exchange(file["layers"], old, new)
+                content = held.getvalue()
+            target.writestr(one, content)
+    return out
+
+
+def _exchange(group: Any, old: Sequence[Array], new: Sequence[Array]) -> None:
+    """Put new values where the old ones are; every array is one of the old ones."""
+    datasets: list[Any] = []
+    group.visititems(lambda _, one: datasets.append(one) if hasattr(one, "shape") else None)
+    for one in datasets:
+        values = one[()]
+        at = [i for i, value in enumerate(old) if np.array_equal(value, values)]
+        assert len(at) == 1, (one.name, at)
+        one[...] = new[at[0]]

@@ -1,0 +1,151 @@
+"""Training goes on as in the Keras that wrote the file: losses and weights of the next steps."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from compiled_fixtures import (
+    COMPILED,
+    MANIFEST,
+    ROWS,
+    Recorded,
+    recorded,
+    unpack,
+    write_with,
+)
+
+import keras2torch_birnn as k2t
+
+STEPS = 20
+# Both compute in float64; or in float32, whose numbers have 24 bits.
+TOLERANCES = {"float64": 1e-12, "float32": 5e-6}
+AFTER_200 = 1e-10
+# TensorFlow 2.4 computes the loss of a float64 model, and so its gradient, in float32.
+LOSS_IN_FLOAT32 = {"tf.keras-2.4.0": 5e-7}
+RESUMED = [name for name, row in ROWS.items() if row["step5"]]
+LABELS = (
+    "keras-2.2.4 keras-2.3.1 tf.keras-2.4.0 tf.keras-2.10.0 tf.keras-2.15.0 tf_keras-2.21.0 "
+    "keras-3.5.0 keras-3.15.1"
+).split()
+
+
+def test_no_file_is_left_out_of_the_manifest() -> None:
+    known = {row[key] for row in ROWS.values() for key in ("file", "npz", "step5") if row[key]}
+    assert {p.relative_to(COMPILED).as_posix() for p in COMPILED.glob("*/*")} == known
+    for row in ROWS.values():
+        for key, wanted in row["sha256"].items():
+            content = (COMPILED / row[key]).read_bytes()
+            assert hashlib.sha256(content).hexdigest() == wanted, row[key]
+
+
+def test_every_generation_is_there_with_the_state_of_its_optimizers() -> None:
+    assert {row["label"] for row in ROWS.values()} == set(LABELS)
+    trained = {(row["label"], row["case"]) for row in ROWS.values() if row["optimizer"] != "SGD"}
+    assert len(trained) >= 120
+    assert {(row["label"], row["flavour"]) for row in ROWS.values()} >= {
+        ("tf.keras-2.10.0", "new"),
+        ("tf.keras-2.15.0", "old"),
+        ("tf_keras-2.21.0", "old"),
+    }
+
+
+def test_every_model_was_trained_before_it_was_saved() -> None:
+    for name, row in ROWS.items():
+        slots = recorded(row).split("slots", "o0")
+        counts = [value for _, value in slots if value.shape == () and value == 5]
+        assert counts, name
+
+
+@pytest.mark.parametrize(
+    "row", MANIFEST["skipped"], ids=lambda row: f"{row['label']}/{row['case']}"
+)
+def test_what_a_keras_cannot_make_says_why(row: dict[str, Any]) -> None:
+    assert row["reason"]
+
+
+def tolerance_of(row: Any) -> float:
+    return max(TOLERANCES[row["floats"]], LOSS_IN_FLOAT32.get(row["label"], 0.0))
+
+
+def train(state: Any, data: Recorded, first: int, steps: int) -> list[float]:
+    """Train as Keras' ``fit`` does, and return the losses."""
+    losses = []
+    weights = data.row["class_weights"]
+    options = {"class_weight": {int(k): v for k, v in weights.items()}} if weights else {}
+    state.model.train()
+    for step in range(first, first + steps):
+        state.optimizer.zero_grad()
+        inputs, targets = data.inputs(step), data.targets(step)
+        loss = state.loss(
+            state.model(*inputs),
+            targets if len(targets) > 1 else targets[0],
+            sample_weight=data.sample_weight(step),
+            mask=k2t.output_mask(state.model, *inputs),
+            **options,
+        )
+        loss = loss + state.penalty()
+        loss.backward()
+        state.optimizer.step()
+        state.constrain_()
+        losses.append(loss.item())
+    return losses
+
+
+def check_weights(state: Any, path: Path, data: Recorded, at: str, tolerance: float) -> None:
+    """Compare the trained model with a converted one that has the weights of Keras."""
+    old = [value for _, value in data.split("weights", "w0")]
+    new = [value for _, value in data.split("weights", at)]
+    if path.is_dir():
+        out = path.with_name("after")
+        k2t.write_back(state.model, path, out)
+        got = list(k2t.weights(out).values())
+        before = list(k2t.weights(path).values())
+        for one, wanted in zip(old, new, strict=True):
+            index = next(i for i, v in enumerate(before) if np.array_equal(v, one))
+            np.testing.assert_allclose(got[index], wanted, atol=tolerance, rtol=tolerance)
+        return
+    after = k2t.convert(
+        write_with(path, old, new, path.with_name(f"after{path.suffix}")),
+        dtype=data.row["floats"],
+    ).state_dict()
+    for key, value in after.items():
+        if not key.endswith("num_batches_tracked"):
+            np.testing.assert_allclose(
+                state.model.state_dict()[key], value, atol=tolerance, rtol=tolerance, err_msg=key
+            )
+
+
+def opened(row: Any, folder: Path) -> tuple[Any, Path]:
+    """Return the training of a file, and its path."""
+    path = unpack(row["file"], folder)
+    if row["container"] == "checkpoint":  # its optimizer's options are in no file
+        pytest.skip("a checkpoint does not say what was compiled")
+    return k2t.training(path, dtype=row["floats"]), path
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
+    row = ROWS[name]
+    data = recorded(row)
+    state, path = opened(row, tmp_path)
+    tolerance = tolerance_of(row)
+    losses = train(state, data, 0, STEPS)
+    np.testing.assert_allclose(losses, data.losses[:STEPS], atol=tolerance, rtol=tolerance)
+    check_weights(state, path, data, "w20", tolerance)
+    if row["steps"] > STEPS:
+        losses = train(state, data, STEPS, row["steps"] - STEPS)
+        np.testing.assert_allclose(losses, data.losses[STEPS:], atol=AFTER_200, rtol=AFTER_200)
+        check_weights(state, path, data, "w200", AFTER_200)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_file_of_step_5_goes_on_as_if_never_interrupted(name: str, tmp_path: Path) -> None:
+    row = ROWS[name]
+    data, path = recorded(row), unpack(row["step5"], tmp_path)
+    tolerance = tolerance_of(row)
+    losses = train(k2t.training(path, dtype=row["floats"]), data, 5, STEPS - 5)
+    np.testing.assert_allclose(losses, data.losses[5:STEPS], atol=tolerance, rtol=tolerance)

@@ -1,0 +1,175 @@
+"""Count the records of ``check_exports.py``, and make the tables of ``docs/deploy.md`` from that.
+
+A file counts by the verdict on its model, which may have been exported from another file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+RESULT = RESULTS / "exports-2026-11-26.json"
+SIZES = ("own", "5, T", "1, T", "3, T + 4", "2, 1")
+PACKAGES = ("torch", "onnxruntime", "openvino", "onnxscript")
+# Runner -> what it runs, in the words of the table.
+RUNNERS: Mapping[str, str] = {
+    "ONNX Runtime": "`.onnx` in ONNX Runtime",
+    "OpenVINO": "`.onnx` in OpenVINO (f32)",
+    "torch.export": "`.pt2` in torch",
+    "source": "`.py` in torch",
+    "gradients": "gradients of `.py`",
+    "torch.jit.trace": "`torch.jit.trace`",
+}
+FINE = ("equal", "rounding")
+REAL = "real/"
+# In front of OpenVINO's reasons: the node, and the line of its source.
+_WHERE = re.compile(r"^.*(?:CALLBACK HAS THROWN: |Exception from \S+ )")
+_SHOWN = 3  # names of cases in a line
+
+
+class Verdict(NamedTuple):
+    """Verdict on one file in one runner: its kind, and details by size or as a reason."""
+
+    file: str
+    kind: str
+    reasons: tuple[str, ...]
+    sizes: Mapping[str, str]
+    nodes: int | None
+
+
+# ---- counting -----------------------------------------------------------------------------------
+
+
+def write(records: Iterable[Path]) -> None:
+    """Write the counts of records to ``RESULT``, and print them."""
+    lines = [line for path in records for line in path.read_text("utf-8").splitlines()]
+    packages = {name: version(name) for name in PACKAGES}
+    result = {"packages": packages, **count([json.loads(line) for line in lines])}
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(table(result) + problems(result))
+
+
+def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return all counts, and by name what is not equal."""
+    files = {row["name"]: row["key"] for row in rows if row.get("key")}
+    models: dict[str, dict[str, Any]] = defaultdict(dict)
+    for row in rows:
+        models[row.get("key", "")].update(row.get("paths", {}))
+    return {
+        "files": len(files),
+        "models": len(set(files.values())),
+        "not read": {
+            row["name"]: row.get("not converted", row.get("broken"))
+            for row in rows
+            if not row.get("key")
+        },
+        "runners": {
+            runner: _count_runner(
+                [
+                    _judge(f, models[key][runner])
+                    for f, key in files.items()
+                    if runner in models[key]
+                ]
+            )
+            for runner in RUNNERS
+        },
+        "real": {
+            file.removeprefix(REAL): {
+                runner: _shown(_judge(file, models[key][runner]))
+                for runner in RUNNERS
+                if runner in models[key]
+            }
+            for file, key in files.items()
+            if file.startswith(REAL)
+        },
+    }
+
+
+def _judge(file: str, found: Mapping[str, Any]) -> Verdict:
+    """Return the verdict on one file: the worst of its sizes."""
+    nodes = found.get("nodes")
+    if "refused" in found:
+        reasons = tuple(dict.fromkeys(reason for _, reason in found["refused"]))
+        return Verdict(file, "refused", reasons, {}, nodes)
+    for kind in ("failed", "not opened"):
+        if kind in found:
+            return Verdict(file, kind, (_WHERE.sub("", found[kind]),), {}, nodes)
+    sizes: Mapping[str, str] = found["sizes"]
+    kinds = [verdict.partition(":")[0] for verdict in sizes.values()]
+    worst_first = ("wrong", "not run", "rounding", "equal")
+    worst = next((k for k in worst_first if k in kinds), "nothing to compare")
+    bad = tuple(f"{size}: {v}" for size, v in sizes.items() if v not in FINE)
+    return Verdict(file, worst, bad, sizes, nodes)
+
+
+def _shown(one: Verdict) -> str:
+    nodes = f", {one.nodes} nodes" if one.nodes else ""
+    return f"{one.kind}{nodes}" + "".join(f"; {reason}" for reason in one.reasons)
+
+
+def _count_runner(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    reasons: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for one in verdicts:
+        for reason in one.reasons:
+            reasons[one.kind][reason[:300]].append(one.file)
+    by_size = {size: [v.sizes[size] in FINE for v in verdicts if size in v.sizes] for size in SIZES}
+    return {
+        "files": len(verdicts),
+        **Counter(one.kind for one in verdicts),
+        "sizes": {s: f"{sum(found):,} of {len(found):,}" for s, found in by_size.items() if found},
+        "reasons": {kind: dict(found) for kind, found in reasons.items()},
+    }
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def show(make: Callable[[Mapping[str, Any]], str]) -> str:
+    """Make a table of the counts that were written last."""
+    return make(json.loads(RESULT.read_text("utf-8")))
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Make the table of counts by path and size."""
+    head = [f"({size})" if size != "own" else "(B, T) of the file" for size in SIZES]
+    lines = [f"| path | files | refused | equal | {' | '.join(head)} |", f"|{'---|' * 9}"]
+    for runner, words in RUNNERS.items():
+        one = result["runners"][runner]
+        sizes = [one["sizes"].get(size, "") for size in SIZES]
+        equal = one.get("equal", 0) + one.get("rounding", 0)
+        cells = [words, f"{one['files']:,}", f"{one.get('refused', 0):,}", f"{equal:,}", *sizes]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def real_table(result: Mapping[str, Any]) -> str:
+    """Make the table of trained models, by path."""
+    lines = [f"| model | {' | '.join(RUNNERS.values())} |", f"|{'---|' * (1 + len(RUNNERS))}"]
+    for model, verdicts in result["real"].items():
+        cells = [verdicts.get(runner, "") for runner in RUNNERS]
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def problems(result: Mapping[str, Any]) -> str:
+    """List by name what is refused, what a runtime does not take, and what is not equal."""
+    return "".join(f"{line}\n" for line in _problem_lines(result))
+
+
+def _problem_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    for runner, words in RUNNERS.items():
+        for kind, reasons in result["runners"][runner]["reasons"].items():
+            if kind == "refused" and runner == "OpenVINO":
+                continue  # the same file
+            yield f"- {words}, {kind}:"
+            for reason, files in sorted(reasons.items(), key=lambda item: -len(item[1])):
+                names = list(dict.fromkeys(Path(file).name.split(".")[0] for file in files))
+                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                shown = ", ".join(names[:_SHOWN])
+                yield f"  - {reason} ({len(files)} files: {shown}{more})"
