@@ -68,6 +68,8 @@ def _mask_graph(model: fx.GraphModule, names: tuple[str | None, ...]) -> fx.Grap
     graph.graph_copy(model.graph, copies)
     by_name = {node.name: copy for node, copy in copies.items()}
     graph.output(tuple(None if name is None else by_name[name] for name in names))
-    graph.eliminate_dead_code()
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
     model.meta[_MODEL] = graph
     return graph

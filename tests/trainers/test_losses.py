@@ -1,0 +1,233 @@
+"""The loss of a compiled model: formulas, masks, weights, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from specs import FIXTURES
+from torch import Tensor
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.errors import ArgumentValueError, UnsupportedOptionError, UsageError
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, ModelSpec, TensorRef
+from keras2torch_birnn.trainers.compiled import CompiledTraining, OptimizerConfig
+from keras2torch_birnn.trainers.losses import KerasLoss, build_loss
+
+MASKED = FIXTURES / "training" / "keras-3.15.1" / "tagger_masked_loss.before.keras"
+VERSIONS = ("2.2.4", "2.3.1", "2.4.0", "2.15.0", "3.5.0", "3.15.1")
+
+
+def model(version: str, names: tuple[str, ...] = ("out",), activation: str = "linear") -> ModelSpec:
+    """A model of Dense layers, each of which is an output."""
+    source = LayerSpec("InputLayer", "source", {})
+    heads = [LayerSpec("Dense", name, {"activation": activation}) for name in names]
+    calls = (Call("source", 0, ()), *(Call(n, 0, (TensorRef("source"),)) for n in names))
+    outputs = tuple(map(TensorRef, names)) if len(names) > 1 else TensorRef(names[0])
+    graph = Graph((source, *heads), calls, TensorRef("source"), outputs)
+    return ModelSpec(LayerSpec("Functional", "m", {}, graph=graph), generation_of(version))
+
+
+def loss_of(
+    loss: Any,
+    version: str = "3.15.1",
+    names: tuple[str, ...] = ("out",),
+    weights: Any = None,
+    activation: str = "linear",
+) -> KerasLoss:
+    spec = model(version, names, activation)
+    optimizer = OptimizerConfig("SGD", {}, "keras3")
+    compiled = CompiledTraining(optimizer, loss, weights, None, spec.generation)
+    return build_loss(compiled, spec)
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- one number ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_mean_over_masked_steps_is_that_of_the_generation(version: str) -> None:
+    p, y, mask = draw(5, 7, 3), draw(5, 7, 3, seed=1), draw(5, 7, seed=2) > 0
+    each = (p - y).square().mean(dim=-1)
+    over_all, over_valid = (each * mask).mean(), each[mask].mean()
+    got = loss_of("mse", version)(p, y, mask=mask)
+    wanted = over_all if version in ("2.3.1", "2.4.0") else over_valid
+    raised = 1e-7 if version == "3.5.0" else 1e-14
+    torch.testing.assert_close(got, wanted, rtol=raised, atol=1e-14)
+    if version == "3.5.0":  # the number of valid steps is raised by 1e-7
+        assert got < wanted and wanted - got > 1e-10
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_sample_weights_multiply_before_the_mean_over_all(version: str) -> None:
+    p, y = draw(5, 3), draw(5, 3, seed=1)
+    weight = torch.tensor([0.0, 0.5, 2.0, 1.0, 0.0], dtype=torch.float64)
+    each = (p - y).square().mean(dim=-1) * weight
+    rows = 3 if version == "2.2.4" else 5  # up to Keras 2.2 without rows of weight 0
+    torch.testing.assert_close(loss_of("mse", version)(p, y, weight), each.sum() / rows)
+
+
+def test_weights_of_rows_and_steps() -> None:
+    p, y, rows, steps = draw(5, 7, 3), draw(5, 7, 3, seed=1), draw(5, seed=2), draw(5, 7, seed=3)
+    each = (p - y).square().mean(dim=-1)
+    for version in ("2.2.4", "2.15.0"):
+        loss = loss_of("mse", version)
+        torch.testing.assert_close(loss(p, y, rows), (each * rows[:, None]).mean())
+        torch.testing.assert_close(loss(p, y, steps), (each * steps).mean())
+    torch.testing.assert_close(loss_of("mse")(p, y, steps), (each * steps).mean())
+    with pytest.raises(ArgumentValueError, match=r"weights of shape \(5,\) do not fit the values"):
+        loss_of("mse")(p, y, rows)
+
+
+def test_class_weights_are_the_weights_of_the_targets_classes() -> None:
+    p, numbers = draw(5, 3).softmax(dim=-1), torch.tensor([2, 0, 1, 2, 2])
+    weight = torch.tensor([0.37, 1.0, 2.5], dtype=torch.float64)
+    each = -p.log()[torch.arange(5), numbers] * weight[numbers]
+    given = {0: 0.37, 2: 2.5}
+    sparse = loss_of("sparse_categorical_crossentropy", activation="softmax")
+    torch.testing.assert_close(sparse(p, numbers, class_weight=given), each.mean())
+    one_hot = torch.nn.functional.one_hot(numbers, 3)
+    dense = loss_of("categorical_crossentropy", activation="softmax")
+    torch.testing.assert_close(dense(p, one_hot, class_weight=given), each.mean())
+    both = loss_of("mse", names=("a", "b"))
+    with pytest.raises(UsageError, match="class weights of a model with several outputs"):
+        both([p, p], [p, p], class_weight=given)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "wanted"),
+    [("sum_over_batch_size", "mean"), ("auto", "mean"), ("sum", "sum"), (None, "mean")],
+)
+def test_a_reduction_of_the_file_is_taken(reduction: Any, wanted: str) -> None:
+    p, y = draw(5, 3), draw(5, 3, seed=1)
+    found = {"class_name": "MeanSquaredError", "config": {"reduction": reduction}}
+    each = (p - y).square().mean(dim=-1)
+    torch.testing.assert_close(loss_of(found)(p, y), getattr(each, wanted)())
+
+
+# ---- clipping and logits ------------------------------------------------------------------------
+
+
+def test_probabilities_are_clipped_where_keras_does_not_find_the_logits() -> None:
+    p = torch.tensor([[1e-12, 1 - 1e-12]], dtype=torch.float64)
+    y, number = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    for name, target in (("categorical", y), ("sparse_categorical", number)):
+        found = f"{name}_crossentropy"
+        exact = loss_of(found, activation="softmax")(p, target)
+        torch.testing.assert_close(exact, -p.log()[0, 0])
+        clipped = loss_of(found)(p, target)
+        assert 16.1 < clipped < 16.2  # -log 1e-7
+        assert 16.1 < loss_of(found, "2.2.4", activation="softmax")(p, target) < 16.2
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_binary_probabilities_are_clipped_as_by_the_generation(version: str) -> None:
+    p, y = torch.full((1, 1), 1e-12, dtype=torch.float64), torch.ones(1, 1)
+    more = 1e-7 if version in ("2.3.1", "2.4.0", "2.15.0") else 0.0
+    wanted = -torch.tensor(1e-7 + more, dtype=torch.float64).log()
+    got = loss_of("binary_crossentropy", version)(p, y)
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=0)
+    if version != "2.2.4":
+        exact = loss_of("binary_crossentropy", version, activation="sigmoid")(p, y)
+        torch.testing.assert_close(exact, -p.log().squeeze())
+
+
+def test_logits_need_no_probabilities() -> None:
+    z, y = draw(5, 3), torch.tensor([2, 0, 1, 2, 2])
+    found = {"class_name": "SparseCategoricalCrossentropy", "config": {"from_logits": True}}
+    wanted = torch.nn.functional.cross_entropy(z, y)
+    torch.testing.assert_close(loss_of(found)(z, y), wanted)
+    torch.testing.assert_close(loss_of(found)(z, y[:, None]), wanted)
+
+
+def test_a_rounded_sigmoid_has_a_finite_loss_and_gradient() -> None:
+    p = torch.ones(3, 1, requires_grad=True)
+    for target in (torch.ones(3), torch.zeros(3)):
+        loss = loss_of("binary_crossentropy", activation="sigmoid")(p, target)
+        loss.backward()
+        assert loss.isfinite() and p.grad is not None and p.grad.isfinite().all()
+
+
+def test_ignored_classes_count_as_masked() -> None:
+    p, y = draw(5, 3).softmax(dim=-1), torch.tensor([2, -1, 1, -1, 0])
+    config = {"ignore_class": -1}
+    found = {"class_name": "SparseCategoricalCrossentropy", "config": config}
+    each = -p.log()[torch.arange(5), y.clamp_min(0)]
+    got = loss_of(found, activation="softmax")(p, y)
+    torch.testing.assert_close(got, each[y >= 0].mean())
+
+
+def test_hinges_take_zero_and_one_as_signs_but_in_old_keras() -> None:
+    p, y = draw(5, 3), (draw(5, 3, seed=1) > 0).double()
+    plain, signs = ((1 - y * p).clamp_min(0).mean(), (1 - (2 * y - 1) * p).clamp_min(0).mean())
+    torch.testing.assert_close(loss_of("hinge", "2.2.4")(p, y), plain)
+    torch.testing.assert_close(loss_of("hinge", "2.15.0")(p, y), signs)
+
+
+# ---- outputs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("losses", "weights"),
+    [
+        (["mse", "mae"], [0.5, 2.0]),
+        ({"b": "mae", "a": "mse"}, {"a": 0.5, "b": 2.0}),
+        ([{"class_name": "function", "config": "mean_squared_error"}, "MAE"], [0.5, 2]),
+    ],
+)
+def test_losses_and_their_weights_by_order_or_name(losses: Any, weights: Any) -> None:
+    p, q, y, z = (draw(5, 3, seed=seed) for seed in range(4))
+    loss = loss_of(losses, names=("a", "b"), weights=weights)
+    wanted = 0.5 * (p - y).square().mean() + 2.0 * (q - z).abs().mean()
+    torch.testing.assert_close(loss((p, q), [y, z]), wanted)
+    torch.testing.assert_close(loss((p, q), {"b": z, "a": y}), wanted)
+    with pytest.raises(ArgumentValueError, match=r"targets: 2 targets are expected \(a, b\), fou"):
+        loss((p, q), y)
+
+
+def test_an_output_without_loss_counts_nothing() -> None:
+    p, q = draw(5, 3), draw(5, 3, seed=1)
+    loss = loss_of({"b": "mse"}, names=("a", "b"))
+    torch.testing.assert_close(loss((p, q), (q, p)), (p - q).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (
+            "my_loss",
+            "loss of out: my_loss is none of Keras' own losses; compute this loss in torch",
+        ),
+        ({"class_name": "CTC", "config": {}}, "CTC is not supported"),
+        ({"class_name": "Huber", "config": {}, "module": "mine"}, "mine>Huber is none of Keras'"),
+        ({"class_name": "Huber", "config": {"delta": "x"}}, "options of huber: a number"),
+        ({"class_name": "Huber", "config": {"more": 1}}, "option more of huber"),
+        ({"class_name": "Huber", "config": {"reduction": "none"}}, "options of huber: one of"),
+        ({"other": "mse"}, "loss of other, which is no output of the model"),
+        (["mse", "mse"], "2 loss for 1 outputs"),
+        (None, "compiled without a loss"),
+    ],
+)
+def test_what_is_not_of_keras_is_refused_by_name(loss: Any, words: str) -> None:
+    with pytest.raises(UnsupportedOptionError, match=words):
+        loss_of(loss)
+
+
+# ---- masks of outputs ---------------------------------------------------------------------------
+
+
+def test_the_mask_of_the_output_is_the_one_that_keras_sees() -> None:
+    net = k2t.convert(MASKED).train()
+    ids = torch.tensor([[3, 0, 5, 0, 0, 1, 2], [1, 2, 3, 4, 5, 6, 7]])
+    mask = k2t.output_mask(net, ids)
+    assert isinstance(mask, Tensor) and torch.equal(mask, ids != 0)
+    assert all(module.training for module in net.modules())
+    plain = k2t.convert(FIXTURES / "training" / "keras-3.15.1" / "two_outputs.before.keras")
+    assert k2t.output_mask(plain, torch.zeros(2, 7, 3)) == (None, None)
+    with pytest.raises(UsageError, match="output_mask of a module that was not made by k2t"):
+        k2t.output_mask(torch.nn.Linear(2, 2), ids)
