@@ -61,6 +61,9 @@ MAX_DIRECTORY_BYTES = 4 * MIB  # of the central directory that are read at once
 MAX_PROGRAM_BYTES = 64 * MIB
 MAX_OUT_MEMBERS = 200_000
 
+# Options of a compiled optimizer, by their size
+MAX_OPTIMIZER_NUMBER = 1e30
+
 # The process that runs the HDF5 library
 MAX_PARSER_CPU_SECONDS = 5
 MAX_PARSER_WALL_SECONDS = 120.0  # per answer; a busy machine or a slow disk needs some of it

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.api import convert
@@ -20,6 +19,7 @@ from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
+from keras2torch_birnn.saving.state_dicts import read_plain
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
@@ -170,16 +170,16 @@ def resume(
     )
     found.model.load_state_dict(trained.state_dict())
     with in_file(state_file):
+        state = read_plain(Path(state_file), _HOW_TO_WRITE)
         try:
-            state = torch.load(state_file, weights_only=True, map_location="cpu")
             found.optimizer.load_state_dict(state)
-        except _UNREADABLE as error:
+        except _OTHER as error:
             raise InvalidModelFileError(
-                "not the state of this model's optimizer",
-                "write it with torch.save(state.optimizer.state_dict(), FILE)",
+                "not the state of this model's optimizer", _HOW_TO_WRITE
             ) from error
     return found
 
 
-# What torch raises for files of other kinds and other optimizers.
-_UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError)
+_HOW_TO_WRITE = "write it with torch.save(state.optimizer.state_dict(), FILE)"
+# What torch raises for the state of another optimizer.
+_OTHER = (ValueError, KeyError, TypeError, RuntimeError, AttributeError)

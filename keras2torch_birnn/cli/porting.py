@@ -47,7 +47,7 @@ def map_command(
     if output.as_json:
         output.print_result({"model": str(model), "weights": [asdict(row) for row in rows]}, "")
     else:
-        print_columns(_MAP_HEAD, [_cells(row) for row in rows], folds=(4, 0, 2))
+        print_columns(_MAP_HEAD, [_cells(row) for row in rows], folds=())
 
 
 def _cells(row: MapRow) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ def print_columns(
 ) -> None:
     """Print rows under their heads, within the width of the terminal (80 in a pipe).
 
-    folds: the columns that are folded where the width is too small, the first one first.
+    folds: the columns that are folded where the width is too small, the first one first; with
+    none of them lines may be longer.
     numbers: the columns that are aligned to the right.
     """
     from rich.console import Console

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import (
@@ -21,6 +19,7 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.plugins import run_file
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.steps import PathLike
+from keras2torch_birnn.saving.state_dicts import read_plain
 
 
 def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
@@ -67,19 +66,7 @@ def _call(found: Any, name: str) -> Any:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InvalidModelFileError("there is no such file", "name a state_dict") from None
-    except Exception as error:  # torch raises many kinds on files that are no state_dict
-        reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__)
-        raise InvalidModelFileError(
-            f"cannot be read as weights ({reason})",
-            "write them with torch.save(port.state_dict(), ...)",
-        ) from None
+    content = read_plain(path, "write a state_dict with torch.save(port.state_dict(), ...)")
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):

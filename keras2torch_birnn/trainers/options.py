@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
+from keras2torch_birnn.limits import MAX_OPTIMIZER_NUMBER
 
 Number: TypeAlias = float | int
 
@@ -85,7 +86,7 @@ class Options:
 
     def _finite(self, name: str, value: Any) -> float:
         plain = isinstance(value, int | float) and not isinstance(value, bool)
-        if not plain or not math.isfinite(value) or abs(value) > _LARGEST:
+        if not plain or not math.isfinite(value) or abs(value) > MAX_OPTIMIZER_NUMBER:
             raise self._refuse(name, value)
         return float(value)
 
@@ -93,6 +94,3 @@ class Options:
         return InvalidModelFileError(
             f"{name}={printable(value)} of an optimizer", "refused", place=self.place
         )
-
-
-_LARGEST = 1e30

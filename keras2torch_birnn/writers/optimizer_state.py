@@ -34,7 +34,7 @@ from keras2torch_birnn.writers.trained_variables import (
     with_arrays,
 )
 
-_MOST_STEPS = 1 << 53  # exact in float64
+_EXACT_INTEGERS = 1 << 53  # exact in float64
 
 
 def read_state(
@@ -83,7 +83,7 @@ def _number(array: StoredArray) -> float:
 
 def _whole(array: StoredArray) -> int:
     value = _number(array)
-    if not (0 <= value <= _MOST_STEPS and value.is_integer()):
+    if not (0 <= value <= _EXACT_INTEGERS and value.is_integer()):
         raise InvalidModelFileError(f"{value} iterations", "refused", place=printable(array.path))
     return int(value)
 

@@ -89,7 +89,7 @@ def test_a_contender_with_other_numbers_is_not_timed(monkeypatch: pytest.MonkeyP
 
 def test_a_process_that_fails_is_told_of_and_the_others_go_on() -> None:
     none = Model(path="/nowhere.h5")
-    worker = measure._Worker(PLAIN, "cpu", Path("/nowhere"), 1)
+    worker = measure._Worker(CONTENDERS[PLAIN], "cpu", Path("/nowhere"), 1)
     try:
         assert "FileNotFoundError" in worker.first["error"]
     finally:

@@ -707,7 +707,7 @@ def test_a_plugin_converts_the_users_own_layer(model: Path, tmp_path: Path) -> N
     plugin.write_text(PLUGIN)
     refused = k2t("convert", file, out)
     assert_refused(refused, 4, file, "layer class MyDense is not supported")
-    assert "--plugin" in refused.err
+    assert "k2t plugin new MODEL" in refused.err
 
     with forgetting_plugins():
         assert k2t("convert", file, out, "--plugin", plugin).code == 0
