@@ -62,7 +62,7 @@ MAX_PROGRAM_BYTES = 64 * MIB
 MAX_OUT_MEMBERS = 200_000
 
 # Options of a compiled optimizer, by their size
-MAX_OPTIMIZER_NUMBER = 1e30
+MAX_OPTIMIZER_NUMBER = 10**18
 
 # The process that runs the HDF5 library
 MAX_PARSER_CPU_SECONDS = 5
