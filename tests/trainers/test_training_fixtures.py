@@ -13,6 +13,7 @@ from compiled_fixtures import (
     MANIFEST,
     ROWS,
     Recorded,
+    Row,
     recorded,
     unpack,
     write_with,
@@ -33,6 +34,11 @@ LABELS = (
 ).split()
 
 
+def has_slots(row: Row) -> bool:
+    """Tell whether the optimizer keeps more than the number of steps and the learning rate."""
+    return any(value.shape for _, value in recorded(row).split("slots", "o0"))
+
+
 def test_no_file_is_left_out_of_the_manifest() -> None:
     known = {row[key] for row in ROWS.values() for key in ("file", "npz", "step5") if row[key]}
     assert {p.relative_to(COMPILED).as_posix() for p in COMPILED.glob("*/*")} == known
@@ -44,8 +50,7 @@ def test_no_file_is_left_out_of_the_manifest() -> None:
 
 def test_every_generation_is_there_with_the_state_of_its_optimizers() -> None:
     assert {row["label"] for row in ROWS.values()} == set(LABELS)
-    trained = {(row["label"], row["case"]) for row in ROWS.values() if row["optimizer"] != "SGD"}
-    assert len(trained) >= 120
+    assert len({(row["label"], row["case"]) for row in ROWS.values() if has_slots(row)}) >= 120
     assert {(row["label"], row["flavour"]) for row in ROWS.values()} >= {
         ("tf.keras-2.10.0", "new"),
         ("tf.keras-2.15.0", "old"),
@@ -55,9 +60,11 @@ def test_every_generation_is_there_with_the_state_of_its_optimizers() -> None:
 
 def test_every_model_was_trained_before_it_was_saved() -> None:
     for name, row in ROWS.items():
-        slots = recorded(row).split("slots", "o0")
-        counts = [value for _, value in slots if value.shape == () and value == 5]
-        assert counts, name
+        slots = [value for _, value in recorded(row).split("slots", "o0")]
+        # Keras 2.2 keeps the number of steps of some optimizers nowhere.
+        counts = [value for value in slots if value.shape == () and value == 5]
+        assert counts or row["label"] == "keras-2.2.4", name
+        assert any(np.any(value) for value in slots if value.shape) or not has_slots(row), name
 
 
 @pytest.mark.parametrize(
