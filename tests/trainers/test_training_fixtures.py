@@ -102,12 +102,13 @@ def train(state: Any, data: Recorded, first: int, steps: int) -> list[float]:
     return losses
 
 
-def check_weights(state: Any, path: Path, data: Recorded, at: str, tolerance: float) -> None:
+def check_weights(
+    state: Any, path: Path, out: Path, data: Recorded, at: str, tolerance: float
+) -> None:
     """Compare the trained model with a converted one that has the weights of Keras."""
     old = [value for _, value in data.split("weights", "w0")]
     new = [value for _, value in data.split("weights", at)]
     if path.is_dir():
-        out = path.with_name("after")
         k2t.write_back(state.model, path, out)
         got = list(k2t.weights(out).values())
         before = list(k2t.weights(path).values())
@@ -116,7 +117,7 @@ def check_weights(state: Any, path: Path, data: Recorded, at: str, tolerance: fl
             np.testing.assert_allclose(got[index], wanted, atol=tolerance, rtol=tolerance)
         return
     after = k2t.convert(
-        write_with(path, old, new, path.with_name(f"after{path.suffix}")),
+        write_with(path, old, new, out),
         dtype=data.row["floats"],
     ).state_dict()
     for key, value in after.items():
@@ -142,11 +143,11 @@ def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
     tolerance = tolerance_of(row)
     losses = train(state, data, 0, STEPS)
     np.testing.assert_allclose(losses, data.losses[:STEPS], atol=tolerance, rtol=tolerance)
-    check_weights(state, path, data, "w20", tolerance)
+    check_weights(state, path, tmp_path / f"20{path.suffix}", data, "w20", tolerance)
     if row["steps"] > STEPS:
         losses = train(state, data, STEPS, row["steps"] - STEPS)
         np.testing.assert_allclose(losses, data.losses[STEPS:], atol=AFTER_200, rtol=AFTER_200)
-        check_weights(state, path, data, "w200", AFTER_200)
+        check_weights(state, path, tmp_path / f"200{path.suffix}", data, "w200", AFTER_200)
 
 
 @pytest.mark.parametrize("name", RESUMED)
