@@ -13,6 +13,7 @@ from compiled_fixtures import (
     MANIFEST,
     ROWS,
     Recorded,
+    Row,
     recorded,
     unpack,
     write_with,
@@ -33,6 +34,11 @@ LABELS = (
 ).split()
 
 
+def has_slots(row: Row) -> bool:
+    """Tell whether the optimizer keeps more than the number of steps and the learning rate."""
+    return any(value.shape for _, value in recorded(row).split("slots", "o0"))
+
+
 def test_no_file_is_left_out_of_the_manifest() -> None:
     known = {row[key] for row in ROWS.values() for key in ("file", "npz", "step5") if row[key]}
     assert {p.relative_to(COMPILED).as_posix() for p in COMPILED.glob("*/*")} == known
@@ -44,8 +50,7 @@ def test_no_file_is_left_out_of_the_manifest() -> None:
 
 def test_every_generation_is_there_with_the_state_of_its_optimizers() -> None:
     assert {row["label"] for row in ROWS.values()} == set(LABELS)
-    trained = {(row["label"], row["case"]) for row in ROWS.values() if row["optimizer"] != "SGD"}
-    assert len(trained) >= 120
+    assert len({(row["label"], row["case"]) for row in ROWS.values() if has_slots(row)}) >= 120
     assert {(row["label"], row["flavour"]) for row in ROWS.values()} >= {
         ("tf.keras-2.10.0", "new"),
         ("tf.keras-2.15.0", "old"),
@@ -55,9 +60,11 @@ def test_every_generation_is_there_with_the_state_of_its_optimizers() -> None:
 
 def test_every_model_was_trained_before_it_was_saved() -> None:
     for name, row in ROWS.items():
-        slots = recorded(row).split("slots", "o0")
-        counts = [value for _, value in slots if value.shape == () and value == 5]
-        assert counts, name
+        slots = [value for _, value in recorded(row).split("slots", "o0")]
+        # Keras 2.2 keeps the number of steps of some optimizers nowhere.
+        counts = [value for value in slots if value.shape == () and value == 5]
+        assert counts or row["label"] == "keras-2.2.4", name
+        assert any(np.any(value) for value in slots if value.shape) or not has_slots(row), name
 
 
 @pytest.mark.parametrize(
@@ -95,12 +102,13 @@ def train(state: Any, data: Recorded, first: int, steps: int) -> list[float]:
     return losses
 
 
-def check_weights(state: Any, path: Path, data: Recorded, at: str, tolerance: float) -> None:
+def check_weights(
+    state: Any, path: Path, out: Path, data: Recorded, at: str, tolerance: float
+) -> None:
     """Compare the trained model with a converted one that has the weights of Keras."""
     old = [value for _, value in data.split("weights", "w0")]
     new = [value for _, value in data.split("weights", at)]
     if path.is_dir():
-        out = path.with_name("after")
         k2t.write_back(state.model, path, out)
         got = list(k2t.weights(out).values())
         before = list(k2t.weights(path).values())
@@ -109,7 +117,7 @@ def check_weights(state: Any, path: Path, data: Recorded, at: str, tolerance: fl
             np.testing.assert_allclose(got[index], wanted, atol=tolerance, rtol=tolerance)
         return
     after = k2t.convert(
-        write_with(path, old, new, path.with_name(f"after{path.suffix}")),
+        write_with(path, old, new, out),
         dtype=data.row["floats"],
     ).state_dict()
     for key, value in after.items():
@@ -135,11 +143,11 @@ def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
     tolerance = tolerance_of(row)
     losses = train(state, data, 0, STEPS)
     np.testing.assert_allclose(losses, data.losses[:STEPS], atol=tolerance, rtol=tolerance)
-    check_weights(state, path, data, "w20", tolerance)
+    check_weights(state, path, tmp_path / f"20{path.suffix}", data, "w20", tolerance)
     if row["steps"] > STEPS:
         losses = train(state, data, STEPS, row["steps"] - STEPS)
         np.testing.assert_allclose(losses, data.losses[STEPS:], atol=AFTER_200, rtol=AFTER_200)
-        check_weights(state, path, data, "w200", AFTER_200)
+        check_weights(state, path, tmp_path / f"200{path.suffix}", data, "w200", AFTER_200)
 
 
 @pytest.mark.parametrize("name", RESUMED)
