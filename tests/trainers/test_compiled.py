@@ -25,7 +25,7 @@ FOLDER = FIXTURES / "compiled"
 MANIFEST = FOLDER / "manifest.json"
 FILES = json.loads(MANIFEST.read_text(encoding="utf-8"))["files"] if MANIFEST.exists() else []
 ALL = bool(os.environ.get("K2T_ALL_COMPILED"))
-# Nadam of tf.keras 2.11 and later loses its running product in its own files, and goes on otherwise.
+# Nadam of tf.keras 2.11 and later loses its running product in its own files.
 LOST = [row for row in FILES if row["optimizer"] == "Nadam" and row["flavour"] == "new"]
 ROWS = [
     row for row in FILES if row not in LOST and (ALL or zlib.crc32(row["file"].encode()) % 4 == 0)
