@@ -25,7 +25,11 @@ FOLDER = FIXTURES / "compiled"
 MANIFEST = FOLDER / "manifest.json"
 FILES = json.loads(MANIFEST.read_text(encoding="utf-8"))["files"] if MANIFEST.exists() else []
 ALL = bool(os.environ.get("K2T_ALL_COMPILED"))
-ROWS = [row for row in FILES if ALL or zlib.crc32(row["file"].encode()) % 4 == 0]
+# Nadam of tf.keras 2.11 and later loses its running product in its own files.
+LOST = [row for row in FILES if row["optimizer"] == "Nadam" and row["flavour"] == "new"]
+ROWS = [
+    row for row in FILES if row not in LOST and (ALL or zlib.crc32(row["file"].encode()) % 4 == 0)
+]
 TOLERANCE = {"float64": 1e-12, "float32": 5e-6}
 
 
