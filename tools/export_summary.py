@@ -138,7 +138,12 @@ def show(make: Callable[[Mapping[str, Any]], str]) -> str:
 def table(result: Mapping[str, Any]) -> str:
     """Make the table of counts by path and size."""
     head = [f"({size})" if size != "own" else "(B, T) of the file" for size in SIZES]
-    lines = [f"| path | files | refused | equal | {' | '.join(head)} |", f"|{'---|' * 9}"]
+    lines = [
+        f"Done for {result['files']:,} files with {result['models']:,} different models:",
+        "",
+        f"| path | files | refused | equal | {' | '.join(head)} |",
+        f"|{'---|' * 9}",
+    ]
     for runner, words in RUNNERS.items():
         one = result["runners"][runner]
         sizes = [one["sizes"].get(size, "") for size in SIZES]
@@ -149,8 +154,11 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def real_table(result: Mapping[str, Any]) -> str:
-    """Make the table of trained models, by path."""
-    lines = [f"| model | {' | '.join(RUNNERS.values())} |", f"|{'---|' * (1 + len(RUNNERS))}"]
+    """Make the table of trained models, by path; empty if none was run."""
+    if not result["real"]:
+        return ""
+    lines = ["Trained models, also against what real Keras computed (to 5e-5):", ""]
+    lines += [f"| model | {' | '.join(RUNNERS.values())} |", f"|{'---|' * (1 + len(RUNNERS))}"]
     for model, verdicts in result["real"].items():
         cells = [verdicts.get(runner, "") for runner in RUNNERS]
         lines.append(f"| {model} | {' | '.join(cells)} |")

@@ -16,7 +16,7 @@ Row = tuple[Any, tuple[str, ...], tuple[tuple[str, str], ...]]
 BI, BI1, BI2 = "bidirectional", "bidirectional_1", "bidirectional_2"
 ONE: tuple[Row, ...] = (
     (Stack, ("gates igfo",), ((BI, "gate order"),)),
-    (Stack, ("gates ifog", "gates of hh only"), ((BI, "gate order"),)),
+    (Stack, ("gates ifog", "only hh"), ((BI, "gate order"),)),
     (Stack, ("directions exchanged",), ((BI, "directions exchanged"),)),
     (Stack, ("halves alike",), ((BI, "exchanged"),)),
     (Stack, ("bias missing",), ((BI, "missing"),)),

@@ -86,7 +86,7 @@ def load_rnn(
             w_ih = kernel.reshape(kernel.T.shape)
         if "recurrent not transposed" in mistakes:
             w_hh = recurrent
-        alone = "gates of hh only" in mistakes
+        alone = "only hh" in mistakes
         put("weight_ih", rows(w_ih, gates[1] if alone else wanted, keras))
         put("weight_hh", rows(w_hh, wanted, keras))
         bias = tensor(arrays["bias"]).reshape(-1, len(w_hh))
@@ -98,7 +98,7 @@ def load_rnn(
         if "bias doubled" in mistakes:
             second = first
         if "bias split" in mistakes:  # the same function
-            first, second = first / 4, 3 * first / 4
+            first, second = first / 2, first / 2  # exact
         if "biases exchanged" in mistakes:
             first, second = second, first
         if "biases joined" in mistakes:

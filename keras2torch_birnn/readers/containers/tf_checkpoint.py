@@ -122,7 +122,8 @@ class TensorFlowCheckpoint(TensorFlowContainer):
             return models.pop()
         if models and not others:
             raise UnsupportedLayerError(
-                f"a checkpoint of {len(models)} models", "save the weights of one of them"
+                f"a checkpoint of {len(models)} models",
+                "save the weights of one of them, or take all arrays with k2t.weights",
             )
         names = list(self.weight_names())
         shown = ", ".join(printable(name) for name in names[:_NAMES_SHOWN])

@@ -44,7 +44,8 @@ class SavedObjects:
             raise InvalidModelFileError(
                 "a SavedModel of functions and variables without Keras' layers, as model.export() "
                 "and tf.saved_model.save() write it",
-                "save the model with model.save() as .keras or .h5",
+                "save the model with model.save() as .keras or .h5, or take its arrays with "
+                "k2t.weights",
             )
         found = parse_object(self.metadata[ROOT], place="metadata of Keras", needed=["class_name"])
         config = found.get("config")
