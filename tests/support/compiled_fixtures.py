@@ -71,7 +71,7 @@ class Recorded:
 
     def _tensors(self, letter: str, step: int) -> list[Tensor]:
         names = sorted(
-            n for n in self.arrays if n[0] == letter and n.endswith(f"_{step % BATCHES}")
+            n for n in self.arrays if n.startswith(letter) and n.endswith(f"_{step % BATCHES}")
         )
         found = [torch.from_numpy(self.arrays[name]) for name in names]
         return [t.to(self.dtype) if t.is_floating_point() else t for t in found]
