@@ -86,7 +86,7 @@ class Recorded:
 
     def sample_weight(self, step: int) -> Tensor | None:
         """Return the weights of rows, or of steps of rows."""
-        found = self._tensors("s_", step) if self.row["sample_weights"] else []
+        found = self._tensors("s", step) if self.row["sample_weights"] else []
         return found[0] if found else None
 
     def split(self, kind: str, name: str) -> list[tuple[Variable, Array]]:
