@@ -24,7 +24,7 @@ from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
 from keras2torch_birnn.trainers.embedding_rows import record_rows
-from keras2torch_birnn.trainers.losses import KerasLoss, build_loss
+from keras2torch_birnn.trainers.losses import KerasLoss, build_loss, describe_loss
 from keras2torch_birnn.trainers.notes import describe_differences, needs_rows
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.penalties import constrain_, penalty
@@ -117,7 +117,7 @@ def training(
         notes = describe_differences(optimizer, embeddings=bool(tables))
         if state == "file" and not _read(container, optimizer, located, variables):
             notes = (*notes, _NO_STATE)
-    return Training(model, optimizer, compiled, located.spec, notes)
+    return Training(model, optimizer, compiled, located.spec, (*notes, *describe_loss(compiled)))
 
 
 def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> KerasOptimizer:

@@ -38,6 +38,7 @@ from keras2torch_birnn.trainers.loss_functions import (
 PerOutput: TypeAlias = Any
 _EPSILON = 1e-7
 _HOW_TO_REPLACE = "compute this loss in torch, of model(x) and the targets"
+_NO_DELTA = "the file does not hold the delta of Huber: it is 1.0, as in Keras after load_model"
 _BEFORE_ACTIVATION = ("Dense", "EinsumDense", "Activation", "Conv1D", "Conv2D", "Conv3D")
 _CROSSENTROPY = ("crossentropy", "ce")
 
@@ -232,10 +233,9 @@ def _merge_masks(
 
     Where the mean is over "all" places of a mask, those of an ignored class are left out still.
     """
-    if rule.mask == "valid" and mask is not None and ignored is not None:
-        mask, ignored = None, mask & ignored
-    if rule.mask == "valid" and ignored is None:
-        mask, ignored = None, mask
+    if rule.mask == "valid" and mask is not None:
+        ignored = mask if ignored is None else mask & ignored
+        mask = None
     total = None if mask is None else mask.to(values.dtype)
     if ignored is None:
         return total
@@ -330,6 +330,19 @@ def build_loss(compiled: CompiledTraining, spec: ModelSpec) -> KerasLoss:
     if problems:
         raise gather(problems)
     return KerasLoss(terms, names, loss_rule(spec.generation))
+
+
+def describe_loss(compiled: CompiledTraining) -> tuple[str, ...]:
+    """Return a note where Keras wrote a loss without an option that changes it."""
+    found = plain_value(compiled.loss)
+    several = isinstance(found, Mapping) and "class_name" not in found
+    losses = found if isinstance(found, list | tuple) else [found]
+    for one in found.values() if several else losses:
+        config = one.get("config") if isinstance(one, Mapping) else None
+        if isinstance(config, Mapping) and one.get("class_name") == "Huber":
+            if "delta" not in config:
+                return (_NO_DELTA,)
+    return ()
 
 
 def _per_output(given: Any, names: Sequence[str], what: str, *, alone: bool) -> list[Any]:

@@ -213,6 +213,18 @@ def test_halves_are_rows_only_where_they_differ_or_on_request() -> None:
     assert "/forward_" in run.out.replace("\n", "")
 
 
+def test_inspect_shows_what_acts_in_training_of_hidden_halves() -> None:
+    out = k2t("inspect", FIXTURES / "training/keras-3.15.1/constrained.before.keras").out
+    layers, trained = out.split("in training")
+    assert "bidirectional/" not in layers
+    rows = [line for line in trained.splitlines() if line.startswith("bidirectional/")]
+    assert [row.split()[0].rpartition("/")[2] for row in rows] == [
+        "forward_layer",
+        "backward_layer",
+    ]
+    assert all("kernel: MaxNorm(max_value=0.7, axis=0)" in row for row in rows)
+
+
 def test_inspect_reads_what_was_converted(converted: Path) -> None:
     model, out = k2t("inspect", MASKED), k2t("inspect", converted)
     assert (out.code, out.out) == (0, model.out)

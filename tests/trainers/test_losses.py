@@ -14,7 +14,7 @@ from keras2torch_birnn.errors import ArgumentValueError, UnsupportedOptionError,
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, ModelSpec, TensorRef
 from keras2torch_birnn.trainers.compiled import CompiledTraining, OptimizerConfig
-from keras2torch_birnn.trainers.losses import KerasLoss, build_loss
+from keras2torch_birnn.trainers.losses import KerasLoss, build_loss, describe_loss
 
 MASKED = FIXTURES / "training" / "keras-3.15.1" / "tagger_masked_loss.before.keras"
 VERSIONS = ("2.2.4", "2.3.1", "2.4.0", "2.10.0", "2.15.0", "3.5.0", "3.15.1")
@@ -197,6 +197,18 @@ def test_constants_are_rounded_to_float32_as_by_tensorflow() -> None:
     for version, delta in (("2.15.0", float(torch.tensor(0.71))), ("3.15.1", 0.71)):
         got = loss_of(found, version)(far, zero)
         assert got.item() == pytest.approx(delta * 5.0 - 0.5 * delta**2, rel=1e-15)
+
+
+def test_a_delta_that_keras_did_not_write_has_a_note() -> None:
+    optimizer = OptimizerConfig("SGD", {}, "keras3")
+    bare, full = ({"class_name": "Huber", "config": c} for c in ({"name": "h"}, {"delta": 0.71}))
+    for loss, noted in ((bare, True), (["mse", bare], True), ({"a": bare}, True), (full, False)):
+        compiled = CompiledTraining(optimizer, loss, None, None, generation_of("3.15.1"))
+        notes = describe_loss(compiled)
+        assert bool(notes) == noted and all("delta of Huber: it is 1.0" in n for n in notes)
+    for text in ("huber", None):
+        compiled = CompiledTraining(optimizer, text, None, None, generation_of("3.15.1"))
+        assert describe_loss(compiled) == ()
 
 
 def test_hinges_take_zero_and_one_as_signs_but_in_old_keras() -> None:

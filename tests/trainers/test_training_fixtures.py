@@ -24,6 +24,9 @@ import keras2torch_birnn as k2t
 STEPS = 20
 # Both compute in float64; or in float32, whose numbers have 24 bits.
 TOLERANCES = {"float64": 1e-12, "float32": 5e-6}
+# Saturated gates of weights up to 24: initial weights that differ by one unit in the last place
+# become weights that differ by 2e-10 in 20 steps.
+AMPLIFIED = {"keras-3.15.1/loss_mape": 1e-9}
 AFTER_200 = 1e-10
 # TensorFlow 2.4 computes the loss of a float64 model, and so its gradient, in float32.
 LOSS_IN_FLOAT32 = {"tf.keras-2.4.0": 5e-7}
@@ -102,7 +105,7 @@ def check_weights(
     state: Any, path: Path, out: Path, data: Recorded, at: str, tolerance: float
 ) -> None:
     """Compare the trained model with a converted one that has the weights of Keras."""
-    tolerance *= max(1.0, float(np.abs(data.losses).max()))  # rounding errors grow with gradients
+    tolerance = max(tolerance, AMPLIFIED.get(f"{data.row['label']}/{data.row['case']}", 0.0))
     old = [value for _, value in data.split("weights", "w0")]
     new = [value for _, value in data.split("weights", at)]
     if path.is_dir():
