@@ -18,6 +18,7 @@ from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
+from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.saving.state_dicts import read_plain
 from keras2torch_birnn.schema.stored import model_from_json
@@ -25,12 +26,16 @@ from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
 from keras2torch_birnn.trainers.embedding_rows import record_rows
 from keras2torch_birnn.trainers.losses import KerasLoss, build_loss, describe_loss
-from keras2torch_birnn.trainers.notes import describe_differences, needs_rows
+from keras2torch_birnn.trainers.notes import (
+    describe_differences,
+    describe_state,
+    needs_rows,
+)
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.penalties import constrain_, penalty
 from keras2torch_birnn.trainers.rules import parse_rule
 from keras2torch_birnn.trainers.settings import parse_settings
-from keras2torch_birnn.trainers.stored import find_state
+from keras2torch_birnn.trainers.stored import StoredState, find_state
 from keras2torch_birnn.writers.layers import Located, locate
 from keras2torch_birnn.writers.optimizer_state import read_state
 from keras2torch_birnn.writers.trained_variables import (
@@ -40,7 +45,6 @@ from keras2torch_birnn.writers.trained_variables import (
 )
 
 State = Literal["file", "new"]
-_NO_STATE = "the file holds no state of the optimizer: it begins anew, as in Keras"
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,10 @@ def training(
         tables = record_rows(model) if needs_rows(optimizer) else []
         optimizer.record(tables)
         notes = describe_differences(optimizer, embeddings=bool(tables))
-        if state == "file" and not _read(container, optimizer, located, variables):
-            notes = (*notes, _NO_STATE)
+        if state == "file":
+            stored = _read(container, optimizer, located, variables)
+            tracked = isinstance(container, TensorFlowContainer)
+            notes += describe_state(optimizer, stored, tracked=tracked)
     return Training(model, optimizer, compiled, located.spec, (*notes, *describe_loss(compiled)))
 
 
@@ -140,12 +146,12 @@ def _read(
     optimizer: KerasOptimizer,
     located: Located,
     variables: TrainedVariables,
-) -> bool:
-    """Read the optimizer's state, and tell whether the file has one."""
+) -> StoredState | None:
+    """Read the optimizer's state; return where it is, or None if the file has none."""
     stored = find_state(container, variables.arrays, optimizer)
     if stored is not None:
         read_state(optimizer, stored, located, variables)
-    return stored is not None
+    return stored
 
 
 def resume(

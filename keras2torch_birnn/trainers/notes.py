@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
+from keras2torch_birnn.trainers.rules.adam import Nadam
+from keras2torch_birnn.trainers.rules.ftrl import Ftrl
 from keras2torch_birnn.trainers.rules.sgd import SGD
+from keras2torch_birnn.trainers.stored import StoredState
 
+_NO_STATE = "the file holds no state of the optimizer: it begins anew, as in Keras"
 _ROWS = (
     "an Embedding is trained as by Keras on TensorFlow, which squares, compares and clips the "
     "gradients of repeated ids one by one; Keras on torch or jax adds them up before"
+)
+_NO_PRODUCT = (
+    "the file does not hold the product of Nadam's momenta: it begins at 1 again, as in Keras "
+    "after load_model; a training that was never interrupted goes on otherwise"
+)
+_EAGER_PRODUCT = (
+    "Nadam is trained as by eager steps of this Keras (run_eagerly=True); inside a graph, as fit "
+    "runs by default, it multiplies the product of its momenta once for each weight, so its first "
+    "steps differ until the product is near 0"
+)
+_LEGACY_FTRL = (
+    "Ftrl is trained as by tf.keras 2.10 and later; that of TensorFlow 2.4 goes on otherwise"
+)
+_TRACKED = (
+    "the optimizer goes on with the state in the file, which load_model of Keras leaves out of a "
+    'SavedModel: it begins anew there, as with state="new"'
 )
 
 
@@ -23,5 +43,20 @@ def needs_rows(optimizer: KerasOptimizer) -> bool:
 
 def describe_differences(optimizer: KerasOptimizer, *, embeddings: bool) -> tuple[str, ...]:
     """Return notes about what may be trained otherwise than by this Keras."""
-    of_backend = embeddings and optimizer.settings.family == "keras3"
-    return (_ROWS,) if of_backend and needs_rows(optimizer) else ()
+    family = optimizer.settings.family
+    of_backend = embeddings and family == "keras3" and needs_rows(optimizer)
+    of_graph = isinstance(optimizer.rule, Nadam) and family == "tf.keras"
+    of_ftrl = isinstance(optimizer.rule, Ftrl) and family == "legacy"
+    found = ((_ROWS, of_backend), (_EAGER_PRODUCT, of_graph), (_LEGACY_FTRL, of_ftrl))
+    return tuple(note for note, applies in found if applies)
+
+
+def describe_state(
+    optimizer: KerasOptimizer, stored: StoredState | None, *, tracked: bool
+) -> tuple[str, ...]:
+    """Return notes about the state of a file; ``tracked``: by TensorFlow, as in a SavedModel."""
+    if stored is None:
+        return (_NO_STATE,)
+    no_product = isinstance(optimizer.rule, Nadam) and not stored.shared
+    found = ((_NO_PRODUCT, no_product and optimizer.iterations), (_TRACKED, tracked))
+    return tuple(note for note, applies in found if applies)

@@ -8,12 +8,15 @@ count, then the slots as ``KerasOptimizer.slot_names`` has them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
 from keras2torch_birnn.limits import MAX_NAMES
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
+from keras2torch_birnn.readers.containers.tensorflow_container import (
+    KEY_ENDING,
+    TensorFlowContainer,
+)
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.tensorflow.object_graph import (
     ROOT,
@@ -136,8 +139,10 @@ def _with_scalars(
     iterations = ahead.pop(0) if ahead else None
     newer = optimizer.settings.family in ("keras3", "tf.keras")
     rate = ahead.pop(0) if newer and ahead and not optimizer.settings.schedule else None
-    shared = {product: ahead.pop(0)} if product and ahead else {}
-    if ahead and optimizer.settings.family != "tf.keras":  # which keeps the schedule's present rate
+    # tf.keras does not list its product, but may list the present rate of a schedule.
+    listed = product and ahead and optimizer.settings.family != "tf.keras"
+    shared = {product: ahead.pop(0)} if listed else {}
+    if ahead and optimizer.settings.family != "tf.keras":
         raise WeightMismatchError(
             f"{len(ahead)} numbers of the optimizer's state have no meaning here",
             HOW_TO_BEGIN,
@@ -162,9 +167,13 @@ def _find_in_graph(
         listed = graph[found.children["_variables"]].children
         keys = [_key(graph, listed[str(n)]) for n in range(len(listed)) if str(n) in listed]
         arrays = container.store.arrays([key for key in keys if key])
-        return _assign(arrays, weights, optimizer)
+        assigned = _assign(arrays, weights, optimizer)
+        product = _key(graph, found.children.get("_u_product", ROOT))  # Nadam does not list it
+        if assigned is None or not product:
+            return assigned
+        return replace(assigned, shared={"product": container.store.arrays([product])[0]})
     keys_of = {
-        (key, name): slot
+        (key.removesuffix(KEY_ENDING), name): slot
         for of, name, number in _checked_slots(graph, found)
         if (key := _key(graph, of)) and (slot := _key(graph, number))
     }

@@ -54,6 +54,8 @@ def read_state(
     if stored.rate is not None:
         optimizer.set_nominal_rate(_number(stored.rate))
     group["shared"] |= {name: _number(array) for name, array in stored.shared.items()}
+    if stored.shared and "count" in group["shared"]:  # of multiplications, one for each step
+        group["shared"]["count"] = group["iterations"] + 1.0
     for name in stored.slots:
         tensors = read_as_tensors(_with_slots(located, stored, name, variables))
         for one in variables.parameters:

@@ -31,6 +31,8 @@ AFTER_200 = 1e-10
 # TensorFlow 2.4 computes the loss of a float64 model, and so its gradient, in float32.
 LOSS_IN_FLOAT32 = {"tf.keras-2.4.0": 5e-7}
 RESUMED = [name for name, row in ROWS.items() if row["step5"]]
+# Cases of which no rule is known that goes on in the same way, and the note that says so.
+NOT_EQUALLED = {"tf.keras-2.4.0/ftrl.h5": "that of TensorFlow 2.4 goes on otherwise"}
 CHECKPOINTS = [name for name, row in ROWS.items() if row["container"] == "checkpoint"]
 LABELS = (
     "keras-2.2.4 keras-2.3.1 tf.keras-2.4.0 tf.keras-2.10.0 tf.keras-2.15.0 tf_keras-2.21.0 "
@@ -147,7 +149,37 @@ def test_a_checkpoint_does_not_say_what_was_compiled(name: str, tmp_path: Path) 
         k2t.training(path / "ckpt-1", config=path / "arch.json")
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if name not in CHECKPOINTS])
+@pytest.mark.parametrize("name", NOT_EQUALLED)
+def test_what_cannot_be_equalled_has_a_note(name: str, tmp_path: Path) -> None:
+    state, _ = opened(ROWS[name], tmp_path)
+    assert any(NOT_EQUALLED[name] in note for note in state.notes)
+    losses = train(state, recorded(ROWS[name]), 0, 2)
+    assert abs(losses[1] - recorded(ROWS[name]).losses[1]) > 1e-3  # else the note can go
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("keras-2.2.4/nadam.h5", ["it begins at 1 again, as in Keras after load_model"]),
+        ("keras-2.3.1/nadam.h5", []),
+        ("tf.keras-2.15.0/nadam.keras", ["as by eager steps of this Keras", "begins at 1 again"]),
+        ("tf.keras-2.15.0/saved_nadam.savedmodel", ["as by eager steps", "leaves out of a Saved"]),
+        ("tf_keras-2.21.0/legacy_saved_adam.savedmodel", ["leaves out of a SavedModel"]),
+        ("keras-3.15.1/nadam.keras", []),
+    ],
+)
+def test_notes_say_where_keras_goes_on_otherwise(
+    name: str, words: list[str], tmp_path: Path
+) -> None:
+    state, _ = opened(ROWS[name], tmp_path)
+    assert len(state.notes) == len(words)
+    for note, part in zip(state.notes, words, strict=True):
+        assert part in note
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ROWS if name not in (*CHECKPOINTS, *NOT_EQUALLED)]
+)
 def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
     row = ROWS[name]
     data = recorded(row)
@@ -158,8 +190,9 @@ def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
     check_weights(state, path, tmp_path / f"20{path.suffix}", data, "w20", tolerance)
     if row["steps"] > STEPS:
         losses = train(state, data, STEPS, row["steps"] - STEPS)
-        np.testing.assert_allclose(losses, data.losses[STEPS:], atol=AFTER_200, rtol=AFTER_200)
-        check_weights(state, path, tmp_path / f"200{path.suffix}", data, "w200", AFTER_200)
+        late = max(AFTER_200, 20 * LOSS_IN_FLOAT32.get(row["label"], 0.0))
+        np.testing.assert_allclose(losses, data.losses[STEPS:], atol=late, rtol=late)
+        check_weights(state, path, tmp_path / f"200{path.suffix}", data, "w200", late)
 
 
 @pytest.mark.parametrize("name", RESUMED)

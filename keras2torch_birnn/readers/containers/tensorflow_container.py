@@ -31,7 +31,7 @@ from keras2torch_birnn.readers.weights.paths import WeightPaths
 from keras2torch_birnn.readers.weights.store import WithoutAttributes
 from keras2torch_birnn.spec import Generation, LayerSpec
 
-_ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"
+KEY_ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"
 # Attributes on the way from a layer to its table, in any version; each may be absent.
 _TO_TABLE = ("_lookup_layer", "_index_lookup_layer", "_table", "lookup_table")
 
@@ -73,7 +73,7 @@ class BundleStore(WithoutAttributes):
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
         """Return the arrays at ``paths``, checked but not read."""
-        return self.bundle.arrays(paths, [path.removesuffix(_ENDING) for path in paths])
+        return self.bundle.arrays(paths, [path.removesuffix(KEY_ENDING) for path in paths])
 
 
 class TensorFlowContainer(Container):
@@ -119,7 +119,7 @@ class TensorFlowContainer(Container):
         if not words or not ids or words not in self.bundle or ids not in self.bundle:
             return ()
         found = self.bundle.texts(words, limits.MAX_JSON_BYTES)
-        (numbers,) = self.bundle.arrays([ids], [ids.removesuffix(_ENDING)])
+        (numbers,) = self.bundle.arrays([ids], [ids.removesuffix(KEY_ENDING)])
         if numbers.shape != (len(found),) or numbers.dtype.kind != "i":
             raise InvalidModelFileError(
                 "a lookup table with other ids than words", "the file is damaged", place=ids
@@ -142,7 +142,7 @@ class TensorFlowContainer(Container):
         return {
             one.full_name
             if one.full_name and times[one.full_name] == 1
-            else one.key.removesuffix(_ENDING): one.key
+            else one.key.removesuffix(KEY_ENDING): one.key
             for one in found
         }
 

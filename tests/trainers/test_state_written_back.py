@@ -1,0 +1,112 @@
+"""The state of an optimizer goes back into its Keras file, from which real Keras trains on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras_trains_on
+import live
+import numpy as np
+import pytest
+import torch
+from compiled_fixtures import COMPILED, ROWS, recorded, unpack
+from torch import Tensor
+
+import keras2torch_birnn as k2t
+
+STEPS = 2
+READ_AGAIN = (
+    "keras-2.2.4/adam.h5",
+    "tf.keras-2.10.0/nadam.h5",
+    "tf.keras-2.15.0/adam.h5",
+    "tf.keras-2.15.0/adam.keras",
+    "tf.keras-2.15.0/saved_nadam.savedmodel",
+    "tf_keras-2.21.0/legacy_saved_adam.savedmodel",
+    "keras-3.5.0/adam.keras",
+    "keras-3.15.1/nadam.keras",
+    "keras-3.15.1/accumulation.keras",
+    "keras-3.15.1/adam.h5",
+)
+LIVE = {
+    "keras": (
+        "keras-3.15.1/adam_tagger.keras",
+        "keras-3.15.1/nadam.keras",
+        "keras-3.15.1/momentum_nested.keras",
+    ),
+    "tf_keras": (
+        "tf_keras-2.21.0/adam.keras",
+        "tf_keras-2.21.0/adam.h5",
+        "tf_keras-2.21.0/lion.keras",
+    ),
+}
+
+
+def train(state: k2t.Training, name: str, steps: int, first: int = 0) -> None:
+    data = recorded(ROWS[name])
+    for step in range(first, first + steps):
+        state.optimizer.zero_grad()
+        x, y = data.inputs(step), data.targets(step)
+        mask = k2t.output_mask(state.model, *x)
+        loss = state.loss(state.model(*x), y if len(y) > 1 else y[0], mask=mask)
+        (loss + state.penalty()).backward()
+        state.optimizer.step()
+        state.constrain_()
+
+
+def trained_and_written(name: str, folder: Path) -> tuple[k2t.Training, Path]:
+    path = unpack(ROWS[name]["file"], folder)
+    state = k2t.training(path)
+    train(state, name, STEPS)
+    new = folder / f"new-{name.replace('/', '-')}".removesuffix(".savedmodel")
+    k2t.write_back(state.model, path, new, optimizer=state.optimizer)
+    return state, new
+
+
+def slots_of(state: k2t.Training) -> dict[str, Tensor]:
+    return {
+        f"{name}/{slot}": value
+        for name, param in state.model.named_parameters()
+        for slot, value in state.optimizer.state[param].items()
+    }
+
+
+@pytest.mark.parametrize("name", READ_AGAIN)
+def test_a_written_state_is_read_as_it_was(name: str, tmp_path: Path) -> None:
+    state, new = trained_and_written(name, tmp_path)
+    again = k2t.training(new)
+    assert again.optimizer.iterations == state.optimizer.iterations == 5 + STEPS
+    groups = [one.optimizer.param_groups[0] for one in (state, again)]
+    assert all(groups[0][key] == groups[1][key] for key in ("lr", "shared"))
+    wanted, got = slots_of(state), slots_of(again)
+    assert wanted.keys() == got.keys() != set()
+    assert all(torch.equal(value, got[key]) for key, value in wanted.items())
+    for one in (state, again):
+        train(one, name, 1, STEPS)
+    for key, value in state.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[key]), key
+
+
+@pytest.mark.live_keras
+@pytest.mark.parametrize("package", LIVE)
+def test_keras_trains_on_from_what_was_written(package: str, tmp_path: Path) -> None:
+    if live.label(package) is None:
+        pytest.skip(f"{package} is not installed")
+    pairs = []
+    for name in LIVE[package]:
+        _, new = trained_and_written(name, tmp_path)
+        pairs += [str(new), str(COMPILED / ROWS[name]["npz"])]
+    done = subprocess.run(
+        [sys.executable, keras_trains_on.__file__, package, str(STEPS), *pairs],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "TF_USE_LEGACY_KERAS": "0", "KERAS_BACKEND": "tensorflow"},
+    )
+    lines = done.stdout.splitlines()[-len(LIVE[package]) :]
+    for name, line in zip(LIVE[package], lines, strict=True):
+        losses = np.array(line.split(), dtype=float)
+        wanted = recorded(ROWS[name]).losses[STEPS : STEPS + keras_trains_on.STEPS]
+        np.testing.assert_allclose(losses, wanted, rtol=1e-11, atol=1e-11, err_msg=name)
