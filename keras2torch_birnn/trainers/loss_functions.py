@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from keras2torch_birnn.schema.options import Option, choice, flag, number, optional, size
+from keras2torch_birnn.trainers.options import single
 
 EPSILON = 1e-7  # Keras' ``backend.epsilon()``
+_LOG_2 = single(math.log(2.0))  # as every Keras computes it, for values of float64 too
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,13 @@ class Style:
     ``binary``: binary crossentropy of clipped probabilities; with epsilon added to them again
     ("raised"); or by their logits. ``signs``: hinge losses take targets 0 and 1 as -1 and 1.
     ``probabilities``: the output is known to be a softmax or sigmoid, whose logits that Keras
-    finds, so it does not clip.
+    finds, so it does not clip. ``single``: the delta of Huber is rounded to float32.
     """
 
     binary: Literal["clipped", "raised", "by logits"]
     signs: bool
     probabilities: Literal["softmax", "sigmoid", ""] = ""
+    single: bool = False
 
 
 Options: TypeAlias = Mapping[str, Any]
@@ -68,13 +71,14 @@ def _mean_log_squares(y: Tensor, p: Tensor) -> Tensor:
 
 def _huber(y: Tensor, p: Tensor, options: Options, style: Style) -> Tensor:
     error, delta = (p - y).abs(), options["delta"]
+    delta = single(delta) if style.single else delta
     far = delta * error - 0.5 * delta**2
     return torch.where(error <= delta, 0.5 * error.square(), far).mean(dim=-1)
 
 
 def _log_cosh(y: Tensor, p: Tensor) -> Tensor:
     error = p - y
-    return (error + functional.softplus(-2.0 * error) - math.log(2.0)).mean(dim=-1)
+    return (error + functional.softplus(-2.0 * error) - _LOG_2).mean(dim=-1)
 
 
 def _divergence(y: Tensor, p: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class LossRule:
     ones, whose number may be ``raised``. ``nonzero``: the mean leaves out rows whose sample weight
     is 0, and values of a row are averaged before they are weighted (Keras before 2.3).
     ``weights``: sample weights get an axis where they lack one. ``logits``: see ``Style``; those of
-    "any" softmax, of "vectors" alone, or "none".
+    "any" softmax, of "vectors" alone, or "none". ``single``: computed in float32.
     """
 
     style: Style
@@ -59,6 +59,7 @@ class LossRule:
     raised: float = 0.0
     nonzero: bool = False
     weights: Literal["expanded", "as they are"] = "expanded"
+    single: bool = False
 
 
 def loss_rule(generation: Generation) -> LossRule:
@@ -68,8 +69,9 @@ def loss_rule(generation: Generation) -> LossRule:
         raised = 0.0 if version >= (3, 13) else _EPSILON
         return LossRule(Style("clipped", True), "valid", "any", raised, weights="as they are")
     if generation.name == "tf.keras":
-        mask: Literal["all", "valid"] = "valid" if version >= (2, 10) else "all"
-        return LossRule(Style("raised", True), mask, "any")
+        mask: Literal["all", "valid"] = "valid" if version >= (2, 11) else "all"
+        style = Style("raised", True, single=True)
+        return LossRule(style, mask, "any", single=version < (2, 9))
     if version >= (2, 3):
         return LossRule(Style("raised", False), "all", "vectors")
     return LossRule(Style("by logits", False), "valid", "none", nonzero=True)
@@ -179,8 +181,11 @@ class KerasLoss:
         values = found.formula(y, p, options, style)
         if ignored is not None:
             values = torch.where(ignored, values, 0.0)
-            mask = ignored if mask is None else mask & ignored
-        return _reduce(values, weight, mask, term.reduction, self.rule)
+        if self.rule.nonzero:
+            return _reduce_like_keras_2(values, weight, mask)
+        kept = _merge_masks(mask, ignored, values, term.reduction, self.rule)
+        kind = torch.float32 if self.rule.single else values.dtype
+        return _reduce(values.to(kind), weight, kept, term.reduction, self.rule).to(values.dtype)
 
 
 def _fit_ranks(y: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,24 +225,36 @@ def _with_class_weights(
 # ---- one number ---------------------------------------------------------------------------------
 
 
+def _merge_masks(
+    mask: Tensor | None, ignored: Tensor | None, values: Tensor, reduction: str, rule: LossRule
+) -> Tensor | None:
+    """Return the factors of an output's mask and of targets that are not of an ignored class.
+
+    Where the mean is over "all" places of a mask, those of an ignored class are left out still.
+    """
+    if rule.mask == "valid" and mask is not None and ignored is not None:
+        mask, ignored = None, mask & ignored
+    if rule.mask == "valid" and ignored is None:
+        mask, ignored = None, mask
+    total = None if mask is None else mask.to(values.dtype)
+    if ignored is None:
+        return total
+    valid = ignored.to(values.dtype)
+    if reduction not in ("sum", "mean_with_sample_weight"):
+        valid = valid * _ratio(valid.numel(), valid.sum() + rule.raised)
+    return valid if total is None else total * valid
+
+
 def _reduce(
-    values: Tensor,
-    weight: Tensor | None,
-    mask: Tensor | None,
-    reduction: str,
-    rule: LossRule,
+    values: Tensor, weight: Tensor | None, total: Tensor | None, reduction: str, rule: LossRule
 ) -> Tensor:
-    if rule.nonzero:
-        return _reduce_like_keras_2(values, weight, mask)
-    total: Tensor | None = None
-    if mask is not None:
-        total = mask.to(values.dtype)
-        if rule.mask == "valid" and reduction not in ("sum", "mean_with_sample_weight"):
-            total = total * _ratio(total.numel(), total.sum() + rule.raised)
+    """Return the sum or mean of values times weights; ``total``: factors of the masks."""
     if weight is not None:
-        weight = weight.to(values.dtype)
-        total = weight if total is None else _times(total, weight, rule, "mask")
-    weighted = values if total is None else _times(values, total, rule, "values of the loss")
+        total = weight if total is None else _times(total, weight.to(total.dtype), rule, "mask")
+    weighted = values
+    if total is not None:
+        total = total.to(values.dtype)
+        weighted = _times(values, total, rule, "values of the loss")
     if reduction == "sum" or weighted.dim() == 0:
         return weighted.sum()
     if reduction == "mean_with_sample_weight" and total is not None:

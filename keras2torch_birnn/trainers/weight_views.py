@@ -109,8 +109,9 @@ WeightView: TypeAlias = Permuted | Scattered
 
 
 def learns(view: WeightView, module: nn.Module) -> bool:
-    """Tell whether a weight, or a part of it, is trained."""
-    return any(find_tensor(module, name).requires_grad for name in view.names())
+    """Tell whether a weight, or a part of it, is trained; one that is computed from others too."""
+    with torch.enable_grad():
+        return any(find_tensor(module, name).requires_grad for name in view.names())
 
 
 def _index(values: Array, module: nn.Module) -> Tensor:
@@ -158,6 +159,8 @@ def find_views(layer: LayerSpec, wanted: Sequence[Path]) -> dict[Path, WeightVie
         lazy = lazy_source(tensor)
         if lazy is not None:
             found[numbering.lazy[id(lazy.source)]] = _by_columns(name, lazy)
+            continue
+        if not numbering.count:  # all wanted weights are large
             continue
         values, others = (_flat(one[name]) for one in (first, second))
         whole = (values >= 1) & (values <= numbering.count) & (values == np.rint(values))

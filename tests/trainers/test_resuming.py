@@ -107,10 +107,15 @@ def test_the_command_writes_a_saved_state(tmp_path: Path) -> None:
         done = run(*order[:3], tmp_path / "other.h5", *half)
         assert done.code == 2
         assert "--optimizer write and --optimizer-state STATE.pt go together" in done.err
-    (tmp_path / "state.pt").write_bytes(b"no state")
+    torch.save({"state": {}}, tmp_path / "state.pt")
     done = run(*order[:3], tmp_path / "other.h5", *given)
     assert done.code == 3
     assert "not the state of this model's optimizer" in done.err
+    (tmp_path / "state.pt").write_bytes(b"no state")
+    done = run(*order[:3], tmp_path / "other.h5", *given)
+    assert done.code == 3
+    assert "cannot be read as tensors (" in done.err
+    assert "write it with torch.save(state.optimizer.state_dict(), FILE)" in done.err
 
 
 # ---- refusals ----------------------------------------------------------------------------------
