@@ -140,7 +140,7 @@ def test_generated_code_is_clean_by_ruff_and_formatted_at_two_widths(folder: Pat
     check = ("ruff", "format", "--isolated", "--check", "--line-length")
     assert run_tool(*check, "100", folder=folder) == ""
     # What is copied from the layers of this package has its width.
-    wider = {"keras-3.15.1/heads_masks.keras", "keras-3.15.1/arch_ner_char_lstm.h5"}
+    wider = {"keras-3.15.1/heads_masks.keras"}
     said = run_tool(*check, "88", folder=folder)
     assert set(re.findall(r"--> (\w+)\.py", said)) == set(map(name_of, wider))
 

@@ -557,16 +557,17 @@ def test_what_was_saved_is_verified_layer_by_layer(file: str, suffix: str, tmp_p
         np.testing.assert_allclose(a.detach().numpy(), b, atol=1e-5, rtol=1e-4)
 
 
-def test_layers_and_inspect_know_operations() -> None:
+def test_layers_and_inspect_know_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     table = k2t("layers").out
     assert "ops.Matmul" in table
     assert "tf.linalg.matmul, node MatMul, node BatchMatMulV2, keras.ops Matmul" in table
     assert "einsum, " not in table
     assert all(operation_names(name.removeprefix("ops.")) for name in OPS)
     rows = k2t("inspect", FIXTURES / "tf.keras-2.15.0/ops_tf_masks.keras").out.splitlines()
-    facts = {row.split()[0]: row for row in rows}
-    assert "drops it" in facts["tf.math.multiply"]
-    assert "passes it on" in facts["tf.cast"]
+    facts = {row.split()[0]: row for row in rows if row}
+    assert "drops" in facts["tf.math.multiply"]
+    assert "passes" in facts["tf.cast"]
 
 
 def test_gradients_flow_through_operations() -> None:

@@ -55,6 +55,7 @@ def sha256(file: str) -> str:
 # Folders with a manifest of their own, and what is no fixture.
 OTHERS = (
     "cases/",
+    "compiled/",
     "cut/",
     "pins/",
     "plugins/",

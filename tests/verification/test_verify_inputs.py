@@ -106,7 +106,10 @@ def test_rounding_is_measured_by_the_size_of_each_output() -> None:
     assert share_of([], []) == 0.0
 
 
-def test_the_report_names_every_input_that_was_tried(wild: tuple[Path, Path]) -> None:
+def test_the_report_names_every_input_that_was_tried(
+    wild: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     run = k2t("verify", *wild, "--against", "reference", "--per-layer")
     assert run.code == 0
     lines = run.out.splitlines()
