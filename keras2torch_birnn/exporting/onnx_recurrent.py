@@ -27,6 +27,7 @@ from keras2torch_birnn.layers.recurrent import RecurrentModule as AnyRecurrentMo
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
+from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.layer import Cell, Weights
 from keras2torch_birnn.rnn.masks import reverse, zero_past
 from keras2torch_birnn.rnn.merge import merge_outputs
@@ -301,10 +302,15 @@ def _check(module: AnyRecurrentModule, path: str) -> None:
     """Refuse what no module here computes.
 
     Raises:
-        UnsupportedLayerError: a ConvLSTM. UnsupportedOptionError: it is stateful, or in float64.
+        UnsupportedLayerError: a ConvLSTM or a custom cell. UnsupportedOptionError: it is stateful,
+            or in float64.
     """
     if any(isinstance(part, ConvLSTM) for part in module.modules()):
         raise UnsupportedLayerError("a ConvLSTM has no ONNX form", place=path)
+    if any(isinstance(part, CustomRNN) for part in module.modules()):
+        raise UnsupportedLayerError(
+            "a custom cell has no ONNX form", "export it as .pt2", place=path
+        )
     if module.plan.stateful:
         raise UnsupportedOptionError(
             "stateful=True has no ONNX form: a graph carries no state from call to call",

@@ -25,7 +25,7 @@ from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
-from keras2torch_birnn.schema.custom_cells import states_of
+from keras2torch_birnn.schema.custom_cells import has_custom_cell, states_of
 from keras2torch_birnn.spec import LayerSpec
 
 _LOOPS = "keras2torch_birnn.exporting.source.helpers.loops"
@@ -116,6 +116,8 @@ def _chain(layer: LayerSpec, name: str, prefix: str) -> list[_Built]:
         return [_build((layer,), name, prefix)]
     if layer.class_name in CONV_LSTMS:
         raise refuse(layer)
+    if has_custom_cell(layer):
+        raise refuse(layer, "a custom cell")
     return [
         _build((cell,), f"{name}_{number}", f"{prefix}cells.{number}.")
         for number, cell in enumerate(layers_of_stack(layer))
