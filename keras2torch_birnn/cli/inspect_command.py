@@ -12,8 +12,6 @@ from keras2torch_birnn.cli.console import Output, describe_failure, print_error,
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, ModelPath, Plugins
 from keras2torch_birnn.cli.tables import format_cell, print_columns
 from keras2torch_birnn.errors import K2TError, MissingArchitectureError, gather, printable
-from keras2torch_birnn.inspection import NOT_RUN
-from keras2torch_birnn.inspection import inspect as look
 from keras2torch_birnn.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -39,6 +37,8 @@ def inspect(
     Example: k2t inspect model.h5
     """
     load_plugins(plugin or ())
+    from keras2torch_birnn.inspection import inspect as look
+
     with output.show_progress(f"reading {printable(model.name)}"):
         try:
             found = look(model, config=config, from_layer=first or (), to_layer=last or ())
@@ -76,7 +76,7 @@ def _as_data(found: Inspection, error: K2TError | None) -> dict[str, Any]:
 def _print_rows(rows: Sequence[LayerRow], *, verbose: bool) -> None:
     """Print the layers; reasons that several have are one footnote."""
     shown = rows if verbose else _without_equal_halves(rows)
-    reasons = dict.fromkeys(row.reason for row in shown if row.reason not in ("", NOT_RUN))
+    reasons = dict.fromkeys(row.reason for row in shown if row.engine and row.reason)
     notes = {reason: at for at, reason in enumerate(reasons, 1)}
     print_columns(_HEAD, [_cells(row, notes) for row in shown], folds=_FOLDS, numbers=_NUMBERS)
     print_line("")
@@ -98,7 +98,7 @@ def _cells(row: LayerRow, notes: dict[str, int]) -> tuple[str, ...]:
         printable(row.gates),
         row.mask.removesuffix(" on").removesuffix(" it"),
         "" if row.parameters is None else f"{row.parameters:,}",
-        "unsupported" if row.reason == NOT_RUN else f"{row.engine}{mark}",
+        f"{row.engine}{mark}" if row.engine else "unsupported",
     )
 
 
