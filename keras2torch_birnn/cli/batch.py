@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
@@ -45,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: ``state`` is "converted", "skipped" or "refused"."""
+    """Result of a task: ``state`` is "converted", "skipped" or "refused"."""
 
     task: Task
     state: str
@@ -306,14 +305,12 @@ def _last_change(path: Path) -> int:
 
 def _sha256(file: Path) -> str | None:
     """Return the hash of a file; None of a folder, or of what cannot be read."""
-    digest = hashlib.sha256()
+    from keras2torch_birnn.readers.files.sha256 import hash_file
+
     try:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        return hash_file(file)
     except OSError:
         return None
-    return digest.hexdigest()
 
 
 def count_words(count: int, noun: str) -> str:

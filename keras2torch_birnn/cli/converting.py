@@ -41,7 +41,7 @@ class Done:
 
     @property
     def is_equal(self) -> bool:
-        """Whether nothing was found that differs."""
+        """True unless ``verify`` found a difference."""
         return self.verified is None or bool(self.verified["ok"])
 
     def to_dict(self) -> dict[str, Any]:

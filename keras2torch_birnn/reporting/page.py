@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
@@ -16,6 +15,7 @@ from keras2torch_birnn import __version__
 from keras2torch_birnn.comparison.report import Comparison, LayerParity, ParityReport
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.weight_map import MapRow
+from keras2torch_birnn.readers.files.sha256 import hash_file
 from keras2torch_birnn.reporting import heatmap
 from keras2torch_birnn.reporting.kind import MARK, REPORT
 from keras2torch_birnn.reporting.style import STYLE
@@ -136,14 +136,8 @@ def _facts(model: Path, out: Path | None) -> list[tuple[str, str]]:
 
 
 def _sha256(path: Path) -> str:
-    """Return the hash of a file; of a folder the word."""
-    if path.is_dir():
-        return "not made of a folder"
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    """Return the hash of a file; of a folder words that say why there is none."""
+    return "not made of a folder" if path.is_dir() else hash_file(path)
 
 
 def _comparison_cells(one: Comparison) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What was compiled into a model's file: optimizer, loss and weights of losses, as their JSON.
+"""Parse the training that was compiled into a file: optimizer, loss and its weights, as JSON.
 
 ``.keras`` files (and the text of Keras 3's ``model.to_json()``) hold it as ``compile_config``,
 HDF5 files, SavedModels and TF.js as ``training_config``. Nothing of it is imported or run.
@@ -36,7 +36,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class CompiledTraining:
-    """What a model was compiled with; nothing but ``optimizer`` is looked into.
+    """Training that a model was compiled for; of its JSON only ``optimizer`` is parsed here.
 
     ``loss``: a name, a configuration of a loss, or a list or mapping of them by output; None if
     there is none. ``loss_weights``, ``sample_weight_mode``: as they stand in the file.

@@ -1,4 +1,4 @@
-"""What all optimizers of Keras share: clipping, decay of weights and rates, averages of weights."""
+"""Options that all optimizers of Keras share: clipping, decay, averages of weights."""
 
 from __future__ import annotations
 
