@@ -1,4 +1,4 @@
-"""Chains of recurrent layers in a model's graph, which ``forward`` calls at once (``rnn/chain.py``).
+"""Chains of recurrent layers in a model's graph, which ``forward`` calls at once.
 
 The graph itself has every layer: whoever reads, exports or compiles it finds nothing else.
 """

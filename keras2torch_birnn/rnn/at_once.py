@@ -6,13 +6,11 @@ Without gradients and in evaluation mode. B batch, T time, F features, H units, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
 from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays

@@ -159,7 +159,7 @@ class Chain:
 class _AtOnce:
     """A chain as one module, for ``recurrent_forward``."""
 
-    carried = None
+    carried: tuple[State, ...] | None = None
 
     def __init__(
         self, ready: _Ready, stack: PreparedStack, initial: Sequence[Sequence[State]] | None
