@@ -83,9 +83,9 @@ def kept(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def run(path: Path, config: Path | None, folder: Path, most: int) -> dict[str, Any]:
     """Verify the right OUT of one model and all its mutations."""
-    verification.by_reference = kept(BY_REFERENCE)
-    verification.read_model = kept(READ_MODEL)
-    recurrent_check.compute_recurrent = kept(COMPUTE_RECURRENT)
+    VERIFICATION.by_reference = kept(BY_REFERENCE)
+    VERIFICATION.read_model = kept(READ_MODEL)
+    RECURRENT_CHECK.compute_recurrent = kept(COMPUTE_RECURRENT)
     out = folder / "out.pt"
     k2t.save(k2t.convert(path, config=config), out)
     started = time.process_time()
@@ -127,9 +127,12 @@ def run(path: Path, config: Path | None, folder: Path, most: int) -> dict[str, A
     return facts
 
 
-READ_MODEL = verification.read_model
-BY_REFERENCE = verification.by_reference
-COMPUTE_RECURRENT = recurrent_check.compute_recurrent
+# Modules whose functions are replaced.
+VERIFICATION: Any = verification
+RECURRENT_CHECK: Any = recurrent_check
+READ_MODEL = VERIFICATION.read_model
+BY_REFERENCE = VERIFICATION.by_reference
+COMPUTE_RECURRENT = RECURRENT_CHECK.compute_recurrent
 
 
 def main() -> None:

@@ -83,7 +83,9 @@ def train(options: argparse.Namespace, device: torch.device, rank: int, processe
     wrapped = DistributedDataParallel(model) if processes > 1 else model
     with np.load(options.data) as arrays:
         data = TensorDataset(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]))
-    sampler = DistributedSampler(data, processes, rank, seed=options.seed)
+    sampler: DistributedSampler[tuple[Tensor, ...]] = DistributedSampler(
+        data, processes, rank, seed=options.seed
+    )
     loader = DataLoader(data, batch_size=options.batch // processes, sampler=sampler)
     if rank == 0:
         engines = {choice.engine for of in k2t.explain(model).values() for choice in of}

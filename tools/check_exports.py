@@ -109,7 +109,8 @@ class Child:
 
     def run(self, **job: Any) -> tuple[str | None, list[str | None]]:
         """Do one job; return why the file cannot be opened, and for each batch why not run."""
-        process = self._process = self._process or _start()
+        process: Any = self._process or _start()
+        self._process = process
         process.stdin.write(json.dumps(job) + "\n")
         process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], SECONDS)

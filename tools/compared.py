@@ -61,7 +61,8 @@ def architecture_text(file: str) -> str:
     """Return the JSON text of a fixture's architecture."""
     entry, path = ENTRIES[file], FIXTURES / file
     if entry["config"] is not None:
-        return (FIXTURES / entry["config"]).read_text("utf-8")
+        config: Path = FIXTURES / entry["config"]
+        return config.read_text("utf-8")
     if path.is_dir():
         return (path / "config.json").read_text("utf-8")
     if zipfile.is_zipfile(path):
@@ -335,7 +336,7 @@ outputs of the converted model and of the float64 reference equal those of that 
 `1e-5 + 1e-4 |y|`, and the model in float64 equals the reference to 1e-12. Files of half precision
 have their own tolerance and are not counted.
 
-Random models are compared, too: `benchmarks/random_graphs.py` generates graphs of layers, writes
+Random models are compared, too: `benchmarks/random_models.py` generates graphs of layers, writes
 them with the installed Keras, and converts them. Of 550 models of Keras 3.15.1 and 550 of tf_keras
 2.21 (seed 2) 549 each were equal; the other two exceeded the parser's time limit because the run
 had been paused.

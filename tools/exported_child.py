@@ -136,7 +136,8 @@ def shown(error: Exception) -> str:
 
 def main() -> None:
     """Answer jobs until there are no more."""
-    sys.modules.update({"keras2torch_birnn": None})  # an import of it fails
+    modules: dict[str, Any] = sys.modules
+    modules["keras2torch_birnn"] = None  # an import of it fails
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")

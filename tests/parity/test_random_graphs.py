@@ -64,7 +64,7 @@ def live_keras(request: pytest.FixtureRequest) -> Iterator[tuple[str, LiveKeras]
 def test_what_the_live_keras_writes_converts_and_agrees(
     live_keras: tuple[str, LiveKeras],
 ) -> None:
-    """A few graphs; ``benchmarks/random_graphs.py`` draws thousands."""
+    """A few graphs; ``benchmarks/random_models.py`` draws thousands."""
     package, keras = live_keras
 
     @seed(20)

@@ -1,7 +1,7 @@
 """Compare thousands of random models, written by the installed Keras and converted.
 
-    python benchmarks/random_graphs.py keras --count 2000 --seed 1 --out run.json
-    python benchmarks/random_graphs.py tf_keras --count 2000 --seed 1 --out run.json
+    python benchmarks/random_models.py keras --count 2000 --seed 1 --out run.json
+    python benchmarks/random_models.py tf_keras --count 2000 --seed 1 --out run.json
 
 Needs ``pip install '.[keras,test]'``. The record holds the seed, the versions, how often each layer
 class was seen, the worst errors, and the graph of everything that did not agree. ``tests/`` draws a
