@@ -137,8 +137,9 @@ def main() -> None:
         print(shown(rows[-1]), flush=True)
         if options.json:
             head["load_average_after"] = facts(options.threads, options.rounds)["load_average"]
-            text = json.dumps(as_data(head, rows), indent=1)
-            options.json.write_text(text + "\n", encoding="utf-8")
+            options.json.write_text(
+                json.dumps(as_data(head, rows), indent=1) + "\n", encoding="utf-8"
+            )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ def _word(text: Tensor, start: Tensor, size: int = 8) -> Tensor:
 
 # ---- FarmHash64: ``Fingerprint64`` of texts of up to 32 characters -------------------------------
 
-_K0, _K1, _K2 = (_signed(k) for k in (0xC3A5C85C97CB3127, 0xB492B66FBE98F273, 0x9AE16A3B2F90404F))
+_K0 = _signed(0xC3A5C85C97CB3127)
+_K1 = _signed(0xB492B66FBE98F273)
+_K2 = _signed(0x9AE16A3B2F90404F)
 
 
 def _mixed(u: Tensor, v: Tensor, factor: Tensor) -> Tensor:

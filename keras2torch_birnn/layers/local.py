@@ -20,6 +20,21 @@ from keras2torch_birnn.schema.local import Places, places
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
+def connect_locally(
+    x: Tensor,
+    weight: Tensor,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    counts: Sequence[int],
+) -> Tensor:
+    """Multiply every window of (B, C, T) by its own ``weight[place]`` -> (B, counts, filters)."""
+    if len(sizes) == 1:  # a plane of one row
+        x, sizes, strides = x.unsqueeze(2), (1, *sizes), (1, *strides)
+    windows = functional.unfold(x, tuple(sizes), stride=tuple(strides))  # (B, C k, places)
+    y = torch.einsum("bkp,pkf->bpf", windows, weight)
+    return y.reshape(y.shape[0], *counts, y.shape[2])
+
+
 class LocallyConnected(nn.Module):
     """Windows, each multiplied by its own ``weight[place]`` (C k, filters).
 
@@ -38,9 +53,7 @@ class LocallyConnected(nn.Module):
         self.sizes = tuple(axis.size for axis in axes)
         self.strides = tuple(axis.stride for axis in axes)
         self.counts = tuple(axis.count for axis in axes)
-        self.around = [
-            (a.front, max(0, (a.count - 1) * a.stride - a.front + a.size - a.length)) for a in axes
-        ]
+        self.around = [axis.around() for axis in axes]
         self.channels_last = config["data_format"] == "channels_last"
         self.activation = activation(config["activation"])
         self.shown = activation_label(config["activation"])
@@ -48,12 +61,7 @@ class LocallyConnected(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) -> (B, T', filters), or with C before T; two axes likewise."""
         x = pad(x.movedim(-1, 1) if self.channels_last else x, self.around)
-        sizes, strides = self.sizes, self.strides
-        if len(sizes) == 1:  # a plane of one row
-            x, sizes, strides = x.unsqueeze(2), (1, *sizes), (1, *strides)
-        windows = functional.unfold(x, sizes, stride=strides)  # (B, C k, places)
-        y = torch.einsum("bkp,pkf->bpf", windows, self.weight)
-        y = y.reshape(y.shape[0], *self.counts, y.shape[2])
+        y = connect_locally(x, self.weight, self.sizes, self.strides, self.counts)
         y = self.activation(y if self.bias is None else y + self.bias)
         return y if self.channels_last else y.movedim(-1, 1)
 

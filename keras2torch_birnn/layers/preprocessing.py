@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
 from keras2torch_birnn.schema import normalized_axes
-from keras2torch_birnn.schema.preprocessing import lookup_depth, lookup_tokens
+from keras2torch_birnn.schema.preprocessing import lookup_options, lookup_tokens
 from keras2torch_birnn.spec import LayerSpec
 
 
 def _single(value: Any) -> Tensor:
     """Round a constant to float32, as Keras does."""
-    return torch.from_numpy(np.asarray(value, dtype=np.float32))
+    return torch.tensor(value, dtype=torch.float64).float()
 
 
 def numbered_tokens(count: int) -> Tensor:
     """Return the tokens 0 to count - 1 in the dtype of the outputs."""
-    return _single(np.arange(count))
+    return torch.arange(count, dtype=torch.float32)
 
 
 def _passes(layer: LayerSpec) -> MaskFlow:
@@ -180,24 +179,33 @@ def discretization(layer: LayerSpec) -> nn.Module:
 class IntegerLookup(nn.Module):
     """Position of a number in a list, as an index or encoded.
 
-    What is not in the list has an index of its own, or one of ``others``, by the remainder; -1 if
-    there is none (Keras refuses it then). A masked number has index 0, or is not encoded.
+    keys, places: the numbers, rising, and their indices. What is not among them has an index of
+    its own, or one of ``others`` from ``start`` on, by the remainder; -1 if there is none (Keras
+    refuses it then). A masked number has index 0, or is not encoded.
     """
 
     keys: Tensor
     places: Tensor
     tokens: Tensor
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        keys: Tensor,
+        places: Tensor,
+        *,
+        mode: str,
+        depth: int,
+        others: int,
+        start: int,
+        mask_token: int | None,
+    ) -> None:
         super().__init__()
-        words, first = lookup_tokens(config)
-        self.mode, self.mask_token = config["output_mode"], config["mask_token"]
-        self.others, self.start = config["num_oov_indices"], first - config["num_oov_indices"]
-        keys, order = torch.tensor(words).sort()
+        self.mode, self.mask_token = mode, mask_token
+        self.others, self.start = others, start
         self.register_buffer("keys", keys)
-        self.register_buffer("places", order + first)
-        if self.mode != "int":
-            self.register_buffer("tokens", numbered_tokens(lookup_depth(config)))
+        self.register_buffer("places", places)
+        if mode != "int":
+            self.register_buffer("tokens", numbered_tokens(depth))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, ...) -> indices of the same shape, or as CategoryEncoding encodes them."""
@@ -217,7 +225,9 @@ class IntegerLookup(nn.Module):
 
 def integer_lookup(layer: LayerSpec) -> nn.Module:
     """Build an IntegerLookup of the list in the configuration."""
-    return IntegerLookup(layer.config)
+    words, first = lookup_tokens(layer.config)
+    keys, order = torch.tensor(words).sort()
+    return IntegerLookup(keys, order + first, **lookup_options(layer.config))
 
 
 CONVERTERS: Mapping[str, Converter] = {

@@ -36,9 +36,16 @@ class Places:
     stride: int
     front: int
 
+    def around(self) -> tuple[int, int]:
+        """Return how many steps the windows reach out in front and behind."""
+        return self.front, max(0, self._beyond())
+
+    def _beyond(self) -> int:
+        return (self.count - 1) * self.stride - self.front + self.size - self.length
+
     def inside(self) -> int:
         """Count the steps of all windows together, without what reaches out."""
-        beyond = (self.count - 1) * self.stride - self.front + self.size - self.length
+        beyond = self._beyond()
         return self.count * self.size - self._lost(self.front) - self._lost(beyond)
 
     def _lost(self, most: int) -> int:

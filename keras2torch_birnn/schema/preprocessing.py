@@ -172,6 +172,19 @@ def lookup_depth(config: Config) -> int:
     return int(config["max_tokens"])
 
 
+def lookup_options(config: Config) -> dict[str, Any]:
+    """Return what the module of a lookup needs beside the list, as plain values."""
+    _, first = lookup_tokens(config)
+    others = config["num_oov_indices"]
+    return {
+        "mode": config["output_mode"],
+        "depth": lookup_depth(config),
+        "others": others,
+        "start": first - others,
+        "mask_token": config["mask_token"],
+    }
+
+
 def _looked_up(config: Config, shape: Structure) -> Shape | None:
     if config["vocabulary"] is None:  # it is looked for in the archive
         return ids_output(lambda config: None)(config, shape)

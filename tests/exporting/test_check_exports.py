@@ -12,13 +12,15 @@ import export_summary
 import numpy as np
 import pytest
 from check_exports import Child, Record, judge
-from export_cases import Batch
+from export_cases import ORACLE, Batch
+
+from keras2torch_birnn.comparison.tolerance import Tolerance
 
 VALUES = np.array([1.0, 100.0], np.float32)
 
 
-def batch(rounding: float = 0.0, *, oracle: bool = False) -> Batch:
-    return Batch("own", (), (VALUES,), (rounding,), oracle=oracle)
+def batch(rounding: float = 0.0, limit: Tolerance | None = None) -> Batch:
+    return Batch("own", (), (VALUES,), (rounding,), limit)
 
 
 @pytest.mark.parametrize(
@@ -27,8 +29,8 @@ def batch(rounding: float = 0.0, *, oracle: bool = False) -> Batch:
         (VALUES + np.float32([1e-4, 9e-3]), batch(), "equal"),
         (VALUES + np.float32([1.3e-4, 0]), batch(), "wrong: 1.3e-04"),
         (VALUES + np.float32([1.3e-4, 0]), batch(1e-4), "rounding"),
-        (VALUES + np.float32([1.3e-4, 0]), batch(1e-4, oracle=True), "wrong: 1.3e-04"),
-        (VALUES + np.float32([0, 1e-4]), batch(oracle=True), "wrong: 9.9e-05"),
+        (VALUES + np.float32([1.3e-4, 0]), batch(1e-4, ORACLE), "wrong: 1.3e-04"),
+        (VALUES + np.float32([0, 1e-4]), batch(0.0, ORACLE), "wrong: 9.9e-05"),
         (VALUES[:1], batch(), "wrong: shapes [(1,)], not [(2,)]"),
     ],
 )

@@ -11,6 +11,8 @@ from keras2torch_birnn.exporting.source import (
     dense,
     dropout,
     embedding,
+    hashing,
+    local,
     masking,
     merging,
     normalization,
@@ -52,6 +54,8 @@ EMITTERS: Mapping[str, Emit] = joined(
     preprocessing.EMITTERS,
     pooling.EMITTERS,
     convolution.EMITTERS,
+    local.EMITTERS,
+    hashing.EMITTERS,
     merging.EMITTERS,
     attention.EMITTERS,
 )
