@@ -12,9 +12,11 @@ from keras2torch_birnn.errors import gather, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_arrays
 from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
 from keras2torch_birnn.readers.steps import (
     PathLike,
+    Reading,
     infer_shapes,
     parse,
     read_vocabularies,
@@ -117,22 +119,11 @@ def convert_with_spec(
     torch = _TorchImport()  # meanwhile a child process reads the file's index
     with ExitStack() as opening, in_file(name_source(path)):
         container = opening.enter_context(open_container(path))  # recognise the format
-        reading = parse(container, path, config=config, masked_steps=masked_steps, cut=cut)
-        reading = infer_shapes(reading)
-        reading = read_weights(reading, "lazy")  # locate, check; large ones stay in the file
-        reading = read_vocabularies(reading)  # of text layers that were cut off
-        if reading.problems:
-            raise gather(reading.problems)
+        reading = _read(container, path, config=config, masked_steps=masked_steps, cut=cut)
         if out is not None:
             check_replacing(out, CHECKPOINT, overwrite=overwrite)
         torch.wait()
-        from keras2torch_birnn.conversion import add_origin, build, make_golden
-        from keras2torch_birnn.plugins.checks import complete_shapes
-
-        spec = complete_shapes(reading.spec)  # shapes that only running a plugin's module shows
-        model = build(spec, dtype=dtype)
-        golden = make_golden(spec, model)
-        model = add_origin(model, spec, golden, filled=out is None)
+        model = _build(reading, dtype=dtype, filled=out is None)
         beside = None
         if out is not None:
             from keras2torch_birnn.saving.checkpoint import write_checkpoint
@@ -143,6 +134,51 @@ def convert_with_spec(
                     model, out, overwrite=overwrite, source=name_source(path), finish=opening.close
                 )
     return Converted(model, reading.spec, beside)
+
+
+def convert_opened(
+    container: Container,
+    path: ModelSource,
+    *,
+    config: PathLike | None = None,
+    dtype: str | None = None,
+    masked_steps: str | None = None,
+) -> nn.Module:
+    """Convert the model in an open container; the other arguments are those of ``convert``.
+
+    Raises:
+        K2TError: as ``convert``.
+    """
+    reading = _read(container, path, config=config, masked_steps=masked_steps)
+    return _build(reading, dtype=dtype, filled=True)
+
+
+def _read(
+    container: Container,
+    path: ModelSource,
+    *,
+    config: PathLike | None,
+    masked_steps: str | None,
+    cut: Cut = NO_CUT,
+) -> Reading:
+    """Read a model, or raise everything that is not supported."""
+    reading = parse(container, path, config=config, masked_steps=masked_steps, cut=cut)
+    reading = infer_shapes(reading)
+    reading = read_weights(reading, "lazy")  # locate, check; large ones stay in the file
+    reading = read_vocabularies(reading)  # of text layers that were cut off
+    if reading.problems:
+        raise gather(reading.problems)
+    return reading
+
+
+def _build(reading: Reading, *, dtype: str | None, filled: bool) -> nn.Module:
+    """Build what was read; ``filled``: with its large weights, too."""
+    from keras2torch_birnn.conversion import add_origin, build, make_golden
+    from keras2torch_birnn.plugins.checks import complete_shapes
+
+    spec = complete_shapes(reading.spec)  # shapes that only running a plugin's module shows
+    model = build(spec, dtype=dtype)
+    return add_origin(model, spec, make_golden(spec, model), filled=filled)
 
 
 class _TorchImport:

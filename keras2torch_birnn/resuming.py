@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from keras2torch_birnn.api import convert
+from keras2torch_birnn.api import convert_opened
 from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, in_file
 from keras2torch_birnn.plugins import PluginName, load_plugins
@@ -109,9 +109,11 @@ def training(
     if state not in ("file", "new"):
         raise UsageError(f'state {state!r}: "file" or "new" is expected')
     load_plugins(plugins)
-    model = convert(source, config=config, dtype=dtype, masked_steps=masked_steps).train()
     given = read_given_config(config)
     with in_file(name_source(source)), open_container(source) as container:
+        model = convert_opened(
+            container, source, config=config, dtype=dtype, masked_steps=masked_steps
+        ).train()
         located = locate(container, source, config=config, masked_steps=masked_steps)
         compiled = parse_compiled(container.compiled(given), located.spec.generation)
         variables = find_variables(located, model)

@@ -26,12 +26,14 @@ class OptimizerConfig:
     """An optimizer as the file has it.
 
     ``class_name``: Keras' name of the class, such as "Adam". ``config``: its options as they stand
-    in the file, checked by the optimizer's own page. ``family``: whose rules these are.
+    in the file, checked by the optimizer's own page. ``family``: whose rules these are;
+    ``version``: of the Keras that wrote the file, where a rule differs inside a family.
     """
 
     class_name: str
     config: Mapping[str, Json]
     family: Family
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _parse_optimizer(found: Json, generation: Generation) -> OptimizerConfig:
             "make it in torch, with k2t.convert for the model",
             place="optimizer",
         )
-    return OptimizerConfig(plain, config, _find_family(config, generation))
+    return OptimizerConfig(plain, config, _find_family(config, generation), generation.version)
 
 
 def _find_family(config: Mapping[str, Json], generation: Generation) -> Family:

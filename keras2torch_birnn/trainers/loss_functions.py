@@ -30,7 +30,8 @@ class Style:
     ``binary``: binary crossentropy of clipped probabilities; with epsilon added to them again
     ("raised"); or by their logits. ``signs``: hinge losses take targets 0 and 1 as -1 and 1.
     ``probabilities``: the output is known to be a softmax or sigmoid, whose logits that Keras
-    finds, so it does not clip. ``single``: the delta of Huber is rounded to float32.
+    finds, so it does not clip. ``single``: the delta of Huber and the weights of classes are
+    rounded to float32.
     """
 
     binary: Literal["clipped", "raised", "by logits"]

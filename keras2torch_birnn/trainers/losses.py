@@ -33,6 +33,7 @@ from keras2torch_birnn.trainers.loss_functions import (
     REFUSED,
     Style,
 )
+from keras2torch_birnn.trainers.options import single
 
 # A tensor, or a list or mapping of one for each output.
 PerOutput: TypeAlias = Any
@@ -131,7 +132,11 @@ class KerasLoss:
                     "class weights of a model with several outputs, which no Keras takes",
                     "give sample_weight for each output",
                 )
-            weights = [_with_class_weights(ys[0], weights[0], class_weight)]
+            given = {
+                number: single(value) if self.rule.style.single else value
+                for number, value in class_weight.items()
+            }
+            weights = [_with_class_weights(ys[0], weights[0], given)]
         total: Tensor | None = None
         for term in self.terms:
             at = term.output

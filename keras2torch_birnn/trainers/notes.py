@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.rules.adam import Nadam
-from keras2torch_birnn.trainers.rules.ftrl import Ftrl
 from keras2torch_birnn.trainers.rules.sgd import SGD
 from keras2torch_birnn.trainers.stored import StoredState
 
@@ -21,9 +20,6 @@ _EAGER_PRODUCT = (
     "Nadam is trained as by eager steps of this Keras (run_eagerly=True); inside a graph, as fit "
     "runs by default, it multiplies the product of its momenta once for each weight, so its first "
     "steps differ until the product is near 0"
-)
-_LEGACY_FTRL = (
-    "Ftrl is trained as by tf.keras 2.10 and later; that of TensorFlow 2.4 goes on otherwise"
 )
 _TRACKED = (
     "the optimizer goes on with the state in the file, which load_model of Keras leaves out of a "
@@ -46,8 +42,7 @@ def describe_differences(optimizer: KerasOptimizer, *, embeddings: bool) -> tupl
     family = optimizer.settings.family
     of_backend = embeddings and family == "keras3" and needs_rows(optimizer)
     of_graph = isinstance(optimizer.rule, Nadam) and family == "tf.keras"
-    of_ftrl = isinstance(optimizer.rule, Ftrl) and family == "legacy"
-    found = ((_ROWS, of_backend), (_EAGER_PRODUCT, of_graph), (_LEGACY_FTRL, of_ftrl))
+    found = ((_ROWS, of_backend), (_EAGER_PRODUCT, of_graph))
     return tuple(note for note, applies in found if applies)
 
 

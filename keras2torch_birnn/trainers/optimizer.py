@@ -160,11 +160,18 @@ class KerasOptimizer(Optimizer):
             double = batch.params[0].dtype == torch.float64
             rate = self._rate(batch.group, double=double)
             shared.update(before)  # every batch starts from the numbers before this step
-            now = Now(rate, iterations + 1, double, self.rule.family, shared, batch.owners)
+            now = Now(
+                rate,
+                iterations + 1,
+                double,
+                self.rule.family,
+                shared,
+                batch.owners,
+                batch.rows if self.rule.family == "keras3" else {},
+                frozenset(batch.rows),
+            )
             if decay := batch.group["weight_decay"]:
                 torch._foreach_mul_(batch.params, 1 - rate * float(now.cast(decay)))
-            if self.rule.family == "keras3":
-                now = replace(now, rows=batch.rows)
             left = self.rule.left_alone() if self.rule.family == "legacy" else ""
             tables = list(batch.rows) if left else []
             restore = [batch.untouched(number, with_slots=left == "all") for number in tables]

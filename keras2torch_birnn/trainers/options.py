@@ -27,10 +27,14 @@ def single(value: float) -> float:
 
 @dataclass(frozen=True)
 class Options:
-    """Options by name; each is checked when it is asked for. ``place``: of their owner."""
+    """Options by name; each is checked when it is asked for.
+
+    ``place``: of their owner. ``version``: of the Keras that wrote them, "" if it does not matter.
+    """
 
     values: Mapping[str, Any]
     place: str
+    version: str = ""
 
     def number(self, *names: str, default: float = 0.0) -> float:
         """Return the first of these options that is there, as a finite number.

@@ -28,6 +28,8 @@ from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 
 _LEGACY_GROUP, _GROUP = "/optimizer_weights", "/optimizer/vars"
 HOW_TO_BEGIN = 'give state="new" to begin with a new state, or compile and save it again'
+# Numbers of the newer optimizers of tf.keras: iterations, learning rate.
+_NUMBERS = ("_iterations", "_learning_rate")
 # Names of slots in checkpoints of OptimizerV2, by class and name of ours, where they differ.
 _SLOT_NAMES: Mapping[tuple[str, str], str] = {
     ("", "v_hat"): "vhat",
@@ -166,7 +168,11 @@ def _find_in_graph(
     if "_variables" in found.children:
         listed = graph[found.children["_variables"]].children
         keys = [_key(graph, listed[str(n)]) for n in range(len(listed)) if str(n) in listed]
-        arrays = container.store.arrays([key for key in keys if key])
+        arrays = list(container.store.arrays([key for key in keys if key]))
+        if all(array.shape for array in arrays):  # tf.keras 2.10 does not list its numbers
+            numbers = [found.children.get(name, ROOT) for name in _NUMBERS]
+            keys = [key for number in numbers if (key := _key(graph, number))]
+            arrays = [*container.store.arrays(keys), *arrays]
         assigned = _assign(arrays, weights, optimizer)
         product = _key(graph, found.children.get("_u_product", ROOT))  # Nadam does not list it
         if assigned is None or not product:

@@ -7,9 +7,11 @@ import io
 import json
 import shutil
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from specs import FIXTURES
 from torch import Tensor
 
+import keras2torch_birnn as k2t
 from keras2torch_birnn.spec import Array
 
 COMPILED = FIXTURES / "compiled"
@@ -107,6 +110,53 @@ def recorded(row: Row) -> Recorded:
         return Recorded(row, {name: data[name] for name in names})
 
 
+def expected_state(row: Row, at: str) -> dict[str, Array]:
+    """Return the weights of Keras (``w0``, ``w20``) as the tensors of the converted model.
+
+    Without the counts of batches, which are in no Keras file.
+    """
+    flat = np.concatenate([[0.0], recorded(row).arrays[at]])
+    return {name: flat[numbers] for name, numbers in _numbers(_architecture(row)).items()}
+
+
+def _architecture(row: Row) -> tuple[Any, ...]:
+    """Return what the models of two rows share if they have the same weights in the same order."""
+    facts = ("label", "container", "kind", "layers", "floats")
+    return (*(row[one] for one in facts), len(row["losses"]))
+
+
+@cache
+def _numbers(architecture: tuple[Any, ...]) -> dict[str, Array]:
+    """Convert a model whose weights are 1, 2, 3, ...: what is in each place of its tensors.
+
+    0 is in no weight: zeros of torch, which has a bias that Keras does not have.
+    """
+    rows = [row for row in ROWS.values() if _architecture(row) == architecture]
+    row, old = next((row, values) for row in rows if _all_differ(values := _weights_before(row)))
+    ends = np.cumsum([one.size for one in old])
+    new = [
+        (np.arange(end - one.size, end) + 1.0).reshape(one.shape)
+        for one, end in zip(old, ends, strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        source = unpack(row["file"], Path(folder))
+        numbered = write_with(source, old, new, Path(folder) / f"numbered{source.suffix}")
+        state = k2t.convert(numbered, dtype=row["floats"]).state_dict()
+    return {
+        name: tensor.numpy().astype(int)
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def _weights_before(row: Row) -> list[Array]:
+    return [value for _, value in recorded(row).split("weights", "w0")]
+
+
+def _all_differ(arrays: Sequence[Array]) -> bool:
+    return len({one.tobytes() for one in arrays}) == len(arrays)
+
+
 def write_with(path: Path, old: Sequence[Array], new: Sequence[Array], out: Path) -> Path:
     """Write a copy of an HDF5 or ``.keras`` file in which each of the old arrays is a new one."""
     if path.suffix == ".h5":
@@ -127,15 +177,10 @@ def write_with(path: Path, old: Sequence[Array], new: Sequence[Array], out: Path
 
 
 def _exchange(group: Any, old: Sequence[Array], new: Sequence[Array]) -> None:
-    """Put new values where the old ones are; every array is one of the old ones.
-
-    Equal arrays, such as two kernels that Ftrl made zero, must have equal new values.
-    """
+    """Put new values where the old ones are; every array is one of the old ones, which differ."""
     datasets: list[Any] = []
     group.visititems(lambda _, one: datasets.append(one) if hasattr(one, "shape") else None)
     for one in datasets:
         values = one[()]
-        at = [i for i, value in enumerate(old) if np.array_equal(value, values)]
-        assert at, one.name
-        assert all(np.array_equal(new[i], new[at[0]]) for i in at), (one.name, at)
-        one[...] = new[at[0]]
+        (at,) = [i for i, value in enumerate(old) if np.array_equal(value, values)]
+        one[...] = new[at]

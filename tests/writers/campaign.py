@@ -26,8 +26,9 @@ from trained import config_of, contents, differing, train
 
 import keras2torch_birnn as k2t
 
-# What the file has no place for: rounded or quantized numbers, and layers that are one in Keras.
-EXPECTED = ("cannot hold", "a quantized weight", "one in Keras, but differ")
+# What the file has no place for: rounded or quantized numbers, layers that are one in Keras, and
+# statistics that are an option there.
+EXPECTED = ("cannot hold", "a quantized weight", "one in Keras, but differ", "are fixed in Keras")
 
 
 def fixtures() -> list[str]:

@@ -45,4 +45,4 @@ def parse_rule(config: OptimizerConfig) -> Rule:
             else "make it in torch, with k2t.convert for the model",
             place=_PLACE,
         )
-    return found.parse(Options(config.config, _PLACE), config.family)
+    return found.parse(Options(config.config, _PLACE, config.version), config.family)

@@ -111,7 +111,8 @@ class RMSprop(Rule):
     @classmethod
     def parse(cls, options: Options, family: Family) -> RMSprop:
         """Read the options of a file."""
-        return cls(
+        experimental = family == "tf.keras" and options.version.startswith("2.10.")
+        return (ExperimentalRMSprop if experimental else cls)(
             family,
             options.number("rho", default=0.9),
             options.number("epsilon", default=EPSILON) or EPSILON,
@@ -150,3 +151,30 @@ class RMSprop(Rule):
         torch._foreach_mul_(steps, float(now.cast(self.momentum)) if older else self.momentum)
         torch._foreach_addcdiv_(steps, grads, root, now.rate)
         torch._foreach_sub_(params, steps)
+
+
+@dataclass(frozen=True)
+class ExperimentalRMSprop(RMSprop):
+    """RMSprop of ``optimizers.experimental`` in tf.keras 2.10.
+
+    Where it is centered, it averages squares a second time, and keeps the difference as the first
+    average. The learning rate is outside of the momentum.
+    """
+
+    def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
+        """v = rho v + (1 - rho) g^2; m = momentum m + g / (sqrt(v) + epsilon); p -= rate m."""
+        squares = slots["squares"]
+        averages = [squares, slots["mean"]] if self.centered else [squares]
+        for average in averages:
+            torch._foreach_mul_(average, self.rho)
+            now.add_squares(average, grads, 1 - self.rho)
+        if self.centered:
+            torch._foreach_addcmul_(squares, slots["mean"], slots["mean"], -1.0)
+        root = _root(squares, self.epsilon, inside=False)
+        if not self.momentum:
+            torch._foreach_addcdiv_(params, grads, root, -now.rate)
+            return
+        steps = slots["momentum"]
+        torch._foreach_mul_(steps, self.momentum)
+        torch._foreach_addcdiv_(steps, grads, root)
+        torch._foreach_add_(params, steps, alpha=-now.rate)

@@ -9,10 +9,16 @@ from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors
 
+_SCALED = ("2.4.", "2.5.")  # versions of tf.keras; that of TensorFlow 2.3 is 2.4, too
+
 
 @dataclass(frozen=True)
 class Ftrl(Rule):
-    """Weights as the solution of a problem with penalties l1 and l2, from sums of gradients."""
+    """Weights as the solution of a problem with penalties l1 and l2, from sums of gradients.
+
+    ``scaled``: where gradients are dense and there is a shrinkage, the slot ``linear`` holds the
+    sum times the learning rate. The operation of TensorFlow 2.3 to 2.5 does so.
+    """
 
     power: float
     first: float
@@ -20,6 +26,7 @@ class Ftrl(Rule):
     l2: float
     shrinkage: float
     beta: float
+    scaled: bool
     known: ClassVar = frozenset(
         {
             "learning_rate_power",
@@ -42,6 +49,7 @@ class Ftrl(Rule):
             options.number("l2_regularization_strength"),
             options.number("l2_shrinkage_regularization_strength"),
             options.number("beta"),
+            scaled=family == "legacy" and options.version.startswith(_SCALED),
         )
 
     def slots(self) -> tuple[tuple[str, ...], ...]:
@@ -68,9 +76,11 @@ class Ftrl(Rule):
         befores = [squares.pow(-power) for squares in slots["accumulator"]]
         now.add_squares(slots["accumulator"], grads, 1.0)
         pairs = zip(params, grads, slots["accumulator"], slots["linear"], befores, strict=True)
-        for param, grad, squares, linear, before in pairs:
+        for number, (param, grad, squares, linear, before) in enumerate(pairs):
+            scaled = self.scaled and self.shrinkage > 0 and number not in now.tables
+            by = rate if scaled else 1.0
             after = squares.pow(-power)
-            linear.add_(grad).add_(param, alpha=2 * option(self.shrinkage))
-            linear.sub_((after - before).div_(rate).mul_(param))
-            quadratic = after.div_(rate).add_(2 * l2)
-            param.copy_(linear.clamp(-l1, l1).sub_(linear).div_(quadratic))
+            linear.add_(grad, alpha=by).add_(param, alpha=2 * option(self.shrinkage) * by)
+            linear.sub_((after - before).mul_(param).mul_(by / rate))
+            quadratic = after.mul_(by / rate).add_(2 * l2 * by)
+            param.copy_(linear.clamp(-l1 * by, l1 * by).sub_(linear).div_(quadratic))

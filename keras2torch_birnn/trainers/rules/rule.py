@@ -27,7 +27,8 @@ class Now:
     ``rate``: the learning rate. ``step``: the number of the step, from 1 on. ``double``: the
     weights are float64. ``shared``: numbers of the whole optimizer that a rule may change, before
     and after. ``owners``: the number of the Keras variable of each parameter. ``rows``: by number
-    of a parameter, gradients of Embeddings whose rows this Keras squares one by one.
+    of a parameter, gradients of Embeddings whose rows this Keras squares one by one. ``tables``:
+    numbers of all parameters whose gradients have rows, because they are tables of Embeddings.
     """
 
     rate: float
@@ -37,6 +38,7 @@ class Now:
     shared: MutableMapping[str, float]
     owners: Sequence[int]
     rows: Mapping[int, Rows] = field(default_factory=dict)
+    tables: frozenset[int] = frozenset()
 
     def add_squares(self, averages: Tensors, grads: Tensors, weight: float) -> None:
         """Add the squares of gradients to averages, in place."""

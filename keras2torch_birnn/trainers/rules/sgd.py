@@ -14,21 +14,27 @@ from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors
 
 @dataclass(frozen=True)
 class SGD(Rule):
-    """Gradient descent. The learning rate is inside of the velocity, other than in torch."""
+    """Gradient descent. The learning rate is inside of the velocity, other than in torch.
+
+    ``always``: there is a slot for the velocity without momentum, too, which nothing uses.
+    """
 
     momentum: float
     nesterov: bool
+    always: bool
     known: ClassVar = frozenset({"momentum", "nesterov"})
 
     @classmethod
     def parse(cls, options: Options, family: Family) -> SGD:
         """Read the options of a file."""
-        return cls(family, options.number("momentum"), options.flag("nesterov"))
+        always = family == "keras2" or (
+            family == "tf.keras" and not options.version.startswith("2.10.")
+        )
+        return cls(family, options.number("momentum"), options.flag("nesterov"), always)
 
     def slots(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names of the slots; some Kerases keep a velocity that nothing uses."""
-        always = self.family in ("keras2", "tf.keras")
-        return (("momentum",),) if always or self.momentum else ()
+        """Return the names of the slots."""
+        return (("momentum",),) if self.always or self.momentum else ()
 
     def left_alone(self) -> Literal["", "weights", "all"]:
         """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""

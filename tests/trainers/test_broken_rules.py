@@ -1,0 +1,240 @@
+"""The comparisons with Keras notice it when a rule of an optimizer, schedule or loss is broken."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from compiled_fixtures import ROWS, recorded, unpack
+from mutations.patches import Patch, edit, wrap
+from recorded_rules import CASES, largest_difference
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.trainers.loss_functions import LOSSES
+from keras2torch_birnn.trainers.losses import build_loss
+from keras2torch_birnn.trainers.rules import RULES
+
+K3, NEW = "keras-3.15.1", "tf.keras-2.15.0"
+OLD, OLDER = "tf.keras-2.15.0-legacy", "tf.keras-2.4.0"
+EXACT = 1e-12
+
+
+class Bug(NamedTuple):
+    """An expression of a function that is replaced; ``label``, ``case``: what must notice it."""
+
+    label: str
+    case: str
+    place: str
+    old: str
+    new: str
+
+    def __str__(self) -> str:
+        """Name the case and the expression."""
+        return f"{self.case}-{self.old}"
+
+
+SGD, RMSPROP, ADAM = "rules.sgd:SGD.apply", "rules.adagrad:RMSprop.apply", "rules.adam:Adam.apply"
+ADAMAX, NADAM, FTRL = (
+    "rules.adam:Adamax.apply",
+    "rules.adam:Nadam.apply",
+    "rules.ftrl:Ftrl.apply",
+)
+ADADELTA, LION = "rules.adagrad:Adadelta.apply", "rules.sgd:Lion.apply"
+OF_OPTIMIZERS = (
+    Bug(OLD, "sgd", SGD, "alpha=-now.rate)\n        return", "alpha=-1.0)\n        return"),
+    Bug(K3, "momentum", SGD, "now.cast(self.momentum)", "self.momentum"),
+    Bug(NEW, "momentum", SGD, "velocity, grads, alpha=-now.rate", "velocity, grads, alpha=-1.0"),
+    Bug(OLD, "nesterov", SGD, "if self.nesterov:", "if False:"),
+    Bug(K3, "lion", LION, "alpha=float(1 - b1)", "alpha=float(b1)"),
+    Bug(NEW, "lion", LION, "grads, alpha=float(1 - b2)", "grads, alpha=float(b2)"),
+    Bug(K3, "rmsprop", RMSPROP, "inside=not older or bool(self.momentum)", "inside=False"),
+    Bug(OLD, "rmsprop", RMSPROP, "inside=not older or bool(self.momentum)", "inside=True"),
+    Bug(OLD, "rms_m", RMSPROP, "inside=not older or bool(self.momentum)", "inside=False"),
+    Bug(K3, "rms_centered", RMSPROP, "if self.centered:", "if False:"),
+    Bug(NEW, "rms_m", RMSPROP, "steps, grads, root, now.rate", "steps, grads, root, 1.0"),
+    Bug(OLD, "adam", ADAM, "self.epsilon", "self.epsilon * float(rise)"),
+    Bug(K3, "adam", ADAM, "now.cast(self.beta_2)", "now.exact(self.beta_2)"),
+    Bug(K3, "adam", "rules.rule:Now.weight", "return 1 - beta", "return 1 - single(beta)"),
+    Bug(OLD, "adam", "rules.rule:Now.weight", "self.cast(beta)", "self.exact(beta)"),
+    Bug(NEW, "amsgrad", ADAM, "if self.amsgrad:", "if False:"),
+    Bug(K3, "adamw", "optimizer:KerasOptimizer._update", "1 - rate * float", "1 - float"),
+    Bug(OLD, "adamax", ADAMAX, "now.cast(self.beta_2)", "self.beta_2"),
+    Bug(K3, "adamax", ADAMAX, "now.exact(now.rate) / below", "now.exact(now.rate)"),
+    Bug(K3, "nadam", "rules.adam:Nadam._products", "0.96**now.step", "0.97**now.step"),
+    Bug(NEW, "nadam", NADAM, "self._factor(now.step + 1, now)", "self._factor(now.step, now)"),
+    Bug(OLD, "nadam", "rules.adam:Nadam._factor", "now.exact(0.5)", "now.exact(0.4)"),
+    Bug(OLD, "adagrad", "rules.adagrad:Adagrad.apply", '("keras3", "tf.keras")', '("legacy",)'),
+    Bug(K3, "adagrad", "rules.adagrad:Adagrad.start", "single(self.first)", "0.0"),
+    Bug(OLD, "adadelta", ADADELTA, "now.cast(self.rho)", "self.rho"),
+    Bug(K3, "adadelta", ADADELTA, "torch._foreach_mul_(steps, rho)", "None"),
+    Bug(OLD, "ftrl", FTRL, "2 * option(self.shrinkage)", "option(self.shrinkage)"),
+    Bug(NEW, "ftrl", FTRL, "option(self.beta) / (2 * rate)", "option(self.beta) / rate"),
+    Bug(K3, "ftrl", FTRL, "option(self.l1)", "0.0"),
+    Bug(OLDER, "ftrl_decay", FTRL, "by = rate if scaled else 1.0", "by = 1.0"),
+    Bug(OLD, "ftrl_decay", FTRL, "by = rate if scaled else 1.0", "by = rate"),
+    Bug(K3, "clipnorm", "clipping:_by_variable", "limit / (", "1.0 / ("),
+    Bug(K3, "clipvalue", "clipping:_by_value", "grad.clamp(-limit, limit)", "grad"),
+    Bug(OLD, "global", "clipping:_by_all", "grads.norms()", "grads.norms()[:1]"),
+    Bug(NEW, "ema3", "optimizer:KerasOptimizer._average", "(iterations + 1) % every", "iterations"),
+    Bug(K3, "accum", "optimizer:_Batch.gather", "float(steps)", "1.0"),
+    Bug(OLD, "decay", "settings:Settings.rate_at", "exact(iterations)", "exact(iterations + 1)"),
+    Bug(K3, "s_exponential", "schedules:_exponential", "/ steps", "// steps"),
+    Bug(K3, "s_stairs", "schedules:_exponential", "np.floor(p)", "np.ceil(p)"),
+    Bug(K3, "s_piecewise", "schedules:_piecewise", "iteration > one", "iteration >= one"),
+    Bug(K3, "s_cosine", "schedules:_cosine", "_F(0.5) *", "_F(0.4) *"),
+    Bug(K3, "s_warmup", "schedules:_cosine", "if step < warmup:", "if step < 0:"),
+    Bug(K3, "s_poly", "schedules:_polynomial", "** power", ""),
+    Bug(K3, "s_cycle", "schedules:_polynomial", "if cycle:", "if False:"),
+    Bug(K3, "s_inverse", "schedules:_inverse_time", "rate * (", "(rate + 1) * ("),
+    Bug(K3, "s_restarts", "schedules:_cosine_restarts", "* lower**restarts", "* lower"),
+    Bug(K3, "s_restarts1", "schedules:_cosine_restarts", "if longer == 1:", "if False:"),
+)
+
+
+@pytest.mark.parametrize("bug", OF_OPTIMIZERS, ids=str)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # a bug may divide by zero
+def test_a_broken_rule_of_an_optimizer_is_noticed(
+    bug: Bug, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert largest_difference(bug.label, bug.case, "float64") <= EXACT
+    edit(f"trainers.{bug.place}", bug.old, bug.new)(monkeypatch)
+    assert not largest_difference(bug.label, bug.case, "float64") <= EXACT
+
+
+def test_every_rule_is_broken_for_every_family() -> None:
+    broken = {(bug.label, bug.case) for bug in OF_OPTIMIZERS}
+    assert broken <= set(CASES)
+    classes = {bug.place.partition(":")[2].partition(".")[0].lower() for bug in OF_OPTIMIZERS}
+    assert {kind.__name__.lower() for kind in RULES.values()} <= classes
+
+
+# ---- losses -------------------------------------------------------------------------------------
+
+# Files whose models have an output for each of several losses.
+A, B, C = (f"tf.keras-2.10.0/losses_{letter}.h5" for letter in "abc")
+
+
+def alone(loss: str) -> str:
+    """Return the file of Keras 3 whose model has this loss."""
+    return f"keras-3.15.1/loss_{loss}.keras"
+
+
+def replaced(name: str, formula: Any) -> Patch:
+    """Replace the formula of a loss."""
+    return wrap(LOSSES, name, lambda one: one._replace(formula=lambda y, p, *_: formula(y, p)))
+
+
+def edited(place: str, old: str, new: str) -> Patch:
+    """Replace an expression in a function of ``loss_functions``."""
+    return edit(f"trainers.loss_functions:{place}", old, new)
+
+
+OF_LOSSES: tuple[tuple[str, str, Patch], ...] = (
+    (
+        "mean_squared_error",
+        A,
+        replaced("mean_squared_error", lambda y, p: (p - y).square().sum(-1)),
+    ),
+    (
+        "mean_absolute_error",
+        A,
+        replaced("mean_absolute_error", lambda y, p: (p - y).mean(-1).abs()),
+    ),
+    (
+        "mean_absolute_percentage_error",
+        A,
+        replaced("mean_absolute_percentage_error", lambda y, p: 100 * ((y - p) / p).abs().mean(-1)),
+    ),
+    ("mean_squared_logarithmic_error", A, edited("_mean_log_squares", "+ 1.0", "+ EPSILON")),
+    ("huber", C, edited("_huber", "0.5 * delta**2", "delta**2")),
+    ("huber", C, edited("_huber", "if style.single", "if not style.single")),
+    ("log_cosh", B, edited("_log_cosh", "_LOG_2", "math.log(2.0)")),
+    ("kl_divergence", B, edited("_divergence", "y * (y / p)", "y * (p / y)")),
+    ("poisson", B, replaced("poisson", lambda y, p: (p - y * p.log()).mean(-1))),
+    ("hinge", B, edited("_hinge", "_signs(y, style)", "(2.0 * y - 1.0)")),
+    ("squared_hinge", B, edited("_squared_hinge", "_signs(y, style)", "y")),
+    ("categorical_hinge", B, edited("_categorical_hinge", "amax(dim=-1)", "sum(dim=-1)")),
+    ("cosine_similarity", B, edited("_cosine", "-(y * p)", "1 - (y * p)")),
+    ("categorical_crossentropy", A, edited("_categorical", "_log(p)", "_clip(p).log().exp()")),
+    ("categorical_crossentropy", C, edited("_smooth", "amount / classes", "amount / 2")),
+    (
+        "categorical_crossentropy",
+        C,
+        edited("_categorical", "functional.log_softmax(p, dim=axis)", "p"),
+    ),
+    ("sparse_categorical_crossentropy", A, edited("_sparse", "= _log(p)", "= p - 1")),
+    (
+        "sparse_categorical_crossentropy",
+        C,
+        edited("_sparse", "functional.log_softmax(p, dim=axis)", "p"),
+    ),
+    (
+        "sparse_categorical_crossentropy",
+        "keras-3.5.0/clipped.keras",
+        edited("_sparse", "_clip(p).log()", "p.log()"),
+    ),
+    ("binary_crossentropy", A, edited("_each_binary", "(y * _log(p)", "(_log(p)")),
+    ("binary_crossentropy", C, edited("_each_binary", "_with_logits(p, y", "_with_logits(y, p")),
+    (
+        "binary_crossentropy",
+        "keras-3.5.0/clipped_binary.keras",
+        edited("_each_binary", 'style.binary == "raised"', "True"),
+    ),
+    (
+        "binary_crossentropy",
+        "tf.keras-2.10.0/clipped_binary.h5",
+        edited("_each_binary", 'style.binary == "raised"', "False"),
+    ),
+    (
+        "binary_focal_crossentropy",
+        alone("focal_binary"),
+        edited("_binary_focal", 'options["gamma"]', "2.0"),
+    ),
+    (
+        "categorical_focal_crossentropy",
+        alone("focal_categorical"),
+        edited("_categorical_focal", 'options["alpha"]', "0.25"),
+    ),
+    ("dice", alone("dice"), edited("_dice", "+ EPSILON", "")),
+    ("tversky", alone("tversky"), edited("_tversky", 'wrong * options["beta"]', "wrong")),
+    (
+        "categorical_generalized_cross_entropy",
+        alone("generalized"),
+        edited("_generalized", '/ options["q"]', "/ 0.5"),
+    ),
+)
+
+
+@cache
+def first_batch(name: str) -> tuple[k2t.Training, Any, Any, float]:
+    """Return the training of a file, outputs and targets of its first batch, and Keras' loss."""
+    row = ROWS[name]
+    data = recorded(row)
+    with tempfile.TemporaryDirectory() as folder:
+        state = k2t.training(unpack(row["file"], Path(folder)), dtype=row["floats"])
+    with torch.no_grad():
+        outputs, targets = state.model(*data.inputs(0)), data.targets(0)
+    return state, outputs, targets if len(targets) > 1 else targets[0], float(data.losses[0])
+
+
+def relative_difference(name: str) -> float:
+    state, outputs, targets, wanted = first_batch(name)
+    found = build_loss(state.compiled, state.spec)(outputs, targets).item()
+    return abs(found - wanted) / abs(wanted)
+
+
+@pytest.mark.parametrize(("loss", "name", "patch"), OF_LOSSES)
+def test_a_broken_loss_is_noticed(
+    loss: str, name: str, patch: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert relative_difference(name) <= EXACT
+    patch(monkeypatch)
+    assert not relative_difference(name) <= EXACT
+
+
+def test_every_loss_is_broken() -> None:
+    assert {loss for loss, _, _ in OF_LOSSES} == set(LOSSES)
