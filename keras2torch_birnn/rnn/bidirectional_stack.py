@@ -42,6 +42,7 @@ from keras2torch_birnn.rnn.native.library import (
     warn_once_if_missing,
     why_missing,
 )
+from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check_tensor
 
 # merge_mode None in the last layer: (forward, backward)
@@ -56,6 +57,7 @@ class BidirectionalStack(nn.Module):
     # As nn.LSTM has them. Of the class: a module that an older version pickled has them, too.
     bidirectional = True
     proj_size = 0
+    precision: ReducedPrecision | None = None
 
     def __init__(
         self,
@@ -228,6 +230,7 @@ class BidirectionalStack(nn.Module):
                 self._native,
                 training=self.training,
                 engine=self.engine,
+                precision=self.precision,
             )
             for layer in range(self.num_layers)
         )
@@ -250,7 +253,8 @@ class BidirectionalStack(nn.Module):
             for name, value in defaults.items()
             if getattr(self, name) != value
         ]
-        return ", ".join((*parts, f"merge_mode={modes!r}"))
+        parts.append(f"merge_mode={modes!r}")
+        return ", ".join((*parts, *([f"precision={self.precision!r}"] if self.precision else [])))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move or cast, as ``nn.Module`` does, then flatten the weights, as ``nn.LSTM`` does."""
