@@ -58,7 +58,6 @@ class BuildNative(build_ext):
             target_lang="c++",
         )
 
-
     def _compile(self, ext: Extension, source: str, flags: Sequence[str]) -> list[str]:
         compiled: list[str] = self.compiler.compile(
             [source],

@@ -5,7 +5,8 @@ It is no row of ``ENGINES``: nothing else computes these numbers, so there is no
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -29,6 +30,16 @@ from keras2torch_birnn.rnn.tensor_memory import is_plain
 _BACK = 'k2t.set_precision(model, "float32")'
 
 
+def _find_kernel_bit(precision: ReducedPrecision) -> int:
+    return reduced_kernel(precision).bit
+
+
+# torch.compile cannot follow them to the library; torch gives the function no types.
+_constant: Any = cast(Any, torch.compiler).assume_constant_result
+_why_missing: Callable[[], str] = _constant(why_missing)
+_kernel_bit: Callable[[ReducedPrecision], int] = _constant(_find_kernel_bit)
+
+
 class Refusal(NamedTuple):
     """Why a layer cannot run in reduced precision, and what to do."""
 
@@ -38,7 +49,7 @@ class Refusal(NamedTuple):
 
 def why_not_layer(layer: RnnLayer, precision: ReducedPrecision) -> Refusal | None:
     """Return why no call of a layer can run in a precision; None if there is no such reason."""
-    if reason := why_missing():
+    if reason := _why_missing():
         return Refusal(f"there is no native kernel: {reason}", f"install it, or {_BACK}")
     if layer.native is None:
         return Refusal("the native kernel lacks an activation of this layer", f"use {_BACK}")
@@ -105,5 +116,5 @@ def run_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> 
     check_call(layer, call, precision)
     if call.x.shape[1] == 0:
         return run_no_steps((layer,), call)
-    cell, bit = native_cell_of(layer), reduced_kernel(precision).bit
-    return run_native(cell, layer.parameters, call, bit)
+    cell = native_cell_of(layer)
+    return run_native(cell, layer.parameters, call, _kernel_bit(precision))
