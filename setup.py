@@ -11,11 +11,14 @@ import os
 import platform
 import runpy
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 NATIVE = Path("keras2torch_birnn/rnn/native")
 BUILD = runpy.run_path(str(NATIVE / "sources.py"))
@@ -44,20 +47,37 @@ class BuildNative(build_ext):
         objects = []
         for source in ext.sources:
             # A universal macOS build compiles all for arm64, too: the plain kernel alone then.
-            flags = BUILD["FLAGS"].get(Path(source).name, []) if X86 else []
-            objects += self.compiler.compile(
-                [source],
-                output_dir=self.build_temp,
-                macros=ext.define_macros,
-                extra_postargs=[*BUILD["COMMON"], *flags, *_words("K2T_CXXFLAGS")],
-                depends=ext.depends,
-            )
+            flags, optional = BUILD["flags_of"](Path(source).name, x86=X86)
+            if optional and not self._compiles(optional):
+                optional = []
+            objects += self._compile(ext, source, [*flags, *optional])
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
             extra_postargs=["-pthread", *_words("K2T_LDFLAGS")],
             target_lang="c++",
         )
+
+    def _compile(self, ext: Extension, source: str, flags: Sequence[str]) -> list[str]:
+        compiled: list[str] = self.compiler.compile(
+            [source],
+            output_dir=self.build_temp,
+            macros=ext.define_macros,
+            extra_postargs=[*BUILD["COMMON"], *flags, *_words("K2T_CXXFLAGS")],
+            depends=ext.depends,
+        )
+        return compiled
+
+    def _compiles(self, flags: Sequence[str]) -> bool:
+        """Return whether the compiler knows these flags."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "empty.cpp"
+            source.write_text("int empty;\n", encoding="utf-8")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=[*flags])
+            except CompileError:
+                return False
+        return True
 
 
 class WheelForEveryPython(bdist_wheel):

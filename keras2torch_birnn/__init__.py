@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.rnn.bidirectional import BiRNN as BiRNN
     from keras2torch_birnn.rnn.engine_settings import explain as explain
     from keras2torch_birnn.rnn.engine_settings import set_engine as set_engine
+    from keras2torch_birnn.rnn.precision_settings import set_precision as set_precision
     from keras2torch_birnn.saving.checkpoint import load as load
     from keras2torch_birnn.saving.checkpoint import save as save
     from keras2torch_birnn.schema.custom_layers import converts as converts
@@ -73,6 +74,7 @@ _NAMES = {
     "resuming": ("Training", "training"),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
     "rnn.engine_settings": ("explain", "set_engine"),
+    "rnn.precision_settings": ("set_precision",),
     "saving.checkpoint": ("load", "save"),
     "schema.custom_layers": ("converts", "equation", "supplies"),
     "spec": ("LayerSpec", "ModelSpec"),

@@ -33,6 +33,9 @@ MAX_OPERATION_RANK = 25  # torch's CUDA kernels index no more dimensions
 MAX_RESIZING_WEIGHTS = 1 << 24  # input steps x output steps: 128 MiB while they are computed
 MAX_BATCH_VALUES = 1 << 28  # of one small batch in all layers together: 2 GiB in float64
 
+# Products of integers that the kernel adds in 32 bits (set_precision "int8"): features or units
+MAX_INT8_ROW = 1 << 17
+
 # HDF5 objects: the work of the parser process and the size of its answers.
 MAX_NAME_BYTES = 64 << 10  # Keras writes names of layers up to 64,512 bytes
 MAX_NAMES = 100_000  # in one list

@@ -44,6 +44,7 @@ from keras2torch_birnn.rnn.native.library import (
     warn_once_if_missing,
     why_missing,
 )
+from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check_tensor
 
 # merge_mode None in the last layer: (forward, backward)
@@ -59,6 +60,7 @@ class BidirectionalStack(nn.Module):
     bidirectional = True
     proj_size = 0
     _at_once: AtOnce | None = None
+    precision: ReducedPrecision | None = None
 
     def __init__(
         self,
@@ -231,6 +233,7 @@ class BidirectionalStack(nn.Module):
                 self._native,
                 training=self.training,
                 engine=self.engine,
+                precision=self.precision,
             )
             for layer in range(self.num_layers)
         )
@@ -253,7 +256,8 @@ class BidirectionalStack(nn.Module):
             for name, value in defaults.items()
             if getattr(self, name) != value
         ]
-        return ", ".join((*parts, f"merge_mode={modes!r}"))
+        parts.append(f"merge_mode={modes!r}")
+        return ", ".join((*parts, *([f"precision={self.precision!r}"] if self.precision else [])))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move or cast, as ``nn.Module`` does, then flatten the weights, as ``nn.LSTM`` does."""
@@ -377,7 +381,7 @@ class BidirectionalStack(nn.Module):
         """Run all layers in one call of the native kernel; None where that is impossible."""
         if torch.compiler.is_compiling() or self._native is None:
             return None
-        if (self.engine or engines.REQUESTED) not in ("auto", "native"):
+        if (self.engine or engines.REQUESTED) not in ("auto", "native") or self.precision:
             return None
         if self._at_once is None:
             names = chain.from_iterable(map(_names, range(self.num_layers)))

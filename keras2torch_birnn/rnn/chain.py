@@ -206,7 +206,9 @@ def _is_bare(module: nn.Module) -> bool:
 
 
 def _lets_choose(module: RecurrentModule) -> bool:
-    return (module.engine or engines.REQUESTED) in ("auto", "native")
+    """Return whether a module lets the kernel compute in float32, in which stacks are."""
+    asked = module.engine or engines.REQUESTED
+    return asked in ("auto", "native") and module.precision is None
 
 
 def _get_ready(modules: Sequence[RecurrentModule]) -> _Ready | None:

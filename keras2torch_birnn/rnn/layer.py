@@ -12,6 +12,7 @@ from keras2torch_birnn.functional.activations import Activation
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.engines import EngineRequest
 from keras2torch_birnn.rnn.native.library import NativeCell
+from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class RnnLayer(NamedTuple):
 
     parameters: four for each direction, in the order of ``Weights``. kernel: the function of torch
     that computes this cell; native: the cell in the codes of the native kernel; None where there is
-    none. engine: as the caller chose, None for ``K2T_ENGINE``.
+    none. engine: as the caller chose, None for ``K2T_ENGINE``. precision: None for float32.
     """
 
     cell: Cell
@@ -64,6 +65,7 @@ class RnnLayer(NamedTuple):
     dropout: DropoutRates | None = None
     training: bool = False
     engine: EngineRequest | None = None
+    precision: ReducedPrecision | None = None
 
     # Methods, not properties: torch.compile of torch 2.6 cannot trace a property of a named tuple.
     def get_weights(self) -> tuple[Weights, ...]:

@@ -39,6 +39,7 @@ from keras2torch_birnn.rnn.native.library import (
     warn_once_if_missing,
     why_missing,
 )
+from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states, check_tensor
 from keras2torch_birnn.spec import LayerSpec
@@ -186,6 +187,7 @@ class RecurrentModule:
     kernel: Any = None
     native: NativeCell | None
     engine: EngineRequest | None = None
+    precision: ReducedPrecision | None = None
     carried: tuple[State, ...] | None = None
     # Any: the call is Keras' on purpose, not torch's.
     forward: Any = recurrent_forward
@@ -201,6 +203,7 @@ class RecurrentModule:
             self.dropout_rates,
             module.training,
             self.engine,
+            self.precision,
         )
 
     def run_sequence(self, call: RnnCall) -> RnnResult:
@@ -225,7 +228,7 @@ class _TorchModule(RecurrentModule):
     def extra_repr(self) -> str:
         """Return torch's own description, then Keras' options."""
         inherited: Any = super()
-        parts = [str(inherited.extra_repr()), *shown_options(self.plan)]
+        parts = [str(inherited.extra_repr()), *shown_options(self.plan), *_shown_precision(self)]
         return ", ".join(part for part in parts if part)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -273,7 +276,7 @@ class LoopRNN(RecurrentModule, nn.Module):
 
     def extra_repr(self) -> str:
         """Return the cell, then Keras' options."""
-        return ", ".join((self.shown, *shown_options(self.plan)))
+        return ", ".join((self.shown, *shown_options(self.plan), *_shown_precision(self)))
 
 
 class BidirectionalPair(nn.Module):
@@ -312,6 +315,10 @@ def shown_options(plan: Plan) -> list[str]:
     if len(plan.rules) == 2:
         parts.insert(0, f"merge_mode={plan.merge_mode!r}")
     return parts + [f"{key}=True" for key in ("return_state", "stateful") if getattr(plan, key)]
+
+
+def _shown_precision(module: RecurrentModule) -> list[str]:
+    return [f"precision={module.precision!r}"] if module.precision else []
 
 
 # ---- LayerSpec -> module -----------------------------------------------------------------------

@@ -22,6 +22,7 @@ from keras2torch_birnn.rnn.engines import (
     requested_engine,
 )
 from keras2torch_birnn.rnn.engines.engine import Engine, RnnStack, StackEngine, run_no_steps
+from keras2torch_birnn.rnn.engines.reduced import explain_reduced, run_reduced
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_checks import check_shape
 
@@ -54,9 +55,12 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Compute a layer's outputs and final states by the selected engine.
 
     Raises:
-        UsageError: the forced engine cannot run this call, or x does not fit the weights.
+        UsageError: the forced engine or the chosen precision cannot run this call, or x does not
+            fit the weights.
     """
     check_shape(call.x.shape, layer.get_weight_ih().shape[1])
+    if layer.precision is not None:
+        return run_reduced(layer, call, layer.precision)
     engine = select_engine(layer, call).engine
     if call.x.shape[1] == 0:
         return run_no_steps((layer,), call)
@@ -78,8 +82,10 @@ def explain_call(layer: RnnLayer, call: RnnCall) -> Choice:
     """Return the engine of one call and the reason.
 
     Raises:
-        UsageError: the forced engine cannot run the call.
+        UsageError: the forced engine or the chosen precision cannot run the call.
     """
+    if layer.precision is not None:
+        return explain_reduced(layer, call, layer.precision)
     row, engine = select_engine(layer, call)
     forced = row.name == _requested(layer)
     return Choice(row.name, "chosen" if forced else engine.reason(layer, call))
@@ -122,6 +128,8 @@ def select_stack_engine(stack: RnnStack, x: Tensor, *, masked: bool) -> StackCan
     Raises:
         UsageError: the forced engine cannot run the stack.
     """
+    if stack.layers[0].precision is not None:
+        return None
     found = _found(stack.layers[0])
     for row, engine in found:
         if not isinstance(engine, StackEngine):

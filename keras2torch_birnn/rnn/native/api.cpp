@@ -9,6 +9,10 @@
 #include <random>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "isa.h"
 #include "memory.h"
 #include "pool.h"
@@ -16,15 +20,35 @@
 
 namespace {
 
-enum InstructionSet : int64_t { PLAIN = 1, AVX2 = 2, AVX512 = 4 };
+// A bit each; `library.py` and `precision.py` have the same.
+enum InstructionSet : int64_t {
+    PLAIN = 1,
+    AVX2 = 2,
+    AVX512 = 4,
+    BFLOAT16_PLAIN = 8,
+    BFLOAT16_AVX2 = 16,
+    BFLOAT16_AVX512 = 32,
+    INT8_PLAIN = 64,
+    INT8_AVX2 = 128,
+    INT8_AVXVNNI = 256,
+    INT8_AVX512 = 512,
+};
 
 const K2tKernel& kernel(int64_t isa) {
+    switch (isa) {
+        case BFLOAT16_PLAIN: return k2t_bfloat16_plain;
+        case INT8_PLAIN: return k2t_int8_plain;
 #if defined(__x86_64__)
-    if (isa == AVX512) return k2t_avx512;
-    if (isa == AVX2) return k2t_avx2;
+        case AVX2: return k2t_avx2;
+        case AVX512: return k2t_avx512;
+        case BFLOAT16_AVX2: return k2t_bfloat16_avx2;
+        case BFLOAT16_AVX512: return k2t_bfloat16_avx512;
+        case INT8_AVX2: return k2t_int8_avx2;
+        case INT8_AVXVNNI: return k2t_int8_avxvnni;
+        case INT8_AVX512: return k2t_int8_avx512;
 #endif
-    (void)isa;
-    return k2t_plain;
+        default: return k2t_plain;
+    }
 }
 
 thread_local Memory memory;
@@ -114,9 +138,9 @@ struct UnitSplit {
     bool concurrent;  // whether both directions run at the same time
 };
 
-UnitSplit choose_split(const K2tCall& call, const Team& team) {
+UnitSplit choose_split(const K2tCall& call, const K2tKernel& with, const Team& team) {
     const UnitSplit unsplit{1, true};
-    if (call.batch != 1 || call.kept[0] || team.threads < 2) return unsplit;
+    if (!with.split_run || call.batch != 1 || call.kept[0] || team.threads < 2) return unsplit;
     const long directions = static_cast<long>(call.directions);
     const double weights = static_cast<double>(gate_count(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);
@@ -129,6 +153,25 @@ UnitSplit choose_split(const K2tCall& call, const Team& team) {
     if (weights >= CACHE_WEIGHTS) return {std::min(team.threads, most), false};
     return unsplit;
 }
+
+#if defined(__x86_64__)
+// Instructions that __builtin_cpu_supports does not know in older compilers. The registers that they
+// need are those of AVX2 and AVX-512, which it has checked.
+struct Extensions {
+    bool avx_vnni = false, avx512_vnni = false, avx512_bf16 = false;
+};
+
+Extensions find_extensions() {
+    Extensions found;
+    unsigned a, b, c, d;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) found.avx512_vnni = c >> 11 & 1;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) {
+        found.avx_vnni = a >> 4 & 1;
+        found.avx512_bf16 = a >> 5 & 1;
+    }
+    return found;
+}
+#endif
 
 constexpr long SOURCES = 4;
 
@@ -196,14 +239,19 @@ extern "C" {
 uint64_t k2t_source_hash() { return K2T_SOURCE_HASH; }
 
 int64_t k2t_instruction_sets() {
-    int64_t found = PLAIN;
+    int64_t found = PLAIN | BFLOAT16_PLAIN | INT8_PLAIN;
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        found |= AVX2;
+        found |= AVX2 | BFLOAT16_AVX2 | INT8_AVX2;
+        const Extensions extensions = find_extensions();
+        if (extensions.avx_vnni && k2t_int8_avxvnni.run) found |= INT8_AVXVNNI;
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
             found |= AVX512;
+            if (extensions.avx512_bf16 && k2t_bfloat16_avx512.run) found |= BFLOAT16_AVX512;
+            if (extensions.avx512_vnni && k2t_int8_avx512.run) found |= INT8_AVX512;
+        }
     }
 #endif
     return found;
@@ -247,7 +295,7 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     if (!lengths_fit(call)) return 2;
     const K2tKernel& with = kernel(isa);
     const Team team = team_for(call, call.shape.features, call.kept[0]);
-    const UnitSplit split = choose_split(call, team);
+    const UnitSplit split = choose_split(call, with, team);
     if (split.parts > 1) return run_split(call, with, team, split);
     Tasks tasks(call, team);
     if (call.merge != K2T_APART && call.directions == 2)

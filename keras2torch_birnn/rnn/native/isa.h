@@ -53,3 +53,11 @@ extern const K2tKernel k2t_plain;
 extern const K2tKernel k2t_avx2;
 extern const K2tKernel k2t_avx512;
 #endif
+
+// Reduced precision: forward only, no row is split by units; the other functions are null. All are
+// null where the compiler did not know the instruction set.
+extern const K2tKernel k2t_bfloat16_plain, k2t_int8_plain;
+#if defined(__x86_64__)
+extern const K2tKernel k2t_bfloat16_avx2, k2t_int8_avx2;
+extern const K2tKernel k2t_bfloat16_avx512, k2t_int8_avx512, k2t_int8_avxvnni;
+#endif

@@ -142,10 +142,13 @@ struct K2tGradient {
 // A hash of the sources that this library was built from (native/sources.py).
 K2T_EXPORT uint64_t k2t_source_hash();
 
-// The instruction sets this processor runs, as a bit set: 1 plain, 2 AVX2 and FMA, 4 AVX-512.
+// The instruction sets this processor runs, as a bit set: 1 plain, 2 AVX2 and FMA, 4 AVX-512. Those
+// of reduced precision, which k2t_pack, k2t_fingerprint and k2t_run take in the same place: bfloat16 by
+// 8 plain, 16 AVX2, 32 AVX512-BF16; int8 by 64 plain, 128 AVX2, 256 AVX-VNNI, 512 AVX512-VNNI.
 K2T_EXPORT int64_t k2t_instruction_sets();
 
-// Number of floats that k2t_pack writes, for one instruction set (a bit of the above).
+// Number of floats that k2t_pack writes, for one instruction set (a bit of the above); of four bytes
+// each, in reduced precision.
 K2T_EXPORT int64_t k2t_packed_size(int64_t isa, const K2tShape* shape);
 
 // Rearrange torch's weights (G*H, F), (G*H, H), biases (G*H,) or null, for one instruction set.

@@ -64,6 +64,7 @@ def compute(
     options: Sequence[float],
     merge: int,
     kept: Sequence[Tensor] = (),
+    kernel: int = 0,
     *,
     return_state: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
@@ -73,8 +74,9 @@ def compute(
     each row; later outputs are zero. initial: S states (B, H) for each direction, or none. cell:
     codes of kind, activation and recurrent_activation; options: one for each activation. merge: a
     native code; not 0: the directions share one output (B, T, H). kept: for each direction
-    (B, T, parts, W), filled with the values that its gradient needs; or none. return_state: if
-    False, the final states are None.
+    (B, T, parts, W), filled with the values that its gradient needs; or none. kernel: the bit of an
+    instruction set of a reduced precision (native/precision.py); 0 for the best of float32.
+    return_state: if False, the final states are None.
 
     Raises:
         ValueError: a shape does not fit.
@@ -99,7 +101,7 @@ def compute(
         x = x.contiguous()
     if lengths is not None:
         lengths = to_int64(lengths)
-    isa = instruction_set()
+    isa = kernel or instruction_set()
     # Weights in training change with every step: a cache would not help the next.
     packed = (pack if kept else cached_pack)(kind, parameters, isa)
     alive = [s.contiguous() for s in initial]
@@ -180,11 +182,13 @@ def _operator(
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
+    kernel: int,
 ) -> tuple[Tensor, Tensor]:
     # A compiled graph has not checked is_plain.
     weights = [None if p is None else p.resolve_neg() for p in parameters]
     states = [s.resolve_neg() for s in initial]
-    out, ends = compute(x.resolve_neg(), weights, lengths, states, cell, options, merge)
+    given = (x.resolve_neg(), weights, lengths, states, cell, options, merge)
+    out, ends = compute(*given, kernel=kernel)
     return out, cast(Tensor, ends)
 
 
@@ -197,6 +201,7 @@ def _(
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
+    kernel: int,
 ) -> tuple[Tensor, Tensor]:
     directions, states = len(parameters) // 4, STATES[cell[0]]
     hh = parameters[1]
@@ -207,11 +212,13 @@ def _(
     )
 
 
-def run_native(cell: NativeCell, parameters: Sequence[Tensor | None], call: RnnCall) -> RnnResult:
+def run_native(
+    cell: NativeCell, parameters: Sequence[Tensor | None], call: RnnCall, kernel: int = 0
+) -> RnnResult:
     """Run the kernel: outputs (B, T, H) in the order of time and final states, one per direction.
 
     parameters: four for each direction. Merged: one output, (B, T, 2 H) if the merge is "concat".
-    No states if ``return_state`` is off.
+    No states if ``return_state`` is off. kernel: as in ``compute``.
     """
     merge = call.merge
     given = (
@@ -226,9 +233,9 @@ def run_native(cell: NativeCell, parameters: Sequence[Tensor | None], call: RnnC
     ends: Tensor | None
     # Without the dispatcher, whose time a short sequence would feel.
     if torch.compiler.is_compiling():
-        out, ends = _operator(*given)
+        out, ends = _operator(*given, kernel)
     else:
-        out, ends = compute(*given, return_state=call.return_state)
+        out, ends = compute(*given, kernel=kernel, return_state=call.return_state)
     outputs = out.chunk(len(parameters) // 4, dim=2) if merge is None else (out,)
     return outputs, () if ends is None else split_states(ends, cell)
 

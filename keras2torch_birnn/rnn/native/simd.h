@@ -28,10 +28,19 @@ static inline Vec clamp(Vec x, float low, float high) {
     return smaller(larger(x, all(low)), all(high));
 }
 
+// a b + c. With K2T_EXACT rounded once, everywhere; else as the compiler likes, which is faster where
+// the processor has no such instruction.
+#if defined(K2T_EXACT)
+#include "fused.h"
+#else
+static inline Vec fused(Vec a, Vec b, Vec c) { return a * b + c; }
+#endif
+
 // 1 / x for x in [1, 2^126]. AVX-512 estimates 14 bits in a fraction of a division's time, and a step
-// of Newton's method makes them 23: the error is one unit in the last place.
+// of Newton's method makes them 23: the error is one unit in the last place. Processors differ in
+// the estimate, so with K2T_EXACT it is a division.
 static inline Vec reciprocal(Vec x) {
-#if K2T_LANES == 16
+#if K2T_LANES == 16 && !defined(K2T_EXACT)
     const Vec guess = __builtin_ia32_rcp14ps512_mask(x, Vec{}, static_cast<unsigned short>(-1));
     return guess + guess * (1.0f - x * guess);
 #else
@@ -44,16 +53,16 @@ static inline Vec reciprocal(Vec x) {
 static inline Vec exponential(Vec x) {
     const Vec bounded = clamp(x, -87.0f, 87.0f);
     // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
-    const Vec shifted = bounded * 1.44269504088896341f + 12582912.0f;
+    const Vec shifted = fused(bounded, all(1.44269504088896341f), all(12582912.0f));
     const Vec n = shifted - 12582912.0f;
-    const Vec r = bounded - n * 0.693359375f + n * 2.12194440e-4f;
+    const Vec r = fused(n, all(2.12194440e-4f), fused(n, all(-0.693359375f), bounded));
     Vec p = all(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
+    p = fused(p, r, all(1.3981999507e-3f));
+    p = fused(p, r, all(8.3334519073e-3f));
+    p = fused(p, r, all(4.1665795894e-2f));
+    p = fused(p, r, all(1.6666665459e-1f));
+    p = fused(p, r, all(5.0000001201e-1f));
+    p = fused(p, r * r, r) + 1.0f;
     const Vec scaled = (Vec)((IntVec)p + ((IntVec)shifted << 23));
     return x == x ? scaled : x;
 }
@@ -68,23 +77,23 @@ static inline Vec hyperbolic_tangent(Vec x) {
     const Vec far = (1.0f - t) * reciprocal(1.0f + t);
     const Vec s = x * x;
     Vec p = all(-5.70498872745e-3f);
-    p = p * s + 2.06390887954e-2f;
-    p = p * s - 5.37397155531e-2f;
-    p = p * s + 1.33314422036e-1f;
-    p = p * s - 3.33332819422e-1f;
-    const Vec near = p * s * x + x;
+    p = fused(p, s, all(2.06390887954e-2f));
+    p = fused(p, s, all(-5.37397155531e-2f));
+    p = fused(p, s, all(1.33314422036e-1f));
+    p = fused(p, s, all(-3.33332819422e-1f));
+    const Vec near = fused(p * s, x, x);
     return size < 0.625f ? near : x < 0.0f ? -far : far;
 }
 
 static inline Vec elu(Vec x, float alpha) {
     // e^x - 1 by its series near zero, where the difference would lose every digit.
     Vec series = all(1.0f / 5040.0f);
-    series = series * x + 1.0f / 720.0f;
-    series = series * x + 1.0f / 120.0f;
-    series = series * x + 1.0f / 24.0f;
-    series = series * x + 1.0f / 6.0f;
-    series = series * x + 0.5f;
-    series = series * (x * x) + x;
+    series = fused(series, x, all(1.0f / 720.0f));
+    series = fused(series, x, all(1.0f / 120.0f));
+    series = fused(series, x, all(1.0f / 24.0f));
+    series = fused(series, x, all(1.0f / 6.0f));
+    series = fused(series, x, all(0.5f));
+    series = fused(series, x * x, x);
     const Vec negative = x > -0.5f ? series : exponential(x) - 1.0f;
     return x > 0.0f ? x : negative * alpha;
 }
@@ -93,7 +102,7 @@ static inline Vec activate(long kind, float parameter, Vec x) {
     switch (kind) {
         case K2T_TANH: return hyperbolic_tangent(x);
         case K2T_SIGMOID: return sigmoid(x);
-        case K2T_HARD_SIGMOID_0_2: return clamp(x * 0.2f + 0.5f, 0.0f, 1.0f);
+        case K2T_HARD_SIGMOID_0_2: return clamp(fused(x, all(0.2f), all(0.5f)), 0.0f, 1.0f);
         case K2T_HARD_SIGMOID_1_6: return clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
         case K2T_RELU: return larger(x, Vec{});
         case K2T_RELU6: return clamp(x, 0.0f, 6.0f);

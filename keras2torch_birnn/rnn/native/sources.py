@@ -11,14 +11,34 @@ from pathlib import Path
 # -O2 -g0 -fno-wrapv: with Python's own -O3 -g -fwrapv, GCC takes minutes over the unrolled products
 # and makes nothing faster.
 COMMON = "-std=c++17 -O2 -g0 -fno-wrapv -fPIC -fvisibility=hidden -pthread -Wall -Wextra".split()
-# One file per instruction set, each with its own flags; the processor is asked at run time.
+_AVX2 = ["-mavx2", "-mfma"]
+_AVX512 = [
+    *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
+    "-mprefer-vector-width=512",
+]
+# One file per instruction set, each with its own flags on x86-64; the processor is asked at run time.
 FLAGS = {
-    "isa_avx2.cpp": ["-mavx2", "-mfma"],
-    "isa_avx512.cpp": [
-        *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
-        "-mprefer-vector-width=512",
-    ],
+    "isa_avx2.cpp": _AVX2,
+    "isa_avx512.cpp": _AVX512,
+    "reduced_avx2.cpp": _AVX2,
+    "reduced_avxvnni.cpp": _AVX2,
+    "reduced_avx512bf16.cpp": _AVX512,
+    "reduced_avx512vnni.cpp": _AVX512,
 }
+# Compilers since GCC 10 or 11 know these. Without them a file is compiled to an empty table.
+OPTIONAL_FLAGS = {
+    "reduced_avxvnni.cpp": ["-mavxvnni"],
+    "reduced_avx512bf16.cpp": ["-mavx512bf16"],
+    "reduced_avx512vnni.cpp": ["-mavx512vnni"],
+}
+# Reduced precision gives the same bits on every processor: no product is fused unless told to.
+REDUCED = ["-ffp-contract=off", "-Wno-unused-function"]
+
+
+def flags_of(name: str, *, x86: bool) -> tuple[list[str], list[str]]:
+    """Return a file's own flags, and those that the compiler may lack."""
+    own = REDUCED if name.startswith("reduced_") else []
+    return (own + FLAGS.get(name, []), OPTIONAL_FLAGS.get(name, [])) if x86 else (own, [])
 
 
 def source_hash(folder: Path) -> int | None:

@@ -1,0 +1,120 @@
+"""Layers in the precision of ``set_precision``: by the native kernel, or refused.
+
+It is no row of ``ENGINES``: nothing else computes these numbers, so there is nothing to select.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.limits import MAX_INT8_ROW
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines import Choice, requested_engine
+from keras2torch_birnn.rnn.engines.engine import (
+    float_tensors,
+    is_exporting,
+    needs_gradient,
+    run_no_steps,
+)
+from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
+from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.native.library import why_missing
+from keras2torch_birnn.rnn.native.op import can_run, run_native
+from keras2torch_birnn.rnn.native.precision import ReducedPrecision, reduced_kernel
+from keras2torch_birnn.rnn.tensor_memory import is_plain
+
+_BACK = 'k2t.set_precision(model, "float32")'
+
+
+def _find_kernel_bit(precision: ReducedPrecision) -> int:
+    return reduced_kernel(precision).bit
+
+
+# torch.compile cannot follow them to the library; torch gives the function no types.
+_constant: Any = cast(Any, torch.compiler).assume_constant_result
+_why_missing: Callable[[], str] = _constant(why_missing)
+_kernel_bit: Callable[[ReducedPrecision], int] = _constant(_find_kernel_bit)
+
+
+class Refusal(NamedTuple):
+    """Why a layer cannot run in reduced precision, and what to do."""
+
+    found: str
+    advice: str
+
+
+def why_not_layer(layer: RnnLayer, precision: ReducedPrecision) -> Refusal | None:
+    """Return why no call of a layer can run in a precision; None if there is no such reason."""
+    if reason := _why_missing():
+        return Refusal(f"there is no native kernel: {reason}", f"install it, or {_BACK}")
+    if layer.native is None:
+        return Refusal("the native kernel lacks an activation of this layer", f"use {_BACK}")
+    weight = layer.get_weight_ih()
+    if not weight.is_cpu or weight.dtype is not torch.float32:
+        found = f"float32 weights on the CPU are needed, found {weight.dtype} on {weight.device}"
+        return Refusal(found, f'use model.float().to("cpu"), or {_BACK}')
+    row = max(weight.shape[1], layer.get_weight_hh().shape[1])
+    if precision == "int8" and row > MAX_INT8_ROW:
+        return Refusal(f"sums of {row} products exceed 32 bits", "use bfloat16")
+    return None
+
+
+def why_not_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> Refusal | None:
+    """Return why a call cannot run in a precision; None if it can."""
+    if (refusal := why_not_layer(layer, precision)) is not None:
+        return refusal
+    if (engine := requested_engine(layer.engine)) not in ("auto", "native"):
+        return Refusal(f"engine {engine} computes float32", f"use engine auto, or {_BACK}")
+    if is_exporting():
+        return Refusal("what is exported or traced computes float32", f"use {_BACK} before")
+    if needs_gradient(layer, call):
+        return Refusal(
+            "there is no gradient", f"compute within torch.inference_mode(), or {_BACK} to train"
+        )
+    if layer.drops():
+        return Refusal("there is no dropout", f"use model.eval(), or {_BACK}")
+    given = float_tensors(layer, call)
+    if call.lengths is not None and not torch.compiler.is_compiling():
+        plain = can_run(given) and is_plain((call.lengths,))
+    else:
+        plain = can_run(given)
+    return None if plain else Refusal("plain float32 tensors on the CPU are needed", f"use {_BACK}")
+
+
+def check_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> None:
+    """Refuse a call that cannot run in a precision: float32 in its place would not be noticed.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if (refusal := why_not_call(layer, call, precision)) is not None:
+        raise UsageError(f"precision {precision}: {refusal.found}", refusal.advice)
+
+
+def explain_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> Choice:
+    """Return the instruction set that computes a call, as an engine and the reason.
+
+    Raises:
+        UsageError: it cannot run in this precision.
+    """
+    check_call(layer, call, precision)
+    kernel = reduced_kernel(precision)
+    slow = "" if kernel.fast else ", slower than float32: no instructions for it"
+    return Choice("native", f"{precision} by {kernel.name}{slow}")
+
+
+def run_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> RnnResult:
+    """Compute a layer's outputs and final states in a reduced precision.
+
+    Raises:
+        UsageError: it cannot run in this precision.
+    """
+    check_call(layer, call, precision)
+    if call.x.shape[1] == 0:
+        return run_no_steps((layer,), call)
+    cell = native_cell_of(layer)
+    return run_native(cell, layer.parameters, call, _kernel_bit(precision))

@@ -1,0 +1,156 @@
+// The two formats of reduced precision: how numbers become words of 32 bits, and a word's share of a
+// sum. Inside an instruction set's namespace.
+//
+// A word holds GROUP consecutive numbers of a row. A vector of weights has a word for each of LANES
+// units; the word of values is the same for all of them. Everything here gives the same bits on every
+// processor: sums of integers are exact, and those of bfloat16 are added in the order of vdpbf16ps.
+
+typedef uint32_t Bits __attribute__((vector_size(K2T_LANES * 4)));
+typedef uint32_t LooseBits __attribute__((vector_size(K2T_LANES * 4), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(K2T_LANES * 2)));
+typedef uint16_t LooseHalves __attribute__((vector_size(K2T_LANES * 2), aligned(4), may_alias));
+typedef uint8_t Bytes __attribute__((vector_size(K2T_LANES)));
+typedef uint8_t LooseBytes __attribute__((vector_size(K2T_LANES), aligned(4), may_alias));
+
+static inline Bits load_bits(const uint32_t* from) { return *reinterpret_cast<const LooseBits*>(from); }
+
+// `count` numbers, then zeros.
+static inline Vec load_part(const float* from, long count) {
+    if (count >= LANES) return load(from);
+    Vec values{};
+    for (long lane = 0; lane < count; ++lane) values[lane] = from[lane];
+    return values;
+}
+
+// Rounded to the nearest, ties to even: 8 bits of significand. Numbers below 2^-54 count as zero. So no
+// product and no sum is denormal, which vdpbf16ps would take for zero.
+struct BFloat16 {
+    static constexpr long GROUP = 2, EXTRAS = 1;  // extra vectors of a panel and gate: the bias
+    typedef Vec Sum;
+    struct Row {};
+    static constexpr uint32_t SMALLEST = (127 - 54) << 23, SIGN = 1u << 31;
+
+    static Row measure(const float*, long) { return {}; }
+
+    // Write the words of LANES numbers. The result is added up for `finish_row`.
+    static Bits convert(Vec values, const Row&, uint32_t* to, bool) {
+        const Bits bits = (Bits)values;
+        const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
+        const Bits kept = (rounded & ~SIGN) < SMALLEST ? Bits{} : rounded;
+        const Bits all = values == values ? kept : bits | 0x400000;
+        *reinterpret_cast<LooseHalves*>(to) = __builtin_convertvector(all >> 16, Halves);
+        return Bits{};
+    }
+    static void finish_row(Row&, Bits) {}
+    static void store_extras(const Row&, float bias, float* to) { *to = bias; }
+
+    // Each product is exact in float32. That of the upper halves is added first, as vdpbf16ps does.
+    static Sum dot(Sum sum, Bits weights, Bits values) {
+#if defined(__AVX512BF16__) && K2T_LANES == 16
+        return (Sum)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)values);
+#else
+        constexpr uint32_t UPPER = 0xffff0000;
+        sum = sum + (Vec)(weights & UPPER) * (Vec)(values & UPPER);
+        return sum + (Vec)(weights << 16) * (Vec)(values << 16);
+#endif
+    }
+    static Vec finish(Sum sum, const Row&, const float* extras) { return sum + load(extras); }
+};
+
+// Symmetric: q = x / scale, scale = the largest |x| / 127; one scale for each output channel of the
+// weights and each row of the values. Weights are stored as q + 128, because one factor of the
+// processor's product has no sign; 128 times the sum of the row's q is taken off at the end.
+struct Int8 {
+    static constexpr long GROUP = 4, EXTRAS = 2;  // the bias, then the scale
+    typedef Bits Sum;
+    struct Row {
+        float scale, inverse;
+        uint32_t offset;
+    };
+    static constexpr float SMALLEST = 1e-30f;  // a row of smaller numbers counts as zeros
+
+    // A number that is not finite makes the scale NaN, and so all that the row gives.
+    static Row measure(const float* from, long count) {
+        Vec most{}, broken{};
+        for (long i = 0; i < count; i += LANES) {
+            const Vec x = load_part(from + i, count - i);
+            most = larger(most, x < 0.0f ? -x : x);
+            broken += x - x;
+        }
+        float largest = 0, sum = 0;
+        for (long lane = 0; lane < LANES; ++lane) {
+            if (most[lane] > largest) largest = most[lane];
+            sum += broken[lane];
+        }
+        if (sum != sum) return {sum, 0, 0};
+        return largest < SMALLEST ? Row{0, 0, 0} : Row{largest / 127.0f, 127.0f / largest, 0};
+    }
+
+    // Adding 1.5 * 2^23 rounds to an integer, ties to even, which then stands in the lowest bits.
+    static Bits convert(Vec values, const Row& row, uint32_t* to, bool weights) {
+        const Bits q = (Bits)(values * row.inverse + 12582912.0f) - 0x4b400000u;
+        const Bits stored = weights ? q + 128 : q;
+        *reinterpret_cast<LooseBytes*>(to) = __builtin_convertvector(stored, Bytes);
+        return q;
+    }
+    static void finish_row(Row& row, Bits sums) {
+        for (long lane = 0; lane < LANES; ++lane) row.offset += 128 * sums[lane];
+    }
+    static void store_extras(const Row& row, float bias, float* to) {
+        to[0] = bias;
+        to[LANES] = row.scale;
+    }
+
+    static Sum dot(Sum sum, Bits weights, Bits values) {
+#if defined(__AVX512VNNI__) && K2T_LANES == 16
+        return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)values);
+#elif defined(__AVXVNNI__) && K2T_LANES == 8
+        return (Sum)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, (__m256i)values);
+#else
+        typedef int16_t Shorts __attribute__((vector_size(K2T_LANES * 4)));
+        const Bits even = weights & 0x00ff00ff, odd = (weights >> 8) & 0x00ff00ff;
+        const Shorts both = (Shorts)values;
+        const Shorts value_even = (Shorts)((Bits)values << 8) >> 8, value_odd = both >> 8;
+#if defined(__x86_64__) && K2T_LANES == 8
+        sum += (Bits)_mm256_madd_epi16((__m256i)even, (__m256i)value_even);
+        return sum + (Bits)_mm256_madd_epi16((__m256i)odd, (__m256i)value_odd);
+#elif defined(__x86_64__) && K2T_LANES == 4
+        sum += (Bits)_mm_madd_epi16((__m128i)even, (__m128i)value_even);
+        return sum + (Bits)_mm_madd_epi16((__m128i)odd, (__m128i)value_odd);
+#else
+        for (long lane = 0; lane < LANES; ++lane)
+            for (long part = 2 * lane; part < 2 * lane + 2; ++part)
+                sum[lane] += static_cast<uint32_t>(((Shorts)even)[part] * value_even[part] +
+                                                   ((Shorts)odd)[part] * value_odd[part]);
+        return sum;
+#endif
+#endif
+    }
+    static Vec finish(Sum sum, const Row& row, const float* extras) {
+        const Vec whole_number = __builtin_convertvector((IntVec)(sum - row.offset), Vec);
+        return fused(whole_number * row.scale, load(extras + LANES), load(extras));
+    }
+};
+
+// Convert `count` numbers to words, zeros after them; word w to to[w * stride]. A stride of 1 writes
+// whole vectors.
+template <class Format>
+static typename Format::Row convert_row(const float* from, long count, uint32_t* to, long stride,
+                                        bool weights) {
+    constexpr long WORDS = LANES / Format::GROUP;
+    typename Format::Row row = Format::measure(from, count);
+    Bits sums{};
+    for (long i = 0; i < count; i += LANES) {
+        const Vec values = load_part(from + i, count - i);
+        if (stride == 1) {
+            sums += Format::convert(values, row, to + i / Format::GROUP, weights);
+            continue;
+        }
+        alignas(4) uint32_t words[WORDS];
+        sums += Format::convert(values, row, words, weights);
+        for (long w = 0; w < WORDS && i + w * Format::GROUP < count; ++w)
+            to[(i / Format::GROUP + w) * stride] = words[w];
+    }
+    Format::finish_row(row, sums);
+    return row;
+}

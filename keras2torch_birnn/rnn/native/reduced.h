@@ -1,0 +1,325 @@
+// One direction of a layer in reduced precision over some rows of the batch: layer.h with the products
+// of formats.h. Inside an instruction set's namespace, after layer.h, whose output and merge it uses.
+//
+// States, biases, gates and sums are float32 (int8: sums are exact integers first). A matrix is packed
+// panel by panel: [k / GROUP][gate][lane] words, then its extra vectors [gate][EXTRAS][lane].
+
+template <class Format>
+struct Reduced {
+    typedef typename Format::Row Row;
+
+    static constexpr long groups(long k) { return (k + Format::GROUP - 1) / Format::GROUP; }
+    static constexpr long row_words(long k) { return whole(k) / Format::GROUP; }
+    static constexpr long panel_words(long v, long k) {
+        return v * LANES * (groups(k) + Format::EXTRAS);
+    }
+    static long matrix_words(long v, long units, long k) { return whole(units) / LANES * panel_words(v, k); }
+
+    // ---- packed weights: the matrix of the input, then the recurrent one (GRU before: r and z, then n)
+
+    static long packed_size(const K2tShape& shape) {
+        const long gates = gate_count(shape.kind);
+        return matrix_words(gates, shape.units, shape.features) + recurrent_words(shape);
+    }
+    static long recurrent_words(const K2tShape& shape) {
+        const long units = shape.units;
+        if (shape.kind != K2T_GRU_BEFORE) return matrix_words(gate_count(shape.kind), units, units);
+        return matrix_words(2, units, units) + matrix_words(1, units, units);
+    }
+
+    // weight (G*H, K), the gates [first, first + V) -> panels.
+    static uint32_t* pack_matrix(const float* weight, const float* bias, long first, long v, long units,
+                                 long k, uint32_t* to) {
+        for (long unit = 0; unit < units; unit += LANES, to += panel_words(v, k)) {
+            for (long i = 0; i < panel_words(v, k); ++i) to[i] = 0;
+            for (long gate = 0; gate < v; ++gate)
+                for (long lane = 0; lane < LANES && unit + lane < units; ++lane) {
+                    const long channel = (first + gate) * units + unit + lane;
+                    const Row row = convert_row<Format>(weight + channel * k, k,
+                                                        to + gate * LANES + lane, v * LANES, true);
+                    float* extras = reinterpret_cast<float*>(to + v * LANES * groups(k));
+                    Format::store_extras(row, bias ? bias[channel] : 0,
+                                         extras + gate * Format::EXTRAS * LANES + lane);
+                }
+        }
+        return to;
+    }
+    static void pack(const K2tShape& shape, const float* weight_ih, const float* weight_hh,
+                     const float* bias_ih, const float* bias_hh, float* packed) {
+        const long gates = gate_count(shape.kind), units = shape.units;
+        uint32_t* to = reinterpret_cast<uint32_t*>(packed);
+        to = pack_matrix(weight_ih, bias_ih, 0, gates, units, shape.features, to);
+        if (shape.kind != K2T_GRU_BEFORE) {
+            pack_matrix(weight_hh, bias_hh, 0, gates, units, units, to);
+            return;
+        }
+        to = pack_matrix(weight_hh, bias_hh, 0, 2, units, units, to);
+        pack_matrix(weight_hh, bias_hh, 2, 1, units, units, to);
+    }
+
+    // ---- the product ------------------------------------------------------------------------------
+
+    // Rows of values in words.
+    struct Values {
+        uint32_t* words;
+        long stride;
+        Row* rows;
+
+        void convert(long r, const float* from, long count) const {
+            rows[r] = convert_row<Format>(from, count, words + r * stride, 1, false);
+        }
+    };
+
+    // The parts [begin, end) of the sums of R rows with the V gates of a panel, then its extras. Sums
+    // that are not complete stand in `out` meanwhile. A sum has one chain, whatever R: so a row's
+    // numbers do not depend on the others.
+    template <long V, long R>
+    static void block(long begin, long end, long all, const Values& a, long row, const uint32_t* panel,
+                      float* out, long out_stride) {
+        typedef typename Format::Sum Sum;
+        typedef Sum LooseSum __attribute__((aligned(4), may_alias));
+        Sum sum[R][V];
+        K2T_UNROLL
+        for (long r = 0; r < R; ++r)
+            K2T_UNROLL
+            for (long v = 0; v < V; ++v)
+                sum[r][v] = begin ? *reinterpret_cast<LooseSum*>(out + r * out_stride + v * LANES) : Sum{};
+        const uint32_t* from = panel + begin * V * LANES;
+        const uint32_t* values = a.words + row * a.stride;
+        for (long j = begin; j < end; ++j, from += V * LANES) {
+            Bits w[V];
+            K2T_UNROLL
+            for (long v = 0; v < V; ++v) w[v] = load_bits(from + v * LANES);
+            K2T_UNROLL
+            for (long r = 0; r < R; ++r) {
+                const Bits value = values[r * a.stride + j] - Bits{};
+                K2T_UNROLL
+                for (long v = 0; v < V; ++v) sum[r][v] = Format::dot(sum[r][v], w[v], value);
+            }
+        }
+        const float* extras = reinterpret_cast<const float*>(panel + all * V * LANES);
+        K2T_UNROLL
+        for (long r = 0; r < R; ++r)
+            K2T_UNROLL
+            for (long v = 0; v < V; ++v) {
+                float* to = out + r * out_stride + v * LANES;
+                if (end == all)
+                    store(to, Format::finish(sum[r][v], a.rows[row + r],
+                                             extras + v * Format::EXTRAS * LANES));
+                else
+                    *reinterpret_cast<LooseSum*>(to) = sum[r][v];
+            }
+    }
+
+    using Block = void (*)(long, long, long, const Values&, long, const uint32_t*, float*, long);
+
+    template <long V, long R = most_rows(V)>
+    struct Blocks {
+        static Block of(long rows) { return rows == R ? block<V, R> : Blocks<V, R - 1>::of(rows); }
+    };
+    template <long V>
+    struct Blocks<V, 0> {
+        static Block of(long) { return nullptr; }
+    };
+
+    // out[r] = a[r] . panel + bias for any number of rows.
+    template <long V>
+    static void product(long rows, long k, const Values& a, const uint32_t* panel, float* out,
+                        long out_stride) {
+        const long blocks = (rows + most_rows(V) - 1) / most_rows(V), all = groups(k);
+        const long part = blocks <= 1 ? all : PANEL_FLOATS / (V * LANES);
+        for (long begin = 0; begin < all; begin += part) {
+            const long end = all - begin < part ? all : begin + part;
+            for (long b = 0, row = 0; b < blocks; ++b) {
+                const long height = rows / blocks + (b < rows % blocks);
+                Blocks<V>::of(height)(begin, end, all, a, row, panel, out + row * out_stride, out_stride);
+                row += height;
+            }
+        }
+    }
+
+    static void input_product(const K2tShape& shape, const uint32_t* panel, long rows, const Values& a,
+                              float* out) {
+        const long stride = inputs_stride(shape), gates = gate_count(shape.kind), k = shape.features;
+        for (long unit = 0; unit < shape.units; unit += LANES, panel += panel_words(gates, k)) {
+            float* to = out + unit * gates;
+            switch (gates) {
+                case 4: product<4>(rows, k, a, panel, to, stride); break;
+                case 3: product<3>(rows, k, a, panel, to, stride); break;
+                default: product<1>(rows, k, a, panel, to, stride);
+            }
+        }
+    }
+
+    // ---- one step ---------------------------------------------------------------------------------
+
+    // Buffers of a task; every row is padded to whole panels.
+    struct State {
+        Values values;  // of the state, or of r h: the rows of the recurrent product
+        float* sums;    // that product of one panel: (rows, [G][lane])
+        float *h, *h_next, *c, *reset;  // as in Scratch
+        bool turned;
+    };
+
+    // Multiply rows of `state` by the matrix, then call cell(at, in, sum) for the units of each panel in
+    // each row: `at` is their offset in (rows, H), `in` their product with the input (IN gates).
+    template <long V, long IN, class Cell>
+    static void for_units(long rows, long units, const State& s, const float* state,
+                          const uint32_t* matrix, const float* inputs, long inputs_stride, Cell cell) {
+        const long width = whole(units), panels = width / LANES;
+        for (long r = 0; r < rows; ++r) s.values.convert(r, state + r * width, units);
+        for (long n = 0; n < panels; ++n) {
+            const long panel = s.turned ? panels - 1 - n : n, unit = panel * LANES;
+            product<V>(rows, units, s.values, matrix + panel * panel_words(V, units), s.sums, V * LANES);
+            for (long r = 0; r < rows; ++r)
+                cell(r * width + unit, inputs + r * inputs_stride + unit * IN, s.sums + r * V * LANES);
+        }
+    }
+
+    template <class Functions>
+    static void one_step(const Functions& f, const K2tShape& shape, const uint32_t* matrix, long rows,
+                         const State& s, const float* inputs, long stride) {
+        const long units = shape.units;
+        auto gate = [&](const float* in, const float* sum, long v) {
+            return f.gate(load(in + v * LANES) + load(sum + v * LANES));
+        };
+        // (1 - z) n + z h
+        auto mix = [](Vec z, Vec h, Vec n) { return fused(z, h, (1.0f - z) * n); };
+        switch (shape.kind) {
+            case K2T_LSTM:
+                return for_units<4, 4>(
+                    rows, units, s, s.h, matrix, inputs, stride,
+                    [&](long at, const float* in, const float* sum) {
+                        const Vec i = gate(in, sum, 0), forget = gate(in, sum, 1), o = gate(in, sum, 3);
+                        const Vec g = f.act(load(in + 2 * LANES) + load(sum + 2 * LANES));
+                        const Vec next = fused(forget, load(s.c + at), i * g);
+                        store(s.c + at, next);
+                        store(s.h_next + at, o * f.act(next));
+                    });
+            case K2T_GRU_AFTER:
+                return for_units<3, 3>(
+                    rows, units, s, s.h, matrix, inputs, stride,
+                    [&](long at, const float* in, const float* sum) {
+                        const Vec reset = gate(in, sum, 0), z = gate(in, sum, 1);
+                        const Vec n = f.act(fused(reset, load(sum + 2 * LANES), load(in + 2 * LANES)));
+                        store(s.h_next + at, mix(z, load(s.h + at), n));
+                    });
+            case K2T_GRU_BEFORE:
+                for_units<2, 3>(rows, units, s, s.h, matrix, inputs, stride,
+                                [&](long at, const float* in, const float* sum) {
+                                    store(s.reset + at, gate(in, sum, 0) * load(s.h + at));
+                                    store(s.c + at, gate(in, sum, 1));
+                                });
+                matrix += matrix_words(2, units, units);
+                return for_units<1, 3>(
+                    rows, units, s, s.reset, matrix, inputs, stride,
+                    [&](long at, const float* in, const float* sum) {
+                        const Vec n = f.act(load(in + 2 * LANES) + load(sum));
+                        store(s.h_next + at, mix(load(s.c + at), load(s.h + at), n));
+                    });
+            default:
+                for_units<1, 1>(rows, units, s, s.h, matrix, inputs, stride,
+                                [&](long at, const float* in, const float* sum) {
+                                    store(s.h_next + at, f.act(load(in) + load(sum)));
+                                });
+        }
+    }
+
+    // ---- the whole sequence -----------------------------------------------------------------------
+
+    static constexpr long ROW_FLOATS = (sizeof(Row) + 3) / 4;
+
+    static long scratch_size(const K2tShape& shape, long rows) {
+        const long block = rows * block_steps(shape, rows), width = whole(shape.units);
+        return block * (row_words(shape.features) + ROW_FLOATS + inputs_stride(shape)) +
+               rows * (row_words(shape.units) + ROW_FLOATS + 4 * LANES + 4 * width);
+    }
+
+    template <class Functions>
+    static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
+        const K2tShape& shape = call.shape;
+        const long units = shape.units, width = whole(units), features = shape.features;
+        const long rows = task.count, d = task.direction, stride = inputs_stride(shape);
+        const bool lstm = shape.kind == K2T_LSTM;
+        const Functions functions(call);
+        const uint32_t* input_matrix = reinterpret_cast<const uint32_t*>(call.packed[d]);
+        const uint32_t* matrix = input_matrix + matrix_words(gate_count(shape.kind), units, features);
+
+        const long steps_at_once = block_steps(shape, rows), block = rows * steps_at_once;
+        auto take = [&](long floats) { return (memory += floats) - floats; };
+        auto take_values = [&](long count, long k) {
+            uint32_t* words = reinterpret_cast<uint32_t*>(take(count * row_words(k)));
+            return Values{words, row_words(k), reinterpret_cast<Row*>(take(count * ROW_FLOATS))};
+        };
+        const Values x = take_values(block, features);
+        float* inputs = take(block * stride);
+        State s{};
+        s.values = take_values(rows, units);
+        s.sums = take(rows * 4 * LANES);
+        s.h = take(rows * 4 * width);
+        s.h_next = s.h + rows * width;
+        s.c = s.h_next + rows * width;
+        s.reset = s.c + rows * width;
+        copy(nullptr, rows * 4 * width, s.h);
+
+        // Rows are sorted by falling length, so the rows that still run are the first ones.
+        auto length = [&](long r) { return call.lengths ? long(call.lengths[task.row(r)]) : call.time; };
+        auto time = [&](long r, long step) { return d == 1 ? length(r) - 1 - step : step; };
+        auto finish = [&](long r, const float* h) {
+            if (!call.final) return;
+            copy(h + r * width, units, state_in(call, call.final, d, 0, task.row(r)));
+            if (lstm) copy(s.c + r * width, units, state_in(call, call.final, d, 1, task.row(r)));
+        };
+        for (long r = 0; r < rows; ++r) {
+            const long b = task.row(r);
+            if (call.h_0[d]) copy(call.h_0[d] + b * units, units, s.h + r * width);
+            if (lstm && call.c_0[d]) copy(call.c_0[d] + b * units, units, s.c + r * width);
+            if (length(r) == 0) finish(r, s.h);
+            // Zeros past the end. Both directions end at the same step, and zeros merge to zeros.
+            if (d == 0 || !merges(call))
+                for (long t = length(r); t < call.time; ++t) copy(nullptr, units, output(call, d, b, t));
+        }
+
+        long running = rows;
+        for (long first = 0;; first += steps_at_once) {
+            while (running > 0 && length(running - 1) <= first) --running;
+            if (running == 0) return;
+            long gathered = 0, left = running, active[MOST_BLOCK_ROWS];
+            for (long step = first; step < first + steps_at_once; ++step) {
+                while (left > 0 && length(left - 1) <= step) --left;
+                active[step - first] = left;
+                for (long r = 0; r < left; ++r)
+                    x.convert(gathered++, call.x + task.row(r) * call.x_batch_stride +
+                                              time(r, step) * call.x_time_stride, features);
+            }
+            input_product(shape, input_matrix, gathered, x, inputs);
+            const float* in = inputs;
+            for (long step = first; step < first + steps_at_once && active[step - first]; ++step) {
+                const long n = active[step - first];
+                one_step(functions, shape, matrix, n, s, in, stride);
+                in += n * stride;
+                for (long r = 0; r < n; ++r) {
+                    write_output(call, d, task.row(r), time(r, step), 0, 1, 0, units,
+                                 s.h_next + r * width, task.visits);
+                    if (step == length(r) - 1) finish(r, s.h_next);
+                }
+                float* before = s.h;
+                s.h = s.h_next;
+                s.h_next = before;
+                s.turned = !s.turned;
+            }
+        }
+    }
+
+    static void run(const K2tCall& call, const K2tTask& task, float* memory) {
+        if (is_standard(call))
+            run_with<Standard>(call, task, memory);
+        else
+            run_with<Configured>(call, task, memory);
+    }
+
+    static constexpr K2tKernel KERNEL = {
+        packed_size, pack, scratch_size, run, nullptr, nullptr, nullptr, fingerprint, LANES,
+        nullptr, nullptr, nullptr, nullptr, nullptr,
+    };
+};

@@ -1,0 +1,23 @@
+// bfloat16 by AVX512-BF16. A compiler without the flag for it leaves the table empty.
+#include "isa.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+
+#define K2T_EXACT
+#define K2T_LANES 16
+#define K2T_REGISTERS 32
+
+namespace avx512bf16 {
+#include "simd.h"
+#include "fingerprint.h"
+#include "product.h"
+#include "layer.h"
+#include "formats.h"
+#include "reduced.h"
+}  // namespace avx512bf16
+
+const K2tKernel k2t_bfloat16_avx512 = avx512bf16::Reduced<avx512bf16::BFloat16>::KERNEL;
+#else
+const K2tKernel k2t_bfloat16_avx512{};
+#endif

@@ -1,0 +1,23 @@
+// int8 by AVX512-VNNI. A compiler without the flag for it leaves the table empty.
+#include "isa.h"
+
+#if defined(__AVX512VNNI__)
+#include <immintrin.h>
+
+#define K2T_EXACT
+#define K2T_LANES 16
+#define K2T_REGISTERS 32
+
+namespace avx512vnni {
+#include "simd.h"
+#include "fingerprint.h"
+#include "product.h"
+#include "layer.h"
+#include "formats.h"
+#include "reduced.h"
+}  // namespace avx512vnni
+
+const K2tKernel k2t_int8_avx512 = avx512vnni::Reduced<avx512vnni::Int8>::KERNEL;
+#else
+const K2tKernel k2t_int8_avx512{};
+#endif

@@ -1,0 +1,448 @@
+"""Reduced precision on the native kernel: the bits of its definition, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from kernel_layers import CELLS, both, gru, half, native
+from reduced_emulation import FUNCTIONS, PRODUCTS, run_direction, to_bfloat16
+from torch import Tensor, nn
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.limits import MAX_INT8_ROW
+from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.engines import reduced
+from keras2torch_birnn.rnn.native import library, op
+from keras2torch_birnn.rnn.native.precision import (
+    REDUCED,
+    ReducedKernel,
+    ReducedPrecision,
+    reduced_kernel,
+)
+from keras2torch_birnn.spec import Array
+
+pytestmark = pytest.mark.usefixtures("native_where_it_pays")
+
+KERNELS = [
+    (precision, name, bit)
+    for precision, kernels in REDUCED.items()
+    for name, bit in kernels.items()
+]
+every_kernel = pytest.mark.parametrize(
+    ("precision", "bit"),
+    [(precision, bit) for precision, _, bit in KERNELS],
+    ids=[f"{precision} {name}" for precision, name, _ in KERNELS],
+)
+every_precision = pytest.mark.parametrize("precision", list(REDUCED))
+# units, features, batch, time; the second row is longer than one part of a panel, on all kernels
+SIZES = ((37, 23, 13, 5), (11, 1553, 17, 2), (3, 1, 1, 7))
+
+
+def skip_without(bit: int) -> None:
+    if not library.library().k2t_instruction_sets() & bit:
+        pytest.skip("this processor does not have these instructions")
+
+
+def numbers(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.normal(size=shape).astype("f4")
+
+
+def random_parameters(
+    rng: np.random.Generator, cell: str, units: int, features: int
+) -> list[list[Array]]:
+    """Random weights of both directions, biases too, of different sizes in every channel."""
+    width = library.GATES[library.KINDS[cell]] * units
+    spread = np.exp(rng.normal(size=(width, 1))).astype("f4")
+    return [
+        [
+            numbers(rng, width, features) * spread * np.float32(0.3),
+            numbers(rng, width, units) * spread * np.float32(0.3),
+            numbers(rng, width),
+            numbers(rng, width),
+        ]
+        for _ in range(2)
+    ]
+
+
+def emulate(
+    precision: str, cell: str, weights: Any, x: Array, lengths: Array, start: Any, names: Any
+) -> tuple[Array, list[Array]]:
+    """Return both directions side by side, and all final states."""
+    act, gate = (FUNCTIONS[name] for name in names)
+    product = PRODUCTS[precision]
+    with np.errstate(all="ignore"):  # both branches of a choice are computed
+        given = [
+            run_direction(cell, product, act, gate, w, x, lengths, s, backward=d == 1)
+            for d, (w, s) in enumerate(zip(weights, start, strict=True))
+        ]
+    return np.concatenate([out for out, _ in given], axis=2), [s for _, end in given for s in end]
+
+
+def run_kernel(
+    bit: int, cell: str, weights: Any, x: Array, lengths: Array, start: Any, names: Any
+) -> tuple[Array, list[Array]]:
+    act, gate = (library.ACTIVATIONS[name] for name in names)
+    options = {"leaky_relu": 0.2, "elu": 1.0}
+    native_cell = library.NativeCell(
+        library.KINDS[cell], act, gate, (options.get(names[0], 0.0), options.get(names[1], 0.0))
+    )
+    states = tuple(tuple(map(torch.from_numpy, s)) for s in start)
+    call = RnnCall(torch.from_numpy(x), torch.from_numpy(lengths), states, "concat")
+    parameters = [torch.from_numpy(w) for one in weights for w in one]
+    (out,), ends = op.run_native(native_cell, parameters, call, bit)
+    return out.numpy(), [s.numpy() for end in ends for s in end]
+
+
+def assert_same_bits(found: Sequence[Array], wanted: Sequence[Array]) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@native
+@every_kernel
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_kernel_gives_the_bits_of_the_emulation(precision: str, bit: int, cell: str) -> None:
+    skip_without(bit)
+    rng = np.random.default_rng(7)
+    for units, features, batch, time in SIZES:
+        weights = random_parameters(rng, cell, units, features)
+        x = numbers(rng, batch, time, features)
+        lengths = rng.integers(0, time + 1, batch)
+        lengths[0] = time
+        count = 2 if cell == "LSTM" else 1
+        start = [[numbers(rng, batch, units) for _ in range(count)] for _ in range(2)]
+        names = ("tanh", "linear" if cell == "SimpleRNN" else "sigmoid")
+        given = (cell, weights, x, lengths, start, names)
+        out, states = run_kernel(bit, *given)
+        wanted, ends = emulate(precision, *given)
+        assert np.isfinite(wanted).all()
+        assert_same_bits([out, *states], [wanted, *ends])
+
+
+@native
+@every_kernel
+def test_every_activation_gives_the_bits_of_the_emulation(precision: str, bit: int) -> None:
+    skip_without(bit)
+    rng = np.random.default_rng(5)
+    weights = random_parameters(rng, "LSTM", 5, 7)
+    x, lengths = numbers(rng, 11, 3, 7) * np.float32(2), np.full(11, 3)
+    start = [[numbers(rng, 11, 5) for _ in range(2)] for _ in range(2)]
+    for name in library.ACTIVATIONS:
+        for names in ((name, "hard_sigmoid_0.2"), ("tanh", name)):
+            given = ("LSTM", weights, x, lengths, start, names)
+            out, states = run_kernel(bit, *given)
+            wanted, ends = emulate(precision, *given)
+            assert_same_bits([out, *states], [wanted, *ends])
+
+
+@native
+@every_kernel
+def test_a_number_that_is_not_finite_stays_in_its_row(precision: str, bit: int) -> None:
+    skip_without(bit)
+    rng = np.random.default_rng(3)
+    weights = random_parameters(rng, "GRU", 5, 19)
+    start = [[numbers(rng, 4, 5)] for _ in range(2)]
+    x, lengths = numbers(rng, 4, 1, 19), np.full(4, 1)
+    x[1, 0, 17], x[2, 0, 3] = np.nan, np.inf
+    out, _ = run_kernel(bit, "GRU", weights, x, lengths, start, ("linear", "sigmoid"))
+    assert np.isfinite(out[[0, 3]]).all()
+    assert not np.isfinite(out[[1, 2]]).any()
+
+
+@native
+@every_kernel
+def test_zeros_and_denormal_numbers_give_the_biases(precision: str, bit: int) -> None:
+    skip_without(bit)
+    rng = np.random.default_rng(4)
+    weights = random_parameters(rng, "SimpleRNN", 3, 5)
+    weights[1][1][:] = 1e-42
+    x = np.zeros((2, 1, 5), "f4")
+    x[1] = 1e-41
+    start = [[np.full((2, 3), s, "f4")] for s in (0.0, 1.0)]
+    given = ("SimpleRNN", weights, x, np.full(2, 1), start, ("linear", "linear"))
+    out, _ = run_kernel(bit, *given)
+    biases = np.concatenate([w[2] + w[3] for w in weights])
+    np.testing.assert_array_equal(out[:, 0], np.stack([biases, biases]))
+
+
+def test_the_emulation_rounds_as_torch_does() -> None:
+    values = numbers(np.random.default_rng(1), 1000) * np.float32(1e3)
+    wanted = torch.from_numpy(values).bfloat16().float().numpy()
+    np.testing.assert_array_equal(to_bfloat16(values), wanted)
+
+
+# ---- modules -------------------------------------------------------------------------------------
+
+
+def errors_of(module: Any, x: Tensor) -> dict[str, float]:
+    """The largest error of each precision against float64."""
+    with torch.inference_mode():
+        exact = deepcopy(module).double()(x.double())
+        found = {}
+        for precision in ("float32", "bfloat16", "int8"):
+            k2t.set_precision(module, cast(Any, precision))
+            found[precision] = float((module(x) - exact).abs().max())
+    k2t.set_precision(module, "float32")
+    return found
+
+
+@native
+@pytest.mark.parametrize("cell", CELLS)
+def test_errors_are_those_of_the_format(cell: str) -> None:
+    spec = both(cell, 37, 23, "sum", activation="tanh", recurrent_activation="sigmoid")
+    found = errors_of(bidirectional(spec).eval(), torch.randn(5, 11, 23))
+    assert found["float32"] < 2e-6
+    assert 1e-4 < found["bfloat16"] < 0.03
+    assert 1e-4 < found["int8"] < 0.1
+
+
+@native
+@every_precision
+def test_merges_masks_and_threads_change_nothing(precision: ReducedPrecision) -> None:
+    spec = both("LSTM", 131, 67, None, activation="tanh", recurrent_activation="sigmoid")
+    apart: Any = bidirectional(spec)
+    x = torch.randn(17, 19, 67)
+    mask = torch.arange(19) < torch.randint(0, 20, (17, 1))
+    k2t.set_precision(apart, precision)
+    before = torch.get_num_threads()
+    try:
+        with torch.inference_mode():
+            forward, backward = apart(x, mask)
+            torch.set_num_threads(2)
+            for name, merged in (("mul", forward * backward), ("sum", forward + backward)):
+                spec.config["merge_mode"] = name
+                module: Any = bidirectional(spec)
+                k2t.set_precision(module, precision)
+                assert torch.equal(module(x, mask), merged)
+    finally:
+        torch.set_num_threads(before)
+
+
+@native
+@every_precision
+def test_changed_weights_are_packed_again(precision: ReducedPrecision) -> None:
+    module, x = gru()
+    k2t.set_precision(module, precision)
+    with torch.inference_mode():
+        first = module(x)
+        module.weight_hh_l0.data[2, 3] += 5.0
+        second = module(x)
+    changed = deepcopy(module)
+    with torch.inference_mode():
+        assert not torch.equal(first, second)
+        assert torch.equal(changed(x), second)
+
+
+@native
+def test_float32_goes_back_and_parameters_never_change() -> None:
+    module, x = gru()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with torch.inference_mode():
+        wanted = module(x)
+        k2t.set_precision(module, "int8")
+        assert "precision='int8'" in repr(module)
+        assert not torch.equal(module(x), wanted)
+        assert module.state_dict().keys() == before.keys()
+        assert all(torch.equal(before[name], p) for name, p in module.state_dict().items())
+        k2t.set_precision(module, "float32")
+        assert "precision" not in repr(module)
+        assert torch.equal(module(x), wanted)
+
+
+@native
+@every_precision
+def test_a_stack_runs_every_layer(precision: ReducedPrecision) -> None:
+    stack: Any = k2t.BiGRU(7, 11, 2, merge_mode=["mul", "concat"], batch_first=True)
+    single = [k2t.BiGRU(7, 11, merge_mode="mul"), k2t.BiGRU(11, 11)]
+    x = torch.randn(3, 5, 7)
+    for number, layer in enumerate(single):
+        layer.batch_first = True
+        for name, value in layer.named_parameters():
+            value.data = stack.get_parameter(name.replace("_l0", f"_l{number}")).data
+    for module in (stack, *single):
+        k2t.set_precision(module, precision)
+    with torch.inference_mode():
+        assert torch.equal(stack(x)[0], single[1](single[0](x)[0])[0])
+        reasons = {choice.reason for choice in k2t.explain(stack)[""]}
+    assert reasons == {reason_of(precision)}
+    assert f"precision='{precision}'" in repr(stack)
+
+
+def reason_of(precision: ReducedPrecision) -> str:
+    kernel = reduced_kernel(precision)
+    slow = "" if kernel.fast else ", slower than float32: no instructions for it"
+    return f"{precision} by {kernel.name}{slow}"
+
+
+@native
+def test_a_processor_without_instructions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _ = gru()
+    k2t.set_precision(module, "int8")
+    monkeypatch.setattr(reduced, "reduced_kernel", lambda _: ReducedKernel("plain", 64))
+    with torch.inference_mode():
+        (choice,) = k2t.explain(module)[""]
+    assert choice.reason == "int8 by plain, slower than float32: no instructions for it"
+
+
+@native
+@every_precision
+def test_packed_weights_take_less_memory(precision: ReducedPrecision) -> None:
+    shape = library.Shape(library.KINDS["LSTM"], 128, 128)
+    sizes = [
+        library.library().k2t_packed_size(bit, shape)
+        for bit in (library.instruction_set(), reduced_kernel(precision).bit)
+    ]
+    assert sizes[1] / sizes[0] < {"bfloat16": 0.51, "int8": 0.27}[precision]
+
+
+@native
+@every_precision
+def test_a_compiled_module_computes_the_same(precision: ReducedPrecision) -> None:
+    module, x = k2t.BiGRU(5, 7).requires_grad_(False), torch.randn(3, 11, 5)
+    k2t.set_precision(module, precision)
+    wanted, _ = module(x)
+    compiled: Any = torch.compile(module, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x)[0], wanted)
+
+
+@native
+def test_an_input_of_no_steps_gives_no_outputs() -> None:
+    module, x = gru(return_state=True)
+    k2t.set_precision(module, "int8")
+    with torch.inference_mode():
+        out, *states = module(x[:, :0])
+    assert out.shape == (3, 0, 24)
+    assert all(not state.any() for state in states)
+
+
+# ---- refusals ------------------------------------------------------------------------------------
+
+
+@native
+def test_training_is_refused() -> None:
+    module, x = gru()
+    k2t.set_precision(module, "bfloat16")
+    with pytest.raises(UsageError, match=r"precision bfloat16: there is no gradient; .*inference"):
+        module(x)
+    with pytest.raises(UsageError, match="there is no gradient"):
+        k2t.explain(module)
+    module.requires_grad_(False)(x)
+
+
+@native
+def test_dropout_is_refused() -> None:
+    module, x = gru(dropout=0.5)
+    k2t.set_precision(module, "int8")
+    with torch.no_grad(), pytest.raises(UsageError, match=r"no dropout; use model\.eval\(\)"):
+        module.train()(x)
+    with torch.no_grad():
+        module.eval()(x)
+
+
+@native
+def test_another_dtype_is_refused_before_and_in_a_call() -> None:
+    module, x = gru()
+    k2t.set_precision(module, "int8")
+    with torch.no_grad(), pytest.raises(UsageError, match=r"found torch\.float64 on cpu"):
+        module.double()(x.double())
+    k2t.set_precision(module, "float32")
+    found = r"precision int8: float32 weights on the CPU are needed, found torch\.float64 on cpu"
+    with pytest.raises(UsageError, match=found):
+        k2t.set_precision(module, "int8")
+    with pytest.raises(UsageError, match=r"found torch\.float32 on meta"):
+        k2t.set_precision(module.float().to("meta"), "bfloat16")
+
+
+@native
+def test_tensors_that_are_not_plain_are_refused() -> None:
+    module, x = gru()
+    k2t.set_precision(module, "int8")
+    with torch.no_grad(), pytest.raises(UsageError, match="plain float32 tensors on the CPU"):
+        torch.func.vmap(module)(x[:, None])
+
+
+@native
+def test_another_engine_is_refused() -> None:
+    module, x = gru()
+    k2t.set_precision(module, "int8")
+    k2t.set_engine(module, "loop")
+    with torch.no_grad(), pytest.raises(UsageError, match="engine loop computes float32; use"):
+        module(x)
+    k2t.set_engine(module, "native")
+    with torch.no_grad():
+        module(x)
+
+
+@native
+def test_an_export_is_refused() -> None:
+    module, x = gru()
+    k2t.set_precision(module, "int8")
+    module.requires_grad_(False)
+    with pytest.raises(Exception, match="exported or traced computes float32"):
+        torch.export.export(module, (x,))
+
+
+@native
+def test_cells_without_kernel_are_named_and_nothing_changes() -> None:
+    spec = half("LSTM", 3, 5, 1, activation="exponential", recurrent_activation="sigmoid")
+    model = nn.ModuleDict({"odd": recurrent(spec), "even": gru()[0]})
+    with pytest.raises(UsageError, match="precision int8: odd: the native kernel lacks an activ"):
+        k2t.set_precision(model, "int8")
+    assert cast(Any, model["even"]).precision is None
+
+
+def test_a_machine_without_the_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _ = gru()
+    monkeypatch.setattr(reduced, "_why_missing", lambda: "no compiler")
+    with pytest.raises(UsageError, match="there is no native kernel: no compiler; install it, or"):
+        k2t.set_precision(module, "int8")
+
+
+@native
+def test_rows_that_exceed_32_bits_are_refused() -> None:
+    with torch.device("meta"):
+        wide = k2t.BiRNN(MAX_INT8_ROW + 1, 1)
+    k2t.set_precision(wide, "float32")
+    layer = wide.rnn_layers()[0]
+    weight = torch.empty(1, 1).expand(1, MAX_INT8_ROW + 1)
+    layer = layer._replace(parameters=[weight, torch.empty(1, 1), None, None])
+    refusal = reduced.why_not_layer(layer, "int8")
+    assert refusal == ("sums of 131073 products exceed 32 bits", "use bfloat16")
+    assert reduced.why_not_layer(layer, "bfloat16") is None
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    module, _ = gru()
+    with pytest.raises(ValueError, match="precision=int4: one of float32, bfloat16, int8 is"):
+        k2t.set_precision(module, cast(Any, "int4"))
+
+
+@native
+def test_a_model_without_recurrent_layers_is_refused() -> None:
+    with pytest.raises(UsageError, match="the model has no LSTM, GRU or SimpleRNN"):
+        k2t.set_precision(nn.LSTM(2, 3), "int8")
+    k2t.set_precision(nn.LSTM(2, 3), "float32")
+
+
+NATIVE = Path(library.__file__).parent
+
+
+@pytest.mark.parametrize("name", ["avxvnni", "avx512bf16", "avx512vnni"])
+def test_a_compiler_without_the_instructions_leaves_an_empty_table(name: str) -> None:
+    from keras2torch_birnn.rnn.native.sources import FLAGS, OPTIONAL_FLAGS, flags_of
+
+    file = f"reduced_{name}.cpp"
+    own, optional = flags_of(file, x86=True)
+    assert "-ffp-contract=off" in own
+    assert optional == OPTIONAL_FLAGS[file]
+    assert set(FLAGS[file]) <= set(own)
+    assert flags_of(file, x86=False) == (["-ffp-contract=off", "-Wno-unused-function"], [])
+    assert "{};" in (NATIVE / file).read_text()

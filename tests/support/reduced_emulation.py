@@ -1,0 +1,182 @@
+"""The kernel's reduced precision in NumPy, bit by bit: every operation in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.spec import Array
+
+f4 = np.float32
+# Input (R, K) and weights (N, K) -> their product (R, N) in float32, and the biases added.
+Product: TypeAlias = Callable[[Array, Array, Array], Array]
+Function: TypeAlias = Callable[[Array], Array]
+
+
+def fused(a: Any, b: Any, c: Any) -> Array:
+    """Return a b + c, rounded once. The product is exact in float64, the sum is rounded to odd."""
+    a, b, c = (np.asarray(v, f4).astype("f8") for v in (a, b, c))
+    product = a * b
+    total = np.asarray(product + c)
+    part = total - product
+    error = (product - (total - part)) + (c - part)
+    inexact = (error != 0) & np.isfinite(total) & (total.view("i8") % 2 == 0)
+    toward = np.where(error > 0, np.inf, -np.inf)
+    return np.where(inexact, np.nextafter(total, toward), total).astype(f4)
+
+
+# ---- activations ---------------------------------------------------------------------------------
+
+
+def exponential(x: Array) -> Array:
+    bounded = np.clip(x, f4(-87), f4(87))
+    n = fused(bounded, f4(1.44269504088896341), f4(12582912)) - f4(12582912)
+    r = fused(n, f4(2.12194440e-4), fused(n, f4(-0.693359375), bounded))
+    p: Any = f4(1.9875691500e-4)
+    for factor in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1):
+        p = fused(p, r, f4(factor))
+    p = fused(p, r, f4(5.0000001201e-1))
+    return np.ldexp(fused(p, r * r, r) + f4(1), n.astype("i4"))
+
+
+def sigmoid(x: Array) -> Array:
+    return f4(1) / (f4(1) + exponential(-x))
+
+
+def tanh(x: Array) -> Array:
+    size = np.abs(x)
+    t = exponential(size * f4(-2))
+    far = (f4(1) - t) * (f4(1) / (f4(1) + t))
+    s = x * x
+    p: Any = f4(-5.70498872745e-3)
+    for factor in (2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1):
+        p = fused(p, s, f4(factor))
+    near = fused(p * s, x, x)
+    return np.where(size < f4(0.625), near, np.where(x < 0, -far, far))
+
+
+def elu(x: Array, alpha: float = 1.0) -> Array:
+    series: Any = f4(1 / 5040)
+    for divisor in (720, 120, 24, 6, 2):
+        series = fused(series, x, f4(1) / f4(divisor))
+    series = fused(series, x * x, x)
+    negative = np.where(x > f4(-0.5), series, exponential(x) - f4(1))
+    return np.where(x > 0, x, negative * f4(alpha))
+
+
+def hard_sigmoid(x: Array) -> Array:
+    return np.clip(x + f4(3), f4(0), f4(6)) * (f4(1) / f4(6))
+
+
+FUNCTIONS: Mapping[str, Function] = {
+    "linear": lambda x: x,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
+    "hard_sigmoid_0.2": lambda x: np.clip(fused(x, f4(0.2), f4(0.5)), f4(0), f4(1)),
+    "hard_sigmoid_1/6": hard_sigmoid,
+    "relu": lambda x: np.maximum(x, f4(0)),
+    "relu6": lambda x: np.clip(x, f4(0), f4(6)),
+    "leaky_relu": lambda x: np.where(x > 0, x, x * f4(0.2)),
+    "elu": elu,
+    "selu": lambda x: elu(x, 1.67326324235437728) * f4(1.05070098735548049),
+    "softsign": lambda x: x / (f4(1) + np.abs(x)),
+    "silu": lambda x: x * sigmoid(x),
+    "hard_silu": lambda x: x * hard_sigmoid(x),
+    "hard_tanh": lambda x: np.clip(x, f4(-1), f4(1)),
+}
+
+
+# ---- products ------------------------------------------------------------------------------------
+
+
+def to_bfloat16(values: Array) -> Array:
+    """Round to 8 bits of significand, ties to even; numbers below 2^-54 become zero."""
+    bits = np.ascontiguousarray(values, f4).view("u4").astype("u8")
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype("u4").view(f4)
+    return np.where(np.abs(rounded) < 2.0**-54, f4(0), rounded)
+
+
+def bfloat16_product(values: Array, weights: Array, bias: Array) -> Array:
+    """Add two products a step, that of the second number first, as vdpbf16ps does."""
+    a, w = to_bfloat16(values), to_bfloat16(weights)
+    if a.shape[1] % 2:
+        a, w = (np.pad(m, ((0, 0), (0, 1))) for m in (a, w))
+    total = np.zeros((len(a), len(w)), f4)
+    for k in range(0, a.shape[1], 2):
+        total = total + a[:, None, k + 1] * w[None, :, k + 1]
+        total = total + a[:, None, k] * w[None, :, k]
+    return total + bias
+
+
+def to_int8(values: Array) -> tuple[Array, Array]:
+    """Return integers (R, K) and the scale of each row (R, 1)."""
+    largest = np.abs(values).max(axis=1, keepdims=True)
+    zero = largest < f4(1e-30)
+    divisor = np.where(zero, f4(1), largest)
+    whole = np.rint(values * np.where(zero, f4(0), f4(127) / divisor)).astype("i8")
+    return whole, np.where(zero, f4(0), largest / f4(127))
+
+
+def int8_product(values: Array, weights: Array, bias: Array) -> Array:
+    (a, a_scale), (w, w_scale) = to_int8(values), to_int8(weights)
+    return fused((a @ w.T).astype(f4) * a_scale, w_scale.T, bias)
+
+
+PRODUCTS: Mapping[str, Product] = {"bfloat16": bfloat16_product, "int8": int8_product}
+
+
+# ---- cells ---------------------------------------------------------------------------------------
+
+
+def run_direction(
+    cell: str,
+    product: Product,
+    act: Function,
+    gate: Function,
+    weights: Sequence[Array],
+    x: Array,
+    lengths: Array,
+    start: Sequence[Array],
+    *,
+    backward: bool,
+) -> tuple[Array, list[Array]]:
+    """Return outputs (B, T, H) in the order of time, and the final states.
+
+    weights: torch's four. start: h (B, H), and an LSTM's c.
+    """
+    weight_ih, weight_hh, bias_ih, bias_hh = weights
+    units, gates = weight_hh.shape[1], CELL_GATES[cell.split()[0]]
+    states = [s.copy() for s in start]
+    out = np.zeros((*x.shape[:2], units), f4)
+    part = partial(np.split, indices_or_sections=gates, axis=1)
+    for step in range(x.shape[1]):
+        rows = np.flatnonzero(lengths > step)
+        times = lengths[rows] - 1 - step if backward else np.full(len(rows), step)
+        inputs = part(product(x[rows, times], weight_ih, bias_ih))
+        h = states[0][rows]
+        if cell == "GRU before":
+            two = 2 * units
+            sums = np.split(product(h, weight_hh[:two], bias_hh[:two]), 2, axis=1)
+            reset, z = (gate(i + s) for i, s in zip(inputs[:2], sums, strict=True))
+            n = act(inputs[2] + product(reset * h, weight_hh[two:], bias_hh[two:]))
+            new = fused(z, h, (f4(1) - z) * n)
+        else:
+            sums = part(product(h, weight_hh, bias_hh))
+            if cell == "LSTM":
+                i, forget, o = (gate(inputs[k] + sums[k]) for k in (0, 1, 3))
+                c = fused(forget, states[1][rows], i * act(inputs[2] + sums[2]))
+                states[1][rows] = c
+                new = o * act(c)
+            elif cell == "GRU":
+                reset, z = (gate(inputs[k] + sums[k]) for k in (0, 1))
+                n = act(fused(reset, sums[2], inputs[2]))
+                new = fused(z, h, (f4(1) - z) * n)
+            else:
+                new = act(inputs[0] + sums[0])
+        states[0][rows] = new
+        out[rows, times] = new
+    return out, states
