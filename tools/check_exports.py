@@ -164,8 +164,8 @@ def _number_names(data: Any, names: dict[str, str]) -> Any:
         return names.setdefault(str(name), str(len(names)))
 
     match data:
-        case {"tensor": [name, *rest]}:
-            return {"tensor": [number(name), *rest]}
+        case {"tensor": [name, *place]}:
+            return {"tensor": [number(name), *place]}
         case {"class_name": _, "name": name, "place": _, **rest}:
             return {
                 "layer": number(name),

@@ -545,6 +545,20 @@ def test_hooks_of_the_layers_fire() -> None:
         assert counts == [3, 3]
 
 
+def test_layers_of_reduced_precision_run_one_by_one() -> None:
+    model, x = deep_model(), torch.randn(3, 13, F)
+    with torch.no_grad(), counting() as counts:
+        exact = model(x)
+        k2t.set_precision(model, "int8")
+        got = model(x)
+        with one_by_one():
+            assert_same_bits(got, model(x))
+        assert not torch.equal(got, exact)
+        k2t.set_precision(model, "float32")
+        assert_same_bits(model(x), exact)
+    assert counts == [3, 3]
+
+
 def test_a_layer_in_training_mode_drops_inside_a_model_in_evaluation_mode() -> None:
     model, x = deep_model(), torch.randn(3, 13, F)
     with torch.no_grad(), counting() as counts:
