@@ -24,6 +24,7 @@ from keras2torch_birnn.plugins.checks import (
     find_plugin_layers,
     run_checked,
 )
+from keras2torch_birnn.progress import advance, begin
 from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
 from keras2torch_birnn.reference.sample_inputs import (
     Drawn,
@@ -126,6 +127,7 @@ def make_golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
         PluginError: a layer of a plugin fails, or its state does not survive saving.
         InvalidModelFileError: the model cannot be computed.
     """
+    begin("test vectors")
     try:
         if find_plugin_layers(spec):
             _check_plugins(spec, model)
@@ -279,4 +281,5 @@ def checksum(model: nn.Module) -> int:
         total = zlib.crc32(name.encode(), total)
         if data.numel():
             total = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy(), total)
+            advance(data.nbytes)
     return total

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from keras2torch_birnn.progress import advance
+
 Array: TypeAlias = npt.NDArray[Any]
 # Ranges of the last axis: (first, after the last).
 Columns: TypeAlias = tuple[tuple[int, int], ...]
@@ -220,6 +222,11 @@ _PIECEWISE: Mapping[Any, Any] = {np.split: _split, np.concatenate: _concatenate}
 
 
 def is_finite(values: Array | LazyArray) -> bool:
-    """Tell whether no value is infinite or NaN."""
+    """Tell whether no value is infinite or NaN, and report how many bytes were looked at."""
     blocks = values.blocks() if isinstance(values, LazyArray) else [values]
-    return all(bool(np.isfinite(block).all()) for block in blocks)
+    return all(_is_finite(block) for block in blocks)
+
+
+def _is_finite(block: Array) -> bool:
+    advance(block.nbytes)
+    return bool(np.isfinite(block).all())

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from keras2torch_birnn.bench.case import Case, Model, Stack, exact, to_json
 from keras2torch_birnn.bench.contenders import CONTENDERS, Contender, reason_against
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.progress import advance, begin
 from keras2torch_birnn.spec import Array
 
 # Of the largest output: float32 sums in another order. A model: k2t verify's tolerance.
@@ -111,7 +112,6 @@ def measure(
     threads: int = 2,
     rounds: int = 9,
     contenders: Sequence[str] = tuple(CONTENDERS),
-    progress: Callable[[str], None] = lambda _: None,
     table: Mapping[str, Contender] = CONTENDERS,
 ) -> Row:
     """Time every contender that can run the case and agrees with the exact numbers.
@@ -132,7 +132,7 @@ def measure(
             for contender in contenders:
                 if absent[contender]:
                     continue
-                progress(f"{case.label}: {contender} gets ready")
+                begin(f"{contender} gets ready")
                 worker = workers[contender] = _Worker(table[contender], device, folder, threads)
                 absent[contender] = printable(str(worker.first.get("error", "")))
                 if not absent[contender]:
@@ -141,14 +141,15 @@ def measure(
                     absent[contender], errors[contender] = _difference(case, file, wanted)
             times: dict[str, list[float]] = {c: [] for c in contenders if not absent[c]}
             there = list(times)
+            begin(case.label, rounds * len(there), "runs")
             for number in range(rounds):
-                progress(f"{case.label}: round {number + 1} of {rounds}")
                 # Each round begins with another one, so that nobody always follows the same.
                 first = number % max(1, len(there))
                 for contender in there[first:] + there[:first]:
                     # Threads of the one before go on looking for work, in its process, for a while.
                     time.sleep(QUIET_SECONDS)
                     times[contender].append(float(workers[contender].ask("run")["ms"]))
+                    advance(1)
         finally:
             for worker in workers.values():
                 worker.stop()

@@ -25,6 +25,7 @@ from keras2torch_birnn.cli.console import (
 )
 from keras2torch_birnn.cli.converting import Done, Options, convert_file, describe
 from keras2torch_birnn.errors import K2TError, OutputError, UsageError, in_file, printable
+from keras2torch_birnn.progress import advance, begin, reporting_to
 from keras2torch_birnn.torch_import import limit_threads
 
 _SUFFIXES = (".h5", ".hdf5", ".keras")
@@ -164,32 +165,42 @@ def convert_many(
     states: Counter[str] = Counter()
     worst = 0
     outcomes = _run(tasks, options, jobs)
-    for outcome in outcomes:
-        states[outcome.state] += 1
-        worst = max(worst, outcome.exit_code)
-        output.print_notes(f"{printable(str(outcome.task.model))}: {n}" for n in outcome.notes)
-        for line in outcome.errors:
-            print_message("error", line)
-        if output.as_json:
-            print_line(output.format(outcome.to_dict()))
-        elif outcome.text:
-            print_line(outcome.text)
-        if outcome.exit_code and not keep_going:
-            outcomes.close()
-            left = len(tasks) - states.total()
-            if left:
-                print_message("note", f"{left} not tried; --keep-going goes on after an error")
-            break
+    with output.show_progress("converting") as bar:
+        begin("", len(tasks), "files")
+        for outcome in outcomes:
+            advance(1)
+            states[outcome.state] += 1
+            worst = max(worst, outcome.exit_code)
+            with bar.hidden():
+                _print(output, outcome)
+            if outcome.exit_code and not keep_going:
+                outcomes.close()
+                break
+    left = len(tasks) - states.total()
+    if left:
+        print_message("note", f"{left} not tried; --keep-going goes on after an error")
     summary = ", ".join(f"{count} {state}" for state, count in states.items())
     (print_stderr if output.as_json else print_line)(summary or "no models")
     raise typer.Exit(worst)
+
+
+def _print(output: Output, outcome: Outcome) -> None:
+    output.print_notes(f"{printable(str(outcome.task.model))}: {n}" for n in outcome.notes)
+    for line in outcome.errors:
+        print_message("error", line)
+    if output.as_json:
+        print_line(output.format(outcome.to_dict()))
+    elif outcome.text:
+        print_line(outcome.text)
 
 
 def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcome, None, None]:
     """Convert the tasks, in their order, in this process or in several."""
     if min(jobs, len(tasks)) <= 1:
         for task in tasks:
-            yield convert_task(task, options)
+            with reporting_to(None):  # the bar counts files
+                outcome = convert_task(task, options)
+            yield outcome
         return
     waiting, pool = deque(tasks), _Pool(jobs)
     running: deque[tuple[Task, Future[Outcome]]] = deque()

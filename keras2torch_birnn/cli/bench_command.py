@@ -198,19 +198,20 @@ def _run(
     facts = measure.facts(threads, rounds)
     if not output.as_json:
         print_line(", ".join(f"{key} {value}" for key, value in facts.items()))
-    for case in cases:
-        for device in expand_devices(devices or ["cpu"]):
-            row = measure.measure(
-                case,
-                device=device,
-                threads=threads,
-                rounds=rounds,
-                contenders=tuple(only or CONTENDERS),
-                progress=_progress(quiet=output.quiet),
-            )
-            rows.append(row)
-            for line in () if output.as_json else report.table([row]):
-                print_line(line)
+    with output.show_progress("bench") as bar:
+        for case in cases:
+            for device in expand_devices(devices or ["cpu"]):
+                row = measure.measure(
+                    case,
+                    device=device,
+                    threads=threads,
+                    rounds=rounds,
+                    contenders=tuple(only or CONTENDERS),
+                )
+                rows.append(row)
+                with bar.hidden():
+                    for line in () if output.as_json else report.table([row]):
+                        print_line(line)
     warning = report.find_disturbance(facts, rows)
     if warning:
         print_message("warning", warning)
@@ -231,12 +232,3 @@ def _write(file: Path, write: Callable[[], object]) -> None:
         write()
     except OSError as error:
         raise OutputError(f"cannot be written ({error.strerror})", file=str(file)) from None
-
-
-def _progress(*, quiet: bool) -> Callable[[str], None]:
-    """Return a function that rewrites one line of a terminal, and does nothing in a pipe."""
-    import sys
-
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        return lambda _: None
-    return lambda text: print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -22,11 +22,13 @@ from keras2torch_birnn.cli.layers_command import layers
 from keras2torch_birnn.cli.map_command import list_weights
 from keras2torch_birnn.cli.options import with_common_options
 from keras2torch_birnn.cli.plugin_command import plugin_commands
+from keras2torch_birnn.cli.usage_errors import CommandGroup
 from keras2torch_birnn.cli.verify_command import verify
 from keras2torch_birnn.cli.write_back_command import write_back
 
 app = typer.Typer(
     name="k2t",
+    cls=CommandGroup,
     help="Keras Bidirectional LSTM/GRU models as PyTorch models: same numbers, no TensorFlow.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,19 +1,18 @@
-"""Write to the console: results, messages, tables, a progress bar, errors as lines."""
+"""Write to the console: results, messages, errors as lines."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import typer
 
+from keras2torch_birnn.cli.progress_bar import Bar, Hidden, show_progress
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
@@ -22,10 +21,6 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.torch_import import ADVICE, lacks_memory
-
-# Seconds before the bar appears; seconds between its moves; its width and that of its block.
-PATIENCE, TICK, WIDTH, BLOCK = 1.0, 0.1, 24, 6
-
 
 # Of everything that ``--json`` prints: docs/cli.md describes it.
 SCHEMA = 1
@@ -55,9 +50,9 @@ class Output:
         """Return one JSON object with the version of its schema."""
         return json.dumps({"schema": SCHEMA, **data}, indent=indent)
 
-    def show_progress(self, what: str) -> AbstractContextManager[None]:
-        """Show a moving bar while long work runs, unless it is not wanted."""
-        return nullcontext() if self.quiet else show_progress(what)
+    def show_progress(self, what: str) -> AbstractContextManager[Bar | Hidden]:
+        """Show a bar while long work runs, unless it is not wanted."""
+        return show_progress(what, quiet=self.quiet or self.as_json)
 
 
 @contextmanager
@@ -79,7 +74,7 @@ def errors_as_lines(debug: bool, *, as_json: bool = False) -> Iterator[None]:
         known = known_error(error)
         print_error(known)
         if as_json:
-            print_line(Output.format(describe_failure(known), indent=2))
+            print_line(Output.format(describe_failure(known)))
         raise typer.Exit(known.exit_code) from None
 
 
@@ -129,34 +124,3 @@ def print_stderr(text: str) -> None:
         typer.echo(text, err=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-@contextmanager
-def show_progress(what: str) -> Iterator[None]:
-    """Show a moving bar while long work runs: on a terminal, never in a pipe."""
-    # (sys.stderr is None where the caller closed it.)
-    if sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield
-        return
-    done = threading.Event()
-    drawing = threading.Thread(target=_draw, args=(what, done), daemon=True)
-    drawing.start()
-    try:
-        yield
-    finally:
-        done.set()
-        drawing.join()
-
-
-def _draw(what: str, done: threading.Event) -> None:
-    started, step, line = time.monotonic(), 0, ""
-    wait = PATIENCE
-    while not done.wait(wait):
-        gap = abs((step % (2 * (WIDTH - BLOCK))) - (WIDTH - BLOCK))
-        bar = " " * gap + "#" * BLOCK + " " * (WIDTH - BLOCK - gap)
-        line = f"{what} [{bar}] {time.monotonic() - started:.0f} s"
-        sys.stderr.write(f"\r{line}")
-        sys.stderr.flush()
-        step, wait = step + 1, TICK
-    sys.stderr.write(f"\r{' ' * len(line)}\r" if line else "")
-    sys.stderr.flush()

@@ -33,6 +33,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.progress import begin
 from keras2torch_birnn.saving.atomic import write_atomically
 from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 from keras2torch_birnn.saving.content import (
@@ -113,6 +114,7 @@ def write_checkpoint(
     tensors = {**model.state_dict(keep_vars=True), **name_golden(golden)}
 
     def write(file: Path) -> None:
+        begin("writing", size)
         with in_file(source):
             if _is_safetensors(path):
                 stream_safetensors(tensors, make_metadata(text, golden, {}), file)

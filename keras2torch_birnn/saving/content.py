@@ -21,6 +21,7 @@ from keras2torch_birnn.errors import (
     OutputError,
     printable,
 )
+from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
@@ -127,7 +128,9 @@ def first_line(error: Exception) -> str:
 def read_content(path: Path) -> dict[str, Any]:
     """Read a checkpoint's dict from either format, and check its keys and their types."""
     with open_file(path) as file:
-        window = Window(file, 0, os.fstat(file.fileno()).st_size)
+        size = os.fstat(file.fileno()).st_size
+        begin("loading", size)
+        window = Window(file, 0, size)
         start = window.head(8)
         if start.startswith(b"\x89HDF"):
             raise InvalidModelFileError(NOT_OURS, REMEDY)

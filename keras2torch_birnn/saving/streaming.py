@@ -19,6 +19,7 @@ from torch import Tensor
 
 from keras2torch_birnn.errors import OutputError
 from keras2torch_birnn.functional.parameters import lazy_source
+from keras2torch_birnn.progress import advance
 from keras2torch_birnn.saving.atomic import find_cause
 
 # ZIP, APPNOTE 6.3.10: sections 4.3.7 (local header), 4.3.9 (descriptor behind the data), 4.3.12
@@ -52,6 +53,7 @@ def _write_tensor(tensor: Tensor, file: BinaryIO) -> int:
     for piece in _pieces(tensor):
         check, written = zlib.crc32(piece, check), written + len(piece)
         file.write(piece)
+        advance(len(piece))
     if written != tensor.numel() * tensor.element_size():
         raise OutputError("a tensor is not as long as its shape says")
     return check

@@ -42,6 +42,7 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.exporting import is_exported
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE, complete_shapes, find_plugin_layers
+from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path, name_source
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
@@ -140,6 +141,7 @@ def verify(
     spec = _in_precision(spec, converted)
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
     drawn = candidates(spec, steps=fitting_steps(spec, STEPS), seed=1)
+    begin("the reference")
     judged = next(drawn)  # show a wrong layer best; layer checks need no steady inputs
     on_drawn = by_reference(spec, judged, EQUATION_OR_MODULE, scans=True)
     known = {judged.name: on_drawn}
@@ -151,6 +153,7 @@ def verify(
     def measure(one: Drawn) -> Measured:
         return known.get(one.name) or by_reference(spec, one, EQUATION_OR_MODULE)
 
+    begin("whole model")
     best, tried = steadiest(chain(own_data, [judged], drawn), measure)
     notes = list(_plugin_notes(spec))
     answer = None

@@ -21,6 +21,7 @@ from keras2torch_birnn.conversion import copy_in_float64, flat, forget_states
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.layers.recurrent import RecurrentModule
 from keras2torch_birnn.layers.time_distributed import TimeDistributed, fold_steps
+from keras2torch_birnn.progress import advance, begin
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.spec import (
@@ -52,6 +53,7 @@ def check_layers(
         raise UsageError("this model was not made by k2t")
     forget_states(copy)
     checker = _Checker(copy, spec, trace)
+    begin("comparing", len(trace.layers), "layers")
     given = [torch.from_numpy(np.asarray(x)) for x in inputs]
     try:
         with torch.no_grad():
@@ -119,6 +121,7 @@ class _Checker(fx.Interpreter):
     def _value(self, n: fx.Node, place: _Place) -> Any:
         structure = self.trace.layers[place.path]
         expected = place.arrays(structure)
+        advance(1)
         try:
             result = super().run_node(n)
             actual = [tensor.numpy() for tensor in flat(result)]

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
-import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from commands import (
     changed_config,
     contents,
     environment,
+    in_terminal,
     k2t,
     k2t_process,
     layer,
@@ -38,7 +36,6 @@ from commands import (
 from plugin_files import forgetting_plugins
 
 from keras2torch_birnn import __version__
-from keras2torch_birnn.cli import console
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -522,69 +519,10 @@ def test_no_escape_codes_in_a_pipe(variables: dict[str, str], tmp_path: Path) ->
         assert "\x1b" not in run.out + run.err
 
 
-def in_terminal(script: str, **variables: str) -> str:
-    """Return the output of Python code whose stdin, stdout and stderr are a terminal."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment(**variables),
-    )
-    os.close(theirs)
-    text = b""
-    try:
-        while piece := os.read(ours, 4096):
-            text += piece
-    except OSError:  # Linux ends a terminal like this
-        pass
-    os.close(ours)
-    assert process.wait() == 0
-    return text.decode()
-
-
 @POSIX
 def test_no_color_is_obeyed_on_a_terminal() -> None:
     script = f"from keras2torch_birnn.cli import app; app(['inspect', {str(MASKED)!r}])"
     assert "\x1b" not in in_terminal(script, NO_COLOR="1")
-
-
-BAR = """
-import threading
-from keras2torch_birnn.cli import console
-console.PATIENCE = console.TICK = 0.0
-drawn = threading.Event()
-class Watched(threading.Event):
-    def wait(self, timeout=None):
-        self.times = getattr(self, "times", 0) + 1
-        if self.times == 5:
-            drawn.set()
-        return super().wait(timeout)
-event, threading.Event = threading.Event, Watched
-with console.show_progress("converting"):
-    drawn.wait()
-print("done")
-"""
-
-
-@POSIX
-def test_long_work_shows_a_bar_on_a_terminal_and_takes_it_away() -> None:
-    shown = in_terminal(BAR, TERM="xterm")
-    assert "converting [" in shown
-    assert "######" in shown
-    assert shown.rstrip().endswith(" \rdone")
-    assert "converting" not in in_terminal(BAR.replace("drawn.wait()", "pass"), TERM="dumb")
-
-
-def test_long_work_shows_no_bar_in_a_pipe(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(console, "PATIENCE", 0.0)
-    before = threading.active_count()
-    with console.show_progress("converting"):
-        assert threading.active_count() == before
-    assert capsys.readouterr().err == ""
 
 
 @POSIX

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras2torch_birnn import lazy_array
 from keras2torch_birnn.errors import K2TError, WeightMismatchError, gather, printable
+from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.parts import Whole
 from keras2torch_birnn.readers.config.policies import common_dtype, mixture_note
@@ -56,6 +57,9 @@ def load_weights(
     notes = list(located.notes)
     if any(layer.class_name not in SCHEMA for layer in located.root.walk()):
         how = "read"
+    if how != "shapes":
+        arrays = (array for row in located.rows for array in row.arrays.values())
+        begin("reading weights", sum(array.nbytes for array in arrays))
     layers = {row.owner: _read(row, located.layout, notes, how) for row in located.rows}
     root = replace_layers(located.root, layers)
     dtype = common_dtype([array for one in layers.values() for array in one.weights.values()])

@@ -1,0 +1,147 @@
+"""A bar with percent and bytes while long work runs: on a terminal, never in a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from threading import RLock, Timer
+from typing import TYPE_CHECKING
+
+from keras2torch_birnn.progress import Unit, reporting_to
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+# Seconds before the bar appears; its width, and that of the text before it.
+PATIENCE, WIDTH, TEXT = 1.0, 16, 34
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Part of the work, with what is done of it."""
+
+    name: str = ""
+    total: int | None = None
+    unit: Unit = "bytes"
+    done: int = 0
+
+    @property
+    def amount(self) -> str:
+        """What is done of the phase, in words."""
+        if self.total is None:
+            return ""
+        if self.unit != "bytes":
+            return f"{self.done} of {self.total} {self.unit}"
+        from rich.filesize import decimal
+
+        return f"{decimal(self.done)} of {decimal(self.total)}"
+
+
+class Bar:
+    """Bar on stderr, which appears if the work takes longer than ``PATIENCE``."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._phase = _Phase()
+        self._lock = RLock()
+        self._progress: Progress | None = None
+        self._timer = Timer(PATIENCE, self._appear)
+        self._timer.daemon = True
+
+    def begin(self, phase: str, total: int | None, unit: Unit) -> None:
+        """Show the next phase."""
+        with self._lock:
+            self._phase = _Phase(phase, total or None, unit)
+            self._show()
+
+    def advance(self, amount: int) -> None:
+        """Show that more is done."""
+        with self._lock:
+            now = self._phase
+            self._phase = _Phase(now.name, now.total, now.unit, now.done + amount)
+            self._show()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Take the bar away while lines are printed."""
+        with self._lock:
+            if self._progress is not None:
+                self._progress.stop()
+            try:
+                yield
+            finally:
+                if self._progress is not None:
+                    self._progress.start()
+
+    @contextmanager
+    def running(self) -> Iterator[Bar]:
+        """Show the bar while the work inside runs and reports to it."""
+        self._timer.start()
+        try:
+            with reporting_to(self):
+                yield self
+        finally:
+            self._timer.cancel()
+            self._timer.join()
+            if self._progress is not None:
+                self._progress.stop()
+
+    def _appear(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        with self._lock:
+            self._progress = Progress(
+                TextColumn("{task.fields[what]}", markup=False),
+                BarColumn(WIDTH),
+                TextColumn("{task.fields[percent]}", markup=False),
+                TextColumn("{task.fields[amount]}", markup=False),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._progress.add_task("", total=None, what="", percent="", amount="")
+            self._show()
+            self._progress.start()
+
+    def _show(self) -> None:
+        if self._progress is None:
+            return
+        phase = self._phase
+        text = f"{self._what}: {phase.name}" if phase.name else self._what
+        percent = "" if phase.total is None else f"{min(100, 100 * phase.done // phase.total)} %"
+        self._progress.tasks[0].total = phase.total  # (update cannot make it unknown)
+        self._progress.update(
+            self._progress.tasks[0].id,
+            completed=phase.done,
+            what=_cut(text),
+            percent=percent,
+            amount=phase.amount,
+        )
+
+
+def _cut(text: str) -> str:
+    """Leave out the middle of a long text."""
+    return text if len(text) <= TEXT else f"{text[: TEXT // 2 - 2]}...{text[-TEXT // 2 + 1 :]}"
+
+
+class Hidden:
+    """No bar: what is shown in a pipe."""
+
+    def hidden(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
+
+def show_progress(what: str, *, quiet: bool = False) -> AbstractContextManager[Bar | Hidden]:
+    """Show a bar while long work runs, if stderr is a terminal."""
+    # (sys.stderr is None where the caller closed it.)
+    silent = quiet or sys.stderr is None or not sys.stderr.isatty()
+    if silent or os.environ.get("TERM") == "dumb":
+        return nullcontext(Hidden())
+    return Bar(what).running()

@@ -1,0 +1,63 @@
+"""Errors of the command line itself, such as an unknown option: as JSON, too, with ``--json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from keras2torch_birnn.cli.console import Output, describe_failure, print_line
+from keras2torch_birnn.errors import UsageError
+
+# The base of what the parser raises: typer has a parser of its own from some version on.
+_PARSER_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+_ASKED = "keras2torch_birnn.as_json"
+
+
+class CommandGroup(TyperGroup):
+    """All commands; a wrong call of one of them is printed as JSON on stdout, if that is asked."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        """Parse the options before the command."""
+        as_json = "--json" in args
+        with _usage_errors(as_json=as_json):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[_ASKED] = as_json
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the command's own arguments, and run it."""
+        with _usage_errors(as_json=ctx.meta[_ASKED]):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_errors(*, as_json: bool) -> Iterator[None]:
+    """Print an error of the parser as one JSON object; the parser prints it as text."""
+    try:
+        yield
+    except _PARSER_ERROR as error:
+        if as_json:
+            print_line(Output.format(describe_failure(_as_error(error))))
+        raise
+
+
+def _as_error(error: Any) -> UsageError:
+    command = "k2t" if error.ctx is None else error.ctx.command_path
+    return UsageError(
+        error.format_message(), f"{command} --help lists what is expected", place=_place(error)
+    )
+
+
+def _place(error: Any) -> str:
+    """Return the option or argument that an error is about, if it is about one."""
+    parameter = getattr(error, "param", None)
+    if parameter is None:
+        return str(getattr(error, "option_name", ""))
+    options = [name for name in parameter.opts if name.startswith("-")]
+    return str(options[0] if options else parameter.metavar or parameter.name)

@@ -1,0 +1,102 @@
+"""The bar of long work: its phases, percent and bytes, and where it is not shown."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from commands import MASKED, STACK_H5, in_terminal, k2t
+
+from keras2torch_birnn.progress import advance, begin, reporting_to
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
+
+# The bar appears at once instead of after a second.
+AT_ONCE = """
+from keras2torch_birnn.cli import app, progress_bar
+class AtOnce:
+    def __init__(self, seconds, show):
+        self.start, self.cancel, self.join = show, int, int
+progress_bar.Timer = AtOnce
+"""
+
+
+def shown(*arguments: object, **variables: str) -> str:
+    """What the command writes to a terminal, without colours and movements of the cursor."""
+    code = f"{AT_ONCE}\napp({[str(a) for a in arguments]!r})"
+    text = in_terminal(code, **{"TERM": "xterm", "COLUMNS": "80", **variables})
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def lines_of(text: str, words: str) -> list[str]:
+    return [line for line in re.split(r"[\r\n]+", text) if words in line]
+
+
+def test_a_bar_shows_percent_and_bytes_and_goes_away() -> None:
+    code = f"""{AT_ONCE}
+from keras2torch_birnn.progress import advance, begin
+with progress_bar.show_progress("converting a.h5"):
+    begin("writing", 3_000_000)
+    advance(1_500_000)
+    advance(390_000)
+print("done")
+"""
+    text = in_terminal(code, TERM="xterm", COLUMNS="80")
+    last = lines_of(text, "converting a.h5")[-1]
+    assert "writing" in last
+    assert "63 %" in last
+    assert "1.9 MB of 3.0 MB" in last
+    assert text.rstrip().endswith("\x1b[2Kdone")  # after the line was erased
+    assert "converting" not in in_terminal(code, TERM="dumb")
+
+
+def test_convert_and_verify_report_all_phases(tmp_path: Path) -> None:
+    out = tmp_path / "model.pt"
+    text = shown("convert", MASKED, out)
+    assert f"converting {MASKED.name}" in text
+    assert lines_of(text, "writing")[-1].count("100 %") == 1
+    assert f"{out}: " in text.replace("\r\n", "")
+    assert "comparing" in shown("verify", MASKED, out)
+
+
+def test_many_files_are_counted_and_their_lines_stay(tmp_path: Path) -> None:
+    models = (STACK_H5, MASKED)
+    text = shown("convert", *models, "--out-dir", tmp_path, "-q")
+    assert "of 2 files" not in text
+    text = shown("convert", *models, "--out-dir", tmp_path, "--force")
+    assert lines_of(text, "2 of 2 files")
+    assert len(lines_of(text.replace("\r\n", ""), "2 converted")) == 1
+
+
+@pytest.mark.parametrize("option", ["--json", "--quiet"])
+def test_there_is_no_bar_where_none_is_wanted(option: str, tmp_path: Path) -> None:
+    assert "converting" not in shown("convert", MASKED, tmp_path / "m.pt", option)
+
+
+def test_there_is_no_bar_in_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keras2torch_birnn.cli.progress_bar.PATIENCE", 0.0)
+    assert "converting" not in k2t("convert", MASKED, tmp_path / "m.pt").err
+
+
+def test_every_byte_is_reported_once(tmp_path: Path) -> None:
+    phases: list[list[int]] = []
+
+    class Sums:
+        def begin(self, phase: str, total: int | None, unit: str) -> None:
+            phases.append([total or 0, 0])
+
+        def advance(self, amount: int) -> None:
+            phases[-1][1] += amount
+
+    with reporting_to(Sums()):
+        import keras2torch_birnn as k2t_
+
+        k2t_.convert(MASKED)
+        assert k2t("convert", MASKED, tmp_path / "m.pt").code == 0
+    begin("nobody listens")
+    advance(1)
+    known = [(total, done) for total, done in phases if total]
+    assert len(known) == 3  # read; read and written
+    assert all(total == done for total, done in known)

@@ -1,0 +1,50 @@
+"""Wrong calls that the parser of arguments finds: as JSON on stdout, too, with ``--json``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from commands import MASKED, k2t
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place", "message", "command"),
+    [
+        (("convert",), "MODEL OUT", "Missing argument", "k2t convert"),
+        (("convert", "m.h5", "m.pt", "--jbs", "2"), "--jbs", "No such option", "k2t convert"),
+        (("convert", "m.h5", "m.pt", "-j", "x"), "--jobs", "Invalid value", "k2t convert"),
+        (("convrt", "m.h5"), "", "No such command 'convrt'", "k2t"),
+        (("plugin", "new"), "MODEL", "Missing argument", "k2t plugin new"),
+        (("plugin", "nw"), "", "No such command 'nw'", "k2t plugin"),
+        (("inspect", "a", "b"), "", "unexpected extra argument", "k2t inspect"),
+        (("bench", "--layers", "0"), "--layers", "Invalid value", "k2t bench"),
+        ((), "--json", "No such option", "k2t"),
+    ],
+)
+def test_a_wrong_call_is_json(
+    arguments: tuple[str, ...], place: str, message: str, command: str
+) -> None:
+    run = k2t(*arguments, "--json")
+    data = json.loads(run.out)
+    (problem,) = data.pop("problems")
+    assert (run.code, data) == (2, {"schema": 1, "ok": False, "exit": 2})
+    assert message in problem.pop("message")
+    assert problem == {
+        "file": "",
+        "place": place,
+        "code": "usage",
+        "class": "",
+        "do": f"{command} --help lists what is expected",
+    }
+    assert "Usage: k2t" in run.err
+
+
+def test_a_wrong_call_without_json_leaves_stdout_empty() -> None:
+    assert k2t("convert").out == ""
+    assert k2t("convert", MASKED, "--", "--json", "m.pt").code == 2
+
+
+def test_errors_are_one_line_so_that_they_fit_into_json_lines() -> None:
+    for arguments in (("convert",), ("convert", "none", "--out-dir", "out"), ("inspect", "none")):
+        assert len(k2t(*arguments, "--json").out.splitlines()) == 1
