@@ -11,13 +11,16 @@ from keras2torch_birnn.spec import Array
 
 @dataclass(frozen=True)
 class ErrorMap:
-    """Errors of a recurrent layer by step and unit (T, H), the largest of all rows.
+    """Errors of a recurrent layer by step and unit (T, H), of the row with the largest one.
 
-    NaN: not judged. ``name``: of the output or half, and how it was computed.
+    NaN: not judged. ``name``: of the output or half, and how it was computed. ``masked``: the
+    steps of that row that a mask leaves out.
     """
 
     name: str
     errors: Array
+    row: int
+    masked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

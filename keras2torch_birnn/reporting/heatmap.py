@@ -15,9 +15,16 @@ WIDTH, HEIGHT = 240, 96
 # Exponents of ten: the range of the colours, and where errors begin to count.
 LOW, EDGE, HIGH = -17.0, -9.0, 1.0
 _UNKNOWN = 255
-# Colours at the ends: rounding errors from dark to light blue, others from yellow to dark red.
-_RIGHT = ((16, 42, 92), (168, 205, 240))
-_WRONG = ((255, 214, 64), (176, 0, 32))
+# Colours by exponent: rounding errors from dark to light blue; others from yellow to dark red, with
+# most of the contrast where errors of wrong models are.
+_RIGHT = {LOW: (24, 52, 110), EDGE: (168, 205, 240)}
+_WRONG = {
+    EDGE: (255, 244, 190),
+    -3.0: (255, 205, 70),
+    -1.5: (244, 125, 32),
+    -0.5: (214, 32, 32),
+    HIGH: (74, 0, 40),
+}
 _GREY = (128, 128, 128)
 
 
@@ -47,17 +54,28 @@ def _shrink(values: Array, axis: int, most: int) -> Array:
     return np.asarray(np.fmax.reduceat(values, starts, axis=axis))
 
 
+def position(error: float) -> float:
+    """Return the place of an error on the logarithmic scale, in percent of its length."""
+    exponent = float(np.clip(np.log10(error), LOW, HIGH)) if error else LOW
+    return 100 * (exponent - LOW) / (HIGH - LOW)
+
+
+def every_error() -> Array:
+    """Return errors (T, 1) whose picture is the scale of the colours."""
+    return np.asarray(10 ** np.linspace(LOW, HIGH, WIDTH)[:, None])
+
+
 def palette() -> list[tuple[int, int, int]]:
     """Return the colours: 0 to 126 for rounding errors, 127 to 254 for others, grey for unknown."""
-    return [*_blend(*_RIGHT, 127), *_blend(*_WRONG, 128), _GREY]
+    return [*_blend(_RIGHT, 127), *_blend(_WRONG, 128), _GREY]
 
 
-def _blend(
-    first: tuple[int, int, int], last: tuple[int, int, int], count: int
-) -> list[tuple[int, int, int]]:
-    at = np.linspace(0, 1, count)[:, None]
-    mixed = np.rint(np.array(first) * (1 - at) + np.array(last) * at).astype(int)
-    return [(int(r), int(g), int(b)) for r, g, b in mixed]
+def _blend(stops: dict[float, tuple[int, int, int]], count: int) -> list[tuple[int, int, int]]:
+    at = np.linspace(min(stops), max(stops), count)
+    parts = [
+        np.rint(np.interp(at, list(stops), part)) for part in zip(*stops.values(), strict=True)
+    ]
+    return [(int(r), int(g), int(b)) for r, g, b in zip(*parts, strict=True)]
 
 
 def _encode(numbers: Array) -> bytes:

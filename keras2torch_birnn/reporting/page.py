@@ -12,27 +12,45 @@ import numpy as np
 import torch
 
 from keras2torch_birnn import __version__
-from keras2torch_birnn.comparison.report import Comparison, LayerParity, ParityReport
+from keras2torch_birnn.comparison.report import Comparison, ErrorMap, LayerParity, ParityReport
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.weight_map import MapRow
 from keras2torch_birnn.readers.files.sha256 import hash_file
 from keras2torch_birnn.reporting import heatmap
+from keras2torch_birnn.reporting.elements import (
+    Element,
+    group,
+    make,
+    make_cell,
+    make_section,
+    make_table,
+)
 from keras2torch_birnn.reporting.kind import MARK, REPORT
 from keras2torch_birnn.reporting.style import STYLE
 from keras2torch_birnn.saving.atomic import write_atomically
 from keras2torch_birnn.spec import format_shape
 
-Element = ElementTree.Element
-_COMPARISON_HEAD = (
-    "device",
-    "against",
-    "on",
-    "largest error",
-    "relative",
-    "float32 rounding",
-    "verdict",
+# A browser that opens the page fetches nothing and runs nothing, whatever a file's names say.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_OUTPUTS = (
+    ("device", ""),
+    ("compared with", ""),
+    ("inputs", ""),
+    ("largest error", "number"),
+    ("relative", "number"),
+    ("float32 rounding", "number"),
+    ("verdict", ""),
 )
-_WEIGHT_HEAD = ("Keras weight", "shape", "torch tensor", "shape", "values", "what was done")
+_LAYERS = (("layer", "code"), ("largest error", "number"), ("", "scale"), ("how it was judged", ""))
+_WEIGHTS = (
+    ("Keras weight", "code"),
+    ("shape", "code"),
+    ("torch tensor", "code"),
+    ("shape", "code"),
+    ("values", "number"),
+    ("what was done", ""),
+)
+_VERDICTS = {"ok": "EQUAL", "wrong": "NOT EQUAL", "unknown": "NOT JUDGED"}
 
 
 def write_report(
@@ -58,31 +76,40 @@ def make_page(
 ) -> str:
     """Return the page as text."""
     name = printable((out or model).name)
-    body = _make("body")
-    body.append(_make("h1", f"Is {name} right?"))
-    body.append(_make("p", _verdict(report, model, out), {"class": _class_of(report)}))
-    body.extend(_sections(report, model, out, weights))
-    page = _make("html", attributes={"lang": "en"})
+    page = make("html", attributes={"lang": "en"})
     page.append(_head(name))
-    page.append(body)
+    header = group("header", "", _header(report, name, model, out, weights))
+    main = group("main", "", _sections(report, weights))
+    page.append(group("body", "", (header, main, make("footer", _footer()))))
     return "<!DOCTYPE html>\n" + ElementTree.tostring(page, encoding="unicode", method="html")
 
 
 def _head(name: str) -> Element:
-    head = _make("head")
-    head.append(_make("meta", attributes={"charset": "utf-8"}))
-    head.append(_make("meta", attributes={"name": "generator", "content": MARK}))
-    wide = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
-    head.append(_make("meta", attributes=wide))
-    head.append(_make("title", f"k2t verify {name}"))
-    head.append(_make("style", STYLE))
-    return head
+    described = (
+        {"charset": "utf-8"},
+        {"name": "generator", "content": MARK},
+        {"http-equiv": "Content-Security-Policy", "content": _POLICY},
+        {"name": "viewport", "content": "width=device-width, initial-scale=1"},
+    )
+    metas = (make("meta", attributes=one) for one in described)
+    return group("head", "", (*metas, make("title", f"k2t verify {name}"), make("style", STYLE)))
 
 
-def _class_of(report: ParityReport) -> str:
-    if report.ok:
-        return "verdict ok"
-    return "verdict wrong" if report.judged or report.first_divergence else "verdict unknown"
+# ---- the verdict ---------------------------------------------------------------------------------
+
+
+def _header(
+    report: ParityReport, name: str, model: Path, out: Path | None, weights: Sequence[MapRow]
+) -> Iterable[Element]:
+    yield make("p", "k2t verify", {"class": "kicker"})
+    yield make("h1", name)
+    kind = "ok" if report.ok else "unknown"
+    if not report.ok and (report.judged or report.first_divergence):
+        kind = "wrong"
+    badge = make("strong", _VERDICTS[kind], {"class": "badge"})
+    yield group("div", f"verdict {kind}", (badge, make("p", _verdict(report, model, out))))
+    yield group("dl", "figures", _figures(report, weights))
+    yield group("dl", "facts", _facts(model, out))
 
 
 def _verdict(report: ParityReport, model: Path, out: Path | None) -> str:
@@ -104,40 +131,60 @@ def _verdict(report: ParityReport, model: Path, out: Path | None) -> str:
     return "No input was found on which rounding errors are small enough to judge."
 
 
-def _sections(
-    report: ParityReport, model: Path, out: Path | None, weights: Sequence[MapRow]
-) -> Iterable[Element]:
-    yield _section("Files and versions", _table(("", ""), _facts(model, out)))
-    yield _section("Outputs", _table(_COMPARISON_HEAD, map(_comparison_cells, report.comparisons)))
+def _figures(report: ParityReport, weights: Sequence[MapRow]) -> Iterable[Element]:
+    """Yield the few numbers that one looks for first."""
+    found = [("largest error of an output", f"{report.max_abs_error:.1e}")]
     if report.layers:
-        yield _section(
-            "Layers, each on the reference's own input, in float64",
-            _layer_table(report.layers),
-        )
-    drawn = [layer for layer in report.layers if layer.maps]
-    if drawn:
-        yield _heatmaps(drawn)
+        right = sum(layer.ok for layer in report.layers)
+        found.append(("layers that are right", f"{right} of {len(report.layers)}"))
     if weights:
-        table = _table(_WEIGHT_HEAD, map(_weight_cells, weights))
-        yield _section("From Keras to torch", table)
-    if report.notes:
-        notes = _make("ul")
-        notes.extend(_make("li", printable(note, len(note) * 4)) for note in report.notes)
-        yield _section("Notes", notes)
+        values = sum(_count(row) for row in weights if row.keras)
+        found.append(("values from Keras", f"{values:,}"))
+    for name, value in found:
+        yield group("div", "", (make("dt", name), make("dd", value)))
 
 
-def _facts(model: Path, out: Path | None) -> list[tuple[str, str]]:
-    files = [("model", model), *([("out", out)] if out is not None else [])]
-    rows = [(kind, f"{printable(str(path), 400)}, sha256 {_sha256(path)}") for kind, path in files]
-    versions = f"torch {torch.__version__}, numpy {np.__version__}"
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    return [*rows, ("versions", f"k2t {__version__}, {versions}, {machine}"), ("made", now)]
+def _facts(model: Path, out: Path | None) -> Iterable[Element]:
+    for kind, path in (("model", model), *([("out", out)] if out is not None else [])):
+        yield make("dt", kind)
+        code = make("code", printable(str(path), 400))
+        yield group("dd", "", (code, make("code", f"sha256 {_sha256(path)}", {"class": "hash"})))
+    yield make("dt", "versions")
+    yield make("dd", f"k2t {__version__}, torch {torch.__version__}, numpy {np.__version__}")
+    yield make("dt", "machine")
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    yield make("dd", system)
 
 
 def _sha256(path: Path) -> str:
     """Return the hash of a file; of a folder words that say why there is none."""
     return "not made of a folder" if path.is_dir() else hash_file(path)
+
+
+def _footer() -> str:
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return f"Made by k2t {__version__} on {now}."
+
+
+# ---- the sections --------------------------------------------------------------------------------
+
+
+def _sections(report: ParityReport, weights: Sequence[MapRow]) -> Iterable[Element]:
+    rows = map(_comparison_cells, report.comparisons)
+    yield make_section("Outputs", make_table(_OUTPUTS, rows))
+    if report.layers:
+        how = "Each layer alone, on the reference's own input, in float64."
+        yield make_section("Layers", make("p", how), _layer_table(report.layers), _scale())
+    drawn = [layer for layer in report.layers if layer.maps]
+    if drawn:
+        title = "Recurrent layers: errors by step and unit"
+        yield make_section(title, *_legend(), *map(_pictures, drawn))
+    if weights:
+        table = make_table(_WEIGHTS, map(_weight_cells, weights))
+        yield make_section("From Keras to torch", table)
+    if report.notes:
+        notes = (make("li", printable(note, len(note) * 4)) for note in report.notes)
+        yield make_section("Notes", group("ul", "", notes))
 
 
 def _comparison_cells(one: Comparison) -> tuple[str, ...]:
@@ -154,81 +201,104 @@ def _comparison_cells(one: Comparison) -> tuple[str, ...]:
 
 
 def _weight_cells(row: MapRow) -> tuple[str, ...]:
-    values = int(np.prod(row.torch_shape))
     shape = "" if row.keras_shape is None else format_shape(row.keras_shape)
     torch_shape = format_shape(row.torch_shape)
-    cells = (row.keras or "-", shape, row.torch, torch_shape, f"{values:,}", row.done)
+    cells = (row.keras or "-", shape, row.torch, torch_shape, f"{_count(row):,}", row.done)
     return tuple(map(printable, cells))
+
+
+def _count(row: MapRow) -> int:
+    return int(np.prod(row.torch_shape))
 
 
 def _layer_table(layers: Sequence[LayerParity]) -> Element:
     """Return a table with the error of each layer as a bar on a logarithmic scale."""
-    table = _table(("layer", "largest error", "", "judged"), ())
-    for layer in layers:
-        row = ElementTree.SubElement(table, "tr")
-        row.append(_make("td", printable(layer.path)))
-        row.append(_make("td", f"{layer.max_abs_error:.1e}", {"class": "number"}))
-        cell = ElementTree.SubElement(row, "td", {"class": "scale"})
-        kind = "bar ok" if layer.ok else "bar wrong"
-        cell.append(_make("div", "", {"class": kind, "style": f"width:{_width(layer):.0f}%"}))
-        how = layer.judged if layer.ok else f"WRONG: {layer.where}"
-        row.append(_make("td", printable(how, 400)))
-    return table
+    return make_table(_LAYERS, map(_layer_cells, layers))
 
 
-def _width(layer: LayerParity) -> float:
-    """Return the length of a bar in percent: 0 at 1e-17, 100 at 10."""
-    error = layer.max_abs_error
-    exponent = np.log10(error) if 0 < error < np.inf else (heatmap.HIGH if error else -17.0)
-    part = (exponent - heatmap.LOW) / (heatmap.HIGH - heatmap.LOW)
-    return float(100 * min(max(part, 0.0), 1.0))
+def _layer_cells(layer: LayerParity) -> tuple[str | Element, ...]:
+    kind = "ok" if layer.ok else "wrong"
+    width = f"width:{heatmap.position(layer.max_abs_error):.0f}%"
+    bar = make("div", "", {"class": f"bar {kind}", "style": width})
+    track = group("div", "track", (bar, _limit()))
+    how = layer.judged if layer.ok else f"WRONG: {layer.where}"
+    judged = make_cell(printable(how, 400), "" if layer.ok else "bad")
+    error = f"{layer.max_abs_error:.1e}"
+    return printable(layer.path), error, group("td", "scale", [track]), judged
 
 
-def _heatmaps(layers: Sequence[LayerParity]) -> Element:
-    section = _section("Recurrent layers: errors by step and unit", _legend())
-    for layer in layers:
-        section.append(_make("h3", printable(layer.path)))
-        row = ElementTree.SubElement(section, "div", {"class": "maps"})
-        for one in layer.maps:
-            figure = ElementTree.SubElement(row, "figure")
-            steps, units = one.errors.shape
-            picture = {"src": heatmap.draw(one.errors), "alt": f"errors of {one.name}"}
-            figure.append(_make("img", attributes=picture))
-            caption = f"{one.name}: {steps} steps to the right, {units} units downwards"
-            figure.append(_make("figcaption", caption))
-    return section
+def _limit() -> Element:
+    """Return the line at which errors begin to count."""
+    at = heatmap.position(10**heatmap.EDGE)
+    return make("div", "", {"class": "limit", "style": f"left:{at:.0f}%"})
 
 
-def _legend() -> Element:
+def _scale() -> Element:
     text = (
-        "Blue: rounding errors, up to 1e-9. Yellow to red: errors. Grey: not judged. A wrong gate "
-        "is all red, exchanged directions are a mirrored band, a wrong mask is the padded columns; "
-        "errors that grow from left to right in sequence alone are rounding errors that the layer "
-        "amplifies."
+        f"Bars: logarithmic, from 1e{heatmap.LOW:.0f} to 1e+{heatmap.HIGH:.0f}; "
+        f"the line is at 1e{heatmap.EDGE:.0f}, where errors begin to count."
     )
-    return _make("p", text)
+    return make("p", text, {"class": "small"})
 
 
-def _section(title: str, content: Element) -> Element:
-    section = _make("section")
-    section.append(_make("h2", title))
-    section.append(content)
-    return section
+# ---- pictures of recurrent layers ----------------------------------------------------------------
+
+# What a picture shows, and what that means.
+_PATTERNS = (
+    ("all red, in both", "a wrong weight, gate or activation"),
+    ("in sequence a band that is its own mirror image", "a reversed direction"),
+    ("in sequence the columns of masked steps", "steps that should be masked and are not"),
+    ("in sequence growing from step to step", "rounding errors that the layer amplifies: no fault"),
+)
+_RANGES_SHOWN = 12  # ranges of masked steps that are named below a picture
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Element:
-    table = _make("table")
-    if any(head):
-        first = ElementTree.SubElement(table, "tr")
-        first.extend(_make("th", text) for text in head)
-    for row in rows:
-        line = ElementTree.SubElement(table, "tr")
-        line.extend(_make("td", text) for text in row)
-    return table
+def _legend() -> Iterable[Element]:
+    yield make(
+        "p",
+        "Each picture shows the row with the largest error: steps to the right, units downwards. "
+        "In sequence: over all steps. Each step alone: from the state of the reference before it.",
+    )
+    colours = {"src": heatmap.draw(heatmap.every_error()), "alt": "colours from blue to red"}
+    marks = (heatmap.LOW, heatmap.EDGE, -3.0, -1.0, heatmap.HIGH)
+    ticks = group("div", "marks", map(_mark, marks))
+    named = ("blue: rounding errors", "yellow to red: errors", "grey: not judged")
+    meaning = group("div", "ticks", (make("span", text) for text in named))
+    yield group("div", "legend", (make("img", attributes=colours), ticks, meaning))
+    rows = (group("div", "", (make("dt", seen), make("dd", meant))) for seen, meant in _PATTERNS)
+    yield group("dl", "patterns", rows)
 
 
-def _make(tag: str, text: str = "", attributes: dict[str, str] | None = None) -> Element:
-    """Make an element; ``ElementTree`` escapes texts and attributes."""
-    element = Element(tag, attributes or {})
-    element.text = text
-    return element
+def _mark(exponent: float) -> Element:
+    at = heatmap.position(10**exponent)
+    return make("span", f"1e{exponent:+.0f}", {"style": f"left:{at:.0f}%"})
+
+
+def _pictures(layer: LayerParity) -> Element:
+    figures = group("div", "maps", map(_figure, layer.maps))
+    return group("div", "layer", (make("h3", printable(layer.path)), figures))
+
+
+def _figure(one: ErrorMap) -> Element:
+    steps, units = one.errors.shape
+    picture = {"src": heatmap.draw(one.errors), "alt": f"errors of {one.name}"}
+    masked = f", masked: {_ranges(one.masked)}" if one.masked else ""
+    parts = (
+        make("figcaption", one.name),
+        make("span", f"{units} units", {"class": "down"}),
+        make("img", attributes=picture),
+        make("span", f"{steps} steps of row {one.row}{masked}", {"class": "right"}),
+    )
+    return group("figure", "", parts)
+
+
+def _ranges(steps: Sequence[int]) -> str:
+    """Return ascending numbers as text: ``3, 7-10``; the first ones if there are many."""
+    found: list[list[int]] = []
+    for step in steps:
+        if found and found[-1][-1] == step - 1:
+            found[-1][1:] = [step]
+        else:
+            found.append([step])
+    shown = ", ".join("-".join(map(str, pair)) for pair in found[:_RANGES_SHOWN])
+    return shown + (", ..." if len(found) > _RANGES_SHOWN else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,18 +33,15 @@ def find_worst(actual: Sequence[Array], expected: Sequence[Array]) -> tuple[int,
     return found[1:]
 
 
-def map_errors(actual: Sequence[Array], expected: Sequence[Array]) -> Iterator[ErrorMap]:
-    """Yield the errors of each output that has steps: (B, T, ...) -> (T, H)."""
-    for number, (a, b) in enumerate(zip(actual, expected, strict=False)):
-        if a.shape == b.shape and a.ndim >= 3:
-            name = "output" if len(expected) == 1 else f"output {number}"
-            yield ErrorMap(f"{name}, in sequence", largest_of_rows(distance(a, b)))
+def map_worst_row(name: str, apart: Array, mask: Array | None) -> ErrorMap:
+    """Map the errors (B, T, ...) of the row with the largest one. One row, as the pattern counts.
 
-
-def largest_of_rows(apart: Array) -> Array:
-    """Reduce errors (B, T, ...) to (T, H): the largest of all rows; NaN if none is known."""
+    mask: (B, T), false at steps that are left out.
+    """
     folded = apart.reshape(*apart.shape[:2], -1)
-    return np.asarray(np.fmax.reduce(folded, axis=0))
+    row = int(np.nanargmax(np.fmax.reduce(folded, axis=(1, 2), initial=0.0)))
+    masked = () if mask is None else tuple(map(int, np.flatnonzero(~mask[row])))
+    return ErrorMap(name, np.asarray(folded[row]), row, masked)
 
 
 def distance(actual: Array, expected: Array) -> Array:

@@ -33,7 +33,8 @@ from keras2torch_birnn.spec import (
     leaves,
     map_structure,
 )
-from keras2torch_birnn.verification.error_location import describe_index, find_worst, map_errors
+from keras2torch_birnn.verification.error_location import describe_index, find_worst
+from keras2torch_birnn.verification.error_maps import map_sequence
 from keras2torch_birnn.verification.recurrent_check import RecurrentCall, recurrent_parity
 
 # Errors of modules and torch where a layer of the checkpoint is not what it should be.
@@ -140,9 +141,10 @@ class _Checker(fx.Interpreter):
         called = self._recurrent_call(n, place)
         if called is None:
             return whole
-        whole = replace(whole, maps=tuple(map_errors(actual, expected)))
         try:
-            return recurrent_parity(called, self.generation, whole)
+            found = recurrent_parity(called, self.generation, whole)
+            maps = map_sequence(called, self.generation, actual, expected)
+            return replace(found, maps=(*maps, *found.maps))
         except FAILURES as failure:
             return _failed(place.path, failure)
 

@@ -30,7 +30,7 @@ from keras2torch_birnn.verification.error_location import (
     describe_index,
     distance,
     find_worst,
-    largest_of_rows,
+    map_worst_row,
 )
 
 # Steps are judged while a change of one unit in the last place moves the output by at most this:
@@ -90,7 +90,7 @@ def recurrent_parity(
         ok=sequence.ok and each.ok,
         where=first.where,
         judged=how,
-        maps=(*whole.maps, *each.maps),
+        maps=each.maps,
     )
 
 
@@ -196,12 +196,13 @@ def _describe_place(call: RecurrentCall, index: tuple[int, ...], otherwise: str)
         return otherwise
     half, unit = "", index[-1]
     if len(call.scans) == 2 and call.layer.config["merge_mode"] == "concat":
-        half, unit = _name_half(unit >= units), unit - units * (unit >= units)
+        half, unit = name_half(unit >= units), unit - units * (unit >= units)
     step = f", step {index[1]}" if sequences else ""
     return f"{half}unit {unit}{step}, row {index[0]}"
 
 
-def _name_half(backward: object) -> str:
+def name_half(backward: object) -> str:
+    """Name a direction, in front of what is said of it."""
     return f"{'backward' if backward else 'forward'} half, "
 
 
@@ -262,7 +263,7 @@ def _judge_steps_of_half(
     at = index[1:]
     unit = f"unit {at[0]}" if len(at) == 1 else f"place {list(at)}"
     state = f"state {part - 1}, " if part > 1 else ""
-    where = f"{_name_half(number) if halves else ''}{state}{unit}, step {step}" if wrong else ""
+    where = f"{name_half(number) if halves else ''}{state}{unit}, step {step}" if wrong else ""
     sequences = call.halves[0].config["return_sequences"]
     full = (row, *([step] if sequences else []), *at[:-1], at[-1] + shift)
     return LayerParity(call.path, *max_errors(actual, expected), full, not wrong, where, maps=maps)
@@ -274,9 +275,9 @@ def _map_steps(
     """Return one direction's errors by step and unit; steps that are not judged are NaN."""
     apart = distance(actual, expected).reshape(len(actual), -1)
     apart[~steady] = np.nan
-    errors = largest_of_rows(apart.reshape(*call.scans[0].x.shape[:2], -1))
-    half = _name_half(number) if len(call.scans) == 2 else ""
-    return ErrorMap(f"{half}each step from the reference's own state", errors)
+    scan, half = call.scans[0], name_half(number) if len(call.scans) == 2 else ""
+    by_step = apart.reshape(*scan.x.shape[:2], -1)
+    return map_worst_row(f"{half}each step alone", by_step, scan.mask)
 
 
 def _equal(actual: Array, expected: Array) -> bool:

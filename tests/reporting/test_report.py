@@ -12,12 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import MASKED, STACK_KERAS, assert_refused, changed_config, k2t
+from commands import FIXTURES, MASKED, STACK_KERAS, assert_refused, changed_config, k2t
 
 from keras2torch_birnn.comparison.report import Comparison, LayerParity, report_of
 from keras2torch_birnn.reporting import heatmap
-from keras2torch_birnn.reporting.page import make_page
+from keras2torch_birnn.reporting.page import _ranges, make_page
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.merge import merge_outputs
+from keras2torch_birnn.rnn.modules import GRU, LSTM
 from keras2torch_birnn.spec import Array
+
+# A GRU whose halves are multiplied, with all steps; a masked LSTM with its last step alone.
+MULTIPLIED = FIXTURES / "tf.keras-2.15.0" / "bi_gru_after_mul_seq.h5"
+LAST = FIXTURES / "tf.keras-2.15.0" / "mask_bi_lstm_last.keras"
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +44,8 @@ def changed(converted: Path, out: Path, name: str, change: Any) -> Path:
 def pictures(page: str) -> dict[str, Array]:
     """The pixels of each picture, by its caption."""
     found = {}
-    for data, caption in re.findall(
-        r'src="data:image/png;base64,([^"]+)"[^>]*><figcaption>([^:]+):', page
+    for caption, data in re.findall(
+        r'<figcaption>([^<]+)</figcaption>.*?src="data:image/png;base64,([^"]+)"', page
     ):
         raw = base64.b64decode(data)
         width, height = (int.from_bytes(raw[at : at + 4], "big") for at in (16, 20))
@@ -56,6 +63,7 @@ def test_a_right_model_has_a_page_without_an_error(converted: Path, tmp_path: Pa
     assert "model.pt computes what mask_stack_bi_dense.h5 computes" in text
     assert 'class="verdict ok"' in text
     assert 'class="bar wrong"' not in text
+    assert re.search(r"<dd>4 of 4</dd>", text)
     assert "transposed, gates zrh -&gt; rzn" in text
     assert len(re.findall(r"sha256 [0-9a-f]{64}", text)) == 2
     assert not re.search(r'(src|href)="(?!data:image/png)', text)
@@ -74,7 +82,7 @@ def test_a_wrong_half_is_red_and_the_other_is_not(converted: Path, tmp_path: Pat
     assert 'class="verdict wrong"' in text
     assert "The first wrong layer is bidirectional: backward half, " in text
     drawn = pictures(text.partition("<h3>bidirectional_1</h3>")[0])
-    each = "each step from the reference's own state"
+    each = "each step alone"
     assert (drawn[f"backward half, {each}"] >= 127).mean() > 0.5
     assert drawn[f"forward half, {each}"].max() <= 126
     assert text.count('class="bar wrong"') == 1
@@ -86,9 +94,53 @@ def test_the_pictures_of_a_right_half_are_blue(converted: Path, tmp_path: Path) 
     page = tmp_path / "report.html"
     assert k2t("verify", MASKED, wrong, "--report", page).code == 1
     drawn = pictures(page.read_text("utf-8").partition("<h3>bidirectional_1</h3>")[2])
-    each = "each step from the reference's own state"
+    each = "each step alone"
     assert drawn[f"forward half, {each}"].max() >= 127
     assert drawn[f"backward half, {each}"].max() <= 126
+
+
+def test_a_reversed_direction_is_a_band_that_is_its_own_mirror_image(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of merged outputs, too: each half is drawn alone."""
+    run = GRU.run_sequence
+
+    def reversed_run(layer: Any, call: RnnCall) -> RnnResult:
+        (forward, backward), states = run(layer, call._replace(merge=None))
+        return merge_outputs((forward, backward.flip(1)), call.merge), states
+
+    out, page = tmp_path / "model.pt", tmp_path / "report.html"
+    assert k2t("convert", MULTIPLIED, out).code == 0
+    monkeypatch.setattr(GRU, "run_sequence", reversed_run)
+    assert k2t("verify", MULTIPLIED, out, "--report", page).code == 1
+    drawn = pictures(page.read_text("utf-8"))
+    band = drawn["backward half, in sequence"]
+    assert np.abs(band.astype(int) - band[:, ::-1]).max() <= 1
+    assert (band > 126).mean() > 0.6
+    assert len(band[0]) % 2
+    assert band[:, len(band[0]) // 2].max() <= 126  # the middle step stays where it is
+    for name in ("forward half, in sequence", "backward half, each step alone"):
+        assert drawn[name].max() <= 126
+
+
+def test_a_mask_that_is_ignored_is_red_from_the_first_masked_step_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out, page = tmp_path / "model.pt", tmp_path / "report.html"
+    assert k2t("convert", LAST, out).code == 0
+    forward = LSTM.forward
+    monkeypatch.setattr(LSTM, "forward", lambda layer, x, mask=None: forward(layer, x))
+    assert k2t("verify", LAST, out, "--report", page).code == 1
+    text = page.read_text("utf-8")
+    drawn = pictures(text)
+    name = "forward half, in sequence"
+    masked = re.search(rf"{name}</figcaption>.*?steps of row \d+, masked: ([\d, -]+)<", text)
+    assert masked is not None
+    ends = [int(step) for step in re.findall(r"\d+", masked[1])]
+    red = (drawn[name] > 126).any(axis=0)
+    assert not red[: ends[0]].any()
+    assert red[ends[0] :].all()
+    assert drawn["forward half, each step alone"].max() <= 126
 
 
 def test_out_alone_has_a_page(converted: Path, tmp_path: Path) -> None:
@@ -162,3 +214,17 @@ def test_steps_that_are_not_judged_are_grey() -> None:
     errors = np.array([[np.nan, 1e-16], [1e-3, 0.0]])
     assert heatmap._indices(errors).tolist() == [[255, 127 + 76], [15, 0]]
     assert len(heatmap.palette()) == 256
+    assert heatmap.position(0.0) == 0
+    assert heatmap.position(np.inf) == 100
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        ([3], "3"),
+        ([0, 1, 2, 7, 9, 10], "0-2, 7, 9-10"),
+        (range(0, 40, 3), "0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, ..."),
+    ],
+)
+def test_masked_steps_are_named_in_ranges(steps: list[int], text: str) -> None:
+    assert _ranges(steps) == text

@@ -1,0 +1,86 @@
+"""Map the errors of a recurrent layer by step and unit: for pictures, not for the verdict.
+
+Where the layer merges its directions or returns its last step alone, it runs once more with every
+step kept and nothing merged, and so does the reference.
+
+B batch, T time, H units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from keras2torch_birnn.comparison.report import ErrorMap
+from keras2torch_birnn.conversion import flat
+from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE
+from keras2torch_birnn.reference import compute_recurrent
+from keras2torch_birnn.spec import Array, Generation, LayerSpec
+from keras2torch_birnn.verification.error_location import distance, map_worst_row
+from keras2torch_birnn.verification.recurrent_check import RecurrentCall, name_half
+
+_HOW = "in sequence"
+_APART = {"merge_mode": None, "return_sequences": True, "return_state": False, "stateful": False}
+
+
+def map_sequence(
+    call: RecurrentCall, generation: Generation, actual: Sequence[Array], expected: Sequence[Array]
+) -> Iterator[ErrorMap]:
+    """Yield the errors over the sequence (T, H): of a merged output, and of each direction."""
+    merge = call.layer.config["merge_mode"] if len(call.scans) == 2 else None
+    if call.halves[0].config["return_sequences"]:
+        pairs = list(zip(actual, expected, strict=False))
+        if merge == "concat":
+            halves = (np.array_split(array, 2, axis=-1) for array in pairs[0])
+            yield from _map_halves(call, list(zip(*halves, strict=True)))
+            return
+        if merge is None:
+            yield from _map_halves(call, pairs[: len(call.scans)])
+            return
+        yield from _map(call, f"both halves, {merge}, ", *pairs[0])
+    yield from _map_halves(call, list(zip(*_run_apart(call, generation), strict=True)))
+
+
+def _map_halves(call: RecurrentCall, pairs: Sequence[tuple[Array, Array]]) -> Iterator[ErrorMap]:
+    for number, (actual, expected) in enumerate(pairs):
+        yield from _map(call, name_half(number) if len(pairs) == 2 else "", actual, expected)
+
+
+def _map(call: RecurrentCall, name: str, actual: Array, expected: Array) -> Iterator[ErrorMap]:
+    if actual.shape == expected.shape:
+        yield map_worst_row(f"{name}{_HOW}", distance(actual, expected), call.scans[0].mask)
+
+
+def _run_apart(call: RecurrentCall, generation: Generation) -> tuple[list[Array], list[Array]]:
+    """Return the outputs of all steps of each direction, as computed and as expected."""
+    scan, module = call.scans[0], call.module
+    options: dict[str, Any] = {}
+    if call.mask is not None:
+        options["mask"] = call.mask
+    if call.initial_state is not None:
+        options["initial_state"] = call.initial_state
+    plan, carried = module.plan, module.carried
+    module.plan = replace(plan, **_APART)
+    try:
+        actual = [one.numpy() for one in flat(module(torch.from_numpy(scan.x.copy()), **options))]
+    finally:
+        module.plan, module.carried = plan, carried
+    layer = _apart(call.layer)
+    trace = compute_recurrent(
+        layer, scan.x, scan.mask, call.start, generation, own=EQUATION_OR_MODULE
+    )
+    return actual, list(trace.outputs)
+
+
+def _apart(layer: LayerSpec) -> LayerSpec:
+    """Return a recurrent layer that gives all steps, and both halves if it has two."""
+    config = {name: _APART.get(name, value) for name, value in layer.config.items()}
+    parts = {
+        name: _apart(part) if name.endswith("ward_layer") else part
+        for name, part in layer.parts.items()
+    }
+    return replace(layer, config=config, parts=parts)
