@@ -99,7 +99,8 @@ struct K2tStackStates {
     float* c;
 };
 
-// A run of consecutive layers, each reading the output of the one before. Eight bytes a field.
+// A run of consecutive layers, each reading the output of the one before. Eight bytes a field. The
+// K2tStackStates of each layer follow it in memory, unless there are none.
 struct K2tStack {
     const K2tStackLayer* layers;
     int64_t count;
@@ -110,7 +111,7 @@ struct K2tStack {
     int64_t x_batch_stride;
     int64_t x_time_stride;
     const int64_t* lengths;                 // of the input and all outputs; null where from_end is set
-    const K2tStackStates* states;           // one for each layer, or null
+    int64_t with_states;                    // whether they follow
     float* out;                             // of the last layer
 };
 
