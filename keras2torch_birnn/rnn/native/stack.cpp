@@ -43,7 +43,7 @@ struct Plan {
             long& buffer = (count - 1 - i) % 2 ? first : second;
             buffer = std::max(buffer, width(stack.layers[i]) * rows);
         }
-        in_result = second <= result * rows;
+        in_result = stack.out && second <= result * rows;
         if (in_result) second = 0;
     }
 

@@ -112,13 +112,15 @@ class PreparedStack:
         merge: str | None,
         initial: Sequence[Sequence[State]] | None = None,
         final: Sequence[FinalStates] | None = None,
+        *,
+        sequences: bool = True,
     ) -> tuple[Tensor, ...]:
         """Return the last layer's outputs, merged or one for each direction, (B, T, H).
 
         layers: those that were prepared, asked for where their values have changed. x: (B, T, F).
         lengths: (B,), the number of valid steps of each row; None where a layer reads from the end.
         merge: of the last layer. initial: for each layer the states of each direction. final: the
-        memory for each layer's final states.
+        memory for each layer's final states. sequences: if False, only these are computed.
 
         Raises:
             MemoryError: no scratch memory. ValueError: a length does not fit.
@@ -126,7 +128,7 @@ class PreparedStack:
         batch, time, _ = x.shape
         directions, merged = self.directions[-1], merge and MERGE_MODES[merge].native_code
         width = self.units[-1] * (1 if merged else directions)
-        out = x.new_empty((batch, time, width))
+        out = x.new_empty((batch, time, width)) if sequences else None
         if x.stride(2) != 1:
             x = x.contiguous()
         if lengths is not None:
@@ -137,7 +139,7 @@ class PreparedStack:
             *(x.data_ptr(), *x.stride()[:2]),
             0 if lengths is None else lengths.data_ptr(),
             bool(states),
-            out.data_ptr(),
+            0 if out is None else out.data_ptr(),
         )
         use_torch_threads()
         found = self._described.get(merge) or self._describe(layers(), merge)
@@ -152,6 +154,8 @@ class PreparedStack:
             code = library().k2t_run_stack(self._isa, STACK.pack(at, *call) + states)
         check_code(code)
         del alive
+        if out is None:
+            return ()
         return (out,) if merge or directions == 1 else tuple(out.chunk(directions, dim=2))
 
     def _pack(self, layers: Sequence[StackLayer], *, stale: bool) -> tuple[Packed, ...]:
