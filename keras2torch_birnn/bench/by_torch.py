@@ -22,6 +22,7 @@ from keras2torch_birnn.bench.case import (
     mask_of,
 )
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
+from keras2torch_birnn.rnn.chain import Chain, Link
 from keras2torch_birnn.rnn.engine_settings import set_engine
 from keras2torch_birnn.rnn.engines import check_request
 from keras2torch_birnn.rnn.merge import MERGE_MODES
@@ -112,12 +113,11 @@ def _converted(
     model.to(device, dtype)
     set_engine(model, check_request(engine))
     x, mask = _given(stack, device, dtype)
+    # As the code of a converted model calls them.
+    chain = Chain([Link((name,), recurrent=True) for name, _ in model.named_children()])
 
-    def run() -> Tensor:
-        out = x
-        for layer in model:
-            out = layer(out, mask=mask)
-        return out
+    def run() -> Any:
+        return chain.call(model._modules, x, mask)
 
     return model, run
 

@@ -57,7 +57,7 @@ class AtOnce:
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *states, *fetched)):
             return None
         counts = [t for t in (lengths, mask) if t is not None]
-        if not can_read(x, states) or not is_plain(counts):
+        if not can_read(x, states) or (counts and not is_plain(counts)):
             return None
 
         def described() -> list[StackLayer]:

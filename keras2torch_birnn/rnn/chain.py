@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.rnn import engines
@@ -110,7 +111,7 @@ class Chain:
             ArgumentTypeError, ArgumentValueError, UsageError: as the modules.
         """
         modules = [_find(root, link.path) for link in self._links]
-        if not _any_global_hook() and all(map(_is_bare, modules)):
+        if not (torch.is_grad_enabled() or _any_global_hook()) and all(map(_is_bare, modules)):
             recurrent = [m for m, link in zip(modules, self._links, strict=True) if link.recurrent]
             found = self._call_at_once(cast(Any, recurrent), x, mask)
             if found is not None:
@@ -174,7 +175,9 @@ class _AtOnce:
         def layers() -> list[StackLayer]:
             return _layers(modules)
 
-        if not ready.stateful:
+        # The last step that a direction reads leaves its state.
+        sequences = ready.plan.return_sequences or call.lengths is not None
+        if sequences and not ready.stateful:
             return stack.run(layers, call.x, call.lengths, call.merge), ()
         rows = call.x.shape[0]
         final = [
@@ -182,10 +185,11 @@ class _AtOnce:
             for m, d, units in zip(modules, stack.directions, stack.units, strict=True)
         ]
         addresses = [list(map(Tensor.data_ptr, states)) for states in final]
-        out = stack.run(layers, call.x, call.lengths, call.merge, self._initial, addresses)
+        given = (layers, call.x, call.lengths, call.merge, self._initial, addresses)
+        out = stack.run(*given, sequences=sequences)
         for index in ready.stateful:
             modules[index].carried = tuple(zip(*final[index], strict=True))
-        return out, ()
+        return out if sequences else tuple(h[:, None] for h in final[-1][0]), ()
 
 
 def _find(root: Mapping[str, nn.Module | None], path: Sequence[str]) -> nn.Module:

@@ -53,9 +53,9 @@ def counting() -> Iterator[list[int]]:
     counts: list[int] = []
     real = stack.PreparedStack.run
 
-    def run(self: Any, *args: Any) -> Any:
+    def run(self: Any, *args: Any, **options: Any) -> Any:
         counts.append(len(self.units))
-        return real(self, *args)
+        return real(self, *args, **options)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(stack.PreparedStack, "run", run)
@@ -65,7 +65,7 @@ def counting() -> Iterator[list[int]]:
 def assert_same_bits(got: Any, wanted: Any) -> None:
     for a, b in zip(flat(got), flat(wanted), strict=True):
         assert torch.equal(a, b)
-        assert a.stride() == b.stride()
+        assert a.stride() == b.stride() or not b.is_contiguous()
         assert a.is_inference() == b.is_inference()
 
 

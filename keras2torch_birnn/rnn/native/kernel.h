@@ -75,7 +75,8 @@ struct K2tRun {
     const int64_t* lengths;                 // (B,), or null: every step counts
     const float* h_0[2];                    // (B, H) contiguous, or null: zeros
     const float* c_0[2];                    // LSTM only
-    float* out;                             // (B, T, D * H), merged (B, T, H); zeros past lengths
+    float* out;                             // (B, T, D * H), merged (B, T, H); zeros past lengths; or
+                                            // null: only the final states are wanted
     float* final;                           // (D * S, B, H): h, and an LSTM's c; or null
     float* kept[2];                         // (B, T, k2t_kept_parts, W), or null: no gradient
 };
@@ -99,7 +100,8 @@ struct K2tStackStates {
     float* c;
 };
 
-// A run of consecutive layers, each reading the output of the one before. Eight bytes a field.
+// A run of consecutive layers, each reading the output of the one before. Eight bytes a field. The
+// K2tStackStates of each layer follow it in memory, unless there are none.
 struct K2tStack {
     const K2tStackLayer* layers;
     int64_t count;
@@ -110,8 +112,8 @@ struct K2tStack {
     int64_t x_batch_stride;
     int64_t x_time_stride;
     const int64_t* lengths;                 // of the input and all outputs; null where from_end is set
-    const K2tStackStates* states;           // one for each layer, or null
-    float* out;                             // of the last layer
+    int64_t with_states;                    // whether they follow
+    float* out;                             // of the last layer, or null
 };
 
 // The gradient of one layer's run, all directions: from what was kept of it and the gradients of its

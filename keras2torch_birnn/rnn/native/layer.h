@@ -284,6 +284,7 @@ static Float* state_in(const Call& call, Float* all, long direction, long which,
 // second merges: they meet in the middle, and wait only while both are at the same step.
 static void write_output(const K2tCall& call, long direction, long row, long t, long part, long parts,
                          long first, long count, const float* h, uint8_t* visits) {
+    if (!call.out) return;
     float* to = output(call, direction, row, t) + first;
     if (!merges(call)) return copy(h, count, to);
     uint8_t* visit = visits + (row * call.time + t) * parts + part;
@@ -357,7 +358,7 @@ static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
         if (kind == K2T_LSTM && call.c_0[d]) copy(call.c_0[d] + b * units, units, s.c + r * width);
         if (length(r) == 0) finish(r, s.h);
         // Zeros past the end. Both directions end at the same step, and zeros merge to zeros.
-        if (d == 0 || !merging)
+        if (call.out && (d == 0 || !merging))
             for (long t = length(r); t < call.time; ++t)
                 copy(nullptr, units, output(call, d, b, t));
     }

@@ -87,9 +87,9 @@ class Weights(ctypes.Structure):
 RUN = struct.Struct("Q 2q 2d 4q Q 2q Q 2Q 2Q Q Q 2Q")
 
 # ``K2tStack``, ``K2tStackLayer`` and ``K2tStackStates`` likewise.
-STACK = struct.Struct("Q 4q Q 2q Q Q Q")
+STACK = struct.Struct("Q 4q Q 2q Q q Q")
 STACK_LAYER = struct.Struct("Q 2q 2d 2q")
-STACK_STATES = 6  # addresses of each layer
+STACK_STATES = struct.Struct("2Q 2Q Q Q")
 
 
 class Gradient(ctypes.Structure):

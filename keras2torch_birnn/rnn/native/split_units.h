@@ -44,7 +44,7 @@ static long split_start(const K2tCall& call, long d, float* memory) {
     copy(nullptr, 4 * width, s.h[0]);
     if (call.h_0[d]) copy(call.h_0[d], units, s.h[0]);
     if (shape.kind == K2T_LSTM && call.c_0[d]) copy(call.c_0[d], units, s.c);
-    if (d == 0 || !merges(call))
+    if (call.out && (d == 0 || !merges(call)))
         for (long t = length; t < call.time; ++t) copy(nullptr, units, output(call, d, 0, t));
     if (length == 0 && call.final) {
         copy(s.h[0], units, state_in(call, call.final, d, 0, 0));

@@ -14,6 +14,11 @@ thread_local Memory kept;
 
 long state_count(const K2tWeights& weights) { return weights.shape.kind == K2T_LSTM ? 2 : 1; }
 
+// The states of each layer, or null.
+const K2tStackStates* states_of(const K2tStack& stack) {
+    return stack.with_states ? reinterpret_cast<const K2tStackStates*>(&stack + 1) : nullptr;
+}
+
 // Floats of one step's output.
 long width(const K2tStackLayer& layer) {
     const K2tWeights& weights = *layer.weights;
@@ -33,12 +38,12 @@ struct Plan {
         for (long i = 0; i < count; ++i) {
             const K2tWeights& weights = *stack.layers[i].weights;
             const long floats = static_cast<long>(stack.batch * weights.shape.units * weights.directions);
-            if (stack.states) states = std::max(states, floats * state_count(weights));
+            if (stack.with_states) states = std::max(states, floats * state_count(weights));
             if (i == count - 1) break;
             long& buffer = (count - 1 - i) % 2 ? first : second;
             buffer = std::max(buffer, width(stack.layers[i]) * rows);
         }
-        in_result = second <= result * rows;
+        in_result = stack.out && second <= result * rows;
         if (in_result) second = 0;
     }
 
@@ -62,6 +67,7 @@ int64_t run(int64_t isa, const K2tStack& stack, const Plan& plan, float* workspa
     float* const first = workspace;
     float* const second = plan.in_result ? stack.out : first + Plan::aligned(plan.first);
     float* const finals = first + Plan::aligned(plan.first) + Plan::aligned(plan.second);
+    const K2tStackStates* const all_states = states_of(stack);
     K2tRun call{};
     call.batch = stack.batch;
     call.time = stack.time;
@@ -82,7 +88,7 @@ int64_t run(int64_t isa, const K2tStack& stack, const Plan& plan, float* workspa
             call.x += (stack.time - 1) * call.x_time_stride;
             call.x_time_stride = -call.x_time_stride;
         }
-        const K2tStackStates states = stack.states ? stack.states[i] : K2tStackStates{};
+        const K2tStackStates states = all_states ? all_states[i] : K2tStackStates{};
         for (long d = 0; d < 2; ++d) {
             call.h_0[d] = states.h_0[d];
             call.c_0[d] = states.c_0[d];

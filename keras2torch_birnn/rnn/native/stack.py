@@ -112,13 +112,15 @@ class PreparedStack:
         merge: str | None,
         initial: Sequence[Sequence[State]] | None = None,
         final: Sequence[FinalStates] | None = None,
+        *,
+        sequences: bool = True,
     ) -> tuple[Tensor, ...]:
         """Return the last layer's outputs, merged or one for each direction, (B, T, H).
 
         layers: those that were prepared, asked for where their values have changed. x: (B, T, F).
         lengths: (B,), the number of valid steps of each row; None where a layer reads from the end.
         merge: of the last layer. initial: for each layer the states of each direction. final: the
-        memory for each layer's final states.
+        memory for each layer's final states. sequences: if False, only these are computed.
 
         Raises:
             MemoryError: no scratch memory. ValueError: a length does not fit.
@@ -126,32 +128,34 @@ class PreparedStack:
         batch, time, _ = x.shape
         directions, merged = self.directions[-1], merge and MERGE_MODES[merge].native_code
         width = self.units[-1] * (1 if merged else directions)
-        out = x.new_empty((batch, time, width))
+        out = x.new_empty((batch, time, width)) if sequences else None
         if x.stride(2) != 1:
             x = x.contiguous()
         if lengths is not None:
             lengths = to_int64(lengths)
-        states, alive = self._states(initial, final)
+        states, alive = self._states(initial, final)  # alive: until the kernel has run
         call = (
             *(len(self.units), batch, time, torch.get_num_threads()),
             *(x.data_ptr(), *x.stride()[:2]),
             0 if lengths is None else lengths.data_ptr(),
-            0 if states is None else ctypes.addressof(states),
-            out.data_ptr(),
+            bool(states),
+            0 if out is None else out.data_ptr(),
         )
         use_torch_threads()
         found = self._described.get(merge) or self._describe(layers(), merge)
         at = ctypes.addressof(found.compared)
-        code = library().k2t_run_stack(self._isa, STACK.pack(at, *call))
+        code = library().k2t_run_stack(self._isa, STACK.pack(at, *call) + states)
         if code == STALE:
             self._described.clear()
             self._packed = self._pack(layers(), stale=True)
             # Not compared again: another thread may change them all the time.
             found = self._describe(layers(), merge)
             at = ctypes.addressof(found.unchecked)
-            code = library().k2t_run_stack(self._isa, STACK.pack(at, *call))
+            code = library().k2t_run_stack(self._isa, STACK.pack(at, *call) + states)
         check_code(code)
         del alive
+        if out is None:
+            return ()
         return (out,) if merge or directions == 1 else tuple(out.chunk(directions, dim=2))
 
     def _pack(self, layers: Sequence[StackLayer], *, stale: bool) -> tuple[Packed, ...]:
@@ -186,20 +190,22 @@ class PreparedStack:
 
     def _states(
         self, initial: Sequence[Sequence[State]] | None, final: Sequence[FinalStates] | None
-    ) -> tuple[Any, list[Tensor]]:
-        """Return an array of ``K2tStackStates``, None if there are none; and what it points to."""
+    ) -> tuple[bytes, list[Tensor]]:
+        """Return the ``K2tStackStates`` of all layers, if there are any; and what they point to."""
         alive: list[Tensor] = []
-        if initial is None and final is None:
-            return None, alive
-        addresses: list[int] = []
-        for layer in range(len(self.units)):
-            before: Sequence[State] = () if initial is None else initial[layer]
+        if initial is None:
+            packed = [] if final is None else [STACK_STATES.pack(*_NONE, *_two(f)) for f in final]
+            return b"".join(packed), alive
+        packed = []
+        for layer, before in enumerate(initial):
+            starts: list[int] = []
             for which in range(2):
                 found = [state[which].contiguous() for state in before if which < len(state)]
                 alive += found
-                addresses += _two(map(Tensor.data_ptr, found))
-            addresses += _two(() if final is None else final[layer])
-        return (ctypes.c_uint64 * (STACK_STATES * len(self.units)))(*addresses), alive
+                starts += _two(map(Tensor.data_ptr, found))
+            ends = _two(() if final is None else final[layer])
+            packed.append(STACK_STATES.pack(*starts, *ends))
+        return b"".join(packed), alive
 
 
 def can_read(x: Tensor, others: Sequence[Tensor]) -> bool:
@@ -275,6 +281,7 @@ def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ..
 
 
 _DTYPE, _SHAPE, _IS_CPU = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
+_NONE = (0, 0, 0, 0)
 _FLOAT32, _TYPES = {torch.float32}, {Tensor, nn.Parameter}
 
 
