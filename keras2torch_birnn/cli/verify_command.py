@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -19,6 +19,7 @@ from keras2torch_birnn.torch_import import loading_torch
 if TYPE_CHECKING:
     from keras2torch_birnn.comparison.report import ParityReport
     from keras2torch_birnn.porting.weight_map import MapRow
+    from keras2torch_birnn.verification.precision import PrecisionReport
 
 
 def verify(
@@ -53,6 +54,14 @@ def verify(
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write a page with all results."),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="bfloat16|int8",
+            help="Show also the errors in this precision of k2t.set_precision; no verdict.",
+        ),
+    ] = None,
     atol: Annotated[
         float | None, typer.Option(help="Absolute tolerance, applied exactly.", show_default="1e-5")
     ] = None,
@@ -67,6 +76,8 @@ def verify(
     OUT alone is compared with the golden vectors inside it: k2t verify model.pt
 
     Also on your own data, by the inputs' names or in Keras' order: --inputs data.npz
+
+    What a reduced precision costs, beside the verdict: --precision int8
 
     As one page, with pictures of the errors: --report report.html
     """
@@ -102,13 +113,23 @@ def verify(
             rtol=rtol,
             inputs=inputs,
         )
+    reduced = None
+    if precision is not None:
+        from keras2torch_birnn.verification.precision import measure_precision
+
+        reduced = measure_precision(out or model, cast(Any, precision), inputs=inputs)
     if report_file is not None:
         cut = cut_at(first or (), last or ())
         _write_report(report, report_file, model, out, config, masked_steps, cut)
     output.print_notes(report.notes)
     if output.as_json:
-        print_line(output.format(report.to_dict(), indent=2))
+        found = report.to_dict()
+        if reduced is not None:
+            found["precision"] = reduced.to_dict()
+        print_line(output.format(found, indent=2))
     else:
+        if reduced is not None:
+            _print_precision(reduced)
         _print_report(report, per_layer=per_layer or (output.verbose and out is not None))
     raise typer.Exit(0 if report.ok else 1)
 
@@ -164,6 +185,38 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
         print_line(paint("OK", "green"))
     else:
         print_line(paint("NOT EQUAL" if wrong or report.judged else "CANNOT BE JUDGED", "red"))
+
+
+def _print_precision(report: PrecisionReport) -> None:
+    """Print the errors of a reduced precision, and how many decisions it changes."""
+    print_columns(
+        (
+            f"against float64, on {report.inputs}",
+            "largest",
+            "float32",
+            report.precision,
+            "relative",
+        ),
+        [
+            (
+                printable(one.name),
+                f"{one.largest:.2g}",
+                f"{one.float32:.1e}",
+                f"{one.reduced:.1e}",
+                f"{one.relative:.1e}",
+            )
+            for one in (*report.layers, *report.outputs)
+        ],
+        folds=(0,),
+        numbers=(1, 2, 3, 4),
+    )
+    for one in report.decisions:
+        print_line(
+            f"{one.name}, {one.activation}: {one.reduced} of {one.count:,} decisions differ from "
+            f"float64 (float32: {one.float32})"
+        )
+    print_line(f"{report.precision} was computed by {report.instructions}")
+    print_line("")
 
 
 def _how(layer: Any) -> str:

@@ -59,8 +59,8 @@ class BidirectionalStack(nn.Module):
     # As nn.LSTM has them. Of the class: a module that an older version pickled has them, too.
     bidirectional = True
     proj_size = 0
-    _at_once: AtOnce | None = None
     precision: ReducedPrecision | None = None
+    _at_once: AtOnce | None = None
 
     def __init__(
         self,
@@ -379,9 +379,9 @@ class BidirectionalStack(nn.Module):
         initial: tuple[tuple[State, ...], ...] | None,
     ) -> Result | None:
         """Run all layers in one call of the native kernel; None where that is impossible."""
-        if torch.compiler.is_compiling() or self._native is None:
+        if torch.compiler.is_compiling() or self._native is None or self.precision is not None:
             return None
-        if (self.engine or engines.REQUESTED) not in ("auto", "native") or self.precision:
+        if (self.engine or engines.REQUESTED) not in ("auto", "native"):
             return None
         if self._at_once is None:
             names = chain.from_iterable(map(_names, range(self.num_layers)))

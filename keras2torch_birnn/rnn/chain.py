@@ -210,9 +210,8 @@ def _is_bare(module: nn.Module) -> bool:
 
 
 def _lets_choose(module: RecurrentModule) -> bool:
-    """Return whether a module lets the kernel compute in float32, in which stacks are."""
-    asked = module.engine or engines.REQUESTED
-    return asked in ("auto", "native") and module.precision is None
+    requested = module.engine or engines.REQUESTED
+    return requested in ("auto", "native") and module.precision is None
 
 
 def _get_ready(modules: Sequence[RecurrentModule]) -> _Ready | None:

@@ -1,4 +1,4 @@
-"""Reduced precisions of the kernel: their names, and the instruction sets of this machine for them.
+"""The kernel's reduced precisions: their names, and this processor's instructions for them.
 
 No torch. bfloat16: weights, inputs and states have 8 bits of significand in a product, sums are
 float32. int8: weights are integers with one scale for each output channel, inputs and states with

@@ -16,7 +16,8 @@ _AVX512 = [
     *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
     "-mprefer-vector-width=512",
 ]
-# One file per instruction set, with flags of its own on x86-64; the processor is asked at run time.
+# One file per instruction set, each with its own flags on x86-64; the processor is asked at run
+# time.
 FLAGS = {
     "isa_avx2.cpp": _AVX2,
     "isa_avx512.cpp": _AVX512,
