@@ -22,9 +22,10 @@ from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.step_cell import StepCell
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer
 
-# Allowed difference from the loop in float64, relative to the largest number, or to 1.
+# Allowed difference from the loop in float64, relative to the largest number, or to 1. In float64
+# torch's own gradient of celu is no better: it rounds 1 / alpha to float32.
 TOLERANCES: Mapping[torch.dtype, float] = {
-    torch.float64: 1e-10,
+    torch.float64: 2e-6,
     torch.float32: 2e-5,
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
