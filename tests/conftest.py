@@ -4,6 +4,8 @@ One thread: the tensors of the tests are small. Two threads of OpenMP that share
 other, four times as long as one computes, and far longer on a machine that has other work to do.
 Tests of threads ask for theirs by ``torch.set_num_threads``.
 
+Triton's kernels are interpreted where no card could run them; it decides when it is imported.
+
 Ctrl-C interrupts: a shell that runs the tests in the background tells them to ignore it.
 """
 
@@ -13,11 +15,15 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

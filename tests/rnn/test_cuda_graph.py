@@ -22,11 +22,10 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.engines import cuda_graph
+from keras2torch_birnn.rnn.engines import cuda_graph, engine
 from keras2torch_birnn.rnn.engines.loop import STEPS
 from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
-from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 F, H, T, B = 5, 7, 11, 3
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -352,10 +351,9 @@ def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch
         with pytest.MonkeyPatch.context() as patching:
             patching.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
             assert reason(B, T, F, **on) == "autocast is on"
-        monkeypatch.setattr(cuda_graph, "is_plain", lambda _: True)
-        assert reason(B, T, F, **on) == ""
-        monkeypatch.setattr(cuda_graph, "is_plain", is_plain)
         assert reason(B, T, F, **on) == "it is for plain tensors outside torch.func"
+        monkeypatch.setattr(engine, "is_plain", lambda _: True)
+        assert reason(B, T, F, **on) == ""
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         assert reason(B, T, F, **on) == "a graph is being recorded already"
 

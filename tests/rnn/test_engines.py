@@ -123,7 +123,9 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
     [
         row.name
         for row in ENGINES
-        if not (row.name == "graph" or isinstance(IMPLEMENTATIONS[row.name], StackEngine))
+        if not (
+            row.name in ("graph", "triton") or isinstance(IMPLEMENTATIONS[row.name], StackEngine)
+        )
     ],
 )
 def test_every_forced_engine_gives_the_same_numbers(
@@ -193,7 +195,8 @@ def test_a_masked_stack_compiles_without_the_kernel(engine: Any) -> None:
 def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "warp")
     with pytest.raises(
-        UsageError, match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, graph, native"
+        UsageError,
+        match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, graph, triton, native",
     ):
         gru()
 

@@ -16,9 +16,9 @@ from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.rnn.engines import static
 from keras2torch_birnn.spec import LayerSpec
 
-EngineName = Literal["native", "folded", "fused", "graph", "loop"]
+EngineName = Literal["native", "folded", "fused", "graph", "triton", "loop"]
 # auto: the first of all engines. torch: the first of those within torch. Others force one engine.
-EngineRequest = Literal["auto", "torch", "fused", "folded", "loop", "graph", "native"]
+EngineRequest = Literal["auto", "torch", "fused", "folded", "loop", "graph", "triton", "native"]
 REQUESTS: tuple[EngineRequest, ...] = get_args(EngineRequest)
 
 VARIABLE = "K2T_ENGINE"
@@ -94,9 +94,21 @@ ENGINES: tuple[EngineRow, ...] = (
     EngineRow(
         "graph",
         "cuda_graph",
-        "the loop on a GPU, captured as a CUDA graph when a call with the same shapes comes again, "
-        "then replayed",
+        "the steps of `triton`, or else of `loop`, on a GPU: captured as a CUDA graph when a call "
+        "with the same shapes comes again, then replayed",
         "on a GPU, without gradients, for layers that torch has no kernel for",
+        chosen_on_cpu=False,
+    ),
+    EngineRow(
+        "triton",
+        "triton_step",
+        "on a GPU, steps of two launches (four for `reset_after=False`): one matrix product and "
+        "one Triton kernel for both directions; any mask, forward and backward",
+        "in training on a GPU, for layers that torch has no kernel for; all activations but "
+        "sparsemax and custom ones. Not for dropout inside the layer. Checks itself against the "
+        "loop first",
+        why_not=static.why_not_triton,
+        within_torch=False,
         chosen_on_cpu=False,
     ),
     EngineRow(

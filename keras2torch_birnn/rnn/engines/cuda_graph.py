@@ -1,8 +1,8 @@
-"""The engine "graph": the loop on a GPU, captured once as a CUDA graph and replayed.
+"""The engine "graph": all steps on a GPU, captured once as a CUDA graph and replayed.
 
-Each step launches about 20 small kernels, and launching takes longer than computing; a graph
-launches those of all steps at once. It reads the weights at their addresses: changed values need no
-new graph, other shapes and other addresses do. B batch, T time.
+A step launches two to four kernels ("triton") or about 20 ("loop"), and launching takes longer than
+computing; a graph launches those of all steps at once. It reads the weights at their addresses:
+changed values need no new graph, other shapes and other addresses do. B batch, T time.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
+from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.engines.engine import Engine, is_exporting, needs_gradient
-from keras2torch_birnn.rnn.engines.loop import run_directions
+from keras2torch_birnn.rnn.engines import loop, triton_step
+from keras2torch_birnn.rnn.engines.engine import (
+    Engine,
+    is_exporting,
+    needs_gradient,
+    why_not_on_gpu,
+)
 from keras2torch_birnn.rnn.layer import RnnLayer
-from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 
 class _Graph(NamedTuple):
@@ -53,16 +58,9 @@ _lock = Lock()
 
 def why_not_capture(call: RnnCall, weights: Sequence[Tensor]) -> str:
     """Return why a call without gradients cannot be captured; empty if it can."""
-    x, tensors = call.x, [*_inputs(call), *weights]
-    if not x.is_cuda or any(t.device != x.device or t.is_sparse for t in tensors):
-        return "it is for dense tensors on one CUDA device"
-    if 0 in x.shape[:2]:
-        return "there is nothing to compute"
-    if torch.is_autocast_enabled(x.device.type):
-        return "autocast is on"
-    if torch.cuda.is_current_stream_capturing():
-        return "a graph is being recorded already"
-    return "" if is_plain(tensors) else "it is for plain tensors outside torch.func"
+    if reason := why_not_on_gpu(call, weights):
+        return reason
+    return "a graph is being recorded already" if torch.cuda.is_current_stream_capturing() else ""
 
 
 def run_captured(
@@ -211,11 +209,19 @@ def _side(device: torch.device) -> tuple[Any, Any]:
         return cuda.Stream(priority=-1), cuda.Event()
 
 
+def _recorded_engine(layer: RnnLayer, call: RnnCall) -> Engine:
+    """Return the engine whose work is recorded: the one that would run the call otherwise."""
+    within_torch = (layer.engine or engines.REQUESTED) == "torch"
+    if within_torch or triton_step.ENGINE.why_not(layer, call):
+        return loop.ENGINE
+    return triton_step.ENGINE
+
+
 class CudaGraph(Engine):
-    """The loop as a CUDA graph."""
+    """The steps as a CUDA graph."""
 
     def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return why the loop cannot be captured for a call."""
+        """Return why the steps cannot be captured for a call."""
         if layer.drops() or needs_gradient(layer, call):
             return "gradients and dropout cannot be recorded"
         if is_exporting() or torch.compiler.is_compiling():
@@ -223,14 +229,18 @@ class CudaGraph(Engine):
         return why_not_capture(call, layer.present_parameters())
 
     def reason(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return that torch has no kernel."""
-        return "the loop, recorded: torch has no kernel for this layer"
+        """Return that torch has no kernel, and what is recorded."""
+        if _recorded_engine(layer, call) is loop.ENGINE:
+            return "the loop, recorded: torch has no kernel for this layer"
+        return "Triton steps, recorded: torch has no kernel for this layer"
 
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
         """Replay the graph of the call, captured when it comes again."""
         absent = tuple(p is None for p in layer.parameters)
-        compute, weights = partial(run_directions, layer), layer.present_parameters()
-        return run_captured(compute, call, weights, (layer.cell, absent))
+        engine, weights = _recorded_engine(layer, call), layer.present_parameters()
+        return run_captured(
+            partial(engine.run, layer), call, weights, (layer.cell, absent, type(engine))
+        )
 
 
 ENGINE = CudaGraph()

@@ -12,7 +12,7 @@ from torch import Tensor
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.merge import merge_outputs
-from keras2torch_birnn.rnn.tensor_memory import have_memory, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import have_memory, is_plain, is_tracing
 
 
 class Engine(ABC):
@@ -101,9 +101,37 @@ def float_tensors(layer: RnnLayer, call: RnnCall) -> list[Tensor]:
     return [call.x, *call.states(), *layer.present_parameters()]
 
 
+def replace_float_tensors(
+    layer: RnnLayer, tensors: Sequence[Tensor], states: int
+) -> tuple[RnnLayer, Tensor, tuple[State, ...] | None]:
+    """Return the layer, x and the initial states with other tensors, in ``float_tensors``' order.
+
+    states: how many of them are initial states.
+    """
+    rest = iter(tensors[1 + states :])
+    parameters = [None if p is None else next(rest) for p in layer.parameters]
+    each = layer.state_count()
+    initial = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
+    return layer._replace(parameters=parameters), tensors[0], initial or None
+
+
 def needs_gradient(layer: RnnLayer, call: RnnCall) -> bool:
     """Return whether autograd has to record a call."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in float_tensors(layer, call))
+
+
+def why_not_on_gpu(call: RnnCall, weights: Sequence[Tensor]) -> str:
+    """Return why code that reads addresses on a GPU cannot compute a call; empty if it can."""
+    x = call.x
+    lengths = () if call.lengths is None else (call.lengths,)
+    tensors = [x, *call.states(), *lengths, *weights]
+    if not x.is_cuda or any(t.device != x.device or t.is_sparse for t in tensors):
+        return "it is for dense tensors on one CUDA device"
+    if 0 in x.shape[:2]:
+        return "there is nothing to compute"
+    if torch.is_autocast_enabled(x.device.type):
+        return "autocast is on"
+    return "" if is_plain(tensors) else "it is for plain tensors outside torch.func"
 
 
 def zero_states(layer: RnnLayer, x: Tensor) -> tuple[State, ...]:

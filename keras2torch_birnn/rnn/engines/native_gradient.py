@@ -11,7 +11,7 @@ from torch import Tensor
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import loop, torch_kernel
-from keras2torch_birnn.rnn.engines.engine import float_tensors
+from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
@@ -71,13 +71,8 @@ class _Fixed:
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[RnnLayer, RnnCall]:
         """Return layer and call with the results of ``float_tensors``, or others like them."""
-        states = self.states
-        rest = iter(tensors[1 + states :])
-        parameters = [None if p is None else next(rest) for p in self.layer.parameters]
-        each = self.layer.state_count()
-        initial = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
-        call = RnnCall(tensors[0], self.lengths, initial or None, self.merge)
-        return self.layer._replace(parameters=parameters), call
+        layer, x, initial = replace_float_tensors(self.layer, tensors, self.states)
+        return layer, RnnCall(x, self.lengths, initial, self.merge)
 
 
 def _flatten_result(result: RnnResult) -> tuple[Tensor, ...]:

@@ -1,0 +1,86 @@
+"""The engine "triton": on a GPU, one matrix product and one Triton kernel a step."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines.engine import (
+    Engine,
+    is_exporting,
+    needs_gradient,
+    why_not_on_gpu,
+)
+from keras2torch_birnn.rnn.gpu.run import run_call
+from keras2torch_birnn.rnn.gpu.self_check import (
+    TOLERANCES,
+    CheckedKind,
+    is_checked,
+    why_not_trusted,
+)
+from keras2torch_birnn.rnn.gpu.step_cell import to_step_cell
+from keras2torch_birnn.rnn.layer import RnnLayer
+
+
+@cache
+def triton_version() -> str:
+    """Return the version of Triton; empty if it is not installed."""
+    try:
+        import triton
+    except ImportError:
+        return ""
+    return str(triton.__version__)
+
+
+class TritonStep(Engine):
+    """The steps of both directions at once, by Triton kernels."""
+
+    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return why the kernels cannot run a call. The first call of a kind checks them."""
+        if layer.drops():
+            return "the Triton kernels have no dropout"
+        if is_exporting() or torch.compiler.is_compiling():
+            return "what is compiled or exported must be torch's"
+        parameters = layer.present_parameters()
+        if reason := why_not_on_gpu(call, parameters):
+            return reason
+        shapes = {w.hh.shape for w in layer.get_weights()}
+        dtypes = {t.dtype for t in (call.x, *call.states(), *parameters)}
+        if len(shapes) > 1 or len(dtypes) > 1 or call.x.dtype not in TOLERANCES:
+            return "the Triton kernels compute directions alike, of one float type"
+        cell = to_step_cell(layer.cell)
+        if cell is None:
+            return "the Triton kernels lack an activation of this layer"
+        if not triton_version():
+            return "Triton is not installed"
+        kind = CheckedKind(
+            cell,
+            layer.get_weight_hh().shape[1],
+            call.x.dtype,
+            call.x.device,
+            call.lengths is not None,
+            needs_gradient(layer, call),
+        )
+        if not is_checked(kind) and torch.cuda.is_current_stream_capturing():
+            return "a graph is being recorded, and the kernels were not checked before"
+        return why_not_trusted(layer.cell, kind)
+
+    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return that torch has no kernel."""
+        return "steps of two launches: torch has no kernel for this layer"
+
+    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Run the kernels.
+
+        Raises:
+            TypeError: they lack an activation.
+        """
+        cell = to_step_cell(layer.cell)
+        if cell is None:
+            raise TypeError("a layer that the Triton kernels cannot compute")
+        return run_call(cell, layer, call)
+
+
+ENGINE = TritonStep()

@@ -1,0 +1,75 @@
+"""Start the Triton kernels of one step. B batch, T time, H units, D directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.rnn.gpu.step_cell import StepCell
+
+# Elements of a tile: two for each thread of four warps. Units first, so that memory is read in
+# whole lines.
+TILE, TILE_UNITS = 256, 128
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The kernels for one call: its cell and sizes. sizes: T, B, H. lengths: any tensor if none."""
+
+    cell: StepCell
+    grid: tuple[int, int, int]
+    lengths: Tensor
+    sizes: tuple[int, int, int]
+    constants: Mapping[str, Any]
+
+    @staticmethod
+    def of(cell: StepCell, h: Tensor, time: int, lengths: Tensor | None) -> Launcher:
+        """Return the launcher for states h (D, S, B, H)."""
+        import triton.language as tl
+
+        directions, _, batch, units = h.shape
+        tile_units = _power_of_two(units)
+        if not cell.needs_whole_rows:
+            tile_units = min(tile_units, TILE_UNITS)
+        tile_rows = min(max(1, TILE // tile_units), _power_of_two(batch))
+        language: Any = tl
+        constants = {
+            "masked": lengths is not None,
+            "compute": language.float64 if h.dtype is torch.float64 else language.float32,
+            "tile_rows": tile_rows,
+            "tile_units": tile_units,
+        }
+        grid = (-(-batch // tile_rows), -(-units // tile_units), directions)
+        placeholder = h if lengths is None else lengths
+        return Launcher(cell, grid, placeholder, (time, batch, units), constants)
+
+    def launch(self, kernel: Any, tensors: Sequence[Tensor], step: int, **constants: Any) -> None:
+        """Start a kernel for one step. constants: those of this kernel alone."""
+        given = {**constants, **self.constants}
+        kernel[self.grid](*tensors, self.lengths, step, *self.sizes, **given)
+
+    def gate_constants(self) -> dict[str, Any]:
+        """Return the recurrent activation as constants of a kernel."""
+        return dict(zip(("gate", "g1", "g2", "g3"), self.cell.recurrent_activation, strict=True))
+
+    def cell_constants(self) -> dict[str, Any]:
+        """Return the kind of cell and both activations as constants of a kernel."""
+        activation = zip(("activation", "a1", "a2", "a3"), self.cell.activation, strict=True)
+        return {"kind": self.cell.kind, **dict(activation), **self.gate_constants()}
+
+
+def on_device(x: Tensor) -> AbstractContextManager[Any]:
+    """Return the context in which Triton launches on the device of x."""
+    cuda: Any = torch.cuda
+    device: AbstractContextManager[Any] = cuda.device(x.device) if x.is_cuda else nullcontext()
+    return device
+
+
+def _power_of_two(size: int) -> int:
+    """Return the least power of two that is not smaller."""
+    return 1 << (size - 1).bit_length()

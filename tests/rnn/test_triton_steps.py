@@ -1,0 +1,512 @@
+"""The engine "triton". Without a GPU its kernels run under Triton's interpreter, on the CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("triton")
+
+import torch
+from kernel_layers import assert_close, both, half, reference
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, activation
+from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines import cuda_graph, engine, loop, triton_step
+from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
+from keras2torch_birnn.rnn.engines.static import why_not_triton
+from keras2torch_birnn.rnn.gpu import self_check, steps
+from keras2torch_birnn.rnn.gpu.function_options import FUNCTION_OPTIONS
+from keras2torch_birnn.rnn.gpu.launcher import Launcher
+from keras2torch_birnn.rnn.gpu.run import run_call
+from keras2torch_birnn.rnn.gpu.self_check import CheckedKind, full_precision
+from keras2torch_birnn.rnn.gpu.step_cell import to_step_cell
+from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer
+from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+B, T, F, H = 3, 5, 2, 7
+# The interpreter computes with NumPy, which warns of what is replaced later.
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+
+CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "LSTM": (k2t.BiLSTM, {"recurrent_activation": "hard_sigmoid_0.2"}),
+    "GRU": (k2t.BiGRU, {"activation": "softsign"}),
+    "GRU before": (k2t.BiGRU, {"reset_after": False, "recurrent_activation": "hard_sigmoid_1/6"}),
+    "SimpleRNN": (k2t.BiRNN, {"activation": "relu6"}),
+}
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def layer_of(cell: str, dtype: torch.dtype = torch.float64, **options: Any) -> RnnLayer:
+    torch.manual_seed(3)
+    made, special = CELLS[cell]
+    module: Any = made(F, H, batch_first=True, **{**special, **options}).to(DEVICE, dtype)
+    (layer,) = module.rnn_layers()
+    return layer
+
+
+def call_of(layer: RnnLayer, *, masked: bool, started: bool = True, merge: Any = None) -> RnnCall:
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=layer.parameters[0].dtype).to(DEVICE).requires_grad_()
+
+    states = tuple(tuple(draw(B, H) for _ in range(layer.state_count())) for _ in range(2))
+    lengths = torch.tensor([T, 0, 3], device=DEVICE) if masked else None
+    return RnnCall(draw(B, T, F), lengths, states if started else None, merge)
+
+
+def numbers(result: RnnResult) -> list[Tensor]:
+    return [*result[0], *(s for state in result[1] for s in state)]
+
+
+def as_tuple(output: Any) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def gradients(result: RnnResult, layer: RnnLayer, call: RnnCall, **options: Any) -> list[Tensor]:
+    total = torch.stack([(n.sin() * (1.0 + i)).sum() for i, n in enumerate(numbers(result))]).sum()
+    return list(torch.autograd.grad(total, engine.float_tensors(layer, call), **options))
+
+
+def run_triton(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    cell = to_step_cell(layer.cell)
+    assert cell is not None
+    return run_call(cell, layer, call)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_steps_and_their_gradients_are_those_of_the_loop(cell: str, masked: bool) -> None:
+    layer = layer_of(cell)
+    call = call_of(layer, masked=masked, merge="mul")
+    got, wanted = run_triton(layer, call), loop.run_directions(layer, call)
+    torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
+    found = gradients(got, layer, call)
+    torch.testing.assert_close(found, gradients(wanted, layer, call), **EXACT)
+    with torch.no_grad():
+        torch.testing.assert_close(numbers(run_triton(layer, call)), numbers(wanted), **EXACT)
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_layers_without_biases_and_without_states_begin_at_zero(cell: str) -> None:
+    layer = layer_of(cell, bias=False)
+    call = call_of(layer, masked=True, started=False, merge="concat")
+    got, wanted = run_triton(layer, call), loop.run_directions(layer, call)
+    torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
+    torch.testing.assert_close(gradients(got, layer, call), gradients(wanted, layer, call), **EXACT)
+
+
+def test_one_direction_of_several_tiles_of_rows_and_units() -> None:
+    (rows, steps_, units) = (5, 2, 131)
+    torch.manual_seed(5)
+    width = 3 * units
+    shapes = ((width, F), (width, units), (width,), (width,))
+    cell = Cell("GRU", FUNCTIONS["tanh"], FUNCTIONS["hard_sigmoid_0.2"])
+    made = [torch.randn(s, dtype=torch.float64) * s[-1] ** -0.5 for s in shapes]
+    layer = RnnLayer(cell, [p.to(DEVICE).requires_grad_() for p in made])
+    x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
+    got, wanted = run_triton(layer, RnnCall(x)), loop.run_directions(layer, RnnCall(x))
+    torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
+    torch.testing.assert_close(
+        gradients(got, layer, RnnCall(x)), gradients(wanted, layer, RnnCall(x)), **EXACT
+    )
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 2e-6), (torch.float16, 4e-3)])
+def test_shorter_floats_are_computed_in_float32(dtype: torch.dtype, allowed: float) -> None:
+    layer = layer_of("LSTM", dtype)
+    call = call_of(layer, masked=True)
+    parameters = [p.double() for p in layer.parameters]
+    exact = loop.run_directions(
+        layer._replace(parameters=parameters),
+        RnnCall(
+            call.x.double(),
+            call.lengths,
+            tuple(tuple(s.double() for s in state) for state in call.initial_state or ()),
+        ),
+    )
+    got = numbers(run_triton(layer, call))
+    assert {n.dtype for n in got} == {dtype}
+    doubles = [n.double() for n in got]
+    torch.testing.assert_close(doubles, numbers(exact), rtol=0, atol=allowed)
+
+
+def test_gradients_have_gradients() -> None:
+    layer = layer_of("GRU", activation="tanh", recurrent_activation="softsign")
+    call = call_of(layer, masked=True)
+    found = []
+    for run in (run_triton, loop.run_directions):
+        first = gradients(run(layer, call), layer, call, create_graph=True)
+        total = torch.stack([(g * g).sum() for g in first]).sum()
+        found.append(torch.autograd.grad(total, engine.float_tensors(layer, call)))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
+def test_only_what_is_differentiated_has_a_gradient() -> None:
+    layer = layer_of("LSTM")
+    call = call_of(layer, masked=False)
+    call = call._replace(x=call.x.detach())
+    outputs, _ = run_triton(layer, call)
+    wanted, _ = loop.run_directions(layer, call)
+    (hh,) = torch.autograd.grad(outputs[1].sum(), layer.parameters[5])
+    (right,) = torch.autograd.grad(wanted[1].sum(), layer.parameters[5])
+    torch.testing.assert_close(hh, right, **EXACT)
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_numbers_at_masked_steps_reach_nothing(cell: str) -> None:
+    layer = layer_of(cell)
+    call = call_of(layer, masked=True)
+    spoiled = call.x.detach().clone()
+    spoiled[2, 3:] = float("nan")
+    spoiled[1] = float("inf")
+    other = call._replace(x=spoiled.requires_grad_())
+    with torch.no_grad():
+        quiet = numbers(run_triton(layer, other))
+        torch.testing.assert_close(quiet, numbers(run_triton(layer, call)), **EXACT)
+    got, wanted = run_triton(layer, other), run_triton(layer, call)
+    torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
+    torch.testing.assert_close(
+        gradients(got, layer, other), gradients(wanted, layer, call), **EXACT
+    )
+
+
+# ---- launches -----------------------------------------------------------------------------------
+
+# Operations that only describe memory.
+VIEWS = {"select", "slice", "unbind", "view", "transpose", "as_strided", "detach", "alias"}
+
+
+class Launches(TorchDispatchMode):
+    """Count the operations that a GPU would have to launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.partition(".")[0]
+        if name not in VIEWS:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def launches(monkeypatch: pytest.MonkeyPatch, cell: str, time: int) -> tuple[list[str], list[str]]:
+    """Everything that is launched forward and backward, kernels of Triton by their names."""
+    layer = layer_of(cell)
+    kind = to_step_cell(layer.cell)
+    assert kind is not None
+    operands = steps.join_weights(kind, layer.get_weights())
+    x = torch.randn(B, time, F, dtype=torch.float64, device=DEVICE)
+    d_states = [torch.zeros(2, B, H, dtype=x.dtype, device=DEVICE) for _ in range(2)]
+    forward, backward = Launches(), Launches()
+
+    def launch(self: Launcher, kernel: Any, *_: Any, **__: Any) -> None:
+        current.found.append(kernel.fn.__name__)
+
+    monkeypatch.setattr(Launcher, "launch", launch)
+    with torch.no_grad():
+        with forward as current:
+            kept = steps.run_steps(kind, operands, x, None, None, keep=True)
+        with backward as current:
+            steps.run_steps_back(kind, operands.hh, kept, None, kept.out, d_states)
+    return forward.found, backward.found
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_a_step_is_two_launches_and_four_where_the_reset_comes_first(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = launches(monkeypatch, cell, 4), launches(monkeypatch, cell, 6)
+    before = cell == "GRU before"
+    forward = ["bmm", "reset_state", "bmm", "advance"] if before else ["bmm", "advance"]
+    backward = (
+        ["retreat", "bmm", "retreat_reset", "baddbmm_"] if before else ["retreat", "baddbmm_"]
+    )
+    for short, long, step in zip(few, many, (forward, backward), strict=True):
+        assert len(long) - len(short) == 2 * len(step)
+        assert long[-6 * len(step) :] == step * 6
+
+
+# ---- activations --------------------------------------------------------------------------------
+
+POINTS = torch.cat(
+    (torch.linspace(-9.0, 9.0, 199), torch.tensor([-30.0, -2e-4, 0.0, 3e-4, 30.0]))
+).double()
+VARIANTS: list[Any] = [
+    *FUNCTION_OPTIONS,
+    {"name": "relu", "negative_slope": -0.3, "max_value": 4.0, "threshold": 0.7},
+    {"name": "leaky_relu", "negative_slope": 0.4},
+    {"name": "elu", "alpha": 1.7},
+    {"name": "celu", "alpha": 0.5},  # torch rounds 1 / alpha to float32
+    {"name": "gelu", "approximate": True},
+    {"name": "hard_shrink", "threshold": 1.3},
+    {"name": "soft_shrink", "threshold": 1.3},
+    {"name": "squareplus", "b": 2.5},
+    {"name": "softmax", "axis": 1},
+]
+
+
+@pytest.mark.parametrize("value", VARIANTS, ids=str)
+def test_every_activation_and_its_gradient_is_torchs(value: Any) -> None:
+    from triton_points import apply
+
+    function = activation(value)
+    cell = to_step_cell(Cell("SimpleRNN", function, FUNCTIONS["linear"]))
+    assert cell is not None
+    x = POINTS.expand(2, -1).clone().to(DEVICE)
+    d_y = torch.linspace(0.5, 2.0, x.numel(), dtype=x.dtype, device=DEVICE).view_as(x)
+    if cell.needs_whole_rows:
+        x = x / 9.0
+    for dtype, allowed in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
+        given = x.to(dtype)
+        exact = given.double().requires_grad_()
+        wanted = function(exact)
+        (d_wanted,) = torch.autograd.grad(wanted, exact, d_y.to(dtype).double())
+        y, d_x = apply(given, d_y.to(dtype), cell.activation)
+        torch.testing.assert_close(y.double(), wanted.detach(), rtol=allowed, atol=allowed / 10)
+        torch.testing.assert_close(d_x.double(), d_wanted, rtol=allowed, atol=allowed)
+
+
+def test_the_kernels_have_all_activations_but_two() -> None:
+    assert set(FUNCTIONS) - set(FUNCTION_OPTIONS) == {"sparsemax", *HALVING}
+    for name, options in FUNCTION_OPTIONS.items():
+        known = ACTIVATION_OPTIONS.get(name, {})
+        assert set(options) == set(known) - {"axis"}
+        for key, default in options.items():
+            assert known[key].default == default
+
+
+@pytest.mark.parametrize("value", ["sparsemax", {"name": "softmax", "axis": 0}], ids=str)
+def test_other_activations_are_left_to_the_loop(value: Any) -> None:
+    assert to_step_cell(Cell("LSTM", activation(value), FUNCTIONS["sigmoid"])) is None
+    assert to_step_cell(Cell("LSTM", FUNCTIONS["tanh"], activation(value))) is None
+    assert to_step_cell(Cell("LSTM", torch.tanh, lambda x: x)) is None
+
+
+# ---- selection, and the check of the kernels ----------------------------------------------------
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Select engines as on a GPU, by kernels that were not checked yet."""
+    if DEVICE.type == "cpu":
+        monkeypatch.setattr(triton_step, "why_not_on_gpu", lambda *_: "")
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(self_check, "_reasons", {})
+
+
+def chosen(module: Any) -> list[str]:
+    return [choice.engine for choice in k2t.explain(module)[""]]
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+@pytest.mark.parametrize(
+    ("cell", "rule", "options"),
+    [
+        ("LSTM", "previous_state", {}),
+        ("GRU before", "previous_output", {"return_state": True}),
+        ("GRU", "zeros", {"return_sequences": False, "activation": "mish"}),
+    ],
+)
+def test_a_masked_layer_computes_what_the_reference_does(
+    cell: str, rule: str, options: dict[str, Any]
+) -> None:
+    config = {"activation": "tanh", "recurrent_activation": "hard_sigmoid_0.2", **options}
+    spec = both(cell, H, F, "ave", masked_output=rule, **config)
+    module: Any = bidirectional(spec).to(DEVICE).double()
+    k2t.set_engine(module, "triton")
+    x = np.random.default_rng(1).normal(size=(B, T, F))
+    mask = np.array([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0]], bool)
+    got = module(torch.from_numpy(x).to(DEVICE), torch.from_numpy(mask).to(DEVICE))
+    assert_close([part.cpu().detach().numpy() for part in as_tuple(got)], reference(spec, x, mask))
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_a_layer_that_reads_backwards_computes_what_the_reference_does() -> None:
+    config = {"activation": "elu", "recurrent_activation": "hard_sigmoid_1/6"}
+    spec = half("GRU before", H, F, 1, go_backwards=True, **config)
+    module: Any = recurrent(spec).to(DEVICE).double()
+    k2t.set_engine(module, "triton")
+    x = np.random.default_rng(2).normal(size=(B, T, F))
+    got = module(torch.from_numpy(x).to(DEVICE))
+    assert_close([got.cpu().detach().numpy()], reference(spec, x, None))
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_it_is_chosen_in_training_where_torch_has_no_kernel() -> None:
+    made, special = CELLS["LSTM"]
+    lacking, standard = (made(F, H, **o).to(DEVICE).double() for o in (special, {}))
+    assert chosen(lacking) == ["triton"]
+    assert chosen(standard) == ["fused"]
+    lacking.engine = "torch"
+    assert chosen(lacking) == ["loop"]
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_each_kind_of_layer_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[CheckedKind] = []
+    monkeypatch.setattr(self_check, "_check", lambda _, kind: seen.append(kind) or "")
+    layer = layer_of("LSTM")
+    other = layer_of("LSTM", recurrent_activation="hard_sigmoid_1/6")
+    masked, plain = (call_of(layer, masked=m) for m in (True, False))
+    for _ in range(2):
+        for asked, call in ((layer, masked), (layer, plain), (other, plain)):
+            assert triton_step.ENGINE.why_not(asked, call) == ""
+    with torch.no_grad():
+        assert triton_step.ENGINE.why_not(layer, plain) == ""
+    assert [(k.masked, k.gradient) for k in seen] == [
+        (True, True),
+        (False, True),
+        (False, True),
+        (False, False),
+    ]
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_the_check_leaves_random_numbers_and_settings_alone() -> None:
+    layer = layer_of("GRU")
+    call = call_of(layer, masked=True)
+    random, precision = torch.get_rng_state(), torch.get_float32_matmul_precision()
+    with full_precision():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert triton_step.ENGINE.why_not(layer, call) == ""
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.get_float32_matmul_precision() == precision
+
+
+def spoil_numbers(run: Any) -> Any:
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        found = run(*arguments, **options)
+        found.h[:, -1, 0, 3] += 1e-3
+        return found
+
+    return wrong
+
+
+def fail(*_: Any, **__: Any) -> None:
+    raise OSError("no C compiler\nand a second line")
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+@pytest.mark.parametrize(
+    ("where", "fault", "message"),
+    [
+        ("run_steps", spoil_numbers, "their numbers are .*e-0. off"),
+        ("run_steps", lambda _: fail, "OSError: no C compiler$"),
+    ],
+)
+@pytest.mark.parametrize("gradient", [False, True])
+def test_kernels_that_fail_their_check_run_nothing_and_warn_once(
+    where: str, fault: Any, message: str, gradient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keras2torch_birnn.rnn.gpu import run, step_gradient
+
+    for module in (run, step_gradient):
+        monkeypatch.setattr(module, where, fault(getattr(module, where)))
+    rnns: list[Any] = []
+    for cell in ("LSTM", "SimpleRNN"):
+        made, special = CELLS[cell]
+        rnns.append(made(F, H, batch_first=True, **special).to(DEVICE).double())
+    x = torch.randn(B, T, F, dtype=torch.float64, device=DEVICE)
+    with (
+        torch.set_grad_enabled(gradient),
+        pytest.warns(
+            RuntimeWarning, match=f"run without the Triton kernels, slower: {message}"
+        ) as said,
+    ):
+        for rnn in rnns * 2:
+            (layer,) = rnn.rnn_layers()
+            wanted = loop.run_directions(layer, RnnCall(x, merge="concat"))
+            assert torch.equal(rnn(x)[0], wanted[0][0])
+            assert chosen(rnn) == ["loop"]
+    assert len(said) == 1
+    rnns[0].engine = "triton"
+    with pytest.raises(UsageError, match=message.rstrip("$")):
+        rnns[0](x)
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_what_the_kernels_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reason(layer: RnnLayer, call: RnnCall | None = None) -> str:
+        return triton_step.ENGINE.why_not(layer, call or call_of(layer, masked=False))
+
+    layer = layer_of("LSTM")
+    dropped = layer._replace(dropout=DropoutRates(0.5), training=True)
+    assert reason(dropped) == "the Triton kernels have no dropout"
+    lacking = layer_of("LSTM", activation="sparsemax")
+    assert reason(lacking) == "the Triton kernels lack an activation of this layer"
+    with pytest.raises(TypeError, match="a layer that the Triton kernels cannot compute"):
+        triton_step.ENGINE.run(lacking, call_of(lacking, masked=False))
+    alike = "the Triton kernels compute directions alike, of one float type"
+    mixed = layer._replace(parameters=[p.float() for p in layer.parameters])
+    assert reason(mixed, call_of(layer, masked=False)) == alike
+    with monkeypatch.context() as patching:
+        patching.setattr(triton_step, "is_exporting", lambda: True)
+        assert reason(layer) == "what is compiled or exported must be torch's"
+    with monkeypatch.context() as patching:
+        patching.setattr(triton_step, "triton_version", lambda: "")
+        assert reason(layer) == "Triton is not installed"
+    with monkeypatch.context() as patching:
+        patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        unchecked = "a graph is being recorded, and the kernels were not checked before"
+        assert reason(layer) == unchecked
+        patching.setattr(self_check, "_check", lambda *_: "")
+        patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        assert reason(layer) == ""
+        patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert reason(layer) == ""
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_a_graph_records_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graph, "why_not_on_gpu", lambda *_: "")
+    rnn: Any = layer_of("GRU before")
+    recorded: list[type] = []
+
+    def run_captured(compute: Any, call: RnnCall, weights: Any, key: Any) -> RnnResult:
+        recorded.append(key[-1])
+        return compute(call)
+
+    monkeypatch.setattr(cuda_graph, "run_captured", run_captured)
+    call = call_of(rnn, masked=True)
+    with torch.no_grad():
+        wanted = numbers(loop.run_directions(rnn, call))
+        for engine_name in (None, "torch"):
+            layer = rnn._replace(engine=engine_name)
+            got = numbers(IMPLEMENTATIONS["graph"].run(layer, call))
+            torch.testing.assert_close(got, wanted, **EXACT)
+            assert ("Triton" in IMPLEMENTATIONS["graph"].reason(layer, call)) == (not engine_name)
+    assert recorded == [type(triton_step.ENGINE), type(loop.ENGINE)]
+
+
+def test_inspection_knows_what_the_kernels_lack() -> None:
+    options = {"activation": {"name": "relu", "max_value": 3.0}, "recurrent_activation": "softmax"}
+    assert why_not_triton(half("LSTM", H, F, 1, **options)) == ""
+    options["recurrent_activation"] = "sparsemax"
+    found = why_not_triton(half("LSTM", H, F, 1, **options))
+    assert found == "the Triton kernels lack an activation of this layer"
+
+
+def test_the_kernels_compile_for_a_card_that_is_not_here(tmp_path: Path) -> None:
+    """The interpreter accepts more than the compiler does."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    script = Path(__file__).parents[1] / "support" / "triton_compile_child.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    sizes = [int(line.rpartition(" ")[2]) for line in done.stdout.splitlines()]
+    assert len(sizes) == 10
+    assert min(sizes) > 0
