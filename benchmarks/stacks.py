@@ -53,13 +53,14 @@ def measure(cell: str, layers: int, shape: tuple[int, ...], threads: int, rounds
     batch, steps, features, units = shape
     module = CLASSES[cell](features, units, layers, merge_mode="mul", batch_first=True).eval()
     x = torch.randn(batch, steps, features)
+    replaced: Any = AtOnce
     at_once, one_by_one = AtOnce.run, lambda *_: None
     times: dict[str, list[float]] = {"at once": [], "one by one": []}
     with torch.inference_mode():
         wanted: list[Tensor] = []
         for number in range(-1, rounds):
             for name, run in (("at once", at_once), ("one by one", one_by_one)):
-                AtOnce.run = run
+                replaced.run = run
                 if number >= 0:
                     times[name].append(timed(lambda: module(x)))
                     continue
@@ -78,7 +79,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.case:
-        print(json.dumps(measure(*json.loads(args.case), args.threads, args.rounds)))
+        cell, layers, shape = json.loads(args.case)
+        print(json.dumps(measure(cell, layers, shape, args.threads, args.rounds)))
         return
     head = {**facts(args.threads, args.rounds), "torch": torch.__version__}
     print(", ".join(f"{key} {value}" for key, value in head.items()))
