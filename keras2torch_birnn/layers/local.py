@@ -16,30 +16,44 @@ from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.convolution import pad
 from keras2torch_birnn.layers.registry import NONE, Converter
-from keras2torch_birnn.schema.local import Places, places
+from keras2torch_birnn.schema.local import Places, places, windows_of
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
-def connect_locally(
-    x: Tensor,
-    weight: Tensor,
-    sizes: Sequence[int],
-    strides: Sequence[int],
-    counts: Sequence[int],
-) -> Tensor:
-    """Multiply every window of (B, C, T) by its own ``weight[place]`` -> (B, counts, filters)."""
-    if len(sizes) == 1:  # a plane of one row
-        x, sizes, strides = x.unsqueeze(2), (1, *sizes), (1, *strides)
-    windows = functional.unfold(x, tuple(sizes), stride=tuple(strides))  # (B, C k, places)
-    y = torch.einsum("bkp,pkf->bpf", windows, weight)
-    return y.reshape(y.shape[0], *counts, y.shape[2])
-
-
-class LocallyConnected(nn.Module):
+class LocalProducts(nn.Module):
     """Windows, each multiplied by its own ``weight[place]`` (C k, filters).
 
-    What reaches out of the steps meets zeros. ``bias`` is (..., filters).
+    For every axis: the size of a window, the stride, the count of windows, and how far they reach
+    out of the steps in front and behind, where they meet zeros. ``bias`` is (..., filters).
     """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        sizes: tuple[int, ...],
+        strides: tuple[int, ...],
+        counts: tuple[int, ...],
+        around: Sequence[tuple[int, int]],
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self.sizes, self.strides, self.counts, self.around = sizes, strides, counts, around
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, T) -> (B, T', filters); two axes likewise."""
+        x = pad(x, self.around)
+        sizes, strides = self.sizes, self.strides
+        if len(sizes) == 1:  # a plane of one row
+            x, sizes, strides = x.unsqueeze(2), (1, *sizes), (1, *strides)
+        windows = functional.unfold(x, sizes, stride=strides)  # (B, C k, places)
+        y = torch.einsum("bkp,pkf->bpf", windows, self.weight)
+        y = y.reshape(y.shape[0], *self.counts, y.shape[2])
+        return y if self.bias is None else y + self.bias
+
+
+class LocallyConnected(LocalProducts):
+    """The layer: ``data_format`` and activation as in Keras."""
 
     def __init__(
         self,
@@ -48,21 +62,14 @@ class LocallyConnected(nn.Module):
         axes: Sequence[Places],
         config: Mapping[str, Any],
     ) -> None:
-        super().__init__()
-        self.weight, self.bias = weight, bias
-        self.sizes = tuple(axis.size for axis in axes)
-        self.strides = tuple(axis.stride for axis in axes)
-        self.counts = tuple(axis.count for axis in axes)
-        self.around = [axis.around() for axis in axes]
+        super().__init__(weight, bias, *windows_of(axes))
         self.channels_last = config["data_format"] == "channels_last"
         self.activation = activation(config["activation"])
         self.shown = activation_label(config["activation"])
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, C) -> (B, T', filters), or with C before T; two axes likewise."""
-        x = pad(x.movedim(-1, 1) if self.channels_last else x, self.around)
-        y = connect_locally(x, self.weight, self.sizes, self.strides, self.counts)
-        y = self.activation(y if self.bias is None else y + self.bias)
+        y = self.activation(super().forward(x.movedim(-1, 1) if self.channels_last else x))
         return y if self.channels_last else y.movedim(-1, 1)
 
     def extra_repr(self) -> str:

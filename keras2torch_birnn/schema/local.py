@@ -7,8 +7,9 @@ Sources: ``layers/local.py`` of Keras 1.2.2 to 2.3.1 (``implementation`` 1 alone
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from keras2torch_birnn.schema.options import activation, choice, flag, size, window
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes
@@ -68,6 +69,12 @@ def places(config: Config, shape: Shape) -> tuple[Places, ...]:
         front = size_ // 2 if config["padding"] == "same" else 0
         found.append(Places(length, count, size_, stride, front))
     return tuple(found)
+
+
+def windows_of(axes: Sequence[Places]) -> tuple[tuple[Any, ...], ...]:
+    """Return sizes, strides, counts and what reaches out, each for all axes."""
+    rows = [(axis.size, axis.stride, axis.count, axis.around()) for axis in axes]
+    return tuple(zip(*rows, strict=True))
 
 
 def _weights(config: Config, shape: Shape | None) -> WeightShapes:

@@ -147,7 +147,16 @@ def test_generated_code_is_clean_by_ruff_and_formatted_at_two_widths(folder: Pat
     check = ("ruff", "format", "--isolated", "--check", "--line-length")
     assert run_tool(*check, "100", folder=folder) == ""
     # What is copied from the layers of this package has its width.
-    wider = {"keras-3.15.1/heads_masks.keras"}
+    wider = {
+        "keras-3.15.1/around_discretization.keras",
+        "keras-3.15.1/around_multi_hot.keras",
+        "keras-3.15.1/count_weights.keras",
+        "keras-3.15.1/hashing.keras",
+        "keras-3.15.1/heads_masks.keras",
+        "keras-3.15.1/lookup.keras",
+        "tf.keras-2.15.0/local2_first_3.h5",
+        "tf.keras-2.15.0/local_3_same.keras",
+    }
     said = run_tool(*check, "88", folder=folder)
     assert set(re.findall(r"--> (\w+)\.py", said)) == set(map(name_of, wider))
 

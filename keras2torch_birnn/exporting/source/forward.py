@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import fx
 
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
-from keras2torch_birnn.exporting.source.emission import Called, Emission, Helper, Site
-from keras2torch_birnn.exporting.source.names import local, local_beside, plain_text
+from keras2torch_birnn.exporting.source.body import Body, Layers, Statement
+from keras2torch_birnn.exporting.source.emission import Called, Site
+from keras2torch_birnn.exporting.source.graph_nodes import ordered_nodes
+from keras2torch_birnn.exporting.source.local_names import LocalNames
+from keras2torch_birnn.exporting.source.names import local_beside, show_shape
 from keras2torch_birnn.exporting.source.operations import Expression, spell, spell_method
 from keras2torch_birnn.functional import movement, operations
 from keras2torch_birnn.layers.embedding import not_zero
@@ -21,7 +22,7 @@ from keras2torch_birnn.layers.masking import differs
 from keras2torch_birnn.layers.merging import all_masks, any_mask, concatenated_mask
 from keras2torch_birnn.layers.operations import Numbers
 from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
-from keras2torch_birnn.spec import LayerSpec, Structure
+from keras2torch_birnn.spec import LayerSpec
 
 _MASKS = frozenset({not_zero, differs, all_masks, any_mask, concatenated_mask, step_counts})
 # Of a mask these give a mask; other results have these names.
@@ -30,41 +31,6 @@ _CASTS = {INPUT_CASTS["int32"]: "long", INPUT_CASTS["bool"]: "bool", INPUT_CASTS
 _TO_FLOAT = INPUT_CASTS["float"]
 # Functions that return several tensors
 _SEVERAL = (movement.split, movement.unstack, operations.top_k, operations.moments)
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One statement and the comment behind it."""
-
-    text: str
-    comment: str = ""
-
-
-@dataclass
-class Body:
-    """Statements of ``forward``, its arguments and results, the helpers of its functions.
-
-    constants: attribute -> its tensor, a number or an array of the file's graph.
-    """
-
-    arguments: list[str] = field(default_factory=list)
-    statements: list[Statement] = field(default_factory=list)
-    result: Any = None
-    helpers: list[Helper] = field(default_factory=list)
-    constants: dict[str, torch.Tensor] = field(default_factory=dict)
-    typed: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class Layers:
-    """The layers of a model by the names of their modules, and their source text.
-
-    attributes: module -> attribute.
-    """
-
-    specs: Mapping[str, LayerSpec]
-    emissions: Mapping[str, Emission]
-    attributes: Mapping[str, str]
 
 
 class _Writer:
@@ -78,11 +44,9 @@ class _Writer:
         floats: Sequence[bool],
     ) -> None:
         self.module, self.layers = module, layers
-        self.nodes = _masks_first(_live_nodes(list(module.graph.nodes)))
-        self.place = {node: number for number, node in enumerate(self.nodes)}
-        self.taken = taken
+        self.nodes = ordered_nodes(module)
+        self.names = LocalNames(self.nodes, taken, self.is_alias)
         self.values: dict[fx.Node, Any] = {}
-        self.ends: dict[str, int] = {}  # local name -> the place of its last use
         self.plain: set[fx.Node] = set()  # whose values are sizes
         self.masks: set[fx.Node] = set()
         self.float = "double" if double else "float"
@@ -90,18 +54,8 @@ class _Writer:
         self.problems: list[K2TError] = []
         self.float_inputs: set[Any] = set()
         self.floats = floats
-        self.now = 0
 
-    # ---- names and values ----
-
-    def last_use(self, node: fx.Node) -> int:
-        """Return the place of the last node that reads this one, also through others."""
-        found = self.place[node]
-        for user in (one for one in node.users if one in self.place):
-            found = max(found, self.place[user])
-            if self.is_alias(user):
-                found = max(found, self.last_use(user))
-        return found
+    # ---- values ----
 
     def is_alias(self, node: fx.Node) -> bool:
         """Tell whether a node has the value of its argument, or a part of it, by the same name."""
@@ -113,33 +67,6 @@ class _Writer:
         if node.target is _TO_FLOAT:
             return node.args[0] in self.float_inputs
         return node.target is operator.getitem and isinstance(node.args[1], int)
-
-    def is_free(self, name: str, at: int) -> bool:
-        """Tell whether a local name is not in use from a place on."""
-        return name not in self.taken and self.ends.get(name, -1) <= at
-
-    def give_name(self, node: fx.Node, wanted: str, other: str = "") -> str:
-        """Return the local name of a node's value: ``wanted`` where that is free, else another."""
-        other = other or local(node.name)
-        name = self.number(wanted or other, self.now, other)
-        self.ends[name] = self.last_use(node)
-        return name
-
-    def fresh(self, wanted: str) -> str:
-        """Return a local name for use within the statements of the current node."""
-        name = self.number(wanted, self.now - 1, wanted)
-        self.ends[name] = self.now
-        return name
-
-    def number(self, wanted: str, at: int, other: str) -> str:
-        """Return ``wanted`` if it is free, else ``other``, with a number if that is not."""
-        if self.is_free(wanted, at):
-            return wanted
-        name, number = other, 1
-        while not self.is_free(name, at):
-            number += 1
-            name = f"{other}_{number}"
-        return name
 
     def value(self, argument: Any) -> Any:
         """Return an argument with expressions in the place of nodes."""
@@ -172,11 +99,11 @@ class _Writer:
         pairs = zip(placeholders, self.floats, strict=True)
         self.float_inputs = {node for node, is_float in pairs if is_float}
         for node in self.nodes:
-            self.now = self.place[node]
+            self.names.go_to(node)
             try:
                 if node.op == "placeholder":
                     name = next(given)
-                    self.ends[name] = self.last_use(node)
+                    self.names.keep(name, node)
                     self.body.arguments.append(name)
                     self.body.typed.add(name)
                     self.values[node] = name
@@ -213,9 +140,9 @@ class _Writer:
             self.values[node] = args[0]
             return
         attribute = self.layers.attributes[target]
-        name = self.give_name(node, "x", local_beside(attribute, target))
+        name = self.names.give(node, "x", local_beside(attribute, target))
         declared = name in self.body.typed
-        site = Site(attribute, args, mask, kwargs, name, self.fresh, declared)
+        site = Site(attribute, args, mask, kwargs, name, self.names.fresh, declared)
         called = emission.call(site)
         comment = _shape_comment(layer, folded=node.name in self.module.meta["folded"])
         if isinstance(called, Called):
@@ -225,7 +152,7 @@ class _Writer:
             self.values[node] = called.values
             if isinstance(called.values, tuple):
                 for extra in called.values:
-                    self.ends[extra] = self.last_use(node)
+                    self.names.keep(extra, node)
             return
         self.say(f"{name}{'' if declared else ': Tensor'} = {called}", comment)
         self.body.typed.add(name)
@@ -307,40 +234,10 @@ class _Writer:
 
     def assign(self, node: fx.Node, text: str, wanted: str) -> None:
         """Assign an expression to the name of a node."""
-        name = self.give_name(node, wanted, _MOVES.get(node.target, ""))
+        name = self.names.give(node, wanted, _MOVES.get(node.target, ""))
         self.say(f"{name} = {text}")
+        self.body.typed.add(name)
         self.values[node] = name
-
-
-def _live_nodes(nodes: list[fx.Node]) -> list[fx.Node]:
-    """Leave out functions whose results nothing reads, such as masks that go nowhere."""
-    live: list[fx.Node] = []
-    kept: set[fx.Node] = set()
-    for node in reversed(nodes):
-        computes = node.op in ("call_function", "call_method")
-        if not computes or any(user in kept for user in node.users):
-            kept.add(node)
-            live.append(node)
-    return live[::-1]
-
-
-def names_of_functions(module: fx.GraphModule) -> set[str]:
-    """Return the names of all functions of a graph, which no local variable may have."""
-    functions = (node.target for node in module.graph.nodes if node.op == "call_function")
-    return {getattr(function, "__name__", "") for function in functions}
-
-
-def _masks_first(nodes: list[fx.Node]) -> list[fx.Node]:
-    """Put what makes a mask of a layer's input before the layer, so that both can be called x."""
-    out: list[fx.Node] = []
-    for node in nodes:
-        makes = node.op == "call_function" and node.target in (not_zero, differs)
-        before = out[-1] if out else node
-        if makes and before.op == "call_module" and node.args[0] in before.args:
-            out.insert(-1, node)
-        else:
-            out.append(node)
-    return out
 
 
 def _expressions(value: Any) -> Any:
@@ -373,15 +270,3 @@ def _shape_comment(layer: LayerSpec, *, folded: bool) -> str:
     if isinstance(shape, tuple) and shape and isinstance(shape[0], tuple):
         shape = shape[0]
     return "" if folded else show_shape(shape)
-
-
-def show_shape(shape: Structure) -> str:
-    """Write a shape with letters for the sizes that are free; empty if it is unknown."""
-    if not isinstance(shape, tuple) or any(isinstance(size, tuple) for size in shape):
-        return ""
-    letters = ("B", "T", "?", "?", "?", "?")
-    sizes = [
-        letters[min(axis, 5)] if size is None or axis == 0 else str(int(size))
-        for axis, size in enumerate(shape)
-    ]
-    return plain_text(f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})")

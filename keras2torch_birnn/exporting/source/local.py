@@ -5,46 +5,41 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.activation import FUNCTIONAL, TORCH, applied
+from keras2torch_birnn.exporting.source.activation import TORCH, applied
 from keras2torch_birnn.exporting.source.convolution import channels_ahead
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, Site, literal
-from keras2torch_birnn.schema.local import places
+from keras2torch_birnn.exporting.source.emission import (
+    Emission,
+    Emit,
+    Helper,
+    Site,
+    arguments,
+    literal,
+    same_names,
+)
+from keras2torch_birnn.schema.local import places, windows_of
 from keras2torch_birnn.spec import LayerSpec
 
-_CONNECT = Helper("keras2torch_birnn.layers.local", "connect_locally")
+_PRODUCTS = Helper("keras2torch_birnn.layers.local", "LocalProducts")
 
 
 def _locally_connected(layer: LayerSpec, name: str) -> Emission:
     config, shape = layer.config, layer.input_shape
     axes, last = places(config, shape), config["data_format"] == "channels_last"
-    channels, rank = int(shape[-1] if last else shape[1]), len(axes)
-    inner = channels * math.prod(axis.size for axis in axes)
-    sizes = (math.prod(axis.count for axis in axes), inner, config["filters"])
-    around = [size for axis in reversed(axes) for size in axis.around()]
-    windows = ", ".join(
-        literal(tuple(getattr(axis, what) for axis in axes)) for what in ("size", "stride", "count")
-    )
-    members = {f"{name}_weight": f"nn.Parameter(torch.zeros({literal(sizes)}))"}
-    state = {"weight": f"{name}_weight"}
-    if config["use_bias"]:
-        bias = tuple(map(int, layer.weights["bias"].shape))
-        members[f"{name}_bias"] = f"nn.Parameter(torch.zeros({literal(bias)}))"
-        state["bias"] = f"{name}_bias"
+    inner = int(shape[-1] if last else shape[1]) * math.prod(axis.size for axis in axes)
+    bias = config["use_bias"] and tuple(map(int, layer.weights["bias"].shape))
+    weights = [(math.prod(axis.count for axis in axes), inner, config["filters"]), bias]
+    zeros = [f"nn.Parameter(torch.zeros({literal(size)}))" if size else "None" for size in weights]
+    text = f"LocalProducts({', '.join(zeros)}, {arguments(*windows_of(axes))})"
+    value = config["activation"]
 
     def call(site: Site) -> str:
-        x = channels_ahead(site.x, rank) if last else site.x
-        x = f"functional.pad({x}, {literal(tuple(around))})" if any(around) else x
-        y = f"connect_locally({x}, self.{name}_weight, {windows})"
-        y = f"{y} + self.{name}_bias" if config["use_bias"] else y
-        y, _ = applied(config["activation"], y)
-        if last:
-            return y
-        whole = y if y.endswith(")") and config["activation"] != "linear" else f"({y})"
-        return f"{whole}.movedim(-1, 1)"
+        x = channels_ahead(site.x, len(axes)) if last else site.x
+        y, _ = applied(value, f"self.{name}({x})")
+        return y if last else f"{y}.movedim(-1, 1)"
 
-    more = applied(config["activation"], "x")[1]
-    pad = (FUNCTIONAL,) if any(around) else ()
-    return Emission(call, members, state, (_CONNECT, TORCH, *pad, *more))
+    keys = ["weight", "bias"] if bias else ["weight"]
+    helpers = (_PRODUCTS, TORCH, *applied(value, "x")[1])
+    return Emission(call, {name: text}, same_names(name, keys), helpers)
 
 
 EMITTERS: Mapping[str, Emit] = dict.fromkeys(

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 
 from keras2torch_birnn.limits import MAX_SOURCE_NAME
+from keras2torch_birnn.spec import Structure
 
 # Methods that the mixin of the Hugging Face Hub adds.
 _HUB = ("from_pretrained", "generate_model_card", "push_to_hub", "save_pretrained")
@@ -81,3 +82,15 @@ def _drop_accents(name: str) -> str:
 def plain_text(text: object) -> str:
     """Return a text as words for a comment or a docstring: nothing in it can end either."""
     return re.sub(r"[^A-Za-z0-9 _.,:;()'+/=-]+", "_", str(text))[:80].strip()
+
+
+def show_shape(shape: Structure) -> str:
+    """Write a shape with letters for the sizes that are free; empty if it is unknown."""
+    if not isinstance(shape, tuple) or any(isinstance(size, tuple) for size in shape):
+        return ""
+    letters = ("B", "T", "?", "?", "?", "?")
+    sizes = [
+        letters[min(axis, 5)] if size is None or axis == 0 else str(int(size))
+        for axis, size in enumerate(shape)
+    ]
+    return plain_text(f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})")

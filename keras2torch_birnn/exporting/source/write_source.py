@@ -13,14 +13,10 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.conversion import build, origin
 from keras2torch_birnn.errors import K2TError, gather
+from keras2torch_birnn.exporting.source.body import Body, Layers
 from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, literal
-from keras2torch_birnn.exporting.source.forward import (
-    Body,
-    Layers,
-    names_of_functions,
-    show_shape,
-    write_body,
-)
+from keras2torch_birnn.exporting.source.forward import write_body
+from keras2torch_birnn.exporting.source.graph_nodes import names_of_functions
 from keras2torch_birnn.exporting.source.module_text import (
     ModelText,
     words,
@@ -34,6 +30,7 @@ from keras2torch_birnn.exporting.source.names import (
     class_name,
     local,
     reserved,
+    show_shape,
 )
 from keras2torch_birnn.exporting.source.pages import emit
 from keras2torch_birnn.exporting.source.recurrent_call import HOLD, RUN
