@@ -15,6 +15,7 @@ from pathlib import Path
 import compared
 import export_summary
 import speed
+import stack_speed
 
 from keras2torch_birnn.cli.catalogue import catalogue
 from keras2torch_birnn.plugins import SHIPPED
@@ -61,6 +62,8 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "engines": engine_table,
         "engine": partial(speed.table, training=False),
         "training": partial(speed.table, training=True),
+        "stacks": stack_speed.short,
+        "long": stack_speed.long,
     },
     DOCS / "deploy.md": {
         "exports": partial(export_summary.show, export_summary.table),
