@@ -236,7 +236,7 @@ def measure(stack: Stack, threads: int, rounds: int, names: list[str]) -> dict[s
     return {"case": json.loads(to_json(stack)), "label": stack.label, "contenders": results}
 
 
-def facts(threads: int, rounds: int) -> dict[str, Any]:
+def facts(rounds: int) -> dict[str, Any]:
     """Return machine, versions and settings."""
     from importlib.metadata import version
 
@@ -247,7 +247,6 @@ def facts(threads: int, rounds: int) -> dict[str, Any]:
         "processor": " ".join(cpu.get(k, "") for k in ("vendor_id", "cpu family", "model")),
         "instructions": [flag for flag in wanted if flag in cpu.get("flags", "").split()],
         "kernels": {precision: reduced_kernel(precision).name for precision in REDUCED},
-        "threads": threads,
         "rounds": rounds,
         "python": platform.python_version(),
         "versions": {p: version(p) for p in ("torch", "onnxruntime", "openvino", "numpy")},
@@ -267,14 +266,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.worker:
         return work(*args.worker, args.threads)
+    head = facts(args.rounds)
     rows = []
-    head = facts(args.threads, args.rounds)
+    if args.json and args.json.exists():  # measured in parts; the same case again replaces the old
+        rows = json.loads(args.json.read_text(encoding="utf-8"))["rows"]
     print(json.dumps(head))
     for shape, cell in itertools.product(args.shapes, args.cell):
-        row = measure(
-            Stack(cell, "concat", 2, *SHAPES[shape]), args.threads, args.rounds, args.only
-        )
-        rows.append(row)
+        stack = Stack(cell, "concat", 2, *SHAPES[shape])
+        row = measure(stack, args.threads, args.rounds, args.only) | {"threads": args.threads}
+        keys = ("label", "threads")
+        rows = [old for old in rows if any(old[k] != row[k] for k in keys)] + [row]
         print(row["label"])
         for name, found in row["contenders"].items():
             shown = found.get("absent") or (

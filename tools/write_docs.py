@@ -61,6 +61,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "engines": engine_table,
         "engine": partial(speed.table, training=False),
         "training": partial(speed.table, training=True),
+        "precision": precision_table.table,
     },
     DOCS / "deploy.md": {
         "exports": partial(export_summary.show, export_summary.table),

@@ -15,6 +15,7 @@ from specs import FIXTURES
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.conversion import copy_in_float64, run
+from keras2torch_birnn.verification import precision
 from keras2torch_birnn.verification.precision import measure_precision
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -120,15 +121,15 @@ def test_the_command_prints_a_table_and_the_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "message"),
+    ("name", "message"),
     [
         ("int4", "precision=int4: one of float32, bfloat16, int8 is expected"),
         ("float32", "precision float32 is what verify compares"),
     ],
 )
-def test_other_precisions_are_refused(tmp_path: Path, precision: str, message: str) -> None:
+def test_other_precisions_are_refused(tmp_path: Path, name: str, message: str) -> None:
     out = converted(STACK, tmp_path)
-    found = k2t("verify", out, "--precision", precision)
+    found = k2t("verify", out, "--precision", name)
     assert found.code == 2
     assert message in found.err
 
@@ -146,8 +147,14 @@ def test_a_model_without_recurrent_layers_is_refused(tmp_path: Path) -> None:
         measure_precision(out, "int8")
 
 
-def test_a_model_that_does_not_fit_its_inputs_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_computed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("odd sizes\nmore")
+
     out = converted(STACK, tmp_path)
-    far = (np.full((2, 7), 10**6, "i4"),)
-    with pytest.raises(birnn.UsageError, match=r"the model cannot be computed on the inputs given"):
-        measure_precision(out, "int8", inputs=far)
+    monkeypatch.setattr(precision, "run", fail)
+    found = r"cannot be computed on the inputs given \(RuntimeError: odd sizes\)"
+    with pytest.raises(birnn.UsageError, match=found):
+        measure_precision(out, "int8", inputs=ids(2, 7))
