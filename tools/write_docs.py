@@ -64,6 +64,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "training": partial(speed.table, training=True),
         "stacks": stack_speed.short,
         "long": stack_speed.long,
+        "precision": precision_table.table,
     },
     DOCS / "deploy.md": {
         "exports": partial(export_summary.show, export_summary.table),

@@ -42,7 +42,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
     threads = int(os.environ["OMP_NUM_THREADS"])
     open_model = _in_openvino if how == "openvino" else _in_onnxruntime
     if isinstance(case, Stack):
-        file = how if how.endswith(".onnx") else _model(case).SerializeToString()
+        file = how if how.endswith(".onnx") else stack_model(case).SerializeToString()
         return open_model(file, [input_of(case)], threads)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder, "model.onnx")
@@ -108,7 +108,7 @@ def _prepared(run: Callable[[], Any], runs: str) -> Prepared:
     return Prepared(run, run, runs)
 
 
-def _model(stack: Stack) -> Any:
+def stack_model(stack: Stack) -> Any:
     """Write the stack as ONNX, time first as its operators require."""
     import onnx
     from onnx import helper, numpy_helper
