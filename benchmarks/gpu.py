@@ -47,6 +47,7 @@ ROOT = Path(__file__).parents[1]
 OURS, CUDNN, LOOP = "k2t", "torch", "loop"
 RUNS = {OURS: "auto", "k2t graph": "graph", "k2t triton": "triton", LOOP: "loop", CUDNN: "torch"}
 KERAS = ("Keras predict", "Keras tf.function", "Keras XLA")
+STEP_TESTS = "tests/rnn/test_triton_steps.py"
 # Cells that cuDNN lacks.
 LACKING = ("lstm-hard", "gru-before-hard")
 FIXTURES = tuple(
@@ -108,16 +109,15 @@ def facts(device: str) -> dict[str, Any]:
 
 
 def run_tests(paths: Sequence[str]) -> dict[str, Any]:
-    """Run the tests that are marked gpu, and those of the kernels."""
-    chosen = paths or ("tests/rnn/test_triton_steps.py", "tests")
+    """Run the tests that are marked gpu, and those of the kernels, which then run on the device."""
+    marked = ["-m", "gpu"]
+    chosen = {path: marked for path in paths} or {"tests": marked, STEP_TESTS: []}
     results = {}
-    for path, mark in zip(chosen, ("", "gpu") if not paths else ("gpu",), strict=True):
-        command = [sys.executable, "-m", "pytest", "-q", path, *(["-m", mark] if mark else [])]
+    for path, options in chosen.items():
+        command = [sys.executable, "-m", "pytest", "-q", path, *options]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        results[path] = {
-            "ok": done.returncode == 0,
-            "summary": done.stdout.strip().splitlines()[-1],
-        }
+        said = (done.stdout.strip() or done.stderr.strip()).splitlines()
+        results[path] = {"ok": done.returncode == 0, "summary": said[-1]}
     return results
 
 
