@@ -11,6 +11,7 @@ DEMO_OUT := build/demo.pt
 # The largest model of this folder is what `make bench` converts.
 MODELS ?= fixtures
 BENCH_OPTIONS ?=
+GPU_OPTIONS ?=
 
 # What the native kernel is built from: a change makes it anew.
 NATIVE := setup.py $(wildcard $(addprefix keras2torch_birnn/rnn/native/,*.h *.cpp sources.py))
@@ -75,10 +76,11 @@ docs: $(VENV)/installed
 	$(BIN)/python tools/make_site.py
 	$(BIN)/mkdocs build --quiet
 
-# Everything that needs a CUDA device: the tests, then the grid of the engines.
+# Everything that needs a CUDA device: tests, parity without and with TF32, times of layers, training and
+# models, in build/gpu.json and build/gpu.md. GPU_OPTIONS="--models FOLDER": your own models;
+# GPU_OPTIONS="--device cpu --dry-run": what would run, in a minute and without a device.
 gpu: $(VENV)/installed-test
-	$(BIN)/pytest -m gpu
-	$(BIN)/python benchmarks/engine.py --device cuda --json build/engine-cuda.json
+	$(BIN)/python benchmarks/gpu.py $(GPU_OPTIONS)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

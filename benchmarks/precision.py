@@ -265,7 +265,8 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2)
     args = parser.parse_args()
     if args.worker:
-        return work(*args.worker, args.threads)
+        contender, case = args.worker
+        return work(contender, case, args.threads)
     head = facts(args.rounds)
     rows = []
     if args.json and args.json.exists():  # measured in parts; the same case again replaces the old
