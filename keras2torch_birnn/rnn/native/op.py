@@ -182,7 +182,7 @@ def _operator(
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
-    kernel: int,
+    kernel: int = 0,
 ) -> tuple[Tensor, Tensor]:
     # A compiled graph has not checked is_plain.
     weights = [None if p is None else p.resolve_neg() for p in parameters]
@@ -201,7 +201,7 @@ def _(
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
-    kernel: int,
+    kernel: int = 0,
 ) -> tuple[Tensor, Tensor]:
     directions, states = len(parameters) // 4, STATES[cell[0]]
     hh = parameters[1]
