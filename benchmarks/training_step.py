@@ -1,4 +1,4 @@
-"""Time of a training step with Keras' Adam, against torch's fused Adam.
+"""Time of a training step with Keras' optimizers, against torch's fused ones.
 
     python benchmarks/training_step.py [--rounds 20] [--threads 1]
 
@@ -12,6 +12,9 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +26,19 @@ from keras2torch_birnn.trainers.settings import parse_settings
 
 BATCH, STEPS, FEATURES, UNITS, CLASSES = 32, 128, 128, 128, 10
 WARM_UP = 3
+# By Keras' name: its options, and the fused optimizer of torch. Rules differ, but not their work.
+OPTIMIZERS: Mapping[str, tuple[Mapping[str, Any], Callable[..., torch.optim.Optimizer]]] = {
+    "Adam": ({"learning_rate": 1e-3}, partial(torch.optim.Adam, lr=1e-3)),
+    "AdamW": (
+        {"learning_rate": 1e-3, "weight_decay": 0.01},
+        partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.01),
+    ),
+    "SGD": (
+        {"learning_rate": 1e-3, "momentum": 0.9},
+        partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
+    ),
+    "Adagrad": ({"learning_rate": 1e-3}, partial(torch.optim.Adagrad, lr=1e-3)),
+}
 
 
 class Model(nn.Module):
@@ -39,30 +55,26 @@ class Model(nn.Module):
         return found
 
 
-def make_optimizer(kind: str, model: nn.Module) -> torch.optim.Optimizer:
-    """Make Adam of torch, or that of Keras 3."""
+def make_optimizer(kind: str, name: str, model: nn.Module) -> torch.optim.Optimizer:
+    """Make an optimizer of torch, or that of Keras 3."""
     learning = [one for one in model.parameters() if one.requires_grad]
+    options, fused = OPTIMIZERS[name]
     if kind == "torch":
-        return torch.optim.Adam(learning, fused=True)
-    config = OptimizerConfig("Adam", {"learning_rate": 1e-3}, "keras3")
+        return fused(learning, fused=True)
+    config = OptimizerConfig(name, options, "keras3")
     rule = parse_rule(config)
     return k2t.KerasOptimizer(learning, rule, parse_settings(config, rule.known))
 
 
-def main() -> None:
-    """Measure, and print the medians and their ratios as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def measure(name: str, rounds: int) -> dict[str, dict[str, float]]:
+    """Return medians and ratios of whole steps and of the optimizer's part."""
     torch.manual_seed(0)
     models = {kind: Model() for kind in ("torch", "k2t")}
-    optimizers = {kind: make_optimizer(kind, model) for kind, model in models.items()}
+    optimizers = {kind: make_optimizer(kind, name, model) for kind, model in models.items()}
     x = torch.randn(BATCH, STEPS, FEATURES)
     whole: dict[str, list[float]] = {kind: [] for kind in models}
     update: dict[str, list[float]] = {kind: [] for kind in models}
-    for number in range(WARM_UP + args.rounds):
+    for number in range(WARM_UP + rounds):
         for kind, model in models.items():
             start = time.perf_counter()
             optimizers[kind].zero_grad()
@@ -74,10 +86,22 @@ def main() -> None:
                 whole[kind].append(1000 * (end - start))
                 update[kind].append(1000 * (end - middle))
     rows = {}
-    for name, times in (("step", whole), ("optimizer", update)):
+    for part, times in (("step", whole), ("optimizer", update)):
         medians = {kind: statistics.median(found) for kind, found in times.items()}
-        rows[name] = {**medians, "ratio": medians["k2t"] / medians["torch"]}
-    print(json.dumps({"threads": args.threads, "rounds": args.rounds, "ms": rows}, indent=1))
+        rows[part] = {**medians, "ratio": medians["k2t"] / medians["torch"]}
+    return rows
+
+
+def main() -> None:
+    """Measure, and print the medians and their ratios as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    found = {name: measure(name, args.rounds) for name in OPTIMIZERS}
+    facts = {"threads": args.threads, "rounds": args.rounds, "torch": torch.__version__}
+    print(json.dumps({**facts, "ms": found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
-from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.saving.state_dicts import read_plain
 from keras2torch_birnn.schema.stored import model_from_json
@@ -123,8 +122,7 @@ def training(
         notes = describe_differences(optimizer, embeddings=bool(tables))
         if state == "file":
             stored = _read(container, optimizer, located, variables)
-            tracked = isinstance(container, TensorFlowContainer)
-            notes += describe_state(optimizer, stored, tracked=tracked)
+            notes += describe_state(optimizer, stored, container)
     return Training(model, optimizer, compiled, located.spec, (*notes, *describe_loss(compiled)))
 
 

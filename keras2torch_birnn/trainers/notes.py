@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
+from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.rules.adam import Nadam
 from keras2torch_birnn.trainers.rules.sgd import SGD
 from keras2torch_birnn.trainers.stored import StoredState
 
 _NO_STATE = "the file holds no state of the optimizer: it begins anew, as in Keras"
+_UNREAD = (
+    "the optimizer's state in a model of TensorFlow.js is not read: it begins anew, as in Keras"
+)
 _ROWS = (
     "an Embedding is trained as by Keras on TensorFlow, which squares, compares and clips the "
     "gradients of repeated ids one by one; Keras on torch or jax adds them up before"
@@ -47,11 +53,13 @@ def describe_differences(optimizer: KerasOptimizer, *, embeddings: bool) -> tupl
 
 
 def describe_state(
-    optimizer: KerasOptimizer, stored: StoredState | None, *, tracked: bool
+    optimizer: KerasOptimizer, stored: StoredState | None, container: Container
 ) -> tuple[str, ...]:
-    """Return notes about the state of a file; ``tracked``: by TensorFlow, as in a SavedModel."""
+    """Return notes about the state of a file."""
     if stored is None:
-        return (_NO_STATE,)
+        unread = isinstance(container, TensorFlowJS) and container.has_optimizer
+        return (_UNREAD if unread else _NO_STATE,)
+    tracked = isinstance(container, TensorFlowContainer)
     no_product = isinstance(optimizer.rule, Nadam) and not stored.shared
     found = ((_NO_PRODUCT, no_product and optimizer.iterations), (_TRACKED, tracked))
     return tuple(note for note, applies in found if applies)

@@ -122,6 +122,7 @@ def write_back(
                     writer.finish()
                 changed.update(writer.changed)
                 notes.extend(_describe(container, path, writer, choice))
+                notes.extend(() if state is None else state.describe_losses())
                 container.close()  # raises if the source has changed meanwhile
                 if writer.changed or drop:
                     written = _same_place(container, path, place)

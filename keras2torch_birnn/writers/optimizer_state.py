@@ -21,6 +21,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.trainers.compiled import parse_compiled
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
@@ -35,6 +36,10 @@ from keras2torch_birnn.writers.trained_variables import (
 )
 
 _EXACT_INTEGERS = 1 << 53  # exact in float64
+_NO_PRODUCT = (
+    "the file has no place for the product of Nadam's momenta: in Keras it begins at 1 again after "
+    "load_model, so the next steps there differ from those here"
+)
 
 
 def read_state(
@@ -120,6 +125,12 @@ class NewState:
                 "give the model and the optimizer of one k2t.training",
             )
 
+    def describe_losses(self) -> tuple[str, ...]:
+        """Return notes about what the file cannot hold of the state."""
+        has_product = "product" in self.optimizer.rule.shared()
+        lost = has_product and not self.stored.shared and self.optimizer.iterations
+        return (_NO_PRODUCT,) if lost else ()
+
     def pieces(self, facts: Model) -> Iterator[Piece]:
         """Yield what has to be written; ``facts``: the tensors of the trained model.
 
@@ -182,6 +193,11 @@ def _check_same_optimizer(
 def _find_places(
     container: Container, variables: TrainedVariables, optimizer: KerasOptimizer
 ) -> StoredState:
+    if isinstance(container, TensorFlowJS):
+        raise UsageError(
+            "the state of an optimizer is not written into a model of TensorFlow.js",
+            "keep it as it is, or write it into the Keras file",
+        )
     stored = find_state(container, variables.arrays, optimizer)
     if stored is None:
         raise UsageError(

@@ -86,4 +86,4 @@ def test_a_killed_workers_shard_is_repeated_and_finished_shards_are_kept(tmp_pat
     for name in list(shards)[1:]:
         with torch.no_grad():
             wanted = model(torch.from_numpy(shards[name])).numpy()
-        np.testing.assert_allclose(np.load(outputs / name), wanted, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(np.load(outputs / name), wanted, rtol=1e-5, atol=1e-5)

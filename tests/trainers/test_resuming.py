@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import FIXTURES
 from commands import k2t as run
+from tensorflow_fixtures import unpack
 from torch import Tensor
 
 import keras2torch_birnn as k2t
@@ -116,6 +117,27 @@ def test_the_command_writes_a_saved_state(tmp_path: Path) -> None:
     assert done.code == 3
     assert "cannot be read as tensors (" in done.err
     assert "write it with torch.save(state.optimizer.state_dict(), FILE)" in done.err
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+def test_the_state_in_a_model_of_tensorflow_js_is_neither_read_nor_written(
+    with_state: bool, tmp_path: Path
+) -> None:
+    path = unpack("tensorflowjs-4.22.0/batchnorm.tfjs.tar.xz", tmp_path).model
+    described = json.loads(path.read_text())
+    sgd = {"class_name": "SGD", "config": {"learning_rate": 0.5, "is_legacy_optimizer": False}}
+    described["modelTopology"]["training_config"] = {"optimizer_config": sgd, "loss": "mse"}
+    if with_state:
+        one = {"name": "iter", "shape": [1], "dtype": "int32", "group": "optimizer"}
+        described["weightsManifest"].append({"paths": ["state.bin"], "weights": [one]})
+        (path.parent / "state.bin").write_bytes(bytes(4))
+    path.write_text(json.dumps(described))
+    state = k2t.training(path)
+    words = "in a model of TensorFlow.js is not read" if with_state else "the file holds no state"
+    assert words in state.notes[-1]
+    with pytest.raises(k2t.UsageError, match="is not written into a model of TensorFlow"):
+        k2t.write_back(state.model, path, tmp_path / "new", optimizer=state.optimizer)
+    assert not (tmp_path / "new").exists()
 
 
 # ---- refusals ----------------------------------------------------------------------------------
