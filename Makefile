@@ -72,7 +72,7 @@ bench: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python tools/make_site.py
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build --strict --quiet
 
 # Everything that needs a CUDA device: the tests, then the grid of the engines.
 gpu: $(VENV)/installed-test
