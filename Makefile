@@ -74,7 +74,7 @@ bench: $(VENV)/installed
 docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python tools/make_site.py
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build --strict --quiet
 
 # Everything that needs a CUDA device: tests, parity without and with TF32, times of layers, training and
 # models, in build/gpu.json and build/gpu.md. GPU_OPTIONS="--models FOLDER": your own models;

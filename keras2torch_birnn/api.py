@@ -59,9 +59,11 @@ def convert(
     plugins: shipped ones by name, your own by path, see ``plugins.load_plugins``.
 
     Raises:
-        InvalidModelFileError, WeightMismatchError: the file is broken; UnsupportedLayerError,
-        UnsupportedOptionError: lists everything that cannot be converted; UsageError: no path and
-        no built model, or layers that bound no part of the model.
+        InvalidModelFileError: the file is broken.
+        WeightMismatchError: its weights do not fit its architecture.
+        UnsupportedLayerError: lists everything that cannot be converted.
+        UnsupportedOptionError: lists everything that cannot be converted, all of it options.
+        UsageError: no path and no built model, or layers that bound no part of the model.
     """
     load_plugins(plugins)
     cut = cut_at(from_layer, to_layer)
@@ -84,8 +86,8 @@ def weights(source: ModelSource) -> dict[str, Array]:
     ``#`` and the variable's number in ``model.weights``.
 
     Raises:
-        InvalidModelFileError: broken, hostile, or no weights; UsageError: no path and no built
-        model.
+        InvalidModelFileError: broken, hostile, or no weights.
+        UsageError: no path and no built model.
     """
     return read_arrays(source)
 

@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+import gallery
+
 import keras2torch_birnn
 
 ROOT = Path(__file__).parents[1]
@@ -17,6 +19,9 @@ def main() -> None:
     """Copy the documentation into ``build/site-source``, where ``mkdocs.yml`` looks for it."""
     shutil.rmtree(SOURCE, ignore_errors=True)
     shutil.copytree(ROOT / "docs", SOURCE / "docs")
+    for notebook in sorted((SOURCE / "docs" / "gallery").glob("*.ipynb")):
+        notebook.with_suffix(".md").write_text(gallery.as_page(notebook), encoding="utf-8")
+        notebook.unlink()
     for name in PAGES:
         shutil.copyfile(ROOT / name, SOURCE / name)
     readme = (ROOT / "README.md").read_text("utf-8")
@@ -38,7 +43,7 @@ def reference() -> str:
 
 def link_outside(page: Path) -> str:
     """Return a page's text, with links to files that are no pages as plain names."""
-    text = page.read_text("utf-8")
+    text = page.read_text("utf-8").replace(".ipynb)", ".md)")  # notebooks are pages
 
     def check(match: re.Match[str]) -> str:
         target = match[2].partition("#")[0]

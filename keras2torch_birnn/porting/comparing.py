@@ -63,8 +63,8 @@ def compare(
     values do not tell.
 
     Raises:
-        UsageError: the port cannot be called so, or ``map`` has unknown names. K2TError: as
-        ``k2t.convert``.
+        UsageError: the port cannot be called so, or ``map`` has unknown names.
+        K2TError: as ``k2t.convert``.
     """
     load_plugins(plugins)
     if not isinstance(port, nn.Module):

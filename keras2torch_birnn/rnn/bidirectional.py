@@ -36,11 +36,13 @@ class BiLSTM(BidirectionalStack):
         proj_size: 0; Keras has no projections.
         merge_mode: "concat", "sum", "mul" or "ave", for all layers or a list with one for each;
             None, which keeps both directions apart, for the last.
-        activation, recurrent_activation: Keras' names, with ``hard_sigmoid`` spelled out as
-            "hard_sigmoid_0.2" (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
+        activation: Keras' name.
+        recurrent_activation: Keras' name, with ``hard_sigmoid`` spelled out as "hard_sigmoid_0.2"
+            (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
         engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
             ``K2T_ENGINE``.
-        device, dtype: of the parameters.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         ``weight_ih_l{k}``, ``weight_hh_l{k}``, ``bias_ih_l{k}``, ``bias_hh_l{k}`` and the
@@ -128,12 +130,14 @@ class BiGRU(BidirectionalStack):
         bidirectional: True; there is no merge of one direction.
         merge_mode: "concat", "sum", "mul" or "ave", for all layers or a list with one for each;
             None, which keeps both directions apart, for the last.
-        activation, recurrent_activation: Keras' names, with ``hard_sigmoid`` spelled out as
-            "hard_sigmoid_0.2" (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
+        activation: Keras' name.
+        recurrent_activation: Keras' name, with ``hard_sigmoid`` spelled out as "hard_sigmoid_0.2"
+            (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
         reset_after: True as in ``nn.GRU`` and Keras since tf.keras 2.0; False as in Keras before.
         engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
             ``K2T_ENGINE``.
-        device, dtype: of the parameters.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         ``weight_ih_l{k}``, ``weight_hh_l{k}``, ``bias_ih_l{k}``, ``bias_hh_l{k}`` and the
@@ -223,7 +227,8 @@ class BiRNN(BidirectionalStack):
         activation: Keras' name of any function, in place of ``nonlinearity``; see ``BiLSTM``.
         engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
             ``K2T_ENGINE``.
-        device, dtype: of the parameters.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
     Shape:
         ``weight_ih_l{k}``, ``weight_hh_l{k}``, ``bias_ih_l{k}``, ``bias_hh_l{k}`` and the

@@ -38,8 +38,8 @@ def penalty(model: nn.Module) -> Tensor:
     model: of ``k2t.convert`` or ``k2t.load``, or any module that holds such models.
 
     Raises:
-        UnsupportedOptionError: lists the regularizers that cannot be computed. UsageError: outputs
-        are needed, and the model was not called in training mode.
+        UnsupportedOptionError: lists the regularizers that cannot be computed.
+        UsageError: outputs are needed, and the model was not called in training mode.
     """
     total = _zero(model)
     problems = []

@@ -87,11 +87,13 @@ def write_back(
     may be rounded to the dtype of the file, if it has fewer bits. others: more files that ``out``
     must not be.
 
+    After an error, nothing is left behind.
+
     Raises:
         UsageError: no converted model, its modules were exchanged, or the choice is not possible.
         WeightMismatchError: the source is another model, or has no place for a value.
-        InvalidModelFileError: the source is broken. OutputError: ``out`` exists or cannot be
-        written. In all cases nothing is left behind.
+        InvalidModelFileError: the source is broken.
+        OutputError: ``out`` exists or cannot be written.
     """
     load_plugins(plugins)
     choice, target = parse_choice(optimizer), Path(out)
