@@ -1,4 +1,4 @@
-"""Make the tables of ``benchmarks/stacks.py`` and ``benchmarks/long_sequences.py`` from their results."""
+"""Make the tables of several layers in one call and of long sequences from their results."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def long() -> str:
     """Make a line for each cell and size of long sequences."""
     lines = [
         "| two layers, `concat` | batch x time x input x units | k2t, ms | / ONNX Runtime | "
-        "a half, a quarter of the steps | memory above, MB: one layer | two layers | one direction: "
-        "whole, ms | in chunks of 100 | memory above, MB |",
+        "a half, a quarter of the steps | memory above, MB: one layer | two layers | "
+        "one direction: whole, ms | in chunks of 100 | memory above, MB |",
         f"|---|---|{'--:|' * 8}",
     ]
     for row in _rows(LONG):
