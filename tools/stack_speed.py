@@ -1,4 +1,4 @@
-"""Tables of the results of ``benchmarks/stacks.py`` and ``benchmarks/long_sequences.py``."""
+"""Make the tables of several layers in one call and of long sequences from their results."""
 
 from __future__ import annotations
 

@@ -155,6 +155,77 @@ struct Layer {
     }
 };
 
+// Two layers in one call: outputs and final states as by calls of their own, with and without outputs.
+bool stack_differs(Layer& first, Layer& second, int64_t threads) {
+    Layer* const layers[] = {&first, &second};
+    const Sizes& n = first.n;
+    K2tWeights weights[2] = {};
+    K2tRun calls[2] = {};
+    K2tStackLayer described[2] = {};
+    struct {
+        K2tStack stack;
+        K2tStackStates states[2];
+    } all = {};
+    Floats outputs[2], finals[2], h[2], c[2];
+    for (int i = 0; i < 2; ++i) {
+        Layer& layer = *layers[i];
+        const int64_t units = layer.n.units, width = layer.merge ? units : 2 * units;
+        weights[i].shape = layer.shape;
+        weights[i].directions = 2;
+        outputs[i].resize(n.batch * n.time * width);
+        finals[i].resize(2 * layer.states * n.batch * units);
+        h[i].resize(2 * n.batch * units);
+        c[i].resize(layer.states == 2 ? h[i].size() : 0);
+        K2tRun& call = calls[i];
+        call.weights = &weights[i];
+        call.activation = K2T_TANH;
+        call.recurrent_activation = K2T_SIGMOID;
+        call.merge = layer.merge;
+        call.batch = n.batch;
+        call.time = n.time;
+        call.threads = threads;
+        call.x = i ? outputs[0].data() : layer.x.data();
+        call.x_time_stride = layer.n.features;
+        call.x_batch_stride = n.time * layer.n.features;
+        call.lengths = first.lengths.empty() ? nullptr : first.lengths.data();
+        call.out = outputs[i].data();
+        call.final = finals[i].data();
+        for (int d = 0; d < 2; ++d) {
+            weights[i].packed[d] = layer.packed[d].get();
+            weights[i].sources[d] = layer.sources[d].data();
+            weights[i].fingerprints[d] = k2t_fingerprint(layer.isa, layer.sources[d].data());
+            call.h_0[d] = all.states[i].h_0[d] = layer.start[2 * d].data();
+            call.c_0[d] = all.states[i].c_0[d] =
+                layer.states == 2 ? layer.start[2 * d + 1].data() : nullptr;
+        }
+        all.states[i].h = h[i].data();
+        all.states[i].c = c[i].empty() ? nullptr : c[i].data();
+        described[i] = {&weights[i], K2T_TANH, K2T_SIGMOID, 0, 0, layer.merge, 0};
+        if (k2t_run(layer.isa, &call)) std::abort();
+    }
+    Floats out(outputs[1].size());
+    all.stack = {described, 2, n.batch, n.time, threads, calls[0].x, calls[0].x_batch_stride,
+                 calls[0].x_time_stride, calls[0].lengths, 1, out.data()};
+    bool differs = false;
+    for (float* to : {out.data(), static_cast<float*>(nullptr)}) {
+        all.stack.out = to;
+        if (k2t_run_stack(first.isa, &all.stack)) std::abort();
+        differs |= out != outputs[1];
+        for (int i = 0; i < 2; ++i) {
+            const size_t each = h[i].size() / 2;
+            for (size_t d = 0; d < 2; ++d)
+                for (int64_t s = 0; s < layers[i]->states; ++s) {
+                    const auto found = (s ? c : h)[i].begin() + d * each;
+                    differs |= !std::equal(found, found + each,
+                                           finals[i].begin() + (d * layers[i]->states + s) * each);
+                }
+        }
+    }
+    ++weights[1].fingerprints[0];
+    if (k2t_run_stack(first.isa, &all.stack) != 3) std::abort();
+    return differs;
+}
+
 // Of the largest value.
 float difference(const Floats& a, const Floats& b) {
     float worst = 0, size = 1;
@@ -206,6 +277,21 @@ int main() {
                                 wrong = 1;
                             }
                     }
+    }
+    for (int64_t isa : {1, 2, 4}) {
+        if (!(k2t_instruction_sets() & isa)) continue;
+        for (const Sizes& n : {Sizes{5, 13, 7, 19}, Sizes{1, 103, 5, 97}, Sizes{1, 7, 3, 389}})
+            for (int64_t merge : {K2T_APART, K2T_MUL})
+                for (bool masked : {false, true}) {
+                    Layer first(isa, K2T_LSTM, merge, masked, n);
+                    const int64_t width = merge ? n.units : 2 * n.units;
+                    Layer second(isa, K2T_GRU_AFTER, K2T_SUM, false, {n.batch, n.time, width, 23});
+                    for (int64_t threads : {1, 2, 4})
+                        if (stack_differs(first, second, threads)) {
+                            std::printf("isa %d: another stack\n", int(isa));
+                            wrong = 1;
+                        }
+                }
     }
     std::puts(wrong ? "other numbers" : "the same numbers");
     return wrong;
