@@ -14,6 +14,7 @@ from pathlib import Path
 
 import compared
 import export_summary
+import precision_table
 import speed
 
 from keras2torch_birnn.cli.catalogue import catalogue
