@@ -142,7 +142,7 @@ def test_an_export_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_without_recurrent_layers_is_refused(tmp_path: Path) -> None:
-    out = converted("tf.keras-2.15.0/conv.keras", tmp_path)
+    out = converted("keras-3.0.5/heads_attention_mask.keras", tmp_path)
     with pytest.raises(birnn.UsageError, match=r"out\.pt: precision int8: the model has no LSTM"):
         measure_precision(out, "int8")
 
