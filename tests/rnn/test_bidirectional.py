@@ -405,7 +405,10 @@ def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch
         ({"merge_mode": None, "num_layers": 2}, "only the last layer may keep both"),
         ({"activation": "hard_sigmoid"}, "hard_sigmoid means two things"),
         ({"recurrent_activation": "sigma"}, "activation 'sigma': one of"),
-        ({"engine": "warp"}, "engine=warp: one of auto, torch, fused, folded, loop, graph, triton, native"),
+        (
+            {"engine": "warp"},
+            "engine=warp: one of auto, torch, fused, folded, loop, graph, triton, native",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_refused(options: dict[str, Any], text: str) -> None:
