@@ -59,6 +59,7 @@ def by_torch(model: Any, stack: Stack, file: Path) -> str:
                 file,
                 dynamo=False,
                 input_names=["x"],
+                output_names=["y"],
                 dynamic_axes=axes,
             )
         except Exception as error:

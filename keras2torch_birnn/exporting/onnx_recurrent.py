@@ -132,8 +132,8 @@ class OnnxRecurrent(nn.Module):
             return tuple(state[0][:, None] for state in states), states
         if call.merge == "concat":
             return (y.permute(2, 0, 1, 3).flatten(2),), states
-        outputs = tuple(out.transpose(0, 1) for out in y.unbind(1))
-        return merge_outputs(outputs, call.merge), states
+        merged = merge_outputs(tuple(y.unbind(1)), call.merge)  # before the one transposition
+        return tuple(out.transpose(0, 1) for out in merged), states
 
     def _run_valid_steps(self, call: RnnCall, lengths: Tensor) -> RnnResult:
         """Run a direction at a time: each reads its valid steps first, then what has no effect."""

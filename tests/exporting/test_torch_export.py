@@ -109,6 +109,26 @@ def test_aotinductor_compiles_a_masked_scan_for_any_size(tmp_path: Path) -> None
             torch.testing.assert_close(compiled(*inputs), model(*inputs), atol=1e-5, rtol=1e-4)
 
 
+@needs_scan
+@pytest.mark.filterwarnings("ignore")  # torch calls what it has deprecated itself
+@pytest.mark.parametrize(("cell", "masked"), [("LSTM", True), ("GRU", False)])
+def test_a_program_in_training_drops_as_the_model_does_at_any_size(cell: str, masked: bool) -> None:
+    options = {"return_sequences": True, "dropout": 0.3, "recurrent_dropout": 0.4}
+    halves = [rnn(cell, seed=seed, **options) for seed in (0, 1)]
+    spec = many_layers({"bi": bi(*halves, "sum")}, {"bi": 1}, masked=masked)
+    model = convert_spec(spec).train()
+    sizes = ((2, 5), (3, 11), (1, 1))
+    inputs = [tuple(map(torch.from_numpy, inputs_of(spec, *size))) for size in sizes]
+    program = torch_program.record_program(model, inputs[0], ((0, 1),)).module()
+    for given in inputs:
+        found = []
+        for one in (program, model):
+            torch.manual_seed(7)
+            found.append(one(*given))
+        torch.testing.assert_close(*found)
+        assert not torch.allclose(program(*given)[0], found[1][0])  # another draw
+
+
 def test_every_size_of_an_input_without_a_declared_shape_is_open() -> None:
     ends = [SimpleNamespace(config={"shape": shape}) for shape in (None, (None, 7))]
     spec: Any = SimpleNamespace(input_layers=lambda: ends)
