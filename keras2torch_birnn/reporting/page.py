@@ -13,7 +13,7 @@ import torch
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.comparison.report import Comparison, LayerParity, ParityReport
-from keras2torch_birnn.errors import printable
+from keras2torch_birnn.errors import escape_controls, printable
 from keras2torch_birnn.porting.weight_map import MapRow
 from keras2torch_birnn.readers.files.sha256 import hash_file
 from keras2torch_birnn.reporting import heatmap
@@ -57,7 +57,7 @@ def make_page(
     report: ParityReport, *, model: Path, out: Path | None, weights: Sequence[MapRow]
 ) -> str:
     """Return the page as text."""
-    name = printable((out or model).name)
+    name = escape_controls((out or model).name)
     body = _make("body")
     body.append(_make("h1", f"Is {name} right?"))
     body.append(_make("p", _verdict(report, model, out), {"class": _class_of(report)}))
@@ -87,7 +87,7 @@ def _class_of(report: ParityReport) -> str:
 
 def _verdict(report: ParityReport, model: Path, out: Path | None) -> str:
     """Return the result in one sentence."""
-    first, second = printable(model.name), printable((out or model).name)
+    first, second = escape_controls(model.name), escape_controls((out or model).name)
     error = f"the largest error of an output is {report.max_abs_error:.1e}"
     if report.ok and out is None:
         return f"{second} computes the numbers that were stored in it: {error}."
@@ -128,7 +128,7 @@ def _sections(
 
 def _facts(model: Path, out: Path | None) -> list[tuple[str, str]]:
     files = [("model", model), *([("out", out)] if out is not None else [])]
-    rows = [(kind, f"{printable(str(path), 400)}, sha256 {_sha256(path)}") for kind, path in files]
+    rows = [(kind, f"{escape_controls(path)}, sha256 {_sha256(path)}") for kind, path in files]
     versions = f"torch {torch.__version__}, numpy {np.__version__}"
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
