@@ -22,6 +22,19 @@ def printable(text: object, most: int = MAX_PRINTED_NAME) -> str:
     return escaped if len(escaped) <= most else escaped[: most - 3] + "..."
 
 
+def escape_controls(text: object, most: int | None = None) -> str:
+    """Make a text of the user's, such as a path, safe to print: letters of all scripts stay.
+
+    Controls, line ends, marks that change the direction of writing and bytes that are no text are
+    escaped. most: the number of characters to keep.
+    """
+    kept = str(text) if most is None else str(text)[: most + 1]
+    escaped = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in kept
+    )
+    return escaped if most is None or len(escaped) <= most else f"{escaped[: most - 3]}..."
+
+
 class K2TError(Exception):
     """Base of all errors of the package.
 
@@ -51,18 +64,18 @@ class K2TError(Exception):
                 "place": printable(p.place),
                 "code": p.code,
                 "class": printable(p.class_name),
-                "message": printable(p.found, MAX_PRINTED_LINE),
-                "do": printable(p.advice, MAX_PRINTED_LINE),
+                "message": escape_controls(p.found, MAX_PRINTED_LINE),
+                "do": escape_controls(p.advice, MAX_PRINTED_LINE),
             }
             for p in self.problems
         ]
 
     def _line(self, file: str) -> str:
-        # The file's name is the user's own, so it is never cut. Names in the finding should be
-        # printable already; this catches any that are not.
+        # The file's name is the user's own, so it is never cut. Names from files in the finding
+        # should be printable already; paths of the user need not be.
         name = self.file or file
-        where = ": ".join(p for p in (printable(name, len(name) * 10), printable(self.place)) if p)
-        what = printable(
+        where = ": ".join(p for p in (escape_controls(name), printable(self.place)) if p)
+        what = escape_controls(
             f"{self.found}; {self.advice}" if self.advice else self.found, MAX_PRINTED_LINE
         )
         return f"{where}: {what}" if where else what

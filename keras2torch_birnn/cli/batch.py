@@ -24,7 +24,13 @@ from keras2torch_birnn.cli.console import (
     print_stderr,
 )
 from keras2torch_birnn.cli.converting import Done, Options, convert_file, describe
-from keras2torch_birnn.errors import K2TError, OutputError, UsageError, in_file, printable
+from keras2torch_birnn.errors import (
+    K2TError,
+    OutputError,
+    UsageError,
+    escape_controls,
+    in_file,
+)
 from keras2torch_birnn.progress import advance, begin, reporting_to
 from keras2torch_birnn.torch_import import limit_threads
 
@@ -88,9 +94,9 @@ def pair_with_outputs(names: Sequence[str], out_dir: Path, *, with_config: bool)
         tasks.append(Task(model, base.with_name(f"{base.name}.pt")))
     for out, count in Counter(one.out for one in tasks).items():
         if count > 1:
-            both = " and ".join(printable(str(one.model)) for one in tasks if one.out == out)
+            both = " and ".join(escape_controls(one.model) for one in tasks if one.out == out)
             raise UsageError(
-                f"{both} would both become {printable(str(out))}",
+                f"{both} would both become {escape_controls(out)}",
                 "name the folder that holds them all, or convert them into two folders",
             )
     return tasks
@@ -102,14 +108,14 @@ def _find_models(name: str, *, with_config: bool) -> Iterator[tuple[Path, Path]]
     if not os.path.lexists(path) and glob.has_magic(name):
         matches = sorted(map(str, _expand(path)))
         if not matches:
-            raise UsageError(f"{printable(name)} matches no file", "check the pattern")
+            raise UsageError(f"{escape_controls(name)} matches no file", "check the pattern")
         for match in matches:
             yield from _find_models(match, with_config=with_config)
     elif path.is_dir() and not _is_model(path, with_config=with_config):
         models = list(_walk(path, with_config=with_config))
         if not models:
             raise UsageError(
-                f"{printable(name)} holds no Keras model",
+                f"{escape_controls(name)} holds no Keras model",
                 f"files that end in {', '.join(_SUFFIXES)}, SavedModel folders and model.json "
                 "are searched for",
             )
@@ -185,7 +191,7 @@ def convert_many(
 
 
 def _print(output: Output, outcome: Outcome) -> None:
-    output.print_notes(f"{printable(str(outcome.task.model))}: {n}" for n in outcome.notes)
+    output.print_notes(f"{escape_controls(outcome.task.model)}: {n}" for n in outcome.notes)
     for line in outcome.errors:
         print_message("error", line)
     if output.as_json:
@@ -270,7 +276,7 @@ def convert_task(task: Task, options: Options) -> Outcome:
                     task,
                     "skipped",
                     {"ok": True, "exit": 0},
-                    f"{printable(str(task.out))}: skipped, it is newer than its model",
+                    f"{escape_controls(task.out)}: skipped, it is newer than its model",
                 )
         task.out.parent.mkdir(parents=True, exist_ok=True)
         done = convert_file(task.model, task.out, _replacing(task, options))

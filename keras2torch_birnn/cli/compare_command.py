@@ -9,7 +9,7 @@ import typer
 
 from keras2torch_birnn.cli.console import Output
 from keras2torch_birnn.cli.options import ConfigPath, Masked, ModelPath, Plugins
-from keras2torch_birnn.errors import printable
+from keras2torch_birnn.errors import escape_controls
 from keras2torch_birnn.torch_import import loading_torch
 
 
@@ -51,7 +51,7 @@ def compare_port(
 
     Example: k2t compare model.h5 my_model.py:Net --weights net.pt
     """
-    with output.show_progress(f"comparing {printable(model.name)}"):
+    with output.show_progress(f"comparing {escape_controls(model.name)}"):
         with loading_torch():
             from keras2torch_birnn.porting.comparing import compare
             from keras2torch_birnn.porting.user_file import load_port, read_map

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 
@@ -98,13 +98,19 @@ def known_error(error: Exception) -> K2TError:
 def print_line(line: str) -> None:
     """Print one line of the result on stdout."""
     try:
-        typer.echo(line)
+        typer.echo(_encodable(line, sys.stdout))
     except OSError as error:
         # The rest of Python's buffer must not fail again when the process ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
         raise OutputError(f"cannot be written ({error.strerror})", file="standard output") from None
+
+
+def _encodable(text: str, stream: TextIO | None) -> str:
+    """Escape what the encoding of a stream lacks: a path in a pipe of Windows, say."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def print_message(kind: str, line: str) -> None:
@@ -121,6 +127,6 @@ def print_error(error: K2TError) -> None:
 def print_stderr(text: str) -> None:
     """Print to stderr; ignore a closed pipe."""
     try:
-        typer.echo(text, err=True)
+        typer.echo(_encodable(text, sys.stderr), err=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

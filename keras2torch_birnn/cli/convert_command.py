@@ -20,7 +20,7 @@ from keras2torch_birnn.cli.options import (
     check_dtype,
     file_named,
 )
-from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.errors import UsageError, escape_controls
 from keras2torch_birnn.spec import cut_at
 
 
@@ -92,7 +92,7 @@ def convert(
     from keras2torch_birnn.saving.atomic import is_stdout
 
     model, target = Path(paths[0]), file_named(paths[1])
-    with output.show_progress(f"converting {printable(model.name)}"):
+    with output.show_progress(f"converting {escape_controls(model.name)}"):
         done = convert_file(model, target, options)
     output.print_notes(done.notes)
     # The model may be what goes to stdout.

@@ -11,7 +11,13 @@ import typer
 from keras2torch_birnn.cli.console import Output, describe_failure, print_error, print_line
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, ModelPath, Plugins
 from keras2torch_birnn.cli.tables import format_cell, print_columns
-from keras2torch_birnn.errors import K2TError, MissingArchitectureError, gather, printable
+from keras2torch_birnn.errors import (
+    K2TError,
+    MissingArchitectureError,
+    escape_controls,
+    gather,
+    printable,
+)
 from keras2torch_birnn.plugins import load_plugins
 
 if TYPE_CHECKING:
@@ -39,7 +45,7 @@ def inspect(
     load_plugins(plugin or ())
     from keras2torch_birnn.inspection import inspect as look
 
-    with output.show_progress(f"reading {printable(model.name)}"):
+    with output.show_progress(f"reading {escape_controls(model.name)}"):
         try:
             found = look(model, config=config, from_layer=first or (), to_layer=last or ())
         except MissingArchitectureError:

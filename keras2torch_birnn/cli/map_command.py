@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from keras2torch_birnn.cli.console import Output
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, ModelPath, Plugins
 from keras2torch_birnn.cli.tables import format_cell, print_columns
-from keras2torch_birnn.errors import printable
+from keras2torch_birnn.errors import escape_controls, printable
 from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -31,7 +31,7 @@ def list_weights(
 
     Example: k2t map model.h5
     """
-    with output.show_progress(f"reading {printable(model.name)}"):
+    with output.show_progress(f"reading {escape_controls(model.name)}"):
         with loading_torch():
             from keras2torch_birnn.porting.weight_map import map_weights
         rows = map_weights(

@@ -10,7 +10,7 @@ import typer
 from keras2torch_birnn.cli.console import Output, print_line
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, Plugins
 from keras2torch_birnn.cli.tables import paint, print_columns
-from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.errors import UsageError, escape_controls, printable
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.reporting.kind import REPORT
 from keras2torch_birnn.spec import Cut, cut_at
@@ -99,7 +99,7 @@ def verify(
             "OUT alone can be compared with its golden vectors only",
             "name both files: k2t verify MODEL OUT",
         )
-    with output.show_progress(f"verifying {printable((out or model).name)}"):
+    with output.show_progress(f"verifying {escape_controls((out or model).name)}"):
         report = prove(
             model,
             out,

@@ -13,7 +13,7 @@ import torch
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.comparison.report import Comparison, ErrorMap, LayerParity, ParityReport
-from keras2torch_birnn.errors import printable
+from keras2torch_birnn.errors import escape_controls, printable
 from keras2torch_birnn.porting.weight_map import MapRow
 from keras2torch_birnn.readers.files.sha256 import hash_file
 from keras2torch_birnn.reporting import heatmap
@@ -75,7 +75,7 @@ def make_page(
     report: ParityReport, *, model: Path, out: Path | None, weights: Sequence[MapRow]
 ) -> str:
     """Return the page as text."""
-    name = printable((out or model).name)
+    name = escape_controls((out or model).name)
     page = make("html", attributes={"lang": "en"})
     page.append(_head(name))
     header = group("header", "", _header(report, name, model, out, weights))
@@ -114,7 +114,7 @@ def _header(
 
 def _verdict(report: ParityReport, model: Path, out: Path | None) -> str:
     """Return the result in one sentence."""
-    first, second = printable(model.name), printable((out or model).name)
+    first, second = escape_controls(model.name), escape_controls((out or model).name)
     error = f"the largest error of an output is {report.max_abs_error:.1e}"
     if report.ok and out is None:
         return f"{second} computes the numbers that were stored in it: {error}."
@@ -147,7 +147,7 @@ def _figures(report: ParityReport, weights: Sequence[MapRow]) -> Iterable[Elemen
 def _facts(model: Path, out: Path | None) -> Iterable[Element]:
     for kind, path in (("model", model), *([("out", out)] if out is not None else [])):
         yield make("dt", kind)
-        code = make("code", printable(str(path), 400))
+        code = make("code", escape_controls(path))
         yield group("dd", "", (code, make("code", f"sha256 {_sha256(path)}", {"class": "hash"})))
     yield make("dt", "versions")
     yield make("dd", f"k2t {__version__}, torch {torch.__version__}, numpy {np.__version__}")

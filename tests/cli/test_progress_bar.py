@@ -70,6 +70,12 @@ def test_many_files_are_counted_and_their_lines_stay(tmp_path: Path) -> None:
     assert len(lines_of(text.replace("\r\n", ""), "2 converted")) == 1
 
 
+def test_no_color_leaves_the_bar_without_colours(tmp_path: Path) -> None:
+    code = f"{AT_ONCE}\napp(['convert', {str(MASKED)!r}, {str(tmp_path / 'm.pt')!r}])"
+    colours = r"\x1b\[[0-9;]*m"
+    assert not re.search(colours, in_terminal(code, TERM="xterm", NO_COLOR="1"))
+
+
 @pytest.mark.parametrize("option", ["--json", "--quiet"])
 def test_there_is_no_bar_where_none_is_wanted(option: str, tmp_path: Path) -> None:
     assert "converting" not in shown("convert", MASKED, tmp_path / "m.pt", option)
