@@ -624,3 +624,15 @@ def test_a_changed_graph_is_what_runs() -> None:
         assert counts == [2, 1]
         assert not torch.equal(before, after)
         assert_same_bits(after, fx.Interpreter(model).run(x))
+
+
+def test_a_chain_ends_where_the_mask_does() -> None:
+    given = {"return_sequences": True, "masked_output": "previous_output"}
+    model = model_of(
+        layer("Masking", mask_value=0.0),
+        two("LSTM", F, "sum", **given),
+        layer("Identity", passes_mask=False),
+        rnn("GRU", 7, H, seed=1, **given),
+    )
+    x = torch.randn(3, 13, F) * (torch.rand(3, 13, 1) < 0.6)
+    check_chain(model, x, counts=[1, 1])
