@@ -11,6 +11,8 @@ from triton.compiler import ASTSource
 
 from keras2torch_birnn.rnn.gpu import backward_kernels, forward_kernels
 
+# Triton 3.2, of torch 2.6, wants no constants in a signature.
+OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3)
 TARGET = GPUTarget("cuda", 80, 32)
 ACTIVATION = {"activation": "relu", "a1": -0.3, "a2": 0.0, "a3": float("inf")}
 GATE = {"gate": "hard_sigmoid_1/6", "g1": 0.0, "g2": 0.0, "g3": 0.0}
@@ -38,7 +40,9 @@ def compile_kernel(kernel: Any, kind: str) -> int:
         else:
             signature[name] = "*i64" if name == "lengths" else "*fp32"
     constants = {name: given[name] for name, kind in signature.items() if kind == "constexpr"}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+    if OLD:
+        signature = {name: kind for name, kind in signature.items() if name not in constants}
+    source = ASTSource(kernel, signature, constants)
     return len(triton.compile(source, target=TARGET).asm["cubin"])
 
 

@@ -146,7 +146,9 @@ def advance(
             z += load(product, part + units, inside, compute)
             sum_n = load(product, part + 2 * units, inside, compute)
             if has_bias_n:
-                sum_n += load(bias_n, tl.program_id(2) * units + columns, inside, compute)
+                # Once for every row: older Triton does not broadcast a pointer.
+                shared = tl.program_id(2) * units + columns + 0 * rows
+                sum_n += load(bias_n, shared, inside, compute)
             n += activate(r, inside, gate, g1, g2, g3) * sum_n
             if keep:
                 store(sums_n, state_place(rows, columns, step, time, batch, units), sum_n, inside)
