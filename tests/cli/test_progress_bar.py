@@ -13,9 +13,12 @@ from keras2torch_birnn.progress import advance, begin, reporting_to
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
 
-# The bar appears at once instead of after a second.
+# The bar appears at once instead of after a second, and shows every change instead of ten a second.
 AT_ONCE = """
+from functools import partialmethod
+from rich.progress import Progress
 from keras2torch_birnn.cli import app, progress_bar
+Progress.update = partialmethod(Progress.update, refresh=True)
 class AtOnce:
     def __init__(self, seconds, show):
         self.start, self.cancel, self.join = show, int, int

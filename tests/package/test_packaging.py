@@ -159,7 +159,8 @@ def test_the_source_archive_has_all_that_the_tests_need() -> None:
 
 
 def test_the_site_has_every_page_and_every_public_name(tmp_path: Path) -> None:
-    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    found = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "gallery").glob("*.ipynb")]
+    pages = {page.relative_to(ROOT).with_suffix(".md").as_posix() for page in found}
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("nav:")[2]
     listed = set(re.findall(r": ([\w./-]+\.md)", navigation))
     assert pages <= listed
