@@ -134,7 +134,7 @@ def main() -> None:
             flush=True,
         )
         if args.json:
-            args.json.write_text(json.dumps(as_data(head, rows), indent=1), encoding="utf-8")
+            args.json.write_text(json.dumps(as_data(head, rows), indent=1) + "\n", "utf-8")
     ratios = [r for row in rows if (r := best_peer(row)[1]) == r]
     if ratios:
         print(f"median of k2t / best peer: {statistics.median(ratios):.2f}")
