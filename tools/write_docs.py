@@ -15,6 +15,7 @@ from pathlib import Path
 import compared
 import export_summary
 import speed
+import speed_of_exports
 
 from keras2torch_birnn.cli.catalogue import catalogue
 from keras2torch_birnn.plugins import SHIPPED
@@ -63,6 +64,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "training": partial(speed.table, training=True),
     },
     DOCS / "deploy.md": {
+        "export_speed": speed_of_exports.table,
         "exports": partial(export_summary.show, export_summary.table),
         "real_exports": partial(export_summary.show, export_summary.real_table),
         "not_exported": partial(export_summary.show, export_summary.problems),
