@@ -16,6 +16,7 @@ import compared
 import export_summary
 import precision_table
 import speed
+import speed_of_exports
 import stack_speed
 
 from keras2torch_birnn.cli.catalogue import catalogue
@@ -68,6 +69,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "precision": precision_table.table,
     },
     DOCS / "deploy.md": {
+        "export_speed": speed_of_exports.table,
         "exports": partial(export_summary.show, export_summary.table),
         "real_exports": partial(export_summary.show, export_summary.real_table),
         "not_exported": partial(export_summary.show, export_summary.problems),
