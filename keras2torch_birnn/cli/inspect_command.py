@@ -65,7 +65,7 @@ def inspect(
         output.print_result(_as_data(found, error), "")
     else:
         _print_rows(found.rows, verbose=output.verbose)
-        if found.parameters is not None:
+        if found.layers is not None and found.parameters is not None:
             print_line("")
             layers = count_words(found.layers, "layer")
             print_line(f"{layers}, {found.parameters:,} parameters, as Keras counts")
