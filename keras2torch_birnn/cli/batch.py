@@ -328,8 +328,3 @@ def _sha256(file: Path) -> str | None:
         return hash_file(file)
     except OSError:
         return None
-
-
-def count_words(count: int, noun: str) -> str:
-    """Write a number of things: "1 path", "3 paths"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

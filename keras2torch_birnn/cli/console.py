@@ -130,3 +130,8 @@ def print_stderr(text: str) -> None:
         typer.echo(_encodable(text, sys.stderr), err=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def count_words(count: int, noun: str) -> str:
+    """Write a number of things: "1 path", "3 paths"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from keras2torch_birnn.cli.batch import convert_many, count_words, pair_with_outputs
-from keras2torch_birnn.cli.console import Output, print_line, print_stderr
+from keras2torch_birnn.cli.batch import convert_many, pair_with_outputs
+from keras2torch_birnn.cli.console import Output, count_words, print_line, print_stderr
 from keras2torch_birnn.cli.converting import Options, convert_file, describe
 from keras2torch_birnn.cli.options import (
     ConfigPath,

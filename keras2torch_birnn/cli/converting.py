@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keras2torch_birnn.cli.console import count_words
 from keras2torch_birnn.errors import escape_controls
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.spec import NO_CUT, Cut
@@ -96,7 +97,8 @@ def describe(done: Done, shown: str) -> str:
     verdict = ""
     if done.verified is not None:
         verdict = ", verify: OK" if done.is_equal else ", verify: NOT EQUAL"
-    text = f"{escape_controls(shown)}: {done.layers} layers, {_count(done)} parameters{verdict}"
+    layers = count_words(done.layers, "layer")
+    text = f"{escape_controls(shown)}: {layers}, {_count(done)} parameters{verdict}"
     if done.vocabulary is not None:
         text += f"\n{escape_controls(done.vocabulary)}: vocabulary of what was cut off"
     return text

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from keras2torch_birnn.cli.console import Output, describe_failure, print_error, print_line
+from keras2torch_birnn.cli.console import (
+    Output,
+    count_words,
+    describe_failure,
+    print_error,
+    print_line,
+)
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, ModelPath, Plugins
 from keras2torch_birnn.cli.tables import format_cell, print_columns
 from keras2torch_birnn.errors import (
@@ -59,9 +65,10 @@ def inspect(
         output.print_result(_as_data(found, error), "")
     else:
         _print_rows(found.rows, verbose=output.verbose)
-        if found.parameters is not None:
+        if found.layers is not None and found.parameters is not None:
             print_line("")
-            print_line(f"{found.layers} layers, {found.parameters:,} parameters, as Keras counts")
+            layers = count_words(found.layers, "layer")
+            print_line(f"{layers}, {found.parameters:,} parameters, as Keras counts")
     output.print_notes(found.notes)
     if error is not None:
         print_error(error)

@@ -261,6 +261,11 @@ def _describe_biases(unit: Unit, leaf: Leaf) -> dict[str, Difference]:
     if _same(first, right[0] + right[1]) and not second.any():
         words = "both biases in one: the recurrent bias of n belongs inside the reset gate"
         return dict.fromkeys(("bias_ih", "bias_hh"), Difference("biases joined", words))
+    for role, other, name in (("bias_hh", 0, "recurrent"), ("bias_ih", 1, "input")):
+        present = (first, second)[other]
+        if _same(present, right[other]) and not unit.values[role].any():
+            words = f"the {name} bias is missing: Keras' bias has a row for each"
+            return dict.fromkeys(("bias_ih", "bias_hh"), Difference("missing", words))
     raw = {role: describe(unit.values[role], leaf, role) for role in ("bias_ih", "bias_hh")}
     told = {role: one for role, one in raw.items() if one is not None}
     return told if {one.kind for one in told.values()} == {"gate order"} else {}

@@ -57,7 +57,8 @@ class Search:
     """A search for the changes behind one run of a port.
 
     ``inputs``: of the run; ``evidence``: changes that follow from the port's weights; ``guesses``:
-    others that are known for this model alone. ``found`` and ``unexplained`` grow while it runs.
+    others that are known for this model alone. ``found`` and ``unexplained`` grow while it runs;
+    ``right``: the calls whose output the port computed, with the changes found so far.
     """
 
     spec: ModelSpec
@@ -68,6 +69,7 @@ class Search:
     found: list[Change]
     unexplained: list[Unexplained] = field(default_factory=list)
     trials: int = 0
+    right: set[str] = field(default_factory=set)
 
     @cached_property
     def layers(self) -> Mapping[str, LayerSpec]:
@@ -89,6 +91,7 @@ class Search:
             if self.same_outputs(trace):
                 self._drop_needless()
                 return True
+            self.right = {path for path in trace.layers if self.seen(path, trace)}
             path = self._first_wrong(trace, given_up)
             if path is None:
                 return self._explain_end()
@@ -136,10 +139,9 @@ class Search:
 
     def _first_wrong(self, trace: Trace, given_up: set[str]) -> str | None:
         """Return the first call whose output the port never computed, nor any that use it."""
-        seen = {path for path in trace.layers if self.seen(path, trace)}
         for path in trace.layers:
             used = self.later.get(path, frozenset())
-            if path not in seen and path not in given_up and not used & seen:
+            if path not in self.right and path not in given_up and not used & self.right:
                 return path
         return None
 
@@ -193,11 +195,22 @@ class Search:
         trace = self.compute([*self.found, *some])
         if trace is None or path not in trace.layers:
             return 0
+        if self._contradict(path, some, trace):
+            return 0
         if self.same_outputs(trace):
             return _ALL
         if not self.seen(path, trace):
             return 0
         return 1 + sum(self.seen(later, trace) for later in self.later.get(path, ()))
+
+    def _contradict(self, path: str, some: Sequence[Change], trace: Trace) -> bool:
+        """Tell whether the port computed before this call what these changes do not give."""
+        changed = {change.layer for change in some}
+        return any(
+            path in self.later.get(other, ()) and not self.seen(other, trace)
+            for other in self.right
+            if _place(other) in changed
+        )
 
     def _explain_end(self) -> bool:
         """Explain outputs that differ though every layer's own was computed."""
