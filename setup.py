@@ -2,7 +2,8 @@
 
 It is optional. Without a C++ compiler the package installs and runs in plain torch. The library
 carries the hash of its sources: Python does not use one that was built from others. The environment
-variables K2T_CXXFLAGS and K2T_LDFLAGS add flags for compiler and linker.
+variables K2T_CXXFLAGS and K2T_LDFLAGS add flags for compiler and linker; with K2T_REQUIRE_KERNEL=1
+there is no package without the kernel.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ native = Extension(
     depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
     define_macros=[("K2T_SOURCE_HASH", f"UINT64_C({BUILD['source_hash'](NATIVE):#x})")],
     language="c++",
-    optional=True,
+    optional=os.environ.get("K2T_REQUIRE_KERNEL") != "1",
 )
 
 setup(

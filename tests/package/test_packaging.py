@@ -95,6 +95,11 @@ def test_a_wheel_without_a_compiler_has_no_library_and_no_platform(tree: Path) -
         (folder / OLD).write_text("an old library")
 
 
+def test_a_wheel_that_requires_the_kernel_is_not_built_without_it(tree: Path) -> None:
+    with pytest.raises(AssertionError, match="/bin/false"):
+        build(tree, "build_wheel", CXX="/bin/false", CC="/bin/false", K2T_REQUIRE_KERNEL="1")
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_a_wheel_of_the_sdist_has_the_library_of_its_sources(tree: Path, tmp_path: Path) -> None:
     with tarfile.open(build(tree, "build_sdist")) as packed:

@@ -1,0 +1,49 @@
+"""The native kernel, by a program in C++ that compares it with a plain loop in double."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from keras2torch_birnn.rnn.native.loading import FOLDER, NAME
+
+ROOT = Path(__file__).parents[2]
+COMPILER = shutil.which("c++")
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+@pytest.mark.skipif(not (FOLDER / NAME).exists(), reason="the kernel was not built")
+def test_the_kernel_of_this_machine_computes_what_a_plain_loop_does(tmp_path: Path) -> None:
+    program = tmp_path / "compare"
+    source = ROOT / "tests" / "native" / "compare.cpp"
+    options = ["-std=c++17", "-O1", f"-I{FOLDER}", "-pthread", f"-Wl,-rpath,{FOLDER}"]
+    command = [str(COMPILER), *options, str(source), str(FOLDER / NAME), "-o", str(program)]
+    subprocess.run(command, check=True)
+    run = subprocess.run([program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    assert re.match(r"\d{3} layers, instruction sets [1-7], largest error .*: right\n", run.stdout)
+
+
+def test_the_kernel_of_64_bit_arm_computes_the_same_under_emulation(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [ROOT / "tools" / "check_arm64.sh", tmp_path], capture_output=True, text=True
+    )
+    if run.returncode == 77:
+        pytest.skip(run.stderr.strip())
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.endswith(": right\n")
+
+
+def test_the_script_says_what_is_not_installed(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [ROOT / "tools" / "check_arm64.sh", tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CXX": "no-such-compiler"},
+    )
+    assert (run.returncode, run.stderr) == (77, "no-such-compiler is not installed\n")

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Build the native kernel for 64-bit ARM and compare it with a plain loop, under emulation.
+#
+#     tools/check_arm64.sh [FOLDER]     (build/arm64 if none is given)
+#
+# It needs a cross compiler and an emulator; on Debian: g++-aarch64-linux-gnu qemu-user. CXX and RUN
+# name others; with CXX=c++ RUN= it checks the kernel of this machine.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=${1:-build/arm64}
+cxx=${CXX:-aarch64-linux-gnu-g++}
+run=${RUN-qemu-aarch64 -L /usr/aarch64-linux-gnu}
+native=keras2torch_birnn/rnn/native
+
+for program in "$cxx" ${run%% *}; do
+    command -v "$program" > /dev/null || { echo "$program is not installed" >&2; exit 77; }
+done
+mkdir -p "$folder"
+python=${PYTHON:-python3}
+common=$($python -c "import runpy; print(*runpy.run_path('$native/sources.py')['COMMON'])")
+# Those of x86 are empty files elsewhere.
+for source in api pool isa_plain; do
+    # shellcheck disable=SC2086
+    "$cxx" $common '-DK2T_SOURCE_HASH=UINT64_C(0)' -c "$native/$source.cpp" -o "$folder/$source.o"
+done
+# shellcheck disable=SC2086
+"$cxx" $common -I"$native" tests/native/compare.cpp "$folder"/{api,pool,isa_plain}.o -o "$folder/compare"
+$run "$folder/compare"
