@@ -21,6 +21,7 @@ from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.target import EXTRA, Target
 from keras2torch_birnn.reference.sample_inputs import free_steps
+from keras2torch_birnn.rnn.precision_settings import check_float32
 from keras2torch_birnn.saving.atomic import (
     PREFIX,
     FileKind,
@@ -79,9 +80,10 @@ def export(
     Raises:
         UnsupportedLayerError, UnsupportedOptionError: lists everything that has no such form.
         OutputError: the file cannot be written, or must not be replaced. UsageError: a package is
-            missing, or not a converted model.
+            missing, not a converted model, or one in reduced precision.
     """
     facts = origin(model)
+    check_float32(model, "an export")
     place, row = Path(path), find_target(path)
     target = row.load()
     outputs = target.files(place)

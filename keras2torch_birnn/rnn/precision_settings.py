@@ -38,6 +38,21 @@ def set_precision(model: nn.Module, precision: Precision) -> None:
         module.precision = reduced
 
 
+def check_float32(model: nn.Module, what: str) -> None:
+    """Refuse a model in reduced precision for ``what``, which computes float32.
+
+    Raises:
+        UsageError: the precision of a module was set.
+    """
+    for name, module in recurrent_modules(model):
+        if module.precision is not None:
+            raise UsageError(
+                f"{what} computes float32, and the precision of {printable(name) or 'the model'} "
+                f"is {module.precision}",
+                'use k2t.set_precision(model, "float32") before',
+            )
+
+
 def recurrent_modules(
     model: nn.Module,
 ) -> list[tuple[str, RecurrentModule | BidirectionalStack]]:

@@ -173,6 +173,20 @@ def test_zeros_and_denormal_numbers_give_the_biases(precision: str, bit: int) ->
     np.testing.assert_array_equal(out[:, 0], np.stack([biases, biases]))
 
 
+@native
+@pytest.mark.parametrize("bit", REDUCED["int8"].values(), ids=REDUCED["int8"])
+def test_ties_are_rounded_to_even(bit: int) -> None:
+    skip_without(bit)
+    halves = np.array([0.5, 1.5, 2.5, -0.5, -2.5, -3.5], "f4")
+    x = np.array([[[127.0, *halves]]], "f4")  # a scale of 1
+    choose = np.eye(7, dtype="f4")[1:]
+    weights = [[choose, np.zeros((6, 6), "f4"), np.zeros(6, "f4"), np.zeros(6, "f4")]]
+    start = [[np.zeros((1, 6), "f4")]]
+    given = ("SimpleRNN", weights, x, np.full(1, 1), start, ("linear", "linear"))
+    out, _ = run_kernel(bit, *given)
+    np.testing.assert_allclose(out[0, 0], [0, 2, 2, 0, -2, -4], rtol=1e-6)
+
+
 def test_the_emulation_rounds_as_torch_does() -> None:
     values = numbers(np.random.default_rng(1), 1000) * np.float32(1e3)
     wanted = torch.from_numpy(values).bfloat16().float().numpy()

@@ -141,6 +141,16 @@ def test_an_export_is_refused(tmp_path: Path) -> None:
         measure_precision(file, "int8")
 
 
+@pytest.mark.parametrize("suffix", ["onnx", "py", "pt2"])
+def test_a_model_in_reduced_precision_is_not_exported(tmp_path: Path, suffix: str) -> None:
+    model: Any = birnn.convert(FIXTURES / STACK).eval()
+    birnn.set_precision(model.bidirectional_1, "int8")
+    found = "an export computes float32, and the precision of bidirectional_1 is int8; use k2t"
+    with pytest.raises(birnn.UsageError, match=found):
+        birnn.export(model, tmp_path / f"model.{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_without_recurrent_layers_is_refused(tmp_path: Path) -> None:
     out = converted("keras-3.0.5/heads_attention_mask.keras", tmp_path)
     with pytest.raises(birnn.UsageError, match=r"out\.pt: precision int8: the model has no LSTM"):
