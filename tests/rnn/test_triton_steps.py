@@ -279,6 +279,20 @@ def test_every_activation_and_its_gradient_is_torchs(value: Any) -> None:
         torch.testing.assert_close(d_x.double(), d_wanted, rtol=allowed, atol=allowed)
 
 
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [("tanh", 2e-4), ("elu", -2e-4), ("celu", -2e-4), ("selu", -2e-4), ("softplus", -15.0)],
+)
+def test_small_results_keep_their_digits(name: str, at: float) -> None:
+    from triton_points import apply
+
+    x = torch.full((2, 3), at, device=DEVICE)
+    cell = to_step_cell(Cell("SimpleRNN", FUNCTIONS[name], FUNCTIONS["linear"]))
+    assert cell is not None
+    y, _ = apply(x, torch.ones_like(x), cell.activation)
+    torch.testing.assert_close(y.double(), FUNCTIONS[name](x.double()), rtol=1e-6, atol=0)
+
+
 def test_the_kernels_have_all_activations_but_two() -> None:
     assert set(FUNCTIONS) - set(FUNCTION_OPTIONS) == {"sparsemax", *HALVING}
     for name, options in FUNCTION_OPTIONS.items():
