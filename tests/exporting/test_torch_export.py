@@ -119,7 +119,8 @@ def test_a_program_in_training_drops_as_the_model_does_at_any_size(cell: str, ma
     model = convert_spec(spec).train()
     sizes = ((2, 5), (3, 11), (1, 1))
     inputs = [tuple(map(torch.from_numpy, inputs_of(spec, *size))) for size in sizes]
-    program = torch_program.record_program(model, inputs[0], ((0, 1),)).module()
+    axes = ((0, 1),) * len(inputs[0])
+    program = torch_program.record_program(model, inputs[0], axes).module()
     for given in inputs:
         found = []
         for one in (program, model):
