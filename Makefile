@@ -15,7 +15,8 @@ BENCH_OPTIONS ?=
 # What the native kernel is built from: a change makes it anew.
 NATIVE := setup.py $(wildcard $(addprefix keras2torch_birnn/rnn/native/,*.h *.cpp sources.py))
 
-# Processes that run the tests, file by file.
+# Processes that run the tests, file by file, in the order of the folders: ordered by the number of tests,
+# the few that take longest would come last, one process alone with them.
 WORKERS ?= 2
 
 QUICK := $(addprefix tests/,package/test_imports.py package/test_pages.py package/test_security.py \
@@ -46,20 +47,20 @@ test: $(VENV)/installed-test
 quick: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --quiet $(QUICK)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --quiet $(QUICK)
 
 # The tests on the oldest version of everything that pyproject.toml allows.
 test-oldest: export PIP_CONSTRAINT := $(CURDIR)/constraints-oldest.txt
 test-oldest:
 	@$(MAKE) --no-print-directory VENV=$(OLDEST) PYTHON=$(OLDEST_PYTHON) $(OLDEST)/installed-test
-	$(OLDEST)/bin/pytest --numprocesses $(WORKERS) --dist loadfile
+	$(OLDEST)/bin/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The same without setting anything up first: in .venv, or BIN=FOLDER of another environment.
 check:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 fix: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ import torch
 from keras2torch_birnn.bench.case import CLASSES, MERGES, Stack, lengths_of
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN
 from keras2torch_birnn.bench.measure import Row, facts, measure
-from keras2torch_birnn.bench.report import as_json
+from keras2torch_birnn.bench.report import as_data
 from keras2torch_birnn.schema import CELL_GATES
 
 # name -> --rnn, recurrent_activation, reset_after
@@ -134,7 +134,7 @@ def main() -> None:
             flush=True,
         )
         if args.json:
-            args.json.write_text(as_json(head, rows), encoding="utf-8")
+            args.json.write_text(json.dumps(as_data(head, rows), indent=1) + "\n", "utf-8")
     ratios = [r for row in rows if (r := best_peer(row)[1]) == r]
     if ratios:
         print(f"median of k2t / best peer: {statistics.median(ratios):.2f}")

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -30,3 +32,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
+
+
+# Folders whose tests are about numbers in files of ours, not about how files are parsed.
+PARSED_HERE = frozenset(
+    (
+        "exporting",
+        "layers",
+        "parity",
+        "plugins",
+        "porting",
+        "rnn",
+        "trainers",
+        "verification",
+        "writers",
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def _parsing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start no process for each HDF5 file in ``PARSED_HERE``."""
+    from parsing_here import parsing_here
+
+    with parsing_here() if request.path.parent.name in PARSED_HERE else nullcontext():
+        yield

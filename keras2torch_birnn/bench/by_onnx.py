@@ -1,9 +1,13 @@
-"""Contenders that run ONNX' operators LSTM, GRU and RNN: ONNX Runtime and OpenVINO."""
+"""Contenders that run ONNX: ONNX Runtime and OpenVINO, on files of this package and of torch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,56 +15,93 @@ import numpy as np
 from keras2torch_birnn.bench.case import (
     CLASSES,
     Case,
+    Model,
     Prepared,
     Stack,
     input_of,
     layers_of,
     lengths_of,
 )
+from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
 from keras2torch_birnn.spec import Array, LayerSpec
 
-Runner = Callable[[], Any]
 # Keras' gates i f c o and z r h; ONNX' i o f c and z r h.
 _ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2), "SimpleRNN": (0,)}
 _OPERATORS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
 # alpha and beta of ONNX' HardSigmoid: max(0, min(1, alpha x + beta))
 _HARD = {"hard_sigmoid_0.2": 0.2, "hard_sigmoid_1/6": 1.0 / 6.0}
+BY_TORCH = "onnxruntime-by-torch"
 
 
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
-    """Prepare a case for "onnxruntime" or "openvino"; or the stack's model in an ONNX file."""
-    if not isinstance(case, Stack):
-        raise TypeError("made for stacks only")
+    """Prepare a case for "onnxruntime" or "openvino"; or the stack's model in an ONNX file.
+
+    A stack is written for its sizes. A model is exported, to a file for any sizes, or by
+    ``BY_TORCH``, as torch's own exporter writes it, for those of the inputs.
+    """
     threads = int(os.environ["OMP_NUM_THREADS"])
-    x = input_of(case)
-    if how.endswith(".onnx"):
-        return _in_onnxruntime(how, x, threads)
-    model = _model(case).SerializeToString()
-    if how == "openvino":
-        import openvino
-
-        core = openvino.Core()
-        options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-        options["INFERENCE_PRECISION_HINT"] = "f32"
-        compiled = core.compile_model(core.read_model(model=model), "CPU", options)
-        request = compiled.create_infer_request()
-        return _prepared(
-            lambda: request.infer({"x": x})[0].copy(), f"OpenVINO {openvino.__version__}"
-        )
-    return _in_onnxruntime(model, x, threads)
+    open_model = _in_openvino if how == "openvino" else _in_onnxruntime
+    if isinstance(case, Stack):
+        file = how if how.endswith(".onnx") else _model(case).SerializeToString()
+        return open_model(file, [input_of(case)], threads)
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder, "model.onnx")
+        write = _export_by_torch if how == BY_TORCH else _export
+        # A process of its own: torch's threads are not to be in that of the contender.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            pool.submit(write, case, written, inputs).result()
+        return open_model(str(written), inputs, threads)
 
 
-def _in_onnxruntime(model: str | bytes, x: Array, threads: int) -> Prepared:
-    """Prepare a model with one input: the name of its file, or its bytes."""
+def _export(case: Model, file: Path, inputs: Sequence[Array]) -> None:
+    from keras2torch_birnn.api import convert
+    from keras2torch_birnn.exporting.exporter import export
+
+    model = convert(case.path, config=case.config, from_layer=case.first, to_layer=case.last)
+    export(model, file)
+
+
+def _export_by_torch(case: Model, file: Path, inputs: Sequence[Array]) -> None:
+    import torch
+
+    from keras2torch_birnn.api import convert
+
+    model = convert(case.path, config=case.config, from_layer=case.first, to_layer=case.last)
+    given = tuple(torch.from_numpy(x) for x in inputs)
+    torch.onnx.export(model.eval(), given, file, dynamo=True, external_data=False)
+
+
+def _in_onnxruntime(model: str | bytes, inputs: Sequence[Array], threads: int) -> Prepared:
+    """Prepare a model, the name of its file or its bytes, for ONNX Runtime."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model, settings)
-    (given,) = session.get_inputs()
-    return _prepared(
-        lambda: session.run(None, {given.name: x})[0], f"ONNX Runtime {onnxruntime.__version__}"
-    )
+    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    pairs = zip(session.get_inputs(), inputs, strict=True)
+    feeds: Any = {one.name: np.asarray(x, DTYPES[one.type]) for one, x in pairs}
+    version = f"ONNX Runtime {onnxruntime.__version__}"
+    return _prepared(lambda: session.run(None, feeds), version)
+
+
+def _in_openvino(model: str | bytes, inputs: Sequence[Array], threads: int) -> Prepared:
+    """Prepare a model, the name of its file or its bytes, for OpenVINO in float32."""
+    import openvino
+
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    options["INFERENCE_PRECISION_HINT"] = "f32"
+    compiled = core.compile_model(core.read_model(model=model), "CPU", options)
+    request = compiled.create_infer_request()
+    pairs = zip(compiled.inputs, inputs, strict=True)
+    feeds: Any = [np.asarray(x, DTYPES[one.element_type.get_type_name()]) for one, x in pairs]
+    places = range(len(compiled.outputs))
+
+    def run() -> list[Array]:
+        found = request.infer(feeds)
+        return [found[place].copy() for place in places]
+
+    return _prepared(run, f"OpenVINO {openvino.__version__}")
 
 
 def _prepared(run: Callable[[], Any], runs: str) -> Prepared:

@@ -34,8 +34,12 @@ _STACKS = {"lstm": BiLSTM, "gru": BiGRU, "rnn": BiRNN}
 
 
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
-    """Prepare a case for an engine, "compile" (torch per layer, compiled) or "folded"."""
+    """Prepare a case for an engine, "compile" (torch per layer, compiled) or "folded".
+
+    An engine's name that ends in "-compile": the same compiled by torch.
+    """
     model: nn.Module
+    how, _, compiled = how.partition("-")
     if isinstance(case, Model):
         model, call = _model(case, how, device, inputs)
     elif how in ("torch", "compile"):
@@ -44,6 +48,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
         model, call = _folded(case, device)
     else:
         model, call = _converted(case, how, device)
+    call = torch.compile(call) if compiled else call
     ready = torch.cuda.synchronize if device == "cuda" else _nothing
 
     def run() -> Any:

@@ -53,6 +53,10 @@ def _calls_of_stacks(case: Case) -> str:
     return _stacks(case) or _calls(case)
 
 
+def _models(case: Case) -> str:
+    return "" if isinstance(case, Model) else "made for models only"
+
+
 def _training(case: Case) -> str:
     return "" if isinstance(case, Stack) and case.training else "for training only"
 
@@ -73,6 +77,7 @@ class Contender:
     devices: tuple[str, ...] = ("cpu", "cuda")
 
 
+_ONNXRUNTIME = ("onnx", "onnxruntime", "onnxscript")
 _TENSORFLOW = {"KERAS_BACKEND": "tensorflow"}
 _TORCH = {"KERAS_BACKEND": "torch"}
 
@@ -80,18 +85,14 @@ CONTENDERS: Mapping[str, Contender] = {
     OURS: Contender("by_torch", "auto"),
     PLAIN: Contender("by_torch", "torch", against=_torch_alone),
     "torch.compile": Contender("by_torch", "compile", against=_unmasked_torch),
+    "k2t compiled": Contender("by_torch", "auto-compile"),
     "k2t folded": Contender("by_torch", "folded", against=_folded_torch),
     "naive loop": Contender("by_torch", "loop"),
-    "ONNX Runtime": Contender(
-        "by_onnx",
-        "onnxruntime",
-        ("onnx", "onnxruntime"),
-        against=_calls_of_stacks,
-        devices=("cpu",),
+    "ONNX Runtime": Contender("by_onnx", "onnxruntime", _ONNXRUNTIME, {}, _calls, ("cpu",)),
+    "ONNX Runtime, torch's file": Contender(
+        "by_onnx", "onnxruntime-by-torch", _ONNXRUNTIME, {}, _models, ("cpu",)
     ),
-    "OpenVINO": Contender(
-        "by_onnx", "openvino", ("onnx", "openvino"), against=_calls_of_stacks, devices=("cpu",)
-    ),
+    "OpenVINO": Contender("by_onnx", "openvino", ("onnx", "openvino"), {}, _calls, ("cpu",)),
     "Keras predict": Contender(
         "by_keras", "predict", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
     ),

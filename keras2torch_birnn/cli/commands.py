@@ -13,16 +13,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from keras2torch_birnn import __version__
-from keras2torch_birnn.cli.bench import bench
+from keras2torch_birnn.cli.bench_command import bench
+from keras2torch_birnn.cli.compare_command import compare_port
 from keras2torch_birnn.cli.convert_command import convert
-from keras2torch_birnn.cli.exporting import export
+from keras2torch_birnn.cli.export_command import export
 from keras2torch_birnn.cli.inspect_command import inspect
 from keras2torch_birnn.cli.layers_command import layers
+from keras2torch_birnn.cli.map_command import list_weights
 from keras2torch_birnn.cli.options import with_common_options
-from keras2torch_birnn.cli.plugins import plugin_commands
-from keras2torch_birnn.cli.porting import compare_command, map_command
+from keras2torch_birnn.cli.plugin_command import plugin_commands
 from keras2torch_birnn.cli.verify_command import verify
-from keras2torch_birnn.cli.writers import write_back
+from keras2torch_birnn.cli.write_back_command import write_back
 
 app = typer.Typer(
     name="k2t",
@@ -40,8 +41,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "export": export,
     "write-back": write_back,
-    "compare": compare_command,
-    "map": map_command,
+    "compare": compare_port,
+    "map": list_weights,
     "layers": layers,
     "bench": bench,
 }

@@ -13,7 +13,7 @@ from keras2torch_birnn.exporting.target import Session
 from keras2torch_birnn.spec import Array
 
 # ONNX' names of types, in both runtimes' words -> NumPy's
-_DTYPES: Mapping[str, type] = {
+DTYPES: Mapping[str, type] = {
     **dict.fromkeys(("tensor(float)", "f32"), np.float32),
     **dict.fromkeys(("tensor(double)", "f64"), np.float64),
     **dict.fromkeys(("tensor(int32)", "i32"), np.int32),
@@ -38,7 +38,7 @@ def in_onnxruntime(path: Path) -> Session:
 
     def run(inputs: Sequence[Array]) -> Sequence[Array]:
         pairs = zip(given, inputs, strict=True)
-        feeds: Any = {one.name: np.asarray(x, _DTYPES[one.type]) for one, x in pairs}
+        feeds: Any = {one.name: np.asarray(x, DTYPES[one.type]) for one, x in pairs}
         return [np.asarray(y) for y in session.run(None, feeds)]
 
     return run
@@ -53,7 +53,7 @@ def in_openvino(path: Path) -> Session:
 
     def run(inputs: Sequence[Array]) -> Sequence[Array]:
         pairs = zip(compiled.inputs, inputs, strict=True)
-        feeds: Any = [np.asarray(x, _DTYPES[one.element_type.get_type_name()]) for one, x in pairs]
+        feeds: Any = [np.asarray(x, DTYPES[one.element_type.get_type_name()]) for one, x in pairs]
         found = compiled(feeds)
         return [np.array(found[place]) for place in range(len(compiled.outputs))]
 

@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.attribute_names import attribute_names
+from keras2torch_birnn.layers.chains import ModelGraph
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
 from keras2torch_birnn.layers.operations import OperationNodes, used_outputs
 from keras2torch_birnn.layers.registry import MaskFlow, check_said, convert_layer, mask_flow
@@ -458,7 +459,7 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     emitter.graph.output(outputs)
     emitter.graph.lint()
     class_name = attribute_names([layer.name])[layer.name]
-    module = fx.GraphModule(emitter.root, emitter.graph, class_name)
+    module = ModelGraph(emitter.root, emitter.graph, class_name)
     module.meta["paths"] = emitter.paths
     module.meta["mask_paths"] = emitter.mask_paths
     module.meta["folded"] = emitter.folded

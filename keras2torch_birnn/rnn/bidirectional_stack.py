@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from keras2torch_birnn.errors import ArgumentValueError
+from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.arguments import (
     MergeMode,
     check_flags,
@@ -24,6 +25,7 @@ from keras2torch_birnn.rnn.arguments import (
     find_function,
     resolve_merge_modes,
 )
+from keras2torch_birnn.rnn.at_once import AtOnce, Result
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_name
 from keras2torch_birnn.rnn.engines import Choice, EngineRequest, requested_engine
@@ -56,6 +58,7 @@ class BidirectionalStack(nn.Module):
     # As nn.LSTM has them. Of the class: a module that an older version pickled has them, too.
     bidirectional = True
     proj_size = 0
+    _at_once: AtOnce | None = None
 
     def __init__(
         self,
@@ -337,6 +340,9 @@ class BidirectionalStack(nn.Module):
         initial: tuple[tuple[State, ...], ...] | None,
     ) -> tuple[Merged, tuple[Tensor, ...]]:
         """Run all layers on x (B, T, F), on the steps that ``lengths`` or ``mask`` make valid."""
+        found_at_once = self._run_at_once(x, lengths, mask, initial)
+        if found_at_once is not None:
+            return found_at_once
         stack = self._stack()
         weight = stack.layers[0].get_weight_ih()
         if initial or x.dtype is not weight.dtype:
@@ -360,6 +366,23 @@ class BidirectionalStack(nn.Module):
                 out = nn.functional.dropout(out, self.dropout, self.training)
             finals += states
         return out, _stack_states(finals)
+
+    def _run_at_once(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+        initial: tuple[tuple[State, ...], ...] | None,
+    ) -> Result | None:
+        """Run all layers in one call of the native kernel; None where that is impossible."""
+        if torch.compiler.is_compiling() or self._native is None:
+            return None
+        if (self.engine or engines.REQUESTED) not in ("auto", "native"):
+            return None
+        if self._at_once is None:
+            names = chain.from_iterable(map(_names, range(self.num_layers)))
+            self._at_once = AtOnce(self, names, self.merge_mode, self._native.states)
+        return self._at_once.run(self, self.rnn_layers, x, lengths, mask, initial)
 
     def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, Any]:
         """Pad, run and pack again; states are in the order of the caller's rows."""

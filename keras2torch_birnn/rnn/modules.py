@@ -161,6 +161,11 @@ _NAMES = tuple(
 )
 
 
+def parameter_names(directions: int) -> Sequence[str]:
+    """Return torch's names of the parameters, four for each direction."""
+    return _NAMES[directions]
+
+
 def _parameters_of(module: nn.Module, directions: int) -> list[Tensor | None]:
     """Return the parameters of a module with torch's names, four for each direction."""
     names = _NAMES[directions]

@@ -35,7 +35,7 @@ def plain(output: Any) -> Any:
     return array if exact else array.astype(np.float32)
 
 
-def load_model(package: str, model_path: str, config: str | None) -> Any:
+def load_model(package: str, model_path: str, config: str | None = None) -> Any:
     """Load a model as the Keras that wrote the file would."""
     if package == "tf_keras":
         import tf_keras as keras

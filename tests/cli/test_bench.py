@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from commands import MASKED, assert_refused, k2t
 
-from keras2torch_birnn.bench import by_torch, case, measure, report
+from keras2torch_birnn.bench import by_onnx, by_torch, case, measure, report
 from keras2torch_birnn.bench.case import Model, Stack
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, reason_against
 
@@ -35,6 +36,49 @@ def test_every_contender_on_torch_computes_a_masked_stack_exactly() -> None:
     lines = report.table([row])
     assert lines[0] == "gru ave masked 3x7x5x11, cpu"
     assert f"{ratio:.2f}x" in next(line for line in lines if PLAIN in line)
+
+
+ONNX = "ONNX Runtime, torch's file"
+IN_ONNX = Model(str(MASKED), batch=2, time=6)
+
+
+@pytest.mark.skipif(bool(reason_against(ONNX, IN_ONNX, "cpu")), reason="no ONNX Runtime")
+def test_a_model_runs_in_onnx_runtime_as_k2t_exports_it() -> None:
+    (timing,) = measure.measure(IN_ONNX, rounds=1, contenders=("ONNX Runtime",)).timings
+    assert (timing.absent, len(timing.times_ms)) == ("", 1)
+    assert timing.error <= 1e-5
+    assert timing.runs.startswith("ONNX Runtime ")
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about itself
+@pytest.mark.skipif(bool(reason_against(ONNX, IN_ONNX, "cpu")), reason="no ONNX Runtime")
+def test_a_model_runs_in_onnx_runtime_as_torch_exports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(by_onnx, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    (wanted,) = measure._wanted(IN_ONNX, tmp_path)
+    with np.load(tmp_path / "inputs.npz") as data:
+        inputs = [data["x0"]]
+    prepared = by_onnx.prepare(IN_ONNX, by_onnx.BY_TORCH, "cpu", inputs)
+    np.testing.assert_allclose(prepared.outputs()[0], wanted, rtol=0, atol=1e-5)
+
+
+def test_a_compiled_contender_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def compile_call(call: Any) -> Any:
+        compiled.append(call)
+        return call
+
+    monkeypatch.setattr(by_torch.torch, "compile", compile_call)
+    found = by_torch.prepare(STACK, CONTENDERS["k2t compiled"].how, "cpu", []).outputs()
+    assert len(compiled) == 1
+    np.testing.assert_allclose(found, case.exact(STACK), rtol=0, atol=measure.STACK_TOLERANCE)
+
+
+def test_contenders_for_models_only_and_for_stacks_only_say_so() -> None:
+    assert CONTENDERS["ONNX Runtime, torch's file"].against(STACK) == "made for models only"
+    assert CONTENDERS["Keras on torch"].against(Model("model.h5")) == "made for stacks only"
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -19,11 +19,26 @@ import pytest
 from hdf5_files import NUMBERS, _temporary, assert_same, draw_numbers, make_file, open_store, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from specs import ENTRIES, FIXTURES, read_entry
 
 from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.hdf5 import arrays, parser_child, parser_process
 
 # --- Right on good files ---
+
+
+@pytest.mark.parametrize(
+    "file", [name for name in ENTRIES if name.endswith((".h5", ".keras"))][::149]
+)
+def test_a_process_reads_what_is_parsed_here(file: str) -> None:
+    config = ENTRIES[file]["config"]
+    process = read_model(FIXTURES / file, config=None if config is None else FIXTURES / config)
+    here = read_entry(file)
+    assert process.to_json() == here.to_json()
+    for one, other in zip(process.root.walk(), here.root.walk(), strict=True):
+        assert list(one.weights) == list(other.weights)
+        assert all(map(np.array_equal, one.weights.values(), other.weights.values()))
 
 
 @st.composite

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from keras2torch_birnn.rnn.native import gradient, library, op
+from keras2torch_birnn.rnn.native import gradient, library, op, stack
 
 
 def isa_bits() -> list[int]:
@@ -20,7 +20,7 @@ def isa_bits() -> list[int]:
 @pytest.fixture(params=isa_bits())
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every instruction set of this processor in turn."""
-    for module in (op, gradient):
+    for module in (op, gradient, stack):
         monkeypatch.setattr(module, "instruction_set", lambda: request.param)
     return int(request.param)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from parsing_here import parsing_here
 
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
@@ -194,4 +195,5 @@ def fixture(file: str) -> Fixture:
 def read_entry(file: str) -> ModelSpec:
     """Read the model of a fixture, anew."""
     config = ENTRIES[file]["config"]
-    return read_model(FIXTURES / file, config=None if config is None else FIXTURES / config)
+    with parsing_here():
+        return read_model(FIXTURES / file, config=None if config is None else FIXTURES / config)

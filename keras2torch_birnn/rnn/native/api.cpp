@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <deque>
 #include <exception>
 #include <new>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "memory.h"
 #include "pool.h"
 #include "work_phases.h"
 
@@ -26,26 +26,6 @@ const K2tKernel& kernel(int64_t isa) {
     (void)isa;
     return k2t_plain;
 }
-
-// Scratch memory of a thread: as large as its largest task needed; freed when the thread ends.
-class Memory {
-public:
-    float* at_least(long floats) {
-        if (floats > size_) {
-            std::free(data_);
-            size_ = 0;
-            const size_t bytes = (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64;
-            data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
-            if (data_) size_ = floats;
-        }
-        return data_;
-    }
-    ~Memory() { std::free(data_); }
-
-private:
-    float* data_ = nullptr;
-    long size_ = 0;
-};
 
 thread_local Memory memory;
 

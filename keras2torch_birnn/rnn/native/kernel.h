@@ -80,6 +80,40 @@ struct K2tRun {
     float* kept[2];                         // (B, T, k2t_kept_parts, W), or null: no gradient
 };
 
+// One layer of a stack: what is the same in every call.
+struct K2tStackLayer {
+    const K2tWeights* weights;
+    int64_t activation;
+    int64_t recurrent_activation;
+    double activation_parameter;
+    double recurrent_activation_parameter;
+    int64_t merge;
+    int64_t from_end;                       // not 0: it reads its input from the last step on
+};
+
+// States of one layer of a stack; pointers may be null.
+struct K2tStackStates {
+    const float* h_0[2];                    // as in K2tRun
+    const float* c_0[2];
+    float* h;                               // (D, B, H): the final ones
+    float* c;
+};
+
+// A run of consecutive layers, each reading the output of the one before. Eight bytes a field.
+struct K2tStack {
+    const K2tStackLayer* layers;
+    int64_t count;
+    int64_t batch;
+    int64_t time;
+    int64_t threads;
+    const float* x;                         // as in K2tRun
+    int64_t x_batch_stride;
+    int64_t x_time_stride;
+    const int64_t* lengths;                 // of the input and all outputs; null where from_end is set
+    const K2tStackStates* states;           // one for each layer, or null
+    float* out;                             // of the last layer
+};
+
 // The gradient of one layer's run, all directions: from what was kept of it and the gradients of its
 // outputs and final states, the gradients of the gates' sums and of the states it started with.
 struct K2tGradient {
@@ -129,6 +163,9 @@ K2T_EXPORT int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time,
 // Run. Returns 0, 1 if there is no memory for the scratch, 2 if a length is not in [0, T], 3 if the
 // sources are not what packed was made of: out and final hold nothing of use then.
 K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tRun* run);
+
+// Run a stack. Returns as k2t_run.
+K2T_EXPORT int64_t k2t_run_stack(int64_t isa, const K2tStack* stack);
 
 // W of the above: units, rounded up to whole vectors.
 K2T_EXPORT int64_t k2t_width(int64_t isa, int64_t units);

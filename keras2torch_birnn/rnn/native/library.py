@@ -86,6 +86,11 @@ class Weights(ctypes.Structure):
 # feel it. Q is a pointer.
 RUN = struct.Struct("Q 2q 2d 4q Q 2q Q 2Q 2Q Q Q 2Q")
 
+# ``K2tStack``, ``K2tStackLayer`` and ``K2tStackStates`` likewise.
+STACK = struct.Struct("Q 4q Q 2q Q Q Q")
+STACK_LAYER = struct.Struct("Q 2q 2d 2q")
+STACK_STATES = 6  # addresses of each layer
+
 
 class Gradient(ctypes.Structure):
     """``K2tGradient``."""
@@ -219,6 +224,8 @@ def library() -> ctypes.CDLL:
     found.k2t_lengths.restype = _int
     found.k2t_run.argtypes = (_int, ctypes.c_char_p)
     found.k2t_run.restype = _int
+    found.k2t_run_stack.argtypes = (_int, ctypes.c_char_p)
+    found.k2t_run_stack.restype = _int
     found.k2t_width.argtypes = (_int, _int)
     found.k2t_width.restype = _int
     found.k2t_kept_parts.argtypes = (_int,)

@@ -1,62 +1,19 @@
-"""``k2t map`` and ``k2t compare``: options and printing."""
+"""``k2t compare``: options and printing."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from keras2torch_birnn.cli.console import Output
-from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, ModelPath, Plugins
-from keras2torch_birnn.cli.tables import format_cell, print_columns
+from keras2torch_birnn.cli.options import ConfigPath, Masked, ModelPath, Plugins
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
-if TYPE_CHECKING:
-    from keras2torch_birnn.porting.weight_map import MapRow
 
-_MAP_HEAD = ("Keras weight", "shape", "torch name", "shape", "what is done")
-
-
-def map_command(
-    output: Output,
-    model: ModelPath,
-    config: ConfigPath = None,
-    plugin: Plugins = None,
-    masked_steps: Masked = None,
-    first: First = None,
-    last: Last = None,
-) -> None:
-    """List where each weight of MODEL goes in PyTorch, and what is done to it.
-
-    Example: k2t map model.h5
-    """
-    with output.show_progress(f"reading {printable(model.name)}"):
-        with loading_torch():
-            from keras2torch_birnn.porting.weight_map import map_weights
-        rows = map_weights(
-            model,
-            config=config,
-            masked_steps=masked_steps,
-            plugins=plugin or (),
-            cut=cut_at(first or (), last or ()),
-        )
-    if output.as_json:
-        output.print_result({"model": str(model), "weights": [asdict(row) for row in rows]}, "")
-    else:
-        print_columns(_MAP_HEAD, [_cells(row) for row in rows], folds=())
-
-
-def _cells(row: MapRow) -> tuple[str, ...]:
-    keras_shape = "" if row.keras_shape is None else format_cell(row.keras_shape)
-    cells = (row.keras or "-", keras_shape, row.torch, format_cell(row.torch_shape), row.done)
-    return tuple(map(printable, cells))
-
-
-def compare_command(
+def compare_port(
     output: Output,
     model: ModelPath,
     port: Annotated[

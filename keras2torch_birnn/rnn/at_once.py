@@ -1,0 +1,97 @@
+"""All layers of a ``BiLSTM``, ``BiGRU`` or ``BiRNN`` in one call of the native kernel, if possible.
+
+Without gradients and in evaluation mode. B batch, T time, F features, H units, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
+from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays
+from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.masked_run import run_masked
+from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
+from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
+
+# Outputs, merged or a pair, and final states of all layers and directions: h, and an LSTM's c.
+Result: TypeAlias = tuple[Any, tuple[Tensor, ...]]
+
+
+class AtOnce:
+    """Layers of a module, prepared for the kernel. A copy or a pickle of it is None."""
+
+    def __init__(
+        self, module: nn.Module, names: Iterable[str], merges: Sequence[str | None], states: int
+    ) -> None:
+        self._fetch, self._merges, self._states = Fetch(module, names), merges, states
+        self._stack: PreparedStack | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as None: what holds it makes its own."""
+        return type(None), ()
+
+    def run(
+        self,
+        module: nn.Module,
+        layers: Callable[[], Sequence[RnnLayer]],
+        x: Tensor,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+        initial: Sequence[Sequence[State]] | None,
+    ) -> Result | None:
+        """Run all layers; None if another engine has to, or autograd records the call.
+
+        layers: as the engines see them. x: (B, T, F). lengths (B,) or mask (B, T): the valid steps.
+        initial: of each layer the states of each direction, (B, H).
+        """
+        fetched = self._fetch(module)
+        if module.training or is_tracing() or fetched is None:
+            return None
+        states = [s for layer in initial or () for state in layer for s in state]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *states, *fetched)):
+            return None
+        counts = [t for t in (lengths, mask) if t is not None]
+        if not can_read(x, states) or not is_plain(counts):
+            return None
+
+        def described() -> list[StackLayer]:
+            return [
+                StackLayer(native_cell_of(layer), layer.parameters, merge)
+                for layer, merge in zip(layers(), self._merges, strict=True)
+            ]
+
+        stack = self._stack
+        if stack is None or not stack.holds(fetched):
+            self._stack = stack = prepare(described(), fetched)
+        rows, features = x.shape[0], x.shape[2]
+        if stack is None or stack.features != features:
+            return None
+        if rows >= SEVERAL and not counts and not all(map(_pays, layers())):
+            return None
+        depth, units = len(stack.units), stack.units[0]
+        final = [x.new_empty((2 * depth, rows, units)) for _ in range(self._states)]
+        ends = [s.data_ptr() for s in final]
+        each = 2 * rows * units * x.element_size()
+        at = [[end + layer * each for end in ends] for layer in range(depth)]
+
+        def run_sequence(call: RnnCall) -> RnnResult:
+            return stack.run(described, call.x, call.lengths, call.merge, initial, at), ()
+
+        call = RnnCall(x, lengths, None, self._merges[-1])
+        if mask is None:
+            outputs, _ = run_sequence(call)
+        else:
+            outputs, _ = run_masked(run_sequence, call, mask, ("zeros", "zeros"))
+        return outputs if call.merge is None else outputs[0], tuple(final)
+
+
+def _pays(layer: RnnLayer) -> bool:
+    """Return whether the kernel is the fastest for any number of rows without a mask."""
+    weights = layer.get_weight_hh().numel()
+    return layer.kernel is None or native_pays(layer.cell.kind, SEVERAL, weights)

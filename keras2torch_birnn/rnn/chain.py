@@ -1,0 +1,257 @@
+"""Consecutive modules of a converted model as one call of the native kernel, where that is exact.
+
+Without gradients and in evaluation mode; elsewhere the modules are called one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays
+from keras2torch_birnn.rnn.modules import (
+    GRU,
+    LSTM,
+    RNN,
+    LoopRNN,
+    Output,
+    Plan,
+    RecurrentModule,
+    parameter_names,
+    recurrent_forward,
+)
+from keras2torch_birnn.rnn.native.library import STATES
+from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
+from keras2torch_birnn.rnn.tensor_memory import is_plain
+
+# A subclass, such as a parametrized module, may do more.
+RECURRENT_CLASSES = (LSTM, GRU, RNN, LoopRNN)
+
+# Torch has no public name for hooks of all modules, and no types.
+_any_global_hook: Any = cast(Any, nn.modules.module)._has_any_global_hook
+
+_OWN_CALL = ("forward", "_compiled_call_impl")  # attributes of a module whose call is another
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class Link(NamedTuple):
+    """One module of a chain.
+
+    path: the names that lead to it. recurrent: whether it is a recurrent module; others are the
+    identity in evaluation mode.
+    """
+
+    path: tuple[str, ...]
+    recurrent: bool
+
+
+def can_lead(module: nn.Module) -> bool:
+    """Return whether a module may be followed by others in a chain."""
+    if not can_end(module):
+        return False
+    plan: Plan = cast(Any, module).plan
+    return plan.return_sequences and (len(plan.rules) == 1 or plan.merge_mode is not None)
+
+
+def can_end(module: nn.Module) -> bool:
+    """Return whether a module may be the last of a chain."""
+    if type(module) not in RECURRENT_CLASSES:
+        return False
+    recurrent = cast(RecurrentModule, module)
+    return recurrent.native is not None and not recurrent.plan.return_state
+
+
+class _Ready(NamedTuple):
+    """Facts about the recurrent modules of a chain, as long as these are the same.
+
+    plan: of the chain as one module. stateful: the indices of modules that carry states. from_end:
+    whether one reads from the last step. few_rows: whether torch's kernel is faster from
+    ``SEVERAL`` rows on.
+    """
+
+    modules: tuple[RecurrentModule, ...]
+    plans: tuple[Plan, ...]
+    fetches: tuple[Fetch, ...]
+    plan: Plan
+    stateful: tuple[int, ...]
+    from_end: bool
+    few_rows: bool
+
+    def describes(self, modules: Sequence[RecurrentModule]) -> bool:
+        """Return whether the facts are about these modules."""
+        return all(
+            module is known and module.plan is plan
+            for module, known, plan in zip(modules, self.modules, self.plans, strict=True)
+        )
+
+
+class Chain:
+    """Modules, each called with the output of the one before. A copy or a pickle of it is None."""
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self._links = tuple(links)
+        self._ready: _Ready | None = None
+        self._stack: PreparedStack | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle as None: what holds it makes its own."""
+        return type(None), ()
+
+    def call(self, root: Mapping[str, nn.Module | None], x: Tensor, mask: Tensor | None) -> Any:
+        """Call the modules. root: the children of the module that holds them. mask: of all.
+
+        Raises:
+            ArgumentTypeError, ArgumentValueError, UsageError: as the modules.
+        """
+        modules = [_find(root, link.path) for link in self._links]
+        if not _any_global_hook() and all(map(_is_bare, modules)):
+            recurrent = [m for m, link in zip(modules, self._links, strict=True) if link.recurrent]
+            found = self._call_at_once(cast(Any, recurrent), x, mask)
+            if found is not None:
+                return found
+        given = {} if mask is None else {"mask": mask}
+        for module, link in zip(modules, self._links, strict=True):
+            x = module(x, **given) if link.recurrent else module(x)
+        return x
+
+    def _call_at_once(
+        self, modules: Sequence[RecurrentModule], x: Tensor, mask: Tensor | None
+    ) -> Output | None:
+        """Compute all recurrent modules in one call of the kernel; None if that is impossible."""
+        ready = self._ready
+        if ready is None or not ready.describes(modules):
+            self._ready = ready = _get_ready(modules)
+            if ready is None:
+                return None
+        if not all(map(_lets_choose, modules)):
+            return None
+        initial = [module.carried or () for module in modules] if ready.stateful else None
+        if not can_read(x, [s for layer in initial or () for state in layer for s in state]):
+            return None
+        rows, _, features = x.shape
+        if mask is None and ready.few_rows and rows >= SEVERAL:
+            return None
+        if mask is not None and (ready.from_end or ready.stateful or not is_plain((mask,))):
+            return None
+        fetched: list[Tensor] = []
+        for fetch, module in zip(ready.fetches, modules, strict=True):
+            found = fetch(cast(Any, module))
+            if found is None:
+                self._ready = None
+                return None
+            fetched += found
+        stack = self._stack
+        if stack is None or not stack.holds(fetched):
+            self._stack = stack = prepare(_layers(modules), fetched)
+        if stack is None or stack.features != features:
+            return None
+        if not all(map(partial(_fit, rows), initial or (), stack.units)):
+            return None
+        return recurrent_forward(_AtOnce(ready, stack, initial), x, mask)
+
+
+class _AtOnce:
+    """A chain as one module, for ``recurrent_forward``."""
+
+    carried: tuple[State, ...] | None = None
+
+    def __init__(
+        self, ready: _Ready, stack: PreparedStack, initial: Sequence[Sequence[State]] | None
+    ) -> None:
+        self.plan, self._ready, self._stack, self._initial = ready.plan, ready, stack, initial
+
+    def run_sequence(self, call: RnnCall) -> RnnResult:
+        """Run the kernel, and keep the states of stateful modules."""
+        ready, stack = self._ready, self._stack
+        modules = ready.modules
+
+        def layers() -> list[StackLayer]:
+            return _layers(modules)
+
+        if not ready.stateful:
+            return stack.run(layers, call.x, call.lengths, call.merge), ()
+        rows = call.x.shape[0]
+        final = [
+            [call.x.new_empty((d, rows, units)) for _ in range(STATES[_native(m).kind])]
+            for m, d, units in zip(modules, stack.directions, stack.units, strict=True)
+        ]
+        addresses = [list(map(Tensor.data_ptr, states)) for states in final]
+        out = stack.run(layers, call.x, call.lengths, call.merge, self._initial, addresses)
+        for index in ready.stateful:
+            modules[index].carried = tuple(zip(*final[index], strict=True))
+        return out, ()
+
+
+def _find(root: Mapping[str, nn.Module | None], path: Sequence[str]) -> nn.Module:
+    found: Any = root[path[0]]
+    for name in path[1:]:
+        found = found._modules[name]
+    return cast(nn.Module, found)
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """Return whether calling a module in evaluation mode is calling its class's ``forward``."""
+    own = module.__dict__
+    return not (
+        own["training"]
+        or any(map(own.__getitem__, _HOOKS))
+        or any(own.get(name) is not None for name in _OWN_CALL)
+    )
+
+
+def _lets_choose(module: RecurrentModule) -> bool:
+    return (module.engine or engines.REQUESTED) in ("auto", "native")
+
+
+def _get_ready(modules: Sequence[RecurrentModule]) -> _Ready | None:
+    """Collect facts about modules; None if the kernel cannot run one after the other."""
+    *leading, last = cast(Sequence[Any], modules)
+    if not (all(map(can_lead, leading)) and can_end(last)):
+        return None
+    plans = tuple(module.plan for module in modules)
+    return _Ready(
+        tuple(modules),
+        plans,
+        tuple(
+            Fetch(cast(Any, module), parameter_names(len(plan.rules)))
+            for module, plan in zip(modules, plans, strict=True)
+        ),
+        replace(plans[-1], against_time=False, stateful=False),
+        tuple(index for index, plan in enumerate(plans) if plan.stateful),
+        any(plan.against_time for plan in plans),
+        not all(map(_pays, modules)),
+    )
+
+
+def _pays(module: RecurrentModule) -> bool:
+    """Return whether the kernel is the fastest for any number of rows."""
+    layer = module.rnn_layer()
+    weights = layer.get_weight_hh().numel()
+    return layer.kernel is None or native_pays(layer.cell.kind, SEVERAL, weights)
+
+
+def _native(module: RecurrentModule) -> Any:
+    return module.native
+
+
+def _layers(modules: Sequence[RecurrentModule]) -> list[StackLayer]:
+    return [
+        StackLayer(
+            _native(module),
+            module.rnn_layer().parameters,
+            module.plan.merge_mode,
+            module.plan.against_time,
+        )
+        for module in modules
+    ]
+
+
+def _fit(rows: int, layer: Sequence[State], units: int) -> bool:
+    """Return whether states of one layer, which may be none, are those of a batch."""
+    return all(s.shape == (rows, units) for state in layer for s in state)

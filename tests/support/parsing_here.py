@@ -1,0 +1,62 @@
+"""Parse HDF5 files in this process, by the code that otherwise runs in a process of its own.
+
+For tests of numbers: they read nearly two thousand files of ours, and a process for each would take
+longer than all else they do. What is the process's own, its rights and its end, has other tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import h5py
+
+from keras2torch_birnn import limits
+from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
+
+
+class _NoProcess:
+    """The file, opened here; what a parser process needs of ``subprocess.Popen``."""
+
+    stdin = stdout = None
+    returncode = 0
+
+    def __init__(self, window: Window) -> None:
+        fd = os.dup(window.file.fileno())
+        part = parser_child.InheritedFile(fd, window.offset, window.size)
+        self._file, self._fd = h5py.File(part, "r"), fd
+        self.index = parser_child.Index(h5py, self._file, parser_process._LIMITS)
+
+    def kill(self) -> None:
+        if self._file:
+            self._file.close()
+            os.close(self._fd)
+
+    def wait(self) -> int:
+        return self.returncode
+
+
+def _answer(parser: Any, request: dict[str, Any] | None) -> bytes:
+    """Answer as the process does, line by line of JSON."""
+    reply: Any = [{"is": "open"}]
+    if request is not None:
+        given = json.loads(json.dumps(request))
+        reply = parser_child.answer(parser._process.index, given, parser_process._LIMITS)
+    line = json.dumps(reply, ensure_ascii=False).encode()
+    assert len(line) < limits.MAX_REPLY_BYTES
+    return line + b"\n"
+
+
+@contextmanager
+def parsing_here() -> Iterator[None]:
+    """Start no process for HDF5 files."""
+    with (
+        patch.object(parser_process, "_start", _NoProcess),
+        patch.object(parser_process.ParserProcess, "_write_and_read", _answer),
+    ):
+        yield
