@@ -24,12 +24,15 @@ Result: TypeAlias = tuple[Any, tuple[Tensor, ...]]
 
 
 class AtOnce:
-    """Layers of a module, prepared for the kernel. A copy or a pickle of it is None."""
+    """Layers of a module, prepared for the kernel. A copy or a pickle of it is None.
+
+    merges: the merge mode of each layer.
+    """
 
     def __init__(
         self, module: nn.Module, names: Iterable[str], merges: Sequence[str | None], states: int
     ) -> None:
-        self._fetch, self._merges, self._states = Fetch(module, names), merges, states
+        self._fetch, self.merges, self._states = Fetch(module, names), merges, states
         self._stack: PreparedStack | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -63,7 +66,7 @@ class AtOnce:
         def described() -> list[StackLayer]:
             return [
                 StackLayer(native_cell_of(layer), layer.parameters, merge)
-                for layer, merge in zip(layers(), self._merges, strict=True)
+                for layer, merge in zip(layers(), self.merges, strict=True)
             ]
 
         stack = self._stack
@@ -83,7 +86,7 @@ class AtOnce:
         def run_sequence(call: RnnCall) -> RnnResult:
             return stack.run(described, call.x, call.lengths, call.merge, initial, at), ()
 
-        call = RnnCall(x, lengths, None, self._merges[-1])
+        call = RnnCall(x, lengths, None, self.merges[-1])
         if mask is None:
             outputs, _ = run_sequence(call)
         else:

@@ -127,7 +127,9 @@ class Chain:
         """Compute all recurrent modules in one call of the kernel; None if that is impossible."""
         ready = self._ready
         if ready is None or not ready.describes(modules):
+            # Other modules may have the same parameters.
             self._ready = ready = _get_ready(modules)
+            self._stack = None
             if ready is None:
                 return None
         if not all(map(_lets_choose, modules)):

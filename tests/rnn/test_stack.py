@@ -636,3 +636,33 @@ def test_a_chain_ends_where_the_mask_does() -> None:
     )
     x = torch.randn(3, 13, F) * (torch.rand(3, 13, 1) < 0.6)
     check_chain(model, x, counts=[1, 1])
+
+
+def test_a_changed_merge_mode_is_that_of_the_next_call() -> None:
+    module, x = example()
+    with torch.no_grad():
+        before = module(x)[0]
+        module.merge_mode = ("mul", "sum", "ave")
+        after = module(x)[0]
+        with one_by_one():
+            assert torch.equal(after, module(x)[0])
+    assert not torch.equal(before, after)
+
+
+def test_another_module_with_the_same_parameters_is_what_runs() -> None:
+    given = {"return_sequences": True}
+    model = model_of(two("LSTM", F, "sum", **given))
+    other = model_of(two("LSTM", F, "mul", **given)).get_submodule(f"bi_{F}_mul")
+    own = model.get_submodule(f"bi_{F}_sum")
+    for name, parameter in own.named_parameters():
+        setattr(other, name, parameter)
+    for name, buffer in own.named_buffers():
+        setattr(other, name, buffer)
+    x = torch.randn(3, 13, F)
+    with torch.no_grad():
+        before = model(x)
+        setattr(model, f"bi_{F}_sum", other)
+        after = model(x)
+        with one_by_one():
+            assert torch.equal(after, model(x))
+    assert not torch.equal(before, after)
