@@ -62,7 +62,8 @@ def call_of(layer: RnnLayer, *, masked: bool, started: bool = True, merge: Any =
         return torch.randn(shape, dtype=layer.parameters[0].dtype).to(DEVICE).requires_grad_()
 
     states = tuple(tuple(draw(B, H) for _ in range(layer.state_count())) for _ in range(2))
-    lengths = torch.tensor([T, 0, 3], device=DEVICE) if masked else None
+    # Not contiguous, as lengths that are a column of a table.
+    lengths = torch.tensor([[T, 9], [0, 9], [3, 9]], device=DEVICE)[:, 0] if masked else None
     return RnnCall(draw(B, T, F), lengths, states if started else None, merge)
 
 

@@ -45,7 +45,7 @@ class Launcher:
             "tile_units": tile_units,
         }
         grid = (-(-batch // tile_rows), -(-units // tile_units), directions)
-        placeholder = h if lengths is None else lengths
+        placeholder = h if lengths is None else lengths.contiguous()
         return Launcher(cell, grid, placeholder, (time, batch, units), constants)
 
     def launch(self, kernel: Any, tensors: Sequence[Tensor], step: int, **constants: Any) -> None:
