@@ -7,6 +7,7 @@ the reference's, so that one wrong layer does not affect the next.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
@@ -143,10 +144,12 @@ class _Checker(fx.Interpreter):
             return whole
         try:
             found = recurrent_parity(called, self.generation, whole)
-            maps = map_sequence(called, self.generation, actual, expected)
-            return replace(found, maps=(*maps, *found.maps))
         except FAILURES as failure:
             return _failed(place.path, failure)
+        with suppress(*FAILURES):  # a picture that cannot be drawn is no wrong layer
+            maps = tuple(map_sequence(called, self.generation, actual, expected))
+            return replace(found, maps=(*maps, *found.maps))
+        return found
 
     def _recurrent_call(self, n: fx.Node, place: _Place) -> RecurrentCall | None:
         """Return the call of a recurrent layer, also inside TimeDistributed, or None."""

@@ -15,6 +15,7 @@ from specs import (
     ENTRIES,
     FIXTURES,
     KERAS3,
+    F,
     H,
     T,
     bi,
@@ -291,3 +292,16 @@ def test_a_time_distributed_layer_of_two_inputs_is_judged_whole(tmp_path: Path) 
     report = verify(source, written(source, tmp_path), against="reference")
     assert report.ok
     assert {one.judged for one in report.layers if one.path.startswith("time")} == {"whole"}
+
+
+def test_a_picture_that_cannot_be_drawn_is_no_wrong_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no picture")
+
+    spec = ModelSpec(chain(bi(rnn("GRU"), rnn("GRU", seed=1), "sum")), KERAS3)
+    inputs = (np.random.default_rng(0).normal(size=(2, 5, F)).astype("f4"),)
+    trace = compute(spec, inputs, scans=True)
+    monkeypatch.setattr("keras2torch_birnn.verification.layer_check.map_sequence", fail)
+    found = check_layers(build(spec), spec, trace, inputs)
+    assert found
+    assert all(one.ok for one in found)
