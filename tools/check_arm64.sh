@@ -17,12 +17,17 @@ for program in "$cxx" ${run%% *}; do
 done
 mkdir -p "$folder"
 python=${PYTHON:-python3}
-common=$($python -c "import runpy; print(*runpy.run_path('$native/sources.py')['COMMON'])")
-# Those of x86 are empty files elsewhere.
-for source in api pool isa_plain; do
-    # shellcheck disable=SC2086
-    "$cxx" $common '-DK2T_SOURCE_HASH=UINT64_C(0)' -c "$native/$source.cpp" -o "$folder/$source.o"
+flags() { # of a file, as setup.py has them where the processor is not an x86
+    $python -c "
+import runpy, sys
+found = runpy.run_path('$native/sources.py')
+print(*found['COMMON'], *found['flags_of'](sys.argv[1], x86=False)[0])" "$1"
+}
+for source in "$native"/*.cpp; do # those of x86 are empty elsewhere
+    name=$(basename "$source" .cpp)
+    # shellcheck disable=SC2046
+    "$cxx" $(flags "$name.cpp") '-DK2T_SOURCE_HASH=UINT64_C(0)' -c "$source" -o "$folder/$name.o"
 done
-# shellcheck disable=SC2086
-"$cxx" $common -I"$native" tests/native/compare.cpp "$folder"/{api,pool,isa_plain}.o -o "$folder/compare"
+# shellcheck disable=SC2046
+"$cxx" $(flags compare.cpp) -I"$native" tests/native/compare.cpp "$folder"/*.o -o "$folder/compare"
 $run "$folder/compare"

@@ -51,7 +51,7 @@ MUTATIONS: list[Mutation] = [
     mutation(
         "numbers looked up in the order of their size",
         edit(
-            "layers.preprocessing:IntegerLookup.__init__",
+            "layers.preprocessing:integer_lookup",
             "order + first",
             "torch.arange(len(words)) + first",
         ),

@@ -26,7 +26,7 @@ def test_the_kernel_of_this_machine_computes_what_a_plain_loop_does(tmp_path: Pa
     subprocess.run(command, check=True)
     run = subprocess.run([program], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
-    assert re.match(r"\d{3} layers, instruction sets [1-7], largest error .*: right\n", run.stdout)
+    assert re.match(r"\d{3} layers, instruction sets \d+, largest error .*: right\n", run.stdout)
 
 
 def test_the_kernel_of_64_bit_arm_computes_the_same_under_emulation(tmp_path: Path) -> None:
