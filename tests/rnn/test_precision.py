@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -325,6 +326,20 @@ def test_a_compiled_module_computes_the_same(precision: ReducedPrecision) -> Non
     wanted, _ = module(x)
     compiled: Any = torch.compile(module, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x)[0], wanted)
+
+
+@native
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of torch, about itself
+def test_torchs_compiler_makes_a_program_with_the_operator() -> None:
+    module: Any = k2t.BiGRU(7, 11, merge_mode="mul", batch_first=True).eval()
+    x = torch.randn(3, 5, 7)
+    for precision in ("float32", "int8"):
+        k2t.set_precision(module, precision)
+        torch.compiler.reset()
+        compiled: Any = torch.compile(module, fullgraph=True)
+        with torch.inference_mode():
+            torch.testing.assert_close(compiled(x), module(x))
 
 
 @native

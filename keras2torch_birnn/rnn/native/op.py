@@ -182,13 +182,14 @@ def _operator(
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
-    kernel: int = 0,
+    isa: int = 0,
 ) -> tuple[Tensor, Tensor]:
+    # (isa, not kernel: Inductor has an argument of that name and hands ours on beside it.)
     # A compiled graph has not checked is_plain.
     weights = [None if p is None else p.resolve_neg() for p in parameters]
     states = [s.resolve_neg() for s in initial]
     given = (x.resolve_neg(), weights, lengths, states, cell, options, merge)
-    out, ends = compute(*given, kernel=kernel)
+    out, ends = compute(*given, kernel=isa)
     return out, cast(Tensor, ends)
 
 
@@ -201,7 +202,7 @@ def _(
     cell: Sequence[int],
     options: Sequence[float],
     merge: int,
-    kernel: int = 0,
+    isa: int = 0,
 ) -> tuple[Tensor, Tensor]:
     directions, states = len(parameters) // 4, STATES[cell[0]]
     hh = parameters[1]
