@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import test_faults
+from parsing_here import parsing_here
 from specs import FIXTURES
 from tensorflow_fixtures import ENTRIES, unpack
 from trained import config_of, contents, differing, train
@@ -87,7 +88,7 @@ def run_fixtures(part: int, parts: int) -> int:
     """Check a part of all fixtures; print what happened how often."""
     found: Counter[str] = Counter()
     for name in fixtures()[part::parts]:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, parsing_here():
             result = check(name, Path(folder))
         found[result] += 1
         if any(word.isupper() for word in result.split()):
