@@ -75,6 +75,12 @@ def _architectures() -> Iterator[tuple[Path, int, str | None]]:
         yield file, 50, None if file in whole else f"{name}.json"
 
 
+def without_folders(case: Model) -> Model:
+    """Name files as they are named anywhere."""
+    config = case.config and Path(case.config).name
+    return replace(case, path=Path(case.path).name, config=config)
+
+
 def best(row: Row, names: tuple[str, ...]) -> tuple[str, float] | None:
     """Return the fastest of these contenders and its median in milliseconds."""
     found = {t.contender: t.median_ms for t in row.timings if t.contender in names and t.times_ms}
@@ -102,7 +108,7 @@ def main() -> None:
         if args.name not in case.path:
             continue
         row = measure(case, threads=args.threads, rounds=args.rounds, contenders=contenders)
-        rows.append(row)
+        rows.append(replace(row, case=without_folders(case)))
         ours, peer = best(row, (OURS,)), best(row, peers)
         eager = f"{ours[1]:9.3f} ms" if ours else "        absent"
         print(f"{case.label:58} {eager}", end="")

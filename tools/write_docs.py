@@ -14,6 +14,7 @@ from pathlib import Path
 
 import compared
 import export_summary
+import model_speed
 import precision_table
 import speed
 import speed_of_exports
@@ -67,6 +68,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "stacks": stack_speed.short,
         "long": stack_speed.long,
         "precision": precision_table.table,
+        "models": model_speed.table,
     },
     DOCS / "deploy.md": {
         "export_speed": speed_of_exports.table,
