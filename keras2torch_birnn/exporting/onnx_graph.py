@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 import onnx_ir
 import torch
 from torch import fx
@@ -169,7 +170,11 @@ def name_axes(graph: onnx_ir.Graph, shapes: Sequence[Shape]) -> None:
 
 
 def save_graph(model: onnx_ir.Model, spec: ModelSpec, path: Path) -> None:
-    """Write the graph, its weights and where it comes from to one file."""
+    """Write the graph, its weights and where it comes from to one file.
+
+    Raises:
+        UnsupportedLayerError: the exporter made an invalid graph.
+    """
     model.producer_name, model.producer_version = MARK, __version__
     model.metadata_props.update(
         {
@@ -179,3 +184,7 @@ def save_graph(model: onnx_ir.Model, spec: ModelSpec, path: Path) -> None:
         }
     )
     onnx_ir.save(model, path)
+    try:
+        onnx.checker.check_model(path)
+    except onnx.checker.ValidationError as error:
+        raise _refused(error) from None

@@ -250,12 +250,14 @@ def _can_shorten(shape: tuple[int | None, ...] | None, steps: int) -> bool:
 def free_steps(model: ModelSpec) -> ModelSpec:
     """Return the model with every time axis free that its weights do not fix.
 
-    One axis of time that is fixed keeps all of them as they are.
+    One axis of time that is fixed keeps all of them as they are. An axis of one value is no time:
+    layers such as a CategoryEncoding remove it, and only if it has one.
     """
-    facts = input_facts(model)
     freed = tuple(
-        replace(f, shape=(f.shape[0], None, *f.shape[2:])) if f.shape and _has_steps(f) else f
-        for f in facts
+        replace(one, shape=(one.shape[0], None, *one.shape[2:]))
+        if one.shape and _has_steps(one) and one.shape[1] != 1
+        else one
+        for one in input_facts(model)
     )
     if not all(_fits(model, freed, steps) for steps in (7, 11)):
         return model

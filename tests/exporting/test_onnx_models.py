@@ -426,3 +426,20 @@ def spec_of(model: Any) -> Any:
     from keras2torch_birnn.schema.stored import model_from_json
 
     return model_from_json(json.loads(origin(model).spec_text))
+
+
+def test_an_axis_of_one_value_stays_fixed(tmp_path: Path) -> None:
+    model = k2t.convert(FIXTURES / "tf.keras-2.15.0/around_one_hot.h5")
+    k2t.export(model, tmp_path / "free.onnx", any_length=True)
+    graph = onnx.load(tmp_path / "free.onnx").graph
+    assert shapes(graph.input) == [("category_encoding_input", ["batch", 1])]
+
+
+def test_an_invalid_graph_is_refused_without_a_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_runtimes, "is_installed", lambda _: False)
+    model = k2t.convert(FIXTURES / "tf.keras-2.4.0/ops_tf_values.h5")
+    with pytest.raises(K2TError, match=r"ValidationError: Nodes in a graph must be topologically"):
+        k2t.export(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
