@@ -139,7 +139,7 @@ def table(result: Mapping[str, Any]) -> str:
     """Make the table of counts by path and size."""
     head = [f"({size})" if size != "own" else "(B, T) of the file" for size in SIZES]
     lines = [
-        f"Done for {result['files']:,} files with {result['models']:,} different models:",
+        "Of files with models of one structure, one was exported and counts for all:",
         "",
         f"| path | files | refused | equal | {' | '.join(head)} |",
         f"|{'---|' * 9}",
