@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -24,7 +23,7 @@ import torch
 from keras2torch_birnn.bench.case import CLASSES, MERGES, Stack, lengths_of
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN
 from keras2torch_birnn.bench.measure import Row, facts, measure
-from keras2torch_birnn.bench.report import as_data
+from keras2torch_birnn.bench.report import write_results
 from keras2torch_birnn.schema import CELL_GATES
 
 # name -> --rnn, recurrent_activation, reset_after
@@ -134,14 +133,13 @@ def main() -> None:
             flush=True,
         )
         if args.json:
-            args.json.write_text(json.dumps(as_data(head, rows), indent=1) + "\n", "utf-8")
+            write_results(args.json, head, rows)
     ratios = [r for row in rows if (r := best_peer(row)[1]) == r]
     if ratios:
         print(f"median of k2t / best peer: {statistics.median(ratios):.2f}")
     if args.json:
-        written = json.loads(args.json.read_text(encoding="utf-8"))
-        written["load_average_after"] = facts(args.threads, args.rounds)["load_average"]
-        args.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        head["load_average_after"] = facts(args.threads, args.rounds)["load_average"]
+        write_results(args.json, head, rows)
 
 
 if __name__ == "__main__":

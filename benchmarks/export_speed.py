@@ -13,7 +13,6 @@ round robin (as ``k2t bench`` does). A case for which an exporter makes no file 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.bench.case import Stack, from_json, input_of, to_json
 from keras2torch_birnn.bench.contenders import OURS, Contender
 from keras2torch_birnn.bench.measure import Row, facts, measure
-from keras2torch_birnn.bench.report import as_data
+from keras2torch_birnn.bench.report import write_results
 
 TORCH, TF2ONNX = "torch.onnx", "tf2onnx"
 SUFFIXES = {OURS: ".k2t.onnx", TORCH: ".torch.onnx", TF2ONNX: ".tf2onnx.onnx"}
@@ -138,9 +137,7 @@ def main() -> None:
         print(shown(rows[-1]), flush=True)
         if options.json:
             head["load_average_after"] = facts(options.threads, options.rounds)["load_average"]
-            options.json.write_text(
-                json.dumps(as_data(head, rows), indent=1) + "\n", encoding="utf-8"
-            )
+            write_results(options.json, head, rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ rounds go round robin (as ``k2t bench`` does, which times one model).
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +18,7 @@ from pathlib import Path
 from keras2torch_birnn.bench.case import Model
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS
 from keras2torch_birnn.bench.measure import Row, facts, measure
-from keras2torch_birnn.bench.report import as_data
+from keras2torch_birnn.bench.report import write_results
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.verification.live_keras import keras_for
 
@@ -122,14 +121,13 @@ def main() -> None:
             else:
                 print(f"    {timing.contender:28} {timing.median_ms:9.3f} ms")
         if args.json:
-            args.json.write_text(json.dumps(as_data(head, rows), indent=1) + "\n", "utf-8")
+            write_results(args.json, head, rows)
     if ratios:
         median = statistics.median(ratios)
         print(f"k2t / best other: median {median:.2f}, largest {max(ratios):.2f}")
     if args.json:
-        written = json.loads(args.json.read_text(encoding="utf-8"))
-        written["load_average_after"] = facts(args.threads, args.rounds)["load_average"]
-        args.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        head["load_average_after"] = facts(args.threads, args.rounds)["load_average"]
+        write_results(args.json, head, rows)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +59,12 @@ def as_data(facts: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Any]:
         for row in rows
     ]
     return {**facts, "rows": found}
+
+
+def write_results(file: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    """Write all measurements to a file of JSON."""
+    text = json.dumps(as_data(facts, rows), indent=1)
+    file.write_text(f"{text}\n", encoding="utf-8")
 
 
 def find_disturbance(facts: Mapping[str, Any], rows: Iterable[Row]) -> str:
