@@ -1,15 +1,18 @@
 """Build the native kernel: one shared library beside the package, with no Python or torch ABI.
 
 It is optional. Without a C++ compiler the package installs and runs in plain torch. The library
-carries the hash of its sources: Python does not use one that was built from others. The environment
-variables K2T_CXXFLAGS and K2T_LDFLAGS add flags for compiler and linker; with K2T_REQUIRE_KERNEL=1
-there is no package without the kernel.
+carries the hash of its sources: Python does not use one that was built from others.
+
+Environment variables: K2T_CXXFLAGS and K2T_LDFLAGS add flags for compiler and linker; with
+K2T_REQUIRE_KERNEL=1 there is no package without the kernel; K2T_SOURCE_URL is the address of the
+project's files on the web, for the links of the description that a package index shows.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import runpy
 import sys
 import tempfile
@@ -91,6 +94,26 @@ class WheelForEveryPython(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+def describe_project(readme: str, source: str | None) -> str:
+    """Return the README for a package index, where the files beside it are not.
+
+    Args:
+        readme: the text, whose links are relative to the project.
+        source: address of the folder with the project's files on the web; without it a link to one
+            of them becomes the name of the file, which is in the source archive.
+    """
+
+    def hold(link: re.Match[str]) -> str:
+        text, target = link.groups()
+        if "://" in target or target.startswith("#"):
+            return link[0]
+        if source is not None:
+            return f"[{text}]({source.rstrip('/')}/{target})"
+        return text if text == target else f"{text} (`{target}`)"
+
+    return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", hold, readme)
+
+
 native = Extension(
     "keras2torch_birnn.rnn.native.libk2t",
     sources=[str(path) for path in sorted(NATIVE.glob("*.cpp"))],
@@ -101,6 +124,11 @@ native = Extension(
 )
 
 setup(
+    # K2T_SOURCE_URL is for who publishes the package, and knows where its files are.
+    long_description=describe_project(
+        Path("README.md").read_text(encoding="utf-8"), os.environ.get("K2T_SOURCE_URL")
+    ),
+    long_description_content_type="text/markdown",
     # MSVC has no vector extensions: pure Python there.
     ext_modules=[] if sys.platform == "win32" else [native],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": WheelForEveryPython},

@@ -51,9 +51,10 @@ def tree(tmp_path: Path) -> Path:
 
 
 def build(tree: Path, hook: str, **environment: str) -> Path:
-    """The one file that a hook of the build makes."""
+    """The one file or folder that a hook of the build makes."""
     out = tree.parent / hook
     shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", HOOK, hook, str(out)],
         cwd=tree,
@@ -62,7 +63,7 @@ def build(tree: Path, hook: str, **environment: str) -> Path:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (made,) = out.iterdir()
+    (made,) = (found for found in out.iterdir() if found.suffix != ".egg-info")
     return made
 
 
@@ -126,6 +127,29 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed() -> Non
     (setuptools,) = re.findall(r'^requires = \["setuptools>=([\d.]+)"\]$', project, re.MULTILINE)
     wanted = {**allowed, "setuptools": setuptools}
     assert {name: re.sub(r"^(\d+\.\d+)$", r"\1.0", v) for name, v in wanted.items()} == tested
+
+
+def described(tree: Path, **environment: str) -> str:
+    """The description in a package's metadata, which an index shows."""
+    made = build(tree, "prepare_metadata_for_build_wheel", **environment)
+    return (made / "METADATA").read_text("utf-8").partition("\n\n")[2]
+
+
+def test_a_package_index_shows_no_link_to_a_file_that_is_not_there(tree: Path) -> None:
+    links = r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)"
+    readme = (ROOT / "README.md").read_text("utf-8")
+    relative = [target for target in re.findall(links, readme) if "://" not in target]
+    assert len(relative) > 20
+    alone = described(tree)
+    assert [target for target in re.findall(links, alone) if "://" not in target] == []
+    assert all(target in alone for target in relative)
+    assert "docs/cli.md | commands" in alone
+    assert "([measured" not in alone
+    assert "(measured (`docs/merge-modes.md`))" in alone
+    published = described(tree, K2T_SOURCE_URL="https://example.org/blob/v7/")
+    found = re.findall(links, published)
+    assert {f"https://example.org/blob/v7/{target}" for target in relative} <= {*found}
+    assert not {*relative} & {*found}
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
