@@ -1,4 +1,4 @@
-"""The reader and the commands without /proc, and without what only POSIX has: by simulation."""
+"""The reader and the commands without /proc, as on macOS, and as on Windows: by simulation."""
 
 from __future__ import annotations
 
@@ -52,6 +52,37 @@ for module, names in ((os, os_names), (signal, signal_names)):
 for name in "resource fcntl pwd grp termios tty pty syslog readline curses".split():
     sys.modules[name] = None
 """
+# What Python does not have on macOS, and what its kernel refuses: a limit of the address space.
+NO_LINUX = """
+import os, resource, signal
+
+os_names = '''
+    sched_getaffinity sched_setaffinity sched_getscheduler sched_setscheduler sched_getparam
+    sched_setparam sched_rr_get_interval sched_get_priority_max sched_get_priority_min
+    posix_fadvise posix_fallocate fdatasync sendfile copy_file_range splice memfd_create eventfd
+    getxattr setxattr listxattr removexattr pipe2 dup3 waitid getresuid getresgid setresuid
+    setresgid getrandom unshare setns pidfd_open O_PATH O_TMPFILE O_DIRECT O_NOATIME O_RSYNC
+    O_LARGEFILE
+'''
+resource_names = '''
+    prlimit RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_RTPRIO RLIMIT_RTTIME RLIMIT_SIGPENDING RLIMIT_OFILE
+    RUSAGE_THREAD
+'''
+signal_names = '''
+    SIGRTMIN SIGRTMAX SIGPWR SIGSTKFLT SIGPOLL SIGCLD pidfd_send_signal sigtimedwait sigwaitinfo
+'''
+for module, names in ((os, os_names), (resource, resource_names), (signal, signal_names)):
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+
+def setrlimit(which, limits, original=resource.setrlimit):
+    if which == resource.RLIMIT_AS:
+        raise ValueError("current limit exceeds maximum limit")
+    original(which, limits)
+
+resource.setrlimit = setrlimit
+"""
 # Libraries look for what their system has when they are imported.
 CHILD = """
 import importlib.util, json, os, sys
@@ -83,7 +114,7 @@ for arguments in {arguments!r}:
     run = CliRunner().invoke(app, arguments)
     print("ended", run.exit_code, run.output)
 """
-WITHOUT = {"/proc": NO_PROC, "POSIX": NO_PROC + NO_POSIX}
+WITHOUT = {"/proc": NO_PROC, "Linux": NO_PROC + NO_LINUX, "POSIX": NO_PROC + NO_POSIX}
 
 
 @pytest.fixture(params=WITHOUT)
@@ -141,8 +172,8 @@ def _compact() -> object:
 
 @pytest.mark.parametrize(
     ("first", "platform"),
-    [(NO_PROC, "darwin"), (NO_PROC + NO_POSIX, "win32")],
-    ids=["no /proc", "no POSIX"],
+    [(NO_PROC + NO_LINUX, "darwin"), (NO_PROC + NO_POSIX, "win32")],
+    ids=["as on macOS", "as on Windows"],
 )
 def test_models_are_converted_and_verified(first: str, platform: str, tmp_path: Path) -> None:
     arguments = [
