@@ -26,7 +26,6 @@ from setuptools.errors import CompileError
 
 NATIVE = Path("keras2torch_birnn/rnn/native")
 BUILD = runpy.run_path(str(NATIVE / "sources.py"))
-X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _words(variable: str) -> list[str]:
@@ -50,8 +49,9 @@ class BuildNative(build_ext):
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         objects = []
         for source in ext.sources:
-            # A universal macOS build compiles all for arm64, too: the plain kernel alone then.
-            flags, optional = BUILD["flags_of"](Path(source).name, x86=X86)
+            flags, optional = BUILD["flags_of"](
+                Path(source).name, machine=platform.machine(), system=platform.system()
+            )
             if optional and not self._compiles(optional):
                 optional = []
             objects += self._compile(ext, source, [*flags, *optional])

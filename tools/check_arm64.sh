@@ -21,7 +21,8 @@ flags() { # of a file, as setup.py has them where the processor is not an x86
     $python -c "
 import runpy, sys
 found = runpy.run_path('$native/sources.py')
-print(*found['COMMON'], *found['flags_of'](sys.argv[1], x86=False)[0])" "$1"
+own, _ = found['flags_of'](sys.argv[1], machine='aarch64', system='Linux')
+print(*found['COMMON'], *own)" "$1"
 }
 for source in "$native"/*.cpp; do # those of x86 are empty elsewhere
     name=$(basename "$source" .cpp)

@@ -469,9 +469,16 @@ def test_a_compiler_without_the_instructions_leaves_an_empty_table(name: str) ->
     from keras2torch_birnn.rnn.native.sources import FLAGS, OPTIONAL_FLAGS, flags_of
 
     file = f"reduced_{name}.cpp"
-    own, optional = flags_of(file, x86=True)
-    assert "-ffp-contract=off" in own
-    assert optional == OPTIONAL_FLAGS[file]
-    assert set(FLAGS[file]) <= set(own)
-    assert flags_of(file, x86=False) == (["-ffp-contract=off", "-Wno-unused-function"], [])
+    always = ["-ffp-contract=off", "-Wno-unused-function"]
+    for machine, system in (("x86_64", "Linux"), ("AMD64", "FreeBSD")):
+        own, optional = flags_of(file, machine=machine, system=system)
+        assert (own, optional) == (always + FLAGS[file], OPTIONAL_FLAGS[file])
+    assert flags_of(file, machine="aarch64", system="Linux") == (always, [])
+    # One compilation for both processors: the order of bits holds for both, the rest for one.
+    for machine in ("arm64", "x86_64"):
+        own, optional = flags_of(file, machine=machine, system="Darwin")
+        assert own[:2] == always
+        assert own[2::2] == ["-Xarch_x86_64"] * len(FLAGS[file])
+        assert own[3::2] == FLAGS[file]
+        assert optional == ["-Xarch_x86_64", *OPTIONAL_FLAGS[file]]
     assert "{};" in (NATIVE / file).read_text()

@@ -36,10 +36,23 @@ OPTIONAL_FLAGS = {
 REDUCED = ["-ffp-contract=off", "-Wno-unused-function"]
 
 
-def flags_of(name: str, *, x86: bool) -> tuple[list[str], list[str]]:
-    """Return a file's own flags, and those that the compiler may lack."""
-    own = REDUCED if name.startswith("reduced_") else []
-    return (own + FLAGS.get(name, []), OPTIONAL_FLAGS.get(name, [])) if x86 else (own, [])
+def flags_of(name: str, *, machine: str, system: str) -> tuple[list[str], list[str]]:
+    """Return a file's own flags, and those that the compiler may lack.
+
+    ``machine`` and ``system`` are those of the module ``platform``. On macOS one command may
+    compile for both processors, whichever this one is, so flags name the one that they are for.
+    """
+    always = REDUCED if name.startswith("reduced_") else []
+    own, optional = FLAGS.get(name, []), OPTIONAL_FLAGS.get(name, [])
+    if system == "Darwin":
+        own, optional = _for_x86_alone(own), _for_x86_alone(optional)
+    elif machine.lower() not in ("x86_64", "amd64"):
+        own, optional = [], []
+    return always + own, optional
+
+
+def _for_x86_alone(flags: list[str]) -> list[str]:
+    return [word for flag in flags for word in ("-Xarch_x86_64", flag)]
 
 
 def source_hash(folder: Path) -> int | None:
