@@ -2,16 +2,18 @@
 
     python tools/check_exports.py --out a.jsonl --part 0/2                # fixtures, one half
     python tools/check_exports.py --out b.jsonl --paths .pt2 --titles     # one file of each case
-    python tools/check_exports.py --out c.jsonl --only bi_lstm
+    python tools/check_exports.py --out c.jsonl --paths compiled --only /bi_lstm,/mask_bi
     python tools/check_exports.py --out d.jsonl --oracles FOLDER MODEL MODEL,CONFIG
     python tools/check_exports.py --summary a.jsonl b.jsonl d.jsonl       # benchmarks/results
 
-Needs ``pip install '.[export]' openvino``. The batches have the sizes (B, T) of the file, (5, T),
-(1, T), (3, T + 4) and (2, 1), as far as the converted model takes them, and rows that are full,
-padded right, padded left, with gaps, and empty. Equal to eager: 1e-5 + 1e-4 |y|; with an oracle:
-5e-5; gradients, which are computed in float64: 1e-9 + 1e-9 |y|. A record has one JSON object a line
-(``seconds``: of computing, to write the file). What it has is not done again. Of the models with
-one structure (all but weights and names) one is exported.
+Needs ``pip install '.[export]' openvino``, and a C++ compiler for the path ``compiled``, which is
+done only where it is asked for (a minute a model). The batches have the sizes (B, T) of the file,
+(5, T), (1, T), (3, T + 4) and (2, 1), as far as the converted model takes them, and rows that are
+full, padded right, padded left, with gaps, and empty. Equal to eager: 1e-5 + 1e-4 |y|; with an
+oracle: 5e-5; gradients, which are computed in float64: 1e-9 + 1e-9 |y|. A record has one JSON
+object a line (``seconds``: of computing, to write the file). What it has is not done again. Of the
+models with one structure (all but weights and names) one is exported. A summary takes the place of
+the counts of the same runners, and leaves those of others.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import export_cases
 import numpy as np
@@ -68,6 +70,14 @@ def write_trace(subject: Subject, file: Path, batch: Batch) -> None:
         jit.save(jit.trace(copy_structure(subject.model), given, check_trace=False), str(file))
 
 
+def write_compiled(subject: Subject, file: Path, batch: Batch) -> None:
+    """Compile an archive of torch.export by AOTInductor."""
+    archive = file.with_name("archive.pt2")
+    write_target(subject, archive, batch)
+    program, inductor = torch.export.load(archive), cast(Any, torch._inductor)
+    inductor.aoti_compile_and_package(program, package_path=str(file))
+
+
 class Runner(NamedTuple):
     """What runs an exported file: its name in the child, and what else that needs."""
 
@@ -102,6 +112,7 @@ EXPORTS: Mapping[str, Export] = {
     ),
     "trace": Export("model.ts", write_trace, {"torch.jit.trace": Runner("trace")}),
     ".pt2": Export("model.pt2", write_target, {"torch.export": Runner("torch.export")}),
+    "compiled": Export("model.pt2", write_compiled, {"AOTInductor": Runner("AOTInductor")}),
 }
 
 
@@ -328,8 +339,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", help="FILE or FILE,CONFIG instead of the fixtures")
     parser.add_argument("--out", type=Path, help="the record")
-    parser.add_argument("--paths", default=",".join(EXPORTS), help="some of them, with commas")
-    parser.add_argument("--only", default="", help="part of a fixture's name")
+    parser.add_argument("--paths", default=",".join([*EXPORTS][:-1]), help="some, with commas")
+    parser.add_argument("--only", default="", help="parts of names, with commas")
     parser.add_argument("--titles", action="store_true", help="one file of each case and folder")
     parser.add_argument("--part", default="0/1", help="K/N: one of N parts, from 0")
     parser.add_argument("--oracles", type=Path, help="folder of NAME.npz with K__in and K__out")
@@ -344,7 +355,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     cases = export_cases.others(options.models, options.oracles) or export_cases.fixtures()
-    cases = [case for case in cases if options.only in case.name]
+    cases = [case for case in cases if any(part in case.name for part in options.only.split(","))]
     if options.titles:
         cases = list({case.title(): case for case in reversed(cases)}.values())
     cases = export_cases.part(cases, *map(int, options.part.split("/")))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-RESULT = RESULTS / "exports-2026-11-26.json"
+RESULT = RESULTS / "exports-2026-11-27.json"
 SIZES = ("own", "5, T", "1, T", "3, T + 4", "2, 1")
 PACKAGES = ("torch", "onnxruntime", "openvino", "onnxscript")
 # Runner -> what it runs, in the words of the table.
@@ -22,10 +23,13 @@ RUNNERS: Mapping[str, str] = {
     "ONNX Runtime": "`.onnx` in ONNX Runtime",
     "OpenVINO": "`.onnx` in OpenVINO (f32)",
     "torch.export": "`.pt2` in torch",
+    "AOTInductor": "`.pt2` by AOTInductor",
     "source": "`.py` in torch",
     "gradients": "gradients of `.py`",
     "torch.jit.trace": "`torch.jit.trace`",
 }
+# What runs the file of another runner, which lists why it was refused.
+SAME_FILE = ("OpenVINO", "AOTInductor", "gradients")
 FINE = ("equal", "rounding")
 REAL = "real/"
 # In front of OpenVINO's reasons: the node, and the line of its source.
@@ -47,37 +51,64 @@ class Verdict(NamedTuple):
 
 
 def write(records: Iterable[Path]) -> None:
-    """Write the counts of records to ``RESULT``, and print them."""
+    """Merge the counts of records into ``RESULT``, and print it."""
     lines = [line for path in records for line in path.read_text("utf-8").splitlines()]
     packages = {name: version(name) for name in PACKAGES}
-    result = {"packages": packages, **count([json.loads(line) for line in lines])}
+    found = count([json.loads(line) for line in lines], packages)
+    result = merge(json.loads(RESULT.read_text("utf-8")), found)
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(result) + problems(result))
 
 
-def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return all counts, and by name what is not equal."""
+def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Put new counts in the place of the old ones of the same runner; others stay.
+
+    Raises:
+        SystemExit: a runner has fewer files than before.
+    """
+    for runner, one in new["runners"].items():
+        before = old["runners"].get(runner, {}).get("files", 0)
+        if one["files"] < before:
+            sys.exit(f"{runner}: {one['files']} files, {before} before: give all of its records")
+    runners = {**old["runners"], **new["runners"]}
+    models = dict.fromkeys([*old["real"], *new["real"]])
+    return {
+        "not read": new["not read"],
+        "runners": {runner: runners[runner] for runner in RUNNERS if runner in runners},
+        "real": {
+            model: {**old["real"].get(model, {}), **new["real"].get(model, {})} for model in models
+        },
+    }
+
+
+def count(rows: Sequence[Mapping[str, Any]], packages: Mapping[str, str]) -> dict[str, Any]:
+    """Return all counts by runner, and by name what is not equal."""
     files = {row["name"]: row["key"] for row in rows if row.get("key")}
     models: dict[str, dict[str, Any]] = defaultdict(dict)
     for row in rows:
         models[row.get("key", "")].update(row.get("paths", {}))
+    verdicts = {
+        runner: [
+            _judge(file, models[key][runner])
+            for file, key in files.items()
+            if runner in models[key]
+        ]
+        for runner in RUNNERS
+    }
     return {
-        "files": len(files),
-        "models": len(set(files.values())),
         "not read": {
             row["name"]: row.get("not converted", row.get("broken"))
             for row in rows
             if not row.get("key")
         },
         "runners": {
-            runner: _count_runner(
-                [
-                    _judge(f, models[key][runner])
-                    for f, key in files.items()
-                    if runner in models[key]
-                ]
-            )
-            for runner in RUNNERS
+            runner: {
+                "packages": dict(packages),
+                "models": len({files[one.file] for one in found}),
+                **_count_runner(found),
+            }
+            for runner, found in verdicts.items()
+            if found
         },
         "real": {
             file.removeprefix(REAL): {
@@ -141,14 +172,14 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         "Of files with models of one structure, one was exported and counts for all:",
         "",
-        f"| path | files | refused | equal | {' | '.join(head)} |",
-        f"|{'---|' * 9}",
+        f"| path | files | structures | refused | equal | {' | '.join(head)} |",
+        f"|{'---|' * 10}",
     ]
-    for runner, words in RUNNERS.items():
-        one = result["runners"][runner]
+    for runner, one in result["runners"].items():
         sizes = [one["sizes"].get(size, "") for size in SIZES]
         equal = one.get("equal", 0) + one.get("rounding", 0)
-        cells = [words, f"{one['files']:,}", f"{one.get('refused', 0):,}", f"{equal:,}", *sizes]
+        counts = (one["files"], one["models"], one.get("refused", 0), equal)
+        cells = [RUNNERS[runner], *(f"{number:,}" for number in counts), *sizes]
         lines.append(f"| {' | '.join(cells)} |")
     return "".join(f"{line}\n" for line in lines)
 
@@ -171,11 +202,11 @@ def problems(result: Mapping[str, Any]) -> str:
 
 
 def _problem_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    for runner, words in RUNNERS.items():
-        for kind, reasons in result["runners"][runner]["reasons"].items():
-            if kind == "refused" and runner == "OpenVINO":
-                continue  # the same file
-            yield f"- {words}, {kind}:"
+    for runner, one in result["runners"].items():
+        for kind, reasons in one["reasons"].items():
+            if kind == "refused" and runner in SAME_FILE:
+                continue
+            yield f"- {RUNNERS[runner]}, {kind}:"
             for reason, files in sorted(reasons.items(), key=lambda item: -len(item[1])):
                 names = list(dict.fromkeys(Path(file).name.split(".")[0] for file in files))
                 more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

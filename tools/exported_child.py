@@ -53,6 +53,12 @@ def in_torch_export(job: Job) -> Session:
     return _session(torch.export.load(job["file"]).module())
 
 
+def in_aotinductor(job: Job) -> Session:
+    """Load what AOTInductor compiled."""
+    inductor: Any = torch._inductor
+    return _session(inductor.aoti_load_package(job["file"]))
+
+
 def in_trace(job: Job) -> Session:
     """Load a trace."""
     jit: Any = torch.jit
@@ -98,6 +104,7 @@ RUNNERS: Mapping[str, Callable[[Job], Session]] = {
     "ONNX Runtime": in_onnx_runtime,
     "OpenVINO": in_openvino,
     "torch.export": in_torch_export,
+    "AOTInductor": in_aotinductor,
     "trace": in_trace,
     "source": in_source,
     "training": in_training,

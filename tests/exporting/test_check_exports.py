@@ -120,11 +120,12 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_files_count_by_the_verdict_on_their_model() -> None:
-    found = export_summary.count(rows())
-    assert (found["files"], found["models"]) == (4, 3)
+    found = export_summary.count(rows(), {"torch": "2.13.0"})
     assert found["not read"] == {"keras/b/z.h5": "no model"}
     onnx, openvino = found["runners"]["ONNX Runtime"], found["runners"]["OpenVINO"]
-    assert (onnx["files"], onnx["rounding"], onnx["refused"]) == (3, 2, 1)
+    assert (onnx["files"], onnx["models"], onnx["rounding"], onnx["refused"]) == (3, 2, 2, 1)
+    assert onnx["packages"] == {"torch": "2.13.0"}
+    assert "AOTInductor" not in found["runners"]
     assert onnx["sizes"]["5, T"] == "2 of 2"
     assert onnx["reasons"]["refused"] == {"softplus": ["keras/b/y.h5"]}
     assert (openvino["wrong"], openvino["sizes"]["5, T"]) == (2, "0 of 2")
@@ -136,7 +137,31 @@ def test_files_count_by_the_verdict_on_their_model() -> None:
         make(found)
         for make in (export_summary.table, export_summary.real_table, export_summary.problems)
     )
-    assert "| medaka |  |  | wrong; oracle: wrong: 1.0e-04 |" in text
-    assert "| `.onnx` in ONNX Runtime | 3 | 1 | 2 | 2 of 2 | 2 of 2 |" in text
+    assert "| medaka |  |  | wrong; oracle: wrong: 1.0e-04 |  |" in text
+    assert "| `.onnx` in ONNX Runtime | 3 | 2 | 1 | 2 | 2 of 2 | 2 of 2 |" in text
     assert "softplus (1 files: y)" in text
     json.dumps(found)
+
+
+def test_new_counts_take_the_place_of_those_of_the_same_runner() -> None:
+    old = export_summary.count(rows(), {"torch": "2.12.0"})
+    more = [
+        {"name": "keras/c/q.h5", "key": "9", "paths": {"torch.export": {"failed": "KeyError: s"}}},
+        {"name": "real/medaka", "key": "3", "paths": {"torch.export": {"sizes": {"own": "equal"}}}},
+        {"name": "real/other", "key": "4", "paths": {"AOTInductor": {"sizes": {"own": "equal"}}}},
+        {"name": "keras/c/r.h5", "not converted": "no weights"},
+    ]
+    found = export_summary.merge(old, export_summary.count(more, {"torch": "2.13.0"}))
+    assert found["runners"]["ONNX Runtime"] == old["runners"]["ONNX Runtime"]
+    assert found["runners"]["torch.export"]["packages"] == {"torch": "2.13.0"}
+    assert found["runners"]["torch.export"]["files"] == 2
+    assert [*found["runners"]] == [*filter(found["runners"].get, export_summary.RUNNERS)]
+    assert found["not read"] == {"keras/c/r.h5": "no weights"}
+    assert found["real"] == {"medaka": {"torch.export": "equal"}, "other": {"AOTInductor": "equal"}}
+
+
+def test_fewer_files_than_before_are_no_new_count() -> None:
+    old = export_summary.count(rows(), {})
+    few = export_summary.count(rows()[1:3], {})
+    with pytest.raises(SystemExit, match="ONNX Runtime: 1 files, 3 before"):
+        export_summary.merge(old, few)
