@@ -22,7 +22,7 @@ from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.saving.state_dicts import read_plain
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
-from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
+from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.embedding_rows import record_rows
 from keras2torch_birnn.trainers.losses import KerasLoss, build_loss, describe_loss
 from keras2torch_birnn.trainers.notes import (
@@ -34,7 +34,7 @@ from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.penalties import constrain_, penalty
 from keras2torch_birnn.trainers.rules import parse_rule
 from keras2torch_birnn.trainers.settings import parse_settings
-from keras2torch_birnn.trainers.stored import StoredState, find_state
+from keras2torch_birnn.trainers.stored import StoredState, find_state, read_compiled
 from keras2torch_birnn.writers.layers import Located, locate
 from keras2torch_birnn.writers.optimizer_state import read_state
 from keras2torch_birnn.writers.trained_variables import (
@@ -114,7 +114,7 @@ def training(
             container, source, config=config, dtype=dtype, masked_steps=masked_steps
         ).train()
         located = locate(container, source, config=config, masked_steps=masked_steps)
-        compiled = parse_compiled(container.compiled(given), located.spec.generation)
+        compiled = read_compiled(container, given, located.spec.generation)
         variables = find_variables(located, model)
         optimizer = make_optimizer(compiled, variables)
         tables = record_rows(model) if needs_rows(optimizer) else []

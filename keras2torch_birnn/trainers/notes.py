@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
+from keras2torch_birnn.readers.containers.saved_model import SavedModel
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.rules.adam import Nadam
@@ -59,7 +59,7 @@ def describe_state(
     if stored is None:
         unread = isinstance(container, TensorFlowJS) and container.has_optimizer
         return (_UNREAD if unread else _NO_STATE,)
-    tracked = isinstance(container, TensorFlowContainer)
+    tracked = isinstance(container, SavedModel)
     no_product = isinstance(optimizer.rule, Nadam) and not stored.shared
     found = ((_NO_PRODUCT, no_product and optimizer.iterations), (_TRACKED, tracked))
     return tuple(note for note, applies in found if applies)

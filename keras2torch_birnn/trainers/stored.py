@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
 from keras2torch_birnn.limits import MAX_NAMES
@@ -17,6 +18,7 @@ from keras2torch_birnn.readers.containers.tensorflow_container import (
     KEY_ENDING,
     TensorFlowContainer,
 )
+from keras2torch_birnn.readers.containers.tf_checkpoint import TensorFlowCheckpoint
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.tensorflow.object_graph import (
     ROOT,
@@ -24,12 +26,16 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
     TrackedObject,
     is_optimizer,
 )
+from keras2torch_birnn.spec import Generation
+from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 
 _LEGACY_GROUP, _GROUP = "/optimizer_weights", "/optimizer/vars"
 HOW_TO_BEGIN = 'give state="new" to begin with a new state, or compile and save it again'
 # Numbers of the newer optimizers of tf.keras: iterations, learning rate.
 _NUMBERS = ("_iterations", "_learning_rate")
+# Numbers of OptimizerV2 that are no options.
+_COUNTS = ("iter", "momentum_cache")
 # Names of slots in checkpoints of OptimizerV2, by class and name of ours, where they differ.
 _SLOT_NAMES: Mapping[tuple[str, str], str] = {
     ("", "v_hat"): "vhat",
@@ -59,6 +65,33 @@ class StoredState:
         yield from self.shared.values()
         for found in self.slots.values():
             yield from found.values()
+
+
+def read_compiled(
+    container: Container, given: Mapping[str, Any] | None, generation: Generation
+) -> CompiledTraining:
+    """Read what was compiled; ``given``: the JSON of ``--config``.
+
+    A checkpoint of OptimizerV2 holds its options that are numbers, too. They are taken instead of
+    those that are given, as TensorFlow does when it restores the checkpoint.
+
+    Raises:
+        UnsupportedOptionError, InvalidModelFileError: as ``parse_compiled``.
+    """
+    compiled = parse_compiled(container.compiled(given), generation)
+    optimizer = compiled.optimizer
+    if not isinstance(container, TensorFlowCheckpoint) or optimizer.family != "legacy":
+        return compiled
+    found = _find_optimizer(container.graph)
+    keys = {
+        name: key
+        for name, number in (found.children.items() if found else ())
+        if name not in _COUNTS and (key := _key(container.graph, number))
+    }
+    arrays = dict(zip(keys, container.store.arrays(list(keys.values())), strict=True))
+    numbers = {name: float(one.read()) for name, one in arrays.items() if not one.shape}
+    config = {**optimizer.config, **numbers}
+    return replace(compiled, optimizer=replace(optimizer, config=config))
 
 
 def find_state(
@@ -197,9 +230,11 @@ def _find_in_graph(
             (array,) = container.store.arrays([key])
             _check_slot(array, weight)
             slots.setdefault(name, {})[weight.path] = array
-    names = ["iter", *(["momentum_cache"] if optimizer.rule.shared() else [])]
+    names = _COUNTS if optimizer.rule.shared() else _COUNTS[:1]
     scalars = [_key(graph, found.children[name]) for name in names if name in found.children]
-    return _with_scalars(container.store.arrays(scalars), slots, optimizer)
+    assigned = _with_scalars(container.store.arrays(scalars), slots, optimizer)
+    rate = _key(graph, found.children.get("learning_rate", ROOT))  # not that of a schedule
+    return replace(assigned, rate=container.store.arrays([rate])[0]) if rate else assigned
 
 
 def _slot_name(optimizer: KerasOptimizer, name: str) -> str:

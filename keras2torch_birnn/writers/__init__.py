@@ -8,7 +8,7 @@ back as the trained model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.shards import ShardedStore
 from keras2torch_birnn.readers.containers.tf_checkpoint import with_index
-from keras2torch_birnn.readers.steps import PathLike
+from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.saving.atomic import (
     FileKind,
     check_new_folder,
@@ -107,7 +107,8 @@ def write_back(
         )
         check_same_model(trained, located.spec)
         facts = Model(_tensors(model), located.read_as, allow_rounding)
-        state = _new_state(container, located, model, optimizer)
+        given = read_given_config(config)
+        state = _new_state(container, located, model, optimizer, given)
         changed: set[str] = set()
         notes: list[str] = []
 
@@ -144,9 +145,13 @@ def write_back(
 
 
 def _new_state(
-    container: Container, located: Located, model: nn.Module, optimizer: Any
+    container: Container,
+    located: Located,
+    model: nn.Module,
+    optimizer: Any,
+    given: Mapping[str, Any] | None,
 ) -> NewState | None:
-    """Return the state to write, if an optimizer is given.
+    """Return the state to write, if an optimizer is given; ``given``: the JSON of ``config``.
 
     Raises:
         UsageError: it cannot be written.
@@ -157,7 +162,7 @@ def _new_state(
         raise UsageError(
             "a part of a model has no optimizer's state", "keep or drop that of the file"
         )
-    return NewState(container, located, model, optimizer)
+    return NewState(container, located, model, optimizer, given)
 
 
 def _check_state(

@@ -7,8 +7,9 @@ converted, so that gates are reordered and matrices transposed as theirs are; an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +24,9 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
-from keras2torch_birnn.trainers.compiled import parse_compiled
+from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
-from keras2torch_birnn.trainers.stored import StoredState, find_state
+from keras2torch_birnn.trainers.stored import StoredState, find_state, read_compiled
 from keras2torch_birnn.writers.layers import Located, layer_pieces
 from keras2torch_birnn.writers.new_values import Model, Piece, encode
 from keras2torch_birnn.writers.trained_variables import (
@@ -40,6 +41,17 @@ _NO_PRODUCT = (
     "the file has no place for the product of Nadam's momenta: in Keras it begins at 1 again after "
     "load_model, so the next steps there differ from those here"
 )
+
+_NO_RATE = (
+    "the file has the learning rate in the text of its options, which stay as they are: in Keras "
+    "it is {before:g} again after load_model, not {rate:g}"
+)
+# By whether the model has weights of an optimizer at all; TensorFlow.js' own save writes them.
+_NOT_IN_TFJS = {
+    False: "a model of TensorFlow.js without an optimizer's state, so there is no place for one",
+    True: "the state of an optimizer is neither read from nor written into TensorFlow.js' models",
+}
+_HOW_ELSE = "keep the file's as it is, and write the state into the Keras file"
 
 
 def read_state(
@@ -102,15 +114,21 @@ class NewState:
     """The state of an optimizer that is to be written into a model's file."""
 
     def __init__(
-        self, container: Container, located: Located, model: nn.Module, optimizer: KerasOptimizer
+        self,
+        container: Container,
+        located: Located,
+        model: nn.Module,
+        optimizer: KerasOptimizer,
+        given: Mapping[str, Any] | None,
     ) -> None:
-        """Find the places of a state.
+        """Find the places of a state; ``given``: the JSON of ``--config``.
 
         Raises:
             UsageError: the optimizer is another one than that of the file, or of another model, or
                 the file has no place for a state.
         """
-        _check_same_optimizer(container, located, optimizer)
+        compiled = read_compiled(container, given, located.spec.generation)
+        _check_same_optimizer(compiled, optimizer)
         self.optimizer, self.located = optimizer, located
         self.variables = find_variables(located, model)
         self.stored = _find_places(container, self.variables, optimizer)
@@ -129,7 +147,10 @@ class NewState:
         """Return notes about what the file cannot hold of the state."""
         has_product = "product" in self.optimizer.rule.shared()
         lost = has_product and not self.stored.shared and self.optimizer.iterations
-        return (_NO_PRODUCT,) if lost else ()
+        rate, before = float(self.optimizer.param_groups[0]["lr"]), self.optimizer.settings.rate
+        fixed = self.stored.rate is None and rate != before
+        kept = _NO_RATE.format(rate=rate, before=before)
+        return (*((_NO_PRODUCT,) if lost else ()), *((kept,) if fixed else ()))
 
     def pieces(self, facts: Model) -> Iterator[Piece]:
         """Yield what has to be written; ``facts``: the tensors of the trained model.
@@ -178,10 +199,8 @@ class NewState:
             )
 
 
-def _check_same_optimizer(
-    container: Container, located: Located, optimizer: KerasOptimizer
-) -> None:
-    there = parse_compiled(container.compiled(None), located.spec.generation).optimizer
+def _check_same_optimizer(compiled: CompiledTraining, optimizer: KerasOptimizer) -> None:
+    there = compiled.optimizer
     settings = optimizer.settings
     if (there.class_name.lower(), there.family) != (settings.class_name, settings.family):
         raise UsageError(
@@ -194,10 +213,7 @@ def _find_places(
     container: Container, variables: TrainedVariables, optimizer: KerasOptimizer
 ) -> StoredState:
     if isinstance(container, TensorFlowJS):
-        raise UsageError(
-            "the state of an optimizer is not written into a model of TensorFlow.js",
-            "keep it as it is, or write it into the Keras file",
-        )
+        raise UsageError(_NOT_IN_TFJS[container.has_optimizer], _HOW_ELSE)
     stored = find_state(container, variables.arrays, optimizer)
     if stored is None:
         raise UsageError(

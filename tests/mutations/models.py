@@ -16,6 +16,7 @@ from specs import (
     chain,
     dense,
     functional,
+    hand_out_copies,
     layer,
     rnn,
     values,
@@ -93,7 +94,7 @@ BUILDERS: Mapping[str, Callable[[], LayerSpec]] = {
 }
 
 
-@functools.cache
+@hand_out_copies
 def build_fixture(name: str) -> Fixture:
     """Build one of ``BUILDERS`` in float32, with the reference's outputs."""
     root = BUILDERS[name]()

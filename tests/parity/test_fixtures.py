@@ -84,6 +84,16 @@ def test_the_files_are_those_of_the_manifest(file: str) -> None:
         assert sha256(entry["config"]) == entry["config_sha256"]
 
 
+def test_a_model_that_is_trained_changes_no_fixture_of_other_tests() -> None:
+    file = "keras-3.15.1/arch_residual_batch_norm.h5"
+    model = build(fixture(file).spec)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(3)
+    for layer in fixture(file).spec.root.walk():
+        assert not any(np.all(array == 3) for array in layer.weights.values())
+
+
 @pytest.mark.parametrize("file", ENTRIES)
 def test_torch_and_the_reference_agree_with_real_keras(file: str) -> None:
     """Keras against float32 torch and against the reference; float64 torch against the latter."""

@@ -14,7 +14,7 @@ import synthetic
 import torch
 from commands import OLD_OUT
 from converted import convert_spec
-from specs import ENTRIES, FIXTURES, read_entry
+from specs import ENTRIES, FIXTURES, fixture
 from torch import nn
 
 import keras2torch_birnn as birnn
@@ -222,7 +222,7 @@ def same(a: Any, b: Any) -> bool:
 def test_streamed_files_hold_what_saved_ones_hold(file: str, tmp_path: Path) -> None:
     entry = ENTRIES[file]
     config = None if entry["config"] is None else FIXTURES / entry["config"]
-    whole = convert_spec(read_entry(file))  # another test may train what fixture holds
+    whole = convert_spec(fixture(file).spec)
     for suffix in (".pt", ".safetensors"):
         out = tmp_path / f"streamed{suffix}"
         convert_with_spec(FIXTURES / file, config=config, out=out)

@@ -22,6 +22,7 @@ from specs import FIXTURES
 from torch import Tensor
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.spec import Array
 
 COMPILED = FIXTURES / "compiled"
@@ -45,6 +46,20 @@ def unpack(name: str, folder: Path) -> Path:
             archive.extractall(folder, filter="data")
             return folder / archive.getnames()[0].partition("/")[0]
     return packed
+
+
+def unpack_checkpoint(row: Row, folder: Path) -> tuple[Path, Path]:
+    """Unpack a checkpoint; return its prefix, and its architecture with what was compiled.
+
+    Keras wrote that into the SavedModel of the same case.
+    """
+    inside = unpack(row["file"], folder)
+    saved = ROWS[f"{row['label']}/{row['case']}.savedmodel"]
+    with open_container(unpack(saved["file"], folder)) as container:
+        compiled = container.compiled(None)
+    config = json.loads((inside / "arch.json").read_text("utf-8"))
+    (inside / "compiled.json").write_text(json.dumps({**config, "training_config": compiled}))
+    return inside / "ckpt-1", inside / "compiled.json"
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,12 @@ def recorded(row: Row) -> Recorded:
     """Read what Keras did with a model."""
     with np.load(COMPILED / row["npz"]) as data:
         names = [n for n in data.files if n[:2] != "s_" or row["sample_weights"]]
-        return Recorded(row, {name: data[name] for name in names})
+        arrays = {name: data[name] for name in names}
+    if "long" in row:
+        with np.load(COMPILED / row["long"]) as data:
+            arrays["losses"] = np.concatenate([arrays["losses"], data["losses"]])
+            arrays["w200"] = data["w200"]
+    return Recorded(row, arrays)
 
 
 def expected_state(row: Row, at: str) -> dict[str, Array]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,9 +178,27 @@ class Fixture:
 ENTRIES: Mapping[str, Mapping[str, Any]] = {entry["file"]: entry for entry in MANIFEST["files"]}
 
 
-@functools.cache
+def hand_out_copies(make: Callable[[str], Fixture]) -> Callable[[str], Fixture]:
+    """Keep what a function makes, and return a copy at every call.
+
+    A model shares the memory of the arrays that it is converted from; trained, it changes them.
+    """
+
+    @functools.cache
+    def kept(name: str) -> bytes:
+        return pickle.dumps(make(name), pickle.HIGHEST_PROTOCOL)
+
+    @functools.wraps(make)
+    def copy(name: str) -> Fixture:
+        found: Fixture = pickle.loads(kept(name))
+        return found
+
+    return copy
+
+
+@hand_out_copies
 def fixture(file: str) -> Fixture:
-    """The fixture of a path below ``fixtures/``, read once."""
+    """The fixture of a path below ``fixtures/``, read once; the arrays are the caller's own."""
     entry = ENTRIES[file]
     with np.load(FIXTURES / entry["npz"]) as data:
         count = {kind: sum(n.startswith(kind) for n in data.files) for kind in ("in_", "out_")}
@@ -193,7 +212,7 @@ def fixture(file: str) -> Fixture:
 
 
 def read_entry(file: str) -> ModelSpec:
-    """Read the model of a fixture, anew."""
+    """Read the model of a fixture."""
     config = ENTRIES[file]["config"]
     with parsing_here():
         return read_model(FIXTURES / file, config=None if config is None else FIXTURES / config)

@@ -14,8 +14,8 @@ from mutations.patches import Patch, edit, wrap
 from recorded_rules import CASES, largest_difference
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.trainers.loss_functions import LOSSES
 from keras2torch_birnn.trainers.losses import build_loss
+from keras2torch_birnn.trainers.losses.formulas import LOSSES
 from keras2torch_birnn.trainers.rules import RULES
 
 K3, NEW = "keras-3.15.1", "tf.keras-2.15.0"
@@ -129,8 +129,8 @@ def replaced(name: str, formula: Any) -> Patch:
 
 
 def edited(place: str, old: str, new: str) -> Patch:
-    """Replace an expression in a function of ``loss_functions``."""
-    return edit(f"trainers.loss_functions:{place}", old, new)
+    """Replace an expression in a function of ``formulas``."""
+    return edit(f"trainers.losses.formulas:{place}", old, new)
 
 
 OF_LOSSES: tuple[tuple[str, str, Patch], ...] = (

@@ -17,11 +17,13 @@ from compiled_fixtures import (
     expected_state,
     recorded,
     unpack,
+    unpack_checkpoint,
 )
 
 import keras2torch_birnn as k2t
 
 STEPS = 20
+Source = tuple[Path, Path | None]  # a model, and its configuration if that is in a file of its own
 # Both compute in float64; or in float32, whose numbers have 24 bits.
 TOLERANCES = {"float64": 1e-12, "float32": 5e-6}
 # Saturated gates of weights up to 24: initial weights that differ by one unit in the last place
@@ -30,7 +32,13 @@ AMPLIFIED = {"keras-3.15.1/loss_mape": 1e-9, "tf_keras-2.21.0/loss_mape": 1e-9}
 AFTER_200 = 1e-10
 # TensorFlow 2.4 computes the loss of a float64 model, and so its gradient, in float32.
 LOSS_IN_FLOAT32 = {"tf.keras-2.4.0": 5e-7}
-RESUMED = [name for name, row in ROWS.items() if row["step5"]]
+# Name, key of the file that was saved in between, after how many steps.
+RESUMED = [
+    (name, key, step)
+    for name, row in ROWS.items()
+    for key, step in (("step5", 5), ("step100", 100))
+    if row.get(key)
+]
 CHECKPOINTS = [name for name, row in ROWS.items() if row["container"] == "checkpoint"]
 LABELS = (
     "keras-2.2.4 keras-2.3.1 tf.keras-2.4.0 tf.keras-2.10.0 tf.keras-2.15.0 tf_keras-2.21.0 "
@@ -44,7 +52,8 @@ def has_slots(row: Row) -> bool:
 
 
 def test_no_file_is_left_out_of_the_manifest() -> None:
-    known = {row[key] for row in ROWS.values() for key in ("file", "npz", "step5") if row[key]}
+    keys = ("file", "npz", "step5", "long", "step100")
+    known = {row[key] for row in ROWS.values() for key in keys if row.get(key)}
     assert {p.relative_to(COMPILED).as_posix() for p in COMPILED.glob("*/*")} == known
     for row in ROWS.values():
         for key, wanted in row["sha256"].items():
@@ -101,16 +110,16 @@ def train(state: Any, data: Recorded, first: int, steps: int) -> list[float]:
     return losses
 
 
-def check_weights(
-    state: Any, path: Path, out: Path, data: Recorded, at: str, tolerance: float
-) -> None:
+def check_weights(state: Any, source: Source, data: Recorded, at: str, tolerance: float) -> None:
     """Compare the trained model with the weights of Keras."""
+    path, config = source
+    out = path.with_name(f"{at}-{path.name}")
     tolerance = max(tolerance, AMPLIFIED.get(f"{data.row['label']}/{data.row['case']}", 0.0))
-    if path.is_dir():
+    if data.row["container"] in ("savedmodel", "checkpoint"):
         old = [value for _, value in data.split("weights", "w0")]
         new = [value for _, value in data.split("weights", at)]
-        k2t.write_back(state.model, path, out)
-        got = list(k2t.weights(out).values())
+        k2t.write_back(state.model, path, out, config=config)
+        got = list(k2t.weights(out if path.is_dir() else out / path.name).values())
         before = list(k2t.weights(path).values())
         for one, wanted in zip(old, new, strict=True):
             index = next(i for i, v in enumerate(before) if np.array_equal(v, one))
@@ -126,19 +135,21 @@ def is_uncounted(row: Any) -> bool:
     return row["label"] == "keras-2.2.4" and row["optimizer"] in ("RMSprop", "Adagrad", "Adadelta")
 
 
-def opened(row: Any, folder: Path) -> tuple[Any, Path]:
-    """Return the training of a file, and its path."""
-    path = unpack(row["file"], folder)
-    state = k2t.training(path, dtype=row["floats"])
+def opened(row: Any, folder: Path) -> tuple[Any, Source]:
+    """Return the training of a file, and its path and configuration."""
+    path, config = unpack(row["file"], folder), None
+    if row["container"] == "checkpoint":
+        path, config = unpack_checkpoint(row, folder)
+    state = k2t.training(path, dtype=row["floats"], config=config)
     assert state.optimizer.iterations == (0 if is_uncounted(row) else 5)
-    return state, path
+    return state, (path, config)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_a_checkpoint_does_not_say_what_was_compiled(name: str, tmp_path: Path) -> None:
-    path = unpack(ROWS[name]["file"], tmp_path)
-    with pytest.raises(k2t.UnsupportedOptionError, match="holds no compiled training"):
-        k2t.training(path / "ckpt-1", config=path / "arch.json")
+    path, _ = unpack_checkpoint(ROWS[name], tmp_path)
+    with pytest.raises(k2t.UnsupportedOptionError, match="no more than the optimizer's numbers"):
+        k2t.training(path, config=path.with_name("arch.json"))
 
 
 @pytest.mark.parametrize(
@@ -161,27 +172,38 @@ def test_notes_say_where_keras_goes_on_otherwise(
         assert part in note
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if name not in CHECKPOINTS])
+@pytest.mark.parametrize("name", ROWS)
 def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
     row = ROWS[name]
     data = recorded(row)
-    state, path = opened(row, tmp_path)
+    state, source = opened(row, tmp_path)
     tolerance = tolerance_of(row)
-    check_weights(state, path, tmp_path / f"0{path.suffix}", data, "w0", 0.0)
+    check_weights(state, source, data, "w0", 0.0)
     losses = train(state, data, 0, STEPS)
     np.testing.assert_allclose(losses, data.losses[:STEPS], atol=tolerance, rtol=tolerance)
-    check_weights(state, path, tmp_path / f"20{path.suffix}", data, "w20", tolerance)
+    check_weights(state, source, data, "w20", tolerance)
     if row["steps"] > STEPS:
-        losses = train(state, data, STEPS, row["steps"] - STEPS)
-        late = max(AFTER_200, 20 * LOSS_IN_FLOAT32.get(row["label"], 0.0))
-        np.testing.assert_allclose(losses, data.losses[STEPS:], atol=late, rtol=late)
-        check_weights(state, path, tmp_path / f"200{path.suffix}", data, "w200", late)
+        check_late_steps(state, source, data, STEPS)
 
 
-@pytest.mark.parametrize("name", RESUMED)
-def test_a_file_of_step_5_goes_on_as_if_never_interrupted(name: str, tmp_path: Path) -> None:
+def check_late_steps(state: Any, source: Source, data: Recorded, first: int) -> None:
+    """Train up to step 200, and compare."""
+    late = max(AFTER_200, 20 * LOSS_IN_FLOAT32.get(data.row["label"], 0.0))
+    losses = train(state, data, first, data.row["steps"] - first)
+    np.testing.assert_allclose(losses, data.losses[first:], atol=late, rtol=late)
+    check_weights(state, source, data, "w200", late)
+
+
+@pytest.mark.parametrize(("name", "key", "step"), RESUMED)
+def test_a_file_of_a_later_step_goes_on_as_if_never_interrupted(
+    name: str, key: str, step: int, tmp_path: Path
+) -> None:
     row = ROWS[name]
-    data, path = recorded(row), unpack(row["step5"], tmp_path)
-    tolerance = tolerance_of(row)
-    losses = train(k2t.training(path, dtype=row["floats"]), data, 5, STEPS - 5)
-    np.testing.assert_allclose(losses, data.losses[5:STEPS], atol=tolerance, rtol=tolerance)
+    data, path = recorded(row), unpack(row[key], tmp_path)
+    state = k2t.training(path, dtype=row["floats"])
+    if step < STEPS:
+        tolerance = tolerance_of(row)
+        losses = train(state, data, step, STEPS - step)
+        np.testing.assert_allclose(losses, data.losses[step:STEPS], atol=tolerance, rtol=tolerance)
+    if row["steps"] > STEPS:
+        check_late_steps(state, (path, None), data, max(step, STEPS))

@@ -117,8 +117,10 @@ class Container(ABC):
         Raises:
             InvalidModelFileError: it is broken.
         """
-        found = (given or {}).get("compile_config")
-        return found if isinstance(found, Mapping) else None
+        for key in ("compile_config", "training_config"):
+            if isinstance(found := (given or {}).get(key), Mapping):
+                return found
+        return None
 
     def locate_weights(
         self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()

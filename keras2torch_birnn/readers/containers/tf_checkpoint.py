@@ -16,6 +16,7 @@ from keras2torch_birnn.errors import (
     InvalidModelFileError,
     MissingArchitectureError,
     UnsupportedLayerError,
+    UnsupportedOptionError,
     printable,
 )
 from keras2torch_birnn.readers.advice import HOW_TO_WRAP
@@ -41,6 +42,10 @@ _FIRST_LAYER = "layer-0"
 # The Keras of TensorFlow 2.0 to 2.2. That of 2.1 numbers the InputLayer of a Sequential, too.
 _MAY_COUNT_INPUTS = re.compile(r"2\.[23]\.\d+-tf")
 _NAMES_SHOWN = 10
+_HOW_TO_SAY = (
+    "a TensorFlow checkpoint has no more than the optimizer's numbers: add training_config, with "
+    "optimizer_config (class_name, config) and loss, to the JSON of --config"
+)
 
 
 class TensorFlowCheckpoint(TensorFlowContainer):
@@ -101,6 +106,17 @@ class TensorFlowCheckpoint(TensorFlowContainer):
             )
         self._may_count_inputs = _MAY_COUNT_INPUTS.fullmatch(version) is not None
         return Architecture(given, version, str(given.get("backend") or ""))
+
+    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Return what ``--config`` says of the training.
+
+        Raises:
+            UnsupportedOptionError: it says nothing.
+        """
+        found = super().compiled(given)
+        if found is None:
+            raise UnsupportedOptionError("holds no compiled training", _HOW_TO_SAY)
+        return found
 
     def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""

@@ -257,6 +257,8 @@ ALIASES: Mapping[str, str] = {
 }
 # Those of Keras that need more than outputs and targets, or were never compared.
 REFUSED = ("ctc", "circle")
+# A name that means another function for each kind of target, in Keras 3.
+CROSSENTROPY = ("crossentropy", "ce")
 REDUCTION = choice(
     "sum_over_batch_size", "sum_over_batch_size", "auto", "mean", "sum", "mean_with_sample_weight"
 )

@@ -1,0 +1,155 @@
+"""Read the losses that a model was compiled with, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather, printable
+from keras2torch_birnn.readers.config.dialects import plain_value
+from keras2torch_birnn.schema.options import BadOptionError
+from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leaves
+from keras2torch_birnn.trainers.compiled import CompiledTraining
+from keras2torch_birnn.trainers.losses.formulas import (
+    ALIASES,
+    CROSSENTROPY,
+    LOSSES,
+    REDUCTION,
+    REFUSED,
+)
+from keras2torch_birnn.trainers.losses.keras_loss import KerasLoss, Term
+from keras2torch_birnn.trainers.losses.means import loss_rule
+
+_HOW_TO_REPLACE = "compute this loss in torch, of model(x) and the targets"
+_NO_DELTA = "the file does not hold the delta of Huber: it is 1.0, as in Keras after load_model"
+_BEFORE_ACTIVATION = ("Dense", "EinsumDense", "Activation", "Conv1D", "Conv2D", "Conv3D")
+
+
+def build_loss(compiled: CompiledTraining, spec: ModelSpec) -> KerasLoss:
+    """Build the loss that a model was compiled with.
+
+    Raises:
+        UnsupportedOptionError: lists every loss that is not one of Keras' own, or has options that
+        k2t does not know; or nothing was compiled.
+    """
+    names, behind = _outputs(spec.graph)
+    losses = _per_output(compiled.loss, names, "loss", alone=True)
+    if not any(one is not None for one in losses):
+        raise UnsupportedOptionError("compiled without a loss", _HOW_TO_REPLACE, place="loss")
+    alone = not isinstance(compiled.loss_weights, int | float)
+    weights = _per_output(compiled.loss_weights, names, "loss_weights", alone=not alone)
+    terms: list[Term] = []
+    problems: list[K2TError] = []
+    for at, (found, weight) in enumerate(zip(losses, weights, strict=True)):
+        if found is None:
+            continue
+        try:
+            name, options, reduction = _read_loss(found)
+        except UnsupportedOptionError as problem:
+            problem.place = f"loss of {printable(names[at])}"
+            problems.append(problem)
+            continue
+        number = None if weight is None else float(plain_value(weight))
+        terms.append(Term(at, name, options, reduction, number, behind[at]))
+    if problems:
+        raise gather(problems)
+    return KerasLoss(terms, names, loss_rule(spec.generation))
+
+
+def describe_loss(compiled: CompiledTraining) -> tuple[str, ...]:
+    """Return a note where Keras wrote a loss without an option that changes it."""
+    found = plain_value(compiled.loss)
+    several = isinstance(found, Mapping) and "class_name" not in found
+    losses = found if isinstance(found, list | tuple) else [found]
+    for one in found.values() if several else losses:
+        config = one.get("config") if isinstance(one, Mapping) else None
+        if isinstance(config, Mapping) and one.get("class_name") == "Huber":
+            if "delta" not in config:
+                return (_NO_DELTA,)
+    return ()
+
+
+def _per_output(given: Any, names: Sequence[str], what: str, *, alone: bool) -> list[Any]:
+    """Return what is given for each output: alone for all, in their order, or by their names."""
+    given = plain_value(given)
+    if given is None:
+        return [None] * len(names)
+    serialized = isinstance(given, Mapping) and "class_name" in given
+    if isinstance(given, Mapping) and not serialized:
+        unknown = sorted(str(key) for key in given.keys() - set(names))
+        if unknown:
+            raise UnsupportedOptionError(
+                f"{what} of {', '.join(map(printable, unknown))}, which is no output of the model",
+                _HOW_TO_REPLACE,
+                place=what,
+            )
+        return [given.get(name) for name in names]
+    if isinstance(given, list | tuple):
+        if len(given) != len(names):
+            raise UnsupportedOptionError(
+                f"{len(given)} {what} for {len(names)} outputs", _HOW_TO_REPLACE, place=what
+            )
+        return list(given)
+    return [given] * len(names)
+
+
+def _read_loss(found: Any) -> tuple[str, dict[str, Any], str]:
+    """Read one loss: its name, its options, its reduction."""
+    config: Mapping[str, Any] = {}
+    written = found
+    if isinstance(found, Mapping):
+        written, given = found.get("class_name"), found.get("config")
+        if written == "function" or isinstance(given, str):
+            written = given
+        elif isinstance(given, Mapping):
+            config = given
+        module = found.get("module")
+        own = isinstance(module, str) and module.partition(".")[0] not in (
+            "keras",
+            "tf_keras",
+            "builtins",
+        )
+        if own:
+            written = f"{module}>{written}"
+    plain = str(written).replace("_", "").lower()
+    if plain in REFUSED or not (plain in ALIASES or str(written) in CROSSENTROPY):
+        why = "is not supported" if plain in REFUSED else "is none of Keras' own losses"
+        raise UnsupportedOptionError(f"{printable(str(written))} {why}", _HOW_TO_REPLACE)
+    if str(written) in CROSSENTROPY:
+        return str(written), {}, "sum_over_batch_size"
+    name = ALIASES[plain]
+    row = LOSSES[name].options
+    options: dict[str, Any] = {}
+    try:
+        for key, kind in row.items():
+            options[key] = kind.parse(plain_value(config[key])) if key in config else kind.default
+        reduction = config.get("reduction") or "sum_over_batch_size"
+        reduction = REDUCTION.parse(reduction)
+    except BadOptionError as error:
+        raise UnsupportedOptionError(f"options of {name}: {error}", _HOW_TO_REPLACE) from None
+    for key in config.keys() - row.keys() - {"name", "reduction", "dtype", "fn"}:
+        raise UnsupportedOptionError(f"option {printable(key)} of {name}", _HOW_TO_REPLACE)
+    return name, options, "sum_over_batch_size" if reduction == "auto" else reduction
+
+
+def _outputs(graph: Graph) -> tuple[list[str], list[Literal["softmax", "sigmoid", ""]]]:
+    """Return the names of the outputs, and the activations that they are known to come from."""
+    refs = list(leaves(graph.outputs))
+    if isinstance(graph.outputs, Mapping):
+        names = [str(key) for key in graph.outputs]
+    else:
+        names = [ref.layer for ref in refs]
+    return names, [_activation_of(graph, ref) for ref in refs]
+
+
+def _activation_of(graph: Graph, ref: TensorRef) -> Literal["softmax", "sigmoid", ""]:
+    layer: LayerSpec = graph.layer(ref.layer)
+    if layer.graph is not None:
+        inner = list(leaves(layer.graph.outputs))
+        return _activation_of(layer.graph, inner[ref.output])
+    if layer.class_name == "Softmax":
+        return "softmax"
+    found = layer.config.get("activation")
+    if layer.class_name not in _BEFORE_ACTIVATION:
+        return ""
+    return "softmax" if found == "softmax" else "sigmoid" if found == "sigmoid" else ""
