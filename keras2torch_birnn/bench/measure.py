@@ -222,5 +222,5 @@ def facts(threads: int, rounds: int) -> dict[str, Any]:
         "threads": threads,
         "rounds": rounds,
         "native_kernel": why_missing() or f"instruction set {instruction_set()}",
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

@@ -17,26 +17,37 @@ from keras2torch_birnn.errors import UsageError
 UNSTEADY = 3
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Format one block per case: medians, spread, ratio to k2t, versions."""
-    lines = []
-    for row in rows:
-        lines.append(f"{row.case.label}, {row.device}")
-        lines.append(f"  {'':20} {'median':>10} {'fastest':>10} {'slowest':>10} {'k2t takes':>10}")
-        lines += [f"  {_line(row, timing)}" for timing in row.timings]
-    return lines
+HEAD = ("ms of one call", "median", "fastest", "slowest", "k2t takes", "error")
 
 
-def _line(row: Row, timing: Timing) -> str:
-    if timing.absent:
-        return f"{timing.contender:20} {timing.absent}"
+def table(row: Row) -> list[tuple[str, ...]]:
+    """Return the cells below ``HEAD``: medians, spread, ratio to k2t, error."""
+    return [_cells(row, timing) for timing in row.timings if not timing.absent]
+
+
+def footnotes(row: Row) -> list[str]:
+    """Return what each contender ran on, and why others are absent."""
+    ran = _by_reason((t.contender, t.runs) for t in row.timings if not t.absent)
+    absent = _by_reason((t.contender, t.absent) for t in row.timings if t.absent)
+    return [
+        *(f"{version}: {'; '.join(names)}" for version, names in ran.items()),
+        *(f"not measured, {reason}: {'; '.join(names)}" for reason, names in absent.items()),
+    ]
+
+
+def _by_reason(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, reason in pairs:
+        found.setdefault(reason, []).append(name)
+    return found
+
+
+def _cells(row: Row, timing: Timing) -> tuple[str, ...]:
     times = timing.times_ms
     ratio = row.ratio(OURS, timing.contender)
     shown = "" if ratio is None or timing.contender == OURS else _ratio_text(ratio)
-    return (
-        f"{timing.contender:20} {timing.median_ms:7.2f} ms {min(times):7.2f} ms "
-        f"{max(times):7.2f} ms {shown:>10}  {timing.runs}, {timing.error:.0e} off"
-    )
+    spread = (timing.median_ms, min(times), max(times))
+    return (timing.contender, *(f"{ms:.2f}" for ms in spread), shown, f"{timing.error:.0e}")
 
 
 def _ratio_text(ratio: float) -> str:

@@ -122,7 +122,8 @@ def _find_models(name: str, *, with_config: bool) -> Iterator[tuple[Path, Path]]
         for model in models:
             yield model, _below(model, path)
     else:
-        yield path, _below(path, path.parent)
+        named = path.resolve() if path.name in ("", "..") else path
+        yield path, _below(named, named.parent)
 
 
 def _expand(pattern: Path) -> Iterator[Path]:

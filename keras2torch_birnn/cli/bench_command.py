@@ -12,17 +12,17 @@ import typer
 
 from keras2torch_birnn.cli.console import Output, print_line, print_message
 from keras2torch_birnn.cli.options import ConfigPath, First, Last
+from keras2torch_birnn.cli.tables import print_columns, print_folded
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.saving.atomic import FileKind, check_output
 from keras2torch_birnn.spec import Cut, cut_at
 
 if TYPE_CHECKING:
     from keras2torch_birnn.bench.case import Case
+    from keras2torch_birnn.bench.measure import Row
 
 _RESULTS = FileKind("the file of --json-file", (".json",), lambda _: True)
 _DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), lambda _: True)
-
-Values = Annotated[str, typer.Option(metavar="N[,N...]")]
 
 
 def bench(
@@ -36,26 +36,45 @@ def bench(
     last: Last = None,
     rnn: Annotated[
         str | None,
-        typer.Option("--rnn", help="Instead of MODEL, a stack of lstm, gru or rnn layers."),
+        typer.Option(
+            "--rnn", metavar="lstm|gru|rnn", help="Instead of MODEL, a stack of such layers."
+        ),
     ] = None,
     merge: Annotated[
-        str, typer.Option("--merge", help="concat, sum, mul or ave; several with commas; or all.")
+        str,
+        typer.Option(
+            "--merge",
+            metavar="MODE[,MODE]",
+            help="concat, sum, mul or ave; several with commas; or all.",
+        ),
     ] = "concat",
-    layers: Annotated[int, typer.Option("--layers", min=1, help="Layers of the stack.")] = 2,
-    batch: Annotated[str, typer.Option("--batch", help="One size or several: 1,8,32.")] = "1",
-    time: Annotated[int, typer.Option("--time", min=1, help="Steps.")] = 50,
-    units: Annotated[int, typer.Option("--units", min=1, help="Units of each direction.")] = 128,
+    layers: Annotated[
+        int, typer.Option("--layers", metavar="N", min=1, help="Layers of the stack.")
+    ] = 2,
+    batch: Annotated[
+        str, typer.Option("--batch", metavar="N[,N]", help="One size or several: 1,8,32.")
+    ] = "1",
+    time: Annotated[int, typer.Option("--time", metavar="N", min=1, help="Steps.")] = 50,
+    units: Annotated[
+        int, typer.Option("--units", metavar="N", min=1, help="Units of each direction.")
+    ] = 128,
     features: Annotated[
-        int | None, typer.Option("--features", min=1, help="Width of the input; default: --units.")
+        int | None,
+        typer.Option(
+            "--features", metavar="N", min=1, help="Width of the input; default: --units."
+        ),
     ] = None,
     gate: Annotated[
         str,
         typer.Option(
-            "--recurrent-activation", help="sigmoid, hard_sigmoid_0.2 or hard_sigmoid_1/6."
+            "--recurrent-activation",
+            metavar="NAME",
+            help="sigmoid, hard_sigmoid_0.2 or hard_sigmoid_1/6.",
         ),
     ] = "sigmoid",
     reset_after: Annotated[
-        bool, typer.Option("--reset-after/--reset-before", help="Which GRU.")
+        bool,
+        typer.Option("--reset-after/--reset-before", help="Which GRU; default: --reset-after."),
     ] = True,
     masked: Annotated[
         bool, typer.Option("--masked", help="Pad rows at the end, on average to half of the steps.")
@@ -64,12 +83,18 @@ def bench(
         bool, typer.Option("--training", help="Time a training step instead of a call.")
     ] = False,
     device: Annotated[
-        list[str] | None, typer.Option("--device", help="cpu, cuda or all; repeatable.")
+        list[str] | None,
+        typer.Option("--device", metavar="cpu|cuda|all", help="Where to measure; repeatable."),
     ] = None,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Of each contender.")] = 2,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each contender.")] = 9,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", min=1, help="Threads of each contender.")
+    ] = 2,
+    rounds: Annotated[
+        int, typer.Option("--rounds", metavar="N", min=1, help="Runs of each contender.")
+    ] = 9,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Only this contender; repeatable.")
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only this contender; repeatable."),
     ] = None,
     json_file: Annotated[
         Path | None,
@@ -79,9 +104,13 @@ def bench(
         Path | None, typer.Option("--plot", metavar="FILE.png/.svg", help="Draw the medians.")
     ] = None,
 ) -> None:
-    """Time a model or a generated stack against Keras, PyTorch and others.
+    """Time a model or a stack against Keras, PyTorch and others.
 
     A contender with other numbers is excluded. Each runs in its own process; figures are medians.
+
+    Example: k2t bench model.h5 --batch 1,32
+
+    Layers without a file, drawn: k2t bench --rnn gru --merge all --plot gru.svg
     """
     from keras2torch_birnn.bench.report import check_plot
 
@@ -193,11 +222,11 @@ def _run(
 
     for name in only or ():
         if name not in CONTENDERS:
-            raise UsageError(f"--only {name}: one of {', '.join(CONTENDERS)} is expected")
+            raise UsageError(f"--only {name}: one of {'; '.join(CONTENDERS)} is expected")
     rows = []
     facts = measure.facts(threads, rounds)
     if not output.as_json:
-        print_line(", ".join(f"{key} {value}" for key, value in facts.items()))
+        print_folded([", ".join(f"{key} {value}" for key, value in facts.items())])
     with output.show_progress("bench") as bar:
         for case in cases:
             for device in expand_devices(devices or ["cpu"]):
@@ -210,8 +239,8 @@ def _run(
                 )
                 rows.append(row)
                 with bar.hidden():
-                    for line in () if output.as_json else report.table([row]):
-                        print_line(line)
+                    if not output.as_json:
+                        _print_row(row)
     warning = report.find_disturbance(facts, rows)
     if warning:
         print_message("warning", warning)
@@ -223,6 +252,15 @@ def _run(
         _write(json_file, lambda: json_file.write_text(text, "utf-8"))
     if plot_file is not None:
         _write(plot_file, lambda: report.plot(facts, rows, plot_file))
+
+
+def _print_row(row: Row) -> None:
+    from keras2torch_birnn.bench import report
+
+    print_line("")
+    print_folded([f"{row.case.label}, {row.device}"])
+    print_columns(report.HEAD, report.table(row), folds=(0,), numbers=range(1, len(report.HEAD)))
+    print_folded(report.footnotes(row))
 
 
 def _write(file: Path, write: Callable[[], object]) -> None:

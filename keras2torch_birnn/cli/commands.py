@@ -17,6 +17,7 @@ from keras2torch_birnn.cli.bench_command import bench
 from keras2torch_birnn.cli.compare_command import compare_port
 from keras2torch_birnn.cli.convert_command import convert
 from keras2torch_birnn.cli.export_command import export
+from keras2torch_birnn.cli.help_text import CONTEXT, Command
 from keras2torch_birnn.cli.inspect_command import inspect
 from keras2torch_birnn.cli.layers_command import layers
 from keras2torch_birnn.cli.map_command import list_weights
@@ -24,6 +25,7 @@ from keras2torch_birnn.cli.options import with_common_options
 from keras2torch_birnn.cli.plugin_command import plugin_commands
 from keras2torch_birnn.cli.usage_errors import CommandGroup
 from keras2torch_birnn.cli.verify_command import verify
+from keras2torch_birnn.cli.version_command import version
 from keras2torch_birnn.cli.write_back_command import write_back
 
 app = typer.Typer(
@@ -31,7 +33,7 @@ app = typer.Typer(
     cls=CommandGroup,
     help="Keras Bidirectional LSTM/GRU models as PyTorch models: same numbers, no TensorFlow.",
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -47,9 +49,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "map": list_weights,
     "layers": layers,
     "bench": bench,
+    "version": version,
 }
 for _name, _run in COMMANDS.items():
-    app.command(_name)(with_common_options(_run))
+    app.command(_name, cls=Command)(with_common_options(_run))
 app.add_typer(plugin_commands, name="plugin")
 
 _STOPS = tuple(
@@ -67,9 +70,9 @@ class _Stopped(BaseException):
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
+    asked: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
 ) -> None:
-    if version:
+    if asked:
         typer.echo(f"k2t {__version__}")
         raise typer.Exit
 
@@ -99,7 +102,7 @@ def main() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _stop)
     try:
-        app()
+        app(prog_name="k2t")
     except _Stopped as stopped:
         # A shell must see that the signal ended the process (130, 143), to end its own loops.
         if sys.platform != "win32":

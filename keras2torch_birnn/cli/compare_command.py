@@ -9,6 +9,7 @@ import typer
 
 from keras2torch_birnn.cli.console import Output
 from keras2torch_birnn.cli.options import ConfigPath, Masked, ModelPath, Plugins
+from keras2torch_birnn.cli.tables import print_folded
 from keras2torch_birnn.errors import escape_controls
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -45,8 +46,9 @@ def compare_port(
     plugin: Plugins = None,
     masked_steps: Masked = None,
 ) -> None:
-    """Compare a PyTorch model that you wrote by hand with MODEL, and say what is wrong in it.
+    """Say what is wrong in a PyTorch port that you wrote by hand.
 
+    It is compared with MODEL, layer by layer.
     Ends with 0 if both compute the same, else with 1.
 
     Example: k2t compare model.h5 my_model.py:Net --weights net.pt
@@ -64,5 +66,8 @@ def compare_port(
             masked_steps=masked_steps,
             plugins=plugin or (),
         )
-    output.print_result(report.to_dict(), "\n".join(report.lines()))
+    if output.as_json:
+        output.print_result(report.to_dict(), "")
+    else:
+        print_folded(report.lines())
     raise typer.Exit(0 if report.ok else 1)

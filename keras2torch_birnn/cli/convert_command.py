@@ -31,7 +31,8 @@ def convert(
         typer.Argument(
             metavar="MODEL OUT",
             help="A Keras model: a file, a SavedModel folder, a checkpoint or model.json; and a "
-            ".pt, .pth or .safetensors file to write. With --out-dir: models, and folders of them.",
+            ".pt, .pth or .safetensors file to write, or - for a .pt file to a pipe. With "
+            "--out-dir: models, and folders of them.",
         ),
     ],
     config: ConfigPath = None,
@@ -46,7 +47,8 @@ def convert(
         typer.Option("--out-dir", metavar="DIR", help="Convert many: write NAME.pt into DIR."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="With --out-dir: processes.")
+        int,
+        typer.Option("--jobs", "-j", metavar="N", min=1, help="With --out-dir: processes."),
     ] = 1,
     verify: Annotated[
         bool, typer.Option("--verify", help="Verify each OUT against its model.")
@@ -55,7 +57,7 @@ def convert(
         bool, typer.Option("--keep-going", help="With --out-dir: go on after an error.")
     ] = False,
 ) -> None:
-    """Read MODEL and write OUT.
+    """Write a Keras model as a PyTorch file, or many into a folder.
 
     Example: k2t convert model.h5 model.pt
 
@@ -89,9 +91,11 @@ def convert(
             f"MODEL and OUT are expected, found {count_words(len(paths), 'path')}",
             "to convert many: k2t convert MODEL... --out-dir DIR",
         )
-    from keras2torch_birnn.saving.atomic import is_stdout
+    from keras2torch_birnn.saving.atomic import is_stdout, is_stream
 
     model, target = Path(paths[0]), file_named(paths[1])
+    if verify and is_stream(target):
+        raise UsageError("--verify reads OUT again, which a pipe does not allow", "name a file")
     with output.show_progress(f"converting {escape_controls(model.name)}"):
         done = convert_file(model, target, options)
     output.print_notes(done.notes)

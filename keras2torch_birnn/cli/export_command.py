@@ -47,8 +47,9 @@ def export(
     first: First = None,
     last: Last = None,
 ) -> None:
-    """Write a model in a form that runs without this package, by TARGET's suffix.
+    """Write a model as a file that runs without this package.
 
+    TARGET's suffix says what it becomes.
     Batch and time are free where the Keras file leaves them free. TARGET is run on the golden
     vectors before it gets its name, if its runtime is installed.
 

@@ -16,7 +16,7 @@ from keras2torch_birnn.cli.console import (
     print_line,
 )
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, ModelPath, Plugins
-from keras2torch_birnn.cli.tables import format_cell, print_columns
+from keras2torch_birnn.cli.tables import format_cell, print_columns, print_folded
 from keras2torch_birnn.errors import (
     K2TError,
     MissingArchitectureError,
@@ -42,7 +42,7 @@ def inspect(
     first: First = None,
     last: Last = None,
 ) -> None:
-    """Show each layer of MODEL with its engine, and everything unsupported.
+    """Show each layer with its engine, and what is not supported.
 
     MODEL may also be what `k2t convert` wrote. Of a file that holds only weights, list them.
 
@@ -93,8 +93,7 @@ def _print_rows(rows: Sequence[LayerRow], *, verbose: bool) -> None:
     notes = {reason: at for at, reason in enumerate(reasons, 1)}
     print_columns(_HEAD, [_cells(row, notes) for row in shown], folds=_FOLDS, numbers=_NUMBERS)
     print_line("")
-    for reason, at in notes.items():
-        print_line(f"[{at}] {printable(reason)}")
+    print_folded(f"[{at}] {printable(reason)}" for reason, at in notes.items())
     trained = [(printable(row.path), row.training) for row in rows if row.training]
     if trained:
         print_line("")
@@ -103,8 +102,9 @@ def _print_rows(rows: Sequence[LayerRow], *, verbose: bool) -> None:
 
 def _cells(row: LayerRow, notes: dict[str, int]) -> tuple[str, ...]:
     mark = f" [{notes[row.reason]}]" if row.reason in notes else ""
+    half = "  " + row.path.removeprefix(row.half_of).lstrip("/") if row.half_of else ""
     return (
-        printable(row.path),
+        printable(half or row.path),
         printable(row.class_name),
         format_cell(row.output_shape),
         row.merge_mode,

@@ -27,7 +27,9 @@ def list_weights(
     first: First = None,
     last: Last = None,
 ) -> None:
-    """List where each weight of MODEL goes in PyTorch, and what is done to it.
+    """List where each weight of MODEL goes in PyTorch.
+
+    The last column says what is done to it.
 
     Example: k2t map model.h5
     """
@@ -44,7 +46,7 @@ def list_weights(
     if output.as_json:
         output.print_result({"model": str(model), "weights": [asdict(row) for row in rows]}, "")
     else:
-        print_columns(_HEAD, [_cells(row) for row in rows], folds=())
+        print_columns(_HEAD, [_cells(row) for row in rows], folds=(4, 2, 0), split=2)
 
 
 def _cells(row: MapRow) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from keras2torch_birnn.cli.console import Output, errors_as_lines
 from keras2torch_birnn.errors import OutputError, UsageError, printable
 
 DTYPES = ("float32", "float64")
+_STDOUT = Path("/dev/stdout")
 
 ModelPath = Annotated[
     Path,
@@ -27,7 +28,7 @@ ConfigPath = Annotated[
     typer.Option(
         "--config",
         metavar="ARCH.json",
-        help="Architecture (model.to_json()) of a file with weights only.",
+        help="Architecture (model.to_json()), for files that hold only weights.",
     ),
 ]
 Plugins = Annotated[
@@ -35,17 +36,20 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py|NAME",
-        help="Converters for custom layers: a Python file, which is run, or a shipped name.",
+        help="Converters for layers that k2t lacks: a Python file (it is run!) or a shipped name "
+        "(see k2t layers); repeatable.",
     ),
 ]
 Dtype = Annotated[
-    str | None, typer.Option("--dtype", help="float32 or float64, instead of the file's dtype.")
+    str | None,
+    typer.Option("--dtype", metavar="float32|float64", help="Instead of the file's dtype."),
 ]
 Masked = Annotated[
     str | None,
     typer.Option(
         "--masked-steps",
-        help="Output of Bidirectional at masked steps, if a note asks: zeros or previous.",
+        metavar="zeros|previous",
+        help="What Bidirectional gives at padded steps, if the file does not tell.",
     ),
 ]
 First = Annotated[
@@ -102,11 +106,17 @@ def check_dtype(dtype: str | None) -> None:
 
 
 def file_named(name: str, shown: str = "OUT") -> Path:
-    """Return the path; refuse the name of a folder (``Path`` drops a last slash).
+    """Return the path; ``-`` is standard output. Refuse a folder (``Path`` drops a last slash).
 
     Raises:
-        OutputError: it is the name of a folder.
+        OutputError: it is the name of a folder, or there is no file for standard output.
     """
+    if name == "-":
+        if not _STDOUT.exists():
+            raise OutputError(
+                "this system has no file for standard output", "name a file", file=name
+            )
+        return _STDOUT
     if name.endswith((os.sep, os.altsep or os.sep)) or not name:
         raise OutputError("is the name of a folder", "name a file", file=name or shown)
     return Path(name)

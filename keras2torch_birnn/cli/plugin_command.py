@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from keras2torch_birnn.cli.console import Output
+from keras2torch_birnn.cli.help_text import Command
 from keras2torch_birnn.cli.options import ConfigPath, ModelPath, Plugins, with_common_options
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -12,7 +13,7 @@ from keras2torch_birnn.torch_import import loading_torch
 def new(
     output: Output, model: ModelPath, config: ConfigPath = None, plugin: Plugins = None
 ) -> None:
-    """Print a plugin with a stub for each class in MODEL without a converter.
+    """Print a plugin with a stub for each class without a converter.
 
     The stubs have the options and the names of the weights in MODEL. --plugin: of classes that
     have a converter already.
@@ -42,4 +43,4 @@ def _root() -> None:
     """Keep ``new`` a command of its own, though it is the only one."""
 
 
-plugin_commands.command()(with_common_options(new))
+plugin_commands.command(cls=Command)(with_common_options(new))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,19 @@ def _usage_errors(*, as_json: bool) -> Iterator[None]:
         if as_json:
             print_line(Output.format(describe_failure(_as_error(error))))
         raise
+
+
+def refuse_empty(context: Any, arguments: Sequence[str]) -> None:
+    """Refuse arguments without a letter: what they name would be the folder that one is in.
+
+    Raises:
+        typer.BadParameter: the error of the parser.
+    """
+    for number, argument in enumerate(arguments, 1):
+        if not argument:
+            raise typer.BadParameter(
+                f"argument {number} is empty (a variable that is not set?)", ctx=context
+            )
 
 
 def _as_error(error: Any) -> UsageError:

@@ -9,7 +9,7 @@ import typer
 
 from keras2torch_birnn.cli.console import Output, print_line
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, Plugins
-from keras2torch_birnn.cli.tables import paint, print_columns
+from keras2torch_birnn.cli.tables import paint, print_columns, print_folded
 from keras2torch_birnn.errors import UsageError, escape_controls, printable
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.reporting.kind import REPORT
@@ -31,13 +31,16 @@ def verify(
     config: ConfigPath = None,
     plugin: Plugins = None,
     device: Annotated[
-        list[str] | None, typer.Option("--device", help="cpu, cuda, or all; repeatable.")
+        list[str] | None,
+        typer.Option("--device", metavar="cpu|cuda|all", help="Where OUT runs; repeatable."),
     ] = None,
     against: Annotated[
         str,
         typer.Option(
             "--against",
-            help="Compare with: reference, keras, golden (stored in OUT); auto: the first two.",
+            metavar="WHAT",
+            help="Compare with: reference (NumPy, always there), keras (if installed), golden "
+            "(numbers stored in OUT); auto: the first two.",
         ),
     ] = "auto",
     masked_steps: Masked = None,
@@ -63,17 +66,19 @@ def verify(
         ),
     ] = None,
     atol: Annotated[
-        float | None, typer.Option(help="Absolute tolerance, applied exactly.", show_default="1e-5")
+        float | None,
+        typer.Option(metavar="X", help="Absolute tolerance, applied exactly.", show_default="1e-5"),
     ] = None,
     rtol: Annotated[
-        float | None, typer.Option(help="Relative tolerance, applied exactly.", show_default="1e-4")
+        float | None,
+        typer.Option(metavar="X", help="Relative tolerance, applied exactly.", show_default="1e-4"),
     ] = None,
 ) -> None:
-    """Verify that OUT computes the same as MODEL. Exit code 1 if it does not.
+    """Check that OUT gives the numbers of MODEL, on random input. Ends with 1 if it does not.
 
     Example: k2t verify model.h5 model.pt --device all
 
-    OUT alone is compared with the golden vectors inside it: k2t verify model.pt
+    OUT alone is checked against the test numbers stored in it: k2t verify model.pt
 
     Also on your own data, by the inputs' names or in Keras' order: --inputs data.npz
 
@@ -171,16 +176,26 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
             numbers=(1, 2),
         )
         print_line("")
-    for c in report.comparisons:
-        on = f" on {c.inputs}" if c.inputs else ""
-        print_line(
-            f"{c.device:5} against {c.against}{on}: max abs error {c.max_abs_error:.1e}, "
-            f"relative {c.max_rel_error:.1e} (float32 rounding {c.yardstick_error:.1e}): "
-            f"{_verdict(c)}"
-        )
+    print_columns(
+        ("device", "against", "inputs", "max abs", "relative", "rounding", "verdict"),
+        [
+            (
+                c.device,
+                c.against,
+                printable(c.inputs),
+                f"{c.max_abs_error:.1e}",
+                f"{c.max_rel_error:.1e}",
+                f"{c.yardstick_error:.1e}",
+                _verdict(c),
+            )
+            for c in report.comparisons
+        ],
+        folds=(6, 2, 1),
+        numbers=(3, 4, 5),
+    )
     wrong = next((layer for layer in report.layers if not layer.ok), None)
     if wrong is not None:
-        print_line(f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}")
+        print_folded([f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}"])
     if report.ok:
         print_line(paint("OK", "green"))
     else:
@@ -210,11 +225,11 @@ def _print_precision(report: PrecisionReport) -> None:
         folds=(0,),
         numbers=(1, 2, 3, 4),
     )
-    for one in report.decisions:
-        print_line(
-            f"{one.name}, {one.activation}: {one.reduced} of {one.count:,} decisions differ from "
-            f"float64 (float32: {one.float32})"
-        )
+    print_folded(
+        f"{one.name}, {one.activation}: {one.reduced} of {one.count:,} decisions differ from "
+        f"float64 (float32: {one.float32})"
+        for one in report.decisions
+    )
     print_line(f"{report.precision} was computed by {report.instructions}")
     print_line("")
 

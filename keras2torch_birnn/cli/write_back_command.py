@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keras2torch_birnn.cli.console import Output, print_line, print_stderr
-from keras2torch_birnn.cli.options import ConfigPath, Plugins
+from keras2torch_birnn.cli.options import ConfigPath, Plugins, file_named
 from keras2torch_birnn.errors import UsageError, escape_controls, printable
 from keras2torch_birnn.saving.atomic import is_stdout
 from keras2torch_birnn.torch_import import loading_torch
@@ -21,14 +21,19 @@ def write_back(
         Path, typer.Argument(metavar="MODEL", help="The Keras model that OUT was converted from.")
     ],
     new: Annotated[
-        str, typer.Argument(metavar="NEW", help="The file, or folder, to write: as MODEL is.")
+        str,
+        typer.Argument(
+            metavar="NEW", help="The file, or folder, to write, as MODEL is; or -, a pipe."
+        ),
     ],
     config: ConfigPath = None,
     plugin: Plugins = None,
     optimizer: Annotated[
         str,
         typer.Option(
-            "--optimizer", help="The optimizer's state in MODEL: keep, drop, or write another."
+            "--optimizer",
+            metavar="keep|drop|write",
+            help="The optimizer's state in MODEL: keep, drop, or write another.",
         ),
     ] = "keep",
     optimizer_state: Annotated[
@@ -44,12 +49,14 @@ def write_back(
         typer.Option("--allow-rounding", help="Round to the dtype of MODEL where it is coarser."),
     ] = False,
 ) -> None:
-    """Write the weights of OUT into NEW, a copy of MODEL that is equal in all other bytes.
+    """Write the trained weights of OUT into a copy of MODEL.
 
+    All other bytes of NEW, the copy, are those of MODEL.
     NEW must not exist. It is a folder if MODEL is one or has several files.
 
     Example: k2t write-back trained.pt model.h5 new.h5
     """
+    target = file_named(new, "NEW") if new == "-" else Path(new)
     if optimizer not in ("keep", "drop", "write"):
         raise UsageError(f"--optimizer {printable(optimizer)}: keep, drop or write is expected")
     if (optimizer == "write") != (optimizer_state is not None):
@@ -67,7 +74,7 @@ def write_back(
         written = write(
             trained if resumed is None else resumed.model,
             model,
-            new,
+            target,
             optimizer=optimizer if resumed is None else resumed.optimizer,
             config=config,
             plugins=plugin or (),
@@ -78,5 +85,5 @@ def write_back(
     facts = {"new": new, "changed": written.changed, "arrays": written.arrays}
     text = f"{escape_controls(new)}: {written.changed} of {written.arrays} arrays changed"
     # The model may be what goes to stdout.
-    show = print_stderr if is_stdout(Path(new)) else print_line
+    show = print_stderr if is_stdout(target) else print_line
     output.print_result({**facts, "notes": written.notes}, text, show=show)

@@ -73,7 +73,7 @@ def check_output(
             ends = " or ".join(filter(None, (", ".join(kind.suffixes[:-1]), kind.suffixes[-1])))
             raise OutputError(found, f"{kind.name} ends in {ends}")
         if not target.parent.is_dir():
-            raise OutputError(f"there is no folder {target.parent}", "make it first")
+            raise OutputError(f"there is no folder {target.parent}", f"mkdir -p {target.parent}")
         if not os.access(target.parent, os.W_OK):
             raise OutputError(f"the folder {target.parent} is not writable", "choose another")
 
@@ -266,7 +266,7 @@ def check_new_folder(path: Path, *, instead: str, sources: Sequence[Path | None]
         if os.path.lexists(target):
             raise OutputError("exists already", instead)
         if not target.parent.is_dir():
-            raise OutputError(f"there is no folder {target.parent}", "make it first")
+            raise OutputError(f"there is no folder {target.parent}", f"mkdir -p {target.parent}")
         for source in sources:
             if source is not None and source.is_dir():
                 _check_source(target, source)
@@ -286,11 +286,15 @@ def find_cause(error: RuntimeError) -> BaseException:
 
 
 def _write_stream(target: Path, write: Callable[[Path], None]) -> None:
-    """Write a complete file into a stream."""
+    """Write a complete file into a stream; what stdout has already stays before it."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         whole = Path(folder) / "out"
         write(whole)
-        with whole.open("rb") as source, target.open("wb") as sink:
+        to_stdout = is_stdout(target)
+        with (
+            whole.open("rb") as source,
+            os.fdopen(os.dup(1), "wb") if to_stdout else target.open("wb") as sink,
+        ):
             shutil.copyfileobj(source, sink)
 
 

@@ -116,6 +116,11 @@ def verify(
     if against not in AGAINST:
         raise UsageError(f"against {against!r}: one of {', '.join(AGAINST)} is expected")
     limit = resolve_tolerance(atol, rtol)
+    if isinstance(out, nn.Module):
+        raise ArgumentTypeError(
+            f"out: the path of a file is expected, found a module ({type(out).__name__})",
+            "k2t.compare takes a module",
+        )
     load_plugins(plugins)
     exported = model if out is None else out
     if is_path(exported) and is_exported(exported):
@@ -393,7 +398,7 @@ def _keras_answer(
         return answer
     if against == "keras":
         raise UsageError(f"cannot compare with Keras: {answer}", "use --against reference")
-    notes.append(f"not compared with Keras: {answer}")
+    notes.append(f"compared with the NumPy reference only: {answer}")
     return None
 
 

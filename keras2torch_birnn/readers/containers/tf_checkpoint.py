@@ -182,8 +182,10 @@ def latest(members: Members) -> str:
 
 def with_index(path: Path) -> Path:
     """Return the index of a checkpoint that is given by its prefix; any other path as it is."""
+    if not path.name:  # the folder that one is in
+        return path
     index = path.with_name(f"{path.name}{INDEX}")
     try:
-        return index if path.name and not path.exists() and index.is_file() else path
+        return index if not path.exists() and index.is_file() else path
     except (OSError, ValueError):  # opening it will say so
         return path

@@ -1,0 +1,32 @@
+"""``k2t version``: what a report of a fault should say."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+from keras2torch_birnn import __version__
+from keras2torch_birnn.cli.console import Output
+
+_NEEDED = ("torch", "numpy", "h5py", "safetensors", "typer", "rich")
+
+
+def version(output: Output) -> None:
+    """Print the version; with -v also those of what it runs on.
+
+    Example: k2t version -v
+    """
+    packages = {"python": platform.python_version(), **{name: _find(name) for name in _NEEDED}}
+    folder = str(Path(__file__).parents[1])
+    more = [*(f"{name} {value}" for name, value in packages.items()), folder]
+    text = "\n".join([f"k2t {__version__}", *(more if output.verbose else ())])
+    output.print_result({"version": __version__, "folder": folder, "packages": packages}, text)
+
+
+def _find(package: str) -> str:
+    try:
+        return version_of(package)
+    except PackageNotFoundError:
+        return "not installed"
