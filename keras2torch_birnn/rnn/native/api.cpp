@@ -53,6 +53,9 @@ const K2tKernel& kernel(int64_t isa) {
 
 thread_local Memory memory;
 
+#ifdef K2T_SHARE_ALL  // tests/native/share_out.cpp: any work is enough for all threads
+constexpr double TINY = 0, SMALL = 0, MIDDLE = 5e6, SPLIT_WEIGHTS = 1, CACHE_WEIGHTS = 1;
+#else
 // Work of a call, in multiply-adds per gate. Below TINY: one thread. From TINY to MIDDLE: two threads by
 // run_pair, where the call is part of a burst. From SMALL on: torch's threads.
 constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6;
@@ -60,10 +63,19 @@ constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6;
 // Recurrent weights of one direction. From SPLIT_WEIGHTS on, splitting the units of a single row
 // between threads pays off; from CACHE_WEIGHTS on, they no longer fit into a core's second-level cache.
 constexpr double SPLIT_WEIGHTS = 3e4, CACHE_WEIGHTS = 4.2e5;
+#endif
 
 struct Team {
     long threads;  // number of torch's threads that pay off
-    bool pairs;    // whether two tasks may be run by run_pair
+    bool pairs;    // whether the call is one for run_pair in a burst
+    bool burst = false;
+
+    // Threads that may work at the same time.
+    long hands() const { return burst ? std::max(threads, 2L) : threads; }
+
+    void run(long count, pool::Function task, void* context) const {
+        burst && count == 2 ? pool::run_pair(task, context) : pool::run(threads, count, task, context);
+    }
 };
 
 template <class Call>
@@ -95,7 +107,7 @@ struct Tasks {
             std::stable_sort(order.begin(), order.end(),
                              [=](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
         // Enough blocks of rows for all threads, and none too large.
-        const int64_t wanted = std::max((team.threads + call.directions - 1) / call.directions,
+        const int64_t wanted = std::max((team.hands() + call.directions - 1) / call.directions,
                                         (call.batch + MOST_ROWS - 1) / MOST_ROWS);
         blocks = static_cast<long>(std::min(wanted, call.batch));
     }
@@ -123,11 +135,7 @@ struct Tasks {
             else
                 c.failed = true;
         };
-        const long count = blocks * directions;
-        if (team.pairs && count == 2)
-            pool::run_pair(team.threads, task, &context);
-        else
-            pool::run(team.threads, count, task, &context);
+        team.run(blocks * directions, task, &context);
         return !context.failed;
     }
 };
@@ -140,7 +148,7 @@ struct UnitSplit {
 
 UnitSplit choose_split(const K2tCall& call, const K2tKernel& with, const Team& team) {
     const UnitSplit unsplit{1, true};
-    if (!with.split_run || call.batch != 1 || call.kept[0] || team.threads < 2) return unsplit;
+    if (!with.split_run || call.batch != 1 || call.kept[0] || team.hands() < 2) return unsplit;
     const long directions = static_cast<long>(call.directions);
     const double weights = static_cast<double>(gate_count(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);
@@ -148,9 +156,9 @@ UnitSplit choose_split(const K2tCall& call, const K2tKernel& with, const Team& t
     // slowest after every step.
     const long most =
         weights < SPLIT_WEIGHTS ? 1 : std::max(2L, static_cast<long>(weights / SPLIT_WEIGHTS));
-    if (team.threads >= 2 * directions && most >= 2)
-        return {std::min(team.threads / directions, most), true};
-    if (weights >= CACHE_WEIGHTS) return {std::min(team.threads, most), false};
+    if (team.hands() >= 2 * directions && most >= 2)
+        return {std::min(team.hands() / directions, most), true};
+    if (weights >= CACHE_WEIGHTS) return {std::min(team.hands(), most), false};
     return unsplit;
 }
 
@@ -220,8 +228,8 @@ int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
         for (long d = 0; d < directions; ++d) one(d, index);
     };
     const long threads = split.concurrent ? parts * directions : parts;
-    pool::run(team.threads, threads,
-              [](void* context, long index) { (*static_cast<decltype(all)*>(context))(index); }, &all);
+    team.run(threads, [](void* context, long index) { (*static_cast<decltype(all)*>(context))(index); },
+             &all);
     return stale ? 3 : 0;
 }
 
@@ -294,7 +302,9 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     const K2tCall call{*run->weights, *run};
     if (!lengths_fit(call)) return 2;
     const K2tKernel& with = kernel(isa);
-    const Team team = team_for(call, call.shape.features, call.kept[0]);
+    Team team = team_for(call, call.shape.features, call.kept[0]);
+    const pool::ShortCall short_call(team.pairs);
+    team.burst = short_call.in_burst();
     const UnitSplit split = choose_split(call, with, team);
     if (split.parts > 1) return run_split(call, with, team, split);
     Tasks tasks(call, team);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernel.h"
+#include "pool.h"
 
 // Rows of one task at most: their states and sums stay in cache.
 constexpr long MOST_ROWS = 64;

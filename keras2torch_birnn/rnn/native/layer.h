@@ -295,7 +295,11 @@ static void write_output(const K2tCall& call, long direction, long row, long t, 
         __atomic_store_n(visit, WRITTEN, __ATOMIC_RELEASE);
         return;
     }
-    while (before != WRITTEN) before = __atomic_load_n(visit, __ATOMIC_ACQUIRE);
+    constexpr long PATIENCE = 2000;
+    for (long turn = 0; before != WRITTEN; ++turn) {
+        pool::wait_turn(turn, PATIENCE);
+        before = __atomic_load_n(visit, __ATOMIC_ACQUIRE);
+    }
     merge_into(to, call.merge, h, count);
 }
 

@@ -74,7 +74,7 @@ public:
         if (!offered || offer_.compare_exchange_strong(untaken, nullptr))
             return function(context, 1);
         for (long turn = 0; !mine.done.load(std::memory_order_acquire); ++turn)
-            turn < PATIENCE ? relax() : std::this_thread::yield();
+            wait_turn(turn, PATIENCE);
         // The helper lost its processor in the middle of a task. It pauses for as many calls as that
         // delay was long: where processors are scarce, it is then never used.
         const auto waited = Clock::now() - ended, worked = ended - begun;
@@ -220,13 +220,15 @@ void use(Region region) {
     borrowed.store(region);
 }
 
-void run_pair(long threads, Function function, void* context) {
-    Pool& pool = get();
-    if (!pool.has_burst_helper()) return run(threads, 2, function, context);
-    pool.burst_helper.in_burst() ? pool.burst_helper.run_pair(function, context)
-                                 : run(threads, 2, function, context);
-    pool.burst_helper.note_end();
+ShortCall::ShortCall(bool counted)
+    : counted_(counted && get().has_burst_helper()),
+      in_burst_(counted_ && get().burst_helper.in_burst()) {}
+
+ShortCall::~ShortCall() {
+    if (counted_) get().burst_helper.note_end();
 }
+
+void run_pair(Function function, void* context) { get().burst_helper.run_pair(function, context); }
 
 void run(long threads, long count, Function function, void* context) {
     Job job;

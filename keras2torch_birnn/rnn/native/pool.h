@@ -2,16 +2,24 @@
 // created. Concurrent callers use the same threads.
 #pragma once
 
+#include <sched.h>
+
 namespace pool {
 
-// Tell the processor that this is a spin-wait loop.
-inline void relax() {
+// Tell the processor that this is a spin-wait loop. Static: each file has its own, compiled with its
+// own flags.
+static inline void relax() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
 }
+
+// A turn of a loop that waits for another thread: spin, but from the `patience`-th turn on give the
+// processor away. That thread may need it: where there are more threads than processors, or where one
+// of a higher priority waits for one of a lower.
+static inline void wait_turn(long turn, long patience) { turn < patience ? relax() : void(sched_yield()); }
 
 using Function = void (*)(void* context, long index);
 
@@ -26,9 +34,25 @@ void use(Region region);
 // Call function(context, 0 .. count - 1), each once, on at most `threads` threads with the caller.
 void run(long threads, long count, Function function, void* context);
 
-// Call function(context, 0) and function(context, 1). During a burst of such calls the caller does the
-// first and a spinning thread of our own the second; else as `run`. An OpenMP region ends only when
-// all its threads have arrived, which on a busy machine takes a hundred times as long as these tasks.
-void run_pair(long threads, Function function, void* context);
+// A call that two threads may share by `run_pair` as long as this lives, if it is part of a burst.
+class ShortCall {
+public:
+    // Count the call if it is `counted`; others are in no burst.
+    explicit ShortCall(bool counted);
+    ~ShortCall();
+    ShortCall(const ShortCall&) = delete;
+    ShortCall& operator=(const ShortCall&) = delete;
+
+    bool in_burst() const { return in_burst_; }
+
+private:
+    const bool counted_;
+    bool in_burst_;
+};
+
+// In a burst: call function(context, 0) and function(context, 1), the second on a spinning thread of
+// our own if it is there. An OpenMP region ends only when all its threads have arrived, which on a busy
+// machine takes a hundred times as long as these tasks.
+void run_pair(Function function, void* context);
 
 }  // namespace pool

@@ -129,17 +129,50 @@ class PreparedStack:
         directions, merged = self.directions[-1], merge and MERGE_MODES[merge].native_code
         width = self.units[-1] * (1 if merged else directions)
         out = x.new_empty((batch, time, width)) if sequences else None
+        states, alive = self._states(initial, final)  # alive: until the kernel has run
+        self._execute(layers, x, lengths, merge, states, 0 if out is None else out.data_ptr())
+        del alive
+        if out is None:
+            return ()
+        return (out,) if merge or directions == 1 else tuple(out.chunk(directions, dim=2))
+
+    def run_to_last_step(
+        self, layers: Callable[[], Sequence[StackLayer]], x: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the last layer's h of each direction, (B, H), after the last step that it reads.
+
+        layers, x: as in ``run``.
+
+        Raises:
+            MemoryError: no scratch memory.
+        """
+        rows, units, directions = x.shape[0], self.units[-1], self.directions[-1]
+        ends = x.new_empty((rows, units) if directions == 1 else (directions, rows, units))
+        of_last = STACK_STATES.pack(*_NONE, ends.data_ptr(), 0)
+        others = bytes((len(self.units) - 1) * STACK_STATES.size)
+        self._execute(layers, x, None, None, others + of_last, 0)
+        return (ends,) if directions == 1 else ends.unbind(0)
+
+    def _execute(
+        self,
+        layers: Callable[[], Sequence[StackLayer]],
+        x: Tensor,
+        lengths: Tensor | None,
+        merge: str | None,
+        states: bytes,
+        out: int,
+    ) -> None:
+        """Call the kernel. states: ``K2tStackStates``, or none; out: an address, or 0."""
         if x.stride(2) != 1:
             x = x.contiguous()
         if lengths is not None:
             lengths = to_int64(lengths)
-        states, alive = self._states(initial, final)  # alive: until the kernel has run
+        batch, time, _ = x.shape
+        batch_stride, time_stride, _ = x.stride()
         call = (
             *(len(self.units), batch, time, torch.get_num_threads()),
-            *(x.data_ptr(), *x.stride()[:2]),
-            0 if lengths is None else lengths.data_ptr(),
-            bool(states),
-            0 if out is None else out.data_ptr(),
+            *(x.data_ptr(), batch_stride, time_stride),
+            *(0 if lengths is None else lengths.data_ptr(), bool(states), out),
         )
         use_torch_threads()
         found = self._described.get(merge) or self._describe(layers(), merge)
@@ -153,10 +186,6 @@ class PreparedStack:
             at = ctypes.addressof(found.unchecked)
             code = library().k2t_run_stack(self._isa, STACK.pack(at, *call) + states)
         check_code(code)
-        del alive
-        if out is None:
-            return ()
-        return (out,) if merge or directions == 1 else tuple(out.chunk(directions, dim=2))
 
     def _pack(self, layers: Sequence[StackLayer], *, stale: bool) -> tuple[Packed, ...]:
         return tuple(

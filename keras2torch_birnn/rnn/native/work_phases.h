@@ -3,7 +3,6 @@
 #pragma once
 
 #include <atomic>
-#include <thread>
 #include <vector>
 
 #include "pool.h"
@@ -30,7 +29,7 @@ public:
                     if (turn % PATIENCE == 0) part.present.store(false);
                     if (!part.present.load(std::memory_order_relaxed)) take(phase, other, compute);
                 }
-                turn < LONG ? pool::relax() : std::this_thread::yield();
+                pool::wait_turn(turn, LONG);
             }
         }
     }

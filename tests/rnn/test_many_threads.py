@@ -1,0 +1,174 @@
+"""The kernel at 1 to 16 threads, more than most machines have processors: the same numbers.
+
+``native/share_out.cpp`` shares out work of any size; here it is large enough by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kernel_layers import CELLS, assert_close, both, half, native, reference, tensors
+from torch import Tensor
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.rnn.native.precision import PRECISIONS
+
+pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
+
+ROOT = Path(__file__).parents[2]
+THREADS = (1, 2, 3, 5, 8, 16)
+ACTIVATIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+# Batch, steps, features, units: a single row whose units are shared out, in both directions and in
+# one after the other; fewer rows than threads, more rows, and more units or fewer.
+SHAPES = (
+    (1, 23, 19, 331),
+    (1, 37, 23, 149),
+    (1, 7, 5, 433),
+    (3, 1009, 11, 13),
+    (17, 401, 7, 11),
+    (67, 101, 5, 13),
+)
+
+
+@pytest.fixture(autouse=True)
+def _set_threads_back() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def layer(cell: str, which: str, units: int, features: int) -> tuple[Any, Any]:
+    """One direction, or two that are merged or apart; and its spec."""
+    if which == "one":
+        spec = half(cell, units, features, 1, **ACTIVATIONS)
+        return recurrent(spec), spec
+    spec = both(cell, units, features, None if which == "apart" else which, **ACTIVATIONS)
+    return bidirectional(spec), spec
+
+
+def draw(shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
+    """An input, and a mask of rows of many lengths: the last row has none."""
+    batch, steps, features, _ = shape
+    generator = torch.Generator().manual_seed(0)
+    lengths = steps - torch.arange(1, batch + 1)[:, None] * 13 % steps
+    if batch > 1:
+        lengths[-1] = 0
+    x = torch.randn(batch, steps, features, generator=generator)
+    return x, torch.arange(steps) < lengths
+
+
+def at_all(call: Callable[..., Any], *given: Any, **named: Any) -> Iterator[Any]:
+    """Call at every number of threads, and at once again: a burst is shared out in another way."""
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        yield call(*given, **named)
+        yield call(*given, **named)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("which", ["one", "apart", "mul"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_kernel_is_the_reference_at_any_number_of_threads(cell: str, which: str) -> None:
+    for shape in SHAPES:
+        module, spec = layer(cell, which, shape[3], shape[2])
+        x, mask = draw(shape)
+        for given in (None, mask):
+            found = None if given is None else given.numpy()
+            wanted = reference(spec, x.numpy(), found)
+            with torch.no_grad():
+                for got in at_all(module, x, given):
+                    assert_close(tensors(got), wanted)
+
+
+def gradients(module: Any, weights: list[Tensor], mask: Tensor | None) -> tuple[Tensor, ...]:
+    """Gradients of the input, which comes first, and of the weights."""
+    return torch.autograd.grad(module(weights[0], mask).sin().sum(), weights)
+
+
+@pytest.mark.usefixtures("forced_native")
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_are_those_of_one_thread_at_any_number(cell: str) -> None:
+    for shape in SHAPES:
+        module, _ = layer(cell, "mul", shape[3], shape[2])
+        x, mask = draw(shape)
+        weights = [x.requires_grad_(), *module.requires_grad_(True).parameters()]
+        for given in (None, mask):
+            torch.set_num_threads(1)
+            wanted = gradients(module, weights, given)
+            for got in at_all(gradients, module, weights, given):
+                for a, b in zip(got, wanted, strict=True):
+                    scale = max(1.0, float(b.abs().max()))
+                    torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * scale)
+
+
+def test_float64_is_the_reference_at_any_number_of_threads() -> None:
+    for cell in CELLS:
+        module, spec = layer(cell, "mul", 13, 7)
+        x, mask = draw((17, 23, 7, 13))
+        wanted = reference(spec, x.double().numpy(), mask.numpy())[0]
+        module.double()
+        with torch.no_grad():
+            for got in at_all(module, x.double(), mask):
+                np.testing.assert_allclose(got.numpy(), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", [p for p in PRECISIONS if p != "float32"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_reduced_precision_is_the_same_to_the_bit_at_any_number_of_threads(
+    cell: str, precision: Any
+) -> None:
+    for shape in SHAPES:
+        module, _ = layer(cell, "mul", shape[3], shape[2])
+        k2t.set_precision(module, precision)
+        x, mask = draw(shape)
+        with torch.inference_mode():
+            for given in (None, mask):
+                torch.set_num_threads(1)
+                wanted = module(x, given)
+                for got in at_all(module, x, given):
+                    assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("make", [k2t.BiLSTM, k2t.BiGRU, k2t.BiRNN])
+def test_a_stack_in_one_call_is_that_of_one_thread_at_any_number(make: Any) -> None:
+    for shape in SHAPES:
+        torch.manual_seed(0)
+        merges = ["mul", "concat", "sum"]
+        module = make(shape[2], shape[3], 3, batch_first=True, merge_mode=merges).eval()
+        x, mask = draw(shape)
+        with torch.no_grad():
+            for given in (None, mask):
+                torch.set_num_threads(1)
+                wanted = module(x, mask=given)[0].numpy()
+                for got in at_all(module, x, mask=given):
+                    assert_close([got[0].numpy()], [wanted])
+
+
+def test_any_work_shared_out_gives_the_same_numbers(tmp_path: Path) -> None:
+    compiler = shutil.which("c++")
+    if compiler is None or find_spec("setuptools") is None:
+        pytest.skip("no C++ compiler, or nothing to build with")
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "-b", tmp_path, "-t", tmp_path / "objects"],
+        cwd=ROOT,
+        env={**os.environ, "K2T_CXXFLAGS": "-O1 -DK2T_SHARE_ALL"},
+        check=True,
+    )
+    (library,) = tmp_path.rglob("libk2t.so")
+    include = ROOT / "keras2torch_birnn" / "rnn" / "native"
+    source, program = ROOT / "tests" / "native" / "share_out.cpp", tmp_path / "share_out"
+    options = ["-std=c++17", "-O1", f"-I{include}", "-pthread", f"-Wl,-rpath,{library.parent}"]
+    subprocess.run([compiler, *options, source, library, "-o", program], check=True)
+    run = subprocess.run([program], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "the same numbers\n", "")
