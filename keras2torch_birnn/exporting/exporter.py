@@ -28,6 +28,7 @@ from keras2torch_birnn.saving.atomic import (
     check_output,
     check_replacing,
     is_stream,
+    os_errors,
     write_atomically,
 )
 from keras2torch_birnn.schema.stored import model_from_json
@@ -96,7 +97,7 @@ def export(
         spec = model_from_json(json.loads(facts.spec_text))
         spec = free_steps(spec) if any_length else spec
         golden = _choose_golden(model, spec)
-        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
+        with os_errors(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
             written = Path(folder, place.name)
             notes = target.write(copy_structure(model), spec, written)
             checked, more = _check(target, written, golden)

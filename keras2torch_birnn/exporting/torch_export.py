@@ -35,6 +35,7 @@ from keras2torch_birnn.errors import (
     UnsupportedLayerError,
     UnsupportedOptionError,
     UsageError,
+    gather,
     printable,
 )
 from keras2torch_birnn.exporting.target import MARK, Session, Target
@@ -87,13 +88,22 @@ def write_pt2(model: nn.Module, spec: ModelSpec, path: Path) -> None:
 
 
 def _check_stateless(spec: ModelSpec) -> None:
-    for layer in spec.root.walk():
-        if layer.config.get("stateful"):
-            raise UnsupportedOptionError(
-                "stateful=True cannot be exported: an archive carries no states between batches",
-                "build the model with initial_state and return_state instead",
-                place=layer.place,
-            )
+    """Refuse layers that carry states from batch to batch; lists all.
+
+    Raises:
+        UnsupportedOptionError: there are some.
+    """
+    problems = [
+        UnsupportedOptionError(
+            "stateful=True cannot be exported: an archive carries no states between batches",
+            "build the model with initial_state and return_state instead",
+            place=layer.place,
+        )
+        for layer in spec.root.walk()
+        if layer.config.get("stateful")
+    ]
+    if problems:
+        raise gather(problems)
 
 
 def _export(model: nn.Module, inputs: Inputs, axes: Axes) -> Any:

@@ -57,7 +57,7 @@ def check_output(
         OutputError: a folder, a disk, a terminal, a missing folder, a suffix of another kind, or
             one of ``sources`` (also through links, or inside a folder).
     """
-    with in_file(path), _os_errors():
+    with in_file(path), os_errors():
         if is_stream(path):
             _check_stream(path)
             return
@@ -84,7 +84,7 @@ def check_replacing(path: Path, kind: FileKind | None = None, *, overwrite: bool
     Raises:
         OutputError: the file must not be replaced.
     """
-    with in_file(path), _os_errors():
+    with in_file(path), os_errors():
         if not is_stream(path):
             _check_old(_resolve(path), kind, overwrite=overwrite)
 
@@ -95,7 +95,7 @@ def remove_file(path: Path, recognises: Callable[[Path], bool]) -> None:
     Raises:
         OutputError: it cannot be read or removed.
     """
-    with in_file(path), _os_errors():
+    with in_file(path), os_errors():
         if path.is_file() and not path.is_symlink() and recognises(path):
             path.unlink()
 
@@ -160,7 +160,8 @@ def _resolve(path: Path) -> Path:
 
 
 @contextmanager
-def _os_errors() -> Iterator[None]:
+def os_errors() -> Iterator[None]:
+    """Turn what the operating system refuses (a full disk, no permission) into an OutputError."""
     try:
         yield
     except OSError as error:
@@ -184,7 +185,7 @@ def write_atomically(
     Raises:
         OutputError: it could not be written; an old file is unchanged.
     """
-    with in_file(path), _os_errors():
+    with in_file(path), os_errors():
         check_output(path, kind)
         if is_stream(path):
             _write_stream(path, write)
@@ -209,14 +210,14 @@ def writing_after(
     Raises:
         OutputError: it could not be written; an old file is unchanged.
     """
-    with in_file(path), _os_errors():
+    with in_file(path), os_errors():
         check_output(path, kind)
         check_replacing(path, kind, overwrite=overwrite)
         target = _resolve(path)
         temporary = _fill_temporary(target, write, size)
     try:
         yield
-        with in_file(path), _os_errors():
+        with in_file(path), os_errors():
             _rename(temporary, target, kind, overwrite=overwrite)
     except BaseException:
         _remove_temporary(temporary)
@@ -234,7 +235,7 @@ def write_folder_atomically(
     Raises:
         OutputError: it could not be written; nothing is left.
     """
-    with in_file(path), _os_errors():
+    with in_file(path), os_errors():
         target = _resolve(path)
         check_new_folder(path, instead=instead)
         _check_room(target, size)
@@ -261,7 +262,7 @@ def check_new_folder(path: Path, *, instead: str, sources: Sequence[Path | None]
     Raises:
         OutputError: it exists, is inside one of ``sources``, or its parent is no folder.
     """
-    with in_file(path), _os_errors():
+    with in_file(path), os_errors():
         target = _resolve(path)
         if os.path.lexists(target):
             raise OutputError("exists already", instead)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -196,6 +199,21 @@ def test_refusals_have_their_codes_and_leave_nothing(tmp_path: Path) -> None:
     assert_refused(k2t("export", MASKED, f"{tmp_path}/"), 5, f"{tmp_path}/", "name of a folder")
     assert k2t("export", MASKED, target, "--dtype", "float16").code == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.pt2", "m.py"])
+def test_a_folder_that_takes_no_file_is_an_error_of_the_output(
+    name: str, exported: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system that is mounted for reading, which not even root can write to."""
+
+    def refuse(**options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), options["dir"])
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    target = tmp_path / name
+    run = k2t("export", exported[0], target)
+    assert_refused(run, 5, target, "cannot be written (Read-only file system)")
 
 
 def test_an_existing_export_needs_force(exported: tuple[Path, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,12 +16,12 @@ import pytest
 import torch
 from converted import convert_spec
 from exported import inputs_of, many_layers
-from specs import FIXTURES, KERAS3, F, H, bi, chain, rnn
+from specs import CELLS, FIXTURES, KERAS3, MERGE_MODES, F, H, bi, chain, rnn
 from torch import Tensor, nn
 from torch_tools import assert_equal, fixture_subject, resized
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import run
+from keras2torch_birnn.conversion import flat, run
 from keras2torch_birnn.errors import (
     K2TError,
     UnsupportedLayerError,
@@ -36,6 +37,11 @@ CHILD = Path(__file__).parents[1] / "support" / "pt2_child.py"
 LSTM = "tf.keras-2.15.0/bi_lstm_concat_seq.h5"
 MASKED_LOOP = "keras-2.2.4/mask_hard_sigmoid_gru.h5"
 TWO_INPUTS = "tf.keras-2.15.0/arch_siamese.h5"
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that AOTInductor would call; None if there is none."""
+    return shutil.which(os.environ.get("CXX", "g++"))
 
 
 def run_without_package(
@@ -93,20 +99,29 @@ def test_a_size_that_the_model_needs_stays_fixed(tmp_path: Path) -> None:
 
 @needs_scan
 @pytest.mark.filterwarnings("ignore")  # torch calls what it has deprecated itself
-@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
-def test_aotinductor_compiles_a_masked_scan_for_any_size(tmp_path: Path) -> None:
-    halves = [rnn("GRU", seed=seed, return_sequences=True) for seed in (0, 1)]
-    spec = many_layers({"bi": bi(*halves, "sum")}, {"bi": 1}, masked=True)
+@pytest.mark.skipif(find_compiler() is None, reason="AOTInductor needs a C++ compiler")
+@pytest.mark.parametrize("masked", [False, True])
+def test_aotinductor_compiles_every_cell_and_merge_for_any_size(
+    masked: bool, tmp_path: Path
+) -> None:
+    """Every merge is in one of both models; of all steps where the other has the last outputs."""
+    layers, outputs = {}, {}
+    for place, cell in enumerate(CELLS):
+        gate = {"recurrent_activation": "hard_sigmoid_0.2"} if place == masked else {}
+        options = {"return_sequences": (place % 2 == 0) == masked, **gate}
+        halves = [rnn(cell, seed=place + s, **options) for s in (0, 100)]
+        name, merge = cell.replace(" ", "_"), MERGE_MODES[place + masked]
+        layers[name], outputs[name] = bi(*halves, merge), 1 if merge else 2
+    spec = many_layers(layers, outputs, masked=masked)
     model: Any = convert_spec(spec)
     k2t.export(model, tmp_path / "model.pt2")
     inductor: Any = torch._inductor
     program = torch.export.load(tmp_path / "model.pt2")
     package = inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "c.pt2"))
     compiled = inductor.aoti_load_package(package)
-    for size in ((5, 7), (3, 11), (2, 1)):
+    for size in ((5, 7), (1, 7), (3, 11), (2, 1)):
         inputs = tuple(map(torch.from_numpy, inputs_of(spec, *size)))
-        with torch.no_grad():
-            torch.testing.assert_close(compiled(*inputs), model(*inputs), atol=1e-5, rtol=1e-4)
+        assert_equal(flat(compiled(*inputs)), run(model, inputs))
 
 
 @needs_scan
@@ -145,10 +160,11 @@ def test_a_module_that_was_not_converted_is_refused(tmp_path: Path) -> None:
         k2t.export(nn.Linear(2, 3), tmp_path / "model.pt2")
 
 
-def test_a_stateful_layer_is_refused(tmp_path: Path) -> None:
+def test_all_stateful_layers_are_refused(tmp_path: Path) -> None:
     model = k2t.convert(FIXTURES / "tf.keras-2.15.0/cells_stateful.h5")
-    with pytest.raises(UnsupportedOptionError, match="stateful=True cannot be exported"):
+    with pytest.raises(UnsupportedOptionError, match="stateful=True cannot be exported") as caught:
         k2t.export(model, tmp_path / "model.pt2", any_length=True)
+    assert {problem.place for problem in caught.value.problems} == {"rnn", "rnn_1"}
 
 
 def loop_model() -> Any:
