@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
+import tempfile
+import time
+import unicodedata
 from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -23,7 +26,14 @@ from keras2torch_birnn.cli.console import (
     print_message,
     print_stderr,
 )
-from keras2torch_birnn.cli.converting import Done, Options, convert_file, describe
+from keras2torch_birnn.cli.converting import (
+    Done,
+    Options,
+    convert_file,
+    describe,
+    describe_verdict,
+    verify_file,
+)
 from keras2torch_birnn.errors import (
     K2TError,
     OutputError,
@@ -39,6 +49,7 @@ _DROPPED = (*_SUFFIXES, ".json", ".index", ".zip", ".tar", ".gz", ".tgz")
 # Files whose folder is the model.
 _MARKS = ("saved_model.pb", "config.json")
 _TFJS = "model.json"
+_AGAIN = "a process died; converted again, in one of its own"
 
 
 @dataclass(frozen=True)
@@ -84,22 +95,50 @@ def pair_with_outputs(names: Sequence[str], out_dir: Path, *, with_config: bool)
     """
     if out_dir.exists() and not out_dir.is_dir():
         raise OutputError("is no folder", "name a folder: --out-dir DIR", file=str(out_dir))
-    found = dict.fromkeys(
-        pair for name in names for pair in _find_models(name, with_config=with_config)
-    )
-    stems = Counter(_stem(below) for _, below in found)
+    found = {
+        (model.absolute(), below): (model, below)
+        for name in names
+        for model, below in _find_models(name, with_config=with_config)
+    }
+    stems = Counter(_stem(below) for _, below in found.values())
     tasks = []
-    for model, below in found:
+    for model, below in found.values():
         base = out_dir / (_stem(below) if stems[_stem(below)] == 1 else below)
         tasks.append(Task(model, base.with_name(f"{base.name}.pt")))
-    for out, count in Counter(one.out for one in tasks).items():
-        if count > 1:
-            both = " and ".join(escape_controls(one.model) for one in tasks if one.out == out)
+    _check_apart(tasks, str)
+    if len({_without_case(one.out) for one in tasks}) < len(tasks) and _ignores_case(out_dir):
+        _check_apart(tasks, _without_case)
+    return tasks
+
+
+def _check_apart(tasks: Sequence[Task], key: Callable[[Path], str]) -> None:
+    """Refuse two models with one OUT; ``key``: what is equal then."""
+    by_out: dict[str, list[Task]] = {}
+    for task in tasks:
+        by_out.setdefault(key(task.out), []).append(task)
+    for some in by_out.values():
+        if len(some) > 1:
+            both = " and ".join(escape_controls(one.model) for one in some)
             raise UsageError(
-                f"{both} would both become {escape_controls(out)}",
+                f"{both} would both become {escape_controls(some[0].out)}",
                 "name the folder that holds them all, or convert them into two folders",
             )
-    return tasks
+
+
+def _without_case(path: Path) -> str:
+    """Return what a file system that ignores case, and how letters are composed, compares."""
+    return unicodedata.normalize("NFC", str(path)).casefold()
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Return whether the file system of a folder, which may be missing, ignores case."""
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".k2t-case-", dir=there) as file:
+            probe = Path(file.name)
+            return probe.with_name(probe.name.upper()).exists()
+    except OSError:  # nothing can be written there, which each file will say
+        return False
 
 
 def _find_models(name: str, *, with_config: bool) -> Iterator[tuple[Path, Path]]:
@@ -209,7 +248,7 @@ def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcom
                 outcome = convert_task(task, options)
             yield outcome
         return
-    waiting, pool = deque(tasks), _Pool(jobs)
+    waiting, pool, start = deque(tasks), _Pool(jobs), time.time_ns()
     running: deque[tuple[Task, Future[Outcome]]] = deque()
     try:
         while waiting or running:
@@ -223,7 +262,7 @@ def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcom
                 waiting.extendleft(one for one, _ in reversed(running))
                 running.clear()
                 pool.restart()
-                yield _convert_alone(task, options)
+                yield _convert_alone(task, options, start)
     finally:
         pool.stop()
 
@@ -257,11 +296,18 @@ class _Pool:
         self.executor.shutdown(cancel_futures=True)
 
 
-def _convert_alone(task: Task, options: Options) -> Outcome:
-    """Convert a task in a process of its own, which may die."""
+def _convert_alone(task: Task, options: Options, start: int) -> Outcome:
+    """Convert a task in a process of its own, which may die.
+
+    start: of the work, in nanoseconds; an OUT that is newer is one of this work, not of an
+    earlier one, and is no reason to skip the task.
+    """
     pool = _Pool(1)
     try:
-        return pool.submit(task, options).result()
+        if task.out.is_file() and _last_change(task.out) >= start:
+            options = replace(options, force=True)
+        outcome = pool.submit(task, options).result()
+        return replace(outcome, notes=(_AGAIN, *outcome.notes))
     except BrokenProcessPool:
         return _refuse(task, K2TError("the process that converted it died", "is memory short?"))
     finally:
@@ -273,12 +319,7 @@ def convert_task(task: Task, options: Options) -> Outcome:
     try:
         with in_file(task.model):
             if not options.force and _is_newer(task.out, task.model):
-                return Outcome(
-                    task,
-                    "skipped",
-                    {"ok": True, "exit": 0},
-                    f"{escape_controls(task.out)}: skipped, it is newer than its model",
-                )
+                return _skip(task, options)
         task.out.parent.mkdir(parents=True, exist_ok=True)
         done = convert_file(task.model, task.out, _replacing(task, options))
     except OSError as error:
@@ -286,6 +327,16 @@ def convert_task(task: Task, options: Options) -> Outcome:
     except Exception as error:
         return _refuse(task, known_error(error))
     return _converted(task, done)
+
+
+def _skip(task: Task, options: Options) -> Outcome:
+    """Do not convert again; but verify if that is asked: who wrote OUT may not have done it."""
+    text = f"{escape_controls(task.out)}: skipped, it is newer than its model"
+    if not options.verify:
+        return Outcome(task, "skipped", {"ok": True, "exit": 0}, text)
+    verified = verify_file(task.model, task.out, options)
+    facts = {"ok": verified["ok"], "exit": 0 if verified["ok"] else 1, "verified": verified}
+    return Outcome(task, "skipped", facts, text + describe_verdict(verified))
 
 
 def _replacing(task: Task, options: Options) -> Options:

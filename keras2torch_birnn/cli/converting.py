@@ -82,26 +82,30 @@ def convert_file(model: Path, out: Path, options: Options) -> Done:
         parameters=count_parameters(spec.root),
         notes=spec.notes,
         vocabulary=None if vocabularies is None else str(vocabularies),
-        verified=_verify(model, out, options) if options.verify else None,
+        verified=verify_file(model, out, options) if options.verify else None,
     )
 
 
-def _verify(model: Path, out: Path, options: Options) -> dict[str, Any]:
+def verify_file(model: Path, out: Path, options: Options) -> dict[str, Any]:
+    """Verify one file against its model; return the report as data."""
     from keras2torch_birnn.verification import verify
 
-    return verify(model, out, config=options.config).to_dict()
+    return verify(model, out, config=options.config, plugins=options.plugins).to_dict()
 
 
 def describe(done: Done, shown: str) -> str:
     """Write the line of a converted file; ``shown``: OUT as the user named it."""
-    verdict = ""
-    if done.verified is not None:
-        verdict = ", verify: OK" if done.is_equal else ", verify: NOT EQUAL"
+    verdict = "" if done.verified is None else describe_verdict(done.verified)
     layers = count_words(done.layers, "layer")
     text = f"{escape_controls(shown)}: {layers}, {_count(done)} parameters{verdict}"
     if done.vocabulary is not None:
         text += f"\n{escape_controls(done.vocabulary)}: vocabulary of what was cut off"
     return text
+
+
+def describe_verdict(verified: dict[str, Any]) -> str:
+    """Write the end of the line of a file that was verified."""
+    return ", verify: OK" if verified["ok"] else ", verify: NOT EQUAL"
 
 
 def _count(done: Done) -> str:

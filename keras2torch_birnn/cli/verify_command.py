@@ -117,6 +117,7 @@ def verify(
             atol=atol,
             rtol=rtol,
             inputs=inputs,
+            with_maps=report_file is not None,
         )
     reduced = None
     if precision is not None:

@@ -28,7 +28,8 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 Merge: TypeAlias = Callable[[Array, Array], Structure]
 # The layer's merge and both halves' outputs -> the output
 Both: TypeAlias = Callable[[Merge, Array, Array], Structure]
-Pick: TypeAlias = Callable[[Array], Array]
+# (B, T, H) and the mask (B, T) -> (B, H)
+Pick: TypeAlias = Callable[[Array, Array], Array]
 
 
 def recurrent_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
@@ -87,6 +88,14 @@ def _bidirectional_changes(
             "the backward half comes first in the concatenation",
             _merged(lambda _, f, b: np.concatenate([b, f], axis=-1)),
         )
+        yield here(
+            "merge order",
+            "units of both halves take turns, Keras has all of the forward half first",
+            _merged(lambda _, f, b: np.stack([f, b], axis=-1).reshape(*f.shape[:-1], -1)),
+        )
+    else:
+        for words, merge in _OTHER_MERGES.items():
+            yield here("merge mode", f"{words}, Keras merges by {mode}", _merged(merge))
     table = _SEQUENCES if half.config["return_sequences"] else _LAST_STATES
     for words, (kind, apply) in table.items():
         yield here(kind, words, apply)
@@ -147,13 +156,37 @@ def _picked(one: Pick | None, other: Pick | None) -> Apply:
         last, _ = equation(apart, inputs, mask, context)
         parts = {name: as_sequences(half) for name, half in layer.parts.items()}
         steps, _ = equation(replace(apart, parts=parts), inputs, mask, context)
+        valid = _valid(mask, steps[0])
         forward, backward = (
-            own if pick is None else pick(sequence)
+            own if pick is None else pick(sequence, valid)
             for pick, own, sequence in zip((one, other), last[:2], steps[:2], strict=True)
         )
         return _merge_of(layer)(forward, backward), None
 
     return apply
+
+
+def _valid(mask: Structure, sequence: Array) -> Array:
+    """Return the mask (B, T) of a sequence (B, T, H), all true if it has none."""
+    if isinstance(mask, np.ndarray):
+        return mask.astype(bool)
+    return np.ones(sequence.shape[:2], bool)
+
+
+def _turned_with_padding(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Flip whole rows of what the backward half gives for its own valid steps."""
+    apart = replace(layer, config={**layer.config, "merge_mode": None})
+    (forward, backward, *rest), masks = equation(apart, inputs, mask, context)
+    valid = _valid(mask, backward)
+    turned = np.zeros_like(backward)
+    for row, steps in enumerate(valid):
+        own = backward[row, steps]
+        turned[row, len(steps) - len(own) :] = own
+    if rest:
+        raise ValueError("states are not merged")
+    return _merge_of(layer)(forward, turned), masks[0]
 
 
 def _forward_both(merge: Both) -> Apply:
@@ -203,6 +236,25 @@ def _share_half(name: str) -> Apply:
     return apply
 
 
+def _step(pick: Callable[[Array], Array]) -> Pick:
+    return lambda y, _: pick(y)
+
+
+def _last_valid(y: Array, valid: Array) -> Array:
+    """Return the last valid step of each row."""
+    last = valid.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)
+    found: Array = y[np.arange(len(y)), last]
+    return found
+
+
+_OTHER_MERGES: Mapping[str, Both] = {
+    "subtracts the backward half from the forward half": lambda _, f, b: f - b,
+    "subtracts the forward half from the backward half": lambda _, f, b: b - f,
+    "takes the larger of both halves": lambda _, f, b: np.maximum(f, b),
+    "leaves out the backward half": lambda _, f, b: f,
+    "leaves out the forward half": lambda _, f, b: b,
+}
+_FIRST, _LAST = _step(first_step), _step(last_step)
 _SEQUENCES: Mapping[str, tuple[str, Apply]] = {
     "the backward half's output is not turned round in time": (
         "direction",
@@ -211,6 +263,10 @@ _SEQUENCES: Mapping[str, tuple[str, Apply]] = {
     "the backward half reads the steps forward": (
         "direction",
         _forward_both(lambda merge, f, b: merge(f, b[:, ::-1])),
+    ),
+    "the backward half's output is turned round with the padding, so that it comes too late": (
+        "reversed padding",
+        _turned_with_padding,
     ),
     BATCH_FIRST: ("batch_first", _swapped(lambda merge, f, b: merge(f, b))),
 }
@@ -221,35 +277,43 @@ _LAST_STATES: Mapping[str, tuple[str, Apply]] = {
     ),
     "takes the last step of both halves (out[:, -1]); the backward half ends at the first": (
         "last state",
-        _picked(last_step, last_step),
+        _picked(_LAST, _LAST),
     ),
     "takes the first step of both halves (out[:, 0]); the forward half ends at the last": (
         "last state",
-        _picked(first_step, first_step),
+        _picked(_FIRST, _FIRST),
     ),
     "takes the first step of the forward half and the last one of the backward half": (
         "last state",
-        _picked(first_step, last_step),
+        _picked(_FIRST, _LAST),
+    ),
+    "takes the last step that counts of both halves; the backward half ends at the first": (
+        "last state",
+        _picked(None, _last_valid),
+    ),
+    "takes the last step of the backward half (out[:, -1]), which ends at the first": (
+        "last state",
+        _picked(None, _LAST),
     ),
     "takes the last step of the array for the forward half, also where it is padding": (
         "last state",
-        _picked(last_step, None),
+        _picked(_LAST, None),
     ),
     "takes the first step of the array for the backward half, also where it is padding": (
         "last state",
-        _picked(None, first_step),
+        _picked(None, _FIRST),
     ),
     "takes the ends of the array for both halves, also where they are padding": (
         "last state",
-        _picked(last_step, first_step),
+        _picked(_LAST, _FIRST),
     ),
     "takes the mean over the steps where Keras takes the last": (
         "last state",
-        _picked(mean_step, mean_step),
+        _picked(_step(mean_step), _step(mean_step)),
     ),
     "takes the maximum over the steps where Keras takes the last": (
         "last state",
-        _picked(largest_step, largest_step),
+        _picked(_step(largest_step), _step(largest_step)),
     ),
     "h_n (2, B, H) is viewed as (B, 2 H), which mixes rows of the batch": (
         "last state",

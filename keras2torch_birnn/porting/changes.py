@@ -163,6 +163,26 @@ def padding_at_end(
     return output, to_end(out_mask) if isinstance(out_mask, np.ndarray) else out_mask
 
 
+def masks_given(change: Callable[[Array, Structure], Array]) -> Apply:
+    """Make a change of the mask that a layer makes: from that mask and from the layer's input."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(layer, inputs, mask, context)
+        if not isinstance(out_mask, np.ndarray):
+            return output, out_mask
+        return output, change(out_mask.astype(bool), inputs)
+
+    return apply
+
+
+def to_start(mask: Array) -> Array:
+    """Move the padding of every row to its start, as a reversal of the whole row does."""
+    moved: Array = to_end(mask)[:, ::-1]
+    return moved
+
+
 def to_end(mask: Array) -> Array:
     """Move the padding of every row to its end, as lengths alone would tell it."""
     count = np.asarray(mask).astype(bool).sum(axis=1)

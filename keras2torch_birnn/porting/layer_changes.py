@@ -18,11 +18,13 @@ from keras2torch_birnn.porting.changes import (
     followed_by,
     left_out,
     masked_by,
+    masks_given,
     padding_at_end,
     reading,
     weighted,
     without_mask,
 )
+from keras2torch_birnn.porting.mask_rules import mask_rules
 from keras2torch_birnn.porting.recurrent_changes import CELLS, show_activation
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import activate
@@ -122,6 +124,8 @@ def _mask_source(maker: Maker) -> Iterator[Change]:
         yield maker.change("mask missing", words, without_mask)
         words = "padding is taken to be at the end of every row"
         yield maker.change("padding side", words, padding_at_end)
+        for words, rule in mask_rules(maker.layer):
+            yield maker.change("mask rule", words, masks_given(rule))
 
 
 def _ids(maker: Maker) -> Iterator[Change]:

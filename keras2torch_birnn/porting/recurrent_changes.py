@@ -19,6 +19,7 @@ from keras2torch_birnn.porting.changes import (
     masked_by,
     settled,
     to_end,
+    to_start,
     weighted,
 )
 from keras2torch_birnn.porting.gates import gate_count, orders, reorder, written
@@ -105,6 +106,8 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
         )
     yield every("mask missing", "the mask is not used: padding is read as data", masked_by(_none))
     yield every("padding side", "padding is taken to be at the end of every row", masked_by(to_end))
+    words = "the reversal of a row includes its padding, which is then read before, or as, the data"
+    yield every("reversed padding", words, _reversed_with_padding)
     rules = {
         "zeros": "gives zeros at padded steps",
         "previous_output": "repeats the last output at padded steps",
@@ -187,6 +190,16 @@ def _scale_bias(factor: float) -> Callable[[dict[str, Array]], Mapping[str, Arra
 def _raise_forget(weights: dict[str, Array]) -> Mapping[str, Array]:
     i, f, c, o = np.split(weights["bias"], 4, axis=-1)
     return {**weights, "bias": np.concatenate([i, f + 1, c, o], axis=-1)}
+
+
+def _reversed_with_padding(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Flip whole rows, and then run as many steps as count: the first ones are padding."""
+    if not layer.config["go_backwards"]:
+        raise ValueError("it is not reversed")
+    zeros = replace(layer, semantics={**layer.semantics, "masked_output": "zeros"})
+    return masked_by(to_start)(equation, zeros, inputs, mask, context)
 
 
 def _each_transposed(kernel: Array, gates: int) -> Array:

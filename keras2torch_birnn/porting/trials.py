@@ -77,6 +77,12 @@ class Search:
         return dict(calls_of(self.spec.root, ""))
 
     @cached_property
+    def valid(self) -> Mapping[str, Array | None]:
+        """The steps (B, T) that count in every call: by Keras' own masks, not by changed ones."""
+        trace = compute(self.spec, self.inputs)
+        return {path: _first_mask(mask) for path, mask in trace.masks.items()}
+
+    @cached_property
     def later(self) -> Mapping[str, frozenset[str]]:
         """Every call's later calls that use its output."""
         return _uses(self.spec.graph, "")
@@ -118,23 +124,23 @@ class Search:
         """Tell whether the port's outputs are the reference's, at steps that count."""
         if len(self.run.outputs) < len(trace.outputs):
             return False
-        masks = self._output_masks(trace)
+        masks = self._output_masks()
         return all(
             same(there, right, mask, self.run.tolerance)
             for there, right, mask in zip(self.run.outputs, trace.outputs, masks, strict=False)
         )
 
-    def _output_masks(self, trace: Trace) -> list[Array | None]:
+    def _output_masks(self) -> list[Array | None]:
         found: list[Array | None] = []
         for ref in leaves(self.spec.graph.outputs):
             path = f"{ref.layer}#{ref.call}" if ref.call else ref.layer
-            found.append(_first_mask(trace.masks.get(path)))
+            found.append(self.valid.get(path))
         return found
 
     def seen(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed the output of a call."""
         arrays = [np.asarray(leaf) for leaf in leaves(trace.layers[path])]
-        mask = _first_mask(trace.masks.get(path))
+        mask = self.valid.get(path)
         return all(self.run.has(np.asarray(a, np.float64), mask) for a in arrays[:1])
 
     def _first_wrong(self, trace: Trace, given_up: set[str]) -> str | None:

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from keras2torch_birnn.errors import OutputError, in_file, printable
+from keras2torch_birnn.saving.windows_names import find_fault
 
 PREFIX = ".k2t-"
 FORCE = "use --force to replace it"
@@ -58,6 +60,8 @@ def check_output(
             one of ``sources`` (also through links, or inside a folder).
     """
     with in_file(path), os_errors():
+        if sys.platform == "win32" and (fault := find_fault(path)):  # before it is opened
+            raise OutputError(printable(fault), "name another output")
         if is_stream(path):
             _check_stream(path)
             return

@@ -95,6 +95,7 @@ def verify(
     to_layer: LayerNames = (),
     plugins: Iterable[PluginName] = (),
     inputs: Given | None = None,
+    with_maps: bool = False,
 ) -> ParityReport:
     """Compare the converted model in the file ``out`` with the Keras file or live ``model``.
 
@@ -108,6 +109,8 @@ def verify(
     your own data, in addition to random inputs: the path of an ``.npz``, a dict by the inputs'
     names, or a list in Keras' order. ``out`` may also be what ``k2t.export`` wrote, and ``model``
     then either what ``k2t convert`` wrote or the Keras file; every batch of every length counts.
+    ``with_maps``: also map the errors of recurrent layers by step and unit (``LayerParity.maps``),
+    which takes longer.
 
     Raises:
         UsageError: a device or a Keras that is missing, or inputs that do not fit the model;
@@ -150,10 +153,11 @@ def verify(
     judged = next(drawn)  # show a wrong layer best; layer checks need no steady inputs
     on_drawn = by_reference(spec, judged, EQUATION_OR_MODULE, scans=True)
     known = {judged.name: on_drawn}
-    layers = _layers(converted, spec, on_drawn)
+    judge = partial(_layers, converted, spec, with_maps=with_maps)
+    layers = judge(on_drawn)
     for data in own_data:
         known[data.name] = _on_given(spec, data, inputs)
-        layers = keep_worse(layers, _layers(converted, spec, known[data.name]))
+        layers = keep_worse(layers, judge(known[data.name]))
 
     def measure(one: Drawn) -> Measured:
         return known.get(one.name) or by_reference(spec, one, EQUATION_OR_MODULE)
@@ -280,11 +284,14 @@ def _comparisons(
             yield replace(default, counts=False, yardstick_error=0.0)
 
 
-def _layers(converted: nn.Module, spec: ModelSpec, measured: Measured) -> tuple[LayerParity, ...]:
+def _layers(
+    converted: nn.Module, spec: ModelSpec, measured: Measured, *, with_maps: bool
+) -> tuple[LayerParity, ...]:
     """Judge every layer on these inputs, if the reference's run recorded its scans."""
     if measured.trace is None:
         return ()
-    return check_layers(converted, spec, measured.trace, measured.drawn.arrays)
+    inputs = measured.drawn.arrays
+    return check_layers(converted, spec, measured.trace, inputs, with_maps=with_maps)
 
 
 def _in_precision(spec: ModelSpec, converted: nn.Module) -> ModelSpec:

@@ -43,9 +43,16 @@ FAILURES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
 
 
 def check_layers(
-    model: nn.Module, spec: ModelSpec, trace: Trace, inputs: Sequence[Array]
+    model: nn.Module,
+    spec: ModelSpec,
+    trace: Trace,
+    inputs: Sequence[Array],
+    *,
+    with_maps: bool = False,
 ) -> tuple[LayerParity, ...]:
     """Judge every layer of a converted model; ``trace`` holds the reference's run with its scans.
+
+    with_maps: also map the errors of recurrent layers by step and unit, which takes longer.
 
     Raises:
         UsageError: the model was not made by k2t.
@@ -54,7 +61,7 @@ def check_layers(
     if not isinstance(copy, fx.GraphModule):
         raise UsageError("this model was not made by k2t")
     forget_states(copy)
-    checker = _Checker(copy, spec, trace)
+    checker = _Checker(copy, spec, trace, with_maps=with_maps)
     begin("comparing", len(trace.layers), "layers")
     given = [torch.from_numpy(np.asarray(x)) for x in inputs]
     try:
@@ -103,8 +110,11 @@ class _Place:
 class _Checker(fx.Interpreter):
     """Interpreter that judges every Keras layer's output and continues with the reference's."""
 
-    def __init__(self, module: fx.GraphModule, spec: ModelSpec, trace: Trace) -> None:
+    def __init__(
+        self, module: fx.GraphModule, spec: ModelSpec, trace: Trace, *, with_maps: bool
+    ) -> None:
         super().__init__(module)
+        self.with_maps = with_maps
         self.found: dict[str, LayerParity] = {}
         self.meta: Mapping[str, Any] = module.meta
         self.layers = dict(calls_of(spec.root, ""))
@@ -146,6 +156,8 @@ class _Checker(fx.Interpreter):
             found = recurrent_parity(called, self.generation, whole)
         except FAILURES as failure:
             return _failed(place.path, failure)
+        if not self.with_maps:
+            return found
         with suppress(*FAILURES):  # a picture that cannot be drawn is no wrong layer
             maps = tuple(map_sequence(called, self.generation, actual, expected))
             return replace(found, maps=(*maps, *found.maps))
@@ -168,7 +180,8 @@ class _Checker(fx.Interpreter):
         scans = self._scans(layer, path, place)
         if not scans or not isinstance(module, RecurrentModule):
             return None
-        return RecurrentCall(place.path, module, layer, scans, x, mask, kwargs.get("initial_state"))
+        start = kwargs.get("initial_state")
+        return RecurrentCall(place.path, module, layer, scans, x, mask, start, self.with_maps)
 
     def _scans(self, layer: LayerSpec, path: str, place: _Place) -> tuple[Scan, ...]:
         ends = ("/forward_layer", "/backward_layer") if "forward_layer" in layer.parts else ("",)

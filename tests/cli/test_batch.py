@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pytest
+import torch
 from commands import (
     ARCHITECTURE,
     MASKED,
@@ -23,7 +24,9 @@ from commands import (
 
 from keras2torch_birnn.cli import batch
 from keras2torch_birnn.cli.converting import Options
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import OutputError, UsageError
+from keras2torch_birnn.saving.atomic import check_output
+from keras2torch_birnn.saving.windows_names import find_fault
 
 
 @pytest.fixture
@@ -125,7 +128,7 @@ def test_json_lines_have_an_object_for_each_file(models: Path, tmp_path: Path) -
 def test_a_model_that_is_not_equal_is_the_exit_code(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keras2torch_birnn.cli.converting._verify", lambda *_: {"ok": False})
+    monkeypatch.setattr("keras2torch_birnn.cli.converting.verify_file", lambda *_: {"ok": False})
     run = k2t("convert", models / "a.h5", tmp_path / "a.pt", "--verify")
     assert (run.code, run.out.strip().endswith("verify: NOT EQUAL")) == (1, True)
     run = k2t("convert", models / "a.h5", "--out-dir", tmp_path / "out", "--verify")
@@ -226,3 +229,152 @@ def dying_at_b(task: batch.Task, _: Options) -> batch.Outcome:
     if task.model.name == "b.keras":
         os._exit(1)
     return batch.Outcome(task, "tried", {"exit": 0}, "")
+
+
+def test_a_process_that_is_killed_before_it_has_verified_leaves_nothing_unverified(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its OUT is there already, and newer than its model: that is no reason to skip it."""
+    monkeypatch.setattr(batch, "convert_task", killed_once)
+    monkeypatch.setenv("K2T_TEST_KILLED", str(tmp_path / "killed"))
+    tasks = batch.pair_with_outputs([str(models)], tmp_path / "out", with_config=False)
+    found = list(batch._run(tasks, Options(verify=True), jobs=2))
+    assert (tmp_path / "killed").exists()
+    assert [one.state for one in found] == ["converted"] * 3
+    assert all(one.facts["verified"]["ok"] for one in found)
+    again = [one for one in found if one.notes[:1] == (batch._AGAIN,)]
+    assert [one.task.model.name for one in again] == ["a.h5"]
+
+
+real_convert_task = batch.convert_task
+
+
+def killed_once(task: batch.Task, options: Options) -> batch.Outcome:
+    """Write the first OUT, and be killed before it is verified."""
+    killed = Path(os.environ["K2T_TEST_KILLED"])
+    if task.model.name == "a.h5" and not killed.exists():
+        assert real_convert_task(task, Options()).state == "converted"
+        killed.touch()
+        os._exit(9)
+    return real_convert_task(task, options)
+
+
+def test_what_is_skipped_is_verified_if_that_is_asked(models: Path, tmp_path: Path) -> None:
+    """A second run must not turn NOT EQUAL into success."""
+    out = tmp_path / "out"
+    assert k2t("convert", models / "a.h5", "--out-dir", out).code == 0
+    content = torch.load(out / "a.pt", weights_only=True)
+    content["state_dict"]["dense.bias"] += 1
+    torch.save(content, out / "a.pt")
+    run = k2t("convert", models / "a.h5", "--out-dir", out, "--verify")
+    assert run.code == 1
+    assert run.out.splitlines()[0].endswith("newer than its model, verify: NOT EQUAL")
+    assert k2t("convert", models / "a.h5", "--out-dir", out).code == 0
+    run = k2t("convert", models / "a.h5", "--out-dir", out, "--verify", "--force")
+    assert (run.code, "1 converted" in run.out) == (0, True)
+    run = k2t("convert", models / "a.h5", "--out-dir", out, "--verify", "--json")
+    row = json.loads(run.out)
+    assert (row["state"], row["ok"], row["verified"]["ok"]) == ("skipped", True, True)
+
+
+# ---- names of outputs ----------------------------------------------------------------------------
+
+
+def test_names_that_differ_in_case_alone_meet_where_that_is_ignored(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "new" / "out"
+    (models / "e\u0301.h5").touch()  # as macOS composes it
+    (models / "É.keras").touch()
+    shutil.copyfile(MASKED, models / "A.hdf5")
+    assert [name for _, name in pair(models, out=out)][:2] == ["A.pt", "a.pt"]
+    asked = []
+
+    def ignores(folder: Path) -> bool:
+        asked.append(folder)
+        return True
+
+    monkeypatch.setattr(batch, "_ignores_case", ignores)
+    with pytest.raises(UsageError, match=r"A\.hdf5 and .*a\.h5 would both become .*A\.pt; name"):
+        pair(models, out=out)
+    (models / "A.hdf5").unlink()
+    with pytest.raises(UsageError, match=r"would both become"):
+        pair(models, out=out)
+    (models / "É.keras").unlink()
+    assert len(pair(models, out=out)) == 4
+    assert asked == [out, out]
+
+
+def test_a_folder_tells_whether_it_ignores_case(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").touch()
+    really = (tmp_path / "X").exists()
+    assert batch._ignores_case(tmp_path / "not" / "there") == really
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    assert batch._ignores_case(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_that_is_named_twice_is_one(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(models)
+    out = tmp_path / "out"
+    assert pair("a.h5", models / "a.h5", "./a.h5", out=out) == [("a.h5", "a.pt")]
+
+
+def test_the_folder_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "saved.v1"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").touch()
+    for place, name in ((folder, "."), (folder / "variables", "..")):
+        monkeypatch.chdir(place)
+        (task,) = batch.pair_with_outputs([name], tmp_path / "out", with_config=False)
+        assert task.out == tmp_path / "out" / "saved.v1.pt"
+
+
+def test_a_name_that_is_too_long_costs_its_file_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (f"{'n' * 250}.h5", f"{'n' * 249}.keras", f"{'n' * 249}.h5", "short.h5"):
+        shutil.copyfile(STACK_KERAS if name.endswith("s") else MASKED, folder / name)
+    run = k2t("convert", folder, "--out-dir", tmp_path / "out", "--keep-going", "--json")
+    rows = [json.loads(line) for line in run.out.splitlines()]
+    assert [row["state"] for row in rows] == ["converted", "refused", "converted", "converted"]
+    (problem,) = rows[1]["problems"]
+    assert (problem["code"], run.code) == ("output", 5)
+    assert problem["message"] == "cannot be written (File name too long)"
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("con.pt", "con.pt is a device on Windows"),
+        ("NUL.tar.pt", "NUL.tar.pt is a device on Windows"),
+        ("out/aux", "aux is a device on Windows"),
+        ("aux /a.pt", "aux  is a device on Windows"),
+        ("com¹.pt", "com¹.pt is a device on Windows"),
+        ("a./b.pt", "Windows drops the end of 'a.'"),
+        ("b.pt ", "Windows drops the end of 'b.pt '"),
+        ("a:b.pt", "Windows has no ':' in names"),
+        ("a\\b.pt", "Windows has no '\\\\' in names"),
+        ("a\tb.pt", "Windows has no '\\t' in names"),
+        ("what?.pt", "Windows has no '?' in names"),
+        ("console.pt", ""),
+        ("com10.pt", ""),
+        ("../a/./.b.pt", ""),
+        ("/out/.hidden/a b.pt", ""),
+    ],
+)
+def test_names_that_windows_lacks(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_fault(PurePosixPath(name)) == fault
+    if fault:
+        monkeypatch.setattr("sys.platform", "win32")
+        with pytest.raises(OutputError, match=r"; name another output$"):
+            check_output(Path(name))
+
+
+def test_a_path_of_windows_is_looked_at_below_its_drive() -> None:
+    assert find_fault(PureWindowsPath("C:\\out\\a.pt")) == ""
+    assert find_fault(PureWindowsPath("C:\\out\\nul.pt")) == "nul.pt is a device on Windows"
