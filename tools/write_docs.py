@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import compared
+import cost_table
 import export_summary
 import model_speed
 import precision_table
@@ -69,6 +70,8 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "long": stack_speed.long,
         "precision": precision_table.table,
         "models": model_speed.table,
+        "cost_measured": cost_table.measured,
+        "cost_foreseen": cost_table.foreseen,
     },
     DOCS / "deploy.md": {
         "export_speed": speed_of_exports.table,

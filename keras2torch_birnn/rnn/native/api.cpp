@@ -67,6 +67,7 @@ constexpr double SPLIT_WEIGHTS = 3e4, CACHE_WEIGHTS = 4.2e5;
 
 struct Team {
     long threads;  // number of torch's threads that pay off
+    long all;      // that torch has
     bool pairs;    // whether the call is one for run_pair in a burst
     bool burst = false;
 
@@ -74,7 +75,7 @@ struct Team {
     long hands() const { return burst ? std::max(threads, 2L) : threads; }
 
     void run(long count, pool::Function task, void* context) const {
-        burst && count == 2 ? pool::run_pair(task, context) : pool::run(threads, count, task, context);
+        burst && count == 2 ? pool::run_pair(all, task, context) : pool::run(threads, count, task, context);
     }
 };
 
@@ -88,7 +89,8 @@ Team team_for(const Call& call, int64_t features, bool training) {
                         static_cast<double>(call.shape.units + features);
     // In training, torch's own threads compute before and after this call.
     const bool pairs = !training && call.threads >= 2 && work >= TINY && work < MIDDLE;
-    return {work < SMALL ? 1 : static_cast<long>(std::max<int64_t>(call.threads, 1)), pairs};
+    const long all = static_cast<long>(std::max<int64_t>(call.threads, 1));
+    return {work < SMALL ? 1 : all, all, pairs};
 }
 
 // The tasks of a run or a gradient: each direction, in blocks of rows.
@@ -190,11 +192,22 @@ uint64_t random_number() try {
     return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
 }
 
-// Fingerprint the four weights of a direction. The start differs between processes; a forked child
-// keeps its parent's, with the parent's packed weights.
-uint64_t fingerprint(const K2tKernel& with, const K2tArray* sources) {
+// Fingerprint the first or second halves of the four weights of a direction. The start differs between
+// processes; a forked child keeps its parent's, with the parent's packed weights.
+uint64_t half_fingerprint(const K2tKernel& with, const K2tArray* sources, int64_t half) {
     static const uint64_t start = random_number();
-    return with.fingerprint(sources, SOURCES, start);
+    K2tArray parts[SOURCES];
+    for (long i = 0; i < SOURCES; ++i) {
+        const K2tArray& all = sources[i];
+        const int64_t first = all.data ? all.size / 2 : 0;
+        parts[i] = half ? K2tArray{all.data ? all.data + first : nullptr, all.size - first}
+                        : K2tArray{all.data, first};
+    }
+    return with.fingerprint(parts, SOURCES, half ? ~start : start);
+}
+
+uint64_t fingerprint(const K2tKernel& with, const K2tArray* sources) {
+    return half_fingerprint(with, sources, 0) ^ half_fingerprint(with, sources, 1);
 }
 
 // Whether the weights of a direction changed since they were packed.
@@ -214,13 +227,13 @@ int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
     std::deque<WorkPhases> phases;
     for (long d = 0; d < directions; ++d)
         phases.emplace_back(1 + with.split_start(call, d, shared + d * size), parts);
-    std::atomic<bool> stale{false};
+    uint64_t halves[2][2] = {};
     auto one = [&](long d, long part) {
         phases[static_cast<size_t>(d)].work(part, [&](long phase, long which) {
             if (phase > 0)
                 with.split_run(call, {d, phase - 1, which, parts, visits.data()}, shared + d * size);
-            else if (which == 0 && is_stale(call, with, d))
-                stale = true;
+            else if (which < 2 && call.sources[d])
+                halves[d][which] = half_fingerprint(with, call.sources[d], which);
         });
     };
     auto all = [&](long index) {
@@ -230,7 +243,27 @@ int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
     const long threads = split.concurrent ? parts * directions : parts;
     team.run(threads, [](void* context, long index) { (*static_cast<decltype(all)*>(context))(index); },
              &all);
-    return stale ? 3 : 0;
+    for (long d = 0; d < directions; ++d)
+        if (call.sources[d] && (halves[d][0] ^ halves[d][1]) != call.fingerprints[d]) return 3;
+    return 0;
+}
+
+// Run the single row of a single direction, which are one task, while another thread looks for changes
+// of the weights. Returns as k2t_run.
+int64_t run_beside_check(const K2tCall& call, const K2tKernel& with, const Team& team) {
+    const int64_t row = 0;
+    bool stale = false, failed = false;
+    auto both = [&](long index) {
+        if (index == 1) {
+            stale = is_stale(call, with, 0);
+        } else if (float* scratch = memory.at_least(with.scratch_size(call.shape, 1))) {
+            with.run(call, {0, &row, 0, 1, 1, nullptr}, scratch);
+        } else {
+            failed = true;
+        }
+    };
+    team.run(2, [](void* context, long index) { (*static_cast<decltype(both)*>(context))(index); }, &both);
+    return failed ? 1 : stale ? 3 : 0;
 }
 
 template <class Call>
@@ -307,6 +340,7 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     team.burst = short_call.in_burst();
     const UnitSplit split = choose_split(call, with, team);
     if (split.parts > 1) return run_split(call, with, team, split);
+    if (team.burst && call.batch * call.directions == 1) return run_beside_check(call, with, team);
     Tasks tasks(call, team);
     if (call.merge != K2T_APART && call.directions == 2)
         tasks.visits.resize(static_cast<size_t>(call.batch * call.time));

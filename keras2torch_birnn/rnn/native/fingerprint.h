@@ -25,7 +25,12 @@ static Value mix(Value sum, Value value) {
     return (((both << 29) | (both >> 35)) * FACTOR) ^ ((value << 17) | (value >> 47));
 }
 
+// Weights to read ahead, in floats: past the caches, which hold the packed weights that the run needs.
+constexpr long AHEAD = 1024;
+
 static void mix_block(Words* sums, const float* from) {
+    K2T_UNROLL
+    for (long i = 0; i < CHAINS * LANES; i += 16) __builtin_prefetch(from + AHEAD + i, 0, 0);
     K2T_UNROLL
     for (long c = 0; c < CHAINS; ++c)
         sums[c] = mix<Words>(sums[c], *reinterpret_cast<const LooseWords*>(from + c * LANES));

@@ -33,6 +33,51 @@ struct Job {
 
 using Clock = std::chrono::steady_clock;
 
+// In a burst of short calls, whether torch's threads do the second task instead of the helper. They look
+// for work for some milliseconds after an operator of torch has used them, such as a matrix product
+// between two calls, and take the helper's processor all that time.
+class PairChoice {
+public:
+    bool is_region() const { return region_.load(std::memory_order_relaxed); }
+
+    // The helper was offered a task, and took it in time or not.
+    void note_helper(bool helped) {
+        const long rest = rest_.load(std::memory_order_relaxed);
+        if (rest > 0) return rest_.store(rest - 1, std::memory_order_relaxed);
+        if (failed(!helped)) region_.store(true, std::memory_order_relaxed);
+    }
+
+    // A region took `all`, its two tasks together `both`, which is more if they ran at the same time.
+    void note_region(Clock::duration all, Clock::duration both) {
+        const bool good = 10 * all < 9 * both;
+        long next = next_rest_.load(std::memory_order_relaxed);
+        if (!failed(!good) && all < LONG * both) {
+            if (good && next > SHORTEST) next_rest_.store(next - 1, std::memory_order_relaxed);
+            return;
+        }
+        failures_.store(0, std::memory_order_relaxed);
+        region_.store(false, std::memory_order_relaxed);
+        rest_.store(next, std::memory_order_relaxed);
+        next_rest_.store(std::min(2 * next, LONGEST), std::memory_order_relaxed);
+    }
+
+private:
+    static constexpr long MANY = 6, LONG = 16, SHORTEST = 64, LONGEST = 10000;
+
+    // Count a failure, or a success, which makes up for one; tell whether there are many.
+    bool failed(bool failure) {
+        const long before = failures_.load(std::memory_order_relaxed);
+        const long now = failure ? before + 1 : std::max(before - 1, 0L);
+        failures_.store(now >= MANY ? 0 : now, std::memory_order_relaxed);
+        return now >= MANY;
+    }
+
+    std::atomic<bool> region_{false};
+    std::atomic<long> failures_{0};
+    // Pairs for the helper until torch's threads are tried again, and how many after the next failure.
+    std::atomic<long> rest_{0}, next_rest_{SHORTEST};
+};
+
 // Helper thread for bursts of short calls: calls of two tasks, each shorter than waking a thread takes.
 // The caller does task 0, and task 1 as well unless the helper took it meanwhile. The helper spins for
 // a while after its last task, and the caller never waits for it before it has begun a task: if it has
@@ -56,8 +101,9 @@ public:
     // Stop spinning: other threads need the processor.
     void stop_spinning() { stopped_.store(true, std::memory_order_relaxed); }
 
-    // Do both tasks, the second on the helper if it takes it.
-    void run_pair(Function function, void* context) {
+    // Do both tasks, the second on the helper if it takes it. If it does not, though offered, or takes
+    // long, `choice` learns it.
+    void run_pair(Function function, void* context, PairChoice* choice) {
         Offer mine{function, context};
         Offer* none = nullptr;
         stopped_.store(false, std::memory_order_relaxed);
@@ -71,13 +117,16 @@ public:
         function(context, 0);
         const auto ended = Clock::now();
         Offer* untaken = &mine;
-        if (!offered || offer_.compare_exchange_strong(untaken, nullptr))
+        if (!offered || offer_.compare_exchange_strong(untaken, nullptr)) {
+            if (offered && choice) choice->note_helper(false);
             return function(context, 1);
+        }
         for (long turn = 0; !mine.done.load(std::memory_order_acquire); ++turn)
             wait_turn(turn, PATIENCE);
         // The helper lost its processor in the middle of a task. It pauses for as many calls as that
         // delay was long: where processors are scarce, it is then never used.
         const auto waited = Clock::now() - ended, worked = ended - begun;
+        if (choice) choice->note_helper(waited <= LONG * worked);
         if (waited > LONG * worked)
             calls_.store(-std::min(LONGEST, static_cast<long>(waited / std::max(worked, Clock::duration{1}))),
                          std::memory_order_relaxed);
@@ -162,6 +211,7 @@ struct Pool {
     std::deque<Job*> jobs;
     long threads = 0;
     BurstHelper burst_helper;
+    PairChoice pair_choice;
     enum { NONE, STARTED, REFUSED } helper_state = NONE;
 
     // Whether the burst helper runs; starts it at the first call.
@@ -228,7 +278,26 @@ ShortCall::~ShortCall() {
     if (counted_) get().burst_helper.note_end();
 }
 
-void run_pair(Function function, void* context) { get().burst_helper.run_pair(function, context); }
+void run_pair(long threads, Function function, void* context) {
+    Pool& pool = get();
+    PairChoice* const choice = borrowed.load() ? &pool.pair_choice : nullptr;
+    if (!choice || !choice->is_region()) return pool.burst_helper.run_pair(function, context, choice);
+    struct Timed {
+        Function function;
+        void* context;
+        Clock::duration spent[2];
+    } timed{function, context, {}};
+    const auto begun = Clock::now();
+    run(threads, 2,
+        [](void* data, long index) {
+            Timed& task = *static_cast<Timed*>(data);
+            const auto before = Clock::now();
+            task.function(task.context, index);
+            task.spent[index] = Clock::now() - before;
+        },
+        &timed);
+    choice->note_region(Clock::now() - begun, timed.spent[0] + timed.spent[1]);
+}
 
 void run(long threads, long count, Function function, void* context) {
     Job job;

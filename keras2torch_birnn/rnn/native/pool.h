@@ -52,7 +52,8 @@ private:
 
 // In a burst: call function(context, 0) and function(context, 1), the second on a spinning thread of
 // our own if it is there. An OpenMP region ends only when all its threads have arrived, which on a busy
-// machine takes a hundred times as long as these tasks.
-void run_pair(Function function, void* context);
+// machine takes a hundred times as long as these tasks. But where other work of torch keeps its threads
+// awake, they are used as in `run`, all `threads` of them: each way is left where it fails.
+void run_pair(long threads, Function function, void* context);
 
 }  // namespace pool
