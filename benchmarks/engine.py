@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", type=int, default=list(range(len(SHAPES))))
     parser.add_argument("--masked", choices=("no", "yes", "both"), default="both")
     parser.add_argument("--training", action="store_true", help="steps of training, not calls")
+    parser.add_argument("--dropout", type=float, default=0.0, help="inside the layers, in training")
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path)
@@ -111,9 +112,8 @@ def main() -> None:
     for shape, cell, merge, masked in itertools.product(args.shapes, args.cell, args.merge, masks):
         batch, steps, features, units = SHAPES[shape]
         rnn, gate, after = CELLS[cell]
-        stack = Stack(
-            rnn, merge, 2, batch, steps, features, units, gate, after, masked, args.training
-        )
+        sizes = (batch, steps, features, units)
+        stack = Stack(rnn, merge, 2, *sizes, gate, after, masked, args.training, args.dropout)
         row = measure(
             stack,
             device=args.device,

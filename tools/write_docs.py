@@ -20,6 +20,7 @@ import precision_table
 import speed
 import speed_of_exports
 import stack_speed
+import training_speed
 
 from keras2torch_birnn.cli.catalogue import catalogue
 from keras2torch_birnn.plugins import SHIPPED
@@ -66,6 +67,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "engines": engine_table,
         "engine": partial(speed.table, training=False),
         "training": partial(speed.table, training=True),
+        "training_steps": training_speed.table,
         "stacks": stack_speed.short,
         "long": stack_speed.long,
         "precision": precision_table.table,

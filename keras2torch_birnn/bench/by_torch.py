@@ -72,6 +72,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
         ready()
 
     def after_one_step() -> Any:
+        torch.manual_seed(0)  # of the masks of dropout
         step()
         return run()
 
@@ -83,6 +84,7 @@ def trained_exactly(stack: Stack) -> Array:
     model, call = _converted(stack, "loop", "cpu", torch.float64)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), RATE)
+    torch.manual_seed(0)
     call().square().mean().backward()
     optimizer.step()
     found: Array = call().detach().numpy()

@@ -27,7 +27,8 @@ class Stack:
 
     ``masked``: rows are padded behind, to half of the steps on average. ``training``: not a call is
     timed but a step of training: forward, backward, and gradient descent by ``RATE`` on the mean of
-    the squared outputs.
+    the squared outputs. ``dropout``: the rate of dropout of the input and of the state inside every
+    layer, in training.
     """
 
     rnn: str
@@ -41,6 +42,7 @@ class Stack:
     reset_after: bool = True
     masked: bool = False
     training: bool = False
+    dropout: float = 0.0
 
     @property
     def label(self) -> str:
@@ -50,7 +52,8 @@ class Stack:
         mask = " masked" if self.masked else ""
         size = f"{self.batch}x{self.time}x{self.features}x{self.units}"
         step = " training" if self.training else ""
-        return f"{self.rnn}{before}{gate} {self.merge}{mask} {size}{step}"
+        dropout = f" dropout {self.dropout}" if self.dropout else ""
+        return f"{self.rnn}{before}{gate} {self.merge}{mask} {size}{step}{dropout}"
 
     @property
     def multiply_adds(self) -> int:
@@ -102,6 +105,7 @@ def half(stack: Stack, features: int, rng: np.random.Generator, *, back: bool) -
     }
     config |= {"units": stack.units, "activation": "tanh", "return_sequences": True}
     config["go_backwards"] = back
+    config["dropout"] = config["recurrent_dropout"] = stack.dropout
     if class_name != "SimpleRNN":
         config["recurrent_activation"] = stack.recurrent_activation
     two = class_name == "GRU" and stack.reset_after

@@ -28,6 +28,8 @@ def _torch_alone(case: Case) -> str:
         return "torch has no kernel with this recurrent_activation"
     if case.rnn == "gru" and not case.reset_after:
         return "nn.GRU resets after the product only"
+    if case.dropout:
+        return "torch has no dropout of the state"
     return ""
 
 
@@ -58,7 +60,9 @@ def _models(case: Case) -> str:
 
 
 def _training(case: Case) -> str:
-    return "" if isinstance(case, Stack) and case.training else "for training only"
+    if not (isinstance(case, Stack) and case.training):
+        return "for training only"
+    return "Keras draws other random numbers" if case.dropout else ""
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,25 @@ State: TypeAlias = tuple[Tensor, ...]
 RnnResult: TypeAlias = tuple[tuple[Tensor, ...], tuple[State, ...]]
 
 
+class DropoutMasks(NamedTuple):
+    """One direction's factors of what the gates read in every step.
+
+    inputs: of x, (B, F); state: of h, (B, H). One for all gates, or one for each, in torch's order;
+    none where nothing is dropped.
+    """
+
+    inputs: tuple[Tensor, ...] = ()
+    state: tuple[Tensor, ...] = ()
+
+
 class RnnCall(NamedTuple):
     """Arguments of one run.
 
     x: (B, T, F). lengths: (B,), the number of valid steps at the start of each row, None for T;
     outputs after them are zero, and a row of length 0 keeps its initial state. initial_state: one
     for each direction, None for zeros. merge: a key of ``MERGE_MODES``, None to keep the two
-    directions apart. return_state: if False, an engine may return no final states.
+    directions apart. return_state: if False, an engine may return no final states. masks: one for
+    each direction if the layer drops, else none.
     """
 
     x: Tensor
@@ -33,6 +45,7 @@ class RnnCall(NamedTuple):
     initial_state: tuple[State, ...] | None = None
     merge: str | None = None
     return_state: bool = True
+    masks: tuple[DropoutMasks, ...] = ()
 
     def states(self) -> list[Tensor]:
         """Return the tensors of ``initial_state``, direction by direction."""

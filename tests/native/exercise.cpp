@@ -54,9 +54,11 @@ struct Layer {
     std::vector<Aligned> packed, packed_back;
     std::vector<int64_t> lengths;
     std::vector<Floats> start;  // h and c of each direction
+    std::vector<Floats> input_masks, state_masks;  // of each direction, or none
 
-    Layer(int64_t isa, int64_t kind, int64_t merge, bool masked, Sizes n)
-        : isa(isa), kind(kind), merge(merge), n(n), shape{kind, n.features, n.units},
+    // masks: of dropout; none, one for all gates, or one for each.
+    Layer(int64_t isa, int64_t kind, int64_t merge, bool masked, Sizes n, int64_t masks = 0)
+        : isa(isa), kind(kind), merge(merge), n(n), shape{kind, n.features, n.units, masks > 1},
           gates(kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3),
           states(kind == K2T_LSTM ? 2 : 1), x(random(n.batch * n.time * n.features)) {
         for (int d = 0; d < 2; ++d) {
@@ -73,16 +75,19 @@ struct Layer {
                      packed[d].get());
             if (isa <= FLOAT32) {
                 packed_back.emplace_back(k2t_gradient_packed_size(isa, &shape));
-                k2t_gradient_pack(isa, &shape, given[1].data, packed_back[d].get());
+                k2t_gradient_pack(isa, &shape, given[0].data, given[1].data, packed_back[d].get());
             }
             start.push_back(random(n.batch * n.units));
             start.push_back(random(n.batch * n.units));
+            if (!masks) continue;
+            input_masks.push_back(random(masks * n.batch * n.features));
+            state_masks.push_back(random(masks * n.batch * n.units));
         }
         for (int64_t b = 0; masked && b < n.batch; ++b)
             lengths.push_back(b == 2 ? 0 : (n.time - b * 7 % n.time));
     }
 
-    // Outputs, final states, and the gradients of the gates and of the start, one after the other.
+    // Outputs, final states, and the gradients of weights, input and start, one after the other.
     // Without merge each direction's outputs are also a gradient to go back with.
     // The run is repeated: calls in a burst are divided between threads in another way.
     Floats run(int64_t threads, int times) {
@@ -113,6 +118,10 @@ struct Layer {
             call.h_0[d] = start[2 * d].data();
             call.c_0[d] = states == 2 ? start[2 * d + 1].data() : nullptr;
             call.kept[d] = gradient ? kept[d].data() : nullptr;
+            if (!input_masks.empty()) {
+                call.input_masks[d] = input_masks[d].data();
+                call.state_masks[d] = state_masks[d].data();
+            }
             weights.sources[d] = sources[d].data();
             weights.fingerprints[d] = k2t_fingerprint(isa, sources[d].data());
         }
@@ -125,9 +134,9 @@ struct Layer {
         all.insert(all.end(), final.begin(), final.end());
         if (!gradient) return all;
 
-        const int64_t gate_parts = gates + (kind == K2T_GRU_AFTER);
-        std::vector<Floats> d_gates(2, Floats(rows * gate_parts * lanes));
-        Floats d_start(final.size());
+        const int64_t sizes[] = {n.features, n.units, 1, 1};
+        std::vector<Floats> d_weights;
+        Floats d_start(final.size()), d_x(x.size());
         K2tGradient back{};
         back.shape = shape;
         back.activation = call.activation;
@@ -137,20 +146,28 @@ struct Layer {
         back.time = n.time;
         back.threads = threads;
         back.lengths = call.lengths;
+        back.x = call.x;
+        back.x_batch_stride = call.x_batch_stride;
+        back.x_time_stride = call.x_time_stride;
         back.d_out = call.out;
         back.d_out_batch_stride = n.time * width;
         back.d_out_time_stride = width;
         back.d_final = call.final;
         back.d_start = d_start.data();
+        back.d_x = d_x.data();
+        for (int i = 0; i < 8; ++i) d_weights.emplace_back(gates * n.units * sizes[i % 4]);
         for (int d = 0; d < 2; ++d) {
             back.packed[d] = packed_back[d].get();
             back.kept[d] = kept[d].data();
             back.c_0[d] = call.c_0[d];
-            back.d_gates[d] = d_gates[d].data();
+            back.input_masks[d] = call.input_masks[d];
+            back.state_masks[d] = call.state_masks[d];
+            for (int i = 0; i < 4; ++i) back.d_weights[d][i] = d_weights[4 * d + i].data();
         }
         if (k2t_gradient(isa, &back)) std::abort();
-        for (const Floats& one : {d_gates[0], d_gates[1], d_start})
-            all.insert(all.end(), one.begin(), one.end());
+        d_weights.push_back(d_start);
+        d_weights.push_back(d_x);
+        for (const Floats& one : d_weights) all.insert(all.end(), one.begin(), one.end());
         return all;
     }
 };
@@ -258,7 +275,9 @@ int main() {
                         // Reduced precision splits no row; a batch in one merge shows all it has.
                         if (isa > FLOAT32 && (n.batch == 1 || merge != K2T_SUM)) continue;
                         if (n.units == 389 && kind != (masked ? K2T_LSTM : K2T_GRU_BEFORE)) continue;
-                        Layer layer(isa, kind, merge, masked, n);
+                        const bool drops = isa <= FLOAT32 && merge == K2T_APART && n.units <= 37;
+                        const int64_t masks = !drops ? 0 : masked ? 1 : kind == K2T_LSTM ? 4 : 3;
+                        Layer layer(isa, kind, merge, masked, n, kind == K2T_SIMPLE ? masked : masks);
                         const Floats wanted = layer.run(1, 1);
                         float worst[3] = {};
                         std::vector<std::thread> callers;

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from kernel_layers import (
     CELLS,
     both,
-    calls_of_native,
     cases,
     gru,
     layer_of,
@@ -24,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from keras2torch_birnn.layers.recurrent import bidirectional
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import native_gradient
-from keras2torch_birnn.rnn.native import library, packing
+from keras2torch_birnn.rnn.native import packing
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 
@@ -69,8 +68,9 @@ def test_gradients_through_the_kernel_are_those_of_torch(
         return [*alone, *first, *second]
 
     got = gradients()
-    # Gradients of gradients are torch's, but what they say of the output goes back by the kernel.
-    assert seen == [2, 2]
+    # Gradients of gradients are torch's; what they say of the output goes back by the kernel, in
+    # evaluation mode through both runs.
+    assert seen == [2, 2, 2] + [2] * (not training)
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "loop")
     for a, b in zip(got, gradients(), strict=True):
         assert (a is None) == (b is None)
@@ -101,6 +101,7 @@ def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], traini
         with torch.no_grad():
             for weight in module.parameters():
                 weight.mul_(factor)
+        torch.manual_seed(case["seed"])  # of the masks of dropout
         found = module(inputs[0], mask, inputs[1:] or None)
         outputs = found if isinstance(found, tuple) else (found,)
         weigh = torch.Generator().manual_seed(1)
@@ -235,18 +236,36 @@ def test_weights_changed_between_forward_and_backward_are_refused() -> None:
         loss.backward()
 
 
+FALLING: Any = (
+    ("silu", "sigmoid"),
+    ("hard_silu", "hard_sigmoid_0.2"),
+    ("tanh", "silu"),
+    ({"name": "leaky_relu", "negative_slope": -0.3}, "sigmoid"),
+    ({"name": "elu", "alpha": -0.5}, "sigmoid"),
+)
+
+
 @native
-def test_a_cell_without_a_gradient_of_its_own_trains_by_torch(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize(("activation", "gate"), FALLING)
+@pytest.mark.parametrize("cell", CELLS)
+def test_activations_that_fall_have_gradients_by_the_kernel(
+    cell: str, activation: Any, gate: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """silu falls and rises again: its derivative cannot be told from its output."""
-    seen = calls_of_native(monkeypatch)
-    kept = gradients_by_native(monkeypatch)
-    spec = both("LSTM", 5, 3, "sum", activation="silu", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec).train()
-    module(torch.randn(2, 7, 3)).sum().backward()
-    assert seen == kept == []
-    assert module.weight_hh_l0.grad is not None
-    slopes = {"name": "leaky_relu", "negative_slope": -0.1}
-    cell = library.find_native_cell("LSTM", slopes, "sigmoid")
-    assert cell is not None and not cell.differentiable
+    """Their derivative cannot be told from their value."""
+    seen = gradients_by_native(monkeypatch)
+    spec = both(cell, 19, 5, "mul", activation=activation, recurrent_activation=gate)
+    rng = torch.Generator().manual_seed(3)
+    given = torch.randn(3, 4, 5, generator=rng)
+
+    def gradients(dtype: torch.dtype, engine: str) -> list[Tensor]:
+        module: Any = bidirectional(spec).to(dtype).train()
+        module.engine = engine
+        x = given.to(dtype).requires_grad_()
+        mask = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0]]).bool()
+        return list(torch.autograd.grad(module(x, mask).sum(), [x, *module.parameters()]))
+
+    wanted = gradients(torch.float64, "loop")
+    for a, b in zip(gradients(torch.float32, "native"), wanted, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+    assert seen == [3]

@@ -107,6 +107,8 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "state": draw(st.booleans()),
         "return_sequences": draw(st.booleans()),
         "use_bias": draw(st.booleans()),
+        "rates": draw(st.sampled_from(((0.0, 0.0), (0.4, 0.0), (0.0, 0.3), (0.4, 0.3)))),
+        "implementation": draw(st.sampled_from((1, 2))),
         "seed": draw(st.integers(0, 99)),
     }
 
@@ -115,8 +117,12 @@ def layer_of(case: Mapping[str, Any]) -> tuple[Callable[[LayerSpec], Any], Layer
     """Return the function that builds a case's module, and the layer."""
     config = {
         key: case[key]
-        for key in ("activation", "recurrent_activation", "return_sequences", "use_bias")
+        for key in (
+            *("activation", "recurrent_activation", "return_sequences", "use_bias"),
+            "implementation",
+        )
     }
+    config["dropout"], config["recurrent_dropout"] = case["rates"]  # in training mode
     config |= {"return_state": True, "masked_output": case["rule"]}
     cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
     if merge in ("one", "back"):

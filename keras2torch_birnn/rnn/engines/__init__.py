@@ -66,7 +66,7 @@ ENGINES: tuple[EngineRow, ...] = (
         "our own kernel for float32 on the CPU: LSTM, both GRUs, SimpleRNN, 14 activations, any "
         "mask; merges inside the kernel; runs on torch's threads; forward and backward",
         "wherever it can run, unless torch's kernel is faster (LSTM of more than 512 units, from 4 "
-        "rows on). Not for dropout inside the layer, nor for training with silu and hard_silu",
+        "rows on, unless it drops). Dropout inside the layer, too; not in graphs of torch.compile",
         why_not=static.why_not_native,
         reason=static.native_reason,
         within_torch=False,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
 from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
-from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer, Weights
+from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import reverse, zero_past
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.tensor_memory import is_tracing
@@ -98,21 +98,14 @@ def run_loop(
     x: Tensor,
     lengths: Tensor | None,
     initial_state: State,
-    dropout: DropoutRates | None = None,
+    dropout: DropoutMasks | None = None,
 ) -> tuple[Tensor, State]:
     """Read x (B, T, F) from t = 0 on; steps at or past ``lengths`` (B,) leave the state alone.
 
     There x holds zeros. Returns outputs (B, T, H) and the final state.
     """
-    gates = w.hh.shape[0] // w.hh.shape[1]
-    masks: tuple[Tensor, ...] = ()
-    if dropout is not None and dropout.drop():
-        copies = gates if dropout.per_gate else 1
-        products = _dropped_input(w, x, gates, copies, dropout.inputs)
-        if 0.0 < dropout.recurrent < 1.0:
-            masks = _masks(initial_state[0], copies, dropout.recurrent)
-    else:
-        products = functional.linear(x, w.ih, w.bias_ih)
+    masks = () if dropout is None else dropout.state
+    products = _input_product(w, x, () if dropout is None else dropout.inputs)
     step, state = STEPS[cell.kind], initial_state
     if records_loop():
 
@@ -150,18 +143,12 @@ def _read(counts: Tensor | None, state: State) -> State:
     return tuple(torch.where(counts, s, torch.zeros_like(s)) for s in state)
 
 
-def _masks(like: Tensor, copies: int, rate: float) -> tuple[Tensor, ...]:
-    return tuple(functional.dropout(torch.ones_like(like), rate) for _ in range(copies))
-
-
-def _dropped_input(w: Weights, x: Tensor, gates: int, copies: int, rate: float) -> Tensor:
-    """Return the input product with one dropout mask for all steps, or one for each gate."""
-    if not 0.0 < rate < 1.0:
-        return functional.linear(x, w.ih, w.bias_ih)
-    masks = _masks(x[:, 0], copies, rate)
-    if copies == 1:
-        return functional.linear(x * masks[0][:, None], w.ih, w.bias_ih)
-    rows = w.ih.chunk(gates, dim=0)
+def _input_product(w: Weights, x: Tensor, masks: tuple[Tensor, ...]) -> Tensor:
+    """Return x weight_ih^T + bias_ih; x is dropped by one mask, or by one for each gate, if any."""
+    if len(masks) <= 1:
+        dropped = x * masks[0][:, None] if masks else x
+        return functional.linear(dropped, w.ih, w.bias_ih)
+    rows = w.ih.chunk(len(masks), dim=0)
     parts = [functional.linear(x * m[:, None], row) for row, m in zip(rows, masks, strict=True)]
     product = torch.cat(parts, dim=2)
     return product if w.bias_ih is None else product + w.bias_ih
@@ -170,12 +157,12 @@ def _dropped_input(w: Weights, x: Tensor, gates: int, copies: int, rate: float) 
 def run_directions(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Run every direction by the loop; the second reads the valid steps in reverse."""
     lengths, outputs, states = call.lengths, [], []
-    dropout = layer.dropout if layer.training else None
     x = zero_past(call.x, lengths)
     initial = call.initial_state or zero_states(layer, x)
     for d, (weights, state) in enumerate(zip(layer.get_weights(), initial, strict=True)):
         read = reverse(x, lengths) if d else x
-        out, last = run_loop(layer.cell, weights, read, lengths, state, dropout)
+        masks = call.masks[d] if call.masks else None
+        out, last = run_loop(layer.cell, weights, read, lengths, state, masks)
         outputs.append(reverse(out, lengths) if d else out)
         states.append(last)
     valid = tuple(zero_past(out, lengths) for out in outputs)

@@ -34,8 +34,10 @@ class Native(Engine):
             return _why_missing() or "the native kernel lacks an activation of this layer"
         if is_tracing():
             return "what torch.jit traces must be torch's"
-        if layer.drops() or not can_run(float_tensors(layer, call)):
-            return "the kernel computes float32 on CPU, without dropout, from plain tensors"
+        if not can_run(float_tensors(layer, call)):
+            return "the kernel computes float32 on CPU, from plain tensors"
+        if layer.drops() and torch.compiler.is_compiling():
+            return "the kernel's operator in compiled graphs has no dropout"
         if call.lengths is not None and not torch.compiler.is_compiling():
             return "" if is_plain((call.lengths,)) else "the lengths are not a plain tensor"
         return ""
@@ -45,16 +47,13 @@ class Native(Engine):
         if is_exporting_by_torch():
             return "an exported graph must not need the kernel"
         weights = layer.get_weight_hh().numel()
-        unmasked = layer.kernel is not None and call.lengths is None
-        if unmasked and not native_pays(layer.cell.kind, call.x.shape[0], weights):
+        has_other = layer.kernel is not None and call.lengths is None and not layer.drops()
+        if has_other and not native_pays(layer.cell.kind, call.x.shape[0], weights):
             return "torch's kernel is faster"
         if not needs_gradient(layer, call):
             return ""
         if torch.compiler.is_compiling():
             return "torch.compile differentiates torch's engines"
-        # In training the gradient is wanted at once, and torch's engines have all of them.
-        if layer.training and not native_cell_of(layer).differentiable:
-            return "the kernel has no gradient of this cell"
         return ""
 
     def reason(self, layer: RnnLayer, call: RnnCall) -> str:

@@ -9,9 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import loop, torch_kernel
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
+from keras2torch_birnn.rnn.engines.rerun import differentiate
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
@@ -22,7 +23,7 @@ from keras2torch_birnn.rnn.tensor_memory import have_tangents, is_plain
 
 def run_with_gradient(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Run the native kernel so that autograd can differentiate the result."""
-    if layer.training and native_cell_of(layer).differentiable:
+    if layer.training:
         return _run_keeping(layer, call)
     recomputed: Any = _Recomputed
     found = recomputed.apply(_Fixed.of(layer, call), *float_tensors(layer, call))
@@ -63,16 +64,17 @@ class _Fixed:
     layer: RnnLayer
     lengths: Tensor | None
     merge: str | None
+    masks: tuple[DropoutMasks, ...]
     states: int
 
     @staticmethod
     def of(layer: RnnLayer, call: RnnCall) -> _Fixed:
-        return _Fixed(layer, call.lengths, call.merge, len(call.states()))
+        return _Fixed(layer, call.lengths, call.merge, call.masks, len(call.states()))
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[RnnLayer, RnnCall]:
         """Return layer and call with the results of ``float_tensors``, or others like them."""
         layer, x, initial = replace_float_tensors(self.layer, tensors, self.states)
-        return layer, RnnCall(x, self.lengths, initial, self.merge)
+        return layer, RnnCall(x, self.lengths, initial, self.merge, masks=self.masks)
 
 
 def _flatten_result(result: RnnResult) -> tuple[Tensor, ...]:
@@ -120,33 +122,99 @@ class _Kept(torch.autograd.Function):
         fixed, needed = ctx.fixed, ctx.needs_input_grad
         directions = fixed.layer.count_directions()
         saved = ctx.saved_tensors  # call for once: inside a checkpoint they are recomputed then
-        tensors, kept = saved[:-directions], saved[-directions:]
         given = [d for d in (d_out, d_final) if d is not None]
-        # The kernel's own gradients have none themselves, and are of plain tensors only.
-        if torch.is_grad_enabled() or not is_plain([*given, *saved]):
-            none = (None,)
-            outputs = none * directions if d_out is None else d_out.chunk(directions, dim=2)
-            states = none * directions * fixed.layer.state_count()
-            if d_final is not None:
-                states = d_final.unbind(0)
-            return _gradients_by_rerun(fixed, tensors, needed, (*outputs, *states))
-        layer, call = fixed.with_tensors(tensors)
-        d_x, d_start, d_parameters = gradient(
-            native_cell_of(layer),
-            layer.get_weights(),
-            call,
-            kept,
-            d_out,
-            d_final,
-            of_x=needed[1],
+        if not is_plain([*given, *saved]):  # which the kernel's own gradients need
+            flat = _flatten_gradients(fixed, d_out, d_final)
+            return _gradients_by_rerun(fixed, saved[:-directions], needed, flat)
+        if torch.is_grad_enabled():
+            differentiable: Any = _KeptGradient
+            found = differentiable.apply(fixed, needed, d_out, d_final, *saved)
+            return None, *cast(tuple[Tensor | None, ...], found)
+        return None, *_gradients_by_kernel(fixed, needed, d_out, d_final, saved)
+
+
+class _KeptGradient(torch.autograd.Function):
+    """The backward of ``_Kept``; its own backward is that of torch's engines."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fixed: _Fixed,
+        needed: Sequence[bool],
+        d_out: Tensor | None,
+        d_final: Tensor | None,
+        *saved: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of ``float_tensors``. saved: these, and what the run kept."""
+        ctx.fixed, ctx.needed = fixed, needed
+        ctx.kept = fixed.layer.count_directions()
+        ctx.save_for_backward(d_out, d_final, *saved[: -ctx.kept])
+        ctx.set_materialize_grads(False)
+        found = _gradients_by_kernel(fixed, needed, d_out, d_final, saved)
+        # Each output has memory of its own: the two biases of a gate may share their gradient.
+        return tuple(None if d is None else d.clone() for d in found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return gradients of the given gradients, and of x, states and weights."""
+        given, tensors = ctx.saved_tensors[:2], ctx.saved_tensors[2:]
+        present = [d for d in given if d is not None]
+        needs = [n for n, d in zip(ctx.needs_input_grad[2:4], given, strict=True) if d is not None]
+        of_tensors = ctx.needs_input_grad[4 : 4 + len(tensors)]
+
+        def first(numbers: Sequence[Tensor]) -> Sequence[Tensor | None]:
+            rest = iter(numbers)
+            flat = _flatten_gradients(ctx.fixed, *(d if d is None else next(rest) for d in given))
+            inputs = [
+                t.detach().requires_grad_() if need and not t.requires_grad else t
+                for t, need in zip(rest, ctx.needed[1:], strict=True)
+            ]
+            return _gradients_by_torch(ctx.fixed, inputs, ctx.needed, flat)[1:]
+
+        found = iter(
+            differentiate(first, (*present, *tensors), (False, *needs, *of_tensors), gradients)[1:]
         )
-        present = [
-            d
-            for direction, weights in zip(d_parameters, fixed.layer.get_weights(), strict=True)
-            for d, p in zip(direction, weights, strict=True)
-            if p is not None
-        ]
-        return None, d_x, *d_start[: fixed.states], *present
+        of_given = [None if d is None else next(found) for d in given]
+        return None, None, *of_given, *found, *(None,) * ctx.kept
+
+
+def _gradients_by_kernel(
+    fixed: _Fixed,
+    needed: Sequence[bool],
+    d_out: Tensor | None,
+    d_final: Tensor | None,
+    saved: Sequence[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of ``float_tensors``. saved: these, and what the run kept."""
+    directions = fixed.layer.count_directions()
+    layer, call = fixed.with_tensors(saved[:-directions])
+    d_x, d_start, d_parameters = gradient(
+        native_cell_of(layer),
+        layer.get_weights(),
+        call,
+        saved[-directions:],
+        d_out,
+        d_final,
+        of_x=needed[1],
+    )
+    present = [
+        d
+        for direction, weights in zip(d_parameters, layer.get_weights(), strict=True)
+        for d, p in zip(direction, weights, strict=True)
+        if p is not None
+    ]
+    return d_x, *d_start[: fixed.states], *present
+
+
+def _flatten_gradients(
+    fixed: _Fixed, d_out: Tensor | None, d_final: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Split the gradients of ``_Kept``'s results into those of ``_flatten_result``."""
+    directions = fixed.layer.count_directions()
+    none = (None,) * directions
+    outputs = none if d_out is None else d_out.chunk(directions, dim=2)
+    states = none * fixed.layer.state_count() if d_final is None else d_final.unbind(0)
+    return *outputs, *states
 
 
 def _gradients_by_rerun(
@@ -155,26 +223,29 @@ def _gradients_by_rerun(
     needs_input_grad: Sequence[bool],
     gradients: Sequence[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
-    """Run once more and differentiate that; by torch's engines where gradients need gradients."""
-    needed, twice = needs_input_grad[1:], torch.is_grad_enabled()
-    plain = is_plain([*tensors, *(g for g in gradients if g is not None)])
-    if not twice:
-        tensors = tuple(
-            t.detach().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
-        )
-    with torch.enable_grad():
-        layer, call = fixed.with_tensors(tensors)
-        if plain and not twice and native_cell_of(layer).differentiable:
-            again = _run_keeping(layer, call)
-        else:
-            # Tensors batched by autograd (is_grads_batched) are no reason for the loop.
-            tangents = have_tangents(g for g in gradients if g is not None)
-            by_loop = tangents or layer.kernel is None or torch_kernel.why_skip(layer, call)
-            again = (loop if by_loop else torch_kernel).ENGINE.run(layer, call)
-        pairs = zip(_flatten_result(again), gradients, strict=True)
-        outputs, given = zip(*((o, g) for o, g in pairs if g is not None), strict=True)
-        wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
-        found = iter(
-            torch.autograd.grad(outputs, wanted, given, create_graph=twice, allow_unused=True)
-        )
-    return None, *(next(found) if need else None for need in needed)
+    """Run once more and differentiate that: by the kernel again, if all tensors are plain."""
+    if not is_plain([*tensors, *(g for g in gradients if g is not None)]):
+        return _gradients_by_torch(fixed, tensors, needs_input_grad, gradients)
+
+    def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
+        return _flatten_result(_run_keeping(*fixed.with_tensors(numbers)))
+
+    return differentiate(run, tensors, needs_input_grad, gradients)
+
+
+def _gradients_by_torch(
+    fixed: _Fixed,
+    tensors: Sequence[Tensor],
+    needs_input_grad: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Run once more by torch's engines, and differentiate that."""
+    # Tensors batched by autograd (is_grads_batched) are no reason for the loop.
+    tangents = have_tangents(g for g in gradients if g is not None)
+
+    def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
+        layer, call = fixed.with_tensors(numbers)
+        by_loop = tangents or layer.kernel is None or torch_kernel.why_skip(layer, call)
+        return _flatten_result((loop if by_loop else torch_kernel).ENGINE.run(layer, call))
+
+    return differentiate(run, tensors, needs_input_grad, gradients)

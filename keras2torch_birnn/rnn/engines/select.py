@@ -11,6 +11,7 @@ from torch import Tensor
 
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.dropout_masks import draw_masks
 from keras2torch_birnn.rnn.engines import (
     ENGINES,
     REQUESTS,
@@ -64,7 +65,8 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
     engine = select_engine(layer, call).engine
     if call.x.shape[1] == 0:
         return run_no_steps((layer,), call)
-    return engine.run(layer, call.outside_inference() if torch.is_grad_enabled() else call)
+    call = call.outside_inference() if torch.is_grad_enabled() else call
+    return engine.run(layer, draw_masks(layer, call))
 
 
 def explain_layer(layer: RnnLayer, batch: int, *, masked: bool) -> Choice:

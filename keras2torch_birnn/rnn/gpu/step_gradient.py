@@ -15,6 +15,7 @@ from torch import Tensor
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.engines.loop import run_directions
+from keras2torch_birnn.rnn.engines.rerun import differentiate
 from keras2torch_birnn.rnn.gpu.step_cell import StepCell
 from keras2torch_birnn.rnn.gpu.steps import (
     StepGradients,
@@ -166,24 +167,10 @@ def _gradients_by_loop(
     gradients: Sequence[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
     """Run the loop and differentiate that, twice if that is wanted."""
-    needed, twice = needs_input_grad[1:], torch.is_grad_enabled()
-    if not twice:
-        tensors = tuple(
-            t.detach().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
-        )
-    with torch.enable_grad():
-        layer, call = fixed.with_tensors(tensors)
+
+    def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
+        layer, call = fixed.with_tensors(numbers)
         outputs, states = run_directions(layer, call)
-        flat = (torch.cat(outputs, dim=2), *(s for state in states for s in state))
-        pairs = [(o, g) for o, g in zip(flat, gradients, strict=True) if g is not None]
-        wanted = [t for t, need in zip(tensors, needed, strict=True) if need]
-        found = iter(
-            torch.autograd.grad(
-                [o for o, _ in pairs],
-                wanted,
-                [g for _, g in pairs],
-                create_graph=twice,
-                allow_unused=True,
-            )
-        )
-    return None, *(next(found) if need else None for need in needed)
+        return torch.cat(outputs, dim=2), *(s for state in states for s in state)
+
+    return differentiate(run, tensors, needs_input_grad, gradients)

@@ -150,7 +150,8 @@ struct UnitSplit {
 
 UnitSplit choose_split(const K2tCall& call, const K2tKernel& with, const Team& team) {
     const UnitSplit unsplit{1, true};
-    if (!with.split_run || call.batch != 1 || call.kept[0] || team.hands() < 2) return unsplit;
+    const bool drops = has_masks(call.input_masks) || has_masks(call.state_masks);
+    if (!with.split_run || call.batch != 1 || call.kept[0] || drops || team.hands() < 2) return unsplit;
     const long directions = static_cast<long>(call.directions);
     const double weights = static_cast<double>(gate_count(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);
@@ -346,7 +347,7 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
         tasks.visits.resize(static_cast<size_t>(call.batch * call.time));
     std::atomic<bool> stale{false};
     const bool done = tasks.run(
-        [&](long rows) { return with.scratch_size(call.shape, rows); },
+        [&](long rows) { return with.scratch_size(call, rows); },
         [&](const K2tTask& task, float* scratch) {
             // On the thread that reads the packed weights of this direction next.
             if (task.first == 0 && is_stale(call, with, task.direction)) stale = true;
@@ -368,19 +369,35 @@ int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape) {
     return kernel(isa).gradient_packed_size(*shape);
 }
 
-void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_hh, float* packed) {
-    kernel(isa).gradient_pack(*shape, weight_hh, packed);
+void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_ih, const float* weight_hh,
+                       float* packed) {
+    kernel(isa).gradient_pack(*shape, weight_ih, weight_hh, packed);
 }
 
 int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
     if (!lengths_fit(*call)) return 2;
     const K2tKernel& with = kernel(isa);
-    return !Tasks(*call, team_for(*call, 0, true))
-                .run(
-                    [&](long rows) { return with.gradient_scratch_size(call->shape, rows); },
-                    [&](const K2tTask& task, float* scratch) {
-                        with.gradient_run(*call, task, scratch);
-                    });
+    Tasks tasks(*call, team_for(*call, call->shape.features, true));
+    if (call->d_x && call->directions == 2)
+        tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
+    // Of each task, so that they are added up in the same order, whichever thread is the first.
+    thread_local Memory all_sums;
+    const long size = with.sums_size(call->shape), directions = static_cast<long>(call->directions);
+    float* const sums = all_sums.at_least(size * tasks.blocks * directions);
+    if (!sums) return 1;
+    auto sums_of = [&](long direction) { return sums + direction * tasks.blocks * size; };
+    const bool done = tasks.run(
+        [&](long rows) { return with.gradient_scratch_size(*call, rows); },
+        [&](const K2tTask& task, float* scratch) {
+            with.gradient_run(*call, task, sums_of(task.direction) + task.first * size, scratch);
+        });
+    if (!done) return 1;
+    auto write = [&](long direction) {
+        with.write_sums(*call, direction, sums_of(direction), tasks.blocks);
+    };
+    pool::run(tasks.team.threads, directions,
+              [](void* context, long index) { (*static_cast<decltype(write)*>(context))(index); }, &write);
+    return 0;
 } catch (const std::bad_alloc&) {
     return 1;
 }

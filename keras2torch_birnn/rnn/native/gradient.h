@@ -2,48 +2,36 @@
 // the first. Inside an isa_*.cpp's namespace.
 //
 // What must go step by step is here: the equations' derivatives and the product that carries a
-// gradient to the step before. The sums over all steps (of weights, biases and inputs) are plain
-// matrix products, which the caller takes.
+// gradient to the step before. The sums over all steps are in step_sums.h.
 
-// ---- packed weights: [group of units][k][vector][lane], k over the gates' padded units -------------
+// ---- packed weights: [group of columns][k][vector][lane], k over the gates' padded units -----------
 
-// Vectors side by side in a group: as many as are left, four at most.
-static long group_of(long vectors) { return vectors < 4 ? vectors : 4; }
-
+// Those of the state, in the order in which a step has the gradients of the gates; then those of the
+// inputs, in torch's order.
 static long gradient_packed_size(const K2tShape& shape) {
-    return gate_count(shape.kind) * whole(shape.units) * whole(shape.units);
+    return gate_count(shape.kind) * whole(shape.units) * (whole(shape.units) + whole(shape.features));
 }
 
-// The gates' rows of weight_hh (G*H, H) in the order in which a step has their gradients.
-static void gradient_pack(const K2tShape& shape, const float* weight_hh, float* to) {
-    const long gates = gate_count(shape.kind), units = shape.units, width = whole(units);
-    const long first = shape.kind == K2T_GRU_AFTER ? 2 : 0;  // n, r, z
-    for (long v, unit = 0; unit < width; unit += v * LANES) {
-        v = group_of((width - unit) / LANES);
+// The gates' rows of a weight (G*H, columns), from gate `first` on.
+static float* pack_back(const K2tShape& shape, const float* weight, long columns, long first, float* to) {
+    const long gates = gate_count(shape.kind), units = shape.units, width = whole(columns);
+    for (long v, column = 0; column < width; column += v * LANES) {
+        v = group_of((width - column) / LANES);
+        const long some = columns - column < v * LANES ? columns - column : v * LANES;
         for (long gate = 0; gate < gates; ++gate)
-            for (long j = 0; j < width; ++j)
-                for (long i = unit; i < unit + v * LANES; ++i)
-                    *to++ = j < units && i < units
-                                ? weight_hh[((gate + first) % gates * units + j) * units + i]
-                                : 0;
+            for (long j = 0; j < whole(units); ++j, to += v * LANES) {
+                copy(nullptr, v * LANES, to);
+                if (j < units)
+                    copy(weight + ((gate + first) % gates * units + j) * columns + column, some, to);
+            }
     }
+    return to;
 }
 
-// d[r] += gates[r] . weights for `count` gates from `first` on, of `all` that are packed.
-static void carry(long rows, long width, long first, long count, long all, const float* gates,
-                  long gates_stride, const float* packed, float* d) {
-    for (long v, unit = 0; unit < width; unit += v * LANES) {
-        v = group_of((width - unit) / LANES);
-        const float* panel = packed + unit * all * width + first * width * v * LANES;
-        float* to = d + unit;
-        const long k = count * width;
-        switch (v) {
-            case 4: product<4>(rows, k, gates, gates_stride, panel, to, width, to, width); break;
-            case 3: product<3>(rows, k, gates, gates_stride, panel, to, width, to, width); break;
-            case 2: product<2>(rows, k, gates, gates_stride, panel, to, width, to, width); break;
-            default: product<1>(rows, k, gates, gates_stride, panel, to, width, to, width);
-        }
-    }
+// weight_ih: null if the gradient of the inputs is not wanted.
+static void gradient_pack(const K2tShape& shape, const float* weight_ih, const float* weight_hh, float* to) {
+    to = pack_back(shape, weight_hh, shape.units, first_gate(shape.kind), to);
+    if (weight_ih) pack_back(shape, weight_ih, shape.features, 0, to);
 }
 
 // ---- derivatives, of what a nonlinearity gave ------------------------------------------------------
@@ -72,16 +60,48 @@ static inline Vec slope(long kind, float parameter, Vec y) {
     }
 }
 
+// Of the nonlinearities that fall somewhere: y of x.
+static inline Vec slope_at(long kind, float parameter, Vec x, Vec y) {
+    switch (kind) {
+        case K2T_SILU: {
+            const Vec s = sigmoid(x);
+            return s + y * (1.0f - s);
+        }
+        case K2T_HARD_SILU: {
+            const Vec rising = x * (1.0f / 3.0f) + 0.5f;
+            return x <= -3.0f ? Vec{} : x < 3.0f ? rising : all(1.0f);
+        }
+        case K2T_LEAKY_RELU: return x > 0.0f ? all(1.0f) : all(parameter);
+        default: return x > 0.0f ? all(1.0f) : y + parameter;  // elu
+    }
+}
+
+// A nonlinearity's value and slope.
+struct Point {
+    Vec y, slope;
+};
+
+// From what the run kept of a gate or of the other nonlinearity; and the latter of a value.
 struct StandardSlopes : Standard {
     using Standard::Standard;
-    Vec of_gate(Vec y) const { return y * (1.0f - y); }
-    Vec of_act(Vec y) const { return 1.0f - y * y; }
+    Point gate_at(Vec y) const { return {y, y * (1.0f - y)}; }
+    Point act_at(Vec y) const { return {y, 1.0f - y * y}; }
+    Point act_of(Vec x) const { return act_at(act(x)); }
 };
 
 struct ConfiguredSlopes : Configured {
     using Configured::Configured;
-    Vec of_gate(Vec y) const { return slope(gate_kind, gate_parameter, y); }
-    Vec of_act(Vec y) const { return slope(act_kind, act_parameter, y); }
+    Point gate_at(Vec kept) const {
+        const Vec y = gate_from_sum ? gate(kept) : kept;
+        return point(gate_kind, gate_parameter, gate_from_sum, kept, y);
+    }
+    Point act_at(Vec kept) const {
+        return point(act_kind, act_parameter, act_from_sum, kept, act_from_sum ? act(kept) : kept);
+    }
+    Point act_of(Vec x) const { return point(act_kind, act_parameter, act_from_sum, x, act(x)); }
+    static Point point(long kind, float parameter, bool from_sum, Vec x, Vec y) {
+        return {y, from_sum ? slope_at(kind, parameter, x, y) : slope(kind, parameter, y)};
+    }
 };
 
 // ---- one step of one row: gradients of the sums that the gates were taken of -----------------------
@@ -93,13 +113,13 @@ template <class Slopes>
 static void lstm_slopes(const Slopes& f, long width, const float* kept, const float* c_before,
                         float* d_h, float* d_c, float* gates) {
     for (long u = 0; u < width; u += LANES) {
-        const Vec i = load(kept + u), forget = load(kept + width + u);
-        const Vec g = load(kept + 2 * width + u), o = load(kept + 3 * width + u);
-        const Vec shown = f.act(load(kept + 4 * width + u)), d = load(d_h + u);
-        const Vec c = load(d_c + u) + d * o * f.of_act(shown);
-        keep(gates + u, width, c * g * f.of_gate(i), c * load(c_before + u) * f.of_gate(forget),
-             c * i * f.of_act(g), d * shown * f.of_gate(o));
-        store(d_c + u, c * forget);
+        const Point i = f.gate_at(load(kept + u)), forget = f.gate_at(load(kept + width + u));
+        const Point g = f.act_at(load(kept + 2 * width + u)), o = f.gate_at(load(kept + 3 * width + u));
+        const Point shown = f.act_of(load(kept + 4 * width + u));
+        const Vec d = load(d_h + u), c = load(d_c + u) + d * o.y * shown.slope;
+        keep(gates + u, width, c * g.y * i.slope, c * load(c_before + u) * forget.slope,
+             c * i.y * g.slope, d * shown.y * o.slope);
+        store(d_c + u, c * forget.y);
         store(d_h + u, Vec{});
     }
 }
@@ -109,11 +129,12 @@ static void gru_after_slopes(const Slopes& f, long width, const float* kept, flo
                              float* gates) {
     const float* before = kept + 4 * width;
     for (long u = 0; u < width; u += LANES) {
-        const Vec r = load(kept + u), z = load(kept + width + u), n = load(kept + 2 * width + u);
-        const Vec d = load(d_h + u), d_n = d * (1.0f - z) * f.of_act(n);
-        keep(gates + u, width, d_n * r, d_n * load(kept + 3 * width + u) * f.of_gate(r),
-             d * (load(before + u) - n) * f.of_gate(z), d_n);
-        store(d_h + u, d * z);
+        const Point r = f.gate_at(load(kept + u)), z = f.gate_at(load(kept + width + u));
+        const Point n = f.act_at(load(kept + 2 * width + u));
+        const Vec d = load(d_h + u), d_n = d * (1.0f - z.y) * n.slope;
+        keep(gates + u, width, d_n * r.y, d_n * load(kept + 3 * width + u) * r.slope,
+             d * (load(before + u) - n.y) * z.slope, d_n);
+        store(d_h + u, d * z.y);
     }
 }
 
@@ -121,23 +142,25 @@ static void gru_after_slopes(const Slopes& f, long width, const float* kept, flo
 template <class Slopes>
 static void gru_before_slopes(const Slopes& f, long width, const float* kept, float* d_h,
                               float* gates) {
-    const float* before = kept + 3 * width;
+    const float* before = kept + 4 * width;
     for (long u = 0; u < width; u += LANES) {
-        const Vec z = load(kept + width + u), n = load(kept + 2 * width + u), d = load(d_h + u);
-        keep(gates + width + u, width, d * (load(before + u) - n) * f.of_gate(z),
-             d * (1.0f - z) * f.of_act(n));
-        store(d_h + u, d * z);
+        const Point z = f.gate_at(load(kept + width + u)), n = f.act_at(load(kept + 2 * width + u));
+        const Vec d = load(d_h + u);
+        keep(gates + width + u, width, d * (load(before + u) - n.y) * z.slope,
+             d * (1.0f - z.y) * n.slope);
+        store(d_h + u, d * z.y);
     }
 }
 
 template <class Slopes>
 static void reset_slopes(const Slopes& f, long width, const float* kept, const float* d_reset,
                          float* d_h, float* gates) {
-    const float* before = kept + 3 * width;
+    const float* before = kept + 4 * width;
     for (long u = 0; u < width; u += LANES) {
-        const Vec r = load(kept + u), d = load(d_reset + u);
-        store(gates + u, d * load(before + u) * f.of_gate(r));
-        store(d_h + u, load(d_h + u) + d * r);
+        const Point r = f.gate_at(load(kept + u));
+        const Vec d = load(d_reset + u);
+        store(gates + u, d * load(before + u) * r.slope);
+        store(d_h + u, load(d_h + u) + d * r.y);
     }
 }
 
@@ -145,7 +168,7 @@ template <class Slopes>
 static void simple_slopes(const Slopes& f, long width, const float* kept, float* d_h,
                           float* gates) {
     for (long u = 0; u < width; u += LANES) {
-        store(gates + u, load(d_h + u) * f.of_act(load(kept + u)));
+        store(gates + u, load(d_h + u) * f.act_at(load(kept + u)).slope);
         store(d_h + u, Vec{});
     }
 }
@@ -159,31 +182,47 @@ static void clear_padding(long units, long width, long parts, float* gates) {
 
 // ---- the whole sequence ---------------------------------------------------------------------------
 
-// GRU after has n's gradient twice: before and after the reset.
-static long gradient_parts(long kind) { return gate_count(kind) + (kind == K2T_GRU_AFTER); }
-
-static long gradient_scratch_size(const K2tShape& shape, long rows) {
-    const long width = whole(shape.units);
-    return rows * width * (gradient_parts(shape.kind) + 3) + width;
+static long gradient_scratch_size(const K2tGradient& call, long rows) {
+    const long width = whole(call.shape.units);
+    return GatheredSteps::size(call.shape) + 3 * rows * width + width +
+           (has_masks(call.state_masks) ? masks_size(call.shape, rows) : 0);
 }
 
 template <class Slopes>
-static void gradient_with(const K2tGradient& call, const K2tTask& task, float* memory) {
+static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTask& task, float* sums,
+                          float* memory) {
     const long kind = call.shape.kind, units = call.shape.units, width = whole(units);
     const long rows = task.count, d = task.direction, count = gate_count(kind);
-    const long kept_size = kept_parts(kind) * width, size = gradient_parts(kind) * width;
-    const Slopes f(call);
-    float* gates = memory;  // (rows, parts, W)
-    float* d_h = gates + rows * size;
-    float* d_c = d_h + rows * width;
-    float* d_reset = d_c + rows * width;
-    float* c_0 = d_reset + rows * width;
+    const long kept_size = kept_parts(kind) * width, parts = gradient_parts(kind);
+    auto take = [&](long floats) { return (memory += floats) - floats; };
+    GatheredSteps gathered(call, task, sums, take(GatheredSteps::size(call.shape)));
+    float* d_h = take(rows * width);
+    float* d_c = take(rows * width);
+    float* d_reset = take(rows * width);
+    float* c_0 = take(width);
+    const long size = gathered.stride;
+    const Dropped masks = take_masks(call.state_masks[d], call.shape, call.batch, task, memory);
+    // to[r] += what `gates_count` gates from `first` on carry back to the state that they have read.
+    auto carry_back = [&](long n, long first, long gates_count, const float* from, float* to) {
+        auto carry = [&](long gate, long some, const float* a, float* sum) {
+            back_product(n, width, gate * width, some * width, count * width, a, size, call.packed[d], sum,
+                         width, sum);
+        };
+        if (!masks.masks) return carry(first, gates_count, from, to);
+        const long each = call.shape.apart ? 1 : gates_count;
+        for (long gate = first; gate < first + gates_count; gate += each, from += each * width) {
+            copy(nullptr, n * width, masks.values);
+            carry(gate, each, from, masks.values);
+            const float* mask = masks.of((gate + first_gate(kind)) % count);
+            for (long i = 0; i < n * width; i += LANES)
+                store(to + i, load(to + i) + load(masks.values + i) * load(mask + i));
+        }
+    };
 
     // Rows come in order of falling length, so those that have begun are the first ones.
     auto length = [&](long r) { return call.lengths ? long(call.lengths[task.row(r)]) : call.time; };
     auto time = [&](long r, long step) { return d == 1 ? length(r) - 1 - step : step; };
     auto kept = [&](long r, long t) { return call.kept[d] + (task.row(r) * call.time + t) * kept_size; };
-    auto given = [&](long r, long t) { return call.d_gates[d] + (task.row(r) * call.time + t) * size; };
     auto from = [&](const float* state, float* to) {
         copy(nullptr, width, to);
         if (state) copy(state, units, to);
@@ -196,6 +235,7 @@ static void gradient_with(const K2tGradient& call, const K2tTask& task, float* m
     long n = 0;
     for (long step = rows ? length(0) - 1 : -1; step >= 0; --step) {
         while (n < rows && length(n) > step) ++n;
+        float* gates = gathered.room_for(n);
         for (long r = 0; r < n; ++r) {
             const long t = time(r, step);
             const float* at = kept(r, t);
@@ -220,22 +260,22 @@ static void gradient_with(const K2tGradient& call, const K2tTask& task, float* m
                     break;
                 default: simple_slopes(f, width, at, d_row, to);
             }
-            clear_padding(units, width, gradient_parts(kind), to);
+            clear_padding(units, width, parts, to);
         }
-        const float* packed = call.packed[d];
         if (kind == K2T_GRU_BEFORE) {
-            carry(n, width, 2, 1, count, gates + 2 * width, size, packed, d_reset);
+            carry_back(n, 2, 1, gates + 2 * width, d_reset);
             for (long r = 0; r < n; ++r) {
                 reset_slopes(f, width, kept(r, time(r, step)), d_reset + r * width, d_h + r * width,
                              gates + r * size);
                 clear_padding(units, width, 1, gates + r * size);
             }
-            carry(n, width, 0, 2, count, gates, size, packed, d_h);
+            carry_back(n, 0, 2, gates, d_h);
         } else {
-            carry(n, width, 0, count, count, gates, size, packed, d_h);
+            carry_back(n, 0, count, gates, d_h);
         }
-        for (long r = 0; r < n; ++r) copy(gates + r * size, size, given(r, time(r, step)));
+        for (long r = 0; r < n; ++r) gathered.count(r, time(r, step), kept(r, time(r, step)));
     }
+    gathered.add_up();
     for (long r = 0; r < rows; ++r) {
         copy(d_h + r * width, units, state_in(call, call.d_start, d, 0, task.row(r)));
         if (kind == K2T_LSTM)
@@ -243,9 +283,9 @@ static void gradient_with(const K2tGradient& call, const K2tTask& task, float* m
     }
 }
 
-static void gradient_run(const K2tGradient& call, const K2tTask& task, float* memory) {
+static void gradient_run(const K2tGradient& call, const K2tTask& task, float* sums, float* memory) {
     if (is_standard(call))
-        gradient_with<StandardSlopes>(call, task, memory);
+        gradient_with(StandardSlopes(call), call, task, sums, memory);
     else
-        gradient_with<ConfiguredSlopes>(call, task, memory);
+        gradient_with(ConfiguredSlopes(call), call, task, sums, memory);
 }

@@ -12,6 +12,9 @@ static inline long gate_count(int64_t kind) {
     return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3;
 }
 
+// Whether a direction has masks of dropout.
+static inline bool has_masks(const float* const* masks) { return masks[0] || masks[1]; }
+
 // A run and its weights in one struct.
 struct K2tCall : K2tWeights, K2tRun {};
 
@@ -35,7 +38,7 @@ struct K2tPart {
 struct K2tKernel {
     long (*packed_size)(const K2tShape&);
     void (*pack)(const K2tShape&, const float*, const float*, const float*, const float*, float*);
-    long (*scratch_size)(const K2tShape&, long rows);
+    long (*scratch_size)(const K2tCall&, long rows);
     void (*run)(const K2tCall&, const K2tTask&, float* scratch);
     long (*split_size)(const K2tShape&);
     long (*split_start)(const K2tCall&, long direction, float* shared);
@@ -44,9 +47,11 @@ struct K2tKernel {
     long lanes;
     long (*kept_parts)(long kind);
     long (*gradient_packed_size)(const K2tShape&);
-    void (*gradient_pack)(const K2tShape&, const float*, float*);
-    long (*gradient_scratch_size)(const K2tShape&, long rows);
-    void (*gradient_run)(const K2tGradient&, const K2tTask&, float* scratch);
+    void (*gradient_pack)(const K2tShape&, const float*, const float*, float*);
+    long (*gradient_scratch_size)(const K2tGradient&, long rows);
+    void (*gradient_run)(const K2tGradient&, const K2tTask&, float* sums, float* scratch);
+    long (*sums_size)(const K2tShape&);
+    void (*write_sums)(const K2tGradient&, long direction, const float* sums, long tasks);
 };
 
 extern const K2tKernel k2t_plain;

@@ -9,8 +9,11 @@ namespace avx2 {
 #include "simd.h"
 #include "fingerprint.h"
 #include "product.h"
+#include "packed.h"
+#include "cells.h"
 #include "layer.h"
 #include "split_units.h"
+#include "step_sums.h"
 #include "gradient.h"
 }  // namespace avx2
 
@@ -19,5 +22,6 @@ const K2tKernel k2t_avx2 = {
     avx2::split_size, avx2::split_start, avx2::split_run, avx2::fingerprint, avx2::LANES,
     avx2::kept_parts,
     avx2::gradient_packed_size, avx2::gradient_pack, avx2::gradient_scratch_size, avx2::gradient_run,
+    avx2::sums_size, avx2::write_sums,
 };
 #endif

@@ -9,8 +9,11 @@ namespace avx512 {
 #include "simd.h"
 #include "fingerprint.h"
 #include "product.h"
+#include "packed.h"
+#include "cells.h"
 #include "layer.h"
 #include "split_units.h"
+#include "step_sums.h"
 #include "gradient.h"
 }  // namespace avx512
 
@@ -19,5 +22,6 @@ const K2tKernel k2t_avx512 = {
     avx512::split_size, avx512::split_start, avx512::split_run, avx512::fingerprint, avx512::LANES,
     avx512::kept_parts,
     avx512::gradient_packed_size, avx512::gradient_pack, avx512::gradient_scratch_size, avx512::gradient_run,
+    avx512::sums_size, avx512::write_sums,
 };
 #endif

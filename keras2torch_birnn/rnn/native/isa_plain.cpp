@@ -12,8 +12,11 @@ namespace plain {
 #include "simd.h"
 #include "fingerprint.h"
 #include "product.h"
+#include "packed.h"
+#include "cells.h"
 #include "layer.h"
 #include "split_units.h"
+#include "step_sums.h"
 #include "gradient.h"
 }  // namespace plain
 
@@ -22,4 +25,5 @@ const K2tKernel k2t_plain = {
     plain::split_size, plain::split_start, plain::split_run, plain::fingerprint, plain::LANES,
     plain::kept_parts,
     plain::gradient_packed_size, plain::gradient_pack, plain::gradient_scratch_size, plain::gradient_run,
+    plain::sums_size, plain::write_sums,
 };

@@ -41,6 +41,8 @@ struct K2tShape {
     int64_t kind;
     int64_t features;
     int64_t units;
+    int64_t apart;                          // not 0: each gate reads an input and a state of its own,
+                                            // which dropout makes; its weights are packed apart
 };
 
 // Some floats, or none: null.
@@ -79,6 +81,9 @@ struct K2tRun {
                                             // null: only the final states are wanted
     float* final;                           // (D * S, B, H): h, and an LSTM's c; or null
     float* kept[2];                         // (B, T, k2t_kept_parts, W), or null: no gradient
+    const float* input_masks[2];            // dropout of all steps' input, (M, B, F), or null: none
+    const float* state_masks[2];            // of the state that the gates read, (M, B, H), or null;
+                                            // M: one for all gates, or one for each if apart
 };
 
 // One layer of a stack: what is the same in every call.
@@ -117,7 +122,7 @@ struct K2tStack {
 };
 
 // The gradient of one layer's run, all directions: from what was kept of it and the gradients of its
-// outputs and final states, the gradients of the gates' sums and of the states it started with.
+// outputs and final states, the gradients of its weights, input and the states it started with.
 struct K2tGradient {
     K2tShape shape;
     int64_t activation;
@@ -132,12 +137,17 @@ struct K2tGradient {
     const float* packed[2];                 // from k2t_gradient_pack
     const float* kept[2];
     const float* c_0[2];                    // LSTM only: as in the run
+    const float* x;                         // as in the run, like the masks
+    int64_t x_batch_stride;
+    int64_t x_time_stride;
+    const float* input_masks[2];
+    const float* state_masks[2];
     const float* d_out;                     // (B, T, D * H), units contiguous, or null: zeros
     int64_t d_out_batch_stride;
     int64_t d_out_time_stride;
     const float* d_final;                   // (D * S, B, H), or null: zeros
-    float* d_gates[2];                      // (B, T, gates, W) in torch's order, GRU after: n's
-                                            // recurrent sum, then r, z, n. Nothing past lengths.
+    float* d_weights[2][4];                 // (G*H, F), (G*H, H), (G*H,), (G*H,), as to k2t_pack
+    float* d_x;                             // (B, T, F), nothing past lengths; or null: not wanted
     float* d_start;                         // (D * S, B, H)
 };
 
@@ -178,10 +188,11 @@ K2T_EXPORT int64_t k2t_width(int64_t isa, int64_t units);
 // Number of vectors of W floats that are kept of a step.
 K2T_EXPORT int64_t k2t_kept_parts(int64_t kind);
 
-// The recurrent weights (G*H, H) for the way back, and the number of floats that takes.
+// The weights for the way back, and the number of floats that takes. weight_ih: null if d_x is not
+// wanted.
 K2T_EXPORT int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape);
-K2T_EXPORT void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_hh,
-                                  float* packed);
+K2T_EXPORT void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_ih,
+                                  const float* weight_hh, float* packed);
 
 // The gradient of a run. Returns as k2t_run.
 K2T_EXPORT int64_t k2t_gradient(int64_t isa, const K2tGradient* call);

@@ -49,9 +49,6 @@ ACTIVATIONS: Mapping[str, int] = {
 }
 _OPTIONS = {"leaky_relu": "negative_slope", "elu": "alpha"}
 
-# Not monotonic: their derivative is no function of their output.
-_NOT_MONOTONIC = {ACTIVATIONS["silu"], ACTIVATIONS["hard_silu"]}
-
 # Bits of k2t_instruction_sets, best first.
 INSTRUCTION_SETS: Mapping[str, int] = {"AVX-512": 4, "AVX2": 2, "plain": 1}
 
@@ -61,7 +58,7 @@ _pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 class Shape(ctypes.Structure):
     """``K2tShape``."""
 
-    _fields_ = (("kind", _int), ("features", _int), ("units", _int))
+    _fields_ = (("kind", _int), ("features", _int), ("units", _int), ("apart", _int))
 
 
 class Array(ctypes.Structure):
@@ -84,7 +81,7 @@ class Weights(ctypes.Structure):
 
 # ``K2tRun``, as bytes: a ctypes structure takes five times as long to fill, and a short call would
 # feel it. Q is a pointer.
-RUN = struct.Struct("Q 2q 2d 4q Q 2q Q 2Q 2Q Q Q 2Q")
+RUN = struct.Struct("Q 2q 2d 4q Q 2q Q 2Q 2Q Q Q 2Q 2Q 2Q")
 
 # ``K2tStack``, ``K2tStackLayer`` and ``K2tStackStates`` likewise.
 STACK = struct.Struct("Q 4q Q 2q Q q Q")
@@ -109,11 +106,17 @@ class Gradient(ctypes.Structure):
         ("packed", _pointer * 2),
         ("kept", _pointer * 2),
         ("c_0", _pointer * 2),
+        ("x", _pointer),
+        ("x_batch_stride", _int),
+        ("x_time_stride", _int),
+        ("input_masks", _pointer * 2),
+        ("state_masks", _pointer * 2),
         ("d_out", _pointer),
         ("d_out_batch_stride", _int),
         ("d_out_time_stride", _int),
         ("d_final", _pointer),
-        ("d_gates", _pointer * 2),
+        ("d_weights", _pointer * 8),
+        ("d_x", _pointer),
         ("d_start", _pointer),
     )
 
@@ -136,16 +139,6 @@ class NativeCell:
     def codes(self) -> tuple[int, int, int]:
         """Kind, activation and recurrent_activation."""
         return self.kind, self.activation, self.recurrent_activation
-
-    @property
-    def differentiable(self) -> bool:
-        """True if the kernel has this cell's gradient.
-
-        The derivative is computed from the activation's output, which works for monotonic
-        activations only.
-        """
-        codes = (self.activation, self.recurrent_activation)
-        return not _NOT_MONOTONIC.intersection(codes) and min(self.options) >= 0
 
 
 def to_native_cell(layer: LayerSpec) -> NativeCell | None:
@@ -232,7 +225,7 @@ def library() -> ctypes.CDLL:
     found.k2t_kept_parts.restype = _int
     found.k2t_gradient_packed_size.argtypes = (_int, ctypes.POINTER(Shape))
     found.k2t_gradient_packed_size.restype = _int
-    found.k2t_gradient_pack.argtypes = (_int, ctypes.POINTER(Shape), _pointer, _pointer)
+    found.k2t_gradient_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 3)
     found.k2t_gradient_pack.restype = None
     found.k2t_gradient.argtypes = (_int, ctypes.POINTER(Gradient))
     found.k2t_gradient.restype = _int

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native.library import (
     RUN,
@@ -26,6 +26,7 @@ from keras2torch_birnn.rnn.native.library import (
     library,
     why_missing,
 )
+from keras2torch_birnn.rnn.native.masks_in_memory import NO_MASKS, stack_masks
 from keras2torch_birnn.rnn.native.packing import cached_pack, pack, weight_sizes
 from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
 
@@ -67,6 +68,7 @@ def compute(
     kernel: int = 0,
     *,
     return_state: bool = True,
+    masks: Sequence[DropoutMasks] = (),
 ) -> tuple[Tensor, Tensor | None]:
     """Return outputs (B, T, D * H) in the order of time and final states (D * S, B, H).
 
@@ -76,7 +78,8 @@ def compute(
     native code; not 0: the directions share one output (B, T, H). kept: for each direction
     (B, T, parts, W), filled with the values that its gradient needs; or none. kernel: the bit of an
     instruction set of a reduced precision (native/precision.py); 0 for the best of float32.
-    return_state: if False, the final states are None.
+    return_state: if False, the final states are None. masks: of dropout, for each direction, or
+    none.
 
     Raises:
         ValueError: a shape does not fit.
@@ -102,8 +105,11 @@ def compute(
     if lengths is not None:
         lengths = to_int64(lengths)
     isa = kernel or instruction_set()
-    # Weights in training change with every step: a cache would not help the next.
-    packed = (pack if kept else cached_pack)(kind, parameters, isa)
+    stacked = stack_masks(masks) if masks else NO_MASKS
+    if kept or masks:  # weights in training change with every step: a cache would not help the next
+        packed = pack(kind, parameters, isa, apart=stacked.apart)
+    else:
+        packed = cached_pack(kind, parameters, isa)
     alive = [s.contiguous() for s in initial]
     call = (
         *(act, gate, *options, merge, batch, time, torch.get_num_threads()),
@@ -113,6 +119,8 @@ def compute(
         out.data_ptr(),
         0 if ends is None else ends.data_ptr(),
         *([k.data_ptr() for k in kept] + _NONE)[:2],
+        *stacked.input_addresses(),
+        *stacked.state_addresses(),
     )
     use_torch_threads()
     code = library().k2t_run(isa, RUN.pack(packed.address, *call))
@@ -236,7 +244,7 @@ def run_native(
     if torch.compiler.is_compiling():
         out, ends = _operator(*given, kernel)
     else:
-        out, ends = compute(*given, kernel=kernel, return_state=call.return_state)
+        out, ends = compute(*given, kernel=kernel, return_state=call.return_state, masks=call.masks)
     outputs = out.chunk(len(parameters) // 4, dim=2) if merge is None else (out,)
     return outputs, () if ends is None else split_states(ends, cell)
 

@@ -105,9 +105,12 @@ def pack(
     isa: int,
     arrays: Sequence[Any] = (),
     fingerprints: Sequence[int] = (),
+    *,
+    apart: bool = False,
 ) -> Packed:
     """Pack the weights in the kernel's order.
 
+    apart: the weights of each gate by themselves, for gates that read other inputs and states.
     arrays, fingerprints: of the parameters of each direction, for the kernel to compare as it runs;
     none if it need not.
 
@@ -120,7 +123,7 @@ def pack(
     for p, right in zip(parameters, wanted, strict=True):
         if p is not None and p.shape != right:
             raise ValueError(f"a weight {list(right)} is expected, found {list(p.shape)}")
-    shape = Shape(kind, features, units)
+    shape = Shape(kind, features, units, apart)
     size = library().k2t_packed_size(isa, ctypes.byref(shape))
     data = []
     for first in range(0, len(parameters), 4):

@@ -6,8 +6,17 @@
 
 constexpr long whole(long units) { return (units + LANES - 1) / LANES * LANES; }
 
-// weight (G*H, K), the gates [first, first + V) -> panels.
-static float* pack_panels(const float* weight, long first, long v, long units, long k, float* to) {
+// weight (G*H, K), the gates [first, first + V) -> panels. Apart: [panel][gate][k][lane].
+static float* pack_panels(const float* weight, long first, long v, long units, long k, bool apart,
+                          float* to) {
+    if (apart && v > 1) {
+        for (long unit = 0; unit < units; unit += LANES)
+            for (long gate = first; gate < first + v; ++gate) {
+                const long count = units - unit < LANES ? units - unit : LANES;
+                to = pack_panels(weight + (gate * units + unit) * k, 0, 1, count, k, false, to);
+            }
+        return to;
+    }
     for (long unit = 0; unit < units; unit += LANES)
         for (long j = 0; j < k; ++j)
             for (long gate = first; gate < first + v; ++gate)
@@ -18,7 +27,8 @@ static float* pack_panels(const float* weight, long first, long v, long units, l
 
 // out[r] = start[r] + a[r] . panel for R rows: R * V accumulators, all in registers.
 // SPLIT > 1 sums k in several chains, where R * V alone are too few to hide the latency of an FMA.
-template <long V, long R, long SPLIT>
+// TURNED: a is (k, a_stride), not (rows, a_stride).
+template <long V, long R, long SPLIT, bool TURNED>
 static void block(long k, const float* a, long a_stride, const float* panel, const float* start,
                   long start_stride, float* out, long out_stride) {
     Vec sum[SPLIT][R][V];
@@ -39,7 +49,7 @@ static void block(long k, const float* a, long a_stride, const float* panel, con
             for (long v = 0; v < V; ++v) w[v] = load(panel + (s * V + v) * LANES);
             K2T_UNROLL
             for (long r = 0; r < R; ++r) {
-                const float scalar = a[r * a_stride + j + s];
+                const float scalar = TURNED ? a[(j + s) * a_stride + r] : a[r * a_stride + j + s];
                 K2T_UNROLL
                 for (long v = 0; v < V; ++v) sum[s][r][v] += w[v] * scalar;
             }
@@ -50,7 +60,7 @@ static void block(long k, const float* a, long a_stride, const float* panel, con
         for (long r = 0; r < R; ++r)
             K2T_UNROLL
             for (long v = 0; v < V; ++v)
-                sum[0][r][v] += load(panel + v * LANES) * a[r * a_stride + j];
+                sum[0][r][v] += load(panel + v * LANES) * (TURNED ? a[j * a_stride + r] : a[r * a_stride + j]);
     }
     K2T_UNROLL
     for (long r = 0; r < R; ++r)
@@ -62,6 +72,9 @@ static void block(long k, const float* a, long a_stride, const float* panel, con
         }
 }
 
+// Vectors side by side in a group: as many as are left, four at most.
+static long group_of(long vectors) { return vectors < 4 ? vectors : 4; }
+
 using Block = void (*)(long, const float*, long, const float*, const float*, long, float*, long);
 
 // Rows at once for V gates: what the register file holds beside V weights and one scalar.
@@ -72,14 +85,14 @@ constexpr long most_rows(long v) {
 
 constexpr long chains(long v, long r) { return r * v >= 8 ? 1 : r * v >= 4 ? 2 : 4; }
 
-template <long V, long R = most_rows(V)>
+template <long V, long R = most_rows(V), bool TURNED = false>
 struct Blocks {
     static Block of(long rows) {
-        return rows == R ? block<V, R, chains(V, R)> : Blocks<V, R - 1>::of(rows);
+        return rows == R ? block<V, R, chains(V, R), TURNED> : Blocks<V, R - 1, TURNED>::of(rows);
     }
 };
-template <long V>
-struct Blocks<V, 0> {
+template <long V, bool TURNED>
+struct Blocks<V, 0, TURNED> {
     static Block of(long) { return nullptr; }
 };
 
@@ -106,4 +119,21 @@ static void product(long rows, long k, const float* a, long a_stride, const floa
         start = out;
         start_stride = out_stride;
     }
+}
+
+// Vectors, one per row, of which each of several gates has a copy of its own, or all the same one.
+struct Operand {
+    const float* data;
+    long stride;    // between rows
+    long distance;  // between copies; 0: there is one
+};
+
+// The sums of a panel's G gates. Apart: each gate has a panel of its own, and its own copy of `a`.
+template <long G>
+static void product_of_gates(long rows, long k, const Operand& a, bool apart, const float* panel,
+                             const float* bias, float* out, long out_stride) {
+    if (!apart) return product<G>(rows, k, a.data, a.stride, panel, bias, 0, out, out_stride);
+    for (long gate = 0; gate < G; ++gate)
+        product<1>(rows, k, a.data + gate * a.distance, a.stride, panel + gate * k * LANES,
+                   bias + gate * LANES, 0, out + gate * LANES, out_stride);
 }

@@ -229,19 +229,19 @@ struct Reduced {
 
     static constexpr long ROW_FLOATS = (sizeof(Row) + 3) / 4;
 
-    static long scratch_size(const K2tShape& shape, long rows) {
+    static long scratch_size(const K2tCall& call, long rows) {
+        const K2tShape& shape = call.shape;
         const long block = rows * block_steps(shape, rows), width = whole(shape.units);
         return block * (row_words(shape.features) + ROW_FLOATS + inputs_stride(shape)) +
                rows * (row_words(shape.units) + ROW_FLOATS + 4 * LANES + 4 * width);
     }
 
     template <class Functions>
-    static void run_with(const K2tCall& call, const K2tTask& task, float* memory) {
+    static void run_with(const Functions& functions, const K2tCall& call, const K2tTask& task,
+                         float* memory) {
         const K2tShape& shape = call.shape;
         const long units = shape.units, width = whole(units), features = shape.features;
         const long rows = task.count, d = task.direction, stride = inputs_stride(shape);
-        const bool lstm = shape.kind == K2T_LSTM;
-        const Functions functions(call);
         const uint32_t* input_matrix = reinterpret_cast<const uint32_t*>(call.packed[d]);
         const uint32_t* matrix = input_matrix + matrix_words(gate_count(shape.kind), units, features);
 
@@ -260,37 +260,19 @@ struct Reduced {
         s.h_next = s.h + rows * width;
         s.c = s.h_next + rows * width;
         s.reset = s.c + rows * width;
-        copy(nullptr, rows * 4 * width, s.h);
-
-        // Rows are sorted by falling length, so the rows that still run are the first ones.
-        auto length = [&](long r) { return call.lengths ? long(call.lengths[task.row(r)]) : call.time; };
-        auto time = [&](long r, long step) { return d == 1 ? length(r) - 1 - step : step; };
-        auto finish = [&](long r, const float* h) {
-            if (!call.final) return;
-            copy(h + r * width, units, state_in(call, call.final, d, 0, task.row(r)));
-            if (lstm) copy(s.c + r * width, units, state_in(call, call.final, d, 1, task.row(r)));
-        };
-        for (long r = 0; r < rows; ++r) {
-            const long b = task.row(r);
-            if (call.h_0[d]) copy(call.h_0[d] + b * units, units, s.h + r * width);
-            if (lstm && call.c_0[d]) copy(call.c_0[d] + b * units, units, s.c + r * width);
-            if (length(r) == 0) finish(r, s.h);
-            // Zeros past the end. Both directions end at the same step, and zeros merge to zeros.
-            if (d == 0 || !merges(call))
-                for (long t = length(r); t < call.time; ++t) copy(nullptr, units, output(call, d, b, t));
-        }
-
+        const TaskRows at{call, task};
+        at.begin(s);
         long running = rows;
         for (long first = 0;; first += steps_at_once) {
-            while (running > 0 && length(running - 1) <= first) --running;
+            while (running > 0 && at.length(running - 1) <= first) --running;
             if (running == 0) return;
             long gathered = 0, left = running, active[MOST_BLOCK_ROWS];
             for (long step = first; step < first + steps_at_once; ++step) {
-                while (left > 0 && length(left - 1) <= step) --left;
+                while (left > 0 && at.length(left - 1) <= step) --left;
                 active[step - first] = left;
                 for (long r = 0; r < left; ++r)
                     x.convert(gathered++, call.x + task.row(r) * call.x_batch_stride +
-                                              time(r, step) * call.x_time_stride, features);
+                                              at.time(r, step) * call.x_time_stride, features);
             }
             input_product(shape, input_matrix, gathered, x, inputs);
             const float* in = inputs;
@@ -298,28 +280,17 @@ struct Reduced {
                 const long n = active[step - first];
                 one_step(functions, shape, matrix, n, s, in, stride);
                 in += n * stride;
-                for (long r = 0; r < n; ++r) {
-                    write_output(call, d, task.row(r), time(r, step), 0, 1, 0, units,
-                                 s.h_next + r * width, task.visits);
-                    if (step == length(r) - 1) finish(r, s.h_next);
-                }
-                float* before = s.h;
-                s.h = s.h_next;
-                s.h_next = before;
-                s.turned = !s.turned;
+                at.end_step(step, n, s);
             }
         }
     }
 
     static void run(const K2tCall& call, const K2tTask& task, float* memory) {
-        if (is_standard(call))
-            run_with<Standard>(call, task, memory);
-        else
-            run_with<Configured>(call, task, memory);
+        with_functions(call, [&](auto functions) { run_with(functions, call, task, memory); });
     }
 
     static constexpr K2tKernel KERNEL = {
         packed_size, pack, scratch_size, run, nullptr, nullptr, nullptr, fingerprint, LANES,
-        nullptr, nullptr, nullptr, nullptr, nullptr,
+        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
     };
 };

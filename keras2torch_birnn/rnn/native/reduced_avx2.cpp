@@ -12,6 +12,8 @@ namespace reduced_avx2 {
 #include "simd.h"
 #include "fingerprint.h"
 #include "product.h"
+#include "packed.h"
+#include "cells.h"
 #include "layer.h"
 #include "formats.h"
 #include "reduced.h"

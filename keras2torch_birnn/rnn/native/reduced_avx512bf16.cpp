@@ -12,6 +12,8 @@ namespace avx512bf16 {
 #include "simd.h"
 #include "fingerprint.h"
 #include "product.h"
+#include "packed.h"
+#include "cells.h"
 #include "layer.h"
 #include "formats.h"
 #include "reduced.h"

@@ -19,6 +19,8 @@ namespace reduced_plain {
 #include "simd.h"
 #include "fingerprint.h"
 #include "product.h"
+#include "packed.h"
+#include "cells.h"
 #include "layer.h"
 #include "formats.h"
 #include "reduced.h"

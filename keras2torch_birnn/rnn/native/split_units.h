@@ -56,7 +56,8 @@ static long split_start(const K2tCall& call, long d, float* memory) {
 }
 
 template <class Functions>
-static void split_run_with(const K2tCall& call, const K2tPart& at, float* memory) {
+static void split_run_with(const Functions& functions, const K2tCall& call, const K2tPart& at,
+                           float* memory) {
     const K2tShape& shape = call.shape;
     const long kind = shape.kind, units = shape.units, d = at.direction;
     const long length = row_length(call), all_panels = whole(units) / LANES;
@@ -64,7 +65,6 @@ static void split_run_with(const K2tCall& call, const K2tPart& at, float* memory
     const long panels = all_panels * (at.part + 1) / at.parts - first_panel;
     const long first = first_panel * LANES;
     const long count = first + panels * LANES < units ? panels * LANES : units - first;
-    const Functions functions(call);
     const Packed w(shape, call.packed[d]);
     const SplitBuffers shared(shape, memory);
 
@@ -74,7 +74,7 @@ static void split_run_with(const K2tCall& call, const K2tPart& at, float* memory
     if (phase < 0) {
         const long steps = length - begin < BLOCK_STEPS ? length - begin : BLOCK_STEPS;
         const long stride = static_cast<long>(call.x_time_stride);
-        return input_product(shape, w, steps, call.x + time(begin) * stride, d ? -stride : stride,
+        return input_product(shape, w, steps, {call.x + time(begin) * stride, d ? -stride : stride, 0},
                              first_panel, panels, shared.inputs);
     }
     const long in_block = phase / phases_per_step(kind), step = begin + in_block;
@@ -104,8 +104,5 @@ static void split_run_with(const K2tCall& call, const K2tPart& at, float* memory
 }
 
 static void split_run(const K2tCall& call, const K2tPart& at, float* memory) {
-    if (is_standard(call))
-        split_run_with<Standard>(call, at, memory);
-    else
-        split_run_with<Configured>(call, at, memory);
+    with_functions(call, [&](auto functions) { split_run_with(functions, call, at, memory); });
 }

@@ -1,0 +1,256 @@
+// One step of each cell for some rows, panel by panel. Inside an isa_*.cpp's namespace.
+
+// ---- a cell's two nonlinearities ------------------------------------------------------------------
+
+struct Standard {  // of most models: no switch in the inner loop
+    template <class Call>
+    explicit Standard(const Call&) {}
+    Vec gate(Vec x) const { return sigmoid(x); }
+    Vec act(Vec x) const { return hyperbolic_tangent(x); }
+    Vec kept_gate(Vec, Vec y) const { return y; }
+    Vec kept_act(Vec, Vec y) const { return y; }
+};
+
+// Whether a nonlinearity falls somewhere: its derivative is then no function of its value.
+static bool is_from_sum(long kind, float parameter) {
+    return kind == K2T_SILU || kind == K2T_HARD_SILU ||
+           ((kind == K2T_LEAKY_RELU || kind == K2T_ELU) && parameter < 0);
+}
+
+struct Configured {
+    long gate_kind, act_kind;
+    float gate_parameter, act_parameter;
+    bool gate_from_sum, act_from_sum;
+    template <class Call>
+    explicit Configured(const Call& call)
+        : gate_kind(call.recurrent_activation),
+          act_kind(call.activation),
+          gate_parameter(static_cast<float>(call.recurrent_activation_parameter)),
+          act_parameter(static_cast<float>(call.activation_parameter)),
+          gate_from_sum(is_from_sum(gate_kind, gate_parameter)),
+          act_from_sum(is_from_sum(act_kind, act_parameter)) {}
+    Vec gate(Vec x) const { return activate(gate_kind, gate_parameter, x); }
+    Vec act(Vec x) const { return activate(act_kind, act_parameter, x); }
+    // What the gradient needs to know: the sum x, or the value y of it.
+    Vec kept_gate(Vec x, Vec y) const { return gate_from_sum ? x : y; }
+    Vec kept_act(Vec x, Vec y) const { return act_from_sum ? x : y; }
+};
+
+template <class Call>
+static bool is_standard(const Call& call) {
+    return call.activation == K2T_TANH &&
+           (call.recurrent_activation == K2T_SIGMOID || call.shape.kind == K2T_SIMPLE);
+}
+
+// Call body(functions) with the nonlinearities of a call.
+template <class Call, class Body>
+static void with_functions(const Call& call, Body body) {
+    if (is_standard(call))
+        body(Standard(call));
+    else
+        body(Configured(call));
+}
+
+// ---- one step -------------------------------------------------------------------------------------
+
+static void copy(const float* from, long count, float* to) {
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) store(to + i, from ? load(from + i) : Vec{});
+    for (; i < count; ++i) to[i] = from ? from[i] : 0;
+}
+
+static void copy_scaled(const float* from, const float* factors, long count, float* to) {
+    long i = 0;
+    for (; i + LANES <= count; i += LANES) store(to + i, load(from + i) * load(factors + i));
+    for (; i < count; ++i) to[i] = from[i] * factors[i];
+}
+
+// Masks of dropout and what they leave of a vector: M copies of rows, one for all gates or one for each.
+struct Dropped {
+    float* masks;    // null: nothing is dropped
+    float* values;
+    long distance;   // between copies, for gates that have one each; else 0
+    long copies;
+
+    // Drop rows of `from`, each `width` wide, as the copies are; return what the gates read instead.
+    Operand drop(long rows, long width, const float* from) const {
+        if (!masks) return {from, width, 0};
+        for (long copy = 0, at = 0; copy < copies; ++copy, at = copy * distance)
+            for (long i = 0; i < rows * width; i += LANES)
+                store(values + at + i, load(from + i) * load(masks + at + i));
+        return {values, width, distance};
+    }
+
+    // The mask of one gate, null for none.
+    const float* of(long gate) const { return masks ? masks + gate * distance : nullptr; }
+};
+
+static long mask_copies(const K2tShape& shape) { return shape.apart ? gate_count(shape.kind) : 1; }
+
+static long masks_size(const K2tShape& shape, long rows) {
+    return 2 * mask_copies(shape) * rows * whole(shape.units);
+}
+
+// Take the masks (M, B, H) of the state for the rows of a task, padded; none if they are null.
+static Dropped take_masks(const float* masks, const K2tShape& shape, int64_t batch, const K2tTask& task,
+                          float* memory) {
+    const long copies = mask_copies(shape), units = shape.units, width = whole(units);
+    const long all = task.count * width;
+    if (!masks) return {nullptr, nullptr, 0, 0};
+    copy(nullptr, copies * all, memory);
+    for (long gate = 0; gate < copies; ++gate)
+        for (long r = 0; r < task.count; ++r)
+            copy(masks + (gate * batch + task.row(r)) * units, units, memory + gate * all + r * width);
+    return {memory, memory + copies * all, copies > 1 ? all : 0, copies};
+}
+
+// Buffers of a task; every row is padded to whole panels.
+struct Scratch {
+    float* x;       // rows of a block of steps, (rows, F)
+    float* inputs;  // their product with the input weights: (rows, [panel][G][lane])
+    float* sums;    // the recurrent product of one panel: (rows, [G][lane])
+    float* h;       // state before the step: (rows, H)
+    float* h_next;  // and after it
+    float* c;       // LSTM: cell state; GRU before: z
+    float* reset;   // GRU before: r h
+    Dropped state;  // of the state, (M, rows, H)
+    bool apart;     // whether each gate reads a state of its own
+    bool keeping;   // whether to keep the values that the gradient needs
+    float* kept[MOST_ROWS];  // their place, for each row
+    long first_panel;        // the panels of this task
+    long panels;
+    bool turned;             // whether this step reads the panels in reverse order
+
+    // First unit of the n-th panel to read. Every other step reads in reverse order, and so begins with
+    // the panels that are still in the first-level cache.
+    long unit(long n) const { return (first_panel + (turned ? panels - 1 - n : n)) * LANES; }
+};
+
+// ---- values kept for the gradient -------------------------------------------------------------------
+
+// LSTM: i, f, g, o, c. GRU after: r, z, n, n's recurrent sum. GRU before: r, z, n, and r h as n's product
+// read it. Simple: the new h. Then, for all cells, h before the step. Each has `whole(units)` floats. In
+// place of a nonlinearity's value it is the sum of which it was taken, if `is_from_sum`.
+static long kept_parts(long kind) { return kind == K2T_LSTM ? 6 : kind == K2T_SIMPLE ? 2 : 5; }
+
+template <class... Values>
+static void keep(float* to, long width, Values... values) {
+    ((store(to, values), to += width), ...);
+}
+
+// Compute the recurrent product of each panel, then call cell(row, unit, at, in, sum) for its units in
+// each row: `at` is their offset in (rows, H), `in` their product with the input (x_t W + b_ih, with IN
+// gates), `sum` the recurrent product (G gates).
+template <long G, long IN, class Cell>
+static void for_units(long rows, long units, const Scratch& s, const Operand& state,
+                      const float* recurrent, const float* bias, const float* inputs,
+                      long inputs_stride, Cell cell) {
+    const long width = whole(units);
+    for (long n = 0; n < s.panels; ++n) {
+        const long unit = s.unit(n);
+        product_of_gates<G>(rows, units, state, s.apart, recurrent + unit * units * G, bias + unit * G,
+                            s.sums, G * LANES);
+        for (long r = 0; r < rows; ++r)
+            cell(r, unit, r * width + unit, inputs + r * inputs_stride + unit * IN,
+                 s.sums + r * G * LANES);
+    }
+}
+
+template <class Functions>
+static void lstm_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                      const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    for_units<4, 4>(
+        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs, inputs_stride,
+        [&](long r, long unit, long at, const float* in, const float* sum) {
+            const Vec of_i = load(in) + load(sum), i = f.gate(of_i);
+            const Vec of_f = load(in + LANES) + load(sum + LANES), forget = f.gate(of_f);
+            const Vec of_g = load(in + 2 * LANES) + load(sum + 2 * LANES), g = f.act(of_g);
+            const Vec of_o = load(in + 3 * LANES) + load(sum + 3 * LANES), o = f.gate(of_o);
+            const Vec next = forget * load(s.c + at) + i * g;
+            store(s.c + at, next);
+            store(s.h_next + at, o * f.act(next));
+            if (s.keeping)
+                keep(s.kept[r] + unit, width, f.kept_gate(of_i, i), f.kept_gate(of_f, forget),
+                     f.kept_act(of_g, g), f.kept_gate(of_o, o), next);
+        });
+}
+
+template <class Functions>
+static void gru_after_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                           const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    for_units<3, 3>(
+        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs, inputs_stride,
+        [&](long r, long unit, long at, const float* in, const float* sum) {
+            const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
+            const Vec of_z = load(in + LANES) + load(sum + LANES), z = f.gate(of_z);
+            const Vec recurrent = load(sum + 2 * LANES);
+            const Vec of_n = load(in + 2 * LANES) + reset * recurrent, n = f.act(of_n);
+            store(s.h_next + at, z * load(s.h + at) + (1.0f - z) * n);
+            if (s.keeping)
+                keep(s.kept[r] + unit, width, f.kept_gate(of_r, reset), f.kept_gate(of_z, z),
+                     f.kept_act(of_n, n), recurrent);
+        });
+}
+
+template <class Functions>
+static void gru_before_gates(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                             const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    float* z = s.c;
+    const float* mask = s.state.of(2);
+    for_units<2, 3>(
+        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs, inputs_stride,
+        [&](long r, long unit, long at, const float* in, const float* sum) {
+            const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
+            const Vec of_z = load(in + LANES) + load(sum + LANES), gate_z = f.gate(of_z);
+            const Vec all_h = reset * load(s.h + at), read = mask ? all_h * load(mask + at) : all_h;
+            store(s.reset + at, read);
+            store(z + at, gate_z);
+            if (!s.keeping) return;
+            float* to = s.kept[r] + unit;
+            keep(to, width, f.kept_gate(of_r, reset), f.kept_gate(of_z, gate_z));
+            store(to + 3 * width, read);
+        });
+}
+
+template <class Functions>
+static void gru_before_new(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                           const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    const float* z = s.c;
+    for_units<1, 3>(
+        rows, units, s, {s.reset, width, 0}, w.recurrent + width * units * 2, w.bias_hh + width * 2, inputs,
+        inputs_stride, [&](long r, long unit, long at, const float* in, const float* sum) {
+            const Vec of_n = load(in + 2 * LANES) + load(sum), n = f.act(of_n), old = load(z + at);
+            store(s.h_next + at, old * load(s.h + at) + (1.0f - old) * n);
+            if (s.keeping) store(s.kept[r] + 2 * width + unit, f.kept_act(of_n, n));
+        });
+}
+
+template <class Functions>
+static void simple_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                        const float* inputs, long inputs_stride) {
+    const long width = whole(units);
+    for_units<1, 1>(
+        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs, inputs_stride,
+        [&](long r, long unit, long at, const float* in, const float* sum) {
+            const Vec of_h = load(in) + load(sum), next = f.act(of_h);
+            store(s.h_next + at, next);
+            if (s.keeping) store(s.kept[r] + unit, f.kept_act(of_h, next));
+        });
+}
+
+template <class Functions>
+static void one_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+                     const float* inputs, long stride, long kind) {
+    switch (kind) {
+        case K2T_LSTM: return lstm_step(f, w, rows, units, s, inputs, stride);
+        case K2T_GRU_AFTER: return gru_after_step(f, w, rows, units, s, inputs, stride);
+        case K2T_GRU_BEFORE:
+            gru_before_gates(f, w, rows, units, s, inputs, stride);
+            return gru_before_new(f, w, rows, units, s, inputs, stride);
+        default: simple_step(f, w, rows, units, s, inputs, stride);
+    }
+}

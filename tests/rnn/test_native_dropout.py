@@ -1,0 +1,179 @@
+"""Dropout inside a layer, by the native kernel: the loop's masks, the loop's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from kernel_layers import CELLS, assert_close, both, gru, half, native, reference, tensors
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.rnn.engine_settings import explain
+from keras2torch_birnn.schema import CELL_GATES
+
+pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
+RATES = ((0.4, 0.0), (0.0, 0.3), (0.4, 0.3))
+UNITS, FEATURES, BATCH, TIME = 19, 5, 7, 11
+# Keras' gate at each place of torch's.
+TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
+
+
+def layer(cell: str, merge: str | None = "mul", **config: Any) -> nn.Module:
+    options = {"activation": "tanh", "recurrent_activation": "sigmoid", **config}
+    if merge in ("one", "back"):
+        return recurrent(half(cell, UNITS, FEATURES, 1, go_backwards=merge == "back", **options))
+    return bidirectional(both(cell, UNITS, FEATURES, merge, **options))
+
+
+def numbers(module: Any, engine: str, dtype: torch.dtype, *, masked: bool) -> list[Tensor]:
+    """Outputs, gradients of all that may have one, and the random numbers that come next."""
+    module = module.to(dtype).train().requires_grad_(True)
+    module.engine = engine
+    rng = torch.Generator().manual_seed(5)
+    x = torch.randn(BATCH, TIME, FEATURES, generator=rng).to(dtype).requires_grad_()
+    mask = torch.rand(BATCH, TIME, generator=rng) < 0.6 if masked else None
+    states = len(module.plan.rules) * (2 if module.cell.kind == "LSTM" else 1)
+    start = [torch.randn(BATCH, UNITS, generator=rng).to(dtype) for _ in range(states)]
+    start = [s.requires_grad_() for s in start]
+    torch.manual_seed(11)
+    found = module(x, mask, start)
+    outputs = list(found) if isinstance(found, tuple) else [found]
+    loss = torch.stack([y.sin().sum() for y in outputs]).sum()
+    wanted = [x, *start, *module.parameters()]
+    return [*outputs, *torch.autograd.grad(loss, wanted), torch.rand(3)]
+
+
+def assert_near(got: list[Tensor], wanted: list[Tensor]) -> None:
+    for a, b in zip(map(Tensor.detach, got), map(Tensor.detach, wanted), strict=True):
+        scale = max(1.0, float(b.abs().max()))
+        torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=2e-6 * scale)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("implementation", [1, 2])
+@pytest.mark.parametrize("rates", RATES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_same_seed_gives_what_the_loop_gives(
+    cell: str, rates: tuple[float, float], implementation: int, masked: bool
+) -> None:
+    names = ("dropout", "recurrent_dropout")
+    options = {"implementation": implementation, **dict(zip(names, rates, strict=True))}
+    wanted = numbers(layer(cell, **options), "loop", torch.float64, masked=masked)
+    got = numbers(layer(cell, **options), "native", torch.float32, masked=masked)
+    assert_near(got, wanted)
+
+
+@pytest.mark.parametrize("rule", ["zeros", "previous_output", "previous_state"])
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", None, "one", "back"])
+def test_every_merge_and_direction_gives_what_the_loop_gives(merge: str | None, rule: str) -> None:
+    for cell in CELLS:
+        for implementation in (1, 2):
+            module = layer(
+                cell,
+                merge,
+                dropout=0.4,
+                recurrent_dropout=0.3,
+                implementation=implementation,
+                return_state=True,
+                masked_output=rule,
+            )
+            wanted = numbers(module, "loop", torch.float64, masked=True)
+            assert_near(numbers(module, "native", torch.float32, masked=True), wanted)
+
+
+@pytest.mark.parametrize("implementation", [1, 2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_masks_are_drawn_for_each_direction_first_of_inputs_then_of_states(
+    cell: str, implementation: int
+) -> None:
+    """Which random numbers a mask gets is part of what a seed means: it must not change.
+
+    With one row in the batch, dropping is scaling rows of the kernels.
+    """
+    config = {"dropout": 0.4, "recurrent_dropout": 0.3, "implementation": implementation}
+    options: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid", **config}
+    spec = both(cell, UNITS, FEATURES, "concat", **options)
+    module: Any = bidirectional(spec).train()
+    module.engine = "native"
+    x = torch.randn(1, TIME, FEATURES, generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        got = module(x)
+    torch.manual_seed(3)
+    for part in ("forward_layer", "backward_layer"):
+        one = spec.parts[part]
+        order = TORCH_GATES[one.class_name]
+        copies = len(order) if implementation == 1 else 1
+        for name, size, rate in (
+            ("kernel", FEATURES, 0.4),
+            ("recurrent_kernel", UNITS, 0.3),
+        ):
+            drawn = [nn.functional.dropout(torch.ones(1, size), rate)[0] for _ in range(copies)]
+            blocks = np.split(one.weights[name], CELL_GATES[one.class_name], axis=1)
+            for position, gate in enumerate(order):
+                blocks[gate] = blocks[gate] * drawn[position % copies].numpy()[:, None]
+            one.weights[name] = np.concatenate(blocks, axis=1)
+    assert_close(tensors(got), reference(spec, x.numpy().astype("f8"), None))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_row_that_would_be_split_between_threads_drops_too(cell: str) -> None:
+    units = 389
+    options = {"activation": "tanh", "recurrent_activation": "sigmoid", "recurrent_dropout": 0.3}
+    module: Any = bidirectional(both(cell, units, 3, "sum", **options)).train()
+    x, found = torch.randn(1, 5, 3), {}
+    before = torch.get_num_threads()
+    for engine, threads in (("native", 4), ("loop", 1)):
+        torch.set_num_threads(threads)
+        module.engine = engine
+        torch.manual_seed(1)
+        with torch.no_grad():
+            found[engine] = module(x)
+    torch.set_num_threads(before)
+    torch.testing.assert_close(found["native"], found["loop"], rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_runs_by_the_kernel_inside_a_checkpoint_too() -> None:
+    module, x = gru(dropout=0.4, recurrent_dropout=0.3)
+    assert [choice.engine for choice in explain(module.train())[""]] == ["native"]
+    weights = list(module.parameters())
+    torch.manual_seed(2)
+    wanted = torch.autograd.grad(module(x).sum(), weights)
+    torch.manual_seed(2)
+    inside: Any = checkpoint(module, x, use_reentrant=False)
+    for a, b in zip(torch.autograd.grad(inside.sum(), weights), wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_in_evaluation_mode_nothing_is_dropped_and_nothing_drawn() -> None:
+    module, x = gru(dropout=0.4, recurrent_dropout=0.3)
+    plain, _ = gru()
+    torch.manual_seed(2)
+    with torch.no_grad():
+        assert torch.equal(module.eval()(x), plain.eval()(x))
+    after = torch.rand(3)
+    torch.manual_seed(2)
+    assert torch.equal(after, torch.rand(3))
+
+
+def test_compiled_graphs_drop_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = gru(dropout=0.4, recurrent_dropout=0.3)
+    module.train()
+    compiled = torch.compile(module, backend="eager")
+    found = []
+    for call in (compiled, module):
+        torch.manual_seed(2)
+        with torch.no_grad():
+            found.append(call(x))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+    torch.compiler.reset()
+    module.engine = "native"
+    with torch.no_grad(), pytest.raises(Exception, match="compiled graphs has no dropout") as said:
+        torch.compile(module, backend="eager")(x)
+    assert isinstance(said.value, UsageError) or "UsageError" in str(said.value)

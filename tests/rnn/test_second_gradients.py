@@ -1,0 +1,174 @@
+"""Gradients of gradients: exact in float64, and through the native kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from kernel_layers import CELLS, both, native
+from torch import Tensor
+
+from keras2torch_birnn.layers.recurrent import bidirectional
+from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.dropout_masks import draw_masks
+from keras2torch_birnn.rnn.engines import loop, native_gradient
+from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
+from keras2torch_birnn.rnn.layer import RnnLayer
+
+pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
+UNITS, FEATURES, BATCH, TIME = 3, 2, 2, 5
+
+
+def layer_and_call(cell: str, *, masked: bool, dropped: bool) -> tuple[RnnLayer, RnnCall]:
+    rates: Any = {"dropout": 0.4, "recurrent_dropout": 0.3} if dropped else {}
+    options = {"activation": "tanh", "recurrent_activation": "sigmoid", **rates}
+    module: Any = bidirectional(both(cell, UNITS, FEATURES, "mul", **options)).double().train()
+    layer = module.rnn_layer()
+    rng = torch.Generator().manual_seed(3)
+    x = torch.randn(BATCH, TIME, FEATURES, generator=rng, dtype=torch.float64)
+    initial = tuple(
+        tuple(
+            torch.randn(BATCH, UNITS, generator=rng, dtype=torch.float64)
+            for _ in range(layer.state_count())
+        )
+        for _ in range(2)
+    )
+    lengths = torch.tensor([5, 3]) if masked else None
+    torch.manual_seed(1)
+    return layer, draw_masks(layer, RnnCall(x, lengths, initial, "mul"))
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernel's two functions in float64, by the loop; return which of them were called."""
+    seen: list[str] = []
+
+    def run(layer: RnnLayer, call: RnnCall) -> tuple[Tensor, Tensor]:
+        outputs, states = loop.run_directions(layer, call)
+        return torch.cat(outputs, dim=2), torch.stack([s for state in states for s in state])
+
+    def layer_of(cell: Any, parameters: Any) -> RnnLayer:
+        return LAYERS[0]._replace(parameters=[p for direction in parameters for p in direction])
+
+    def run_keeping(cell: Any, parameters: Any, call: RnnCall) -> Any:
+        seen.append("run")
+        out, final = run(layer_of(cell, parameters), call)
+        return out, final, tuple(torch.zeros(1) for _ in parameters)
+
+    def gradient(
+        cell: Any,
+        parameters: Any,
+        call: RnnCall,
+        kept: Any,
+        d_out: Any,
+        d_final: Any,
+        *,
+        of_x: bool,
+    ) -> Any:
+        seen.append("gradient")
+        layer = layer_of(cell, parameters)
+        numbers = [t.detach().requires_grad_() for t in float_tensors(layer, call)]
+        with torch.enable_grad():
+            again, x, initial = replace_float_tensors(layer, numbers, len(call.states()))
+            out = run(again, call._replace(x=x, initial_state=initial))
+            pairs = [(y, d) for y, d in zip(out, (d_out, d_final), strict=True) if d is not None]
+            outputs = [y for y, _ in pairs] or [torch.zeros(1, requires_grad=True).sum()]
+            given = [d for _, d in pairs] or [torch.zeros(())]
+            found = torch.autograd.grad(outputs, numbers, given, materialize_grads=True)
+        count = len(call.states())
+        rest = iter(found[1 + count :])
+        weights = [tuple(None if p is None else next(rest) for p in four) for four in parameters]
+        return found[0] if of_x else None, list(found[1 : 1 + count]), weights
+
+    monkeypatch.setattr(native_gradient, "run_keeping", run_keeping)
+    monkeypatch.setattr(native_gradient, "gradient", gradient)
+    return seen
+
+
+LAYERS: list[RnnLayer] = []  # the one under test
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_of_gradients_are_exact(
+    cell: str, masked: bool, dropped: bool, in_float64: list[str]
+) -> None:
+    """gradcheck and gradgradcheck of what stands around the kernel, for all its tensors."""
+    layer, call = layer_and_call(cell, masked=masked, dropped=dropped)
+    LAYERS[:] = [layer]
+    count = len(call.states())
+
+    def compute(*numbers: Tensor) -> tuple[Tensor, ...]:
+        again, x, initial = replace_float_tensors(layer, numbers, count)
+        found = native_gradient.run_with_gradient(again, call._replace(x=x, initial_state=initial))
+        return *found[0], *(s for state in found[1] for s in state)
+
+    numbers = [t.detach().clone().requires_grad_() for t in float_tensors(layer, call)]
+    assert torch.autograd.gradcheck(compute, numbers, fast_mode=True)
+    assert torch.autograd.gradgradcheck(compute, numbers, fast_mode=True)
+    assert {"run", "gradient"} == set(in_float64)
+
+
+def penalty(
+    module: Any, given: Sequence[Tensor], mask: Tensor | None, wanted: list[Tensor]
+) -> list[Tensor]:
+    """Gradients of a loss in a graph, and those of the loss with a penalty on them."""
+    torch.manual_seed(4)
+    loss = module(given[0], mask, list(given[1:])).sin().sum()
+    first = torch.autograd.grad(loss, wanted, create_graph=True)
+    total = loss + torch.stack([g.square().sum() for g in first]).sum()
+    return [*first, *torch.autograd.grad(total, wanted)]
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_gradient_penalty_by_the_kernel_is_that_of_the_loop(
+    cell: str, masked: bool, dropped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: Any = {"dropout": 0.4, "recurrent_dropout": 0.3} if dropped else {}
+    options = {"activation": "tanh", "recurrent_activation": "sigmoid", **rates}
+    spec = both(cell, 19, 5, "ave", **options)
+    seen: list[bool] = []
+    original = native_gradient.gradient
+
+    def counted(*rest: Any, **keywords: Any) -> Any:
+        seen.append(torch.is_grad_enabled())
+        return original(*rest, **keywords)
+
+    monkeypatch.setattr(native_gradient, "gradient", counted)
+
+    def found(dtype: torch.dtype, engine: str) -> list[Tensor]:
+        module: Any = bidirectional(spec).to(dtype).train()
+        module.engine = engine
+        rng = torch.Generator().manual_seed(0)
+        states = 4 if cell == "LSTM" else 2
+        sizes = [(3, 7, 5), *[(3, 19)] * states]
+        given = [torch.randn(s, generator=rng).to(dtype).requires_grad_() for s in sizes]
+        mask = torch.arange(7) < torch.tensor([7, 4, 0])[:, None] if masked else None
+        return penalty(module, given, mask, [*given, *module.parameters()])
+
+    got, wanted = found(torch.float32, "native"), found(torch.float64, "loop")
+    assert len(seen) == 2  # the loss' gradient in a graph, and what goes through the output
+    for a, b in zip(map(Tensor.detach, got), map(Tensor.detach, wanted), strict=True):
+        scale = max(1.0, float(b.abs().max()))
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-5 * scale)
+
+
+def test_a_gradient_of_some_tensors_only_has_gradients_of_these() -> None:
+    """Frozen weights, no initial states, and a loss that does not depend on all outputs."""
+    options = {"activation": "linear"}
+    module: Any = bidirectional(both("SimpleRNN", 19, 5, None, **options)).train()
+    module.requires_grad_(False)
+    x = torch.randn(3, 7, 5).requires_grad_()
+    found = []
+    for engine in ("native", "loop"):
+        module.engine = engine
+        (first,) = torch.autograd.grad(module(x)[0].square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), x)[0])
+        (constant,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
+        assert torch.autograd.grad(constant.sum() + x.sum(), x)[0].eq(1).all()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
