@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays
+from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import (
     GRU,
     LSTM,
@@ -27,7 +28,6 @@ from keras2torch_birnn.rnn.modules import (
     parameter_names,
     recurrent_forward,
 )
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.library import STATES
 from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
 from keras2torch_birnn.rnn.tensor_memory import is_plain
@@ -37,7 +37,6 @@ RECURRENT_CLASSES = (LSTM, GRU, RNN, LoopRNN)
 
 # Torch has no public name for hooks of all modules, and no types.
 _any_global_hook: Any = cast(Any, nn.modules.module)._has_any_global_hook
-
 
 
 class Link(NamedTuple):

@@ -48,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 def test_native_is_the_reference(case: dict[str, Any]) -> None:
     cell, merge, units, features = (case[k] for k in ("cell", "merge", "units", "features"))
     make, spec = layer_of(case)
-    module = make(spec)
+    module = make(spec).eval()
     rng = np.random.default_rng(case["seed"])
     batch, time = case["batch"], case["time"]
     x = rng.normal(size=(batch, time, features)).astype("f4")

@@ -257,7 +257,7 @@ int64_t run_beside_check(const K2tCall& call, const K2tKernel& with, const Team&
     auto both = [&](long index) {
         if (index == 1) {
             stale = is_stale(call, with, 0);
-        } else if (float* scratch = memory.at_least(with.scratch_size(call.shape, 1))) {
+        } else if (float* scratch = memory.at_least(with.scratch_size(call, 1))) {
             with.run(call, {0, &row, 0, 1, 1, nullptr}, scratch);
         } else {
             failed = true;
