@@ -95,7 +95,8 @@ def _bidirectional_changes(
         )
     else:
         for words, merge in _OTHER_MERGES.items():
-            yield here("merge mode", f"{words}, Keras merges by {mode}", _merged(merge))
+            kind = "half left out" if words.startswith("leaves") else "merge mode"
+            yield here(kind, f"{words}, Keras merges by {mode}", _merged(merge))
     table = _SEQUENCES if half.config["return_sequences"] else _LAST_STATES
     for words, (kind, apply) in table.items():
         yield here(kind, words, apply)
@@ -176,14 +177,13 @@ def _valid(mask: Structure, sequence: Array) -> Array:
 def _turned_with_padding(
     equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Result:
-    """Flip whole rows of what the backward half gives for its own valid steps."""
+    """Flip whole rows of the backward half's output, whose steps were put where they count."""
     apart = replace(layer, config={**layer.config, "merge_mode": None})
     (forward, backward, *rest), masks = equation(apart, inputs, mask, context)
     valid = _valid(mask, backward)
     turned = np.zeros_like(backward)
     for row, steps in enumerate(valid):
-        own = backward[row, steps]
-        turned[row, len(steps) - len(own) :] = own
+        turned[row, steps[::-1]] = backward[row, steps]
     if rest:
         raise ValueError("states are not merged")
     return _merge_of(layer)(forward, turned), masks[0]

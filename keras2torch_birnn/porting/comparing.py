@@ -97,6 +97,8 @@ class _Comparison:
         """Compare on every batch; look for the reasons where the outputs differ."""
         found: list[Change] = []
         findings: list[PortFinding] = []
+        searches: list[Search] = []
+        first = ""  # the rows on which it showed first
         errors = [0.0]
         ok = True
         for number, batch in enumerate(drawn):
@@ -108,16 +110,22 @@ class _Comparison:
             search = self._search(batch, run, found)
             right = compute(self.spec, batch.arrays)
             errors.append(_error(run, right.outputs, search))
+            searches.append(search)
             if search.same_outputs(right):
                 continue
-            ok = False
+            rows = batch.name if number else ""
+            first, ok = rows if ok else first, False
             if any(one.kind == "unexplained" for one in findings):
                 continue
             explained = search.explain()
-            findings += self._findings(search, found, batch.name if number else "")
+            if found and (not explained or search.found != found):
+                other = self._search(batch, run, [])  # what the first rows told may be too special
+                if other.explain() and all(one.explained_by(other.found) for one in searches):
+                    search, explained, found, findings, rows = other, True, [], [], first
+            findings += self._findings(search, found, rows)
             found = [one for one in search.found if one.kind != "unexplained"]
             if not explained and not search.unexplained:
-                findings.append(_unexplained_end(run, search, batch.name if number else ""))
+                findings.append(_unexplained_end(run, search, rows))
         names = tuple(batch.name for batch in drawn if batch.name)
         return PortReport(
             ok, tuple(findings), tuple(self._tensors()), names, max(errors), tuple(self._notes())

@@ -207,7 +207,15 @@ class Search:
             return _ALL
         if not self.seen(path, trace):
             return 0
-        return 1 + sum(self.seen(later, trace) for later in self.later.get(path, ()))
+        later = sum(self.seen(one, trace) for one in self.later.get(path, ()))
+        if not later and any(one.kind == "half left out" for one in some):
+            return 0  # a right port computes each half, too
+        return 1 + later
+
+    def explained_by(self, changes: Sequence[Change]) -> bool:
+        """Tell whether the port's outputs are the reference's with these changes."""
+        trace = self.compute(changes)
+        return trace is not None and self.same_outputs(trace)
 
     def _contradict(self, path: str, some: Sequence[Change], trace: Trace) -> bool:
         """Tell whether the port computed before this call what these changes do not give."""
