@@ -95,13 +95,14 @@ def _bidirectional_changes(
         )
     else:
         for words, merge in _OTHER_MERGES.items():
-            kind = "half left out" if words.startswith("leaves") else "merge mode"
-            yield here(kind, f"{words}, Keras merges by {mode}", _merged(merge))
+            yield here("merge mode", f"{words}, Keras merges by {mode}", _merged(merge))
     table = _SEQUENCES if half.config["return_sequences"] else _LAST_STATES
     for words, (kind, apply) in table.items():
         yield here(kind, words, apply)
     if half.class_name == "LSTM" and not half.config["return_sequences"]:
         yield here("last state", "takes the cell states c where Keras takes h", _cell_states)
+    for words, merge in _ONE_HALF.items() if mode != "concat" else ():
+        yield here("half left out", f"{words}, Keras merges by {mode}", _merged(merge))
     for part, other in (("forward", "backward"), ("backward", "forward")):
         words = f"the {other} half uses the weights of the {part} half"
         yield here("halves alike", words, _share_half(f"{part}_layer"))
@@ -251,6 +252,8 @@ _OTHER_MERGES: Mapping[str, Both] = {
     "subtracts the backward half from the forward half": lambda _, f, b: f - b,
     "subtracts the forward half from the backward half": lambda _, f, b: b - f,
     "takes the larger of both halves": lambda _, f, b: np.maximum(f, b),
+}
+_ONE_HALF: Mapping[str, Both] = {
     "leaves out the backward half": lambda _, f, b: f,
     "leaves out the forward half": lambda _, f, b: b,
 }

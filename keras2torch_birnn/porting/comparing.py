@@ -107,7 +107,7 @@ class _Comparison:
                 ok = False
                 findings.append(PortFinding("the port", "fails", run, rows=batch.name))
                 continue
-            search = self._search(batch, run, found)
+            search = self._search(batch, run, found, searches)
             right = compute(self.spec, batch.arrays)
             errors.append(_error(run, right.outputs, search))
             searches.append(search)
@@ -119,7 +119,8 @@ class _Comparison:
                 continue
             explained = search.explain()
             if found and (not explained or search.found != found):
-                other = self._search(batch, run, [])  # what the first rows told may be too special
+                # what the first rows told may be too special
+                other = self._search(batch, run, [], searches[:-1])
                 if other.explain() and all(one.explained_by(other.found) for one in searches):
                     search, explained, found, findings, rows = other, True, [], [], first
             findings += self._findings(search, found, rows)
@@ -131,8 +132,11 @@ class _Comparison:
             ok, tuple(findings), tuple(self._tensors()), names, max(errors), tuple(self._notes())
         )
 
-    def _search(self, batch: Batch, run: PortRun, found: list[Change]) -> Search:
-        return Search(self.spec, batch.arrays, run, self.evidence, self.guesses, list(found))
+    def _search(
+        self, batch: Batch, run: PortRun, found: list[Change], earlier: Sequence[Search]
+    ) -> Search:
+        known = self.evidence, self.guesses, list(found), tuple(earlier)
+        return Search(self.spec, batch.arrays, run, *known)
 
     def _run(self, batch: Batch, *, first: bool) -> PortRun | str:
         given = arguments(self.port.forward, self.spec, batch.arrays)

@@ -59,6 +59,7 @@ class Search:
     ``inputs``: of the run; ``evidence``: changes that follow from the port's weights; ``guesses``:
     others that are known for this model alone. ``found`` and ``unexplained`` grow while it runs;
     ``right``: the calls whose output the port computed, with the changes found so far.
+    ``earlier``: on other inputs; what explains this run must hold there, too.
     """
 
     spec: ModelSpec
@@ -67,6 +68,7 @@ class Search:
     evidence: Sequence[Change]
     guesses: Sequence[Change]
     found: list[Change]
+    earlier: Sequence[Search] = ()
     unexplained: list[Unexplained] = field(default_factory=list)
     trials: int = 0
     right: set[str] = field(default_factory=set)
@@ -204,7 +206,8 @@ class Search:
         if self._contradict(path, some, trace):
             return 0
         if self.same_outputs(trace):
-            return _ALL
+            whole = [*self.found, *some]
+            return _ALL if all(one.explained_by(whole) for one in self.earlier) else 0
         if not self.seen(path, trace):
             return 0
         later = sum(self.seen(one, trace) for one in self.later.get(path, ()))
