@@ -47,8 +47,9 @@ class Output:
 
     @staticmethod
     def format(data: Mapping[str, Any], indent: int | None = None) -> str:
-        """Return one JSON object with the version of its schema."""
-        return json.dumps({"schema": SCHEMA, **data}, indent=indent)
+        """Return one JSON object with the version of its schema, the verdict and the exit code."""
+        ok = data.get("ok", True)
+        return json.dumps({"schema": SCHEMA, "ok": ok, "exit": int(not ok), **data}, indent=indent)
 
     def show_progress(self, what: str) -> AbstractContextManager[Bar | Hidden]:
         """Show a bar while long work runs, unless it is not wanted."""

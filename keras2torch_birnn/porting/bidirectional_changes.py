@@ -101,6 +101,8 @@ def _bidirectional_changes(
         yield here(kind, words, apply)
     if half.class_name == "LSTM" and not half.config["return_sequences"]:
         yield here("last state", "takes the cell states c where Keras takes h", _cell_states)
+    for words, merge in _ONE_HALF.items() if mode != "concat" else ():
+        yield here("half left out", f"{words}, Keras merges by {mode}", _merged(merge))
     for part, other in (("forward", "backward"), ("backward", "forward")):
         words = f"the {other} half uses the weights of the {part} half"
         yield here("halves alike", words, _share_half(f"{part}_layer"))
@@ -176,14 +178,13 @@ def _valid(mask: Structure, sequence: Array) -> Array:
 def _turned_with_padding(
     equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Result:
-    """Flip whole rows of what the backward half gives for its own valid steps."""
+    """Flip whole rows of the backward half's output, whose steps were put where they count."""
     apart = replace(layer, config={**layer.config, "merge_mode": None})
     (forward, backward, *rest), masks = equation(apart, inputs, mask, context)
     valid = _valid(mask, backward)
     turned = np.zeros_like(backward)
     for row, steps in enumerate(valid):
-        own = backward[row, steps]
-        turned[row, len(steps) - len(own) :] = own
+        turned[row, steps[::-1]] = backward[row, steps]
     if rest:
         raise ValueError("states are not merged")
     return _merge_of(layer)(forward, turned), masks[0]
@@ -251,6 +252,8 @@ _OTHER_MERGES: Mapping[str, Both] = {
     "subtracts the backward half from the forward half": lambda _, f, b: f - b,
     "subtracts the forward half from the backward half": lambda _, f, b: b - f,
     "takes the larger of both halves": lambda _, f, b: np.maximum(f, b),
+}
+_ONE_HALF: Mapping[str, Both] = {
     "leaves out the backward half": lambda _, f, b: f,
     "leaves out the forward half": lambda _, f, b: b,
 }

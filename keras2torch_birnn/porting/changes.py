@@ -177,12 +177,6 @@ def masks_given(change: Callable[[Array, Structure], Array]) -> Apply:
     return apply
 
 
-def to_start(mask: Array) -> Array:
-    """Move the padding of every row to its start, as a reversal of the whole row does."""
-    moved: Array = to_end(mask)[:, ::-1]
-    return moved
-
-
 def to_end(mask: Array) -> Array:
     """Move the padding of every row to its end, as lengths alone would tell it."""
     count = np.asarray(mask).astype(bool).sum(axis=1)

@@ -19,7 +19,6 @@ from keras2torch_birnn.porting.changes import (
     masked_by,
     settled,
     to_end,
-    to_start,
     weighted,
 )
 from keras2torch_birnn.porting.gates import gate_count, orders, reorder, written
@@ -106,7 +105,7 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
         )
     yield every("mask missing", "the mask is not used: padding is read as data", masked_by(_none))
     yield every("padding side", "padding is taken to be at the end of every row", masked_by(to_end))
-    words = "the reversal of a row includes its padding, which is then read before, or as, the data"
+    words = "the reversal of a row includes its padding, which is then read as data"
     yield every("reversed padding", words, _reversed_with_padding)
     rules = {
         "zeros": "gives zeros at padded steps",
@@ -195,11 +194,11 @@ def _raise_forget(weights: dict[str, Array]) -> Mapping[str, Array]:
 def _reversed_with_padding(
     equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Result:
-    """Flip whole rows, and then run as many steps as count: the first ones are padding."""
+    """Flip whole rows, but not the mask: the first steps are padding, and count."""
     if not layer.config["go_backwards"]:
         raise ValueError("it is not reversed")
     zeros = replace(layer, semantics={**layer.semantics, "masked_output": "zeros"})
-    return masked_by(to_start)(equation, zeros, inputs, mask, context)
+    return masked_by(lambda m: m[:, ::-1])(equation, zeros, inputs, mask, context)
 
 
 def _each_transposed(kernel: Array, gates: int) -> Array:

@@ -59,6 +59,7 @@ class Search:
     ``inputs``: of the run; ``evidence``: changes that follow from the port's weights; ``guesses``:
     others that are known for this model alone. ``found`` and ``unexplained`` grow while it runs;
     ``right``: the calls whose output the port computed, with the changes found so far.
+    ``earlier``: on other inputs; what explains this run must hold there, too.
     """
 
     spec: ModelSpec
@@ -67,6 +68,7 @@ class Search:
     evidence: Sequence[Change]
     guesses: Sequence[Change]
     found: list[Change]
+    earlier: Sequence[Search] = ()
     unexplained: list[Unexplained] = field(default_factory=list)
     trials: int = 0
     right: set[str] = field(default_factory=set)
@@ -204,10 +206,19 @@ class Search:
         if self._contradict(path, some, trace):
             return 0
         if self.same_outputs(trace):
-            return _ALL
+            whole = [*self.found, *some]
+            return _ALL if all(one.explained_by(whole) for one in self.earlier) else 0
         if not self.seen(path, trace):
             return 0
-        return 1 + sum(self.seen(later, trace) for later in self.later.get(path, ()))
+        later = sum(self.seen(one, trace) for one in self.later.get(path, ()))
+        if not later and any(one.kind == "half left out" for one in some):
+            return 0  # a right port computes each half, too
+        return 1 + later
+
+    def explained_by(self, changes: Sequence[Change]) -> bool:
+        """Tell whether the port's outputs are the reference's with these changes."""
+        trace = self.compute(changes)
+        return trace is not None and self.same_outputs(trace)
 
     def _contradict(self, path: str, some: Sequence[Change], trace: Trace) -> bool:
         """Tell whether the port computed before this call what these changes do not give."""

@@ -5,7 +5,7 @@ Without gradients and in evaluation mode; elsewhere the modules are called one a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -29,11 +29,15 @@ from keras2torch_birnn.rnn.modules import (
     recurrent_forward,
 )
 from keras2torch_birnn.rnn.native.library import STATES
+from keras2torch_birnn.rnn.native.op import lengths_of_padded
 from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 # A subclass, such as a parametrized module, may do more.
 RECURRENT_CLASSES = (LSTM, GRU, RNN, LoopRNN)
+
+# Rules of masked steps by which a last step shows the last state, of zeros at first, or zeros.
+_LAST_STATE = frozenset(("zeros", "previous_output", "previous_state"))
 
 # Torch has no public name for hooks of all modules, and no types.
 _any_global_hook: Any = cast(Any, nn.modules.module)._has_any_global_hook
@@ -71,7 +75,8 @@ class _Ready(NamedTuple):
 
     plan: of the chain as one module. stateful: the indices of modules that carry states. from_end:
     whether one reads from the last step. few_rows: whether torch's kernel is faster from
-    ``SEVERAL`` rows on.
+    ``SEVERAL`` rows on. shows_last_state: whether the output is that of the last step alone, and
+    shows the last state, or zeros, where that step is masked.
     """
 
     modules: tuple[RecurrentModule, ...]
@@ -81,6 +86,7 @@ class _Ready(NamedTuple):
     stateful: tuple[int, ...]
     from_end: bool
     few_rows: bool
+    shows_last_state: bool
 
     def describes(self, modules: Sequence[RecurrentModule]) -> bool:
         """Return whether the facts are about these modules."""
@@ -154,23 +160,43 @@ class Chain:
             return None
         if not all(map(partial(_fit, rows), initial or (), stack.units)):
             return None
-        if mask is None and not ready.stateful:
-            return _run_unmasked(modules, ready.plan, stack, x)
+        if not ready.stateful:
+            layers = partial(_layers, modules)
+            if mask is None:
+                return _run_unmasked(layers, ready.plan, stack, x)
+            if ready.shows_last_state and mask.dtype is torch.bool and mask.shape == x.shape[:2]:
+                lengths = lengths_of_padded(mask)
+                if lengths is not None:
+                    return _run_padded(layers, ready.plan, stack, x, mask, lengths)
         return recurrent_forward(_AtOnce(ready, stack, initial), x, mask)
 
 
+# What ``recurrent_forward`` computes, in fewer steps: a short call would feel them.
 def _run_unmasked(
-    modules: Sequence[RecurrentModule], plan: Plan, stack: PreparedStack, x: Tensor
+    layers: Callable[[], Sequence[StackLayer]], plan: Plan, stack: PreparedStack, x: Tensor
 ) -> Output:
-    """Compute what ``recurrent_forward`` does where there are neither masks nor states.
-
-    In fewer steps, as a short call would feel them.
-    """
-    layers = partial(_layers, modules)
     if plan.return_sequences:
         outputs = stack.run(layers, x, None, plan.merge_mode)
     else:
-        outputs = merge_outputs(stack.run_to_last_step(layers, x), plan.merge_mode)
+        outputs = merge_outputs(stack.run_to_last_step(layers, x, None), plan.merge_mode)
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _run_padded(
+    layers: Callable[[], Sequence[StackLayer]],
+    plan: Plan,
+    stack: PreparedStack,
+    x: Tensor,
+    mask: Tensor,
+    lengths: Tensor,
+) -> Output:
+    """Compute the output of the last step alone, which shows the last state or zeros."""
+    states = stack.run_to_last_step(layers, x, lengths)
+    outputs = tuple(
+        torch.where(mask[:, 0 if backward else -1, None], h, 0.0) if rule == "zeros" else h
+        for backward, (h, rule) in enumerate(zip(states, plan.rules, strict=True))
+    )
+    outputs = merge_outputs(outputs, plan.merge_mode)
     return outputs[0] if len(outputs) == 1 else outputs
 
 
@@ -252,6 +278,7 @@ def _get_ready(modules: Sequence[RecurrentModule]) -> _Ready | None:
         tuple(index for index, plan in enumerate(plans) if plan.stateful),
         any(plan.against_time for plan in plans),
         not all(map(_pays, modules)),
+        not plans[-1].return_sequences and _LAST_STATE.issuperset(plans[-1].rules),
     )
 
 

@@ -33,9 +33,12 @@ def test_every_contender_on_torch_computes_a_masked_stack_exactly() -> None:
     assert other.times_ms == () or other.error <= measure.STACK_TOLERANCE
     ratio = row.ratio(OURS, PLAIN)
     assert ratio == ours.median_ms / plain.median_ms
-    lines = report.table([row])
-    assert lines[0] == "gru ave masked 3x7x5x11, cpu"
-    assert report._ratio_text(ratio) in next(line for line in lines if PLAIN in line)
+    assert row.case.label == "gru ave masked 3x7x5x11"
+    (shown,) = (cells for cells in report.table(row) if cells[0] == PLAIN)
+    assert shown[report.HEAD.index("k2t takes")] == report._ratio_text(ratio)
+    below = report.footnotes(row)
+    assert f"not measured, {compiled.absent}: torch.compile" in below
+    assert below[0] == f"{ours.runs}: {OURS}; {PLAIN}"
 
 
 ONNX = "ONNX Runtime, torch's file"
@@ -91,7 +94,7 @@ def test_a_step_of_training_is_timed_and_compared_after_it(masked: bool) -> None
     assert [len(t.times_ms) for t in trained] == [2, 2, 2]
     assert max(t.error for t in trained) <= measure.STACK_TOLERANCE
     assert other.absent == "does not train" or "not installed" in other.absent
-    assert report.table([row])[0].endswith("training, cpu")
+    assert row.case.label.endswith("training")
     # A wrong gradient would be seen: the step changes what comes out by far more than is allowed.
     change = np.abs(measure._wanted(stack, Path())[0] - case.exact(stack)).max()
     assert change > 1000 * measure.STACK_TOLERANCE

@@ -51,14 +51,14 @@ def one_by_one() -> Iterator[None]:
 def counting() -> Iterator[list[int]]:
     """Collect the number of layers of each call of the kernel that runs a stack."""
     counts: list[int] = []
-    real = stack.PreparedStack.run
+    real = stack.PreparedStack._execute
 
-    def run(self: Any, *args: Any, **options: Any) -> Any:
+    def execute(self: Any, *args: Any) -> None:
         counts.append(len(self.units))
-        return real(self, *args, **options)
+        real(self, *args)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stack.PreparedStack, "run", run)
+        patched.setattr(stack.PreparedStack, "_execute", execute)
         yield counts
 
 

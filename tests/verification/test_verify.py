@@ -357,7 +357,7 @@ def test_without_keras_the_reference_judges_and_a_note_says_so(tmp_path: Path) -
     assert report.ok
     assert [c.against for c in report.comparisons] == ["reference"]
     assert len(report.notes) == 1
-    assert "not compared with Keras: tf_keras is not installed" in report.notes[0]
+    assert "the NumPy reference only: tf_keras is not installed" in report.notes[0]
 
 
 def test_an_old_file_is_never_shown_to_keras_3() -> None:

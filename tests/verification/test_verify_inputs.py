@@ -116,9 +116,9 @@ def test_the_report_names_every_input_that_was_tried(
     assert lines[-1] == "OK"
     assert f" of {STEPS} steps in sequence, each step from the reference's own state" in lines[1]
     tried = [line for line in lines if line.startswith("cpu")]
-    assert tried[0].startswith("cpu   against reference on normal numbers: ")
-    assert all(line.endswith(": cannot be judged on this input") for line in tried[:-1])
-    assert tried[-1].endswith(": equal")
+    assert tried[0].split()[:4] == ["cpu", "reference", "normal", "numbers"]
+    assert all(line.endswith(" cannot be judged on this input") for line in tried[:-1])
+    assert tried[-1].endswith(" equal")
     assert len(tried) > 1
 
 
@@ -212,7 +212,7 @@ def test_golden_vectors_that_rounding_drowns_are_not_judged(tmp_path: Path) -> N
     run = k2t("verify", out)
     assert run.code == 1
     *_, line, last = run.out.splitlines()
-    assert line.endswith("(float32 rounding 5.0e-01): cannot be judged on this input")
+    assert line.endswith(" 5.0e-01 cannot be judged on this input")
     assert last == "CANNOT BE JUDGED"
 
 
@@ -271,7 +271,7 @@ def test_own_data_is_compared_as_well(tmp_path: Path) -> None:
     assert verify(*files, against="reference", inputs=data).ok
     run = k2t("verify", *files, "--against", "reference", "--inputs", data)
     assert run.code == 0
-    assert "cpu   against reference on the inputs given: " in run.out
+    assert "cpu    reference the inputs given " in run.out
 
 
 def test_own_data_finds_what_no_drawn_input_reaches(tmp_path: Path) -> None:

@@ -137,20 +137,20 @@ class PreparedStack:
         return (out,) if merge or directions == 1 else tuple(out.chunk(directions, dim=2))
 
     def run_to_last_step(
-        self, layers: Callable[[], Sequence[StackLayer]], x: Tensor
+        self, layers: Callable[[], Sequence[StackLayer]], x: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Return the last layer's h of each direction, (B, H), after the last step that it reads.
 
-        layers, x: as in ``run``.
+        layers, x, lengths: as in ``run``. States are zero at first.
 
         Raises:
-            MemoryError: no scratch memory.
+            MemoryError: no scratch memory. ValueError: a length does not fit.
         """
         rows, units, directions = x.shape[0], self.units[-1], self.directions[-1]
         ends = x.new_empty((rows, units) if directions == 1 else (directions, rows, units))
         of_last = STACK_STATES.pack(*_NONE, ends.data_ptr(), 0)
         others = bytes((len(self.units) - 1) * STACK_STATES.size)
-        self._execute(layers, x, None, None, others + of_last, 0)
+        self._execute(layers, x, lengths, None, others + of_last, 0)
         return (ends,) if directions == 1 else ends.unbind(0)
 
     def _execute(

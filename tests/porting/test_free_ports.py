@@ -1,0 +1,93 @@
+"""Ports in other styles (packed, cells in a loop, einsum): mistakes are named all the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from free_ports import Cells, PackedLast, Tagger
+from test_hand_ports import BI, BI1, Row, check, identify
+
+import keras2torch_birnn as k2t
+
+ONE: tuple[Row, ...] = (
+    (Tagger, ("lstm f and g exchanged",), ((BI, "gate order"),)),
+    (Tagger, ("lstm forget bias again",), ((BI, "forget bias"),)),
+    (Tagger, ("gru other reset",), ((BI1, "reset"),)),
+    (Tagger, ("gru 1 - z",), ((BI1, "z"),)),
+    (Tagger, ("id 3 is left out, too",), (("embedding", "mask rule"),)),
+    (Tagger, ("padding is id 16",), (("embedding", "mask rule"),)),
+    (Tagger, ("mask inverted",), (("embedding", "mask rule"),)),
+    (Tagger, ("lstm flips padding, too",), ((BI, "reversed padding"),)),
+    (Tagger, ("gru flips padding, too",), ((BI1, "reversed padding"),)),
+    (Tagger, ("lstm flips padding, too, unmasked",), ((BI, "mask missing"),)),
+    (Tagger, ("gru is turned with padding",), ((BI1, "reversed padding"),)),
+    (Tagger, ("units take turns",), ((BI, "merge order"),)),
+    (Tagger, ("subtract",), ((BI1, "merge mode"),)),
+    (Tagger, ("subtract backward",), ((BI1, "merge mode"),)),
+    (Tagger, ("forward half alone",), ((BI1, "half left out"),)),
+    (Tagger, ("maximum",), ((BI1, "merge mode"),)),
+    (Tagger, ("no bias at the end",), (("dense", "bias missing"),)),
+    (PackedLast, ("ahead [:, -1]",), ((BI, "last state"),)),
+    (PackedLast, ("first step of the reversed run",), ((BI, "last state"),)),
+    (PackedLast, ("id 5 is left out, too",), (("embedding", "mask rule"),)),
+    (PackedLast, ("difference",), ((BI, "merge mode"),)),
+    (PackedLast, ("mean",), ((BI, "merge mode"),)),
+    (PackedLast, ("gates ifog",), ((BI, "gate order"),)),
+    (Cells, ("not turned",), ((BI, "direction"),)),
+    (Cells, ("subtract",), ((BI, "merge mode"),)),
+    (Cells, ("sum",), ((BI, "merge mode"),)),
+    (Cells, ("biases joined",), ((BI, "biases joined"),)),
+    (Cells, ("recurrent bias missing",), ((BI, "missing"),)),
+)
+# Lengths that are too small are also an assumption about the side of the padding.
+TWO: tuple[Row, ...] = (
+    (
+        Tagger,
+        ("lengths too small",),
+        (("embedding", "mask rule"), ("embedding", "padding side")),
+    ),
+    (
+        Tagger,
+        ("subtract", "no bias at the end"),
+        ((BI1, "merge mode"), ("dense", "bias missing")),
+    ),
+    (Tagger, ("gru 1 - z", "id 3 is left out, too"), ((BI1, "z"), ("embedding", "mask rule"))),
+    (Tagger, ("lstm f and g exchanged", "subtract"), ((BI, "gate order"), (BI1, "merge mode"))),
+    (
+        Tagger,
+        ("gru flips padding, too", "lstm forget bias again"),
+        ((BI, "forget bias"), (BI1, "reversed padding")),
+    ),
+    (Cells, ("subtract", "gates zrn"), ((BI, "merge mode"), (BI, "gate order"))),
+)
+
+
+@pytest.mark.parametrize("row", (*ONE, *TWO), ids=identify)
+def test_a_mistake_in_any_style_is_named(row: Row) -> None:
+    check(row)
+
+
+@pytest.mark.parametrize("kind", (Tagger, PackedLast, Cells), ids=lambda kind: kind.__name__)
+def test_a_right_port_in_any_style_is_equal(kind: Any) -> None:
+    report = k2t.compare(kind.source, kind())
+    assert report.ok, "\n".join(report.lines())
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (Tagger, ("padding is id 16",), "leaves out id 16, Keras leaves out id 0"),
+        (Tagger, ("mask inverted",), "the other way round"),
+        (Tagger, ("gru flips padding, too",), "the reversal of a row includes its padding"),
+        (Tagger, ("subtract",), "subtracts the backward half from the forward half"),
+        (PackedLast, ("first step of the reversed run",), "the last step that counts of both"),
+    ],
+    ids=identify,
+)
+def test_one_mistake_is_one_finding_in_plain_words(row: tuple[Any, tuple[str, ...], str]) -> None:
+    """Also where the first rows alone would have told another one."""
+    kind, mistakes, words = row
+    (finding,) = k2t.compare(kind.source, kind(*mistakes)).findings
+    assert words in finding.words
