@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import inspect
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -509,7 +510,13 @@ def test_autocast_means_to_torchs_kernels_what_it_means_to_torchs_layers(
     rnn.load_state_dict(right.state_dict())
     x = torch.randn(T, B, F).to(given)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        output, wanted = rnn(x)[0], right(x)[0]
+        try:
+            wanted = right(x)[0]
+        except RuntimeError as error:  # oneDNN has no LSTM in bfloat16 for this processor
+            with pytest.raises(RuntimeError, match=re.escape(str(error)[:60])):
+                rnn(x)
+            return
+        output = rnn(x)[0]
     assert output.dtype is wanted.dtype
     torch.testing.assert_close(output, wanted, rtol=0, atol=3e-2)
 
