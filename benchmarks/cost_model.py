@@ -170,7 +170,7 @@ def interpolate(known: Sequence[tuple[float, float]], at: float) -> float:
     """Return a value between known ones, which rise with their place, as a power of the place."""
     pairs = list(pairwise(known))
     (low, small), (high, large) = next((p for p in pairs if at <= p[1][0]), pairs[-1])
-    return small * (large / small) ** (math.log(at / low) / math.log(high / low))
+    return small * math.exp(math.log(large / small) * math.log(at / low) / math.log(high / low))
 
 
 def width_of(shape: Shape, parts: int, machine: Constants) -> float:
@@ -293,7 +293,9 @@ class Times:
 
     def __init__(self, rounds: int, known: Iterable[Sequence[Any]] = ()) -> None:
         self._rounds = rounds
-        self._known = {(Shape(*shape), threads): spent for shape, threads, spent in known}
+        self._known: dict[tuple[Shape, int], float] = {
+            (Shape(*shape), threads): spent for shape, threads, spent in known
+        }
 
     def __call__(self, shape: Shape, threads: int = 1) -> float:
         """Return the time of the fastest call."""
@@ -315,8 +317,8 @@ class Times:
 def measure_cell(cell: str, lanes: int, times: Times) -> CellCosts:
     """Measure the costs of a cell by runs of one direction on one thread."""
 
-    def one(*sizes: int) -> float:
-        return times(Shape(cell, *sizes, 1))
+    def one(batch: int, steps: int, features: int, units: int) -> float:
+        return times(Shape(cell, batch, steps, features, units, 1))
 
     gates = GATES[KINDS[cell]]
     # Two runs that differ in the features, and so in the product with the input.

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "models-2026-11-27.json"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+TRAINED = RESULTS / "models-2026-11-27.json"
+SMALL = RESULTS / "models-small-2026-11-27.json"
 OURS, COMPILED = "k2t", "k2t compiled"
 HEAD = (
     "| model | batch | k2t, ms | compiled by torch, ms | best other, ms | k2t / best other "
@@ -15,9 +17,9 @@ HEAD = (
 )
 
 
-def table() -> str:
+def table(results: Path) -> str:
     """Make a line for each model and batch: medians and their ratios."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
     return HEAD + "".join(map(_line, rows))
 
 

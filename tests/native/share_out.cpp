@@ -26,8 +26,8 @@ struct Threads {
 int main() {
     const Threads ways[] = {{"own", nullptr}, {"all", region<1>}, {"a third", region<3>}};
     // Fewer units than threads, and more; fewer panels than threads.
-    const Sizes sizes[] = {{1, 7, 3, 1},  {1, 101, 5, 3}, {1, 197, 2, 13}, {1, 31, 3, 71},
-                           {2, 13, 2, 5}, {3, 29, 5, 17}, {19, 5, 3, 7},   {71, 3, 2, 3}};
+    const Sizes sizes[] = {{1, 7, 3, 1},  {1, 101, 5, 3}, {1, 31, 3, 71},
+                           {2, 13, 2, 5}, {3, 29, 5, 17}, {71, 3, 2, 3}};
     int wrong = 0;
     for (int64_t isa = FLOAT32; isa >= 1; isa /= 2) {
         if (!(k2t_instruction_sets() & isa)) continue;
@@ -39,7 +39,7 @@ int main() {
                         k2t_use_threads_of(nullptr);
                         const Floats wanted = layer.run(1, 1);
                         for (const Threads& way : ways)
-                            for (int64_t threads = 2; threads <= 16; ++threads) {
+                            for (int64_t threads : {2, 3, 7, 16}) {
                                 k2t_use_threads_of(reinterpret_cast<void*>(way.region));
                                 const float error = difference(layer.run(threads, 2), wanted);
                                 if (error < 1e-5f) continue;
