@@ -47,11 +47,12 @@ public:
         if (failed(!helped)) region_.store(true, std::memory_order_relaxed);
     }
 
-    // A region took `all`, its two tasks together `both`, which is more if they ran at the same time.
-    void note_region(Clock::duration all, Clock::duration both) {
-        const bool good = 10 * all < 9 * both;
+    // A region took `all`, and its tasks these times, whose sum is more if they ran at the same time. If
+    // all is far longer than the shorter task, a thread has lost its processor: no further try.
+    void note_region(Clock::duration all, Clock::duration one, Clock::duration other) {
+        const bool good = 10 * all < 9 * (one + other), lost = all >= 2 * LONG * std::min(one, other);
         long next = next_rest_.load(std::memory_order_relaxed);
-        if (!failed(!good) && all < LONG * both) {
+        if (!failed(!good) && !lost) {
             if (good && next > SHORTEST) next_rest_.store(next - 1, std::memory_order_relaxed);
             return;
         }
@@ -296,7 +297,7 @@ void run_pair(long threads, Function function, void* context) {
             task.spent[index] = Clock::now() - before;
         },
         &timed);
-    choice->note_region(Clock::now() - begun, timed.spent[0] + timed.spent[1]);
+    choice->note_region(Clock::now() - begun, timed.spent[0], timed.spent[1]);
 }
 
 void run(long threads, long count, Function function, void* context) {
