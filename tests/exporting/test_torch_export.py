@@ -221,6 +221,14 @@ def test_a_size_that_torch_fixed_is_refused(
         k2t.export(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2", any_length=True)
 
 
+def test_a_size_that_the_program_fixes_behind_an_open_axis_is_refused(tmp_path: Path) -> None:
+    """The padding of a pooling layer depends on the number of steps."""
+    model: Any = k2t.convert(FIXTURES / "keras-2.2.4/pool.h5")
+    with pytest.raises(UnsupportedLayerError, match=r"does not take inputs .*Guard failed"):
+        k2t.export(model, tmp_path / "model.pt2", any_length=True)
+    assert not list(tmp_path.iterdir())
+
+
 @torch.library.custom_op("k2t_test::twice", mutates_args=())
 def twice(x: Tensor) -> Tensor:
     return x * 2
