@@ -27,7 +27,7 @@ import torch
 from engine import CELLS, SHAPES
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.bench.case import MERGES, Stack, from_json, input_of, to_json
+from keras2torch_birnn.bench.case import MERGES, Case, Stack, from_json, input_of, to_json
 from keras2torch_birnn.bench.contenders import OURS, Contender
 from keras2torch_birnn.bench.measure import Row, facts, measure
 from keras2torch_birnn.bench.report import as_data, write_data
@@ -99,7 +99,9 @@ def save(file: Path, head: Mapping[str, Any], rows: Iterable[Row]) -> None:
     measured = {"rounds": head["rounds"], "load_average": head["load_average"]}
     new = [{**row, **measured} for row in as_data({}, rows)["rows"]]
     found = {from_json(json.dumps(row["case"])): row for row in (*old["rows"], *new)}
-    places = {stack: place for merge in MERGES for place, stack in enumerate(cases(merge))}
+    places: dict[Case, int] = {
+        stack: place for merge in MERGES for place, stack in enumerate(cases(merge))
+    }
     sizes = {key: head[key] for key in ("python", "machine", "processors", "threads")}
     ordered = [found[one] for one in sorted(found, key=places.__getitem__)]
     write_data(file, {**old, **sizes, "rows": ordered})
