@@ -9,14 +9,16 @@ Two Bidirectional layers with random weights: the cells and sizes of ``benchmark
 three files come from one Keras model; torch's exporter gets the converted model. Each is run by a
 process of its own, parity with the reference is checked before anything is timed, and the rounds go
 round robin (as ``k2t bench`` does). A case for which an exporter makes no file is timed without.
+With ``--json``, rows of other cases in that file stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,10 @@ import torch
 from engine import CELLS, SHAPES
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.bench.case import Stack, from_json, input_of, to_json
+from keras2torch_birnn.bench.case import MERGES, Case, Stack, from_json, input_of, to_json
 from keras2torch_birnn.bench.contenders import OURS, Contender
 from keras2torch_birnn.bench.measure import Row, facts, measure
-from keras2torch_birnn.bench.report import write_results
+from keras2torch_birnn.bench.report import as_data, write_data
 
 TORCH, TF2ONNX, AGAIN = "torch.onnx", "tf2onnx", f"{OURS} again"
 SUFFIXES = {OURS: ".k2t.onnx", TORCH: ".torch.onnx", TF2ONNX: ".tf2onnx.onnx"}
@@ -91,6 +93,20 @@ def contenders_of(keras: Path, *, again: bool) -> dict[str, Contender]:
     }
 
 
+def save(file: Path, head: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    """Write rows to a file of JSON, in the order of the cases; rows of other cases stay there."""
+    old = json.loads(file.read_text("utf-8")) if file.exists() else {"rows": []}
+    measured = {"rounds": head["rounds"], "load_average": head["load_average"]}
+    new = [{**row, **measured} for row in as_data({}, rows)["rows"]]
+    found = {from_json(json.dumps(row["case"])): row for row in (*old["rows"], *new)}
+    places: dict[Case, int] = {
+        stack: place for merge in MERGES for place, stack in enumerate(cases(merge))
+    }
+    sizes = {key: head[key] for key in ("python", "machine", "processors", "threads")}
+    ordered = [found[one] for one in sorted(found, key=places.__getitem__)]
+    write_data(file, {**old, **sizes, "rows": ordered})
+
+
 def shown(row: Row) -> str:
     """Format a line: medians, and the ratio to the better other."""
     times = "  ".join(f"{t.contender} {t.absent or f'{t.median_ms:.3f} ms'}" for t in row.timings)
@@ -140,8 +156,7 @@ def main() -> None:
         )
         print(shown(rows[-1]), flush=True)
         if options.json:
-            head["load_average_after"] = facts(options.threads, options.rounds)["load_average"]
-            write_results(options.json, head, rows)
+            save(options.json, facts(options.threads, options.rounds), rows[-1:])
 
 
 if __name__ == "__main__":

@@ -71,11 +71,12 @@ def write_trace(subject: Subject, file: Path, batch: Batch) -> None:
 
 
 def write_compiled(subject: Subject, file: Path, batch: Batch) -> None:
-    """Compile an archive of torch.export by AOTInductor."""
+    """Compile an archive of torch.export by AOTInductor, as docs/deploy.md says."""
     archive = file.with_name("archive.pt2")
     write_target(subject, archive, batch)
     program, inductor = torch.export.load(archive), cast(Any, torch._inductor)
-    inductor.aoti_compile_and_package(program, package_path=str(file))
+    options = {"inplace_buffers": False}
+    inductor.aoti_compile_and_package(program, package_path=str(file), inductor_configs=options)
 
 
 class Runner(NamedTuple):

@@ -11,6 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,7 @@ class Verdict(NamedTuple):
 def write(records: Iterable[Path]) -> None:
     """Merge the counts of records into ``RESULT``, and print it."""
     lines = [line for path in records for line in path.read_text("utf-8").splitlines()]
-    packages = {name: version(name) for name in PACKAGES}
+    packages = {name: version(name) for name in PACKAGES if find_spec(name)}
     found = count([json.loads(line) for line in lines], packages)
     result = merge(json.loads(RESULT.read_text("utf-8")), found)
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -22,7 +22,7 @@ def table() -> str:
 def _line(row: Mapping[str, Any]) -> str:
     case = row["case"]
     medians = _medians(row["timings"])
-    best = min(ms for name, ms in medians.items() if name != CONTENDERS[0])
+    best = min(medians[name] for name in CONTENDERS[1:] if name in medians)
     sizes = " x ".join(str(case[key]) for key in ("batch", "time", "features", "units"))
     kind = NAMES[case["rnn"], case["recurrent_activation"], case["reset_after"]]
     times = [f"{medians[name]:.3g} ms" if name in medians else "" for name in CONTENDERS]

@@ -74,8 +74,12 @@ def as_data(facts: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Any]:
 
 def write_results(file: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> None:
     """Write all measurements to a file of JSON."""
-    text = json.dumps(as_data(facts, rows), indent=1)
-    file.write_text(f"{text}\n", encoding="utf-8")
+    write_data(file, as_data(facts, rows))
+
+
+def write_data(file: Path, data: Mapping[str, Any]) -> None:
+    """Write results to a file of JSON."""
+    file.write_text(f"{json.dumps(data, indent=1)}\n", encoding="utf-8")
 
 
 def find_disturbance(facts: Mapping[str, Any], rows: Iterable[Row]) -> str:
