@@ -45,7 +45,8 @@ def mask_rules(layer: LayerSpec) -> Iterator[tuple[str, Rule]]:
 
 
 def _inverted(mask: Array, _: Any) -> Array:
-    return ~mask
+    found: Array = ~mask
+    return found
 
 
 def _ends(mask: Array) -> tuple[Array, Array]:

@@ -208,8 +208,10 @@ class Search:
         if self.same_outputs(trace):
             whole = [*self.found, *some]
             return _ALL if all(one.explained_by(whole) for one in self.earlier) else 0
-        if not self.seen(path, trace):
-            return 0
+        if not self.seen(path, trace) or not np.any(next(iter(leaves(trace.layers[path])), 0)):
+            return 0  # (a port computes zeros for many reasons)
+        if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
+            return 0  # it is the output, which is another one
         later = sum(self.seen(one, trace) for one in self.later.get(path, ()))
         if not later and any(one.kind == "half left out" for one in some):
             return 0  # a right port computes each half, too

@@ -193,7 +193,7 @@ def run_command(command: str, shown: str, folder: Path, run: Runner) -> None:
     done = run({"arguments": arguments, "folder": str(folder), "environment": given})
     differs = shown.rstrip().rpartition("\n")[2].startswith("DIFFERENT")
     assert done.code == differs, command + done.err
-    apart = ("not compared with", *(["native"] if why_missing() else []))
+    apart = ("with the NumPy reference only", *(["native"] if why_missing() else []))
     wanted = {line for line in without_numbers(shown) if not any(text in line for text in apart)}
     assert wanted <= without_numbers(done.out + done.err), command
 

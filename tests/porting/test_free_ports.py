@@ -91,3 +91,17 @@ def test_one_mistake_is_one_finding_in_plain_words(row: tuple[Any, tuple[str, ..
     kind, mistakes, words = row
     (finding,) = k2t.compare(kind.source, kind(*mistakes)).findings
     assert words in finding.words
+
+
+@pytest.mark.parametrize(
+    ("kind", "mistake"),
+    [
+        (Tagger, "lstm no tanh of c"),
+        (Tagger, "lstm mask kept from c"),
+        (PackedLast, "back c"),
+    ],
+)
+def test_no_right_part_is_blamed_for_a_mistake_that_is_not_known(kind: Any, mistake: str) -> None:
+    """Zeros, which a port computes for many reasons, are no evidence."""
+    report = k2t.compare(kind.source, kind(mistake))
+    assert {one.layer for one in report.findings} <= {BI, "the outputs"}, report.lines()
