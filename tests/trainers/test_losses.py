@@ -157,6 +157,16 @@ def test_a_rounded_sigmoid_has_a_finite_loss_and_gradient() -> None:
         assert loss.isfinite() and p.grad is not None and p.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_outputs_in_half_precision_have_a_loss_in_float32(dtype: torch.dtype) -> None:
+    p, y = draw(101, 7).to(dtype).requires_grad_(), draw(101, 7, seed=1).float()
+    found = loss_of("mse")(p, y)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx((p.float() - y).square().mean().item(), rel=1e-6)
+    found.backward()
+    assert p.grad is not None and p.grad.dtype == dtype
+
+
 def test_ignored_classes_count_as_masked() -> None:
     p, y = draw(5, 3).softmax(dim=-1), torch.tensor([2, -1, 1, -1, 0])
     config = {"ignore_class": -1}

@@ -60,12 +60,13 @@ class KerasLoss:
         outputs: of the model. targets: as ``fit`` takes them, one tensor for each output, in a list
         or by the name of its layer. sample_weight: (B,), or (B, T) for every step, for all outputs
         or for each. mask: ``k2t.output_mask(model, *inputs)``, true at valid places. class_weight:
-        by class, of a model with one output.
+        by class, of a model with one output. Outputs in half precision, as under autocast, count
+        as float32.
 
         Raises:
             ArgumentValueError: another number of tensors than outputs, or a shape does not fit.
         """
-        ps = self._split(outputs, "outputs")
+        ps = [_not_half(one) for one in self._split(outputs, "outputs")]
         ys = self._split(targets, "targets")
         masks = self._spread(mask, "mask")
         weights = self._spread(sample_weight, "sample_weight")
@@ -131,6 +132,10 @@ class KerasLoss:
         if ignored is not None:
             values = torch.where(ignored, values, 0.0)
         return reduce_values(values, weight, mask, ignored, term.reduction, self.rule)
+
+
+def _not_half(p: Tensor) -> Tensor:
+    return p.float() if p.dtype in (torch.float16, torch.bfloat16) else p
 
 
 def _fit_ranks(y: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
