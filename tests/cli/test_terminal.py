@@ -217,8 +217,6 @@ def test_help_fits_and_shows_no_types(command: tuple[str, ...], width: int) -> N
     assert_fits(text, width)
     assert not re.search(r"[{}<>]|\[\[|\.\.\.$", text.replace("[ARGS]...\n", "")), text
     assert text.startswith(f"Usage: {' '.join(('k2t', *command))} ")
-    if command not in ((), ("plugin",)):
-        assert max(map(len, text.splitlines())) > 80 or width == 80 or command == ("version",)
 
 
 @pytest.mark.parametrize("command", HELP[1:], ids=" ".join)
