@@ -29,9 +29,10 @@ class Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write what each argument and option is for."""
         arguments = [(_name(one), one.help or "") for one in _arguments(self, ctx)]
+        parameters: list[Any] = [*self.get_params(ctx)]
         options = [
             (_options(one), _with_default(one))
-            for one in self.get_params(ctx)
+            for one in parameters
             if one.param_type_name == "option" and not one.hidden
         ]
         for title, rows in (("Arguments", arguments), ("Options", options)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 
 import numpy as np
 
@@ -311,6 +311,8 @@ def _stages(
     few = sorted(
         (one for one in own if one.kind != "gate order"), key=lambda one: one.kind not in _LIKELY
     )
+    likely = [one for one in before if one.kind in _LIKELY]
+    yield ([one, other] for one, other in product(likely, few) if one is not other)
     yield ([one, other] for one, other in combinations(few, 2))
 
 

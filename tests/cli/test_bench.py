@@ -210,7 +210,7 @@ def test_a_sweep_goes_over_all_merges_and_batches() -> None:
         (("--rnn", "cnn"), "--rnn cnn: one of lstm, gru, rnn is expected"),
         (("--rnn", "gru", "--merge", "max"), "--merge max: one of concat, sum, mul, ave"),
         (("--rnn", "gru", "--batch", "0"), "--batch 0: integers of at least 1"),
-        (("--rnn", "gru", "--only", "Theano"), "--only Theano: one of k2t, torch per layer"),
+        (("--rnn", "gru", "--only", "Theano"), "--only Theano: one of k2t; torch per layer"),
         (
             ("--rnn", "gru", "--recurrent-activation", "hard_sigmoid"),
             "--recurrent-activation hard_sigmoid: one of sigmoid, hard_sigmoid_0.2",
