@@ -240,7 +240,9 @@ def test_a_process_that_is_killed_before_it_has_verified_leaves_nothing_unverifi
     tasks = batch.pair_with_outputs([str(models)], tmp_path / "out", with_config=False)
     found = list(batch._run(tasks, Options(verify=True), jobs=2))
     assert (tmp_path / "killed").exists()
-    assert [one.state for one in found] == ["converted"] * 3
+    # One that the other process has written meanwhile is skipped, and verified all the same.
+    assert found[0].state == "converted"
+    assert {one.state for one in found} <= {"converted", "skipped"}
     assert all(one.facts["verified"]["ok"] for one in found)
     again = [one for one in found if one.notes[:1] == (batch._AGAIN,)]
     assert [one.task.model.name for one in again] == ["a.h5"]
