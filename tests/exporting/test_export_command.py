@@ -116,7 +116,7 @@ def test_verify_takes_data_of_the_user(exported: tuple[Path, Path], tmp_path: Pa
     np.savez(tmp_path / "data.npz", np.array([[3, 1, 0, 2, 0]], np.int32))
     run = k2t("verify", MASKED, exported[1], "--inputs", tmp_path / "data.npz")
     assert run.code == 0, run.out + run.err
-    assert "on the inputs given" in run.out
+    assert "the inputs given" in " ".join(run.out.split())
 
 
 def test_verify_finds_an_export_that_computes_something_else(
@@ -139,7 +139,7 @@ def test_verify_of_a_damaged_export_is_not_equal(
     (tmp_path / "cut.onnx").write_bytes(exported[1].read_bytes()[:1000])
     run = k2t("verify", exported[0], tmp_path / "cut.onnx")
     assert run.code == 1
-    assert "cannot be computed (InvalidProtobuf" in run.out
+    assert "InvalidProtobuf" in run.out
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_a_module_imports_only_what_it_may(module: Path) -> None:
             "onnx_runtimes.py",
             "select.py",
             "torch_import.py",
+            "version_command.py",
         )
         else set()
     )

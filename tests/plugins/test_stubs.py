@@ -143,7 +143,8 @@ def test_the_command_prints_the_plugin() -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out == write_plugin(CENTER).text
     found = json.loads(k2t("plugin", "new", CENTER, "--json").out)
-    assert found == {"schema": 1, "plugin": done.out, "names": ["CenterSteps"], "notes": []}
+    ended = {"schema": 1, "ok": True, "exit": 0}
+    assert found == {**ended, "plugin": done.out, "names": ["CenterSteps"], "notes": []}
 
 
 def test_the_command_refuses_what_needs_no_plugin(tmp_path: Path) -> None:
