@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
 from keras2torch_birnn.rnn.call import State
+from keras2torch_birnn.rnn.compiled_constants import mark_constant
 
 
 def check_tensor(place: str, given: Any, expected: Any) -> None:
@@ -85,18 +86,14 @@ _OWN_TYPES = (Tensor, nn.Parameter)
 _CAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
+# torch.compile of torch 2.6 cannot trace that function, and a device's answer never changes.
+@mark_constant
 def _has_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
-# torch.compile of torch 2.6 cannot trace that function, and a device's answer never changes.
-_has_autocast_when_compiled: Callable[[str], bool] = cast(
-    Any, torch.compiler
-).assume_constant_result(_has_autocast)
-
-
 def _autocasts(device: str) -> bool:
-    return _has_autocast_when_compiled(device) and torch.is_autocast_enabled(device)
+    return _has_autocast(device) and torch.is_autocast_enabled(device)
 
 
 def check_shape(shape: torch.Size, features: int) -> None:

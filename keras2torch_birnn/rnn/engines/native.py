@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import torch
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.compiled_constants import mark_constant
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
     float_tensors,
@@ -21,8 +19,8 @@ from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
 from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
 
-# It looks for files, where torch.compile cannot follow; torch gives the function no types.
-_why_missing: Callable[[], str] = cast(Any, torch.compiler).assume_constant_result(why_missing)
+# It looks for files, where torch.compile cannot follow.
+_why_missing = mark_constant(why_missing)
 
 
 class Native(Engine):

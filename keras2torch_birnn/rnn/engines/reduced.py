@@ -5,14 +5,14 @@ It is no row of ``ENGINES``: nothing else computes these numbers, so there is no
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.limits import MAX_INT8_ROW
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.compiled_constants import mark_constant
 from keras2torch_birnn.rnn.engines import Choice, requested_engine
 from keras2torch_birnn.rnn.engines.engine import (
     float_tensors,
@@ -34,10 +34,9 @@ def _find_kernel_bit(precision: ReducedPrecision) -> int:
     return reduced_kernel(precision).bit
 
 
-# torch.compile cannot follow them to the library; torch gives the function no types.
-_constant: Any = cast(Any, torch.compiler).assume_constant_result
-_why_missing: Callable[[], str] = _constant(why_missing)
-_kernel_bit: Callable[[ReducedPrecision], int] = _constant(_find_kernel_bit)
+# torch.compile cannot follow them to the library.
+_why_missing = mark_constant(why_missing)
+_kernel_bit = mark_constant(_find_kernel_bit)
 
 
 class Refusal(NamedTuple):
