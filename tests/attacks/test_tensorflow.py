@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,10 +173,10 @@ def bomb(folder: Path) -> Path:
     info = tarfile.TarInfo("m/saved_model.pb")
     info.size = 2048 * MIB
     path = folder / "m.tar.gz"
-    with gzip.open(path, "wb", 9) as file:
-        file.write(info.tobuf())
-        for _ in range(2048):
-            file.write(bytes(MIB))
+    outer, inner = zlib.compressobj(9, wbits=31), zlib.compressobj(9, wbits=-15)
+    start = outer.compress(info.tobuf()) + outer.flush(zlib.Z_FULL_FLUSH)
+    zeros = inner.compress(bytes(64 * MIB)) + inner.flush(zlib.Z_FULL_FLUSH)
+    path.write_bytes(start + 32 * zeros)  # it has no end, which nobody comes to
     return path
 
 

@@ -261,7 +261,7 @@ int main() {
     // By one thread, by two if calls are close, by a team, by a team for one row and for one direction
     // of it; sizes are primes.
     const Sizes sizes[] = {{1, 5, 3, 2},     {5, 13, 7, 19},  {1, 163, 31, 37},
-                           {11, 31, 31, 37}, {1, 103, 5, 97}, {1, 7, 3, 389}};
+                           {11, 31, 31, 37}, {1, 53, 5, 97}, {1, 7, 3, 389}};
     for (int64_t isa = 1; isa <= 512; isa *= 2) {
         if (!(k2t_instruction_sets() & isa)) continue;
         for (int64_t kind = K2T_LSTM; kind <= K2T_SIMPLE; ++kind)
@@ -279,11 +279,11 @@ int main() {
                         const int64_t masks = !drops ? 0 : masked ? 1 : kind == K2T_LSTM ? 4 : 3;
                         Layer layer(isa, kind, merge, masked, n, kind == K2T_SIMPLE ? masked : masks);
                         const Floats wanted = layer.run(1, 1);
-                        float worst[3] = {};
+                        float worst[2] = {};
                         std::vector<std::thread> callers;
                         for (float& mine : worst)
                             callers.emplace_back([&] {
-                                for (int times : {1, n.units == 37 ? 19 : 1})
+                                for (int times : {1, n.units == 37 && masked == (n.batch > 1) ? 19 : 1})
                                     for (int64_t threads : {2, 4})
                                         mine = std::max(
                                             mine, difference(layer.run(threads, times), wanted));
@@ -299,7 +299,7 @@ int main() {
     }
     for (int64_t isa : {1, 2, 4}) {
         if (!(k2t_instruction_sets() & isa)) continue;
-        for (const Sizes& n : {Sizes{5, 13, 7, 19}, Sizes{1, 103, 5, 97}, Sizes{1, 7, 3, 389}})
+        for (const Sizes& n : {Sizes{5, 13, 7, 19}, Sizes{1, 53, 5, 97}, Sizes{1, 7, 3, 389}})
             for (int64_t merge : {K2T_APART, K2T_MUL})
                 for (bool masked : {false, true}) {
                     Layer first(isa, K2T_LSTM, merge, masked, n);

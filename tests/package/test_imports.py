@@ -9,10 +9,13 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 import keras2torch_birnn
+from keras2torch_birnn.rnn.compiled_constants import mark_constant
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(keras2torch_birnn.__file__).parent
@@ -69,6 +72,24 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
 )
 def test_a_part_loads_only_what_it_may(part: str, never: set[str]) -> None:
     assert not (never | KERAS) & loaded(f"import keras2torch_birnn.{part}")
+
+
+def test_conversion_loads_nothing_of_the_compiler_that_torch_does_not() -> None:
+    code = (
+        "import sys, torch\n"
+        "before = 'torch._dynamo' in sys.modules\n"
+        "import keras2torch_birnn.conversion, keras2torch_birnn.rnn.bidirectional_stack\n"
+        "assert before == ('torch._dynamo' in sys.modules)"
+    )
+    loaded(code)
+
+
+def test_constants_are_marked_as_torch_marks_them() -> None:
+    ours, theirs = [lambda: 1 for _ in range(2)]
+    assert mark_constant(ours) is ours
+    torch_compiler: Any = torch.compiler
+    torch_compiler.assume_constant_result(theirs)
+    assert vars(ours) == vars(theirs) != {}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -1,4 +1,4 @@
-"""The kernel at 1 to 16 threads, more than most machines have processors: the same numbers.
+"""The kernel at 2 to 16 threads, more than most machines have processors: the same numbers.
 
 ``native/share_out.cpp`` shares out work of any size; here it is large enough by itself.
 """
@@ -27,7 +27,7 @@ from keras2torch_birnn.rnn.native.precision import PRECISIONS
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
 ROOT = Path(__file__).parents[2]
-THREADS = (1, 2, 3, 5, 8, 16)
+THREADS = (2, 5, 16)
 ACTIVATIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 # Batch, steps, features, units: a single row whose units are shared out, in both directions and in
 # one after the other; fewer rows than threads, more rows, and more units or fewer.

@@ -95,13 +95,20 @@ def message(tag: int, *parts: bytes | str) -> bytes:
 # ---- the sorted table --------------------------------------------------------------------------
 
 
+def common_length(one: bytes, other: bytes) -> int:
+    """How many bytes both begin with."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[:middle] == other[:middle] else (low, middle - 1)
+    return low
+
+
 def block(entries: Sequence[tuple[bytes, bytes]], kind: int = 0) -> bytes:
     """A block with its trailer; keys share what they can."""
     out, last = b"", b""
     for key, value in entries:
-        shared = 0
-        while shared < min(len(key), len(last)) and key[shared] == last[shared]:
-            shared += 1
+        shared = common_length(key, last)
         out += varint(shared) + varint(len(key) - shared) + varint(len(value))
         out += key[shared:] + value
         last = key
