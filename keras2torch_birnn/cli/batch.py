@@ -34,6 +34,7 @@ from keras2torch_birnn.cli.converting import (
     describe_verdict,
     verify_file,
 )
+from keras2torch_birnn.cli.own_process import call_in_own_process
 from keras2torch_birnn.errors import (
     K2TError,
     OutputError,
@@ -302,16 +303,13 @@ def _convert_alone(task: Task, options: Options, start: int) -> Outcome:
     start: of the work, in nanoseconds; an OUT that is newer is one of this work, not of an
     earlier one, and is no reason to skip the task.
     """
-    pool = _Pool(1)
+    if task.out.is_file() and _last_change(task.out) >= start:
+        options = replace(options, force=True)
     try:
-        if task.out.is_file() and _last_change(task.out) >= start:
-            options = replace(options, force=True)
-        outcome = pool.submit(task, options).result()
-        return replace(outcome, notes=(_AGAIN, *outcome.notes))
-    except BrokenProcessPool:
-        return _refuse(task, K2TError("the process that converted it died", "is memory short?"))
-    finally:
-        pool.stop()
+        outcome = call_in_own_process(convert_task, task, options)
+    except K2TError as died:
+        return _refuse(task, died)
+    return replace(outcome, notes=(_AGAIN, *outcome.notes))
 
 
 def convert_task(task: Task, options: Options) -> Outcome:

@@ -32,6 +32,13 @@ _OWN_NAMES = ("torch", "nn", "k2t")
 # Options by which cells name the size of their state, the likeliest first.
 _SIZE_OPTIONS = ("units", "state_size", "hidden_size", "output_dim")
 _OPTION_WIDTH = 60  # characters of an option's value
+_WIDTH = 88  # of a line, as formatters have it by default
+_FORWARD = ("    def forward(self, x: torch.Tensor) -> torch.Tensor:",)
+_CELL_FORWARD = (
+    "    def forward(",
+    "        self, x: torch.Tensor, states: tuple[torch.Tensor, ...]",
+    "    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:",
+)
 
 
 @dataclass(frozen=True)
@@ -173,10 +180,9 @@ def _write(file: str, unknown: Sequence[UnknownClass], facts: Facts) -> PluginTe
         "# Compute in each forward what call() of the Keras class computes. The arguments of the",
         "# decorators: docs/plugins.md.",
         "",
-        "import torch",
-        "from torch import nn",
-        "",
         "import keras2torch_birnn as k2t",
+        "import torch",
+        *(["from torch import nn"] if classes else []),
     ]
     text = "\n\n\n".join("\n".join(lines) for lines in (head, *stubs))
     return PluginText(f"{text}\n", (*classes, *lambdas), facts.notes)
@@ -223,7 +229,6 @@ def _class_stub(name: str, layers: Sequence[UnknownClass], facts: Facts) -> list
     }
     attributes = attribute_names([*weights, *options])
     places = ", ".join(printable(layer.place) for layer in layers[:5])
-    arguments = "x, states" if cell else "x: torch.Tensor"
     does = "one step of" if cell else "call() of"
     shape = facts.inputs.get(first.place)
     lines = [
@@ -232,37 +237,56 @@ def _class_stub(name: str, layers: Sequence[UnknownClass], facts: Facts) -> list
         "    def __init__(self, layer: k2t.LayerSpec) -> None:",
         "        super().__init__()",
     ]
-    lines += [
-        f"        self.{attributes[key]} = layer.config[{_literal(key)}]  # {_shown(value)}"
-        for key, value in options.items()
-    ]
-    lines += [
-        f"        self.{attributes[key]} = nn.Parameter(torch.tensor(layer.weights"
-        f"[{_literal(key)}]))  # {size}"
-        for key, size in weights.items()
-    ]
+    for key, value in options.items():
+        code = f"self.{attributes[key]} = layer.config[{_literal(key)}]"
+        lines += _commented(code, _shown(value))
+    for key, size in weights.items():
+        given = f"nn.Parameter(torch.tensor(layer.weights[{_literal(key)}]))"
+        lines += _commented(f"self.{attributes[key]} = {given}", str(size))
     lines += [
         "",
-        f"    def forward(self, {arguments}){'' if cell else ' -> torch.Tensor'}:"
-        + (f"  # x: {printable(str(shape), _OPTION_WIDTH)}" if shape else ""),
+        *(_CELL_FORWARD if cell else _FORWARD),
+        *([f"        # x: {printable(str(shape), _OPTION_WIDTH)}"] if shape else []),
         f"        raise NotImplementedError({_literal(printable(f'{does} {first.class_name}'))})",
         "",
         "",
         *_comments(numbered=numbered, listed=listed, cell=cell),
     ]
-    given = [_literal(first.class_name)]
+    arguments = [_literal(first.class_name)]
     if cell:
-        size = _size_option(first.config)
-        given.append(f"state_size={size if isinstance(size, int) else _literal(size)}")
-    if weights:
-        names = ", ".join(map(_literal, weights))
-        given.append(f"weights=({names}{',' * (len(weights) == 1)})")
+        option = _size_option(first.config)
+        arguments.append(f"state_size={option if isinstance(option, int) else _literal(option)}")
     return [
         *lines,
-        f"@k2t.converts({', '.join(given)})",
+        *_called("@k2t.converts", arguments, list(map(_literal, weights))),
         f"def {_name_function('build', snake_case(name))}(layer: k2t.LayerSpec) -> nn.Module:",
         f"    return {name}(layer)",
     ]
+
+
+def _commented(code: str, comment: str) -> list[str]:
+    """Return a line of ``__init__`` with a comment behind it, or before it where it is too long."""
+    line = f"        {code}  # {comment}"
+    return [line] if len(line) <= _WIDTH else [f"        # {comment}", f"        {code}"]
+
+
+def _called(function: str, arguments: Sequence[str], weights: Sequence[str]) -> list[str]:
+    """Return a call as formatters lay it out: in one line, in one inside of it, or in many.
+
+    weights: what the argument of this name lists; none if it is empty.
+    """
+    names = ", ".join(weights) + "," * (len(weights) == 1)
+    given = ", ".join([*arguments, *([f"weights=({names})"] if weights else [])])
+    if len(line := f"{function}({given})") <= _WIDTH:
+        return [line]
+    if len(inside := f"    {given}") <= _WIDTH:
+        return [f"{function}(", inside, ")"]
+    lines = [f"    {one}," for one in arguments]
+    if weights and len(listed := f"    weights=({names}),") <= _WIDTH:
+        lines.append(listed)
+    elif weights:
+        lines += ["    weights=(", *(f"        {name}," for name in weights), "    ),"]
+    return [f"{function}(", *lines, ")"]
 
 
 def _comments(*, numbered: bool, listed: Sequence[str], cell: bool) -> list[str]:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Key, configured
+from keras2torch_birnn.porting.changes import AROUND, Apply, Change, Key, configured
 from keras2torch_birnn.porting.recurrent_changes import (
     BATCH_FIRST,
     CELLS,
     as_sequences,
     cell_changes,
     first_step,
+    inner_changes,
     largest_step,
     last_step,
     mean_step,
     one_way_changes,
     order_changes,
 )
+from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.recurrent import MERGES
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
@@ -46,9 +48,13 @@ def recurrent_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Chang
     first = next(iter(halves.values()))
     yield from cell_changes(path, halves, first)
     yield from _bidirectional_changes(path, place, layer, halves)
+    yield from inner_changes(path, halves, first)
     for key, half in halves.items():
         name = "forward" if key[0].endswith("/forward_layer") else "backward"
-        for change in cell_changes(path, {key: half}, half):
+        for change in (
+            *cell_changes(path, {key: half}, half),
+            *inner_changes(path, {key: half}, half),
+        ):
             yield replace(change, words=f"{name} half: {change.words}")
     yield from order_changes(path, halves, first)
 
@@ -66,9 +72,10 @@ def halves_of(place: str, layer: LayerSpec) -> Mapping[Key, LayerSpec]:
 def _bidirectional_changes(
     path: str, place: str, layer: LayerSpec, halves: Mapping[Key, LayerSpec]
 ) -> Iterator[Change]:
-    def here(kind: str, words: str, apply: Apply) -> Change:
-        return Change(kind, path, words, {(place, "Bidirectional"): apply})
+    def here(kind: str, words: str, apply: Apply, rank: int = 0) -> Change:
+        return Change(kind, path, words, {(place, "Bidirectional"): apply}, rank=rank)
 
+    yield from (here(*one) for one in state_changes(layer))
     mode = layer.config["merge_mode"]
     half = next(iter(halves.values()))
     if mode is None:
@@ -76,7 +83,7 @@ def _bidirectional_changes(
     for name in ("concat", "sum", "ave", "mul"):
         if name != mode:
             words = f"merges the halves by {name}, Keras by {mode}"
-            yield here("merge mode", words, configured(merge_mode=name))
+            yield here("merge mode", words, configured(merge_mode=name), AROUND)
     yield here(
         "directions exchanged",
         "the weights of the forward and the backward half are exchanged",
@@ -87,22 +94,27 @@ def _bidirectional_changes(
             "merge order",
             "the backward half comes first in the concatenation",
             _merged(lambda _, f, b: np.concatenate([b, f], axis=-1)),
+            AROUND,
         )
         yield here(
             "merge order",
             "units of both halves take turns, Keras has all of the forward half first",
             _merged(lambda _, f, b: np.stack([f, b], axis=-1).reshape(*f.shape[:-1], -1)),
+            AROUND,
         )
     else:
         for words, merge in _OTHER_MERGES.items():
-            yield here("merge mode", f"{words}, Keras merges by {mode}", _merged(merge))
+            yield here("merge mode", f"{words}, Keras merges by {mode}", _merged(merge), AROUND)
     table = _SEQUENCES if half.config["return_sequences"] else _LAST_STATES
     for words, (kind, apply) in table.items():
         yield here(kind, words, apply)
     if half.class_name == "LSTM" and not half.config["return_sequences"]:
-        yield here("last state", "takes the cell states c where Keras takes h", _cell_states)
+        for words, which in _CELL_STATES.items():
+            yield here("last state", words, _cell_states(which))
     for words, merge in _ONE_HALF.items() if mode != "concat" else ():
-        yield here("half left out", f"{words}, Keras merges by {mode}", _merged(merge))
+        yield here("half left out", f"{words}, Keras merges by {mode}", _merged(merge), AROUND)
+    for words, merge in _ONE_HALF_TWICE.items():
+        yield here("half left out", words, _merged(merge), AROUND)
     for part, other in (("forward", "backward"), ("backward", "forward")):
         words = f"the {other} half uses the weights of the {part} half"
         yield here("halves alike", words, _share_half(f"{part}_layer"))
@@ -125,11 +137,17 @@ def _merged(merge: Both) -> Apply:
         apart = replace(layer, config={**layer.config, "merge_mode": None})
         output, out_mask = equation(apart, inputs, mask, context)
         forward, backward, *states = output
-        masks = (out_mask[0], *out_mask[2:])
-        merged = merge(_merge_of(layer), forward, backward)
-        return ((merged, *states), masks) if states else (merged, masks[0])
+        return _result(merge(_merge_of(layer), forward, backward), states, out_mask[0])
 
     return apply
+
+
+def _result(merged: Structure, states: Sequence[Array], mask: Structure) -> Result:
+    """Return outputs and masks as Bidirectional does; ``merged`` is a pair where both are kept."""
+    heads = merged if isinstance(merged, tuple) else (merged,)
+    masks = (*[mask] * len(heads), *[None] * len(states))
+    output = (*heads, *states)
+    return (output, masks) if len(output) > 1 else (output[0], mask)
 
 
 def _swapped(merge: Both) -> Apply:
@@ -143,7 +161,7 @@ def _swapped(merge: Both) -> Apply:
         (f, b), _ = equation(apart, np.swapaxes(inputs, 0, 1), None, context)
         sequences = next(iter(layer.parts.values())).config["return_sequences"]
         merged = merge(_merge_of(layer), np.swapaxes(f, 0, 1), np.swapaxes(b, 0, 1))
-        return merged, mask if sequences else None
+        return _result(merged, (), mask if sequences else None)
 
     return apply
 
@@ -163,7 +181,7 @@ def _picked(one: Pick | None, other: Pick | None) -> Apply:
             own if pick is None else pick(sequence, valid)
             for pick, own, sequence in zip((one, other), last[:2], steps[:2], strict=True)
         )
-        return _merge_of(layer)(forward, backward), None
+        return _result(_merge_of(layer)(forward, backward), last[2:], None)
 
     return apply
 
@@ -180,14 +198,12 @@ def _turned_with_padding(
 ) -> Result:
     """Flip whole rows of the backward half's output, whose steps were put where they count."""
     apart = replace(layer, config={**layer.config, "merge_mode": None})
-    (forward, backward, *rest), masks = equation(apart, inputs, mask, context)
+    (forward, backward, *states), masks = equation(apart, inputs, mask, context)
     valid = _valid(mask, backward)
     turned = np.zeros_like(backward)
     for row, steps in enumerate(valid):
         turned[row, steps[::-1]] = backward[row, steps]
-    if rest:
-        raise ValueError("states are not merged")
-    return _merge_of(layer)(forward, turned), masks[0]
+    return _result(_merge_of(layer)(forward, turned), states, masks[0])
 
 
 def _forward_both(merge: Both) -> Apply:
@@ -204,15 +220,22 @@ def _forward_both(merge: Both) -> Apply:
     return apply
 
 
-def _cell_states(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    parts = {
-        name: replace(half, config={**half.config, "return_state": True})
-        for name, half in layer.parts.items()
-    }
-    output, _ = equation(replace(layer, parts=parts), inputs, mask, context)
-    return _merge_of(layer)(output[-3], output[-1]), None
+def _cell_states(which: tuple[int, int]) -> Apply:
+    """Merge two of: the last outputs of both halves, then h and c of the forward half, and h, c."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        parts = {
+            name: replace(half, config={**half.config, "return_state": True})
+            for name, half in layer.parts.items()
+        }
+        apart = replace(layer, parts=parts, config={**layer.config, "merge_mode": None})
+        output, _ = equation(apart, inputs, mask, context)
+        states = output[2:] if layer.parts["forward_layer"].config["return_state"] else ()
+        return _result(_merge_of(layer)(output[which[0]], output[which[1]]), states, None)
+
+    return apply
 
 
 def _exchange_halves(
@@ -253,9 +276,18 @@ _OTHER_MERGES: Mapping[str, Both] = {
     "subtracts the forward half from the backward half": lambda _, f, b: b - f,
     "takes the larger of both halves": lambda _, f, b: np.maximum(f, b),
 }
+_CELL_STATES: Mapping[str, tuple[int, int]] = {
+    "takes the cell states c where Keras takes h": (3, 5),
+    "takes the cell state c of the forward half where Keras takes its h": (3, 1),
+    "takes the cell state c of the backward half where Keras takes its h": (0, 5),
+}
 _ONE_HALF: Mapping[str, Both] = {
     "leaves out the backward half": lambda _, f, b: f,
     "leaves out the forward half": lambda _, f, b: b,
+}
+_ONE_HALF_TWICE: Mapping[str, Both] = {
+    "takes the forward half twice, the backward half never": lambda merge, f, b: merge(f, f),
+    "takes the backward half twice, the forward half never": lambda merge, f, b: merge(b, b),
 }
 _FIRST, _LAST = _step(first_step), _step(last_step)
 _SEQUENCES: Mapping[str, tuple[str, Apply]] = {

@@ -28,7 +28,8 @@ class Change:
     """A deviation of a port from Keras, in words, and the equations that follow from it.
 
     ``kind``: a word for programs; ``layer``: path of the layer that the user sees; ``tensors``:
-    details on the port's own tensors, in words.
+    details on the port's own tensors, in words. ``rank``: changes of one layer with a higher one
+    go around those with a lower one: INSIDE, usual (0), AROUND.
     """
 
     kind: str
@@ -36,12 +37,17 @@ class Change:
     words: str
     applied: Mapping[Key, Apply]
     tensors: tuple[str, ...] = ()
+    rank: int = 0
+
+
+# Of what replaces the equation itself, and of what becomes of the outputs of both halves.
+INSIDE, AROUND = -1, 1
 
 
 def with_changes(changes: Iterable[Change]) -> Mapping[str, Equation]:
     """Return the equations of all classes with these changes; later ones go around earlier ones."""
     by_key: dict[Key, list[Apply]] = {}
-    for change in sorted(changes, key=lambda one: one.kind == "merge mode"):  # others read the mode
+    for change in sorted(changes, key=lambda one: one.rank):
         for key, apply in change.applied.items():
             by_key.setdefault(key, []).append(apply)
 

@@ -25,11 +25,16 @@ from keras2torch_birnn.porting.changes import (
     without_mask,
 )
 from keras2torch_birnn.porting.mask_rules import mask_rules
-from keras2torch_birnn.porting.recurrent_changes import CELLS, show_activation
+from keras2torch_birnn.porting.recurrent_changes import (
+    CELLS,
+    first_step,
+    last_step,
+    show_activation,
+)
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 _EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-2, 0.0)
 _AFTER = ("relu", "sigmoid", "softmax", "log_softmax", "tanh")
@@ -258,12 +263,47 @@ def _slope(maker: Maker) -> Iterator[Change]:
                     yield maker.change("slope", words, configured(**{option: value}))
 
 
-def _flatten(maker: Maker) -> Iterator[Change]:
-    turned = reading(lambda x: np.swapaxes(x, 1, -1))
+def _channels_first(maker: Maker) -> Iterator[Change]:
+    turned = reading(lambda x: np.moveaxis(x, -1, 1))
     words = (
-        "it flattens features before steps: Keras has steps first (x.transpose(1, 2) is missing)"
+        "it reads features (channels) before steps, as torch has them: Keras has them last "
+        "(transpose or permute before it)"
     )
     yield maker.change("axes", words, turned)
+
+
+def _other_step(maker: Maker) -> Iterator[Change]:
+    """Yield other steps of a sequence (B, T, F) than the one that a slice takes."""
+    for words, pick in _STEPS.items():
+        yield maker.change("last state", words, _picked(pick))
+
+
+def _picked(pick: Callable[[Array], Array]) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(layer, inputs, mask, context)
+        found = pick(np.asarray(inputs)) if np.ndim(inputs) == 3 else None
+        if found is None or found.shape != np.shape(output):
+            raise ValueError("it takes no step")
+        return found, out_mask
+
+    return apply
+
+
+def _ends_of_halves(y: Array) -> Array:
+    """Return the last step of the first half of the features, and the first of the second half."""
+    half = y.shape[-1] // 2
+    ends: Array = np.concatenate([y[:, -1, :half], y[:, 0, half:]], axis=-1)
+    return ends
+
+
+_STEPS: Mapping[str, Callable[[Array], Array]] = {
+    "takes the last step of the forward half and the first of the backward half (as h_n has them), "
+    "Keras takes one step of both": _ends_of_halves,
+    "takes the first step, Keras takes another one": first_step,
+    "takes the last step, Keras takes another one": last_step,
+}
 
 
 def _general(maker: Maker) -> Iterator[Change]:
@@ -272,12 +312,35 @@ def _general(maker: Maker) -> Iterator[Change]:
     for name in _AFTER:
         after = followed_by(partial(activate, name))
         yield maker.change("extra", f"{name} follows it, which Keras does not have", after)
-    double = followed_by(lambda y: 2 * y)
-    yield maker.change("extra", "its output is doubled", double)
+    for words, factor in _FACTORS.items():
+        yield maker.change("extra", f"its output is {words}", followed_by(partial(_times, factor)))
+    for words, power in _POWERS_OF_WIDTH.items():
+        yield maker.change("extra", f"its output is {words}", _scaled_by_width(power))
     turned = followed_by(lambda y: y[:, ::-1] if y.ndim > 2 else y)
     yield maker.change("direction", "its steps come in reversed order", turned)
 
 
+def _times(factor: float, y: Array) -> Array:
+    return factor * y
+
+
+def _scaled_by_width(power: float) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(layer, inputs, mask, context)
+        first = next(iter(leaves(inputs)))
+        width = output.shape[-1] if layer.class_name == "Embedding" else np.shape(first)[-1]
+        return output * width**power, out_mask
+
+    return apply
+
+
+_FACTORS: Mapping[str, float] = {"doubled": 2.0, "halved": 0.5, "negated": -1.0}
+_POWERS_OF_WIDTH: Mapping[str, float] = {
+    "divided by the square root of the width": -0.5,
+    "multiplied by the square root of the width": 0.5,
+}
 _GLOBAL = ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
 _CONVOLUTIONS = ("Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv2D")
@@ -298,5 +361,6 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Concatenate": (_order_of_inputs,),
     "LeakyReLU": (_slope,),
     "ELU": (_slope,),
-    "Flatten": (_flatten,),
+    "ops.GetItem": (_other_step,),
+    **dict.fromkeys(("Flatten", "Reshape"), (_channels_first,)),
 }

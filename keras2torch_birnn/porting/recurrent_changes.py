@@ -10,7 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from keras2torch_birnn.porting.cell_changes import hold_changes, inner_activation_changes
 from keras2torch_birnn.porting.changes import (
+    INSIDE,
     Apply,
     Change,
     Key,
@@ -22,6 +24,7 @@ from keras2torch_birnn.porting.changes import (
     weighted,
 )
 from keras2torch_birnn.porting.gates import gate_count, orders, reorder, written
+from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -53,6 +56,7 @@ def one_way_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Change]
     key = (place, layer.class_name)
     yield from cell_changes(path, {key: layer}, layer)
     yield from _direction_changes(path, key, layer)
+    yield from inner_changes(path, {key: layer}, layer)
     yield from order_changes(path, {key: layer}, layer)
 
 
@@ -107,6 +111,8 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
     yield every("padding side", "padding is taken to be at the end of every row", masked_by(to_end))
     words = "the reversal of a row includes its padding, which is then read as data"
     yield every("reversed padding", words, _reversed_with_padding)
+    if not half.config["return_sequences"]:
+        yield every("reversed padding", words, _packed_with_padding)
     rules = {
         "zeros": "gives zeros at padded steps",
         "previous_output": "repeats the last output at padded steps",
@@ -116,6 +122,13 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
             yield every(
                 "masked steps", f"{words}, Keras does not here", settled(masked_output=rule)
             )
+
+
+def inner_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> Iterator[Change]:
+    """Yield mistakes inside the loop, made alike at every key; ``half``: one of the layers."""
+    activations = inner_activation_changes(half, _ACTIVATIONS, show_activation)
+    for kind, words, apply in (*hold_changes(half), *activations):
+        yield Change(kind, path, words, dict.fromkeys(keys, apply), rank=INSIDE)
 
 
 def _reset_changes(every: Callable[[str, str, Apply], Change], half: LayerSpec) -> Iterator[Change]:
@@ -201,6 +214,18 @@ def _reversed_with_padding(
     return masked_by(lambda m: m[:, ::-1])(equation, zeros, inputs, mask, context)
 
 
+def _packed_with_padding(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Flip whole rows whose steps that count were moved to the front; read as many of them."""
+    if not layer.config["go_backwards"] or not isinstance(mask, np.ndarray):
+        raise ValueError("it is not reversed, or no step is padded")
+    front = np.argsort(~mask.astype(bool), axis=1, kind="stable")
+    moved = np.take_along_axis(inputs, front[..., np.newaxis], axis=1)
+    lengths = np.take_along_axis(mask, front, axis=1)
+    return equation(layer, moved, lengths[:, ::-1], context)
+
+
 def _each_transposed(kernel: Array, gates: int) -> Array:
     return np.concatenate([part.T for part in np.split(kernel, gates, axis=-1)], axis=-1)
 
@@ -235,6 +260,8 @@ def order_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> 
 
 
 def _direction_changes(path: str, key: Key, layer: LayerSpec) -> Iterator[Change]:
+    for kind, words, apply in state_changes(layer):
+        yield Change(kind, path, words, {key: apply})
     yield Change(
         "direction",
         path,

@@ -10,22 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, combinations, product
+from itertools import chain, combinations
 
 import numpy as np
 
+from keras2torch_birnn.porting.call_graph import (
+    call_path,
+    direct_sources,
+    later_uses,
+    nearest_sources,
+)
 from keras2torch_birnn.porting.changes import Change, with_changes
 from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes
 from keras2torch_birnn.porting.observing import PortRun
+from keras2torch_birnn.porting.wiring_changes import wiring_changes
 from keras2torch_birnn.reference import Trace, compute
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, Structure, leaves, tensors
+from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, Structure, leaves
 from keras2torch_birnn.verification.layer_check import calls_of
 
 # Trials at one layer at most.
 _BUDGET = 1500
-# Layers before a wrong one whose mistakes are tried there, and one more.
-_BEFORE = 4
+# Layers before a wrong one, the nearest in the graph, whose mistakes are tried there.
+_BEFORE = 3
 # Kinds of mistakes that are likely in company: they are paired first.
 _LIKELY = (
     "merge mode",
@@ -37,7 +44,10 @@ _LIKELY = (
     "merge order",
     "mask missing",
     "padding side",
+    "activation",
 )
+# Kinds that are paired last.
+_SELDOM = ("mask rule", "held state", "initial state", "final state", "ids", "left out")
 # Score of changes that explain everything.
 _ALL = 1 << 20
 _FAILURES = (ArithmeticError, LookupError, TypeError, ValueError)
@@ -87,7 +97,12 @@ class Search:
     @cached_property
     def later(self) -> Mapping[str, frozenset[str]]:
         """Every call's later calls that use its output."""
-        return _uses(self.spec.graph, "")
+        return later_uses(self.spec.graph, "")
+
+    @cached_property
+    def sources(self) -> Mapping[str, Sequence[str]]:
+        """The calls whose outputs each call takes, the last one first."""
+        return direct_sources(self.spec.graph, "")
 
     def explain(self) -> bool:
         """Search until the port's outputs are explained; return whether they are."""
@@ -103,10 +118,13 @@ class Search:
             path = self._first_wrong(trace, given_up)
             if path is None:
                 return self._explain_end()
-            better = self._try_at(path)
+            behind = any(path in self.later.get(one.path, ()) for one in self.unexplained)
+            better = self._try_at(path, alone=behind)
             if better is not None:
                 self.found += better
                 continue
+            if behind:  # what the port gives it is not known, only what is nearest to the right one
+                return False
             given_up.add(path)
             if not self._give_up(path, trace):
                 return False
@@ -135,7 +153,7 @@ class Search:
     def _output_masks(self) -> list[Array | None]:
         found: list[Array | None] = []
         for ref in leaves(self.spec.graph.outputs):
-            path = f"{ref.layer}#{ref.call}" if ref.call else ref.layer
+            path = call_path(ref.layer, ref.call)
             found.append(self.valid.get(path))
         return found
 
@@ -166,9 +184,13 @@ class Search:
             return None
         evidence = [one for one in self.evidence if one.layer == place]
         guesses = [one for one in self.guesses if one.layer == place]
+        trace = self.compute(self.found)
         own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
+        if trace is not None:
+            own += wiring_changes(self.spec.graph, path, trace)
         stages = list(_stages(evidence, own, self._changes_before(path)))
-        for stage in stages[:1] if alone else stages:
+        for number, stage in enumerate(stages[:1] if alone else stages):
+            enough = _ALL if number == 0 else 2  # of two: this layer and a later one
             best: tuple[int, list[Change]] = (0, [])
             for some in stage:
                 if self.trials > _BUDGET:
@@ -176,7 +198,7 @@ class Search:
                 score = self._score(path, some)
                 if score > best[0]:
                     best = score, some
-                if score >= _ALL:
+                if score >= enough:
                     break
             if best[0]:
                 return best[1]
@@ -190,10 +212,9 @@ class Search:
 
     def _changes_before(self, path: str) -> list[Change]:
         """Return the mistakes of the calls just before: an operation may follow what was right."""
-        before = [other for other in self.layers if path in self.later.get(other, ())]
         return [
             change
-            for other in before[:-_BEFORE:-1]
+            for other in nearest_sources(self.sources, path)[:_BEFORE]
             for change in changes_of(other, _place(other), self.layers[other])
             if change.kind != "gate order"
         ]
@@ -212,9 +233,13 @@ class Search:
             return 0  # (a port computes zeros for many reasons)
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
-        later = sum(self.seen(one, trace) for one in self.later.get(path, ()))
-        if not later and any(one.kind == "half left out" for one in some):
-            return 0  # a right port computes each half, too
+        own = next(iter(leaves(trace.layers[path])))
+        later = sum(
+            self.seen(one, trace) and not _same_values(own, trace.layers[one])
+            for one in self.later.get(path, ())
+        )
+        if not later and any(one.kind in ("half left out", "left out") for one in some):
+            return 0  # a right port computes each half, and what goes into a layer, too
         return 1 + later
 
     def explained_by(self, changes: Sequence[Change]) -> bool:
@@ -234,7 +259,7 @@ class Search:
     def _explain_end(self) -> bool:
         """Explain outputs that differ though every layer's own was computed."""
         for ref in leaves(self.spec.graph.outputs):
-            path = f"{ref.layer}#{ref.call}" if ref.call else ref.layer
+            path = call_path(ref.layer, ref.call)
             better = self._try_at(path, alone=True)
             if better is not None and self._score(path, better) >= _ALL:
                 self.found += better
@@ -288,6 +313,11 @@ def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
     return Change("unexplained", path, "", {key: apply})
 
 
+def _same_values(one: Array, other: Structure) -> bool:
+    """Tell whether a layer hands on what it is given."""
+    return np.array_equal(np.asarray(one), np.asarray(next(iter(leaves(other)))))
+
+
 def _first_mask(mask: Structure) -> Array | None:
     found = next(iter(leaves(mask)), None)
     return found.astype(bool) if isinstance(found, np.ndarray) and found.ndim == 2 else None
@@ -308,36 +338,23 @@ def _stages(
     parts = [[one] for one in evidence] if len(evidence) > 1 else []
     yield chain(shown, parts, ([one] for one in (*own, *before)))
     yield ([*some, one] for some in (*shown, *parts) for one in (*own, *before))
-    few = sorted(
-        (one for one in own if one.kind != "gate order"), key=lambda one: one.kind not in _LIKELY
-    )
-    likely = [one for one in before if one.kind in _LIKELY]
-    yield ([one, other] for one, other in product(likely, few) if one is not other)
-    yield ([one, other] for one, other in combinations(few, 2))
+    few = [one for one in own if one.kind != "gate order"]
+    likely = [one for one in before if one.kind in _LIKELY and one.kind != "activation"]
+    yield _pairs(few, likely)
 
 
-def _uses(graph: Graph, start: str) -> dict[str, frozenset[str]]:
-    """Return the calls that use the output of each call, however many calls later."""
-    uses: dict[str, set[str]] = {}
-    before: dict[str, set[str]] = {}
-    for call in graph.calls:
-        path = f"{start}{call.layer}" + (f"#{call.index}" if call.index else "")
-        earlier: set[str] = set()
-        for ref in tensors((call.args, dict(call.kwargs))):
-            other = f"{start}{ref.layer}" + (f"#{ref.call}" if ref.call else "")
-            earlier |= {other} | before.get(other, set())
-        inner = graph.layer(call.layer)
-        while inner.class_name == "TimeDistributed":
-            inner = inner.parts["layer"]
-        names = {path}
-        if inner.graph is not None:
-            nested = _uses(inner.graph, f"{path}/")
-            for name, used in nested.items():
-                uses.setdefault(name, set()).update(used | {path})
-            names |= nested.keys()
-        before[path] = earlier | names
-        for other in earlier:
-            uses.setdefault(other, set()).update(names)
-        for name in names:
-            uses.setdefault(name, set())
-    return {path: frozenset(used - {path}) for path, used in uses.items()}
+def _rate(change: Change) -> tuple[bool, int]:
+    """Return a key that sorts changes by how likely they are in company, the likeliest first."""
+    halves = [place for place, _ in change.applied if place.endswith("_layer")]
+    kind = len(_LIKELY) + (change.kind in _SELDOM)
+    return len(halves) == 1, _LIKELY.index(change.kind) if change.kind in _LIKELY else kind
+
+
+def _pairs(own: Sequence[Change], before: Sequence[Change]) -> Iterator[list[Change]]:
+    """Yield two changes at a time, one of them at the layer itself: the likeliest two first."""
+    ranked = sorted((*own, *before), key=_rate)
+    at_layer = {id(one) for one in own}
+    for one, other in sorted(combinations(range(len(ranked)), 2), key=sum):
+        some = [ranked[one], ranked[other]]
+        if any(id(change) in at_layer for change in some):
+            yield some

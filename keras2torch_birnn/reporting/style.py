@@ -52,7 +52,8 @@ figure img { height: 9rem; } figcaption, .right { grid-column: 2; }
 .down, .right { color: var(--soft); font-size: .75rem; text-align: center; }
 .down { writing-mode: vertical-rl; rotate: 180deg; }
 @media (max-width: 34rem) { .verdict { flex-direction: column; align-items: flex-start; }
-  .patterns div { grid-template-columns: 1fr; margin-bottom: .4rem; } }
+  .patterns div { grid-template-columns: 1fr; margin-bottom: .4rem; }
+  .marks span:nth-last-child(2) { display: none; } }
 @media print { :root { color-scheme: light; --text: #000000; --soft: #444444; --page: #ffffff;
   --panel: #f2f2f2; --line: #bbbbbb; --ok: #1a7f37; --wrong: #b00020; --unknown: #8a6d00; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

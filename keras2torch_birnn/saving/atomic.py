@@ -17,9 +17,9 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -39,13 +39,15 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EI
 class FileKind:
     """Kind of file: its name in messages, its suffixes, and how its content is recognised.
 
-    ``instead``: what to do if a file exists that must not be replaced.
+    ``instead``: what to do if a file exists that must not be replaced. ``mistaken``: further advice
+    for a path with the suffix of another kind that is easily taken for this one.
     """
 
     name: str
     suffixes: tuple[str, ...]
     recognises: Callable[[Path], bool]
     instead: str = FORCE
+    mistaken: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_output(
@@ -75,7 +77,9 @@ def check_output(
         if kind is not None and path.suffix.lower() not in kind.suffixes:
             found = f"ends in {printable(path.suffix)}" if path.suffix else "has no suffix"
             ends = " or ".join(filter(None, (", ".join(kind.suffixes[:-1]), kind.suffixes[-1])))
-            raise OutputError(found, f"{kind.name} ends in {ends}")
+            more = kind.mistaken.get(path.suffix.lower())
+            advice = f"{kind.name} ends in {ends}"
+            raise OutputError(found, f"{advice}; {more}" if more else advice)
         if not target.parent.is_dir():
             raise OutputError(f"there is no folder {target.parent}", f"mkdir -p {target.parent}")
         if not os.access(target.parent, os.W_OK):

@@ -74,4 +74,13 @@ def read_safetensors_format(window: Window) -> str:
     return str(texts.get("format")) if isinstance(texts, dict) else ""
 
 
-CHECKPOINT = FileKind("OUT", (".pt", ".pth", ".safetensors"), is_checkpoint)
+_MANY = "to convert many models: k2t convert MODEL... --out-dir DIR"
+CHECKPOINT = FileKind(
+    "OUT",
+    (".pt", ".pth", ".safetensors"),
+    is_checkpoint,
+    mistaken={
+        **dict.fromkeys((".h5", ".hdf5", ".keras"), _MANY),
+        **dict.fromkeys((".onnx", ".pt2", ".py"), "to export: k2t export MODEL TARGET"),
+    },
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -24,7 +25,8 @@ from commands import (
 
 from keras2torch_birnn.cli import batch
 from keras2torch_birnn.cli.converting import Options
-from keras2torch_birnn.errors import OutputError, UsageError
+from keras2torch_birnn.cli.own_process import call_in_own_process
+from keras2torch_birnn.errors import K2TError, OutputError, UsageError
 from keras2torch_birnn.saving.atomic import check_output
 from keras2torch_birnn.saving.windows_names import find_fault
 
@@ -220,8 +222,24 @@ def test_a_process_that_dies_costs_its_file_alone(
     tasks = batch.pair_with_outputs([str(models)], tmp_path / "out", with_config=False)
     found = list(batch._run(tasks, Options(), jobs=2))
     assert [one.state for one in found] == ["tried", "refused", "tried"]
-    assert "the process that converted it died" in found[1].errors[0]
+    (line,) = found[1].errors
+    assert "b.keras: its process ended with exit code 1; k2t convert MODEL OUT --debug" in line
     assert found[1].exit_code == 70
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (signal.SIGKILL, UsageError, "was killed .SIGKILL., and again when it ran alone"),
+        (signal.SIGSEGV, K2TError, "was ended by SIGSEGV"),
+    ],
+)
+def test_a_process_that_a_signal_ended_tells_which(
+    number: signal.Signals, kind: type[K2TError], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        call_in_own_process(signal.raise_signal, number)
+    assert type(caught.value) is kind
 
 
 def dying_at_b(task: batch.Task, _: Options) -> batch.Outcome:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from keras2torch_birnn.plugins.stubs import write_plugin
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 
 KERAS3 = FIXTURES / "keras-3.15.1"
+ATTENTION = FIXTURES / "self-attention-0.51" / "self_attention_additive.h5"
 CELL = FIXTURES / "keras-2.2.4" / "cell_bi_sum.h5"
 # What the class computes, in place of the line that raises.
 CENTERED = """
@@ -94,13 +97,37 @@ def test_a_cell_has_the_size_of_its_state() -> None:
     text = write_plugin(CELL).text
     assert '@k2t.converts("PairCell", state_size="units")' in text
     assert "# state_size=: as cell.state_size in Keras; forward returns y and the states." in text
-    assert "def forward(self, x, states):" in text
+    assert "        self, x: torch.Tensor, states: tuple[torch.Tensor, ...]\n    ) -> " in text
     assert 'raise NotImplementedError("one step of PairCell")' in text
     # Two cells of one Bidirectional: which weight is whose only the plugin can say.
     first, second = (part.split("@k2t")[0] for part in text.split("The file has near it:")[1:])
     assert (first.count("#     bidirectional_1/"), first.count("\n")) == (12, 13)
     assert (second.count("#     bidirectional_2/"), second.count("\n")) == (4, 5)
     ast.parse(text)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [CENTER, CELL, LAMBDAS, KERAS3 / "gated.keras", KERAS3 / "nested.keras", ATTENTION],
+    ids=lambda file: file.name,
+)
+def test_a_stub_is_as_linters_want_it(file: Path, tmp_path: Path) -> None:
+    """With their defaults: imports in order and used, 88 columns, all functions typed."""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(write_plugin(file).text)
+    for command in (("check", "--extend-select=I"), ("format", "--check")):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--isolated", plugin],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stdout
+    for made in ast.walk(ast.parse(plugin.read_text())):
+        if isinstance(made, ast.FunctionDef):
+            untyped = [one.arg for one in made.args.args if one.annotation is None]
+            assert (untyped in ([], ["self"]), made.returns is not None) == (True, True)
 
 
 def test_lambdas_are_supplied_by_name() -> None:

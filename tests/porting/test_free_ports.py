@@ -13,6 +13,8 @@ import keras2torch_birnn as k2t
 ONE: tuple[Row, ...] = (
     (Tagger, ("lstm f and g exchanged",), ((BI, "gate order"),)),
     (Tagger, ("lstm forget bias again",), ((BI, "forget bias"),)),
+    (Tagger, ("lstm no tanh of c",), ((BI, "activation"),)),
+    (Tagger, ("lstm mask kept from c",), ((BI, "held state"),)),
     (Tagger, ("gru other reset",), ((BI1, "reset"),)),
     (Tagger, ("gru 1 - z",), ((BI1, "z"),)),
     (Tagger, ("id 3 is left out, too",), (("embedding", "mask rule"),)),
@@ -30,6 +32,9 @@ ONE: tuple[Row, ...] = (
     (Tagger, ("no bias at the end",), (("dense", "bias missing"),)),
     (PackedLast, ("ahead [:, -1]",), ((BI, "last state"),)),
     (PackedLast, ("first step of the reversed run",), ((BI, "last state"),)),
+    (PackedLast, ("back c",), ((BI, "last state"),)),
+    (PackedLast, ("flips padding",), ((BI, "reversed padding"),)),
+    (PackedLast, ("h of the forward half twice",), ((BI, "half left out"),)),
     (PackedLast, ("id 5 is left out, too",), (("embedding", "mask rule"),)),
     (PackedLast, ("difference",), ((BI, "merge mode"),)),
     (PackedLast, ("mean",), ((BI, "merge mode"),)),
@@ -60,6 +65,16 @@ TWO: tuple[Row, ...] = (
         ((BI, "forget bias"), (BI1, "reversed padding")),
     ),
     (Cells, ("subtract", "gates zrn"), ((BI, "merge mode"), (BI, "gate order"))),
+    (Cells, ("subtract", "not turned"), ((BI, "merge mode"), (BI, "direction"))),
+    (Tagger, ("subtract", "gru 1 - z"), ((BI1, "merge mode"), (BI1, "z"))),
+    (Tagger, ("subtract backward", "gru other reset"), ((BI1, "merge mode"), (BI1, "reset"))),
+    (
+        Tagger,
+        ("maximum", "gru is turned with padding"),
+        ((BI1, "merge mode"), (BI1, "reversed padding")),
+    ),
+    (PackedLast, ("difference", "ahead [:, -1]"), ((BI, "merge mode"), (BI, "last state"))),
+    (PackedLast, ("difference", "back c"), ((BI, "merge mode"), (BI, "last state"))),
 )
 
 
@@ -96,9 +111,8 @@ def test_one_mistake_is_one_finding_in_plain_words(row: tuple[Any, tuple[str, ..
 @pytest.mark.parametrize(
     ("kind", "mistake"),
     [
-        (Tagger, "lstm no tanh of c"),
-        (Tagger, "lstm mask kept from c"),
-        (PackedLast, "back c"),
+        (Cells, "starts with ones"),
+        (Cells, "backward one step late"),
     ],
 )
 def test_no_right_part_is_blamed_for_a_mistake_that_is_not_known(kind: Any, mistake: str) -> None:

@@ -164,16 +164,17 @@ def test_no_shard_of_the_input_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "found", "more"),
     [
-        ("two.h5", "ends in .h5"),
-        ("model.onnx", "ends in .onnx"),
-        ("model.pt.keras", "ends in .keras"),
-        ("model", "has no suffix"),
-        (".pt", "has no suffix"),
+        ("two.h5", "ends in .h5", "; to convert many models: k2t convert MODEL... --out-dir DIR"),
+        ("model.onnx", "ends in .onnx", "; to export: k2t export MODEL TARGET"),
+        ("model.pt.keras", "ends in .keras", "; to convert many models"),
+        ("model.bin", "ends in .bin", "$"),
+        ("model", "has no suffix", "$"),
+        (".pt", "has no suffix", "$"),
     ],
 )
-def test_out_has_one_of_its_suffixes(name: str, found: str, tmp_path: Path) -> None:
+def test_out_has_one_of_its_suffixes(name: str, found: str, more: str, tmp_path: Path) -> None:
     out = tmp_path / name
     words = f"{found}; OUT ends in .pt, .pth or .safetensors"
     for there in (False, True):
@@ -181,7 +182,7 @@ def test_out_has_one_of_its_suffixes(name: str, found: str, tmp_path: Path) -> N
             out.write_bytes(MASKED.read_bytes())
         before = contents(tmp_path)
         assert_refused(k2t("convert", OLD, out, "--force"), 5, out, words)
-        with pytest.raises(birnn.OutputError, match=words):
+        with pytest.raises(birnn.OutputError, match=words + more):
             birnn.save(birnn.convert(OLD), out)
         assert contents(tmp_path) == before
 

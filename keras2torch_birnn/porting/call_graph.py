@@ -1,0 +1,80 @@
+"""Which calls of a model's graph depend on which, by their paths.
+
+A path is ``name``, ``name#1`` for the second call of a layer, ``outer/inner`` for a layer inside of
+a model, and ``wrapper/model/inner`` for one inside of a TimeDistributed model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from keras2torch_birnn.spec import Graph, LayerSpec, leaves, tensors
+
+
+def call_path(layer: str, index: int) -> str:
+    """Return the path of a call in its graph: ``name``, or ``name#1`` of the second call."""
+    return f"{layer}#{index}" if index else layer
+
+
+def direct_sources(graph: Graph, start: str, given: Sequence[str] = ()) -> dict[str, Sequence[str]]:
+    """Return the calls whose outputs each call takes, the last one first.
+
+    A model takes the outputs of the calls in it; those that take its inputs take ``given``.
+    """
+    found: dict[str, Sequence[str]] = {}
+    inputs = {(ref.layer, ref.call) for ref in leaves(graph.inputs)}
+    for call in graph.calls:
+        before: list[str] = []
+        refs = tensors((call.args, dict(call.kwargs)))
+        for name, index in reversed(dict.fromkeys((ref.layer, ref.call) for ref in refs)):
+            before += given if (name, index) in inputs else [f"{start}{call_path(name, index)}"]
+        path = f"{start}{call_path(call.layer, call.index)}"
+        inner, prefix = _inside(graph.layer(call.layer), path)
+        if inner.graph is not None:
+            found |= direct_sources(inner.graph, prefix, before)
+            ends = [call_path(ref.layer, ref.call) for ref in leaves(inner.graph.outputs)]
+            before = [*(f"{prefix}{end}" for end in ends), *before]
+        found[path] = before
+    return found
+
+
+def _inside(layer: LayerSpec, path: str) -> tuple[LayerSpec, str]:
+    """Return the layer inside of TimeDistributed, and how the paths of the calls in it begin."""
+    prefix = f"{path}/"
+    while layer.class_name == "TimeDistributed":
+        layer = layer.parts["layer"]
+        prefix += f"{layer.name}/"
+    return layer, prefix
+
+
+def nearest_sources(sources: Mapping[str, Sequence[str]], path: str) -> list[str]:
+    """Return the calls that a call depends on, the nearest first."""
+    found = [path]
+    for one in found:  # grows meanwhile
+        found += [other for other in sources.get(one, ()) if other not in found]
+    return found[1:]
+
+
+def later_uses(graph: Graph, start: str) -> dict[str, frozenset[str]]:
+    """Return the calls that use the output of each call, however many calls later."""
+    uses: dict[str, set[str]] = {}
+    before: dict[str, set[str]] = {}
+    for call in graph.calls:
+        path = f"{start}{call_path(call.layer, call.index)}"
+        earlier: set[str] = set()
+        for ref in tensors((call.args, dict(call.kwargs))):
+            other = f"{start}{call_path(ref.layer, ref.call)}"
+            earlier |= {other} | before.get(other, set())
+        inner, prefix = _inside(graph.layer(call.layer), path)
+        names = {path}
+        if inner.graph is not None:
+            nested = later_uses(inner.graph, prefix)
+            for name, used in nested.items():
+                uses.setdefault(name, set()).update(used | {path})
+            names |= nested.keys()
+        before[path] = earlier | names
+        for other in earlier:
+            uses.setdefault(other, set()).update(names)
+        for name in names:
+            uses.setdefault(name, set())
+    return {path: frozenset(used - {path}) for path, used in uses.items()}

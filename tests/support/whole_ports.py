@@ -1,0 +1,137 @@
+"""Ports of whole models, each direction as a loop over the steps on the converted weights.
+
+Each takes the names of the mistakes that it makes. The weights are parameters of one flat module,
+named as in the converted model.
+"""
+
+from __future__ import annotations
+
+import torch
+from specs import FIXTURES
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, max_pool2d
+
+import keras2torch_birnn as k2t
+
+_FOLDER = FIXTURES / "tf.keras-2.15.0"
+
+
+class Flat(nn.Module):
+    """A module that holds the tensors of a converted model, and computes layers by their names."""
+
+    source = _FOLDER / "none"
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__()
+        self.mistakes = frozenset(mistakes)
+        for name, value in k2t.convert(self.source).state_dict().items():
+            self.register_parameter(name.replace(".", "__"), nn.Parameter(value.clone()))
+
+    def of(self, name: str) -> Tensor:
+        return self.get_parameter(name.replace(".", "__"))
+
+    def dense(self, name: str, x: Tensor) -> Tensor:
+        return x @ self.of(f"{name}.weight").mT + self.of(f"{name}.bias")
+
+    def lstm(
+        self,
+        name: str,
+        x: Tensor,
+        mask: Tensor,
+        *,
+        back: bool = False,
+        start: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all steps (B, T, H) in the order of x, zeros at padding, and h and c."""
+        end = "_l0_reverse" if back else "_l0"
+        w, u = self.of(f"{name}.weight_ih{end}"), self.of(f"{name}.weight_hh{end}")
+        zeros = x.new_zeros(len(x), u.shape[1])
+        h, c = start or (zeros, zeros)
+        found = {}
+        for t in reversed(range(x.shape[1])) if back else range(x.shape[1]):
+            gates = x[:, t] @ w.mT + h @ u.mT + self.of(f"{name}.bias_ih{end}")
+            i, f, g, o = gates.chunk(4, -1)
+            new = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            kept = mask[:, t, None]
+            c = torch.where(kept, new, c)
+            h = torch.where(kept, torch.sigmoid(o) * torch.tanh(new), h)
+            found[t] = h if "steps repeated" in self.mistakes else h * kept
+        return torch.stack([found[t] for t in range(x.shape[1])], 1), h, c
+
+
+class Joint(Flat):
+    """Slots of each word by a BiLSTM, and the intent of the sentence by its last states."""
+
+    source = _FOLDER / "arch_joint.h5"
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        x, mask = self.of("embedding.weight")[ids], ids != 0
+        f, fh, _ = self.lstm("bidirectional", x, mask)
+        b, bh, bc = self.lstm("bidirectional", x, mask, back=True)
+        ends = torch.cat([fh, bc if "c of the backward half" in self.mistakes else bh], -1)
+        intent = self.dense("intent", torch.relu(self.dense("dense_1", ends)))
+        return intent.softmax(-1), self.dense("slots", torch.cat([f, b], -1)).softmax(-1)
+
+
+class Translation(Flat):
+    """A BiLSTM reads; an LSTM that starts with its states writes, and attends by dot products."""
+
+    source = _FOLDER / "arch_seq2seq_luong.h5"
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        x = self.of("embedding.weight")[source]
+        f, fh, fc = self.lstm("bidirectional", x, source != 0)
+        b, bh, bc = self.lstm("bidirectional", x, source != 0, back=True)
+        read, h, c = (torch.cat(pair, -1) for pair in ((f, b), (fh, bh), (fc, bc)))
+        start = (c, h) if "h and c exchanged" in self.mistakes else (h, c)
+        words = self.of("embedding_1.weight")[target]
+        written, _, _ = self.lstm(
+            "lstm_1", words, target != 0, start=None if "no start" in self.mistakes else start
+        )
+        scores = written @ read.mT
+        if "scaled" in self.mistakes:
+            scores = scores / written.shape[-1] ** 0.5
+        both = torch.cat([scores.softmax(-1) @ read, written], -1)
+        return self.dense(
+            "time_distributed_1", torch.tanh(self.dense("time_distributed", both))
+        ).softmax(-1)
+
+
+class Picture(Flat):
+    """Text in a picture: convolutions whose rows become steps, and two BiLSTM."""
+
+    source = _FOLDER / "arch_crnn_ocr.keras"
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 3, 1, 2)
+        for name in ("conv2d", "conv2d_1"):
+            kernel, bias = self.of(f"{name}.weight"), self.of(f"{name}.bias")
+            x = max_pool2d(torch.relu(conv2d(x, kernel, bias, padding=1)), 2)
+        if "channels first" not in self.mistakes:
+            x = x.permute(0, 2, 3, 1)
+        x = torch.relu(self.dense("dense", x.reshape(len(x), 5, 15)))
+        valid = torch.ones(x.shape[:2], dtype=torch.bool)
+        for name in ("bidirectional", "bidirectional_1"):
+            halves = [self.lstm(name, x, valid, back=back)[0] for back in (False, True)]
+            x = torch.cat(halves, -1)
+        return self.dense("dense_1", x).softmax(-1)
+
+
+class LastStep(Flat):
+    """The last step of a BiGRU's output, and the mean over its steps."""
+
+    source = _FOLDER / "arch_last_step.h5"
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__(*mistakes)
+        self.gru = nn.GRU(3, 5, bidirectional=True, batch_first=True)
+        given = k2t.convert(self.source).state_dict()
+        start = "bidirectional."
+        self.gru.load_state_dict(
+            {key.removeprefix(start): v for key, v in given.items() if key.startswith(start)}
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, ends = self.gru(x)
+        last = torch.cat([ends[0], ends[1]], -1) if "h_n" in self.mistakes else y[:, -1]
+        return self.dense("dense", torch.cat([last, y.mean(1)], -1))
