@@ -120,14 +120,19 @@ class Recorded:
 
 def recorded(row: Row) -> Recorded:
     """Read what Keras did with a model."""
-    with np.load(COMPILED / row["npz"]) as data:
-        names = [n for n in data.files if n[:2] != "s_" or row["sample_weights"]]
-        arrays = {name: data[name] for name in names}
-    if "long" in row:
-        with np.load(COMPILED / row["long"]) as data:
+    return Recorded(row, _arrays(row["npz"], row.get("long")))
+
+
+@cache
+def _arrays(name: str, long: str | None) -> Mapping[str, Array]:
+    """Read an archive, and the steps after its last one."""
+    with np.load(COMPILED / name) as data:
+        arrays = {key: data[key] for key in data.files}
+    if long is not None:
+        with np.load(COMPILED / long) as data:
             arrays["losses"] = np.concatenate([arrays["losses"], data["losses"]])
             arrays["w200"] = data["w200"]
-    return Recorded(row, arrays)
+    return arrays
 
 
 def expected_state(row: Row, at: str) -> dict[str, Array]:

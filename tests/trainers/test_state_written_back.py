@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from compiled_fixtures import COMPILED, ROWS, recorded, unpack, unpack_checkpoint
+from replays import train
 from torch import Tensor
 
 import keras2torch_birnn as k2t
@@ -51,18 +52,6 @@ LIVE = {
 }
 
 
-def train(state: k2t.Training, name: str, steps: int, first: int = 0) -> None:
-    data = recorded(ROWS[name])
-    for step in range(first, first + steps):
-        state.optimizer.zero_grad()
-        x, y = data.inputs(step), data.targets(step)
-        mask = k2t.output_mask(state.model, *x)
-        loss = state.loss(state.model(*x), y if len(y) > 1 else y[0], mask=mask)
-        (loss + state.penalty()).backward()
-        state.optimizer.step()
-        state.constrain_()
-
-
 class Written(NamedTuple):
     """A model that was trained and written back; ``config``: of a checkpoint."""
 
@@ -81,7 +70,7 @@ def trained_and_written(name: str, folder: Path) -> Written:
     if ROWS[name]["container"] == "checkpoint":
         path, config = unpack_checkpoint(ROWS[name], folder)
     state = k2t.training(path, config=config)
-    train(state, name, STEPS)
+    train(state, recorded(ROWS[name]), 0, STEPS)
     new = folder / f"new-{name.replace('/', '-')}".removesuffix(".savedmodel")
     written = k2t.write_back(state.model, path, new, optimizer=state.optimizer, config=config)
     return Written(state, written, config)
@@ -108,7 +97,7 @@ def test_a_written_state_is_read_as_it_was(name: str, tmp_path: Path) -> None:
     assert wanted.keys() == got.keys() != set()
     assert all(torch.equal(value, got[key]) for key, value in wanted.items())
     for one in (state, again):
-        train(one, name, 1, STEPS)
+        train(one, recorded(ROWS[name]), STEPS, 1)
     for key, value in state.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[key]), key
 

@@ -1,9 +1,11 @@
 """Script: write every fixture back, untouched and trained; or inject faults at random steps.
 
     python campaign.py fixtures [PART/PARTS]
+    python campaign.py models MODEL[:CONFIG] ...
     python campaign.py faults RUNS
 
-Run it in the repository, with ``tests/support`` in PYTHONPATH. Ends with 1 if anything is wrong.
+``models``: the same as ``fixtures`` for other files and SavedModels. Run it in the repository, with
+``tests/support`` in PYTHONPATH. Ends with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import tempfile
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import compiled_fixtures
 import test_faults
 from parsing_here import parsing_here
 from specs import FIXTURES
@@ -32,23 +35,54 @@ import keras2torch_birnn as k2t
 EXPECTED = ("cannot hold", "a quantized weight", "one in Keras, but differ", "are fixed in Keras")
 
 
+SUFFIXES = (".h5", ".hdf5", ".keras")
+
+
+class Source(NamedTuple):
+    """A model and its configuration; ``base``: the file or folder that holds all of it."""
+
+    path: Path
+    config: Path | None
+    base: Path
+
+
 def fixtures() -> list[str]:
     """Return all fixtures: files, and packed models of several files."""
-    files = (p for p in sorted(FIXTURES.rglob("*")) if p.suffix in (".h5", ".keras"))
+    files = (p for p in sorted(FIXTURES.rglob("*")) if p.suffix in SUFFIXES)
     plain = [p.relative_to(FIXTURES).as_posix() for p in files if "plugins" not in p.parts]
-    return [*plain, *ENTRIES]
+    keys = ("file", "step5", "step100")
+    rows = compiled_fixtures.ROWS.values()
+    packed = [row[key] for row in rows for key in keys if row.get(key)]
+    packed = [name for name in packed if not name.endswith(SUFFIXES)]
+    return [*plain, *(f"compiled/{name}" for name in packed), *ENTRIES]
 
 
-def check(name: str, folder: Path) -> str:
-    """Write a fixture back twice; return what happened."""
+def opened(name: str, folder: Path) -> Source:
+    """Find a fixture, or unpack it into a folder."""
+    (folder / "source").mkdir()
     if name in ENTRIES:
-        (folder / "source").mkdir()
         unpacked = unpack(name, folder / "source")
-        source, config, out = unpacked.model, unpacked.config, folder / "new"
-        base = source if source.is_dir() else source.parent
-    else:
-        source, config, out = FIXTURES / name, config_of(FIXTURES / name), folder / Path(name).name
-        base = source
+        source = unpacked.model
+        return Source(source, unpacked.config, source if source.is_dir() else source.parent)
+    if name.startswith("compiled/"):
+        source = compiled_fixtures.unpack(name.removeprefix("compiled/"), folder / "source")
+        if (source / "arch.json").exists():  # of a checkpoint
+            return Source(source / "ckpt-1", source / "arch.json", source)
+        return Source(source, None, source)
+    source = FIXTURES / name
+    return Source(source, config_of(source), source)
+
+
+def given(argument: str) -> Source:
+    """Return the model of an argument, which may name its configuration."""
+    name, _, config = argument.partition(":")
+    return Source(Path(name), Path(config) if config else None, Path(name))
+
+
+def check(opened: Source, folder: Path) -> str:
+    """Write a model back twice; return what happened."""
+    source, config, base = opened
+    out = folder / ("new" if base.is_dir() else base.name)
     try:
         model = k2t.convert(source, config=config)
     except k2t.K2TError:
@@ -69,7 +103,7 @@ def check(name: str, folder: Path) -> str:
     if differing(model, place, config=config):
         return "trained: DIFFERS"
     lengths = {part: len(data) for part, data in contents(again).items()}
-    if name.endswith(".keras") and _is_compressed(source):
+    if base.suffix == ".keras" and _is_compressed(source):
         lengths = {}  # compressed anew
     if lengths != {part: len(before[part]) for part in lengths}:
         return "trained: ANOTHER LENGTH"
@@ -84,12 +118,12 @@ def _is_compressed(archive: Path) -> bool:
         return any(one.compress_type != zipfile.ZIP_STORED for one in opened.infolist())
 
 
-def run_fixtures(part: int, parts: int) -> int:
-    """Check a part of all fixtures; print what happened how often."""
+def run(names: Sequence[str], source_of: Callable[[str, Path], Source]) -> int:
+    """Check models; print what happened how often."""
     found: Counter[str] = Counter()
-    for name in fixtures()[part::parts]:
+    for name in names:
         with tempfile.TemporaryDirectory() as folder, parsing_here():
-            result = check(name, Path(folder))
+            result = check(source_of(name, Path(folder)), Path(folder))
         found[result] += 1
         if any(word.isupper() for word in result.split()):
             print(name, result)
@@ -141,7 +175,10 @@ def run_faults(runs: int) -> int:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    if sys.argv[1] == "faults":
-        sys.exit(run_faults(int(sys.argv[2])))
-    first, _, count = (sys.argv[2] if len(sys.argv) > 2 else "0/1").partition("/")
-    sys.exit(run_fixtures(int(first), int(count)))
+    command, *arguments = sys.argv[1:]
+    if command == "faults":
+        sys.exit(run_faults(int(arguments[0])))
+    if command == "models":
+        sys.exit(run(arguments, lambda name, _: given(name)))
+    first, _, count = (arguments[0] if arguments else "0/1").partition("/")
+    sys.exit(run(fixtures()[int(first) :: int(count)], opened))
