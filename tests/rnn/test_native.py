@@ -92,6 +92,18 @@ def test_every_activation_is_torchs_to_the_last_bits(name: str, isa: int) -> Non
 
 
 @native
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_small_values_have_as_many_digits(name: str, isa: int) -> None:
+    values = torch.cat((torch.linspace(-20, 20, 40_001), torch.logspace(-30, 0, 2_001)))
+    values = torch.cat((values, -values))
+    values = values[values != 0]
+    exact = activation(name)(values.double())
+    got = through(name, values, isa)
+    assert float((got.double() / exact - 1).abs().max()) < 2.2e-7
+    assert float(got.abs().max()) <= 1
+
+
+@native
 @pytest.mark.parametrize("name", library.ACTIVATIONS)
 def test_a_nan_stays_a_nan(name: str, isa: int) -> None:
     assert through(name, torch.full((3,), float("nan")), isa).isnan().all()

@@ -132,6 +132,29 @@ def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], traini
 
 
 @native
+@pytest.mark.usefixtures("isa", "forced_native")
+@pytest.mark.parametrize("cell", CELLS)
+def test_sums_of_several_tasks_are_added_where_torch_has_them(cell: str) -> None:
+    """Sizes of whole vectors, whose sums need no other place; more rows than a task takes."""
+    spec = both(cell, 16, 32, "sum", activation="tanh", recurrent_activation="sigmoid")
+    rng = torch.Generator().manual_seed(0)
+    x, factors = (torch.randn(70, 5, size, generator=rng) for size in (32, 16))
+    mask = torch.arange(5) < torch.arange(70)[:, None] % 6
+
+    def gradients(dtype: torch.dtype, engine: str, mask: Tensor) -> list[Tensor]:
+        module: Any = bidirectional(spec).to(dtype).train()
+        module.engine = engine
+        inputs = [x.to(dtype).requires_grad_(), *module.requires_grad_(True).parameters()]
+        return list(torch.autograd.grad((module(inputs[0], mask) * factors).sum(), inputs))
+
+    wanted = gradients(torch.float64, "loop", mask)
+    for a, b in zip(gradients(torch.float32, "native", mask), wanted, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-6 * float(b.abs().max()))
+    no_step = torch.zeros_like(mask)
+    assert all(not d.any() for d in gradients(torch.float32, "native", no_step))
+
+
+@native
 def test_training_runs_by_the_kernel_and_learns_what_the_loop_learns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

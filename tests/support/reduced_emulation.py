@@ -32,31 +32,32 @@ def fused(a: Any, b: Any, c: Any) -> Array:
 # ---- activations ---------------------------------------------------------------------------------
 
 
-def exponential(x: Array) -> Array:
+def split_exponential(x: Array) -> tuple[Array, Array]:
+    """Return the rest and the power of two of e^x = (1 + rest) power."""
     bounded = np.clip(x, f4(-87), f4(87))
     n = fused(bounded, f4(1.44269504088896341), f4(12582912)) - f4(12582912)
     r = fused(n, f4(2.12194440e-4), fused(n, f4(-0.693359375), bounded))
-    p: Any = f4(1.9875691500e-4)
-    for factor in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1):
-        p = fused(p, r, f4(factor))
-    p = fused(p, r, f4(5.0000001201e-1))
-    return np.ldexp(fused(p, r * r, r) + f4(1), n.astype("i4"))
+    square = r * r
+    p = fused(r, f4(1.9875691500e-4), f4(1.3981999507e-3))
+    p = fused(p, square, fused(r, f4(8.3334519073e-3), f4(4.1665795894e-2)))
+    p = fused(p, square, fused(r, f4(1.6666665459e-1), f4(5.0000001201e-1)))
+    return fused(p, square, r), np.ldexp(f4(1), n.astype("i4"))
+
+
+def exponential(x: Array) -> Array:
+    rest, power = split_exponential(x)
+    return (f4(1) + rest) * power
 
 
 def sigmoid(x: Array) -> Array:
-    return f4(1) / (f4(1) + exponential(-x))
+    rest, power = split_exponential(-x)
+    return f4(1) / fused(rest, power, f4(1) + power)
 
 
 def tanh(x: Array) -> Array:
-    size = np.abs(x)
-    t = exponential(size * f4(-2))
-    far = (f4(1) - t) * (f4(1) / (f4(1) + t))
-    s = x * x
-    p: Any = f4(-5.70498872745e-3)
-    for factor in (2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1):
-        p = fused(p, s, f4(factor))
-    near = fused(p * s, x, x)
-    return np.where(size < f4(0.625), near, np.where(x < 0, -far, far))
+    rest, power = split_exponential(x * f4(2))
+    m = fused(rest, power, power - f4(1))
+    return m / (m + f4(2))
 
 
 def elu(x: Array, alpha: float = 1.0) -> Array:

@@ -107,11 +107,10 @@ static Dropped take_masks(const float* masks, const K2tShape& shape, int64_t bat
 // Buffers of a task; every row is padded to whole panels.
 struct Scratch {
     float* x;       // rows of a block of steps, (rows, F)
-    float* inputs;  // their product with the input weights: (rows, [panel][G][lane])
     float* sums;    // the recurrent product of one panel: (rows, [G][lane])
     float* h;       // state before the step: (rows, H)
     float* h_next;  // and after it
-    float* c;       // LSTM: cell state; GRU before: z
+    float* c;       // LSTM: cell state; GRU: z
     float* reset;   // GRU before: r h
     Dropped state;  // of the state, (M, rows, H)
     bool apart;     // whether each gate reads a state of its own
@@ -124,6 +123,24 @@ struct Scratch {
     // First unit of the n-th panel to read. Every other step reads in reverse order, and so begins with
     // the panels that are still in the first-level cache.
     long unit(long n) const { return (first_panel + (turned ? panels - 1 - n : n)) * LANES; }
+};
+
+// The product of rows of x with the input weights, plus b_ih: G vectors for each row and panel. Of many
+// sequences [panel][row][G][lane]: a step reads one piece of memory per panel. Of a single one, whose
+// steps are the rows, [row][panel][G][lane]. Padded so that they do not all map to the same cache sets.
+struct Inputs {
+    float* data;
+    long row, panel;  // distances
+
+    Inputs(const K2tShape& shape, long sequences, long rows, float* data) : data(data) {
+        const long vectors = gate_count(shape.kind) * LANES;
+        row = sequences > 1 ? vectors : gate_count(shape.kind) * whole(shape.units) + LANES;
+        panel = sequences > 1 ? (rows + 1) * vectors : vectors;
+    }
+    static long size(const K2tShape& shape, long rows) {
+        return (rows + 1) * (gate_count(shape.kind) * whole(shape.units) + LANES);
+    }
+    float* of(long unit) const { return data + unit / LANES * panel; }
 };
 
 // ---- values kept for the gradient -------------------------------------------------------------------
@@ -139,29 +156,34 @@ static void keep(float* to, long width, Values... values) {
 }
 
 // Compute the recurrent product of each panel, then call cell(row, unit, at, in, sum) for its units in
-// each row: `at` is their offset in (rows, H), `in` their product with the input (x_t W + b_ih, with IN
-// gates), `sum` the recurrent product (G gates).
-template <long G, long IN, class Cell>
+// each row: `at` is their offset in (rows, H), `in` their product with the input, `sum` the recurrent
+// product (G gates). Then finish(row, unit, at), for all rows of a panel, of a single row for all panels:
+// what follows from the cell's result there would have to wait for it, but not for those of the others.
+template <long G, class Cell, class Finish>
 static void for_units(long rows, long units, const Scratch& s, const Operand& state,
-                      const float* recurrent, const float* bias, const float* inputs,
-                      long inputs_stride, Cell cell) {
+                      const float* recurrent, const float* bias, const Inputs& inputs, Cell cell,
+                      Finish finish) {
     const long width = whole(units);
     for (long n = 0; n < s.panels; ++n) {
         const long unit = s.unit(n);
         product_of_gates<G>(rows, units, state, s.apart, recurrent + unit * units * G, bias + unit * G,
                             s.sums, G * LANES);
-        for (long r = 0; r < rows; ++r)
-            cell(r, unit, r * width + unit, inputs + r * inputs_stride + unit * IN,
-                 s.sums + r * G * LANES);
+        const float* in = inputs.of(unit);
+        for (long r = 0; r < rows; ++r, in += inputs.row)
+            cell(r, unit, r * width + unit, in, s.sums + r * G * LANES);
+        for (long r = 0; r < rows && rows > 1; ++r) finish(r, unit, r * width + unit);
     }
+    for (long n = 0; n < s.panels && rows == 1; ++n) finish(0, s.unit(n), s.unit(n));
 }
+
+static void nothing_more(long, long, long) {}
 
 template <class Functions>
 static void lstm_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
-                      const float* inputs, long inputs_stride) {
+                      const Inputs& inputs) {
     const long width = whole(units);
-    for_units<4, 4>(
-        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs, inputs_stride,
+    for_units<4>(
+        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs,
         [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_i = load(in) + load(sum), i = f.gate(of_i);
             const Vec of_f = load(in + LANES) + load(sum + LANES), forget = f.gate(of_f);
@@ -169,39 +191,46 @@ static void lstm_step(const Functions& f, const Packed& w, long rows, long units
             const Vec of_o = load(in + 3 * LANES) + load(sum + 3 * LANES), o = f.gate(of_o);
             const Vec next = forget * load(s.c + at) + i * g;
             store(s.c + at, next);
-            store(s.h_next + at, o * f.act(next));
+            store(s.h_next + at, o);
             if (s.keeping)
                 keep(s.kept[r] + unit, width, f.kept_gate(of_i, i), f.kept_gate(of_f, forget),
                      f.kept_act(of_g, g), f.kept_gate(of_o, o), next);
-        });
+        },
+        [&](long, long, long at) { store(s.h_next + at, load(s.h_next + at) * f.act(load(s.c + at))); });
 }
 
 template <class Functions>
 static void gru_after_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
-                           const float* inputs, long inputs_stride) {
+                           const Inputs& inputs) {
     const long width = whole(units);
-    for_units<3, 3>(
-        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs, inputs_stride,
+    for_units<3>(
+        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs,
         [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
             const Vec of_z = load(in + LANES) + load(sum + LANES), z = f.gate(of_z);
             const Vec recurrent = load(sum + 2 * LANES);
-            const Vec of_n = load(in + 2 * LANES) + reset * recurrent, n = f.act(of_n);
+            store(s.c + at, z);
+            store(s.h_next + at, load(in + 2 * LANES) + reset * recurrent);
+            if (!s.keeping) return;
+            float* to = s.kept[r] + unit;
+            keep(to, width, f.kept_gate(of_r, reset), f.kept_gate(of_z, z));
+            store(to + 3 * width, recurrent);
+        },
+        [&](long r, long unit, long at) {
+            const Vec of_n = load(s.h_next + at), n = f.act(of_n), z = load(s.c + at);
             store(s.h_next + at, z * load(s.h + at) + (1.0f - z) * n);
-            if (s.keeping)
-                keep(s.kept[r] + unit, width, f.kept_gate(of_r, reset), f.kept_gate(of_z, z),
-                     f.kept_act(of_n, n), recurrent);
+            if (s.keeping) store(s.kept[r] + 2 * width + unit, f.kept_act(of_n, n));
         });
 }
 
 template <class Functions>
 static void gru_before_gates(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
-                             const float* inputs, long inputs_stride) {
+                             const Inputs& inputs) {
     const long width = whole(units);
     float* z = s.c;
     const float* mask = s.state.of(2);
-    for_units<2, 3>(
-        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs, inputs_stride,
+    for_units<2>(
+        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs,
         [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
             const Vec of_z = load(in + LANES) + load(sum + LANES), gate_z = f.gate(of_z);
@@ -212,45 +241,48 @@ static void gru_before_gates(const Functions& f, const Packed& w, long rows, lon
             float* to = s.kept[r] + unit;
             keep(to, width, f.kept_gate(of_r, reset), f.kept_gate(of_z, gate_z));
             store(to + 3 * width, read);
-        });
+        },
+        nothing_more);
 }
 
 template <class Functions>
 static void gru_before_new(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
-                           const float* inputs, long inputs_stride) {
+                           const Inputs& inputs) {
     const long width = whole(units);
     const float* z = s.c;
-    for_units<1, 3>(
+    for_units<1>(
         rows, units, s, {s.reset, width, 0}, w.recurrent + width * units * 2, w.bias_hh + width * 2, inputs,
-        inputs_stride, [&](long r, long unit, long at, const float* in, const float* sum) {
+        [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_n = load(in + 2 * LANES) + load(sum), n = f.act(of_n), old = load(z + at);
             store(s.h_next + at, old * load(s.h + at) + (1.0f - old) * n);
             if (s.keeping) store(s.kept[r] + 2 * width + unit, f.kept_act(of_n, n));
-        });
+        },
+        nothing_more);
 }
 
 template <class Functions>
 static void simple_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
-                        const float* inputs, long inputs_stride) {
+                        const Inputs& inputs) {
     const long width = whole(units);
-    for_units<1, 1>(
-        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs, inputs_stride,
+    for_units<1>(
+        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs,
         [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_h = load(in) + load(sum), next = f.act(of_h);
             store(s.h_next + at, next);
             if (s.keeping) store(s.kept[r] + unit, f.kept_act(of_h, next));
-        });
+        },
+        nothing_more);
 }
 
 template <class Functions>
 static void one_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
-                     const float* inputs, long stride, long kind) {
+                     const Inputs& inputs, long kind) {
     switch (kind) {
-        case K2T_LSTM: return lstm_step(f, w, rows, units, s, inputs, stride);
-        case K2T_GRU_AFTER: return gru_after_step(f, w, rows, units, s, inputs, stride);
+        case K2T_LSTM: return lstm_step(f, w, rows, units, s, inputs);
+        case K2T_GRU_AFTER: return gru_after_step(f, w, rows, units, s, inputs);
         case K2T_GRU_BEFORE:
-            gru_before_gates(f, w, rows, units, s, inputs, stride);
-            return gru_before_new(f, w, rows, units, s, inputs, stride);
-        default: simple_step(f, w, rows, units, s, inputs, stride);
+            gru_before_gates(f, w, rows, units, s, inputs);
+            return gru_before_new(f, w, rows, units, s, inputs);
+        default: simple_step(f, w, rows, units, s, inputs);
     }
 }

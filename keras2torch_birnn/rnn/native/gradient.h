@@ -20,9 +20,9 @@ static float* pack_back(const K2tShape& shape, const float* weight, long columns
         const long some = columns - column < v * LANES ? columns - column : v * LANES;
         for (long gate = 0; gate < gates; ++gate)
             for (long j = 0; j < whole(units); ++j, to += v * LANES) {
-                copy(nullptr, v * LANES, to);
-                if (j < units)
-                    copy(weight + ((gate + first) % gates * units + j) * columns + column, some, to);
+                const long given = j < units ? some : 0;
+                copy(weight + ((gate + first) % gates * units + j) * columns + column, given, to);
+                copy(nullptr, v * LANES - given, to + given);
             }
     }
     return to;
@@ -107,12 +107,20 @@ struct ConfiguredSlopes : Configured {
 // ---- one step of one row: gradients of the sums that the gates were taken of -----------------------
 //
 // `kept` and `gates` are this step's vectors, `width` apart; d_h is the gradient of the state after
-// the step and becomes what of it goes past the gates to the state before.
+// the step and becomes what of it goes past the gates to the state before. `next` is what was kept of
+// the step that comes next, on the way back: it is far from `kept`, and is fetched meanwhile.
+
+template <long PARTS>
+static inline void fetch(const float* next, long width) {
+    K2T_UNROLL
+    for (long part = 0; part < PARTS; ++part) __builtin_prefetch(next + part * width);
+}
 
 template <class Slopes>
-static void lstm_slopes(const Slopes& f, long width, const float* kept, const float* c_before,
-                        float* d_h, float* d_c, float* gates) {
+static void lstm_slopes(const Slopes& f, long width, const float* kept, const float* next,
+                        const float* c_before, float* d_h, float* d_c, float* gates) {
     for (long u = 0; u < width; u += LANES) {
+        fetch<6>(next + u, width);
         const Point i = f.gate_at(load(kept + u)), forget = f.gate_at(load(kept + width + u));
         const Point g = f.act_at(load(kept + 2 * width + u)), o = f.gate_at(load(kept + 3 * width + u));
         const Point shown = f.act_of(load(kept + 4 * width + u));
@@ -125,10 +133,11 @@ static void lstm_slopes(const Slopes& f, long width, const float* kept, const fl
 }
 
 template <class Slopes>
-static void gru_after_slopes(const Slopes& f, long width, const float* kept, float* d_h,
-                             float* gates) {
+static void gru_after_slopes(const Slopes& f, long width, const float* kept, const float* next,
+                             float* d_h, float* gates) {
     const float* before = kept + 4 * width;
     for (long u = 0; u < width; u += LANES) {
+        fetch<5>(next + u, width);
         const Point r = f.gate_at(load(kept + u)), z = f.gate_at(load(kept + width + u));
         const Point n = f.act_at(load(kept + 2 * width + u));
         const Vec d = load(d_h + u), d_n = d * (1.0f - z.y) * n.slope;
@@ -140,10 +149,11 @@ static void gru_after_slopes(const Slopes& f, long width, const float* kept, flo
 
 // GRU before, in two halves: between them n's gradient is carried to r h.
 template <class Slopes>
-static void gru_before_slopes(const Slopes& f, long width, const float* kept, float* d_h,
-                              float* gates) {
+static void gru_before_slopes(const Slopes& f, long width, const float* kept, const float* next,
+                              float* d_h, float* gates) {
     const float* before = kept + 4 * width;
     for (long u = 0; u < width; u += LANES) {
+        fetch<5>(next + u, width);
         const Point z = f.gate_at(load(kept + width + u)), n = f.act_at(load(kept + 2 * width + u));
         const Vec d = load(d_h + u);
         keep(gates + width + u, width, d * (load(before + u) - n.y) * z.slope,
@@ -238,7 +248,7 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
         float* gates = gathered.room_for(n);
         for (long r = 0; r < n; ++r) {
             const long t = time(r, step);
-            const float* at = kept(r, t);
+            const float *at = kept(r, t), *next = step ? kept(r, time(r, step - 1)) : at;
             float *d_row = d_h + r * width, *to = gates + r * size;
             if (call.d_out)
                 merge_into(d_row, K2T_SUM,
@@ -248,14 +258,14 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
             switch (kind) {
                 case K2T_LSTM: {
                     const float* before = c_0;
-                    if (step) before = kept(r, time(r, step - 1)) + 4 * width;
+                    if (step) before = next + 4 * width;
                     else from(call.c_0[d] ? call.c_0[d] + task.row(r) * units : nullptr, c_0);
-                    lstm_slopes(f, width, at, before, d_row, d_c + r * width, to);
+                    lstm_slopes(f, width, at, next, before, d_row, d_c + r * width, to);
                     break;
                 }
-                case K2T_GRU_AFTER: gru_after_slopes(f, width, at, d_row, to); break;
+                case K2T_GRU_AFTER: gru_after_slopes(f, width, at, next, d_row, to); break;
                 case K2T_GRU_BEFORE:
-                    gru_before_slopes(f, width, at, d_row, to);
+                    gru_before_slopes(f, width, at, next, d_row, to);
                     copy(nullptr, width, d_reset + r * width);
                     break;
                 default: simple_slopes(f, width, at, d_row, to);
@@ -275,7 +285,7 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
         }
         for (long r = 0; r < n; ++r) gathered.count(r, time(r, step), kept(r, time(r, step)));
     }
-    gathered.add_up();
+    gathered.finish();
     for (long r = 0; r < rows; ++r) {
         copy(d_h + r * width, units, state_in(call, call.d_start, d, 0, task.row(r)));
         if (kind == K2T_LSTM)

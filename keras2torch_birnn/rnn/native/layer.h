@@ -17,17 +17,12 @@ static long block_steps(const K2tShape& shape, long rows) {
     return rows >= most ? 1 : most / rows;
 }
 
-// Distance between rows, padded so that they do not all map to the same cache sets.
-static long inputs_stride(const K2tShape& shape) {
-    return gate_count(shape.kind) * whole(shape.units) + LANES;
-}
-
 static long scratch_size(const K2tCall& call, long rows) {
     const K2tShape& shape = call.shape;
     const long block = rows * block_steps(shape, rows), width = whole(shape.units);
     const long copies = mask_copies(shape);
-    const long inputs = (has_masks(call.input_masks) ? copies : 1) * whole(shape.features) + inputs_stride(shape);
-    return block * inputs + rows * (4 * LANES + 4 * width) +
+    const long x = (has_masks(call.input_masks) ? copies : 1) * whole(shape.features);
+    return block * x + Inputs::size(shape, block) + rows * (4 * LANES + 4 * width) +
            (has_masks(call.state_masks) ? masks_size(shape, rows) : 0);
 }
 
@@ -62,6 +57,14 @@ static Float* state_in(const Call& call, Float* all, long direction, long which,
     return all + ((direction * states + which) * call.batch + row) * call.shape.units;
 }
 
+// Begin to fetch some floats that are needed much later, to read or to write (1) them. Of many rows, each
+// row's next step is elsewhere, and the processor does not foresee it.
+template <int WRITTEN>
+static void fetch_row(const float* at, long count) {
+    constexpr long LINE = 16;
+    for (long i = 0; i < count; i += LINE) __builtin_prefetch(at + i, WRITTEN);
+}
+
 // Write some floats, or merge them into those of the other direction if it was there before.
 static void write_or_merge(bool merging, uint8_t* visit, long merge, const float* from, long count,
                            float* to) {
@@ -93,13 +96,13 @@ static void write_output(const K2tCall& call, long direction, long row, long t, 
 
 // Compute rows of x times the input weights of some panels, plus bias_ih.
 static void input_product(const K2tShape& shape, const Packed& w, long rows, const Operand& x,
-                          long first_panel, long panels, float* out) {
-    const long stride = inputs_stride(shape), gates = gate_count(shape.kind), in = shape.features;
+                          long first_panel, long panels, const Inputs& out) {
+    const long gates = gate_count(shape.kind), in = shape.features, stride = out.row;
     const bool apart = shape.apart;
     for (long unit = first_panel * LANES; unit < (first_panel + panels) * LANES; unit += LANES) {
         const float* panel = w.input + unit * gates * in;
         const float* bias = w.bias_ih + unit * gates;
-        float* to = out + unit * gates;
+        float* to = out.of(unit);
         switch (gates) {
             case 4: product_of_gates<4>(rows, in, x, apart, panel, bias, to, stride); break;
             case 3: product_of_gates<3>(rows, in, x, apart, panel, bias, to, stride); break;
@@ -159,7 +162,10 @@ struct TaskRows {
         for (long r = 0; r < n; ++r) {
             write_output(call, task.direction, task.row(r), time(r, step), 0, 1, 0, units,
                          s.h_next + r * width, task.visits);
-            if (step == length(r) - 1) finish(r, s.h_next, s.c);
+            if (step == length(r) - 1)
+                finish(r, s.h_next, s.c);
+            else if (n > 1 && call.out)
+                fetch_row<1>(output(call, task.direction, task.row(r), time(r, step + 1)), units);
         }
         float* before = s.h;
         s.h = s.h_next;
@@ -173,7 +179,7 @@ static void run_with(const Functions& functions, const K2tCall& call, const K2tT
                      float* memory) {
     const K2tShape& shape = call.shape;
     const long kind = shape.kind, units = shape.units, width = whole(units), rows = task.count;
-    const long features = shape.features, x_width = whole(features), stride = inputs_stride(shape);
+    const long features = shape.features, x_width = whole(features);
     const long d = task.direction;
     const Packed w(shape, call.packed[d]);
 
@@ -183,7 +189,7 @@ static void run_with(const Functions& functions, const K2tCall& call, const K2tT
     const long copies = masks ? mask_copies(shape) : 1;
     auto take = [&](long floats) { return (memory += floats) - floats; };
     s.x = take(copies * block * x_width);
-    s.inputs = take(block * stride);
+    const Inputs inputs(shape, rows, block, take(Inputs::size(shape, block)));
     s.sums = take(rows * 4 * LANES);
     s.h = take(rows * width);
     s.h_next = take(rows * width);
@@ -210,6 +216,8 @@ static void run_with(const Functions& functions, const K2tCall& call, const K2tT
             for (long r = 0; r < left; ++r, ++gathered) {
                 const float* from = call.x + task.row(r) * call.x_batch_stride +
                                     at.time(r, step) * call.x_time_stride;
+                if (rows > 1 && step + steps_at_once < at.length(r))
+                    fetch_row<0>(from + (d == 1 ? -steps_at_once : steps_at_once) * call.x_time_stride, features);
                 float* to = s.x + gathered * x_width;
                 if (!masks) copy(from, features, to);
                 for (long m = 0; masks && m < copies; ++m, to += block * x_width)
@@ -217,8 +225,8 @@ static void run_with(const Functions& functions, const K2tCall& call, const K2tT
             }
         }
         const Operand x{s.x, x_width, copies > 1 ? block * x_width : 0};
-        input_product(shape, w, gathered, x, 0, s.panels, s.inputs);
-        const float* inputs = s.inputs;
+        input_product(shape, w, gathered, x, 0, s.panels, inputs);
+        Inputs of_step = inputs;
         for (long step = first; step < first + steps_at_once && active[step - first]; ++step) {
             const long n = active[step - first];
             if (s.keeping)
@@ -226,8 +234,8 @@ static void run_with(const Functions& functions, const K2tCall& call, const K2tT
                     s.kept[r] = at.kept(r, step);
                     copy(s.h + r * width, width, s.kept[r] + (kept_parts(kind) - 1) * width);
                 }
-            one_step(functions, w, n, units, s, inputs, stride, kind);
-            inputs += n * stride;
+            one_step(functions, w, n, units, s, of_step, kind);
+            of_step.data += n * inputs.row;
             at.end_step(step, n, s);
         }
     }

@@ -139,10 +139,10 @@ struct Reduced {
     }
 
     static void input_product(const K2tShape& shape, const uint32_t* panel, long rows, const Values& a,
-                              float* out) {
-        const long stride = inputs_stride(shape), gates = gate_count(shape.kind), k = shape.features;
+                              const Inputs& out) {
+        const long gates = gate_count(shape.kind), k = shape.features, stride = out.row;
         for (long unit = 0; unit < shape.units; unit += LANES, panel += panel_words(gates, k)) {
-            float* to = out + unit * gates;
+            float* to = out.of(unit);
             switch (gates) {
                 case 4: product<4>(rows, k, a, panel, to, stride); break;
                 case 3: product<3>(rows, k, a, panel, to, stride); break;
@@ -162,23 +162,24 @@ struct Reduced {
     };
 
     // Multiply rows of `state` by the matrix, then call cell(at, in, sum) for the units of each panel in
-    // each row: `at` is their offset in (rows, H), `in` their product with the input (IN gates).
-    template <long V, long IN, class Cell>
+    // each row: `at` is their offset in (rows, H), `in` their product with the input.
+    template <long V, class Cell>
     static void for_units(long rows, long units, const State& s, const float* state,
-                          const uint32_t* matrix, const float* inputs, long inputs_stride, Cell cell) {
+                          const uint32_t* matrix, const Inputs& inputs, Cell cell) {
         const long width = whole(units), panels = width / LANES;
         for (long r = 0; r < rows; ++r) s.values.convert(r, state + r * width, units);
         for (long n = 0; n < panels; ++n) {
             const long panel = s.turned ? panels - 1 - n : n, unit = panel * LANES;
             product<V>(rows, units, s.values, matrix + panel * panel_words(V, units), s.sums, V * LANES);
-            for (long r = 0; r < rows; ++r)
-                cell(r * width + unit, inputs + r * inputs_stride + unit * IN, s.sums + r * V * LANES);
+            const float* in = inputs.of(unit);
+            for (long r = 0; r < rows; ++r, in += inputs.row)
+                cell(r * width + unit, in, s.sums + r * V * LANES);
         }
     }
 
     template <class Functions>
     static void one_step(const Functions& f, const K2tShape& shape, const uint32_t* matrix, long rows,
-                         const State& s, const float* inputs, long stride) {
+                         const State& s, const Inputs& inputs) {
         const long units = shape.units;
         auto gate = [&](const float* in, const float* sum, long v) {
             return f.gate(load(in + v * LANES) + load(sum + v * LANES));
@@ -187,8 +188,8 @@ struct Reduced {
         auto mix = [](Vec z, Vec h, Vec n) { return fused(z, h, (1.0f - z) * n); };
         switch (shape.kind) {
             case K2T_LSTM:
-                return for_units<4, 4>(
-                    rows, units, s, s.h, matrix, inputs, stride,
+                return for_units<4>(
+                    rows, units, s, s.h, matrix, inputs,
                     [&](long at, const float* in, const float* sum) {
                         const Vec i = gate(in, sum, 0), forget = gate(in, sum, 1), o = gate(in, sum, 3);
                         const Vec g = f.act(load(in + 2 * LANES) + load(sum + 2 * LANES));
@@ -197,28 +198,28 @@ struct Reduced {
                         store(s.h_next + at, o * f.act(next));
                     });
             case K2T_GRU_AFTER:
-                return for_units<3, 3>(
-                    rows, units, s, s.h, matrix, inputs, stride,
+                return for_units<3>(
+                    rows, units, s, s.h, matrix, inputs,
                     [&](long at, const float* in, const float* sum) {
                         const Vec reset = gate(in, sum, 0), z = gate(in, sum, 1);
                         const Vec n = f.act(fused(reset, load(sum + 2 * LANES), load(in + 2 * LANES)));
                         store(s.h_next + at, mix(z, load(s.h + at), n));
                     });
             case K2T_GRU_BEFORE:
-                for_units<2, 3>(rows, units, s, s.h, matrix, inputs, stride,
+                for_units<2>(rows, units, s, s.h, matrix, inputs,
                                 [&](long at, const float* in, const float* sum) {
                                     store(s.reset + at, gate(in, sum, 0) * load(s.h + at));
                                     store(s.c + at, gate(in, sum, 1));
                                 });
                 matrix += matrix_words(2, units, units);
-                return for_units<1, 3>(
-                    rows, units, s, s.reset, matrix, inputs, stride,
+                return for_units<1>(
+                    rows, units, s, s.reset, matrix, inputs,
                     [&](long at, const float* in, const float* sum) {
                         const Vec n = f.act(load(in + 2 * LANES) + load(sum));
                         store(s.h_next + at, mix(load(s.c + at), load(s.h + at), n));
                     });
             default:
-                for_units<1, 1>(rows, units, s, s.h, matrix, inputs, stride,
+                for_units<1>(rows, units, s, s.h, matrix, inputs,
                                 [&](long at, const float* in, const float* sum) {
                                     store(s.h_next + at, f.act(load(in) + load(sum)));
                                 });
@@ -232,7 +233,7 @@ struct Reduced {
     static long scratch_size(const K2tCall& call, long rows) {
         const K2tShape& shape = call.shape;
         const long block = rows * block_steps(shape, rows), width = whole(shape.units);
-        return block * (row_words(shape.features) + ROW_FLOATS + inputs_stride(shape)) +
+        return block * (row_words(shape.features) + ROW_FLOATS) + Inputs::size(shape, block) +
                rows * (row_words(shape.units) + ROW_FLOATS + 4 * LANES + 4 * width);
     }
 
@@ -241,7 +242,7 @@ struct Reduced {
                          float* memory) {
         const K2tShape& shape = call.shape;
         const long units = shape.units, width = whole(units), features = shape.features;
-        const long rows = task.count, d = task.direction, stride = inputs_stride(shape);
+        const long rows = task.count, d = task.direction;
         const uint32_t* input_matrix = reinterpret_cast<const uint32_t*>(call.packed[d]);
         const uint32_t* matrix = input_matrix + matrix_words(gate_count(shape.kind), units, features);
 
@@ -252,7 +253,7 @@ struct Reduced {
             return Values{words, row_words(k), reinterpret_cast<Row*>(take(count * ROW_FLOATS))};
         };
         const Values x = take_values(block, features);
-        float* inputs = take(block * stride);
+        const Inputs inputs(shape, rows, block, take(Inputs::size(shape, block)));
         State s{};
         s.values = take_values(rows, units);
         s.sums = take(rows * 4 * LANES);
@@ -275,11 +276,11 @@ struct Reduced {
                                               at.time(r, step) * call.x_time_stride, features);
             }
             input_product(shape, input_matrix, gathered, x, inputs);
-            const float* in = inputs;
+            Inputs in = inputs;
             for (long step = first; step < first + steps_at_once && active[step - first]; ++step) {
                 const long n = active[step - first];
-                one_step(functions, shape, matrix, n, s, in, stride);
-                in += n * stride;
+                one_step(functions, shape, matrix, n, s, in);
+                in.data += n * inputs.row;
                 at.end_step(step, n, s);
             }
         }

@@ -9,15 +9,14 @@ constexpr long BLOCK_STEPS = BLOCK_ROWS;
 
 // Buffers that all parts of a direction share.
 struct SplitBuffers {
-    float* inputs;  // (BLOCK_STEPS, [panel][G][lane])
+    Inputs inputs;  // of BLOCK_STEPS
     float* h[2];    // state before and after a step; they swap roles
-    float* c;       // LSTM: cell state; GRU before: z
+    float* c;       // LSTM: cell state; GRU: z
     float* reset;   // GRU before: r h
 
-    SplitBuffers(const K2tShape& shape, float* memory) {
+    SplitBuffers(const K2tShape& shape, float* memory) : inputs(shape, 1, BLOCK_STEPS, memory) {
         const long width = whole(shape.units);
-        inputs = memory;
-        h[0] = inputs + BLOCK_STEPS * inputs_stride(shape);
+        h[0] = memory + Inputs::size(shape, BLOCK_STEPS);
         h[1] = h[0] + width;
         c = h[1] + width;
         reset = c + width;
@@ -25,7 +24,7 @@ struct SplitBuffers {
 };
 
 static long split_size(const K2tShape& shape) {
-    return BLOCK_STEPS * inputs_stride(shape) + 4 * whole(shape.units);
+    return Inputs::size(shape, BLOCK_STEPS) + 4 * whole(shape.units);
 }
 
 static long row_length(const K2tCall& call) { return call.lengths ? call.lengths[0] : call.time; }
@@ -89,13 +88,14 @@ static void split_run_with(const Functions& functions, const K2tCall& call, cons
     s.first_panel = first_panel;
     s.panels = panels;
     s.turned = step % 2;
-    const float* inputs = shared.inputs + in_block * inputs_stride(shape);
+    Inputs inputs = shared.inputs;
+    inputs.data += in_block * inputs.row;
     if (kind == K2T_GRU_BEFORE && !last_phase)
-        return gru_before_gates(functions, w, 1, units, s, inputs, 0);
+        return gru_before_gates(functions, w, 1, units, s, inputs);
     if (kind == K2T_GRU_BEFORE)
-        gru_before_new(functions, w, 1, units, s, inputs, 0);
+        gru_before_new(functions, w, 1, units, s, inputs);
     else
-        one_step(functions, w, 1, units, s, inputs, 0, kind);
+        one_step(functions, w, 1, units, s, inputs, kind);
     write_output(call, d, 0, time(step), at.part, at.parts, first, count, s.h_next + first, at.visits);
     if (step == length - 1 && call.final) {
         copy(s.h_next + first, count, state_in(call, call.final, d, 0, 0) + first);

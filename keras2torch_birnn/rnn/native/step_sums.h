@@ -8,6 +8,7 @@ constexpr long GATHERED_ROWS = 192;
 
 // Units of one gate that a product over the gathered rows takes at once.
 constexpr long TURNED_UNITS = most_rows(4);
+static_assert(TURNED_UNITS <= LANES, "turn() moves that many units as one vector");
 
 // GRU after has n's gradient twice: before and after the reset.
 static long gradient_parts(long kind) { return gate_count(kind) + (kind == K2T_GRU_AFTER); }
@@ -28,6 +29,20 @@ struct Sums {
     }
 };
 
+// Whether the first task of a direction adds up the weights' gradients where torch has them: rows are whole
+// vectors then.
+static bool is_in_place(const K2tShape& shape) {
+    return shape.features == whole(shape.features) && shape.units == whole(shape.units);
+}
+
+static Sums sums_of(const K2tGradient& call, const K2tTask& task, float* memory) {
+    Sums sums(call.shape, memory);
+    if (!is_in_place(call.shape) || task.first != 0) return sums;
+    sums.ih = call.d_weights[task.direction][0];
+    sums.hh = call.d_weights[task.direction][1];
+    return sums;
+}
+
 static long sums_size(const K2tShape& shape) {
     return gate_count(shape.kind) * shape.units * (whole(shape.features) + whole(shape.units)) +
            gradient_parts(shape.kind) * whole(shape.units);
@@ -38,16 +53,17 @@ static void write_sums(const K2tGradient& call, long direction, const float* all
     const K2tShape& shape = call.shape;
     const long units = shape.units, gates = gate_count(shape.kind), parts = gradient_parts(shape.kind);
     float* const* to = call.d_weights[direction];
-    auto write = [&](long at, long columns, float* row) {
-        copy(all + at, columns, row);
+    const bool in_place = is_in_place(shape);
+    auto write = [&](long at, long columns, float* row, bool written = false) {
+        if (!written) copy(all + at, columns, row);
         for (long task = 1; task < tasks; ++task)
             merge_into(row, K2T_SUM, all + task * sums_size(shape) + at, columns);
     };
     const Sums start(shape, nullptr);
     const long hh = start.hh - start.ih, bias = start.bias - start.ih;
     for (long row = 0; row < gates * units; ++row) {
-        write(row * whole(shape.features), shape.features, to[0] + row * shape.features);
-        write(hh + row * whole(units), units, to[1] + row * units);
+        write(row * whole(shape.features), shape.features, to[0] + row * shape.features, in_place);
+        write(hh + row * whole(units), units, to[1] + row * units, in_place);
     }
     for (long gate = 0; gate < gates; ++gate) {
         const long of_state = (gate + gates - first_gate(shape.kind)) % gates;
@@ -88,8 +104,9 @@ struct GatheredSteps {
     GatheredSteps(const K2tGradient& call, const K2tTask& task, float* to, float* memory)
         : call(call), task(task), d(task.direction), units(call.shape.units), width(whole(units)),
           features(call.shape.features), gates(gate_count(call.shape.kind)),
-          parts(gradient_parts(call.shape.kind)), stride(stride_of(call.shape)), sums(call.shape, to) {
-        copy(nullptr, sums_size(call.shape), to);
+          parts(gradient_parts(call.shape.kind)), stride(stride_of(call.shape)),
+          sums(sums_of(call, task, to)) {
+        copy(nullptr, parts * width, sums.bias);
         auto take = [&](long floats) { return (memory += floats) - floats; };
         d_gates = take(GATHERED_ROWS * stride);
         turned_ = take(GATHERED_ROWS * parts * units);
@@ -141,6 +158,15 @@ struct GatheredSteps {
         });
         if (call.d_x) add_inputs(factors);
         n = 0;
+        empty_ = false;
+    }
+
+    // Add what is left, or no step at all.
+    void finish() {
+        add_up();
+        if (!empty_) return;
+        copy(nullptr, gates * units * whole(features), sums.ih);
+        copy(nullptr, gates * units * width, sums.hh);
     }
 
 private:
@@ -162,7 +188,11 @@ private:
             for (long u = 0; u < units; u += TURNED_UNITS) {
                 const long some = units - u < TURNED_UNITS ? units - u : TURNED_UNITS;
                 const float* from = d_gates + part * width + u;
-                for (long j = 0; j < n; ++j, from += stride)
+                // A whole vector, of which the next one replaces what is too much: panel_ has room for that
+                // of the last one.
+                for (long j = 0; j < n && some == TURNED_UNITS; ++j, from += stride, to += TURNED_UNITS)
+                    store(to, load(from));
+                for (long j = 0; j < n && some < TURNED_UNITS; ++j, from += stride)
                     for (long i = 0; i < some; ++i) *to++ = from[i];
             }
     }
@@ -171,6 +201,7 @@ private:
     // The part of a gate is `first` further on, cyclically for states. each: a copy for every gate.
     template <class Read, class Factors>
     void add(long columns, long first, float* to, bool each, Read read, Factors factors) {
+        alignas(64) static const float zeros[4 * LANES] = {};
         const bool cyclic = to == sums.hh;
         for (long v, column = 0; column < columns; column += v * LANES) {
             v = group_of(whole(columns - column) / LANES);
@@ -185,7 +216,8 @@ private:
                 for (long u = 0; u < units; u += TURNED_UNITS) {
                     const long some = units - u < TURNED_UNITS ? units - u : TURNED_UNITS;
                     float* at = out + u * whole(columns);
-                    block_of(v, some)(n, a + u * n, some, panel_, at, whole(columns), at, whole(columns));
+                    block_of(v, some)(n, a + u * n, some, panel_, empty_ ? zeros : at,
+                                      empty_ ? 0 : whole(columns), at, whole(columns));
                 }
             }
         }
@@ -235,6 +267,7 @@ private:
         }
     }
 
+    bool empty_ = true;  // whether nothing was added to the sums of the weights yet
     float *turned_, *panel_, *d_x_, *of_gate_;
     long row_[GATHERED_ROWS], time_[GATHERED_ROWS];
     const float* kept_[GATHERED_ROWS];
