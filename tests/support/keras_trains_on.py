@@ -34,7 +34,10 @@ def write_checkpoint(keras: Any, source: str, folder: Path) -> None:
         for name, value in model.optimizer.get_config().items()
     }
     optimizer = {"class_name": type(model.optimizer).__name__, "config": options}
-    arch["training_config"] = {"optimizer_config": optimizer, "loss": model.loss}
+    losses = model.loss if isinstance(model.loss, list) else [model.loss]
+    names = [one if isinstance(one, str) else one.__name__ for one in losses]
+    loss = names if isinstance(model.loss, list) else names[0]
+    arch["training_config"] = {"optimizer_config": optimizer, "loss": loss}
     (folder / CONFIG).write_text(json.dumps(arch))
 
 

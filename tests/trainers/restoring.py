@@ -1,6 +1,6 @@
 """Script: TensorFlow restores checkpoints into which k2t wrote trained slots, and trains on.
 
-    python restoring.py PYTHON PACKAGE LABEL
+    python restoring.py PYTHON PACKAGE LABEL [PATTERN]
 
 PYTHON has the Keras of LABEL (``tf.keras-2.15.0``, ``tf_keras-2.21.0``), which is imported as
 PACKAGE. Of every optimizer that was recorded for it, that Keras writes a checkpoint at step 5; k2t
@@ -12,6 +12,7 @@ whose losses are compared with the recorded ones. Run it in the repository, with
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,13 +30,14 @@ import keras2torch_birnn as k2t
 STEPS, CLOSE = 2, 1e-11
 
 
-def names_of(label: str) -> list[str]:
+def names_of(label: str, pattern: str) -> list[str]:
     """Return one file of every optimizer with a case of its own."""
     found: dict[str, str] = {}
     for name, row in ROWS.items():
         kept = row["container"] in ("keras", "h5") and row["floats"] == "float64"
         plain = row["layers"] is None and not row["sample_weights"] and not row["class_weights"]
-        if row["label"] == label and kept and plain and not row["case"].startswith("loss"):
+        matches = row["label"] == label and re.search(pattern, row["case"])
+        if matches and kept and plain and not row["case"].startswith("loss"):
             found.setdefault(row["case"], name)
     return list(found.values())
 
@@ -54,8 +56,8 @@ def run(python: str, *arguments: str) -> list[str]:
 
 def main() -> int:
     """Print how far the losses of every optimizer are from the recorded ones."""
-    python, package, label = sys.argv[1:]
-    names, furthest = names_of(label), 0.0
+    python, package, label, *pattern = sys.argv[1:]
+    names, furthest = names_of(label, *pattern or [""]), 0.0
     with tempfile.TemporaryDirectory() as folder, parsing_here():
         sources, pairs = [], []
         for number, name in enumerate(names):

@@ -28,16 +28,13 @@ LONGEST = {
 NOT_RECORDED = {
     ("k3", "Adadelta"),
     ("k3", "Adagrad"),
-    ("k3", "AdamW"),
     ("k3", "Adamax"),
     ("k3", "Ftrl"),
     ("k3", "Lion"),
     ("k3", "Nadam"),
     ("old", "Adadelta"),
     ("old", "Adagrad"),
-    ("old", "Adamax"),
     ("old", "Ftrl"),
-    ("old", "Nadam"),
 }
 
 
