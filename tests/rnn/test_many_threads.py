@@ -103,19 +103,19 @@ def test_gradients_are_those_of_one_thread_at_any_number(cell: str) -> None:
         module, _ = layer(cell, "mul", shape[3], shape[2])
         x, mask = draw(shape)
         weights = [x.requires_grad_(), *module.requires_grad_(True).parameters()]
-        for given in (None, mask):
-            torch.set_num_threads(1)
-            wanted = gradients(module, weights, given)
-            for got in at_all(gradients, module, weights, given):
-                for a, b in zip(got, wanted, strict=True):
-                    scale = max(1.0, float(b.abs().max()))
-                    torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * scale)
+        given = mask if shape[0] > 1 else None
+        torch.set_num_threads(1)
+        wanted = gradients(module, weights, given)
+        for got in at_all(gradients, module, weights, given):
+            for a, b in zip(got, wanted, strict=True):
+                scale = max(1.0, float(b.abs().max()))
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * scale)
 
 
 def test_float64_is_the_reference_at_any_number_of_threads() -> None:
     for cell in CELLS:
-        module, spec = layer(cell, "mul", 13, 7)
-        x, mask = draw((17, 23, 7, 13))
+        module, spec = layer(cell, "mul", 13, 5)
+        x, mask = draw((7, 11, 5, 13))
         wanted = reference(spec, x.double().numpy(), mask.numpy())[0]
         module.double()
         with torch.no_grad():
