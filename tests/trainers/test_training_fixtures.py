@@ -24,18 +24,6 @@ LONGEST = {
     for name in sorted(FOLLOWED.values(), key=lambda one: LABELS.index(ROWS[one]["label"]))
     if ROWS[name]["steps"] > STEPS
 }
-# Optimizers that took 200 steps in no Keras of their family.
-NOT_RECORDED = {
-    ("k3", "Adadelta"),
-    ("k3", "Adagrad"),
-    ("k3", "Adamax"),
-    ("k3", "Ftrl"),
-    ("k3", "Lion"),
-    ("k3", "Nadam"),
-    ("old", "Adadelta"),
-    ("old", "Adagrad"),
-    ("old", "Ftrl"),
-}
 
 
 def has_slots(row: Row) -> bool:
@@ -113,4 +101,4 @@ def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
 def test_every_optimizer_takes_200_steps_in_every_family() -> None:
     found = {(flavour, ROWS[name]["optimizer"]) for (flavour, _), name in LONGEST.items()}
     wanted = {(row["flavour"], row["optimizer"]) for row in ROWS.values()}
-    assert wanted - found == NOT_RECORDED
+    assert found == wanted
