@@ -17,6 +17,7 @@ from export_cases import ORACLE, Batch
 from keras2torch_birnn.comparison.tolerance import Tolerance
 
 VALUES = np.array([1.0, 100.0], np.float32)
+BY_VALID_STEPS = "tf_keras-2.21.0/arch_residual_batch_norm.weights.h5"
 
 
 def batch(rounding: float = 0.0, limit: Tolerance | None = None) -> Batch:
@@ -165,3 +166,13 @@ def test_fewer_files_than_before_are_no_new_count() -> None:
     few = export_summary.count(rows()[1:3], {})
     with pytest.raises(SystemExit, match="ONNX Runtime: 1 files, 3 before"):
         export_summary.merge(old, few)
+
+
+@pytest.mark.parametrize("name", ["keras-3.15.1/arch_residual_batch_norm.h5", BY_VALID_STEPS])
+def test_source_trains_a_masked_normalization_as_the_converted_model_does(name: str) -> None:
+    """Keras 3 adds 1e-7 to the number of valid steps, tf.keras nothing."""
+    case = next(c for c in export_cases.fixtures() if c.name == f"keras/{name}")
+    child = Child()
+    found = check_exports.examine(case, export_cases.read(case), ["gradients"], child)
+    child.close()
+    assert found["gradients"]["sizes"] == {"own": "equal"}

@@ -48,12 +48,15 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
     kind = "nn.BatchNorm1d"
     helpers: tuple[Helper, ...] = ()
     notes: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     if frozen:
         kind, helpers = "FrozenBatchNorm", (Helper(_HELPERS, "FrozenBatchNorm"),)
     elif masked and not (last and rank > 2):
         notes = (f"{name}: all steps count in training, masked ones too",)
     elif masked:
         kind, helpers = "MaskedBatchNorm", (Helper(_HELPERS, "MaskedBatchNorm"),)
+        if rule.count_raised_by:
+            after = (f"self.{name}.count_raised_by = {literal(rule.count_raised_by)}",)
     elif rank > 3:
         kind, helpers = "AnyBatchNorm", (Helper(_HELPERS, "AnyBatchNorm"),)
     torchs = rule.bessel and not (rule.bessel_epsilon or rule.unbiased_start)
@@ -84,7 +87,7 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
         same_names(name, keys),
         helpers,
         notes,
-        after=tuple(f'self.{name}.register_parameter("{key}", None)' for key in absent),
+        after=(*after, *(f'self.{name}.register_parameter("{key}", None)' for key in absent)),
     )
 
 
