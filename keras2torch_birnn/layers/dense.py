@@ -184,7 +184,7 @@ class Maxout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute (B, F) -> (B, units)."""
         products = functional.linear(x, self.weight, self.bias)
-        return products.view(len(x), self.features, -1).amax(dim=1)
+        return products.view(x.shape[0], self.features, -1).amax(dim=1)
 
     def extra_repr(self) -> str:
         """Show the sizes."""

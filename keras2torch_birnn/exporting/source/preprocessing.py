@@ -52,7 +52,7 @@ def _rescaling(layer: LayerSpec, name: str) -> Emission:
     if any(np.ndim(value) for value in values):
         raise refuse(layer, "lists of numbers")
     scale, offset = (literal(float(np.float32(value))) for value in values)
-    return Emission(lambda site: f"{site.x}.float() * {scale} + {offset}")
+    return Emission(lambda site: f"{site.x} * {scale} + {offset}")
 
 
 def encoder(helper: Helper, name: str, options: Sequence[Any], buffers: Sequence[str]) -> Emission:
