@@ -176,6 +176,8 @@ def test_fewer_files_than_before_are_no_new_count() -> None:
         ("gradients", "gradients", "tf_keras-2.21.0/arch_residual_batch_norm.weights.h5"),
         # A model in float64 stays in it.
         ("gradients", "gradients", "tf.keras-2.15.0/around_rescaling.keras"),
+        # A mask of integers.
+        (".py", "source", "keras-3.15.1/dtypes_masks.h5"),
         # The number of rows is not that of the trace.
         ("trace", "torch.jit.trace", "keras-1.2.2/highway_maxout.h5"),
     ],

@@ -134,8 +134,8 @@ class _Writer:
             return
         layer, emission = self.layers.specs[target], self.layers.emissions[target]
         args = tuple(self.value(one) for one in node.args)
-        kwargs = {key: self.value(one) for key, one in node.kwargs.items()}
-        mask = kwargs.pop("mask", None)
+        kwargs = {key: self.value(one) for key, one in node.kwargs.items() if key != "mask"}
+        mask = self.mask_of(node.kwargs.get("mask"))
         if emission.same:
             self.values[node] = args[0]
             return
@@ -191,6 +191,13 @@ class _Writer:
             self.assign(node, text, "")
         else:
             self.assign(node, text, "mask" if self.is_mask(node) else "x")
+
+    def mask_of(self, given: Any) -> Any:
+        """Write the mask that a layer is called with; an input of the model may be integers."""
+        value = self.value(given)
+        if isinstance(given, fx.Node) and not self.is_mask(given):
+            return f"{value}.bool()"
+        return value
 
     def is_mask(self, node: fx.Node) -> bool:
         """Tell whether a node's value is a mask."""
