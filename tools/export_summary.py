@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -36,6 +37,7 @@ REAL = "real/"
 # In front of OpenVINO's reasons: the node, and the line of its source.
 _WHERE = re.compile(r"^.*(?:CALLBACK HAS THROWN: |Exception from \S+ )")
 _SHOWN = 3  # names of cases in a line
+_WIDTH = 160  # characters of a reason in a line
 
 
 class Verdict(NamedTuple):
@@ -212,4 +214,5 @@ def _problem_lines(result: Mapping[str, Any]) -> Iterator[str]:
                 names = list(dict.fromkeys(Path(file).name.split(".")[0] for file in files))
                 more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
                 shown = ", ".join(names[:_SHOWN])
-                yield f"  - {reason} ({len(files)} files: {shown}{more})"
+                short = shorten(reason, _WIDTH, placeholder=" ...")
+                yield f"  - {short} ({len(files)} files: {shown}{more})"
