@@ -323,7 +323,9 @@ def check(cases: Sequence[Case], exports: Sequence[str], record: Record, seconds
         try:
             subject = export_cases.read(case)
         except K2TError as error:
-            record.add({"name": case.name, "not converted": str(error).splitlines()[0][-300:]})
+            first = (error.problems or (error,))[0]  # without the path of an unpacked file
+            why = ": ".join(filter(None, (first.place, first.found)))
+            record.add({"name": case.name, "not converted": why})
             continue
         key = case.name if case.oracle else key_of(subject)
         todo = record.missing(key, exports)

@@ -117,9 +117,9 @@ class Search:
             self.right = {path for path in trace.layers if self.seen(path, trace)}
             path = self._first_wrong(trace, given_up)
             if path is None:
-                return self._explain_end()
+                return self._explain_end(trace)
             behind = any(path in self.later.get(one.path, ()) for one in self.unexplained)
-            better = self._try_at(path, alone=behind)
+            better = self._try_at(path, trace, alone=behind)
             if better is not None:
                 self.found += better
                 continue
@@ -173,10 +173,10 @@ class Search:
 
     # ---- trials ----
 
-    def _try_at(self, path: str, *, alone: bool = False) -> list[Change] | None:
+    def _try_at(self, path: str, trace: Trace, *, alone: bool = False) -> list[Change] | None:
         """Return the changes at this call that explain most of what follows, or None.
 
-        alone: try no two together.
+        trace: with the changes found so far. alone: try no two together.
         """
         self.trials = 0
         layer, place = self.layers.get(path), _place(path)
@@ -184,10 +184,8 @@ class Search:
             return None
         evidence = [one for one in self.evidence if one.layer == place]
         guesses = [one for one in self.guesses if one.layer == place]
-        trace = self.compute(self.found)
         own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
-        if trace is not None:
-            own += wiring_changes(self.spec.graph, path, trace)
+        own += wiring_changes(self.spec.graph, path, trace)
         stages = list(_stages(evidence, own, self._changes_before(path)))
         for number, stage in enumerate(stages[:1] if alone else stages):
             enough = _ALL if number == 0 else 2  # of two: this layer and a later one
@@ -256,11 +254,11 @@ class Search:
             if _place(other) in changed
         )
 
-    def _explain_end(self) -> bool:
+    def _explain_end(self, trace: Trace) -> bool:
         """Explain outputs that differ though every layer's own was computed."""
         for ref in leaves(self.spec.graph.outputs):
             path = call_path(ref.layer, ref.call)
-            better = self._try_at(path, alone=True)
+            better = self._try_at(path, trace, alone=True)
             if better is not None and self._score(path, better) >= _ALL:
                 self.found += better
                 return True

@@ -42,8 +42,8 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
         return
     refs = [(place, ref) for place, ref in enumerate(found) if isinstance(ref, TensorRef)]
     for place, ref in refs if len(refs) > 1 else ():
+        right = earlier[ref]
         for other, array in earlier.items():
-            right = earlier[ref]
             if array.shape == right.shape and not np.array_equal(array, right):
                 there, own = (_describe(one, earlier) for one in (other, ref))
                 words = f"its input {place + 1} is {there}, Keras has {own}"

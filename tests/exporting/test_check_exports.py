@@ -169,22 +169,23 @@ def test_fewer_files_than_before_are_no_new_count() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of every shape
 @pytest.mark.parametrize(
-    ("export", "runner", "name"),
+    ("export", "name"),
     [
         # Keras 3 adds 1e-7 to the number of valid steps, tf.keras nothing.
-        ("gradients", "gradients", "keras-3.15.1/arch_residual_batch_norm.h5"),
-        ("gradients", "gradients", "tf_keras-2.21.0/arch_residual_batch_norm.weights.h5"),
+        ("gradients", "keras-3.15.1/arch_residual_batch_norm.h5"),
+        ("gradients", "tf_keras-2.21.0/arch_residual_batch_norm.weights.h5"),
         # A model in float64 stays in it.
-        ("gradients", "gradients", "tf.keras-2.15.0/around_rescaling.keras"),
+        ("gradients", "tf.keras-2.15.0/around_rescaling.keras"),
         # A mask of integers.
-        (".py", "source", "keras-3.15.1/dtypes_masks.h5"),
+        (".py", "keras-3.15.1/dtypes_masks.h5"),
         # The number of rows is not that of the trace.
-        ("trace", "torch.jit.trace", "keras-1.2.2/highway_maxout.h5"),
+        ("trace", "keras-1.2.2/highway_maxout.h5"),
     ],
 )
-def test_what_the_sweep_found_once_is_equal_now(export: str, runner: str, name: str) -> None:
+def test_what_the_sweep_found_once_is_equal_now(export: str, name: str) -> None:
     case = next(c for c in export_cases.fixtures() if c.name == f"keras/{name}")
     child = Child()
     found = check_exports.examine(case, export_cases.read(case), [export], child)
     child.close()
+    (runner,) = check_exports.EXPORTS[export].runners
     assert set(found[runner]["sizes"].values()) == {"equal"}
