@@ -101,6 +101,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.dropout and not args.training:
+        parser.error("--dropout needs --training: a call without it drops nothing")
     left_out = ASIDE if args.device == "cpu" else ("naive loop",)
     contenders = args.only or [c for c in CONTENDERS if c not in left_out]
     best = peaks(args.threads)

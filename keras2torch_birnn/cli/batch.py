@@ -34,7 +34,7 @@ from keras2torch_birnn.cli.converting import (
     describe_verdict,
     verify_file,
 )
-from keras2torch_birnn.cli.own_process import call_in_own_process
+from keras2torch_birnn.cli.own_process import ProcessEndedError, call_in_own_process
 from keras2torch_birnn.errors import (
     K2TError,
     OutputError,
@@ -307,9 +307,21 @@ def _convert_alone(task: Task, options: Options, start: int) -> Outcome:
         options = replace(options, force=True)
     try:
         outcome = call_in_own_process(convert_task, task, options)
-    except K2TError as died:
-        return _refuse(task, died)
+    except ProcessEndedError as ended:
+        return _refuse(task, _describe_end(ended))
     return replace(outcome, notes=(_AGAIN, *outcome.notes))
+
+
+def _describe_end(ended: ProcessEndedError) -> K2TError:
+    """Say how the second process of a task ended, too; the system kills if memory is short."""
+    name = ended.signal_name()
+    if name == "SIGKILL":
+        return UsageError(
+            "its process was killed (SIGKILL), and again when it ran alone",
+            "the system does this if memory is short: free some",
+        )
+    how = f"ended with exit code {ended.code}" if name is None else f"was ended by {name}"
+    return K2TError(f"its process {how}", "k2t convert MODEL OUT --debug may show why")
 
 
 def convert_task(task: Task, options: Options) -> Outcome:

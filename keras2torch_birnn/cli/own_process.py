@@ -9,13 +9,28 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar
 
-from keras2torch_birnn.errors import K2TError, UsageError
 from keras2torch_birnn.torch_import import limit_threads
-
-_ADVICE = "k2t convert MODEL OUT --debug may show why"
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+
+class ProcessEndedError(Exception):
+    """A process ended without a result.
+
+    code: its exit code, or the negative number of the signal that ended it.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def signal_name(self) -> str | None:
+        """Return the name of the signal, None if the process ended with an exit code."""
+        if self.code >= 0:
+            return None
+        known = {one.value: one.name for one in signal.Signals}
+        return known.get(-self.code, f"signal {-self.code}")
 
 
 def call_in_own_process(
@@ -24,7 +39,7 @@ def call_in_own_process(
     """Return what a function of a module returns in a new process, which may use all processors.
 
     Raises:
-        K2TError: the process died; UsageError: the system killed it, as it does without memory.
+        ProcessEndedError: the process died.
     """
     context = get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -36,7 +51,7 @@ def call_in_own_process(
             result: Result = here.recv()
         except EOFError:
             process.join()
-            raise _describe_end(process.exitcode or 0) from None
+            raise ProcessEndedError(process.exitcode or 0) from None
     process.join()
     return result
 
@@ -45,17 +60,3 @@ def _send(there: Connection, function: Callable[..., object], args: Any, kwargs:
     limit_threads(os.cpu_count() or 1)
     with there:
         there.send(function(*args, **kwargs))
-
-
-def _describe_end(code: int) -> K2TError:
-    """Say how a process ended: ``code`` is its exit code, or the negative number of a signal."""
-    if code >= 0:
-        return K2TError(f"its process ended with exit code {code}", _ADVICE)
-    known = {one.value: one.name for one in signal.Signals}
-    name = known.get(-code, f"signal {-code}")
-    if name == "SIGKILL":
-        return UsageError(
-            "its process was killed (SIGKILL), and again when it ran alone",
-            "the system does this if memory is short: free some",
-        )
-    return K2TError(f"its process was ended by {name}", _ADVICE)

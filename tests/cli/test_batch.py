@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -25,7 +26,7 @@ from commands import (
 
 from keras2torch_birnn.cli import batch
 from keras2torch_birnn.cli.converting import Options
-from keras2torch_birnn.cli.own_process import call_in_own_process
+from keras2torch_birnn.cli.own_process import ProcessEndedError, call_in_own_process
 from keras2torch_birnn.errors import K2TError, OutputError, UsageError
 from keras2torch_birnn.saving.atomic import check_output
 from keras2torch_birnn.saving.windows_names import find_fault
@@ -237,9 +238,10 @@ def test_a_process_that_dies_costs_its_file_alone(
 def test_a_process_that_a_signal_ended_tells_which(
     number: signal.Signals, kind: type[K2TError], words: str
 ) -> None:
-    with pytest.raises(kind, match=words) as caught:
+    with pytest.raises(ProcessEndedError) as caught:
         call_in_own_process(signal.raise_signal, number)
-    assert type(caught.value) is kind
+    told = batch._describe_end(caught.value)
+    assert type(told) is kind and re.search(words, str(told))
 
 
 def dying_at_b(task: batch.Task, _: Options) -> batch.Outcome:

@@ -207,10 +207,10 @@ struct Reduced {
                     });
             case K2T_GRU_BEFORE:
                 for_units<2>(rows, units, s, s.h, matrix, inputs,
-                                [&](long at, const float* in, const float* sum) {
-                                    store(s.reset + at, gate(in, sum, 0) * load(s.h + at));
-                                    store(s.c + at, gate(in, sum, 1));
-                                });
+                             [&](long at, const float* in, const float* sum) {
+                                 store(s.reset + at, gate(in, sum, 0) * load(s.h + at));
+                                 store(s.c + at, gate(in, sum, 1));
+                             });
                 matrix += matrix_words(2, units, units);
                 return for_units<1>(
                     rows, units, s, s.reset, matrix, inputs,
@@ -220,9 +220,9 @@ struct Reduced {
                     });
             default:
                 for_units<1>(rows, units, s, s.h, matrix, inputs,
-                                [&](long at, const float* in, const float* sum) {
-                                    store(s.h_next + at, f.act(load(in) + load(sum)));
-                                });
+                             [&](long at, const float* in, const float* sum) {
+                                 store(s.h_next + at, f.act(load(in) + load(sum)));
+                             });
         }
     }
 
