@@ -22,6 +22,8 @@ from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, as_text,
 SAVED_MODEL, KERAS_METADATA = "saved_model.pb", "keras_metadata.pb"
 _KERAS = "_tf_keras_"  # begins the identifier of every object that Keras made
 _METRIC = "_tf_keras_metric"
+# Kinds of values that other containers of Keras 2 write as lists (tf.keras 2.15 json_utils.py).
+_LISTS = ("__tuple__", "TensorShape")
 # Numbers of fields: SavedModel.meta_graphs, MetaGraphDef.object_graph_def
 _META_GRAPH, _OBJECT_GRAPH = 2, 7
 
@@ -47,7 +49,9 @@ class SavedObjects:
                 "save the model with model.save() as .keras or .h5, or take its arrays with "
                 "k2t.weights",
             )
-        found = parse_object(self.metadata[ROOT], place="metadata of Keras", needed=["class_name"])
+        text = self.metadata[ROOT]
+        parsed = parse_object(text, place="metadata of Keras", needed=["class_name"])
+        found: dict[str, Any] = {key: _plain(value) for key, value in parsed.items()}
         config = found.get("config")
         layers = config.get("layers") if isinstance(config, Mapping) else None
         # A Sequential that was built by its first call says that it is no graph.
@@ -191,3 +195,14 @@ def _read_texts(data: memoryview, count: int) -> dict[int, str]:
             )
         texts[node] = text
     return texts
+
+
+def _plain(value: Any) -> Any:
+    """Put lists in the place of tuples and shapes, at any depth."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("class_name") in _LISTS and isinstance(value.get("items"), list):
+        return _plain(value["items"])
+    return {key: _plain(part) for key, part in value.items()}
