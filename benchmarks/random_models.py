@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 import live
 from random_graphs import classes, graphs
 
-KINDS = ("h5", "keras")
 SAVE_EVERY = 50
 
 
@@ -112,7 +111,8 @@ def main() -> None:
         )
         @given(graphs(options.package))
         def one(graph: dict[str, Any]) -> None:
-            kind = KINDS[keras.count % len(KINDS)]
+            kinds = live.KINDS[options.package]
+            kind = kinds[keras.count % len(kinds)]
             file = keras.write(graph, kind)
             record.add(graph, kind, file if isinstance(file, str) else live.compared(file))
             if keras.count % SAVE_EVERY == 0:

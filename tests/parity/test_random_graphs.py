@@ -12,7 +12,7 @@ import torch
 from graph_specs import inputs_of, spec_of
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from live import DISTRIBUTIONS, LiveKeras, compared, label
+from live import DISTRIBUTIONS, KINDS, LiveKeras, compared, label
 from random_graphs import classes, graphs
 from random_layers import RECIPES
 
@@ -75,7 +75,7 @@ def test_what_the_live_keras_writes_converts_and_agrees(
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(graphs(package), st.sampled_from(("h5", "keras")))
+    @given(graphs(package), st.sampled_from(KINDS[package]))
     def one(graph: dict[str, Any], kind: str) -> None:
         file = keras.write(graph, kind)
         assert not isinstance(file, str), f"{package} fails: {file}: {graph}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures"))
 import generate
+import generate_tensorflow
 import graphs
 
 
@@ -43,14 +45,25 @@ def written(keras: Any, task: dict[str, Any], folder: Path) -> str:
     generate.random_weights(keras, model, case)
     (values,) = generate.inputs(case)
     outputs = keras.run(model, values)
-    path = folder / (task["name"] + generate.SUFFIX[task["kind"]])
-    keras.save(model, str(path), task["kind"])
+    path = save(keras, model, folder / task["name"], task["kind"])
     named = {f"in_{i}": value for i, value in enumerate(graphs.flat(values))}
     named |= {f"out_{i}": value for i, value in enumerate(outputs)}
-    np.savez(folder / (task["name"] + ".npz"), **named)
+    np.savez(path.with_name("random.npz"), **named)
     del model
     gc.collect()
-    return path.name
+    return path.relative_to(folder).as_posix()
+
+
+def save(keras: Any, model: Any, path: Path, kind: str) -> Path:
+    """Save a model in a file or, in the kinds of ``generate_tensorflow``, in a folder."""
+    if kind in generate.SUFFIX:
+        path = path.with_name(path.name + generate.SUFFIX[kind])
+        keras.save(model, str(path), kind)
+        return path
+    shutil.rmtree(path, ignore_errors=True)
+    generate_tensorflow.SAVE[kind](keras, model, str(path))
+    inside = generate_tensorflow.MODEL[kind]
+    return path / inside if inside else path
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from keras2torch_birnn.spec import Array, ModelSpec
 
 WORKER = Path(__file__).with_name("keras_worker.py")
 DISTRIBUTIONS = {"keras": "keras", "tf_keras": "tf-keras"}
+# In what a model is saved; the last two of tf_keras are those of ``generate_tensorflow.py``.
+KINDS = {"keras": ("h5", "keras"), "tf_keras": ("h5", "keras", "untraced", "weights")}
 # Keras computes in float32; the reference and the float64 model agree to the last bits.
 ATOL, RTOL, EXACT = 1e-5, 1e-4, 1e-9
 
@@ -80,7 +82,10 @@ class LiveKeras:
         return line
 
     def write(self, graph: dict[str, Any], kind: str) -> Path | str:
-        """The file that Keras wrote of the graph, or its error. The same name again each time."""
+        """The file that Keras wrote of the graph, or its error. The same name again each time.
+
+        kind: ``h5``, ``keras``, or one of ``fixtures/generate_tensorflow.py``.
+        """
         self.count += 1
         if self.process.stdin:
             self.process.stdin.write(repr({"name": "random", "graph": graph, "kind": kind}) + "\n")
@@ -115,7 +120,8 @@ def compared(file: Path) -> Outcome:
         inputs = tuple(data[f"in_{i}"] for i in range(count["in_"]))
         wanted = tuple(data[f"out_{i}"] for i in range(count["out_"]))
     try:
-        spec = read_model(file)
+        config = file.with_name("arch.json")  # of a checkpoint
+        spec = read_model(file, config=config if config.exists() else None)
         single = _run(spec, inputs, "float32")
         exact = compute(spec, inputs).outputs
         precise = _run(spec, inputs, "float64")
