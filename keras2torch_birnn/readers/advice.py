@@ -10,3 +10,4 @@ HOW_TO_WRAP = (
 )
 HOW_TO_REPLACE = "replace it by a layer of Keras, or by one of your own, given with --plugin"
 QUANTIZED = "quantize() changes the model for good: save it before"
+HOW_TO_TURN_YAML = 'write it as JSON, as docs/cli.md shows ("An architecture in YAML")'

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, in_file
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, in_file
+from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.backends import check_backend
 from keras2torch_birnn.readers.config.call_count import check_call_count
@@ -24,6 +25,7 @@ from keras2torch_birnn.readers.config.penalties import describe_penalties
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.files import file_window, read_text
 from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path
+from keras2torch_birnn.readers.containers.mistakes import is_yaml
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.weights.load_weights import How, load_weights
 from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
@@ -182,12 +184,14 @@ def read_given_config(path: PathLike | None) -> Mapping[str, Any] | None:
     """Read the architecture that the user gives in a JSON file of its own, if one is given.
 
     Raises:
-        InvalidModelFileError: too long, or not the JSON of a model.
+        InvalidModelFileError: too long, or not the JSON of a model, such as YAML.
     """
     if path is None:
         return None
     with in_file(path), ExitStack() as opening:
         text = read_text(file_window(opening, Path(path)), "")
+        if is_yaml(text):
+            raise InvalidModelFileError("YAML, which k2t does not read", HOW_TO_TURN_YAML)
         return parse_object(text, place="", needed=["class_name", "config"])
 
 

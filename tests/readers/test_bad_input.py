@@ -29,6 +29,7 @@ from commands import (
     k2t,
     layer,
 )
+from specs import FIXTURES
 
 from keras2torch_birnn import inspect
 
@@ -118,6 +119,22 @@ def test_the_architecture_of_another_model_is_refused(tmp_path: Path) -> None:
     assert (run.code, run.out) == (3, "")
     assert all(line.startswith(f"{file}: ") for line in run.lines("error"))
     assert sorted(contents(tmp_path)) == ["other.json", "weights.h5"]
+
+
+def test_an_architecture_in_yaml_is_named_with_what_to_do(tmp_path: Path) -> None:
+    """The file is what ``to_yaml()`` of Keras 2.2.4 wrote; docs/cli.md turns it into JSON."""
+    written = FIXTURES / "keras-2.2.4" / "arch_siamese.yaml"
+    run = k2t("convert", WEIGHTS, tmp_path / "out.pt", "--config", written)
+    assert run.code == 3
+    assert f"{written}: YAML, which k2t does not read; write it as JSON, as docs/cli.md" in run.err
+    run = k2t("convert", written, tmp_path / "out.pt")
+    assert run.code == 3
+    assert "YAML text without weights; an architecture goes with --config, next to" in run.err
+    yaml = pytest.importorskip("yaml")
+    tag, loader = "tag:yaml.org,2002:python/tuple", yaml.SafeLoader
+    loader.add_constructor(tag, loader.construct_sequence)
+    found = json.loads(json.dumps(yaml.safe_load(written.read_text("utf-8"))))
+    assert found == json.loads(written.with_suffix(".json").read_text("utf-8"))
 
 
 @pytest.mark.parametrize(

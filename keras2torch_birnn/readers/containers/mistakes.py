@@ -9,6 +9,7 @@ from pathlib import Path
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
+from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
 from keras2torch_birnn.readers.containers.container import Source
 from keras2torch_birnn.readers.tensorflow.table import is_table
 
@@ -31,6 +32,8 @@ _NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
         (r".*\.meta", *_GRAPH),
     )
 )
+
+_YAML = rb"(class_name|backend|config|keras_version):"
 
 # What the first bytes match -> what the file is, what to do. The first match counts.
 _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
@@ -87,7 +90,11 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
             "JSON text without weights",
             "an architecture goes with --config, next to the weights file",
         ),
-        (rb"(class_name|backend|config|keras_version):", "YAML text without weights", _WANTED),
+        (
+            _YAML,
+            "YAML text without weights",
+            f"an architecture goes with --config, next to the weights file; {HOW_TO_TURN_YAML}",
+        ),
         (
             rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!",
             "compressed",
@@ -97,6 +104,11 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
         (rb"\0{512}", "zero bytes, no data", "was the download or the copy complete?"),
     )
 )
+
+
+def is_yaml(text: str) -> bool:
+    """Tell whether a text begins as an architecture in YAML does."""
+    return re.match(_YAML, text.encode()) is not None
 
 
 def explain_mistake(source: Source) -> InvalidModelFileError:
