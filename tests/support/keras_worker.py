@@ -54,13 +54,17 @@ def written(keras: Any, task: dict[str, Any], folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def save(keras: Any, model: Any, path: Path, kind: str) -> Path:
-    """Save a model in a file or, in the kinds of ``generate_tensorflow``, in a folder."""
+def save(keras: Any, model: Any, folder: Path, kind: str) -> Path:
+    """Save a model in a new folder, which has ``arch.json`` if the model's file lacks it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     if kind in generate.SUFFIX:
-        path = path.with_name(path.name + generate.SUFFIX[kind])
-        keras.save(model, str(path), kind)
+        path = folder / ("model" + generate.SUFFIX[kind])
+        text = keras.save(model, str(path), kind)
+        if text is not None:
+            (folder / "arch.json").write_text(text, encoding="utf-8")
         return path
-    shutil.rmtree(path, ignore_errors=True)
+    path = folder / "model"
     generate_tensorflow.SAVE[kind](keras, model, str(path))
     inside = generate_tensorflow.MODEL[kind]
     return path / inside if inside else path

@@ -24,8 +24,11 @@ from keras2torch_birnn.spec import Array, ModelSpec
 
 WORKER = Path(__file__).with_name("keras_worker.py")
 DISTRIBUTIONS = {"keras": "keras", "tf_keras": "tf-keras"}
-# In what a model is saved; the last two of tf_keras are those of ``generate_tensorflow.py``.
-KINDS = {"keras": ("h5", "keras"), "tf_keras": ("h5", "keras", "untraced", "weights")}
+# In what a model is saved, by the names of ``generate.py`` and ``generate_tensorflow.py``.
+KINDS = {
+    "keras": ("h5", "keras", "weights_v3", "folder"),
+    "tf_keras": ("h5", "keras", "weights_h5", "weights_v3", "untraced", "weights", "checkpoint"),
+}
 # Keras computes in float32; the reference and the float64 model agree to the last bits.
 ATOL, RTOL, EXACT = 1e-5, 1e-4, 1e-9
 
@@ -84,7 +87,7 @@ class LiveKeras:
     def write(self, graph: dict[str, Any], kind: str) -> Path | str:
         """The file that Keras wrote of the graph, or its error. The same name again each time.
 
-        kind: ``h5``, ``keras``, or one of ``fixtures/generate_tensorflow.py``.
+        kind: one of ``KINDS``.
         """
         self.count += 1
         if self.process.stdin:
