@@ -109,7 +109,7 @@ def main() -> None:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @given(graphs(options.package))
+        @given(graphs(options.package, operations=True))
         def one(graph: dict[str, Any]) -> None:
             kinds = live.KINDS[options.package]
             kind = kinds[keras.count % len(kinds)]

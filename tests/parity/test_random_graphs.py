@@ -75,7 +75,7 @@ def test_what_the_live_keras_writes_converts_and_agrees(
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(graphs(package), st.sampled_from(KINDS[package]))
+    @given(graphs(package, operations=True), st.sampled_from(KINDS[package]))
     def one(graph: dict[str, Any], kind: str) -> None:
         file = keras.write(graph, kind)
         assert not isinstance(file, str), f"{package} fails: {file}: {graph}"

@@ -41,7 +41,7 @@ def written(keras: Any, task: dict[str, Any], folder: Path) -> str:
     """Write one model to a file, and compute its outputs."""
     case = {**task, "layers": [], "scale": 0.4, "tags": []}
     keras.clear()
-    model = graphs.build(keras, task["graph"])
+    model = graphs.build(keras, with_slices(task["graph"]))
     generate.random_weights(keras, model, case)
     (values,) = generate.inputs(case)
     outputs = keras.run(model, values)
@@ -52,6 +52,17 @@ def written(keras: Any, task: dict[str, Any], folder: Path) -> str:
     del model
     gc.collect()
     return path.relative_to(folder).as_posix()
+
+
+def with_slices(value: Any) -> Any:
+    """Return a graph with slices in the place of what stands for them (``random_graphs``)."""
+    if isinstance(value, dict):
+        return {key: with_slices(part) for key, part in value.items()}
+    if isinstance(value, tuple) and value[:1] == ("part",):
+        return slice(*value[1:])
+    if isinstance(value, list | tuple):
+        return type(value)(with_slices(part) for part in value)
+    return value
 
 
 def save(keras: Any, model: Any, folder: Path, kind: str) -> Path:

@@ -47,6 +47,7 @@ class Drawing:
     unread: list[str] = field(default_factory=list)
     prefix: str = ""
     count: int = 0
+    operations: bool = False  # draw functions of tensors, too, as Python's operators
 
     # ---- tensors and steps ---------------------------------------------------------------------
 
@@ -160,6 +161,33 @@ class Drawing:
         width = one[-1] * (2 if mode == "concat" else 1)
         return [(*one[:-1], width)] * (2 if mode is None else 1)
 
+    # ---- operators -----------------------------------------------------------------------------
+
+    def operation(self, x: Tensor) -> None:
+        """One of Python's operators: with a number or a tensor of that shape, or a part of x."""
+        name, every, steps = f"@{x.name}", _part(), x.shape[0]
+        other = f"@{self.source.pick([t for t in self.tensors if _alike(t, x)]).name}"
+        calls: list[tuple[str, list[Any], Shape]] = [
+            ("op.mul", [name, 2.5], x.shape),
+            ("op.sub", [1.0, name], x.shape),
+            ("op.truediv", [name, 3.0], x.shape),
+            ("op.neg", [name], x.shape),
+            ("op.add", [name, other], x.shape),
+            ("op.mul", [name, other], x.shape),
+        ]
+        few = (*x.shape[:-1], min(2, x.shape[-1]))
+        parts = [((*[every] * len(x.shape), _part(0, 2)), few)] if len(x.shape) > 1 else []
+        if len(x.shape) > 1:
+            parts += [((every, -1), x.shape[1:]), ((every, _part(step=-1)), x.shape)]
+        if len(x.shape) > 1 and steps > 1 and not x.free:
+            parts += [((every, _part(1)), (steps - 1, *x.shape[1:]))]
+        calls += [("op.getitem", [name, key], shape) for key, shape in parts]
+        function, given, shape = self.source.pick(calls)
+        like = replace(x, free=x.free and len(shape) == len(x.shape))
+        made = self.new(like, shape, masked=False)
+        self.read(*(text[1:] for text in _texts(given) if text.startswith("@")))
+        self.steps.append((made.name, ("call", function), given))
+
     # ---- several inputs ------------------------------------------------------------------------
 
     def merge(self, x: Tensor) -> None:
@@ -239,7 +267,7 @@ class Drawing:
         others = [t for t in self.latest(rank(1, 2)) if t != x]
         given = [x, *([self.source.pick(others)] if others and self.source.often() else [])]
         name = f"{self.prefix}model{len(self.shared)}"
-        inner = Drawing(self.source, self.depth - 1, prefix=f"{name}_")
+        inner = Drawing(self.source, self.depth - 1, prefix=f"{name}_", operations=self.operations)
         for outer in given:
             start = inner.input("float", outer.shape, free=outer.free)
             inner.dense(replace(start, masked=outer.masked), 3)
@@ -266,6 +294,8 @@ class Drawing:
             if rank(2, 3, fixed=True)(x):
                 kinds += [self.concatenate_steps]
             kinds += [self.merge, self.concatenate]
+            if self.operations:
+                kinds += [self.operation] * 2
             if self.depth > 0 and rank(1, 2)(x):
                 kinds += [self.nested]
             self.source.pick(kinds)(x)
@@ -315,6 +345,11 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return (a.shape, a.free, a.masked, a.whole) == (b.shape, b.free, b.masked, b.whole)
 
 
+def _part(start: int | None = None, stop: int | None = None, step: int | None = None) -> Any:
+    """Return a slice as a literal; ``keras_worker`` makes slices of them."""
+    return ("part", start, stop, step)
+
+
 def _texts(structure: Any) -> Iterator[str]:
     if isinstance(structure, str):
         yield structure
@@ -326,14 +361,17 @@ def _texts(structure: Any) -> Iterator[str]:
 
 
 @st.composite
-def graphs(draw: Callable[[Any], Any], package: str) -> Graph:
-    """A graph for the Keras called ``package``: "keras", "tf_keras" or "keras2"."""
-    return draw_graph(Source(draw, package))
+def graphs(draw: Callable[[Any], Any], package: str, *, operations: bool = False) -> Graph:
+    """A graph for the Keras called ``package``: "keras", "tf_keras" or "keras2".
+
+    operations: with Python's operators, which ``graph_specs`` does not know.
+    """
+    return draw_graph(Source(draw, package), operations=operations)
 
 
-def draw_graph(source: Source) -> Graph:
+def draw_graph(source: Source, *, operations: bool = False) -> Graph:
     """Draw a graph from any source of choices."""
-    drawing = Drawing(source, depth=2)
+    drawing = Drawing(source, depth=2, operations=operations)
     for _ in range(drawing.source.pick((1, 2, 3))):
         drawing.begin()
     drawing.grow(drawing.source.pick(range(1, 9)))
