@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn import limits
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.batch_memory import check_batch_memory
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
-from keras2torch_birnn.spec import Array, Graph, LayerSpec, ModelSpec, leaves, tensors
+from keras2torch_birnn.spec import Array, Constant, Graph, LayerSpec, ModelSpec, leaves, tensors
 
 # Rows of a batch: a full one, and one for each kind of padding.
 ROWS = 5
@@ -225,11 +226,45 @@ def draw_inputs(
         )
         facts = shorter if _fits(model, shorter, steps) else facts
     rows = ROWS if any(f.padding is not None for f in facts) else 3
-    rows = next((f.shape[0] for f in facts if f.shape and f.shape[0]), rows)
+    rows = next((f.shape[0] for f in facts if f.shape and f.shape[0]), None) or _fitting_rows(
+        model, facts, steps, rows
+    )
     check_batch_memory(model, [_shape(f, steps, rows) for f in facts])
     return tuple(
         _draw(f, _shape(f, steps, rows), place, rng, values) for place, f in enumerate(facts)
     )
+
+
+def _fitting_rows(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, rows: int) -> int:
+    """Return ``rows``, or a number of rows that an operation demands without an input's saying so.
+
+    ``tf.reshape(x, (32, -1, 5))`` and constants of 32 rows fit no other batch.
+    """
+    if not any(layer.class_name in OPS for layer in model.root.walk()):
+        return rows
+    sizes = [rows, *_sizes_of_operations(model)]
+    return next((size for size in sizes if _fits(model, facts, steps, size)), rows)
+
+
+def _sizes_of_operations(model: ModelSpec) -> list[int]:
+    """Return the numbers that may be a batch: in options of operations, first axes of constants."""
+    found: set[int] = set()
+    for layer in model.root.walk():
+        if layer.class_name in OPS:
+            found.update(_numbers_in(list(layer.config.values())))
+        for call in layer.graph.calls if layer.graph is not None else ():
+            constants = (a for a in leaves(call.args) if isinstance(a, Constant))
+            found.update(one.shape[0] for one in constants if one.shape)
+    several = sorted(size for size in found if size > 1)
+    return [*several, 1][: limits.MAX_TRIED_BATCHES]  # one row fits most, and shows least
+
+
+def _numbers_in(value: Any) -> Iterator[int]:
+    if type(value) is int:
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _numbers_in(part)
 
 
 def _shape(facts: InputFacts, steps: int, rows: int) -> tuple[int, ...]:
@@ -275,12 +310,15 @@ def _with_shapes(graph: Graph, shapes: Sequence[tuple[int | None, ...] | None]) 
     return replace(graph, layers=tuple(layers.values()))
 
 
-def _fits(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int) -> bool:
-    """Tell whether shapes and weights agree with inputs of ``steps`` steps."""
+def _fits(
+    model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, rows: int | None = None
+) -> bool:
+    """Tell whether shapes and weights agree with inputs of so many steps and, if given, rows."""
     graph = _with_shapes(
         model.graph,
         [
-            f.shape and tuple(steps if s is None and i else s for i, s in enumerate(f.shape))
+            f.shape
+            and tuple((steps if i else rows) if s is None else s for i, s in enumerate(f.shape))
             for f in facts
         ],
     )
