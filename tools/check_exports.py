@@ -11,9 +11,11 @@ done only where it is asked for (a minute a model). The batches have the sizes (
 (5, T), (1, T), (3, T + 4) and (2, 1), as far as the converted model takes them, and rows that are
 full, padded right, padded left, with gaps, and empty. Equal to eager: 1e-5 + 1e-4 |y|; with an
 oracle: 5e-5; gradients, which are computed in float64: 1e-9 + 1e-9 |y|. A record has one JSON
-object a line (``seconds``: of computing, to write the file). What it has is not done again. Of the
-models with one structure (all but weights and names) one is exported. A summary takes the place of
-the counts of the same runners, and leaves those of others.
+object a line (``seconds``: of computing, to write the file; ``by``: which code and packages). Of
+the models with one structure (all but weights and names) one is exported.
+
+A summary adds records to those kept in ``benchmarks/results/exports.jsonl.xz`` and counts all; what
+is kept is not done again. ``--again`` repeats what other code or other packages found.
 """
 
 from __future__ import annotations
@@ -28,25 +30,34 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import export_cases
+import export_summary
 import numpy as np
 import source_child
 import torch
 from export_cases import Batch, Case, Subject
 
+import keras2torch_birnn
 from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.exporter import copy_structure
 from keras2torch_birnn.exporting.source import session
 from keras2torch_birnn.schema.training_rules import with_training_rules
+from keras2torch_birnn.spec import ModelSpec
 
 LIMIT, WITH_ROUNDING = Tolerance(1e-5, 1e-4, 0.0), Tolerance(1e-5, 1e-4, 4.0)
 SECONDS = 600.0  # for one file in one runner
 CHILD = Path(__file__).with_name("exported_child.py")
+# What an export depends on: folders of the package, and other packages.
+CODE = ("exporting", "functional", "layers", "rnn")
+PACKAGES = ("torch", "onnxruntime", "openvino", "onnxscript")
 
 
 # ---- paths --------------------------------------------------------------------------------------
@@ -159,13 +170,13 @@ def _start() -> subprocess.Popen[str]:
 # ---- one model ----------------------------------------------------------------------------------
 
 
-def key_of(subject: Subject) -> str:
+def key_of(spec: ModelSpec) -> str:
     """Return a name that models of the same structure share: they differ in weights and names."""
-    spec: Any = json.loads(subject.spec.to_json())
-    del spec["generation"], spec["notes"]  # what follows from the version is in each layer
-    root = with_training_rules(subject.spec.root, subject.spec.generation)
+    data: Any = json.loads(spec.to_json())
+    del data["generation"], data["notes"]  # what follows from the version is in each layer
+    root = with_training_rules(spec.root, spec.generation)
     rules = [(layer.config["trainable"], layer.semantics) for layer in root.walk()]
-    text = json.dumps(_number_names(spec, {}), sort_keys=True) + str(rules)
+    text = json.dumps(_number_names(data, {}), sort_keys=True) + str(rules)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -211,7 +222,17 @@ def examine(
                 if runner.batches not in made:
                     made[runner.batches] = list(runner.batches(case, subject))
                 found[shown] |= _run(child, runner, file, made[runner.batches])
-    return found
+    return {shown: {**one, "by": made_by()} for shown, one in found.items()}
+
+
+@cache
+def made_by() -> str:
+    """Return which code makes an export, as a hash, and the versions of what it needs."""
+    root = Path(keras2torch_birnn.__file__).parent
+    files = sorted(file for folder in CODE for file in (root / folder).rglob("*.py"))
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
+    packages = [f"{name} {version(name)}" for name in PACKAGES if find_spec(name)]
+    return ", ".join((code, *packages))
 
 
 def _write(export: Export, subject: Subject, file: Path, batch: Batch) -> dict[str, Any]:
@@ -285,15 +306,14 @@ def judge(outputs: Sequence[Any], batch: Batch) -> str:
 
 
 class Record:
-    """File of results, a JSON object a line, and what is in it."""
+    """File of results, a JSON object a line, and what is known: in it, and elsewhere."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, known: Iterable[Mapping[str, Any]] = ()) -> None:
         self._path = path
         self.keys: dict[str, str] = {}
         self.done: set[tuple[str, str]] = set()
-        if path.exists():
-            for line in path.read_text("utf-8").splitlines():
-                self._know(json.loads(line))
+        for row in (*known, *(export_summary.read(path) if path.exists() else ())):
+            self._know(row)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row."""
@@ -302,12 +322,23 @@ class Record:
         self._know(row)
 
     def _know(self, row: Mapping[str, Any]) -> None:
+        if "broken" in row:
+            return
         self.keys[row["name"]] = row.get("key", "")
         self.done |= {(row.get("key", ""), path) for path in row.get("paths", {})}
 
     def missing(self, key: str, exports: Sequence[str]) -> list[str]:
         """Return the exports of a model that are to be done."""
         return [e for e in exports if any((key, p) not in self.done for p in EXPORTS[e].runners)]
+
+
+def made_here(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with what this code and these packages found, and without the rest."""
+    return [
+        {**row, "paths": {k: v for k, v in row["paths"].items() if v["by"] == made_by()}}
+        for row in rows
+        if "paths" in row
+    ]
 
 
 def check(cases: Sequence[Case], exports: Sequence[str], record: Record, seconds: float) -> None:
@@ -320,20 +351,19 @@ def check(cases: Sequence[Case], exports: Sequence[str], record: Record, seconds
         if time.monotonic() - begin > seconds:
             return
         start = time.monotonic()
+        row: dict[str, Any] = {"name": case.name}
         try:
-            subject = export_cases.read(case)
+            with export_cases.opened(case) as spec:
+                key = case.name if case.oracle else key_of(export_cases.as_stored(spec))
+                row |= {"title": case.title(), "key": key, "paths": {}}
+                if todo := record.missing(key, exports):
+                    row["paths"] = examine(case, export_cases.make_subject(spec), todo, child)
         except K2TError as error:
             first = (error.problems or (error,))[0]  # without the path of an unpacked file
             why = ": ".join(filter(None, (first.place, first.found)))
-            record.add({"name": case.name, "not converted": why})
-            continue
-        key = case.name if case.oracle else key_of(subject)
-        todo = record.missing(key, exports)
-        row: dict[str, Any] = {"name": case.name, "title": case.title(), "key": key}
-        try:
-            row["paths"] = examine(case, subject, todo, child) if todo else {}
+            row = {"name": case.name, "not converted": why}
         except Exception as error:
-            row |= {"key": "", "broken": f"{type(error).__name__}: {error}"[:400]}
+            row = {"name": case.name, "broken": f"{type(error).__name__}: {error}"[:400]}
         record.add({**row, "total": round(time.monotonic() - start, 1)})
 
 
@@ -344,6 +374,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the record")
     parser.add_argument("--paths", default=",".join([*EXPORTS][:-1]), help="some, with commas")
     parser.add_argument("--only", default="", help="parts of names, with commas")
+    parser.add_argument("--again", action="store_true", help="what other code found, too")
+    parser.add_argument("--reverse", action="store_true", help="the last cases first")
     parser.add_argument("--titles", action="store_true", help="one file of each case and folder")
     parser.add_argument("--part", default="0/1", help="K/N: one of N parts, from 0")
     parser.add_argument("--oracles", type=Path, help="folder of NAME.npz with K__in and K__out")
@@ -351,8 +383,6 @@ def main() -> None:
     parser.add_argument("--summary", type=Path, nargs="+", help="records")
     options = parser.parse_args()
     if options.summary:
-        import export_summary
-
         export_summary.write(options.summary)
         return
     warnings.simplefilter("ignore")
@@ -362,7 +392,10 @@ def main() -> None:
     if options.titles:
         cases = list({case.title(): case for case in reversed(cases)}.values())
     cases = export_cases.part(cases, *map(int, options.part.split("/")))
-    check(cases, options.paths.split(","), Record(options.out), options.seconds)
+    cases = cases[::-1] if options.reverse else cases
+    kept = export_summary.kept()
+    record = Record(options.out, made_here(kept) if options.again else kept)
+    check(cases, options.paths.split(","), record, options.seconds)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import plugin_files
 import source_parity
+from parsing_here import parsing_here
 
 from keras2torch_birnn.comparison.tolerance import EXACT, Tolerance
 from keras2torch_birnn.conversion import build, copy_in_float64, move_inputs, run
@@ -150,14 +151,30 @@ class Subject(NamedTuple):
 
 def read(case: Case) -> Subject:
     """Read a model and build it."""
-    with _unpacked(case) as (path, config):
+    with opened(case) as spec:
+        return make_subject(spec)
+
+
+@contextmanager
+def opened(case: Case) -> Iterator[ModelSpec]:
+    """Read a model; its weights can be read until the end of the context."""
+    with _unpacked(case) as (path, config), parsing_here():
         plugin_files.unregister_all()
         load_plugins([case.plugin] if case.plugin else [])
-        spec = complete_shapes(read_model(path, config=config, cut=case.cut))
-        model = build(spec)
-        materialize(model)
-    spec = model_from_json(json.loads(spec.to_json()))  # as an export has it
+        yield complete_shapes(read_model(path, config=config, cut=case.cut))
+
+
+def make_subject(spec: ModelSpec) -> Subject:
+    """Build a model that was read."""
+    model = build(spec)
+    materialize(model)
+    spec = as_stored(spec)
     return Subject(model, spec, free_steps(spec))
+
+
+def as_stored(spec: ModelSpec) -> ModelSpec:
+    """Return a model as an export has it."""
+    return model_from_json(json.loads(spec.to_json()))
 
 
 @contextmanager
@@ -227,7 +244,7 @@ def gradients(case: Case, subject: Subject) -> Iterator[Batch]:
     """
     if source_parity.draws(subject.spec):
         return
-    _, drawn = next(_draw(subject))
+    drawn = _draw_own(subject)
     exact = in_float64(subject).model
     names = write_source(copy_structure(exact), subject.free).names
     found = source_parity.gradients(exact, drawn)
@@ -241,16 +258,11 @@ def gradients(case: Case, subject: Subject) -> Iterator[Batch]:
 def _draw(subject: Subject) -> Iterator[tuple[str, tuple[Array, ...]]]:
     """Draw inputs of every size: rows are full, padded right and left, gappy and empty."""
     shapes = [fact.shape for fact in input_facts(subject.spec)]
-    declared = [shape[1] for shape in shapes if shape and len(shape) > 1 and shape[1]]
-    steps = declared[0] if declared else fitting_steps(subject.spec, (11, 7))
-    drawn = draw_inputs(subject.spec, steps=steps, seed=1)
-    yield "own", drawn
+    yield "own", _draw_own(subject)
     if any(shape is not None and shape[:1] not in ((None,), ()) for shape in shapes):
         return
-    more = draw_inputs(subject.spec, steps=steps, seed=2)
-    five = tuple(
-        np.concatenate((a, b))[:5] if a.ndim else a for a, b in zip(drawn, more, strict=True)
-    )
+    steps = _own_steps(subject)
+    five = _draw_five(subject, steps)
     yield "5, T", five
     for row in range(5):
         yield "1, T", _rows_of(five, slice(row, row + 1))
@@ -261,6 +273,27 @@ def _draw(subject: Subject) -> Iterator[tuple[str, tuple[Array, ...]]]:
         drawn = draw_inputs(subject.free, steps=length, seed=length)
         yield size, _rows_of(drawn, slice(rows))
         yield size, _rows_of(drawn, slice(-rows, None))
+
+
+def _own_steps(subject: Subject) -> int:
+    shapes = [fact.shape for fact in input_facts(subject.spec)]
+    declared = [shape[1] for shape in shapes if shape and len(shape) > 1 and shape[1]]
+    return declared[0] if declared else fitting_steps(subject.spec, (11, 7))
+
+
+def _draw_own(subject: Subject) -> tuple[Array, ...]:
+    """Draw inputs of the file's own sizes; five rows if an operation of the model needs so many."""
+    steps = _own_steps(subject)
+    drawn = draw_inputs(subject.spec, steps=steps, seed=1)
+    given = move_inputs(subject.model, tuple(map(torch.from_numpy, drawn)))
+    return _draw_five(subject, steps) if _outputs(subject.model, given) is None else drawn
+
+
+def _draw_five(subject: Subject, steps: int) -> tuple[Array, ...]:
+    pairs = zip(
+        *(draw_inputs(subject.spec, steps=steps, seed=seed) for seed in (1, 2)), strict=True
+    )
+    return tuple(np.concatenate((a, b))[:5] if a.ndim else a for a, b in pairs)
 
 
 def _rows_of(drawn: tuple[Array, ...], rows: slice) -> tuple[Array, ...]:

@@ -6,20 +6,18 @@ A file counts by the verdict on its model, which may have been exported from ano
 from __future__ import annotations
 
 import json
+import lzma
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 RESULT = RESULTS / "exports-2026-11-27.json"
+KEPT = RESULTS / "exports.jsonl.xz"
 SIZES = ("own", "5, T", "1, T", "3, T + 4", "2, 1")
-PACKAGES = ("torch", "onnxruntime", "openvino", "onnxscript")
 # Runner -> what it runs, in the words of the table.
 RUNNERS: Mapping[str, str] = {
     "ONNX Runtime": "`.onnx` in ONNX Runtime",
@@ -33,6 +31,7 @@ RUNNERS: Mapping[str, str] = {
 # What runs the file of another runner, which lists why it was refused.
 SAME_FILE = ("OpenVINO", "AOTInductor", "gradients")
 FINE = ("equal", "rounding")
+UNREAD = ("not converted", "broken")  # why a file has no model here
 REAL = "real/"
 # In front of OpenVINO's reasons: the node, and the line of its source.
 _WHERE = re.compile(r"^.*(?:CALLBACK HAS THROWN: |Exception from \S+ )")
@@ -50,30 +49,54 @@ class Verdict(NamedTuple):
     nodes: int | None
 
 
-# ---- counting -----------------------------------------------------------------------------------
+# ---- records ------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a record, compressed or not."""
+    packed = path.read_bytes()
+    text = lzma.decompress(packed) if path.suffix == ".xz" else packed
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def kept() -> list[dict[str, Any]]:
+    """Return the rows that are kept."""
+    return read(KEPT) if KEPT.exists() else []
+
+
+def compact(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Merge rows: one a file; the first of a structure has what its runners found last."""
+    rows = list(rows)
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for row in rows:
+        found[row.get("key", "")].update(row.get("paths", {}))
+    return [
+        {"name": name, "key": row["key"], "paths": found.pop(row["key"], {})}
+        if "key" in row
+        else {"name": name, **{why: row[why] for why in UNREAD if why in row}}
+        for name, row in {row["name"]: row for row in rows}.items()
+    ]
 
 
 def write(records: Iterable[Path]) -> None:
-    """Merge the counts of records into ``RESULT``, and print it."""
-    lines = [line for path in records for line in path.read_text("utf-8").splitlines()]
-    packages = {name: version(name) for name in PACKAGES if find_spec(name)}
-    found = count([json.loads(line) for line in lines], packages)
-    result = merge(json.loads(RESULT.read_text("utf-8")), found)
+    """Add records to those that are kept, count all, and print the counts."""
+    rows = compact([*kept(), *(row for path in records for row in read(path))])
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    KEPT.write_bytes(lzma.compress(lines.encode(), preset=9))
+    result = merge(json.loads(RESULT.read_text("utf-8")), count(rows))
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(result) + problems(result))
 
 
-def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Put new counts in the place of the old ones of the same runner; others stay.
+# ---- counting -----------------------------------------------------------------------------------
 
-    Raises:
-        SystemExit: a runner has fewer files than before.
-    """
+
+def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Put new counts in the place of old ones of the same runner, unless these have more files."""
+    runners = {**old["runners"]}
     for runner, one in new["runners"].items():
-        before = old["runners"].get(runner, {}).get("files", 0)
-        if one["files"] < before:
-            sys.exit(f"{runner}: {one['files']} files, {before} before: give all of its records")
-    runners = {**old["runners"], **new["runners"]}
+        if one["files"] >= runners.get(runner, {}).get("files", 0):
+            runners[runner] = one
     models = dict.fromkeys([*old["real"], *new["real"]])
     return {
         "not read": new["not read"],
@@ -84,7 +107,7 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def count(rows: Sequence[Mapping[str, Any]], packages: Mapping[str, str]) -> dict[str, Any]:
+def count(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return all counts by runner, and by name what is not equal."""
     files = {row["name"]: row["key"] for row in rows if row.get("key")}
     models: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -100,13 +123,13 @@ def count(rows: Sequence[Mapping[str, Any]], packages: Mapping[str, str]) -> dic
     }
     return {
         "not read": {
-            row["name"]: row.get("not converted", row.get("broken"))
+            row["name"]: next(row[why] for why in UNREAD if why in row)
             for row in rows
             if not row.get("key")
         },
         "runners": {
             runner: {
-                "packages": dict(packages),
+                "by": Counter(one[runner]["by"] for one in models.values() if runner in one),
                 "models": len({files[one.file] for one in found}),
                 **_count_runner(found),
             }

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TypeAlias
+from contextlib import nullcontext
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx.experimental import _config
 
 from keras2torch_birnn.conversion import move_inputs
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
@@ -19,6 +21,7 @@ from keras2torch_birnn.spec import ModelSpec, Shape
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input
+_OPTION = "backed_size_oblivious"  # of torch 2.9 and newer
 
 
 def draw_example(model: nn.Module, spec: ModelSpec, steps: int, seed: int) -> Inputs:
@@ -41,9 +44,18 @@ def open_axes(shapes: Sequence[Shape]) -> Axes:
     return tuple(tuple(axis for axis, size in enumerate(shape) if size is None) for shape in shapes)
 
 
-def record_program(model: nn.Module, inputs: Inputs, axes: Axes) -> ExportedProgram:
-    """Record a model on example inputs; ``axes`` stay open. Errors are torch's own."""
+def record_program(
+    model: nn.Module, inputs: Inputs, axes: Axes, *, like_all_sizes: bool = False
+) -> ExportedProgram:
+    """Record a model on example inputs; ``axes`` stay open. Errors are torch's own.
+
+    like_all_sizes: let torch treat a size of 1 like others. It otherwise asks that none becomes 1:
+    five steps, for one, are a single one behind a window of five. Few models need the distinction.
+    """
     free = tuple(dict.fromkeys(one, torch.export.Dim.DYNAMIC) for one in axes)
-    with torch.no_grad(), warnings.catch_warnings():
+    ones: Any = nullcontext()
+    if like_all_sizes and hasattr(_config, _OPTION):
+        ones = cast(Any, _config).patch(_OPTION, True)
+    with torch.no_grad(), ones, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about nn.LSTM
         return torch.export.export(model, inputs, dynamic_shapes=free, strict=False)

@@ -19,7 +19,7 @@ from keras2torch_birnn.functional.movement import dims_of
 
 def floor_divide(x1: Any, x2: Any) -> Any:
     """floor(x1 / x2), as TensorFlow has it: 1 // 0.1 is 10, not 9."""
-    if isinstance(x1, int) and isinstance(x2, int):
+    if not isinstance(x1, Tensor) and not isinstance(x2, Tensor):
         return x1 // x2
     first = x1 if isinstance(x1, Tensor) else x2
     if first.is_floating_point():

@@ -38,9 +38,14 @@ def same_padding(length: int, extent: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def is_padded(around: Sequence[tuple[int, int]]) -> bool:
+    """Tell whether anything is padded, or may be: ``torch.export`` has symbols for open sizes."""
+    return any(isinstance(size, torch.SymInt) or bool(size) for pair in around for size in pair)
+
+
 def pad(x: Tensor, around: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:
     """Pad the last axes of x, (before, after) each; negative numbers crop."""
-    if not any(any(pair) for pair in around):
+    if not is_padded(around):
         return x
     return functional.pad(x, [size for pair in reversed(around) for size in pair], value=value)
 

@@ -8,12 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.layers.convolution import pad, same_padding
+from keras2torch_birnn.layers.convolution import is_padded, pad, same_padding
 from keras2torch_birnn.layers.registry import NONE, USES, Converter, MaskFlow
 from keras2torch_birnn.spec import LayerSpec
 
+
+def _max_pool1d(x: Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """Pool the last axis as one of two: ``torch.export`` would fix its size in max_pool1d."""
+    return functional.max_pool2d(x.unsqueeze(-2), (1, *size), (1, *stride)).squeeze(-2)
+
+
 _POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
-    ("max", 1): functional.max_pool1d,
+    ("max", 1): _max_pool1d,
     ("max", 2): functional.max_pool2d,
     ("max", 3): functional.max_pool3d,
     ("average", 1): functional.avg_pool1d,
@@ -50,7 +56,7 @@ class Pooling(nn.Module):
             y = pool(pad(x, around, value=-torch.inf), self.size, self.stride)
         else:
             y = pool(pad(x, around), self.size, self.stride)
-            if any(any(pair) for pair in around):
+            if is_padded(around):
                 ones = pad(x.new_ones(1, 1, *x.shape[2:]), around)
                 y = y / pool(ones, self.size, self.stride)
         return y.movedim(1, -1) if self.channels_last else y

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -97,34 +98,105 @@ def test_a_record_knows_what_is_missing(tmp_path: Path) -> None:
     assert again.keys == {"a.h5": "k"}
 
 
+def test_what_is_kept_is_not_done_again_unless_other_code_found_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_exports, "made_by", lambda: "new code")
+    done = {"source": {"by": "new code"}, "torch.jit.trace": {"by": "old code"}}
+    kept = [
+        {"name": "a.h5", "key": "k", "paths": done},
+        {"name": "b.h5", "not converted": "no model"},
+        {"name": "c.h5", "broken": "KeyError: b"},
+    ]
+    record = Record(tmp_path / "r.jsonl", kept)
+    assert record.missing("k", [".py", "trace"]) == []
+    assert record.keys == {"a.h5": "k", "b.h5": ""}
+    again = Record(tmp_path / "r.jsonl", check_exports.made_here(kept))
+    assert again.missing("k", [".py", "trace"]) == ["trace"]
+    assert again.keys == {"a.h5": "k"}
+
+
+def test_an_export_is_made_by_code_and_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, *packages = check_exports.made_by().split(", ")
+    assert f"torch {version('torch')}" in packages
+    monkeypatch.setattr(check_exports, "CODE", ("rnn",))
+    check_exports.made_by.cache_clear()
+    other, *same = check_exports.made_by().split(", ")
+    check_exports.made_by.cache_clear()
+    assert (code != other, len(code), same) == (True, 8, packages)
+
+
+def test_records_are_kept_one_row_a_file_with_what_was_found_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_summary, "KEPT", tmp_path / "kept.jsonl.xz")
+    monkeypatch.setattr(export_summary, "RESULT", tmp_path / "counts.json")
+    export_summary.RESULT.write_text('{"runners": {}, "real": {}}')
+    record = tmp_path / "one.jsonl"
+    record.write_text("".join(f"{json.dumps(row)}\n" for row in rows()))
+    export_summary.write([record])
+    more = {"source": {"by": "b", "sizes": {"own": "equal"}}}
+    late = [
+        {"name": "keras/b/x.h5", "key": "1", "paths": more},
+        {"name": "keras/b/z.h5", "key": "2", "paths": {}},
+    ]
+    record.write_text("".join(f"{json.dumps(row)}\n" for row in late))
+    export_summary.write([record])
+    found = {row["name"]: row for row in export_summary.kept()}
+    assert found["keras/a/x.h5"]["paths"]["source"] == more["source"]
+    assert set(found["keras/a/x.h5"]["paths"]) == {
+        "ONNX Runtime",
+        "OpenVINO",
+        "source",
+        "gradients",
+    }
+    assert found["keras/b/x.h5"] == {"name": "keras/b/x.h5", "key": "1", "paths": {}}
+    counted = json.loads(export_summary.RESULT.read_text())
+    assert counted["runners"]["source"]["equal"] == 2
+    assert counted["runners"]["ONNX Runtime"]["refused"] == 2
+    assert counted["not read"] == {}
+
+
 # ---- counts -------------------------------------------------------------------------------------
 
 
 def rows() -> list[dict[str, Any]]:
-    ours = {"nodes": 7, "sizes": {"own": "equal", "5, T": "rounding", "2, 1": "equal"}}
-    bad = {"nodes": 7, "sizes": {"own": "equal", "5, T": "wrong: 1.0e+00", "2, 1": "not run: E"}}
-    refused = {"refused": [["bi", "softplus"], ["other", "softplus"]]}
+    ours = {
+        "by": "a",
+        "nodes": 7,
+        "sizes": {"own": "equal", "5, T": "rounding", "2, 1": "equal"},
+    }
+    bad = {
+        "by": "a",
+        "nodes": 7,
+        "sizes": {"own": "equal", "5, T": "wrong: 1.0e+00", "2, 1": "not run: E"},
+    }
+    refused = {"by": "b", "refused": [["bi", "softplus"], ["other", "softplus"]]}
     return [
         {"name": "keras/a/x.h5", "key": "1", "paths": {"ONNX Runtime": ours, "OpenVINO": bad}},
         {"name": "keras/b/x.h5", "key": "1", "paths": {}},
         {"name": "keras/b/y.h5", "key": "2", "paths": {"ONNX Runtime": refused}},
         {"name": "keras/b/z.h5", "not converted": "no model"},
-        {"name": "keras/a/x.h5", "key": "1", "paths": {"source": {"failed": "TypeError: q"}}},
-        {"name": "keras/a/x.h5", "key": "1", "paths": {"gradients": {"sizes": {}}}},
+        {
+            "name": "keras/a/x.h5",
+            "key": "1",
+            "paths": {"source": {"by": "a", "failed": "TypeError: q"}},
+        },
+        {"name": "keras/a/x.h5", "key": "1", "paths": {"gradients": {"by": "a", "sizes": {}}}},
         {
             "name": "real/medaka",
             "key": "3",
-            "paths": {"torch.export": {"sizes": {"oracle": "wrong: 1.0e-04"}}},
+            "paths": {"torch.export": {"by": "a", "sizes": {"oracle": "wrong: 1.0e-04"}}},
         },
     ]
 
 
 def test_files_count_by_the_verdict_on_their_model() -> None:
-    found = export_summary.count(rows(), {"torch": "2.13.0"})
+    found = export_summary.count(rows())
     assert found["not read"] == {"keras/b/z.h5": "no model"}
     onnx, openvino = found["runners"]["ONNX Runtime"], found["runners"]["OpenVINO"]
     assert (onnx["files"], onnx["models"], onnx["rounding"], onnx["refused"]) == (3, 2, 2, 1)
-    assert onnx["packages"] == {"torch": "2.13.0"}
+    assert onnx["by"] == {"a": 1, "b": 1}
     assert "AOTInductor" not in found["runners"]
     assert onnx["sizes"]["5, T"] == "2 of 2"
     assert onnx["reasons"]["refused"] == {"softplus": ["keras/b/y.h5"]}
@@ -144,16 +216,28 @@ def test_files_count_by_the_verdict_on_their_model() -> None:
 
 
 def test_new_counts_take_the_place_of_those_of_the_same_runner() -> None:
-    old = export_summary.count(rows(), {"torch": "2.12.0"})
+    old = export_summary.count(rows())
     more = [
-        {"name": "keras/c/q.h5", "key": "9", "paths": {"torch.export": {"failed": "KeyError: s"}}},
-        {"name": "real/medaka", "key": "3", "paths": {"torch.export": {"sizes": {"own": "equal"}}}},
-        {"name": "real/other", "key": "4", "paths": {"AOTInductor": {"sizes": {"own": "equal"}}}},
+        {
+            "name": "keras/c/q.h5",
+            "key": "9",
+            "paths": {"torch.export": {"by": "c", "failed": "KeyError: s"}},
+        },
+        {
+            "name": "real/medaka",
+            "key": "3",
+            "paths": {"torch.export": {"by": "c", "sizes": {"own": "equal"}}},
+        },
+        {
+            "name": "real/other",
+            "key": "4",
+            "paths": {"AOTInductor": {"by": "c", "sizes": {"own": "equal"}}},
+        },
         {"name": "keras/c/r.h5", "not converted": "no weights"},
     ]
-    found = export_summary.merge(old, export_summary.count(more, {"torch": "2.13.0"}))
+    found = export_summary.merge(old, export_summary.count(more))
     assert found["runners"]["ONNX Runtime"] == old["runners"]["ONNX Runtime"]
-    assert found["runners"]["torch.export"]["packages"] == {"torch": "2.13.0"}
+    assert found["runners"]["torch.export"]["by"] == {"c": 2}
     assert found["runners"]["torch.export"]["files"] == 2
     assert [*found["runners"]] == [*filter(found["runners"].get, export_summary.RUNNERS)]
     assert found["not read"] == {"keras/c/r.h5": "no weights"}
@@ -161,10 +245,9 @@ def test_new_counts_take_the_place_of_those_of_the_same_runner() -> None:
 
 
 def test_fewer_files_than_before_are_no_new_count() -> None:
-    old = export_summary.count(rows(), {})
-    few = export_summary.count(rows()[1:3], {})
-    with pytest.raises(SystemExit, match="ONNX Runtime: 1 files, 3 before"):
-        export_summary.merge(old, few)
+    old = export_summary.count(rows())
+    few = export_summary.count(rows()[1:3])
+    assert export_summary.merge(old, few)["runners"] == old["runners"]
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of every shape
@@ -178,6 +261,14 @@ def test_fewer_files_than_before_are_no_new_count() -> None:
         ("gradients", "tf.keras-2.15.0/around_rescaling.keras"),
         # A mask of integers.
         (".py", "keras-3.15.1/dtypes_masks.h5"),
+        # It runs with five rows only: an operation of it asks for them.
+        ("gradients", "tf.keras-2.15.0/ops_tf_more.keras"),
+        # What windows leave of the steps may be one, and no padding is needed at some lengths.
+        (".pt2", "tf.keras-2.15.0/pool_default.h5"),
+        (".pt2", "keras-1.2.2/atrous.h5"),
+        (".pt2", "keras-3.15.1/conv_same.h5"),
+        # Torch takes one step as any number in some models, in others not.
+        (".pt2", "tf.keras-2.15.0/arch_seq2seq_luong.h5"),
         # The number of rows is not that of the trace.
         ("trace", "keras-1.2.2/highway_maxout.h5"),
     ],

@@ -12,7 +12,7 @@ import pytest
 import torch
 from converted import convert_spec
 from exported import LOOPS, assert_same, inputs_of, many_layers, write_onnx
-from specs import ENTRIES, FIXTURES, H, bi, rnn
+from specs import ENTRIES, FIXTURES, KERAS3, F, H, bi, chain, layer, rnn
 from torch import Tensor
 
 import keras2torch_birnn as k2t
@@ -34,7 +34,7 @@ from keras2torch_birnn.exporting import (
     runtime_child,
 )
 from keras2torch_birnn.rnn import merge
-from keras2torch_birnn.spec import Array
+from keras2torch_birnn.spec import Array, ModelSpec, with_dtype
 
 # One of each: containers and generations, masks, attention, several inputs, nested and shared
 # models, cells, windows of a free axis, sizes that are computed, sorting, dtypes.
@@ -133,6 +133,18 @@ def test_weights_that_were_trained_since_are_checked_as_they_are(tmp_path: Path)
     done = k2t.export(model, tmp_path / "m.onnx")
     assert done.checked is not None
     assert done.checked.ok
+
+
+def test_windows_pad_as_many_steps_as_each_length_needs(tmp_path: Path) -> None:
+    window = {"pool_size": (2,), "strides": (2,), "padding": "same"}
+    layers = [layer("MaxPooling1D", name, **window) for name in "ab"]
+    root = chain(*layers, rnn("GRU", return_sequences=True), shape=(None, None, F))
+    model = convert_spec(ModelSpec(with_dtype(root, np.dtype(np.float32)), KERAS3))
+    k2t.export(model, tmp_path / "m.onnx")
+    sizes = ((2, 1), (2, 2), (1, 5), (3, 8))
+    rng = np.random.default_rng(5)
+    batches = ((rng.normal(size=(*size, F)).astype("f"),) for size in sizes)
+    assert_same(model, tmp_path / "m.onnx", batches)
 
 
 # ---- mistakes on purpose ------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from converted import convert_spec
+from exported import many_layers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -228,6 +229,13 @@ def test_the_tagger_of_the_documentation_is_what_is_written() -> None:
     page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
     (shown,) = re.findall(r"^```py\n(class Tagger.*?)^```", page, re.DOTALL | re.MULTILINE)
     assert shown in write(tagger_of_a_file()).text
+
+
+@pytest.mark.parametrize(("outputs", "names"), [(1, []), (2, ["state"]), (3, ["state", "state_2"])])
+def test_states_that_nobody_reads_get_no_name(outputs: int, names: list[str]) -> None:
+    layers = {"a": rnn("LSTM", return_sequences=True, return_state=True)}
+    text = write(many_layers(layers, {"a": outputs}, masked=False)).text
+    assert re.findall(r"^ +(state\w*) = .*$", text, re.M) == names
 
 
 def test_a_model_without_masks_has_no_code_for_them() -> None:

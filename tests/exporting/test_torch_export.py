@@ -206,12 +206,25 @@ def test_a_size_that_torch_fixed_is_refused(
         k2t.export(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2", any_length=True)
 
 
-def test_a_size_that_the_program_fixes_behind_an_open_axis_is_refused(tmp_path: Path) -> None:
-    """The padding of a pooling layer depends on the number of steps."""
-    model: Any = k2t.convert(FIXTURES / "keras-2.2.4/pool.h5")
+def test_a_size_that_the_program_fixes_behind_an_open_axis_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the seven steps of the example two poolings leave one."""
+    monkeypatch.setattr(torch_export, "_STEPS", (7,))
+    monkeypatch.setattr(torch_program, "_OPTION", "no such option")
+    model: Any = k2t.convert(FIXTURES / "tf.keras-2.15.0/pool_default.h5")
     with pytest.raises(UnsupportedLayerError, match=r"does not take inputs .*Guard failed"):
         k2t.export(model, tmp_path / "model.pt2", any_length=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_size_that_the_model_itself_does_not_take_is_refused() -> None:
+    class FourRows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[3]
+
+    with pytest.raises(UnsupportedLayerError, match=r"model itself .* inputs \(3, 2\), .* index 3"):
+        torch_export._check_sizes(FourRows(), FourRows(), [(torch.ones(3, 2),)])
 
 
 @torch.library.custom_op("k2t_test::twice", mutates_args=())

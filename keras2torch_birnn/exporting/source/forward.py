@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
@@ -29,6 +31,7 @@ _MASKS = frozenset({not_zero, differs, all_masks, any_mask, concatenated_mask, s
 _MOVES: Mapping[Any, str] = {fold_steps: "folded", unfold_steps: "unfolded"}
 _CASTS = {INPUT_CASTS["int32"]: "long", INPUT_CASTS["bool"]: "bool", INPUT_CASTS["ids"]: "long"}
 _TO_FLOAT = INPUT_CASTS["float"]
+_NAME = re.compile(r"\w+")
 # Functions that return several tensors
 _SEVERAL = (movement.split, movement.unstack, operations.top_k, operations.moments)
 
@@ -54,6 +57,7 @@ class _Writer:
         self.problems: list[K2TError] = []
         self.float_inputs: set[Any] = set()
         self.floats = floats
+        self.states: set[str] = set()  # names of outputs behind a layer's first
 
     # ---- values ----
 
@@ -118,6 +122,7 @@ class _Writer:
             except K2TError as problem:
                 self.problems.append(problem)
                 self.values[node] = "refused"
+        self.body.statements = _without(self.body, self.states)
         return self.body
 
     def say(self, text: str, comment: str = "") -> None:
@@ -151,6 +156,7 @@ class _Writer:
             self.say(called.statements[-1], comment)
             self.values[node] = called.values
             if isinstance(called.values, tuple):
+                self.states |= set(called.values[1:])
                 for extra in called.values:
                     self.names.keep(extra, node)
             return
@@ -251,6 +257,22 @@ def _expressions(value: Any) -> Any:
     if isinstance(value, str):
         return Expression(value)
     return tuple(_expressions(one) for one in value) if isinstance(value, tuple) else value
+
+
+def _without(body: Body, states: set[str]) -> list[Statement]:
+    """Return the statements but those that give a name to a state that nobody reads."""
+    read = set(_NAME.findall(repr(body.result)))
+    found: list[Statement] = []
+    comment = ""
+    for one in reversed(body.statements):
+        target = one.text.partition(" = ")[0]
+        if target in states - read:
+            comment = comment or one.comment
+            continue
+        read |= set(_NAME.findall(one.text))
+        found.append(replace(one, comment=one.comment or comment))
+        comment = ""
+    return found[::-1]
 
 
 def write_body(

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
-from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
+from keras2torch_birnn.rnn.engines.engine import Engine, is_exporting_by_torch, zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
@@ -145,6 +145,8 @@ def _read(counts: Tensor | None, state: State) -> State:
 
 def _input_product(w: Weights, x: Tensor, masks: tuple[Tensor, ...]) -> Tensor:
     """Return x weight_ih^T + bias_ih; x is dropped by one mask, or by one for each gate, if any."""
+    if is_exporting_by_torch():
+        x = x.clone(memory_format=torch.contiguous_format)  # it would fix a size by its stride
     if len(masks) <= 1:
         dropped = x * masks[0][:, None] if masks else x
         return functional.linear(dropped, w.ih, w.bias_ih)
