@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.api import convert_opened
 from keras2torch_birnn.conversion import origin
-from keras2torch_birnn.errors import InvalidModelFileError, UsageError, in_file
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UnsupportedOptionError,
+    UsageError,
+    in_file,
+)
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
@@ -135,6 +140,8 @@ def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> K
     rule = parse_rule(compiled.optimizer)
     settings = parse_settings(compiled.optimizer, rule.known)
     parameters = variables.parameters
+    if not parameters:
+        raise UnsupportedOptionError("all weights of the model are frozen", _HOW_TO_THAW)
     if any(kind == "by variable" for kind, _ in settings.clips):
         check_one_owner(parameters, "clipnorm")
     owners = [one.owners[0] for one in parameters]
@@ -186,6 +193,7 @@ def resume(
     return found
 
 
+_HOW_TO_THAW = "thaw layers in Keras and save again, or thaw parameters of k2t.convert in torch"
 _HOW_TO_WRITE = "write it with torch.save(state.optimizer.state_dict(), FILE)"
 # What torch raises for the state of another optimizer.
 _OTHER = (ValueError, KeyError, TypeError, RuntimeError, AttributeError)

@@ -87,6 +87,11 @@ def _by_all(grads: Gradients, limit: float) -> Gradients:
     return grads.times([factor] * len(grads.dense))
 
 
+def _by_all_as_keras3(grads: Gradients, limit: float) -> Gradients:
+    """Divide by the norm of all rows, and add them up: there a product with a tensor is dense."""
+    return replace(_by_all(grads, limit), rows={})
+
+
 def _by_all_as_keras2(grads: Gradients, limit: float) -> Gradients:
     norm = _together(grads.norms())
     factor = torch.where(norm >= limit, limit / norm, 1.0)
@@ -98,4 +103,5 @@ _KINDS: Mapping[Clip, Callable[[Gradients, float], Gradients]] = {
     "by variable": _by_variable,
     "by all": _by_all,
     "by all, as Keras 2": _by_all_as_keras2,
+    "by all, as Keras 3": _by_all_as_keras3,
 }

@@ -6,6 +6,7 @@ HDF5 files, SavedModels and TF.js as ``training_config``. Nothing of it is impor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -18,6 +19,8 @@ Json: TypeAlias = Any  # what strict JSON can hold: None, bool, int, float, str,
 # tf.keras 2.11 and tf_keras have instead; Keras 3.
 Family = Literal["keras2", "legacy", "tf.keras", "keras3"]
 _BUILT_IN_MODULES = ("keras", "tf_keras", "builtins")
+# Options that are not those of a rule where only its name is given.
+_NAMED: Mapping[str, Mapping[str, Json]] = {"adamw": {"weight_decay": 0.004}}
 _HOW_TO_COMPILE = "compile the model in Keras before it is saved, or make the optimizer in torch"
 
 
@@ -74,8 +77,9 @@ def parse_compiled(found: Mapping[str, Json] | None, generation: Generation) -> 
 
 
 def _parse_optimizer(found: Json, generation: Generation) -> OptimizerConfig:
-    if isinstance(found, str):  # compile("adam"): the defaults of Keras
-        found = {"class_name": found, "config": {}}
+    if isinstance(found, str):  # compile("adam"), as `.keras` files keep it
+        options = _NAMED.get(found.lower(), {})
+        return OptimizerConfig(found, options, _default_family(generation), generation.version)
     name = found.get("class_name") if isinstance(found, Mapping) else None
     config = found.get("config") if isinstance(found, Mapping) else None
     if not isinstance(name, str) or not isinstance(config, Mapping):
@@ -92,6 +96,13 @@ def _parse_optimizer(found: Json, generation: Generation) -> OptimizerConfig:
             place="optimizer",
         )
     return OptimizerConfig(plain, config, _find_family(config, generation), generation.version)
+
+
+def _default_family(generation: Generation) -> Family:
+    """Return the family of an optimizer that only its name stands for."""
+    version = tuple(map(int, re.findall("[0-9]+", generation.version)[:2]))
+    newer = generation.name == "tf.keras" and version >= (2, 11)
+    return "tf.keras" if newer else _find_family({}, generation)
 
 
 def _find_family(config: Mapping[str, Json], generation: Generation) -> Family:

@@ -8,7 +8,7 @@ from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.rules.adam import Nadam
 from keras2torch_birnn.trainers.rules.sgd import SGD
-from keras2torch_birnn.trainers.stored import StoredState
+from keras2torch_birnn.trainers.stored import StoredState, is_scaled
 
 _NO_STATE = "the file holds no state of the optimizer: it begins anew, as in Keras"
 _UNREAD = (
@@ -26,6 +26,14 @@ _EAGER_PRODUCT = (
     "Nadam is trained as by eager steps of this Keras (run_eagerly=True); inside a graph, as fit "
     "runs by default, it multiplies the product of its momenta once for each weight, so its first "
     "steps differ until the product is near 0"
+)
+_DECAY = (
+    "all trained weights decay, as in Keras after load_model: no file says which of them were "
+    "excluded by exclude_from_weight_decay"
+)
+_SCALED = (
+    "Keras computes this model in float16 and scales its loss (LossScaleOptimizer); here it is "
+    "computed in float32, without scaling, and no step is left out"
 )
 _TRACKED = (
     "the optimizer goes on with the state in the file, which load_model of Keras leaves out of a "
@@ -48,7 +56,8 @@ def describe_differences(optimizer: KerasOptimizer, *, embeddings: bool) -> tupl
     family = optimizer.settings.family
     of_backend = embeddings and family == "keras3" and needs_rows(optimizer)
     of_graph = isinstance(optimizer.rule, Nadam) and family == "tf.keras"
-    found = ((_ROWS, of_backend), (_EAGER_PRODUCT, of_graph))
+    decays = optimizer.settings.weight_decay != 0
+    found = ((_ROWS, of_backend), (_EAGER_PRODUCT, of_graph), (_DECAY, decays))
     return tuple(note for note, applies in found if applies)
 
 
@@ -61,5 +70,9 @@ def describe_state(
         return (_UNREAD if unread else _NO_STATE,)
     tracked = isinstance(container, SavedModel)
     no_product = isinstance(optimizer.rule, Nadam) and not stored.shared
-    found = ((_NO_PRODUCT, no_product and optimizer.iterations), (_TRACKED, tracked))
+    found = (
+        (_NO_PRODUCT, no_product and optimizer.iterations),
+        (_TRACKED, tracked),
+        (_SCALED, is_scaled(container)),
+    )
     return tuple(note for note, applies in found if applies)

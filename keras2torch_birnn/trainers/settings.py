@@ -13,7 +13,7 @@ from keras2torch_birnn.trainers.compiled import Family, OptimizerConfig
 from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.schedules import Schedule, parse_schedule
 
-Clip = Literal["by variable", "by all", "by all, as Keras 2", "by value"]
+Clip = Literal["by variable", "by all", "by all, as Keras 2", "by all, as Keras 3", "by value"]
 _COMMON = frozenset(
     {
         "name",
@@ -120,6 +120,7 @@ def _parse_clips(options: Options, family: Family) -> tuple[tuple[Clip, float], 
     elif family == "legacy":
         found = [("by value", value), ("by variable", norm), ("by all", every)]
     else:
-        found = [("by variable", norm), ("by all", every), ("by value", value)]
+        of_all: Clip = "by all, as Keras 3" if family == "keras3" else "by all"
+        found = [("by variable", norm), (of_all, every), ("by value", value)]
     used = tuple((kind, limit) for kind, limit in found if limit)
     return used[:1] if family in ("tf.keras", "keras3") else used

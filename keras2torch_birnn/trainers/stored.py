@@ -31,6 +31,7 @@ from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 
 _LEGACY_GROUP, _GROUP = "/optimizer_weights", "/optimizer/vars"
+_INNER = "/optimizer/inner_optimizer"  # inside of a LossScaleOptimizer, which lists it again
 HOW_TO_BEGIN = 'give state="new" to begin with a new state, or compile and save it again'
 # Numbers of the newer optimizers of tf.keras: iterations, learning rate.
 _NUMBERS = ("_iterations", "_learning_rate")
@@ -118,10 +119,21 @@ def _listed_paths(container: Container) -> list[str]:
         found = store.attributes(_LEGACY_GROUP, ["weight_names"]).get("weight_names")
         names = found if isinstance(found, list | tuple) else []
         return [f"{_LEGACY_GROUP}/{name}" for name in names]
-    if store.kind("/optimizer") == "group" and store.kind(_GROUP) == "group":
-        count = len(store.members(_GROUP))
-        return [f"{_GROUP}/{number}" for number in range(min(count, MAX_NAMES))]
+    group = f"{_INNER}/vars" if is_scaled(container) else _GROUP
+    if store.kind("/optimizer") == "group" and store.kind(group) == "group":
+        count = len(store.members(group))
+        return [f"{group}/{number}" for number in range(min(count, MAX_NAMES))]
     return []
+
+
+def is_scaled(container: Container) -> bool:
+    """Tell whether the optimizer of an HDF5 file was inside of a LossScaleOptimizer.
+
+    Keras puts it there by itself for a policy of mixed_float16, and writes it without.
+    """
+    if isinstance(container, TensorFlowContainer):
+        return False
+    return all(container.store.kind(name) == "group" for name in ("/optimizer", _INNER))
 
 
 def _assign(

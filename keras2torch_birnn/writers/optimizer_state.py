@@ -26,7 +26,12 @@ from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
-from keras2torch_birnn.trainers.stored import StoredState, find_state, read_compiled
+from keras2torch_birnn.trainers.stored import (
+    StoredState,
+    find_state,
+    is_scaled,
+    read_compiled,
+)
 from keras2torch_birnn.writers.layers import Located, layer_pieces
 from keras2torch_birnn.writers.new_values import Model, Piece, encode
 from keras2torch_birnn.writers.trained_variables import (
@@ -214,6 +219,11 @@ def _find_places(
 ) -> StoredState:
     if isinstance(container, TensorFlowJS):
         raise UsageError(_NOT_IN_TFJS[container.has_optimizer], _HOW_ELSE)
+    if is_scaled(container):
+        raise UsageError(
+            "the file has the optimizer's state twice, inside of a LossScaleOptimizer and in it",
+            "keep or drop it, or compile the model in Keras without loss scaling",
+        )
     stored = find_state(container, variables.arrays, optimizer)
     if stored is None:
         raise UsageError(

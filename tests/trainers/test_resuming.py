@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -141,12 +143,76 @@ def test_the_state_in_a_model_of_tensorflow_js_is_neither_read_nor_written(
     assert not (tmp_path / "new").exists()
 
 
+# ---- `.keras` files ----------------------------------------------------------------------------
+
+
+def rewritten(path: Path, source: Path, edit: Any) -> Path:
+    """Change the architecture and the weights of a copy of a `.keras` file."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        config = json.loads(old.read("config.json"))
+        weights = io.BytesIO(old.read("model.weights.h5"))
+        with h5py.File(weights, "r+") as file:
+            edit(config, file)
+        new.writestr("metadata.json", old.read("metadata.json"))
+        new.writestr("config.json", json.dumps(config))
+        new.writestr("model.weights.h5", weights.getvalue())
+    return path
+
+
+def same_state(found: k2t.Training, wanted: k2t.Training) -> bool:
+    pairs = zip(slots_of(found).values(), slots_of(wanted).values(), strict=True)
+    equal = all(torch.equal(one[k], other[k]) for one, other in pairs for k in other)
+    return equal and found.optimizer.iterations == wanted.optimizer.iterations > 0
+
+
+def test_a_name_stands_for_the_optimizer_of_that_keras(tmp_path: Path) -> None:
+    """``compile("adam")`` of tf.keras 2.15 is kept as the name alone."""
+    source = FIXTURES / "compiled/tf.keras-2.15.0/adam.keras"
+
+    def name(config: Any, file: Any) -> None:
+        config["compile_config"]["optimizer"] = "adam"
+
+    state = k2t.training(rewritten(tmp_path / "named.keras", source, name))
+    assert same_state(state, k2t.training(source))
+    assert state.optimizer.settings.rate == 0.001
+
+
+def test_the_state_inside_of_a_scaled_optimizer_is_read_and_not_written(tmp_path: Path) -> None:
+    """As Keras 3 lists it under mixed_float16: counts and the scale first, then all again."""
+    source = FIXTURES / "compiled/keras-3.15.1/adam.keras"
+
+    def scale(config: Any, file: Any) -> None:
+        own = [file[f"optimizer/vars/{n}"][()] for n in range(len(file["optimizer/vars"]))]
+        del file["optimizer/vars"]
+        for folder, arrays in (("inner_optimizer/", own), ("", [0, 0.0, 5, 32768.0, *own])):
+            for number, array in enumerate(arrays):
+                file[f"optimizer/{folder}vars/{number}"] = array
+
+    path = rewritten(tmp_path / "scaled.keras", source, scale)
+    state = k2t.training(path)
+    assert same_state(state, k2t.training(source))
+    assert "scales its loss (LossScaleOptimizer)" in state.notes[-1]
+    go_on(state)
+    with pytest.raises(k2t.UsageError, match="the optimizer's state twice, inside of a LossScale"):
+        k2t.write_back(state.model, path, tmp_path / "new.keras", optimizer=state.optimizer)
+    assert not (tmp_path / "new.keras").exists()
+
+
 # ---- refusals ----------------------------------------------------------------------------------
 
 
 def test_a_model_that_was_never_compiled_is_refused() -> None:
     with pytest.raises(k2t.UnsupportedOptionError, match="holds no compiled training; compile"):
         k2t.training(NEVER_COMPILED)
+
+
+def test_a_model_whose_weights_are_all_frozen_is_refused(tmp_path: Path) -> None:
+    def freeze(config: Any, file: Any) -> None:
+        text = file.attrs["model_config"].replace('"trainable": true', '"trainable": false')
+        file.attrs["model_config"] = text
+
+    with pytest.raises(k2t.UnsupportedOptionError, match="all weights of the model are frozen"):
+        k2t.training(changed(tmp_path / "frozen.h5", freeze))
 
 
 def test_a_state_of_other_weights_is_refused_or_left(tmp_path: Path) -> None:

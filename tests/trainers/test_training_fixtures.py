@@ -78,6 +78,7 @@ def test_a_checkpoint_does_not_say_what_was_compiled(name: str, tmp_path: Path) 
         ("tf.keras-2.15.0/saved_nadam.savedmodel", ["as by eager steps", "leaves out of a Saved"]),
         ("tf_keras-2.21.0/legacy_saved_adam.savedmodel", ["leaves out of a SavedModel"]),
         ("keras-3.15.1/nadam.keras", []),
+        ("keras-3.15.1/weight_decay_excluded.keras", ["excluded by exclude_from_weight_decay"]),
     ],
 )
 def test_notes_say_where_keras_goes_on_otherwise(
