@@ -140,8 +140,8 @@ def plot(facts: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
             axes.text(timing.median_ms, at, f" {timing.median_ms:.2f}", va="center", fontsize=7)
         axes.set_yticks(range(len(present)), [t.contender for t in present], fontsize=7)
         axes.set_title(f"{row.case.label}, {row.device}", fontsize=8, loc="left")
-        axes.set_xlim(left=0)
-        axes.margins(x=0.12)
+        longest = max((t.median_ms for t in present), default=1.0)
+        axes.set_xlim(0, 1.12 * longest)  # room for the number behind the longest bar
         axes.invert_yaxis()
     grid[-1, 0].set_xlabel("milliseconds for one call, median (shorter is better)")
     figure.suptitle(_title(facts), fontsize=8)

@@ -187,12 +187,19 @@ def _below(model: Path, folder: Path) -> Path:
 
 def _is_model(folder: Path, *, with_config: bool) -> bool:
     marks = (*_MARKS, "checkpoint") if with_config else _MARKS
-    return any((folder / mark).is_file() for mark in marks)
+    try:
+        return any((folder / mark).is_file() for mark in marks)
+    except PermissionError:
+        return False
 
 
 def _walk(folder: Path, *, with_config: bool) -> Iterator[Path]:
-    """Yield the models of a folder and of the folders in it; links to folders are not followed."""
-    for where, folders, files in os.walk(folder):
+    """Yield the models of a folder and of the folders in it; links to folders are not followed.
+
+    A folder that cannot be read is yielded, too: converting it says why.
+    """
+    closed: list[OSError] = []
+    for where, folders, files in os.walk(folder, onerror=closed.append):
         here = Path(where)
         inside = [one for one in sorted(folders) if _is_model(here / one, with_config=with_config)]
         yield from (here / one for one in inside)
@@ -200,6 +207,7 @@ def _walk(folder: Path, *, with_config: bool) -> Iterator[Path]:
         yield from (
             here / one for one in sorted(files) if one == _TFJS or one.lower().endswith(_SUFFIXES)
         )
+    yield from (Path(error.filename) for error in closed)
 
 
 def convert_many(

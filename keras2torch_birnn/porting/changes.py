@@ -44,7 +44,9 @@ class Change:
 INSIDE, AROUND = -1, 1
 
 
-def with_changes(changes: Iterable[Change]) -> Mapping[str, Equation]:
+def with_changes(
+    changes: Iterable[Change], equations: Mapping[str, Equation] = EQUATIONS
+) -> Mapping[str, Equation]:
     """Return the equations of all classes with these changes; later ones go around earlier ones."""
     by_key: dict[Key, list[Apply]] = {}
     for change in sorted(changes, key=lambda one: one.rank):
@@ -61,8 +63,8 @@ def with_changes(changes: Iterable[Change]) -> Mapping[str, Equation]:
         return run
 
     if not by_key:
-        return EQUATIONS
-    return {name: changed(equation) for name, equation in EQUATIONS.items()}
+        return equations
+    return {name: changed(equation) for name, equation in equations.items()}
 
 
 # ---- ways to change an equation ------------------------------------------------------------------

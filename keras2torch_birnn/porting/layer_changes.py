@@ -24,7 +24,7 @@ from keras2torch_birnn.porting.changes import (
     weighted,
     without_mask,
 )
-from keras2torch_birnn.porting.mask_rules import mask_rules
+from keras2torch_birnn.porting.mask_rules import Rule, mask_rules
 from keras2torch_birnn.porting.recurrent_changes import (
     CELLS,
     first_step,
@@ -38,15 +38,20 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 _EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-2, 0.0)
 _AFTER = ("relu", "sigmoid", "softmax", "log_softmax", "tanh")
-_ACTIVATIONS = (
+_ACTIVATIONS: tuple[str | Mapping[str, Any], ...] = (
     "linear",
     *_AFTER,
     "softplus",
+    "softsign",
     "elu",
     "selu",
     "gelu",
+    {"name": "gelu", "approximate": True},
     "silu",
-    "leaky_relu",
+    "mish",
+    "relu6",
+    "hard_tanh",
+    *({"name": "leaky_relu", "negative_slope": slope} for slope in (0.01, 0.1, 0.2, 0.3)),
     "hard_sigmoid_0.2",
     "hard_sigmoid_1/6",
 )
@@ -127,10 +132,34 @@ def _mask_source(maker: Maker) -> Iterator[Change]:
     if maker.layer.class_name == "Masking" or maker.config.get("mask_zero"):
         words = "its mask is not used: later layers read padding as data"
         yield maker.change("mask missing", words, without_mask)
+        if maker.layer.class_name == "Masking":
+            yield maker.change("mask missing", words, _nothing)
         words = "padding is taken to be at the end of every row"
         yield maker.change("padding side", words, padding_at_end)
         for words, rule in mask_rules(maker.layer):
             yield maker.change("mask rule", words, masks_given(rule))
+            if maker.layer.class_name == "Masking":
+                yield maker.change("mask rule", words, _zeroed(rule))
+
+
+def _nothing(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Do what Masking does where no step is padded."""
+    return context.number(inputs), None
+
+
+def _zeroed(rule: Rule) -> Apply:
+    """Make a change of the steps that Masking leaves out, which are zero after it."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        other = rule(np.asarray(out_mask).astype(bool), inputs)
+        return context.number(inputs) * other[..., np.newaxis], other
+
+    return apply
 
 
 def _ids(maker: Maker) -> Iterator[Change]:
@@ -179,6 +208,31 @@ def _batch_norm(maker: Maker) -> Iterator[Change]:
     yield maker.change("not loaded", words, moving)
 
 
+def _scale(maker: Maker) -> Iterator[Change]:
+    """Yield wrong divisors of a BatchNormalization written by hand, as variances of another one."""
+    epsilon = maker.config["epsilon"]
+    for words, square in _DIVISORS.items():
+        apply = weighted(partial(_divided, epsilon=epsilon, square=square))
+        yield maker.change("formula", f"{words}, Keras by sqrt(variance + epsilon)", apply)
+    zero = weighted(partial(_constant, values={"moving_mean": 0}))
+    yield maker.change("formula", "the moving mean is not subtracted", zero)
+
+
+def _divided(
+    weights: dict[str, Array], *, epsilon: float, square: Callable[[Array, float], Array]
+) -> Mapping[str, Array]:
+    variance = square(np.asarray(weights["moving_variance"], np.float64), epsilon) - epsilon
+    return {**weights, "moving_variance": variance}
+
+
+# What it divides by -> the square of that
+_DIVISORS: Mapping[str, Callable[[Array, float], Array]] = {
+    "it divides by variance + epsilon": lambda v, epsilon: (v + epsilon) ** 2,
+    "it divides by sqrt(variance) + epsilon": lambda v, epsilon: (np.sqrt(v) + epsilon) ** 2,
+    "it divides by sqrt(variance^2 + epsilon)": lambda v, epsilon: v**2 + epsilon,
+}
+
+
 def _swapped_names(weights: dict[str, Array], *, one: str, other: str) -> Mapping[str, Array]:
     return {**weights, one: weights[other], other: weights[one]}
 
@@ -222,6 +276,22 @@ def _pool_mask(maker: Maker) -> Iterator[Change]:
     )
 
 
+def _sum_of_steps(maker: Maker) -> Iterator[Change]:
+    if maker.layer.class_name == "GlobalAveragePooling1D":
+        words = "it adds up the steps, Keras takes their mean"
+        yield maker.change("other operation", words, _added_up)
+
+
+def _added_up(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    count = np.full(output.shape[:1], np.shape(inputs)[1])
+    if isinstance(mask, np.ndarray):
+        count = mask.astype(bool).sum(axis=1)
+    return output * count.reshape(-1, *[1] * (output.ndim - 1)), out_mask
+
+
 def _as_class(name: str) -> Apply:
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
@@ -254,6 +324,31 @@ def _order_of_inputs(maker: Maker) -> Iterator[Change]:
     yield maker.change("order", "its inputs come in the other order", turned)
 
 
+def _one_input(maker: Maker) -> Iterator[Change]:
+    """Yield merges of several tensors that hand on one of them."""
+    for number, words in enumerate(("first", "second", "third")):
+        yield maker.change(
+            "left out",
+            f"it is left out: the {words} of its inputs goes on alone",
+            partial(_input_alone, number),
+        )
+
+
+def _input_alone(
+    number: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    alone = list(leaves(inputs))[number]
+    if np.shape(alone) != np.shape(output):
+        raise ValueError("another shape")
+    return alone, out_mask
+
+
 def _slope(maker: Maker) -> Iterator[Change]:
     for option in ("negative_slope", "alpha"):
         if option in maker.config:
@@ -264,12 +359,18 @@ def _slope(maker: Maker) -> Iterator[Change]:
 
 
 def _channels_first(maker: Maker) -> Iterator[Change]:
-    turned = reading(lambda x: np.moveaxis(x, -1, 1))
-    words = (
-        "it reads features (channels) before steps, as torch has them: Keras has them last "
-        "(transpose or permute before it)"
-    )
-    yield maker.change("axes", words, turned)
+    for axis, other in ((1, "steps"), (2, "the last axis of an image")):
+        words = (
+            f"it reads features (channels) before {other}, as torch has them: Keras has them last "
+            "(transpose or permute before it)"
+        )
+        yield maker.change("axes", words, reading(partial(_moved_to, axis)))
+
+
+def _moved_to(axis: int, x: Array) -> Array:
+    if axis >= x.ndim - 1:
+        raise ValueError("there is no such axis before the last one")
+    return np.moveaxis(x, -1, axis)
 
 
 def _other_step(maker: Maker) -> Iterator[Change]:
@@ -316,8 +417,18 @@ def _general(maker: Maker) -> Iterator[Change]:
         yield maker.change("extra", f"its output is {words}", followed_by(partial(_times, factor)))
     for words, power in _POWERS_OF_WIDTH.items():
         yield maker.change("extra", f"its output is {words}", _scaled_by_width(power))
+    for words, axes in _VIEWS.items():
+        yield maker.change("axes", words, reading(partial(_viewed, axes)))
     turned = followed_by(lambda y: y[:, ::-1] if y.ndim > 2 else y)
     yield maker.change("direction", "its steps come in reversed order", turned)
+
+
+def _viewed(axes: tuple[int, ...], x: Array) -> Array:
+    """Read an array (B, T, F) that lies in memory in the order of other axes as if it did not."""
+    if x.ndim != len(axes):
+        raise ValueError("other axes")
+    viewed: Array = x.transpose(axes).reshape(x.shape)
+    return viewed
 
 
 def _times(factor: float, y: Array) -> Array:
@@ -336,12 +447,21 @@ def _scaled_by_width(power: float) -> Apply:
     return apply
 
 
+_VIEWS: Mapping[str, tuple[int, ...]] = {
+    "its input is (batch, features, steps), viewed as (batch, steps, features): transpose it": (
+        (0, 2, 1)
+    ),
+    "its input is (steps, batch, features), viewed as (batch, steps, features): transpose it": (
+        (1, 0, 2)
+    ),
+}
 _FACTORS: Mapping[str, float] = {"doubled": 2.0, "halved": 0.5, "negated": -1.0}
 _POWERS_OF_WIDTH: Mapping[str, float] = {
     "divided by the square root of the width": -0.5,
     "multiplied by the square root of the width": 0.5,
 }
 _GLOBAL = ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
+_GLOBAL_2 = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
 _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
 _CONVOLUTIONS = ("Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv2D")
 
@@ -349,15 +469,19 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Dense": (_activation, _bias, _square_kernel),
     "Activation": (_activation,),
     "Embedding": (_ids,),
-    "BatchNormalization": (_epsilon, _batch_norm),
+    "BatchNormalization": (_epsilon, _batch_norm, _scale),
     "LayerNormalization": (_epsilon,),
     "GroupNormalization": (_epsilon,),
     "RMSNormalization": (_epsilon,),
     **dict.fromkeys(_CONVOLUTIONS, (_padding, _activation, _bias)),
-    **dict.fromkeys(_GLOBAL, (_pool_mask, _other_class(*_GLOBAL))),
-    "MaxPooling1D": (_other_class("AveragePooling1D"),),
-    "AveragePooling1D": (_other_class("MaxPooling1D"),),
-    **dict.fromkeys(_MERGES, (_other_class(*_MERGES), _order_of_inputs)),
+    **dict.fromkeys(_GLOBAL, (_pool_mask, _other_class(*_GLOBAL), _sum_of_steps)),
+    **{
+        f"{one}Pooling{n}D": (_other_class(f"{other}Pooling{n}D"),)
+        for n in (1, 2)
+        for one, other in (("Max", "Average"), ("Average", "Max"))
+    },
+    **dict.fromkeys(_GLOBAL_2, (_other_class(*_GLOBAL_2),)),
+    **dict.fromkeys(_MERGES, (_one_input, _other_class(*_MERGES), _order_of_inputs)),
     "Concatenate": (_order_of_inputs,),
     "LeakyReLU": (_slope,),
     "ELU": (_slope,),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from keras2torch_birnn.spec import Array
+from keras2torch_birnn.spec import Array, map_structure
 
 # Tensors of a run that are kept at most, in bytes; later ones are not looked at.
 _ROOM = 1 << 28
@@ -57,8 +57,11 @@ class PortRun:
         """Find a tensor with these values; return the order of its axes, or None.
 
         valid: (B, T), where the values count. Axes of size 1 and folded axes are no difference.
+        Numbers that overflowed are found nowhere: everything would be within their tolerance.
         """
         kept = _only(values, valid)
+        if not np.isfinite(kept).all():
+            return None
         for one in self._of_size(values.size):
             axes = _axes_of(one.values, kept, valid, self.tolerance)
             if axes is not None:
@@ -207,6 +210,58 @@ def _naming_modules(port: nn.Module, places: list[str]) -> Iterator[None]:
 
 
 @contextmanager
+def _layer_by_layer(port: nn.Module) -> Iterator[None]:
+    """Let what a module of several recurrent layers computes in between be seen, too."""
+    handles = [
+        module.register_forward_hook(_run_layers)
+        for module in port.modules()
+        if isinstance(module, nn.RNNBase) and module.num_layers > 1
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _run_layers(module: nn.RNNBase, args: tuple[Any, ...], _: Any) -> None:
+    """Run all layers but the last, one by one, on what the module was given."""
+    x = args[0]
+    states = args[1] if len(args) > 1 else None
+    ways = 2 if module.bidirectional else 1
+    for number in range(module.num_layers - 1):
+        layer = _one_layer(module, number)
+        own = slice(number * ways, (number + 1) * ways)
+        start = map_structure(lambda s, own=own: s[own], states) if states is not None else None
+        x, _ = layer(x, start)
+        if isinstance(x, nn.utils.rnn.PackedSequence):
+            nn.utils.rnn.pad_packed_sequence(x, module.batch_first)
+
+
+def _one_layer(module: nn.RNNBase, number: int) -> nn.RNNBase:
+    """Return one layer of a module as a module of its own."""
+    some = {
+        name.replace(f"_l{number}", "_l0"): value
+        for name, value in module.named_parameters()
+        if name.removesuffix("_reverse").endswith(f"_l{number}")
+    }
+    options: dict[str, Any] = (
+        {"nonlinearity": module.nonlinearity} if module.mode.startswith("RNN") else {}
+    )
+    kind: Any = type(module)
+    layer: nn.RNNBase = kind(
+        some["weight_ih_l0"].shape[1],
+        module.hidden_size,
+        bias=module.bias,
+        batch_first=module.batch_first,
+        bidirectional=module.bidirectional,
+        **options,
+    )
+    layer.load_state_dict(some)
+    return layer.to(some["weight_ih_l0"].dtype)
+
+
+@contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Let tensors that the port makes itself have the precision of its weights."""
     before = torch.get_default_dtype()
@@ -228,7 +283,12 @@ def observe(
     places: list[str] = []
     recorder = _Recorder(places)
     given = [_to_tensor(x, dtype) for x in arguments]
-    with torch.no_grad(), _default_dtype(dtype), _naming_modules(port, places):
+    with (
+        torch.no_grad(),
+        _default_dtype(dtype),
+        _naming_modules(port, places),
+        _layer_by_layer(port),
+    ):
         for tensor in given:
             recorder.keep(tensor)
         with recorder:

@@ -48,7 +48,10 @@ _SHOWN = {
 
 def show_activation(value: object) -> str:
     """Name an activation for people."""
-    return _SHOWN.get(str(value), str(value["name"] if isinstance(value, dict) else value))
+    if isinstance(value, dict):
+        options = ", ".join(f"{key} {found}" for key, found in value.items() if key != "name")
+        return f"{value['name']} ({options})" if options else str(value["name"])
+    return _SHOWN.get(str(value), str(value))
 
 
 def one_way_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:

@@ -7,7 +7,7 @@ the one is kept that gives tensors of the port again, in this layer and the foll
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, combinations
@@ -21,6 +21,7 @@ from keras2torch_birnn.porting.call_graph import (
     nearest_sources,
 )
 from keras2torch_birnn.porting.changes import Change, with_changes
+from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes
 from keras2torch_birnn.porting.observing import PortRun
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
@@ -30,7 +31,7 @@ from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, Structure, leave
 from keras2torch_birnn.verification.layer_check import calls_of
 
 # Trials at one layer at most.
-_BUDGET = 1500
+_BUDGET = 1000
 # Layers before a wrong one, the nearest in the graph, whose mistakes are tried there.
 _BEFORE = 3
 # Kinds of mistakes that are likely in company: they are paired first.
@@ -48,6 +49,16 @@ _LIKELY = (
 )
 # Kinds that are paired last.
 _SELDOM = ("mask rule", "held state", "initial state", "final state", "ids", "left out")
+# Kinds whose values a port may compute though it goes on with others.
+_ON_THE_WAY = (
+    "activation",
+    "axes",
+    "direction",
+    "half left out",
+    "last state",
+    "left out",
+    "merge mode",
+)
 # Score of changes that explain everything.
 _ALL = 1 << 20
 _FAILURES = (ArithmeticError, LookupError, TypeError, ValueError)
@@ -68,7 +79,8 @@ class Search:
 
     ``inputs``: of the run; ``evidence``: changes that follow from the port's weights; ``guesses``:
     others that are known for this model alone. ``found`` and ``unexplained`` grow while it runs;
-    ``right``: the calls whose output the port computed, with the changes found so far.
+    ``right``: the calls whose output the port computed, with the changes found so far; ``steps``:
+    which call led to which of them. ``kept``: results of layers.
     ``earlier``: on other inputs; what explains this run must hold there, too.
     """
 
@@ -82,6 +94,8 @@ class Search:
     unexplained: list[Unexplained] = field(default_factory=list)
     trials: int = 0
     right: set[str] = field(default_factory=set)
+    steps: list[tuple[str, tuple[Change, ...]]] = field(default_factory=list)
+    kept: KeptResults = field(default_factory=KeptResults)
 
     @cached_property
     def layers(self) -> Mapping[str, LayerSpec]:
@@ -107,8 +121,29 @@ class Search:
     def explain(self) -> bool:
         """Search until the port's outputs are explained; return whether they are."""
         given_up: set[str] = {one.path for one in self.unexplained}
+        if self._try_evidence():
+            return True
+        explained = self._search(given_up)
+        if not explained or self.unexplained:
+            self._doubt_unconfirmed()
+        return explained
+
+    def _try_evidence(self) -> bool:
+        """Try all that the port's weights show at once, as all of it is wrong for certain."""
+        whole = [*self.found, *(one for one in self.evidence if one not in self.found)]
+        trace = self.compute(whole)
+        if trace is None or len(whole) == len(self.found) or not self.same_outputs(trace):
+            return False
+        if not all(one.explained_by(whole) for one in self.earlier):
+            return False
+        self.found[:] = whole
+        self._drop_needless()
+        return True
+
+    def _search(self, given_up: set[str]) -> bool:
+        """Look at one wrong layer after the other; return whether the outputs are explained."""
         for _ in range(len(self.layers) + len(self.evidence) + 4):
-            trace = self.compute(self.found)
+            trace = self.compute(self.found, keep=True)
             if trace is None:
                 return False
             if self.same_outputs(trace):
@@ -122,6 +157,7 @@ class Search:
             better = self._try_at(path, trace, alone=behind)
             if better is not None:
                 self.found += better
+                self.steps.append((path, tuple(better)))
                 continue
             if behind:  # what the port gives it is not known, only what is nearest to the right one
                 return False
@@ -130,11 +166,15 @@ class Search:
                 return False
         return False
 
-    def compute(self, changes: Sequence[Change]) -> Trace | None:
-        """Run the reference with these changes; None if they do not fit the model."""
+    def compute(self, changes: Sequence[Change], *, keep: bool = False) -> Trace | None:
+        """Run the reference with these changes; None if they do not fit the model.
+
+        keep: note the layers' results, which later runs take over where nothing differs.
+        """
         self.trials += 1
+        equations = with_changes(changes, self.kept.equations(keep=keep))
         try:
-            return compute(self.spec, self.inputs, equations=with_changes(changes))
+            return compute(self.spec, self.inputs, equations=equations)
         except _FAILURES:
             return None
 
@@ -186,14 +226,21 @@ class Search:
         guesses = [one for one in self.guesses if one.layer == place]
         own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
         own += wiring_changes(self.spec.graph, path, trace)
-        stages = list(_stages(evidence, own, self._changes_before(path)))
-        for number, stage in enumerate(stages[:1] if alone else stages):
+        before = self._changes_before(path)
+        usual = trace.layers.get(path)
+        idle: set[int] = set()  # changes that make no difference here
+        for number in range(1 if alone else 3):
+            if number:
+                own, before = ([c for c in some if id(c) not in idle] for some in (own, before))
+            stage = _stages(evidence, own, before)[number]
             enough = _ALL if number == 0 else 2  # of two: this layer and a later one
             best: tuple[int, list[Change]] = (0, [])
             for some in stage:
                 if self.trials > _BUDGET:
                     break
-                score = self._score(path, some)
+                score, found = self._score(path, some)
+                if len(some) == 1 and found is not None and _same_leaves(found, usual):
+                    idle.add(id(some[0]))
                 if score > best[0]:
                     best = score, some
                 if score >= enough:
@@ -217,11 +264,17 @@ class Search:
             if change.kind != "gate order"
         ]
 
-    def _score(self, path: str, some: Sequence[Change]) -> int:
-        """Rate changes: 0 if they do not give the port's tensor at this call."""
+    def _score(self, path: str, some: Sequence[Change]) -> tuple[int, Structure]:
+        """Rate changes, and return the call's output with them.
+
+        The score is 0 if that is no tensor of the port.
+        """
         trace = self.compute([*self.found, *some])
         if trace is None or path not in trace.layers:
-            return 0
+            return 0, None
+        return self._rated(path, some, trace), trace.layers[path]
+
+    def _rated(self, path: str, some: Sequence[Change], trace: Trace) -> int:
         if self._contradict(path, some, trace):
             return 0
         if self.same_outputs(trace):
@@ -232,6 +285,8 @@ class Search:
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
         own = next(iter(leaves(trace.layers[path])))
+        if len(some) > 1 and self._is_known(path, own, trace):
+            return 0
         later = sum(
             self.seen(one, trace) and not _same_values(own, trace.layers[one])
             for one in self.later.get(path, ())
@@ -239,6 +294,16 @@ class Search:
         if not later and any(one.kind in ("half left out", "left out") for one in some):
             return 0  # a right port computes each half, and what goes into a layer, too
         return 1 + later
+
+    def _is_known(self, path: str, values: Array, trace: Trace) -> bool:
+        """Tell whether these are the values of an earlier call: there the port has them from."""
+        return any(
+            path in self.later.get(other, ())
+            and np.shape(array) == np.shape(values)
+            and np.allclose(np.asarray(array, np.float64), values)
+            for other in self.right
+            for array in leaves(trace.layers[other])
+        )
 
     def explained_by(self, changes: Sequence[Change]) -> bool:
         """Tell whether the port's outputs are the reference's with these changes."""
@@ -259,18 +324,60 @@ class Search:
         for ref in leaves(self.spec.graph.outputs):
             path = call_path(ref.layer, ref.call)
             better = self._try_at(path, trace, alone=True)
-            if better is not None and self._score(path, better) >= _ALL:
+            if better is not None and self._score(path, better)[0] >= _ALL:
                 self.found += better
                 return True
         return False
 
     def _drop_needless(self) -> None:
-        """Drop changes without which the port's outputs are explained as well."""
-        for change in list(self.found):
+        """Drop changes without which the port's outputs are explained as well.
+
+        Those before a layer that is not explained are kept: its output is what the port has there.
+        """
+        needed = {
+            change.layer
+            for change in self.found
+            if any(one.path in self.later.get(change.layer, ()) for one in self.unexplained)
+        }
+        for change in [one for one in self.found if one.layer not in needed]:
             rest = [one for one in self.found if one is not change]
             trace = self.compute(rest)
             if trace is not None and self.same_outputs(trace):
                 self.found[:] = rest
+
+    def _doubt_unconfirmed(self) -> None:
+        """Take back what nothing confirms: values that a right port may have had on its way.
+
+        A layer without its activation, one step of many: a port computes those in any case. Only if
+        it computed with them what follows, they went on.
+        """
+        for path, some in reversed(self.steps):
+            if not all(one.kind in _ON_THE_WAY for one in some):
+                continue
+            trace = self.compute(self.found)
+            if trace is None or path not in trace.layers or self._is_confirmed(path, trace):
+                continue
+            before = [one for one in self.found if one not in some]
+            behind = {one.path for one in self.unexplained} & self.later.get(path, frozenset())
+            self.found[:] = [
+                one for one in before if one.kind != "unexplained" or one.layer not in behind
+            ]
+            self.unexplained[:] = [one for one in self.unexplained if one.path not in behind]
+            right = self.compute(self.found)
+            if right is not None:
+                self._give_up(path, right)
+
+    def _is_confirmed(self, path: str, trace: Trace) -> bool:
+        """Tell whether the port computed a later layer from this one's changed output."""
+        given = {one.path for one in self.unexplained}
+        own = next(iter(leaves(trace.layers[path])))
+        return any(
+            one not in given
+            and not any(one in self.later.get(other, ()) for other in given)
+            and self.seen(one, trace)
+            and not _same_values(own, trace.layers[one])
+            for one in self.later.get(path, ())
+        )
 
     def _give_up(self, path: str, trace: Trace) -> bool:
         """Note a layer that is not explained; tell whether one can go on from what the port has."""
@@ -294,7 +401,7 @@ def same(there: Array, right: Array, mask: Array | None, tolerance: float) -> bo
         counts = mask.reshape(*mask.shape, *[1] * (right.ndim - 2))
         there, right = there * counts, right * counts
     limit = tolerance * (1 + float(np.abs(right).max(initial=0.0)))
-    return bool(np.abs(there - right).max(initial=0.0) <= limit)
+    return bool(np.isfinite(limit)) and bool(np.abs(there - right).max(initial=0.0) <= limit)
 
 
 def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
@@ -309,6 +416,12 @@ def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
         return values, out_mask
 
     return Change("unexplained", path, "", {key: apply})
+
+
+def _same_leaves(one: Structure, other: Structure) -> bool:
+    """Tell whether two outputs are the same to the last bit."""
+    first, second = list(leaves(one)), list(leaves(other))
+    return len(first) == len(second) and all(map(np.array_equal, first, second))
 
 
 def _same_values(one: Array, other: Structure) -> bool:
@@ -327,18 +440,20 @@ def _place(path: str) -> str:
 
 def _stages(
     evidence: list[Change], own: list[Change], before: list[Change]
-) -> Iterator[Iterator[list[Change]]]:
-    """Yield what to try: single changes and what the weights show; then two of them together.
+) -> tuple[Iterable[list[Change]], ...]:
+    """Return what to try: single changes and what the weights show; then two of them together.
 
     own: changes at the layer itself; before: at the layers before it.
     """
     shown = [evidence] if evidence else []
     parts = [[one] for one in evidence] if len(evidence) > 1 else []
-    yield chain(shown, parts, ([one] for one in (*own, *before)))
-    yield ([*some, one] for some in (*shown, *parts) for one in (*own, *before))
     few = [one for one in own if one.kind != "gate order"]
     likely = [one for one in before if one.kind in _LIKELY and one.kind != "activation"]
-    yield _pairs(few, likely)
+    return (
+        chain(shown, parts, ([one] for one in (*own, *before))),
+        ([*some, one] for some in (*shown, *parts) for one in (*own, *before)),
+        _pairs(few, likely),
+    )
 
 
 def _rate(change: Change) -> tuple[bool, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.call_graph import call_path
 from keras2torch_birnn.porting.changes import Apply, Change
-from keras2torch_birnn.reference import Trace
+from keras2torch_birnn.reference import EQUATIONS, Trace
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import (
     Array,
@@ -40,6 +40,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
             earlier[TensorRef(call.layer, call.index, number)] = np.asarray(array)
     else:
         return
+    yield from _later_order(graph, path, layer, found)
     refs = [(place, ref) for place, ref in enumerate(found) if isinstance(ref, TensorRef)]
     for place, ref in refs if len(refs) > 1 else ():
         right = earlier[ref]
@@ -49,6 +50,46 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
                 words = f"its input {place + 1} is {there}, Keras has {own}"
                 apply = _given(path, place, other)
                 yield Change("other input", path, words, {(call.layer, layer.class_name): apply})
+
+
+def _later_order(
+    graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef]
+) -> Iterator[Change]:
+    """Yield the layer behind a merge as if it came before it, in one of the merge's branches."""
+    if len(given) < 2 or not all(isinstance(ref, TensorRef) for ref in given):
+        return
+    for call in graph.calls:
+        found = list(leaves(call.args))
+        if len(found) != 1 or call_path(found[0].layer, found[0].call) != path:
+            continue
+        behind = graph.layer(call.layer)
+        for place, ref in enumerate(given):
+            source = printable(call_path(ref.layer, ref.call))
+            words = (
+                f"it is applied to the output of {source} alone, before {printable(path)}; Keras "
+                f"applies it to what {printable(path)} gives"
+            )
+            apply = _before(layer, given, place)
+            key = (call.layer, behind.class_name)
+            yield Change("order", call_path(call.layer, call.index), words, {key: apply})
+
+
+def _before(merge: LayerSpec, given: list[TensorRef], place: int) -> Apply:
+    """Apply a layer to one input of the merge before it, then merge."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        values = [
+            list(leaves(context.layers[call_path(ref.layer, ref.call)]))[ref.output]
+            for ref in given
+        ]
+        values[place], out_mask = equation(layer, values[place], mask, context)
+        no_masks = [None] * len(values)
+        output, _ = EQUATIONS[merge.class_name](merge, values, no_masks, context.aside())
+        return output, out_mask
+
+    return apply
 
 
 def _describe(ref: TensorRef, known: Mapping[TensorRef, Array]) -> str:

@@ -45,6 +45,7 @@ from keras2torch_birnn.rnn.native.library import (
     why_missing,
 )
 from keras2torch_birnn.rnn.native.precision import ReducedPrecision
+from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check_tensor
 
 # merge_mode None in the last layer: (forward, backward)
@@ -58,6 +59,7 @@ class BidirectionalStack(nn.Module):
     cell_class: str
     # As nn.LSTM has them. Of the class: a module that an older version pickled has them, too.
     bidirectional = True
+    __prepare_scriptable__ = refuse_scripting
     proj_size = 0
     precision: ReducedPrecision | None = None
     _at_once: AtOnce | None = None

@@ -16,6 +16,7 @@ from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.custom_cell import CustomRNN, split_first_state
 from keras2torch_birnn.rnn.modules import Plan, SequenceModule, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.scripting import refuse_scripting
 
 
 class StackedRNN(nn.Module):
@@ -26,6 +27,7 @@ class StackedRNN(nn.Module):
 
     carried: tuple[State, ...] | None = None
     forward: Any = recurrent_forward
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(
         self, cells: Sequence[nn.Module], order: Sequence[tuple[int, int]], plan: Plan

@@ -15,6 +15,7 @@ from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.masks import zero_past
 from keras2torch_birnn.rnn.modules import Plan, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states
 from keras2torch_birnn.schema.custom_cells import gives_states, sizes_of
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, shown
@@ -28,6 +29,7 @@ class CustomRNN(nn.Module):
     # Keras' reset_states leaves zeros, whatever the states were before the first batch.
     from_zeros = False
     forward: Any = recurrent_forward
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(self, cell: nn.Module, layer: LayerSpec, plan: Plan) -> None:
         super().__init__()

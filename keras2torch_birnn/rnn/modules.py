@@ -41,6 +41,7 @@ from keras2torch_birnn.rnn.native.library import (
 )
 from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 from keras2torch_birnn.rnn.parameters import torch_parameters
+from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states, check_tensor
 from keras2torch_birnn.spec import LayerSpec
 
@@ -191,6 +192,7 @@ class RecurrentModule:
     carried: tuple[State, ...] | None = None
     # Any: the call is Keras' on purpose, not torch's.
     forward: Any = recurrent_forward
+    __prepare_scriptable__ = refuse_scripting
 
     def rnn_layer(self) -> RnnLayer:
         """Return the layer as the engines see it."""
@@ -284,6 +286,7 @@ class BidirectionalPair(nn.Module):
 
     carried: tuple[State, ...] | None = None
     forward: Any = recurrent_forward
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(self, forward_layer: Any, backward_layer: Any, plan: Plan) -> None:
         super().__init__()

@@ -113,6 +113,31 @@ def test_an_error_ends_the_work_or_is_counted(models: Path, tmp_path: Path) -> N
     assert run.out.splitlines()[-1] == "1 skipped, 2 refused, 2 converted"
 
 
+def test_a_folder_that_cannot_be_read_is_named_and_costs_nothing_else(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The administrator, who may read everything, sees it like others: by simulation."""
+    scan, status, closed = os.scandir, Path.is_file, str(models / "deep")
+
+    def scandir(path: Any = ".") -> Any:
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scan(path)
+
+    def is_file(path: Path, **options: Any) -> bool:
+        if str(path.parent) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return status(path, **options)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "is_file", is_file)
+    for model in (models, models / "deep"):
+        run = k2t("convert", model, "--out-dir", tmp_path / "out", "--keep-going")
+        assert run.code == 3
+        assert run.lines("error") == [f"{closed}: cannot be opened (Permission denied)"]
+    assert {one.name for one in (tmp_path / "out").iterdir()} >= {"a.pt", "b.pt"}
+
+
 def test_json_lines_have_an_object_for_each_file(models: Path, tmp_path: Path) -> None:
     (models / "aa.h5").write_bytes(b"damaged")
     run = k2t("convert", models, "--out-dir", tmp_path / "out", "--keep-going", "--json")

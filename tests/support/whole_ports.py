@@ -25,7 +25,8 @@ class Flat(nn.Module):
         super().__init__()
         self.mistakes = frozenset(mistakes)
         for name, value in k2t.convert(self.source).state_dict().items():
-            self.register_parameter(name.replace(".", "__"), nn.Parameter(value.clone()))
+            if value.is_floating_point():  # (a counter of batches is not)
+                self.register_parameter(name.replace(".", "__"), nn.Parameter(value.clone()))
 
     def of(self, name: str) -> Tensor:
         return self.get_parameter(name.replace(".", "__"))

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from keras2torch_birnn.readers.containers.container import Container, Format, Source
-from keras2torch_birnn.readers.containers.files import file_window, is_folder
+from keras2torch_birnn.readers.containers.files import check_folder, file_window, is_folder
 from keras2torch_birnn.readers.containers.hdf5_file import HDF5File
 from keras2torch_birnn.readers.containers.keras_archive import KerasArchive
 from keras2torch_birnn.readers.containers.keras_folder import KerasFolder
@@ -48,7 +48,9 @@ def open_container(model: ModelSource) -> Container:
         return open_live(model)
     path = with_index(Path(model))
     with ExitStack() as opening:
-        source = Source(path, None if is_folder(path) else file_window(opening, path))
+        if folder := is_folder(path):
+            check_folder(path)
+        source = Source(path, None if folder else file_window(opening, path))
         for form in FORMATS:
             if form.recognises(source):
                 container = form.open(source, opening)

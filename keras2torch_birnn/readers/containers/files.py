@@ -90,6 +90,19 @@ def open_file(path: Path, *, member: bool = False) -> BinaryIO:
     return file
 
 
+def check_folder(path: Path) -> None:
+    """Check that a folder can be looked into.
+
+    Raises:
+        InvalidModelFileError: it cannot be opened.
+    """
+    try:
+        with os.scandir(path):
+            (path / ".").stat()
+    except OSError as error:
+        raise InvalidModelFileError(f"cannot be opened ({error.strerror})") from None
+
+
 def _check_file(path: Path, facts: os.stat_result) -> None:
     if stat.S_ISREG(facts.st_mode):
         return

@@ -19,7 +19,15 @@ constexpr long LANES = K2T_LANES;
 #define K2T_UNROLL _Pragma("GCC unroll 64")
 #endif
 
+#if defined(__aarch64__)  // GCC 14 cannot hand a LooseVec to a function there: an internal error
+static inline Vec load(const float* from) {
+    Vec value;
+    __builtin_memcpy(&value, from, sizeof value);
+    return value;
+}
+#else
 static inline Vec load(const float* from) { return *reinterpret_cast<const LooseVec*>(from); }
+#endif
 static inline void store(float* to, Vec value) { *reinterpret_cast<LooseVec*>(to) = value; }
 static inline Vec all(float value) { return value - Vec{}; }
 // Both keep a NaN in a, as one instruction of x86 does, which GCC does not find by itself.

@@ -8,7 +8,6 @@ constexpr long GATHERED_ROWS = 192;
 
 // Units of one gate that a product over the gathered rows takes at once.
 constexpr long TURNED_UNITS = most_rows(4);
-static_assert(TURNED_UNITS <= LANES, "turn() moves that many units as one vector");
 
 // GRU after has n's gradient twice: before and after the reset.
 static long gradient_parts(long kind) { return gate_count(kind) + (kind == K2T_GRU_AFTER); }
@@ -188,10 +187,10 @@ private:
             for (long u = 0; u < units; u += TURNED_UNITS) {
                 const long some = units - u < TURNED_UNITS ? units - u : TURNED_UNITS;
                 const float* from = d_gates + part * width + u;
-                // A whole vector, of which the next one replaces what is too much: panel_ has room for that
-                // of the last one.
+                // Whole vectors, of which the next ones replace what is too much: panel_ has room for that
+                // of the last ones.
                 for (long j = 0; j < n && some == TURNED_UNITS; ++j, from += stride, to += TURNED_UNITS)
-                    store(to, load(from));
+                    for (long i = 0; i < TURNED_UNITS; i += LANES) store(to + i, load(from + i));
                 for (long j = 0; j < n && some < TURNED_UNITS; ++j, from += stride)
                     for (long i = 0; i < some; ++i) *to++ = from[i];
             }

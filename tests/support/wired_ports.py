@@ -1,0 +1,138 @@
+"""Ports whose mistakes lie between the layers, or in layers without recurrence.
+
+Each takes the names of the mistakes that it makes.
+"""
+
+from __future__ import annotations
+
+import torch
+from specs import FIXTURES
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, conv1d, conv2d, leaky_relu, max_pool2d, relu
+from whole_ports import Flat
+
+_FOLDER = FIXTURES / "tf.keras-2.15.0"
+
+
+class Wired(Flat):
+    """A flat module with recurrent layers by torch, loaded from the converted model."""
+
+    def bidirectional(self, kind: type[nn.RNNBase], name: str) -> nn.RNNBase:
+        """Return a module of torch's with the tensors of a layer of this name."""
+        start = f"{name}."
+        some = {
+            key.replace("__", ".").removeprefix(start): value
+            for key, value in self.named_parameters()
+            if key.replace("__", ".").startswith(start)
+        }
+        gates = {nn.LSTM: 4, nn.GRU: 3}.get(kind, 1)
+        rows, features = some["weight_ih_l0"].shape
+        layer = kind(features, rows // gates, batch_first=True, bidirectional=True)
+        layer.load_state_dict(some, strict=False)
+        with torch.no_grad():
+            for missing in layer.state_dict().keys() - some.keys():
+                layer.get_parameter(missing).zero_()
+        return layer
+
+    def normalized(self, name: str, x: Tensor) -> Tensor:
+        """Normalize the last axis, with the formula written out."""
+        scale = self.of(f"{name}.running_var") + 1e-3
+        scale = scale if "variance" in self.mistakes else scale.sqrt()
+        x = (x - self.of(f"{name}.running_mean")) / scale
+        return x * self.of(f"{name}.weight") + self.of(f"{name}.bias")
+
+
+class Residual(Wired):
+    """A tagger with an addition around its second BiLSTM, then a normalization."""
+
+    source = _FOLDER / "arch_residual_batch_norm.h5"
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x, mask = self.of("embedding.weight")[ids], ids != 0
+        outputs = []
+        for name in ("bidirectional", "bidirectional_1"):
+            halves = [self.lstm(name, x, mask, back=back)[0] for back in (False, True)]
+            x = torch.cat(halves, -1)
+            outputs.append(x)
+        first, second = outputs
+        if "normalized before" in self.mistakes:
+            y = first + self.normalized("batch_normalization", second)
+        else:
+            both = second if "no skip" in self.mistakes else first + second
+            y = self.normalized("batch_normalization", both)
+        return self.dense("time_distributed", y).softmax(-1)
+
+
+class Sounds(Wired):
+    """Convolutions in torch's layout, then two BiGRU merged by products."""
+
+    source = _FOLDER / "arch_sound_events.keras"
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__(*mistakes)
+        names = ("bidirectional", "bidirectional_1")
+        self.grus = nn.ModuleList(self.bidirectional(nn.GRU, name) for name in names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 3, 1, 2)
+        x = conv2d(x, self.of("conv2d.weight"), self.of("conv2d.bias"), padding="same")
+        x = relu(self.normalized("batch_normalization", x.movedim(1, -1)).movedim(-1, 1))
+        x = (avg_pool2d if "average" in self.mistakes else max_pool2d)(x, (1, 5))
+        x = x.permute(0, 2, 1, 3) if "channels first" in self.mistakes else x.permute(0, 2, 3, 1)
+        x = x.reshape(len(x), 7, 6)
+        for gru in self.grus:
+            forward, backward = gru(x)[0].chunk(2, -1)
+            x = forward * backward
+        return self.dense("time_distributed_1", self.dense("time_distributed", x)).sigmoid()
+
+
+class Comments(Wired):
+    """A BiGRU, a convolution and both pools over its steps."""
+
+    source = _FOLDER / "arch_toxic.keras"
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__(*mistakes)
+        self.gru = self.bidirectional(nn.GRU, "bidirectional")
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.gru(self.of("embedding.weight")[ids])[0]
+        kernel = self.of("conv1d.weight")
+        kernel = kernel.flip(-1) if "kernel reversed" in self.mistakes else kernel
+        x = conv1d(x.mT, kernel, self.of("conv1d.bias"))
+        x = leaky_relu(x) if "leaky" in self.mistakes else x
+        mean = x.sum(-1) if "sum" in self.mistakes else x.mean(-1)
+        return self.dense("dense", torch.cat([mean, x.amax(-1)], -1)).sigmoid()
+
+
+class Normalized(Wired):
+    """A BiLSTM, a normalization and a SimpleRNN's last state."""
+
+    source = _FOLDER / "chain.h5"
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.cells(x, back=back) for back in (False, True)], -1)
+        y = self.normalized("batch_normalization", y)
+        h = y.new_zeros(len(y), 11)
+        w, u = self.of("simple_rnn.weight_ih_l0"), self.of("simple_rnn.weight_hh_l0")
+        for step in y.roll(1, 1).unbind(1) if "rnn one step late" in self.mistakes else y.unbind(1):
+            h = torch.tanh(step @ w.mT + h @ u.mT + self.of("simple_rnn.bias_ih_l0"))
+        return h
+
+    def cells(self, x: Tensor, *, back: bool) -> Tensor:
+        """Return one direction of the BiLSTM (B, T, H) in the order of x."""
+        end = "_l0_reverse" if back else "_l0"
+        w, u = (self.of(f"bidirectional.weight_{one}{end}") for one in ("ih", "hh"))
+        h = c = x.new_zeros(len(x), u.shape[1])
+        found = []
+        for step in (x.flip(1) if back else x).unbind(1):
+            gates = step @ w.mT + h @ u.mT + self.of(f"bidirectional.bias_ih{end}")
+            i, f, g, o = gates.chunk(4, -1)
+            if "peephole" in self.mistakes:
+                i = i + c
+            if "f and g exchanged" in self.mistakes:
+                f, g = g, f
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+            found.append(h)
+        return torch.stack(found[::-1] if back else found, 1)
