@@ -1,12 +1,12 @@
-"""Script that lets the installed Keras load models and predict, for ``written_models.py``.
+"""Script that lets an installed Keras load models and predict, for ``written_models.py``.
 
-    python keras_predicts.py PACKAGE FOLDER
+    python keras_predicts.py PACKAGE FOLDER [FLOATS]
 
-PACKAGE: keras, tf_keras or tf.keras. FOLDER: with a folder for each case, in which ``model.*`` or
-``model`` is the model, and ``case.npz`` its inputs (in_0, ...) and outputs (out_0, ...).
+PACKAGE: keras, tf_keras or tf.keras; tensorflowjs for models of TensorFlow.js. FLOATS: float64 for
+models that compute in it. FOLDER: with a folder for each case, in which ``model.*`` or ``model`` is
+the model, ``case.npz`` its inputs (in_0, ...) and outputs (out_0, ...), and ``config.json`` its
+architecture if the model is a file of weights or a folder with a checkpoint. Older Pythons run it.
 """
-
-from __future__ import annotations
 
 import importlib
 import os
@@ -19,31 +19,90 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import numpy as np
 
+ERRORS = {"float32": (1e-5, 1e-4), "float64": (1e-12, 1e-12)}
 
-def predict(models, case):
-    """Load the model of a case and predict; return the worst error in units of the tolerance."""
+
+def load(package, case):
+    """Load the model of a case."""
     (path,) = [p for p in case.iterdir() if p.name.partition(".")[0] == "model"]
-    model = models.load_model(str(path), compile=False)
-    data = np.load(case / "case.npz")
-    inputs = [data[f"in_{i}"] for i in range(len(data.files)) if f"in_{i}" in data.files]
-    wanted = [data[f"out_{i}"] for i in range(len(data.files)) if f"out_{i}" in data.files]
-    got = model(inputs[0] if len(inputs) == 1 else inputs)
-    got = [np.asarray(y) for y in (got if isinstance(got, (list, tuple)) else [got])]
-    if len(got) != len(wanted):
-        return float("inf")
-    errors = [np.abs(a - b) / (1e-5 + 1e-4 * np.abs(b)) for a, b in zip(got, wanted, strict=True)]
-    return max(float(e.max()) for e in errors)
+    if package == "tensorflowjs":
+        return importlib.import_module(package).converters.load_keras_model(
+            str(path / "model.json")
+        )
+    models, config = importlib.import_module(package + ".models"), case / "config.json"
+    if not config.exists():
+        return models.load_model(str(path), compile=False)
+    model = models.model_from_json(config.read_text())
+    if path.is_dir():
+        restore(model, str(max(path.glob("*.index")))[: -len(".index")])
+    else:
+        model.load_weights(str(path))
+    return model
+
+
+def restore(model, prefix):
+    """Load a checkpoint of a model, or of an object that holds it as ``model`` or ``net``."""
+    import tensorflow as tf
+
+    roots = {name.partition("/")[0] for name, _ in tf.train.list_variables(prefix)}
+    held = roots & {"model", "net"}
+    if held:
+        tf.train.Checkpoint(**{held.pop(): model}).restore(prefix).expect_partial()
+    else:
+        model.load_weights(prefix).expect_partial()
+
+
+def call(model, inputs):
+    """Compute the outputs of a model."""
+    given = inputs[0] if len(inputs) == 1 else inputs
+    import tensorflow as tf
+
+    if tf.__version__.startswith("1."):
+        found = model.predict(given, batch_size=len(inputs[0]))
+    else:
+        found = model(given)
+    found = list(found.values()) if isinstance(found, dict) else found
+    return [np.asarray(y) for y in (found if isinstance(found, (list, tuple)) else [found])]
+
+
+def predict(package, case, floats):
+    """Load the model of a case and predict; return the worst error in units of the tolerance."""
+    if package != "tensorflowjs":
+        importlib.import_module(package + ".backend").clear_session()
+    model = load(package, case)
+    data = np.load(str(case / "case.npz"))
+    names = (f"{kind}_{at}" for kind in ("in", "out") for at in range(len(data.files)))
+    arrays = {name: data[name] for name in names if name in data.files}
+    inputs = [value for name, value in arrays.items() if name.startswith("in")]
+    wanted = [value for name, value in arrays.items() if name.startswith("out")]
+    got = call(model, inputs)
+    shapes = [[y.shape for y in one] for one in (got, wanted)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"outputs {shapes[0]}, wanted {shapes[1]}")
+    return max(map(largest, got, wanted, [ERRORS[floats]] * len(got)))
+
+
+def largest(got, wanted, tolerance):
+    """Return the largest error in units of the tolerance; NaN equals NaN alone."""
+    got, wanted = got.astype("float64"), wanted.astype("float64")
+    absolute, relative = tolerance
+    error = np.abs(got - wanted) / (absolute + relative * np.abs(wanted))
+    error = np.where(np.isnan(got) & np.isnan(wanted) | (got == wanted), 0.0, error)
+    return float("inf") if np.isnan(error).any() else float(error.max())
 
 
 def main():
     """Print a line for each case: its name, and the error or what went wrong."""
-    package = {"tf.keras": "tensorflow.keras"}.get(sys.argv[1], sys.argv[1])
-    models = importlib.import_module(package + ".models")
-    for case in sorted(Path(sys.argv[2]).iterdir()):
+    given, folder, floats = [*sys.argv[1:], "float32"][:3]
+    package = {"tf.keras": "tensorflow.keras"}.get(given, given)
+    if package != "tensorflowjs":
+        importlib.import_module(package + ".backend").set_floatx(floats)
+    for case in sorted(Path(folder).iterdir()):
         try:
-            print(case.name, predict(models, case), flush=True)
+            print(case.name, predict(package, case, floats), flush=True)
         except Exception as error:
-            print(case.name, "inf", type(error).__name__, str(error)[:300].replace("\n", " "))
+            text = str(error)[:300].replace("\n", " ")
+            print(case.name, "inf", type(error).__name__, text, flush=True)
 
 
 if __name__ == "__main__":
