@@ -92,10 +92,11 @@ def write(records: Iterable[Path]) -> None:
 
 
 def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Put new counts in the place of old ones of the same runner, unless these have more files."""
+    """Put new counts in the place of old ones of the same runner, unless these cover more."""
     runners = {**old["runners"]}
     for runner, one in new["runners"].items():
-        if one["files"] >= runners.get(runner, {}).get("files", 0):
+        before = runners.get(runner, {})
+        if all(one[kind] >= before.get(kind, 0) for kind in ("files", "models")):
             runners[runner] = one
     models = dict.fromkeys([*old["real"], *new["real"]])
     return {

@@ -301,6 +301,8 @@ def _window(
     step = step * len(lengths) if len(step) == 1 else step
     around: list[int] = []
     for length, extent, stride in zip(lengths, size, step, strict=True):
-        more = max((-(-length // stride) - 1) * stride + extent - length, 0)
+        more: Any = -length % stride + extent - stride
+        if extent < stride:
+            more = more.clamp(min=0) if isinstance(more, Tensor) else max(more, 0)
         around = [more // 2, more - more // 2, *around] if padding == "same" else [0, 0, *around]
     return size, step, around

@@ -33,14 +33,20 @@ _TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {
 
 
 def same_padding(length: int, extent: int, stride: int) -> tuple[int, int]:
-    """Return the padding before and after of TensorFlow's "same": the odd one is after."""
-    total = max((-(-length // stride) - 1) * stride + extent - length, 0)
+    """Return the padding before and after of TensorFlow's "same": the odd one is after.
+
+    ``torch.jit.trace`` has a tensor for length, and records what is computed of it.
+    """
+    total: Any = -length % stride + extent - stride
+    if extent < stride:
+        total = total.clamp(min=0) if isinstance(total, Tensor) else max(total, 0)
     return total // 2, total - total // 2
 
 
 def is_padded(around: Sequence[tuple[int, int]]) -> bool:
-    """Tell whether anything is padded, or may be: ``torch.export`` has symbols for open sizes."""
-    return any(isinstance(size, torch.SymInt) or bool(size) for pair in around for size in pair)
+    """Tell whether anything is padded, or may be at another length, while a graph is recorded."""
+    open_size = (torch.SymInt, Tensor)
+    return any(isinstance(size, open_size) or bool(size) for pair in around for size in pair)
 
 
 def pad(x: Tensor, around: Sequence[tuple[int, int]], value: float = 0.0) -> Tensor:

@@ -244,10 +244,12 @@ def test_new_counts_take_the_place_of_those_of_the_same_runner() -> None:
     assert found["real"] == {"medaka": {"torch.export": "equal"}, "other": {"AOTInductor": "equal"}}
 
 
-def test_fewer_files_than_before_are_no_new_count() -> None:
+def test_fewer_files_or_structures_than_before_are_no_new_count() -> None:
     old = export_summary.count(rows())
     few = export_summary.count(rows()[1:3])
     assert export_summary.merge(old, few)["runners"] == old["runners"]
+    copies = export_summary.count([{**rows()[0], "name": f"{n}.h5"} for n in range(9)])
+    assert export_summary.merge(old, copies)["runners"]["ONNX Runtime"]["models"] == 2
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of every shape

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch_tools import Exported, Subject, check, compare, fixture_subject, resized
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.exporting.source.helpers.padding import pad_same
+from keras2torch_birnn.layers.pooling import Pooling
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 
 # Torch warns of its own: of what a trace fixes (sizes that are compared in checks), and of nn.LSTM.
@@ -203,3 +205,26 @@ def test_the_check_notices_another_number_at_another_size() -> None:
 
     with pytest.raises(AssertionError, match="batch 2: AssertionError"):
         compare(Exported(wrong), one)
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (5, 2), (2, 3)])
+@pytest.mark.parametrize("steps", [7, 8])
+def test_a_trace_pads_as_many_steps_as_each_length_needs(
+    kind: str, size: int, stride: int, steps: int
+) -> None:
+    layer = Pooling(kind=kind, size=(size,), stride=(stride,), padding="same", last=True)
+    traced: Any = torch.jit.trace(layer, (torch.randn(2, steps, 3),))
+    for length in (1, 4, 5, 6, 9, 12):
+        x = torch.randn(2, length, 3)
+        torch.testing.assert_close(traced(x), layer(x))
+
+
+@pytest.mark.parametrize("steps", [7, 8])
+def test_a_trace_of_source_pads_as_many_steps_as_each_length_needs(steps: int) -> None:
+    def pad(x: Tensor) -> Tensor:
+        return pad_same(x, (5,), (2,))
+
+    traced: Any = torch.jit.trace(pad, (torch.randn(2, 3, steps),))
+    for length in (1, 4, 5, 6, 9):
+        assert traced(torch.ones(2, 3, length)).shape[-1] == 2 * ((length + 1) // 2) + 3

@@ -21,6 +21,8 @@ def pad_same(
     around: list[int] = []
     lengths = x.shape[-len(size) :]
     for length, reach, step in zip(lengths, size, stride, strict=True):
-        total = max((-(-length // step) - 1) * step + reach - length, 0)
+        total = -length % step + reach - step
+        if reach < step:
+            total = max(total, 0)
         around = [total // 2, total - total // 2, *around]
     return functional.pad(x, around, value=value)
