@@ -413,6 +413,8 @@ def _general(maker: Maker) -> Iterator[Change]:
     for name in _AFTER:
         after = followed_by(partial(activate, name))
         yield maker.change("extra", f"{name} follows it, which Keras does not have", after)
+    words = "a LayerNorm without weights follows it, which Keras does not have"
+    yield maker.change("extra", words, followed_by(_normalized))
     for words, factor in _FACTORS.items():
         yield maker.change("extra", f"its output is {words}", followed_by(partial(_times, factor)))
     for words, power in _POWERS_OF_WIDTH.items():
@@ -423,12 +425,28 @@ def _general(maker: Maker) -> Iterator[Change]:
     yield maker.change("direction", "its steps come in reversed order", turned)
 
 
+def _normalized(y: Array) -> Array:
+    """Normalize the last axis, with torch's epsilon."""
+    if y.shape[-1] < 2:
+        raise ValueError("nothing to normalize")
+    scale = np.sqrt(y.var(axis=-1, keepdims=True) + 1e-5)
+    normalized: Array = (y - y.mean(axis=-1, keepdims=True)) / scale
+    return normalized
+
+
 def _viewed(axes: tuple[int, ...], x: Array) -> Array:
     """Read an array (B, T, F) that lies in memory in the order of other axes as if it did not."""
     if x.ndim != len(axes):
         raise ValueError("other axes")
     viewed: Array = x.transpose(axes).reshape(x.shape)
     return viewed
+
+
+def scaled_by(path: str, place: str, layer: LayerSpec, factor: float) -> Change:
+    """Return the change that multiplies a layer's output."""
+    words = f"its output is multiplied by {factor:.6g}"
+    apply = followed_by(partial(_times, factor))
+    return Change("extra", path, words, {(place, layer.class_name): apply})
 
 
 def _times(factor: float, y: Array) -> Array:

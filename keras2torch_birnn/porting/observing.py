@@ -72,6 +72,23 @@ class PortRun:
         """Tell whether a tensor with these values was computed."""
         return self.find(values, valid) is not None
 
+    def factors(self, values: Array, valid: Array | None = None) -> Iterator[float]:
+        """Yield each number, but 0 and 1, by which the port multiplied these values."""
+        kept = _only(values, valid)
+        place = np.unravel_index(np.abs(kept).argmax(), kept.shape) if kept.size else ()
+        known: list[float] = [0.0, 1.0]
+        if not np.isfinite(kept).all() or not kept.any():
+            return
+        for one in self._of_size(values.size):
+            if one.values.shape != kept.shape:
+                continue
+            there = _only(one.values, valid)
+            factor = float(there[place] / kept[place])
+            limit = self.tolerance * (1 + float(np.abs(there).max()))
+            if not np.isclose(factor, known).any() and np.abs(there - factor * kept).max() <= limit:
+                known.append(factor)
+                yield factor
+
     def nearest(self, values: Array, modules: Sequence[str]) -> Array | None:
         """Return the computed tensor of this size that is nearest, in the axes of ``values``.
 

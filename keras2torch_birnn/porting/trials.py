@@ -22,7 +22,7 @@ from keras2torch_birnn.porting.call_graph import (
 )
 from keras2torch_birnn.porting.changes import Change, with_changes
 from keras2torch_birnn.porting.kept_results import KeptResults
-from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes
+from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes, scaled_by
 from keras2torch_birnn.porting.observing import PortRun
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
 from keras2torch_birnn.reference import Trace, compute
@@ -226,7 +226,7 @@ class Search:
         guesses = [one for one in self.guesses if one.layer == place]
         own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
         own += wiring_changes(self.spec.graph, path, trace)
-        before = self._changes_before(path)
+        before = [*self._changes_before(path), *self._scaled(path, trace)]
         usual = trace.layers.get(path)
         idle: set[int] = set()  # changes that make no difference here
         for number in range(1 if alone else 3):
@@ -254,6 +254,16 @@ class Search:
         for other, layer in self.layers.items():
             if path in self.later.get(other, ()):
                 yield from mask_changes(_place(other), layer)
+
+    def _scaled(self, path: str, trace: Trace) -> Iterator[Change]:
+        """Yield the factors by which the port multiplied this call's output or one before it."""
+        for other in (path, *nearest_sources(self.sources, path)[:_BEFORE]):
+            layer = self.layers.get(other)
+            values = next(iter(leaves(trace.layers.get(other))), None)
+            if layer is None or not isinstance(values, np.ndarray):
+                continue
+            for factor in self.run.factors(np.asarray(values, np.float64), self.valid.get(other)):
+                yield scaled_by(other, _place(other), layer, factor)
 
     def _changes_before(self, path: str) -> list[Change]:
         """Return the mistakes of the calls just before: an operation may follow what was right."""

@@ -122,7 +122,7 @@ float* aligned(Floats& room) {
 
 Floats compute(int64_t isa, const Layer& n, int64_t merge, int64_t threads) {
     const int64_t count = int64_t(n.directions.size()), states = n.kind == K2T_LSTM ? 2 : 1;
-    const K2tShape shape{n.kind, n.features, n.units};
+    const K2tShape shape{n.kind, n.features, n.units, 0};
     const size_t size = size_t(n.batch * n.time * (merge ? n.units : count * n.units));
     Floats out(size, -9.0f), final(size_t(count * states * n.batch * n.units), -9.0f);
     std::vector<Floats> packed;

@@ -27,6 +27,8 @@ ROWS: tuple[Row, ...] = (
         (("conv1d", "direction"), ("global_average_pooling1d", "other operation")),
     ),
     (Normalized, ("variance",), (("batch_normalization", "formula"),)),
+    (Normalized, ("kept by dropout",), (("bidirectional", "extra"),)),
+    (Normalized, ("layer norm",), (("bidirectional", "extra"),)),
     # not known, and no reason to blame the layers behind it, nor to forget what is before it
     (Normalized, ("peephole",), (("bidirectional", "unexplained"),)),
     (
