@@ -35,7 +35,6 @@ from cost_model import (
 from keras2torch_birnn.bench.measure import facts
 from keras2torch_birnn.rnn.native.library import (
     GATES,
-    INSTRUCTION_SETS,
     KINDS,
     RUN,
     instruction_set,
@@ -197,7 +196,7 @@ def main() -> None:
             times.measure_again()
         machine = with_threads(measure_constants(times), times)
         measured = {shape: {n: times(shape, n) for n in MEASURED} for shape in SHAPES}
-    head = {**facts(2, args.rounds), "instruction_set": _name_of(instruction_set())}
+    head = facts(2, args.rounds)
     print(head, json.dumps(asdict(machine)), sep="\n")
     rows = []
     for shape, found in measured.items():
@@ -213,10 +212,6 @@ def main() -> None:
     if args.json:
         data = {**head, "constants": asdict(machine), "rows": rows, "times": times.as_data()}
         args.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-
-
-def _name_of(bit: int) -> str:
-    return next(name for name, one in INSTRUCTION_SETS.items() if one == bit)
 
 
 if __name__ == "__main__":

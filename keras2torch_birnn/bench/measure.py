@@ -213,14 +213,15 @@ def _difference(case: Case, file: Path, wanted: Sequence[Array]) -> tuple[str, f
 
 def facts(threads: int, rounds: int) -> dict[str, Any]:
     """Return machine and settings, for the head of the table and the JSON."""
-    from keras2torch_birnn.rnn.native.library import instruction_set, why_missing
+    from keras2torch_birnn.rnn.native.library import INSTRUCTION_SETS, instruction_set, why_missing
 
+    names = {bit: name for name, bit in INSTRUCTION_SETS.items()}
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "threads": threads,
         "rounds": rounds,
-        "native_kernel": why_missing() or f"instruction set {instruction_set()}",
+        "native_kernel": why_missing() or names[instruction_set()],
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

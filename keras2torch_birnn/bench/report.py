@@ -144,15 +144,17 @@ def plot(facts: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
         axes.set_xlim(0, 1.12 * longest)  # room for the number behind the longest bar
         axes.invert_yaxis()
     grid[-1, 0].set_xlabel("milliseconds for one call, median (shorter is better)")
-    figure.suptitle(_title(facts), fontsize=8)
+    figure.suptitle(_title(facts, rows), fontsize=8)
     figure.savefig(file, bbox_inches="tight", dpi=150)
 
 
-def _title(facts: Mapping[str, Any]) -> str:
-    """Return machine, threads and versions in one line."""
+def _title(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Return machine and threads in one line, and in another the versions of what ran."""
+    ran = dict.fromkeys(t.runs for row in rows for t in row.timings if t.times_ms)
     return (
         f"k2t {__version__}, {facts['machine']}, {facts['threads']} threads of "
-        f"{facts['processors']} processors, {facts['native_kernel']}, Python {facts['python']}"
+        f"{facts['processors']} processors, {facts['native_kernel']}, Python {facts['python']}\n"
+        + ", ".join(filter(None, ran))
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn import limits
 from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.limits import MAX_TRIED_BATCHES
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.batch_memory import check_batch_memory
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
@@ -256,7 +256,7 @@ def _sizes_of_operations(model: ModelSpec) -> list[int]:
             constants = (a for a in leaves(call.args) if isinstance(a, Constant))
             found.update(one.shape[0] for one in constants if one.shape)
     several = sorted(size for size in found if size > 1)
-    return [*several, 1][: limits.MAX_TRIED_BATCHES]  # one row fits most, and shows least
+    return [*several, 1][:MAX_TRIED_BATCHES]  # one row fits most, and shows least
 
 
 def _numbers_in(value: Any) -> Iterator[int]:

@@ -223,7 +223,7 @@ def test_a_size_that_the_model_itself_does_not_take_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x[3]
 
-    with pytest.raises(UnsupportedLayerError, match=r"model itself .* inputs \(3, 2\), .* index 3"):
+    with pytest.raises(UnsupportedLayerError, match=r"model itself .* inputs \(3, 2\), .*index 3"):
         torch_export._check_sizes(FourRows(), FourRows(), [(torch.ones(3, 2),)])
 
 

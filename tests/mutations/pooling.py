@@ -13,9 +13,7 @@ from mutations.patches import (
 MUTATIONS: list[Mutation] = [
     mutation(
         "AveragePooling1D counts the padding",
-        edit(
-            "layers.pooling:Pooling.forward", "if any(any(pair) for pair in around):", "if False:"
-        ),
+        edit("layers.pooling:Pooling.forward", "if is_padded(around):", "if False:"),
         f"{K2}/pool.h5",
     ),
     mutation(

@@ -28,7 +28,6 @@ README = ROOT / "README.md"
 PAGES = (README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[A-Z]*[A-Z].md")))
 PLUGINS = ROOT / "fixtures" / "plugins"
 CUT = ROOT / "fixtures" / "cut" / "keras-3.15.1"
-KERAS_2 = ROOT / "fixtures" / "keras-2.2.4"
 WORKER = ROOT / "tests" / "support" / "page_worker.py"
 # The files that the examples name.
 MODELS = {
@@ -40,8 +39,8 @@ MODELS = {
     "ocr_training.h5": CUT / "captcha.h5",
     "prediction.json": CUT / "captcha.prediction.json",
     "crf.h5": PLUGINS / "keras-2.2.4" / "contrib_viterbi.h5",
-    "arch.yaml": KERAS_2 / "arch_siamese.yaml",
-    "weights.h5": KERAS_2 / "arch_siamese_weights.h5",
+    "arch.yaml": ROOT / "fixtures" / "yaml" / "arch_siamese.yaml",
+    "weights.h5": ROOT / "fixtures" / "keras-2.2.4" / "arch_siamese_weights.h5",
 }
 # The Python of every page goes on from this.
 IMPORTS = "import torch\nimport keras2torch_birnn as k2t\n"

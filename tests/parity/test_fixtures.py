@@ -62,6 +62,7 @@ OTHERS = (
     "rules/",
     "tensorflow/",
     "training/",
+    "yaml/",
     "__pycache__/",
 )
 

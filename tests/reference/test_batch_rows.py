@@ -9,8 +9,7 @@ import torch
 from specs import FIXTURES, fixture
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn import limits
-from keras2torch_birnn.reference import compute
+from keras2torch_birnn.reference import compute, sample_inputs
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 
 # Each broadcasts a tensor to five rows.
@@ -36,7 +35,7 @@ def test_other_models_keep_the_usual_rows() -> None:
 
 
 def test_not_more_sizes_are_tried_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_TRIED_BATCHES", 0)
+    monkeypatch.setattr(sample_inputs, "MAX_TRIED_BATCHES", 0)
     spec = fixture(FIXED[1]).spec
     assert {len(x) for x in draw_inputs(spec, steps=7, seed=0)} == {3}
 
