@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.onnx import is_in_onnx_export
 
-from keras2torch_birnn.rnn.tensor_memory import is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 
 
 def gather_steps(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,6 +85,7 @@ def _valid_first(mask: Tensor) -> Tensor:
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
     """Return the steps (B, T) of each row of x (B, T, ...)."""
-    if is_in_onnx_export():  # GatherND copies a step at once, GatherElements value by value
-        return x[torch.arange(x.shape[0], device=x.device)[:, None], index]
+    if is_exporting_by_torch():  # runtimes copy a step at once, but gather value by value
+        first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
+        return x.flatten(0, 1).index_select(0, (first + index).flatten()).reshape(x.shape)
     return torch.gather(x, 1, expand_dims_like(index, x).expand(-1, -1, *x.shape[2:]))

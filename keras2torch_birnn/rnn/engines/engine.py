@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,12 @@ from torch import Tensor
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.merge import merge_outputs
-from keras2torch_birnn.rnn.tensor_memory import have_memory, is_plain, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import (
+    have_memory,
+    is_exporting_by_torch,
+    is_plain,
+    is_tracing,
+)
 
 
 class Engine(ABC):
@@ -77,11 +82,6 @@ class StackEngine(Engine):
     @abstractmethod
     def run_stack(self, stack: RnnStack, call: RnnCall) -> RnnResult:
         """Compute the last outputs; initial and final states are those of all layers in turn."""
-
-
-# Torch 2.6 has is_compiling only, and in 2.7 to 2.9 both are equal within a graph: torch's engines
-# run there.
-is_exporting_by_torch: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
 def is_exporting() -> bool:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.call import State
-from keras2torch_birnn.rnn.engines.engine import is_exporting_by_torch
 from keras2torch_birnn.rnn.engines.scripted_loop import make_loop
 from keras2torch_birnn.rnn.masks import expand_dims_like
-from keras2torch_birnn.rnn.tensor_memory import is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 
 
 class Shared(NamedTuple):

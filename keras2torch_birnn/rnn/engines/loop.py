@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
-from keras2torch_birnn.rnn.engines.engine import Engine, is_exporting_by_torch, zero_states
+from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import reverse, zero_past
 from keras2torch_birnn.rnn.merge import merge_outputs
-from keras2torch_birnn.rnn.tensor_memory import is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 
 # (cell, weights, gates' input product of one step (B, G*H), state, state's masks) -> new state
 Step = Callable[[Cell, Weights, Tensor, State, tuple[Tensor, ...]], State]

@@ -9,7 +9,6 @@ from keras2torch_birnn.rnn.compiled_constants import mark_constant
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
     float_tensors,
-    is_exporting_by_torch,
     needs_gradient,
 )
 from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of, run_with_gradient
@@ -17,7 +16,7 @@ from keras2torch_birnn.rnn.engines.static import native_pays
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
-from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_plain, is_tracing
 
 # It looks for files, where torch.compile cannot follow.
 _why_missing = mark_constant(why_missing)
