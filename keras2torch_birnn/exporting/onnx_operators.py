@@ -1,4 +1,4 @@
-"""Operators of torch whose ONNX form is written here, because torch's exporter has none."""
+"""Operators of torch whose ONNX form is written here: torch's exporter has none, or a worse one."""
 
 from __future__ import annotations
 
@@ -72,8 +72,22 @@ def floor_divide(a: Any, b: Any) -> Any:
     return onnx_op.Div(onnx_op.Sub(a, onnx_op.Mod(a, b)), b)
 
 
+def logaddexp(a: Any, b: Any) -> Any:
+    """Return log(e^a + e^b) of numbers of any size; the exporter's e^a overflows from 89 on."""
+    apart = onnx_op.Abs(onnx_op.Sub(a, b))
+    apart = onnx_op.Where(onnx_op.Equal(a, b), onnx_op.CastLike(0.0, apart), apart)  # inf - inf
+    return onnx_op.Add(onnx_op.Max(a, b), onnx_op.Softplus(onnx_op.Neg(apart)))
+
+
+def log_sigmoid(x: Any) -> Any:
+    """Return log(sigmoid(x)); the exporter's sigmoid is 0 from -104 on."""
+    return onnx_op.Neg(onnx_op.Softplus(onnx_op.Neg(x)))
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     onnx_recurrent.OPERATOR: recurrent_node,
     torch.ops.aten.sort.stable: stable_sort,
     operator.floordiv: floor_divide,
+    torch.ops.aten.logaddexp.default: logaddexp,
+    torch.ops.aten.log_sigmoid.default: log_sigmoid,
 }

@@ -33,6 +33,7 @@ from keras2torch_birnn.exporting import (
     onnx_runtimes,
     runtime_child,
 )
+from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.rnn import merge
 from keras2torch_birnn.spec import Array, ModelSpec, with_dtype
 
@@ -145,6 +146,21 @@ def test_windows_pad_as_many_steps_as_each_length_needs(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     batches = ((rng.normal(size=(*size, F)).astype("f"),) for size in sizes)
     assert_same(model, tmp_path / "m.onnx", batches)
+
+
+def test_activations_of_large_numbers_do_not_overflow(tmp_path: Path) -> None:
+    """Torch's exporter writes softplus as the logarithm of e^x + 1: infinite from 89 on."""
+    layers = {
+        name: layer("Activation", activation=name)
+        for name in FUNCTIONS
+        if name not in ("exponential", "squareplus")  # infinite; all digits lost, in torch as well
+    }
+    model = convert_spec(many_layers(layers, dict.fromkeys(layers, 1), masked=False))
+    write_onnx(model, tmp_path / "m.onnx")
+    x = np.linspace(-900, 900, 2 * 7 * F, dtype=np.float32).reshape(2, 7, F)
+    with torch.no_grad():
+        assert all(y.isfinite().all() for y in model(torch.from_numpy(x)))
+    assert_same(model, tmp_path / "m.onnx", iter([(x,), (x / 50,)]))
 
 
 # ---- mistakes on purpose ------------------------------------------------------------------------
