@@ -9,6 +9,17 @@ import torch
 from torch import Tensor
 
 
+def same_padding(length: int, extent: int, stride: int) -> tuple[int, int]:
+    """Return the padding before and after of TensorFlow's "same": the odd one is after.
+
+    ``torch.jit.trace`` has a tensor for length, and records what is computed of it.
+    """
+    total: Any = -length % stride + extent - stride
+    if extent < stride:
+        total = total.clamp(min=0) if isinstance(total, Tensor) else max(total, 0)
+    return total // 2, total - total // 2
+
+
 def dims_of(x: Tensor, axis: int | Sequence[int] | None) -> tuple[int, ...]:
     """Return axes as a tuple; None stands for all."""
     if axis is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.functional.movement import dims_of
+from keras2torch_birnn.functional.movement import dims_of, same_padding
 
 # ---- value by value ------------------------------------------------------------------------------
 
@@ -301,8 +301,6 @@ def _window(
     step = step * len(lengths) if len(step) == 1 else step
     around: list[int] = []
     for length, extent, stride in zip(lengths, size, step, strict=True):
-        more: Any = -length % stride + extent - stride
-        if extent < stride:
-            more = more.clamp(min=0) if isinstance(more, Tensor) else max(more, 0)
-        around = [more // 2, more - more // 2, *around] if padding == "same" else [0, 0, *around]
+        pair = same_padding(length, extent, stride) if padding == "same" else (0, 0)
+        around = [*pair, *around]
     return size, step, around

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
+from keras2torch_birnn.functional.movement import same_padding
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, Converter
 from keras2torch_birnn.schema.convolution import transposed_length
@@ -30,17 +31,6 @@ _TRANSPOSED: Mapping[int, Callable[..., Tensor]] = {
     2: torch.conv_transpose2d,
     3: torch.conv_transpose3d,
 }
-
-
-def same_padding(length: int, extent: int, stride: int) -> tuple[int, int]:
-    """Return the padding before and after of TensorFlow's "same": the odd one is after.
-
-    ``torch.jit.trace`` has a tensor for length, and records what is computed of it.
-    """
-    total: Any = -length % stride + extent - stride
-    if extent < stride:
-        total = total.clamp(min=0) if isinstance(total, Tensor) else max(total, 0)
-    return total // 2, total - total // 2
 
 
 def is_padded(around: Sequence[tuple[int, int]]) -> bool:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.layers.convolution import is_padded, pad, same_padding
+from keras2torch_birnn.functional.movement import same_padding
+from keras2torch_birnn.layers.convolution import is_padded, pad
 from keras2torch_birnn.layers.registry import NONE, USES, Converter, MaskFlow
 from keras2torch_birnn.spec import LayerSpec
 

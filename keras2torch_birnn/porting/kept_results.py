@@ -43,7 +43,7 @@ class KeptResults:
             given = (inputs, mask, context.initial_state)
             calls = self._calls.setdefault(context.place, [])
             for call in calls:
-                if call.layer is layer and _are_same(call.given, given):
+                if call.layer is layer and are_same(call.given, given):
                     return call.result
             result = equation(layer, inputs, mask, context)
             if keep:
@@ -54,7 +54,8 @@ class KeptResults:
         return run
 
 
-def _are_same(one: Structure, other: Structure) -> bool:
+def are_same(one: Structure, other: Structure) -> bool:
+    """Tell whether two structures of arrays, or of None, are the same to the last bit."""
     first, second = list(leaves(one)), list(leaves(other))
     return len(first) == len(second) and all(
         a is b or (a is not None and b is not None and np.array_equal(a, b))

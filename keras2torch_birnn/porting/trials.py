@@ -21,7 +21,7 @@ from keras2torch_birnn.porting.call_graph import (
     nearest_sources,
 )
 from keras2torch_birnn.porting.changes import Change, with_changes
-from keras2torch_birnn.porting.kept_results import KeptResults
+from keras2torch_birnn.porting.kept_results import KeptResults, are_same
 from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes, scaled_by
 from keras2torch_birnn.porting.observing import PortRun
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
@@ -239,7 +239,7 @@ class Search:
                 if self.trials > _BUDGET:
                     break
                 score, found = self._score(path, some)
-                if len(some) == 1 and found is not None and _same_leaves(found, usual):
+                if len(some) == 1 and found is not None and are_same(found, usual):
                     idle.add(id(some[0]))
                 if score > best[0]:
                     best = score, some
@@ -426,12 +426,6 @@ def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
         return values, out_mask
 
     return Change("unexplained", path, "", {key: apply})
-
-
-def _same_leaves(one: Structure, other: Structure) -> bool:
-    """Tell whether two outputs are the same to the last bit."""
-    first, second = list(leaves(one)), list(leaves(other))
-    return len(first) == len(second) and all(map(np.array_equal, first, second))
 
 
 def _same_values(one: Array, other: Structure) -> bool:

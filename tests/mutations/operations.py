@@ -423,8 +423,8 @@ MUTATIONS = [
         "the odd step is padded before",
         edit(
             "functional.operations._window",
-            "[more // 2, more - more // 2, *around]",
-            "[more - more // 2, more // 2, *around]",
+            "[*pair, *around]",
+            "[*reversed(pair), *around]",
         ),
         (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
     ),
@@ -432,8 +432,8 @@ MUTATIONS = [
         "axes of windows change places",
         edit(
             "functional.operations._window",
-            "[more // 2, more - more // 2, *around]",
-            "[*around, more // 2, more - more // 2]",
+            "[*pair, *around]",
+            "[*around, *pair]",
         ),
         (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
     ),
