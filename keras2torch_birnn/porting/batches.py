@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.reference.sample_inputs import ROWS, draw_inputs, fitting_steps, input_facts
+from keras2torch_birnn.reference.sample_inputs import (
+    ROWS,
+    InputFacts,
+    draw_inputs,
+    fitting_steps,
+    input_facts,
+)
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 
@@ -36,10 +42,14 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
     drawn = [draw_inputs(spec, steps=steps, seed=seed, shorten=True) for seed in range(ROWS)]
     if all(one.padding is None for one in facts):
         return [Batch("", drawn[0])]
+    rng = np.random.default_rng(0)
     return [
         Batch(
             name,
-            tuple(_rows([x[place] for x in drawn], kind - place) for place in range(len(facts))),
+            tuple(
+                _pad_inside(_rows([x[place] for x in drawn], kind - place), fact, kind, rng)
+                for place, fact in enumerate(facts)
+            ),
         )
         for kind, name in enumerate(_KINDS)
         if len(drawn[0][0]) == ROWS
@@ -49,6 +59,28 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
 def _rows(drawn: Sequence[Array], kind: int) -> Array:
     """Put together the rows of one kind of padding (see ``draw_inputs``)."""
     return np.stack([x[kind % ROWS] for x in drawn])
+
+
+def _pad_inside(x: Array, fact: InputFacts, kind: int, rng: np.random.Generator) -> Array:
+    """Pad also the last axis of ids (B, T, L), and some features of one step of reals (B, T, F).
+
+    Each T that counts keeps some of its L. A step with padding in some of its features counts.
+    """
+    if kind == 0 or fact.padding is None or x.ndim != 3 or x.shape[2] < 2:
+        return x
+    padded = x.copy()
+    size = x.shape[2]
+    if fact.vocabulary is not None:
+        lengths = rng.integers(1, size + 1, x.shape[:2])[..., np.newaxis]
+        places = np.arange(size) if kind == 1 else np.arange(size)[::-1]
+        padded[places >= lengths] = fact.padding
+        return padded
+    for number, row in enumerate(padded):
+        steps = np.flatnonzero((row != fact.padding).any(axis=1))
+        if len(steps):
+            some = slice(0, -1) if number % 2 else slice(1, None)
+            row[rng.choice(steps), some] = fact.padding
+    return padded
 
 
 def arguments(port: Callable[..., Any], spec: ModelSpec, arrays: Sequence[Array]) -> list[Array]:

@@ -113,11 +113,12 @@ def _bidirectional_changes(
             yield here("last state", words, _cell_states(which))
     for words, merge in _ONE_HALF.items() if mode != "concat" else ():
         yield here("half left out", f"{words}, Keras merges by {mode}", _merged(merge), AROUND)
-    for words, merge in _ONE_HALF_TWICE.items():
-        yield here("half left out", words, _merged(merge), AROUND)
+    for words, merge in _ONE_HALF_TWICE.items() if mode != "ave" else ():
+        yield here("half taken twice", words, _merged(merge), AROUND)
     for part, other in (("forward", "backward"), ("backward", "forward")):
-        words = f"the {other} half uses the weights of the {part} half"
-        yield here("halves alike", words, _share_half(f"{part}_layer"))
+        for names, shown in (((), "weights"), *(((n,), n.replace("_", " ")) for n in half.weights)):
+            words = f"the {other} half uses the {shown} of the {part} half"
+            yield here("halves alike", words, _share_half(f"{part}_layer", names))
 
 
 # ---- ways to change what becomes of both halves --------------------------------------------------
@@ -249,12 +250,18 @@ def _exchange_halves(
     return equation(replace(layer, parts=parts), inputs, mask, context)
 
 
-def _share_half(name: str) -> Apply:
+def _share_half(name: str, names: Sequence[str]) -> Apply:
+    """Let both halves use weights of one of them: those of these names, or all."""
+
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> Result:
-        weights = layer.parts[name].weights
-        parts = {part: replace(half, weights=weights) for part, half in layer.parts.items()}
+        own = layer.parts[name].weights
+        shared = {weight: own[weight] for weight in names or own}
+        parts = {
+            part: replace(half, weights={**half.weights, **shared})
+            for part, half in layer.parts.items()
+        }
         return equation(replace(layer, parts=parts), inputs, mask, context)
 
     return apply

@@ -24,10 +24,11 @@ from keras2torch_birnn.porting.matching import (
     match_units,
     weight_changes,
 )
-from keras2torch_birnn.porting.observing import FAILURES, PortRun, observe
+from keras2torch_birnn.porting.near_values import near_changes
+from keras2torch_birnn.porting.observing import DROPOUTS, FAILURES, PortRun, observe
 from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor, locate_first
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
-from keras2torch_birnn.porting.trials import Search
+from keras2torch_birnn.porting.trials import Search, same
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.containers.live_model import ModelSource
 from keras2torch_birnn.readers.steps import PathLike
@@ -90,7 +91,7 @@ class _Comparison:
         matches: Sequence[Match],
     ) -> None:
         self.spec, self.port, self.units, self.matches = spec, port, units, matches
-        self.evidence = tuple(weight_changes(matches))
+        self.evidence = (*weight_changes(matches), *near_changes(_free(units, matches), leaves_))
         self.guesses = tuple(_exchanged_layers(leaves_))
 
     def report(self, drawn: Sequence[Batch]) -> PortReport:
@@ -127,10 +128,33 @@ class _Comparison:
             found = [one for one in search.found if one.kind != "unexplained"]
             if not explained and not search.unexplained:
                 findings.append(_unexplained_end(run, search, rows))
+        if searches and (random := self._random(drawn[0], searches[0])):
+            ok = False
+            findings.append(random)
         names = tuple(batch.name for batch in drawn if batch.name)
         return PortReport(
             ok, tuple(findings), tuple(self._tensors()), names, max(errors), tuple(self._notes())
         )
+
+    def _random(self, batch: Batch, settled: Search) -> PortFinding | None:
+        """Say where the port's outputs are random, if they are. ``settled``: without that."""
+        run = settled.run
+        free = self._run(batch, first=False, settled=False) if run.random else run
+        if isinstance(free, str) or _are_close(free, run):
+            return None
+        search = self._search(batch, free, [], ())
+        trace = search.compute(settled.found)
+        path = (trace and search.first_wrong(trace)) or "the port"
+        (name, module), *_ = run.random
+        where = f" in {printable(module)}" if module else ""
+        words = f"random numbers ({name}{where}) enter it, also in eval mode"
+        if name in DROPOUTS:
+            path = search.dropout_before(path) or path
+            words = (
+                f"dropout ({name}{where}) is active in eval mode: use nn.Dropout, or give it "
+                "training=self.training"
+            )
+        return PortFinding(path, "random", words)
 
     def _search(
         self, batch: Batch, run: PortRun, found: list[Change], earlier: Sequence[Search]
@@ -138,13 +162,13 @@ class _Comparison:
         known = self.evidence, self.guesses, list(found), tuple(earlier)
         return Search(self.spec, batch.arrays, run, *known)
 
-    def _run(self, batch: Batch, *, first: bool) -> PortRun | str:
+    def _run(self, batch: Batch, *, first: bool, settled: bool = True) -> PortRun | str:
         given = arguments(self.port.forward, self.spec, batch.arrays)
         reason = ""
         for dtype, tolerance in _PRECISIONS:
             copy = deepcopy(self.port).cpu().to(dtype).eval()
             try:
-                return observe(copy, given, dtype, tolerance)
+                return observe(copy, given, dtype, tolerance, settled=settled)
             except FAILURES as error:
                 lines = f"{type(error).__name__}: {error}".strip().splitlines()
                 reason = reason or printable(lines[0])
@@ -220,6 +244,12 @@ class _Comparison:
             yield "the port was compared in eval mode: call .eval() before you use it"
 
 
+def _are_close(one: PortRun, other: PortRun) -> bool:
+    return all(
+        same(a, b, None, one.tolerance) for a, b in zip(one.outputs, other.outputs, strict=True)
+    )
+
+
 def _error(run: PortRun, right: Sequence[Array], search: Search) -> float:
     if len(run.outputs) < len(right):
         return float("inf")
@@ -243,6 +273,17 @@ def _unexplained_end(run: PortRun, search: Search, rows: str) -> PortFinding:
 
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
     return ", ".join(map(str, shapes)) or "none"
+
+
+def _free(units: Sequence[Unit], matches: Sequence[Match]) -> dict[str, Array]:
+    """Return the port's tensors that are matched to no layer, by name."""
+    matched = {id(match.unit) for match in matches}
+    return {
+        unit.names[role]: values
+        for unit in units
+        if id(unit) not in matched
+        for role, values in unit.values.items()
+    }
 
 
 def _exchanged_layers(found: Sequence[Leaf]) -> Iterator[Change]:

@@ -59,6 +59,9 @@ _ACTIVATIONS: tuple[str | Mapping[str, Any], ...] = (
 _SILENT = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
 
 
+_NUMBERS = ("first", "second", "third")
+
+
 class Maker:
     """Changes of one layer: its path for the user, its key in the reference, itself."""
 
@@ -76,6 +79,8 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
 
     path: the layer's call as the user sees it; place: as the reference has it.
     """
+    if layer.class_name == "TimeDistributed":
+        yield from _views(Maker(path, (place, "TimeDistributed"), layer))
     while layer.class_name == "TimeDistributed":
         layer = layer.parts["layer"]
     if layer.class_name in (*CELLS, "Bidirectional"):
@@ -89,8 +94,13 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
 
 def mask_changes(place: str, layer: LayerSpec) -> Iterator[Change]:
     """Yield the known mistakes with the mask that a layer makes, if it makes one."""
+    maker = Maker(place, (place, layer.class_name), layer)
     if layer.class_name in ("Embedding", "Masking"):
-        yield from _mask_source(Maker(place, (place, layer.class_name), layer))
+        yield from _mask_source(maker)
+    elif layer.class_name in (*_MERGES, "Concatenate"):
+        for number, name in enumerate(_NUMBERS):
+            words = f"the mask of its {name} input alone goes on, Keras joins those of all"
+            yield maker.change("mask rule", words, partial(_mask_alone, number))
 
 
 def _activation(maker: Maker) -> Iterator[Change]:
@@ -168,8 +178,9 @@ def _ids(maker: Maker) -> Iterator[Change]:
     words = "row 0 is zero (padding_idx=0), in Keras it is an ordinary row"
     yield maker.change("padding row", words, zeroed)
     for step, name in ((1, "one too high"), (-1, "one too low")):
-        moved = reading(partial(_shifted, step=step, rows=rows))
-        yield maker.change("ids", f"the ids are {name}", moved)
+        for shift in (_shifted, _shifted_within):
+            moved = reading(partial(shift, step=step, rows=rows))
+            yield maker.change("ids", f"the ids are {name}", moved)
 
 
 def _without_first(table: Array) -> Array:
@@ -180,6 +191,11 @@ def _without_first(table: Array) -> Array:
 
 def _shifted(ids: Array, *, step: int, rows: int) -> Array:
     moved: Array = (np.asarray(ids) + step) % rows
+    return moved
+
+
+def _shifted_within(ids: Array, *, step: int, rows: int) -> Array:
+    moved: Array = np.clip(np.asarray(ids) + step, 0, rows - 1)
     return moved
 
 
@@ -324,9 +340,56 @@ def _order_of_inputs(maker: Maker) -> Iterator[Change]:
     yield maker.change("order", "its inputs come in the other order", turned)
 
 
+def _mask_alone(
+    number: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    given = list(mask) if isinstance(mask, tuple | list) else []
+    if not isinstance(out_mask, np.ndarray) or np.shape(given[number]) != out_mask.shape:
+        raise ValueError("no such mask is joined")
+    return output, given[number]
+
+
+def _absolute(maker: Maker) -> Iterator[Change]:
+    """Yield what stands for a square, or for another difference of two tensors."""
+    for words, combine in _DISTANCES.items():
+        words = f"{words}, Keras has {maker.layer.class_name}"
+        yield maker.change("other operation", words, _combined(combine))
+
+
+def _combined(combine: Callable[[Array, Array], Array]) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        one, other = (np.asarray(part) for part in leaves(inputs))
+        return combine(one, other), out_mask
+
+    return apply
+
+
+def _root_of_product(one: Array, other: Array) -> Array:
+    if not np.array_equal(one, other):
+        raise ValueError("it is no square")
+    root: Array = np.abs(one)
+    return root
+
+
+_DISTANCES: Mapping[str, Callable[[Array, Array], Array]] = {
+    "it takes the absolute value": _root_of_product,
+    "it computes the absolute difference": lambda one, other: np.abs(one - other),
+    "it computes the squared difference": lambda one, other: (one - other) ** 2,
+}
+
+
 def _one_input(maker: Maker) -> Iterator[Change]:
     """Yield merges of several tensors that hand on one of them."""
-    for number, words in enumerate(("first", "second", "third")):
+    for number, words in enumerate(_NUMBERS):
         yield maker.change(
             "left out",
             f"it is left out: the {words} of its inputs goes on alone",
@@ -419,10 +482,15 @@ def _general(maker: Maker) -> Iterator[Change]:
         yield maker.change("extra", f"its output is {words}", followed_by(partial(_times, factor)))
     for words, power in _POWERS_OF_WIDTH.items():
         yield maker.change("extra", f"its output is {words}", _scaled_by_width(power))
-    for words, axes in _VIEWS.items():
-        yield maker.change("axes", words, reading(partial(_viewed, axes)))
+    yield from _views(maker)
     turned = followed_by(lambda y: y[:, ::-1] if y.ndim > 2 else y)
     yield maker.change("direction", "its steps come in reversed order", turned)
+
+
+def _views(maker: Maker) -> Iterator[Change]:
+    for what, around in (("input", reading), ("output", followed_by)):
+        for words, view in _VIEWS.items():
+            yield maker.change("axes", f"its {what} is {words}", around(view))
 
 
 def _normalized(y: Array) -> Array:
@@ -439,6 +507,14 @@ def _viewed(axes: tuple[int, ...], x: Array) -> Array:
     if x.ndim != len(axes):
         raise ValueError("other axes")
     viewed: Array = x.transpose(axes).reshape(x.shape)
+    return viewed
+
+
+def _viewed_back(axes: tuple[int, ...], x: Array) -> Array:
+    """View an array (B, T, F) as if it lay in memory in the order of other axes."""
+    if x.ndim != len(axes):
+        raise ValueError("other axes")
+    viewed: Array = x.reshape([x.shape[axis] for axis in axes]).transpose(np.argsort(axes))
     return viewed
 
 
@@ -465,12 +541,18 @@ def _scaled_by_width(power: float) -> Apply:
     return apply
 
 
-_VIEWS: Mapping[str, tuple[int, ...]] = {
-    "its input is (batch, features, steps), viewed as (batch, steps, features): transpose it": (
-        (0, 2, 1)
+_VIEWS: Mapping[str, Callable[[Array], Array]] = {
+    "(batch, features, steps), viewed as (batch, steps, features): transpose it": (
+        partial(_viewed, (0, 2, 1))
     ),
-    "its input is (steps, batch, features), viewed as (batch, steps, features): transpose it": (
-        (1, 0, 2)
+    "(steps, batch, features), viewed as (batch, steps, features): transpose it": (
+        partial(_viewed, (1, 0, 2))
+    ),
+    "(batch, steps, features), viewed as (batch, features, steps): transpose it": (
+        partial(_viewed_back, (0, 2, 1))
+    ),
+    "(batch, steps, features), viewed as (steps, batch, features): transpose it": (
+        partial(_viewed_back, (1, 0, 2))
     ),
 }
 _FACTORS: Mapping[str, float] = {"doubled": 2.0, "halved": 0.5, "negated": -1.0}
@@ -499,7 +581,7 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
         for one, other in (("Max", "Average"), ("Average", "Max"))
     },
     **dict.fromkeys(_GLOBAL_2, (_other_class(*_GLOBAL_2),)),
-    **dict.fromkeys(_MERGES, (_one_input, _other_class(*_MERGES), _order_of_inputs)),
+    **dict.fromkeys(_MERGES, (_one_input, _other_class(*_MERGES), _absolute, _order_of_inputs)),
     "Concatenate": (_order_of_inputs,),
     "LeakyReLU": (_slope,),
     "ELU": (_slope,),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -151,6 +152,10 @@ def _describe_matrix(found: Array, right: Array, count: int) -> Difference | Non
             return Difference("not transposed", "each gate's matrix is not transposed")
     if right.ndim > 2 and _same(found, right[..., ::-1]):
         return Difference("reversed", "reversed along its steps")
+    for axes in permutations(range(right.ndim)) if right.ndim > 2 else ():
+        if _same(found, right.transpose(axes)):
+            moved = ", ".join(str(axis) for axis in axes)
+            return Difference("axes", f"its axes are in another order ({moved} of the right ones)")
     return None
 
 

@@ -22,6 +22,12 @@ from keras2torch_birnn.spec import Array, map_structure
 
 # Tensors of a run that are kept at most, in bytes; later ones are not looked at.
 _ROOM = 1 << 28
+# Functions that leave out values at random, and others whose result is random.
+DROPOUTS = frozenset(
+    "dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout "
+    "feature_alpha_dropout".split()
+)
+_DRAWN = frozenset("rand randn rand_like randn_like normal normal_ uniform_".split())
 # Errors of a port that does not fit the inputs. Anything else is not expected of torch.
 FAILURES = (
     ArithmeticError,
@@ -46,12 +52,14 @@ class Seen:
 class PortRun:
     """One run of a port: its outputs, and every tensor on the way.
 
-    ``tolerance``: how far values may be from the reference's in this precision.
+    ``tolerance``: how far values may be from the reference's in this precision. ``random``: the
+    functions that drew random numbers, with the module in which that was.
     """
 
     outputs: tuple[Array, ...]
     seen: tuple[Seen, ...]
     tolerance: float
+    random: tuple[tuple[str, str], ...] = ()
 
     def find(self, values: Array, valid: Array | None = None) -> tuple[int, ...] | None:
         """Find a tensor with these values; return the order of its axes, or None.
@@ -147,11 +155,16 @@ def _axes_of(
 
 
 class _Recorder(TorchFunctionMode):
-    """A mode that keeps what every function of torch returns."""
+    """A mode that keeps what every function of torch returns.
 
-    def __init__(self, places: list[str]) -> None:
+    settled: dropout hands on its input, and zeros stand for random numbers.
+    """
+
+    def __init__(self, places: list[str], *, settled: bool) -> None:
         super().__init__()
         self.places = places
+        self.settled = settled
+        self.random: list[tuple[str, str]] = []
         self.kept: list[Seen] = []
         self.later: list[tuple[Tensor, int, str]] = []
         self.known: set[tuple[Any, ...]] = set()
@@ -161,9 +174,23 @@ class _Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in DROPOUTS or name in _DRAWN:
+            result = self._settle(name, result, (*args, *(kwargs or {}).values()))
         for tensor in _tensors(result):
             self.keep(tensor)
         return result
+
+    def _settle(self, name: str, result: Any, given: Sequence[Any]) -> Any:
+        """Note a function that drew random numbers; return what stands for its result."""
+        if name in DROPOUTS and any(result is one or _are_equal(result, one) for one in given):
+            return result  # it is not active
+        self.random.append((name, self.places[-1] if self.places else ""))
+        if not self.settled:
+            return result
+        if name in DROPOUTS:
+            return next(one for one in given if isinstance(one, Tensor))
+        return result.zero_() if name.endswith("_") else torch.zeros_like(result)
 
     def keep(self, tensor: Tensor) -> None:
         """Keep the values of a tensor now; look again at the end if it may be changed in place."""
@@ -185,6 +212,10 @@ class _Recorder(TorchFunctionMode):
                 self.kept.append(Seen(_to_array(tensor), place))
         self.later.clear()
         return self.kept
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
 
 
 def _to_array(tensor: Tensor) -> Array:
@@ -290,15 +321,22 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def observe(
-    port: nn.Module, arguments: Sequence[Array], dtype: torch.dtype, tolerance: float
+    port: nn.Module,
+    arguments: Sequence[Array],
+    dtype: torch.dtype,
+    tolerance: float,
+    *,
+    settled: bool = True,
 ) -> PortRun:
     """Run the port once on these inputs (floats in ``dtype``, ids as int64).
+
+    settled: nothing is random: dropout hands on its input, zeros stand for random numbers.
 
     Raises:
         any of FAILURES: the port does.
     """
     places: list[str] = []
-    recorder = _Recorder(places)
+    recorder = _Recorder(places, settled=settled)
     given = [_to_tensor(x, dtype) for x in arguments]
     with (
         torch.no_grad(),
@@ -311,7 +349,8 @@ def observe(
         with recorder:
             result = port(*given)
         outputs = tuple(_to_array(tensor) for tensor in _tensors(result))
-        return PortRun(outputs, tuple(recorder.finish()), tolerance)
+        random = tuple(dict.fromkeys(recorder.random))
+        return PortRun(outputs, tuple(recorder.finish()), tolerance, random)
 
 
 def _to_tensor(x: Array, dtype: torch.dtype) -> Tensor:

@@ -111,9 +111,14 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
             weighted(lambda w: {**w, "kernel": _each_transposed(w["kernel"], gates)}),
         )
     yield every("mask missing", "the mask is not used: padding is read as data", masked_by(_none))
-    yield every("padding side", "padding is taken to be at the end of every row", masked_by(to_end))
+    words = "padding is taken to be at the end of every row"
+    yield every("padding side", words, masked_by(to_end))
+    if config["return_sequences"]:
+        yield every("padding side", words, _at_end_then_zeroed)
     words = "the reversal of a row includes its padding, which is then read as data"
-    yield every("reversed padding", words, _reversed_with_padding)
+    yield every("reversed padding", words, _reversed_with_padding("zeros"))
+    words_of_mask = "the mask is not turned round with the steps"
+    yield every("reversed padding", words_of_mask, _reversed_with_padding(None))
     if not half.config["return_sequences"]:
         yield every("reversed padding", words, _packed_with_padding)
     rules = {
@@ -207,14 +212,34 @@ def _raise_forget(weights: dict[str, Array]) -> Mapping[str, Array]:
     return {**weights, "bias": np.concatenate([i, f + 1, c, o], axis=-1)}
 
 
-def _reversed_with_padding(
+def _at_end_then_zeroed(
     equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Result:
-    """Flip whole rows, but not the mask: the first steps are padding, and count."""
-    if not layer.config["go_backwards"]:
-        raise ValueError("it is not reversed")
-    zeros = replace(layer, semantics={**layer.semantics, "masked_output": "zeros"})
-    return masked_by(lambda m: m[:, ::-1])(equation, zeros, inputs, mask, context)
+    """Read as if padding were at the end; set the output to zero where it really is."""
+    output, out_mask = masked_by(to_end)(equation, layer, inputs, mask, context)
+    if not isinstance(mask, np.ndarray) or isinstance(output, tuple):
+        raise ValueError("no step is padded")
+    valid = mask[:, ::-1] if layer.config["go_backwards"] else mask
+    return output * valid.astype(bool)[..., np.newaxis], out_mask
+
+
+def _reversed_with_padding(masked_output: str | None) -> Apply:
+    """Flip whole rows, but not the mask: the first steps are padding, and count.
+
+    masked_output: what stands at steps that the mask leaves out; None: what Keras has there.
+    """
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        if not layer.config["go_backwards"]:
+            raise ValueError("it is not reversed")
+        if masked_output is not None:
+            semantics = {**layer.semantics, "masked_output": masked_output}
+            layer = replace(layer, semantics=semantics)
+        return masked_by(lambda m: m[:, ::-1])(equation, layer, inputs, mask, context)
+
+    return apply
 
 
 def _packed_with_padding(

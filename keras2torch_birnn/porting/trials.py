@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, combinations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from keras2torch_birnn.verification.layer_check import calls_of
 
 # Trials at one layer at most.
 _BUDGET = 1000
+# Changes that explain a layer equally well, of which is asked how they go on.
+_TIED = 4
 # Layers before a wrong one, the nearest in the graph, whose mistakes are tried there.
 _BEFORE = 3
 # Kinds of mistakes that are likely in company: they are paired first.
@@ -59,6 +62,8 @@ _ON_THE_WAY = (
     "left out",
     "merge mode",
 )
+# Kinds whose values a right port computes as well, before it goes on.
+_COMPUTED_ANYWAY = ("half left out", "left out")
 # Score of changes that explain everything.
 _ALL = 1 << 20
 _FAILURES = (ArithmeticError, LookupError, TypeError, ValueError)
@@ -71,6 +76,13 @@ class Unexplained:
     path: str
     right: Array
     found: Array | None
+
+
+class _Tried(NamedTuple):
+    """Changes that were tried together, and the call's output with them."""
+
+    changes: list[Change]
+    output: Structure
 
 
 @dataclass
@@ -203,6 +215,18 @@ class Search:
         mask = self.valid.get(path)
         return all(self.run.has(np.asarray(a, np.float64), mask) for a in arrays[:1])
 
+    def first_wrong(self, trace: Trace) -> str | None:
+        """Return the first call whose output in this trace the port never computed."""
+        self.right = {path for path in trace.layers if self.seen(path, trace)}
+        return self._first_wrong(trace, set())
+
+    def dropout_before(self, path: str) -> str | None:
+        """Return the dropout whose output a call takes, if it does."""
+        for other in self.sources.get(path, ()):
+            if "Dropout" in self.layers[other].class_name:
+                return other
+        return None
+
     def _first_wrong(self, trace: Trace, given_up: set[str]) -> str | None:
         """Return the first call whose output the port never computed, nor any that use it."""
         for path in trace.layers:
@@ -222,7 +246,7 @@ class Search:
         layer, place = self.layers.get(path), _place(path)
         if layer is None:
             return None
-        evidence = [one for one in self.evidence if one.layer == place]
+        evidence = self._evidence_at(path)
         guesses = [one for one in self.guesses if one.layer == place]
         own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
         own += wiring_changes(self.spec.graph, path, trace)
@@ -234,7 +258,7 @@ class Search:
                 own, before = ([c for c in some if id(c) not in idle] for some in (own, before))
             stage = _stages(evidence, own, before)[number]
             enough = _ALL if number == 0 else 2  # of two: this layer and a later one
-            best: tuple[int, list[Change]] = (0, [])
+            best: tuple[int, list[_Tried]] = (0, [])
             for some in stage:
                 if self.trials > _BUDGET:
                     break
@@ -242,12 +266,49 @@ class Search:
                 if len(some) == 1 and found is not None and are_same(found, usual):
                     idle.add(id(some[0]))
                 if score > best[0]:
-                    best = score, some
+                    best = score, []
+                if score and score == best[0]:
+                    best[1].append(_Tried(some, found))
                 if score >= enough:
                     break
             if best[0]:
-                return best[1]
+                return self._likeliest(best[1])
         return None
+
+    def _likeliest(self, tied: Sequence[_Tried]) -> list[Change]:
+        """Choose among changes of which each gives a tensor of the port, by how it goes on.
+
+        Those with the same outcome are alike: the first one is the likeliest.
+        """
+        apart: list[_Tried] = []
+        for one in tied:
+            if not any(are_same(one.output, other.output) for other in apart):
+                apart.append(one)
+        if len(apart) == 1:
+            return apart[0].changes
+        outlooks = [self._outlook(one.changes) for one in apart[:_TIED]]
+        return apart[outlooks.index(max(outlooks))].changes
+
+    def _outlook(self, some: Sequence[Change]) -> int:
+        """Rate the best single mistake at the next wrong call, if these changes are made."""
+        found, right = list(self.found), self.right
+        self.found += some
+        try:
+            trace = self.compute(self.found)
+            if trace is None:
+                return 0
+            self.right = {path for path in trace.layers if self.seen(path, trace)}
+            path = self._first_wrong(trace, {one.path for one in self.unexplained})
+            layer = None if path is None else self.layers.get(path)
+            if path is None or layer is None:
+                return 0
+            own = (*changes_of(path, _place(path), layer), *self._evidence_at(path))
+            return max((self._score(path, [one])[0] for one in own), default=0)
+        finally:
+            self.found[:], self.right = found, right
+
+    def _evidence_at(self, path: str) -> list[Change]:
+        return [one for one in self.evidence if one.layer == _place(path)]
 
     def _mask_sources(self, path: str) -> Iterator[Change]:
         """Yield the mistakes with masks that are made before this call."""
@@ -301,8 +362,10 @@ class Search:
             self.seen(one, trace) and not _same_values(own, trace.layers[one])
             for one in self.later.get(path, ())
         )
-        if not later and any(one.kind in ("half left out", "left out") for one in some):
+        if not later and any(one.kind in _COMPUTED_ANYWAY for one in some):
             return 0  # a right port computes each half, and what goes into a layer, too
+        if not later and some[0].kind == "other operation" and self._is_known(path, own, trace):
+            return 0
         return 1 + later
 
     def _is_known(self, path: str, values: Array, trace: Trace) -> bool:

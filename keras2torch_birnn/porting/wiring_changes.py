@@ -9,7 +9,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.call_graph import call_path
-from keras2torch_birnn.porting.changes import Apply, Change
+from keras2torch_birnn.porting.changes import Apply, Change, left_out
 from keras2torch_birnn.reference import EQUATIONS, Trace
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import (
@@ -26,7 +26,7 @@ from keras2torch_birnn.spec import (
 def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     """Yield a change for each earlier tensor that could stand in the place of one of the inputs.
 
-    path: a call of this graph; layers with one input are left alone: what is before them is wrong.
+    path: a call of this graph.
     """
     earlier: dict[TensorRef, Array] = {}
     for ref in leaves(graph.inputs):
@@ -41,10 +41,15 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     else:
         return
     yield from _later_order(graph, path, layer, found)
+    yield from _exchanged_order(graph, path, layer, found)
     refs = [(place, ref) for place, ref in enumerate(found) if isinstance(ref, TensorRef)]
-    for place, ref in refs if len(refs) > 1 else ():
+    given = set(leaves(graph.inputs))
+    for place, ref in refs:
         right = earlier[ref]
-        for other, array in earlier.items():
+        # What is before a layer with one input is wrong, but for the model's own inputs.
+        others = earlier.keys() if len(refs) > 1 else given if ref in given else ()
+        for other in others:
+            array = earlier[other]
             if array.shape == right.shape and not np.array_equal(array, right):
                 there, own = (_describe(one, earlier) for one in (other, ref))
                 words = f"its input {place + 1} is {there}, Keras has {own}"
@@ -72,6 +77,39 @@ def _later_order(
             apply = _before(layer, given, place)
             key = (call.layer, behind.class_name)
             yield Change("order", call_path(call.layer, call.index), words, {key: apply})
+
+
+def _exchanged_order(
+    graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef]
+) -> Iterator[Change]:
+    """Yield the layer with the one behind it before it, where both keep their input's shape."""
+    if len(given) != 1 or not isinstance(given[0], TensorRef):
+        return
+    for call in graph.calls:
+        found = list(leaves(call.args))
+        if len(found) == 1 and call_path(found[0].layer, found[0].call) == path:
+            behind = graph.layer(call.layer)
+            other = printable(call_path(call.layer, call.index))
+            words = f"it comes after {other}, Keras has it before"
+            own = next(one for one in graph.calls if call_path(one.layer, one.index) == path)
+            applied = {
+                (own.layer, layer.class_name): left_out,
+                (call.layer, behind.class_name): _then(layer),
+            }
+            yield Change("order", path, words, applied)
+
+
+def _then(after: LayerSpec) -> Apply:
+    """Apply another layer to the output."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(layer, inputs, mask, context)
+        more, _ = EQUATIONS[after.class_name](after, output, mask, context.aside())
+        return more, out_mask
+
+    return apply
 
 
 def _before(merge: LayerSpec, given: list[TensorRef], place: int) -> Apply:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_hand_ports import Row, check, identify
+from test_hand_ports import BI, BI1, Row, check, identify
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from wired_ports import Comments, Normalized, Residual, Sounds
@@ -20,6 +20,16 @@ ROWS: tuple[Row, ...] = (
     (Residual, ("no skip",), (("add", "left out"),)),
     (Sounds, ("channels first",), (("reshape", "axes"),)),
     (Sounds, ("average",), (("max_pooling2d", "other operation"),)),
+    (Sounds, ("relu first",), (("batch_normalization", "order"),)),
+    (Sounds, ("kernel turned",), (("conv2d", "axes"),)),
+    # two readings give the same numbers at the first layer; what follows tells which it is
+    (
+        Sounds,
+        ("channels first", "forward half twice"),
+        (("reshape", "axes"), (BI, "half taken twice"), (BI1, "half taken twice")),
+    ),
+    (Residual, ("padding at the end",), ((BI, "padding side"), (BI1, "padding side"))),
+    (Comments, ("ids too low",), (("embedding", "ids"),)),
     (Comments, ("leaky",), (("conv1d", "activation"),)),
     (
         Comments,

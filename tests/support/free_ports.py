@@ -100,6 +100,10 @@ class Tagger(nn.Module):
         self.two = Einsum("lstm", arrays["bidirectional/backward"], lstm)
         self.three = Einsum("gru_before", arrays["bidirectional_1/forward"], gru)
         self.four = Einsum("gru_before", arrays["bidirectional_1/backward"], gru)
+        if "one value" in mistakes:
+            self.four.bias.data[5] = 0
+        if "recurrent kernels alike" in mistakes:
+            self.two.recurrent_kernel = self.one.recurrent_kernel
         self.w = nn.Parameter(tensor(arrays["dense"]["kernel"]))
         self.b = nn.Parameter(tensor(arrays["dense"]["bias"]))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from specs import FIXTURES
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv1d, conv2d, layer_norm, leaky_relu, max_pool2d, relu
+from torch.nn.functional import avg_pool2d, conv1d, layer_norm, leaky_relu, max_pool2d, relu
 from whole_ports import Flat
 
 _FOLDER = FIXTURES / "tf.keras-2.15.0"
@@ -51,8 +51,11 @@ class Residual(Wired):
         x, mask = self.of("embedding.weight")[ids], ids != 0
         outputs = []
         for name in ("bidirectional", "bidirectional_1"):
-            halves = [self.lstm(name, x, mask, back=back)[0] for back in (False, True)]
-            x = torch.cat(halves, -1)
+            read = mask
+            if "padding at the end" in self.mistakes:
+                read = torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True)
+            halves = [self.lstm(name, x, read, back=back)[0] for back in (False, True)]
+            x = torch.cat(halves, -1) * mask[..., None]
             outputs.append(x)
         first, second = outputs
         if "normalized before" in self.mistakes:
@@ -72,17 +75,23 @@ class Sounds(Wired):
         super().__init__(*mistakes)
         names = ("bidirectional", "bidirectional_1")
         self.grus = nn.ModuleList(self.bidirectional(nn.GRU, name) for name in names)
+        self.conv = nn.Conv2d(2, 3, 3, padding="same")
+        kernel = self.of("conv2d.weight").data
+        self.conv.weight.data = kernel.mT if "kernel turned" in mistakes else kernel
+        self.conv.bias = self.of("conv2d.bias")
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 3, 1, 2)
-        x = conv2d(x, self.of("conv2d.weight"), self.of("conv2d.bias"), padding="same")
-        x = relu(self.normalized("batch_normalization", x.movedim(1, -1)).movedim(-1, 1))
+        x = self.conv(x)
+        x = relu(x) if "relu first" in self.mistakes else x
+        x = self.normalized("batch_normalization", x.movedim(1, -1)).movedim(-1, 1)
+        x = x if "relu first" in self.mistakes else relu(x)
         x = (avg_pool2d if "average" in self.mistakes else max_pool2d)(x, (1, 5))
         x = x.permute(0, 2, 1, 3) if "channels first" in self.mistakes else x.permute(0, 2, 3, 1)
         x = x.reshape(len(x), 7, 6)
         for gru in self.grus:
             forward, backward = gru(x)[0].chunk(2, -1)
-            x = forward * backward
+            x = forward * (forward if "forward half twice" in self.mistakes else backward)
         return self.dense("time_distributed_1", self.dense("time_distributed", x)).sigmoid()
 
 
@@ -96,6 +105,7 @@ class Comments(Wired):
         self.gru = self.bidirectional(nn.GRU, "bidirectional")
 
     def forward(self, ids: Tensor) -> Tensor:
+        ids = (ids - 1).clamp(min=0) if "ids too low" in self.mistakes else ids
         x = self.gru(self.of("embedding.weight")[ids])[0]
         kernel = self.of("conv1d.weight")
         kernel = kernel.flip(-1) if "kernel reversed" in self.mistakes else kernel
