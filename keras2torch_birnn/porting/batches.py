@@ -41,7 +41,7 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
     steps = fitting_steps(spec, _STEPS)
     drawn = [draw_inputs(spec, steps=steps, seed=seed, shorten=True) for seed in range(ROWS)]
     if all(one.padding is None for one in facts):
-        return [Batch("", drawn[0])]
+        return [Batch("", tuple(map(_with_ends, drawn[0], facts)))]
     rng = np.random.default_rng(0)
     return [
         Batch(
@@ -59,6 +59,15 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
 def _rows(drawn: Sequence[Array], kind: int) -> Array:
     """Put together the rows of one kind of padding (see ``draw_inputs``)."""
     return np.stack([x[kind % ROWS] for x in drawn])
+
+
+def _with_ends(x: Array, fact: InputFacts) -> Array:
+    """Let the first and the last id be among ids, of which a few are drawn."""
+    if fact.vocabulary is None or fact.among or x.size < 2:
+        return x
+    ids = x.copy()
+    ids.reshape(-1)[[0, -1]] = 0, fact.vocabulary - 1
+    return ids
 
 
 def _pad_inside(x: Array, fact: InputFacts, kind: int, rng: np.random.Generator) -> Array:

@@ -133,7 +133,12 @@ class _Comparison:
             findings.append(random)
         names = tuple(batch.name for batch in drawn if batch.name)
         return PortReport(
-            ok, tuple(findings), tuple(self._tensors()), names, max(errors), tuple(self._notes())
+            ok,
+            tuple(findings),
+            tuple(self._tensors()),
+            names,
+            max(errors),
+            tuple(self._notes(ok=ok)),
         )
 
     def _random(self, batch: Batch, settled: Search) -> PortFinding | None:
@@ -236,7 +241,10 @@ class _Comparison:
                 for name in unit.names.values():
                     yield PortTensor(name, "", "matched to no layer")
 
-    def _notes(self) -> Iterator[str]:
+    def _notes(self, *, ok: bool) -> Iterator[str]:
+        for one in self.evidence if ok else ():
+            for tensor in one.tensors:
+                yield f"no input that was tried shows a difference, but {tensor}"
         if self.port.training and any(
             isinstance(one, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
             for one in self.port.modules()

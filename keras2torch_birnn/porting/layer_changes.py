@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -308,6 +309,28 @@ def _added_up(
     return output * count.reshape(-1, *[1] * (output.ndim - 1)), out_mask
 
 
+def _one_step(maker: Maker) -> Iterator[Change]:
+    own = maker.layer.class_name
+    for words, pick in (("last", last_step), ("first", first_step)):
+        apply = _picked(pick)
+        yield maker.change("other operation", f"takes the {words} step, Keras has {own}", apply)
+
+
+def _masked_softmax(maker: Maker) -> Iterator[Change]:
+    words = "padding is left out of the softmax, Keras does not do that here"
+    yield maker.change("mask rule", words, _without_padding)
+
+
+def _without_padding(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    x = np.asarray(inputs, np.float64)
+    if not isinstance(mask, np.ndarray) or mask.shape != x.shape[:2]:
+        raise ValueError("there is no mask")
+    kept = mask.astype(bool).reshape(*mask.shape, *[1] * (x.ndim - 2))
+    return equation(layer, np.where(kept, x, -1e9), mask, context)
+
+
 def _as_class(name: str) -> Apply:
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
@@ -331,13 +354,28 @@ def _other_class(*names: str) -> Callable[[Maker], Iterator[Change]]:
 
 
 def _order_of_inputs(maker: Maker) -> Iterator[Change]:
-    def turned(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        masks = mask[::-1] if isinstance(mask, tuple | list) else mask
-        return equation(layer, inputs[::-1], masks, context)
+    yield maker.change("order", "its inputs come in the other order", partial(_ordered, None))
+    for count in (3, 4):
+        for order in list(permutations(range(count)))[1:-1]:  # but for the right and the last one
+            shown = ", ".join(str(place + 1) for place in order)
+            words = f"its inputs come in the order {shown}"
+            yield maker.change("order", words, partial(_ordered, order))
 
-    yield maker.change("order", "its inputs come in the other order", turned)
+
+def _ordered(
+    order: tuple[int, ...] | None,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    given = list(leaves(inputs))
+    places = range(len(given))[::-1] if order is None else order
+    if len(places) != len(given):
+        raise ValueError("another number of inputs")
+    masks = [mask[place] for place in places] if isinstance(mask, tuple | list) else mask
+    return equation(layer, [given[place] for place in places], masks, context)
 
 
 def _mask_alone(
@@ -428,6 +466,20 @@ def _channels_first(maker: Maker) -> Iterator[Change]:
             "(transpose or permute before it)"
         )
         yield maker.change("axes", words, reading(partial(_moved_to, axis)))
+    for axes in _OTHER_AXES:
+        shown = ", ".join(map(str, axes))
+        words = f"its input has its axes in the order {shown}: permute it before"
+        yield maker.change("axes", words, reading(partial(_permuted, axes)))
+
+
+# Orders of the axes of images (B, H, W, C), but those that are told in other words.
+_OTHER_AXES = ((0, 2, 1, 3), (0, 2, 3, 1), (0, 3, 2, 1))
+
+
+def _permuted(axes: tuple[int, ...], x: Array) -> Array:
+    if x.ndim != len(axes):
+        raise ValueError("it is no image")
+    return x.transpose(axes)
 
 
 def _moved_to(axis: int, x: Array) -> Array:
@@ -483,8 +535,19 @@ def _general(maker: Maker) -> Iterator[Change]:
     for words, power in _POWERS_OF_WIDTH.items():
         yield maker.change("extra", f"its output is {words}", _scaled_by_width(power))
     yield from _views(maker)
+    words = "its input is added to its output, which Keras does not do"
+    yield maker.change("extra", words, _with_input)
     turned = followed_by(lambda y: y[:, ::-1] if y.ndim > 2 else y)
     yield maker.change("direction", "its steps come in reversed order", turned)
+
+
+def _with_input(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    if np.shape(output) != np.shape(inputs) or isinstance(output, tuple):
+        raise ValueError("another shape")
+    return output + inputs, out_mask
 
 
 def _views(maker: Maker) -> Iterator[Change]:
@@ -563,18 +626,21 @@ _POWERS_OF_WIDTH: Mapping[str, float] = {
 _GLOBAL = ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _GLOBAL_2 = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
 _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
+_REDUCTIONS = ("ops.Sum", "ops.Mean", "ops.Max")
 _CONVOLUTIONS = ("Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv2D")
 
 _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Dense": (_activation, _bias, _square_kernel),
-    "Activation": (_activation,),
+    "Activation": (_activation, _masked_softmax),
     "Embedding": (_ids,),
     "BatchNormalization": (_epsilon, _batch_norm, _scale),
     "LayerNormalization": (_epsilon,),
     "GroupNormalization": (_epsilon,),
     "RMSNormalization": (_epsilon,),
     **dict.fromkeys(_CONVOLUTIONS, (_padding, _activation, _bias)),
-    **dict.fromkeys(_GLOBAL, (_pool_mask, _other_class(*_GLOBAL), _sum_of_steps)),
+    **dict.fromkeys(_GLOBAL, (_pool_mask, _other_class(*_GLOBAL), _sum_of_steps, _one_step)),
+    **dict.fromkeys(_REDUCTIONS, (_other_class(*_REDUCTIONS), _one_step)),
+    **dict.fromkeys(("Softmax", "ops.Activation"), (_masked_softmax,)),
     **{
         f"{one}Pooling{n}D": (_other_class(f"{other}Pooling{n}D"),)
         for n in (1, 2)

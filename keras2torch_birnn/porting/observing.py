@@ -91,6 +91,8 @@ class PortRun:
             if one.values.shape != kept.shape:
                 continue
             there = _only(one.values, valid)
+            if not np.isfinite(there).all():
+                continue
             factor = float(there[place] / kept[place])
             limit = self.tolerance * (1 + float(np.abs(there).max()))
             if not np.isclose(factor, known).any() and np.abs(there - factor * kept).max() <= limit:
@@ -128,7 +130,8 @@ def _only(values: Array, valid: Array | None) -> Array:
     """Set what does not count to zero."""
     if valid is None or values.shape[:2] != valid.shape:
         return values
-    kept: Array = values * valid.reshape(*valid.shape, *[1] * (values.ndim - 2))
+    counts = valid.reshape(*valid.shape, *[1] * (values.ndim - 2))
+    kept: Array = np.where(counts, values, 0)  # what does not count may be infinite
     return kept
 
 

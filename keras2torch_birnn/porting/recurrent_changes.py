@@ -23,6 +23,7 @@ from keras2torch_birnn.porting.changes import (
     to_end,
     weighted,
 )
+from keras2torch_birnn.porting.gate_changes import gate_changes
 from keras2torch_birnn.porting.gates import gate_count, orders, reorder, written
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -96,6 +97,8 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
             "1 is added to the bias of f, which the file's bias already holds",
             weighted(_raise_forget),
         )
+    for kind, words, change in gate_changes(half):
+        yield every(kind, words, weighted(change))
     gates = gate_count(half.class_name)
     yield every(
         "not transposed",

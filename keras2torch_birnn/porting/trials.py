@@ -136,8 +136,8 @@ class Search:
         if self._try_evidence():
             return True
         explained = self._search(given_up)
-        if not explained or self.unexplained:
-            self._doubt_unconfirmed()
+        if (not explained or self.unexplained) and self._doubt_unconfirmed():
+            explained = self._search({one.path for one in self.unexplained})
         return explained
 
     def _try_evidence(self) -> bool:
@@ -231,8 +231,11 @@ class Search:
         """Return the first call whose output the port never computed, nor any that use it."""
         for path in trace.layers:
             used = self.later.get(path, frozenset())
-            if path not in self.right and path not in given_up and not used & self.right:
-                return path
+            if path in self.right or path in given_up or used & self.right:
+                continue
+            if _is_mask(trace.layers[path]):
+                continue  # a port keeps masks in other forms, such as lengths
+            return path
         return None
 
     # ---- trials ----
@@ -256,7 +259,7 @@ class Search:
         for number in range(1 if alone else 3):
             if number:
                 own, before = ([c for c in some if id(c) not in idle] for some in (own, before))
-            stage = _stages(evidence, own, before)[number]
+            stage = _stages(evidence, own, before, self.found)[number]
             enough = _ALL if number == 0 else 2  # of two: this layer and a later one
             best: tuple[int, list[_Tried]] = (0, [])
             for some in stage:
@@ -394,8 +397,11 @@ class Search:
 
     def _explain_end(self, trace: Trace) -> bool:
         """Explain outputs that differ though every layer's own was computed."""
+        unknown = {one.path for one in self.unexplained}
         for ref in leaves(self.spec.graph.outputs):
             path = call_path(ref.layer, ref.call)
+            if path in unknown:  # what follows from any tensor of the port tells nothing
+                continue
             better = self._try_at(path, trace, alone=True)
             if better is not None and self._score(path, better)[0] >= _ALL:
                 self.found += better
@@ -418,27 +424,34 @@ class Search:
             if trace is not None and self.same_outputs(trace):
                 self.found[:] = rest
 
-    def _doubt_unconfirmed(self) -> None:
+    def _doubt_unconfirmed(self) -> bool:
         """Take back what nothing confirms: values that a right port may have had on its way.
 
         A layer without its activation, one step of many: a port computes those in any case. Only if
-        it computed with them what follows, they went on.
+        it computed with them what follows, they went on. What was found behind them is taken back,
+        too. Returns whether one can go on from what the port has there.
         """
-        for path, some in reversed(self.steps):
+        can_go_on = False
+        for number, (path, some) in reversed(list(enumerate(self.steps))):
             if not all(one.kind in _ON_THE_WAY for one in some):
                 continue
             trace = self.compute(self.found)
             if trace is None or path not in trace.layers or self._is_confirmed(path, trace):
                 continue
-            before = [one for one in self.found if one not in some]
+            later = self.later.get(path, frozenset())
+            wrong = [
+                *some,
+                *(c for p, more in self.steps[number + 1 :] if p in later for c in more),
+            ]
+            before = [one for one in self.found if one not in wrong]
             behind = {one.path for one in self.unexplained} & self.later.get(path, frozenset())
             self.found[:] = [
                 one for one in before if one.kind != "unexplained" or one.layer not in behind
             ]
             self.unexplained[:] = [one for one in self.unexplained if one.path not in behind]
             right = self.compute(self.found)
-            if right is not None:
-                self._give_up(path, right)
+            can_go_on = right is not None and self._give_up(path, right)
+        return can_go_on
 
     def _is_confirmed(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed a later layer from this one's changed output."""
@@ -472,7 +485,7 @@ def same(there: Array, right: Array, mask: Array | None, tolerance: float) -> bo
     there = there.reshape(right.shape)
     if mask is not None and right.shape[:2] == mask.shape:
         counts = mask.reshape(*mask.shape, *[1] * (right.ndim - 2))
-        there, right = there * counts, right * counts
+        there, right = np.where(counts, there, 0), np.where(counts, right, 0)
     limit = tolerance * (1 + float(np.abs(right).max(initial=0.0)))
     return bool(np.isfinite(limit)) and bool(np.abs(there - right).max(initial=0.0) <= limit)
 
@@ -496,6 +509,10 @@ def _same_values(one: Array, other: Structure) -> bool:
     return np.array_equal(np.asarray(one), np.asarray(next(iter(leaves(other)))))
 
 
+def _is_mask(output: Structure) -> bool:
+    return all(isinstance(one, np.ndarray) and one.dtype == bool for one in leaves(output))
+
+
 def _first_mask(mask: Structure) -> Array | None:
     found = next(iter(leaves(mask)), None)
     return found.astype(bool) if isinstance(found, np.ndarray) and found.ndim == 2 else None
@@ -506,11 +523,11 @@ def _place(path: str) -> str:
 
 
 def _stages(
-    evidence: list[Change], own: list[Change], before: list[Change]
+    evidence: list[Change], own: list[Change], before: list[Change], found: Sequence[Change]
 ) -> tuple[Iterable[list[Change]], ...]:
     """Return what to try: single changes and what the weights show; then two of them together.
 
-    own: changes at the layer itself; before: at the layers before it.
+    own: changes at the layer itself; before: at the layers before it; found: known already.
     """
     shown = [evidence] if evidence else []
     parts = [[one] for one in evidence] if len(evidence) > 1 else []
@@ -518,9 +535,33 @@ def _stages(
     likely = [one for one in before if one.kind in _LIKELY and one.kind != "activation"]
     return (
         chain(shown, parts, ([one] for one in (*own, *before))),
-        ([*some, one] for some in (*shown, *parts) for one in (*own, *before)),
+        chain(
+            _repeated(own, before, found),
+            ([*some, one] for some in (*shown, *parts) for one in (*own, *before)),
+        ),
         _pairs(few, likely),
     )
+
+
+def _repeated(
+    own: Sequence[Change], before: Sequence[Change], found: Sequence[Change]
+) -> Iterator[list[Change]]:
+    """Yield mistakes made here as before, as a function for several layers makes them.
+
+    One that did not show before, since the port computed the right values on its way, is made in
+    both layers now.
+    """
+    known = {(one.kind, one.words) for one in found}
+    again = [one for one in own if (one.kind, one.words) in known]
+    hidden = {(one.kind, one.words): one for one in reversed(before)}
+    for one in own:
+        if one in again:
+            continue
+        other = hidden.get((one.kind, one.words))
+        if other is not None:
+            yield [other, *again, one]
+        if again:
+            yield [*again, one]
 
 
 def _rate(change: Change) -> tuple[bool, int]:

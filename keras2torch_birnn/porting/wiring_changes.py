@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import count
 
 import numpy as np
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.call_graph import call_path
-from keras2torch_birnn.porting.changes import Apply, Change, left_out
+from keras2torch_birnn.porting.changes import Apply, Change, configured, followed_by, left_out
 from keras2torch_birnn.reference import EQUATIONS, Trace
+from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import (
     Array,
@@ -42,6 +44,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
         return
     yield from _later_order(graph, path, layer, found)
     yield from _exchanged_order(graph, path, layer, found)
+    yield from _later_activation(graph, path, layer)
     refs = [(place, ref) for place, ref in enumerate(found) if isinstance(ref, TensorRef)]
     given = set(leaves(graph.inputs))
     for place, ref in refs:
@@ -95,6 +98,29 @@ def _exchanged_order(
             applied = {
                 (own.layer, layer.class_name): left_out,
                 (call.layer, behind.class_name): _then(layer),
+            }
+            yield Change("order", path, words, applied)
+
+
+def _later_activation(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
+    """Yield the layer's activation as if it came after the layer behind it."""
+    place = call_path(path.partition("#")[0], 0)
+    inner = layer
+    while inner.class_name == "TimeDistributed":
+        inner = inner.parts["layer"]
+    own = inner.config.get("activation", "linear")
+    if own == "linear" or "recurrent_activation" in inner.config or inner.graph is not None:
+        return
+    for call in graph.calls:
+        found = list(leaves(call.args))
+        if len(found) == 1 and call_path(found[0].layer, found[0].call) == path:
+            behind = graph.layer(call.layer)
+            name = own["name"] if isinstance(own, Mapping) else own
+            other = printable(call_path(call.layer, call.index))
+            words = f"its {name} comes after {other}, Keras has it before"
+            applied = {
+                (place, inner.class_name): configured(activation="linear"),
+                (call.layer, behind.class_name): followed_by(partial(activate, own)),
             }
             yield Change("order", path, words, applied)
 

@@ -51,6 +51,7 @@ ONE: tuple[Row, ...] = (
     (Speech, ("gamma and beta 2",), (("batch_normalization_2", "exchanged"),)),
     (Speech, ("no statistics 1",), (("batch_normalization_1", "not loaded|missing"),)),
     (Speech, ("conv relu missing",), (("conv1d", "activation"),)),
+    (Speech, ("conv relu late",), (("conv1d", "order"),)),
     (Speech, ("conv reversed",), (("conv1d", "direction|reversed"),)),
     (Speech, ("conv same",), (("conv1d", "convolution padding"),)),
     (Speech, ("gates zrn",), ((BI1, "gate order"),)),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from test_hand_ports import Row, check, identify
-from whole_ports import Joint, LastStep, Picture, Translation
+from whole_ports import Attending, Joint, LastStep, Picture, Translation
 
 import keras2torch_birnn as k2t
 
@@ -17,6 +17,12 @@ ROWS: tuple[Row, ...] = (
     (Translation, ("scaled",), (("dot", "extra"),)),
     (Translation, ("steps repeated",), (("bidirectional", "masked steps"),)),
     (Picture, ("channels first",), (("reshape", "axes"),)),
+    (Picture, ("height and width exchanged",), (("reshape", "axes"),)),
+    # not known, and no reason to say that a softmax follows
+    (Picture, ("cosine",), (("dense_1", "unexplained"),)),
+    (Attending, ("softmax of words",), (("softmax", "mask rule"),)),
+    (Attending, ("mean",), (("sum", "other operation"),)),
+    (Attending, ("no mask",), (("bidirectional", "mask missing"),)),
     (LastStep, ("h_n",), (("tf.__operators__.getitem", "last state"),)),
 )
 
@@ -27,7 +33,7 @@ def test_a_mistake_between_layers_is_named(row: Row) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", (Joint, Translation, Picture, LastStep), ids=lambda kind: kind.__name__
+    "kind", (Joint, Translation, Attending, Picture, LastStep), ids=lambda kind: kind.__name__
 )
 def test_a_right_port_of_a_whole_model_is_equal(kind: Any) -> None:
     report = k2t.compare(kind.source, kind())

@@ -10,7 +10,7 @@ import torch
 from test_hand_ports import BI, BI1, Row, check, identify
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
-from wired_ports import Comments, Normalized, Residual, Sounds
+from wired_ports import Comments, Connected, Normalized, Residual, Sounds
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.porting.observing import observe
@@ -28,6 +28,14 @@ ROWS: tuple[Row, ...] = (
         ("channels first", "forward half twice"),
         (("reshape", "axes"), (BI, "half taken twice"), (BI1, "half taken twice")),
     ),
+    # the same function serves both layers, and makes the same two mistakes in them
+    (
+        Sounds,
+        ("not turned", "relu between"),
+        ((BI, "direction"), (BI, "extra"), (BI1, "direction"), (BI1, "extra")),
+    ),
+    (Connected, ("second first",), (("concatenate", "order"),)),
+    (Connected, ("last step",), (("global_max_pooling1d", "other operation"),)),
     (Residual, ("padding at the end",), ((BI, "padding side"), (BI1, "padding side"))),
     (Comments, ("ids too low",), (("embedding", "ids"),)),
     (Comments, ("leaky",), (("conv1d", "activation"),)),
@@ -36,6 +44,7 @@ ROWS: tuple[Row, ...] = (
         ("kernel reversed", "sum"),
         (("conv1d", "direction"), ("global_average_pooling1d", "other operation")),
     ),
+    (Normalized, ("input added",), (("batch_normalization", "extra"),)),
     (Normalized, ("variance",), (("batch_normalization", "formula"),)),
     (Normalized, ("kept by dropout",), (("bidirectional", "extra"),)),
     (Normalized, ("layer norm",), (("bidirectional", "extra"),)),
@@ -55,7 +64,7 @@ def test_a_mistake_is_named_and_nothing_else(row: Row) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", (Residual, Sounds, Comments, Normalized), ids=lambda kind: kind.__name__
+    "kind", (Residual, Sounds, Comments, Connected, Normalized), ids=lambda kind: kind.__name__
 )
 def test_a_right_port_is_equal(kind: Any) -> None:
     report = k2t.compare(kind.source, kind())

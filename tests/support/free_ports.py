@@ -40,6 +40,7 @@ class Einsum(nn.Module):
 
     def step(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h, wrong = states[0], self.mistakes
+        h = torch.zeros_like(h) if "h not carried" in wrong else h
         if self.kind == "lstm":
             a = torch.einsum("bf,fg->bg", x, self.kernel)
             a = a + torch.einsum("bh,hg->bg", h, self.recurrent_kernel) + self.bias
@@ -48,7 +49,10 @@ class Einsum(nn.Module):
                 f, g = g, f
             if "forget bias again" in wrong:
                 f = f + 1
-            c = torch.sigmoid(f) * states[1] + torch.sigmoid(i) * torch.tanh(g)
+            if "coupled" in wrong:  # 1 - sigmoid(f) is sigmoid(-f)
+                i = -f
+            old = torch.zeros_like(h) if "c not carried" in wrong else states[1]
+            c = torch.sigmoid(f) * old + torch.sigmoid(i) * torch.tanh(g)
             out = torch.sigmoid(o) * (c if "no tanh of c" in wrong else torch.tanh(c))
             return out, c
         z_x, r_x, n_x = torch.einsum("bf,fg->bg", x, self.kernel).chunk(3, dim=-1)
@@ -63,6 +67,9 @@ class Einsum(nn.Module):
         r = torch.sigmoid(r_x + r_b + h @ r_h + r_c)
         after = (self.kind == "gru") != ("other reset" in wrong)
         inner = r * (h @ n_h + n_c) if after else (r * h) @ n_h + n_c
+        inner = h @ n_h if "no reset gate" in wrong else inner
+        inner = (z * h) @ n_h if "z for r" in wrong else inner
+        inner = inner + n_b if "bias of n twice" in wrong else inner
         n = torch.tanh(n_x + n_b + inner)
         if "1 - z" in wrong:
             z = 1 - z

@@ -314,9 +314,10 @@ class Speech(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         made = self.mistakes
         x = self.conv(self.norm(0, x).transpose(1, 2)).transpose(1, 2)
-        if "conv relu missing" not in made:
+        if not made & {"conv relu missing", "conv relu late"}:
             x = x.relu()
         x = self.norm(1, x)
+        x = x.relu() if "conv relu late" in made else x
         for number, gru in enumerate(self.grus):
             one, other = gru(x)[0].chunk(2, dim=-1)
             x = one + other

@@ -50,10 +50,12 @@ class Flat(nn.Module):
         h, c = start or (zeros, zeros)
         found = {}
         for t in reversed(range(x.shape[1])) if back else range(x.shape[1]):
-            gates = x[:, t] @ w.mT + h @ u.mT + self.of(f"{name}.bias_ih{end}")
+            bias = self.of(f"{name}.bias_ih{end}")
+            gates = x[:, t] @ w.mT + h @ u.mT + bias
             i, f, g, o = gates.chunk(4, -1)
             new = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             kept = mask[:, t, None]
+            h = 0.9 * h if "h fades" in self.mistakes else h
             c = torch.where(kept, new, c)
             h = torch.where(kept, torch.sigmoid(o) * torch.tanh(new), h)
             found[t] = h if "steps repeated" in self.mistakes else h * kept
@@ -98,6 +100,25 @@ class Translation(Flat):
         ).softmax(-1)
 
 
+class Attending(Flat):
+    """A BiLSTM whose steps are added up, weighted by a softmax over all of them."""
+
+    source = FIXTURES / "keras-3.15.1/arch_attention_by_hand.keras"
+
+    def forward(self, ids: Tensor) -> Tensor:
+        wrong, mask = self.mistakes, ids != 0
+        x = self.of("embedding.weight")[ids]
+        read = torch.ones_like(mask) if "no mask" in wrong else mask
+        halves = [self.lstm("bidirectional", x, read, back=back)[0] for back in (False, True)]
+        y = torch.cat(halves, -1)
+        scores = self.dense("dense", y).tanh()
+        if "softmax of words" in wrong:
+            scores = scores.masked_fill(~mask[..., None], -torch.inf)
+        weighted = scores.softmax(1) * y
+        both = weighted.mean(1) if "mean" in wrong else weighted.sum(1)
+        return self.dense("dense_1", both).softmax(-1)
+
+
 class Picture(Flat):
     """Text in a picture: convolutions whose rows become steps, and two BiLSTM."""
 
@@ -108,13 +129,16 @@ class Picture(Flat):
         for name in ("conv2d", "conv2d_1"):
             kernel, bias = self.of(f"{name}.weight"), self.of(f"{name}.bias")
             x = max_pool2d(torch.relu(conv2d(x, kernel, bias, padding=1)), 2)
-        if "channels first" not in self.mistakes:
+        if "height and width exchanged" in self.mistakes:
+            x = x.permute(0, 3, 2, 1)
+        elif "channels first" not in self.mistakes:
             x = x.permute(0, 2, 3, 1)
         x = torch.relu(self.dense("dense", x.reshape(len(x), 5, 15)))
         valid = torch.ones(x.shape[:2], dtype=torch.bool)
         for name in ("bidirectional", "bidirectional_1"):
             halves = [self.lstm(name, x, valid, back=back)[0] for back in (False, True)]
             x = torch.cat(halves, -1)
+        x = x.cos() if "cosine" in self.mistakes else x
         return self.dense("dense_1", x).softmax(-1)
 
 

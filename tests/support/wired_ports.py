@@ -91,7 +91,9 @@ class Sounds(Wired):
         x = x.reshape(len(x), 7, 6)
         for gru in self.grus:
             forward, backward = gru(x)[0].chunk(2, -1)
+            backward = backward.flip(1) if "not turned" in self.mistakes else backward
             x = forward * (forward if "forward half twice" in self.mistakes else backward)
+            x = relu(x) if "relu between" in self.mistakes else x
         return self.dense("time_distributed_1", self.dense("time_distributed", x)).sigmoid()
 
 
@@ -115,6 +117,21 @@ class Comments(Wired):
         return self.dense("dense", torch.cat([mean, x.amax(-1)], -1)).sigmoid()
 
 
+class Connected(Wired):
+    """Two BiLSTM, whose outputs stand beside their input; the largest step of all."""
+
+    source = FIXTURES / "keras-3.15.1/arch_dense_connections.keras"
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.of("embedding.weight")[ids]
+        one = self.bidirectional(nn.LSTM, "bidirectional")(x)[0]
+        two = self.bidirectional(nn.LSTM, "bidirectional_1")(one)[0]
+        parts = [one, x, two] if "second first" in self.mistakes else [x, one, two]
+        joint = torch.cat(parts, -1)
+        pooled = joint[:, -1] if "last step" in self.mistakes else joint.amax(1)
+        return self.dense("dense", pooled).softmax(-1)
+
+
 class Normalized(Wired):
     """A BiLSTM, a normalization and a SimpleRNN's last state."""
 
@@ -124,7 +141,8 @@ class Normalized(Wired):
         y = torch.cat([self.cells(x, back=back) for back in (False, True)], -1)
         y = y * 0.75 if "kept by dropout" in self.mistakes else y
         y = layer_norm(y, (10,)) if "layer norm" in self.mistakes else y
-        y = self.normalized("batch_normalization", y)
+        normed = self.normalized("batch_normalization", y)
+        y = normed + y if "input added" in self.mistakes else normed
         h = y.new_zeros(len(y), 11)
         w, u = self.of("simple_rnn.weight_ih_l0"), self.of("simple_rnn.weight_hh_l0")
         for step in y.roll(1, 1).unbind(1) if "rnn one step late" in self.mistakes else y.unbind(1):

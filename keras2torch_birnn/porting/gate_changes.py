@@ -1,0 +1,123 @@
+"""Known mistakes with single gates of LSTM, GRU and SimpleRNN, as changes of their weights.
+
+Kernels are (inputs, gates * units), biases (gates * units) or, of a GRU that resets after,
+(2, gates * units): the input's and the recurrent one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import permutations
+from typing import TypeAlias
+
+import numpy as np
+
+from keras2torch_birnn.porting.gates import gate_count, torch_letters
+from keras2torch_birnn.spec import Array, LayerSpec
+
+Weights: TypeAlias = Mapping[str, Array]
+# kind, words, what becomes of the weights
+Row: TypeAlias = tuple[str, str, Callable[[Weights], Weights]]
+
+# A gate is 1 or 0 to the last bit, whatever it reads, with this or the opposite as its bias.
+_FAR = 100.0
+_BOUNDED = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
+# Cell and the letter of a gate -> what is said if it is always 1, and if it is always 0
+_FIXED: Mapping[tuple[str, str], tuple[str, str]] = {
+    ("LSTM", "i"): ("the input gate is left out (it is 1)", ""),
+    ("LSTM", "f"): (
+        "the forget gate is left out (it is 1)",
+        "the cell state c is not carried from step to step",
+    ),
+    ("LSTM", "o"): ("the output gate is left out (it is 1)", ""),
+    ("GRU", "z"): ("", "the update gate is left out: h is n"),
+    ("GRU", "r"): (
+        "the reset gate is left out (it is 1)",
+        "n does not read the last state (the reset gate is 0)",
+    ),
+}
+
+
+def gate_changes(layer: LayerSpec) -> Iterator[Row]:
+    """Yield mistakes with a gate, with the biases of one, and with states that are not carried."""
+    count = gate_count(layer.class_name)
+    yield (
+        "state not carried",
+        "h is not carried from step to step",
+        partial(_times, name="recurrent_kernel", gate=slice(None), factor=0),
+    )
+    if layer.weights and np.shape(layer.weights["kernel"]) == np.shape(
+        layer.weights["recurrent_kernel"]
+    ):
+        yield (
+            "exchanged",
+            "the kernel and the recurrent kernel are exchanged",
+            lambda w: {**w, "kernel": w["recurrent_kernel"], "recurrent_kernel": w["kernel"]},
+        )
+    if not layer.config["use_bias"] or count < 2:
+        return
+    units = layer.config["units"]
+    for number in range(count):
+        letter = torch_letters(layer.class_name, (number,))
+        gate = slice(number * units, (number + 1) * units)
+        for factor, words in ((0, "is not added"), (2, "is added twice")):
+            yield (
+                "gate's bias",
+                f"the bias of {letter} {words}",
+                partial(_times, name="bias", gate=gate, factor=factor),
+            )
+        told = _FIXED.get((layer.class_name, letter), ())
+        for bias, words in zip((_FAR, -_FAR), told, strict=False):
+            if words and layer.config["recurrent_activation"] in _BOUNDED:
+                yield "gate left out", words, partial(_fixed, gate=gate, bias=bias)
+    yield from _taken_for_another(layer)
+    if layer.class_name == "GRU" and layer.config["reset_after"]:
+        for rows, words in _ROWS.items():
+            yield "biases", words, partial(_with_rows, rows=rows)
+
+
+def _taken_for_another(layer: LayerSpec) -> Iterator[Row]:
+    """Yield a gate in another one's place, or 1 minus it: 1 - sigmoid(a) is sigmoid(-a)."""
+    units = layer.config["units"]
+    letters = torch_letters(layer.class_name, tuple(range(gate_count(layer.class_name))))
+    gates = [letter for letter in letters if letter in "ifozr"]
+    for one, other in permutations(gates, 2):
+        to, source = (
+            slice(place * units, (place + 1) * units)
+            for place in (letters.index(one), letters.index(other))
+        )
+        for sign, shown in ((1, other), (-1, f"1 - {other}")):
+            words = f"{shown} stands in the place of {one}"
+            yield "other gate", words, partial(_copied, to=to, source=source, sign=sign)
+
+
+def _copied(weights: Weights, *, to: slice, source: slice, sign: int) -> Weights:
+    changed = {name: np.array(array, np.float64) for name, array in weights.items()}
+    for array in changed.values():
+        array[..., to] = sign * array[..., source]
+    return changed
+
+
+_ROWS: Mapping[tuple[int, int], str] = {
+    (0, 0): "the input bias stands for the recurrent bias, too",
+    (1, 1): "the recurrent bias stands for the input bias, too",
+    (1, 0): "the input and the recurrent bias are exchanged",
+}
+
+
+def _times(weights: Weights, *, name: str, gate: slice, factor: float) -> Weights:
+    changed = np.array(weights[name], np.float64)
+    changed[..., gate] *= factor
+    return {**weights, name: changed}
+
+
+def _fixed(weights: Weights, *, gate: slice, bias: float) -> Weights:
+    changed = {name: np.array(array, np.float64) for name, array in weights.items()}
+    for name, array in changed.items():
+        array[..., gate] = bias if name == "bias" else 0
+    return changed
+
+
+def _with_rows(weights: Weights, *, rows: tuple[int, int]) -> Weights:
+    return {**weights, "bias": np.asarray(weights["bias"])[list(rows)]}
