@@ -31,6 +31,7 @@ from keras2torch_birnn.saving.checkpoint_kind import FORMAT
 from keras2torch_birnn.saving.validation import (
     NOT_OURS,
     REMEDY,
+    STATE_DICT_REMEDY,
     check_archive,
     check_spec,
     check_tensors,
@@ -139,6 +140,8 @@ def read_content(path: Path) -> dict[str, Any]:
             content = _from_torch(file)
         else:
             content = _from_safetensors(path)
+    if content and content.get("format") is None and content.get("spec") is None:
+        raise InvalidModelFileError(f"{NOT_OURS} (a state_dict?)", STATE_DICT_REMEDY)
     version = content.get("format")
     if isinstance(version, str) and version != FORMAT and version.startswith("keras2torch_birnn/"):
         raise InvalidModelFileError(

@@ -30,7 +30,7 @@ from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leave
 NOT_OURS = "not a file that k2t wrote, or damaged"
 REMEDY = "make it with `k2t convert`"
 _STATE_DICT = "a state_dict or a module? its data.pkl has the opcode BUILD"
-_STATE_DICT_REMEDY = f"{REMEDY}; `k2t compare` takes a port of your own, and its state_dict"
+STATE_DICT_REMEDY = f"{REMEDY}; `k2t compare` takes a port of your own, and its state_dict"
 
 # torch's name of a storage in ``data.pkl`` -> bytes of one number.
 _STORAGES: Mapping[str, int] = {
@@ -115,7 +115,7 @@ class _Machine:
             for opcode, argument, _ in pickletools.genops(program):
                 step = _STEPS.get(opcode.name)
                 if opcode.name == "BUILD":
-                    raise InvalidModelFileError(f"{NOT_OURS} ({_STATE_DICT})", _STATE_DICT_REMEDY)
+                    raise InvalidModelFileError(f"{NOT_OURS} ({_STATE_DICT})", STATE_DICT_REMEDY)
                 if step is None:
                     raise _refused(f"its data.pkl has the opcode {opcode.name}")
                 step(self, argument)

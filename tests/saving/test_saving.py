@@ -232,6 +232,21 @@ def test_a_foreign_file_is_refused_and_runs_nothing(
     assert not (tmp_path / "canary").exists()
 
 
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_plain_dict_of_tensors_is_sent_to_compare(
+    suffix: str, nested: bool, tmp_path: Path
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    tensors = {"a.weight": torch.ones(2, 3)}
+    if suffix == ".pt":
+        torch.save({"epoch": 3, "state_dict": tensors} if nested else tensors, out)
+    else:
+        safetensors.torch.save_file(tensors, out, metadata={"epoch": "3"} if nested else None)
+    with pytest.raises(InvalidModelFileError, match=r"\(a state_dict\?\).*`k2t compare` takes"):
+        birnn.load(out)
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.99])
 def test_a_truncated_out_is_refused(
