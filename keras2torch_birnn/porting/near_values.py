@@ -23,7 +23,7 @@ from keras2torch_birnn.spec import Array
 _SHARE, _LEAST = 0.6, 4
 _SAME = 1e-6
 # Values of a port's tensor at most: looking for pieces of it takes long.
-_LARGEST = 1 << 22
+_LOOKED_AT = 1 << 22
 
 
 class _Near(NamedTuple):
@@ -39,7 +39,7 @@ def near_changes(tensors: Mapping[str, Array], leaves: Sequence[Leaf]) -> Iterat
 
     tensors: of the port, by name, those that are matched to no layer.
     """
-    known = {name: array for name, array in tensors.items() if array.size <= _LARGEST}
+    known = {name: array for name, array in tensors.items() if array.size <= _LOOKED_AT}
     for leaf in leaves if known else ():
         weights, told = {}, []
         for name, array in leaf.layer.weights.items():
