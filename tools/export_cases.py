@@ -25,9 +25,11 @@ import source_parity
 from parsing_here import parsing_here
 
 from keras2torch_birnn.comparison.tolerance import EXACT, Tolerance
-from keras2torch_birnn.conversion import build, copy_in_float64, move_inputs, run
+from keras2torch_birnn.conversion import GOLDEN_STEPS, build, copy_in_float64, move_inputs, run
 from keras2torch_birnn.exporting.exporter import copy_structure
+from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.source.write_source import write_source
+from keras2torch_birnn.exporting.torch_program import draw_example
 from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
@@ -176,7 +178,8 @@ def make_subject(spec: ModelSpec) -> Subject:
     model = build(spec)
     materialize(model)
     spec = as_stored(spec)
-    return Subject(model, spec, free_steps(spec))
+    example = draw_example(model, spec, GOLDEN_STEPS, seed=1)
+    return Subject(model, spec, settle_sizes(model, free_steps(spec), example)[0])
 
 
 def as_stored(spec: ModelSpec) -> ModelSpec:
@@ -264,16 +267,15 @@ def gradients(case: Case, subject: Subject) -> Iterator[Batch]:
 
 def _draw(subject: Subject) -> Iterator[tuple[str, tuple[Array, ...]]]:
     """Draw inputs of every size: rows are full, padded right and left, gappy and empty."""
-    shapes = [fact.shape for fact in input_facts(subject.spec)]
     yield "own", _draw_own(subject)
-    if any(shape is not None and shape[:1] not in ((None,), ()) for shape in shapes):
+    free = [fact.shape for fact in input_facts(subject.free)]
+    if any(shape is not None and shape[:1] not in ((None,), ()) for shape in free):
         return
     steps = _own_steps(subject)
     five = _draw_five(subject.spec, steps)
     yield "5, T", five
     for row in range(5):
         yield "1, T", _rows_of(five, slice(row, row + 1))
-    free = [fact.shape for fact in input_facts(subject.free)]
     if all(shape is not None and None not in shape[1:] for shape in free):
         return
     for size, rows, length in OTHER_LENGTHS:
@@ -283,7 +285,7 @@ def _draw(subject: Subject) -> Iterator[tuple[str, tuple[Array, ...]]]:
 
 
 def _own_steps(subject: Subject) -> int:
-    shapes = [fact.shape for fact in input_facts(subject.spec)]
+    shapes = [fact.shape for spec in (subject.spec, subject.free) for fact in input_facts(spec)]
     declared = [shape[1] for shape in shapes if shape and len(shape) > 1 and shape[1]]
     return declared[0] if declared else fitting_steps(subject.spec, (11, 7))
 

@@ -302,8 +302,12 @@ def free_steps(model: ModelSpec) -> ModelSpec:
     )
     if not all(_fits(model, freed, steps) for steps in (7, 11)):
         return model
-    graph = _with_shapes(model.graph, [f.shape for f in freed])
-    return replace(model, root=replace(model.root, graph=graph))
+    return declare_shapes(model, [f.shape for f in freed])
+
+
+def declare_shapes(model: ModelSpec, shapes: Sequence[tuple[int | None, ...] | None]) -> ModelSpec:
+    """Return the model with other shapes of its inputs; None keeps one."""
+    return replace(model, root=replace(model.root, graph=_with_shapes(model.graph, shapes)))
 
 
 def _with_shapes(graph: Graph, shapes: Sequence[tuple[int | None, ...] | None]) -> Graph:
