@@ -8,11 +8,11 @@
 
 Needs ``pip install '.[export]' openvino``, and a C++ compiler for the path ``compiled``, which is
 done only where it is asked for (a minute a model). The batches have the sizes (B, T) of the file,
-(5, T), (1, T), (3, T + 4) and (2, 1), as far as the converted model takes them, and rows that are
-full, padded right, padded left, with gaps, and empty. Equal to eager: 1e-5 + 1e-4 |y|; with an
-oracle: 5e-5; gradients, which are computed in float64: 1e-9 + 1e-9 |y|. A record has one JSON
-object a line (``seconds``: of computing, to write the file; ``by``: which code and packages). Of
-the models with one structure (all but weights and names) one is exported.
+(5, T), (1, T), (3, T + 4), (4, T + 5) and (2, 1), as far as the converted model takes them, and
+rows that are full, padded right, padded left, with gaps, and empty. Equal to eager: 1e-5 + 1e-4
+|y|; with an oracle: 5e-5; gradients, which are computed in float64: 1e-9 + 1e-9 |y|. A record has
+one JSON object a line (``seconds``: of computing, to write the file; ``by``: which code and
+packages). Of the models with one structure (all but weights and names) one is exported.
 
 A summary adds records to those kept in ``benchmarks/results/exports.jsonl.xz`` and counts all; what
 is kept is not done again. ``--again`` repeats what other code or other packages found.

@@ -7,7 +7,7 @@ import random
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,11 @@ import source_parity
 from parsing_here import parsing_here
 
 from keras2torch_birnn.comparison.tolerance import EXACT, Tolerance
-from keras2torch_birnn.conversion import build, copy_in_float64, move_inputs, run
+from keras2torch_birnn.conversion import GOLDEN_STEPS, build, copy_in_float64, move_inputs, run
 from keras2torch_birnn.exporting.exporter import copy_structure
+from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.source.write_source import write_source
+from keras2torch_birnn.exporting.torch_program import draw_example
 from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
@@ -44,6 +46,13 @@ from keras2torch_birnn.spec import NO_CUT, Array, Cut, ModelSpec
 
 ORACLE = Tolerance(5e-5, 0.0, 0.0)
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+# Sizes other than the file's: rows, and steps. One length has the parity of T, one has the other:
+# "same" padding of strided layers differs.
+OTHER_LENGTHS: tuple[tuple[str, int, Callable[[int], int]], ...] = (
+    ("3, T + 4", 3, lambda steps: steps + 4),
+    ("4, T + 5", 4, lambda steps: steps + 5),
+    ("2, 1", 2, lambda _: 1),
+)
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,8 @@ def make_subject(spec: ModelSpec) -> Subject:
     model = build(spec)
     materialize(model)
     spec = as_stored(spec)
-    return Subject(model, spec, free_steps(spec))
+    example = draw_example(model, spec, GOLDEN_STEPS, seed=1)
+    return Subject(model, spec, settle_sizes(model, free_steps(spec), example)[0])
 
 
 def as_stored(spec: ModelSpec) -> ModelSpec:
@@ -257,26 +267,25 @@ def gradients(case: Case, subject: Subject) -> Iterator[Batch]:
 
 def _draw(subject: Subject) -> Iterator[tuple[str, tuple[Array, ...]]]:
     """Draw inputs of every size: rows are full, padded right and left, gappy and empty."""
-    shapes = [fact.shape for fact in input_facts(subject.spec)]
     yield "own", _draw_own(subject)
-    if any(shape is not None and shape[:1] not in ((None,), ()) for shape in shapes):
+    free = [fact.shape for fact in input_facts(subject.free)]
+    if any(shape is not None and shape[:1] not in ((None,), ()) for shape in free):
         return
     steps = _own_steps(subject)
-    five = _draw_five(subject, steps)
+    five = _draw_five(subject.spec, steps)
     yield "5, T", five
     for row in range(5):
         yield "1, T", _rows_of(five, slice(row, row + 1))
-    free = [fact.shape for fact in input_facts(subject.free)]
     if all(shape is not None and None not in shape[1:] for shape in free):
         return
-    for size, rows, length in (("3, T + 4", 3, steps + 4), ("2, 1", 2, 1)):
-        drawn = draw_inputs(subject.free, steps=length, seed=length)
+    for size, rows, length in OTHER_LENGTHS:
+        drawn = _draw_five(subject.free, length(steps))
         yield size, _rows_of(drawn, slice(rows))
         yield size, _rows_of(drawn, slice(-rows, None))
 
 
 def _own_steps(subject: Subject) -> int:
-    shapes = [fact.shape for fact in input_facts(subject.spec)]
+    shapes = [fact.shape for spec in (subject.spec, subject.free) for fact in input_facts(spec)]
     declared = [shape[1] for shape in shapes if shape and len(shape) > 1 and shape[1]]
     return declared[0] if declared else fitting_steps(subject.spec, (11, 7))
 
@@ -286,13 +295,11 @@ def _draw_own(subject: Subject) -> tuple[Array, ...]:
     steps = _own_steps(subject)
     drawn = draw_inputs(subject.spec, steps=steps, seed=1)
     given = move_inputs(subject.model, tuple(map(torch.from_numpy, drawn)))
-    return _draw_five(subject, steps) if _outputs(subject.model, given) is None else drawn
+    return _draw_five(subject.spec, steps) if _outputs(subject.model, given) is None else drawn
 
 
-def _draw_five(subject: Subject, steps: int) -> tuple[Array, ...]:
-    pairs = zip(
-        *(draw_inputs(subject.spec, steps=steps, seed=seed) for seed in (1, 2)), strict=True
-    )
+def _draw_five(spec: ModelSpec, steps: int) -> tuple[Array, ...]:
+    pairs = zip(*(draw_inputs(spec, steps=steps, seed=seed) for seed in (1, 2)), strict=True)
     return tuple(np.concatenate((a, b))[:5] if a.ndim else a for a, b in pairs)
 
 

@@ -19,6 +19,7 @@ from keras2torch_birnn.conversion import Golden, checksum, make_golden_by_model,
 from keras2torch_birnn.errors import K2TError, UsageError, in_file
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
+from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.target import EXTRA, Target
 from keras2torch_birnn.reference.sample_inputs import free_steps
 from keras2torch_birnn.rnn.precision_settings import check_float32
@@ -97,13 +98,14 @@ def export(
         spec = model_from_json(json.loads(facts.spec_text))
         spec = free_steps(spec) if any_length else spec
         golden = _choose_golden(model, spec)
+        spec, settled = settle_sizes(model, spec, golden.inputs)
         with os_errors(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
             written = Path(folder, place.name)
             notes = target.write(copy_structure(model), spec, written)
             checked, more = _check(target, written, golden)
             for file, kind in outputs.items():
                 _put_in_place(written.with_name(file.name), file, kind, overwrite=overwrite)
-    return Exported(tuple(outputs), row.name, checked, target.runtime, (*notes, *more))
+    return Exported(tuple(outputs), row.name, checked, target.runtime, (*settled, *notes, *more))
 
 
 def _put_in_place(source: Path, place: Path, kind: FileKind, *, overwrite: bool) -> None:

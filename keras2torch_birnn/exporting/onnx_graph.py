@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -24,6 +21,7 @@ from keras2torch_birnn.exporting.torch_program import (
     draw_example,
     input_shapes,
     open_axes,
+    quiet,
     record_program,
 )
 from keras2torch_birnn.reference.sample_inputs import fitting_steps
@@ -56,7 +54,7 @@ def _export(model: fx.GraphModule, inputs: Inputs, axes: Axes) -> onnx_ir.Model:
     Raises:
         UnsupportedLayerError: it cannot export the model.
     """
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             program = record_program(model, inputs, axes)
             found = torch.onnx.export(
@@ -86,22 +84,6 @@ def _refused(error: BaseException) -> UnsupportedLayerError:
     return UnsupportedLayerError(
         f"torch's exporter does not take this model ({type(cause).__name__}: {reason})"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings and logs: its errors say what matters."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
-    before = [one.level for one in loggers]
-    try:
-        for one in loggers:
-            one.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one, level in zip(loggers, before, strict=True):
-            one.setLevel(level)
 
 
 # ---- names ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from keras2torch_birnn.errors import (
     gather,
     printable,
 )
+from keras2torch_birnn.exporting.settled_sizes import takes
 from keras2torch_birnn.exporting.target import MARK, Session, Target
 from keras2torch_birnn.exporting.torch_program import (
     Axes,
@@ -47,6 +48,7 @@ from keras2torch_birnn.exporting.torch_program import (
     draw_example,
     input_shapes,
     open_axes,
+    quiet,
     record_program,
 )
 from keras2torch_birnn.reference.rounding import differences
@@ -98,12 +100,16 @@ def _write(
     _check_operators(program)
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={MARK: __version__})
-    again = torch.export.load(io.BytesIO(path.read_bytes())).module()
+    with quiet():
+        again = torch.export.load(io.BytesIO(path.read_bytes())).module()
     one, five, seven = (
         draw_example(model, spec, steps, _SEED) for steps in (1, GOLDEN_STEPS - 2, GOLDEN_STEPS)
     )
-    _check_sizes(again, model, (_rows(five, axes, 0, 1), _rows(_twice(seven, axes), axes, 1, 3)))
-    if takes_one_step and any(axis for free in axes for axis in free) and _runs(model, one):
+    single = [_rows(batch, axes, 0, 1) for batch in (five, seven)]
+    taken = [batch for batch in single if takes(model, batch)][:1]
+    taken += [batch for batch in (_rows(_twice(seven, axes), axes, 1, 3),) if takes(model, batch)]
+    _check_sizes(again, model, taken or (_one_row_more(seven, axes),))
+    if takes_one_step and any(axis for free in axes for axis in free) and takes(model, one):
         _check_sizes(again, model, (_rows(one, axes, 0, 2),))
 
 
@@ -199,7 +205,8 @@ def _check_sizes(exported: nn.Module, model: nn.Module, batches: Iterable[Inputs
     exact_model = copy_in_float64(model)
     for batch in batches:
         try:
-            exact = tuple(y.numpy() for y in run(exact_model, batch))
+            with redirect_stderr(io.StringIO()):  # torch prints where in the model it fails
+                exact = tuple(y.numpy() for y in run(exact_model, batch))
         except (IndexError, RuntimeError, ValueError) as error:
             raise UnsupportedLayerError(
                 f"the model itself does not take inputs {_sizes(batch)}, whose sizes its file "
@@ -207,14 +214,6 @@ def _check_sizes(exported: nn.Module, model: nn.Module, batches: Iterable[Inputs
             ) from error
         single = tuple(y.numpy() for y in run(model, batch))
         _compare(exported, batch, exact, differences(single, exact), _limit(model))
-
-
-def _runs(model: nn.Module, inputs: Inputs) -> bool:
-    try:
-        run(model, inputs)
-    except (ArithmeticError, IndexError, RuntimeError, ValueError):
-        return False
-    return True
 
 
 def _sizes(inputs: Inputs) -> str:
@@ -238,6 +237,13 @@ def _twice(inputs: Inputs, axes: Axes) -> Inputs:
             x = torch.cat((x, x), dim=axis) if axis else x
         found.append(x)
     return tuple(found)
+
+
+def _one_row_more(inputs: Inputs, axes: Axes) -> Inputs:
+    """Return the inputs with a row more, for a model that reads rows by index."""
+    if not all(0 in free for free in axes):
+        return inputs
+    return tuple(torch.cat((x, x[:1])) for x in inputs)
 
 
 def _rows(inputs: Inputs, axes: Axes, first: int, end: int) -> Inputs:

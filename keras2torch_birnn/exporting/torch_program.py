@@ -5,9 +5,10 @@ The first step of the targets that begin with such a program.
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -21,6 +22,7 @@ from keras2torch_birnn.spec import ModelSpec, Shape
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input
+_LOGGERS = ("torch.onnx", "torch.export", "torch._export", "onnxscript")
 _OPTION = "backed_size_oblivious"  # of torch 2.9 and newer
 
 
@@ -59,3 +61,19 @@ def record_program(
     with torch.no_grad(), ones, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about nn.LSTM
         return torch.export.export(model, inputs, dynamic_shapes=free, strict=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence torch's warnings and logs of exports: its errors say what matters."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [one.level for one in loggers]
+    try:
+        for one in loggers:
+            one.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for one, level in zip(loggers, before, strict=True):
+            one.setLevel(level)

@@ -156,9 +156,10 @@ def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tenso
     if batch_dims == 0:
         rows = x.index_select(axis, indices.flatten())
         return rows.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
-    return torch.stack(
-        [take(x[i], indices[i], axis - 1, batch_dims - 1) for i in range(x.shape[0])]
-    )
+    taken = gather_nd(x.movedim(axis, batch_dims), indices[..., None], batch_dims)
+    gone, added = axis - batch_dims, indices.dim() - batch_dims  # axes between, and of the indices
+    new = range(batch_dims, batch_dims + added)
+    return taken.movedim(tuple(new), tuple(place + gone for place in new))
 
 
 def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
@@ -201,6 +202,13 @@ def sequence_mask(lengths: Tensor, *given: int, maxlen: int | None) -> Tensor:
     """Set True for the first ``lengths`` of ``maxlen`` steps."""
     longest = given[0] if maxlen is None else maxlen
     return torch.arange(longest, device=lengths.device) < lengths[..., None]
+
+
+def size_tensor(like: Tensor, size: Any, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Make a tensor of a size, or of several, which stays open where the size is."""
+    if isinstance(size, (tuple, list)):
+        return torch.stack([like.new_full((), one, dtype=dtype) for one in size])
+    return like.new_full((), size, dtype=dtype)
 
 
 def join_sizes(xs: Sequence[Any]) -> tuple[int, ...]:

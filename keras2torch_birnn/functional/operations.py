@@ -270,11 +270,16 @@ def dot_product_attention(
     return torch.einsum("bnts,bsnv->btnv", scores.softmax(dim=-1), value)
 
 
+def max_pool1d(x: Tensor, size: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Pool the last axis as one of two: in torch's max_pool1d ``torch.export`` fixes its size."""
+    return functional.max_pool2d(x.unsqueeze(-2), (1, *size), (1, *stride)).squeeze(-2)
+
+
 def max_pool(
     x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
 ) -> Tensor:
     """Take the maximum of every window of (B, steps, C)."""
-    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[x.dim() - 3]
+    pool = (max_pool1d, functional.max_pool2d, functional.max_pool3d)[x.dim() - 3]
     size, step, around = _window(x, pool_size, strides, padding)
     y: Tensor = pool(functional.pad(x.movedim(-1, 1), around, value=-torch.inf), size, step)
     return y.movedim(1, -1)

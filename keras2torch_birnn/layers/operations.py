@@ -258,6 +258,11 @@ _EXTRA: Mapping[str, Mapping[str, Any]] = {
 SEVERAL = frozenset({"ops.Split", "ops.Unstack", "ops.TopK", "ops.Moments"})
 
 
+def _dtype(want: str) -> dict[str, Any]:
+    """Return the keywords of a new tensor beside a float of the model."""
+    return {} if want == "float" else {"dtype": _DTYPES[want]}
+
+
 class Numbers(nn.Module):
     """Constant of the file's graph as a buffer, so that it is on the model's device.
 
@@ -355,15 +360,14 @@ class OperationNodes:
         return self._cast(leaf, has, want)
 
     def _new(self, value: Any, want: str) -> fx.Node:
-        """Make a tensor of a number or of sizes."""
-        dtype: dict[str, Any] = {} if want == "float" else {"dtype": _DTYPES[want]}
-        return self.graph.call_method("new_tensor", (self.like(), value), dtype)
+        """Make a tensor of a number."""
+        return self.graph.call_method("new_tensor", (self.like(), value), _dtype(want))
 
     def _cast(self, node: Any, has: str, want: str) -> Any:
         if has == want:
             return node
         if has == "size":
-            return self._new(node, want)
+            return self.graph.call_function(movement.size_tensor, (self.like(), node), _dtype(want))
         if want == "float":
             return self.graph.call_method("type_as", (node, self.like()))
         return self.graph.call_method("to", (node, _DTYPES[want]))

@@ -9,18 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.functional.movement import same_padding
+from keras2torch_birnn.functional.operations import max_pool1d
 from keras2torch_birnn.layers.convolution import is_padded, pad
 from keras2torch_birnn.layers.registry import NONE, USES, Converter, MaskFlow
 from keras2torch_birnn.spec import LayerSpec
 
-
-def _max_pool1d(x: Tensor, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """Pool the last axis as one of two: ``torch.export`` would fix its size in max_pool1d."""
-    return functional.max_pool2d(x.unsqueeze(-2), (1, *size), (1, *stride)).squeeze(-2)
-
-
 _POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
-    ("max", 1): _max_pool1d,
+    ("max", 1): max_pool1d,
     ("max", 2): functional.max_pool2d,
     ("max", 3): functional.max_pool3d,
     ("average", 1): functional.avg_pool1d,

@@ -247,14 +247,20 @@ def _fitting_rows(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, r
 
 
 def _sizes_of_operations(model: ModelSpec) -> list[int]:
-    """Return the numbers that may be a batch: in options of operations, first axes of constants."""
+    """Return the numbers that may be a batch, or the least one that an index points into.
+
+    They are in options of operations, first axes of constants, and the largest constant indices.
+    """
     found: set[int] = set()
     for layer in model.root.walk():
         if layer.class_name in OPS:
             found.update(_numbers_in(list(layer.config.values())))
+            found.update(index + 1 for index in _numbers_in(layer.config.get("key")))
         for call in layer.graph.calls if layer.graph is not None else ():
-            constants = (a for a in leaves(call.args) if isinstance(a, Constant))
-            found.update(one.shape[0] for one in constants if one.shape)
+            for given in leaves(call.args):
+                values = given.values if isinstance(given, Constant) else (given,)
+                found.update(given.shape[:1] if isinstance(given, Constant) else ())
+                found.add(max(_numbers_in(values), default=0) + 1)
     several = sorted(size for size in found if size > 1)
     return [*several, 1][:MAX_TRIED_BATCHES]  # one row fits most, and shows least
 
@@ -296,8 +302,12 @@ def free_steps(model: ModelSpec) -> ModelSpec:
     )
     if not all(_fits(model, freed, steps) for steps in (7, 11)):
         return model
-    graph = _with_shapes(model.graph, [f.shape for f in freed])
-    return replace(model, root=replace(model.root, graph=graph))
+    return declare_shapes(model, [f.shape for f in freed])
+
+
+def declare_shapes(model: ModelSpec, shapes: Sequence[tuple[int | None, ...] | None]) -> ModelSpec:
+    """Return the model with other shapes of its inputs; None keeps one."""
+    return replace(model, root=replace(model.root, graph=_with_shapes(model.graph, shapes)))
 
 
 def _with_shapes(graph: Graph, shapes: Sequence[tuple[int | None, ...] | None]) -> Graph:

@@ -16,6 +16,7 @@ from keras2torch_birnn.limits import MAX_LAYER_VALUES
 from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
 from keras2torch_birnn.schema.custom_cells import cell_output, is_custom_cell, rnn_output
 from keras2torch_birnn.schema.custom_layers import own_output
+from keras2torch_birnn.schema.operations.indexing import check_indices
 from keras2torch_birnn.spec import (
     Constant,
     Graph,
@@ -46,8 +47,12 @@ def _infer(
     try:
         return _infer_leaf(layer, shape, problems, call_options or {})
     except ShapeError as error:
-        problems.append(WeightMismatchError(f"{layer.class_name}: {error}", place=layer.place))
+        problems.append(_misfit(layer, error))
         return replace(layer, input_shape=shape)
+
+
+def _misfit(layer: LayerSpec, error: ShapeError) -> WeightMismatchError:
+    return WeightMismatchError(f"{layer.class_name}: {error}", place=layer.place)
 
 
 def _infer_leaf(
@@ -154,11 +159,23 @@ def _infer_graph(
             shape = map_structure(shape_of, given)
             map_structure(shape_of, call.kwargs)  # masks and states are there, too
             layers[call.layer] = _infer(layer, shape, problems, call.kwargs)
+            if layers[call.layer].output_shape is not None:
+                _check_indices(layer, call.args, shape, problems)
             if call.index:
                 _check_shared(layer, layers[call.layer], problems)
         shapes[call.layer, call.index] = layers[call.layer].output_shape
     output = map_structure(shape_of, graph.outputs)
     return replace(graph, layers=tuple(layers.values())), output
+
+
+def _check_indices(
+    layer: LayerSpec, args: tuple[Structure, ...], shape: Structure, problems: list[K2TError]
+) -> None:
+    """Refuse constant indices of an operation beyond sizes that are known."""
+    try:
+        check_indices(layer.class_name, layer.config, args, shape)
+    except ShapeError as error:
+        problems.append(_misfit(layer, error))
 
 
 def _check_shared(before: LayerSpec, now: LayerSpec, problems: list[K2TError]) -> None:

@@ -66,6 +66,7 @@ def test_a_model_is_run_at_every_size_with_every_padding(tmp_path: Path) -> None
     assert {shape for size, shape in shapes if size == "5, T"} == {(5, steps)}
     assert [shape for size, shape in shapes if size == "1, T"] == [(1, steps)] * 5
     assert [shape for size, shape in shapes if size == "3, T + 4"] == [(3, steps + 4)] * 2
+    assert [shape for size, shape in shapes if size == "4, T + 5"] == [(4, steps + 5)] * 2
     assert [shape for size, shape in shapes if size == "2, 1"] == [(2, 1)] * 2
     valid = [int((x != 0).sum()) for x in (one.inputs[0] for one in found if one.size == "1, T")]
     assert 0 in valid

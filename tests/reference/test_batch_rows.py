@@ -9,8 +9,10 @@ import torch
 from specs import FIXTURES, fixture
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute, sample_inputs
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, ModelSpec, TensorRef
 
 # Each broadcasts a tensor to five rows.
 FIXED = (
@@ -18,14 +20,27 @@ FIXED = (
     "tf.keras-2.15.0/ops_tf_shapes.keras",
     "keras-3.15.1/ops_shapes.keras",
 )
+# Each gathers what is in its fourth row.
+INDEXED = ("tf-2.2.3/ops_node_more.h5", "tf_keras-2.21.0/ops_tf_more.keras")
 
 
-@pytest.mark.parametrize("name", FIXED)
-def test_rows_are_those_that_an_operation_demands(name: str) -> None:
+@pytest.mark.parametrize(("name", "rows"), [*((n, 5) for n in FIXED), *((n, 4) for n in INDEXED)])
+def test_rows_are_those_that_an_operation_demands(name: str, rows: int) -> None:
     spec = fixture(name).spec
     drawn = draw_inputs(spec, steps=7, seed=0)
-    assert {len(x) for x in drawn} == {5}
+    assert {len(x) for x in drawn} == {rows}
     compute(spec, drawn)  # fails for other rows
+
+
+def test_rows_reach_the_index_of_a_slice() -> None:
+    """``x[4]`` of a batch, where no option is the number of rows."""
+    x = LayerSpec("InputLayer", "x", {"shape": (None, 7, 3), "dtype": "float32"})
+    fifth = LayerSpec("ops.GetItem", "fifth", {"key": (4,)})
+    calls = (Call("x", 0, ()), Call("fifth", 0, (TensorRef("x"),)))
+    graph = Graph((x, fifth), calls, TensorRef("x"), TensorRef("fifth"))
+    root = LayerSpec("Functional", "m", {}, graph=graph)
+    (drawn,) = draw_inputs(ModelSpec(root, generation_of("2.15.0")), steps=7, seed=0)
+    assert drawn.shape == (5, 7, 3)
 
 
 def test_other_models_keep_the_usual_rows() -> None:

@@ -31,13 +31,13 @@ STEPS = 7
 
 
 def batches(spec: ModelSpec, own: Sequence[Array]) -> Iterator[tuple[Array, ...]]:
-    """The file's own batch, then (5, T), (1, T), (3, T + 4), (2, 1), as far as the file has them.
+    """The file's own batch, then (5, T), (1, T), (4, T + 5), (2, 1), as far as the file has them.
 
     Rows are full, right-padded, left-padded, gappy and empty where a mask begins at an input.
     """
     yield tuple(own)
     steps = next((x.shape[1] for x in own if x.ndim > 1), STEPS)
-    for rows, length in ((slice(0, 5), steps), (slice(2, 3), steps), (slice(1, 4), steps + 4)):
+    for rows, length in ((slice(0, 5), steps), (slice(2, 3), steps), (slice(1, 5), steps + 5)):
         yield tuple(x[rows] for x in draw_inputs(spec, steps=length, seed=length))
     yield tuple(x[:2] for x in draw_inputs(spec, steps=1, seed=3))
 

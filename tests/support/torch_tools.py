@@ -55,7 +55,7 @@ def subject(spec: ModelSpec, model: nn.Module, inputs: Tensors) -> Subject:
     masking = [part for part in spec.root.walk() if part.class_name == "Masking"]
     padding = float(masking[0].config["mask_value"]) if masking else 0.0
     found = Subject(model, inputs, timed, bool(steps), padding)
-    if not all(map(_runs, [found] * 2, [(3, found.steps + 4), (2, 1)])):
+    if not all(map(_runs, [found] * 2, [(4, found.steps + 5), (2, 1)])):
         found = Subject(model, inputs, timed, False, padding)
     return found
 
@@ -75,7 +75,7 @@ def batches(one: Subject) -> Iterator[Tensors]:
     yield resized(one, (5, steps))
     yield resized(one, (1, steps))
     if one.open_time:
-        yield resized(one, (3, steps + 4))
+        yield resized(one, (4, steps + 5))
         yield resized(one, (2, 1))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from keras2torch_birnn.schema.operations.shapes import broadcast, first, place
 from keras2torch_birnn.schema.row import Config, ShapeError
-from keras2torch_birnn.spec import Shape, Structure
+from keras2torch_birnn.spec import Constant, Shape, Structure
 
 
 def items(config: Config, given: Structure) -> Shape | None:
@@ -104,3 +106,48 @@ def gathered(config: Config, given: Structure) -> Shape | None:
     rows = broadcast([shape[:batch], indices[:batch]]) or ()
     rest: Shape = shape[batch + indices[-1] :]
     return (*rows, *indices[batch:-1], *rest)
+
+
+# ---- indices that a file holds -------------------------------------------------------------------
+
+# Indices, and the size of the axis that they point into; None if that is free.
+_Pointing: TypeAlias = tuple[Sequence[float], int | None]
+_Rule: TypeAlias = Callable[[Config, Shape, Constant], Iterator[_Pointing]]
+
+
+def check_indices(
+    name: str, config: Config, args: Sequence[Any], given: Sequence[Structure]
+) -> None:
+    """Refuse constant indices that point beyond an axis whose size is known.
+
+    Raises:
+        ShapeError: some do.
+    """
+    if name not in _POINTING or not isinstance(given[0], tuple):
+        return
+    indices = Constant((args[1],), ()) if isinstance(args[1], int) else args[1]
+    if isinstance(indices, Constant):
+        for values, size in _POINTING[name](config, given[0], indices):
+            for index in values:
+                if isinstance(index, int):
+                    _within(index, size)
+
+
+def _along_one(config: Config, shape: Shape, indices: Constant) -> Iterator[_Pointing]:
+    if config["axis"] is not None:
+        yield indices.values, shape[place(config["axis"], len(shape))]
+    elif None not in shape:
+        yield indices.values, math.prod(size or 0 for size in shape)
+
+
+def _along_several(config: Config, shape: Shape, indices: Constant) -> Iterator[_Pointing]:
+    count, first_axis = indices.shape[-1], config["batch_dims"]
+    for number, size in enumerate(shape[first_axis : first_axis + count]):
+        yield indices.values[number::count], size
+
+
+_POINTING: Mapping[str, _Rule] = {
+    "ops.Take": _along_one,
+    "ops.TakeAlongAxis": _along_one,
+    "ops.GatherNd": _along_several,
+}

@@ -1,0 +1,152 @@
+"""Sizes that a file leaves open and its model does not: they are found and declared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from specs import FIXTURES
+from torch import Tensor, fx, nn
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.conversion import GOLDEN_STEPS, origin
+from keras2torch_birnn.exporting import settled_sizes
+from keras2torch_birnn.exporting.settled_sizes import settle_sizes
+from keras2torch_birnn.exporting.torch_program import (
+    draw_example,
+    input_shapes,
+    open_axes,
+    record_program,
+)
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.rnn.engines.exported_loop import SCAN
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, ModelSpec, TensorRef
+
+needs_scan = pytest.mark.skipif(SCAN is None, reason="this torch would fix the sizes")
+
+
+def spec_of_two(steps: int | None = None) -> ModelSpec:
+    """Inputs a and b (B, T, 3)."""
+    inputs = tuple(
+        LayerSpec("InputLayer", name, {"shape": (None, steps, 3), "dtype": "float32"})
+        for name in ("a", "b")
+    )
+    refs = tuple(TensorRef(layer.name) for layer in inputs)
+    calls = tuple(Call(layer.name, 0, ()) for layer in inputs)
+    graph = Graph(inputs, calls, refs, refs[0])
+    return ModelSpec(LayerSpec("Functional", "m", {}, graph=graph), generation_of("2.15.0"))
+
+
+class Made(nn.Module):
+    """A model of a function."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Compute it."""
+        return self.function(a, b)
+
+
+def any_size(a: Tensor, b: Tensor) -> Tensor:
+    return a.sum(1) + b.sum(1)
+
+
+def five_rows(a: Tensor, b: Tensor) -> Tensor:
+    return (a.sum(1) + b.sum(1)).reshape(5, 3)
+
+
+def seven_steps_of_b(a: Tensor, b: Tensor) -> Tensor:
+    return a.sum(1)[:, :1] + b.reshape(-1, 21)
+
+
+def steps_together(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a, b.transpose(1, 2)) + torch.bmm(b, a.transpose(1, 2))
+
+
+def pairs_of_rows(a: Tensor, b: Tensor) -> Tensor:
+    return (a.sum(1) + b.sum(1)).reshape(-1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "rows", "shapes"),
+    [
+        (any_size, 3, [(None, None, 3), (None, None, 3)]),
+        (five_rows, 5, [(5, None, 3), (5, None, 3)]),
+        (seven_steps_of_b, 3, [(None, None, 3), (None, 7, 3)]),
+        (steps_together, 3, [(None, None, 3), (None, None, 3)]),
+        (pairs_of_rows, 4, [(None, None, 3), (None, None, 3)]),
+    ],
+)
+def test_a_size_is_declared_where_the_model_takes_no_other(
+    function: Callable[[Tensor, Tensor], Tensor], rows: int, shapes: Any
+) -> None:
+    example = (torch.rand(rows, 7, 3), torch.rand(rows, 7, 3))
+    spec, notes = settle_sizes(Made(function), spec_of_two(), example)
+    assert [layer.config["shape"] for layer in spec.input_layers()] == shapes
+    assert len(notes) == {five_rows: 1, seven_steps_of_b: 1}.get(function, 0)
+
+
+def test_notes_name_the_input_and_the_size() -> None:
+    example = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
+
+    def both(a: Tensor, b: Tensor) -> Tensor:
+        return seven_steps_of_b(a, b).reshape(5, 21)
+
+    _, notes = settle_sizes(Made(both), spec_of_two(), example)
+    assert notes == (
+        "the batch is fixed at 5: the file leaves it open, but the model does not take 6",
+        "axis 1 of input b is fixed at 7: the file leaves it open, but the model does not take 8",
+    )
+
+
+def test_declared_sizes_and_very_many_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    example = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
+    declared = settle_sizes(Made(five_rows), spec_of_two(7), example)[0]
+    assert [layer.config["shape"] for layer in declared.input_layers()] == [(5, 7, 3)] * 2
+    monkeypatch.setattr(settled_sizes, "MAX_OPEN_SIZES", 1)
+    assert settle_sizes(Made(five_rows), spec_of_two(), example) == (spec_of_two(), ())
+
+
+def test_trying_other_sizes_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """torch prints where a traced model fails, besides raising."""
+    example = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
+    _, notes = settle_sizes(fx.symbolic_trace(Made(five_rows)), spec_of_two(), example)
+    assert notes
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- models --------------------------------------------------------------------------------------
+
+
+@needs_scan
+def test_an_export_fixes_the_rows_that_an_operation_demands(tmp_path: Path) -> None:
+    model: Any = k2t.convert(FIXTURES / "keras-3.15.1" / "ops_shapes.keras")
+    done = k2t.export(model, tmp_path / "model.pt2")
+    assert any(note.startswith("the batch is fixed at 5") for note in done.notes)
+    assert done.checked is not None
+    assert done.checked.ok
+
+
+@needs_scan
+def test_a_model_that_reads_its_fourth_row_is_exported(tmp_path: Path) -> None:
+    """The check on one and two rows was a refusal: the model itself does not take them."""
+    model: Any = k2t.convert(FIXTURES / "tf-2.2.3" / "ops_node_more.h5")
+    done = k2t.export(model, tmp_path / "model.pt2")
+    assert not any("fixed" in note for note in done.notes)
+
+
+@needs_scan
+@pytest.mark.parametrize("case", ["ops_tf_sizes", "ops_tf_pools", "ops_tf_choose"])
+def test_operations_leave_open_sizes_open(case: str) -> None:
+    """Sizes as numbers, a pool of steps, and rows taken within each sample were fixed by torch."""
+    model: Any = k2t.convert(FIXTURES / "tf.keras-2.15.0" / f"{case}.keras")
+    spec = model_from_json(json.loads(origin(model).spec_text))
+    example = draw_example(model, spec, GOLDEN_STEPS, seed=1)
+    record_program(model.eval(), example, open_axes(input_shapes(spec, example)))
