@@ -65,8 +65,8 @@ def test_memory_is_not_used_while_something_refers_to_it(refer: Any, memory: Reu
 def test_idle_memory_is_limited_in_size_and_time(
     memory: ReusedMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reused_memory, "MOST_IDLE", 3 << 20)
-    monkeypatch.setattr(reused_memory, "LONGEST_WAIT", 7)
+    monkeypatch.setattr(reused_memory, "IDLE_BYTES", 3 << 20)
+    monkeypatch.setattr(reused_memory, "IDLE_REQUESTS", 7)
     held = [memory.empty(*SHAPE) for _ in range(5)]
     assert idle_bytes(memory) == 0
     del held

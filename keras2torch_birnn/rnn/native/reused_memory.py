@@ -21,10 +21,10 @@ from keras2torch_birnn.rnn.native.packing import empty_floats
 from keras2torch_birnn.spec import Array
 
 # Bytes. Less is left to the C library, which does not give it back.
-SMALLEST = 1 << 20
+LARGE_BYTES = 1 << 20
 # What waits for its next use: so many bytes at most, and for so many requests.
-MOST_IDLE = 1 << 30
-LONGEST_WAIT = 1000
+IDLE_BYTES = 1 << 30
+IDLE_REQUESTS = 1000
 
 _LINE = 16  # floats in a cache line
 
@@ -55,7 +55,7 @@ class ReusedMemory:
     def empty(self, *shape: int) -> Tensor:
         """Return uninitialized float32 on the CPU. Its storage may not be resized."""
         count = math.prod(shape)
-        if 4 * count < SMALLEST:
+        if 4 * count < LARGE_BYTES:
             return empty_floats(*shape)
         room = self._take(_rounded(count) + _LINE)
         start = -(room.__array_interface__["data"][0] // 4) % _LINE
@@ -72,7 +72,7 @@ class ReusedMemory:
         return np.empty(size, np.float32) if found is None else found
 
     def _find(self, size: int) -> Array | None:
-        while self._idle and self._requests - self._idle[0].since > LONGEST_WAIT:
+        while self._idle and self._requests - self._idle[0].since > IDLE_REQUESTS:
             del self._idle[0]
         # The last that was freed is the likeliest to be in a cache.
         for place in reversed(range(len(self._idle))):
@@ -91,7 +91,7 @@ class ReusedMemory:
             try:
                 while self._freed:
                     self._idle.append(_Idle(self._freed.popleft(), self._requests))
-                while sum(one.room.nbytes for one in self._idle) > MOST_IDLE:
+                while sum(one.room.nbytes for one in self._idle) > IDLE_BYTES:
                     del self._idle[0]
             finally:
                 self._lock.release()
