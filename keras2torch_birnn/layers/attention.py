@@ -206,7 +206,8 @@ class MultiHeadAttention(nn.Module):
         q = _heads(self.query(query), plan.heads)
         k = _heads(self.key(value if key is None else key), plan.groups)
         v = _heads(self.value(value), plan.groups)
-        k, v = (x.repeat_interleave(plan.heads // plan.groups, dim=1) for x in (k, v))
+        if plan.groups < plan.heads:
+            k, v = (x.repeat_interleave(plan.heads // plan.groups, dim=1) for x in (k, v))
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
         places = self._places(scores, causal=use_causal_mask)
         allowed = _together(*_of_inputs(mask), places, _per_head(attention_mask))

@@ -1,6 +1,7 @@
-"""Chains of recurrent layers in a model's graph, which ``forward`` calls at once.
+"""The code of a model's ``forward``: chains of recurrent layers are called at once.
 
-The graph itself has every layer: whoever reads, exports or compiles it finds nothing else.
+It leaves out what no output needs, such as masks that only a loss asks for. The graph itself has
+every layer and every mask: whoever reads, exports or compiles it finds nothing else.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ _BETWEEN = (
 
 
 class ModelGraph(fx.GraphModule):
-    """A converted model: a ``GraphModule`` that calls consecutive recurrent layers at once.
+    """A converted model: a ``GraphModule`` that computes only what its outputs need.
 
-    Only without gradients and in evaluation mode; all numbers stay the same.
+    Without gradients and in evaluation mode it calls consecutive recurrent layers at once. All
+    numbers stay the same.
     """
 
     _chains: tuple[Chain, ...] = ()
@@ -45,11 +47,16 @@ class ModelGraph(fx.GraphModule):
     def recompile(self) -> Any:
         """Make the code of ``forward`` from the graph."""
         made = super().recompile()
-        found = list(_find_chains(self))
+        graph = _needed(self.graph)
+        found = list(_find_chains(self, graph))
         self._chains = tuple(Chain(list(map(_link, repeat(self), nodes))) for nodes in found)
+        kind: Any = type(self)
+        if len(graph.nodes) < len(self.graph.nodes):
+            kind.forward = _compile(self, graph)
         if found:
-            kind: Any = type(self)
-            kind.forward = _choose(kind.forward, _make_forward(self, found))
+            plain = kind.forward
+            _call_at_once(graph, found)
+            kind.forward = _choose(plain, _compile(self, graph))
         return made
 
     def _call_chain(self, index: int, x: Any, mask: Any = None) -> Any:
@@ -69,10 +76,20 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
     return forward
 
 
-def _find_chains(module: fx.GraphModule) -> Iterator[list[fx.Node]]:
+def _needed(graph: fx.Graph) -> fx.Graph:
+    """Copy a graph without computations that nothing reads; every module is called."""
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    for node in reversed(list(copy.nodes)):
+        if not node.users and node.op in ("call_function", "call_method", "get_attr"):
+            copy.erase_node(node)
+    return copy
+
+
+def _find_chains(module: fx.GraphModule, graph: fx.Graph) -> Iterator[list[fx.Node]]:
     """Yield the nodes of each chain: calls of modules, each of which is the next one's input."""
     taken: set[fx.Node] = set()
-    for node in module.graph.nodes:
+    for node in graph.nodes:
         if node in taken or not _calls_recurrent(module, node):
             continue
         chain, end = [node], 1
@@ -120,21 +137,20 @@ def _link(module: fx.GraphModule, node: fx.Node) -> Link:
     return Link(tuple(target.split(".")), type(module.get_submodule(target)) not in _BETWEEN)
 
 
-def _make_forward(
-    module: fx.GraphModule, chains: Sequence[Sequence[fx.Node]]
-) -> Callable[..., Any]:
-    """Return the code of a model's graph in which each chain is one call."""
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(module.graph, copies))
+def _call_at_once(graph: fx.Graph, chains: Sequence[Sequence[fx.Node]]) -> None:
+    """Replace the calls of each chain by one."""
     for index, nodes in enumerate(chains):
-        first, last = copies[nodes[0]], copies[nodes[-1]]
+        first, last = nodes[0], nodes[-1]
         with graph.inserting_before(last):
             method = graph.create_node("get_attr", "_call_chain")
             args = (method, index, first.args[0])
             called = graph.call_method("__call__", args, dict(first.kwargs))
         last.replace_all_uses_with(called)
         for node in reversed(nodes):
-            graph.erase_node(copies[node])
+            graph.erase_node(node)
+
+
+def _compile(module: fx.GraphModule, graph: fx.Graph) -> Callable[..., Any]:
+    """Return the code of a graph whose modules are those of a model."""
     compiled: Any = type(fx.GraphModule(module, graph))
     return cast(Callable[..., Any], compiled.forward)

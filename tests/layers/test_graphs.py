@@ -12,6 +12,7 @@ import pytest
 import torch
 from specs import ENTRIES, fixture, values, with_options
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather
@@ -291,6 +292,31 @@ def test_a_shared_layer_is_one_module() -> None:
     names = [name for name, _ in model.named_children()]
     assert sum("bidirectional" in name for name in names) == 1
     assert sum("embedding" in name for name in names) == 1
+
+
+class Operations(TorchDispatchMode):
+    """Note which operations are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found.add(func.__name__.partition(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_forward_computes_no_mask_that_no_output_needs(grad: bool) -> None:
+    case = fixture("keras-3.15.1/arch_seq2seq_attention.weights.h5")
+    model = build(case.spec).eval()
+    assert {torch.any, torch.logical_or} <= {node.target for node in model.graph.nodes}
+    inputs = tuple(map(torch.from_numpy, case.inputs[0]))
+    with torch.set_grad_enabled(grad), Operations() as computed:
+        out = model(*inputs)
+    assert {"ne", "where"} & computed.found  # the masks that layers read
+    assert "logical_or" not in computed.found
+    np.testing.assert_allclose(flat(out)[0].detach(), case.outputs[0][0], atol=1e-5)
 
 
 def test_the_parts_of_heads_have_keras_names() -> None:

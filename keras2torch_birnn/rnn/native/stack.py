@@ -32,6 +32,7 @@ from keras2torch_birnn.rnn.native.op import (
     use_torch_threads,
 )
 from keras2torch_birnn.rnn.native.packing import Packed, cached_pack, weight_sizes
+from keras2torch_birnn.rnn.native.reused_memory import empty_reused
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 
@@ -128,7 +129,7 @@ class PreparedStack:
         batch, time, _ = x.shape
         directions, merged = self.directions[-1], merge and MERGE_MODES[merge].native_code
         width = self.units[-1] * (1 if merged else directions)
-        out = x.new_empty((batch, time, width)) if sequences else None
+        out = empty_reused(batch, time, width) if sequences else None
         states, alive = self._states(initial, final)  # alive: until the kernel has run
         self._execute(layers, x, lengths, merge, states, 0 if out is None else out.data_ptr())
         del alive
