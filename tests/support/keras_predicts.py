@@ -31,7 +31,9 @@ def load(package, case):
         )
     models, config = importlib.import_module(package + ".models"), case / "config.json"
     if not config.exists():
-        return models.load_model(str(path), compile=False)
+        version = getattr(importlib.import_module(package), "__version__", "")
+        options = {} if version.startswith("1.") else {"compile": False}  # Keras 1 always compiles
+        return models.load_model(str(path), **options)
     model = models.model_from_json(config.read_text())
     if path.is_dir():
         restore(model, str(max(path.glob("*.index")))[: -len(".index")])
