@@ -2,8 +2,8 @@
 
     python keras_predicts.py PACKAGE FOLDER [FLOATS]
 
-PACKAGE: keras, tf_keras or tf.keras; tensorflowjs for models of TensorFlow.js. FLOATS: float64 for
-models that compute in it. FOLDER: with a folder for each case, in which ``model.*`` or ``model`` is
+PACKAGE: keras, tf_keras or tf.keras; for models of TensorFlow.js tensorflowjs, or node, which runs
+TensorFlow.js itself from NODE_PATH. FLOATS: float64 for models that compute in it. FOLDER: with a folder for each case, in which ``model.*`` or ``model`` is
 the model, ``case.npz`` its inputs (in_0, ...) and outputs (out_0, ...), and ``config.json`` its
 architecture if the model is a file of weights or a folder with a checkpoint. Older Pythons run it.
 """
@@ -11,6 +11,7 @@ architecture if the model is a file of weights or a folder with a checkpoint. Ol
 import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,6 +20,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import numpy as np
 
+IN_TFJS = ("tensorflowjs", "node")
 ERRORS = {"float32": (1e-5, 1e-4), "float64": (1e-12, 1e-12)}
 
 
@@ -67,17 +69,28 @@ def call(model, inputs):
     return [np.asarray(y) for y in (found if isinstance(found, (list, tuple)) else [found])]
 
 
+def call_in_javascript(case, inputs):
+    """Compute the outputs of a model in TensorFlow.js."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fixtures"))
+    import generate_tfjs
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return generate_tfjs.outputs_in_javascript(str(case / "model"), [inputs], scratch)
+
+
 def predict(package, case, floats):
     """Load the model of a case and predict; return the worst error in units of the tolerance."""
-    if package != "tensorflowjs":
+    if package not in IN_TFJS:
         importlib.import_module(package + ".backend").clear_session()
-    model = load(package, case)
     data = np.load(str(case / "case.npz"))
     names = (f"{kind}_{at}" for kind in ("in", "out") for at in range(len(data.files)))
     arrays = {name: data[name] for name in names if name in data.files}
     inputs = [value for name, value in arrays.items() if name.startswith("in")]
     wanted = [value for name, value in arrays.items() if name.startswith("out")]
-    got = call(model, inputs)
+    if package == "node":
+        got = call_in_javascript(case, inputs)
+    else:
+        got = call(load(package, case), inputs)
     shapes = [[y.shape for y in one] for one in (got, wanted)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"outputs {shapes[0]}, wanted {shapes[1]}")
@@ -97,7 +110,7 @@ def main():
     """Print a line for each case: its name, and the error or what went wrong."""
     given, folder, floats = [*sys.argv[1:], "float32"][:3]
     package = {"tf.keras": "tensorflow.keras"}.get(given, given)
-    if package != "tensorflowjs":
+    if package not in IN_TFJS:
         importlib.import_module(package + ".backend").set_floatx(floats)
     for case in sorted(Path(folder).iterdir()):
         try:
