@@ -22,6 +22,11 @@ _NO_PRODUCT = (
     "the file does not hold the product of Nadam's momenta: it begins at 1 again, as in Keras "
     "after load_model; a training that was never interrupted goes on otherwise"
 )
+_UNCOUNTED = (
+    "the file does not hold the number of steps, which the decay of the learning rate needs: they "
+    "begin at 0 again, as in Keras 2.2 after load_model; a training that was never interrupted "
+    "goes on otherwise"
+)
 _EAGER_PRODUCT = (
     "Nadam is trained as by eager steps of this Keras (run_eagerly=True); inside a graph, as fit "
     "runs by default, it multiplies the product of its momenta once for each weight, so its first "
@@ -30,6 +35,10 @@ _EAGER_PRODUCT = (
 _DECAY = (
     "all trained weights decay, as in Keras after load_model: no file says which of them were "
     "excluded by exclude_from_weight_decay"
+)
+_UNCONSTRAINED = (
+    "the experimental optimizers of tf.keras 2.10 apply no constraints, so state.constrain_() does "
+    "nothing; k2t.constrain_(state.model) applies them"
 )
 _SCALED = (
     "Keras computes this model in float16 and scales its loss (LossScaleOptimizer); here it is "
@@ -51,13 +60,23 @@ def needs_rows(optimizer: KerasOptimizer) -> bool:
     return clips and family == "tf.keras"
 
 
-def describe_differences(optimizer: KerasOptimizer, *, embeddings: bool) -> tuple[str, ...]:
-    """Return notes about what may be trained otherwise than by this Keras."""
+def describe_differences(
+    optimizer: KerasOptimizer, *, embeddings: bool, unconstrained: bool
+) -> tuple[str, ...]:
+    """Return notes about what may be trained otherwise than by this Keras.
+
+    unconstrained: the model has constraints, which this optimizer of Keras does not apply.
+    """
     family = optimizer.settings.family
     of_backend = embeddings and family == "keras3" and needs_rows(optimizer)
     of_graph = isinstance(optimizer.rule, Nadam) and family == "tf.keras"
     decays = optimizer.settings.weight_decay != 0
-    found = ((_ROWS, of_backend), (_EAGER_PRODUCT, of_graph), (_DECAY, decays))
+    found = (
+        (_ROWS, of_backend),
+        (_EAGER_PRODUCT, of_graph),
+        (_DECAY, decays),
+        (_UNCONSTRAINED, unconstrained),
+    )
     return tuple(note for note, applies in found if applies)
 
 
@@ -72,6 +91,7 @@ def describe_state(
     no_product = isinstance(optimizer.rule, Nadam) and not stored.shared
     found = (
         (_NO_PRODUCT, no_product and optimizer.iterations),
+        (_UNCOUNTED, stored.iterations is None and optimizer.settings.decay != 0),
         (_TRACKED, tracked),
         (_SCALED, is_scaled(container)),
     )

@@ -3,9 +3,10 @@
     python keras_predicts.py PACKAGE FOLDER [FLOATS]
 
 PACKAGE: keras, tf_keras or tf.keras; for models of TensorFlow.js tensorflowjs, or node, which runs
-TensorFlow.js itself from NODE_PATH. FLOATS: float64 for models that compute in it. FOLDER: with a folder for each case, in which ``model.*`` or ``model`` is
-the model, ``case.npz`` its inputs (in_0, ...) and outputs (out_0, ...), and ``config.json`` its
-architecture if the model is a file of weights or a folder with a checkpoint. Older Pythons run it.
+TensorFlow.js itself from NODE_PATH. FLOATS: float64 for models that compute in it. FOLDER: with a
+folder for each case, in which ``model.*`` or ``model`` is the model, ``case.npz`` its inputs (in_0,
+...) and outputs (out_0, ...), and ``config.json`` its architecture if the model is a file of
+weights or a folder with a checkpoint. Older Pythons run it.
 """
 
 import importlib

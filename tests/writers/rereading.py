@@ -3,11 +3,12 @@
     python rereading.py PYTHON PACKAGE LABEL [PATTERN [EVERY]]
 
 PYTHON has the Keras of LABEL (``keras-2.2.4``, ``tf.keras-2.15.0``), which is imported as PACKAGE;
-for models of TensorFlow.js LABEL is ``tensorflowjs-4.22.0`` and PACKAGE ``tensorflowjs``, or LABEL is
-``tfjs-4.22.0`` and PACKAGE ``node``, with that TensorFlow.js in NODE_PATH. Each fixture of LABEL that its Keras can read (of those that match PATTERN every 7th, if EVERY is 7) is
-converted, all its weights are changed, and they are written back; what torch computes with them is
-compared with what that Keras computes. Run it in the repository, with ``tests/support`` in
-PYTHONPATH. Ends with 1 if anything is wrong.
+for models of TensorFlow.js LABEL is ``tensorflowjs-4.22.0`` and PACKAGE ``tensorflowjs``; or LABEL
+is ``tfjs-4.22.0`` and PACKAGE ``node``, which has that TensorFlow.js in NODE_PATH. Each fixture of
+LABEL that its Keras can read (of those that match PATTERN every 7th, if EVERY is 7) is converted,
+all its weights are changed, and they are written back; what torch computes with them is compared
+with what that Keras computes. Run it in the repository, with ``tests/support`` in PYTHONPATH. Ends
+with 1 if anything is wrong.
 """
 
 from __future__ import annotations
