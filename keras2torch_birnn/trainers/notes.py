@@ -18,6 +18,10 @@ _ROWS = (
     "an Embedding is trained as by Keras on TensorFlow, which squares, compares and clips the "
     "gradients of repeated ids one by one; Keras on torch or jax adds them up before"
 )
+_CLIPPED_ROWS = (
+    "an Embedding is trained as by Keras on TensorFlow 1.14 or later, where clipvalue clips the "
+    "gradients of repeated ids one by one; others add them up before"
+)
 _NO_PRODUCT = (
     "the file does not hold the product of Nadam's momenta: it begins at 1 again, as in Keras "
     "after load_model; a training that was never interrupted goes on otherwise"
@@ -57,7 +61,9 @@ def needs_rows(optimizer: KerasOptimizer) -> bool:
         return clips or not isinstance(optimizer.rule, SGD)
     if family == "legacy":
         return clips or bool(optimizer.rule.left_alone())
-    return clips and family == "tf.keras"
+    if family == "keras2":
+        return any(kind == "by value" for kind, _ in optimizer.settings.clips)
+    return clips
 
 
 def describe_differences(
@@ -73,6 +79,7 @@ def describe_differences(
     decays = optimizer.settings.weight_decay != 0
     found = (
         (_ROWS, of_backend),
+        (_CLIPPED_ROWS, embeddings and family == "keras2"),
         (_EAGER_PRODUCT, of_graph),
         (_DECAY, decays),
         (_UNCONSTRAINED, unconstrained),
