@@ -60,14 +60,25 @@ def restore(model, prefix):
 def call(model, inputs):
     """Compute the outputs of a model."""
     given = inputs[0] if len(inputs) == 1 else inputs
+    wanted = getattr(model, "_inputs_struct", None)  # of Keras 3
+    if isinstance(wanted, dict):
+        given = dict(zip(wanted, inputs))  # noqa: B905 (older Pythons run it)
     import tensorflow as tf
 
     if tf.__version__.startswith("1."):
         found = model.predict(given, batch_size=len(inputs[0]))
     else:
         found = model(given)
-    found = list(found.values()) if isinstance(found, dict) else found
-    return [np.asarray(y) for y in (found if isinstance(found, (list, tuple)) else [found])]
+    return [np.asarray(y) for y in flat(found)]
+
+
+def flat(found):
+    """List the tensors of nested outputs."""
+    if isinstance(found, dict):
+        found = list(found.values())
+    if not isinstance(found, (list, tuple)):
+        return [found]
+    return [y for one in found for y in flat(one)]
 
 
 def call_in_javascript(case, inputs):

@@ -148,7 +148,8 @@ def check(python: str, package: str, cases: Sequence[Case], floats: str) -> Coun
 
 def main() -> int:
     """Print how often what happened."""
-    python, package, label, pattern, step = [*sys.argv[1:], "", "1"][:5]
+    python, package, label, *options = sys.argv[1:]
+    pattern, step = [*options, *("", "1")[len(options) :]]
     total: Counter[str] = Counter()
     every = list(cases_of(label, pattern))[:: int(step)]
     for floats in keras_predicts.ERRORS:
