@@ -62,7 +62,7 @@ def call(model, inputs):
     given = inputs[0] if len(inputs) == 1 else inputs
     wanted = getattr(model, "_inputs_struct", None)  # of Keras 3
     if isinstance(wanted, dict):
-        given = dict(zip(wanted, inputs))  # noqa: B905 (older Pythons run it)
+        given = dict(zip(sorted(wanted), inputs))  # noqa: B905 (older Pythons run it)
     import tensorflow as tf
 
     if tf.__version__.startswith("1."):
@@ -75,7 +75,7 @@ def call(model, inputs):
 def flat(found):
     """List the tensors of nested outputs."""
     if isinstance(found, dict):
-        found = list(found.values())
+        found = [found[name] for name in sorted(found)]
     if not isinstance(found, (list, tuple)):
         return [found]
     return [y for one in found for y in flat(one)]
