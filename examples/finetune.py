@@ -98,8 +98,10 @@ def train(options: argparse.Namespace, device: torch.device, rank: int, processe
         for x, y in loader:
             optimizer.zero_grad()
             loss = LOSSES[options.loss](wrapped(x.to(device)), y.to(device))
+            loss = loss + k2t.penalty(model)  # what the Keras layers have besides, if anything
             loss.backward()
             optimizer.step()
+            k2t.constrain_(model)
             total += loss.item()
         if rank == 0:
             print(f"epoch {epoch + 1}: loss {total / len(loader):.6f}", flush=True)

@@ -36,7 +36,7 @@ from keras2torch_birnn.trainers.notes import (
     needs_rows,
 )
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
-from keras2torch_birnn.trainers.penalties import constrain_, penalty
+from keras2torch_birnn.trainers.penalties import constrain_, has_constraints, penalty
 from keras2torch_birnn.trainers.rules import parse_rule
 from keras2torch_birnn.trainers.settings import parse_settings
 from keras2torch_birnn.trainers.stored import StoredState, find_state, read_compiled
@@ -88,8 +88,12 @@ class Training:
         return penalty(self.model)
 
     def constrain_(self) -> None:
-        """Apply all constraints, after a step of the optimizer: see ``k2t.constrain_``."""
-        constrain_(self.model)
+        """Apply all constraints, after a step of the optimizer: see ``k2t.constrain_``.
+
+        It does nothing where that Keras applies none: ``optimizers.experimental`` of 2.10.
+        """
+        if self.compiled.optimizer.applies_constraints:
+            constrain_(self.model)
 
 
 def training(
@@ -124,7 +128,10 @@ def training(
         optimizer = make_optimizer(compiled, variables)
         tables = record_rows(model) if needs_rows(optimizer) else []
         optimizer.record(tables)
-        notes = describe_differences(optimizer, embeddings=bool(tables))
+        unconstrained = has_constraints(model) and not compiled.optimizer.applies_constraints
+        notes = describe_differences(
+            optimizer, embeddings=bool(tables), unconstrained=unconstrained
+        )
         if state == "file":
             stored = _read(container, optimizer, located, variables)
             notes += describe_state(optimizer, stored, container)

@@ -1,7 +1,7 @@
 """Gradients clipped as Keras does it: by variable, by all of them together, by value.
 
 The rows of an Embedding's gradient are clipped before they are added up, and their norm is that of
-all rows, as TensorFlow has it.
+all rows, as TensorFlow has it; but in Keras 2 that of their sums.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def _by_all_as_keras3(grads: Gradients, limit: float) -> Gradients:
 
 
 def _by_all_as_keras2(grads: Gradients, limit: float) -> Gradients:
-    norm = _together(grads.norms())
+    """Divide by the norm of the sums of rows, which stay rows."""
+    norm = _together(torch._foreach_norm(grads.dense))
     factor = torch.where(norm >= limit, limit / norm, 1.0)
     return grads.times([factor] * len(grads.dense))
 

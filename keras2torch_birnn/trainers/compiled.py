@@ -38,6 +38,19 @@ class OptimizerConfig:
     family: Family
     version: str = ""
 
+    @property
+    def applies_constraints(self) -> bool:
+        """Whether a step of this optimizer ends with the constraints of the layers."""
+        return not is_experimental(self.family, self.version)
+
+
+def is_experimental(family: Family, version: str) -> bool:
+    """Tell whether an optimizer is of ``optimizers.experimental`` in tf.keras 2.10.
+
+    They became the default in 2.11, with other rules for some; in 2.9 still others are refused.
+    """
+    return family == "tf.keras" and version.startswith("2.10.")
+
 
 @dataclass(frozen=True)
 class CompiledTraining:
@@ -112,4 +125,10 @@ def _find_family(config: Mapping[str, Json], generation: Generation) -> Family:
     if generation.name != "tf.keras":
         return "keras2"
     newer = config.get("is_legacy_optimizer") is False or "jit_compile" in config
+    if newer and generation.version.startswith("2.9."):
+        raise UnsupportedOptionError(
+            "an optimizer of optimizers.experimental in tf.keras 2.9, which had rules of its own",
+            "make it in torch, with k2t.convert for the model",
+            place="optimizer",
+        )
     return "tf.keras" if newer else "legacy"

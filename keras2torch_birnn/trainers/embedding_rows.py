@@ -1,8 +1,9 @@
 """Gradients of an Embedding as TensorFlow has them: a row for each id that was looked up.
 
 Keras 3 on TensorFlow squares, compares and clips these rows before repeated ids are added up;
-tf.keras clips them so. Some rules of OptimizerV2 update only the rows of ids that were looked up,
-even where their gradient is zero. torch adds the rows up at once, so they are recorded here.
+tf.keras clips them so, and Keras 2 by value. Some rules of OptimizerV2 update only the rows of ids
+that were looked up, even where their gradient is zero. torch adds the rows up at once, so they are
+recorded here.
 
 They count only as long as their sum is the gradient: a penalty of the table, another use of it,
 or a change of the gradient makes it dense in Keras, too, or in torch alone (a common norm that the

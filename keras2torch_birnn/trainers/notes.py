@@ -18,9 +18,18 @@ _ROWS = (
     "an Embedding is trained as by Keras on TensorFlow, which squares, compares and clips the "
     "gradients of repeated ids one by one; Keras on torch or jax adds them up before"
 )
+_CLIPPED_ROWS = (
+    "an Embedding is trained as by Keras on TensorFlow 1.14 or later, where clipvalue clips the "
+    "gradients of repeated ids one by one; others add them up before"
+)
 _NO_PRODUCT = (
     "the file does not hold the product of Nadam's momenta: it begins at 1 again, as in Keras "
     "after load_model; a training that was never interrupted goes on otherwise"
+)
+_UNCOUNTED = (
+    "the file does not hold the number of steps, which the decay of the learning rate needs: they "
+    "begin at 0 again, as in Keras 2.2 after load_model; a training that was never interrupted "
+    "goes on otherwise"
 )
 _EAGER_PRODUCT = (
     "Nadam is trained as by eager steps of this Keras (run_eagerly=True); inside a graph, as fit "
@@ -30,6 +39,10 @@ _EAGER_PRODUCT = (
 _DECAY = (
     "all trained weights decay, as in Keras after load_model: no file says which of them were "
     "excluded by exclude_from_weight_decay"
+)
+_UNCONSTRAINED = (
+    "the experimental optimizers of tf.keras 2.10 apply no constraints, so state.constrain_() does "
+    "nothing; k2t.constrain_(state.model) applies them"
 )
 _SCALED = (
     "Keras computes this model in float16 and scales its loss (LossScaleOptimizer); here it is "
@@ -48,16 +61,29 @@ def needs_rows(optimizer: KerasOptimizer) -> bool:
         return clips or not isinstance(optimizer.rule, SGD)
     if family == "legacy":
         return clips or bool(optimizer.rule.left_alone())
-    return clips and family == "tf.keras"
+    if family == "keras2":
+        return any(kind == "by value" for kind, _ in optimizer.settings.clips)
+    return clips
 
 
-def describe_differences(optimizer: KerasOptimizer, *, embeddings: bool) -> tuple[str, ...]:
-    """Return notes about what may be trained otherwise than by this Keras."""
+def describe_differences(
+    optimizer: KerasOptimizer, *, embeddings: bool, unconstrained: bool
+) -> tuple[str, ...]:
+    """Return notes about what may be trained otherwise than by this Keras.
+
+    unconstrained: the model has constraints, which this optimizer of Keras does not apply.
+    """
     family = optimizer.settings.family
     of_backend = embeddings and family == "keras3" and needs_rows(optimizer)
     of_graph = isinstance(optimizer.rule, Nadam) and family == "tf.keras"
     decays = optimizer.settings.weight_decay != 0
-    found = ((_ROWS, of_backend), (_EAGER_PRODUCT, of_graph), (_DECAY, decays))
+    found = (
+        (_ROWS, of_backend),
+        (_CLIPPED_ROWS, embeddings and family == "keras2"),
+        (_EAGER_PRODUCT, of_graph),
+        (_DECAY, decays),
+        (_UNCONSTRAINED, unconstrained),
+    )
     return tuple(note for note, applies in found if applies)
 
 
@@ -72,6 +98,7 @@ def describe_state(
     no_product = isinstance(optimizer.rule, Nadam) and not stored.shared
     found = (
         (_NO_PRODUCT, no_product and optimizer.iterations),
+        (_UNCOUNTED, stored.iterations is None and optimizer.settings.decay != 0),
         (_TRACKED, tracked),
         (_SCALED, is_scaled(container)),
     )

@@ -27,7 +27,7 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
     is_optimizer,
 )
 from keras2torch_birnn.spec import Generation
-from keras2torch_birnn.trainers.compiled import CompiledTraining, parse_compiled
+from keras2torch_birnn.trainers.compiled import CompiledTraining, OptimizerConfig, parse_compiled
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 
 _LEGACY_GROUP, _GROUP = "/optimizer_weights", "/optimizer/vars"
@@ -87,12 +87,20 @@ def read_compiled(
     keys = {
         name: key
         for name, number in (found.children.items() if found else ())
-        if name not in _COUNTS and (key := _key(container.graph, number))
+        if name not in _unrestored(optimizer) and (key := _key(container.graph, number))
     }
     arrays = dict(zip(keys, container.store.arrays(list(keys.values())), strict=True))
     numbers = {name: float(one.read()) for name, one in arrays.items() if not one.shape}
     config = {**optimizer.config, **numbers}
     return replace(compiled, optimizer=replace(optimizer, config=config))
+
+
+def _unrestored(optimizer: OptimizerConfig) -> tuple[str, ...]:
+    """Return numbers of a checkpoint that are not taken as options.
+
+    Nadam has the decay of its momenta in a variable, too, and computes with the exact number.
+    """
+    return (*_COUNTS, "decay") if optimizer.class_name.lower() == "nadam" else _COUNTS
 
 
 def find_state(

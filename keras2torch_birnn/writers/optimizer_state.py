@@ -46,7 +46,10 @@ _NO_PRODUCT = (
     "the file has no place for the product of Nadam's momenta: in Keras it begins at 1 again after "
     "load_model, so the next steps there differ from those here"
 )
-
+_NO_COUNT = (
+    "the file has no place for the number of steps, which the decay of the learning rate needs: in "
+    "Keras they begin at 0 again after load_model, so the next steps there differ from those here"
+)
 _NO_RATE = (
     "the file has the learning rate in the text of its options, which stay as they are: in Keras "
     "it is {before:g} again after load_model, not {rate:g}"
@@ -152,10 +155,12 @@ class NewState:
         """Return notes about what the file cannot hold of the state."""
         has_product = "product" in self.optimizer.rule.shared()
         lost = has_product and not self.stored.shared and self.optimizer.iterations
+        uncounted = self.stored.iterations is None and self.optimizer.settings.decay != 0
         rate, before = float(self.optimizer.param_groups[0]["lr"]), self.optimizer.settings.rate
         fixed = self.stored.rate is None and rate != before
         kept = _NO_RATE.format(rate=rate, before=before)
-        return (*((_NO_PRODUCT,) if lost else ()), *((kept,) if fixed else ()))
+        found = ((_NO_PRODUCT, lost), (_NO_COUNT, uncounted), (kept, fixed))
+        return tuple(note for note, applies in found if applies)
 
     def pieces(self, facts: Model) -> Iterator[Piece]:
         """Yield what has to be written; ``facts``: the tensors of the trained model.

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from commands import FIXTURES, STACK_H5, environment
+from compiled_fixtures import ROWS as COMPILED_ROWS
+from compiled_fixtures import recorded, unpack
 from torch import Tensor
 
 import keras2torch_birnn as k2t
@@ -100,6 +102,28 @@ def test_the_optimizer_of_the_file_goes_on_after_an_interruption(
     assert differ(begin, one) > 1e-6
     assert differ(whole, one) > 1e-6
     assert differ(train("one.pt", 2), whole) == 0
+
+
+@pytest.mark.parametrize("case", ["regularizers", "constraints"])
+def test_regularizers_and_constraints_of_the_layers_count(
+    finetune: Any, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    row = COMPILED_ROWS[f"keras-3.15.1/{case}.keras"]
+    path, batch = unpack(row["file"], tmp_path), recorded(row)
+    x, y = batch.inputs(0)[0].float(), batch.targets(0)[0].float()
+    np.savez(tmp_path / "data.npz", x=x.numpy(), y=y.numpy())
+    files = [str(one) for one in (path, tmp_path / "data.npz", tmp_path / "out.pt")]
+    finetune.main([*files, "--optimizer", "keras", "--batch", str(len(x))])
+    found = k2t.load(tmp_path / "out.pt").state_dict()
+    state = k2t.training(path)
+    (torch.nn.functional.mse_loss(state.model(x), y) + state.penalty()).backward()
+    state.optimizer.step()
+    plain = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    state.constrain_()
+    assert differ(found, state.model.state_dict()) < 1e-6
+    if case == "constraints":
+        assert differ(found, plain) > 1e-2
 
 
 @pytest.mark.parametrize("name", ["mse", "binary", "classes"])

@@ -2,15 +2,17 @@
 
     python keras_predicts.py PACKAGE FOLDER [FLOATS]
 
-PACKAGE: keras, tf_keras or tf.keras; tensorflowjs for models of TensorFlow.js. FLOATS: float64 for
-models that compute in it. FOLDER: with a folder for each case, in which ``model.*`` or ``model`` is
-the model, ``case.npz`` its inputs (in_0, ...) and outputs (out_0, ...), and ``config.json`` its
-architecture if the model is a file of weights or a folder with a checkpoint. Older Pythons run it.
+PACKAGE: keras, tf_keras or tf.keras; for models of TensorFlow.js tensorflowjs, or node, which runs
+TensorFlow.js itself from NODE_PATH. FLOATS: float64 for models that compute in it. FOLDER: with a
+folder for each case, in which ``model.*`` or ``model`` is the model, ``case.npz`` its inputs (in_0,
+...) and outputs (out_0, ...), and ``config.json`` its architecture if the model is a file of
+weights or a folder with a checkpoint. Older Pythons run it.
 """
 
 import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,6 +21,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import numpy as np
 
+IN_TFJS = ("tensorflowjs", "node")
 ERRORS = {"float32": (1e-5, 1e-4), "float64": (1e-12, 1e-12)}
 
 
@@ -31,7 +34,9 @@ def load(package, case):
         )
     models, config = importlib.import_module(package + ".models"), case / "config.json"
     if not config.exists():
-        return models.load_model(str(path), compile=False)
+        version = getattr(importlib.import_module(package), "__version__", "")
+        options = {} if version.startswith("1.") else {"compile": False}  # Keras 1 always compiles
+        return models.load_model(str(path), **options)
     model = models.model_from_json(config.read_text())
     if path.is_dir():
         restore(model, str(max(path.glob("*.index")))[: -len(".index")])
@@ -55,27 +60,49 @@ def restore(model, prefix):
 def call(model, inputs):
     """Compute the outputs of a model."""
     given = inputs[0] if len(inputs) == 1 else inputs
+    wanted = getattr(model, "_inputs_struct", None)  # of Keras 3
+    if isinstance(wanted, dict):
+        given = dict(zip(sorted(wanted), inputs))  # noqa: B905 (older Pythons run it)
     import tensorflow as tf
 
     if tf.__version__.startswith("1."):
         found = model.predict(given, batch_size=len(inputs[0]))
     else:
         found = model(given)
-    found = list(found.values()) if isinstance(found, dict) else found
-    return [np.asarray(y) for y in (found if isinstance(found, (list, tuple)) else [found])]
+    return [np.asarray(y) for y in flat(found)]
+
+
+def flat(found):
+    """List the tensors of nested outputs."""
+    if isinstance(found, dict):
+        found = [found[name] for name in sorted(found)]
+    if not isinstance(found, (list, tuple)):
+        return [found]
+    return [y for one in found for y in flat(one)]
+
+
+def call_in_javascript(case, inputs):
+    """Compute the outputs of a model in TensorFlow.js."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "fixtures"))
+    import generate_tfjs
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return generate_tfjs.outputs_in_javascript(str(case / "model"), [inputs], scratch)
 
 
 def predict(package, case, floats):
     """Load the model of a case and predict; return the worst error in units of the tolerance."""
-    if package != "tensorflowjs":
+    if package not in IN_TFJS:
         importlib.import_module(package + ".backend").clear_session()
-    model = load(package, case)
     data = np.load(str(case / "case.npz"))
     names = (f"{kind}_{at}" for kind in ("in", "out") for at in range(len(data.files)))
     arrays = {name: data[name] for name in names if name in data.files}
     inputs = [value for name, value in arrays.items() if name.startswith("in")]
     wanted = [value for name, value in arrays.items() if name.startswith("out")]
-    got = call(model, inputs)
+    if package == "node":
+        got = call_in_javascript(case, inputs)
+    else:
+        got = call(load(package, case), inputs)
     shapes = [[y.shape for y in one] for one in (got, wanted)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"outputs {shapes[0]}, wanted {shapes[1]}")
@@ -95,7 +122,7 @@ def main():
     """Print a line for each case: its name, and the error or what went wrong."""
     given, folder, floats = [*sys.argv[1:], "float32"][:3]
     package = {"tf.keras": "tensorflow.keras"}.get(given, given)
-    if package != "tensorflowjs":
+    if package not in IN_TFJS:
         importlib.import_module(package + ".backend").set_floatx(floats)
     for case in sorted(Path(folder).iterdir()):
         try:

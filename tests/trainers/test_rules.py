@@ -127,3 +127,11 @@ def test_other_schedules_are_refused(given: dict[str, Any], match: str) -> None:
 def test_nothing_compiled_is_refused(given: Any, match: str) -> None:
     with pytest.raises((UnsupportedOptionError, InvalidModelFileError), match=match):
         parse_compiled(given, generation_of("3.15.1"))
+
+
+def test_experimental_optimizers_of_tensorflow_2_9_are_refused() -> None:
+    options = {"learning_rate": 0.01, "jit_compile": False}
+    given = {"optimizer_config": {"class_name": "Adam", "config": options}}
+    with pytest.raises(UnsupportedOptionError, match=r"experimental in tf\.keras 2\.9"):
+        parse_compiled(given, generation_of("2.9.0"))
+    assert parse_compiled(given, generation_of("2.10.0")).optimizer.family == "tf.keras"

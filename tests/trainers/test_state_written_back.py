@@ -114,6 +114,14 @@ def test_a_note_says_that_a_file_has_no_place_for_the_product(name: str, tmp_pat
     assert products[0] < products[1] == 1.0
 
 
+def test_a_note_says_that_a_file_has_no_place_for_the_number_of_steps(tmp_path: Path) -> None:
+    written = trained_and_written("keras-2.2.4/decay_adagrad.h5", tmp_path)
+    (note,) = written.model.notes
+    assert "no place for the number of steps, which the decay of the learning rate needs" in note
+    rates = [one.optimizer.learning_rate for one in (written.state, k2t.training(written.path))]
+    assert rates[0] < rates[1] == pytest.approx(0.051)
+
+
 def test_the_numbers_of_a_checkpoint_are_taken_instead_of_given_ones(tmp_path: Path) -> None:
     path, config = unpack_checkpoint(ROWS["tf.keras-2.4.0/saved_adam.checkpoint"], tmp_path)
     given = json.loads(config.read_text("utf-8"))

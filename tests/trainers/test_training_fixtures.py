@@ -74,9 +74,16 @@ def test_a_checkpoint_does_not_say_what_was_compiled(name: str, tmp_path: Path) 
     [
         ("keras-2.2.4/nadam.h5", ["it begins at 1 again, as in Keras after load_model"]),
         ("keras-2.3.1/nadam.h5", []),
+        ("keras-2.3.1/clipvalue_rows.h5", ["where clipvalue clips the gradients of repeated ids"]),
+        ("keras-2.3.1/clipnorm.h5", []),
         ("tf.keras-2.15.0/nadam.keras", ["as by eager steps of this Keras", "begins at 1 again"]),
         ("tf.keras-2.15.0/saved_nadam.savedmodel", ["as by eager steps", "leaves out of a Saved"]),
         ("tf_keras-2.21.0/legacy_saved_adam.savedmodel", ["leaves out of a SavedModel"]),
+        ("keras-2.2.4/decay_adagrad.h5", ["the number of steps, which the decay of the learning"]),
+        (
+            "tf.keras-2.10.0/new_unconstrained.savedmodel",
+            ["apply no constraints, so state.constrain_() does nothing", "leaves out of a Saved"],
+        ),
         ("keras-3.15.1/nadam.keras", []),
         ("keras-3.15.1/weight_decay_excluded.keras", ["excluded by exclude_from_weight_decay"]),
     ],

@@ -48,7 +48,7 @@ def loss_rule(generation: Generation) -> LossRule:
         style = Style("raised", True, single=True)
         return LossRule(style, mask, "any", single=version < (2, 9))
     if version >= (2, 3):
-        return LossRule(Style("raised", False), "all", "vectors")
+        return LossRule(Style("raised", True), "all", "vectors")
     return LossRule(Style("by logits", False), "valid", "none", nonzero=True)
 
 

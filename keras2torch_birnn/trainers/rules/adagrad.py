@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.compiled import Family, is_experimental
 from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
 
@@ -111,7 +111,7 @@ class RMSprop(Rule):
     @classmethod
     def parse(cls, options: Options, family: Family) -> RMSprop:
         """Read the options of a file."""
-        experimental = family == "tf.keras" and options.version.startswith("2.10.")
+        experimental = is_experimental(family, options.version)
         return (ExperimentalRMSprop if experimental else cls)(
             family,
             options.number("rho", default=0.9),

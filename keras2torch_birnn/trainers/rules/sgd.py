@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from keras2torch_birnn.trainers.compiled import Family
+from keras2torch_birnn.trainers.compiled import Family, is_experimental
 from keras2torch_birnn.trainers.options import Options
 from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors
 
@@ -27,9 +27,8 @@ class SGD(Rule):
     @classmethod
     def parse(cls, options: Options, family: Family) -> SGD:
         """Read the options of a file."""
-        always = family == "keras2" or (
-            family == "tf.keras" and not options.version.startswith("2.10.")
-        )
+        newer = family == "tf.keras" and not is_experimental(family, options.version)
+        always = family == "keras2" or newer
         return cls(family, options.number("momentum"), options.flag("nesterov"), always)
 
     def slots(self) -> tuple[tuple[str, ...], ...]:
