@@ -56,7 +56,8 @@ def with_training_rules(root: LayerSpec, generation: Generation) -> LayerSpec:
     """Return the model with ``trainable`` set on every layer, with its batch and penalty rules.
 
     ``trainable`` is the state after Keras' ``load_model`` of the file: False on a layer means that
-    none of the weights in it is trained, True holds for its own weights alone.
+    none of the weights in it is trained, True holds for its own weights alone. TensorFlow 2.2 to
+    2.11 thaws a Bidirectional in ``load_model``; it stays frozen here, as the file says.
     """
     if generation.name != "keras3":
         return _settled(root, generation, learns=True)
@@ -69,8 +70,30 @@ def with_training_rules(root: LayerSpec, generation: Generation) -> LayerSpec:
 _FLAG_NOT_PASSED_ON = frozenset(("MultiHeadAttention", "GroupedQueryAttention", *CONV_LSTMS))
 
 
+_WRAPPERS = frozenset(("Bidirectional", "TimeDistributed"))
+
+
+def _wrapped_by_flag(layer: LayerSpec, generation: Generation) -> LayerSpec:
+    """Return a layer whose flags are those that Keras 1 and 2 leave a wrapper and what is in it.
+
+    The wrapper's flag has no effect before 2.1.4; from then on it replaces that of what it wraps,
+    but not those of the layers in a model.
+    """
+    if generation.name in ("keras3", "tf.keras") or layer.class_name not in _WRAPPERS:
+        return layer
+    if _numbers(generation) < (2, 1, 4):
+        return replace(layer, config={**layer.config, "trainable": True})
+    flag = layer.config.get("trainable", True)
+    parts = {
+        key: replace(part, config={**part.config, "trainable": flag})
+        for key, part in layer.parts.items()
+    }
+    return replace(layer, parts=parts)
+
+
 def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> LayerSpec:
     """Set the rules of a layer and of all inside it; ``learns``: outer layers are trainable."""
+    layer = _wrapped_by_flag(layer, generation)
     own = bool(layer.config.get("trainable", True))
     config, semantics = dict(layer.config), dict(layer.semantics)
     if layer.class_name == "BatchNormalization":
@@ -105,7 +128,7 @@ def batch_rule(layer: LayerSpec, generation: Generation) -> BatchRule:
 
     Its own flag counts here, not those of outer layers: Keras does not look at them.
     """
-    version = tuple(map(int, re.findall("[0-9]+", generation.version)[:3]))
+    version = _numbers(generation)
     rule = _rule_in_training(layer, generation, version)
     if layer.config.get("trainable", True):
         return rule
@@ -114,6 +137,10 @@ def batch_rule(layer: LayerSpec, generation: Generation) -> BatchRule:
     # TensorFlow 1.12 and before, Keras 1 and 2
     followed = generation.name != "tf.keras" and version < (2, 1, 3)
     return rule if followed else replace(rule, by="batch, not followed")
+
+
+def _numbers(generation: Generation) -> tuple[int, ...]:
+    return tuple(map(int, re.findall("[0-9]+", generation.version)[:3]))
 
 
 def _rule_in_training(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from specs import FIXTURES, fixture
+from specs import FIXTURES, bi, dense, fixture, layer, rnn, with_options
 from torch import nn
 from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
@@ -16,7 +16,8 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError
 from keras2torch_birnn.layers.normalization import BatchNorm
-from keras2torch_birnn.schema.training_rules import BatchRule, batch_rule
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.schema.training_rules import BatchRule, batch_rule, with_training_rules
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 FOLDER = FIXTURES / "training" / "keras-3.15.1"
@@ -268,3 +269,41 @@ def test_the_older_rules_build_from_their_files_too() -> None:
     model = build(fixture("keras-2.2.4/batchnorm.h5").spec)
     rules = [m.rule for m in model.modules() if isinstance(m, BatchNorm)]
     assert rules and all(rule.unbiased_start and rule.single for rule in rules)
+
+
+# ---- flags of wrappers --------------------------------------------------------------------------
+
+# Versions of Keras and tf.keras -> whether a wrapper trains what it wraps, if the flag of the first
+# or of the second is False: counted in ``trainable_weights`` after ``load_model`` of each.
+FLAGS = {
+    "1.2.2": (True, False),
+    "2.0.8": (True, False),
+    "2.1.6": (False, True),
+    "2.2.4": (False, True),
+    "2.3.1": (False, True),
+    "2.1.6-tf": (False, False),
+    "2.2.4-tf": (False, False),
+    "2.4.0": (False, False),  # tf.keras thaws a Bidirectional in ``load_model``; not here
+    "2.15.0": (False, False),
+    "3.15.1": (True, False),
+}
+
+
+@pytest.mark.parametrize("version", FLAGS)
+@pytest.mark.parametrize("wrapper", ["Bidirectional", "TimeDistributed"])
+def test_the_flags_of_a_wrapper_and_of_what_it_wraps(wrapper: str, version: str) -> None:
+    of_wrapper, of_wrapped = FLAGS[version]
+    generation = generation_of(version)
+    inner = rnn("LSTM") if wrapper == "Bidirectional" else dense(3, 5)
+
+    def trained(outside: bool, inside: bool) -> set[bool]:
+        one = with_options(inner, trainable=inside)
+        both = {"layer": one, "masking": "inner"}
+        whole = bi(one, one) if wrapper == "Bidirectional" else layer(wrapper, "td", **both)
+        found = with_training_rules(with_options(whole, trainable=outside), generation)
+        return {part.config["trainable"] for part in found.parts.values()}
+
+    assert trained(True, True) == {True}
+    assert trained(False, False) == {False}
+    assert trained(False, True) == {of_wrapper}
+    assert trained(True, False) == {of_wrapped}
