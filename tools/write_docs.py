@@ -15,7 +15,7 @@ from pathlib import Path
 import compared
 import cost_table
 import export_summary
-import lstm_speed
+import layer_speed
 import model_speed
 import precision_table
 import speed
@@ -69,8 +69,8 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "engine": partial(speed.table, training=False),
         "training": partial(speed.table, training=True),
         "training_steps": training_speed.table,
-        "lstm": lstm_speed.table,
-        "kernel_pairs": lstm_speed.pairs,
+        "layers_and_floor": layer_speed.table,
+        "kernel_pairs": layer_speed.pairs,
         "stacks": stack_speed.short,
         "long": stack_speed.long,
         "precision": precision_table.table,

@@ -1,42 +1,34 @@
-"""Make the tables of the kernel before and after a change."""
+"""Make the tables of layers against the floor, and of the kernel before and after a change."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-LAYERS, PAIRS = RESULTS / "lstm-2026-11-27.json", RESULTS / "kernel-pairs-2026-11-27.json"
-OURS = "k2t"
+LAYERS, PAIRS = RESULTS / "layers-2026-11-27.json", RESULTS / "kernel-pairs-2026-11-27.json"
+OURS, PEERS = "k2t", ("ONNX Runtime", "OpenVINO")
 HEAD = (
-    "| two layers, `mul` | batch x time x input x units | threads | before, ms | / best other "
-    "| after, ms | / best other |\n"
+    "| two layers | batch x time x input x units | threads | k2t, ms | of the floor "
+    f"| {' | '.join(f'/ {name}' for name in PEERS)} |\n"
     "|---|---|--:|--:|--:|--:|--:|\n"
 )
 
 
 def table() -> str:
-    """Make a line for each case: medians before and after, each against its own peers' run."""
-    lines: dict[tuple[Any, ...], dict[str, Mapping[str, float]]] = {}
+    """Make a line for each case: the median, and its ratio to the floor and to each peer."""
+    lines = [HEAD]
     for row in json.loads(LAYERS.read_text(encoding="utf-8"))["rows"]:
         case = row["case"]
-        what = "a step of training" if case["training"] else "inference"
-        name = f"{what}, half padded" if case["masked"] else what
         sizes = "x".join(str(case[key]) for key in ("batch", "time", "features", "units"))
         medians = {t["contender"]: t["median_ms"] for t in row["timings"] if t["median_ms"]}
-        lines.setdefault((name, sizes, row["threads"]), {})[row["when"]] = medians
-    return HEAD + "".join(
-        f"| {name} | {sizes} | {threads} | {_cells(found['before'])} | {_cells(found['after'])} |\n"
-        for (name, sizes, threads), found in lines.items()
-    )
-
-
-def _cells(medians: Mapping[str, float]) -> str:
-    others = {name: ms for name, ms in medians.items() if name != OURS}
-    best = min(others, key=lambda name: others[name])
-    return f"{medians[OURS]:.3g} | {medians[OURS] / others[best]:.2f} {best}"
+        ours = medians[OURS]
+        ratios = [f"{ours / medians[name]:.2f}" if name in medians else "" for name in PEERS]
+        lines.append(
+            f"| {case['rnn'].upper()}, `{case['merge']}` | {sizes} | {row['threads']} "
+            f"| {ours:.3g} | {ours / row['floor_ms']:.2f} | {' | '.join(ratios)} |\n"
+        )
+    return "".join(lines)
 
 
 def pairs() -> str:
