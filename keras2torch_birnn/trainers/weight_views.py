@@ -247,9 +247,9 @@ def _by_elements(
     name, elements, places = parts[0]
     size = int(np.prod(shapes[name], dtype=np.int64))
     if len(parts) == 1 and len(elements) == size and len(shapes[name]) == len(shape):
-        held = np.empty(size, np.int64)
-        held[elements] = places
-        held = held.reshape(shapes[name])
+        flat = np.empty(size, np.int64)
+        flat[elements] = places
+        held = flat.reshape(shapes[name])
         wanted = np.arange(size).reshape(shape)
         for axes in permutations(range(len(shape))):
             if np.array_equal(held.transpose(axes), wanted):
