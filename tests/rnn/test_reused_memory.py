@@ -74,11 +74,11 @@ def test_idle_memory_is_limited_in_size_and_time(
     for _ in range(8):
         memory.empty(2, *SHAPE)
     assert idle_bytes(memory) < 3 << 20  # those of the last size alone
-    assert len({one.room.size for one in memory._idle}) == 1
+    assert len({one.room.floats for one in memory._idle}) == 1
 
 
 def idle_bytes(memory: ReusedMemory) -> int:
-    return sum(one.room.nbytes for one in memory._idle)
+    return sum(one.room.memory.nbytes for one in memory._idle)
 
 
 def test_small_memory_is_not_kept(memory: ReusedMemory) -> None:

@@ -13,12 +13,10 @@ import weakref
 from collections import deque
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.native.packing import empty_floats
-from keras2torch_birnn.spec import Array
+from keras2torch_birnn.rnn.native.packing import aligned_address, empty_aligned, empty_floats
 
 # Bytes. Less is left to the C library, which does not give it back.
 LARGE_BYTES = 1 << 20
@@ -26,13 +24,18 @@ LARGE_BYTES = 1 << 20
 IDLE_BYTES = 1 << 30
 IDLE_REQUESTS = 1000
 
-_LINE = 16  # floats in a cache line
+
+class _Room(NamedTuple):
+    """Memory, with room for so many floats from its aligned address on."""
+
+    memory: Tensor
+    floats: int
 
 
 class _Idle(NamedTuple):
     """Memory that waits for its next use. since: the number of requests before it was freed."""
 
-    room: Array
+    room: _Room
     since: int
 
 
@@ -46,7 +49,7 @@ class ReusedMemory:
         self.renew_lock()  # for the next two
         self._idle: list[_Idle] = []
         self._requests = 0
-        self._freed: deque[Array] = deque()
+        self._freed: deque[_Room] = deque()
 
     def renew_lock(self) -> None:
         """Forget who has the lock: after a fork, a thread that is not there any more."""
@@ -57,30 +60,30 @@ class ReusedMemory:
         count = math.prod(shape)
         if 4 * count < LARGE_BYTES:
             return empty_floats(*shape)
-        room = self._take(_rounded(count) + _LINE)
-        start = -(room.__array_interface__["data"][0] // 4) % _LINE
-        numbers = room[start : start + count]
+        room = self._take(_rounded(count))
+        start = (aligned_address(room.memory) - room.memory.data_ptr()) // 4
+        numbers = room.memory.numpy()[start : start + count]
         # Held by the tensor's storage alone.
         weakref.finalize(numbers, self._give_back, room).atexit = False
         return torch.from_numpy(numbers).view(shape)
 
-    def _take(self, size: int) -> Array:
+    def _take(self, count: int) -> _Room:
         with self._lock:
             self._requests += 1
-            found = self._find(size)
+            found = self._find(count)
         self._keep_freed()
-        return np.empty(size, np.float32) if found is None else found
+        return found or _Room(empty_aligned(count), count)
 
-    def _find(self, size: int) -> Array | None:
+    def _find(self, count: int) -> _Room | None:
         while self._idle and self._requests - self._idle[0].since > IDLE_REQUESTS:
             del self._idle[0]
         # The last that was freed is the likeliest to be in a cache.
         for place in reversed(range(len(self._idle))):
-            if self._idle[place].room.size == size:
+            if self._idle[place].room.floats == count:
                 return self._idle.pop(place).room
         return None
 
-    def _give_back(self, room: Array) -> None:
+    def _give_back(self, room: _Room) -> None:
         self._freed.append(room)
         self._keep_freed()
 
@@ -91,7 +94,7 @@ class ReusedMemory:
             try:
                 while self._freed:
                     self._idle.append(_Idle(self._freed.popleft(), self._requests))
-                while sum(one.room.nbytes for one in self._idle) > IDLE_BYTES:
+                while sum(one.room.memory.nbytes for one in self._idle) > IDLE_BYTES:
                     del self._idle[0]
             finally:
                 self._lock.release()
