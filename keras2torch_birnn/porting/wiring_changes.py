@@ -16,6 +16,7 @@ from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import (
     Array,
+    Call,
     Graph,
     LayerSpec,
     Structure,
@@ -60,17 +61,21 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
                 yield Change("other input", path, words, {(call.layer, layer.class_name): apply})
 
 
+def _calls_behind(graph: Graph, path: str) -> Iterator[tuple[Call, LayerSpec]]:
+    """Yield the calls whose one input is the output of this call, and their layers."""
+    for call in graph.calls:
+        found = list(leaves(call.args))
+        if len(found) == 1 and call_path(found[0].layer, found[0].call) == path:
+            yield call, graph.layer(call.layer)
+
+
 def _later_order(
     graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef]
 ) -> Iterator[Change]:
     """Yield the layer behind a merge as if it came before it, in one of the merge's branches."""
     if len(given) < 2 or not all(isinstance(ref, TensorRef) for ref in given):
         return
-    for call in graph.calls:
-        found = list(leaves(call.args))
-        if len(found) != 1 or call_path(found[0].layer, found[0].call) != path:
-            continue
-        behind = graph.layer(call.layer)
+    for call, behind in _calls_behind(graph, path):
         for place, ref in enumerate(given):
             source = printable(call_path(ref.layer, ref.call))
             words = (
@@ -88,18 +93,15 @@ def _exchanged_order(
     """Yield the layer with the one behind it before it, where both keep their input's shape."""
     if len(given) != 1 or not isinstance(given[0], TensorRef):
         return
-    for call in graph.calls:
-        found = list(leaves(call.args))
-        if len(found) == 1 and call_path(found[0].layer, found[0].call) == path:
-            behind = graph.layer(call.layer)
-            other = printable(call_path(call.layer, call.index))
-            words = f"it comes after {other}, Keras has it before"
-            own = next(one for one in graph.calls if call_path(one.layer, one.index) == path)
-            applied = {
-                (own.layer, layer.class_name): left_out,
-                (call.layer, behind.class_name): _then(layer),
-            }
-            yield Change("order", path, words, applied)
+    own = next(one for one in graph.calls if call_path(one.layer, one.index) == path)
+    for call, behind in _calls_behind(graph, path):
+        other = printable(call_path(call.layer, call.index))
+        words = f"it comes after {other}, Keras has it before"
+        applied = {
+            (own.layer, layer.class_name): left_out,
+            (call.layer, behind.class_name): _then(layer),
+        }
+        yield Change("order", path, words, applied)
 
 
 def _later_activation(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
@@ -111,18 +113,15 @@ def _later_activation(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Cha
     own = inner.config.get("activation", "linear")
     if own == "linear" or "recurrent_activation" in inner.config or inner.graph is not None:
         return
-    for call in graph.calls:
-        found = list(leaves(call.args))
-        if len(found) == 1 and call_path(found[0].layer, found[0].call) == path:
-            behind = graph.layer(call.layer)
-            name = own["name"] if isinstance(own, Mapping) else own
-            other = printable(call_path(call.layer, call.index))
-            words = f"its {name} comes after {other}, Keras has it before"
-            applied = {
-                (place, inner.class_name): configured(activation="linear"),
-                (call.layer, behind.class_name): followed_by(partial(activate, own)),
-            }
-            yield Change("order", path, words, applied)
+    name = own["name"] if isinstance(own, Mapping) else own
+    for call, behind in _calls_behind(graph, path):
+        other = printable(call_path(call.layer, call.index))
+        words = f"its {name} comes after {other}, Keras has it before"
+        applied = {
+            (place, inner.class_name): configured(activation="linear"),
+            (call.layer, behind.class_name): followed_by(partial(activate, own)),
+        }
+        yield Change("order", path, words, applied)
 
 
 def _then(after: LayerSpec) -> Apply:

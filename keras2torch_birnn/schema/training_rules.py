@@ -73,13 +73,13 @@ _FLAG_NOT_PASSED_ON = frozenset(("MultiHeadAttention", "GroupedQueryAttention", 
 _WRAPPERS = frozenset(("Bidirectional", "TimeDistributed"))
 
 
-def _wrapped_by_flag(layer: LayerSpec, generation: Generation) -> LayerSpec:
-    """Return a layer whose flags are those that Keras 1 and 2 leave a wrapper and what is in it.
+def _set_wrapper_flags(layer: LayerSpec, generation: Generation) -> LayerSpec:
+    """Set the flags of a wrapper and of what it wraps as Keras 1 and 2 use them.
 
     The wrapper's flag has no effect before 2.1.4; from then on it replaces that of what it wraps,
     but not those of the layers in a model.
     """
-    if generation.name in ("keras3", "tf.keras") or layer.class_name not in _WRAPPERS:
+    if generation.name not in ("keras1", "keras2") or layer.class_name not in _WRAPPERS:
         return layer
     if _numbers(generation) < (2, 1, 4):
         return replace(layer, config={**layer.config, "trainable": True})
@@ -93,7 +93,7 @@ def _wrapped_by_flag(layer: LayerSpec, generation: Generation) -> LayerSpec:
 
 def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> LayerSpec:
     """Set the rules of a layer and of all inside it; ``learns``: outer layers are trainable."""
-    layer = _wrapped_by_flag(layer, generation)
+    layer = _set_wrapper_flags(layer, generation)
     own = bool(layer.config.get("trainable", True))
     config, semantics = dict(layer.config), dict(layer.semantics)
     if layer.class_name == "BatchNormalization":
