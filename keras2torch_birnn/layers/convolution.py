@@ -18,6 +18,7 @@ from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.movement import same_padding
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, Converter
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 from keras2torch_birnn.schema.convolution import transposed_length
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -68,9 +69,39 @@ def convolve(
         around = [(extent - 1, 0) for extent in reach]
     elif padding == "same":
         around = [same_padding(*size) for size in zip(x.shape[2:], reach, stride, strict=True)]
-    return _CONVOLVE[len(reach)](
-        pad(x, around), weight, bias, stride=stride, dilation=dilation, groups=groups
-    )
+    if not x.is_cpu or is_recorded():
+        more = {"stride": stride, "dilation": dilation, "groups": groups}
+        return _CONVOLVE[len(reach)](pad(x, around), weight, bias, **more)
+    return _convolve_now(x, weight, bias, around, stride, dilation, groups)
+
+
+def is_recorded() -> bool:
+    """Return whether a graph is made of the call, for any sizes and strides."""
+    return torch.compiler.is_compiling() or is_exporting_by_torch() or is_tracing()
+
+
+def _convolve_now(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    around: Sequence[tuple[int, int]],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """Convolve in the order in which x lies in memory.
+
+    For one axis torch would copy x into another order, and the result would be in that; for two,
+    it has kernels for both. Equal padding at both ends takes no copy.
+    """
+    one_axis = len(around) == 1
+    if one_axis:
+        x, weight = x.unsqueeze(2), weight.unsqueeze(2)
+        around, stride, dilation = [(0, 0), *around], (1, *stride), (1, *dilation)
+    padding = tuple(before if before == after else 0 for before, after in around)
+    rest = [(0, 0) if before == after else (before, after) for before, after in around]
+    y = _CONVOLVE[len(around)](pad(x, rest), weight, bias, stride, padding, dilation, groups)
+    return y.squeeze(2) if one_axis else y
 
 
 class Convolution(nn.Module):

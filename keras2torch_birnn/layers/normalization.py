@@ -12,6 +12,7 @@ from torch.nn import functional
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
 from keras2torch_birnn.spec import LayerSpec
@@ -40,17 +41,19 @@ class BatchNorm(nn.BatchNorm1d):
         """
         if self.training and self.rule.by != "moving averages":
             return self._by_batch(input, mask)
-        y = functional.batch_norm(
-            input.movedim(self.axis, 1),
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            False,
-            0.0,
-            self.eps,
+        axis = self.axis
+        channels_first = input.movedim(axis, 1)
+        if _is_for_torch(channels_first):
+            return self._by_averages(channels_first).movedim(1, axis)
+        channels_last = input.movedim(axis, -1).contiguous()
+        rows = channels_last.view(-1, self.num_features)
+        return self._by_averages(rows).view(channels_last.shape).movedim(-1, axis)
+
+    def _by_averages(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, ...) by the moving averages."""
+        return functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
         )
-        return y.movedim(1, self.axis)
 
     def _by_batch(self, input: Tensor, mask: Tensor | None) -> Tensor:
         x = input.float() if input.dtype in _HALF else input
@@ -116,6 +119,17 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept any rank."""
+
+
+def _is_for_torch(channels_first: Tensor) -> bool:
+    """Return whether torch normalises (B, C, ...) best as it is, and not in rows (-1, C).
+
+    It takes many times as long if the values of a channel are apart in memory, and its compiler
+    expects other strides of the result than come. An exported graph works for any strides.
+    """
+    if is_exporting_by_torch() or is_tracing():
+        return True
+    return not torch.compiler.is_compiling() and channels_first.is_contiguous()
 
 
 def _batch_rule(layer: LayerSpec) -> BatchRule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.functional.movement import same_padding
 from keras2torch_birnn.functional.operations import max_pool1d
-from keras2torch_birnn.layers.convolution import is_padded, pad
+from keras2torch_birnn.layers.convolution import is_padded, is_recorded, pad
 from keras2torch_birnn.layers.registry import NONE, USES, Converter, MaskFlow
 from keras2torch_birnn.spec import LayerSpec
 
@@ -43,19 +43,37 @@ class Pooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Pool (B, T, C) -> (B, T', C), or with C before T if channels_first; two axes likewise."""
         x = x.movedim(-1, 1) if self.channels_last else x
-        pool = _POOL[self.kind, len(self.size)]
         around = [(0, 0)] * len(self.size)
         if self.padding == "same":
             sizes = zip(x.shape[2:], self.size, self.stride, strict=True)
             around = [same_padding(*size) for size in sizes]
-        if self.kind == "max":
-            y = pool(pad(x, around, value=-torch.inf), self.size, self.stride)
+        if not is_recorded() and all(before == after for before, after in around):
+            y = self._pool_evenly(x, [before for before, _ in around])
         else:
-            y = pool(pad(x, around), self.size, self.stride)
-            if is_padded(around):
-                ones = pad(x.new_ones(1, 1, *x.shape[2:]), around)
-                y = y / pool(ones, self.size, self.stride)
+            y = self._pool(x, around)
         return y.movedim(1, -1) if self.channels_last else y
+
+    def _pool_evenly(self, x: Tensor, padding: Sequence[int]) -> Tensor:
+        """Pool (B, C, T) with as much padding before as after, of which torch takes no copy."""
+        size, stride = self.size, self.stride
+        one_axis = len(size) == 1
+        if one_axis:
+            x, size, stride, padding = x.unsqueeze(2), (1, *size), (1, *stride), (0, *padding)
+        pool = _POOL[self.kind, len(size)]
+        rest = {} if self.kind == "max" else {"count_include_pad": False}
+        y = pool(x, size, stride, padding, **rest)
+        return y.squeeze(2) if one_axis else y
+
+    def _pool(self, x: Tensor, around: Sequence[tuple[int, int]]) -> Tensor:
+        """Pool (B, C, T) padded by any numbers, also by such that a graph computes."""
+        pool = _POOL[self.kind, len(self.size)]
+        if self.kind == "max":
+            return pool(pad(x, around, value=-torch.inf), self.size, self.stride)
+        y = pool(pad(x, around), self.size, self.stride)
+        if is_padded(around):
+            ones = pad(x.new_ones(1, 1, *x.shape[2:]), around)
+            y = y / pool(ones, self.size, self.stride)
+        return y
 
     def extra_repr(self) -> str:
         """Show kind and window."""

@@ -169,7 +169,8 @@ def test_a_compiled_model_gives_the_same(file: str) -> None:
     torch._dynamo.reset()
 
 
-# Masks, models inside, initial states, a loop of hard_sigmoid, merges, several dtypes.
+# Masks, models inside, initial states, a loop of hard_sigmoid, merges, several dtypes, and
+# BatchNormalization around recurrent layers.
 VARIED = (
     MASKED,
     "keras-3.15.1/graph_nested_twice.keras",
@@ -178,6 +179,7 @@ VARIED = (
     "keras-2.2.4/merge_values.h5",
     "tf.keras-2.15.0/dtypes_of_layers.h5",
     "keras-3.15.1/dtypes_whole_3.h5",
+    "tf.keras-2.15.0/arch_deep_speech.keras",
 )
 
 

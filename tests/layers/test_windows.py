@@ -1,4 +1,4 @@
-"""Convolutions over one and two axes: every window against the reference."""
+"""Convolution and pooling over one and two axes: every window against the reference."""
 
 from __future__ import annotations
 
@@ -46,6 +46,19 @@ def test_every_window_agrees_with_the_reference(kind: str, rank: int) -> None:
         spec = layer(
             f"{kind}{rank}D", kernel_size=(size, 3)[:rank], strides=(stride, 1)[:rank],
             dilation_rate=(dilation, 2)[:rank], padding=padding, data_format=form, **config,
+        )  # fmt: skip
+        agree_on_window(spec, (B, 13, 11, 7)[: rank + 2] if rank == 2 else (B, 13, 7))
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("kind", ["Max", "Average"])
+def test_every_pool_agrees_with_the_reference(kind: str, rank: int) -> None:
+    for size, stride, padding, form in itertools.product(
+        (1, 2, 3, 5), (1, 2), ("valid", "same"), ("channels_last", "channels_first")
+    ):
+        spec = layer(
+            f"{kind}Pooling{rank}D", pool_size=(size, 3)[:rank], strides=(stride, 1)[:rank],
+            padding=padding, data_format=form,
         )  # fmt: skip
         agree_on_window(spec, (B, 13, 11, 7)[: rank + 2] if rank == 2 else (B, 13, 7))
 

@@ -58,6 +58,11 @@ def square_batch_norm() -> LayerSpec:
     )
 
 
+def pooled(kind: str, size: int) -> LayerSpec:
+    """Build a pooling of every step: padding is equal at both ends if the size is odd."""
+    return chain(layer(f"{kind}Pooling1D", "pool", pool_size=size, strides=1, padding="same"))
+
+
 def started(cell: str) -> LayerSpec:
     """Build a Bidirectional whose initial states are inputs 1, 2, ... of the model."""
     options = {"return_sequences": True}
@@ -77,6 +82,8 @@ BUILDERS: Mapping[str, Callable[[], LayerSpec]] = {
     "square Dense": lambda: chain(dense(5, 5)),
     "square Conv1D": square_conv,
     "square BatchNormalization": square_batch_norm,
+    "pooled evenly": functools.partial(pooled, "Average", 3),
+    "pooled unevenly": functools.partial(pooled, "Max", 2),
     "gate biases": lambda: chain(rnn("GRU", 5, 5, recurrent_activation="sigmoid")),
     "ids without a mask": lambda: chain(
         layer("Embedding", "ids", {"embeddings": values(13, 5)}, input_dim=13, output_dim=5),

@@ -40,8 +40,8 @@ MUTATIONS: list[Mutation] = [
         "BatchNormalization on the last axis whatever the axis",
         edit(
             "layers.normalization:BatchNorm.forward",
-            "input.movedim(self.axis, 1)",
-            "input.movedim(-1, 1)",
+            "axis = self.axis",
+            "axis = -1",
         ),
         "square BatchNormalization",
     ),

@@ -13,13 +13,22 @@ from mutations.patches import (
 MUTATIONS: list[Mutation] = [
     mutation(
         "AveragePooling1D counts the padding",
-        edit("layers.pooling:Pooling.forward", "if is_padded(around):", "if False:"),
+        edit("layers.pooling:Pooling._pool", "if is_padded(around):", "if False:"),
         f"{K2}/pool.h5",
     ),
     mutation(
+        "AveragePooling1D counts padding that is equal at both ends",
+        edit(
+            "layers.pooling:Pooling._pool_evenly",
+            '{"count_include_pad": False}',
+            '{"count_include_pad": True}',
+        ),
+        "pooled evenly",
+    ),
+    mutation(
         "MaxPooling1D pads with zeros",
-        edit("layers.pooling:Pooling.forward", "value=-torch.inf", "value=0.0"),
-        f"{K2}/pool.h5",
+        edit("layers.pooling:Pooling._pool", "value=-torch.inf", "value=0.0"),
+        "pooled unevenly",
     ),
     mutation(
         "pool stride ignored",
