@@ -20,6 +20,7 @@ from keras2torch_birnn.layers.dropout import (
     ShapedAlphaDropout,
     ShapedDropout,
 )
+from keras2torch_birnn.layers.graph_pickling import NodeData, describe, rebuild
 from keras2torch_birnn.rnn.chain import Chain, Link, can_end, can_lead
 from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
@@ -59,9 +60,29 @@ class ModelGraph(fx.GraphModule):
             kind.forward = _choose(plain, _compile(self, graph))
         return made
 
+    def __reduce__(self) -> Any:
+        """Pickle the modules and the graph; the code is made from these."""
+        kept = {
+            name: value
+            for name, value in self.__dict__.items()
+            if name in _OF_ALL_MODULES or not name.startswith("_")
+        }
+        return _restore, (type(self).__name__, describe(self.graph), kept)
+
     def _call_chain(self, index: int, x: Any, mask: Any = None) -> Any:
         """Call the layers of a chain; ``forward`` does."""
         return self._chains[index].call(self._modules, x, mask)
+
+
+_OF_ALL_MODULES = frozenset(nn.Module().__dict__)
+
+
+def _restore(name: str, nodes: Sequence[NodeData], kept: dict[str, Any]) -> ModelGraph:
+    root = nn.Module()
+    root.__dict__.update(kept)
+    model = ModelGraph(root, rebuild(nodes), name)
+    model.__dict__.update(kept)
+    return model
 
 
 def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[..., Any]:

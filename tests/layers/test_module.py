@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import pickle
 import re
 from copy import deepcopy
 from dataclasses import replace
@@ -227,6 +228,38 @@ def test_torchs_default_export_takes_any_batch(file: str) -> None:
     exported = torch.export.export(model, given, dynamic_shapes=free).module()
     more = tuple(torch.cat((x.flip(1), x))[1:] for x in given)
     assert_same(call(exported, more), call(model, more), atol=1e-6)
+
+
+# Functions that ask for shapes; one whose result depends on them; models inside; a chain.
+PICKLED = (
+    "tf_keras-2.21.0/arch_seq2seq_luong.weights.h5",
+    "tf.keras-2.15.0/td_td_model.h5",
+    "keras-3.15.1/arch_multi_head.h5",
+    "keras-3.15.1/graph_nested_twice.keras",
+    MASKED,
+)
+
+
+@pytest.mark.parametrize("file", PICKLED)
+def test_a_model_can_be_pickled(file: str) -> None:
+    case = fixture(file)
+    model = build(case.spec)
+    other = pickle.loads(pickle.dumps(model))
+    assert_same(call(other, inputs(case)), call(model, inputs(case)), atol=0)
+    assert type(other).__mro__[1:] == type(model).__mro__[1:]
+    assert (repr(other), other.code, other.meta) == (repr(model), model.code, model.meta)
+    assert [*other.state_dict()] == [*model.state_dict()]
+
+
+def test_a_pickle_keeps_what_was_set() -> None:
+    model = build(fixture(MASKED).spec).train()
+    model.remark = "mine"
+    next(model.parameters()).requires_grad_(False)
+    other = pickle.loads(pickle.dumps(model))
+    assert other.training
+    assert other.remark == "mine"
+    wanted = [p.requires_grad for p in model.parameters()]
+    assert [p.requires_grad for p in other.parameters()] == wanted
 
 
 # ---- reading it --------------------------------------------------------------------------------
