@@ -12,7 +12,7 @@ from onnxscript import opset18 as onnx_op
 from keras2torch_birnn.exporting import onnx_recurrent
 
 # onnx.TensorProto's numbers of types.
-_INT64, _BOOL = 7, 9
+_UINT8, _INT64, _BOOL = 2, 7, 9
 
 
 def recurrent_node(
@@ -67,6 +67,13 @@ def stable_sort(
     return onnx_op.GatherElements(x, order, axis=dim), order
 
 
+def any_along(x: Any, dim: int, keepdim: bool = False) -> Any:
+    """Tell whether any value along an axis is not zero; in bytes, a quarter of the exporter's."""
+    flags = x if int(x.dtype or 0) == _BOOL else onnx_op.Cast(x, to=_BOOL)
+    found = onnx_op.ReduceMax(onnx_op.Cast(flags, to=_UINT8), [dim], keepdims=int(keepdim))
+    return onnx_op.Cast(found, to=_BOOL)
+
+
 def floor_divide(a: Any, b: Any) -> Any:
     """Divide sizes as Python does; ONNX' Div of integers rounds towards zero."""
     return onnx_op.Div(onnx_op.Sub(a, onnx_op.Mod(a, b)), b)
@@ -87,6 +94,7 @@ def log_sigmoid(x: Any) -> Any:
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     onnx_recurrent.OPERATOR: recurrent_node,
     torch.ops.aten.sort.stable: stable_sort,
+    torch.ops.aten.any.dim: any_along,
     operator.floordiv: floor_divide,
     torch.ops.aten.logaddexp.default: logaddexp,
     torch.ops.aten.log_sigmoid.default: log_sigmoid,
