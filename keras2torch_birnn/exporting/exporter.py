@@ -95,10 +95,10 @@ def export(
     with in_file(path):
         if reason := target.why_cannot_write():
             raise UsageError(reason, EXTRA)
-        spec = model_from_json(json.loads(facts.spec_text))
-        spec = free_steps(spec) if any_length else spec
+        stored = model_from_json(json.loads(facts.spec_text))
+        spec = free_steps(stored) if any_length else stored
         golden = _choose_golden(model, spec)
-        spec, settled = settle_sizes(model, spec, golden.inputs)
+        spec, settled = settle_sizes(model, spec, golden.inputs, stored)
         with os_errors(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
             written = Path(folder, place.name)
             notes = target.write(copy_structure(model), spec, written)
