@@ -162,11 +162,16 @@ def _check(target: Target, path: Path, golden: Golden) -> tuple[Comparison | Non
     )
     if not found.judged:
         return None, ("nothing was checked: rounding is too large on the golden vectors",)
+    if found.failure:
+        raise K2TError(
+            f"the exported model does not run in {target.runtime} ({found.failure}); nothing was "
+            "written",
+            "please report it",
+        )
     if not found.ok:
-        how = found.failure or f"max abs error {found.max_abs_error:.1e}"
         raise K2TError(
             f"the exported model does not compute what the converted one does in "
-            f"{target.runtime} ({how}); nothing was written",
+            f"{target.runtime} (max abs error {found.max_abs_error:.1e}); nothing was written",
             "please report it",
         )
     return found, ()
