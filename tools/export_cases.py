@@ -179,7 +179,7 @@ def make_subject(spec: ModelSpec) -> Subject:
     materialize(model)
     spec = as_stored(spec)
     example = draw_example(model, spec, GOLDEN_STEPS, seed=1)
-    return Subject(model, spec, settle_sizes(model, free_steps(spec), example)[0])
+    return Subject(model, spec, settle_sizes(model, free_steps(spec), example, spec)[0])
 
 
 def as_stored(spec: ModelSpec) -> ModelSpec:

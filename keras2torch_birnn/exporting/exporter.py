@@ -95,10 +95,10 @@ def export(
     with in_file(path):
         if reason := target.why_cannot_write():
             raise UsageError(reason, EXTRA)
-        spec = model_from_json(json.loads(facts.spec_text))
-        spec = free_steps(spec) if any_length else spec
+        stored = model_from_json(json.loads(facts.spec_text))
+        spec = free_steps(stored) if any_length else stored
         golden = _choose_golden(model, spec)
-        spec, settled = settle_sizes(model, spec, golden.inputs)
+        spec, settled = settle_sizes(model, spec, golden.inputs, stored)
         with os_errors(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
             written = Path(folder, place.name)
             notes = target.write(copy_structure(model), spec, written)
@@ -162,11 +162,16 @@ def _check(target: Target, path: Path, golden: Golden) -> tuple[Comparison | Non
     )
     if not found.judged:
         return None, ("nothing was checked: rounding is too large on the golden vectors",)
+    if found.failure:
+        raise K2TError(
+            f"the exported model does not run in {target.runtime} ({found.failure}); nothing was "
+            "written",
+            "please report it",
+        )
     if not found.ok:
-        how = found.failure or f"max abs error {found.max_abs_error:.1e}"
         raise K2TError(
             f"the exported model does not compute what the converted one does in "
-            f"{target.runtime} ({how}); nothing was written",
+            f"{target.runtime} (max abs error {found.max_abs_error:.1e}); nothing was written",
             "please report it",
         )
     return found, ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import onnx
 import onnx_ir
 import torch
 from torch import fx
+from torch.export import ExportedProgram
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
@@ -31,6 +33,8 @@ from keras2torch_birnn.spec import ModelSpec, Shape, leaves
 OPSET = 18
 # Sizes of free axes while the graph is recorded; the second where weights do not allow the first.
 _STEPS = (11, 7)
+# What torch's exporter says of an operator that it cannot translate.
+_NO_FORM = re.compile(r"No ONNX function found for <OpOverload\(op='\w+\.(\w+)'")
 
 
 def make_graph(model: fx.GraphModule, spec: ModelSpec) -> onnx_ir.Model:
@@ -54,6 +58,7 @@ def _export(model: fx.GraphModule, inputs: Inputs, axes: Axes) -> onnx_ir.Model:
     Raises:
         UnsupportedLayerError: it cannot export the model.
     """
+    program = None
     with quiet(), torch.no_grad():
         try:
             program = record_program(model, inputs, axes)
@@ -67,23 +72,40 @@ def _export(model: fx.GraphModule, inputs: Inputs, axes: Axes) -> onnx_ir.Model:
         except K2TError:
             raise
         except Exception as error:
-            raise _refused(error) from error
+            raise _refused(error, program) from error
     if found is None:
         raise UnsupportedLayerError("torch's exporter returned no model")
     exported: onnx_ir.Model = found.model
     return exported
 
 
-def _refused(error: BaseException) -> UnsupportedLayerError:
+def _refused(error: BaseException, program: ExportedProgram | None = None) -> UnsupportedLayerError:
     """Make the error for a model that torch's exporter does not take, with the first cause."""
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if program is not None and (missing := _NO_FORM.search(str(cause))):
+        name = missing[1]
+        return UnsupportedLayerError(
+            f"torch's operator {name} has no ONNX form",
+            "export it as .pt2",
+            place=_user_of(name, program),
+        )
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     reason = printable(lines[0] if lines else type(cause).__name__, 400)
     return UnsupportedLayerError(
         f"torch's exporter does not take this model ({type(cause).__name__}: {reason})"
     )
+
+
+def _user_of(operator: str, program: ExportedProgram) -> str:
+    """Return the path of the first module that uses an operator, empty if no module does."""
+    for node in program.graph.nodes:
+        name = getattr(node.target, "_opname", "")
+        if name == operator:
+            paths = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+            return paths[-1] if paths else ""
+    return ""
 
 
 # ---- names ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from onnxscript import opset18 as onnx_op
 from keras2torch_birnn.exporting import onnx_recurrent
 
 # onnx.TensorProto's numbers of types.
-_INT64, _BOOL = 7, 9
+_UINT8, _INT32, _INT64, _BOOL = 2, 6, 7, 9
 
 
 def recurrent_node(
@@ -67,6 +67,13 @@ def stable_sort(
     return onnx_op.GatherElements(x, order, axis=dim), order
 
 
+def any_along(x: Any, dim: int, keepdim: bool = False) -> Any:
+    """Tell whether any value along an axis is not zero; in bytes, a quarter of the exporter's."""
+    flags = x if int(x.dtype or 0) == _BOOL else onnx_op.Cast(x, to=_BOOL)
+    found = onnx_op.ReduceMax(onnx_op.Cast(flags, to=_UINT8), [dim], keepdims=int(keepdim))
+    return onnx_op.Cast(found, to=_BOOL)
+
+
 def floor_divide(a: Any, b: Any) -> Any:
     """Divide sizes as Python does; ONNX' Div of integers rounds towards zero."""
     return onnx_op.Div(onnx_op.Sub(a, onnx_op.Mod(a, b)), b)
@@ -84,9 +91,95 @@ def log_sigmoid(x: Any) -> Any:
     return onnx_op.Neg(onnx_op.Softplus(onnx_op.Neg(x)))
 
 
+def reduce_extreme(name: str) -> Callable[..., Any]:
+    """Return the translation of ``amax`` or ``amin``; without axes, of all values."""
+
+    def reduced(x: Any, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
+        axes = list(dim) or list(range(len(x.shape)))
+        return getattr(onnx_op, name)(x, axes, keepdims=int(keepdim))
+
+    return reduced
+
+
+def product(x: Any, *, dtype: int | None = None) -> Any:
+    """Multiply all values."""
+    return onnx_op.ReduceProd(x if dtype is None else onnx_op.Cast(x, to=dtype), keepdims=0)
+
+
+def product_along(x: Any, dim: int, keepdim: bool = False, *, dtype: int | None = None) -> Any:
+    """Multiply the values along an axis."""
+    given = x if dtype is None else onnx_op.Cast(x, to=dtype)
+    return onnx_op.ReduceProd(given, [dim], keepdims=int(keepdim))
+
+
+def cumulative_product(x: Any, dim: int, *, dtype: int | None = None) -> Any:
+    """Multiply the values up to each place of an axis; takes the square of its size as memory."""
+    given = x if dtype is None else onnx_op.Cast(x, to=dtype)
+    axis = dim % len(x.shape)
+    size = onnx_op.Squeeze(onnx_op.Shape(given, start=axis, end=axis + 1))
+    places = onnx_op.Range(0, size, 1)
+    after = len(x.shape) - 1 - axis
+    read = onnx_op.Unsqueeze(places, list(range(1, 1 + after)) or [0])
+    written = onnx_op.Unsqueeze(places, list(range(1, 2 + after)))
+    pairs = onnx_op.Where(
+        onnx_op.LessOrEqual(read, written),
+        onnx_op.Unsqueeze(given, [axis]),
+        onnx_op.CastLike(1.0, given),
+    )
+    return onnx_op.ReduceProd(pairs, [axis + 1], keepdims=0)
+
+
+def hypot(a: Any, b: Any) -> Any:
+    """Return the length of (a, b), whose squares may be too large or too small for the type."""
+    a, b = onnx_op.Abs(a), onnx_op.Abs(b)
+    large, small = onnx_op.Max(a, b), onnx_op.Min(a, b)
+    zero, one = onnx_op.CastLike(0.0, large), onnx_op.CastLike(1.0, large)
+    ratio = onnx_op.Div(small, onnx_op.Where(onnx_op.Equal(large, zero), one, large))
+    return onnx_op.Mul(large, onnx_op.Sqrt(onnx_op.Add(onnx_op.Mul(ratio, ratio), one)))
+
+
+def search_sorted(
+    keys: Any,
+    x: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Any = None,
+) -> Any:
+    """Return how many keys (N,) are below each x, by halving what is left of them.
+
+    Raises:
+        ValueError: keys of more axes, or an order of them.
+    """
+    if len(keys.shape) != 1 or sorter is not None:
+        raise ValueError("searchsorted of one row of keys is expected")
+    is_before = onnx_op.LessOrEqual if right or side == "right" else onnx_op.Less
+    count = int(keys.shape[0])
+    found = onnx_op.Expand(onnx_op.Constant(value_int=0), onnx_op.Shape(x))
+    step = 1 << count.bit_length()
+    while step := step >> 1:
+        further = onnx_op.Add(found, onnx_op.Constant(value_int=step))
+        last = onnx_op.Constant(value_int=count)
+        key = onnx_op.Gather(
+            keys, onnx_op.Sub(onnx_op.Min(further, last), onnx_op.Constant(value_int=1))
+        )
+        fits = onnx_op.And(onnx_op.LessOrEqual(further, last), is_before(key, x))
+        found = onnx_op.Where(fits, further, found)
+    return onnx_op.Cast(found, to=_INT32) if out_int32 else found
+
+
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     onnx_recurrent.OPERATOR: recurrent_node,
     torch.ops.aten.sort.stable: stable_sort,
+    torch.ops.aten.any.dim: any_along,
+    torch.ops.aten.amax.default: reduce_extreme("ReduceMax"),
+    torch.ops.aten.amin.default: reduce_extreme("ReduceMin"),
+    torch.ops.aten.prod.default: product,
+    torch.ops.aten.prod.dim_int: product_along,
+    torch.ops.aten.cumprod.default: cumulative_product,
+    torch.ops.aten.hypot.default: hypot,
+    torch.ops.aten.searchsorted.Tensor: search_sorted,
     operator.floordiv: floor_divide,
     torch.ops.aten.logaddexp.default: logaddexp,
     torch.ops.aten.log_sigmoid.default: log_sigmoid,

@@ -9,7 +9,8 @@ H units, G gates, D directions, S states.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -29,10 +30,18 @@ from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.layer import Cell, Weights
-from keras2torch_birnn.rnn.masks import reverse, zero_past
+from keras2torch_birnn.rnn.masked_run import ZEROS, to_bool_mask
+from keras2torch_birnn.rnn.masks import (
+    reverse,
+    reversed_first,
+    shown_steps,
+    valid_first,
+    zero_past,
+)
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import (
     BidirectionalPair,
+    Output,
     Plan,
     RecurrentModule,
     recurrent_forward,
@@ -60,6 +69,9 @@ ONNX_CELLS: Mapping[str, OnnxCell] = {
 _INPUT_GATE, _FORGET_GATE = 0, 2  # of ONNX' LSTM
 # Weight of the column that marks a step after the last valid one: far beyond any other sum.
 _CLOSING = 1e6
+
+# Merge modes that add up an axis of the directions, and how torch does.
+_SUMS: Mapping[str, Callable[[Tensor, int], Tensor]] = {"sum": torch.sum, "ave": torch.mean}
 
 # y (T, D, B, H), h (D, B, H), and c (D, B, H), which cells without one repeat.
 torch.library.define(
@@ -93,7 +105,6 @@ class OnnxRecurrent(nn.Module):
     """
 
     carried: tuple[State, ...] | None = None
-    forward: Any = recurrent_forward
 
     def __init__(
         self, module: RecurrentModule, place: str, masks: Collection[bool], *, last_only: bool
@@ -119,6 +130,16 @@ class OnnxRecurrent(nn.Module):
         for name, tensor in zip("WRB", weights, strict=True):
             self.register_buffer(f"{name}{suffix}", tensor)
 
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, initial_state: Sequence[Tensor] | None = None
+    ) -> Output:
+        """Call the layer as Keras does."""
+        if mask is None:
+            return recurrent_forward(self, x, None, initial_state)
+        if self.plan.against_time:
+            return recurrent_forward(_UnderMask(self, mask.flip(1)), x, None, initial_state)
+        return recurrent_forward(_UnderMask(self, mask), x, None, initial_state)
+
     def run_sequence(self, call: RnnCall) -> RnnResult:
         """Return outputs (B, T, H) in the order of time and final states, one per direction."""
         if call.lengths is not None:
@@ -126,12 +147,14 @@ class OnnxRecurrent(nn.Module):
         initial = None
         if call.initial_state:
             initial = tuple(torch.stack(parts) for parts in zip(*call.initial_state, strict=True))
-        y, *ends = self._node(call.x, "", initial)
+        y, *ends = self._node(call.x.transpose(0, 1), "", initial)
         states = self._split_states([end.unbind(0) for end in ends])
         if self.last_only:
             return tuple(state[0][:, None] for state in states), states
         if call.merge == "concat":
             return (y.permute(2, 0, 1, 3).flatten(2),), states
+        if call.merge and call.merge in _SUMS:  # one node, without a copy of each direction
+            return (_SUMS[call.merge](y, 1).transpose(0, 1),), states
         merged = merge_outputs(tuple(y.unbind(1)), call.merge)  # before the one transposition
         return tuple(out.transpose(0, 1) for out in merged), states
 
@@ -140,25 +163,30 @@ class OnnxRecurrent(nn.Module):
         outputs, states = [], []
         for d in range(self.directions):
             read = reverse(call.x, lengths) if d else call.x
-            initial = call.initial_state[d] if call.initial_state else None
-            out, state = self._run_direction(read, d, lengths, initial, call)
+            out, state = self.run_direction(read.transpose(0, 1), d, lengths, call)
+            out = out.transpose(0, 1)
             outputs.append(zero_past(reverse(out, lengths) if d else out, lengths))
             states.append(state)
         return merge_outputs(tuple(outputs), call.merge), tuple(states)
 
-    def _run_direction(
-        self, x: Tensor, d: int, lengths: Tensor, initial: State | None, call: RnnCall
+    def run_direction(
+        self, x: Tensor, d: int, lengths: Tensor, call: RnnCall
     ) -> tuple[Tensor, State]:
+        """Read x (T, B, F), the valid steps first; return outputs (T, B, H) and the final state.
+
+        What follows a row's valid steps has no effect on these, or on the state.
+        """
+        initial = call.initial_state[d] if call.initial_state else None
         begin = tuple(state[None] for state in initial) if initial else None
         closed = call.return_state and self.kind == "LSTM"
         if closed:
             x = self._mark_the_rest(x, lengths)
         y, _, *cell_state = self._node(x, f"_{d}_closed" if closed else f"_{d}", begin)
-        out = y[:, 0].transpose(0, 1)
+        out = y.squeeze(1)
         if not call.return_state:
             return out, ()
-        last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, out.shape[2])
-        h = torch.gather(out, 1, last)[:, 0]
+        last = (lengths - 1).clamp(min=0)[None, :, None].expand(1, -1, out.shape[2])
+        h = torch.gather(out, 0, last)[0]
         before = initial[0] if initial else torch.zeros_like(h)
         h = torch.where(lengths[:, None] > 0, h, before)
         return out, (h, *(c[0] for c in cell_state))
@@ -177,16 +205,16 @@ class OnnxRecurrent(nn.Module):
                 f"recurrent_activation is a sigmoid, found {self.functions[0].name}",
                 place=self.place,
             )
-        after = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
-        return torch.cat((zero_past(x, lengths), after[:, :, None].to(x.dtype)), dim=2)
+        after = (torch.arange(x.shape[0], device=x.device)[:, None] >= lengths)[:, :, None]
+        return torch.cat((torch.where(after, 0.0, x), after.to(x.dtype)), dim=2)
 
     def _node(self, x: Tensor, suffix: str, initial: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
-        """Return y (T, D, B, H) and the final states (D, B, H)."""
+        """Read x (T, B, F); return y (T, D, B, H) and the final states (D, B, H)."""
         w, r, b = (getattr(self, f"{name}{suffix}") for name in "WRB")
         h, c = (*(initial or ()), None, None)[:2]
         functions = self.functions * w.shape[0]
         found: tuple[Tensor, ...] = OPERATOR(
-            *(x.transpose(0, 1), w, r, b, h, c),
+            *(x, w, r, b, h, c),
             ONNX_CELLS[self.kind].operator,
             [one.name for one in functions],
             [alpha for one in functions for alpha in one.alpha],
@@ -197,6 +225,72 @@ class OnnxRecurrent(nn.Module):
 
     def _split_states(self, ends: Sequence[Sequence[Tensor]]) -> tuple[State, ...]:
         return tuple(tuple(end[d] for end in ends) for d in range(self.directions))
+
+
+@dataclass
+class _UnderMask:
+    """A module as ``recurrent_forward`` calls it, with a mask (B, T) for all that it reads.
+
+    It computes what ``run_masked`` does. A step is copied once on its way in, to its place in the
+    order of reading, and once on its way out.
+    """
+
+    module: OnnxRecurrent
+    mask: Tensor
+    carried: tuple[State, ...] | None = None
+
+    def __post_init__(self) -> None:
+        self.plan = self.module.plan
+
+    @property
+    def _are_zeros(self) -> bool:
+        """Whether both directions leave zeros at masked steps, which merge to zeros."""
+        return self.plan.rules in ZEROS and not self.module.last_only
+
+    def run_sequence(self, call: RnnCall) -> RnnResult:
+        """Return outputs (B, T, H) in the order of time and final states, one per direction.
+
+        Raises:
+            ArgumentValueError: the mask has another shape than x has steps.
+        """
+        mask = to_bool_mask(call.x, self.mask)
+        lengths, order = mask.sum(dim=1), valid_first(mask)
+        runs = [self._run_direction(d, order, lengths, call) for d in range(len(self.plan.rules))]
+        shown = [self._show(out, d, mask, lengths, call) for d, (out, _) in enumerate(runs)]
+        outputs = merge_outputs(tuple(shown), call.merge)
+        if self._are_zeros:
+            outputs = tuple(torch.where(mask[:, :, None], out, 0.0) for out in outputs)
+        return outputs, tuple(state for _, state in runs)
+
+    def _run_direction(
+        self, d: int, order: Tensor, lengths: Tensor, call: RnnCall
+    ) -> tuple[Tensor, State]:
+        steps = torch.gather(order, 1, reversed_first(lengths, order.shape[1])) if d else order
+        rows = torch.arange(steps.shape[0], device=steps.device) * steps.shape[1]
+        read = _pick_rows(call.x.flatten(0, 1), steps.T + rows)
+        return self.module.run_direction(read, d, lengths, call)
+
+    def _show(self, out: Tensor, d: int, mask: Tensor, lengths: Tensor, call: RnnCall) -> Tensor:
+        """Move outputs (T, B, H) from the order of reading to their steps; fill the masked ones."""
+        rule = self.plan.rules[d]
+        steps = slice(None)
+        if self.module.last_only:  # the step that the direction reads last
+            steps = slice(1) if d else slice(-1, None)
+        index, nothing_yet, keep = (
+            found[:, steps] for found in shown_steps(mask, backward=d == 1, rule=rule)
+        )
+        read = (lengths[:, None] - 1 - index if d else index).clamp(0, out.shape[0] - 1)
+        batch = out.shape[1]
+        places = read * batch + torch.arange(batch, device=read.device)[:, None]
+        filled = _pick_rows(out.flatten(0, 1), places)
+        if rule == "previous_state" and call.initial_state:
+            return torch.where(nothing_yet[:, :, None], call.initial_state[d][0][:, None], filled)
+        return filled if self._are_zeros else torch.where(keep[:, :, None], filled, 0.0)
+
+
+def _pick_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Copy rows of a table (N, F) to the shape of the index; one node of ONNX, Gather."""
+    return nn.functional.embedding(index, table)
 
 
 def _functions(cell: Cell, place: str) -> tuple[OnnxActivation, ...]:

@@ -23,24 +23,40 @@ from keras2torch_birnn.spec import ModelSpec
 
 # Axes of one size: places of inputs, and the axis of each.
 _Size: TypeAlias = tuple[tuple[int, int], ...]
-# Other sizes for one that the model takes: of both parities, and a multiple.
-_OTHERS: tuple[Callable[[int], int], ...] = (lambda n: n + 1, lambda n: n + 2, lambda n: 2 * n)
+# Other sizes for one that the model takes, of both parities.
+_OTHERS: tuple[Callable[[int], int], ...] = (lambda n: n + 1, lambda n: n + 2)
 
 
 def settle_sizes(
-    model: nn.Module, spec: ModelSpec, example: Sequence[Tensor]
+    model: nn.Module, spec: ModelSpec, example: Sequence[Tensor], file: ModelSpec | None = None
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """Declare open sizes of which a model takes that of the example alone; notes tell them.
 
     The model is run with other sizes: all, then fewer of them at a time, the most that can change.
+
+    file: the model as its file declares it, where ``spec`` opens more. Of these sizes a model must
+    take another than a multiple: ``Reshape((-1, 7, 5))`` takes 14 of 7 steps for two rows.
     """
     shapes = input_shapes(spec, tuple(example))
+    opened = {
+        (i, axis)
+        for i, shape in enumerate(input_shapes(file or spec, tuple(example)))
+        for axis, size in enumerate(shape)
+        if size is not None
+    }
     open_axes = [(i, a) for i, shape in enumerate(shapes) for a, n in enumerate(shape) if n is None]
     batch = tuple(place for place in open_axes if place[1] == 0)
     sizes = [*([batch] if batch else []), *((place,) for place in open_axes if place[1])]
     if len(sizes) > MAX_OPEN_SIZES:
         return spec, ()
-    free = next((some for some in _subsets(sizes) if _changes(model, example, some)), ())
+
+    def are_free(some: tuple[_Size, ...]) -> bool:
+        if opened.isdisjoint(chain(*some)):
+            return _changes(model, example, some, (*_OTHERS, _double))
+        steps = tuple(size for size in some if size is not batch)
+        return all(_changes(model, example, these, _OTHERS) for these in (some, steps))
+
+    free = next(filter(are_free, _subsets(sizes)), ())
     fixed = [size for size in sizes if size not in free]
     if not fixed or not takes(model, example):
         return spec, ()
@@ -50,7 +66,8 @@ def settle_sizes(
     names = [layer.name for layer in spec.input_layers()]
     notes = [
         f"{f'axis {axis} of input {printable(names[i])}' if axis else 'the batch'} is fixed at "
-        f"{example[i].shape[axis]}: the file leaves it open, but the model does not take "
+        f"{example[i].shape[axis]}{'' if (i, axis) in opened else ': the file leaves it open'}, "
+        f"{'as in the file:' if (i, axis) in opened else 'but'} the model does not take "
         f"{example[i].shape[axis] + 1}"
         for (i, axis), *_ in fixed
     ]
@@ -63,9 +80,14 @@ def _subsets(sizes: Sequence[_Size]) -> Iterator[tuple[_Size, ...]]:
         yield from combinations(sizes, count)
 
 
-def _changes(model: nn.Module, example: Sequence[Tensor], sizes: Sequence[_Size]) -> bool:
-    """Tell whether the model takes other numbers for some sizes."""
-    for other in _OTHERS:
+def _changes(
+    model: nn.Module,
+    example: Sequence[Tensor],
+    sizes: Sequence[_Size],
+    others: Sequence[Callable[[int], int]],
+) -> bool:
+    """Tell whether the model takes one of the other numbers for some sizes."""
+    for other in others:
         changed = list(example)
         for i, axis in chain.from_iterable(sizes):
             size = changed[i].shape[axis]
@@ -74,6 +96,10 @@ def _changes(model: nn.Module, example: Sequence[Tensor], sizes: Sequence[_Size]
         if takes(model, changed):
             return True
     return False
+
+
+def _double(size: int) -> int:
+    return 2 * size
 
 
 def takes(model: nn.Module, inputs: Sequence[Tensor]) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -144,8 +143,7 @@ def additive_attention(layer: LayerSpec) -> nn.Module:
 # ---- MultiHeadAttention, GroupedQueryAttention --------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Options of attention heads, in Keras' words.
 
     ``heads`` of queries, ``groups`` of keys and values (as many in a MultiHeadAttention).

@@ -15,7 +15,7 @@ from keras2torch_birnn.rnn.native.op import lengths_of_padded
 from keras2torch_birnn.rnn.tensor_memory import outside_inference
 
 # Rules that leave zeros at masked steps, which merge to zeros.
-_ZEROS = {("zeros",), ("zeros", "zeros")}
+ZEROS = {("zeros",), ("zeros", "zeros")}
 
 
 def run_masked(
@@ -33,15 +33,10 @@ def run_masked(
         ArgumentValueError: the mask has another shape than x has steps.
     """
     x, initial, merge = call.x, call.initial_state, call.merge
-    if mask.shape != x.shape[:2]:
-        raise ArgumentValueError(
-            f"a mask {list(x.shape[:2])} is expected, found {list(mask.shape)}"
-        )
-    if mask.dtype is not torch.bool:
-        mask = mask.bool()
-    elif torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    given, mask = mask, to_bool_mask(x, mask)
+    if mask is given and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         mask = outside_inference(mask)
-    zeros = rules in _ZEROS  # which merge to zeros
+    zeros = rules in ZEROS  # which merge to zeros
     counted = lengths_of_padded(mask)
     gathered, lengths = gather_steps(x, mask) if counted is None else (x, counted)
     outputs, states = run_sequence(
@@ -54,3 +49,16 @@ def run_masked(
         for d, out in enumerate(outputs)
     )
     return outputs if zeros else merge_outputs(outputs, merge), states
+
+
+def to_bool_mask(x: Tensor, mask: Tensor) -> Tensor:
+    """Return a mask (B, T) of any dtype for the steps of x (B, T, ...) as flags.
+
+    Raises:
+        ArgumentValueError: it has another shape than x has steps.
+    """
+    if mask.shape != x.shape[:2]:
+        raise ArgumentValueError(
+            f"a mask {list(x.shape[:2])} is expected, found {list(mask.shape)}"
+        )
+    return mask if mask.dtype is torch.bool else mask.bool()

@@ -18,7 +18,7 @@ def gather_steps(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     x: (B, T, ...), mask: (B, T) bool. Returns x's shape, undefined after the valid steps, and
     lengths (B,).
     """
-    return _take(x, _valid_first(mask)), mask.sum(dim=1)
+    return _take(x, valid_first(mask)), mask.sum(dim=1)
 
 
 def zero_past(out: Tensor, lengths: Tensor | None) -> Tensor:
@@ -33,9 +33,14 @@ def reverse(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Reverse the valid steps in time: all of them, or the first ``lengths`` of each row."""
     if lengths is None:
         return x.flip(1)
-    steps = torch.arange(x.shape[1], device=x.device)
+    return _take(x, reversed_first(lengths, x.shape[1]))
+
+
+def reversed_first(lengths: Tensor, time: int) -> Tensor:
+    """Return the steps (B, T) of each row, the first ``lengths`` of them in reverse order."""
+    steps = torch.arange(time, device=lengths.device)
     reversed_steps = lengths[:, None] - 1 - steps
-    return _take(x, torch.where(reversed_steps >= 0, reversed_steps, steps))
+    return torch.where(reversed_steps >= 0, reversed_steps, steps)
 
 
 def scatter_steps(
@@ -53,20 +58,30 @@ def scatter_steps(
         shown = scatter_steps(states, mask, initial_state, backward=backward, rule="previous_state")
         filled = scatter_steps(outputs, mask, None, backward=backward, rule="zeros")
         return torch.where(expand_dims_like(mask, filled), filled, shown)
+    index, nothing_yet, keep = shown_steps(mask, backward=backward, rule=rule)
+    filled = _take(gathered, index.clamp(0, mask.shape[1] - 1))
+    if rule == "previous_state" and initial_state is not None:
+        return torch.where(expand_dims_like(nothing_yet, filled), initial_state[:, None], filled)
+    return torch.where(expand_dims_like(keep, filled), filled, torch.zeros_like(filled))
+
+
+def shown_steps(mask: Tensor, *, backward: bool, rule: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what every step shows of a direction's outputs, all (B, T), as ``scatter_steps`` does.
+
+    The index of a valid step in the order of time, out of range where none was read yet; that none
+    was; and where the output is not zero.
+    """
     seen = mask.long().cumsum(dim=1)  # ONNX adds up no bools
     # Step t shows the last valid step read so far: at or before t, at or after it if backward.
     index = seen - mask.long() if backward else seen - 1
     nothing_yet = (index < 0) | (index >= seen[:, -1:])
-    filled = _take(gathered, index.clamp(0, mask.shape[1] - 1))
-    if rule == "previous_state" and initial_state is not None:
-        return torch.where(expand_dims_like(nothing_yet, filled), initial_state[:, None], filled)
     keep = ~nothing_yet
     if rule == "zeros":
         keep = keep & mask
     elif rule == "zeros_unreversed":
         # Keras with unroll=True: the mask in the order of time, the outputs in that of reading.
         keep = keep & mask.flip(1)
-    return torch.where(expand_dims_like(keep, filled), filled, torch.zeros_like(filled))
+    return index, nothing_yet, keep
 
 
 def expand_dims_like(flags: Tensor, x: Tensor) -> Tensor:
@@ -74,7 +89,7 @@ def expand_dims_like(flags: Tensor, x: Tensor) -> Tensor:
     return flags.reshape(*flags.shape, *[1] * (x.dim() - flags.dim()))
 
 
-def _valid_first(mask: Tensor) -> Tensor:
+def valid_first(mask: Tensor) -> Tensor:
     """Return the steps (B, T) of each row, the valid ones first, both kinds in their order."""
     if not (torch.compiler.is_compiling() or is_tracing()):
         return torch.argsort(~mask, dim=1, stable=True)

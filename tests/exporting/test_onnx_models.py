@@ -27,6 +27,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.exporting import (
     child_process,
+    exporter,
     onnx_file,
     onnx_graph,
     onnx_recurrent,
@@ -194,9 +195,13 @@ def exchange_directions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def change_merge(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(outputs: tuple[Tensor, ...], mode: str | None) -> tuple[Tensor, ...]:
-        return merge.merge_outputs(outputs, "mul" if mode == "sum" else mode)
+        return merge.merge_outputs(outputs, "sum" if mode == "mul" else mode)
 
     monkeypatch.setattr(onnx_recurrent, "merge_outputs", wrong)
+
+
+def change_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(onnx_recurrent._SUMS, "sum", torch.mean)
 
 
 def forget_biases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +219,8 @@ MISTAKES: tuple[tuple[Callable[[pytest.MonkeyPatch], None], str, str], ...] = (
     (exchange_gates_of_gru, "GRU", "sum"),
     (flip_reset, "GRU", "sum"),
     (exchange_directions, "LSTM", "concat"),
-    (change_merge, "SimpleRNN", "sum"),
+    (change_merge, "SimpleRNN", "mul"),
+    (change_sum, "SimpleRNN", "sum"),
     (forget_biases, "SimpleRNN", "sum"),
 )
 
@@ -305,6 +311,15 @@ def test_a_convolutional_lstm_is_refused_by_name(tmp_path: Path) -> None:
     model = k2t.convert(FIXTURES / "tf.keras-2.15.0/conv_lstm_2d_first.h5")
     with pytest.raises(UnsupportedLayerError, match="conv_lstm2d: a ConvLSTM has no ONNX form"):
         k2t.export(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_does_not_run_is_an_error_of_ours(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "run_exported", lambda *_: ["it did not finish in 600 s"])
+    with pytest.raises(K2TError, match=r"does not run in ONNX Runtime \(it did not finish"):
+        k2t.export(small, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 

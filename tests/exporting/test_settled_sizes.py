@@ -106,6 +106,23 @@ def test_notes_name_the_input_and_the_size() -> None:
     )
 
 
+def test_a_multiple_is_not_enough_for_a_size_that_the_file_fixes() -> None:
+    """Twice as many steps are twice as many rows: nobody asks for that by freeing the steps."""
+    example = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
+
+    def rows_of_seven_steps(a: Tensor, b: Tensor) -> Tensor:
+        return a.reshape(-1, 7, 3).sum(1)[:1] + b.sum(1)
+
+    model = Made(rows_of_seven_steps)
+    assert settle_sizes(model, spec_of_two(), example) == (spec_of_two(), ())
+    spec, notes = settle_sizes(model, spec_of_two(), example, spec_of_two(7))
+    assert [layer.config["shape"] for layer in spec.input_layers()] == [
+        (None, 7, 3),
+        (None, None, 3),
+    ]
+    assert notes == ("axis 1 of input a is fixed at 7, as in the file: the model does not take 8",)
+
+
 def test_declared_sizes_and_very_many_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     example = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
     declared = settle_sizes(Made(five_rows), spec_of_two(7), example)[0]

@@ -236,6 +236,8 @@ def test_states_that_nobody_reads_get_no_name(outputs: int, names: list[str]) ->
     layers = {"a": rnn("LSTM", return_sequences=True, return_state=True)}
     text = write(many_layers(layers, {"a": outputs}, masked=False)).text
     assert re.findall(r"^ +(state\w*) = .*$", text, re.M) == names
+    (shape,) = re.findall(r"^ +(\w+).* = .*# \(B, T, ", text, re.M)
+    assert shape in ("x", "y")  # no comment calls the shape of the output that of a state
 
 
 def test_a_model_without_masks_has_no_code_for_them() -> None:

@@ -63,14 +63,14 @@ MUTATIONS: list[Mutation] = [
     ),
     mutation(
         "previous counts against the direction of reading",
-        edit("rnn.masks:scatter_steps", "seen - mask.long() if backward else seen - 1", "seen - 1"),
+        edit("rnn.masks:shown_steps", "seen - mask.long() if backward else seen - 1", "seen - 1"),
         f"{K2}/mask_bi_lstm_seq.h5",
         f"{K231}/mask_bi_gru_before_seq.h5",
     ),
     mutation(
         "the masked steps run and the valid ones do not",
         edit(
-            "rnn.masks:_valid_first",
+            "rnn.masks:valid_first",
             "torch.argsort(~mask, dim=1, stable=True)",
             "torch.argsort(mask, dim=1, stable=True)",
         ),

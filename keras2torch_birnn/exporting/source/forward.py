@@ -151,9 +151,9 @@ class _Writer:
         called = emission.call(site)
         comment = _shape_comment(layer, folded=node.name in self.module.meta["folded"])
         if isinstance(called, Called):
-            for line in called.statements[:-1]:
-                self.say(line)
-            self.say(called.statements[-1], comment)
+            shown = _find_output(called)
+            for number, line in enumerate(called.statements):
+                self.say(line, comment if number == shown else "")
             self.values[node] = called.values
             if isinstance(called.values, tuple):
                 self.states |= set(called.values[1:])
@@ -292,6 +292,14 @@ def write_body(
     writer = _Writer(module, layers, taken, double=double, floats=floats)
     body = writer.write(inputs)
     return body, writer.problems
+
+
+def _find_output(called: Called) -> int:
+    """Return the place of the statement that names the output, before those that name states."""
+    output = called.values[0] if isinstance(called.values, tuple) else called.values
+    targets = [re.split(r"[:,]| = ", line, maxsplit=1)[0] for line in called.statements]
+    places = [place for place, target in enumerate(targets) if target == output]
+    return places[-1] if places else len(targets) - 1
 
 
 def _shape_comment(layer: LayerSpec, *, folded: bool) -> str:
