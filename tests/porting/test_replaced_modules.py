@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.porting.batches import batches
 from keras2torch_birnn.porting.report import PortReport
+from keras2torch_birnn.readers import read_model
 
 FOLDER = FIXTURES / "tf.keras-2.15.0"
 # The right module and what it is called with -> what the port computes instead
@@ -284,3 +286,23 @@ def test_values_at_padded_steps_are_no_error() -> None:
     report = compare_with(FOLDER / "mask_bi_lstm_seq.h5", bidirectional=marked)
     assert report.ok, "\n".join(report.lines())
     assert report.max_abs_error < 1e-12
+
+
+def test_rows_that_are_sorted_by_length_and_not_put_back_are_noticed() -> None:
+    def sort(right: Any, x: Tensor, mask: Tensor) -> Tensor:
+        order = mask.sum(1).argsort(descending=True, stable=True)
+        return right(x[order], mask=mask[order])
+
+    report = compare_with(FOLDER / "mask_bi_lstm_seq.h5", bidirectional=sort)
+    (finding,) = report.findings
+    assert (finding.layer, finding.rows) == ("bidirectional", "rows padded at the end")
+
+
+def test_padded_rows_are_of_several_lengths_in_no_order() -> None:
+    _, *padded = batches(read_model(FOLDER / "mask_bi_lstm_seq.h5"), None)
+    assert len(padded) == 2
+    for batch in padded:
+        counts = (batch.arrays[0] != 0).sum(axis=1).tolist()
+        assert min(counts) > 0
+        assert len(set(counts)) > 2
+        assert counts not in (sorted(counts), sorted(counts, reverse=True))
