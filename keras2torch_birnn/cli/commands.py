@@ -27,6 +27,7 @@ from keras2torch_birnn.cli.usage_errors import CommandGroup
 from keras2torch_birnn.cli.verify_command import verify
 from keras2torch_birnn.cli.version_command import version
 from keras2torch_birnn.cli.write_back_command import write_back
+from keras2torch_birnn.cli.zsh_completion import complete_at_first_tab
 
 app = typer.Typer(
     name="k2t",
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _run in COMMANDS.items():
     app.command(_name, cls=Command)(with_common_options(_run))
 app.add_typer(plugin_commands, name="plugin")
+complete_at_first_tab()
 
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

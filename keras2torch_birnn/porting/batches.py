@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 
 _STEPS = (7, 11)
 _KINDS = ("full rows", "rows padded at the end", "rows padded in front")
+# Steps by which the rows are shorter than the longest one, in an order that no sorting gives.
+_CUTS = (0, 2, 1, 3, 0)
 # Rows of the user's own inputs that are looked at; every trial computes all of them.
 _LOOKED_AT = 8
 
@@ -47,7 +50,7 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
         Batch(
             name,
             tuple(
-                _pad_inside(_rows([x[place] for x in drawn], kind - place), fact, kind, rng)
+                _pad_inside(_rows(drawn, place, kind, fact), fact, kind, rng)
                 for place, fact in enumerate(facts)
             ),
         )
@@ -56,9 +59,17 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
     ] or [Batch("", drawn[0])]
 
 
-def _rows(drawn: Sequence[Array], kind: int) -> Array:
-    """Put together the rows of one kind of padding (see ``draw_inputs``)."""
-    return np.stack([x[kind % ROWS] for x in drawn])
+def _rows(drawn: Sequence[Sequence[Array]], place: int, kind: int, fact: InputFacts) -> Array:
+    """Put together the rows of one kind of padding (see ``draw_inputs``), of several lengths."""
+    rows = np.stack([inputs[place][(kind - place) % ROWS] for inputs in drawn])
+    if kind == 0 or fact.padding is None or rows.ndim < 2:
+        return rows
+    counts = (rows != fact.padding).reshape(*rows.shape[:2], -1).any(axis=2)
+    for row, valid, cut in zip(rows, counts, cycle(_CUTS)):
+        steps = np.flatnonzero(valid)
+        fewer = max(0, min(cut, len(steps) - 1))
+        row[steps[len(steps) - fewer :] if kind == 1 else steps[:fewer]] = fact.padding
+    return rows
 
 
 def _with_ends(x: Array, fact: InputFacts) -> Array:
@@ -67,6 +78,8 @@ def _with_ends(x: Array, fact: InputFacts) -> Array:
         return x
     ids = x.copy()
     ids.reshape(-1)[[0, -1]] = 0, fact.vocabulary - 1
+    if ids.ndim == 2 and len(ids) > 2 and ids.shape[1] > 3:
+        ids[1, -2:] = 0  # as if it were padded, for ports that leave it out
     return ids
 
 

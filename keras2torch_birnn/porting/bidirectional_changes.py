@@ -78,9 +78,7 @@ def _bidirectional_changes(
     yield from (here(*one) for one in state_changes(layer))
     mode = layer.config["merge_mode"]
     half = next(iter(halves.values()))
-    if mode is None:
-        return
-    for name in ("concat", "sum", "ave", "mul"):
+    for name in ("concat", "sum", "ave", "mul") if mode is not None else ():
         if name != mode:
             words = f"merges the halves by {name}, Keras by {mode}"
             yield here("merge mode", words, configured(merge_mode=name), AROUND)

@@ -25,7 +25,7 @@ from keras2torch_birnn.porting.matching import (
     weight_changes,
 )
 from keras2torch_birnn.porting.near_values import near_changes
-from keras2torch_birnn.porting.observing import DROPOUTS, FAILURES, PortRun, observe
+from keras2torch_birnn.porting.observing import DROPOUTS, FAILURES, PortRun, keep_valid, observe
 from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor, locate_first
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
 from keras2torch_birnn.porting.trials import Search, same
@@ -138,7 +138,7 @@ class _Comparison:
             tuple(self._tensors()),
             names,
             max(errors),
-            tuple(self._notes(ok=ok)),
+            (*self._notes(ok=ok), *_padding_notes(findings)),
         )
 
     def _random(self, batch: Batch, settled: Search) -> PortFinding | None:
@@ -252,6 +252,15 @@ class _Comparison:
             yield "the port was compared in eval mode: call .eval() before you use it"
 
 
+def _padding_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
+    """Tell how to compare a port whose rows are never padded in front, as packing needs them."""
+    if any(one.kind == "padding side" for one in findings):
+        yield (
+            "that padding is at the end is no mistake if your rows are always padded so: compare "
+            "on rows of your own (--inputs)"
+        )
+
+
 def _are_close(one: PortRun, other: PortRun) -> bool:
     return all(
         same(a, b, None, one.tolerance) for a, b in zip(one.outputs, other.outputs, strict=True)
@@ -259,13 +268,15 @@ def _are_close(one: PortRun, other: PortRun) -> bool:
 
 
 def _error(run: PortRun, right: Sequence[Array], search: Search) -> float:
+    """Return the largest error of the port's outputs, at steps that count."""
     if len(run.outputs) < len(right):
         return float("inf")
-    pairs = [
-        (there.reshape(one.shape) if there.size == one.size else there, one)
-        for there, one in zip(run.outputs, right, strict=False)
-    ]
-    return max_errors([a for a, _ in pairs], [b for _, b in pairs])[0]
+    found, wanted = [], []
+    for there, one, mask in zip(run.outputs, right, search.output_masks(), strict=False):
+        shaped = there.reshape(one.shape) if there.size == one.size else there
+        found.append(keep_valid(shaped, mask))
+        wanted.append(keep_valid(one, mask))
+    return max_errors(found, wanted)[0]
 
 
 def _unexplained_end(run: PortRun, search: Search, rows: str) -> PortFinding:

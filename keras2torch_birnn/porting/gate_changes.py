@@ -90,12 +90,24 @@ def _taken_for_another(layer: LayerSpec) -> Iterator[Row]:
         for sign, shown in ((1, other), (-1, f"1 - {other}")):
             words = f"{shown} stands in the place of {one}"
             yield "other gate", words, partial(_copied, to=to, source=source, sign=sign)
+    for one, other in permutations(letters, 2):
+        to, source = (
+            slice(place * units, (place + 1) * units)
+            for place in (letters.index(one), letters.index(other))
+        )
+        for name in layer.weights:
+            words = f"the {name.replace('_', ' ')} of {one} is that of {other}"
+            only = partial(_copied, to=to, source=source, sign=1, names=(name,))
+            yield "other gate", words, only
 
 
-def _copied(weights: Weights, *, to: slice, source: slice, sign: int) -> Weights:
+def _copied(
+    weights: Weights, *, to: slice, source: slice, sign: int, names: tuple[str, ...] = ()
+) -> Weights:
+    """Give a gate another one's values, in the weights of these names or in all."""
     changed = {name: np.array(array, np.float64) for name, array in weights.items()}
-    for array in changed.values():
-        array[..., to] = sign * array[..., source]
+    for name in names or changed:
+        changed[name][..., to] = sign * changed[name][..., source]
     return changed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import permutations
+from itertools import permutations, starmap
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,19 @@ from keras2torch_birnn.porting.changes import (
     masks_given,
     padding_at_end,
     reading,
+    to_end,
     weighted,
     without_mask,
 )
 from keras2torch_birnn.porting.mask_rules import Rule, mask_rules
+from keras2torch_birnn.porting.normalizer_changes import layer_norm_changes
 from keras2torch_birnn.porting.recurrent_changes import (
     CELLS,
     first_step,
     last_step,
     show_activation,
 )
+from keras2torch_birnn.porting.window_changes import convolution_changes, pooling_changes
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -151,6 +154,25 @@ def _mask_source(maker: Maker) -> Iterator[Change]:
             yield maker.change("mask rule", words, masks_given(rule))
             if maker.layer.class_name == "Masking":
                 yield maker.change("mask rule", words, _zeroed(rule))
+    else:
+        words = "id 0 is left out as padding, Keras reads it as data (mask_zero=False)"
+        yield maker.change("mask rule", words, _zeros_masked(lambda mask: mask))
+        yield maker.change("mask rule", words, _zeros_masked(to_end))
+
+
+def _zeros_masked(change: Callable[[Array], Array]) -> Apply:
+    """Let an Embedding without a mask make one."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, _ = equation(layer, inputs, mask, context)
+        ids = np.asarray(inputs)
+        if ids.ndim != 2 or (ids != 0).all():
+            raise ValueError("nothing is padded")
+        return output, change(ids != 0)
+
+    return apply
 
 
 def _nothing(
@@ -209,9 +231,22 @@ def _epsilon(maker: Maker) -> Iterator[Change]:
 
 
 def _batch_norm(maker: Maker) -> Iterator[Change]:
-    weights = maker.layer.weights
     words = "it normalizes by the batch's own mean and variance (it is in training mode)"
     yield maker.change("training mode", words, _by_batch)
+    yield from _exchanged_weights(maker)
+    moving = weighted(partial(_constant, values={"moving_mean": 0, "moving_variance": 1}))
+    words = "the moving mean is 0 and the variance 1, as before training"
+    yield maker.change("not loaded", words, moving)
+
+
+def _layer_norm(maker: Maker) -> Iterator[Change]:
+    yield from starmap(maker.change, layer_norm_changes(maker.layer))
+    yield from _exchanged_weights(maker)
+
+
+def _exchanged_weights(maker: Maker) -> Iterator[Change]:
+    """Yield weights of a normalizer in each other's place, and those from before training."""
+    weights = maker.layer.weights
     for one, other in (("gamma", "beta"), ("moving_mean", "moving_variance")):
         if one in weights and other in weights:
             swap = weighted(partial(_swapped_names, one=one, other=other))
@@ -220,9 +255,6 @@ def _batch_norm(maker: Maker) -> Iterator[Change]:
     for name in fresh.keys() & weights.keys():
         apply = weighted(partial(_constant, values={name: fresh[name]}))
         yield maker.change("not loaded", f"{name} is {fresh[name]}, as before training", apply)
-    moving = weighted(partial(_constant, values={"moving_mean": 0, "moving_variance": 1}))
-    words = "the moving mean is 0 and the variance 1, as before training"
-    yield maker.change("not loaded", words, moving)
 
 
 def _scale(maker: Maker) -> Iterator[Change]:
@@ -281,6 +313,11 @@ def _padding(maker: Maker) -> Iterator[Change]:
     for name in names:
         turn = weighted(partial(_reversed_kernel, name=name))
         yield maker.change("direction", f"the {name} is reversed along its steps", turn)
+    yield from starmap(maker.change, convolution_changes(maker.layer))
+
+
+def _pool_windows(maker: Maker) -> Iterator[Change]:
+    yield from starmap(maker.change, pooling_changes(maker.layer))
 
 
 def _reversed_kernel(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
@@ -314,6 +351,32 @@ def _one_step(maker: Maker) -> Iterator[Change]:
     for words, pick in (("last", last_step), ("first", first_step)):
         apply = _picked(pick)
         yield maker.change("other operation", f"takes the {words} step, Keras has {own}", apply)
+
+
+def _other_activation(maker: Maker) -> Iterator[Change]:
+    """Yield other activations in the place of a layer that is one."""
+    for name in _ACTIVATIONS[1:]:  # without it the layer is left out
+        words = f"{show_activation(name)} stands in its place, Keras has {maker.layer.class_name}"
+        yield maker.change("activation", words, _activated(name))
+
+
+def _activated(name: str | Mapping[str, Any]) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        return activate(name, context.number(np.asarray(inputs))), out_mask
+
+    return apply
+
+
+def _softmax_axis(maker: Maker) -> Iterator[Change]:
+    own = tuple(np.atleast_1d(maker.config["axis"]).tolist())
+    for words, axis in _SOFTMAX_AXES.items():
+        if (axis,) != own:
+            shown = next((w for w, a in _SOFTMAX_AXES.items() if (a,) == own), f"axes {own}")
+            words = f"softmax over {words}, Keras takes {shown}"
+            yield maker.change("axis", words, configured(axis=axis))
 
 
 def _masked_softmax(maker: Maker) -> Iterator[Change]:
@@ -535,10 +598,43 @@ def _general(maker: Maker) -> Iterator[Change]:
     for words, power in _POWERS_OF_WIDTH.items():
         yield maker.change("extra", f"its output is {words}", _scaled_by_width(power))
     yield from _views(maker)
+    yield maker.change("extra", "it is applied twice, Keras does it once", _twice)
     words = "its input is added to its output, which Keras does not do"
     yield maker.change("extra", words, _with_input)
     turned = followed_by(lambda y: y[:, ::-1] if y.ndim > 2 else y)
     yield maker.change("direction", "its steps come in reversed order", turned)
+    for words, move in _MOVES.items():
+        yield maker.change("steps", f"its steps come one step too {words}", followed_by(move))
+    if maker.layer.class_name == "Embedding":
+        for words, move in _MOVES.items():
+            yield maker.change("steps", f"its ids come one step too {words}", reading(move))
+    yield maker.change("left out", "zeros stand in its place", followed_by(np.zeros_like))
+
+
+def _twice(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    if np.shape(output) != np.shape(inputs) or isinstance(output, tuple):
+        raise ValueError("another shape")
+    more, _ = equation(layer, output, mask, context.aside())
+    return more, out_mask
+
+
+def _one_later(x: Array) -> Array:
+    """Move the steps of (B, T, ...) one on; zeros come first."""
+    if x.ndim < 2:
+        raise ValueError("it has no steps")
+    later: Array = np.concatenate([np.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
+    return later
+
+
+def _one_earlier(x: Array) -> Array:
+    """Move the steps of (B, T, ...) one back; zeros come last."""
+    return _one_later(x[:, ::-1])[:, ::-1]
+
+
+_MOVES: Mapping[str, Callable[[Array], Array]] = {"late": _one_later, "early": _one_earlier}
 
 
 def _with_input(
@@ -588,6 +684,13 @@ def scaled_by(path: str, place: str, layer: LayerSpec, factor: float) -> Change:
     return Change("extra", path, words, {(place, layer.class_name): apply})
 
 
+def read_scaled(path: str, place: str, layer: LayerSpec, factor: float) -> Change:
+    """Return the change that multiplies a layer's input."""
+    words = f"its input is multiplied by {factor:.6g}"
+    apply = reading(partial(_times, factor))
+    return Change("extra", path, words, {(place, layer.class_name): apply})
+
+
 def _times(factor: float, y: Array) -> Array:
     return factor * y
 
@@ -623,6 +726,7 @@ _POWERS_OF_WIDTH: Mapping[str, float] = {
     "divided by the square root of the width": -0.5,
     "multiplied by the square root of the width": 0.5,
 }
+_SOFTMAX_AXES: Mapping[str, int] = {"the last axis": -1, "axis 1": 1, "axis 2": 2, "the batch": 0}
 _GLOBAL = ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _GLOBAL_2 = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
 _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
@@ -634,23 +738,25 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Activation": (_activation, _masked_softmax),
     "Embedding": (_ids,),
     "BatchNormalization": (_epsilon, _batch_norm, _scale),
-    "LayerNormalization": (_epsilon,),
+    "LayerNormalization": (_epsilon, _layer_norm),
     "GroupNormalization": (_epsilon,),
     "RMSNormalization": (_epsilon,),
     **dict.fromkeys(_CONVOLUTIONS, (_padding, _activation, _bias)),
     **dict.fromkeys(_GLOBAL, (_pool_mask, _other_class(*_GLOBAL), _sum_of_steps, _one_step)),
     **dict.fromkeys(_REDUCTIONS, (_other_class(*_REDUCTIONS), _one_step)),
-    **dict.fromkeys(("Softmax", "ops.Activation"), (_masked_softmax,)),
+    "Softmax": (_softmax_axis, _masked_softmax, _other_activation),
+    "ReLU": (_other_activation,),
+    "ops.Activation": (_masked_softmax,),
     **{
-        f"{one}Pooling{n}D": (_other_class(f"{other}Pooling{n}D"),)
+        f"{one}Pooling{n}D": (_other_class(f"{other}Pooling{n}D"), _pool_windows)
         for n in (1, 2)
         for one, other in (("Max", "Average"), ("Average", "Max"))
     },
     **dict.fromkeys(_GLOBAL_2, (_other_class(*_GLOBAL_2),)),
     **dict.fromkeys(_MERGES, (_one_input, _other_class(*_MERGES), _absolute, _order_of_inputs)),
     "Concatenate": (_order_of_inputs,),
-    "LeakyReLU": (_slope,),
-    "ELU": (_slope,),
+    "LeakyReLU": (_slope, _other_activation),
+    "ELU": (_slope, _other_activation),
     "ops.GetItem": (_other_step,),
     **dict.fromkeys(("Flatten", "Reshape"), (_channels_first,)),
 }

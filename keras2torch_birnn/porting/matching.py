@@ -14,9 +14,17 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.changes import Change, weighted
-from keras2torch_birnn.porting.gates import Order, gate_count, orders, reorder, torch_order, written
+from keras2torch_birnn.porting.gates import (
+    Order,
+    gate_count,
+    orders,
+    reorder,
+    torch_letters,
+    torch_order,
+    written,
+)
 from keras2torch_birnn.porting.right_tensors import Leaf
-from keras2torch_birnn.spec import Array
+from keras2torch_birnn.spec import Array, LayerSpec
 
 # Values that were rounded on the way, to float32 at most once or twice, are the same.
 _SAME = 1e-6
@@ -24,6 +32,12 @@ _RECURRENT = {nn.LSTM: "LSTM", nn.GRU: "GRU", nn.RNN: "SimpleRNN"}
 _CELLS = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU", nn.RNNCell: "SimpleRNN"}
 _OWN_LAYOUT = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+_SHOWN = {
+    "weight_ih": "kernel",
+    "weight_hh": "recurrent kernel",
+    "bias_ih": "bias",
+    "bias_hh": "recurrent bias",
+}
 _ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -127,7 +141,11 @@ def describe(found: Array, leaf: Leaf, role: str) -> Difference | None:
             if _same(found, reorder(right, _by_torch(order, usual), 0)):
                 now, then = written(leaf.layer, order), written(leaf.layer, tuple(range(count)))
                 return Difference("gate order", f"gates in order {now} instead of {then}", order)
-    return _describe_matrix(found, right, count) or _describe_elements(found, right)
+    return (
+        _describe_matrix(found, right, count)
+        or _describe_gate(found, right, leaf.layer)
+        or _describe_elements(found, right)
+    )
 
 
 def _by_torch(order: Order, usual: Order) -> Order:
@@ -156,6 +174,31 @@ def _describe_matrix(found: Array, right: Array, count: int) -> Difference | Non
         if _same(found, right.transpose(axes)):
             moved = ", ".join(str(axis) for axis in axes)
             return Difference("axes", f"its axes are in another order ({moved} of the right ones)")
+    return None
+
+
+def _describe_gate(found: Array, right: Array, layer: LayerSpec) -> Difference | None:
+    """Say what was done to the block of one gate, if that is known and all others are right."""
+    count = gate_count(layer.class_name)
+    if count < 2 or len(right) % count:
+        return None
+    blocks, own = np.split(found, count), np.split(right, count)
+    wrong = [gate for gate in range(count) if not _same(blocks[gate], own[gate])]
+    if len(wrong) != 1:
+        return None
+    (gate,) = wrong
+    letters = torch_letters(layer.class_name, torch_order(layer))
+    known = {
+        "is all zeros": 0 * own[gate],
+        "is doubled": 2 * own[gate],
+        "has the wrong sign": -own[gate],
+        **{f"is that of {letters[other]}": own[other] for other in range(count) if other != gate},
+    }
+    if found.ndim == 1:
+        known["has 1 added to it, as a forget bias that the file already holds"] = own[gate] + 1
+    for words, values in known.items():
+        if _same(blocks[gate], values):
+            return Difference("gate", f"the part of {letters[gate]} {words}")
     return None
 
 
@@ -314,7 +357,7 @@ def weight_changes(matches: Sequence[Match]) -> Iterator[Change]:
             f"{printable(_named(match.unit, role))}: {one.words}" for role, one in wrong.items()
         )
         kind = Counter(one.kind for one in wrong.values()).most_common(1)[0][0]
-        words = "; ".join(dict.fromkeys(one.words for one in wrong.values()))
+        words = _tell(wrong, match)
         applied = {match.leaf.key: weighted(partial(_given, weights=weights))}
         key = match.leaf.path, words
         if key in found:
@@ -322,6 +365,18 @@ def weight_changes(matches: Sequence[Match]) -> Iterator[Change]:
             applied, named = {**other.applied, **applied}, (*other.tensors, *named)
         found[key] = Change(f"weights: {kind}", match.leaf.path, words, applied, named)
     yield from found.values()
+
+
+def _tell(wrong: Mapping[str, Difference], match: Match) -> str:
+    """Say what is wrong, and in which tensors if others of the layer are right."""
+    by_words: dict[str, list[str]] = {}
+    for role, one in wrong.items():
+        by_words.setdefault(one.words, []).append(_SHOWN.get(role, role))
+    alone = len(by_words) == 1 and all(role in wrong for role in match.differences)
+    return "; ".join(
+        words if alone or "bias" in words else f"{words} ({', '.join(dict.fromkeys(roles))})"
+        for words, roles in by_words.items()
+    )
 
 
 def _given(_: Mapping[str, Array], *, weights: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -67,7 +67,7 @@ class PortRun:
         valid: (B, T), where the values count. Axes of size 1 and folded axes are no difference.
         Numbers that overflowed are found nowhere: everything would be within their tolerance.
         """
-        kept = _only(values, valid)
+        kept = keep_valid(values, valid)
         if not np.isfinite(kept).all():
             return None
         for one in self._of_size(values.size):
@@ -82,22 +82,23 @@ class PortRun:
 
     def factors(self, values: Array, valid: Array | None = None) -> Iterator[float]:
         """Yield each number, but 0 and 1, by which the port multiplied these values."""
-        kept = _only(values, valid)
+        kept = keep_valid(values, valid)
         place = np.unravel_index(np.abs(kept).argmax(), kept.shape) if kept.size else ()
         known: list[float] = [0.0, 1.0]
         if not np.isfinite(kept).all() or not kept.any():
             return
         for one in self._of_size(values.size):
-            if one.values.shape != kept.shape:
+            if not np.isfinite(one.values).all():
                 continue
-            there = _only(one.values, valid)
-            if not np.isfinite(there).all():
-                continue
-            factor = float(there[place] / kept[place])
-            limit = self.tolerance * (1 + float(np.abs(there).max()))
-            if not np.isclose(factor, known).any() and np.abs(there - factor * kept).max() <= limit:
-                known.append(factor)
-                yield factor
+            for there in _in_other_axes(one.values, kept.shape):
+                there = keep_valid(there, valid)
+                factor = float(there[place] / kept[place])
+                limit = self.tolerance * (1 + float(np.abs(there).max()))
+                if np.isclose(factor, known).any():
+                    continue
+                if np.abs(there - factor * kept).max() <= limit:
+                    known.append(factor)
+                    yield factor
 
     def nearest(self, values: Array, modules: Sequence[str]) -> Array | None:
         """Return the computed tensor of this size that is nearest, in the axes of ``values``.
@@ -126,8 +127,17 @@ class PortRun:
         yield from by_size.get(size, ())
 
 
-def _only(values: Array, valid: Array | None) -> Array:
-    """Set what does not count to zero."""
+def _in_other_axes(there: Array, shape: tuple[int, ...]) -> Iterator[Array]:
+    """Yield an array in each order of its axes that has this shape, but for axes of size 1."""
+    squeezed = there.squeeze()
+    wanted = tuple(size for size in shape if size > 1)
+    for axes in permutations(range(squeezed.ndim)):
+        if tuple(squeezed.shape[axis] for axis in axes) == wanted:
+            yield squeezed.transpose(axes).reshape(shape)
+
+
+def keep_valid(values: Array, valid: Array | None) -> Array:
+    """Set steps (B, T) of values (B, T, ...) that do not count to zero."""
     if valid is None or values.shape[:2] != valid.shape:
         return values
     counts = valid.reshape(*valid.shape, *[1] * (values.ndim - 2))
@@ -152,7 +162,7 @@ def _axes_of(
                 return axes
             continue
         back = flat.reshape(wanted.shape).transpose(np.argsort(axes))
-        if np.abs(_only(back, valid) - kept).max(initial=0.0) <= limit:
+        if np.abs(keep_valid(back, valid) - kept).max(initial=0.0) <= limit:
             return axes
     return None
 

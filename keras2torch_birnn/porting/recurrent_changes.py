@@ -39,6 +39,8 @@ _ACTIVATIONS = (
     "linear",
     "hard_tanh",
     "softsign",
+    "elu",
+    "relu6",
 )
 _SHOWN = {
     "hard_sigmoid_0.2": "hard_sigmoid with slope 0.2 (Keras 1 and 2)",
@@ -122,6 +124,7 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
     yield every("reversed padding", words, _reversed_with_padding("zeros"))
     words_of_mask = "the mask is not turned round with the steps"
     yield every("reversed padding", words_of_mask, _reversed_with_padding(None))
+    yield every("reversed padding", words_of_mask, _reversed_with_padding("previous_output"))
     if not half.config["return_sequences"]:
         yield every("reversed padding", words, _packed_with_padding)
     rules = {
@@ -339,6 +342,7 @@ BATCH_FIRST = "batch and time are exchanged (batch_first): it runs over the rows
 _ONE_WAY_PICKS: Mapping[str, Callable[[Array], Array]] = {
     "takes the first step where Keras takes the last": first_step,
     "takes the last step of the array, also where it is padding": last_step,
+    "takes the last step but one": lambda y: y[:, -2],
     "takes the mean over the steps where Keras takes the last": mean_step,
     "takes the maximum over the steps where Keras takes the last": largest_step,
 }

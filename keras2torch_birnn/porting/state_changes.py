@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
+
+import numpy as np
 
 from keras2torch_birnn.porting.changes import Apply
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import LayerSpec, Structure
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
-# Which state stands in each place, by its number among Keras'
-Places: TypeAlias = tuple[int, ...]
+# Which state stands in each place, by its number among Keras'; None: zeros
+Places: TypeAlias = tuple[int | None, ...]
+T = TypeVar("T")
+# Words -> what they say
+Rows: TypeAlias = Mapping[str, T]
 
 
 def state_changes(layer: LayerSpec) -> Iterator[tuple[str, str, Apply]]:
     """Yield wrong states of a layer, as kind, words and change: initial ones, then final ones."""
     yield "initial state", "its initial state is not used: it starts with zeros", _starting(None)
-    table = _places_of(layer)
+    for words, places in _rows_of(layer, _PARTLY_USED).items():
+        yield "initial state", f"its initial states: {words}, zeros stand there", _starting(places)
+    for words, values in _rows_of(layer, _CONSTANTS).items():
+        yield "initial state", f"it starts with {words}, Keras with zeros", _starting_with(values)
+    table = _rows_of(layer, _PLACES)
     for words, places in table.items():
         yield "initial state", f"its initial states: {words}", _starting(places)
-    half = next(iter(layer.parts.values()), layer)
-    for words, places in table.items() if half.config.get("return_state") else ():
+    for words, places in table.items() if _half_of(layer).config.get("return_state") else ():
         yield "final state", f"the states that it returns: {words}", _returning(places)
 
 
-def _places_of(layer: LayerSpec) -> Mapping[str, Places]:
+def _half_of(layer: LayerSpec) -> LayerSpec:
+    return next(iter(layer.parts.values())) if layer.class_name == "Bidirectional" else layer
+
+
+def _rows_of(layer: LayerSpec, tables: Mapping[tuple[bool, bool], Rows[T]]) -> Rows[T]:
+    """Return what a table has for this layer: (Bidirectional or not, LSTM or not)."""
     both = layer.class_name == "Bidirectional"
-    cell = layer.parts["forward_layer"] if both else layer
-    return _PLACES.get((both, cell.class_name == "LSTM"), {})
+    return tables.get((both, _half_of(layer).class_name == "LSTM"), {})
 
 
 # (Bidirectional, LSTM) -> what is wrong in words, and which state of Keras stands in each place.
 # Keras has h, c of an LSTM, and those of the forward half first.
-_PLACES: Mapping[tuple[bool, bool], Mapping[str, Places]] = {
+_PLACES: Mapping[tuple[bool, bool], Rows[Places]] = {
     (False, True): {
         "c stands for h, too": (1, 1),
         "h stands for c, too": (0, 0),
@@ -58,6 +70,29 @@ _PLACES: Mapping[tuple[bool, bool], Mapping[str, Places]] = {
 }
 
 
+# Some of the states that a layer is given are used, zeros stand for the others.
+_PARTLY_USED: Mapping[tuple[bool, bool], Rows[Places]] = {
+    (False, True): {"h is not used": (None, 1), "c is not used": (0, None)},
+    (True, False): {
+        "that of the forward half is not used": (None, 1),
+        "that of the backward half is not used": (0, None),
+    },
+    (True, True): {
+        "h is not used": (None, 1, None, 3),
+        "c is not used": (0, None, 2, None),
+        "those of the forward half are not used": (None, None, 2, 3),
+        "those of the backward half are not used": (0, 1, None, None),
+    },
+}
+# Constants that stand for the zeros of a layer without initial states.
+_CONSTANTS: Mapping[tuple[bool, bool], Rows[tuple[float, ...]]] = {
+    (False, False): {"ones": (1,)},
+    (False, True): {"ones": (1, 1), "h of ones": (1, 0), "c of ones": (0, 1)},
+    (True, False): {"ones": (1, 1)},
+    (True, True): {"ones": (1, 1, 1, 1), "h of ones": (1, 0, 1, 0), "c of ones": (0, 1, 0, 1)},
+}
+
+
 def _starting(places: Places | None) -> Apply:
     """Make a change of the initial states that a layer is called with; None: there are none."""
 
@@ -67,8 +102,27 @@ def _starting(places: Places | None) -> Apply:
         given = context.initial_state
         if given is None or (places is not None and len(places) != len(given)):
             raise ValueError("it is called without initial states")
-        moved = None if places is None else tuple(given[place] for place in places)
+        moved = None if places is None else tuple(_state_at(place, given) for place in places)
         return equation(layer, inputs, mask, context.starting(moved))
+
+    return apply
+
+
+def _state_at(place: int | None, given: tuple[Array, ...]) -> Array:
+    return np.zeros_like(given[0]) if place is None else given[place]
+
+
+def _starting_with(values: tuple[float, ...]) -> Apply:
+    """Make a change of where a layer starts that is called without initial states."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        if context.initial_state is not None:
+            raise ValueError("it is called with initial states")
+        shape = len(next(iter(leaves(inputs)))), _half_of(layer).config["units"]
+        states = tuple(np.full(shape, value, np.float64) for value in values)
+        return equation(layer, inputs, mask, context.starting(states))
 
     return apply
 
@@ -81,6 +135,6 @@ def _returning(places: Places) -> Apply:
     ) -> Result:
         output, out_mask = equation(layer, inputs, mask, context)
         heads, states = output[: -len(places)], output[-len(places) :]
-        return (*heads, *(states[place] for place in places)), out_mask
+        return (*heads, *(_state_at(place, states) for place in places)), out_mask
 
     return apply

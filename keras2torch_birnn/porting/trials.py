@@ -23,8 +23,13 @@ from keras2torch_birnn.porting.call_graph import (
 )
 from keras2torch_birnn.porting.changes import Change, with_changes
 from keras2torch_birnn.porting.kept_results import KeptResults, are_same
-from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes, scaled_by
-from keras2torch_birnn.porting.observing import PortRun
+from keras2torch_birnn.porting.layer_changes import (
+    changes_of,
+    mask_changes,
+    read_scaled,
+    scaled_by,
+)
+from keras2torch_birnn.porting.observing import PortRun, keep_valid
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
 from keras2torch_birnn.reference import Trace, compute
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -49,6 +54,7 @@ _LIKELY = (
     "mask missing",
     "padding side",
     "activation",
+    "axes",
 )
 # Kinds that are paired last.
 _SELDOM = ("mask rule", "held state", "initial state", "final state", "ids", "left out")
@@ -61,6 +67,7 @@ _ON_THE_WAY = (
     "last state",
     "left out",
     "merge mode",
+    "other operation",
 )
 # Kinds whose values a right port computes as well, before it goes on.
 _COMPUTED_ANYWAY = ("half left out", "left out")
@@ -79,10 +86,10 @@ class Unexplained:
 
 
 class _Tried(NamedTuple):
-    """Changes that were tried together, and the call's output with them."""
+    """Changes that were tried together, and with them the call's output and the model's."""
 
     changes: list[Change]
-    output: Structure
+    outputs: Structure
 
 
 @dataclass
@@ -161,7 +168,7 @@ class Search:
             if self.same_outputs(trace):
                 self._drop_needless()
                 return True
-            self.right = {path for path in trace.layers if self.seen(path, trace)}
+            self.right = {path for path in trace.layers if self.computed(path, trace)}
             path = self._first_wrong(trace, given_up)
             if path is None:
                 return self._explain_end(trace)
@@ -196,13 +203,14 @@ class Search:
         """Tell whether the port's outputs are the reference's, at steps that count."""
         if len(self.run.outputs) < len(trace.outputs):
             return False
-        masks = self._output_masks()
+        masks = self.output_masks()
         return all(
             same(there, right, mask, self.run.tolerance)
             for there, right, mask in zip(self.run.outputs, trace.outputs, masks, strict=False)
         )
 
-    def _output_masks(self) -> list[Array | None]:
+    def output_masks(self) -> list[Array | None]:
+        """Return for each of the model's outputs the steps (B, T) that count; None: all."""
         found: list[Array | None] = []
         for ref in leaves(self.spec.graph.outputs):
             path = call_path(ref.layer, ref.call)
@@ -215,9 +223,22 @@ class Search:
         mask = self.valid.get(path)
         return all(self.run.has(np.asarray(a, np.float64), mask) for a in arrays[:1])
 
+    def computed(self, path: str, trace: Trace) -> bool:
+        """Tell whether the port computed the output of a call, maybe step by step alone.
+
+        A loop over the steps may never put its steps together. Of a change that is only tried this
+        tells too little: in another order they are the same ones.
+        """
+        if self.seen(path, trace):
+            return True
+        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        if values.ndim != 3 or self.valid.get(path) is not None:
+            return False
+        return all(self.run.has(values[:, step]) for step in range(values.shape[1]))
+
     def first_wrong(self, trace: Trace) -> str | None:
         """Return the first call whose output in this trace the port never computed."""
-        self.right = {path for path in trace.layers if self.seen(path, trace)}
+        self.right = {path for path in trace.layers if self.computed(path, trace)}
         return self._first_wrong(trace, set())
 
     def dropout_before(self, path: str) -> str | None:
@@ -254,6 +275,11 @@ class Search:
         own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
         own += wiring_changes(self.spec.graph, path, trace)
         before = [*self._changes_before(path), *self._scaled(path, trace)]
+        known = {(one.layer, one.kind, one.words) for one in self.found}
+        own, before = (
+            [one for one in some if (one.layer, one.kind, one.words) not in known]
+            for some in (own, before)
+        )
         usual = trace.layers.get(path)
         idle: set[int] = set()  # changes that make no difference here
         for number in range(1 if alone else 3):
@@ -266,12 +292,14 @@ class Search:
                 if self.trials > _BUDGET:
                     break
                 score, found = self._score(path, some)
-                if len(some) == 1 and found is not None and are_same(found, usual):
+                if found is None:
+                    continue
+                if len(some) == 1 and are_same(found.layers[path], usual):
                     idle.add(id(some[0]))
                 if score > best[0]:
                     best = score, []
                 if score and score == best[0]:
-                    best[1].append(_Tried(some, found))
+                    best[1].append(_Tried(some, (found.layers[path], tuple(found.outputs))))
                 if score >= enough:
                     break
             if best[0]:
@@ -285,7 +313,7 @@ class Search:
         """
         apart: list[_Tried] = []
         for one in tied:
-            if not any(are_same(one.output, other.output) for other in apart):
+            if not any(are_same(one.outputs, other.outputs) for other in apart):
                 apart.append(one)
         if len(apart) == 1:
             return apart[0].changes
@@ -300,7 +328,7 @@ class Search:
             trace = self.compute(self.found)
             if trace is None:
                 return 0
-            self.right = {path for path in trace.layers if self.seen(path, trace)}
+            self.right = {path for path in trace.layers if self.computed(path, trace)}
             path = self._first_wrong(trace, {one.path for one in self.unexplained})
             layer = None if path is None else self.layers.get(path)
             if path is None or layer is None:
@@ -328,6 +356,10 @@ class Search:
                 continue
             for factor in self.run.factors(np.asarray(values, np.float64), self.valid.get(other)):
                 yield scaled_by(other, _place(other), layer, factor)
+        if not self.sources.get(path):  # it takes an input of the model
+            for given in self.inputs:
+                for factor in self.run.factors(np.asarray(given, np.float64)):
+                    yield read_scaled(path, _place(path), self.layers[path], factor)
 
     def _changes_before(self, path: str) -> list[Change]:
         """Return the mistakes of the calls just before: an operation may follow what was right."""
@@ -338,21 +370,21 @@ class Search:
             if change.kind != "gate order"
         ]
 
-    def _score(self, path: str, some: Sequence[Change]) -> tuple[int, Structure]:
-        """Rate changes, and return the call's output with them.
+    def _score(self, path: str, some: Sequence[Change]) -> tuple[int, Trace | None]:
+        """Rate changes, and return what the reference computes with them, if it is anything.
 
         The score is 0 if that is no tensor of the port.
         """
         trace = self.compute([*self.found, *some])
         if trace is None or path not in trace.layers:
             return 0, None
-        return self._rated(path, some, trace), trace.layers[path]
+        return self._rated(path, some, trace), trace
 
     def _rated(self, path: str, some: Sequence[Change], trace: Trace) -> int:
         if self._contradict(path, some, trace):
             return 0
+        whole = [*self.found, *some]
         if self.same_outputs(trace):
-            whole = [*self.found, *some]
             return _ALL if all(one.explained_by(whole) for one in self.earlier) else 0
         if not self.seen(path, trace) or not np.any(next(iter(leaves(trace.layers[path])), 0)):
             return 0  # (a port computes zeros for many reasons)
@@ -367,8 +399,12 @@ class Search:
         )
         if not later and any(one.kind in _COMPUTED_ANYWAY for one in some):
             return 0  # a right port computes each half, and what goes into a layer, too
-        if not later and some[0].kind == "other operation" and self._is_known(path, own, trace):
+        if not later and self._is_seen_elsewhere(own, trace):
             return 0
+        if any(
+            one.explained_by(self.found) and not one.explained_by(whole) for one in self.earlier
+        ):
+            return 0  # it would have shown on other rows
         return 1 + later
 
     def _is_known(self, path: str, values: Array, trace: Trace) -> bool:
@@ -376,6 +412,15 @@ class Search:
         return any(
             path in self.later.get(other, ())
             and np.shape(array) == np.shape(values)
+            and np.allclose(np.asarray(array, np.float64), values)
+            for other in self.right
+            for array in leaves(trace.layers[other])
+        )
+
+    def _is_seen_elsewhere(self, values: Array, trace: Trace) -> bool:
+        """Tell whether these are the values of any call that the port computed."""
+        return any(
+            np.shape(array) == np.shape(values)
             and np.allclose(np.asarray(array, np.float64), values)
             for other in self.right
             for array in leaves(trace.layers[other])
@@ -390,7 +435,7 @@ class Search:
         """Tell whether the port computed before this call what these changes do not give."""
         changed = {change.layer for change in some}
         return any(
-            path in self.later.get(other, ()) and not self.seen(other, trace)
+            path in self.later.get(other, ()) and not self.computed(other, trace)
             for other in self.right
             if _place(other) in changed
         )
@@ -483,9 +528,7 @@ def same(there: Array, right: Array, mask: Array | None, tolerance: float) -> bo
     if [n for n in there.shape if n > 1] != [n for n in right.shape if n > 1]:
         return False
     there = there.reshape(right.shape)
-    if mask is not None and right.shape[:2] == mask.shape:
-        counts = mask.reshape(*mask.shape, *[1] * (right.ndim - 2))
-        there, right = np.where(counts, there, 0), np.where(counts, right, 0)
+    there, right = keep_valid(there, mask), keep_valid(right, mask)
     limit = tolerance * (1 + float(np.abs(right).max(initial=0.0)))
     return bool(np.isfinite(limit)) and bool(np.abs(there - right).max(initial=0.0) <= limit)
 

@@ -9,7 +9,7 @@ from itertools import count
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.porting.call_graph import call_path
+from keras2torch_birnn.porting.call_graph import call_path, later_uses
 from keras2torch_birnn.porting.changes import Apply, Change, configured, followed_by, left_out
 from keras2torch_birnn.reference import EQUATIONS, Trace
 from keras2torch_birnn.reference.activations import activate
@@ -24,6 +24,9 @@ from keras2torch_birnn.spec import (
     leaves,
     map_structure,
 )
+
+# Calls behind a layer after which it may come instead.
+_LATER = 4
 
 
 def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
@@ -44,7 +47,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     else:
         return
     yield from _later_order(graph, path, layer, found)
-    yield from _exchanged_order(graph, path, layer, found)
+    yield from _exchanged_order(graph, path, layer, found, trace)
     yield from _later_activation(graph, path, layer)
     refs = [(place, ref) for place, ref in enumerate(found) if isinstance(ref, TensorRef)]
     given = set(leaves(graph.inputs))
@@ -88,14 +91,20 @@ def _later_order(
 
 
 def _exchanged_order(
-    graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef]
+    graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef], trace: Trace
 ) -> Iterator[Change]:
-    """Yield the layer with the one behind it before it, where both keep their input's shape."""
+    """Yield the layer after one that uses its output, where both give arrays of one shape."""
     if len(given) != 1 or not isinstance(given[0], TensorRef):
         return
     own = next(one for one in graph.calls if call_path(one.layer, one.index) == path)
-    for call, behind in _calls_behind(graph, path):
+    right = np.shape(next(leaves(trace.layers[path])))
+    uses = later_uses(graph, "")[path]
+    later = [one for one in graph.calls if call_path(one.layer, one.index) in uses]
+    for call in later[:_LATER]:
+        behind = graph.layer(call.layer)
         other = printable(call_path(call.layer, call.index))
+        if np.shape(next(leaves(trace.layers[call_path(call.layer, call.index)]))) != right:
+            continue
         words = f"it comes after {other}, Keras has it before"
         applied = {
             (own.layer, layer.class_name): left_out,

@@ -33,10 +33,13 @@ def time_distributed(
     inside_mask = None if _mask_passes_by(layer, context) else mask
     steps = next(leaves(inputs)).shape[1]
     path = f"{context.path}/{inner.name}"
+    place = f"{context.place}/{inner.name}" if _holds_model(inner) else context.place
     results, traces = [], []
     for t in range(steps):
         scans: dict[str, Scan] | None = None if context.scans is None else {}
-        trace = replace(context, path=path, layers={}, masks={}, scans=scans, arguments=1)
+        trace = replace(
+            context, path=path, place=place, layers={}, masks={}, scans=scans, arguments=1
+        )
         step_inputs, step_mask = _at(inputs, t), _at(inside_mask, t)
         results.append(trace.apply(inner, step_inputs, step_mask))
         traces.append(trace)
@@ -49,6 +52,13 @@ def time_distributed(
             context.scans[path] = Scan(*_stack([scans[path] for scans in found]))
     output = _stack([value for value, _ in results])
     return output, _outer_mask(_stack([m for _, m in results]), mask, layer, context)
+
+
+def _holds_model(layer: LayerSpec) -> bool:
+    """Tell whether a layer is a model, which has a place of its own, or has one in it."""
+    while layer.class_name == "TimeDistributed":
+        layer = layer.parts["layer"]
+    return layer.graph is not None
 
 
 def _outer_mask(inner: Structure, mask: Structure, layer: LayerSpec, context: Context) -> Structure:

@@ -93,3 +93,13 @@ def test_values_that_no_input_shows_are_a_note() -> None:
     assert report.findings == ()
     (note,) = report.notes
     assert note.startswith("no input that was tried shows a difference, but table.weight: ")
+
+
+def test_one_weight_of_a_gate_is_that_of_another() -> None:
+    layer = half(TAGGER)
+    found = changed(layer, "the recurrent kernel of f is that of o")
+    parts = np.split(np.asarray(layer.weights["recurrent_kernel"]), 4, axis=-1)
+    wanted = np.concatenate([parts[0], parts[3], parts[2], parts[3]], axis=-1)
+    assert np.array_equal(found["recurrent_kernel"], wanted)
+    assert np.array_equal(found["kernel"], layer.weights["kernel"])
+    assert np.array_equal(found["bias"], layer.weights["bias"])

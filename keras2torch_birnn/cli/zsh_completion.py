@@ -1,0 +1,20 @@
+"""Completion in zsh that works at the first Tab of a shell."""
+
+from __future__ import annotations
+
+from typer import _completion_shared
+
+# zsh loads the script when Tab is first pressed, runs it as the function that completes, and waits
+# for what it offers. Typer's script (0.18 to 0.29) defines a function for later and offers nothing.
+_AT_ONCE = """
+if [[ "$funcstack[1]" = "_%(prog_name)s" ]]; then
+  %(complete_func)s "$@"
+fi
+"""
+
+
+def complete_at_first_tab() -> None:
+    """Let typer's script for zsh complete as soon as it is loaded."""
+    scripts = _completion_shared._completion_scripts
+    if not scripts["zsh"].endswith(_AT_ONCE):
+        scripts["zsh"] += _AT_ONCE

@@ -1,0 +1,95 @@
+"""Known mistakes with the windows of convolutions and poolings, as changes to try.
+
+x: the input (B, *T, C). A window is ``extent`` steps long, and starts ``stride`` steps after the
+one before it; the first one starts in the padding, if there is any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import Apply, configured
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.windows import window_starts
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+# kind, words, what it does
+Row = tuple[str, str, Apply]
+# How far in front of the input the first window starts at most, in the trials.
+_FARTHEST = 8
+# Name for NumPy, and what torch calls it
+_BORDERS = {"edge": "replicate", "reflect": "reflect", "wrap": "circular"}
+
+
+def convolution_changes(layer: LayerSpec) -> Iterator[Row]:
+    """Yield wrong places of windows, and wrong values outside of the input."""
+    own = layer.config["padding"]
+    if any(rate > 1 for rate in layer.config["dilation_rate"]):
+        rates = layer.config["dilation_rate"]
+        words = f"its dilation is 1, Keras has {', '.join(map(str, rates))}"
+        yield "dilation", words, configured(dilation_rate=tuple(1 for _ in rates))
+    for mode, name in _BORDERS.items() if own != "valid" else ():
+        words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
+        yield "convolution padding", words, _padded(partial(np.pad, mode=mode), None)
+    for before in range(min(max(_extents(layer)), _FARTHEST)):
+        words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
+        yield "convolution padding", words, _padded(np.pad, before)
+
+
+def pooling_changes(layer: LayerSpec) -> Iterator[Row]:
+    """Yield another padding of a pooling, and zeros that count as values."""
+    own = layer.config["padding"]
+    for name, words in _PADDINGS.items():
+        if name != own:
+            yield "pooling padding", f"{words}, Keras has {own}", configured(padding=name)
+    if own == "same":
+        words = "the zeros of its padding count as values, Keras leaves them out"
+        yield "pooling padding", words, _padded(np.pad, None)
+
+
+_PADDINGS = {
+    "same": "a last window that is not full counts, too (padding same)",
+    "valid": "a last window that is not full is left out (padding valid)",
+}
+
+
+def _extents(layer: LayerSpec) -> Sequence[int]:
+    config = layer.config
+    if "pool_size" in config:
+        return tuple(config["pool_size"])
+    sizes = zip(config["kernel_size"], config["dilation_rate"], strict=True)
+    return [(size - 1) * rate + 1 for size, rate in sizes]
+
+
+def _padded(pad: Callable[..., Any], before: int | None) -> Apply:
+    """Pad the input, then compute without padding; as many windows as in Keras.
+
+    before: where the first window starts; None: where Keras has it.
+    """
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        config = layer.config
+        if config["data_format"] == "channels_first":
+            raise ValueError("the channels come first")
+        x = context.number(np.asarray(inputs))
+        extents = _extents(layer)
+        strides = config["strides"] or extents
+        widths, wanted = [(0, 0)], [slice(None)]
+        for steps, extent, stride in zip(x.shape[1:-1], extents, strides, strict=True):
+            starts = window_starts(steps, extent, stride, config["padding"])
+            front = -starts[0] if before is None else min(before, extent - 1)
+            length = (len(starts) - 1) * stride + extent
+            widths.append((front, max(0, length - steps - front)))
+            wanted.append(slice(0, length))
+        padded: Array = pad(x, [*widths, (0, 0)])[tuple(wanted)]
+        _, out_mask = equation(layer, inputs, mask, context.aside())
+        output, _ = configured(padding="valid")(equation, layer, padded, None, context)
+        return output, out_mask
+
+    return apply

@@ -1,0 +1,308 @@
+"""Ports that are right but for one module: what stands in its place is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from specs import FIXTURES
+from torch import Tensor, nn
+from torch.nn import functional
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.porting.batches import batches
+from keras2torch_birnn.porting.report import PortReport
+from keras2torch_birnn.readers import read_model
+
+FOLDER = FIXTURES / "tf.keras-2.15.0"
+# The right module and what it is called with -> what the port computes instead
+Wrong = Callable[..., Any]
+
+
+class Instead(nn.Module):
+    """A module of a right port, and what is done with it."""
+
+    def __init__(self, right: nn.Module, wrong: Wrong) -> None:
+        super().__init__()
+        self.right, self.wrong = right, wrong
+
+    def forward(self, *args: Any, **given: Any) -> Any:
+        return self.wrong(self.right, *args, **given)
+
+
+def port_with(source: Path, replaced: dict[str, Wrong]) -> nn.Module:
+    port = k2t.convert(source)
+    for name, wrong in replaced.items():
+        port.set_submodule(name, Instead(port.get_submodule(name), wrong))
+    return port
+
+
+def compare_with(source: Path, **replaced: Wrong) -> PortReport:
+    """Compare a port in which these modules are replaced."""
+    return k2t.compare(source, port_with(source, replaced))
+
+
+# ---- what the port computes instead --------------------------------------------------------------
+
+
+def layer_norm(variance: Callable[[Tensor], Tensor], axes: tuple[int, ...] = (-1,)) -> Wrong:
+    def run(right: Any, x: Tensor) -> Tensor:
+        centered = x - x.mean(axes, keepdim=True)
+        return centered / torch.sqrt(variance(x) + right.eps) * right.weight
+
+    return run
+
+
+def by_deviation(right: Any, x: Tensor) -> Tensor:
+    centered = x - x.mean(-1, keepdim=True)
+    return centered / (x.std(-1, keepdim=True) + right.eps) * right.weight
+
+
+def convolution(dilation: int, before: int, after: int, mode: str = "constant") -> Wrong:
+    def run(right: Any, x: Tensor) -> Tensor:
+        padded = functional.pad(x.mT, (before, after), mode=mode)
+        return functional.conv1d(padded, right.weight, right.bias, dilation=dilation).mT
+
+    return run
+
+
+def averaged_with_zeros(_: Any, x: Tensor) -> Tensor:
+    return functional.avg_pool1d(x.mT, 3, 2, padding=1).mT
+
+
+def averaged_to_the_end(right: Any, x: Tensor) -> Tensor:
+    return torch.cat([right(x), x[:, -1:]], 1)
+
+
+def one_late(right: Any, ids: Tensor) -> Tensor:
+    return right(functional.pad(ids, (1, -1)))
+
+
+def starting(h: float, c: float) -> Wrong:
+    def run(right: Any, x: Tensor) -> Tensor:
+        states = [torch.full((len(x), right.hidden_size), value) for value in (h, c)]
+        return right(x, initial_state=tuple(states))
+
+    return run
+
+
+def twice(right: Any, x: Tensor) -> Tensor:
+    return right(right(x))
+
+
+def zeros(right: Any, *args: Any) -> Any:
+    return torch.zeros_like(right(*args))
+
+
+def halves_exchanged(right: Any, x: Tensor, mask: Tensor) -> Tensor:
+    return right(x, mask=mask).roll(right.hidden_size, -1)
+
+
+VARIANCE = layer_norm(lambda x: x.var(-1, keepdim=True))
+OVER_STEPS = layer_norm(lambda x: x.var((1, 2), keepdim=True, unbiased=False), (1, 2))
+NORM, CONV, POOL = "layer_normalization_1", "conv1d", "global_average_pooling1d"
+WORDS = FOLDER / "arch_toxic.keras"
+NORMS = FOLDER / "layernorm.keras"
+POOLS = FOLDER / "pool.keras"
+DILATED = FOLDER / "conv_causal_dilated.h5"
+ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
+    (NORMS, NORM, VARIANCE, "formula", "divides by n - 1"),
+    (NORMS, NORM, by_deviation, "formula", "torch.std"),
+    (NORMS, NORM, OVER_STEPS, "axis", "over all axes but the batch"),
+    (FOLDER / "softmax_layer.h5", "softmax", lambda _, x: x.softmax(0), "axis", "over the batch"),
+    (FOLDER / "softmax_layer.h5", "softmax", lambda _, x: x.sigmoid(), "activation", "sigmoid"),
+    (DILATED, CONV, convolution(1, 2, 0), "dilation", "its dilation is 1, Keras has 2"),
+    (DILATED, CONV, convolution(2, 1, 3), "convolution padding", "it pads 1 step in front"),
+    (DILATED, CONV, convolution(2, 4, 0, "replicate"), "convolution padding", "replicate"),
+    (POOLS, "average_pooling1d_1", averaged_with_zeros, "pooling padding", "zeros of its padding"),
+    (POOLS, "average_pooling1d", averaged_to_the_end, "pooling padding", "not full counts, too"),
+    (FOLDER / "plain_lstm_last.keras", "lstm", starting(1.0, 0.0), "initial state", "h of ones"),
+    (
+        FOLDER / "plain_lstm_last.keras",
+        "lstm",
+        lambda right, x: right(x[:, :-1]),
+        "last state",
+        "last step but one",
+    ),
+    (
+        FOLDER / "graph_seq2seq.h5",
+        "lstm_1",
+        lambda right, x, initial_state, mask: right(
+            x, initial_state=(initial_state[0], torch.zeros_like(initial_state[1])), mask=mask
+        ),
+        "initial state",
+        "c is not used",
+    ),
+    (DILATED, CONV, lambda right, x: right(x / 255), "extra", "input is multiplied by 0.00392157"),
+    (NORMS, "layer_normalization_1", twice, "extra", "it is applied twice"),
+    (WORDS, "embedding", one_late, "steps", "its ids come one step too late"),
+    (WORDS, "global_max_pooling1d", zeros, "left out", "zeros stand"),
+)
+
+
+@pytest.mark.parametrize(
+    "row", ROWS, ids=lambda row: f"{row[0].stem}: {row[3]}, {row[4]}".replace(" ", "_")
+)
+def test_what_stands_in_a_modules_place_is_named(row: tuple[Path, str, Wrong, str, str]) -> None:
+    source, name, wrong, kind, words = row
+    report = compare_with(source, **{name: wrong})
+    (finding,) = report.findings
+    assert (finding.layer, finding.kind) == (name, kind), "\n".join(report.lines())
+    assert words in finding.words
+
+
+def test_a_mistake_inside_a_model_for_each_step_is_named() -> None:
+    path = "time_distributed.layer.bidirectional"
+    source = FOLDER / "td_model_sequences.h5"
+    report = k2t.compare(source, port_with(source, {path: halves_exchanged}))
+    told = "\n".join(report.lines())
+    assert [one.kind for one in report.findings] == ["merge order"], told
+    assert report.findings[0].layer.endswith("/bidirectional"), told
+
+
+def test_halves_that_are_kept_apart_are_looked_at_one_by_one() -> None:
+    def turned(right: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        forward, backward = right(x)
+        return forward, backward.flip(1)
+
+    report = compare_with(FOLDER / "bi_gru_after_none_seq.h5", bidirectional=turned)
+    (finding,) = report.findings
+    assert (finding.layer, finding.kind) == ("bidirectional", "direction")
+
+
+def test_a_sum_on_the_way_to_another_mean_is_no_mistake_that_is_named() -> None:
+    """The port computes the sum, and the maximum of another layer; it goes on with neither."""
+    report = compare_with(WORDS, global_average_pooling1d=lambda _, x: x.sum(1) / 3.7)
+    assert [one.layer for one in report.findings] == [POOL], "\n".join(report.lines())
+    assert report.findings[0].kind in ("unexplained", "extra")
+
+
+def test_a_normalizer_may_come_behind_a_merge_where_keras_has_it_before() -> None:
+    source = FOLDER / "graph_residual.h5"
+    norm = k2t.convert(source).get_submodule("batch_normalization").double().eval()
+    report = compare_with(
+        source,
+        batch_normalization=lambda _, x, **__: x,
+        add_1=lambda right, x, **given: norm(right(x, **given)),
+    )
+    (finding,) = report.findings
+    assert (finding.layer, finding.kind) == ("batch_normalization", "order")
+    assert "it comes after add_1" in finding.words
+
+
+def test_padding_that_keras_reads_as_data_is_named() -> None:
+    seen: list[Tensor] = []
+
+    def remember(right: Any, ids: Tensor) -> Tensor:
+        seen[:] = [ids != 0]
+        return right(ids)
+
+    report = compare_with(
+        WORDS, embedding=remember, bidirectional=lambda right, x: right(x, mask=seen[0])
+    )
+    told = "\n".join(report.lines())
+    assert [(one.layer, one.kind) for one in report.findings] == [("embedding", "mask rule")], told
+    assert "id 0 is left out as padding" in report.findings[0].words
+
+
+def test_two_that_give_the_same_are_told_apart_by_what_follows() -> None:
+    """A normalizer that is left out gives what one gives that comes one layer later."""
+    source = FOLDER / "arch_sound_events.keras"
+    late = k2t.convert(source).get_submodule("batch_normalization")
+    report = compare_with(
+        source,
+        batch_normalization=lambda _, x: x,
+        activation=lambda right, x: late.to(x.dtype).eval()(right(x)),
+        max_pooling2d=lambda _, x: x[:, :, :10].unflatten(2, (2, 5)).mean(3),
+    )
+    assert [(one.layer, one.kind) for one in report.findings] == [
+        ("batch_normalization", "order"),
+        ("max_pooling2d", "other operation"),
+    ], "\n".join(report.lines())
+
+
+class StepByStep(nn.Module):
+    """A loop over the steps, with all layers in it; the bias of its Dense is missing."""
+
+    source = FOLDER / "batchnorm.keras"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right = k2t.convert(self.source)
+        self.cell = nn.LSTMCell(3, 5)
+        given = self.right.get_submodule("lstm").state_dict()
+        self.cell.load_state_dict({name.removesuffix("_l0"): v for name, v in given.items()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, then, last = (
+            self.right.get_submodule(f"batch_normalization{end}") for end in ("_2", "", "_1")
+        )
+        states = None
+        outputs = []
+        for step in first(x).unbind(1):
+            states = self.cell(step, states)
+            outputs.append(then(states[0][:, None]) @ self.right.get_parameter("dense.weight").mT)
+        y: Tensor = last(torch.cat(outputs, 1))
+        return y
+
+
+def test_layers_that_are_computed_step_by_step_alone_are_right() -> None:
+    report = k2t.compare(StepByStep.source, StepByStep())
+    assert [(one.layer, one.kind) for one in report.findings] == [("dense", "bias missing")], (
+        "\n".join(report.lines())
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f, _: f + 1, "the part of f has 1 added to it, as a forget bias"),
+        (lambda f, _: 2 * f, "the part of f is doubled"),
+        (lambda f, _: 0 * f, "the part of f is all zeros"),
+        (lambda f, _: -f, "the part of f has the wrong sign"),
+        (lambda _, i: i, "the part of f is that of i"),
+    ],
+)
+def test_one_gates_part_of_a_tensor_is_named(
+    change: Callable[[Tensor, Tensor], Tensor], words: str
+) -> None:
+    port = k2t.convert(FOLDER / "plain_lstm_last.keras")
+    bias = port.get_parameter("lstm.bias_ih_l0")
+    units = len(bias) // 4
+    with torch.no_grad():
+        bias[units : 2 * units] = change(bias[units : 2 * units], bias[:units])
+    (finding,) = k2t.compare(FOLDER / "plain_lstm_last.keras", port).findings
+    assert (finding.layer, finding.kind) == ("lstm", "weights: gate")
+    assert words in finding.words
+
+
+def test_values_at_padded_steps_are_no_error() -> None:
+    def marked(right: Any, x: Tensor, mask: Tensor) -> Tensor:
+        return right(x, mask=mask).masked_fill(~mask[..., None], 7)
+
+    report = compare_with(FOLDER / "mask_bi_lstm_seq.h5", bidirectional=marked)
+    assert report.ok, "\n".join(report.lines())
+    assert report.max_abs_error < 1e-12
+
+
+def test_rows_that_are_sorted_by_length_and_not_put_back_are_noticed() -> None:
+    def sort(right: Any, x: Tensor, mask: Tensor) -> Tensor:
+        order = mask.sum(1).argsort(descending=True, stable=True)
+        return right(x[order], mask=mask[order])
+
+    report = compare_with(FOLDER / "mask_bi_lstm_seq.h5", bidirectional=sort)
+    (finding,) = report.findings
+    assert (finding.layer, finding.rows) == ("bidirectional", "rows padded at the end")
+
+
+def test_padded_rows_are_of_several_lengths_in_no_order() -> None:
+    _, *padded = batches(read_model(FOLDER / "mask_bi_lstm_seq.h5"), None)
+    assert len(padded) == 2
+    for batch in padded:
+        counts = (batch.arrays[0] != 0).sum(axis=1).tolist()
+        assert min(counts) > 0
+        assert len(set(counts)) > 2
+        assert counts not in (sorted(counts), sorted(counts, reverse=True))
