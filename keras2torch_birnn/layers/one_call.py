@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.layers.recording import NotRecordedError, is_ours, record
+from keras2torch_birnn.layers.recording import is_ours, record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.native.library import why_missing
@@ -44,7 +44,7 @@ class _Guard:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
+        self._model, modules = model, list(model.modules())
         named: Any = [m.__dict__ for m in modules]
         self._named = named
         self._get = [itemgetter("training", *filter(_is_option, d)) for d in named]
@@ -66,17 +66,18 @@ class _Guard:
             and not any(d["training"] or "forward" in d for d in named)
             and not any(d.get("_compiled_call_impl") for d in named)
             and is_plain(self._tensors)
-            and self.holds()
+            and self.holds(self._model)
         )
 
     def _get_options(self) -> list[Any]:
         return [get(named) for get, named in zip(self._get, self._named, strict=True)]
 
-    def holds(self) -> bool:
-        """Return whether the model is what it was."""
+    def holds(self, model: nn.Module) -> bool:
+        """Return whether this is the model, as it was."""
         try:
             if (
-                self._get_options() != self._options
+                model is not self._model
+                or self._get_options() != self._options
                 or [*chain.from_iterable(map(dict.values, self._dicts))] != self._values
             ):
                 return False
@@ -128,7 +129,7 @@ class OneCall:
             return None
         if not self._can_run(given):
             return None
-        if not found.guard.holds():
+        if not found.guard.holds(model):
             self._found.clear()
             return None
         outputs = [torch.empty(size, dtype=torch.float32, device="cpu") for size in found.sizes]
@@ -166,7 +167,7 @@ class OneCall:
             return False
         try:
             writer, sizes, several = record(model, self._graph, given)
-        except (NotRecordedError, RuntimeError):  # a call with these inputs tells why
+        except Exception:  # whatever it is, the model itself shows it
             return False
         if writer.work > MOST_WORK or writer.floats > MOST_FLOATS:
             return False

@@ -28,6 +28,10 @@ _EXACT = 1 << 24
 _AXES = 6
 
 
+# Rules of masked steps that the library knows; the last two are the same where states are zero at first.
+_SHOWN = frozenset(("zeros", "previous_output", "previous_state"))
+
+
 class NotRecordedError(Exception):
     """A model has something that the library lacks."""
 
@@ -181,6 +185,13 @@ class _Recorder(TorchDispatchMode):
         meta = torch.empty_like(like) if isinstance(like, Tensor) else _meta(like)
         return Value("workspace", self.writer.reserve(meta.numel()), meta)
 
+    def new_in_order(self, shape: Sequence[int], like: Tensor) -> Value:
+        """Return a new place whose axes lie in memory in the order of those of a tensor."""
+        order = sorted(range(like.dim()), key=lambda d: -like.stride(d))
+        place = self.new([shape[d] for d in order])
+        back = [order.index(d) for d in range(like.dim())]
+        return place._replace(meta=place.meta.permute(back))
+
     def constant(self, number: float) -> Value:
         """Return the place of a number."""
         if number not in self._constants:
@@ -327,25 +338,29 @@ class _Recorder(TorchDispatchMode):
         units = layer.get_weight_hh().shape[1]
         if features != layer.get_weight_ih().shape[1] or 0 in x.shape or x.dtype is not torch.float32:
             raise NotRecordedError("an input that does not fit")
-        zeros = set(plan.rules) == {"zeros"}
+        merge = plan.merge_mode if plan.return_sequences else None
+        merged = merge not in (None, "concat")
         if mask is not None:
-            starts = initial_state is not None and not zeros
-            known = set(plan.rules) <= {"zeros", "previous_output", "previous_state"}
-            if mask.shape != x.shape[:2] or plan.against_time or starts or not known:
+            zeros = set(plan.rules) == {"zeros"}
+            starts = initial_state is not None or merged
+            if mask.shape != x.shape[:2] or plan.against_time or not _SHOWN.issuperset(plan.rules):
                 raise NotRecordedError("a mask")
+            if starts and not zeros:
+                raise NotRecordedError("a mask beside initial states or merged outputs")
         elif rows >= SEVERAL and not pays(module):
             raise NotRecordedError("a layer for torch's kernel")
         self._check_weights(cast(Any, module), layer.parameters)
-        words = [rows, time, self.dense(self.value(x)).operand(), 0, 0]
+        width = units if merged else directions * units
+        words = [rows, time, self.dense(self.value(x)).operand(), 0, 0, 0, 0]
         if mask is not None:
             words[3] = self.dense(self.value(mask)).operand()
             words[4] = ~self.writer.reserve(2 * rows)  # of eight bytes
+            words[5] = ~self.writer.reserve(x.numel())
+            words[6] = ~self.writer.reserve(rows * time * width) if plan.return_sequences else 0
         words += self._starts(initial_state, directions, states, (rows, units))
-        merge = plan.merge_mode if plan.return_sequences else None
-        merged = merge not in (None, "concat")
         final = self.new((directions * states, rows, units))
         if plan.return_sequences:
-            out = self.new((rows, time, units if merged else directions * units))
+            out = self.new((rows, time, width))
             words += [out.operand(), 0]
         else:
             out = self.new((directions, rows, units))
@@ -617,7 +632,7 @@ def _pad(r: _Recorder, result: Tensor, x: Tensor, pads: Sequence[int], number: f
     if min(pads) < 0 or not x.numel():
         raise NotRecordedError("a part")
     value = r.value(x)
-    to = r.new(result.shape)
+    to = r.new_in_order(result.shape, value.meta)
     inner = to.meta
     for i in range(len(pads) // 2):
         dim = x.dim() - 1 - i

@@ -60,12 +60,15 @@ struct K2tRecurrentWords {
     int64_t batch;
     int64_t time;
     int64_t x;                              // (B, T, F)
-    int64_t mask;                           // (B, T)
-    int64_t lengths;                        // memory for them, where there is a mask
+    int64_t mask;                           // (B, T); with it memory for:
+    int64_t lengths;                        // (B,)
+    int64_t packed_x;                       // as x: the valid steps of each row first
+    int64_t packed_out;                     // as out, where there is one
     int64_t h_0[2];                         // (B, H)
     int64_t c_0[2];
     int64_t out;                            // (B, T, D * H), merged (B, T, H)
     int64_t last;                           // (D, B, H): the outputs of the last steps that are read
     int64_t final;                          // (D * S, B, H)
-    int64_t zeros[2];                       // whether outputs of masked steps are zeros
+    int64_t zeros[2];                       // whether masked steps show zeros, not the step before; that
+                                            // needs outputs of each direction
 };
