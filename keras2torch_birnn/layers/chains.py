@@ -77,7 +77,7 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
             return plain(self, *args, **kwargs)
         if is_tracing():
             return plain(self, *args, **kwargs)
-        one_call: OneCall | None = self._one_call
+        one_call: Any = self._one_call
         outputs = one_call and one_call.run(self, args, kwargs)
         return chained(self, *args, **kwargs) if outputs is None else outputs
 

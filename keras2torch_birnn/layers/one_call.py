@@ -17,12 +17,12 @@ from keras2torch_birnn.layers.recording import is_ours, record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.native.library import why_missing
-from keras2torch_birnn.rnn.native.program import MOST_GIVEN, Program, run_program
+from keras2torch_birnn.rnn.native.program import GIVEN, Program, run_program
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 # Of a program, about as many multiply-adds, and floats of its workspace: torch's kernels, on all
 # threads, take no longer for more.
-MOST_WORK, MOST_FLOATS = 2_000_000, 1 << 20
+SMALL_WORK, SMALL_FLOATS = 2_000_000, 1 << 20
 
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _TYPES = {Tensor, nn.Parameter}
@@ -96,7 +96,7 @@ class _Guard:
 
 
 class _Recorded(NamedTuple):
-    """A program, the guard of its model, and the sizes of its outputs, of which one may be alone."""
+    """A program, the guard of its model, the sizes of its outputs, and whether it has several."""
 
     program: Program
     guard: _Guard
@@ -169,9 +169,9 @@ class OneCall:
             writer, sizes, several = record(model, self._graph, given)
         except Exception:  # whatever it is, the model itself shows it
             return False
-        if writer.work > MOST_WORK or writer.floats > MOST_FLOATS:
+        if writer.work > SMALL_WORK or writer.floats > SMALL_FLOATS:
             return False
-        if len(given) + len(sizes) >= MOST_GIVEN:
+        if len(given) + len(sizes) >= GIVEN:
             return False
         return _Recorded(Program(writer), guard, sizes, several)
 

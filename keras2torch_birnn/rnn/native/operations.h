@@ -320,6 +320,7 @@ static bool look_up(const int64_t* w, const K2tPlaces& places) {
 static void read_numbers(const int64_t* w, const K2tPlaces& places) {
     const void* from = places.of(w[2]);
     float* to = places.of(w[3]);
+    if (w[0] == K2T_FLOAT32) return copy(static_cast<const float*>(from), static_cast<long>(w[1]), to);
     for (long i = 0; i < w[1]; ++i)
         switch (w[0]) {
             case K2T_INT32: to[i] = static_cast<float>(static_cast<const int32_t*>(from)[i]); break;

@@ -36,7 +36,7 @@ enum K2tMap : int64_t {
 
 enum K2tReduction : int64_t { K2T_REDUCE_SUM, K2T_REDUCE_MAXIMUM };
 
-enum K2tNumbers : int64_t { K2T_INT32, K2T_INT64, K2T_BOOL };
+enum K2tNumbers : int64_t { K2T_INT32, K2T_INT64, K2T_BOOL, K2T_FLOAT32 };
 
 // k2t_run_program's code where a value asks for what only torch computes.
 constexpr int64_t K2T_BY_TORCH = 4;

@@ -62,10 +62,15 @@ MAPS: Mapping[str, int] = {
     )
 }
 # enum K2tNumbers
-NUMBERS: Mapping[torch.dtype, int] = {torch.int32: 0, torch.int64: 1, torch.bool: 2}
+NUMBERS: Mapping[torch.dtype, int] = {
+    torch.int32: 0,
+    torch.int64: 1,
+    torch.bool: 2,
+    torch.float32: 3,
+}
 
 # The codes of k2t_run_program where a value asks for torch, and of the most inputs and outputs.
-BY_TORCH, MOST_GIVEN = 4, 256
+BY_TORCH, GIVEN = 4, 256
 _ALIGNED = 16  # floats in a cache line
 
 
