@@ -24,6 +24,7 @@ from keras2torch_birnn.rnn.tensor_memory import is_plain
 # threads, take no longer for more.
 SMALL_WORK, SMALL_FLOATS = 2_000_000, 1 << 20
 
+_FLOAT = torch.empty((), dtype=torch.float32, device="cpu")
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _TYPES = {Tensor, nn.Parameter}
 _CONTENTS = ("_parameters", "_buffers", "_modules")
@@ -56,7 +57,7 @@ class _Guard:
         tensors = (*model.parameters(), *model.buffers())
         self._tensors = [t for t in tensors if t.dtype is torch.float32]
         self._addresses = [*map(Tensor.data_ptr, self._tensors)]
-        self._shapes = [*map(_SHAPE, self._tensors)]
+        self._counts_of_numbers = [*map(Tensor.numel, self._tensors)]
 
     def allows(self) -> bool:
         """Return whether a model can be recorded: all its code is known, and evaluates."""
@@ -89,7 +90,7 @@ class _Guard:
             and not any(self._hooks)
             and [*map(type, self._modules)] == self._classes
             and [*map(Tensor.data_ptr, tensors)] == self._addresses
-            and [*map(_SHAPE, tensors)] == self._shapes
+            and [*map(Tensor.numel, tensors)] == self._counts_of_numbers
             and all(map(Tensor.is_contiguous, tensors))
             and _TYPES.issuperset(map(type, tensors))
         )
@@ -132,7 +133,7 @@ class OneCall:
         if not found.guard.holds(model):
             self._found.clear()
             return None
-        outputs = [torch.empty(size, dtype=torch.float32, device="cpu") for size in found.sizes]
+        outputs = [*map(_FLOAT.new_empty, found.sizes)]
         inputs = [*map(Tensor.contiguous, given)]
         program, computed = run_program(
             found.program, [*map(Tensor.data_ptr, inputs), *map(Tensor.data_ptr, outputs)]
