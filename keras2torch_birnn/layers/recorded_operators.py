@@ -19,6 +19,8 @@ from keras2torch_birnn.rnn.native.program import to_word
 
 # Of ids and other integers, all that float32 holds exactly.
 _EXACT = 1 << 24
+# Of fewer channels a vector would be empty for the most part.
+_FEW = 16
 
 aten: Any = torch.ops.aten
 Recording = Callable[..., Value]
@@ -283,10 +285,18 @@ def _convolution(
     sizes = [*meta.shape, *kernel, *out, *_two(stride, 1), *_two(padding, 0), *_two(dilation, 1)]
     words = (*sizes, value.operand(), *meta.stride(), columns.operand())
     r.writer.emit("unfold", words, 2 * positions * window)
-    rows = columns._replace(meta=columns.meta.transpose(1, 2))
-    matrix = filters._replace(meta=filters.meta.reshape(1, channels, window).transpose(1, 2))
-    found = r.multiply(rows, matrix, None if bias is None else r.value(bias), (positions, channels))
-    shaped = found.meta.reshape(count, *result.shape[2:], channels).movedim(-1, 1)
+    matrix = filters._replace(meta=filters.meta.reshape(1, channels, window))
+    added = None if bias is None else r.value(bias)
+    if channels < _FEW:  # the positions side by side
+        if added is not None:
+            added = added._replace(meta=added.meta.unsqueeze(1))
+        found = r.multiply(matrix, columns, added, (channels, positions))
+        shaped = found.meta.reshape(channels, count, *result.shape[2:]).transpose(0, 1)
+    else:  # the channels
+        rows = columns._replace(meta=columns.meta.transpose(1, 2))
+        turned = matrix._replace(meta=matrix.meta.transpose(1, 2))
+        found = r.multiply(rows, turned, added, (positions, channels))
+        shaped = found.meta.reshape(count, *result.shape[2:], channels).movedim(-1, 1)
     return found._replace(meta=shaped)
 
 
@@ -297,9 +307,7 @@ def _pool(
     if x.dim() != 4 or not (x.numel() and result.numel()):
         raise NotRecordedError("pooling")
     value = r.value(x)
-    # Channels last, as whatever is in Keras' order.
-    place = r.new([result.shape[i] for i in (0, 2, 3, 1)])
-    to = place._replace(meta=place.meta.permute(0, 3, 1, 2))
+    to = r.new_in_order(result.shape, value.meta)
     kernel, steps = list(size) * (3 - len(size)), list(stride or size) * (3 - len(stride or size))
     sizes = (*x.shape, *kernel, *result.shape[2:], *steps, 0, 0, 1, 1)
     words = (

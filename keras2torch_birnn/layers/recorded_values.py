@@ -163,22 +163,24 @@ class Values:
         return self.map(name, to, values, p, more)
 
     def multiply(self, a: Value, b: Value, bias: Value | None, shape: Sequence[int]) -> Value:
-        """Multiply matrices (N, M, K) and (N, K, L); bias: (L,)."""
+        """Multiply matrices (N, M, K) and (N, K, L); bias: (L,) or (M, 1)."""
         if 1 not in a.meta.stride()[1:]:
             a = self.dense(a)
         batches, m, k = a.meta.shape
         n = b.meta.shape[2]
+        if 0 in (batches, m, n, k):
+            raise NotRecordedError("no numbers")
         to = self.new(shape)
         scratch = self.writer.reserve((k + m + 1) * self._lanes)
+        added = [0, 0, 0]
+        if bias is not None:
+            added = [bias.operand(), *bias.meta.expand(m, n).stride()]
         words = (
             *(batches, m, n, k, to.operand()),
             *(a.operand(), *a.meta.stride()),
             *(b.operand(), *b.meta.stride()),
-            *((0, 0) if bias is None else (bias.operand(), bias.meta.stride(0))),
-            ~scratch,
+            *(*added, ~scratch),
         )
-        if 0 in (batches, m, n, k):
-            raise NotRecordedError("no numbers")
         self.writer.emit("multiply", words, batches * m * n * k)
         return to
 

@@ -115,7 +115,7 @@ static void map(const int64_t* w, const K2tPlaces& places) {
 
 // code, divisor, result, from, outer rank, sizes, strides, inner rank, sizes, strides. The result is dense.
 static void reduce(const int64_t* w, const K2tPlaces& places) {
-    const float divisor = static_cast<float>(number(w[1]));
+    const double divisor = number(w[1]);
     float* to = places.of(w[2]);
     const float* from = places.of(w[3]);
     const Axes outer{static_cast<long>(w[4]), w + 5};
@@ -130,12 +130,16 @@ static void reduce(const int64_t* w, const K2tPlaces& places) {
     const bool adds = w[0] == K2T_REDUCE_SUM;
     for (long n = 0; n < count; ++n) {
         const float* values = from + offset(outer, outer_strides, n);
-        float found = adds ? 0 : values[0];
+        float most = values[0];
+        double sum = 0;
         for (long line = 0; line < each / length; ++line) {
             const float* value = values + offset(lines, inner_strides, line);
-            for (long i = 0; i < length; ++i, value += step) found = adds ? found + *value : greater(*value, found);
+            if (adds)
+                for (long i = 0; i < length; ++i, value += step) sum += *value;
+            else
+                for (long i = 0; i < length; ++i, value += step) most = greater(*value, most);
         }
-        to[n] = adds ? found / divisor : found;
+        to[n] = adds ? static_cast<float>(sum / divisor) : most;
     }
 }
 
@@ -144,7 +148,8 @@ static void softmax(const int64_t* w, const K2tPlaces& places) {
     const long rows = static_cast<long>(w[1]), n = static_cast<long>(w[2]);
     float* row = places.of(w[0]);
     for (long r = 0; r < rows; ++r, row += n) {
-        float most = row[0], sum = 0;
+        float most = row[0];
+        double sum = 0;
         for (long i = 1; i < n; ++i) most = greater(row[i], most);
         const float* const from[3] = {row, row, row};
         const long strides[3] = {1, 1, 1};
@@ -152,7 +157,7 @@ static void softmax(const int64_t* w, const K2tPlaces& places) {
         map_line([=](Vec x, Vec, Vec) { return x - top < lowest ? nothing : exponential(x - top); }, n, row, 1,
                  from, strides);
         for (long i = 0; i < n; ++i) sum += row[i];
-        const Vec total = all(sum);
+        const Vec total = all(static_cast<float>(sum));
         map_line([=](Vec x, Vec, Vec) { return x / total; }, n, row, 1, from, strides);
     }
 }
@@ -165,12 +170,12 @@ static void normalize(const int64_t* w, const K2tPlaces& places) {
     for (long r = 0; r < rows; ++r) {
         const float* from = places.of(w[2]) + r * w[3];
         float* to = places.of(w[4]) + r * n;
-        float mean = 0, variance = 0;
-        for (long i = 0; i < n; ++i) mean += from[i];
-        mean /= static_cast<float>(n);
-        for (long i = 0; i < n; ++i) variance += (from[i] - mean) * (from[i] - mean);
-        variance = variance / static_cast<float>(n) + static_cast<float>(number(w[7]));
-        const float scale = 1.0f / __builtin_sqrtf(variance);
+        double sum = 0, squares = 0;
+        for (long i = 0; i < n; ++i) sum += from[i];
+        const float mean = static_cast<float>(sum / static_cast<double>(n));
+        for (long i = 0; i < n; ++i) squares += (from[i] - mean) * (from[i] - mean);
+        const double variance = squares / static_cast<double>(n) + number(w[7]);
+        const float scale = static_cast<float>(1 / __builtin_sqrt(variance));
         for (long i = 0; i < n; ++i)
             to[i] = (from[i] - mean) * scale * (weight ? weight[i] : 1) + (bias ? bias[i] : 0);
     }
@@ -190,24 +195,37 @@ static float dot(const float* a, const float* b, long n) {
 
 // a is (k, rows), and out (rows, LANES).
 static void product_turned(long rows, long k, const float* a, long a_stride, const float* panel,
-                           const float* start, float* out) {
+                           const float* start, long start_stride, float* out) {
     const long blocks = (rows + most_rows(1) - 1) / most_rows(1);
     for (long b = 0, row = 0; b < blocks; ++b) {
         const long height = rows / blocks + (b < rows % blocks);
-        Blocks<1, most_rows(1), true>::of(height)(k, a + row, a_stride, panel, start, 0, out + row * LANES, LANES);
+        Blocks<1, most_rows(1), true>::of(height)(k, a + row, a_stride, panel, start + row * start_stride,
+                                                  start_stride, out + row * LANES, LANES);
         row += height;
     }
 }
 
+// Weights of LANES of the n columns of b, from the first on; zeros behind the last.
+static void fill_panel(long k, long count, const float* b, long step, long next, float* panel) {
+    if (next == 1 && count == LANES) {
+        for (long i = 0; i < k; ++i) store(panel + i * LANES, load(b + i * step));
+        return;
+    }
+    if (count < LANES) copy(nullptr, k * LANES, panel);
+    for (long lane = 0; lane < count; ++lane)
+        for (long i = 0; i < k; ++i) panel[i * LANES + lane] = b[lane * next + i * step];
+}
+
 // batches, m, n, k; result (batches, m, n), dense; a: address, distance of batches, of m, of k, one of which
-// is 1; b: address, distance of batches, of k, of n; bias (n) or 0, its stride; scratch of (k + m + 1)
-// vectors.
+// is 1; b: address, distance of batches, of k, of n; bias or 0, its distance of m and of n, one of which is 0;
+// scratch of (k + m + 1) vectors.
 static void multiply(const int64_t* w, const K2tPlaces& places) {
     const long m = static_cast<long>(w[1]), n = static_cast<long>(w[2]), k = static_cast<long>(w[3]);
     const long row = static_cast<long>(w[7]), along = static_cast<long>(w[8]);
     const long step = static_cast<long>(w[11]), next = static_cast<long>(w[12]);
     const float* bias = w[13] ? places.of(w[13]) : nullptr;
-    float* panel = places.of(w[15]);
+    const long of_row = static_cast<long>(w[14]), of_column = static_cast<long>(w[15]);
+    float* panel = places.of(w[16]);
     float* start = panel + k * LANES;
     float* sums = start + LANES;
     for (long batch = 0; batch < w[0]; ++batch) {
@@ -217,23 +235,33 @@ static void multiply(const int64_t* w, const K2tPlaces& places) {
         if (step == 1 && along == 1 && m <= 4 && k >= LANES) {  // too few rows to move the weights for
             for (long r = 0; r < m; ++r)
                 for (long c = 0; c < n; ++c)
-                    to[r * n + c] = dot(a + r * row, b + c * next, k) + (bias ? bias[c * w[14]] : 0);
+                    to[r * n + c] = dot(a + r * row, b + c * next, k) +
+                                    (bias ? bias[r * of_row + c * of_column] : 0);
             continue;
         }
         for (long first = 0; first < n; first += LANES) {
             const long count = n - first < LANES ? n - first : LANES;
-            if (count < LANES) copy(nullptr, (k + 1) * LANES, panel);
-            for (long lane = 0; lane < count; ++lane) {
-                const float* column = b + (first + lane) * next;
-                for (long i = 0; i < k; ++i) panel[i * LANES + lane] = column[i * step];
-                start[lane] = bias ? bias[(first + lane) * w[14]] : 0;
-            }
-            if (along == 1)
-                product<1>(m, k, a, row, panel, start, 0, sums, LANES);
+            fill_panel(k, count, b + first * next, step, next, panel);
+            // The sums start with the bias: of each row, or one row for all.
+            const bool each = bias && of_row;
+            if (each)
+                for (long r = 0; r < m; ++r) store(sums + r * LANES, all(bias[r * of_row]));
             else
-                product_turned(m, k, a, along, panel, start, sums);
-            for (long r = 0; r < m; ++r)
-                for (long lane = 0; lane < count; ++lane) to[r * n + first + lane] = sums[r * LANES + lane];
+                for (long lane = 0; lane < LANES; ++lane)
+                    start[lane] = bias && lane < count ? bias[(first + lane) * of_column] : 0;
+            const float* from = each ? sums : start;
+            if (along == 1)
+                product<1>(m, k, a, row, panel, from, each ? LANES : 0, sums, LANES);
+            else
+                product_turned(m, k, a, along, panel, from, each ? LANES : 0, sums);
+            for (long r = 0; r < m; ++r) {
+                const float* found = sums + r * LANES;
+                float* place = to + r * n + first;
+                if (count == LANES)
+                    store(place, load(found));
+                else
+                    for (long lane = 0; lane < count; ++lane) place[lane] = found[lane];
+            }
         }
     }
 }
@@ -283,23 +311,31 @@ static void unfold(const int64_t* w, const K2tPlaces& places) {
 // window reaches beyond the input.
 static void pool_windows(const int64_t* w, const K2tPlaces& places) {
     const Windows s(w);
-    const int64_t *from = w + 14, *to = w + 19;
+    const float* from = places.of(w[14]);
+    float* to = places.of(w[19]);
+    long in[4], out[4];  // strides
+    for (long i = 0; i < 4; ++i) {
+        in[i] = static_cast<long>(w[15 + i]);
+        out[i] = static_cast<long>(w[20 + i]);
+    }
     const bool mean = w[24];
+    const float divisor = static_cast<float>(s.kernel[0] * s.kernel[1]);
+    const long down = s.stride[0] * in[2], right = s.stride[1] * in[3];
     for (long b = 0; b < s.batch; ++b)
-        for (long y = 0; y < s.out[0]; ++y)
-            for (long x = 0; x < s.out[1]; ++x)
-                for (long c = 0; c < s.channels; ++c) {
-                    const float* first = places.of(from[0]) + b * from[1] + c * from[2] +
-                                         y * s.stride[0] * from[3] + x * s.stride[1] * from[4];
+        for (long c = 0; c < s.channels; ++c)
+            for (long y = 0; y < s.out[0]; ++y) {
+                const float* first = from + b * in[0] + c * in[1] + y * down;
+                float* place = to + b * out[0] + c * out[1] + y * out[2];
+                for (long x = 0; x < s.out[1]; ++x, first += right, place += out[3]) {
                     float found = mean ? 0 : *first;
                     for (long i = 0; i < s.kernel[0]; ++i)
                         for (long j = 0; j < s.kernel[1]; ++j) {
-                            const float value = first[i * from[3] + j * from[4]];
+                            const float value = first[i * in[2] + j * in[3]];
                             found = mean ? found + value : greater(value, found);
                         }
-                    if (mean) found /= static_cast<float>(s.kernel[0] * s.kernel[1]);
-                    places.of(to[0])[b * to[1] + c * to[2] + y * to[3] + x * to[4]] = found;
+                    *place = mean ? found / divisor : found;
                 }
+            }
 }
 
 // ---- ids --------------------------------------------------------------------------------------------
