@@ -82,6 +82,14 @@ def bench(
     training: Annotated[
         bool, typer.Option("--training", help="Time a training step instead of a call.")
     ] = False,
+    dropout: Annotated[
+        float,
+        typer.Option(
+            "--dropout",
+            metavar="RATE",
+            help="With --training: of the inputs and states inside the layers.",
+        ),
+    ] = 0.0,
     device: Annotated[
         list[str] | None,
         typer.Option("--device", metavar="cpu|cuda|all", help="Where to measure; repeatable."),
@@ -134,6 +142,7 @@ def bench(
         reset_after=reset_after,
         masked=masked,
         training=training,
+        dropout=dropout,
     )
     _run(output, cases, device, threads, rounds, only, json_file, plot_file)
 
@@ -154,6 +163,7 @@ def _cases(
     reset_after: bool,
     masked: bool,
     training: bool,
+    dropout: float,
 ) -> list[Case]:
     from keras2torch_birnn.bench.case import CLASSES, GATES, MERGES, Model, Stack
 
@@ -162,9 +172,10 @@ def _cases(
         raise UsageError("either MODEL or --rnn is expected")
     if model is None and cut:
         raise UsageError("--from and --to cut a MODEL", "leave them out with --rnn")
-    if model is not None and training:
+    if model is not None and (training or dropout):
+        option = "--training" if training else "--dropout"
         raise UsageError(
-            "--training is for stacks (--rnn)", "a file does not define a training task"
+            f"{option} is for stacks (--rnn)", "a file does not define a training task"
         )
     if model is not None:
         from keras2torch_birnn.readers import read_model
@@ -174,6 +185,10 @@ def _cases(
         file = None if config is None else str(config)
         one = Model(str(model), file, package, 1, time, cut.first, cut.last)
         return [replace(one, batch=rows) for rows in batches]
+    if not 0 <= dropout < 1:
+        raise UsageError(f"--dropout {dropout}: a rate from 0 to below 1 is expected")
+    if dropout and not training:
+        raise UsageError("--dropout needs --training", "a call without it drops nothing")
     merges = MERGES if merge == "all" else tuple(merge.split(","))
     for name, value, allowed in (
         *(("--merge", mode, MERGES) for mode in merges),
@@ -195,6 +210,7 @@ def _cases(
             reset_after,
             masked,
             training,
+            dropout,
         )
         for mode, rows in itertools.product(merges, batches)
     ]

@@ -21,6 +21,7 @@ from keras2torch_birnn.layers.dropout import (
     ShapedDropout,
 )
 from keras2torch_birnn.layers.graph_pickling import NodeData, describe, rebuild
+from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.rnn.chain import Chain, Link, can_end, can_lead
 from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
@@ -44,6 +45,7 @@ class ModelGraph(fx.GraphModule):
     """
 
     _chains: tuple[Chain, ...] = ()
+    _one_call: OneCall | None = None
 
     def recompile(self) -> Any:
         """Make the code of ``forward`` from the graph."""
@@ -54,10 +56,12 @@ class ModelGraph(fx.GraphModule):
         kind: Any = type(self)
         if len(graph.nodes) < len(self.graph.nodes):
             kind.forward = _compile(self, graph)
+        self._one_call = OneCall(_needed(self.graph))
+        plain = chained = kind.forward
         if found:
-            plain = kind.forward
             _call_at_once(graph, found)
-            kind.forward = _choose(plain, _compile(self, graph))
+            chained = _compile(self, graph)
+        kind.forward = _choose(plain, chained)
         return made
 
     def __reduce__(self) -> Any:
@@ -92,7 +96,11 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or self.training or torch.is_grad_enabled():
             return plain(self, *args, **kwargs)
-        return (plain if is_tracing() else chained)(self, *args, **kwargs)
+        if is_tracing():
+            return plain(self, *args, **kwargs)
+        one_call: Any = self._one_call
+        outputs = one_call and one_call.run(self, args, kwargs)
+        return chained(self, *args, **kwargs) if outputs is None else outputs
 
     return forward
 

@@ -136,7 +136,7 @@ class Chain:
             self._stack = None
             if ready is None:
                 return None
-        if not all(map(_lets_choose, modules)):
+        if not all(map(may_choose_kernel, modules)):
             return None
         initial = [module.carried or () for module in modules] if ready.stateful else None
         if not can_read(x, [s for layer in initial or () for state in layer for s in state]):
@@ -256,7 +256,8 @@ def _is_bare(module: nn.Module) -> bool:
     )
 
 
-def _lets_choose(module: RecurrentModule) -> bool:
+def may_choose_kernel(module: RecurrentModule) -> bool:
+    """Return whether the kernel may run a module in float32."""
     requested = module.engine or engines.REQUESTED
     return requested in ("auto", "native") and module.precision is None
 
@@ -277,12 +278,12 @@ def _get_ready(modules: Sequence[RecurrentModule]) -> _Ready | None:
         replace(plans[-1], against_time=False, stateful=False),
         tuple(index for index, plan in enumerate(plans) if plan.stateful),
         any(plan.against_time for plan in plans),
-        not all(map(_pays, modules)),
+        not all(map(pays, modules)),
         not plans[-1].return_sequences and _LAST_STATE.issuperset(plans[-1].rules),
     )
 
 
-def _pays(module: RecurrentModule) -> bool:
+def pays(module: RecurrentModule) -> bool:
     """Return whether the kernel is the fastest for any number of rows."""
     layer = module.rnn_layer()
     weights = layer.get_weight_hh().numel()

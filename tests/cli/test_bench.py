@@ -201,12 +201,30 @@ def test_a_sweep_goes_over_all_merges_and_batches() -> None:
             assert f"lstm {mode} {batch}x3x3x3, cpu" in run.out
 
 
+def test_a_training_step_with_dropout_is_timed(tmp_path: Path) -> None:
+    written = tmp_path / "bench.json"
+    run = k2t(
+        "bench", "--rnn", "gru", "--training", "--dropout", "0.2", "--time", "3", "--units", "3",
+        "--rounds", "1", "--only", OURS, "--only", PLAIN, "--json-file", written,
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    assert "gru concat 1x3x3x3 training dropout 0.2, cpu" in run.out
+    (row,) = json.loads(written.read_text("utf-8"))["rows"]
+    ours, plain = row["timings"]
+    assert row["case"]["dropout"] == 0.2
+    assert len(ours["times_ms"]) == 1
+    assert plain["absent"] == "torch has no dropout of the state"
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ((), "either MODEL or --rnn is expected"),
         ((MASKED, "--rnn", "gru"), "either MODEL or --rnn is expected"),
         ((MASKED, "--training"), "--training is for stacks"),
+        ((MASKED, "--dropout", "0.2"), "--dropout is for stacks"),
+        (("--rnn", "gru", "--dropout", "0.2"), "--dropout needs --training"),
+        (("--rnn", "gru", "--training", "--dropout", "1"), "--dropout 1.0: a rate from 0 to below"),
         (("--rnn", "cnn"), "--rnn cnn: one of lstm, gru, rnn is expected"),
         (("--rnn", "gru", "--merge", "max"), "--merge max: one of concat, sum, mul, ave"),
         (("--rnn", "gru", "--batch", "0"), "--batch 0: integers of at least 1"),

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernel.h"
+#include "program.h"
 
 namespace {
 
@@ -244,6 +245,104 @@ bool stack_differs(Layer& first, Layer& second, int64_t threads) {
     return differs;
 }
 
+// Words of a program: operands in the workspace are complements of offsets.
+class Words {
+public:
+    int64_t room(int64_t floats) {
+        floats_ += (floats + 15) / 16 * 16;
+        return ~(floats_ - (floats + 15) / 16 * 16);
+    }
+    void add(int64_t operation, const std::vector<int64_t>& words) {
+        all_.push_back(operation);
+        all_.push_back(static_cast<int64_t>(words.size()));
+        all_.insert(all_.end(), words.begin(), words.end());
+    }
+    // given: the addresses of inputs and outputs.
+    int64_t run(int64_t isa, const std::vector<const void*>& given) const {
+        std::vector<int64_t> call(sizeof(K2tProgram) / 8);
+        const K2tProgram program{all_.data(), static_cast<int64_t>(all_.size()), floats_, 2};
+        std::copy_n(reinterpret_cast<const int64_t*>(&program), call.size(), call.begin());
+        for (const void* one : given) call.push_back(reinterpret_cast<int64_t>(one));
+        return k2t_run_program(isa, reinterpret_cast<const K2tProgram*>(call.data()));
+    }
+
+private:
+    std::vector<int64_t> all_;
+    int64_t floats_ = 0;
+};
+
+int64_t word(double number) {
+    int64_t found;
+    std::copy_n(reinterpret_cast<const char*>(&number), sizeof found, reinterpret_cast<char*>(&found));
+    return found;
+}
+
+int64_t word(const Floats& floats) { return reinterpret_cast<int64_t>(floats.data()); }
+
+// Rows of a table, a masked layer, a product, softmax; windows of the table's rows, their sums and maxima,
+// normalized. The sums of all rows of the softmax are as many as there are rows.
+void run_operations(Layer& layer) {
+    const int64_t batch = layer.n.batch, time = layer.n.time, features = layer.n.features;
+    const int64_t units = layer.n.units, rows = batch * time, width = 2 * units, classes = 11;
+    K2tWeights weights{};
+    weights.shape = layer.shape;
+    weights.directions = 2;
+    for (int d = 0; d < 2; ++d) {
+        weights.packed[d] = layer.packed[d].get();
+        weights.sources[d] = layer.sources[d].data();
+        weights.fingerprints[d] = k2t_fingerprint(layer.isa, layer.sources[d].data());
+    }
+    const K2tStackLayer described{&weights, K2T_TANH, K2T_SIGMOID, 0, 0, K2T_APART, 0};
+    std::vector<int32_t> ids(rows);
+    Floats mask(rows);
+    for (int64_t i = 0; i < rows; ++i) {
+        ids[i] = static_cast<int32_t>(i * 7 % 17);
+        mask[i] = i % 5 != 3;
+    }
+    const Floats table = layer.weights[0].size() >= size_t(17 * features) ? layer.weights[0] : random(17 * features);
+    const Floats product = random(classes * width), bias = random(classes);
+    const int64_t oh = time - 2, ow = (features + 1) / 2, windows = batch * oh * ow;
+    Floats sums(classes), normalized(batch * ow);
+    Words words;
+    const int64_t at = words.room(rows), x = words.room(rows * features), valid = words.room(rows);
+    words.add(K2T_READ, {K2T_INT32, rows, 1, at});
+    words.add(K2T_READ, {K2T_FLOAT32, rows, 2, valid});
+    words.add(K2T_LOOK_UP, {at, rows, x, word(table), features, 17, features});
+    const int64_t out = words.room(rows * width), final = words.room(2 * layer.states * batch * units);
+    words.add(K2T_RECURRENT,
+              {reinterpret_cast<int64_t>(&described), batch, time, x, valid, words.room(2 * batch),
+               words.room(rows * features), words.room(rows * width), word(layer.start[0]), word(layer.start[2]),
+               layer.states == 2 ? word(layer.start[1]) : 0, layer.states == 2 ? word(layer.start[3]) : 0, out, 0,
+               final, 1, 1});
+    const int64_t scores = words.room(rows * classes), scratch = words.room((width + rows + 1) * 16);
+    words.add(K2T_MULTIPLY, {1, rows, classes, width, scores, out, 0, width, 1, word(product), 0, 1, width,
+                             word(bias), 1, scratch});
+    words.add(K2T_MAP, {K2T_MAP_ACTIVATION + K2T_TANH, word(0.0), 1, rows * classes, scores, 1, scores, 1, scores, 1,
+                        scores, 1});
+    words.add(K2T_SOFTMAX, {scores, rows, classes});
+    words.add(K2T_REDUCE, {K2T_REDUCE_SUM, word(1.0), 3, scores, 1, classes, 1, 2, batch, time, time * classes,
+                           classes});
+    // Windows of 3 x 2 with padding behind, every second column.
+    const int64_t columns = words.room(6 * windows), most = words.room(batch * ow);
+    words.add(K2T_UNFOLD, {batch, 1, time, features, 3, 2, oh, ow, 1, 2, 0, 0, 1, 1, x, time * features, 0, features,
+                           1, columns});
+    words.add(K2T_POOL, {batch, 1, oh, ow, oh, 1, 1, ow, 1, 1, 0, 0, 1, 1, columns, oh * ow, 0, ow, 1, most, ow, 0, 0,
+                         1, 0});
+    words.add(K2T_NORMALIZE, {batch, ow, most, ow, 4, 0, 0, word(1e-3)});
+    const std::vector<const void*> given = {ids.data(), mask.data(), sums.data(), normalized.data()};
+    if (words.run(layer.isa, given)) std::abort();
+    ids[rows - 1] = 17;
+    if (words.run(layer.isa, given) != K2T_BY_TORCH) std::abort();
+    ids[rows - 1] = 0;
+    ++weights.fingerprints[1];
+    if (words.run(layer.isa, given) != 3) std::abort();
+    float all = 0;
+    for (float sum : sums) all += sum;
+    if (!(std::fabs(all - static_cast<float>(rows)) < 1e-2f)) std::abort();
+    for (float value : normalized)
+        if (!(std::fabs(value) < 10)) std::abort();
+}
+
 // Of the largest value.
 float difference(const Floats& a, const Floats& b) {
     float worst = 0, size = 1;
@@ -315,6 +414,14 @@ int main(int count, char** given) {
                         }
                 }
     }
+    for (int64_t kind = K2T_LSTM; kind <= K2T_SIMPLE; ++kind)
+        for (const Sizes& n : {Sizes{5, 13, 7, 19}, Sizes{1, 53, 5, 97}}) {
+            for (int64_t isa : {1, 2, 4}) {
+                if (!(sets & isa)) continue;
+                Layer layer(isa, kind, K2T_APART, false, n);
+                run_operations(layer);
+            }
+        }
     std::puts(wrong ? "other numbers" : "the same numbers");
     return wrong;
 }

@@ -23,6 +23,7 @@ from torch.nn.utils import parametrize
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, reset_states
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.chain import Chain
 from keras2torch_birnn.rnn.native import packing, stack
@@ -31,6 +32,14 @@ from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
 MERGES = ("concat", "sum", "mul", "ave")
+
+
+@pytest.fixture(autouse=True)
+def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call a model's layers, not its program (tests/layers/test_one_call.py)."""
+    monkeypatch.setattr(OneCall, "run", lambda *_: None)
+
+
 STACKS: dict[str, Any] = {"LSTM": k2t.BiLSTM, "GRU": k2t.BiGRU, "SimpleRNN": k2t.BiRNN}
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from keras2torch_birnn.rnn.native import gradient, library, op, stack
+from keras2torch_birnn.layers import recorded_values
+from keras2torch_birnn.rnn.native import gradient, library, op, program, stack
 
 
 def isa_bits() -> list[int]:
@@ -20,7 +21,7 @@ def isa_bits() -> list[int]:
 @pytest.fixture(params=isa_bits())
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every instruction set of this processor in turn."""
-    for module in (op, gradient, stack):
+    for module in (op, gradient, stack, program, recorded_values):
         monkeypatch.setattr(module, "instruction_set", lambda: request.param)
     return int(request.param)
 

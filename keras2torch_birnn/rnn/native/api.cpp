@@ -34,7 +34,9 @@ enum InstructionSet : int64_t {
     INT8_AVX512 = 512,
 };
 
-const K2tKernel& kernel(int64_t isa) {
+}  // namespace
+
+const K2tKernel& k2t_kernel(int64_t isa) {
     switch (isa) {
         case BFLOAT16_PLAIN: return k2t_bfloat16_plain;
         case INT8_PLAIN: return k2t_int8_plain;
@@ -50,6 +52,10 @@ const K2tKernel& kernel(int64_t isa) {
         default: return k2t_plain;
     }
 }
+
+namespace {
+
+const K2tKernel& kernel(int64_t isa) { return k2t_kernel(isa); }
 
 thread_local Memory memory;
 

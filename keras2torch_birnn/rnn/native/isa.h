@@ -3,6 +3,7 @@
 
 #include "kernel.h"
 #include "pool.h"
+#include "program.h"
 
 // Rows of one task at most: their states and sums stay in cache.
 constexpr long MOST_ROWS = 64;
@@ -52,7 +53,11 @@ struct K2tKernel {
     void (*gradient_run)(const K2tGradient&, const K2tTask&, float* sums, float* scratch);
     long (*sums_size)(const K2tShape&);
     void (*write_sums)(const K2tGradient&, long direction, const float* sums, long tasks);
+    int64_t (*operate)(int64_t code, const int64_t* words, const K2tPlaces&);
 };
+
+// The kernel of an instruction set, one of the bits of k2t_instruction_sets.
+const K2tKernel& k2t_kernel(int64_t isa);
 
 extern const K2tKernel k2t_plain;
 #if defined(__x86_64__)

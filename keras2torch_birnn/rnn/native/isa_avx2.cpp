@@ -15,6 +15,7 @@ namespace avx2 {
 #include "split_units.h"
 #include "step_sums.h"
 #include "gradient.h"
+#include "operations.h"
 }  // namespace avx2
 
 const K2tKernel k2t_avx2 = {
@@ -23,5 +24,6 @@ const K2tKernel k2t_avx2 = {
     avx2::kept_parts,
     avx2::gradient_packed_size, avx2::gradient_pack, avx2::gradient_scratch_size, avx2::gradient_run,
     avx2::sums_size, avx2::write_sums,
+    avx2::operate,
 };
 #endif

@@ -15,6 +15,7 @@ namespace avx512 {
 #include "split_units.h"
 #include "step_sums.h"
 #include "gradient.h"
+#include "operations.h"
 }  // namespace avx512
 
 const K2tKernel k2t_avx512 = {
@@ -23,5 +24,6 @@ const K2tKernel k2t_avx512 = {
     avx512::kept_parts,
     avx512::gradient_packed_size, avx512::gradient_pack, avx512::gradient_scratch_size, avx512::gradient_run,
     avx512::sums_size, avx512::write_sums,
+    avx512::operate,
 };
 #endif

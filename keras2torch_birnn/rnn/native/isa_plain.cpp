@@ -18,6 +18,7 @@ namespace plain {
 #include "split_units.h"
 #include "step_sums.h"
 #include "gradient.h"
+#include "operations.h"
 }  // namespace plain
 
 const K2tKernel k2t_plain = {
@@ -26,4 +27,5 @@ const K2tKernel k2t_plain = {
     plain::kept_parts,
     plain::gradient_packed_size, plain::gradient_pack, plain::gradient_scratch_size, plain::gradient_run,
     plain::sums_size, plain::write_sums,
+    plain::operate,
 };

@@ -121,6 +121,15 @@ struct K2tStack {
     float* out;                             // of the last layer, or null
 };
 
+// A run of a program (program.h). Eight bytes a field. The addresses of inputs and outputs follow it in
+// memory, from number 1 on.
+struct K2tProgram {
+    const int64_t* words;                   // of each operation: its code, how many follow, these
+    int64_t count;
+    int64_t floats;                         // of the workspace
+    int64_t threads;
+};
+
 // The gradient of one layer's run, all directions: from what was kept of it and the gradients of its
 // outputs and final states, the gradients of its weights, input and the states it started with.
 struct K2tGradient {
@@ -181,6 +190,9 @@ K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tRun* run);
 
 // Run a stack. Returns as k2t_run.
 K2T_EXPORT int64_t k2t_run_stack(int64_t isa, const K2tStack* stack);
+
+// Run a program. Returns as k2t_run, or 4 if a value asks for what only torch computes.
+K2T_EXPORT int64_t k2t_run_program(int64_t isa, const K2tProgram* program);
 
 // W of the above: units, rounded up to whole vectors.
 K2T_EXPORT int64_t k2t_width(int64_t isa, int64_t units);

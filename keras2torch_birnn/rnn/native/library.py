@@ -219,6 +219,8 @@ def library() -> ctypes.CDLL:
     found.k2t_run.restype = _int
     found.k2t_run_stack.argtypes = (_int, ctypes.c_char_p)
     found.k2t_run_stack.restype = _int
+    found.k2t_run_program.argtypes = (_int, ctypes.c_char_p)
+    found.k2t_run_program.restype = _int
     found.k2t_width.argtypes = (_int, _int)
     found.k2t_width.restype = _int
     found.k2t_kept_parts.argtypes = (_int,)

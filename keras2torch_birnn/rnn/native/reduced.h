@@ -292,6 +292,6 @@ struct Reduced {
 
     static constexpr K2tKernel KERNEL = {
         packed_size, pack, scratch_size, run, nullptr, nullptr, nullptr, fingerprint, LANES,
-        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
     };
 };

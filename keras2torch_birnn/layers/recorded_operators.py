@@ -1,0 +1,489 @@
+"""Torch's operators as operations of the native library.
+
+``OPERATORS``: how each is recorded, as a function of the values, the operator's result and its
+arguments. ``VIEWS``: those that show the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
+from keras2torch_birnn.rnn.native.library import ACTIVATIONS
+from keras2torch_birnn.rnn.native.program import to_word
+
+# Of ids and other integers, all that float32 holds exactly.
+_EXACT = 1 << 24
+# Of fewer channels a vector would be empty for the most part.
+_FEW = 16
+
+aten: Any = torch.ops.aten
+Recording = Callable[..., Value]
+
+
+def _add(sign: float) -> Recording:
+    def lower(r: Values, result: Tensor, a: Any, b: Any, alpha: float = 1) -> Value:
+        _floats(result)
+        return r.elementwise("add", result, a, b, p=sign * float(alpha))
+
+    return lower
+
+
+def _floats(*tensors: Tensor) -> None:
+    if any(t.dtype is not torch.float32 for t in tensors):
+        raise NotRecordedError("integers that are computed with")
+
+
+def _binary(name: str) -> Recording:
+    def lower(r: Values, result: Tensor, a: Any, b: Any) -> Value:
+        _floats(result)
+        return r.elementwise(name, result, a, b)
+
+    return lower
+
+
+def _compare(name: str, *, turned: bool = False) -> Recording:
+    def lower(r: Values, result: Tensor, a: Any, b: Any) -> Value:
+        numbers = [x for x in (a, b) if not isinstance(x, Tensor)]
+        integers = [x for x in (a, b) if isinstance(x, Tensor) and not x.is_floating_point()]
+        if any(abs(x) >= _EXACT for x in numbers) or (
+            len(integers) == 2 and any(x.dtype is not torch.bool for x in integers)
+        ):
+            raise NotRecordedError("large integers")
+        return r.elementwise(name, result, *((b, a) if turned else (a, b)))
+
+    return lower
+
+
+def _activate(name: str) -> Recording:
+    def lower(r: Values, result: Tensor, x: Tensor) -> Value:
+        _floats(x)
+        return r.elementwise("activation", result, x, more=ACTIVATIONS[name])
+
+    return lower
+
+
+def _leaky(r: Values, result: Tensor, x: Tensor, slope: float = 0.01) -> Value:
+    _floats(x)
+    return r.elementwise("activation", result, x, p=slope, more=ACTIVATIONS["leaky_relu"])
+
+
+def _clamp(
+    r: Values, result: Tensor, x: Tensor, low: float | None = None, high: float | None = None
+) -> Value:
+    _floats(x)
+    value = r.value(x)
+    if low is not None:
+        value = r.map("maximum", r.new(result.shape), (value, r.constant(float(low))))
+    if high is not None:
+        value = r.map("minimum", r.new(result.shape), (value, r.constant(float(high))))
+    return value
+
+
+def _only_bools(*tensors: Tensor) -> None:
+    if any(t.dtype is not torch.bool for t in tensors):
+        raise NotRecordedError("bits of integers")
+
+
+def _and(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
+    _only_bools(a, b)
+    return r.elementwise("multiply", result, a, b)
+
+
+def _or(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
+    _only_bools(a, b)
+    return r.elementwise("maximum", result, a, b)
+
+
+def _not(r: Values, result: Tensor, a: Tensor) -> Value:
+    _only_bools(a)
+    return r.elementwise("equal", result, a, 0.0)
+
+
+def _cast(r: Values, result: Tensor, x: Tensor, **_: Any) -> Value:
+    if result.dtype is torch.bool and x.dtype is not torch.bool:
+        return r.elementwise("not_equal", result, x, 0.0)
+    integers = (torch.int32, torch.int64)
+    if result.dtype not in (torch.float32, torch.bool, *integers) or (
+        result.dtype in integers and x.is_floating_point()
+    ):
+        raise NotRecordedError(f"a cast from {x.dtype} to {result.dtype}")
+    return r.value(x)
+
+
+def _same(r: Values, result: Tensor, x: Tensor, *_: Any, **__: Any) -> Value:
+    return r.value(x)
+
+
+def _fill(r: Values, result: Tensor, number: float) -> Value:
+    if not result.numel():
+        raise NotRecordedError("no numbers")
+    constant = r.constant(number)
+    return constant._replace(meta=constant.meta.expand(result.shape))
+
+
+def _filled(number: float) -> Recording:
+    return lambda r, result, *_, **__: _fill(r, result, number)
+
+
+def _full(r: Values, result: Tensor, like: Any, number: float, **_: Any) -> Value:
+    return _fill(r, result, float(number))
+
+
+def _scalar(r: Values, result: Tensor, number: float, **_: Any) -> Value:
+    _floats(result)
+    return r.constant(float(number))
+
+
+def _masked_fill(r: Values, result: Tensor, x: Tensor, mask: Tensor, number: Any) -> Value:
+    _floats(x)
+    return r.elementwise("select", result, mask, number, x)
+
+
+def _where(r: Values, result: Tensor, condition: Tensor, a: Any, b: Any) -> Value:
+    _floats(result)
+    return r.elementwise("select", result, condition, a, b)
+
+
+def _sum(
+    r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
+) -> Value:
+    _floats(x, result)
+    return r.reduce(False, x, dim or (), keepdim)
+
+
+def _mean(
+    r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
+) -> Value:
+    _floats(x, result)
+    return r.reduce(False, x, dim or (), keepdim, x.numel() / result.numel())
+
+
+def _maximum(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False) -> Value:
+    _floats(x)
+    return r.reduce(True, x, dim or (), keepdim)
+
+
+def _any(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False) -> Value:
+    _only_bools(x)
+    dims = (dim,) if isinstance(dim, int) else dim
+    return r.reduce(True, x, dims or (), keepdim)
+
+
+def _softmax(r: Values, result: Tensor, x: Tensor, dim: int, half: bool) -> Value:
+    _floats(x)
+    return r.softmax(x, dim)
+
+
+def _matrices(value: Value) -> Value:
+    return value._replace(meta=value.meta.unsqueeze(0))
+
+
+def _mm(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
+    _floats(a, b)
+    return r.multiply(_matrices(r.value(a)), _matrices(r.value(b)), None, result.shape)
+
+
+def _bmm(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
+    _floats(a, b)
+    return r.multiply(r.value(a), r.value(b), None, result.shape)
+
+
+def _addmm(
+    r: Values,
+    result: Tensor,
+    bias: Tensor,
+    a: Tensor,
+    b: Tensor,
+    beta: float = 1,
+    alpha: float = 1,
+) -> Value:
+    _floats(bias, a, b)
+    if bias.dim() != 1 or beta != 1 or alpha != 1:
+        raise NotRecordedError("addmm")
+    start = r.value(bias)
+    start = start._replace(meta=start.meta.expand(b.shape[1]))
+    return r.multiply(_matrices(r.value(a)), _matrices(r.value(b)), start, result.shape)
+
+
+def _cat(r: Values, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Value:
+    if not result.numel() or any(
+        t.dtype is not result.dtype or t.dim() != result.dim() for t in tensors
+    ):
+        raise NotRecordedError("cat")
+    to = r.new(result.shape)
+    sizes = [t.shape[dim] for t in tensors]
+    for part, tensor in zip(torch.split(to.meta, sizes, dim), tensors, strict=True):
+        if tensor.numel():
+            r.map("copy", to._replace(meta=part), (r.value(tensor),))
+    return to
+
+
+def _pad(r: Values, result: Tensor, x: Tensor, pads: Sequence[int], number: float = 0.0) -> Value:
+    _floats(x)
+    if min(pads) < 0 or not x.numel():
+        raise NotRecordedError("a part")
+    value = r.value(x)
+    to = r.new_in_order(result.shape, value.meta)
+    inner = to.meta
+    for i in range(len(pads) // 2):
+        dim = x.dim() - 1 - i
+        inner = inner.narrow(dim, pads[2 * i], x.shape[dim])
+    r.map("copy", to, (r.constant(float(number)),))
+    r.map("copy", to._replace(meta=inner), (value,))
+    return to
+
+
+def _embedding(r: Values, result: Tensor, table: Tensor, ids: Tensor, *_: Any) -> Value:
+    _floats(table)
+    rows, columns = table.shape
+    if rows >= _EXACT or not result.numel():
+        raise NotRecordedError("embedding")
+    weights, at, to = r.value(table), r.dense(r.value(ids)), r.new(result.shape)
+    if weights.meta.stride(1) != 1:
+        raise NotRecordedError("embedding")
+    words = (at.operand(), ids.numel(), to.operand(), weights.operand())
+    r.writer.emit("look_up", (*words, weights.meta.stride(0), rows, columns), 2 * result.numel())
+    return to
+
+
+def _two(numbers: Sequence[int], missing: int) -> list[int]:
+    return [missing, *numbers][-2:]
+
+
+def _convolution(
+    r: Values,
+    result: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Value:
+    """Multiply windows, as rows, with the filters, as they lie in memory."""
+    _floats(x, weight, *(() if bias is None else (bias,)))
+    filters = r.value(weight)
+    if transposed or groups != 1 or x.dim() > 4 or not (x.numel() and result.numel()):
+        raise NotRecordedError("a convolution")
+    if not filters.meta.is_contiguous() or x.dim() != weight.dim():
+        raise NotRecordedError("a convolution")
+    value = r.value(x)
+    meta = value.meta.unsqueeze(2) if x.dim() == 3 else value.meta
+    kernel, out = _two(weight.shape[2:], 1), _two(result.shape[2:], 1)
+    count, channels = result.shape[0], result.shape[1]
+    positions, window = count * math.prod(out), meta.shape[1] * math.prod(kernel)
+    columns = r.new((1, window, positions))
+    sizes = [*meta.shape, *kernel, *out, *_two(stride, 1), *_two(padding, 0), *_two(dilation, 1)]
+    words = (*sizes, value.operand(), *meta.stride(), columns.operand())
+    r.writer.emit("unfold", words, 2 * positions * window)
+    matrix = filters._replace(meta=filters.meta.reshape(1, channels, window))
+    added = None if bias is None else r.value(bias)
+    if channels < _FEW:  # the positions side by side
+        if added is not None:
+            added = added._replace(meta=added.meta.unsqueeze(1))
+        found = r.multiply(matrix, columns, added, (channels, positions))
+        shaped = found.meta.reshape(channels, count, *result.shape[2:]).transpose(0, 1)
+    else:  # the channels
+        rows = columns._replace(meta=columns.meta.transpose(1, 2))
+        turned = matrix._replace(meta=matrix.meta.transpose(1, 2))
+        found = r.multiply(rows, turned, added, (positions, channels))
+        shaped = found.meta.reshape(count, *result.shape[2:], channels).movedim(-1, 1)
+    return found._replace(meta=shaped)
+
+
+def _pool(
+    r: Values, result: Tensor, x: Tensor, size: Sequence[int], stride: Sequence[int], mean: bool
+) -> Value:
+    _floats(x)
+    if x.dim() != 4 or not (x.numel() and result.numel()):
+        raise NotRecordedError("pooling")
+    value = r.value(x)
+    to = r.new_in_order(result.shape, value.meta)
+    kernel, steps = list(size) * (3 - len(size)), list(stride or size) * (3 - len(stride or size))
+    sizes = (*x.shape, *kernel, *result.shape[2:], *steps, 0, 0, 1, 1)
+    words = (
+        *sizes,
+        value.operand(),
+        *value.meta.stride(),
+        to.operand(),
+        *to.meta.stride(),
+        int(mean),
+    )
+    r.writer.emit("pool", words, 2 * result.numel() * math.prod(kernel))
+    return to
+
+
+def _max_pool(
+    r: Values,
+    result: tuple[Tensor, Tensor],
+    x: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil: bool = False,
+) -> Value:
+    if any(padding) or set(dilation) != {1} or ceil:
+        raise NotRecordedError("pooling")
+    return _pool(r, result[0], x, size, stride, mean=False)
+
+
+def _average_pool(
+    r: Values,
+    result: Tensor,
+    x: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil: bool = False,
+    include: bool = True,
+    divisor: int | None = None,
+) -> Value:
+    if any(padding) or ceil or divisor is not None:
+        raise NotRecordedError("pooling")
+    return _pool(r, result, x, size, stride, mean=True)
+
+
+def _batch_norm(
+    r: Values,
+    result: tuple[Tensor, ...],
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    *rest: Any,
+) -> Value:
+    """Multiply by weight / sqrt(variance + eps), and add what is left."""
+    if rest[0]:
+        raise NotRecordedError("training")
+    _floats(x)
+    eps = float(rest[-1])
+    of_channels = variance.shape
+    start = r.constant(1.0) if weight is None else r.value(weight)
+    scale = r.map("over_root", r.new(of_channels), (start, r.value(variance)), p=eps)
+    moved = r.map("multiply", r.new(of_channels), (r.value(mean), scale))
+    end = r.constant(0.0) if bias is None else r.value(bias)
+    shift = r.map("add", r.new(of_channels), (end, moved), p=-1.0)
+
+    def along_axis(value: Value) -> Value:
+        return value._replace(meta=value.meta.reshape(-1, *[1] * (x.dim() - 2)))
+
+    value = r.value(x)
+    return r.map("multiply_add", r.new(value.meta), (value, along_axis(scale), along_axis(shift)))
+
+
+def _layer_norm(
+    r: Values,
+    result: tuple[Tensor, ...],
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Value:
+    _floats(x)
+    value, n = r.dense(r.value(x)), math.prod(shape)
+    if not n or not x.numel():
+        raise NotRecordedError("no numbers")
+    to = r.new(x.shape)
+    more = [0 if p is None else r.dense(r.value(p)).operand() for p in (weight, bias)]
+    words = (x.numel() // n, n, value.operand(), n, to.operand(), *more, to_word(eps))
+    r.writer.emit("normalize", words, 8 * x.numel())
+    return to
+
+
+VIEWS = frozenset(
+    {
+        aten.view.default,
+        aten._unsafe_view.default,
+        aten.permute.default,
+        aten.transpose.int,
+        aten.t.default,
+        aten.unsqueeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.squeeze.default,
+        aten.expand.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten.detach.default,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.unbind.int,
+    }
+)
+
+OPERATORS: Mapping[Any, Recording] = {
+    aten.add.Tensor: _add(1.0),
+    aten.sub.Tensor: _add(-1.0),
+    aten.mul.Tensor: _binary("multiply"),
+    aten.div.Tensor: _binary("divide"),
+    aten.maximum.default: _binary("maximum"),
+    aten.minimum.default: _binary("minimum"),
+    aten.eq.Scalar: _compare("equal"),
+    aten.eq.Tensor: _compare("equal"),
+    aten.ne.Scalar: _compare("not_equal"),
+    aten.ne.Tensor: _compare("not_equal"),
+    aten.lt.Scalar: _compare("less"),
+    aten.lt.Tensor: _compare("less"),
+    aten.le.Scalar: _compare("less_equal"),
+    aten.le.Tensor: _compare("less_equal"),
+    aten.gt.Scalar: _compare("less", turned=True),
+    aten.gt.Tensor: _compare("less", turned=True),
+    aten.ge.Scalar: _compare("less_equal", turned=True),
+    aten.ge.Tensor: _compare("less_equal", turned=True),
+    aten.relu.default: _activate("relu"),
+    aten.tanh.default: _activate("tanh"),
+    aten.sigmoid.default: _activate("sigmoid"),
+    aten.silu.default: _activate("silu"),
+    aten.hardswish.default: _activate("hard_silu"),
+    aten.hardsigmoid.default: _activate("hard_sigmoid_1/6"),
+    aten.leaky_relu.default: _leaky,
+    aten.clamp.default: _clamp,
+    aten.logical_and.default: _and,
+    aten.bitwise_and.Tensor: _and,
+    aten.logical_or.default: _or,
+    aten.bitwise_or.Tensor: _or,
+    aten.logical_not.default: _not,
+    aten.bitwise_not.default: _not,
+    aten._to_copy.default: _cast,
+    aten.clone.default: _same,
+    aten.zeros_like.default: _filled(0.0),
+    aten.ones_like.default: _filled(1.0),
+    aten.new_zeros.default: _filled(0.0),
+    aten.new_ones.default: _filled(1.0),
+    aten.full_like.default: _full,
+    aten.scalar_tensor.default: _scalar,
+    aten.masked_fill.Scalar: _masked_fill,
+    aten.where.self: _where,
+    aten.sum.default: _sum,
+    aten.sum.dim_IntList: _sum,
+    aten.mean.default: _mean,
+    aten.mean.dim: _mean,
+    aten.amax.default: _maximum,
+    aten.any.default: _any,
+    aten.any.dim: _any,
+    aten.any.dims: _any,
+    aten._softmax.default: _softmax,
+    aten.mm.default: _mm,
+    aten.bmm.default: _bmm,
+    aten.addmm.default: _addmm,
+    aten.cat.default: _cat,
+    aten.constant_pad_nd.default: _pad,
+    aten.embedding.default: _embedding,
+    aten.convolution.default: _convolution,
+    aten.max_pool2d_with_indices.default: _max_pool,
+    aten.avg_pool2d.default: _average_pool,
+    aten.native_batch_norm.default: _batch_norm,
+    aten.native_layer_norm.default: _layer_norm,
+}

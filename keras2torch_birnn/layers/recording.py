@@ -1,0 +1,230 @@
+"""A model's operations for given sizes, recorded as a program of the native library.
+
+The model runs once under a mode that sees every operator of torch. Views become strides, recurrent
+modules are one operation each, and an operator that the library lacks ends the recording: the
+model then runs as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from keras2torch_birnn.layers.recorded_operators import OPERATORS, VIEWS, aten
+from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
+from keras2torch_birnn.rnn.chain import RECURRENT_CLASSES, may_choose_kernel, pays
+from keras2torch_birnn.rnn.engines.static import SEVERAL
+from keras2torch_birnn.rnn.merge import merge_outputs
+from keras2torch_birnn.rnn.modules import Plan, RecurrentModule
+from keras2torch_birnn.rnn.native.library import STATES
+from keras2torch_birnn.rnn.native.program import Writer
+from keras2torch_birnn.rnn.native.stack import StackLayer
+
+# Rules of masked steps that the library knows; the last two are the same where states are zero at
+# first.
+_SHOWN = frozenset(("zeros", "previous_output", "previous_state"))
+
+
+def record(
+    model: nn.Module, graph: fx.Graph, inputs: Sequence[Tensor]
+) -> tuple[Writer, list[torch.Size], bool]:
+    """Record a model: its program, the sizes of its outputs, and whether they are a tuple.
+
+    graph: of the model, which computes in evaluation mode.
+
+    Raises:
+        NotRecordedError: the library lacks something.
+    """
+    recorder = _Recorder(model)
+    rest = iter(enumerate(inputs, 1))
+    found: dict[fx.Node, Any] = {}
+    with torch.inference_mode(False), torch.no_grad():
+        for node in graph.nodes:
+            args = fx.node.map_arg(node.args, found.__getitem__)
+            kwargs = fx.node.map_arg(node.kwargs, found.__getitem__)
+            if node.op == "placeholder":
+                number, x = next(rest)
+                found[node] = recorder.values.read(number, x.clone())
+            elif node.op == "output":
+                (result,) = args
+                outputs = result if isinstance(result, tuple) else (result,)
+                for number, y in enumerate(outputs, 1 + len(inputs)):
+                    recorder.values.write(number, y)
+                recorder.values.writer.given = len(inputs) + len(outputs)
+                sizes = [y.shape for y in outputs]
+                return recorder.values.writer, sizes, isinstance(result, tuple)
+            else:
+                found[node] = _call(model, recorder, node, args, kwargs)
+    raise NotRecordedError("no output")
+
+
+# Code of others may do more than torch's operators show.
+_OURS = ("torch", "_operator", "keras2torch_birnn")
+
+
+def is_ours(function: Any) -> bool:
+    """Return whether a function or a class is of torch or of this package."""
+    return str(getattr(function, "__module__", "")).partition(".")[0] in _OURS
+
+
+def _call(model: nn.Module, recorder: _Recorder, node: fx.Node, args: Any, kwargs: Any) -> Any:
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        if type(module) in RECURRENT_CLASSES:
+            return recorder.run_layer(cast(Any, module), *args, **kwargs)
+        with recorder.mode:
+            return module(*args, **kwargs)
+    if node.op == "call_function":
+        function = cast(Callable[..., Any], node.target)
+        if not (is_ours(function) or isinstance(function, type(torch.add))):
+            raise NotRecordedError("a function of others")
+        with recorder.mode:
+            return function(*args, **kwargs)
+    if node.op == "call_method":
+        with recorder.mode:
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    raise NotRecordedError(node.op)
+
+
+def _make_mode(see: Callable[..., Any]) -> Any:
+    """Return a mode that calls a function in place of every operator."""
+
+    def dispatch(_: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return see(func, args, kwargs or {})
+
+    # Else it would import all of torch's compiler, which takes a second.
+    without_compiler = classmethod(lambda _: False)
+    members = {"__torch_dispatch__": dispatch, "_should_skip_dynamo": without_compiler}
+    made: Any = type("RecordingMode", (TorchDispatchMode,), members)
+    return made()
+
+
+class _Recorder:
+    """A program of the operators that a model calls. mode: sees them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.values, self.mode = Values(), _make_mode(self._see)
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dtype is torch.float32 and tensor.is_cpu:
+                self.values.keep(tensor, Value("address", 0, tensor.detach()))
+
+    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator, and write it."""
+        if func._schema.is_mutable:
+            raise NotRecordedError(str(func))
+        result = func(*args, **kwargs)
+        if func in VIEWS:
+            self.values.view(func, args, kwargs, result)
+            return result
+        if func is aten.empty.memory_format:  # which no other operator may read
+            return result
+        lower = OPERATORS.get(func)
+        if lower is None:
+            raise NotRecordedError(str(func))
+        value = lower(self.values, result, *args, **kwargs)
+        first = result[0] if isinstance(result, tuple) else result
+        if value.meta.shape != first.shape:
+            raise NotRecordedError(f"{func}: the sizes differ")
+        self.values.keep(first, value)
+        return result
+
+    def run_layer(
+        self,
+        module: RecurrentModule,
+        x: Tensor,
+        mask: Tensor | None = None,
+        initial_state: Sequence[Tensor] | None = None,
+    ) -> Any:
+        """Write a recurrent layer; return tensors of its outputs, without their numbers."""
+        plan, layer, native = module.plan, module.rnn_layer(), module.native
+        if native is None or plan.stateful or not may_choose_kernel(module):
+            raise NotRecordedError("a layer that the kernel cannot run")
+        self._check_weights(cast(Any, module), layer.parameters)
+        _check_input(module, x)
+        _check_mask(module, x, mask, starts=initial_state is not None)
+        values, directions = self.values, len(plan.rules)
+        rows, time, _ = x.shape
+        units = layer.get_weight_hh().shape[1]
+        merge = plan.merge_mode if plan.return_sequences else None
+        width = units if merge not in (None, "concat") else directions * units
+        final = values.new((directions * STATES[native.kind], rows, units))
+        sequences = plan.return_sequences
+        out = values.new((rows, time, width) if sequences else (directions, rows, units))
+        read = [values.dense(values.value(t)).operand() for t in (x, mask) if t is not None]
+        rooms = (2 * rows, x.numel(), rows * time * width if sequences else 0)  # lengths: 8 bytes
+        masked = [0, 0, 0, 0] if mask is None else [read[1], *map(self._reserve, rooms)]
+        starts = self._starts(initial_state, directions, (rows, units))
+        outs = (out.operand(), 0) if sequences else (0, out.operand())
+        zeros = [rule == "zeros" for rule in plan.rules]
+        words = (rows, time, read[0], *masked, *starts, *outs, final.operand(), zeros[0], zeros[-1])
+        described = StackLayer(native, layer.parameters, merge, plan.against_time)
+        values.writer.emit_layer(described, words)
+        outputs = self._outputs(plan, out)
+        tail = map(self._show, _parts(final)) if plan.return_state else ()
+        result = (*outputs, *tail)
+        return result[0] if len(result) == 1 else result
+
+    def _outputs(self, plan: Plan, out: Value) -> tuple[Tensor, ...]:
+        """Return tensors of a layer's outputs, merged if they are to be."""
+        if not plan.return_sequences:
+            lasts = tuple(map(self._show, _parts(out)))
+            with self.mode:
+                return merge_outputs(lasts, plan.merge_mode)
+        apart = plan.merge_mode is None and len(plan.rules) == 2
+        metas = out.meta.chunk(2, dim=2) if apart else (out.meta,)
+        return tuple(self._show(out._replace(meta=meta)) for meta in metas)
+
+    def _check_weights(self, module: nn.Module, parameters: Sequence[Tensor | None]) -> None:
+        held = {id(t) for t in (*module._parameters.values(), *module._buffers.values())}
+        for p in parameters:
+            if p is not None and not (id(p) in held and self.values.knows(p)):
+                raise NotRecordedError("weights that are computed")
+
+    def _reserve(self, floats: int) -> int:
+        return ~self.values.writer.reserve(floats) if floats else 0
+
+    def _starts(
+        self, initial: Sequence[Tensor] | None, directions: int, shape: tuple[int, ...]
+    ) -> list[int]:
+        """Return the operands of h of both directions, then of c."""
+        if initial is None:
+            return [0, 0, 0, 0]
+        if len(initial) % directions or any(s.shape != shape for s in initial):
+            raise NotRecordedError("initial states that do not fit")
+        at = [self.values.dense(self.values.value(s)).operand() for s in initial]
+        each = len(initial) // directions
+        cells = at[1::2] if each == 2 else []
+        return [*[*at[::each], 0, 0][:2], *[*cells, 0, 0][:2]]
+
+    def _show(self, value: Value) -> Tensor:
+        """Return a tensor of zeros for a place."""
+        tensor = torch.zeros(value.meta.shape, dtype=torch.float32, device="cpu")
+        self.values.keep(tensor, value)
+        return tensor
+
+
+def _parts(value: Value) -> list[Value]:
+    return [value._replace(meta=meta) for meta in value.meta.unbind(0)]
+
+
+def _check_input(module: RecurrentModule, x: Tensor) -> None:
+    features = module.rnn_layer().get_weight_ih().shape[1]
+    if x.dim() != 3 or x.shape[2] != features or 0 in x.shape or x.dtype is not torch.float32:
+        raise NotRecordedError("an input that does not fit")
+
+
+def _check_mask(module: RecurrentModule, x: Tensor, mask: Tensor | None, *, starts: bool) -> None:
+    plan = module.plan
+    if mask is None:
+        if x.shape[0] >= SEVERAL and not pays(module):
+            raise NotRecordedError("a layer for torch's kernel")
+        return
+    if mask.shape != x.shape[:2] or plan.against_time or not _SHOWN.issuperset(plan.rules):
+        raise NotRecordedError("a mask that the library does not know")
+    merged = plan.return_sequences and plan.merge_mode not in (None, "concat")
+    if (starts or merged) and set(plan.rules) != {"zeros"}:
+        raise NotRecordedError("a mask beside initial states or merged outputs")

@@ -1,0 +1,146 @@
+// Whole models in one call: each operation in turn, in a workspace that the thread keeps.
+#include "program.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "isa.h"
+#include "memory.h"
+
+namespace {
+
+thread_local Memory kept;
+
+struct Steps {
+    bool all = true;       // whether every step is valid
+    bool in_front = true;  // whether the valid steps of each row come first
+};
+
+// Count the valid steps of each row of a mask (B, T).
+Steps count_steps(const float* mask, int64_t batch, int64_t time, int64_t* lengths) {
+    Steps found;
+    for (int64_t b = 0; b < batch; ++b, mask += time) {
+        int64_t count = 0, last = 0;
+        for (int64_t t = 0; t < time; ++t)
+            if (mask[t] != 0) {
+                ++count;
+                last = t + 1;
+            }
+        lengths[b] = count;
+        found.all = found.all && count == time;
+        found.in_front = found.in_front && count == last;
+    }
+    return found;
+}
+
+void copy_floats(const float* from, int64_t count, float* to) {
+    if (from)
+        std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+    else
+        std::fill(to, to + count, 0.0f);
+}
+
+// Move the valid steps of each row to the front. x: (B, T, F).
+void pack_steps(const float* mask, int64_t batch, int64_t time, int64_t features, const float* x, float* to) {
+    for (int64_t b = 0; b < batch; ++b, mask += time, x += time * features, to += time * features)
+        for (int64_t t = 0, n = 0; t < time; ++t)
+            if (mask[t] != 0) copy_floats(x + t * features, features, to + n++ * features);
+}
+
+// Move the outputs of a row's valid steps back, and fill the others: with zeros, or with what was read
+// before. Steps are `width` floats apart, of which `units` are this direction's.
+void unpack_steps(const float* mask, const int64_t time, int64_t valid, bool backward, bool zeros,
+                  int64_t width, int64_t units, const float* packed, float* to) {
+    const float* shown = nullptr;
+    for (int64_t i = 0, n = 0; i < time; ++i) {
+        const int64_t t = backward ? time - 1 - i : i;
+        const bool reads = mask[t] != 0;
+        if (reads) {
+            shown = packed + (backward ? valid - 1 - n : n) * width;
+            ++n;
+        }
+        copy_floats(reads || !zeros ? shown : nullptr, units, to + t * width);
+    }
+}
+
+int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& places, int64_t threads) {
+    const auto at = [&](int64_t word) { return word ? places.of(word) : nullptr; };
+    const K2tStackLayer& layer = *words.layer;
+    const K2tShape& shape = layer.weights->shape;
+    const int64_t directions = layer.weights->directions, rows = words.batch, time = words.time;
+    const bool merged = layer.merge != K2T_APART && directions == 2;
+    K2tRun call{};
+    call.weights = layer.weights;
+    call.activation = layer.activation;
+    call.recurrent_activation = layer.recurrent_activation;
+    call.activation_parameter = layer.activation_parameter;
+    call.recurrent_activation_parameter = layer.recurrent_activation_parameter;
+    call.merge = layer.merge;
+    call.batch = rows;
+    call.time = time;
+    call.threads = threads;
+    call.x = at(words.x);
+    call.x_batch_stride = time * shape.features;
+    call.x_time_stride = shape.features;
+    if (layer.from_end) {
+        call.x += (time - 1) * shape.features;
+        call.x_time_stride = -shape.features;
+    }
+    for (long d = 0; d < 2; ++d) {
+        call.h_0[d] = at(words.h_0[d]);
+        call.c_0[d] = at(words.c_0[d]);
+    }
+    call.out = at(words.out);
+    call.final = at(words.final);
+
+    const float* const mask = at(words.mask);
+    int64_t* const lengths = reinterpret_cast<int64_t*>(at(words.lengths));
+    Steps steps;
+    bool unpacks = false;
+    if (mask) {
+        steps = count_steps(mask, rows, time, lengths);
+        const bool zeros = words.zeros[0] && (directions == 1 || words.zeros[1]);
+        unpacks = call.out && !steps.all && !(zeros && steps.in_front);
+        if (!steps.all) call.lengths = lengths;
+        if (!steps.in_front) {
+            pack_steps(mask, rows, time, shape.features, call.x, at(words.packed_x));
+            call.x = at(words.packed_x);
+        }
+        if (unpacks) call.out = at(words.packed_out);
+    }
+    if (const int64_t code = k2t_run(isa, &call)) return code;
+    const int64_t units = shape.units, shown = merged ? 1 : directions, width = shown * units;
+    for (int64_t b = 0; unpacks && b < rows; ++b)
+        for (int64_t d = 0; d < shown; ++d)
+            unpack_steps(mask + b * time, time, lengths[b], d == 1, words.zeros[d], width, units,
+                         call.out + b * time * width + d * units, at(words.out) + b * time * width + d * units);
+    if (!words.last) return 0;
+    const int64_t states = shape.kind == K2T_LSTM ? 2 : 1;
+    float* to = at(words.last);
+    for (int64_t d = 0; d < directions; ++d) {
+        const float* h = call.final + d * states * rows * units;
+        for (int64_t b = 0; b < rows; ++b, h += units, to += units) {
+            // The last step that is read: the last one forward, the first one backward.
+            const bool valid = steps.all || mask[b * time + (d == 1 ? 0 : time - 1)] != 0;
+            copy_floats(valid || !words.zeros[d] ? h : nullptr, units, to);
+        }
+    }
+    return 0;
+}
+
+}  // namespace
+
+extern "C" int64_t k2t_run_program(int64_t isa, const K2tProgram* program) {
+    float* const workspace = kept.at_least(program->floats);
+    if (!workspace) return 1;
+    const K2tPlaces places{workspace, reinterpret_cast<float* const*>(program + 1) - 1};
+    const K2tKernel& with = k2t_kernel(isa);
+    for (const int64_t *word = program->words, *end = word + program->count; word < end; word += 2 + word[1]) {
+        const int64_t code =
+            word[0] == K2T_RECURRENT
+                ? run_layer(isa, *reinterpret_cast<const K2tRecurrentWords*>(word + 2), places, program->threads)
+                : with.operate(word[0], word + 2, places);
+        if (code) return code;
+    }
+    return 0;
+}

@@ -1,0 +1,74 @@
+// A program: the operations of a whole model between its inputs and outputs, for one set of sizes.
+// `rnn/native/program.py` has the same codes.
+#pragma once
+
+#include "kernel.h"
+
+enum K2tOperation : int64_t {
+    K2T_RECURRENT,
+    K2T_READ,
+    K2T_LOOK_UP,
+    K2T_MAP,
+    K2T_REDUCE,
+    K2T_SOFTMAX,
+    K2T_NORMALIZE,
+    K2T_MULTIPLY,
+    K2T_UNFOLD,
+    K2T_POOL,
+};
+
+enum K2tMap : int64_t {
+    K2T_MAP_COPY,
+    K2T_MAP_ADD,           // a + p b
+    K2T_MAP_MULTIPLY,
+    K2T_MAP_DIVIDE,
+    K2T_MAP_MAXIMUM,
+    K2T_MAP_MINIMUM,
+    K2T_MAP_EQUAL,         // 1 or 0, as all conditions
+    K2T_MAP_NOT_EQUAL,
+    K2T_MAP_LESS,
+    K2T_MAP_LESS_EQUAL,
+    K2T_MAP_SELECT,        // b where a is not 0, else c
+    K2T_MAP_MULTIPLY_ADD,  // a b + c
+    K2T_MAP_OVER_ROOT,     // a / sqrt(b + p)
+    K2T_MAP_ACTIVATION,    // and the code of the activation
+};
+
+enum K2tReduction : int64_t { K2T_REDUCE_SUM, K2T_REDUCE_MAXIMUM };
+
+enum K2tNumbers : int64_t { K2T_INT32, K2T_INT64, K2T_BOOL, K2T_FLOAT32 };
+
+// k2t_run_program's code where a value asks for what only torch computes.
+constexpr int64_t K2T_BY_TORCH = 4;
+
+// Operands are words: below 0, the complement of an offset in the workspace; up to K2T_MOST_GIVEN, the
+// number of an input or output; else an address.
+constexpr int64_t K2T_MOST_GIVEN = 256;
+
+struct K2tPlaces {
+    float* workspace;
+    float* const* given;
+    float* of(int64_t word) const {
+        return word < 0 ? workspace + ~word
+                        : word < K2T_MOST_GIVEN ? given[word] : reinterpret_cast<float*>(word);
+    }
+};
+
+// The words of a recurrent layer. Operands are 0 where there are none; the workspace has no such.
+struct K2tRecurrentWords {
+    const K2tStackLayer* layer;
+    int64_t batch;
+    int64_t time;
+    int64_t x;                              // (B, T, F)
+    int64_t mask;                           // (B, T); with it memory for:
+    int64_t lengths;                        // (B,)
+    int64_t packed_x;                       // as x: the valid steps of each row first
+    int64_t packed_out;                     // as out, where there is one
+    int64_t h_0[2];                         // (B, H)
+    int64_t c_0[2];
+    int64_t out;                            // (B, T, D * H), merged (B, T, H)
+    int64_t last;                           // (D, B, H): the outputs of the last steps that are read
+    int64_t final;                          // (D * S, B, H)
+    int64_t zeros[2];                       // whether masked steps show zeros, not the step before; that
+                                            // needs outputs of each direction
+};

@@ -1,0 +1,605 @@
+"""Small models in one call of the native library: the numbers that their layers give."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kernel_layers import native
+from specs import TF_KERAS, F, H, bi, chain, dense, layer, rnn
+from torch import Tensor, fx, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.conversion import build
+from keras2torch_birnn.layers import one_call, recorded_operators, recording
+from keras2torch_birnn.layers.one_call import OneCall
+from keras2torch_birnn.layers.recorded_values import NotRecordedError
+from keras2torch_birnn.layers.recording import record
+from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.rnn.native import program as native_program
+from keras2torch_birnn.rnn.native.program import Program, run_program
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
+
+pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "keras-3.15.1"
+TOLERANCE = {"atol": 3e-6, "rtol": 3e-6}
+
+
+def flat(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def close(got: Any, wanted: Any) -> None:
+    for a, b in zip(flat(got), flat(wanted), strict=True):
+        assert a.dtype is b.dtype
+        torch.testing.assert_close(a, b, **TOLERANCE, equal_nan=True)
+
+
+class Counted:
+    """A model, and the number of calls that its program computed."""
+
+    def __init__(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.model, self.computed = model, 0
+        real = OneCall.run
+
+        def run(one: Any, *args: Any) -> Any:
+            found = real(one, *args)
+            self.computed += found is not None
+            return found
+
+        monkeypatch.setattr(OneCall, "run", run)
+
+    def __call__(self, *inputs: Any) -> Any:
+        with torch.no_grad():
+            return self.model(*inputs)
+
+    def by_layers(self, *inputs: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patched, torch.no_grad():
+            patched.setattr(OneCall, "run", lambda *_: None)
+            return self.model(*inputs)
+
+
+# ---- torch's operators --------------------------------------------------------------------------
+
+
+_random = torch.Generator().manual_seed(7)
+
+
+def drawn(*sizes: int) -> Tensor:
+    return torch.randn(*sizes, generator=_random)
+
+
+X, Y = drawn(3, 5, 37), drawn(3, 5, 37)
+LINE, PLANES = drawn(2, 5, 13), drawn(2, 5, 13, 11)
+IDS = torch.tensor([[3, 0, 7, 1, 1]])
+SOME = X * (X > 0.3)
+FILTERS, WINDOW = drawn(7, 5, 3, 3) / 5, drawn(7, 5, 3) / 5
+CHANNELS = [drawn(5).abs() + 0.5 for _ in range(4)]
+TABLE, WEIGHT, BIAS = drawn(11, 23), drawn(41, 37) / 20, drawn(41)
+UNKNOWN = X.clone()
+UNKNOWN[1, 2, 3] = torch.nan
+
+CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
+    "add": (lambda x, y: x + 3.0 * y + 0.5, (X, Y)),
+    "add with a factor": (lambda x, y: torch.add(x, y[:, :1], alpha=3), (X, Y)),
+    "subtract": (lambda x, y: x - y[0], (X, Y)),
+    "divide": (lambda x, y: x / (y * y + 1), (X, Y)),
+    "larger": (lambda x, y: torch.maximum(x, y), (UNKNOWN, Y)),
+    "smaller": (lambda x, y: torch.minimum(x, y), (X, UNKNOWN)),
+    "compare with numbers": (
+        lambda x: (
+            torch.where(x > 0.1, x, 0.5)
+            + torch.where(x < 0.2, 0.5, x)
+            + torch.where(x >= 0.3, 1.0, 2.0)
+            + (x <= 0.4).float()
+            + (x == 0).float()
+            + (x != 0).float()
+        ),
+        (SOME,),
+    ),
+    "compare tensors": (
+        lambda x, y: (
+            torch.where(x > y, x, y)
+            + (x < y).float()
+            + (x >= y).float() * 2
+            + (x <= y).float() * 3
+            + (x == y).float() * 5
+            + (x != y).float() * 7
+        ),
+        (SOME, SOME.flip(2)),
+    ),
+    "activations": (
+        lambda x: (
+            torch.relu(x)
+            + torch.tanh(x)
+            + torch.sigmoid(x)
+            + functional.silu(x)
+            + functional.hardswish(x)
+            + functional.hardsigmoid(x)
+            + functional.leaky_relu(x, 0.3)
+        ),
+        (X * 4,),
+    ),
+    "an activation of no number": (lambda x: torch.tanh(x), (UNKNOWN,)),
+    "clamp": (lambda x: x.clamp(-0.5, 0.7) + x.clamp(min=0.1) + x.clamp(max=0.1), (UNKNOWN,)),
+    "logic": (
+        lambda x, y: (
+            (torch.logical_and(x > 0, y > 0) | ~(x > 1)).float()
+            + ((x > 0) & torch.logical_not(y > 0)).float()
+            + torch.logical_or(x > 1, y > 1).float()
+        ),
+        (X, Y),
+    ),
+    "casts": (
+        lambda x, ids: x.bool().float() + ids.bool().float().sum() + ids.float().sum(),
+        (SOME, IDS),
+    ),
+    "an input of bool": (lambda x, m: x * m.unsqueeze(-1).to(x.dtype), (X, X[..., 0] > 0)),
+    "an input of int32": (lambda x, i: x + i.float(), (X, torch.tensor([3], dtype=torch.int32))),
+    "filled": (
+        lambda x: (
+            torch.zeros_like(x)
+            + 2 * torch.ones_like(x)
+            + torch.full_like(x, 0.25)
+            + x.new_zeros(5, 37)
+            + x.new_ones(37)
+            + x.clone()
+        ),
+        (X,),
+    ),
+    "masked fill": (lambda x, y: x.masked_fill(y > 0, -1e9), (X, Y)),
+    "sums": (
+        lambda x: (
+            x.sum(1, keepdim=True) + x.mean((0, 2), keepdim=True) + x.sum((0, 1, 2)) / 30 + x.mean()
+        ),
+        (X,),
+    ),
+    "maxima": (lambda x: x.amax((0, 2), keepdim=True) + x.transpose(1, 2).amax(1), (X[:, :3],)),
+    "a maximum of no number": (lambda x: x.amax(2), (UNKNOWN,)),
+    "any": (
+        lambda x: (x > 2).any(1).float() + (x > 2.5).any((0, 1)).float() + (x > 9).any().float(),
+        (X,),
+    ),
+    "softmax": (lambda x: torch.softmax(x, 1) + torch.softmax(30 * x, -1), (UNKNOWN,)),
+    "softmax of what is hidden": (lambda x: torch.softmax(x * 1e9, -1), (X,)),
+    "products": (lambda x: functional.linear(x, WEIGHT, BIAS).matmul(WEIGHT), (X,)),
+    "a product of one row": (lambda x: functional.linear(x, WEIGHT, BIAS), (X[0, :1],)),
+    "a product without bias": (lambda x: functional.linear(x, WEIGHT), (X[0],)),
+    "a bias of one number": (lambda x: functional.linear(x, WEIGHT[:1], BIAS[:1]), (X,)),
+    "batches of products": (lambda x, y: x @ (y / 30).transpose(1, 2) @ y, (X, Y)),
+    "a turned product": (lambda x, y: x.transpose(1, 2) @ y, (X, Y)),
+    "concatenate": (lambda x, y: torch.cat((x, y[:, :, :7], x), dim=-1), (X, Y)),
+    "pad": (lambda x: functional.pad(x, (2, 3, 0, 1), value=0.5), (PLANES,)),
+    "pad channels last": (
+        lambda x: functional.pad(x.movedim(-1, 1), (2, 3, 0, 1)).movedim(1, -1),
+        (PLANES,),
+    ),
+    "look up": (lambda ids: functional.embedding(ids, TABLE), (IDS,)),
+    "convolve a line": (
+        lambda x: torch.conv1d(x, WINDOW, BIAS[:7], stride=2, padding=3),
+        (LINE,),
+    ),
+    "convolve planes": (
+        lambda x: torch.conv2d(x, FILTERS, None, stride=(1, 2), padding=(2, 1), dilation=(1, 3)),
+        (PLANES,),
+    ),
+    "convolve channels last": (
+        lambda x: torch.relu(torch.conv2d(x.movedim(-1, 1), FILTERS)).movedim(1, -1),
+        (PLANES.movedim(1, -1).contiguous(),),
+    ),
+    "pool": (
+        lambda x: functional.max_pool2d(x, (3, 2), (2, 2)).sum() + functional.avg_pool2d(x, 3),
+        (PLANES,),
+    ),
+    "normalize channels": (lambda x: functional.batch_norm(x, *CHANNELS), (PLANES,)),
+    "normalize without weights": (lambda x: functional.batch_norm(x, *CHANNELS[:2]), (LINE,)),
+    "normalize vectors": (
+        lambda x: (
+            functional.layer_norm(x, (37,), X[0, 0], Y[0, 0], 1e-3)
+            + functional.layer_norm(x, (5, 37))
+        ),
+        (X,),
+    ),
+    "views": (
+        lambda x: (
+            x.reshape(15, 37).t().reshape(5, 37, 3).permute(2, 0, 1)
+            + x.unsqueeze(1).squeeze(1)
+            + x[:, :1].expand(3, 5, 37)
+            + x[0]
+            + x[:, :, 3:4]
+            + x[:1].squeeze((0,))
+            + x[:1, :1, :1].squeeze()
+            + x.detach()
+            + torch.cat([part * 2 for part in x.split([2, 3], 1)], 1)
+            + x.split(5, 1)[0]
+            + torch.unbind(x, 0)[2]
+            + x.transpose(1, 2).flatten(1).reshape(3, 5, 37)
+        ),
+        (X,),
+    ),
+    "several outputs": (lambda x: (x + 1, x.t()), (X[0],)),
+}
+
+
+class Holder(nn.Module):
+    """A function, with the tensors that it reads."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.forward = function
+        for i, tensor in enumerate((FILTERS, WINDOW, *CHANNELS, TABLE, WEIGHT, BIAS, X, Y)):
+            self.register_buffer(f"b{i}", tensor)
+
+
+def compute(function: Callable[..., Any], *inputs: Tensor) -> Any:
+    """Compute a function by a program."""
+    model, graph = nn.Module(), fx.Graph()
+    model.body = Holder(function)
+    given = [graph.placeholder(f"x{i}") for i in range(len(inputs))]
+    graph.output(graph.call_module("body", tuple(given)))
+    inputs = tuple(x.contiguous() for x in inputs)
+    writer, sizes, several = record(model, graph, inputs)
+    outputs = [torch.empty(size) for size in sizes]
+    _, computed = run_program(Program(writer), [x.data_ptr() for x in (*inputs, *outputs)])
+    assert computed
+    return tuple(outputs) if several else outputs[0]
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("case", CASES)
+def test_a_program_computes_what_torch_computes(case: str) -> None:
+    function, inputs = CASES[case]
+    close(compute(function, *inputs), function(*inputs))
+
+
+def test_every_operator_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[Any] = set()
+
+    class Seen(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            seen.add(key)
+            return super().get(key, default)
+
+    class Views(frozenset[Any]):
+        def __contains__(self, key: Any) -> bool:
+            seen.add(key)
+            return super().__contains__(key)
+
+    monkeypatch.setattr(recording, "OPERATORS", Seen(recording.OPERATORS))
+    monkeypatch.setattr(recording, "VIEWS", Views(recording.VIEWS))
+    for function, inputs in CASES.values():
+        compute(function, *inputs)
+    assert {*recorded_operators.OPERATORS, *recorded_operators.VIEWS} <= seen
+
+
+REFUSED: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
+    "aten.sort": (lambda x: x.sort().values, (X,)),
+    "aten.add_": (lambda x: (x * 2).add_(1), (X,)),
+    "a tensor from elsewhere": (lambda x: x + torch.empty(37), (X,)),
+    "integers that are computed with": (lambda ids: (ids + 1).float(), (IDS,)),
+    "large integers": (lambda ids: (ids > 1 << 24).float(), (IDS,)),
+    "bits of integers": (lambda ids: (ids & ids).float(), (IDS,)),
+    "a cast from": (lambda x: x.long().float(), (X,)),
+    "an input of torch.float64": (lambda x: x.float(), (X.double(),)),
+    "an output that is not of floats": (lambda x: x > 0, (X,)),
+    "no numbers": (lambda x: x[:0] * 2, (X,)),
+    "_local_scalar_dense": (lambda x: x * 2 if bool((x > 0).any()) else x, (X,)),
+    "a convolution": (lambda x: torch.conv1d(x, WINDOW[:5, :1], groups=5), (LINE,)),
+    "pooling": (lambda x: functional.max_pool2d(x, 3, padding=1), (PLANES,)),
+    "addmm": (lambda x: torch.addmm(BIAS, x, WEIGHT.t(), beta=2), (X[0],)),
+    "a part": (lambda x: functional.pad(x, (-1, 1)), (X,)),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_the_library_lacks_is_not_recorded(reason: str) -> None:
+    function, inputs = REFUSED[reason]
+    with pytest.raises(NotRecordedError, match=reason):
+        compute(function, *inputs)
+
+
+# ---- models -------------------------------------------------------------------------------------
+
+ARCHITECTURES = sorted(
+    file
+    for file in (*FIXTURES.glob("arch_*"), *FIXTURES.glob("mask_*"))
+    if file.suffix in (".keras", ".h5")
+)
+
+
+def converted(file: Path) -> tuple[Any, tuple[Tensor, ...]]:
+    weights = file.name.endswith(".weights.h5")
+    config = str(file.with_name(file.name.replace(".weights.h5", ".json"))) if weights else None
+    inputs = draw_inputs(read_model(str(file), config=config), steps=11, seed=1)
+    return k2t.convert(file, config=config), tuple(map(torch.from_numpy, inputs))
+
+
+def test_models_of_the_fixtures_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_programs = set()
+    for file in ARCHITECTURES:
+        model, inputs = converted(file)
+        called = Counted(model, monkeypatch)
+        wanted = called.by_layers(*inputs)
+        for _ in range(3):
+            close(called(*inputs), wanted)
+        if called.computed:
+            assert called.computed == 1  # met, recorded, computed
+            of_programs.add(file.name.partition(".")[0])
+    benchmarked = {
+        "arch_toxic",
+        "arch_siamese",
+        "arch_crnn_ocr",
+        "arch_reader",
+        "arch_ner_char_cnn",
+    }
+    benchmarked |= {"arch_seq2seq_attention", "arch_hierarchy_attention", "arch_multi_head"}
+    assert of_programs >= {*benchmarked, "arch_deep_speech_2d", "mask_stack_bi_dense"}
+
+
+def two(cell: str, features: int, merge: str | None = "concat", **options: Any) -> LayerSpec:
+    halves = (rnn(cell, features=features, seed=features + i, **options) for i in range(2))
+    return replace(bi(*halves, merge), name=f"bi_{features}_{merge}")
+
+
+def model_of(*specs: LayerSpec) -> Any:
+    return build(ModelSpec(chain(*specs), TF_KERAS), dtype="float32")
+
+
+def tagger() -> Any:
+    return model_of(
+        layer("Masking", mask_value=0.0),
+        two("LSTM", F, "mul", return_sequences=True),
+        layer("Dropout", rate=0.5),
+        rnn("GRU before", 11, H, seed=3, return_sequences=True),
+        dense(7, 11, activation="softmax"),
+    )
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "GRU before", "SimpleRNN"])
+@pytest.mark.parametrize("rule", ["zeros", "previous_output", "previous_state"])
+def test_any_mask_gives_the_same_numbers(
+    cell: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sequences in (True, False):
+        options: dict[str, Any] = {"return_sequences": sequences, "masked_output": rule}
+        for last in (two(cell, F, **options), rnn(cell, 11, F, **options)):
+            called = Counted(model_of(layer("Masking", mask_value=0.0), last), monkeypatch)
+            called.model(torch.randn(5, 13, F))
+            for seed in range(7):
+                torch.manual_seed(seed)
+                valid = torch.rand(5, 13) < 0.6
+                valid[0], valid[1] = torch.arange(13) < 4, seed > 0
+                valid[2] &= seed > 1
+                x = torch.randn(5, 13, F) * valid[..., None]
+                close(called(x), called.by_layers(x))
+            assert called.computed == 5
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", None])
+def test_merges_and_directions_give_the_same_numbers(
+    merge: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(2, 13, F)
+    for sequences in (True, False):
+        layers = [two("LSTM", F, merge, return_sequences=sequences)]
+        if merge is not None:
+            against = {"go_backwards": True, "return_sequences": sequences}
+            layers += [rnn("GRU", 11, F, **against), layer("Activation", activation="tanh")]
+            layers = layers[:1] if not sequences else [layers[1], layers[2]]
+        called = Counted(model_of(*layers), monkeypatch)
+        for _ in range(3):
+            close(called(x), called.by_layers(x))
+        assert called.computed == 1
+
+
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> tuple[Counted, Tensor]:
+    """A model whose program has computed once, and its input."""
+    torch.manual_seed(0)
+    called, x = Counted(tagger(), monkeypatch), torch.randn(3, 13, F)
+    for _ in range(3):
+        called(x)
+    assert called.computed == 1
+    return called, x
+
+
+def changed_values(model: Any) -> None:
+    for parameter in model.parameters():
+        parameter.data.mul_(0.5)
+
+
+def changed_memory(model: Any) -> None:
+    for parameter in model.parameters():
+        parameter.data = parameter.data * 0.5
+
+
+def changed_tensors(model: Any) -> None:
+    state = {name: value * 0.5 for name, value in model.state_dict().items()}
+    model.load_state_dict(state, assign=True)
+
+
+def changed_view(model: Any) -> None:
+    weight = model.dense_0.weight
+    weight.data = weight.data.flatten()[: weight.numel()].view(11, 7).t()
+
+
+def changed_option(model: Any) -> None:
+    model.dense_0.activation = torch.tanh
+
+
+def changed_layer(model: Any) -> None:
+    model.dense_0 = nn.Linear(11, 5)
+
+
+def changed_forward(model: Any) -> None:
+    model.dense_0.forward = lambda x: x[..., :2] * 3
+
+
+def changed_hook(model: Any) -> None:
+    model.dense_0.register_forward_hook(lambda module, given, result: result * 3)
+
+
+def changed_hook_before(model: Any) -> None:
+    model.dense_0.register_forward_pre_hook(lambda module, given: (given[0] * 3,))
+
+
+def changed_class(model: Any) -> None:
+    class Doubled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2
+
+    parametrize.register_parametrization(model.dense_0, "weight", Doubled())
+
+
+CHANGES = (
+    *(changed_values, changed_memory, changed_tensors, changed_view, changed_option),
+    *(changed_layer, changed_forward, changed_hook, changed_hook_before, changed_class),
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_noticed(change: Any, ready: tuple[Counted, Tensor]) -> None:
+    called, x = ready
+    before = called(x)
+    change(called.model)
+    after = called(x)
+    close(after, called.by_layers(x))
+    assert after.shape != before.shape or not torch.allclose(after, before)
+    for _ in range(3):
+        close(called(x), after)
+
+
+def test_a_layer_that_trains_is_called(ready: tuple[Counted, Tensor]) -> None:
+    called, x = ready
+    before = called(x)
+    called.model.get_submodule("Dropout").train()
+    assert not torch.equal(called(x), called(x))
+    called.model.eval()
+    close(called(x), before)
+
+
+def test_gradients_do_not_come_from_a_program(ready: tuple[Counted, Tensor]) -> None:
+    called, x = ready
+    called.model(x).sum().backward()
+    assert all(p.grad is not None for p in called.model.parameters())
+    assert called.computed == 1
+
+
+@pytest.mark.parametrize("context", ["autocast", "vmap", "global hook", "device"])
+def test_what_torch_does_around_a_call_is_done(context: str, ready: tuple[Counted, Tensor]) -> None:
+    called, x = ready
+    with torch.no_grad():
+        if context == "autocast":
+            with torch.autocast("cpu", torch.bfloat16):
+                assert called.model(x).dtype is not torch.float32
+        elif context == "vmap":
+            close(torch.vmap(called.model)(x[None]), called.by_layers(x)[None])
+        elif context == "device":
+            with torch.device("cpu"):
+                called.model(x)
+        else:
+            found: list[Any] = []
+            hook = nn.modules.module.register_module_forward_hook(lambda *all: found.append(all[0]))
+            called.model(x)
+            hook.remove()
+            assert called.model.dense_0 in found
+    assert called.computed == 1
+
+
+def test_an_engine_that_is_asked_for_computes(
+    ready: tuple[Counted, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, x = ready
+    k2t.set_engine(called.model, "torch")
+    for _ in range(3):
+        called(x)
+    assert called.computed == 1
+    k2t.set_engine(called.model, "auto")
+    for _ in range(2):
+        called(x)
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
+    before = called.computed
+    called(x)
+    assert called.computed == before
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_has_weights_of_its_own(copied: Any, ready: tuple[Counted, Tensor]) -> None:
+    called, x = ready
+    before, model = called(x), called.model
+    called.model = copied(model)
+    for _ in range(3):
+        close(called(x), before)
+    changed_values(called.model)
+    assert not torch.allclose(called(x), before)
+    called.model = model
+    close(called(x), before)
+
+
+def test_ids_without_a_row_are_refused_as_torch_refuses_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, (ids,) = converted(FIXTURES / "mask_stack_bi_dense.h5")
+    called = Counted(model, monkeypatch)
+    for _ in range(3):
+        called(ids)
+    for wrong in (17, -1):
+        with pytest.raises(IndexError):
+            called(torch.full_like(ids, wrong))
+    called(ids)
+    assert called.computed == 2
+
+
+def test_several_threads_call_one_model(ready: tuple[Counted, Tensor]) -> None:
+    called, _ = ready
+    inputs = [torch.randn(3, 13, F) for _ in range(40)]
+    wanted = [called.by_layers(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for got, right in zip(pool.map(called, inputs), wanted, strict=True):
+            close(got, right)
+
+
+def test_only_small_models_and_so_many_sizes_are_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called = Counted(tagger(), monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(one_call, "SMALL_WORK", 1)
+        for _ in range(3):
+            called(torch.randn(3, 13, F))
+    for time in range(1, MAX_PROGRAMS_PER_MODEL + 5):
+        called(torch.randn(1, time, F))
+    assert len(called.model._one_call._found) == MAX_PROGRAMS_PER_MODEL
+    assert called.computed == 0
+
+
+def test_weights_that_change_while_they_are_packed_are_computed_with(
+    ready: tuple[Counted, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, x = ready
+    real, packed = native_program.cached_pack, []
+
+    def pack(*args: Any, **options: Any) -> Any:
+        packed.append(options)
+        return real(*args, **options)
+
+    monkeypatch.setattr(native_program, "cached_pack", pack)
+    changed_values(called.model)
+    close(called(x), called.by_layers(x))
+    assert {"stale": True} in packed
+    count = len(packed)
+    called(x)
+    assert len(packed) == count
