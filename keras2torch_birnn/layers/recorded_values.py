@@ -174,7 +174,11 @@ class Values:
         scratch = self.writer.reserve((k + m + 1) * self._lanes)
         added = [0, 0, 0]
         if bias is not None:
-            added = [bias.operand(), *bias.meta.expand(m, n).stride()]
+            # Not the strides of an expanded bias: along an axis of one number these are not zero.
+            of_row, of_column = (
+                (bias.meta.stride(0), 0) if bias.meta.dim() == 2 else (0, bias.meta.stride(0))
+            )
+            added = [bias.operand(), of_row, of_column]
         words = (
             *(batches, m, n, k, to.operand()),
             *(a.operand(), *a.meta.stride()),

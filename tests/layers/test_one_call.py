@@ -176,6 +176,10 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "softmax of what is hidden": (lambda x: torch.softmax(x * 1e9, -1), (X,)),
     "products": (lambda x: functional.linear(x, WEIGHT, BIAS).matmul(WEIGHT), (X,)),
     "a product of one row": (lambda x: functional.linear(x, WEIGHT, BIAS), (X[0, :1],)),
+    "a product of one row and few columns": (
+        lambda x: functional.linear(x[:, :11], WEIGHT[:, :11], BIAS),
+        (X[0, :1],),
+    ),
     "a product without bias": (lambda x: functional.linear(x, WEIGHT), (X[0],)),
     "a bias of one number": (lambda x: functional.linear(x, WEIGHT[:1], BIAS[:1]), (X,)),
     "batches of products": (lambda x, y: x @ (y / 30).transpose(1, 2) @ y, (X, Y)),
