@@ -58,8 +58,8 @@ def median_us(run: Callable[[], Any]) -> float:
 
 def without_recurrent_layers(case: Model, inputs: tuple[Tensor, ...]) -> Any:
     """Return the model with recurrent layers that compute nothing."""
-    model = convert(case.path, config=case.config)
-    recurrent = {
+    model: Any = convert(case.path, config=case.config)
+    recurrent: dict[str, Any] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, RecurrentModule | BidirectionalPair)
@@ -92,15 +92,16 @@ def measure(case: Model, rounds: int) -> dict[str, Any]:
     """Time one model."""
     spec = read_model(case.path, config=case.config)
     inputs = tuple(torch.from_numpy(x) for x in draw_inputs(spec, steps=case.time, seed=0))
-    model = convert(case.path, config=case.config)
+    model: Any = convert(case.path, config=case.config)
     layers = by_layers(convert(case.path, config=case.config))
     without = without_recurrent_layers(case, inputs)
     between = by_layers(without)
-    traced = torch.jit.freeze(torch.jit.trace(without, inputs, check_trace=False).eval())
+    jit: Any = torch.jit  # which has no types
+    traced = jit.freeze(jit.trace(without, inputs, check_trace=False).eval())
     layers(*inputs)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         layers(*inputs)
-    runs = {
+    runs: dict[str, Callable[[], Any]] = {
         "one call": lambda: model(*inputs),
         "layer by layer": lambda: layers(*inputs),
         "between, from Python": lambda: between(*inputs),
