@@ -9,6 +9,7 @@ The floor of eager PyTorch: the operators between the recurrent layers as ``torc
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -33,15 +34,15 @@ LARGE = ("poreplex", "shakkala", "medaka", "sleepecg")  # whose layers take near
 
 
 class Empty(nn.Module):
-    """A recurrent layer that computes nothing."""
+    """A recurrent layer that computes nothing. shapes: of the outputs of each of its calls."""
 
-    def __init__(self, shapes: list[torch.Size]) -> None:
+    def __init__(self, shapes: list[list[torch.Size]]) -> None:
         super().__init__()
-        self.shapes = shapes
+        self.calls = itertools.cycle(shapes)
 
     def forward(self, x: Tensor, mask: Any = None, initial_state: Any = None) -> Any:
         """Return memory for its outputs."""
-        found = tuple(x.new_empty(shape) for shape in self.shapes)
+        found = tuple(x.new_empty(shape) for shape in next(self.calls))
         return found if len(found) > 1 else found[0]
 
 
@@ -57,17 +58,17 @@ def median_us(run: Callable[[], Any]) -> float:
 
 def without_recurrent_layers(case: Model, inputs: tuple[Tensor, ...]) -> Any:
     """Return the model with recurrent layers that compute nothing."""
-    model = convert(case.path, config=case.config)
-    recurrent = {
+    model: Any = convert(case.path, config=case.config)
+    recurrent: dict[str, Any] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, RecurrentModule | BidirectionalPair)
     }
-    shapes: dict[str, list[torch.Size]] = {}
+    shapes: dict[str, list[list[torch.Size]]] = {name: [] for name in recurrent}
 
     def note(name: str) -> Callable[..., None]:
         def hook(_: Any, __: Any, out: Any) -> None:
-            shapes[name] = [y.shape for y in (out if isinstance(out, tuple) else (out,))]
+            shapes[name].append([y.shape for y in (out if isinstance(out, tuple) else (out,))])
 
         return hook
 
@@ -91,15 +92,16 @@ def measure(case: Model, rounds: int) -> dict[str, Any]:
     """Time one model."""
     spec = read_model(case.path, config=case.config)
     inputs = tuple(torch.from_numpy(x) for x in draw_inputs(spec, steps=case.time, seed=0))
-    model = convert(case.path, config=case.config)
+    model: Any = convert(case.path, config=case.config)
     layers = by_layers(convert(case.path, config=case.config))
     without = without_recurrent_layers(case, inputs)
     between = by_layers(without)
-    traced = torch.jit.freeze(torch.jit.trace(without, inputs, check_trace=False).eval())
+    jit: Any = torch.jit  # which has no types
+    traced = jit.freeze(jit.trace(without, inputs, check_trace=False).eval())
     layers(*inputs)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         layers(*inputs)
-    runs = {
+    runs: dict[str, Callable[[], Any]] = {
         "one call": lambda: model(*inputs),
         "layer by layer": lambda: layers(*inputs),
         "between, from Python": lambda: between(*inputs),

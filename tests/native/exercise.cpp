@@ -316,7 +316,7 @@ void run_operations(Layer& layer) {
                final, 1, 1});
     const int64_t scores = words.room(rows * classes), scratch = words.room((width + rows + 1) * 16);
     words.add(K2T_MULTIPLY, {1, rows, classes, width, scores, out, 0, width, 1, word(product), 0, 1, width,
-                             word(bias), 1, scratch});
+                             word(bias), 0, 1, scratch});
     words.add(K2T_MAP, {K2T_MAP_ACTIVATION + K2T_TANH, word(0.0), 1, rows * classes, scores, 1, scores, 1, scores, 1,
                         scores, 1});
     words.add(K2T_SOFTMAX, {scores, rows, classes});
