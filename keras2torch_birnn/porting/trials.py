@@ -37,7 +37,7 @@ from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, Structure, leave
 from keras2torch_birnn.verification.layer_check import calls_of
 
 # Trials at one layer at most.
-_BUDGET = 1000
+_BUDGET = 2000
 # Changes that explain a layer equally well, of which is asked how they go on.
 _TIED = 4
 # Layers before a wrong one, the nearest in the graph, whose mistakes are tried there.
@@ -54,10 +54,18 @@ _LIKELY = (
     "mask missing",
     "padding side",
     "activation",
-    "axes",
 )
 # Kinds that are paired last.
-_SELDOM = ("mask rule", "held state", "initial state", "final state", "ids", "left out")
+_SELDOM = (
+    "mask rule",
+    "held state",
+    "initial state",
+    "final state",
+    "ids",
+    "left out",
+    "other gate",
+    "steps",
+)
 # Kinds whose values a port may compute though it goes on with others.
 _ON_THE_WAY = (
     "activation",
