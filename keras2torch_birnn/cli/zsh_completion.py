@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typer import _completion_shared
+from typing import Any
+
+import typer
 
 # zsh loads the script when Tab is first pressed, runs it as the function that completes, and waits
 # for what it offers. Typer's script (0.18 to 0.29) defines a function for later and offers nothing.
@@ -15,6 +17,7 @@ fi
 
 def complete_at_first_tab() -> None:
     """Let typer's script for zsh complete as soon as it is loaded."""
-    scripts = _completion_shared._completion_scripts
-    if not scripts["zsh"].endswith(_AT_ONCE):
+    # Not public: without it, completion works from the second Tab on.
+    scripts: Any = getattr(getattr(typer, "_completion_shared", None), "_completion_scripts", {})
+    if "zsh" in scripts and not scripts["zsh"].endswith(_AT_ONCE):
         scripts["zsh"] += _AT_ONCE

@@ -1,6 +1,7 @@
 """A small model's whole ``forward`` as one call of the native library, where that is the same.
 
-Without gradients and in evaluation mode, from the second call with the same sizes on.
+Without gradients and in evaluation mode. The first call with new sizes records the program and runs
+it, so that all calls with the same inputs give the same bits.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from keras2torch_birnn.rnn.tensor_memory import is_plain
 # Of a program, about as many multiply-adds, and floats of its workspace: torch's kernels, on all
 # threads, take no longer for more.
 SMALL_WORK, SMALL_FLOATS = 2_000_000, 1 << 20
+# So often a model may change after a recording, which takes as long as many calls.
+_PATIENCE = 16
 
 _FLOAT = torch.empty((), dtype=torch.float32, device="cpu")
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
@@ -111,8 +114,9 @@ class OneCall:
     def __init__(self, graph: fx.Graph) -> None:
         """Make none yet. graph: what its outputs need."""
         self._graph = graph
-        # None: such a call came once; False: it cannot be recorded.
-        self._found: dict[Any, _Recorded | bool | None] = {}
+        # False: it cannot be recorded.
+        self._found: dict[Any, _Recorded | bool] = {}
+        self._changes = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle as None: what holds it makes its own."""
@@ -124,14 +128,13 @@ class OneCall:
             return None
         key = (*map(_SHAPE, given), *map(_DTYPE, given))
         found = self._found.get(key)
+        if found is False or not self._can_run(given):
+            return None
+        if isinstance(found, _Recorded) and not found.guard.holds(model):
+            self._forget()
+            found = None
+        found = found or self._meet(key, model, given)
         if not isinstance(found, _Recorded):
-            if found is None:
-                self._meet(key, model, given)
-            return None
-        if not self._can_run(given):
-            return None
-        if not found.guard.holds(model):
-            self._found.clear()
             return None
         outputs = [*map(_FLOAT.new_empty, found.sizes)]
         inputs = [*map(Tensor.contiguous, given)]
@@ -153,24 +156,25 @@ class OneCall:
             and all(map(_IS_CPU, given))
         )
 
-    def _meet(self, key: Any, model: nn.Module, given: Sequence[Tensor]) -> None:
-        """Take note of sizes that are new, and record those that come again."""
-        if key not in self._found:
-            if len(self._found) < MAX_PROGRAMS_PER_MODEL:
-                self._found[key] = None
-            return
-        if self._can_run(given):
-            self._found[key] = self._record(model, given)
+    def _forget(self) -> None:
+        """Drop the programs of a model that has changed; record no more if it does so often."""
+        self._found.clear()
+        self._changes += 1
+
+    def _meet(self, key: Any, model: nn.Module, given: Sequence[Tensor]) -> _Recorded | bool:
+        """Record sizes that are new."""
+        if len(self._found) >= MAX_PROGRAMS_PER_MODEL or self._changes > _PATIENCE:
+            return False
+        self._found[key] = found = self._record(model, given)
+        return found
 
     def _record(self, model: nn.Module, given: Sequence[Tensor]) -> _Recorded | bool:
         guard = _Guard(model)
         if why_missing() or not guard.allows() or not all(map(torch.numel, given)):
             return False
         try:
-            writer, sizes, several = record(model, self._graph, given)
+            writer, sizes, several = record(model, self._graph, given, SMALL_WORK, SMALL_FLOATS)
         except Exception:  # whatever it is, the model itself shows it
-            return False
-        if writer.work > SMALL_WORK or writer.floats > SMALL_FLOATS:
             return False
         if len(given) + len(sizes) >= GIVEN:
             return False

@@ -30,16 +30,18 @@ _SHOWN = frozenset(("zeros", "previous_output", "previous_state"))
 
 
 def record(
-    model: nn.Module, graph: fx.Graph, inputs: Sequence[Tensor]
+    model: nn.Module, graph: fx.Graph, inputs: Sequence[Tensor], work: int, floats: int
 ) -> tuple[Writer, list[torch.Size], bool]:
     """Record a model: its program, the sizes of its outputs, and whether they are a tuple.
 
-    graph: of the model, which computes in evaluation mode.
+    graph: of the model, which computes in evaluation mode. work, floats: how much of these the
+    program may have.
 
     Raises:
-        NotRecordedError: the library lacks something.
+        NotRecordedError: the library lacks something, or the model is too large.
     """
     recorder = _Recorder(model)
+    writer = recorder.values.writer
     rest = iter(enumerate(inputs, 1))
     found: dict[fx.Node, Any] = {}
     with torch.inference_mode(False), torch.no_grad():
@@ -54,11 +56,13 @@ def record(
                 outputs = result if isinstance(result, tuple) else (result,)
                 for number, y in enumerate(outputs, 1 + len(inputs)):
                     recorder.values.write(number, y)
-                recorder.values.writer.given = len(inputs) + len(outputs)
+                writer.given = len(inputs) + len(outputs)
                 sizes = [y.shape for y in outputs]
-                return recorder.values.writer, sizes, isinstance(result, tuple)
+                return writer, sizes, isinstance(result, tuple)
             else:
                 found[node] = _call(model, recorder, node, args, kwargs)
+            if writer.work > work or writer.floats > floats:
+                raise NotRecordedError("a large model")
     raise NotRecordedError("no output")
 
 

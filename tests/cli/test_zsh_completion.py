@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from commands import COMMAND, environment, k2t_process
 
+from keras2torch_birnn.cli import zsh_completion
+
 ZSH = shutil.which("zsh")
 # Typer asks which shell is running; with this it takes the name that it is given.
 _NAMED = "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION"
@@ -23,6 +25,12 @@ def test_the_script_offers_something_as_soon_as_it_is_loaded() -> None:
     assert run.code == 0, run.err
     last = run.out.rstrip().splitlines()[-3:]
     assert last == ['if [[ "$funcstack[1]" = "_k2t" ]]; then', '  _k2t_completion "$@"', "fi"]
+
+
+def test_a_typer_with_other_scripts_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in (None, object()):
+        monkeypatch.setattr(zsh_completion.typer, "_completion_shared", other)
+        zsh_completion.complete_at_first_tab()
 
 
 @pytest.mark.skipif(ZSH is None, reason="zsh is not installed")

@@ -96,7 +96,7 @@ def norm(rule: BatchRule, **options: Any) -> BatchNorm:
     return made.to_empty(device="cpu").requires_grad_(True).train(**options)
 
 
-def test_eval_mode_is_that_of_torch_bit_by_bit() -> None:
+def test_eval_mode_is_that_of_torch() -> None:
     ours = norm(BatchRule())
     ours.reset_parameters()
     twin = nn.BatchNorm1d(3, eps=0.01).eval()
@@ -104,7 +104,7 @@ def test_eval_mode_is_that_of_torch_bit_by_bit() -> None:
     x = steps()
     ours(x)
     twin.load_state_dict(ours.state_dict())
-    assert torch.equal(ours.eval()(x), twin(x.movedim(-1, 1)).movedim(1, -1))
+    torch.testing.assert_close(ours.eval()(x), twin(x.movedim(-1, 1)).movedim(1, -1))
 
 
 def test_half_precision_comes_out_as_it_goes_in() -> None:
