@@ -64,6 +64,12 @@ class ModelGraph(fx.GraphModule):
         kind.forward = _choose(plain, chained)
         return made
 
+    def _apply(self, *args: Any, **options: Any) -> Any:
+        """Forget what was recorded of tensors that ``to``, ``double`` and others replace."""
+        self._one_call = OneCall(_needed(self.graph))
+        module: Any = super()
+        return module._apply(*args, **options)
+
     def __reduce__(self) -> Any:
         """Pickle the modules and the graph; the code is made from these."""
         kept = {

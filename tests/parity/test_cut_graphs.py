@@ -91,7 +91,8 @@ def test_a_part_computes_what_the_whole_computes(
     event(f"compared: --{end}")
     exact = compute(part, given_inputs).outputs
     with torch.no_grad():
-        got = flat(build(part, dtype="float64")(*map(torch.from_numpy, given_inputs)))
+        tensors = [torch.from_numpy(np.asarray(x, order="C")) for x in given_inputs]
+        got = flat(build(part, dtype="float64")(*tensors))
     assert len(exact) == len(wanted) == len(got)
     for ours, torchs, theirs in zip(exact, got, wanted, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=EXACT, rtol=EXACT, equal_nan=True)

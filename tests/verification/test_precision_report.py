@@ -15,6 +15,7 @@ from specs import FIXTURES
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.conversion import copy_in_float64, run
+from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.verification import precision
 from keras2torch_birnn.verification.precision import measure_precision
 
@@ -35,7 +36,10 @@ def ids(rows: int, steps: int) -> tuple[Any, ...]:
     return (rng.integers(1, 7, (rows, steps)).astype("i4"),)
 
 
-def test_the_figures_are_those_of_the_model_without_observers(tmp_path: Path) -> None:
+def test_the_figures_are_those_of_the_model_without_observers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OneCall, "run", lambda *_: None)  # which observers prevent
     out = converted(STACK, tmp_path)
     given = ids(13, 7)
     report = measure_precision(out, "int8", inputs=given)
