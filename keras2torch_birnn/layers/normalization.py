@@ -127,9 +127,9 @@ def _is_for_torch(channels_first: Tensor) -> bool:
     It takes many times as long if the values of a channel are apart in memory, and its compiler
     expects other strides of the result than come. An exported graph works for any strides.
     """
-    if is_exporting_by_torch() or is_tracing():
-        return True
-    return not torch.compiler.is_compiling() and channels_first.is_contiguous()
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    return is_exporting_by_torch() or is_tracing() or channels_first.is_contiguous()
 
 
 def _batch_rule(layer: LayerSpec) -> BatchRule:

@@ -19,7 +19,7 @@ from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.program import GIVEN, Program, run_program
-from keras2torch_birnn.rnn.tensor_memory import is_plain
+from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 
 # Of a program, about as many multiply-adds, and floats of its workspace: torch's kernels, on all
 # threads, take no longer for more.
@@ -32,7 +32,6 @@ _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _TYPES = {Tensor, nn.Parameter}
 _CONTENTS = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_any_global_hook: Any = cast(Any, nn.modules.module)._has_any_global_hook
 _function_modes: Any = cast(Any, torch._C)._len_torch_function_stack
 
 
@@ -152,7 +151,7 @@ class OneCall:
         return (
             engines.REQUESTED in ("auto", "native")
             and is_plain(given)
-            and not (_function_modes() or _any_global_hook() or torch.is_autocast_enabled("cpu"))
+            and not (_function_modes() or has_global_hooks() or torch.is_autocast_enabled("cpu"))
             and all(map(_IS_CPU, given))
         )
 

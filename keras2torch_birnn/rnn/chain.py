@@ -31,16 +31,13 @@ from keras2torch_birnn.rnn.modules import (
 from keras2torch_birnn.rnn.native.library import STATES
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
 from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
-from keras2torch_birnn.rnn.tensor_memory import is_plain
+from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 
 # A subclass, such as a parametrized module, may do more.
 RECURRENT_CLASSES = (LSTM, GRU, RNN, LoopRNN)
 
 # Rules of masked steps by which a last step shows the last state, of zeros at first, or zeros.
 _LAST_STATE = frozenset(("zeros", "previous_output", "previous_state"))
-
-# Torch has no public name for hooks of all modules, and no types.
-_any_global_hook: Any = cast(Any, nn.modules.module)._has_any_global_hook
 
 
 class Link(NamedTuple):
@@ -115,7 +112,7 @@ class Chain:
             ArgumentTypeError, ArgumentValueError, UsageError: as the modules.
         """
         modules = [_find(root, link.path) for link in self._links]
-        if not (torch.is_grad_enabled() or _any_global_hook()) and all(map(_is_bare, modules)):
+        if not (torch.is_grad_enabled() or has_global_hooks()) and all(map(_is_bare, modules)):
             recurrent = [m for m, link in zip(modules, self._links, strict=True) if link.recurrent]
             found = self._call_at_once(cast(Any, recurrent), x, mask)
             if found is not None:

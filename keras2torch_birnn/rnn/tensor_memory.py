@@ -6,7 +6,7 @@ compute with, and knows nothing of derivatives and transforms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,18 @@ is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
 # Torch 2.6 has is_compiling only, and in 2.7 to 2.9 both are equal within a graph: torch's engines
 # run there.
 is_exporting_by_torch: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
+# Of all modules; torch 2.6 has no function that asks for them.
+_GLOBAL_HOOKS: Sequence[Mapping[int, Any]] = [
+    getattr(nn.modules.module, f"_global_{kind}_hooks")
+    for kind in ("forward", "forward_pre", "backward", "backward_pre")
+]
+
+
+def has_global_hooks() -> bool:
+    """Return whether torch calls a hook at every module."""
+    return any(_GLOBAL_HOOKS)
 
 
 def is_plain(tensors: Sequence[Tensor]) -> bool:
