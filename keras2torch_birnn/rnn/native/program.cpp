@@ -70,22 +70,13 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
     const int64_t directions = layer.weights->directions, rows = words.batch, time = words.time;
     const bool merged = layer.merge != K2T_APART && directions == 2;
     K2tRun call{};
-    call.weights = layer.weights;
-    call.activation = layer.activation;
-    call.recurrent_activation = layer.recurrent_activation;
-    call.activation_parameter = layer.activation_parameter;
-    call.recurrent_activation_parameter = layer.recurrent_activation_parameter;
-    call.merge = layer.merge;
     call.batch = rows;
     call.time = time;
     call.threads = threads;
     call.x = at(words.x);
     call.x_batch_stride = time * shape.features;
     call.x_time_stride = shape.features;
-    if (layer.from_end) {
-        call.x += (time - 1) * shape.features;
-        call.x_time_stride = -shape.features;
-    }
+    set_layer(call, layer);
     for (long d = 0; d < 2; ++d) {
         call.h_0[d] = at(words.h_0[d]);
         call.c_0[d] = at(words.c_0[d]);
@@ -115,7 +106,7 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
             unpack_steps(mask + b * time, time, lengths[b], d == 1, words.zeros[d], width, units,
                          call.out + b * time * width + d * units, at(words.out) + b * time * width + d * units);
     if (!words.last) return 0;
-    const int64_t states = shape.kind == K2T_LSTM ? 2 : 1;
+    const int64_t states = state_count(*layer.weights);
     float* to = at(words.last);
     for (int64_t d = 0; d < directions; ++d) {
         const float* h = call.final + d * states * rows * units;

@@ -12,8 +12,6 @@ constexpr long KEPT_FLOATS = 1 << 18;
 
 thread_local Memory kept;
 
-long state_count(const K2tWeights& weights) { return weights.shape.kind == K2T_LSTM ? 2 : 1; }
-
 // The states of each layer, or null.
 const K2tStackStates* states_of(const K2tStack& stack) {
     return stack.with_states ? reinterpret_cast<const K2tStackStates*>(&stack + 1) : nullptr;
@@ -78,16 +76,7 @@ int64_t run(int64_t isa, const K2tStack& stack, const Plan& plan, float* workspa
     call.x_time_stride = stack.x_time_stride;
     for (long i = 0, left = static_cast<long>(stack.count) - 1; left >= 0; ++i, --left) {
         const K2tStackLayer& layer = stack.layers[i];
-        call.weights = layer.weights;
-        call.activation = layer.activation;
-        call.recurrent_activation = layer.recurrent_activation;
-        call.activation_parameter = layer.activation_parameter;
-        call.recurrent_activation_parameter = layer.recurrent_activation_parameter;
-        call.merge = layer.merge;
-        if (layer.from_end) {
-            call.x += (stack.time - 1) * call.x_time_stride;
-            call.x_time_stride = -call.x_time_stride;
-        }
+        set_layer(call, layer);
         const K2tStackStates states = all_states ? all_states[i] : K2tStackStates{};
         for (long d = 0; d < 2; ++d) {
             call.h_0[d] = states.h_0[d];
