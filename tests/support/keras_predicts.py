@@ -62,7 +62,7 @@ def call(model, inputs):
     given = inputs[0] if len(inputs) == 1 else inputs
     wanted = getattr(model, "_inputs_struct", None)  # of Keras 3
     if isinstance(wanted, dict):
-        given = dict(zip(sorted(wanted), inputs))  # noqa: B905 (older Pythons run it)
+        given = {name: inputs[number] for number, name in enumerate(sorted(wanted))}
     import tensorflow as tf
 
     if tf.__version__.startswith("1."):

@@ -91,7 +91,8 @@ def main() -> None:
         for number, source in enumerate(rest[1:]):
             write_checkpoint(keras, source, Path(rest[0], str(number)))
         return
-    for path, npz in zip(rest[::2], rest[1::2]):  # noqa: B905 (older Pythons run it)
+    for at in range(0, len(rest), 2):
+        path, npz = rest[at : at + 2]
         print(*map(repr, train(keras, path, npz, int(first))), flush=True)
 
 
