@@ -40,6 +40,18 @@ class Change:
     rank: int = 0
 
 
+class Maker:
+    """Changes of one layer: its path for the user, its key in the reference, itself."""
+
+    def __init__(self, path: str, key: Key, layer: LayerSpec) -> None:
+        self.path, self.key, self.layer = path, key, layer
+        self.config: Mapping[str, Any] = layer.config
+
+    def change(self, kind: str, words: str, apply: Apply) -> Change:
+        """Make a change of this layer."""
+        return Change(kind, self.path, words, {self.key: apply})
+
+
 # Of what replaces the equation itself, and of what becomes of the outputs of both halves.
 INSIDE, AROUND = -1, 1
 

@@ -22,13 +22,9 @@ from keras2torch_birnn.porting.call_graph import (
     nearest_sources,
 )
 from keras2torch_birnn.porting.changes import Change, with_changes
+from keras2torch_birnn.porting.general_changes import read_scaled, scaled_by
 from keras2torch_birnn.porting.kept_results import KeptResults, are_same
-from keras2torch_birnn.porting.layer_changes import (
-    changes_of,
-    mask_changes,
-    read_scaled,
-    scaled_by,
-)
+from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes
 from keras2torch_birnn.porting.observing import PortRun, keep_valid
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
 from keras2torch_birnn.reference import Trace, compute

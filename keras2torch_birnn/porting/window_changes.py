@@ -6,49 +6,62 @@ one before it; the first one starts in the padding, if there is any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, configured
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, weighted
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.windows import window_starts
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
-# kind, words, what it does
-Row = tuple[str, str, Apply]
 # How far in front of the input the first window starts at most, in the trials.
 _FARTHEST = 8
 # Name for NumPy, and what torch calls it
 _BORDERS = {"edge": "replicate", "reflect": "reflect", "wrap": "circular"}
 
 
-def convolution_changes(layer: LayerSpec) -> Iterator[Row]:
-    """Yield wrong places of windows, and wrong values outside of the input."""
-    own = layer.config["padding"]
-    if any(rate > 1 for rate in layer.config["dilation_rate"]):
-        rates = layer.config["dilation_rate"]
+def convolution_changes(maker: Maker) -> Iterator[Change]:
+    """Yield reversed kernels, wrong places of windows, and wrong values outside of the input."""
+    own = maker.config["padding"]
+    for name in ("same", "valid", "causal"):
+        if name != own:
+            words = f"padding {name}, Keras has {own}"
+            yield maker.change("convolution padding", words, configured(padding=name))
+    for name in ("kernel", "depthwise_kernel"):
+        if name in maker.layer.weights:
+            turn = weighted(partial(_reversed_kernel, name=name))
+            yield maker.change("direction", f"the {name} is reversed along its steps", turn)
+    if any(rate > 1 for rate in maker.config["dilation_rate"]):
+        rates = maker.config["dilation_rate"]
         words = f"its dilation is 1, Keras has {', '.join(map(str, rates))}"
-        yield "dilation", words, configured(dilation_rate=tuple(1 for _ in rates))
+        once = configured(dilation_rate=tuple(1 for _ in rates))
+        yield maker.change("dilation", words, once)
     for mode, name in _BORDERS.items() if own != "valid" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
-        yield "convolution padding", words, _padded(partial(np.pad, mode=mode), None)
-    for before in range(min(max(_extents(layer)), _FARTHEST)):
+        apply = _padded(partial(np.pad, mode=mode), None)
+        yield maker.change("convolution padding", words, apply)
+    for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
         words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
-        yield "convolution padding", words, _padded(np.pad, before)
+        yield maker.change("convolution padding", words, _padded(np.pad, before))
 
 
-def pooling_changes(layer: LayerSpec) -> Iterator[Row]:
+def _reversed_kernel(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
+    return {**weights, name: weights[name][::-1]}
+
+
+def pooling_changes(maker: Maker) -> Iterator[Change]:
     """Yield another padding of a pooling, and zeros that count as values."""
-    own = layer.config["padding"]
+    own = maker.config["padding"]
     for name, words in _PADDINGS.items():
         if name != own:
-            yield "pooling padding", f"{words}, Keras has {own}", configured(padding=name)
+            words = f"{words}, Keras has {own}"
+            yield maker.change("pooling padding", words, configured(padding=name))
     if own == "same":
         words = "the zeros of its padding count as values, Keras leaves them out"
-        yield "pooling padding", words, _padded(np.pad, None)
+        yield maker.change("pooling padding", words, _padded(np.pad, None))
 
 
 _PADDINGS = {

@@ -1,0 +1,104 @@
+"""Known mistakes with activations and softmax, as changes to try."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured
+from keras2torch_birnn.porting.general_changes import AFTER
+from keras2torch_birnn.porting.recurrent_changes import show_activation
+from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import LayerSpec, Structure
+
+_ACTIVATIONS: tuple[str | Mapping[str, Any], ...] = (
+    "linear",
+    *AFTER,
+    "softplus",
+    "softsign",
+    "elu",
+    "selu",
+    "gelu",
+    {"name": "gelu", "approximate": True},
+    "silu",
+    "mish",
+    "relu6",
+    "hard_tanh",
+    *({"name": "leaky_relu", "negative_slope": slope} for slope in (0.01, 0.1, 0.2, 0.3)),
+    "hard_sigmoid_0.2",
+    "hard_sigmoid_1/6",
+)
+
+
+def activation_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other activations at the end of a layer."""
+    own = maker.config["activation"]
+    for name in _ACTIVATIONS:
+        if name != own:
+            words = f"{show_activation(name)} after it, Keras has {show_activation(own)}"
+            yield maker.change("activation", words, configured(activation=name))
+    if own == "softmax":
+        words = "softmax over axis 1, Keras takes the last axis"
+        apply = configured(activation={"name": "softmax", "axis": 1})
+        yield maker.change("axis", words, apply)
+        first = configured(activation={"name": "softmax", "axis": 0})
+        yield maker.change("axis", "softmax over the batch, Keras takes the last axis", first)
+
+
+def replaced_activation_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other activations in the place of a layer that is one."""
+    for name in _ACTIVATIONS[1:]:  # without it the layer is left out
+        words = f"{show_activation(name)} stands in its place, Keras has {maker.layer.class_name}"
+        yield maker.change("activation", words, _activated(name))
+
+
+def _activated(name: str | Mapping[str, Any]) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        return activate(name, context.number(np.asarray(inputs))), out_mask
+
+    return apply
+
+
+def softmax_axis_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other axes of a Softmax."""
+    own = tuple(np.atleast_1d(maker.config["axis"]).tolist())
+    for words, axis in _SOFTMAX_AXES.items():
+        if (axis,) != own:
+            shown = next((w for w, a in _SOFTMAX_AXES.items() if (a,) == own), f"axes {own}")
+            words = f"softmax over {words}, Keras takes {shown}"
+            yield maker.change("axis", words, configured(axis=axis))
+
+
+_SOFTMAX_AXES: Mapping[str, int] = {"the last axis": -1, "axis 1": 1, "axis 2": 2, "the batch": 0}
+
+
+def masked_softmax_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a softmax that leaves padding out."""
+    words = "padding is left out of the softmax, Keras does not do that here"
+    yield maker.change("mask rule", words, _without_padding)
+
+
+def _without_padding(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    x = np.asarray(inputs, np.float64)
+    if not isinstance(mask, np.ndarray) or mask.shape != x.shape[:2]:
+        raise ValueError("there is no mask")
+    kept = mask.astype(bool).reshape(*mask.shape, *[1] * (x.ndim - 2))
+    return equation(layer, np.where(kept, x, -1e9), mask, context)
+
+
+def slope_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other slopes below zero."""
+    for option in ("negative_slope", "alpha"):
+        if option in maker.config:
+            for value in (0.01, 0.2, 0.3, 1.0):
+                if value != maker.config[option]:
+                    words = f"slope {value:g}, Keras has {maker.config[option]:g}"
+                    yield maker.change("slope", words, configured(**{option: value}))

@@ -1,0 +1,80 @@
+"""Known mistakes with the order of axes, as changes to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import Change, Maker, followed_by, reading
+from keras2torch_birnn.spec import Array
+
+
+def view_changes(maker: Maker) -> Iterator[Change]:
+    """Yield inputs and outputs that are viewed with other axes than they have."""
+    for what, around in (("input", reading), ("output", followed_by)):
+        for words, view in _VIEWS.items():
+            yield maker.change("axes", f"its {what} is {words}", around(view))
+
+
+def _viewed(axes: tuple[int, ...], x: Array) -> Array:
+    """Read an array (B, T, F) that lies in memory in the order of other axes as if it did not."""
+    if x.ndim != len(axes):
+        raise ValueError("other axes")
+    viewed: Array = x.transpose(axes).reshape(x.shape)
+    return viewed
+
+
+def _viewed_back(axes: tuple[int, ...], x: Array) -> Array:
+    """View an array (B, T, F) as if it lay in memory in the order of other axes."""
+    if x.ndim != len(axes):
+        raise ValueError("other axes")
+    viewed: Array = x.reshape([x.shape[axis] for axis in axes]).transpose(np.argsort(axes))
+    return viewed
+
+
+_VIEWS: Mapping[str, Callable[[Array], Array]] = {
+    "(batch, features, steps), viewed as (batch, steps, features): transpose it": (
+        partial(_viewed, (0, 2, 1))
+    ),
+    "(steps, batch, features), viewed as (batch, steps, features): transpose it": (
+        partial(_viewed, (1, 0, 2))
+    ),
+    "(batch, steps, features), viewed as (batch, features, steps): transpose it": (
+        partial(_viewed_back, (0, 2, 1))
+    ),
+    "(batch, steps, features), viewed as (steps, batch, features): transpose it": (
+        partial(_viewed_back, (1, 0, 2))
+    ),
+}
+
+
+def channels_first_changes(maker: Maker) -> Iterator[Change]:
+    """Yield inputs that have their axes in another order."""
+    for axis, other in ((1, "steps"), (2, "the last axis of an image")):
+        words = (
+            f"it reads features (channels) before {other}, as torch has them: Keras has them last "
+            "(transpose or permute before it)"
+        )
+        yield maker.change("axes", words, reading(partial(_moved_to, axis)))
+    for axes in _OTHER_AXES:
+        shown = ", ".join(map(str, axes))
+        words = f"its input has its axes in the order {shown}: permute it before"
+        yield maker.change("axes", words, reading(partial(_permuted, axes)))
+
+
+# Orders of the axes of images (B, H, W, C), but those that are told in other words.
+_OTHER_AXES = ((0, 2, 1, 3), (0, 2, 3, 1), (0, 3, 2, 1))
+
+
+def _permuted(axes: tuple[int, ...], x: Array) -> Array:
+    if x.ndim != len(axes):
+        raise ValueError("it is no image")
+    return x.transpose(axes)
+
+
+def _moved_to(axis: int, x: Array) -> Array:
+    if axis >= x.ndim - 1:
+        raise ValueError("there is no such axis before the last one")
+    return np.moveaxis(x, -1, axis)

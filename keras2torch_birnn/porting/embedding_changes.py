@@ -1,0 +1,105 @@
+"""Known mistakes with ids, and with the masks that Embedding and Masking make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    Maker,
+    masks_given,
+    padding_at_end,
+    reading,
+    to_end,
+    weighted,
+    without_mask,
+)
+from keras2torch_birnn.porting.mask_rules import Rule, mask_rules
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+
+def made_mask_changes(maker: Maker) -> Iterator[Change]:
+    """Yield mistakes with the mask that an Embedding or a Masking makes."""
+    if maker.layer.class_name == "Masking" or maker.config.get("mask_zero"):
+        words = "its mask is not used: later layers read padding as data"
+        yield maker.change("mask missing", words, without_mask)
+        if maker.layer.class_name == "Masking":
+            yield maker.change("mask missing", words, _nothing)
+        words = "padding is taken to be at the end of every row"
+        yield maker.change("padding side", words, padding_at_end)
+        for words, rule in mask_rules(maker.layer):
+            yield maker.change("mask rule", words, masks_given(rule))
+            if maker.layer.class_name == "Masking":
+                yield maker.change("mask rule", words, _zeroed(rule))
+    else:
+        words = "id 0 is left out as padding, Keras reads it as data (mask_zero=False)"
+        yield maker.change("mask rule", words, _zeros_masked(lambda mask: mask))
+        yield maker.change("mask rule", words, _zeros_masked(to_end))
+
+
+def _zeros_masked(change: Callable[[Array], Array]) -> Apply:
+    """Let an Embedding without a mask make one."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, _ = equation(layer, inputs, mask, context)
+        ids = np.asarray(inputs)
+        if ids.ndim != 2 or (ids != 0).all():
+            raise ValueError("nothing is padded")
+        return output, change(ids != 0)
+
+    return apply
+
+
+def _nothing(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Do what Masking does where no step is padded."""
+    return context.number(inputs), None
+
+
+def _zeroed(rule: Rule) -> Apply:
+    """Make a change of the steps that Masking leaves out, which are zero after it."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        other = rule(np.asarray(out_mask).astype(bool), inputs)
+        return context.number(inputs) * other[..., np.newaxis], other
+
+    return apply
+
+
+def id_changes(maker: Maker) -> Iterator[Change]:
+    """Yield ids of an Embedding that are one off, and a row of zeros."""
+    rows = maker.layer.weights["embeddings"].shape[0]
+    zeroed = weighted(lambda w: {**w, "embeddings": _without_first(w["embeddings"])})
+    words = "row 0 is zero (padding_idx=0), in Keras it is an ordinary row"
+    yield maker.change("padding row", words, zeroed)
+    for step, name in ((1, "one too high"), (-1, "one too low")):
+        for shift in (_shifted, _shifted_within):
+            moved = reading(partial(shift, step=step, rows=rows))
+            yield maker.change("ids", f"the ids are {name}", moved)
+
+
+def _without_first(table: Array) -> Array:
+    kept = np.array(table)
+    kept[0] = 0
+    return kept
+
+
+def _shifted(ids: Array, *, step: int, rows: int) -> Array:
+    moved: Array = (np.asarray(ids) + step) % rows
+    return moved
+
+
+def _shifted_within(ids: Array, *, step: int, rows: int) -> Array:
+    moved: Array = np.clip(np.asarray(ids) + step, 0, rows - 1)
+    return moved

@@ -1,0 +1,120 @@
+"""Known mistakes in layers that merge several tensors, as changes to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import permutations
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import Apply, Change, Maker
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
+
+_NUMBERS = ("first", "second", "third")
+
+
+def joined_mask_changes(maker: Maker) -> Iterator[Change]:
+    """Yield one input's mask in the place of all inputs' masks joined."""
+    for number, name in enumerate(_NUMBERS):
+        words = f"the mask of its {name} input alone goes on, Keras joins those of all"
+        yield maker.change("mask rule", words, partial(_mask_alone, number))
+
+
+def _mask_alone(
+    number: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    given = list(mask) if isinstance(mask, tuple | list) else []
+    if not isinstance(out_mask, np.ndarray) or np.shape(given[number]) != out_mask.shape:
+        raise ValueError("no such mask is joined")
+    return output, given[number]
+
+
+def order_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other orders of a layer's inputs."""
+    yield maker.change("order", "its inputs come in the other order", partial(_ordered, None))
+    for count in (3, 4):
+        for order in list(permutations(range(count)))[1:-1]:  # but for the right and the last one
+            shown = ", ".join(str(place + 1) for place in order)
+            words = f"its inputs come in the order {shown}"
+            yield maker.change("order", words, partial(_ordered, order))
+
+
+def _ordered(
+    order: tuple[int, ...] | None,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    given = list(leaves(inputs))
+    places = range(len(given))[::-1] if order is None else order
+    if len(places) != len(given):
+        raise ValueError("another number of inputs")
+    masks = [mask[place] for place in places] if isinstance(mask, tuple | list) else mask
+    return equation(layer, [given[place] for place in places], masks, context)
+
+
+def distance_changes(maker: Maker) -> Iterator[Change]:
+    """Yield what stands for a square, or for another difference of two tensors."""
+    for words, combine in _DISTANCES.items():
+        words = f"{words}, Keras has {maker.layer.class_name}"
+        yield maker.change("other operation", words, _combined(combine))
+
+
+def _combined(combine: Callable[[Array, Array], Array]) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        one, other = (np.asarray(part) for part in leaves(inputs))
+        return combine(one, other), out_mask
+
+    return apply
+
+
+def _root_of_product(one: Array, other: Array) -> Array:
+    if not np.array_equal(one, other):
+        raise ValueError("it is no square")
+    root: Array = np.abs(one)
+    return root
+
+
+_DISTANCES: Mapping[str, Callable[[Array, Array], Array]] = {
+    "it takes the absolute value": _root_of_product,
+    "it computes the absolute difference": lambda one, other: np.abs(one - other),
+    "it computes the squared difference": lambda one, other: (one - other) ** 2,
+}
+
+
+def one_input_changes(maker: Maker) -> Iterator[Change]:
+    """Yield merges of several tensors that hand on one of them."""
+    for number, words in enumerate(_NUMBERS):
+        yield maker.change(
+            "left out",
+            f"it is left out: the {words} of its inputs goes on alone",
+            partial(_input_alone, number),
+        )
+
+
+def _input_alone(
+    number: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    alone = list(leaves(inputs))[number]
+    if np.shape(alone) != np.shape(output):
+        raise ValueError("another shape")
+    return alone, out_mask

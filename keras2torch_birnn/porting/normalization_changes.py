@@ -1,0 +1,183 @@
+"""Known mistakes in normalizers, as changes to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, weighted
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+Axes: TypeAlias = tuple[int, ...]
+# x, the axes to normalize, epsilon -> x normalized, before gamma and beta
+Formula: TypeAlias = Callable[[Array, Axes, float], Array]
+# number of axes of x, Keras' axes -> other ones
+Choice: TypeAlias = Callable[[int, Axes], Axes]
+
+
+_EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-2, 0.0)
+
+
+def epsilon_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other epsilons of a normalizer."""
+    own = maker.config["epsilon"]
+    for value in _EPSILONS:
+        if value != own:
+            words = f"epsilon is {value:g}, Keras has {own:g}"
+            yield maker.change("epsilon", words, configured(epsilon=value))
+
+
+def batch_norm_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a BatchNormalization in training mode, and one whose weights are not loaded."""
+    words = "it normalizes by the batch's own mean and variance (it is in training mode)"
+    yield maker.change("training mode", words, _by_batch)
+    yield from _exchanged_weights(maker)
+    moving = weighted(partial(_constant, values={"moving_mean": 0, "moving_variance": 1}))
+    words = "the moving mean is 0 and the variance 1, as before training"
+    yield maker.change("not loaded", words, moving)
+
+
+def _exchanged_weights(maker: Maker) -> Iterator[Change]:
+    """Yield weights of a normalizer in each other's place, and those from before training."""
+    weights = maker.layer.weights
+    for one, other in (("gamma", "beta"), ("moving_mean", "moving_variance")):
+        if one in weights and other in weights:
+            swap = weighted(partial(_swapped_names, one=one, other=other))
+            yield maker.change("exchanged", f"{one} and {other} are exchanged", swap)
+    fresh: dict[str, float] = {"gamma": 1, "beta": 0}
+    for name in fresh.keys() & weights.keys():
+        apply = weighted(partial(_constant, values={name: fresh[name]}))
+        yield maker.change("not loaded", f"{name} is {fresh[name]}, as before training", apply)
+
+
+def divisor_changes(maker: Maker) -> Iterator[Change]:
+    """Yield wrong divisors of a BatchNormalization written by hand, as variances of another one."""
+    epsilon = maker.config["epsilon"]
+    for words, square in _DIVISORS.items():
+        apply = weighted(partial(_divided, epsilon=epsilon, square=square))
+        yield maker.change("formula", f"{words}, Keras by sqrt(variance + epsilon)", apply)
+    zero = weighted(partial(_constant, values={"moving_mean": 0}))
+    yield maker.change("formula", "the moving mean is not subtracted", zero)
+
+
+def _divided(
+    weights: dict[str, Array], *, epsilon: float, square: Callable[[Array, float], Array]
+) -> Mapping[str, Array]:
+    variance = square(np.asarray(weights["moving_variance"], np.float64), epsilon) - epsilon
+    return {**weights, "moving_variance": variance}
+
+
+# What it divides by -> the square of that
+_DIVISORS: Mapping[str, Callable[[Array, float], Array]] = {
+    "it divides by variance + epsilon": lambda v, epsilon: (v + epsilon) ** 2,
+    "it divides by sqrt(variance) + epsilon": lambda v, epsilon: (np.sqrt(v) + epsilon) ** 2,
+    "it divides by sqrt(variance^2 + epsilon)": lambda v, epsilon: v**2 + epsilon,
+}
+
+
+def _swapped_names(weights: dict[str, Array], *, one: str, other: str) -> Mapping[str, Array]:
+    return {**weights, one: weights[other], other: weights[one]}
+
+
+def _constant(weights: dict[str, Array], *, values: Mapping[str, float]) -> Mapping[str, Array]:
+    return weights | {name: np.full_like(weights[name], value) for name, value in values.items()}
+
+
+def _by_batch(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    axes = tuple(
+        a for a in range(inputs.ndim) if a not in {x % inputs.ndim for x in layer.config["axis"]}
+    )
+    own = {
+        "moving_mean": inputs.mean(axis=axes).reshape(-1),
+        "moving_variance": inputs.var(axis=axes).reshape(-1),
+    }
+    return equation(replace(layer, weights={**layer.weights, **own}), inputs, mask, context)
+
+
+def layer_norm_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a LayerNormalization by another formula or over other axes."""
+    if not maker.config["rms_scaling"]:
+        for words, formula in _FORMULAS.items():
+            yield maker.change("formula", words, _computed(formula, lambda _, own: own))
+        for words, choose in _AXES.items():
+            words = f"{words}, Keras over {_shown(maker.layer)}"
+            yield maker.change("axis", words, _computed(_usual, choose))
+    yield from _exchanged_weights(maker)
+
+
+def _shown(layer: LayerSpec) -> str:
+    axes = tuple(layer.config["axis"])
+    if axes == (-1,):
+        return "the last axis"
+    return f"{'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
+
+
+def _computed(formula: Formula, choose: Choice) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        x = context.number(np.asarray(inputs))
+        own = tuple(sorted(axis % x.ndim for axis in layer.config["axis"]))
+        y = formula(x, choose(x.ndim, own), layer.config["epsilon"])
+        shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
+        if layer.config["scale"]:
+            y = y * context.weight(layer, "gamma").reshape(shape)
+        if layer.config["center"]:
+            y = y + context.weight(layer, "beta").reshape(shape)
+        _, out_mask = equation(layer, inputs, mask, context)
+        return y, out_mask
+
+    return apply
+
+
+def _centered(x: Array, axes: Axes) -> Array:
+    centered: Array = x - x.mean(axis=axes, keepdims=True)
+    return centered
+
+
+def _usual(x: Array, axes: Axes, epsilon: float) -> Array:
+    normalized: Array = _centered(x, axes) / np.sqrt(x.var(axis=axes, keepdims=True) + epsilon)
+    return normalized
+
+
+def _unbiased(x: Array, axes: Axes) -> Array:
+    """Return the variance that divides by n - 1, as ``torch.var`` does if not told otherwise."""
+    if np.prod([x.shape[axis] for axis in axes]) < 2:
+        raise ValueError("one value has no such variance")
+    variance: Array = x.var(axis=axes, keepdims=True, ddof=1)
+    return variance
+
+
+# What is computed -> its formula
+_FORMULAS: Mapping[str, Formula] = {
+    "its variance divides by n - 1 (as torch.var does), Keras' by n": (
+        lambda x, axes, e: _centered(x, axes) / np.sqrt(_unbiased(x, axes) + e)
+    ),
+    "it divides by torch.std (of n - 1) + epsilon, Keras by sqrt(variance + epsilon)": (
+        lambda x, axes, e: _centered(x, axes) / (np.sqrt(_unbiased(x, axes)) + e)
+    ),
+    "it divides by sqrt(variance) + epsilon, Keras by sqrt(variance + epsilon)": (
+        lambda x, axes, e: _centered(x, axes) / (x.std(axis=axes, keepdims=True) + e)
+    ),
+    "it divides by variance + epsilon, Keras by sqrt(variance + epsilon)": (
+        lambda x, axes, e: _centered(x, axes) / (x.var(axis=axes, keepdims=True) + e)
+    ),
+    "the mean is not subtracted": (
+        lambda x, axes, e: x / np.sqrt(x.var(axis=axes, keepdims=True) + e)
+    ),
+    "it divides by the root of the mean square (RMSNorm), without the mean": (
+        lambda x, axes, e: x / np.sqrt(np.square(x).mean(axis=axes, keepdims=True) + e)
+    ),
+}
+_AXES: Mapping[str, Choice] = {
+    "it normalizes over all axes but the batch": lambda count, _: tuple(range(1, count)),
+    "it normalizes over the steps": lambda *_: (1,),
+    "it normalizes over the batch": lambda *_: (0,),
+}
