@@ -152,8 +152,10 @@ class Child:
         return (f"it crashed (code {code})" if ready else f"it took over {SECONDS:.0f} s"), []
 
     def close(self) -> int:
-        """End the process; return its code."""
+        """End the process, if there is one; return its code."""
         process, self._process = self._process, None
+        if process is None:
+            return 0
         process.kill()
         code: int = process.wait()
         process.stdin.close()

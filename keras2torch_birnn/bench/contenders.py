@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from keras2torch_birnn.bench.case import Case, Model, Stack
+from keras2torch_birnn.exporting.onnx_file import TARGET
 
 OURS = "k2t"
 PLAIN = "torch per layer"
@@ -55,8 +56,13 @@ def _calls_of_stacks(case: Case) -> str:
     return _stacks(case) or _calls(case)
 
 
-def _models(case: Case) -> str:
-    return "" if isinstance(case, Model) else "made for models only"
+def _written_in_onnx(case: Case) -> str:
+    """Tell why there is no ONNX file of a case: of a model torch's exporter writes it."""
+    return TARGET.why_cannot_write() if isinstance(case, Model) else _calls(case)
+
+
+def _models_in_onnx(case: Case) -> str:
+    return _written_in_onnx(case) if isinstance(case, Model) else "made for models only"
 
 
 def _training(case: Case) -> str:
@@ -92,11 +98,15 @@ CONTENDERS: Mapping[str, Contender] = {
     "k2t compiled": Contender("by_torch", "auto-compile"),
     "k2t folded": Contender("by_torch", "folded", against=_folded_torch),
     "naive loop": Contender("by_torch", "loop"),
-    "ONNX Runtime": Contender("by_onnx", "onnxruntime", _ONNXRUNTIME, {}, _calls, ("cpu",)),
-    "ONNX Runtime, torch's file": Contender(
-        "by_onnx", "onnxruntime-by-torch", _ONNXRUNTIME, {}, _models, ("cpu",)
+    "ONNX Runtime": Contender(
+        "by_onnx", "onnxruntime", _ONNXRUNTIME, {}, _written_in_onnx, ("cpu",)
     ),
-    "OpenVINO": Contender("by_onnx", "openvino", ("onnx", "openvino"), {}, _calls, ("cpu",)),
+    "ONNX Runtime, torch's file": Contender(
+        "by_onnx", "onnxruntime-by-torch", _ONNXRUNTIME, {}, _models_in_onnx, ("cpu",)
+    ),
+    "OpenVINO": Contender(
+        "by_onnx", "openvino", ("onnx", "openvino"), {}, _written_in_onnx, ("cpu",)
+    ),
     "Keras predict": Contender(
         "by_keras", "predict", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
     ),

@@ -263,7 +263,7 @@ def _compare(
     sizes = _sizes(inputs)
     try:
         found = tuple(y.numpy() for y in run(exported, inputs))
-    except (AssertionError, RuntimeError) as error:  # torch's guards on sizes that it has fixed
+    except (AssertionError, IndexError, RuntimeError) as error:  # of sizes that torch has fixed
         raise UnsupportedLayerError(
             f"torch.export leaves a size open that its program fixes: it does not take inputs "
             f"{sizes} ({_reason(error)})"

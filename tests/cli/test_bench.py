@@ -16,6 +16,7 @@ from commands import MASKED, assert_refused, k2t
 from keras2torch_birnn.bench import by_onnx, by_torch, case, measure, report
 from keras2torch_birnn.bench.case import Model, Stack
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, reason_against
+from keras2torch_birnn.exporting import onnx_file
 
 STACK = Stack("gru", "ave", layers=2, batch=3, time=7, features=5, units=11, masked=True)
 
@@ -142,6 +143,16 @@ def test_a_process_that_fails_is_told_of_and_the_others_go_on() -> None:
     finally:
         worker.stop()
     assert reason_against("ONNX Runtime", none, "cuda") == "not timed on cuda"
+
+
+def test_a_model_needs_an_exporter_for_onnx_and_a_stack_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onnx_file.Onnx, "why_cannot_write", lambda _: "torch is older than 2.9")
+    for name in ("ONNX Runtime", ONNX, "OpenVINO"):
+        assert CONTENDERS[name].against(IN_ONNX) == "torch is older than 2.9"
+    assert CONTENDERS["ONNX Runtime"].against(STACK) == ""
+    assert CONTENDERS[ONNX].against(STACK) == "made for models only"
 
 
 @pytest.mark.parametrize(

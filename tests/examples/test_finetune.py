@@ -111,7 +111,7 @@ def test_regularizers_and_constraints_of_the_layers_count(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     row = COMPILED_ROWS[f"keras-3.15.1/{case}.keras"]
     path, batch = unpack(row["file"], tmp_path), recorded(row)
-    x, y = batch.inputs(0)[0].float(), batch.targets(0)[0].float()
+    x, y = batch.inputs(0)[0], batch.targets(0)[0]
     np.savez(tmp_path / "data.npz", x=x.numpy(), y=y.numpy())
     files = [str(one) for one in (path, tmp_path / "data.npz", tmp_path / "out.pt")]
     finetune.main([*files, "--optimizer", "keras", "--batch", str(len(x))])

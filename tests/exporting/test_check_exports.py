@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from check_exports import Child, Record, judge
 from export_cases import ORACLE, Batch
+from torch.fx.experimental import _config
 
 from keras2torch_birnn.comparison.tolerance import Tolerance
+from keras2torch_birnn.exporting import torch_program
 
 VALUES = np.array([1.0, 100.0], np.float32)
 
@@ -277,6 +279,8 @@ def test_fewer_files_or_structures_than_before_are_no_new_count() -> None:
     ],
 )
 def test_what_the_sweep_found_once_is_equal_now(export: str, name: str) -> None:
+    if export == ".pt2" and not hasattr(_config, torch_program._OPTION):
+        pytest.skip("torch before 2.9 fixes sizes of some of these")
     case = next(c for c in export_cases.fixtures() if c.name == f"keras/{name}")
     child = Child()
     found = check_exports.examine(case, export_cases.read(case), [export], child)
