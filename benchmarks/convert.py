@@ -64,7 +64,7 @@ print(json.dumps([max(found), sum(found)]))
 
 
 def sizes_of(path: Path) -> tuple[float, float]:
-    """MB of the largest tensor of a file, and of all that is no tensor: its index."""
+    """Return the MB of the largest tensor of a file, and of all that is no tensor: its index."""
     command = [sys.executable, "-c", SIZES, str(path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     largest, tensors = json.loads(done.stdout)
@@ -92,7 +92,7 @@ def measure(command: list[str]) -> dict[str, float]:
 
 
 def round_robin(commands: dict[str, list[str]], rounds: int) -> dict[str, Any]:
-    """Median, smallest and largest of every command, after one round that does not count."""
+    """Return median, smallest and largest of every command, after one round that does not count."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for number in range(rounds + 1):
         for name, command in commands.items():

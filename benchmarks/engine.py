@@ -48,7 +48,7 @@ PEERS = tuple(name for name in CONTENDERS if name not in (OURS, PLAIN, *ASIDE))
 
 
 def peaks(threads: int) -> dict[str, float]:
-    """Multiply-adds and bytes read from the cache, per second, at the best of many tries.
+    """Measure multiply-adds and bytes read from the cache, per second, at the best of many tries.
 
     The product is also tried as a convolution of single pixels, for which torch has oneDNN: MKL's
     own is slower on processors of another maker.

@@ -56,7 +56,7 @@ def convert(code: str, model: Path, out: Path) -> list[str]:
 
 
 def growth(folder: Path, kind: str, rounds: int) -> dict[str, Any]:
-    """Computing per size, what a layer costs at each size, and the exponent of the growth."""
+    """Measure conversions by size, the cost of a layer at each size, and the growth's exponent."""
     sizes = SERIES[kind]
     commands = {"import torch": [sys.executable, "-c", IMPORT_TORCH]}
     for size in sizes:

@@ -80,7 +80,7 @@ def measured(code: str, model: Path) -> dict[str, float]:
 
 
 def summed(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Median, least and all of each measure."""
+    """Return median, least and all of each measure."""
     return {
         key: {
             "median": round(statistics.median(row[key] for row in rows), 4),

@@ -86,14 +86,14 @@ def call_of(module: nn.Module, stack: Stack) -> Run:
 
 
 def by_k2t(stack: Stack, precision: Any, _: int) -> Run:
-    """k2t in a precision."""
+    """Run k2t in a precision."""
     module = module_of(stack, OURS)
     set_precision(module, precision)
     return call_of(module, stack)
 
 
 def by_torch(stack: Stack, precision: str, _: int) -> Run:
-    """Torch's layer, in int8 by quantize_dynamic."""
+    """Run torch's layer, in int8 by quantize_dynamic."""
     module = module_of(stack, BY_HAND)
     if precision == "int8":
         import warnings
@@ -105,7 +105,7 @@ def by_torch(stack: Stack, precision: str, _: int) -> Run:
 
 
 def by_onnxruntime(stack: Stack, precision: str, threads: int) -> Run:
-    """ONNX Runtime, in int8 by quantize_dynamic: DynamicQuantizeLSTM; it has none for GRU."""
+    """Run ONNX Runtime, in int8 by quantize_dynamic: DynamicQuantizeLSTM; it has none for GRU."""
     import onnxruntime
 
     model = stack_model(stack)
@@ -129,7 +129,7 @@ def by_onnxruntime(stack: Stack, precision: str, threads: int) -> Run:
 
 
 def by_openvino(stack: Stack, precision: str, threads: int) -> Run:
-    """OpenVINO in float32, or as it chooses: bfloat16 where the processor has instructions."""
+    """Run OpenVINO in float32, or as it chooses: bfloat16 where the processor has instructions."""
     import openvino
 
     core = openvino.Core()

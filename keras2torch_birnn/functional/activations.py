@@ -19,12 +19,12 @@ def linear(x: Tensor) -> Tensor:
 
 
 def hard_sigmoid_0_2(x: Tensor) -> Tensor:
-    """clip(0.2 x + 0.5, 0, 1): Keras 1, Keras 2 and tf.keras (``backend.hard_sigmoid``)."""
+    """Compute clip(0.2 x + 0.5, 0, 1): Keras 1, Keras 2 and tf.keras (``backend.hard_sigmoid``)."""
     return torch.clamp(0.2 * x + 0.5, 0.0, 1.0)
 
 
 def hard_sigmoid_1_6(x: Tensor) -> Tensor:
-    """clip(x/6 + 0.5, 0, 1) as relu6(x + 3) / 6: Keras 3 (``activations.hard_sigmoid``).
+    """Compute clip(x/6 + 0.5, 0, 1) as relu6(x + 3) / 6: Keras 3 (``activations.hard_sigmoid``).
 
     Torch's own function gives the same numbers, but its gradient in float64 is 1/6 of float32.
     """
@@ -39,7 +39,7 @@ def relu(
     max_value: float | None = None,
     threshold: float = 0.0,
 ) -> Tensor:
-    """Keras' relu: x where x >= threshold (at most max_value), else slope * (x - threshold)."""
+    """Return x where x >= threshold (at most max_value), else slope * (x - threshold)."""
     if negative_slope == 0.0 and max_value is None and threshold == 0.0:
         return functional.relu(x)
     above = x if max_value is None else x.clamp(max=max_value)
@@ -47,17 +47,17 @@ def relu(
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.2) -> Tensor:
-    """X where x > 0, else negative_slope * x."""
+    """Return x where x > 0, else negative_slope * x."""
     return functional.leaky_relu(x, negative_slope)
 
 
 def gelu(x: Tensor, approximate: bool = False) -> Tensor:
-    """x * Phi(x), by erf unless ``approximate`` (tanh)."""
+    """Compute x * Phi(x), by erf unless ``approximate`` (tanh)."""
     return functional.gelu(x, approximate="tanh" if approximate else "none")
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """exp(x) over ``axis`` divided by its sum."""
+    """Compute exp(x) over ``axis`` divided by its sum."""
     return torch.softmax(x, dim=axis)
 
 
@@ -67,43 +67,43 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), exact for large x too (torch's own turns linear above 20)."""
+    """Compute log(1 + exp(x)), exact for large x too (torch's own turns linear above 20)."""
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
 def hard_silu(x: Tensor) -> Tensor:
-    """x * relu6(x + 3) / 6."""
+    """Compute x * relu6(x + 3) / 6."""
     return functional.hardswish(x)
 
 
 def hard_shrink(x: Tensor, threshold: float = 0.5) -> Tensor:
-    """X where abs(x) > threshold, else zero."""
+    """Return x where abs(x) > threshold, else zero."""
     return functional.hardshrink(x, threshold)
 
 
 def soft_shrink(x: Tensor, threshold: float = 0.5) -> Tensor:
-    """X moved towards zero by threshold, zero within it."""
+    """Return x moved towards zero by threshold, zero within it."""
     return functional.softshrink(x, threshold)
 
 
 def squareplus(x: Tensor, b: float = 4.0) -> Tensor:
-    """(x + sqrt(x^2 + b)) / 2."""
+    """Compute (x + sqrt(x^2 + b)) / 2."""
     return (x + torch.sqrt(x * x + b)) / 2
 
 
 def sparse_plus(x: Tensor) -> Tensor:
-    """0 up to -1, (x + 1)^2 / 4 up to 1, then x."""
+    """Compute 0 up to -1, (x + 1)^2 / 4 up to 1, then x."""
     inner = torch.where(x < 1, (x + 1) ** 2 / 4, x)
     return torch.where(x <= -1, torch.zeros_like(x), inner)
 
 
 def sparse_sigmoid(x: Tensor) -> Tensor:
-    """clip((x + 1) / 2, 0, 1)."""
+    """Compute clip((x + 1) / 2, 0, 1)."""
     return torch.clamp(0.5 * (x + 1), 0.0, 1.0)
 
 
 def sparsemax(x: Tensor, axis: int = -1) -> Tensor:
-    """Keras 3's sparsemax: max(x - tau, 0) along ``axis``.
+    """Compute Keras 3's sparsemax: max(x - tau, 0) along ``axis``.
 
     Not the projection onto the simplex of Martins and Astudillo 2016: Keras sums the cumulative
     sums of all kept entries where the paper takes the last (Keras 3.15 ``backend/*/nn.py``).

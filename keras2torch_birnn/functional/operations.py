@@ -18,7 +18,7 @@ from keras2torch_birnn.functional.movement import dims_of, same_padding
 
 
 def floor_divide(x1: Any, x2: Any) -> Any:
-    """floor(x1 / x2), as TensorFlow has it: 1 // 0.1 is 10, not 9."""
+    """Compute floor(x1 / x2), as TensorFlow has it: 1 // 0.1 is 10, not 9."""
     if not isinstance(x1, Tensor) and not isinstance(x2, Tensor):
         return x1 // x2
     first = x1 if isinstance(x1, Tensor) else x2
@@ -28,33 +28,33 @@ def floor_divide(x1: Any, x2: Any) -> Any:
 
 
 def divide_no_nan(x1: Any, x2: Any) -> Tensor:
-    """x1 / x2, and 0 where x2 is 0."""
+    """Compute x1 / x2, and 0 where x2 is 0."""
     quotient: Tensor = x1 / x2
     return torch.where(torch.as_tensor(x2) == 0, torch.zeros_like(quotient), quotient)
 
 
 def multiply_no_nan(x1: Tensor, x2: Tensor) -> Tensor:
-    """x1 x2, and 0 where x2 is 0, whatever x1 is."""
+    """Compute x1 x2, and 0 where x2 is 0, whatever x1 is."""
     return torch.where(x2 == 0, 0.0, x1 * x2)
 
 
 def xlogy(x1: Tensor, x2: Tensor) -> Tensor:
-    """x1 log(x2), and 0 where x1 is 0."""
+    """Compute x1 log(x2), and 0 where x1 is 0."""
     return torch.where(x1 == 0, 0.0, x1 * torch.log(x2))
 
 
 def xlog1py(x1: Tensor, x2: Tensor) -> Tensor:
-    """x1 log(1 + x2), and 0 where x1 is 0."""
+    """Compute x1 log(1 + x2), and 0 where x1 is 0."""
     return torch.where(x1 == 0, 0.0, x1 * torch.log1p(x2))
 
 
 def xdivy(x1: Tensor, x2: Tensor) -> Tensor:
-    """x1 / x2, and 0 where x1 is 0."""
+    """Compute x1 / x2, and 0 where x1 is 0."""
     return torch.where(x1 == 0, 0.0, x1 / x2)
 
 
 def squared_difference(x1: Any, x2: Any) -> Tensor:
-    """(x1 - x2)^2."""
+    """Compute (x1 - x2)^2."""
     difference: Tensor = x1 - x2
     return difference * difference
 
@@ -89,7 +89,7 @@ def arctan2(x1: Any, x2: Any) -> Tensor:
 
 
 def logaddexp(x1: Any, x2: Any) -> Tensor:
-    """log(exp(x1) + exp(x2))."""
+    """Compute log(exp(x1) + exp(x2))."""
     like = x1 if isinstance(x1, Tensor) else x2
     pair = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
     return torch.logaddexp(*pair)
@@ -114,7 +114,7 @@ def product(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
 
 
 def logsumexp(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
-    """log(sum(exp(x))) along axes."""
+    """Compute log(sum(exp(x))) along axes."""
     return torch.logsumexp(x, dims_of(x, axis), keepdim=keepdims)
 
 

@@ -66,7 +66,7 @@ class QuantizedDense(Dense):
 
 
 def _quantized(layer: LayerSpec) -> nn.Module:
-    """``kernel`` (in, units) of int8 -> ``weight``, ``kernel_scale`` -> ``scale``."""
+    """Turn ``kernel`` (in, units) of int8 -> ``weight``, ``kernel_scale`` -> ``scale``."""
     kernel = layer.weights["kernel"]
     module = QuantizedDense(
         *kernel.shape, bias=layer.config["use_bias"], value=layer.config["activation"]
@@ -135,7 +135,7 @@ def einsum_dense(layer: LayerSpec) -> nn.Module:
 
 
 def _linear(kernel: Array, bias: Array | None) -> nn.Linear:
-    """``kernel`` (in, out) -> ``weight`` (out, in)."""
+    """Turn ``kernel`` (in, out) -> ``weight`` (out, in)."""
     in_features, out_features = kernel.shape
     module = nn.Linear(in_features, out_features, bias is not None, device="meta")
     module.weight = to_parameter(kernel.T)

@@ -59,7 +59,7 @@ def digits(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _word(text: Tensor, start: Tensor, size: int = 8) -> Tensor:
-    """``size`` bytes from a place on, the first one lowest."""
+    """Read ``size`` bytes from a place on, the first one lowest."""
     places = start.unsqueeze(-1) + torch.arange(size, device=text.device)
     found = text.gather(-1, places.clamp(0, _WIDTH - 1))
     return (found << (8 * torch.arange(size, device=text.device))).sum(dim=-1)

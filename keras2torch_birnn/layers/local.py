@@ -92,7 +92,7 @@ def _steps(axes: Sequence[Places]) -> tuple[Array, Array]:
 
 
 def _by_window(layer: LayerSpec, axes: Sequence[Places], channels: int) -> Array:
-    """``kernel`` of implementation 1, 2 or 3 -> (places, k, C, filters), zeros where nothing is."""
+    """Turn ``kernel`` of implementation 1, 2, 3 -> (places, k, C, filters), zeros elsewhere."""
     kernel, config = np.asarray(layer.weights["kernel"]), layer.config
     last, filters = config["data_format"] == "channels_last", config["filters"]
     count, inner = math.prod(a.count for a in axes), math.prod(a.size for a in axes)

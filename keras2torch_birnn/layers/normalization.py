@@ -197,7 +197,7 @@ class LayerNorm(nn.Module):
         self.weight, self.bias = weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """y = (x - mean) / sqrt(var + eps) * weight + bias, statistics over the axes."""
+        """Compute y = (x - mean) / sqrt(var + eps) * weight + bias, statistics over the axes."""
         tail = tuple(range(-len(self.axes), 0))
         moved = x.movedim(self.axes, tail)
         if not self.centers:  # Keras 3's rms_scaling divides by the deviation and leaves the mean
@@ -249,7 +249,7 @@ class GroupNorm(nn.Module):
         self.weight, self.bias = weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """y = (x - mean) / sqrt(var + eps) * weight + bias, statistics of a sample's group."""
+        """Compute y = (x - mean) / sqrt(var + eps) * weight + bias, statistics of each group."""
         moved = x.movedim(self.axis, 1)
         groups = moved.shape[1] if self.groups == -1 else self.groups
         y = functional.group_norm(moved, groups, self.weight, self.bias, self.eps)

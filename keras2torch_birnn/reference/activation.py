@@ -23,7 +23,7 @@ LARGE_NEGATIVE = -1e9
 
 
 def activation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Activation.call``."""
+    """Compute ``Activation.call``."""
     return activate(layer.config["activation"], context.number(x)), mask
 
 
@@ -38,25 +38,25 @@ def activation_layer(name: str) -> Equation:
 
 
 def relu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``ReLU.call``."""
+    """Compute ``ReLU.call``."""
     options = {key: layer.config[key] for key in ("negative_slope", "max_value", "threshold")}
     y = activations.relu(context.number(x), **options)
     return y, mask if relu_passes_mask(context.generation) else None
 
 
 def thresholded_relu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``ThresholdedReLU.call`` (2.15): x where x > theta, else 0."""
+    """Compute ``ThresholdedReLU.call`` (2.15): x where x > theta, else 0."""
     return np.where(x > layer.config["theta"], context.number(x), 0), mask
 
 
 def prelu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``PReLU.call``: relu(x) - alpha relu(-x); alpha has size 1 on shared axes."""
+    """Compute ``PReLU.call``: relu(x) - alpha relu(-x); alpha has size 1 on shared axes."""
     x = context.number(x)
     return np.maximum(x, 0) - context.weight(layer, "alpha") * np.maximum(-x, 0), mask
 
 
 def softmax(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Softmax.call``: over one axis or several together.
+    """Compute ``Softmax.call``: over one axis or several together.
 
     The mask is broadcast against x from the last axis on, as it comes: a mask of steps rarely fits.
     tf.keras adds -1e9 to masked values, as does Keras 3 before 3.13; since then it replaces them

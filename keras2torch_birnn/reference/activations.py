@@ -31,7 +31,7 @@ def linear(x: Array) -> Array:
 def relu(
     x: Array, negative_slope: float = 0.0, max_value: float | None = None, threshold: float = 0.0
 ) -> Array:
-    """x above the threshold, at most max_value; negative_slope (x - threshold) below it.
+    """Return x above the threshold, at most max_value; negative_slope (x - threshold) below it.
 
     ``keras.backend.relu`` (2.15), ``keras.activations.relu`` (3.15): max_value also clips at 0.
     """
@@ -42,149 +42,149 @@ def relu(
 
 
 def relu6(x: Array) -> Array:
-    """min(max(x, 0), 6)."""
+    """Compute min(max(x, 0), 6)."""
     return np.clip(x, 0, 6)
 
 
 def leaky_relu(x: Array, negative_slope: float = 0.2) -> Array:
-    """x where x > 0, else negative_slope x. The default is the function's, not the layer's."""
+    """Return x where x > 0, else negative_slope x; the default is that of the function."""
     return np.where(x > 0, x, negative_slope * x)
 
 
 def elu(x: Array, alpha: float = 1.0) -> Array:
-    """x where x > 0, else alpha (exp(x) - 1)."""
+    """Return x where x > 0, else alpha (exp(x) - 1)."""
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
 def selu(x: Array) -> Array:
-    """scale elu(x, alpha)."""
+    """Compute scale elu(x, alpha)."""
     return SELU_SCALE * elu(x, SELU_ALPHA)
 
 
 def celu(x: Array, alpha: float = 1.0) -> Array:
-    """max(x, 0) + alpha (exp(min(x, 0) / alpha) - 1)."""
+    """Compute max(x, 0) + alpha (exp(min(x, 0) / alpha) - 1)."""
     return np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha)
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x))."""
+    """Compute 1 / (1 + exp(-x))."""
     small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
 def hard_sigmoid_02(x: Array) -> Array:
-    """clip(0.2 x + 0.5, 0, 1): ``keras.backend.hard_sigmoid``, Keras 1 to 2.15."""
+    """Compute clip(0.2 x + 0.5, 0, 1): ``keras.backend.hard_sigmoid``, Keras 1 to 2.15."""
     return np.clip(0.2 * x + 0.5, 0, 1)
 
 
 def hard_sigmoid_16(x: Array) -> Array:
-    """clip(x / 6 + 0.5, 0, 1): ``keras.ops.hard_sigmoid``, Keras 3."""
+    """Compute clip(x / 6 + 0.5, 0, 1): ``keras.ops.hard_sigmoid``, Keras 3."""
     return np.clip(x / 6 + 0.5, 0, 1)
 
 
 def hard_silu(x: Array) -> Array:
-    """x clip(x / 6 + 0.5, 0, 1): Keras 3."""
+    """Compute x clip(x / 6 + 0.5, 0, 1): Keras 3."""
     return x * hard_sigmoid_16(x)
 
 
 def silu(x: Array) -> Array:
-    """x sigmoid(x); also called swish."""
+    """Compute x sigmoid(x); also called swish."""
     return x * sigmoid(x)
 
 
 def tanh(x: Array) -> Array:
-    """tanh(x)."""
+    """Compute tanh(x)."""
     return np.tanh(x)
 
 
 def hard_tanh(x: Array) -> Array:
-    """clip(x, -1, 1)."""
+    """Compute clip(x, -1, 1)."""
     return np.clip(x, -1, 1)
 
 
 def tanh_shrink(x: Array) -> Array:
-    """x - tanh(x)."""
+    """Compute x - tanh(x)."""
     y: Array = x - np.tanh(x)
     return y
 
 
 def softplus(x: Array) -> Array:
-    """log(exp(x) + 1)."""
+    """Compute log(exp(x) + 1)."""
     return np.logaddexp(x, 0)
 
 
 def softsign(x: Array) -> Array:
-    """x / (1 + |x|)."""
+    """Compute x / (1 + |x|)."""
     y: Array = x / (1 + np.abs(x))
     return y
 
 
 def log_sigmoid(x: Array) -> Array:
-    """log(sigmoid(x))."""
+    """Compute log(sigmoid(x))."""
     return -np.logaddexp(-x, 0)
 
 
 def mish(x: Array) -> Array:
-    """x tanh(softplus(x))."""
+    """Compute x tanh(softplus(x))."""
     y: Array = x * np.tanh(softplus(x))
     return y
 
 
 def exponential(x: Array) -> Array:
-    """exp(x)."""
+    """Compute exp(x)."""
     return np.exp(x)
 
 
 def gelu(x: Array, approximate: bool = False) -> Array:
-    """x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation."""
+    """Compute x / 2 (1 + erf(x / sqrt 2)), or its tanh approximation."""
     approximation = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     y: Array = x / 2 * (1 + (approximation if approximate else erf(x / math.sqrt(2))))
     return y
 
 
 def log_softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
-    """x - log(sum(exp(x))) along the axis, or along several together."""
+    """Compute x - log(sum(exp(x))) along the axis, or along several together."""
     x = x - x.max(axis=axis, keepdims=True)
     y: Array = x - np.log(np.exp(x).sum(axis=axis, keepdims=True))
     return y
 
 
 def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
-    """exp(x) / sum(exp(x)) along the axis, or along several together."""
+    """Compute exp(x) / sum(exp(x)) along the axis, or along several together."""
     e = np.exp(x - x.max(axis=axis, keepdims=True))
     y: Array = e / e.sum(axis=axis, keepdims=True)
     return y
 
 
 def hard_shrink(x: Array, threshold: float = 0.5) -> Array:
-    """x if abs(x) > threshold, else 0: Keras 3."""
+    """Return x if abs(x) > threshold, else 0: Keras 3."""
     return np.where(np.abs(x) > threshold, x, 0)
 
 
 def soft_shrink(x: Array, threshold: float = 0.5) -> Array:
-    """sign(x) max(abs(x) - threshold, 0): Keras 3."""
+    """Compute sign(x) max(abs(x) - threshold, 0): Keras 3."""
     y: Array = np.sign(x) * np.maximum(np.abs(x) - threshold, 0)
     return y
 
 
 def squareplus(x: Array, b: float = 4.0) -> Array:
-    """(x + sqrt(x^2 + b)) / 2: Keras 3."""
+    """Compute (x + sqrt(x^2 + b)) / 2: Keras 3."""
     y: Array = (x + np.sqrt(np.square(x) + b)) / 2
     return y
 
 
 def sparse_plus(x: Array) -> Array:
-    """0 for x <= -1, (x + 1)^2 / 4 for x < 1, else x: Keras 3."""
+    """Compute 0 for x <= -1, (x + 1)^2 / 4 for x < 1, else x: Keras 3."""
     return np.select([x <= -1, x < 1], [np.zeros_like(x), np.square(x + 1) / 4], x)
 
 
 def sparse_sigmoid(x: Array) -> Array:
-    """0 for x <= -1, 1 for x >= 1, (x + 1) / 2 between: Keras 3."""
+    """Compute 0 for x <= -1, 1 for x >= 1, (x + 1) / 2 between: Keras 3."""
     return np.select([x <= -1, x >= 1], [np.zeros_like(x), np.ones_like(x)], (x + 1) / 2)
 
 
 def _sparsemax_vector(z: Array) -> Array:
-    """max(z - tau, 0), tau = (sum of the cumulative sums of the kept - 1) / their number.
+    """Compute max(z - tau, 0), tau = (sum of the cumulative sums of the kept - 1) / their number.
 
     The paper (Martins and Astudillo 2016) takes the last of those cumulative sums; Keras 3.15 sums
     them (``backend/tensorflow/nn.py`` ``sparsemax``), and this follows Keras.
@@ -198,13 +198,13 @@ def _sparsemax_vector(z: Array) -> Array:
 
 
 def sparsemax(x: Array, axis: int = -1) -> Array:
-    """Keras 3's sparsemax of every vector along the axis."""
+    """Compute Keras 3's sparsemax of every vector along the axis."""
     y: Array = np.apply_along_axis(_sparsemax_vector, axis, x)
     return y
 
 
 def glu(x: Array, axis: int = -1) -> Array:
-    """a sigmoid(b), with a and b the halves of the axis: Keras 3."""
+    """Compute a sigmoid(b), with a and b the halves of the axis: Keras 3."""
     a, b = np.split(x, 2, axis=axis)
     y: Array = a * sigmoid(b)
     return y

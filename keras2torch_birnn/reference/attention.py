@@ -32,7 +32,7 @@ def _softmax(scores: Array, allowed: Array | None) -> Array:
 
 
 def _earlier(queries: int, keys: int) -> Array:
-    """``_compute_causal_mask``: row number >= column number."""
+    """Compute ``_compute_causal_mask``: row number >= column number."""
     return np.arange(queries)[:, np.newaxis] >= np.arange(keys)[np.newaxis, :]
 
 
@@ -54,7 +54,7 @@ def _bool(mask: Structure) -> Array | None:
 
 
 def attention(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``Attention.call``: inputs are (query, value) or (query, value, key).
+    """Compute ``Attention.call``: inputs are (query, value) or (query, value, key).
 
     Axes between batch and steps stay apart; there no mask is known.
     """
@@ -94,7 +94,7 @@ def attention(layer: LayerSpec, inputs: Structure, mask: Structure, context: Con
 
 
 def _projected(layer: LayerSpec, name: str, x: Array, context: Context) -> Array:
-    """``EinsumDense``: (b, t, d) -> (b, t, n, w)."""
+    """Compute ``EinsumDense``: (b, t, d) -> (b, t, n, w)."""
     y: Array = np.einsum("btd,dnw->btnw", x, context.weight(layer, f"{name}/kernel"))
     return y + context.weight(layer, f"{name}/bias") if layer.config["use_bias"] else y
 
@@ -102,7 +102,7 @@ def _projected(layer: LayerSpec, name: str, x: Array, context: Context) -> Array
 def _mask_of_scores(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Array | None:
-    """``_compute_attention_mask``: (b, n, q, k) or what broadcasts to it."""
+    """Compute ``_compute_attention_mask``: (b, n, q, k) or what broadcasts to it."""
     queries, keys = inputs[0].shape[1], inputs[1].shape[1]
     found: list[Array | None] = []
     if mask is not None and heads_use_masks(context.generation):
@@ -121,7 +121,9 @@ def _mask_of_scores(
 
 
 def _over_axes(layer: LayerSpec, inputs: Structure, context: Context) -> Result:
-    """``_build_attention_equation`` letter by letter: tensors (b, ..., d) of more than 3 axes.
+    """Compute ``_build_attention_equation`` letter by letter.
+
+    Tensors (b, ..., d) of more than 3 axes.
 
     Letters of the query are small, of the value big on the axes that are attended over.
     """
@@ -156,7 +158,9 @@ def _over_axes(layer: LayerSpec, inputs: Structure, context: Context) -> Result:
 
 
 def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``MultiHeadAttention.call``, ``GroupedQueryAttention.call``: (query, value, key, mask).
+    """Compute ``MultiHeadAttention.call``, ``GroupedQueryAttention.call``.
+
+    Inputs are (query, value, key, mask).
 
     Keys and values of a group serve ``heads / groups`` heads that follow each other.
     """

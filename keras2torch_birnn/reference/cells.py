@@ -21,7 +21,7 @@ Step: TypeAlias = Callable[[Array, State], tuple[Array, State]]
 
 
 def lstm(layer: LayerSpec, context: Context) -> Step:
-    """``LSTMCell.call`` (Keras 2.2.4, 2.15, 3.15). Gates in the columns: i, f, c, o."""
+    """Compute ``LSTMCell.call`` (Keras 2.2.4, 2.15, 3.15). Gates in the columns: i, f, c, o."""
     config = layer.config
     w = context.weight(layer, "kernel")  # (F, 4H)
     u = context.weight(layer, "recurrent_kernel")  # (H, 4H)
@@ -41,7 +41,7 @@ def lstm(layer: LayerSpec, context: Context) -> Step:
 
 
 def gru(layer: LayerSpec, context: Context) -> Step:
-    """``GRUCell.call`` (Keras 2.2.4, 2.15, 3.15). Gates in the columns: z, r, h."""
+    """Compute ``GRUCell.call`` (Keras 2.2.4, 2.15, 3.15). Gates in the columns: z, r, h."""
     config = layer.config
     w_z, w_r, w_h = np.split(context.weight(layer, "kernel"), 3, axis=-1)  # (F, H) each
     u_z, u_r, u_h = np.split(context.weight(layer, "recurrent_kernel"), 3, axis=-1)  # (H, H)
@@ -64,7 +64,7 @@ def gru(layer: LayerSpec, context: Context) -> Step:
 
 
 def simple_rnn(layer: LayerSpec, context: Context) -> Step:
-    """``SimpleRNNCell.call`` (Keras 2.2.4, 2.15, 3.15)."""
+    """Compute ``SimpleRNNCell.call`` (Keras 2.2.4, 2.15, 3.15)."""
     config = layer.config
     w = context.weight(layer, "kernel")  # (F, H)
     u = context.weight(layer, "recurrent_kernel")  # (H, H)

@@ -28,7 +28,9 @@ def conv_lstm(
 
 
 def step_of(layer: LayerSpec, context: Context) -> Step:
-    """``ConvLSTM2DCell.call`` (Keras 2.2.4, 2.15), ``ConvLSTMCell.call`` (3.15): an LSTM of images.
+    """Compute ``ConvLSTM2DCell.call`` (Keras 2.2.4, 2.15), ``ConvLSTMCell.call`` (3.15).
+
+    An LSTM of images.
 
     The input is convolved with the layer's window, the state with a plain "same" one.
     """

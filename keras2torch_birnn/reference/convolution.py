@@ -51,7 +51,7 @@ def _finish(layer: LayerSpec, y: Array, context: Context) -> Result:
 
 
 def convolution(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Conv1D.call``, ``Conv2D.call``: sum over k of x[t stride + k dilation] W[k].
+    """Compute ``Conv1D.call``, ``Conv2D.call``: sum over k of x[t stride + k dilation] W[k].
 
     W is (*K, C / G, filters): group g of the filters sees group g of the channels.
     """
@@ -75,20 +75,25 @@ def _each_channel(layer: LayerSpec, x: Array, context: Context) -> Array:
 
 
 def depthwise(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``DepthwiseConv1D.call``, ``DepthwiseConv2D.call``."""
+    """Compute ``DepthwiseConv1D.call``, ``DepthwiseConv2D.call``."""
     x = channels_last(layer, context.number(x))
     return _finish(layer, _each_channel(layer, x, context), context)
 
 
 def separable(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``SeparableConv1D.call``, ``SeparableConv2D.call``: depthwise, then a matrix per point."""
+    """Compute ``SeparableConv1D.call``, ``SeparableConv2D.call``.
+
+    Depthwise, then a matrix per point.
+    """
     x = channels_last(layer, context.number(x))
     matrix = context.weight(layer, "pointwise_kernel").reshape(-1, layer.config["filters"])
     return _finish(layer, _each_channel(layer, x, context) @ matrix, context)
 
 
 def transposed(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Conv1DTranspose.call``, ``Conv2DTranspose.call``: TensorFlow's gradient of a convolution.
+    """Compute ``Conv1DTranspose.call``, ``Conv2DTranspose.call``.
+
+    TensorFlow's gradient of a convolution.
 
     y[first + s stride + k dilation] += x[s] W[k]^T, where a convolution of y would have begun its
     window number s at ``first + s stride``. W is (*K, filters, C). What falls outside y is lost.
@@ -119,7 +124,7 @@ def transposed(layer: LayerSpec, x: Array, mask: Structure, context: Context) ->
 
 
 def _transposed_length(layer: LayerSpec, steps: int, axis: int) -> int:
-    """``deconv_output_length`` (Keras 2.15, ``utils/conv_utils.py``).
+    """Compute ``deconv_output_length`` (Keras 2.15, ``utils/conv_utils.py``).
 
     ``Deconvolution2D`` of Keras 1 hands the size to TensorFlow instead.
     """

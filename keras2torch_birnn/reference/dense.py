@@ -16,7 +16,7 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
 def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Dense.call``: activation(x W + b) over the last axis.
+    """Compute ``Dense.call``: activation(x W + b) over the last axis.
 
     ``Dense._int8_call`` (3.15): x is scaled to integers from -127 to 127, the largest of each row
     to 127, W holds integers already; the product is divided by both scales.
@@ -36,7 +36,7 @@ def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Resu
 
 
 def einsum_dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``EinsumDense.call``: activation(einsum(equation, x, W) + b). The mask ends here."""
+    """Compute ``EinsumDense.call``: activation(einsum(equation, x, W) + b). The mask ends here."""
     y = np.einsum(layer.config["equation"], context.number(x), context.weight(layer, "kernel"))
     if layer.config["bias_axes"] is not None:
         y = y + context.weight(layer, "bias")
@@ -44,7 +44,10 @@ def einsum_dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) 
 
 
 def highway(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Highway.call`` (Keras 1.2.2): a gate between the activation and the input itself."""
+    """Compute ``Highway.call`` (Keras 1.2.2).
+
+    A gate between the activation and the input itself.
+    """
     x = context.number(x)
     through, carry = x @ context.weight(layer, "W"), x @ context.weight(layer, "W_carry")
     if layer.config["use_bias"]:
@@ -55,7 +58,10 @@ def highway(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Re
 
 
 def maxout(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``MaxoutDense.call`` (Keras 1.2.2): the largest of several products; W (K, F, units)."""
+    """Compute ``MaxoutDense.call`` (Keras 1.2.2).
+
+    The largest of several products; W (K, F, units).
+    """
     products = np.einsum("bf,kfu->bku", context.number(x), context.weight(layer, "W"))
     if layer.config["use_bias"]:
         products = products + context.weight(layer, "b")

@@ -14,7 +14,7 @@ def identity(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> R
 
 
 def identity_layer(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Identity.call``: tf.keras (2.15) has no ``supports_masking`` there, Keras 3 has."""
+    """Compute ``Identity.call``: tf.keras (2.15) has no ``supports_masking`` there, Keras 3 has."""
     return x, mask if context.generation.name == "keras3" else None
 
 

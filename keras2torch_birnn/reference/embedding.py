@@ -11,7 +11,9 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
 def embedding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Embedding.call``: row number id, an id that is not whole is cut; (B, T) -> (B, T, F).
+    """Compute ``Embedding.call``.
+
+    Row number id, an id that is not whole is cut; (B, T) -> (B, T, F).
 
     ``Embedding.compute_mask``: the mask is id != 0, before the cut; the incoming one is dropped.
     """

@@ -85,7 +85,7 @@ def sip_hash(text: bytes, key: tuple[int, int]) -> int:
 
 
 def hashing(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Hashing._hash_values_to_bins``: the text of a number, hashed, modulo the bins."""
+    """Compute ``Hashing._hash_values_to_bins``: the text of a number, hashed, modulo the bins."""
     config = layer.config
     alone = config["mask_value"] is not None and config["num_bins"] > 1
     bins = config["num_bins"] - 1 if alone else config["num_bins"]

@@ -39,7 +39,10 @@ def _windows(layer: LayerSpec, sizes: tuple[int, ...]) -> Iterator[tuple[Corner,
 
 
 def locally_connected(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``LocallyConnected1D.call``, ``LocallyConnected2D.call``: a matrix for every place."""
+    """Compute ``LocallyConnected1D.call``, ``LocallyConnected2D.call``.
+
+    A matrix for every place.
+    """
     config, x = layer.config, context.number(x)
     kernel, filters = context.weight(layer, "kernel"), config["filters"]
     last = config["data_format"] == "channels_last"

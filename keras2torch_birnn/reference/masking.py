@@ -11,7 +11,7 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
 def masking(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Masking.call``: a step all equal to mask_value is masked and zeroed.
+    """Compute ``Masking.call``: a step all equal to mask_value is masked and zeroed.
 
     The incoming mask is dropped. Keras compares in float32, where 0.1 equals 0.1.
     """

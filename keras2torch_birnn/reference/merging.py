@@ -25,7 +25,7 @@ def _masks(tensors: tuple[Array, ...], mask: Structure) -> list[Array | None]:
 
 
 def _same_rank(tensors: tuple[Array, ...], context: Context) -> list[Array]:
-    """``_Merge.call``: axes of size 1 go in at place 1 until the ranks agree."""
+    """Compute ``_Merge.call``: axes of size 1 go in at place 1 until the ranks agree."""
     highest = max(np.ndim(x) for x in tensors)
     out = []
     for x in tensors:
@@ -37,7 +37,7 @@ def _same_rank(tensors: tuple[Array, ...], context: Context) -> list[Array]:
 
 
 def _merge_mask(masks: list[Array | None], context: Context) -> Array | None:
-    """``_Merge.compute_mask`` of this generation."""
+    """Compute ``_Merge.compute_mask`` of this generation."""
     rule = mask_of_lists(context.generation)
     present = [m for m in masks if m is not None]
     if rule == "none" or not present or (rule == "any" and len(present) < len(masks)):
@@ -71,7 +71,7 @@ def _value_masks(tensors: tuple[Array, ...], masks: list[Array | None]) -> list[
 
 
 def multiply(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``Multiply._merge_function``; since Keras 3.4 a masked value counts as 1.
+    """Compute ``Multiply._merge_function``; since Keras 3.4 a masked value counts as 1.
 
     Where all inputs have masks and none counts, the product is 0.
     """
@@ -92,7 +92,7 @@ def multiply(layer: LayerSpec, inputs: Structure, mask: Structure, context: Cont
 
 
 def extreme(function: Binary) -> Equation:
-    """Maximum, Minimum. ``_apply_merge_op_and_or_mask`` since Keras 3.4.
+    """Compute Maximum, Minimum. ``_apply_merge_op_and_or_mask`` since Keras 3.4.
 
     Each tensor meets what came of those before; a masked side takes the other side's value.
     """
@@ -116,7 +116,7 @@ def extreme(function: Binary) -> Equation:
 
 
 def concatenate(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``Concatenate.call`` and ``.compute_mask``.
+    """Compute ``Concatenate.call`` and ``.compute_mask``.
 
     Each mask is spread over its tensor's features, all true where there is none; they are
     concatenated as the tensors are, then reduced over the last axis.
@@ -149,7 +149,9 @@ def concatenate(layer: LayerSpec, inputs: Structure, mask: Structure, context: C
 
 
 def cosine(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``Merge.call`` (Keras 1.2.2), mode "cos" of vectors: <x, y> / max(sqrt(<x, x> <y, y>), 1e-7).
+    """Compute ``Merge.call`` (Keras 1.2.2), mode "cos" of vectors.
+
+    <x, y> / max(sqrt(<x, x> <y, y>), 1e-7).
 
     ``batch_dot`` makes (B, 1) of a number per sample, ``expand_dims`` (B, 1, 1). No mask.
     """
@@ -162,7 +164,9 @@ def cosine(layer: LayerSpec, inputs: Structure, mask: Structure, context: Contex
 
 
 def dot(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """``Dot._merge_function``: ``batch_dot`` sample by sample, of unit vectors with normalize.
+    """Compute ``Dot._merge_function``.
+
+    ``batch_dot`` sample by sample, of unit vectors with normalize.
 
     A single number that is left of a sample becomes a vector of one. No mask.
     """

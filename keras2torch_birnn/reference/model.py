@@ -43,7 +43,10 @@ def input_layer(
 def model(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
-    """``Functional._run_internal_graph`` (2.15): masks come in and go out with their tensors."""
+    """Compute ``Functional._run_internal_graph`` (2.15).
+
+    Masks come in and go out with their tensors.
+    """
     if layer.graph is None:
         raise TypeError(f"layer {layer.name} is a {layer.class_name} and has no graph")
     given = _in_order(layer.graph.inputs, inputs), _in_order(layer.graph.inputs, mask)

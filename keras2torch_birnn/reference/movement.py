@@ -21,7 +21,7 @@ def fill_sizes(shape: Sequence[int | None] | None, sizes: Sequence[Array]) -> li
 
 
 def broadcast_to(config: Config, x: Array, *sizes: Array) -> Array:
-    """``tf.broadcast_to``; -1 leaves a size."""
+    """Compute ``tf.broadcast_to``; -1 leaves a size."""
     wanted = fill_sizes(config["shape"], sizes)
     for i in range(1, len(wanted) + 1):
         if wanted[-i] == -1:
@@ -30,13 +30,13 @@ def broadcast_to(config: Config, x: Array, *sizes: Array) -> Array:
 
 
 def arange(config: Config, *sizes: Array) -> Array:
-    """``tf.range``."""
+    """Compute ``tf.range``."""
     left = [int(size) for size in sizes]
     return np.arange(*(left.pop(0) if bound == "@" else bound for bound in config["bounds"]))
 
 
 def get_item(config: Config, x: Array, *sizes: Array) -> Array:
-    """``x[key]``, as ``tf.strided_slice`` and NumPy have it."""
+    """Compute ``x[key]``, as ``tf.strided_slice`` and NumPy have it."""
     left = [int(size) for size in sizes]
     key: list[Any] = []
     for part in config["key"]:
@@ -50,7 +50,7 @@ def get_item(config: Config, x: Array, *sizes: Array) -> Array:
 
 
 def pad(config: Config, x: Array) -> Array:
-    """``tf.pad``, ``keras.ops.pad``."""
+    """Compute ``tf.pad``, ``keras.ops.pad``."""
     width = config["pad_width"] * x.ndim if len(config["pad_width"]) == 1 else config["pad_width"]
     if config["mode"] == "constant":
         return np.pad(x, width, constant_values=config["value"])
@@ -58,7 +58,7 @@ def pad(config: Config, x: Array) -> Array:
 
 
 def band_part(config: Config, x: Array) -> Array:
-    """``tf.linalg.band_part``: (lower < 0 or row - column <= lower), and so above."""
+    """Compute ``tf.linalg.band_part``: (lower < 0 or row - column <= lower), and so above."""
     rows, columns = np.indices(x.shape[-2:])
     kept = np.ones(x.shape[-2:], bool)
     if config["lower"] >= 0:
@@ -69,12 +69,12 @@ def band_part(config: Config, x: Array) -> Array:
 
 
 def diagonal(config: Config, x: Array) -> Array:
-    """``tf.linalg.diag_part``, ``keras.ops.diagonal``."""
+    """Compute ``tf.linalg.diag_part``, ``keras.ops.diagonal``."""
     return np.diagonal(x, config["offset"], config["axis1"], config["axis2"])
 
 
 def matrix_diag(config: Config, x: Array) -> Array:
-    """``tf.linalg.diag``: x on one diagonal of a matrix of zeros."""
+    """Compute ``tf.linalg.diag``: x on one diagonal of a matrix of zeros."""
     offset, count = config["offset"], x.shape[-1]
     y = np.zeros((*x.shape[:-1], count + abs(offset), count + abs(offset)), x.dtype)
     for i in range(count):
@@ -83,7 +83,7 @@ def matrix_diag(config: Config, x: Array) -> Array:
 
 
 def split(config: Config, x: Array) -> tuple[Array, ...]:
-    """``tf.split`` takes numbers or sizes of parts, ``numpy.split`` the places between them."""
+    """Compute ``tf.split`` (numbers or sizes of parts), ``numpy.split`` (places between them)."""
     how, axis = config["sections"], config["axis"]
     if config["by"] == "sizes":
         known = sum(size for size in how if size >= 0)
@@ -93,17 +93,17 @@ def split(config: Config, x: Array) -> tuple[Array, ...]:
 
 
 def unstack(config: Config, x: Array) -> tuple[Array, ...]:
-    """``tf.unstack``."""
+    """Compute ``tf.unstack``."""
     return tuple(np.moveaxis(x, config["axis"], 0))
 
 
 def expand_dims(config: Config, x: Array) -> Array:
-    """``numpy.expand_dims``."""
+    """Compute ``numpy.expand_dims``."""
     return np.expand_dims(x, config["axis"])
 
 
 def take(config: Config, x: Array, indices: Array) -> Array:
-    """``tf.gather``, ``numpy.take``; for each sample apart where batch_dims says so."""
+    """Compute ``tf.gather``, ``numpy.take``; for each sample apart where batch_dims says so."""
     batch, axis = config["batch_dims"], config["axis"]
     if not batch:
         return np.take(x, indices, axis=axis)
@@ -113,7 +113,7 @@ def take(config: Config, x: Array, indices: Array) -> Array:
 
 
 def gather_nd(config: Config, x: Array, indices: Array) -> Array:
-    """``tf.gather_nd``: x at a place for each row of indices, for each sample apart."""
+    """Compute ``tf.gather_nd``: x at a place for each row of indices, for each sample apart."""
     batch = config["batch_dims"]
     places = np.ndindex(indices.shape[:-1])
     found = []
@@ -125,7 +125,7 @@ def gather_nd(config: Config, x: Array, indices: Array) -> Array:
 
 
 def reverse_sequence(config: Config, x: Array, lengths: Array) -> Array:
-    """``tf.reverse_sequence``."""
+    """Compute ``tf.reverse_sequence``."""
     y = np.moveaxis(x, (config["batch_axis"], config["seq_axis"]), (0, 1)).copy()
     for row, length in enumerate(lengths):
         y[row, :length] = y[row, :length][::-1]
@@ -133,11 +133,11 @@ def reverse_sequence(config: Config, x: Array, lengths: Array) -> Array:
 
 
 def one_hot(config: Config, x: Array) -> Array:
-    """``tf.one_hot``."""
+    """Compute ``tf.one_hot``."""
     return np.stack([x == place for place in range(config["depth"])], axis=config["axis"])
 
 
 def sequence_mask(config: Config, lengths: Array, *sizes: Array) -> Array:
-    """``tf.sequence_mask``."""
+    """Compute ``tf.sequence_mask``."""
     longest = int(sizes[0]) if config["maxlen"] is None else config["maxlen"]
     return np.arange(longest) < lengths[..., np.newaxis]

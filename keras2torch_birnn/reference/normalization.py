@@ -32,7 +32,10 @@ def _along(axes: tuple[int, ...], x: Array) -> tuple[int, ...]:
 
 
 def batch_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``BatchNormalization.call`` at inference: gamma (x - mean) / sqrt(variance + eps) + beta."""
+    """Compute ``BatchNormalization.call`` at inference.
+
+    gamma (x - mean) / sqrt(variance + eps) + beta.
+    """
     x = context.number(x)
     shape = _along(_axes(layer, x), x)
     mean = context.weight(layer, "moving_mean").reshape(shape)
@@ -42,7 +45,10 @@ def batch_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Co
 
 
 def layer_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``LayerNormalization.call``: the same with each sample's own mean and (biased) variance."""
+    """Compute ``LayerNormalization.call``.
+
+    The same with each sample's own mean and (biased) variance.
+    """
     x = context.number(x)
     axes = _axes(layer, x)
     mean, variance = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True)
@@ -56,7 +62,7 @@ def layer_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Co
 
 
 def group_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``GroupNormalization.call``: each sample's groups of channels, over all other axes.
+    """Compute ``GroupNormalization.call``: each sample's groups of channels, over all other axes.
 
     tf.keras (2.15) weighs by a mask that has been broadcast to the input's shape; a mask of steps
     does not fit unless time and channels are equal, and then it is taken for one of channels.
@@ -81,14 +87,20 @@ def group_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Co
 
 
 def unit_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``UnitNormalization.call``: x over its length along the axes, or over a smallest length."""
+    """Compute ``UnitNormalization.call``.
+
+    x over its length along the axes, or over a smallest length.
+    """
     x = context.number(x)
     length = np.sqrt(np.sum(x * x, axis=layer.config["axis"], keepdims=True))
     return x / np.maximum(length, smallest_norm(context.generation)), mask
 
 
 def rms_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``RMSNormalization.call`` (Keras 3.15): x / sqrt(mean(x^2) + eps) scale. No mask support."""
+    """Compute ``RMSNormalization.call`` (Keras 3.15).
+
+    x / sqrt(mean(x^2) + eps) scale. No mask support.
+    """
     x = context.number(x)
     square = np.mean(x * x, axis=layer.config["axis"], keepdims=True)
     scale = context.weight(layer, "scale")

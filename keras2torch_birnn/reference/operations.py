@@ -77,17 +77,17 @@ def reduction(function: Function) -> Equation:
 
 
 def _floor_divide(a: Array, b: Array) -> Array:
-    """``tf.math.floordiv``: the quotient rounded down. NumPy's own counts whole b in a."""
+    """Compute ``tf.math.floordiv``: the quotient rounded down. NumPy's own counts whole b in a."""
     return np.floor(a / b) if a.dtype.kind == "f" else np.floor_divide(a, b)
 
 
 def _divide_no_nan(a: Array, b: Array) -> Array:
-    """``tf.math.divide_no_nan``."""
+    """Compute ``tf.math.divide_no_nan``."""
     return np.where(b == 0, 0, a / np.where(b == 0, 1, b))
 
 
 def _unless(function: Function, *, second: bool) -> Function:
-    """``tf.math.multiply_no_nan``, ``xlogy`` and their kin: 0 where one of the two is 0."""
+    """Compute ``tf.math.multiply_no_nan``, ``xlogy`` and their kin: 0 where one of the two is 0."""
 
     def computed(a: Array, b: Array) -> Array:
         return np.where((b if second else a) == 0, 0, function(a, b))
@@ -101,14 +101,14 @@ def _each(function: Callable[[float], float]) -> Function:
 
 
 def _erfinv(x: float) -> float:
-    """``tf.math.erfinv``, by the normal distribution."""
+    """Compute ``tf.math.erfinv``, by the normal distribution."""
     if abs(x) >= 1:
         return math.copysign(math.inf, x) if abs(x) == 1 else math.nan
     return NormalDist().inv_cdf((x + 1) / 2) / math.sqrt(2)
 
 
 def _clip(x: Array, low: Array, high: Array) -> Array:
-    """``tf.clip_by_value``: the lower bound wins."""
+    """Compute ``tf.clip_by_value``: the lower bound wins."""
     y: Array = np.maximum(low, np.minimum(high, x))
     return y
 
@@ -121,7 +121,7 @@ def _arg(function: Function) -> Equation:
 
 
 def _cumulative(function: Function, start: int) -> Equation:
-    """``tf.cumsum``, ``tf.math.cumprod``."""
+    """Compute ``tf.cumsum``, ``tf.math.cumprod``."""
 
     def equation(config: Config, x: Array) -> Array:
         y = np.moveaxis(x, config["axis"], 0)
@@ -139,7 +139,7 @@ def _cumulative(function: Function, start: int) -> Equation:
 
 
 def _matmul(config: Config, a: Array, b: Array) -> Array:
-    """``tf.linalg.matmul``."""
+    """Compute ``tf.linalg.matmul``."""
     left = np.swapaxes(a, -1, -2) if config["transpose_a"] else a
     right = np.swapaxes(b, -1, -2) if config["transpose_b"] else b
     y: Array = left @ right
@@ -150,7 +150,7 @@ def _matmul(config: Config, a: Array, b: Array) -> Array:
 
 
 def _layer_norm(config: Config, x: Array, gamma: Array, beta: Array) -> Array:
-    """``_layer_normalization`` (Keras 3.15 ``ops/nn.py``)."""
+    """Compute ``_layer_normalization`` (Keras 3.15 ``ops/nn.py``)."""
     axis = config["axis"]
     mean, variance = x.mean(axis=axis, keepdims=True), x.var(axis=axis, keepdims=True)
     y: Array = (x - mean) / np.sqrt(variance + config["epsilon"]) * gamma + beta
@@ -158,7 +158,7 @@ def _layer_norm(config: Config, x: Array, gamma: Array, beta: Array) -> Array:
 
 
 def _rms_norm(config: Config, x: Array, scale: Array) -> Array:
-    """``_rms_normalization`` (Keras 3.15 ``ops/nn.py``)."""
+    """Compute ``_rms_normalization`` (Keras 3.15 ``ops/nn.py``)."""
     squares = np.square(x).mean(axis=config["axis"], keepdims=True)
     y: Array = x / np.sqrt(squares + config["epsilon"]) * scale
     return y
@@ -167,13 +167,13 @@ def _rms_norm(config: Config, x: Array, scale: Array) -> Array:
 def _batch_norm(
     config: Config, x: Array, mean: Array, variance: Array, offset: Array, scale: Array
 ) -> Array:
-    """``tf.nn.batch_normalization``."""
+    """Compute ``tf.nn.batch_normalization``."""
     y: Array = (x - mean) * scale / np.sqrt(variance + config["epsilon"]) + offset
     return y
 
 
 def _attention(config: Config, query: Array, key: Array, value: Array, *mask: Array) -> Array:
-    """``keras.ops.dot_product_attention`` of Keras 3.15 on TensorFlow, head by head.
+    """Compute ``keras.ops.dot_product_attention`` of Keras 3.15 on TensorFlow, head by head.
 
     Where a query has nothing to look at, every step is as good as any other.
     """
@@ -194,7 +194,7 @@ def _attention(config: Config, query: Array, key: Array, value: Array, *mask: Ar
 
 
 def _pool(reduce: Function) -> Equation:
-    """``tf.nn.max_pool``, ``tf.nn.avg_pool``: of what of a window is there."""
+    """Compute ``tf.nn.max_pool``, ``tf.nn.avg_pool``: of what of a window is there."""
 
     def equation(config: Config, x: Array) -> Array:
         rank = x.ndim - 2

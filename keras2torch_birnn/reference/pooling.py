@@ -15,7 +15,7 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
 def pooling(reduce: Callable[..., Array]) -> Equation:
-    """``MaxPooling`` or ``AveragePooling``: of the real steps of each window only."""
+    """Compute ``MaxPooling`` or ``AveragePooling``: of the real steps of each window only."""
 
     def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
         x = channels_last(layer, context.number(x))
@@ -41,13 +41,13 @@ def pooling(reduce: Callable[..., Array]) -> Equation:
 
 
 def global_max_pooling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``GlobalMaxPooling.call``: the mask is not looked at."""
+    """Compute ``GlobalMaxPooling.call``: the mask is not looked at."""
     x = channels_last(layer, context.number(x))
     return _whole(layer, x.max(axis=tuple(range(1, x.ndim - 1)), keepdims=True)), None
 
 
 def global_average_pooling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``GlobalAveragePooling.call``: the mean of the steps that count, 0/0 if none does.
+    """Compute ``GlobalAveragePooling.call``: the mean of the steps that count, 0/0 if none does.
 
     Of two axes: of all, the mask is not looked at.
     """

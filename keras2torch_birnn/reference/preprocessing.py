@@ -26,7 +26,7 @@ def _passed(mask: Structure, context: Context) -> Structure:
 
 
 def normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Normalization.call``: by the statistics of ``adapt``, or by those of the config.
+    """Compute ``Normalization.call``: by the statistics of ``adapt``, or by those of the config.
 
     Those of the config are broadcast to the kept axes' sizes, from the last one on.
     """
@@ -48,13 +48,16 @@ def normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context)
 
 
 def rescaling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Rescaling.call``: x scale + offset."""
+    """Compute ``Rescaling.call``: x scale + offset."""
     scale, offset = (context.number(_single(layer.config[n])) for n in ("scale", "offset"))
     return context.number(x) * scale + offset, _passed(mask, context)
 
 
 def encoded(ids: Array, mode: str, depth: int, context: Context) -> Array:
-    """``encode_categorical_inputs``: rows of the unit matrix, their maximum or their sum."""
+    """Compute ``encode_categorical_inputs``.
+
+    Rows of the unit matrix, their maximum or their sum.
+    """
     if mode == "one_hot" and ids.ndim > 1 and ids.shape[-1] == 1:
         ids = ids[..., 0]
     rows = np.zeros((*ids.shape, depth))
@@ -68,7 +71,10 @@ def encoded(ids: Array, mode: str, depth: int, context: Context) -> Array:
 
 
 def category_encoding(layer: LayerSpec, x: Structure, mask: Structure, context: Context) -> Result:
-    """``CategoryEncoding.call``. An id that is no token gives zeros; ids may have weights."""
+    """Compute ``CategoryEncoding.call``.
+
+    An id that is no token gives zeros; ids may have weights.
+    """
     config = layer.config
     if isinstance(x, tuple):
         ids, weights = np.asarray(x[0]).astype(np.int64), context.number(x[1])
@@ -79,7 +85,10 @@ def category_encoding(layer: LayerSpec, x: Structure, mask: Structure, context: 
 
 
 def discretization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Discretization.call``: how many boundaries are not above x (``tf.raw_ops.Bucketize``)."""
+    """Compute ``Discretization.call``.
+
+    How many boundaries are not above x (``tf.raw_ops.Bucketize``).
+    """
     boundaries = _single(layer.config["bin_boundaries"])
     ids = np.sum(np.asarray(x).astype(np.float32)[..., np.newaxis] >= boundaries, axis=-1)
     mode = layer.config["output_mode"]
@@ -89,7 +98,7 @@ def discretization(layer: LayerSpec, x: Array, mask: Structure, context: Context
 
 
 def integer_lookup(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``IndexLookup._lookup_dense``, number by number.
+    """Compute ``IndexLookup._lookup_dense``, number by number.
 
     Indices are: the mask's (where no encoding follows), those of numbers that are not in the list,
     the list's, which may itself begin with the special tokens.

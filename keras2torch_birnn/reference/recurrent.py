@@ -168,7 +168,7 @@ MERGES: Mapping[str | None, Callable[[Array, Array], Structure]] = {
 def bidirectional(
     layer: LayerSpec, inputs: Array, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
-    """``Bidirectional.call`` and ``.compute_mask`` (Keras 2.2.4, 2.15, 3.15).
+    """Compute ``Bidirectional.call`` and ``.compute_mask`` (Keras 2.2.4, 2.15, 3.15).
 
     The backward half's sequence is turned round, the forward half's never: a wrapped layer with
     ``go_backwards`` gives the whole output in reversed time. States follow: forward, backward.

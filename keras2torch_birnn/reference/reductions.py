@@ -13,7 +13,7 @@ Config = Mapping[str, Any]
 
 
 def logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
-    """``tf.reduce_logsumexp``."""
+    """Compute ``tf.reduce_logsumexp``."""
     top = x.max(axis=axis, keepdims=True)
     total: Array = np.log(np.exp(x - top).sum(axis=axis, keepdims=True)) + top
     if keepdims:
@@ -22,14 +22,14 @@ def logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
 
 
 def vector_norm(x: Array, axis: Any, keepdims: bool) -> Array:
-    """``tf.norm``, euclidean."""
+    """Compute ``tf.norm``, euclidean."""
     squares: Any = np.square(x)
     y: Array = np.sqrt(squares.sum(axis=axis, keepdims=keepdims))
     return y
 
 
 def norm(config: Config, x: Array) -> Array:
-    """``tf.norm``, ``keras.ops.norm`` of vectors."""
+    """Compute ``tf.norm``, ``keras.ops.norm`` of vectors."""
     axis, keepdims = config["axis"], config["keepdims"]
     if config["order"] == 2:
         return vector_norm(x, axis, keepdims)
@@ -38,49 +38,52 @@ def norm(config: Config, x: Array) -> Array:
 
 
 def clip_by_norm(config: Config, x: Array) -> Array:
-    """``tf.clip_by_norm``: what is longer is made so long."""
+    """Compute ``tf.clip_by_norm``: what is longer is made so long."""
     length, most = vector_norm(x, config["axis"], keepdims=True), config["largest"]
     return np.where(length > most, x * most / np.where(length > most, length, 1), x)
 
 
 def moments(config: Config, x: Array) -> tuple[Array, Array]:
-    """``keras.ops.moments``."""
+    """Compute ``keras.ops.moments``."""
     options = {"axis": config["axis"], "keepdims": config["keepdims"]}
     return np.asarray(x.mean(**options)), np.asarray(x.var(**options))
 
 
 def normalize(config: Config, x: Array) -> Array:
-    """``tf.math.l2_normalize``: epsilon bounds the square; ``keras.ops.normalize``: the length."""
+    """Compute ``tf.math.l2_normalize``.
+
+    Epsilon bounds the square; ``keras.ops.normalize``: the length.
+    """
     y: Array = x / np.maximum(vector_norm(x, config["axis"], keepdims=True), config["smallest"])
     return y
 
 
 def count_nonzero(config: Config, x: Array) -> Array:
-    """``tf.math.count_nonzero``."""
+    """Compute ``tf.math.count_nonzero``."""
     options = {"axis": config["axis"], "keepdims": config["keepdims"]}
     return np.asarray(np.sum(x != 0, dtype=np.int64, **options))
 
 
 def argsort(config: Config, x: Array) -> Array:
-    """``tf.argsort``, stable."""
+    """Compute ``tf.argsort``, stable."""
     key = -x if config["descending"] else x
     return np.argsort(key, axis=config["axis"], kind="stable")
 
 
 def sort(config: Config, x: Array) -> Array:
-    """``tf.sort``."""
+    """Compute ``tf.sort``."""
     return np.take_along_axis(x, argsort(config, x), axis=config["axis"])
 
 
 def top_k(config: Config, x: Array, *sizes: Array) -> tuple[Array, Array]:
-    """``tf.math.top_k``: of equal values the first comes first."""
+    """Compute ``tf.math.top_k``: of equal values the first comes first."""
     most = int(sizes[0]) if config["k"] is None else config["k"]
     places = np.argsort(-x, axis=-1, kind="stable")[..., :most]
     return np.take_along_axis(x, places, axis=-1), places
 
 
 def average(config: Config, x: Array, weights: Array) -> Array:
-    """``numpy.average``."""
+    """Compute ``numpy.average``."""
     spread = np.broadcast_to(weights, x.shape)
     axis = config["axis"]
     y: Array = np.sum(x * spread, axis=axis) / np.sum(spread, axis=axis)

@@ -16,14 +16,17 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
 def flatten(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Flatten.call``: (B, ...) -> (B, all); channels_first moves axis 1 to the end first."""
+    """Compute ``Flatten.call``.
+
+    (B, ...) -> (B, all); channels_first moves axis 1 to the end first.
+    """
     if layer.config["data_format"] == "channels_first" and x.ndim > 1:
         x = np.moveaxis(x, 1, -1)
     return x.reshape(len(x), math.prod(x.shape[1:])), None
 
 
 def reshape(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Reshape.call``: (B, ...) -> (B, *target_shape), one size may be -1."""
+    """Compute ``Reshape.call``: (B, ...) -> (B, *target_shape), one size may be -1."""
     target = layer.config["target_shape"]
     known = math.prod(size for size in target if size != -1)
     free = math.prod(x.shape[1:]) // max(known, 1)
@@ -31,12 +34,12 @@ def reshape(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Re
 
 
 def permute(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Permute.call``: axis i + 1 of the output is axis dims[i] of the input."""
+    """Compute ``Permute.call``: axis i + 1 of the output is axis dims[i] of the input."""
     return x.transpose(0, *layer.config["dims"]), None
 
 
 def repeat_vector(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``RepeatVector.call``: (B, F) -> (B, n, F)."""
+    """Compute ``RepeatVector.call``: (B, F) -> (B, n, F)."""
     return np.repeat(x[:, np.newaxis], layer.config["n"], axis=1), None
 
 

@@ -16,13 +16,13 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
 def zero_padding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``ZeroPadding1D.call``, ``ZeroPadding2D.call``: zeros before and after, per axis."""
+    """Compute ``ZeroPadding1D.call``, ``ZeroPadding2D.call``: zeros before and after, per axis."""
     x = channels_last(layer, context.number(x))
     return as_given(layer, np.pad(x, [(0, 0), *layer.config["padding"], (0, 0)])), None
 
 
 def cropping(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``Cropping1D.call``, ``Cropping2D.call``: the first and last steps go, per axis."""
+    """Compute ``Cropping1D.call``, ``Cropping2D.call``: the first and last steps go, per axis."""
     x = channels_last(layer, context.number(x))
     for axis, (before, after) in enumerate(layer.config["cropping"], 1):
         if before + after >= x.shape[axis]:
@@ -32,7 +32,9 @@ def cropping(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> R
 
 
 def up_sampling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """``UpSampling1D.call``, ``UpSampling2D.call``: every step repeated, or between neighbours.
+    """Compute ``UpSampling1D.call``, ``UpSampling2D.call``.
+
+    Every step repeated, or between neighbours.
 
     Bilinear is ``tf.image.resize`` of TensorFlow 2: output i is at (i + 0.5) / size - 0.5, clipped
     to the input; one axis after the other. In TensorFlow 1 it is at i / size.
@@ -59,7 +61,9 @@ def up_sampling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -
 
 
 def _interpolated(x: Array, axis: int, size: int, mode: str) -> Array:
-    """``tf.image.resize`` (2.15) without antialiasing: a weighted mean of steps within reach.
+    """Compute ``tf.image.resize`` (2.15) without antialiasing.
+
+    A weighted mean of steps within reach.
 
     It computes where things lie in float32, with 1 / size rounded.
     """
@@ -78,7 +82,7 @@ def _interpolated(x: Array, axis: int, size: int, mode: str) -> Array:
 
 
 def _areas(steps: int, start: np.float32, end: np.float32, scale: np.float32) -> Array:
-    """``ResizeAreaOp``: the part of every step between start and end, over the whole.
+    """Compute ``ResizeAreaOp``: the part of every step between start and end, over the whole.
 
     Beyond the last step there is the last step once more.
     """

@@ -20,7 +20,9 @@ from keras2torch_birnn.spec import LayerSpec, Structure, leaves, map_structure
 def time_distributed(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> tuple[Structure, Structure]:
-    """``TimeDistributed.call`` and ``.compute_mask``: the inner layer on (B, ...) at every step.
+    """Compute ``TimeDistributed.call`` and ``.compute_mask``.
+
+    The inner layer on (B, ...) at every step.
 
     The mask goes in step by step, or passes by (``_mask_passes_by``). Stateful inner layers are
     carried from step to step by Keras 3.15; before, ``keras.backend.rnn`` runs the first step

@@ -13,12 +13,12 @@ from keras2torch_birnn.spec import Array, LayerSpec
 
 
 def lstm(layer: LayerSpec) -> dict[str, Array]:
-    """Keras i, f, c, o is torch's i, f, g, o: same order. One bias; bias_hh stays zero."""
+    """Turn Keras' i, f, c, o into torch's i, f, g, o: the same order. bias_hh stays zero."""
     return _plain(layer)
 
 
 def gru(layer: LayerSpec) -> dict[str, Array]:
-    """Keras z, r, h becomes torch's r, z, n. Rows of bias (2, 3H): input, recurrent."""
+    """Turn Keras' z, r, h into torch's r, z, n. Rows of bias (2, 3H): input, recurrent."""
     weights = {name: _reset_first(array) for name, array in layer.weights.items()}
     out = {"weight_ih": weights["kernel"].T, "weight_hh": weights["recurrent_kernel"].T}
     if "bias" in weights:

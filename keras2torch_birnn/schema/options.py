@@ -117,8 +117,10 @@ def window(default: Any = REQUIRED, rank: int = 1, least: int = 1) -> Option:
 
 
 def margins(default: int, rank: int) -> Option:
-    """Sizes (before, after) per axis. Files hold a number; for one axis [before, after]; for two
-    [rows, columns], each a number or [before, after].
+    """Allow sizes (before, after) per axis.
+
+    Files hold a number; for one axis [before, after]; for two [rows, columns], each a number or
+    [before, after].
     """
     pair = window(rank=2, least=0)
 

@@ -101,7 +101,7 @@ def encoded(mode: str, depth: int | None, shape: Shape | None) -> Shape | None:
 
 
 def _categories(config: Config, given: Structure) -> Shape | None:
-    """Ids, or ids and what each of them counts."""
+    """Read ids, or ids and what each of them counts."""
     mode, depth = config["output_mode"], config["num_tokens"]
     if not isinstance(given, tuple) or not any(isinstance(part, tuple) for part in given):
         return encoded(mode, depth, given)
@@ -193,7 +193,7 @@ def _looked_up(config: Config, shape: Structure) -> Shape | None:
 
 
 def output_mode(default: str, allowed: Sequence[str]) -> Option:
-    """``binary`` is the name of multi_hot up to tf.keras 2.6."""
+    """Allow an output mode; ``binary`` is the name of multi_hot up to tf.keras 2.6."""
     modes = choice(default, *allowed)
     return Option(default, lambda value: modes.parse("multi_hot" if value == "binary" else value))
 

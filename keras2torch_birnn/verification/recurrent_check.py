@@ -291,7 +291,7 @@ def _equal(actual: Array, expected: Array) -> bool:
 
 
 def _fold_time(array: Array) -> Array:
-    """(B, T, ...) -> (B T, ...)."""
+    """Fold (B, T, ...) -> (B T, ...)."""
     return array.reshape(-1, *array.shape[2:])
 
 

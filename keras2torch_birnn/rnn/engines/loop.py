@@ -28,7 +28,7 @@ Step = Callable[[Cell, Weights, Tensor, State, tuple[Tensor, ...]], State]
 
 
 def _recurrent(w: Weights, h: Tensor, masks: tuple[Tensor, ...], gates: slice) -> Tensor:
-    """h weight_hh^T + bias_hh for some gates; h is dropped by the mask of each gate, if any."""
+    """Compute h weight_hh^T + bias_hh for some gates; h is dropped by each gate's mask, if any."""
     size = h.shape[1]
     rows = slice(gates.start * size, gates.stop * size)
     bias = None if w.bias_hh is None else w.bias_hh[rows]
@@ -43,7 +43,7 @@ def _recurrent(w: Weights, h: Tensor, masks: tuple[Tensor, ...], gates: slice) -
 
 
 def lstm_step(cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]) -> State:
-    """c' = f c + i g; h' = o act(c')."""
+    """Compute c' = f c + i g; h' = o act(c')."""
     h, c = state
     i, f, g, o = (x + _recurrent(w, h, masks, slice(0, 4))).chunk(4, dim=1)
     sigma, act = cell.recurrent_activation, cell.activation
@@ -54,7 +54,7 @@ def lstm_step(cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tens
 def gru_after_step(
     cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
 ) -> State:
-    """n = act(x_n + r (h U_n + b_n)); h' = z h + (1 - z) n: reset after the product."""
+    """Compute n = act(x_n + r (h U_n + b_n)); h' = z h + (1 - z) n: reset after the product."""
     (h,) = state
     x_r, x_z, x_n = x.chunk(3, dim=1)
     h_r, h_z, h_n = _recurrent(w, h, masks, slice(0, 3)).chunk(3, dim=1)
@@ -67,7 +67,7 @@ def gru_after_step(
 def gru_before_step(
     cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
 ) -> State:
-    """n = act(x_n + (r h) U_n); h' = z h + (1 - z) n: reset before the product."""
+    """Compute n = act(x_n + (r h) U_n); h' = z h + (1 - z) n: reset before the product."""
     (h,) = state
     x_r, x_z, x_n = x.chunk(3, dim=1)
     h_r, h_z = _recurrent(w, h, masks, slice(0, 2)).chunk(2, dim=1)
@@ -80,7 +80,7 @@ def gru_before_step(
 def simple_rnn_step(
     cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
 ) -> State:
-    """h' = act(x + h U)."""
+    """Compute h' = act(x + h U)."""
     return (cell.activation(x + _recurrent(w, state[0], masks, slice(0, 1))),)
 
 

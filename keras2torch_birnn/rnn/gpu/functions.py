@@ -14,7 +14,7 @@ from keras2torch_birnn.rnn.gpu.tiles import jit
 
 @jit
 def sigmoid(x: tl.tensor) -> tl.tensor:
-    """1 / (1 + exp(-x)), without overflow."""
+    """Compute 1 / (1 + exp(-x)), without overflow."""
     e = tl.exp(-tl.abs(x))
     return tl.where(x >= 0, 1.0, e) / (1.0 + e)
 
@@ -33,14 +33,14 @@ def tanh(x: tl.tensor) -> tl.tensor:
 
 @jit
 def expm1(x: tl.tensor) -> tl.tensor:
-    """exp(x) - 1."""
+    """Compute exp(x) - 1."""
     t = tanh(0.5 * x)
     return tl.where(x < 0.5, 2.0 * t / (1.0 - tl.where(x < 0.5, t, 0.0)), tl.exp(x) - 1.0)
 
 
 @jit
 def log1p(e: tl.tensor) -> tl.tensor:
-    """log(1 + e) for 0 <= e <= 1, with the rounding error of 1 + e divided out."""
+    """Compute log(1 + e) for 0 <= e <= 1, with the rounding error of 1 + e divided out."""
     u = 1.0 + e
     rounded = u - 1.0
     return tl.where(rounded == 0, e, tl.log(u) * (e / tl.where(rounded == 0, 1.0, rounded)))
@@ -48,7 +48,7 @@ def log1p(e: tl.tensor) -> tl.tensor:
 
 @jit
 def softplus(x: tl.tensor) -> tl.tensor:
-    """log(1 + exp(x))."""
+    """Compute log(1 + exp(x))."""
     return tl.maximum(x, 0.0) + log1p(tl.exp(-tl.abs(x)))
 
 

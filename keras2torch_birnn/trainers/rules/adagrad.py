@@ -50,7 +50,7 @@ class Adagrad(Rule):
         return single(self.first) if self.family == "keras3" else self.first
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
-        """a += g^2; p -= rate g / sqrt(a + epsilon), older: sqrt(a) + epsilon."""
+        """Step by a += g^2; p -= rate g / sqrt(a + epsilon), older: sqrt(a) + epsilon."""
         squares = slots["accumulator"]
         now.add_squares(squares, grads, 1.0)
         root = _root(squares, self.epsilon, inside=self.family in ("keras3", "tf.keras"))
@@ -81,7 +81,7 @@ class Adadelta(Rule):
         return "all"
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
-        """a = rho a + (1 - rho) g^2; d = sqrt((s + e) / (a + e)) g; p -= rate d."""
+        """Step by a = rho a + (1 - rho) g^2; d = sqrt((s + e) / (a + e)) g; p -= rate d."""
         squares, steps = slots["squares"], slots["steps"]
         rho = float(now.cast(self.rho)) if self.family == "legacy" else self.rho
         torch._foreach_mul_(squares, rho)
@@ -162,7 +162,7 @@ class ExperimentalRMSprop(RMSprop):
     """
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
-        """v = rho v + (1 - rho) g^2; m = momentum m + g / (sqrt(v) + epsilon); p -= rate m."""
+        """Step by v = rho v + (1 - rho) g^2; m = momentum m + g / (sqrt(v) + e); p -= rate m."""
         squares = slots["squares"]
         averages = [squares, slots["mean"]] if self.centered else [squares]
         for average in averages:

@@ -65,7 +65,7 @@ class Adam(_Moments):
         return (*super().slots(), ("v_hat",)) if self.amsgrad else super().slots()
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
-        """p -= a m / (sqrt(v) + epsilon); a = rate sqrt(1 - b2^t) / (1 - b1^t)."""
+        """Step by p -= a m / (sqrt(v) + epsilon); a = rate sqrt(1 - b2^t) / (1 - b1^t)."""
         m, v, one = slots["m"], slots["v"], now.exact(1)
         _follow(m, v, grads, self, now)
         step = now.exact(now.step)
@@ -95,7 +95,7 @@ class Adamax(_Moments):
         return "all"
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
-        """u = max(b2 u, |g|); p -= rate m / ((1 - b1^t) (u + epsilon))."""
+        """Step by u = max(b2 u, |g|); p -= rate m / ((1 - b1^t) (u + epsilon))."""
         m, u = slots["m"], slots["v"]
         torch._foreach_lerp_(m, grads, now.weight(self.beta_1))
         older = self.family in ("keras2", "legacy")

@@ -40,7 +40,7 @@ class SGD(Rule):
         return "all" if self.momentum else ""
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
-        """v = momentum v - rate g; p += v, or momentum v - rate g by Nesterov."""
+        """Step by v = momentum v - rate g; p += v, or momentum v - rate g by Nesterov."""
         if not self.slots():
             torch._foreach_add_(params, grads, alpha=-now.rate)
             return
@@ -73,7 +73,7 @@ class Lion(Rule):
         return (("momentum",),)
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
-        """p -= rate sign(b1 m + (1 - b1) g); m = b2 m + (1 - b2) g."""
+        """Step by p -= rate sign(b1 m + (1 - b1) g); m = b2 m + (1 - b2) g."""
         m, b1, b2 = slots["momentum"], now.cast(self.beta_1), now.cast(self.beta_2)
         signs = torch._foreach_mul(m, float(b1))
         torch._foreach_add_(signs, grads, alpha=float(1 - b1))

@@ -107,7 +107,7 @@ class LoopLSTM(Loop):
     def step(
         self, x: Tensor, state: tuple[Tensor, ...], w: Tensor, b: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """c' = f c + i g; h' = o act(c')."""
+        """Compute c' = f c + i g; h' = o act(c')."""
         h, c = state
         i, f, g, o = (x + functional.linear(h, w)).chunk(4, dim=1)
         gate = self.recurrent_activation
@@ -124,7 +124,7 @@ class LoopGRU(Loop):
     def step(
         self, x: Tensor, state: tuple[Tensor, ...], w: Tensor, b: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """n = act(x_n + r (U_n h + b_n)); h' = z h + (1 - z) n."""
+        """Compute n = act(x_n + r (U_n h + b_n)); h' = z h + (1 - z) n."""
         (h,) = state
         x_r, x_z, x_n = x.chunk(3, dim=1)
         h_r, h_z, h_n = functional.linear(h, w, b).chunk(3, dim=1)
@@ -142,7 +142,7 @@ class ResetBeforeGRU(Loop):
     def step(
         self, x: Tensor, state: tuple[Tensor, ...], w: Tensor, b: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """n = act(x_n + U_n (r h)); h' = z h + (1 - z) n."""
+        """Compute n = act(x_n + U_n (r h)); h' = z h + (1 - z) n."""
         (h,) = state
         w_r, w_z, w_n = w.chunk(3)
         x_r, x_z, x_n = x.chunk(3, dim=1)
@@ -158,5 +158,5 @@ class LoopRNN(Loop):
     def step(
         self, x: Tensor, state: tuple[Tensor, ...], w: Tensor, b: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """h' = act(x + U h)."""
+        """Compute h' = act(x + U h)."""
         return (self.activation(x + functional.linear(state[0], w)),)
