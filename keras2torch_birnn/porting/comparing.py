@@ -17,6 +17,7 @@ from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.porting.batches import Batch, arguments, batches
 from keras2torch_birnn.porting.changes import Change, weighted
+from keras2torch_birnn.porting.checked_run import same
 from keras2torch_birnn.porting.matching import (
     Match,
     Unit,
@@ -28,7 +29,7 @@ from keras2torch_birnn.porting.near_values import near_changes
 from keras2torch_birnn.porting.observing import DROPOUTS, FAILURES, PortRun, keep_valid, observe
 from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor, locate_first
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
-from keras2torch_birnn.porting.trials import Search, same
+from keras2torch_birnn.porting.trials import Search
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.containers.live_model import ModelSource
 from keras2torch_birnn.readers.steps import PathLike

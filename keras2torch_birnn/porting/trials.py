@@ -7,30 +7,23 @@ the one is kept that gives tensors of the port again, in this layer and the foll
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from keras2torch_birnn.porting.call_graph import (
-    call_path,
-    direct_sources,
-    later_uses,
-    nearest_sources,
-)
-from keras2torch_birnn.porting.changes import Change, with_changes
+from keras2torch_birnn.porting.call_graph import call_path, nearest_sources
+from keras2torch_birnn.porting.changes import Change
+from keras2torch_birnn.porting.checked_run import CheckedRun
 from keras2torch_birnn.porting.general_changes import read_scaled, scaled_by
-from keras2torch_birnn.porting.kept_results import KeptResults, are_same
+from keras2torch_birnn.porting.kept_results import are_same
 from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes
-from keras2torch_birnn.porting.observing import PortRun, keep_valid
+from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
-from keras2torch_birnn.reference import Trace, compute
+from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, Structure, leaves
-from keras2torch_birnn.verification.layer_check import calls_of
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 # Trials at one layer at most.
 _BUDGET = 2000
@@ -38,30 +31,6 @@ _BUDGET = 2000
 _TIED = 4
 # Layers before a wrong one, the nearest in the graph, whose mistakes are tried there.
 _BEFORE = 3
-# Kinds of mistakes that are likely in company: they are paired first.
-_LIKELY = (
-    "merge mode",
-    "last state",
-    "direction",
-    "z",
-    "reset",
-    "batch_first",
-    "merge order",
-    "mask missing",
-    "padding side",
-    "activation",
-)
-# Kinds that are paired last.
-_SELDOM = (
-    "mask rule",
-    "held state",
-    "initial state",
-    "final state",
-    "ids",
-    "left out",
-    "other gate",
-    "steps",
-)
 # Kinds whose values a port may compute though it goes on with others.
 _ON_THE_WAY = (
     "activation",
@@ -77,7 +46,6 @@ _ON_THE_WAY = (
 _COMPUTED_ANYWAY = ("half left out", "left out")
 # Score of changes that explain everything.
 _ALL = 1 << 20
-_FAILURES = (ArithmeticError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,49 +65,22 @@ class _Tried(NamedTuple):
 
 
 @dataclass
-class Search:
+class Search(CheckedRun):
     """A search for the changes behind one run of a port.
 
-    ``inputs``: of the run; ``evidence``: changes that follow from the port's weights; ``guesses``:
-    others that are known for this model alone. ``found`` and ``unexplained`` grow while it runs;
-    ``right``: the calls whose output the port computed, with the changes found so far; ``steps``:
-    which call led to which of them. ``kept``: results of layers.
-    ``earlier``: on other inputs; what explains this run must hold there, too.
+    ``evidence``: changes that follow from the port's weights; ``guesses``: others that are known
+    for this model alone. ``found`` and ``unexplained`` grow while it runs; ``right``: the calls
+    whose output the port computed, with the changes found so far; ``steps``: which call led to
+    which of them. ``earlier``: on other inputs; what explains this run must hold there, too.
     """
 
-    spec: ModelSpec
-    inputs: Sequence[Array]
-    run: PortRun
     evidence: Sequence[Change]
     guesses: Sequence[Change]
     found: list[Change]
     earlier: Sequence[Search] = ()
     unexplained: list[Unexplained] = field(default_factory=list)
-    trials: int = 0
     right: set[str] = field(default_factory=set)
     steps: list[tuple[str, tuple[Change, ...]]] = field(default_factory=list)
-    kept: KeptResults = field(default_factory=KeptResults)
-
-    @cached_property
-    def layers(self) -> Mapping[str, LayerSpec]:
-        """Every call's layer, by path."""
-        return dict(calls_of(self.spec.root, ""))
-
-    @cached_property
-    def valid(self) -> Mapping[str, Array | None]:
-        """The steps (B, T) that count in every call: by Keras' own masks, not by changed ones."""
-        trace = compute(self.spec, self.inputs)
-        return {path: _first_mask(mask) for path, mask in trace.masks.items()}
-
-    @cached_property
-    def later(self) -> Mapping[str, frozenset[str]]:
-        """Every call's later calls that use its output."""
-        return later_uses(self.spec.graph, "")
-
-    @cached_property
-    def sources(self) -> Mapping[str, Sequence[str]]:
-        """The calls whose outputs each call takes, the last one first."""
-        return direct_sources(self.spec.graph, "")
 
     def explain(self) -> bool:
         """Search until the port's outputs are explained; return whether they are."""
@@ -189,68 +130,10 @@ class Search:
                 return False
         return False
 
-    def compute(self, changes: Sequence[Change], *, keep: bool = False) -> Trace | None:
-        """Run the reference with these changes; None if they do not fit the model.
-
-        keep: note the layers' results, which later runs take over where nothing differs.
-        """
-        self.trials += 1
-        equations = with_changes(changes, self.kept.equations(keep=keep))
-        try:
-            return compute(self.spec, self.inputs, equations=equations)
-        except _FAILURES:
-            return None
-
-    # ---- what the port has computed ----
-
-    def same_outputs(self, trace: Trace) -> bool:
-        """Tell whether the port's outputs are the reference's, at steps that count."""
-        if len(self.run.outputs) < len(trace.outputs):
-            return False
-        masks = self.output_masks()
-        return all(
-            same(there, right, mask, self.run.tolerance)
-            for there, right, mask in zip(self.run.outputs, trace.outputs, masks, strict=False)
-        )
-
-    def output_masks(self) -> list[Array | None]:
-        """Return for each of the model's outputs the steps (B, T) that count; None: all."""
-        found: list[Array | None] = []
-        for ref in leaves(self.spec.graph.outputs):
-            path = call_path(ref.layer, ref.call)
-            found.append(self.valid.get(path))
-        return found
-
-    def seen(self, path: str, trace: Trace) -> bool:
-        """Tell whether the port computed the output of a call."""
-        arrays = [np.asarray(leaf) for leaf in leaves(trace.layers[path])]
-        mask = self.valid.get(path)
-        return all(self.run.has(np.asarray(a, np.float64), mask) for a in arrays[:1])
-
-    def computed(self, path: str, trace: Trace) -> bool:
-        """Tell whether the port computed the output of a call, maybe step by step alone.
-
-        A loop over the steps may never put its steps together. Of a change that is only tried this
-        tells too little: in another order they are the same ones.
-        """
-        if self.seen(path, trace):
-            return True
-        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
-        if values.ndim != 3 or self.valid.get(path) is not None:
-            return False
-        return all(self.run.has(values[:, step]) for step in range(values.shape[1]))
-
     def first_wrong(self, trace: Trace) -> str | None:
         """Return the first call whose output in this trace the port never computed."""
         self.right = {path for path in trace.layers if self.computed(path, trace)}
         return self._first_wrong(trace, set())
-
-    def dropout_before(self, path: str) -> str | None:
-        """Return the dropout whose output a call takes, if it does."""
-        for other in self.sources.get(path, ()):
-            if "Dropout" in self.layers[other].class_name:
-                return other
-        return None
 
     def _first_wrong(self, trace: Trace, given_up: set[str]) -> str | None:
         """Return the first call whose output the port never computed, nor any that use it."""
@@ -289,7 +172,7 @@ class Search:
         for number in range(1 if alone else 3):
             if number:
                 own, before = ([c for c in some if id(c) not in idle] for some in (own, before))
-            stage = _stages(evidence, own, before, self.found)[number]
+            stage = stages(evidence, own, before, self.found)[number]
             enough = _ALL if number == 0 else 2  # of two: this layer and a later one
             best: tuple[int, list[_Tried]] = (0, [])
             for some in stage:
@@ -430,11 +313,6 @@ class Search:
             for array in leaves(trace.layers[other])
         )
 
-    def explained_by(self, changes: Sequence[Change]) -> bool:
-        """Tell whether the port's outputs are the reference's with these changes."""
-        trace = self.compute(changes)
-        return trace is not None and self.same_outputs(trace)
-
     def _contradict(self, path: str, some: Sequence[Change], trace: Trace) -> bool:
         """Tell whether the port computed before this call what these changes do not give."""
         changed = {change.layer for change in some}
@@ -526,17 +404,6 @@ class Search:
         return True
 
 
-def same(there: Array, right: Array, mask: Array | None, tolerance: float) -> bool:
-    """Compare an output with the right one, without axes of size 1, where the mask counts."""
-    there, right = np.asarray(there, np.float64), np.asarray(right, np.float64)
-    if [n for n in there.shape if n > 1] != [n for n in right.shape if n > 1]:
-        return False
-    there = there.reshape(right.shape)
-    there, right = keep_valid(there, mask), keep_valid(right, mask)
-    limit = tolerance * (1 + float(np.abs(right).max(initial=0.0)))
-    return bool(np.isfinite(limit)) and bool(np.abs(there - right).max(initial=0.0) <= limit)
-
-
 def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
     """Make a change that gives what the port has in a layer's place."""
 
@@ -560,69 +427,5 @@ def _is_mask(output: Structure) -> bool:
     return all(isinstance(one, np.ndarray) and one.dtype == bool for one in leaves(output))
 
 
-def _first_mask(mask: Structure) -> Array | None:
-    found = next(iter(leaves(mask)), None)
-    return found.astype(bool) if isinstance(found, np.ndarray) and found.ndim == 2 else None
-
-
 def _place(path: str) -> str:
     return "/".join(part.partition("#")[0] for part in path.split("/"))
-
-
-def _stages(
-    evidence: list[Change], own: list[Change], before: list[Change], found: Sequence[Change]
-) -> tuple[Iterable[list[Change]], ...]:
-    """Return what to try: single changes and what the weights show; then two of them together.
-
-    own: changes at the layer itself; before: at the layers before it; found: known already.
-    """
-    shown = [evidence] if evidence else []
-    parts = [[one] for one in evidence] if len(evidence) > 1 else []
-    few = [one for one in own if one.kind != "gate order"]
-    likely = [one for one in before if one.kind in _LIKELY and one.kind != "activation"]
-    return (
-        chain(shown, parts, ([one] for one in (*own, *before))),
-        chain(
-            _repeated(own, before, found),
-            ([*some, one] for some in (*shown, *parts) for one in (*own, *before)),
-        ),
-        _pairs(few, likely),
-    )
-
-
-def _repeated(
-    own: Sequence[Change], before: Sequence[Change], found: Sequence[Change]
-) -> Iterator[list[Change]]:
-    """Yield mistakes made here as before, as a function for several layers makes them.
-
-    One that did not show before, since the port computed the right values on its way, is made in
-    both layers now.
-    """
-    known = {(one.kind, one.words) for one in found}
-    again = [one for one in own if (one.kind, one.words) in known]
-    hidden = {(one.kind, one.words): one for one in reversed(before)}
-    for one in own:
-        if one in again:
-            continue
-        other = hidden.get((one.kind, one.words))
-        if other is not None:
-            yield [other, *again, one]
-        if again:
-            yield [*again, one]
-
-
-def _rate(change: Change) -> tuple[bool, int]:
-    """Return a key that sorts changes by how likely they are in company, the likeliest first."""
-    halves = [place for place, _ in change.applied if place.endswith("_layer")]
-    kind = len(_LIKELY) + (change.kind in _SELDOM)
-    return len(halves) == 1, _LIKELY.index(change.kind) if change.kind in _LIKELY else kind
-
-
-def _pairs(own: Sequence[Change], before: Sequence[Change]) -> Iterator[list[Change]]:
-    """Yield two changes at a time, one of them at the layer itself: the likeliest two first."""
-    ranked = sorted((*own, *before), key=_rate)
-    at_layer = {id(one) for one in own}
-    for one, other in sorted(combinations(range(len(ranked)), 2), key=sum):
-        some = [ranked[one], ranked[other]]
-        if any(id(change) in at_layer for change in some):
-            yield some

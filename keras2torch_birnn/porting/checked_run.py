@@ -1,0 +1,132 @@
+"""One run of a port, checked against what Keras computes with some changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from keras2torch_birnn.porting.call_graph import call_path, direct_sources, later_uses
+from keras2torch_birnn.porting.changes import Change, with_changes
+from keras2torch_birnn.porting.kept_results import KeptResults
+from keras2torch_birnn.porting.observing import PortRun, keep_valid
+from keras2torch_birnn.reference import Trace, compute
+from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, Structure, leaves
+from keras2torch_birnn.verification.layer_check import calls_of
+
+_FAILURES = (ArithmeticError, LookupError, TypeError, ValueError)
+
+
+@dataclass
+class CheckedRun:
+    """One run of a port, and the reference on the same inputs.
+
+    ``inputs``: of the run; ``trials``: how often the reference was computed; ``kept``: results of
+    its layers, which are computed once.
+    """
+
+    spec: ModelSpec
+    inputs: Sequence[Array]
+    run: PortRun
+    trials: int = field(default=0, kw_only=True)
+    kept: KeptResults = field(default_factory=KeptResults, kw_only=True)
+
+    @cached_property
+    def layers(self) -> Mapping[str, LayerSpec]:
+        """Every call's layer, by path."""
+        return dict(calls_of(self.spec.root, ""))
+
+    @cached_property
+    def valid(self) -> Mapping[str, Array | None]:
+        """The steps (B, T) that count in every call: by Keras' own masks, not by changed ones."""
+        trace = compute(self.spec, self.inputs)
+        return {path: _first_mask(mask) for path, mask in trace.masks.items()}
+
+    @cached_property
+    def later(self) -> Mapping[str, frozenset[str]]:
+        """Every call's later calls that use its output."""
+        return later_uses(self.spec.graph, "")
+
+    @cached_property
+    def sources(self) -> Mapping[str, Sequence[str]]:
+        """The calls whose outputs each call takes, the last one first."""
+        return direct_sources(self.spec.graph, "")
+
+    def compute(self, changes: Sequence[Change], *, keep: bool = False) -> Trace | None:
+        """Run the reference with these changes; None if they do not fit the model.
+
+        keep: note the layers' results, which later runs take over where nothing differs.
+        """
+        self.trials += 1
+        equations = with_changes(changes, self.kept.equations(keep=keep))
+        try:
+            return compute(self.spec, self.inputs, equations=equations)
+        except _FAILURES:
+            return None
+
+    def same_outputs(self, trace: Trace) -> bool:
+        """Tell whether the port's outputs are the reference's, at steps that count."""
+        if len(self.run.outputs) < len(trace.outputs):
+            return False
+        masks = self.output_masks()
+        return all(
+            same(there, right, mask, self.run.tolerance)
+            for there, right, mask in zip(self.run.outputs, trace.outputs, masks, strict=False)
+        )
+
+    def output_masks(self) -> list[Array | None]:
+        """Return for each of the model's outputs the steps (B, T) that count; None: all."""
+        found: list[Array | None] = []
+        for ref in leaves(self.spec.graph.outputs):
+            path = call_path(ref.layer, ref.call)
+            found.append(self.valid.get(path))
+        return found
+
+    def seen(self, path: str, trace: Trace) -> bool:
+        """Tell whether the port computed the output of a call."""
+        arrays = [np.asarray(leaf) for leaf in leaves(trace.layers[path])]
+        mask = self.valid.get(path)
+        return all(self.run.has(np.asarray(a, np.float64), mask) for a in arrays[:1])
+
+    def computed(self, path: str, trace: Trace) -> bool:
+        """Tell whether the port computed the output of a call, maybe step by step alone.
+
+        A loop over the steps may never put its steps together. Of a change that is only tried this
+        tells too little: in another order they are the same ones.
+        """
+        if self.seen(path, trace):
+            return True
+        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        if values.ndim != 3 or self.valid.get(path) is not None:
+            return False
+        return all(self.run.has(values[:, step]) for step in range(values.shape[1]))
+
+    def dropout_before(self, path: str) -> str | None:
+        """Return the dropout whose output a call takes, if it does."""
+        for other in self.sources.get(path, ()):
+            if "Dropout" in self.layers[other].class_name:
+                return other
+        return None
+
+    def explained_by(self, changes: Sequence[Change]) -> bool:
+        """Tell whether the port's outputs are the reference's with these changes."""
+        trace = self.compute(changes)
+        return trace is not None and self.same_outputs(trace)
+
+
+def same(there: Array, right: Array, mask: Array | None, tolerance: float) -> bool:
+    """Compare an output with the right one, without axes of size 1, where the mask counts."""
+    there, right = np.asarray(there, np.float64), np.asarray(right, np.float64)
+    if [n for n in there.shape if n > 1] != [n for n in right.shape if n > 1]:
+        return False
+    there = there.reshape(right.shape)
+    there, right = keep_valid(there, mask), keep_valid(right, mask)
+    limit = tolerance * (1 + float(np.abs(right).max(initial=0.0)))
+    return bool(np.isfinite(limit)) and bool(np.abs(there - right).max(initial=0.0) <= limit)
+
+
+def _first_mask(mask: Structure) -> Array | None:
+    found = next(iter(leaves(mask)), None)
+    return found.astype(bool) if isinstance(found, np.ndarray) and found.ndim == 2 else None

@@ -1,0 +1,92 @@
+"""What to try at a layer that is wrong, and in which order: single changes first, then two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, combinations
+
+from keras2torch_birnn.porting.changes import Change
+
+# Kinds of mistakes that are likely in company: they are paired first.
+_LIKELY = (
+    "merge mode",
+    "last state",
+    "direction",
+    "z",
+    "reset",
+    "batch_first",
+    "merge order",
+    "mask missing",
+    "padding side",
+    "activation",
+)
+# Kinds that are paired last.
+_SELDOM = (
+    "mask rule",
+    "held state",
+    "initial state",
+    "final state",
+    "ids",
+    "left out",
+    "other gate",
+    "steps",
+)
+
+
+def stages(
+    evidence: list[Change], own: list[Change], before: list[Change], found: Sequence[Change]
+) -> tuple[Iterable[list[Change]], ...]:
+    """Return what to try: single changes and what the weights show; then two of them together.
+
+    own: changes at the layer itself; before: at the layers before it; found: known already.
+    """
+    shown = [evidence] if evidence else []
+    parts = [[one] for one in evidence] if len(evidence) > 1 else []
+    few = [one for one in own if one.kind != "gate order"]
+    likely = [one for one in before if one.kind in _LIKELY and one.kind != "activation"]
+    return (
+        chain(shown, parts, ([one] for one in (*own, *before))),
+        chain(
+            _repeated(own, before, found),
+            ([*some, one] for some in (*shown, *parts) for one in (*own, *before)),
+        ),
+        _pairs(few, likely),
+    )
+
+
+def _repeated(
+    own: Sequence[Change], before: Sequence[Change], found: Sequence[Change]
+) -> Iterator[list[Change]]:
+    """Yield mistakes made here as before, as a function for several layers makes them.
+
+    One that did not show before, since the port computed the right values on its way, is made in
+    both layers now.
+    """
+    known = {(one.kind, one.words) for one in found}
+    again = [one for one in own if (one.kind, one.words) in known]
+    hidden = {(one.kind, one.words): one for one in reversed(before)}
+    for one in own:
+        if one in again:
+            continue
+        other = hidden.get((one.kind, one.words))
+        if other is not None:
+            yield [other, *again, one]
+        if again:
+            yield [*again, one]
+
+
+def _rate(change: Change) -> tuple[bool, int]:
+    """Return a key that sorts changes by how likely they are in company, the likeliest first."""
+    halves = [place for place, _ in change.applied if place.endswith("_layer")]
+    kind = len(_LIKELY) + (change.kind in _SELDOM)
+    return len(halves) == 1, _LIKELY.index(change.kind) if change.kind in _LIKELY else kind
+
+
+def _pairs(own: Sequence[Change], before: Sequence[Change]) -> Iterator[list[Change]]:
+    """Yield two changes at a time, one of them at the layer itself: the likeliest two first."""
+    ranked = sorted((*own, *before), key=_rate)
+    at_layer = {id(one) for one in own}
+    for one, other in sorted(combinations(range(len(ranked)), 2), key=sum):
+        some = [ranked[one], ranked[other]]
+        if any(id(change) in at_layer for change in some):
+            yield some
