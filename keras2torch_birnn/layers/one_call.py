@@ -7,6 +7,7 @@ it, so that all calls with the same inputs give the same bits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, cast
@@ -21,13 +22,14 @@ from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.program import GIVEN, Program, run_program
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 
-# Of a program, about as many multiply-adds, and floats of its workspace: torch's kernels, on all
-# threads, take no longer for more.
-SMALL_WORK, SMALL_FLOATS = 2_000_000, 1 << 20
+# Of a program, about as many multiply-adds times the number of torch's threads, and floats of its
+# workspace: for more, torch's kernels on all threads may take no longer.
+SMALL_WORK, SMALL_FLOATS = 16_000_000, 1 << 20
 # So often a model may change after a recording, which takes as long as many calls.
 _PATIENCE = 16
 
 _FLOAT = torch.empty((), dtype=torch.float32, device="cpu")
+_make_like = partial(torch.empty_like, memory_format=torch.contiguous_format)
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _TYPES = {Tensor, nn.Parameter}
 _CONTENTS = ("_parameters", "_buffers", "_modules")
@@ -99,11 +101,11 @@ class _Guard:
 
 
 class _Recorded(NamedTuple):
-    """A program, the guard of its model, the sizes of its outputs, and whether it has several."""
+    """A program, the guard of its model, tensors like the outputs, and whether it has several."""
 
     program: Program
     guard: _Guard
-    sizes: Sequence[torch.Size]
+    like: Sequence[Tensor]
     several: bool
 
 
@@ -135,7 +137,7 @@ class OneCall:
         found = found or self._meet(key, model, given)
         if not isinstance(found, _Recorded):
             return None
-        outputs = [*map(_FLOAT.new_empty, found.sizes)]
+        outputs = [*map(_make_like, found.like)]
         inputs = [*map(Tensor.contiguous, given)]
         program, computed = run_program(
             found.program, [*map(Tensor.data_ptr, inputs), *map(Tensor.data_ptr, outputs)]
@@ -172,12 +174,13 @@ class OneCall:
         if why_missing() or not guard.allows() or not all(map(torch.numel, given)):
             return False
         try:
-            writer, sizes, several = record(model, self._graph, given, SMALL_WORK, SMALL_FLOATS)
+            work = SMALL_WORK // torch.get_num_threads()
+            writer, sizes, several = record(model, self._graph, given, work, SMALL_FLOATS)
         except Exception:  # whatever it is, the model itself shows it
             return False
         if len(given) + len(sizes) >= GIVEN:
             return False
-        return _Recorded(Program(writer), guard, sizes, several)
+        return _Recorded(Program(writer), guard, [*map(_FLOAT.expand, sizes)], several)
 
 
 _IS_CPU = attrgetter("is_cpu")

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
+from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values, only_floats
+from keras2torch_birnn.layers.recorded_windows import average_pool, convolution, max_pool
 from keras2torch_birnn.rnn.native.library import ACTIVATIONS
 from keras2torch_birnn.rnn.native.program import to_word
 
 # Of ids and other integers, all that float32 holds exactly.
 _EXACT = 1 << 24
-# Of fewer channels a vector would be empty for the most part.
-_FEW = 16
 
 aten: Any = torch.ops.aten
 Recording = Callable[..., Value]
@@ -28,20 +27,15 @@ Recording = Callable[..., Value]
 
 def _add(sign: float) -> Recording:
     def lower(r: Values, result: Tensor, a: Any, b: Any, alpha: float = 1) -> Value:
-        _floats(result)
+        only_floats(result)
         return r.elementwise("add", result, a, b, p=sign * float(alpha))
 
     return lower
 
 
-def _floats(*tensors: Tensor) -> None:
-    if any(t.dtype is not torch.float32 for t in tensors):
-        raise NotRecordedError("integers that are computed with")
-
-
 def _binary(name: str) -> Recording:
     def lower(r: Values, result: Tensor, a: Any, b: Any) -> Value:
-        _floats(result)
+        only_floats(result)
         return r.elementwise(name, result, a, b)
 
     return lower
@@ -62,21 +56,21 @@ def _compare(name: str, *, turned: bool = False) -> Recording:
 
 def _activate(name: str) -> Recording:
     def lower(r: Values, result: Tensor, x: Tensor) -> Value:
-        _floats(x)
+        only_floats(x)
         return r.elementwise("activation", result, x, more=ACTIVATIONS[name])
 
     return lower
 
 
 def _leaky(r: Values, result: Tensor, x: Tensor, slope: float = 0.01) -> Value:
-    _floats(x)
+    only_floats(x)
     return r.elementwise("activation", result, x, p=slope, more=ACTIVATIONS["leaky_relu"])
 
 
 def _clamp(
     r: Values, result: Tensor, x: Tensor, low: float | None = None, high: float | None = None
 ) -> Value:
-    _floats(x)
+    only_floats(x)
     value = r.value(x)
     if low is not None:
         value = r.map("maximum", r.new(result.shape), (value, r.constant(float(low))))
@@ -136,36 +130,36 @@ def _full(r: Values, result: Tensor, like: Any, number: float, **_: Any) -> Valu
 
 
 def _scalar(r: Values, result: Tensor, number: float, **_: Any) -> Value:
-    _floats(result)
+    only_floats(result)
     return r.constant(float(number))
 
 
 def _masked_fill(r: Values, result: Tensor, x: Tensor, mask: Tensor, number: Any) -> Value:
-    _floats(x)
+    only_floats(x)
     return r.elementwise("select", result, mask, number, x)
 
 
 def _where(r: Values, result: Tensor, condition: Tensor, a: Any, b: Any) -> Value:
-    _floats(result)
+    only_floats(result)
     return r.elementwise("select", result, condition, a, b)
 
 
 def _sum(
     r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
 ) -> Value:
-    _floats(x, result)
+    only_floats(x, result)
     return r.reduce(False, x, dim or (), keepdim)
 
 
 def _mean(
     r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
 ) -> Value:
-    _floats(x, result)
+    only_floats(x, result)
     return r.reduce(False, x, dim or (), keepdim, x.numel() / result.numel())
 
 
 def _maximum(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False) -> Value:
-    _floats(x)
+    only_floats(x)
     return r.reduce(True, x, dim or (), keepdim)
 
 
@@ -176,7 +170,7 @@ def _any(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = Fa
 
 
 def _softmax(r: Values, result: Tensor, x: Tensor, dim: int, half: bool) -> Value:
-    _floats(x)
+    only_floats(x)
     return r.softmax(x, dim)
 
 
@@ -185,12 +179,12 @@ def _matrices(value: Value) -> Value:
 
 
 def _mm(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
-    _floats(a, b)
+    only_floats(a, b)
     return r.multiply(_matrices(r.value(a)), _matrices(r.value(b)), None, result.shape)
 
 
 def _bmm(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
-    _floats(a, b)
+    only_floats(a, b)
     return r.multiply(r.value(a), r.value(b), None, result.shape)
 
 
@@ -203,7 +197,7 @@ def _addmm(
     beta: float = 1,
     alpha: float = 1,
 ) -> Value:
-    _floats(bias, a, b)
+    only_floats(bias, a, b)
     if bias.dim() != 1 or beta != 1 or alpha != 1:
         raise NotRecordedError("addmm")
     start = r.value(bias)
@@ -225,7 +219,7 @@ def _cat(r: Values, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> 
 
 
 def _pad(r: Values, result: Tensor, x: Tensor, pads: Sequence[int], number: float = 0.0) -> Value:
-    _floats(x)
+    only_floats(x)
     if min(pads) < 0 or not x.numel():
         raise NotRecordedError("a part")
     value = r.value(x)
@@ -240,7 +234,7 @@ def _pad(r: Values, result: Tensor, x: Tensor, pads: Sequence[int], number: floa
 
 
 def _embedding(r: Values, result: Tensor, table: Tensor, ids: Tensor, *_: Any) -> Value:
-    _floats(table)
+    only_floats(table)
     rows, columns = table.shape
     if rows >= _EXACT or not result.numel():
         raise NotRecordedError("embedding")
@@ -250,107 +244,6 @@ def _embedding(r: Values, result: Tensor, table: Tensor, ids: Tensor, *_: Any) -
     words = (at.operand(), ids.numel(), to.operand(), weights.operand())
     r.writer.emit("look_up", (*words, weights.meta.stride(0), rows, columns), 2 * result.numel())
     return to
-
-
-def _two(numbers: Sequence[int], missing: int) -> list[int]:
-    return [missing, *numbers][-2:]
-
-
-def _convolution(
-    r: Values,
-    result: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Value:
-    """Multiply windows, as rows, with the filters, as they lie in memory."""
-    _floats(x, weight, *(() if bias is None else (bias,)))
-    filters = r.value(weight)
-    if transposed or groups != 1 or x.dim() > 4 or not (x.numel() and result.numel()):
-        raise NotRecordedError("a convolution")
-    if not filters.meta.is_contiguous() or x.dim() != weight.dim():
-        raise NotRecordedError("a convolution")
-    value = r.value(x)
-    meta = value.meta.unsqueeze(2) if x.dim() == 3 else value.meta
-    kernel, out = _two(weight.shape[2:], 1), _two(result.shape[2:], 1)
-    count, channels = result.shape[0], result.shape[1]
-    positions, window = count * math.prod(out), meta.shape[1] * math.prod(kernel)
-    columns = r.new((1, window, positions))
-    sizes = [*meta.shape, *kernel, *out, *_two(stride, 1), *_two(padding, 0), *_two(dilation, 1)]
-    words = (*sizes, value.operand(), *meta.stride(), columns.operand())
-    r.writer.emit("unfold", words, 2 * positions * window)
-    matrix = filters._replace(meta=filters.meta.reshape(1, channels, window))
-    added = None if bias is None else r.value(bias)
-    if channels < _FEW:  # the positions side by side
-        if added is not None:
-            added = added._replace(meta=added.meta.unsqueeze(1))
-        found = r.multiply(matrix, columns, added, (channels, positions))
-        shaped = found.meta.reshape(channels, count, *result.shape[2:]).transpose(0, 1)
-    else:  # the channels
-        rows = columns._replace(meta=columns.meta.transpose(1, 2))
-        turned = matrix._replace(meta=matrix.meta.transpose(1, 2))
-        found = r.multiply(rows, turned, added, (positions, channels))
-        shaped = found.meta.reshape(count, *result.shape[2:], channels).movedim(-1, 1)
-    return found._replace(meta=shaped)
-
-
-def _pool(
-    r: Values, result: Tensor, x: Tensor, size: Sequence[int], stride: Sequence[int], mean: bool
-) -> Value:
-    _floats(x)
-    if x.dim() != 4 or not (x.numel() and result.numel()):
-        raise NotRecordedError("pooling")
-    value = r.value(x)
-    to = r.new_in_order(result.shape, value.meta)
-    kernel, steps = list(size) * (3 - len(size)), list(stride or size) * (3 - len(stride or size))
-    sizes = (*x.shape, *kernel, *result.shape[2:], *steps, 0, 0, 1, 1)
-    words = (
-        *sizes,
-        value.operand(),
-        *value.meta.stride(),
-        to.operand(),
-        *to.meta.stride(),
-        int(mean),
-    )
-    r.writer.emit("pool", words, 2 * result.numel() * math.prod(kernel))
-    return to
-
-
-def _max_pool(
-    r: Values,
-    result: tuple[Tensor, Tensor],
-    x: Tensor,
-    size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil: bool = False,
-) -> Value:
-    if any(padding) or set(dilation) != {1} or ceil:
-        raise NotRecordedError("pooling")
-    return _pool(r, result[0], x, size, stride, mean=False)
-
-
-def _average_pool(
-    r: Values,
-    result: Tensor,
-    x: Tensor,
-    size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil: bool = False,
-    include: bool = True,
-    divisor: int | None = None,
-) -> Value:
-    if any(padding) or ceil or divisor is not None:
-        raise NotRecordedError("pooling")
-    return _pool(r, result, x, size, stride, mean=True)
 
 
 def _batch_norm(
@@ -366,7 +259,7 @@ def _batch_norm(
     """Multiply by weight / sqrt(variance + eps), and add what is left."""
     if rest[0]:
         raise NotRecordedError("training")
-    _floats(x)
+    only_floats(x)
     eps = float(rest[-1])
     of_channels = variance.shape
     start = r.constant(1.0) if weight is None else r.value(weight)
@@ -391,7 +284,7 @@ def _layer_norm(
     bias: Tensor | None,
     eps: float,
 ) -> Value:
-    _floats(x)
+    only_floats(x)
     value, n = r.dense(r.value(x)), math.prod(shape)
     if not n or not x.numel():
         raise NotRecordedError("no numbers")
@@ -481,9 +374,9 @@ OPERATORS: Mapping[Any, Recording] = {
     aten.cat.default: _cat,
     aten.constant_pad_nd.default: _pad,
     aten.embedding.default: _embedding,
-    aten.convolution.default: _convolution,
-    aten.max_pool2d_with_indices.default: _max_pool,
-    aten.avg_pool2d.default: _average_pool,
+    aten.convolution.default: convolution,
+    aten.max_pool2d_with_indices.default: max_pool,
+    aten.avg_pool2d.default: average_pool,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_layer_norm.default: _layer_norm,
 }

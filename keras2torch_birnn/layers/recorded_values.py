@@ -15,10 +15,17 @@ from keras2torch_birnn.rnn.native.library import instruction_set, library
 from keras2torch_birnn.rnn.native.program import MAPS, NUMBERS, Writer, to_word
 
 _AXES = 6
+_SHORT = 16  # numbers of one vector at most
 
 
 class NotRecordedError(Exception):
     """A model has something that the library lacks."""
+
+
+def only_floats(*tensors: Tensor) -> None:
+    """Raise ``NotRecordedError`` unless all tensors are of float32."""
+    if any(t.dtype is not torch.float32 for t in tensors):
+        raise NotRecordedError("integers that are computed with")
 
 
 class Value(NamedTuple):
@@ -53,7 +60,7 @@ class Values:
         self._values: dict[int, Value] = {}
         self._alive: list[Tensor] = []
         self._constants: dict[float, Value] = {}
-        self._lanes = library().k2t_width(instruction_set(), 1)
+        self.lanes = library().k2t_width(instruction_set(), 1)
 
     def keep(self, tensor: Tensor, value: Value) -> None:
         """Take note of the place of a tensor's numbers."""
@@ -90,6 +97,13 @@ class Values:
             self.writer.numbers.append(memory)
             self._constants[number] = Value("address", 0, memory)
         return self._constants[number]
+
+    def read_around(self, value: Value) -> Value:
+        """Return the numbers in memory that may also be read behind them."""
+        if value.kind == "workspace":
+            return value
+        to = self.new(value.meta)
+        return self.map("copy", to, (value,))
 
     def dense(self, value: Value) -> Value:
         """Return the numbers in the order of the axes, copied if they are not."""
@@ -171,7 +185,7 @@ class Values:
         if 0 in (batches, m, n, k):
             raise NotRecordedError("no numbers")
         to = self.new(shape)
-        scratch = self.writer.reserve((k + m + 1) * self._lanes)
+        scratch = self.writer.reserve((k + m + 1) * self.lanes)
         added = [0, 0, 0]
         if bias is not None:
             # Not the strides of an expanded bias: along an axis of one number these are not zero.
@@ -212,13 +226,13 @@ class Values:
         value = self.value(x)
         if not (value.meta.numel() and value.meta.dim()):
             raise NotRecordedError("no numbers")
-        moved = self.new(value.meta.movedim(dim, -1).shape)
-        to = moved._replace(meta=moved.meta.movedim(-1, dim))
-        self.map("copy", to, (value,))
+        moved = self.dense(value._replace(meta=value.meta.movedim(dim, -1)))
+        to = self.new(moved.meta.shape)
         n = value.meta.shape[dim]
         count = value.meta.numel()
-        self.writer.emit("softmax", (moved.operand(), count // n, n), 8 * count)
-        return to
+        words = (moved.operand(), to.operand(), count // n, n)
+        self.writer.emit("softmax", words, 8 * count)
+        return to._replace(meta=to.meta.movedim(-1, dim))
 
 
 def _merged_axes(sizes: list[int], strides: list[list[int]]) -> tuple[list[int], list[list[int]]]:
@@ -237,4 +251,11 @@ def _merged_axes(sizes: list[int], strides: list[list[int]]) -> tuple[list[int],
             joined.append(sizes[d])
             for s, one in zip(steps, strides, strict=True):
                 s.append(one[d])
-    return (joined, steps) if joined else ([1], [[0] for _ in strides])
+    if not joined:
+        return [1], [[0] for _ in strides]
+    if joined[-1] < _SHORT and any(one[-1] > 1 for one in steps):
+        # No line of vectors is lost; long lines take less time.
+        longest = joined.index(max(joined))
+        for numbers in (joined, *steps):
+            numbers.append(numbers.pop(longest))
+    return joined, steps

@@ -91,6 +91,23 @@ TABLE, WEIGHT, BIAS = drawn(11, 23), drawn(41, 37) / 20, drawn(41)
 UNKNOWN = X.clone()
 UNKNOWN[1, 2, 3] = torch.nan
 
+LONG, HELD = drawn(2, 3, 13, 71), drawn(1, 2, 5, 7)
+FILTERS_OF_MANY, POINTS = drawn(41, 5, 2, 3) / 5, drawn(7, 5, 1, 1)
+
+
+def pooled(x: Tensor) -> Tensor:
+    """Windows of all sorts: small, wide, far apart, padded in front and behind."""
+    most, mean = functional.max_pool2d, functional.avg_pool2d
+    padded: Any = {"kernel_size": (3, 5), "stride": (2, 1), "padding": (1, 2)}
+    apart: Any = {"kernel_size": 3, "stride": 2, "padding": 1}
+    found = (
+        *(most(x, (2, 2)), most(x, **padded), most(x, **apart), most(x, (1, 7), (1, 3))),
+        *(mean(x, (2, 2)), mean(x, **padded, count_include_pad=False), mean(x, **apart)),
+        mean(x, **apart, count_include_pad=False),
+    )
+    return torch.cat([y.flatten(1) for y in found], 1)
+
+
 CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "add": (lambda x, y: x + 3.0 * y + 0.5, (X, Y)),
     "add with a factor": (lambda x, y: torch.add(x, y[:, :1], alpha=3), (X, Y)),
@@ -199,6 +216,23 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
         lambda x: torch.conv2d(x, FILTERS, None, stride=(1, 2), padding=(2, 1), dilation=(1, 3)),
         (PLANES,),
     ),
+    "convolve a line in place": (
+        lambda x: torch.conv1d(x, WINDOW, BIAS[:7]).relu() + torch.conv1d(x, WINDOW, dilation=1),
+        (LINE,),
+    ),
+    "convolve rows of an input": (lambda x: torch.conv2d(x[:, :, 1:7, 2:9], FILTERS), (PLANES,)),
+    "convolve more padding than numbers": (
+        lambda x: torch.conv2d(x[:, :, :1, :2], FILTERS, stride=(5, 4), padding=9),
+        (PLANES,),
+    ),
+    "convolve every other number": (
+        lambda x: torch.conv2d(x, POINTS, BIAS[:7], stride=3),
+        (PLANES,),
+    ),
+    "convolve in long rows to many channels": (
+        lambda x: torch.conv2d(x, FILTERS_OF_MANY, BIAS, padding=(0, 1)),
+        (drawn(2, 5, 3, 67),),
+    ),
     "convolve channels last": (
         lambda x: torch.relu(torch.conv2d(x.movedim(-1, 1), FILTERS)).movedim(1, -1),
         (PLANES.movedim(1, -1).contiguous(),),
@@ -206,6 +240,25 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "pool": (
         lambda x: functional.max_pool2d(x, (3, 2), (2, 2)).sum() + functional.avg_pool2d(x, 3),
         (PLANES,),
+    ),
+    # More windows in a row than a vector has numbers.
+    "pool long rows": (lambda x: pooled(x), (LONG,)),
+    "pool channels last": (
+        lambda x: pooled(x.movedim(-1, 1)),
+        (LONG.movedim(1, -1).contiguous(),),
+    ),
+    "pool one column again and again": (
+        lambda x: pooled((x * 2)[..., :1].expand(2, 3, 13, 71)),
+        (LONG,),
+    ),
+    "convolve one column again and again": (
+        lambda x: torch.conv2d((x * 2)[..., :1].expand(2, 5, 13, 11), FILTERS),
+        (PLANES,),
+    ),
+    "pool a weight": (lambda x: x + functional.max_pool2d(HELD, 2).sum(), (X,)),
+    "pool no numbers": (
+        lambda x: pooled(x),
+        (LONG.masked_fill(LONG > 2, torch.nan).masked_fill(LONG < -2, -torch.inf),),
     ),
     "normalize channels": (lambda x: functional.batch_norm(x, *CHANNELS), (PLANES,)),
     "normalize without weights": (lambda x: functional.batch_norm(x, *CHANNELS[:2]), (LINE,)),
@@ -237,13 +290,16 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
 }
 
 
+TENSORS = (FILTERS, FILTERS_OF_MANY, POINTS, WINDOW, *CHANNELS, TABLE, WEIGHT, BIAS, X, Y, HELD)
+
+
 class Holder(nn.Module):
     """A function, with the tensors that it reads."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.forward = function
-        for i, tensor in enumerate((FILTERS, WINDOW, *CHANNELS, TABLE, WEIGHT, BIAS, X, Y)):
+        for i, tensor in enumerate(TENSORS):
             self.register_buffer(f"b{i}", tensor)
 
 
@@ -261,6 +317,7 @@ def compute(function: Callable[..., Any], *inputs: Tensor) -> Any:
     return tuple(outputs) if several else outputs[0]
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("case", CASES)
 def test_a_program_computes_what_torch_computes(case: str) -> None:
@@ -301,7 +358,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "no numbers": (lambda x: x[:0] * 2, (X,)),
     "_local_scalar_dense": (lambda x: x * 2 if bool((x > 0).any()) else x, (X,)),
     "a convolution": (lambda x: torch.conv1d(x, WINDOW[:5, :1], groups=5), (LINE,)),
-    "pooling": (lambda x: functional.max_pool2d(x, 3, padding=1), (PLANES,)),
+    "pooling": (lambda x: functional.max_pool2d(x, 3, ceil_mode=True), (PLANES,)),
     "addmm": (lambda x: torch.addmm(BIAS, x, WEIGHT.t(), beta=2), (X[0],)),
     "a part": (lambda x: functional.pad(x, (-1, 1)), (X,)),
 }
@@ -588,6 +645,23 @@ def test_only_small_models_and_so_many_sizes_are_recorded(
         called(torch.randn(1, time, F))
     assert len(called.model._one_call._found) == MAX_PROGRAMS_PER_MODEL
     assert called.computed == MAX_PROGRAMS_PER_MODEL - 1  # and the large one
+
+
+def test_of_more_threads_less_work_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    called, x, threads = (
+        Counted(tagger(), monkeypatch),
+        torch.randn(3, 13, F),
+        torch.get_num_threads(),
+    )
+    called(x)
+    (found,) = called.model._one_call._found.values()
+    monkeypatch.setattr(one_call, "SMALL_WORK", found.program._writer.work)
+    for count, computed in ((2, 1), (1, 2)):
+        torch.set_num_threads(count)
+        called.model._one_call._found.clear()
+        called(x)
+        assert called.computed == computed
+    torch.set_num_threads(threads)
 
 
 def test_every_call_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,19 @@ def test_the_kernel_is_the_reference_at_any_number_of_threads(cell: str, which: 
                     assert_close(tensors(got), wanted)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_burst_of_calls_with_one_row_gives_the_same_bits(cell: str) -> None:
+    """Two threads split such a row or not, whichever takes less time: both are tried."""
+    module, _ = layer(cell, "one", 331, 19)
+    x, _ = draw((1, 23, 19, 331))
+    with torch.inference_mode():
+        torch.set_num_threads(1)
+        wanted = module(x)
+        torch.set_num_threads(2)
+        for got in [module(x) for _ in range(100)]:
+            assert torch.equal(got, wanted)
+
+
 def gradients(module: Any, weights: list[Tensor], mask: Tensor | None) -> tuple[Tensor, ...]:
     """Gradients of the input, which comes first, and of the weights."""
     return torch.autograd.grad(module(weights[0], mask).sin().sum(), weights)

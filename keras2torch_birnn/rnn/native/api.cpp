@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <deque>
 #include <exception>
 #include <new>
@@ -273,6 +274,45 @@ int64_t run_beside_check(const K2tCall& call, const K2tKernel& with, const Team&
     return failed ? 1 : stale ? 3 : 0;
 }
 
+// Which of the two above takes less time in a burst, for a single row of a single direction. Split, the
+// threads meet after every step, and how long that takes depends on where their processors are: where
+// these are virtual, it may be five times as long from one minute to the next. So both are tried from time
+// to time. Used by several threads; whichever it chooses, the numbers are the same.
+class SplitChoice {
+public:
+    // Calls in a row that try one way, and calls until the next trial.
+    static constexpr unsigned long TRIES = 8, PERIOD = 1024;
+
+    // Take the way that is chosen. work: what the call's time is proportional to.
+    template <class Split, class Beside>
+    int64_t run(double work, Split split, Beside beside) {
+        const unsigned long turn = turns_.fetch_add(1, std::memory_order_relaxed) % PERIOD;
+        if (turn == 2 * TRIES) splits_ = least_[1].load() <= least_[0].load();
+        if (turn >= 2 * TRIES) return splits_ ? split() : beside();
+        const bool splits = turn < TRIES;
+        if (turn % TRIES == 0) least_[splits] = HUGE_VAL;
+        const auto begun = std::chrono::steady_clock::now();
+        const int64_t code = splits ? split() : beside();
+        const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begun;
+        if (spent.count() / work < least_[splits]) least_[splits] = spent.count() / work;
+        return code;
+    }
+
+private:
+    std::atomic<unsigned long> turns_{0};
+    std::atomic<double> least_[2] = {};  // of the last trial: by one thread, split
+    std::atomic<bool> splits_{true};
+};
+
+// The choice for calls whose weights have about this size.
+SplitChoice& split_choice(const K2tShape& shape) {
+    constexpr long SIZES = 4;
+    static SplitChoice choices[K2T_SIMPLE + 1][SIZES];
+    const double weights = static_cast<double>(gate_count(shape.kind) * shape.units * shape.units);
+    const long size = std::clamp(static_cast<long>(std::log2(weights / SPLIT_WEIGHTS)), 0L, SIZES - 1);
+    return choices[shape.kind][size];
+}
+
 template <class Call>
 bool lengths_fit(const Call& call) {
     if (!call.lengths) return true;
@@ -346,8 +386,14 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     const pool::ShortCall short_call(team.pairs);
     team.burst = short_call.in_burst();
     const UnitSplit split = choose_split(call, with, team);
+    const bool single = team.burst && call.batch * call.directions == 1;
+    if (single && split.parts == 2)
+        return split_choice(call.shape)
+            .run(static_cast<double>(call.time * call.shape.units * (call.shape.units + call.shape.features)),
+                 [&] { return run_split(call, with, team, split); },
+                 [&] { return run_beside_check(call, with, team); });
     if (split.parts > 1) return run_split(call, with, team, split);
-    if (team.burst && call.batch * call.directions == 1) return run_beside_check(call, with, team);
+    if (single) return run_beside_check(call, with, team);
     Tasks tasks(call, team);
     if (call.merge != K2T_APART && call.directions == 2)
         tasks.visits.resize(static_cast<size_t>(call.batch * call.time));

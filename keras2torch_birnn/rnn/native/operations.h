@@ -4,8 +4,18 @@
 // strides count floats. Whoever writes a program (layers/recording.py) checks sizes; only what depends
 // on values is checked here.
 
-// a / b, rounded; and a value that is greater than b, or no number.
-static inline float greater(float a, float b) { return a > b || a != a ? a : b; }
+// The largest of some numbers, or no number if one of them is none. Without branches, which random numbers
+// make hard to predict.
+template <class T>
+struct Largest {
+    T found, unknown{};
+    explicit Largest(T first) : found(first) {}
+    void add(T x) {
+        found = x > found ? x : found;
+        unknown = x != x ? x : unknown;
+    }
+    T get() const { return unknown != unknown ? unknown : found; }
+};
 
 static inline double number(int64_t word) {
     double value;
@@ -18,15 +28,19 @@ static inline double number(int64_t word) {
 // Call f for n values of its operands, at any strides; vectors at once where these are 1 or 0.
 template <class F>
 static void map_line(F f, long n, float* to, long to_stride, const float* const* from, const long* stride) {
-    long i = 0;
     const auto is_straight = [](long s) { return s == 0 || s == 1; };
-    if (to_stride == 1 && is_straight(stride[0]) && is_straight(stride[1]) && is_straight(stride[2]))
+    if (to_stride == 1 && is_straight(stride[0]) && is_straight(stride[1]) && is_straight(stride[2])) {
+        Vec x[3];
+        long i = 0;
         for (; i + LANES <= n; i += LANES) {
-            Vec x[3];
             for (long o = 0; o < 3; ++o) x[o] = stride[o] ? load(from[o] + i) : all(*from[o]);
             store(to + i, f(x[0], x[1], x[2]));
         }
-    for (; i < n; i += LANES) {
+        if (i == n) return;
+        for (long o = 0; o < 3; ++o) x[o] = stride[o] ? load_first(from[o] + i, n - i) : all(*from[o]);
+        return store_first(to + i, f(x[0], x[1], x[2]), n - i);
+    }
+    for (long i = 0; i < n; i += LANES) {
         const long count = n - i < LANES ? n - i : LANES;
         float x[3][LANES] = {}, y[LANES];
         for (long o = 0; o < 3; ++o)
@@ -34,6 +48,16 @@ static void map_line(F f, long n, float* to, long to_stride, const float* const*
         store(y, f(load(x[0]), load(x[1]), load(x[2])));
         for (long lane = 0; lane < count; ++lane) to[(i + lane) * to_stride] = y[lane];
     }
+}
+
+static void copy_line(long n, float* to, long to_stride, const float* from, long stride) {
+    if (to_stride != 1 || stride > 1) {
+        for (long i = 0; i < n; ++i) to[i * to_stride] = from[i * stride];
+        return;
+    }
+    long i = 0;
+    for (; i + LANES <= n; i += LANES) store(to + i, stride ? load(from + i) : all(*from));
+    if (i < n) store_first(to + i, stride ? load_first(from + i, n - i) : all(*from), n - i);
 }
 
 static inline Vec root(Vec x) {
@@ -46,7 +70,6 @@ template <class Body>
 static void with_map(int64_t code, float p, Body body) {
     const Vec yes = all(1.0f), no{};
     switch (code) {
-        case K2T_MAP_COPY: return body([](Vec a, Vec, Vec) { return a; });
         case K2T_MAP_ADD: return body([=](Vec a, Vec b, Vec) { return a + b * p; });
         case K2T_MAP_MULTIPLY: return body([](Vec a, Vec b, Vec) { return a * b; });
         case K2T_MAP_DIVIDE: return body([](Vec a, Vec b, Vec) { return a / b; });
@@ -88,26 +111,47 @@ static long offset(const Axes& axes, const int64_t* strides, long n) {
     return at;
 }
 
+// The lines of an elementwise operation, one after the other: where each of its operands begins.
+struct Lines {
+    static constexpr long MOST_AXES = 6;
+    float* at[4];
+    const int64_t* strides[4];
+    Axes outer;
+    long index[MOST_AXES] = {};
+
+    void advance() {
+        for (long axis = outer.rank - 1; axis >= 0; --axis) {
+            const bool wraps = ++index[axis] == outer.sizes[axis];
+            const int64_t steps = wraps ? 1 - outer.sizes[axis] : 1;
+            for (long o = 0; o < 4; ++o) at[o] += steps * strides[o][axis];
+            if (!wraps) return;
+            index[axis] = 0;
+        }
+    }
+};
+
 // code, p, rank, sizes; then the result and three operands, each an address and strides.
 static void map(const int64_t* w, const K2tPlaces& places) {
     const float p = static_cast<float>(number(w[1]));
     const long rank = static_cast<long>(w[2]);
     const int64_t* sizes = w + 3;
-    const int64_t* operands[4];
-    for (long o = 0; o < 4; ++o) operands[o] = sizes + rank + o * (rank + 1);
-    const Axes lines{rank - 1, sizes};
-    const long count = lines.count(), n = static_cast<long>(sizes[rank - 1]);
+    Lines lines{{}, {}, {rank - 1, sizes}};
+    long stride[4];
+    for (long o = 0; o < 4; ++o) {
+        const int64_t* operand = sizes + rank + o * (rank + 1);
+        lines.at[o] = places.of(operand[0]);
+        lines.strides[o] = operand + 1;
+        stride[o] = static_cast<long>(operand[rank]);
+    }
+    const long count = lines.outer.count(), n = static_cast<long>(sizes[rank - 1]);
+    if (w[0] == K2T_MAP_COPY) {
+        for (long line = 0; line < count; ++line, lines.advance())
+            copy_line(n, lines.at[0], stride[0], lines.at[1], stride[1]);
+        return;
+    }
     with_map(w[0], p, [&](auto f) {
-        for (long line = 0; line < count; ++line) {
-            const float* from[3];
-            long stride[3];
-            for (long o = 0; o < 3; ++o) {
-                from[o] = places.of(operands[o + 1][0]) + offset(lines, operands[o + 1] + 1, line);
-                stride[o] = static_cast<long>(operands[o + 1][rank]);
-            }
-            float* to = places.of(operands[0][0]) + offset(lines, operands[0] + 1, line);
-            map_line(f, n, to, static_cast<long>(operands[0][rank]), from, stride);
-        }
+        for (long line = 0; line < count; ++line, lines.advance())
+            map_line(f, n, lines.at[0], stride[0], lines.at + 1, stride + 1);
     });
 }
 
@@ -130,35 +174,45 @@ static void reduce(const int64_t* w, const K2tPlaces& places) {
     const bool adds = w[0] == K2T_REDUCE_SUM;
     for (long n = 0; n < count; ++n) {
         const float* values = from + offset(outer, outer_strides, n);
-        float most = values[0];
+        Largest<float> most(values[0]);
         double sum = 0;
         for (long line = 0; line < each / length; ++line) {
             const float* value = values + offset(lines, inner_strides, line);
             if (adds)
                 for (long i = 0; i < length; ++i, value += step) sum += *value;
             else
-                for (long i = 0; i < length; ++i, value += step) most = greater(*value, most);
+                for (long i = 0; i < length; ++i, value += step) most.add(*value);
         }
-        to[n] = adds ? static_cast<float>(sum / divisor) : most;
+        to[n] = adds ? static_cast<float>(sum / divisor) : most.get();
     }
 }
 
-// data, rows, n: in place, of each row.
+// from, result, rows, n: of each row. What is written is not read again where a row is one vector: the
+// processor would wait for that.
 static void softmax(const int64_t* w, const K2tPlaces& places) {
-    const long rows = static_cast<long>(w[1]), n = static_cast<long>(w[2]);
-    float* row = places.of(w[0]);
-    for (long r = 0; r < rows; ++r, row += n) {
-        float most = row[0];
+    const long rows = static_cast<long>(w[2]), n = static_cast<long>(w[3]);
+    const float* from = places.of(w[0]);
+    float* to = places.of(w[1]);
+    for (long r = 0; r < rows; ++r, from += n, to += n) {
+        Largest<float> most(from[0]);
+        for (long i = 1; i < n; ++i) most.add(from[i]);
+        const Vec top = all(most.get()), lowest = all(-87.0f), nothing{};
         double sum = 0;
-        for (long i = 1; i < n; ++i) most = greater(row[i], most);
-        const float* const from[3] = {row, row, row};
-        const long strides[3] = {1, 1, 1};
-        const Vec top = all(most), lowest = all(-87.0f), nothing{};
-        map_line([=](Vec x, Vec, Vec) { return x - top < lowest ? nothing : exponential(x - top); }, n, row, 1,
-                 from, strides);
-        for (long i = 0; i < n; ++i) sum += row[i];
+        Vec last{};
+        for (long i = 0; i < n; i += LANES) {
+            const long count = n - i < LANES ? n - i : LANES;
+            const Vec x = load_first(from + i, count) - top;
+            last = x < lowest ? nothing : exponential(x);
+            float values[LANES];
+            store(values, last);
+            for (long lane = 0; lane < count; ++lane) sum += values[lane];
+            if (n > LANES) store_first(to + i, last, count);
+        }
         const Vec total = all(static_cast<float>(sum));
-        map_line([=](Vec x, Vec, Vec) { return x / total; }, n, row, 1, from, strides);
+        for (long i = 0; i < n; i += LANES) {
+            const long count = n - i < LANES ? n - i : LANES;
+            store_first(to + i, (n > LANES ? load_first(to + i, count) : last) / total, count);
+        }
     }
 }
 
@@ -211,9 +265,16 @@ static void fill_panel(long k, long count, const float* b, long step, long next,
         for (long i = 0; i < k; ++i) store(panel + i * LANES, load(b + i * step));
         return;
     }
-    if (count < LANES) copy(nullptr, k * LANES, panel);
+    long done = 0;
+    for (; step == 1 && done + LANES <= k; done += LANES) {
+        Vec block[LANES];
+        for (long lane = 0; lane < LANES; ++lane) block[lane] = lane < count ? load(b + lane * next + done) : Vec{};
+        transpose(block);
+        for (long i = 0; i < LANES; ++i) store(panel + (done + i) * LANES, block[i]);
+    }
+    if (count < LANES) copy(nullptr, (k - done) * LANES, panel + done * LANES);
     for (long lane = 0; lane < count; ++lane)
-        for (long i = 0; i < k; ++i) panel[i * LANES + lane] = b[lane * next + i * step];
+        for (long i = done; i < k; ++i) panel[i * LANES + lane] = b[lane * next + i * step];
 }
 
 // batches, m, n, k; result (batches, m, n), dense; a: address, distance of batches, of m, of k, one of which
@@ -266,74 +327,152 @@ static void multiply(const int64_t* w, const K2tPlaces& places) {
     }
 }
 
-// ---- windows ----------------------------------------------------------------------------------------
+// ---- convolutions -----------------------------------------------------------------------------------
 
-// Sizes B, C, H, W of the input; KH, KW; OH, OW; strides; padding in front; dilation: of each axis two.
-struct Windows {
-    long batch, channels, size[2], kernel[2], out[2], stride[2], pad[2], dilation[2];
-    explicit Windows(const int64_t* w) {
-        long* fields = &batch;
-        for (long i = 0; i < 14; ++i) fields[i] = static_cast<long>(w[i]);
+// Vectors of neighbouring positions, and channels, whose sums are in registers at once.
+constexpr long WIDE = K2T_REGISTERS >= 32 ? 4 : 2, MOST_CHANNELS = 6;
+
+// Sums of R channels at V vectors of positions. Term j is at from + offsets[j].
+template <long R, long V>
+static void convolve_block(long k, const int64_t* offsets, const float* from, const float* weights,
+                           const float* start, float* to, long to_stride) {
+    Vec sum[R][V];
+    K2T_UNROLL
+    for (long r = 0; r < R; ++r)
+        K2T_UNROLL
+        for (long v = 0; v < V; ++v) sum[r][v] = all(start ? start[r] : 0);
+    for (long j = 0; j < k; ++j) {
+        Vec x[V];
+        K2T_UNROLL
+        for (long v = 0; v < V; ++v) x[v] = load(from + offsets[j] + v * LANES);
+        K2T_UNROLL
+        for (long r = 0; r < R; ++r) {
+            const float weight = weights[r * k + j];
+            K2T_UNROLL
+            for (long v = 0; v < V; ++v) sum[r][v] += x[v] * weight;
+        }
+    }
+    K2T_UNROLL
+    for (long r = 0; r < R; ++r)
+        K2T_UNROLL
+        for (long v = 0; v < V; ++v) store(to + r * to_stride + v * LANES, sum[r][v]);
+}
+
+using Convolve = void (*)(long, const int64_t*, const float*, const float*, const float*, float*, long);
+
+template <long V, long R = MOST_CHANNELS>
+static Convolve convolve_of(long channels) {
+    if constexpr (R == 1)
+        return convolve_block<1, V>;
+    else
+        return channels == R ? convolve_block<R, V> : convolve_of<V, R - 1>(channels);
+}
+
+// images, channels, k, rows, columns, distance of rows; from, its distance of images; weights (channels, k);
+// bias or 0; result (channels, images, rows, columns); scratch of MOST_CHANNELS rows of the distance, in
+// whole vectors; k offsets. The sums of all positions of an image, one after the other, are also those
+// between the end of a row and the next: what is behind the columns is dropped.
+static void convolve(const int64_t* w, const K2tPlaces& places) {
+    const long images = static_cast<long>(w[0]), channels = static_cast<long>(w[1]), k = static_cast<long>(w[2]);
+    const long rows = static_cast<long>(w[3]), columns = static_cast<long>(w[4]), row = static_cast<long>(w[5]);
+    const float* from = places.of(w[6]);
+    const float* bias = w[9] ? places.of(w[9]) : nullptr;
+    float* to = places.of(w[10]);
+    float* sums = places.of(w[11]);
+    const int64_t* offsets = w + 12;
+    const long vectors = ((rows - 1) * row + columns + LANES - 1) / LANES, all_sums = vectors * LANES;
+    const long groups = (channels + MOST_CHANNELS - 1) / MOST_CHANNELS;
+    for (long image = 0; image < images; ++image, from += w[7])
+        for (long group = 0, first = 0; group < groups; ++group) {
+            const long height = channels / groups + (group < channels % groups);
+            const float* weights = places.of(w[8]) + first * k;
+            const float* start = bias ? bias + first : nullptr;
+            const Convolve wide = convolve_of<WIDE>(height), single = convolve_of<1>(height);
+            long v = 0;
+            for (; v + WIDE <= vectors; v += WIDE)
+                wide(k, offsets, from + v * LANES, weights, start, sums + v * LANES, all_sums);
+            for (; v < vectors; ++v)
+                single(k, offsets, from + v * LANES, weights, start, sums + v * LANES, all_sums);
+            for (long r = 0; r < height; ++r, ++first) {
+                float* place = to + (first * images + image) * rows * columns;
+                for (long y = 0; y < rows; ++y, place += columns)
+                    copy_line(columns, place, 1, sums + r * all_sums + y * row, 1);
+            }
+        }
+}
+
+// ---- pooling ----------------------------------------------------------------------------------------
+
+// Numbers side by side or at a distance of two; then what lies between them is read as well.
+static inline Vec load_apart(const float* from, long stride) {
+    return stride == 1 ? load(from) : even_lanes(load(from), load(from + LANES));
+}
+
+// The part of a window along one axis that is within the input.
+struct Window {
+    long first, last;
+    Window(long i, long size, long kernel, long stride, long pad) {
+        const long begin = i * stride - pad, end = begin + kernel;
+        first = begin < 0 ? 0 : begin;
+        last = end < size ? end : size;
+    }
+    long count() const { return last - first; }
+};
+
+// Pooling of planes (H, W), along both axes: sizes, windows, results, strides, padding in front.
+struct Pool {
+    const int64_t *size, *kernel, *out, *stride, *pad;
+    bool mean;
+    int64_t divisor;  // of a mean; 0: as many as are within the input
+    long down, right;  // distances in memory
+
+    Window window(long axis, long i) const {
+        return {i, static_cast<long>(size[axis]), static_cast<long>(kernel[axis]), static_cast<long>(stride[axis]),
+                static_cast<long>(pad[axis])};
+    }
+
+    // A window's result. `read` returns the number at an offset, or those of several windows.
+    template <class Read>
+    auto of(const Window& rows, const Window& columns, Read read) const {
+        using T = decltype(read(0));
+        T sum{};
+        Largest<T> most(read(rows.first * down + columns.first * right));
+        for (long i = rows.first; i < rows.last; ++i)
+            for (long j = columns.first; j < columns.last; ++j) {
+                const T value = read(i * down + j * right);
+                mean ? void(sum += value) : most.add(value);
+            }
+        return mean ? sum / static_cast<float>(divisor ? divisor : rows.count() * columns.count()) : most.get();
     }
 };
 
-// The sizes; from: address, strides of (B, C, H, W); result (C KH KW, B OH OW), zero outside.
-static void unfold(const int64_t* w, const K2tPlaces& places) {
-    const Windows s(w);
-    const float* from = places.of(w[14]);
-    const int64_t* strides = w + 15;
-    float* to = places.of(w[19]);
-    const long step = s.stride[1] * static_cast<long>(strides[3]);
-    for (long c = 0; c < s.channels; ++c)
-        for (long i = 0; i < s.kernel[0]; ++i)
-            for (long j = 0; j < s.kernel[1]; ++j) {
-                // The positions whose column is inside.
-                const long shift = j * s.dilation[1] - s.pad[1], apart = s.stride[1];
-                const long begin = shift < 0 ? (-shift + apart - 1) / apart : 0;
-                const long room = s.size[1] - shift;  // columns from the first window's on
-                const long fit = room <= 0 ? 0 : (room + apart - 1) / apart;
-                const long end = fit < s.out[1] ? fit : s.out[1];
-                for (long b = 0; b < s.batch; ++b)
-                    for (long y = 0; y < s.out[0]; ++y, to += s.out[1]) {
-                        const long row = y * s.stride[0] - s.pad[0] + i * s.dilation[0];
-                        const bool inside = row >= 0 && row < s.size[0] && begin < end;
-                        const long first = inside ? begin : s.out[1], last = inside ? end : s.out[1];
-                        const float* line = from + b * strides[0] + c * strides[1] + row * strides[2] +
-                                            shift * strides[3];
-                        for (long x = 0; x < first; ++x) to[x] = 0;
-                        for (long x = first; x < last; ++x) to[x] = line[x * step];
-                        for (long x = last; x < s.out[1]; ++x) to[x] = 0;
-                    }
-            }
-}
-
-// The sizes; from and result: address, strides of (B, C, H, W); whether the mean, not the maximum. No
-// window reaches beyond the input.
+// (B, C, H, W); KH, KW; OH, OW; strides; padding; whether the mean, not the maximum; its divisor; from and
+// result: address, strides of (B, C, H, W).
 static void pool_windows(const int64_t* w, const K2tPlaces& places) {
-    const Windows s(w);
-    const float* from = places.of(w[14]);
-    float* to = places.of(w[19]);
-    long in[4], out[4];  // strides
-    for (long i = 0; i < 4; ++i) {
-        in[i] = static_cast<long>(w[15 + i]);
-        out[i] = static_cast<long>(w[20 + i]);
-    }
-    const bool mean = w[24];
-    const float divisor = static_cast<float>(s.kernel[0] * s.kernel[1]);
-    const long down = s.stride[0] * in[2], right = s.stride[1] * in[3];
-    for (long b = 0; b < s.batch; ++b)
-        for (long c = 0; c < s.channels; ++c)
-            for (long y = 0; y < s.out[0]; ++y) {
-                const float* first = from + b * in[0] + c * in[1] + y * down;
-                float* place = to + b * out[0] + c * out[1] + y * out[2];
-                for (long x = 0; x < s.out[1]; ++x, first += right, place += out[3]) {
-                    float found = mean ? 0 : *first;
-                    for (long i = 0; i < s.kernel[0]; ++i)
-                        for (long j = 0; j < s.kernel[1]; ++j) {
-                            const float value = first[i * in[2] + j * in[3]];
-                            found = mean ? found + value : greater(value, found);
-                        }
-                    *place = mean ? found / divisor : found;
+    const int64_t *in = w + 15, *out = w + 20;
+    const Pool pool{w + 2, w + 4, w + 6, w + 8, w + 10, w[12] != 0, w[13], static_cast<long>(in[2]),
+                    static_cast<long>(in[3])};
+    const long columns = static_cast<long>(pool.out[1]), apart = static_cast<long>(pool.stride[1] * in[3]);
+    // Neighbouring windows are computed at once where all of their columns are within the input.
+    long inner = (pool.pad[1] + pool.stride[1] - 1) / pool.stride[1], edge = columns;
+    while (edge > inner && pool.window(1, edge - 1).count() < pool.kernel[1]) --edge;
+    if (out[3] != 1 || apart < 1 || apart > 2) inner = edge = 0;
+    for (long b = 0; b < w[0]; ++b)
+        for (long c = 0; c < w[1]; ++c)
+            for (long y = 0; y < pool.out[0]; ++y) {
+                const float* from = places.of(w[14]) + b * in[0] + c * in[1];
+                float* to = places.of(w[19]) + b * out[0] + c * out[1] + y * out[2];
+                const Window rows = pool.window(0, y);
+                for (long x = 0; x < columns;) {
+                    const Window window = pool.window(1, x);
+                    if (x < inner || x >= edge) {
+                        to[x++ * out[3]] = pool.of(rows, window, [=](long at) { return from[at]; });
+                        continue;
+                    }
+                    const Vec found = pool.of(rows, window, [=](long at) { return load_apart(from + at, apart); });
+                    const long count = edge - x < LANES ? edge - x : LANES;
+                    store_first(to + x, found, count);
+                    x += count;
                 }
             }
 }
@@ -375,7 +514,7 @@ static int64_t operate(int64_t code, const int64_t* words, const K2tPlaces& plac
         case K2T_SOFTMAX: softmax(words, places); return 0;
         case K2T_NORMALIZE: normalize(words, places); return 0;
         case K2T_MULTIPLY: multiply(words, places); return 0;
-        case K2T_UNFOLD: unfold(words, places); return 0;
+        case K2T_CONVOLVE: convolve(words, places); return 0;
         default: pool_windows(words, places); return 0;
     }
 }

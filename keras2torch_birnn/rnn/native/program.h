@@ -13,7 +13,7 @@ enum K2tOperation : int64_t {
     K2T_SOFTMAX,
     K2T_NORMALIZE,
     K2T_MULTIPLY,
-    K2T_UNFOLD,
+    K2T_CONVOLVE,
     K2T_POOL,
 };
 

@@ -34,7 +34,7 @@ OPERATIONS: Mapping[str, int] = {
             "softmax",
             "normalize",
             "multiply",
-            "unfold",
+            "convolve",
             "pool",
         )
     )
@@ -72,6 +72,8 @@ NUMBERS: Mapping[torch.dtype, int] = {
 # The codes of k2t_run_program where a value asks for torch, and of the most inputs and outputs.
 BY_TORCH, GIVEN = 4, 256
 _ALIGNED = 16  # floats in a cache line
+# Floats behind the workspace: operations read up to two vectors, of which they use a part.
+_BEHIND = 32
 
 
 def to_word(number: float) -> int:
@@ -132,7 +134,7 @@ class Program:
             words[position] = ctypes.addressof(described)
             alive += [packed, described]
         self._alive = alive
-        self._head = (words.buffer_info()[0], len(words), writer.floats)
+        self._head = (words.buffer_info()[0], len(words), writer.floats + _BEHIND)
         self._pack = struct.Struct(f"Q3q{writer.given}Q").pack
 
     def run(self, given: Sequence[int]) -> int:

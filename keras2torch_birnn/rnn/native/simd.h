@@ -30,6 +30,91 @@ static inline Vec load(const float* from) { return *reinterpret_cast<const Loose
 #endif
 static inline void store(float* to, Vec value) { *reinterpret_cast<LooseVec*>(to) = value; }
 static inline Vec all(float value) { return value - Vec{}; }
+
+// The first `count` numbers of a vector; zeros for the others.
+#if K2T_LANES == 16
+#if defined(__clang__)
+typedef Vec MaskedMemory;
+#else
+typedef float MaskedMemory;
+#endif
+static inline unsigned short first_lanes(long count) { return static_cast<unsigned short>((1u << count) - 1); }
+static inline Vec load_first(const float* from, long count) {
+    return __builtin_ia32_loadups512_mask(reinterpret_cast<const MaskedMemory*>(from), Vec{}, first_lanes(count));
+}
+static inline void store_first(float* to, Vec value, long count) {
+    __builtin_ia32_storeups512_mask(reinterpret_cast<MaskedMemory*>(to), value, first_lanes(count));
+}
+#else
+static inline Vec load_first(const float* from, long count) {
+    if (count == LANES) return load(from);
+    float x[LANES] = {};
+    for (long lane = 0; lane < count; ++lane) x[lane] = from[lane];
+    return load(x);
+}
+static inline void store_first(float* to, Vec value, long count) {
+    if (count == LANES) return store(to, value);
+    for (long lane = 0; lane < count; ++lane) to[lane] = value[lane];
+}
+#endif
+// Compilers without this move each number by itself.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#if K2T_LANES == 16
+#define K2T_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define K2T_FRONT 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define K2T_BACK 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif K2T_LANES == 8
+#define K2T_EVEN 0, 2, 4, 6, 8, 10, 12, 14
+#define K2T_FRONT 0, 8, 1, 9, 2, 10, 3, 11
+#define K2T_BACK 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define K2T_EVEN 0, 2, 4, 6
+#define K2T_FRONT 0, 4, 1, 5
+#define K2T_BACK 2, 6, 3, 7
+#endif
+#endif
+#endif
+
+// Every other number of a and b.
+static inline Vec even_lanes(Vec a, Vec b) {
+#if defined(K2T_EVEN)
+    return __builtin_shufflevector(a, b, K2T_EVEN);
+#else
+    Vec found;
+    for (long lane = 0; lane < LANES / 2; ++lane) {
+        found[lane] = a[2 * lane];
+        found[lane + LANES / 2] = b[2 * lane];
+    }
+    return found;
+#endif
+}
+
+// Turn rows into columns.
+static inline void transpose(Vec (&x)[LANES]) {
+#if defined(K2T_FRONT)
+    // Each round writes the numbers of the first half of the rows and of the second alternately; after
+    // as many rounds as LANES has bits, rows are columns.
+    K2T_UNROLL
+    for (long round = 1; round < LANES; round *= 2) {
+        Vec y[LANES];
+        K2T_UNROLL
+        for (long i = 0; i < LANES / 2; ++i) {
+            y[2 * i] = __builtin_shufflevector(x[i], x[i + LANES / 2], K2T_FRONT);
+            y[2 * i + 1] = __builtin_shufflevector(x[i], x[i + LANES / 2], K2T_BACK);
+        }
+        K2T_UNROLL
+        for (long i = 0; i < LANES; ++i) x[i] = y[i];
+    }
+#else
+    for (long i = 0; i < LANES; ++i)
+        for (long j = 0; j < i; ++j) {
+            const float kept = x[i][j];
+            x[i][j] = x[j][i];
+            x[j][i] = kept;
+        }
+#endif
+}
 // Both keep a NaN in a, as one instruction of x86 does, which GCC does not find by itself.
 #if defined(__x86_64__) && K2T_LANES == 8
 static inline Vec smaller(Vec a, Vec b) { return __builtin_ia32_minps256(b, a); }
