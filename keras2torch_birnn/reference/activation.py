@@ -45,8 +45,9 @@ def relu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Resul
 
 
 def thresholded_relu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``ThresholdedReLU.call`` (2.15): x where x > theta, else 0."""
-    return np.where(x > layer.config["theta"], context.number(x), 0), mask
+    """Compute ``ThresholdedReLU.call`` (2.15): x times (x > theta), NaN of NaN and -infinity."""
+    x = context.number(x)
+    return x * (x > layer.config["theta"]), mask
 
 
 def prelu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:

@@ -35,10 +35,11 @@ def relu(
 
     ``keras.backend.relu`` (2.15), ``keras.activations.relu`` (3.15): max_value also clips at 0.
     """
-    below = np.maximum(threshold - x, 0)
-    above = np.where(x > threshold, x, 0)
+    above = np.where(x <= threshold, 0, x)  # NaN stays
     above = above if max_value is None else np.clip(above, 0, max_value)
-    return above - negative_slope * below
+    if negative_slope == 0:  # 0 times infinity is NaN
+        return above
+    return above - negative_slope * np.maximum(threshold - x, 0)
 
 
 def relu6(x: Array) -> Array:

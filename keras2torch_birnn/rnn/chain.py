@@ -36,7 +36,8 @@ from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 # A subclass, such as a parametrized module, may do more.
 RECURRENT_CLASSES = (LSTM, GRU, RNN, LoopRNN)
 
-# Rules of masked steps by which a last step shows the last state, of zeros at first, or zeros.
+# Rules by which valid steps show all outputs, and a masked last step the last state, of zeros at
+# first, or zeros.
 _LAST_STATE = frozenset(("zeros", "previous_output", "previous_state"))
 
 
@@ -71,9 +72,10 @@ class _Ready(NamedTuple):
     """Facts about the recurrent modules of a chain, as long as these are the same.
 
     plan: of the chain as one module. stateful: the indices of modules that carry states. from_end:
-    whether one reads from the last step. few_rows: whether torch's kernel is faster from
-    ``SEVERAL`` rows on. shows_last_state: whether the output is that of the last step alone, and
-    shows the last state, or zeros, where that step is masked.
+    whether one reads from the last step. changes_valid: whether one before the last changes outputs
+    at valid steps, too, under a mask. few_rows: whether torch's kernel is faster from ``SEVERAL``
+    rows on. shows_last_state: whether the output is that of the last step alone, and shows the last
+    state, or zeros, where that step is masked.
     """
 
     modules: tuple[RecurrentModule, ...]
@@ -82,8 +84,13 @@ class _Ready(NamedTuple):
     plan: Plan
     stateful: tuple[int, ...]
     from_end: bool
+    changes_valid: bool
     few_rows: bool
     shows_last_state: bool
+
+    def can_be_masked(self) -> bool:
+        """Return whether what follows a module reads its outputs at valid steps as they are."""
+        return not (self.from_end or self.changes_valid or self.stateful)
 
     def describes(self, modules: Sequence[RecurrentModule]) -> bool:
         """Return whether the facts are about these modules."""
@@ -141,7 +148,7 @@ class Chain:
         rows, _, features = x.shape
         if mask is None and ready.few_rows and rows >= SEVERAL:
             return None
-        if mask is not None and (ready.from_end or ready.stateful or not is_plain((mask,))):
+        if mask is not None and not (ready.can_be_masked() and is_plain((mask,))):
             return None
         fetched: list[Tensor] = []
         for fetch, module in zip(ready.fetches, modules, strict=True):
@@ -275,6 +282,7 @@ def _get_ready(modules: Sequence[RecurrentModule]) -> _Ready | None:
         replace(plans[-1], against_time=False, stateful=False),
         tuple(index for index, plan in enumerate(plans) if plan.stateful),
         any(plan.against_time for plan in plans),
+        not all(_LAST_STATE.issuperset(plan.rules) for plan in plans[:-1]),
         not all(map(pays, modules)),
         not plans[-1].return_sequences and _LAST_STATE.issuperset(plans[-1].rules),
     )

@@ -176,6 +176,11 @@ def test_prelu_softmax_and_thresholded_relu() -> None:
     np.testing.assert_allclose(joint, np.exp(x) / np.exp(x).sum(axis=(1, 2), keepdims=True))
     cut = run(chain(layer("ThresholdedReLU", theta=0.5)), x).outputs[0]
     np.testing.assert_array_equal(cut, np.where(x > 0.5, x, 0))
+    not_finite = np.full((1, 1, 3), [math.nan, math.inf, -math.inf])
+    kept = run(chain(layer("ThresholdedReLU", theta=0.5)), not_finite).outputs[0]
+    np.testing.assert_array_equal(kept.ravel(), [math.nan, math.inf, math.nan])  # -inf * 0
+    plain = run(chain(layer("ReLU")), not_finite).outputs[0]
+    np.testing.assert_array_equal(plain.ravel(), [math.nan, math.inf, 0])
     slope = run(chain(layer("ReLU", negative_slope=0.5, max_value=1.0)), x).outputs[0]
     np.testing.assert_allclose(slope, np.where(x > 0, np.minimum(x, 1), 0.5 * x))
 

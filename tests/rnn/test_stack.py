@@ -493,6 +493,21 @@ def test_layers_that_read_from_the_end_are_part_of_a_chain(turned: tuple[bool, b
     check_chain(masked, torch.randn(3, 13, F), counts=[])
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_half_that_loses_valid_steps_under_a_mask_is_last_in_its_chain(place: int) -> None:
+    """As the backward half of Keras with unroll=True does, which does not reverse its mask."""
+    given = {"return_sequences": True}
+    specs = [two("LSTM", F, "sum", **given), two("GRU", H, "mul", **given)]
+    ahead = rnn("GRU", features=[F, H][place], seed=1, **given)
+    specs[place] = bi(ahead, with_options(ahead, masked_output="zeros_unreversed"), "sum")
+    x = torch.randn(3, 13, F)
+    check_chain(model_of(*specs), x, counts=[2])
+    masked = model_of(layer("Masking", mask_value=0.0), *specs)
+    valid = mask_of("gaps", 3, 13)
+    assert valid is not None
+    check_chain(masked, x * valid[..., None], counts=[2] if place else [])
+
+
 def test_a_layer_whose_output_others_read_ends_its_chain() -> None:
     given = {"return_sequences": True}
     specs = [
