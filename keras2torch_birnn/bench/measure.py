@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -202,13 +203,20 @@ def _difference(case: Case, file: Path, wanted: Sequence[Array]) -> tuple[str, f
         got = [data[f"y{i}"] for i in range(len(data.files))]
     if [y.shape for y in got] != [y.shape for y in wanted]:
         return "other outputs", float("inf")
-    error = max((float(np.abs(a - b).max(initial=0.0)) for a, b in zip(got, wanted, strict=True)))
-    size = max(float(np.abs(y).max(initial=0.0)) for y in wanted)
+    error = max(map(_error, got, wanted))
+    size = max(float(np.nanmax(np.abs(y), initial=0.0)) for y in wanted)
     if isinstance(case, Model):
         allowed = ATOL + RTOL * size
     else:
         allowed = STACK_TOLERANCE * max(1.0, size)
     return ("" if error <= allowed else f"other numbers: {error:.1e} off"), error
+
+
+def _error(found: Array, wanted: Array) -> float:
+    """Return the largest error; what is NaN in Keras does not count, other NaN counts most."""
+    counts = ~np.isnan(wanted)
+    error = float(np.abs(found[counts] - wanted[counts]).max(initial=0.0))
+    return math.inf if math.isnan(error) else error
 
 
 def facts(threads: int, rounds: int) -> dict[str, Any]:

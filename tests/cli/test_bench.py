@@ -67,6 +67,19 @@ def test_a_model_runs_in_onnx_runtime_as_torch_exports_it(
     np.testing.assert_allclose(prepared.outputs()[0], wanted, rtol=0, atol=1e-5)
 
 
+def test_what_is_nan_in_keras_does_not_count_and_other_nan_do(tmp_path: Path) -> None:
+    wanted = [np.ones((2, 3)), np.array([[np.nan, 2.0]])]
+
+    def difference(*second: float) -> tuple[str, float]:
+        np.savez(tmp_path / "y.npz", y0=wanted[0], y1=np.array([second]))
+        return measure._difference(IN_ONNX, tmp_path / "y.npz", wanted)
+
+    assert difference(np.nan, 2.0) == ("", 0.0)
+    assert difference(7.0, 2.0) == ("", 0.0)
+    assert difference(np.nan, np.nan) == ("other numbers: inf off", np.inf)
+    assert difference(np.nan, 2.5) == ("other numbers: 5.0e-01 off", 0.5)
+
+
 def test_a_compiled_contender_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
 
