@@ -24,7 +24,7 @@ from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 
 # Of a program, about as many multiply-adds times the number of torch's threads, and floats of its
 # workspace: for more, torch's kernels on all threads may take no longer.
-SMALL_WORK, SMALL_FLOATS = 16_000_000, 1 << 20
+SMALL_WORK, SMALL_FLOATS = 8_000_000, 1 << 20
 # So often a model may change after a recording, which takes as long as many calls.
 _PATIENCE = 16
 
