@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -43,6 +44,7 @@ from keras2torch_birnn.spec import ModelSpec, with_dtype
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 GOLDEN_STEPS = 7
 _META = "keras2torch_birnn"
+_LOAD = "load it first: k2t.load(path)"
 # Errors of arithmetic on tensors that do not fit each other, if no shape check found that before.
 _FAILURES = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
 
@@ -77,12 +79,14 @@ class Origin:
     checksum: int
 
 
-def origin(model: nn.Module) -> Origin:
+def origin(model: nn.Module | str | os.PathLike[str]) -> Origin:
     """Return the origin of a converted model.
 
     Raises:
-        UsageError: the model was not made by ``k2t.convert`` or ``k2t.load``.
+        UsageError: the model was not made by ``k2t.convert`` or ``k2t.load``, or is a path.
     """
+    if isinstance(model, str | os.PathLike):
+        raise UsageError(f"a model is expected, found the path {os.fspath(model)!r}", _LOAD)
     found = getattr(model, "meta", {}).get(_META)
     if not isinstance(found, Origin):
         raise UsageError(

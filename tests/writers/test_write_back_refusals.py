@@ -64,6 +64,9 @@ def test_exchanged_added_and_removed_modules(model: Any, tmp_path: Path) -> None
         k2t.write_back(changed, SOURCE, tmp_path / "new.h5")
     with pytest.raises(k2t.UsageError, match=r"not made by k2t\.convert"):
         k2t.write_back(nn.Linear(2, 3), SOURCE, tmp_path / "new.h5")
+    path: Any = tmp_path / "model.pt"
+    with pytest.raises(k2t.UsageError, match=r"found the path .*model\.pt'.*k2t\.load\(path\)"):
+        k2t.write_back(path, SOURCE, tmp_path / "new.h5")
 
 
 def test_other_shapes(model: Any, tmp_path: Path) -> None:
