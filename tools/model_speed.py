@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-MODELS = RESULTS / "models-in-one-call-2026-11-27.json"
+MODELS = RESULTS / "models-2026-11-27.json"
 FLOOR = RESULTS / "eager-floor-2026-11-27.json"
 OURS, COMPILED = "k2t", "k2t compiled"
 HEAD = (

@@ -213,7 +213,7 @@ def _(
     merge: int,
     isa: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    directions, states = len(parameters) // 4, STATES[cell[0]]
+    directions, states = len(parameters) // 4, STATES[int(cell[0])]
     hh = parameters[1]
     units = 0 if hh is None else hh.shape[1]
     return (
