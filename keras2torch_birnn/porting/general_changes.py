@@ -52,9 +52,7 @@ _POWERS_OF_WIDTH: Mapping[str, float] = {
 def _twice(
     equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    if np.shape(output) != np.shape(inputs) or isinstance(output, tuple):
-        raise ValueError("another shape")
+    output, out_mask = _of_its_shape(equation(layer, inputs, mask, context), inputs)
     more, _ = equation(layer, output, mask, context.aside())
     return more, out_mask
 
@@ -78,10 +76,16 @@ _MOVES: Mapping[str, Callable[[Array], Array]] = {"late": _one_later, "early": _
 def _with_input(
     equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
+    output, out_mask = _of_its_shape(equation(layer, inputs, mask, context), inputs)
+    return output + inputs, out_mask
+
+
+def _of_its_shape(result: Result, inputs: Structure) -> Result:
+    """Return the result of a layer, if its output has the shape of its input."""
+    output, _ = result
     if np.shape(output) != np.shape(inputs) or isinstance(output, tuple):
         raise ValueError("another shape")
-    return output + inputs, out_mask
+    return result
 
 
 def _normalized(y: Array) -> Array:

@@ -7,7 +7,7 @@ the one is kept that gives tensors of the port again, in this layer and the foll
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -278,40 +278,23 @@ class Search(CheckedRun):
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
         own = next(iter(leaves(trace.layers[path])))
-        if len(some) > 1 and self._is_known(path, own, trace):
-            return 0
+        if len(some) > 1:
+            before = {other for other in self.right if path in self.later.get(other, ())}
+            if _are_values_of(before, own, trace):
+                return 0  # there the port has them from
         later = sum(
             self.seen(one, trace) and not _same_values(own, trace.layers[one])
             for one in self.later.get(path, ())
         )
         if not later and any(one.kind in _COMPUTED_ANYWAY for one in some):
             return 0  # a right port computes each half, and what goes into a layer, too
-        if not later and self._is_seen_elsewhere(own, trace):
+        if not later and _are_values_of(self.right, own, trace):
             return 0
         if any(
             one.explained_by(self.found) and not one.explained_by(whole) for one in self.earlier
         ):
             return 0  # it would have shown on other rows
         return 1 + later
-
-    def _is_known(self, path: str, values: Array, trace: Trace) -> bool:
-        """Tell whether these are the values of an earlier call: there the port has them from."""
-        return any(
-            path in self.later.get(other, ())
-            and np.shape(array) == np.shape(values)
-            and np.allclose(np.asarray(array, np.float64), values)
-            for other in self.right
-            for array in leaves(trace.layers[other])
-        )
-
-    def _is_seen_elsewhere(self, values: Array, trace: Trace) -> bool:
-        """Tell whether these are the values of any call that the port computed."""
-        return any(
-            np.shape(array) == np.shape(values)
-            and np.allclose(np.asarray(array, np.float64), values)
-            for other in self.right
-            for array in leaves(trace.layers[other])
-        )
 
     def _contradict(self, path: str, some: Sequence[Change], trace: Trace) -> bool:
         """Tell whether the port computed before this call what these changes do not give."""
@@ -416,6 +399,15 @@ def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
         return values, out_mask
 
     return Change("unexplained", path, "", {key: apply})
+
+
+def _are_values_of(calls: Iterable[str], values: Array, trace: Trace) -> bool:
+    """Tell whether these are the values of one of some calls."""
+    return any(
+        np.shape(array) == np.shape(values) and np.allclose(np.asarray(array, np.float64), values)
+        for path in calls
+        for array in leaves(trace.layers[path])
+    )
 
 
 def _same_values(one: Array, other: Structure) -> bool:
