@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
+from keras2torch_birnn.rnn.engines.reduced import why_not_layer
 from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
+from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
 from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
 
@@ -47,11 +49,13 @@ class AtOnce:
         lengths: Tensor | None,
         mask: Tensor | None,
         initial: Sequence[Sequence[State]] | None,
+        precision: ReducedPrecision | None = None,
     ) -> Result | None:
         """Run all layers; None if another engine has to, or autograd records the call.
 
         layers: as the engines see them. x: (B, T, F). lengths (B,) or mask (B, T): the valid steps.
-        initial: of each layer the states of each direction, (B, H).
+        initial: of each layer the states of each direction, (B, H). precision: of all layers, None
+        for float32.
         """
         fetched = self._fetch(module)
         if module.training or is_tracing() or fetched is None:
@@ -70,12 +74,15 @@ class AtOnce:
             ]
 
         stack = self._stack
-        if stack is None or not stack.holds(fetched):
-            self._stack = stack = prepare(described(), fetched)
+        if stack is None or not stack.holds(fetched, precision):
+            if precision is not None and any(why_not_layer(one, precision) for one in layers()):
+                return None
+            self._stack = stack = prepare(described(), fetched, precision)
         rows, features = x.shape[0], x.shape[2]
         if stack is None or stack.features != features:
             return None
-        if rows >= SEVERAL and not counts and not all(map(_pays, layers())):
+        torch_may_pay = precision is None and rows >= SEVERAL and not counts
+        if torch_may_pay and not all(map(_pays, layers())):
             return None
         depth, units = len(stack.units), stack.units[0]
         final = [x.new_empty((2 * depth, rows, units)) for _ in range(self._states)]

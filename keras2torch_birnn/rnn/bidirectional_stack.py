@@ -381,14 +381,14 @@ class BidirectionalStack(nn.Module):
         initial: tuple[tuple[State, ...], ...] | None,
     ) -> Result | None:
         """Run all layers in one call of the native kernel; None where that is impossible."""
-        if torch.compiler.is_compiling() or self._native is None or self.precision is not None:
+        if torch.compiler.is_compiling() or self._native is None:
             return None
         if (self.engine or engines.REQUESTED) not in ("auto", "native"):
             return None
         if self._at_once is None or self._at_once.merges is not self.merge_mode:
             names = chain.from_iterable(map(_names, range(self.num_layers)))
             self._at_once = AtOnce(self, names, self.merge_mode, self._native.states)
-        return self._at_once.run(self, self.rnn_layers, x, lengths, mask, initial)
+        return self._at_once.run(self, self.rnn_layers, x, lengths, mask, initial, self.precision)
 
     def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, Any]:
         """Pad, run and pack again; states are in the order of the caller's rows."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.engines.reduced import why_not_layer
 from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import (
@@ -140,13 +141,16 @@ class Chain:
             self._stack = None
             if ready is None:
                 return None
-        if not all(map(may_choose_kernel, modules)):
-            return None
+        precision = modules[0].precision
+        for module in modules:
+            if not _may_run_kernel(module) or module.precision != precision:
+                return None
         initial = [module.carried or () for module in modules] if ready.stateful else None
         if not can_read(x, [s for layer in initial or () for state in layer for s in state]):
             return None
         rows, _, features = x.shape
-        if mask is None and ready.few_rows and rows >= SEVERAL:
+        torch_may_pay = ready.few_rows and precision is None
+        if mask is None and torch_may_pay and rows >= SEVERAL:
             return None
         if mask is not None and not (ready.can_be_masked() and is_plain((mask,))):
             return None
@@ -158,8 +162,12 @@ class Chain:
                 return None
             fetched += found
         stack = self._stack
-        if stack is None or not stack.holds(fetched):
-            self._stack = stack = prepare(_layers(modules), fetched)
+        if stack is None or not stack.holds(fetched, precision):
+            if precision is not None:
+                for module in modules:
+                    if why_not_layer(module.rnn_layer(), precision) is not None:
+                        return None
+            self._stack = stack = prepare(_layers(modules), fetched, precision)
         if stack is None or stack.features != features:
             return None
         if not all(map(partial(_fit, rows), initial or (), stack.units)):
@@ -262,8 +270,11 @@ def _is_bare(module: nn.Module) -> bool:
 
 def may_choose_kernel(module: RecurrentModule) -> bool:
     """Return whether the kernel may run a module in float32."""
-    requested = module.engine or engines.REQUESTED
-    return requested in ("auto", "native") and module.precision is None
+    return module.precision is None and _may_run_kernel(module)
+
+
+def _may_run_kernel(module: RecurrentModule) -> bool:
+    return (module.engine or engines.REQUESTED) in ("auto", "native")
 
 
 def _get_ready(modules: Sequence[RecurrentModule]) -> _Ready | None:

@@ -27,11 +27,13 @@ from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.chain import Chain
 from keras2torch_birnn.rnn.native import packing, stack
+from keras2torch_birnn.rnn.native.precision import Precision
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
 MERGES = ("concat", "sum", "mul", "ave")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +122,7 @@ def stacks(draw: st.DrawFn) -> dict[str, Any]:
         "states": draw(st.booleans()),
         "inference": draw(st.booleans()),
         "threads": draw(st.sampled_from((1, 2))),
+        "precision": draw(st.sampled_from(PRECISIONS)),
         "seed": draw(st.integers(0, 99)),
     }
 
@@ -142,11 +145,12 @@ def stack_of(case: dict[str, Any]) -> Any:
 
 
 @pytest.mark.usefixtures("isa")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(case=stacks())
 def test_a_stack_at_once_is_its_layers_one_by_one(case: dict[str, Any]) -> None:
     torch.manual_seed(case["seed"])
     module, batch, time = stack_of(case), case["batch"], case["time"]
+    k2t.set_precision(module, case["precision"])
     x, mask = torch.randn(batch, time, case["features"]), mask_of(case["mask"], batch, time)
     if not case["batch_first"]:
         x, mask = x.transpose(0, 1), None if mask is None else mask.t()
@@ -260,15 +264,25 @@ CHANGES: tuple[Callable[[Any], None], ...] = (
 )
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_changed_weights_of_a_stack_are_never_stale(change: Callable[[Any], None]) -> None:
+@pytest.mark.parametrize(
+    ("change", "precision"),
+    [
+        *((change, "float32") for change in CHANGES),
+        *((change, "int8") for change in CHANGES if change is not cast_and_cast_back),
+    ],
+)
+def test_changed_weights_of_a_stack_are_never_stale(
+    change: Callable[[Any], None], precision: Precision
+) -> None:
     module, x = example("GRU")
+    k2t.set_precision(module, precision)
     with torch.no_grad():
         before = module(x)
         change(module)
         after = module(x)
         fresh = STACKS["GRU"](5, 5, 3, merge_mode=["sum", "mul", "ave"], batch_first=True).eval()
         fresh.load_state_dict({k: v.clone().contiguous() for k, v in module.state_dict().items()})
+        k2t.set_precision(fresh, precision)
         with one_by_one():
             wanted = fresh(x)
     assert not torch.equal(before[0], after[0])
@@ -432,16 +446,19 @@ def deep_model(*, last: bool = False, masking: bool = False, **options: Any) -> 
 
 def check_chain(model: Any, *inputs: Tensor, counts: list[int]) -> None:
     """The layers at once and one by one, twice each: stateful layers go on."""
-    with torch.no_grad():
-        reset_states(model)
-        with counting() as found:
-            got = [model(x) for x in inputs for _ in range(2)]
-        assert found == counts * 2 * len(inputs)
-        reset_states(model)
-        with one_by_one():
-            wanted = [model(x) for x in inputs for _ in range(2)]
-    for a, b in zip(got, wanted, strict=True):
-        assert_same_bits(a, b)
+    for precision in PRECISIONS:
+        k2t.set_precision(model, precision)
+        with torch.no_grad():
+            reset_states(model)
+            with counting() as found:
+                got = [model(x) for x in inputs for _ in range(2)]
+            assert found == counts * 2 * len(inputs)
+            reset_states(model)
+            with one_by_one():
+                wanted = [model(x) for x in inputs for _ in range(2)]
+        for a, b in zip(got, wanted, strict=True):
+            assert_same_bits(a, b)
+    k2t.set_precision(model, "float32")
 
 
 @pytest.mark.parametrize("rule", ["zeros", "previous_output", "previous_state"])
@@ -569,18 +586,40 @@ def test_hooks_of_the_layers_fire() -> None:
         assert counts == [3, 3]
 
 
-def test_layers_of_reduced_precision_run_one_by_one() -> None:
+def test_layers_of_one_reduced_precision_run_at_once() -> None:
     model, x = deep_model(), torch.randn(3, 13, F)
     with torch.no_grad(), counting() as counts:
         exact = model(x)
-        k2t.set_precision(model, "int8")
+        for precision in PRECISIONS[1:]:
+            k2t.set_precision(model, precision)
+            got = model(x)
+            with one_by_one():
+                assert_same_bits(got, model(x))
+            assert not torch.equal(got, exact)
+        k2t.set_precision(model, "float32")
+        assert_same_bits(model(x), exact)
+    assert counts == [3] * 4
+
+
+def test_layers_of_several_precisions_run_one_by_one() -> None:
+    model, x = deep_model(), torch.randn(3, 13, F)
+    k2t.set_precision(model.get_submodule(f"bi_{F}_mul"), "int8")
+    with torch.no_grad(), counting() as counts:
         got = model(x)
         with one_by_one():
             assert_same_bits(got, model(x))
-        assert not torch.equal(got, exact)
-        k2t.set_precision(model, "float32")
-        assert_same_bits(model(x), exact)
-    assert counts == [3, 3]
+    assert not counts
+
+
+def test_reduced_precision_of_weights_that_it_cannot_read_is_refused() -> None:
+    model, x = deep_model(), torch.randn(3, 13, F)
+    module, sequence = example("GRU")
+    for one, inputs in ((model, x), (module, sequence)):
+        k2t.set_precision(one, "int8")
+        with torch.no_grad(), pytest.raises(UsageError, match=r"found torch\.float64 on cpu"):
+            one.double()(inputs.double())
+        with pytest.raises(UsageError, match="there is no gradient"):
+            one.float()(inputs)
 
 
 def test_a_layer_in_training_mode_drops_inside_a_model_in_evaluation_mode() -> None:

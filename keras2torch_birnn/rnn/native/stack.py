@@ -32,6 +32,7 @@ from keras2torch_birnn.rnn.native.op import (
     use_torch_threads,
 )
 from keras2torch_birnn.rnn.native.packing import Packed, cached_pack, weight_sizes
+from keras2torch_birnn.rnn.native.precision import ReducedPrecision, reduced_kernel
 from keras2torch_birnn.rnn.native.reused_memory import empty_reused
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
@@ -64,10 +65,16 @@ class _Described(NamedTuple):
 class PreparedStack:
     """Packed weights and options of consecutive layers. A copy of what holds it prepares its own.
 
-    features, units, directions: F of the first layer, H and D of each.
+    features, units, directions: F of the first layer, H and D of each. precision: None for float32.
     """
 
-    def __init__(self, layers: Sequence[StackLayer], fetched: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[StackLayer],
+        fetched: Sequence[Tensor],
+        precision: ReducedPrecision | None,
+    ) -> None:
+        self.precision = precision
         self.features = weight_sizes(layers[0].parameters)[0]
         self.units = tuple(weight_sizes(one.parameters)[1] for one in layers)
         self.directions = tuple(len(one.parameters) // 4 for one in layers)
@@ -78,7 +85,7 @@ class PreparedStack:
         self._alive = True
         mine = weakref.ref(self)
         self._watches = [weakref.ref(p.untyped_storage(), lambda _: _forget(mine)) for p in fetched]
-        self._isa = instruction_set()
+        self._isa = instruction_set() if precision is None else reduced_kernel(precision).bit
         self._packed = self._pack(layers, stale=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -90,13 +97,14 @@ class PreparedStack:
         self._alive, self._packed = False, ()
         self._described.clear()
 
-    def holds(self, fetched: Sequence[Tensor]) -> bool:
+    def holds(self, fetched: Sequence[Tensor], precision: ReducedPrecision | None) -> bool:
         """Return whether the weights of these parameters are held, in the order of the first time.
 
-        The kernel compares the values.
+        In this precision. The kernel compares the values.
         """
         return (
             self._alive
+            and precision == self.precision
             and _TYPES.issuperset(map(type, fetched))
             and list(map(Tensor.data_ptr, fetched)) == self._addresses
             and list(map(_SHAPE, fetched)) == self._shapes
@@ -250,10 +258,15 @@ def can_read(x: Tensor, others: Sequence[Tensor]) -> bool:
     )
 
 
-def prepare(layers: Sequence[StackLayer], fetched: Sequence[Tensor]) -> PreparedStack | None:
+def prepare(
+    layers: Sequence[StackLayer],
+    fetched: Sequence[Tensor],
+    precision: ReducedPrecision | None = None,
+) -> PreparedStack | None:
     """Prepare layers; None if the kernel cannot read their parameters, or they do not fit together.
 
-    fetched: their parameters in the order in which ``PreparedStack.holds`` gets them.
+    fetched: their parameters in the order in which ``PreparedStack.holds`` gets them. precision: a
+    reduced one that the kernel has for all of them, None for float32.
     """
     if not can_run(fetched) or not all(map(Tensor.is_contiguous, fetched)):
         return None
@@ -264,7 +277,7 @@ def prepare(layers: Sequence[StackLayer], fetched: Sequence[Tensor]) -> Prepared
             return None
         merged = one.merge is not None and MERGE_MODES[one.merge].native_code
         width = units * (1 if merged else len(one.parameters) // 4)
-    return PreparedStack(layers, fetched)
+    return PreparedStack(layers, fetched, precision)
 
 
 class Fetch:
