@@ -34,11 +34,18 @@ struct BFloat16 {
 
     // Write the words of LANES numbers. The result is added up for `finish_row`.
     static Bits convert(Vec values, const Row&, uint32_t* to, bool) {
+#if defined(__AVX512BF16__) && K2T_LANES == 16
+        const __m256i rounded = (__m256i)_mm512_cvtneps_pbh((__m512)values);
+        const __m256i size = _mm256_and_si256(rounded, _mm256_set1_epi16(0x7fff));
+        const __mmask16 kept = _mm256_cmpge_epu16_mask(size, _mm256_set1_epi16(SMALLEST >> 16));
+        _mm256_storeu_si256((__m256i*)to, _mm256_maskz_mov_epi16(kept, rounded));
+#else
         const Bits bits = (Bits)values;
         const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
         const Bits kept = (rounded & ~SIGN) < SMALLEST ? Bits{} : rounded;
         const Bits all = values == values ? kept : bits | 0x400000;
         *reinterpret_cast<LooseHalves*>(to) = __builtin_convertvector(all >> 16, Halves);
+#endif
         return Bits{};
     }
     static void finish_row(Row&, Bits) {}

@@ -121,6 +121,10 @@ struct TaskRows {
     // The step of the input that is read as the n-th.
     long time(long r, long step) const { return task.direction == 1 ? length(r) - 1 - step : step; }
 
+    const float* input(long r, long step) const {
+        return call.x + task.row(r) * call.x_batch_stride + time(r, step) * call.x_time_stride;
+    }
+
     // Where a row's values of a step are kept for the gradient.
     float* kept(long r, long step) const {
         return call.kept[task.direction] + (task.row(r) * call.time + time(r, step)) *
@@ -214,10 +218,9 @@ static void run_with(const Functions& functions, const K2tCall& call, const K2tT
             while (left > 0 && at.length(left - 1) <= step) --left;
             active[step - first] = left;
             for (long r = 0; r < left; ++r, ++gathered) {
-                const float* from = call.x + task.row(r) * call.x_batch_stride +
-                                    at.time(r, step) * call.x_time_stride;
+                const float* from = at.input(r, step);
                 if (rows > 1 && step + steps_at_once < at.length(r))
-                    fetch_row<0>(from + (d == 1 ? -steps_at_once : steps_at_once) * call.x_time_stride, features);
+                    fetch_row<0>(at.input(r, step + steps_at_once), features);
                 float* to = s.x + gathered * x_width;
                 if (!masks) copy(from, features, to);
                 for (long m = 0; masks && m < copies; ++m, to += block * x_width)

@@ -271,9 +271,12 @@ struct Reduced {
             for (long step = first; step < first + steps_at_once; ++step) {
                 while (left > 0 && at.length(left - 1) <= step) --left;
                 active[step - first] = left;
-                for (long r = 0; r < left; ++r)
-                    x.convert(gathered++, call.x + task.row(r) * call.x_batch_stride +
-                                              at.time(r, step) * call.x_time_stride, features);
+                for (long r = 0; r < left; ++r) {
+                    const float* from = at.input(r, step);
+                    if (rows > 1 && step + steps_at_once < at.length(r))
+                        fetch_row<0>(at.input(r, step + steps_at_once), features);
+                    x.convert(gathered++, from, features);
+                }
             }
             input_product(shape, input_matrix, gathered, x, inputs);
             Inputs in = inputs;
