@@ -49,7 +49,7 @@ class AtOnce:
         lengths: Tensor | None,
         mask: Tensor | None,
         initial: Sequence[Sequence[State]] | None,
-        precision: ReducedPrecision | None = None,
+        precision: ReducedPrecision | None,
     ) -> Result | None:
         """Run all layers; None if another engine has to, or autograd records the call.
 

@@ -142,9 +142,8 @@ class Chain:
             if ready is None:
                 return None
         precision = modules[0].precision
-        for module in modules:
-            if not _may_run_kernel(module) or module.precision != precision:
-                return None
+        if not all(map(_may_run_kernel, modules)) or any(m.precision != precision for m in modules):
+            return None
         initial = [module.carried or () for module in modules] if ready.stateful else None
         if not can_read(x, [s for layer in initial or () for state in layer for s in state]):
             return None
@@ -163,10 +162,10 @@ class Chain:
             fetched += found
         stack = self._stack
         if stack is None or not stack.holds(fetched, precision):
-            if precision is not None:
-                for module in modules:
-                    if why_not_layer(module.rnn_layer(), precision) is not None:
-                        return None
+            if precision is not None and any(
+                why_not_layer(module.rnn_layer(), precision) for module in modules
+            ):
+                return None
             self._stack = stack = prepare(_layers(modules), fetched, precision)
         if stack is None or stack.features != features:
             return None
@@ -274,6 +273,7 @@ def may_choose_kernel(module: RecurrentModule) -> bool:
 
 
 def _may_run_kernel(module: RecurrentModule) -> bool:
+    """Return whether the engine that was asked for leaves it to the kernel, in any precision."""
     return (module.engine or engines.REQUESTED) in ("auto", "native")
 
 
