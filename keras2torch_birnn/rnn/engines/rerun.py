@@ -21,10 +21,12 @@ def differentiate(
     outputs, None for zeros.
     """
     needed, twice = needs_input_grad[1:], torch.is_grad_enabled()
-    if not twice:
-        tensors = tuple(
-            t.detach().requires_grad_(need) for t, need in zip(tensors, needed, strict=True)
-        )
+    # Of tensors that depend on one another, such as a state that is made of x, each gets its own
+    # gradient alone: autograd adds what flows on from one to another.
+    tensors = tuple(
+        t.view_as(t) if twice else t.detach().requires_grad_(need)
+        for t, need in zip(tensors, needed, strict=True)
+    )
     with torch.enable_grad():
         pairs = [
             (output, g)
