@@ -13,6 +13,7 @@ from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import loop, torch_kernel
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.engines.rerun import differentiate
+from keras2torch_birnn.rnn.engines.second_gradient import can_sweep, second_gradients
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
@@ -148,7 +149,7 @@ class _KeptGradient(torch.autograd.Function):
         """Return the gradients of ``float_tensors``. saved: these, and what the run kept."""
         ctx.fixed, ctx.needed = fixed, needed
         ctx.kept = fixed.layer.count_directions()
-        ctx.save_for_backward(d_out, d_final, *saved[: -ctx.kept])
+        ctx.save_for_backward(d_out, d_final, *saved)
         ctx.set_materialize_grads(False)
         found = _gradients_by_kernel(fixed, needed, d_out, d_final, saved)
         # Each output has memory of its own: the two biases of a gate may share their gradient.
@@ -157,8 +158,15 @@ class _KeptGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return gradients of the given gradients, and of x, states and weights."""
-        given, tensors = ctx.saved_tensors[:2], ctx.saved_tensors[2:]
+        saved = ctx.saved_tensors
+        given, tensors, kept = saved[:2], saved[2 : -ctx.kept], saved[-ctx.kept :]
         present = [d for d in given if d is not None]
+        layer, call = ctx.fixed.with_tensors(tensors)
+        every = [*present, *tensors, *(g for g in gradients if g is not None)]
+        if can_sweep(layer, call) and is_plain(every) and not torch.is_grad_enabled():
+            swept = second_gradients(layer, call, kept, given[0], given[1], gradients)
+            of_given = [None if d is None else g for d, g in zip(given, swept[:2], strict=True)]
+            return None, None, *of_given, *swept.tensors, *(None,) * ctx.kept
         needs = [n for n, d in zip(ctx.needs_input_grad[2:4], given, strict=True) if d is not None]
         of_tensors = ctx.needs_input_grad[4 : 4 + len(tensors)]
 
