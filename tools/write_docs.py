@@ -17,6 +17,7 @@ import cost_table
 import export_summary
 import layer_speed
 import model_speed
+import penalty_table
 import precision_table
 import speed
 import speed_of_exports
@@ -69,6 +70,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "engine": partial(speed.table, training=False),
         "training": partial(speed.table, training=True),
         "training_steps": training_speed.table,
+        "penalties": penalty_table.table,
         "layers_and_floor": layer_speed.table,
         "kernel_pairs": layer_speed.pairs,
         "stacks": stack_speed.short,
