@@ -212,7 +212,7 @@ def test_a_size_that_torch_fixed_is_refused(
 def test_a_size_that_the_program_fixes_behind_an_open_axis_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the seven steps of the example two poolings leave one."""
+    """Two poolings leave one of the seven steps of the example."""
     monkeypatch.setattr(torch_export, "_STEPS", (7,))
     monkeypatch.setattr(torch_program, "_OPTION", "no such option")
     model: Any = k2t.convert(FIXTURES / "tf.keras-2.15.0/pool_default.h5")
