@@ -6,6 +6,9 @@ Tests of threads ask for theirs by ``torch.set_num_threads``.
 
 Triton's kernels are interpreted where no card could run them; it decides when it is imported.
 
+The files of ``torch.compile`` go when the run ends. Its precompiled headers would stay, 150 MB for
+each set of flags, and the few compilations here take longer with them than without.
+
 Ctrl-C interrupts: a shell that runs the tests in the background tells them to ignore it.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,7 +32,17 @@ if not Path("/dev/nvidiactl").exists():
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
+
 pytest_plugins = ("kernel_fixtures",)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give ``torch.compile`` a folder for this run, which its processes inherit."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        made = tempfile.TemporaryDirectory(prefix="k2t-inductor-", ignore_cleanup_errors=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = made.name
+        config.add_cleanup(made.cleanup)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

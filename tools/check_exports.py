@@ -91,7 +91,7 @@ def write_compiled(subject: Subject, file: Path, batch: Batch) -> None:
 
 
 class Runner(NamedTuple):
-    """What runs an exported file: its name in the child, and what else that needs."""
+    """A runtime of an exported file: its name in the child, and what else that needs."""
 
     name: str
     script: str | None = None

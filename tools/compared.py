@@ -337,7 +337,6 @@ outputs of the converted model and of the float64 reference equal those of that 
 have their own tolerance and are not counted.
 
 Random models are compared, too: `benchmarks/random_models.py` generates graphs of layers, writes
-them with the installed Keras, and converts them. Of 550 models of Keras 3.15.1 and 550 of tf_keras
-2.21 (seed 2) 549 each were equal; the other two exceeded the parser's time limit because the run
-had been paused.
+them with the installed Keras, and converts them. On 28 November 2026 all 300 models of Keras 3.15.1
+(seed 5) were equal, and 248 of 250 of tf_keras 2.21.0 (seed 5); the other 2 Keras itself refuses.
 """

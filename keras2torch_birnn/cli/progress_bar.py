@@ -30,7 +30,7 @@ class _Phase:
 
     @property
     def amount(self) -> str:
-        """What is done of the phase, in words."""
+        """The part of the phase that is done, in words."""
         if self.total is None:
             return ""
         if self.unit != "bytes":

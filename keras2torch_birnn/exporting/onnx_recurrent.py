@@ -244,7 +244,7 @@ class _UnderMask:
 
     @property
     def _are_zeros(self) -> bool:
-        """Whether both directions leave zeros at masked steps, which merge to zeros."""
+        """Tell whether both directions leave zeros at masked steps, which merge to zeros."""
         return self.plan.rules in ZEROS and not self.module.last_only
 
     def run_sequence(self, call: RnnCall) -> RnnResult:

@@ -102,11 +102,16 @@ def _double(size: int) -> int:
     return 2 * size
 
 
+def run_quietly(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Run a model without what torch prints on errors: where in the model it fails."""
+    with redirect_stderr(StringIO()):
+        return run(model, tuple(inputs))
+
+
 def takes(model: nn.Module, inputs: Sequence[Tensor]) -> bool:
-    """Tell whether a model takes inputs of such sizes; what torch prints on errors is dropped."""
+    """Tell whether a model takes inputs of such sizes."""
     try:
-        with redirect_stderr(StringIO()):
-            run(model, tuple(inputs))
+        run_quietly(model, inputs)
     except (K2TError, ArithmeticError, IndexError, RuntimeError, ValueError):
         return False
     return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import redirect_stderr, suppress
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from keras2torch_birnn.errors import (
     gather,
     printable,
 )
-from keras2torch_birnn.exporting.settled_sizes import takes
+from keras2torch_birnn.exporting.settled_sizes import run_quietly, takes
 from keras2torch_birnn.exporting.target import MARK, Session, Target
 from keras2torch_birnn.exporting.torch_program import (
     Axes,
@@ -205,8 +205,7 @@ def _check_sizes(exported: nn.Module, model: nn.Module, batches: Iterable[Inputs
     exact_model = copy_in_float64(model)
     for batch in batches:
         try:
-            with redirect_stderr(io.StringIO()):  # torch prints where in the model it fails
-                exact = tuple(y.numpy() for y in run(exact_model, batch))
+            exact = tuple(y.numpy() for y in run_quietly(exact_model, batch))
         except (IndexError, RuntimeError, ValueError) as error:
             raise UnsupportedLayerError(
                 f"the model itself does not take inputs {_sizes(batch)}, whose sizes its file "

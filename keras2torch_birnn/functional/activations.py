@@ -77,13 +77,14 @@ def hard_silu(x: Tensor) -> Tensor:
 
 
 def hard_shrink(x: Tensor, threshold: float = 0.5) -> Tensor:
-    """Return x where abs(x) > threshold, else zero."""
-    return functional.hardshrink(x, threshold)
+    """Return x where abs(x) > threshold, else zero, also for NaN (torch's own keeps that)."""
+    return torch.where(x.abs() > threshold, x, 0.0)
 
 
 def soft_shrink(x: Tensor, threshold: float = 0.5) -> Tensor:
-    """Return x moved towards zero by threshold, zero within it."""
-    return functional.softshrink(x, threshold)
+    """Return x moved towards zero by threshold, zero within it and for NaN."""
+    below = torch.where(x < -threshold, x + threshold, 0.0)
+    return torch.where(x > threshold, x - threshold, below)
 
 
 def squareplus(x: Tensor, b: float = 4.0) -> Tensor:
@@ -113,7 +114,8 @@ def sparsemax(x: Tensor, axis: int = -1) -> Tensor:
     sums = ordered.cumsum(-1)
     count = torch.arange(1, z.shape[-1] + 1, device=x.device, dtype=x.dtype)
     kept = ordered - (sums - 1) / count > 0
-    tau = ((sums * kept).sum(dim=-1, keepdim=True) - 1) / kept.sum(dim=-1, keepdim=True)
+    total = torch.where(kept, sums, 0.0).sum(dim=-1, keepdim=True)
+    tau = (total - 1) / kept.sum(dim=-1, keepdim=True)
     return torch.relu(z - tau).movedim(-1, axis)
 
 

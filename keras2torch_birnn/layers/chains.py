@@ -21,7 +21,9 @@ from keras2torch_birnn.layers.dropout import (
     ShapedDropout,
 )
 from keras2torch_birnn.layers.graph_pickling import NodeData, describe, rebuild
+from keras2torch_birnn.layers.masking import Masking, call_with_mask, differs
 from keras2torch_birnn.layers.one_call import OneCall
+from keras2torch_birnn.layers.small_inputs import find_small_input
 from keras2torch_birnn.rnn.chain import Chain, Link, can_end, can_lead
 from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
@@ -50,13 +52,13 @@ class ModelGraph(fx.GraphModule):
     def recompile(self) -> Any:
         """Make the code of ``forward`` from the graph."""
         made = super().recompile()
-        graph = _needed(self.graph)
+        graph = _needed(self)
         found = list(_find_chains(self, graph))
         self._chains = tuple(Chain(list(map(_link, repeat(self), nodes))) for nodes in found)
         kind: Any = type(self)
-        if len(graph.nodes) < len(self.graph.nodes):
+        if _calls(graph) != _calls(self.graph):
             kind.forward = _compile(self, graph)
-        self._one_call = OneCall(_needed(self.graph))
+        self._one_call = OneCall(_needed(self))
         plain = chained = kind.forward
         if found:
             _call_at_once(graph, found)
@@ -66,7 +68,7 @@ class ModelGraph(fx.GraphModule):
 
     def _apply(self, *args: Any, **options: Any) -> Any:
         """Forget what was recorded of tensors that ``to``, ``double`` and others replace."""
-        self._one_call = OneCall(_needed(self.graph))
+        self._one_call = OneCall(_needed(self))
         module: Any = super()
         return module._apply(*args, **options)
 
@@ -100,25 +102,51 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
 
     @wraps(plain)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or self.training or torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or is_tracing():
             return plain(self, *args, **kwargs)
-        if is_tracing():
-            return plain(self, *args, **kwargs)
-        one_call: Any = self._one_call
-        outputs = one_call and one_call.run(self, args, kwargs)
-        return chained(self, *args, **kwargs) if outputs is None else outputs
+        try:
+            if self.training or torch.is_grad_enabled():
+                return plain(self, *args, **kwargs)
+            one_call: Any = self._one_call
+            outputs = one_call and one_call.run(self, args, kwargs)
+            return chained(self, *args, **kwargs) if outputs is None else outputs
+        except RuntimeError as error:
+            small = find_small_input(cast(fx.GraphModule, self), error)
+            if small is None:
+                raise
+            raise small from error
 
     return forward
 
 
-def _needed(graph: fx.Graph) -> fx.Graph:
-    """Copy a graph without computations that nothing reads; every module is called."""
+def _needed(model: fx.GraphModule) -> fx.Graph:
+    """Copy a model's graph without what nothing reads or comes twice; every module is called."""
     copy = fx.Graph()
-    copy.output(copy.graph_copy(graph, {}))
+    copy.output(copy.graph_copy(model.graph, {}))
     for node in reversed(list(copy.nodes)):
         if not node.users and node.op in ("call_function", "call_method", "get_attr"):
             copy.erase_node(node)
+    for mask in copy.find_nodes(op="call_function", target=differs):
+        _use_mask(model, copy, mask)
     return copy
+
+
+def _calls(graph: fx.Graph) -> list[Any]:
+    return [node.target for node in graph.nodes]
+
+
+def _use_mask(model: fx.GraphModule, graph: fx.Graph, mask: fx.Node) -> None:
+    """Give the mask of a Masking to the module, which would compute it again."""
+    x = cast(fx.Node, mask.args[0])
+    for node in [user for user in x.users if user.op == "call_module" and user.args == (x,)]:
+        called = _module_of(model, node)
+        if type(called) is Masking and called.mask_value == mask.kwargs["value"]:
+            with graph.inserting_before(node):
+                module = graph.create_node("get_attr", node.target)
+                masked = graph.call_function(call_with_mask, (module, x, mask))
+            module.prepend(mask)
+            node.replace_all_uses_with(masked)
+            graph.erase_node(node)
 
 
 def _find_chains(module: fx.GraphModule, graph: fx.Graph) -> Iterator[list[fx.Node]]:

@@ -23,13 +23,21 @@ class Masking(nn.Module):
         super().__init__()
         self.mask_value = mask_value
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Set masked steps of (B, ..., F) to zero."""
-        return x * differs(x, None, self.mask_value)[..., None].to(x.dtype)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Set masked steps of (B, ..., F) to zero; ``mask``: its own, where that is known."""
+        if mask is None:
+            mask = differs(x, None, self.mask_value)
+        return x * mask[..., None].to(x.dtype)
 
     def extra_repr(self) -> str:
         """Show the value."""
         return f"mask_value={self.mask_value}"
+
+
+def call_with_mask(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    """Call a Masking with the mask that ``differs`` made of x, or what a user put in its place."""
+    found: Tensor = module(x, mask=mask) if type(module) is Masking else module(x)
+    return found
 
 
 def _single(layer: LayerSpec) -> float:

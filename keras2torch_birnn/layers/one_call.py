@@ -43,7 +43,7 @@ def _is_option(name: str) -> bool:
 
 
 class _Guard:
-    """What a recorded model was, compared before every call.
+    """The state in which a model was recorded, compared before every call.
 
     Attributes of all modules, by identity, and where the weights are; their values are read anew.
     """

@@ -37,7 +37,7 @@ class _Axis(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Of every step-th number, with padding, as many as are read."""
+        """Count the numbers that are read: of every step-th one, with padding."""
         return self.out + self.places[-1] // self.step
 
     def part(self, first: int) -> tuple[slice, slice]:

@@ -91,6 +91,8 @@ def _call(model: nn.Module, recorder: _Recorder, node: fx.Node, args: Any, kwarg
     if node.op == "call_method":
         with recorder.mode:
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    if node.op == "get_attr":  # of a module that a function calls
+        return model.get_submodule(str(node.target))
     raise NotRecordedError(node.op)
 
 

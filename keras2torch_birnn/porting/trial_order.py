@@ -1,4 +1,4 @@
-"""What to try at a layer that is wrong, and in which order: single changes first, then two."""
+"""The order of trials at a layer that is wrong: single changes first, then two."""
 
 from __future__ import annotations
 

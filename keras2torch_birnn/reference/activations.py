@@ -163,9 +163,8 @@ def hard_shrink(x: Array, threshold: float = 0.5) -> Array:
 
 
 def soft_shrink(x: Array, threshold: float = 0.5) -> Array:
-    """Compute sign(x) max(abs(x) - threshold, 0): Keras 3."""
-    y: Array = np.sign(x) * np.maximum(np.abs(x) - threshold, 0)
-    return y
+    """Return x - threshold above it, x + threshold below -threshold, else 0: Keras 3."""
+    return np.select([x > threshold, x < -threshold], [x - threshold, x + threshold], 0)
 
 
 def squareplus(x: Array, b: float = 4.0) -> Array:
@@ -193,7 +192,8 @@ def _sparsemax_vector(z: Array) -> Array:
     ordered = np.sort(z)[::-1]
     sums = np.cumsum(ordered)
     kept = [k for k in range(len(z)) if ordered[k] - (sums[k] - 1) / (k + 1) > 0]
-    tau = (sum(sums[k] for k in kept) - 1) / len(kept)
+    # Of values that are not finite none may be kept
+    tau = (sum(sums[k] for k in kept) - 1) / len(kept) if kept else -np.inf
     y: Array = np.maximum(z - tau, 0)
     return y
 

@@ -1,4 +1,4 @@
-"""What ``torch.jit.script`` is told, which cannot compile these modules."""
+"""The answer to ``torch.jit.script``, which cannot compile these modules."""
 
 from __future__ import annotations
 

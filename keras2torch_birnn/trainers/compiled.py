@@ -40,7 +40,7 @@ class OptimizerConfig:
 
     @property
     def applies_constraints(self) -> bool:
-        """Whether a step of this optimizer ends with the constraints of the layers."""
+        """Tell whether a step of this optimizer ends with the constraints of the layers."""
         return not is_experimental(self.family, self.version)
 
 

@@ -183,7 +183,8 @@ def layer_pieces(located: Located, model: Model) -> Iterator[Piece]:
 def _differ(path: str) -> WeightMismatchError:
     return WeightMismatchError(
         "two layers of OUT are one in Keras, but differ",
-        "give both the same weights; a layer that is called in several places trains as one there",
+        "give both the same weights; a layer that is called in several places trains as one there "
+        "(docs/training.md shows how to share it here)",
         place=printable(path),
     )
 

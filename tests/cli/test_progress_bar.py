@@ -27,7 +27,7 @@ progress_bar.Timer = AtOnce
 
 
 def shown(*arguments: object, **variables: str) -> str:
-    """What the command writes to a terminal, without colours and movements of the cursor."""
+    """Output of the command on a terminal, without colours and movements of the cursor."""
     code = f"{AT_ONCE}\napp({[str(a) for a in arguments]!r})"
     text = in_terminal(code, **{"TERM": "xterm", "COLUMNS": "80", **variables})
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)

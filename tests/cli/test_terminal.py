@@ -1,4 +1,4 @@
-"""What every command prints fits the terminal: 80 columns, and 120; no name in it is broken."""
+"""The output of every command fits the terminal: 80 columns, and 120; no name in it is broken."""
 
 from __future__ import annotations
 

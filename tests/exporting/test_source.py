@@ -273,7 +273,7 @@ def test_torch_quantizes_a_gru(tmp_path: Path) -> None:
 
 
 def test_a_module_goes_to_the_hub_and_back(tmp_path: Path) -> None:
-    """What is pushed there is a folder, which holds the weights and nothing of this package."""
+    """A folder is pushed there, which holds the weights and nothing of this package."""
     pytest.importorskip("huggingface_hub")
     source = write(tagger_of_a_file())
     head, bases = "from huggingface_hub import PyTorchModelHubMixin\n", "(nn.Module):\n    "

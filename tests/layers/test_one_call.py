@@ -91,6 +91,12 @@ TABLE, WEIGHT, BIAS = drawn(11, 23), drawn(41, 37) / 20, drawn(41)
 UNKNOWN = X.clone()
 UNKNOWN[1, 2, 3] = torch.nan
 
+# What overflowed, in vectors of numbers and alone.
+ENDS = X.clone()
+ENDS.view(-1)[::7] = torch.inf
+ENDS.view(-1)[1::7] = -torch.inf
+ENDS.view(-1)[2::7] = -3e38
+
 LONG, HELD = drawn(2, 3, 13, 71), drawn(1, 2, 5, 7)
 FILTERS_OF_MANY, POINTS = drawn(41, 5, 2, 3) / 5, drawn(7, 5, 1, 1)
 
@@ -150,6 +156,11 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
         (X * 4,),
     ),
     "an activation of no number": (lambda x: torch.tanh(x), (UNKNOWN,)),
+    "silu of infinities": (lambda x: functional.silu(x), (ENDS,)),
+    "other activations of infinities": (
+        lambda x: (torch.tanh(x), x.sigmoid(), functional.hardswish(x), functional.hardsigmoid(x)),
+        (ENDS,),
+    ),
     "clamp": (lambda x: x.clamp(-0.5, 0.7) + x.clamp(min=0.1) + x.clamp(max=0.1), (UNKNOWN,)),
     "logic": (
         lambda x, y: (

@@ -128,7 +128,7 @@ MUTATIONS: list[Mutation] = [
     ),
     mutation(
         "Masking leaves masked steps as they are",
-        edit("layers.masking:Masking.forward", "x * differs", "x + 0 * differs"),
+        edit("layers.masking:Masking.forward", "x * mask", "x + 0 * mask"),
         f"{K2}/masking_alone.h5",
     ),
     mutation(

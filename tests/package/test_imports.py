@@ -137,6 +137,16 @@ def test_no_module_evaluates_text(module: Path) -> None:
     assert not {"eval", "exec", "compile", "__import__"} & calls - lazy
 
 
+def test_docstrings_begin_with_no_question() -> None:
+    """They begin with an imperative or a noun phrase (CONTRIBUTING.md)."""
+    folders = (PACKAGE, *(ROOT / name for name in ("benchmarks", "fixtures", "tests", "tools")))
+    files_of_ours = [file for folder in folders for file in folder.rglob("*.py")]
+    begins = re.compile(r'^\s*r?"""(What|Whether|Of)\b', re.MULTILINE)
+    found = [str(file) for file in files_of_ours if begins.search(file.read_text("utf-8"))]
+    assert len(files_of_ours) > 700
+    assert not found
+
+
 # ---- the package -------------------------------------------------------------------------------
 
 

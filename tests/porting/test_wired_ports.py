@@ -75,7 +75,7 @@ def test_a_right_port_is_equal(kind: Any) -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 def test_layers_inside_of_one_module_are_seen(kind: type[nn.RNNBase], packed: bool) -> None:
-    """What two layers in one module hand on is noted as if they were two modules."""
+    """Two layers in one module are noted as if they were two modules."""
 
     class Stack(nn.Module):
         def __init__(self) -> None:

@@ -102,7 +102,7 @@ def test_the_pictures_of_a_right_half_are_blue(converted: Path, tmp_path: Path) 
 def test_a_reversed_direction_is_a_band_that_is_its_own_mirror_image(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of merged outputs, too: each half is drawn alone."""
+    """Each half is drawn alone, of merged outputs too."""
     run = GRU.run_sequence
 
     def reversed_run(layer: Any, call: RnnCall) -> RnnResult:

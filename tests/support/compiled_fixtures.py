@@ -72,7 +72,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What Keras did with a model: batches, losses, weights and slots."""
+    """A record of Keras' steps with a model: batches, losses, weights and slots."""
 
     row: Row
     arrays: Mapping[str, Array]

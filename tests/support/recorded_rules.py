@@ -1,4 +1,4 @@
-"""What optimizers of real Keras made of given gradients, and k2t makes: ``fixtures/rules``."""
+"""Updates of given gradients by optimizers of real Keras, and by k2t: ``fixtures/rules``."""
 
 from __future__ import annotations
 

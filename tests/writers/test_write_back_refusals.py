@@ -103,6 +103,23 @@ def test_one_layer_of_keras_that_was_trained_as_two(name: str, tmp_path: Path) -
         k2t.write_back(train(model), source, out)
 
 
+@pytest.mark.parametrize(
+    "name", ["keras-3.5.0/twice_wrapped_first.keras", "tf.keras-2.15.0/twice_wrapped_first.h5"]
+)
+def test_one_layer_of_keras_that_was_shared_and_trained(name: str, tmp_path: Path) -> None:
+    source = FIXTURES / name
+    model: Any = k2t.convert(source)
+    before = model.shared_dense.weight.detach().clone()
+    model.time_distributed = model.shared_dense
+    out, saved = tmp_path / Path(name).name, tmp_path / "saved.pt"
+    k2t.write_back(train(model), source, out)
+    k2t.save(model, saved)
+    for found in (k2t.convert(out), k2t.load(saved), copy.deepcopy(model)):
+        for one in (found.shared_dense, found.time_distributed):
+            assert torch.equal(one.weight, model.shared_dense.weight)
+            assert not torch.equal(one.weight, before)
+
+
 def test_numbers_that_do_not_fit(model: Any, tmp_path: Path) -> None:
     model = model.double()
     same = k2t.write_back(model, SOURCE, tmp_path / "same.h5")

@@ -69,10 +69,15 @@ _REFUSED_CLASSES: Mapping[str, str] = {
     "HashedCrossing": "hashes pairs of features into bins; do that before the model",
     "SpectralNormalization": "rewrites the kernel of the layer in it; save that layer by itself",
 }
+_HOW_TO_BEGIN = "begin with k2t plugin new MODEL > my_layers.py"
 _HOW_TO_SUPPLY = (
-    "`k2t layers` lists what can be converted; for a layer of your own begin with "
-    "k2t plugin new MODEL > my_layers.py"
+    f"`k2t layers` lists what can be converted; for a layer of your own {_HOW_TO_BEGIN}"
 )
+# Layers that Keras 1 has and no later Keras, in words for their plugin.
+_KERAS_1_ALONE: Mapping[str, str] = {
+    "ParametricSoftplus": "return self.alphas * nn.functional.softplus(self.betas * x)",
+    "SReLU": "return what call() of Keras 1 computes",
+}
 _REFUSED_ADVICE: Mapping[str, str] = {
     LAMBDA: "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file",
     "TorchModuleWrapper": "save the model without it, and call the torch module that it wraps",
@@ -246,6 +251,11 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
             return None
         return UnsupportedLayerError(f"operation {shown} is not supported", HOW_TO_REPLACE)
     if _is_unknown(entry, class_name):
+        if class_name in _KERAS_1_ALONE and parsing.generation.name == "keras1":
+            advice = f"{_HOW_TO_BEGIN}, and in its forward {_KERAS_1_ALONE[class_name]}"
+            return UnsupportedLayerError(
+                f"layer class {shown}, of Keras 1 alone, is not supported", advice
+            )
         names = (entry.get("registered_name"), class_name, python_name(class_name))
         shipped = advise_shipped(names, parsing.command)
         advice = f"{shipped}; {_HOW_TO_SUPPLY}" if shipped else _HOW_TO_SUPPLY

@@ -263,7 +263,9 @@ def _split(entry: str, labels: Collection[str]) -> tuple[tuple[str, ...], str]:
     *segments, last = entry.split("/")
     known = "|".join(map(re.escape, sorted(labels))) or _USUAL_LABELS
     match = re.fullmatch(rf"(?P<layer>.*?)_(?P<label>{known})(?:_\d+)?(?::\d+)?", last)
-    return ((*segments, match["layer"]), match["label"]) if match else (tuple(segments), last)
+    if match is None:  # of a plugin's layer, with any name
+        return tuple(segments), re.sub(r":\d+$", "", last)
+    return (*segments, match["layer"]), match["label"]
 
 
 def _per_gate(layer: LayerSpec) -> bool:

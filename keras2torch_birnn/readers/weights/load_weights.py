@@ -21,6 +21,7 @@ from keras2torch_birnn.readers.weights.layouts import Layout, is_cudnn
 from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.quantized import int8_weights
+from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
 from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.readers.weights.swapped_names import swapped_note
@@ -61,6 +62,7 @@ def load_weights(
         arrays = (array for row in located.rows for array in row.arrays.values())
         begin("reading weights", sum(array.nbytes for array in arrays))
     layers = {row.owner: _read(row, located.layout, notes, how) for row in located.rows}
+    notes += repeated_note(layers, located.stored)
     root = replace_layers(located.root, layers)
     dtype = common_dtype([array for one in layers.values() for array in one.weights.values()])
     if parsing.generation.name in ("tf.keras", "keras3"):

@@ -35,12 +35,12 @@ class StepCell(NamedTuple):
 
     @property
     def resets_before(self) -> bool:
-        """Whether a step needs a second product, of the state that was reset."""
+        """Tell whether a step needs a second product, of the state that was reset."""
         return self.kind == GRU_BEFORE
 
     @property
     def needs_whole_rows(self) -> bool:
-        """Whether one program of a kernel has to compute all units of a row."""
+        """Tell whether one program of a kernel has to compute all units of a row."""
         return not WHOLE_ROWS.isdisjoint((self.activation.name, self.recurrent_activation.name))
 
 

@@ -209,6 +209,9 @@ static inline Vec elu(Vec x, float alpha) {
     return x > 0.0f ? x : negative * alpha;
 }
 
+// Below -87, where sigmoid is clamped, x times 0: it is NaN for -inf, and large numbers stay zero.
+static inline Vec silu(Vec x) { return x * (x < -87.0f ? Vec{} : sigmoid(x)); }
+
 static inline Vec activate(long kind, float parameter, Vec x) {
     switch (kind) {
         case K2T_TANH: return hyperbolic_tangent(x);
@@ -221,7 +224,7 @@ static inline Vec activate(long kind, float parameter, Vec x) {
         case K2T_ELU: return elu(x, parameter);
         case K2T_SELU: return elu(x, 1.67326324235437728f) * 1.05070098735548049f;
         case K2T_SOFTSIGN: return x / (1.0f + (x < 0.0f ? -x : x));
-        case K2T_SILU: return x * sigmoid(x);
+        case K2T_SILU: return silu(x);
         case K2T_HARD_SILU: return x * (clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f));
         case K2T_HARD_TANH: return clamp(x, -1.0f, 1.0f);
         default: return x;

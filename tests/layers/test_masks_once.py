@@ -1,0 +1,62 @@
+"""The mask of a Masking is computed once, for the layer itself and for those behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from converted import convert_spec
+from spec_parity import model_of
+from specs import B, F, T, bi, chain, layer, rnn, values
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from keras2torch_birnn.reference import compute
+from keras2torch_birnn.spec import ModelSpec
+
+
+class Comparisons(TorchDispatchMode):
+    """The number of comparisons with the value of a Masking."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += function is torch.ops.aten.ne.Scalar
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    """Two Masking of other values, of which the second has the mask of its own input alone."""
+    halves = [rnn("GRU", seed=seed, return_sequences=True) for seed in (0, 1)]
+    first, second = layer("Masking", "one", mask_value=0.5), layer("Masking", "two", mask_value=0.0)
+    return model_of(chain(first, second, bi(*halves, "sum"), shape=(None, None, F)))
+
+
+@pytest.fixture
+def x() -> Tensor:
+    made = torch.from_numpy(values(B, T, F).astype("float32"))
+    made[0, 3:], made[1, 2], made[1, 4, 1:] = 0.5, 0.0, 0.5
+    return made
+
+
+@pytest.mark.parametrize("how", [torch.inference_mode, torch.enable_grad])
+def test_every_mask_is_computed_once(spec: ModelSpec, x: Tensor, how: Callable[[], Any]) -> None:
+    model = convert_spec(spec)
+    (wanted,) = compute(spec, [x.numpy()]).outputs
+    for one in (model, deepcopy(model)):
+        with how(), Comparisons() as comparisons:
+            found = one(x)
+        torch.testing.assert_close(found.double(), torch.from_numpy(wanted), atol=1e-5, rtol=0)
+        assert comparisons.count == 2
+
+
+def test_what_takes_the_place_of_a_masking_is_called_as_before(spec: ModelSpec, x: Tensor) -> None:
+    model: Any = convert_spec(spec)
+    model.two = nn.Identity()
+    assert model(x).shape == (B, T, rnn("GRU").config["units"])

@@ -1,0 +1,76 @@
+"""A note on one layer of Keras in several places of a file, which becomes several modules."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from specs import FIXTURES
+
+from keras2torch_birnn.lazy_array import LazyArray
+from keras2torch_birnn.readers import open_model, read_with_problems
+from keras2torch_birnn.readers.weights.load_weights import How
+from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
+
+ONCE = FIXTURES / "keras-3.5.0/twice_wrapped_first.keras"
+TWICE = FIXTURES / "tf.keras-2.15.0/twice_wrapped_first.h5"
+PROVED = "one layer of Keras in several places: shared_dense, time_distributed; each place is"
+ALIKE = "the same name and weights in several places: shared_dense, time_distributed; if that"
+
+
+def notes(path: Path, how: How = "read") -> list[str]:
+    with open_model(path, weights=how) as (spec, _):
+        return [note for note in spec.notes if "several places" in note]
+
+
+@pytest.mark.parametrize(
+    ("path", "how", "words"),
+    [(ONCE, "read", PROVED), (ONCE, "shapes", PROVED), (TWICE, "read", ALIKE)],
+)
+def test_one_layer_in_two_places_is_noted(path: Path, how: How, words: str) -> None:
+    (note,) = notes(path, how)
+    assert note.startswith(words)
+    assert note.endswith("trains apart unless you share it (docs/training.md)")
+
+
+def test_weights_that_were_not_read_are_not_called_the_same() -> None:
+    assert not notes(TWICE, "shapes")
+
+
+def test_large_matrices_are_compared_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keras2torch_birnn.lazy_array.LEAST_BYTES", 1)
+    monkeypatch.setattr("keras2torch_birnn.lazy_array.BLOCK_BYTES", 64)
+    with open_model(TWICE, weights="lazy") as (spec, _):
+        assert any(
+            isinstance(w, LazyArray) for one in spec.root.walk() for w in one.weights.values()
+        )
+        assert sum(note.startswith(ALIKE) for note in spec.notes) == 1
+
+
+def test_layers_of_one_name_and_other_or_fresh_weights_are_not_one(tmp_path: Path) -> None:
+    path = Path(shutil.copy(TWICE, tmp_path))
+    with h5py.File(path, "r+") as file:
+        place = file["model_weights/time_distributed"]
+        kernel = next(place[name] for name in place.attrs["weight_names"] if "kernel" in name)
+        kernel[2, 3] += 1
+    assert not notes(path)
+    with h5py.File(path, "r+") as file:
+        for place in ("shared_dense", "time_distributed"):
+            group = file["model_weights"][place]
+            for name in group.attrs["weight_names"]:
+                group[name][...] = np.float32(0.5)
+    assert not notes(path)
+
+
+def test_many_places_are_counted() -> None:
+    spec, _ = read_with_problems(ONCE)
+    dense = next(one for one in spec.root.walk() if one.name == "shared_dense")
+    layers = {(f"model_{n}", "layer", "shared_dense"): dense for n in range(5)}
+    (note,) = repeated_note(layers, {key: {} for key in layers})
+    assert (
+        "places: model_0/shared_dense, model_1/shared_dense, model_2/shared_dense and 2 more"
+        in note
+    )
