@@ -184,9 +184,11 @@ static inline Vec exponential(Vec x) {
     return (1.0f + e.rest) * e.power;
 }
 
+// Zero below -87, so that a closed gate lets nothing pass: infinity times it is NaN.
 static inline Vec sigmoid(Vec x) {
     const Exponential e = split_exponential(-x);
-    return reciprocal(fused(e.rest, e.power, 1.0f + e.power));
+    const Vec y = reciprocal(fused(e.rest, e.power, 1.0f + e.power));
+    return x < -87.0f ? Vec{} : y;
 }
 
 // m / (m + 2) with m = e^2x - 1, whose rest alone counts near zero. Error below 2.1e-7 relative.
