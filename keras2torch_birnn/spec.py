@@ -187,7 +187,7 @@ class Generation:
     bidirectional_carries: bool = True
     merging: Literal["all", "any", "none"] = "all"
     attention_mask: Literal["query", "none"] = "query"
-    attention_rows: Literal["ignore", "uniform", "zeros"] = "uniform"
+    attention_rows: Literal["ignore", "add", "add by hand", "zeros"] = "add"
     attention_takes_masks: bool = False
     passed_mask_goes_on: bool = False
     carried_state_wins: bool = False

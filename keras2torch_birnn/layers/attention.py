@@ -1,4 +1,4 @@
-"""Attention layers. A mask replaces scores by -1e9, so a row without valid keys is uniform."""
+"""Attention layers. A mask takes 1e9 off scores in float32, or puts -1e9 in their place."""
 
 from __future__ import annotations
 
@@ -25,11 +25,18 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()
 
 
-def masked_softmax(scores: Tensor, allowed: Tensor | None) -> Tensor:
-    """Compute the softmax over the last axis of allowed scores."""
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, LARGE_NEGATIVE)
-    return torch.softmax(scores, dim=-1)
+def masked_softmax(scores: Tensor, allowed: Tensor | None, *, replaces: bool) -> Tensor:
+    """Compute the softmax over the last axis of allowed scores.
+
+    A row without any is uniform if -1e9 ``replaces`` the others. If it is added to them, numbers of
+    float32 of that size are 64 apart, so only scores up to 32 are the same then.
+    """
+    if allowed is None:
+        return torch.softmax(scores, dim=-1)
+    if replaces:
+        return torch.softmax(scores.masked_fill(~allowed, LARGE_NEGATIVE), dim=-1)
+    hidden = (scores.float() + LARGE_NEGATIVE).to(scores.dtype)
+    return torch.softmax(torch.where(allowed, scores, hidden), dim=-1)
 
 
 def _together(*masks: Tensor | None) -> Tensor | None:
@@ -74,7 +81,7 @@ class Attention(nn.Module):
         if self.causal or use_causal_mask:
             causal = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
         hidden = None if value_mask is None else value_mask.bool().unsqueeze(1)
-        weights = masked_softmax(scores, _together(hidden, causal))
+        weights = masked_softmax(scores, _together(hidden, causal), replaces=False)
         out = weights @ value
         if query_mask is not None:
             out = out * query_mask.bool().unsqueeze(-1)
@@ -142,6 +149,8 @@ def additive_attention(layer: LayerSpec) -> nn.Module:
 
 # ---- MultiHeadAttention, GroupedQueryAttention --------------------------------------------------
 
+When: TypeAlias = Literal["never", "with scores", "always"]
+
 
 class Plan(NamedTuple):
     """Options of attention heads, in Keras' words.
@@ -150,15 +159,16 @@ class Plan(NamedTuple):
     ``output_shape``: what a step of the output has. ``sliding_window``: how far a query looks, its
     own place counting as one. ``zeros``: when a row with nothing to attend to gives zeros, and not
     the mean of all values. ``axes``: what is attended over, None for all between batch and
-    features.
+    features. ``adds``: when a mask takes 1e9 off scores, and does not replace them.
     """
 
     heads: int
     groups: int
     output_shape: tuple[int, ...]
     sliding_window: int | None
-    zeros: Literal["never", "with scores", "always"]
+    zeros: When
     axes: tuple[int, ...] | None = None
+    adds: When = "never"
 
 
 class MultiHeadAttention(nn.Module):
@@ -209,9 +219,9 @@ class MultiHeadAttention(nn.Module):
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
         places = self._places(scores, causal=use_causal_mask)
         allowed = _together(*_of_inputs(mask), places, _per_head(attention_mask))
-        weights = masked_softmax(scores, allowed)
-        by_hand = return_attention_scores and plan.zeros != "never"
-        if allowed is not None and (by_hand or plan.zeros == "always"):
+        now = ("always", "with scores") if return_attention_scores else ("always",)
+        weights = masked_softmax(scores, allowed, replaces=plan.adds not in now)
+        if allowed is not None and plan.zeros in now:
             weights = weights * allowed
         attended = weights @ v
         if self.gate is not None:
@@ -302,9 +312,25 @@ def _linear(layer: LayerSpec, name: str, inputs: int = 1) -> nn.Linear:
     return linear
 
 
+def rules_of_rows(layer: LayerSpec) -> tuple[When, When]:
+    """Return when a row with nothing to attend to gives zeros, and when 1e9 is taken off scores.
+
+    By hand: where Keras calls its Softmax layer, and no function for it all.
+    """
+    by_hand: When = "always" if layer.config["dropout"] else "with scores"
+    rules: Mapping[str, tuple[When, When]] = {
+        "ignore": ("never", "always"),
+        "add": ("never", "always"),
+        "add by hand": ("never", by_hand),
+        "zeros": (by_hand, "never"),
+    }
+    zeros, adds = rules.get(layer.semantics["masking"], ("never", "never"))
+    return zeros, "never" if layer.config.get("softmax_robust_masking") else adds
+
+
 def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
     config = layer.config
-    by_hand: Literal["always", "with scores"] = "always" if config["dropout"] else "with scores"
+    zeros, adds = rules_of_rows(layer)
     return MultiHeadAttention(
         _linear(layer, "query"),
         _linear(layer, "key"),
@@ -316,8 +342,9 @@ def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
             groups,
             layer.weights["attention_output/kernel"].shape[2:],
             config["sliding_window"],
-            by_hand if layer.semantics["masking"] == "zeros" else "never",
+            zeros,
             config.get("attention_axes"),
+            adds,
         ),
     )
 

@@ -1,7 +1,6 @@
 """Attention in the letters of its papers: b batch, q query steps, k key steps, n heads, d width.
 
-Sources: ``keras/src/layers/attention/`` of tf.keras 2.15 and Keras 3.0 to 3.15. In float32 a score
-of a few units minus 1e9 is -1e9, so what Keras subtracts there is put in the score's place here.
+Sources: ``keras/src/layers/attention/`` of tf.keras 2.15 and Keras 3.0 to 3.15.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from keras2torch_birnn.reference.context import (
     empty_rows_are_zero,
     heads_use_masks,
     mask_of_lists,
+    masked_scores_are_replaced,
 )
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -23,9 +23,11 @@ Result = tuple[Structure, Structure]
 MASKED_SCORE = -1e9
 
 
-def _softmax(scores: Array, allowed: Array | None) -> Array:
+def _softmax(scores: Array, allowed: Array | None, *, replaced: bool = False) -> Array:
     if allowed is not None:
-        scores = np.where(allowed, scores, MASKED_SCORE)
+        # Keras computes in float32, where -1e9 leaves multiples of 64.
+        reduced = np.float32(MASKED_SCORE) + (0 if replaced else scores.astype(np.float32))
+        scores = np.where(allowed, scores, reduced)
     powers: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
     total: Array = powers.sum(axis=-1, keepdims=True)
     return np.divide(powers, total)
@@ -176,9 +178,13 @@ def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     of_head = np.arange(q.shape[2]) // share
     k, v = k[:, :, of_head], v[:, :, of_head]
     allowed = _mask_of_scores(layer, inputs, mask, context)
-    weights = _softmax(np.einsum("bqnw,bknw->bnqk", q, k) / np.sqrt(q.shape[-1]), allowed)
     with_scores = bool(context.call_options.get("return_attention_scores"))
     by_hand = with_scores or layer.config["dropout"] > 0
+    replaced = layer.config.get("softmax_robust_masking") or masked_scores_are_replaced(
+        context.generation, by_hand=by_hand
+    )
+    scores = np.einsum("bqnw,bknw->bnqk", q, k) / np.sqrt(q.shape[-1])
+    weights = _softmax(scores, allowed, replaced=bool(replaced))
     if allowed is not None and empty_rows_are_zero(context.generation, by_hand=by_hand):
         weights = np.where(allowed, weights, 0)
     attended = np.einsum("bnqk,bknw->bqnw", weights, v)

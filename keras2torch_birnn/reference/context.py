@@ -182,6 +182,16 @@ def empty_rows_are_zero(generation: Generation, *, by_hand: bool) -> bool:
     return by_hand and softmax_zeroes_masked(generation)
 
 
+def masked_scores_are_replaced(generation: Generation, *, by_hand: bool) -> bool:
+    """Tell whether -1e9 replaces a masked score, to which it is added otherwise.
+
+    By ``ops.dot_product_attention``, which Keras calls since 3.7 if not ``by_hand``; and by its
+    Softmax layer since 3.13.
+    """
+    uses_function = _since(generation, "keras3", 3, 7) and not by_hand
+    return uses_function or softmax_zeroes_masked(generation)
+
+
 def mask_enters_time_distributed(generation: Generation) -> bool:
     """Tell whether TimeDistributed passes its mask to the inner layer: not before Keras 2.2.0."""
     return generation.name in ("tf.keras", "keras3") or _since(generation, "keras2", 2, 2)

@@ -215,10 +215,14 @@ def _axes(value: Any) -> tuple[int, ...] | None:
     return result
 
 
-# masking: "ignore" the masks of query, value and key; or use them, and a row with nothing to attend
-# to is "uniform", or "zeros", or "zeros with scores": that only where the call returns the scores
+# masking: "ignore" the masks of query, value and key; or use them, and take 1e9 off masked scores
+# ("add"), where Keras calls no function for it all ("add by hand"); or replace these: a row with
+# nothing to attend to is "zeros" by hand. Files of older versions of this package may say "uniform"
+# or "zeros with scores".
 _MASKING: Mapping[str, Option] = {
-    "masking": choice(REQUIRED, "ignore", "uniform", "zeros", "zeros with scores")
+    "masking": choice(
+        REQUIRED, "ignore", "add", "add by hand", "zeros", "uniform", "zeros with scores"
+    )
 }
 _HEADS: Mapping[str, Option] = {
     "use_bias": flag(True),
@@ -259,8 +263,7 @@ LAYERS: Mapping[str, Schema] = {
             "value_dim": optional(size()),
             "output_shape": Option(None, _widths),
             "attention_axes": Option(None, _axes),
-            # of tf_keras: scores of masked keys are replaced, where without it a
-            # number is added that leaves nothing of them; a row of nothing else is uniform in both
+            # of tf_keras: scores of masked keys are replaced
             "softmax_robust_masking": flag(False),
             **_HEADS,
         },

@@ -203,13 +203,13 @@ def test_the_mask_rules_of_versions() -> None:
         for g in [generation_of(version)]
     }
     assert rules == {
-        "2.2.4": ("all", "query", "uniform", "ignore", False),
-        "2.3.1": ("all", "query", "uniform", "ignore", False),
+        "2.2.4": ("all", "query", "add", "ignore", False),
+        "2.3.1": ("all", "query", "add", "ignore", False),
         "2.4.0": ("all", "query", "ignore", "add", True),
-        "2.10.0": ("all", "query", "uniform", "add", True),
-        "3.3.3": ("none", "none", "uniform", "add", False),
-        "3.4.1": ("any", "query", "uniform", "add", False),
-        "3.12.0": ("any", "query", "uniform", "add", True),
+        "2.10.0": ("all", "query", "add", "add", True),
+        "3.3.3": ("none", "none", "add", "add", False),
+        "3.4.1": ("any", "query", "add", "add", False),
+        "3.12.0": ("any", "query", "add by hand", "add", True),
         "3.13.0": ("any", "query", "zeros", "replace", True),
     }
     taken = [generation_of(v).attention_takes_masks for v in ("2.15.0", "3.7.0", "3.8.0")]
@@ -344,7 +344,7 @@ def upside_down(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).triu()
 
 
-def unmasked(scores: Tensor, allowed: Tensor | None) -> Tensor:
+def unmasked(scores: Tensor, allowed: Tensor | None, *, replaces: bool) -> Tensor:
     return torch.softmax(scores, dim=-1)
 
 

@@ -22,6 +22,17 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/attention_planes.keras",
     ),
     mutation(
+        "masked scores of attention replaced, not reduced",
+        edit("layers.attention:Attention.forward", "replaces=False", "replaces=True"),
+        f"{TF}/heads_large_scores.keras",
+        f"{K3}/heads_large_scores.keras",
+    ),
+    mutation(
+        "masked scores of heads replaced, not reduced",
+        edit("layers.attention:MultiHeadAttention.forward", "plan.adds not in now", "True"),
+        f"{TF}/heads_large_scores.keras",
+    ),
+    mutation(
         "attention over all axes",
         edit("layers.attention:MultiHeadAttention._over_axes", "self.plan.axes", "None"),
         f"{TF}/heads_axes.keras",

@@ -22,6 +22,7 @@ from kernel_layers import (
     both,
     cases,
     gru,
+    half,
     layer_of,
     native,
     reference,
@@ -29,8 +30,9 @@ from kernel_layers import (
 )
 from torch import Tensor, nn
 
+import keras2torch_birnn as k2t
 from keras2torch_birnn.functional.activations import activation
-from keras2torch_birnn.layers.recurrent import bidirectional
+from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines.engine import is_exporting
 from keras2torch_birnn.rnn.engines.select import run
@@ -107,6 +109,23 @@ def test_small_values_have_as_many_digits(name: str, isa: int) -> None:
 @pytest.mark.parametrize("name", library.ACTIVATIONS)
 def test_a_nan_stays_a_nan(name: str, isa: int) -> None:
     assert through(name, torch.full((3,), float("nan")), isa).isnan().all()
+
+
+@native
+def test_a_closed_gate_is_zero(isa: int) -> None:
+    """Infinity times it is NaN, and no number of float32 times it a valid one."""
+    values = torch.tensor([-87.5, -103.0, -1e38, -float("inf")])
+    assert not through("sigmoid", values, isa).any()
+    spec = half("LSTM", 3, 5, 1, activation="linear", recurrent_activation="sigmoid")
+    module: Any = recurrent(spec).eval()
+    x = torch.randn(7, 1, 5)
+    x[2, 0, 1], x[3, 0, 4], x[5, 0, 0] = float("inf"), -float("inf"), 3e38
+    with torch.no_grad():
+        got = module(x)
+        k2t.set_engine(module, "loop")
+        wanted = module(x)
+    assert wanted.isnan().any()
+    torch.testing.assert_close(got, wanted, equal_nan=True)
 
 
 @native

@@ -51,7 +51,7 @@ def exponential(x: Array) -> Array:
 
 def sigmoid(x: Array) -> Array:
     rest, power = split_exponential(-x)
-    return f4(1) / fused(rest, power, f4(1) + power)
+    return np.where(x < f4(-87), f4(0), f4(1) / fused(rest, power, f4(1) + power))
 
 
 def tanh(x: Array) -> Array:

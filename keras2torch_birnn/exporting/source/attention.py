@@ -18,6 +18,7 @@ from keras2torch_birnn.exporting.source.emission import (
     arguments,
     literal,
 )
+from keras2torch_birnn.layers.attention import rules_of_rows
 from keras2torch_birnn.spec import LayerSpec
 
 _LAYERS = "keras2torch_birnn.layers.attention"
@@ -84,15 +85,16 @@ def _heads(layer: LayerSpec, name: str) -> Emission:
             state[f"{part}.{key}"] = f"{name}.{part}.{key}"
     if not config["use_gate"]:
         parts.append("None")
-    by_hand = "always" if config["dropout"] else "with scores"
+    zeros, adds = rules_of_rows(layer)
     axes = config.get("attention_axes")
     plan = arguments(
         int(heads),
         int(groups),
         tuple(map(int, weights["attention_output/kernel"].shape[2:])),
         config["sliding_window"],
-        by_hand if layer.semantics["masking"] == "zeros" else "never",
+        zeros,
         None if axes is None else tuple(axes),
+        adds,
     )
     return Emission(
         _call,

@@ -77,7 +77,7 @@ def generation_of(version: str) -> Generation:
             time_distributed=_TIME_DISTRIBUTED.get(minor, "inner"),
             softmax="add" if minor >= 4 else "ignore",
             relu_passes_mask=minor >= 5,
-            attention_rows="uniform" if minor >= 10 else "ignore",
+            attention_rows="add" if minor >= 10 else "ignore",
             passed_mask_goes_on=minor >= 3,
             bilinear="centers" if minor >= 3 else "corners or centers",
             carried_state_wins=minor >= 3,
@@ -96,7 +96,8 @@ def generation_of(version: str) -> Generation:
             # up to 3.3 ``Layer.__call__`` finds no mask on a list of tensors
             merging="any" if minor >= 4 else "none",
             attention_mask="query" if minor >= 4 else "none",
-            attention_rows="zeros" if minor >= 13 else "uniform",
+            # since 3.7 MultiHeadAttention calls ``ops.dot_product_attention`` where it can
+            attention_rows="zeros" if minor >= 13 else "add by hand" if minor >= 7 else "add",
             attention_takes_masks=minor >= 8,
             passed_mask_goes_on=minor >= 11,
             smallest_norm=1e-12 if minor >= 6 else 1e-6,

@@ -184,9 +184,11 @@ static inline Vec exponential(Vec x) {
     return (1.0f + e.rest) * e.power;
 }
 
+// Zero below -87, so that a closed gate lets nothing pass: infinity times it is NaN.
 static inline Vec sigmoid(Vec x) {
     const Exponential e = split_exponential(-x);
-    return reciprocal(fused(e.rest, e.power, 1.0f + e.power));
+    const Vec y = reciprocal(fused(e.rest, e.power, 1.0f + e.power));
+    return x < -87.0f ? Vec{} : y;
 }
 
 // m / (m + 2) with m = e^2x - 1, whose rest alone counts near zero. Error below 2.1e-7 relative.
@@ -209,9 +211,6 @@ static inline Vec elu(Vec x, float alpha) {
     return x > 0.0f ? x : negative * alpha;
 }
 
-// Below -87, where sigmoid is clamped, x times 0: it is NaN for -inf, and large numbers stay zero.
-static inline Vec silu(Vec x) { return x * (x < -87.0f ? Vec{} : sigmoid(x)); }
-
 static inline Vec activate(long kind, float parameter, Vec x) {
     switch (kind) {
         case K2T_TANH: return hyperbolic_tangent(x);
@@ -224,7 +223,7 @@ static inline Vec activate(long kind, float parameter, Vec x) {
         case K2T_ELU: return elu(x, parameter);
         case K2T_SELU: return elu(x, 1.67326324235437728f) * 1.05070098735548049f;
         case K2T_SOFTSIGN: return x / (1.0f + (x < 0.0f ? -x : x));
-        case K2T_SILU: return silu(x);
+        case K2T_SILU: return x * sigmoid(x);
         case K2T_HARD_SILU: return x * (clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f));
         case K2T_HARD_TANH: return clamp(x, -1.0f, 1.0f);
         default: return x;
