@@ -85,7 +85,7 @@ FUNCTIONS: Mapping[str, Function] = {
     "elu": elu,
     "selu": lambda x: elu(x, 1.67326324235437728) * f4(1.05070098735548049),
     "softsign": lambda x: x / (f4(1) + np.abs(x)),
-    "silu": lambda x: x * np.where(x < f4(-87), f4(0), sigmoid(x)),
+    "silu": lambda x: x * sigmoid(x),
     "hard_silu": lambda x: x * hard_sigmoid(x),
     "hard_tanh": lambda x: np.clip(x, f4(-1), f4(1)),
 }
