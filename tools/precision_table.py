@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "precision-2026-11-27.json"
+RESULTS = ROOT / "benchmarks" / "results" / "precision-2026-11-28.json"
 HEAD = (
     "| two layers, `concat` | batch x time x input x units | threads | float32, ms "
     "| bfloat16 / float32 | / OpenVINO's | error, theirs | int8 / float32 | / ONNX Runtime's "
