@@ -25,7 +25,7 @@ OPTIONS: Any = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 
 
 def keep(layer: RnnLayer, call: RnnCall) -> tuple[Tensor, ...]:
-    """What the kernel keeps of each direction, as far as second gradients read it."""
+    """Return what the kernel keeps of each direction, as far as second gradients read it."""
     kept = []
     initial = call.initial_state
     assert initial is not None

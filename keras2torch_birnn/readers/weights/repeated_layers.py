@@ -16,7 +16,7 @@ from keras2torch_birnn.spec import Array, LayerSpec
 
 Arrays = Mapping[str, StoredArray]
 _PARTS = frozenset(("forward_layer", "backward_layer", "layer", "cell"))
-_MOST_NAMED = 3
+_PLACES_SHOWN = 3
 
 
 def repeated_note(layers: Mapping[Key, LayerSpec], stored: Mapping[Key, Arrays]) -> Iterator[str]:
@@ -61,8 +61,8 @@ def _shown(owner: Key) -> str:
 
 def _joined(places: Iterable[str]) -> str:
     names = list(places)
-    more = len(names) - _MOST_NAMED
-    shown = ", ".join(names[:_MOST_NAMED])
+    more = len(names) - _PLACES_SHOWN
+    shown = ", ".join(names[:_PLACES_SHOWN])
     return f"{shown} and {more} more" if more > 0 else shown
 
 

@@ -407,7 +407,7 @@ class _Moving(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """What sweeps need to know of all steps.
+    """Describe all steps to the sweeps over them.
 
     counts: which of them count in each row, (T, B, 1), None for all; others keep the state.
     """
