@@ -17,6 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 FILES = (
     "engine-2026-11-25.json",
     "engine-training-2026-11-25.json",
+    "engine-2026-11-28.json",
 )
 OURS, PLAIN = "k2t", "torch per layer"
 # Ours, written by hand with torch alone, or not meant to be fast.
