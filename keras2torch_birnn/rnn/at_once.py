@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
 from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
-from keras2torch_birnn.rnn.engines.reduced import why_not_layer
-from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays
+from keras2torch_birnn.rnn.engines.reduced import can_reduce
+from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
 from keras2torch_birnn.rnn.native.precision import ReducedPrecision
@@ -75,14 +76,14 @@ class AtOnce:
 
         stack = self._stack
         if stack is None or not stack.holds(fetched, precision):
-            if precision is not None and any(why_not_layer(one, precision) for one in layers()):
+            if not can_reduce(layers(), precision):
                 return None
             self._stack = stack = prepare(described(), fetched, precision)
         rows, features = x.shape[0], x.shape[2]
         if stack is None or stack.features != features:
             return None
         torch_may_pay = precision is None and rows >= SEVERAL and not counts
-        if torch_may_pay and not all(map(_pays, layers())):
+        if torch_may_pay and not all(map(pays_for_any_rows, layers())):
             return None
         depth, units = len(stack.units), stack.units[0]
         final = [x.new_empty((2 * depth, rows, units)) for _ in range(self._states)]
@@ -99,9 +100,3 @@ class AtOnce:
         else:
             outputs, _ = run_masked(run_sequence, call, mask, ("zeros", "zeros"))
         return outputs if call.merge is None else outputs[0], tuple(final)
-
-
-def _pays(layer: RnnLayer) -> bool:
-    """Return whether the kernel is the fastest for any number of rows without a mask."""
-    weights = layer.get_weight_hh().numel()
-    return layer.kernel is None or native_pays(layer.cell.kind, SEVERAL, weights)

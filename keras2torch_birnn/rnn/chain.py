@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
-from keras2torch_birnn.rnn.engines.reduced import why_not_layer
-from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays
+from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
+from keras2torch_birnn.rnn.engines.reduced import can_reduce
+from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import (
     GRU,
@@ -162,9 +163,7 @@ class Chain:
             fetched += found
         stack = self._stack
         if stack is None or not stack.holds(fetched, precision):
-            if precision is not None and any(
-                why_not_layer(module.rnn_layer(), precision) for module in modules
-            ):
+            if not can_reduce((module.rnn_layer() for module in modules), precision):
                 return None
             self._stack = stack = prepare(_layers(modules), fetched, precision)
         if stack is None or stack.features != features:
@@ -301,9 +300,7 @@ def _get_ready(modules: Sequence[RecurrentModule]) -> _Ready | None:
 
 def pays(module: RecurrentModule) -> bool:
     """Return whether the kernel is the fastest for any number of rows."""
-    layer = module.rnn_layer()
-    weights = layer.get_weight_hh().numel()
-    return layer.kernel is None or native_pays(layer.cell.kind, SEVERAL, weights)
+    return pays_for_any_rows(module.rnn_layer())
 
 
 def _native(module: RecurrentModule) -> Any:

@@ -12,7 +12,7 @@ from keras2torch_birnn.rnn.engines.engine import (
     needs_gradient,
 )
 from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of, run_with_gradient
-from keras2torch_birnn.rnn.engines.static import native_pays
+from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
@@ -20,6 +20,12 @@ from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_plain,
 
 # It looks for files, where torch.compile cannot follow.
 _why_missing = mark_constant(why_missing)
+
+
+def pays_for_any_rows(layer: RnnLayer) -> bool:
+    """Return whether the kernel is the fastest for any number of rows without a mask."""
+    weights = layer.get_weight_hh().numel()
+    return layer.kernel is None or native_pays(layer.cell.kind, SEVERAL, weights)
 
 
 class Native(Engine):

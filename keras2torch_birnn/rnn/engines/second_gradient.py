@@ -111,59 +111,75 @@ def second_gradients(
     kept: of ``run_keeping``. d_out, d_final: gradients of the outputs (B, T, D * H) and the final
     states (D * S, B, H). moves: gradients of the gradients of ``float_tensors``. None for zeros.
     """
-    batch, steps, _ = call.x.shape
-    weight = layer.get_weight_hh()
-    sums = _EQUATIONS[layer.cell.kind].sums * weight.shape[1] * layer.count_directions() * steps
-    parts = -(-batch * sums // _PART)
-    count = len(call.states())
-    rows = 1 + count  # of the float tensors: x and the initial states; the others are weights
+    equations, count = _EQUATIONS[layer.cell.kind], len(call.states())
+    tensors = float_tensors(layer, call)
+    given = [torch.zeros_like(t) if m is None else m for t, m in zip(tensors, moves, strict=True)]
     with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
-        found = [
-            _second_gradients(
-                layer,
-                _take_rows(call, taken),
-                [one[taken] for one in kept],
-                None if d_out is None else d_out[taken],
-                None if d_final is None else d_final[:, taken],
-                [m if m is None or i >= rows else m[taken] for i, m in enumerate(moves)],
-            )
-            for taken in _split_rows(batch, parts)
-        ]
-    tensors = list(zip(*(one.tensors for one in found), strict=True))
+        moved_layer, move_of_x, move_of_start = replace_float_tensors(layer, given, count)
+        every = _Rows(call, kept, d_out, d_final, move_of_x, move_of_start)
+        weights, moved = _stack_weights(equations, layer), None
+        if any(m is not None for m in moves[1 + count :]):
+            moved = _stack_weights(equations, moved_layer)
+        found = [_sweep(layer, weights, moved, every.take(one)) for one in _split(layer, call)]
+    of_rows, together = 1 + count, list(zip(*(one.tensors for one in found), strict=True))
     return SecondGradients(
         torch.cat([one.d_out for one in found]),
         torch.cat([one.d_final for one in found], dim=1),
-        (*map(torch.cat, tensors[:rows]), *(sum(of[1:], of[0]) for of in tensors[rows:])),
+        (
+            *map(torch.cat, together[:of_rows]),
+            *(sum(of[1:], of[0]) for of in together[of_rows:]),
+        ),
     )
 
 
-def _split_rows(batch: int, parts: int) -> list[slice]:
-    """Split the rows of a batch into about equal parts."""
+class _Rows(NamedTuple):
+    """Arguments of ``second_gradients`` that have rows of a batch, and how x and states move."""
+
+    call: RnnCall
+    kept: Sequence[Tensor]
+    d_out: Tensor | None
+    d_final: Tensor | None
+    move_of_x: Tensor
+    move_of_start: tuple[State, ...] | None
+
+    def take(self, rows: slice) -> _Rows:
+        """Return some of the rows."""
+        call, lengths = self.call, self.call.lengths
+        return _Rows(
+            call._replace(
+                x=call.x[rows],
+                lengths=None if lengths is None else lengths[rows],
+                initial_state=_take_states(call.initial_state, rows),
+            ),
+            [one[rows] for one in self.kept],
+            None if self.d_out is None else self.d_out[rows],
+            None if self.d_final is None else self.d_final[:, rows],
+            self.move_of_x[rows],
+            _take_states(self.move_of_start, rows),
+        )
+
+
+def _take_states(states: tuple[State, ...] | None, rows: slice) -> tuple[State, ...] | None:
+    return None if states is None else tuple(tuple(s[rows] for s in state) for state in states)
+
+
+def _split(layer: RnnLayer, call: RnnCall) -> list[slice]:
+    """Split the rows of a batch into about equal parts of up to ``_PART`` sums."""
+    batch, steps, _ = call.x.shape
+    units, equations = layer.get_weight_hh().shape[1], _EQUATIONS[layer.cell.kind]
+    parts = -(-batch * equations.sums * units * layer.count_directions() * steps // _PART)
     each = -(-batch // min(parts, batch))
     return [slice(i, i + each) for i in range(0, batch, each)]
 
 
-def _take_rows(call: RnnCall, rows: slice) -> RnnCall:
-    return call._replace(
-        x=call.x[rows],
-        lengths=None if call.lengths is None else call.lengths[rows],
-        initial_state=call.initial_state
-        and tuple(tuple(s[rows] for s in state) for state in call.initial_state),
-    )
-
-
-def _second_gradients(
-    layer: RnnLayer,
-    call: RnnCall,
-    kept: Sequence[Tensor],
-    d_out: Tensor | None,
-    d_final: Tensor | None,
-    moves: Sequence[Tensor | None],
+def _sweep(
+    layer: RnnLayer, weights: _Weights, moved: _Weights | None, rows: _Rows
 ) -> SecondGradients:
-    equations, lengths = _EQUATIONS[layer.cell.kind], call.lengths
+    """Return second gradients of some rows. moved: how the weights move, None if they do not."""
+    call, kept, d_out, d_final, move_of_x, move_of_start = rows
+    equations, lengths = weights.equations, call.lengths
     directions, count = layer.count_directions(), len(call.states())
     is_lstm = layer.state_count() > 1
-    weights = _stack_weights(equations, layer)
     no_states = zero_states(layer, call.x)
     start = _stack_states(call.initial_state or no_states)
     zero = torch.zeros_like(start.h)
@@ -190,16 +206,10 @@ def _second_gradients(
     first = steps.sweep_back(last, given)
 
     # How a, k and h move.
-    tensors = float_tensors(layer, call)
-    filled = [torch.zeros_like(t) if m is None else m for t, m in zip(tensors, moves, strict=True)]
-    moved_layer, moved_x, moved_start = replace_float_tensors(layer, filled, count)
-    moved = None
-    if any(m is not None for m in moves[1 + count :]):
-        moved = _stack_weights(equations, moved_layer)
-    move = _in_order([moved_x] * directions, lengths)
+    move = _in_order([move_of_x] * directions, lengths)
     pushes = moved.make_sums(x, h) if moved is not None else torch.zeros_like(slopes.a)
     _part(pushes, equations.inputs).add_(_multiply(move, weights.ih))
-    moving = steps.sweep_on(pushes, _stack_states(moved_start or no_states))
+    moving = steps.sweep_on(pushes, _stack_states(move_of_start or no_states))
 
     # What that changes, taken to the tensors.
     given = _find_changes(steps, points, slopes, first, moving)
