@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -19,8 +19,6 @@ Array: TypeAlias = npt.NDArray[Any]
 Shape: TypeAlias = tuple[int | None, ...]
 # A tensor, or a tuple / dict of such: the structure in which Keras passes tensors around.
 Structure: TypeAlias = Any
-# Class name -> the keys of its settings that are semantics.
-SemanticNames: TypeAlias = Callable[[str], Container[str]]
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ class Generation:
         2.1.4 to 2.3.1, and in TensorFlow 1 (``dialects.is_tensorflow_1``), every batch starts from
         zeros.
     merging, attention_mask, attention_rows: the treatment of masks by the layers of
-        ``schema.merging`` and ``schema.attention``.
+        ``schema.merging`` and ``schema.attention``; files of an older k2t may say "uniform".
     attention_takes_masks: a MultiHeadAttention drops the masks of its inputs, also for all later
         layers that read these inputs.
     passed_mask_goes_on: later layers see a mask that was passed as an argument, not the input's.
@@ -187,7 +185,7 @@ class Generation:
     bidirectional_carries: bool = True
     merging: Literal["all", "any", "none"] = "all"
     attention_mask: Literal["query", "none"] = "query"
-    attention_rows: Literal["ignore", "add", "add by hand", "zeros"] = "add"
+    attention_rows: Literal["ignore", "add", "add by hand", "zeros", "uniform"] = "add"
     attention_takes_masks: bool = False
     passed_mask_goes_on: bool = False
     carried_state_wins: bool = False
@@ -358,8 +356,22 @@ def _layer_to_json(layer: LayerSpec) -> dict[str, Any]:
     return out
 
 
+CONSTANT_KEYS = frozenset({"constant", "shape", "kind"})
+
+
 def _refs_to_json(structure: Structure) -> Structure:
     return map_structure(_leaf_to_json, structure)
+
+
+def is_encoded(value: Mapping[str, Any]) -> bool:
+    """Tell whether an object of the JSON text stands for a tensor or a constant.
+
+    An argument of a call may be a structure with the same keys, which hold tensors.
+    """
+    ref = value.get("tensor")
+    if len(value) == 1 and isinstance(ref, tuple | list):
+        return bool(ref) and isinstance(ref[0], str)
+    return value.keys() == CONSTANT_KEYS and isinstance(value["constant"], tuple | list)
 
 
 def _leaf_to_json(leaf: Any) -> Any:
@@ -368,105 +380,6 @@ def _leaf_to_json(leaf: Any) -> Any:
     if isinstance(leaf, Constant):
         return {"constant": leaf.values, "shape": leaf.shape, "kind": leaf.kind}
     return leaf
-
-
-def parse_model(data: Mapping[str, Any], semantics: SemanticNames) -> ModelSpec:
-    """Build a ModelSpec from the parsed text of ``ModelSpec.to_json``.
-
-    The arrays are zeros that take no memory; their shapes and dtypes are right. ``semantics``: the
-    keys of a class's settings that are not Keras' options. ``schema.stored.model_from_json`` passes
-    those of the schema.
-
-    Raises:
-        KeyError, TypeError, ValueError: the text is not what ``to_json`` writes.
-    """
-    return ModelSpec(
-        root=_layer_from_json(data["root"], semantics),
-        generation=Generation(**data["generation"]),
-        notes=tuple(str(note) for note in data["notes"]),
-        masked_steps=data.get("masked_steps"),
-        cut=_cut_from_json(data.get("cut", {})),
-    )
-
-
-def _cut_from_json(data: Mapping[str, Any]) -> Cut:
-    first, last = (tuple(str(name) for name in data.get(key, ())) for key in ("from", "to"))
-    return Cut(first, last)
-
-
-def _layer_from_json(data: Mapping[str, Any], semantics: SemanticNames) -> LayerSpec:
-    graph, class_name = data.get("graph"), str(data["class_name"])
-    config, settled = split_settings(_tuples(data["config"]), semantics(class_name))
-    return LayerSpec(
-        class_name=class_name,
-        name=str(data["name"]),
-        config=config,
-        weights={
-            str(name): _placeholder(str(facts["dtype"]), facts["shape"])
-            for name, facts in data.get("weights", {}).items()
-        },
-        parts={
-            str(k): _layer_from_json(part, semantics) for k, part in data.get("parts", {}).items()
-        },
-        graph=None if graph is None else _graph_from_json(graph, semantics),
-        place=str(data["place"]),
-        input_shape=_tuples(data["input_shape"]),
-        output_shape=_tuples(data["output_shape"]),
-        semantics=settled,
-        training={str(k): _mapping(v) for k, v in _tuples(data.get("training", {})).items()},
-    )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError("a regularizer or constraint is no mapping")
-    return value
-
-
-def _placeholder(dtype: str, shape: Sequence[int]) -> Array:
-    """Make zeros of any shape that take no memory."""
-    kind = np.dtype(dtype)
-    if kind.kind not in "fiub" or kind.itemsize > 8:
-        raise ValueError(f"weights of {kind}")
-    return np.broadcast_to(np.zeros((), dtype=kind), tuple(int(size) for size in shape))
-
-
-def _graph_from_json(data: Mapping[str, Any], semantics: SemanticNames) -> Graph:
-    return Graph(
-        layers=tuple(_layer_from_json(layer, semantics) for layer in data["layers"]),
-        calls=tuple(
-            Call(
-                str(c["layer"]),
-                int(c["index"]),
-                tuple(_refs_from_json(a) for a in c["args"]),
-                {str(k): _refs_from_json(v) for k, v in c["kwargs"].items()},
-            )
-            for c in data["calls"]
-        ),
-        inputs=_refs_from_json(data["inputs"]),
-        outputs=_refs_from_json(data["outputs"]),
-    )
-
-
-def _refs_from_json(structure: Structure) -> Structure:
-    if isinstance(structure, Mapping):
-        if set(structure) == {"tensor"}:
-            layer, call, output, *masked = structure["tensor"]
-            return TensorRef(str(layer), int(call), int(output), all(masked))
-        if set(structure) == {"constant", "shape", "kind"}:
-            constant = Constant(
-                tuple(structure["constant"]), tuple(structure["shape"]), structure["kind"]
-            )
-            constant.array()  # as many as the shape says
-            return constant
-        return {str(key): _refs_from_json(value) for key, value in structure.items()}
-    if isinstance(structure, Sequence) and not isinstance(structure, str):
-        return tuple(_refs_from_json(value) for value in structure)
-    return structure
-
-
-def _tuples(structure: Structure) -> Structure:
-    return map_structure(lambda leaf: leaf, structure)
 
 
 def with_dtype(layer: LayerSpec, dtype: np.dtype[Any]) -> LayerSpec:

@@ -176,13 +176,18 @@ def _restore_requires_grad(model: nn.Module, requires_grad: Any) -> None:
     """Restore ``requires_grad`` as it was when the model was saved.
 
     Raises:
-        InvalidModelFileError: the table names other parameters than the model's.
+        InvalidModelFileError: the table is none of bools, or names other parameters than the
+            model's, or those that have no gradients.
     """
-    parameters = dict(model.named_parameters())
-    if not isinstance(requires_grad, Mapping) or not requires_grad.keys() <= parameters.keys():
+    parameters = {name: one for name, one in model.named_parameters() if one.is_floating_point()}
+    if not (
+        isinstance(requires_grad, Mapping)
+        and requires_grad.keys() <= parameters.keys()
+        and all(isinstance(value, bool) for value in requires_grad.values())
+    ):
         raise InvalidModelFileError(NOT_OURS, REMEDY, place="requires_grad")
     for name, value in requires_grad.items():
-        parameters[name].requires_grad_(value is True)
+        parameters[name].requires_grad_(value)
 
 
 def load(
@@ -212,7 +217,7 @@ def load(
         model = _build_checked(spec)
         _assign(model, content["state_dict"])
         _restore_requires_grad(model, content.get("requires_grad", {}))
-        facts = Origin(content["spec"], golden, checksum(model))
+        facts = Origin(spec.to_json(), golden, checksum(model))
     # the weights have the checkpoint's dtype; constants that the spec built must follow
     model = model.to(resolve_device(device), find_float_dtype(model))
     return attach_origin(model, facts).eval()

@@ -22,21 +22,20 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.progress import begin
-from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.saving.atomic import find_cause
 from keras2torch_birnn.saving.checkpoint_kind import FORMAT
+from keras2torch_birnn.saving.spec_checks import check_spec
 from keras2torch_birnn.saving.validation import (
     NOT_OURS,
     REMEDY,
     STATE_DICT_REMEDY,
     check_archive,
-    check_spec,
     check_tensors,
 )
-from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.schema.stored import SpecTextError, model_from_json
 from keras2torch_birnn.spec import ModelSpec
 
 _GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
@@ -195,26 +194,31 @@ def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
     """Parse and check a checkpoint's spec; its arrays are placeholders."""
     try:
         spec = model_from_json(parse_json(content["spec"], place="spec"))
-    except (KeyError, TypeError, ValueError, AttributeError, InvalidModelFileError) as error:
+    except (SpecTextError, InvalidModelFileError) as error:
         reason = error.found if isinstance(error, InvalidModelFileError) else error
         raise InvalidModelFileError(
             f"its spec is damaged ({printable(reason)})", "convert again", place="spec"
         ) from None
-    check_spec(spec, content["state_dict"])
-    check_call_count(spec.root)
-    return spec
+    return check_spec(spec, content["state_dict"])
+
+
+_GOLDEN_KEYS = frozenset({"inputs", "outputs", "made_by", "rounding", "roundings"})
 
 
 def parse_golden(content: Mapping[str, Any]) -> Golden:
     """Parse and check a checkpoint's golden vectors."""
-    try:
-        inputs, outputs = tuple(content["inputs"]), tuple(content["outputs"])
-        roundings = tuple(map(float, content.get("roundings", ())))
-        made_by, rounding = str(content["made_by"]), float(content["rounding"])
-        golden = Golden(inputs, outputs, made_by, rounding, roundings)
-    except (KeyError, TypeError, ValueError):
-        raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden") from None
-    if not inputs or len(roundings) not in (0, len(outputs)):
+    inputs, outputs, made_by, rounding = (
+        content.get(key) for key in ("inputs", "outputs", "made_by", "rounding")
+    )
+    roundings = content.get("roundings", [])
+    if not (
+        content.keys() <= _GOLDEN_KEYS
+        and all(isinstance(part, list) for part in (inputs, outputs, roundings))
+        and inputs
+        and len(roundings) in (0, len(outputs or ()))
+        and made_by in ("reference", "model")
+        and all(type(one) is float for one in (rounding, *roundings))
+    ):
         raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden")
-    check_tensors({str(i): t for i, t in enumerate((*inputs, *outputs))}, "golden")
-    return golden
+    check_tensors({str(i): t for i, t in enumerate((*inputs, *outputs))}, "golden", arrays=True)
+    return Golden(tuple(inputs), tuple(outputs), made_by, rounding, tuple(roundings))

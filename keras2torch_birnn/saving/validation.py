@@ -18,14 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_OUT_MEMBERS, MAX_PROGRAM_BYTES
 from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.schema import SCHEMA, BadOptionError, Option, ShapeError, local
 from keras2torch_birnn.schema.batch_memory import check_batch_memory
-from keras2torch_birnn.schema.penalties import CONSTRAINT, REGULARIZER, rows_of
-from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leaves
+from keras2torch_birnn.spec import ModelSpec
 
 NOT_OURS = "not a file that k2t wrote, or damaged"
 REMEDY = "make it with `k2t convert`"
@@ -228,8 +226,10 @@ _STEPS: Mapping[str, _Step] = {
 # ---- its content --------------------------------------------------------------------------------
 
 
-def check_tensors(tensors: Mapping[str, Any], place: str) -> None:
+def check_tensors(tensors: Mapping[str, Any], place: str, *, arrays: bool = False) -> None:
     """Refuse values that are not dense CPU tensors, or that are larger than their memory.
+
+    arrays: refuse those that NumPy does not have, too.
 
     Raises:
         InvalidModelFileError: there is such a value.
@@ -241,114 +241,11 @@ def check_tensors(tensors: Mapping[str, Any], place: str) -> None:
             and tensor.layout is torch.strided
             and tensor.device.type == "cpu"
             and tensor.dtype in _DTYPES
+            and not (arrays and tensor.dtype is torch.bfloat16)
             and tensor.is_contiguous()
             and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
         ):
             raise _refused(f"{printable(name)} is not a dense tensor", place)
-
-
-def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> None:
-    """Refuse a spec that ``ModelSpec.to_json`` cannot have written.
-
-    Every option of every layer must pass the schema, every call must refer to earlier calls, and
-    the declared weights must not be larger than the stored tensors.
-
-    Raises:
-        InvalidModelFileError: the spec is damaged. WeightMismatchError: it declares more weights.
-    """
-    stored = sum(tensor.numel() for tensor in state.values())
-    declared = 0
-    for layer in spec.root.walk():
-        _check_options(layer)
-        _check_training(layer)
-        declared += _declared(layer)
-        if layer.graph is not None:
-            _check_graph(layer.graph, layer.place)
-    if declared > 2 * stored + 1024:
-        raise WeightMismatchError(
-            f"its tensors do not fit its spec: {declared} values declared, {stored} stored"
-        )
-    if spec.root.graph is None:
-        raise _damaged("not a model", "spec")
-
-
-def _declared(layer: LayerSpec) -> int:
-    """Return the declared number of values of the layer's weights in torch."""
-    if layer.class_name not in local.LAYERS:
-        return sum(math.prod(array.shape) for array in layer.weights.values())
-    try:
-        return max(0, local.held(layer.config, layer.input_shape))
-    except (ShapeError, TypeError, ValueError, IndexError):
-        raise _damaged("its shapes", layer.place) from None
-
-
-def _damaged(what: str, place: str) -> InvalidModelFileError:
-    return InvalidModelFileError(f"its spec is damaged ({what})", "convert again", place=place)
-
-
-def _check_options(layer: LayerSpec) -> None:
-    if layer.class_name not in SCHEMA or layer.graph is not None:
-        return
-    row, settings = SCHEMA[layer.class_name], layer.settings
-    known = {**row.options, **row.semantics}
-    for key, option in known.items():
-        if key not in settings:
-            raise _damaged(f"no option {key}", layer.place)
-        _check_option(key, option, settings[key], layer.place)
-    for key in settings.keys() - known.keys() - {"trainable"}:
-        raise _damaged(f"option {printable(key)}", layer.place)
-
-
-def _check_option(key: str, option: Option, value: Any, place: str) -> None:
-    try:
-        meant = option.parse(value)
-    except BadOptionError:
-        meant = None
-    if repr(meant) != repr(value) and meant != value:
-        raise _damaged(f"option {key}={printable(repr(value))}", place)
-
-
-def _check_training(layer: LayerSpec) -> None:
-    for key, value in layer.training.items():
-        name = value.get("name")
-        if not key.endswith((REGULARIZER, CONSTRAINT)) or not isinstance(name, str):
-            raise _damaged(f"option {printable(key)}", layer.place)
-        row = rows_of(key).get(name, {})
-        if value.keys() != {"name", *row}:
-            raise _damaged(f"option {printable(key)}={printable(repr(dict(value)))}", layer.place)
-        for option, kind in row.items():
-            _check_option(f"{key}.{option}", kind, value[option], layer.place)
-
-
-def _check_graph(graph: Graph, place: str) -> None:
-    names = {layer.name for layer in graph.layers}
-    called: set[tuple[str, int]] = set()
-    if len(names) != len(graph.layers):
-        raise _damaged("two layers with one name", place)
-
-    def check(structure: Any) -> None:
-        for leaf in leaves(structure):
-            if isinstance(leaf, TensorRef) and (leaf.layer, leaf.call) not in called:
-                raise _damaged(f"{printable(leaf.layer)} is used before it is called", place)
-
-    for call in graph.calls:
-        if call.layer not in names:
-            raise _damaged(f"{printable(call.layer)} is not a layer", place)
-        for key in call.kwargs:
-            # They become names of arguments in the model's code.
-            if not (key.isascii() and key.isidentifier()):
-                raise _damaged(f"a call with {printable(key)}=", place)
-        check((call.args, call.kwargs))
-        called.add((call.layer, call.index))
-    check((graph.inputs, graph.outputs))
-    ends = list(leaves(graph.inputs))
-    if not ends or not all(
-        isinstance(end, TensorRef) and graph.layer(end.layer).class_name == "InputLayer"
-        for end in ends
-    ):
-        raise _damaged("its inputs", place)
-    if not all(isinstance(end, TensorRef) for end in leaves(graph.outputs)):
-        raise _damaged("its outputs", place)
 
 
 def check_golden(spec: ModelSpec, inputs: tuple[Tensor, ...]) -> None:

@@ -187,12 +187,13 @@ def parse_activation(value: Any) -> Any:
     """Read an explicit activation: a name, or ``{"name": ..., option: value}``. None is linear."""
     if value is None:
         return "linear"
-    name, given = (value, {}) if isinstance(value, str) else (value.get("name"), dict(value))
-    given.pop("name", None)
-    if name not in ACTIVATIONS:
+    given = {"name": value} if isinstance(value, str) else value
+    name = given.get("name") if isinstance(given, Mapping) else None
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise BadOptionError(f"one of {', '.join(sorted(ACTIVATIONS))} is expected")
     name = ACTIVATIONS[name]
     options = ACTIVATION_OPTIONS.get(name, {})
+    given = {key: value for key, value in given.items() if key != "name"}
     for key in given:
         if key not in options:
             raise BadOptionError(f"activation {name} has no option {key!r}")

@@ -437,10 +437,9 @@ def test_a_model_that_is_called_with_too_few_tensors_is_refused() -> None:
         input_layer("x", 5),
         {**adder, "inbound_nodes": [[["x", 0, 0, {}]]]},
     )
-    root, parsing = parsed(model)
     text = "adder: a model of 2 inputs that is called with 1 tensors"
     with pytest.raises(InvalidModelFileError, match=text):
-        take_part(root, parsing, Cut(("sum",)))
+        parsed(model)
 
 
 def test_a_mask_that_nobody_uses_is_no_reason_to_refuse() -> None:

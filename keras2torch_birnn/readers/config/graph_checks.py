@@ -1,18 +1,52 @@
-"""Check that a parsed graph can run: every call gets tensors, every input is fed.
+"""Check that a parsed graph can run: every call gets what its layer takes, every input is fed.
 
-Keras writes no other graphs; edited and damaged files have them.
+Of Keras files and of OUT alike. Neither Keras nor k2t writes other graphs; edited and damaged files
+have them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import keyword
+from collections.abc import Iterator, Mapping
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.schema import OPS, SCHEMA
-from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves
+from keras2torch_birnn.schema import OPS, RECURRENT, SCHEMA, BadOptionError, Option
+from keras2torch_birnn.schema.custom_layers import custom_layer_of
+from keras2torch_birnn.schema.options import choice
+from keras2torch_birnn.spec import (
+    Call,
+    Constant,
+    Graph,
+    LayerSpec,
+    Structure,
+    TensorRef,
+    is_encoded,
+    leaves,
+)
 
 # Layers that may be called with a structure of tensors; for others see their schema.
 _STRUCTURES = ("TimeDistributed",)
+CARRY_STATES = (*RECURRENT, "Bidirectional")
+# Words of a call whose values are tensors, in any layer; those in which states go on.
+_MASK, _STATES = "mask", "initial_state"
+# Words of a call that only the reader adds, see ``calls`` and ``graphs``; the second with states.
+KEEP_MASK, IGNORE_MASK = "keep_mask", "ignore_mask"
+OWN_WORDS = (KEEP_MASK, IGNORE_MASK)
+_ADDED = choice(True, True)
+
+
+def list_words(layer: LayerSpec) -> tuple[str, ...]:
+    """List the keywords with tensors that a call of one of Keras' layers may have in a file."""
+    return (_MASK, _STATES) if layer.class_name in CARRY_STATES else (_MASK,)
+
+
+def _list_options(layer: LayerSpec) -> dict[str, Option]:
+    """List the other keywords of a parsed call of any layer."""
+    added = dict.fromkeys(OWN_WORDS if layer.class_name in CARRY_STATES else (KEEP_MASK,), _ADDED)
+    return {
+        **added,
+        **(SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else {}),
+    }
 
 
 def check_graph(graph: Graph, place: str) -> Graph:
@@ -20,7 +54,7 @@ def check_graph(graph: Graph, place: str) -> Graph:
 
     Raises:
         InvalidModelFileError: an input that nobody feeds, a model input that is no InputLayer, or
-            a call whose arguments are not the tensors that the layer takes.
+            a call whose arguments are not those that the layer takes.
     """
     fed = [ref.layer for ref in leaves(graph.inputs)]
     for name in fed:
@@ -46,32 +80,62 @@ def check_graph(graph: Graph, place: str) -> Graph:
                     "refused",
                     place=place,
                 )
+            _refuse_first(layer, (*call.args, *call.kwargs), "nothing")
         elif layer.class_name in OPS:
             _check_operands(layer, call)
-        elif layer.class_name in SCHEMA and layer.graph is None:
+        elif layer.graph is not None:
+            _check_inputs(layer, layer.graph, call)
+        elif layer.class_name in SCHEMA:
             _check_arguments(layer, call)
+        elif custom_layer_of(layer) is not None:
+            _check_own_call(layer, call)
     return graph
 
 
+def _refusal(layer: LayerSpec, found: str, expected: str = "") -> InvalidModelFileError:
+    where = f" where {expected} is expected" if expected else ""
+    name = printable(layer.class_name)
+    return InvalidModelFileError(f"{name} called with {found}{where}", "refused", place=layer.place)
+
+
+def _refuse_first(layer: LayerSpec, values: tuple[Structure, ...], expected: str) -> None:
+    for value in values[:1]:
+        raise _refusal(layer, printable(repr(value)), expected)
+
+
+def _is_number(value: Structure) -> bool:
+    return isinstance(value, Constant | bool | int | float)
+
+
 def _check_operands(layer: LayerSpec, call: Call) -> None:
-    """Refuse arguments of an operation that are not tensors or one list of them."""
+    """Refuse arguments of an operation that are not tensors or numbers, or one list of them."""
     given: Structure = call.args[0] if len(call.args) == 1 else call.args
     operands = given if isinstance(given, tuple) else (given,)
     schema = OPS[layer.class_name]
     # sizes come after the tensors, where not all are numbers; a list has at least one tensor
     least = 1 if schema.listed else sum(name != "sizes" for name in schema.arguments)
-    if len(operands) < least:
-        raise InvalidModelFileError(
-            f"{layer.class_name} called with {len(operands)} tensors", "refused", place=layer.place
-        )
+    endless = schema.listed or "sizes" in schema.arguments
+    if len(operands) < least or (len(operands) > least and not endless):
+        raise _refusal(layer, f"{len(operands)} tensors")
     for value in operands:
-        if isinstance(value, Mapping | tuple):
-            raise InvalidModelFileError(
-                f"{layer.class_name} called with {printable(repr(value))} where a tensor is "
-                "expected",
-                "refused",
-                place=layer.place,
-            )
+        if not (isinstance(value, TensorRef) or _is_number(value)):
+            raise _refusal(layer, printable(repr(value)), "a tensor")
+    _refuse_first(layer, tuple(call.kwargs), "no keyword")
+
+
+def _check_inputs(layer: LayerSpec, inner: Graph, call: Call) -> None:
+    """Refuse arguments of a model that are not one tensor for each of its inputs."""
+    given, wanted = tuple(leaves(call.args)), len(tuple(leaves(inner.inputs)))
+    for value in given:
+        if not isinstance(value, TensorRef):
+            raise _refusal(layer, printable(repr(value)), "a tensor")
+    if len(given) != wanted:
+        raise InvalidModelFileError(
+            f"a model of {wanted} inputs that is called with {len(given)} tensors",
+            "refused",
+            place=layer.place,
+        )
+    _check_words(layer, call)
 
 
 def _takes_one(layer: LayerSpec) -> bool:
@@ -94,24 +158,76 @@ def _check_arguments(layer: LayerSpec, call: Call) -> None:
     if layer.class_name in _STRUCTURES:
         given = tuple(leaves(call.args))
     all_needed = schema.listed or len(schema.arguments) == 1
-    if not given or (not schema.listed and len(call.args) > len(schema.arguments)):
-        raise InvalidModelFileError(
-            f"{layer.class_name} called with {len(given)} tensors", "refused", place=layer.place
-        )
+    most = 1 if schema.listed else len(schema.arguments)
+    if not given or len(call.args) > most:
+        raise _refusal(layer, f"{len(given)} tensors")
     if layer.class_name in _STRUCTURES and _takes_one(layer) and call.args != given:
-        raise InvalidModelFileError(
-            f"{layer.class_name} called with {printable(repr(call.args[0]))} where a tensor is "
-            "expected",
-            "refused",
-            place=layer.place,
-        )
-    named = [leaf for key in ("mask", "initial_state") for leaf in leaves(call.kwargs.get(key))]
-    for number, value in enumerate((*given, *named)):
-        optional = number >= len(given) or not all_needed
-        if not (isinstance(value, TensorRef) or (value is None and optional)):
-            raise InvalidModelFileError(
-                f"{layer.class_name} called with {printable(repr(value))} where a tensor is "
-                "expected",
-                "refused",
-                place=layer.place,
-            )
+        raise _refusal(layer, printable(repr(call.args[0])), "a tensor")
+    for value in given:
+        if not (isinstance(value, TensorRef) or (value is None and not all_needed)):
+            raise _refusal(layer, printable(repr(value)), "a tensor")
+    _check_words(layer, call)
+
+
+def _check_words(layer: LayerSpec, call: Call) -> None:
+    """Refuse keywords that the call of one of Keras' layers cannot have, and their values."""
+    tensors, options = list_words(layer), _list_options(layer)
+    for key, value in call.kwargs.items():
+        if key in tensors:
+            _check_tensors(layer, key, value)
+        elif key not in options or not _is_parsed(options[key], value):
+            raise _refusal(layer, f"{printable(key)}={printable(repr(value))}")
+    masks = call.kwargs.get(_MASK)
+    if len(call.args) > 1 and masks is not None and not _is_list_of(masks, len(call.args)):
+        raise _refusal(layer, f"one mask for {len(call.args)} tensors")
+
+
+def _check_tensors(layer: LayerSpec, key: str, value: Structure) -> None:
+    for leaf in leaves(value):
+        if not (leaf is None or isinstance(leaf, TensorRef)):
+            raise _refusal(layer, f"{key}={printable(repr(leaf))}", "a tensor")
+
+
+def _is_list_of(value: Structure, count: int) -> bool:
+    return isinstance(value, tuple) and len(value) == count
+
+
+def _is_parsed(option: Option, value: Structure) -> bool:
+    """Tell whether a value is one to which the option is parsed."""
+    try:
+        parsed = option.parse(value)
+    except BadOptionError:
+        return False
+    return type(parsed) is type(value) and bool(parsed == value)
+
+
+def _check_own_call(layer: LayerSpec, call: Call) -> None:
+    """Refuse a call of a plugin's layer that is no data, or whose words are none of Python's."""
+    for value in _parts(call.args):
+        if isinstance(value, str):
+            raise _refusal(layer, printable(repr(value)), "a tensor or a number")
+    for key, value in call.kwargs.items():
+        if not is_argument_name(key):
+            raise _refusal(layer, f"{printable(key)}=", "the name of an argument")
+        if key == _MASK:
+            _check_tensors(layer, key, value)
+        if key in OWN_WORDS and not (key == KEEP_MASK and _is_parsed(_ADDED, value)):
+            raise _refusal(layer, f"{printable(key)}={printable(repr(value))}")
+    for value in _parts((call.args, tuple(call.kwargs.values()))):
+        if isinstance(value, Mapping) and is_encoded(value):
+            raise _refusal(layer, printable(repr(value)), "a tensor or a number")
+
+
+def _parts(structure: Structure) -> Iterator[Structure]:
+    """Yield a structure and everything in it, left to right."""
+    yield structure
+    inner = structure.values() if isinstance(structure, Mapping) else structure
+    if isinstance(inner, tuple | list) or isinstance(structure, Mapping):
+        for part in inner:
+            yield from _parts(part)
+
+
+def is_argument_name(key: str) -> bool:
+    """Tell whether a call in Python code may have a keyword of this name beside the module."""
+    plain = key.isascii() and key.isidentifier() and not key.startswith("__")
+    return plain and not keyword.iskeyword(key) and key != "self"

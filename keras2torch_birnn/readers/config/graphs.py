@@ -22,11 +22,17 @@ from keras2torch_birnn.readers.config.call_indices import (
     renumber_nested_calls,
     renumber_outside_calls,
 )
-from keras2torch_birnn.readers.config.graph_checks import check_graph
+from keras2torch_birnn.readers.config.graph_checks import (
+    CARRY_STATES,
+    IGNORE_MASK,
+    OWN_WORDS,
+    check_graph,
+    list_words,
+)
 from keras2torch_birnn.readers.operations import TRANSLATED
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
-from keras2torch_birnn.schema import OPS, RECURRENT, SCHEMA, BadOptionError
+from keras2torch_birnn.schema import OPS, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -36,9 +42,6 @@ from keras2torch_birnn.spec import (
     leaves,
     tensors,
 )
-
-_CARRY_STATES = (*RECURRENT, "Bidirectional")
-
 
 # ---- Sequential -------------------------------------------------------------------------------
 
@@ -267,7 +270,9 @@ def _normalize_call(
                 place=layer.place,
             )
         )
-    if layer.class_name in _CARRY_STATES:
+    for key in [key for key in kept if key in OWN_WORDS]:
+        problems.append(_refuse_word(layer, key, kept.pop(key), "a word of k2t's own"))
+    if layer.class_name in CARRY_STATES:
         args = _recurrent_call(args, kept, dict_nodes)
     elif layer.class_name in SCHEMA:
         schema = SCHEMA[layer.class_name]
@@ -297,32 +302,34 @@ def _recurrent_call(
     if dict_nodes and "initial_state" in kept and "mask" not in kept:
         # Keras 3 fills in masks for layers with one tensor argument only, so the recurrence
         # runs unmasked; the output carries the mask on (Keras 3.15 ``layers/layer.py``).
-        kept["ignore_mask"] = True
+        kept[IGNORE_MASK] = True
     return args[:1]
 
 
-# Call arguments that the builder and the reference understand for every layer.
-_COMMON = ("mask", "ignore_mask")
-
-
 def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2TError]) -> None:
-    """Parse the options of a call; unknown ones are problems."""
-    options = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else {}
-    known = (*_COMMON, "initial_state") if layer.class_name in _CARRY_STATES else _COMMON
-    for key in [k for k in kept if k not in known and layer.class_name in SCHEMA]:
+    """Parse the options of a call; unknown ones are problems, and dropped."""
+    if layer.class_name not in SCHEMA:
+        return
+    options, known = SCHEMA[layer.class_name].call_options, (*list_words(layer), *OWN_WORDS)
+    for key in [key for key in kept if key not in known]:
+        value = kept.pop(key)
         try:
             if key not in options:
                 raise BadOptionError("unknown")
-            kept[key] = options[key].parse(kept[key])
+            kept[key] = options[key].parse(value)
         except BadOptionError as error:
-            problems.append(
-                UnsupportedOptionError(
-                    f"{layer.class_name} called with {printable(key)}={_show(kept[key])}: {error}",
-                    "call it without, or supply a layer of your own that does the same, with "
-                    "--plugin",
-                    place=layer.place,
-                )
-            )
+            problems.append(_refuse_word(layer, key, value, error))
+
+
+def _refuse_word(
+    layer: LayerSpec, key: str, value: Structure, reason: object
+) -> UnsupportedOptionError:
+    name = printable(layer.class_name)
+    return UnsupportedOptionError(
+        f"{name} called with {printable(key)}={_show(value)}: {reason}",
+        "call it without, or supply a layer of your own that does the same, with --plugin",
+        place=layer.place,
+    )
 
 
 def _show(value: Structure) -> str:

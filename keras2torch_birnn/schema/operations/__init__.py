@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keras2torch_birnn.limits import MAX_AXIS, MAX_EINSUM_LENGTH, MAX_PARTS, MAX_RANK, MAX_SIZE
+from keras2torch_birnn.limits import (
+    MAX_AXIS,
+    MAX_EINSUM_LENGTH,
+    MAX_JSON_VALUES,
+    MAX_PARTS,
+    MAX_RANK,
+    MAX_SIZE,
+)
 from keras2torch_birnn.schema.operations import dtypes, indexing, movement, shapes
 from keras2torch_birnn.schema.operations.dtypes import Rule
 from keras2torch_birnn.schema.operations.shapes import Output
@@ -50,9 +57,11 @@ def _kinds(value: Any) -> Any:
     lists = ("has", "wants", "gives")
     if not isinstance(value, Mapping) or set(value) != {*lists, "passes_mask"}:
         raise BadOptionError("kinds are expected")
-    if not all(kind in _KINDS_OF_ALL for name in lists for kind in value[name]):
-        raise BadOptionError("unknown kinds")
-    return {**{name: tuple(value[name]) for name in lists}, "passes_mask": value["passes_mask"]}
+    kind = choice(REQUIRED, *_KINDS_OF_ALL)
+    return {
+        **{name: _many(kind, MAX_JSON_VALUES).parse(value[name]) for name in lists},
+        "passes_mask": choice(None, None, False, True).parse(value["passes_mask"]),
+    }
 
 
 # Of every operation, in the words of the OUT file: the dtypes of its arguments ("has"), those to
