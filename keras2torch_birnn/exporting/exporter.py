@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.comparison.outputs import compare
+from keras2torch_birnn.comparison.outputs import compare, outputs
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import resolve_tolerance
 from keras2torch_birnn.conversion import Golden, checksum, make_golden_by_model, origin
-from keras2torch_birnn.errors import K2TError, UsageError, in_file
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError, in_file
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.settled_sizes import settle_sizes
@@ -33,7 +34,7 @@ from keras2torch_birnn.saving.atomic import (
     write_atomically,
 )
 from keras2torch_birnn.schema.stored import model_from_json
-from keras2torch_birnn.spec import ModelSpec, shape_fits
+from keras2torch_birnn.spec import Array, ModelSpec, shape_fits
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def export(
     check_float32(model, "an export")
     place, row = Path(path), find_target(path)
     target = row.load()
-    outputs = target.files(place)
-    for file, kind in outputs.items():
+    files = target.files(place)
+    for file, kind in files.items():
         check_output(file, kind)
         check_replacing(file, kind, overwrite=overwrite)
     with in_file(path):
@@ -102,10 +103,10 @@ def export(
         with os_errors(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
             written = Path(folder, place.name)
             notes = target.write(copy_structure(model), spec, written)
-            checked, more = _check(target, written, golden)
-            for file, kind in outputs.items():
+            checked, more = _check(target, written, model, golden)
+            for file, kind in files.items():
                 _put_in_place(written.with_name(file.name), file, kind, overwrite=overwrite)
-    return Exported(tuple(outputs), row.name, checked, target.runtime, (*settled, *notes, *more))
+    return Exported(tuple(files), row.name, checked, target.runtime, (*settled, *notes, *more))
 
 
 def _put_in_place(source: Path, place: Path, kind: FileKind, *, overwrite: bool) -> None:
@@ -147,19 +148,24 @@ def _folder(place: Path) -> Path | None:
     return None if is_stream(place) else Path(os.path.realpath(place)).parent
 
 
-def _check(target: Target, path: Path, golden: Golden) -> tuple[Comparison | None, tuple[str, ...]]:
+def _check(
+    target: Target, path: Path, model: nn.Module, golden: Golden
+) -> tuple[Comparison | None, tuple[str, ...]]:
     """Run a file on the golden inputs and compare; or return a note that it cannot be run."""
     if reason := target.why_cannot_run():
         return None, (f"nothing was checked: {reason}",)
-    (outputs,) = run_exported(path, [[_numpy(x) for x in golden.inputs]])
-    found = compare(
-        outputs,
-        [_numpy(y) for y in golden.outputs],
-        golden.rounding_of_each(),
-        resolve_tolerance(None, None),
-        device="cpu",
-        against="golden",
-    )
+    inputs = [_numpy(x) for x in golden.inputs]
+    (computed,) = run_exported(path, [inputs])
+    found = _compare(computed, golden)
+    if found.judged and not found.ok:
+        own = _compare(outputs(copy_structure(model), inputs, "cpu", strict=True), golden)
+        if not own.ok:
+            raise InvalidModelFileError(
+                "the converted model does not compute its golden outputs "
+                f"({own.failure or f'max abs error {own.max_abs_error:.1e}'}); nothing was written",
+                "see what `k2t verify` says of it, and convert again",
+                place="golden",
+            )
     if not found.judged:
         return None, ("nothing was checked: rounding is too large on the golden vectors",)
     if found.failure:
@@ -175,6 +181,17 @@ def _check(target: Target, path: Path, golden: Golden) -> tuple[Comparison | Non
             "please report it",
         )
     return found, ()
+
+
+def _compare(computed: Sequence[Array] | str, golden: Golden) -> Comparison:
+    return compare(
+        computed,
+        [_numpy(y) for y in golden.outputs],
+        golden.rounding_of_each(),
+        resolve_tolerance(None, None),
+        device="cpu",
+        against="golden",
+    )
 
 
 def _numpy(tensor: Tensor) -> Any:

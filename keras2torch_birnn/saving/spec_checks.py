@@ -64,11 +64,7 @@ def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> ModelSpec:
         raise _damaged(f"a model of class {printable(spec.root.class_name)}", "spec")
     root = _check_layer(spec.root)
     check_call_count(root)
-    problems: list[K2TError] = []
-    root = infer_model(root, problems)
-    for problem in problems:
-        raise _damaged(problem.found, problem.place)
-    check_layer_sizes(root)
+    root = _infer(root)
     stored = sum(tensor.numel() for tensor in state.values())
     declared = sum(map(_count_declared, root.walk()))
     if declared > 2 * stored + 1024:
@@ -80,6 +76,18 @@ def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> ModelSpec:
         if layer.graph is not None:
             _check_kinds(layer.graph, strict=spec.generation.name != "keras3")
     return replace(spec, root=root)
+
+
+def _infer(root: LayerSpec) -> LayerSpec:
+    problems: list[K2TError] = []
+    try:
+        root = infer_model(root, problems)
+        check_layer_sizes(root)
+    except InvalidModelFileError as error:
+        problems.append(error)
+    for problem in problems:
+        raise _damaged(problem.found, problem.place)
+    return root
 
 
 def _damaged(what: str, place: str) -> InvalidModelFileError:

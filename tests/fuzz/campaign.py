@@ -6,7 +6,8 @@ Kinds: ``bytes`` (damaged copies of every seed), ``structured`` (well-formed fil
 content; archives with right checksums), ``pointers`` (HDF5 structures that point at each other
 in other ways), ``architectures`` (changed config trees and graphs), ``answers`` (changed answers
 of the HDF5 parser's process), ``convert`` (changed architectures, all the way to a torch model),
-``tensorflow`` (SavedModels, checkpoints and TF.js models), ``cut`` (parts of changed models).
+``tensorflow`` (SavedModels, checkpoints and TF.js models), ``cut`` (parts of changed models),
+``outs`` (changed files that k2t wrote: loaded, checked, exported, written back, compared).
 Mutant ``i`` of a kind depends on nothing but ``--seed`` and ``i``. Results are written after every
 batch; an unfinished run goes on where it stopped.
 """
@@ -40,8 +41,9 @@ KINDS = (
     "convert",
     "tensorflow",
     "cut",
+    "outs",
 )
-BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 500), strict=True))
+BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 500, 1000), strict=True))
 OF_FILES = ("bytes", "structured", "pointers")
 PARSER_CPU_SECONDS = 1
 COMPARED_TOGETHER = 40
@@ -166,7 +168,23 @@ def _cut(kind: str, seed: int, numbers: range, tally: Any) -> None:
     models.close()
 
 
-_OTHERS = {"tensorflow": _tensorflow, "cut": _cut}
+def _outs(kind: str, seed: int, numbers: range, tally: Any) -> None:
+    import torch
+
+    from fuzz.outs import honest, try_out
+
+    torch.set_num_threads(1)
+    everything = honest()
+    gc.freeze()
+    with _folder() as folder:
+        for number in numbers:
+            random = Random(f"{kind} {seed} {number}")
+            one = everything[number % len(everything)]
+            label = {"mutant": number, "seed file": "/".join(one.source.parts[-2:])}
+            try_out(number, one, folder, random, tally, label)
+
+
+_OTHERS = {"tensorflow": _tensorflow, "cut": _cut, "outs": _outs}
 
 
 def _odd_inside(data: bytes, random: Random) -> bytes:
@@ -243,6 +261,10 @@ def about(kind: str, seed: int, commit: str) -> dict[str, Any]:
         from fuzz.tensorflow import models
 
         names = [model.name for model in models()]
+    if kind == "outs":
+        from fuzz.outs import MODELS, PLUGIN
+
+        names = [*MODELS, "/".join(PLUGIN.parts[-3:])]
     if kind == "cut":
         from fuzz.cutting import files_to_cut
 
