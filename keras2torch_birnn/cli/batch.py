@@ -68,7 +68,7 @@ class Outcome:
     task: Task
     state: str
     facts: dict[str, Any]
-    text: str
+    lines: tuple[str, ...]
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -240,13 +240,14 @@ def convert_many(
 
 
 def _print(output: Output, outcome: Outcome) -> None:
-    output.print_notes(f"{escape_controls(outcome.task.model)}: {n}" for n in outcome.notes)
+    output.print_notes(f"{outcome.task.model}: {n}" for n in outcome.notes)
     for line in outcome.errors:
         print_message("error", line)
     if output.as_json:
         print_line(output.format(outcome.to_dict()))
-    elif outcome.text:
-        print_line(outcome.text)
+    else:
+        for line in outcome.lines:
+            print_line(line)
 
 
 def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcome, None, None]:
@@ -349,12 +350,12 @@ def convert_task(task: Task, options: Options) -> Outcome:
 
 def _skip(task: Task, options: Options) -> Outcome:
     """Do not convert again; but verify if that is asked: who wrote OUT may not have done it."""
-    text = f"{escape_controls(task.out)}: skipped, it is newer than its model"
+    text = f"{task.out}: skipped, it is newer than its model"
     if not options.verify:
-        return Outcome(task, "skipped", {"ok": True, "exit": 0}, text)
+        return Outcome(task, "skipped", {"ok": True, "exit": 0}, (text,))
     verified = verify_file(task.model, task.out, options)
     facts = {"ok": verified["ok"], "exit": 0 if verified["ok"] else 1, "verified": verified}
-    return Outcome(task, "skipped", facts, text + describe_verdict(verified))
+    return Outcome(task, "skipped", facts, (text + describe_verdict(verified),))
 
 
 def _replacing(task: Task, options: Options) -> Options:
@@ -370,7 +371,7 @@ def _converted(task: Task, done: Done) -> Outcome:
 
 def _refuse(task: Task, error: K2TError) -> Outcome:
     error.file = error.file or str(task.model)
-    return Outcome(task, "refused", describe_failure(error), "", tuple(error.lines()))
+    return Outcome(task, "refused", describe_failure(error), (), tuple(error.lines()))
 
 
 def _is_newer(out: Path, model: Path) -> bool:

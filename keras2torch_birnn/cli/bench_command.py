@@ -262,7 +262,7 @@ def _run(
         print_message("warning", warning)
     data = report.as_data(facts, rows)
     if output.as_json:
-        output.print_result(data, "")
+        output.print_result(data)
     if json_file is not None:
         text = output.format(data, indent=1) + "\n"
         _write(json_file, lambda: json_file.write_text(text, "utf-8"))

@@ -10,7 +10,6 @@ import typer
 from keras2torch_birnn.cli.console import Output
 from keras2torch_birnn.cli.options import ConfigPath, Masked, ModelPath, Plugins
 from keras2torch_birnn.cli.tables import print_folded
-from keras2torch_birnn.errors import escape_controls
 from keras2torch_birnn.torch_import import loading_torch
 
 
@@ -53,7 +52,7 @@ def compare_port(
 
     Example: k2t compare model.h5 my_model.py:Net --weights net.pt
     """
-    with output.show_progress(f"comparing {escape_controls(model.name)}"):
+    with output.show_progress(f"comparing {model.name}"):
         with loading_torch():
             from keras2torch_birnn.porting.comparing import compare
             from keras2torch_birnn.porting.user_file import load_port, read_map
@@ -67,7 +66,7 @@ def compare_port(
             plugins=plugin or (),
         )
     if output.as_json:
-        output.print_result(report.to_dict(), "")
+        output.print_result(report.to_dict())
     else:
         print_folded(report.lines())
     raise typer.Exit(0 if report.ok else 1)

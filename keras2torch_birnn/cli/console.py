@@ -1,8 +1,13 @@
-"""Write to the console: results, messages, errors as lines."""
+"""Write to the console: results, messages, errors as lines.
+
+Every text goes through ``print_line`` or ``print_stderr``, which escape what a model file can have
+put into it: ends of lines, commands to the terminal, marks that turn the direction of writing.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +23,7 @@ from keras2torch_birnn.errors import (
     K2TError,
     OutputError,
     UsageError,
+    escape_controls,
     printable,
 )
 from keras2torch_birnn.torch_import import ADVICE, lacks_memory
@@ -40,20 +46,31 @@ class Output:
             print_message("note", note)
 
     def print_result(
-        self, data: Mapping[str, Any], text: str, *, show: Callable[[str], None] | None = None
+        self,
+        data: Mapping[str, Any],
+        lines: Iterable[str] = (),
+        *,
+        show: Callable[[str], None] | None = None,
     ) -> None:
-        """Print a result: as one JSON object or as text, by ``show`` (stdout)."""
-        (show or print_line)(self.format(data, indent=2) if self.as_json else text)
+        """Print a result: as one JSON object or as lines of text, by ``show`` (stdout)."""
+        printed = self.format(data, indent=2).split("\n") if self.as_json else lines
+        for line in printed:
+            (show or print_line)(line)
 
     @staticmethod
     def format(data: Mapping[str, Any], indent: int | None = None) -> str:
-        """Return one JSON object with the version of its schema, the verdict and the exit code."""
+        """Return one JSON object with the version of its schema, the verdict and the exit code.
+
+        It is ASCII, and no text in it holds a line's end. JSON has no numbers that are not finite:
+        they are the texts "NaN", "Infinity" and "-Infinity".
+        """
         ok = data.get("ok", True)
-        return json.dumps({"schema": SCHEMA, "ok": ok, "exit": int(not ok), **data}, indent=indent)
+        whole = {"schema": SCHEMA, "ok": ok, "exit": int(not ok), **data}
+        return json.dumps(_without_infinities(whole), indent=indent, allow_nan=False)
 
     def show_progress(self, what: str) -> AbstractContextManager[Bar | Hidden]:
         """Show a bar while long work runs, unless it is not wanted."""
-        return show_progress(what, quiet=self.quiet or self.as_json)
+        return show_progress(escape_controls(what), quiet=self.quiet or self.as_json)
 
 
 @contextmanager
@@ -96,16 +113,37 @@ def known_error(error: Exception) -> K2TError:
     return K2TError(f"a bug in k2t: {type(error).__name__}: {text}", "--debug shows where")
 
 
-def print_line(line: str) -> None:
-    """Print one line of the result on stdout."""
+def _without_infinities(value: Any) -> Any:
+    """Write numbers that are not finite as texts, wherever they are in data."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: _without_infinities(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(one) for one in value]
+    return value
+
+
+def print_line(line: str, colour: str = "") -> None:
+    """Print one line of the result on stdout, whatever it holds: controls are escaped."""
+    text = escape_controls(line)
     try:
-        typer.echo(_encodable(line, sys.stdout))
+        typer.echo(_encodable(_paint(text, colour) if colour else text, sys.stdout))
     except OSError as error:
         # The rest of Python's buffer must not fail again when the process ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise
         raise OutputError(f"cannot be written ({error.strerror})", file="standard output") from None
+
+
+def _paint(text: str, colour: str) -> str:
+    """Colour a text for stdout, if that is a terminal and NO_COLOR is not set."""
+    stream = sys.stdout
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if plain or stream is None or not stream.isatty():
+        return text
+    return typer.style(text, fg=colour, bold=True)
 
 
 def _encodable(text: str, stream: TextIO | None) -> str:
@@ -125,10 +163,10 @@ def print_error(error: K2TError) -> None:
         print_message("error", line)
 
 
-def print_stderr(text: str) -> None:
-    """Print to stderr; ignore a closed pipe."""
+def print_stderr(line: str) -> None:
+    """Print one line to stderr, whatever it holds; ignore a closed pipe."""
     try:
-        typer.echo(_encodable(text, sys.stderr), err=True)
+        typer.echo(_encodable(escape_controls(line), sys.stderr), err=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 

@@ -20,7 +20,7 @@ from keras2torch_birnn.cli.options import (
     check_dtype,
     file_named,
 )
-from keras2torch_birnn.errors import UsageError, escape_controls
+from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.spec import cut_at
 
 
@@ -96,7 +96,7 @@ def convert(
     model, target = Path(paths[0]), file_named(paths[1])
     if verify and is_stream(target):
         raise UsageError("--verify reads OUT again, which a pipe does not allow", "name a file")
-    with output.show_progress(f"converting {escape_controls(model.name)}"):
+    with output.show_progress(f"converting {model.name}"):
         done = convert_file(model, target, options)
     output.print_notes(done.notes)
     # The model may be what goes to stdout.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.cli.console import count_words
-from keras2torch_birnn.errors import escape_controls
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.spec import NO_CUT, Cut
 
@@ -93,14 +92,14 @@ def verify_file(model: Path, out: Path, options: Options) -> dict[str, Any]:
     return verify(model, out, config=options.config, plugins=options.plugins).to_dict()
 
 
-def describe(done: Done, shown: str) -> str:
-    """Write the line of a converted file; ``shown``: OUT as the user named it."""
+def describe(done: Done, shown: str) -> tuple[str, ...]:
+    """Write the lines of a converted file; ``shown``: OUT as the user named it."""
     verdict = "" if done.verified is None else describe_verdict(done.verified)
     layers = count_words(done.layers, "layer")
-    text = f"{escape_controls(shown)}: {layers}, {_count(done)} parameters{verdict}"
-    if done.vocabulary is not None:
-        text += f"\n{escape_controls(done.vocabulary)}: vocabulary of what was cut off"
-    return text
+    line = f"{shown}: {layers}, {_count(done)} parameters{verdict}"
+    if done.vocabulary is None:
+        return (line,)
+    return line, f"{done.vocabulary}: vocabulary of what was cut off"
 
 
 def describe_verdict(verified: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from keras2torch_birnn.cli.options import (
     check_dtype,
     file_named,
 )
-from keras2torch_birnn.errors import UsageError, escape_controls
+from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.exporting import TARGETS, find_target, join_words
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.spec import Cut, cut_at
@@ -67,15 +67,15 @@ def export(
     with loading_torch():
         from keras2torch_birnn.exporting.exporter import export as write
 
-    with output.show_progress(f"exporting {escape_controls(source.name)}"):
+    with output.show_progress(f"exporting {source.name}"):
         model, notes = _read(source, config, dtype, masked_steps, cut_at(first or (), last or ()))
         done = write(model, place, overwrite=force, any_length=any_length)
     output.print_notes((*notes, *done.notes))
-    text = f"{escape_controls(target)}: {row.name}"
+    lines = [f"{target}: {row.name}"]
     if done.checked is not None:
         error = done.checked.max_abs_error
-        text += f"\n{done.runtime} against golden: max abs error {error:.1e}: equal"
-    output.print_result(done.to_dict(), text)
+        lines.append(f"{done.runtime} against golden: max abs error {error:.1e}: equal")
+    output.print_result(done.to_dict(), lines)
 
 
 def _read(

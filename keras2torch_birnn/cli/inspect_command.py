@@ -20,7 +20,6 @@ from keras2torch_birnn.cli.tables import format_cell, print_columns, print_folde
 from keras2torch_birnn.errors import (
     K2TError,
     MissingArchitectureError,
-    escape_controls,
     gather,
     printable,
 )
@@ -51,7 +50,7 @@ def inspect(
     load_plugins(plugin or ())
     from keras2torch_birnn.inspection import inspect as look
 
-    with output.show_progress(f"reading {escape_controls(model.name)}"):
+    with output.show_progress(f"reading {model.name}"):
         try:
             found = look(model, config=config, from_layer=first or (), to_layer=last or ())
         except MissingArchitectureError:
@@ -62,7 +61,7 @@ def inspect(
     if error is not None:
         error.file = str(model)
     if output.as_json:
-        output.print_result(_as_data(found, error), "")
+        output.print_result(_as_data(found, error))
     else:
         _print_rows(found.rows, verbose=output.verbose)
         if found.layers is not None and found.parameters is not None:

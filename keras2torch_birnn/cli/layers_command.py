@@ -37,7 +37,7 @@ def layers(
                 f"{printable(name)} is no layer that can be converted", "k2t layers lists them"
             )
     if output.as_json:
-        output.print_result({"layers": [asdict(row) for row in rows]}, "")
+        output.print_result({"layers": [asdict(row) for row in rows]})
         return
     own = [row for row in rows if not row.plugin]
     if own:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from keras2torch_birnn.cli.console import Output
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, ModelPath, Plugins
 from keras2torch_birnn.cli.tables import format_cell, print_columns
-from keras2torch_birnn.errors import escape_controls, printable
+from keras2torch_birnn.errors import printable
 from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -33,7 +33,7 @@ def list_weights(
 
     Example: k2t map model.h5
     """
-    with output.show_progress(f"reading {escape_controls(model.name)}"):
+    with output.show_progress(f"reading {model.name}"):
         with loading_torch():
             from keras2torch_birnn.porting.weight_map import map_weights
         rows = map_weights(
@@ -44,7 +44,7 @@ def list_weights(
             cut=cut_at(first or (), last or ()),
         )
     if output.as_json:
-        output.print_result({"model": str(model), "weights": [asdict(row) for row in rows]}, "")
+        output.print_result({"model": str(model), "weights": [asdict(row) for row in rows]})
     else:
         print_columns(_HEAD, [_cells(row) for row in rows], folds=(4, 2, 0), split=2)
 

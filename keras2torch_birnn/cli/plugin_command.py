@@ -26,7 +26,7 @@ def new(
     made = write_plugin(model, config=config, plugins=plugin or ())
     output.print_notes(made.notes)
     data = {"plugin": made.text, "names": made.names, "notes": made.notes}
-    output.print_result(data, made.text.removesuffix("\n"))
+    output.print_result(data, made.text.removesuffix("\n").split("\n"))
 
 
 plugin_commands = typer.Typer(

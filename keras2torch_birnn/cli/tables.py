@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
-import typer
-
 from keras2torch_birnn.cli.console import print_line
-from keras2torch_birnn.errors import printable
+from keras2torch_birnn.errors import escape_controls, printable
 
 # The least that is left of a column, and the spaces between two, and before what goes on.
 _NARROW, _GAP, _INDENT = 9, 1, 4
@@ -40,6 +36,7 @@ def print_columns(
     numbers: the columns that are aligned to the right.
     split: where a row fits in no line, this column and those after it are in a second one.
     """
+    rows = [tuple(map(escape_controls, row)) for row in rows]
     width = _terminal_width()
     used = [at for at in range(len(head)) if not rows or any(row[at] for row in rows)]
     parts = [used]
@@ -157,7 +154,7 @@ def _terminal_width() -> int:
 def print_folded(lines: Iterable[str], indent: int = _INDENT) -> None:
     """Print lines of text within the width of the terminal; what goes on is indented."""
     width = max(_terminal_width(), 2 * indent)
-    for line in lines:
+    for line in map(escape_controls, lines):
         first = fold(line, width)[0]
         print_line(first)
         rest = line[len(first) :].lstrip(" ")
@@ -165,15 +162,6 @@ def print_folded(lines: Iterable[str], indent: int = _INDENT) -> None:
             start = indent + len(line) - len(line.lstrip(" "))
             for more in fold(" " * start + rest, width):
                 print_line(more)
-
-
-def paint(text: str, colour: str) -> str:
-    """Colour a text for stdout, if that is a terminal and NO_COLOR is not set."""
-    stream = sys.stdout
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    if plain or stream is None or not stream.isatty():
-        return text
-    return typer.style(text, fg=colour, bold=True)
 
 
 def format_cell(value: Any) -> str:

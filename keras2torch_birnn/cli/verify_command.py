@@ -9,8 +9,8 @@ import typer
 
 from keras2torch_birnn.cli.console import Output, print_line
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, Plugins
-from keras2torch_birnn.cli.tables import paint, print_columns, print_folded
-from keras2torch_birnn.errors import UsageError, escape_controls, printable
+from keras2torch_birnn.cli.tables import print_columns, print_folded
+from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.reporting.kind import REPORT
 from keras2torch_birnn.spec import Cut, cut_at
@@ -104,7 +104,7 @@ def verify(
             "OUT alone can be compared with its golden vectors only",
             "name both files: k2t verify MODEL OUT",
         )
-    with output.show_progress(f"verifying {escape_controls((out or model).name)}"):
+    with output.show_progress(f"verifying {(out or model).name}"):
         report = prove(
             model,
             out,
@@ -132,7 +132,7 @@ def verify(
         found = report.to_dict()
         if reduced is not None:
             found["precision"] = reduced.to_dict()
-        print_line(output.format(found, indent=2))
+        output.print_result(found)
     else:
         if reduced is not None:
             _print_precision(reduced)
@@ -198,9 +198,9 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
     if wrong is not None:
         print_folded([f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}"])
     if report.ok:
-        print_line(paint("OK", "green"))
+        print_line("OK", "green")
     else:
-        print_line(paint("NOT EQUAL" if wrong or report.judged else "CANNOT BE JUDGED", "red"))
+        print_line("NOT EQUAL" if wrong or report.judged else "CANNOT BE JUDGED", "red")
 
 
 def _print_precision(report: PrecisionReport) -> None:

@@ -21,8 +21,8 @@ def version(output: Output) -> None:
     packages = {"python": platform.python_version(), **{name: _find(name) for name in _NEEDED}}
     folder = str(Path(__file__).parents[1])
     more = [*(f"{name} {value}" for name, value in packages.items()), folder]
-    text = "\n".join([f"k2t {__version__}", *(more if output.verbose else ())])
-    output.print_result({"version": __version__, "folder": folder, "packages": packages}, text)
+    lines = [f"k2t {__version__}", *(more if output.verbose else ())]
+    output.print_result({"version": __version__, "folder": folder, "packages": packages}, lines)
 
 
 def _find(package: str) -> str:

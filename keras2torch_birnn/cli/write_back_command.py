@@ -9,7 +9,7 @@ import typer
 
 from keras2torch_birnn.cli.console import Output, print_line, print_stderr
 from keras2torch_birnn.cli.options import ConfigPath, Plugins, file_named
-from keras2torch_birnn.errors import UsageError, escape_controls, printable
+from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.saving.atomic import is_stdout
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -61,7 +61,7 @@ def write_back(
         raise UsageError(f"--optimizer {printable(optimizer)}: keep, drop or write is expected")
     if (optimizer == "write") != (optimizer_state is not None):
         raise UsageError("--optimizer write and --optimizer-state STATE.pt go together")
-    with output.show_progress(f"writing {escape_controls(new)}"):
+    with output.show_progress(f"writing {new}"):
         with loading_torch():
             from keras2torch_birnn.saving.checkpoint import load
             from keras2torch_birnn.writers import write_back as write
@@ -83,7 +83,7 @@ def write_back(
         )
     output.print_notes(written.notes)
     facts = {"new": new, "changed": written.changed, "arrays": written.arrays}
-    text = f"{escape_controls(new)}: {written.changed} of {written.arrays} arrays changed"
+    text = f"{new}: {written.changed} of {written.arrays} arrays changed"
     # The model may be what goes to stdout.
     show = print_stderr if is_stdout(target) else print_line
-    output.print_result({**facts, "notes": written.notes}, text, show=show)
+    output.print_result({**facts, "notes": written.notes}, (text,), show=show)

@@ -1,17 +1,20 @@
-"""Make elements of a page. ``ElementTree`` escapes texts and attributes."""
+"""Make elements of a page: ``make`` escapes controls, ``ElementTree`` what is special in HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from xml.etree import ElementTree
 
+from keras2torch_birnn.errors import escape_controls
+
 Element = ElementTree.Element
 
 
 def make(tag: str, text: str = "", attributes: dict[str, str] | None = None) -> Element:
     """Make an element with a text."""
-    element = Element(tag, attributes or {})
-    element.text = text
+    safe = {key: escape_controls(value) for key, value in (attributes or {}).items()}
+    element = Element(tag, safe)
+    element.text = escape_controls(text)
     return element
 
 

@@ -91,8 +91,10 @@ def _head(name: str) -> Element:
         {"http-equiv": "Content-Security-Policy", "content": _POLICY},
         {"name": "viewport", "content": "width=device-width, initial-scale=1"},
     )
+    style = make("style")
+    style.text = STYLE  # our own, with ends of lines
     metas = (make("meta", attributes=one) for one in described)
-    return group("head", "", (*metas, make("title", f"k2t verify {name}"), make("style", STYLE)))
+    return group("head", "", (*metas, make("title", f"k2t verify {name}"), style))
 
 
 # ---- the verdict ---------------------------------------------------------------------------------

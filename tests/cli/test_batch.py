@@ -273,7 +273,7 @@ def dying_at_b(task: batch.Task, _: Options) -> batch.Outcome:
     """Stand for a conversion: end the process at one of the files."""
     if task.model.name == "b.keras":
         os._exit(1)
-    return batch.Outcome(task, "tried", {"exit": 0}, "")
+    return batch.Outcome(task, "tried", {"exit": 0}, ())
 
 
 def test_a_process_that_is_killed_before_it_has_verified_leaves_nothing_unverified(

@@ -72,6 +72,7 @@ FILES = (
     "keras-3.15.1/cells_bi_halves.h5",
     "keras-3.15.1/graph_bi_initial.keras",
     "keras-3.15.1/graph_dicts.keras",
+    "keras-3.15.1/graph_names.h5",
     "keras-3.15.1/graph_nested_sequential_mask.keras",
     "keras-3.15.1/heads_masks.keras",
     "keras-3.15.1/count_weights.keras",

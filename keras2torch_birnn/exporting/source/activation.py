@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from keras2torch_birnn.exporting.source.code import Expression, call, code, member, symbol
 from keras2torch_birnn.exporting.source.emission import (
     Emission,
     Emit,
     Helper,
     Site,
-    literal,
     refuse,
     same_names,
 )
@@ -40,6 +40,9 @@ _OF_TORCH: Mapping[str, str] = {
     "exponential": "torch.exp",
     "gelu": "functional.gelu",
 }
+_TORCHS_SOFTMAX: Mapping[str, Expression] = {
+    kind: symbol(f"torch.{kind}") for kind in ("softmax", "log_softmax")
+}
 
 
 def _split(value: Any) -> tuple[str, dict[str, Any]]:
@@ -48,41 +51,53 @@ def _split(value: Any) -> tuple[str, dict[str, Any]]:
     return value["name"], {key: option for key, option in value.items() if key != "name"}
 
 
-def function_of(value: Any) -> tuple[str, tuple[Helper, ...]]:
-    """Return an activation as a function, in text, and what it needs.
+def _helper(kind: str) -> tuple[Expression, Helper]:
+    helper = Helper(_FUNCTIONS, FUNCTIONS[kind].__name__)
+    return symbol(helper.name), helper
+
+
+def function_of(value: Any) -> tuple[Expression, tuple[Helper, ...]]:
+    """Return an activation as a function, and what it needs.
 
     value: a name of ``schema.ACTIVATIONS``, or a dict with options.
     """
-    name, options = _split(value)
-    if name in _OF_TORCH and not options:
-        text = _OF_TORCH[name]
-        return text, (TORCH if text.startswith("torch") else FUNCTIONAL,)
-    helper = Helper(_FUNCTIONS, FUNCTIONS[name].__name__)
+    kind, options = _split(value)
+    if kind in _OF_TORCH and not options:
+        text = _OF_TORCH[kind]
+        return symbol(text), (TORCH if text.startswith("torch") else FUNCTIONAL,)
+    function, helper = _helper(kind)
     if not options:
-        return helper.name, (helper,)
-    named = ", ".join(f"{key}={literal(option)}" for key, option in options.items())
-    return f"partial({helper.name}, {named})", (helper, Helper(_FUNCTIONS, "partial"))
+        return function, (helper,)
+    partial = call(symbol("partial"), function, **options)
+    return partial, (helper, Helper(_FUNCTIONS, "partial"))
 
 
-def applied(value: Any, x: str) -> tuple[str, tuple[Helper, ...]]:
-    """Return the expression of an activation of ``x``, and what it needs."""
-    name, options = _split(value)
-    if name == "linear":
-        return x, ()
-    if name in ("softmax", "log_softmax"):
-        axis = literal(options.get("axis", -1))
-        return f"torch.{name}({x}, dim={axis})", (TORCH,)
+def applied(value: Any, x: Expression) -> Expression:
+    """Return the expression of an activation of ``x``."""
+    kind, options = _split(value)
+    if kind == "linear":
+        return x
+    if kind in _TORCHS_SOFTMAX:
+        return call(_TORCHS_SOFTMAX[kind], x, dim=options.get("axis", -1))
     if options:
-        helper = Helper(_FUNCTIONS, FUNCTIONS[name].__name__)
-        named = ", ".join(f"{key}={literal(option)}" for key, option in options.items())
-        return f"{helper.name}({x}, {named})", (helper,)
-    function, helpers = function_of(value)
-    return f"{function}({x})", helpers
+        return call(_helper(kind)[0], x, **options)
+    return call(function_of(value)[0], x)
+
+
+def helpers_of(value: Any) -> tuple[Helper, ...]:
+    """Return what the expression of an activation needs."""
+    kind, options = _split(value)
+    if kind == "linear":
+        return ()
+    if kind in _TORCHS_SOFTMAX:
+        return (TORCH,)
+    return (_helper(kind)[1],) if options else function_of(value)[1]
 
 
 def _of_function(value: Any) -> Emission:
-    _, helpers = applied(value, "x")
-    return Emission(lambda site: applied(value, site.x)[0], helpers=helpers, same=value == "linear")
+    return Emission(
+        lambda site: applied(value, site.x), helpers=helpers_of(value), same=value == "linear"
+    )
 
 
 def _activation(layer: LayerSpec, name: str) -> Emission:
@@ -97,25 +112,29 @@ def _relu(layer: LayerSpec, name: str) -> Emission:
 
 
 def _leaky_relu(layer: LayerSpec, name: str) -> Emission:
-    slope = literal(layer.config["negative_slope"])
-    return Emission(lambda site: f"functional.leaky_relu({site.x}, {slope})", helpers=(FUNCTIONAL,))
+    slope = layer.config["negative_slope"]
+    return Emission(
+        lambda site: code("functional.leaky_relu({}, {})", site.x, slope), helpers=(FUNCTIONAL,)
+    )
 
 
 def _elu(layer: LayerSpec, name: str) -> Emission:
-    alpha = literal(layer.config["alpha"])
-    return Emission(lambda site: f"functional.elu({site.x}, {alpha})", helpers=(FUNCTIONAL,))
+    alpha = layer.config["alpha"]
+    return Emission(
+        lambda site: code("functional.elu({}, {})", site.x, alpha), helpers=(FUNCTIONAL,)
+    )
 
 
 def _thresholded_relu(layer: LayerSpec, name: str) -> Emission:
-    theta = literal(layer.config["theta"])
-    return Emission(lambda site: f"{site.x} * ({site.x} > {theta})")
+    theta = layer.config["theta"]
+    return Emission(lambda site: code("{} * ({} > {})", site.x, site.x, theta))
 
 
 def _prelu(layer: LayerSpec, name: str) -> Emission:
-    shape = literal(tuple(layer.weights["alpha"].shape))
+    shape = tuple(layer.weights["alpha"].shape)
     return Emission(
-        lambda site: f"self.{name}({site.x})",
-        {name: f"PReLU(nn.Parameter(torch.empty({shape})))"},
+        lambda site: call(member(name), site.x),
+        {name: code("PReLU(nn.Parameter(torch.empty({})))", shape)},
         same_names(name, ["weight"]),
         (Helper(_LAYERS, "PReLU"), TORCH),
     )
@@ -128,18 +147,19 @@ def _softmax(layer: LayerSpec, name: str) -> Emission:
     last = isinstance(shape, tuple) and axes == (len(shape) - 1,)
     shown = -1 if last else axes[0]
 
-    def call(site: Site) -> str:
-        if site.mask is None and len(axes) == 1:
-            return f"torch.softmax({site.x}, dim={shown})"
-        if site.mask is None or len(axes) > 1:
+    def softmax(site: Site) -> Expression:
+        x, mask = site.x, site.step_mask
+        if mask is None and len(axes) == 1:
+            return code("torch.softmax({}, dim={})", x, shown)
+        if mask is None or len(axes) > 1:
             raise refuse(layer, "several axes")
         if replaces:
-            filled = f"{site.x}.masked_fill(~{site.mask}, -1e9)"
-            return f"torch.softmax({filled}, dim={shown}) * {site.mask}"
-        added = f"{site.x} - 1e9 * (~{site.mask}).to({site.x}.dtype)"
-        return f"torch.softmax({added}, dim={shown})"
+            filled = code("{}.masked_fill(~{}, -1e9)", x, mask)
+            return code("torch.softmax({}, dim={}) * {}", filled, shown, mask)
+        added = code("{} - 1e9 * (~{}).to({}.dtype)", x, mask, x)
+        return code("torch.softmax({}, dim={})", added, shown)
 
-    return Emission(call, helpers=(TORCH,))
+    return Emission(softmax, helpers=(TORCH,))
 
 
 EMITTERS: Mapping[str, Emit] = {

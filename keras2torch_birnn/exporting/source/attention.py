@@ -7,66 +7,62 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras2torch_birnn.exporting.source.activation import TORCH
-from keras2torch_birnn.exporting.source.dense import linear
+from keras2torch_birnn.exporting.source.code import (
+    Expression,
+    Statement,
+    arguments,
+    call,
+    code,
+    join,
+    literal,
+    member,
+    symbol,
+)
+from keras2torch_birnn.exporting.source.dense import linear, parameter
 from keras2torch_birnn.exporting.source.emission import (
     Called,
     Emission,
     Emit,
     Helper,
     Site,
-    Value,
-    arguments,
-    literal,
+    same_names,
 )
 from keras2torch_birnn.layers.attention import rules_of_rows
+from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import LayerSpec
 
 _LAYERS = "keras2torch_birnn.layers.attention"
 
 
-def _text(value: Value) -> str:
-    if isinstance(value, tuple):
-        parts = ", ".join(_text(one) for one in value)
-        return f"({parts},)" if len(value) == 1 else f"({parts})"
-    return value if isinstance(value, str) else literal(value)
-
-
-def _call(site: Site) -> str | Called:
+def _call(site: Site) -> Expression | Called:
     named = dict(site.kwargs)
     if site.mask is not None:
         named["mask"] = site.mask
-    parts = [*map(_text, site.args), *(f"{key}={_text(value)}" for key, value in named.items())]
-    text = f"self.{site.name}({', '.join(parts)})"
+    called = call(member(site.name), *site.args, **named)
     if not named.get("return_attention_scores"):
-        return text
+        return called
     scores = site.fresh("scores")
-    return Called((f"{site.out}, {scores} = {text}",), (site.out, scores))
+    both = join(", ", (site.out, scores))
+    return Called((Statement(both, called),), (site.out, scores))
 
 
-def _parameter(layer: LayerSpec, key: str) -> str:
-    shape = tuple(map(int, np.atleast_1d(layer.weights[key]).shape))
-    return f"nn.Parameter(torch.zeros({literal(shape)}))"
+def _options(layer: LayerSpec) -> frozenset[str]:
+    return frozenset(SCHEMA[layer.class_name].call_options)
 
 
 def _attention(layer: LayerSpec, name: str) -> Emission:
     concat = layer.config.get("score_mode") == "concat"
     kind = "AdditiveAttention" if layer.class_name == "AdditiveAttention" else "Attention"
     kind = "ConcatAttention" if concat else kind
-    values, state = [], {}
-    if layer.config["use_scale"]:
-        values.append(_parameter(layer, "scale"))
-        state["scale"] = f"{name}.scale"
-    else:
-        values.append("None")
-    if concat:
-        values.append(_parameter(layer, "concat_score_weight"))
-        state["concat_score_weight"] = f"{name}.concat_score_weight"
-    causal = literal(bool(layer.config["causal"]))
+    scale = parameter(layer.weights["scale"]) if layer.config["use_scale"] else None
+    score = (parameter(layer.weights["concat_score_weight"]),) if concat else ()
+    keys = [*(["scale"] if scale else []), *(["concat_score_weight"] if concat else [])]
     return Emission(
         _call,
-        {name: f"{kind}({', '.join(values)}, causal={causal})"},
-        state,
+        {name: call(symbol(kind), scale, *score, causal=bool(layer.config["causal"]))},
+        same_names(name, keys),
         (Helper(_LAYERS, kind), TORCH),
+        options=_options(layer),
     )
 
 
@@ -80,11 +76,11 @@ def _heads(layer: LayerSpec, name: str) -> Emission:
     for part in names:
         kernel = weights[f"{part}/kernel"]
         ahead = int(np.prod(kernel.shape[: 2 if part == "attention_output" else 1]))
-        parts.append(linear(kernel.reshape(ahead, -1), bias=bias))
+        parts.append(linear(*kernel.reshape(ahead, -1).shape, bias=bias))
         for key in ("weight", "bias") if bias else ("weight",):
             state[f"{part}.{key}"] = f"{name}.{part}.{key}"
     if not config["use_gate"]:
-        parts.append("None")
+        parts.append(literal(None))
     zeros, adds = rules_of_rows(layer)
     axes = config.get("attention_axes")
     plan = arguments(
@@ -98,9 +94,10 @@ def _heads(layer: LayerSpec, name: str) -> Emission:
     )
     return Emission(
         _call,
-        {name: f"MultiHeadAttention({', '.join(parts)}, plan=Plan({plan}))"},
+        {name: code("MultiHeadAttention({}, plan=Plan({}))", join(", ", parts), plan)},
         state,
         (Helper(_LAYERS, "MultiHeadAttention"), Helper(_LAYERS, "Plan")),
+        options=_options(layer),
     )
 
 

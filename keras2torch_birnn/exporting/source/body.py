@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from keras2torch_birnn.exporting.source.emission import Emission, Helper
+from keras2torch_birnn.exporting.source.code import Statement
+from keras2torch_birnn.exporting.source.emission import Emission, Helper, Value
 from keras2torch_birnn.spec import LayerSpec
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One statement and the comment behind it."""
-
-    text: str
-    comment: str = ""
 
 
 @dataclass
@@ -29,7 +21,7 @@ class Body:
 
     arguments: list[str] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
-    result: Any = None
+    result: Value = None
     helpers: list[Helper] = field(default_factory=list)
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
     typed: set[str] = field(default_factory=set)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from keras2torch_birnn.exporting.source.activation import FUNCTIONAL, applied
+from keras2torch_birnn.exporting.source.activation import FUNCTIONAL, applied, helpers_of
+from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member, symbol
 from keras2torch_birnn.exporting.source.emission import (
+    Called,
     Emission,
     Emit,
     Helper,
-    arguments,
-    literal,
+    Site,
     refuse,
     same_names,
 )
@@ -26,14 +28,14 @@ def short(sizes: Sequence[int]) -> Any:
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
 
 
-def channels_ahead(x: str, rank: int) -> str:
+def channels_ahead(x: Expression, rank: int) -> Expression:
     """Write (B, ..., C) -> (B, C, ...)."""
-    return f"{x}.transpose(1, 2)" if rank == 1 else f"{x}.movedim(-1, 1)"
+    return code("{}.transpose(1, 2)", x) if rank == 1 else code("{}.movedim(-1, 1)", x)
 
 
-def channels_behind(x: str, rank: int) -> str:
+def channels_behind(x: Expression, rank: int) -> Expression:
     """Write (B, C, ...) -> (B, ..., C)."""
-    return f"{x}.transpose(1, 2)" if rank == 1 else f"{x}.movedim(1, -1)"
+    return code("{}.transpose(1, 2)", x) if rank == 1 else code("{}.movedim(1, -1)", x)
 
 
 def _one(
@@ -50,15 +52,13 @@ def _one(
     options: dict[str, Any] = {}
     if short(stride) != 1:
         options["stride"] = short(stride)
-    around = "{x}"
     helpers: tuple[Helper, ...] = ()
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
     if padding == "causal" and reach[0] > 1:
-        around, helpers = f"functional.pad({{x}}, ({reach[0] - 1}, 0))", (FUNCTIONAL,)
+        helpers = (FUNCTIONAL,)
     elif padding == "same" and short(stride) == 1:
         options["padding"] = "same"
     elif padding == "same":
-        around = f"pad_same({{x}}, {literal(tuple(reach))}, {literal(tuple(stride))})"
         helpers = (PAD,)
     if short(dilation) != 1:
         options["dilation"] = short(dilation)
@@ -66,20 +66,22 @@ def _one(
         options["groups"] = groups
     if not bias:
         options["bias"] = False
-    text = f"nn.Conv{rank}d({arguments(*channels, short(size), **options)})"
     last = config["data_format"] == "channels_last"
 
-    def call(site: Any) -> str:
+    def convolve(site: Site) -> Expression:
         x = channels_ahead(site.x, rank) if last else site.x
-        y = f"self.{name}({around.format(x=x)})"
-        return applied(value, channels_behind(y, rank) if last else y)[0]
+        if FUNCTIONAL in helpers:
+            x = code("functional.pad({}, {})", x, (reach[0] - 1, 0))
+        elif PAD in helpers:
+            x = code("pad_same({}, {}, {})", x, reach, stride)
+        y = call(member(name), x)
+        return applied(value, channels_behind(y, rank) if last else y)
 
-    _, more = applied(value, "x")
     return Emission(
-        call,
-        {name: text},
+        convolve,
+        {name: call(symbol(f"nn.Conv{rank}d"), *channels, short(size), **options)},
         same_names(name, ["weight", "bias"] if bias else ["weight"]),
-        (*helpers, *more),
+        (*helpers, *helpers_of(value)),
     )
 
 
@@ -109,15 +111,16 @@ def _separable(layer: LayerSpec, name: str) -> Emission:
     bias, value = config["use_bias"], config["activation"]
     mix = _one(f"{name}_pointwise", point, (inner, filters), 1, bias=bias, value=value)
 
-    def call(site: Any) -> str:
-        first = str(depth.call(site))
-        return str(mix.call(type(site)(name, (first,), None, {}, site.out, site.fresh)))
+    def convolve(site: Site) -> Expression | Called:
+        return mix.call(replace(site, args=(depth.call(site),)))
 
     state = {
         **{f"depthwise.{key}": there for key, there in depth.state.items()},
         **{f"pointwise.{key}": there for key, there in mix.state.items()},
     }
-    return Emission(call, {**depth.members, **mix.members}, state, (*depth.helpers, *mix.helpers))
+    return Emission(
+        convolve, {**depth.members, **mix.members}, state, (*depth.helpers, *mix.helpers)
+    )
 
 
 def _transposed(layer: LayerSpec, name: str) -> Emission:
@@ -142,21 +145,21 @@ def _transposed(layer: LayerSpec, name: str) -> Emission:
     usual = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "bias": True}
     unusual = {key: value for key, value in options.items() if value != usual[key]}
     filters, channels = map(int, kernel.shape[-2:])
-    text = f"nn.ConvTranspose{rank}d({arguments(channels, filters, short(size), **unusual)})"
-    cut = ", ".join(":-1" if n < 0 else ":" for n in behind)
-    cut = f"[..., {cut}]" if "-1" in cut else ""
+    made = call(symbol(f"nn.ConvTranspose{rank}d"), channels, filters, short(size), **unusual)
+    cut = join(", ", (code(":-1") if n < 0 else code(":") for n in behind))
     last, value = config["data_format"] == "channels_last", config["activation"]
 
-    def call(site: Any) -> str:
-        x = channels_ahead(site.x, rank) if last else site.x
-        y = f"self.{name}({x}){cut}"
-        return applied(value, channels_behind(y, rank) if last else y)[0]
+    def convolve(site: Site) -> Expression:
+        y = call(member(name), channels_ahead(site.x, rank) if last else site.x)
+        if min(behind) < 0:
+            y = code("{}[..., {}]", y, cut)
+        return applied(value, channels_behind(y, rank) if last else y)
 
     return Emission(
-        call,
-        {name: text},
+        convolve,
+        {name: made},
         same_names(name, ["weight", "bias"] if bias else ["weight"]),
-        applied(value, "x")[1],
+        helpers_of(value),
     )
 
 

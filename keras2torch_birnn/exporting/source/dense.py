@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.activation import TORCH, applied, function_of
-from keras2torch_birnn.exporting.source.emission import (
-    Emission,
-    Emit,
-    Site,
-    arguments,
-    literal,
-    refuse,
-    same_names,
+from keras2torch_birnn.exporting.source.activation import (
+    TORCH,
+    applied,
+    function_of,
+    helpers_of,
 )
+from keras2torch_birnn.exporting.source.code import Expression, arguments, call, code, member
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Site, refuse, same_names
 from keras2torch_birnn.schema.einsum import letters
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
-def linear(kernel: Array, *, bias: bool) -> str:
+def linear(*sizes: int, bias: bool) -> Expression:
     """Write the nn.Linear of a kernel (in, out)."""
     more = {} if bias else {"bias": False}
-    return f"nn.Linear({arguments(*map(int, kernel.shape), **more)})"
+    return code("nn.Linear({})", arguments(*map(int, sizes), **more))
+
+
+def parameter(array: Array) -> Expression:
+    """Write a parameter of the shape of an array."""
+    return code("nn.Parameter(torch.zeros({}))", tuple(map(int, array.shape)) or (1,))
 
 
 def _keys(*, bias: bool) -> list[str]:
@@ -33,12 +36,11 @@ def dense(layer: LayerSpec, name: str) -> Emission:
     if layer.semantics.get("quantized"):
         raise refuse(layer, "weights of int8")
     value, bias = layer.config["activation"], "bias" in layer.weights
-    _, helpers = applied(value, "x")
     return Emission(
-        lambda site: applied(value, f"self.{name}({site.x})")[0],
-        {name: linear(layer.weights["kernel"], bias=bias)},
+        lambda site: applied(value, call(member(name), site.x)),
+        {name: linear(*layer.weights["kernel"].shape, bias=bias)},
         same_names(name, _keys(bias=bias)),
-        helpers,
+        helpers_of(value),
     )
 
 
@@ -49,30 +51,30 @@ def _einsum_dense(layer: LayerSpec, name: str) -> Emission:
     plain = last_alone == (parts.kernel, parts.output[:-1]) and parts.dots != "right"
     if plain and config["bias_axes"] in (None, parts.output[-1]):
         return dense(layer, name)
-    members = {f"{name}_weight": _parameter(weights["kernel"])}
-    state = {"weight": f"{name}_weight"}
-    product = f"torch.einsum({literal(config['equation'])}, {{x}}, self.{name}_weight)"
+    arrays = {"weight": weights["kernel"]}
     if "bias" in weights:
-        members[f"{name}_bias"] = _parameter(weights["bias"])
-        state["bias"] = f"{name}_bias"
-        product += f" + self.{name}_bias"
-    _, helpers = applied(value, "x")
+        arrays["bias"] = weights["bias"]
+
+    def einsum(site: Site) -> Expression:
+        product = code(
+            "torch.einsum({}, {}, {})", config["equation"], site.x, member(f"{name}_weight")
+        )
+        if "bias" in arrays:
+            product = code("{} + {}", product, member(f"{name}_bias"))
+        return applied(value, product)
+
     return Emission(
-        lambda site: applied(value, product.format(x=site.x))[0],
-        members,
-        state,
-        (TORCH, *helpers),
+        einsum,
+        {f"{name}_{key}": parameter(array) for key, array in arrays.items()},
+        {key: f"{name}_{key}" for key in arrays},
+        (TORCH, *helpers_of(value)),
     )
-
-
-def _parameter(array: Array) -> str:
-    return f"nn.Parameter(torch.zeros({literal(tuple(map(int, array.shape)))}))"
 
 
 def _highway(layer: LayerSpec, name: str) -> Emission:
     weights, bias = layer.weights, "b" in layer.weights
     function, helpers = function_of(layer.config["activation"])
-    through, carry = (linear(weights[key], bias=bias) for key in ("W", "W_carry"))
+    through, carry = (linear(*weights[key].shape, bias=bias) for key in ("W", "W_carry"))
     state = {
         f"{part}.{key}": f"{name}_{part}.{key}"
         for part in ("through", "carry")
@@ -80,14 +82,15 @@ def _highway(layer: LayerSpec, name: str) -> Emission:
     }
     linear_itself = layer.config["activation"] == "linear"
 
-    def call(site: Site) -> str:
+    def highway(site: Site) -> Expression:
         x = site.x
-        inner = f"self.{name}_through({x})"
-        inner = inner if linear_itself else f"{function}({inner})"
-        return f"torch.lerp({x}, {inner}, torch.sigmoid(self.{name}_carry({x})))"
+        inner = call(member(f"{name}_through"), x)
+        inner = inner if linear_itself else call(function, inner)
+        carried = call(member(f"{name}_carry"), x)
+        return code("torch.lerp({}, {}, torch.sigmoid({}))", x, inner, carried)
 
     return Emission(
-        call,
+        highway,
         {f"{name}_through": through, f"{name}_carry": carry},
         state,
         (TORCH, *(() if linear_itself else helpers)),
@@ -97,11 +100,12 @@ def _highway(layer: LayerSpec, name: str) -> Emission:
 def _maxout(layer: LayerSpec, name: str) -> Emission:
     features, inner, units = map(int, layer.weights["W"].shape)
     bias = "b" in layer.weights
-    more = {} if bias else {"bias": False}
-    sizes = literal((features, units))
+    sizes = (features, units)
     return Emission(
-        lambda site: f"torch.unflatten(self.{name}({site.x}), 1, {sizes}).amax(dim=1)",
-        {name: f"nn.Linear({arguments(inner, features * units, **more)})"},
+        lambda site: code(
+            "torch.unflatten({}, 1, {}).amax(dim=1)", call(member(name), site.x), sizes
+        ),
+        {name: linear(inner, features * units, bias=bias)},
         same_names(name, _keys(bias=bias)),
     )
 

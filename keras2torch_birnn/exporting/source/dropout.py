@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, literal
+from keras2torch_birnn.exporting.source.code import call, member, symbol
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper
 from keras2torch_birnn.spec import LayerSpec
 
 _LAYERS = "keras2torch_birnn.layers.dropout"
@@ -12,24 +13,24 @@ _LAYERS = "keras2torch_birnn.layers.dropout"
 
 def same(layer: LayerSpec, name: str) -> Emission:
     """Write a layer that leaves its input alone."""
-    return Emission(lambda site: str(site.x), same=True)
+    return Emission(lambda site: site.x, same=True)
 
 
-def _module(name: str, constructor: str, helper: str = "") -> Emission:
-    helpers = (Helper(_LAYERS, helper),) if helper else ()
-    return Emission(lambda site: f"self.{name}({site.x})", {name: constructor}, helpers=helpers)
+def _module(name: str, kind: str, *options: object) -> Emission:
+    helpers = () if kind.startswith("nn.") else (Helper(_LAYERS, kind),)
+    made = {name: call(symbol(kind), *options)}
+    return Emission(lambda site: call(member(name), site.x), made, helpers=helpers)
 
 
 def _shaped(name: str, rate: float, shape: tuple[int | None, ...]) -> Emission:
-    text = f"ShapedDropout({literal(rate)}, {literal(shape)})"
-    return _module(name, text, "ShapedDropout")
+    return _module(name, "ShapedDropout", rate, shape)
 
 
 def _dropout(layer: LayerSpec, name: str) -> Emission:
     shape, rate = layer.config["noise_shape"], layer.config["rate"]
     if shape is not None:
         return _shaped(name, rate, tuple(shape))
-    return _module(name, f"nn.Dropout({literal(rate)})")
+    return _module(name, "nn.Dropout", rate)
 
 
 def _spatial(layer: LayerSpec, name: str) -> Emission:
@@ -40,19 +41,18 @@ def _spatial(layer: LayerSpec, name: str) -> Emission:
 
 
 def _gaussian_noise(layer: LayerSpec, name: str) -> Emission:
-    return _module(name, f"GaussianNoise({literal(layer.config['stddev'])})", "GaussianNoise")
+    return _module(name, "GaussianNoise", layer.config["stddev"])
 
 
 def _gaussian_dropout(layer: LayerSpec, name: str) -> Emission:
-    return _module(name, f"GaussianDropout({literal(layer.config['rate'])})", "GaussianDropout")
+    return _module(name, "GaussianDropout", layer.config["rate"])
 
 
 def _alpha_dropout(layer: LayerSpec, name: str) -> Emission:
-    shape, rate = layer.config["noise_shape"], literal(layer.config["rate"])
+    shape, rate = layer.config["noise_shape"], layer.config["rate"]
     if shape is None:
-        return _module(name, f"nn.AlphaDropout({rate})")
-    text = f"ShapedAlphaDropout({rate}, {literal(tuple(shape))})"
-    return _module(name, text, "ShapedAlphaDropout")
+        return _module(name, "nn.AlphaDropout", rate)
+    return _module(name, "ShapedAlphaDropout", rate, tuple(shape))
 
 
 EMITTERS: Mapping[str, Emit] = {

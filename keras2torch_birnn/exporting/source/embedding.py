@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from keras2torch_birnn.exporting.source.code import code, member
 from keras2torch_birnn.exporting.source.emission import Emission, Emit, refuse, same_names
 from keras2torch_birnn.spec import LayerSpec
 
@@ -13,8 +14,8 @@ def _embedding(layer: LayerSpec, name: str) -> Emission:
         raise refuse(layer, "weights of int8")
     rows, columns = map(int, layer.weights["embeddings"].shape)
     return Emission(
-        lambda site: f"self.{name}({site.x}.long())",
-        {name: f"nn.Embedding({rows}, {columns})"},
+        lambda site: code("{}({}.long())", member(name), site.x),
+        {name: code("nn.Embedding({}, {})", rows, columns)},
         same_names(name, ["weight"]),
     )
 

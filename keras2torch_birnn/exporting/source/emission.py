@@ -1,24 +1,17 @@
-"""Description of one layer by the page of its family: its members and its call, as source text.
-
-Expressions are text of Python. No text of a model file ever gets into one but through
-``names.attribute``, ``names.local`` and ``literal``.
-"""
+"""Description of one layer by the page of its family: its members and its call, as source code."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import torch
-
-from keras2torch_birnn.errors import UnsupportedLayerError, printable
+from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError, printable
+from keras2torch_birnn.exporting.source.code import Expression, Statement
 from keras2torch_birnn.spec import LayerSpec
 
-# An expression, or a structure of such: a tuple of expressions where Keras passes a list.
-Value: TypeAlias = Any
+# An expression of a tensor; a value of the file; or a structure of both, a tuple for Keras' lists.
+Value: TypeAlias = "Expression | object"
 
 
 @dataclass(frozen=True)
@@ -42,22 +35,41 @@ class Site:
     args: tuple[Value, ...]
     mask: Value
     kwargs: Mapping[str, Value]
-    out: str
-    fresh: Callable[[str], str]
+    out: Expression
+    fresh: Callable[[str], Expression]
     declared: bool = True
 
     @property
-    def x(self) -> Any:
-        """The only argument."""
-        return self.args[0]
+    def x(self) -> Expression:
+        """The only argument, a tensor."""
+        if len(self.args) != 1:
+            raise UnsupportedOptionError(f"{len(self.args)} arguments where one is expected")
+        return _tensor(self.args[0])
+
+    @property
+    def tensors(self) -> tuple[Expression, ...]:
+        """The tensors of the only argument, a list; those of a single one are one."""
+        several = self.args[0] if len(self.args) == 1 else self.args
+        return tuple(map(_tensor, several if isinstance(several, tuple) else (several,)))
+
+    @property
+    def step_mask(self) -> Expression | None:
+        """The mask, of a layer with one input."""
+        return None if self.mask is None else _tensor(self.mask)
+
+
+def _tensor(value: Value) -> Expression:
+    if isinstance(value, Expression):
+        return value
+    raise UnsupportedOptionError(f"a call with {printable(value)!r} where a tensor is expected")
 
 
 @dataclass(frozen=True)
 class Called:
     """Statements of a call, and the values that it gives. ``typed``: ``out`` has its type then."""
 
-    statements: tuple[str, ...]
-    values: Value
+    statements: tuple[Statement, ...]
+    values: Expression | tuple[Expression, ...]
 
 
 @dataclass(frozen=True)
@@ -66,20 +78,21 @@ class Emission:
 
     members: attribute -> expression of its value, an nn.Module mostly; an attribute's name begins
     with the layer's. call: an expression or statements. state: name in the converted layer ->
-    name in the members. helpers: definitions that members and call use. imports: lines of import.
-    notes: differences that a user must know of. carried: modules whose states go on from batch to
-    batch -> the number of their states. same: the output is the input. after: statements behind
-    the members.
+    name in the members. helpers: definitions that members and call use. notes: differences that a
+    user must know of. carried: modules whose states go on from batch to batch -> the number of
+    their states. same: the output is the input. after: statements behind the members. options:
+    keywords that ``call`` writes; a call with others is refused.
     """
 
-    call: Callable[[Site], str | Called]
-    members: Mapping[str, str] = field(default_factory=dict)
+    call: Callable[[Site], Expression | Called]
+    members: Mapping[str, Expression] = field(default_factory=dict)
     state: Mapping[str, str] = field(default_factory=dict)
     helpers: tuple[Helper, ...] = ()
     notes: tuple[str, ...] = ()
     carried: Mapping[str, int] = field(default_factory=dict)
     same: bool = False
-    after: tuple[str, ...] = ()
+    after: tuple[Expression, ...] = ()
+    options: frozenset[str] = frozenset()
 
 
 # In the semantics of a layer that the graph calls with a mask.
@@ -96,32 +109,6 @@ def refuse(layer: LayerSpec, what: str = "") -> UnsupportedLayerError:
         "export another form, or keep the checkpoint",
         place=layer.place,
     )
-
-
-def literal(value: Any) -> str:
-    """Write a plain value as Python text, on which no content has any other effect.
-
-    Raises:
-        TypeError: not a number, a text, a dtype, None, or a sequence of such.
-    """
-    if value is None or value is Ellipsis or type(value) in (bool, int):
-        return "..." if value is Ellipsis else repr(value)
-    if type(value) is float:
-        return repr(value) if math.isfinite(value) else f'float("{value}")'
-    if type(value) is str and value.isascii() and value.isprintable():
-        return json.dumps(value)
-    if isinstance(value, torch.dtype):
-        return str(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        parts = ", ".join(literal(one) for one in value)
-        return f"({parts},)" if len(value) == 1 else f"({parts})"
-    raise TypeError(f"{type(value).__name__} has no literal")
-
-
-def arguments(*values: Any, **named: Any) -> str:
-    """Write the arguments of a call from plain values."""
-    parts = [literal(value) for value in values]
-    return ", ".join([*parts, *(f"{key}={literal(value)}" for key, value in named.items())])
 
 
 def same_names(name: str, keys: Sequence[str]) -> dict[str, str]:

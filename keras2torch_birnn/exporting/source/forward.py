@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import fx
 
-from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
-from keras2torch_birnn.exporting.source.body import Body, Layers, Statement
-from keras2torch_birnn.exporting.source.emission import Called, Site
+from keras2torch_birnn.errors import (
+    K2TError,
+    UnsupportedLayerError,
+    UnsupportedOptionError,
+    printable,
+)
+from keras2torch_birnn.exporting.source.body import Body, Layers
+from keras2torch_birnn.exporting.source.code import (
+    Expression,
+    Statement,
+    code,
+    member,
+    symbol,
+    used_names,
+)
+from keras2torch_birnn.exporting.source.emission import Called, Site, Value
 from keras2torch_birnn.exporting.source.graph_nodes import ordered_nodes
 from keras2torch_birnn.exporting.source.local_names import LocalNames
 from keras2torch_birnn.exporting.source.names import local_beside, show_shape
-from keras2torch_birnn.exporting.source.operations import Expression, spell, spell_method
+from keras2torch_birnn.exporting.source.operations import spell, spell_method
 from keras2torch_birnn.functional import movement, operations
 from keras2torch_birnn.layers.embedding import not_zero
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
@@ -29,11 +41,17 @@ from keras2torch_birnn.spec import LayerSpec
 _MASKS = frozenset({not_zero, differs, all_masks, any_mask, concatenated_mask, step_counts})
 # Of a mask these give a mask; other results have these names.
 _MOVES: Mapping[Any, str] = {fold_steps: "folded", unfold_steps: "unfolded"}
-_CASTS = {INPUT_CASTS["int32"]: "long", INPUT_CASTS["bool"]: "bool", INPUT_CASTS["ids"]: "long"}
+_CASTS: Mapping[Any, Expression] = {
+    INPUT_CASTS["int32"]: symbol("long"),
+    INPUT_CASTS["bool"]: symbol("bool"),
+    INPUT_CASTS["ids"]: symbol("long"),
+}
 _TO_FLOAT = INPUT_CASTS["float"]
-_NAME = re.compile(r"\w+")
 # Functions that return several tensors
 _SEVERAL = (movement.split, movement.unstack, operations.top_k, operations.moments)
+
+
+_REFUSED = symbol("refused")  # in the place of a value that cannot be written
 
 
 class _Writer:
@@ -49,15 +67,15 @@ class _Writer:
         self.module, self.layers = module, layers
         self.nodes = ordered_nodes(module)
         self.names = LocalNames(self.nodes, taken, self.is_alias)
-        self.values: dict[fx.Node, Any] = {}
+        self.values: dict[fx.Node, Value] = {}
         self.plain: set[fx.Node] = set()  # whose values are sizes
         self.masks: set[fx.Node] = set()
-        self.float = "double" if double else "float"
+        self.float = symbol("double" if double else "float")
         self.body = Body()
         self.problems: list[K2TError] = []
         self.float_inputs: set[Any] = set()
         self.floats = floats
-        self.states: set[str] = set()  # names of outputs behind a layer's first
+        self.states: set[Expression] = set()  # names of outputs behind a layer's first
 
     # ---- values ----
 
@@ -72,8 +90,8 @@ class _Writer:
             return node.args[0] in self.float_inputs
         return node.target is operator.getitem and isinstance(node.args[1], int)
 
-    def value(self, argument: Any) -> Any:
-        """Return an argument with expressions in the place of nodes."""
+    def value(self, argument: Any) -> Value:
+        """Return an argument with expressions in the place of nodes; the rest are plain values."""
         if isinstance(argument, fx.Node):
             return self.lazy(argument) if argument not in self.values else self.values[argument]
         if isinstance(argument, Mapping):
@@ -82,16 +100,17 @@ class _Writer:
             return tuple(self.value(one) for one in argument)
         if isinstance(argument, slice):
             return slice(*(self.value(p) for p in (argument.start, argument.stop, argument.step)))
-        return argument
+        plain: object = argument
+        return plain
 
-    def lazy(self, node: fx.Node) -> Any:
+    def lazy(self, node: fx.Node) -> Value:
         """Return a constant, which becomes a buffer when it is first used."""
         numbers = self.module.get_submodule(str(node.target))
         if not isinstance(numbers, Numbers):
             raise UnsupportedLayerError(f"{node.target} is used before it is computed")
         attribute = str(node.target).replace(".", "_")
         self.body.constants[attribute] = numbers.values
-        self.values[node] = f"self.{attribute}"
+        self.values[node] = member(attribute)
         return self.values[node]
 
     # ---- nodes ----
@@ -106,11 +125,11 @@ class _Writer:
             self.names.go_to(node)
             try:
                 if node.op == "placeholder":
-                    name = next(given)
-                    self.names.keep(name, node)
-                    self.body.arguments.append(name)
-                    self.body.typed.add(name)
-                    self.values[node] = name
+                    local = next(given)
+                    self.names.keep(local, node)
+                    self.body.arguments.append(local)
+                    self.body.typed.add(local)
+                    self.values[node] = symbol(local)
                 elif node.op == "output":
                     self.body.result = self.value(node.args[0])
                 elif node.op == "call_module":
@@ -121,13 +140,9 @@ class _Writer:
                     raise UnsupportedLayerError(f"a node {node.op} of the graph")
             except K2TError as problem:
                 self.problems.append(problem)
-                self.values[node] = "refused"
+                self.values[node] = _REFUSED
         self.body.statements = _without(self.body, self.states)
         return self.body
-
-    def say(self, text: str, comment: str = "") -> None:
-        """Add a statement."""
-        self.body.statements.append(Statement(text, comment))
 
     def call_module(self, node: fx.Node) -> None:
         """Write the call of a layer."""
@@ -135,34 +150,46 @@ class _Writer:
         if isinstance(self.module.get_submodule(target), Numbers):
             return
         if target not in self.layers.emissions:  # refused already
-            self.values[node] = "refused"
+            self.values[node] = _REFUSED
             return
         layer, emission = self.layers.specs[target], self.layers.emissions[target]
         args = tuple(self.value(one) for one in node.args)
         kwargs = {key: self.value(one) for key, one in node.kwargs.items() if key != "mask"}
         mask = self.mask_of(node.kwargs.get("mask"))
+        if unknown := kwargs.keys() - emission.options:
+            raise UnsupportedOptionError(
+                f"{printable(layer.class_name)} is called with "
+                f"{', '.join(map(printable, sorted(unknown)))}, which has no form in plain "
+                "PyTorch source",
+                place=layer.place,
+            )
         if emission.same:
             self.values[node] = args[0]
             return
         attribute = self.layers.attributes[target]
-        name = self.names.give(node, "x", local_beside(attribute, target))
-        declared = name in self.body.typed
-        site = Site(attribute, args, mask, kwargs, name, self.names.fresh, declared)
+        local = self.names.give(node, "x", local_beside(attribute, target))
+        declared = local in self.body.typed
+        out = symbol(local)
+        site = Site(
+            attribute, args, mask, kwargs, out, lambda one: symbol(self.names.fresh(one)), declared
+        )
         called = emission.call(site)
         comment = _shape_comment(layer, folded=node.name in self.module.meta["folded"])
         if isinstance(called, Called):
             shown = _find_output(called)
-            for number, line in enumerate(called.statements):
-                self.say(line, comment if number == shown else "")
+            self.body.statements += [
+                replace(line, comment=comment if number == shown else "")
+                for number, line in enumerate(called.statements)
+            ]
             self.values[node] = called.values
             if isinstance(called.values, tuple):
                 self.states |= set(called.values[1:])
                 for extra in called.values:
-                    self.names.keep(extra, node)
+                    self.names.keep(extra.text, node)
             return
-        self.say(f"{name}{'' if declared else ': Tensor'} = {called}", comment)
-        self.body.typed.add(name)
-        self.values[node] = name
+        self.body.statements.append(Statement(out, called, not declared, comment))
+        self.body.typed.add(local)
+        self.values[node] = out
 
     def call_function(self, node: fx.Node) -> None:
         """Write the call of a function or a method."""
@@ -171,38 +198,41 @@ class _Writer:
             if self.is_alias(node):
                 self.values[node] = x
             else:
-                self.assign(node, f"{x}.{self.float}()", "x")
+                self.assign(node, code("{}.{}()", x, self.float), "x")
             return
         if node.target in _CASTS:
-            self.assign(node, f"{self.value(node.args[0])}.{_CASTS[node.target]}()", "x")
+            x = self.value(node.args[0])
+            self.assign(node, code("{}.{}()", x, _CASTS[node.target]), "x")
             return
         if node.op == "call_method" and node.target == "type_as":
-            self.assign(node, f"{self.value(node.args[0])}.{self.float}()", "x")
+            self.assign(node, code("{}.{}()", self.value(node.args[0]), self.float), "x")
             return
         if self.is_alias(node):
             whole = self.value(node.args[0])
             if isinstance(whole, tuple):
                 self.values[node] = whole[int(str(node.args[1]))]
                 return
+        args = tuple(self.value(one) for one in node.args)
+        kwargs = {key: self.value(one) for key, one in node.kwargs.items()}
         if node.op == "call_method":
-            text = spell_method(str(node.target), self.mixed(node), self.mixed_kwargs(node))
+            called = spell_method(str(node.target), args, kwargs)
         else:
-            spelled = spell(node.target, self.mixed(node), self.mixed_kwargs(node))
+            spelled = spell(node.target, args, kwargs)
             if spelled is None:
-                name = printable(getattr(node.target, "__name__", "?"))
-                raise UnsupportedLayerError(f"{name} has no form in plain PyTorch source yet")
-            text, helpers = spelled
+                function = printable(getattr(node.target, "__name__", "?"))
+                raise UnsupportedLayerError(f"{function} has no form in plain PyTorch source yet")
+            called, helpers = spelled
             self.body.helpers += helpers
         if self.is_plain(node):
-            self.assign(node, text, "")
+            self.assign(node, called, "")
         else:
-            self.assign(node, text, "mask" if self.is_mask(node) else "x")
+            self.assign(node, called, "mask" if self.is_mask(node) else "x")
 
-    def mask_of(self, given: Any) -> Any:
+    def mask_of(self, given: Any) -> Value:
         """Write the mask that a layer is called with; an input of the model may be integers."""
         value = self.value(given)
         if isinstance(given, fx.Node) and not self.is_mask(given):
-            return f"{value}.bool()"
+            return code("{}.bool()", value)
         return value
 
     def is_mask(self, node: fx.Node) -> bool:
@@ -227,49 +257,24 @@ class _Writer:
             return True
         return False
 
-    def mixed(self, node: fx.Node) -> tuple[Any, ...]:
-        """Return the arguments of a function: expressions for nodes, plain values as they are."""
-        return tuple(self.mix(one) for one in node.args)
-
-    def mixed_kwargs(self, node: fx.Node) -> dict[str, Any]:
-        """Return the keyword arguments of a function likewise."""
-        return {key: self.mix(one) for key, one in node.kwargs.items()}
-
-    def mix(self, argument: Any) -> Any:
-        """Replace the nodes in an argument by expressions."""
-        if isinstance(argument, fx.Node):
-            return _expressions(self.value(argument))
-        if isinstance(argument, tuple | list):
-            return tuple(self.mix(one) for one in argument)
-        if isinstance(argument, slice):
-            return slice(*(self.mix(p) for p in (argument.start, argument.stop, argument.step)))
-        return argument
-
-    def assign(self, node: fx.Node, text: str, wanted: str) -> None:
+    def assign(self, node: fx.Node, expression: Expression, wanted: str) -> None:
         """Assign an expression to the name of a node."""
-        name = self.names.give(node, wanted, _MOVES.get(node.target, ""))
-        self.say(f"{name} = {text}")
-        self.body.typed.add(name)
-        self.values[node] = name
+        local = self.names.give(node, wanted, _MOVES.get(node.target, ""))
+        self.values[node] = symbol(local)
+        self.body.statements.append(Statement(symbol(local), expression))
+        self.body.typed.add(local)
 
 
-def _expressions(value: Any) -> Any:
-    if isinstance(value, str):
-        return Expression(value)
-    return tuple(_expressions(one) for one in value) if isinstance(value, tuple) else value
-
-
-def _without(body: Body, states: set[str]) -> list[Statement]:
+def _without(body: Body, states: set[Expression]) -> list[Statement]:
     """Return the statements but those that give a name to a state that nobody reads."""
-    read = set(_NAME.findall(repr(body.result)))
+    read = used_names(body.result)
     found: list[Statement] = []
     comment = ""
     for one in reversed(body.statements):
-        target = one.text.partition(" = ")[0]
-        if target in states - read:
+        if one.target in states and one.target.text not in read:
             comment = comment or one.comment
             continue
-        read |= set(_NAME.findall(one.text))
+        read |= used_names(one.code)
         found.append(replace(one, comment=one.comment or comment))
         comment = ""
     return found[::-1]
@@ -297,8 +302,9 @@ def write_body(
 def _find_output(called: Called) -> int:
     """Return the place of the statement that names the output, before those that name states."""
     output = called.values[0] if isinstance(called.values, tuple) else called.values
-    targets = [re.split(r"[:,]| = ", line, maxsplit=1)[0] for line in called.statements]
-    places = [place for place, target in enumerate(targets) if target == output]
+    targets = [line.target for line in called.statements]
+    named = (target == output or target.text.startswith(f"{output.text}, ") for target in targets)
+    places = [place for place, is_named in enumerate(named) if is_named]
     return places[-1] if places else len(targets) - 1
 
 

@@ -5,17 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.activation import TORCH, applied
+from keras2torch_birnn.exporting.source.activation import TORCH, applied, helpers_of
+from keras2torch_birnn.exporting.source.code import Expression, call, code, member, symbol
 from keras2torch_birnn.exporting.source.convolution import channels_ahead
-from keras2torch_birnn.exporting.source.emission import (
-    Emission,
-    Emit,
-    Helper,
-    Site,
-    arguments,
-    literal,
-    same_names,
-)
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, Site, same_names
 from keras2torch_birnn.schema.local import places, windows_of
 from keras2torch_birnn.spec import LayerSpec
 
@@ -28,18 +21,18 @@ def _locally_connected(layer: LayerSpec, name: str) -> Emission:
     inner = int(shape[-1] if last else shape[1]) * math.prod(axis.size for axis in axes)
     bias = config["use_bias"] and tuple(map(int, layer.weights["bias"].shape))
     weights = [(math.prod(axis.count for axis in axes), inner, config["filters"]), bias]
-    zeros = [f"nn.Parameter(torch.zeros({literal(size)}))" if size else "None" for size in weights]
-    text = f"LocalProducts({', '.join(zeros)}, {arguments(*windows_of(axes))})"
+    zeros = [code("nn.Parameter(torch.zeros({}))", size) if size else None for size in weights]
+    products = call(symbol("LocalProducts"), *zeros, *windows_of(axes))
     value = config["activation"]
 
-    def call(site: Site) -> str:
+    def multiply(site: Site) -> Expression:
         x = channels_ahead(site.x, len(axes)) if last else site.x
-        y, _ = applied(value, f"self.{name}({x})")
-        return y if last else f"{y}.movedim(-1, 1)"
+        y = applied(value, call(member(name), x))
+        return y if last else code("{}.movedim(-1, 1)", y)
 
     keys = ["weight", "bias"] if bias else ["weight"]
-    helpers = (_PRODUCTS, TORCH, *applied(value, "x")[1])
-    return Emission(call, {name: text}, same_names(name, keys), helpers)
+    helpers = (_PRODUCTS, TORCH, *helpers_of(value))
+    return Emission(multiply, {name: products}, same_names(name, keys), helpers)
 
 
 EMITTERS: Mapping[str, Emit] = dict.fromkeys(

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
 from keras2torch_birnn.exporting.source.activation import TORCH
+from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member, symbol
 from keras2torch_birnn.exporting.source.emission import (
     MASK_REACHES,
     Emission,
     Emit,
     Helper,
     Site,
-    arguments,
-    literal,
     refuse,
 )
 from keras2torch_birnn.spec import LayerSpec
@@ -21,17 +20,13 @@ from keras2torch_birnn.spec import LayerSpec
 _LAYERS = "keras2torch_birnn.layers.merging"
 
 
-def _nested(function: str) -> Callable[[Sequence[str]], str]:
-    return lambda parts: reduce(lambda a, b: f"{function}({a}, {b})", parts)
-
-
-_MERGES: Mapping[str, Callable[[Sequence[str]], str]] = {
-    "Add": " + ".join,
-    "Subtract": " - ".join,
-    "Multiply": " * ".join,
-    "Average": lambda parts: f"({' + '.join(parts)}) / {len(parts)}",
-    "Maximum": _nested("torch.maximum"),
-    "Minimum": _nested("torch.minimum"),
+_MERGES: Mapping[str, Callable[[Sequence[Expression]], Expression]] = {
+    "Add": lambda parts: join(" + ", parts),
+    "Subtract": lambda parts: join(" - ", parts),
+    "Multiply": lambda parts: join(" * ", parts),
+    "Average": lambda parts: code("({}) / {}", join(" + ", parts), len(parts)),
+    "Maximum": lambda parts: reduce(lambda a, b: code("torch.maximum({}, {})", a, b), parts),
+    "Minimum": lambda parts: reduce(lambda a, b: code("torch.minimum({}, {})", a, b), parts),
 }
 
 
@@ -49,51 +44,53 @@ def _merge(layer: LayerSpec, name: str) -> Emission:
     ranks = [_rank(shape) for shape in shapes]
     most = max(ranks, default=0)
 
-    def call(site: Site) -> str:
-        tensors = list(site.x)
+    def merge(site: Site) -> Expression:
+        tensors = site.tensors
         if len(ranks) != len(tensors) or not all(ranks):
             raise refuse(layer, "inputs of unknown rank")
-        axes = [", None" * (most - rank) for rank in ranks]
-        parts = [f"{x}[:{new}]" if new else x for x, new in zip(tensors, axes, strict=True)]
+        parts = [_with_axes(x, most - rank) for x, rank in zip(tensors, ranks, strict=True)]
         return _MERGES[layer.class_name](parts)
 
     needs_torch = layer.class_name in ("Maximum", "Minimum")
-    return Emission(call, helpers=(TORCH,) if needs_torch else ())
+    return Emission(merge, helpers=(TORCH,) if needs_torch else ())
+
+
+def _with_axes(x: Expression, count: int) -> Expression:
+    """Write new axes behind the batch."""
+    return code("{}[{}]", x, join(", ", (code(":"), *[None] * count))) if count else x
 
 
 def _masked(layer: LayerSpec, name: str) -> Emission:
     """Write a merge of which the masks decide what counts."""
 
-    def call(site: Site) -> str:
-        mask = "" if site.mask is None else f", ({', '.join(map(str, site.mask))})"
-        return f"self.{name}(({', '.join(site.x)}){mask})"
-
     return Emission(
-        call,
-        {name: f"Merge({literal(layer.class_name)})"},
+        lambda site: call(member(name), site.tensors, *[site.mask] * (site.mask is not None)),
+        {name: call(symbol("Merge"), layer.class_name)},
         helpers=(Helper(_LAYERS, "Merge"),),
     )
 
 
 def _concatenate(layer: LayerSpec, name: str) -> Emission:
-    axis = literal(layer.config["axis"])
-    return Emission(lambda site: f"torch.cat(({', '.join(site.x)}), dim={axis})", helpers=(TORCH,))
+    axis = layer.config["axis"]
+    return Emission(
+        lambda site: code("torch.cat({}, dim={})", site.tensors, axis), helpers=(TORCH,)
+    )
 
 
 def _dot(layer: LayerSpec, name: str) -> Emission:
     least = layer.semantics["smallest_norm"] if layer.config["normalize"] else None
-    options = arguments(tuple(map(int, layer.config["axes"])), least)
+    axes = tuple(map(int, layer.config["axes"]))
     return Emission(
-        lambda site: f"self.{name}(({', '.join(site.x)}))",
-        {name: f"Dot({options})"},
+        lambda site: call(member(name), site.tensors),
+        {name: call(symbol("Dot"), axes, least)},
         helpers=(Helper(_LAYERS, "Dot"),),
     )
 
 
 def _cosine(layer: LayerSpec, name: str) -> Emission:
     return Emission(
-        lambda site: f"self.{name}(({', '.join(site.x)}))",
-        {name: "Cosine()"},
+        lambda site: call(member(name), site.tensors),
+        {name: code("Cosine()")},
         helpers=(Helper(_LAYERS, "Cosine"),),
     )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from keras2torch_birnn.exporting.source.code import Expression, Statement, code, symbol
 from keras2torch_birnn.exporting.source.layout import lay_out
 from keras2torch_birnn.exporting.source.names import plain_text
 from keras2torch_birnn.exporting.source.snippets import Copied
@@ -25,22 +26,23 @@ _ALWAYS = (
 
 @dataclass(frozen=True)
 class ModelText:
-    """Parts of the class of a model; lines of code without indentation.
+    """Parts of the class of a model.
 
     members: statements of ``__init__``; annotations: of the class; inputs: arguments of
-    ``forward``; result: the returned expression, and its type.
+    ``forward``; result: the returned expression, and its type. Docstrings and comments are plain
+    text: ``names.plain_text`` is applied to them here.
     """
 
     name: str
     docstring: Sequence[str]
-    annotations: Sequence[str]
-    members: Sequence[str]
+    annotations: Sequence[Expression]
+    members: Sequence[Expression]
     inputs: Sequence[str]
     forward_doc: str
-    statements: Sequence[tuple[str, str]]
-    result: str
-    result_type: str
-    carried: Sequence[str]
+    statements: Sequence[Statement]
+    result: Expression
+    result_type: Expression
+    carried: Sequence[Expression]
     double: bool
 
 
@@ -48,37 +50,38 @@ def write_class(model: ModelText) -> list[str]:
     """Write the class of a model."""
     lines = [f"class {model.name}(nn.Module):", *_docstring(model.docstring, 4), ""]
     if model.annotations:
-        lines += [*(f"    {line}" for line in model.annotations), ""]
+        lines += [*(f"    {line.text}" for line in model.annotations), ""]
     lines += ["    def __init__(self) -> None:", "        super().__init__()"]
     for member in model.members:
-        several = member.split("\n")
-        lines += lay_out(member, 8) if len(several) == 1 else [" " * 8 + one for one in several]
+        several = member.text.split("\n")
+        lines += lay_out(several[0], 8) if not several[1:] else [" " * 8 + one for one in several]
     if model.carried:
         lines += ["        self.reset_states()", "", "    def reset_states(self) -> None:"]
         lines.append('        """Forget the states that the last batch left."""')
-        lines += [f"        {line}" for line in model.carried]
+        lines += [f"        {line.text}" for line in model.carried]
     arguments = ", ".join(["self", *(f"{name}: Tensor" for name in model.inputs)])
     lines.append("")
-    lines += lay_out_signature(f"def forward({arguments}) -> {model.result_type}:", 4)
+    lines += lay_out_signature(f"def forward({arguments}) -> {model.result_type.text}:", 4)
     lines += _docstring([model.forward_doc], 8)
-    *before, (last, comment) = model.statements or [("", "")]
-    for text, said in before:
-        lines += lay_out(text, 8, said)
-    lines += _last_statements(model, last, comment)
-    return lines
+    for one in model.statements[:-1]:
+        lines += _lay_out_statement(one)
+    return [*lines, *_last_statements(model)]
 
 
-def _last_statements(model: ModelText, last: str, comment: str) -> list[str]:
+def _lay_out_statement(statement: Statement) -> list[str]:
+    return lay_out(statement.code.text, 8, plain_text(statement.comment))
+
+
+def _last_statements(model: ModelText) -> list[str]:
     """Write the last statement and the return; a single result has a type of its own."""
-    name, equals, expression = last.partition(" = ")
-    if equals and name.partition(":")[0] == model.result:
-        result = "y" if "y" not in model.inputs else "result"
-        return [
-            *lay_out(f"{result}: Tensor = {expression}", 8, comment),
-            f"        return {result}",
-        ]
-    lines = lay_out(last, 8, comment) if last else []
-    return [*lines, *lay_out(f"return {model.result}", 8)]
+    last, result = model.statements[-1:], model.result
+    if last and last[0].target == result:
+        result = symbol("y" if "y" not in model.inputs else "result")
+        last = [replace(last[0], target=result, declares=True)]
+    return [
+        *(line for one in last for line in _lay_out_statement(one)),
+        *lay_out(code("return {}", result).text, 8),
+    ]
 
 
 def lay_out_signature(text: str, indent: int) -> list[str]:
@@ -94,6 +97,7 @@ def lay_out_signature(text: str, indent: int) -> list[str]:
 
 def _docstring(lines: Sequence[str], indent: int) -> list[str]:
     spaces = " " * indent
+    lines = [plain_text(line, most=None) for line in lines]
     if len(lines) == 1 and len(lines[0]) + indent + 6 <= 88:
         return [f'{spaces}"""{lines[0]}"""']
     wrapped = [part for line in lines for part in _wrapped(line, 88 - indent)]
@@ -116,11 +120,11 @@ def _wrapped(line: str, width: int) -> list[str]:
     return [*lines, now]
 
 
-def write_load(name: str, *, double: bool) -> list[str]:
+def write_load(model: str, *, double: bool) -> list[str]:
     """Write the function that reads the weights."""
-    made = f"{name}().double()" if double else f"{name}()"
+    made = f"{model}().double()" if double else f"{model}()"
     return [
-        f"def load(path: str | Path = WEIGHTS) -> {name}:",
+        f"def load(path: str | Path = WEIGHTS) -> {model}:",
         '    """Build the model and read its weights; in eval mode, on the CPU."""',
         f"    model = {made}",
         "    model.load_state_dict(load_file(path))",
@@ -191,8 +195,3 @@ def lay_out_import(module: str, names: Sequence[str]) -> list[str]:
 def _order(name: str) -> tuple[int, str]:
     kind = 0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2
     return kind, name
-
-
-def words(text: object) -> str:
-    """Return a text of a file for a docstring."""
-    return plain_text(text)

@@ -79,9 +79,9 @@ def _drop_accents(name: str) -> str:
     return "".join(char for char in parts if not unicodedata.combining(char))
 
 
-def plain_text(text: object) -> str:
+def plain_text(text: object, most: int | None = 80) -> str:
     """Return a text as words for a comment or a docstring: nothing in it can end either."""
-    return re.sub(r"[^A-Za-z0-9 _.,:;()'+/=-]+", "_", str(text))[:80].strip()
+    return re.sub(r"[^A-Za-z0-9 _.,:;()'+/=-]+", "_", str(text))[:most].strip()
 
 
 def show_shape(shape: Structure) -> str:

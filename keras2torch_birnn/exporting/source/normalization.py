@@ -7,23 +7,26 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras2torch_birnn.exporting.source.activation import TORCH
+from keras2torch_birnn.exporting.source.code import Expression, call, code, member, symbol
 from keras2torch_birnn.exporting.source.emission import (
     MASK_REACHES,
     Emission,
     Emit,
     Helper,
     Site,
-    arguments,
-    literal,
     refuse,
     same_names,
 )
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.spec import Array, LayerSpec
 
 _LAYERS = "keras2torch_birnn.layers.normalization"
 _HELPERS = "keras2torch_birnn.exporting.source.helpers.normalization"
+
+
+def _ones(array: Array) -> Expression:
+    return code("nn.Parameter(torch.ones({}))", tuple(map(int, array.shape)))
 
 
 def _batch(layer: LayerSpec, name: str) -> Emission:
@@ -41,14 +44,14 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
     momentum = float(np.float32(share)) if rule.single else round(share, 12)
     if rule.by == "batch, not followed":
         momentum = 0.0  # torch leaves the averages alone then
-    options = arguments(features, eps=config["epsilon"], momentum=momentum)
+    options = {"eps": config["epsilon"], "momentum": momentum}
     if not any(given):
-        options += ", affine=False"
+        options["affine"] = False
 
     kind = "nn.BatchNorm1d"
     helpers: tuple[Helper, ...] = ()
     notes: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
+    after: tuple[Expression, ...] = ()
     if frozen:
         kind, helpers = "FrozenBatchNorm", (Helper(_HELPERS, "FrozenBatchNorm"),)
     elif masked and not (last and rank > 2):
@@ -56,22 +59,23 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
     elif masked:
         kind, helpers = "MaskedBatchNorm", (Helper(_HELPERS, "MaskedBatchNorm"),)
         if rule.count_raised_by:
-            after = (f"self.{name}.count_raised_by = {literal(rule.count_raised_by)}",)
+            raised = member(f"{name}.count_raised_by")
+            after = (code("{} = {}", raised, rule.count_raised_by),)
     elif rank > 3:
         kind, helpers = "AnyBatchNorm", (Helper(_HELPERS, "AnyBatchNorm"),)
     torchs = rule.bessel and not (rule.bessel_epsilon or rule.unbiased_start)
     if not frozen and kind != "MaskedBatchNorm" and not torchs:
         notes += (f"{name}: the moving variance follows torch's rule in training",)
 
-    def call(site: Site) -> str:
+    def normalize(site: Site) -> Expression:
+        module, x = member(name), site.x
         if kind == "MaskedBatchNorm":
-            mask = "" if site.mask is None else f", {site.mask}"
-            return f"self.{name}({site.x}{mask})"
+            return call(module, x, *(() if site.mask is None else (site.mask,)))
         if rank == 2 or axis == 1:
-            return f"self.{name}({site.x})"
+            return call(module, x)
         if rank == 3:
-            return f"self.{name}({site.x}.transpose(1, 2)).transpose(1, 2)"
-        return f"self.{name}({site.x}.movedim({axis}, 1)).movedim(1, {axis})"
+            return code("{}({}.transpose(1, 2)).transpose(1, 2)", module, x)
+        return code("{}({}.movedim({}, 1)).movedim(1, {})", module, x, axis, axis)
 
     shown = dict(zip(("weight", "bias"), given, strict=True))
     absent = [key for key, has in shown.items() if not has] if any(given) else []
@@ -81,13 +85,14 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
         "running_var",
         "num_batches_tracked",
     ]
+    unset = member(f"{name}.register_parameter")
     return Emission(
-        call,
-        {name: f"{kind}({options})"},
+        normalize,
+        {name: call(symbol(kind), features, **options)},
         same_names(name, keys),
         helpers,
         notes,
-        after=(*after, *(f'self.{name}.register_parameter("{key}", None)' for key in absent)),
+        after=(*after, *(call(unset, key, None) for key in absent)),
     )
 
 
@@ -101,23 +106,17 @@ def _layer(layer: LayerSpec, name: str) -> Emission:
     if all(g is not None for g in given.values()) and axes == tuple(range(-len(axes), 0)):
         sizes = tuple(map(int, weights["gamma"].shape))
         shown = sizes[0] if len(sizes) == 1 else sizes
-        constructor = f"nn.LayerNorm({arguments(shown, eps=config['epsilon'])})"
+        constructor = call(symbol("nn.LayerNorm"), shown, eps=config["epsilon"])
         helpers: tuple[Helper, ...] = ()
     else:
-        parts = [
-            "None"
-            if array is None
-            else f"nn.Parameter(torch.ones({literal(tuple(map(int, array.shape)))}))"
-            for array in given.values()
-        ]
-        more = literal(not config["rms_scaling"])
-        constructor = (
-            f"LayerNorm({literal(tuple(axes))}, {', '.join(parts)}, "
-            f"{literal(config['epsilon'])}, centers={more})"
+        parts = [None if array is None else _ones(array) for array in given.values()]
+        centers = not config["rms_scaling"]
+        constructor = call(
+            symbol("LayerNorm"), tuple(axes), *parts, config["epsilon"], centers=centers
         )
         helpers = (Helper(_LAYERS, "LayerNorm"), TORCH)
     return Emission(
-        lambda site: f"self.{name}({site.x})",
+        lambda site: call(member(name), site.x),
         {name: constructor},
         same_names(name, keys),
         helpers,
@@ -126,38 +125,32 @@ def _layer(layer: LayerSpec, name: str) -> Emission:
 
 def _group(layer: LayerSpec, name: str) -> Emission:
     config, weights = layer.config, layer.weights
-    parts, keys = [], []
-    for key, source in (("weight", "gamma"), ("bias", "beta")):
-        if source in weights:
-            shape = tuple(map(int, weights[source].shape))
-            parts.append(f"nn.Parameter(torch.ones({literal(shape)}))")
-            keys.append(key)
-        else:
-            parts.append("None")
-    options = arguments(axis=config["axis"], eps=config["epsilon"])
+    sources = {"weight": "gamma", "bias": "beta"}
+    keys = [key for key, source in sources.items() if source in weights]
+    parts = [_ones(weights[one]) if one in weights else None for one in sources.values()]
+    options = {"axis": config["axis"], "eps": config["epsilon"]}
     return Emission(
-        lambda site: f"self.{name}({site.x})",
-        {name: f"GroupNorm({literal(config['groups'])}, {', '.join(parts)}, {options})"},
+        lambda site: call(member(name), site.x),
+        {name: call(symbol("GroupNorm"), config["groups"], *parts, **options)},
         same_names(name, keys),
         (Helper(_LAYERS, "GroupNorm"), TORCH),
     )
 
 
 def _unit(layer: LayerSpec, name: str) -> Emission:
-    options = arguments(tuple(layer.config["axis"]), layer.semantics["smallest_norm"])
+    axis, least = tuple(layer.config["axis"]), layer.semantics["smallest_norm"]
     return Emission(
-        lambda site: f"self.{name}({site.x})",
-        {name: f"UnitNorm({options})"},
+        lambda site: call(member(name), site.x),
+        {name: call(symbol("UnitNorm"), axis, least)},
         helpers=(Helper(_LAYERS, "UnitNorm"),),
     )
 
 
 def _rms(layer: LayerSpec, name: str) -> Emission:
-    shape = tuple(map(int, layer.weights["scale"].shape))
-    weight = f"nn.Parameter(torch.ones({literal(shape)}))"
+    weight = _ones(layer.weights["scale"])
     return Emission(
-        lambda site: f"self.{name}({site.x})",
-        {name: f"RMSNorm({weight}, {literal(layer.config['epsilon'])})"},
+        lambda site: call(member(name), site.x),
+        {name: call(symbol("RMSNorm"), weight, layer.config["epsilon"])},
         same_names(name, ["weight"]),
         (Helper(_LAYERS, "RMSNorm"), TORCH),
     )

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from keras2torch_birnn.exporting.source.code import (
+    Expression,
+    Statement,
+    arguments,
+    call,
+    code,
+    member,
+    symbol,
+)
 from keras2torch_birnn.exporting.source.convolution import (
     channels_ahead,
     channels_behind,
     short,
 )
-from keras2torch_birnn.exporting.source.emission import (
-    Called,
-    Emission,
-    Emit,
-    Helper,
-    Site,
-    arguments,
-    literal,
-)
+from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Helper, Site
 from keras2torch_birnn.spec import LayerSpec
 
 _LAYERS = "keras2torch_birnn.layers.pooling"
@@ -29,7 +30,8 @@ def _windows(layer: LayerSpec, name: str) -> Emission:
     stride = tuple(map(int, config["strides"] or size))
     last, rank = config["data_format"] == "channels_last", len(size)
     if config["padding"] == "same":
-        options = arguments(
+        pooling = call(
+            symbol("Pooling"),
             kind="max" if maximum else "average",
             size=size,
             stride=stride,
@@ -37,19 +39,18 @@ def _windows(layer: LayerSpec, name: str) -> Emission:
             last=last,
         )
         return Emission(
-            lambda site: f"self.{name}({site.x})",
-            {name: f"Pooling({options})"},
+            lambda site: call(member(name), site.x),
+            {name: pooling},
             helpers=(Helper(_LAYERS, "Pooling"),),
         )
     more = () if stride == size else (short(stride),)
-    kind = f"{'Max' if maximum else 'Avg'}Pool{rank}d"
+    kind = symbol(f"nn.{'Max' if maximum else 'Avg'}Pool{rank}d")
 
-    def call(site: Site) -> str:
-        x = channels_ahead(site.x, rank) if last else site.x
-        y = f"self.{name}({x})"
+    def pool(site: Site) -> Expression:
+        y = call(member(name), channels_ahead(site.x, rank) if last else site.x)
         return channels_behind(y, rank) if last else y
 
-    return Emission(call, {name: f"nn.{kind}({arguments(short(size), *more)})"})
+    return Emission(pool, {name: call(kind, short(size), *more)})
 
 
 def _global(layer: LayerSpec, name: str) -> Emission:
@@ -59,18 +60,20 @@ def _global(layer: LayerSpec, name: str) -> Emission:
     axes = first if rank == 1 else tuple(range(first, first + rank))
     options = arguments(dim=axes, **({"keepdim": True} if config["keepdims"] else {}))
 
-    def call(site: Site) -> str | Called:
+    def pool(site: Site) -> Expression | Called:
+        x = site.x
         if maximum:
-            return f"{site.x}.amax({options})"
-        if site.mask is None:
-            return f"{site.x}.mean({options})"
+            return code("{}.amax({})", x, options)
+        if site.step_mask is None:
+            return code("{}.mean({})", x, options)
         weight, total = site.fresh("weight"), site.fresh("total")
-        made = f"{weight} = {site.mask}.to({site.x}.dtype).unsqueeze({literal(3 - first)})"
-        summed = f"{total} = ({site.x} * {weight}).sum({options})"
-        mean = f"{site.out} = {total} / {weight}.sum({options})"
-        return Called((made, summed, mean), site.out)
+        made = code("{}.to({}.dtype).unsqueeze({})", site.step_mask, x, 3 - first)
+        summed = code("({} * {}).sum({})", x, weight, options)
+        mean = code("{} / {}.sum({})", total, weight, options)
+        pairs = ((weight, made), (total, summed), (site.out, mean))
+        return Called(tuple(Statement(*pair) for pair in pairs), site.out)
 
-    return Emission(call)
+    return Emission(pool)
 
 
 EMITTERS: Mapping[str, Emit] = {

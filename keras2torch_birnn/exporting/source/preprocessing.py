@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.exporting.source.activation import TORCH
-from keras2torch_birnn.exporting.source.emission import (
-    Emission,
-    Emit,
-    Helper,
-    Site,
+from keras2torch_birnn.exporting.source.code import (
+    Expression,
     arguments,
-    literal,
-    refuse,
-    same_names,
+    call,
+    code,
+    member,
+    symbol,
 )
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, refuse, same_names
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.preprocessing import lookup_options, lookup_tokens
 from keras2torch_birnn.spec import LayerSpec
@@ -31,17 +30,17 @@ def _normalization(layer: LayerSpec, name: str) -> Emission:
         raise refuse(layer, "an input of unknown rank")
     axes = normalized_axes(config, len(shape))
 
-    def zeros(key: str) -> str:
+    def zeros(key: str) -> Expression:
         found = layer.weights.get(key)
         sizes = list(np.shape(config[key]) if found is None else found.shape)
         sizes = [1] * (len(axes) - len(sizes)) + sizes
         placed = [int(sizes[axes.index(i)]) if i in axes else 1 for i in range(len(shape))]
-        return f"torch.zeros({literal(tuple(placed))})"
+        return code("torch.zeros({})", tuple(placed))
 
-    invert = literal(bool(config["invert"]))
+    both, invert = (zeros("mean"), zeros("variance")), bool(config["invert"])
     return Emission(
-        lambda site: f"self.{name}({site.x})",
-        {name: f"Normalization({zeros('mean')}, {zeros('variance')}, invert={invert})"},
+        lambda site: call(member(name), site.x),
+        {name: call(symbol("Normalization"), *both, invert=invert)},
         same_names(name, ["mean", "variance"]),
         (Helper(_LAYERS, "Normalization"), TORCH),
     )
@@ -51,19 +50,20 @@ def _rescaling(layer: LayerSpec, name: str) -> Emission:
     values = [layer.config["scale"], layer.config["offset"]]
     if any(np.ndim(value) for value in values):
         raise refuse(layer, "lists of numbers")
-    scale, offset = (literal(float(np.float32(value))) for value in values)
-    return Emission(lambda site: f"{site.x} * {scale} + {offset}")
+    scale, offset = (float(np.float32(value)) for value in values)
+    return Emission(lambda site: code("{} * {} + {}", site.x, scale, offset))
 
 
 def encoder(helper: Helper, name: str, options: Sequence[Any], buffers: Sequence[str]) -> Emission:
     """Write a layer of integers as a module with plain options and buffers of its own."""
 
-    def call(site: Site) -> str:
-        given = [*site.args, *(f"{key}={value}" for key, value in site.kwargs.items())]
-        return f"self.{name}({', '.join(given)})"
-
-    text = f"{helper.name}({arguments(*options)})"
-    return Emission(call, {name: text}, same_names(name, buffers), (helper,))
+    return Emission(
+        lambda site: call(member(name), *site.args, **site.kwargs),
+        {name: call(symbol(helper.name), *options)},
+        same_names(name, buffers),
+        (helper,),
+        options=frozenset({"count_weights"}),
+    )
 
 
 def _category_encoding(layer: LayerSpec, name: str) -> Emission:
@@ -79,12 +79,12 @@ def _discretization(layer: LayerSpec, name: str) -> Emission:
 
 def _integer_lookup(layer: LayerSpec, name: str) -> Emission:
     words, _ = lookup_tokens(layer.config)
-    zeros = f"torch.zeros({len(words)}, dtype=torch.int64)"
-    text = f"IntegerLookup({zeros}, {zeros}, {arguments(**lookup_options(layer.config))})"
+    zeros = code("torch.zeros({}, dtype=torch.int64)", len(words))
+    options = arguments(**lookup_options(layer.config))
     buffers = ["keys", "places", *["tokens"] * (layer.config["output_mode"] != "int")]
     return Emission(
-        lambda site: f"self.{name}({site.x})",
-        {name: text},
+        lambda site: call(member(name), site.x),
+        {name: call(symbol("IntegerLookup"), zeros, zeros, options)},
         same_names(name, buffers),
         (Helper(_LAYERS, "IntegerLookup"), TORCH),
     )

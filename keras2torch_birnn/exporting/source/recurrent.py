@@ -10,14 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keras2torch_birnn.exporting.source.activation import function_of
-from keras2torch_birnn.exporting.source.emission import (
-    Emission,
-    Emit,
-    Helper,
-    arguments,
-    literal,
-    refuse,
-)
+from keras2torch_birnn.exporting.source.code import Expression, call, symbol
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, refuse
 from keras2torch_birnn.exporting.source.recurrent_call import Chain, Loop, Part, call_layer
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE, can_share_module, kind_of
 from keras2torch_birnn.rnn.engines.static import why_not_torch_kernel
@@ -43,7 +37,7 @@ class _Built:
     """A part with its members, the names of its state, helpers and notes."""
 
     part: Part
-    members: Mapping[str, str]
+    members: Mapping[str, Expression]
     state: Mapping[str, str]
     helpers: tuple[Helper, ...]
     notes: tuple[str, ...]
@@ -56,10 +50,10 @@ def _build(halves: Sequence[LayerSpec], name: str, prefix: str) -> _Built:
     facts, both = CELL_KINDS[kind], len(halves) == 2
     looped = why_not_torch_kernel(layer) != ""
     width, units = int(layer.weights["kernel"].shape[0]), int(config["units"])
-    options = arguments(width, units)
+    options: dict[str, object] = {}
     helpers: tuple[Helper, ...] = ()
     if not config["use_bias"]:
-        options += ", bias=False"
+        options["bias"] = False
     if looped:
         constructor = _LOOP_CLASSES[kind]
         helpers = (Helper(_LOOPS, constructor),)
@@ -68,15 +62,15 @@ def _build(halves: Sequence[LayerSpec], name: str, prefix: str) -> _Built:
             value = config.get(option, default)
             if value != default:
                 function, more = function_of(value)
-                options += f", {option}={function}"
+                options[option] = function
                 helpers += more
     else:
         constructor = f"nn.{facts.torch_name}"
         if kind == "SimpleRNN" and config["activation"] != "tanh":
-            options += f", nonlinearity={literal(config['activation'])}"
-        options += ", batch_first=True"
+            options["nonlinearity"] = config["activation"]
+        options["batch_first"] = True
     if both:
-        options += ", bidirectional=True"
+        options["bidirectional"] = True
     names = [
         key
         for half, suffix in zip(halves, ("", "_reverse"), strict=False)
@@ -84,12 +78,12 @@ def _build(halves: Sequence[LayerSpec], name: str, prefix: str) -> _Built:
     ]
     if config["use_bias"] and not looped:  # torch's second bias, which Keras may not have
         names += [key.replace("_ih_", "_hh_") for key in names if key.startswith("bias_ih")]
-    members = {name: f"{constructor}({options})"}
+    members = {name: call(symbol(constructor), width, units, **options)}
     dropout = ""
     notes: tuple[str, ...] = ()
     if 0.0 < config["dropout"] < 1.0:
         dropout = f"{name}_dropout"
-        members[dropout] = f"ShapedDropout({literal(config['dropout'])}, (None, 1, None))"
+        members[dropout] = call(symbol("ShapedDropout"), config["dropout"], (None, 1, None))
         helpers += (_DROPOUT,)
         notes = _dropout_note(name, config["implementation"] != 2, both=both)
     if 0.0 < config["recurrent_dropout"] < 1.0:
@@ -146,7 +140,7 @@ def _emission(
         layer=layers[0],
     )
     every = [built for chain in chains for built in chain]
-    members: dict[str, str] = {}
+    members: dict[str, Expression] = {}
     for built in every:
         members |= built.members
     return Emission(
@@ -156,6 +150,7 @@ def _emission(
         tuple(helper for built in every for helper in built.helpers),
         tuple(dict.fromkeys(note for built in every for note in built.notes)),
         {built.part.name: built.part.states for built in every} if loop.stateful else {},
+        options=frozenset({"initial_state"}),
     )
 
 

@@ -6,21 +6,33 @@ returns them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from keras2torch_birnn.exporting.source.emission import Called, Helper, Site, refuse
+from keras2torch_birnn.exporting.source.code import (
+    Expression,
+    Statement,
+    call,
+    code,
+    join,
+    literal,
+    member,
+    symbol,
+)
+from keras2torch_birnn.exporting.source.emission import Called, Helper, Site, Value, refuse
 from keras2torch_birnn.spec import LayerSpec
 
 _MASKS = "keras2torch_birnn.exporting.source.helpers.masks"
 RUN = Helper(_MASKS, "run_valid_steps")
 HOLD = Helper(_MASKS, "hold_last")
-_MERGES: Mapping[str, str] = {
-    "concat": "torch.cat(({0}, {1}), dim=-1)",
-    "sum": "{0} + {1}",
-    "mul": "{0} * {1}",
-    "ave": "({0} + {1}) / 2",
+_MERGES: Mapping[str, Callable[[Expression, Expression], Expression]] = {
+    "concat": lambda a, b: code("torch.cat({}, dim=-1)", (a, b)),
+    "sum": lambda a, b: code("{} + {}", a, b),
+    "mul": lambda a, b: code("{} * {}", a, b),
+    "ave": lambda a, b: code("({} + {}) / 2", a, b),
 }
+_UNUSED = symbol("_")
+_CARRIED = symbol("carried")  # in the place of a state that is not in a variable
 
 
 @dataclass(frozen=True)
@@ -61,9 +73,9 @@ class Loop:
 class _Ran:
     """Results of a part: names of outputs and states, and its state before the first step."""
 
-    out: str
-    states: tuple[str, ...]
-    before: tuple[str, ...] = ()
+    out: Expression
+    states: tuple[Expression, ...]
+    before: tuple[Expression, ...] = ()
 
 
 class _Writer:
@@ -71,83 +83,82 @@ class _Writer:
 
     def __init__(self, loop: Loop, site: Site) -> None:
         self.loop, self.site = loop, site
-        self.lines: list[str] = []
+        self.lines: list[Statement] = []
 
-    def name(self, wanted: str) -> str:
+    def symbol(self, wanted: str) -> Expression:
         """Return a fresh local name."""
         return self.site.fresh(wanted)
 
-    def assign(self, wanted: str, expression: str) -> str:
+    def add(self, target: Expression, value: Expression) -> None:
+        """Add a statement."""
+        self.lines.append(Statement(target, value))
+
+    def assign(self, wanted: str, expression: Expression) -> Expression:
         """Assign an expression to a fresh name."""
-        name = self.name(wanted)
-        self.lines.append(f"{name} = {expression}")
-        return name
+        target = self.symbol(wanted)
+        self.add(target, expression)
+        return target
 
     def run_part(
         self,
         part: Part,
-        x: str,
-        mask: str | None,
-        initial: Sequence[Sequence[str]] | None,
+        x: Expression,
+        mask: Expression | None,
+        initial: Sequence[Sequence[Expression]] | None,
         *,
         out: bool,
     ) -> _Ran:
         """Run one module; ``initial``: of each direction its states."""
-        before: tuple[str, ...] = ()
-        state = ""
+        before: tuple[Expression, ...] = ()
+        state: tuple[Expression, ...] = ()
         if initial is not None:
-            state = _torch_state(part, initial)
+            state = (_torch_state(part, initial),)
             before = tuple(given[0] for given in initial)
         elif self.loop.stateful:
-            state = f"self.{part.name}_state"
-            before = ("carried",) * part.directions
+            state = (member(f"{part.name}_state"),)
+            before = (_CARRIED,) * part.directions
         if part.dropout:
-            x = f"self.{part.dropout}({x})"
-        named = [x, *([state] if state else [])]
-        if part.looped:
-            named += [f"mask={mask}"] if mask else []
-            text = f"self.{part.name}({', '.join(named)})"
-        elif mask:
-            text = f"run_valid_steps(self.{part.name}, {x}, {mask}{', ' + state if state else ''})"
+            x = call(member(part.dropout), x)
+        module = member(part.name)
+        if mask and not part.looped:
+            ran = call(symbol(RUN.name), module, x, mask, *state)
         else:
-            text = f"self.{part.name}({', '.join(named)})"
+            ran = call(module, x, *state, **({"mask": mask} if mask else {}))
         keeps = self.loop.stateful or self.loop.return_state
-        target = self.name("out") if out else "_"
-        h = self.name("h") if keeps or not out else "_"
-        c = self.name("c") if keeps and part.states == 2 else "_"
-        if h == "_":
-            self.lines.append(f"{target}, _ = {text}")
-        else:
-            finals = f"({h}, {c})" if part.states == 2 else h
-            self.lines.append(f"{target}, {finals} = {text}")
+        target = self.symbol("out") if out else _UNUSED
+        h = self.symbol("h") if keeps or not out else _UNUSED
+        c = self.symbol("c") if keeps and part.states == 2 else _UNUSED
+        finals = literal((h, c)) if part.states == 2 and h != _UNUSED else h
+        self.add(join(", ", (target, finals)), ran)
         return _Ran(target, (h, c)[: part.states], before)
 
     def carry(self, part: Part, ran: _Ran) -> None:
         """Keep the states of a stateful layer for the next batch."""
         if self.loop.stateful:
-            detached = [f"{state}.detach()" for state in ran.states]
-            value = f"({', '.join(detached)})" if part.states == 2 else detached[0]
-            self.lines.append(f"self.{part.name}_state = {value}")
+            detached = [code("{}.detach()", state) for state in ran.states]
+            value = literal(detached) if part.states == 2 else detached[0]
+            self.add(member(f"{part.name}_state"), value)
 
 
-def _torch_state(part: Part, initial: Sequence[Sequence[str]]) -> str:
+def _torch_state(part: Part, initial: Sequence[Sequence[Expression]]) -> Expression:
     """Write initial states as torch takes them: (directions, B, H), h and c as a tuple."""
     parts = []
     for number in range(part.states):
         each = [given[number] for given in initial]
-        parts.append(f"{each[0]}[None]" if len(each) == 1 else f"torch.stack(({', '.join(each)}))")
-    return f"({', '.join(parts)})" if part.states == 2 else parts[0]
+        one = len(each) == 1
+        parts.append(code("{}[None]", each[0]) if one else code("torch.stack({})", each))
+    return literal(parts) if part.states == 2 else parts[0]
 
 
-def call_layer(loop: Loop, site: Site) -> str | Called:
+def call_layer(loop: Loop, site: Site) -> Expression | Called:
     """Write the call of a recurrent layer."""
     writer = _Writer(loop, site)
     initial = _split_states(loop, site)
-    x, mask = site.x, site.mask
+    x, mask = site.x, site.step_mask
     if mask is not None and loop.against_time:
-        mask = writer.assign("turned", f"{mask}.flip(1)")
+        mask = writer.assign("turned", _turned(mask))
     if loop.against_time:
-        x = f"{x}.flip(1)"
+        x = _turned(x)
     whole = len(loop.chains) == 1 and loop.chains[0].parts[0].directions == 2
     if whole:
         outputs, states = _call_whole(writer, x, mask, initial)
@@ -157,38 +168,46 @@ def call_layer(loop: Loop, site: Site) -> str | Called:
     return _finish(writer, outputs, tail)
 
 
-def _finish(writer: _Writer, outputs: tuple[str, ...], tail: tuple[str, ...]) -> str | Called:
+def _turned(x: Expression) -> Expression:
+    return code("{}.flip(1)", x)
+
+
+def _finish(
+    writer: _Writer, outputs: tuple[Expression, ...], tail: tuple[Expression, ...]
+) -> Expression | Called:
     """Give the first output the name that the graph has for it."""
     site, lines = writer.site, writer.lines
     if len(outputs) == 1 and not tail:
-        if len(lines) == 1 and lines[0].startswith(f"{outputs[0]}, _ = "):
-            text = lines[0].partition(" = ")[2]
-            if site.declared:
-                return Called((f"{site.out}, _ = {text}",), site.out)
-            return f"{text}[0]"
         *before, last = lines
-        if last.startswith(f"{outputs[0]} = "):
-            return Called((*before, site.out + last[len(outputs[0]) :]), site.out)
-        return Called((*lines, f"{site.out} = {outputs[0]}"), site.out)
+        if not before and last.target == join(", ", (outputs[0], _UNUSED)):
+            if site.declared:
+                return Called((Statement(join(", ", (site.out, _UNUSED)), last.value),), site.out)
+            return code("{}[0]", last.value)
+        if last.target == outputs[0]:
+            return Called((*before, Statement(site.out, last.value)), site.out)
+        return Called((*lines, Statement(site.out, outputs[0])), site.out)
     values = [site.out, *(site.fresh("state") for _ in (*outputs[1:], *tail))]
     pairs = zip(values, (*outputs, *tail), strict=True)
-    return Called((*lines, *(f"{name} = {text}" for name, text in pairs)), tuple(values))
+    return Called((*lines, *(Statement(*pair) for pair in pairs)), tuple(values))
 
 
-def _split_states(loop: Loop, site: Site) -> list[list[str]] | None:
+def _split_states(loop: Loop, site: Site) -> list[list[Expression]] | None:
     """Return the initial states of each direction in Keras' order."""
-    given = site.kwargs.get("initial_state")
+    given: Value = site.kwargs.get("initial_state")
     if given is None:
         return None
-    flat = list(given) if isinstance(given, tuple | list) else [given]
+    flat = list(replace(site, args=(given,)).tensors)
     directions = len(loop.rules)
     each = len(flat) // directions
     return [flat[d * each : (d + 1) * each] for d in range(directions)]
 
 
 def _call_whole(
-    writer: _Writer, x: str, mask: str | None, initial: list[list[str]] | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    writer: _Writer,
+    x: Expression,
+    mask: Expression | None,
+    initial: list[list[Expression]] | None,
+) -> tuple[tuple[Expression, ...], tuple[Expression, ...]]:
     """Call one bidirectional module."""
     loop = writer.loop
     (part,) = loop.chains[0].parts
@@ -196,19 +215,27 @@ def _call_whole(
     first = _before(writer, part, ran, mask)
     if not loop.return_sequences:
         halves = tuple(
-            _last(writer, f"{ran.states[0]}[{d}]", d, mask, loop.rules[d], backward=d == 1)
+            _last(writer, _at(ran.states[0], d), d, mask, loop.rules[d], backward=d == 1)
             for d in range(2)
         )
         outputs = _merged(loop, halves)
     else:
         outputs = _merged_sequences(writer, part, ran, mask, first)
     writer.carry(part, ran)
-    return outputs, tuple(f"{state}[{d}]" for d in range(2) for state in ran.states)
+    return outputs, tuple(_at(state, d) for d in range(2) for state in ran.states)
+
+
+def _at(state: Expression, direction: int) -> Expression:
+    return code("{}[{}]", state, direction)
 
 
 def _merged_sequences(
-    writer: _Writer, part: Part, ran: _Ran, mask: str | None, first: tuple[str, ...]
-) -> tuple[str, ...]:
+    writer: _Writer,
+    part: Part,
+    ran: _Ran,
+    mask: Expression | None,
+    first: tuple[Expression, ...],
+) -> tuple[Expression, ...]:
     loop, out = writer.loop, ran.out
     plain = mask is None or not any(
         _needs_fill(part, rule, given=bool(first)) for rule in loop.rules
@@ -216,37 +243,41 @@ def _merged_sequences(
     if plain and loop.merge == "concat":
         return (out,)
     if mask is not None and not plain and set(loop.rules) == {"zeros"}:
-        out, plain = _filled(writer, part, out, mask, "zeros", "", backward=False), True
+        out, plain = _filled(writer, part, out, mask, "zeros", None, backward=False), True
         if loop.merge == "concat":
             return (out,)
-    ahead, back = writer.name("ahead"), writer.name("back")
-    writer.lines.append(f"{ahead}, {back} = {out}.chunk(2, dim=-1)")
+    ahead, back = writer.symbol("ahead"), writer.symbol("back")
+    writer.add(join(", ", (ahead, back)), code("{}.chunk(2, dim=-1)", out))
     if not plain and mask is not None:
-        starts = first or ("", "")
+        starts = first or (None, None)
         ahead = _filled(writer, part, ahead, mask, loop.rules[0], starts[0], backward=False)
         back = _filled(writer, part, back, mask, loop.rules[1], starts[1], backward=True)
     return _merged(loop, (ahead, back))
 
 
-def _merged(loop: Loop, halves: tuple[str, ...]) -> tuple[str, ...]:
+def _merged(loop: Loop, halves: tuple[Expression, ...]) -> tuple[Expression, ...]:
     if len(halves) == 1 or loop.merge is None:
         return halves
-    return (_MERGES[loop.merge].format(*halves),)
+    return (_MERGES[loop.merge](*halves),)
 
 
 def _call_chains(
-    writer: _Writer, x: str, mask: str | None, initial: list[list[str]] | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    writer: _Writer,
+    x: Expression,
+    mask: Expression | None,
+    initial: list[list[Expression]] | None,
+) -> tuple[tuple[Expression, ...], tuple[Expression, ...]]:
     """Call a chain of modules for each direction; the second reads from the end."""
     loop = writer.loop
-    outputs, states = [], []
+    outputs: list[Expression] = []
+    states: list[Expression] = []
     for d, chain in enumerate(loop.chains):
         reads, its_mask = x, mask
         if d == 1:
-            reads = f"{x}.flip(1)"
-            its_mask = writer.assign("turned", f"{mask}.flip(1)") if mask else None
+            reads = _turned(x)
+            its_mask = writer.assign("turned", _turned(mask)) if mask else None
         given = _per_cell(chain, initial[d]) if initial is not None else None
-        ran = []
+        ran: list[_Ran] = []
         for number, part in enumerate(chain.parts):
             wants = loop.return_sequences or number < len(chain.parts) - 1
             own = [given[number]] if given is not None else None
@@ -261,32 +292,34 @@ def _call_chains(
         if loop.return_sequences:
             out = last.out
             if its_mask:
-                start = first[0] if first else ""
+                start = first[0] if first else None
                 rule = loop.rules[d]
                 out = _filled(
                     writer, part, out, its_mask, rule, start, backward=False, turned=d == 1
                 )
-            outputs.append(f"{out}.flip(1)" if d == 1 else out)
+            outputs.append(_turned(out) if d == 1 else out)
         else:
-            text = f"{last.states[0]}[0]"
-            outputs.append(_last(writer, text, d, its_mask, loop.rules[d], backward=False))
+            final = _at(last.states[0], 0)
+            outputs.append(_last(writer, final, d, its_mask, loop.rules[d], backward=False))
         for part, one in zip(chain.parts, ran, strict=True):
             writer.carry(part, one)
-        states += [f"{state}[0]" for cell, _ in chain.order for state in ran[cell].states]
+        states += [_at(state, 0) for cell, _ in chain.order for state in ran[cell].states]
     return _merged(loop, tuple(outputs)), tuple(states)
 
 
-def _per_cell(chain: Chain, given: Sequence[str]) -> dict[int, list[str]]:
+def _per_cell(chain: Chain, given: Sequence[Expression]) -> dict[int, list[Expression]]:
     rest = iter(given)
     return {cell: [next(rest) for _ in range(count)] for cell, count in chain.order}
 
 
-def _before(writer: _Writer, part: Part, ran: _Ran, mask: str | None) -> tuple[str, ...]:
+def _before(
+    writer: _Writer, part: Part, ran: _Ran, mask: Expression | None
+) -> tuple[Expression, ...]:
     """Return what stands before the first valid step of each direction; none if zeros."""
     loop = writer.loop
     if not ran.before or mask is None or part.looped or "previous_state" not in loop.rules:
         return ran.before if mask is not None else ()
-    if ran.before[0] != "carried":
+    if ran.before[0] != _CARRIED:
         return ran.before
     raise refuse(loop.layer, "a mask and states that go on from batch to batch")
 
@@ -301,14 +334,14 @@ def _needs_fill(part: Part, rule: str, *, given: bool) -> bool:
 def _filled(
     writer: _Writer,
     part: Part,
-    out: str,
-    mask: str,
+    out: Expression,
+    mask: Expression,
     rule: str,
-    first: str,
+    first: Expression | None,
     *,
     backward: bool,
     turned: bool = False,
-) -> str:
+) -> Expression:
     """Put at masked steps what the rule of this Keras puts there.
 
     A loop leaves the state there, run_valid_steps zeros. backward: the direction reads from the
@@ -317,28 +350,38 @@ def _filled(
     if not _needs_fill(part, rule, given=bool(first)):
         return out
     if rule == "zeros":
-        return writer.assign("out", f"{out}.masked_fill(~{mask}[..., None], 0.0)")
-    start = f", {first}" if first and rule == "previous_state" else ""
-    held = f"hold_last({out}, {mask}{start})"
+        return writer.assign("out", code("{}.masked_fill(~{}[..., None], 0.0)", out, mask))
+    start = (first,) if first and rule == "previous_state" else ()
+    hold = symbol(HOLD.name)
+    held = call(hold, out, mask, *start)
     if backward:
-        held = f"hold_last({out}.flip(1), {mask}.flip(1){start}).flip(1)"
+        held = _turned(call(hold, _turned(out), _turned(mask), *start))
     if rule == "zeros_unreversed":
-        held = f"{writer.assign('held', held)}.masked_fill(~{mask}.flip(1)[..., None], 0.0)"
+        kept, valid = writer.assign("held", held), _turned(mask)
+        held = code("{}.masked_fill(~{}[..., None], 0.0)", kept, valid)
     elif rule not in ("previous_state", "previous_output"):
         raise refuse(writer.loop.layer, f"masked_output={rule}")
     return writer.assign("back" if backward or turned else "ahead", held)
 
 
-def _last(writer: _Writer, h: str, d: int, mask: str | None, rule: str, *, backward: bool) -> str:
+def _last(
+    writer: _Writer,
+    h: Expression,
+    d: int,
+    mask: Expression | None,
+    rule: str,
+    *,
+    backward: bool,
+) -> Expression:
     """Return the output at the last step that is read, of a final state."""
     loop = writer.loop
     if mask is None or rule == "previous_state":
         return h
     if rule == "zeros":
-        step = f"{mask}[:, :1]" if backward else f"{mask}[:, -1:]"
-        return f"{h}.masked_fill(~{step}, 0.0)"
+        step = code("{}[:, :1]", mask) if backward else code("{}[:, -1:]", mask)
+        return code("{}.masked_fill(~{}, 0.0)", h, step)
     if rule != "previous_output":
         raise refuse(loop.layer, f"masked_output={rule}")
     if loop.stateful or "initial_state" in writer.site.kwargs:
-        return f"{h}.masked_fill(~{mask}.any(dim=1, keepdim=True), 0.0)"
+        return code("{}.masked_fill(~{}.any(dim=1, keepdim=True), 0.0)", h, mask)
     return h

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Site, arguments
+from keras2torch_birnn.exporting.source.code import Expression, arguments, code
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Site
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -13,28 +14,33 @@ def _flatten(layer: LayerSpec, name: str) -> Emission:
     rank = len(shape) if isinstance(shape, tuple) else 0
     moved = layer.config["data_format"] != "channels_last" and rank != 2
 
-    def call(site: Site) -> str:
+    def flatten(site: Site) -> Expression:
         if rank == 1:
-            return f"{site.x}[:, None]"
-        return f"{site.x}.movedim(1, -1).flatten(1)" if moved else f"{site.x}.flatten(1)"
+            return code("{}[:, None]", site.x)
+        x = code("{}.movedim(1, -1)", site.x) if moved else site.x
+        return code("{}.flatten(1)", x)
 
-    return Emission(call)
+    return Emission(flatten)
 
 
 def _reshape(layer: LayerSpec, name: str) -> Emission:
     shape = tuple(map(int, layer.config["target_shape"]))
-    sizes = f", {arguments(*shape)}" if shape else ""
-    return Emission(lambda site: f"{site.x}.reshape({site.x}.shape[0]{sizes})")
+
+    def reshape(site: Site) -> Expression:
+        rows = code("{}.shape[0]", site.x)
+        return code("{}.reshape({})", site.x, arguments(rows, *shape))
+
+    return Emission(reshape)
 
 
 def _permute(layer: LayerSpec, name: str) -> Emission:
     dims = arguments(0, *map(int, layer.config["dims"]))
-    return Emission(lambda site: f"{site.x}.permute({dims})")
+    return Emission(lambda site: code("{}.permute({})", site.x, dims))
 
 
 def _repeat_vector(layer: LayerSpec, name: str) -> Emission:
     steps = int(layer.config["n"])
-    return Emission(lambda site: f"{site.x}[:, None, :].expand(-1, {steps}, -1)")
+    return Emission(lambda site: code("{}[:, None, :].expand(-1, {}, -1)", site.x, steps))
 
 
 EMITTERS: Mapping[str, Emit] = {

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, arguments
+from keras2torch_birnn.exporting.source.code import Expression, arguments, call, member, symbol
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper
 from keras2torch_birnn.spec import LayerSpec
 
 _LAYERS = "keras2torch_birnn.layers.resizing"
 
 
-def _module(name: str, helper: str, options: str) -> Emission:
+def _module(name: str, helper: str, options: Expression) -> Emission:
     return Emission(
-        lambda site: f"self.{name}({site.x})",
-        {name: f"{helper}({options})"},
+        lambda site: call(member(name), site.x),
+        {name: call(symbol(helper), options)},
         helpers=(Helper(_LAYERS, helper),),
     )
 

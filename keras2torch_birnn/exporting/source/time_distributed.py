@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
-from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Site, refuse
+from keras2torch_birnn.exporting.source.code import Expression, Statement, code
+from keras2torch_birnn.exporting.source.emission import (
+    Called,
+    Emission,
+    Emit,
+    Site,
+    Value,
+    refuse,
+)
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -19,43 +26,31 @@ def emitters(emit: Callable[[LayerSpec, str], Emission]) -> Mapping[str, Emit]:
         if inner.class_name == "Dense":
             return emission  # torch's takes any rank, too
 
-        def call(site: Site) -> str | Called:
-            several = isinstance(site.x, tuple)
-            like = site.x[0] if several else site.x
-            folded: Any = tuple(fold(x) for x in site.x) if several else fold(site.x)
-            mask = None if site.mask is None else fold(site.mask)
+        def at_every_step(site: Site) -> Expression | Called:
+            steps = tuple(fold(x) for x in site.tensors)
+            folded: Value = steps if isinstance(site.args[0], tuple) else steps[0]
+            mask = None if site.step_mask is None else fold(site.step_mask)
             called = emission.call(replace(site, args=(folded,), mask=mask))
-            sizes = f"{like}.shape[:2]"
-            if isinstance(called, str):
+            sizes = code("{}.shape[:2]", site.tensors[0])
+            if isinstance(called, Expression):
                 return unfold(called, sizes)
-            if not isinstance(called.values, str):
+            if not isinstance(called.values, Expression):
                 raise refuse(layer, "several outputs")
             keep = site.fresh("steps")
-            unfolded = f"{site.out} = {unfold(called.values, keep)}"
-            lines = (f"{keep} = {sizes}", *called.statements, unfolded)
-            return Called(lines, site.out)
+            unfolded = Statement(site.out, unfold(called.values, keep))
+            return Called((Statement(keep, sizes), *called.statements, unfolded), site.out)
 
         state = {f"layer.{key}": there for key, there in emission.state.items()}
-        return replace(emission, call=call, state=state, same=False)
+        return replace(emission, call=at_every_step, state=state, same=False)
 
     return {"TimeDistributed": time_distributed}
 
 
-def fold(x: str) -> str:
+def fold(x: Expression) -> Expression:
     """Write (B, T, ...) -> (B * T, ...)."""
-    return f"{x}.flatten(0, 1)"
+    return code("{}.flatten(0, 1)", x)
 
 
-def bracketed(text: str) -> str:
-    """Put brackets around an expression of operators."""
-    depth, outside = 0, ""
-    for char in text:
-        depth -= char in ")]"
-        outside += "" if depth else char
-        depth += char in "(["
-    return f"({text})" if " " in outside else text
-
-
-def unfold(y: str, sizes: str) -> str:
+def unfold(y: Expression, sizes: Expression) -> Expression:
     """Write (B * T, ...) -> (B, T, ...); the method of the same name has no type."""
-    return f"torch.unflatten({y}, 0, {sizes})"
+    return code("torch.unflatten({}, 0, {})", y, sizes)

@@ -6,7 +6,6 @@ import ast
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,12 +13,21 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.conversion import build, origin
 from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.exporting.source.body import Body, Layers
-from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, literal
+from keras2torch_birnn.exporting.source.code import (
+    Expression,
+    Statement,
+    call,
+    code,
+    join,
+    literal,
+    member,
+    symbol,
+)
+from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, Value
 from keras2torch_birnn.exporting.source.forward import write_body
 from keras2torch_birnn.exporting.source.graph_nodes import names_of_functions
 from keras2torch_birnn.exporting.source.module_text import (
     ModelText,
-    words,
     write_class,
     write_load,
     write_module,
@@ -29,6 +37,7 @@ from keras2torch_birnn.exporting.source.names import (
     attribute,
     class_name,
     local,
+    plain_text,
     reserved,
     show_shape,
 )
@@ -170,13 +179,13 @@ class _Writer:
         members = list(_members(layers, frozen))
         annotations, buffers = _constants(body, self.double)
         carried = [
-            f"self.{part}_state: {_STATE[count]} | None = None"
+            code("{}: {} | None = None", member(f"{part}_state"), _STATE[count])
             for emission in layers.emissions.values()
             for part, count in emission.carried.items()
         ]
-        statements = [(one.text, one.comment) for one in body.statements]
-        result, result_type = _result(body.result, self.spec.graph.outputs)
-        draft = "\n".join([*members, *buffers, *(text for text, _ in statements)])
+        result, result_type = _result(body.result)
+        statements = [one.code for one in body.statements]
+        draft = "\n".join(one.text for one in (*members, *buffers, *statements))
         used = [by_name[name] for name in _names(draft) if name in by_name]
         copied = copy(used)
         name = Names({*reserved(), *_IMPORTED, *copied.names}).add(class_name(self.spec.root.name))
@@ -187,7 +196,7 @@ class _Writer:
             members=[*members, *buffers],
             inputs=body.arguments,
             forward_doc=self.forward_doc(body),
-            statements=statements,
+            statements=body.statements,
             result=result,
             result_type=result_type,
             carried=carried,
@@ -204,8 +213,8 @@ class _Writer:
         """Return the docstring of the class: which Keras it follows, and how training differs."""
         generation = self.spec.generation
         keras = "tf.keras" if generation.name == "tf.keras" else "Keras"
-        lines = [f"As {keras} {words(generation.version)} computes it."]
-        notes = [words(note) for one in layers.emissions.values() for note in one.notes]
+        lines = [f"As {keras} {plain_text(generation.version)} computes it."]
+        notes = [plain_text(note) for one in layers.emissions.values() for note in one.notes]
         if notes:
             lines += ["", "Training differs from Keras:"]
             lines += [f"- {note}" for note in dict.fromkeys(notes)]
@@ -220,7 +229,8 @@ class _Writer:
         return f"Compute the outputs; B rows, T steps: {', '.join(shapes)}."
 
 
-_STATE: Mapping[int, str] = {1: "Tensor", 2: "tuple[Tensor, Tensor]"}
+_TENSOR = symbol("Tensor")
+_STATE: Mapping[int, Expression] = {1: _TENSOR, 2: code("tuple[Tensor, Tensor]")}
 
 
 def _title(spec: ModelSpec) -> str:
@@ -254,14 +264,15 @@ def _is_buffer(key: str) -> bool:
     return key.rpartition(".")[2] in _BUFFERS
 
 
-_FREEZE_SECOND = (
-    "for name, parameter in self.named_parameters():",
-    '    if "bias_hh" in name:  # Keras has one bias only',
-    "        parameter.requires_grad_(False)",
+_FREEZE_SECOND = code(
+    """\
+for name, parameter in self.named_parameters():
+    if "bias_hh" in name:  # Keras has one bias only
+        parameter.requires_grad_(False)"""
 )
 
 
-def _members(layers: Layers, frozen: list[str]) -> Iterator[str]:
+def _members(layers: Layers, frozen: list[str]) -> Iterator[Expression]:
     """Yield the statements that make the members, and freeze what is not trained."""
     keys = [key for emission in layers.emissions.values() for key in emission.state.values()]
     second = [key for key in keys if ".bias_hh_l" in key]
@@ -269,38 +280,42 @@ def _members(layers: Layers, frozen: list[str]) -> Iterator[str]:
         frozen = [key for key in frozen if key not in second]
         keys = [key for key in keys if key not in second]
         yield from _each_member(layers, frozen, set(keys))
-        yield "\n".join(_FREEZE_SECOND)
+        yield _FREEZE_SECOND
     else:
         yield from _each_member(layers, frozen, set(keys))
 
 
-def _each_member(layers: Layers, frozen: list[str], known: set[str]) -> Iterator[str]:
+def _each_member(layers: Layers, frozen: list[str], known: set[str]) -> Iterator[Expression]:
     for emission in layers.emissions.values():
         for name, constructor in emission.members.items():
-            yield f"self.{name} = {constructor}"
+            yield Statement(member(name), constructor).code
             own = [key for key in emission.state.values() if _belongs(key, name) and key in known]
             fixed = [key for key in own if key in frozen]
             trained = [key for key in own if key not in frozen and not _is_buffer(key)]
             if fixed and not trained:
-                yield f"self.{name}.requires_grad_(False)"
+                yield _freeze(name)
             else:
-                yield from (f"self.{key}.requires_grad_(False)" for key in fixed)
+                yield from map(_freeze, fixed)
         yield from emission.after
+
+
+def _freeze(attribute: str) -> Expression:
+    return call(member(f"{attribute}.requires_grad_"), False)
 
 
 def _belongs(key: str, member: str) -> bool:
     return key == member or key.startswith(f"{member}.")
 
 
-def _constants(body: Body, double: bool) -> tuple[list[str], list[str]]:
+def _constants(body: Body, double: bool) -> tuple[list[Expression], list[Expression]]:
     """Return annotations and statements of buffers: constants of the file's graph."""
     annotations, lines = [], []
     floats = torch.float64 if double else torch.float32
     for name, value in body.constants.items():
-        annotations.append(f"{name}: Tensor")
-        kind = "" if value.dtype == floats else f", dtype={value.dtype}"
-        shape = literal(tuple(value.shape))
-        lines.append(f'self.register_buffer("{name}", torch.zeros({shape}{kind}))')
+        annotations.append(code("{}: Tensor", symbol(name)))
+        kind = {} if value.dtype == floats else {"dtype": value.dtype}
+        zeros = call(symbol("torch.zeros"), tuple(value.shape), **kind)
+        lines.append(call(member("register_buffer"), name, zeros))
     return annotations, lines
 
 
@@ -310,20 +325,18 @@ def _names(code: str) -> Iterable[str]:
     return dict.fromkeys(names)
 
 
-def _result(value: Any, structure: Any) -> tuple[str, str]:
+def _result(value: Value) -> tuple[Expression, Expression]:
     """Return the returned expression and its type."""
     if isinstance(value, Mapping):
-        parts = [(literal(str(key)), *_result(one, None)) for key, one in value.items()]
-        inner = ", ".join(f"{key}: {text}" for key, text, _ in parts)
-        types = " | ".join(dict.fromkeys(kind for _, _, kind in parts))
-        return f"{{{inner}}}", f"dict[str, {types}]"
-    if isinstance(value, tuple | list):
-        several = [_result(one, None) for one in value]
-        inner = ", ".join(text for text, _ in several)
-        types = ", ".join(kind for _, kind in several)
-        comma = "," if len(several) == 1 else ""
-        return f"({inner}{comma})", f"tuple[{types}]"
-    return str(value), "Tensor"
+        parts = [(str(key), *_result(one)) for key, one in value.items()]
+        inner = join(", ", (code("{}: {}", key, one) for key, one, _ in parts))
+        types = join(" | ", dict.fromkeys(kind for _, _, kind in parts))
+        return code("{{{}}}", inner), code("dict[str, {}]", types)
+    if isinstance(value, tuple):
+        several = [_result(one) for one in value]
+        types = join(", ", (kind for _, kind in several))
+        return literal(tuple(one for one, _ in several)), code("tuple[{}]", types)
+    return literal(value), _TENSOR
 
 
 def _refusal(problems: list[K2TError]) -> K2TError:

@@ -1,0 +1,159 @@
+"""Python code as a type of its own, which no text of a model file ever becomes.
+
+An ``Expression`` is no ``str``, cannot be put into an f-string, and is made by the functions of
+this module alone. They write every plain value, also a text, as a literal. Templates are constants
+in the source of this package (a test reads them); they are filled with expressions and literals.
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, final
+
+import torch
+
+from keras2torch_birnn.errors import UnsupportedLayerError, printable
+
+_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*", re.ASCII)
+
+
+@final
+@dataclass(frozen=True, init=False, repr=False)
+class Expression:
+    """Code: an expression, mostly; ``text`` is for what writes it to a file."""
+
+    text: str
+
+    def __format__(self, _: str) -> NoReturn:
+        """Refuse f-strings, which would make a text of the code."""
+        raise TypeError("an Expression goes into code(), not into an f-string")
+
+    def __str__(self) -> NoReturn:
+        """Refuse as well."""
+        raise TypeError("an Expression goes into code(), not into a text")
+
+    def __repr__(self) -> str:
+        return f"<Expression {self.text!r}>"
+
+
+def _made(text: str) -> Expression:
+    expression = Expression()
+    object.__setattr__(expression, "text", text)
+    return expression
+
+
+def literal(value: object) -> Expression:
+    """Write a plain value, on which no content has any other effect; an expression stays itself.
+
+    Raises:
+        TypeError: not a number, a text, a dtype, a slice, None, or a sequence of such.
+    """
+    return value if isinstance(value, Expression) else _made(_literal(value))
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, Expression):
+        return value.text
+    if value is Ellipsis:
+        return "..."
+    if value is None or type(value) in (bool, int):
+        return repr(value)
+    if type(value) is float:
+        return repr(value) if math.isfinite(value) else f'float("{value}")'
+    if type(value) is str:
+        return _quoted(value)
+    if isinstance(value, torch.dtype):
+        return str(value)
+    if isinstance(value, slice):
+        return f"slice({', '.join(map(_literal, (value.start, value.stop, value.step)))})"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        parts = ", ".join(map(_literal, value))
+        return f"({parts},)" if len(value) == 1 else f"({parts})"
+    raise TypeError(f"{type(value).__name__} has no literal")
+
+
+def _quoted(text: str) -> str:
+    """Write a text in double quotes and in ASCII."""
+    plain = {'"': '\\"', "'": "'"}
+    return '"' + "".join(plain.get(char) or ascii(char)[1:-1] for char in text) + '"'
+
+
+def code(template: str, *parts: object) -> Expression:
+    """Fill the places ``{}`` of a template with expressions, and with plain values as literals."""
+    return _made(template.format(*map(_literal, parts)))
+
+
+def symbol(path: str) -> Expression:
+    """Return a name, or names with dots between them.
+
+    Raises:
+        UnsupportedLayerError: it is anything else.
+    """
+    if not _PATH.fullmatch(path) or any(map(keyword.iskeyword, path.split("."))):
+        raise UnsupportedLayerError(f"{printable(path)!r} cannot be a name in Python source")
+    return _made(path)
+
+
+def member(path: str) -> Expression:
+    """Return an attribute of the model."""
+    return symbol(f"self.{path}")
+
+
+def join(separator: str, parts: Iterable[object]) -> Expression:
+    """Join expressions and literals by ", " or an operator."""
+    if not re.fullmatch(r", | [-+*/&|<>=!]{1,2} ", separator):
+        raise ValueError(f"{separator!a} is no separator")
+    return _made(separator.join(map(_literal, parts)))
+
+
+def arguments(*values: object, **named: object) -> Expression:
+    """Write the arguments of a call."""
+    pairs = [code("{}={}", symbol(key), value) for key, value in named.items()]
+    return join(", ", [*values, *pairs])
+
+
+def call(function: Expression, /, *values: object, **named: object) -> Expression:
+    """Write a call."""
+    return code("{}({})", function, arguments(*values, **named))
+
+
+def bracketed(expression: Expression) -> Expression:
+    """Put brackets around an expression of operators."""
+    depth, outside = 0, ""
+    for char in expression.text:
+        depth -= char in ")]"
+        outside += "" if depth else char
+        depth += char in "(["
+    return code("({})", expression) if " " in outside else expression
+
+
+@dataclass(frozen=True)
+class Statement:
+    """An assignment; ``declares``: with the type of a tensor; ``comment`` stands behind it."""
+
+    target: Expression
+    value: Expression
+    declares: bool = False
+    comment: str = ""
+
+    @property
+    def code(self) -> Expression:
+        """The statement without its comment."""
+        if self.declares:
+            return code("{}: Tensor = {}", self.target, self.value)
+        return code("{} = {}", self.target, self.value)
+
+
+def used_names(structure: Any) -> frozenset[str]:
+    """Return the names in an expression, or in a structure of expressions and plain values."""
+    if isinstance(structure, Expression):
+        return frozenset(re.findall(r"\w+", structure.text))
+    if isinstance(structure, dict):
+        structure = tuple(structure.values())
+    if isinstance(structure, tuple | list):
+        return frozenset().union(*map(used_names, structure))
+    return frozenset()

@@ -1,0 +1,129 @@
+"""Whatever a file holds, it prints no line of its own and sends the terminal no command."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import MASKED, k2t
+
+from keras2torch_birnn.cli.console import Output, print_line, print_message, print_stderr
+from keras2torch_birnn.cli.tables import print_columns, print_folded
+from keras2torch_birnn.reporting.elements import make, make_cell, make_table
+
+# An operating system command, a bell, a mark that turns the direction, ends of lines of all kinds.
+EVIL = (
+    "fine\nk2t: error: all is lost\r\x0bk2t: error: x"
+    "\x1b]0;title\x07\x1b[2J\u202egnp\x85a\u2028b\x00"
+)
+ESCAPED = "fine\\nk2t: error: all is lost\\r"
+
+
+def assert_harmless(text: str) -> None:
+    assert "all is lost" in text
+    for line in text.split("\n"):
+        assert line.isprintable(), ascii(line)
+        assert not line.startswith("k2t: error:")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUT with such texts wherever OUT has text."""
+    out = tmp_path_factory.mktemp("hostile") / "out.pt"
+    assert k2t("convert", MASKED, out).code == 0
+    content = torch.load(out, weights_only=True)
+    spec = json.loads(content["spec"])
+    spec["notes"] = [EVIL]
+    content["spec"] = json.dumps(spec)
+    content["golden"]["made_by"] = EVIL
+    torch.save(content, out)
+    return out
+
+
+def commands(hostile: Path, folder: Path) -> tuple[tuple[object, ...], ...]:
+    return (
+        ("inspect", hostile),
+        ("verify", hostile),
+        ("verify", hostile, "--per-layer", "--report", folder / "page.html"),
+        ("convert", MASKED, folder / "out.pt", "--force"),
+        ("export", hostile, folder / "made.py", "--force"),
+    )
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_no_text_of_a_file_forges_a_line(hostile: Path, tmp_path: Path, number: int) -> None:
+    run = k2t(*commands(hostile, tmp_path)[number])
+    for line in (*run.out.splitlines(), *run.err.splitlines()):
+        assert line.isprintable(), ascii(line)
+    assert not [line for line in run.lines("error") if "lost" in line and "fine" not in line]
+    for page in tmp_path.glob("*.html"):
+        text = page.read_text("utf-8")
+        assert "all is lost" in text or run.code
+        assert not [c for c in text if not c.isprintable() and c != "\n"]
+        assert "\nk2t: error" not in text
+
+
+def test_every_way_to_print_escapes_controls(capsys: pytest.CaptureFixture[str]) -> None:
+    print_line(EVIL)
+    print_line(EVIL, "green")
+    print_stderr(EVIL)
+    print_message("note", EVIL)
+    print_folded([EVIL])
+    print_columns(("a", "b"), [(EVIL, "x")], folds=(0,))
+    Output().print_notes([EVIL])
+    Output().print_result({}, [EVIL])
+    Output(as_json=True).print_result({"x": EVIL})
+    said = capsys.readouterr()
+    assert_harmless(said.out)
+    assert_harmless(said.err)
+    assert said.err.count(f"k2t: note: {ESCAPED}") == 2
+
+
+def test_every_element_of_a_page_escapes_controls() -> None:
+    table = make_table((("a", ""), ("b", "code")), [(EVIL, make_cell(EVIL))])
+    for element in (make("p", EVIL, {"title": EVIL}), *table.iter()):
+        assert (element.text or "").isprintable()
+        assert all(value.isprintable() for value in element.attrib.values())
+
+
+# ---- JSON ----------------------------------------------------------------------------------------
+
+
+def refuse_constant(name: str) -> Any:
+    raise AssertionError(name)
+
+
+def strictly(text: str) -> Any:
+    return json.loads(text, parse_constant=refuse_constant)
+
+
+def test_json_has_texts_for_numbers_that_are_not_finite() -> None:
+    data = {"a": math.nan, "b": [math.inf, (-math.inf, 1.5)], "c": {"d": {"e": math.inf}}, "f": 0}
+    found = strictly(Output.format(data))
+    assert (found["a"], found["b"]) == ("NaN", ["Infinity", ["-Infinity", 1.5]])
+    assert (found["c"], found["f"]) == ({"d": {"e": "Infinity"}}, 0)
+    assert math.isnan(float(found["a"]))
+    assert float(found["b"][1][0]) == -math.inf
+
+
+def test_the_verdict_on_outputs_that_are_nan_is_strict_json(tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    assert k2t("convert", MASKED, out).code == 0
+    content = torch.load(out, weights_only=True)
+    name = next(key for key in content["state_dict"] if key.endswith("weight"))
+    content["state_dict"][name].fill_(math.nan)
+    torch.save(content, out)
+    for arguments in (("verify", out), ("verify", MASKED, out, "--per-layer")):
+        run = k2t(*arguments, "--json")
+        found = strictly(run.out)
+        assert (run.code, found["ok"]) == (1, False)
+        assert found["max_abs_error"] in ("NaN", "Infinity")
+
+
+def test_the_page_says_how_such_numbers_are_written() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+    assert '`"NaN"`, `"Infinity"` and `"-Infinity"`' in page.partition("## JSON")[2]

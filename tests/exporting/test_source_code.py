@@ -1,0 +1,288 @@
+"""Text of a model file never becomes code of an exported module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from converted import convert_spec
+from hypothesis import given
+from hypothesis import strategies as st
+from specs import KERAS3, chain, dense
+from torch import fx
+
+from keras2torch_birnn.conversion import build
+from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UnsupportedOptionError
+from keras2torch_birnn.exporting.source import files, write_source
+from keras2torch_birnn.exporting.source.code import (
+    Expression,
+    Statement,
+    call,
+    code,
+    join,
+    literal,
+    symbol,
+)
+from keras2torch_birnn.exporting.source.module_text import ModelText, write_class
+from keras2torch_birnn.functional import operations
+from keras2torch_birnn.spec import ModelSpec
+
+SOURCE = Path(write_source.__file__).parent
+ROOT = SOURCE.parents[2]
+HOSTILE = "__import__('pathlib').Path('CANARY').touch() or x"
+
+# ---- the type ------------------------------------------------------------------------------------
+
+MISTAKES = """
+from keras2torch_birnn.exporting.source.code import Expression, Statement, code, symbol
+from keras2torch_birnn.exporting.source.dense import parameter
+from keras2torch_birnn.exporting.source.emission import Called, Emission, Site
+from keras2torch_birnn.exporting.source.operations import spell_method
+from keras2torch_birnn.exporting.source.reshaping import EMITTERS
+from keras2torch_birnn.exporting.source.time_distributed import fold
+
+text: str = input()
+right = Statement(symbol("x"), code("{} + 1", symbol("x")))
+Expression(text)
+Statement(symbol("x"), text)
+Emission(lambda site: f"self.layer({text})")
+Emission(lambda site: site.x, {"layer": text})
+Emission(lambda site: site.x, after=(text,))
+Called((text,), symbol("x"))
+fold(text)
+symbol("x").text = text
+
+
+def written() -> Expression:
+    return text
+"""
+
+
+def test_the_type_checker_refuses_text_where_code_is_expected(tmp_path: Path) -> None:
+    snippet = tmp_path / "mistakes.py"
+    snippet.write_text(MISTAKES, encoding="utf-8")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--no-error-summary", str(snippet)),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = {int(line.split(":")[1]) for line in done.stdout.splitlines()}
+    lines = MISTAKES.splitlines()
+    wrong = lines.index("Expression(text)") + 1
+    calls = range(wrong, wrong + 8)
+    assert found == {*calls, len(lines)}, done.stdout
+
+
+def test_an_expression_is_made_by_its_own_module_alone() -> None:
+    with pytest.raises(TypeError):
+        Expression("x")
+    with pytest.raises(TypeError):
+        replace(symbol("x"), text="y")
+
+
+def test_an_expression_becomes_no_text_by_accident() -> None:
+    x = symbol("x")
+    with pytest.raises(TypeError, match=r"goes into code\(\)"):
+        f"{x}"
+    with pytest.raises(TypeError, match=r"goes into code\(\)"):
+        str(x)
+    assert repr(x) == "<Expression 'x'>"
+
+
+def calls_of(tree: ast.AST, name: str) -> list[ast.Call]:
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [one for one in calls if isinstance(one.func, ast.Name) and one.func.id == name]
+
+
+def test_templates_are_constants_and_no_other_module_makes_an_expression() -> None:
+    read = 0
+    for path in SOURCE.glob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        for one in (*calls_of(tree, "code"), *calls_of(tree, "join")):
+            read += 1
+            assert isinstance(one.args[0], ast.Constant | ast.Subscript), ast.unparse(one)
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        if path.name != "code.py":
+            assert not names & {"_made", "_literal"}, path.name
+        assert "__new__" not in attributes, path.name
+        assert ("__setattr__" in attributes) == (path.name == "code.py"), path.name
+    assert read > 100
+
+
+# ---- literals ------------------------------------------------------------------------------------
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+)
+
+
+@given(PLAIN)
+def test_a_literal_is_the_value_and_nothing_else(value: Any) -> None:
+    text = literal(value).text
+    assert ast.literal_eval(text) == value
+    assert text.isascii()
+    assert text.isprintable()
+
+
+@given(st.text(st.characters()))
+def test_a_text_in_a_template_is_a_literal(text: str) -> None:
+    tree = ast.parse(code("f({}, {key})".replace("{key}", "{}"), text, symbol("x")).text).body[0]
+    assert isinstance(tree, ast.Expr)
+    assert isinstance(tree.value, ast.Call)
+    assert [ast.unparse(one) for one in tree.value.args] == [repr(text), "x"]
+
+
+def test_dtypes_slices_and_ellipsis_have_literals() -> None:
+    values = (torch.float32, slice(1, None, -1), ..., float("-inf"))
+    assert literal(values).text == '(torch.float32, slice(1, None, -1), ..., float("-inf"))'
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, b"x", object(), 1j])
+def test_what_has_no_literal_is_an_error(value: object) -> None:
+    with pytest.raises(TypeError, match="has no literal"):
+        literal(value)
+
+
+@pytest.mark.parametrize("text", ["class", "a b", "1a", "a..b", "", "größe", "x\n", HOSTILE])
+def test_a_name_is_an_identifier_of_ascii(text: str) -> None:
+    with pytest.raises(UnsupportedLayerError, match="cannot be a name in Python source"):
+        symbol(text)
+
+
+@pytest.mark.parametrize("keyword", ["class", "a=1, b"])
+def test_the_keyword_of_a_call_is_an_identifier(keyword: str) -> None:
+    with pytest.raises(UnsupportedLayerError, match="cannot be a name in Python source"):
+        call(symbol("f"), **{keyword: 1})
+
+
+def test_a_separator_is_a_comma_or_an_operator() -> None:
+    with pytest.raises(ValueError, match="no separator"):
+        join("; import os; ", ["a", "b"])
+
+
+def test_a_comment_and_a_docstring_end_at_their_line() -> None:
+    evil = 'a\n        import os\r"""\\\u2028b'
+    statement = Statement(symbol("x"), call(symbol("f"), 7), comment=evil)
+    text = ModelText(
+        name="Model",
+        docstring=[evil],
+        annotations=(),
+        members=(),
+        inputs=("x",),
+        forward_doc=evil,
+        statements=(statement, statement),
+        result=symbol("x"),
+        result_type=symbol("Tensor"),
+        carried=(),
+        double=False,
+    )
+    lines = write_class(text)
+    tree = ast.parse("\n".join(lines))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    assert all(line.isprintable() for line in lines)
+
+
+# ---- whole models --------------------------------------------------------------------------------
+
+
+def model() -> ModelSpec:
+    return ModelSpec(chain(dense(5, 3, seed=1), shape=(None, 3)), KERAS3)
+
+
+def changed(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """Change the graph that the writer writes, as a reader that takes too much would."""
+
+    def built(spec: ModelSpec) -> fx.GraphModule:
+        graph = build(spec)
+        change(graph)
+        return graph
+
+    monkeypatch.setattr(write_source, "build", built)
+
+
+def the_call(graph: fx.GraphModule) -> fx.Node:
+    return next(node for node in graph.graph.nodes if node.target == "dense_1")
+
+
+def test_a_layer_called_with_a_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(graph: fx.GraphModule) -> None:
+        the_call(graph).args = (HOSTILE,)
+
+    spec = model()
+    converted = convert_spec(spec)
+    changed(monkeypatch, change)
+    with pytest.raises(UnsupportedOptionError, match="where a tensor is expected"):
+        write_source.write_source(converted, spec)
+
+
+def test_a_layer_called_with_more_arguments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(graph: fx.GraphModule) -> None:
+        node = the_call(graph)
+        node.args = (*node.args, *node.args)
+
+    spec = model()
+    converted = convert_spec(spec)
+    changed(monkeypatch, change)
+    with pytest.raises(UnsupportedOptionError, match="2 arguments where one is expected"):
+        write_source.write_source(converted, spec)
+
+
+@pytest.mark.parametrize("keyword", ["training", "a=1) or x, b"])
+def test_a_keyword_of_a_call_does_not_vanish(monkeypatch: pytest.MonkeyPatch, keyword: str) -> None:
+    def change(graph: fx.GraphModule) -> None:
+        the_call(graph).kwargs = {keyword: HOSTILE}
+
+    spec = model()
+    converted = convert_spec(spec)
+    changed(monkeypatch, change)
+    with pytest.raises(UnsupportedOptionError, match="Dense is called with "):
+        write_source.write_source(converted, spec)
+
+
+def test_a_text_in_the_call_of_a_function_is_a_literal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(graph: fx.GraphModule) -> None:
+        output = next(node for node in graph.graph.nodes if node.op == "output")
+        with graph.graph.inserting_before(output):
+            node = graph.graph.call_function(
+                operations.top_k, (output.args[0], HOSTILE), {"k": [HOSTILE, slice(HOSTILE)]}
+            )
+            output.args = (node,)
+
+    spec = model()
+    converted = convert_spec(spec)
+    changed(monkeypatch, change)
+    text = write_source.write_source(converted, spec).text
+    names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    assert "__import__" not in names
+    assert text.count(HOSTILE) == 3
+
+
+def test_a_file_with_code_as_an_argument_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where ``k2t.load`` took it; it refuses such a file."""
+    monkeypatch.chdir(tmp_path)
+    spec = model()
+    converted = convert_spec(spec)
+    graph = spec.graph
+    calls = tuple(replace(c, args=(HOSTILE,)) if c.args else c for c in graph.calls)
+    hostile = replace(spec, root=replace(spec.root, graph=replace(graph, calls=calls)))
+    with pytest.raises(K2TError):
+        files.TARGET.write(converted, hostile, tmp_path / "out.py")
+    assert list(tmp_path.iterdir()) == []
