@@ -15,7 +15,7 @@ from torch import Tensor
 
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values, only_floats
 from keras2torch_birnn.layers.recorded_windows import average_pool, convolution, max_pool
-from keras2torch_birnn.rnn.native.library import ACTIVATIONS
+from keras2torch_birnn.rnn.native.codes import ACTIVATIONS
 from keras2torch_birnn.rnn.native.program import to_word
 
 # Of ids and other integers, all that float32 holds exactly.
@@ -148,25 +148,25 @@ def _sum(
     r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
 ) -> Value:
     only_floats(x, result)
-    return r.reduce(False, x, dim or (), keepdim)
+    return r.reduce("sum", x, dim or (), keepdim)
 
 
 def _mean(
     r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
 ) -> Value:
     only_floats(x, result)
-    return r.reduce(False, x, dim or (), keepdim, x.numel() / result.numel())
+    return r.reduce("sum", x, dim or (), keepdim, x.numel() / result.numel())
 
 
 def _maximum(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False) -> Value:
     only_floats(x)
-    return r.reduce(True, x, dim or (), keepdim)
+    return r.reduce("maximum", x, dim or (), keepdim)
 
 
 def _any(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False) -> Value:
     _only_bools(x)
     dims = (dim,) if isinstance(dim, int) else dim
-    return r.reduce(True, x, dims or (), keepdim)
+    return r.reduce("maximum", x, dims or (), keepdim)
 
 
 def _softmax(r: Values, result: Tensor, x: Tensor, dim: int, half: bool) -> Value:

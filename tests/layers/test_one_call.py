@@ -27,6 +27,7 @@ from keras2torch_birnn.layers.recording import record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import program as native_program
 from keras2torch_birnn.rnn.native.program import Program, run_program
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
@@ -461,7 +462,7 @@ def test_any_mask_gives_the_same_numbers(
             assert called.computed == 5
 
 
-@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", None])
+@pytest.mark.parametrize("merge", [*MERGE_MODES, None])
 def test_merges_and_directions_give_the_same_numbers(
     merge: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
