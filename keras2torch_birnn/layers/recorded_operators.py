@@ -79,6 +79,10 @@ def _clamp(
     return value
 
 
+def _hard_tanh(r: Values, result: Tensor, x: Tensor, low: float = -1.0, high: float = 1.0) -> Value:
+    return _clamp(r, result, x, low, high)
+
+
 def _only_bools(*tensors: Tensor) -> None:
     if any(t.dtype is not torch.bool for t in tensors):
         raise NotRecordedError("bits of integers")
@@ -343,6 +347,7 @@ OPERATORS: Mapping[Any, Recording] = {
     aten.hardsigmoid.default: _activate("hard_sigmoid_1/6"),
     aten.leaky_relu.default: _leaky,
     aten.clamp.default: _clamp,
+    aten.hardtanh.default: _hard_tanh,
     aten.logical_and.default: _and,
     aten.bitwise_and.Tensor: _and,
     aten.logical_or.default: _or,
