@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import runpy
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from setuptools.errors import CompileError
 
 NATIVE = Path("keras2torch_birnn/rnn/native")
 BUILD = runpy.run_path(str(NATIVE / "sources.py"))
+LINKS = runpy.run_path("tools/markdown_links.py")
 
 
 def _words(variable: str) -> list[str]:
@@ -103,15 +103,15 @@ def describe_project(readme: str, source: str | None) -> str:
             of them becomes the name of the file, which is in the source archive.
     """
 
-    def hold(link: re.Match[str]) -> str:
-        text, target = link.groups()
+    def hold(text: str, target: str) -> str | None:
         if "://" in target or target.startswith("#"):
-            return link[0]
+            return None
         if source is not None:
             return f"[{text}]({source.rstrip('/')}/{target})"
         return text if text == target else f"{text} (`{target}`)"
 
-    return re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", hold, readme)
+    described: str = LINKS["rewrite_links"](readme, hold)
+    return described
 
 
 native = Extension(

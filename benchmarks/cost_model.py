@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from keras2torch_birnn.rnn.native.library import GATES, KINDS
+from keras2torch_birnn.rnn.native.codes import GATES, KINDS
 
 
 class Shape(NamedTuple):

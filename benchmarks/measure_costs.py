@@ -33,13 +33,8 @@ from cost_model import (
 )
 
 from keras2torch_birnn.bench.measure import facts
-from keras2torch_birnn.rnn.native.library import (
-    GATES,
-    KINDS,
-    RUN,
-    instruction_set,
-    library,
-)
+from keras2torch_birnn.rnn.native.codes import GATES, KINDS
+from keras2torch_birnn.rnn.native.library import RUN, instruction_set, library
 from keras2torch_birnn.rnn.native.op import use_torch_threads
 from keras2torch_birnn.rnn.native.packing import cached_pack
 

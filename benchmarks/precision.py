@@ -39,7 +39,8 @@ from keras2torch_birnn.bench.case import (
     to_json,
 )
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM
-from keras2torch_birnn.rnn.native.precision import REDUCED, reduced_kernel
+from keras2torch_birnn.rnn.native.codes import REDUCED
+from keras2torch_birnn.rnn.native.precision import reduced_kernel
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.rnn.precision_settings import set_precision
 from keras2torch_birnn.spec import Array

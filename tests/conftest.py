@@ -9,6 +9,8 @@ Triton's kernels are interpreted where no card could run them; it decides when i
 The files of ``torch.compile`` go when the run ends. Its precompiled headers would stay, 150 MB for
 each set of flags, and the few compilations here take longer with them than without.
 
+A file of tests that needs an optional package is left out where that is not installed.
+
 Ctrl-C interrupts: a shell that runs the tests in the background tells them to ignore it.
 """
 
@@ -22,6 +24,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from optional_packages import TestFile
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -43,6 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
         made = tempfile.TemporaryDirectory(prefix="k2t-inductor-", ignore_cleanup_errors=True)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = made.name
         config.add_cleanup(made.cleanup)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    """Collect a file of tests as a ``TestFile``."""
+    found: pytest.Module = TestFile.from_parent(parent, path=module_path)
+    return found
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import gallery
+from markdown_links import rewrite_links
 
 import keras2torch_birnn
 
@@ -42,15 +43,19 @@ def reference() -> str:
 
 
 def link_outside(page: Path) -> str:
-    """Return a page's text, with links to files that are no pages as plain names."""
-    text = page.read_text("utf-8").replace(".ipynb)", ".md)")  # notebooks are pages
+    """Return a page's text, with links to notebooks, which are pages here, and without others.
 
-    def check(match: re.Match[str]) -> str:
-        target = match[2].partition("#")[0]
-        inside = (page.parent / target).exists()
-        return match[0] if "://" in target or not target or inside else match[1]
+    Links to files that are no pages become plain names.
+    """
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)", check, text)
+    def check(text: str, target: str) -> str | None:
+        if "://" in target or target.startswith("#"):
+            return None
+        target = re.sub(r"\.ipynb(?=#|$)", ".md", target)
+        inside = (page.parent / target.partition("#")[0]).exists()
+        return f"[{text}]({target})" if inside else text
+
+    return rewrite_links(page.read_text("utf-8"), check)
 
 
 if __name__ == "__main__":

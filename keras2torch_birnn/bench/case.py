@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.spec import Array, Cut, Generation, LayerSpec, cut_at
 
 # --rnn -> Keras' class
 CLASSES: Mapping[str, str] = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
-MERGES = ("concat", "sum", "mul", "ave")
+MERGES = tuple(MERGE_MODES)
 GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
 RATE = 1.0
 GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")

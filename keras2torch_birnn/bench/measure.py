@@ -221,7 +221,8 @@ def _error(found: Array, wanted: Array) -> float:
 
 def facts(threads: int, rounds: int) -> dict[str, Any]:
     """Return machine and settings, for the head of the table and the JSON."""
-    from keras2torch_birnn.rnn.native.library import INSTRUCTION_SETS, instruction_set, why_missing
+    from keras2torch_birnn.rnn.native.codes import INSTRUCTION_SETS
+    from keras2torch_birnn.rnn.native.library import instruction_set, why_missing
 
     names = {bit: name for name, bit in INSTRUCTION_SETS.items()}
     return {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values, only_floats
 from keras2torch_birnn.layers.recorded_windows import average_pool, convolution, max_pool
-from keras2torch_birnn.rnn.native.library import ACTIVATIONS
+from keras2torch_birnn.rnn.native.codes import ACTIVATIONS
 from keras2torch_birnn.rnn.native.program import to_word
 
 # Of ids and other integers, all that float32 holds exactly.
@@ -77,6 +77,10 @@ def _clamp(
     if high is not None:
         value = r.map("minimum", r.new(result.shape), (value, r.constant(float(high))))
     return value
+
+
+def _hard_tanh(r: Values, result: Tensor, x: Tensor, low: float = -1.0, high: float = 1.0) -> Value:
+    return _clamp(r, result, x, low, high)
 
 
 def _only_bools(*tensors: Tensor) -> None:
@@ -148,25 +152,25 @@ def _sum(
     r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
 ) -> Value:
     only_floats(x, result)
-    return r.reduce(False, x, dim or (), keepdim)
+    return r.reduce("sum", x, dim or (), keepdim)
 
 
 def _mean(
     r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
 ) -> Value:
     only_floats(x, result)
-    return r.reduce(False, x, dim or (), keepdim, x.numel() / result.numel())
+    return r.reduce("sum", x, dim or (), keepdim, x.numel() / result.numel())
 
 
 def _maximum(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False) -> Value:
     only_floats(x)
-    return r.reduce(True, x, dim or (), keepdim)
+    return r.reduce("maximum", x, dim or (), keepdim)
 
 
 def _any(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False) -> Value:
     _only_bools(x)
     dims = (dim,) if isinstance(dim, int) else dim
-    return r.reduce(True, x, dims or (), keepdim)
+    return r.reduce("maximum", x, dims or (), keepdim)
 
 
 def _softmax(r: Values, result: Tensor, x: Tensor, dim: int, half: bool) -> Value:
@@ -343,6 +347,7 @@ OPERATORS: Mapping[Any, Recording] = {
     aten.hardsigmoid.default: _activate("hard_sigmoid_1/6"),
     aten.leaky_relu.default: _leaky,
     aten.clamp.default: _clamp,
+    aten.hardtanh.default: _hard_tanh,
     aten.logical_and.default: _and,
     aten.bitwise_and.Tensor: _and,
     aten.logical_or.default: _or,

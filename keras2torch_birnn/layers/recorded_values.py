@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.rnn.native.codes import MAPS, REDUCTIONS
 from keras2torch_birnn.rnn.native.library import instruction_set, library
-from keras2torch_birnn.rnn.native.program import MAPS, NUMBERS, Writer, to_word
+from keras2torch_birnn.rnn.native.program import NUMBERS, Writer, to_word
 
 _AXES = 6
 _SHORT = 16  # numbers of one vector at most
@@ -203,9 +204,9 @@ class Values:
         return to
 
     def reduce(
-        self, maximum: bool, x: Tensor, dims: Sequence[int], keepdim: bool, divisor: float = 1.0
+        self, kind: str, x: Tensor, dims: Sequence[int], keepdim: bool, divisor: float = 1.0
     ) -> Value:
-        """Add up numbers or find the largest, over axes; all of them if there are none."""
+        """Reduce numbers over axes, or over all if none is named. kind: a key of ``REDUCTIONS``."""
         value = self.value(x)
         rank = value.meta.dim()
         gone = {d % rank for d in dims} if dims else set(range(rank))
@@ -214,7 +215,7 @@ class Values:
         if not value.meta.numel():
             raise NotRecordedError("no numbers")
         to = self.new([1 if d in gone else sizes[d] for d in range(rank)])
-        words = [int(maximum), to_word(divisor), to.operand(), value.operand()]
+        words = [REDUCTIONS[kind], to_word(divisor), to.operand(), value.operand()]
         for axes in (kept, sorted(gone)):
             words += [len(axes), *(sizes[d] for d in axes), *(strides[d] for d in axes)]
         self.writer.emit("reduce", words, 4 * value.meta.numel())

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values, only_floats
+from keras2torch_birnn.rnn.native.codes import POOLINGS
 
 # Channels of a convolution that the library computes at once.
 _CHANNELS_AT_ONCE = 6
@@ -142,7 +143,7 @@ def max_pool(
     """Record the maxima of windows."""
     if set(dilation) != {1} or ceil:
         raise NotRecordedError("pooling")
-    return _pool(r, result[0], x, (size, stride or size, padding), (0, 0))
+    return _pool(r, result[0], x, (size, stride or size, padding), "maximum")
 
 
 def average_pool(
@@ -160,7 +161,7 @@ def average_pool(
     if ceil or divisor is not None:
         raise NotRecordedError("pooling")
     divided_by = math.prod(_both(size)) if include else 0
-    return _pool(r, result, x, (size, stride or size, padding), (1, divided_by))
+    return _pool(r, result, x, (size, stride or size, padding), "mean", divided_by)
 
 
 def _both(numbers: Sequence[int]) -> list[int]:
@@ -173,9 +174,10 @@ def _pool(
     result: Tensor,
     x: Tensor,
     windows: tuple[Sequence[int], Sequence[int], Sequence[int]],
-    options: tuple[int, int],
+    kind: str,
+    divisor: int = 0,
 ) -> Value:
-    """Record pooling. windows: size, steps, padding. options: whether it is a mean, its divisor."""
+    """Record pooling. windows: size, steps, padding. kind: a key of ``POOLINGS``."""
     only_floats(x)
     if x.dim() != 4 or not (x.numel() and result.numel()):
         raise NotRecordedError("pooling")
@@ -183,7 +185,7 @@ def _pool(
     to = r.new_in_order(result.shape, value.meta)
     size, steps, padding = map(_both, windows)
     words = (
-        *(*x.shape, *size, *result.shape[2:], *steps, *padding, *options),
+        *(*x.shape, *size, *result.shape[2:], *steps, *padding, POOLINGS[kind], divisor),
         *(value.operand(), *value.meta.stride(), to.operand(), *to.meta.stride()),
     )
     r.writer.emit("pool", words, 2 * result.numel() * math.prod(size))

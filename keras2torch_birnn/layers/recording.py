@@ -20,7 +20,7 @@ from keras2torch_birnn.rnn.chain import RECURRENT_CLASSES, may_choose_kernel, pa
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import Plan, RecurrentModule
-from keras2torch_birnn.rnn.native.library import STATES
+from keras2torch_birnn.rnn.native.codes import STATES
 from keras2torch_birnn.rnn.native.program import Writer
 from keras2torch_birnn.rnn.native.stack import StackLayer
 

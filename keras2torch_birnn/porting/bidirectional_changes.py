@@ -25,6 +25,7 @@ from keras2torch_birnn.porting.recurrent_changes import (
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.recurrent import MERGES
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 Merge: TypeAlias = Callable[[Array, Array], Structure]
@@ -78,7 +79,7 @@ def _bidirectional_changes(
     yield from (here(*one) for one in state_changes(layer))
     mode = layer.config["merge_mode"]
     half = next(iter(halves.values()))
-    for name in ("concat", "sum", "ave", "mul") if mode is not None else ():
+    for name in MERGE_MODES if mode is not None else ():
         if name != mode:
             words = f"merges the halves by {name}, Keras by {mode}"
             yield here("merge mode", words, configured(merge_mode=name), AROUND)

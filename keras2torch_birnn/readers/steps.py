@@ -18,7 +18,7 @@ from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.cells import list_first_states
 from keras2torch_birnn.readers.config.custom_layers import check_names
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
-from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
+from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.parts import Whole, advise, take_part
 from keras2torch_birnn.readers.config.penalties import describe_penalties
@@ -134,7 +134,7 @@ def infer_shapes(reading: Reading) -> Reading:
     """
     root, parsing = reading.root, reading.parsing
     if not parsing.problems:
-        check_integer_inputs(root, parsing.generation, parsing.problems)
+        check_input_dtypes(root, parsing.generation, parsing.problems)
         whole = root if reading.whole is None else reading.whole.model
         root = with_vocabularies(
             root, whole, reading.container, parsing.generation, parsing.problems

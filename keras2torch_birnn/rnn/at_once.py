@@ -18,7 +18,7 @@ from keras2torch_birnn.rnn.engines.reduced import can_reduce
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
-from keras2torch_birnn.rnn.native.precision import ReducedPrecision
+from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
 from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
 

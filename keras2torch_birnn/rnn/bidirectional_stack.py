@@ -39,12 +39,12 @@ from keras2torch_birnn.rnn.engines.select import (
 from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
 from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
+from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import (
     find_native_cell,
     warn_once_if_missing,
     why_missing,
 )
-from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check_tensor
 

@@ -30,7 +30,7 @@ from keras2torch_birnn.rnn.modules import (
     parameter_names,
     recurrent_forward,
 )
-from keras2torch_birnn.rnn.native.library import STATES
+from keras2torch_birnn.rnn.native.codes import STATES
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
 from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain

@@ -11,8 +11,8 @@ from torch import Tensor
 from keras2torch_birnn.functional.activations import Activation
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.engines import EngineRequest
+from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import NativeCell
-from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
-"""Keras' merge modes: how the outputs of the two directions become one tensor."""
+"""Keras' merge modes, in one table: how the outputs of the two directions become one tensor.
+
+It imports torch only to concatenate: the native library's numbers are compared without torch.
+"""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MergeMode(NamedTuple):
@@ -24,6 +28,8 @@ class MergeMode(NamedTuple):
 
 def concat(forward: Tensor, backward: Tensor) -> Tensor:
     """Join (B, ..., Hf) and (B, ..., Hb) to (B, ..., Hf + Hb)."""
+    import torch
+
     return torch.cat((forward, backward), dim=-1)
 
 
@@ -35,8 +41,8 @@ def average(forward: Tensor, backward: Tensor) -> Tensor:
 # Without merge_mode None, which keeps both apart.
 MERGE_MODES: Mapping[str, MergeMode] = {
     "concat": MergeMode(concat, native_code=0),
-    "sum": MergeMode(torch.add, native_code=1, fold_factor=1.0),
-    "mul": MergeMode(torch.mul, native_code=2),
+    "sum": MergeMode(operator.add, native_code=1, fold_factor=1.0),
+    "mul": MergeMode(operator.mul, native_code=2),
     "ave": MergeMode(average, native_code=3, fold_factor=0.5),
 }
 

@@ -33,13 +33,13 @@ from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, DropoutRates, RnnLay
 from keras2torch_birnn.rnn.masked_run import run_masked
 from keras2torch_birnn.rnn.masks import reverse
 from keras2torch_birnn.rnn.merge import merge_outputs
+from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import (
     NativeCell,
     to_native_cell,
     warn_once_if_missing,
     why_missing,
 )
-from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states, check_tensor

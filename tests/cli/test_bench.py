@@ -17,6 +17,8 @@ from keras2torch_birnn.bench import by_onnx, by_torch, case, measure, report
 from keras2torch_birnn.bench.case import Model, Stack
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, reason_against
 from keras2torch_birnn.exporting import onnx_file
+from keras2torch_birnn.rnn.engines import folded
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 STACK = Stack("gru", "ave", layers=2, batch=3, time=7, features=5, units=11, masked=True)
 
@@ -114,7 +116,7 @@ def test_a_step_of_training_is_timed_and_compared_after_it(masked: bool) -> None
     assert change > 1000 * measure.STACK_TOLERANCE
 
 
-@pytest.mark.parametrize("merge", ["concat", "sum", "ave"])
+@pytest.mark.parametrize("merge", folded.FACTORS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_folded_layers_compute_the_stack(merge: str, masked: bool) -> None:
     stack = replace(STACK, merge=merge, layers=3, masked=masked)
@@ -220,7 +222,7 @@ def test_a_sweep_goes_over_all_merges_and_batches() -> None:
         "--units", "3", "--rounds", "1", "--only", "OpenVINO",
     )  # fmt: skip
     assert run.code == 0, run.err
-    for mode in ("concat", "sum", "mul", "ave"):
+    for mode in MERGE_MODES:
         for batch in (1, 2):
             assert f"lstm {mode} {batch}x3x3x3, cpu" in run.out
 

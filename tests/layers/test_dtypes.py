@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, flat
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
+from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
 from keras2torch_birnn.readers.config.policies import mixture_note
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
@@ -188,7 +189,7 @@ def test_an_input_of_half_precision_is_told(tmp_path: Path) -> None:
 def refused(version: str, *layers: dict[str, Any], match: str) -> None:
     root, parsing = parsed(version, *layers)
     assert not parsing.problems
-    check_integer_inputs(root, parsing.generation, parsing.problems)
+    check_input_dtypes(root, parsing.generation, parsing.problems)
     with pytest.raises(K2TError, match=match):
         raise gather(parsing.problems)
 
@@ -251,8 +252,109 @@ def test_sums_of_short_numbers_are_refused(class_name: str, dtype: str) -> None:
 def test_short_numbers_beside_others_are_no_problem() -> None:
     merged = entry("Add", "y", [keras3(["a", "b"])])
     root, parsing = parsed(K3, of("uint8"), source("b", 7, 3), merged)
-    check_integer_inputs(root, parsing.generation, parsing.problems)
+    check_input_dtypes(root, parsing.generation, parsing.problems)
     assert not parsing.problems
+
+
+HASH: dict[str, Any] = {"class_name": "Hashing", "config": {"name": "hash", "num_bins": 7}}
+
+
+@pytest.mark.parametrize("version", [TF, K3])
+@pytest.mark.parametrize(
+    ("class_name", "config"),
+    [
+        ("Hashing", {"num_bins": 7}),
+        ("Embedding", {"input_dim": 7, "output_dim": 3}),
+        ("CategoryEncoding", {"num_tokens": 7}),
+        ("IntegerLookup", {"vocabulary": [1, 2, 3]}),
+        ("Discretization", {"bin_boundaries": [0.0, 1.0]}),
+        ("Dense", {"units": 3}),
+        ("Masking", {}),
+        ("Activation", {"activation": "relu"}),
+        ("GlobalAveragePooling1D", {}),
+        ("Bidirectional", None),
+    ],
+)
+def test_a_layer_that_reads_text_is_refused(
+    version: str, class_name: str, config: dict[str, Any] | None
+) -> None:
+    if config is None:
+        config = {"layer": {"class_name": "LSTM", "config": {"name": "lstm", "units": 3}}}
+    refs = [keras3("a")] if version == K3 else [listed("a")]
+    one = entry(class_name, "y", refs, **config)
+    shape = (7,) if class_name == "CategoryEncoding" else (7, 3)
+    root, parsing = parsed(version, of("string", "a", *shape), one)
+    assert not parsing.problems
+    check_input_dtypes(root, parsing.generation, parsing.problems)
+    (problem,) = parsing.problems
+    words = "computes with an input of dtype string; not supported"
+    found = f"{class_name} {words}"
+    if class_name == "Masking":  # hands on what it gets
+        found = "an output of the model has dtype string; not supported"
+    assert (problem.place, problem.found) == ("y", found)
+    assert problem.advice == "turn it into numbers before the model"
+
+
+def test_text_that_passes_through_other_layers_is_seen_where_it_is_read() -> None:
+    layers = [
+        of("string", "a", 3, 5),
+        of("string", "b", 3, 2),
+        entry("Concatenate", "x", [listed("a", "b")]),
+        entry("RepeatVector", "z", [listed("f")], n=3),
+        entry("Flatten", "f", [listed("x")]),
+        entry("TimeDistributed", "y", [listed("z")], layer=HASH),
+    ]
+    layers[3], layers[4] = layers[4], layers[3]
+    refused(TF, *layers, match="y.*: Hashing computes with an input of dtype string")
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128", "variant", "resource"])
+def test_other_inputs_without_numbers_are_refused(dtype: str) -> None:
+    one = entry("Dense", "y", [listed("a")], units=3)
+    refused(TF, of(dtype), one, match=f"y: Dense computes with an input of dtype {dtype}")
+
+
+def test_text_that_is_an_output_is_refused() -> None:
+    handed = entry("Dropout", "y", [listed("a")], rate=0.5)
+    refused(TF, of("string"), handed, match="y: an output of the model has dtype string")
+
+
+def test_text_that_no_layer_reads_is_no_problem() -> None:
+    root, parsing = parsed(
+        TF, of("string"), source("b", 7, 3), entry("Flatten", "y", [listed("b")])
+    )
+    check_input_dtypes(root, parsing.generation, parsing.problems)
+    assert not parsing.problems
+
+
+@pytest.mark.parametrize("file", ["keras-3.15.1/hashing.keras", "tf.keras-2.15.0/hashing.h5"])
+def test_a_file_whose_text_is_hashed_is_refused(file: str, tmp_path: Path) -> None:
+    def change(model: dict[str, Any]) -> None:
+        model["config"]["layers"][0]["config"]["dtype"] = "string"
+
+    changed = changed_config(FIXTURES / file, tmp_path / Path(file).name, change)
+    with pytest.raises(UnsupportedOptionError, match="Hashing computes with an input of dtype str"):
+        read_model(changed)
+
+
+def test_text_in_front_of_a_hashing_is_cut_off_with_it(tmp_path: Path) -> None:
+    spec = "keras-3.15.1/hashing.keras"
+
+    def change(model: dict[str, Any]) -> None:
+        config = model["config"]
+        kept = [one for one in config["layers"] if one["config"]["name"] in ("a", "hashing")]
+        kept += [one for one in config["layers"] if one["class_name"] == "Embedding"]
+        kept[0]["config"]["dtype"] = "string"
+        config["layers"], config["input_layers"] = kept, [["a", 0, 0]]
+        config["output_layers"] = [["embedding", 0, 0]]
+
+    changed = changed_config(FIXTURES / spec, tmp_path / "text.keras", change)
+    with pytest.raises(K2TError) as refused:
+        read_model(changed)
+    advice = (
+        r"turn it into numbers before the model, or cut it off: k2t convert .* --from embedding$"
+    )
+    assert re.search(advice, str(refused.value))
 
 
 def test_a_refusal_reaches_the_user(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build
+from keras2torch_birnn.functional.activations import hard_sigmoid_1_6
 from keras2torch_birnn.layers import one_call, recorded_operators, recording
 from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.layers.recorded_values import NotRecordedError
@@ -27,6 +28,7 @@ from keras2torch_birnn.layers.recording import record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import program as native_program
 from keras2torch_birnn.rnn.native.program import Program, run_program
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
@@ -155,10 +157,15 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
         ),
         (X * 4,),
     ),
+    "Keras' hard_sigmoid": (hard_sigmoid_1_6, (X * 4,)),
+    "clamped activations": (
+        lambda x: functional.hardtanh(x) + functional.relu6(x) + functional.hardsigmoid(x),
+        (X * 4,),
+    ),
     "an activation of no number": (lambda x: torch.tanh(x), (UNKNOWN,)),
     "silu of infinities": (lambda x: functional.silu(x), (ENDS,)),
     "other activations of infinities": (
-        lambda x: (torch.tanh(x), x.sigmoid(), functional.hardswish(x), functional.hardsigmoid(x)),
+        lambda x: (torch.tanh(x), x.sigmoid(), functional.hardswish(x), hard_sigmoid_1_6(x)),
         (ENDS,),
     ),
     "clamp": (lambda x: x.clamp(-0.5, 0.7) + x.clamp(min=0.1) + x.clamp(max=0.1), (UNKNOWN,)),
@@ -461,7 +468,7 @@ def test_any_mask_gives_the_same_numbers(
             assert called.computed == 5
 
 
-@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", None])
+@pytest.mark.parametrize("merge", [*MERGE_MODES, None])
 def test_merges_and_directions_give_the_same_numbers(
     merge: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,10 +107,12 @@ Doubles expect(const Layer& n, int64_t merge) {
         for (int64_t u = 0; u < width; ++u) {
             const double* first = &apart[size_t(row * count * n.units)];
             const double a = first[u], b = merge ? first[n.units + u] : 0;
-            out.push_back(merge == K2T_SUM   ? a + b
-                          : merge == K2T_MUL ? a * b
-                          : merge == K2T_AVE ? (a + b) / 2
-                                             : a);
+            switch (static_cast<K2tMerge>(merge)) {
+                case K2T_APART: out.push_back(a); break;
+                case K2T_SUM: out.push_back(a + b); break;
+                case K2T_MUL: out.push_back(a * b); break;
+                case K2T_AVE: out.push_back((a + b) / 2); break;
+            }
         }
     out.insert(out.end(), final.begin(), final.end());
     return out;
@@ -177,8 +179,8 @@ int main() {
     double worst = 0;
     const std::array<int64_t, 4> sizes[] = {{1, 7, 3, 2}, {5, 11, 7, 19}, {3, 5, 17, 37}};
     for (int64_t isa : {1, 2, 4})
-        for (int64_t kind = K2T_LSTM; kind <= K2T_SIMPLE; ++kind)
-            for (int64_t merge = K2T_APART; merge <= K2T_AVE; ++merge)
+        for (int64_t kind = 0; kind < K2T_KINDS; ++kind)
+            for (int64_t merge = 0; merge < K2T_MERGES; ++merge)
                 for (int64_t directions : {1, 2})
                     for (bool masked : {false, true})
                         for (const auto& size : sizes) {

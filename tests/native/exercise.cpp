@@ -125,10 +125,10 @@ struct Layer {
                 call.state_masks[d] = state_masks[d].data();
             }
             weights.sources[d] = sources[d].data();
-            weights.fingerprints[d] = k2t_fingerprint(isa, sources[d].data());
+            if (k2t_fingerprint(isa, sources[d].data(), &weights.fingerprints[d])) std::abort();
         }
         ++weights.fingerprints[1];
-        if (k2t_run(isa, &call) != 3) std::abort();
+        if (k2t_run(isa, &call) != K2T_STALE) std::abort();
         --weights.fingerprints[1];
         for (int turn = 0; turn < times; ++turn)
             if (k2t_run(isa, &call)) std::abort();
@@ -212,7 +212,7 @@ bool stack_differs(Layer& first, Layer& second, int64_t threads) {
         for (int d = 0; d < 2; ++d) {
             weights[i].packed[d] = layer.packed[d].get();
             weights[i].sources[d] = layer.sources[d].data();
-            weights[i].fingerprints[d] = k2t_fingerprint(layer.isa, layer.sources[d].data());
+            if (k2t_fingerprint(layer.isa, layer.sources[d].data(), &weights[i].fingerprints[d])) std::abort();
             call.h_0[d] = all.states[i].h_0[d] = layer.start[2 * d].data();
             call.c_0[d] = all.states[i].c_0[d] =
                 layer.states == 2 ? layer.start[2 * d + 1].data() : nullptr;
@@ -241,7 +241,7 @@ bool stack_differs(Layer& first, Layer& second, int64_t threads) {
         }
     }
     ++weights[1].fingerprints[0];
-    if (k2t_run_stack(first.isa, &all.stack) != 3) std::abort();
+    if (k2t_run_stack(first.isa, &all.stack) != K2T_STALE) std::abort();
     return differs;
 }
 
@@ -291,7 +291,7 @@ void run_operations(Layer& layer) {
     for (int d = 0; d < 2; ++d) {
         weights.packed[d] = layer.packed[d].get();
         weights.sources[d] = layer.sources[d].data();
-        weights.fingerprints[d] = k2t_fingerprint(layer.isa, layer.sources[d].data());
+        if (k2t_fingerprint(layer.isa, layer.sources[d].data(), &weights.fingerprints[d])) std::abort();
     }
     const K2tStackLayer described{&weights, K2T_TANH, K2T_SIGMOID, 0, 0, K2T_APART, 0};
     std::vector<int32_t> ids(rows);
@@ -370,8 +370,8 @@ int main(int count, char** given) {
                            {11, 31, 31, 37}, {1, 53, 5, 97}, {1, 7, 3, 389}};
     for (int64_t isa = 1; isa <= 512; isa *= 2) {
         if (!(sets & isa)) continue;
-        for (int64_t kind = K2T_LSTM; kind <= K2T_SIMPLE; ++kind)
-            for (int64_t merge = K2T_APART; merge <= K2T_AVE; ++merge)
+        for (int64_t kind = 0; kind < K2T_KINDS; ++kind)
+            for (int64_t merge = 0; merge < K2T_MERGES; ++merge)
                 for (bool masked : {false, true})
                     for (const Sizes& n : sizes) {
                         if (n.time == 163 && (kind != K2T_LSTM || masked)) continue;
@@ -418,7 +418,7 @@ int main(int count, char** given) {
                         }
                 }
     }
-    for (int64_t kind = K2T_LSTM; kind <= K2T_SIMPLE; ++kind)
+    for (int64_t kind = 0; kind < K2T_KINDS; ++kind)
         for (const Sizes& n : {Sizes{5, 13, 7, 19}, Sizes{1, 53, 5, 97}}) {
             for (int64_t isa : {1, 2, 4}) {
                 if (!(sets & isa)) continue;

@@ -31,7 +31,7 @@ int main() {
     int wrong = 0;
     for (int64_t isa = FLOAT32; isa >= 1; isa /= 2) {
         if (!(k2t_instruction_sets() & isa)) continue;
-        for (int64_t kind = K2T_LSTM; kind <= K2T_SIMPLE; ++kind)
+        for (int64_t kind = 0; kind < K2T_KINDS; ++kind)
             for (int64_t merge : {K2T_APART, K2T_MUL})
                 for (bool masked : {false, true})
                     for (const Sizes& n : sizes) {

@@ -19,7 +19,10 @@ import keras2torch_birnn
 from keras2torch_birnn.rnn.native import loading
 
 ROOT = Path(__file__).parents[2]
-PACKED = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "keras2torch_birnn")
+PACKED = (
+    *("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "tools"),
+    "keras2torch_birnn",
+)
 OLD = f"keras2torch_birnn/rnn/native/{loading.NAME}"
 # What a build front end such as pip calls, without an environment of its own.
 HOOK = """

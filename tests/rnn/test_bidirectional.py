@@ -20,6 +20,7 @@ from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import bidirectional_stack
 from keras2torch_birnn.rnn.engines import folded
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.schema import REQUIRED, SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -29,7 +30,6 @@ STACKS: dict[str, tuple[Any, Any, str]] = {
     "GRU": (k2t.BiGRU, nn.GRU, "GRU"),
     "SimpleRNN": (k2t.BiRNN, nn.RNN, "SimpleRNN"),
 }
-MODES = ("concat", "sum", "mul", "ave")
 # Keras lists z, r, h; torch r, z, n.
 GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 F, H, T, B = 5, 7, 11, 3
@@ -121,7 +121,7 @@ def assert_close(got: Any, wanted: list[Array], tolerance: float = 2e-6) -> None
 @st.composite
 def calls(draw: st.DrawFn) -> dict[str, Any]:
     layers = draw(st.integers(1, 3))
-    modes: list[Any] = [draw(st.sampled_from(MODES)) for _ in range(layers)]
+    modes: list[Any] = [draw(st.sampled_from(list(MERGE_MODES))) for _ in range(layers)]
     if draw(st.booleans()):
         modes[-1] = None
     cell = draw(st.sampled_from(sorted(STACKS)))
@@ -335,7 +335,7 @@ def test_explain_says_which_engine_runs_and_why(monkeypatch: pytest.MonkeyPatch)
     assert "float32 on CPU" in lstm.eval().explain()[0].reason
 
 
-FOLDED = ["sum", "ave", "concat"]
+FOLDED = sorted(folded.FACTORS, key=lambda mode: mode == "concat")  # the last output is wide
 
 
 @pytest.mark.parametrize("cell", sorted(STACKS))

@@ -26,6 +26,7 @@ from keras2torch_birnn.rnn.engines import cuda_graph, engine
 from keras2torch_birnn.rnn.engines.loop import STEPS
 from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 F, H, T, B = 5, 7, 11, 3
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -95,7 +96,7 @@ def test_what_is_played_is_what_the_loop_gives(data: st.DataObject) -> None:
     cell = data.draw(st.sampled_from(sorted(CELLS)))
     rnn = layer_of(cell, bias=data.draw(st.booleans()))
     masked, started = data.draw(st.booleans()), data.draw(st.booleans())
-    merge = data.draw(st.sampled_from((None, "concat", "sum", "mul", "ave")))
+    merge = data.draw(st.sampled_from((None, *MERGE_MODES)))
     with pytest.MonkeyPatch.context() as patching, recording(patching) as results:
         for seed in range(4):
             torch.manual_seed(seed)

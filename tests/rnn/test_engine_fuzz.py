@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 LAYERS: Mapping[str, Any] = {"LSTM": k2t.BiLSTM, "GRU": k2t.BiGRU, "SimpleRNN": k2t.BiRNN}
 # Of the largest number. Sums of float32 products in another order than float64's, squared twice.
@@ -352,7 +353,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
             "reset_after": draw(st.booleans()),
             "num_layers": draw(st.sampled_from((1, 1, 2))),
             "bias": draw(st.booleans()),
-            "merge_mode": draw(st.sampled_from(("concat", "sum", "mul", "ave"))),
+            "merge_mode": draw(st.sampled_from(list(MERGE_MODES))),
             "engine": draw(st.sampled_from((None, None, "torch", "loop", "native"))),
         },
         "sizes": [draw(st.sampled_from(sizes)) for sizes in ((2, 3), (3, 5), (1, 5), (3, 7, 16))],

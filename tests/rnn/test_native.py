@@ -37,7 +37,7 @@ from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines.engine import is_exporting
 from keras2torch_birnn.rnn.engines.select import run
 from keras2torch_birnn.rnn.merge import MERGE_MODES
-from keras2torch_birnn.rnn.native import library, op, packing
+from keras2torch_birnn.rnn.native import codes, library, op, packing
 from keras2torch_birnn.spec import Array
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
@@ -76,15 +76,15 @@ def test_native_is_the_reference(case: dict[str, Any]) -> None:
 def through(name: str, values: Tensor, isa: int) -> Tensor:
     """The kernel's activation of each value: a SimpleRNN of one step, whose weight is 1."""
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
-    code = library.ACTIVATIONS[name]
+    code = codes.ACTIVATIONS[name]
     options = {"leaky_relu": 0.2, "elu": 1.0}
-    cell = library.NativeCell(library.KINDS["SimpleRNN"], code, 0, (options.get(name, 0.0), 0.0))
+    cell = library.NativeCell(codes.KINDS["SimpleRNN"], code, 0, (options.get(name, 0.0), 0.0))
     (out,), _ = op.run_native(cell, [one, zero, None, None], RnnCall(values[:, None, None]))
     return out[:, 0, 0]
 
 
 @native
-@pytest.mark.parametrize("name", library.ACTIVATIONS)
+@pytest.mark.parametrize("name", codes.ACTIVATIONS)
 def test_every_activation_is_torchs_to_the_last_bits(name: str, isa: int) -> None:
     values = torch.cat((torch.linspace(-100, 100, 40_001), torch.logspace(-30, 1.5, 2_001)))
     values = torch.cat((values, -values))
@@ -106,7 +106,7 @@ def test_small_values_have_as_many_digits(name: str, isa: int) -> None:
 
 
 @native
-@pytest.mark.parametrize("name", library.ACTIVATIONS)
+@pytest.mark.parametrize("name", codes.ACTIVATIONS)
 def test_a_nan_stays_a_nan(name: str, isa: int) -> None:
     assert through(name, torch.full((3,), float("nan")), isa).isnan().all()
 
@@ -206,8 +206,7 @@ def test_one_changed_number_is_noticed_however_the_layer_is_shared_out(
 
 def print_of(isa: int, arrays: list[Array]) -> int:
     at = [library.Array(a.ctypes.data if a.size else None, a.size) for a in arrays]
-    found: int = library.library().k2t_fingerprint(isa, (library.Array * 4)(*at))
-    return found
+    return library.fingerprint(isa, (library.Array * 4)(*at))
 
 
 @native
@@ -245,13 +244,14 @@ def test_every_change_of_weights_changes_their_fingerprint(data: st.DataObject) 
 
 
 def test_what_the_kernel_answers_is_an_error_in_words() -> None:
-    op.check_code(0)
-    for code, error, words in (
-        (1, MemoryError, "no memory for the native kernel's scratch"),
-        (2, ValueError, "a length is below 0 or above the number of steps"),
+    library.check_code(codes.RESULTS["done"])
+    for result, error, words in (
+        ("no memory", MemoryError, "no memory for the native kernel's scratch"),
+        ("wrong length", ValueError, "a length is below 0 or above the number of steps"),
+        ("unknown code", RuntimeError, "the native kernel does not know a code of this call"),
     ):
         with pytest.raises(error, match=words):
-            op.check_code(code)
+            library.check_code(codes.RESULTS[result])
 
 
 def keys_of(weight: Tensor) -> set[tuple[int, ...]]:
@@ -373,7 +373,7 @@ def test_many_python_threads_at_once_give_the_right_numbers() -> None:
 
 @native
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave"])
+@pytest.mark.parametrize("merge", MERGE_MODES)
 def test_directions_that_meet_merge_every_step_once(merge: str) -> None:
     spec = both("SimpleRNN", 3, 2, merge, activation="tanh")
     module: Any = bidirectional(spec)

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.engine_settings import explain
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.schema import CELL_GATES
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -70,7 +71,7 @@ def test_the_same_seed_gives_what_the_loop_gives(
 
 
 @pytest.mark.parametrize("rule", ["zeros", "previous_output", "previous_state"])
-@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", None, "one", "back"])
+@pytest.mark.parametrize("merge", [*MERGE_MODES, None, "one", "back"])
 def test_every_merge_and_direction_gives_what_the_loop_gives(merge: str | None, rule: str) -> None:
     for cell in CELLS:
         for implementation in (1, 2):

@@ -22,13 +22,9 @@ from keras2torch_birnn.limits import MAX_INT8_ROW
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import reduced
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
-from keras2torch_birnn.rnn.native import library, op
-from keras2torch_birnn.rnn.native.precision import (
-    REDUCED,
-    ReducedKernel,
-    ReducedPrecision,
-    reduced_kernel,
-)
+from keras2torch_birnn.rnn.native import codes, library, op
+from keras2torch_birnn.rnn.native.codes import REDUCED, ReducedPrecision
+from keras2torch_birnn.rnn.native.precision import ReducedKernel, reduced_kernel
 from keras2torch_birnn.spec import Array
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
@@ -64,7 +60,7 @@ def random_parameters(
     rng: np.random.Generator, cell: str, units: int, features: int
 ) -> list[list[Array]]:
     """Random weights of both directions, biases too, of different sizes in every channel."""
-    width = library.GATES[library.KINDS[cell]] * units
+    width = codes.GATES[codes.KINDS[cell]] * units
     spread = np.exp(rng.normal(size=(width, 1))).astype("f4")
     return [
         [
@@ -94,10 +90,10 @@ def emulate(
 def run_kernel(
     bit: int, cell: str, weights: Any, x: Array, lengths: Array, start: Any, names: Any
 ) -> tuple[Array, list[Array]]:
-    act, gate = (library.ACTIVATIONS[name] for name in names)
+    act, gate = (codes.ACTIVATIONS[name] for name in names)
     options = {"leaky_relu": 0.2, "elu": 1.0}
     native_cell = library.NativeCell(
-        library.KINDS[cell], act, gate, (options.get(names[0], 0.0), options.get(names[1], 0.0))
+        codes.KINDS[cell], act, gate, (options.get(names[0], 0.0), options.get(names[1], 0.0))
     )
     states = tuple(tuple(map(torch.from_numpy, s)) for s in start)
     call = RnnCall(torch.from_numpy(x), torch.from_numpy(lengths), states, "concat")
@@ -140,7 +136,7 @@ def test_every_activation_gives_the_bits_of_the_emulation(precision: str, bit: i
     weights = random_parameters(rng, "LSTM", 5, 7)
     x, lengths = numbers(rng, 11, 3, 7) * np.float32(2), np.full(11, 3)
     start = [[numbers(rng, 11, 5) for _ in range(2)] for _ in range(2)]
-    for name in library.ACTIVATIONS:
+    for name in codes.ACTIVATIONS:
         for names in ((name, "hard_sigmoid_0.2"), ("tanh", name)):
             given = ("LSTM", weights, x, lengths, start, names)
             out, states = run_kernel(bit, *given)
@@ -314,7 +310,7 @@ def test_a_processor_without_instructions_is_told(monkeypatch: pytest.MonkeyPatc
 @native
 @every_precision
 def test_packed_weights_take_less_memory(precision: ReducedPrecision) -> None:
-    shape = library.Shape(library.KINDS["LSTM"], 128, 128)
+    shape = library.Shape(codes.KINDS["LSTM"], 128, 128)
     sizes = [
         library.library().k2t_packed_size(bit, shape)
         for bit in (library.instruction_set(), reduced_kernel(precision).bit)

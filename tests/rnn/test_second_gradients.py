@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_layers import CELLS, both, native
+from kernel_layers import CELLS, GATES, both, native
 from torch import Tensor
 
 from keras2torch_birnn.layers.recurrent import bidirectional
@@ -18,6 +18,7 @@ from keras2torch_birnn.rnn.engines import loop, native_gradient, second_gradient
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masks import reverse
+from keras2torch_birnn.rnn.native import codes
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 UNITS, FEATURES, BATCH, TIME = 3, 2, 2, 5
@@ -140,7 +141,7 @@ def penalty(
 ) -> list[Tensor]:
     """Gradients of a loss in a graph, and those of the loss with a penalty on them."""
     torch.manual_seed(4)
-    loss = module(given[0], mask, list(given[1:])).sin().sum()
+    loss = module(given[0], mask, list(given[1:]) or None).sin().sum()
     first = torch.autograd.grad(loss, wanted, create_graph=True)
     total = loss + torch.stack([g.square().sum() for g in first]).sum()
     return [*first, *torch.autograd.grad(total, wanted)]
@@ -179,6 +180,30 @@ def test_a_gradient_penalty_by_the_kernel_is_that_of_the_loop(
     for a, b in zip(map(Tensor.detach, got), map(Tensor.detach, wanted), strict=True):
         scale = max(1.0, float(b.abs().max()))
         torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("engine", ["native", "loop"])
+@pytest.mark.parametrize(
+    ("cell", "option", "name"),
+    [
+        *(("SimpleRNN", "activation", name) for name in codes.ACTIVATIONS),
+        *((cell, "recurrent_activation", name) for cell in CELLS[:3] for name in GATES),
+    ],
+)
+def test_every_activation_has_second_gradients(
+    cell: str, option: str, name: str, engine: str
+) -> None:
+    spec = both(cell, 7, 5, "sum", **{**OPTIONS, option: name})
+    found = []
+    for dtype, used in ((torch.float32, engine), (torch.float64, "loop")):
+        module: Any = bidirectional(spec).to(dtype).train()
+        module.engine = used
+        x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(5)).to(dtype)
+        x.requires_grad_()
+        found.append(penalty(module, [x], None, [x, *module.parameters()]))
+    for a, b in zip(*found, strict=True):
+        scale = max(1.0, float(b.detach().abs().max()))
+        torch.testing.assert_close(a.detach().double(), b.detach(), rtol=0, atol=1e-5 * scale)
 
 
 def test_a_gradient_of_some_tensors_only_has_gradients_of_these() -> None:

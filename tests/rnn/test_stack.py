@@ -26,13 +26,13 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.chain import Chain
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import packing, stack
 from keras2torch_birnn.rnn.native.precision import Precision
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
-MERGES = ("concat", "sum", "mul", "ave")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 
@@ -106,10 +106,10 @@ def mask_of(kind: str, batch: int, time: int) -> Tensor | None:
 @st.composite
 def stacks(draw: st.DrawFn) -> dict[str, Any]:
     depth = draw(st.integers(1, 4))
-    merges = [draw(st.sampled_from(MERGES)) for _ in range(depth - 1)]
+    merges = [draw(st.sampled_from(list(MERGE_MODES))) for _ in range(depth - 1)]
     return {
         "cell": draw(st.sampled_from(list(STACKS))),
-        "merges": [*merges, draw(st.sampled_from((*MERGES, None)))],
+        "merges": [*merges, draw(st.sampled_from((*MERGE_MODES, None)))],
         "features": draw(st.sampled_from((1, 5, 41))),
         "units": draw(st.sampled_from((1, 7, 16, 31, 101))),
         "batch": draw(st.sampled_from((1, 2, 5, 37))),

@@ -450,8 +450,7 @@ def test_weights_that_change_all_the_time_are_packed_once_more_and_used(
 
 def print_of(isa: int, words: Any) -> int:
     arrays = (library.Array * 4)(library.Array(words.ctypes.data, 2 * words.size))
-    found: int = library.library().k2t_fingerprint(isa, arrays)
-    return found
+    return library.fingerprint(isa, arrays)
 
 
 @native
@@ -475,8 +474,8 @@ def test_no_change_of_two_words_hides_from_the_fingerprint(
 def test_the_fingerprint_starts_at_another_number_in_every_process() -> None:
     code = """if True:
         import ctypes
-        from keras2torch_birnn.rnn.native.library import Array, instruction_set, library
-        print(library().k2t_fingerprint(instruction_set(), (Array * 4)()))
+        from keras2torch_birnn.rnn.native.library import Array, fingerprint, instruction_set
+        print(fingerprint(instruction_set(), (Array * 4)()))
     """
     command = [sys.executable, "-W", "ignore", "-c", code]
     found = {subprocess.run(command, capture_output=True, check=True).stdout for _ in range(3)}

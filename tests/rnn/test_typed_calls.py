@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.rnn.arguments import MergeMode
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 # Each wrong line names the error that is expected of it.
 SCRIPT = """
@@ -61,11 +59,6 @@ def test_mypy_finds_wrong_arguments_of_a_users_script(tmp_path: Path) -> None:
     lines = enumerate(SCRIPT.splitlines(), 1)
     wanted = [(str(n), line.partition("  # ")[2]) for n, line in lines if "  # " in line]
     assert list(dict.fromkeys(found)) == wanted, out
-
-
-def test_the_types_name_every_merge_mode() -> None:
-    (names, nothing) = get_args(MergeMode)
-    assert (set(get_args(names)), nothing) == (set(MERGE_MODES), type(None))
 
 
 @pytest.mark.parametrize(

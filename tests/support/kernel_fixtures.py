@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from keras2torch_birnn.layers import recorded_values
-from keras2torch_birnn.rnn.native import gradient, library, op, program, stack
+from keras2torch_birnn.rnn.native import codes, gradient, library, op, program, stack
 
 
 def isa_bits() -> list[int]:
@@ -15,7 +15,7 @@ def isa_bits() -> list[int]:
     if library.why_missing():
         return []
     have = library.library().k2t_instruction_sets()
-    return [bit for bit in library.INSTRUCTION_SETS.values() if have & bit]
+    return [bit for bit in codes.INSTRUCTION_SETS.values() if have & bit]
 
 
 @pytest.fixture(params=isa_bits())

@@ -17,7 +17,8 @@ from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import native as native_engine
 from keras2torch_birnn.rnn.engines import native_gradient
-from keras2torch_birnn.rnn.native import library, op
+from keras2torch_birnn.rnn.merge import MERGE_MODES
+from keras2torch_birnn.rnn.native import codes, library, op
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
@@ -94,9 +95,9 @@ def assert_close(got: list[Array], wanted: list[Array]) -> None:
 def cases(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "cell": draw(st.sampled_from(CELLS)),
-        "activation": draw(st.sampled_from(list(library.ACTIVATIONS))),
+        "activation": draw(st.sampled_from(list(codes.ACTIVATIONS))),
         "recurrent_activation": draw(st.sampled_from(GATES)),
-        "merge": draw(st.sampled_from(("concat", "sum", "mul", "ave", None, "one", "back"))),
+        "merge": draw(st.sampled_from((*MERGE_MODES, None, "one", "back"))),
         "units": draw(st.sampled_from((1, 7, 16, 31, 100, 257))),
         "features": draw(st.sampled_from((1, 5, 40))),
         "batch": draw(st.sampled_from((1, 2, 5, 8, 33))),

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.conversion import build
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.schema.stored import model_from_json
 
 State = dict[str, Tensor]
-MERGES = ("concat", "sum", "mul", "ave")
 # An activation -> another one that is as plausible
 OTHERS = {
     "tanh": "sigmoid",
@@ -143,7 +143,7 @@ def _of_spec(spec: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         name, config = layer["name"], layer["config"]
         if layer["class_name"] == "Bidirectional":
             now = config["merge_mode"]
-            for mode in MERGES if now is not None else ():
+            for mode in MERGE_MODES if now is not None else ():
                 if mode != now and (mode == "concat") == (now == "concat"):
                     yield "merge mode changed", f"{name} to {mode}", _with(spec, config, mode)
             for mode in ("sum",) if now == "concat" else ():

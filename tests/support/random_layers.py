@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from hypothesis import strategies as st
 
+from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.schema import CLASS_NAMES, REQUIRED, SCHEMA, ShapeError, merged_output
 
 Layer: TypeAlias = tuple[str, dict[str, Any]]
@@ -203,9 +204,7 @@ def cell(
 def bidirectional(source: Source, x: Tensor, units: int | None = None, **fixed: Any) -> Layer:
     """Bidirectional with any merge mode, sometimes with a backward layer of its own."""
     forward = cell(source, x, units, inside=True, **fixed)
-    options: dict[str, Any] = source.some(
-        merge_mode=source.pick(("sum", "mul", "ave", "concat", None))
-    )
+    options: dict[str, Any] = source.some(merge_mode=source.pick((*MERGE_MODES, None)))
     if source.seldom():
         turned = not forward[1].get("go_backwards", False)
         own = source.some(activation=source.activation(), use_bias=source.often())

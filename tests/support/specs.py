@@ -14,6 +14,7 @@ import numpy as np
 from parsing_here import parsing_here
 
 from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.rnn import merge
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings, semantic_names
 from keras2torch_birnn.spec import (
@@ -37,7 +38,7 @@ KERAS3 = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "ze
 GENERATIONS = (KERAS2, TF_KERAS, KERAS3)
 CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
 RULES = ("zeros", "zeros_unreversed", "previous_output", "previous_state")
-MERGE_MODES = ("concat", "sum", "mul", "ave", None)
+MERGE_MODES = (*merge.MERGE_MODES, None)
 
 
 # ---- layers ------------------------------------------------------------------------------------

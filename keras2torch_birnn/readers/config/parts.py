@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UsageError, printable
@@ -12,12 +12,13 @@ from keras2torch_birnn.readers.config.cut_masks import find_user
 from keras2torch_birnn.readers.config.cut_names import Path, find_layers
 from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.readers.config.graphs import parse_shape
-from keras2torch_birnn.readers.config.integer_inputs import check_integer_inputs
+from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.text_layers import BARE, TEXT_CLASSES, TextLayer
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
+from keras2torch_birnn.schema.dtype_flow import without_time_distributed
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, Shape, format_shape, leaves
 
@@ -91,17 +92,28 @@ def advise(root: LayerSpec, parsing: Parsing, command: str) -> None:
     command: that of the user, without the options that cut.
     """
     refused = find_refused(root, parsing)
-    cut = propose_cut(root, refused, parsing.texts)
+    texts = {**parsing.texts, **_hashings(root, refused)}
+    cut = propose_cut(root, refused, texts)
     if not cut or not _works(root, parsing, cut):
         return
     cut = _shortest(root, parsing, cut)
     for problem in parsing.problems:
-        text = parsing.texts.get(problem.place)
+        text = texts.get(problem.place)
         if text is not None:
             whole = "" if text.class_name in TEXT_CLASSES else f"{problem.advice}, or "
             problem.advice = f"{whole}cut it off: {command} {cut.options}"
         elif isinstance(problem, UnsupportedLayerError):
             problem.advice = f"if it is for training, cut it off: {command} {cut.options}"
+
+
+def _hashings(root: LayerSpec, refused: Collection[str]) -> Mapping[str, TextLayer]:
+    """Return the refused Hashing layers, by place: they turn text, too, into ids."""
+    found = (without_time_distributed(layer) for layer in root.walk())
+    return {
+        layer.place: TextLayer(layer.class_name)
+        for layer in found
+        if layer.class_name == "Hashing" and layer.place in refused
+    }
 
 
 def _shortest(root: LayerSpec, parsing: Parsing, cut: Cut) -> Cut:
@@ -118,7 +130,7 @@ def _works(root: LayerSpec, parsing: Parsing, cut: Cut) -> bool:
     try:
         part, left, _ = take_part(root, parsing, cut)
         if not left.problems:
-            check_integer_inputs(part, parsing.generation, left.problems)
+            check_input_dtypes(part, parsing.generation, left.problems)
             infer_model(part, left.problems)
     except K2TError:
         return False

@@ -23,9 +23,10 @@ from keras2torch_birnn.rnn.engines.engine import (
 )
 from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
 from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
-from keras2torch_birnn.rnn.native.precision import ReducedPrecision, reduced_kernel
+from keras2torch_birnn.rnn.native.precision import reduced_kernel
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 _BACK = 'k2t.set_precision(model, "float32")'

@@ -5,9 +5,11 @@
 #include <cmath>
 #include <deque>
 #include <exception>
+#include <initializer_list>
 #include <new>
 #include <numeric>
 #include <random>
+#include <string>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -21,42 +23,128 @@
 
 namespace {
 
-// A bit each; `library.py` and `precision.py` have the same.
-enum InstructionSet : int64_t {
-    PLAIN = 1,
-    AVX2 = 2,
-    AVX512 = 4,
-    BFLOAT16_PLAIN = 8,
-    BFLOAT16_AVX2 = 16,
-    BFLOAT16_AVX512 = 32,
-    INT8_PLAIN = 64,
-    INT8_AVX2 = 128,
-    INT8_AVXVNNI = 256,
-    INT8_AVX512 = 512,
+constexpr int64_t bit(K2tInstructionSet set) { return int64_t{1} << set; }
+
+#if defined(__x86_64__)
+// Instructions that __builtin_cpu_supports does not know in older compilers. The registers that they
+// need are those of AVX2 and AVX-512, which it has checked.
+struct Extensions {
+    bool avx_vnni = false, avx512_vnni = false, avx512_bf16 = false;
 };
+
+Extensions find_extensions() {
+    Extensions found;
+    unsigned a, b, c, d;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) found.avx512_vnni = c >> 11 & 1;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) {
+        found.avx_vnni = a >> 4 & 1;
+        found.avx512_bf16 = a >> 5 & 1;
+    }
+    return found;
+}
+#endif
+
+int64_t find_instruction_sets() {
+    int64_t found = bit(K2T_PLAIN) | bit(K2T_BFLOAT16_PLAIN) | bit(K2T_INT8_PLAIN);
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        found |= bit(K2T_AVX2) | bit(K2T_BFLOAT16_AVX2) | bit(K2T_INT8_AVX2);
+        const Extensions extensions = find_extensions();
+        if (extensions.avx_vnni && k2t_int8_avxvnni.run) found |= bit(K2T_INT8_AVXVNNI);
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+            found |= bit(K2T_AVX512);
+            if (extensions.avx512_bf16 && k2t_bfloat16_avx512.run) found |= bit(K2T_BFLOAT16_AVX512);
+            if (extensions.avx512_vnni && k2t_int8_avx512.run) found |= bit(K2T_INT8_AVX512);
+        }
+    }
+#endif
+    return found;
+}
+
+int64_t instruction_sets() {
+    static const int64_t found = find_instruction_sets();
+    return found;
+}
+
+// The names of a table's numbers, from 0 on.
+#define K2T_NAME(constant, name) name,
+using Names = std::initializer_list<const char*>;
+
+// All shared numbers, as k2t_codes returns them.
+std::string list_codes() {
+    std::string all;
+    auto add = [&](const char* table, int64_t number, const char* name) {
+        all += std::string(table) + '\t' + std::to_string(number) + '\t' + name + '\n';
+    };
+    auto add_all = [&](const char* table, Names names) {
+        int64_t number = 0;
+        for (const char* name : names) add(table, number++, name);
+    };
+    add_all("kind", {K2T_KIND_CODES(K2T_NAME)});
+    add_all("activation", {K2T_ACTIVATION_CODES(K2T_NAME)});
+    add_all("merge", {K2T_MERGE_CODES(K2T_NAME)});
+    add_all("result", {K2T_RESULT_CODES(K2T_NAME)});
+    add_all("operation", {K2T_OPERATION_CODES(K2T_NAME)});
+    add_all("map", {K2T_MAP_CODES(K2T_NAME)});
+    add_all("reduction", {K2T_REDUCTION_CODES(K2T_NAME)});
+    add_all("pooling", {K2T_POOLING_CODES(K2T_NAME)});
+    add_all("number", {K2T_NUMBER_CODES(K2T_NAME)});
+#define K2T_ADD_KIND(constant, name) \
+    add("gates", gate_count(constant), name), add("states", state_count(constant), name);
+    K2T_KIND_CODES(K2T_ADD_KIND)
+#define K2T_ADD_SET(constant, name) add("instruction set", bit(constant), name);
+    K2T_INSTRUCTION_SET_CODES(K2T_ADD_SET)
+#define K2T_ADD_SIZE(type) add("bytes", static_cast<int64_t>(sizeof(type)), #type);
+    K2T_ADD_SIZE(K2tShape)
+    K2T_ADD_SIZE(K2tArray)
+    K2T_ADD_SIZE(K2tWeights)
+    K2T_ADD_SIZE(K2tRun)
+    K2T_ADD_SIZE(K2tStack)
+    K2T_ADD_SIZE(K2tStackLayer)
+    K2T_ADD_SIZE(K2tStackStates)
+    K2T_ADD_SIZE(K2tProgram)
+    K2T_ADD_SIZE(K2tGradient)
+    return all;
+}
 
 }  // namespace
 
-const K2tKernel& k2t_kernel(int64_t isa) {
-    switch (isa) {
-        case BFLOAT16_PLAIN: return k2t_bfloat16_plain;
-        case INT8_PLAIN: return k2t_int8_plain;
+const K2tKernel* k2t_kernel(int64_t isa) {
+    if (isa <= 0 || (isa & (isa - 1)) || !(isa & instruction_sets())) return nullptr;
+    switch (static_cast<K2tInstructionSet>(__builtin_ctzll(static_cast<uint64_t>(isa)))) {
+        case K2T_PLAIN: return &k2t_plain;
+        case K2T_BFLOAT16_PLAIN: return &k2t_bfloat16_plain;
+        case K2T_INT8_PLAIN: return &k2t_int8_plain;
 #if defined(__x86_64__)
-        case AVX2: return k2t_avx2;
-        case AVX512: return k2t_avx512;
-        case BFLOAT16_AVX2: return k2t_bfloat16_avx2;
-        case BFLOAT16_AVX512: return k2t_bfloat16_avx512;
-        case INT8_AVX2: return k2t_int8_avx2;
-        case INT8_AVXVNNI: return k2t_int8_avxvnni;
-        case INT8_AVX512: return k2t_int8_avx512;
+        case K2T_AVX2: return &k2t_avx2;
+        case K2T_AVX512: return &k2t_avx512;
+        case K2T_BFLOAT16_AVX2: return &k2t_bfloat16_avx2;
+        case K2T_BFLOAT16_AVX512: return &k2t_bfloat16_avx512;
+        case K2T_INT8_AVX2: return &k2t_int8_avx2;
+        case K2T_INT8_AVXVNNI: return &k2t_int8_avxvnni;
+        case K2T_INT8_AVX512: return &k2t_int8_avx512;
+#else
+        default: break;
 #endif
-        default: return k2t_plain;
     }
+    return nullptr;
 }
 
 namespace {
 
-const K2tKernel& kernel(int64_t isa) { return k2t_kernel(isa); }
+// Whether a layer of this shape is known to an instruction set, which is null if it is unknown itself.
+bool knows_shape(const K2tKernel* with, const K2tShape& shape) {
+    return with && k2t_knows(shape.kind, K2T_KINDS);
+}
+
+// Whether a call's layer is known: its cell and the number of directions.
+template <class Call>
+bool knows_layer(const K2tKernel* with, const Call& call) {
+    return knows_shape(with, call.shape) && k2t_knows(call.activation, K2T_ACTIVATIONS) &&
+           k2t_knows(call.recurrent_activation, K2T_ACTIVATIONS) && k2t_knows(call.directions - 1, 2);
+}
 
 thread_local Memory memory;
 
@@ -172,25 +260,6 @@ UnitSplit choose_split(const K2tCall& call, const K2tKernel& with, const Team& t
     return unsplit;
 }
 
-#if defined(__x86_64__)
-// Instructions that __builtin_cpu_supports does not know in older compilers. The registers that they
-// need are those of AVX2 and AVX-512, which it has checked.
-struct Extensions {
-    bool avx_vnni = false, avx512_vnni = false, avx512_bf16 = false;
-};
-
-Extensions find_extensions() {
-    Extensions found;
-    unsigned a, b, c, d;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) found.avx512_vnni = c >> 11 & 1;
-    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) {
-        found.avx_vnni = a >> 4 & 1;
-        found.avx512_bf16 = a >> 5 & 1;
-    }
-    return found;
-}
-#endif
-
 constexpr long SOURCES = 4;
 
 uint64_t random_number() try {
@@ -224,13 +293,13 @@ bool is_stale(const K2tCall& call, const K2tKernel& with, long direction) {
     return sources && fingerprint(with, sources) != call.fingerprints[direction];
 }
 
-// Run a single row, split by units. Returns as k2t_run.
+// Run a single row, split by units. Returns a K2tResult, as what follows.
 int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
                   const UnitSplit& split) {
     const long directions = static_cast<long>(call.directions), parts = split.parts;
     const long size = (with.split_size(call.shape) + 15) / 16 * 16;
     float* shared = memory.at_least(size * directions);
-    if (!shared) return 1;
+    if (!shared) return K2T_NO_MEMORY;
     std::vector<uint8_t> visits(static_cast<size_t>(call.time * parts));
     std::deque<WorkPhases> phases;
     for (long d = 0; d < directions; ++d)
@@ -252,12 +321,12 @@ int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
     team.run(threads, [](void* context, long index) { (*static_cast<decltype(all)*>(context))(index); },
              &all);
     for (long d = 0; d < directions; ++d)
-        if (call.sources[d] && (halves[d][0] ^ halves[d][1]) != call.fingerprints[d]) return 3;
-    return 0;
+        if (call.sources[d] && (halves[d][0] ^ halves[d][1]) != call.fingerprints[d]) return K2T_STALE;
+    return K2T_DONE;
 }
 
 // Run the single row of a single direction, which are one task, while another thread looks for changes
-// of the weights. Returns as k2t_run.
+// of the weights.
 int64_t run_beside_check(const K2tCall& call, const K2tKernel& with, const Team& team) {
     const int64_t row = 0;
     bool stale = false, failed = false;
@@ -271,7 +340,7 @@ int64_t run_beside_check(const K2tCall& call, const K2tKernel& with, const Team&
         }
     };
     team.run(2, [](void* context, long index) { (*static_cast<decltype(both)*>(context))(index); }, &both);
-    return failed ? 1 : stale ? 3 : 0;
+    return failed ? K2T_NO_MEMORY : stale ? K2T_STALE : K2T_DONE;
 }
 
 // Which of the two above takes less time in a burst, for a single row of a single direction. Split, the
@@ -307,7 +376,7 @@ private:
 // The choice for calls whose weights have about this size.
 SplitChoice& split_choice(const K2tShape& shape) {
     constexpr long SIZES = 4;
-    static SplitChoice choices[K2T_SIMPLE + 1][SIZES];
+    static SplitChoice choices[K2T_KINDS][SIZES];
     const double weights = static_cast<double>(gate_count(shape.kind) * shape.units * shape.units);
     const long size = std::clamp(static_cast<long>(std::log2(weights / SPLIT_WEIGHTS)), 0L, SIZES - 1);
     return choices[shape.kind][size];
@@ -326,36 +395,31 @@ extern "C" {
 
 uint64_t k2t_source_hash() { return K2T_SOURCE_HASH; }
 
-int64_t k2t_instruction_sets() {
-    int64_t found = PLAIN | BFLOAT16_PLAIN | INT8_PLAIN;
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        found |= AVX2 | BFLOAT16_AVX2 | INT8_AVX2;
-        const Extensions extensions = find_extensions();
-        if (extensions.avx_vnni && k2t_int8_avxvnni.run) found |= INT8_AVXVNNI;
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-            found |= AVX512;
-            if (extensions.avx512_bf16 && k2t_bfloat16_avx512.run) found |= BFLOAT16_AVX512;
-            if (extensions.avx512_vnni && k2t_int8_avx512.run) found |= INT8_AVX512;
-        }
-    }
-#endif
-    return found;
+const char* k2t_codes() {
+    static const std::string all = list_codes();
+    return all.c_str();
 }
+
+int64_t k2t_instruction_sets() { return instruction_sets(); }
 
 int64_t k2t_packed_size(int64_t isa, const K2tShape* shape) {
-    return kernel(isa).packed_size(*shape);
+    const K2tKernel* const with = k2t_kernel(isa);
+    return knows_shape(with, *shape) ? with->packed_size(*shape) : -1;
 }
 
-void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight_ih, const float* weight_hh,
-              const float* bias_ih, const float* bias_hh, float* packed) {
-    kernel(isa).pack(*shape, weight_ih, weight_hh, bias_ih, bias_hh, packed);
+int64_t k2t_pack(int64_t isa, const K2tShape* shape, const float* weight_ih, const float* weight_hh,
+                 const float* bias_ih, const float* bias_hh, float* packed) {
+    const K2tKernel* const with = k2t_kernel(isa);
+    if (!knows_shape(with, *shape)) return K2T_UNKNOWN_CODE;
+    with->pack(*shape, weight_ih, weight_hh, bias_ih, bias_hh, packed);
+    return K2T_DONE;
 }
 
-uint64_t k2t_fingerprint(int64_t isa, const K2tArray* sources) {
-    return fingerprint(kernel(isa), sources);
+int64_t k2t_fingerprint(int64_t isa, const K2tArray* sources, uint64_t* found) {
+    const K2tKernel* const with = k2t_kernel(isa);
+    if (!with) return K2T_UNKNOWN_CODE;
+    *found = fingerprint(*with, sources);
+    return K2T_DONE;
 }
 
 int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time, int64_t batch_stride,
@@ -380,8 +444,10 @@ void k2t_use_threads_of(void* gomp_parallel) {
 
 int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     const K2tCall call{*run->weights, *run};
-    if (!lengths_fit(call)) return 2;
-    const K2tKernel& with = kernel(isa);
+    const K2tKernel* const known = k2t_kernel(isa);
+    if (!knows_layer(known, call) || !k2t_knows(call.merge, K2T_MERGES)) return K2T_UNKNOWN_CODE;
+    if (!lengths_fit(call)) return K2T_WRONG_LENGTH;
+    const K2tKernel& with = *known;
     Team team = team_for(call, call.shape.features, call.kept[0]);
     const pool::ShortCall short_call(team.pairs);
     team.burst = short_call.in_burst();
@@ -405,30 +471,36 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
             if (task.first == 0 && is_stale(call, with, task.direction)) stale = true;
             if (!stale) with.run(call, task, scratch);
         });
-    return !done ? 1 : stale ? 3 : 0;
+    return !done ? K2T_NO_MEMORY : stale ? K2T_STALE : K2T_DONE;
 } catch (const std::bad_alloc&) {
-    return 1;
+    return K2T_NO_MEMORY;
 }
 
 int64_t k2t_width(int64_t isa, int64_t units) {
-    const int64_t lanes = kernel(isa).lanes;
-    return (units + lanes - 1) / lanes * lanes;
+    const K2tKernel* const with = k2t_kernel(isa);
+    return with ? (units + with->lanes - 1) / with->lanes * with->lanes : -1;
 }
 
-int64_t k2t_kept_parts(int64_t kind) { return k2t_plain.kept_parts(kind); }
+int64_t k2t_kept_parts(int64_t kind) { return k2t_knows(kind, K2T_KINDS) ? k2t_plain.kept_parts(kind) : -1; }
 
 int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape) {
-    return kernel(isa).gradient_packed_size(*shape);
+    const K2tKernel* const with = k2t_kernel(isa);
+    return knows_shape(with, *shape) && with->gradient_run ? with->gradient_packed_size(*shape) : -1;
 }
 
-void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_ih, const float* weight_hh,
-                       float* packed) {
-    kernel(isa).gradient_pack(*shape, weight_ih, weight_hh, packed);
+int64_t k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_ih, const float* weight_hh,
+                          float* packed) {
+    const K2tKernel* const with = k2t_kernel(isa);
+    if (!knows_shape(with, *shape) || !with->gradient_run) return K2T_UNKNOWN_CODE;
+    with->gradient_pack(*shape, weight_ih, weight_hh, packed);
+    return K2T_DONE;
 }
 
 int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
-    if (!lengths_fit(*call)) return 2;
-    const K2tKernel& with = kernel(isa);
+    const K2tKernel* const known = k2t_kernel(isa);
+    if (!knows_layer(known, *call) || !known->gradient_run) return K2T_UNKNOWN_CODE;
+    if (!lengths_fit(*call)) return K2T_WRONG_LENGTH;
+    const K2tKernel& with = *known;
     Tasks tasks(*call, team_for(*call, call->shape.features, true));
     if (call->d_x && call->directions == 2)
         tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
@@ -436,21 +508,21 @@ int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
     thread_local Memory all_sums;
     const long size = with.sums_size(call->shape), directions = static_cast<long>(call->directions);
     float* const sums = all_sums.at_least(size * tasks.blocks * directions);
-    if (!sums) return 1;
+    if (!sums) return K2T_NO_MEMORY;
     auto sums_of = [&](long direction) { return sums + direction * tasks.blocks * size; };
     const bool done = tasks.run(
         [&](long rows) { return with.gradient_scratch_size(*call, rows); },
         [&](const K2tTask& task, float* scratch) {
             with.gradient_run(*call, task, sums_of(task.direction) + task.first * size, scratch);
         });
-    if (!done) return 1;
+    if (!done) return K2T_NO_MEMORY;
     auto write = [&](long direction) {
         with.write_sums(*call, direction, sums_of(direction), tasks.blocks);
     };
     pool::run(tasks.team.threads, directions,
               [](void* context, long index) { (*static_cast<decltype(write)*>(context))(index); }, &write);
-    return 0;
+    return K2T_DONE;
 } catch (const std::bad_alloc&) {
-    return 1;
+    return K2T_NO_MEMORY;
 }
 }

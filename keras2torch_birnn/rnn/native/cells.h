@@ -148,7 +148,15 @@ struct Inputs {
 // LSTM: i, f, g, o, c. GRU after: r, z, n, n's recurrent sum. GRU before: r, z, n, and r h as n's product
 // read it. Simple: the new h. Then, for all cells, h before the step. Each has `whole(units)` floats. In
 // place of a nonlinearity's value it is the sum of which it was taken, if `is_from_sum`.
-static long kept_parts(long kind) { return kind == K2T_LSTM ? 6 : kind == K2T_SIMPLE ? 2 : 5; }
+static long kept_parts(long kind) {
+    switch (static_cast<K2tKind>(kind)) {
+        case K2T_LSTM: return 6;
+        case K2T_GRU_AFTER:
+        case K2T_GRU_BEFORE: return 5;
+        case K2T_SIMPLE: return 2;
+    }
+    __builtin_trap();
+}
 
 template <class... Values>
 static void keep(float* to, long width, Values... values) {
@@ -277,12 +285,12 @@ static void simple_step(const Functions& f, const Packed& w, long rows, long uni
 template <class Functions>
 static void one_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
                      const Inputs& inputs, long kind) {
-    switch (kind) {
+    switch (static_cast<K2tKind>(kind)) {
         case K2T_LSTM: return lstm_step(f, w, rows, units, s, inputs);
         case K2T_GRU_AFTER: return gru_after_step(f, w, rows, units, s, inputs);
         case K2T_GRU_BEFORE:
             gru_before_gates(f, w, rows, units, s, inputs);
             return gru_before_new(f, w, rows, units, s, inputs);
-        default: simple_step(f, w, rows, units, s, inputs);
+        case K2T_SIMPLE: return simple_step(f, w, rows, units, s, inputs);
     }
 }

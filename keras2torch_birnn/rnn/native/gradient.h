@@ -41,7 +41,8 @@ static inline Vec between(Vec y, float low, float high, float value) {
 }
 
 static inline Vec slope(long kind, float parameter, Vec y) {
-    switch (kind) {
+    switch (static_cast<K2tActivation>(kind)) {
+        case K2T_LINEAR: return all(1.0f);
         case K2T_TANH: return 1.0f - y * y;
         case K2T_SIGMOID: return y * (1.0f - y);
         case K2T_HARD_SIGMOID_0_2: return between(y, 0.0f, 1.0f, 0.2f);
@@ -56,13 +57,15 @@ static inline Vec slope(long kind, float parameter, Vec y) {
             return rest * rest;
         }
         case K2T_HARD_TANH: return between(y, -1.0f, 1.0f, 1.0f);
-        default: return all(1.0f);
+        case K2T_SILU:
+        case K2T_HARD_SILU: break;  // slope_at
     }
+    __builtin_trap();
 }
 
 // Of the nonlinearities that fall somewhere: y of x.
 static inline Vec slope_at(long kind, float parameter, Vec x, Vec y) {
-    switch (kind) {
+    switch (static_cast<K2tActivation>(kind)) {
         case K2T_SILU: {
             const Vec s = sigmoid(x);
             return s + y * (1.0f - s);
@@ -72,7 +75,8 @@ static inline Vec slope_at(long kind, float parameter, Vec x, Vec y) {
             return x <= -3.0f ? Vec{} : x < 3.0f ? rising : all(1.0f);
         }
         case K2T_LEAKY_RELU: return x > 0.0f ? all(1.0f) : all(parameter);
-        default: return x > 0.0f ? all(1.0f) : y + parameter;  // elu
+        case K2T_ELU: return x > 0.0f ? all(1.0f) : y + parameter;
+        default: __builtin_trap();
     }
 }
 
@@ -255,7 +259,7 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
                            call.d_out + task.row(r) * call.d_out_batch_stride +
                                t * call.d_out_time_stride + d * units,
                            units);
-            switch (kind) {
+            switch (static_cast<K2tKind>(kind)) {
                 case K2T_LSTM: {
                     const float* before = c_0;
                     if (step) before = next + 4 * width;
@@ -268,7 +272,7 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
                     gru_before_slopes(f, width, at, next, d_row, to);
                     copy(nullptr, width, d_reset + r * width);
                     break;
-                default: simple_slopes(f, width, at, d_row, to);
+                case K2T_SIMPLE: simple_slopes(f, width, at, d_row, to); break;
             }
             clear_padding(units, width, parts, to);
         }

@@ -18,11 +18,12 @@ from keras2torch_birnn.rnn.native.library import (
     Gradient,
     NativeCell,
     Shape,
+    check_code,
     instruction_set,
     library,
 )
 from keras2torch_birnn.rnn.native.masks_in_memory import stack_masks
-from keras2torch_birnn.rnn.native.op import check_code, compute, to_int64, use_torch_threads
+from keras2torch_birnn.rnn.native.op import compute, to_int64, use_torch_threads
 from keras2torch_birnn.rnn.native.packing import (
     Parameters,
     aligned_address,

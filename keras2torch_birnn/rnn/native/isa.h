@@ -10,12 +10,16 @@ constexpr long MOST_ROWS = 64;
 
 // Static: each file has its own, compiled with its own flags.
 static inline long gate_count(int64_t kind) {
-    return kind == K2T_LSTM ? 4 : kind == K2T_SIMPLE ? 1 : 3;
+    switch (static_cast<K2tKind>(kind)) {
+        case K2T_LSTM: return 4;
+        case K2T_GRU_AFTER:
+        case K2T_GRU_BEFORE: return 3;
+        case K2T_SIMPLE: return 1;
+    }
+    __builtin_trap();
 }
 
-static inline long state_count(const K2tWeights& weights) {
-    return weights.shape.kind == K2T_LSTM ? 2 : 1;
-}
+static inline long state_count(int64_t kind) { return kind == K2T_LSTM ? 2 : 1; }
 
 // Let a run be of this layer; its input and the number of steps are set, and turned round if it reads
 // from the end.
@@ -75,8 +79,8 @@ struct K2tKernel {
     int64_t (*operate)(int64_t code, const int64_t* words, const K2tPlaces&);
 };
 
-// The kernel of an instruction set, one of the bits of k2t_instruction_sets.
-const K2tKernel& k2t_kernel(int64_t isa);
+// The kernel of an instruction set; null if it is none of the bits of k2t_instruction_sets.
+const K2tKernel* k2t_kernel(int64_t isa);
 
 extern const K2tKernel k2t_plain;
 #if defined(__x86_64__)

@@ -6,31 +6,7 @@
 
 #include <cstdint>
 
-// A cell's kind. Gates in torch's order: LSTM i, f, g, o; GRU r, z, n.
-enum K2tKind : int64_t { K2T_LSTM, K2T_GRU_AFTER, K2T_GRU_BEFORE, K2T_SIMPLE };
-
-// Nonlinearities; `library.py` has the same list.
-enum K2tActivation : int64_t {
-    K2T_LINEAR,
-    K2T_TANH,
-    K2T_SIGMOID,
-    K2T_HARD_SIGMOID_0_2,
-    K2T_HARD_SIGMOID_1_6,
-    K2T_RELU,
-    K2T_RELU6,
-    K2T_LEAKY_RELU,
-    K2T_ELU,
-    K2T_SELU,
-    K2T_SOFTSIGN,
-    K2T_SILU,
-    K2T_HARD_SILU,
-    K2T_HARD_TANH,
-    K2T_ACTIVATIONS
-};
-
-// How the two directions become one output; Keras' merge modes. K2T_APART: each has its own, and
-// "concat" is two side by side.
-enum K2tMerge : int64_t { K2T_APART, K2T_SUM, K2T_MUL, K2T_AVE };
+#include "codes.h"
 
 #define K2T_EXPORT __attribute__((visibility("default")))
 
@@ -163,35 +139,38 @@ struct K2tGradient {
 // A hash of the sources that this library was built from (native/sources.py).
 K2T_EXPORT uint64_t k2t_source_hash();
 
+// All numbers that Python must share, one a line: table, number and name, with tabs between.
+K2T_EXPORT const char* k2t_codes();
+
 // The instruction sets this processor runs, as a bit set: 1 plain, 2 AVX2 and FMA, 4 AVX-512. Those
 // of reduced precision, which k2t_pack, k2t_fingerprint and k2t_run take in the same place: bfloat16 by
 // 8 plain, 16 AVX2, 32 AVX512-BF16; int8 by 64 plain, 128 AVX2, 256 AVX-VNNI, 512 AVX512-VNNI.
 K2T_EXPORT int64_t k2t_instruction_sets();
 
 // Number of floats that k2t_pack writes, for one instruction set (a bit of the above); of four bytes
-// each, in reduced precision.
+// each, in reduced precision. This and every other size is below 0 for a code that is unknown.
 K2T_EXPORT int64_t k2t_packed_size(int64_t isa, const K2tShape* shape);
 
 // Rearrange torch's weights (G*H, F), (G*H, H), biases (G*H,) or null, for one instruction set.
-K2T_EXPORT void k2t_pack(int64_t isa, const K2tShape* shape, const float* weight_ih,
-                         const float* weight_hh, const float* bias_ih, const float* bias_hh,
-                         float* packed);
+// Returns a K2tResult, as everything below that is no size.
+K2T_EXPORT int64_t k2t_pack(int64_t isa, const K2tShape* shape, const float* weight_ih,
+                            const float* weight_hh, const float* bias_ih, const float* bias_hh,
+                            float* packed);
 
-// A fingerprint of the four weights of a direction, for one instruction set.
-K2T_EXPORT uint64_t k2t_fingerprint(int64_t isa, const K2tArray* sources);
+// Write a fingerprint of the four weights of a direction, for one instruction set.
+K2T_EXPORT int64_t k2t_fingerprint(int64_t isa, const K2tArray* sources, uint64_t* found);
 
 // The number of true steps in each row of a mask (B, T), bytes; and whether they all come first.
 K2T_EXPORT int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time,
                                int64_t batch_stride, int64_t time_stride, int64_t* lengths);
 
-// Run. Returns 0, 1 if there is no memory for the scratch, 2 if a length is not in [0, T], 3 if the
-// sources are not what packed was made of: out and final hold nothing of use then.
+// Run. Unless it returns K2T_DONE, out and final hold nothing of use. Lengths must be in [0, T].
 K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tRun* run);
 
-// Run a stack. Returns as k2t_run.
+// Run a stack.
 K2T_EXPORT int64_t k2t_run_stack(int64_t isa, const K2tStack* stack);
 
-// Run a program. Returns as k2t_run, or 4 if a value asks for what only torch computes.
+// Run a program.
 K2T_EXPORT int64_t k2t_run_program(int64_t isa, const K2tProgram* program);
 
 // W of the above: units, rounded up to whole vectors.
@@ -203,10 +182,10 @@ K2T_EXPORT int64_t k2t_kept_parts(int64_t kind);
 // The weights for the way back, and the number of floats that takes. weight_ih: null if d_x is not
 // wanted.
 K2T_EXPORT int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape);
-K2T_EXPORT void k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_ih,
-                                  const float* weight_hh, float* packed);
+K2T_EXPORT int64_t k2t_gradient_pack(int64_t isa, const K2tShape* shape, const float* weight_ih,
+                                     const float* weight_hh, float* packed);
 
-// The gradient of a run. Returns as k2t_run.
+// The gradient of a run.
 K2T_EXPORT int64_t k2t_gradient(int64_t isa, const K2tGradient* call);
 
 // Use an OpenMP runtime's threads: the address of its GOMP_parallel, or null for our own threads.

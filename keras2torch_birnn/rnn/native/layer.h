@@ -28,7 +28,13 @@ static long scratch_size(const K2tCall& call, long rows) {
 
 template <class Value>
 static Value merged(long merge, Value a, Value b) {
-    return merge == K2T_MUL ? a * b : merge == K2T_SUM ? a + b : (a + b) * 0.5f;
+    switch (static_cast<K2tMerge>(merge)) {
+        case K2T_APART: break;  // has nothing to merge
+        case K2T_SUM: return a + b;
+        case K2T_MUL: return a * b;
+        case K2T_AVE: return (a + b) * 0.5f;
+    }
+    __builtin_trap();
 }
 
 static void merge_into(float* to, long merge, const float* from, long count) {
@@ -52,7 +58,7 @@ static float* output(const K2tCall& call, long direction, long row, long t) {
 // The place of a direction's h (0) or c (1) of a row in (D * S, B, H); null if `all` is.
 template <class Call, class Float>
 static Float* state_in(const Call& call, Float* all, long direction, long which, long row) {
-    const long states = call.shape.kind == K2T_LSTM ? 2 : 1;
+    const long states = state_count(call.shape.kind);
     if (!all) return nullptr;
     return all + ((direction * states + which) * call.batch + row) * call.shape.units;
 }

@@ -1,4 +1,4 @@
-"""ctypes bindings of libk2t.so: structures, enumerations, and why it is missing. No torch.
+"""ctypes bindings of libk2t.so: structures, functions, and why it is missing. No torch.
 
 ``kernel.h`` describes shapes and layouts.
 """
@@ -8,49 +8,16 @@ from __future__ import annotations
 import ctypes
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_of
-from keras2torch_birnn.rnn.native.loading import NoKernelError, load
+from keras2torch_birnn.rnn.cell_kind import kind_of
+from keras2torch_birnn.rnn.native import codes
+from keras2torch_birnn.rnn.native.loading import NoKernelError, advise_build, load
 from keras2torch_birnn.schema import ACTIVATION_OPTIONS
 from keras2torch_birnn.spec import LayerSpec
-
-# enum K2tKind
-KINDS: Mapping[str, int] = {name: kind.native_code for name, kind in CELL_KINDS.items()}
-
-# By code: the numbers of gates and of states (h, and an LSTM's c).
-GATES: Mapping[int, int] = {kind.native_code: kind.gates for kind in CELL_KINDS.values()}
-STATES: Mapping[int, int] = {kind.native_code: kind.states for kind in CELL_KINDS.values()}
-
-# enum K2tActivation: an activation without options, or with the one option named
-ACTIVATIONS: Mapping[str, int] = {
-    name: code
-    for code, name in enumerate(
-        (
-            "linear",
-            "tanh",
-            "sigmoid",
-            "hard_sigmoid_0.2",
-            "hard_sigmoid_1/6",
-            "relu",
-            "relu6",
-            "leaky_relu",
-            "elu",
-            "selu",
-            "softsign",
-            "silu",
-            "hard_silu",
-            "hard_tanh",
-        )
-    )
-}
-_OPTIONS = {"leaky_relu": "negative_slope", "elu": "alpha"}
-
-# Bits of k2t_instruction_sets, best first.
-INSTRUCTION_SETS: Mapping[str, int] = {"AVX-512": 4, "AVX2": 2, "plain": 1}
 
 _pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
@@ -88,6 +55,9 @@ STACK = struct.Struct("Q 4q Q 2q Q q Q")
 STACK_LAYER = struct.Struct("Q 2q 2d 2q")
 STACK_STATES = struct.Struct("2Q 2Q Q Q")
 
+# ``K2tProgram``; addresses follow.
+PROGRAM = struct.Struct("Q 3q")
+
 
 class Gradient(ctypes.Structure):
     """``K2tGradient``."""
@@ -121,6 +91,16 @@ class Gradient(ctypes.Structure):
     )
 
 
+_SIZES = {
+    **{f"K2t{one.__name__}": ctypes.sizeof(one) for one in (Shape, Array, Weights, Gradient)},
+    "K2tRun": RUN.size,
+    "K2tStack": STACK.size,
+    "K2tStackLayer": STACK_LAYER.size,
+    "K2tStackStates": STACK_STATES.size,
+    "K2tProgram": PROGRAM.size,
+}
+
+
 @dataclass(frozen=True)
 class NativeCell:
     """A cell in the kernel's codes."""
@@ -133,7 +113,7 @@ class NativeCell:
     @property
     def states(self) -> int:
         """The number of states: h, and an LSTM's c."""
-        return STATES[self.kind]
+        return codes.STATES[self.kind]
 
     @property
     def codes(self) -> tuple[int, int, int]:
@@ -155,20 +135,20 @@ def find_native_cell(kind: str, activation: Any, recurrent_activation: Any) -> N
     act, gate = _find_activation(activation), _find_activation(recurrent_activation)
     if act is None or gate is None:
         return None
-    return NativeCell(KINDS[kind], act[0], gate[0], (act[1], gate[1]))
+    return NativeCell(codes.KINDS[kind], act[0], gate[0], (act[1], gate[1]))
 
 
 def _find_activation(value: Any) -> tuple[int, float] | None:
     """Return the code and the option of an activation of a spec; None if the kernel lacks it."""
     name = value if isinstance(value, str) else value["name"]
-    if name not in ACTIVATIONS:
+    if name not in codes.ACTIVATIONS:
         return None
     options = {key: option.default for key, option in ACTIVATION_OPTIONS.get(name, {}).items()}
     given = {} if isinstance(value, str) else {k: v for k, v in value.items() if k != "name"}
-    known = _OPTIONS.get(name)
+    known = codes.ACTIVATION_PARAMETERS.get(name)
     if any(given[key] != options.get(key) for key in given if key != known):
         return None
-    return ACTIVATIONS[name], 0.0 if known is None else float({**options, **given}[known])
+    return codes.ACTIVATIONS[name], 0.0 if known is None else float({**options, **given}[known])
 
 
 @cache
@@ -205,14 +185,18 @@ def library() -> ctypes.CDLL:
         NoKernelError: it does not exist, or does not fit.
     """
     found = load()
+    _compare_codes(found)
     found.k2t_instruction_sets.argtypes = ()
     found.k2t_instruction_sets.restype = _int
     found.k2t_packed_size.argtypes = (_int, ctypes.POINTER(Shape))
     found.k2t_packed_size.restype = _int
     found.k2t_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 5)
-    found.k2t_pack.restype = None
-    found.k2t_fingerprint.argtypes = (_int, ctypes.POINTER(Array))
-    found.k2t_fingerprint.restype = ctypes.c_uint64
+    found.k2t_pack.restype = _int
+    found.k2t_fingerprint.argtypes = (
+        *(_int, ctypes.POINTER(Array)),
+        ctypes.POINTER(ctypes.c_uint64),
+    )
+    found.k2t_fingerprint.restype = _int
     found.k2t_lengths.argtypes = (_pointer, _int, _int, _int, _int, _pointer)
     found.k2t_lengths.restype = _int
     found.k2t_run.argtypes = (_int, ctypes.c_char_p)
@@ -228,16 +212,70 @@ def library() -> ctypes.CDLL:
     found.k2t_gradient_packed_size.argtypes = (_int, ctypes.POINTER(Shape))
     found.k2t_gradient_packed_size.restype = _int
     found.k2t_gradient_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 3)
-    found.k2t_gradient_pack.restype = None
+    found.k2t_gradient_pack.restype = _int
     found.k2t_gradient.argtypes = (_int, ctypes.POINTER(Gradient))
     found.k2t_gradient.restype = _int
     found.k2t_use_threads_of.argtypes = (_pointer,)
     found.k2t_use_threads_of.restype = None
+    checks: Mapping[Any, Sequence[Any]] = {
+        _check_result: (found.k2t_pack, found.k2t_fingerprint, found.k2t_gradient_pack),
+        _check_size: (
+            *(found.k2t_packed_size, found.k2t_gradient_packed_size),
+            *(found.k2t_width, found.k2t_kept_parts),
+        ),
+    }
+    for check, functions in checks.items():
+        for function in functions:
+            function.errcheck = check
     return found
+
+
+def _compare_codes(found: ctypes.CDLL) -> None:
+    """Compare the library's numbers and sizes with Python's.
+
+    Raises:
+        NoKernelError: they differ.
+    """
+    found.k2t_codes.argtypes, found.k2t_codes.restype = (), ctypes.c_char_p
+    listed = found.k2t_codes().decode()
+    if differences := list(codes.find_differences(listed, {**codes.TABLES, "bytes": _SIZES})):
+        raise NoKernelError(f"its numbers differ: {'; '.join(differences)}", advise_build())
+
+
+def check_code(code: int) -> None:
+    """Raise the error of a return code of the kernel.
+
+    Raises:
+        MemoryError: no scratch memory. ValueError: a length does not fit. RuntimeError: the library
+            does not know a code of the call.
+    """
+    if code == codes.RESULTS["no memory"]:
+        raise MemoryError("no memory for the native kernel's scratch")
+    if code == codes.RESULTS["wrong length"]:
+        raise ValueError("a length is below 0 or above the number of steps")
+    if code == codes.RESULTS["unknown code"]:
+        raise RuntimeError("the native kernel does not know a code of this call")
+
+
+def _check_result(code: int, *_: Any) -> None:
+    check_code(code)
+
+
+def _check_size(size: int, *_: Any) -> int:
+    if size < 0:
+        check_code(codes.RESULTS["unknown code"])
+    return size
+
+
+def fingerprint(isa: int, sources: Any) -> int:
+    """Return the fingerprint of four weights, an array of ``Array``, for one instruction set."""
+    found = ctypes.c_uint64()
+    library().k2t_fingerprint(isa, sources, ctypes.byref(found))
+    return found.value
 
 
 @cache
 def instruction_set() -> int:
     """Return the best instruction set of this processor, as the kernel's bit."""
     have = library().k2t_instruction_sets()
-    return next(bit for bit in INSTRUCTION_SETS.values() if have & bit)
+    return next(bit for bit in codes.INSTRUCTION_SETS.values() if have & bit)

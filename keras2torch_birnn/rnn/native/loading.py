@@ -32,11 +32,11 @@ def load(folder: Path = FOLDER) -> ctypes.CDLL:
     try:
         found = ctypes.CDLL(str(file))
     except OSError as error:
-        raise NoKernelError(f"it cannot be loaded: {error}", _rebuild(folder)) from None
+        raise NoKernelError(f"it cannot be loaded: {error}", advise_build(folder)) from None
     wanted = source_hash(folder)
     # Python without sources beside it came together with the library: an installer put both there.
     if wanted is not None and _built_from(found) != wanted:
-        raise NoKernelError(f"{file} was built from other sources", _rebuild(folder))
+        raise NoKernelError(f"{file} was built from other sources", advise_build(folder))
     return found
 
 
@@ -60,10 +60,10 @@ def _not_built(folder: Path) -> NoKernelError:
     where = f"{package} was imported, where it was not built"
     elsewhere = _elsewhere(folder)
     if elsewhere is None:
-        return NoKernelError(f"{where} (was there a C++ compiler?)", _rebuild(folder))
+        return NoKernelError(f"{where} (was there a C++ compiler?)", advise_build(folder))
     return NoKernelError(
         f"{where}; it was in {elsewhere}",
-        f"start Python in another folder than {package.parent}, or {_rebuild(folder)}",
+        f"start Python in another folder than {package.parent}, or {advise_build(folder)}",
     )
 
 
@@ -77,7 +77,7 @@ def _elsewhere(folder: Path) -> Path | None:
     return None
 
 
-def _rebuild(folder: Path) -> str:
+def advise_build(folder: Path = FOLDER) -> str:
     """Return the command that builds the library of ``folder``, a clone or an installed package."""
     root = folder.parents[2]
     if (root / "setup.py").exists():

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
-from keras2torch_birnn.rnn.merge import MERGE_MODES
+from keras2torch_birnn.rnn.native.codes import STALE, STATES, merge_code
 from keras2torch_birnn.rnn.native.library import (
     RUN,
-    STATES,
     NativeCell,
+    check_code,
     instruction_set,
     library,
     why_missing,
@@ -144,21 +144,6 @@ def _state_addresses(states: Sequence[Tensor], each: int) -> list[int]:
     return (at[::each] + _NONE)[:2] + ((at[1::2] if each == 2 else []) + _NONE)[:2]
 
 
-STALE = 3  # k2t_run's code where the weights are not those that were packed
-
-
-def check_code(code: int) -> None:
-    """Raise the error of a return code of the kernel.
-
-    Raises:
-        MemoryError: no scratch memory. ValueError: a length does not fit.
-    """
-    if code == 1:
-        raise MemoryError("no memory for the native kernel's scratch")
-    if code == 2:
-        raise ValueError("a length is below 0 or above the number of steps")
-
-
 def to_int64(lengths: Tensor) -> Tensor:
     """Return lengths as the kernel reads them: int64, contiguous."""
     ready = lengths.dtype is torch.int64 and lengths.is_contiguous()
@@ -238,7 +223,7 @@ def run_native(
         call.states(),
         cell.codes,
         cell.options,
-        0 if merge is None else MERGE_MODES[merge].native_code,
+        merge_code(merge),
     )
     ends: Tensor | None
     # Without the dispatcher, whose time a short sequence would feel.

@@ -65,11 +65,12 @@ static inline Vec root(Vec x) {
     return x;
 }
 
-// Call body(f) with the function of a code.
+// Call body(f) with the function of a code other than that of copying.
 template <class Body>
 static void with_map(int64_t code, float p, Body body) {
     const Vec yes = all(1.0f), no{};
-    switch (code) {
+    switch (static_cast<K2tMap>(code < K2T_MAP_ACTIVATION ? code : K2T_MAP_ACTIVATION)) {
+        case K2T_MAP_COPY: break;
         case K2T_MAP_ADD: return body([=](Vec a, Vec b, Vec) { return a + b * p; });
         case K2T_MAP_MULTIPLY: return body([](Vec a, Vec b, Vec) { return a * b; });
         case K2T_MAP_DIVIDE: return body([](Vec a, Vec b, Vec) { return a / b; });
@@ -82,11 +83,12 @@ static void with_map(int64_t code, float p, Body body) {
         case K2T_MAP_SELECT: return body([=](Vec a, Vec b, Vec c) { return a != no ? b : c; });
         case K2T_MAP_MULTIPLY_ADD: return body([](Vec a, Vec b, Vec c) { return a * b + c; });
         case K2T_MAP_OVER_ROOT: return body([=](Vec a, Vec b, Vec) { return a / root(b + p); });
-        default: {
+        case K2T_MAP_ACTIVATION: {
             const long kind = static_cast<long>(code - K2T_MAP_ACTIVATION);
             return body([=](Vec a, Vec, Vec) { return activate(kind, p, a); });
         }
     }
+    __builtin_trap();
 }
 
 // A number at each of so many places; the last axis is the fastest.
@@ -131,7 +133,8 @@ struct Lines {
 };
 
 // code, p, rank, sizes; then the result and three operands, each an address and strides.
-static void map(const int64_t* w, const K2tPlaces& places) {
+static int64_t map(const int64_t* w, const K2tPlaces& places) {
+    if (!k2t_knows(w[0], K2T_MAP_ACTIVATION + K2T_ACTIVATIONS)) return K2T_UNKNOWN_CODE;
     const float p = static_cast<float>(number(w[1]));
     const long rank = static_cast<long>(w[2]);
     const int64_t* sizes = w + 3;
@@ -147,18 +150,20 @@ static void map(const int64_t* w, const K2tPlaces& places) {
     if (w[0] == K2T_MAP_COPY) {
         for (long line = 0; line < count; ++line, lines.advance())
             copy_line(n, lines.at[0], stride[0], lines.at[1], stride[1]);
-        return;
+        return K2T_DONE;
     }
     with_map(w[0], p, [&](auto f) {
         for (long line = 0; line < count; ++line, lines.advance())
             map_line(f, n, lines.at[0], stride[0], lines.at + 1, stride + 1);
     });
+    return K2T_DONE;
 }
 
 // ---- sums, maxima, softmax --------------------------------------------------------------------------
 
 // code, divisor, result, from, outer rank, sizes, strides, inner rank, sizes, strides. The result is dense.
-static void reduce(const int64_t* w, const K2tPlaces& places) {
+static int64_t reduce(const int64_t* w, const K2tPlaces& places) {
+    if (!k2t_knows(w[0], K2T_REDUCTIONS)) return K2T_UNKNOWN_CODE;
     const double divisor = number(w[1]);
     float* to = places.of(w[2]);
     const float* from = places.of(w[3]);
@@ -185,6 +190,7 @@ static void reduce(const int64_t* w, const K2tPlaces& places) {
         }
         to[n] = adds ? static_cast<float>(sum / divisor) : most.get();
     }
+    return K2T_DONE;
 }
 
 // from, result, rows, n: of each row. What is written is not read again where a row is one vector: the
@@ -446,11 +452,12 @@ struct Pool {
     }
 };
 
-// (B, C, H, W); KH, KW; OH, OW; strides; padding; whether the mean, not the maximum; its divisor; from and
-// result: address, strides of (B, C, H, W).
-static void pool_windows(const int64_t* w, const K2tPlaces& places) {
+// (B, C, H, W); KH, KW; OH, OW; strides; padding; code; the mean's divisor; from and result: address,
+// strides of (B, C, H, W).
+static int64_t pool_windows(const int64_t* w, const K2tPlaces& places) {
+    if (!k2t_knows(w[12], K2T_POOLINGS)) return K2T_UNKNOWN_CODE;
     const int64_t *in = w + 15, *out = w + 20;
-    const Pool pool{w + 2, w + 4, w + 6, w + 8, w + 10, w[12] != 0, w[13], static_cast<long>(in[2]),
+    const Pool pool{w + 2, w + 4, w + 6, w + 8, w + 10, w[12] == K2T_POOL_MEAN, w[13], static_cast<long>(in[2]),
                     static_cast<long>(in[3])};
     const long columns = static_cast<long>(pool.out[1]), apart = static_cast<long>(pool.stride[1] * in[3]);
     // Neighbouring windows are computed at once where all of their columns are within the input.
@@ -475,46 +482,54 @@ static void pool_windows(const int64_t* w, const K2tPlaces& places) {
                     x += count;
                 }
             }
+    return K2T_DONE;
 }
 
 // ---- ids --------------------------------------------------------------------------------------------
 
-// ids, count, result, table, distance of its rows, rows, columns. Returns false if there is no such row.
-static bool look_up(const int64_t* w, const K2tPlaces& places) {
+// ids, count, result, table, distance of its rows, rows, columns. A row that there is not is for torch.
+static int64_t look_up(const int64_t* w, const K2tPlaces& places) {
     const float* ids = places.of(w[0]);
     float* to = places.of(w[2]);
     for (long i = 0; i < w[1]; ++i, to += w[6]) {
         const float id = ids[i];
-        if (!(id >= 0 && id < static_cast<float>(w[5]))) return false;
+        if (!(id >= 0 && id < static_cast<float>(w[5]))) return K2T_BY_TORCH;
         copy(places.of(w[3]) + static_cast<long>(id) * w[4], static_cast<long>(w[6]), to);
     }
-    return true;
+    return K2T_DONE;
+}
+
+template <class T, class Read>
+static int64_t read_each(const int64_t* w, const void* from, float* to, Read read) {
+    for (int64_t i = 0; i < w[1]; ++i) to[i] = read(static_cast<const T*>(from)[i]);
+    return K2T_DONE;
 }
 
 // code of the dtype, count, from, result: numbers as float32.
-static void read_numbers(const int64_t* w, const K2tPlaces& places) {
+static int64_t read_numbers(const int64_t* w, const K2tPlaces& places) {
     const void* from = places.of(w[2]);
     float* to = places.of(w[3]);
-    if (w[0] == K2T_FLOAT32) return copy(static_cast<const float*>(from), static_cast<long>(w[1]), to);
-    for (long i = 0; i < w[1]; ++i)
-        switch (w[0]) {
-            case K2T_INT32: to[i] = static_cast<float>(static_cast<const int32_t*>(from)[i]); break;
-            case K2T_INT64: to[i] = static_cast<float>(static_cast<const int64_t*>(from)[i]); break;
-            default: to[i] = static_cast<const uint8_t*>(from)[i] ? 1 : 0;
-        }
+    switch (static_cast<K2tNumbers>(w[0])) {
+        case K2T_INT32: return read_each<int32_t>(w, from, to, [](int32_t x) { return static_cast<float>(x); });
+        case K2T_INT64: return read_each<int64_t>(w, from, to, [](int64_t x) { return static_cast<float>(x); });
+        case K2T_BOOL: return read_each<uint8_t>(w, from, to, [](uint8_t x) { return x ? 1.0f : 0.0f; });
+        case K2T_FLOAT32: copy(static_cast<const float*>(from), static_cast<long>(w[1]), to); return K2T_DONE;
+    }
+    return K2T_UNKNOWN_CODE;
 }
 
-// Returns as k2t_run_program.
 static int64_t operate(int64_t code, const int64_t* words, const K2tPlaces& places) {
-    switch (code) {
-        case K2T_READ: read_numbers(words, places); return 0;
-        case K2T_LOOK_UP: return look_up(words, places) ? 0 : K2T_BY_TORCH;
-        case K2T_MAP: map(words, places); return 0;
-        case K2T_REDUCE: reduce(words, places); return 0;
-        case K2T_SOFTMAX: softmax(words, places); return 0;
-        case K2T_NORMALIZE: normalize(words, places); return 0;
-        case K2T_MULTIPLY: multiply(words, places); return 0;
-        case K2T_CONVOLVE: convolve(words, places); return 0;
-        default: pool_windows(words, places); return 0;
+    switch (static_cast<K2tOperation>(code)) {
+        case K2T_RECURRENT: break;  // program.cpp
+        case K2T_READ: return read_numbers(words, places);
+        case K2T_LOOK_UP: return look_up(words, places);
+        case K2T_MAP: return map(words, places);
+        case K2T_REDUCE: return reduce(words, places);
+        case K2T_SOFTMAX: softmax(words, places); return K2T_DONE;
+        case K2T_NORMALIZE: normalize(words, places); return K2T_DONE;
+        case K2T_MULTIPLY: multiply(words, places); return K2T_DONE;
+        case K2T_CONVOLVE: convolve(words, places); return K2T_DONE;
+        case K2T_POOL: return pool_windows(words, places);
     }
+    return K2T_UNKNOWN_CODE;
 }

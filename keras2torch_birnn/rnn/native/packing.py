@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.native.library import GATES, Array, Shape, Weights, library
+from keras2torch_birnn.rnn.native.codes import GATES
+from keras2torch_birnn.rnn.native.library import Array, Shape, Weights, fingerprint, library
 
 # One direction's parameters: weight_ih (G*H, F), weight_hh (G*H, H), bias_ih, bias_hh (G*H,).
 Parameters: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -87,7 +88,7 @@ def cached_pack(
         at = [Array() if p is None else Array(p.data_ptr(), p.numel()) for p in given]
         arrays.append((Array * 4)(*at))
     # Before they are packed: the next run notices changes by another thread meanwhile.
-    fingerprints = [library().k2t_fingerprint(isa, array) for array in arrays]
+    fingerprints = [fingerprint(isa, array) for array in arrays]
     packed = pack(kind, parameters, isa, arrays, fingerprints)
     storages = [p.untyped_storage() for p in present]
     watches = tuple(weakref.ref(s, lambda _: _cache.pop(key, None)) for s in storages)

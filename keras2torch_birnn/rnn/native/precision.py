@@ -8,22 +8,15 @@ instruction sets give the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Literal, NamedTuple, get_args
 
 from keras2torch_birnn.errors import ArgumentValueError, printable
+from keras2torch_birnn.rnn.native.codes import REDUCED, ReducedPrecision
 from keras2torch_birnn.rnn.native.library import library
 
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-ReducedPrecision = Literal["bfloat16", "int8"]
-
-# Bits of k2t_instruction_sets, best first.
-REDUCED: Mapping[ReducedPrecision, Mapping[str, int]] = {
-    "bfloat16": {"AVX512-BF16": 32, "AVX2": 16, "plain": 8},
-    "int8": {"AVX512-VNNI": 512, "AVX-VNNI": 256, "AVX2": 128, "plain": 64},
-}
 
 
 class ReducedKernel(NamedTuple):

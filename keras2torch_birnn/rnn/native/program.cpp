@@ -105,8 +105,8 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
         for (int64_t d = 0; d < shown; ++d)
             unpack_steps(mask + b * time, time, lengths[b], d == 1, words.zeros[d], width, units,
                          call.out + b * time * width + d * units, at(words.out) + b * time * width + d * units);
-    if (!words.last) return 0;
-    const int64_t states = state_count(*layer.weights);
+    if (!words.last) return K2T_DONE;
+    const int64_t states = state_count(shape.kind);
     float* to = at(words.last);
     for (int64_t d = 0; d < directions; ++d) {
         const float* h = call.final + d * states * rows * units;
@@ -116,22 +116,23 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
             copy_floats(valid || !words.zeros[d] ? h : nullptr, units, to);
         }
     }
-    return 0;
+    return K2T_DONE;
 }
 
 }  // namespace
 
 extern "C" int64_t k2t_run_program(int64_t isa, const K2tProgram* program) {
+    const K2tKernel* const with = k2t_kernel(isa);
+    if (!with || !with->operate) return K2T_UNKNOWN_CODE;
     float* const workspace = kept.at_least(program->floats);
-    if (!workspace) return 1;
+    if (!workspace) return K2T_NO_MEMORY;
     const K2tPlaces places{workspace, reinterpret_cast<float* const*>(program + 1) - 1};
-    const K2tKernel& with = k2t_kernel(isa);
     for (const int64_t *word = program->words, *end = word + program->count; word < end; word += 2 + word[1]) {
         const int64_t code =
             word[0] == K2T_RECURRENT
                 ? run_layer(isa, *reinterpret_cast<const K2tRecurrentWords*>(word + 2), places, program->threads)
-                : with.operate(word[0], word + 2, places);
+                : with->operate(word[0], word + 2, places);
         if (code) return code;
     }
-    return 0;
+    return K2T_DONE;
 }

@@ -1,45 +1,7 @@
 // A program: the operations of a whole model between its inputs and outputs, for one set of sizes.
-// `rnn/native/program.py` has the same codes.
 #pragma once
 
 #include "kernel.h"
-
-enum K2tOperation : int64_t {
-    K2T_RECURRENT,
-    K2T_READ,
-    K2T_LOOK_UP,
-    K2T_MAP,
-    K2T_REDUCE,
-    K2T_SOFTMAX,
-    K2T_NORMALIZE,
-    K2T_MULTIPLY,
-    K2T_CONVOLVE,
-    K2T_POOL,
-};
-
-enum K2tMap : int64_t {
-    K2T_MAP_COPY,
-    K2T_MAP_ADD,           // a + p b
-    K2T_MAP_MULTIPLY,
-    K2T_MAP_DIVIDE,
-    K2T_MAP_MAXIMUM,
-    K2T_MAP_MINIMUM,
-    K2T_MAP_EQUAL,         // 1 or 0, as all conditions
-    K2T_MAP_NOT_EQUAL,
-    K2T_MAP_LESS,
-    K2T_MAP_LESS_EQUAL,
-    K2T_MAP_SELECT,        // b where a is not 0, else c
-    K2T_MAP_MULTIPLY_ADD,  // a b + c
-    K2T_MAP_OVER_ROOT,     // a / sqrt(b + p)
-    K2T_MAP_ACTIVATION,    // and the code of the activation
-};
-
-enum K2tReduction : int64_t { K2T_REDUCE_SUM, K2T_REDUCE_MAXIMUM };
-
-enum K2tNumbers : int64_t { K2T_INT32, K2T_INT64, K2T_BOOL, K2T_FLOAT32 };
-
-// k2t_run_program's code where a value asks for what only torch computes.
-constexpr int64_t K2T_BY_TORCH = 4;
 
 // Operands are words: below 0, the complement of an offset in the workspace; up to K2T_MOST_GIVEN, the
 // number of an input or output; else an address.

@@ -15,62 +15,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.merge import MERGE_MODES
-from keras2torch_birnn.rnn.native.library import STACK_LAYER, instruction_set, library
-from keras2torch_birnn.rnn.native.op import STALE, check_code, use_torch_threads
+from keras2torch_birnn.rnn.native import codes
+from keras2torch_birnn.rnn.native.library import (
+    PROGRAM,
+    STACK_LAYER,
+    check_code,
+    instruction_set,
+    library,
+)
+from keras2torch_birnn.rnn.native.op import use_torch_threads
 from keras2torch_birnn.rnn.native.packing import Packed, cached_pack
 from keras2torch_birnn.rnn.native.stack import StackLayer
 
-# enum K2tOperation
-OPERATIONS: Mapping[str, int] = {
-    name: code
-    for code, name in enumerate(
-        (
-            "recurrent",
-            "read",
-            "look_up",
-            "map",
-            "reduce",
-            "softmax",
-            "normalize",
-            "multiply",
-            "convolve",
-            "pool",
-        )
-    )
-}
-# enum K2tMap
-MAPS: Mapping[str, int] = {
-    name: code
-    for code, name in enumerate(
-        (
-            "copy",
-            "add",
-            "multiply",
-            "divide",
-            "maximum",
-            "minimum",
-            "equal",
-            "not_equal",
-            "less",
-            "less_equal",
-            "select",
-            "multiply_add",
-            "over_root",
-            "activation",
-        )
-    )
-}
-# enum K2tNumbers
+# By dtype.
 NUMBERS: Mapping[torch.dtype, int] = {
-    torch.int32: 0,
-    torch.int64: 1,
-    torch.bool: 2,
-    torch.float32: 3,
+    getattr(torch, name): code for name, code in codes.NUMBERS.items()
 }
 
-# The codes of k2t_run_program where a value asks for torch, and of the most inputs and outputs.
-BY_TORCH, GIVEN = 4, 256
+# The most inputs and outputs.
+GIVEN = 256
 _ALIGNED = 16  # floats in a cache line
 # Floats behind the workspace: operations read up to two vectors, of which they use a part.
 _BEHIND = 32
@@ -108,7 +71,7 @@ class Writer:
     def emit(self, operation: str, words: Iterable[int], work: int = 0) -> None:
         """Write an operation."""
         found = list(words)
-        self.words += [OPERATIONS[operation], len(found), *found]
+        self.words += [codes.OPERATIONS[operation], len(found), *found]
         self.work += work
 
     def emit_layer(self, layer: StackLayer, words: Sequence[int]) -> None:
@@ -135,7 +98,7 @@ class Program:
             alive += [packed, described]
         self._alive = alive
         self._head = (words.buffer_info()[0], len(words), writer.floats + _BEHIND)
-        self._pack = struct.Struct(f"Q3q{writer.given}Q").pack
+        self._pack = struct.Struct(f"{PROGRAM.format}{writer.given}Q").pack
 
     def run(self, given: Sequence[int]) -> int:
         """Run; return 0 or the code of an error.
@@ -161,11 +124,11 @@ def run_program(program: Program, given: Sequence[int]) -> tuple[Program, bool]:
         MemoryError: no workspace.
     """
     code = program.run(given)
-    if code == STALE:
+    if code == codes.STALE:
         program = program.with_new_weights()
         # Not compared again: another thread may change them all the time.
         code = program.with_new_weights(compared=False).run(given)
-    if code == BY_TORCH:
+    if code == codes.BY_TORCH:
         return program, False
     check_code(code)
     return program, True
@@ -177,7 +140,7 @@ def _describe(layer: StackLayer, packed: Packed, *, compared: bool) -> Any:
         packed.address if compared else packed.unchecked,
         *layer.cell.codes[1:],
         *layer.cell.options,
-        0 if layer.merge is None else MERGE_MODES[layer.merge].native_code,
+        codes.merge_code(layer.merge),
         layer.from_end,
     )
     return ctypes.create_string_buffer(fields, len(fields))

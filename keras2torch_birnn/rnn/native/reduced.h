@@ -186,7 +186,7 @@ struct Reduced {
         };
         // (1 - z) n + z h
         auto mix = [](Vec z, Vec h, Vec n) { return fused(z, h, (1.0f - z) * n); };
-        switch (shape.kind) {
+        switch (static_cast<K2tKind>(shape.kind)) {
             case K2T_LSTM:
                 return for_units<4>(
                     rows, units, s, s.h, matrix, inputs,
@@ -218,7 +218,7 @@ struct Reduced {
                         const Vec n = f.act(load(in + 2 * LANES) + load(sum));
                         store(s.h_next + at, mix(load(s.c + at), load(s.h + at), n));
                     });
-            default:
+            case K2T_SIMPLE:
                 for_units<1>(rows, units, s, s.h, matrix, inputs,
                              [&](long at, const float* in, const float* sum) {
                                  store(s.h_next + at, f.act(load(in) + load(sum)));

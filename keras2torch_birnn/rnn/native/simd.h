@@ -212,7 +212,8 @@ static inline Vec elu(Vec x, float alpha) {
 }
 
 static inline Vec activate(long kind, float parameter, Vec x) {
-    switch (kind) {
+    switch (static_cast<K2tActivation>(kind)) {
+        case K2T_LINEAR: return x;
         case K2T_TANH: return hyperbolic_tangent(x);
         case K2T_SIGMOID: return sigmoid(x);
         case K2T_HARD_SIGMOID_0_2: return clamp(fused(x, all(0.2f), all(0.5f)), 0.0f, 1.0f);
@@ -226,6 +227,6 @@ static inline Vec activate(long kind, float parameter, Vec x) {
         case K2T_SILU: return x * sigmoid(x);
         case K2T_HARD_SILU: return x * (clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f));
         case K2T_HARD_TANH: return clamp(x, -1.0f, 1.0f);
-        default: return x;
     }
+    __builtin_trap();
 }

@@ -36,7 +36,7 @@ struct Plan {
         for (long i = 0; i < count; ++i) {
             const K2tWeights& weights = *stack.layers[i].weights;
             const long floats = static_cast<long>(stack.batch * weights.shape.units * weights.directions);
-            if (stack.with_states) states = std::max(states, floats * state_count(weights));
+            if (stack.with_states) states = std::max(states, floats * state_count(weights.shape.kind));
             if (i == count - 1) break;
             long& buffer = (count - 1 - i) % 2 ? first : second;
             buffer = std::max(buffer, width(stack.layers[i]) * rows);
@@ -55,7 +55,7 @@ void hand_out(const K2tStack& stack, const K2tWeights& weights, const float* fou
     const size_t floats = static_cast<size_t>(stack.batch * weights.shape.units);
     for (long d = 0; d < weights.directions; ++d) {
         float* const wanted[] = {to.h, to.c};
-        for (long s = 0; s < state_count(weights); ++s, found += floats)
+        for (long s = 0; s < state_count(weights.shape.kind); ++s, found += floats)
             if (wanted[s])
                 std::memcpy(wanted[s] + static_cast<size_t>(d) * floats, found, floats * sizeof(float));
     }
@@ -90,7 +90,7 @@ int64_t run(int64_t isa, const K2tStack& stack, const Plan& plan, float* workspa
         call.x_time_stride = width(layer);
         call.x_batch_stride = stack.time * width(layer);
     }
-    return 0;
+    return K2T_DONE;
 }
 
 }  // namespace
@@ -101,7 +101,7 @@ extern "C" int64_t k2t_run_stack(int64_t isa, const K2tStack* stack) {
     float* workspace = nullptr;
     if (plan.size()) {
         workspace = (plan.size() <= KEPT_FLOATS ? kept : large).at_least(plan.size());
-        if (!workspace) return 1;
+        if (!workspace) return K2T_NO_MEMORY;
     }
     return run(isa, *stack, plan, workspace);
 }

@@ -15,24 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.rnn.call import State
-from keras2torch_birnn.rnn.merge import MERGE_MODES
+from keras2torch_birnn.rnn.native.codes import STALE, ReducedPrecision, merge_code
 from keras2torch_birnn.rnn.native.library import (
     STACK,
     STACK_LAYER,
     STACK_STATES,
     NativeCell,
+    check_code,
     instruction_set,
     library,
 )
-from keras2torch_birnn.rnn.native.op import (
-    STALE,
-    can_run,
-    check_code,
-    to_int64,
-    use_torch_threads,
-)
+from keras2torch_birnn.rnn.native.op import can_run, to_int64, use_torch_threads
 from keras2torch_birnn.rnn.native.packing import Packed, cached_pack, weight_sizes
-from keras2torch_birnn.rnn.native.precision import ReducedPrecision, reduced_kernel
+from keras2torch_birnn.rnn.native.precision import reduced_kernel
 from keras2torch_birnn.rnn.native.reused_memory import empty_reused
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
@@ -135,7 +130,7 @@ class PreparedStack:
             MemoryError: no scratch memory. ValueError: a length does not fit.
         """
         batch, time, _ = x.shape
-        directions, merged = self.directions[-1], merge and MERGE_MODES[merge].native_code
+        directions, merged = self.directions[-1], merge_code(merge)
         width = self.units[-1] * (1 if merged else directions)
         out = empty_reused(batch, time, width) if sequences else None
         states, alive = self._states(initial, final)  # alive: until the kernel has run
@@ -212,7 +207,7 @@ class PreparedStack:
                     address,
                     *one.cell.codes[1:],
                     *one.cell.options,
-                    0 if mode is None else MERGE_MODES[mode].native_code,
+                    merge_code(mode),
                     one.from_end,
                 )
                 for address, one, mode in zip(addresses, layers, merges, strict=True)
@@ -275,8 +270,7 @@ def prepare(
         features, units = weight_sizes(one.parameters)
         if width not in (None, features):
             return None
-        merged = one.merge is not None and MERGE_MODES[one.merge].native_code
-        width = units * (1 if merged else len(one.parameters) // 4)
+        width = units * (1 if merge_code(one.merge) else len(one.parameters) // 4)
     return PreparedStack(layers, fetched, precision)
 
 

@@ -1,0 +1,101 @@
+"""The numbers that Python shares with the native library, by name. No torch.
+
+``codes.h`` lists the same; ``library.py`` compares them when it loads the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
+from keras2torch_birnn.rnn.merge import MERGE_MODES
+
+
+def _number(*names: str) -> Mapping[str, int]:
+    return {name: code for code, name in enumerate(names)}
+
+
+KINDS: Mapping[str, int] = {name: kind.native_code for name, kind in CELL_KINDS.items()}
+
+# By code: the numbers of gates and of states (h, and an LSTM's c).
+GATES: Mapping[int, int] = {kind.native_code: kind.gates for kind in CELL_KINDS.values()}
+STATES: Mapping[int, int] = {kind.native_code: kind.states for kind in CELL_KINDS.values()}
+
+# An activation without options, or with the one option that is named.
+ACTIVATIONS = _number(
+    *("linear", "tanh", "sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6", "relu", "relu6"),
+    *("leaky_relu", "elu", "selu", "softsign", "silu", "hard_silu", "hard_tanh"),
+)
+ACTIVATION_PARAMETERS: Mapping[str, str] = {"leaky_relu": "negative_slope", "elu": "alpha"}
+
+# What a call returns.
+RESULTS = _number(
+    *("done", "no memory", "wrong length", "stale", "by torch", "unknown code"),
+)
+STALE, BY_TORCH = RESULTS["stale"], RESULTS["by torch"]
+
+# The operations of a program, and the variants of some of them.
+OPERATIONS = _number(
+    *("recurrent", "read", "look_up", "map", "reduce"),
+    *("softmax", "normalize", "multiply", "convolve", "pool"),
+)
+MAPS = _number(
+    *("copy", "add", "multiply", "divide", "maximum", "minimum"),
+    *("equal", "not_equal", "less", "less_equal", "select", "multiply_add", "over_root"),
+    "activation",
+)
+REDUCTIONS = _number("sum", "maximum")
+POOLINGS = _number("maximum", "mean")
+NUMBERS = _number("int32", "int64", "bool", "float32")  # dtypes
+
+# Bits, best first.
+INSTRUCTION_SETS: Mapping[str, int] = {"AVX-512": 4, "AVX2": 2, "plain": 1}
+ReducedPrecision = Literal["bfloat16", "int8"]
+REDUCED: Mapping[ReducedPrecision, Mapping[str, int]] = {
+    "bfloat16": {"AVX512-BF16": 32, "AVX2": 16, "plain": 8},
+    "int8": {"AVX512-VNNI": 512, "AVX-VNNI": 256, "AVX2": 128, "plain": 64},
+}
+
+# As the library names them.
+TABLES: Mapping[str, Mapping[str, int]] = {
+    "kind": KINDS,
+    "gates": {name: kind.gates for name, kind in CELL_KINDS.items()},
+    "states": {name: kind.states for name, kind in CELL_KINDS.items()},
+    "activation": ACTIVATIONS,
+    "merge": {name: mode.native_code for name, mode in MERGE_MODES.items()},
+    "result": RESULTS,
+    "operation": OPERATIONS,
+    "map": MAPS,
+    "reduction": REDUCTIONS,
+    "pooling": POOLINGS,
+    "number": NUMBERS,
+    "instruction set": {
+        f"{precision} {name}": bit
+        for precision, sets in (("float32", INSTRUCTION_SETS), *REDUCED.items())
+        for name, bit in sets.items()
+    },
+}
+
+
+def merge_code(merge: str | None) -> int:
+    """Return the code of a merge mode, which is 0 where the directions keep outputs of their own.
+
+    None keeps both apart, and "concat" is both side by side.
+    """
+    return 0 if merge is None else MERGE_MODES[merge].native_code
+
+
+def find_differences(listed: str, tables: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """Yield in words how the numbers that a library lists differ from Python's.
+
+    listed: the text of ``k2t_codes``, lines of table, number and name.
+    """
+    rows = [line.split("\t") for line in listed.splitlines()]
+    known = {(table, name): int(number) for table, number, name in rows}
+    ours = {(table, name): code for table, codes in tables.items() for name, code in codes.items()}
+    for table, name in sorted(known.keys() | ours.keys()):
+        here, there = ours.get((table, name)), known.get((table, name))
+        if here != there:
+            words = ["none" if number is None else str(number) for number in (here, there)]
+            yield f"{table} {name!r} is {words[0]} in Python, {words[1]} in the library"

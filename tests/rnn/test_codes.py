@@ -1,0 +1,261 @@
+"""Numbers that Python and the native library share: compared at load, and refused if unknown."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import pytest
+import torch
+from kernel_layers import native
+
+from keras2torch_birnn.bench import case
+from keras2torch_birnn.exporting.source import recurrent_call
+from keras2torch_birnn.reference import recurrent as equations
+from keras2torch_birnn.rnn import arguments
+from keras2torch_birnn.rnn.merge import MERGE_MODES
+from keras2torch_birnn.rnn.native import codes, library, loading, op, packing
+from keras2torch_birnn.rnn.native.codes import RESULTS
+from keras2torch_birnn.rnn.native.loading import NoKernelError
+from keras2torch_birnn.schema import SCHEMA
+
+BATCH, TIME, FEATURES, UNITS = 3, 7, 5, 11
+UNKNOWN = RESULTS["unknown code"]
+PLAIN = codes.INSTRUCTION_SETS["plain"]
+# No instruction set, two at once, and one that no processor has.
+NO_SETS = (0, -1, 3, 1 << 40)
+
+
+# ---- tables ------------------------------------------------------------------------------------
+
+
+def test_the_library_has_every_number_of_pythons_tables_and_no_other() -> None:
+    """Not among the tests that are left out where the library cannot be used for this reason."""
+    try:
+        found = loading.load()
+    except NoKernelError as error:
+        pytest.skip(str(error))
+    library._compare_codes(found)
+
+
+@native
+@pytest.mark.parametrize("table", codes.TABLES)
+def test_a_row_that_the_library_lacks_keeps_it_from_being_used(
+    table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {**codes.TABLES, table: {**codes.TABLES[table], "new": 77}}
+    monkeypatch.setattr(codes, "TABLES", more)
+    with pytest.raises(NoKernelError) as refused:
+        library._compare_codes(loading.load())
+    assert refused.value.found == (
+        f"its numbers differ: {table} 'new' is 77 in Python, none in the library"
+    )
+
+
+def test_numbers_that_differ_are_told_in_words() -> None:
+    listed = "merge\t0\tconcat\nmerge\t2\tsum\nkind\t0\tLSTM\n"
+    ours = {"merge": {"concat": 0, "sum": 1, "max": 2}}
+    assert list(codes.find_differences(listed, ours)) == [
+        "kind 'LSTM' is none in Python, 0 in the library",
+        "merge 'max' is 2 in Python, none in the library",
+        "merge 'sum' is 1 in Python, 2 in the library",
+    ]
+
+
+def test_every_table_of_merge_modes_has_the_same_ones() -> None:
+    names, nothing = get_args(arguments.MergeMode)
+    (option,) = SCHEMA["Bidirectional"].options.values()
+    tables: dict[str, Sequence[Any]] = {
+        "the types": (*get_args(names), None),
+        "the schema": [mode for mode in (*MERGE_MODES, None) if option.parse(mode) == mode],
+        "the reference": [*equations.MERGES],
+        "the source that is exported": [*recurrent_call._MERGES, None],
+        "k2t bench": [*case.MERGES, None],
+    }
+    assert nothing is type(None)
+    for table, modes in tables.items():
+        assert set(modes) == {*MERGE_MODES, None}, table
+
+
+# ---- calls with unknown codes ------------------------------------------------------------------
+
+
+def weights_of(kind: str) -> list[torch.Tensor]:
+    rows = codes.GATES[codes.KINDS[kind]] * UNITS
+    sizes = ((rows, FEATURES), (rows, UNITS), (rows,), (rows,)) * 2
+    return [torch.randn(size) for size in sizes]
+
+
+class Call:
+    """A run of two directions. Any of its codes can be another one."""
+
+    def __init__(self, **changed: int) -> None:
+        self.isa = changed.get("isa", PLAIN)
+        packed = packing.pack(codes.KINDS["LSTM"], weights_of("LSTM"), PLAIN)
+        packed.weights.shape.kind = changed.get("kind", packed.weights.shape.kind)
+        packed.weights.directions = changed.get("directions", 2)
+        self.x = torch.randn(BATCH, TIME, FEATURES)
+        self.out = torch.full((BATCH, TIME, 2 * UNITS), 7.5)
+        self.layer = (
+            packed.address,
+            changed.get("activation", codes.ACTIVATIONS["tanh"]),
+            changed.get("recurrent_activation", codes.ACTIVATIONS["sigmoid"]),
+            *(0.0, 0.0, changed.get("merge", MERGE_MODES["concat"].native_code)),
+        )
+        self.sizes = (BATCH, TIME, 1)
+        self.input = (self.x.data_ptr(), TIME * FEATURES, FEATURES)
+        self.alive = packed
+
+    def run(self) -> int:
+        places = (*self.input, *[0] * 5, self.out.data_ptr(), *[0] * 7)
+        call = library.RUN.pack(*self.layer, *self.sizes, *places)
+        return int(library.library().k2t_run(self.isa, call))
+
+    def run_stack(self) -> int:
+        layer = ctypes.create_string_buffer(library.STACK_LAYER.pack(*self.layer, 0))
+        given = (ctypes.addressof(layer), 1, *self.sizes, *self.input, 0, 0, self.out.data_ptr())
+        return int(library.library().k2t_run_stack(self.isa, library.STACK.pack(*given)))
+
+    def run_program(self) -> int:
+        layer = ctypes.create_string_buffer(library.STACK_LAYER.pack(*self.layer, 0))
+        x, out = self.x.data_ptr(), self.out.data_ptr()
+        words = (ctypes.addressof(layer), BATCH, TIME, x, *[0] * 8, out, *[0] * 4)
+        return run_words(self.isa, "recurrent", words)
+
+    def run_back(self) -> int:
+        task = library.Gradient()
+        task.shape, task.directions = self.alive.weights.shape, self.alive.weights.directions
+        _, task.activation, task.recurrent_activation, *_ = self.layer
+        return int(library.library().k2t_gradient(self.isa, ctypes.byref(task)))
+
+
+def run_words(isa: int, operation: str | int, words: Sequence[int]) -> int:
+    """Run a program of one operation; its result."""
+    code = operation if isinstance(operation, int) else codes.OPERATIONS[operation]
+    program = (ctypes.c_int64 * (len(words) + 2))(code, len(words), *words)
+    head = library.PROGRAM.pack(ctypes.addressof(program), len(program), 64, 1)
+    return int(library.library().k2t_run_program(isa, head))
+
+
+UNKNOWN_CODES = [
+    *(("kind", code) for code in (-1, len(codes.KINDS))),
+    *(
+        (which, code)
+        for which in ("activation", "recurrent_activation")
+        for code in (-1, len(codes.ACTIVATIONS), 1 << 40)
+    ),
+    *(("merge", code) for code in (-1, len(MERGE_MODES), 1 << 40)),
+    *(("directions", number) for number in (-1, 0, 3)),
+    *(("isa", bit) for bit in NO_SETS),
+]
+
+
+@native
+def test_the_calls_of_these_tests_are_right_but_for_the_code_that_they_change() -> None:
+    wanted = Call()
+    assert wanted.run() == RESULTS["done"]
+    for way in ("run_stack", "run_program"):
+        call = Call()
+        call.x.copy_(wanted.x)
+        call.layer = wanted.layer
+        assert getattr(call, way)() == RESULTS["done"]
+        assert torch.equal(call.out, wanted.out)
+
+
+@native
+@pytest.mark.parametrize("way", ["run", "run_stack", "run_program"])
+@pytest.mark.parametrize(("which", "code"), UNKNOWN_CODES)
+def test_a_layer_with_an_unknown_code_is_refused_and_writes_nothing(
+    which: str, code: int, way: str
+) -> None:
+    call = Call(**{which: code})
+    assert getattr(call, way)() == UNKNOWN
+    assert bool((call.out == 7.5).all())
+
+
+@native
+@pytest.mark.parametrize(
+    ("which", "code"),
+    [
+        *((which, code) for which, code in UNKNOWN_CODES if which != "merge"),
+        *(("isa", bit) for sets in codes.REDUCED.values() for bit in sets.values()),
+    ],
+)
+def test_a_gradient_with_an_unknown_code_is_refused(which: str, code: int) -> None:
+    assert Call(**{which: code}).run_back() == UNKNOWN
+
+
+@native
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        (len(codes.OPERATIONS), [0]),
+        (-1, [0]),
+        ("map", [codes.MAPS["activation"] + len(codes.ACTIVATIONS), 0, 1, 1, *[-1, 0] * 4]),
+        ("map", [-1, 0, 1, 1, *[-1, 0] * 4]),
+        ("reduce", [len(codes.REDUCTIONS), 0, -1, -2, 1, 1, 1, 1, 1, 1]),
+        ("reduce", [-1, 0, -1, -2, 1, 1, 1, 1, 1, 1]),
+        ("read", [len(codes.NUMBERS), 1, -1, -2]),
+        ("read", [-1, 1, -1, -2]),
+        ("pool", [*[1] * 10, 0, 0, len(codes.POOLINGS), 0, -1, *[1] * 4, -2, *[1] * 4]),
+        ("pool", [*[1] * 10, 0, 0, -1, 0, -1, *[1] * 4, -2, *[1] * 4]),
+    ],
+)
+def test_an_operation_with_an_unknown_code_is_refused(
+    operation: str | int, words: list[int]
+) -> None:
+    assert run_words(PLAIN, operation, words) == UNKNOWN
+
+
+@native
+def test_a_program_runs_on_no_instruction_set_without_its_operations() -> None:
+    words = [codes.NUMBERS["float32"], 1, -1, -2]
+    assert run_words(PLAIN, "read", words) == RESULTS["done"]
+    reduced = [bit for sets in codes.REDUCED.values() for bit in sets.values()]
+    for bit in (*NO_SETS, *reduced):
+        assert run_words(bit, "read", words) == UNKNOWN
+
+
+WORDS = "the native kernel does not know a code of this call"
+
+
+@native
+@pytest.mark.parametrize("isa", NO_SETS)
+def test_sizes_and_packing_for_an_unknown_instruction_set_are_an_error(isa: int) -> None:
+    shape, floats = library.Shape(0, FEATURES, UNITS, 0), (ctypes.c_float * 4096)()
+    found = library.library()
+    for ask in (
+        lambda: found.k2t_width(isa, UNITS),
+        lambda: found.k2t_packed_size(isa, shape),
+        lambda: found.k2t_gradient_packed_size(isa, shape),
+        lambda: found.k2t_pack(isa, shape, floats, floats, None, None, floats),
+        lambda: found.k2t_gradient_pack(isa, shape, floats, floats, floats),
+        lambda: library.fingerprint(isa, (library.Array * 4)()),
+    ):
+        with pytest.raises(RuntimeError, match=WORDS):
+            ask()
+
+
+@native
+@pytest.mark.parametrize("kind", [-1, len(codes.KINDS)])
+def test_sizes_and_packing_of_an_unknown_kind_are_an_error(kind: int) -> None:
+    shape, floats = library.Shape(kind, FEATURES, UNITS, 0), (ctypes.c_float * 4096)()
+    found = library.library()
+    for ask in (
+        lambda: found.k2t_kept_parts(kind),
+        lambda: found.k2t_packed_size(PLAIN, shape),
+        lambda: found.k2t_gradient_packed_size(PLAIN, shape),
+        lambda: found.k2t_pack(PLAIN, shape, floats, floats, None, None, floats),
+        lambda: found.k2t_gradient_pack(PLAIN, shape, floats, floats, floats),
+    ):
+        with pytest.raises(RuntimeError, match=WORDS):
+            ask()
+
+
+@native
+def test_a_merge_mode_that_only_python_knows_is_no_average() -> None:
+    x = torch.randn(BATCH, TIME, FEATURES)
+    cell = [codes.KINDS["GRU"], codes.ACTIVATIONS["tanh"], codes.ACTIVATIONS["sigmoid"]]
+    with pytest.raises(RuntimeError, match=WORDS):
+        op.compute(x, weights_of("GRU"), None, (), cell, (0.0, 0.0), len(MERGE_MODES))

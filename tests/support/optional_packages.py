@@ -1,0 +1,32 @@
+"""Packages that only some tests need. ``K2T_WITHOUT="onnx matplotlib" pytest`` hides them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+OPTIONAL = frozenset(
+    ("hypothesis", "huggingface_hub", "matplotlib", "mypy", "onnx", "onnxruntime", "onnxscript")
+)
+
+_hidden: dict[str, Any] = dict.fromkeys(os.environ.get("K2T_WITHOUT", "").split())
+sys.modules.update(_hidden)
+
+
+class TestFile(pytest.Module):
+    """A file of tests; skipped where an optional package that it imports is missing."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Return the tests of the file."""
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            cause = error.__cause__
+            name = str(getattr(cause, "name", "")).partition(".")[0]
+            if isinstance(cause, ModuleNotFoundError) and name in OPTIONAL:
+                pytest.skip(f"{name} is not installed", allow_module_level=True)
+            raise
