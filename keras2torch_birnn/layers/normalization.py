@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,15 @@ from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
+from keras2torch_birnn.layers.registry import (
+    ALONE,
+    NONE,
+    SAME,
+    Around,
+    Converter,
+    MaskFlow,
+    Step,
+)
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
@@ -22,13 +31,15 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """An ``nn.BatchNorm1d`` that trains by Keras' rules, its channels on any one axis.
+    """An ``nn.BatchNorm1d`` of (B, C, ...) that trains by Keras' rules.
 
-    In eval mode it computes what torch's computes. ``rule`` says what training does: which steps
-    count behind a mask, and how the moving averages follow. A batch of one row is a batch. Each
-    process takes the moments of its own rows, and ``SyncBatchNorm`` cannot take this layer's place:
-    it knows neither axis nor mask.
+    It computes what torch's computes. ``rule`` says what training does besides: which steps count
+    behind a mask, and how the moving averages follow. A batch of one row is a batch. ``axis``: of
+    the channels in Keras' order, in which a mask comes. ``group``: the processes whose rows are one
+    batch, see ``synchronize_batch_norm``; each process takes the moments of its own rows if None.
     """
+
+    group: Any = None
 
     def __init__(self, features: int, *, axis: int, eps: float, momentum: float, rule: BatchRule):
         super().__init__(features, eps=eps, momentum=momentum, device="meta")
@@ -37,17 +48,15 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise every channel: y = (x - mean) / sqrt(var + eps) * weight + bias.
 
-        mask: true where something counts, of the input's shape without the last axis.
+        mask: true where something counts, of the shape in Keras' order without the last axis.
         """
         if self.training and self.rule.by != "moving averages":
             return self._by_batch(input, mask)
-        axis = self.axis
-        channels_first = input.movedim(axis, 1)
-        if _is_for_torch(channels_first):
-            return self._by_averages(channels_first).movedim(1, axis)
-        channels_last = input.movedim(axis, -1).contiguous()
+        if _is_for_torch(input):
+            return self._by_averages(input)
+        channels_last = input.movedim(1, -1).contiguous()
         rows = channels_last.view(-1, self.num_features)
-        return self._by_averages(rows).view(channels_last.shape).movedim(-1, axis)
+        return self._by_averages(rows).view(channels_last.shape).movedim(-1, 1)
 
     def _by_averages(self, x: Tensor) -> Tensor:
         """Normalise (B, C, ...) by the moving averages."""
@@ -57,7 +66,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _by_batch(self, input: Tensor, mask: Tensor | None) -> Tensor:
         x = input.float() if input.dtype in _HALF else input
-        axes = tuple(axis for axis in range(x.dim()) if axis != self.axis % x.dim())
+        axes = (0, *range(2, x.dim()))
         mean, var, count = self._moments(x, axes, mask)
         if self.rule.by == "batch, followed":
             with torch.no_grad():
@@ -84,7 +93,7 @@ class BatchNorm(nn.BatchNorm1d):
                 f"{x.dim()}, which no Keras trains",
                 "call the model in eval mode, or take the mask away before this layer",
             )
-        counts = mask.bool()[..., None]
+        counts = mask.bool()[..., None].movedim(self.axis, 1)
         weights = counts.to(x.dtype)
         if self.rule.masked == "valid":
             weights = weights.expand_as(x)
@@ -119,6 +128,22 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept any rank."""
+
+
+def _channels(layer: LayerSpec) -> int:
+    """Return the axis of the channels."""
+    axes = layer.config["axis"]
+    if layer.input_shape is not None:
+        axes = normalized_axes(layer.config, len(layer.input_shape))
+    return int(axes[0])
+
+
+def _moved(layer: LayerSpec) -> Around:
+    """Move the channels to torch's place, axis 1, and back."""
+    axis, shape = _channels(layer), layer.input_shape
+    if axis == 1 or (shape is not None and len(shape) == 2):
+        return ALONE
+    return Around(Step(torch.movedim, (axis, 1)), Step(torch.movedim, (1, axis)))
 
 
 def _is_for_torch(channels_first: Tensor) -> bool:
@@ -158,13 +183,10 @@ def batch_normalization(layer: LayerSpec) -> nn.Module:
             "replace it by a layer of your own, given with --plugin",
             place=layer.place,
         )
-    axis = config["axis"][0]
-    if layer.input_shape is not None:
-        (axis,) = normalized_axes(config, len(layer.input_shape))
     rule, share = _batch_rule(layer), 1.0 - config["momentum"]
     module = BatchNorm(
         len(weights["moving_mean"]),
-        axis=axis,
+        axis=_channels(layer),
         eps=config["epsilon"],
         momentum=float(np.float32(share)) if rule.single else share,
         rule=rule,
@@ -327,7 +349,7 @@ def rms_normalization(layer: LayerSpec) -> nn.Module:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "BatchNormalization": Converter(batch_normalization, _batch_mask),
+    "BatchNormalization": Converter(batch_normalization, _batch_mask, _moved),
     "LayerNormalization": Converter(layer_normalization, SAME),
     "GroupNormalization": Converter(group_normalization, _group_mask),
     "UnitNormalization": Converter(unit_normalization, SAME),

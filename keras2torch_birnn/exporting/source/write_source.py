@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from keras2torch_birnn.conversion import build, origin
 from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.exporting.source.body import Body, Layers
 from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, literal
 from keras2torch_birnn.exporting.source.forward import write_body
-from keras2torch_birnn.exporting.source.graph_nodes import names_of_functions
+from keras2torch_birnn.exporting.source.graph_nodes import (
+    names_of_functions,
+    without_steps_around,
+)
 from keras2torch_birnn.exporting.source.module_text import (
     ModelText,
     words,
@@ -76,7 +79,7 @@ def write_source(model: nn.Module, spec: ModelSpec | None = None) -> SourceFiles
 class _Writer:
     def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
         self.model, self.spec = model, spec
-        self.graph: fx.GraphModule = build(spec)
+        self.graph = without_steps_around(build(spec))
         self.state = model.state_dict()
         self.attributes = Names({*reserved(), *_IMPORTED, *dir(nn.Module())})
         self.problems: list[K2TError] = []
