@@ -90,6 +90,21 @@ def test_the_closure_is_called_with_gradients_and_its_loss_returned() -> None:
     torch.testing.assert_close(module.weight, before - 0.2)
 
 
+@pytest.mark.parametrize("family", ["keras3", "tf.keras"])
+def test_the_average_of_a_weight_without_gradients_is_that_weight(family: Family) -> None:
+    module = layer()
+    module.bias.requires_grad_(False)
+    before = module.bias.detach().clone()
+    optimizer = make(module, family=family, use_ema=True, ema_momentum=0.75)
+    train(module, optimizer, 2)
+    module.bias.requires_grad_(True)  # it begins late: its average has followed it so far
+    torch.testing.assert_close(optimizer.slots_of(module.bias)["average"], before)
+    train(module, optimizer, 1)
+    late = module.bias.detach().clone()
+    optimizer.use_averages_()
+    torch.testing.assert_close(module.bias.detach(), 0.75 * before + 0.25 * late)
+
+
 def test_a_scheduler_of_torch_sets_the_rate() -> None:
     module = layer()
     optimizer = make(module, "SGD")
