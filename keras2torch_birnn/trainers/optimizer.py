@@ -25,8 +25,9 @@ class KerasOptimizer(Optimizer):
 
     ``k2t.training`` makes it. It is used as any other: ``zero_grad``, ``step`` (with a closure,
     too), ``state_dict``, schedulers of torch, which set ``param_groups[...]["lr"]``, and
-    ``GradScaler``. With a schedule of Keras, "lr" is the rate at its start, and changing it scales
-    the schedule; ``learning_rate`` is the rate of the next step. Constraints of Keras are no part
+    ``GradScaler``. With a schedule of Keras, "lr" is the rate at its start, or, if that is 0, the
+    one that it rises to; changing it scales the schedule. ``learning_rate`` is the rate of the next
+    step. Constraints of Keras are no part
     of a step, see ``k2t.constrain_``.
 
     params: as for any optimizer. rule, settings: those of Keras. owners: the number of the Keras
@@ -97,9 +98,7 @@ class KerasOptimizer(Optimizer):
         return torch.full_like(param, self.rule.start(name) if own else 0.0, memory_format=kept)
 
     def _rate(self, group: dict[str, Any], *, double: bool) -> float:
-        base = float(group["lr"])
-        factor = 1.0 if base == self.settings.rate else base / self.settings.rate
-        return self.settings.rate_at(group["iterations"], factor, base, double=double)
+        return self.settings.rate_at(group["iterations"], float(group["lr"]), double=double)
 
     def record(self, tables: Iterable[tuple[Tensor, RecordedRows]]) -> None:
         """Take the gradients of these tables of Embeddings from what records their rows."""

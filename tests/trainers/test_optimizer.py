@@ -125,6 +125,37 @@ def test_a_schedule_of_keras_is_scaled_by_the_rate_of_the_group() -> None:
     assert optimizer.learning_rate == 0.0625
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "nominal"),
+    [
+        ("CosineDecay", {"decay_steps": 5, "warmup_target": 0.5, "warmup_steps": 4}, 0.5),
+        ("PolynomialDecay", {"decay_steps": 4, "end_learning_rate": 0.25}, 0.25),
+        ("PiecewiseConstantDecay", {"boundaries": [1], "values": [0.0, 0.75]}, 0.75),
+        ("ExponentialDecay", {"decay_steps": 3, "decay_rate": 0.5}, 1.0),
+    ],
+)
+def test_a_schedule_that_starts_at_zero_is_scaled_too(
+    name: str, config: dict[str, Any], nominal: float
+) -> None:
+    start = {} if "values" in config else {"initial_learning_rate": 0.0}
+    schedule = {"class_name": name, "config": {**start, **config}}
+    plain, scaled = (make(layer(), "SGD", learning_rate=schedule) for _ in range(2))
+    assert plain.param_groups[0]["lr"] == nominal
+    scheduler = torch.optim.lr_scheduler.ConstantLR(scaled, factor=0.5, total_iters=9)
+    for _ in range(7):
+        assert scaled.learning_rate == 0.5 * plain.learning_rate
+        for optimizer in (plain, scaled):
+            optimizer.step()
+        scheduler.step()
+
+
+def test_a_rate_of_zero_can_be_set_to_another() -> None:
+    module = layer()
+    optimizer = make(module, "SGD", learning_rate=0.0)
+    optimizer.param_groups[0]["lr"] = 0.25
+    assert optimizer.learning_rate == 0.25
+
+
 def test_a_gradient_scaler_skips_steps_that_overflow() -> None:
     module = layer().float()
     optimizer, scaler = make(module), torch.amp.GradScaler("cpu", init_scale=4.0)
