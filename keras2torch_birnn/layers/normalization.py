@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,11 +35,11 @@ class BatchNorm(nn.BatchNorm1d):
 
     It computes what torch's computes. ``rule`` says what training does besides: which steps count
     behind a mask, and how the moving averages follow. A batch of one row is a batch. ``axis``: of
-    the channels in Keras' order, in which a mask comes. ``group``: the processes whose rows are one
-    batch, see ``synchronize_batch_norm``; each process takes the moments of its own rows if None.
+    the channels in Keras' order, in which a mask comes. ``synchronized``: the rows of all processes
+    are one batch, see ``synchronize_batch_norm``; else each takes the moments of its own rows.
     """
 
-    group: Any = None
+    synchronized = False
 
     def __init__(self, features: int, *, axis: int, eps: float, momentum: float, rule: BatchRule):
         super().__init__(features, eps=eps, momentum=momentum, device="meta")
@@ -84,9 +84,16 @@ class BatchNorm(nn.BatchNorm1d):
         self, x: Tensor, axes: tuple[int, ...], mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute mean and variance of each channel, and the number of values; axes are kept."""
+        together = _sum_of_processes if self.synchronized and is_distributed() else _unchanged
         if mask is None or self.rule.masked == "all":
             var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-            return mean, var, torch.full_like(mean, x.numel() // max(mean.numel(), 1))
+            count = torch.full_like(mean, x.numel() // max(mean.numel(), 1))
+            if together is _unchanged:
+                return mean, var, count
+            own, count = count, together(count)
+            all_mean = together(mean * own) / count
+            var = together((var + (mean - all_mean).square()) * own) / count
+            return all_mean, var, count
         if mask.dim() != x.dim() - 1:
             raise UsageError(
                 f"BatchNormalization in training: a mask of {mask.dim()} axes for an input of "
@@ -97,10 +104,10 @@ class BatchNorm(nn.BatchNorm1d):
         weights = counts.to(x.dtype)
         if self.rule.masked == "valid":
             weights = weights.expand_as(x)
-        count = weights.sum(axes, keepdim=True) + self.rule.count_raised_by
-        mean = torch.where(counts, x, 0.0).sum(axes, keepdim=True) / count
-        var = torch.where(counts, x - mean, 0.0).square().sum(axes, keepdim=True) / count
-        return mean, var, count
+        count = together(weights.sum(axes, keepdim=True)) + self.rule.count_raised_by
+        mean = together(torch.where(counts, x, 0.0).sum(axes, keepdim=True)) / count
+        squares = torch.where(counts, x - mean, 0.0).square().sum(axes, keepdim=True)
+        return mean, together(squares) / count, count
 
     def _follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         """Move the averages towards the moments of a batch."""
@@ -128,6 +135,38 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept any rank."""
+
+
+def _sum_of_processes(x: Tensor) -> Tensor:
+    """Add up a tensor of every process; gradients are added up, too."""
+    from torch.distributed.nn.functional import all_reduce  # not in every build of torch
+
+    total: Tensor = all_reduce(x)
+    return total
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def is_distributed() -> bool:
+    """Return whether this process is one of several that train together."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def synchronize_batch_norm(model: nn.Module) -> nn.Module:
+    """Let BatchNormalization take the rows of all processes as one batch, in training.
+
+    The model trains as it would in one process, by the rules of its Keras: with masks, and on CPUs,
+    too. ``nn.SyncBatchNorm`` follows torch's rules instead. Returns the model.
+
+    model: of ``k2t.convert`` or ``k2t.load``, or any module that holds such models. All processes
+    of the default group call it, with a batch each.
+    """
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.synchronized = True
+    return model
 
 
 def _channels(layer: LayerSpec) -> int:
