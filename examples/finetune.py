@@ -17,23 +17,44 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy, mse_loss, nll_loss
+from torch.nn.functional import binary_cross_entropy, nll_loss
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import keras2torch_birnn as k2t
 
+Loss = Callable[..., Tensor]  # of outputs, targets, and the mask of the outputs if there is one
+
+
+def averaged(values: Loss) -> Loss:
+    """Make the mean over valid places of the values of a loss."""
+
+    def loss(outputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
+        each = values(outputs, targets)
+        if mask is None:
+            return each.mean()
+        each = each.flatten(mask.dim()).mean(dim=-1) if each.dim() > mask.dim() else each
+        return (each * mask).sum() / mask.sum()
+
+    return loss
+
+
+def binary(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Compute the losses of a sigmoid output."""
+    return binary_cross_entropy(probabilities, targets, reduction="none")
+
 
 def cross_entropy(probabilities: Tensor, classes: Tensor) -> Tensor:
-    """Compute the loss of a softmax output (..., classes) and class numbers (...)."""
+    """Compute the losses of a softmax output (..., classes) and class numbers (...)."""
     logs = torch.log(probabilities.clamp_min(1e-7))
-    return nll_loss(logs.flatten(0, -2), classes.flatten().long())
+    each = nll_loss(logs.flatten(0, -2), classes.flatten().long(), reduction="none")
+    return each.view(probabilities.shape[:-1])
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": mse_loss,
-    "binary": binary_cross_entropy,
-    "classes": cross_entropy,
+LOSSES: dict[str, Loss] = {
+    "mse": averaged(lambda outputs, targets: (outputs - targets).square()),
+    "binary": averaged(binary),
+    "classes": averaged(cross_entropy),
 }
 OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 
@@ -46,7 +67,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("out", type=Path, help="the .pt to write")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32, help="rows, of all processes together")
-    parser.add_argument("--loss", choices=LOSSES, default="mse")
+    parser.add_argument(
+        "--loss",
+        choices=[*LOSSES, "keras"],
+        help="keras: the one in the model's file, default with --optimizer keras; else mse",
+    )
     parser.add_argument(
         "--optimizer",
         choices=[*OPTIMIZERS, "keras"],
@@ -55,7 +80,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rate", type=float, default=1e-3, help="of an optimizer of torch")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.loss = options.loss or ("keras" if options.optimizer == "keras" else "mse")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,11 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(options: argparse.Namespace, device: torch.device, rank: int, processes: int) -> None:
     """Train from the last saved epoch to the last wanted one."""
-    model, optimizer = read_model(options)
+    model, optimizer, compute_loss = read_model(options)
+    k2t.synchronize_batch_norm(model)  # all processes have one batch together
     model.to(device)
     optimizer.load_state_dict(optimizer.state_dict())  # moves it to the parameters' device
     state = options.out.with_name(f"{options.out.name}.state")
-    first = resume(state, model, optimizer, device)
+    first = resume(state, model, optimizer, device, options.optimizer)
     wrapped = DistributedDataParallel(model) if processes > 1 else model
     with np.load(options.data) as arrays:
         data = TensorDataset(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]))
@@ -97,7 +125,8 @@ def train(options: argparse.Namespace, device: torch.device, rank: int, processe
         total = 0.0
         for x, y in loader:
             optimizer.zero_grad()
-            loss = LOSSES[options.loss](wrapped(x.to(device)), y.to(device))
+            x, y = x.to(device), y.to(device)
+            loss = compute_loss(wrapped(x), y, mask=k2t.output_mask(model, x))
             loss = loss + k2t.penalty(model)  # what the Keras layers have besides, if anything
             loss.backward()
             optimizer.step()
@@ -106,37 +135,45 @@ def train(options: argparse.Namespace, device: torch.device, rank: int, processe
         if rank == 0:
             print(f"epoch {epoch + 1}: loss {total / len(loader):.6f}", flush=True)
             k2t.save(model, options.out)
-            save_state(state, model, optimizer, epoch + 1)
+            save_state(state, model, optimizer, options.optimizer, epoch + 1)
     if processes > 1:
         dist.barrier()  # nobody ends before the files are written
 
 
-def read_model(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Read the model, in training mode, and make its optimizer."""
-    if options.optimizer == "keras":
-        compiled = k2t.training(options.model)
-        return compiled.model, compiled.optimizer
-    model = k2t.convert(options.model)
+def read_model(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Optimizer, Loss]:
+    """Read the model, in training mode; make its optimizer and its loss."""
+    compiled = k2t.training(options.model) if "keras" in (options.optimizer, options.loss) else None
+    model = k2t.convert(options.model) if compiled is None else compiled.model
     model.train()  # k2t.convert returns it in eval mode
+    loss = LOSSES[options.loss] if compiled is None or options.loss != "keras" else compiled.loss
+    if compiled is not None and options.optimizer == "keras":
+        return model, compiled.optimizer, loss
     learning = [p for p in model.parameters() if p.requires_grad]  # what Keras would train
-    return model, OPTIMIZERS[options.optimizer](learning, lr=options.rate)
+    return model, OPTIMIZERS[options.optimizer](learning, lr=options.rate), loss
 
 
-def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-    """Write what the next epoch goes on from, in one step."""
+def save_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, name: str, epochs: int
+) -> None:
+    """Write what the next epoch goes on from, in one step; ``name``: of the optimizer."""
     new = path.with_name(f"{path.name}.new")
-    held = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epochs}
-    torch.save(held, new)
+    held = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save({**held, "name": name, "epochs": epochs}, new)
     new.replace(path)
 
 
 def resume(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, name: str
 ) -> int:
     """Load what ``save_state`` wrote, if anything; return the number of epochs done."""
     if not path.exists():
         return 0
     held = torch.load(path, map_location=device, weights_only=True)
+    if (before := held.get("name", name)) != name:
+        raise SystemExit(
+            f"{path} was written with --optimizer {before}: go on with that one, or give another "
+            "OUT to begin anew"
+        )
     model.load_state_dict(held["model"])
     optimizer.load_state_dict(held["optimizer"])
     return int(held["epochs"])

@@ -2,9 +2,11 @@
 
     python predict_many.py model.pt inputs outputs --workers 2
 
-inputs is a folder of shards, NAME.npy (rows, ...), and outputs gets a NAME.npy for each of them. A
-shard appears there completely or not at all, so the same command goes on after an interruption. If
-a worker is killed, Ray starts another one, which repeats the shard.
+inputs is a folder of shards, NAME.npy (rows, ...), and outputs gets a NAME.npy for each of them; of
+a model with several outputs a NAME.npz with output_0, output_1, ... A shard appears there
+completely or not at all, so the same command goes on after an interruption. If a worker is killed,
+Ray starts another one, which repeats the shard. A shard that cannot be computed, or that kills its
+worker three times, is left out and named at the end; the exit code is 1 then.
 """
 
 import argparse
@@ -16,8 +18,11 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from torch import Tensor
 
 import keras2torch_birnn as k2t
+
+TRIES = 3
 
 
 class Predictor:
@@ -33,23 +38,50 @@ class Predictor:
         self.outputs, self.rows = Path(outputs), rows
 
     def __call__(self, shards: dict[str, Any]) -> dict[str, Any]:
-        """Predict the shards of one batch of paths; return their names and numbers of rows."""
-        counts = [self.predict(Path(path)) for path in shards["path"]]
-        return {"name": [Path(path).name for path in shards["path"]], "rows": counts}
+        """Predict the shards of one batch of paths; return what was done, in words."""
+        paths = [Path(path) for path in shards["path"]]
+        said = [self.try_shard(path) for path in paths]
+        return {"name": [path.name for path in paths], "said": said}
+
+    def try_shard(self, shard: Path) -> str:
+        """Predict a shard unless its workers were killed too often; say what was done."""
+        tries = self.outputs / f".{shard.name}.tries"
+        before = len(tries.read_bytes()) if tries.exists() else 0
+        if before >= TRIES:
+            tries.unlink()
+            return f"{FAILED} its worker was killed {before} times"
+        with tries.open("ab") as file:
+            file.write(b"1")
+        try:
+            return f"{self.predict(shard)} rows"
+        except Exception as error:
+            words = str(error).partition("\n")[0]
+            return f"{FAILED} {type(error).__name__}: {words}"
+        finally:  # not where the worker is killed
+            tries.unlink()
 
     def predict(self, shard: Path) -> int:
         """Write the outputs of one shard in one step; return the number of rows."""
         inputs = np.load(shard)
+        parts: list[tuple[Tensor, ...]] = []
         with torch.inference_mode():
-            parts = [
-                self.model(torch.from_numpy(inputs[at : at + self.rows]).to(self.device)).cpu()
-                for at in range(0, len(inputs), self.rows)
-            ]
+            for at in range(0, len(inputs), self.rows):
+                found = self.model(torch.from_numpy(inputs[at : at + self.rows]).to(self.device))
+                found = found if isinstance(found, tuple) else (found,)
+                parts.append(tuple(one.cpu() for one in found))
+        outputs = [torch.cat(one).numpy() for one in zip(*parts, strict=True)]
         unfinished = self.outputs / f".{shard.name}.{os.getpid()}"
         with unfinished.open("wb") as file:
-            np.save(file, torch.cat(parts).numpy())
-        unfinished.replace(self.outputs / shard.name)
+            if len(outputs) == 1:
+                np.save(file, outputs[0])
+            else:
+                np.savez(file, **{f"output_{at}": one for at, one in enumerate(outputs)})
+        ending = ".npy" if len(outputs) == 1 else ".npz"
+        unfinished.replace(self.outputs / f"{shard.stem}{ending}")
         return len(inputs)
+
+
+FAILED = "not computed:"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -68,7 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     options.outputs.mkdir(exist_ok=True)
     shards = sorted(options.inputs.glob("*.npy"))
-    left = [path for path in shards if not (options.outputs / path.name).exists()]
+    for rest in options.outputs.glob(".*.npy.*"):  # of a run that was interrupted
+        rest.unlink()
+    done_before = {path.stem for path in options.outputs.glob("*.np[yz]")}
+    left = [path for path in shards if path.stem not in done_before]
     print(f"{len(shards)} shards, {len(left)} to do", flush=True)
     if not left:
         return
@@ -86,8 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         concurrency=options.workers,
         num_gpus=1 if torch.cuda.is_available() else 0,
     )
+    failed = []
     for row in done.iter_rows():
-        print(f"{row['name']}: {row['rows']} rows", flush=True)
+        print(f"{row['name']}: {row['said']}", flush=True)
+        failed += [str(row["name"])] if str(row["said"]).startswith(FAILED) else []
+    if failed:
+        raise SystemExit(f"{len(failed)} shards are not computed: {', '.join(sorted(failed))}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.exporting.exporter import Exported as Exported
     from keras2torch_birnn.exporting.exporter import export as export
     from keras2torch_birnn.inspection import inspect as inspect
+    from keras2torch_birnn.layers.normalization import (
+        synchronize_batch_norm as synchronize_batch_norm,
+    )
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
     from keras2torch_birnn.porting.comparing import compare as compare
     from keras2torch_birnn.porting.report import PortReport as PortReport
@@ -68,6 +71,7 @@ _NAMES = {
     ),
     "exporting.exporter": ("Exported", "export"),
     "inspection": ("inspect",),
+    "layers.normalization": ("synchronize_batch_norm",),
     "layers.registry": ("MaskFlow",),
     "porting.comparing": ("compare",),
     "porting.report": ("PortReport",),

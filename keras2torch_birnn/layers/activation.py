@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.functional.activations import activation
+from keras2torch_birnn.functional.activations import FUNCTIONS, activation
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
+from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow, Step
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -30,6 +30,14 @@ class Activation(nn.Module):
     def extra_repr(self) -> str:
         """Show its name and options."""
         return self.shown
+
+
+def applied(value: Any) -> Step | None:
+    """Return an activation as a step after a layer's module, none if it is linear."""
+    if value == "linear":
+        return None
+    options = {"name": value} if isinstance(value, str) else dict(value)
+    return Step(FUNCTIONS[options.pop("name")], options=options)
 
 
 def activation_layer(layer: LayerSpec) -> nn.Module:

@@ -17,37 +17,26 @@ from torch.nn import functional
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.registry import NONE, SAME, Converter
+from keras2torch_birnn.layers.activation import applied
+from keras2torch_birnn.layers.registry import NONE, SAME, Around, Converter
 from keras2torch_birnn.schema.einsum import letters
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
-class Dense(nn.Linear):
-    """An ``nn.Linear`` followed by an activation."""
-
-    def __init__(self, in_features: int, out_features: int, *, bias: bool, value: Any) -> None:
-        super().__init__(in_features, out_features, bias, device="meta")
-        self.activation = activation(value)
-        self.shown = activation_label(value)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Compute (B, ..., in) -> (B, ..., out)."""
-        return self.activation(super().forward(input))
-
-    def extra_repr(self) -> str:
-        """Show torch's own options, then the activation."""
-        return f"{super().extra_repr()}, activation={self.shown}"
-
-
-class QuantizedDense(Dense):
+class QuantizedDense(nn.Module):
     """A Dense as Keras' int8 mode computes it.
 
     ``weight`` holds integers, ``scale`` (units,) their divisors; neither is trained. ``rounds``:
     the inputs are rounded to integers as well, row by row.
     """
 
-    scale: nn.Parameter
-    rounds: bool
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None, scale: nn.Parameter, *, rounds: bool
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias, self.scale, self.rounds = weight, bias, scale, rounds
+        for fixed in (weight, scale):
+            fixed.requires_grad_(False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Compute (B, ..., in) -> (B, ..., out). Gradients ignore the rounding."""
@@ -58,67 +47,54 @@ class QuantizedDense(Dense):
             exact = functional.linear(rounded, self.weight) / (self.scale * scale)
             learns = torch.is_grad_enabled() and input.requires_grad
             y = y + (exact - y).detach() if learns else exact
-        return self.activation(y if self.bias is None else y + self.bias)
+        return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
-        """Show the options of a Dense, and whether inputs are rounded."""
-        return f"{super().extra_repr()}, rounds={self.rounds}"
+        """Show the sizes, and whether inputs are rounded."""
+        out_features, in_features = self.weight.shape
+        bias = self.bias is not None
+        return f"{in_features}, {out_features}, bias={bias}, rounds={self.rounds}"
 
 
 def _quantized(layer: LayerSpec) -> nn.Module:
     """Turn ``kernel`` (in, units) of int8 -> ``weight``, ``kernel_scale`` -> ``scale``."""
-    kernel = layer.weights["kernel"]
-    module = QuantizedDense(
-        *kernel.shape, bias=layer.config["use_bias"], value=layer.config["activation"]
+    weights = layer.weights
+    return QuantizedDense(
+        to_parameter(weights["kernel"].T),
+        to_parameter(weights["bias"]) if layer.config["use_bias"] else None,
+        to_parameter(weights["kernel_scale"]),
+        rounds=layer.semantics["quantized"] == "inputs and weights",
     )
-    module.rounds = layer.semantics["quantized"] == "inputs and weights"
-    module.weight = to_parameter(kernel.T)
-    module.scale = to_parameter(layer.weights["kernel_scale"])
-    for fixed in (module.weight, module.scale):
-        fixed.requires_grad_(False)
-    if layer.config["use_bias"]:
-        module.bias = to_parameter(layer.weights["bias"])
-    return module
 
 
 def dense(layer: LayerSpec) -> nn.Module:
-    """Build a Dense: an nn.Linear, with ``kernel`` (in, units) transposed to ``weight``."""
+    """Build a Dense, an nn.Linear; its activation comes after it."""
     if layer.semantics.get("quantized"):
         return _quantized(layer)
-    kernel, value = layer.weights["kernel"], layer.config["activation"]
-    bias, (in_features, out_features) = layer.config["use_bias"], kernel.shape
-    module: nn.Linear
-    if value == "linear":
-        module = nn.Linear(in_features, out_features, bias, device="meta")
-    else:
-        module = Dense(in_features, out_features, bias=bias, value=value)
-    module.weight = to_parameter(kernel.T)
-    if bias:
-        module.bias = to_parameter(layer.weights["bias"])
-    return module
+    bias = layer.weights["bias"] if layer.config["use_bias"] else None
+    return _linear(layer.weights["kernel"], bias)
+
+
+def _activated(layer: LayerSpec) -> Around:
+    return Around(after=applied(layer.config["activation"]))
 
 
 class EinsumDense(nn.Module):
-    """An einsum of the input and a kernel, a broadcast bias, an activation."""
+    """An einsum of the input and a kernel, and a broadcast bias."""
 
-    def __init__(
-        self, equation: str, weight: nn.Parameter, bias: nn.Parameter | None, value: Any
-    ) -> None:
+    def __init__(self, equation: str, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.equation, self.weight, self.bias = equation, weight, bias
-        self.activation = activation(value)
-        self.shown = activation_label(value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the einsum; axes are those of the equation."""
         y = torch.einsum(self.equation, x, self.weight)
-        return self.activation(y if self.bias is None else y + self.bias)
+        return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
-        """Show the equation, the kernel's shape, the bias and the activation."""
+        """Show the equation, the kernel's shape and the bias."""
         bias = None if self.bias is None else tuple(self.bias.shape)
-        shown = f"'{self.equation}', {tuple(self.weight.shape)}, bias={bias}"
-        return f"{shown}, activation={self.shown}"
+        return f"'{self.equation}', {tuple(self.weight.shape)}, bias={bias}"
 
 
 def einsum_dense(layer: LayerSpec) -> nn.Module:
@@ -131,7 +107,7 @@ def einsum_dense(layer: LayerSpec) -> nn.Module:
         return dense(replace(layer, config={**config, "use_bias": biased}))
     bias = to_parameter(layer.weights["bias"]) if biased else None
     weight = to_parameter(layer.weights["kernel"])
-    return EinsumDense(config["equation"], weight, bias, config["activation"])
+    return EinsumDense(config["equation"], weight, bias)
 
 
 def _linear(kernel: Array, bias: Array | None) -> nn.Linear:
@@ -205,8 +181,8 @@ def maxout(layer: LayerSpec) -> nn.Module:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "Dense": Converter(dense, SAME),
-    "EinsumDense": Converter(einsum_dense, NONE),
+    "Dense": Converter(dense, SAME, _activated),
+    "EinsumDense": Converter(einsum_dense, NONE, _activated),
     "Highway": Converter(highway, NONE),
     "MaxoutDense": Converter(maxout, NONE),
 }

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.registry import NONE, Converter, MaskFlow
-from keras2torch_birnn.rnn.tensor_checks import check_tensor
+from keras2torch_birnn.layers.input_casts import to_ids
+from keras2torch_birnn.layers.registry import NONE, Around, Converter, MaskFlow, Step
 from keras2torch_birnn.spec import LayerSpec
 
 
-class Embedding(nn.Embedding):
-    """An ``nn.Embedding`` that also takes ids given as floats, as Keras does."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Look up ids of any shape -> (..., output_dim). Row 0 is an ordinary row."""
-        check_tensor("input", input, torch.int64)
-        return super().forward(input.long())
-
-
-class QuantizedEmbedding(Embedding):
+class QuantizedEmbedding(nn.Module):
     """Rows of integers from -127 to 127, each with its own ``scale`` (rows,) as divisor."""
 
-    scale: nn.Parameter
+    def __init__(self, weight: nn.Parameter, scale: nn.Parameter) -> None:
+        super().__init__()
+        self.weight, self.scale = weight, scale
+        self.requires_grad_(False)
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up ids of any shape -> (..., output_dim)."""
-        return super().forward(input) / self.scale[input.long()][..., None]
+        return functional.embedding(input, self.weight) / self.scale[input][..., None]
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return ", ".join(map(str, self.weight.shape))
 
 
 def not_zero(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -42,18 +40,20 @@ def _embedding_mask(layer: LayerSpec) -> MaskFlow:
 
 
 def embedding(layer: LayerSpec) -> nn.Module:
-    """Build an Embedding."""
+    """Build an Embedding, an nn.Embedding; row 0 is an ordinary row. Ids may come as floats."""
     table = to_parameter(layer.weights["embeddings"])
+    if layer.semantics.get("quantized"):
+        return QuantizedEmbedding(table, to_parameter(layer.weights["embeddings_scale"]))
     rows, columns = table.shape
-    made = QuantizedEmbedding if layer.semantics.get("quantized") else Embedding
-    module = made(rows, columns, _weight=table)  # given, so that none is drawn at random
+    module = nn.Embedding(rows, columns, _weight=table)  # given, so that none is drawn at random
     module.weight = table
-    if isinstance(module, QuantizedEmbedding):
-        module.scale = to_parameter(layer.weights["embeddings_scale"])
-        module.requires_grad_(False)
     return module
 
 
+def _of_ids(_: LayerSpec) -> Around:
+    return Around(before=Step(to_ids))
+
+
 CONVERTERS: Mapping[str, Converter] = {
-    "Embedding": Converter(embedding, _embedding_mask),
+    "Embedding": Converter(embedding, _embedding_mask, _of_ids),
 }

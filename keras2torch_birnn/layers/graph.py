@@ -20,7 +20,14 @@ from keras2torch_birnn.layers.attribute_names import attribute_names
 from keras2torch_birnn.layers.chains import ModelGraph
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
 from keras2torch_birnn.layers.operations import OperationNodes, used_outputs
-from keras2torch_birnn.layers.registry import MaskFlow, check_said, convert_layer, mask_flow
+from keras2torch_birnn.layers.registry import (
+    MaskFlow,
+    Step,
+    around,
+    check_said,
+    convert_layer,
+    mask_flow,
+)
 from keras2torch_birnn.layers.time_distributed import (
     check_steps,
     fold_steps,
@@ -96,32 +103,55 @@ class _Emitter:
         self.own: dict[str, LayerSpec] = {}
         # The number of enclosing TimeDistributed, whose steps are folded into the batch
         self.folds = 0
+        # Names of the nodes of steps around modules
+        self.around: set[str] = set()
+        # Module's path -> that of the one whose output is regularized, after the steps
+        self.outputs: dict[str, str] = {}
 
-    def modules(self, graph: Graph, parent: nn.Module) -> dict[str, str]:
+    def modules(self, graph: Graph, parent: nn.Module, prefix: str = "") -> dict[str, str]:
         """Build every layer of the graph under ``parent``; return its attribute names."""
         names = attribute_names([layer.name for layer in graph.layers])
         for layer in graph.layers:
             if layer.class_name != "InputLayer" and layer.class_name not in OPS:
                 try:
-                    parent.add_module(names[layer.name], self.module(layer))
+                    self.add(layer, parent, names, prefix)
                 except K2TError as problem:
                     self.problems.append(problem)
         return names
 
-    def module(self, layer: LayerSpec) -> nn.Module:
-        """Build a layer; a model, or what holds one, as a tree of modules without code."""
+    def add(
+        self, layer: LayerSpec, parent: nn.Module, names: Mapping[str, str], prefix: str
+    ) -> None:
+        """Build a layer under ``parent``, with a module for its output if steps make that."""
+        name = names[layer.name]
+        module, output = self.module(layer, f"{prefix}{name}")
+        parent.add_module(name, module)
+        if output is not None:
+            beside = f"{name}_output"
+            while beside in names.values() or hasattr(parent, beside):
+                beside += "_"
+            parent.add_module(beside, output)
+            self.outputs[f"{prefix}{name}"] = f"{prefix}{beside}"
+
+    def module(self, layer: LayerSpec, path: str) -> tuple[nn.Module, nn.Module | None]:
+        """Build a layer; a model, or what holds one, as a tree of modules without code.
+
+        The second one is for the output of the steps after the module, where that is regularized.
+        """
         if layer.graph is not None:
             holder = nn.Module()
-            self.modules(layer.graph, holder)
-            return holder
+            self.modules(layer.graph, holder, f"{path}.")
+            return holder, None
         if not holds_model(layer):
-            return attach_terms(convert_layer(layer), layer, folded=self.folds > 0)
+            module, steps = convert_layer(layer), around(layer).after is not None
+            return module, attach_terms(module, layer, folded=self.folds > 0, steps=steps)
         check_steps(layer)
         holder = nn.Module()
         self.folds += 1
-        holder.add_module("layer", self.module(layer.parts["layer"]))
+        inner, _ = self.module(layer.parts["layer"], f"{path}.layer")
+        holder.add_module("layer", inner)
         self.folds -= 1
-        return holder
+        return holder, None
 
     def run(
         self,
@@ -293,7 +323,7 @@ class _Emitter:
             kwargs["mask"] = mask
         if any(custom_layer_of(part) is not None for part in layer.walk()):
             self.own[target] = replace(layer, weights={})
-        node = self.graph.call_module(target, args, kwargs)
+        node = self.module_call(layer, target, args, kwargs)
         after = self._mask_after(flow, target, args, goes_on)
         if callable(flow.after) and after is not None:
             self._name(self.mask_paths, after, where)
@@ -311,9 +341,38 @@ class _Emitter:
             tuple(after if i < heads else None for i in range(count)),
         )
 
+    def module_call(
+        self,
+        layer: LayerSpec,
+        target: str,
+        args: tuple[Structure, ...],
+        kwargs: dict[str, Structure],
+    ) -> fx.Node:
+        """Emit the call of a layer's module, and the steps around it."""
+        steps = around(layer)
+        if steps.before is not None:
+            args = (self.step(steps.before, args[0]), *args[1:])
+        node = self.graph.call_module(target, args, kwargs)
+        self._fold(node)
+        if steps.after is not None:
+            node = self.step(steps.after, node)
+        if target in self.outputs:
+            node = self.graph.call_module(self.outputs[target], (node,))
+            self.around.add(node.name)
+        return node
+
+    def step(self, step: Step, x: Any) -> fx.Node:
+        """Emit a step before or after a layer's module."""
+        node = self.graph.call_function(step.function, (x, *step.args), dict(step.options))
+        self.around.add(node.name)
+        return node
+
     def _name(self, names: dict[str, str], node: fx.Node, where: str) -> None:
         """Record the call whose value or mask a node is."""
         names[node.name] = where
+        self._fold(node)
+
+    def _fold(self, node: fx.Node) -> None:
         if self.folds:
             self.folded[node.name] = self.folds
 
@@ -441,6 +500,7 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     It takes the model's inputs in Keras' order and returns its outputs in Keras' structure.
     ``meta["paths"]`` maps each node of the graph to its Keras call, ``meta["mask_paths"]`` to the
     call whose mask it is, ``meta["folded"]`` to the number of time axes folded into its batch;
+    ``meta["around"]`` names the nodes of steps before and after a layer's module;
     ``meta["masks"]`` maps the calls that a mask reaches to its effect, and ``meta["output_masks"]``
     names the node of each output's mask, None if it has none.
     """
@@ -464,6 +524,7 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     module.meta["mask_paths"] = emitter.mask_paths
     module.meta["folded"] = emitter.folded
     module.meta["masks"] = emitter.masks
+    module.meta["around"] = frozenset(emitter.around)
     module.meta["own"] = emitter.own
     module.meta["output_masks"] = tuple(mask and mask.name for mask in _flat(masks))
     count_calls(module)

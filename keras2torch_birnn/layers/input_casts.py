@@ -27,6 +27,7 @@ def to_integer(x: Tensor) -> Tensor:
 
 def to_ids(x: Tensor) -> Tensor:
     """Cast to int64, which torch requires of ids."""
+    check_tensor("input", x, torch.int64)
     return x.long()
 
 
@@ -41,5 +42,5 @@ INPUT_CASTS: Mapping[str, Callable[..., Tensor]] = {
     "int32": to_integer,
     "int64": to_integer,
     "bool": to_bool,
-    "ids": to_ids,  # of a plugin's layer
+    "ids": to_ids,
 }

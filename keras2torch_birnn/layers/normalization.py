@@ -6,12 +6,21 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
+from keras2torch_birnn.layers.registry import (
+    ALONE,
+    NONE,
+    SAME,
+    Around,
+    Converter,
+    MaskFlow,
+    Step,
+)
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
@@ -22,13 +31,15 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """An ``nn.BatchNorm1d`` that trains by Keras' rules, its channels on any one axis.
+    """An ``nn.BatchNorm1d`` of (B, C, ...) that trains by Keras' rules.
 
-    In eval mode it computes what torch's computes. ``rule`` says what training does: which steps
-    count behind a mask, and how the moving averages follow. A batch of one row is a batch. Each
-    process takes the moments of its own rows, and ``SyncBatchNorm`` cannot take this layer's place:
-    it knows neither axis nor mask.
+    It computes what torch's computes. ``rule`` says what training does besides: which steps count
+    behind a mask, and how the moving averages follow. A batch of one row is a batch. ``axis``: of
+    the channels in Keras' order, in which a mask comes. ``synchronized``: the rows of all processes
+    are one batch, see ``synchronize_batch_norm``; else each takes the moments of its own rows.
     """
+
+    synchronized = False
 
     def __init__(self, features: int, *, axis: int, eps: float, momentum: float, rule: BatchRule):
         super().__init__(features, eps=eps, momentum=momentum, device="meta")
@@ -37,17 +48,15 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise every channel: y = (x - mean) / sqrt(var + eps) * weight + bias.
 
-        mask: true where something counts, of the input's shape without the last axis.
+        mask: true where something counts, of the shape in Keras' order without the last axis.
         """
         if self.training and self.rule.by != "moving averages":
             return self._by_batch(input, mask)
-        axis = self.axis
-        channels_first = input.movedim(axis, 1)
-        if _is_for_torch(channels_first):
-            return self._by_averages(channels_first).movedim(1, axis)
-        channels_last = input.movedim(axis, -1).contiguous()
+        if _is_for_torch(input):
+            return self._by_averages(input)
+        channels_last = input.movedim(1, -1).contiguous()
         rows = channels_last.view(-1, self.num_features)
-        return self._by_averages(rows).view(channels_last.shape).movedim(-1, axis)
+        return self._by_averages(rows).view(channels_last.shape).movedim(-1, 1)
 
     def _by_averages(self, x: Tensor) -> Tensor:
         """Normalise (B, C, ...) by the moving averages."""
@@ -57,7 +66,7 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _by_batch(self, input: Tensor, mask: Tensor | None) -> Tensor:
         x = input.float() if input.dtype in _HALF else input
-        axes = tuple(axis for axis in range(x.dim()) if axis != self.axis % x.dim())
+        axes = (0, *range(2, x.dim()))
         mean, var, count = self._moments(x, axes, mask)
         if self.rule.by == "batch, followed":
             with torch.no_grad():
@@ -75,23 +84,30 @@ class BatchNorm(nn.BatchNorm1d):
         self, x: Tensor, axes: tuple[int, ...], mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute mean and variance of each channel, and the number of values; axes are kept."""
+        together = _sum_of_processes if self.synchronized and is_distributed() else _unchanged
         if mask is None or self.rule.masked == "all":
             var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-            return mean, var, torch.full_like(mean, x.numel() // max(mean.numel(), 1))
+            count = torch.full_like(mean, x.numel() // max(mean.numel(), 1))
+            if together is _unchanged:
+                return mean, var, count
+            own, count = count, together(count)
+            all_mean = together(mean * own) / count
+            var = together((var + (mean - all_mean).square()) * own) / count
+            return all_mean, var, count
         if mask.dim() != x.dim() - 1:
             raise UsageError(
                 f"BatchNormalization in training: a mask of {mask.dim()} axes for an input of "
                 f"{x.dim()}, which no Keras trains",
                 "call the model in eval mode, or take the mask away before this layer",
             )
-        counts = mask.bool()[..., None]
+        counts = mask.bool()[..., None].movedim(self.axis, 1)
         weights = counts.to(x.dtype)
         if self.rule.masked == "valid":
             weights = weights.expand_as(x)
-        count = weights.sum(axes, keepdim=True) + self.rule.count_raised_by
-        mean = torch.where(counts, x, 0.0).sum(axes, keepdim=True) / count
-        var = torch.where(counts, x - mean, 0.0).square().sum(axes, keepdim=True) / count
-        return mean, var, count
+        count = together(weights.sum(axes, keepdim=True)) + self.rule.count_raised_by
+        mean = together(torch.where(counts, x, 0.0).sum(axes, keepdim=True)) / count
+        squares = torch.where(counts, x - mean, 0.0).square().sum(axes, keepdim=True)
+        return mean, together(squares) / count, count
 
     def _follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
         """Move the averages towards the moments of a batch."""
@@ -119,6 +135,54 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept any rank."""
+
+
+def _sum_of_processes(x: Tensor) -> Tensor:
+    """Add up a tensor of every process; gradients are added up, too."""
+    from torch.distributed.nn.functional import all_reduce  # not in every build of torch
+
+    total: Tensor = all_reduce(x)
+    return total
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def is_distributed() -> bool:
+    """Return whether this process is one of several that train together."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def synchronize_batch_norm(model: nn.Module) -> nn.Module:
+    """Let BatchNormalization take the rows of all processes as one batch, in training.
+
+    The model trains as it would in one process, by the rules of its Keras: with masks, and on CPUs,
+    too. ``nn.SyncBatchNorm`` follows torch's rules instead. Returns the model.
+
+    model: of ``k2t.convert`` or ``k2t.load``, or any module that holds such models. All processes
+    of the default group call it, with a batch each.
+    """
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.synchronized = True
+    return model
+
+
+def _channels(layer: LayerSpec) -> int:
+    """Return the axis of the channels."""
+    axes = layer.config["axis"]
+    if layer.input_shape is not None:
+        axes = normalized_axes(layer.config, len(layer.input_shape))
+    return int(axes[0])
+
+
+def _moved(layer: LayerSpec) -> Around:
+    """Move the channels to torch's place, axis 1, and back."""
+    axis, shape = _channels(layer), layer.input_shape
+    if axis == 1 or (shape is not None and len(shape) == 2):
+        return ALONE
+    return Around(Step(torch.movedim, (axis, 1)), Step(torch.movedim, (1, axis)))
 
 
 def _is_for_torch(channels_first: Tensor) -> bool:
@@ -158,13 +222,10 @@ def batch_normalization(layer: LayerSpec) -> nn.Module:
             "replace it by a layer of your own, given with --plugin",
             place=layer.place,
         )
-    axis = config["axis"][0]
-    if layer.input_shape is not None:
-        (axis,) = normalized_axes(config, len(layer.input_shape))
     rule, share = _batch_rule(layer), 1.0 - config["momentum"]
     module = BatchNorm(
         len(weights["moving_mean"]),
-        axis=axis,
+        axis=_channels(layer),
         eps=config["epsilon"],
         momentum=float(np.float32(share)) if rule.single else share,
         rule=rule,
@@ -327,7 +388,7 @@ def rms_normalization(layer: LayerSpec) -> nn.Module:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "BatchNormalization": Converter(batch_normalization, _batch_mask),
+    "BatchNormalization": Converter(batch_normalization, _batch_mask, _moved),
     "LayerNormalization": Converter(layer_normalization, SAME),
     "GroupNormalization": Converter(group_normalization, _group_mask),
     "UnitNormalization": Converter(unit_normalization, SAME),

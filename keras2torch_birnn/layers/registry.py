@@ -29,6 +29,33 @@ Build: TypeAlias = Callable[[LayerSpec], nn.Module]
 
 
 @dataclass(frozen=True)
+class Step:
+    """A function of a tensor, with the other arguments that it is called with."""
+
+    function: Callable[..., Tensor]
+    args: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Call it."""
+        return self.function(x, *self.args, **self.options)
+
+
+@dataclass(frozen=True)
+class Around:
+    """Steps before and after a layer's module, which so can be a layer of torch and just that.
+
+    Tools that wrap or replace ``nn.Linear``, ``nn.Embedding`` or ``nn.BatchNorm1d`` rely on it.
+    """
+
+    before: Step | None = None
+    after: Step | None = None
+
+
+ALONE = Around()
+
+
+@dataclass(frozen=True)
 class MaskFlow:
     """Rule of a layer for the mask of its input.
 
@@ -66,11 +93,13 @@ class Converter:
     """Converter of a class: its builder and its mask flow.
 
     ``build`` takes a LayerSpec and returns a module whose ``forward`` takes the layer's input (a
-    tensor, or a tuple where Keras passes a list), and ``mask=`` if ``mask`` says so.
+    tensor, or a tuple where Keras passes a list), and ``mask=`` if ``mask`` says so. ``around``:
+    what else the layer is, around that module.
     """
 
     build: Build
     mask: MaskFlow | Callable[[LayerSpec], MaskFlow]
+    around: Callable[[LayerSpec], Around] = lambda _: ALONE
 
     def mask_flow(self, layer: LayerSpec) -> MaskFlow:
         """Return the mask flow of this layer."""
@@ -87,7 +116,9 @@ def register(converters: Mapping[str, Converter]) -> None:
 
 
 def convert_layer(layer: LayerSpec) -> nn.Module:
-    """Build the torch module of one layer. Layers frozen in Keras get frozen parameters.
+    """Build the torch module of one layer; steps of ``around`` it are not part of it.
+
+    Layers frozen in Keras get frozen parameters.
 
     Raises:
         PluginError: the user's own converter fails, or returns no module.
@@ -96,6 +127,11 @@ def convert_layer(layer: LayerSpec) -> nn.Module:
     if not layer.config.get("trainable", True):
         module.requires_grad_(False)
     return module
+
+
+def around(layer: LayerSpec) -> Around:
+    """Return the steps around the module of a layer."""
+    return _converter(layer).around(layer)
 
 
 def mask_flow(layer: LayerSpec) -> MaskFlow:

@@ -8,7 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.layers.registry import Converter, MaskFlow, convert_layer, mask_flow
+from keras2torch_birnn.layers.registry import (
+    ALONE,
+    Around,
+    Converter,
+    MaskFlow,
+    around,
+    convert_layer,
+    mask_flow,
+)
 from keras2torch_birnn.spec import LayerSpec, map_structure
 
 
@@ -23,16 +31,18 @@ def unfold_steps(y: Tensor, like: Tensor) -> Tensor:
 
 
 class TimeDistributed(nn.Module):
-    """``layer`` applied at every step: (B, T, ...) folded to (B * T, ...)."""
+    """``layer`` and the steps around it at every step: (B, T, ...) folded to (B * T, ...)."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, steps: Around = ALONE) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.before, self.after = layer, steps.before, steps.after
 
     def forward(self, x: Tensor | tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
         """Apply it; a mask (B, T, ...) is folded like the input, a list of tensors like one."""
         folded = {} if mask is None else {"mask": fold_steps(mask)}
-        y: Tensor = self.layer(map_structure(fold_steps, x), **folded)
+        inner = map_structure(fold_steps, x)
+        y: Tensor = self.layer(inner if self.before is None else self.before(inner), **folded)
+        y = y if self.after is None else self.after(y)
         return unfold_steps(y, x if isinstance(x, Tensor) else x[0])
 
 
@@ -123,9 +133,14 @@ def time_distributed(layer: LayerSpec) -> nn.Module:
     if inner.class_name == "Dense":
         return convert_layer(inner)
     check_steps(layer)
-    return TimeDistributed(convert_layer(inner))
+    return TimeDistributed(convert_layer(inner), around(inner))
+
+
+def _around(layer: LayerSpec) -> Around:
+    inner = layer.parts["layer"]
+    return around(inner) if inner.class_name == "Dense" else ALONE
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "TimeDistributed": Converter(time_distributed, _mask),
+    "TimeDistributed": Converter(time_distributed, _mask, _around),
 }

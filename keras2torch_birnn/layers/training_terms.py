@@ -87,13 +87,16 @@ def terms_of(module: nn.Module) -> TrainingTerms | None:
     return found if isinstance(found, TrainingTerms) else None
 
 
-def attach_terms(module: nn.Module, layer: LayerSpec, *, folded: bool) -> nn.Module:
+def attach_terms(
+    module: nn.Module, layer: LayerSpec, *, folded: bool, steps: bool
+) -> nn.Module | None:
     """Attach the regularizers and constraints of a layer, and of those inside it, to its module.
 
-    folded: it is in a model that a TimeDistributed applies to all steps at once.
+    folded: it is in a model that a TimeDistributed applies to all steps at once. steps: there are
+    some after the module. Returns a module to call with their output, if that is regularized.
     """
     if not any(part.training for part in layer.walk()):
-        return module
+        return None
     rule: PenaltyRule = layer.semantics[PENALTY_RULE]
     found = tuple(activities(layer, rule))
     if folded and rule.steps_of_models == "none":
@@ -101,11 +104,12 @@ def attach_terms(module: nn.Module, layer: LayerSpec, *, folded: bool) -> nn.Mod
     elif folded and rule.steps_of_models == "refused":  # it is not one batch
         found = tuple(replace(one, refused=_IN_STEPS) for one in found)
     kept = KeptOutputs() if found else None
+    output = nn.Identity() if steps and kept is not None else None
     if kept is not None:
-        module.register_forward_hook(kept)
+        (output or module).register_forward_hook(kept)
     bare = map_weights(layer, lambda _, array: NoValues(array.shape, array.dtype))
     setattr(module, _NAME, TrainingTerms(bare, rule, found, kept))
-    return module
+    return output
 
 
 def count_calls(model: fx.GraphModule) -> None:

@@ -25,8 +25,9 @@ class KerasOptimizer(Optimizer):
 
     ``k2t.training`` makes it. It is used as any other: ``zero_grad``, ``step`` (with a closure,
     too), ``state_dict``, schedulers of torch, which set ``param_groups[...]["lr"]``, and
-    ``GradScaler``. With a schedule of Keras, "lr" is the rate at its start, and changing it scales
-    the schedule; ``learning_rate`` is the rate of the next step. Constraints of Keras are no part
+    ``GradScaler``. With a schedule of Keras, "lr" is the rate at its start, or, if that is 0, the
+    one that it rises to; changing it scales the schedule. ``learning_rate`` is the rate of the next
+    step. Constraints of Keras are no part
     of a step, see ``k2t.constrain_``.
 
     params: as for any optimizer. rule, settings: those of Keras. owners: the number of the Keras
@@ -90,16 +91,14 @@ class KerasOptimizer(Optimizer):
         return state
 
     def _new_slot(self, param: Tensor, name: str) -> Tensor:
-        if name == AVERAGE and self.settings.family == "tf.keras":
+        if name == AVERAGE:
             return param.detach().clone()
-        own = name not in (AVERAGE, GATHERED)
+        own = name != GATHERED
         kept = torch.preserve_format
         return torch.full_like(param, self.rule.start(name) if own else 0.0, memory_format=kept)
 
     def _rate(self, group: dict[str, Any], *, double: bool) -> float:
-        base = float(group["lr"])
-        factor = 1.0 if base == self.settings.rate else base / self.settings.rate
-        return self.settings.rate_at(group["iterations"], factor, base, double=double)
+        return self.settings.rate_at(group["iterations"], float(group["lr"]), double=double)
 
     def record(self, tables: Iterable[tuple[Tensor, RecordedRows]]) -> None:
         """Take the gradients of these tables of Embeddings from what records their rows."""
@@ -128,7 +127,7 @@ class KerasOptimizer(Optimizer):
                 batch.gather(last=(count + 1) % every == 0, steps=every)
         if not every or (count + 1) % every == 0:
             self._update(batches, count // every if every else count)
-        self._average(batches, count // every if every else count)
+        self._average(count // every if every else count)
         for group in self.param_groups:
             group["iterations"] = count + 1
         self._forget_rows()
@@ -202,19 +201,23 @@ class KerasOptimizer(Optimizer):
             }
             at += len(batch.grads)
 
-    def _average(self, batches: Sequence[_Batch], iterations: int) -> None:
-        """Follow the weights with their averages, and put these in their place when it is time."""
+    def _average(self, iterations: int) -> None:
+        """Follow the weights with their averages, and put these in their place when it is time.
+
+        All weights, as Keras does, also those that had no gradient.
+        """
         momentum, every = self.settings.average, self.settings.overwrite
         if momentum is None:
             return
         if iterations == 0 and self.settings.family == "keras3":
             momentum = 0.0
-        for batch in batches:
-            averages = [one[AVERAGE] for one in batch.states]
+        for group in self.param_groups:
+            params = group["params"]
+            averages = [self.slots_of(param)[AVERAGE] for param in params]
             torch._foreach_mul_(averages, momentum)
-            torch._foreach_add_(averages, batch.params, alpha=1 - momentum)
+            torch._foreach_add_(averages, params, alpha=1 - momentum)
             if every and (iterations + 1) % every == 0:
-                torch._foreach_copy_(batch.params, averages)
+                torch._foreach_copy_(params, averages)
 
     @torch.no_grad()
     def use_averages_(self) -> None:

@@ -41,6 +41,17 @@ def parse_schedule(config: Mapping[str, Any]) -> Schedule:
     return make(Options(found, _PLACE))
 
 
+def find_nominal_rate(schedule: Schedule, config: Mapping[str, Any]) -> float:
+    """Return the rate of a schedule from which changes of it are measured.
+
+    That at its start; where that is 0 the first other one that it names, or 1 if it has none.
+    """
+    options = Options(config["config"], _PLACE)
+    values = options.numbers("values") if "values" in options.values else []
+    named = [options.number(name) for name in ("warmup_target", "end_learning_rate")]
+    return next((rate for rate in (schedule(0), *values, *named) if rate), 1.0)
+
+
 def _cos(x: np.float32) -> np.float32:
     return _F(math.cos(x))
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.trainers.compiled import Family, OptimizerConfig
 from keras2torch_birnn.trainers.options import Options, single
-from keras2torch_birnn.trainers.schedules import Schedule, parse_schedule
+from keras2torch_birnn.trainers.schedules import Schedule, find_nominal_rate, parse_schedule
 
 Clip = Literal["by variable", "by all", "by all, as Keras 2", "by all, as Keras 3", "by value"]
 _COMMON = frozenset(
@@ -40,10 +40,11 @@ _DEFAULT_RATE: Mapping[str, float] = {"sgd": 0.01}
 class Settings:
     """Settings of an optimizer besides its rule.
 
-    ``class_name``: that of Keras, in lower case. ``rate``: the learning rate, or that of the
-    schedule at its start. ``decay``: of the rate, by iterations. ``clips``: kind and limit, in
-    order. ``average``: momentum of the moving averages of the weights, None without them; they
-    replace the weights every ``overwrite`` steps (0: never). ``accumulate``: steps whose gradients
+    ``class_name``: that of Keras, in lower case. ``rate``: the learning rate, or that of a
+    schedule from which changes are measured, never 0. ``decay``: of the rate, by iterations.
+    ``clips``: kind and limit, in order. ``average``: momentum of the moving averages of the
+    weights, None without them; they replace the weights every ``overwrite`` steps (0: never).
+    ``accumulate``: steps whose gradients
     are averaged for one update.
     """
 
@@ -58,14 +59,11 @@ class Settings:
     overwrite: int
     accumulate: int
 
-    def rate_at(self, iterations: int, factor: float, base: float, *, double: bool) -> float:
-        """Return the learning rate of a step.
-
-        base: the rate that is set now. factor: how many times as large it is as at the start.
-        """
+    def rate_at(self, iterations: int, base: float, *, double: bool) -> float:
+        """Return the learning rate of a step; base: the rate that is set now."""
         exact: Any = np.float64 if double else np.float32
         if self.schedule is not None:
-            rate = exact(self.schedule(iterations)) * exact(factor)
+            rate = exact(self.schedule(iterations)) * exact(base / self.rate)
         else:
             rate = exact(single(base) if self.family == "legacy" else base)
         if not self.decay:
@@ -87,7 +85,9 @@ def parse_settings(config: OptimizerConfig, rule_options: frozenset[str]) -> Set
     found = config.config.get("learning_rate")
     schedule = parse_schedule(found) if isinstance(found, Mapping) else None
     default = _DEFAULT_RATE.get(config.class_name.lower(), 0.001)
-    rate = schedule(0) if schedule else options.number("learning_rate", "lr", default=default)
+    rate = options.number("learning_rate", "lr", default=default) if schedule is None else 0.0
+    if schedule is not None:
+        rate = find_nominal_rate(schedule, found)
     averages = options.flag("use_ema")
     older = family in ("keras2", "legacy") and "decay" not in rule_options
     return Settings(

@@ -126,6 +126,50 @@ def test_regularizers_and_constraints_of_the_layers_count(
         assert differ(found, plain) > 1e-2
 
 
+def test_the_compiled_loss_counts_and_masks_with_it(
+    finetune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    row = COMPILED_ROWS["keras-3.15.1/adam_tagger.keras"]
+    path, batch = unpack(row["file"], tmp_path), recorded(row)
+    x, y = batch.inputs(0)[0], batch.targets(0)[0]
+    np.savez(tmp_path / "data.npz", x=x.numpy(), y=y.numpy())
+    files = [str(one) for one in (path, tmp_path / "data.npz", tmp_path / "out.pt")]
+    finetune.main([*files, "--optimizer", "keras", "--batch", str(len(x))])
+    found = k2t.load(tmp_path / "out.pt").state_dict()
+    states = [k2t.training(path) for _ in range(2)]
+    for state, mask in zip(states, (k2t.output_mask(states[0].model, x), None), strict=True):
+        state.loss(state.model(x), y, mask=mask).backward()
+        state.optimizer.step()
+    masked, unmasked = (state.model.state_dict() for state in states)
+    assert differ(found, masked) < 1e-6
+    assert differ(found, unmasked) > 1e-4
+
+
+def test_another_optimizer_on_the_same_out_is_refused(
+    finetune: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    files = [str(path) for path in (STACK_H5, data, tmp_path / "out.pt")]
+    finetune.main([*files, "--optimizer", "SGD"])
+    with pytest.raises(SystemExit, match=r"out\.pt\.state was written with --optimizer SGD: go on"):
+        finetune.main([*files, "--optimizer", "Adam", "--epochs", "2"])
+
+
+def test_values_at_masked_steps_are_left_out(finetune: Any) -> None:
+    drawn = torch.Generator().manual_seed(5)
+    p = torch.rand(3, 5, 7, generator=drawn).softmax(-1)
+    mask = torch.arange(5)[None] < torch.tensor([2, 5, 3])[:, None]
+    targets = {
+        "classes": torch.randint(0, 7, (3, 5), generator=drawn),
+        "mse": torch.rand(p.shape, generator=drawn),
+        "binary": torch.rand(p.shape, generator=drawn),
+    }
+    for name, y in targets.items():
+        found = finetune.LOSSES[name](p, y, mask=mask)
+        torch.testing.assert_close(found, finetune.LOSSES[name](p[mask], y[mask]))
+
+
 @pytest.mark.parametrize("name", ["mse", "binary", "classes"])
 def test_the_losses_are_those_of_keras(finetune: Any, name: str) -> None:
     drawn = np.random.default_rng(5)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import STACK_H5, environment
+from commands import FIXTURES, STACK_H5, environment
 
 import keras2torch_birnn as k2t
 
@@ -87,3 +87,49 @@ def test_a_killed_workers_shard_is_repeated_and_finished_shards_are_kept(tmp_pat
         with torch.no_grad():
             wanted = model(torch.from_numpy(shards[name])).numpy()
         np.testing.assert_allclose(np.load(outputs / name), wanted, rtol=1e-5, atol=1e-5)
+
+
+TWO_OUTPUTS = FIXTURES / "training" / "keras-3.15.1" / "two_outputs.before.keras"
+# In every process that starts with it: whoever reads this shard is killed.
+DEADLY = """
+import os, numpy
+load = numpy.load
+numpy.load = lambda path, *a, **k: os._exit(9) if "deadly" in str(path) else load(path, *a, **k)
+"""
+
+
+def test_shards_that_cannot_be_computed_are_named_and_the_others_computed(tmp_path: Path) -> None:
+    model, drawn = k2t.convert(TWO_OUTPUTS), np.random.default_rng(5)
+    k2t.save(model, tmp_path / "model.pt")
+    inputs, outputs = tmp_path / "inputs", tmp_path / "outputs"
+    for folder in (inputs, outputs):
+        folder.mkdir()
+    (outputs / ".good.npy.4711").write_bytes(b"of a killed run")
+    good = drawn.normal(size=(ROWS, 7, 3)).astype("f4")
+    np.save(inputs / "good.npy", good)
+    np.save(inputs / "deadly.npy", good)
+    np.save(inputs / "narrow.npy", good[..., :2])
+    (inputs / "broken.npy").write_bytes(b"no array")
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    command = [sys.executable, str(SCRIPT), str(tmp_path / "model.pt"), str(inputs), str(outputs)]
+    done = subprocess.run(
+        [*command, "--workers", "2"],
+        capture_output=True,
+        text=True,
+        env=environment(
+            OMP_NUM_THREADS="1",
+            CUDA_VISIBLE_DEVICES="",
+            PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]),
+        ),
+    )
+    said = "3 shards are not computed: broken.npy, deadly.npy, narrow.npy"
+    assert done.returncode == 1 and said in done.stderr, done.stderr
+    lines = done.stdout.splitlines()
+    assert f"good.npy: {ROWS} rows" in lines
+    assert "deadly.npy: not computed: its worker was killed 3 times" in lines
+    assert any(line.startswith("broken.npy: not computed: ValueError: ") for line in lines)
+    assert any(line.startswith("narrow.npy: not computed: ArgumentValueErr") for line in lines)
+    assert [path.name for path in outputs.iterdir()] == ["good.npz"]
+    with np.load(outputs / "good.npz") as found, torch.no_grad():
+        for at, wanted in enumerate(model(torch.from_numpy(good))):
+            np.testing.assert_allclose(found[f"output_{at}"], wanted, rtol=1e-5, atol=1e-5)

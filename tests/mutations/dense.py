@@ -13,12 +13,12 @@ from mutations.patches import (
 MUTATIONS: list[Mutation] = [
     mutation(
         "Dense kernel not transposed",
-        edit("layers.dense:dense", "kernel.T", "kernel"),
+        edit("layers.dense:_linear", "kernel.T", "kernel"),
         "square Dense",
     ),
     mutation(
         "EinsumDense without its activation",
-        edit("layers.dense:EinsumDense.forward", "self.activation(", "("),
+        edit("layers.dense:_activated", 'layer.config["activation"]', '"linear"'),
         f"{TF}/einsum_variable.h5",
         f"{K3}/einsum.keras",
     ),
@@ -37,7 +37,7 @@ MUTATIONS: list[Mutation] = [
         "int8 Embedding without its scale",
         edit(
             "layers.embedding:QuantizedEmbedding.forward",
-            " / self.scale[input.long()][..., None]",
+            " / self.scale[input][..., None]",
             "",
         ),
         f"{K3}/quantized_weights.keras",

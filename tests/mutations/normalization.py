@@ -39,9 +39,9 @@ MUTATIONS: list[Mutation] = [
     mutation(
         "BatchNormalization on the last axis whatever the axis",
         edit(
-            "layers.normalization:BatchNorm.forward",
-            "axis = self.axis",
-            "axis = -1",
+            "layers.normalization:_channels",
+            "return int(axes[0])",
+            "return -1",
         ),
         "square BatchNormalization",
     ),

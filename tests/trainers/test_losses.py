@@ -104,7 +104,7 @@ def test_class_weights_are_the_weights_of_the_targets_classes() -> None:
 
 @pytest.mark.parametrize(
     ("reduction", "wanted"),
-    [("sum_over_batch_size", "mean"), ("auto", "mean"), ("sum", "sum"), (None, "mean")],
+    [("sum_over_batch_size", "mean"), ("auto", "mean"), ("sum", "sum")],
 )
 def test_a_reduction_of_the_file_is_taken(reduction: Any, wanted: str) -> None:
     p, y = draw(5, 3), draw(5, 3, seed=1)
@@ -249,6 +249,45 @@ def test_losses_and_their_weights_by_order_or_name(losses: Any, weights: Any) ->
         loss((p, q), y)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"nosuch": 0}, "targets: no output is called nosuch; missing are a, b; give one for each"),
+        ({"a": 0}, "targets: missing are b; give one for each output: a, b"),
+        ({"a": 0, "b": 0, "c": 0}, "targets: no output is called c; give one for each"),
+    ],
+)
+def test_other_names_than_those_of_the_outputs_are_refused(
+    given: dict[str, int], words: str
+) -> None:
+    p, named = draw(5, 3), {name: draw(5, 3) for name in given}
+    loss = loss_of("mse", names=("a", "b"))
+    with pytest.raises(ArgumentValueError, match=words):
+        loss((p, p), named)
+    with pytest.raises(ArgumentValueError, match=words.replace("targets", "sample_weight")):
+        loss((p, p), (p, p), named)
+    with pytest.raises(ArgumentValueError, match="targets: no output is called nosuch"):
+        loss_of("mse")(p, {"nosuch": p})
+
+
+@pytest.mark.parametrize("name", ["bce", "BCE"])
+def test_bce_is_the_binary_crossentropy(name: str) -> None:
+    p, y = draw(5, 3).sigmoid(), (draw(5, 3, seed=1) > 0).double()
+    torch.testing.assert_close(loss_of(name)(p, y), loss_of("binary_crossentropy")(p, y))
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", {"class_name": "DTypePolicy", "config": {"name": "float32"}}]
+)
+def test_a_loss_is_computed_in_its_own_dtype(dtype: Any) -> None:
+    p, y = draw(5, 3), draw(5, 3, seed=1)
+    found = {"class_name": "MeanSquaredError", "config": {"dtype": dtype}}
+    wanted = (p.float() - y.float()).square().mean(dim=-1).mean()
+    got = loss_of(found)(p, y)
+    assert got.dtype is torch.float64
+    assert got.item() == wanted.item() != loss_of("mse")(p, y).item()
+
+
 def test_an_output_without_loss_counts_nothing() -> None:
     p, q = draw(5, 3), draw(5, 3, seed=1)
     loss = loss_of({"b": "mse"}, names=("a", "b"))
@@ -267,6 +306,9 @@ def test_an_output_without_loss_counts_nothing() -> None:
         ({"class_name": "Huber", "config": {"delta": "x"}}, "options of huber: a number"),
         ({"class_name": "Huber", "config": {"more": 1}}, "option more of huber"),
         ({"class_name": "Huber", "config": {"reduction": "none"}}, "options of huber: one of"),
+        ({"class_name": "Huber", "config": {"reduction": None}}, "options of huber: one of"),
+        ({"class_name": "Huber", "config": {"dtype": "float16"}}, "of huber: one of None, 'float3"),
+        ({"class_name": "Huber", "config": {"dtype": 3}}, "options of huber: one of None, 'float"),
         ({"other": "mse"}, "loss of other, which is no output of the model"),
         (["mse", "mse"], "2 loss for 1 outputs"),
         (None, "compiled without a loss"),

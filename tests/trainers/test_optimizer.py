@@ -90,6 +90,21 @@ def test_the_closure_is_called_with_gradients_and_its_loss_returned() -> None:
     torch.testing.assert_close(module.weight, before - 0.2)
 
 
+@pytest.mark.parametrize("family", ["keras3", "tf.keras"])
+def test_the_average_of_a_weight_without_gradients_is_that_weight(family: Family) -> None:
+    module = layer()
+    module.bias.requires_grad_(False)
+    before = module.bias.detach().clone()
+    optimizer = make(module, family=family, use_ema=True, ema_momentum=0.75)
+    train(module, optimizer, 2)
+    module.bias.requires_grad_(True)  # it begins late: its average has followed it so far
+    torch.testing.assert_close(optimizer.slots_of(module.bias)["average"], before)
+    train(module, optimizer, 1)
+    late = module.bias.detach().clone()
+    optimizer.use_averages_()
+    torch.testing.assert_close(module.bias.detach(), 0.75 * before + 0.25 * late)
+
+
 def test_a_scheduler_of_torch_sets_the_rate() -> None:
     module = layer()
     optimizer = make(module, "SGD")
@@ -108,6 +123,37 @@ def test_a_schedule_of_keras_is_scaled_by_the_rate_of_the_group() -> None:
     assert optimizer.learning_rate == 0.25
     optimizer.param_groups[0]["lr"] = 0.125
     assert optimizer.learning_rate == 0.0625
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "nominal"),
+    [
+        ("CosineDecay", {"decay_steps": 5, "warmup_target": 0.5, "warmup_steps": 4}, 0.5),
+        ("PolynomialDecay", {"decay_steps": 4, "end_learning_rate": 0.25}, 0.25),
+        ("PiecewiseConstantDecay", {"boundaries": [1], "values": [0.0, 0.75]}, 0.75),
+        ("ExponentialDecay", {"decay_steps": 3, "decay_rate": 0.5}, 1.0),
+    ],
+)
+def test_a_schedule_that_starts_at_zero_is_scaled_too(
+    name: str, config: dict[str, Any], nominal: float
+) -> None:
+    start = {} if "values" in config else {"initial_learning_rate": 0.0}
+    schedule = {"class_name": name, "config": {**start, **config}}
+    plain, scaled = (make(layer(), "SGD", learning_rate=schedule) for _ in range(2))
+    assert plain.param_groups[0]["lr"] == nominal
+    scheduler = torch.optim.lr_scheduler.ConstantLR(scaled, factor=0.5, total_iters=9)
+    for _ in range(7):
+        assert scaled.learning_rate == 0.5 * plain.learning_rate
+        for optimizer in (plain, scaled):
+            optimizer.step()
+        scheduler.step()
+
+
+def test_a_rate_of_zero_can_be_set_to_another() -> None:
+    module = layer()
+    optimizer = make(module, "SGD", learning_rate=0.0)
+    optimizer.param_groups[0]["lr"] = 0.25
+    assert optimizer.learning_rate == 0.25
 
 
 def test_a_gradient_scaler_skips_steps_that_overflow() -> None:

@@ -8,6 +8,15 @@ from keras2torch_birnn.layers.embedding import not_zero
 from keras2torch_birnn.layers.masking import differs
 
 
+def without_steps_around(module: fx.GraphModule) -> fx.GraphModule:
+    """Take the steps around layers' modules out of a graph: a layer's text has them."""
+    for node in list(module.graph.nodes):
+        if node.name in module.meta["around"]:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    return module
+
+
 def ordered_nodes(module: fx.GraphModule) -> list[fx.Node]:
     """Return the nodes to write, masks before the layers that take them."""
     return _masks_first(_live_nodes(list(module.graph.nodes)))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from keras2torch_birnn.conversion import build, origin
 from keras2torch_birnn.errors import K2TError, gather
@@ -25,7 +25,10 @@ from keras2torch_birnn.exporting.source.code import (
 )
 from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, Value
 from keras2torch_birnn.exporting.source.forward import write_body
-from keras2torch_birnn.exporting.source.graph_nodes import names_of_functions
+from keras2torch_birnn.exporting.source.graph_nodes import (
+    names_of_functions,
+    without_steps_around,
+)
 from keras2torch_birnn.exporting.source.module_text import (
     ModelText,
     write_class,
@@ -85,7 +88,7 @@ def write_source(model: nn.Module, spec: ModelSpec | None = None) -> SourceFiles
 class _Writer:
     def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
         self.model, self.spec = model, spec
-        self.graph: fx.GraphModule = build(spec)
+        self.graph = without_steps_around(build(spec))
         self.state = model.state_dict()
         self.attributes = Names({*reserved(), *_IMPORTED, *dir(nn.Module())})
         self.problems: list[K2TError] = []

@@ -245,6 +245,7 @@ LOSSES: Mapping[str, Loss] = {
 # Other names of Keras, in lower case without underscores; classes are called as the functions.
 ALIASES: Mapping[str, str] = {
     **{name.replace("_", ""): name for name in LOSSES},
+    "bce": "binary_crossentropy",
     "mse": "mean_squared_error",
     "mae": "mean_absolute_error",
     "mape": "mean_absolute_percentage_error",
@@ -259,6 +260,8 @@ ALIASES: Mapping[str, str] = {
 REFUSED = ("ctc", "circle")
 # A name that means another function for each kind of target, in Keras 3.
 CROSSENTROPY = ("crossentropy", "ce")
+# Half precision would give other numbers than Keras, whose backends round in different places.
+DTYPE = choice(None, None, "float32", "float64")
 REDUCTION = choice(
     "sum_over_batch_size", "sum_over_batch_size", "auto", "mean", "sum", "mean_with_sample_weight"
 )

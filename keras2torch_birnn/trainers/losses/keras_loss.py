@@ -28,6 +28,7 @@ class Term:
     """The loss of one output: function, options, reduction, weight in the sum.
 
     ``output``: its number. ``behind``: the activation that the output is known to come from.
+    ``dtype``: what the loss is computed in, that of the output if None.
     """
 
     output: int
@@ -36,6 +37,7 @@ class Term:
     reduction: str
     weight: float | None
     behind: Literal["softmax", "sigmoid", ""]
+    dtype: torch.dtype | None = None
 
 
 class KerasLoss:
@@ -90,7 +92,8 @@ class KerasLoss:
         return ps[0].new_zeros(()) if total is None else total
 
     def _split(self, given: PerOutput, what: str) -> list[Tensor]:
-        if isinstance(given, Mapping) and set(given) == set(self.names):
+        if isinstance(given, Mapping):
+            self._check_names(given, what)
             given = [given[name] for name in self.names]
         found = list(leaves(given))
         if len(found) != len(self.names):
@@ -101,6 +104,20 @@ class KerasLoss:
             )
         return found
 
+    def _check_names(self, given: Mapping[str, Any], what: str) -> None:
+        unknown = [name for name in given if name not in self.names]
+        missing = [name for name in self.names if name not in given]
+        if unknown or missing:
+            kinds = (("no output is called", unknown), ("missing are", missing))
+            said = [
+                f"{words} {', '.join(map(printable, names))}" for words, names in kinds if names
+            ]
+            raise ArgumentValueError(
+                "; ".join(said),
+                f"give one for each output: {', '.join(map(printable, self.names))}",
+                place=what,
+            )
+
     def _spread(self, given: PerOutput, what: str) -> list[Tensor | None]:
         """Return what is for each output; a tensor alone is for all of them."""
         if given is None or isinstance(given, Tensor):
@@ -110,7 +127,8 @@ class KerasLoss:
     def _term(
         self, term: Term, p: Tensor, y: Tensor, weight: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        name, options = term.name, term.options
+        name, options, given = term.name, term.options, p.dtype
+        p = p if term.dtype is None else p.to(term.dtype)
         if name in CROSSENTROPY:
             name = _choose_crossentropy(y, p)
             options = {key: kind.default for key, kind in LOSSES[name].options.items()}
@@ -131,7 +149,7 @@ class KerasLoss:
         values = found.formula(y, p, options, style)
         if ignored is not None:
             values = torch.where(ignored, values, 0.0)
-        return reduce_values(values, weight, mask, ignored, term.reduction, self.rule)
+        return reduce_values(values, weight, mask, ignored, term.reduction, self.rule).to(given)
 
 
 def _not_half(p: Tensor) -> Tensor:

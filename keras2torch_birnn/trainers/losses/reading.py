@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
+
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather, printable
 from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.schema.options import BadOptionError
@@ -13,6 +15,7 @@ from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.losses.formulas import (
     ALIASES,
     CROSSENTROPY,
+    DTYPE,
     LOSSES,
     REDUCTION,
     REFUSED,
@@ -44,13 +47,13 @@ def build_loss(compiled: CompiledTraining, spec: ModelSpec) -> KerasLoss:
         if found is None:
             continue
         try:
-            name, options, reduction = _read_loss(found)
+            name, options, reduction, dtype = _read_loss(found)
         except UnsupportedOptionError as problem:
             problem.place = f"loss of {printable(names[at])}"
             problems.append(problem)
             continue
         number = None if weight is None else float(plain_value(weight))
-        terms.append(Term(at, name, options, reduction, number, behind[at]))
+        terms.append(Term(at, name, options, reduction, number, behind[at], dtype))
     if problems:
         raise gather(problems)
     return KerasLoss(terms, names, loss_rule(spec.generation))
@@ -93,8 +96,8 @@ def _per_output(given: Any, names: Sequence[str], what: str, *, alone: bool) -> 
     return [given] * len(names)
 
 
-def _read_loss(found: Any) -> tuple[str, dict[str, Any], str]:
-    """Read one loss: its name, its options, its reduction."""
+def _read_loss(found: Any) -> tuple[str, dict[str, Any], str, torch.dtype | None]:
+    """Read one loss: its name, its options, its reduction, its dtype."""
     config: Mapping[str, Any] = {}
     written = found
     if isinstance(found, Mapping):
@@ -116,20 +119,27 @@ def _read_loss(found: Any) -> tuple[str, dict[str, Any], str]:
         why = "is not supported" if plain in REFUSED else "is none of Keras' own losses"
         raise UnsupportedOptionError(f"{printable(str(written))} {why}", _HOW_TO_REPLACE)
     if str(written) in CROSSENTROPY:
-        return str(written), {}, "sum_over_batch_size"
+        return str(written), {}, "sum_over_batch_size", None
     name = ALIASES[plain]
     row = LOSSES[name].options
     options: dict[str, Any] = {}
     try:
         for key, kind in row.items():
             options[key] = kind.parse(plain_value(config[key])) if key in config else kind.default
-        reduction = config.get("reduction") or "sum_over_batch_size"
-        reduction = REDUCTION.parse(reduction)
+        reduction = REDUCTION.parse(config.get("reduction", REDUCTION.default))
+        dtype = DTYPE.parse(_plain_dtype(config.get("dtype")))
     except BadOptionError as error:
         raise UnsupportedOptionError(f"options of {name}: {error}", _HOW_TO_REPLACE) from None
     for key in config.keys() - row.keys() - {"name", "reduction", "dtype", "fn"}:
         raise UnsupportedOptionError(f"option {printable(key)} of {name}", _HOW_TO_REPLACE)
-    return name, options, "sum_over_batch_size" if reduction == "auto" else reduction
+    reduction = "sum_over_batch_size" if reduction == "auto" else reduction
+    return name, options, reduction, dtype and getattr(torch, dtype)
+
+
+def _plain_dtype(found: Any) -> Any:
+    """Return the name of a dtype that is given by name or as a policy."""
+    config = found.get("config") if isinstance(found, Mapping) else None
+    return config.get("name") if isinstance(config, Mapping) else found
 
 
 def _outputs(graph: Graph) -> tuple[list[str], list[Literal["softmax", "sigmoid", ""]]]:
