@@ -197,10 +197,12 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
     wrong = next((layer for layer in report.layers if not layer.ok), None)
     if wrong is not None:
         print_folded([f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}"])
-    if report.ok:
-        print_line("OK", "green")
-    else:
+    if not report.ok:
         print_line("NOT EQUAL" if wrong or report.judged else "CANNOT BE JUDGED", "red")
+    elif report.without_keras:
+        print_line("OK by the reference alone, NOT COMPARED with Keras", "green")
+    else:
+        print_line("OK", "green")
 
 
 def _print_precision(report: PrecisionReport) -> None:

@@ -70,7 +70,8 @@ class ParityReport:
 
     ``max_abs_error``: largest error of the comparisons that count. ``first_divergence``: path of
     the first wrong layer, or None. ``inputs``: name of the inputs that decided about the whole
-    model; "" if none could, and then ``judged`` and ``ok`` are false.
+    model; "" if none could, and then ``judged`` and ``ok`` are false. ``without_keras``: why live
+    Keras was not asked, or did not answer, if the reason is what the file names.
     """
 
     ok: bool
@@ -82,6 +83,7 @@ class ParityReport:
     notes: tuple[str, ...] = field(default=())
     inputs: str = ""
     judged: bool = True
+    without_keras: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -93,10 +95,18 @@ class ParityReport:
 
 
 def report_of(
-    comparisons: Sequence[Comparison], layers: Sequence[LayerParity], notes: Iterable[str]
+    comparisons: Sequence[Comparison],
+    layers: Sequence[LayerParity],
+    notes: Iterable[str],
+    *,
+    without_keras: str = "",
+    contradicted: bool = False,
 ) -> ParityReport:
-    """Make the report: ok if something was judged, and all that was judged and counts is equal."""
-    counting = [c for c in comparisons if c.counts and c.judged]
+    """Make the report: ok if something was judged, and all that was judged and counts is equal.
+
+    contradicted: Keras does not know what the file names, so that nothing can be judged.
+    """
+    counting = [c for c in comparisons if c.counts and c.judged and not contradicted]
     wrong = next((layer.path for layer in layers if not layer.ok), None)
     return ParityReport(
         ok=bool(counting) and all(c.ok for c in counting) and wrong is None,
@@ -108,4 +118,5 @@ def report_of(
         notes=tuple(notes),
         inputs=counting[-1].inputs if counting else "",
         judged=bool(counting),
+        without_keras=without_keras,
     )

@@ -123,13 +123,16 @@ def _verdict(report: ParityReport, model: Path, out: Path | None) -> str:
     if report.ok:
         count = len(report.layers)
         layers = f", and all {count} layers are right in float64" if count else ""
-        return f"{second} computes what {first} computes: {error}{layers}."
+        alone = f" Not compared with Keras: {report.without_keras}." if report.without_keras else ""
+        return f"{second} computes what {first} computes: {error}{layers}.{alone}"
     wrong = next((layer for layer in report.layers if not layer.ok), None)
     if wrong is not None:
         place = f"{printable(wrong.path)}: {printable(wrong.where)}"
         return f"{second} does not compute what {first} computes. The first wrong layer is {place}."
     if report.judged:
         return f"{second} does not compute what {first} computes: {error}."
+    if report.without_keras:
+        return f"Nothing can be judged: {report.without_keras}."
     return "No input was found on which rounding errors are small enough to judge."
 
 

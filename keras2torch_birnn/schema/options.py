@@ -11,7 +11,14 @@ from keras2torch_birnn.limits import MAX_SIZE
 
 
 class BadOptionError(ValueError):
-    """An option's value is not one the layer can have; the text says what is allowed."""
+    """An option's value is not one the layer can have; the text says what is allowed.
+
+    advice: a remedy, where it is not that of every option.
+    """
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(found)
+        self.advice = advice
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ from keras2torch_birnn.spec import (
 from keras2torch_birnn.verification.exported import load_baseline, make_baseline, verify_exported
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 from keras2torch_birnn.verification.layer_check import check_layers, keep_worse
-from keras2torch_birnn.verification.live_keras import KerasAnswer, ask_keras
+from keras2torch_birnn.verification.live_keras import KerasAnswer, NoAnswer, ask_keras
 
 __all__ = [
     "AGAINST",
@@ -165,7 +165,7 @@ def verify(
     begin("whole model")
     best, tried = steadiest(chain(own_data, [judged], drawn), measure)
     notes = list(_plugin_notes(spec))
-    answer = None
+    answer: KerasAnswer | NoAnswer | None = None
     if best.judged:
         answer = _keras_answer(model, config, spec, best, against, notes)
     comparisons = [
@@ -174,8 +174,12 @@ def verify(
         if not measured.judged and measured is not best
         for one in _comparisons(converted, measured, places, limit, None, against)
     ]
-    comparisons += _comparisons(converted, best, places, limit, answer, against)
-    return report_of(comparisons, layers, notes)
+    found = answer if isinstance(answer, KerasAnswer) else None
+    comparisons += _comparisons(converted, best, places, limit, found, against)
+    if not isinstance(answer, NoAnswer):
+        return report_of(comparisons, layers, notes)
+    reason = answer.reason if answer.foreign or answer.unknown else ""
+    return report_of(comparisons, layers, notes, without_keras=reason, contradicted=answer.unknown)
 
 
 def _exported(
@@ -388,8 +392,8 @@ def _keras_answer(
     measured: Measured,
     against: Against,
     notes: list[str],
-) -> KerasAnswer | None:
-    """Compute live Keras' outputs, or return None and add a note that says why."""
+) -> KerasAnswer | NoAnswer | None:
+    """Compute live Keras' outputs; add a note that says why it gave none."""
     if against not in ("auto", "keras"):
         return None
     if spec.cut:
@@ -404,9 +408,9 @@ def _keras_answer(
     if isinstance(answer, KerasAnswer):
         return answer
     if against == "keras":
-        raise UsageError(f"cannot compare with Keras: {answer}", "use --against reference")
-    notes.append(f"compared with the NumPy reference only: {answer}")
-    return None
+        raise UsageError(f"cannot compare with Keras: {answer.reason}", "use --against reference")
+    notes.append(f"compared with the NumPy reference only: {answer.reason}")
+    return answer
 
 
 def _against_golden(

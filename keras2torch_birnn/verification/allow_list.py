@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
 from keras2torch_birnn.readers.operations import OPERATION_MODULES, keras3
 from keras2torch_birnn.schema import CLASS_NAMES
 
-_PACKAGES = ("keras", "tf_keras", "tensorflow", "builtins")
 # Other classes of Keras that occur in configurations; none of them takes code or a path.
 _PLAIN = frozenset(
     "Zeros Ones Constant RandomNormal RandomUniform TruncatedNormal VarianceScaling Orthogonal "
@@ -34,13 +34,12 @@ def foreign_name(model: Mapping[str, Any]) -> str | None:
     """Return a name in a parsed architecture that is not built-in Keras, printable, or None."""
     for found in _objects(model):
         class_name, module = found["class_name"], found.get("module")
-        package = None if module is None else str(module).partition(".")[0]
-        if package not in (None, *_PACKAGES) or not isinstance(class_name, str):
-            return printable(f"{module}.{class_name}")
-        # Keras looks up the name of a function among its own functions only.
-        plain = class_name == "function" and isinstance(found.get("config"), str)
+        if is_custom_function(found):
+            return printable(f"the function {found.get('config')}")
+        if is_custom_class(found) or not isinstance(class_name, str):
+            return printable(class_name if module is None else f"{module}.{class_name}")
         known = class_name in CLASS_NAMES or class_name in _PLAIN
-        if not (plain or known or _is_known_operation(class_name, module)):
+        if not (known or _is_known_operation(class_name, module)):
             return printable(class_name)
     return None
 

@@ -39,6 +39,8 @@ CHILD = Path(__file__).with_name("keras_child.py")
 # Half-precision dtype -> factor by which it is coarser than float32
 _COARSENESS = {"float16": 2.0**13, "bfloat16": 2.0**16}
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
+# What every Keras says of a class or function that it does not have.
+_UNKNOWN = re.compile(r"Could not locate|Unknown [\w ]+:")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,19 @@ class KerasAnswer:
     name: str
     outputs: tuple[Array, ...]
     coarseness: float = 1.0
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    """The reason why live Keras did not compute the model.
+
+    ``foreign``: the file names what is not Keras' own. ``unknown``: Keras lacks a class or function
+    that the reference takes for Keras' own, so one of the two is wrong about the model.
+    """
+
+    reason: str
+    foreign: bool = False
+    unknown: bool = False
 
 
 def keras_for(spec: ModelSpec) -> str:
@@ -71,7 +86,7 @@ def _reason_against(spec: ModelSpec) -> str | None:
 
 def ask_keras(
     source: ModelSource, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
-) -> KerasAnswer | str:
+) -> KerasAnswer | NoAnswer:
     """Compute live Keras' outputs on these inputs, or return why that cannot be done.
 
     A live model itself is not run, which could change its states: its Keras writes it to a file.
@@ -86,23 +101,23 @@ def ask_keras(
 
 def _ask_about_file(
     model: Path, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
-) -> KerasAnswer | str:
+) -> KerasAnswer | NoAnswer:
     package = keras_for(spec)
-    reason = _reason_against(spec)
-    if reason is not None:
-        return reason
-    if importlib.util.find_spec(package) is None or importlib.util.find_spec("tensorflow") is None:
-        return f"{package} is not installed (pip install 'keras2torch_birnn[keras]')"
     foreign = foreign_name(read_architecture(model, config=config))
     if foreign is not None:
-        return f"the file names {foreign}, which {package} would look up or run"
+        return NoAnswer(f"the file names {foreign}, which is not Keras' own", foreign=True)
+    reason = _reason_against(spec)
+    if reason is not None:
+        return NoAnswer(reason)
+    if importlib.util.find_spec(package) is None or importlib.util.find_spec("tensorflow") is None:
+        return NoAnswer(f"{package} is not installed (pip install 'keras2torch_birnn[keras]')")
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
         named_inputs: dict[str, Any] = {f"in_{i}": x for i, x in enumerate(inputs)}
         np.savez(given, **named_inputs)
         files = files_for_keras(Path(folder), model, config)
         if isinstance(files, str):
-            return files
+            return NoAnswer(files)
         arguments = [package, files[0], given, found, *files[1:]]
         environment = {
             **os.environ,
@@ -121,9 +136,11 @@ def _ask_about_file(
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"{package} did not finish in {MAX_KERAS_SECONDS} s"
+            return NoAnswer(f"{package} did not finish in {MAX_KERAS_SECONDS} s")
         if done.returncode or not found.exists():
-            return f"{package} fails on this file: {printable(_message(done.stderr))}"
+            message = printable(_message(done.stderr))
+            unknown = _UNKNOWN.search(done.stderr) is not None
+            return NoAnswer(f"{package} fails on this file: {message}", unknown=unknown)
         with np.load(found) as data:
             count = sum(name.startswith("out_") for name in data.files)
             outputs = tuple(data[f"out_{i}"] for i in range(count))

@@ -78,6 +78,15 @@ def test_other_classes_stay_foreign(class_name: Any, module: str | None, wanted:
     assert wanted in found
 
 
+def test_a_function_and_a_class_without_a_module_are_the_users() -> None:
+    given = {"class_name": "function", "config": "zeros", "registered_name": "function"}
+    found = foreign_name(architecture("Dense", "keras.layers", kernel_initializer=given))
+    assert found == "the function zeros"
+    own = architecture("Dense", "keras.layers")
+    own["config"]["layers"][1]["module"] = None  # defined in a notebook
+    assert foreign_name(own) == "Dense"
+
+
 def test_a_foreign_class_inside_of_an_operation_is_found() -> None:
     inner = {"class_name": "Run", "module": "evil", "config": {}}
     found = foreign_name(architecture("GetItem", "keras.src.ops.numpy", key=[inner]))

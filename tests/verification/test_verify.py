@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import k2t as run
 from specs import ENTRIES, FIXTURES, GENERATIONS, KERAS2, KERAS3, TF_KERAS, chain, dense, fixture
 
 import keras2torch_birnn as k2t
@@ -20,10 +22,11 @@ from keras2torch_birnn.comparison.tolerance import Tolerance, resolve_tolerance
 from keras2torch_birnn.conversion import checksum, origin
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference.rounding import difference
+from keras2torch_birnn.reporting.page import make_page
 from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.verification import close, expand_devices, live_keras, verify
 from keras2torch_birnn.verification.keras_child import plain
-from keras2torch_birnn.verification.live_keras import ask_keras, keras_for
+from keras2torch_birnn.verification.live_keras import NoAnswer, ask_keras, keras_for
 
 STACK = "tf.keras-2.15.0/mask_stack_bi_dense.h5"
 POOLED = "keras-3.15.1/mask_average_pool.keras"
@@ -374,10 +377,54 @@ def test_an_old_file_is_never_shown_to_keras_3() -> None:
 def test_masks_of_multi_backend_keras_have_no_living_judge(tmp_path: Path) -> None:
     file = "keras-2.2.4/mask_stack_bi_dense.h5"
     answer = ask_keras(FIXTURES / file, None, fixture(file).spec, fixture(file).inputs[0])
-    assert isinstance(answer, str)
-    assert "treats masked steps unlike the multi-backend Keras" in answer
+    assert isinstance(answer, NoAnswer)
+    assert "treats masked steps unlike the multi-backend Keras" in answer.reason
+    assert not (answer.foreign or answer.unknown)
     with pytest.raises(k2t.UsageError, match="cannot compare with Keras: tf_keras treats masked"):
         verify(FIXTURES / file, converted(file, tmp_path), against="keras")
+
+
+OWN_TRAINING = "custom/keras-3.15.1/own_training.keras"
+OWN_FUNCTION = "custom/tf.keras-2.10.0/own_function.h5"
+
+
+def test_a_file_that_names_a_users_function_is_not_compared_with_keras_and_says_so(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out.pt"
+    k2t.save(k2t.convert(FIXTURES / OWN_TRAINING), out)
+    done = run("verify", FIXTURES / OWN_TRAINING, out)
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "OK by the reference alone, NOT COMPARED with Keras"
+    assert "the file names the function glorot_uniform, which is not Keras' own" in done.err
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "ValueError: Unknown activation function: 'hard_swish'. Please ensure this object is",
+        "TypeError: Could not locate function 'hard_swish'. Make sure custom classes are",
+        "TypeError: Could not locate class 'Dense'. Make sure custom classes are decorated",
+        "ValueError: Unknown layer: 'Dense'. Please ensure you are using a scope",
+    ],
+)
+def test_nothing_is_judged_where_live_keras_finds_no_class_or_function(
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out.pt"
+    k2t.save(k2t.convert(FIXTURES / OWN_FUNCTION), out)
+    failed = subprocess.CompletedProcess([], 1, "", f"Traceback\n{message}\n")
+    monkeypatch.setattr(live_keras.importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(live_keras.subprocess, "run", lambda *_, **__: failed)
+    report = verify(FIXTURES / OWN_FUNCTION, out)
+    assert not report.ok
+    assert not report.judged
+    assert message.split("'")[1] in report.without_keras
+    page = make_page(report, model=out, out=out, weights=())
+    assert "Nothing can be judged: tf_keras fails" in page
+    assert verify(FIXTURES / OWN_FUNCTION, out, against="reference").ok
 
 
 LIVE = [

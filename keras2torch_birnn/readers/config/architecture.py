@@ -31,11 +31,11 @@ from keras2torch_birnn.readers.config.cells import (
     read_cells,
 )
 from keras2torch_birnn.readers.config.custom_layers import (
-    KERAS_PACKAGES,
     check_steps,
     find_custom_class,
     parse_custom_layer,
 )
+from keras2torch_birnn.readers.config.custom_objects import describe_custom_class, is_custom_class
 from keras2torch_birnn.readers.config.graphs import build_functional, build_sequential
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.options import check_dtype, parse_options
@@ -99,7 +99,7 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
         InvalidModelFileError: the text has not the structure of a Keras model.
     """
     class_name = _class_name(model, "model_config")
-    if CLASS_NAMES.get(class_name) not in MODEL_CLASSES:
+    if CLASS_NAMES.get(class_name) not in MODEL_CLASSES or is_custom_class(model):
         raise UnsupportedLayerError(
             f"the model is of class {printable(class_name)}, which its own Python code defines",
             HOW_TO_WRAP,
@@ -256,6 +256,9 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
             return UnsupportedLayerError(
                 f"layer class {shown}, of Keras 1 alone, is not supported", advice
             )
+        if class_name in CLASS_NAMES:
+            found = f"layer class {shown} is not supported: it is {describe_custom_class(entry)}"
+            return UnsupportedLayerError(found, f"supply it with --plugin: {_HOW_TO_BEGIN}")
         names = (entry.get("registered_name"), class_name, python_name(class_name))
         shipped = advise_shipped(names, parsing.command)
         advice = f"{shipped}; {_HOW_TO_SUPPLY}" if shipped else _HOW_TO_SUPPLY
@@ -268,9 +271,7 @@ def _is_unknown(entry: Mapping[str, Any], class_name: str) -> bool:
     problem = isinstance(entry.get("problem"), K2TError)  # of an operation
     if class_name in _REFUSED_CLASSES or problem or _is_operation(entry):
         return False
-    # (Keras writes null for the module of a class that was defined in a script or notebook.)
-    foreign = "module" in entry and str(entry["module"]).split(".")[0] not in KERAS_PACKAGES
-    return class_name not in CLASS_NAMES or foreign
+    return class_name not in CLASS_NAMES or is_custom_class(entry)
 
 
 # Layers of Keras 3 whose config leaves ``trainable`` out; no operation has their names.

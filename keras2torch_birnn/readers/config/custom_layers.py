@@ -15,6 +15,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.config import dialects
+from keras2torch_birnn.readers.config.custom_objects import is_custom_class
 from keras2torch_birnn.readers.config.graphs import parse_shape
 from keras2torch_birnn.schema import REQUIRED, BadOptionError, Option
 from keras2torch_birnn.schema.custom_layers import (
@@ -27,7 +28,6 @@ from keras2torch_birnn.schema.custom_layers import (
 )
 from keras2torch_birnn.spec import Generation, LayerSpec
 
-KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
 # Keys of every Keras layer, besides those that never have an effect.
 EVERY_LAYER = frozenset({"trainable", "dtype", "batch_size"})
 
@@ -38,10 +38,10 @@ def find_custom_class(entry: Mapping[str, Any], name: str, place: str) -> str | 
     Old ``.h5`` files have ``class_name`` only, with the package before ``>`` if the class was
     registered; ``.keras`` files have ``module`` and ``registered_name`` as well.
     """
-    class_name, module = str(entry["class_name"]), entry.get("module")
+    class_name = str(entry["class_name"])
     if class_name == LAMBDA and (place in REGISTERED.lambdas or name in REGISTERED.lambdas):
         return LAMBDA
-    if isinstance(module, str) and module.split(".")[0] in KERAS_PACKAGES:
+    if "module" in entry and not is_custom_class(entry):
         return None
     return class_name_of((entry.get("registered_name"), class_name, python_name(class_name)))
 

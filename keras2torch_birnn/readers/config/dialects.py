@@ -8,6 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.readers.config.custom_objects import (
+    describe_custom_class,
+    is_custom_class,
+    is_custom_function,
+)
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, parse_activation
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
@@ -68,20 +74,13 @@ _LAYER_STRINGS = ("LeakyReLU", "ELU", "ReLU", "Softmax")
 def activation(value: Any, generation: Generation) -> Any:
     """Parse an activation of any generation and make its meaning explicit.
 
-    Forms: a name, None, ``{"class_name": "function", "config": name}``, or a serialized layer.
+    Forms: a name, None, or a serialized layer. What else Keras writes is the user's own.
 
     Raises:
         BadOptionError: it is not an activation that can be converted.
     """
     if isinstance(value, Mapping):
-        class_name, config = str(value.get("class_name")), value.get("config")
-        if class_name in ("Lambda", "__lambda__"):
-            raise BadOptionError("it holds Python code, which k2t never runs")
-        if class_name in _ACTIVATION_LAYERS and isinstance(config, Mapping):
-            return parse_activation(_ACTIVATION_LAYERS[class_name](config))
-        if class_name == "Activation" and isinstance(config, Mapping):
-            return activation(config.get("activation"), generation)
-        value = config if class_name == "function" else value.get("registered_name")
+        return _activation_object(value, generation)
     if value is None:
         return "linear"
     if not isinstance(value, str):
@@ -92,6 +91,29 @@ def activation(value: Any, generation: Generation) -> Any:
     if name != value or not value.startswith("hard_sigmoid"):
         return parse_activation(name)
     raise BadOptionError(f"{value!r} is not an activation of Keras")
+
+
+def _activation_object(value: Mapping[str, Any], generation: Generation) -> Any:
+    class_name, config = str(value.get("class_name")), value.get("config")
+    if is_custom_function(value):
+        name = printable(str(config))
+        raise BadOptionError(
+            f"{name} is a function of the user's own, by the file's mark, and Keras asks for it in "
+            "custom_objects",
+            f"if it computes what one of Keras does, load the model in Keras with custom_objects="
+            f'{{"{name}": keras.activations.THAT_ONE}} and save it again; else apply it in a layer '
+            "of your own, given with --plugin",
+        )
+    if is_custom_class(value):
+        raise BadOptionError(f"{printable(class_name)} is {describe_custom_class(value)}")
+    # (Keras 3 writes a lambda without the name of a class.)
+    if class_name in ("Lambda", "__lambda__") or ("class_name" not in value and "value" in value):
+        raise BadOptionError("it holds Python code, which k2t never runs")
+    if class_name in _ACTIVATION_LAYERS and isinstance(config, Mapping):
+        return parse_activation(_ACTIVATION_LAYERS[class_name](config))
+    if class_name == "Activation" and isinstance(config, Mapping):
+        return activation(config.get("activation"), generation)
+    raise BadOptionError("a name, ReLU, LeakyReLU, ELU or Softmax is expected")
 
 
 def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:

@@ -7,6 +7,7 @@ such a model stand in its file); Keras 2.0.8 ``legacy/layers.py``, ``legacy/mode
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ def build_functional(entry: Mapping[str, Any], *, masks_stay: bool) -> dict[str,
     config = {
         "layers": writer.layers,
         "input_layers": writer.inputs,
-        "output_layers": [[end, 0, 0]],
+        "output_layers": [[*end, 0]],
     }
     return {**entry, "class_name": "Model", "config": config}
 
@@ -100,29 +101,42 @@ def _makes_mask(layers: Any) -> bool:
     return begins or any(map(_makes_mask, layers.values()))
 
 
+# A call of a layer: its name, and which of its calls.
+_Call = tuple[str, int]
+
+
 class _Writer:
-    """Collector of the layers of all branches."""
+    """Collector of the layers of all branches.
+
+    Keras writes a branch, model or layer in every place where it is used. Within one file its name
+    tells that it is the same: what is equal here is one layer, and on the same tensors one call.
+    """
 
     def __init__(self, *, masks_stay: bool) -> None:
         self.masks_stay = masks_stay
         self.layers: list[dict[str, Any]] = []
         self.inputs: list[list[Any]] = []
+        self.names: dict[str, str] = {}
+        self.nodes: dict[str, list[list[list[Any]]]] = {}
+        self.models: dict[str, _Call] = {}
 
-    def add_chain(self, layers: Any, *, depth: int) -> str:
-        """Add the layers of a Sequential; returns the name of the last."""
+    def add_chain(self, layers: Any, *, depth: int) -> _Call:
+        """Add the layers of a Sequential; returns the call of the last."""
         if not isinstance(layers, list) or not layers or depth > MAX_MERGE_DEPTH:
             raise InvalidModelFileError("a branch of a Merge is no list of layers", "refused")
         branches = _branches(layers[0])
-        if branches is None:
-            end = self._add(layers[0], [self._input(layers[0])])
+        known = self.names.get(_identify(layers[0]))
+        if branches is not None:
+            end = self._add(layers[0], [self._branch(one, depth=depth + 1) for one in branches])
+        elif known is not None:  # a Sequential begins with the one output that its first layer has
+            end = known, 0
         else:
-            joined = [self._branch(branch, depth=depth + 1) for branch in branches]
-            end = self._add(layers[0], joined)
+            end = self._add(layers[0], [self._input(layers[0])])
         for layer in layers[1:]:
             end = self._add(layer, [end])
         return end
 
-    def _branch(self, branch: Any, *, depth: int) -> str:
+    def _branch(self, branch: Any, *, depth: int) -> _Call:
         if not isinstance(branch, Mapping):
             raise InvalidModelFileError("a branch of a Merge is no layer", "refused")
         inside = branch.get("config")
@@ -131,6 +145,12 @@ class _Writer:
             return self._without_mask(end) if self.masks_stay and _makes_mask(inside) else end
         if branch.get("class_name") != "Model":
             return self.add_chain([branch], depth=depth)
+        key = _identify(branch)
+        if key not in self.models:
+            self.models[key] = self._add_model(inside)
+        return self.models[key]
+
+    def _add_model(self, inside: Any) -> _Call:
         layers, starts, ends = (
             self._find_list(inside, key) for key in ("layers", "input_layers", "output_layers")
         )
@@ -139,7 +159,7 @@ class _Writer:
         end = ends[0]
         if not isinstance(end, list) or not end or end[1:] != [0, 0]:
             raise InvalidModelFileError("a branch of a Merge has no plain output", "refused")
-        return str(end[0])
+        return str(end[0]), 0
 
     def _find_list(self, config: Any, key: str) -> list[Any]:
         found = config.get(key) if isinstance(config, Mapping) else None
@@ -147,28 +167,36 @@ class _Writer:
             raise InvalidModelFileError("a branch of a Merge is no model", "refused")
         return found
 
-    def _add(self, layer: Any, sources: Sequence[str]) -> str:
+    def _add(self, layer: Any, sources: Sequence[_Call]) -> _Call:
         config = layer.get("config") if isinstance(layer, Mapping) else None
         if not isinstance(config, Mapping | list):
             raise InvalidModelFileError("a layer without config", "refused")
-        # A Sequential inside loses its name in the file.
-        name = f"sequential_in_merge_{len(self.layers)}"
-        if isinstance(config, Mapping):
-            name = str(config.get("name"))
-            config = {key: value for key, value in config.items() if key != "layers"}
-        node = [[source, 0, 0] for source in sources]
-        self.layers.append({**layer, "name": name, "config": config, "inbound_nodes": [node]})
-        return name
+        key = _identify(layer)
+        if key not in self.names:
+            # A Sequential inside loses its name in the file.
+            name = f"sequential_in_merge_{len(self.layers)}"
+            if isinstance(config, Mapping):
+                name = str(config.get("name"))
+                config = {key: value for key, value in config.items() if key != "layers"}
+            self.names[key], self.nodes[key] = name, []
+            self.layers.append(
+                {**layer, "name": name, "config": config, "inbound_nodes": self.nodes[key]}
+            )
+        name, nodes = self.names[key], self.nodes[key]
+        node = [[*source, 0] for source in sources]
+        if node not in nodes:
+            nodes.append(node)
+        return name, nodes.index(node)
 
-    def _without_mask(self, end: str) -> str:
+    def _without_mask(self, end: _Call) -> _Call:
         """Add a layer that drops the mask: none leaves a Sequential that a Merge of Keras 1 joins.
 
         Identity passes no mask in this generation (Keras 1 itself has no such layer).
         """
-        own = {"name": f"{end}_without_mask"}
+        own = {"name": f"{end[0]}_without_mask"}
         return self._add({"class_name": "Identity", "config": own}, [end])
 
-    def _input(self, layer: Any) -> str:
+    def _input(self, layer: Any) -> _Call:
         """Add an InputLayer for the first layer of a branch."""
         first = layer
         while isinstance(first, Mapping) and isinstance(first.get("config"), list):
@@ -183,4 +211,9 @@ class _Writer:
             {"class_name": "InputLayer", "name": name, "config": own, "inbound_nodes": []}
         )
         self.inputs.append([name, 0, 0])
-        return name
+        return name, 0
+
+
+def _identify(layer: Any) -> str:
+    """Return a text that is the same for two entries of one layer, and for no others."""
+    return json.dumps(layer, sort_keys=True)

@@ -13,6 +13,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.advice import QUANTIZED
 from keras2torch_birnn.readers.config import dialects
+from keras2torch_birnn.readers.config.custom_objects import is_custom_function, lacks_activation
 from keras2torch_birnn.readers.config.graphs import parse_shape
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
@@ -29,6 +30,11 @@ _INPUT_ADVICE: Mapping[str, str] = {
     "(set_weights) and save it; pad the rows with x.to_tensor()",
     "sparse": "build the model on a dense Input, give it the weights (set_weights) and save it",
 }
+
+
+_HOW_TO_CHANGE = (
+    "save the model with such a value, or replace the layer by one of your own, given with --plugin"
+)
 
 
 def parse_options(
@@ -125,21 +131,39 @@ def _parse_option(
             )
         value = config[key]
         if key in ("activation", "recurrent_activation"):
+            _note_activation(value, parsing)
             value = dialects.activation(value, parsing.generation)
         return option.parse(value)
     except BadOptionError as error:
         parsing.problems.append(
             UnsupportedOptionError(
-                f"{class_name} option {key}={printable(repr(config[key]))} is not supported: "
-                f"{error}",
-                "save the model with such a value, or replace the layer by one of your own, given "
-                "with --plugin",
+                f"{class_name} option {key}={_shown(config[key])} is not supported: {error}",
+                error.advice or _HOW_TO_CHANGE,
                 place=place,
             )
         )
     except K2TError as error:
         parsing.problems.append(error)
     return None if option.default is REQUIRED else option.default
+
+
+def _shown(value: Any) -> str:
+    """Show an option's value: of a serialized class or function its name."""
+    if isinstance(value, Mapping) and "class_name" in value:
+        name = value.get("config" if is_custom_function(value) else "class_name")
+        return printable(str(name))
+    return printable(repr(value))
+
+
+def _note_activation(value: Any, parsing: Parsing) -> None:
+    """Note a function that is not Keras' own for sure, and is taken as one of its name."""
+    generation = parsing.generation
+    if isinstance(value, str) and lacks_activation(generation, value):
+        note = (
+            f"activation {printable(value)}: Keras {printable(generation.version)} has none of "
+            "this name, so it was TensorFlow's or the user's own; taken as that of later Keras"
+        )
+        parsing.notes += [] if note in parsing.notes else [note]
 
 
 def check_dtype(policy: Any, parsing: Parsing, place: str) -> None:

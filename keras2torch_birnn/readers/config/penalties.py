@@ -7,6 +7,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.limits import MAX_LAYERS_IN_NOTE
+from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
 from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.schema.options import BadOptionError
 from keras2torch_birnn.schema.penalties import (
@@ -79,10 +80,9 @@ def _split(value: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Split a serialized object into its name and its options."""
     if isinstance(value, str):
         return value, {}
-    module = value.get("module")
-    foreign = isinstance(module, str) and module.partition(".")[0] not in ("keras", "tf_keras")
-    own = foreign or value.get("registered_name") is not None  # a class of the user's
-    name = str(value.get("class_name", value.get("name", "")))
+    function = is_custom_function(value)
+    own = function or is_custom_class(value) or value.get("registered_name") is not None
+    name = str(value.get("config" if function else "class_name", value.get("name", "")))
     options = value.get("config", {k: v for k, v in value.items() if k != "name"})
     return f"Custom>{name}" if own else name, options if isinstance(options, Mapping) else {}
 

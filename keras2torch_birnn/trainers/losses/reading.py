@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather, printable
+from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
 from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.schema.options import BadOptionError
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leaves
@@ -106,14 +107,11 @@ def _read_loss(found: Any) -> tuple[str, dict[str, Any], str, torch.dtype | None
             written = given
         elif isinstance(given, Mapping):
             config = given
-        module = found.get("module")
-        own = isinstance(module, str) and module.partition(".")[0] not in (
-            "keras",
-            "tf_keras",
-            "builtins",
-        )
-        if own:
-            written = f"{module}>{written}"
+        # Keras writes its own functions by their full names, never as mse or mae.
+        if is_custom_function(found):
+            written = written if written in LOSSES else f"the function {written} of the user"
+        elif is_custom_class(found):
+            written = f"{found.get('module')}>{written}"
     plain = str(written).replace("_", "").lower()
     if plain in REFUSED or not (plain in ALIASES or str(written) in CROSSENTROPY):
         why = "is not supported" if plain in REFUSED else "is none of Keras' own losses"
