@@ -38,12 +38,14 @@ CLASSES = sorted({*ROWS, *CONVERTERS, *EQUATIONS} - {*OPS})
 # An input is an argument of the model's graph.
 NOT_CONVERTED = frozenset({"InputLayer"})
 # Layers that no random graph holds: models around other layers, those of three axes (as slow as
-# their fixtures), those that take or give whole numbers, and those that do nothing but in training.
-# Nor those of old Keras alone.
+# their fixtures), those that take or give whole numbers, those that do nothing but in training, and
+# those of the newest Keras alone. Nor those of old Keras alone.
 NOT_DRAWN = frozenset(augmentation.LAYERS) | frozenset(
     "InputLayer Functional RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D SpatialDropout3D ZeroPadding3D "
     "Cropping3D UpSampling3D MaxPooling3D AveragePooling3D GlobalMaxPooling3D "
-    "GlobalAveragePooling3D Conv3D Conv3DTranspose Discretization IntegerLookup Hashing".split()
+    "GlobalAveragePooling3D Conv3D Conv3DTranspose Discretization IntegerLookup Hashing "
+    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdaptiveAveragePooling1D "
+    "AdaptiveAveragePooling2D AdaptiveAveragePooling3D".split()
 )
 
 

@@ -131,7 +131,7 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
             "bilinear": generation.bilinear,
             "bicubic": "any backend" if keras3 else "TensorFlow",
         },
-        **dict.fromkeys(_WHOLE_IMAGES[keras3], {"keeps_integers": generation.images_keep_integers}),
+        **dict.fromkeys(_WHOLE_IMAGES[keras3], whole),
         "GlobalAveragePooling1D": {"use_mask": generation.average_pooling_uses_mask},
         "TimeDistributed": {"masking": generation.time_distributed},
         "Softmax": {"masking": generation.softmax},
