@@ -30,6 +30,7 @@ MAX_EINSUM_LENGTH = 200  # characters of an equation
 MAX_LAYER_VALUES = 1 << 29  # in the output of one layer for one sample
 MAX_OPERATION_VALUES = 1 << 26  # in the output of one operation for one sample
 MAX_OPERATION_RANK = 25  # torch's CUDA kernels index no more dimensions
+MAX_WINDOWS = 1 << 12  # of adaptive pooling, on an axis: each is a step of the program
 MAX_RESIZING_WEIGHTS = 1 << 24  # input steps x output steps: 128 MiB while they are computed
 MAX_BATCH_VALUES = 1 << 28  # of one small batch in all layers together: 2 GiB in float64
 MAX_TRIED_BATCHES = 20  # sizes, where an operation's options fit no usual batch

@@ -170,6 +170,7 @@ class Generation:
     smallest_norm: of UnitNormalization.
     bilinear: alignment of UpSampling2D, at the corners of pixels (TensorFlow 1) or their centers;
         TensorFlow 1.14 and 2.0 have the same version of tf.keras.
+    images_keep_integers: some layers that change images in training hand on whole numbers.
     """
 
     name: Literal["keras1", "keras2", "tf.keras", "keras3"]
@@ -194,6 +195,7 @@ class Generation:
     conv_lstm: MaskedOutput | Literal[""] = ""
     smallest_norm: float = 1e-6
     bilinear: Literal["corners", "centers", "corners or centers"] = "corners"
+    images_keep_integers: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from keras2torch_birnn.layers import (
     activation,
     attention,
+    augmentation,
     conv_lstm,
     convolution,
     dense,
@@ -48,5 +49,6 @@ CONVERTERS: Mapping[str, Converter] = joined(
     hashing.CONVERTERS,
     merging.CONVERTERS,
     attention.CONVERTERS,
+    augmentation.CONVERTERS,
 )
 register(CONVERTERS)

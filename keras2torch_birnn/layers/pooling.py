@@ -148,6 +148,45 @@ def global_average_pooling(layer: LayerSpec) -> nn.Module:
     return _global(layer, "average")
 
 
+class AdaptivePooling(nn.Module):
+    """Maximum or mean of as many windows as the output has steps, as in torch.
+
+    Window i of n over T steps is from floor(i T / n) to ceil((i + 1) T / n).
+    """
+
+    def __init__(self, *, kind: str, size: tuple[int, ...], last: bool) -> None:
+        super().__init__()
+        self.kind, self.size = kind, size
+        self.first = 1 if last else 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool (B, T, C) -> (B, n, C), or with C before T; more axes one after the other."""
+        for axis, parts in enumerate(self.size, self.first):
+            steps = x.shape[axis]
+            windows = [
+                x.narrow(
+                    axis, i * steps // parts, -(-(i + 1) * steps // parts) - i * steps // parts
+                )
+                for i in range(parts)
+            ]
+            reduce = torch.amax if self.kind == "max" else torch.mean
+            x = torch.cat([reduce(window, dim=axis, keepdim=True) for window in windows], dim=axis)
+        return x
+
+    def extra_repr(self) -> str:
+        """Show kind and sizes."""
+        return f"{self.kind}, size={self.size}"
+
+
+def adaptive_pooling(layer: LayerSpec) -> nn.Module:
+    """Build an AdaptiveMaxPooling or AdaptiveAveragePooling."""
+    return AdaptivePooling(
+        kind="max" if "Max" in layer.class_name else "average",
+        size=layer.config["output_size"],
+        last=layer.config["data_format"] == "channels_last",
+    )
+
+
 CONVERTERS: Mapping[str, Converter] = {
     "MaxPooling1D": Converter(max_pooling, NONE),
     "MaxPooling2D": Converter(max_pooling, NONE),
@@ -161,4 +200,10 @@ CONVERTERS: Mapping[str, Converter] = {
     "GlobalAveragePooling1D": Converter(global_average_pooling, _uses_mask),
     "GlobalAveragePooling2D": Converter(global_average_pooling, _uses_mask),
     "GlobalAveragePooling3D": Converter(global_average_pooling, _uses_mask),
+    "AdaptiveMaxPooling1D": Converter(adaptive_pooling, NONE),
+    "AdaptiveMaxPooling2D": Converter(adaptive_pooling, NONE),
+    "AdaptiveMaxPooling3D": Converter(adaptive_pooling, NONE),
+    "AdaptiveAveragePooling1D": Converter(adaptive_pooling, NONE),
+    "AdaptiveAveragePooling2D": Converter(adaptive_pooling, NONE),
+    "AdaptiveAveragePooling3D": Converter(adaptive_pooling, NONE),
 }

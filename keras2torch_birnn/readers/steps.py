@@ -13,6 +13,7 @@ from typing import Any
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, in_file
 from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
 from keras2torch_birnn.readers.config.architecture import parse_architecture
+from keras2torch_birnn.readers.config.augmentation import describe_augmentation
 from keras2torch_birnn.readers.config.backends import check_backend
 from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.cells import list_first_states
@@ -107,6 +108,7 @@ def parse(
         *backend_notes,
         *list_first_states(root, parsing.generation),
         *describe_penalties(parsing.penalties),
+        *describe_augmentation(root),
         *_misnamed_note(path, container),
     )
     return Reading(container, parsing, root, notes, choice, whole, (), every, uncut, command)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from keras2torch_birnn.reference import (
     activation,
     attention,
+    augmentation,
     conv_lstm,
     convolution,
     custom_layers,
@@ -60,6 +61,7 @@ EQUATIONS: Mapping[str, Equation] = joined(
     hashing.EQUATIONS,
     merging.EQUATIONS,
     attention.EQUATIONS,
+    augmentation.EQUATIONS,
     operations.EQUATIONS,
 )
 

@@ -5,6 +5,7 @@ Letters: B batch, T time, C channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -63,6 +64,26 @@ def global_average_pooling(layer: LayerSpec, x: Array, mask: Structure, context:
     return _whole(layer, total / weight.sum(axis=axes, keepdims=True)), None
 
 
+def adaptive_pooling(reduce: Callable[..., Array]) -> Equation:
+    """Compute ``ops.adaptive_average_pool`` or ``adaptive_max_pool`` (Keras 3.15, TensorFlow)."""
+
+    def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+        x = channels_last(layer, context.number(x))
+        sizes: Sequence[int] = layer.config["output_size"]
+        y = np.zeros((len(x), *sizes, x.shape[-1]), dtype=x.dtype)
+        axes = tuple(range(1, x.ndim - 1))
+        for corner in np.ndindex(y.shape[1:-1]):
+            place = [
+                slice(math.floor(i * steps / size), math.ceil((i + 1) * steps / size))
+                for i, steps, size in zip(corner, x.shape[1:-1], sizes, strict=True)
+            ]
+            target: tuple[slice | int, ...] = (slice(None), *corner)
+            y[target] = reduce(x[(slice(None), *place)], axis=axes)
+        return as_given(layer, y), None
+
+    return equation
+
+
 def _whole(layer: LayerSpec, y: Array) -> Array:
     """Return (B, 1, C) in the layer's format, or (B, C)."""
     return as_given(layer, y) if layer.config["keepdims"] else y.reshape(len(y), y.shape[-1])
@@ -81,4 +102,10 @@ EQUATIONS: Mapping[str, Equation] = {
     "GlobalAveragePooling1D": global_average_pooling,
     "GlobalAveragePooling2D": global_average_pooling,
     "GlobalAveragePooling3D": global_average_pooling,
+    "AdaptiveMaxPooling1D": adaptive_pooling(np.max),
+    "AdaptiveMaxPooling2D": adaptive_pooling(np.max),
+    "AdaptiveMaxPooling3D": adaptive_pooling(np.max),
+    "AdaptiveAveragePooling1D": adaptive_pooling(np.mean),
+    "AdaptiveAveragePooling2D": adaptive_pooling(np.mean),
+    "AdaptiveAveragePooling3D": adaptive_pooling(np.mean),
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.limits import MAX_TRIED_BATCHES
-from keras2torch_birnn.schema import OPS, SCHEMA
+from keras2torch_birnn.schema import OPS, SCHEMA, augmentation
 from keras2torch_birnn.schema.batch_memory import check_batch_memory
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
@@ -24,7 +24,7 @@ _HANDS_ON = frozenset(
     "InputLayer Reshape Flatten Permute RepeatVector Dropout SpatialDropout1D GaussianNoise "
     "GaussianDropout AlphaDropout ActivityRegularization SpatialDropout2D SpatialDropout3D "
     "Identity".split()
-)
+) | frozenset(augmentation.LAYERS)
 # Layers that take ids -> their option that says how many there are.
 _VOCABULARY: Mapping[str, str] = {"Embedding": "input_dim", "CategoryEncoding": "num_tokens"}
 # Others that look at an input's values.

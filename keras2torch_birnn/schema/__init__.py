@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from keras2torch_birnn.schema import (
     activation,
     attention,
+    augmentation,
     cells,
     conv_lstm,
     convolution,
@@ -65,6 +66,7 @@ LAYERS: Mapping[str, Schema] = joined(
     hashing.LAYERS,
     merging.LAYERS,
     attention.LAYERS,
+    augmentation.LAYERS,
 )
 OPS = operations.OPS
 CELLS = cells.CELLS

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from keras2torch_birnn.limits import MAX_WINDOWS
 from keras2torch_birnn.schema.options import Option, choice, flag, optional, window
-from keras2torch_birnn.schema.row import Config, Schema
+from keras2torch_birnn.schema.row import Config, Schema, ShapeError
 from keras2torch_birnn.schema.windows import (
     DATA_FORMAT,
     channel_axis,
@@ -41,6 +42,20 @@ def _global_pool_output(rank: int) -> Callable[[Config, Shape | None], Shape | N
     return output
 
 
+def _adaptive_output(config: Config, shape: Shape | None) -> Shape | None:
+    sizes: Sequence[int] = config["output_size"]
+    if max(sizes) > MAX_WINDOWS:
+        raise ShapeError(f"{max(sizes)} windows on an axis, more than {MAX_WINDOWS}")
+    if (shape := windowed(shape, len(sizes))) is None:
+        return None
+    return resized(config, shape, lambda size, i: sizes[i], shape[channel_axis(config)])
+
+
+def _adaptive(rank: int) -> Schema:
+    options = {"output_size": window(rank=rank), "data_format": DATA_FORMAT}
+    return Schema(options, output=_adaptive_output)
+
+
 def _pool(rank: int, alias: str) -> Schema:
     options = {
         "pool_size": window(2, rank),
@@ -70,4 +85,10 @@ LAYERS: Mapping[str, Schema] = {
     "GlobalAveragePooling1D": _global_pool(1, "GlobalAvgPool1D", use_mask=flag(True)),
     "GlobalAveragePooling2D": _global_pool(2, "GlobalAvgPool2D"),
     "GlobalAveragePooling3D": _global_pool(3, "GlobalAvgPool3D"),
+    "AdaptiveMaxPooling1D": _adaptive(1),
+    "AdaptiveMaxPooling2D": _adaptive(2),
+    "AdaptiveMaxPooling3D": _adaptive(3),
+    "AdaptiveAveragePooling1D": _adaptive(1),
+    "AdaptiveAveragePooling2D": _adaptive(2),
+    "AdaptiveAveragePooling3D": _adaptive(3),
 }

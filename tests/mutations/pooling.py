@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mutations.patches import (
     K2,
+    K3,
     TF,
     Mutation,
     edit,
@@ -38,6 +39,17 @@ MUTATIONS: list[Mutation] = [
             'config["pool_size"]',
         ),
         f"{K2}/pool.h5",
+    ),
+    mutation(
+        "windows of adaptive pooling do not overlap",
+        edit(
+            "layers.pooling:AdaptivePooling.forward",
+            "-(-(i + 1) * steps // parts) - i * steps // parts",
+            "max((i + 1) * steps // parts - i * steps // parts, 1)",
+        ),
+        f"{K3}/adaptive1.keras",
+        f"{K3}/adaptive2.keras",
+        f"{K3}/adaptive3.h5",
     ),
     mutation(
         "Flatten ignores channels_first",

@@ -16,7 +16,7 @@ from random_layers import RECIPES
 import keras2torch_birnn
 from keras2torch_birnn import layers, reference, schema
 from keras2torch_birnn.layers.graph import OperationNodes
-from keras2torch_birnn.schema import CELLS, LAYERS, OPS, Schema
+from keras2torch_birnn.schema import CELLS, LAYERS, OPS, Schema, augmentation
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(keras2torch_birnn.__file__).parent
@@ -38,11 +38,14 @@ CLASSES = sorted({*ROWS, *CONVERTERS, *EQUATIONS} - {*OPS})
 # An input is an argument of the model's graph.
 NOT_CONVERTED = frozenset({"InputLayer"})
 # Layers that no random graph holds: models around other layers, those of three axes (as slow as
-# their fixtures), and those that take or give whole numbers. Nor those of old Keras alone.
-NOT_DRAWN = frozenset(
+# their fixtures), those that take or give whole numbers, those that do nothing but in training, and
+# those of the newest Keras alone. Nor those of old Keras alone.
+NOT_DRAWN = frozenset(augmentation.LAYERS) | frozenset(
     "InputLayer Functional RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D SpatialDropout3D ZeroPadding3D "
     "Cropping3D UpSampling3D MaxPooling3D AveragePooling3D GlobalMaxPooling3D "
-    "GlobalAveragePooling3D Conv3D Conv3DTranspose Discretization IntegerLookup Hashing".split()
+    "GlobalAveragePooling3D Conv3D Conv3DTranspose Discretization IntegerLookup Hashing "
+    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdaptiveAveragePooling1D "
+    "AdaptiveAveragePooling2D AdaptiveAveragePooling3D".split()
 )
 
 

@@ -8,6 +8,7 @@ import pytest
 from mutations import (
     activation,
     attention,
+    augmentation,
     cells,
     convolution,
     dense,
@@ -30,6 +31,7 @@ MUTATIONS = [
     *masking.MUTATIONS,
     *activation.MUTATIONS,
     *attention.MUTATIONS,
+    *augmentation.MUTATIONS,
     *cells.MUTATIONS,
     *convolution.MUTATIONS,
     *dense.MUTATIONS,

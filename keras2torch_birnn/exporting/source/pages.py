@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from keras2torch_birnn.exporting.source import (
     activation,
     attention,
+    augmentation,
     convolution,
     dense,
     dropout,
@@ -58,6 +59,7 @@ EMITTERS: Mapping[str, Emit] = joined(
     hashing.EMITTERS,
     merging.EMITTERS,
     attention.EMITTERS,
+    augmentation.EMITTERS,
 )
 
 __all__ = ["EMITTERS", "emit"]

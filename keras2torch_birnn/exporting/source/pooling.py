@@ -76,7 +76,25 @@ def _global(layer: LayerSpec, name: str) -> Emission:
     return Emission(pool)
 
 
+def _adaptive(layer: LayerSpec, name: str) -> Emission:
+    options = arguments(
+        kind="max" if "Max" in layer.class_name else "average",
+        size=tuple(map(int, layer.config["output_size"])),
+        last=layer.config["data_format"] == "channels_last",
+    )
+    return Emission(
+        lambda site: f"self.{name}({site.x})",
+        {name: f"AdaptivePooling({options})"},
+        helpers=(Helper(_LAYERS, "AdaptivePooling"),),
+    )
+
+
 EMITTERS: Mapping[str, Emit] = {
     **{f"{kind}Pooling{rank}D": _windows for kind in ("Max", "Average") for rank in (1, 2, 3)},
     **{f"Global{kind}Pooling{rank}D": _global for kind in ("Max", "Average") for rank in (1, 2, 3)},
+    **{
+        f"Adaptive{kind}Pooling{rank}D": _adaptive
+        for kind in ("Max", "Average")
+        for rank in (1, 2, 3)
+    },
 }

@@ -28,6 +28,21 @@ _NO_EFFECT = frozenset(
 )
 _NO_EFFECT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
+# Layers that change images in training and hand on whole numbers, where a generation has such.
+_WHOLE_IMAGES: Mapping[bool, tuple[str, ...]] = {
+    False: ("RandomHeight", "RandomWidth"),  # tf.keras
+    True: (  # Keras 3
+        *(
+            "RandomContrast",
+            "RandomBrightness",
+            "RandomGrayscale",
+            "RandomColorJitter",
+            "RandomHue",
+        ),
+        *("RandomColorDegeneration", "RandomSaturation", "RandomPosterization", "RandomInvert"),
+        *("MixUp", "MaxNumBoundingBoxes"),
+    ),
+}
 MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
 
 
@@ -122,6 +137,7 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
     old = generation.name == "keras1" or (
         generation.name == "keras2" and not generation.version.startswith("2.3")
     )
+    whole = {"keeps_integers": generation.images_keep_integers}
     merging, after = {"masking": generation.merging}, {"mask_after": generation.attention_mask}
     rules: Mapping[str, dict[str, Any]] = {
         **dict.fromkeys(MERGES, merging),
@@ -137,6 +153,7 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
             "bilinear": generation.bilinear,
             "bicubic": "any backend" if keras3 else "TensorFlow",
         },
+        **dict.fromkeys(_WHOLE_IMAGES[keras3], whole),
         "GlobalAveragePooling1D": {"use_mask": generation.average_pooling_uses_mask},
         "TimeDistributed": {"masking": generation.time_distributed},
         "Softmax": {"masking": generation.softmax},

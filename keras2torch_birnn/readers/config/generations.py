@@ -82,6 +82,7 @@ def generation_of(version: str) -> Generation:
             bilinear="centers" if minor >= 3 else "corners or centers",
             carried_state_wins=minor >= 3,
             conv_lstm="previous_output",
+            images_keep_integers=minor >= 12,
         )
     if major == 3:
         return Generation(
@@ -102,6 +103,7 @@ def generation_of(version: str) -> Generation:
             passed_mask_goes_on=minor >= 11,
             smallest_norm=1e-12 if minor >= 6 else 1e-6,
             bilinear="centers",
+            images_keep_integers=minor >= 6,
         )
     raise InvalidModelFileError(
         f"keras_version {printable(version)!r} is newer than this k2t knows",

@@ -32,7 +32,7 @@ from keras2torch_birnn.readers.config.graph_checks import (
 from keras2torch_birnn.readers.operations import TRANSLATED
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
-from keras2torch_birnn.schema import OPS, SCHEMA, BadOptionError
+from keras2torch_birnn.schema import OPS, SCHEMA, BadOptionError, augmentation
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -42,6 +42,9 @@ from keras2torch_birnn.spec import (
     leaves,
     tensors,
 )
+
+# ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
+_TRAIN_BY_DEFAULT = frozenset({*augmentation.LAYERS, "CenterCrop", "RandomCrop", "Resizing"})
 
 # ---- Sequential -------------------------------------------------------------------------------
 
@@ -262,7 +265,8 @@ def _normalize_call(
     if layer.class_name in OPS:  # normalized by ``operations``
         return Call(layer.name, index, args, {})
     kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
-    if kwargs.get("training") not in (None, False, 0):
+    overruled = dict_nodes and layer.class_name in _TRAIN_BY_DEFAULT
+    if kwargs.get("training") not in (None, False, 0) and not overruled:
         problems.append(
             UnsupportedOptionError(
                 "a layer called with training=True",

@@ -1,0 +1,41 @@
+"""Layers that change images at random, in training only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from keras2torch_birnn.schema.options import flag
+from keras2torch_birnn.schema.row import Config, Schema, ShapeError
+from keras2torch_birnn.spec import Shape, Structure
+
+# What they draw, and from where; at inference nothing is drawn.
+_IN_TRAINING = tuple(
+    "factor height_factor width_factor x_factor y_factor brightness_factor contrast_factor "
+    "saturation_factor hue_factor addition_factor threshold_factor mode fill_mode fill_value "
+    "interpolation value_range data_format bounding_box_format scale kernel_size sigma alpha "
+    "num_ops num_chains chain_depth all_ops max_number".split()
+)
+
+
+def _same(config: Config, shape: Structure) -> Shape | None:
+    """Return the shape of the images; labels and boxes beside them are refused."""
+    if isinstance(shape, Mapping) or any(isinstance(part, tuple) for part in shape or ()):
+        raise ShapeError("images alone are expected, found several tensors")
+    return shape
+
+
+LAYERS: Mapping[str, Schema] = {
+    name: Schema(
+        output=_same,
+        ignored=_IN_TRAINING,
+        semantics={"keeps_integers": flag(False)},
+        refused=("labels or boxes beside the images",),
+    )
+    for name in (
+        "RandomFlip RandomRotation RandomZoom RandomTranslation RandomHeight RandomWidth "
+        "RandomShear RandomPerspective RandomElasticTransform RandomContrast RandomBrightness "
+        "RandomGrayscale RandomColorJitter RandomColorDegeneration RandomHue RandomSaturation "
+        "RandomSharpness RandomPosterization RandomInvert RandomErasing RandomGaussianBlur "
+        "RandAugment AugMix CutMix MixUp Solarization MaxNumBoundingBoxes"
+    ).split()
+}
