@@ -31,7 +31,6 @@ from keras2torch_birnn.reference.sample_inputs import (
     Drawn,
     candidates,
     draw_inputs,
-    fitting_steps,
 )
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.schema import SCHEMA
@@ -203,8 +202,7 @@ def make_golden_by_model(model: nn.Module, *, shorten: bool = True) -> Golden:
     facts = origin(model)
     before = Drawn("", tuple(x.numpy() for x in facts.golden.inputs))
     spec = model_from_json(json.loads(facts.spec_text))
-    steps = fitting_steps(spec, (GOLDEN_STEPS, 11))
-    others = candidates(spec, steps=GOLDEN_STEPS if shorten else steps, seed=0, shorten=shorten)
+    others = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=shorten)
     return _make_by_model(model, chain([before] if shorten else [], others))
 
 

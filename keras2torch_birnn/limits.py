@@ -34,6 +34,8 @@ MAX_WINDOWS = 1 << 12  # of adaptive pooling, on an axis: each is a step of the 
 MAX_RESIZING_WEIGHTS = 1 << 24  # input steps x output steps: 128 MiB while they are computed
 MAX_BATCH_VALUES = 1 << 28  # of one small batch in all layers together: 2 GiB in float64
 MAX_TRIED_BATCHES = 20  # sizes, where an operation's options fit no usual batch
+MAX_TRIED_SHAPES = 600  # where a model does not take every length
+MAX_TRIED_LENGTH = 4096
 MAX_OPEN_SIZES = 6  # of inputs, whose subsets are tried where an export looks for fixed ones
 
 # Products of integers that the kernel adds in 32 bits (set_precision "int8"): features or units

@@ -37,7 +37,6 @@ from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.rounding import differences
 from keras2torch_birnn.reference.sample_inputs import (
     draw_inputs,
-    fitting_steps,
     free_steps,
     input_facts,
 )
@@ -287,7 +286,7 @@ def _draw(subject: Subject) -> Iterator[tuple[str, tuple[Array, ...]]]:
 def _own_steps(subject: Subject) -> int:
     shapes = [fact.shape for spec in (subject.spec, subject.free) for fact in input_facts(spec)]
     declared = [shape[1] for shape in shapes if shape and len(shape) > 1 and shape[1]]
-    return declared[0] if declared else fitting_steps(subject.spec, (11, 7))
+    return declared[0] if declared else 11
 
 
 def _draw_own(subject: Subject) -> tuple[Array, ...]:

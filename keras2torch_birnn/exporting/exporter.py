@@ -20,7 +20,7 @@ from keras2torch_birnn.conversion import Golden, checksum, make_golden_by_model,
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError, in_file
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
-from keras2torch_birnn.exporting.settled_sizes import settle_sizes
+from keras2torch_birnn.exporting.settled_sizes import settle_sizes, tell_sizes
 from keras2torch_birnn.exporting.target import EXTRA, Target
 from keras2torch_birnn.reference.sample_inputs import free_steps
 from keras2torch_birnn.rnn.precision_settings import check_float32
@@ -106,7 +106,8 @@ def export(
             checked, more = _check(target, written, model, golden)
             for file, kind in files.items():
                 _put_in_place(written.with_name(file.name), file, kind, overwrite=overwrite)
-    return Exported(tuple(files), row.name, checked, target.runtime, (*settled, *notes, *more))
+    notes = (*settled, *tell_sizes(spec), *notes, *more)
+    return Exported(tuple(files), row.name, checked, target.runtime, notes)
 
 
 def _put_in_place(source: Path, place: Path, kind: FileKind, *, overwrite: bool) -> None:

@@ -26,13 +26,12 @@ from keras2torch_birnn.exporting.torch_program import (
     quiet,
     record_program,
 )
-from keras2torch_birnn.reference.sample_inputs import fitting_steps
 from keras2torch_birnn.spec import ModelSpec, Shape, leaves
 
 # Of ONNX Runtime from 1.14 and OpenVINO from 2023.0 on; torch's exporter writes no older one.
 OPSET = 18
-# Sizes of free axes while the graph is recorded; the second where weights do not allow the first.
-_STEPS = (11, 7)
+# Of free axes while the graph is recorded.
+_STEPS = 11
 # What torch's exporter says of an operator that it cannot translate.
 _NO_FORM = re.compile(r"No ONNX function found for <OpOverload\(op='\w+\.(\w+)'")
 
@@ -44,7 +43,7 @@ def make_graph(model: fx.GraphModule, spec: ModelSpec) -> onnx_ir.Model:
         UnsupportedLayerError, UnsupportedOptionError: what has no ONNX form.
     """
     replace_recurrent(model)
-    inputs = draw_example(model, spec, fitting_steps(spec, _STEPS), seed=0)
+    inputs = draw_example(model, spec, _STEPS, seed=0)
     shapes = input_shapes(spec, inputs)
     exported = _export(model, inputs, open_axes(shapes))
     name_ends(exported.graph, *_names_of_ends(spec))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from itertools import chain, combinations
@@ -18,11 +18,17 @@ from keras2torch_birnn.conversion import run
 from keras2torch_birnn.errors import K2TError, printable
 from keras2torch_birnn.exporting.torch_program import input_shapes
 from keras2torch_birnn.limits import MAX_OPEN_SIZES
-from keras2torch_birnn.reference.sample_inputs import declare_shapes
+from keras2torch_birnn.reference.input_sizes import (
+    declare_shapes,
+    fill_shapes,
+    list_sizes,
+    open_places,
+)
 from keras2torch_birnn.spec import ModelSpec
 
 # Axes of one size: places of inputs, and the axis of each.
 _Size: TypeAlias = tuple[tuple[int, int], ...]
+_LEAST = 7  # the smallest size that is told, if it fits: a window may be longer than less
 # Other sizes for one that the model takes, of both parities.
 _OTHERS: tuple[Callable[[int], int], ...] = (lambda n: n + 1, lambda n: n + 2)
 
@@ -52,7 +58,9 @@ def settle_sizes(
 
     def are_free(some: tuple[_Size, ...]) -> bool:
         if opened.isdisjoint(chain(*some)):
-            return _changes(model, example, some, (*_OTHERS, _double))
+            return _changes(model, example, some, (*_OTHERS, _double)) or takes(
+                model, _resized(example, _next_sizes(spec, example, some))
+            )
         steps = tuple(size for size in some if size is not batch)
         return all(_changes(model, example, these, _OTHERS) for these in (some, steps))
 
@@ -87,15 +95,47 @@ def _changes(
     others: Sequence[Callable[[int], int]],
 ) -> bool:
     """Tell whether the model takes one of the other numbers for some sizes."""
-    for other in others:
-        changed = list(example)
-        for i, axis in chain.from_iterable(sizes):
-            size = changed[i].shape[axis]
-            places = torch.arange(other(size), device=changed[i].device) % size
-            changed[i] = changed[i].index_select(axis, places)
-        if takes(model, changed):
-            return True
-    return False
+    places = tuple(chain.from_iterable(sizes))
+    return any(
+        takes(model, _resized(example, {(i, a): other(example[i].shape[a]) for i, a in places}))
+        for other in others
+    )
+
+
+def _resized(example: Sequence[Tensor], sizes: Mapping[tuple[int, int], int]) -> list[Tensor]:
+    """Return the example with other sizes of some axes, its values one after the other again."""
+    changed = list(example)
+    for (i, axis), size in sizes.items():
+        places = torch.arange(size, device=changed[i].device) % changed[i].shape[axis]
+        changed[i] = changed[i].index_select(axis, places)
+    return changed
+
+
+def _next_sizes(
+    spec: ModelSpec, example: Sequence[Tensor], sizes: Sequence[_Size]
+) -> Mapping[tuple[int, int], int]:
+    """Return larger sizes that the layers take of some axes together, such as 14 after 10."""
+    places = tuple(chain.from_iterable(sizes))
+    shapes = [
+        tuple(None if (i, axis) in places else size for axis, size in enumerate(x.shape))
+        for i, x in enumerate(example)
+    ]
+    least = 1 + max(example[i].shape[axis] for i, axis in places)
+    filled = fill_shapes(spec, shapes, least)
+    return {(i, a): (filled[i] or ())[a] or example[i].shape[a] + 1 for i, a in places}
+
+
+def tell_sizes(spec: ModelSpec) -> tuple[str, ...]:
+    """Tell of which open axes not every size fits, such as of a U-Net, and which do."""
+    shapes = [layer.config["shape"] for layer in spec.input_layers()]
+    names = [layer.name for layer in spec.input_layers()]
+    found = {place: list_sizes(spec, shapes, place, _LEAST) for place in open_places(shapes)}
+    return tuple(
+        f"axis {axis} of input {printable(names[i])} takes the sizes {', '.join(map(str, sizes))} "
+        "and so on: the model takes no others"
+        for (i, axis), sizes in found.items()
+        if len(sizes) > 1 and sizes[1] - sizes[0] > 1
+    )
 
 
 def _double(size: int) -> int:

@@ -52,7 +52,6 @@ from keras2torch_birnn.exporting.torch_program import (
     record_program,
 )
 from keras2torch_birnn.reference.rounding import differences
-from keras2torch_birnn.reference.sample_inputs import fitting_steps
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import Array, ModelSpec
@@ -61,9 +60,9 @@ from keras2torch_birnn.spec import Array, ModelSpec
 _OF_TORCH = frozenset({"aten", "prim", "prims", "higher_order", "inductor"})
 _ADVICE = "please report it, with the file if you can"
 _SEED = 1
-# Open sizes while a program is recorded: the first that the weights allow. It is large, for what a
-# pooling leaves of a small one is 1, and torch fixes that.
-_STEPS = (61, GOLDEN_STEPS, 11)
+# Open sizes while a program is recorded. They are large: what a pooling leaves of a small one is 1,
+# and torch fixes that.
+_STEPS = 61
 
 
 def write_pt2(model: nn.Module, spec: ModelSpec, path: Path) -> None:
@@ -93,7 +92,7 @@ def _write(
     model: nn.Module, spec: ModelSpec, path: Path, takes_one_step: bool, like_all_sizes: bool
 ) -> None:
     """Record in one way, write and check; ``takes_one_step``: as the model itself does."""
-    example = draw_example(model, spec, fitting_steps(spec, _STEPS), _SEED)
+    example = draw_example(model, spec, _STEPS, _SEED)
     axes = open_axes(input_shapes(spec, example))
     program = _export(model, example, axes, like_all_sizes=like_all_sizes)
     _check_open(program, axes)

@@ -8,13 +8,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.limits import MAX_TRIED_BATCHES
+from keras2torch_birnn.reference.input_sizes import (
+    Shapes,
+    declare_shapes,
+    fill_shape,
+    fill_shapes,
+    shapes_agree,
+)
 from keras2torch_birnn.schema import OPS, SCHEMA, augmentation
 from keras2torch_birnn.schema.batch_memory import check_batch_memory
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
-from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, Constant, Graph, LayerSpec, ModelSpec, leaves, tensors
 
 # Rows of a batch: a full one, and one for each kind of padding.
@@ -137,6 +142,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
 
 
 Shape: TypeAlias = tuple[int, ...]
+OpenShape: TypeAlias = tuple[int | None, ...]
 # How real numbers are drawn
 Values: TypeAlias = Callable[[np.random.Generator, Shape], Array]
 
@@ -188,54 +194,68 @@ def candidates(
     After those of the file's own length follow shorter ones, where the model allows that.
     """
     seen: set[bytes] = set()
+    facts = input_facts(model)
     for short in (False, True):
+        shapes = _choose_shapes(model, facts, steps, shorten=shorten or short)
         for name, values in _KINDS.items():
-            arrays = draw_inputs(
-                model, steps=steps, seed=seed, shorten=shorten or short, values=values
-            )
+            arrays = _draw_all(facts, shapes, seed, values)
             drawn = b"".join(repr(x.shape).encode() + x.tobytes() for x in arrays)
             if drawn not in seen:  # ids are drawn alike, and not every model has a shorter input
                 seen.add(drawn)
                 yield Drawn(f"{name}, {steps} steps" if short else name, arrays)
 
 
-def fitting_steps(model: ModelSpec, choices: Sequence[int]) -> int:
-    """Return the first number of steps that the model's weights allow, else the first of all.
-
-    A weight may have an axis of time of its own, where the input's is free.
-    """
-    facts = input_facts(model)
-    return next((steps for steps in choices if _fits(model, facts, steps)), choices[0])
-
-
 def draw_inputs(
     model: ModelSpec, *, steps: int, seed: int, shorten: bool = False, values: Values = normal
 ) -> tuple[Array, ...]:
-    """Draw one batch: float32 or int32 arrays, ``steps`` for every free axis.
+    """Draw one batch: float32 or int32 arrays, ``steps`` or the next fitting size for a free axis.
 
     Where a mask begins at an input, rows are full, right-padded, left-padded, gappy and empty.
     ``values``: how real numbers are drawn. ``shorten``: use ``steps`` also for a fixed second
     axis, where the model lets itself be computed on that (one that flattens its steps does not).
     """
-    rng = np.random.default_rng(seed)
     facts = input_facts(model)
-    if shorten and all(_can_shorten(f.shape, steps) for f in facts):
-        shorter = tuple(
-            replace(f, shape=(f.shape[0], None, *f.shape[2:])) if _has_steps(f) and f.shape else f
-            for f in facts
-        )
-        facts = shorter if _fits(model, shorter, steps) else facts
+    return _draw_all(facts, _choose_shapes(model, facts, steps, shorten=shorten), seed, values)
+
+
+def _choose_shapes(
+    model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, *, shorten: bool
+) -> list[Shape]:
+    """Choose the shapes of a batch, each axis included; see ``draw_inputs``."""
+    declared = [f.shape for f in facts]
+    if shorten and all(_can_shorten(shape, steps) for shape in declared):
+        shorter = [
+            (shape[0], steps, *shape[2:]) if shape and _has_steps(f) else shape
+            for f, shape in zip(facts, declared, strict=True)
+        ]
+        fits = _fits(model, [fill_shape(shape, steps) for shape in shorter])
+        declared = shorter if fits else declared
+    filled = fill_shapes(model, declared, steps)
     rows = ROWS if any(f.padding is not None for f in facts) else 3
-    rows = next((f.shape[0] for f in facts if f.shape and f.shape[0]), None) or _fitting_rows(
-        model, facts, steps, rows
+    rows = next((shape[0] for shape in filled if shape and shape[0]), None) or _fitting_rows(
+        model, filled, rows
     )
-    check_batch_memory(model, [_shape(f, steps, rows) for f in facts])
+    shapes = [_sized(shape or (None, steps), rows) for shape in filled]
+    check_batch_memory(model, shapes)
+    return shapes
+
+
+def _sized(shape: OpenShape, rows: int) -> Shape:
+    return tuple(rows if size is None else size for size in (None, *shape[1:]))
+
+
+def _draw_all(
+    facts: Sequence[InputFacts], shapes: Sequence[Shape], seed: int, values: Values
+) -> tuple[Array, ...]:
+    """Draw an array for each input."""
+    rng = np.random.default_rng(seed)
     return tuple(
-        _draw(f, _shape(f, steps, rows), place, rng, values) for place, f in enumerate(facts)
+        _draw(f, shape, place, rng, values)
+        for place, (f, shape) in enumerate(zip(facts, shapes, strict=True))
     )
 
 
-def _fitting_rows(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, rows: int) -> int:
+def _fitting_rows(model: ModelSpec, shapes: Shapes, rows: int) -> int:
     """Return ``rows``, or a number of rows that an operation demands without an input's saying so.
 
     ``tf.reshape(x, (32, -1, 5))`` and constants of 32 rows fit no other batch.
@@ -243,7 +263,7 @@ def _fitting_rows(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, r
     if not any(layer.class_name in OPS for layer in model.root.walk()):
         return rows
     sizes = [rows, *_sizes_of_operations(model)]
-    return next((size for size in sizes if _fits(model, facts, steps, size)), rows)
+    return next((n for n in sizes if _fits(model, [s and _sized(s, n) for s in shapes])), rows)
 
 
 def _sizes_of_operations(model: ModelSpec) -> list[int]:
@@ -273,11 +293,6 @@ def _numbers_in(value: Any) -> Iterator[int]:
             yield from _numbers_in(part)
 
 
-def _shape(facts: InputFacts, steps: int, rows: int) -> tuple[int, ...]:
-    declared = facts.shape or (None, steps)
-    return (rows, *(steps if size is None else size for size in declared[1:]))
-
-
 def _has_steps(facts: InputFacts) -> bool:
     """Tell whether the second axis is time: reals (B, F) are a vector, such as an initial state."""
     ids = facts.vocabulary is not None or facts.is_bool
@@ -294,55 +309,22 @@ def free_steps(model: ModelSpec) -> ModelSpec:
     One axis of time that is fixed keeps all of them as they are. An axis of one value is no time:
     layers such as a CategoryEncoding remove it, and only if it has one.
     """
-    freed = tuple(
-        replace(one, shape=(one.shape[0], None, *one.shape[2:]))
+    freed = [
+        (one.shape[0], None, *one.shape[2:])
         if one.shape and _has_steps(one) and one.shape[1] != 1
-        else one
+        else one.shape
         for one in input_facts(model)
-    )
-    if not all(_fits(model, freed, steps) for steps in (7, 11)):
+    ]
+    if not all(_fits(model, [fill_shape(shape, steps) for shape in freed]) for steps in (7, 11)):
         return model
-    return declare_shapes(model, [f.shape for f in freed])
+    return declare_shapes(model, freed)
 
 
-def declare_shapes(model: ModelSpec, shapes: Sequence[tuple[int | None, ...] | None]) -> ModelSpec:
-    """Return the model with other shapes of its inputs; None keeps one."""
-    return replace(model, root=replace(model.root, graph=_with_shapes(model.graph, shapes)))
-
-
-def _with_shapes(graph: Graph, shapes: Sequence[tuple[int | None, ...] | None]) -> Graph:
-    """Return the graph with other shapes of its inputs; None keeps one."""
-    layers = {layer.name: layer for layer in graph.layers}
-    for ref, shape in zip(leaves(graph.inputs), shapes, strict=True):
-        if shape is not None:
-            layer = layers[ref.layer]
-            layers[ref.layer] = replace(layer, config={**layer.config, "shape": shape})
-    return replace(graph, layers=tuple(layers.values()))
-
-
-def _fits(
-    model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, rows: int | None = None
-) -> bool:
-    """Tell whether shapes and weights agree with inputs of so many steps and, if given, rows."""
-    graph = _with_shapes(
-        model.graph,
-        [
-            f.shape
-            and tuple((steps if i else rows) if s is None else s for i, s in enumerate(f.shape))
-            for f in facts
-        ],
-    )
+def _fits(model: ModelSpec, shapes: Shapes) -> bool:
+    """Tell whether shapes and weights agree with inputs of these shapes."""
     if any(layer.class_name not in SCHEMA for layer in model.root.walk()):
         return False  # the output shape of a plugin's layer is not known then
-    problems: list[K2TError] = []
-    root = infer_model(replace(model.root, graph=graph), problems)
-    return not problems and all(
-        wanted is None or have == wanted
-        for layer in root.walk()
-        for name, shape in expected_weights(layer).items()
-        if name in layer.weights
-        for have, wanted in zip(layer.weights[name].shape, shape, strict=False)
-    )
+    return shapes_agree(model, shapes)
 
 
 def _draw(

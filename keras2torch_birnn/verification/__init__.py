@@ -30,7 +30,7 @@ from keras2torch_birnn.comparison.report import (
     report_of,
 )
 from keras2torch_birnn.comparison.tolerance import Tolerance, close, resolve_tolerance
-from keras2torch_birnn.conversion import GOLDEN_STEPS, find_float_dtype, origin
+from keras2torch_birnn.conversion import find_float_dtype, origin
 from keras2torch_birnn.errors import (
     ArgumentTypeError,
     InvalidModelFileError,
@@ -46,7 +46,7 @@ from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path, name_source
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
-from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, fitting_steps
+from keras2torch_birnn.reference.sample_inputs import Drawn, candidates
 from keras2torch_birnn.saving.checkpoint import load, resolve_device
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema.custom_cells import lacks_initial_states
@@ -77,8 +77,7 @@ __all__ = [
 
 Against = Literal["auto", "keras", "reference", "golden"]
 AGAINST: tuple[Against, ...] = ("auto", "keras", "reference", "golden")
-# Sizes of free axes; the second where weights do not allow the first
-STEPS = (11, GOLDEN_STEPS)
+STEPS = 11  # of free axes
 
 
 def verify(
@@ -148,7 +147,7 @@ def verify(
     _check_same_model(spec, converted, out)
     spec = _in_precision(spec, converted)
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
-    drawn = candidates(spec, steps=fitting_steps(spec, STEPS), seed=1)
+    drawn = candidates(spec, steps=STEPS, seed=1)
     begin("the reference")
     judged = next(drawn)  # show a wrong layer best; layer checks need no steady inputs
     on_drawn = by_reference(spec, judged, EQUATION_OR_MODULE, scans=True)
@@ -220,7 +219,7 @@ def _exported(
         baseline,
         name,
         limit,
-        steps=fitting_steps(spec, STEPS),
+        steps=STEPS,
         own_data=() if inputs is None else (given_inputs(spec, inputs),),
     )
 

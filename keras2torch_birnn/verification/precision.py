@@ -24,7 +24,7 @@ from keras2torch_birnn.conversion import copy_in_float64, flat, origin, run
 from keras2torch_birnn.errors import UsageError, in_file, printable
 from keras2torch_birnn.exporting import is_exported
 from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, fitting_steps
+from keras2torch_birnn.reference.sample_inputs import Drawn, candidates
 from keras2torch_birnn.rnn.native.precision import Precision, check_precision, reduced_kernel
 from keras2torch_birnn.rnn.precision_settings import recurrent_modules, set_precision
 from keras2torch_birnn.saving.checkpoint import load
@@ -32,7 +32,7 @@ from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, TensorRef, leaves
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 
-STEPS = (11, 7)  # sizes of free axes; the second where weights do not allow the first
+STEPS = 11  # of free axes
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def measure_precision(
             raise UsageError("an export computes float32", "name the file of `k2t convert`")
     model = load(out).cpu().eval()
     spec = model_from_json(json.loads(origin(model).spec_text))
-    drawn = next(candidates(spec, steps=fitting_steps(spec, STEPS), seed=1))
+    drawn = next(candidates(spec, steps=STEPS, seed=1))
     drawn = drawn if inputs is None else given_inputs(spec, inputs)
     with in_file(out):
         set_precision(other := deepcopy(model), precision)

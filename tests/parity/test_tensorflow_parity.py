@@ -39,6 +39,8 @@ def test_torch_and_the_reference_agree_with_tensorflow(file: str, tmp_path: Path
 
 # What each refusal says.
 REFUSALS = {
+    "stacked_bi.checkpoint": "Keras 3 leaves the weights of stacked cells out",
+    "stacked_bi.checkpoint_root": "Keras 3 leaves the weights of stacked cells out",
     "module.checkpoint": "weights of a model that its own Python code defines",
     "module.savedmodel": "without Keras' layers, as model.export()",
     "export.savedmodel": "without Keras' layers, as model.export()",

@@ -837,3 +837,77 @@ def test_keras_is_given_the_json_and_the_checkpoint_alone(tmp_path: Path) -> Non
     assert files_for_keras(tmp_path, pack(folder, tmp_path / "m.zip"), None) == (
         f"{reason} (savedmodel)"
     )
+
+
+# ---- checkpoints of Keras 3 ---------------------------------------------------------------------
+
+# Each is compared with what its Keras computed in tests/parity/test_tensorflow_parity.py
+KERAS3 = "keras-3.15.1"
+
+
+def keras3(case: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    found = unpack(f"{KERAS3}/{case}.tar.xz", folder)
+    assert found.config is not None
+    text: dict[str, Any] = json.loads(found.config.read_text(encoding="utf-8"))
+    return found.model, text
+
+
+def convert_with(model: Path, config: dict[str, Any]) -> torch.nn.Module:
+    path = model.parent / "other.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return k2t.convert(model, config=path)
+
+
+def test_more_layers_than_a_configuration_of_keras_3_has_are_refused(tmp_path: Path) -> None:
+    model, config = keras3("cells_bi.checkpoint_optimizer", tmp_path)
+    del config["config"]["layers"][-1]
+    with refuse("layers where the configuration has", WeightMismatchError):
+        convert_with(model, config)
+
+
+def test_a_checkpoint_of_keras_3_has_an_architecture_of_keras_3(tmp_path: Path) -> None:
+    model, _ = keras3("chain.checkpoint", tmp_path)
+    config = model_tree(STACK)[1]
+    with refuse("a checkpoint of Keras 3 with an architecture of Keras 2.15.0; give the text"):
+        convert_with(model, config)
+
+
+def test_a_layer_that_a_checkpoint_of_keras_3_lacks_is_named(tmp_path: Path) -> None:
+    model, config = keras3("batchnorm.checkpoint_root", tmp_path)
+    last = config["config"]["layers"][-1]
+    more = {**last, "config": {**last["config"], "name": "another"}}
+    config["config"]["layers"].append(more)
+    with refuse("no layer another", WeightMismatchError):
+        convert_with(model, config)
+
+
+def test_stacked_cells_are_not_in_a_checkpoint_of_keras_3(tmp_path: Path) -> None:
+    """Keras itself does not restore them: the manifest has ``reloads: false``."""
+    model, config = keras3("stacked_bi.checkpoint", tmp_path)
+    words = "StackedRNNCells without cells; Keras 3 leaves the weights of stacked cells out"
+    with refuse(words, WeightMismatchError):
+        convert_with(model, config)
+
+
+def test_a_note_tells_that_layers_of_keras_3_are_in_another_order(tmp_path: Path) -> None:
+    """The names in its variables begin with the model's."""
+    model, config = keras3("compiled.checkpoint_root", tmp_path)
+    first, second = [one["config"] for one in config["config"]["layers"]][-2:]
+    first["name"], second["name"] = second["name"], first["name"]
+    (tmp_path / "arch.json").write_text(json.dumps(config), encoding="utf-8")
+    notes = read_model(model, config=tmp_path / "arch.json").notes
+    assert any("by their names in the file" in note for note in notes)
+
+
+def test_weights_are_written_back_into_a_checkpoint_of_keras_3(tmp_path: Path) -> None:
+    model, config = keras3("chain.checkpoint", tmp_path)
+    changed = convert_with(model, config)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.add_(0.25)
+    other = model.parent / "other.json"
+    new = tmp_path / "new"
+    k2t.write_back(changed, model, new, config=other)
+    again = weights(k2t.convert(new / "ckpt-1", config=other))
+    for name, value in weights(changed).items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)

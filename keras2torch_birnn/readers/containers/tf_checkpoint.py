@@ -29,7 +29,13 @@ from keras2torch_birnn.readers.containers.tensorflow_container import (
     open_bundle,
     read_graph,
 )
-from keras2torch_birnn.readers.tensorflow.layer_weights import LayerNaming, NumberedLayers, Place
+from keras2torch_birnn.readers.tensorflow.layer_weights import (
+    LayerNaming,
+    NumberedLayers,
+    NumberedOperations,
+    Place,
+    operations_of,
+)
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, is_optimizer, walk
 from keras2torch_birnn.readers.tensorflow.table import is_table
 from keras2torch_birnn.spec import LayerSpec
@@ -92,7 +98,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
                 "a checkpoint of TensorFlow 1: names of variables, but no layers",
                 "save the Keras model as .h5 there, or take its arrays with k2t.weights",
             )
-        self._find_model()
+        model = self._find_model()
         if given is None:
             raise MissingArchitectureError(
                 "a TensorFlow checkpoint: it holds weights but no architecture",
@@ -103,6 +109,11 @@ class TensorFlowCheckpoint(TensorFlowContainer):
             raise InvalidModelFileError(
                 "the architecture does not say which keras_version wrote it",
                 "give the text of model.to_json() with --config ARCH.json",
+            )
+        if operations_of(self.graph, model) is not None and not version.startswith("3."):
+            raise InvalidModelFileError(
+                f"a checkpoint of Keras 3 with an architecture of Keras {printable(version)}",
+                "give the text of to_json() of the model that was saved",
             )
         self._may_count_inputs = _MAY_COUNT_INPUTS.fullmatch(version) is not None
         return Architecture(given, version, str(given.get("backend") or ""))
@@ -120,8 +131,11 @@ class TensorFlowCheckpoint(TensorFlowContainer):
 
     def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""
+        model = self._find_model()
+        if operations_of(self.graph, model) is not None:
+            return NumberedOperations(self.graph), Place(model)
         naming = NumberedLayers(self.graph, may_count_inputs=self._may_count_inputs)
-        return naming, Place(self._find_model())
+        return naming, Place(model)
 
     def _find_model(self) -> int:
         """Find the model among the objects: the root, or the only one with layers below it.
@@ -130,9 +144,9 @@ class TensorFlowCheckpoint(TensorFlowContainer):
             UnsupportedLayerError: there is none, or there are weights outside of it, too.
         """
         children = self.graph[ROOT].children
-        if _FIRST_LAYER in children:
+        if self._has_layers(ROOT):
             return ROOT
-        models = {n for n in children.values() if _FIRST_LAYER in self.graph[n].children}
+        models = {n for n in children.values() if self._has_layers(n)}
         others = [name for name, n in children.items() if n not in models and self._learns(n)]
         if len(models) == 1 and not others:
             return models.pop()
@@ -148,6 +162,11 @@ class TensorFlowCheckpoint(TensorFlowContainer):
             f"weights of a model that its own Python code defines ({shown or 'none'}{more})",
             HOW_TO_WRAP,
         )
+
+    def _has_layers(self, number: int) -> bool:
+        """Tell whether an object is a model of which Keras tracked the layers by their numbers."""
+        is_numbered = _FIRST_LAYER in self.graph[number].children
+        return is_numbered or operations_of(self.graph, number) is not None
 
     def _learns(self, start: int) -> bool:
         """Tell whether an object holds weights: it is no counter, and no optimizer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.readers.weights.paths import WeightPaths
@@ -17,9 +17,13 @@ def swapped_note(root: LayerSpec, names: WeightPaths) -> Iterator[str]:
     other names, as ``lstm_3`` for ``lstm``. The same names in another order are those of another
     model, or of one whose code changed: only its owner knows.
     """
-    heads = _first_parts(names)
+    written = _names_below(names)
     for owner, model in layers_by_owner(root):
-        found = [(one.name, heads.get((*owner, one.name), set())) for one in _layers_of(model)]
+        known = dict.fromkeys(one.name for one in _layers_of(model))
+        found = [
+            (one, {_layer_in(name, known) for name in written.get((*owner, one), ())})
+            for one in known
+        ]
         called = {name: next(iter(parts)) for name, parts in found if len(parts) == 1}
         if set(called) == set(called.values()) and any(a != b for a, b in called.items()):
             mine, theirs = next((a, b) for a, b in called.items() if a != b)
@@ -35,11 +39,16 @@ def _layers_of(model: LayerSpec) -> tuple[LayerSpec, ...]:
     return model.graph.layers if model.graph else ()
 
 
-def _first_parts(names: WeightPaths) -> dict[Key, set[str]]:
-    """Return the first parts of the names of all weights in a layer, by the layer's owner."""
+def _layer_in(name: str, known: Container[str]) -> str:
+    """Return the layer that a weight's name begins with; Keras 3 may put the model's before it."""
+    parts = name.split("/")
+    return next((part for part in parts if part in known), parts[0])
+
+
+def _names_below(names: WeightPaths) -> dict[Key, set[str]]:
+    """Return the names of all weights in a layer, by the layer's owner."""
     found: dict[Key, set[str]] = {}
     for place, weights in names.items():
-        parts = {name.partition("/")[0] for name in weights.values()}
         for count in range(1, len(place) + 1):
-            found.setdefault(place[:count], set()).update(parts)
+            found.setdefault(place[:count], set()).update(weights.values())
     return found
