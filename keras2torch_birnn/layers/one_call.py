@@ -6,20 +6,22 @@ it, so that all calls with the same inputs give the same bits.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.layers.recording import is_ours, record
+from keras2torch_birnn.layers.recording import record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.guard import Guard
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.program import GIVEN, Program, run_program
+from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 
 # Of a program, about as many multiply-adds times the number of torch's threads, and floats of its
@@ -32,79 +34,14 @@ _FLOAT = torch.empty((), dtype=torch.float32, device="cpu")
 _make_like = partial(torch.empty_like, memory_format=torch.contiguous_format)
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _TYPES = {Tensor, nn.Parameter}
-_CONTENTS = ("_parameters", "_buffers", "_modules")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _function_modes: Any = cast(Any, torch._C)._len_torch_function_stack
-
-
-def _is_option(name: str) -> bool:
-    """Return whether an attribute is not one of those that all modules have."""
-    return not name.startswith("_")
-
-
-class _Guard:
-    """The state in which a model was recorded, compared before every call.
-
-    Attributes of all modules, by identity, and where the weights are; their values are read anew.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model, modules = model, list(model.modules())
-        named: Any = [m.__dict__ for m in modules]
-        self._named = named
-        self._get = [itemgetter("training", *filter(_is_option, d)) for d in named]
-        self._options, self._counts = self._get_options(), [*map(len, named)]
-        self._dicts = [d[kind] for d in named for kind in _CONTENTS if d[kind]]
-        self._values = [*chain.from_iterable(map(dict.values, self._dicts))]
-        self._modules, self._classes = modules, [*map(type, modules)]
-        self._hooks = [d[kind] for d in named[1:] for kind in _HOOKS]
-        tensors = (*model.parameters(), *model.buffers())
-        self._tensors = [t for t in tensors if t.dtype is torch.float32]
-        self._addresses = [*map(Tensor.data_ptr, self._tensors)]
-        self._counts_of_numbers = [*map(Tensor.numel, self._tensors)]
-
-    def allows(self) -> bool:
-        """Return whether a model can be recorded: all its code is known, and evaluates."""
-        named = self._named
-        return (
-            all(map(is_ours, self._classes[1:]))
-            and not any(d["training"] or "forward" in d for d in named)
-            and not any(d.get("_compiled_call_impl") for d in named)
-            and is_plain(self._tensors)
-            and self.holds(self._model)
-        )
-
-    def _get_options(self) -> list[Any]:
-        return [get(named) for get, named in zip(self._get, self._named, strict=True)]
-
-    def holds(self, model: nn.Module) -> bool:
-        """Return whether this is the model, as it was."""
-        try:
-            if (
-                model is not self._model
-                or self._get_options() != self._options
-                or [*chain.from_iterable(map(dict.values, self._dicts))] != self._values
-            ):
-                return False
-        except (RuntimeError, TypeError, ValueError):  # others that cannot be compared
-            return False
-        tensors = self._tensors
-        return (
-            [*map(len, self._named)] == self._counts
-            and not any(self._hooks)
-            and [*map(type, self._modules)] == self._classes
-            and [*map(Tensor.data_ptr, tensors)] == self._addresses
-            and [*map(Tensor.numel, tensors)] == self._counts_of_numbers
-            and all(map(Tensor.is_contiguous, tensors))
-            and _TYPES.issuperset(map(type, tensors))
-        )
 
 
 class _Recorded(NamedTuple):
     """A program, the guard of its model, tensors like the outputs, and whether it has several."""
 
     program: Program
-    guard: _Guard
+    guard: Guard
     like: Sequence[Tensor]
     several: bool
 
@@ -131,7 +68,7 @@ class OneCall:
         found = self._found.get(key)
         if found is False or not self._can_run(given):
             return None
-        if isinstance(found, _Recorded) and not found.guard.holds(model):
+        if isinstance(found, _Recorded) and not found.guard.holds():
             self._forget()
             found = None
         found = found or self._meet(key, model, given)
@@ -170,13 +107,22 @@ class OneCall:
         return found
 
     def _record(self, model: nn.Module, given: Sequence[Tensor]) -> _Recorded | bool:
-        guard = _Guard(model)
-        if why_missing() or not guard.allows() or not all(map(torch.numel, given)):
+        if why_missing() or not all(map(torch.numel, given)):
             return False
+        modules, observer = [*model.modules()], Observer()
+        plain: Any = inspect.unwrap(cast(Any, type(model)).forward)
         try:
+            before = Guard(modules, {}, model)
+            if not before.allows():
+                return False
             work = SMALL_WORK // torch.get_num_threads()
-            writer, sizes, several = record(model, self._graph, given, work, SMALL_FLOATS)
+            writer, sizes, several = record(model, self._graph, given, work, SMALL_FLOATS, observer)
+            codes = {**observer.finish(), plain.__code__: plain.__globals__}
+            guard = Guard(modules, codes, model)
         except Exception:  # whatever it is, the model itself shows it
+            return False
+        # Another thread may have changed the model meanwhile.
+        if not (before.holds() and guard.allows()):
             return False
         if len(given) + len(sizes) >= GIVEN:
             return False

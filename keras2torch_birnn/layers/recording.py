@@ -8,10 +8,13 @@ model then runs as before.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import _get_qualified_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras2torch_birnn.layers.recorded_operators import OPERATORS, VIEWS, aten
@@ -19,10 +22,11 @@ from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Va
 from keras2torch_birnn.rnn.chain import RECURRENT_CLASSES, may_choose_kernel, pays
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.merge import merge_outputs
-from keras2torch_birnn.rnn.modules import Plan, RecurrentModule
+from keras2torch_birnn.rnn.modules import Plan, RecurrentModule, recurrent_forward
 from keras2torch_birnn.rnn.native.codes import STATES
 from keras2torch_birnn.rnn.native.program import Writer
 from keras2torch_birnn.rnn.native.stack import StackLayer
+from keras2torch_birnn.rnn.observed_code import Observer, is_ours
 
 # Rules of masked steps that the library knows; the last two are the same where states are zero at
 # first.
@@ -30,17 +34,22 @@ _SHOWN = frozenset(("zeros", "previous_output", "previous_state"))
 
 
 def record(
-    model: nn.Module, graph: fx.Graph, inputs: Sequence[Tensor], work: int, floats: int
+    model: nn.Module,
+    graph: fx.Graph,
+    inputs: Sequence[Tensor],
+    work: int,
+    floats: int,
+    observer: Observer,
 ) -> tuple[Writer, list[torch.Size], bool]:
     """Record a model: its program, the sizes of its outputs, and whether they are a tuple.
 
     graph: of the model, which computes in evaluation mode. work, floats: how much of these the
-    program may have.
+    program may have. observer: takes note of the model's code.
 
     Raises:
         NotRecordedError: the library lacks something, or the model is too large.
     """
-    recorder = _Recorder(model)
+    recorder = _Recorder(model, observer)
     writer = recorder.values.writer
     rest = iter(enumerate(inputs, 1))
     found: dict[fx.Node, Any] = {}
@@ -66,59 +75,64 @@ def record(
     raise NotRecordedError("no output")
 
 
-# Code of others may do more than torch's operators show.
-_OURS = ("torch", "_operator", "keras2torch_birnn")
-
-
-def is_ours(function: Any) -> bool:
-    """Return whether a function or a class is of torch or of this package."""
-    return str(getattr(function, "__module__", "")).partition(".")[0] in _OURS
-
-
 def _call(model: nn.Module, recorder: _Recorder, node: fx.Node, args: Any, kwargs: Any) -> Any:
     if node.op == "call_module":
         module = model.get_submodule(str(node.target))
         if type(module) in RECURRENT_CLASSES:
             return recorder.run_layer(cast(Any, module), *args, **kwargs)
-        with recorder.mode:
-            return module(*args, **kwargs)
+        return recorder.see(module, *args, **kwargs)
     if node.op == "call_function":
-        function = cast(Callable[..., Any], node.target)
-        if not (is_ours(function) or isinstance(function, type(torch.add))):
-            raise NotRecordedError("a function of others")
-        with recorder.mode:
-            return function(*args, **kwargs)
+        return recorder.see(_find_function(cast(Callable[..., Any], node.target)), *args, **kwargs)
     if node.op == "call_method":
-        with recorder.mode:
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        return recorder.see(getattr(args[0], str(node.target)), *args[1:], **kwargs)
     if node.op == "get_attr":  # of a module that a function calls
         return model.get_submodule(str(node.target))
     raise NotRecordedError(node.op)
 
 
-def _make_mode(see: Callable[..., Any]) -> Any:
-    """Return a mode that calls a function in place of every operator."""
+def _find_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of a graph, which has torch's own by name in its code."""
+    if not (is_ours(function) or isinstance(function, type(torch.add))):
+        raise NotRecordedError("a function of others")
+    package, _, path = _get_qualified_name(function).partition(".")
+    if package == "torch" and attrgetter(path)(torch) is not function:
+        raise NotRecordedError("a function that another has replaced")
+    return function
 
-    def dispatch(_: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return see(func, args, kwargs or {})
 
-    # Else it would import all of torch's compiler, which takes a second.
-    without_compiler = classmethod(lambda _: False)
-    members = {"__torch_dispatch__": dispatch, "_should_skip_dynamo": without_compiler}
-    made: Any = type("RecordingMode", (TorchDispatchMode,), members)
-    return made()
+class _Recording(TorchDispatchMode):
+    """Calls a function in place of every operator."""
+
+    def __init__(self, see: Callable[..., Any]) -> None:
+        super().__init__()
+        self._see = see
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else it would import all of torch's compiler, which takes a second
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._see(func, args, kwargs or {})
 
 
 class _Recorder:
-    """A program of the operators that a model calls. mode: sees them."""
+    """A program of the operators that a model calls.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.values, self.mode = Values(), _make_mode(self._see)
+    Nothing that it holds refers to it: its tensors, among them views of the weights, go with it.
+    """
+
+    def __init__(self, model: nn.Module, observer: Observer) -> None:
+        self.values, self._observer = Values(), observer
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.dtype is torch.float32 and tensor.is_cpu:
                 self.values.keep(tensor, Value("address", 0, tensor.detach()))
 
-    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def see(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function, and write all operators that it runs."""
+        with _Recording(partial(self._observer.record, self._write)), self._observer:
+            return function(*args, **kwargs)
+
+    def _write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator, and write it."""
         if func._schema.is_mutable:
             raise NotRecordedError(str(func))
@@ -146,6 +160,7 @@ class _Recorder:
         initial_state: Sequence[Tensor] | None = None,
     ) -> Any:
         """Write a recurrent layer; return tensors of its outputs, without their numbers."""
+        self._observe(module, x, mask, initial_state)
         plan, layer, native = module.plan, module.rnn_layer(), module.native
         if native is None or plan.stateful or not may_choose_kernel(module):
             raise NotRecordedError("a layer that the kernel cannot run")
@@ -174,12 +189,21 @@ class _Recorder:
         result = (*outputs, *tail)
         return result[0] if len(result) == 1 else result
 
+    def _observe(self, module: Any, *args: Any) -> None:
+        """Call a layer as the model does, for its code; the numbers are not used."""
+        kind = type(module)
+        if kind.forward is not recurrent_forward or (
+            kind.run_sequence is not RecurrentModule.run_sequence
+        ):
+            raise NotRecordedError("a layer that is computed in another way")
+        with self._observer:
+            module(*args)
+
     def _outputs(self, plan: Plan, out: Value) -> tuple[Tensor, ...]:
         """Return tensors of a layer's outputs, merged if they are to be."""
         if not plan.return_sequences:
             lasts = tuple(map(self._show, _parts(out)))
-            with self.mode:
-                return merge_outputs(lasts, plan.merge_mode)
+            return self.see(merge_outputs, lasts, plan.merge_mode)
         apart = plan.merge_mode is None and len(plan.rules) == 2
         metas = out.meta.chunk(2, dim=2) if apart else (out.meta,)
         return tuple(self._show(out._replace(meta=meta)) for meta in metas)

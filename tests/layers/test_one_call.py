@@ -31,6 +31,7 @@ from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import program as native_program
 from keras2torch_birnn.rnn.native.program import Program, run_program
+from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -328,7 +329,7 @@ def compute(function: Callable[..., Any], *inputs: Tensor) -> Any:
     given = [graph.placeholder(f"x{i}") for i in range(len(inputs))]
     graph.output(graph.call_module("body", tuple(given)))
     inputs = tuple(x.contiguous() for x in inputs)
-    writer, sizes, several = record(model, graph, inputs, 1 << 30, 1 << 30)
+    writer, sizes, several = record(model, graph, inputs, 1 << 30, 1 << 30, Observer())
     outputs = [torch.empty(size) for size in sizes]
     _, computed = run_program(Program(writer), [x.data_ptr() for x in (*inputs, *outputs)])
     assert computed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -22,7 +23,8 @@ def isa_bits() -> list[int]:
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every instruction set of this processor in turn."""
     for module in (op, gradient, stack, program, recorded_values):
-        monkeypatch.setattr(module, "instruction_set", lambda: request.param)
+        # No function of ours: a program would not stand for code of others.
+        monkeypatch.setattr(module, "instruction_set", partial(int, request.param))
     return int(request.param)
 
 

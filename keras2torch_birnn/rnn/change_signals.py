@@ -1,0 +1,111 @@
+"""Torch's signals that a dictionary or a tensor has changed: fast, and not public.
+
+Each is tried before it is trusted; None where torch has none, or another. Then everything is
+compared one by one, which takes longer.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+# Code that torch.compile made asks these before every call.
+_guards: Any = getattr(getattr(cast(Any, torch._C), "_dynamo", None), "guards", None)
+
+
+class _Probe:
+    value = 0
+
+
+def class_dict(kind: type) -> dict[str, Any]:
+    """Return the dictionary of a class, of which ``vars`` shows a view."""
+    (found,) = gc.get_referents(vars(kind))
+    return cast(dict[str, Any], found)
+
+
+def _tells_dicts_apart(version: Callable[[Any], int]) -> bool:
+    """Try a function that gives every state of every dictionary a number of its own."""
+    probe = _Probe()
+    probe.value = 1
+    dicts: list[Any] = [vars(probe), {"value": 1}, OrderedDict(value=1), class_dict(_Probe)]
+    found = [[*map(version, dicts)]]
+    same = found[0] == [*map(version, dicts)]
+    changes: Sequence[Callable[[], Any]] = (
+        lambda: setattr(probe, "value", 2),
+        lambda: setattr(probe, "other", 2),
+        lambda: delattr(probe, "other"),
+        lambda: dicts[1].update(value=2),
+        lambda: dicts[1].clear(),
+        lambda: dicts[2].update(value=2),
+        lambda: dicts[2].clear(),
+        lambda: setattr(_Probe, "value", 2),
+        lambda: setattr(_Probe, "other", 2),
+        lambda: delattr(_Probe, "other"),
+    )
+    for which, change in zip((0, 0, 0, 1, 1, 2, 2, 3, 3, 3), changes, strict=True):
+        change()
+        now = [*map(version, dicts)]
+        moved = [i for i, number in enumerate(now) if number != found[-1][i]]
+        same = same and moved == [which]
+        found.append(now)
+    _Probe.value = 0
+    each = {number for numbers in found for number in numbers}
+    return same and len(each) == len(dicts) + len(changes)
+
+
+def _find_dict_version() -> Callable[[Any], int] | None:
+    found = getattr(_guards, "dict_version", None)
+    try:
+        return found if _tells_dicts_apart(found) else None
+    except Exception:  # another function than we know
+        return None
+
+
+def watch_tensors(tensors: Sequence[Tensor]) -> Callable[..., bool] | None:
+    """Return a function of tensors that tells whether these are like the first ones.
+
+    Of the same class, dtype, device, sizes and strides, without a new pending negation. All are
+    different tensors.
+    """
+    if _guards is None or not (tensors and _sees_tensors()):
+        return None
+    return _make_check(tensors)
+
+
+def _make_check(tensors: Sequence[Tensor]) -> Callable[..., bool]:
+    made: Any = _guards.TensorGuards(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+    return cast(Callable[..., bool], made.check)
+
+
+def _try_tensors() -> bool:
+    """Try what ``watch_tensors`` promises."""
+    kept = torch.zeros(2, 2, dtype=torch.float32, device="cpu")
+    others = (
+        kept.view(4, 1),
+        kept.t(),
+        kept.view(torch.int32),
+        torch._neg_view(kept),
+        nn.Parameter(kept),
+    )
+    check = _make_check([kept])
+    return check(kept) is True and not any(map(check, others))
+
+
+_found: list[bool] = []
+
+
+def _sees_tensors() -> bool:
+    if not _found:
+        try:
+            _found.append(_try_tensors())
+        except Exception:  # another class than we know
+            _found.append(False)
+    return _found[0]
+
+
+dict_version = _find_dict_version()

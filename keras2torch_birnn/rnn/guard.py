@@ -1,0 +1,204 @@
+"""The state in which modules were prepared for a call: compared before every such call.
+
+A prepared call computes what modules computed when it was prepared. It may run as long as these
+are the same objects with the same contents, their weights are where they were (their values are
+read anew), and the Python code that computed them is the same. ``change_signals`` tells at once
+that nothing changed; where it does not, all is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.rnn.change_signals import class_dict, dict_version, watch_tensors
+from keras2torch_birnn.rnn.observed_code import (
+    CodeOfOthersError,
+    Codes,
+    Names,
+    Reached,
+    find_names,
+    is_ours,
+)
+from keras2torch_birnn.rnn.tensor_memory import is_plain
+
+_CONTENTS = ("_parameters", "_buffers", "_modules")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_DICT, _CODE, _CELL = attrgetter("__dict__"), attrgetter("__code__"), attrgetter("cell_contents")
+_LAYOUT = attrgetter("shape", "dtype")
+_DEFAULTS, _NAMED = attrgetter("__defaults__"), attrgetter("__kwdefaults__")
+_CONTAINERS = (dict, list, set, tuple, frozenset)
+# Modules whose classes cannot change.
+_FIXED = ("builtins", "torch._C", "typing")
+# States that a stateful layer carries from one call to the next are no options.
+_CARRIED = "carried"
+
+
+class Guard:
+    """What modules and the code that computes them were.
+
+    caller: the module that calls the others, None if none does; its own hooks do not matter.
+    """
+
+    def __init__(
+        self, modules: Sequence[nn.Module], codes: Codes, caller: nn.Module | None = None
+    ) -> None:
+        """Take note of modules. codes: all that ran when they computed something.
+
+        Raises:
+            CodeOfOthersError: what they hold cannot be watched.
+        """
+        self._modules: Any = list(modules)
+        self._called = [m for m in modules if m is not caller]
+        self._classes = [*map(type, modules)]
+        self._dtype = torch.get_default_dtype()
+        self._hooks = [vars(m)[kind] for m in self._called for kind in _HOOKS]
+        self._names = find_names(codes)
+        classes = _find_classes(self._classes, self._names, codes)
+        reached = _reach(self._called, classes, self._names, codes)
+        if not set(reached.modules) <= set(modules):
+            raise CodeOfOthersError("a module that is no child of another")
+        contents = [vars(m)[kind] for m in modules for kind in _CONTENTS]
+        # Most have none: it is quicker to ask whether that is so.
+        self._empty = [d for d in (*contents, *self._hooks) if not d]
+        self._inner = [*filter(None, contents), *reached.dicts, *map(class_dict, classes)]
+        self._watched: Any = [*self._inner, *(found.namespace for found in self._names)]
+        self._lists, self._copies = reached.lists, [*map(copy, reached.lists)]
+        self._functions, self._cells = reached.functions, reached.cells
+        self._optional = [f for f in reached.functions if f.__defaults__]
+        self._named = [f for f in reached.functions if f.__kwdefaults__]
+        tensors = chain.from_iterable(d.values() for m in modules for d in _tensors_of(m))
+        self._tensors = [*{id(t): t for t in tensors if t is not None}.values()]
+        self._versions = self._read_versions()
+        self._state, self._code, self._held = self._read_dicts(), *self._read_code()
+        self._addresses = [*map(Tensor.data_ptr, self._tensors)]
+        self._layouts = [*map(_LAYOUT, self._tensors)]
+        # Outside and within inference mode, where torch sees other tensors.
+        self._alike: list[Any] = [None, None]
+
+    def allows(self) -> bool:
+        """Return whether a call can be prepared: all code is known, and evaluates."""
+        named = [*map(_DICT, self._called)]
+        return (
+            all(map(is_ours, map(type, self._called)))
+            and not any(d["training"] or "forward" in d for d in named)
+            and not any(d.get("_compiled_call_impl") for d in map(_DICT, self._modules))
+            and not any(self._hooks)
+            and is_plain(self._tensors)
+            and all(map(Tensor.is_contiguous, self._tensors))
+            and self.holds()
+        )
+
+    def holds(self) -> bool:
+        """Return whether all is as it was."""
+        try:
+            return (
+                [*map(type, self._modules)] == self._classes
+                and not any(self._empty)
+                and self._dicts_hold()
+                and self._code_holds()
+                and self._tensors_hold()
+                and torch.get_default_dtype() is self._dtype
+            )
+        except (KeyError, RuntimeError, TypeError, ValueError):
+            return False  # what took the place of something cannot be compared with it
+
+    def _dicts_hold(self) -> bool:
+        """Return whether all names stand for the same objects, and lists have the same."""
+        if self._lists != self._copies:
+            return False
+        versions = self._read_versions()
+        if versions is not None and versions == self._versions:
+            return True
+        keys, values, sizes = self._read_dicts()
+        known = self._state
+        if not (
+            sizes == known[2]
+            and keys == known[0]
+            and all(map(is_, values, known[1]))
+            and all(map(Names.hold, self._names))
+        ):
+            return False
+        self._versions = versions
+        return True
+
+    def _read_versions(self) -> list[int] | None:
+        if dict_version is None:
+            return None
+        return [*map(dict_version, chain(map(_DICT, self._modules), self._watched))]
+
+    def _read_dicts(self) -> tuple[list[Any], list[Any], list[int]]:
+        dicts = [*map(_without_states, map(_DICT, self._modules)), *self._inner]
+        values = chain.from_iterable(map(dict.values, dicts))
+        return [*chain.from_iterable(dicts)], [*values], [*map(len, dicts)]
+
+    def _code_holds(self) -> bool:
+        code, held = self._read_code()
+        return code == self._code and all(map(is_, held, self._held))
+
+    def _read_code(self) -> tuple[list[Any], list[Any]]:
+        """Return the code of functions with their defaults, and what closures hold."""
+        code = [*map(_CODE, self._functions), *map(_DEFAULTS, self._optional)]
+        return code, [*map(_NAMED, self._named), *map(_CELL, self._cells)]
+
+    def _tensors_hold(self) -> bool:
+        """Return whether the numbers of all tensors are where they were."""
+        tensors = self._tensors
+        if [*map(Tensor.data_ptr, tensors)] != self._addresses:
+            return False
+        mode = torch.is_inference_mode_enabled()
+        alike = self._alike[mode]
+        if alike is not None and alike(*tensors):
+            return True
+        if not (
+            [*map(_LAYOUT, tensors)] == self._layouts
+            and all(map(Tensor.is_contiguous, tensors))
+            and is_plain(tensors)
+        ):
+            return False
+        self._alike[mode] = watch_tensors(tensors)
+        return True
+
+
+def _tensors_of(module: nn.Module) -> Iterable[Mapping[str, Tensor | None]]:
+    return vars(module)["_parameters"], vars(module)["_buffers"]
+
+
+def _without_states(named: dict[str, Any]) -> dict[str, Any]:
+    if _CARRIED not in named:
+        return named
+    return {name: value for name, value in named.items() if name != _CARRIED}
+
+
+def _find_classes(kinds: Iterable[type], names: Iterable[Names], codes: Codes) -> list[type]:
+    """Return the classes of modules, of tensors, and those whose methods ran, with their bases."""
+    values = chain.from_iterable(found.values for found in names)
+    others = (v for v in values if isinstance(v, type) and _has_method(v, codes))
+    bases = chain.from_iterable(kind.__mro__ for kind in (*kinds, Tensor, *others))
+    return [kind for kind in dict.fromkeys(bases) if kind.__module__ not in _FIXED]
+
+
+def _has_method(kind: type, codes: Codes) -> bool:
+    return any(getattr(value, "__code__", None) in codes for value in vars(kind).values())
+
+
+def _reach(
+    modules: Iterable[nn.Module], classes: Iterable[type], names: Iterable[Names], codes: Codes
+) -> Reached:
+    """Find what modules hold, and the functions and tables that their code names."""
+    reached = Reached(codes)
+    for module in modules:
+        options = [value for name, value in vars(module).items() if not name.startswith("_")]
+        reached.visit(options, objects=True)
+    named = [pair for found in names for pair in zip(found.names, found.values, strict=True)]
+    for kind in classes:
+        named += vars(kind).items()
+    constants = [v for name, v in named if name.isupper() or not isinstance(v, _CONTAINERS)]
+    reached.visit(constants, objects=False)
+    return reached
