@@ -77,14 +77,15 @@ def _global(layer: LayerSpec, name: str) -> Emission:
 
 
 def _adaptive(layer: LayerSpec, name: str) -> Emission:
-    options = arguments(
+    pooling = call(
+        symbol("AdaptivePooling"),
         kind="max" if "Max" in layer.class_name else "average",
         size=tuple(map(int, layer.config["output_size"])),
         last=layer.config["data_format"] == "channels_last",
     )
     return Emission(
-        lambda site: f"self.{name}({site.x})",
-        {name: f"AdaptivePooling({options})"},
+        lambda site: call(member(name), site.x),
+        {name: pooling},
         helpers=(Helper(_LAYERS, "AdaptivePooling"),),
     )
 
