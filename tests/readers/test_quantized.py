@@ -85,6 +85,7 @@ def test_what_cannot_be_honoured_is_refused(
     meaning, refusal = parse_quantization(class_name, given)
     assert meaning is None
     assert words in refusal
+    assert "quantize()" not in refusal  # which the advice of all of them says
 
 
 def test_the_policy_below_a_quantized_one_counts() -> None:

@@ -29,10 +29,7 @@ def parse_quantization(class_name: str, config: Mapping[str, Any]) -> tuple[Quan
     if mode is None:
         return None, ""
     if mode != "int8" or class_name not in _LAYERS:
-        return None, (
-            f"quantized weights ({printable(mode)}) of {class_name} are not supported: save the "
-            "model before quantize()"
-        )
+        return None, f"quantized weights ({printable(mode)}) of {class_name} are not supported"
     if class_name == "Embedding":
         return "weights", ""
     given = config.get("quantization_config")
