@@ -18,7 +18,7 @@ from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter
-from keras2torch_birnn.schema.einsum import letters
+from keras2torch_birnn.schema.einsum import letters, summed_axes
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
@@ -73,7 +73,7 @@ def _quantized(layer: LayerSpec) -> nn.Module:
     )
     module.rounds = layer.semantics["quantized"] == "inputs and weights"
     module.weight = to_parameter(kernel.T)
-    module.scale = to_parameter(layer.weights["kernel_scale"])
+    module.scale = to_parameter(layer.weights["kernel_scale"].reshape(-1))  # (..., units)
     for fixed in (module.weight, module.scale):
         fixed.requires_grad_(False)
     if layer.config["use_bias"]:
@@ -121,6 +121,33 @@ class EinsumDense(nn.Module):
         return f"{shown}, activation={self.shown}"
 
 
+class QuantizedEinsumDense(EinsumDense):
+    """An EinsumDense as Keras' int8 mode computes it.
+
+    ``weight`` holds integers, ``scale`` their divisors, by the axes of the output; neither is
+    trained. ``rounds``: the inputs are rounded to integers as well, over the axes that are summed.
+    """
+
+    scale: nn.Parameter
+    rounds: bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the einsum; axes are those of the equation. Gradients ignore the rounding."""
+        y = torch.einsum(self.equation, x, self.weight) / self.scale
+        if self.rounds:
+            axes = summed_axes(self.equation)
+            scale = 127 / (x.abs().amax(dim=axes, keepdim=True) + 1e-7)
+            rounded = (x * scale).round().clamp(-127, 127) / scale
+            exact = torch.einsum(self.equation, rounded, self.weight) / self.scale
+            learns = torch.is_grad_enabled() and x.requires_grad
+            y = y + (exact - y).detach() if learns else exact
+        return self.activation(y if self.bias is None else y + self.bias)
+
+    def extra_repr(self) -> str:
+        """Show the options of an EinsumDense, and whether inputs are rounded."""
+        return f"{super().extra_repr()}, rounds={self.rounds}"
+
+
 def einsum_dense(layer: LayerSpec) -> nn.Module:
     """Build an EinsumDense; it is a Dense where its equation is that of one."""
     config, parts = layer.config, letters(layer.config["equation"])
@@ -131,7 +158,14 @@ def einsum_dense(layer: LayerSpec) -> nn.Module:
         return dense(replace(layer, config={**config, "use_bias": biased}))
     bias = to_parameter(layer.weights["bias"]) if biased else None
     weight = to_parameter(layer.weights["kernel"])
-    return EinsumDense(config["equation"], weight, bias, config["activation"])
+    if not layer.semantics.get("quantized"):
+        return EinsumDense(config["equation"], weight, bias, config["activation"])
+    module = QuantizedEinsumDense(config["equation"], weight, bias, config["activation"])
+    module.rounds = layer.semantics["quantized"] == "inputs and weights"
+    module.scale = to_parameter(layer.weights["kernel_scale"])
+    for fixed in (module.weight, module.scale):
+        fixed.requires_grad_(False)
+    return module
 
 
 def _linear(kernel: Array, bias: Array | None) -> nn.Linear:
