@@ -114,7 +114,7 @@ def test_a_plain_name_that_its_keras_does_not_have_is_noted(file: str) -> None:
         ("1.2.2", "relu elu hard_sigmoid", "selu swish gelu"),
         ("2.2.4", "selu exponential linear", "swish gelu mish leaky_relu"),
         ("2.2.4-tf", "selu exponential", "swish gelu silu"),
-        ("2.4.0", "swish gelu", "silu leaky_relu relu6 mish"),
+        ("2.4.0", "swish gelu LeakyReLU", "silu leaky_relu relu6 mish"),
         ("2.10.0", "silu leaky_relu relu6 log_softmax", "mish hard_swish celu"),
         ("2.15.0", "mish", "hard_swish"),
         ("3.15.1", "celu glu anything", ""),  # which marks what it lacks

@@ -25,6 +25,7 @@ _SINCE: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "keras2": dict.fromkeys(f"{_FIRST} selu exponential".split(), (2, 0)),
     "tf.keras": {
         **dict.fromkeys(f"{_FIRST} selu exponential".split(), (2, 0)),
+        **dict.fromkeys("LeakyReLU ELU ReLU Softmax".split(), (2, 0)),  # layers by their names
         "swish": (2, 3),
         "gelu": (2, 4),
         # (2.4 does not have them, 2.6 does)
