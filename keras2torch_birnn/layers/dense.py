@@ -19,7 +19,7 @@ from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.activation import applied
 from keras2torch_birnn.layers.registry import NONE, SAME, Around, Converter
-from keras2torch_birnn.schema.einsum import letters
+from keras2torch_birnn.schema.einsum import letters, summed_axes
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
@@ -62,7 +62,7 @@ def _quantized(layer: LayerSpec) -> nn.Module:
     return QuantizedDense(
         to_parameter(weights["kernel"].T),
         to_parameter(weights["bias"]) if layer.config["use_bias"] else None,
-        to_parameter(weights["kernel_scale"]),
+        to_parameter(weights["kernel_scale"].reshape(-1)),  # (..., units)
         rounds=layer.semantics["quantized"] == "inputs and weights",
     )
 
@@ -97,6 +97,44 @@ class EinsumDense(nn.Module):
         return f"'{self.equation}', {tuple(self.weight.shape)}, bias={bias}"
 
 
+class QuantizedEinsumDense(EinsumDense):
+    """An EinsumDense as Keras' int8 mode computes it.
+
+    ``weight`` holds integers, ``scale`` their divisors, by the axes of the output; neither is
+    trained. ``rounds``: the inputs are rounded to integers as well, over the axes that are summed.
+    """
+
+    def __init__(
+        self,
+        equation: str,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        scale: nn.Parameter,
+        *,
+        rounds: bool,
+    ) -> None:
+        super().__init__(equation, weight, bias)
+        self.scale, self.rounds = scale, rounds
+        for fixed in (weight, scale):
+            fixed.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the einsum; axes are those of the equation. Gradients ignore the rounding."""
+        y = torch.einsum(self.equation, x, self.weight) / self.scale
+        if self.rounds:
+            axes = summed_axes(self.equation)
+            scale = 127 / (x.abs().amax(dim=axes, keepdim=True) + 1e-7)
+            rounded = (x * scale).round().clamp(-127, 127) / scale
+            exact = torch.einsum(self.equation, rounded, self.weight) / self.scale
+            learns = torch.is_grad_enabled() and x.requires_grad
+            y = y + (exact - y).detach() if learns else exact
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        """Show the options of an EinsumDense, and whether inputs are rounded."""
+        return f"{super().extra_repr()}, rounds={self.rounds}"
+
+
 def einsum_dense(layer: LayerSpec) -> nn.Module:
     """Build an EinsumDense; it is a Dense where its equation is that of one."""
     config, parts = layer.config, letters(layer.config["equation"])
@@ -107,7 +145,11 @@ def einsum_dense(layer: LayerSpec) -> nn.Module:
         return dense(replace(layer, config={**config, "use_bias": biased}))
     bias = to_parameter(layer.weights["bias"]) if biased else None
     weight = to_parameter(layer.weights["kernel"])
-    return EinsumDense(config["equation"], weight, bias)
+    if not layer.semantics.get("quantized"):
+        return EinsumDense(config["equation"], weight, bias)
+    scale = to_parameter(layer.weights["kernel_scale"])
+    rounds = layer.semantics["quantized"] == "inputs and weights"
+    return QuantizedEinsumDense(config["equation"], weight, bias, scale, rounds=rounds)
 
 
 def _linear(kernel: Array, bias: Array | None) -> nn.Linear:

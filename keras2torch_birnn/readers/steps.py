@@ -17,7 +17,7 @@ from keras2torch_birnn.readers.config.augmentation import describe_augmentation
 from keras2torch_birnn.readers.config.backends import check_backend
 from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.cells import list_first_states
-from keras2torch_birnn.readers.config.custom_layers import check_names
+from keras2torch_birnn.readers.config.custom_layers import check_names, note_custom_layers
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
 from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
 from keras2torch_birnn.readers.config.parsing import Parsing
@@ -107,6 +107,7 @@ def parse(
         *parsing.notes,
         *backend_notes,
         *list_first_states(root, parsing.generation),
+        *note_custom_layers(root, architecture.model),
         *describe_penalties(parsing.penalties),
         *describe_augmentation(root),
         *_misnamed_note(path, container),

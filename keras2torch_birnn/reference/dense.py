@@ -36,8 +36,20 @@ def dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Resu
 
 
 def einsum_dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``EinsumDense.call``: activation(einsum(equation, x, W) + b). The mask ends here."""
-    y = np.einsum(layer.config["equation"], context.number(x), context.weight(layer, "kernel"))
+    """Compute ``EinsumDense.call``: activation(einsum(equation, x, W) + b). The mask ends here.
+
+    ``EinsumDense._int8_call`` (3.15): as ``Dense._int8_call``. The scale of x is the same along
+    all axes that are summed, so it may be taken out of x again before the sum.
+    """
+    equation, x = layer.config["equation"], context.number(x)
+    if layer.semantics.get("quantized") == "inputs and weights":
+        given, _, out = equation.replace("->", ",").split(",")
+        summed = tuple(i for i, letter in enumerate(given) if letter not in out)
+        to_whole = 127 / (np.max(np.abs(x), axis=summed, keepdims=True) + 1e-7)
+        x = np.clip(np.round(x * to_whole), -127, 127) / to_whole
+    y = np.einsum(equation, x, context.weight(layer, "kernel"))
+    if layer.semantics.get("quantized") is not None:
+        y = y / context.weight(layer, "kernel_scale")
     if layer.config["bias_axes"] is not None:
         y = y + context.weight(layer, "bias")
     return activate(layer.config["activation"], y), None

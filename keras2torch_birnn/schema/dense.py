@@ -65,6 +65,7 @@ LAYERS: Mapping[str, Schema] = {
         },
         einsum.weights,
         einsum.output,
+        semantics={"quantized": choice(None, None, "inputs and weights", "weights")},
     ),
     # of Keras 1, and as legacy of Keras 2; of vectors only, under the names that the files have
     "Highway": Schema(

@@ -103,14 +103,14 @@ def _ask_about_file(
     model: Path, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
 ) -> KerasAnswer | NoAnswer:
     package = keras_for(spec)
-    foreign = foreign_name(read_architecture(model, config=config))
-    if foreign is not None:
-        return NoAnswer(f"the file names {foreign}, which is not Keras' own", foreign=True)
     reason = _reason_against(spec)
     if reason is not None:
         return NoAnswer(reason)
     if importlib.util.find_spec(package) is None or importlib.util.find_spec("tensorflow") is None:
         return NoAnswer(f"{package} is not installed (pip install 'keras2torch_birnn[keras]')")
+    foreign = foreign_name(read_architecture(model, config=config))
+    if foreign is not None:
+        return NoAnswer(f"the file names {foreign}, which is not Keras' own", foreign=True)
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
         named_inputs: dict[str, Any] = {f"in_{i}": x for i, x in enumerate(inputs)}

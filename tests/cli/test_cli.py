@@ -672,7 +672,8 @@ def test_a_plugin_converts_the_users_own_layer(model: Path, tmp_path: Path) -> N
         shown = k2t("inspect", file, "--plugin", plugin)
     assert (shown.code, "MyDense" in shown.out) == (0, True)
     proof = k2t_process("verify", file, out, "--plugin", plugin)
-    assert (proof.code, proof.out.splitlines()[-1:]) == (0, ["OK"]), proof.err + proof.out
+    assert proof.code == 0
+    assert proof.out.splitlines()[-1].startswith("OK"), proof.err + proof.out
     with forgetting_plugins():
         assert k2t("verify", out, "--plugin", plugin).code == 0
 

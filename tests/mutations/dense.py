@@ -34,6 +34,11 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/quantized.keras",
     ),
     mutation(
+        "inputs of an int8 EinsumDense as they are",
+        edit("layers.dense:QuantizedEinsumDense.forward", ".round()", ""),
+        f"{K3}/quantized_einsum.keras",
+    ),
+    mutation(
         "int8 Embedding without its scale",
         edit(
             "layers.embedding:QuantizedEmbedding.forward",

@@ -308,3 +308,15 @@ def test_a_module_of_another_float_type_is_named_with_its_dtype(
     assert run.code == 2, run.err
     assert words in run.err
     assert len(run.lines("error")) == 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "what"), [("h5", "a class or function"), ("keras", "a function")]
+)
+def test_a_file_with_layers_of_the_users_is_said_to_be_silent_on_names(
+    suffix: str, what: str, tmp_path: Path
+) -> None:
+    file = FIXTURES / "keras-3.15.1" / f"average.{suffix}"
+    done = k2t("convert", file, tmp_path / "out.pt", "--plugin", AVERAGE_NAME)
+    (note,) = (note for note in done.lines("note") if "of the user's own" in note)
+    assert note.startswith(f"AttentionWeightedAverage: of the user's own. If {what} of yours has a")

@@ -14,6 +14,8 @@ from commands import FIXTURES
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.readers import read_with_problems
+from keras2torch_birnn.readers.config.custom_objects import lacks_activation
+from keras2torch_birnn.readers.config.generations import generation_of
 
 CUSTOM = FIXTURES / "custom"
 ROWS = {row["file"]: row for row in json.loads((CUSTOM / "manifest.json").read_text())["files"]}
@@ -104,6 +106,24 @@ def test_a_plain_name_that_its_keras_does_not_have_is_noted(file: str) -> None:
     assert problems == []
     (note,) = (note for note in spec.notes if "hard_swish" in note)
     assert "Keras 2.10.0 has none of this name" in note
+
+
+@pytest.mark.parametrize(
+    ("version", "has", "lacks"),
+    [
+        ("1.2.2", "relu elu hard_sigmoid", "selu swish gelu"),
+        ("2.2.4", "selu exponential linear", "swish gelu mish leaky_relu"),
+        ("2.2.4-tf", "selu exponential", "swish gelu silu"),
+        ("2.4.0", "swish gelu LeakyReLU", "silu leaky_relu relu6 mish"),
+        ("2.10.0", "silu leaky_relu relu6 log_softmax", "mish hard_swish celu"),
+        ("2.15.0", "mish", "hard_swish"),
+        ("3.15.1", "celu glu anything", ""),  # which marks what it lacks
+    ],
+)
+def test_which_activations_a_keras_has(version: str, has: str, lacks: str) -> None:
+    generation = generation_of(version)
+    assert not [name for name in has.split() if lacks_activation(generation, name)]
+    assert [name for name in lacks.split() if lacks_activation(generation, name)] == lacks.split()
 
 
 @pytest.mark.parametrize("file", of_case("own_loss"))

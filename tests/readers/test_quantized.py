@@ -11,10 +11,11 @@ import torch
 from specs import fixture, layer, read_entry, values
 
 from keras2torch_birnn.conversion import build
-from keras2torch_birnn.layers.dense import QuantizedDense
+from keras2torch_birnn.layers.dense import QuantizedDense, QuantizedEinsumDense
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config.policies import read_policy
 from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
+from keras2torch_birnn.schema import ShapeError, einsum
 from keras2torch_birnn.spec import LayerSpec
 
 POLICY: Mapping[str, Any] = {
@@ -53,6 +54,8 @@ def quantized_dense(units: int = 5, features: int = 7) -> LayerSpec:
         ("Dense", {"dtype": POLICY}, "inputs and weights"),
         ("Dense", config(rounding=None), "weights"),
         ("Embedding", config(), "weights"),
+        ("EinsumDense", config(), "inputs and weights"),
+        ("EinsumDense", config(rounding=None), "weights"),
         ("Dense", {"dtype": "float32"}, None),
         ("LSTM", {}, None),
     ],
@@ -85,6 +88,34 @@ def test_what_cannot_be_honoured_is_refused(
     meaning, refusal = parse_quantization(class_name, given)
     assert meaning is None
     assert words in refusal
+    assert "quantize()" not in refusal  # which the advice of all of them says
+
+
+@pytest.mark.parametrize(
+    ("equation", "output"),
+    [("...x,xy->...y", (5,)), ("ab...,bc->ac...", (5,)), ("abc,cd->abcd", (7, 3, 5))],
+)
+def test_an_equation_that_keras_does_not_quantize_is_refused(
+    equation: str, output: tuple[int, ...]
+) -> None:
+    given = {"equation": equation, "output_shape": output, "bias_axes": None}
+    with pytest.raises(ShapeError, match="has no form with int8 weights"):
+        einsum.weights({**given, "quantized": "weights"}, (None, 7, 3))
+
+
+def test_a_quantized_einsum_does_not_learn_and_gradients_ignore_its_rounding() -> None:
+    spec = read_entry("keras-3.15.1/quantized_einsum.keras")
+    found = [m for m in build(spec).modules() if isinstance(m, QuantizedEinsumDense)]
+    assert len(found) == 3
+    one = found[0].double()
+    assert not (one.weight.requires_grad or one.scale.requires_grad)
+    assert "rounds=True" in repr(one)
+    x = torch.linspace(-1, 1, 5 * 7 * 14, dtype=torch.float64).reshape(5, 7, 14).requires_grad_()
+    one(x).sum().backward()
+    rounded, one.rounds = x.grad, False
+    again = x.detach().requires_grad_()
+    one(again).sum().backward()
+    torch.testing.assert_close(rounded, again.grad)
 
 
 def test_the_policy_below_a_quantized_one_counts() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from commands import changed_config
 from specs import FIXTURES
 
+from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.readers import open_model, read_with_problems
 from keras2torch_birnn.readers.weights.load_weights import How
@@ -74,3 +77,19 @@ def test_many_places_are_counted() -> None:
         "places: model_0/shared_dense, model_1/shared_dense, model_2/shared_dense and 2 more"
         in note
     )
+
+
+def test_a_branch_of_keras_1_is_one_only_where_all_of_it_is_repeated(tmp_path: Path) -> None:
+    source = FIXTURES / "keras-1.2.2" / "merge_first_memory.h5"
+    spec, problems = read_with_problems(source)
+    assert problems == []
+    assert [layer.name for layer in spec.root.walk()].count("embedding_2") == 1
+
+    def change(model: dict[str, Any]) -> None:
+        question = model["config"][0]["config"]["layers"][1]["config"]
+        assert question[0]["config"]["name"] == "embedding_2"
+        question[0]["config"]["output_dim"] = 7
+
+    other = changed_config(source, tmp_path / "other.h5", change)
+    with pytest.raises(InvalidModelFileError, match="2 layers are called embedding_2_input"):
+        read_with_problems(other)

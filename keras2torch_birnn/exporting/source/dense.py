@@ -45,6 +45,8 @@ def dense(layer: LayerSpec, name: str) -> Emission:
 
 
 def _einsum_dense(layer: LayerSpec, name: str) -> Emission:
+    if layer.semantics.get("quantized"):
+        raise refuse(layer, "weights of int8")
     config, parts = layer.config, letters(layer.config["equation"])
     value, weights = config["activation"], layer.weights
     last_alone = (parts.input[-1] + parts.output[-1], parts.input[:-1])

@@ -141,6 +141,25 @@ def _is_plain(shape: Any) -> bool:
     return isinstance(shape, list) and all(size is None or type(size) is int for size in shape)
 
 
+def note_custom_layers(root: LayerSpec, model: Mapping[str, Any]) -> list[str]:
+    """Note that where some layers are the user's, other names may be, which no file can tell.
+
+    model: the parsed architecture.
+    """
+    layers = (layer for layer in root.walk() if custom_layer_of(layer) is not None)
+    names = dict.fromkeys(printable(python_name(layer.class_name)) for layer in layers)
+    if not names:
+        return []
+    config = model.get("config")
+    entries = config.get("layers") if isinstance(config, Mapping) else config
+    stated = all("module" in entry for entry in entries) if isinstance(entries, list) else False
+    what = "a function" if stated else "a class or function"
+    return [
+        f"{', '.join(names)}: of the user's own. If {what} of yours has a name of Keras' (as "
+        "softmax), the file does not tell, and it is read as Keras' (docs/cli.md)"
+    ]
+
+
 def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
     """Refuse a Lambda's name that two layers share: it is ambiguous which one a plugin means."""
     places: dict[str, list[str]] = {}

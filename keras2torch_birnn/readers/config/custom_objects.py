@@ -22,12 +22,14 @@ _FIRST = "softmax elu softplus softsign relu tanh sigmoid hard_sigmoid linear"
 # the first version (of tf.keras: of its Keras) that has them. Keras 3 marks all that it lacks.
 _SINCE: Mapping[str, Mapping[str, tuple[int, int]]] = {
     "keras1": dict.fromkeys(_FIRST.split(), (1, 0)),
-    "keras2": {**dict.fromkeys(f"{_FIRST} selu exponential".split(), (2, 0))},
+    "keras2": dict.fromkeys(f"{_FIRST} selu exponential".split(), (2, 0)),
     "tf.keras": {
         **dict.fromkeys(f"{_FIRST} selu exponential".split(), (2, 0)),
+        **dict.fromkeys("LeakyReLU ELU ReLU Softmax".split(), (2, 0)),  # layers by their names
         "swish": (2, 3),
         "gelu": (2, 4),
-        **dict.fromkeys("silu leaky_relu relu6 log_softmax".split(), (2, 7)),
+        # (2.4 does not have them, 2.6 does)
+        **dict.fromkeys("silu leaky_relu relu6 log_softmax".split(), (2, 5)),
         "mish": (2, 13),
     },
 }

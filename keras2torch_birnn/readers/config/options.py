@@ -17,6 +17,7 @@ from keras2torch_birnn.readers.config.custom_objects import is_custom_function, 
 from keras2torch_birnn.readers.config.graphs import parse_shape
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
+from keras2torch_birnn.readers.weights.lora import parse_lora
 from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
 from keras2torch_birnn.schema import (
     REQUIRED,
@@ -48,6 +49,7 @@ def parse_options(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parse a layer's config and semantics, all explicit; unsupported options become problems."""
     schema = SCHEMA[class_name]
+    lora: dict[str, Any] = {}
     rules = dialects.mask_rules(class_name, parsing.generation)
     config = dialects.rename_keys(class_name, given)
     trainable = config.pop("trainable", True)
@@ -71,6 +73,10 @@ def parse_options(
         config.pop("dtype", None)
         if quantized:
             rules["quantized"] = quantized
+        try:
+            lora = parse_lora(config, place)
+        except UnsupportedOptionError as error:
+            parsing.problems.append(error)
     if "recurrent_dropout" in schema.options:
         config = dialects.cell_defaults(file_class, config, parsing.generation)
     if "masked_output" in schema.semantics:
@@ -111,7 +117,7 @@ def parse_options(
                     place=place,
                 )
             )
-    return options, semantics
+    return options, {**semantics, **lora}
 
 
 def _parse_option(

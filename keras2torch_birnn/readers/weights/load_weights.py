@@ -18,6 +18,7 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.hdf5.arrays import Contiguous, StoredArray
 from keras2torch_birnn.readers.weights.input_shapes import with_input_shape
 from keras2torch_birnn.readers.weights.layouts import Layout, is_cudnn
+from keras2torch_birnn.readers.weights.lora import is_updated, without_lora
 from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.quantized import int8_weights
@@ -226,6 +227,7 @@ def may_wait(row: StoredLayer, name: str) -> bool:
         and array.dtype.kind == "f"
         and array.nbytes >= lazy_array.LEAST_BYTES
         and not is_cudnn(row.layer, row.arrays)
+        and not is_updated(name, row.arrays)
     )
 
 
@@ -243,4 +245,6 @@ def _read(row: StoredLayer, layout: Layout, notes: list[str], how: How) -> Layer
         if how != "shapes" and not lazy_array.is_finite(weights[name]):
             place = printable(row.layer.place)
             notes.append(f"{place}: {name} holds values that are not finite")
-    return replace(row.layer, weights=layout.join(row.layer, weights))
+    updated = [name for name in weights if is_updated(name, weights)]
+    notes += [f"{printable(row.layer.place)}: LoRA was added to its {name}" for name in updated]
+    return replace(without_lora(row.layer), weights=layout.join(row.layer, weights))

@@ -1,7 +1,7 @@
 """Layers of ``model.quantize("int8")``: weights of 8 bits, mostly with inputs of 8 bits.
 
-Source: Keras 3.15 ``layers/core/dense.py`` (``_int8_call``), ``embedding.py`` and
-``quantizers/quantizers.py`` (``abs_max_quantize``). Every other layer and mode is refused.
+Source: Keras 3.15 ``layers/core/dense.py`` (``_int8_call``), ``einsum_dense.py``, ``embedding.py``
+and ``quantizers/quantizers.py`` (``abs_max_quantize``). Every other layer and mode is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from keras2torch_birnn.spec import LayerSpec
 
 # How a layer computes: with inputs of 8 bits, or with weights of 8 bits alone.
 Quantized = Literal["inputs and weights", "weights"]
-_LAYERS = ("Dense", "Embedding")
+_LAYERS = ("Dense", "EinsumDense", "Embedding")
 _ROUNDED: Mapping[str, Any] = {"value_range": [-127, 127], "epsilon": 1e-07, "output_dtype": "int8"}
 
 
@@ -29,10 +29,7 @@ def parse_quantization(class_name: str, config: Mapping[str, Any]) -> tuple[Quan
     if mode is None:
         return None, ""
     if mode != "int8" or class_name not in _LAYERS:
-        return None, (
-            f"quantized weights ({printable(mode)}) of {class_name} are not supported: save the "
-            "model before quantize()"
-        )
+        return None, f"quantized weights ({printable(mode)}) of {class_name} are not supported"
     if class_name == "Embedding":
         return "weights", ""
     given = config.get("quantization_config")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
+from keras2torch_birnn.readers.weights.lora import is_updated
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights
@@ -88,7 +89,7 @@ def slots(
     own = named_weights(layer)  # of a plugin's layer
     shapes = layout.shapes(layer, {}) if own is None else own
     for name, shape in shapes.items():
-        learns = trainable and name not in not_trained
+        learns = trainable and name not in not_trained and not is_updated(name, shapes)
         inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
         own_fits = _both(fits, _last(inside)) if inside else fits
         label = layout.label(name)

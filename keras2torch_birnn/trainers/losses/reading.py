@@ -109,7 +109,8 @@ def _read_loss(found: Any) -> tuple[str, dict[str, Any], str, torch.dtype | None
             config = given
         # Keras writes its own functions by their full names, never as mse or mae.
         if is_custom_function(found):
-            written = written if written in LOSSES else f"the function {written} of the user"
+            known = written in LOSSES or written in REFUSED
+            written = written if known else f"the function {written} of the user"
         elif is_custom_class(found):
             written = f"{found.get('module')}>{written}"
     plain = str(written).replace("_", "").lower()
