@@ -94,7 +94,7 @@ def _refused(error: BaseException, program: ExportedProgram | None = None) -> Un
     reason = printable(lines[0] if lines else type(cause).__name__, 400)
     return UnsupportedLayerError(
         f"torch's exporter does not take this model ({type(cause).__name__}: {reason})",
-        "export it as .py or .pt2",
+        "export it as .pt2",
     )
 
 

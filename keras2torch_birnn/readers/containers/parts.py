@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -70,7 +69,7 @@ _DEPTH = 3  # of the folders that are looked into
 
 def whole_of(path: Path) -> tuple[str, str] | None:
     """Return what a part of a model is, and the advice to give the whole; None if it is none."""
-    path = Path(os.path.abspath(path))
+    path = path.absolute()
     for pattern, beside, what, advice in _PARTS:
         match = pattern.fullmatch(path.name)
         if match is None or not _is_there(path.parent / match.expand(beside)):
