@@ -30,6 +30,7 @@ from tensorflow_fixtures import unpack
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import InvalidModelFileError, MissingArchitectureError
 from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.readers.containers import parts
 from keras2torch_birnn.readers.containers.parts import find_models
 from keras2torch_birnn.spec import ModelSpec
 
@@ -303,6 +304,15 @@ def test_a_search_of_folders_ends(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path)
     assert find_models(tmp_path) == []
     assert find_models(deep.parent.parent) == ["c/d/m.keras"]
+
+
+def test_a_large_folder_is_looked_at_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "MAX_LISTED_FILES", 2)
+    for name in ("a.keras", "b.keras", "c.keras"):
+        (tmp_path / name).touch()
+    assert len(find_models(tmp_path)) == 2
 
 
 def test_the_arrays_of_a_shard_are_read_in_any_order() -> None:

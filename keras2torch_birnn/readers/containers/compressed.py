@@ -7,21 +7,22 @@ import lzma
 import zlib
 from collections.abc import Callable, Mapping
 
-_MOST = 4096  # bytes that are looked at
-_LZMA_MEMORY = 64 << 20  # a stream may ask for gigabytes
+from keras2torch_birnn.limits import MAX_LZMA_MEMORY
+
+_HEAD = 4096  # bytes that are looked at
 
 
 def _zlib(data: bytes) -> bytes:
     # 32: zlib or gzip, by the first bytes
-    return zlib.decompressobj(wbits=32 + zlib.MAX_WBITS).decompress(data, _MOST)
+    return zlib.decompressobj(wbits=32 + zlib.MAX_WBITS).decompress(data, _HEAD)
 
 
 def _bz2(data: bytes) -> bytes:
-    return bz2.BZ2Decompressor().decompress(data, _MOST)
+    return bz2.BZ2Decompressor().decompress(data, _HEAD)
 
 
 def _lzma(data: bytes) -> bytes:
-    return lzma.LZMADecompressor(memlimit=_LZMA_MEMORY).decompress(data, _MOST)
+    return lzma.LZMADecompressor(memlimit=MAX_LZMA_MEMORY).decompress(data, _HEAD)
 
 
 # First bytes -> how to decompress, and from where on: joblib's old format has a head before that.

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
+from keras2torch_birnn.limits import MAX_LISTED_FILES
 
 _SAVED_MODEL, _KERAS = "a part of a SavedModel", "a part of an unzipped .keras file"
 _BACKUP = "a part of a folder of keras.callbacks.BackupAndRestore"
@@ -95,15 +95,17 @@ def _is_there(path: Path) -> bool:
 
 def find_models(folder: Path) -> list[str]:
     """Return the names below a folder of what may be models, shortest paths first."""
-    return list(islice(_models_below(folder), MAX_GROUP_MEMBERS))
+    return list(_models_below(folder))
 
 
 def _models_below(top: Path) -> Iterator[str]:
-    waiting = [top]
+    waiting, left = [top], MAX_LISTED_FILES
     for _ in range(_DEPTH):
         following: list[Path] = []
         for folder in waiting:
-            for one in _entries(folder):
+            entries = _entries(folder, left)
+            left -= len(entries)
+            for one in entries:
                 name = one.relative_to(top).as_posix()
                 if one.is_dir() and not one.is_symlink():
                     whole = ("saved_model.pb", "metadata.json")
@@ -113,11 +115,11 @@ def _models_below(top: Path) -> Iterator[str]:
                         following.append(one)
                 elif _MODEL.fullmatch(one.name) and not is_shard(one):
                     yield name
-        waiting = following[:MAX_GROUP_MEMBERS]
+        waiting = following
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path, most: int) -> list[Path]:
     try:
-        return sorted(islice(folder.iterdir(), MAX_GROUP_MEMBERS))
+        return sorted(islice(folder.iterdir(), most))
     except OSError:
         return []
