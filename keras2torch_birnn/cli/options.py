@@ -28,7 +28,7 @@ ConfigPath = Annotated[
     typer.Option(
         "--config",
         metavar="ARCH.json",
-        help="Architecture (model.to_json()), for files that hold only weights.",
+        help="Architecture for files that hold only weights: model.to_json(), or a model with it.",
     ),
 ]
 Plugins = Annotated[

@@ -93,7 +93,8 @@ def _refused(error: BaseException, program: ExportedProgram | None = None) -> Un
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     reason = printable(lines[0] if lines else type(cause).__name__, 400)
     return UnsupportedLayerError(
-        f"torch's exporter does not take this model ({type(cause).__name__}: {reason})"
+        f"torch's exporter does not take this model ({type(cause).__name__}: {reason})",
+        "export it as .pt2",
     )
 
 

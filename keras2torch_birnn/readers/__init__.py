@@ -20,6 +20,7 @@ from keras2torch_birnn.readers.containers.live_model import (
 )
 from keras2torch_birnn.readers.steps import (
     PathLike,
+    find_architecture,
     infer_shapes,
     parse,
     read_given_config,
@@ -126,4 +127,4 @@ def read_architecture(path: ModelSource, *, config: PathLike | None = None) -> M
     """
     given = read_given_config(config)
     with in_file(name_source(path)), open_container(path) as container:
-        return container.architecture(given).model
+        return find_architecture(container, path, given).model

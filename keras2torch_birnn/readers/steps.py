@@ -10,7 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError, K2TError, in_file
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    MissingArchitectureError,
+    in_file,
+)
 from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.augmentation import describe_augmentation
@@ -23,10 +28,12 @@ from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.parts import Whole, advise, take_part
 from keras2torch_birnn.readers.config.penalties import describe_penalties
-from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.files import file_window, read_text
+from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers.container import Architecture, Container
+from keras2torch_birnn.readers.containers.files import file_window, is_folder, read_text
 from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path
 from keras2torch_birnn.readers.containers.mistakes import is_yaml
+from keras2torch_birnn.readers.containers.parts import whole_of
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.weights.load_weights import How, load_weights
 from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
@@ -88,7 +95,7 @@ def parse(
         InvalidModelFileError: there is no architecture, or it is broken; UsageError: a choice of
             ``masked_steps`` that this Keras does not have, or layers that bound no part.
     """
-    architecture = container.architecture(read_given_config(config))
+    architecture = find_architecture(container, path, read_given_config(config))
     command = _command(path, config)
     parsing = Parsing(generation_of(architecture.version), command=command)
     choice = parse_masked_steps(masked_steps, parsing.generation)
@@ -113,6 +120,23 @@ def parse(
         *_misnamed_note(path, container),
     )
     return Reading(container, parsing, root, notes, choice, whole, (), every, uncut, command)
+
+
+def find_architecture(
+    container: Container, path: ModelSource, given: Mapping[str, Any] | None
+) -> Architecture:
+    """Find the architecture; where ``path`` is a part of a model, the error names the whole.
+
+    Raises:
+        InvalidModelFileError, MissingArchitectureError: there is none, or it is broken.
+    """
+    try:
+        return container.architecture(given)
+    except MissingArchitectureError as error:
+        whole = whole_of(Path(path)) if is_path(path) else None
+        if whole is None:
+            raise
+        raise MissingArchitectureError(*whole) from error
 
 
 def _advise(every: LayerSpec, uncut: Parsing, parsing: Parsing, command: str) -> None:
@@ -184,7 +208,7 @@ def read_vocabularies(reading: Reading) -> Reading:
 
 
 def read_given_config(path: PathLike | None) -> Mapping[str, Any] | None:
-    """Read the architecture that the user gives in a JSON file of its own, if one is given.
+    """Read the architecture that the user gives, if one is given: as JSON, or in a model's file.
 
     Raises:
         InvalidModelFileError: too long, or not the JSON of a model, such as YAML.
@@ -192,10 +216,27 @@ def read_given_config(path: PathLike | None) -> Mapping[str, Any] | None:
     if path is None:
         return None
     with in_file(path), ExitStack() as opening:
+        if holds_model(path):
+            return _architecture_of_model(path)
         text = read_text(file_window(opening, Path(path)), "")
         if is_yaml(text):
             raise InvalidModelFileError("YAML, which k2t does not read", HOW_TO_TURN_YAML)
         return parse_object(text, place="", needed=["class_name", "config"])
+
+
+def holds_model(path: PathLike) -> bool:
+    """Tell whether a path that is given for an architecture is a model: no file of text."""
+    if is_folder(Path(path)):
+        return True
+    with ExitStack() as opening:  # of an HDF5 file, of a .keras archive
+        return file_window(opening, Path(path)).head(1) in (b"\x89", b"P")
+
+
+def _architecture_of_model(path: PathLike) -> Mapping[str, Any]:
+    """Return the JSON of a model, with the version and backend that its file names."""
+    with open_container(path) as container:
+        found = find_architecture(container, path, None)
+    return {**found.model, "keras_version": found.version, "backend": found.backend}
 
 
 def _misnamed_note(path: ModelSource, container: Container) -> list[str]:

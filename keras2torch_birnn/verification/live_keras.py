@@ -32,6 +32,7 @@ from keras2torch_birnn.readers.containers.live_model import (
 )
 from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
+from keras2torch_birnn.readers.steps import holds_model, read_given_config
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.allow_list import foreign_name
 
@@ -155,6 +156,7 @@ def files_for_keras(folder: Path, model: Path, config: Path | None) -> tuple[Pat
     reads the checkpoint in it. folder: for JSON, and for links with
     the suffix by which Keras recognises the format.
     """
+    config = _as_json(folder, config)
     with in_file(model), open_container(model) as container:
         if isinstance(container, TensorFlowContainer) and container.checkpoint is not None:
             if config is not None:
@@ -176,6 +178,15 @@ def _message(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if _ERROR.match(line)]
     return (errors or lines or ["no message"])[-1]
+
+
+def _as_json(folder: Path, config: Path | None) -> Path | None:
+    """Return a file with the JSON of the architecture, which may be given as a model."""
+    if config is None or not holds_model(config):
+        return config
+    path = folder / "architecture.json"
+    path.write_text(json.dumps(read_given_config(config)), encoding="utf-8")
+    return path
 
 
 def _suffix(model: Path, config: Path | None) -> str:

@@ -152,7 +152,7 @@ MISTAKES = {
         "a list of TensorFlow checkpoints; give its folder",
     ),
     "gzip": Attack(written(gzip.compress(b"x" * 99), "m.h5.gz"), 3, "compressed; unpack it"),
-    "tar": Attack(tarred, 3, "a tar archive; unpack it"),
+    "tar": Attack(tarred, 3, "a tar archive that holds model.h5; unpack it"),
     "zip of a model": Attack(
         keras_in_a_folder_of_a_zip, 3, "a zip archive that holds download/model.keras; unpack it"
     ),
@@ -164,7 +164,7 @@ MISTAKES = {
     "copied as text": Attack(text_copy, 3, "an HDF5 file damaged by a copy in text mode"),
     "half an h5": Attack(cut(STACK_H5, 0.5), 3, "truncated: "),
     "half a keras": Attack(cut(STACK_KERAS, 0.5), 3, "a truncated zip archive"),
-    "a folder": Attack(empty_folder, 3, "a folder; the input must be a Keras model"),
+    "a folder": Attack(empty_folder, 3, "an empty folder; the input must be a Keras model"),
     "a pipe": Attack(pipe, 3, "a pipe (FIFO); the input must be a file"),
     "/dev/zero": Attack(linked_device("/dev/zero"), 3, "a device; the input must be a file"),
     "/dev/stdin": Attack(linked_device("/dev/null"), 3, "a device; the input must be a file"),

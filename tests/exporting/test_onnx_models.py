@@ -331,7 +331,8 @@ def test_what_torchs_exporter_does_not_take_is_an_error_of_ours(
 
     monkeypatch.setattr(torch.export, "export", fails)
     with pytest.raises(
-        UnsupportedLayerError, match=r"does not take this model \(RuntimeError: no\)"
+        UnsupportedLayerError,
+        match=r"does not take this model \(RuntimeError: no\); export it as \.pt2",
     ):
         k2t.export(small, tmp_path / "m.onnx")
 

@@ -227,9 +227,12 @@ def test_weights_that_lie_where_hdf5_looks_for_them_are_read(start: int, tmp_pat
 
 
 def test_folders_are_named(tmp_path: Path) -> None:
-    refused(tmp_path, "^a folder; the input must be a Keras model")
+    refused(tmp_path, "^an empty folder; the input must be a Keras model")
     (tmp_path / "config.json").touch()
-    refused(tmp_path, r"^metadata\.json: cannot be opened")
+    refused(tmp_path, r"^a folder; the input must be a Keras model")
+    (tmp_path / "metadata.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    refused(tmp_path, r"^model\.weights\.h5: cannot be opened")
     (tmp_path / "saved_model.pb").touch()
     refused(tmp_path, r"^saved_model\.pb: a SavedModel without objects, of TensorFlow 1")
 

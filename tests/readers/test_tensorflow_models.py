@@ -743,7 +743,7 @@ def test_folders_are_explained(tmp_path: Path) -> None:
     with refuse(r"a folder of TensorFlow checkpoints \(ckpt\); give the name of one"):
         k2t.convert(tmp_path / "run")
     write_saved_model(tmp_path / "saved" / "1", root)
-    with refuse(r"a folder of SavedModel folders \(1\); give one of them"):
+    with refuse("a folder that holds 1/; give it"):
         k2t.convert(tmp_path / "saved")
     write_tfjs(tmp_path / "tfjs", STACK)
     with refuse(r"a folder with model\.json; give model\.json itself"):

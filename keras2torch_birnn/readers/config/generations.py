@@ -16,6 +16,8 @@ from keras2torch_birnn.readers.config.dialects import has_mask
 from keras2torch_birnn.spec import Generation, LayerSpec, TimeDistributedMask
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?((?![0-9])[!-~]*)")
+# A Keras 3 whose version is not known; real ones have three numbers.
+UNKNOWN_KERAS3 = "3.0"
 # tf.keras 2.2.4-tf is that of TensorFlow 1.13 to 2.0, 2.3.0-tf that of 2.1 and of 2.2
 _TIME_DISTRIBUTED: Mapping[int, TimeDistributedMask] = {
     2: "inner, input if fixed",
@@ -120,7 +122,7 @@ def version_by_shape(model: Mapping[str, Any]) -> str:
     """
     text = str(model)
     if "'batch_shape'" in text or "'DTypePolicy'" in text or "'zero_output_for_mask'" in text:
-        return "3.0"
+        return UNKNOWN_KERAS3
     if "'time_major'" in text or "'registered_name'" in text:
         return "2.15"
     return "1" if "'output_dim'" in text and "'inner_activation'" in text else ""
@@ -144,6 +146,11 @@ def describe_rules(generation: Generation, root: LayerSpec, writer: str = "") ->
     """
     name = {"tf.keras": "tf.keras", "keras3": "Keras"}.get(generation.name, "Keras")
     version = f"{name} {printable(generation.version)}"
+    if generation.version == UNKNOWN_KERAS3:
+        version = (
+            f'a Keras 3 that it does not name, and read by the rules of {UNKNOWN_KERAS3} ("keras_'
+            'version" in the architecture names another)'
+        )
     by = f"{printable(writer)}, which computes as {version}" if writer else version
     layers = list(root.walk())
     sigmoid, rule = generation.hard_sigmoid, generation.masked_output

@@ -21,6 +21,8 @@ _OTHER_FILES = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_LFS = b"version https://git-lfs.github.com/spec/"
+POINTER = ("a Git LFS pointer", "run git lfs pull")
 
 
 def is_folder(path: Path) -> bool:
@@ -44,7 +46,18 @@ def member_window(opening: ExitStack, path: Path) -> Window:
 def _watch(opening: ExitStack, file: BinaryIO) -> Window:
     opening.enter_context(file)
     opening.enter_context(_refuse_changes(file))
-    return Window(file, 0, os.fstat(file.fileno()).st_size)
+    return not_a_pointer(Window(file, 0, os.fstat(file.fileno()).st_size))
+
+
+def not_a_pointer(window: Window) -> Window:
+    """Return a window, unless Git LFS has left a pointer where the file should be.
+
+    Raises:
+        InvalidModelFileError: it has.
+    """
+    if window.head(len(_LFS)) == _LFS:
+        raise InvalidModelFileError(*POINTER)
+    return window
 
 
 def read_text(window: Window, place: str) -> str:

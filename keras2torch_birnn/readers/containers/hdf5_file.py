@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.containers.container import HDF5Container, Source
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
+from keras2torch_birnn.readers.containers.parts import is_shard, whole_of
 from keras2torch_birnn.readers.hdf5.store import find_signature
 
 
@@ -21,5 +23,11 @@ class HDF5File(HDF5Container):
 
     @classmethod
     def open(cls, source: Source, opening: ExitStack) -> HDF5File:
-        """Start the parser's process on the file."""
+        """Start the parser's process on the file.
+
+        Raises:
+            InvalidModelFileError: damaged, or one of several shards.
+        """
+        if is_shard(source.path) and (whole := whole_of(source.path)) is not None:
+            raise InvalidModelFileError(*whole)
         return cls(opening.enter_context(open_store(source.opened)))

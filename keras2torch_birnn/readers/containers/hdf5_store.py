@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.readers.containers.mistakes import describe
 from keras2torch_birnn.readers.containers.zip_archive import ends_as_archive
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5.store import HDF5Store
+from keras2torch_birnn.readers.hdf5.store import HDF5Store, find_signature
+
+_HEAD = 4096
 
 
 def open_store(window: Window) -> HDF5Store:
@@ -16,6 +19,9 @@ def open_store(window: Window) -> HDF5Store:
     """
     if ends_as_archive(window):
         raise two_in_one()
+    found = None if find_signature(window) is not None else describe(window.head(_HEAD))
+    if found is not None:
+        raise InvalidModelFileError(*found)
     return HDF5Store(window)
 
 

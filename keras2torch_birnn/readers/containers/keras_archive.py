@@ -127,9 +127,9 @@ def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
             "zip the files themselves, without the folder",
         )
     inner = next((name for name in found if name.endswith((".h5", ".hdf5", ".keras"))), None)
-    if len(missing) == 3 and inner is not None:
+    if len(missing) > 1 and inner is not None:
         raise InvalidModelFileError(f"a zip archive that holds {printable(inner)}", "unpack it")
-    if len(missing) == 3:
+    if len(missing) > 1:
         raise InvalidModelFileError("a zip archive, but not a Keras model", "refused")
     raise InvalidModelFileError("missing in the archive", "refused", place=missing[0])
 

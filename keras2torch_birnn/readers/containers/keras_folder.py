@@ -22,11 +22,19 @@ class KerasFolder(KerasContainer):
 
     @staticmethod
     def recognises(source: Source) -> bool:
-        """Tell whether the source is a folder with ``config.json``, and no SavedModel."""
+        """Tell whether the source is a folder of such members, and no SavedModel.
+
+        Models of the Hugging Face Hub have a ``config.json``, too.
+        """
         if source.window is not None:
             return False
         folder = source.path
-        return (folder / CONFIG).exists() and not (folder / "saved_model.pb").exists()
+        others = (METADATA, WEIGHTS, SHARD_INDEX)
+        return (
+            (folder / CONFIG).exists()
+            and any((folder / name).exists() for name in others)
+            and not (folder / "saved_model.pb").exists()
+        )
 
     @classmethod
     def open(cls, source: Source, opening: ExitStack) -> KerasFolder:

@@ -10,19 +10,30 @@ from pathlib import Path
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
 from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
+from keras2torch_birnn.readers.containers.compressed import head_inside
 from keras2torch_birnn.readers.containers.container import Source
+from keras2torch_birnn.readers.containers.files import POINTER
+from keras2torch_birnn.readers.containers.parts import find_models, whole_of
 from keras2torch_birnn.readers.tensorflow.table import is_table
 
 _WANTED = "the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or TF.js)"
-_FOLDERS = 1000  # that are looked into
-
 _KERAS_FILE = "give the Keras model itself (.h5, .keras or a SavedModel folder)"
 _GRAPH = ("a TensorFlow graph: operations, without Keras' layers", _KERAS_FILE)
 _CHECKPOINT = (
     "a part of a TensorFlow checkpoint",
     "give its name without .index or .data-..., and --config ARCH.json",
 )
+_PICKLE = ("a pickle, which can run code; it is never opened", "save the model with model.save")
+_R_FILE = (
+    "a file of R",
+    'in R, save the Keras model in it: save_model_hdf5(unserialize_model(readRDS("FILE")), '
+    '"model.h5")',
+)
 _SAVED_MODEL = ("a part of a SavedModel", "give its folder")
+ORBAX = (
+    "an Orbax checkpoint",
+    "load it in Keras, into its model, and save that with model.save as .keras",
+)
 # Files that are known by their names alone, as their content is like that of many others.
 _NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     (re.compile(pattern), what, advice)
@@ -30,6 +41,8 @@ _NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
         (r".*\.data-\d{5}-of-\d{5}", *_CHECKPOINT),
         (r"(saved_model\.pbtxt|keras_metadata\.pb|fingerprint\.pb)", *_SAVED_MODEL),
         (r".*\.meta", *_GRAPH),
+        (r"(?i).*\.(rds|rda(ta)?)", *_R_FILE),
+        (r"(manifest\.ocdbt|_METADATA|_CHECKPOINT_METADATA)", *ORBAX),
     )
 )
 
@@ -40,7 +53,7 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
     (re.compile(pattern, re.DOTALL), what, advice)
     for pattern, what, advice in (
         (rb"\Z", "an empty file", "was the download or the copy complete?"),
-        (rb"version https://git-lfs\.github\.com/spec/", "a Git LFS pointer", "run git lfs pull"),
+        (rb"version https://git-lfs\.github\.com/spec/", *POINTER),
         (
             rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head|<\?xml)",
             "an HTML or XML page (a login or error page?)",
@@ -56,16 +69,18 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
             "a PyTorch file (old format)",
             _WANTED,
         ),
+        (rb"\x80[\x02-\x05][\x95}\]c(q\x8a\x8c]", *_PICKLE),
         (
-            rb"\x80[\x02-\x05][\x95}\]c(q\x8a\x8c]",
-            "a pickle, which can run code; it is never opened",
-            "save the model with model.save",
-        ),
+            rb"(\([dl]p\d|c[\w.]+\n\w+\n(p\d+\n|\())|[}\]]q.",
+            *_PICKLE,
+        ),  # of protocol 0, of 1
+        (rb"X\n\0\0\0[\x02\x03]|[AB]\n[\x02\x03\d]|RD[AXB]\d\n", *_R_FILE),
         (
             rb".{4}TFL3",
             "a TensorFlow Lite model: operations, without Keras' layers",
             _KERAS_FILE,
         ),
+        (rb"\x89HDF\r\n\x1a\n|PK\x03\x04", "an HDF5 file or a .keras archive", "unpack it"),
         (rb"GGUF", "a GGUF model", _WANTED),
         (rb"\x93NUMPY", "a NumPy .npy file", _WANTED),
         (rb"[^\0].{2,5}\0{2,5}\{\s*\"", "a safetensors file", _WANTED),
@@ -91,6 +106,11 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
             "an architecture goes with --config, next to the weights file",
         ),
         (
+            rb"\s*(#[^\n]*\n\s*)*(node|versions|library|saved_model_schema_version|meta_graphs)\s*[:{]",
+            "a TensorFlow graph in text form",
+            _KERAS_FILE,
+        ),
+        (
             _YAML,
             "YAML text without weights",
             f"an architecture goes with --config, next to the weights file; {HOW_TO_TURN_YAML}",
@@ -111,16 +131,29 @@ def is_yaml(text: str) -> bool:
     return re.match(_YAML, text.encode()) is not None
 
 
+def describe(head: bytes) -> tuple[str, str] | None:
+    """Return what the first bytes of a file are, and advice; None if they are not known."""
+    for match, what, advice in _MISTAKES:
+        if match.match(head):
+            return what, advice
+    return None
+
+
 def explain_mistake(source: Source) -> InvalidModelFileError:
     """Make the error for a file or folder that is no model, naming what it is instead."""
     if source.window is None:
         return _explain_folder(source.path)
+    if (whole := whole_of(source.path)) is not None:
+        return InvalidModelFileError(*whole)
+    inside = head_inside(source.head)
+    if (found := describe(inside) if inside else None) is not None:
+        what, advice = found
+        return InvalidModelFileError(f"compressed: inside is {what}", advice)
     for pattern, what, advice in _NAMES:
         if pattern.fullmatch(source.path.name):
             return InvalidModelFileError(what, advice)
-    for match, what, advice in _MISTAKES:
-        if match.match(source.head):
-            return InvalidModelFileError(what, advice)
+    if (known := describe(source.head)) is not None:
+        return InvalidModelFileError(*known)
     if is_table(source.window):
         return InvalidModelFileError(
             "a checkpoint in the old format of TensorFlow 1, or a renamed .index file",
@@ -129,31 +162,55 @@ def explain_mistake(source: Source) -> InvalidModelFileError:
     return InvalidModelFileError("not an HDF5 or Keras file", _WANTED)
 
 
+# What a folder holds -> what it is, what to do. The first that is there counts.
+_FOLDERS: tuple[tuple[str, str, str], ...] = (
+    (
+        "saved_model.pbtxt",
+        "a SavedModel folder in text form (saved_model.pbtxt)",
+        "load it in TensorFlow and save it as .keras or .h5",
+    ),
+    ("_CHECKPOINT_METADATA", *ORBAX),
+    ("_METADATA", *ORBAX),
+    ("manifest.ocdbt", *ORBAX),
+    (
+        "latest.weights.h5",
+        "a folder of keras.callbacks.BackupAndRestore",
+        "give latest.weights.h5 in it, and --config ARCH.json",
+    ),
+    (
+        "chief",
+        "a folder of keras.callbacks.BackupAndRestore",
+        "give the folder chief in it, and --config ARCH.json",
+    ),
+    ("model.json", "a folder with model.json", "give model.json itself"),
+)
+
+
 def _explain_folder(folder: Path) -> InvalidModelFileError:
     """Make the error for a folder that is no model; only names are looked at."""
     try:
         names = sorted(islice((one.name for one in folder.iterdir()), MAX_GROUP_MEMBERS))
     except OSError as error:
         return InvalidModelFileError(f"a folder that cannot be read ({error.strerror})", _WANTED)
-    if "saved_model.pbtxt" in names:
-        return InvalidModelFileError(
-            "a SavedModel folder in text form (saved_model.pbtxt)",
-            "load it in TensorFlow and save it as .keras or .h5",
-        )
+    if (whole := whole_of(folder)) is not None:
+        return InvalidModelFileError(*whole)
+    for name, what, advice in _FOLDERS:
+        if name in names:
+            return InvalidModelFileError(what, advice)
     indexes = [name.removesuffix(".index") for name in names if name.endswith(".index")]
     if indexes:
         return InvalidModelFileError(
             f"a folder of TensorFlow checkpoints ({_first(indexes)})",
             "give the name of one, without .index, and --config ARCH.json",
         )
-    if "model.json" in names:
-        return InvalidModelFileError("a folder with model.json", "give model.json itself")
-    inner = [name for name in names[:_FOLDERS] if (folder / name / "saved_model.pb").exists()]
-    if inner:
-        return InvalidModelFileError(
-            f"a folder of SavedModel folders ({_first(inner)})", "give one of them"
-        )
-    return InvalidModelFileError("a folder", _WANTED)
+    orbax = [name for name in names if (folder / name / "_CHECKPOINT_METADATA").exists()]
+    if orbax:
+        return InvalidModelFileError(*ORBAX)
+    found = find_models(folder)
+    if found:
+        which = "give it" if len(found) == 1 else "give one of them"
+        return InvalidModelFileError(f"a folder that holds {_first(found)}", which)
+    return InvalidModelFileError("a folder" if names else "an empty folder", _WANTED)
 
 
 def _first(names: Sequence[str]) -> str:

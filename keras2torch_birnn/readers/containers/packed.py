@@ -18,7 +18,7 @@ from typing import IO, BinaryIO, cast
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.readers.containers.container import Container, Source
-from keras2torch_birnn.readers.containers.files import in_member, read_text
+from keras2torch_birnn.readers.containers.files import in_member, not_a_pointer, read_text
 from keras2torch_birnn.readers.containers.members import check_name
 from keras2torch_birnn.readers.containers.saved_model import SavedModel
 from keras2torch_birnn.readers.containers.tf_checkpoint import INDEX, TensorFlowCheckpoint
@@ -56,7 +56,8 @@ class PackedFiles:
         """Open a file."""
         if name not in self.windows:
             raise InvalidModelFileError("missing in the archive", "refused", place=name)
-        return self.windows[name]
+        with in_member(name):
+            return not_a_pointer(self.windows[name])
 
 
 class PackedModel:
@@ -82,7 +83,9 @@ class PackedModel:
         windows = dict(_tar_members(window))
         root = _find_model(windows)
         if root is None:
-            raise InvalidModelFileError("a tar archive", "unpack it")
+            inside = next((n for n in windows if n.endswith((".h5", ".hdf5", ".keras"))), "")
+            holds = f" that holds {printable(inside)}" if inside else ""
+            raise InvalidModelFileError(f"a tar archive{holds}", "unpack it")
         return _open_model(windows, root)
 
 

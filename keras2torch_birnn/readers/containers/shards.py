@@ -110,25 +110,31 @@ class ShardedStore:
 
     def kind(self, path: str) -> Kind | None:
         """Return the type of object at ``path`` in the first file that has it."""
-        return next(filter(None, (store.kind(path) for store in self._stores.values())), None)
+        return next(filter(None, (self._kind_in(name, path) for name in self._stores)), None)
 
     def members(self, group: str) -> dict[str, Kind]:
         """Return the members of ``group`` in all files together."""
         found: dict[str, Kind] = {}
-        for store in self._stores.values():
-            if store.kind(group) == "group":
+        for name, store in self._stores.items():
+            if self._kind_in(name, group) == "group":
                 found |= store.members(group)
         return found
 
+    def _kind_in(self, name: str, path: str) -> Kind | None:
+        with in_member(name):
+            return self._stores[name].kind(path)
+
     def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
         """Return the attributes of the first file; shards have none of their own."""
-        return self._first.attributes(group, names)
+        with in_member(self.names[0]):
+            return self._first.attributes(group, names)
 
     def attributes_of(
         self, groups: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Attribute]]:
         """Return the attributes of many groups of the first file."""
-        return self._first.attributes_of(groups, names)
+        with in_member(self.names[0]):
+            return self._first.attributes_of(groups, names)
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
         """Return every array from the one file that has it."""
@@ -139,13 +145,17 @@ class ShardedStore:
         found = {
             (owner, path): array
             for owner, own in wanted.items()
-            for path, array in zip(own, self._stores[owner].arrays(own), strict=True)
+            for path, array in zip(own, self._arrays_of(owner, own), strict=True)
         }
         return [found[owner, path] for path, owner in zip(paths, owners, strict=True)]
 
+    def _arrays_of(self, name: str, paths: Sequence[str]) -> list[StoredArray]:
+        with in_member(name):
+            return self._stores[name].arrays(paths)
+
     def _owner(self, path: str) -> str:
         names = dict.fromkeys(self._files.get(path.rpartition("/")[0].strip("/"), ()))
-        have = [name for name in names if self._stores[name].kind(path) == "dataset"]
+        have = [name for name in names if self._kind_in(name, path) == "dataset"]
         if len(have) == 1:
             return have[0]
         what = "not in the shards" if not have else f"in {len(have)} shards at once"

@@ -23,6 +23,8 @@ FLETCHER32, SHUFFLE, GZIP = 3, 2, 1
 # Codecs used after the rights are given up, when they cannot be imported any more
 CODECS = ("ascii", "utf-8")
 
+NOT_THERE = "not in the file"
+
 
 class RefusedError(Exception):
     """The requested object does not exist, or is of a type that is not read."""
@@ -209,7 +211,7 @@ class Index:
     def _require_object(self, path: str) -> Any:
         found = self._object(path)
         if found is None:
-            raise RefusedError("not in the file")
+            raise RefusedError(NOT_THERE)
         return found
 
     def kind(self, path: str) -> str | None:

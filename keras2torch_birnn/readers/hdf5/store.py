@@ -24,8 +24,10 @@ from keras2torch_birnn.readers.hdf5.index_check import (
     check_kind,
     check_members,
 )
+from keras2torch_birnn.readers.hdf5.parser_child import NOT_THERE
 from keras2torch_birnn.readers.hdf5.parser_process import ParserProcess
 
+_INCOMPLETE = "the file is incomplete, one of several, or belongs to another model"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _T = TypeVar("_T")
@@ -129,5 +131,11 @@ class HDF5Store:
 
 
 def _raise_all(problems: Sequence[K2TError]) -> None:
+    missing = [problem for problem in problems if problem.found == NOT_THERE]
+    if len(missing) > 1:  # one line for a file that is one of several, or another model's
+        first, count = missing[0], len(missing) - 1
+        several = f"{NOT_THERE}, nor {'is another' if count == 1 else f'are {count} others'}"
+        one = type(first)(several, _INCOMPLETE, place=first.place)
+        problems = [one, *(problem for problem in problems if problem.found != NOT_THERE)]
     if problems:
         raise gather(problems[:20])
