@@ -1,7 +1,7 @@
 """Files and folders that are given in place of a model: each is named, and what to give instead.
 
-Layouts and first bytes are those that the programs wrote: Git LFS, R 4.3, joblib 1.4, Keras 3.15
-and 2.15, TensorFlow 2.15, orbax-checkpoint 0.11.
+Layouts and first bytes are those that the programs wrote: Git LFS, R, joblib, Keras 3.15
+and 2.15, TensorFlow 2.15, Orbax.
 """
 
 from __future__ import annotations
