@@ -104,6 +104,7 @@ def generation_of(version: str) -> Generation:
             smallest_norm=1e-12 if minor >= 6 else 1e-6,
             bilinear="centers",
             images_keep_integers=minor >= 6,
+            random_crop_resizes={6: None, 7: None}.get(minor, minor < 6),
         )
     raise InvalidModelFileError(
         f"keras_version {printable(version)!r} is newer than this k2t knows",
