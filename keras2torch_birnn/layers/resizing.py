@@ -196,7 +196,7 @@ def random_crop(layer: LayerSpec) -> nn.Module:
     config, resizes = layer.config, layer.semantics["resizes"]
     if resizes is None:
         raise UnsupportedOptionError(
-            "RandomCrop of Keras 3.6 and 3.7 is not supported: it resizes in a way of its own",
+            "RandomCrop of this Keras is not supported: it resizes in a way of its own",
             "save the model with another Keras",
             place=layer.place,
         )

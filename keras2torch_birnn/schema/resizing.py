@@ -127,6 +127,6 @@ LAYERS: Mapping[str, Schema] = {
         {**_SIZE, **_FORMAT},
         semantics={"resizes": choice(True, True, False, None), "keeps_integers": flag(False)},
         output=_cropped_in_training,
-        refused=("Keras 3.6 and 3.7",),
+        refused=("tf.keras up to 2.9; Keras 3.6 and 3.7",),
     ),
 }

@@ -72,8 +72,8 @@ MUTATIONS: list[Mutation] = [
         put(
             interpolation,
             "_areas",
-            lambda like, size, factor: torch.eye(size, dtype=like.dtype).repeat_interleave(
-                factor, dim=0
+            lambda like, size, target, step: torch.eye(size, dtype=like.dtype).repeat_interleave(
+                target // size, dim=0
             ),
         ),
         f"{TF}/around_resized_far.h5",

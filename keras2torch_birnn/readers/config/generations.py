@@ -83,6 +83,7 @@ def generation_of(version: str) -> Generation:
             carried_state_wins=minor >= 3,
             conv_lstm="previous_output",
             images_keep_integers=minor >= 12,
+            random_crop_resizes=True if minor >= 10 else None,
         )
     if major == 3:
         return Generation(
