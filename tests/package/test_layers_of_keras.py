@@ -43,8 +43,6 @@ NOT_CONVERTED: Mapping[str, str] = {
     "SReLU": "of Keras 1 alone",
     "SpectralNormalization": "a wrapper that rewrites the kernel of its layer",
     "ReversibleEmbedding": "called in two ways",
-    "STFTSpectrogram": "not yet",
-    "MelSpectrogram": "not yet",
 }
 
 
