@@ -146,8 +146,7 @@ class MelSpectrogram(nn.Module):
         )
         left, middle, right = edges[:-2], edges[1:-1], edges[2:]
         rising, falling = (at - left) / (middle - left), (right - at) / (right - middle)
-        shares = torch.minimum(rising, falling).clamp(min=0)
-        return functional.pad(shares[1:], [0, 0, 1, 0]).to(x.dtype)  # nothing of frequency 0
+        return torch.minimum(rising, falling).clamp(min=0).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Show the sizes."""

@@ -18,8 +18,8 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/mel_decibels.keras",
     ),
     mutation(
-        "the mean frequency counts as well",
-        edit(f"{_MEL}._triangles", "shares[1:], [0, 0, 1, 0]", "shares[:-1], [0, 0, 0, 1]"),
+        "bins of equal widths in hertz",
+        edit("layers.spectrograms:_mel", "(1 + hertz / 700).log()", "hertz / 700"),
         f"{K3}/mel.keras",
         f"{K3}/mel_powers.keras",
     ),
