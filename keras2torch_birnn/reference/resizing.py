@@ -63,7 +63,8 @@ def _between(x: Array, axis: int, at: Array) -> Array:
     low = np.floor(at).astype(int)
     share = (at - low).astype(x.dtype).reshape(-1, *[1] * (x.ndim - axis - 1))
     below, above = x.take(low, axis=axis), x.take(np.minimum(low + 1, last), axis=axis)
-    return below + (above - below) * share
+    between: Array = below + (above - below) * share
+    return between
 
 
 def resizing(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
