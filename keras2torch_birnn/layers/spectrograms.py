@@ -122,7 +122,8 @@ class MelSpectrogram(nn.Module):
             least, reference, span = self.decibels
             y = 10 * y.clamp(min=least).log10() - 10 * math.log10(max(abs(reference), least))
             y = torch.maximum(y, y.amax() - span)
-        return y.transpose(1, 2)
+        shown: Tensor = y.transpose(1, 2)
+        return shown
 
     def _window(self, x: Tensor) -> Tensor:
         name, size = self.window
@@ -138,12 +139,11 @@ class MelSpectrogram(nn.Module):
     def _triangles(self, x: Tensor) -> Tensor:
         """Compute the share (frequencies, bins) of every frequency in the triangle of a bin."""
         rate, low, high = self.frequencies
-        more = {"dtype": torch.float64, "device": x.device}
-        at = _mel(torch.linspace(0, rate / 2, self.length // 2 + 1, **more)[:, None])
-        ends = _mel(torch.tensor([low, high], **more))
-        edges = ends[0] + (ends[1] - ends[0]) / (self.bins + 1) * torch.arange(
-            self.bins + 2, **more
-        )
+        steps = torch.arange(self.length // 2 + 1, dtype=torch.float64, device=x.device)
+        at = _mel(steps[:, None] * (rate / 2 / (self.length // 2)))
+        ends = _mel(torch.tensor([low, high], dtype=torch.float64, device=x.device))
+        width = (ends[1] - ends[0]) / (self.bins + 1)
+        edges = ends[0] + width * torch.arange(self.bins + 2, device=x.device)
         left, middle, right = edges[:-2], edges[1:-1], edges[2:]
         rising, falling = (at - left) / (middle - left), (right - at) / (right - middle)
         return torch.minimum(rising, falling).clamp(min=0).to(x.dtype)
