@@ -24,6 +24,7 @@ from keras2torch_birnn.layers import (
     recurrent,
     reshaping,
     resizing,
+    spectrograms,
     time_distributed,
 )
 from keras2torch_birnn.layers.registry import Converter, register
@@ -42,6 +43,7 @@ CONVERTERS: Mapping[str, Converter] = joined(
     normalization.CONVERTERS,
     reshaping.CONVERTERS,
     resizing.CONVERTERS,
+    spectrograms.CONVERTERS,
     pooling.CONVERTERS,
     convolution.CONVERTERS,
     local.CONVERTERS,

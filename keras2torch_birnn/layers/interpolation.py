@@ -1,4 +1,4 @@
-"""Interpolation between steps, one axis after the other: y = W x, with W (T factor, T).
+"""Interpolation between steps, one axis after the other: y = W x, with W (target, T).
 
 Kernels and where they lie: TensorFlow 2.15 ``core/kernels/image/sampling_kernels.h``,
 ``resize_bicubic_op.cc``, ``resize_area_op.cc``, ``scale_and_translate_op.cc``; TensorFlow 1.15
@@ -54,35 +54,47 @@ KERNELS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def weights(like: Tensor, size: int, factor: int, mode: str, *, corners: bool) -> Tensor:
-    """Compute the matrix (size factor, size); every row sums to 1 over the steps inside.
+def weights(
+    like: Tensor, size: int, target: int, step: float, mode: str, *, corners: bool
+) -> Tensor:
+    """Compute the matrix (target, size); every row sums to 1 over the steps inside.
 
-    ``corners``: output i is at i / factor, else the centers of pixels are aligned. TensorFlow
-    computes the positions in float32, with a rounded factor.
+    ``step``: size / target. ``corners``: output i is at i step, else the centers of pixels are
+    aligned. TensorFlow computes the positions in float32, with a rounded step.
     """
     if mode == "area":
-        return _areas(like, size, factor)
+        return _areas(like, size, target, step)
     middle = 0.0 if corners else 0.5
-    step = torch.tensor(1 / factor, dtype=torch.float32, device=like.device)
-    at = (torch.arange(size * factor, device=like.device) + middle) * step
+    rounded = torch.tensor(step, dtype=torch.float32, device=like.device)
+    at = (torch.arange(target, device=like.device) + middle) * rounded
     steps = torch.arange(size, device=like.device, dtype=torch.float64) + middle
     rows = KERNELS[mode]((steps - at[:, None].double()).abs())
     return (rows / rows.sum(dim=1, keepdim=True)).to(like.dtype)
 
 
-def _areas(like: Tensor, size: int, factor: int) -> Tensor:
+def _areas(like: Tensor, size: int, target: int, step: float) -> Tensor:
     """Compute the share of every step under one of the output, in float32 (no row sums to 1)."""
-    step = torch.tensor(1 / factor, dtype=torch.float32, device=like.device)
-    places = torch.arange(size * factor + 1, device=like.device) * step
+    rounded = torch.tensor(step, dtype=torch.float32, device=like.device)
+    places = torch.arange(target + 1, device=like.device) * rounded
     start, end = places[:-1, None], places[1:, None]
     own = torch.arange(size + 1, device=like.device, dtype=torch.float32)  # one too many
     share = torch.minimum(own + 1, end) - torch.maximum(own, start)
-    share = torch.where((own < start) & (own + 1 > end), step, share).clamp(min=0).double()
+    share = torch.where((own < start) & (own + 1 > end), rounded, share).clamp(min=0).double()
     rows = torch.cat([share[:, : size - 1], share[:, size - 1 :].sum(1, keepdim=True)], dim=1)
-    return (rows / step.double()).to(like.dtype)
+    return (rows / rounded.double()).to(like.dtype)
 
 
-def resize(x: Tensor, axis: int, factor: int, mode: str, *, corners: bool) -> Tensor:
-    """Make one axis ``factor`` times as long."""
-    matrix = weights(x, x.shape[axis], factor, mode, corners=corners)
+def resize(
+    x: Tensor, axis: int, target: int, step: float, mode: str, *, corners: bool = False
+) -> Tensor:
+    """Make one axis ``target`` long; ``step``: its size over that."""
+    matrix = weights(x, x.shape[axis], target, step, mode, corners=corners)
     return (x.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+
+
+def resize_to_nearest(x: Tensor, axis: int, target: int) -> Tensor:
+    """Make one axis ``target`` long, of the steps under the middles of the output's."""
+    size = x.shape[axis]
+    step = torch.tensor(size / target, dtype=torch.float32, device=x.device)
+    at = (torch.arange(target, device=x.device) + 0.5) * step
+    return x.index_select(axis, at.long().clamp(max=size - 1))

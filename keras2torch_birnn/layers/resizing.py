@@ -1,8 +1,8 @@
-"""Layers that pad, crop or repeat steps. Masks end here, as they do in Keras."""
+"""Layers that pad, crop, repeat or resize steps. Masks end here, as they do in Keras."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.layers.convolution import pad
-from keras2torch_birnn.layers.interpolation import resize
+from keras2torch_birnn.layers.interpolation import resize, resize_to_nearest
 from keras2torch_birnn.layers.registry import NONE, Converter
 from keras2torch_birnn.spec import LayerSpec
 
@@ -44,6 +44,12 @@ def cropping(layer: LayerSpec) -> nn.Module:
     return Margins(around, channels_last=config["data_format"] == "channels_last")
 
 
+def _resize_bilinearly(x: Tensor, sizes: Sequence[int], *, channels_last: bool) -> Tensor:
+    x = x.movedim(-1, 1) if channels_last else x
+    y = functional.interpolate(x, sizes, mode="bilinear", align_corners=False)
+    return y.movedim(1, -1) if channels_last else y
+
+
 class UpSampling(nn.Module):
     """Repetition of steps, or interpolation between them; ``corners``: see ``interpolation``."""
 
@@ -63,12 +69,11 @@ class UpSampling(nn.Module):
             return x
         if self.mode != "bilinear" or self.corners:
             for axis, factor in enumerate(self.factors, first):
-                x = resize(x, axis, factor, self.mode, corners=self.corners)
+                target = x.shape[axis] * factor
+                x = resize(x, axis, target, 1 / factor, self.mode, corners=self.corners)
             return x
-        x = x.movedim(-1, 1) if self.channels_last else x
-        sizes = [size * f for size, f in zip(x.shape[2:], self.factors, strict=True)]
-        y = functional.interpolate(x, sizes, mode="bilinear", align_corners=False)
-        return y.movedim(1, -1) if self.channels_last else y
+        sizes = [x.shape[axis] * f for axis, f in enumerate(self.factors, first)]
+        return _resize_bilinearly(x, sizes, channels_last=self.channels_last)
 
     def extra_repr(self) -> str:
         """Show factors and interpolation."""
@@ -84,21 +89,123 @@ _UNKNOWN: Mapping[tuple[str, Any], str] = {
 }
 
 
+def _refuse_unknown(layer: LayerSpec, mode: str) -> None:
+    reason = _UNKNOWN.get((mode, layer.semantics.get(mode)))
+    if reason is not None:
+        raise UnsupportedOptionError(
+            f"{layer.class_name} option interpolation={mode!r} of this Keras is not supported: "
+            f"{reason}",
+            "save it with interpolation='nearest' or, with TensorFlow 2.1 and later, 'bilinear'",
+            place=layer.place,
+        )
+
+
 def up_sampling(layer: LayerSpec) -> nn.Module:
     """Build an UpSampling."""
     config = layer.config
     mode = config.get("interpolation", "nearest")
-    reason = _UNKNOWN.get((mode, layer.semantics.get(mode)))
-    if reason is not None:
-        raise UnsupportedOptionError(
-            f"UpSampling2D option interpolation={mode!r} of this Keras is not supported: {reason}",
-            "save it with interpolation='nearest' or, with TensorFlow 2.1 and later, 'bilinear'",
-            place=layer.place,
-        )
+    _refuse_unknown(layer, mode)
     return UpSampling(
         config["size"],
         mode=mode,
         corners=mode == "bilinear" and layer.semantics["bilinear"] == "corners",
+        channels_last=config["data_format"] == "channels_last",
+    )
+
+
+class Resizing(nn.Module):
+    """Interpolation between pixels to a given size, without smoothing before.
+
+    ``crops``: to the middle part that has the aspect ratio of that size.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], *, mode: str, crops: bool, channels_last: bool
+    ) -> None:
+        super().__init__()
+        self.size, self.mode, self.crops = size, mode, crops
+        self.channels_last = channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Resize (B, H, W, C) -> (B, height, width, C), or with C before H."""
+        first = 1 if self.channels_last else 2
+        if self.crops:
+            height, width = x.shape[first : first + 2]
+            tall, wide = self.size
+            part = (
+                min(height, max(width * tall // wide, 1)),
+                min(width, max(height * wide // tall, 1)),
+            )
+            x = cut_middle(x, part, first)
+        if self.mode == "bilinear":
+            return _resize_bilinearly(x, self.size, channels_last=self.channels_last)
+        for axis, target in enumerate(self.size, first):
+            if self.mode == "nearest":
+                x = resize_to_nearest(x, axis, target)
+            else:
+                x = resize(x, axis, target, x.shape[axis] / target, self.mode)
+        return x
+
+    def extra_repr(self) -> str:
+        """Show size and interpolation."""
+        return f"size={self.size}, mode={self.mode}, crops={self.crops}"
+
+
+def cut_middle(x: Tensor, size: Sequence[int], first: int) -> Tensor:
+    """Keep so many steps of the axes from ``first`` on: those in the middle, or one before it."""
+    for axis, steps in enumerate(size, first):
+        x = x.narrow(axis, (x.shape[axis] - steps) // 2, steps)
+    return x
+
+
+class CenterCrop(Resizing):
+    """The middle of an image; an image that is smaller is resized, and cropped to the ratio."""
+
+    def __init__(self, size: tuple[int, int], *, channels_last: bool) -> None:
+        super().__init__(size, mode="bilinear", crops=True, channels_last=channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Crop (B, H, W, C) -> (B, height, width, C), or with C before H."""
+        first = 1 if self.channels_last else 2
+        if all(have >= want for have, want in zip(x.shape[first:], self.size, strict=False)):
+            return cut_middle(x, self.size, first)
+        return super().forward(x)
+
+
+def resizing(layer: LayerSpec) -> nn.Module:
+    """Build a Resizing."""
+    config = layer.config
+    _refuse_unknown(layer, config["interpolation"])
+    return Resizing(
+        (config["height"], config["width"]),
+        mode=config["interpolation"],
+        crops=config["crop_to_aspect_ratio"],
+        channels_last=config["data_format"] == "channels_last",
+    )
+
+
+def center_crop(layer: LayerSpec) -> nn.Module:
+    """Build a CenterCrop."""
+    config = layer.config
+    size = (config["height"], config["width"])
+    return CenterCrop(size, channels_last=config["data_format"] == "channels_last")
+
+
+def random_crop(layer: LayerSpec) -> nn.Module:
+    """Build a RandomCrop: at inference Keras resizes, and since 3.8 it leaves images alone."""
+    config, resizes = layer.config, layer.semantics["resizes"]
+    if resizes is None:
+        raise UnsupportedOptionError(
+            "RandomCrop of this Keras is not supported: it resizes in a way of its own",
+            "save the model with another Keras",
+            place=layer.place,
+        )
+    if not resizes:
+        return nn.Identity()
+    return Resizing(
+        (config["height"], config["width"]),
+        mode="bilinear",
+        crops=True,
         channels_last=config["data_format"] == "channels_last",
     )
 
@@ -113,4 +220,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "UpSampling1D": Converter(up_sampling, NONE),
     "UpSampling2D": Converter(up_sampling, NONE),
     "UpSampling3D": Converter(up_sampling, NONE),
+    "Resizing": Converter(resizing, NONE),
+    "CenterCrop": Converter(center_crop, NONE),
+    "RandomCrop": Converter(random_crop, NONE),
 }

@@ -34,6 +34,7 @@ from keras2torch_birnn.reference import (
     recurrent,
     reshaping,
     resizing,
+    spectrograms,
     time_distributed,
 )
 from keras2torch_birnn.reference.context import Context, Equation, OwnEquations, Scan
@@ -54,6 +55,7 @@ EQUATIONS: Mapping[str, Equation] = joined(
     normalization.EQUATIONS,
     reshaping.EQUATIONS,
     resizing.EQUATIONS,
+    spectrograms.EQUATIONS,
     pooling.EQUATIONS,
     convolution.EQUATIONS,
     local.EQUATIONS,

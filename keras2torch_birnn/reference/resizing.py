@@ -1,4 +1,4 @@
-"""Layers that pad, crop or repeat steps.
+"""Layers that pad, crop, repeat or resize steps.
 
 One axis (B, T, C) or two (B, H, W, C); ``channels_first`` moves the channels before and after.
 """
@@ -45,31 +45,75 @@ def up_sampling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -
         if mode == "nearest":
             x = x.repeat(size, axis=axis)
             continue
-        if mode != "bilinear":
-            x = _interpolated(x, axis, size, mode)
-            continue
         steps = x.shape[axis]
+        if mode != "bilinear":
+            x = _interpolated(x, axis, steps * size, mode)
+            continue
         at = (np.arange(steps * size) + 0.5) / size - 0.5
         if layer.semantics["bilinear"] == "corners":  # in float32, with 1 / size rounded
             at = (np.arange(steps * size, dtype=np.float32) * np.float32(1 / size)).astype(float)
-        at = np.clip(at, 0, steps - 1)
-        low = np.floor(at).astype(int)
-        share = (at - low).astype(x.dtype).reshape(-1, *[1] * (x.ndim - axis - 1))
-        below, above = x.take(low, axis=axis), x.take(np.minimum(low + 1, steps - 1), axis=axis)
-        x = below + (above - below) * share
+        x = _between(x, axis, at)
     return as_given(layer, x), None
 
 
-def _interpolated(x: Array, axis: int, size: int, mode: str) -> Array:
+def _between(x: Array, axis: int, at: Array) -> Array:
+    """Interpolate linearly at places among the steps, clipped to them."""
+    last = x.shape[axis] - 1
+    at = np.clip(at, 0, last)
+    low = np.floor(at).astype(int)
+    share = (at - low).astype(x.dtype).reshape(-1, *[1] * (x.ndim - axis - 1))
+    below, above = x.take(low, axis=axis), x.take(np.minimum(low + 1, last), axis=axis)
+    between: Array = below + (above - below) * share
+    return between
+
+
+def resizing(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """Compute ``Resizing.call``, ``CenterCrop.call`` and, at inference, ``RandomCrop.call``.
+
+    ``tf.image.resize`` (2.15) of the image, or of its middle part of the wanted aspect ratio
+    (``smart_resize``). A RandomCrop of Keras 3.8 and later returns the image.
+    """
+    if layer.class_name == "RandomCrop" and not layer.semantics["resizes"]:
+        return x, None
+    x = channels_last(layer, context.number(x))
+    wanted: tuple[int, int] = (layer.config["height"], layer.config["width"])
+    size = tuple(x.shape[1:3])
+    if layer.class_name == "CenterCrop" and size[0] >= wanted[0] and size[1] >= wanted[1]:
+        return as_given(layer, _middle(x, wanted)), None
+    if layer.config.get("crop_to_aspect_ratio", True):
+        by_width = math.floor(size[1] * wanted[0] / wanted[1])
+        by_height = math.floor(size[0] * wanted[1] / wanted[0])
+        x = _middle(x, (min(size[0], max(by_width, 1)), min(size[1], max(by_height, 1))))
+    mode = layer.config.get("interpolation", "bilinear")
+    for axis, target in enumerate(wanted, 1):
+        steps = x.shape[axis]
+        if mode == "nearest":
+            middles = np.arange(target, dtype=np.float32) + np.float32(0.5)
+            at = np.floor(middles * np.float32(steps / target)).astype(int)
+            x = x.take(np.minimum(at, steps - 1), axis=axis)
+        elif mode == "bilinear":
+            x = _between(x, axis, (np.arange(target) + 0.5) * steps / target - 0.5)
+        else:
+            x = _interpolated(x, axis, target, mode)
+    return as_given(layer, x), None
+
+
+def _middle(x: Array, size: tuple[int, int]) -> Array:
+    """Cut the middle out of (B, H, W, C); the smaller half of an odd rest is before it."""
+    top, left = ((have - want) // 2 for have, want in zip(x.shape[1:3], size, strict=True))
+    return x[:, top : top + size[0], left : left + size[1]]
+
+
+def _interpolated(x: Array, axis: int, target: int, mode: str) -> Array:
     """Compute ``tf.image.resize`` (2.15) without antialiasing.
 
     A weighted mean of steps within reach.
 
-    It computes where things lie in float32, with 1 / size rounded.
+    It computes where things lie in float32, with a rounded scale.
     """
     steps, y = x.shape[axis], []
-    scale = np.float32(1 / size)
-    for i in range(steps * size):
+    scale = np.float32(steps / target)
+    for i in range(target):
         if mode == "area":
             share = _areas(steps, np.float32(i) * scale, np.float32(i + 1) * scale, scale)
         else:
@@ -131,4 +175,7 @@ EQUATIONS: Mapping[str, Equation] = {
     "UpSampling1D": up_sampling,
     "UpSampling2D": up_sampling,
     "UpSampling3D": up_sampling,
+    "Resizing": resizing,
+    "CenterCrop": resizing,
+    "RandomCrop": resizing,
 }

@@ -31,6 +31,7 @@ from keras2torch_birnn.schema import (
     recurrent,
     reshaping,
     resizing,
+    spectrograms,
     time_distributed,
 )
 from keras2torch_birnn.schema.cells import cells_in_order
@@ -59,6 +60,7 @@ LAYERS: Mapping[str, Schema] = joined(
     normalization.LAYERS,
     reshaping.LAYERS,
     resizing.LAYERS,
+    spectrograms.LAYERS,
     pooling.LAYERS,
     convolution.LAYERS,
     local.LAYERS,

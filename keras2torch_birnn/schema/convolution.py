@@ -198,12 +198,12 @@ def _transposed(rank: int, *aliases: str) -> Schema:
 LAYERS: Mapping[str, Schema] = {
     "Conv1D": _conv(1, "Convolution1D"),
     "Conv2D": _conv(2, "Convolution2D"),
-    "Conv3D": _conv(3),
+    "Conv3D": _conv(3, "Convolution3D"),
     "DepthwiseConv1D": _depthwise(1),
     "DepthwiseConv2D": _depthwise(2),
     "SeparableConv1D": _separable(1),
     "SeparableConv2D": _separable(2),
     "Conv1DTranspose": _transposed(1),
     "Conv2DTranspose": _transposed(2, "Deconvolution2D", "Deconv2D"),
-    "Conv3DTranspose": _transposed(3),
+    "Conv3DTranspose": _transposed(3, "Deconvolution3D", "Deconv3D"),
 }

@@ -92,9 +92,8 @@ def output_dtypes(layer: LayerSpec, call: Call, known: Known) -> Dtypes:
 
 def keeps_dtype(layer: LayerSpec) -> bool:
     """Tell whether a layer's output has the dtype of its input, if all inputs have the same."""
-    if layer.semantics.get("keeps_integers"):
-        return True
-    return layer.class_name in _KEEPS and layer.config.get("interpolation") in (None, "nearest")
+    keeps = layer.class_name in _KEEPS or layer.semantics.get("keeps_integers", False)
+    return bool(keeps) and layer.config.get("interpolation") in (None, "nearest")
 
 
 def takes_unchanged(layer: LayerSpec, kinds: Dtypes) -> bool:

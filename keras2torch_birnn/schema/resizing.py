@@ -1,11 +1,11 @@
-"""Layers that pad, crop or repeat steps."""
+"""Layers that pad, crop, repeat or resize steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from keras2torch_birnn.limits import MAX_RESIZING_WEIGHTS
-from keras2torch_birnn.schema.options import choice, margins, window
+from keras2torch_birnn.schema.options import choice, flag, margins, size, window
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError
 from keras2torch_birnn.schema.windows import DATA_FORMAT, channel_axis, resized, windowed
 from keras2torch_birnn.spec import Shape
@@ -52,6 +52,24 @@ def _upsampled(config: Config, shape: Shape | None) -> Shape | None:
     return resized(config, shape, length, shape[channel_axis(config)])
 
 
+def _to_size(config: Config, shape: Shape | None) -> Shape | None:
+    size_: tuple[int, int] = (config["height"], config["width"])
+    if (shape := windowed(shape, 2)) is None:
+        return None
+    smooth = config.get("interpolation", "bilinear") != "nearest"
+
+    def length(steps: int | None, axis: int) -> int:
+        if smooth and steps is not None and steps * size_[axis] > MAX_RESIZING_WEIGHTS:
+            raise ShapeError(f"interpolation of {steps} steps to {size_[axis]}")
+        return size_[axis]
+
+    return resized(config, shape, length, shape[channel_axis(config)])
+
+
+def _cropped_in_training(config: Config, shape: Shape | None) -> Shape | None:
+    return _to_size(config, shape) if config["resizes"] else windowed(shape, 2)
+
+
 # Cropping1D and UpSampling1D have no data_format in Keras; their time is the second axis.
 _LAST = {"data_format": choice("channels_last", "channels_last")}
 INTERPOLATIONS = (
@@ -59,6 +77,9 @@ INTERPOLATIONS = (
     *("lanczos3", "lanczos5", "gaussian", "mitchellcubic"),
 )
 _FORMAT = {"data_format": DATA_FORMAT}
+_SIZE = {"height": size(), "width": size()}
+# whose numbers bicubic has
+_BICUBIC = {"bicubic": choice("TensorFlow", "TensorFlow", "any backend")}
 
 LAYERS: Mapping[str, Schema] = {
     "ZeroPadding1D": Schema({"padding": margins(1, 1), **_FORMAT}, output=_padded),
@@ -74,10 +95,10 @@ LAYERS: Mapping[str, Schema] = {
             "interpolation": choice("nearest", *INTERPOLATIONS),
             **_FORMAT,
         },
-        # bilinear: the points of pixels that are aligned; bicubic: whose numbers it has
+        # bilinear: the points of pixels that are aligned
         semantics={
             "bilinear": choice("centers", "corners", "centers", "corners or centers"),
-            "bicubic": choice("TensorFlow", "TensorFlow", "any backend"),
+            **_BICUBIC,
         },
         output=_upsampled,
         refused=(
@@ -86,4 +107,26 @@ LAYERS: Mapping[str, Schema] = {
         ),
     ),
     "UpSampling3D": Schema({"size": window(2, 3), **_FORMAT}, output=_upsampled),
+    "Resizing": Schema(
+        {
+            **_SIZE,
+            "interpolation": choice("bilinear", *INTERPOLATIONS),
+            "crop_to_aspect_ratio": flag(False),
+            "pad_to_aspect_ratio": choice(False, False),
+            "antialias": choice(False, False),
+            **_FORMAT,
+        },
+        semantics={**_BICUBIC, "keeps_integers": flag(False)},
+        output=_to_size,
+        ignored=("fill_mode", "fill_value"),
+        refused=("pad_to_aspect_ratio=True", "antialias=True", "bicubic of Keras 3"),
+    ),
+    "CenterCrop": Schema({**_SIZE, **_FORMAT}, output=_to_size),
+    # in training a window at random; else resized, or nothing since Keras 3.8
+    "RandomCrop": Schema(
+        {**_SIZE, **_FORMAT},
+        semantics={"resizes": choice(True, True, False, None), "keeps_integers": flag(False)},
+        output=_cropped_in_training,
+        refused=("tf.keras up to 2.9; Keras 3.6 and 3.7",),
+    ),
 }

@@ -58,6 +58,7 @@ FILES = (
     "keras-2.2.4/mask_unroll_bi_seq.h5",
     "keras-2.2.4/stacked_states.h5",
     "keras-2.3.1/mask_bi_lstm_seq.h5",
+    "keras-3.15.1/adaptive2.keras",
     "keras-3.15.1/arch_ner_char_lstm.h5",
     "keras-3.15.1/arch_siamese.h5",
     "keras-3.15.1/around_discretization.keras",
@@ -84,15 +85,18 @@ FILES = (
     "keras-3.15.1/mask_zero_output.h5",
     "keras-3.15.1/masking_zero_bi_lstm_seq.h5",
     "keras-3.15.1/ops_masks.keras",
+    "keras-3.15.1/resizing_ratio.keras",
     "keras-3.15.1/stacked_bi.keras",
     "keras-3.15.1/state_bi_lstm_none_seq.keras",
     "keras-3.15.1/stateful_bi_lstm.keras",
     "tf.keras-2.15.0/arch_crnn_ocr.keras",
     "tf.keras-2.15.0/around_transposed2_dilated.keras",
     "tf.keras-2.15.0/around_transposed2_out.h5",
+    "tf.keras-2.15.0/center_crop.keras",
     "tf.keras-2.15.0/local2_first_3.h5",
     "tf.keras-2.15.0/local_3_same.keras",
     "tf.keras-2.15.0/mask_stack_bi_dense.h5",
+    "tf.keras-2.15.0/resizing_area.keras",
     "tf.keras-2.4.0/td_model_sequences.h5",
 )
 
@@ -150,6 +154,10 @@ def test_generated_code_is_clean_by_ruff_and_formatted_at_two_widths(folder: Pat
     assert run_tool(*check, "100", folder=folder) == ""
     # What is copied from the layers of this package has its width.
     wider = {
+        "keras-3.15.1/adaptive2.keras",
+        "keras-3.15.1/resizing_ratio.keras",
+        "tf.keras-2.15.0/center_crop.keras",
+        "tf.keras-2.15.0/resizing_area.keras",
         "keras-3.15.1/around_discretization.keras",
         "keras-3.15.1/around_multi_hot.keras",
         "keras-3.15.1/count_weights.keras",

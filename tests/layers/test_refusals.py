@@ -24,6 +24,9 @@ BOUNDS = {"bin_boundaries": [0.0, 1.0]}
 WORDS = {"vocabulary": [5, 7, 2]}
 
 
+SIZE = {"height": 3, "width": 5}
+
+
 REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ("Hashing", {"num_bins": 3, "mask_value": ""}, STEPS, TF_215, "a whole number of 64 bits is"),
     (
@@ -114,9 +117,52 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
         {"output_size": 5000},
         STEPS,
         KERAS_3,
-        "5000 windows on an axis, more",
+        "5000 windows on an axis",
     ),
     ("AdaptiveAveragePooling2D", {"output_size": 3}, STEPS, KERAS_3, "an input of 4 dimensions is"),
+    ("Resizing", {**SIZE, "antialias": True}, IMAGE, KERAS_3, "Resizing option antialias=True"),
+    ("Resizing", {**SIZE, "pad_to_aspect_ratio": True}, IMAGE, KERAS_3, "pad_to_aspect_ratio=True"),
+    ("STFTSpectrogram", {"data_format": "channels_first"}, STEPS, KERAS_3, "channels_first"),
+    (
+        "STFTSpectrogram",
+        {"frame_length": 7, "fft_length": 5},
+        STEPS,
+        KERAS_3,
+        "fft_length below frame_length",
+    ),
+    ("STFTSpectrogram", {"frame_length": 17}, STEPS, KERAS_3, "a window of 17 does not fit the 13"),
+    ("STFTSpectrogram", {}, [None, 13, None], KERAS_3, "the number of channels is not known"),
+    ("MelSpectrogram", {"window": [0.5, 1.0]}, [None, 99], KERAS_3, "MelSpectrogram option window"),
+    (
+        "MelSpectrogram",
+        {"fft_length": 32, "sequence_length": 37},
+        [None, 99],
+        KERAS_3,
+        "fft_length below sequence_length",
+    ),
+    ("MelSpectrogram", {}, [None, 1024], KERAS_3, "1024 steps, which half of fft_length 2048"),
+    (
+        "MelSpectrogram",
+        {"num_mel_bins": 1_000_000},
+        [None, 5000],
+        KERAS_3,
+        "1000000 bins of 1025 frequencies",
+    ),
+    (
+        "MelSpectrogram",
+        {"sequence_stride": 1},
+        [None, 1_000_000],
+        KERAS_3,
+        "1000001 frames of 2048 steps",
+    ),
+    ("Resizing", SIZE, STEPS, KERAS_3, "an input of 4 dimensions is expected"),
+    (
+        "Resizing",
+        {"height": 5, "width": 1_000_000},
+        [None, 5, 1000, 1],
+        KERAS_3,
+        "interpolation of 1000 steps to 1000000",
+    ),
     ("Cropping1D", {"cropping": [7, 6]}, STEPS, TF_215, r"cropping \[7, 6\] leaves nothing of 13"),
     ("Cropping2D", {"cropping": [1, 2, 3]}, IMAGE, TF_215, "a list of 2 pairs is expected"),
     ("ZeroPadding1D", {"padding": [1, -1]}, STEPS, TF_215, "a whole number from 0"),
@@ -206,6 +252,20 @@ def test_interpolation_that_the_file_does_not_tell_is_refused(
             convert_layer(spec)
     else:
         assert convert_layer(spec)
+
+
+@pytest.mark.parametrize("version", ["2.4.0", "2.9.0", "3.6.0", "3.7.0"])
+def test_a_random_crop_that_resizes_in_a_way_of_its_own_is_refused(version: str) -> None:
+    spec, problems = parse("RandomCrop", SIZE, IMAGE, version)
+    assert not problems
+    with pytest.raises(UnsupportedOptionError, match="RandomCrop of this Keras is not supp"):
+        convert_layer(spec)
+
+
+def test_bicubic_resizing_of_keras_3_is_refused() -> None:
+    spec, _ = parse("Resizing", {**SIZE, "interpolation": "bicubic"}, IMAGE, KERAS_3)
+    with pytest.raises(UnsupportedOptionError, match="Resizing option interpolation='bicubic'"):
+        convert_layer(spec)
 
 
 def test_a_mask_into_group_normalization_of_tf_keras_is_refused() -> None:

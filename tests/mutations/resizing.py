@@ -17,13 +17,37 @@ from mutations.patches import (
 
 MUTATIONS: list[Mutation] = [
     mutation(
+        "the nearest step is the one at the corner",
+        edit("layers.interpolation:resize_to_nearest", "+ 0.5) * step", "+ 0.0) * step"),
+        f"{TF}/resizing_nearest.keras",
+        f"{K3}/resizing_nearest.keras",
+    ),
+    mutation(
+        "Resizing keeps the whole image",
+        edit("layers.resizing:Resizing.forward", "if self.crops:", "if False:"),
+        f"{TF}/resizing_ratio.keras",
+        f"{K3}/resizing_ratio.keras",
+        f"{TF}/random_crop.keras",
+    ),
+    mutation(
+        "an odd rest is cropped before the middle",
+        edit("layers.resizing:cut_middle", "- steps) // 2", "- steps + 1) // 2"),
+        f"{TF}/center_crop.h5",
+        f"{K3}/center_crop.keras",
+    ),
+    mutation(
+        "RandomCrop resizes in every Keras",
+        edit("layers.resizing:random_crop", "if not resizes:", "if False:"),
+        f"{K3}/random_crop.keras",
+    ),
+    mutation(
         "Cropping behind and in front exchanged",
         edit("layers.resizing:cropping", "(-before, -after)", "(-after, -before)"),
         f"{K2}/around_margins2.h5",
     ),
     mutation(
         "bilinear from corner to corner",
-        edit("layers.resizing:UpSampling.forward", "align_corners=False", "align_corners=True"),
+        edit("layers.resizing:_resize_bilinearly", "align_corners=False", "align_corners=True"),
         f"{TF}/around_bilinear.h5",
     ),
     mutation(
@@ -48,8 +72,8 @@ MUTATIONS: list[Mutation] = [
         put(
             interpolation,
             "_areas",
-            lambda like, size, factor: torch.eye(size, dtype=like.dtype).repeat_interleave(
-                factor, dim=0
+            lambda like, size, target, step: torch.eye(size, dtype=like.dtype).repeat_interleave(
+                target // size, dim=0
             ),
         ),
         f"{TF}/around_resized_far.h5",

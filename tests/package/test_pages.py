@@ -45,7 +45,8 @@ NOT_DRAWN = frozenset(augmentation.LAYERS) | frozenset(
     "Cropping3D UpSampling3D MaxPooling3D AveragePooling3D GlobalMaxPooling3D "
     "GlobalAveragePooling3D Conv3D Conv3DTranspose Discretization IntegerLookup Hashing "
     "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdaptiveAveragePooling1D "
-    "AdaptiveAveragePooling2D AdaptiveAveragePooling3D".split()
+    "AdaptiveAveragePooling2D AdaptiveAveragePooling3D Resizing CenterCrop RandomCrop "
+    "STFTSpectrogram MelSpectrogram".split()
 )
 
 

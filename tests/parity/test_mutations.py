@@ -20,6 +20,7 @@ from mutations import (
     preprocessing,
     recurrent,
     resizing,
+    spectrograms,
     time_distributed,
 )
 from mutations.checks import agrees_layer_by_layer, agrees_with_keras, assert_right, read
@@ -40,6 +41,7 @@ MUTATIONS = [
     *pooling.MUTATIONS,
     *preprocessing.MUTATIONS,
     *resizing.MUTATIONS,
+    *spectrograms.MUTATIONS,
     *time_distributed.MUTATIONS,
     *keras1.MUTATIONS,
 ]

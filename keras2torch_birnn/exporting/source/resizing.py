@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keras2torch_birnn.exporting.source.code import Expression, arguments, call, member, symbol
+from keras2torch_birnn.exporting.source.dropout import same
 from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper
 from keras2torch_birnn.spec import LayerSpec
 
@@ -39,7 +40,24 @@ def _up_sampling(layer: LayerSpec, name: str) -> Emission:
     return _module(name, "UpSampling", options)
 
 
+def _resizing(layer: LayerSpec, name: str) -> Emission:
+    config = layer.config
+    if layer.class_name == "RandomCrop" and not layer.semantics["resizes"]:
+        return same(layer, name)
+    size = (int(config["height"]), int(config["width"]))
+    if layer.class_name == "CenterCrop":
+        return _module(name, "CenterCrop", arguments(size, channels_last=_last(layer)))
+    options = arguments(
+        size,
+        mode=config.get("interpolation", "bilinear"),
+        crops=config.get("crop_to_aspect_ratio", True),  # a RandomCrop
+        channels_last=_last(layer),
+    )
+    return _module(name, "Resizing", options)
+
+
 EMITTERS: Mapping[str, Emit] = {
     **{f"{kind}{rank}D": _margins for kind in ("ZeroPadding", "Cropping") for rank in (1, 2, 3)},
     **{f"UpSampling{rank}D": _up_sampling for rank in (1, 2, 3)},
+    **dict.fromkeys(("Resizing", "CenterCrop", "RandomCrop"), _resizing),
 }

@@ -17,13 +17,15 @@ from keras2torch_birnn.spec import Graph, LayerSpec, TensorRef, leaves, tensors
 # Layers after which no tensor has a mask, and which do not look at one.
 STOPS = frozenset(augmentation.LAYERS) | frozenset(
     "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
-    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D "
+    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D MelSpectrogram "
+    "STFTSpectrogram "
     "AveragePooling1D AveragePooling2D AveragePooling3D CategoryEncoding Conv1D Conv1DTranspose "
     "Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D Cropping3D "
     "DepthwiseConv1D DepthwiseConv2D Discretization Dot EinsumDense Flatten GlobalMaxPooling1D "
     "GlobalMaxPooling2D GlobalMaxPooling3D Hashing IntegerLookup MaxPooling1D MaxPooling2D "
-    "MaxPooling3D Permute RMSNormalization RepeatVector Reshape SeparableConv1D SeparableConv2D "
-    "UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D".split()
+    "MaxPooling3D Permute RMSNormalization RandomCrop RepeatVector Reshape Resizing "
+    "SeparableConv1D SeparableConv2D CenterCrop UpSampling1D UpSampling2D UpSampling3D "
+    "ZeroPadding1D ZeroPadding2D ZeroPadding3D".split()
 )
 # Layers that hand a mask on and compute the same with and without one.
 PASSES = frozenset(

@@ -1,0 +1,65 @@
+"""Every layer of every Keras is converted, or named here with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from keras2torch_birnn.readers.config.keras1 import _CLASSES as KERAS_1
+from keras2torch_birnn.schema import CLASS_NAMES
+
+ROOT = Path(__file__).parents[2]
+# As ``fixtures/generate_layer_names.py`` found them.
+RECORDED: Mapping[str, list[str]] = json.loads(
+    (ROOT / "fixtures" / "layer_names.json").read_text("utf-8")
+)
+_ABSTRACT = "no layer of a file: others derive from it"
+_ALIAS = "an alias that no file holds: its class is called AtrousConvolution"
+_TEXT = "of text, which torch does not hold"
+_CODE = "holds code or a model of another framework"
+_BY_VALUE = "changes images at inference, by their values"
+NOT_CONVERTED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("Layer", "Wrapper", "Recurrent", "ConvRecurrent2D", "ConvRNN2D", "AbstractRNNCell"),
+        _ABSTRACT,
+    ),
+    "PreprocessingLayer": _ABSTRACT,
+    **dict.fromkeys(("StringLookup", "TextVectorization", "HashedCrossing"), _TEXT),
+    **dict.fromkeys(("DenseFeatures", "DynamicEmbedding", "DynamicLookup"), "of feature columns"),
+    **dict.fromkeys(("FlaxLayer", "JaxLayer", "TFSMLayer", "TorchModuleWrapper"), _CODE),
+    **dict.fromkeys(("AtrousConv1D", "AtrousConv2D"), _ALIAS),
+    "CategoryCrossing": _TEXT,
+    "Lambda": "holds Python code; a plugin supplies it",
+    **dict.fromkeys(("AutoContrast", "ContrastLimitedAdaptiveHistogramEqualization"), _BY_VALUE),
+    "Equalization": "no model of Keras 3.15 can be built with it",
+    "Pipeline": "a list of layers without a graph",
+    "RandomFourierFeatures": "experimental in tf.keras",
+    "ConvLSTM2DCell": "only inside ConvLSTM2D",
+    "ParametricSoftplus": "of Keras 1 alone",
+    "SReLU": "of Keras 1 alone",
+    "SpectralNormalization": "a wrapper that rewrites the kernel of its layer",
+    "ReversibleEmbedding": "called in two ways",
+}
+
+
+@pytest.mark.parametrize("label", RECORDED)
+def test_every_layer_of_this_keras_is_converted_or_named(label: str) -> None:
+    known = CLASS_NAMES.keys() | NOT_CONVERTED.keys()
+    if label.startswith("keras-1"):
+        known |= KERAS_1.keys()
+    assert set(RECORDED[label]) <= known
+
+
+@pytest.mark.parametrize("name", NOT_CONVERTED)
+def test_what_is_named_is_a_layer_that_is_not_converted(name: str) -> None:
+    assert name not in CLASS_NAMES
+    assert any(name in names for names in RECORDED.values())
+
+
+def test_the_page_of_layers_names_what_is_not_converted() -> None:
+    page = (ROOT / "docs" / "layers.md").read_text("utf-8")
+    shown = [name for name, why in NOT_CONVERTED.items() if why not in (_ABSTRACT, _ALIAS)]
+    assert not [name for name in shown if f"`{name}`" not in page]
