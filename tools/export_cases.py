@@ -29,7 +29,7 @@ from keras2torch_birnn.conversion import GOLDEN_STEPS, build, copy_in_float64, m
 from keras2torch_birnn.exporting.exporter import copy_structure
 from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.source.write_source import write_source
-from keras2torch_birnn.exporting.torch_program import draw_example
+from keras2torch_birnn.exporting.torch_program import as_declared, draw_example
 from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
@@ -202,7 +202,7 @@ def _unpacked(case: Case) -> Iterator[tuple[Path, Path | None]]:
 
 
 class Batch(NamedTuple):
-    """Inputs in the model's dtype, what the model makes of them, and their rounding there.
+    """Inputs in the file's dtypes, what the model makes of them, and their rounding there.
 
     size: in words. limit: what is allowed instead of the tolerance of float32.
     """
@@ -218,7 +218,7 @@ def batches(case: Case, subject: Subject) -> Iterator[Batch]:
     """Run the model at every size that it takes."""
     exact = copy_in_float64(subject.model)
     for size, drawn in _draw(subject):
-        given = move_inputs(subject.model, tuple(map(torch.from_numpy, drawn)))
+        given = as_declared(subject.model, subject.spec, drawn)
         single = _outputs(subject.model, given)
         if single is not None:
             double = _outputs(exact, given)
@@ -229,7 +229,7 @@ def batches(case: Case, subject: Subject) -> Iterator[Batch]:
             for name in data.files:
                 if name.endswith("__in"):
                     outputs = data[f"{name.removesuffix('__in')}__out"]
-                    x = move_inputs(subject.model, (torch.from_numpy(data[name]),))[0].numpy()
+                    x = as_declared(subject.model, subject.spec, (data[name],))[0].numpy()
                     yield Batch("oracle", (x,), (outputs,), (0.0,), ORACLE)
 
 

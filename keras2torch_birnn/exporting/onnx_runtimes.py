@@ -16,6 +16,9 @@ from keras2torch_birnn.spec import Array
 DTYPES: Mapping[str, type] = {
     **dict.fromkeys(("tensor(float)", "f32"), np.float32),
     **dict.fromkeys(("tensor(double)", "f64"), np.float64),
+    **dict.fromkeys(("tensor(uint8)", "u8"), np.uint8),
+    **dict.fromkeys(("tensor(int8)", "i8"), np.int8),
+    **dict.fromkeys(("tensor(int16)", "i16"), np.int16),
     **dict.fromkeys(("tensor(int32)", "i32"), np.int32),
     **dict.fromkeys(("tensor(int64)", "i64"), np.int64),
     **dict.fromkeys(("tensor(bool)", "boolean"), np.bool_),

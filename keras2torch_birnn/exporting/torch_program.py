@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias, cast
 
@@ -18,18 +18,39 @@ from torch.fx.experimental import _config
 
 from keras2torch_birnn.conversion import move_inputs
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.spec import ModelSpec, Shape
+from keras2torch_birnn.spec import Array, ModelSpec, Shape
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input
+# Declared dtypes that are not floats -> torch's. Those of which torch has few operators are int32.
+_WHOLE: Mapping[str, torch.dtype] = {
+    **{name: getattr(torch, name) for name in ("bool", "uint8", "int8", "int16", "int32", "int64")},
+    **dict.fromkeys(("uint16", "uint32"), torch.int32),
+    "uint64": torch.int64,
+}
 _LOGGERS = ("torch.onnx", "torch.export", "torch._export", "onnxscript")
 _OPTION = "backed_size_oblivious"  # of torch 2.9 and newer
 
 
 def draw_example(model: nn.Module, spec: ModelSpec, steps: int, seed: int) -> Inputs:
     """Draw inputs for a model where it is, with so many steps where their number is open."""
-    drawn = draw_inputs(spec, steps=steps, seed=seed)
-    return move_inputs(model, tuple(map(torch.from_numpy, drawn)))
+    return as_declared(model, spec, draw_inputs(spec, steps=steps, seed=seed))
+
+
+def as_declared(model: nn.Module, spec: ModelSpec, arrays: Sequence[Array]) -> Inputs:
+    """Return arrays as inputs of a model where it is, in the dtypes that the file declares.
+
+    A program that is recorded with them takes these dtypes.
+    """
+    found = []
+    for array, layer in zip(arrays, spec.input_layers(), strict=True):
+        x, whole = torch.from_numpy(array), _WHOLE.get(str(layer.config["dtype"]))
+        if whole is not None:
+            x = x.to(whole)
+        elif not x.is_floating_point():
+            x = x.float()
+        found.append(x)
+    return move_inputs(model, tuple(found))
 
 
 def input_shapes(spec: ModelSpec, inputs: Inputs) -> tuple[Shape, ...]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from converted import convert_spec
 from exported import inputs_of, many_layers
-from specs import FIXTURES, KERAS3, F, H, bi, chain, rnn
+from specs import FIXTURES, KERAS3, F, H, bi, chain, read_entry, rnn
 from torch import Tensor, nn
 from torch_tools import assert_equal, fixture_subject, resized
 
@@ -61,6 +61,11 @@ def run_without_package(
     return [tuple(found[f"{b}_{i}"] for i in range(n)) for b, n in enumerate(counts)]
 
 
+def as_declared(model: nn.Module, file: str, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Inputs in the dtypes that a fixture declares, which its archive takes."""
+    return torch_program.as_declared(model, read_entry(file), [x.numpy() for x in given])
+
+
 @needs_scan
 @pytest.mark.parametrize("file", [LSTM, MASKED_LOOP, TWO_INPUTS])
 def test_an_archive_runs_without_the_package_at_any_size(file: str, tmp_path: Path) -> None:
@@ -68,7 +73,8 @@ def test_an_archive_runs_without_the_package_at_any_size(file: str, tmp_path: Pa
     k2t.export(model, tmp_path / "model.pt2", any_length=True)
     one = fixture_subject(file)
     sizes = ((5, 7), (1, 7), (4, 12), (2, 1))
-    batches = [one.inputs, *(resized(one, size) for size in sizes)]
+    drawn = [one.inputs, *(resized(one, size) for size in sizes)]
+    batches = [as_declared(model, file, given) for given in drawn]
     for found, given in zip(
         run_without_package(tmp_path / "model.pt2", batches, tmp_path), batches, strict=True
     ):
@@ -81,7 +87,8 @@ def test_inputs_have_the_names_and_lengths_of_their_own(tmp_path: Path) -> None:
     k2t.export(model, tmp_path / "model.pt2", any_length=True)
     program = torch.export.load(tmp_path / "model.pt2")
     assert program.graph_signature.user_inputs == ("left", "right")
-    left, right = resized(fixture_subject(TWO_INPUTS), (5, 11))
+    drawn = resized(fixture_subject(TWO_INPUTS), (5, 11))
+    left, right = as_declared(model, TWO_INPUTS, drawn)
     with torch.no_grad():
         found = program.module()(left, right[:, :4])
         torch.testing.assert_close(found, model(left, right[:, :4]), atol=1e-5, rtol=1e-4)
