@@ -343,6 +343,16 @@ def test_golden_vectors_that_numpy_does_not_have_are_refused(
         birnn.load(saved(content, tmp_path))
 
 
+def test_golden_inputs_without_a_number_are_refused(
+    contents: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
+    content = contents(MASKED)
+    inputs = [x[:, :0].clone() for x in content["golden"]["inputs"]]
+    content["golden"] = {**content["golden"], "inputs": inputs}
+    with pytest.raises(InvalidModelFileError, match=r"golden: .*an input without a number"):
+        birnn.load(saved(content, tmp_path))
+
+
 @pytest.mark.parametrize("value", [1, None, "x"])
 def test_gradients_are_wanted_or_not(
     value: Any, contents: Callable[[Path], dict[str, Any]], tmp_path: Path
@@ -361,7 +371,7 @@ def test_an_export_does_not_blame_itself_for_golden_vectors_that_are_wrong(
     outputs = [y + 1 for y in content["golden"]["outputs"]]
     content["golden"] = {**content["golden"], "outputs": outputs}
     model = birnn.load(saved(content, tmp_path))
-    text = "golden: the converted model does not compute its golden outputs .*nothing was written"
+    text = "golden: the converted model does not compute its own golden vectors .*nothing was"
     with pytest.raises(InvalidModelFileError, match=text):
         birnn.export(model, tmp_path / "model.py")
     assert not (tmp_path / "model.py").exists()

@@ -82,6 +82,8 @@ def activation(value: Any, generation: Generation) -> Any:
         if class_name == "Activation" and isinstance(config, Mapping):
             return activation(config.get("activation"), generation)
         value = config if class_name == "function" else value.get("registered_name")
+        if value is None:  # no null of the file's, which is linear
+            raise BadOptionError("an activation's name is expected")
     if value is None:
         return "linear"
     if not isinstance(value, str):
