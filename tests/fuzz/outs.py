@@ -269,7 +269,19 @@ def _change_tensors(state: dict[str, Tensor], code: str, random: Random) -> None
 
 
 def _change_golden(golden: dict[str, Any], code: str, random: Random) -> None:
-    values = (None, True, 7, -1.0, float("nan"), float("inf"), code, [], [1.0], {}, "model")
+    values: tuple[Any, ...] = (
+        None,
+        True,
+        7,
+        -1.0,
+        float("nan"),
+        float("inf"),
+        code,
+        [],
+        [1.0],
+        {},
+        "model",
+    )
     match random.randrange(4):
         case 0:
             golden[random.choice(("made_by", "rounding", "roundings", "x"))] = random.choice(values)
@@ -329,7 +341,7 @@ def _write(
     beside = {key: value for key, value in golden.items() if key not in ("inputs", "outputs")}
     texts = {"format": "keras2torch_birnn/1", "spec": text, "golden": json.dumps(beside)}
     texts |= {"requires_grad": json.dumps(requires_grad)} if requires_grad else {}
-    return safetensors.torch.save(make_dense({**state, **named}), metadata=texts)
+    return bytes(safetensors.torch.save(make_dense({**state, **named}), metadata=texts))
 
 
 # ---- what is done with one ----------------------------------------------------------------------
