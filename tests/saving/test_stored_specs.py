@@ -91,7 +91,7 @@ def test_tensors_by_names_that_the_text_uses_itself_come_back(argument: Any) -> 
     spec = model_from_json(text_of(HALF))
     graph = replace(spec.graph, calls=(Call("rnn", 0, (argument,)),))
     text = replace(spec, root=replace(spec.root, graph=graph)).to_json()
-    assert model_from_json(json.loads(text)).graph == graph
+    assert model_from_json(json.loads(text)).graph.calls == graph.calls
 
 
 def test_options_of_a_plugins_class_keep_their_names() -> None:
