@@ -259,7 +259,7 @@ REFUSED: dict[str, tuple[Path, Change, str]] = {
     ),
     "trainable that is a text": (MASKED, option("Dense", "trainable", CODE), "option trainable"),
     "a generation of numbers": (MASKED, generation("softmax", 7), "softmax: one of 'ignore'"),
-    "an endless version": (MASKED, generation("version", "9" * 101), "at most 100 characters"),
+    "an endless version": (MASKED, generation("version", "9" * 201), "at most 200 characters"),
     "a flag that is a text": (MASKED, generation("reset_after", "x"), "one of False, True"),
     "a norm that is infinite": (
         MASKED,
