@@ -46,7 +46,6 @@ _WEIGHT_DTYPES = (
     *("float64", "float32", "float16", "int64", "int32", "int16", "int8"),
     *("uint64", "uint32", "uint16", "uint8", "bool"),
 )
-_MAX_VALUES = MAX_INT64 // 8  # that NumPy can count; the file's tensors are compared with them
 
 
 class SpecTextError(ValueError):
@@ -191,7 +190,8 @@ def _sizes(value: Any, place: str) -> tuple[int | None, ...]:
 
 def _fixed_shape(value: Any, place: str) -> tuple[int, ...]:
     shape: tuple[int, ...] = _list(_count)(value, place)
-    if len(shape) > MAX_RANK or math.prod(max(size, 1) for size in shape) > _MAX_VALUES:
+    # NumPy counts bytes; the numbers are compared with those of the file's tensors
+    if len(shape) > MAX_RANK or math.prod(max(size, 1) for size in shape) > MAX_INT64 // 8:
         raise _wrong(place, "the shape of an array is expected")
     return shape
 
