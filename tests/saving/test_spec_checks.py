@@ -403,6 +403,20 @@ def test_calls_of_plugins_layers_are_checked(change: Change, words: str, tmp_pat
             birnn.load(out)
 
 
+def test_a_layer_that_fails_on_its_golden_inputs_is_not_exported(tmp_path: Path) -> None:
+    def twice(spec: Any) -> None:
+        call = call_of(spec, "CenterSteps")
+        call["args"] *= 3
+
+    with forgetting_plugins():
+        load_plugins([USERS])
+        birnn.save(birnn.convert(CENTER), tmp_path / "out.pt")
+        content = torch.load(tmp_path / "out.pt", weights_only=True)
+        model = birnn.load(saved(with_spec(content, twice), tmp_path))
+        with pytest.raises(InvalidModelFileError, match=r"its own golden vectors \(TypeError"):
+            birnn.export(model, tmp_path / "model.py")
+
+
 # ---- what is allowed ----------------------------------------------------------------------------
 
 
